@@ -1,0 +1,41 @@
+"""The contract of every backbone: named stages, and a forward pass that returns them all."""
+
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+
+class Stage(NamedTuple):
+    """A named tap of a backbone."""
+
+    name: str
+    channels: int
+    stride: int
+    """Input pixels per feature pixel."""
+
+
+class Backbone(nn.Module):
+    """The part that transfers: lightness in, features of every stage out.
+
+    A subclass sets ``stages`` and defines ``forward``. Everything downstream (pretraining, probes,
+    fine-tuning, export) uses only these two.
+    """
+
+    stages: tuple[Stage, ...]
+    """In the order of the forward pass; the colour head sits on the last."""
+
+    def forward(self, lightness: Tensor) -> dict[str, Tensor]:
+        """Features of every stage, in the order of ``stages``.
+
+        Args:
+            lightness: (B, 1, H, W), L of CIE Lab, unscaled, in [0, 100]. A backbone centres and
+                scales its input itself.
+
+        Returns:
+            stage name -> (B, channels, about H / stride, about W / stride).
+        """
+        raise AssertionError("a backbone defines forward")
+
+    def __call__(self, lightness: Tensor) -> dict[str, Tensor]:  # for the type checker
+        features: dict[str, Tensor] = super().__call__(lightness)
+        return features

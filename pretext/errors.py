@@ -1,0 +1,24 @@
+"""What a user did wrong, said in one line."""
+
+
+class UserError(Exception):
+    """A mistake of the user's: one line that says what is wrong, where, and what to do.
+
+    The command line prints it without a traceback and exits with code 2. From Python it is an
+    ordinary exception. What cannot happen is an ``assert`` instead.
+    """
+
+
+class PictureError(UserError):
+    """One picture that cannot be read: ``key`` names it, ``reason`` says why.
+
+    Long work over many pictures catches it, counts the picture as skipped, and lists it at the end.
+    """
+
+    def __init__(self, key: str, reason: str) -> None:
+        super().__init__(f"{key}: {reason}")
+        self.key = key
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type["PictureError"], tuple[str, str]]:  # crosses worker processes
+        return type(self), (self.key, self.reason)

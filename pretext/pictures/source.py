@@ -1,0 +1,44 @@
+"""The contract of every source: something that gives pictures by index, in a stable order."""
+
+from typing import Protocol, runtime_checkable
+
+from PIL import Image
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Pictures by index. The order never changes between two runs over the same data."""
+
+    def __len__(self) -> int:
+        """How many pictures."""
+        ...
+
+    def read(self, index: int, shorter: int | None = None) -> Image.Image:
+        """Picture ``index`` in mode RGB, upright.
+
+        With ``shorter``, a decoder may return a smaller picture, as long as its shorter side is at
+        least ``shorter`` pixels (JPEG can be decoded at 1/2, 1/4 or 1/8 for a fraction of the work).
+
+        Raises:
+            PictureError: the picture cannot be read.
+        """
+        ...
+
+    def key(self, index: int) -> str:
+        """The name of picture ``index``: unique, stable, readable."""
+        ...
+
+
+@runtime_checkable
+class LabelledSource(Source, Protocol):
+    """A source that also knows what is in its pictures. Pretraining never asks."""
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes, by label."""
+        ...
+
+    @property
+    def labels(self) -> list[int]:
+        """The label of every picture, by index."""
+        ...
