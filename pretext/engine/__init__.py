@@ -1,0 +1,1 @@
+"""The engine: one training loop, and the run directory it writes."""

@@ -1,0 +1,48 @@
+"""Backbones: networks that turn lightness into features. One file each, one contract for all.
+
+A backbone is built by its name: one of ``BACKBONES``, or any model that timm has.
+"""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import timm
+
+from pretext.backbones.alexnet import AlexNet
+from pretext.backbones.contract import Backbone, Stage
+from pretext.backbones.from_timm import TimmBackbone, unknown_backbone
+from pretext.backbones.tiny import Tiny
+from pretext.backbones.vgg import Vgg
+from pretext.errors import UserError
+
+__all__ = ["BACKBONES", "AlexNet", "Backbone", "Stage", "TimmBackbone", "Tiny", "Vgg", "build_backbone"]
+
+BACKBONES: dict[str, Callable[..., Backbone]] = {"tiny": Tiny, "alexnet": AlexNet, "vgg": Vgg}
+"""Pretint's own backbones: name -> what builds it."""
+
+
+def build_backbone(name: str, **arguments: Any) -> Backbone:
+    """The backbone of that name, with fresh weights.
+
+    Args:
+        name: a key of ``BACKBONES`` or the name of a timm model; "timm/NAME" is always timm's.
+        arguments: the backbone's own settings, such as ``geometry`` of "alexnet" or ``weights`` of a
+            timm model.
+
+    Raises:
+        UserError: an unknown name, or an argument that the backbone does not take.
+    """
+    if name.startswith("timm/"):
+        return TimmBackbone(name.removeprefix("timm/"), **arguments)
+    if name in BACKBONES:
+        builder = BACKBONES[name]
+        try:
+            inspect.signature(builder).bind(**arguments)
+        except TypeError as error:
+            takes = ", ".join(inspect.signature(builder).parameters) or "none"
+            raise UserError(f"backbone {name}: {error} (arguments it takes: {takes})") from error
+        return builder(**arguments)
+    if not timm.is_model(name.partition(".")[0]):
+        raise unknown_backbone(name, [*BACKBONES, *timm.list_models()])
+    return TimmBackbone(name, **arguments)

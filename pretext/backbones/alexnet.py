@@ -1,0 +1,115 @@
+"""AlexNet as the paper pretrains and tests it, with one input channel.
+
+Layer facts: released ``colorization/train_alexnet/train_val.prototxt`` (geometry "pretrain") and
+``feature_learning_tests/linear/train_val.prototxt`` (geometry "test").
+"""
+
+from typing import Literal, NamedTuple
+
+from torch import Tensor, nn
+
+from pretext.backbones.contract import Backbone, Stage
+from pretext.errors import UserError
+
+
+class Geometry(NamedTuple):
+    """What differs between the net that is pretrained and the net that is tested: no weight does."""
+
+    conv1_padding: int
+    pool_padding: int
+    pool5_stride: int
+    fc6_dilation: int
+    fc6_padding: int
+    smallest: int
+    """Least height and width, in pixels, that gives every stage a value."""
+
+
+GEOMETRIES = {
+    "pretrain": Geometry(5, pool_padding=1, pool5_stride=1, fc6_dilation=2, fc6_padding=5, smallest=1),
+    "test": Geometry(0, pool_padding=0, pool5_stride=2, fc6_dilation=1, fc6_padding=0, smallest=227),
+}
+
+
+class AlexNet(Backbone):
+    """The paper's AlexNet: convolution, batch norm, ReLU; fc6 and fc7 are convolutions too.
+
+    Stages are conv1 to conv5 (after ReLU, before pooling), pool5, fc6 and fc7. The same state dict
+    loads in both geometries:
+
+    - "pretrain": 180 pixels give 45 (conv1), 23 (conv2) and 12 (conv3 to fc7, fc6 dilated by 2);
+    - "test": 227 pixels give 55, 27, 13 (conv3 to conv5), 6 (pool5) and 1 (fc6, fc7).
+
+    ``stages`` declares the strides of "pretrain"; in "test", pool5 to fc7 are twice as coarse and
+    fc6 sees only whole 6 x 6 windows. As in the released net, batch norm has no scale and no shift
+    and there is neither local response normalisation nor dropout. The net subtracts 50 from L.
+
+    Args:
+        geometry: "pretrain" or "test".
+        batch_norm: False leaves batch norm out, for weights that have absorbed it; the names in the
+            state dict stay.
+
+    Raises:
+        UserError: an unknown geometry; in "test", an input under 227 pixels.
+    """
+
+    stages = (
+        Stage("conv1", 96, 4),
+        Stage("conv2", 256, 8),
+        Stage("conv3", 384, 16),
+        Stage("conv4", 384, 16),
+        Stage("conv5", 256, 16),
+        Stage("pool5", 256, 16),
+        Stage("fc6", 4096, 16),
+        Stage("fc7", 4096, 16),
+    )
+
+    def __init__(self, geometry: Literal["pretrain", "test"] = "pretrain", batch_norm: bool = True) -> None:
+        super().__init__()
+        if geometry not in GEOMETRIES:
+            raise UserError(f"AlexNet has no geometry {geometry!r}: use one of {', '.join(GEOMETRIES)}")
+        shape = GEOMETRIES[geometry]
+        self.smallest = shape.smallest
+
+        def convolution(
+            inputs: int,
+            outputs: int,
+            kernel: int,
+            stride: int = 1,
+            padding: int = 0,
+            dilation: int = 1,
+            groups: int = 1,
+        ) -> nn.Sequential:
+            # The bias is redundant under batch norm; the release has it, and absorbing the norm fills it.
+            conv = nn.Conv2d(inputs, outputs, kernel, stride, padding, dilation, groups)
+            norm = [nn.BatchNorm2d(outputs, affine=False)] if batch_norm else []
+            return nn.Sequential(conv, *norm, nn.ReLU(inplace=True))
+
+        def pool(stride: int) -> nn.MaxPool2d:
+            return nn.MaxPool2d(3, stride, shape.pool_padding)
+
+        # The forward pass is the order of these lines.
+        self.conv1 = convolution(1, 96, 11, stride=4, padding=shape.conv1_padding)
+        self.pool1 = pool(2)
+        self.conv2 = convolution(96, 256, 5, padding=2, groups=2)
+        self.pool2 = pool(2)
+        self.conv3 = convolution(256, 384, 3, padding=1)
+        self.conv4 = convolution(384, 384, 3, padding=1, groups=2)
+        self.conv5 = convolution(384, 256, 3, padding=1, groups=2)
+        self.pool5 = pool(shape.pool5_stride)
+        self.fc6 = convolution(256, 4096, 6, dilation=shape.fc6_dilation, padding=shape.fc6_padding)
+        self.fc7 = convolution(4096, 4096, 1)
+
+    def forward(self, lightness: Tensor) -> dict[str, Tensor]:
+        """Features of every stage; see ``Backbone.forward``."""
+        if min(lightness.shape[-2:]) < self.smallest:
+            height, width = lightness.shape[-2:]
+            raise UserError(
+                f"AlexNet in geometry 'test' needs {self.smallest} x {self.smallest} pixels or more, not "
+                f"{height} x {width}: enlarge the crop or use geometry 'pretrain'"
+            )
+        x = lightness - 50
+        features = {}
+        for name, layer in self.named_children():
+            x = layer(x)
+            features[name] = x
+        return {stage.name: features[stage.name] for stage in self.stages}

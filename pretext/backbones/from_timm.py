@@ -1,0 +1,148 @@
+"""Any timm model by its name, with one input channel."""
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.models import load_state_dict
+from torch import Tensor, nn
+
+from pretext.backbones.contract import Backbone, Stage
+from pretext.errors import UserError
+
+# How timm's models of a fixed input size are told to take others: which of these one knows, if any, differs.
+ANY_SIZE: tuple[dict[str, bool], ...] = (
+    {"dynamic_img_size": True, "strict_img_size": False},  # older Swins ignore the first in silence
+    {"dynamic_img_size": True},
+    {"strict_img_size": False},
+    {},
+)
+
+
+class TimmBackbone(Backbone):
+    """A timm model as a backbone: its feature stages, always (B, C, H, W), from L alone.
+
+    Stages are those of timm's ``features_only``, named by its modules with dots as underscores
+    (``layer4``, ``stages_3``, ``blocks_11``), so that a name can name a submodule downstream. For a
+    plain vision transformer those are its last three blocks unless ``out_indices`` says otherwise.
+
+    L / 100 is normalised as timm's configuration of the model says, with the mean and standard
+    deviation averaged over R, G and B: a gray picture looks to the model as it did in RGB. Both
+    numbers are kept in the state dict.
+
+    Args:
+        name: a timm model, with or without the tag of its weights: "resnet50", "resnet50.a1_in1k".
+        weights: a local file to start from, .safetensors or .pth, with timm's names for the model;
+            it cannot run code. A first layer made for RGB is summed over its input channels. Weights
+            of layers that the model here does not have, such as a classifier, are left.
+        arguments: handed to ``timm.create_model``: ``out_indices``, ``output_stride``,
+            ``drop_path_rate``, ``img_size`` for a model that takes one size only.
+
+    Raises:
+        UserError: an unknown name, a model without feature stages, an argument that it does not take,
+            a file that does not hold its weights; in ``forward``, a picture size that it cannot take.
+    """
+
+    lightness_mean: Tensor
+    lightness_std: Tensor
+
+    def __init__(self, name: str, weights: str | Path | None = None, **arguments: Any) -> None:
+        super().__init__()
+        if not timm.is_model(name.partition(".")[0]):
+            raise unknown_backbone(name, timm.list_models())
+        try:
+            published = timm.get_pretrained_cfg(name)
+        except RuntimeError as error:
+            tags = ", ".join(timm.list_pretrained(name.partition(".")[0] + ".*")) or "none"
+            raise UserError(f"timm model {name}: no such tag of weights (there are: {tags})") from error
+        self.name = name
+        self.net, takes_one_size = _create(name, arguments, published.fixed_input_size)
+        if weights is not None:
+            _load(self.net, weights)
+
+        info: Any = self.net.feature_info
+        names = [module.replace(".", "_") for module in info.module_name()]
+        if len(set(names)) < len(names):  # branches side by side, as in CrossViT
+            names = [f"{stage}_{position}" for position, stage in enumerate(names)]
+        self.stages = tuple(map(Stage, names, info.channels(), info.reduction()))
+        self.channels_last = str(getattr(self.net, "output_fmt", "NCHW")).endswith("NHWC")
+        size = arguments.get("img_size", published.input_size[-2:])
+        own_size = (size, size) if isinstance(size, int) else tuple(size)
+        self.only_size = own_size if takes_one_size else None
+        self.register_buffer("lightness_mean", torch.tensor(100 * sum(published.mean) / len(published.mean)))
+        self.register_buffer("lightness_std", torch.tensor(100 * sum(published.std) / len(published.std)))
+
+    def forward(self, lightness: Tensor) -> dict[str, Tensor]:
+        """Features of every stage; see ``Backbone.forward``."""
+        size = tuple(lightness.shape[-2:])
+        try:
+            maps = self.net((lightness - self.lightness_mean) / self.lightness_std)
+        except (AssertionError, RuntimeError) as error:
+            # timm asserts what a size must be; some models of one size only fail to broadcast.
+            if isinstance(error, RuntimeError) and self.only_size in (None, size):
+                raise
+            raise UserError(
+                f"timm model {self.name} cannot take {size[0]} x {size[1]} pixels ({_first_line(error)}): "
+                "change the crop, or set img_size if the model has it"
+            ) from error
+        if self.channels_last:
+            maps = [features.permute(0, 3, 1, 2) for features in maps]
+        return {stage.name: features for stage, features in zip(self.stages, maps, strict=True)}
+
+
+def unknown_backbone(name: str, known: Iterable[str]) -> UserError:
+    """The error for a name that no backbone has, with the nearest of ``known``."""
+    nearest = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    hint = f"did you mean {', '.join(nearest)}?" if nearest else "timm.list_models() lists timm's names"
+    return UserError(f"no backbone is named {name!r}: {hint}")
+
+
+def _create(name: str, arguments: dict[str, Any], fixed_size: bool) -> tuple[nn.Module, bool]:
+    """The model, and whether it takes pictures of one size only."""
+    reason = ""
+    for any_size in ANY_SIZE if fixed_size else ({},):
+        settings = {**any_size, **arguments}
+        try:
+            net = timm.create_model(name, pretrained=False, in_chans=1, features_only=True, **settings)
+        except Exception as error:  # timm's models refuse in as many ways as they have authors
+            reason = _first_line(error)
+        else:
+            return net, fixed_size and not any_size
+    given = f" with {', '.join(f'{key}={value}' for key, value in arguments.items())}" if arguments else ""
+    raise UserError(f"timm model {name} cannot be a backbone{given}: {reason}")
+
+
+def _load(net: nn.Module, file: str | Path) -> None:
+    if not Path(file).is_file():
+        raise UserError(f"weights {file}: no such file")
+    try:
+        stored: dict[str, Tensor] = load_state_dict(str(file), device="cpu", weights_only=True)
+    except Exception as error:  # a file of unknown origin fails in as many ways as there are readers
+        raise UserError(f"weights {file}: need a .safetensors file, or a .pth that holds only tensors") from error
+
+    # features_only wraps the model in one child or joins its first two levels of names by underscores.
+    children = [child for child, _ in net.named_children()]
+    wrapper = f"{children[0]}." if len(children) == 1 else ""
+    own = net.state_dict()
+    names = {key.removeprefix(wrapper).replace(".", "_"): key for key in own}
+    found = {}
+    for key, tensor in stored.items():
+        name = names.get(key.replace(".", "_"))
+        if name is None:
+            continue
+        shape = own[name].shape
+        if tensor.ndim == 4 and tensor.shape[1] == 3 * shape[1]:
+            tensor = tensor.reshape(len(tensor), -1, 3, *tensor.shape[2:]).sum(2)
+        if tensor.shape != shape:
+            raise UserError(f"weights {file}: {key} is {tuple(tensor.shape)}, not {tuple(shape)}: another model's?")
+        found[name] = tensor
+    missing = net.load_state_dict(found, strict=False).missing_keys
+    if missing:
+        raise UserError(f"weights {file}: {len(missing)} tensors are missing, first {missing[0]}: another model's?")
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "") or type(error).__name__

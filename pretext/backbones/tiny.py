@@ -1,0 +1,37 @@
+"""A backbone that trains on a laptop's CPU: five strided 3 x 3 convolutions, under a million weights."""
+
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+from pretext.backbones.contract import Backbone, Stage
+
+_WIDTHS = (32, 64, 128, 256, 256)
+_STRIDES = (2, 2, 2, 2, 1)
+
+
+class Tiny(Backbone):
+    """Five stages of convolution, batch normalisation and ReLU, at strides 2, 4, 8, 16 and 16.
+
+    Every stage but the last halves the picture: early striding is what makes it fast. On the input,
+    L is centred to (L - 50) / 50.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        stages, stride = [], 1
+        self.blocks = nn.ModuleDict()
+        for number, ((before, width), step) in enumerate(zip(pairwise((1, *_WIDTHS)), _STRIDES, strict=True), 1):
+            stride *= step
+            stages.append(Stage(f"conv{number}", width, stride))
+            self.blocks[f"conv{number}"] = nn.Sequential(
+                nn.Conv2d(before, width, 3, step, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
+            )
+        self.stages = tuple(stages)
+
+    def forward(self, lightness: Tensor) -> dict[str, Tensor]:
+        """See ``Backbone.forward``."""
+        features, x = {}, (lightness - 50) / 50
+        for name, block in self.blocks.items():
+            x = features[name] = block(x)
+        return features

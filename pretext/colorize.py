@@ -1,0 +1,181 @@
+"""The job that colours pictures."""
+
+import io
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+
+from pretext.color import rgb_to_lightness
+from pretext.colorizer import Colorizer, join
+from pretext.engine.checkpoint import write_atomically
+from pretext.engine.device import pick_device
+from pretext.engine.progress import progress
+from pretext.errors import PictureError, UserError
+from pretext.gamut import TEMPERATURE
+from pretext.pictures.decode import decode
+from pretext.pictures.folder import Folder
+from pretext.recipe import load_pretrained
+from pretext.sheet import contact_sheet
+
+_SHEET_ROWS = 24
+_STRIP = 256  # rows joined at once: full-resolution Lab in float32 would take a gigabyte for a large photo
+
+
+@dataclass
+class ColorizeSettings:
+    """How pictures are coloured.
+
+    Args:
+        out: folder for the coloured pictures (PNG) and the sheet that shows them: gray, coloured, original.
+        size: shorter side, in pixels, at which the network sees a picture; 0 takes the size at which it
+            was trained to. The result has the full resolution of the input.
+        temperature: of the annealed mean: towards 0 more vivid, 1 more cautious.
+        device: auto (the GPU if there is one), cpu, cuda, ...
+    """
+
+    out: Path = field(default=Path("coloured"))
+    size: int = 0
+    temperature: float = TEMPERATURE
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.size < 0 or self.temperature <= 0:
+            raise UserError("size must not be negative, and temperature must be above 0")
+
+
+class Coloured(NamedTuple):
+    """What a call did."""
+
+    written: list[Path]
+    sheet: Path
+    skipped: list[PictureError]
+
+
+def colorize(model: Path, pictures: Sequence[Path], settings: ColorizeSettings) -> Coloured:
+    """Colour files, and all pictures in folders.
+
+    Args:
+        model: a run or a checkpoint.
+        pictures: files and folders; a picture keeps its place below its folder.
+        settings: how, and where to.
+
+    Returns:
+        What was written, and which pictures were skipped because they cannot be read.
+
+    Raises:
+        UserError: a path does not exist, nothing can be read, or a result would overwrite its input.
+    """
+    pretrained = load_pretrained(model)
+    device = pick_device(settings.device)
+    colorizer = pretrained.colorizer.to(device)
+    size = settings.size or pretrained.settings.view_size
+    jobs = list(_jobs(pictures, settings.out))
+    written, rows, skipped = [], [], []
+    with progress("colorize", len(jobs), "pictures") as advance:
+        for source, key, target in jobs:
+            try:
+                original = _read(source, key)
+            except PictureError as error:
+                skipped.append(error)
+                advance(1, "")
+                continue
+            coloured = colorize_picture(colorizer, original, size, settings.temperature)
+            _write_png(target, coloured)
+            written.append(target)
+            if len(rows) < _SHEET_ROWS:
+                thumbnails = [
+                    picture.copy() for picture in (original.convert("L").convert("RGB"), coloured, original)
+                ]
+                for thumbnail in thumbnails:
+                    thumbnail.thumbnail((320, 320))
+                rows.append(thumbnails)
+            advance(1, "")
+    if not written:
+        raise UserError(f"none of {len(jobs)} pictures can be read; the first: {skipped[0]}")
+    sheet = settings.out / "sheet.png"
+    _write_png(
+        sheet, contact_sheet(rows, ("gray", "coloured", "original"), cell=320, across=1 + (len(rows) > 4))
+    )
+    return Coloured(written, sheet, skipped)
+
+
+def colorize_picture(
+    colorizer: Colorizer, picture: Image.Image, size: int, temperature: float = TEMPERATURE
+) -> Image.Image:
+    """Colour one picture.
+
+    Args:
+        colorizer: in eval mode, on any device.
+        picture: mode RGB; only its lightness is used, at full resolution.
+        size: shorter side at which the network sees it.
+        temperature: of the annealed mean.
+
+    Returns:
+        RGB, of the picture's size, with the picture's own L.
+    """
+    device = next(colorizer.parameters()).device
+    scale = size / min(picture.size)
+    # A very long picture is seen shortened: the network's memory grows with the area it sees.
+    seen = [min(8 * size, max(1, math.ceil(side * scale))) for side in picture.size]
+    small = _tensor(picture.resize((seen[0], seen[1]), Image.Resampling.BICUBIC, reducing_gap=3.0)).to(device)
+    ab = colorizer.colorize(rgb_to_lightness(small), temperature)
+    full = np.asarray(picture)
+    result = np.empty_like(full)
+    height, width = full.shape[:2]
+    ab = torch.nn.functional.interpolate(ab, size=(height, width), mode="bilinear", align_corners=False)
+    for top in range(0, height, _STRIP):
+        rows = slice(top, top + _STRIP)
+        lightness = rgb_to_lightness(torch.from_numpy(full[rows].copy()).permute(2, 0, 1)[None].to(device))
+        rgb = join(lightness, ab[:, :, rows])
+        result[rows] = (rgb[0] * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+    return Image.fromarray(result)
+
+
+def _jobs(pictures: Sequence[Path], out: Path) -> Iterator[tuple[Path, str, Path]]:
+    """(file, name for messages, where its result goes) of every picture; results never collide."""
+    taken: set[Path] = {out / "sheet.png"}
+    for path in pictures:
+        if path.is_dir():
+            folder = Folder(path)
+            keys = [folder.key(index) for index in range(len(folder))]
+            files = [(path / key, Path(key)) for key in keys]
+        elif path.exists():
+            files = [(path, Path(path.name))]
+        else:
+            raise UserError(f"{path}: no such file or folder")
+        for file, relative in files:
+            target = (out / relative).with_suffix(".png")
+            number = 2
+            while target in taken:
+                target = (out / relative).with_name(f"{relative.stem}-{number}.png")
+                number += 1
+            if target.exists() and target.samefile(file):
+                raise UserError(
+                    f"{file}: the result would overwrite the picture; name another folder with --out"
+                )
+            taken.add(target)
+            yield file, str(file), target
+
+
+def _read(path: Path, key: str) -> Image.Image:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise PictureError(key, f"cannot be read ({error.strerror})") from error
+    return decode(data, key)
+
+
+def _tensor(picture: Image.Image) -> torch.Tensor:
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None]
+
+
+def _write_png(path: Path, picture: Image.Image) -> None:
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    write_atomically(path, buffer.getvalue())

@@ -1,0 +1,63 @@
+"""The device a job runs on, and the precision it computes in."""
+
+import os
+from typing import Literal, NamedTuple
+
+import torch
+
+from pretext.errors import UserError
+
+Precision = Literal["auto", "bf16", "fp32"]
+
+
+class Place(NamedTuple):
+    """Where a job runs, everything resolved."""
+
+    device: torch.device
+    precision: Literal["bf16", "fp32"]
+    workers: int
+
+
+def pick_place(device: str, precision: Precision = "auto", workers: int = -1) -> Place:
+    """The place that settings mean on this machine (see ``MachineSettings`` and ``TrainingSettings``).
+
+    Raises:
+        UserError: there is no such device here.
+    """
+    picked = pick_device(device)
+    if workers < 0:
+        workers = 1 if picked.type == "cpu" else min(12, os.cpu_count() or 1)
+    return Place(picked, pick_precision(precision, picked), workers)
+
+
+def pick_device(name: str) -> torch.device:
+    """The device called ``name``; "auto" is the GPU if there is one.
+
+    Raises:
+        UserError: there is no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise UserError(f"machine.device {name}: no such device here; use auto, cpu or cuda") from error
+    return device
+
+
+def pick_precision(precision: Precision, device: torch.device) -> Literal["bf16", "fp32"]:
+    """What "auto" stands for: bf16 where the device computes in it natively, else fp32."""
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        capabilities = torch.cpu.get_capabilities()
+        native = bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    return "bf16" if native else "fp32"
+
+
+def autocast(place: Place) -> torch.autocast:
+    """The context in which a network runs at the place's precision; its weights stay float32."""
+    return torch.autocast(place.device.type, dtype=torch.bfloat16, enabled=place.precision == "bf16")

@@ -1,0 +1,123 @@
+"""A run: a directory that holds everything a job wrote, and says how to go on.
+
+settings.yaml            what was asked for, every setting resolved
+journal.jsonl            what happened, a record a line
+tensorboard/             the same as curves
+checkpoints/00001500.pt  the state after step 1500; the newest two are kept
+samples/00001500.png     held-out pictures: gray, coloured, original
+"""
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pretext.engine.checkpoint import load_checkpoint, save_checkpoint, write_atomically
+from pretext.errors import UserError
+
+_KEPT = 2
+Settings = dict[str, Any]
+
+
+@contextmanager
+def held_run(folder: Path, settings: Settings) -> Iterator[None]:
+    """Create a run or open it again, and hold it: no other process can write to it meanwhile.
+
+    Args:
+        folder: the run's; made if it does not exist.
+        settings: nested, of plain values. All but the group ``machine`` must be those the run began
+            with, if it did begin.
+
+    Raises:
+        UserError: the folder is no run's, was begun with other settings, or is held by another process.
+    """
+    path = folder / "settings.yaml"
+    if folder.exists() and not path.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder}: exists and is no run of Pretint; name a new folder for the run")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")
+    except OSError as error:
+        raise UserError(f"{folder}: cannot write there ({error.strerror}); name another folder") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UserError(
+                f"{folder}: another process is working on this run; wait for it or stop it"
+            ) from error
+        if path.exists():
+            different = _differences(run_settings(folder), settings)
+            if different:
+                raise UserError(
+                    f"{folder}: this run was begun with other settings ({'; '.join(different)}); "
+                    "repeat those to go on, or name a new folder"
+                )
+        write_atomically(path, yaml.safe_dump(settings, sort_keys=False).encode())
+        yield
+
+
+def run_settings(folder: Path) -> Settings:
+    """The settings of a run.
+
+    Raises:
+        UserError: there is no run in ``folder``.
+    """
+    try:
+        settings = yaml.safe_load((folder / "settings.yaml").read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(
+            f"{folder}: no run there (no readable settings.yaml); start one with pretint pretrain"
+        ) from error
+    if not isinstance(settings, dict):
+        raise UserError(f"{folder}: settings.yaml holds no settings; has the file been edited?")
+    return settings
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint of a run, if it has any."""
+    return max((folder / "checkpoints").glob("[0-9]*.pt"), default=None)
+
+
+def find_checkpoint(path: Path) -> Path:
+    """The checkpoint that a user means: a checkpoint file, or a run, whose newest it is.
+
+    Raises:
+        UserError: there is none.
+    """
+    if path.is_file():
+        return path
+    if not path.exists():
+        raise UserError(f"{path}: no such run or checkpoint")
+    newest = newest_checkpoint(path)
+    if newest is None:
+        raise UserError(f"{path}: no checkpoint there; train first: pretint pretrain {path}")
+    return newest
+
+
+def keep_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> None:
+    """Write the checkpoint of ``step`` and drop all but the newest two."""
+    save_checkpoint(folder / "checkpoints" / f"{step:08d}.pt", {"step": step, **state})
+    for old in sorted((folder / "checkpoints").glob("[0-9]*.pt"))[:-_KEPT]:
+        old.unlink()
+
+
+def restore(folder: Path) -> dict[str, Any] | None:
+    """The state of a run's newest checkpoint, on the CPU; None for a run that has none."""
+    path = newest_checkpoint(folder)
+    return None if path is None else load_checkpoint(path)
+
+
+def _differences(old: Settings, new: Settings, prefix: str = "") -> list[str]:
+    found = []
+    for key in sorted(old.keys() | new.keys()):
+        name = f"{prefix}{key}"
+        was, now = old.get(key), new.get(key)
+        if isinstance(was, dict) and isinstance(now, dict):
+            found += _differences(was, now, f"{name}.")
+        elif was != now and not name.startswith("machine"):
+            found.append(f"{name} was {was}, is now {now}")
+    return found

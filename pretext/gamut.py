@@ -1,0 +1,144 @@
+"""The gamut: the Q = 313 quantized colours of the ab plane, their soft encoding, and decoding.
+
+A soft target is sparse: per pixel the K nearest bins and their Gaussian weights, two small tensors,
+never a dense Q-vector (paper section 2.1; the paper takes K = 5, the released code K = 10).
+"""
+
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.spatial import ConvexHull
+from torch import Tensor, nn
+
+from pretext.color import rgb_to_ab
+
+STEP = 10
+"""Spacing of the ab grid, in Lab units."""
+
+TEMPERATURE = 0.38
+"""The paper's temperature of the annealed mean."""
+
+_REACH = 128.0
+_CELLS = 128  # per axis, of 2 x 2 Lab units: few candidates a cell, and a table of a megabyte
+
+
+class SoftTarget(NamedTuple):
+    """A pixel's K nearest bins, nearest first, and their weights (which add up to 1)."""
+
+    bins: Tensor
+    """(B, K, h, w), int64 in [0, Q)."""
+    weights: Tensor
+    """(B, K, h, w), float."""
+
+    @property
+    def nearest(self) -> Tensor:
+        """(B, h, w): the nearest bin, which is also the bin of the greatest weight."""
+        return self.bins[:, 0]
+
+
+@cache
+def bin_centres() -> np.ndarray:
+    """The centres of the in-gamut bins, int64 (313, 2), ordered by a, then b.
+
+    The rule: the points of the grid {-110, -100, ..., 110}^2 whose Chebyshev distance to the convex
+    hull of the sRGB cube's ab projection is at most one step, that is all corners of those grid cells
+    that touch the hull. The paper names the number and the released code ships the list; the rule
+    gives that list, byte for byte.
+    """
+    axis = torch.linspace(0, 1, 33, dtype=torch.float64)
+    cube = torch.cartesian_prod(axis, axis, axis)  # the hull's corners are corners of the cube's edges
+    surface = cube[((cube == 0) | (cube == 1)).any(1)]
+    ab = rgb_to_ab(surface.T.reshape(3, 1, -1)).reshape(2, -1).T.numpy()
+    hull = ab[ConvexHull(ab).vertices]
+    grid = np.arange(-110, 111, STEP)
+    points = np.stack(np.meshgrid(grid, grid, indexing="ij"), axis=-1).reshape(-1, 2)
+    return points[_squares_meet_polygon(points, STEP, hull)]
+
+
+def _squares_meet_polygon(centres: np.ndarray, radius: float, polygon: np.ndarray) -> np.ndarray:
+    """Which axis-parallel squares (half side ``radius``) meet a convex polygon (separating axes)."""
+    edges = np.roll(polygon, -1, axis=0) - polygon
+    normals = np.stack((edges[:, 1], -edges[:, 0]), axis=1)
+    axes = np.concatenate((normals, np.eye(2)))
+    shadow = polygon @ axes.T  # (vertices, axes)
+    middle = centres @ axes.T
+    spread = radius * np.abs(axes).sum(1)
+    apart = (middle - spread > shadow.max(0)) | (middle + spread < shadow.min(0))
+    return np.asarray(~apart.any(1))
+
+
+class Gamut(nn.Module):
+    """The 313 bins as a module: encodes ab to soft targets and decodes logits to ab, on its device.
+
+    Encoding is exact and far cheaper than a search over all bins: a table holds, for every cell of
+    2 x 2 Lab units, the bins that can be among the K nearest of any point in it.
+
+    Args:
+        neighbours: K, how many nearest bins share a pixel's colour: 5 in the paper, 10 in its code.
+        sigma: of the Gaussian over the distance to the bins, in Lab units.
+    """
+
+    def __init__(self, neighbours: int = 10, sigma: float = 5.0) -> None:
+        super().__init__()
+        assert 1 <= neighbours <= len(bin_centres()) and sigma > 0
+        self.neighbours = neighbours
+        self.sigma = sigma
+        centres = torch.from_numpy(bin_centres().copy()).float()
+        self.centres: Tensor
+        self.candidates: Tensor
+        self.register_buffer("centres", centres, persistent=False)
+        self.register_buffer("candidates", _candidates(centres, neighbours), persistent=False)
+
+    def __len__(self) -> int:
+        return len(self.centres)
+
+    def encode(self, ab: Tensor) -> SoftTarget:
+        """The soft target of every pixel.
+
+        Args:
+            ab: (B, 2, h, w), float, unscaled; exact for |a|, |b| < 128, which holds every sRGB colour.
+
+        Returns:
+            bins and weights, both (B, K, h, w), nearest first. Among bins at the very same distance
+            the choice is arbitrary.
+        """
+        ab = ab.float()
+        cells = ((ab + _REACH) * (_CELLS / (2 * _REACH))).long().clamp_(0, _CELLS - 1)
+        candidates = self.candidates[cells[:, 0], cells[:, 1]].movedim(-1, 1)  # (B, C, h, w)
+        points = self.centres[candidates]  # (B, C, h, w, 2)
+        squared = (points[..., 0] - ab[:, :1]) ** 2 + (points[..., 1] - ab[:, 1:]) ** 2
+        nearest, order = squared.topk(self.neighbours, dim=1, largest=False, sorted=True)
+        # Relative to the nearest, so that far away from every bin the weights do not all underflow.
+        weights = torch.exp((nearest[:, :1] - nearest) / (2 * self.sigma**2))
+        return SoftTarget(candidates.gather(1, order), weights / weights.sum(1, keepdim=True))
+
+    def annealed_mean(self, logits: Tensor, temperature: float = TEMPERATURE) -> Tensor:
+        """ab of predicted distributions (paper section 2.3, equation 5).
+
+        Args:
+            logits: (B, Q, h, w).
+            temperature: 1 is the mean, towards 0 the mode; above 0.
+
+        Returns:
+            (B, 2, h, w), float, unscaled.
+        """
+        probabilities = torch.softmax(logits.float() / temperature, dim=1)
+        return torch.einsum("bqhw,qc->bchw", probabilities, self.centres)
+
+
+def _candidates(centres: Tensor, neighbours: int) -> Tensor:
+    """(cells, cells, C): the bins that can be among the K nearest of some point of the cell.
+
+    The K-th nearest bin of a point lies at most r farther than that of the cell's middle, where r is
+    the cell's half diagonal; so such a bin lies at most 2 r farther from the middle. Cells with fewer
+    such bins than the fullest are filled up with their next nearest, which changes nothing.
+    """
+    side = 2 * _REACH / _CELLS
+    middle = torch.arange(_CELLS, dtype=torch.float64) * side - _REACH + side / 2
+    distances = torch.cdist(torch.cartesian_prod(middle, middle), centres.double())
+    ordered, bins = distances.sort(dim=1)
+    reach = ordered[:, neighbours - 1 : neighbours] + side * 2**0.5 + 1e-3
+    most = int((ordered <= reach).sum(1).max())
+    return bins[:, :most].reshape(_CELLS, _CELLS, most)

@@ -1,0 +1,127 @@
+"""Objectives: from a network's output and the true ab to a scalar, and from output to ab.
+
+Three of them (paper section 2 and its ablations): classification over the colour bins, rebalanced or
+plain, and L2 regression.
+"""
+
+from abc import abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pretext.gamut import TEMPERATURE, Gamut, SoftTarget
+
+AB_SCALE = 110.0
+"""A regression head emits ab divided by this, as in the released code."""
+
+
+class Objective(nn.Module):
+    """What a colour head is trained for."""
+
+    channels: int
+    """How many channels the head must emit."""
+
+    def __init__(self, gray_threshold: float) -> None:
+        super().__init__()
+        self.gray_threshold = gray_threshold
+
+    @abstractmethod
+    def pixel_losses(self, output: Tensor, ab: Tensor) -> Tensor:
+        """The loss of every pixel, (B, h, w); arguments as for ``forward``."""
+
+    @abstractmethod
+    def decode(self, output: Tensor, temperature: float = TEMPERATURE) -> Tensor:
+        """(B, channels, h, w) -> ab, (B, 2, h, w), float, unscaled."""
+
+    def forward(self, output: Tensor, ab: Tensor) -> Tensor:
+        """The loss, a scalar: the mean over all pixels.
+
+        Args:
+            output: (B, channels, h, w), of any float type; the loss is computed in float32 at least.
+            ab: (B, 2, h, w), the true colours, unscaled.
+
+        A picture in which no |a| or |b| exceeds ``gray_threshold`` counts with zero loss: it would only
+        teach that colour is absent (the released code's mask, threshold 5; 0 lets every picture count
+        that has any colour at all).
+        """
+        losses = self.pixel_losses(output, ab)
+        coloured = ab.abs().flatten(1).amax(1) > self.gray_threshold
+        return (losses * coloured[:, None, None]).mean()
+
+
+class Classification(Objective):
+    """Cross-entropy against soft targets; each pixel counts by the weight of its nearest bin.
+
+    Args:
+        gamut: the bins and their soft encoding.
+        weights: (Q,), ``rebalancing_weights`` of a prior, or None: every pixel counts the same.
+    """
+
+    def __init__(self, gamut: Gamut, weights: Tensor | None = None, gray_threshold: float = 5.0) -> None:
+        super().__init__(gray_threshold)
+        self.gamut = gamut
+        self.channels = len(gamut)
+        self.weights: Tensor
+        self.register_buffer("weights", torch.ones(len(gamut)) if weights is None else weights.float())
+
+    def pixel_losses(self, output: Tensor, ab: Tensor) -> Tensor:
+        """(B, h, w), in nats, weighted."""
+        target = self.gamut.encode(ab)
+        return soft_cross_entropy(output, target) * self.weights[target.nearest]
+
+    def decode(self, output: Tensor, temperature: float = TEMPERATURE) -> Tensor:
+        """The annealed mean."""
+        return self.gamut.annealed_mean(output, temperature)
+
+
+class Regression(Objective):
+    """Half the squared Euclidean distance to the true ab, both divided by 110 (paper equation 1)."""
+
+    channels = 2
+
+    def __init__(self, gray_threshold: float = 5.0) -> None:
+        super().__init__(gray_threshold)
+
+    def pixel_losses(self, output: Tensor, ab: Tensor) -> Tensor:
+        """(B, h, w), in units of 110^2."""
+        return (output.float() - ab / AB_SCALE).square().sum(1) / 2
+
+    def decode(self, output: Tensor, temperature: float = TEMPERATURE) -> Tensor:
+        """The prediction itself; a regression has no temperature."""
+        return output.float() * AB_SCALE
+
+
+def soft_cross_entropy(logits: Tensor, target: SoftTarget) -> Tensor:
+    """Cross-entropy of sparse soft targets, per pixel: log-sum-exp minus the K weighted logits.
+
+    The same number and gradient as against the dense (B, Q, h, w) target, which is never built.
+
+    Args:
+        logits: (B, Q, h, w).
+        target: of the same B, h, w; its weights add up to 1.
+
+    Returns:
+        (B, h, w), in nats, float32 (float64 for float64 logits).
+    """
+    losses: Tensor = _SoftCrossEntropy.apply(logits, target.bins, target.weights)  # type: ignore[no-untyped-call]
+    return losses
+
+
+class _SoftCrossEntropy(torch.autograd.Function):
+    """By hand because autograd would make three tensors of the logits' size; this makes one."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, bins: Tensor, weights: Tensor) -> Tensor:
+        weights = weights.to(torch.promote_types(logits.dtype, torch.float32))
+        log_total = torch.logsumexp(logits.to(weights.dtype), dim=1)
+        ctx.save_for_backward(logits, log_total, bins, weights)
+        return log_total - (weights * logits.gather(1, bins)).sum(1)
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:
+        logits, log_total, bins, weights = ctx.saved_tensors
+        upstream = upstream.unsqueeze(1)
+        gradient = (logits - log_total.unsqueeze(1)).exp_().mul_(upstream)
+        gradient.scatter_add_(1, bins, -weights * upstream)
+        return gradient.to(logits.dtype), None, None

@@ -1,0 +1,204 @@
+"""From a source to batches of uint8 crops: the part of a picture's way that runs in CPU workers."""
+
+import math
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from pretext.errors import PictureError, UserError
+from pretext.pictures.order import permuted, picture_index, uniforms
+from pretext.pictures.source import Source
+
+_PATIENCE = 100
+
+
+@dataclass
+class CropSettings:
+    """How a picture becomes a training crop (torchvision's RandomResizedCrop, and a mirror).
+
+    Args:
+        size: side of the crop, pixels.
+        area: smallest and largest share of the picture's area that a crop shows.
+        ratio: smallest and largest width / height of the shown part.
+        flip: probability of mirroring left and right.
+    """
+
+    size: int = 64
+    area: tuple[float, float] = (0.35, 1.0)
+    ratio: tuple[float, float] = (0.75, 4 / 3)
+    flip: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise UserError(f"crop.size is {self.size}: a crop needs at least 1 pixel")
+        if not 0 < self.area[0] <= self.area[1] <= 1:
+            raise UserError(
+                f"crop.area is {list(self.area)}: give two shares with 0 < smallest <= largest <= 1"
+            )
+        if not 0 < self.ratio[0] <= self.ratio[1]:
+            raise UserError(f"crop.ratio is {list(self.ratio)}: give two ratios with 0 < smallest <= largest")
+        if not 0 <= self.flip <= 1:
+            raise UserError(f"crop.flip is {self.flip}: a probability lies between 0 and 1")
+
+
+class Sample(NamedTuple):
+    """One crop, and what was met on the way to it."""
+
+    rgb: Tensor | None
+    """uint8 (3, size, size); None if no picture in a row of 100 can be read."""
+    skipped: list[tuple[str, str]]
+    """Key and reason of pictures that cannot be read: the next in the source's order took their place."""
+
+
+class Batch(NamedTuple):
+    """What a step sees."""
+
+    rgb: Tensor
+    """uint8 (B, 3, size, size)."""
+    skipped: list[tuple[str, str]]
+    """As in ``Sample``, of the whole batch."""
+
+
+class Subset:
+    """Some pictures of a source: those whose rank in a keyed permutation lies in a range.
+
+    Splits a source of any size into disjoint parts that depend on ``seed`` alone, without a list.
+    """
+
+    def __init__(self, source: Source, ranks: range, seed: int) -> None:
+        assert ranks.step == 1 and ranks.stop <= len(source)
+        self.source, self.ranks, self.seed = source, ranks, seed
+
+    def __len__(self) -> int:
+        return len(self.ranks)
+
+    def index(self, rank: int) -> int:
+        """The source's own index of picture ``rank`` of this part."""
+        return permuted(self.ranks[rank], len(self.source), key=self.seed ^ 0x5EED)
+
+    def read(self, index: int, shorter: int | None = None) -> Image.Image:
+        """See ``Source.read``."""
+        return self.source.read(self.index(index), shorter)
+
+    def key(self, index: int) -> str:
+        """See ``Source.key``."""
+        return self.source.key(self.index(index))
+
+
+class Samples(Dataset[Sample]):
+    """Sample t of a run, for any t: an augmented crop, a pure function of (seed, t).
+
+    Args:
+        source: the pictures; at least one.
+        crop: how they are cut.
+        seed: of the order and of the augmentation.
+        cache_bytes: how much memory each worker may fill with decoded pictures.
+    """
+
+    def __init__(self, source: Source, crop: CropSettings, seed: int, cache_bytes: int = 0) -> None:
+        self.source, self.crop, self.seed = source, crop, seed
+        self._cache: dict[int, np.ndarray] = {}
+        self._room = cache_bytes
+        # The smallest part that may be shown must still have a crop's worth of pixels.
+        self._shorter = math.ceil(crop.size / math.sqrt(crop.area[0]))
+
+    def __getitem__(self, t: int) -> Sample:
+        first = picture_index(self.seed, t, len(self.source))
+        skipped: list[tuple[str, str]] = []
+        for offset in range(min(_PATIENCE, len(self.source))):
+            try:
+                picture = self._read((first + offset) % len(self.source))
+            except PictureError as error:
+                skipped.append((error.key, error.reason))
+            else:
+                crop = random_crop(picture, self.crop, uniforms(self.seed, t, 5))
+                return Sample(torch.from_numpy(crop).permute(2, 0, 1), skipped)
+        return Sample(None, skipped)
+
+    def _read(self, index: int) -> Image.Image:
+        cached = self._cache.get(index)
+        if cached is not None:
+            return Image.fromarray(cached)
+        picture = self.source.read(index, self._shorter)
+        size = 3 * picture.width * picture.height
+        if size <= self._room:
+            self._room -= size
+            self._cache[index] = np.asarray(picture)
+        return picture
+
+
+def random_crop(picture: Image.Image, crop: CropSettings, uniform: np.ndarray) -> np.ndarray:
+    """A crop drawn by five uniform numbers: area, ratio, left, top, mirror.
+
+    Area and ratio are drawn as torchvision's RandomResizedCrop does (ratio log-uniform); a part that
+    would not fit is narrowed to the picture, where torchvision draws again.
+
+    Returns:
+        uint8 (size, size, 3).
+    """
+    width, height = picture.size
+    area = (crop.area[0] + (crop.area[1] - crop.area[0]) * uniform[0]) * width * height
+    low, high = math.log(crop.ratio[0]), math.log(crop.ratio[1])
+    ratio = math.exp(low + (high - low) * uniform[1])
+    w, h = min(math.sqrt(area * ratio), width), min(math.sqrt(area / ratio), height)
+    left, top = (width - w) * uniform[2], (height - h) * uniform[3]
+    box = (left, top, min(left + w, width), min(top + h, height))
+    size = (crop.size, crop.size)
+    shown = picture.resize(size, Image.Resampling.BILINEAR, box=box, reducing_gap=3.0)
+    if uniform[4] < crop.flip:
+        shown = shown.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return np.array(shown)
+
+
+def centre_crop(picture: Image.Image, size: int) -> np.ndarray:
+    """The largest square in the middle, resized (bicubic): uint8 (size, size, 3)."""
+    side = min(picture.size)
+    left, top = (picture.width - side) // 2, (picture.height - side) // 2
+    box = (left, top, left + side, top + side)
+    return np.array(picture.resize((size, size), Image.Resampling.BICUBIC, box=box, reducing_gap=3.0))
+
+
+def batches(samples: Samples, batch_size: int, start: int, stop: int, workers: int) -> Iterator[Batch]:
+    """The batches of steps ``start`` to ``stop``: step s holds samples s * batch_size and on.
+
+    Raises:
+        UserError: no picture of 100 in a row can be read.
+    """
+    loader = DataLoader(
+        samples,
+        batch_size=batch_size,
+        sampler=range(start * batch_size, stop * batch_size),
+        num_workers=workers,
+        collate_fn=_collate,
+        prefetch_factor=4 if workers else None,
+    )
+    with _signals_blocked():
+        stream = iter(loader)
+    for rgb, skipped in stream:
+        if rgb is None:
+            raise UserError(f"no picture of {_PATIENCE} in a row can be read; the first: {': '.join(skipped[0])}")
+        yield Batch(rgb, skipped)
+
+
+def _collate(samples: list[Sample]) -> tuple[Tensor | None, list[tuple[str, str]]]:
+    crops = [sample.rgb for sample in samples if sample.rgb is not None]
+    skipped = [entry for sample in samples for entry in sample.skipped]
+    return torch.stack(crops) if len(crops) == len(samples) else None, skipped
+
+
+@contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """Workers started in here never see the signals that ask a run to stop: only the run decides."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGUSR2})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

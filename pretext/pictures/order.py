@@ -1,0 +1,59 @@
+"""Which picture a run sees when, and how it is augmented: pure functions of (seed, t).
+
+Sample t of a run reads picture ``permutation(seed, t // N)[t % N]`` and draws its augmentation from a
+counter-based generator keyed by (seed, t). So the whole data state of a run is one integer. It does
+not depend on workers, processes or batch size, and any run can go on from any t.
+"""
+
+import numpy as np
+
+_MASK = 2**64 - 1
+_ROUNDS = 6
+
+
+def picture_index(seed: int, t: int, count: int) -> int:
+    """The picture that sample ``t`` reads, among ``count``; every epoch is a permutation of its own."""
+    epoch, position = divmod(t, count)
+    return permuted(position, count, key=mix(seed, epoch))
+
+
+def permuted(position: int, count: int, key: int) -> int:
+    """Where a keyed permutation of range(``count``) sends ``position``, without building it.
+
+    A Feistel network over the smallest even power of two that holds ``count``, walked until it lands
+    inside (Black and Rogaway, "Ciphers with arbitrary finite domains", 2002): less than four turns
+    on average, no memory.
+    """
+    assert 0 <= position < count
+    half = max(1, ((count - 1).bit_length() + 1) // 2)
+    low = (1 << half) - 1
+    while True:
+        left, right = position >> half, position & low
+        for turn in range(_ROUNDS):
+            left, right = right, left ^ (_mix(key ^ _mix(right * _ROUNDS + turn)) & low)
+        position = left << half | right
+        if position < count:
+            return position
+
+
+def uniforms(seed: int, t: int, count: int) -> np.ndarray:
+    """``count`` floats in [0, 1) for sample ``t``, float64.
+
+    Taken from the raw output of Philox, which numpy promises never to change, not from its
+    distributions, which it does not.
+    """
+    raw = np.random.Philox(key=[seed & _MASK, t]).random_raw(count)
+    return (raw >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def mix(seed: int, number: int) -> int:
+    """A 64-bit key made of a run's seed and a number, such as an epoch or a step."""
+    return _mix(_mix(seed) ^ number)
+
+
+def _mix(value: int) -> int:
+    """The finalizer of splitmix64 (Steele, Lea, Flood 2014): 64 bits in, 64 well-mixed bits out."""
+    value = (value + 0x9E3779B97F4A7C15) & _MASK
+    value = ((value ^ value >> 30) * 0xBF58476D1CE4E5B9) & _MASK
+    value = ((value ^ value >> 27) * 0x94D049BB133111EB) & _MASK
+    return value ^ value >> 31

@@ -1,0 +1,166 @@
+"""The job that trains: features from unlabelled pictures, by colorization."""
+
+import hashlib
+import io
+import platform
+import sys
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from pretext.color import rgb_to_ab, rgb_to_lightness
+from pretext.colorizer import Colorizer, join
+from pretext.engine.checkpoint import write_atomically
+from pretext.engine.device import Place, pick_place
+from pretext.engine.loop import train
+from pretext.engine.run import held_run, restore
+from pretext.errors import PictureError, UserError
+from pretext.gamut import Gamut
+from pretext.health import colour_health
+from pretext.pictures import DECODER, open_source
+from pretext.pictures.batches import Samples, Subset, centre_crop
+from pretext.pictures.source import Source
+from pretext.prior import estimate_prior, load_prior
+from pretext.recipe import PretrainSettings, build_colorizer, colour_contract
+from pretext.settings import plain
+from pretext.sheet import contact_sheet
+
+_SHOWN = 12
+_AT_ONCE = 32
+
+
+def pretrain(run: Path, settings: PretrainSettings) -> bool:
+    """Train a colorizer, or go on with a run that was interrupted.
+
+    Called again with the same settings it goes on from the newest checkpoint, and computes what an
+    uninterrupted run would have computed, to the bit on the same machine.
+
+    Args:
+        run: the run's directory, see ``pretext.engine.run``.
+        settings: the recipe.
+
+    Returns:
+        Whether the training is complete; False if it was asked to stop and can go on.
+
+    Raises:
+        UserError: see the message.
+    """
+    source = open_source(settings.data.source)
+    held = min(settings.data.holdout, len(source) // 10)
+    training_part = Subset(source, range(held, len(source)), settings.seed)
+    held_part = Subset(source, range(held), settings.seed) if held else training_part
+    with held_run(run, plain(settings)):
+        state = restore(run)
+        data = {"pictures": len(source), "names": _names_digest(source)}
+        if state is not None and state["data"] != data:
+            raise UserError(
+                f"{settings.data.source}: the pictures changed since the run {run} began ({state['data']['pictures']} "
+                f"then, {len(source)} now); bring them back, or name a new folder for the run"
+            )
+        asked = settings.training.precision if state is None else state["precision"]
+        place = pick_place(settings.machine.device, asked, settings.machine.workers)
+        prior = _prior(training_part, settings) if state is None else state["colour"]["prior"]
+        colorizer = build_colorizer(settings, prior).to(place.device, memory_format=torch.channels_last)
+        looked_at = _views(held_part, settings)
+
+        def evaluate(step: int) -> dict[str, float]:
+            _write_samples(run / "samples" / f"{step:08d}.png", colorizer, looked_at[:_SHOWN], place)
+            return colour_health(colorizer, looked_at.split(_AT_ONCE), prior, place)
+
+        return train(
+            run,
+            colorizer,
+            colorizer.loss,
+            Samples(training_part, settings.crop, settings.seed, _cache_bytes(settings, place)),
+            evaluate,
+            settings.training,
+            settings.machine,
+            place,
+            facts={
+                "settings": plain(settings),
+                "precision": place.precision,
+                "data": data,
+                "colour": colour_contract(settings, prior),
+                "versions": versions(),
+            },
+            state=state,
+        )
+
+
+def versions() -> dict[str, str]:
+    """What a result depends on besides its settings."""
+    packages = ("torch", "torchvision", "timm", "numpy", "scikit-image")
+    return {
+        "pretint": version("pretint"),
+        "python": platform.python_version(),
+        **{name: version(name) for name in packages},
+        "decoder": DECODER,
+        "platform": f"{platform.system()} {platform.machine()}, {sys.byteorder} endian",
+    }
+
+
+def _names_digest(source: Source) -> str:
+    digest = hashlib.sha256()
+    for index in range(len(source)):
+        digest.update(source.key(index).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def _cache_bytes(settings: PretrainSettings, place: Place) -> int:
+    return settings.machine.cache * 2**20 // max(1, place.workers)
+
+
+def _prior(source: Source, settings: PretrainSettings) -> Tensor:
+    """The prior that the settings ask for: of a file, or of the pictures."""
+    gamut = Gamut(settings.objective.neighbours, settings.objective.sigma)
+    if settings.objective.prior != "estimate":
+        return load_prior(Path(settings.objective.prior), gamut)
+    rgb = _crops(source, settings.objective.prior_pictures, settings)
+    stride = settings.objective.stride
+    return estimate_prior((rgb_to_ab(crop[None, :, ::stride, ::stride]) for crop in rgb), gamut)
+
+
+def _crops(source: Source, count: int, settings: PretrainSettings) -> Iterator[Tensor]:
+    """The crops that training will see first: the prior is that of what the loss sees."""
+    samples = Samples(source, settings.crop, settings.seed)
+    for t in range(min(count, len(source))):
+        sample = samples[t]
+        if sample.rgb is None:
+            reason = ": ".join(sample.skipped[0])
+            raise UserError(
+                f"{settings.data.source}: no picture of {len(sample.skipped)} in a row can be read; {reason}"
+            )
+        yield sample.rgb
+
+
+def _views(source: Source, settings: PretrainSettings) -> Tensor:
+    """Up to ``holdout`` pictures as they will be looked at, uint8 (N, 3, S, S); bad ones are left out."""
+    views = []
+    for index in range(min(len(source), max(1, settings.data.holdout))):
+        try:
+            views.append(centre_crop(source.read(index, settings.view_size), settings.view_size))
+        except PictureError:
+            continue  # the training names it if it meets it
+    if not views:
+        raise UserError(f"{settings.data.source}: none of the held-out pictures can be read")
+    return torch.from_numpy(np.stack(views)).permute(0, 3, 1, 2).contiguous()
+
+
+def _write_samples(path: Path, colorizer: Colorizer, rgb: Tensor, place: Place) -> None:
+    lightness = rgb_to_lightness(rgb.to(place.device))
+    ab = colorizer.colorize(lightness)
+    gray, coloured = (join(lightness, colour).cpu() for colour in (torch.zeros_like(ab), ab))
+    rows = [[_picture(one) for one in row] for row in zip(gray, coloured, rgb / 255, strict=True)]
+    sheet = contact_sheet(rows, ("gray", "coloured", "original"), cell=max(96, rgb.shape[-1]), across=3)
+    buffer = io.BytesIO()
+    sheet.save(buffer, "PNG")
+    write_atomically(path, buffer.getvalue())
+
+
+def _picture(rgb: Tensor) -> Image.Image:
+    return Image.fromarray((rgb * 255).round().byte().permute(1, 2, 0).numpy())

@@ -1,0 +1,195 @@
+"""A recipe: every setting of a pretraining, and the colorizer that follows from it."""
+
+import hashlib
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pretext.backbones import build_backbone
+from pretext.colorizer import Colorizer
+from pretext.engine.checkpoint import load_checkpoint
+from pretext.engine.loop import MachineSettings, TrainingSettings
+from pretext.engine.run import find_checkpoint
+from pretext.errors import UserError
+from pretext.gamut import TEMPERATURE, Gamut, bin_centres
+from pretext.objectives import Classification, Objective, Regression
+from pretext.pictures.batches import CropSettings
+from pretext.prior import rebalancing_weights
+from pretext.settings import settings_from
+
+
+@dataclass
+class DataSettings:
+    """Where the pictures come from.
+
+    Args:
+        source: a folder of pictures, or "bundled": photographs that need no download, cut into tiles.
+        holdout: pictures, at most a tenth of all, that are never trained on; colour health is judged on
+            them.
+    """
+
+    source: str = "bundled"
+    holdout: int = 256
+
+    def __post_init__(self) -> None:
+        if self.holdout < 0:
+            raise UserError(f"data.holdout is {self.holdout}: it must not be negative")
+
+
+@dataclass
+class BackboneSettings:
+    """The network that learns.
+
+    Args:
+        name: tiny, alexnet, vgg, or any timm model, such as resnet18.
+        arguments: passed to the backbone's constructor, such as {geometry: test} for alexnet.
+    """
+
+    name: str = "tiny"
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class ObjectiveSettings:
+    """What the network learns.
+
+    Args:
+        name: rebalanced or plain classification over the 313 colour bins, or L2 regression.
+        stride: input pixels per point of the colour target.
+        neighbours: K, the bins that share a pixel's colour: 5 in the paper, 10 in its released code.
+        sigma: of the Gaussian that shares them out, Lab units.
+        prior: "estimate" from the pictures that are trained on, or a .npy file, such as the published one.
+        prior_pictures: how many pictures an estimate takes.
+        uniform: lambda, the share of the uniform distribution in the rebalancing.
+        gray_threshold: a crop with no |a| or |b| above it has no loss.
+    """
+
+    name: Literal["rebalanced", "plain", "regression"] = "rebalanced"
+    stride: int = 8
+    neighbours: int = 10
+    sigma: float = 5.0
+    prior: str = "estimate"
+    prior_pictures: int = 2000
+    uniform: float = 0.5
+    gray_threshold: float = 5.0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.neighbours <= len(bin_centres()):
+            raise UserError(
+                f"objective.neighbours is {self.neighbours}: from 1 to {len(bin_centres())} bins can share"
+            )
+        if self.sigma <= 0 or self.stride < 1 or self.prior_pictures < 1:
+            raise UserError("objective.sigma, objective.stride and objective.prior_pictures must be above 0")
+        if not 0 <= self.uniform <= 1:
+            raise UserError(f"objective.uniform is {self.uniform}: a share lies between 0 and 1")
+
+
+@dataclass
+class PretrainSettings:
+    """A pretraining. All but the group machine belong to its identity.
+
+    Args:
+        data: where the pictures come from.
+        crop: how a picture becomes a training crop.
+        backbone: the network that learns.
+        objective: what it learns.
+        training: how it is trained.
+        machine: what may change between two calls on a run.
+        seed: of the initial weights, the order of pictures and their augmentation.
+    """
+
+    data: DataSettings = field(default_factory=DataSettings)
+    crop: CropSettings = field(default_factory=CropSettings)
+    backbone: BackboneSettings = field(default_factory=BackboneSettings)
+    objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    machine: MachineSettings = field(default_factory=MachineSettings)
+    seed: int = 0
+
+    @property
+    def view_size(self) -> int:
+        """The side at which a whole picture shows things as large as the crops of training do on average.
+
+        The paper's: crops of 176 from pictures of 256 are looked at, later, at 256.
+        """
+        return round(self.crop.size / math.sqrt(sum(self.crop.area) / 2))
+
+
+class Pretrained(NamedTuple):
+    """What a checkpoint holds, ready to use."""
+
+    colorizer: Colorizer
+    settings: PretrainSettings
+    prior: Tensor
+    """(Q,), float64."""
+    step: int
+
+
+def build_colorizer(settings: PretrainSettings, prior: Tensor) -> Colorizer:
+    """The colorizer of a recipe at its initial weights, which depend on the recipe's seed alone.
+
+    Raises:
+        UserError: the backbone does not exist, or does not take its arguments.
+    """
+    asked = settings.objective
+    objective: Objective
+    if asked.name == "regression":
+        objective = Regression(asked.gray_threshold)
+    else:
+        weights = rebalancing_weights(prior, asked.uniform) if asked.name == "rebalanced" else None
+        objective = Classification(Gamut(asked.neighbours, asked.sigma), weights, asked.gray_threshold)
+    with torch.random.fork_rng():
+        torch.manual_seed(settings.seed)
+        backbone = build_backbone(settings.backbone.name, **settings.backbone.arguments)
+        return Colorizer(backbone, objective, asked.stride)
+
+
+def colour_contract(settings: PretrainSettings, prior: Tensor) -> dict[str, Any]:
+    """What a colour means to a checkpoint; checked when it is loaded."""
+    return {
+        "white": "D65",
+        "lightness": [0, 100],
+        "bins": hashlib.sha256(bin_centres().astype("<i8").tobytes()).hexdigest(),
+        "neighbours": settings.objective.neighbours,
+        "sigma": settings.objective.sigma,
+        "temperature": TEMPERATURE,
+        "prior": prior,
+    }
+
+
+def load_pretrained(path: Path) -> Pretrained:
+    """The colorizer of a run (its newest checkpoint) or of a checkpoint file, on the CPU, in eval mode.
+
+    Raises:
+        UserError: there is none, it cannot be read, or it does not fit this version's networks or colours.
+    """
+    file = find_checkpoint(path)
+    state = load_checkpoint(file)
+    try:
+        settings = settings_from(PretrainSettings, state["settings"], f"{file}: its settings")
+        prior, step, colour, weights = (
+            state["colour"]["prior"],
+            state["step"],
+            state["colour"],
+            state["model"],
+        )
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{file}: a checkpoint, but not of a pretraining ({error} is missing)") from error
+    for name, value in colour_contract(settings, prior).items():
+        if name != "prior" and colour.get(name) != value:
+            raise UserError(
+                f"{file}: its colour contract has {name} {colour.get(name)}; this version needs {value}"
+            )
+    colorizer = build_colorizer(settings, prior)
+    try:
+        colorizer.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"{file}: its weights do not fit backbone {settings.backbone.name} ({reason})"
+        ) from error
+    return Pretrained(colorizer.eval(), settings, prior, step)

@@ -1,0 +1,148 @@
+"""Settings: dataclasses are the only list of them; YAML sets them, the command line overrides.
+
+jsonargparse does the work; this file turns its complaints into one line that names the key, the file
+and the nearest right one.
+"""
+
+import dataclasses
+import difflib
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from jsonargparse import ActionConfigFile, ArgumentParser
+from jsonargparse import ArgumentError as ParserError
+
+from pretext.errors import UserError
+
+S = TypeVar("S")
+
+
+def settings_from(kind: type[S], values: Any, where: str) -> S:
+    """Settings of dataclass ``kind`` from nested plain values.
+
+    Args:
+        kind: a dataclass whose fields all have defaults, possibly dataclasses themselves.
+        values: what ``plain`` returns, or part of it; the rest takes its default.
+        where: names the origin in a complaint.
+
+    Raises:
+        UserError: an unknown setting, or a value of the wrong type.
+    """
+    if not isinstance(values, dict):
+        raise UserError(f"{where}: holds no settings (a mapping of names to values)")
+    parser = _settings_parser(kind)
+    try:
+        return _built(parser.instantiate(parser.parse_object(values)), kind)
+    except ParserError as error:
+        raise UserError(f"{where}: {_one_line(error, kind)}") from error
+
+
+def settings_file(kind: type[S], path: Path) -> S:
+    """Settings from a YAML file; raises as ``settings_from``, and if the file cannot be read."""
+    return settings_from(kind, _yaml(path), str(path))
+
+
+def plain(settings: Any) -> Any:
+    """Settings as nested plain values (dicts, lists, strings, numbers), as YAML holds them."""
+    if dataclasses.is_dataclass(settings):
+        return {field.name: plain(getattr(settings, field.name)) for field in dataclasses.fields(settings)}
+    if isinstance(settings, dict):
+        return {str(key): plain(value) for key, value in settings.items()}
+    if isinstance(settings, (list, tuple)):
+        return [plain(value) for value in settings]
+    return str(settings) if isinstance(settings, Path) else settings
+
+
+class Positional:
+    """A positional argument of a command: its name, help and how often it occurs (as argparse's nargs)."""
+
+    def __init__(self, name: str, help: str, nargs: str | None = None) -> None:
+        self.name, self.help, self.nargs = name, help, nargs
+
+
+def parse_command(
+    program: str, about: str, kind: type[S], positionals: Sequence[Positional], arguments: Sequence[str]
+) -> tuple[list[Any], S]:
+    """A command's positional arguments and settings, from its words.
+
+    ``--config FILE`` sets many settings; every setting is also an option, and wins over the file.
+
+    Raises:
+        UserError: an unknown option, a wrong type, a missing argument, an unreadable file.
+        SystemExit: after ``--help``.
+    """
+    parser = ArgumentParser(prog=program, description=about, exit_on_error=False, allow_abbrev=False)
+    for positional in positionals:
+        extra = {"nargs": positional.nargs} if positional.nargs else {}
+        parser.add_argument(positional.name, type=Path, help=positional.help, **extra)
+    parser.add_argument(
+        "--config", action=ActionConfigFile, help="a YAML file of settings; options win over it"
+    )
+    parser.add_class_arguments(kind)
+    for path in _config_files(arguments):  # first by itself, so that a complaint can name the file
+        settings_file(kind, path)
+    try:
+        parsed = parser.instantiate(parser.parse_args(list(arguments)))
+    except ParserError as error:
+        raise UserError(f"{_one_line(error, kind)} (see {program} --help)") from error
+    return [parsed[positional.name] for positional in positionals], _built(parsed, kind)
+
+
+def _settings_parser(kind: type[Any]) -> ArgumentParser:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(kind)
+    return parser
+
+
+def _built(parsed: Any, kind: type[S]) -> S:
+    names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    return kind(**{name: parsed[name] for name in names})
+
+
+def _yaml(path: Path) -> Any:
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except OSError as error:
+        raise UserError(f"{path}: cannot read the settings ({error.strerror})") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: no YAML ({' '.join(str(error).split())})") from error
+
+
+def _config_files(arguments: Sequence[str]) -> Iterator[Path]:
+    for argument, following in zip(arguments, [*arguments[1:], None], strict=True):
+        if argument == "--config" and following is not None:
+            yield Path(following)
+        elif argument.startswith("--config="):
+            yield Path(argument.removeprefix("--config="))
+
+
+def _names(kind: type[Any], prefix: str = "") -> Iterator[str]:
+    for field in dataclasses.fields(kind):
+        yield prefix + field.name
+        if dataclasses.is_dataclass(field.type):
+            assert isinstance(field.type, type)
+            yield from _names(field.type, f"{prefix}{field.name}.")
+
+
+def _one_line(error: Exception, kind: type[Any]) -> str:
+    """jsonargparse's complaint on one line; for an unknown setting, with the nearest known one."""
+    text = " ".join(str(error).split())
+    patterns = (
+        r"Group '(?P<group>[^']+)' does not accept option '(?P<name>[^']+)'",
+        r"Option '(?P<name>[^']+)' is not accepted",
+        r"unrecognized arguments: --(?P<name>[^\s=]+)",
+    )
+    for pattern in patterns:
+        if found := re.search(pattern, text):
+            name = ".".join(part for part in (found.groupdict().get("group"), found["name"]) if part)
+            known = list(_names(kind))
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5) or [
+                other for other in known if other.rpartition(".")[2] == name.rpartition(".")[2]
+            ]
+            return f"no setting is called {name}" + (f"; the nearest is {near[0]}" if near else "")
+    text = re.sub(r"^Parser key \"([^\"]+)\": ", r"setting \1: ", text)
+    text = re.sub(r"<class '(\w+)'>", r"\1", text)
+    return re.sub(r"typing\.Literal(\[[^\]]*\])", r"one of \1", text)

@@ -1,0 +1,147 @@
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import timm
+import torch
+
+from pretext.backbones import build_backbone
+from pretext.backbones.from_timm import TimmBackbone
+from pretext.errors import UserError
+
+
+def one_line(error: pytest.ExceptionInfo[UserError]) -> str:
+    message = str(error.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize("name", ["test_vit", "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"])
+def test_models_of_a_fixed_size_take_small_crops(name: str) -> None:
+    net = TimmBackbone(name).eval()
+    for pixels in (64, 96):
+        for stage, maps in zip(net.stages, net(torch.zeros(2, 1, pixels, pixels)).values(), strict=True):
+            assert maps.shape == (2, stage.channels, pixels // stage.stride, pixels // stage.stride)
+
+
+def test_channels_last_models_come_out_channels_first() -> None:
+    net = TimmBackbone("swin_tiny_patch4_window7_224").eval()
+    assert net.channels_last
+    assert [maps.shape[1] for maps in net(torch.zeros(1, 1, 64, 96)).values()] == [96, 192, 384, 768]
+
+
+def test_arguments_reach_timm() -> None:
+    dilated = TimmBackbone("resnet18", output_stride=8)
+    assert [stage.stride for stage in dilated.stages] == [2, 4, 8, 8, 8]
+    chosen = TimmBackbone("test_vit", out_indices=(0, 2, 5))
+    assert [stage.name for stage in chosen.stages] == ["blocks_0", "blocks_2", "blocks_5"]
+    fixed = TimmBackbone("volo_d1_224", img_size=96).eval()
+    last = fixed.stages[-1]
+    assert fixed(torch.zeros(1, 1, 96, 96))[last.name].shape == (1, last.channels, 96 // last.stride, 96 // last.stride)
+
+
+def test_stage_names_can_name_submodules() -> None:
+    for name in ("convnext_atto", "crossvit_tiny_240", "coat_tiny"):
+        names = [stage.name for stage in TimmBackbone(name).stages]
+        assert len(set(names)) == len(names)
+        assert not any("." in stage for stage in names)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_convnext"])
+def test_rgb_weights_see_a_gray_picture_as_before(name: str, suffix: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    rgb = timm.create_model(name, num_classes=7).eval()
+    file = tmp_path / f"weights{suffix}"
+    if suffix == ".pth":
+        torch.save({"state_dict": rgb.state_dict()}, file)
+    else:
+        safetensors.torch.save_file(rgb.state_dict(), file)
+    ours = TimmBackbone(name, weights=file).eval()
+
+    lightness = torch.rand(2, 1, 160, 160) * 100
+    mean, std = ours.lightness_mean / 100, ours.lightness_std / 100
+    with torch.no_grad():
+        expected = rgb.forward_intermediates(
+            ((lightness / 100 - mean) / std).expand(-1, 3, -1, -1), intermediates_only=True
+        )[-1]
+        last = ours(lightness)[ours.stages[-1].name]
+    assert torch.allclose(last, expected, atol=1e-4)
+
+
+def test_normalisation_is_that_of_the_weights_and_is_kept() -> None:
+    with_tag = TimmBackbone("test_vit.r160_in1k")
+    assert with_tag.lightness_mean.item() == pytest.approx(100 * sum(timm.get_pretrained_cfg("test_vit").mean) / 3)
+    assert {"lightness_mean", "lightness_std"} < set(with_tag.state_dict())
+
+
+def test_a_wrong_file_is_said_in_one_line(tmp_path: Path) -> None:
+    missing = tmp_path / "none.pth"
+    text = tmp_path / "text.pth"
+    text.write_text("not weights")
+    other = tmp_path / "other.pth"
+    torch.save(timm.create_model("test_vit").state_dict(), other)
+    reshaped = tmp_path / "reshaped.pth"
+    state = timm.create_model("test_resnet").state_dict()
+    torch.save({key: tensor[:1] for key, tensor in state.items() if tensor.ndim}, reshaped)
+    for file, words in (
+        (missing, "no such file"),
+        (text, "need a .safetensors file"),
+        (other, "tensors are missing"),
+        (reshaped, "another model's?"),
+    ):
+        with pytest.raises(UserError) as error:
+            TimmBackbone("test_resnet", weights=file)
+        assert words in one_line(error)
+        assert str(file) in one_line(error)
+
+
+class Code:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return print, ("ran",)
+
+
+def test_a_file_cannot_run_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "evil.pth"
+    torch.save({"conv1.weight": Code()}, file)
+    with pytest.raises(UserError):
+        TimmBackbone("test_resnet", weights=file)
+    assert "ran" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "words"),
+    [
+        ("resnet19", {}, "did you mean resnet18"),
+        ("timm/alexnet", {}, "no backbone is named 'alexnet'"),
+        ("alexnett", {}, "did you mean alexnet"),
+        ("qqqqqqqq", {}, "timm.list_models()"),
+        ("resnet18.nope", {}, "resnet18.a1_in1k"),
+        ("test_resnet", {"depth": 3}, "depth"),
+        ("test_vit", {"depht": 3}, "depht"),
+        ("test_vit", {"out_indices": (9,)}, "out of range"),
+        ("alexnet", {"depth": 3}, "geometry, batch_norm"),
+    ],
+)
+def test_a_wrong_name_or_argument_is_said_in_one_line(name: str, arguments: dict[str, object], words: str) -> None:
+    with pytest.raises(UserError) as error:
+        build_backbone(name, **arguments)
+    assert words in one_line(error)
+
+
+def test_a_model_without_stages_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:  # as timm 1.0.20 for CrossViT
+        raise RuntimeError("features_only not implemented for Vision Transformer models.\nmore")
+
+    monkeypatch.setattr(timm, "create_model", refuse)
+    with pytest.raises(UserError) as error:
+        TimmBackbone("crossvit_tiny_240")
+    assert "cannot be a backbone: features_only not implemented" in one_line(error)
+
+
+@pytest.mark.parametrize(("name", "pixels"), [("test_vit", 100), ("volo_d1_224", 96), ("cait_xxs24_224", 64)])
+def test_a_size_that_the_model_cannot_take_is_said_in_one_line(name: str, pixels: int) -> None:
+    net = TimmBackbone(name)
+    with pytest.raises(UserError) as error:
+        net(torch.zeros(1, 1, pixels, pixels))
+    assert f"cannot take {pixels} x {pixels} pixels" in one_line(error)
