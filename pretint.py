@@ -2,35 +2,163 @@
 
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any, TypeVar
+
+from rich.console import Console
+from rich.table import Table
 
 from pretext.errors import UserError
+from pretext.settings import Parsed, Positional, parse_command
 
-RUN = "the run's directory, such as runs/first"
+# Each command imports its job only when it is called: --help must not wait for torch.
+
+Command = Callable[[Sequence[str]], int]
+S = TypeVar("S")
+
+RUN = Positional("run", "directory of the run")
+HERE = Path(__file__).parent
+RECIPES = (HERE if (HERE / "configs").is_dir() else HERE / "pretext") / "configs" / "pretext"  # a checkout, a wheel
+LISTED = 20
+PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
+
+
+@dataclass
+class NoSettings:
+    """Nothing can be set."""
 
 
 def pretrain(arguments: Sequence[str]) -> int:
     """Learn features from unlabelled pictures, by colorization."""
+    from pretext.engine.journal import skipped_pictures
     from pretext.pretrain import pretrain as job
     from pretext.recipe import PretrainSettings
-    from pretext.settings import Positional, parse_command
+    from transfer.report import write_report
 
-    (run,), settings = parse_command("pretint pretrain", _about(pretrain), PretrainSettings, [Positional("run", RUN)], arguments)
-    return 0 if job(run, settings) else 130
+    (run,), settings = _parse(pretrain, PretrainSettings, [RUN], arguments)
+    complete = job(run, settings)
+    report = write_report(run)
+    _say(*_skips(skipped_pictures(run)))
+    if not complete:
+        _say(f"stopped; the same command goes on: pretint pretrain {run}")
+        return 130
+    _say(f"report: {report}", f"next: pretint probe {run}")
+    return 0
 
 
-COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"pretrain": pretrain}
+def probe(arguments: Sequence[str]) -> int:
+    """Fit linear classifiers on every stage of a run's frozen backbone, beside the same at random."""
+    from transfer.probe import ProbeSettings
+    from transfer.probe import probe as job
+    from transfer.report import write_report
+    from transfer.table import probe_table
+
+    (run,), settings = _parse(probe, ProbeSettings, [RUN], arguments)
+    outcome = job(run, settings)
+    _say(probe_table(outcome), *_skips(outcome["skipped"]), f"report: {write_report(run)}")
+    return 0
+
+
+def colorize(arguments: Sequence[str]) -> int:
+    """Colour pictures, and show them: gray, coloured, original."""
+    from pretext.colorize import ColorizeSettings
+    from pretext.colorize import colorize as job
+
+    model = Positional("model", "a run, or a checkpoint file")
+    pictures = Positional("pictures", "picture files, and folders of them", nargs="+")
+    (run, paths), settings = _parse(colorize, ColorizeSettings, [model, pictures], arguments)
+    done = job(run, paths, settings)
+    _say(*_skips([(error.key, error.reason) for error in done.skipped]))
+    _say(f"{len(done.written)} coloured pictures: {settings.out}", f"side by side: {done.sheet}")
+    return 0
+
+
+def report(arguments: Sequence[str]) -> int:
+    """Write a run's report: one HTML file with its curves, probes, pictures and settings."""
+    from transfer.report import write_report
+
+    (run,), _ = _parse(report, NoSettings, [RUN], arguments)
+    _say(f"report: {write_report(run)}")
+    return 0
+
+
+def demo(arguments: Sequence[str]) -> int:
+    """Pretrain, colour and probe on photographs that need no download, in minutes, by the commands shown."""
+    from pretext.pictures.bundled import save_test_parts
+
+    run = Positional("run", "directory of the run (default: runs/demo)", nargs="?")
+    (named,), _ = _parse(demo, NoSettings, [run], arguments)
+    folder = named or Path("runs/demo")
+    photographs = folder.with_name(f"{folder.name}-photographs")
+    save_test_parts(photographs)  # the parts that training never sees
+
+    def step(command: Command, *words: str | Path) -> int:
+        _say(f"\n$ pretint {' '.join(map(str, (command.__name__, *words)))}")
+        return command([str(word) for word in words])
+
+    return (
+        step(pretrain, folder, "--config", RECIPES / "demo.yaml")
+        or step(colorize, folder, photographs, "--out", folder / "coloured")
+        or step(probe, folder)
+    )
+
+
+COMMANDS: dict[str, Command] = {job.__name__: job for job in (pretrain, probe, colorize, report, demo)}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    try:
-        return COMMANDS[words[0]](words[1:])
-    except UserError as error:
-        print(f"pretint: {error}", file=sys.stderr)
-        return 2
+    """Run one command.
 
-def _about(command): return command.__doc__
+    Returns:
+        The exit code: 0 done, 2 the user's mistake (one line on standard error), 130 asked to stop.
+    """
+    name, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    try:
+        if name in COMMANDS:
+            return COMMANDS[name](rest)
+        if name in ("-h", "--help"):
+            _say(
+                "usage: pretint COMMAND [--help | ...]\n",
+                *(f"  {key:10}{job.__doc__}" for key, job in COMMANDS.items()),
+            )
+            return 0
+        if name == "--version":
+            _say(f"pretint {version('pretint')}")
+            return 0
+        near = get_close_matches(name, COMMANDS, n=1)
+        raise UserError(f"no command is called {name}; {f'did you mean {near[0]}?' if near else 'see pretint --help'}")
+    except UserError as error:
+        Console(stderr=True).print(f"pretint: {error}", **PLAIN)
+        return 2
+    except KeyboardInterrupt:
+        Console(stderr=True).print("pretint: stopped at once; the same command goes on where it can", **PLAIN)
+        return 130
+
+
+def _parse(command: Command, kind: type[S], positionals: Sequence[Positional], arguments: Sequence[str]) -> Parsed[S]:
+    return parse_command(f"pretint {command.__name__}", command.__doc__ or "", kind, positionals, arguments)
+
+
+def _skips(skipped: Sequence[Sequence[str]]) -> list[str]:
+    """The pictures that could not be read, listed."""
+    if not skipped:
+        return []
+    lines = [f"  {key}: {reason}" for key, reason in skipped[:LISTED]]
+    more = [f"  and {len(skipped) - LISTED} more"] if len(skipped) > LISTED else []
+    return [f"{len(skipped)} skipped, because they cannot be read:", *lines, *more]
+
+
+def _say(*lines: str | Table) -> None:
+    console = Console()
+    for line in lines:
+        if isinstance(line, Table):  # never squeezed: a table that wraps can't be read
+            Console(width=max(console.width, 100)).print(line)
+        else:
+            console.print(line, **PLAIN)
+
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -57,9 +57,7 @@ def lab_to_rgb(lab: Tensor) -> Tensor:
     fy = (lightness + 16) / 116
     fx = fy + a / 500
     fz = (fy - b / 200).clamp_min(0)  # as scikit-image: a negative Z is no colour
-    xyz = torch.stack(
-        [_inverse_cube_root(f) * white for f, white in zip((fx, fy, fz), _WHITE, strict=True)], -3
-    )
+    xyz = torch.stack([_inverse_cube_root(f) * white for f, white in zip((fx, fy, fz), _WHITE, strict=True)], -3)
     inverse = torch.linalg.inv(torch.tensor(_XYZ_FROM_RGB, dtype=torch.float64))
     linear = torch.einsum("ij,...jhw->...ihw", inverse.to(xyz), xyz)
     gamma = 1.055 * linear.clamp_min(0.0031308) ** (1 / 2.4) - 0.055

@@ -76,7 +76,9 @@ def colorize(model: Path, pictures: Sequence[Path], settings: ColorizeSettings) 
     colorizer = pretrained.colorizer.to(device)
     size = settings.size or pretrained.settings.view_size
     jobs = list(_jobs(pictures, settings.out))
-    written, rows, skipped = [], [], []
+    written: list[Path] = []
+    rows: list[list[Image.Image]] = []
+    skipped: list[PictureError] = []
     with progress("colorize", len(jobs), "pictures") as advance:
         for source, key, target in jobs:
             try:
@@ -89,9 +91,7 @@ def colorize(model: Path, pictures: Sequence[Path], settings: ColorizeSettings) 
             _write_png(target, coloured)
             written.append(target)
             if len(rows) < _SHEET_ROWS:
-                thumbnails = [
-                    picture.copy() for picture in (original.convert("L").convert("RGB"), coloured, original)
-                ]
+                thumbnails = [picture.copy() for picture in (original.convert("L").convert("RGB"), coloured, original)]
                 for thumbnail in thumbnails:
                     thumbnail.thumbnail((320, 320))
                 rows.append(thumbnails)
@@ -99,9 +99,7 @@ def colorize(model: Path, pictures: Sequence[Path], settings: ColorizeSettings) 
     if not written:
         raise UserError(f"none of {len(jobs)} pictures can be read; the first: {skipped[0]}")
     sheet = settings.out / "sheet.png"
-    _write_png(
-        sheet, contact_sheet(rows, ("gray", "coloured", "original"), cell=320, across=1 + (len(rows) > 4))
-    )
+    _write_png(sheet, contact_sheet(rows, ("gray", "coloured", "original"), cell=320, across=1 + (len(rows) > 4)))
     return Coloured(written, sheet, skipped)
 
 
@@ -156,9 +154,7 @@ def _jobs(pictures: Sequence[Path], out: Path) -> Iterator[tuple[Path, str, Path
                 target = (out / relative).with_name(f"{relative.stem}-{number}.png")
                 number += 1
             if target.exists() and target.samefile(file):
-                raise UserError(
-                    f"{file}: the result would overwrite the picture; name another folder with --out"
-                )
+                raise UserError(f"{file}: the result would overwrite the picture; name another folder with --out")
             taken.add(target)
             yield file, str(file), target
 

@@ -54,7 +54,8 @@ def bin_centres() -> np.ndarray:
     hull = ab[ConvexHull(ab).vertices]
     grid = np.arange(-110, 111, STEP)
     points = np.stack(np.meshgrid(grid, grid, indexing="ij"), axis=-1).reshape(-1, 2)
-    return points[_squares_meet_polygon(points, STEP, hull)]
+    bins: np.ndarray = points[_squares_meet_polygon(points, STEP, hull)]
+    return bins
 
 
 def _squares_meet_polygon(centres: np.ndarray, radius: float, polygon: np.ndarray) -> np.ndarray:

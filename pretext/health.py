@@ -25,9 +25,7 @@ def common_bins(prior: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def colour_health(
-    colorizer: Colorizer, pictures: Iterable[Tensor], prior: Tensor, place: Place
-) -> dict[str, float]:
+def colour_health(colorizer: Colorizer, pictures: Iterable[Tensor], prior: Tensor, place: Place) -> dict[str, float]:
     """How a colorizer, in eval mode, colours pictures.
 
     Args:

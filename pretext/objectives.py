@@ -85,11 +85,15 @@ class Regression(Objective):
 
     def pixel_losses(self, output: Tensor, ab: Tensor) -> Tensor:
         """(B, h, w), in units of 110^2."""
-        return (output.float() - ab / AB_SCALE).square().sum(1) / 2
+        return (_at_least_float32(output) - ab / AB_SCALE).square().sum(1) / 2
 
     def decode(self, output: Tensor, temperature: float = TEMPERATURE) -> Tensor:
         """The prediction itself; a regression has no temperature."""
-        return output.float() * AB_SCALE
+        return _at_least_float32(output) * AB_SCALE
+
+
+def _at_least_float32(values: Tensor) -> Tensor:
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def soft_cross_entropy(logits: Tensor, target: SoftTarget) -> Tensor:
@@ -104,7 +108,7 @@ def soft_cross_entropy(logits: Tensor, target: SoftTarget) -> Tensor:
     Returns:
         (B, h, w), in nats, float32 (float64 for float64 logits).
     """
-    losses: Tensor = _SoftCrossEntropy.apply(logits, target.bins, target.weights)  # type: ignore[no-untyped-call]
+    losses: Tensor = _SoftCrossEntropy.apply(logits, target.bins, target.weights)
     return losses
 
 
@@ -113,8 +117,8 @@ class _SoftCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, bins: Tensor, weights: Tensor) -> Tensor:
-        weights = weights.to(torch.promote_types(logits.dtype, torch.float32))
-        log_total = torch.logsumexp(logits.to(weights.dtype), dim=1)
+        log_total = torch.logsumexp(_at_least_float32(logits), dim=1)
+        weights = weights.to(log_total.dtype)
         ctx.save_for_backward(logits, log_total, bins, weights)
         return log_total - (weights * logits.gather(1, bins)).sum(1)
 

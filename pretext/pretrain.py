@@ -65,7 +65,7 @@ def pretrain(run: Path, settings: PretrainSettings) -> bool:
         asked = settings.training.precision if state is None else state["precision"]
         place = pick_place(settings.machine.device, asked, settings.machine.workers)
         prior = _prior(training_part, settings) if state is None else state["colour"]["prior"]
-        colorizer = build_colorizer(settings, prior).to(place.device, memory_format=torch.channels_last)
+        colorizer = build_colorizer(settings, prior).to(place.device).to(memory_format=torch.channels_last)
         looked_at = _views(held_part, settings)
 
         def evaluate(step: int) -> dict[str, float]:
@@ -81,7 +81,8 @@ def pretrain(run: Path, settings: PretrainSettings) -> bool:
             settings.training,
             settings.machine,
             place,
-            facts={
+            facts={"versions": versions(), "precision": place.precision, "workers": place.workers},
+            stored={
                 "settings": plain(settings),
                 "precision": place.precision,
                 "data": data,

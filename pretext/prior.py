@@ -48,7 +48,7 @@ def rebalancing_weights(prior: Tensor, uniform: float = 0.5) -> Tensor:
         that its zero prior gives it; with ``uniform=0`` such a bin gets the weight 0.
     """
     occurs = prior > 0
-    mixed = (1 - uniform) * prior + uniform / occurs.sum()
+    mixed = (1 - uniform) * prior + uniform / int(occurs.sum())
     weights = torch.where(mixed > 0, 1 / mixed.clamp_min(torch.finfo(prior.dtype).tiny), 0)
     return weights / (prior * weights).sum()
 
@@ -60,13 +60,15 @@ def load_prior(path: Path, gamut: Gamut) -> Tensor:
         UserError: the file is missing, is no such array, or holds no distribution.
     """
     try:
-        prior = np.load(path, allow_pickle=False)
+        with path.open("rb") as file:
+            prior = np.lib.format.read_array(file, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"prior {path}: not a readable .npy file ({error})") from error
+        raise UserError(f"prior {path}: not a readable .npy file ({' '.join(str(error).split())})") from error
     if prior.shape != (len(gamut),) or prior.dtype.kind != "f":
         raise UserError(
             f"prior {path}: holds {prior.dtype} {prior.shape}; a prior is one float for each of the {len(gamut)} bins"
         )
+    prior = prior.astype(np.float64)
     if not (np.isfinite(prior).all() and (prior >= 0).all() and prior.sum() > 0):
         raise UserError(f"prior {path}: its numbers are no frequencies (negative, not finite, or all zero)")
-    return torch.from_numpy(prior.astype(np.float64) / prior.sum())
+    return torch.from_numpy(prior / prior.sum())

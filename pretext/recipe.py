@@ -79,9 +79,7 @@ class ObjectiveSettings:
 
     def __post_init__(self) -> None:
         if not 1 <= self.neighbours <= len(bin_centres()):
-            raise UserError(
-                f"objective.neighbours is {self.neighbours}: from 1 to {len(bin_centres())} bins can share"
-            )
+            raise UserError(f"objective.neighbours is {self.neighbours}: from 1 to {len(bin_centres())} bins can share")
         if self.sigma <= 0 or self.stride < 1 or self.prior_pictures < 1:
             raise UserError("objective.sigma, objective.stride and objective.prior_pictures must be above 0")
         if not 0 <= self.uniform <= 1:
@@ -181,15 +179,11 @@ def load_pretrained(path: Path) -> Pretrained:
         raise UserError(f"{file}: a checkpoint, but not of a pretraining ({error} is missing)") from error
     for name, value in colour_contract(settings, prior).items():
         if name != "prior" and colour.get(name) != value:
-            raise UserError(
-                f"{file}: its colour contract has {name} {colour.get(name)}; this version needs {value}"
-            )
+            raise UserError(f"{file}: its colour contract has {name} {colour.get(name)}; this version needs {value}")
     colorizer = build_colorizer(settings, prior)
     try:
         colorizer.load_state_dict(weights)
     except RuntimeError as error:
         reason = " ".join(str(error).split())
-        raise UserError(
-            f"{file}: its weights do not fit backbone {settings.backbone.name} ({reason})"
-        ) from error
+        raise UserError(f"{file}: its weights do not fit backbone {settings.backbone.name} ({reason})") from error
     return Pretrained(colorizer.eval(), settings, prior, step)

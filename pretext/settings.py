@@ -9,15 +9,17 @@ import difflib
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import yaml
-from jsonargparse import ActionConfigFile, ArgumentParser
 from jsonargparse import ArgumentError as ParserError
+from jsonargparse import ArgumentParser
 
 from pretext.errors import UserError
 
 S = TypeVar("S")
+Parsed = tuple[list[Any], S]
+"""A command's positional arguments, and its settings."""
 
 
 def settings_from(kind: type[S], values: Any, where: str) -> S:
@@ -56,16 +58,17 @@ def plain(settings: Any) -> Any:
     return str(settings) if isinstance(settings, Path) else settings
 
 
-class Positional:
-    """A positional argument of a command: its name, help and how often it occurs (as argparse's nargs)."""
+class Positional(NamedTuple):
+    """A positional argument of a command, as argparse knows it. All of ours are paths."""
 
-    def __init__(self, name: str, help: str, nargs: str | None = None) -> None:
-        self.name, self.help, self.nargs = name, help, nargs
+    name: str
+    help: str
+    nargs: str | None = None
 
 
 def parse_command(
     program: str, about: str, kind: type[S], positionals: Sequence[Positional], arguments: Sequence[str]
-) -> tuple[list[Any], S]:
+) -> Parsed[S]:
     """A command's positional arguments and settings, from its words.
 
     ``--config FILE`` sets many settings; every setting is also an option, and wins over the file.
@@ -76,11 +79,8 @@ def parse_command(
     """
     parser = ArgumentParser(prog=program, description=about, exit_on_error=False, allow_abbrev=False)
     for positional in positionals:
-        extra = {"nargs": positional.nargs} if positional.nargs else {}
-        parser.add_argument(positional.name, type=Path, help=positional.help, **extra)
-    parser.add_argument(
-        "--config", action=ActionConfigFile, help="a YAML file of settings; options win over it"
-    )
+        parser.add_argument(positional.name, type=Path, help=positional.help, nargs=positional.nargs)
+    parser.add_argument("--config", action="config", help="a YAML file of settings; options win over it")
     parser.add_class_arguments(kind)
     for path in _config_files(arguments):  # first by itself, so that a complaint can name the file
         settings_file(kind, path)

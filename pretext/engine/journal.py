@@ -48,9 +48,7 @@ class Journal:
             self._file.flush()
             self._mirror.flush()
         except OSError as error:
-            raise UserError(
-                f"{self.path}: cannot write ({error.strerror}); make room and call again"
-            ) from error
+            raise UserError(f"{self.path}: cannot write ({error.strerror}); make room and call again") from error
 
     def close(self) -> None:
         """Flush and let go of the files."""
@@ -64,6 +62,11 @@ def read_journal(folder: Path) -> list[Record]:
     return list(_records(folder / "journal.jsonl"))
 
 
+def skipped_pictures(folder: Path) -> list[tuple[str, str]]:
+    """Key and reason of the pictures that a run met and could not read."""
+    return [(record["key"], record["reason"]) for record in read_journal(folder) if record["kind"] == "skipped"]
+
+
 def _records(path: Path) -> Iterator[Record]:
     if not path.exists():
         return
@@ -75,9 +78,7 @@ def _records(path: Path) -> Iterator[Record]:
             yield record
         except (ValueError, KeyError, TypeError, AssertionError) as error:
             if number < len(lines):
-                raise UserError(
-                    f"{path}: line {number} is no journal record; has the file been edited?"
-                ) from error
+                raise UserError(f"{path}: line {number} is no journal record; has the file been edited?") from error
 
 
 def _line(record: Record) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pretext.engine.device import Place, Precision, autocast
 from pretext.engine.interrupt import stop_requests
-from pretext.engine.journal import Journal
+from pretext.engine.journal import Journal, skipped_pictures
 from pretext.engine.progress import progress
 from pretext.engine.run import keep_checkpoint
 from pretext.errors import UserError
@@ -61,9 +61,7 @@ class TrainingSettings:
             if getattr(self, name) < 0:
                 raise UserError(f"training.{name} is {getattr(self, name)}: it must not be negative")
         if (self.schedule == "multistep") != bool(self.milestones):
-            raise UserError(
-                "training.milestones go with training.schedule multistep, and only with it: give both"
-            )
+            raise UserError("training.milestones go with training.schedule multistep, and only with it: give both")
 
 
 @dataclass
@@ -105,6 +103,7 @@ def train(
     machine: MachineSettings,
     place: Place,
     facts: dict[str, Any],
+    stored: dict[str, Any],
     state: dict[str, Any] | None,
 ) -> bool:
     """Train ``model`` from where ``state`` stands to the end, writing the run's journal and checkpoints.
@@ -121,7 +120,8 @@ def train(
         training: how.
         machine: how often to save and to evaluate.
         place: where, at which precision.
-        facts: what a checkpoint stores besides the state (settings, colour contract).
+        facts: journaled at the start of every call, such as versions.
+        stored: what a checkpoint holds besides the state (settings, colour contract).
         state: of the newest checkpoint, or None.
 
     Returns:
@@ -143,29 +143,21 @@ def train(
         num_epochs=training.steps,
         warmup_epochs=training.warmup,
         warmup_lr=0.0,
-        warmup_prefix=True,
         decay_milestones=training.milestones,
         decay_rate=training.decay_rate,
         step_on_epochs=False,
         updates_per_epoch=1,
     )
-    done, skipped = 0, {}
+    done = 0
     if state is not None:
-        done, skipped = state["step"], dict(state["skipped"])
+        done = state["step"]
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
     if done >= training.steps:
         return True
 
-    def save() -> None:
-        journal.flush()
-        keep_checkpoint(
-            run,
-            done,
-            {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "skipped": skipped, **facts},
-        )
-
     journal = Journal(run, done)
+    skipped = {key for key, _ in skipped_pictures(run)}
     pending: list[tuple[int, float, Tensor, Tensor]] = []  # losses stay on the device until they are noted
 
     def note() -> None:
@@ -183,7 +175,7 @@ def train(
         stop_requests() as asked_to_stop,
         progress(run.name, training.steps, "pictures", done, weight=training.batch_size) as advance,
     ):
-        journal.write("start", done, time=time.time(), device=str(place.device), workers=place.workers)
+        journal.write("start", done, time=time.time(), device=str(place.device), **facts)
         model.train()
         for batch in batches(samples, training.batch_size, done, training.steps, place.workers):
             torch.manual_seed(mix(samples.seed, done))
@@ -194,8 +186,11 @@ def train(
             norm = nn.utils.clip_grad_norm_(model.parameters(), training.clip or math.inf)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-            skipped.update(batch.skipped)
             done += 1
+            for key, reason in batch.skipped:
+                if key not in skipped:
+                    skipped.add(key)
+                    journal.write("skipped", done, key=key, reason=reason)
             pending.append((done, optimizer.param_groups[0]["lr"], loss.detach(), norm))
 
             stop = asked_to_stop()
@@ -209,7 +204,8 @@ def train(
                 journal.write("health", done, **evaluate(done))
                 model.train()
             if keep:
-                save()
+                journal.flush()
+                keep_checkpoint(run, done, {"model": model.state_dict(), "optimizer": optimizer.state_dict(), **stored})
             if stop:
                 break
     journal.close()

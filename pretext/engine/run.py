@@ -46,9 +46,7 @@ def held_run(folder: Path, settings: Settings) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise UserError(
-                f"{folder}: another process is working on this run; wait for it or stop it"
-            ) from error
+            raise UserError(f"{folder}: another process is working on this run; wait for it or stop it") from error
         if path.exists():
             different = _differences(run_settings(folder), settings)
             if different:

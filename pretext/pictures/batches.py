@@ -40,10 +40,8 @@ class CropSettings:
         if self.size < 1:
             raise UserError(f"crop.size is {self.size}: a crop needs at least 1 pixel")
         if not 0 < self.area[0] <= self.area[1] <= 1:
-            raise UserError(
-                f"crop.area is {list(self.area)}: give two shares with 0 < smallest <= largest <= 1"
-            )
-        if not 0 < self.ratio[0] <= self.ratio[1]:
+            raise UserError(f"crop.area is {list(self.area)}: give two shares with 0 < smallest <= largest <= 1")
+        if not 0 < self.ratio[0] <= self.ratio[1] < math.inf:
             raise UserError(f"crop.ratio is {list(self.ratio)}: give two ratios with 0 < smallest <= largest")
         if not 0 <= self.flip <= 1:
             raise UserError(f"crop.flip is {self.flip}: a probability lies between 0 and 1")
@@ -53,7 +51,7 @@ class Sample(NamedTuple):
     """One crop, and what was met on the way to it."""
 
     rgb: Tensor | None
-    """uint8 (3, size, size); None if no picture in a row of 100 can be read."""
+    """uint8 (3, size, size); None if it cannot be had: no picture of 100 in a row can be read."""
     skipped: list[tuple[str, str]]
     """Key and reason of pictures that cannot be read: the next in the source's order took their place."""
 
@@ -65,6 +63,8 @@ class Batch(NamedTuple):
     """uint8 (B, 3, size, size)."""
     skipped: list[tuple[str, str]]
     """As in ``Sample``, of the whole batch."""
+    missing: list[tuple[str, str]]
+    """Of these, the first of every sample that could not be had."""
 
 
 class Subset:
@@ -166,32 +166,57 @@ def centre_crop(picture: Image.Image, size: int) -> np.ndarray:
     return np.array(picture.resize((size, size), Image.Resampling.BICUBIC, box=box, reducing_gap=3.0))
 
 
+class Views(Dataset[Sample]):
+    """Every picture of a source as it is looked at: the middle square, resized to ``size``."""
+
+    def __init__(self, source: Source, size: int) -> None:
+        self.source, self.size = source, size
+
+    def __getitem__(self, index: int) -> Sample:
+        try:
+            view = centre_crop(self.source.read(index, self.size), self.size)
+        except PictureError as error:
+            return Sample(None, [(error.key, error.reason)])
+        return Sample(torch.from_numpy(view).permute(2, 0, 1), [])
+
+
 def batches(samples: Samples, batch_size: int, start: int, stop: int, workers: int) -> Iterator[Batch]:
     """The batches of steps ``start`` to ``stop``: step s holds samples s * batch_size and on.
 
     Raises:
         UserError: no picture of 100 in a row can be read.
     """
+    for batch in stream(samples, range(start * batch_size, stop * batch_size), batch_size, workers):
+        if batch.missing:
+            tried = min(_PATIENCE, len(samples.source))
+            raise UserError(f"no picture of {tried} in a row can be read; the first: {': '.join(batch.missing[0])}")
+        yield batch
+
+
+def stream(samples: Samples | Views, indices: range, batch_size: int, workers: int) -> Iterator[Batch]:
+    """The samples at ``indices``, in that order, in batches; what cannot be read is left out.
+
+    ``workers`` processes prepare them (0: this one). They never see the signals that ask a job to
+    stop: those are blocked while workers are started, so that the job alone decides when.
+    """
     loader = DataLoader(
         samples,
         batch_size=batch_size,
-        sampler=range(start * batch_size, stop * batch_size),
+        sampler=indices,
         num_workers=workers,
         collate_fn=_collate,
         prefetch_factor=4 if workers else None,
     )
     with _signals_blocked():
-        stream = iter(loader)
-    for rgb, skipped in stream:
-        if rgb is None:
-            raise UserError(f"no picture of {_PATIENCE} in a row can be read; the first: {': '.join(skipped[0])}")
-        yield Batch(rgb, skipped)
+        batches = iter(loader)
+    yield from batches
 
 
-def _collate(samples: list[Sample]) -> tuple[Tensor | None, list[tuple[str, str]]]:
+def _collate(samples: list[Sample]) -> Batch:
     crops = [sample.rgb for sample in samples if sample.rgb is not None]
     skipped = [entry for sample in samples for entry in sample.skipped]
-    return torch.stack(crops) if len(crops) == len(samples) else None, skipped
+    missing = [sample.skipped[0] for sample in samples if sample.rgb is None]
+    return Batch(torch.stack(crops) if crops else torch.empty(0, dtype=torch.uint8), skipped, missing)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ their longer sides are 451 to 741 pixels.
 
 from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -60,7 +61,7 @@ class Bundled:
     def __init__(
         self,
         part: Literal["train", "test"],
-        tile: int = 48,
+        tile: int = 32,
         stride: int | None = None,
         cap: int | None = None,
     ) -> None:
@@ -126,6 +127,13 @@ def test_part(name: str) -> Image.Image:
         raise UserError(f"no built-in photograph {name!r}; there are {', '.join(NAMES)}")
     photograph = _photograph(name)
     return photograph.crop(_region(photograph.size, "test"))
+
+
+def save_test_parts(folder: Path) -> None:
+    """Write the test part of every photograph to ``folder``, as ``NAME.png``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in NAMES:
+        test_part(name).save(folder / f"{name}.png")
 
 
 @cache

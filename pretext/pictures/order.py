@@ -9,6 +9,7 @@ import numpy as np
 
 _MASK = 2**64 - 1
 _ROUNDS = 6
+_LEAST_HALF = 4  # bits; a network over fewer does not reach all permutations of a toy source alike
 
 
 def picture_index(seed: int, t: int, count: int) -> int:
@@ -22,10 +23,12 @@ def permuted(position: int, count: int, key: int) -> int:
 
     A Feistel network over the smallest even power of two that holds ``count``, walked until it lands
     inside (Black and Rogaway, "Ciphers with arbitrary finite domains", 2002): less than four turns
-    on average, no memory.
+    on average where ``count`` is above 64, and no memory.
     """
     assert 0 <= position < count
-    half = max(1, ((count - 1).bit_length() + 1) // 2)
+    if count == 1:
+        return 0
+    half = max(_LEAST_HALF, ((count - 1).bit_length() + 1) // 2)
     low = (1 << half) - 1
     while True:
         left, right = position >> half, position & low
@@ -42,7 +45,8 @@ def uniforms(seed: int, t: int, count: int) -> np.ndarray:
     Taken from the raw output of Philox, which numpy promises never to change, not from its
     distributions, which it does not.
     """
-    raw = np.random.Philox(key=[seed & _MASK, t]).random_raw(count)
+    key = np.array([seed & _MASK, t], dtype=np.uint64)
+    raw = np.random.Philox(key=key).random_raw(count)
     return (raw >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 

@@ -133,9 +133,7 @@ def test_pickle_is_small_and_the_same() -> None:
 def test_mistakes() -> None:
     with pytest.raises(UserError, match="bundled:val: no such part"):
         Bundled("val")  # type: ignore[arg-type]
-    with pytest.raises(
-        UserError, match=r"bundled:test: chelsea has no tile of 200 pixels; take a smaller tile"
-    ):
+    with pytest.raises(UserError, match=r"bundled:test: chelsea has no tile of 200 pixels; take a smaller tile"):
         Bundled("test", tile=200)
     with pytest.raises(UserError, match=r"stride 47 is below tile 48; test tiles never overlap"):
         Bundled("test", stride=47)

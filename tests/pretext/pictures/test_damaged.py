@@ -17,9 +17,7 @@ from pretext.pictures import decode
 def colours(width: int = 24, height: int = 16) -> np.ndarray[Any, Any]:
     """A smooth picture in which every corner and side differs."""
     y, x = np.mgrid[0:height, 0:width]
-    return np.stack([x * 255 // width, y * 255 // height, (x + y) * 255 // (width + height)], -1).astype(
-        np.uint8
-    )
+    return np.stack([x * 255 // width, y * 255 // height, (x + y) * 255 // (width + height)], -1).astype(np.uint8)
 
 
 def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
@@ -103,15 +101,11 @@ def test_random_bytes_raise_nothing_else(data: bytes, whole: bytes, kept: int) -
 
 @given(
     whole=st.sampled_from(WHOLE),
-    changes=st.lists(
-        st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=8
-    ),
+    changes=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=8),
     shorter=st.sampled_from([None, 8]),
 )
 @settings(max_examples=200, deadline=None)
-def test_mutated_bytes_raise_nothing_else(
-    whole: bytes, changes: list[tuple[float, int]], shorter: int | None
-) -> None:
+def test_mutated_bytes_raise_nothing_else(whole: bytes, changes: list[tuple[float, int]], shorter: int | None) -> None:
     damaged = bytearray(whole)
     for place, value in changes:
         damaged[int(place * len(damaged))] = value

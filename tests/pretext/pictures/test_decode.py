@@ -23,9 +23,7 @@ DATA = Path(__file__).resolve().parents[3].parent / "shared" / "data"
 def colours(width: int = 24, height: int = 16) -> np.ndarray[Any, Any]:
     """A smooth picture in which every corner and side differs."""
     y, x = np.mgrid[0:height, 0:width]
-    return np.stack([x * 255 // width, y * 255 // height, (x + y) * 255 // (width + height)], -1).astype(
-        np.uint8
-    )
+    return np.stack([x * 255 // width, y * 255 // height, (x + y) * 255 // (width + height)], -1).astype(np.uint8)
 
 
 def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
@@ -78,9 +76,7 @@ def test_orientation(orientation: int, kind: str) -> None:
     }[orientation]  # fmt: skip
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
-    exact = (
-        {"lossless": True} if kind == "WEBP" else {"quality": 100, "subsampling": 0} if kind == "JPEG" else {}
-    )
+    exact = {"lossless": True} if kind == "WEBP" else {"quality": 100, "subsampling": 0} if kind == "JPEG" else {}
     image = Image.fromarray(np.ascontiguousarray(stored))
     got = pixels(encoded(image, kind, exif=exif, **exact))
     assert got.shape == want.shape
@@ -229,9 +225,7 @@ def test_real_pictures() -> None:
     if not DATA.is_dir():
         assert os.environ.get("CI") != "true", f"CI needs {DATA}"
         pytest.skip("no shared/data")
-    files = sorted((DATA / "imagenet-sample" / "images").iterdir())[::25] + sorted(
-        (DATA / "bw-historic").iterdir()
-    )
+    files = sorted((DATA / "imagenet-sample" / "images").iterdir())[::25] + sorted((DATA / "bw-historic").iterdir())
     assert len(files) > 40
     for file in files:
         data = file.read_bytes()

@@ -70,11 +70,7 @@ def test_random_trees_match_a_plain_walk(tmp_path: Path) -> None:
         file = tmp_path.joinpath(*parts, draw.choice(["1.png", "2.jpg", "c.txt", "-.bmp"]))
         file.parent.mkdir(parents=True, exist_ok=True)
         file.touch()
-    want = [
-        p.relative_to(tmp_path).as_posix()
-        for p in tmp_path.rglob("*")
-        if p.suffix in (".png", ".jpg", ".bmp")
-    ]
+    want = [p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.suffix in (".png", ".jpg", ".bmp")]
     assert keys(Folder(tmp_path)) == sorted(want)
 
 

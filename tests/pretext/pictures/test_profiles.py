@@ -14,9 +14,7 @@ from pretext.pictures import decode
 def colours(width: int = 24, height: int = 16) -> np.ndarray[Any, Any]:
     """A smooth picture in which every corner and side differs."""
     y, x = np.mgrid[0:height, 0:width]
-    return np.stack([x * 255 // width, y * 255 // height, (x + y) * 255 // (width + height)], -1).astype(
-        np.uint8
-    )
+    return np.stack([x * 255 // width, y * 255 // height, (x + y) * 255 // (width + height)], -1).astype(np.uint8)
 
 
 def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:

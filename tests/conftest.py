@@ -1,0 +1,22 @@
+"""What several tests share."""
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+# No test judges how long something takes, and a busy machine must not fail one.
+settings.register_profile("pretint", deadline=None)
+settings.load_profile("pretint")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The real data beside the checkout: skips where it is missing, but fails in CI."""
+    folder = Path(__file__).resolve().parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"CI needs {folder}")
+        pytest.skip(f"needs {folder}")
+    return folder
