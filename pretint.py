@@ -34,7 +34,7 @@ class NoSettings:
 def pretrain(arguments: Sequence[str]) -> int:
     """Learn features from unlabelled pictures, by colorization."""
     from pretext.engine.journal import skipped_pictures
-    from pretext.pretrain import pretrain as job
+    from pretext.pretraining import pretrain as job
     from pretext.recipe import PretrainSettings
     from transfer.report import write_report
 
@@ -51,21 +51,21 @@ def pretrain(arguments: Sequence[str]) -> int:
 
 def probe(arguments: Sequence[str]) -> int:
     """Fit linear classifiers on every stage of a run's frozen backbone, beside the same at random."""
-    from transfer.probe import ProbeSettings
-    from transfer.probe import probe as job
+    from transfer.probing import ProbeSettings
+    from transfer.probing import probe as job
     from transfer.report import write_report
     from transfer.table import probe_table
 
     (run,), settings = _parse(probe, ProbeSettings, [RUN], arguments)
     outcome = job(run, settings)
-    _say(probe_table(outcome), *_skips(outcome["skipped"]), f"report: {write_report(run)}")
+    _say(probe_table(outcome), *_skips(outcome.skipped), f"report: {write_report(run)}")
     return 0
 
 
 def colorize(arguments: Sequence[str]) -> int:
     """Colour pictures, and show them: gray, coloured, original."""
-    from pretext.colorize import ColorizeSettings
-    from pretext.colorize import colorize as job
+    from pretext.colorizing import ColorizeSettings
+    from pretext.colorizing import colorize as job
 
     model = Positional("model", "a run, or a checkpoint file")
     pictures = Positional("pictures", "picture files, and folders of them", nargs="+")

@@ -18,6 +18,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
+from transfer.intervals import Estimate
+
 INK, MUTED, GRID = "#1f2328", "#59636e", "#e6e8eb"
 RANDOM, PRETRAINED = "#7d858e", "#0072b2"  # blue and gray differ for every kind of colour vision
 LIGHT = "#a9cfe6"  # of PRETRAINED, for what lies behind
@@ -49,14 +51,6 @@ _STYLE = {
 Floats = NDArray[np.float64]
 
 
-class Bar(NamedTuple):
-    """A value and its interval."""
-
-    value: float
-    low: float
-    high: float
-
-
 class Curve(NamedTuple):
     """One of several curves in a chart."""
 
@@ -67,7 +61,9 @@ class Curve(NamedTuple):
     """Filled dots and a full line; otherwise open ones and dashes."""
 
 
-def stages_chart(stages: Sequence[str], random: Sequence[Bar], pretrained: Sequence[Bar], best: tuple[str, str]) -> str:
+def stages_chart(
+    stages: Sequence[str], random: Sequence[Estimate], pretrained: Sequence[Estimate], best: tuple[str, str]
+) -> str:
     """Accuracy per stage of the two networks, with intervals.
 
     Args:

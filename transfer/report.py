@@ -6,14 +6,13 @@ outside: the template escapes whatever is not a chart of our own.
 
 import base64
 import io
-import json
 import math
 import shlex
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -25,7 +24,9 @@ from pretext.engine.run import Settings, run_settings
 from pretext.errors import UserError
 from pretext.gamut import bin_centres
 from pretext.health import COMMON_MASS
-from transfer.charts import Bar, Curve, health_chart, loss_chart, rate_chart, stages_chart
+from transfer.charts import Curve, health_chart, loss_chart, rate_chart, stages_chart
+from transfer.intervals import Estimate
+from transfer.results import Probe, read_probe
 
 LISTED = 50
 """At most so many skipped pictures are listed."""
@@ -83,84 +84,6 @@ def write_report(run: Path) -> Path:
     return path
 
 
-class Stage(NamedTuple):
-    """One stage's line in a probe; accuracies are fractions."""
-
-    name: str
-    dims: int
-    random: Bar
-    pretrained: Bar
-    difference: Bar
-
-
-class Probe(NamedTuple):
-    """What the report needs of a probe file."""
-
-    file: str
-    protocol: str
-    about: str
-    interval: str
-    seed: int
-    step: int
-    view_size: int
-    data: dict[str, Any]
-    stages: list[Stage]
-    best_random: Stage
-    best_pretrained: Stage
-    difference: Bar
-    """Best pretrained stage minus best random stage."""
-    skipped: list[tuple[str, str]]
-
-    @property
-    def tells_apart(self) -> bool:
-        """Whether the interval of the difference leaves out 0."""
-        return self.difference.low > 0 or self.difference.high < 0
-
-
-def read_probe(path: Path) -> Probe:
-    """A probe file of a run.
-
-    Raises:
-        UserError: it cannot be read, or is no probe file.
-    """
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        stages = {
-            str(stage["stage"]): Stage(
-                str(stage["stage"]),
-                int(stage["dims"]),
-                _bar(stage["random"], "accuracy"),
-                _bar(stage["pretrained"], "accuracy"),
-                _bar(stage["difference"], "value"),
-            )
-            for stage in found["stages"]
-        }
-        data: dict[str, Any] = {name: int(found["data"][name]) for name in ("n_fit", "n_holdout", "n_train", "n_test")}
-        data |= {name: str(found["data"][name]) for name in ("train", "test")}
-        data["classes"] = [str(name) for name in found["data"]["classes"]]
-        return Probe(
-            file=path.name,
-            protocol=str(found["protocol"]),
-            about=str(found["about"]),
-            interval=str(found["interval"]),
-            seed=int(found["seed"]),
-            step=int(found["step"]),
-            view_size=int(found["view_size"]),
-            data=data,
-            stages=list(stages.values()),
-            best_random=stages[found["best"]["random"]],
-            best_pretrained=stages[found["best"]["pretrained"]],
-            difference=_bar(found["best"]["difference"], "value"),
-            skipped=[(str(key), str(reason)) for key, reason in found.get("skipped", [])],
-        )
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{path}: no probe result, or a damaged one ({error!r}); make it again or move it away"
-        ) from error
-
-
 def percent(fraction: float) -> str:
     """0.6618 -> 66.2 %, not broken across lines."""
     return f"{100 * fraction:.1f}\N{NO-BREAK SPACE}%"
@@ -171,7 +94,7 @@ def points(fraction: float) -> str:
     return f"{100 * fraction:+.1f}".replace("-", "\N{MINUS SIGN}")
 
 
-def interval(bar: Bar) -> str:
+def interval(bar: Estimate) -> str:
     """[64.7, 67.7], in percent."""
     return f"[{100 * bar.low:.1f}, {100 * bar.high:.1f}]".replace("-", "\N{MINUS SIGN}")
 
@@ -179,10 +102,6 @@ def interval(bar: Bar) -> str:
 def count(number: int) -> str:
     """8000 -> 8,000."""
     return f"{number:,}"
-
-
-def _bar(values: dict[str, Any], name: str) -> Bar:
-    return Bar(float(values[name]), float(values["low"]), float(values["high"]))
 
 
 def _of_kind(records: Sequence[Record], kind: str) -> list[Record]:

@@ -29,7 +29,7 @@ def held_run(folder: Path, settings: Settings) -> Iterator[None]:
     Args:
         folder: the run's; made if it does not exist.
         settings: nested, of plain values. All but the group ``machine`` must be those the run began
-            with, if it did begin.
+            with, once it has a checkpoint.
 
     Raises:
         UserError: the folder is no run's, was begun with other settings, or is held by another process.
@@ -47,7 +47,7 @@ def held_run(folder: Path, settings: Settings) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise UserError(f"{folder}: another process is working on this run; wait for it or stop it") from error
-        if path.exists():
+        if path.exists() and newest_checkpoint(folder):  # before that nothing of the old settings is left to go on
             different = _differences(run_settings(folder), settings)
             if different:
                 raise UserError(

@@ -19,7 +19,8 @@ from pretext.errors import UserError
 from pretext.recipe import PretrainSettings
 from pretext.settings import plain
 from transfer import report
-from transfer.charts import Bar, loss_chart, running_median, stages_chart
+from transfer.charts import loss_chart, running_median, stages_chart
+from transfer.intervals import Estimate
 from transfer.report import write_report
 
 HOSTILE = "<script>alert(1)</script>"
@@ -346,7 +347,7 @@ def test_loss_chart_keeps_the_extremes_and_counts_what_it_cuts_off() -> None:
 
 def test_stages_chart_takes_intervals_that_miss_their_value() -> None:
     """A percentile bootstrap may do so, by a rounding error or more."""
-    svg = stages_chart(["only"], [Bar(0.5, 0.51, 0.52)], [Bar(1.0, 1.0, 1.0)], ("only", "only"))
+    svg = stages_chart(["only"], [Estimate(0.5, 0.51, 0.52)], [Estimate(1.0, 1.0, 1.0)], ("only", "only"))
     assert svg.startswith("<svg viewBox=") and svg.endswith("</svg>")
 
 

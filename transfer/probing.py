@@ -20,10 +20,11 @@ from pretext.engine.run import run_settings
 from pretext.errors import UserError
 from pretext.pictures import LabelledSource, open_labelled
 from pretext.pictures.order import permuted
-from pretext.pretrain import versions
+from pretext.pretraining import versions
 from pretext.recipe import build_colorizer, load_pretrained
 from transfer.features import Features, pooled_features
-from transfer.intervals import ABOUT, Estimate, accuracy, difference
+from transfer.intervals import ABOUT, accuracy, difference
+from transfer.results import Probe, read_probe
 
 NETWORKS = ("random", "pretrained")
 
@@ -100,7 +101,7 @@ class StageResult(NamedTuple):
     """Which test pictures are classified right: bool (N,)."""
 
 
-def probe(run: Path, settings: ProbeSettings, protocol: Protocol | None = None) -> dict[str, Any]:
+def probe(run: Path, settings: ProbeSettings, protocol: Protocol | None = None) -> Probe:
     """Judge a run's backbone beside the same backbone at its own random initialisation.
 
     Args:
@@ -109,7 +110,7 @@ def probe(run: Path, settings: ProbeSettings, protocol: Protocol | None = None) 
         protocol: how; by default ``Protocol()``.
 
     Returns:
-        The result as plain values, see ``docs/probe.md``.
+        What ``read_probe`` reads from the file written.
 
     Raises:
         UserError: no run there, data that cannot be used.
@@ -160,8 +161,9 @@ def probe(run: Path, settings: ProbeSettings, protocol: Protocol | None = None) 
         "skipped": [list(entry) for entry in train.skipped + test.skipped],
     }
     name = re.sub(r"[^\w.-]+", "-", settings.test).strip("-.")
-    write_atomically(run / "probes" / f"{name}.{protocol.name}.json", json.dumps(outcome, indent=1).encode())
-    return outcome
+    path = run / "probes" / f"{name}.{protocol.name}.json"
+    write_atomically(path, json.dumps(outcome, indent=1).encode())
+    return read_probe(path)
 
 
 def fit_linear(features: Tensor, labels: Tensor, start: Classifier, penalty: float, iterations: int) -> Classifier:
@@ -257,5 +259,5 @@ def _table(stages: Sequence[str], dims: dict[str, int], results: dict[str, dict[
             }
         row["difference"] = difference(*(results[name][stage].correct for name in reversed(NETWORKS)))._asdict()
         rows.append(row)
-    gain: Estimate = difference(*(results[name][best[name]].correct for name in reversed(NETWORKS)))
+    gain = difference(*(results[name][best[name]].correct for name in reversed(NETWORKS)))
     return {"stages": rows, "best": {**best, "difference": gain._asdict()}}

@@ -1,0 +1,77 @@
+"""Jobs to a cluster, through submitit."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import submitit
+
+T = TypeVar("T")
+
+
+@dataclass
+class ClusterSettings:
+    """What a job asks of the cluster.
+
+    Args:
+        cluster: slurm, or local: a process of its own on this machine.
+        partition: of Slurm; empty takes the site's default.
+        minutes: time limit of one piece of the job; a job that is longer is requeued and goes on.
+        gpus: how many.
+        cpus: cores; decoding takes some beside every GPU.
+        memory_gb: of main memory.
+        requeues: how often a job may be requeued because of its time limit.
+    """
+
+    cluster: Literal["slurm", "local"] = "slurm"
+    partition: str = ""
+    minutes: int = 24 * 60
+    gpus: int = 0
+    cpus: int = 4
+    memory_gb: int = 16
+    requeues: int = 30
+
+
+class Resumable:
+    """A job that submitit may interrupt: called again, it goes on by itself from what it has saved."""
+
+    def __init__(self, job: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+        self.job, self.arguments = job, arguments
+
+    def __call__(self) -> Any:
+        """Run the job."""
+        return self.job(*self.arguments)
+
+    def checkpoint(self) -> submitit.helpers.DelayedSubmission:
+        """What to send next time: the same. submitit calls this before the time limit and on preemption."""
+        return submitit.helpers.DelayedSubmission(self)
+
+
+def submit(
+    job: Callable[..., T], *arguments: Any, logs: Path, settings: ClusterSettings | None = None
+) -> "submitit.Job[T]":
+    """Send ``job(*arguments)`` to the cluster.
+
+    Args:
+        job: a function of a module (it is found there by name), safe to call again.
+        arguments: picklable, such as a run's path and its settings.
+        logs: folder for what the job prints, on a disk that the cluster sees.
+        settings: what to ask for.
+
+    Returns:
+        submitit's job: ``.result()`` waits for it, ``.job_id`` names it.
+    """
+    asked = settings or ClusterSettings()
+    executor = submitit.AutoExecutor(folder=logs, cluster=asked.cluster, slurm_max_num_timeout=asked.requeues)
+    executor.update_parameters(
+        name=getattr(job, "__name__", "job"),
+        timeout_min=asked.minutes,
+        gpus_per_node=asked.gpus,
+        cpus_per_task=asked.cpus,
+        mem_gb=asked.memory_gb,
+        # srun has not passed the cores on since Slurm 22.05: without this all workers share one.
+        slurm_srun_args=[f"--cpus-per-task={asked.cpus}"],
+        **({"slurm_partition": asked.partition} if asked.partition else {}),
+    )
+    return executor.submit(Resumable(job, arguments))

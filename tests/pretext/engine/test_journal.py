@@ -1,0 +1,50 @@
+"""The journal forgets what an interrupted run wrote beyond its checkpoint, and nothing else."""
+
+from pathlib import Path
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from pretext.engine.journal import Journal, read_journal, skipped_pictures
+from pretext.errors import UserError
+
+
+def written(folder: Path, first: int, last: int, start: int) -> None:
+    journal = Journal(folder, start)
+    for step in range(first, last + 1):
+        journal.write("step", step, loss=1 / step)
+    journal.close()
+
+
+def test_goes_on_after_a_crash(tmp_path: Path) -> None:
+    written(tmp_path, 1, 10, start=0)
+    with (tmp_path / "journal.jsonl").open("a") as file:
+        file.write('{"kind": "step", "step": 11, "lo')  # torn by the crash
+    assert [record["step"] for record in read_journal(tmp_path)] == list(range(1, 11))
+    written(tmp_path, 8, 12, start=7)
+    records = read_journal(tmp_path)
+    assert [record["step"] for record in records] == list(range(1, 13))
+    assert all(record["loss"] == 1 / record["step"] for record in records), "floats survive exactly"
+
+
+def test_is_mirrored_to_tensorboard(tmp_path: Path) -> None:
+    written(tmp_path, 1, 10, start=0)
+    written(tmp_path, 8, 12, start=7)
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("step/loss")] == list(range(1, 13))
+
+
+def test_lists_skipped_pictures(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, 0)
+    journal.write("skipped", 1, key="a.jpg", reason="truncated")
+    journal.write("step", 1, loss=0.5)
+    journal.close()
+    assert skipped_pictures(tmp_path) == [("a.jpg", "truncated")]
+    assert skipped_pictures(tmp_path / "nowhere") == []
+
+
+@pytest.mark.parametrize("line", ["nonsense", "[]", '{"kind": "step"}', '{"step": "one"}'])
+def test_an_edited_journal_is_named(tmp_path: Path, line: str) -> None:
+    (tmp_path / "journal.jsonl").write_text(f'{line}\n{{"kind": "step", "step": 1}}\n')
+    with pytest.raises(UserError, match=r"journal\.jsonl: line 1 is no journal record"):
+        read_journal(tmp_path)

@@ -1,0 +1,74 @@
+"""A run directory: who may write to it, with which settings, and what it keeps."""
+
+import multiprocessing
+from pathlib import Path
+
+import pytest
+import torch
+
+from pretext.engine.run import find_checkpoint, held_run, keep_checkpoint, newest_checkpoint, restore, run_settings
+from pretext.errors import UserError
+
+SETTINGS = {"training": {"lr": 0.1, "betas": [0.9, 0.99]}, "machine": {"workers": 1}, "seed": 0}
+
+
+def test_settings_are_kept_and_machine_may_change(tmp_path: Path) -> None:
+    run = tmp_path / "a" / "run"
+    with held_run(run, SETTINGS):
+        assert run_settings(run) == SETTINGS
+    moved = {**SETTINGS, "machine": {"workers": 4}}
+    with held_run(run, moved):
+        assert run_settings(run) == moved
+
+
+def test_other_settings_are_refused_by_name(tmp_path: Path) -> None:
+    with held_run(tmp_path, SETTINGS):
+        keep_checkpoint(tmp_path, 1, {})
+    other = {"training": {"lr": 0.2, "betas": [0.9, 0.99]}, "machine": {"workers": 1}, "seed": 1}
+    with (
+        pytest.raises(UserError, match=r"seed was 0, is now 1; training\.lr was 0\.1, is now 0\.2"),
+        held_run(tmp_path, other),
+    ):
+        pass
+    assert run_settings(tmp_path) == SETTINGS
+
+
+def _hold(folder: Path) -> None:
+    with pytest.raises(UserError, match="another process"), held_run(folder, SETTINGS):
+        pass
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    with held_run(tmp_path, SETTINGS):
+        process = multiprocessing.get_context("spawn").Process(target=_hold, args=(tmp_path,))
+        process.start()
+        process.join()
+        assert process.exitcode == 0
+
+
+def test_a_folder_of_something_else_is_not_taken(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(UserError, match="no run of Pretint"), held_run(tmp_path, SETTINGS):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+    with pytest.raises(UserError, match="no run of Pretint"), held_run(tmp_path / "thesis.tex", SETTINGS):
+        pass
+
+
+def test_the_newest_two_checkpoints_are_kept(tmp_path: Path) -> None:
+    assert restore(tmp_path) is None
+    for step in (5, 20, 100):
+        keep_checkpoint(tmp_path, step, {"w": torch.tensor(step)})
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["00000020.pt", "00000100.pt"]
+    state = restore(tmp_path)
+    assert state is not None and state["step"] == 100 and state["w"] == 100
+    assert find_checkpoint(tmp_path) == newest_checkpoint(tmp_path) == find_checkpoint(newest_checkpoint(tmp_path))  # type: ignore[arg-type]
+
+
+def test_no_checkpoint_to_find(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such run or checkpoint"):
+        find_checkpoint(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="train first"):
+        find_checkpoint(tmp_path)
+    with pytest.raises(UserError, match="no run there"):
+        run_settings(tmp_path)

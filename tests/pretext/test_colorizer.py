@@ -1,0 +1,74 @@
+"""A colorizer's pieces fit: grids, targets, lightness kept, and it learns."""
+
+import pytest
+import torch
+from torch import nn
+
+from pretext.backbones import Tiny, build_backbone
+from pretext.color import rgb_to_ab, rgb_to_lightness
+from pretext.colorizer import Colorizer, join
+from pretext.gamut import Gamut
+from pretext.objectives import Classification, Regression
+from pretext.recipe import BackboneSettings, PretrainSettings, build_colorizer
+
+
+@pytest.mark.parametrize("stride", [4, 8, 16])
+@pytest.mark.parametrize("side", [32, 37])
+def test_output_and_target_share_a_grid(stride: int, side: int) -> None:
+    colorizer = Colorizer(Tiny(), Regression(), stride).eval()
+    rgb = torch.randint(0, 256, (2, 3, side, side + 5), dtype=torch.uint8)
+    output = colorizer(rgb_to_lightness(rgb))
+    target = colorizer.target(rgb)
+    assert output.shape == target.shape == (2, 2, -(-side // stride), -(-(side + 5) // stride))
+    assert torch.equal(target, rgb_to_ab(rgb)[:, :, ::stride, ::stride]), "sampled, not averaged"
+
+
+def test_colour_comes_from_lightness_alone() -> None:
+    colorizer = Colorizer(Tiny(), Classification(Gamut()), 8).eval()
+    lightness = torch.rand(1, 1, 40, 48) * 100
+    ab = colorizer.colorize(lightness)
+    assert ab.shape == (1, 2, 40, 48)
+    assert torch.equal(ab, colorizer.colorize(lightness.clone()))
+
+
+def test_join_keeps_lightness() -> None:
+    lightness = torch.rand(1, 1, 24, 24) * 60 + 20
+    ab = (torch.rand(1, 2, 6, 6) - 0.5) * 10  # faint enough to be in the sRGB gamut at these L
+    joined = join(lightness, ab)
+    assert joined.shape == (1, 3, 24, 24)
+    torch.testing.assert_close(rgb_to_lightness(joined), lightness, atol=1e-2, rtol=0)
+
+
+def test_initial_weights_depend_on_the_seed_alone() -> None:
+    prior = torch.full((313,), 1 / 313, dtype=torch.float64)
+    torch.manual_seed(1)
+    first = build_colorizer(PretrainSettings(seed=5), prior).state_dict()
+    state = torch.get_rng_state()
+    torch.manual_seed(2)
+    second = build_colorizer(PretrainSettings(seed=5), prior).state_dict()
+    third = build_colorizer(PretrainSettings(seed=6), prior).state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not torch.equal(first["head.weight"], third["head.weight"])
+    torch.manual_seed(1)
+    assert torch.equal(torch.get_rng_state(), state), "the caller's generator is left alone"
+
+
+@pytest.mark.parametrize("name", ["tiny", "resnet18"])
+def test_it_learns_a_colour(name: str) -> None:
+    """Light pictures are orange, dark ones blue: a few steps on any backbone must tell them apart."""
+    settings = PretrainSettings(backbone=BackboneSettings(name))
+    colorizer = build_colorizer(settings, torch.full((313,), 1 / 313, dtype=torch.float64))
+    orange, blue = (torch.tensor(colour, dtype=torch.uint8)[:, None, None] for colour in ((250, 180, 90), (20, 30, 90)))
+    rgb = torch.cat((orange.expand(4, 3, 32, 32), blue.expand(4, 3, 32, 32)))
+    optimizer = torch.optim.Adam(colorizer.parameters(), lr=1e-2)
+    for _ in range(20):
+        loss = colorizer.loss(rgb)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    ab = colorizer.train().objective.decode(colorizer(rgb_to_lightness(rgb)))
+    assert ab[:4, 1].mean() > 30 > -10 > ab[4:, 1].mean(), "b: yellow above 0, blue below"
+
+
+def test_any_backbone_of_the_list_can_be_named() -> None:
+    assert isinstance(build_backbone("tiny"), nn.Module)

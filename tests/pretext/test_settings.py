@@ -1,0 +1,136 @@
+"""Settings: what is wrong is named in one line, with its place and the nearest right name."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from pretext.errors import UserError
+from pretext.recipe import PretrainSettings
+from pretext.settings import Positional, parse_command, plain, settings_file, settings_from
+
+
+@dataclass
+class Inner:
+    """Inner settings.
+
+    Args:
+        rate: a rate.
+        pair: two numbers.
+        kind: one of two.
+    """
+
+    rate: float = 0.5
+    pair: tuple[float, float] = (1.0, 2.0)
+    kind: Literal["a", "b"] = "a"
+
+    def __post_init__(self) -> None:
+        if self.rate < 0:
+            raise UserError(f"inner.rate is {self.rate}: it must not be negative")
+
+
+@dataclass
+class Outer:
+    """Outer settings.
+
+    Args:
+        inner: the inner ones.
+        count: a count.
+        out: a place.
+    """
+
+    inner: Inner = field(default_factory=Inner)
+    count: int = 3
+    out: Path = Path("here")
+
+
+def parse(*words: str) -> tuple[list[Path], Outer]:
+    return parse_command("test", "About.", Outer, [Positional("run", "a run")], words)
+
+
+def test_defaults_file_and_options(tmp_path: Path) -> None:
+    assert parse("r") == ([Path("r")], Outer())
+    config = tmp_path / "c.yaml"
+    config.write_text("inner:\n  rate: 0.25\n  pair: [3, 4]\ncount: 7\n")
+    (run,), settings = parse("r", "--config", str(config), "--count", "9", "--inner.kind=b", "--out", "there")
+    assert run == Path("r")
+    assert settings == Outer(Inner(0.25, (3.0, 4.0), "b"), 9, Path("there"))
+    assert parse("r", f"--config={config}")[1].count == 7
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--inner.rat", "1"], r"no setting is called inner\.rat; the nearest is inner\.rate"),
+        (["--rate", "1"], r"no setting is called rate; the nearest is inner\.rate"),
+        (["--count", "many"], r"setting count: Expected a int\. Got value: many"),
+        (["--count", "1.5"], r"setting count: .*1\.5"),
+        (["--inner.pair", "[1,2,3]"], r"setting inner\.pair: "),
+        (["--inner.kind", "c"], r"setting inner\.kind: .*'a', 'b'.*Got value: c"),
+        (["--inner.rate", "-1"], r"inner\.rate is -1\.0: it must not be negative"),
+        (["--config", "nowhere.yaml"], r"nowhere\.yaml: cannot read"),
+        (["another"], r"another"),
+    ],
+)
+def test_a_wrong_option_is_one_line(words: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message) as error:
+        parse("r", *words)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_argument() -> None:
+    with pytest.raises(UserError, match="run"):
+        parse()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("inner:\n  rat: 1\n", r"no setting is called inner\.rat; the nearest is inner\.rate"),
+        ("cuont: 1\n", r"no setting is called cuont; the nearest is count"),
+        ("count: many\n", r"setting count: Expected a int\. Got value: many"),
+        ("count: [1\n", r"no YAML"),
+        ("- 1\n", r"holds no settings"),
+        ("inner: 3\n", r"inner"),
+        ("inner: {rate: -1}\n", r"must not be negative"),
+    ],
+)
+def test_a_wrong_file_is_named(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    for call in (lambda: settings_file(Outer, path), lambda: parse("r", "--config", str(path))):
+        with pytest.raises(UserError, match=message) as error:
+            call()
+        assert "\n" not in str(error.value)
+        assert str(path) in str(error.value)
+
+
+def test_an_empty_file_sets_nothing(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("# nothing\n")
+    assert settings_file(Outer, tmp_path / "c.yaml") == Outer()
+
+
+def test_plain_values_round_trip() -> None:
+    settings = Outer(Inner(0.25, (3.0, 4.0), "b"), 9, Path("there"))
+    values = plain(settings)
+    assert values == {"inner": {"rate": 0.25, "pair": [3.0, 4.0], "kind": "b"}, "count": 9, "out": "there"}
+    assert settings_from(Outer, values, "test") == settings
+
+
+def test_every_recipe_is_valid() -> None:
+    recipes = sorted((Path(__file__).parents[2] / "configs" / "pretext").glob("*.yaml"))
+    assert recipes
+    for recipe in recipes:
+        settings = settings_file(PretrainSettings, recipe)
+        assert settings_from(PretrainSettings, plain(settings), "again") == settings
+
+
+def test_help_names_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        parse_command("pretint pretrain", "About.", PretrainSettings, [], ["--help"])
+    assert stopped.value.code == 0
+    shown = capsys.readouterr().out
+    for name in ("--training.lr", "--objective.uniform", "--crop.area", "--machine.workers", "--seed"):
+        assert name in shown
+    assert "peak learning rate" in shown and "default: 0.002" in shown

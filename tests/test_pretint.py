@@ -1,0 +1,213 @@
+"""The front door: the road from end to end, and one line for everything a user does wrong."""
+
+import json
+import shutil
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import pretint
+from pretext.engine.journal import read_journal
+from pretext.errors import UserError
+
+SMALL = [
+    "--crop.size", "16",
+    "--objective.stride", "4",
+    "--objective.prior_pictures", "20",
+    "--training.steps", "6",
+    "--training.batch_size", "8",
+    "--machine.workers", "0",
+]  # fmt: skip
+
+Said = tuple[int, str, str]
+Pretint = Callable[..., Said]
+
+
+@pytest.fixture
+def said(capsys: pytest.CaptureFixture[str]) -> Pretint:
+    """Calls pretint; gives the exit code, standard output and standard error."""
+
+    def call(*words: object) -> Said:
+        code = pretint.main([str(word) for word in words])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("front") / "run"
+    assert pretint.main(["pretrain", str(run), *SMALL]) == 0
+    return run
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for index in range(12):
+        Image.fromarray(rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)).save(folder / f"{index:02}.jpg")
+    return folder
+
+
+def refused(said: Said, *parts: str) -> None:
+    code, out, err = said
+    assert code == 2 and not out
+    *progress, line = err.rstrip("\n").split("\n")
+    assert line.startswith("pretint: ") and all(part in line for part in parts), err
+    assert "Traceback" not in err and len(line) < 500
+    assert all("pictures/s" in other or "prepare" in other for other in progress), err
+
+
+def test_the_whole_road(trained: Path, pictures: Path, tmp_path: Path, said: Pretint) -> None:
+    code, out, _ = said("colorize", trained, pictures, "--out", tmp_path / "out")
+    assert code == 0 and "12 coloured pictures" in out
+    assert len(list((tmp_path / "out").glob("*.png"))) == 12 + 1
+    code, out, _ = said("probe", trained, "--workers", "0")
+    assert code == 0
+    table = [line for line in out.splitlines() if line.startswith(("conv", "best"))]
+    assert len(table) == 6 and all(line.count("[") == (1 if line.startswith("best") else 3) for line in table)
+    code, out, _ = said("report", trained)
+    assert code == 0
+    report = trained / "report.html"
+    assert str(report) in out and "conv5" in report.read_text()
+
+
+def test_demo_runs_the_commands_it_shows(said: Pretint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = tmp_path / "recipes" / "demo.yaml"
+    recipe.parent.mkdir()
+    recipe.write_text(
+        "crop: {size: 16}\nobjective: {stride: 4, prior_pictures: 20}\n"
+        "training: {steps: 4, batch_size: 8}\nmachine: {workers: 0}\n"
+    )
+    monkeypatch.setattr(pretint, "RECIPES", recipe.parent)
+    run = tmp_path / "runs" / "demo"
+    for _ in range(2):  # a second call finds everything done
+        code, out, _ = said("demo", run)
+        assert code == 0
+        shown = [line for line in out.splitlines() if line.startswith("$ pretint")]
+        assert [line.split()[2] for line in shown] == ["pretrain", "colorize", "probe"]
+        assert out.rstrip().endswith("report.html")
+    assert (run / "coloured" / "sheet.png").exists()
+    assert "sheet" not in (run / "report.html").read_text()[:200]
+
+
+def test_bad_pictures_among_good_ones_are_listed_at_the_end(pictures: Path, tmp_path: Path, said: Pretint) -> None:
+    (pictures / "empty.jpg").touch()
+    (pictures / "text.png").write_text("no picture")
+    (pictures / "torn.jpg").write_bytes((pictures / "00.jpg").read_bytes()[:400])
+    Image.fromarray(np.zeros((1, 1), dtype=np.uint8)).save(pictures / "pixel.png")
+    code, out, _ = said("pretrain", tmp_path / "run", "--data.source", pictures, *SMALL)
+    assert code == 0
+    assert "3 skipped, because they cannot be read:" in out
+    assert all(name in out for name in ("empty.jpg", "text.png", "torn.jpg")) and "pixel.png" not in out
+    kept = [record["key"] for record in read_journal(tmp_path / "run") if record["kind"] == "skipped"]
+    assert sorted(kept) == ["empty.jpg", "text.png", "torn.jpg"]
+
+
+def test_commands(said: Pretint) -> None:
+    for words in ([], ["--help"], ["-h"]):
+        code, out, _ = said(*words)
+        assert code == 0 and all(name in out for name in ("pretrain", "probe", "colorize", "report", "demo"))
+    assert said("--version") == (0, f"pretint {version('pretint')}\n", "")
+    refused(said("pretrian"), "no command is called pretrian", "did you mean pretrain?")
+
+
+@pytest.mark.parametrize("command", ["pretrain", "probe", "colorize", "report", "demo"])
+def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        pretint.main([command, "--help"])
+    assert stopped.value.code == 0
+    assert f"usage: pretint {command}" in capsys.readouterr().out
+
+
+def test_wrong_settings(said: Pretint, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    refused(said("pretrain", run, "--training.lrr", "1"), "training.lrr", "nearest is training.lr")
+    refused(said("pretrain", run, "--training.steps", "many"), "training.steps", "many")
+    refused(said("pretrain", run, "--training.steps", "0"), "training.steps", "above 0")
+    refused(said("pretrain", run, "--backbone.name", "resnet19"), "resnet19", "resnet18")
+    refused(said("pretrain", run, "--machine.device", "cuda:77"), "cuda:77")
+    refused(said("pretrain", run, "--objective.prior", "nowhere.npy"), "nowhere.npy")
+    config = tmp_path / "recipe.yaml"
+    config.write_text("training:\n  steps: [1]\n")
+    refused(said("pretrain", run, "--config", config), str(config), "training.steps")
+    refused(said("colorize", run), "pictures")
+
+
+def test_wrong_places(said: Pretint, trained: Path, tmp_path: Path) -> None:
+    empty, text = tmp_path / "empty", tmp_path / "text"
+    empty.mkdir()
+    text.mkdir()
+    (text / "a.txt").write_text("no picture")
+    for source in (tmp_path / "nowhere", empty, text, text / "a.txt"):
+        refused(said("pretrain", tmp_path / "run", "--data.source", source), str(source))
+        assert not (tmp_path / "run").exists(), "nothing is left behind"
+        refused(said("probe", trained, "--train", source), str(source))
+    (text / "b.jpg").write_text("no picture either")
+    refused(said("pretrain", tmp_path / "run2", "--data.source", text, *SMALL), "can be read", "b.jpg")
+    for command in ("probe", "report"):
+        refused(said(command, tmp_path / "nowhere"), "nowhere")
+    refused(said("colorize", text / "a.txt", empty), "a.txt", "no checkpoint")
+    refused(said("colorize", trained, empty), str(empty))
+
+
+def test_other_settings_on_a_run(said: Pretint, trained: Path) -> None:
+    refused(said("pretrain", trained, *SMALL, "--seed", "1"), str(trained), "seed was 0, is now 1")
+
+
+def test_changed_pictures(said: Pretint, pictures: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert said("pretrain", run, "--data.source", pictures, *SMALL)[0] == 0
+    (pictures / "00.jpg").unlink()
+    refused(said("pretrain", run, "--data.source", pictures, *SMALL), "12 then, 11 now")
+
+
+def test_a_damaged_checkpoint(said: Pretint, trained: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    (newest,) = (run / "checkpoints").iterdir()
+    newest.write_bytes(newest.read_bytes()[:5000])
+    refused(said("pretrain", run, *SMALL), str(newest))
+    refused(said("probe", run), str(newest))
+
+
+def test_a_loss_that_explodes(said: Pretint, tmp_path: Path) -> None:
+    words = [
+        "--objective.name",
+        "regression",
+        "--training.lr",
+        "1e38",
+        "--training.clip",
+        "0",
+        "--training.warmup",
+        "0",
+    ]
+    refused(said("pretrain", tmp_path / "run", *SMALL, *words), "the loss is", "lower training.lr")
+
+
+def test_from_python(trained: Path) -> None:
+    from pretext import load_pretrained
+
+    pretrained = load_pretrained(trained)
+    stages = pretrained.colorizer.backbone(torch.full((1, 1, 32, 32), 50.0))
+    assert [(name, tuple(value.shape[1:])) for name, value in stages.items()] == [
+        ("conv1", (32, 16, 16)),
+        ("conv2", (64, 8, 8)),
+        ("conv3", (128, 4, 4)),
+        ("conv4", (256, 2, 2)),
+        ("conv5", (256, 2, 2)),
+    ]
+    assert json.loads(json.dumps(pretrained.settings.crop.size)) == 16
+
+
+def test_user_errors_are_exceptions() -> None:
+    with pytest.raises(UserError):
+        raise UserError("one line")

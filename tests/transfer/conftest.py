@@ -1,0 +1,24 @@
+"""What the tests of transfer share."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+@pytest.fixture(scope="session")
+def class_folder() -> Callable[[Path], Path]:
+    """Makes a folder of two classes with three pictures of noise each."""
+
+    def make(root: Path) -> Path:
+        rng = np.random.default_rng(0)
+        for name in ("cat", "dog"):
+            (root / name).mkdir(parents=True)
+            for index in range(3):
+                noise = Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8))
+                noise.save(root / name / f"{index}.png")
+        return root
+
+    return make
