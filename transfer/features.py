@@ -29,7 +29,7 @@ class Features(NamedTuple):
     """Key and reason of the pictures that cannot be read; they are not among the N."""
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def pooled_features(
     backbones: Mapping[str, Backbone], source: LabelledSource, size: int, dims: int, place: Place, title: str
 ) -> Features:

@@ -83,13 +83,13 @@ class Classifier(NamedTuple):
     """A linear classifier of standardized features."""
 
     weight: Tensor
-    """(dims, classes)."""
+    """(classes, dims): this way round both products of a step read the features row by row."""
     bias: Tensor
     """(classes,)."""
 
     def correct(self, features: Tensor, labels: Tensor) -> Tensor:
         """Which answers are right: bool (N,)."""
-        return (features @ self.weight + self.bias).argmax(1) == labels
+        return F.linear(features, self.weight, self.bias).argmax(1) == labels
 
 
 class StageResult(NamedTuple):
@@ -183,7 +183,7 @@ def fit_linear(features: Tensor, labels: Tensor, start: Classifier, penalty: flo
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        loss = F.cross_entropy(features @ weight + bias, labels) + penalty / 2 * weight.square().sum()
+        loss = F.cross_entropy(F.linear(features, weight, bias), labels) + penalty / 2 * weight.square().sum()
         loss.backward()
         return loss
 
@@ -227,7 +227,7 @@ def _judge(
     mean, scale = x.mean(0), x.std(0, correction=0).clamp_min(1e-6)
     x = (x - mean) / scale
     held = held.to(device)
-    classifier = Classifier(torch.zeros(x.shape[1], classes, device=device), torch.zeros(classes, device=device))
+    classifier = Classifier(torch.zeros(classes, x.shape[1], device=device), torch.zeros(classes, device=device))
     best: tuple[float, float, Classifier] | None = None
     for penalty in protocol.penalties:
         classifier = fit_linear(x[~held], y[~held], classifier, penalty, protocol.iterations)

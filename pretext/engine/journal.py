@@ -1,11 +1,17 @@
 """A run's journal: one JSON object a line, append-only, mirrored to TensorBoard."""
 
 import json
+import os
+import platform
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from torch.utils.tensorboard import SummaryWriter
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 from pretext.engine.checkpoint import write_atomically
 from pretext.errors import UserError
@@ -22,39 +28,57 @@ class Journal:
     Args:
         folder: of the run; the journal is ``journal.jsonl`` in it, the mirror ``tensorboard/``.
         step: how many steps are done.
+
+    Raises (every method): UserError, the disk is full.
     """
 
     def __init__(self, folder: Path, step: int) -> None:
         self.path = folder / "journal.jsonl"
         kept = [record for record in read_journal(folder) if record["step"] <= step]
         write_atomically(self.path, "".join(_line(record) for record in kept).encode())
-        self._file = self.path.open("a", encoding="utf-8")
-        self._mirror = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+        mirror = folder / "tensorboard"
+        with self._disk():
+            mirror.mkdir(exist_ok=True)
+            self._file = self.path.open("a", encoding="utf-8")
+            # Not SummaryWriter: it writes in a thread, where a full disk ends in a traceback.
+            name = f"events.out.tfevents.{int(time.time()):010d}.{platform.node()}.{os.getpid()}.{step:08d}"
+            self._events = RecordWriter((mirror / name).open("wb"))
+        self._mirror(file_version="brain.Event:2")
+        self._mirror(step=step + 1, session_log=SessionLog(status=SessionLog.START))  # forgets what lies beyond
 
     def write(self, kind: str, step: int, **values: Any) -> None:
         """Append one record; its numbers go to TensorBoard as ``kind/name``."""
-        self._file.write(_line({"kind": kind, "step": step, **values}))
-        for name, value in values.items():
-            if isinstance(value, float):
-                self._mirror.add_scalar(f"{kind}/{name}", value, step)
+        with self._disk():
+            self._file.write(_line({"kind": kind, "step": step, **values}))
+        numbers = {f"{kind}/{name}": value for name, value in values.items() if isinstance(value, float)}
+        if numbers:
+            shown = [Summary.Value(tag=tag, simple_value=value) for tag, value in numbers.items()]
+            self._mirror(step=step, summary=Summary(value=shown))
 
     def flush(self) -> None:
-        """Hand everything written so far to the system.
-
-        Raises:
-            UserError: the disk is full.
-        """
-        try:
+        """Hand everything written so far to the system."""
+        with self._disk():
             self._file.flush()
-            self._mirror.flush()
-        except OSError as error:
-            raise UserError(f"{self.path}: cannot write ({error.strerror}); make room and call again") from error
+            self._events.flush()
 
     def close(self) -> None:
         """Flush and let go of the files."""
-        self.flush()
-        self._file.close()
-        self._mirror.close()
+        with self._disk():
+            try:
+                self._file.close()
+            finally:
+                self._events.close()
+
+    def _mirror(self, **event: Any) -> None:
+        with self._disk():
+            self._events.write(Event(wall_time=time.time(), **event).SerializeToString())
+
+    @contextmanager
+    def _disk(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot write ({error.strerror}); make room and call again") from error
 
 
 def read_journal(folder: Path) -> list[Record]:

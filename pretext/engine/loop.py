@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -156,7 +157,6 @@ def train(
     if done >= training.steps:
         return True
 
-    journal = Journal(run, done)
     skipped = {key for key, _ in skipped_pictures(run)}
     pending: list[tuple[int, float, Tensor, Tensor]] = []  # losses stay on the device until they are noted
 
@@ -168,10 +168,12 @@ def train(
                     "or with training.precision fp32"
                 )
             journal.write("step", step, loss=float(loss), lr=lr, gradient_norm=float(norm))
+        journal.flush()
         advance(len(pending), f"loss {float(loss):.3f}")
         pending.clear()
 
     with (
+        closing(Journal(run, done)) as journal,
         stop_requests() as asked_to_stop,
         progress(run.name, training.steps, "pictures", done, weight=training.batch_size) as advance,
     ):
@@ -204,9 +206,8 @@ def train(
                 journal.write("health", done, **evaluate(done))
                 model.train()
             if keep:
-                journal.flush()
+                journal.flush()  # before the checkpoint: the journal is never behind it
                 keep_checkpoint(run, done, {"model": model.state_dict(), "optimizer": optimizer.state_dict(), **stored})
             if stop:
                 break
-    journal.close()
     return done == training.steps

@@ -32,9 +32,9 @@ def data(count: int, seed: int) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("penalty", [0.1, 0.001])
 def test_equals_scikit_learn(penalty: float) -> None:
     x, y = data(400, 1)
-    mine = fit_linear(x, y, Classifier(torch.zeros(12, 3), torch.zeros(3)), penalty, iterations=500)
+    mine = fit_linear(x, y, Classifier(torch.zeros(3, 12), torch.zeros(3)), penalty, iterations=500)
     theirs = LogisticRegression(C=1 / (len(x) * penalty), tol=1e-8, max_iter=5000).fit(x.numpy(), y.numpy())
-    probabilities = torch.softmax(x @ mine.weight + mine.bias, 1)
+    probabilities = torch.softmax(x @ mine.weight.T + mine.bias, 1)
     np.testing.assert_allclose(probabilities.numpy(), theirs.predict_proba(x.numpy()), atol=2e-3)
 
 
@@ -54,7 +54,7 @@ def test_the_penalty_is_chosen_on_the_held_out_part_and_the_test_is_not_looked_a
     shares = []
     scaled = (x - x.mean(0)) / x.std(0, correction=0)
     for penalty in protocol.penalties:
-        start = Classifier(torch.zeros(312, 3), torch.zeros(3))
+        start = Classifier(torch.zeros(3, 312), torch.zeros(3))
         fitted = fit_linear(scaled[~held], y[~held], start, penalty, 60)
         shares.append(float(fitted.correct(scaled[held], y[held]).float().mean()))
     assert judged.holdout_accuracy == pytest.approx(max(shares), abs=1 / 18 + 1e-6)
