@@ -54,11 +54,11 @@ def probe(arguments: Sequence[str]) -> int:
     from transfer.probing import ProbeSettings
     from transfer.probing import probe as job
     from transfer.report import write_report
-    from transfer.table import probe_table
+    from transfer.table import probe_lines
 
     (run,), settings = _parse(probe, ProbeSettings, [RUN], arguments)
     outcome = job(run, settings)
-    _say(probe_table(outcome), *_skips(outcome.skipped), f"report: {write_report(run)}")
+    _say(*probe_lines(outcome), *_skips(outcome.skipped), f"report: {write_report(run)}")
     return 0
 
 

@@ -181,9 +181,22 @@ def load_pretrained(path: Path) -> Pretrained:
         if name != "prior" and colour.get(name) != value:
             raise UserError(f"{file}: its colour contract has {name} {colour.get(name)}; this version needs {value}")
     colorizer = build_colorizer(settings, prior)
-    try:
-        colorizer.load_state_dict(weights)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{file}: its weights do not fit backbone {settings.backbone.name} ({reason})") from error
+    wrong = _misfits(colorizer.state_dict(), weights)
+    if wrong:
+        raise UserError(
+            f"{file}: {len(wrong)} of its weights do not fit backbone {settings.backbone.name}, the first: {wrong[0]}"
+        )
+    colorizer.load_state_dict(weights)
     return Pretrained(colorizer.eval(), settings, prior, step)
+
+
+def _misfits(expected: dict[str, Tensor], found: Any) -> list[str]:
+    """What keeps ``found`` from being loaded where ``expected`` stands, a line per weight."""
+    found = found if isinstance(found, dict) else {}
+    wrong = [f"{name} is missing" for name in expected.keys() - found.keys()]
+    wrong += [f"{name} has no place" for name in found.keys() - expected.keys()]
+    for name in expected.keys() & found.keys():
+        is_, should = list(getattr(found[name], "shape", ())), list(expected[name].shape)
+        if is_ != should:
+            wrong.append(f"{name} has shape {is_}, not {should}")
+    return sorted(wrong)

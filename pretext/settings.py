@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import re
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -35,11 +36,17 @@ def settings_from(kind: type[S], values: Any, where: str) -> S:
     """
     if not isinstance(values, dict):
         raise UserError(f"{where}: holds no settings (a mapping of names to values)")
-    parser = _settings_parser(kind)
+    for field in dataclasses.fields(kind):  # type: ignore[arg-type]
+        if dataclasses.is_dataclass(field.type) and not isinstance(values.get(field.name, {}), dict):
+            raise UserError(f"{where}: {field.name} is {values[field.name]!r}; it holds settings, one a line below it")
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(kind)
     try:
         return _built(parser.instantiate(parser.parse_object(values)), kind)
     except ParserError as error:
         raise UserError(f"{where}: {_one_line(error, kind)}") from error
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
 
 
 def settings_file(kind: type[S], path: Path) -> S:
@@ -91,12 +98,6 @@ def parse_command(
     return [parsed[positional.name] for positional in positionals], _built(parsed, kind)
 
 
-def _settings_parser(kind: type[Any]) -> ArgumentParser:
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(kind)
-    return parser
-
-
 def _built(parsed: Any, kind: type[S]) -> S:
     names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
     return kind(**{name: parsed[name] for name in names})
@@ -112,7 +113,8 @@ def _yaml(path: Path) -> Any:
 
 
 def _config_files(arguments: Sequence[str]) -> Iterator[Path]:
-    for argument, following in zip(arguments, [*arguments[1:], None], strict=True):
+    for argument, following in pairwise([*arguments, None]):
+        assert argument is not None
         if argument == "--config" and following is not None:
             yield Path(following)
         elif argument.startswith("--config="):

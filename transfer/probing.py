@@ -166,7 +166,9 @@ def probe(run: Path, settings: ProbeSettings, protocol: Protocol | None = None) 
     return read_probe(path)
 
 
-def fit_linear(features: Tensor, labels: Tensor, start: Classifier, penalty: float, iterations: int) -> Classifier:
+def fit_linear(
+    features: Tensor, labels: Tensor, start: Classifier, penalty: float, iterations: int, tolerance: float = 1e-4
+) -> Classifier:
     """Multinomial logistic regression by L-BFGS: mean cross-entropy plus penalty / 2 times the squared weights.
 
     Args:
@@ -175,10 +177,11 @@ def fit_linear(features: Tensor, labels: Tensor, start: Classifier, penalty: flo
         start: where to begin.
         penalty: on the weights, not on the bias. scikit-learn's C is 1 / (N * penalty).
         iterations: at most.
+        tolerance: it ends where no part of the gradient is greater (scikit-learn's default).
     """
     weight, bias = (part.clone().requires_grad_() for part in start)
     optimizer = torch.optim.LBFGS(
-        [weight, bias], max_iter=iterations, history_size=10, tolerance_grad=1e-6, line_search_fn="strong_wolfe"
+        [weight, bias], max_iter=iterations, history_size=10, tolerance_grad=tolerance, line_search_fn="strong_wolfe"
     )
 
     def closure() -> Tensor:

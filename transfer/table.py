@@ -1,4 +1,4 @@
-"""A probe's result as a table in the terminal."""
+"""A probe's result in the terminal."""
 
 from rich import box
 from rich.table import Table
@@ -7,10 +7,13 @@ from transfer.intervals import Estimate
 from transfer.results import Probe
 
 
-def probe_table(probe: Probe) -> Table:
-    """Accuracy of every stage in percent, [95% interval], random beside pretrained; best stages in bold."""
-    table = Table(box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left", pad_edge=False)
-    table.title = f"{probe.protocol}: accuracy on {probe.n_test:,} test pictures of {probe.test}, %"
+def probe_lines(probe: Probe) -> list[str | Table]:
+    """A title, a table and what its numbers depend on.
+
+    The table: accuracy of every stage in percent, [95% interval], random beside pretrained; the best
+    stages in bold, and their difference.
+    """
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("stage", no_wrap=True)
     for name in ("dims", "random init", "pretrained", "difference"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -20,13 +23,14 @@ def probe_table(probe: Probe) -> Table:
         table.add_row(stage.name, str(stage.dims), *cells, _text(stage.difference, "+"))
     table.add_section()
     table.add_row("best", "", probe.best_random.name, probe.best_pretrained.name, _text(probe.difference, "+"))
-    table.caption = (
-        f"[..]: {probe.interval}.\n"
-        f"Fitted on {probe.n_train:,} pictures; {probe.n_holdout:,} of them chose penalty and best stage (bold).\n"
-        f"Pretraining seed {probe.pretraining_seed}, probe seed {probe.seed}, step {probe.step:,}; "
-        f"pictures seen at {probe.view_size} px."
-    )
-    return table
+    return [
+        f"{probe.protocol}: accuracy on {probe.n_test:,} test pictures of {probe.test}, %",
+        table,
+        f"[..]: {probe.interval}",
+        f"fitted on {probe.n_train:,} pictures; {probe.n_holdout:,} of them chose penalty and best stage (bold)",
+        f"pretraining seed {probe.pretraining_seed}, step {probe.step:,}; probe seed {probe.seed}; "
+        f"pictures seen at {probe.view_size} px",
+    ]
 
 
 def _text(estimate: Estimate, sign: str = "") -> str:

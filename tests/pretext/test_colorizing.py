@@ -15,8 +15,8 @@ from pretext.recipe import BackboneSettings, PretrainSettings, build_colorizer, 
 from pretext.settings import plain
 
 
-def checkpoint(path: Path, settings: PretrainSettings | None = None, **changed: object) -> Path:
-    settings = settings or PretrainSettings()
+def checkpoint(path: Path, **changed: object) -> Path:
+    settings = PretrainSettings()
     prior = torch.full((313,), 1 / 313, dtype=torch.float64)
     state = {
         "step": 7,

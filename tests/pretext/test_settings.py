@@ -130,7 +130,7 @@ def test_help_names_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         parse_command("pretint pretrain", "About.", PretrainSettings, [], ["--help"])
     assert stopped.value.code == 0
-    shown = capsys.readouterr().out
+    shown = " ".join(capsys.readouterr().out.split())
     for name in ("--training.lr", "--objective.uniform", "--crop.area", "--machine.workers", "--seed"):
         assert name in shown
     assert "peak learning rate" in shown and "default: 0.002" in shown
