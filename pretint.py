@@ -1,5 +1,6 @@
 """The front door: one command per job, nothing else in it."""
 
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -43,7 +44,7 @@ def pretrain(arguments: Sequence[str]) -> int:
     report = write_report(run)
     _say(*_skips(skipped_pictures(run)))
     if not complete:
-        _say(f"stopped; the same command goes on: pretint pretrain {run}")
+        _say(f"stopped; the same command goes on: pretint pretrain {shlex.join(arguments)}")
         return 130
     _say(f"report: {report}", f"next: pretint probe {run}")
     return 0
@@ -91,12 +92,12 @@ def demo(arguments: Sequence[str]) -> int:
 
     run = Positional("run", "directory of the run (default: runs/demo)", nargs="?")
     (named,), _ = _parse(demo, NoSettings, [run], arguments)
-    folder = named or Path("runs/demo")
+    folder = named.resolve() if named else Path("runs/demo")
     photographs = folder.with_name(f"{folder.name}-photographs")
     save_test_parts(photographs)  # the parts that training never sees
 
     def step(command: Command, *words: str | Path) -> int:
-        _say(f"\n$ pretint {' '.join(map(str, (command.__name__, *words)))}")
+        _say(f"\n$ pretint {shlex.join(map(str, (command.__name__, *words)))}")
         return command([str(word) for word in words])
 
     return (

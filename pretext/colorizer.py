@@ -1,5 +1,7 @@
 """A colorizer: a backbone and a colour head, trained together for an objective."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -14,8 +16,8 @@ class Colorizer(nn.Module):
     """Lightness in, colour out.
 
     The head is one 1 x 1 convolution on the backbone's last stage. Where that stage is coarser than
-    ``target_stride``, its output is resized to the target's grid (bilinear), as the paper does for
-    AlexNet.
+    ``target_stride``, its output is interpolated to the target's grid (bilinear), as the paper does
+    for AlexNet.
 
     Args:
         backbone: gives the features.
@@ -33,9 +35,10 @@ class Colorizer(nn.Module):
     def forward(self, lightness: Tensor) -> Tensor:
         """(B, 1, H, W), L in [0, 100] -> the head's output, (B, channels, ceil(H / s), ceil(W / s))."""
         output: Tensor = self.head(self.backbone(lightness)[self.backbone.stages[-1].name])
-        size = [-(-side // self.target_stride) for side in lightness.shape[-2:]]
-        if list(output.shape[-2:]) != size:
-            output = F.interpolate(output.float(), size=size, mode="bilinear", align_corners=False)
+        height, width = (-(-side // self.target_stride) for side in lightness.shape[-2:])
+        if output.shape[-2:] != (height, width):
+            factor = self.backbone.stages[-1].stride / self.target_stride
+            output = resample(output.float(), factor, (height, width))
         return output
 
     def target(self, rgb: Tensor) -> Tensor:
@@ -52,11 +55,27 @@ class Colorizer(nn.Module):
     def colorize(self, lightness: Tensor, temperature: float = TEMPERATURE) -> Tensor:
         """The colour of pictures: ab, (B, 2, H, W), of their L, (B, 1, H, W), all unscaled."""
         ab = self.objective.decode(self(lightness), temperature)
-        return F.interpolate(ab, size=lightness.shape[-2:], mode="bilinear", align_corners=False)
+        return resample(ab, self.target_stride, lightness.shape[-2:])
+
+
+def resample(grid: Tensor, factor: float, size: Sequence[int]) -> Tensor:
+    """Bilinear interpolation between point samples.
+
+    Point i of the grid lies at pixel i * ``factor`` of the result, as sampling with a stride and strided
+    convolutions put it. (``F.interpolate`` alone takes its points for the middles of cells: the colours
+    would come to lie half a stride off.) Beyond the last point its value goes on.
+
+    Args:
+        grid: (B, C, h, w), float.
+        factor: result pixels per grid point.
+        size: of the result.
+    """
+    height, width = (max(1, round((side - 1) * factor) + 1) for side in grid.shape[-2:])
+    dense = F.interpolate(grid, size=(height, width), mode="bilinear", align_corners=True)
+    below, right = max(0, size[0] - height), max(0, size[1] - width)
+    return F.pad(dense[..., : size[0], : size[1]], (0, right, 0, below), mode="replicate")
 
 
 def join(lightness: Tensor, ab: Tensor) -> Tensor:
-    """sRGB in [0, 1], (B, 3, H, W), of L at full resolution and ab of any."""
-    if ab.shape[-2:] != lightness.shape[-2:]:
-        ab = F.interpolate(ab, size=lightness.shape[-2:], mode="bilinear", align_corners=False)
+    """sRGB in [0, 1], (B, 3, H, W), of L and ab; colours that sRGB does not have are clipped, which moves L."""
     return lab_to_rgb(torch.cat((lightness, ab), dim=1))

@@ -1,29 +1,34 @@
 """The job that colours pictures."""
 
-import io
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
+from torch.nn import functional as F
 
 from pretext.color import rgb_to_lightness
 from pretext.colorizer import Colorizer, join
-from pretext.engine.checkpoint import write_atomically
 from pretext.engine.device import pick_device
 from pretext.engine.progress import progress
 from pretext.errors import PictureError, UserError
+from pretext.files import write_png
 from pretext.gamut import TEMPERATURE
 from pretext.pictures.decode import decode
 from pretext.pictures.folder import Folder
 from pretext.recipe import load_pretrained
 from pretext.sheet import contact_sheet
 
+SHEET = "sheet.png"
+"""The file, in the folder of results, that shows them side by side."""
+
 _SHEET_ROWS = 24
+_CELL = 320
 _STRIP = 256  # rows joined at once: full-resolution Lab in float32 would take a gigabyte for a large photo
 
 
@@ -75,31 +80,29 @@ def colorize(model: Path, pictures: Sequence[Path], settings: ColorizeSettings) 
     device = pick_device(settings.device)
     colorizer = pretrained.colorizer.to(device)
     size = settings.size or pretrained.settings.view_size
-    jobs = list(_jobs(pictures, settings.out))
+    jobs = _jobs(pictures, settings.out)
     written: list[Path] = []
     rows: list[list[Image.Image]] = []
     skipped: list[PictureError] = []
     with progress("colorize", len(jobs), "pictures") as advance:
-        for source, key, target in jobs:
+        for job in jobs:
             try:
-                original = _read(source, key)
+                original = job.read()
             except PictureError as error:
                 skipped.append(error)
                 advance(1, "")
                 continue
             coloured = colorize_picture(colorizer, original, size, settings.temperature)
-            _write_png(target, coloured)
-            written.append(target)
+            write_png(job.target, coloured)
+            written.append(job.target)
             if len(rows) < _SHEET_ROWS:
-                thumbnails = [picture.copy() for picture in (original.convert("L").convert("RGB"), coloured, original)]
-                for thumbnail in thumbnails:
-                    thumbnail.thumbnail((320, 320))
-                rows.append(thumbnails)
+                small = [ImageOps.contain(picture, (_CELL, _CELL)) for picture in (original, coloured)]
+                rows.append([small[0].convert("L").convert("RGB"), small[1], small[0]])
             advance(1, "")
     if not written:
         raise UserError(f"none of {len(jobs)} pictures can be read; the first: {skipped[0]}")
-    sheet = settings.out / "sheet.png"
-    _write_png(sheet, contact_sheet(rows, ("gray", "coloured", "original"), cell=320, across=1 + (len(rows) > 4)))
+    sheet = settings.out / SHEET
+    write_png(sheet, contact_sheet(rows, ("gray", "coloured", "original"), cell=_CELL, across=1 + (len(rows) > 4)))
     return Coloured(written, sheet, skipped)
 
 
@@ -115,18 +118,19 @@ def colorize_picture(
         temperature: of the annealed mean.
 
     Returns:
-        RGB, of the picture's size, with the picture's own L.
+        RGB, of the picture's size, with the picture's own L. (A predicted colour that sRGB does not have
+        at that L is clipped, which moves L too.)
     """
     device = next(colorizer.parameters()).device
-    scale = size / min(picture.size)
+    scale, fit = size / min(picture.size), colorizer.backbone.fit_size
     # A very long picture is seen shortened: the network's memory grows with the area it sees.
-    seen = [min(8 * size, max(1, math.ceil(side * scale))) for side in picture.size]
+    seen = [fit(min(8 * size, max(1, math.ceil(side * scale)))) for side in picture.size]
     small = _tensor(picture.resize((seen[0], seen[1]), Image.Resampling.BICUBIC, reducing_gap=3.0)).to(device)
     ab = colorizer.colorize(rgb_to_lightness(small), temperature)
     full = np.asarray(picture)
     result = np.empty_like(full)
     height, width = full.shape[:2]
-    ab = torch.nn.functional.interpolate(ab, size=(height, width), mode="bilinear", align_corners=False)
+    ab = F.interpolate(ab, size=(height, width), mode="bilinear", align_corners=False)
     for top in range(0, height, _STRIP):
         rows = slice(top, top + _STRIP)
         lightness = rgb_to_lightness(torch.from_numpy(full[rows].copy()).permute(2, 0, 1)[None].to(device))
@@ -135,43 +139,48 @@ def colorize_picture(
     return Image.fromarray(result)
 
 
-def _jobs(pictures: Sequence[Path], out: Path) -> Iterator[tuple[Path, str, Path]]:
-    """(file, name for messages, where its result goes) of every picture; results never collide."""
-    taken: set[Path] = {out / "sheet.png"}
+class _Job(NamedTuple):
+    """A picture to colour, and where the result goes."""
+
+    read: Callable[[], Image.Image]
+    target: Path
+
+
+def _jobs(pictures: Sequence[Path], out: Path) -> list[_Job]:
+    """Every picture's job. No result takes the place of another, nor of a picture that was given."""
+    inputs = {path.resolve() for path in pictures}
+    taken = {out / SHEET}
+    jobs = []
     for path in pictures:
         if path.is_dir():
+            if out.resolve().is_relative_to(path.resolve()):
+                raise UserError(f"{out}: lies in {path}, whose pictures are coloured; name a folder outside with --out")
             folder = Folder(path)
-            keys = [folder.key(index) for index in range(len(folder))]
-            files = [(path / key, Path(key)) for key in keys]
-        elif path.exists():
-            files = [(path, Path(path.name))]
+            found = [(partial(folder.read, index), Path(folder.key(index))) for index in range(len(folder))]
+        elif path.is_file():
+            found = [(partial(_read, path), Path(path.name))]
         else:
             raise UserError(f"{path}: no such file or folder")
-        for file, relative in files:
-            target = (out / relative).with_suffix(".png")
-            number = 2
+        for read, place in found:
+            target, number = (out / place).with_suffix(".png"), 2
             while target in taken:
-                target = (out / relative).with_name(f"{relative.stem}-{number}.png")
+                target = (out / place).with_name(f"{place.stem}-{number}.png")
                 number += 1
-            if target.exists() and target.samefile(file):
-                raise UserError(f"{file}: the result would overwrite the picture; name another folder with --out")
             taken.add(target)
-            yield file, str(file), target
+            jobs.append(_Job(read, target))
+    for target in taken:
+        if target.resolve() in inputs:
+            raise UserError(f"{target}: a result would take the place of a picture; name another folder with --out")
+    return jobs
 
 
-def _read(path: Path, key: str) -> Image.Image:
+def _read(path: Path) -> Image.Image:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise PictureError(key, f"cannot be read ({error.strerror})") from error
-    return decode(data, key)
+        raise PictureError(str(path), f"cannot be read ({error.strerror})") from error
+    return decode(data, str(path))
 
 
 def _tensor(picture: Image.Image) -> torch.Tensor:
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None]
-
-
-def _write_png(path: Path, picture: Image.Image) -> None:
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    write_atomically(path, buffer.getvalue())

@@ -1,34 +1,30 @@
 """The job that trains: features from unlabelled pictures, by colorization."""
 
 import hashlib
-import io
-import platform
-import sys
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 from pretext.color import rgb_to_ab, rgb_to_lightness
 from pretext.colorizer import Colorizer, join
-from pretext.engine.checkpoint import write_atomically
 from pretext.engine.device import Place, pick_place
 from pretext.engine.loop import train
 from pretext.engine.run import held_run, restore
-from pretext.errors import PictureError, UserError
+from pretext.errors import UserError
+from pretext.files import write_png
 from pretext.gamut import Gamut
 from pretext.health import colour_health
-from pretext.pictures import DECODER, open_source
-from pretext.pictures.batches import Samples, Subset, centre_crop
+from pretext.pictures import open_source
+from pretext.pictures.batches import Samples, Subset, Views
 from pretext.pictures.source import Source
 from pretext.prior import estimate_prior, load_prior
-from pretext.recipe import PretrainSettings, build_colorizer, colour_contract
+from pretext.recipe import PretrainSettings, build_colorizer, check_contract, colour_contract
 from pretext.settings import plain
 from pretext.sheet import contact_sheet
+from pretext.versions import versions
 
 _SHOWN = 12
 _AT_ONCE = 32
@@ -62,11 +58,19 @@ def pretrain(run: Path, settings: PretrainSettings) -> bool:
                 f"{settings.data.source}: the pictures changed since the run {run} began ({state['data']['pictures']} "
                 f"then, {len(source)} now); bring them back, or name a new folder for the run"
             )
+        if state is not None:
+            check_contract(run, settings, state["colour"])
         asked = settings.training.precision if state is None else state["precision"]
         place = pick_place(settings.machine.device, asked, settings.machine.workers)
         prior = _prior(training_part, settings) if state is None else state["colour"]["prior"]
-        colorizer = build_colorizer(settings, prior).to(place.device).to(memory_format=torch.channels_last)
-        looked_at = _views(held_part, settings)
+        colorizer = (
+            build_colorizer(settings, prior, published=state is None)
+            .to(place.device)
+            .to(memory_format=torch.channels_last)
+        )
+        looked_at, bad = _views(
+            held_part, max(1, settings.data.holdout), colorizer.backbone.fit_size(settings.view_size)
+        )
 
         def evaluate(step: int) -> dict[str, float]:
             _write_samples(run / "samples" / f"{step:08d}.png", colorizer, looked_at[:_SHOWN], place)
@@ -81,7 +85,12 @@ def pretrain(run: Path, settings: PretrainSettings) -> bool:
             settings.training,
             settings.machine,
             place,
-            facts={"versions": versions(), "precision": place.precision, "workers": place.workers},
+            facts={
+                "versions": versions(),
+                "precision": place.precision,
+                "workers": place.workers,
+                "held_out": held,
+            },
             stored={
                 "settings": plain(settings),
                 "precision": place.precision,
@@ -90,19 +99,8 @@ def pretrain(run: Path, settings: PretrainSettings) -> bool:
                 "versions": versions(),
             },
             state=state,
+            skipped=bad,
         )
-
-
-def versions() -> dict[str, str]:
-    """What a result depends on besides its settings."""
-    packages = ("torch", "torchvision", "timm", "numpy", "scikit-image")
-    return {
-        "pretint": version("pretint"),
-        "python": platform.python_version(),
-        **{name: version(name) for name in packages},
-        "decoder": DECODER,
-        "platform": f"{platform.system()} {platform.machine()}, {sys.byteorder} endian",
-    }
 
 
 def _names_digest(source: Source) -> str:
@@ -139,17 +137,14 @@ def _crops(source: Source, count: int, settings: PretrainSettings) -> Iterator[T
         yield sample.rgb
 
 
-def _views(source: Source, settings: PretrainSettings) -> Tensor:
-    """Up to ``holdout`` pictures as they will be looked at, uint8 (N, 3, S, S); bad ones are left out."""
-    views = []
-    for index in range(min(len(source), max(1, settings.data.holdout))):
-        try:
-            views.append(centre_crop(source.read(index, settings.view_size), settings.view_size))
-        except PictureError:
-            continue  # the training names it if it meets it
+def _views(source: Source, count: int, size: int) -> tuple[Tensor, list[tuple[str, str]]]:
+    """The first ``count`` pictures as they are looked at, uint8 (N, 3, size, size), and those left out as bad."""
+    samples = [Views(source, size)[index] for index in range(min(len(source), count))]
+    views = [sample.rgb for sample in samples if sample.rgb is not None]
+    bad = [entry for sample in samples for entry in sample.skipped]
     if not views:
-        raise UserError(f"{settings.data.source}: none of the held-out pictures can be read")
-    return torch.from_numpy(np.stack(views)).permute(0, 3, 1, 2).contiguous()
+        raise UserError(f"none of {len(samples)} held-out pictures can be read; the first: {': '.join(bad[0])}")
+    return torch.stack(views), bad
 
 
 def _write_samples(path: Path, colorizer: Colorizer, rgb: Tensor, place: Place) -> None:
@@ -157,10 +152,7 @@ def _write_samples(path: Path, colorizer: Colorizer, rgb: Tensor, place: Place) 
     ab = colorizer.colorize(lightness)
     gray, coloured = (join(lightness, colour).cpu() for colour in (torch.zeros_like(ab), ab))
     rows = [[_picture(one) for one in row] for row in zip(gray, coloured, rgb / 255, strict=True)]
-    sheet = contact_sheet(rows, ("gray", "coloured", "original"), cell=max(96, rgb.shape[-1]), across=3)
-    buffer = io.BytesIO()
-    sheet.save(buffer, "PNG")
-    write_atomically(path, buffer.getvalue())
+    write_png(path, contact_sheet(rows, ("gray", "coloured", "original"), cell=max(96, rgb.shape[-1]), across=3))
 
 
 def _picture(rgb: Tensor) -> Image.Image:

@@ -47,10 +47,17 @@ class BackboneSettings:
     Args:
         name: tiny, alexnet, vgg, or any timm model, such as resnet18.
         arguments: passed to the backbone's constructor, such as {geometry: test} for alexnet.
+        weights: a local file of published weights to start from, .safetensors or .pth, for a timm model;
+            empty starts from random weights.
     """
 
     name: str = "tiny"
     arguments: dict[str, Any] = field(default_factory=dict)
+    weights: str = ""
+
+    def __post_init__(self) -> None:
+        if "weights" in self.arguments:
+            raise UserError("backbone.arguments holds weights; give them as backbone.weights")
 
 
 @dataclass
@@ -108,6 +115,10 @@ class PretrainSettings:
     machine: MachineSettings = field(default_factory=MachineSettings)
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**63:
+            raise UserError(f"seed is {self.seed}: it must lie in [0, 2^63)")
+
     @property
     def view_size(self) -> int:
         """The side at which a whole picture shows things as large as the crops of training do on average.
@@ -127,11 +138,16 @@ class Pretrained(NamedTuple):
     step: int
 
 
-def build_colorizer(settings: PretrainSettings, prior: Tensor) -> Colorizer:
-    """The colorizer of a recipe at its initial weights, which depend on the recipe's seed alone.
+def build_colorizer(settings: PretrainSettings, prior: Tensor, published: bool = False) -> Colorizer:
+    """The colorizer of a recipe at random initial weights, which depend on the recipe's seed alone.
+
+    Args:
+        settings: the recipe.
+        prior: (Q,), for the rebalancing weights.
+        published: start the backbone from the file ``settings.backbone.weights`` instead, if that is named.
 
     Raises:
-        UserError: the backbone does not exist, or does not take its arguments.
+        UserError: the backbone does not exist, or does not take its arguments or its weights.
     """
     asked = settings.objective
     objective: Objective
@@ -142,12 +158,13 @@ def build_colorizer(settings: PretrainSettings, prior: Tensor) -> Colorizer:
         objective = Classification(Gamut(asked.neighbours, asked.sigma), weights, asked.gray_threshold)
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
-        backbone = build_backbone(settings.backbone.name, **settings.backbone.arguments)
+        file = {"weights": settings.backbone.weights} if published and settings.backbone.weights else {}
+        backbone = build_backbone(settings.backbone.name, **settings.backbone.arguments, **file)
         return Colorizer(backbone, objective, asked.stride)
 
 
 def colour_contract(settings: PretrainSettings, prior: Tensor) -> dict[str, Any]:
-    """What a colour means to a checkpoint; checked when it is loaded."""
+    """What a colour means to a checkpoint; checked when it is loaded, see ``check_contract``."""
     return {
         "white": "D65",
         "lightness": [0, 100],
@@ -157,6 +174,13 @@ def colour_contract(settings: PretrainSettings, prior: Tensor) -> dict[str, Any]
         "temperature": TEMPERATURE,
         "prior": prior,
     }
+
+
+def check_contract(origin: Path, settings: PretrainSettings, colour: dict[str, Any]) -> None:
+    """Refuse, by a ``UserError``, a checkpoint whose colours mean something else than ours."""
+    for name, value in colour_contract(settings, colour["prior"]).items():
+        if name != "prior" and colour.get(name) != value:
+            raise UserError(f"{origin}: its colour contract has {name} {colour.get(name)}; this version needs {value}")
 
 
 def load_pretrained(path: Path) -> Pretrained:
@@ -176,10 +200,10 @@ def load_pretrained(path: Path) -> Pretrained:
             state["model"],
         )
     except (KeyError, TypeError) as error:
-        raise UserError(f"{file}: a checkpoint, but not of a pretraining ({error} is missing)") from error
-    for name, value in colour_contract(settings, prior).items():
-        if name != "prior" and colour.get(name) != value:
-            raise UserError(f"{file}: its colour contract has {name} {colour.get(name)}; this version needs {value}")
+        raise UserError(
+            f"{file}: a checkpoint, but not of a pretraining (settings, colour or model are missing)"
+        ) from error
+    check_contract(file, settings, colour)
     colorizer = build_colorizer(settings, prior)
     wrong = _misfits(colorizer.state_dict(), weights)
     if wrong:

@@ -21,6 +21,7 @@ SMALL = [
     "--objective.prior_pictures", "20",
     "--training.steps", "6",
     "--training.batch_size", "8",
+    "--training.warmup", "1",
     "--machine.workers", "0",
 ]  # fmt: skip
 
@@ -70,7 +71,7 @@ def test_the_road_from_end_to_end(said: Pretint, tmp_path: Path, monkeypatch: py
     """The demo, at a recipe that takes seconds: it runs the commands that it shows."""
     (tmp_path / "demo.yaml").write_text(
         "crop: {size: 16}\nobjective: {stride: 4, prior_pictures: 20}\n"
-        "training: {steps: 4, batch_size: 8}\nmachine: {workers: 0}\n"
+        "training: {steps: 4, batch_size: 8, warmup: 1}\nmachine: {workers: 0}\n"
     )
     monkeypatch.setattr(pretint, "RECIPES", tmp_path)
     run = tmp_path / "runs" / "demo"

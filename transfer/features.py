@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pretext.backbones import Backbone
@@ -12,10 +12,11 @@ from pretext.color import rgb_to_lightness
 from pretext.engine.device import Place, autocast
 from pretext.engine.progress import progress
 from pretext.errors import UserError
-from pretext.pictures import LabelledSource
-from pretext.pictures.batches import Views, stream
+from pretext.pictures import LabelledSource, Source
+from pretext.pictures.batches import Subset, Views, stream
 
 _AT_ONCE = 64
+_CALIBRATING = 2048
 
 
 class Features(NamedTuple):
@@ -68,6 +69,38 @@ def pooled_features(
     labels = [label for index, label in enumerate(source.labels) if not bad or source.key(index) not in bad]
     networks = {name: {stage: torch.cat(parts) for stage, parts in stages.items()} for name, stages in found.items()}
     return Features(networks, torch.tensor(labels), skipped)
+
+
+@torch.no_grad()
+def calibrate_batch_norm(backbone: Backbone, source: Source, size: int, place: Place) -> None:
+    """Give a network's batch normalisations the statistics of pictures, in place; weights stay.
+
+    A network at random initialisation has never seen a picture: with the mean 0 and variance 1 that its
+    layers start with, its deeper features shrink, and a comparison would credit pretraining with
+    having run batch normalisation at all.
+
+    Args:
+        backbone: on the place's device; left in eval mode.
+        source: the pictures; up to 2,048 of them are seen, drawn evenly.
+        size: side at which they are seen.
+        place: where, at which precision.
+    """
+    norms = [module for module in backbone.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    if not norms:
+        return
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a plain mean over batches
+    backbone.train()
+    drawn = Subset(source, range(min(_CALIBRATING, len(source))), seed=0)  # in random order: classes must mix
+    for batch in stream(Views(drawn, size), range(len(drawn)), _AT_ONCE, place.workers):
+        if len(batch.rgb) > 1:
+            with autocast(place):
+                backbone(rgb_to_lightness(batch.rgb.to(place.device)).contiguous(memory_format=torch.channels_last))
+    backbone.eval()
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
 
 
 def pool(features: Tensor, dims: int) -> Tensor:

@@ -13,16 +13,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pretext.engine.checkpoint import write_atomically
 from pretext.engine.device import pick_place
 from pretext.engine.progress import progress
 from pretext.engine.run import run_settings
 from pretext.errors import UserError
+from pretext.files import write_atomically
 from pretext.pictures import LabelledSource, open_labelled
 from pretext.pictures.order import permuted
-from pretext.pretraining import versions
 from pretext.recipe import build_colorizer, load_pretrained
-from transfer.features import Features, pooled_features
+from pretext.versions import versions
+from transfer.features import Features, calibrate_batch_norm, pooled_features
 from transfer.intervals import ABOUT, accuracy, difference
 from transfer.results import Probe, read_probe
 
@@ -49,7 +49,8 @@ class Protocol:
         return (
             f"features of the frozen backbone, average-pooled to at most {self.dims} dimensions and standardized; "
             f"multinomial logistic regression; its L2 penalty and the best stage are chosen on {self.holdout:.0%} of "
-            "the training pictures, then the classifier is fitted to all of them and the test pictures are read once"
+            "the training pictures, then the classifier is fitted to all of them and the test pictures are read once; "
+            "the random network has batch-norm statistics of the training pictures, as the pretrained one has"
         )
 
 
@@ -75,8 +76,8 @@ class ProbeSettings:
     workers: int = -1
 
     def __post_init__(self) -> None:
-        if self.size < 0 or self.workers < -1:
-            raise UserError("size must not be negative, and workers must be -1 or more")
+        if self.size < 0 or self.workers < -1 or not 0 <= self.seed < 2**63:
+            raise UserError("size must not be negative, workers must be -1 or more, and seed must lie in [0, 2^63)")
 
 
 class Classifier(NamedTuple):
@@ -123,7 +124,8 @@ def probe(run: Path, settings: ProbeSettings, protocol: Protocol | None = None) 
     colorizers = dict(zip(NETWORKS, (initial, pretrained.colorizer), strict=True))
     backbones = {name: colorizer.backbone.eval().to(place.device) for name, colorizer in colorizers.items()}
     sources = _labelled_pair(settings)
-    size = settings.size or pretrained.settings.view_size
+    size = pretrained.colorizer.backbone.fit_size(settings.size or pretrained.settings.view_size)
+    calibrate_batch_norm(backbones["random"], sources[0], size, place)
     train, test = (
         pooled_features(backbones, source, size, protocol.dims, place, f"features of {part}")
         for source, part in zip(sources, ("train", "test"), strict=True)
@@ -160,8 +162,8 @@ def probe(run: Path, settings: ProbeSettings, protocol: Protocol | None = None) 
         "versions": versions(),
         "skipped": [list(entry) for entry in train.skipped + test.skipped],
     }
-    name = re.sub(r"[^\w.-]+", "-", settings.test).strip("-.")
-    path = run / "probes" / f"{name}.{protocol.name}.json"
+    name = re.sub(r"[^\w.-]+", "-", settings.test).strip("-.")[-100:]
+    path = run / "probes" / f"{name}.{size}px.seed{settings.seed}.{protocol.name}.json"
     write_atomically(path, json.dumps(outcome, indent=1).encode())
     return read_probe(path)
 
@@ -196,6 +198,8 @@ def fit_linear(
 
 def _labelled_pair(settings: ProbeSettings) -> tuple[LabelledSource, LabelledSource]:
     train, test = open_labelled(settings.train), open_labelled(settings.test)
+    if settings.train == settings.test:
+        raise UserError(f"{settings.train}: train and test are the same pictures; a test needs others")
     if train.classes != test.classes:
         different = sorted(set(train.classes) ^ set(test.classes))
         raise UserError(
@@ -232,9 +236,10 @@ def _judge(
     held = held.to(device)
     classifier = Classifier(torch.zeros(classes, x.shape[1], device=device), torch.zeros(classes, device=device))
     best: tuple[float, float, Classifier] | None = None
+    (fit_x, fit_y), (held_x, held_y) = (x[~held], y[~held]), (x[held], y[held])
     for penalty in protocol.penalties:
-        classifier = fit_linear(x[~held], y[~held], classifier, penalty, protocol.iterations)
-        share = float(classifier.correct(x[held], y[held]).float().mean())
+        classifier = fit_linear(fit_x, fit_y, classifier, penalty, protocol.iterations)
+        share = float(classifier.correct(held_x, held_y).float().mean())
         if best is None or share > best[0]:
             best = share, penalty, classifier
     assert best is not None

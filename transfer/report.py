@@ -18,10 +18,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
-from pretext.engine.checkpoint import write_atomically
 from pretext.engine.journal import Record, read_journal
 from pretext.engine.run import Settings, run_settings
 from pretext.errors import UserError
+from pretext.files import write_atomically
 from pretext.gamut import bin_centres
 from pretext.health import COMMON_MASS
 from transfer.charts import Curve, health_chart, loss_chart, rate_chart, stages_chart
@@ -71,7 +71,7 @@ def write_report(run: Path) -> Path:
         probes=[(probe, _stages_svg(probe)) for probe in probes],
         loss=_loss(settings, records),
         health=_health(records),
-        held_out=bool(_setting(settings, "data", "holdout")),
+        held_out=any(record.get("held_out") for record in _of_kind(records, "start")),
         samples=_newest_samples(run),
         coloured=_picture(run / "coloured" / "sheet.png"),
         skipped=list({str(record["key"]): str(record["reason"]) for record in _of_kind(records, "skipped")}.items()),

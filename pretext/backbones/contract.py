@@ -36,6 +36,10 @@ class Backbone(nn.Module):
         """
         raise AssertionError("a backbone defines forward")
 
+    def fit_size(self, size: int) -> int:
+        """The side nearest to ``size`` that a picture may have, in pixels: ``size``, unless a backbone says else."""
+        return size
+
     def __call__(self, lightness: Tensor) -> dict[str, Tensor]:  # for the type checker
         features: dict[str, Tensor] = super().__call__(lightness)
         return features

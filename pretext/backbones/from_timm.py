@@ -72,6 +72,8 @@ class TimmBackbone(Backbone):
         size = arguments.get("img_size", published.input_size[-2:])
         own_size = (size, size) if isinstance(size, int) else tuple(size)
         self.only_size = own_size if takes_one_size else None
+        # Patches and windows must tile the picture.
+        self._multiple: int = max(stage.stride for stage in self.stages) if published.fixed_input_size else 1
         self.register_buffer("lightness_mean", torch.tensor(100 * sum(published.mean) / len(published.mean)))
         self.register_buffer("lightness_std", torch.tensor(100 * sum(published.std) / len(published.std)))
 
@@ -91,6 +93,12 @@ class TimmBackbone(Backbone):
         if self.channels_last:
             maps = [features.permute(0, 3, 1, 2) for features in maps]
         return {stage.name: features for stage, features in zip(self.stages, maps, strict=True)}
+
+    def fit_size(self, size: int) -> int:
+        """See ``Backbone.fit_size``: a model of one size takes that, one of patches a multiple of theirs."""
+        if self.only_size is not None:
+            return int(self.only_size[0])
+        return max(1, round(size / self._multiple)) * self._multiple
 
 
 def unknown_backbone(name: str, known: Iterable[str]) -> UserError:

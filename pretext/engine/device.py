@@ -26,7 +26,7 @@ def pick_place(device: str, precision: Precision = "auto", workers: int = -1) ->
     """
     picked = pick_device(device)
     if workers < 0:
-        workers = 1 if picked.type == "cpu" else min(12, os.cpu_count() or 1)
+        workers = 1 if picked.type == "cpu" else min(12, len(os.sched_getaffinity(0)))
     return Place(picked, pick_precision(precision, picked), workers)
 
 
@@ -42,7 +42,7 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, ValueError) as error:
-        raise UserError(f"machine.device {name}: no such device here; use auto, cpu or cuda") from error
+        raise UserError(f"device {name}: there is none here; use auto, cpu or cuda") from error
     return device
 
 

@@ -1,6 +1,7 @@
 """A polite stop: Ctrl-C and TERM set a flag that the loop reads at a step's end."""
 
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -20,7 +21,8 @@ def stop_requests() -> Iterator[Callable[[], bool]]:
             raise KeyboardInterrupt
         asked = True
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    ours = threading.current_thread() is threading.main_thread()  # elsewhere Python lets nobody listen
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM) if ours}
     try:
         yield lambda: asked
     finally:

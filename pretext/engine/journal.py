@@ -13,8 +13,8 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from pretext.engine.checkpoint import write_atomically
 from pretext.errors import UserError
+from pretext.files import write_atomically
 
 Record = dict[str, Any]
 
@@ -106,4 +106,5 @@ def _records(path: Path) -> Iterator[Record]:
 
 
 def _line(record: Record) -> str:
-    return json.dumps(record) + "\n"
+    finite = {name: None if value != value else value for name, value in record.items()}  # JSON has no nan
+    return json.dumps(finite, allow_nan=False) + "\n"

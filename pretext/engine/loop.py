@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 from timm.scheduler import create_scheduler_v2
+from timm.scheduler.scheduler import Scheduler
 from torch import Tensor, nn
 
 from pretext.engine.device import Place, Precision, autocast
@@ -36,7 +37,7 @@ class TrainingSettings:
         clip: largest norm of the gradient; 0 does not clip.
         schedule: of the learning rate after the warm-up: cosine to 0, or multistep.
         warmup: steps of linear warm-up.
-        milestones: steps at which multistep multiplies the rate by decay_rate.
+        milestones: after so many steps multistep multiplies the rate by decay_rate.
         decay_rate: see milestones.
         precision: bf16 runs the network in bfloat16 (weights and loss stay float32); auto takes it
             where the device computes in it natively.
@@ -56,11 +57,21 @@ class TrainingSettings:
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "lr"):
-            if getattr(self, name) <= 0:
+            if not getattr(self, name) > 0:  # nan too
                 raise UserError(f"training.{name} is {getattr(self, name)}: it must be above 0")
         for name in ("weight_decay", "clip", "warmup"):
-            if getattr(self, name) < 0:
+            if not getattr(self, name) >= 0:
                 raise UserError(f"training.{name} is {getattr(self, name)}: it must not be negative")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise UserError(f"training.betas is {list(self.betas)}: both must lie in [0, 1)")
+        if not 0 < self.decay_rate <= 1:
+            raise UserError(f"training.decay_rate is {self.decay_rate}: it must lie in (0, 1]")
+        if not all(math.isfinite(value) for value in (self.lr, self.weight_decay, self.clip)):
+            raise UserError("training.lr, training.weight_decay and training.clip must be finite")
+        if self.warmup >= self.steps:
+            raise UserError(f"training.warmup is {self.warmup}: it must be less than training.steps, {self.steps}")
+        if self.milestones != sorted(set(self.milestones)) or not all(0 < at < self.steps for at in self.milestones):
+            raise UserError(f"training.milestones is {self.milestones}: give steps in order, each below {self.steps}")
         if (self.schedule == "multistep") != bool(self.milestones):
             raise UserError("training.milestones go with training.schedule multistep, and only with it: give both")
 
@@ -106,6 +117,7 @@ def train(
     facts: dict[str, Any],
     stored: dict[str, Any],
     state: dict[str, Any] | None,
+    skipped: Sequence[tuple[str, str]] = (),
 ) -> bool:
     """Train ``model`` from where ``state`` stands to the end, writing the run's journal and checkpoints.
 
@@ -124,6 +136,7 @@ def train(
         facts: journaled at the start of every call, such as versions.
         stored: what a checkpoint holds besides the state (settings, colour contract).
         state: of the newest checkpoint, or None.
+        skipped: key and reason of pictures that are known to be unreadable, for the journal.
 
     Returns:
         Whether the training is complete; False if it was asked to stop, with a checkpoint written.
@@ -131,24 +144,7 @@ def train(
     Raises:
         UserError: the loss is no longer finite, the disk is full, no picture can be read.
     """
-    optimizer = torch.optim.Adam(
-        model.parameters(),
-        lr=training.lr,
-        betas=training.betas,
-        weight_decay=training.weight_decay,
-        fused=True,
-    )
-    schedule, _ = create_scheduler_v2(
-        optimizer,
-        sched=training.schedule,
-        num_epochs=training.steps,
-        warmup_epochs=training.warmup,
-        warmup_lr=0.0,
-        decay_milestones=training.milestones,
-        decay_rate=training.decay_rate,
-        step_on_epochs=False,
-        updates_per_epoch=1,
-    )
+    optimizer, schedule = _optimizer_and_schedule(model, training)
     done = 0
     if state is not None:
         done = state["step"]
@@ -157,20 +153,31 @@ def train(
     if done >= training.steps:
         return True
 
-    skipped = {key for key, _ in skipped_pictures(run)}
+    known = {key for key, _ in skipped_pictures(run)}
     pending: list[tuple[int, float, Tensor, Tensor]] = []  # losses stay on the device until they are noted
+
+    def skip(bad: Iterable[tuple[str, str]]) -> None:
+        for key, reason in bad:
+            if key not in known:
+                known.add(key)
+                journal.write("skipped", done, key=key, reason=reason)
 
     def note() -> None:
         for step, lr, loss, norm in pending:
-            if not loss.isfinite():
+            if not (loss.isfinite() and norm.isfinite()):
                 raise UserError(
-                    f"{run}: the loss is {float(loss)} at step {step}; start a new run with a lower training.lr "
-                    "or with training.precision fp32"
+                    f"{run}: the loss is {float(loss)} and its gradient's norm {float(norm)} at step {step}; start a "
+                    "new run with a lower training.lr or with training.precision fp32"
                 )
             journal.write("step", step, loss=float(loss), lr=lr, gradient_norm=float(norm))
         journal.flush()
         advance(len(pending), f"loss {float(loss):.3f}")
         pending.clear()
+
+    def look() -> None:
+        model.eval()
+        journal.write("health", done, **evaluate(done))
+        model.train()
 
     with (
         closing(Journal(run, done)) as journal,
@@ -178,36 +185,55 @@ def train(
         progress(run.name, training.steps, "pictures", done, weight=training.batch_size) as advance,
     ):
         journal.write("start", done, time=time.time(), device=str(place.device), **facts)
-        model.train()
+        skip(skipped)
+        if done == 0:
+            look()
         for batch in batches(samples, training.batch_size, done, training.steps, place.workers):
             torch.manual_seed(mix(samples.seed, done))
             schedule.step_update(done)
-            with autocast(place):
-                loss = loss_of(batch.rgb.to(place.device, non_blocking=True))
-            loss.backward()
+            try:
+                with autocast(place):
+                    loss = loss_of(batch.rgb.to(place.device, non_blocking=True))
+                loss.backward()
+            except (RuntimeError, ValueError) as error:  # crops too small for the network, no memory, ...
+                raise UserError(f"{run}: step {done + 1} cannot be computed: {' '.join(str(error).split())}") from error
             norm = nn.utils.clip_grad_norm_(model.parameters(), training.clip or math.inf)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             done += 1
-            for key, reason in batch.skipped:
-                if key not in skipped:
-                    skipped.add(key)
-                    journal.write("skipped", done, key=key, reason=reason)
+            skip(batch.skipped)
             pending.append((done, optimizer.param_groups[0]["lr"], loss.detach(), norm))
 
             stop = asked_to_stop()
             last = done == training.steps
-            look = done % machine.evaluate_every == 0 or last
+            due = done % machine.evaluate_every == 0 or last
             keep = done % machine.checkpoint_every == 0 or last or stop
-            if done % _NOTED_EVERY == 0 or look or keep:
+            if done % _NOTED_EVERY == 0 or due or keep:
                 note()
-            if look:
-                model.eval()
-                journal.write("health", done, **evaluate(done))
-                model.train()
+            if due:
+                look()
             if keep:
                 journal.flush()  # before the checkpoint: the journal is never behind it
                 keep_checkpoint(run, done, {"model": model.state_dict(), "optimizer": optimizer.state_dict(), **stored})
             if stop:
                 break
     return done == training.steps
+
+
+def _optimizer_and_schedule(model: nn.Module, training: TrainingSettings) -> tuple[torch.optim.Optimizer, Scheduler]:
+    """Adam, and a learning rate that is a function of the step alone."""
+    optimizer = torch.optim.Adam(
+        model.parameters(), training.lr, training.betas, weight_decay=training.weight_decay, fused=True
+    )
+    schedule, _ = create_scheduler_v2(
+        optimizer,
+        sched=training.schedule,
+        num_epochs=training.steps,
+        warmup_epochs=training.warmup,
+        warmup_lr=training.lr / max(1, training.warmup),  # not 0, which would waste the first step
+        decay_milestones=[at + 1 for at in training.milestones],  # timm decays a step early
+        decay_rate=training.decay_rate,
+        step_on_epochs=False,
+        updates_per_epoch=1,
+    )
+    return optimizer, schedule

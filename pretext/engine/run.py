@@ -15,8 +15,9 @@ from typing import Any
 
 import yaml
 
-from pretext.engine.checkpoint import load_checkpoint, save_checkpoint, write_atomically
+from pretext.engine.checkpoint import load_checkpoint, save_checkpoint
 from pretext.errors import UserError
+from pretext.files import write_atomically
 
 _KEPT = 2
 Settings = dict[str, Any]
@@ -35,7 +36,7 @@ def held_run(folder: Path, settings: Settings) -> Iterator[None]:
         UserError: the folder is no run's, was begun with other settings, or is held by another process.
     """
     path = folder / "settings.yaml"
-    if folder.exists() and not path.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and not path.exists() and not _is_empty(folder):
         raise UserError(f"{folder}: exists and is no run of Pretint; name a new folder for the run")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -107,6 +108,11 @@ def restore(folder: Path) -> dict[str, Any] | None:
     """The state of a run's newest checkpoint, on the CPU; None for a run that has none."""
     path = newest_checkpoint(folder)
     return None if path is None else load_checkpoint(path)
+
+
+def _is_empty(folder: Path) -> bool:
+    """Whether it is a folder with nothing in it but what an attempt to start a run may leave."""
+    return folder.is_dir() and all(entry.name.startswith(".") for entry in folder.iterdir())
 
 
 def _differences(old: Settings, new: Settings, prefix: str = "") -> list[str]:

@@ -3,11 +3,11 @@
 No download. The label of a tile is the photograph it is cut from. Each photograph is split across its
 longer axis (a square one from top to bottom):
 
-    | train: overlapping tiles | gap: 16 pixels, in no tile | test: the last 43 %, tiles side by side |
+    | train: tiles side by side | gap: 16 pixels, in no tile | test: the last 43 %, tiles side by side |
 
-so that no pixel is in both parts, nor in two test tiles. The two largest photographs (retina,
-hubble_deep_field) are halved first by averaging 2 x 2 pixels, which brings all eight to a like scale:
-their longer sides are 451 to 741 pixels.
+so that no pixel is in both parts, nor in two tiles: what is held out of either is really unseen. The
+two largest photographs (retina, hubble_deep_field) are halved first by averaging 2 x 2 pixels, which
+brings all eight to a like scale: their longer sides are 451 to 741 pixels.
 """
 
 from collections.abc import Iterator
@@ -20,6 +20,7 @@ import skimage.data
 from PIL import Image
 
 from pretext.errors import UserError
+from pretext.files import write_png
 
 NAMES = (
     "astronaut",
@@ -49,8 +50,8 @@ class Bundled:
     Args:
         part: ``train`` or ``test``.
         tile: the side of a tile in pixels.
-        stride: from one tile to the next. Default: half a tile in train, a whole one in test, where
-            less is refused.
+        stride: from one tile to the next. Default: a whole tile; less makes tiles overlap, which test
+            refuses.
         cap: at most so many tiles per photograph, evenly spaced. Default: as many as the photograph
             with the fewest has, so that all classes are of one size.
 
@@ -68,7 +69,7 @@ class Bundled:
         if part not in ("train", "test"):
             raise UserError(f"bundled:{part}: no such part; take bundled:train or bundled:test")
         if stride is None:
-            stride = tile if part == "test" else max(1, tile // 2)
+            stride = tile
         if min(tile, stride, 1 if cap is None else cap) < 1:
             raise UserError(f"bundled:{part}: tile, stride and cap are at least 1: {tile}, {stride}, {cap}")
         if part == "test" and stride < tile:
@@ -131,9 +132,8 @@ def test_part(name: str) -> Image.Image:
 
 def save_test_parts(folder: Path) -> None:
     """Write the test part of every photograph to ``folder``, as ``NAME.png``."""
-    folder.mkdir(parents=True, exist_ok=True)
     for name in NAMES:
-        test_part(name).save(folder / f"{name}.png")
+        write_png(folder / f"{name}.png", test_part(name))
 
 
 @cache

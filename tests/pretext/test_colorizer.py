@@ -6,7 +6,7 @@ from torch import nn
 
 from pretext.backbones import Tiny, build_backbone
 from pretext.color import rgb_to_ab, rgb_to_lightness
-from pretext.colorizer import Colorizer, join
+from pretext.colorizer import Colorizer, join, resample
 from pretext.gamut import Gamut
 from pretext.objectives import Classification, Regression
 from pretext.recipe import BackboneSettings, PretrainSettings, build_colorizer
@@ -34,10 +34,21 @@ def test_colour_comes_from_lightness_alone() -> None:
 
 def test_join_keeps_lightness() -> None:
     lightness = torch.rand(1, 1, 24, 24) * 60 + 20
-    ab = (torch.rand(1, 2, 6, 6) - 0.5) * 10  # faint enough to be in the sRGB gamut at these L
+    ab = (torch.rand(1, 2, 24, 24) - 0.5) * 10  # faint enough to be in the sRGB gamut at these L
     joined = join(lightness, ab)
     assert joined.shape == (1, 3, 24, 24)
     torch.testing.assert_close(rgb_to_lightness(joined), lightness, atol=1e-2, rtol=0)
+
+
+@pytest.mark.parametrize("stride", [2, 4, 8])
+def test_colours_come_to_lie_where_they_were_sampled(stride: int) -> None:
+    """A ramp that is sampled with a stride and interpolated is the ramp again, up to the last sample."""
+    ramp = torch.arange(50.0).expand(1, 2, 41, 50)
+    back = resample(ramp[..., ::stride, ::stride], stride, (41, 50))
+    assert back.shape == ramp.shape
+    last = 49 // stride * stride
+    torch.testing.assert_close(back[..., : last + 1], ramp[..., : last + 1])
+    assert (back[..., last:] == last).all()
 
 
 def test_initial_weights_depend_on_the_seed_alone() -> None:

@@ -86,11 +86,16 @@ def test_bad_pictures_are_skipped_and_listed(model: Path, tmp_path: Path) -> Non
 
 
 def test_a_picture_is_never_overwritten(model: Path, tmp_path: Path) -> None:
-    picture(20, 20).save(tmp_path / "a.png")
-    before = (tmp_path / "a.png").read_bytes()
-    with pytest.raises(UserError, match="would overwrite"):
-        colorize(model, [tmp_path / "a.png"], ColorizeSettings(out=tmp_path))
-    assert (tmp_path / "a.png").read_bytes() == before
+    for name in ("a.png", "a.jpg", "sheet.png"):
+        picture(20, 20).save(tmp_path / name)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    for given in (["a.png"], ["a.jpg", "a.png"], ["sheet.png"]):
+        with pytest.raises(UserError, match="take the place of a picture"):
+            colorize(model, [tmp_path / name for name in given], ColorizeSettings(out=tmp_path))
+    for out in (tmp_path, tmp_path / "below"):
+        with pytest.raises(UserError, match="name a folder outside"):
+            colorize(model, [tmp_path], ColorizeSettings(out=out))
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_missing_pictures(model: Path, tmp_path: Path) -> None:

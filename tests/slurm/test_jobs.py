@@ -14,7 +14,7 @@ def test_a_pretraining_as_a_cluster_job(tmp_path: Path) -> None:
     values = {
         "crop": {"size": 16},
         "objective": {"prior_pictures": 20, "stride": 4},
-        "training": {"steps": 3, "batch_size": 8},
+        "training": {"steps": 3, "batch_size": 8, "warmup": 1},
         "machine": {"workers": 0},
     }
     settings = settings_from(PretrainSettings, values, "test")

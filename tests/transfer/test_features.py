@@ -13,7 +13,7 @@ from pretext.engine.device import Place
 from pretext.errors import UserError
 from pretext.pictures import ClassFolder
 from pretext.pictures.batches import centre_crop
-from transfer.features import pool, pooled_features
+from transfer.features import calibrate_batch_norm, pool, pooled_features
 
 ClassFolderMaker = Callable[[Path], Path]
 PLACE = Place(torch.device("cpu"), "fp32", workers=0)
@@ -67,3 +67,18 @@ def test_only_bad_pictures(tmp_path: Path, class_folder: ClassFolderMaker) -> No
         path.write_bytes(b"")
     with pytest.raises(UserError, match="none of 6 pictures can be read"):
         pooled_features({"one": Tiny().eval()}, ClassFolder(root), 32, 128, PLACE, "test")
+
+
+def test_batch_norm_statistics_are_those_of_the_pictures(tmp_path: Path, class_folder: ClassFolderMaker) -> None:
+    source = ClassFolder(class_folder(tmp_path))
+    network = Tiny()
+    weights = [weight.clone() for weight in network.parameters()]
+    calibrate_batch_norm(network, source, 32, PLACE)
+    views = torch.stack([torch.from_numpy(centre_crop(source.read(index), 32)) for index in range(6)])
+    with torch.no_grad():
+        first = network.blocks["conv1"][0]((rgb_to_lightness(views.permute(0, 3, 1, 2)) - 50) / 50)
+    norm = network.blocks["conv1"][1]
+    torch.testing.assert_close(norm.running_mean, first.mean((0, 2, 3)), atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(norm.running_var, first.var((0, 2, 3)), atol=1e-4, rtol=1e-3)
+    assert not network.training and norm.momentum == 0.1
+    assert all(torch.equal(before, after) for before, after in zip(weights, network.parameters(), strict=True))

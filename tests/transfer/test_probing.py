@@ -12,12 +12,14 @@ from rich.table import Table
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
+from pretext.engine.device import pick_place
 from pretext.engine.run import held_run, keep_checkpoint
 from pretext.errors import UserError
+from pretext.pictures import Bundled
 from pretext.pretraining import pretrain
 from pretext.recipe import PretrainSettings, build_colorizer, colour_contract, load_pretrained
 from pretext.settings import plain, settings_from
-from transfer.features import Features
+from transfer.features import Features, calibrate_batch_norm
 from transfer.probing import Classifier, ProbeSettings, Protocol, _held_out, _judge, fit_linear, probe
 from transfer.table import probe_lines
 
@@ -79,7 +81,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     values = {
         "crop": {"size": 16},
         "objective": {"prior_pictures": 20, "stride": 4},
-        "training": {"steps": 4, "batch_size": 8},
+        "training": {"steps": 4, "batch_size": 8, "warmup": 1},
         "machine": {"workers": 0},
     }
     assert pretrain(folder, settings_from(PretrainSettings, values, "test"))
@@ -89,7 +91,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_result_is_complete_and_can_be_recomputed(run: Path) -> None:
     result = probe(run, ProbeSettings(workers=0), Protocol(dims=256, penalties=(0.1, 0.01), iterations=10))
     (path,) = (run / "probes").glob("*.json")
-    assert path.name == "bundled-test.pooled-linear-1.json"
+    assert path.name == "bundled-test.19px.seed0.pooled-linear-1.json"
     outcome = json.loads(path.read_text())
     count = outcome["data"]["n_test"]
     assert [row["stage"] for row in outcome["stages"]] == ["conv1", "conv2", "conv3", "conv4", "conv5"]
@@ -110,13 +112,15 @@ def test_a_result_is_complete_and_can_be_recomputed(run: Path) -> None:
 
 
 def test_random_is_the_initialisation_of_the_run(run: Path, tmp_path: Path) -> None:
-    """A run that has not learnt anything yet is worth exactly as much as the network at random."""
+    """A run that has learnt nothing but its batch-norm statistics is worth exactly as much as at random."""
     settings = load_pretrained(run).settings
     prior = torch.full((313,), 1 / 313, dtype=torch.float64)
     with held_run(tmp_path, plain(settings)):
         pass
+    colorizer = build_colorizer(settings, prior)
+    calibrate_batch_norm(colorizer.backbone, Bundled("train"), settings.view_size, pick_place("cpu", workers=0))
     state = {"settings": plain(settings), "colour": colour_contract(settings, prior)}
-    keep_checkpoint(tmp_path, 0, {**state, "model": build_colorizer(settings, prior).state_dict()})
+    keep_checkpoint(tmp_path, 0, {**state, "model": colorizer.state_dict()})
     result = probe(tmp_path, ProbeSettings(workers=0), Protocol(dims=64, penalties=(0.1,), iterations=5))
     for stage in result.stages:
         assert stage.random == stage.pretrained
@@ -134,5 +138,10 @@ def test_bad_data(run: Path, tmp_path: Path, class_folder: Callable[[Path], Path
     one = tmp_path / "one"
     (one / "cat").mkdir(parents=True)
     (train / "cat" / "0.png").rename(one / "cat" / "0.png")
+    other = tmp_path / "other"
+    (other / "cat").mkdir(parents=True)
+    (train / "cat" / "1.png").rename(other / "cat" / "1.png")
     with pytest.raises(UserError, match="one class only"):
-        probe(run, ProbeSettings(train=str(one), test=str(one)))
+        probe(run, ProbeSettings(train=str(one), test=str(other)))
+    with pytest.raises(UserError, match="the same pictures"):
+        probe(run, ProbeSettings(train=str(train), test=str(train)))

@@ -89,7 +89,15 @@ def trained(run: Path, *, skipped: int = 0) -> Path:
     begun(run)
     versions = {"torch": "2.11.0", "decoder": "Pillow"}
     records: list[dict[str, Any]] = [
-        {"kind": "start", "step": at, "time": 1795385324.1 + at, "device": "cpu", "workers": 1, "versions": versions}
+        {
+            "kind": "start",
+            "step": at,
+            "time": 1795385324.1 + at,
+            "device": "cpu",
+            "workers": 1,
+            "held_out": 256,
+            "versions": versions,
+        }
         for at in (0, 1)
     ]
     for step in range(1, 41):

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from pretext.engine.checkpoint import load_checkpoint, save_checkpoint, write_atomically
+from pretext.engine.checkpoint import load_checkpoint, save_checkpoint
 from pretext.errors import UserError
+from pretext.files import write_atomically
 
 
 def test_round_trip(tmp_path: Path) -> None:

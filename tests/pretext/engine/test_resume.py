@@ -1,6 +1,7 @@
 """A killed run goes on as if nothing had happened: the same losses, bit for bit."""
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ SETTINGS = [
     "--objective.stride", "4",
     "--objective.prior_pictures", "50",
     "--training.steps", str(STEPS),
+    "--training.warmup", "10",
     "--training.batch_size", "48",  # an epoch is not a whole number of steps
     "--machine.checkpoint_every", "7",
     "--machine.evaluate_every", "25",
@@ -51,8 +53,10 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 
 
 def wait_for_step(run: Path, step: int, process: subprocess.Popen[bytes]) -> None:
-    """Until the run has saved a checkpoint at or after ``step``."""
+    """Until the run has saved a checkpoint at or after ``step``; for step 0, until it has begun."""
     while process.poll() is None:
+        if step == 0 and (run / "tensorboard").exists():
+            return
         newest = newest_checkpoint(run)
         if newest is not None and int(newest.stem) >= step:
             return
@@ -78,10 +82,11 @@ def assert_same(run: Path, other: Path) -> None:
 
 def test_killed_at_random_steps(uninterrupted: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    kills = sorted(torch.randint(1, STEPS - 8, (2,)).tolist())  # other steps at every call of the test
+    kills = [0, random.randint(7, STEPS // 2)]  # one before the first checkpoint; other steps at every call of the test
     for step in kills:
         process = start(run)
         wait_for_step(run, step, process)
+        time.sleep(random.uniform(0, 0.2))  # somewhere between two checkpoints, or within one
         os.killpg(process.pid, signal.SIGKILL)  # the workers too: nobody says goodbye
         assert process.wait() == -signal.SIGKILL, f"not killed at step {step} of kills {kills}"
     finish(run)

@@ -1,0 +1,47 @@
+"""Files that are written whole or not at all."""
+
+import contextlib
+import io
+import os
+from pathlib import Path
+
+from PIL import Image
+
+from pretext.errors import UserError
+
+
+def write_atomically(path: Path, content: bytes | memoryview) -> None:
+    """Write a file so that at any moment either the old content stands there or the new.
+
+    Raises:
+        UserError: the disk is full, or the folder cannot be written; nothing half-written is left.
+    """
+    temporary = path.with_name(f".{path.name[:200]}.part")  # one name: what a kill left is written over
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # the rename itself must survive a power cut
+        finally:
+            os.close(folder)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        if not isinstance(error, OSError):
+            raise
+        size = f"{len(content) / 1e6:.1f} MB"
+        raise UserError(
+            f"{path}: cannot write {size} ({error.strerror}); make room or choose another place, and call again"
+        ) from error
+
+
+def write_png(path: Path, picture: Image.Image) -> None:
+    """Write a picture as PNG, atomically."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    write_atomically(path, buffer.getbuffer())

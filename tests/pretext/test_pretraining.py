@@ -1,0 +1,101 @@
+"""Pretraining on what users bring: other backbones, few pictures, bad ones among the held out."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from pretext.colorizing import ColorizeSettings, colorize
+from pretext.engine.journal import read_journal, skipped_pictures
+from pretext.errors import UserError
+from pretext.pictures import Folder
+from pretext.pictures.batches import Subset
+from pretext.pretraining import pretrain
+from pretext.recipe import PretrainSettings, load_pretrained
+from pretext.settings import settings_from
+
+
+def settings(**changed: Any) -> PretrainSettings:
+    values: dict[str, Any] = {
+        "crop": {"size": 32},
+        "objective": {"prior_pictures": 8},
+        "training": {"steps": 2, "batch_size": 4, "warmup": 1},
+        "machine": {"workers": 0},
+    }
+    return settings_from(PretrainSettings, values | changed, "test")
+
+
+def folder_of(root: Path, count: int, gray: bool = False) -> Path:
+    root.mkdir()
+    rng = np.random.default_rng(0)
+    for index in range(count):
+        noise = Image.fromarray(rng.integers(0, 256, (36, 48, 3), dtype=np.uint8))
+        (noise.convert("L") if gray else noise).save(root / f"{index:03}.png")
+    return root
+
+
+@pytest.mark.parametrize("name", ["test_vit", "test_convnext", "test_resnet"])
+def test_any_timm_model_can_be_trained_looked_at_and_coloured_with(name: str, tmp_path: Path) -> None:
+    """A vision transformer takes only multiples of its patches: what it is shown must follow."""
+    assert pretrain(tmp_path / "run", settings(backbone={"name": name}))
+    picture = folder_of(tmp_path / "pictures", 1)
+    done = colorize(tmp_path / "run", [picture], ColorizeSettings(out=tmp_path / "out"))
+    assert Image.open(done.written[0]).size == (48, 36)
+
+
+@pytest.mark.parametrize("name", ["plain", "regression"])
+def test_every_objective_can_be_trained(name: str, tmp_path: Path) -> None:
+    assert pretrain(tmp_path / "run", settings(objective={"name": name, "prior_pictures": 8}))
+
+
+@pytest.mark.parametrize("count", [1, 2, 30])
+def test_few_pictures(count: int, tmp_path: Path) -> None:
+    source = folder_of(tmp_path / "pictures", count)
+    assert pretrain(tmp_path / "run", settings(data={"source": str(source)}))
+    (start,) = (record for record in read_journal(tmp_path / "run") if record["kind"] == "start")
+    assert start["held_out"] == count // 10
+
+
+def test_gray_pictures_teach_nothing_and_break_nothing(tmp_path: Path) -> None:
+    source = folder_of(tmp_path / "pictures", 12, gray=True)
+    assert pretrain(tmp_path / "run", settings(data={"source": str(source)}))
+    losses = [record["loss"] for record in read_journal(tmp_path / "run") if record["kind"] == "step"]
+    assert losses == [0, 0]
+
+
+def test_bad_pictures_among_the_held_out_are_listed(tmp_path: Path) -> None:
+    source = folder_of(tmp_path / "pictures", 40)
+    held = Subset(Folder(source), range(4), seed=0)
+    (source / held.key(1)).write_bytes(b"")
+    assert pretrain(tmp_path / "run", settings(data={"source": str(source)}))
+    assert [key for key, _ in skipped_pictures(tmp_path / "run")] == [held.key(1)]
+
+
+def test_published_weights_are_only_where_it_starts(tmp_path: Path) -> None:
+    """A run reads the file once: its checkpoint needs it no more, and its random network is random."""
+    torch.manual_seed(0)
+    file = tmp_path / "weights.safetensors"
+    published = timm.create_model("test_resnet").state_dict()
+    save_file(published, file)
+    asked = settings(backbone={"name": "test_resnet", "weights": str(file)}, training={
+        "steps": 1, "batch_size": 4, "warmup": 0, "lr": 1e-12,
+    })  # fmt: skip
+    assert pretrain(tmp_path / "run", asked)
+    file.unlink()
+    weights = load_pretrained(tmp_path / "run").colorizer.backbone.state_dict()
+    expected = published["conv1.0.weight"].sum(1, keepdim=True)  # RGB to gray
+    torch.testing.assert_close(weights["net.conv1.0.weight"], expected, atol=1e-6, rtol=0)
+
+
+def test_a_step_that_cannot_be_computed_is_one_line(tmp_path: Path) -> None:
+    tiny = settings(
+        crop={"size": 16}, training={"steps": 2, "batch_size": 1, "warmup": 1}, machine={"workers": 0, "device": "cpu"}
+    )
+    with pytest.raises(UserError, match="step 1 cannot be computed: Expected more than 1 value per channel") as error:
+        pretrain(tmp_path / "run", tiny)
+    assert "\n" not in str(error.value)
