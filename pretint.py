@@ -1,5 +1,6 @@
 """The front door: one command per job, nothing else in it."""
 
+import contextlib
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -24,7 +25,7 @@ RUN = Positional("run", "directory of the run")
 HERE = Path(__file__).parent
 RECIPES = (HERE if (HERE / "configs").is_dir() else HERE / "pretext") / "configs" / "pretext"  # a checkout, a wheel
 LISTED = 20
-PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
+PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True, "emoji": False}
 
 
 @dataclass
@@ -41,8 +42,8 @@ def pretrain(arguments: Sequence[str]) -> int:
 
     (run,), settings = _parse(pretrain, PretrainSettings, [RUN], arguments)
     complete = job(run, settings)
-    report = write_report(run)
     _say(*_skips(skipped_pictures(run)))
+    report = write_report(run)
     if not complete:
         _say(f"stopped; the same command goes on: pretint pretrain {shlex.join(arguments)}")
         return 130
@@ -59,7 +60,8 @@ def probe(arguments: Sequence[str]) -> int:
 
     (run,), settings = _parse(probe, ProbeSettings, [RUN], arguments)
     outcome = job(run, settings)
-    _say(*probe_lines(outcome), *_skips(outcome.skipped), f"report: {write_report(run)}")
+    _say(*probe_lines(outcome), *_skips(outcome.skipped))
+    _say(f"report: {write_report(run)}")
     return 0
 
 
@@ -93,6 +95,8 @@ def demo(arguments: Sequence[str]) -> int:
     run = Positional("run", "directory of the run (default: runs/demo)", nargs="?")
     (named,), _ = _parse(demo, NoSettings, [run], arguments)
     folder = named.resolve() if named else Path("runs/demo")
+    if not folder.name:
+        raise UserError(f"{folder}: no name for a run; give a folder below it")
     photographs = folder.with_name(f"{folder.name}-photographs")
     save_test_parts(photographs)  # the parts that training never sees
 
@@ -131,8 +135,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         near = get_close_matches(name, COMMANDS, n=1)
         raise UserError(f"no command is called {name}; {f'did you mean {near[0]}?' if near else 'see pretint --help'}")
-    except UserError as error:
-        Console(stderr=True).print(f"pretint: {error}", **PLAIN)
+    except (UserError, OSError) as error:  # an OSError: what we print on is full, a name is too long, ...
+        text = str(error)
+        shown = "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
+        with contextlib.suppress(OSError):
+            Console(stderr=True).print(f"pretint: {shown}", **PLAIN)
         return 2
     except KeyboardInterrupt:
         Console(stderr=True).print("pretint: stopped at once; the same command goes on where it can", **PLAIN)

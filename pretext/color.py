@@ -53,7 +53,7 @@ def lab_to_rgb(lab: Tensor) -> Tensor:
     Returns:
         (..., 3, H, W), float64 for float64 input, else float32.
     """
-    lightness, a, b = _at_least_float32(lab).unbind(-3)
+    lightness, a, b = at_least_float32(lab).unbind(-3)
     fy = (lightness + 16) / 116
     fx = fy + a / 500
     fz = (fy - b / 200).clamp_min(0)  # as scikit-image: a negative Z is no colour
@@ -69,7 +69,7 @@ def _linear(rgb: Tensor) -> Tensor:
     if rgb.dtype == torch.uint8:  # 256 values: a table is exact and saves a power per sample
         table = _linear(torch.arange(256, dtype=torch.float64) / 255)
         return table.to(rgb.device, torch.float32)[rgb.int()]
-    rgb = _at_least_float32(rgb)
+    rgb = at_least_float32(rgb)
     return torch.where(rgb > 0.04045, ((rgb.clamp_min(0.04045) + 0.055) / 1.055) ** 2.4, rgb / 12.92)
 
 
@@ -88,5 +88,6 @@ def _inverse_cube_root(f: Tensor) -> Tensor:
     return torch.where(f > 0.2068966, f**3, (f - 16 / 116) / _SLOPE)
 
 
-def _at_least_float32(values: Tensor) -> Tensor:
+def at_least_float32(values: Tensor) -> Tensor:
+    """float64 stays, anything else becomes float32."""
     return values if values.dtype == torch.float64 else values.float()

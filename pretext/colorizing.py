@@ -17,7 +17,7 @@ from pretext.colorizer import Colorizer, join
 from pretext.engine.device import pick_device
 from pretext.engine.progress import progress
 from pretext.errors import PictureError, UserError
-from pretext.files import write_png
+from pretext.files import is_ours, write_png
 from pretext.gamut import TEMPERATURE
 from pretext.pictures.decode import decode
 from pretext.pictures.folder import Folder
@@ -29,6 +29,7 @@ SHEET = "sheet.png"
 
 _SHEET_ROWS = 24
 _CELL = 320
+_LARGEST = 4096
 _STRIP = 256  # rows joined at once: full-resolution Lab in float32 would take a gigabyte for a large photo
 
 
@@ -50,8 +51,10 @@ class ColorizeSettings:
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        if self.size < 0 or self.temperature <= 0:
-            raise UserError("size must not be negative, and temperature must be above 0")
+        if not 0 <= self.size <= _LARGEST:
+            raise UserError(f"size is {self.size}: it must lie in [0, {_LARGEST}]")
+        if not 0 < self.temperature < math.inf:
+            raise UserError(f"temperature is {self.temperature}: it must be above 0, and finite")
 
 
 class Coloured(NamedTuple):
@@ -130,11 +133,10 @@ def colorize_picture(
     full = np.asarray(picture)
     result = np.empty_like(full)
     height, width = full.shape[:2]
-    ab = F.interpolate(ab, size=(height, width), mode="bilinear", align_corners=False)
     for top in range(0, height, _STRIP):
-        rows = slice(top, top + _STRIP)
+        rows = slice(top, min(top + _STRIP, height))
         lightness = rgb_to_lightness(torch.from_numpy(full[rows].copy()).permute(2, 0, 1)[None].to(device))
-        rgb = join(lightness, ab[:, :, rows])
+        rgb = join(lightness, _enlarged_rows(ab, rows, height, width))
         result[rows] = (rgb[0] * 255).round().byte().permute(1, 2, 0).cpu().numpy()
     return Image.fromarray(result)
 
@@ -171,6 +173,8 @@ def _jobs(pictures: Sequence[Path], out: Path) -> list[_Job]:
     for target in taken:
         if target.resolve() in inputs:
             raise UserError(f"{target}: a result would take the place of a picture; name another folder with --out")
+        if target.exists() and not is_ours(target):
+            raise UserError(f"{target}: exists, and was not made by pretint; name another folder with --out")
     return jobs
 
 
@@ -180,6 +184,16 @@ def _read(path: Path) -> Image.Image:
     except OSError as error:
         raise PictureError(str(path), f"cannot be read ({error.strerror})") from error
     return decode(data, str(path))
+
+
+def _enlarged_rows(ab: torch.Tensor, rows: slice, height: int, width: int) -> torch.Tensor:
+    """Some rows of ``F.interpolate(ab, (height, width), mode="bilinear")``, without the others."""
+    at = (torch.arange(rows.start, rows.stop, device=ab.device) + 0.5) * (ab.shape[2] / height) - 0.5
+    above = at.clamp(0, ab.shape[2] - 1)
+    first = above.floor().long()
+    share = (above - first)[:, None]
+    mixed = ab[:, :, first] * (1 - share) + ab[:, :, (first + 1).clamp_max(ab.shape[2] - 1)] * share
+    return F.interpolate(mixed, size=(len(at), width), mode="bilinear", align_corners=False)
 
 
 def _tensor(picture: Image.Image) -> torch.Tensor:

@@ -6,8 +6,11 @@ import os
 from pathlib import Path
 
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from pretext.errors import UserError
+
+_SIGNATURE = "Pretint"
 
 
 def write_atomically(path: Path, content: bytes | memoryview) -> None:
@@ -41,7 +44,17 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
 
 
 def write_png(path: Path, picture: Image.Image) -> None:
-    """Write a picture as PNG, atomically."""
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
+    """Write a picture as PNG, atomically, signed in its text chunk "Software"."""
+    buffer, text = io.BytesIO(), PngInfo()
+    text.add_text("Software", _SIGNATURE)
+    picture.save(buffer, "PNG", pnginfo=text)
     write_atomically(path, buffer.getbuffer())
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a file is a PNG that ``write_png`` wrote."""
+    try:
+        with Image.open(path) as picture:
+            return picture.info.get("Software") == _SIGNATURE
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return False

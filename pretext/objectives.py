@@ -4,19 +4,20 @@ Three of them (paper section 2 and its ablations): classification over the colou
 plain, and L2 regression.
 """
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from pretext.color import at_least_float32
 from pretext.gamut import TEMPERATURE, Gamut, SoftTarget
 
 AB_SCALE = 110.0
 """A regression head emits ab divided by this, as in the released code."""
 
 
-class Objective(nn.Module):
+class Objective(nn.Module, ABC):
     """What a colour head is trained for."""
 
     channels: int
@@ -85,15 +86,11 @@ class Regression(Objective):
 
     def pixel_losses(self, output: Tensor, ab: Tensor) -> Tensor:
         """(B, h, w), in units of 110^2."""
-        return (_at_least_float32(output) - ab / AB_SCALE).square().sum(1) / 2
+        return (at_least_float32(output) - ab / AB_SCALE).square().sum(1) / 2
 
     def decode(self, output: Tensor, temperature: float = TEMPERATURE) -> Tensor:
         """The prediction itself; a regression has no temperature."""
-        return _at_least_float32(output) * AB_SCALE
-
-
-def _at_least_float32(values: Tensor) -> Tensor:
-    return values.to(torch.promote_types(values.dtype, torch.float32))
+        return at_least_float32(output) * AB_SCALE
 
 
 def soft_cross_entropy(logits: Tensor, target: SoftTarget) -> Tensor:
@@ -117,7 +114,7 @@ class _SoftCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, bins: Tensor, weights: Tensor) -> Tensor:
-        log_total = torch.logsumexp(_at_least_float32(logits), dim=1)
+        log_total = torch.logsumexp(at_least_float32(logits), dim=1)
         weights = weights.to(log_total.dtype)
         ctx.save_for_backward(logits, log_total, bins, weights)
         return log_total - (weights * logits.gather(1, bins)).sum(1)

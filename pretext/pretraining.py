@@ -21,7 +21,7 @@ from pretext.pictures import open_source
 from pretext.pictures.batches import Samples, Subset, Views
 from pretext.pictures.source import Source
 from pretext.prior import estimate_prior, load_prior
-from pretext.recipe import PretrainSettings, build_colorizer, check_contract, colour_contract
+from pretext.recipe import PretrainSettings, build_colorizer, check_contract, check_state, colour_contract
 from pretext.settings import plain
 from pretext.sheet import contact_sheet
 from pretext.versions import versions
@@ -52,14 +52,15 @@ def pretrain(run: Path, settings: PretrainSettings) -> bool:
     held_part = Subset(source, range(held), settings.seed) if held else training_part
     with held_run(run, plain(settings)):
         state = restore(run)
+        if state is not None:
+            check_state(run, state)
+            check_contract(run, settings, state["colour"])
         data = {"pictures": len(source), "names": _names_digest(source)}
         if state is not None and state["data"] != data:
             raise UserError(
                 f"{settings.data.source}: the pictures changed since the run {run} began ({state['data']['pictures']} "
                 f"then, {len(source)} now); bring them back, or name a new folder for the run"
             )
-        if state is not None:
-            check_contract(run, settings, state["colour"])
         asked = settings.training.precision if state is None else state["precision"]
         place = pick_place(settings.machine.device, asked, settings.machine.workers)
         prior = _prior(training_part, settings) if state is None else state["colour"]["prior"]
@@ -68,9 +69,11 @@ def pretrain(run: Path, settings: PretrainSettings) -> bool:
             .to(place.device)
             .to(memory_format=torch.channels_last)
         )
-        looked_at, bad = _views(
-            held_part, max(1, settings.data.holdout), colorizer.backbone.fit_size(settings.view_size)
-        )
+        view_size = colorizer.backbone.fit_size(settings.view_size)
+        looked_at, bad = _views(held_part, max(1, settings.data.holdout), view_size)
+        if not len(looked_at):  # of few pictures, all that were held out may be bad
+            held, (looked_at, more) = 0, _views(training_part, len(training_part), view_size)
+            bad += more
 
         def evaluate(step: int) -> dict[str, float]:
             _write_samples(run / "samples" / f"{step:08d}.png", colorizer, looked_at[:_SHOWN], place)
@@ -119,9 +122,15 @@ def _prior(source: Source, settings: PretrainSettings) -> Tensor:
     gamut = Gamut(settings.objective.neighbours, settings.objective.sigma)
     if settings.objective.prior != "estimate":
         return load_prior(Path(settings.objective.prior), gamut)
-    rgb = _crops(source, settings.objective.prior_pictures, settings)
     stride = settings.objective.stride
-    return estimate_prior((rgb_to_ab(crop[None, :, ::stride, ::stride]) for crop in rgb), gamut)
+    crops = _crops(source, settings.objective.prior_pictures, settings)
+    colours = [rgb_to_ab(crop[None, :, ::stride, ::stride]) for crop in crops]
+    if not any(bool((ab.abs() > settings.objective.gray_threshold).any()) for ab in colours):
+        raise UserError(
+            f"{settings.data.source}: none of {len(colours)} crops has a colour beyond objective.gray_threshold "
+            f"({settings.objective.gray_threshold:g}): there is nothing to learn from gray pictures"
+        )
+    return estimate_prior(colours, gamut)
 
 
 def _crops(source: Source, count: int, settings: PretrainSettings) -> Iterator[Tensor]:
@@ -141,10 +150,7 @@ def _views(source: Source, count: int, size: int) -> tuple[Tensor, list[tuple[st
     """The first ``count`` pictures as they are looked at, uint8 (N, 3, size, size), and those left out as bad."""
     samples = [Views(source, size)[index] for index in range(min(len(source), count))]
     views = [sample.rgb for sample in samples if sample.rgb is not None]
-    bad = [entry for sample in samples for entry in sample.skipped]
-    if not views:
-        raise UserError(f"none of {len(samples)} held-out pictures can be read; the first: {': '.join(bad[0])}")
-    return torch.stack(views), bad
+    return (torch.stack(views) if views else torch.empty(0)), [entry for sample in samples for entry in sample.skipped]
 
 
 def _write_samples(path: Path, colorizer: Colorizer, rgb: Tensor, place: Place) -> None:

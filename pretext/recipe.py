@@ -56,6 +56,8 @@ class BackboneSettings:
     weights: str = ""
 
     def __post_init__(self) -> None:
+        if not all(isinstance(name, str) for name in self.arguments):
+            raise UserError(f"backbone.arguments is {self.arguments}: its keys must be names")
         if "weights" in self.arguments:
             raise UserError("backbone.arguments holds weights; give them as backbone.weights")
 
@@ -87,8 +89,8 @@ class ObjectiveSettings:
     def __post_init__(self) -> None:
         if not 1 <= self.neighbours <= len(bin_centres()):
             raise UserError(f"objective.neighbours is {self.neighbours}: from 1 to {len(bin_centres())} bins can share")
-        if self.sigma <= 0 or self.stride < 1 or self.prior_pictures < 1:
-            raise UserError("objective.sigma, objective.stride and objective.prior_pictures must be above 0")
+        if not self.sigma >= 0.1 or self.stride < 1 or self.prior_pictures < 1:
+            raise UserError("objective.sigma must be at least 0.1, objective.stride and objective.prior_pictures 1")
         if not 0 <= self.uniform <= 1:
             raise UserError(f"objective.uniform is {self.uniform}: a share lies between 0 and 1")
 
@@ -118,6 +120,10 @@ class PretrainSettings:
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**63:
             raise UserError(f"seed is {self.seed}: it must lie in [0, 2^63)")
+        if self.objective.stride > self.crop.size:
+            raise UserError(
+                f"objective.stride is {self.objective.stride}: it must not exceed crop.size, {self.crop.size}"
+            )
 
     @property
     def view_size(self) -> int:
@@ -176,6 +182,19 @@ def colour_contract(settings: PretrainSettings, prior: Tensor) -> dict[str, Any]
     }
 
 
+def check_state(origin: Path, state: dict[str, Any]) -> None:
+    """Refuse, by a ``UserError``, what is a checkpoint of ours but not a whole one of a pretraining."""
+    kinds = {"step": int, "settings": dict, "colour": dict, "model": dict}
+    wrong = [name for name, kind in kinds.items() if not isinstance(state.get(name), kind)]
+    prior = state["colour"].get("prior") if "colour" not in wrong else None
+    if not isinstance(prior, Tensor) or prior.shape != (len(bin_centres()),) or not float(prior.sum()) > 0:
+        wrong.append("prior")
+    if wrong:
+        raise UserError(
+            f"{origin}: a checkpoint, but not a whole one of a pretraining: {', '.join(wrong)} missing or wrong"
+        )
+
+
 def check_contract(origin: Path, settings: PretrainSettings, colour: dict[str, Any]) -> None:
     """Refuse, by a ``UserError``, a checkpoint whose colours mean something else than ours."""
     for name, value in colour_contract(settings, colour["prior"]).items():
@@ -191,19 +210,10 @@ def load_pretrained(path: Path) -> Pretrained:
     """
     file = find_checkpoint(path)
     state = load_checkpoint(file)
-    try:
-        settings = settings_from(PretrainSettings, state["settings"], f"{file}: its settings")
-        prior, step, colour, weights = (
-            state["colour"]["prior"],
-            state["step"],
-            state["colour"],
-            state["model"],
-        )
-    except (KeyError, TypeError) as error:
-        raise UserError(
-            f"{file}: a checkpoint, but not of a pretraining (settings, colour or model are missing)"
-        ) from error
-    check_contract(file, settings, colour)
+    check_state(file, state)
+    settings = settings_from(PretrainSettings, state["settings"], f"{file}: its settings")
+    check_contract(file, settings, state["colour"])
+    prior, weights = state["colour"]["prior"], state["model"]
     colorizer = build_colorizer(settings, prior)
     wrong = _misfits(colorizer.state_dict(), weights)
     if wrong:
@@ -211,7 +221,7 @@ def load_pretrained(path: Path) -> Pretrained:
             f"{file}: {len(wrong)} of its weights do not fit backbone {settings.backbone.name}, the first: {wrong[0]}"
         )
     colorizer.load_state_dict(weights)
-    return Pretrained(colorizer.eval(), settings, prior, step)
+    return Pretrained(colorizer.eval(), settings, prior, state["step"])
 
 
 def _misfits(expected: dict[str, Tensor], found: Any) -> list[str]:

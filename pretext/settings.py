@@ -39,6 +39,8 @@ def settings_from(kind: type[S], values: Any, where: str) -> S:
     for field in dataclasses.fields(kind):  # type: ignore[arg-type]
         if dataclasses.is_dataclass(field.type) and not isinstance(values.get(field.name, {}), dict):
             raise UserError(f"{where}: {field.name} is {values[field.name]!r}; it holds settings, one a line below it")
+    if empty := _empty(values):
+        raise UserError(f"{where}: {empty} has no value; give it one, or leave it out for its default")
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(kind)
     try:
@@ -87,15 +89,25 @@ def parse_command(
     parser = ArgumentParser(prog=program, description=about, exit_on_error=False, allow_abbrev=False)
     for positional in positionals:
         parser.add_argument(positional.name, type=Path, help=positional.help, nargs=positional.nargs)
-    parser.add_argument("--config", action="config", help="a YAML file of settings; options win over it")
-    parser.add_class_arguments(kind)
+    if dataclasses.fields(kind):  # type: ignore[arg-type]
+        parser.add_argument("--config", action="config", help="a YAML file of settings; options win over it")
+        parser.add_class_arguments(kind)
     for path in _config_files(arguments):  # first by itself, so that a complaint can name the file
         settings_file(kind, path)
     try:
-        parsed = parser.instantiate(parser.parse_args(list(arguments)))
+        parsed = parser.instantiate(parser.parse_args(_config_first(arguments)))
     except ParserError as error:
         raise UserError(f"{_one_line(error, kind)} (see {program} --help)") from error
     return [parsed[positional.name] for positional in positionals], _built(parsed, kind)
+
+
+def _empty(values: dict[str, Any], prefix: str = "") -> str | None:
+    """The name of a setting without a value (YAML's null), if there is one."""
+    for name, value in values.items():
+        inner = _empty(value, f"{prefix}{name}.") if isinstance(value, dict) else None
+        if value is None or inner:
+            return inner or f"{prefix}{name}"
+    return None
 
 
 def _built(parsed: Any, kind: type[S]) -> S:
@@ -105,11 +117,24 @@ def _built(parsed: Any, kind: type[S]) -> S:
 
 def _yaml(path: Path) -> Any:
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        if path.exists() and not path.is_file():
+            raise UserError(f"{path}: no file; give a YAML file of settings")
+        return yaml.load(path.read_text(encoding="utf-8"), _OneOfEach)  # a SafeLoader: it runs no code
     except OSError as error:
         raise UserError(f"{path}: cannot read the settings ({error.strerror})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: no YAML ({' '.join(str(error).split())})") from error
+
+
+class _OneOfEach(yaml.SafeLoader):
+    """YAML in which a key that stands twice is an error: one of the two would be lost in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.YAMLError(f"{key} is set twice")
+        return super().construct_mapping(node, deep)
 
 
 def _config_files(arguments: Sequence[str]) -> Iterator[Path]:
@@ -119,6 +144,17 @@ def _config_files(arguments: Sequence[str]) -> Iterator[Path]:
             yield Path(following)
         elif argument.startswith("--config="):
             yield Path(argument.removeprefix("--config="))
+
+
+def _config_first(arguments: Sequence[str]) -> list[str]:
+    """The arguments with every ``--config FILE`` in front: jsonargparse lets the last word win."""
+    front, rest = [], list(arguments)
+    while "--config" in rest[:-1]:
+        at = rest.index("--config")
+        front += rest[at : at + 2]
+        del rest[at : at + 2]
+    joined = [word for word in rest if word.startswith("--config=")]
+    return [*front, *joined, *(word for word in rest if word not in joined)]
 
 
 def _names(kind: type[Any], prefix: str = "") -> Iterator[str]:

@@ -76,8 +76,8 @@ class ProbeSettings:
     workers: int = -1
 
     def __post_init__(self) -> None:
-        if self.size < 0 or self.workers < -1 or not 0 <= self.seed < 2**63:
-            raise UserError("size must not be negative, workers must be -1 or more, and seed must lie in [0, 2^63)")
+        if not 0 <= self.size <= 4096 or not -1 <= self.workers <= 256 or not 0 <= self.seed < 2**63:
+            raise UserError("size must lie in [0, 4096], workers in [-1, 256], and seed must lie in [0, 2^63)")
 
 
 class Classifier(NamedTuple):

@@ -212,7 +212,7 @@ def _finite(values: Sequence[float]) -> list[float]:
 
 
 def _newest_samples(run: Path) -> dict[str, Any] | None:
-    path = max((run / "samples").glob("[0-9]*.png"), default=None)
+    path = max(filter(Path.is_file, (run / "samples").glob("[0-9]*.png")), default=None)
     return None if path is None else {"step": path.stem.lstrip("0") or "0", "picture": _picture(path)}
 
 
@@ -231,7 +231,7 @@ def _picture(path: Path) -> dict[str, Any] | None:
                 small.save(buffer, "JPEG", quality=90, subsampling=0)  # colour at full resolution: it is what we show
                 data, kind, size = buffer.getvalue(), "jpeg", small.size
     except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path}: cannot be read as a picture ({error}); make it again or move it away") from error
+        raise UserError(f"{path}: cannot be read as a picture; make it again or move it away") from error
     url = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
     return {"url": url, "width": size[0], "height": size[1]}
 

@@ -92,7 +92,7 @@ def read_probe(path: Path) -> Probe:
         )
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise UserError(
             f"{path}: no probe result, or a damaged one ({error!r}); make it again or move it away"
         ) from error

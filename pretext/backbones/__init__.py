@@ -22,7 +22,7 @@ BACKBONES: dict[str, Callable[..., Backbone]] = {"tiny": Tiny, "alexnet": AlexNe
 """Pretint's own backbones: name -> what builds it."""
 
 
-def build_backbone(name: str, **arguments: Any) -> Backbone:
+def build_backbone(name: str, /, **arguments: Any) -> Backbone:
     """The backbone of that name, with fresh weights.
 
     Args:

@@ -65,7 +65,7 @@ class AlexNet(Backbone):
 
     def __init__(self, geometry: Literal["pretrain", "test"] = "pretrain", batch_norm: bool = True) -> None:
         super().__init__()
-        if geometry not in GEOMETRIES:
+        if geometry not in tuple(GEOMETRIES):
             raise UserError(f"AlexNet has no geometry {geometry!r}: use one of {', '.join(GEOMETRIES)}")
         shape = GEOMETRIES[geometry]
         self.smallest = shape.smallest

@@ -49,7 +49,7 @@ class TimmBackbone(Backbone):
     lightness_mean: Tensor
     lightness_std: Tensor
 
-    def __init__(self, name: str, weights: str | Path | None = None, **arguments: Any) -> None:
+    def __init__(self, name: str, /, weights: str | Path | None = None, **arguments: Any) -> None:
         super().__init__()
         if not timm.is_model(name.partition(".")[0]):
             raise unknown_backbone(name, timm.list_models())
@@ -64,6 +64,8 @@ class TimmBackbone(Backbone):
             _load(self.net, weights)
 
         info: Any = self.net.feature_info
+        if not info.channels():
+            raise UserError(f"timm model {name}: no stage is left; leave out_indices out, or name some")
         names = [module.replace(".", "_") for module in info.module_name()]
         if len(set(names)) < len(names):  # branches side by side, as in CrossViT
             names = [f"{stage}_{position}" for position, stage in enumerate(names)]

@@ -40,6 +40,7 @@ def pick_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
+        assert device.type in ("cpu", "cuda", "mps")  # the others, such as meta, do not compute
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, ValueError) as error:
         raise UserError(f"device {name}: there is none here; use auto, cpu or cuda") from error

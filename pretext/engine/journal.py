@@ -94,13 +94,17 @@ def skipped_pictures(folder: Path) -> list[tuple[str, str]]:
 def _records(path: Path) -> Iterator[Record]:
     if not path.exists():
         return
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     for number, line in enumerate(lines, 1):
         try:
             record = json.loads(line)
-            assert isinstance(record["step"], int)
+            assert isinstance(record["step"], int) and isinstance(record["kind"], str)
+            assert record["kind"] != "skipped" or {"key", "reason"} <= record.keys()
             yield record
-        except (ValueError, KeyError, TypeError, AssertionError) as error:
+        except (ValueError, KeyError, TypeError, AssertionError, RecursionError) as error:
             if number < len(lines):
                 raise UserError(f"{path}: line {number} is no journal record; has the file been edited?") from error
 

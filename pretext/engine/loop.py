@@ -62,6 +62,8 @@ class TrainingSettings:
         for name in ("weight_decay", "clip", "warmup"):
             if not getattr(self, name) >= 0:
                 raise UserError(f"training.{name} is {getattr(self, name)}: it must not be negative")
+        if self.batch_size > 2**20:
+            raise UserError(f"training.batch_size is {self.batch_size}: at most {2**20}")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise UserError(f"training.betas is {list(self.betas)}: both must lie in [0, 1)")
         if not 0 < self.decay_rate <= 1:
@@ -98,8 +100,8 @@ class MachineSettings:
         for name in ("checkpoint_every", "evaluate_every"):
             if getattr(self, name) < 1:
                 raise UserError(f"machine.{name} is {getattr(self, name)}: it must be at least 1")
-        if self.workers < -1 or self.cache < 0:
-            raise UserError("machine.workers must be -1 or more, and machine.cache 0 or more")
+        if not -1 <= self.workers <= 256 or self.cache < 0:
+            raise UserError("machine.workers must lie in [-1, 256], and machine.cache must not be negative")
 
 
 _NOTED_EVERY = 20
@@ -148,8 +150,12 @@ def train(
     done = 0
     if state is not None:
         done = state["step"]
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
+        try:
+            model.load_state_dict(state["model"])
+            optimizer.load_state_dict(state["optimizer"])
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"{run}: its newest checkpoint does not fit the network ({reason})") from error
     if done >= training.steps:
         return True
 

@@ -1,8 +1,11 @@
 """Progress of long work: a bar with rate and time left on a terminal, a line now and then elsewhere."""
 
+import contextlib
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import IO, Any, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn
@@ -25,7 +28,7 @@ def progress(title: str, total: int, unit: str, done: int = 0, weight: int = 1) 
         done: how many an earlier call did; they count for the bar, not for the rate.
         weight: how many units one thing is worth in the rate (a step: its batch).
     """
-    console = Console(stderr=True)
+    console = Console(file=cast(IO[str], _Forgiving()))
     began, here = time.monotonic(), 0
 
     def pace() -> str:
@@ -66,6 +69,22 @@ def progress(title: str, total: int, unit: str, done: int = 0, weight: int = 1) 
                 console.print(Text(", ".join(part for part in parts if part)), soft_wrap=True)
 
         yield speak
+
+
+class _Forgiving:
+    """Standard error, where nobody may be reading any more: work goes on unseen instead of failing."""
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            sys.stderr.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            sys.stderr.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.stderr, name)
 
 
 def _clock(seconds: float) -> str:

@@ -37,10 +37,10 @@ class CropSettings:
     flip: float = 0.5
 
     def __post_init__(self) -> None:
-        if self.size < 1:
-            raise UserError(f"crop.size is {self.size}: a crop needs at least 1 pixel")
-        if not 0 < self.area[0] <= self.area[1] <= 1:
-            raise UserError(f"crop.area is {list(self.area)}: give two shares with 0 < smallest <= largest <= 1")
+        if not 1 <= self.size <= 4096:
+            raise UserError(f"crop.size is {self.size}: it must lie in [1, 4096] pixels")
+        if not 1e-3 <= self.area[0] <= self.area[1] <= 1:
+            raise UserError(f"crop.area is {list(self.area)}: give two shares with 0.001 <= smallest <= largest <= 1")
         if not 0 < self.ratio[0] <= self.ratio[1] < math.inf:
             raise UserError(f"crop.ratio is {list(self.ratio)}: give two ratios with 0 < smallest <= largest")
         if not 0 <= self.flip <= 1:

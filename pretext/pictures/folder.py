@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -49,8 +50,10 @@ class Folder:
             data = Path(os.fsdecode(self._base + b"/" + self._path(index))).read_bytes()
         except FileNotFoundError as problem:
             raise PictureError(self.key(index), "the file is gone since the folder was listed") from problem
-        except OSError as problem:
-            raise PictureError(self.key(index), f"cannot be read: {problem.strerror}") from problem
+        except (OSError, MemoryError) as problem:
+            raise PictureError(
+                self.key(index), f"cannot be read: {getattr(problem, 'strerror', 'too large')}"
+            ) from problem
         return decode(data, self.key(index), shorter)
 
     def key(self, index: int) -> str:
@@ -81,7 +84,7 @@ class ClassFolder(Folder):
         self.root = os.fspath(root)
         self._base = os.fsencode(_folder(root))
         entries, identity = _listed(self._base)
-        names = sorted(entry.name for entry in entries if entry.is_dir())
+        names = sorted(entry.name for entry in entries if _kind(entry) == "folder")
         if not names:
             raise UserError(f"{self.root}: no sub-folders; labelled pictures lie in one folder per class")
         every: list[bytes] = []
@@ -108,13 +111,17 @@ class ClassFolder(Folder):
 
 def _folder(root: str | os.PathLike[str]) -> Path:
     """``root``, absolute; a `UserError` where it is not a folder."""
-    path = Path(root).expanduser().absolute()
+    if not os.fspath(root):
+        raise UserError("no folder is named: the name is empty; give a folder of pictures, or `bundled`")
     try:
+        path = Path(root).expanduser().absolute()
         if path.is_dir():
             return path
         problem = "is a file, not a folder" if path.exists() else "no such folder"
     except OSError as denied:
         problem = f"cannot be reached: {denied.strerror}"
+    except RuntimeError:  # ~nobody
+        problem = "no such user"
     raise UserError(f"{root}: {problem}; give a folder of pictures, or `bundled` for the built-in ones")
 
 
@@ -145,14 +152,30 @@ def _pictures(
             continue
         for entry in entries:
             path = folder + b"/" + entry.name if folder else entry.name
-            if entry.is_dir():
+            kind = _kind(entry)
+            if kind == "folder":
                 waiting.append((path, above | {identity}))
-            # A dangling link counts: reading it says so. A pipe does not: reading it would hang.
-            elif path.lower().endswith(_ENDINGS) and (entry.is_file() or entry.is_symlink()):
+            elif path.lower().endswith(_ENDINGS) and kind != "special":
                 found.append(path)
             else:
                 others += 1
     return found, others
+
+
+def _kind(entry: os.DirEntry[bytes]) -> Literal["folder", "file", "broken", "special"]:
+    """What an entry, or what it links to, is. A broken link counts as a picture: reading it says so.
+
+    A pipe or a device does not, under whatever name: reading it would hang or never end.
+    """
+    try:
+        if entry.is_dir():
+            return "folder"
+        if entry.is_file():
+            return "file"
+        os.stat(entry.path)  # noqa: PTH116 (paths here are bytes)
+    except OSError:
+        return "broken"
+    return "special"
 
 
 def _none_found(where: str, others: int) -> str:
@@ -164,4 +187,5 @@ def _none_found(where: str, others: int) -> str:
 
 
 def _readable(path: bytes) -> str:
-    return path.decode("utf-8", "backslashreplace")
+    text = path.decode("utf-8", "backslashreplace")
+    return text if text.isprintable() else "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from skimage.color import rgb2lab
 
-from pretext.colorizing import ColorizeSettings, colorize, colorize_picture
+from pretext.colorizing import ColorizeSettings, _enlarged_rows, colorize, colorize_picture
 from pretext.engine.checkpoint import save_checkpoint
 from pretext.errors import UserError
 from pretext.recipe import BackboneSettings, PretrainSettings, build_colorizer, colour_contract, load_pretrained
@@ -47,6 +47,16 @@ def test_full_resolution_and_own_lightness(model: Path) -> None:
     before, after = (rgb2lab(np.asarray(one))[..., 0] for one in (original, coloured))
     assert np.abs(before - after).max() < 1.0, "8-bit rounding moves L by less than 1 of 100"
     assert np.abs(np.asarray(original).astype(int) - np.asarray(coloured)).max() > 10, "but the colour is its own"
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 20, 31), (7, 7, 7, 7), (9, 4, 5, 3)])
+def test_rows_are_enlarged_as_the_whole_is(shape: tuple[int, int, int, int]) -> None:
+    h, w, height, width = shape
+    ab = torch.rand(1, 2, h, w)
+    whole = torch.nn.functional.interpolate(ab, size=(height, width), mode="bilinear", align_corners=False)
+    for start, stop in ((0, 2), (2, height)):
+        part = _enlarged_rows(ab, slice(start, stop), height, width)
+        torch.testing.assert_close(part, whole[:, :, start:stop])
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (5000, 3)])
@@ -88,10 +98,13 @@ def test_bad_pictures_are_skipped_and_listed(model: Path, tmp_path: Path) -> Non
 def test_a_picture_is_never_overwritten(model: Path, tmp_path: Path) -> None:
     for name in ("a.png", "a.jpg", "sheet.png"):
         picture(20, 20).save(tmp_path / name)
+    picture(20, 20).save(tmp_path / "b.jpg")
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     for given in (["a.png"], ["a.jpg", "a.png"], ["sheet.png"]):
         with pytest.raises(UserError, match="take the place of a picture"):
             colorize(model, [tmp_path / name for name in given], ColorizeSettings(out=tmp_path))
+    with pytest.raises(UserError, match=r"sheet\.png: exists, and was not made by pretint"):
+        colorize(model, [tmp_path / "b.jpg"], ColorizeSettings(out=tmp_path))
     for out in (tmp_path, tmp_path / "below"):
         with pytest.raises(UserError, match="name a folder outside"):
             colorize(model, [tmp_path], ColorizeSettings(out=out))

@@ -92,6 +92,13 @@ def test_a_missing_argument() -> None:
         ("count: many\n", r"setting count: Expected a int\. Got value: many"),
         ("count: [1\n", r"no YAML"),
         ("- 1\n", r"holds no settings"),
+        ("", r"holds no settings"),
+        ("# nothing\n", r"holds no settings"),
+        ("count: 1\ncount: 2\n", r"count is set twice"),
+        ("inner: {rate: 1}\ninner: {kind: b}\n", r"inner is set twice"),
+        ("inner: {rate: null}\n", r"inner\.rate has no value"),
+        ("count: " + "9" * 5000, r"no YAML|count"),
+        ("[" * 3000, r"no YAML"),
         ("inner: 3\n", r"inner"),
         ("inner: {rate: -1}\n", r"must not be negative"),
     ],
@@ -106,9 +113,12 @@ def test_a_wrong_file_is_named(tmp_path: Path, text: str, message: str) -> None:
         assert str(path) in str(error.value)
 
 
-def test_an_empty_file_sets_nothing(tmp_path: Path) -> None:
-    (tmp_path / "c.yaml").write_text("# nothing\n")
-    assert settings_file(Outer, tmp_path / "c.yaml") == Outer()
+def test_options_win_wherever_the_file_stands(tmp_path: Path) -> None:
+    config = tmp_path / "c.yaml"
+    config.write_text("count: 7\n")
+    for words in (["--count", "9", "--config", str(config)], ["--config", str(config), "--count", "9"]):
+        assert parse("r", *words)[1].count == 9
+    assert parse("--count=9", "r", f"--config={config}")[1].count == 9
 
 
 def test_plain_values_round_trip() -> None:
