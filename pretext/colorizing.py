@@ -173,6 +173,7 @@ def _jobs(pictures: Sequence[Path], out: Path) -> list[_Job]:
     for target in taken:
         if target.resolve() in inputs:
             raise UserError(f"{target}: a result would take the place of a picture; name another folder with --out")
+    for target in taken:
         if target.exists() and not is_ours(target):
             raise UserError(f"{target}: exists, and was not made by pretint; name another folder with --out")
     return jobs
