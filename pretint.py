@@ -106,7 +106,8 @@ def demo(arguments: Sequence[str]) -> int:
 
     return (
         step(pretrain, folder, "--config", RECIPES / "demo.yaml")
-        or step(colorize, folder, photographs, "--out", folder / "coloured")
+        # The network learnt from tiles: it must see the photographs about as large as they were cut from.
+        or step(colorize, folder, photographs, "--size", "256", "--out", folder / "coloured")
         or step(probe, folder)
     )
 

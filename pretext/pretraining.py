@@ -34,7 +34,7 @@ def pretrain(run: Path, settings: PretrainSettings) -> bool:
     """Train a colorizer, or go on with a run that was interrupted.
 
     Called again with the same settings it goes on from the newest checkpoint, and computes what an
-    uninterrupted run would have computed, to the bit on the same machine.
+    uninterrupted run would have computed, to the bit on the same machine's CPU.
 
     Args:
         run: the run's directory, see ``pretext.engine.run``.

@@ -138,7 +138,7 @@ def loss_chart(steps: ArrayLike, loss: ArrayLike, held_steps: ArrayLike, held_lo
         margin = 0.04 * float(np.ptp(framed)) or 0.01
         axes.set_ylim(framed.min() - margin, framed.max() + margin)
         _step_axis(axes)
-        axes.legend(loc="upper right", handlelength=1.4, labelspacing=0.3)
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0.2, handlelength=1.6)
         return LossChart(_svg(figure, "loss", "Training loss over steps"), int((~inside).sum()))
 
 
