@@ -53,7 +53,7 @@ def pretrain(run: Path, settings: PretrainSettings) -> bool:
     with held_run(run, plain(settings)):
         state = restore(run)
         if state is not None:
-            check_state(run, state)
+            check_state(run, state, resumed=True)
             check_contract(run, settings, state["colour"])
         data = {"pictures": len(source), "names": _names_digest(source)}
         if state is not None and state["data"] != data:

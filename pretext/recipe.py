@@ -182,9 +182,11 @@ def colour_contract(settings: PretrainSettings, prior: Tensor) -> dict[str, Any]
     }
 
 
-def check_state(origin: Path, state: dict[str, Any]) -> None:
+def check_state(origin: Path, state: dict[str, Any], resumed: bool = False) -> None:
     """Refuse, by a ``UserError``, what is a checkpoint of ours but not a whole one of a pretraining."""
     kinds = {"step": int, "settings": dict, "colour": dict, "model": dict}
+    if resumed:
+        kinds |= {"optimizer": dict, "data": dict, "precision": str}
     wrong = [name for name, kind in kinds.items() if not isinstance(state.get(name), kind)]
     prior = state["colour"].get("prior") if "colour" not in wrong else None
     if not isinstance(prior, Tensor) or prior.shape != (len(bin_centres()),) or not float(prior.sum()) > 0:

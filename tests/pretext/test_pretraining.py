@@ -11,7 +11,9 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from pretext.colorizing import ColorizeSettings, colorize
+from pretext.engine.checkpoint import load_checkpoint, save_checkpoint
 from pretext.engine.journal import read_journal, skipped_pictures
+from pretext.engine.run import newest_checkpoint
 from pretext.errors import UserError
 from pretext.pictures import Folder
 from pretext.pictures.batches import Subset
@@ -98,6 +100,19 @@ def test_published_weights_are_only_where_it_starts(tmp_path: Path) -> None:
     weights = load_pretrained(tmp_path / "run").colorizer.backbone.state_dict()
     expected = published["conv1.0.weight"].sum(1, keepdim=True)  # RGB to gray
     torch.testing.assert_close(weights["net.conv1.0.weight"], expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("part", ["step", "model", "optimizer", "colour", "data", "precision"])
+def test_a_checkpoint_that_lacks_a_part_is_refused(part: str, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert pretrain(run, settings())
+    path = newest_checkpoint(run)
+    assert path is not None
+    state = load_checkpoint(path)
+    del state[part]
+    save_checkpoint(path, state)
+    with pytest.raises(UserError, match=f"not a whole one of a pretraining: .*{part}"):
+        pretrain(run, settings())
 
 
 def test_a_step_that_cannot_be_computed_is_one_line(tmp_path: Path) -> None:
