@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from rich.console import Console
 from rich.table import Table
 
-from pretext.errors import UserError
+from pretext.errors import SaidElsewhere, UserError
 from pretext.settings import Parsed, Positional, parse_command
 
 # Each command imports its job only when it is called: --help must not wait for torch.
@@ -35,18 +35,22 @@ class NoSettings:
 
 def pretrain(arguments: Sequence[str]) -> int:
     """Learn features from unlabelled pictures, by colorization."""
+    from pretext.engine.interrupt import Ending
     from pretext.engine.journal import skipped_pictures
+    from pretext.engine.ranks import is_first
     from pretext.pretraining import pretrain as job
     from pretext.recipe import PretrainSettings
     from transfer.report import write_report
 
     (run,), settings = _parse(pretrain, PretrainSettings, [RUN], arguments)
-    complete = job(run, settings)
+    ending = job(run, settings)
+    if not is_first():  # of several processes
+        return ending
     _say(*_skips(skipped_pictures(run)))
     report = write_report(run)
-    if not complete:
+    if ending != Ending.COMPLETE:
         _say(f"stopped; the same command goes on: pretint pretrain {shlex.join(arguments)}")
-        return 130
+        return ending
     _say(f"report: {report}", f"next: pretint probe {run}")
     return 0
 
@@ -88,6 +92,17 @@ def report(arguments: Sequence[str]) -> int:
     return 0
 
 
+def replay(arguments: Sequence[str]) -> int:
+    """Compute again the step at which a run's loss stopped being a number, and say where that began."""
+    from pretext.replaying import ReplaySettings
+    from pretext.replaying import replay as job
+
+    evidence = Positional("evidence", "RUN/nonfinite/STEP, which the run named when it stopped")
+    (folder,), settings = _parse(replay, ReplaySettings, [evidence], arguments)
+    _say(*job(folder, settings).lines(), f"written to {folder / 'replay.json'}")
+    return 0
+
+
 def demo(arguments: Sequence[str]) -> int:
     """Pretrain, colour and probe on photographs that need no download, in minutes, by the commands shown."""
     from pretext.pictures.bundled import save_test_parts
@@ -112,14 +127,15 @@ def demo(arguments: Sequence[str]) -> int:
     )
 
 
-COMMANDS: dict[str, Command] = {job.__name__: job for job in (pretrain, probe, colorize, report, demo)}
+COMMANDS: dict[str, Command] = {job.__name__: job for job in (pretrain, probe, colorize, report, replay, demo)}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        The exit code: 0 done, 2 the user's mistake (one line on standard error), 130 asked to stop.
+        The exit code: 0 done, 2 the user's mistake (one line on standard error), 75 asked to stop by TERM
+        or USR2 and ready to go on, 130 asked to stop by Ctrl-C.
     """
     name, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
@@ -136,6 +152,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         near = get_close_matches(name, COMMANDS, n=1)
         raise UserError(f"no command is called {name}; {f'did you mean {near[0]}?' if near else 'see pretint --help'}")
+    except SaidElsewhere:
+        return 2
     except (UserError, OSError) as error:  # an OSError: what we print on is full, a name is too long, ...
         text = str(error)
         shown = "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)

@@ -63,7 +63,7 @@ def main() -> None:
     def bare() -> None:
         colorizer(lightness).logsumexp(1).mean().backward()
 
-    samples = Samples(Bundled("train"), CropSettings(size=32), seed=0, cache_bytes=2**28)
+    samples = Samples([Bundled("train")], CropSettings(size=32), seed=0, cache_bytes=2**28)
     for t in range(len(samples.source)):
         samples[t]
 

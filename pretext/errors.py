@@ -22,3 +22,7 @@ class PictureError(UserError):
 
     def __reduce__(self) -> tuple[type["PictureError"], tuple[str, str]]:  # crosses worker processes
         return type(self), (self.key, self.reason)
+
+
+class SaidElsewhere(UserError):
+    """An error that another process of the same run reports: this one only ends."""

@@ -12,8 +12,8 @@ from torch import Tensor
 from pretext.backbones import build_backbone
 from pretext.colorizer import Colorizer
 from pretext.engine.checkpoint import load_checkpoint
-from pretext.engine.loop import MachineSettings, TrainingSettings
 from pretext.engine.run import find_checkpoint
+from pretext.engine.training import MachineSettings, TrainingSettings
 from pretext.errors import UserError
 from pretext.gamut import TEMPERATURE, Gamut, bin_centres
 from pretext.objectives import Classification, Objective, Regression
@@ -27,15 +27,22 @@ class DataSettings:
     """Where the pictures come from.
 
     Args:
-        source: a folder of pictures, or "bundled": photographs that need no download, cut into tiles.
+        source: a folder of pictures, or "bundled": photographs that need no download, cut into tiles; or
+            several, mixed by weight: {one/folder: 0.7, other/folder: 0.3}.
         holdout: pictures, at most a tenth of all, that are never trained on; colour health is judged on
             them.
     """
 
-    source: str = "bundled"
+    source: str | dict[str, float] = "bundled"
     holdout: int = 256
 
     def __post_init__(self) -> None:
+        if isinstance(self.source, dict):
+            wrong = [name for name, weight in self.source.items() if not 0 < weight < math.inf]
+            if wrong or not self.source:
+                raise UserError(f"data.source: {wrong[0] if wrong else 'an empty mixture'}: give a weight above 0")
+            if len(self.source) > 100:
+                raise UserError(f"data.source: {len(self.source)} sources; at most 100 can be mixed")
         if self.holdout < 0:
             raise UserError(f"data.holdout is {self.holdout}: it must not be negative")
 
@@ -215,7 +222,7 @@ def load_pretrained(path: Path) -> Pretrained:
     check_state(file, state)
     settings = settings_from(PretrainSettings, state["settings"], f"{file}: its settings")
     check_contract(file, settings, state["colour"])
-    prior, weights = state["colour"]["prior"], state["model"]
+    prior, weights = state["colour"]["prior"], state.get("average", state["model"])
     colorizer = build_colorizer(settings, prior)
     wrong = _misfits(colorizer.state_dict(), weights)
     if wrong:

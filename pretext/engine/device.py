@@ -5,6 +5,7 @@ from typing import Literal, NamedTuple
 
 import torch
 
+from pretext.engine import ranks
 from pretext.errors import UserError
 
 Precision = Literal["auto", "bf16", "fp32"]
@@ -25,8 +26,14 @@ def pick_place(device: str, precision: Precision = "auto", workers: int = -1) ->
         UserError: there is no such device here.
     """
     picked = pick_device(device)
+    if picked.type == "cuda" and picked.index is None:
+        picked = torch.device("cuda", ranks.local_rank())
+        torch.cuda.set_device(picked)
+    cores = max(1, len(os.sched_getaffinity(0)) // ranks.local_world())
+    if ranks.local_world() > 1 and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(cores)
     if workers < 0:
-        workers = 1 if picked.type == "cpu" else min(12, len(os.sched_getaffinity(0)))
+        workers = 1 if picked.type == "cpu" else min(12, cores)
     return Place(picked, pick_precision(precision, picked), workers)
 
 

@@ -27,14 +27,15 @@ class Journal:
 
     Args:
         folder: of the run; the journal is ``journal.jsonl`` in it, the mirror ``tensorboard/``.
-        step: how many steps are done.
+        step: how many steps are done; None for a run that has no checkpoint: it begins anew.
 
     Raises (every method): UserError, the disk is full.
     """
 
-    def __init__(self, folder: Path, step: int) -> None:
+    def __init__(self, folder: Path, step: int | None) -> None:
         self.path = folder / "journal.jsonl"
-        kept = [record for record in read_journal(folder) if record["step"] <= step]
+        kept = [record for record in read_journal(folder) if step is not None and record["step"] <= step]
+        step = step or 0
         write_atomically(self.path, "".join(_line(record) for record in kept).encode())
         mirror = folder / "tensorboard"
         with self._disk():
@@ -79,6 +80,22 @@ class Journal:
             yield
         except OSError as error:
             raise UserError(f"{self.path}: cannot write ({error.strerror}); make room and call again") from error
+
+
+class Silence(Journal):
+    """The journal of the processes that do not write to the run."""
+
+    def __init__(self) -> None:
+        pass
+
+    def write(self, kind: str, step: int, **values: Any) -> None:
+        """Nothing is written."""
+
+    def flush(self) -> None:
+        """Nothing is written."""
+
+    def close(self) -> None:
+        """Nothing is open."""
 
 
 def read_journal(folder: Path) -> list[Record]:

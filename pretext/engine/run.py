@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from pretext.engine.checkpoint import load_checkpoint, save_checkpoint
+from pretext.engine.checkpoint import save_checkpoint
 from pretext.errors import UserError
 from pretext.files import write_atomically
 
@@ -97,17 +97,11 @@ def find_checkpoint(path: Path) -> Path:
     return newest
 
 
-def keep_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> None:
-    """Write the checkpoint of ``step`` and drop all but the newest two."""
-    save_checkpoint(folder / "checkpoints" / f"{step:08d}.pt", {"step": step, **state})
+def keep_checkpoint(folder: Path, state: dict[str, Any]) -> None:
+    """Write the checkpoint of a state, named after its ``step``, and drop all but the newest two."""
+    save_checkpoint(folder / "checkpoints" / f"{state['step']:08d}.pt", state)
     for old in sorted((folder / "checkpoints").glob("[0-9]*.pt"))[:-_KEPT]:
         old.unlink()
-
-
-def restore(folder: Path) -> dict[str, Any] | None:
-    """The state of a run's newest checkpoint, on the CPU; None for a run that has none."""
-    path = newest_checkpoint(folder)
-    return None if path is None else load_checkpoint(path)
 
 
 def _is_empty(folder: Path) -> bool:

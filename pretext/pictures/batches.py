@@ -2,7 +2,7 @@
 
 import math
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from pretext.errors import PictureError, UserError
-from pretext.pictures.order import permuted, picture_index, uniforms
-from pretext.pictures.source import Source
+from pretext.pictures.mixture import locate, quotas
+from pretext.pictures.order import permuted, uniforms
+from pretext.pictures.source import Source, digest_of_keys
 
 _PATIENCE = 100
 
@@ -29,12 +30,15 @@ class CropSettings:
         area: smallest and largest share of the picture's area that a crop shows.
         ratio: smallest and largest width / height of the shown part.
         flip: probability of mirroring left and right.
+        squash: take pictures as if squeezed to a square first, as the publications do: ratio then is that
+            of the part to the picture's own.
     """
 
     size: int = 64
     area: tuple[float, float] = (0.35, 1.0)
     ratio: tuple[float, float] = (0.75, 4 / 3)
     flip: float = 0.5
+    squash: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.size <= 4096:
@@ -92,30 +96,49 @@ class Subset:
         """See ``Source.key``."""
         return self.source.key(self.index(index))
 
+    def digest(self) -> str:
+        """See ``Source.digest``."""
+        return digest_of_keys(self)
+
 
 class Samples(Dataset[Sample]):
     """Sample t of a run, for any t: an augmented crop, a pure function of (seed, t).
 
     Args:
-        source: the pictures; at least one.
+        parts: sources; each with at least one picture.
         crop: how they are cut.
         seed: of the order and of the augmentation.
+        weights: the share of each source; by default all count the same.
         cache_bytes: how much memory each worker may fill with decoded pictures.
     """
 
-    def __init__(self, source: Source, crop: CropSettings, seed: int, cache_bytes: int = 0) -> None:
-        self.source, self.crop, self.seed = source, crop, seed
-        self._cache: dict[int, np.ndarray] = {}
+    def __init__(
+        self,
+        parts: Sequence[Source],
+        crop: CropSettings,
+        seed: int,
+        weights: Sequence[float] | None = None,
+        cache_bytes: int = 0,
+    ) -> None:
+        self.parts, self.crop, self.seed = parts, crop, seed
+        self._sizes = [len(part) for part in parts]
+        self._quotas = quotas(weights or [1.0] * len(parts))
+        self._cache: dict[tuple[int, int], np.ndarray] = {}
         self._room = cache_bytes
         # The smallest part that may be shown must still have a crop's worth of pixels.
         self._shorter = math.ceil(crop.size / math.sqrt(crop.area[0]))
 
+    def locate(self, t: int) -> tuple[int, int]:
+        """The part and the picture in it that sample ``t`` reads."""
+        return locate(self.seed, t, self._sizes, self._quotas)
+
     def __getitem__(self, t: int) -> Sample:
-        first = picture_index(self.seed, t, len(self.source))
+        part, first = self.locate(t)
+        count = self._sizes[part]
         skipped: list[tuple[str, str]] = []
-        for offset in range(min(_PATIENCE, len(self.source))):
+        for offset in range(min(_PATIENCE, count)):
             try:
-                picture = self._read((first + offset) % len(self.source))
+                picture = self._read(part, (first + offset) % count)
             except PictureError as error:
                 skipped.append((error.key, error.reason))
             else:
@@ -123,15 +146,15 @@ class Samples(Dataset[Sample]):
                 return Sample(torch.from_numpy(crop).permute(2, 0, 1), skipped)
         return Sample(None, skipped)
 
-    def _read(self, index: int) -> Image.Image:
-        cached = self._cache.get(index)
+    def _read(self, part: int, index: int) -> Image.Image:
+        cached = self._cache.get((part, index))
         if cached is not None:
             return Image.fromarray(cached)
-        picture = self.source.read(index, self._shorter)
+        picture = self.parts[part].read(index, self._shorter)
         size = 3 * picture.width * picture.height
         if size <= self._room:
             self._room -= size
-            self._cache[index] = np.asarray(picture)
+            self._cache[part, index] = np.asarray(picture)
         return picture
 
 
@@ -147,7 +170,7 @@ def random_crop(picture: Image.Image, crop: CropSettings, uniform: np.ndarray) -
     width, height = picture.size
     area = (crop.area[0] + (crop.area[1] - crop.area[0]) * uniform[0]) * width * height
     low, high = math.log(crop.ratio[0]), math.log(crop.ratio[1])
-    ratio = math.exp(low + (high - low) * uniform[1])
+    ratio = math.exp(low + (high - low) * uniform[1]) * (width / height if crop.squash else 1)
     w, h = min(math.sqrt(area * ratio), width), min(math.sqrt(area / ratio), height)
     left, top = (width - w) * uniform[2], (height - h) * uniform[3]
     box = (left, top, min(left + w, width), min(top + h, height))
@@ -180,36 +203,47 @@ class Views(Dataset[Sample]):
         return Sample(torch.from_numpy(view).permute(2, 0, 1), [])
 
 
-def batches(samples: Samples, batch_size: int, start: int, stop: int, workers: int) -> Iterator[Batch]:
+def batches(
+    samples: Samples, batch_size: int, start: int, stop: int, workers: int, positions: range | None = None
+) -> Iterator[Batch]:
     """The batches of steps ``start`` to ``stop``: step s holds samples s * batch_size and on.
+
+    With ``positions``, a process's share: only what stands there in every batch.
 
     Raises:
         UserError: no picture of 100 in a row can be read.
     """
-    for batch in stream(samples, range(start * batch_size, stop * batch_size), batch_size, workers):
+    share = range(batch_size) if positions is None else positions
+    steps = range(start * batch_size, stop * batch_size, batch_size)
+    for batch in _loaded(samples, (range(at + share.start, at + share.stop) for at in steps), workers):
         if batch.missing:
-            tried = min(_PATIENCE, len(samples.source))
+            tried = min(_PATIENCE, max(len(part) for part in samples.parts))
             raise UserError(f"no picture of {tried} in a row can be read; the first: {': '.join(batch.missing[0])}")
         yield batch
 
 
 def stream(samples: Samples | Views, indices: range, batch_size: int, workers: int) -> Iterator[Batch]:
-    """The samples at ``indices``, in that order, in batches; what cannot be read is left out.
+    """The samples at ``indices``, in that order, in batches; what cannot be read is left out."""
+    cuts = (indices[at : at + batch_size] for at in range(0, len(indices), batch_size))
+    return _loaded(samples, cuts, workers)
 
-    ``workers`` processes prepare them (0: this one). They never see the signals that ask a job to
-    stop: those are blocked while workers are started, so that the job alone decides when.
+
+def _loaded(samples: Samples | Views, batches: Iterable[range], workers: int) -> Iterator[Batch]:
+    """The samples at the indices of every batch, prepared by ``workers`` processes (0: this one).
+
+    They never see the signals that ask a job to stop: those are blocked while workers are started, so
+    that the job alone decides when.
     """
     loader = DataLoader(
         samples,
-        batch_size=batch_size,
-        sampler=indices,
+        batch_sampler=batches,  # type: ignore[arg-type]  # any iterable will do
         num_workers=workers,
         collate_fn=_collate,
         prefetch_factor=4 if workers else None,
     )
     with _signals_blocked():
-        batches = iter(loader)
-    yield from batches
+        loaded = iter(loader)
+    yield from loaded
 
 
 def _collate(samples: list[Sample]) -> Batch:

@@ -21,6 +21,7 @@ from PIL import Image
 
 from pretext.errors import UserError
 from pretext.files import write_png
+from pretext.pictures.source import digest_of_keys
 
 NAMES = (
     "astronaut",
@@ -101,6 +102,10 @@ class Bundled:
         """Photograph, part, and upper left corner in the photograph: ``coffee/test/x0344-y0048``."""
         x, y = self._corners[index]
         return f"{NAMES[self._labels[index]]}/{self.part}/x{x:04}-y{y:04}"
+
+    def digest(self) -> str:
+        """See ``Source.digest``."""
+        return digest_of_keys(self)
 
     @property
     def classes(self) -> list[str]:

@@ -10,6 +10,7 @@ from PIL import Image
 
 from pretext.errors import PictureError, UserError
 from pretext.pictures.decode import decode
+from pretext.pictures.source import digest_of_keys
 
 ENDINGS = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 """A file is taken for a picture by the ending of its name, in any case."""
@@ -59,6 +60,10 @@ class Folder:
     def key(self, index: int) -> str:
         """The path of picture ``index`` relative to the root; bytes not UTF-8 read ``\\xNN``."""
         return _readable(self._path(index))
+
+    def digest(self) -> str:
+        """See ``Source.digest``."""
+        return digest_of_keys(self)
 
     def _keep(self, paths: Iterable[bytes]) -> None:
         ordered = sorted(paths)

@@ -1,5 +1,6 @@
 """The contract of every source: something that gives pictures by index, in a stable order."""
 
+import hashlib
 from typing import Protocol, runtime_checkable
 
 from PIL import Image
@@ -28,6 +29,10 @@ class Source(Protocol):
         """The name of picture ``index``: unique, stable, readable."""
         ...
 
+    def digest(self) -> str:
+        """A digest of all keys in order: two sources with the same one hold the same pictures, by name."""
+        ...
+
 
 @runtime_checkable
 class LabelledSource(Source, Protocol):
@@ -42,3 +47,11 @@ class LabelledSource(Source, Protocol):
     def labels(self) -> list[int]:
         """The label of every picture, by index."""
         ...
+
+
+def digest_of_keys(source: Source) -> str:
+    """``Source.digest`` of a source that does not store it: sha256 over the keys, each with a newline."""
+    digest = hashlib.sha256()
+    for index in range(len(source)):
+        digest.update(source.key(index).encode() + b"\n")
+    return digest.hexdigest()

@@ -84,7 +84,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "training": {"steps": 4, "batch_size": 8, "warmup": 1},
         "machine": {"workers": 0},
     }
-    assert pretrain(folder, settings_from(PretrainSettings, values, "test"))
+    assert not pretrain(folder, settings_from(PretrainSettings, values, "test"))
     return folder
 
 
@@ -120,7 +120,7 @@ def test_random_is_the_initialisation_of_the_run(run: Path, tmp_path: Path) -> N
     colorizer = build_colorizer(settings, prior)
     calibrate_batch_norm(colorizer.backbone, Bundled("train"), settings.view_size, pick_place("cpu", workers=0))
     state = {"settings": plain(settings), "colour": colour_contract(settings, prior)}
-    keep_checkpoint(tmp_path, 0, {**state, "model": colorizer.state_dict()})
+    keep_checkpoint(tmp_path, {**state, "step": 0, "model": colorizer.state_dict()})
     result = probe(tmp_path, ProbeSettings(workers=0), Protocol(dims=64, penalties=(0.1,), iterations=5))
     for stage in result.stages:
         assert stage.random == stage.pretrained

@@ -5,12 +5,13 @@ from typing import Any
 import pytest
 import torch
 
-from pretext.engine.loop import MachineSettings, TrainingSettings, _optimizer_and_schedule
+from pretext.engine.learner import optimizer_and_schedule
+from pretext.engine.training import MachineSettings, TrainingSettings
 from pretext.errors import UserError
 
 
 def rates(training: TrainingSettings) -> list[float]:
-    optimizer, schedule = _optimizer_and_schedule(torch.nn.Linear(1, 1), training)
+    optimizer, schedule = optimizer_and_schedule(torch.nn.Linear(1, 1), training)
     found = []
     for step in range(training.steps):
         schedule.step_update(step)

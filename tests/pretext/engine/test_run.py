@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from pretext.engine.run import find_checkpoint, held_run, keep_checkpoint, newest_checkpoint, restore, run_settings
+from pretext.engine.checkpoint import load_checkpoint
+from pretext.engine.run import find_checkpoint, held_run, keep_checkpoint, newest_checkpoint, run_settings
 from pretext.errors import UserError
 
 SETTINGS = {"training": {"lr": 0.1, "betas": [0.9, 0.99]}, "machine": {"workers": 1}, "seed": 0}
@@ -23,7 +24,7 @@ def test_settings_are_kept_and_machine_may_change(tmp_path: Path) -> None:
 
 def test_other_settings_are_refused_by_name(tmp_path: Path) -> None:
     with held_run(tmp_path, SETTINGS):
-        keep_checkpoint(tmp_path, 1, {})
+        keep_checkpoint(tmp_path, {"step": 1})
     other = {"training": {"lr": 0.2, "betas": [0.9, 0.99]}, "machine": {"workers": 1}, "seed": 1}
     with (
         pytest.raises(UserError, match=r"seed was 0, is now 1; training\.lr was 0\.1, is now 0\.2"),
@@ -56,12 +57,14 @@ def test_a_folder_of_something_else_is_not_taken(tmp_path: Path) -> None:
 
 
 def test_the_newest_two_checkpoints_are_kept(tmp_path: Path) -> None:
-    assert restore(tmp_path) is None
+    assert newest_checkpoint(tmp_path) is None
     for step in (5, 20, 100):
-        keep_checkpoint(tmp_path, step, {"w": torch.tensor(step)})
+        keep_checkpoint(tmp_path, {"step": step, "w": torch.tensor(step)})
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["00000020.pt", "00000100.pt"]
-    state = restore(tmp_path)
-    assert state is not None and state["step"] == 100 and state["w"] == 100
+    newest = newest_checkpoint(tmp_path)
+    assert newest is not None
+    state = load_checkpoint(newest)
+    assert state["step"] == 100 and state["w"] == 100
     assert find_checkpoint(tmp_path) == newest_checkpoint(tmp_path) == find_checkpoint(newest_checkpoint(tmp_path))  # type: ignore[arg-type]
 
 

@@ -79,7 +79,7 @@ def same(one: list[Batch], other: list[Batch]) -> bool:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_batches_do_not_depend_on_workers(workers: int) -> None:
-    samples = Samples(noise(11, bad=(2, 3, 10)), SMALL, seed=4, cache_bytes=20_000)
+    samples = Samples([noise(11, bad=(2, 3, 10))], SMALL, seed=4, cache_bytes=20_000)
     alone = list(batches(samples, 4, 0, 9, workers=0))
     assert len(alone) == 9
     assert all(batch.rgb.shape == (4, 3, 8, 8) and batch.rgb.dtype == torch.uint8 for batch in alone)
@@ -89,19 +89,19 @@ def test_batches_do_not_depend_on_workers(workers: int) -> None:
 
 
 def test_batches_do_not_depend_on_the_start_nor_on_random_state() -> None:
-    samples = Samples(noise(11, bad=(2, 3)), SMALL, seed=4)
+    samples = Samples([noise(11, bad=(2, 3))], SMALL, seed=4)
     torch.manual_seed(0)
     every = list(batches(samples, 4, 0, 9, workers=0))
     for start in (1, 4, 8):
         torch.manual_seed(start)
-        assert same(every[start:], list(batches(Samples(noise(11, (2, 3)), SMALL, 4), 4, start, 9, workers=0)))
+        assert same(every[start:], list(batches(Samples([noise(11, (2, 3))], SMALL, 4), 4, start, 9, workers=0)))
     assert list(batches(samples, 4, 3, 3, workers=0)) == []
     far = 10**9
     assert same(list(batches(samples, 4, far, far + 2, 0))[1:], list(batches(samples, 4, far + 1, far + 2, 0)))
 
 
 def test_batches_do_not_depend_on_their_size() -> None:
-    samples = Samples(noise(11, bad=(2, 3)), SMALL, seed=4)
+    samples = Samples([noise(11, bad=(2, 3))], SMALL, seed=4)
     whole, halves = list(batches(samples, 8, 0, 4, 0)), list(batches(samples, 4, 0, 8, 0))
     for step, batch in enumerate(whole):
         first, second = halves[2 * step : 2 * step + 2]
@@ -113,13 +113,13 @@ def test_batches_do_not_depend_on_their_size() -> None:
 
 
 def test_seeds_differ() -> None:
-    one, other = (next(batches(Samples(noise(11), SMALL, seed), 8, 0, 1, 0)) for seed in (1, 2))
+    one, other = (next(batches(Samples([noise(11)], SMALL, seed), 8, 0, 1, 0)) for seed in (1, 2))
     assert not torch.equal(one.rgb, other.rgb)
 
 
 def test_sample_is_the_crop_of_its_picture() -> None:
     source, seed = noise(11), 9
-    samples = Samples(source, SMALL, seed)
+    samples = Samples([source], SMALL, seed)
     for t in (0, 5, 11, 40, 12_345):
         picture = source.read(picture_index(seed, t, 11))
         rgb = samples[t].rgb
@@ -128,17 +128,17 @@ def test_sample_is_the_crop_of_its_picture() -> None:
 
 
 def test_epochs_see_every_picture_once_and_crop_it_anew() -> None:
-    samples = Samples(plain(24), SMALL, seed=0)
+    samples = Samples([plain(24)], SMALL, seed=0)
     for epoch in range(3):
         shades = [int(samples[t].rgb[0, 0, 0]) for t in range(24 * epoch, 24 * (epoch + 1))]  # type: ignore[index]
         assert sorted(shades) == list(range(24))
-    one = Samples(noise(1), SMALL, seed=0)
+    one = Samples([noise(1)], SMALL, seed=0)
     assert len({one[t].rgb.numpy().tobytes() for t in range(20)}) == 20  # type: ignore[union-attr]
 
 
 def test_pictures_are_asked_for_no_smaller_than_a_crop_needs() -> None:
     source = plain(3)
-    Samples(source, CropSettings(size=50, area=(0.25, 1)), seed=0)[0]
+    Samples([source], CropSettings(size=50, area=(0.25, 1)), seed=0)[0]
     assert source.asked == {100}  # a quarter of a square of 100 x 100 has 50 x 50 pixels
 
 
@@ -155,7 +155,7 @@ def test_workers_do_not_see_the_signals_that_stop_a_run() -> None:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
     asked = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR2}
     assert not asked & before
-    samples = Samples(Masks(plain(2).pictures), SMALL, seed=0)
+    samples = Samples([Masks(plain(2).pictures)], SMALL, seed=0)
     [batch] = batches(samples, 4, 0, 1, workers=1)
     assert {reason for _, reason in batch.skipped} == {str(sorted(before | asked))}
     [batch] = batches(samples, 4, 0, 1, workers=0)
@@ -171,7 +171,7 @@ def test_the_next_picture_takes_the_place_of_a_bad_one(workers: int) -> None:
     bad = (0, 4, 5, 11)
     stand_in = {0: 1, 4: 6, 5: 6, 11: 1}  # after the last comes the first
     passed = {0: [0], 4: [4, 5], 5: [5], 11: [11, 0]}
-    samples = Samples(plain(12, bad), SMALL, seed=3)
+    samples = Samples([plain(12, bad)], SMALL, seed=3)
     shown, skipped, expected = [], [], []
     for batch in batches(samples, 6, 0, 6, workers):
         shown += batch.rgb[:, 0, 0, 0].tolist()
@@ -186,7 +186,7 @@ def test_the_next_picture_takes_the_place_of_a_bad_one(workers: int) -> None:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_only_bad_pictures_are_an_error_that_names_one(workers: int) -> None:
-    samples = Samples(plain(3, bad=(0, 1, 2)), SMALL, seed=0)
+    samples = Samples([plain(3, bad=(0, 1, 2))], SMALL, seed=0)
     with pytest.raises(UserError, match=r"picture \d: torn"):
         next(batches(samples, 4, 0, 2, workers))
 
@@ -196,7 +196,7 @@ def test_a_batch_is_whole_or_an_error() -> None:
     hopeless = next(t for t in range(130) if picture_index(0, t, 130) <= 20)
     assert hopeless > 0
     step = hopeless // 3
-    made = batches(Samples(source, SMALL, seed=0), 3, 0, 40, workers=0)
+    made = batches(Samples([source], SMALL, seed=0), 3, 0, 40, workers=0)
     assert all(len(next(made).rgb) == 3 for _ in range(step))
     with pytest.raises(UserError):
         next(made)
@@ -204,7 +204,7 @@ def test_a_batch_is_whole_or_an_error() -> None:
 
 def test_the_error_counts_the_pictures_in_a_row() -> None:
     with pytest.raises(UserError, match="no picture of 3 in a row"):
-        next(batches(Samples(plain(3, bad=(0, 1, 2)), SMALL, seed=0), 4, 0, 1, workers=0))
+        next(batches(Samples([plain(3, bad=(0, 1, 2))], SMALL, seed=0), 4, 0, 1, workers=0))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -221,7 +221,7 @@ def test_views_leave_out_bad_pictures(workers: int) -> None:
 
 
 def test_patience_ends_after_a_hundred() -> None:
-    samples = Samples(plain(130, bad=tuple(range(120))), SMALL, seed=0)
+    samples = Samples([plain(130, bad=tuple(range(120)))], SMALL, seed=0)
     for t in range(130):
         first = picture_index(0, t, 130)
         sample = samples[t]
@@ -400,7 +400,7 @@ def test_settings_at_their_limits() -> None:
 
 def test_cache_changes_no_sample_and_reads_once() -> None:
     source, plainly = noise(10, bad=(6,)), noise(10, bad=(6,))
-    cached, uncached = Samples(source, SMALL, 2, cache_bytes=10**9), Samples(plainly, SMALL, 2)
+    cached, uncached = Samples([source], SMALL, 2, cache_bytes=10**9), Samples([plainly], SMALL, 2)
     for t in range(50):
         one, other = cached[t], uncached[t]
         assert one.rgb is not None and other.rgb is not None
@@ -413,7 +413,7 @@ def test_cache_changes_no_sample_and_reads_once() -> None:
 @pytest.mark.parametrize("room", [0, 1, 323, 324, 4 * 324 + 323, 10 * 324])
 def test_cache_keeps_to_its_limit(room: int) -> None:
     source = plain(10)  # 9 x 12 x 3 = 324 bytes each
-    samples = Samples(source, SMALL, 0, cache_bytes=room)
+    samples = Samples([source], SMALL, 0, cache_bytes=room)
     for t in range(30):
         samples[t]
     kept = [index for index in range(10) if source.reads[index] == 1]
@@ -453,11 +453,11 @@ def test_subset_reads_what_it_names() -> None:
 
 def test_real_pictures_with_workers(shared_data: Path) -> None:
 
-    samples = Samples(Folder(shared_data / "imagenette-mini" / "val"), CropSettings(size=32), seed=1)
+    samples = Samples([Folder(shared_data / "imagenette-mini" / "val")], CropSettings(size=32), seed=1)
     assert same(list(batches(samples, 8, 2, 5, workers=0)), list(batches(samples, 8, 2, 5, workers=2)))
 
 
 def test_bundled_pictures() -> None:
-    [batch] = batches(Samples(Bundled("train"), CropSettings(size=16), seed=0), 32, 0, 1, workers=0)
+    [batch] = batches(Samples([Bundled("train")], CropSettings(size=16), seed=0), 32, 0, 1, workers=0)
     assert batch.skipped == []
     assert batch.rgb.float().std((1, 2, 3)).min() > 0.5  # no crop is empty

@@ -1,0 +1,142 @@
+"""Several processes on one run: who is who, and what they tell each other.
+
+The processes are started by torchrun, or by anything else that sets its variables (RANK, WORLD_SIZE,
+LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT). Without them there is one process, and every
+function here costs nothing.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+from pretext.errors import SaidElsewhere, UserError
+
+T = TypeVar("T")
+
+# The first process may estimate a prior, initialise by k-means or compile while the others wait for it.
+_PATIENCE = timedelta(minutes=30)
+
+
+def rank() -> int:
+    """The number of this process among all."""
+    return int(os.environ["RANK"]) if world() > 1 else 0
+
+
+def world() -> int:
+    """How many processes work on the run."""
+    return int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
+
+
+def local_rank() -> int:
+    """The number of this process among those on its machine."""
+    return int(os.environ.get("LOCAL_RANK", "0")) if world() > 1 else 0
+
+
+def local_world() -> int:
+    """How many of the processes are on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if world() > 1 else 1
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes to the run."""
+    return rank() == 0
+
+
+@contextmanager
+def joined(device: torch.device) -> Iterator[None]:
+    """Within it the processes can talk; does nothing for one process.
+
+    Numbers on a GPU travel by NCCL, all else by gloo.
+
+    Raises:
+        UserError: the processes do not find each other.
+    """
+    if world() == 1:
+        yield
+        return
+    try:
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(
+            f"process {rank()} of {world()} cannot join the others at {os.environ.get('MASTER_ADDR')}:"
+            f"{os.environ.get('MASTER_PORT')} ({' '.join(str(error).split())[:200]})"
+        ) from error
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def from_first(compute: Callable[[], T]) -> T:
+    """What the first process computes, on every process.
+
+    Raises:
+        UserError: the first process met one; it says so, the others raise ``SaidElsewhere``.
+    """
+    if world() == 1:
+        return compute()
+    answer: list[tuple[T | None, UserError | None]] = [(None, None)]
+    if is_first():
+        try:
+            answer = [(compute(), None)]
+        except UserError as error:
+            answer = [(None, error)]
+    with _present():
+        dist.broadcast_object_list(answer, src=0, device=torch.device("cpu"))
+    result, refused = answer[0]
+    if refused is not None:
+        raise refused if is_first() else SaidElsewhere(str(refused))
+    return result  # type: ignore[return-value]
+
+
+def agree(value: int) -> int:
+    """The greatest of all processes' values: what one of them was asked, all of them know."""
+    if world() == 1:
+        return value
+    box = torch.tensor(value)
+    with _present():
+        dist.all_reduce(box, dist.ReduceOp.MAX)
+    return int(box)
+
+
+def gathered(things: list[T]) -> list[T]:
+    """All processes' things in one list, on every process."""
+    if world() == 1:
+        return list(things)
+    boxes: list[list[T]] = [[] for _ in range(world())]
+    with _present():
+        dist.all_gather_object(boxes, things)
+    return [thing for box in boxes for thing in box]
+
+
+def averaged(values: Tensor) -> Tensor:
+    """The mean of all processes' values, on the device that they are on."""
+    if world() > 1:
+        with _present():
+            dist.all_reduce(values)
+        values /= world()
+    return values
+
+
+@contextmanager
+def _present() -> Iterator[None]:
+    """Says in one line that another process is gone, which breaks what it was to take part in."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise lost(error) from error
+
+
+def lost(error: Exception) -> UserError:
+    """The error of a process whose partners are gone."""
+    reason = " ".join(str(error).split())[:160]
+    return UserError(
+        f"process {rank()} of {world()}: another process of this run is gone ({reason}); "
+        "see what it said last, and start all of them again: they go on from the newest checkpoint"
+    )

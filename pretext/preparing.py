@@ -1,0 +1,135 @@
+"""From a recipe to what trains: the pictures, split and mixed, the prior, and the colorizer."""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pretext.color import rgb_to_ab
+from pretext.colorizer import Colorizer
+from pretext.engine import ranks
+from pretext.engine.device import Place
+from pretext.errors import UserError
+from pretext.gamut import Gamut
+from pretext.pictures import open_source
+from pretext.pictures.batches import Samples, Subset, Views
+from pretext.pictures.source import Source
+from pretext.prior import estimate_prior, load_prior
+from pretext.recipe import PretrainSettings, build_colorizer
+
+
+@dataclass
+class Pictures:
+    """The sources of a recipe: what is trained on, and what is only looked at."""
+
+    name: str
+    """As the user wrote it."""
+    training: list[Source]
+    weights: list[float]
+    """The share of each, as the user wrote it."""
+    held: list[Source]
+    """Of each source some pictures that are not trained on; of few pictures none."""
+    contents: dict[str, Any]
+    """How many pictures, and a digest of their names: a run goes on with the same ones only."""
+
+    def samples(self, settings: PretrainSettings, workers: int | None = None) -> Samples:
+        """The training crops of a run. Among so many workers machine.cache is shared out; without, there is none."""
+        shared_by = max(1, workers or 0) * ranks.local_world()
+        room = 0 if workers is None else settings.machine.cache * 2**20 // shared_by
+        return Samples(self.training, settings.crop, settings.seed, self.weights, room)
+
+
+def open_pictures(settings: PretrainSettings) -> Pictures:
+    """Open every source of a recipe.
+
+    Raises:
+        UserError: one cannot be opened.
+    """
+    asked = settings.data.source
+    weights = dict(asked) if isinstance(asked, Mapping) else {asked: 1.0}
+    sources = [open_source(name) for name in weights]
+    count = sum(map(len, sources))
+    wanted = min(settings.data.holdout, count // 10)
+    total = sum(weights.values())
+    training: list[Source] = []
+    held: list[Source] = []
+    for source, weight in zip(sources, weights.values(), strict=True):
+        aside = min(round(wanted * weight / total), len(source) // 10)
+        training.append(Subset(source, range(aside, len(source)), settings.seed))
+        if aside:
+            held.append(Subset(source, range(aside), settings.seed))
+    digests = [source.digest() for source in sources]
+    names = digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
+    return Pictures(" + ".join(weights), training, list(weights.values()), held, {"pictures": count, "names": names})
+
+
+def find_prior(pictures: Pictures, settings: PretrainSettings) -> Tensor:
+    """The prior that the settings ask for, (Q,): of a file, or of the crops that training will see first.
+
+    Raises:
+        UserError: the file holds none; the pictures cannot be read, or are all gray.
+    """
+    gamut = Gamut(settings.objective.neighbours, settings.objective.sigma)
+    if settings.objective.prior != "estimate":
+        return load_prior(Path(settings.objective.prior), gamut)
+    stride = settings.objective.stride
+    crops = first_crops(pictures, settings, settings.objective.prior_pictures)
+    colours = [rgb_to_ab(crop[None, :, ::stride, ::stride]) for crop in crops]
+    if not any(bool((ab.abs() > settings.objective.gray_threshold).any()) for ab in colours):
+        raise UserError(
+            f"{pictures.name}: none of {len(colours)} crops has a colour beyond objective.gray_threshold "
+            f"({settings.objective.gray_threshold:g}): there is nothing to learn from gray pictures"
+        )
+    return estimate_prior(colours, gamut)
+
+
+def prepare_colorizer(pictures: Pictures, settings: PretrainSettings, prior: Tensor, place: Place) -> Colorizer:
+    """The colorizer of a recipe as training begins with it, on the place's device."""
+    return on_place(build_colorizer(settings, prior, published=True), settings, place)
+
+
+def on_place(colorizer: Colorizer, settings: PretrainSettings, place: Place) -> Colorizer:
+    """The colorizer on the device, in the memory layout that the settings ask for."""
+    layout = torch.channels_last if settings.machine.channels_last else torch.contiguous_format
+    return colorizer.to(place.device).to(memory_format=layout)
+
+
+def first_crops(pictures: Pictures, settings: PretrainSettings, count: int) -> Iterator[Tensor]:
+    """The crops that training will see first, uint8 (3, size, size), at most one for each picture.
+
+    Raises:
+        UserError: no picture can be read.
+    """
+    samples = pictures.samples(settings)
+    for t in range(min(count, sum(map(len, pictures.training)))):
+        sample = samples[t]
+        if sample.rgb is None:
+            reason = ": ".join(sample.skipped[0])
+            raise UserError(f"{pictures.name}: no picture of {len(sample.skipped)} in a row can be read; {reason}")
+        yield sample.rgb
+
+
+def held_views(pictures: Pictures, count: int, size: int) -> tuple[Tensor, list[tuple[str, str]]]:
+    """Pictures to look at, uint8 (N, 3, size, size), at most ``count``, and those left out as bad.
+
+    Held-out ones, or, where none of those can be read, some that are trained on.
+    """
+    views, bad = _views(pictures.held, max(1, count), size)
+    if not views:
+        pictures.held.clear()
+        views, more = _views(pictures.training, max(1, count), size)
+        bad += more
+    return (torch.stack(views) if views else torch.empty(0)), bad
+
+
+def _views(sources: list[Source], count: int, size: int) -> tuple[list[Tensor], list[tuple[str, str]]]:
+    samples = []
+    for source in sources:
+        looked_at = Views(source, size)
+        samples += [looked_at[index] for index in range(min(len(source), -(-count // len(sources))))]
+    views = [sample.rgb for sample in samples if sample.rgb is not None]
+    return views, [entry for sample in samples for entry in sample.skipped]

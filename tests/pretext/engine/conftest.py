@@ -1,0 +1,131 @@
+"""Real processes that train, to be interrupted, killed, and started in numbers."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from pretext.engine.journal import read_journal
+from pretext.engine.run import newest_checkpoint
+
+
+class Started:
+    """A process of the launcher."""
+
+    def __init__(self, launcher: "Launcher", pid: int, log: Path) -> None:
+        self.launcher, self.pid, self.log = launcher, pid, log
+        self.code: int | None = None
+
+    def signal(self, number: int) -> None:
+        """To the process alone."""
+        os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """With its workers: nobody says goodbye."""
+        os.killpg(self.pid, signal.SIGKILL)
+
+    def wait(self) -> int:
+        """Its exit code."""
+        if self.code is None:
+            self.code = int(self.launcher.ask({"wait": self.pid}))
+        return self.code
+
+    def runs(self) -> bool:
+        try:
+            state = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except FileNotFoundError:
+            return False
+        return state != "Z"
+
+    @property
+    def said(self) -> str:
+        return self.log.read_text(errors="replace")
+
+
+class Launcher:
+    """Starts ``pretint`` commands, alone or several that find each other as torchrun's do."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.count = folder, 0
+        command = [sys.executable, str(Path(__file__).with_name("launcher.py"))]
+        env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[3])}
+        self.server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
+
+    def ask(self, question: dict[str, object]) -> str:
+        assert self.server.stdin is not None and self.server.stdout is not None
+        self.server.stdin.write(json.dumps(question) + "\n")
+        self.server.stdin.flush()
+        return self.server.stdout.readline()
+
+    def start(self, *words: str | Path, env: dict[str, str] | None = None) -> Started:
+        self.count += 1
+        log = self.folder / f"{self.count}.log"
+        log.touch()
+        question = {"start": [str(word) for word in words], "env": env or {}, "log": str(log)}
+        return Started(self, int(self.ask(question)), log)
+
+    def together(self, world: int, *words: str | Path) -> list[Started]:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        shared |= {"WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world)}
+        return [
+            self.start(*words, env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(world)
+        ]
+
+
+@pytest.fixture(scope="session")
+def launcher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
+    made = Launcher(tmp_path_factory.mktemp("logs"))
+    yield made
+    assert made.server.stdin is not None
+    made.server.stdin.close()
+    made.server.wait()
+
+
+class Trained:
+    """What a run wrote, to be compared with another."""
+
+    def __init__(self, run: Path) -> None:
+        self.run = run
+
+    @property
+    def losses(self) -> list[tuple[int, float]]:
+        return [(record["step"], record["loss"]) for record in read_journal(self.run) if record["kind"] == "step"]
+
+    @property
+    def health(self) -> list[dict[str, object]]:
+        return [record for record in read_journal(self.run) if record["kind"] == "health"]
+
+    @property
+    def state(self) -> dict[str, torch.Tensor]:
+        path = newest_checkpoint(self.run)
+        assert path is not None
+        state = torch.load(path, weights_only=True)
+        return {**state["model"], **{f"average {name}": value for name, value in state.get("average", {}).items()}}
+
+    def wait_for_step(self, step: int, process: Started) -> None:
+        """Until a checkpoint at or after ``step`` is there."""
+        while process.runs():
+            newest = newest_checkpoint(self.run)
+            if newest is not None and int(newest.stem) >= step:
+                return
+            time.sleep(0.005)
+
+    def same_as(self, other: "Trained") -> None:
+        """To the bit."""
+        hexed = [[(step, float.hex(loss)) for step, loss in one.losses] for one in (self, other)]
+        assert hexed[0] == hexed[1]
+        mine, theirs = self.state, other.state
+        assert mine.keys() == theirs.keys()
+        assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+        assert self.health == other.health
