@@ -18,15 +18,19 @@ class ClusterSettings:
         cluster: slurm, or local: a process of its own on this machine.
         partition: of Slurm; empty takes the site's default.
         minutes: time limit of one piece of the job; a job that is longer is requeued and goes on.
-        gpus: how many.
-        cpus: cores; decoding takes some beside every GPU.
-        memory_gb: of main memory.
+        nodes: how many machines.
+        tasks_per_node: processes on each; a pretraining wants one for every GPU.
+        gpus: how many on each node.
+        cpus: cores for each process; decoding takes some beside every GPU.
+        memory_gb: of main memory, on each node.
         requeues: how often a job may be requeued because of its time limit.
     """
 
     cluster: Literal["slurm", "local"] = "slurm"
     partition: str = ""
     minutes: int = 24 * 60
+    nodes: int = 1
+    tasks_per_node: int = 1
     gpus: int = 0
     cpus: int = 4
     memory_gb: int = 16
@@ -40,7 +44,11 @@ class Resumable:
         self.job, self.arguments = job, arguments
 
     def __call__(self) -> Any:
-        """Run the job."""
+        """Run the job. Several tasks find each other as under torchrun."""
+        environment = submitit.JobEnvironment()
+        if environment.num_tasks > 1:
+            # Not the GPU: on a cluster that shares nodes, numbering GPUs by rank takes someone else's.
+            submitit.helpers.TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
         return self.job(*self.arguments)
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
@@ -67,11 +75,14 @@ def submit(
     executor.update_parameters(
         name=getattr(job, "__name__", "job"),
         timeout_min=asked.minutes,
+        nodes=asked.nodes,
+        tasks_per_node=asked.tasks_per_node,
         gpus_per_node=asked.gpus,
         cpus_per_task=asked.cpus,
         mem_gb=asked.memory_gb,
         # srun has not passed the cores on since Slurm 22.05: without this all workers share one.
-        slurm_srun_args=[f"--cpus-per-task={asked.cpus}"],
+        # A task that dies ends the others, which would wait for it until the time limit.
+        slurm_srun_args=[f"--cpus-per-task={asked.cpus}", "--kill-on-bad-exit=1"],
         **({"slurm_partition": asked.partition} if asked.partition else {}),
     )
     return executor.submit(Resumable(job, arguments))

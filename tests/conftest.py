@@ -1,10 +1,12 @@
 """What several tests share."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from launching import Launcher
 
 # No test judges how long something takes, and a busy machine must not fail one.
 settings.register_profile("pretint", deadline=None)
@@ -20,3 +22,11 @@ def shared_data() -> Path:
             pytest.fail(f"CI needs {folder}")
         pytest.skip(f"needs {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def launcher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
+    """Starts commands as processes of their own, to be interrupted and killed."""
+    made = Launcher(tmp_path_factory.mktemp("logs"))
+    yield made
+    made.close()

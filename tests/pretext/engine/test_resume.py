@@ -3,21 +3,18 @@
 import os
 import random
 import signal
-import subprocess
-import sys
+import tarfile
 import time
 from pathlib import Path
 
 import pytest
-import torch
+from launching import Launcher, Trained
 
-import pretint
-from pretext.engine.journal import read_journal
-from pretext.engine.run import newest_checkpoint
+from pretext.engine.interrupt import Ending
+from pretext.pictures import Bundled
 
 STEPS = 60
 SETTINGS = [
-    "--data.source", "bundled",
     "--data.holdout", "16",
     "--crop.size", "16",
     "--objective.stride", "4",
@@ -30,85 +27,98 @@ SETTINGS = [
 ]  # fmt: skip
 
 
-def start(run: Path, *more: str) -> subprocess.Popen[bytes]:
-    """The command in a process of its own, to be killed."""
-    command = [sys.executable, "-m", "pretint", "pretrain", str(run), *SETTINGS, *more]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-
-
-def finish(run: Path, *more: str) -> None:
-    """The same command to its end, in this process, which has imported torch already."""
-    assert pretint.main(["pretrain", str(run), *SETTINGS, *more]) == 0
-
-
-def trace(run: Path) -> list[tuple[int, str]]:
-    return [(r["step"], float.hex(r["loss"])) for r in read_journal(run) if r["kind"] == "step"]
-
-
-def weights(run: Path) -> dict[str, torch.Tensor]:
-    path = newest_checkpoint(run)
-    assert path is not None
-    model: dict[str, torch.Tensor] = torch.load(path, weights_only=True)["model"]
-    return model
-
-
-def wait_for_step(run: Path, step: int, process: subprocess.Popen[bytes]) -> None:
-    """Until the run has saved a checkpoint at or after ``step``; for step 0, until it has begun."""
-    while process.poll() is None:
-        if step == 0 and (run / "tensorboard").exists():
-            return
-        newest = newest_checkpoint(run)
-        if newest is not None and int(newest.stem) >= step:
-            return
-        time.sleep(0.005)
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of pictures."""
+    made = tmp_path_factory.mktemp("folder")
+    tiles = Bundled("train")
+    for index in range(0, len(tiles), 3):
+        tiles.read(index).save(made / f"{index:03}.jpg")
+    return made
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run = tmp_path_factory.mktemp("whole") / "run"
-    finish(run)
-    assert [step for step, _ in trace(run)] == list(range(1, STEPS + 1))
-    return run
+def shards(folder: Path) -> str:
+    """The same in two tar files."""
+    pictures = sorted(folder.iterdir())
+    made = folder.with_name("shards")
+    made.mkdir()
+    for number in (0, 1):
+        with tarfile.open(made / f"{number}.tar", "w") as tar:
+            for picture in pictures[number::2]:
+                tar.add(picture, picture.name)
+    return f"{made}/{{0..1}}.tar"
 
 
-def assert_same(run: Path, other: Path) -> None:
-    assert trace(run) == trace(other)
-    mine, theirs = weights(run), weights(other)
-    assert mine.keys() == theirs.keys()
-    assert all(torch.equal(mine[name], theirs[name]) for name in mine)
-    health = [[r for r in read_journal(one) if r["kind"] == "health"] for one in (run, other)]
-    assert health[0] == health[1]
+def finish(launcher: Launcher, run: Path, *more: str) -> Trained:
+    """The command to its end."""
+    process = launcher.start("pretrain", run, *SETTINGS, *more)
+    assert process.wait() == Ending.COMPLETE, process.said
+    trained = Trained(run)
+    assert [step for step, _ in trained.losses] == list(range(1, STEPS + 1))
+    return trained
 
 
-def test_killed_at_random_steps(uninterrupted: Path, tmp_path: Path) -> None:
+MORE = ["--training.micro_batch", "12", "--training.ema", "0.9"]
+
+
+@pytest.fixture(scope="module")
+def plain(launcher: Launcher, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    return finish(launcher, tmp_path_factory.mktemp("whole") / "run", "--data.source", str(folder))
+
+
+@pytest.fixture(scope="module")
+def rich(launcher: Launcher, shards: str, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """From shards, with accumulation and a moving average."""
+    return finish(launcher, tmp_path_factory.mktemp("whole") / "run", "--data.source", shards, *MORE)
+
+
+def test_killed_twenty_times(launcher: Launcher, rich: Trained, shards: str, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    kills = [0, random.randint(7, STEPS // 2)]  # one before the first checkpoint; other steps at every call of the test
-    for step in kills:
-        process = start(run)
-        wait_for_step(run, step, process)
-        time.sleep(random.uniform(0, 0.2))  # somewhere between two checkpoints, or within one
-        os.killpg(process.pid, signal.SIGKILL)  # the workers too: nobody says goodbye
-        assert process.wait() == -signal.SIGKILL, f"not killed at step {step} of kills {kills}"
-    finish(run)
-    assert_same(run, uninterrupted)
+    words = ["pretrain", run, *SETTINGS, "--data.source", shards, *MORE, "--machine.checkpoint_every", "2"]
+    written = run / "checkpoints"
+    hit = 0
+    for kill in range(20):
+        process = launcher.start(*words)
+        if kill % 3 == 1:  # while a checkpoint is being written
+            while process.runs() and not list(written.glob(".*.part")):
+                pass
+        elif kill:  # somewhere after it has gone on for a step or some
+            reached = max((int(path.stem) for path in written.glob("[0-9]*.pt")), default=0)
+            Trained(run).wait_for_step(reached + random.choice((1, 2, 3)), process)
+            time.sleep(random.uniform(0, 0.05))
+        else:  # before the first checkpoint
+            while process.runs() and not (run / "settings.yaml").exists():
+                time.sleep(0.001)
+        process.kill()
+        hit += bool(list(written.glob(".*.part")))
+        if process.wait() == Ending.COMPLETE:
+            pytest.fail(f"finished before kill {kill}")
+        assert process.code == -signal.SIGKILL, process.said
+    assert hit, "no kill came while a checkpoint was being written"
+    finish(launcher, run, "--data.source", shards, *MORE).same_as(rich)
 
 
-def test_stopped_politely_and_with_other_workers(uninterrupted: Path, tmp_path: Path) -> None:
+def test_stopped_politely_and_with_other_workers(
+    launcher: Launcher, plain: Trained, folder: Path, tmp_path: Path
+) -> None:
     run = tmp_path / "run"
-    process = start(run, "--machine.workers", "2")
-    wait_for_step(run, 7, process)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal's Ctrl-C: to the whole group
-    assert process.wait() == 130
-    stopped_at = trace(run)[-1][0]
-    newest = newest_checkpoint(run)
-    assert newest is not None and int(newest.stem) == stopped_at < STEPS, "it saves where it stops"
-    finish(run, "--machine.workers", "0", "--machine.cache", "0")
-    assert_same(run, uninterrupted)
+    for number, (asked, workers) in enumerate(((signal.SIGINT, "2"), (signal.SIGTERM, "0"), (signal.SIGUSR2, "1")), 1):
+        words = [*SETTINGS, "--data.source", folder, "--machine.workers", workers, "--machine.cache", "0"]
+        process = launcher.start("pretrain", run, *words)
+        Trained(run).wait_for_step(7 * number, process)
+        os.killpg(process.pid, asked)  # to the whole group, as Ctrl-C and Slurm send it
+        assert process.wait() == (Ending.INTERRUPTED if asked == signal.SIGINT else Ending.PREEMPTED), process.said
+        assert "the same command goes on" in process.said
+        stopped_at = Trained(run).losses[-1][0]
+        newest = max((run / "checkpoints").glob("[0-9]*.pt"))
+        assert int(newest.stem) == stopped_at < STEPS, "it saves where it stops"
+    finish(launcher, run, "--data.source", str(folder)).same_as(plain)
 
 
-def test_a_complete_run_is_left_alone(uninterrupted: Path) -> None:
-    before = {path: path.stat().st_mtime_ns for path in (uninterrupted / "checkpoints").iterdir()}
-    journal = (uninterrupted / "journal.jsonl").read_bytes()
-    finish(uninterrupted)
-    assert {path: path.stat().st_mtime_ns for path in (uninterrupted / "checkpoints").iterdir()} == before
-    assert (uninterrupted / "journal.jsonl").read_bytes() == journal
+def test_a_complete_run_is_left_alone(launcher: Launcher, plain: Trained, folder: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (plain.run / "checkpoints").iterdir()}
+    journal = (plain.run / "journal.jsonl").read_bytes()
+    finish(launcher, plain.run, "--data.source", str(folder))
+    assert {path: path.stat().st_mtime_ns for path in (plain.run / "checkpoints").iterdir()} == before
+    assert (plain.run / "journal.jsonl").read_bytes() == journal

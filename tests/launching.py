@@ -7,10 +7,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 import torch
 
 from pretext.engine.journal import read_journal
@@ -56,8 +54,13 @@ class Launcher:
     def __init__(self, folder: Path) -> None:
         self.folder, self.count = folder, 0
         command = [sys.executable, str(Path(__file__).with_name("launcher.py"))]
-        env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[3])}
+        env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
         self.server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
+
+    def close(self) -> None:
+        assert self.server.stdin is not None
+        self.server.stdin.close()
+        self.server.wait()
 
     def ask(self, question: dict[str, object]) -> str:
         assert self.server.stdin is not None and self.server.stdout is not None
@@ -78,18 +81,7 @@ class Launcher:
             port = str(free.getsockname()[1])
         shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         shared |= {"WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world)}
-        return [
-            self.start(*words, env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(world)
-        ]
-
-
-@pytest.fixture(scope="session")
-def launcher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
-    made = Launcher(tmp_path_factory.mktemp("logs"))
-    yield made
-    assert made.server.stdin is not None
-    made.server.stdin.close()
-    made.server.wait()
+        return [self.start(*words, env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(world)]
 
 
 class Trained:

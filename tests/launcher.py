@@ -9,8 +9,6 @@ import os
 import sys
 import traceback
 
-import pretext.pretraining
-import pretext.recipe
 import pretint
 import transfer.report  # noqa: F401
 
