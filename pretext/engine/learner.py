@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import warnings
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -61,21 +62,12 @@ class Learner:
         self.network = network
         self.optimizer, self.schedule = optimizer_and_schedule(network, training)
         loss: nn.Module = _Loss(network)
-        if ranks.world() > 1:
-            # Weights are the first process's. Each keeps its own batch-norm statistics; the first's are saved.
-            devices = [place.device] if place.device.type == "cuda" else None
-            loss = DistributedDataParallel(
-                torch.compile(loss) if machine.compile else loss,
-                device_ids=devices,
-                broadcast_buffers=False,
-                gradient_as_bucket_view=True,
-            )
-        elif machine.compile:
+        if machine.compile:
             loss = torch.compile(loss)  # type: ignore[assignment]
+        self._loss = loss if ranks.world() == 1 else _parallel(loss, place)
         self.average = ModelEmaV3(network, decay=training.ema, use_warmup=True, foreach=True) if training.ema else None
         if machine.checkpoint_activations:
             recompute_activations(network)
-        self._loss = loss
 
     @property
     def judged(self) -> nn.Module:
@@ -171,6 +163,17 @@ class _Loss(nn.Module):
     def forward(self, rgb: Tensor) -> Tensor:
         loss: Tensor = self.network.loss(rgb)  # type: ignore[operator]
         return loss
+
+
+def _parallel(loss: nn.Module, place: Place) -> DistributedDataParallel:
+    """Among several processes the weights are the first one's, and gradients are averaged.
+
+    Every process keeps its own batch-norm statistics; the first's are saved.
+    """
+    devices = [place.device] if place.device.type == "cuda" else None
+    with warnings.catch_warnings():  # torch 2.15 renames an argument, to one that 2.11 does not know
+        warnings.filterwarnings("ignore", message=".*broadcast_buffers", category=FutureWarning)
+        return DistributedDataParallel(loss, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True)
 
 
 def optimizer_and_schedule(network: nn.Module, training: TrainingSettings) -> tuple[torch.optim.Optimizer, Scheduler]:
