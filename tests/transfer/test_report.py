@@ -12,15 +12,20 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
 
+from pretext.color import lab_to_rgb
+from pretext.engine.journal import Journal
 from pretext.errors import UserError
+from pretext.gamut import bin_centres
 from pretext.recipe import PretrainSettings
 from pretext.settings import plain
 from transfer import report
-from transfer.charts import loss_chart, running_median, stages_chart
+from transfer.charts import Curve, loss_chart, online_chart, recall_map, running_median, speed_chart, stages_chart
 from transfer.intervals import Estimate
 from transfer.report import write_report
 
@@ -189,8 +194,111 @@ def test_whole_report(tmp_path: Path) -> None:
     assert page.tags.count("svg") == 6 and page.tags.count("img") == 1
 
 
+def watched(run: Path, *, skipped: int = 0) -> Path:
+    """A trained run whose journal also holds what newer versions write."""
+    trained(run, skipped=skipped)
+    recall: list[float] = [math.nan] * 313
+    recall[100:104] = [0.0, 0.25, 1.0, 0.5]
+    journal = Journal(run, 40)
+    for step in (20, 40):
+        measures = {"saturation": 0.8, "accuracy": step / 100, "accuracy_rebalanced": 0.123}
+        journal.write(
+            "health", step, loss=4.0, recall_common=0.1, recall_rare=0.2, entropy=4.0, recall=recall, **measures
+        )
+        journal.write("online", step, chance=0.1, accuracy_conv1=0.3, accuracy_conv2=math.nan)
+    for step in range(1, 41):
+        waiting = math.nan if step == 1 else 0.031 + (step == 7) / 2
+        journal.write("speed", step, pictures_per_second=1234.0 + 10 * (step % 3 - 1), waiting=waiting)
+    journal.close()
+    return run
+
+
+def test_what_newer_journals_hold(tmp_path: Path) -> None:
+    page = Page(write_report(watched(tmp_path / "run")))
+    for piece in (
+        "Accuracy plain 0.400; rebalanced 0.123",
+        "Recall of every bin step 40",
+        "Of 313 bins 4 occur in these pictures; at least one pixel is right in 3 of them.",
+        "does not occur",
+        "Online probe a trend, not a result",
+        "online accuracy, %",
+        "Pictures a second median 1,234",
+        "Waiting for data median 3.1 %",
+    ):
+        assert piece in page.text, piece
+    assert page.tags.count("svg") == 10 and "nan" not in page.text
+    online = page.source[page.source.index("<h2>Online probe") : page.source.index("<h2>Samples")]
+    assert "conv1" in online and "<table" not in online
+    assert not re.search(r"[0-9] ?%|0\.[0-9]", re.sub(r"<svg.*?</svg>", "", online, flags=re.DOTALL)), "no numbers"
+
+
+def test_older_journals_have_none_of_it(tmp_path: Path) -> None:
+    page = Page(write_report(trained(tmp_path / "run")))
+    assert not re.search("Accuracy|every bin|Online probe|Speed|Waiting", page.text)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"kind": "health", "recall": [0.5, None]},
+        {"kind": "health", "recall": None, "accuracy": None},
+        {"kind": "health", "recall": "all", "accuracy": "high"},
+        {"kind": "online"},
+        {"kind": "online", "accuracy_conv1": None, "chance": 0.1},
+        {"kind": "speed"},
+        {"kind": "speed", "pictures_per_second": None, "waiting": "long"},
+    ],
+)
+def test_records_that_say_nothing_are_passed_over(tmp_path: Path, record: dict[str, Any]) -> None:
+    run = begun(tmp_path / "run")
+    (run / "journal.jsonl").write_text(json.dumps({"step": 5, **record}) + "\n")
+    page = Page(write_report(run))
+    assert "svg" not in page.tags
+    assert not re.search("every bin|Online probe|Speed", page.text)
+
+
+@pytest.mark.parametrize("step", [0, 40])
+def test_a_single_look(tmp_path: Path, step: int) -> None:
+    run = begun(tmp_path / "run")
+    records: list[dict[str, Any]] = [
+        {"kind": "health", "step": step, "accuracy": 0.0, "recall": [0.0] * 313},
+        {"kind": "online", "step": step, HOSTILE: 1.0, f"accuracy_$x${HOSTILE}": 0.5},
+        {"kind": "speed", "step": step, "waiting": 0},
+    ]
+    (run / "journal.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    page = Page(write_report(run))
+    assert page.tags.count("svg") == 4 and "script" not in page.tags
+    assert page.text.count(f"$x${HOSTILE}") == 1 and "median 0.0 %" in page.text
+    assert "Pictures a second" not in page.text
+
+
+def test_the_recall_map_fills_each_cell_by_its_recall() -> None:
+    recall = np.full(313, np.nan)
+    at = 150
+    areas = {}
+    for value in (0.0, 0.25, 1.0):
+        recall[at] = value
+        svg = recall_map(recall)
+        colour = lab_to_rgb(torch.tensor([65.0, *bin_centres()[at]]).reshape(3, 1, 1)).flatten()
+        fill = "#" + "".join(f"{round(255 * float(one)):02x}" for one in colour)
+        path = re.search(rf'<path d="([^"]*)"[^>]*style="fill: {fill}', svg)
+        assert path is not None
+        corners = np.array(re.findall(r"[ML] (\S+) (\S+)", path[1]), dtype=float)
+        areas[value] = float(np.prod(np.ptp(corners, axis=0)))
+    assert areas[0.0] == pytest.approx(0) and areas[0.25] == pytest.approx(areas[1.0] / 4, rel=1e-3)
+    assert areas[1.0] > 150, "square pixels"
+
+
+def test_many_stages_and_many_looks() -> None:
+    steps = list(range(0, 100_000, 100))
+    stages = [Curve(f"blocks.{number}", [0.1 + number / 40] * 1000) for number in range(24)]
+    svg = online_chart(steps, stages, 0.1)
+    assert len(svg) < 500_000 and all(f">blocks.{number}<" in svg for number in range(24))
+    assert len(speed_chart("speed", steps * 50, [1.0] * 50_000)) < 100_000
+
+
 def test_one_file_that_asks_for_nothing(tmp_path: Path) -> None:
-    run = trained(tmp_path / "first")
+    run = watched(tmp_path / "first")
     add_probe(run)
     page = Page(write_report(run))
     assert page.addresses and all(address.startswith(("data:image/png;base64,", "#")) for address in page.addresses)
@@ -298,7 +406,7 @@ def test_heavy_pictures_are_made_smaller(tmp_path: Path) -> None:
 
 
 def test_same_run_same_bytes(tmp_path: Path) -> None:
-    run = trained(tmp_path / "run")
+    run = watched(tmp_path / "run")
     add_probe(run)
     first = write_report(run).read_bytes()
     assert write_report(run).read_bytes() == first
@@ -363,7 +471,7 @@ def test_stages_chart_takes_intervals_that_miss_their_value() -> None:
 
 @pytest.mark.skipif(shutil.which("chromium") is None and os.environ.get("CI") != "true", reason="needs chromium")
 def test_no_horizontal_scroll_in_a_browser(tmp_path: Path) -> None:
-    run = trained(tmp_path / ("a-long-name-" * 8), skipped=2)
+    run = watched(tmp_path / ("a-long-name-" * 8), skipped=2)
     probe = copy.deepcopy(PROBE)
     probe["data"]["train"] = "/very" * 30
     add_probe(run, **probe)
