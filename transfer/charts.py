@@ -236,30 +236,33 @@ def online_chart(steps: ArrayLike, stages: Sequence[Curve], chance: float = math
         stages: accuracies in [0, 1], from the input on.
         chance: the accuracy of a classifier that sees nothing; nan draws none.
     """
-    columns = max(1, min(6, 400 // (36 + 7 * max(len(stage.label) for stage in stages))))
+    fit = max(1, min(6, 400 // (36 + 7 * max(len(stage.label) for stage in stages))))
+    lines = -(-len(stages) // fit)  # of the legend
     shades = matplotlib.colormaps[ONLINE](np.linspace(0.45, 0.95, len(stages)))
     with matplotlib.rc_context(_STYLE):
-        figure, axes = _axes(_HEIGHT + 18 * (len(stages) // columns))
+        figure, axes = _axes(_HEIGHT + 18 * (lines - 1))
         for stage, shade in zip(stages, shades, strict=True):
             x, y = _finite(steps, stage.values)
             line, marker = (":", "D") if len(x) <= _DOTTED else ("-", None)
             axes.plot(
                 *_thinned(x, 100 * y), line, marker=marker, ms=3.5, mfc="white", color=shade, lw=1.4, clip_on=False
             )
-        labels = [stage.label for stage in stages]
+        legend = axes.legend(
+            axes.lines, [stage.label for stage in stages], loc="lower left", bbox_to_anchor=(0, 1),
+            ncols=-(-len(stages) // lines), borderaxespad=0.2, handlelength=1.8, columnspacing=1.2,
+        )  # fmt: skip
+        for text in legend.get_texts():
+            text.set_parse_math(False)
         if math.isfinite(chance):
             axes.axhline(100 * chance, color=RANDOM, lw=1)
-            labels.append("chance")
+            axes.annotate(
+                "chance", (1, 100 * chance), (0, 3), xycoords=axes.get_yaxis_transform(), textcoords="offset points",
+                ha="right", color=MUTED, size=10,
+            )  # fmt: skip
         _from_zero(axes)
         axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
         axes.set_ylabel("online accuracy, %")
         _step_axis(axes)
-        legend = axes.legend(
-            axes.lines, labels, loc="lower left", bbox_to_anchor=(0, 1), ncols=columns,
-            borderaxespad=0.2, handlelength=1.8, columnspacing=1.2,
-        )  # fmt: skip
-        for text in legend.get_texts():
-            text.set_parse_math(False)
         return _svg(figure, "online", "Online probe, a trend and no result: accuracy of every stage over steps")
 
 
