@@ -27,7 +27,7 @@ def contact_sheet(
     step = cell + _GAP
     block = step * len(titles) + _GAP
     lines = -(-len(rows) // across)
-    sheet = Image.new("RGB", (block * across - _GAP * (across > 1), _TITLE + step * lines + _GAP), "white")
+    sheet = Image.new("RGB", (block * across, _TITLE + step * lines + _GAP), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=13)
     for place, row in enumerate(rows):
         line, left = place // across, (place % across) * block + _GAP

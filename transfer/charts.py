@@ -6,6 +6,7 @@ puts two beside each other where there is room. The same numbers give the same b
 
 import html
 import io
+import math
 import re
 from collections.abc import Sequence
 from itertools import pairwise
@@ -13,18 +14,27 @@ from typing import NamedTuple
 
 import matplotlib
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import PathPatch
+from matplotlib.path import Path
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
+from pretext.color import lab_to_rgb
+from pretext.gamut import bin_centres
 from transfer.intervals import Estimate
 
 INK, MUTED, GRID = "#1f2328", "#59636e", "#e6e8eb"
+CELL = "#eceef0"
 RANDOM, PRETRAINED = "#7d858e", "#0072b2"  # blue and gray differ for every kind of colour vision
 LIGHT = "#a9cfe6"  # of PRETRAINED, for what lies behind
+ONLINE = "YlOrBr"  # a colour map, light to dark: what is no result looks like none of the results
 
-_WIDTH, _HEIGHT = 440, 250
+_WIDTH, _HEIGHT, _LOW = 440, 250, 170
+_SHOWN_LIGHTNESS = 65.0  # at which a bin's colour is shown: most bins are inside of sRGB there
+_DOTTED = 60  # a curve of more points is drawn without dots
 _DRAWN = 600  # columns of a chart; a curve of more points is drawn as the range of each column
 _STYLE = {
     "svg.fonttype": "none",  # text stays text: selectable, in the page's font
@@ -168,9 +178,9 @@ def health_chart(name: str, steps: ArrayLike, curves: Sequence[Curve], line: tup
         for curve in curves:
             face, dashes = (PRETRAINED, "-") if curve.strong else ("white", "--")
             axes.plot(
-                *_finite(steps, curve.values),
+                *(points := _finite(steps, curve.values)),
                 dashes,
-                marker="o",
+                marker="o" if len(points[0]) <= _DOTTED else None,
                 ms=4,
                 mfc=face,
                 color=PRETRAINED,
@@ -181,11 +191,101 @@ def health_chart(name: str, steps: ArrayLike, curves: Sequence[Curve], line: tup
         if line is not None:
             value, label = line
             axes.axhline(value, color=INK, lw=1, ls=(0, (2, 2)), label=label)
-        axes.set_xlim(left=0)
-        axes.set_ylim(bottom=0)
+        _from_zero(axes)
         axes.yaxis.set_major_locator(MaxNLocator(6))
         _step_axis(axes)
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0.2, handlelength=1.6)
+        return _svg(figure, name, f"{name} over steps")
+
+
+def recall_map(recall: ArrayLike) -> str:
+    """Recall of every colour bin, at its place in the ab plane and in its own colour.
+
+    Args:
+        recall: (Q,), in [0, 1]; nan where a bin does not occur.
+    """
+    values, centres = np.asarray(recall, dtype=float), bin_centres().astype(float)
+    lab = np.column_stack((np.full(len(centres), _SHOWN_LIGHTNESS), centres))
+    colours = lab_to_rgb(torch.from_numpy(lab.T[:, :, None])).squeeze(-1).T.numpy()
+    occurs = np.isfinite(values)
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _axes(_WIDTH + 20)
+        axes.add_patch(PathPatch(_squares(centres[~occurs], 1.4), fc=RANDOM, lw=0))
+        for centre, value, colour in zip(centres[occurs], values[occurs], colours[occurs], strict=True):
+            axes.add_patch(PathPatch(_squares(centre[None], 9.2), fc=1 - 0.2 * (1 - colour), lw=0))
+            axes.add_patch(PathPatch(_squares(centre[None], 9.2 * math.sqrt(value)), fc=colour, lw=0))
+        key = np.array([[-85.0, -86.0], [-85.0, -98.0], [-85.0, -110.0]])  # a corner that no colour reaches
+        axes.add_patch(PathPatch(_squares(key[:2], 9.2), fc=CELL, lw=0))
+        axes.add_patch(PathPatch(_squares(key[:1], 9.2), fc=MUTED, lw=0))
+        axes.add_patch(PathPatch(_squares(key[1:2], 9.2 * math.sqrt(0.1)), fc=MUTED, lw=0))
+        axes.add_patch(PathPatch(_squares(key[2:], 1.4), fc=RANDOM, lw=0))
+        for (x, y), label in zip(key, ("recall 100 %", "recall 10 %", "does not occur"), strict=True):
+            axes.text(x + 8, y, label, va="center", color=INK, size=10)
+        axes.set(xlim=(-95, 105), ylim=(-117, 105), aspect="equal")
+        axes.set_xlabel("a: green to red")
+        axes.set_ylabel("b: blue to yellow")
+        axes.grid(visible=False)
+        return _svg(figure, "recall", "Recall of every colour bin over the ab plane")
+
+
+def online_chart(steps: ArrayLike, stages: Sequence[Curve], chance: float = math.nan) -> str:
+    """The online probe: accuracy of every stage over steps.
+
+    Args:
+        steps: ascending.
+        stages: accuracies in [0, 1], from the input on.
+        chance: the accuracy of a classifier that sees nothing; nan draws none.
+    """
+    fit = max(1, min(6, 400 // (36 + 7 * max(len(stage.label) for stage in stages))))
+    lines = -(-len(stages) // fit)  # of the legend
+    shades = matplotlib.colormaps[ONLINE](np.linspace(0.45, 0.95, len(stages)))
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _axes(_HEIGHT + 18 * (lines - 1))
+        for stage, shade in zip(stages, shades, strict=True):
+            x, y = _finite(steps, stage.values)
+            line, marker = (":", "D") if len(x) <= _DOTTED else ("-", None)
+            axes.plot(
+                *_thinned(x, 100 * y), line, marker=marker, ms=3.5, mfc="white", color=shade, lw=1.4, clip_on=False
+            )
+        legend = axes.legend(
+            axes.lines, [stage.label for stage in stages], loc="lower left", bbox_to_anchor=(0, 1),
+            ncols=-(-len(stages) // lines), borderaxespad=0.2, handlelength=1.8, columnspacing=1.2,
+        )  # fmt: skip
+        for text in legend.get_texts():
+            text.set_parse_math(False)
+        if math.isfinite(chance):
+            axes.axhline(100 * chance, color=RANDOM, lw=1)
+            axes.annotate(
+                "chance", (1, 100 * chance), (0, 3), xycoords=axes.get_yaxis_transform(), textcoords="offset points",
+                ha="right", color=MUTED, size=10,
+            )  # fmt: skip
+        _from_zero(axes)
+        axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
+        axes.set_ylabel("online accuracy, %")
+        _step_axis(axes)
+        return _svg(figure, "online", "Online probe, a trend and no result: accuracy of every stage over steps")
+
+
+def speed_chart(name: str, steps: ArrayLike, values: ArrayLike, most: float | None = None) -> str:
+    """A measure of speed over steps, and its running median.
+
+    Args:
+        name: what is shown, for those who cannot see it.
+        steps: ascending; at least one has a finite value.
+        values: one per step.
+        most: where the axis ends, if not a little above the greatest value.
+    """
+    x, y = _finite(steps, values)
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _axes(_LOW)
+        marker = "o" if len(x) <= _DOTTED else None
+        axes.plot(*_thinned(x, y), color=LIGHT, lw=0.8, marker=marker, ms=2.5, clip_on=False)
+        axes.plot(*running_median(x, y), color=PRETRAINED, lw=1.8)
+        _from_zero(axes)
+        axes.set_ylim(0, most or 1.1 * float(y.max()) or 1)
+        axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.7g}"))
+        _step_axis(axes)
         return _svg(figure, name, f"{name} over steps")
 
 
@@ -198,10 +298,23 @@ def running_median(x: ArrayLike, y: ArrayLike, points: int = 400) -> tuple[Float
     return x[centres], np.array(middle)
 
 
+def _squares(centres: Floats, side: float) -> Path:
+    """Squares as one path: (n, 2) -> n squares of that side."""
+    corners = side / 2 * np.array([[-1, -1], [1, -1], [1, 1], [-1, 1], [-1, -1]])
+    codes = [Path.MOVETO, Path.LINETO, Path.LINETO, Path.LINETO, Path.CLOSEPOLY]
+    return Path((centres[:, None] + corners).reshape(-1, 2), codes * len(centres))
+
+
 def _axes(height: int = _HEIGHT) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(_WIDTH / 72, height / 72), facecolor="none")
     axes = figure.add_subplot(facecolor="none")
     return figure, axes
+
+
+def _from_zero(axes: Axes) -> None:
+    """Both axes begin at 0; that of steps reaches 1 at least, for a run that has only begun."""
+    axes.set_xlim(0, max(1.0, axes.get_xlim()[1]))
+    axes.set_ylim(bottom=0)
 
 
 def _step_axis(axes: Axes) -> None:

@@ -6,7 +6,6 @@ outside: the template escapes whatever is not a chart of our own.
 
 import base64
 import io
-import math
 import shlex
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -22,10 +21,17 @@ from pretext.engine.journal import Record, read_journal
 from pretext.engine.run import Settings, run_settings
 from pretext.errors import UserError
 from pretext.files import write_atomically
-from pretext.gamut import bin_centres
-from pretext.health import COMMON_MASS
-from transfer.charts import Curve, health_chart, loss_chart, rate_chart, stages_chart
+from transfer.charts import stages_chart
 from transfer.intervals import Estimate
+from transfer.panels import (
+    health_panels,
+    loss_panel,
+    of_kind,
+    online_panel,
+    recall_panel,
+    setting,
+    speed_panels,
+)
 from transfer.results import Probe, read_probe
 
 LISTED = 50
@@ -33,11 +39,6 @@ LISTED = 50
 
 _WIDEST = 1600  # pixels; wider pictures, and those of more bytes than the next line says, are made smaller
 _HEAVY = 2_000_000
-_LOSSES = {
-    "rebalanced": "cross-entropy over the colour bins, each pixel weighted by how rare its colour is, in nats",
-    "plain": "cross-entropy over the colour bins, in nats",
-    "regression": "half the squared distance to the true ab, in units of 110 squared",
-}
 
 
 def write_report(run: Path) -> Path:
@@ -69,12 +70,15 @@ def write_report(run: Path) -> Path:
         progress=_progress(settings, records),
         main=main,
         probes=[(probe, _stages_svg(probe)) for probe in probes],
-        loss=_loss(settings, records),
-        health=_health(records),
-        held_out=any(record.get("held_out") for record in _of_kind(records, "start")),
+        loss=loss_panel(settings, records),
+        health=health_panels(records),
+        recall=recall_panel(records),
+        online=online_panel(settings, records),
+        speed=speed_panels(records),
+        held_out=any(record.get("held_out") for record in of_kind(records, "start")),
         samples=_newest_samples(run),
         coloured=_picture(run / "coloured" / "sheet.png"),
-        skipped=list({str(record["key"]): str(record["reason"]) for record in _of_kind(records, "skipped")}.items()),
+        skipped=list({str(record["key"]): str(record["reason"]) for record in of_kind(records, "skipped")}.items()),
         listed=LISTED,
         settings=_groups(settings),
         calls=_calls(records),
@@ -104,32 +108,17 @@ def count(number: int) -> str:
     return f"{number:,}"
 
 
-def _of_kind(records: Sequence[Record], kind: str) -> list[Record]:
-    return [record for record in records if record.get("kind") == kind]
-
-
-def _setting(settings: Settings, group: str, name: str) -> Any:
-    """One setting; None where there is none: a report is also written of a run of another version."""
-    values = settings.get(group)
-    return values.get(name) if isinstance(values, dict) else None
-
-
-def _column(records: Sequence[Record], name: str) -> list[float]:
-    values = (record.get(name) for record in records)
-    return [float(value) if isinstance(value, (int, float)) else math.nan for value in values]
-
-
 def _progress(settings: Settings, records: Sequence[Record]) -> dict[str, Any]:
-    done = max((record["step"] for record in _of_kind(records, "step")), default=0)
-    asked = _setting(settings, "training", "steps")
+    done = max((record["step"] for record in of_kind(records, "step")), default=0)
+    asked = setting(settings, "training", "steps")
     return {
         "done": done,
         "asked": asked if isinstance(asked, int) else None,
         "facts": {
-            "Backbone": _setting(settings, "backbone", "name"),
-            "Objective": _setting(settings, "objective", "name"),
-            "Pictures": _setting(settings, "data", "source"),
-            "Batch": _setting(settings, "training", "batch_size"),
+            "Backbone": setting(settings, "backbone", "name"),
+            "Objective": setting(settings, "objective", "name"),
+            "Pictures": setting(settings, "data", "source"),
+            "Batch": setting(settings, "training", "batch_size"),
             "Seed": settings.get("seed"),
         },
     }
@@ -144,71 +133,6 @@ def _stages_svg(probe: Probe) -> Markup:
             (probe.best_random.name, probe.best_pretrained.name),
         )
     )
-
-
-def _loss(settings: Settings, records: Sequence[Record]) -> dict[str, Any] | None:
-    taken, looks = _of_kind(records, "step"), _of_kind(records, "health")
-    losses = _column(taken, "loss")
-    if not any(map(math.isfinite, losses)):
-        return None
-    steps = [record["step"] for record in taken]
-    held_out = _column(looks, "loss")
-    chart = loss_chart(steps, losses, [record["step"] for record in looks], held_out)
-    return {
-        "svg": Markup(chart.svg),
-        "outside": chart.outside,
-        "what": _LOSSES.get(str(_setting(settings, "objective", "name")), "the objective"),
-        "held_out": held_out[-1] if _finite(held_out[-1:]) else None,
-        "rate_svg": Markup(rate_chart(steps, _column(taken, "lr"))),
-    }
-
-
-def _health(records: Sequence[Record]) -> list[dict[str, Any]]:
-    """The panels of colour health: title, latest value, chart, how to read it."""
-    looks = _of_kind(records, "health")
-    steps = [record["step"] for record in looks]
-    most = math.log(len(bin_centres()))
-    panels = []
-    for name, keys, line, reading in (
-        (
-            "Saturation",
-            {"predicted": "saturation"},
-            (1.0, "as colourful as the originals"),
-            "Mean chroma of the predicted colours divided by that of the true ones. At 1 the pictures are as "
-            "colourful as the originals; towards 0 the network plays safe and stays gray; above 1 it overdoes it.",
-        ),
-        (
-            "Entropy",
-            {"predicted": "entropy"},
-            (most, f"ln {len(bin_centres())} = {most:.2f}"),
-            "How undecided the network is about a pixel's colour, in nats. The line is a uniform guess over all "
-            f"{len(bin_centres())} colour bins; a lower curve is a surer network. Near 0 it has settled on one colour "
-            "per pixel, which is good only if recall rises with it.",
-        ),
-        (
-            "Recall",
-            {"common bins": "recall_common", "rare bins": "recall_rare"},
-            None,
-            "Share of the pixels of a true colour bin that are given that very bin, averaged over bins. The common "
-            f"bins are the most frequent, which together hold {100 * COMMON_MASS:.0f} % of the pixels. Rare bins that "
-            "stay at 0 mean that the network never dares an unusual colour.",
-        ),
-    ):
-        values = {label: _column(looks, key) for label, key in keys.items()}
-        latest = [
-            (label if len(keys) > 1 else "", found[-1])
-            for label, column in values.items()
-            if (found := _finite(column))
-        ]
-        if latest:
-            curves = [Curve(label, column, strong=not number) for number, (label, column) in enumerate(values.items())]
-            svg = Markup(health_chart(name, steps, curves, line))
-            panels.append({"name": name, "latest": latest, "svg": svg, "reading": reading})
-    return panels
-
-
-def _finite(values: Sequence[float]) -> list[float]:
-    return [value for value in values if math.isfinite(value)]
 
 
 def _newest_samples(run: Path) -> dict[str, Any] | None:
@@ -259,7 +183,7 @@ def _text(value: Any) -> str:
 
 def _calls(records: Sequence[Record]) -> dict[str, Any] | None:
     """The job's calls on this run: when, on what; the last one's facts and versions."""
-    starts = _of_kind(records, "start")
+    starts = of_kind(records, "start")
     if not starts:
         return None
     last = starts[-1]

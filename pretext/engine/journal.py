@@ -1,6 +1,7 @@
 """A run's journal: one JSON object a line, append-only, mirrored to TensorBoard."""
 
 import json
+import math
 import os
 import platform
 import time
@@ -48,13 +49,18 @@ class Journal:
         self._mirror(step=step + 1, session_log=SessionLog(status=SessionLog.START))  # forgets what lies beyond
 
     def write(self, kind: str, step: int, **values: Any) -> None:
-        """Append one record; its numbers go to TensorBoard as ``kind/name``."""
+        """Append one record; its floats go to TensorBoard as ``kind/name``, its lists do not."""
         with self._disk():
             self._file.write(_line({"kind": kind, "step": step, **values}))
         numbers = {f"{kind}/{name}": value for name, value in values.items() if isinstance(value, float)}
         if numbers:
             shown = [Summary.Value(tag=tag, simple_value=value) for tag, value in numbers.items()]
             self._mirror(step=step, summary=Summary(value=shown))
+
+    def picture(self, tag: str, step: int, png: bytes, width: int, height: int) -> None:
+        """Show a picture, RGB, the bytes of a PNG file, in TensorBoard under ``tag``; the journal does not hold it."""
+        image = Summary.Image(width=width, height=height, colorspace=3, encoded_image_string=png)
+        self._mirror(step=step, summary=Summary(value=[Summary.Value(tag=tag, image=image)]))
 
     def flush(self) -> None:
         """Hand everything written so far to the system."""
@@ -127,5 +133,11 @@ def _records(path: Path) -> Iterator[Record]:
 
 
 def _line(record: Record) -> str:
-    finite = {name: None if value != value else value for name, value in record.items()}  # JSON has no nan
-    return json.dumps(finite, allow_nan=False) + "\n"
+    return json.dumps({name: _storable(value) for name, value in record.items()}, allow_nan=False) + "\n"
+
+
+def _storable(value: Any) -> Any:
+    """JSON has neither nan nor infinity: null stands for them, in lists too."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return [_storable(one) for one in value] if isinstance(value, (list, tuple)) else value

@@ -2,6 +2,7 @@
 
 import math
 from collections import defaultdict
+from typing import Any
 
 import numpy as np
 import pytest
@@ -63,16 +64,35 @@ def nearest(ab: np.ndarray) -> int:
     return int(((bin_centres() - ab) ** 2).sum(1).argmin())
 
 
-def recalls(true: np.ndarray, decoded: np.ndarray, common: set[int]) -> tuple[float, float]:
+def recalls(true: np.ndarray, decoded: np.ndarray) -> list[float]:
+    """Per bin, by a loop; nan where it does not occur."""
     found: dict[int, list[bool]] = defaultdict(list)
     for one, other in zip(true, decoded, strict=True):
         found[nearest(one)].append(nearest(one) == nearest(other))
-    shares = {index: sum(hits) / len(hits) for index, hits in found.items()}
-    means = [
-        [share for index, share in shares.items() if (index in common) == asked] or [math.nan]
-        for asked in (True, False)
-    ]
-    return sum(means[0]) / len(means[0]), sum(means[1]) / len(means[1])
+    return [sum(found[index]) / len(found[index]) if index in found else math.nan for index in range(313)]
+
+
+def check_recalls(health: dict[str, Any], true: np.ndarray, decoded: np.ndarray) -> None:
+    expected = recalls(true, decoded)
+    assert health["recall"] == pytest.approx(expected, nan_ok=True)
+    for key, asked in (("recall_common", True), ("recall_rare", False)):
+        shares = [one for index, one in enumerate(expected) if one == one and (index in COMMON) == asked]
+        assert 0 < health[key] < 1
+        assert health[key] == pytest.approx(sum(shares) / len(shares), abs=1e-5)
+
+
+def accuracies(true: np.ndarray, named: list[int]) -> tuple[float, float]:
+    """Plain and rebalanced accuracy by a loop; the weights by the formula of the paper, lambda = 1/2."""
+    frequency = prior().numpy()
+    weights = 1 / (0.5 * frequency + 0.5 / 313)  # every bin of prior() occurs
+    weights /= (frequency * weights).sum()
+    right, weighed, total = 0, 0.0, 0.0
+    for one, bin_ in zip(true, named, strict=True):
+        weight = float(weights[nearest(one)])
+        right += nearest(one) == bin_
+        weighed += weight * (nearest(one) == bin_)
+        total += weight
+    return right / len(true), weighed / total
 
 
 def prior() -> Tensor:
@@ -89,9 +109,14 @@ COMMON = {int(index) for index in prior().topk(2).indices}
 def test_a_perfect_predictor() -> None:
     outputs = [truth(batch) / 110 for batch in pictures()]
     health = colour_health(predictor(outputs, Regression()), pictures(), prior(), CPU)
+    recall = health.pop("recall")
+    occur = {nearest(ab) for ab in pixels([truth(batch) for batch in pictures()])}
+    assert [1.0 if index in occur else None for index in range(313)] == [one if one == one else None for one in recall]
     assert health == {
         "loss": pytest.approx(0, abs=1e-9),
         "saturation": pytest.approx(1, abs=1e-5),
+        "accuracy": 1,
+        "accuracy_rebalanced": 1,
         "recall_common": 1,
         "recall_rare": 1,
     }
@@ -122,9 +147,9 @@ def test_regression_against_a_loop() -> None:
     assert health["loss"] == pytest.approx(loss.mean(), rel=1e-4)
     saturation = np.linalg.norm(decoded, axis=1).mean() / np.linalg.norm(true, axis=1).mean()
     assert health["saturation"] == pytest.approx(saturation, rel=1e-4)
-    common, rare = recalls(true, decoded, COMMON)
-    assert 0 < common < 1 and 0 < rare < 1
-    assert (health["recall_common"], health["recall_rare"]) == pytest.approx((common, rare), abs=1e-5)
+    check_recalls(health, true, decoded)
+    plain, rebalanced = accuracies(true, [nearest(ab) for ab in decoded])
+    assert (health["accuracy"], health["accuracy_rebalanced"]) == pytest.approx((plain, rebalanced))
 
 
 def test_classification_against_a_loop() -> None:
@@ -134,7 +159,7 @@ def test_classification_against_a_loop() -> None:
     for batch in pictures():
         target = gamut.encode(truth(batch))
         logits = torch.randn(len(batch), 313, *target.nearest.shape[1:], generator=generator)
-        towards = 4 + 8 * torch.rand(target.nearest.shape, generator=generator)
+        towards = 12 * torch.rand(target.nearest.shape, generator=generator)
         outputs.append(logits.scatter_add(1, target.bins[:, :1], towards[:, None]))
     weights = rebalancing_weights(prior())
     health = colour_health(predictor(outputs, Classification(gamut, weights)), pictures(), prior(), CPU)
@@ -155,9 +180,11 @@ def test_classification_against_a_loop() -> None:
     assert health["entropy"] == pytest.approx(entropy.mean(), rel=1e-4)
     saturation = np.linalg.norm(decoded, axis=1).mean() / np.linalg.norm(true, axis=1).mean()
     assert health["saturation"] == pytest.approx(saturation, rel=1e-4)
-    common, rare = recalls(true, decoded, COMMON)
-    assert 0 < common < 1 and 0 < rare < 1
-    assert (health["recall_common"], health["recall_rare"]) == pytest.approx((common, rare), abs=1e-5)
+    check_recalls(health, true, decoded)
+    plain, rebalanced = accuracies(true, [int(one.argmax()) for one in logits])
+    assert 0 < plain < 1 and abs(plain - rebalanced) > 0.01
+    assert plain != np.mean([nearest(a) == nearest(b) for a, b in zip(true, decoded, strict=True)])
+    assert (health["accuracy"], health["accuracy_rebalanced"]) == pytest.approx((plain, rebalanced))
 
 
 def test_entropy_of_knowing_nothing_and_everything() -> None:
@@ -177,8 +204,34 @@ def test_how_pictures_are_batched_does_not_matter() -> None:
     for size in (1, 2, 3):
         colorizer = predictor(list(outputs.split(size)), Classification(Gamut()))
         results.append(colour_health(colorizer, every.split(size), prior(), CPU))
+    recall, *others = (result.pop("recall") for result in results)
+    assert all(other == pytest.approx(recall, nan_ok=True) for other in others)
     assert results[0] == pytest.approx(results[1], rel=1e-5)
     assert results[0] == pytest.approx(results[2], rel=1e-5)
+
+
+def test_accuracies_of_the_same_guess_do_not_depend_on_the_objective() -> None:
+    """Not on its own rebalancing either: a plain and a rebalanced classification are comparable."""
+    outputs = [torch.randn(len(batch), 313, 6, 8, generator=torch.Generator().manual_seed(4)) for batch in pictures()]
+    for output, batch in zip(outputs, pictures(), strict=True):  # right on the left half, and surely so
+        output[..., :4].scatter_add_(
+            1,
+            Gamut(1).encode(truth(batch)).bins[..., :4],
+            torch.full((1, 1, 6, 4), 99.0).expand(len(batch), -1, -1, -1),
+        )
+    gamut, weights = Gamut(), rebalancing_weights(prior(), uniform=0.1)
+    named = [gamut.centres[output.argmax(1)].movedim(-1, 1) / 110 for output in outputs]
+    found = [
+        colour_health(predictor(given, objective), pictures(), prior(), CPU)
+        for given, objective in (
+            (outputs, Classification(gamut)),
+            (outputs, Classification(gamut, weights)),
+            (named, Regression()),
+        )
+    ]
+    for key in ("accuracy", "accuracy_rebalanced"):
+        assert found[0][key] > 0.4
+        assert found[1][key] == found[2][key] == found[0][key]
 
 
 def test_what_the_data_cannot_tell_is_nan() -> None:

@@ -16,12 +16,11 @@ import pytest
 import yaml
 from PIL import Image
 
+from pretext.engine.journal import Journal
 from pretext.errors import UserError
 from pretext.recipe import PretrainSettings
 from pretext.settings import plain
 from transfer import report
-from transfer.charts import loss_chart, running_median, stages_chart
-from transfer.intervals import Estimate
 from transfer.report import write_report
 
 HOSTILE = "<script>alert(1)</script>"
@@ -189,8 +188,86 @@ def test_whole_report(tmp_path: Path) -> None:
     assert page.tags.count("svg") == 6 and page.tags.count("img") == 1
 
 
+def watched(run: Path, *, skipped: int = 0) -> Path:
+    """A trained run whose journal also holds what newer versions write."""
+    trained(run, skipped=skipped)
+    recall: list[float] = [math.nan] * 313
+    recall[100:104] = [0.0, 0.25, 1.0, 0.5]
+    journal = Journal(run, 40)
+    for step in (20, 40):
+        measures = {"saturation": 0.8, "accuracy": step / 100, "accuracy_rebalanced": 0.123}
+        journal.write(
+            "health", step, loss=4.0, recall_common=0.1, recall_rare=0.2, entropy=4.0, recall=recall, **measures
+        )
+        journal.write("online", step, chance=0.1, accuracy_conv1=0.3, accuracy_conv2=math.nan)
+    for step in range(1, 41):
+        waiting = math.nan if step == 1 else 0.031 + (step == 7) / 2
+        journal.write("speed", step, pictures_per_second=1234.0 + 10 * (step % 3 - 1), waiting=waiting)
+    journal.close()
+    return run
+
+
+def test_what_newer_journals_hold(tmp_path: Path) -> None:
+    page = Page(write_report(watched(tmp_path / "run")))
+    for piece in (
+        "Accuracy plain 0.400; rebalanced 0.123",
+        "Recall of every bin step 40",
+        "Of 313 bins 4 occur in these pictures; at least one pixel is right in 3 of them.",
+        "does not occur",
+        "Online probe a trend, not a result",
+        "online accuracy, %",
+        "Pictures a second median 1,234",
+        "Waiting for data median 3.1 %",
+    ):
+        assert piece in page.text, piece
+    assert page.tags.count("svg") == 10 and "nan" not in page.text
+    online = page.source[page.source.index("<h2>Online probe") : page.source.index("<h2>Samples")]
+    assert "conv1" in online and "<table" not in online
+    assert not re.search(r"[0-9] ?%|0\.[0-9]", re.sub(r"<svg.*?</svg>", "", online, flags=re.DOTALL)), "no numbers"
+
+
+def test_older_journals_have_none_of_it(tmp_path: Path) -> None:
+    page = Page(write_report(trained(tmp_path / "run")))
+    assert not re.search("Accuracy|every bin|Online probe|Speed|Waiting", page.text)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"kind": "health", "recall": [0.5, None]},
+        {"kind": "health", "recall": None, "accuracy": None},
+        {"kind": "health", "recall": "all", "accuracy": "high"},
+        {"kind": "online"},
+        {"kind": "online", "accuracy_conv1": None, "chance": 0.1},
+        {"kind": "speed"},
+        {"kind": "speed", "pictures_per_second": None, "waiting": "long"},
+    ],
+)
+def test_records_that_say_nothing_are_passed_over(tmp_path: Path, record: dict[str, Any]) -> None:
+    run = begun(tmp_path / "run")
+    (run / "journal.jsonl").write_text(json.dumps({"step": 5, **record}) + "\n")
+    page = Page(write_report(run))
+    assert "svg" not in page.tags
+    assert not re.search("every bin|Online probe|Speed", page.text)
+
+
+@pytest.mark.parametrize("step", [0, 40])
+def test_a_single_look(tmp_path: Path, step: int) -> None:
+    run = begun(tmp_path / "run")
+    records: list[dict[str, Any]] = [
+        {"kind": "health", "step": step, "accuracy": 0.0, "recall": [0.0] * 313},
+        {"kind": "online", "step": step, HOSTILE: 1.0, f"accuracy_$x${HOSTILE}": 0.5},
+        {"kind": "speed", "step": step, "waiting": 0},
+    ]
+    (run / "journal.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    page = Page(write_report(run))
+    assert page.tags.count("svg") == 4 and "script" not in page.tags
+    assert page.text.count(f"$x${HOSTILE}") == 1 and "median 0.0 %" in page.text
+    assert "Pictures a second" not in page.text
+
+
 def test_one_file_that_asks_for_nothing(tmp_path: Path) -> None:
-    run = trained(tmp_path / "first")
+    run = watched(tmp_path / "first")
     add_probe(run)
     page = Page(write_report(run))
     assert page.addresses and all(address.startswith(("data:image/png;base64,", "#")) for address in page.addresses)
@@ -298,7 +375,7 @@ def test_heavy_pictures_are_made_smaller(tmp_path: Path) -> None:
 
 
 def test_same_run_same_bytes(tmp_path: Path) -> None:
-    run = trained(tmp_path / "run")
+    run = watched(tmp_path / "run")
     add_probe(run)
     first = write_report(run).read_bytes()
     assert write_report(run).read_bytes() == first
@@ -339,31 +416,9 @@ def test_a_failed_write_leaves_the_old_report(tmp_path: Path, monkeypatch: pytes
     assert not list(run.glob(".*.part"))
 
 
-def test_running_median_follows_the_middle() -> None:
-    steps = list(range(1000))
-    x, y = running_median(steps, [value + (1e6 if value % 10 == 0 else 0) for value in steps])
-    assert x[0] == 0 and x[-1] == 999
-    inner = slice(20, -20)
-    assert abs(y[inner] - x[inner]).max() < 4
-
-
-def test_loss_chart_keeps_the_extremes_and_counts_what_it_cuts_off() -> None:
-    loss = [3 + (step % 7) / 10 for step in range(50_000)]
-    loss[31_111] = 1e5
-    chart = loss_chart(range(50_000), loss, [], [])
-    assert chart.outside == 1 and len(chart.svg) < 100_000
-    assert loss_chart([1, 2, 3], [2.0, 2.0, 2.0], [3], [2.0]).outside == 0
-
-
-def test_stages_chart_takes_intervals_that_miss_their_value() -> None:
-    """A percentile bootstrap may do so, by a rounding error or more."""
-    svg = stages_chart(["only"], [Estimate(0.5, 0.51, 0.52)], [Estimate(1.0, 1.0, 1.0)], ("only", "only"))
-    assert svg.startswith("<svg viewBox=") and svg.endswith("</svg>")
-
-
 @pytest.mark.skipif(shutil.which("chromium") is None and os.environ.get("CI") != "true", reason="needs chromium")
 def test_no_horizontal_scroll_in_a_browser(tmp_path: Path) -> None:
-    run = trained(tmp_path / ("a-long-name-" * 8), skipped=2)
+    run = watched(tmp_path / ("a-long-name-" * 8), skipped=2)
     probe = copy.deepcopy(PROBE)
     probe["data"]["train"] = "/very" * 30
     add_probe(run, **probe)

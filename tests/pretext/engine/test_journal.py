@@ -1,8 +1,12 @@
 """The journal forgets what an interrupted run wrote beyond its checkpoint, and nothing else."""
 
+import io
+import json
+import math
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pretext.engine.journal import Journal, read_journal, skipped_pictures
@@ -32,6 +36,34 @@ def test_is_mirrored_to_tensorboard(tmp_path: Path) -> None:
     written(tmp_path, 8, 12, start=7)
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert [event.step for event in events.Scalars("step/loss")] == list(range(1, 13))
+
+
+def test_lists_are_stored_without_nan_and_not_mirrored(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, 0)
+    journal.write("health", 5, loss=0.5, recall=[0.25, math.nan, 1.0, math.inf], empty=math.nan)
+    journal.close()
+    stored = json.loads((tmp_path / "journal.jsonl").read_text(), parse_constant=pytest.fail)
+    assert stored == {"kind": "health", "step": 5, "loss": 0.5, "recall": [0.25, None, 1.0, None], "empty": None}
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert set(events.Tags()["scalars"]) == {"health/loss", "health/empty"}
+
+
+def test_pictures_in_tensorboard(tmp_path: Path) -> None:
+    for start, steps in ((0, (10, 20, 30)), (20, (30,))):  # the second call goes on from a checkpoint at 20
+        journal = Journal(tmp_path, start)
+        for step in steps:
+            buffer = io.BytesIO()
+            Image.new("RGB", (30 + start, step), "orange").save(buffer, "PNG")
+            journal.picture("samples", step, buffer.getvalue(), 30 + start, step)
+        journal.flush()
+        if start:
+            journal.close()
+    assert not read_journal(tmp_path)
+    shown = EventAccumulator(str(tmp_path / "tensorboard")).Reload().Images("samples")
+    assert [(one.step, one.width, one.height) for one in shown] == [(10, 30, 10), (20, 30, 20), (30, 50, 30)]
+    for one in shown:
+        with Image.open(io.BytesIO(one.encoded_image_string)) as picture:
+            assert picture.size == (one.width, one.height) and picture.getpixel((0, 0)) == (255, 165, 0)
 
 
 def test_lists_skipped_pictures(tmp_path: Path) -> None:

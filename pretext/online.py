@@ -1,0 +1,177 @@
+"""The online probe: a quick look, during pretraining, at where the features are going. Never a result.
+
+Its pictures may be those that the backbone is trained on, and its protocol is made to be cheap. What a
+backbone is worth is said by the probes of ``transfer``, on pictures that nothing has seen.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from pretext.backbones.contract import Backbone
+from pretext.color import rgb_to_lightness
+from pretext.engine.device import Place, autocast
+from pretext.engine.progress import progress
+from pretext.errors import UserError
+from pretext.pictures.batches import Views
+from pretext.pictures.order import mix, permuted
+from pretext.pictures.source import LabelledSource
+
+DIMS = 512
+"""A stage of C channels is average-pooled to the finest k x k grid with at most so many C k^2, at least 1 x 1."""
+
+PENALTY = 0.1
+"""Of the ridge classifier, in units of the features' mean variance: multiplying all features changes nothing."""
+
+MEMORY = 2**30
+"""The most bytes that the pictures may take."""
+
+_KEY = 0x0211E
+_AT_ONCE = 64
+
+
+@dataclass
+class OnlineSettings:
+    """A quick look at the features during pretraining: a trend, not a result.
+
+    Args:
+        source: labelled pictures: a folder with one sub-folder per class, or "bundled"; empty does not look.
+        pictures: at most so many of them, drawn by the seed: four fifths teach a classifier, one fifth judges it.
+            They stay in memory, 3 bytes a pixel, 1 GiB at most.
+    """
+
+    source: str = ""
+    pictures: int = 2000
+
+    def __post_init__(self) -> None:
+        if self.pictures < 2:
+            raise UserError(f"online.pictures is {self.pictures}: some teach and others judge; give 2 at least")
+
+
+class OnlineProbe:
+    """Labelled pictures, read once, on which a backbone can be looked at again and again.
+
+    Picture number r of the probe is a keyed permutation's r-th; the first four fifths teach. A picture
+    that cannot be read is left out, which moves no other from one part to the other.
+
+    Args:
+        source: the pictures and their labels.
+        settings: how many of them.
+        view_size: side at which they are seen (the middle square, resized), pixels.
+        seed: of the permutation.
+
+    Raises:
+        UserError: fewer pictures than classes, one class only, more pictures than the memory may hold, or
+            too many that cannot be read.
+    """
+
+    fitted: list[int]
+    """The pictures that teach, by their index in the source."""
+    judged: list[int]
+    """The pictures that judge, likewise."""
+    skipped: list[tuple[str, str]]
+    """Key and reason of the pictures that cannot be read."""
+
+    def __init__(self, source: LabelledSource, settings: OnlineSettings, view_size: int, seed: int) -> None:
+        count, names = min(settings.pictures, len(source)), source.classes
+        where = f"online.source {settings.source}: "
+        if len(names) < 2:
+            raise UserError(f"{where}one class only ({', '.join(names)}); a classifier needs two")
+        if count < len(names):
+            raise UserError(f"{where}{count} pictures of {len(names)} classes; raise online.pictures or give more")
+        each = 3 * view_size**2
+        if count * each > MEMORY:
+            raise UserError(
+                f"online.pictures is {settings.pictures}: at {view_size} x {view_size} pixels {MEMORY // each} fit in "
+                f"the {MEMORY >> 20} MiB that they may take; give no more"
+            )
+        drawn = [permuted(rank, len(source), mix(seed, _KEY)) for rank in range(count)]
+        every, views = Views(source, view_size), torch.empty(count, 3, view_size, view_size, dtype=torch.uint8)
+        kept: list[int] = []
+        self.skipped = []
+        with progress("pictures of the online probe", count, "pictures") as advance:
+            for index in drawn:
+                sample = every[index]
+                if sample.rgb is not None:
+                    views[len(kept)] = sample.rgb
+                    kept.append(index)
+                self.skipped += sample.skipped
+                advance(1, "")
+        teaching = set(drawn[: count * 4 // 5])
+        self.fitted = [index for index in kept if index in teaching]
+        self.judged = [index for index in kept if index not in teaching]
+        self._views, self._classes = views[: len(kept)], len(names)
+        self._labels = torch.tensor([source.labels[index] for index in kept])
+        if len({source.labels[index] for index in self.fitted}) < 2 or not self.judged:
+            bad = f" ({len(self.skipped)} of {count} cannot be read)" if self.skipped else ""
+            raise UserError(f"{where}too few pictures to teach two classes and to judge{bad}; raise online.pictures")
+
+    @torch.inference_mode()
+    def __call__(self, backbone: Backbone, place: Place) -> dict[str, float]:
+        """Look at a backbone, which is left as it was: weights, statistics, modes; no random number is drawn.
+
+        Args:
+            backbone: on the place's device.
+            place: where, at which precision.
+
+        Returns:
+            accuracy_STAGE: of every stage, in [0, 1]; nan where features are not finite.
+            chance: the accuracy of always naming the class that is most frequent among the pictures that teach.
+        """
+        teach = len(self.fitted)
+        given, asked = self._labels[:teach], self._labels[teach:]
+        found = {"chance": float((asked == given.bincount().argmax()).double().mean())}
+        for stage, features in self._features(backbone, place).items():
+            right = math.nan
+            if bool(features.isfinite().all()):
+                weight, bias = ridge(features[:teach], given, self._classes)
+                right = float(((features[teach:].double() @ weight + bias).argmax(1) == asked).double().mean())
+            found[f"accuracy_{stage}"] = right
+        return found
+
+    def _features(self, backbone: Backbone, place: Place) -> dict[str, Tensor]:
+        """Stage -> (pictures, dims), float32, on the CPU."""
+        found: dict[str, list[Tensor]] = {stage.name: [] for stage in backbone.stages}
+        learning = [module for module in backbone.modules() if module.training]
+        backbone.eval()
+        try:
+            for rgb in self._views.split(_AT_ONCE):
+                lightness = rgb_to_lightness(rgb.to(place.device)).contiguous(memory_format=torch.channels_last)
+                with autocast(place):
+                    stages = backbone(lightness)
+                for stage, features in stages.items():
+                    side = max(1, math.isqrt(DIMS // features.shape[1]))
+                    height, width = (min(side, length) for length in features.shape[-2:])
+                    found[stage].append(F.adaptive_avg_pool2d(features.float(), (height, width)).flatten(1).cpu())
+        finally:
+            for module in learning:  # one by one: part of a backbone may be frozen in eval mode
+                module.training = True
+        return {stage: torch.cat(parts) for stage, parts in found.items()}
+
+
+def ridge(features: Tensor, labels: Tensor, classes: int, penalty: float = PENALTY) -> tuple[Tensor, Tensor]:
+    """The linear classifier of least squares against one-hot targets, in closed form.
+
+    It minimises the squared error plus penalty * N * v * |weight|^2, where v is the mean variance of the
+    features; the bias is not penalised. (scikit-learn's RidgeClassifier with alpha = penalty * N * v.)
+
+    Args:
+        features: (N, dims).
+        labels: (N,), int64 in [0, classes).
+        classes: how many.
+        penalty: see above.
+
+    Returns:
+        weight (dims, classes) and bias (classes,), float64; the class of a picture is the argmax of
+        features @ weight + bias.
+    """
+    features, targets = features.double(), F.one_hot(labels, classes).double()
+    mean, share = features.mean(0), targets.mean(0)
+    centred = features - mean
+    gram = centred.T @ centred
+    strength = penalty * float(gram.trace()) / len(gram) or 1.0  # constant features: any strength gives no weight
+    weight = torch.linalg.solve(gram + strength * torch.eye(len(gram), dtype=gram.dtype), centred.T @ (targets - share))
+    return weight, share - mean @ weight

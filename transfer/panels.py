@@ -1,0 +1,171 @@
+"""The report's panels: a run's journal in, charts and the words beside them out.
+
+Records that are not there make a panel empty, since a report is also written of a run of another version.
+"""
+
+import math
+from collections.abc import Sequence
+from statistics import median
+from typing import Any
+
+from markupsafe import Markup
+
+from pretext.engine.journal import Record
+from pretext.engine.run import Settings
+from pretext.gamut import bin_centres
+from pretext.health import COMMON_MASS
+from transfer.charts import (
+    Curve,
+    health_chart,
+    loss_chart,
+    online_chart,
+    rate_chart,
+    recall_map,
+    speed_chart,
+)
+
+_STAGE = "accuracy_"  # of the online probe's records, before a stage's name
+_LOSSES = {
+    "rebalanced": "cross-entropy over the colour bins, each pixel weighted by how rare its colour is, in nats",
+    "plain": "cross-entropy over the colour bins, in nats",
+    "regression": "half the squared distance to the true ab, in units of 110 squared",
+}
+
+
+def of_kind(records: Sequence[Record], kind: str) -> list[Record]:
+    """Those of the records that are of a kind, in order."""
+    return [record for record in records if record.get("kind") == kind]
+
+
+def setting(settings: Settings, group: str, name: str) -> Any:
+    """One setting; None where there is none."""
+    values = settings.get(group)
+    return values.get(name) if isinstance(values, dict) else None
+
+
+def loss_panel(settings: Settings, records: Sequence[Record]) -> dict[str, Any] | None:
+    """Loss and learning rate, if a step has a finite loss."""
+    taken, looks = of_kind(records, "step"), of_kind(records, "health")
+    losses = _column(taken, "loss")
+    if not any(map(math.isfinite, losses)):
+        return None
+    steps = [record["step"] for record in taken]
+    held_out = _column(looks, "loss")
+    chart = loss_chart(steps, losses, [record["step"] for record in looks], held_out)
+    return {
+        "svg": Markup(chart.svg),
+        "outside": chart.outside,
+        "what": _LOSSES.get(str(setting(settings, "objective", "name")), "the objective"),
+        "held_out": held_out[-1] if _finite(held_out[-1:]) else None,
+        "rate_svg": Markup(rate_chart(steps, _column(taken, "lr"))),
+    }
+
+
+def health_panels(records: Sequence[Record]) -> list[dict[str, Any]]:
+    """The panels of colour health: title, latest value, chart, how to read it."""
+    looks = of_kind(records, "health")
+    steps = [record["step"] for record in looks]
+    most = math.log(len(bin_centres()))
+    panels = []
+    for name, keys, line, reading in (
+        (
+            "Saturation",
+            {"predicted": "saturation"},
+            (1.0, "as colourful as the originals"),
+            "Mean chroma of the predicted colours divided by that of the true ones. At 1 the pictures are as "
+            "colourful as the originals; towards 0 the network plays safe and stays gray; above 1 it overdoes it.",
+        ),
+        (
+            "Entropy",
+            {"predicted": "entropy"},
+            (most, f"ln {len(bin_centres())} = {most:.2f}"),
+            "How undecided the network is about a pixel's colour, in nats. The line is a uniform guess over all "
+            f"{len(bin_centres())} colour bins; a lower curve is a surer network. Near 0 it has settled on one colour "
+            "per pixel, which is good only if recall rises with it.",
+        ),
+        (
+            "Accuracy",
+            {"plain": "accuracy", "rebalanced": "accuracy_rebalanced"},
+            None,
+            "Share of the pixels whose most probable colour bin (of a regression: the bin of the predicted colour) is "
+            "the true one. Plain accuracy is high for whoever names the common grays; rebalanced, a pixel counts the "
+            "more the rarer its true colour is. Both mean the same for every objective.",
+        ),
+        (
+            "Recall",
+            {"common bins": "recall_common", "rare bins": "recall_rare"},
+            None,
+            "Share of the pixels of a true colour bin that are given that very bin, averaged over bins. The common "
+            f"bins are the most frequent, which together hold {100 * COMMON_MASS:.0f} % of the pixels. Rare bins that "
+            "stay at 0 mean that the network never dares an unusual colour.",
+        ),
+    ):
+        values = {label: _column(looks, key) for label, key in keys.items()}
+        latest = [
+            (label if len(keys) > 1 else "", found[-1])
+            for label, column in values.items()
+            if (found := _finite(column))
+        ]
+        if latest:
+            curves = [Curve(label, column, strong=not number) for number, (label, column) in enumerate(values.items())]
+            svg = Markup(health_chart(name, steps, curves, line))
+            panels.append({"name": name, "latest": latest, "svg": svg, "reading": reading})
+    return panels
+
+
+def recall_panel(records: Sequence[Record]) -> dict[str, Any] | None:
+    """Recall per bin at the newest look that has it, and how many bins occur, and are ever met."""
+    for record in reversed(of_kind(records, "health")):
+        recall = record.get("recall")
+        if isinstance(recall, list) and len(recall) == len(bin_centres()):
+            values = _numbers(recall)
+            occur = _finite(values)
+            return {
+                "step": record["step"],
+                "svg": Markup(recall_map(values)),
+                "bins": len(values),
+                "occur": len(occur),
+                "met": sum(value > 0 for value in occur),
+            }
+    return None
+
+
+def online_panel(settings: Settings, records: Sequence[Record]) -> dict[str, Any] | None:
+    """The online probe's accuracies. A chart only: a number without protocol and interval would pass for a result."""
+    looks = of_kind(records, "online")
+    names = dict.fromkeys(name for record in looks for name in record if name.startswith(_STAGE))
+    stages = [Curve(name.removeprefix(_STAGE), _column(looks, name)) for name in names]
+    if not any(_finite(_column(looks, name)) for name in names):
+        return None
+    chance = [math.nan, *_finite(_column(looks, "chance"))][-1]
+    chart = online_chart([record["step"] for record in looks], stages, chance)
+    return {"svg": Markup(chart), "source": setting(settings, "online", "source")}
+
+
+def speed_panels(records: Sequence[Record]) -> list[dict[str, Any]]:
+    """How fast the training went, and how much of it was waiting for data: title, median, chart."""
+    taken = of_kind(records, "speed")
+    steps = [record["step"] for record in taken]
+    panels = []
+    for name, key, scale, unit, most in (
+        ("Pictures a second", "pictures_per_second", 1, "", None),
+        ("Waiting for data", "waiting", 100, "\N{NO-BREAK SPACE}%", 100),
+    ):
+        values = [scale * value for value in _column(taken, key)]
+        if found := _finite(values):
+            middle = median(found)
+            shown = f"{middle:,.0f}" if middle >= 10 else f"{middle:.1f}"
+            panels.append({"name": name, "median": shown + unit, "svg": Markup(speed_chart(name, steps, values, most))})
+    return panels
+
+
+def _finite(values: Sequence[float]) -> list[float]:
+    return [value for value in values if math.isfinite(value)]
+
+
+def _column(records: Sequence[Record], name: str) -> list[float]:
+    return _numbers([record.get(name) for record in records])
+
+
+def _numbers(values: Sequence[Any]) -> list[float]:
+    return [float(value) if isinstance(value, (int, float)) else math.nan for value in values]
