@@ -21,6 +21,8 @@ from pretext.engine.run import held_run, newest_checkpoint
 from pretext.errors import UserError
 from pretext.files import write_png
 from pretext.health import colour_health
+from pretext.online import OnlineProbe
+from pretext.pictures import open_labelled
 from pretext.preparing import Pictures, find_prior, held_views, on_place, open_pictures, prepare_colorizer
 from pretext.recipe import PretrainSettings, build_colorizer, check_contract, check_state, colour_contract
 from pretext.settings import plain
@@ -69,23 +71,13 @@ def pretrain(run: Path, settings: PretrainSettings) -> Ending:
             learner.load(state, run)
             del state  # as large as the network and its optimizer
 
-        views, bad = torch.empty(0), list[tuple[str, str]]()
-        if ranks.is_first():
-            views, bad = held_views(pictures, settings.data.holdout, colorizer.backbone.fit_size(settings.view_size))
-
-        def look(journal: Journal) -> None:
-            judged = learner.judged
-            assert isinstance(judged, Colorizer)
-            judged.eval()
-            _write_samples(run / "samples" / f"{learner.done:08d}.png", judged, views[:_SHOWN], place)
-            journal.write("health", learner.done, **colour_health(judged, views.split(_AT_ONCE), prior, place))
-            learner.network.train()
+        watch = _Watch(run, settings, pictures, learner, prior) if ranks.is_first() else None
 
         return train(
             run,
             learner,
             pictures.samples(settings, place.workers),
-            look,
+            watch or (lambda journal: None),
             facts={
                 "versions": versions(),
                 "precision": place.precision,
@@ -99,7 +91,7 @@ def pretrain(run: Path, settings: PretrainSettings) -> Ending:
                 "colour": colour_contract(settings, prior),
                 "versions": versions(),
             },
-            skipped=bad,
+            skipped=watch.skipped if watch else [],
         )
 
 
@@ -120,12 +112,44 @@ def _restored(run: Path, checkpoint: Path, settings: PretrainSettings, pictures:
     return state
 
 
-def _write_samples(path: Path, colorizer: Colorizer, rgb: Tensor, place: Place) -> None:
+class _Watch:
+    """What is looked at now and then: how held-out pictures are coloured, and what the features know."""
+
+    def __init__(
+        self, run: Path, settings: PretrainSettings, pictures: Pictures, learner: Learner, prior: Tensor
+    ) -> None:
+        self.run, self.learner, self.prior = run, learner, prior
+        size = self._colorizer.backbone.fit_size(settings.view_size)
+        self.views, self.skipped = held_views(pictures, settings.data.holdout, size)
+        self.probe = None
+        if settings.online.source:
+            self.probe = OnlineProbe(open_labelled(settings.online.source), settings.online, size, settings.seed)
+            self.skipped += self.probe.skipped
+
+    @property
+    def _colorizer(self) -> Colorizer:
+        judged = self.learner.judged
+        assert isinstance(judged, Colorizer)
+        return judged
+
+    def __call__(self, journal: Journal) -> None:
+        step, place, colorizer = self.learner.done, self.learner.place, self._colorizer.eval()
+        path = self.run / "samples" / f"{step:08d}.png"
+        sheet = _samples(colorizer, self.views[:_SHOWN], place)
+        write_png(path, sheet)
+        journal.picture("samples", step, path.read_bytes(), *sheet.size)
+        journal.write("health", step, **colour_health(colorizer, self.views.split(_AT_ONCE), self.prior, place))
+        if self.probe is not None:
+            journal.write("online", step, **self.probe(colorizer.backbone, place))
+        self.learner.network.train()
+
+
+def _samples(colorizer: Colorizer, rgb: Tensor, place: Place) -> Image.Image:
     lightness = rgb_to_lightness(rgb.to(place.device))
     ab = colorizer.colorize(lightness)
     gray, coloured = (join(lightness, colour).cpu() for colour in (torch.zeros_like(ab), ab))
     rows = [[_picture(one) for one in row] for row in zip(gray, coloured, rgb / 255, strict=True)]
-    write_png(path, contact_sheet(rows, ("gray", "coloured", "original"), cell=max(96, rgb.shape[-1]), across=3))
+    return contact_sheet(rows, ("gray", "coloured", "original"), cell=max(96, rgb.shape[-1]), across=3)
 
 
 def _picture(rgb: Tensor) -> Image.Image:

@@ -17,6 +17,7 @@ from pretext.engine.training import MachineSettings, TrainingSettings
 from pretext.errors import UserError
 from pretext.gamut import TEMPERATURE, Gamut, bin_centres
 from pretext.objectives import Classification, Objective, Regression
+from pretext.online import OnlineSettings
 from pretext.pictures.batches import CropSettings
 from pretext.prior import rebalancing_weights
 from pretext.settings import settings_from
@@ -104,7 +105,7 @@ class ObjectiveSettings:
 
 @dataclass
 class PretrainSettings:
-    """A pretraining. All but the group machine belong to its identity.
+    """A pretraining. All but the groups machine and online belong to its identity.
 
     Args:
         data: where the pictures come from.
@@ -113,6 +114,7 @@ class PretrainSettings:
         objective: what it learns.
         training: how it is trained.
         machine: what may change between two calls on a run.
+        online: a quick look at the features while they are learnt; it too may change.
         seed: of the initial weights, the order of pictures and their augmentation.
     """
 
@@ -122,6 +124,7 @@ class PretrainSettings:
     objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
     machine: MachineSettings = field(default_factory=MachineSettings)
+    online: OnlineSettings = field(default_factory=OnlineSettings)
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -20,6 +20,7 @@ from pretext.errors import UserError
 from pretext.files import write_atomically
 
 _KEPT = 2
+_FREE = ("machine", "online")  # groups of settings that change no weight
 Settings = dict[str, Any]
 
 
@@ -29,8 +30,8 @@ def held_run(folder: Path, settings: Settings) -> Iterator[None]:
 
     Args:
         folder: the run's; made if it does not exist.
-        settings: nested, of plain values. All but the group ``machine`` must be those the run began
-            with, once it has a checkpoint.
+        settings: nested, of plain values. All but the groups ``machine`` and ``online`` must be those the
+            run began with, once it has a checkpoint.
 
     Raises:
         UserError: the folder is no run's, was begun with other settings, or is held by another process.
@@ -116,6 +117,6 @@ def _differences(old: Settings, new: Settings, prefix: str = "") -> list[str]:
         was, now = old.get(key), new.get(key)
         if isinstance(was, dict) and isinstance(now, dict):
             found += _differences(was, now, f"{name}.")
-        elif was != now and not name.startswith("machine"):
+        elif was != now and name.partition(".")[0] not in _FREE:
             found.append(f"{name} was {was}, is now {now}")
     return found
