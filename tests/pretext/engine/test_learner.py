@@ -1,0 +1,156 @@
+"""One training step, in every way in which it may be computed."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pretext.backbones import build_backbone
+from pretext.colorizer import Colorizer
+from pretext.engine.device import Place
+from pretext.engine.learner import Learner, optimizer_and_schedule
+from pretext.engine.recompute import blocks
+from pretext.engine.training import MachineSettings, TrainingSettings
+from pretext.errors import UserError
+from pretext.gamut import Gamut
+from pretext.objectives import Classification
+
+PLACE = Place(torch.device("cpu"), "fp32", 0)
+TRAINING = TrainingSettings(steps=50, warmup=0, batch_size=8, lr=1e-2, precision="fp32")
+
+
+class Line(nn.Module):
+    """A network small enough to compute by hand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([[1.0, -2.0, 0.5]]))
+        self.bias = nn.Parameter(torch.tensor([0.25]))
+        self.drop = nn.Dropout(0.5)
+
+    def loss(self, rgb: Tensor) -> Tensor:
+        return F.linear(self.drop(rgb.float().mean((2, 3)) / 255), self.weight, self.bias).square().mean()
+
+
+def pictures(count: int = 8, size: int = 32) -> Tensor:
+    return torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def colorizer(name: str, **arguments: Any) -> Colorizer:
+    torch.manual_seed(0)
+    return Colorizer(build_backbone(name, **arguments), Classification(Gamut(5)), 8)
+
+
+def learnt(network: nn.Module, steps: int = 5, machine: MachineSettings | None = None, **training: Any) -> Learner:
+    learner = Learner(network, replace(TRAINING, **training), machine or MachineSettings(), PLACE, seed=3)
+    for _ in range(steps):
+        learner.step(pictures())
+    return learner
+
+
+def same(one: nn.Module, other: nn.Module, **tolerance: float) -> None:
+    mine, theirs = one.state_dict(), other.state_dict()
+    assert mine.keys() == theirs.keys()
+    for name in mine:
+        torch.testing.assert_close(mine[name], theirs[name], **{"rtol": 0, "atol": 0, **tolerance}, msg=name)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
+def test_decay_and_rate_of_biases(optimizer: Any) -> None:
+    training = replace(TRAINING, optimizer=optimizer, weight_decay=0.1, decay_biases=False, bias_rate=2.0)
+    network = Line().eval()
+    made, schedule = optimizer_and_schedule(network, training)
+    schedule.step_update(0)
+    for parameter in network.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    made.step()
+    assert torch.equal(network.bias, torch.tensor([0.25])), "biases do not decay"
+    before = torch.tensor([[1.0, -2.0, 0.5]])
+    if optimizer == "adam":  # the penalty is part of the gradient, whose size Adam takes away
+        torch.testing.assert_close(network.weight.data, before - 0.01 * before.sign())
+    else:
+        factor = 1 - 0.01 * 0.1 * (1 if optimizer == "adamw" else 1.9)  # nesterov: 1 + momentum
+        torch.testing.assert_close(network.weight.data, before * factor)
+    network.bias.grad, network.weight.grad = torch.ones(1), torch.zeros(1, 3)
+    fresh, _ = optimizer_and_schedule(network, training)
+    bias = network.bias.item()
+    fresh.step()
+    if optimizer != "sgd":
+        assert bias - network.bias.item() == pytest.approx(0.02, rel=1e-4)
+
+
+def test_the_moving_average_by_its_definition() -> None:
+    network = Line().eval()
+    learner = Learner(network, replace(TRAINING, ema=0.7), MachineSettings(), PLACE, seed=0)
+    expected = network.weight.detach().clone()
+    for step in range(1, 20):
+        learner.step(pictures())
+        decay = 0.0 if step == 1 else min(0.7, 1 - step ** (-2 / 3))
+        expected = decay * expected + (1 - decay) * network.weight.detach()
+        assert isinstance(learner.judged, Line)
+        torch.testing.assert_close(learner.judged.weight.data, expected)
+    assert not torch.equal(network.weight, learner.judged.weight)
+
+
+@pytest.mark.parametrize("name", ["test_convnext", "test_vit"])
+def test_micro_batches_add_up_to_the_batch(name: str) -> None:
+    arguments = {"img_size": 32} if name == "test_vit" else {}
+    whole, pieces = (learnt(colorizer(name, **arguments), micro_batch=size) for size in (0, 2))
+    same(whole.network, pieces.network, atol=2e-4)
+
+
+def test_what_a_step_draws_does_not_depend_on_the_past() -> None:
+    """Dropout draws from (seed, step): a step computed again after others is the same step."""
+    one, other = learnt(Line(), 6), learnt(Line(), 3)
+    again = Learner(Line(), TRAINING, MachineSettings(), PLACE, seed=3)
+    again.load(other.state(), "here")
+    torch.rand(5)
+    for _ in range(3):
+        again.step(pictures())
+    same(one.network, again.network)
+
+
+@pytest.mark.parametrize("name", ["tiny", "test_resnet", "test_vit"])
+def test_activations_computed_again_change_nothing(name: str) -> None:
+    arguments = {"img_size": 32, "drop_path_rate": 0.3} if name == "test_vit" else {}
+    assert list(blocks(build_backbone(name, **arguments)))
+    kept = learnt(colorizer(name, **arguments), ema=0.9)
+    again = learnt(colorizer(name, **arguments), machine=MachineSettings(checkpoint_activations=True), ema=0.9)
+    same(kept.network, again.network)
+    same(kept.judged, again.judged)
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [("alexnet", 7), ("vgg", 8), ("resnet50", 16), ("convnext_tiny", 21), ("vit_small_patch16_224", 12)],
+)
+def test_blocks_are_those_a_reader_would_name(name: str, count: int) -> None:
+    with torch.device("meta"):
+        assert len(list(blocks(build_backbone(name)))) == count
+
+
+def test_compiled_is_the_same_to_float_tolerance() -> None:
+    # Not Adam, whose first steps are the signs of gradients however small.
+    plain = learnt(colorizer("tiny"), 3, optimizer="sgd")
+    compiled = learnt(colorizer("tiny"), 3, optimizer="sgd", machine=MachineSettings(compile=True))
+    same(plain.network, compiled.network, atol=1e-5, rtol=1e-4)
+
+
+def test_a_state_of_another_network_is_refused() -> None:
+    state = learnt(Line(), 1).state()
+    with pytest.raises(UserError, match="here: its newest checkpoint does not fit the network"):
+        learnt(colorizer("tiny"), 0).load(state, "here")
+    with pytest.raises(UserError, match="average"):
+        learnt(Line(), 0, ema=0.5).load(state, "here")
+
+
+def test_settings_that_exclude_each_other() -> None:
+    with pytest.raises(UserError, match="take one"):
+        MachineSettings(compile=True, checkpoint_activations=True)
+    with pytest.raises(UserError, match="must divide"):
+        TrainingSettings(batch_size=10, micro_batch=4)
+    with pytest.raises(UserError, match="ema"):
+        TrainingSettings(ema=1.0)

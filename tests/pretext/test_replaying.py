@@ -1,0 +1,76 @@
+"""A loss that is no longer a number: the run stops, keeps what it came from, and one command looks at it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import pretint
+from pretext.engine.checkpoint import load_checkpoint
+from pretext.engine.journal import read_journal
+from pretext.engine.run import newest_checkpoint
+
+WORDS = [
+    "--crop.size", "16", "--objective.stride", "4", "--objective.prior_pictures", "20", "--data.holdout", "8",
+    "--training.batch_size", "8", "--training.steps", "60", "--training.warmup", "0", "--training.optimizer", "sgd",
+    "--training.lr", "1e25", "--training.clip", "0", "--machine.checkpoint_every", "3",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def failed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("failed") / "run"
+    assert pretint.main(["pretrain", str(run), *WORDS]) == 2
+    return run
+
+
+def test_the_run_stops_and_keeps_the_evidence(failed: Path) -> None:
+    [folder] = (failed / "nonfinite").iterdir()
+    evidence = json.loads((folder / "evidence.json").read_text())
+    step = evidence["step"]
+    assert folder.name == f"{step:08d}" and evidence["samples"] == [(step - 1) * 8, step * 8]
+    assert len(evidence["pictures"]) == 8
+    assert max((r["step"] for r in read_journal(failed) if r["kind"] == "step"), default=0) == step - 1
+    newest = newest_checkpoint(failed)
+    assert newest is not None and load_checkpoint(newest)["step"] < step, "no checkpoint of the ruin is written"
+
+
+def test_one_command_replays_it(failed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    [folder] = (failed / "nonfinite").iterdir()
+    (folder / "replay.json").unlink(missing_ok=True)
+    assert pretint.main(["replay", str(folder)]) == 0
+    said = capsys.readouterr().out
+    found = json.loads((folder / "replay.json").read_text())
+    evidence = json.loads((folder / "evidence.json").read_text())
+    assert found["step"] == evidence["step"] and found["loss"] == evidence["loss"]
+    assert found["gradient_norm"] == evidence["gradient_norm"]
+    assert found["module"] in said and "backbone" in found["module"]
+    assert set(found["pictures"]) <= set(evidence["pictures"])
+
+
+def test_the_run_refuses_to_pass_that_step_again(failed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert pretint.main(["pretrain", str(failed), *WORDS]) == 2
+    assert "pretint replay" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("evidence.json", None, "nothing to replay"),
+        ("evidence.json", "{}", "has the file been edited"),
+        ("checkpoint.pt", None, "checkpoint"),
+        ("settings.yaml", "seed: no", "settings.yaml"),
+    ],
+)
+def test_bad_evidence(
+    name: str, content: str | None, said: str, failed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    [folder] = (failed / "nonfinite").iterdir()
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / name).unlink()
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    assert pretint.main(["replay", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert said in error and len(error.splitlines()) == 1
