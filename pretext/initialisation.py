@@ -145,10 +145,10 @@ def _set_filters(layer: _Layer, inputs: Tensor, generator: torch.Generator) -> N
     patches = sample_patches(layer, inputs, generator)
     if len(patches) < units:
         return
-    for weight, group in zip(layer.weight.view(groups, units, -1), patches.unbind(1), strict=True):
+    for weight, group in zip(layer.weight.split(units), patches.unbind(1), strict=True):
         filters = cluster_filters(group, units, generator)
         if filters is not None:
-            weight.copy_(filters)
+            weight.copy_(filters.view_as(weight))
 
 
 def _scale(layer: _Layer, inputs: Tensor, output: Tensor) -> Tensor | None:

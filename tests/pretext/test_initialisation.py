@@ -80,7 +80,7 @@ def measured(net: nn.Module, pictures: Tensor) -> dict[str, tuple[Tensor, Tensor
         ("vgg", {}, 8, 32),
         ("alexnet", {"batch_norm": False}, 8, 48),
         ("resnet18", {}, 12, 32),
-        ("vit_tiny_patch16_224", {"img_size": 64}, 16, 64),
+        ("vit_tiny_patch16_224", {"img_size": 64, "depth": 4}, 16, 64),
         ("convnext_atto", {}, 16, 64),
     ],
 )
@@ -194,6 +194,20 @@ def test_the_weights_follow_from_pictures_and_seed(method: Init) -> None:
         assert torch.allclose(weight, split.state_dict()[name], atol=1e-5), name
     same = all(torch.equal(a, b) for a, b in zip(once.parameters(), other.parameters(), strict=True))
     assert same == (method == "data")
+
+
+def test_the_memory_format_changes_nothing() -> None:
+    pictures = real_pictures(6, 32)
+    nets = [built("tiny"), built("tiny").to(memory_format=torch.channels_last)]
+    for net in nets:
+        initialise(net, [pictures.to(memory_format=torch.channels_last)], "kmeans", seed=0)
+    first = [directions(net)["blocks.conv1.0"] for net in nets]  # later ones may amplify another rounding
+    assert (first[0] * first[1]).sum(1).min() > 1 - 1e-4
+    layer = nets[1].get_submodule("blocks.conv2.0")
+    assert isinstance(layer, nn.Conv2d)
+    assert layer.weight.is_contiguous(memory_format=torch.channels_last)
+    for _, std in measured(nets[1], pictures).values():
+        assert torch.allclose(std, torch.ones_like(std), atol=1e-3)
 
 
 def test_statistics_and_mode_stay() -> None:
