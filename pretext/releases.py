@@ -64,7 +64,9 @@ def _finish_eccv16(model: Weights, aside: Weights) -> list[str]:
     distances = np.abs(theirs[:, None] - ours[None]).max(2)
     order, deviation = distances.argmin(0), float(distances.min(0).max())
     if not deviation <= _SAME_BIN or len(set(order.tolist())) < len(ours):
-        raise UserError(f"its colour bins (model_out.weight) are not the {len(ours)} of the paper: off by {deviation:.1f}")
+        raise UserError(
+            f"its colour bins (model_out.weight) are not the {len(ours)} of the paper: off by {deviation:.1f}"
+        )
     for name in ("head.weight", "head.bias"):
         model[name] = TEMPERATURE * model[name][torch.from_numpy(order)]
     moved = "in our order" if (order == np.arange(len(ours))).all() else "in another order, changed to ours"

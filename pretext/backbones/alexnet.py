@@ -27,8 +27,12 @@ class Geometry(NamedTuple):
 
 
 GEOMETRIES = {
-    "pretrain": Geometry(5, pool_padding=1, pool5_stride=1, fc6_dilation=2, fc6_padding=5, smallest=1, smallest_convolutional=1),
-    "test": Geometry(0, pool_padding=0, pool5_stride=2, fc6_dilation=1, fc6_padding=0, smallest=227, smallest_convolutional=67),
+    "pretrain": Geometry(
+        5, pool_padding=1, pool5_stride=1, fc6_dilation=2, fc6_padding=5, smallest=1, smallest_convolutional=1
+    ),
+    "test": Geometry(
+        0, pool_padding=0, pool5_stride=2, fc6_dilation=1, fc6_padding=0, smallest=227, smallest_convolutional=67
+    ),
 }
 
 

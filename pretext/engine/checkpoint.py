@@ -41,7 +41,9 @@ def save_portable(path: Path, state: dict[str, Any]) -> None:
         tensors |= {f"{name}.{key}": value for key, value in found.items()}
         plain = {key: value for key, value in inner.items() if key not in found} if inner else group
         metadata[name] = json.dumps(plain)
-    whole = {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+    whole = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
+    }
     write_atomically(path, safetensors.torch.save(whole, metadata))
 
 
