@@ -38,18 +38,24 @@ class TimmBackbone(Backbone):
         weights: a local file to start from, .safetensors or .pth, with timm's names for the model;
             it cannot run code. A first layer made for RGB is summed over its input channels. Weights
             of layers that the model here does not have, such as a classifier, are left.
+        last_stride: of the last stage's first block, in place of the model's 2; 1 keeps the resolution of the
+            stage before, as Goyal et al. 2019 had it for ResNet-50 (VISSL: LAYER4_STRIDE 1). No weight
+            changes and nothing is dilated, as ``output_stride`` would. For ResNets and their like.
         arguments: handed to ``timm.create_model``: ``out_indices``, ``output_stride``,
             ``drop_path_rate``, ``img_size`` for a model that takes one size only.
 
     Raises:
         UserError: an unknown name, a model without feature stages, an argument that it does not take,
-            a file that does not hold its weights; in ``forward``, a picture size that it cannot take.
+            a file that does not hold its weights, a last stage without a stride to remove; in ``forward``,
+            a picture size that it cannot take.
     """
 
     lightness_mean: Tensor
     lightness_std: Tensor
 
-    def __init__(self, name: str, /, weights: str | Path | None = None, **arguments: Any) -> None:
+    def __init__(
+        self, name: str, /, weights: str | Path | None = None, last_stride: int | None = None, **arguments: Any
+    ) -> None:
         super().__init__()
         if not timm.is_model(name.partition(".")[0]):
             raise unknown_backbone(name, timm.list_models())
@@ -70,6 +76,10 @@ class TimmBackbone(Backbone):
         if len(set(names)) < len(names):  # branches side by side, as in CrossViT
             names = [f"{stage}_{position}" for position, stage in enumerate(names)]
         self.stages = tuple(map(Stage, names, info.channels(), info.reduction()))
+        if last_stride is not None:
+            if last_stride != 1:
+                raise UserError(f"timm model {name}: last_stride is {last_stride!r}: it can be 1, or be left out")
+            self.stages = _keep_resolution(name, self.net, info.module_name()[-1], self.stages)
         self.channels_last = str(getattr(self.net, "output_fmt", "NCHW")).endswith("NHWC")
         size = arguments.get("img_size", published.input_size[-2:])
         own_size = (size, size) if isinstance(size, int) else tuple(size)
@@ -123,6 +133,39 @@ def _create(name: str, arguments: dict[str, Any], fixed_size: bool) -> tuple[nn.
             return net, fixed_size and not any_size
     given = f" with {', '.join(f'{key}={value}' for key, value in arguments.items())}" if arguments else ""
     raise UserError(f"timm model {name} cannot be a backbone{given}: {reason}")
+
+
+def _keep_resolution(name: str, net: nn.Module, module: str, stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
+    """Take the stride of 2 out of the last stage, ``module`` of ``net``; the stages as they then are."""
+    refusal = UserError(
+        f"timm model {name}: its last stage, {stages[-1].name}, has no stride that can be removed: leave out last_stride"
+    )
+    parts = dict(net.named_modules())
+    stage = parts.get(module, parts.get(module.replace(".", "_")))
+    halving = [
+        (path, part)
+        for path, part in (stage.named_modules() if stage is not None else ())
+        if getattr(part, "stride", 1) in (2, (2, 2)) and not list(part.children())
+    ]
+    for path, part in halving:
+        if isinstance(part, nn.Conv2d) and part.kernel_size == tuple(2 * int(side) + 1 for side in part.padding):
+            part.stride = (1, 1)
+        elif isinstance(part, nn.AvgPool2d) and path and part.kernel_size == 2:  # timm has no pool at stride 1
+            assert stage is not None
+            stage.set_submodule(path, nn.Identity())
+        else:
+            raise refusal
+    last = stages[-1]._replace(stride=stages[-1].stride // 2)
+    probe, training = next(net.parameters()).new_zeros(1, 1, 64, 64), net.training
+    try:
+        with torch.no_grad():
+            side = net.eval()(probe)[-1].shape[-1]
+    except (AssertionError, RuntimeError):  # branches that no longer fit each other
+        raise refusal from None
+    net.train(training)
+    if not halving or side != 64 // last.stride:
+        raise refusal
+    return (*stages[:-1], last)
 
 
 def _load(net: nn.Module, file: str | Path) -> None:

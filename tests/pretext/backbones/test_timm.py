@@ -4,6 +4,9 @@ import pytest
 import safetensors.torch
 import timm
 import torch
+import torchvision
+from torch import nn
+from torchvision.models.resnet import Bottleneck
 
 from pretext.backbones import build_backbone
 from pretext.backbones.from_timm import TimmBackbone
@@ -145,3 +148,69 @@ def test_a_size_that_the_model_cannot_take_is_said_in_one_line(name: str, pixels
     with pytest.raises(UserError) as error:
         net(torch.zeros(1, 1, pixels, pixels))
     assert f"cannot take {pixels} x {pixels} pixels" in one_line(error)
+
+
+def test_the_last_stage_can_keep_its_resolution(tmp_path: Path) -> None:
+    """As VISSL builds its ResNet for colorization: torchvision's, with layer4 made at stride 1."""
+    torch.manual_seed(0)
+    reference = torchvision.models.resnet50(weights=None)
+    reference.inplanes = 1024
+    reference.layer4 = reference._make_layer(Bottleneck, 512, 3, stride=1)
+    reference.eval()
+    for module in reference.modules():  # else all layers behave alike
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1)
+            nn.init.normal_(module.bias, 0, 0.1)
+    file = tmp_path / "weights.pth"
+    torch.save(reference.state_dict(), file)
+    ours = build_backbone("resnet50", weights=file, last_stride=1).eval()
+    plain = build_backbone("resnet50", weights=file).eval()
+    plain.load_state_dict(ours.state_dict(), strict=True)
+    assert [stage.stride for stage in plain.stages] == [2, 4, 8, 16, 32]
+    assert [stage.stride for stage in ours.stages] == [2, 4, 8, 16, 16]
+
+    lightness = torch.rand(2, 1, 64, 64) * 100
+    with torch.no_grad():
+        normed = ((lightness - ours.lightness_mean) / ours.lightness_std).expand(-1, 3, -1, -1)
+        expected = {}
+        x = expected["act1"] = reference.relu(reference.bn1(reference.conv1(normed)))
+        x = reference.maxpool(x)
+        for name in ("layer1", "layer2", "layer3", "layer4"):
+            x = expected[name] = getattr(reference, name)(x)
+        features = ours(lightness)
+        assert features["layer4"].shape == (2, 2048, 4, 4)
+        assert plain(lightness)["layer4"].shape == (2, 2048, 2, 2)
+    for name, maps in features.items():
+        assert (maps - expected[name]).abs().max() <= 1e-5 * expected[name].abs().max(), name
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet26d", "resnetaa50", "regnety_002", "resnetv2_50"])
+def test_only_the_last_stride_changes(name: str) -> None:
+    with torch.device("meta"):
+        plain, kept = TimmBackbone(name), TimmBackbone(name, last_stride=1)
+        sizes = [maps.shape[-1] for maps in kept(torch.zeros(1, 1, 96, 96)).values()]
+    assert kept.state_dict().keys() == plain.state_dict().keys()
+    assert kept.stages[:-1] == plain.stages[:-1]
+    assert kept.stages[-1].stride == plain.stages[-2].stride
+    assert sizes == [96 // stage.stride for stage in kept.stages]
+    assert all(module.dilation == (1, 1) for module in kept.modules() if isinstance(module, nn.Conv2d))
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("test_vit", {}),
+        ("convnext_atto", {}),
+        ("efficientnet_b0", {}),
+        ("swin_tiny_patch4_window7_224", {}),
+        ("vgg11", {}),
+        ("resnetblur18", {}),
+        ("resnet18", {"output_stride": 16}),
+        ("timm/resnet18", {"last_stride": 3}),
+    ],
+)
+def test_a_stride_that_cannot_be_removed_is_said_in_one_line(name: str, arguments: dict[str, int]) -> None:
+    with torch.device("meta"), pytest.raises(UserError) as error:
+        build_backbone(name, **{"last_stride": 1, **arguments})
+    words = "last_stride is 3: it can be 1" if "last_stride" in arguments else "leave out last_stride"
+    assert words in one_line(error)

@@ -1,0 +1,180 @@
+"""First weights from pictures: no unit starts dead, none drowns the others.
+
+Method: Kraehenbuehl, Doersch, Donahue and Darrell, *Data-dependent Initializations of Convolutional
+Neural Networks* (ICLR 2016), within-layer part, and its released tool magic_init (the bias of 0.1, what is
+whitened, the fallbacks), with which the colorization paper's networks began.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from pretext.errors import UserError
+from pretext.patches import cluster_filters, sample_patches
+
+Init = Literal["random", "data", "kmeans"]
+
+BIAS = 0.1
+"""The mean of every unit that has a bias, in its standard deviations: more of it survives a ReLU."""
+
+_Layer = nn.Conv2d | nn.ConvTranspose2d | nn.Linear
+_LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
+
+
+@torch.no_grad()
+def initialise(network: nn.Module, pictures: Sequence[Tensor], method: Init, seed: int) -> tuple[str, ...]:
+    """Set the weights of a network from pictures, layer by layer in the order of its forward pass.
+
+    A layer is initialised on what the already initialised ones before it give. Layers are convolutions
+    (strided, dilated, grouped), transposed convolutions and linear layers; its samples are all positions
+    or tokens of all pictures. Everything else, such as position embeddings, keeps its values.
+
+    - "random" leaves the network as it is.
+    - "data" keeps the direction of every unit's weights and scales it, so that over the samples each unit
+      has standard deviation 1 and, if it has a bias, mean 0.1 (without one, its mean over its standard
+      deviation). A unit that does not vary is only shifted.
+    - "kmeans" first replaces the directions by centroids of the layer's input patches, see
+      ``pretext.patches.cluster_filters``; then as "data". Transposed and depthwise convolutions, and layers
+      with fewer samples than units, keep their directions, as do inputs without any variance.
+
+    A module used several times, or weights that several modules share, are set at their first use. A layer
+    that normalises its own weights (weight standardisation) takes the filters but cannot be scaled; one
+    whose module is never called (attention may use the weights alone) stays as it is. Batch norm uses the
+    statistics of these pictures; its running ones, and the network's mode, are as before afterwards. Other
+    layers act as in evaluation: no dropout.
+
+    All pictures pass through at once, so that the result does not depend on how they are split; the largest
+    layer's features of all of them must fit into memory two to three times. The weights follow from the
+    pictures, the seed and the weights before; from one machine or number of threads to another, up to
+    rounding, which k-means may amplify.
+
+    Args:
+        network: a backbone, or a colorizer to have its head initialised too; not yet compiled or wrapped.
+        pictures: (B, 1, H, W) each, L in [0, 100], of one H and W; moved to the network's device.
+        method: one of the three.
+        seed: of the samples and the clustering, in [0, 2^63).
+
+    Returns:
+        The names of the layers that were scaled, in the order of the forward pass.
+
+    Raises:
+        UserError: an unknown method, no pictures, pictures of several sizes or with values that are not numbers.
+    """
+    if method not in get_args(Init):
+        raise UserError(f"init is {method!r}: use one of {', '.join(get_args(Init))}")
+    if method == "random":
+        return ()
+    lightness = _together(pictures)
+    generator = torch.Generator().manual_seed(seed)
+    seen: set[int] = set()
+    scaled: list[str] = []
+
+    def before(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
+        assert isinstance(layer, _LAYERS)
+        if method == "kmeans" and id(layer.weight) not in seen:
+            _set_filters(layer, inputs[0], generator)
+
+    def after(name: str) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor | None]:
+        def hook(layer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor | None:
+            assert isinstance(layer, _LAYERS)
+            if id(layer.weight) in seen:
+                return None
+            seen.add(id(layer.weight))
+            result = _scale(layer, inputs[0], output)
+            if result is not None:
+                scaled.append(name)
+            return result
+
+        return hook
+
+    hooks = []
+    for name, layer in network.named_modules():
+        # A parametrised weight is computed from others: it cannot be set.
+        if isinstance(layer, _LAYERS) and "weight" in layer._parameters:
+            hooks += [layer.register_forward_pre_hook(before), layer.register_forward_hook(after(name))]
+    try:
+        with _batch_statistics(network):
+            network(lightness.to(next(network.parameters()).device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return tuple(scaled)
+
+
+def _together(pictures: Sequence[Tensor]) -> Tensor:
+    if not sum(len(batch) for batch in pictures):
+        raise UserError("there are no pictures to initialise from: give at least one, or use init random")
+    sizes = {tuple(batch.shape[1:]) for batch in pictures}
+    if len(sizes) > 1:
+        raise UserError(f"pictures to initialise from have {len(sizes)} shapes, such as {sorted(sizes)[:2]}: use one")
+    lightness = torch.cat(list(pictures))
+    if not bool(torch.isfinite(lightness).all()):
+        raise UserError("a picture to initialise from holds values that are not numbers: leave it out")
+    return lightness
+
+
+@contextmanager
+def _batch_statistics(network: nn.Module) -> Iterator[None]:
+    """Evaluation mode, but for batch norm, which uses and does not keep the statistics of the batch."""
+    modes = [(module, module.training) for module in network.modules()]
+    norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
+    buffers = [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers()]
+    network.eval()
+    for norm in norms:
+        norm.training = True
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        for buffer, value in buffers:
+            buffer.copy_(value)
+
+
+def _set_filters(layer: _Layer, inputs: Tensor, generator: torch.Generator) -> None:
+    """Replace the directions of a layer's weights by centroids of its input, where that means something."""
+    groups = 1 if isinstance(layer, nn.Linear) else layer.groups
+    units = layer.weight.shape[0] // groups
+    # The one centroid of a depthwise filter would be the mean of the patches, which whitening makes zero.
+    if isinstance(layer, nn.ConvTranspose2d) or units == 1:
+        return
+    patches = sample_patches(layer, inputs, generator)
+    if len(patches) < units:
+        return
+    for weight, group in zip(layer.weight.view(groups, units, -1), patches.unbind(1), strict=True):
+        filters = cluster_filters(group, units, generator)
+        if filters is not None:
+            weight.copy_(filters)
+
+
+def _scale(layer: _Layer, inputs: Tensor, output: Tensor) -> Tensor | None:
+    """Scale and shift the units of a layer, given its output: that of the scaled layer, or None if it can't be."""
+    axis = output.ndim - 1 if isinstance(layer, nn.Linear) else 1
+    variance, mean = torch.var_mean(output, [dim for dim in range(output.ndim) if dim != axis], correction=0)
+    std = variance.sqrt()
+    # What rounding alone makes of a constant is less.
+    scale = torch.where(std > 1e-5 * mean.abs() + 1e-30, std, 1.0)
+    weight, bias = layer.weight.clone(), None if layer.bias is None else layer.bias.clone()
+    if isinstance(layer, nn.ConvTranspose2d):
+        groups = layer.groups
+        grouped = layer.weight.view(groups, -1, *layer.weight.shape[1:])
+        grouped.div_(scale.view(groups, 1, -1, *[1] * (weight.ndim - 2)))
+    else:
+        layer.weight.div_(scale.view(-1, *[1] * (weight.ndim - 1)))
+    along = [-1 if dim == axis else 1 for dim in range(output.ndim)]
+    # A subclass may do more than its parent, such as normalise the weights first.
+    own = type(layer).forward not in (kind.forward for kind in _LAYERS)
+    scaled = output / scale.view(along) if own else output.div_(scale.view(along))
+    if bias is not None:
+        layer.bias.copy_((bias - mean) / scale + BIAS)
+        scaled += (BIAS - mean / scale).view(along)
+    if own and not torch.allclose(layer.forward(inputs[:1]), scaled[:1], atol=1e-2):
+        layer.weight.copy_(weight)
+        if bias is not None:
+            layer.bias.copy_(bias)
+        return None
+    return scaled
