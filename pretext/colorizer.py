@@ -1,6 +1,6 @@
 """A colorizer: a backbone and a colour head, trained together for an objective."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -35,8 +35,12 @@ class Colorizer(nn.Module):
 
     def forward(self, lightness: Tensor) -> Tensor:
         """(B, 1, H, W), L in [0, 100] -> the head's output, (B, channels, ceil(H / s), ceil(W / s))."""
-        output: Tensor = self.head(self.backbone(lightness)[self.backbone.stages[-1].name])
-        height, width = (-(-side // self.target_stride) for side in lightness.shape[-2:])
+        return self.output(self.backbone(lightness), lightness.shape[-2:])
+
+    def output(self, features: Mapping[str, Tensor], size: Sequence[int]) -> Tensor:
+        """The head's output on a backbone's features of pictures of that size; see ``forward``."""
+        output: Tensor = self.head(features[self.backbone.stages[-1].name])
+        height, width = (-(-side // self.target_stride) for side in size)
         if output.shape[-2:] != (height, width):
             factor = self.backbone.stages[-1].stride / self.target_stride
             output = resample(output.float(), factor, (height, width))

@@ -1,22 +1,20 @@
 """The job that writes a trained network for other programs."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from pretext.color import rgb_to_lightness
 from pretext.engine.checkpoint import load_checkpoint, save_portable
 from pretext.engine.run import find_checkpoint
 from pretext.errors import UserError
 from pretext.inputs import InputWay
 from pretext.onnx_graph import write_onnx
+from pretext.pictures.batches import centre_crop
 from pretext.pictures.bundled import photographs
-from pretext.pictures.decode import to_tensor
 from pretext.plain_modules import write_plain
 from pretext.recipe import BACKBONE, load_pretrained
 
@@ -28,10 +26,11 @@ _WAYS: dict[str, tuple[InputWay, ...]] = {
 }
 _INSTEAD = {
     "safetensors": "the file holds weights for lightness; pretext.FromRgb puts an RGB front end before the backbone",
-    "timm": "a plain module has no place for the exact conversion: take folded, which is near, or the format onnx",
-    "torchvision": "a plain module has no place for the exact conversion: take folded, which is near, or the format onnx",
+    "timm": "a plain module has no place for the exact conversion: take folded, which is near, or onnx",
+    "torchvision": "a plain module has no place for the exact conversion: take folded, which is near, or onnx",
     "onnx": "rgb, which is exact, costs nothing there",
 }
+_KEPT = ("step", "settings", "colour", "versions", "aside", "imported_from")
 
 
 @dataclass
@@ -114,10 +113,16 @@ def export(model: Path, destination: Path, settings: ExportSettings) -> Exported
 def _write_safetensors(model: Path, destination: Path, whole: bool) -> list[str]:
     state = load_checkpoint(find_checkpoint(model))
     weights = {name: value for name, value in state["model"].items() if whole or name.startswith(BACKBONE)}
-    kept = {name: state[name] for name in ("step", "settings", "colour", "versions", "aside") if name in state}
+    kept: dict[str, Any] = {name: state[name] for name in _KEPT if name in state}
     save_portable(destination, {"model": weights, "head": whole, **kept})
     what = "the backbone and its colour head" if whole else "the backbone alone"
     return [
         f"{len(weights)} tensors: {what}, with settings and colour contract; read as a checkpoint by every command "
         "and by pretext.load_pretrained"
     ]
+
+
+def _pictures(count: int, size: int) -> Tensor:
+    """The middles of the first built-in photographs: (count, 3, size, size), sRGB in [0, 1]."""
+    chosen = list(photographs().values())[:count]
+    return torch.from_numpy(np.stack([centre_crop(one, size) for one in chosen])).permute(0, 3, 1, 2).float() / 255

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as load_safetensors
+from safetensors.torch import load_file
 from torch import Tensor
 
 from pretext.backbones import build_backbone
@@ -40,6 +39,19 @@ class Imported(NamedTuple):
     """Keys that the file may lack: batch norm's counters of batches."""
     notes: list[str]
     has_head: bool
+
+    def lines(self) -> list[str]:
+        """The same for a reader, a line each."""
+        aside = f"; {len(self.aside)} kept aside ({_shortened(self.aside)})" if self.aside else ""
+        absent = f" ({len(self.absent)} counters of batches, which evaluation does not need)" if self.absent else ""
+        follow = f"pretint probe {self.run}" + (f", pretint colorize {self.run} PICTURES" if self.has_head else "")
+        return [
+            f"{self.title}: {len(self.used)} keys used{aside}; {len(self.absent)} missing{absent}; 0 unused",
+            *self.notes,
+            *([] if self.has_head else ["no colour head: it can be probed and exported, but colours nothing"]),
+            f"run: {self.run}",
+            f"next: {follow}",
+        ]
 
 
 def import_weights(file: Path, run: Path) -> Imported:
@@ -86,9 +98,9 @@ def _write(run: Path, settings: PretrainSettings, state: dict[str, Any], prior: 
 def _read(file: Path) -> Weights:
     """The tensors in a file, by name, outer wrappings removed."""
     try:
-        data = file.read_bytes() if file.suffix == ".safetensors" else b""
-        if data:
-            stored: Any = load_safetensors(data)
+        stored: Any
+        if file.suffix == ".safetensors":
+            stored = load_file(file)
         else:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of a file that torch did not write: it is refused below
@@ -103,7 +115,7 @@ def _read(file: Path) -> Weights:
             f"{file}: holds {found[1]}, not only tensors, and reading that would run code in it; if you trust its "
             "maker, load it in a place of its own and save the tensors alone with safetensors.torch.save_file"
         ) from error
-    except (SafetensorError, RuntimeError, ValueError, EOFError, KeyError, TypeError, AttributeError) as error:
+    except Exception as error:  # a file of unknown origin fails in as many ways as there are readers
         raise UserError(f"{file}: no file of weights (.pth, .torch, .safetensors), or a damaged one") from error
     for path in _NESTED:
         inner = stored
@@ -113,7 +125,11 @@ def _read(file: Path) -> Weights:
             stored = inner
     if not isinstance(stored, dict):
         raise UserError(f"{file}: holds no weights by name but a {type(stored).__name__}")
-    return {str(key).removeprefix("module."): value for key, value in stored.items() if isinstance(value, Tensor)}
+    return {str(key).removeprefix("module."): value for key, value in stored.items() if _is_plain(value)}
+
+
+def _is_plain(value: object) -> bool:
+    return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_quantized
 
 
 def _recognise(file: Path, weights: Weights) -> tuple[Release, dict[str, tuple[str, Tensor]]]:

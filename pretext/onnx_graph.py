@@ -8,10 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 from torch import Tensor, nn
 
 from pretext.backbones.contract import Backbone
+from pretext.backbones.from_timm import TimmBackbone
 from pretext.color import rgb_to_lightness
 from pretext.colorizer import Colorizer
 from pretext.errors import UserError
@@ -37,7 +39,8 @@ class _Graph(nn.Module):
         features = self.backbone(rgb_to_lightness(picture) if self.from_rgb else picture)
         if self.colorizer is None:
             return tuple(features.values())
-        return (*features.values(), self.colorizer.ab(features, picture.shape[-2:]))
+        output = self.colorizer.output(features, picture.shape[-2:])
+        return (*features.values(), self.colorizer.objective.decode(output))
 
 
 def write_onnx(
@@ -71,39 +74,86 @@ def write_onnx(
     graph = _Graph(backbone, colorizer, way == "rgb").eval()
     batch = _batch(pictures, 2, size, way)
     larger = backbone.fit_size(size + max(stage.stride for stage in backbone.stages))
-    others = [batch, _batch(pictures, 1, larger, way)] if larger != size else [batch, batch[:1]]
-    names = [way, *graph.outputs]
-    failed = ""
-    for free in (True, False):
+    reason = ""
+    for free in (True, False) if _takes_any_size(backbone) else (False,):
+        others = [batch, _batch(pictures, 1, larger if free else size, way)]
         try:
             with _quiet():
-                model: Any = _translate(graph, batch, names, free)
+                model: Any = _translate(graph, batch, way, free)
             if model.ByteSize() >= _LIMIT:
-                raise UserError("the network is too large for one ONNX file (2 GB)")
-            data = model.SerializeToString()
-            session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
-            worst = max(_difference(graph, session, way, one) for one in (others if free else [batch]))
+                raise UserError("the network is too large for one ONNX file (2 GB); take the format safetensors")
+            session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+            worst = max(_difference(graph, session, way, one) for one in others)
         except UserError:
             raise
-        except Exception as error:  # the translation and the run fail in as many ways as there are operators
-            failed = next(iter(str(error).splitlines()), "") or type(error).__name__
+        except Exception as error:  # translation and run fail in as many ways as there are operators
+            reason = next(iter(str(error).splitlines()), "") or type(error).__name__
             continue
-        if not worst <= TOLERANCE:
-            failed = f"onnxruntime computes something else (relative difference {worst:.1g})"
-            continue
-        break
+        if worst <= TOLERANCE:
+            break
+        reason = f"onnxruntime computes something else (relative difference {worst:.1g})"
     else:
-        raise UserError(f"this network cannot be written as ONNX: {failed}")
-    dims = [dim.dim_param or dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim]
+        raise UserError(f"this network cannot be written as ONNX: {reason}")
     fed = "sRGB in [0, 1]" if way == "rgb" else "L of CIE Lab (D65) in [0, 100]"
     about = {"input": fed, "stages": json.dumps({s.name: [s.channels, s.stride] for s in backbone.stages})}
     onnx.helper.set_model_props(model, about)
     onnx.checker.check_model(model)
     write_atomically(destination, model.SerializeToString())
-    free_dims = [name for name, dim in zip(("batch", "", "height", "width"), dims, strict=True) if isinstance(dim, str)]
+    shape = [str(dim.dim_value or "any") for dim in model.graph.input[0].type.tensor_type.shape.dim]
     return [
-        f"input {way}: {fed}, ({', '.join(['B', str(dims[1]), *('any' if isinstance(d, str) else str(d) for d in dims[2:])])})",
+        f"input {way}: {fed}, {' x '.join(shape)}",
         f"outputs: {', '.join(graph.outputs)}",
-        f"free: {', '.join(free_dims) or 'nothing'}",
-        f"onnxruntime {onnxruntime.__version__} computes the same to {worst:.1e} of the largest",
+        f"onnxruntime {onnxruntime.__version__} computes the same to {worst:.1e} of the largest value",
     ]
+
+
+def _takes_any_size(backbone: Backbone) -> bool:
+    """Whether a graph of free height and width is worth trying: of windows that tile the picture it takes hours."""
+    tiled = isinstance(backbone, TimmBackbone) and timm.get_pretrained_cfg(backbone.name).fixed_input_size
+    return not tiled or len({stage.stride for stage in backbone.stages}) == 1  # as of plain vision transformers
+
+
+def _translate(graph: _Graph, batch: Tensor, way: str, free: bool) -> Any:
+    kept = torch.export.Dim.AUTO if free else torch.export.Dim.STATIC
+    shape = {0: torch.export.Dim.AUTO, 2: kept, 3: kept}
+    program = torch.onnx.export(
+        graph,
+        (batch,),
+        dynamo=True,
+        input_names=[way],
+        output_names=graph.outputs,
+        dynamic_shapes=(shape,),
+        verbose=False,
+    )
+    assert program is not None
+    return program.model_proto
+
+
+def _batch(pictures: Pictures, count: int, size: int, way: InputWay) -> Tensor:
+    rgb = pictures(count, size)
+    return rgb if way == "rgb" else rgb_to_lightness(rgb)
+
+
+def _difference(graph: _Graph, session: Any, way: str, batch: Tensor) -> float:
+    """The largest difference of any output, relative to its largest value."""
+    found = session.run(None, {way: batch.numpy()})
+    worst = 0.0
+    for ours, theirs in zip(graph(batch), found, strict=True):
+        other = torch.from_numpy(theirs)
+        if other.shape != ours.shape:
+            return float("inf")
+        worst = max(worst, float((other - ours).abs().max() / ours.abs().max().clamp_min(1e-12)))
+    return worst
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what torch and onnxscript say about their own insides."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

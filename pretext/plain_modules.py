@@ -1,4 +1,4 @@
-"""A timm backbone's weights as the state dict of the plain timm or torchvision module, compared before it is written."""
+"""A timm backbone's weights as those of the plain timm or torchvision module, compared before they are written."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -107,7 +107,7 @@ def _made(
         if channels == 1:
             first = model.conv1
             shape = f"1, {first.out_channels}, {first.kernel_size}, {first.stride}, {first.padding}, bias=False"
-            model.conv1 = nn.Conv2d(1, first.out_channels, first.kernel_size, first.stride, first.padding, bias=False)  # type: ignore[arg-type]
+            model.conv1 = nn.Conv2d(1, first.out_channels, first.kernel_size, first.stride, first.padding, bias=False)
             code.append(f"model.conv1 = torch.nn.Conv2d({shape})")
         return model.eval(), code
     settings: dict[str, Any] = {"in_chans": channels, "num_classes": 0}
@@ -186,7 +186,8 @@ def _stages(plain: nn.Module, backbone: TimmBackbone, batch: Tensor) -> dict[str
             f"timm's plain {backbone.name} shows no features to compare; take the format safetensors or onnx"
         )
     info: Any = backbone.net.feature_info
-    maps = plain.forward_intermediates(batch, indices=list(info.out_indices), intermediates_only=True)
+    give: Callable[..., list[Tensor]] = plain.forward_intermediates  # type: ignore[assignment]
+    maps = give(batch, indices=list(info.out_indices), intermediates_only=True)
     return dict(zip(names, maps, strict=True))
 
 

@@ -72,7 +72,7 @@ def _finish_eccv16(model: Weights, aside: Weights) -> list[str]:
     moved = "in our order" if (order == np.arange(len(ours))).all() else "in another order, changed to ours"
     return [
         f"its colour bins are ours to {deviation:.2g} Lab units, {moved}",
-        f"its head is scaled by {TEMPERATURE}: decoded at that temperature, the default, it gives the release's colours",
+        f"its head is scaled by {TEMPERATURE}: decoded at that temperature, the default, it gives the release's ab",
     ]
 
 
