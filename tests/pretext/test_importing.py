@@ -196,7 +196,10 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Wei
         (eccv16, lambda weights: weights),
         (siggraph17, lambda weights: weights),
         (vissl_alexnet, lambda weights: {"model_state_dict": weights}),
-        (vissl_resnet, lambda weights: {"classy_state_dict": {"base_model": {"model": {"trunk": weights, "heads": []}}}}),
+        (
+            vissl_resnet,
+            lambda weights: {"classy_state_dict": {"base_model": {"model": {"trunk": weights, "heads": []}}}},
+        ),
     ):
         weights: Weights = make()
         path = folder / f"{make.__name__}.pth"
