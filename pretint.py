@@ -83,6 +83,30 @@ def colorize(arguments: Sequence[str]) -> int:
     return 0
 
 
+def export(arguments: Sequence[str]) -> int:
+    """Write a trained network for other programs: safetensors, plain timm or torchvision, ONNX."""
+    from pretext.exporting import ExportSettings
+    from pretext.exporting import export as job
+
+    model = Positional("model", "a run, or a checkpoint file")
+    destination = Positional("file", "a new file: .onnx for that format, else .safetensors")
+    (run, file), settings = _parse(export, ExportSettings, [model, destination], arguments)
+    written = job(run, file, settings)
+    _say(*written.notes, f"written: {written.file}")
+    return 0
+
+
+def import_(arguments: Sequence[str]) -> int:
+    """Make a run of published colorization weights: ECCV16, SIGGRAPH17, VISSL AlexNet or ResNet-50."""
+    from pretext.importing import import_weights
+
+    weights = Positional("file", "the weights: .pth, .torch or .safetensors")
+    run = Positional("run", "a new folder")
+    (file, folder), _ = _parse(import_, NoSettings, [weights, run], arguments)
+    _say(*import_weights(file, folder).lines())
+    return 0
+
+
 def report(arguments: Sequence[str]) -> int:
     """Write a run's report: one HTML file with its curves, probes, pictures and settings."""
     from transfer.report import write_report
@@ -127,7 +151,13 @@ def demo(arguments: Sequence[str]) -> int:
     )
 
 
-COMMANDS: dict[str, Command] = {job.__name__: job for job in (pretrain, probe, colorize, report, replay, demo)}
+def _name(command: Command) -> str:
+    return command.__name__.rstrip("_")  # "import" is a word of Python's
+
+
+COMMANDS: dict[str, Command] = {
+    _name(job): job for job in (pretrain, probe, colorize, report, replay, export, import_, demo)
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -166,7 +196,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parse(command: Command, kind: type[S], positionals: Sequence[Positional], arguments: Sequence[str]) -> Parsed[S]:
-    return parse_command(f"pretint {command.__name__}", command.__doc__ or "", kind, positionals, arguments)
+    return parse_command(f"pretint {_name(command)}", command.__doc__ or "", kind, positionals, arguments)
 
 
 def _skips(skipped: Sequence[Sequence[str]]) -> list[str]:

@@ -3,7 +3,10 @@ from .color import lab_to_rgb, rgb_to_lab
 from .colorizer import Colorizer
 from .colorizing import ColorizeSettings, colorize, colorize_picture
 from .errors import PictureError, UserError
+from .exporting import ExportSettings, export
 from .gamut import Gamut
+from .importing import import_weights
+from .inputs import FromRgb
 from .objectives import Classification, Objective, Regression
 from .pictures import Bundled, ClassFolder, Folder, Source
 from .pretraining import pretrain
@@ -17,7 +20,9 @@ __all__ = [
     "Classification",
     "ColorizeSettings",
     "Colorizer",
+    "ExportSettings",
     "Folder",
+    "FromRgb",
     "Gamut",
     "Objective",
     "PictureError",
@@ -30,6 +35,8 @@ __all__ = [
     "colorize",
     "colorize_picture",
     "estimate_prior",
+    "export",
+    "import_weights",
     "lab_to_rgb",
     "load_pretrained",
     "pretrain",

@@ -1,6 +1,6 @@
 """A colorizer: a backbone and a colour head, trained together for an objective."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from pretext.backbones.contract import Backbone
 from pretext.color import lab_to_rgb, rgb_to_ab, rgb_to_lightness
+from pretext.errors import UserError
 from pretext.gamut import TEMPERATURE
 from pretext.objectives import Objective
 
@@ -30,12 +31,16 @@ class Colorizer(nn.Module):
         self.backbone = backbone
         self.objective = objective
         self.target_stride = target_stride
-        self.head = nn.Conv2d(backbone.stages[-1].channels, objective.channels, kernel_size=1)
+        self.head: nn.Module = nn.Conv2d(backbone.stages[-1].channels, objective.channels, kernel_size=1)
 
     def forward(self, lightness: Tensor) -> Tensor:
         """(B, 1, H, W), L in [0, 100] -> the head's output, (B, channels, ceil(H / s), ceil(W / s))."""
-        output: Tensor = self.head(self.backbone(lightness)[self.backbone.stages[-1].name])
-        height, width = (-(-side // self.target_stride) for side in lightness.shape[-2:])
+        return self.output(self.backbone(lightness), lightness.shape[-2:])
+
+    def output(self, features: Mapping[str, Tensor], size: Sequence[int]) -> Tensor:
+        """The head's output on a backbone's features of pictures of that size; see ``forward``."""
+        output: Tensor = self.head(features[self.backbone.stages[-1].name])
+        height, width = (-(-side // self.target_stride) for side in size)
         if output.shape[-2:] != (height, width):
             factor = self.backbone.stages[-1].stride / self.target_stride
             output = resample(output.float(), factor, (height, width))
@@ -56,6 +61,17 @@ class Colorizer(nn.Module):
         """The colour of pictures: ab, (B, 2, H, W), of their L, (B, 1, H, W), all unscaled."""
         ab = self.objective.decode(self(lightness), temperature)
         return resample(ab, self.target_stride, lightness.shape[-2:])
+
+
+class NoHead(nn.Module):
+    """Stands where weights came without a colour head: whoever asks it for colours is told so."""
+
+    def __init__(self, origin: str) -> None:
+        super().__init__()
+        self.origin = origin
+
+    def forward(self, features: Tensor) -> Tensor:
+        raise UserError(f"{self.origin}: these weights have no colour head; they can be probed, but colour nothing")
 
 
 def resample(grid: Tensor, factor: float, size: Sequence[int]) -> Tensor:

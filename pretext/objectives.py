@@ -77,20 +77,30 @@ class Classification(Objective):
 
 
 class Regression(Objective):
-    """Half the squared Euclidean distance to the true ab, both divided by 110 (paper equation 1)."""
+    """Half the squared Euclidean distance to the true ab, both divided by 110 (paper equation 1).
+
+    Args:
+        bounded: a tanh after the head keeps |a| and |b| below 110, as in the siggraph17 net.
+    """
 
     channels = 2
 
-    def __init__(self, gray_threshold: float = 5.0) -> None:
+    def __init__(self, gray_threshold: float = 5.0, bounded: bool = False) -> None:
         super().__init__(gray_threshold)
+        self.bounded = bounded
 
     def pixel_losses(self, output: Tensor, ab: Tensor) -> Tensor:
         """(B, h, w), in units of 110^2."""
-        return (at_least_float32(output) - ab / AB_SCALE).square().sum(1) / 2
+        return (self._scaled(output) - ab / AB_SCALE).square().sum(1) / 2
 
     def decode(self, output: Tensor, temperature: float = TEMPERATURE) -> Tensor:
         """The prediction itself; a regression has no temperature."""
-        return at_least_float32(output) * AB_SCALE
+        return self._scaled(output) * AB_SCALE
+
+    def _scaled(self, output: Tensor) -> Tensor:
+        """The prediction divided by 110."""
+        output = at_least_float32(output)
+        return torch.tanh(output) if self.bounded else output
 
 
 def soft_cross_entropy(logits: Tensor, target: SoftTarget) -> Tensor:

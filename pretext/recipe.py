@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pretext.backbones import build_backbone
-from pretext.colorizer import Colorizer
+from pretext.colorizer import Colorizer, NoHead
 from pretext.engine.checkpoint import load_checkpoint
 from pretext.engine.run import find_checkpoint
 from pretext.engine.training import MachineSettings, TrainingSettings
@@ -54,7 +54,7 @@ class BackboneSettings:
     """The network that learns.
 
     Args:
-        name: tiny, alexnet, vgg, or any timm model, such as resnet18.
+        name: tiny, alexnet, vgg, siggraph17, or any timm model, such as resnet18.
         arguments: passed to the backbone's constructor, such as {geometry: test} for alexnet.
         weights: a local file of published weights to start from, .safetensors or .pth, for a timm model;
             empty starts from random weights.
@@ -93,6 +93,7 @@ class ObjectiveSettings:
         prior_pictures: how many pictures an estimate takes.
         uniform: lambda, the share of the uniform distribution in the rebalancing.
         gray_threshold: a crop with no |a| or |b| above it has no loss.
+        bounded: of a regression: a tanh keeps |a| and |b| below 110.
     """
 
     name: Literal["rebalanced", "plain", "regression"] = "rebalanced"
@@ -103,8 +104,11 @@ class ObjectiveSettings:
     prior_pictures: int = 2000
     uniform: float = 0.5
     gray_threshold: float = 5.0
+    bounded: bool = False
 
     def __post_init__(self) -> None:
+        if self.bounded and self.name != "regression":
+            raise UserError(f"objective.bounded is for a regression; objective.name is {self.name}")
         if not 1 <= self.neighbours <= len(bin_centres()):
             raise UserError(f"objective.neighbours is {self.neighbours}: from 1 to {len(bin_centres())} bins can share")
         if not self.sigma >= 0.1 or self.stride < 1 or self.prior_pictures < 1:
@@ -154,6 +158,10 @@ class PretrainSettings:
         return round(self.crop.size / math.sqrt(sum(self.crop.area) / 2))
 
 
+BACKBONE = "backbone."
+"""What the names of a backbone's weights begin with in a checkpoint."""
+
+
 class Pretrained(NamedTuple):
     """What a checkpoint holds, ready to use."""
 
@@ -162,6 +170,8 @@ class Pretrained(NamedTuple):
     prior: Tensor
     """(Q,), float64."""
     step: int
+    has_head: bool = True
+    """Whether there is a colour head; without one the colorizer can only give features."""
 
 
 def build_colorizer(settings: PretrainSettings, prior: Tensor, published: bool = False) -> Colorizer:
@@ -178,7 +188,7 @@ def build_colorizer(settings: PretrainSettings, prior: Tensor, published: bool =
     asked = settings.objective
     objective: Objective
     if asked.name == "regression":
-        objective = Regression(asked.gray_threshold)
+        objective = Regression(asked.gray_threshold, asked.bounded)
     else:
         weights = rebalancing_weights(prior, asked.uniform) if asked.name == "rebalanced" else None
         objective = Classification(Gamut(asked.neighbours, asked.sigma), weights, asked.gray_threshold)
@@ -211,6 +221,8 @@ def check_state(origin: Path, state: dict[str, Any], resumed: bool = False) -> N
     prior = state["colour"].get("prior") if "colour" not in wrong else None
     if not isinstance(prior, Tensor) or prior.shape != (len(bin_centres()),) or not float(prior.sum()) > 0:
         wrong.append("prior")
+    if not isinstance(state.get("head", True), bool):
+        wrong.append("head")
     if wrong:
         raise UserError(
             f"{origin}: a checkpoint, but not a whole one of a pretraining: {', '.join(wrong)} missing or wrong"
@@ -237,13 +249,17 @@ def load_pretrained(path: Path) -> Pretrained:
     check_contract(file, settings, state["colour"])
     prior, weights = state["colour"]["prior"], state.get("average", state["model"])
     colorizer = build_colorizer(settings, prior)
-    wrong = _misfits(colorizer.state_dict(), weights)
+    has_head = state.get("head", True)
+    expected = {key: value for key, value in colorizer.state_dict().items() if has_head or key.startswith(BACKBONE)}
+    wrong = _misfits(expected, weights)
     if wrong:
         raise UserError(
             f"{file}: {len(wrong)} of its weights do not fit backbone {settings.backbone.name}, the first: {wrong[0]}"
         )
-    colorizer.load_state_dict(weights)
-    return Pretrained(colorizer.eval(), settings, prior, state["step"])
+    colorizer.load_state_dict(weights, strict=has_head)
+    if not has_head:
+        colorizer.head = NoHead(str(path))
+    return Pretrained(colorizer.eval(), settings, prior, state["step"], has_head)
 
 
 def _misfits(expected: dict[str, Tensor], found: Any) -> list[str]:

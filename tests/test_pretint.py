@@ -110,7 +110,7 @@ def test_commands(said: Pretint) -> None:
     refused(said("pretrian"), "no command is called pretrian", "did you mean pretrain?")
 
 
-@pytest.mark.parametrize("command", ["pretrain", "probe", "colorize", "report", "demo"])
+@pytest.mark.parametrize("command", ["pretrain", "probe", "colorize", "report", "export", "import", "demo"])
 def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         pretint.main([command, "--help"])

@@ -22,11 +22,17 @@ class Geometry(NamedTuple):
     fc6_padding: int
     smallest: int
     """Least height and width, in pixels, that gives every stage a value."""
+    smallest_convolutional: int
+    """The same where pool5 is the last stage."""
 
 
 GEOMETRIES = {
-    "pretrain": Geometry(5, pool_padding=1, pool5_stride=1, fc6_dilation=2, fc6_padding=5, smallest=1),
-    "test": Geometry(0, pool_padding=0, pool5_stride=2, fc6_dilation=1, fc6_padding=0, smallest=227),
+    "pretrain": Geometry(
+        5, pool_padding=1, pool5_stride=1, fc6_dilation=2, fc6_padding=5, smallest=1, smallest_convolutional=1
+    ),
+    "test": Geometry(
+        0, pool_padding=0, pool5_stride=2, fc6_dilation=1, fc6_padding=0, smallest=227, smallest_convolutional=67
+    ),
 }
 
 
@@ -41,18 +47,20 @@ class AlexNet(Backbone):
 
     ``stages`` declares the strides of "pretrain"; in "test", pool5 to fc7 are twice as coarse and
     fc6 sees only whole 6 x 6 windows. As in the released net, batch norm has no scale and no shift
-    and there is neither local response normalisation nor dropout. The net subtracts 50 from L.
+    by default, and there is neither local response normalisation nor dropout. The net subtracts 50 from L.
 
     Args:
         geometry: "pretrain" or "test".
         batch_norm: False leaves batch norm out, for weights that have absorbed it; the names in the
             state dict stay.
+        affine: scale and shift in batch norm, as in VISSL's port.
+        fully_connected: False ends the net at pool5, as VISSL's port does.
 
     Raises:
-        UserError: an unknown geometry; in "test", an input under 227 pixels.
+        UserError: an unknown geometry; in "test", an input under 227 pixels (67 if it ends at pool5).
     """
 
-    stages = (
+    stages: tuple[Stage, ...] = (
         Stage("conv1", 96, 4),
         Stage("conv2", 256, 8),
         Stage("conv3", 384, 16),
@@ -63,12 +71,20 @@ class AlexNet(Backbone):
         Stage("fc7", 4096, 16),
     )
 
-    def __init__(self, geometry: Literal["pretrain", "test"] = "pretrain", batch_norm: bool = True) -> None:
+    def __init__(
+        self,
+        geometry: Literal["pretrain", "test"] = "pretrain",
+        batch_norm: bool = True,
+        affine: bool = False,
+        fully_connected: bool = True,
+    ) -> None:
         super().__init__()
         if geometry not in tuple(GEOMETRIES):
             raise UserError(f"AlexNet has no geometry {geometry!r}: use one of {', '.join(GEOMETRIES)}")
         shape = GEOMETRIES[geometry]
-        self.smallest = shape.smallest
+        self.smallest = shape.smallest if fully_connected else shape.smallest_convolutional
+        if not fully_connected:
+            self.stages = self.stages[: [stage.name for stage in self.stages].index("fc6")]
 
         def convolution(
             inputs: int,
@@ -81,7 +97,7 @@ class AlexNet(Backbone):
         ) -> nn.Sequential:
             # The bias is redundant under batch norm; the release has it, and absorbing the norm fills it.
             conv = nn.Conv2d(inputs, outputs, kernel, stride, padding, dilation, groups)
-            norm = [nn.BatchNorm2d(outputs, affine=False)] if batch_norm else []
+            norm = [nn.BatchNorm2d(outputs, affine=affine)] if batch_norm else []
             return nn.Sequential(conv, *norm, nn.ReLU(inplace=True))
 
         def pool(stride: int) -> nn.MaxPool2d:
@@ -96,6 +112,8 @@ class AlexNet(Backbone):
         self.conv4 = convolution(384, 384, 3, padding=1, groups=2)
         self.conv5 = convolution(384, 256, 3, padding=1, groups=2)
         self.pool5 = pool(shape.pool5_stride)
+        if not fully_connected:
+            return
         self.fc6 = convolution(256, 4096, 6, dilation=shape.fc6_dilation, padding=shape.fc6_padding)
         self.fc7 = convolution(4096, 4096, 1)
 

@@ -58,7 +58,7 @@ class Vgg(Backbone):
     def __init__(self, affine: bool = True) -> None:
         super().__init__()
         for number, block in enumerate(BLOCKS, start=1):
-            self.add_module(f"model{number}", _sequence(block, affine))
+            self.add_module(f"model{number}", sequence(block, affine))
         self.model8 = nn.Sequential(
             nn.ConvTranspose2d(512, 256, 4, stride=2, padding=1),
             nn.ReLU(inplace=True),
@@ -78,7 +78,8 @@ class Vgg(Backbone):
         return features
 
 
-def _sequence(block: Block, affine: bool) -> nn.Sequential:
+def sequence(block: Block, affine: bool = True) -> nn.Sequential:
+    """The layers of a block."""
     layers: list[nn.Module] = []
     for position in range(block.convolutions):
         last = position == block.convolutions - 1

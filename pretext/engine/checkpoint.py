@@ -1,11 +1,15 @@
 """Checkpoints: written whole or not at all, read without running any code in them."""
 
 import io
+import json
 import warnings
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from pretext.errors import UserError
 from pretext.files import write_atomically
@@ -20,12 +24,37 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     write_atomically(path, buffer.getbuffer())
 
 
+def save_portable(path: Path, state: dict[str, Any]) -> None:
+    """Write ``state`` atomically as a safetensors file, which other programs can read too.
+
+    Args:
+        path: must end in .safetensors, by which ``load_checkpoint`` knows it.
+        state: "model" holds tensors by name, kept under these names. Tensors of another group go by
+            "group.name"; all else must be plain values, which the file's metadata holds as JSON.
+    """
+    tensors, metadata = dict(state["model"]), {"format": FORMAT}
+    for name, group in state.items():
+        if name == "model":
+            continue
+        inner = group if isinstance(group, dict) else {}
+        found = {key: value for key, value in inner.items() if isinstance(value, Tensor)}
+        tensors |= {f"{name}.{key}": value for key, value in found.items()}
+        plain = {key: value for key, value in inner.items() if key not in found} if inner else group
+        metadata[name] = json.dumps(plain)
+    whole = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
+    }
+    write_atomically(path, safetensors.torch.save(whole, metadata))
+
+
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """What ``save_checkpoint`` wrote, on the CPU.
+    """What ``save_checkpoint`` or ``save_portable`` wrote, on the CPU.
 
     Raises:
         UserError: the file cannot be read, or is no checkpoint of ours.
     """
+    if path.suffix == ".safetensors":
+        return _load_portable(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a file that is no checkpoint: it is refused below, in our words
@@ -39,4 +68,29 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise UserError(f"{path}: a PyTorch file, but no checkpoint of Pretint ({FORMAT!r} is missing)")
+    return state
+
+
+def _load_portable(path: Path) -> dict[str, Any]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+        if metadata.pop("format", None) != FORMAT:
+            raise UserError(
+                f"{path}: no checkpoint of Pretint ({FORMAT!r} is missing); pretint export writes them, and weights "
+                "for a timm model are given as backbone.weights"
+            )
+        state: dict[str, Any] = {name: json.loads(value) for name, value in metadata.items()}
+    except OSError as error:
+        raise UserError(f"{path}: cannot read the checkpoint ({error.strerror or error})") from error
+    except (SafetensorError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: no safetensors file, or a damaged one") from error
+    state["model"] = {}
+    for name, tensor in tensors.items():
+        group, _, key = name.partition(".")
+        if isinstance(state.get(group), dict):
+            state[group][key] = tensor
+        else:
+            state["model"][name] = tensor
     return state

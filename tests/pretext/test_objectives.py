@@ -162,3 +162,13 @@ def test_decode(gamut: Gamut) -> None:
     assert torch.equal(classification.decode(logits), classification.decode(logits, 0.38))
     output = random(2, 2, 3, 4, seed=5).bfloat16()
     assert torch.equal(Regression().decode(output), output.float() * 110)
+
+
+def test_a_bounded_regression_keeps_ab_below_110() -> None:
+    output, ab = torch.randn(2, 2, 5, 7) * 3, torch.rand(2, 2, 5, 7) * 200 - 100
+    bounded = Regression(gray_threshold=0, bounded=True)
+    assert torch.allclose(bounded.decode(output), 110 * torch.tanh(output))
+    assert torch.allclose(bounded(output, ab), Regression(gray_threshold=0)(torch.tanh(output), ab))
+    assert bounded.decode(torch.full((1, 2, 1, 1), 99.0)).max() <= 110
+    with pytest.raises(UserError, match=r"objective.bounded is for a regression; objective.name is plain"):
+        ObjectiveSettings("plain", bounded=True)

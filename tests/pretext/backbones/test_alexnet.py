@@ -75,3 +75,13 @@ def test_mistakes_are_said_in_one_line() -> None:
             net(torch.empty(1, 1, 226, 300))
         with pytest.raises(UserError, match="'tset': use one of pretrain, test"):
             AlexNet("tset")  # type: ignore[arg-type]
+
+
+def test_the_net_of_vissl_ends_at_pool5_and_scales_in_batch_norm() -> None:
+    net = AlexNet("test", affine=True, fully_connected=False)
+    assert sizes(net, 227) == {"conv1": 55, "conv2": 27, **dict.fromkeys(("conv3", "conv4", "conv5"), 13), "pool5": 6}
+    assert [stage.name for stage in net.stages][-1] == "pool5"
+    assert sum(name.endswith("1.weight") for name, _ in net.named_parameters()) == 5
+    assert sizes(net, 67)["pool5"] == 1
+    with pytest.raises(UserError, match="67 x 67 pixels or more, not 66 x 66"):
+        sizes(net, 66)

@@ -1,0 +1,80 @@
+"""The net of interactive colorization (Zhang et al., SIGGRAPH 2017), which has skip connections and takes hints.
+
+Layer facts: released ``colorizers/siggraph17.py``.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from pretext.backbones.contract import Backbone, Stage
+from pretext.backbones.vgg import BLOCKS, Block, sequence
+
+AB_SCALE = 110.0
+"""Hints go in as ab divided by this."""
+
+
+class Siggraph17(Backbone):
+    """Blocks 1 to 10 of the siggraph17 net; the 1 x 1 convolution to two channels is the colour head's.
+
+    Stages conv1 to conv10 are the ends of the blocks. Blocks 1 to 7 are those of ``Vgg`` without
+    strides: every second row and column of conv1, conv2 and conv3 goes on. Blocks 8 to 10 double the
+    resolution and add a convolution of conv3, conv2 and conv1, so that conv10 is as large as the
+    picture. Where a side is no multiple of 8, on which the release fails, what was doubled is cut to
+    the size of what is added.
+
+    Submodules are named as in the PyTorch release (``model1.0.weight`` to ``model10.1.weight``), whose
+    ``model_out.0`` is the head and whose ``model_class.0``, on conv8, is an auxiliary one that no
+    backbone has. L goes in as (L - 50) / 100.
+    """
+
+    stages = (
+        Stage("conv1", 64, 1),
+        Stage("conv2", 128, 2),
+        Stage("conv3", 256, 4),
+        Stage("conv4", 512, 8),
+        Stage("conv5", 512, 8),
+        Stage("conv6", 512, 8),
+        Stage("conv7", 512, 8),
+        Stage("conv8", 256, 4),
+        Stage("conv9", 128, 2),
+        Stage("conv10", 128, 1),
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        for number, block in enumerate(BLOCKS, start=1):
+            inputs = 4 if number == 1 else block.inputs
+            self.add_module(f"model{number}", sequence(block._replace(inputs=inputs, stride=1)))
+        self.model8up = nn.Sequential(nn.ConvTranspose2d(512, 256, 4, stride=2, padding=1))
+        self.model3short8 = nn.Sequential(nn.Conv2d(256, 256, 3, padding=1))
+        self.model8 = nn.Sequential(nn.ReLU(), *sequence(Block(256, 256, 2, stride=1, dilation=1)))
+        self.model9up = nn.Sequential(nn.ConvTranspose2d(256, 128, 4, stride=2, padding=1))
+        self.model2short9 = nn.Sequential(nn.Conv2d(128, 128, 3, padding=1))
+        self.model9 = nn.Sequential(nn.ReLU(), *sequence(Block(128, 128, 1, stride=1, dilation=1)))
+        self.model10up = nn.Sequential(nn.ConvTranspose2d(128, 128, 4, stride=2, padding=1))
+        self.model1short10 = nn.Sequential(nn.Conv2d(64, 128, 3, padding=1))
+        self.model10 = nn.Sequential(nn.ReLU(), nn.Conv2d(128, 128, 3, padding=1), nn.LeakyReLU(0.2))
+
+    def forward(self, lightness: Tensor, hints: Tensor | None = None, mask: Tensor | None = None) -> dict[str, Tensor]:
+        """Features of every stage; see ``Backbone.forward``.
+
+        Args:
+            lightness: (B, 1, H, W), L in [0, 100].
+            hints: (B, 2, H, W), ab where a user gave one, unscaled, else 0; none by default.
+            mask: (B, 1, H, W), 1 where there is a hint, else 0; none by default.
+        """
+        hints = torch.zeros_like(lightness).repeat(1, 2, 1, 1) if hints is None else hints
+        mask = torch.zeros_like(lightness) if mask is None else mask
+        x = torch.cat(((lightness - 50) / 100, hints / AB_SCALE, mask), dim=1)
+        features: dict[str, Tensor] = {}
+        for number in range(1, 8):
+            x = self.get_submodule(f"model{number}")(x)
+            features[f"conv{number}"] = x
+            if number <= 3:
+                x = x[..., ::2, ::2]
+        for number, skipped in ((8, 3), (9, 2), (10, 1)):
+            beside = self.get_submodule(f"model{skipped}short{number}")(features[f"conv{skipped}"])
+            doubled = self.get_submodule(f"model{number}up")(features[f"conv{number - 1}"])
+            height, width = beside.shape[-2:]
+            features[f"conv{number}"] = self.get_submodule(f"model{number}")(doubled[..., :height, :width] + beside)
+        return features

@@ -1,0 +1,220 @@
+"""A timm backbone's weights as those of the plain timm or torchvision module, compared before they are written."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import timm
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from pretext.backbones.from_timm import ANY_SIZE, TimmBackbone
+from pretext.color import rgb_to_lightness
+from pretext.errors import UserError
+from pretext.files import write_atomically
+from pretext.inputs import InputWay, affine_lightness, fold
+from pretext.recipe import Pretrained
+
+Pictures = Callable[[int, int], Tensor]
+"""(how many, side) -> (N, 3, side, side), sRGB in [0, 1]."""
+
+TOLERANCE = 1e-5
+_COMPARED = 8
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # torchvision's presets
+_ONLY_OURS = ("out_indices", "last_stride")  # arguments that no plain model takes
+
+
+def write_plain(
+    destination: Path, library: str, pretrained: Pretrained, way: InputWay, pictures: Pictures, size: int
+) -> list[str]:
+    """Write the state dict, with how to load it and what to feed it in its metadata.
+
+    Args:
+        destination: the file.
+        library: timm or torchvision.
+        pretrained: what to write the backbone of.
+        way: lightness or folded.
+        pictures: real ones, to compare on.
+        size: their side.
+
+    Returns:
+        Notes for the user.
+
+    Raises:
+        UserError: the library has no plain module that computes the same features.
+    """
+    backbone = pretrained.colorizer.backbone
+    if not isinstance(backbone, TimmBackbone):
+        raise UserError(
+            f"backbone {pretrained.settings.backbone.name} is no model of timm or torchvision; take the format "
+            "safetensors or onnx"
+        )
+    channels = 3 if way == "folded" else 1
+    plain, make = _made(library, backbone, pretrained.settings.backbone.arguments, channels=1)
+    untrained = _fill(plain, backbone)
+    changes = _convolutions(plain, backbone)
+    published = timm.get_pretrained_cfg(backbone.name)
+    mean, std = backbone.lightness_mean.item(), backbone.lightness_std.item()
+    rgb = _IMAGENET if library == "torchvision" else (published.mean, published.std)
+    own = _features(backbone, pictures(_COMPARED, size))
+    found = _stages(plain, backbone, (rgb_to_lightness(pictures(_COMPARED, size)) - mean) / std)
+    worst = max(_difference(found[name], own[name]) for name in found)
+    if not worst <= TOLERANCE:
+        raise UserError(
+            f"{library}'s plain {backbone.name} computes other features than the backbone (relative difference "
+            f"{worst:.1g}); take the format safetensors or onnx"
+        )
+    if way == "folded":
+        wide, make = _made(library, backbone, pretrained.settings.backbone.arguments, channels)
+        _convolutions(wide, backbone)
+        fold(plain, wide, (mean, std), rgb, size)
+        plain = wide
+        fed = f"sRGB in [0, 1], minus {_numbers(rgb[0])}, divided by {_numbers(rgb[1])}"
+    else:
+        fed = f"one channel: (L - {mean:.6g}) / {std:.6g}, L of CIE Lab (D65) in [0, 100]"
+    code = [*make, *changes, f'model.load_state_dict(safetensors.torch.load_file("{destination.name}"))']
+    about = {"pretint": json.dumps({"code": code, "input": fed, "untrained": untrained, "step": pretrained.step})}
+    state = {name: value.clone(memory_format=torch.contiguous_format) for name, value in plain.state_dict().items()}
+    write_atomically(destination, safetensors.torch.save(state, about))
+    notes = [*code, f"input: {fed}"]
+    if untrained:
+        notes.append(
+            f"not trained, at initial values: {', '.join(untrained)}; the features before them are: "
+            "model.forward_intermediates"
+        )
+    if way == "lightness":
+        return [*notes, f"features as the backbone's to {worst:.1e} of the largest, on {_COMPARED} photographs"]
+    return [*notes, *_deviations(plain, backbone, rgb, pictures(_COMPARED, size))]
+
+
+def _made(
+    library: str, backbone: TimmBackbone, arguments: Mapping[str, Any], channels: int
+) -> tuple[nn.Module, list[str]]:
+    """The plain module without classifier, in eval mode, and the code that makes it."""
+    if library == "torchvision":
+        name = backbone.name.partition(".")[0]
+        build = getattr(torchvision.models, name, None)
+        model = build(weights=None) if callable(build) and timm.is_model(name) else None
+        if not isinstance(model, torchvision.models.ResNet):
+            raise UserError(
+                f"torchvision has no ResNet called {name}, of the same layers; take the format timm or onnx"
+            )
+        model.fc = nn.Identity()
+        code = [f"model = torchvision.models.{name}(weights=None)", "model.fc = torch.nn.Identity()"]
+        if channels == 1:
+            first = model.conv1
+            shape = f"1, {first.out_channels}, {first.kernel_size}, {first.stride}, {first.padding}, bias=False"
+            model.conv1 = nn.Conv2d(1, first.out_channels, first.kernel_size, first.stride, first.padding, bias=False)
+            code.append(f"model.conv1 = torch.nn.Conv2d({shape})")
+        return model.eval(), code
+    settings: dict[str, Any] = {"in_chans": channels, "num_classes": 0}
+    settings |= {key: value for key, value in arguments.items() if key not in _ONLY_OURS}
+    fixed = timm.get_pretrained_cfg(backbone.name).fixed_input_size
+    for any_size in ANY_SIZE if fixed else ({},):
+        given = {**settings, **any_size, **{key: arguments[key] for key in any_size if key in arguments}}
+        try:
+            model = timm.create_model(backbone.name, pretrained=False, **given)
+        except Exception:  # as in from_timm: the next way to say it may be known
+            continue
+        words = "".join(f", {key}={value!r}" for key, value in given.items())
+        return model.eval(), [f'model = timm.create_model("{backbone.name}", pretrained=False{words})']
+    raise UserError(f"timm cannot make a plain {backbone.name} with the backbone's arguments; take the format onnx")
+
+
+def _fill(plain: nn.Module, backbone: TimmBackbone) -> list[str]:
+    """Load the backbone's weights where they belong; gives the names of those it has none for."""
+    own = {_flat(backbone, name): value for name, value in backbone.net.state_dict().items()}
+    state = plain.state_dict()
+    places = {name.replace(".", "_"): name for name in state}
+    lost = [name for name in own if name not in places or own[name].shape != state[places[name]].shape]
+    if lost:
+        raise UserError(
+            f"the plain {backbone.name} has no place for {len(lost)} of the backbone's weights, first {lost[0]}; take "
+            "the format safetensors or onnx"
+        )
+    plain.load_state_dict({**state, **{places[name]: value for name, value in own.items()}})
+    return [name for key, name in places.items() if key not in own]
+
+
+def _flat(backbone: TimmBackbone, name: str) -> str:
+    """A name in timm's features-only wrapper as in the plain model, dots as underscores."""
+    children = [child for child, _ in backbone.net.named_children()]
+    wrapper = f"{children[0]}." if len(children) == 1 else ""
+    return name.removeprefix(wrapper).replace(".", "_")
+
+
+def _convolutions(plain: nn.Module, backbone: TimmBackbone) -> list[str]:
+    """Give the plain convolutions the strides, dilations and paddings of the backbone's; gives the code for it."""
+    own = {_flat(backbone, name): module for name, module in backbone.net.named_modules()}
+    code = []
+    for name, module in plain.named_modules():
+        like = own.get(name.replace(".", "_"))
+        if not isinstance(module, nn.Conv2d) or not isinstance(like, nn.Conv2d):
+            continue
+        for attribute in ("stride", "dilation", "padding"):
+            if getattr(module, attribute) != getattr(like, attribute):
+                setattr(module, attribute, getattr(like, attribute))
+                code.append(f'model.get_submodule("{name}").{attribute} = {getattr(like, attribute)}')
+    return code
+
+
+def _features(backbone: TimmBackbone, rgb: Tensor) -> dict[str, Tensor]:
+    return backbone(rgb_to_lightness(rgb))
+
+
+def _stages(plain: nn.Module, backbone: TimmBackbone, batch: Tensor) -> dict[str, Tensor]:
+    """What a plain module computes at the backbone's stages; torchvision's has no module for the first."""
+    names = [stage.name for stage in backbone.stages]
+    if isinstance(plain, torchvision.models.ResNet):
+        found: dict[str, Tensor] = {}
+        kept = [name for name in names if hasattr(plain, name)]
+        hooks = [
+            plain.get_submodule(name).register_forward_hook(
+                lambda _module, _inputs, output, name=name: found.__setitem__(name, output)
+            )
+            for name in kept
+        ]
+        plain(batch)
+        for hook in hooks:
+            hook.remove()
+        return found
+    if not hasattr(plain, "forward_intermediates"):
+        raise UserError(
+            f"timm's plain {backbone.name} shows no features to compare; take the format safetensors or onnx"
+        )
+    info: Any = backbone.net.feature_info
+    give: Callable[..., list[Tensor]] = plain.forward_intermediates  # type: ignore[assignment]
+    maps = give(batch, indices=list(info.out_indices), intermediates_only=True)
+    return dict(zip(names, maps, strict=True))
+
+
+def _difference(found: Tensor, own: Tensor) -> float:
+    """The largest difference, relative to the largest value."""
+    if found.shape != own.shape:
+        return float("inf")
+    return float((found - own).abs().max() / own.abs().max().clamp_min(1e-12))
+
+
+def _deviations(
+    plain: nn.Module, backbone: TimmBackbone, rgb: tuple[Sequence[float], Sequence[float]], pictures: Tensor
+) -> list[str]:
+    """How far folding takes L and the features of photographs from what they were."""
+    means, stds = (torch.tensor(values)[:, None, None] for values in rgb)
+    off = affine_lightness().lightness(pictures) - rgb_to_lightness(pictures)
+    own, found = _features(backbone, pictures), _stages(plain, backbone, (pictures - means) / stds)
+    features = ", ".join(
+        f"{name} {float((found[name] - own[name]).square().mean().sqrt() / own[name].square().mean().sqrt()):.1%}"
+        for name in found
+    )
+    return [
+        f"on {len(pictures)} photographs L is off by {off.square().mean().sqrt():.2f} (root mean square; mean "
+        f"{off.mean():+.2f}, most {off.abs().max():.1f}) of 100",
+        f"and the features by, root mean square over theirs: {features}",
+    ]
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return "(" + ", ".join(f"{value:.6g}" for value in values) + ")"
