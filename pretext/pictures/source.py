@@ -1,7 +1,10 @@
 """The contract of every source: something that gives pictures by index, in a stable order."""
 
+import hashlib
 from typing import Protocol, runtime_checkable
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 
@@ -28,6 +31,10 @@ class Source(Protocol):
         """The name of picture ``index``: unique, stable, readable."""
         ...
 
+    def digest(self) -> str:
+        """What tells this list of pictures from another: SHA-256, in hex, of all keys in order, each with a newline."""
+        ...
+
 
 @runtime_checkable
 class LabelledSource(Source, Protocol):
@@ -39,6 +46,19 @@ class LabelledSource(Source, Protocol):
         ...
 
     @property
-    def labels(self) -> list[int]:
-        """The label of every picture, by index."""
+    def labels(self) -> NDArray[np.int64]:
+        """The label of every picture, by index: (N,)."""
         ...
+
+
+class _Named(Protocol):
+    def __len__(self) -> int: ...
+    def key(self, index: int) -> str: ...
+
+
+def digest_of_keys(source: _Named) -> str:
+    """``Source.digest`` by its definition: a loop over all keys, some seconds for a million."""
+    digest = hashlib.sha256()
+    for index in range(len(source)):
+        digest.update(source.key(index).encode() + b"\n")
+    return digest.hexdigest()
