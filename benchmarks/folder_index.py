@@ -25,7 +25,7 @@ def make_tree(root: Path, files: int) -> None:
         folder = root / name
         folder.mkdir()
         for number in range(label, files, CLASSES):
-            os.close(os.open(folder / f"{name}_{number * 7919 % 100_000}.JPEG", os.O_CREAT | os.O_WRONLY))
+            os.close(os.open(folder / f"{name}_{number // CLASSES * 17 + 7}.JPEG", os.O_CREAT | os.O_WRONLY))
 
 
 def memory() -> tuple[float, float]:
@@ -33,13 +33,6 @@ def memory() -> tuple[float, float]:
     lines = Path("/proc/self/smaps_rollup").read_text().splitlines()[1:]
     values = {line.split(":")[0]: line.split()[1] for line in lines}
     return int(values["Rss"]) / 1e3, int(values["Pss"]) / 1e3
-
-
-def only_torch() -> Any:
-    """Memory of a process that imports torch."""
-    import torch  # noqa: F401
-
-    return memory()
 
 
 def opened(root: str) -> Any:
@@ -55,22 +48,28 @@ def opened(root: str) -> Any:
 
 
 def used(root: str, workers: int) -> Any:
-    """Memory of this process and of each worker, after it has read all names and labels."""
+    """Memory of this process and of each worker after all names and labels are read; without a root, of torch alone."""
+    import warnings
+
     from torch.utils.data import DataLoader, Dataset
 
-    from pretext.pictures.folder import ClassFolder
+    warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
 
     class Everything(Dataset[tuple[float, float]]):
-        def __init__(self, source: ClassFolder) -> None:
-            self.source = source
+        def __init__(self) -> None:
+            if root:
+                from pretext.pictures.folder import ClassFolder
+
+                self.source = ClassFolder(root)
+                assert len(self.source.labels)  # made here, they are shared
 
         def __getitem__(self, item: int) -> tuple[float, float]:
-            assert sum(len(self.source.key(index)) for index in range(len(self.source)))
-            assert self.source.labels.max() < CLASSES
+            if root:
+                assert sum(len(self.source.key(index)) for index in range(len(self.source)))
+                assert self.source.labels.max() < CLASSES
             return memory()
 
-    everything = Everything(ClassFolder(root))
-    assert len(everything.source.labels)  # made here, they are shared
+    everything = Everything()
     loader = DataLoader(everything, batch_size=None, num_workers=workers, sampler=range(max(1, workers)))
     inside = list(loader)
     return [everything[0], *inside] if workers else inside
@@ -101,18 +100,21 @@ def main() -> None:
             print(f"opened {how}: {seconds:.2f} s, {pictures:,} pictures, {scans:,} folders listed")
         size = sum(path.stat().st_size for path in Path(scratch).rglob("*.idx"))
         print(f"index: {size / 1e6:.1f} MB")
-        rss, pss = measured("only_torch")
-        print(f"import torch: {rss:.0f} MB resident, {pss:.0f} MB proportional; beyond that, after reading every name:")
+        print(
+            "MB beyond a process that only imports torch, after reading every name and label, resident (proportional):"
+        )
         for workers in given.workers:
-            own, *others = measured("used", root, workers)
-            print(f"{workers} workers: main process {own[0] - rss:+.0f} MB resident, {own[1] - pss:+.0f} proportional")
-            for worker in others:
-                print(f"    worker {worker[0] - rss:+.0f} MB resident, {worker[1] - pss:+.0f} proportional")
+            plain, full = measured("used", "", workers), measured("used", root, workers)
+            added = [(rss - a, pss - b) for (rss, pss), (a, b) in zip(full, plain, strict=True)]
+            shown = [f"{rss:+.0f} ({pss:+.0f})" for rss, pss in added]
+            print(
+                f"{workers} workers: main process {shown[0]}" + (f"; workers {', '.join(shown[1:])}" if workers else "")
+            )
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] and sys.argv[1] in ("only_torch", "opened", "used"):
-        function = {"only_torch": only_torch, "opened": opened, "used": used}[sys.argv[1]]
+    if sys.argv[1:2] and sys.argv[1] in ("opened", "used"):
+        function = {"opened": opened, "used": used}[sys.argv[1]]
         print(json.dumps(function(*[int(text) if text.isdecimal() else text for text in sys.argv[2:]])))
     else:
         main()
