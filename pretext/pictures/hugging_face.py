@@ -135,8 +135,9 @@ class HuggingFace:
 
 def _table(datasets: Any, name: str, data: str, config: str | None, split: str) -> Any:
     """The split as a ``datasets.Dataset``."""
+    path = Path(data)
     try:
-        path = Path(data).expanduser()
+        path = path.expanduser()
         there = path.exists()
     except (OSError, RuntimeError):  # denied, or ~nobody
         there = False
@@ -144,6 +145,8 @@ def _table(datasets: Any, name: str, data: str, config: str | None, split: str) 
         raise UserError(f"{name}: no such file or folder as {data}; write {_LOCAL}")
     if not there and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", data):
         raise UserError(f"{name}: {data} is neither a file nor a name that the hub could have; write {_LOCAL}")
+    if there and path.is_file() and not _is_parquet(path):
+        raise UserError(f"{name}: {data} is no parquet file; write {_LOCAL}")
     try:
         if not there:
             return datasets.load_dataset(data, config, split=split)
@@ -170,6 +173,14 @@ def _table(datasets: Any, name: str, data: str, config: str | None, split: str) 
     if own != split:
         raise UserError(f"{name}: it holds the split {own}, not {split}")
     return saved
+
+
+def _is_parquet(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(4) == b"PAR1"
+    except OSError:
+        return False
 
 
 def _line(problem: Exception) -> str:
