@@ -27,7 +27,8 @@ class DataSettings:
     """Where the pictures come from.
 
     Args:
-        source: a folder of pictures, or "bundled": photographs that need no download, cut into tiles.
+        source: a folder of pictures, or "bundled": photographs that need no download, cut into tiles; or
+            "torchvision:SET:PART:FOLDER", or "hf:DATA:SPLIT" (Hugging Face): see docs/data.md.
         holdout: pictures, at most a tenth of all, that are never trained on; colour health is judged on
             them.
     """

@@ -101,7 +101,7 @@ def test_pictures_go_through_the_one_decoder(tmp_path: Path) -> None:
     datasets.Dataset.from_dict({"photo": rows}, features=features).to_parquet(tmp_path / "x.parquet")
     source = open_source(f"hf:{tmp_path}/x.parquet:val")
     assert source.read(0).size == (30, 40)
-    assert source.read(3, shorter=8).size == (10, 8)
+    assert source.read(3, shorter=8).size == (20, 15)  # the half: its shorter side is 8 or more, a quarter is 7.5
     for index, says in ((1, "truncated"), (2, "has no picture here")):
         with pytest.raises(PictureError, match=rf"^x\.parquet/val/000000{index}: .*{says}"):
             source.read(index)
