@@ -62,7 +62,7 @@ def open_hugging_face(name: str, labelled: bool) -> LabelledSource | None:
     shown = "/".join(filter(None, [Path(data).name, config, split]))
     source = HuggingFace(name, pictures, shown, given, list(features[label].names) if label else [])
     if labelled:
-        assert len(source.labels) == len(source), name  # this raises where there are none
+        assert len(source.labels) == len(source), name  # raises where there are none
     return source
 
 

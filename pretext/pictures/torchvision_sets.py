@@ -64,8 +64,8 @@ def open_torchvision(name: str, labelled: bool) -> LabelledSource | None:
     else:
         made = _made(name, kind, maker, root, part)
         source = _files(name, made, root, part) or _array(name, made, f"{kind}/{part}" if part else kind)
-    if labelled:
-        assert len(source.labels) == len(source), name  # this raises where there are none
+    if labelled:  # both raise where there are none
+        assert source.classes and len(source.labels) == len(source), name
     return source
 
 
@@ -239,16 +239,18 @@ def _files(name: str, made: Any, root: Path, part: str) -> FileSet | None:
     given = next((getattr(made, one) for one in _LISTS if isinstance(getattr(made, one, None), list)), None)
     if not given:
         return None
-    first = given[0][0] if isinstance(given[0], tuple) else given[0]
-    if not isinstance(first, str | os.PathLike):
-        return None
     pairs = given if isinstance(given[0], tuple) else list(zip(given, _given_labels(made), strict=True))
+    if not isinstance(pairs[0][0], str | os.PathLike) or not isinstance(
+        pairs[0][1], int | None
+    ):  # such as stereo pairs
+        return None
     base = os.fsencode(root).rstrip(b"/")
     # By path: some sets list a folder in no order.
     ordered = sorted(
         (os.fsencode(path).removeprefix(base + b"/"), -1 if label is None else label) for path, label in pairs
     )
-    if not (root / os.fsdecode(ordered[0][0])).exists():
+    first = root / os.fsdecode(ordered[0][0])
+    if not first.exists():
         small = f", or write {part}-256 for the small ones" if "small" in vars(made) else ""
         raise UserError(f"{name}: no file {first}, which the set's list names; unpack the pictures there{small}")
     labels = np.array([label for _, label in ordered], np.int64)

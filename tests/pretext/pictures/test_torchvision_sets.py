@@ -200,7 +200,7 @@ def test_places(places: Path) -> None:
 
 
 def test_places_says_what_is_missing(places: Path) -> None:
-    with pytest.raises(UserError, match=r"no file .*/val_large/Places365_val_2\.jpg.*; unpack .*val-256"):
+    with pytest.raises(UserError, match=r"no file .*/val_large/Places365_val_1\.jpg.*; unpack .*val-256"):
         open_source(f"torchvision:Places365:val:{places}")
     assert len(open_source(f"torchvision:Places365:test-256:{places}")) == 1
     with pytest.raises(UserError, match="1 of 1 pictures have no label"):
@@ -264,8 +264,11 @@ def test_mistakes_are_one_line(tmp_path: Path, name: str, says: str) -> None:
 def test_a_set_whose_pictures_are_kept_in_no_known_way(tmp_path: Path) -> None:
     (tmp_path / "MovingMNIST").mkdir()
     np.save(tmp_path / "MovingMNIST" / "mnist_test_seq.npy", np.zeros((20, 2, 64, 64), np.uint8))
-    with pytest.raises(UserError, match="MovingMNIST is not known here"):
-        open_source(f"torchvision:MovingMNIST:test:{tmp_path}")
+    picture(tmp_path / "Kitti2012" / "testing" / "colored_0" / "0_10.png", 0)
+    picture(tmp_path / "Kitti2012" / "testing" / "colored_1" / "0_10.png", 0)
+    for name in ("MovingMNIST", "Kitti2012Stereo"):
+        with pytest.raises(UserError, match=f"{name} is not known here"):
+            open_source(f"torchvision:{name}:test:{tmp_path}")
 
 
 def test_pickles(cifar: Path, imagenet: Path) -> None:
