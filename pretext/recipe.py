@@ -30,6 +30,7 @@ class DataSettings:
 
     Args:
         source: a folder of pictures, or "bundled": photographs that need no download, cut into tiles; or
+            "torchvision:SET:PART:FOLDER", or "hf:DATA:SPLIT" (Hugging Face), or tar shards: see docs/data.md; or
             several, mixed by weight: {one/folder: 0.7, other/folder: 0.3}.
         holdout: pictures, at most a tenth of all, that are never trained on; colour health is judged on
             them.

@@ -66,9 +66,9 @@ def pooled_features(
     if len(skipped) == len(source):
         raise UserError(f"none of {len(skipped)} pictures can be read; the first: {': '.join(skipped[0])}")
     bad = {key for key, _ in skipped}
-    labels = [label for index, label in enumerate(source.labels) if not bad or source.key(index) not in bad]
+    good = [not bad or source.key(index) not in bad for index in range(len(source))]
     networks = {name: {stage: torch.cat(parts) for stage, parts in stages.items()} for name, stages in found.items()}
-    return Features(networks, torch.tensor(labels), skipped)
+    return Features(networks, torch.from_numpy(source.labels[good]), skipped)
 
 
 @torch.no_grad()

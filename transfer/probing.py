@@ -59,7 +59,8 @@ class ProbeSettings:
     """What a backbone is judged on.
 
     Args:
-        train: a folder with one sub-folder of pictures per class, or "bundled:train".
+        train: a folder with one sub-folder of pictures per class, or "bundled:train", or another source with
+            labels: see docs/data.md.
         test: the same for the test pictures, or "bundled:test". Both must name the same classes.
         size: side, in pixels, at which the networks see a picture; 0 takes the size at which things look
             as large as in training.

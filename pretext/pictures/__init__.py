@@ -1,10 +1,16 @@
 """Pictures in: where they come from (sources) and how their bytes become pixels (decoding)."""
 
+import difflib
+import os
+from collections.abc import Callable
+
 from pretext.errors import UserError
 from pretext.pictures.bundled import Bundled
 from pretext.pictures.decode import DECODER, decode
 from pretext.pictures.folder import ClassFolder, Folder
+from pretext.pictures.hugging_face import open_hugging_face
 from pretext.pictures.source import LabelledSource, Source
+from pretext.pictures.torchvision_sets import open_torchvision
 
 __all__ = [
     "DECODER",
@@ -20,26 +26,31 @@ __all__ = [
 
 
 def open_source(name: str) -> Source:
-    """The source a user names: ``bundled``, ``bundled:train``, ``bundled:test``, or a folder of pictures.
+    """The source a user names.
 
-    ``bundled`` alone is its train part. A folder of that name is written ``./bundled``.
+    - ``bundled``, ``bundled:train``, ``bundled:test``: the built-in pictures; ``bundled`` alone is its train part.
+    - ``torchvision:SET:PART:FOLDER``: see ``pretext.pictures.torchvision_sets``.
+    - ``hf:DATA:SPLIT``: see ``pretext.pictures.hugging_face``.
+    - any other: a folder of pictures. One whose path begins like the above is written ``./bundled``, ``./hf:...``.
 
     Raises:
-        UserError: no such folder or part, or no picture in it.
+        UserError: no such source, or no picture in it.
     """
-    return _bundled(name) or Folder(name)
+    return _opened(name, labelled=False)
 
 
 def open_labelled(name: str) -> LabelledSource:
     """As `open_source`, with labels: a folder holds one sub-folder per class.
 
     Raises:
-        UserError: as in `open_source`, or the folder is not one of classes.
+        UserError: as in `open_source`, or there are pictures without a label.
     """
-    return _bundled(name) or ClassFolder(name)
+    source = _opened(name, labelled=True)
+    assert isinstance(source, LabelledSource), name
+    return source
 
 
-def _bundled(name: str) -> Bundled | None:
+def _bundled(name: str, labelled: bool) -> Bundled | None:
     match name.split(":"):
         case ["bundled"] | ["bundled", "train"]:
             return Bundled("train")
@@ -48,3 +59,24 @@ def _bundled(name: str) -> Bundled | None:
         case ["bundled", *_]:
             raise UserError(f"{name}: no such part; take bundled:train or bundled:test")
     return None
+
+
+def _folder(name: str, labelled: bool) -> Folder:
+    kind, colon, rest = name.partition(":")
+    near = difflib.get_close_matches(kind, ["bundled", "torchvision", "hf"] if colon else ["bundled"], 1, 0.7)
+    if near and not os.path.lexists(name):
+        raise UserError(f"{name}: no such folder; did you mean {near[0]}{colon}{rest}?")
+    return ClassFolder(name) if labelled else Folder(name)
+
+
+_OPENERS: tuple[Callable[[str, bool], Source | None], ...] = (
+    _bundled,
+    open_torchvision,
+    open_hugging_face,
+    _folder,  # the last: it takes any name
+)
+"""Asked in turn with (name, labelled); the first that does not answer None has the source, or says what is wrong."""
+
+
+def _opened(name: str, labelled: bool) -> Source:
+    return next(source for opener in _OPENERS if (source := opener(name, labelled)) is not None)

@@ -17,6 +17,7 @@ from typing import Literal
 
 import numpy as np
 import skimage.data
+from numpy.typing import NDArray
 from PIL import Image
 
 from pretext.errors import UserError
@@ -113,9 +114,13 @@ class Bundled:
         return list(NAMES)
 
     @property
-    def labels(self) -> list[int]:
-        """The label of every tile, by index."""
-        return self._labels
+    def labels(self) -> NDArray[np.int64]:
+        """The label of every tile, by index: (N,)."""
+        return np.array(self._labels, np.int64)
+
+    def digest(self) -> str:
+        """See ``Source.digest``."""
+        return digest_of_keys(self)
 
 
 def photographs() -> dict[str, Image.Image]:

@@ -3,6 +3,8 @@
 import hashlib
 from typing import Protocol, runtime_checkable
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 
@@ -30,7 +32,7 @@ class Source(Protocol):
         ...
 
     def digest(self) -> str:
-        """A digest of all keys in order: two sources with the same one hold the same pictures, by name."""
+        """What tells this list of pictures from another: SHA-256, in hex, of all keys in order, each with a newline."""
         ...
 
 
@@ -44,13 +46,18 @@ class LabelledSource(Source, Protocol):
         ...
 
     @property
-    def labels(self) -> list[int]:
-        """The label of every picture, by index."""
+    def labels(self) -> NDArray[np.int64]:
+        """The label of every picture, by index: (N,)."""
         ...
 
 
-def digest_of_keys(source: Source) -> str:
-    """``Source.digest`` of a source that does not store it: sha256 over the keys, each with a newline."""
+class _Named(Protocol):
+    def __len__(self) -> int: ...
+    def key(self, index: int) -> str: ...
+
+
+def digest_of_keys(source: _Named) -> str:
+    """``Source.digest`` by its definition: a loop over all keys, some seconds for a million."""
     digest = hashlib.sha256()
     for index in range(len(source)):
         digest.update(source.key(index).encode() + b"\n")

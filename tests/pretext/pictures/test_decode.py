@@ -1,6 +1,5 @@
 """Every format and mode against its definition; damaged bytes against the promise of one error."""
 
-import os
 import struct
 import warnings
 import zlib
@@ -16,8 +15,6 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
 from pretext.pictures import DECODER, decode
-
-DATA = Path(__file__).resolve().parents[3].parent / "shared" / "data"
 
 
 def colours(width: int = 24, height: int = 16) -> np.ndarray[Any, Any]:
@@ -221,11 +218,9 @@ def test_shorter_changes_no_lossless_picture() -> None:
     assert decode(encoded(Image.new("RGB", (64, 64)), "PNG"), "k", shorter=8).size == (64, 64)
 
 
-def test_real_pictures() -> None:
-    if not DATA.is_dir():
-        assert os.environ.get("CI") != "true", f"CI needs {DATA}"
-        pytest.skip("no shared/data")
-    files = sorted((DATA / "imagenet-sample" / "images").iterdir())[::25] + sorted((DATA / "bw-historic").iterdir())
+def test_real_pictures(shared_data: Path) -> None:
+    files = sorted((shared_data / "imagenet-sample" / "images").iterdir())[::25]
+    files += sorted((shared_data / "bw-historic").iterdir())
     assert len(files) > 40
     for file in files:
         data = file.read_bytes()

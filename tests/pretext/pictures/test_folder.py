@@ -1,5 +1,6 @@
 """Folders on a real disk: what is found, in which order, and what is said about what is not."""
 
+import hashlib
 import os
 import pickle
 import random
@@ -21,8 +22,7 @@ from pretext.pictures import (
     open_labelled,
     open_source,
 )
-
-DATA = Path(__file__).resolve().parents[3].parent / "shared" / "data"
+from pretext.pictures.source import digest_of_keys
 
 
 def put(root: Path, *names: str) -> None:
@@ -210,11 +210,29 @@ def test_open(tmp_path: Path) -> None:
             opener("bundled:val")
 
 
-def test_real_folder() -> None:
-    if not DATA.is_dir():
-        assert os.environ.get("CI") != "true", f"CI needs {DATA}"
-        pytest.skip("no shared/data")
-    source = ClassFolder(DATA / "imagenette-mini" / "val")
-    assert len(source) == len(Folder(DATA / "imagenette-mini" / "val")) == 500
+def test_real_folder(shared_data: Path) -> None:
+    source = ClassFolder(shared_data / "imagenette-mini" / "val")
+    assert len(source) == len(Folder(shared_data / "imagenette-mini" / "val")) == 500
     assert len(source.classes) == 10
     assert source.read(499).mode == "RGB"
+
+
+def test_digest(tmp_path: Path) -> None:
+    put(tmp_path, "b/2.png", "a/1.png", "a-b/\u00e9\n.png")
+    for source in (Folder(tmp_path), ClassFolder(tmp_path), Bundled("test")):
+        want = hashlib.sha256("".join(f"{key}\n" for key in keys(source)).encode()).hexdigest()
+        assert source.digest() == digest_of_keys(source) == want
+    before = Folder(tmp_path).digest()
+    (tmp_path / "a" / "1.png").rename(tmp_path / "a" / "0.png")
+    assert Folder(tmp_path).digest() != before
+
+
+def test_a_nearly_right_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for wrong, right in (("bundle", "bundled"), ("bundeld:test", "bundled:test"), ("hff:x:train", "hf:x:train")):
+        with pytest.raises(UserError, match=f"^{wrong}: no such folder; did you mean {right}\\?$"):
+            open_source(wrong)
+    for name in ("bundle", "hff:x:train", "hf:x:train", "torchvision:CIFAR10:train:x"):
+        put(Path(name), "a/1.png")
+        assert keys(open_labelled(f"./{name}")) == ["a/1.png"]
+    assert keys(open_source("bundle")) == ["a/1.png"]
