@@ -4,6 +4,7 @@ from pretext.errors import UserError
 from pretext.pictures.bundled import Bundled
 from pretext.pictures.decode import DECODER, decode
 from pretext.pictures.folder import ClassFolder, Folder
+from pretext.pictures.shards import LabelledShards, Shards, names_shards
 from pretext.pictures.source import LabelledSource, Source
 
 __all__ = [
@@ -11,7 +12,9 @@ __all__ = [
     "Bundled",
     "ClassFolder",
     "Folder",
+    "LabelledShards",
     "LabelledSource",
+    "Shards",
     "Source",
     "decode",
     "open_labelled",
@@ -20,14 +23,15 @@ __all__ = [
 
 
 def open_source(name: str) -> Source:
-    """The source a user names: ``bundled``, ``bundled:train``, ``bundled:test``, or a folder of pictures.
+    """The source a user names: ``bundled``, ``bundled:train``, ``bundled:test``, tar shards, or a folder of pictures.
 
-    ``bundled`` alone is its train part. A folder of that name is written ``./bundled``.
+    ``bundled`` alone is its train part. A folder of that name is written ``./bundled``. Shards are a name
+    that ends in ``.tar``, with braces or globs, or a folder that holds them and nothing else to read.
 
     Raises:
         UserError: no such folder or part, or no picture in it.
     """
-    return _bundled(name) or Folder(name)
+    return _bundled(name) or (Shards(name) if names_shards(name) else Folder(name))
 
 
 def open_labelled(name: str) -> LabelledSource:
@@ -36,7 +40,7 @@ def open_labelled(name: str) -> LabelledSource:
     Raises:
         UserError: as in `open_source`, or the folder is not one of classes.
     """
-    return _bundled(name) or ClassFolder(name)
+    return _bundled(name) or (LabelledShards(name) if names_shards(name) else ClassFolder(name))
 
 
 def _bundled(name: str) -> Bundled | None:

@@ -192,9 +192,9 @@ def names_shards(name: str) -> bool:
     try:
         path = Path(name).expanduser()
         if not path.is_dir():
-            return name.lower().endswith(_TARS) and not name.startswith("bundled:")
+            return name.lower().endswith(_TARS)
         entries = [entry for entry in path.iterdir() if not entry.name.startswith(".")]
-        tars = any(entry.name.endswith(".tar") for entry in entries)
+        tars = any(entry.name.lower().endswith(_TARS) for entry in entries)
         return tars and not any(entry.name.lower().endswith(ENDINGS) or entry.is_dir() for entry in entries)
     except (OSError, RuntimeError):
         return False
