@@ -127,6 +127,26 @@ def replay(arguments: Sequence[str]) -> int:
     return 0
 
 
+def pack(arguments: Sequence[str]) -> int:
+    """Pack pictures into tar shards at a shorter side of 256 pixels: small, and quick to read."""
+    from pretext.pictures.packing import PackSettings
+    from pretext.pictures.packing import pack as job
+
+    source = Positional("source", "pictures: a folder, tar shards, ...", kind=str)
+    (name, folder), settings = _parse(pack, PackSettings, [source, Positional("dest", "folder of shards")], arguments)
+    done = job(name, folder, settings)
+    _say(*_skips(done.skipped))
+    _say(
+        f"{done.pictures:,} pictures in {done.shards:,} {'shard' if done.shards == 1 else 'shards'}, {done.copied:,} of them copied as they are"
+    )
+    if not done.complete:
+        _say(f"stopped; the same command goes on: pretint pack {shlex.join(arguments)}")
+        return 130
+    _say(f"labels: {f'{done.classes:,} classes' if done.classes else 'none'}")
+    _say(f"{folder}: {'was complete already' if done.already else 'complete'}")
+    return 0
+
+
 def demo(arguments: Sequence[str]) -> int:
     """Pretrain, colour and probe on photographs that need no download, in minutes, by the commands shown."""
     from pretext.pictures.bundled import save_test_parts
@@ -156,7 +176,7 @@ def _name(command: Command) -> str:
 
 
 COMMANDS: dict[str, Command] = {
-    _name(job): job for job in (pretrain, probe, colorize, report, replay, export, import_, demo)
+    _name(job): job for job in (pretrain, probe, colorize, report, replay, pack, export, import_, demo)
 }
 
 

@@ -3,7 +3,9 @@
 import contextlib
 import io
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -19,11 +21,26 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
     Raises:
         UserError: the disk is full, or the folder cannot be written; nothing half-written is left.
     """
+    with written_atomically(path, f"{len(content) / 1e6:.1f} MB") as file:
+        file.write(content)
+
+
+@contextlib.contextmanager
+def written_atomically(path: Path, size: str) -> Iterator[IO[bytes]]:
+    """A file to write to, which gets its name when the block ends without an exception.
+
+    Args:
+        path: its name then.
+        size: about how large it will be, for the error.
+
+    Raises:
+        UserError: as ``write_atomically``.
+    """
     temporary = path.with_name(f".{path.name[:200]}.part")  # one name: what a kill left is written over
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -37,7 +54,6 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
             temporary.unlink()
         if not isinstance(error, OSError):
             raise
-        size = f"{len(content) / 1e6:.1f} MB"
         raise UserError(
             f"{path}: cannot write {size} ({error.strerror}); make room or choose another place, and call again"
         ) from error

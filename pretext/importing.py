@@ -92,7 +92,7 @@ def _write(run: Path, settings: PretrainSettings, state: dict[str, Any], prior: 
         raise UserError(f"{run}: exists; name a new folder for the imported weights")
     shared = {"settings": plain(settings), "colour": colour_contract(settings, prior), "versions": versions()}
     with held_run(run, plain(settings)):
-        keep_checkpoint(run, 0, {**shared, **state, "imported_from": file.name})
+        keep_checkpoint(run, {"step": 0, **shared, **state, "imported_from": file.name})
 
 
 def _read(file: Path) -> Weights:

@@ -68,11 +68,12 @@ def plain(settings: Any) -> Any:
 
 
 class Positional(NamedTuple):
-    """A positional argument of a command, as argparse knows it. All of ours are paths."""
+    """A positional argument of a command, as argparse knows it: a path, if nothing else is said."""
 
     name: str
     help: str
     nargs: str | None = None
+    kind: type = Path
 
 
 def parse_command(
@@ -88,7 +89,7 @@ def parse_command(
     """
     parser = ArgumentParser(prog=program, description=about, exit_on_error=False, allow_abbrev=False)
     for positional in positionals:
-        parser.add_argument(positional.name, type=Path, help=positional.help, nargs=positional.nargs)
+        parser.add_argument(positional.name, type=positional.kind, help=positional.help, nargs=positional.nargs)
     if dataclasses.fields(kind):  # type: ignore[arg-type]
         parser.add_argument("--config", action="config", help="a YAML file of settings; options win over it")
         parser.add_class_arguments(kind)

@@ -9,6 +9,7 @@ from pretext.pictures.bundled import Bundled
 from pretext.pictures.decode import DECODER, decode
 from pretext.pictures.folder import ClassFolder, Folder
 from pretext.pictures.hugging_face import open_hugging_face
+from pretext.pictures.shards import LabelledShards, Shards, names_shards
 from pretext.pictures.source import LabelledSource, Source
 from pretext.pictures.torchvision_sets import open_torchvision
 
@@ -17,7 +18,9 @@ __all__ = [
     "Bundled",
     "ClassFolder",
     "Folder",
+    "LabelledShards",
     "LabelledSource",
+    "Shards",
     "Source",
     "decode",
     "open_labelled",
@@ -31,6 +34,7 @@ def open_source(name: str) -> Source:
     - ``bundled``, ``bundled:train``, ``bundled:test``: the built-in pictures; ``bundled`` alone is its train part.
     - ``torchvision:SET:PART:FOLDER``: see ``pretext.pictures.torchvision_sets``.
     - ``hf:DATA:SPLIT``: see ``pretext.pictures.hugging_face``.
+    - tar shards: a name that ends in ``.tar``, with braces or globs, or a folder that holds them and no pictures.
     - any other: a folder of pictures. One whose path begins like the above is written ``./bundled``, ``./hf:...``.
 
     Raises:
@@ -61,6 +65,12 @@ def _bundled(name: str, labelled: bool) -> Bundled | None:
     return None
 
 
+def _shards(name: str, labelled: bool) -> Shards | None:
+    if not names_shards(name):
+        return None
+    return LabelledShards(name) if labelled else Shards(name)
+
+
 def _folder(name: str, labelled: bool) -> Folder:
     kind, colon, rest = name.partition(":")
     near = difflib.get_close_matches(kind, ["bundled", "torchvision", "hf"] if colon else ["bundled"], 1, 0.7)
@@ -73,6 +83,7 @@ _OPENERS: tuple[Callable[[str, bool], Source | None], ...] = (
     _bundled,
     open_torchvision,
     open_hugging_face,
+    _shards,
     _folder,  # the last: it takes any name
 )
 """Asked in turn with (name, labelled); the first that does not answer None has the source, or says what is wrong."""

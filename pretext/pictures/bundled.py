@@ -104,10 +104,6 @@ class Bundled:
         x, y = self._corners[index]
         return f"{NAMES[self._labels[index]]}/{self.part}/x{x:04}-y{y:04}"
 
-    def digest(self) -> str:
-        """See ``Source.digest``."""
-        return digest_of_keys(self)
-
     @property
     def classes(self) -> list[str]:
         """The names of the photographs, by label."""

@@ -36,15 +36,18 @@ class Files:
         Raises:
             PictureError: the file is gone, cannot be read or cannot be decoded.
         """
+        return decode(self.data(index), self.key(index), shorter)
+
+    def data(self, index: int) -> bytes:
+        """The bytes of picture ``index``; raises as ``read``."""
         try:
-            data = Path(os.fsdecode(self._base + b"/" + self._paths[index])).read_bytes()
+            return Path(os.fsdecode(self._base + b"/" + self._paths[index])).read_bytes()
         except FileNotFoundError as problem:
             raise PictureError(self.key(index), "the file is gone since the folder was listed") from problem
         except (OSError, MemoryError) as problem:
             raise PictureError(
                 self.key(index), f"cannot be read: {getattr(problem, 'strerror', 'too large')}"
             ) from problem
-        return decode(data, self.key(index), shorter)
 
     def key(self, index: int) -> str:
         """The path of picture ``index`` relative to the root; bytes not UTF-8 read ``\\xNN``."""
