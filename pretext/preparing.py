@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pretext.color import rgb_to_ab
+from pretext.color import rgb_to_ab, rgb_to_lightness
 from pretext.colorizer import Colorizer
 from pretext.engine import ranks
 from pretext.engine.device import Place
 from pretext.errors import UserError
 from pretext.gamut import Gamut
+from pretext.initialisation import initialise
 from pretext.pictures import open_source
 from pretext.pictures.batches import Samples, Subset, Views
 from pretext.pictures.source import Source
@@ -88,8 +89,16 @@ def find_prior(pictures: Pictures, settings: PretrainSettings) -> Tensor:
 
 
 def prepare_colorizer(pictures: Pictures, settings: PretrainSettings, prior: Tensor, place: Place) -> Colorizer:
-    """The colorizer of a recipe as training begins with it, on the place's device."""
-    return on_place(build_colorizer(settings, prior, published=True), settings, place)
+    """The colorizer of a recipe as training begins with it, on the place's device.
+
+    Weights from pictures are made by the first process; the others are given them when training begins.
+    """
+    colorizer = on_place(build_colorizer(settings, prior, published=True), settings, place)
+    asked = settings.backbone
+    if asked.init != "random" and ranks.is_first():
+        crops = torch.stack(list(first_crops(pictures, settings, asked.init_pictures)))
+        initialise(colorizer, [rgb_to_lightness(crops)], asked.init, settings.seed)
+    return colorizer
 
 
 def on_place(colorizer: Colorizer, settings: PretrainSettings, place: Place) -> Colorizer:
