@@ -97,7 +97,7 @@ def prepare_colorizer(pictures: Pictures, settings: PretrainSettings, prior: Ten
     asked = settings.backbone
     if asked.init != "random" and ranks.is_first():
         crops = torch.stack(list(first_crops(pictures, settings, asked.init_pictures)))
-        initialise(colorizer, [rgb_to_lightness(crops)], asked.init, settings.seed)
+        initialise(colorizer.backbone, [rgb_to_lightness(crops)], asked.init, settings.seed)
     return colorizer
 
 
