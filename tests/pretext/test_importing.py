@@ -39,7 +39,7 @@ def norm(weights: Weights, name: str, channels: int, counter: bool = True) -> No
         weights[f"{name}.num_batches_tracked"] = torch.tensor(3)
 
 
-WIDTHS = {1: (64,) * 2, 2: (128,) * 2, 3: (256,) * 3, **{block: (512,) * 3 for block in (4, 5, 6, 7)}}
+WIDTHS = {1: (64,) * 2, 2: (128,) * 2, 3: (256,) * 3, **dict.fromkeys((4, 5, 6, 7), (512,) * 3)}
 
 
 def blocks(first: int) -> Weights:

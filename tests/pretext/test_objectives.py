@@ -5,8 +5,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from pretext.errors import UserError
 from pretext.gamut import Gamut, SoftTarget
 from pretext.objectives import Classification, Objective, Regression, soft_cross_entropy
+from pretext.recipe import ObjectiveSettings
 
 
 @pytest.fixture(scope="module")
