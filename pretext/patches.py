@@ -114,9 +114,7 @@ def _padding(layer: nn.Conv2d) -> tuple[int, int]:
     if layer.padding == "valid":
         return 0, 0
     if layer.padding == "same":
-        high, wide = (
-            apart * (kernel - 1) // 2 for kernel, apart in zip(layer.kernel_size, layer.dilation, strict=True)
-        )
+        high, wide = (apart * (kernel - 1) // 2 for kernel, apart in zip(layer.kernel_size, layer.dilation, strict=True))
         return high, wide
     above, left = layer.padding
     assert isinstance(above, int) and isinstance(left, int)
