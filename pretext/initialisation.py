@@ -145,36 +145,38 @@ def _set_filters(layer: _Layer, inputs: Tensor, generator: torch.Generator) -> N
     patches = sample_patches(layer, inputs, generator)
     if len(patches) < units:
         return
-    for weight, group in zip(layer.weight.view(groups, units, -1), patches.unbind(1), strict=True):
+    for weight, group in zip(layer.weight.split(units), patches.unbind(1), strict=True):
         filters = cluster_filters(group, units, generator)
         if filters is not None:
-            weight.copy_(filters)
+            weight.copy_(filters.view_as(weight))
 
 
 def _scale(layer: _Layer, inputs: Tensor, output: Tensor) -> Tensor | None:
-    """Scale and shift the units of a layer, given its output: that of the scaled layer, or None if it can't be."""
+    """Scale and shift the units of a layer, given its output; what it then gives, or None if it can't be scaled."""
     axis = output.ndim - 1 if isinstance(layer, nn.Linear) else 1
     variance, mean = torch.var_mean(output, [dim for dim in range(output.ndim) if dim != axis], correction=0)
     std = variance.sqrt()
     # What rounding alone makes of a constant is less.
     scale = torch.where(std > 1e-5 * mean.abs() + 1e-30, std, 1.0)
-    weight, bias = layer.weight.clone(), None if layer.bias is None else layer.bias.clone()
+    bias: Tensor | None = layer.bias
+    before = [values.clone() for values in (layer.weight, bias) if values is not None]
     if isinstance(layer, nn.ConvTranspose2d):
-        groups = layer.groups
-        grouped = layer.weight.view(groups, -1, *layer.weight.shape[1:])
-        grouped.div_(scale.view(groups, 1, -1, *[1] * (weight.ndim - 2)))
+        grouped = layer.weight.view(layer.groups, -1, *layer.weight.shape[1:])
+        grouped.div_(scale.view(layer.groups, 1, -1, 1, 1))
     else:
-        layer.weight.div_(scale.view(-1, *[1] * (weight.ndim - 1)))
-    along = [-1 if dim == axis else 1 for dim in range(output.ndim)]
-    # A subclass may do more than its parent, such as normalise the weights first.
-    own = type(layer).forward not in (kind.forward for kind in _LAYERS)
-    scaled = output / scale.view(along) if own else output.div_(scale.view(along))
+        layer.weight.div_(scale.view(-1, *[1] * (layer.weight.ndim - 1)))
+    shift = torch.zeros_like(mean)
     if bias is not None:
-        layer.bias.copy_((bias - mean) / scale + BIAS)
-        scaled += (BIAS - mean / scale).view(along)
-    if own and not torch.allclose(layer.forward(inputs[:1]), scaled[:1], atol=1e-2):
-        layer.weight.copy_(weight)
-        if bias is not None:
-            layer.bias.copy_(bias)
-        return None
-    return scaled
+        shift = BIAS - mean / scale
+        bias.copy_(bias / scale + shift)
+    # Not the old output scaled: its rounding differs, and deep networks amplify that.
+    result: Tensor = layer.forward(inputs)
+    if type(layer).forward not in (kind.forward for kind in _LAYERS):
+        # A subclass may do more than its parent, such as normalise the weights first.
+        along = [-1 if dim == axis else 1 for dim in range(output.ndim)]
+        if not torch.allclose(result, output / scale.view(along) + shift.view(along), rtol=1e-2, atol=1e-2):
+            for values, value in zip((layer.weight, bias), before, strict=False):
+                assert values is not None
+                values.copy_(value)
+            return None
+    return result

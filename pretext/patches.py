@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-MOST_PATCHES = 100_000
+MOST_PATCHES = 2**15
 """Per layer."""
 MOST_VALUES = 2**27
 """Of a layer's patches in all, half a gigabyte: the limit that the released tool has too."""
@@ -28,7 +28,7 @@ def sample_patches(layer: nn.Conv2d | nn.Linear, inputs: Tensor, generator: torc
         generator: draws the positions.
 
     Returns:
-        (N, groups, values of a patch), float32, on the CPU; N is at most 100,000, and less where that
+        (N, groups, values of a patch), float32, on the CPU; N is at most 32,768, and less where that
         would be more than half a gigabyte. In the order of the positions.
     """
     if isinstance(layer, nn.Linear):
@@ -54,13 +54,14 @@ def sample_patches(layer: nn.Conv2d | nn.Linear, inputs: Tensor, generator: torc
 def cluster_filters(patches: Tensor, units: int, generator: torch.Generator) -> Tensor | None:
     """Filters that match the k-means centroids of whitened patches.
 
-    The patches are centred, whitened in as many of their principal components as there are units (PCA)
-    and brought to unit norm; mini-batch k-means gives as many centroids c; a filter is the direction
-    whose response is c . whitened patch. Its scale means nothing.
+    The patches are centred, whitened in as many of their principal components as there are units (PCA;
+    those with less than a millionth of the patches' mean square are left out) and brought to unit norm;
+    mini-batch k-means gives as many centroids c; a filter is the direction whose response is c . whitened
+    patch. Its scale means nothing.
 
     Cuts for wide layers: beyond 1,024 values (or the number of units, if larger) a patch is replaced by so
-    many Gaussian projections of it first, as by the tool's fast types. K-means makes 100 passes
-    at most, fewer (at least one) where they would be more than 2^38 multiplications; it then starts from random
+    many Gaussian projections of it first, as by the tool's fast types. K-means makes 100 passes at most,
+    fewer (at least one) where they would be more than 2^38 multiplications; it then starts from random
     samples instead of k-means++.
 
     Args:
@@ -78,14 +79,15 @@ def cluster_filters(patches: Tensor, units: int, generator: torch.Generator) -> 
     if values > max(units, WIDEST):
         projection = torch.randn(values, max(units, WIDEST), generator=generator) / math.sqrt(values)
         patches = patches @ projection
-    # Narrow layers see raw pixels, whose least components have a millionth of the variance of the first.
+    # Narrow layers see pixels, whose least components have hardly more variance than single precision resolves.
     centred = patches.to(torch.float64 if patches.shape[1] <= WIDEST else torch.float32)
     centred = centred - centred.mean(0)
     variances, components = torch.linalg.eigh(centred.T @ centred / count)
     variances, components = variances[-units:], components[:, -units:]
-    if not variances[-1] > 1e-10 * patches.square().mean():  # rounding alone gives less
+    # Below, single precision could not tell a filter's response from rounding; constant patches are there too.
+    kept = variances > 1e-6 * patches.square().sum(1).mean()
+    if not kept.any():
         return None
-    kept = variances > 1e-6 * variances[-1]
     whitening = components[:, kept] / variances[kept].sqrt()
     white = centred @ whitening
     white = (white / white.norm(dim=1, keepdim=True).clamp(min=1e-12)).float().numpy()
@@ -98,8 +100,8 @@ def cluster_filters(patches: Tensor, units: int, generator: torch.Generator) -> 
         n_init=1,
         random_state=int(torch.randint(2**31, (), generator=generator)),
     ).fit(white)
-    filters = torch.from_numpy(clustering.cluster_centers_).to(whitening) @ whitening.T
-    return filters.float() if projection is None else filters.float() @ projection.T
+    filters: Tensor = (torch.from_numpy(clustering.cluster_centers_).to(whitening) @ whitening.T).float()
+    return filters if projection is None else filters @ projection.T
 
 
 def _draw(count: int, values: int, generator: torch.Generator) -> Tensor:
@@ -110,12 +112,10 @@ def _draw(count: int, values: int, generator: torch.Generator) -> Tensor:
     return torch.randperm(count, generator=generator)[:most].sort().values
 
 
-def _padding(layer: nn.Conv2d) -> tuple[int, int]:
+def _padding(layer: nn.Conv2d) -> list[int]:
+    """Above and to the left."""
     if layer.padding == "valid":
-        return 0, 0
+        return [0, 0]
     if layer.padding == "same":
-        high, wide = (apart * (kernel - 1) // 2 for kernel, apart in zip(layer.kernel_size, layer.dilation, strict=True))
-        return high, wide
-    above, left = layer.padding
-    assert isinstance(above, int) and isinstance(left, int)
-    return above, left
+        return [apart * (side - 1) // 2 for side, apart in zip(layer.kernel_size, layer.dilation, strict=True)]
+    return [int(side) for side in layer.padding]

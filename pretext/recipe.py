@@ -16,6 +16,7 @@ from pretext.engine.loop import MachineSettings, TrainingSettings
 from pretext.engine.run import find_checkpoint
 from pretext.errors import UserError
 from pretext.gamut import TEMPERATURE, Gamut, bin_centres
+from pretext.initialisation import Init
 from pretext.objectives import Classification, Objective, Regression
 from pretext.pictures.batches import CropSettings
 from pretext.prior import rebalancing_weights
@@ -49,17 +50,26 @@ class BackboneSettings:
         arguments: passed to the backbone's constructor, such as {geometry: test} for alexnet.
         weights: a local file of published weights to start from, .safetensors or .pth, for a timm model;
             empty starts from random weights.
+        init: first weights, where no file gives them: random; data, scaled to pictures; or kmeans, clustered
+            from them, as the paper's were.
+        init_pictures: how many pictures init data or kmeans takes; all of them pass through memory at once.
     """
 
     name: str = "tiny"
     arguments: dict[str, Any] = field(default_factory=dict)
     weights: str = ""
+    init: Init = "random"
+    init_pictures: int = 160
 
     def __post_init__(self) -> None:
         if not all(isinstance(name, str) for name in self.arguments):
             raise UserError(f"backbone.arguments is {self.arguments}: its keys must be names")
         if "weights" in self.arguments:
             raise UserError("backbone.arguments holds weights; give them as backbone.weights")
+        if self.weights and self.init != "random":
+            raise UserError(f"backbone.init is {self.init}, which would undo backbone.weights: give one of them")
+        if self.init_pictures < 1:
+            raise UserError(f"backbone.init_pictures is {self.init_pictures}: it must be at least 1")
 
 
 @dataclass

@@ -138,7 +138,7 @@ def _create(name: str, arguments: dict[str, Any], fixed_size: bool) -> tuple[nn.
 def _keep_resolution(name: str, net: nn.Module, module: str, stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
     """Take the stride of 2 out of the last stage, ``module`` of ``net``; the stages as they then are."""
     refusal = UserError(
-        f"timm model {name}: its last stage, {stages[-1].name}, has no stride that can be removed: leave out last_stride"
+        f"timm model {name}: no stride can be removed from its last stage, {stages[-1].name}: leave out last_stride"
     )
     parts = dict(net.named_modules())
     stage = parts.get(module, parts.get(module.replace(".", "_")))
