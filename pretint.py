@@ -97,9 +97,8 @@ def pack(arguments: Sequence[str]) -> int:
     (name, folder), settings = _parse(pack, PackSettings, [source, Positional("dest", "folder of shards")], arguments)
     done = job(name, folder, settings)
     _say(*_skips(done.skipped))
-    _say(
-        f"{done.pictures:,} pictures in {done.shards:,} {'shard' if done.shards == 1 else 'shards'}, {done.copied:,} of them copied as they are"
-    )
+    shards = "1 shard" if done.shards == 1 else f"{done.shards:,} shards"
+    _say(f"{done.pictures:,} pictures in {shards}, {done.copied:,} of them copied as they are")
     if not done.complete:
         _say(f"stopped; the same command goes on: pretint pack {shlex.join(arguments)}")
         return 130
