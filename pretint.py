@@ -136,7 +136,7 @@ def pack(arguments: Sequence[str]) -> int:
     (name, folder), settings = _parse(pack, PackSettings, [source, Positional("dest", "folder of shards")], arguments)
     done = job(name, folder, settings)
     _say(*_skips(done.skipped))
-    shards = f"{done.shards:,} {'shard' if done.shards == 1 else 'shards'}"
+    shards = "1 shard" if done.shards == 1 else f"{done.shards:,} shards"
     _say(f"{done.pictures:,} pictures in {shards}, {done.copied:,} of them copied as they are")
     if not done.complete:
         _say(f"stopped; the same command goes on: pretint pack {shlex.join(arguments)}")

@@ -16,8 +16,11 @@ import math
 import os
 import signal
 import tarfile
+import threading
+import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -216,6 +219,7 @@ def _smalls(
         sampler=range(first, len(source)),
         num_workers=workers,
         collate_fn=list,
+        worker_init_fn=partial(_end_with, os.getpid()),
         prefetch_factor=4 if workers else None,
     )
     # Workers inherit the mask, and never see the signals that ask to stop: this process decides.
@@ -229,6 +233,17 @@ def _smalls(
             raise _Stopped
         advance(len(batch), "")
         yield from batch
+
+
+def _end_with(job: int, worker: int) -> None:
+    """End this worker when the job is killed: torch's own watch waits for a full pipe that nobody empties."""
+
+    def watch() -> None:
+        while os.getppid() == job:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _next_shard(folder: Path, manifest: Manifest, members: Iterator[_Member], limit: float) -> None:

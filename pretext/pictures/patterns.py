@@ -12,7 +12,7 @@ from pretext.errors import UserError
 MANIFEST = "manifest.json"
 """What `pretint pack` writes beside its shards."""
 
-_MOST = 1_000_000  # names of one pattern: more is a slip of the keyboard
+_MOST = 100_000  # names of one pattern: more is a slip of the keyboard
 _RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)(?:\.\.(-?\d+))?")
 _LETTERS = re.compile(r"([A-Za-z])\.\.([A-Za-z])")
 

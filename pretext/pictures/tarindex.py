@@ -231,7 +231,7 @@ def _dump(index: TarIndex, stamp: bytes) -> bytes:
 def _load(path: Path, stamp: bytes, tar: IO[bytes]) -> TarIndex | None:
     """A kept index, if it bears this stamp and is sound: it may have been fetched with its tar file."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             if arrays["stamp"].tobytes() != stamp:
                 return None
             index = TarIndex(**{name: arrays[name] for name in _DTYPES})
