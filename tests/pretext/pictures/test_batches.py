@@ -461,3 +461,13 @@ def test_bundled_pictures() -> None:
     [batch] = batches(Samples([Bundled("train")], CropSettings(size=16), seed=0), 32, 0, 1, workers=0)
     assert batch.skipped == []
     assert batch.rgb.float().std((1, 2, 3)).min() > 0.5  # no crop is empty
+
+
+def test_squashed_crops_are_crops_of_a_squashed_picture() -> None:
+    """The publications resize to a square first; a quarter of the square is half of each side of the picture."""
+    ramp = np.zeros((40, 80, 3), np.uint8)
+    ramp[..., 0], ramp[..., 1] = np.arange(80)[None] * 3, np.arange(40)[:, None] * 6
+    crop = CropSettings(size=20, area=(0.25, 0.25), ratio=(1, 1), flip=0, squash=True)
+    found = random_crop(Image.fromarray(ramp), crop, np.array([0.5, 0.5, 0.0, 0.0, 1.0]))
+    expected = Image.fromarray(ramp).resize((20, 20), Image.Resampling.BILINEAR, box=(0, 0, 40, 20))
+    assert np.array_equal(found, np.asarray(expected))

@@ -1,0 +1,59 @@
+"""The recipes that are shipped: each can be read, says what it must, and builds its network."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import pretint
+from pretext.recipe import PretrainSettings, build_colorizer
+from pretext.settings import settings_file
+
+RECIPES = sorted(pretint.RECIPES.glob("*.yaml"))
+PAPER = [recipe for recipe in RECIPES if recipe.stem.startswith("paper_")]
+
+
+def test_all_that_are_named_are_there() -> None:
+    named = {"demo", "laptop", "paper_alexnet", "paper_vgg", "resnet50", "vit_small", "convnext_tiny", "modern"}
+    assert {recipe.stem for recipe in RECIPES} == named
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.stem)
+def test_opens_with_command_time_and_expectation(recipe: Path) -> None:
+    head = []
+    for line in recipe.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            break
+        assert len(line) <= 120
+        head.append(line)
+    text = "\n".join(head)
+    assert "pretint pretrain" in text or "pretint demo" in text
+    assert "# Time: " in text and "# To expect: " in text
+
+
+@pytest.mark.parametrize("recipe", PAPER, ids=lambda recipe: recipe.stem)
+def test_departures_are_listed(recipe: Path) -> None:
+    assert "Departures from the publication" in recipe.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.stem)
+def test_builds_and_predicts_at_the_targets(recipe: Path) -> None:
+    settings = settings_file(PretrainSettings, recipe)
+    colorizer = build_colorizer(settings, torch.full((313,), 1 / 313)).eval()
+    size = settings.crop.size
+    with torch.inference_mode():
+        output = colorizer(torch.full((1, 1, size, size), 50.0))
+    side = -(-size // settings.objective.stride)
+    assert output.shape == (1, 313, side, side)
+    looked_at = colorizer.backbone.fit_size(settings.view_size)
+    assert abs(looked_at - settings.view_size) <= 16
+
+
+@pytest.mark.parametrize(("name", "size", "stride"), [("paper_alexnet", 180, 8), ("paper_vgg", 176, 4)])
+def test_weight_decay_is_the_published_one_for_a_mean(name: str, size: int, stride: int) -> None:
+    """The released solver: 1e-3 on a loss that is summed over the points of the target."""
+    settings = settings_file(PretrainSettings, pretint.RECIPES / f"{name}.yaml")
+    points = (-(-size // stride)) ** 2
+    assert settings.training.weight_decay == pytest.approx(1e-3 / points, rel=2e-3)
+    share = (size / 256) ** 2
+    assert settings.crop.area == pytest.approx((share, share)) and settings.crop.squash
