@@ -1,5 +1,9 @@
 """Jobs to a cluster, through submitit."""
 
+import os
+import signal
+import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +12,9 @@ from typing import Any, Literal, TypeVar
 import submitit
 
 T = TypeVar("T")
+
+AGAIN = 75
+"""What a job returns that was asked to stop, has saved itself, and is to be called again (EX_TEMPFAIL)."""
 
 
 @dataclass
@@ -45,11 +52,16 @@ class Resumable:
 
     def __call__(self) -> Any:
         """Run the job. Several tasks find each other as under torchrun."""
-        environment = submitit.JobEnvironment()
-        if environment.num_tasks > 1:
+        if "SUBMITIT_EXECUTOR" in os.environ and submitit.JobEnvironment().num_tasks > 1:
             # Not the GPU: on a cluster that shares nodes, numbering GPUs by rank takes someone else's.
             submitit.helpers.TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
-        return self.job(*self.arguments)
+        result = self.job(*self.arguments)
+        if result == AGAIN:
+            # What submitit would have done, had the job not taken the signal to save itself first.
+            signal.raise_signal(signal.SIGUSR2)
+            time.sleep(30)  # the first task has the job requeued, which ends the others
+            sys.exit(AGAIN)
+        return result
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
         """What to send next time: the same. submitit calls this before the time limit and on preemption."""

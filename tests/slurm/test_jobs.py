@@ -20,7 +20,7 @@ def test_a_pretraining_as_a_cluster_job(tmp_path: Path) -> None:
     settings = settings_from(PretrainSettings, values, "test")
     local = ClusterSettings(cluster="local", minutes=5)
     job = submit(pretrain, tmp_path / "run", settings, logs=tmp_path / "logs", settings=local)
-    assert job.result() is True
+    assert job.result() == 0
     assert [r["step"] for r in read_journal(tmp_path / "run") if r["kind"] == "step"] == [1, 2, 3]
 
 
