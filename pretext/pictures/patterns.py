@@ -44,6 +44,8 @@ def find_shards(pattern: str) -> list[Path]:
     Raises:
         UserError: there is none, one of a brace pattern is missing, or a folder holds several sets.
     """
+    if not pattern:
+        raise UserError("no shards are named: the name is empty; give a tar file, a brace pattern or a folder")
     try:
         whole = Path(pattern).expanduser().absolute()
     except RuntimeError as error:  # ~nobody
@@ -51,8 +53,10 @@ def find_shards(pattern: str) -> list[Path]:
     try:
         if whole.is_dir():
             return _in_folder(pattern, whole)
-        if whole.exists():
+        if whole.is_file():
             return [whole]
+        if whole.exists():  # a pipe would keep its reader waiting
+            raise UserError(f"{pattern}: is neither a file nor a folder; copy the shard to a file")
         names = list(_some(pattern, expand(str(whole))))
         found = {name: _matches(name) for name in names}
     except OSError as error:

@@ -30,7 +30,7 @@ class Shards:
     """The pictures in tar files, in the order of the files and of their members: a source.
 
     Nothing is unpacked: headers are read once, for an index that is kept beside a packed shard or in
-    the user's cache. It takes 32 bytes a picture and its key, in blocks that forked workers share.
+    the user's cache. It takes 24 bytes a picture and its key, in blocks that forked workers share.
 
     Args:
         pattern: a tar file, a brace pattern such as ``train-{0000..0146}.tar``, a glob, or a folder.
@@ -190,7 +190,7 @@ def names_shards(name: str) -> bool:
     """Whether a user means shards: by ``.tar``, or a folder that holds them and neither folders nor pictures."""
     try:
         path = Path(name).expanduser()
-        if not path.is_dir():
+        if not name or not path.is_dir():
             return name.lower().endswith(_TARS)
         entries = [entry for entry in path.iterdir() if not entry.name.startswith(".")]
         tars = any(entry.name.lower().endswith(_TARS) for entry in entries)

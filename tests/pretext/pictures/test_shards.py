@@ -180,9 +180,11 @@ def test_patterns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert copy.read(1).getpixel((0, 0)) == both.read(1).getpixel((0, 0)) == (2, 2, 2)
 
 
-def test_what_is_not_there(tmp_path: Path) -> None:
+def test_what_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for at in (0, 2, 3):
         write(tmp_path / f"t-{at}.tar", [(f"{at}.png", png())])
+    monkeypatch.chdir(tmp_path)
+    refused(lambda: open_source(""), "the name is empty")
     refused(lambda: Shards(f"{tmp_path}/t-{{0..5}}.tar"), "3 of 6 shards are missing", "t-1.tar")
     refused(lambda: Shards(f"{tmp_path}/no.tar"), "no such file", "train-{0000..0146}.tar")
     refused(lambda: Shards(f"{tmp_path}/x*.tar"), "nothing matches")
@@ -190,6 +192,10 @@ def test_what_is_not_there(tmp_path: Path) -> None:
     refused(lambda: open_source("no-{0..1}.tar"), "2 of 2 shards are missing")
     refused(lambda: Shards("~nobody-here/x.tar"), "no such user")
     refused(lambda: Shards("a\0b.tar"), "no such file")
+    refused(lambda: Shards(""), "the name is empty")
+    os.mkfifo(tmp_path / "pipe.tar")
+    refused(lambda: open_source(f"{tmp_path}/pipe.tar"), "neither a file nor a folder")
+    refused(lambda: open_source(f"{tmp_path}/pip?.tar"), "nothing matches")
 
 
 def test_folders(tmp_path: Path) -> None:
