@@ -88,8 +88,12 @@ def resample(grid: Tensor, factor: float, size: Sequence[int]) -> Tensor:
     """
     height, width = (max(1, round((side - 1) * factor) + 1) for side in grid.shape[-2:])
     dense = F.interpolate(grid, size=(height, width), mode="bilinear", align_corners=True)
-    below, right = max(0, size[0] - height), max(0, size[1] - width)
-    return F.pad(dense[..., : size[0], : size[1]], (0, right, 0, below), mode="replicate")
+    dense = dense[..., : size[0], : size[1]]
+    for axis, side in ((-2, size[0]), (-1, size[1])):
+        if missing := side - dense.shape[axis]:  # not F.pad, whose gradient torch.compile gets wrong channels-last
+            last = dense.narrow(axis, -1, 1)
+            dense = torch.cat((dense, *[last] * missing), axis)
+    return dense
 
 
 def join(lightness: Tensor, ab: Tensor) -> Tensor:

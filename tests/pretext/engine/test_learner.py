@@ -134,8 +134,15 @@ def test_blocks_are_those_a_reader_would_name(name: str, count: int) -> None:
 
 def test_compiled_is_the_same_to_float_tolerance() -> None:
     # Not Adam, whose first steps are the signs of gradients however small.
-    plain = learnt(colorizer("tiny"), 3, optimizer="sgd")
-    compiled = learnt(colorizer("tiny"), 3, optimizer="sgd", machine=MachineSettings(compile=True))
+    plain, compiled = (
+        learnt(
+            colorizer("tiny").to(memory_format=torch.channels_last),
+            steps=3,
+            optimizer="sgd",
+            machine=MachineSettings(compile=on),
+        )
+        for on in (False, True)
+    )
     same(plain.network, compiled.network, atol=1e-5, rtol=1e-4)
 
 
