@@ -71,13 +71,14 @@ def pretrain(run: Path, settings: PretrainSettings) -> Ending:
             learner.load(state, run)
             del state  # as large as the network and its optimizer
 
-        watch = _Watch(run, settings, pictures, learner, prior) if ranks.is_first() else None
+        watch: list[_Watch] = []  # of the first process
+        ranks.from_first(lambda: watch.append(_Watch(run, settings, pictures, learner, prior)))
 
         return train(
             run,
             learner,
             pictures.samples(settings, place.workers),
-            watch or (lambda journal: None),
+            watch[0] if watch else lambda journal: None,
             facts={
                 "versions": versions(),
                 "precision": place.precision,
@@ -91,7 +92,7 @@ def pretrain(run: Path, settings: PretrainSettings) -> Ending:
                 "colour": colour_contract(settings, prior),
                 "versions": versions(),
             },
-            skipped=watch.skipped if watch else [],
+            skipped=watch[0].skipped if watch else [],
         )
 
 

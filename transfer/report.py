@@ -117,7 +117,7 @@ def _progress(settings: Settings, records: Sequence[Record]) -> dict[str, Any]:
         "facts": {
             "Backbone": setting(settings, "backbone", "name"),
             "Objective": setting(settings, "objective", "name"),
-            "Pictures": setting(settings, "data", "source"),
+            "Pictures": _sources(setting(settings, "data", "source")),
             "Batch": setting(settings, "training", "batch_size"),
             "Seed": settings.get("seed"),
         },
@@ -202,3 +202,8 @@ def _when(record: Record) -> str:
         return f"{datetime.fromtimestamp(record['time'], UTC):%Y-%m-%d %H:%M} UTC"
     except (KeyError, TypeError, ValueError, OverflowError, OSError):
         return "at an unknown time"
+
+
+def _sources(named: Any) -> Any:
+    """The sources of a mixture with their weights, on one line; a single source as it is."""
+    return ", ".join(f"{name} ({weight:g})" for name, weight in named.items()) if isinstance(named, dict) else named

@@ -95,13 +95,11 @@ class Learner:
         for number, piece in enumerate(pieces):
             torch.manual_seed(mix(mix(self.seed, self.done), first + number * len(piece)))
             try:
-                with self._quiet(number + 1 < len(pieces)):
+                with ranks.partners(), self._quiet(number + 1 < len(pieces)):
                     with autocast(self.place):
                         loss = self._loss(piece.to(self.place.device, non_blocking=True)) / len(pieces)
                     loss.backward()
             except (RuntimeError, ValueError) as error:  # crops too small for the network, no memory, ...
-                if "onnection" in str(error):
-                    raise ranks.lost(error) from error
                 raise UserError(f"step {self.done + 1} cannot be computed: {' '.join(str(error).split())}") from error
             total += loss.detach()
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.training.clip or math.inf)
@@ -171,7 +169,7 @@ def _parallel(loss: nn.Module, place: Place) -> DistributedDataParallel:
     Every process keeps its own batch-norm statistics; the first's are saved.
     """
     devices = [place.device] if place.device.type == "cuda" else None
-    with warnings.catch_warnings():  # torch 2.15 renames an argument, to one that 2.11 does not know
+    with ranks.partners(), warnings.catch_warnings():  # torch 2.15 renames an argument, to one that 2.11 does not know
         warnings.filterwarnings("ignore", message=".*broadcast_buffers", category=FutureWarning)
         return DistributedDataParallel(loss, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True)
 

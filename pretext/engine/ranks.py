@@ -87,7 +87,7 @@ def from_first(compute: Callable[[], T]) -> T:
             answer = [(compute(), None)]
         except UserError as error:
             answer = [(None, error)]
-    with _present():
+    with partners():
         dist.broadcast_object_list(answer, src=0, device=torch.device("cpu"))
     result, refused = answer[0]
     if refused is not None:
@@ -100,7 +100,7 @@ def agree(value: int) -> int:
     if world() == 1:
         return value
     box = torch.tensor(value)
-    with _present():
+    with partners():
         dist.all_reduce(box, dist.ReduceOp.MAX)
     return int(box)
 
@@ -110,7 +110,7 @@ def gathered(things: list[T]) -> list[T]:
     if world() == 1:
         return list(things)
     boxes: list[list[T]] = [[] for _ in range(world())]
-    with _present():
+    with partners():
         dist.all_gather_object(boxes, things)
     return [thing for box in boxes for thing in box]
 
@@ -118,25 +118,26 @@ def gathered(things: list[T]) -> list[T]:
 def averaged(values: Tensor) -> Tensor:
     """The mean of all processes' values, on the device that they are on."""
     if world() > 1:
-        with _present():
+        with partners():
             dist.all_reduce(values)
         values /= world()
     return values
 
 
 @contextmanager
-def _present() -> Iterator[None]:
-    """Says in one line that another process is gone, which breaks what it was to take part in."""
+def partners() -> Iterator[None]:
+    """Within it, what breaks because another process is gone is said in one line.
+
+    Raises:
+        UserError: so it is.
+    """
     try:
         yield
     except RuntimeError as error:
-        raise lost(error) from error
-
-
-def lost(error: Exception) -> UserError:
-    """The error of a process whose partners are gone."""
-    reason = " ".join(str(error).split())[:160]
-    return UserError(
-        f"process {rank()} of {world()}: another process of this run is gone ({reason}); "
-        "see what it said last, and start all of them again: they go on from the newest checkpoint"
-    )
+        told = str(error)
+        if world() == 1 or not (isinstance(error, dist.DistError) or "gloo" in told or "onnection" in told):
+            raise
+        raise UserError(
+            f"process {rank()} of {world()}: another process of this run is gone ({' '.join(told.split())[:160]}); "
+            "see what it said last, and start all of them again: they go on from the newest checkpoint"
+        ) from error

@@ -116,6 +116,7 @@ def test_a_run_that_others_work_on_is_refused_by_all(launcher: Launcher, tmp_pat
         (2, ["--training.micro_batch", "16"], "in micro-batches of 16"),
         (2, ["--training.batch_norm", "synchronised"], "on GPUs only"),
         (2, ["--data.source", "nowhere"], "nowhere: no such folder"),
+        (2, ["--online.source", "nowhere"], "nowhere: no such folder"),
     ],
 )
 def test_what_cannot_be_shared(world: int, more: list[str], said: str, launcher: Launcher, tmp_path: Path) -> None:
