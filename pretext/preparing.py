@@ -95,9 +95,13 @@ def prepare_colorizer(pictures: Pictures, settings: PretrainSettings, prior: Ten
     """
     colorizer = on_place(build_colorizer(settings, prior, published=True), settings, place)
     asked = settings.backbone
-    if asked.init != "random" and ranks.is_first():
+
+    def from_pictures() -> None:
         crops = torch.stack(list(first_crops(pictures, settings, asked.init_pictures)))
         initialise(colorizer.backbone, [rgb_to_lightness(crops)], asked.init, settings.seed)
+
+    if asked.init != "random":
+        ranks.on_first(from_pictures)
     return colorizer
 
 

@@ -54,9 +54,8 @@ def pretrain(run: Path, settings: PretrainSettings) -> Ending:
     asked = pick_place(settings.machine.device, settings.training.precision, settings.machine.workers)
     with ranks.joined(asked.device), ExitStack() as held:
         # The first process opens everything alone: it makes the indices that the others then read.
-        ranks.from_first(lambda: open_pictures(settings).contents)
-        pictures = open_pictures(settings)
-        ranks.from_first(lambda: held.enter_context(held_run(run, plain(settings))))
+        pictures = ranks.on_first(lambda: open_pictures(settings)) or open_pictures(settings)
+        ranks.on_first(lambda: held.enter_context(held_run(run, plain(settings))))
         begun = ranks.from_first(lambda: newest_checkpoint(run))
         state = None if begun is None else _restored(run, begun, settings, pictures)
         place = asked if state is None else asked._replace(precision=state["precision"])
@@ -71,8 +70,7 @@ def pretrain(run: Path, settings: PretrainSettings) -> Ending:
             learner.load(state, run)
             del state  # as large as the network and its optimizer
 
-        watch = _Watch(run, settings, pictures, learner, prior) if ranks.is_first() else None
-
+        watch = ranks.on_first(lambda: _Watch(run, settings, pictures, learner, prior))
         return train(
             run,
             learner,

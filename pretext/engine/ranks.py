@@ -95,6 +95,13 @@ def from_first(compute: Callable[[], T]) -> T:
     return result  # type: ignore[return-value]
 
 
+def on_first(compute: Callable[[], T]) -> T | None:
+    """What the first process computes, there alone; the others wait for it, and have None. Raises as ``from_first``."""
+    made: list[T] = []
+    from_first(lambda: made.append(compute()))
+    return made[0] if made else None
+
+
 def agree(value: int) -> int:
     """The greatest of all processes' values: what one of them was asked, all of them know."""
     if world() == 1:
