@@ -130,19 +130,24 @@ def held_views(pictures: Pictures, count: int, size: int) -> tuple[Tensor, list[
     """Pictures to look at, uint8 (N, 3, size, size), at most ``count``, and those left out as bad.
 
     Held-out ones, or, where none of those can be read, some that are trained on.
+
+    Raises:
+        UserError: none of these can be read either.
     """
-    views, bad = _views(pictures.held, max(1, count), size)
+    views, bad = _views(pictures.held, count, size)
     if not views:
         pictures.held.clear()
-        views, more = _views(pictures.training, max(1, count), size)
+        views, more = _views(pictures.training, -(-max(1, count) // len(pictures.training)), size)
         bad += more
-    return (torch.stack(views) if views else torch.empty(0)), bad
+    if not views:
+        raise UserError(f"{pictures.name}: none of {len(bad)} pictures can be read; the first: {': '.join(bad[0])}")
+    return torch.stack(views), bad
 
 
-def _views(sources: list[Source], count: int, size: int) -> tuple[list[Tensor], list[tuple[str, str]]]:
+def _views(sources: list[Source], each: int, size: int) -> tuple[list[Tensor], list[tuple[str, str]]]:
     samples = []
     for source in sources:
         looked_at = Views(source, size)
-        samples += [looked_at[index] for index in range(min(len(source), -(-count // len(sources))))]
+        samples += [looked_at[index] for index in range(min(len(source), each))]
     views = [sample.rgb for sample in samples if sample.rgb is not None]
     return views, [entry for sample in samples for entry in sample.skipped]
