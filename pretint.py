@@ -44,8 +44,8 @@ def pretrain(arguments: Sequence[str]) -> int:
 
     (run,), settings = _parse(pretrain, PretrainSettings, [RUN], arguments)
     ending = job(run, settings)
-    if not is_first():  # of several processes
-        return ending
+    if not is_first():  # of several processes: the first alone speaks, also to who started them
+        return Ending.COMPLETE
     _say(*_skips(skipped_pictures(run)))
     report = write_report(run)
     if ending != Ending.COMPLETE:
@@ -183,8 +183,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        The exit code: 0 done, 2 the user's mistake (one line on standard error), 75 asked to stop by TERM
-        or USR2 and ready to go on, 130 asked to stop by Ctrl-C.
+        The exit code: 0 done, 2 the user's mistake (one line on standard error), stopped and ready to go
+        on: 75 by USR2, 130 by Ctrl-C, 143 by TERM.
     """
     name, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:

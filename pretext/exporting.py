@@ -112,7 +112,8 @@ def export(model: Path, destination: Path, settings: ExportSettings) -> Exported
 
 def _write_safetensors(model: Path, destination: Path, whole: bool) -> list[str]:
     state = load_checkpoint(find_checkpoint(model))
-    weights = {name: value for name, value in state["model"].items() if whole or name.startswith(BACKBONE)}
+    judged = state.get("average", state["model"])
+    weights = {name: value for name, value in judged.items() if whole or name.startswith(BACKBONE)}
     kept: dict[str, Any] = {name: state[name] for name in _KEPT if name in state}
     save_portable(destination, {"model": weights, "head": whole, **kept})
     what = "the backbone and its colour head" if whole else "the backbone alone"

@@ -96,12 +96,12 @@ def prepare_colorizer(pictures: Pictures, settings: PretrainSettings, prior: Ten
     colorizer = on_place(build_colorizer(settings, prior, published=True), settings, place)
     asked = settings.backbone
 
-    def initialised() -> None:
+    def from_pictures() -> None:
         crops = torch.stack(list(first_crops(pictures, settings, asked.init_pictures)))
         initialise(colorizer.backbone, [rgb_to_lightness(crops)], asked.init, settings.seed)
 
     if asked.init != "random":
-        ranks.from_first(initialised)
+        ranks.on_first(from_pictures)
     return colorizer
 
 
@@ -130,19 +130,24 @@ def held_views(pictures: Pictures, count: int, size: int) -> tuple[Tensor, list[
     """Pictures to look at, uint8 (N, 3, size, size), at most ``count``, and those left out as bad.
 
     Held-out ones, or, where none of those can be read, some that are trained on.
+
+    Raises:
+        UserError: none of these can be read either.
     """
-    views, bad = _views(pictures.held, max(1, count), size)
+    views, bad = _views(pictures.held, count, size)
     if not views:
         pictures.held.clear()
-        views, more = _views(pictures.training, max(1, count), size)
+        views, more = _views(pictures.training, -(-max(1, count) // len(pictures.training)), size)
         bad += more
-    return (torch.stack(views) if views else torch.empty(0)), bad
+    if not views:
+        raise UserError(f"{pictures.name}: none of {len(bad)} pictures can be read; the first: {': '.join(bad[0])}")
+    return torch.stack(views), bad
 
 
-def _views(sources: list[Source], count: int, size: int) -> tuple[list[Tensor], list[tuple[str, str]]]:
+def _views(sources: list[Source], each: int, size: int) -> tuple[list[Tensor], list[tuple[str, str]]]:
     samples = []
     for source in sources:
         looked_at = Views(source, size)
-        samples += [looked_at[index] for index in range(min(len(source), -(-count // len(sources))))]
+        samples += [looked_at[index] for index in range(min(len(source), each))]
     views = [sample.rgb for sample in samples if sample.rgb is not None]
     return views, [entry for sample in samples for entry in sample.skipped]

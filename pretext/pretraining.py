@@ -13,7 +13,7 @@ from pretext.colorizer import Colorizer, join
 from pretext.engine import ranks
 from pretext.engine.checkpoint import load_checkpoint
 from pretext.engine.device import Place, pick_place
-from pretext.engine.interrupt import Ending
+from pretext.engine.interrupt import WARNINGS, Ending, stop_requests
 from pretext.engine.journal import Journal
 from pretext.engine.learner import Learner
 from pretext.engine.loop import train
@@ -50,13 +50,13 @@ def pretrain(run: Path, settings: PretrainSettings) -> Ending:
     Raises:
         UserError: see the message.
     """
-    settings.training.share(ranks.world())
     asked = pick_place(settings.machine.device, settings.training.precision, settings.machine.workers)
-    with ranks.joined(asked.device), ExitStack() as held:
+    # From here on a cluster's warning waits for the first step, after which all is saved.
+    with stop_requests(*WARNINGS) as warned, ranks.joined(asked.device), ExitStack() as held:
+        ranks.on_first(lambda: settings.training.share(ranks.world()))
         # The first process opens everything alone: it makes the indices that the others then read.
-        ranks.from_first(lambda: open_pictures(settings).contents)
-        pictures = open_pictures(settings)
-        ranks.from_first(lambda: held.enter_context(held_run(run, plain(settings))))
+        pictures = ranks.on_first(lambda: open_pictures(settings)) or open_pictures(settings)
+        ranks.on_first(lambda: held.enter_context(held_run(run, plain(settings), plain(PretrainSettings()))))
         begun = ranks.from_first(lambda: newest_checkpoint(run))
         state = None if begun is None else _restored(run, begun, settings, pictures)
         place = asked if state is None else asked._replace(precision=state["precision"])
@@ -71,14 +71,13 @@ def pretrain(run: Path, settings: PretrainSettings) -> Ending:
             learner.load(state, run)
             del state  # as large as the network and its optimizer
 
-        watch: list[_Watch] = []  # of the first process
-        ranks.from_first(lambda: watch.append(_Watch(run, settings, pictures, learner, prior)))
-
+        watch = ranks.on_first(lambda: _Watch(run, settings, pictures, learner, prior))
         return train(
             run,
             learner,
             pictures.samples(settings, place.workers),
-            watch[0] if watch else lambda journal: None,
+            watch or (lambda journal: None),
+            warned,
             facts={
                 "versions": versions(),
                 "precision": place.precision,
@@ -92,7 +91,7 @@ def pretrain(run: Path, settings: PretrainSettings) -> Ending:
                 "colour": colour_contract(settings, prior),
                 "versions": versions(),
             },
-            skipped=watch[0].skipped if watch else [],
+            skipped=watch.skipped if watch else [],
         )
 
 

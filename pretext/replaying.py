@@ -84,6 +84,8 @@ def replay(folder: Path, settings: ReplaySettings) -> Replay:
     state = load_checkpoint(folder / "checkpoint.pt")
     check_state(folder, state, resumed=True)
     check_contract(folder, recipe, state["colour"])
+    if state["step"] >= evidence["step"] or len(evidence["pictures"]) != recipe.training.batch_size:
+        raise UserError(f"{folder}: its files are not of one run; has one been edited?")
     pictures = open_pictures(recipe)
     if state["data"] != pictures.contents:
         raise UserError(f"{pictures.name}: not the pictures of the run any more; bring them back")

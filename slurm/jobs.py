@@ -56,7 +56,7 @@ class Resumable:
             # Not the GPU: on a cluster that shares nodes, numbering GPUs by rank takes someone else's.
             submitit.helpers.TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
         result = self.job(*self.arguments)
-        if result == AGAIN:
+        if isinstance(result, int) and result == AGAIN and "SUBMITIT_EXECUTOR" in os.environ:
             # What submitit would have done, had the job not taken the signal to save itself first.
             signal.raise_signal(signal.SIGUSR2)
             time.sleep(30)  # the first task has the job requeued, which ends the others

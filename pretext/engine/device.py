@@ -25,9 +25,12 @@ def pick_place(device: str, precision: Precision = "auto", workers: int = -1) ->
     Raises:
         UserError: there is no such device here.
     """
+    if ranks.world() > 1 and device in ("auto", "cuda") and torch.cuda.is_available():
+        device = _own_gpu()
     picked = pick_device(device)
-    if picked.type == "cuda" and picked.index is None:
-        picked = torch.device("cuda", ranks.local_rank())
+    if picked.type == "cuda":
+        if ranks.local_world() > 1 and device not in ("auto", "cuda", _own_gpu()):
+            raise UserError(f"machine.device is {device}, one GPU for {ranks.local_world()} processes; take cuda")
         torch.cuda.set_device(picked)
     cores = max(1, len(os.sched_getaffinity(0)) // ranks.local_world())
     if ranks.local_world() > 1 and "OMP_NUM_THREADS" not in os.environ:
@@ -35,6 +38,16 @@ def pick_place(device: str, precision: Precision = "auto", workers: int = -1) ->
     if workers < 0:
         workers = 1 if picked.type == "cpu" else min(12, cores)
     return Place(picked, pick_precision(precision, picked), workers)
+
+
+def _own_gpu() -> str:
+    """This process's GPU among those that it sees: the only one, or that of its number on the machine."""
+    visible, number = torch.cuda.device_count(), ranks.local_rank()
+    if visible == 1:
+        return "cuda:0"
+    if number >= visible:
+        raise UserError(f"{ranks.local_world()} processes on this machine, but {visible} GPUs; start one for each GPU")
+    return f"cuda:{number}"
 
 
 def pick_device(name: str) -> torch.device:

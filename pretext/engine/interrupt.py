@@ -9,29 +9,37 @@ from types import FrameType
 
 
 class Ending(IntEnum):
-    """How a training ended; the value is the command's exit code. If several signals came, the greatest counts."""
+    """How work ended; the value is the command's exit code. If several signals came, the greatest counts."""
 
     COMPLETE = 0
-    """All steps are done."""
+    """All is done."""
     PREEMPTED = 75
-    """TERM or USR2 (a cluster's warning) asked to stop; the same call goes on. EX_TEMPFAIL of sysexits.h."""
+    """USR2, a cluster's warning, asked to stop; the same call goes on. EX_TEMPFAIL of sysexits.h."""
     INTERRUPTED = 130
-    """Ctrl-C asked to stop; the same call goes on."""
+    """INT (Ctrl-C) asked to stop; the same call goes on."""
+    TERMINATED = 143
+    """TERM asked to stop; the same call goes on, if anybody wants it."""
 
 
 ENDINGS = {
-    signal.SIGINT: Ending.INTERRUPTED,
-    signal.SIGTERM: Ending.PREEMPTED,
     signal.SIGUSR2: Ending.PREEMPTED,
+    signal.SIGINT: Ending.INTERRUPTED,
+    signal.SIGTERM: Ending.TERMINATED,
 }
-"""The signals that ask a run to stop."""
+"""The signals that ask to stop."""
+
+WARNINGS = (signal.SIGUSR2, signal.SIGTERM)
+"""Those that a machine sends, not a user at a keyboard."""
 
 
 @contextmanager
-def stop_requests() -> Iterator[Callable[[], Ending]]:
-    """Within it, a signal of ``ENDINGS`` only sets the ending that the yielded function returns.
+def stop_requests(*signals: signal.Signals) -> Iterator[Callable[[], Ending]]:
+    """Within it, a signal only sets the ending that the yielded function returns.
 
     A second INT acts at once, for a user who can't wait.
+
+    Args:
+        signals: of ``ENDINGS``; by default all.
     """
     asked = Ending.COMPLETE
 
@@ -42,7 +50,7 @@ def stop_requests() -> Iterator[Callable[[], Ending]]:
         asked = max(asked, ENDINGS[signal.Signals(number)])
 
     ours = threading.current_thread() is threading.main_thread()  # elsewhere Python lets nobody listen
-    before = {number: signal.signal(number, ask) for number in ENDINGS if ours}
+    before = {number: signal.signal(number, ask) for number in signals or ENDINGS if ours}
     try:
         yield lambda: asked
     finally:

@@ -35,7 +35,7 @@ class Journal:
 
     def __init__(self, folder: Path, step: int | None) -> None:
         self.path = folder / "journal.jsonl"
-        kept = [record for record in read_journal(folder) if step is not None and record["step"] <= step]
+        kept = [record for record in _records(self.path) if step is not None and record["step"] <= step]
         step = step or 0
         write_atomically(self.path, "".join(_line(record) for record in kept).encode())
         mirror = folder / "tensorboard"
@@ -111,25 +111,32 @@ def read_journal(folder: Path) -> list[Record]:
 
 def skipped_pictures(folder: Path) -> list[tuple[str, str]]:
     """Key and reason of the pictures that a run met and could not read."""
-    return [(record["key"], record["reason"]) for record in read_journal(folder) if record["kind"] == "skipped"]
+    return [
+        (record["key"], record["reason"])
+        for record in _records(folder / "journal.jsonl")
+        if record["kind"] == "skipped"
+    ]
 
 
 def _records(path: Path) -> Iterator[Record]:
     if not path.exists():
         return
+    broken = ""
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        with path.open(encoding="utf-8", errors="replace") as lines:
+            for number, line in enumerate(lines, 1):
+                if broken:  # and it was not the last
+                    raise UserError(f"{path}: {broken} is no journal record; has the file been edited?")
+                try:
+                    record = json.loads(line)
+                    assert isinstance(record["step"], int) and isinstance(record["kind"], str)
+                    assert record["kind"] != "skipped" or {"key", "reason"} <= record.keys()
+                except (ValueError, KeyError, TypeError, AssertionError, RecursionError):
+                    broken = f"line {number}"
+                else:
+                    yield record
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    for number, line in enumerate(lines, 1):
-        try:
-            record = json.loads(line)
-            assert isinstance(record["step"], int) and isinstance(record["kind"], str)
-            assert record["kind"] != "skipped" or {"key", "reason"} <= record.keys()
-            yield record
-        except (ValueError, KeyError, TypeError, AssertionError, RecursionError) as error:
-            if number < len(lines):
-                raise UserError(f"{path}: line {number} is no journal record; has the file been edited?") from error
 
 
 def _line(record: Record) -> str:

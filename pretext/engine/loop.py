@@ -1,5 +1,6 @@
 """The one training loop."""
 
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, nullcontext
@@ -28,6 +29,7 @@ def train(
     learner: Learner,
     samples: Samples,
     look: Callable[[Journal], None],
+    warned: Callable[[], Ending],
     facts: dict[str, Any],
     stored: dict[str, Any],
     skipped: Sequence[tuple[str, str]] = (),
@@ -42,6 +44,7 @@ def train(
         learner: what is trained.
         samples: where batches come from.
         look: called now and then, on the first process only, to journal how the network does.
+        warned: which signal of a machine has asked to stop, see ``stop_requests``; Ctrl-C is watched for here.
         facts: journaled at the start of every call, such as versions.
         stored: what a checkpoint holds besides the learner's state (settings, colour contract).
         skipped: key and reason of pictures that are known to be unreadable, for the journal.
@@ -94,7 +97,7 @@ def train(
 
     with (
         closing(Journal(run, learner.done if begun else None) if first else Silence()) as journal,
-        stop_requests() as asked_to_stop,
+        stop_requests(signal.SIGINT) as interrupted,
         progress(run.name, training.steps, "pictures", learner.done, weight=training.batch_size)
         if first
         else nullcontext(lambda more, remark: None) as advance,
@@ -115,7 +118,7 @@ def train(
             pending.append((learner.done, learner.rate, loss, norm))
             bad += batch.skipped
 
-            stop = Ending(ranks.agree(asked_to_stop()))
+            stop = Ending(ranks.agree(max(warned(), interrupted())))
             last = learner.done == training.steps
             look_due = learner.done % machine.evaluate_every == 0 or last
             keep_due = learner.done % machine.checkpoint_every == 0 or last or stop != Ending.COMPLETE

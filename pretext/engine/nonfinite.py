@@ -32,6 +32,7 @@ def keep_evidence(
     folder = run / "nonfinite" / f"{step:08d}"
     first = (step - 1) * training.batch_size
     seen = [samples.locate(t) for t in range(first, first + training.batch_size)]
+    pieces = training.micro_batch or training.share(ranks.world())
     evidence: Evidence = {
         "step": step,
         "loss": str(loss),
@@ -39,7 +40,7 @@ def keep_evidence(
         "samples": [first, first + training.batch_size],
         "pictures": [samples.parts[part].key(index) for part, index in seen],
         "processes": ranks.world(),
-        "micro_batch": training.micro_batch or training.share(ranks.world()),
+        "micro_batch": pieces * ranks.world() if training.batch_norm == "synchronised" else pieces,
     }
     write_atomically(folder / "evidence.json", json.dumps(evidence, indent=1).encode())
     write_atomically(folder / "settings.yaml", yaml.safe_dump(settings, sort_keys=False).encode())
@@ -47,7 +48,10 @@ def keep_evidence(
     assert checkpoint is not None, "a run has a checkpoint before its first step"
     copy = folder / "checkpoint.pt"
     copy.unlink(missing_ok=True)
-    os.link(checkpoint, copy)  # no second copy on the disk; it stays when the run drops its own
+    try:
+        os.link(checkpoint, copy)  # no second copy on the disk; it stays when the run drops its own
+    except OSError:  # a file system without links
+        write_atomically(copy, checkpoint.read_bytes())
     return folder
 
 
@@ -61,7 +65,8 @@ def read_evidence(folder: Path) -> Evidence:
     try:
         evidence = json.loads(path.read_text(encoding="utf-8"))
         assert isinstance(evidence["step"], int) and isinstance(evidence["micro_batch"], int)
-        assert isinstance(evidence["pictures"], list)
+        assert isinstance(evidence["pictures"], list) and evidence["step"] > 0
+        assert evidence["micro_batch"] > 0 and len(evidence["pictures"]) % evidence["micro_batch"] == 0
     except OSError as error:
         raise UserError(f"{folder}: nothing to replay (no readable evidence.json); name RUN/nonfinite/STEP") from error
     except (ValueError, KeyError, TypeError, AssertionError) as error:

@@ -69,8 +69,11 @@ def joined(device: torch.device) -> Iterator[None]:
         ) from error
     try:
         yield
-    finally:
-        dist.destroy_process_group()
+    except BaseException:
+        if device.type != "cuda":  # NCCL would wait for work that the others will never do
+            dist.destroy_process_group()
+        raise
+    dist.destroy_process_group()
 
 
 def from_first(compute: Callable[[], T]) -> T:
@@ -93,6 +96,13 @@ def from_first(compute: Callable[[], T]) -> T:
     if refused is not None:
         raise refused if is_first() else SaidElsewhere(str(refused))
     return result  # type: ignore[return-value]
+
+
+def on_first(compute: Callable[[], T]) -> T | None:
+    """What the first process computes, there alone; the others wait for it, and have None. Raises as ``from_first``."""
+    made: list[T] = []
+    from_first(lambda: made.append(compute()))
+    return made[0] if made else None
 
 
 def agree(value: int) -> int:

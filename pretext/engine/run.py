@@ -25,13 +25,14 @@ Settings = dict[str, Any]
 
 
 @contextmanager
-def held_run(folder: Path, settings: Settings) -> Iterator[None]:
+def held_run(folder: Path, settings: Settings, defaults: Settings | None = None) -> Iterator[None]:
     """Create a run or open it again, and hold it: no other process can write to it meanwhile.
 
     Args:
         folder: the run's; made if it does not exist.
         settings: nested, of plain values. All but the groups ``machine`` and ``online`` must be those the
             run began with, once it has a checkpoint.
+        defaults: what the run had of settings that are newer than it.
 
     Raises:
         UserError: the folder is no run's, was begun with other settings, or is held by another process.
@@ -46,11 +47,12 @@ def held_run(folder: Path, settings: Settings) -> Iterator[None]:
         raise UserError(f"{folder}: cannot write there ({error.strerror}); name another folder") from error
     with lock:
         try:
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock, which forked workers would hold on to
+            # Not flock, which workers inherit: they outlive a kill of this process for some seconds.
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise UserError(f"{folder}: another process is working on this run; wait for it or stop it") from error
         if path.exists() and newest_checkpoint(folder):  # before that nothing of the old settings is left to go on
-            different = _differences(run_settings(folder), settings)
+            different = _differences(_completed(run_settings(folder), defaults or {}), settings)
             if different:
                 raise UserError(
                     f"{folder}: this run was begun with other settings ({'; '.join(different)}); "
@@ -108,6 +110,13 @@ def keep_checkpoint(folder: Path, state: dict[str, Any]) -> None:
 def _is_empty(folder: Path) -> bool:
     """Whether it is a folder with nothing in it but what an attempt to start a run may leave."""
     return folder.is_dir() and all(entry.name.startswith(".") for entry in folder.iterdir())
+
+
+def _completed(settings: Settings, defaults: Settings) -> Settings:
+    """The settings, with the defaults of those that are missing."""
+    both = {key: (settings.get(key), default) for key, default in defaults.items()}
+    nested = {k: _completed(a, b) for k, (a, b) in both.items() if isinstance(a, dict) and isinstance(b, dict)}
+    return {**defaults, **settings, **nested}
 
 
 def _differences(old: Settings, new: Settings, prefix: str = "") -> list[str]:

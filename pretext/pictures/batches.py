@@ -204,18 +204,25 @@ class Views(Dataset[Sample]):
 
 
 def batches(
-    samples: Samples, batch_size: int, start: int, stop: int, workers: int, positions: range | None = None
+    samples: Samples,
+    batch_size: int,
+    start: int,
+    stop: int,
+    workers: int,
+    positions: range | None = None,
+    pinned: bool = False,
 ) -> Iterator[Batch]:
     """The batches of steps ``start`` to ``stop``: step s holds samples s * batch_size and on.
 
-    With ``positions``, a process's share: only what stands there in every batch.
+    With ``positions``, a process's share: only what stands there in every batch. ``pinned`` memory is
+    copied to a GPU while that computes.
 
     Raises:
         UserError: no picture of 100 in a row can be read.
     """
     share = range(batch_size) if positions is None else positions
     steps = range(start * batch_size, stop * batch_size, batch_size)
-    for batch in _loaded(samples, (range(at + share.start, at + share.stop) for at in steps), workers):
+    for batch in _loaded(samples, (range(at + share.start, at + share.stop) for at in steps), workers, pinned):
         if batch.missing:
             tried = min(_PATIENCE, max(len(part) for part in samples.parts))
             raise UserError(f"no picture of {tried} in a row can be read; the first: {': '.join(batch.missing[0])}")
@@ -228,7 +235,7 @@ def stream(samples: Samples | Views, indices: range, batch_size: int, workers: i
     return _loaded(samples, cuts, workers)
 
 
-def _loaded(samples: Samples | Views, batches: Iterable[range], workers: int) -> Iterator[Batch]:
+def _loaded(samples: Samples | Views, batches: Iterable[range], workers: int, pinned: bool = False) -> Iterator[Batch]:
     """The samples at the indices of every batch, prepared by ``workers`` processes (0: this one).
 
     They never see the signals that ask a job to stop: those are blocked while workers are started, so
@@ -240,10 +247,19 @@ def _loaded(samples: Samples | Views, batches: Iterable[range], workers: int) ->
         num_workers=workers,
         collate_fn=_collate,
         prefetch_factor=4 if workers else None,
+        pin_memory=pinned,
     )
     with _signals_blocked():
         loaded = iter(loader)
-    yield from loaded
+    try:
+        yield from loaded
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise UserError(
+            "a process that decodes pictures was killed, for lack of memory perhaps: lower machine.cache or "
+            f"machine.workers ({' '.join(str(error).split())[:120]})"
+        ) from error
 
 
 def _collate(samples: list[Sample]) -> Batch:

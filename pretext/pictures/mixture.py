@@ -1,6 +1,7 @@
 """Several sources mixed by weight: which of them a run's sample t comes from, a pure function of t."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from pretext.pictures.order import mix, permuted, picture_index
 
@@ -28,9 +29,8 @@ def quotas(weights: Sequence[float]) -> list[int]:
 def locate(seed: int, t: int, sizes: Sequence[int], counts: Sequence[int]) -> tuple[int, int]:
     """The source and the picture in it that sample ``t`` reads.
 
-    Every block of ``BLOCK`` samples holds its quota of each source, in an order of its own; the samples of
-    one source, taken by themselves, go through it in permutations, epoch by epoch, as those of a run
-    over that source alone.
+    Every block of ``BLOCK`` samples holds its quota of each source, in an order of its own. The samples of
+    one source, taken by themselves, go through it in permutations, epoch by epoch.
 
     Args:
         seed: of the run.
@@ -41,9 +41,18 @@ def locate(seed: int, t: int, sizes: Sequence[int], counts: Sequence[int]) -> tu
     if len(sizes) == 1:
         return 0, picture_index(seed, t, sizes[0])
     block, position = divmod(t, BLOCK)
-    slot = permuted(position, BLOCK, key=mix(seed ^ _KEY, block))
-    part = 0
-    while slot >= counts[part]:
-        slot -= counts[part]
-        part += 1
-    return part, picture_index(mix(seed, part), block * counts[part] + slot, sizes[part])
+    part, number = _arrangement(mix(seed ^ _KEY, block), tuple(counts))[position]
+    return part, picture_index(mix(seed, part), block * counts[part] + number, sizes[part])
+
+
+@lru_cache(maxsize=8)
+def _arrangement(key: int, counts: tuple[int, ...]) -> list[tuple[int, int]]:
+    """Of every position in a block: its source, and how many of that source's come before it."""
+    owners = [part for part, count in enumerate(counts) for _ in range(count)]
+    before = [0] * len(counts)
+    arranged = []
+    for position in range(BLOCK):
+        part = owners[permuted(position, BLOCK, key)]
+        arranged.append((part, before[part]))
+        before[part] += 1
+    return arranged

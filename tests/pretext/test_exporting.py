@@ -113,6 +113,19 @@ def test_a_checkpoint_as_safetensors(checkpoint: Checkpoint, rgb: Tensor, whole:
         export(file, tmp_path / "y.safetensors", ExportSettings())
 
 
+def test_where_there_is_a_moving_average_that_is_exported(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    state = load_checkpoint(checkpoint("tiny"))
+    state["average"] = {name: value.clone() for name, value in state["model"].items()}
+    state["average"]["head.bias"] += 1
+    model, file = tmp_path / "averaged.pt", tmp_path / "x.safetensors"
+    save_checkpoint(model, state)
+    export(model, file, ExportSettings())
+    before, after = load_pretrained(model).colorizer, load_pretrained(file).colorizer
+    assert torch.equal(after.head.bias, before.head.bias) and not torch.equal(
+        after.head.bias, state["model"]["head.bias"]
+    )
+
+
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [

@@ -125,6 +125,12 @@ def test_what_cannot_be_shared(world: int, more: list[str], said: str, launcher:
     assert said in processes[0].said and len(processes[0].said.splitlines()) == 1
 
 
+def test_what_the_first_alone_finds_wrong_it_alone_says(launcher: Launcher, tmp_path: Path) -> None:
+    processes = launcher.together(2, "pretrain", tmp_path / "run", *WORDS, "--online.source", "nowhere")
+    assert [process.wait() for process in processes] == [2, 2]
+    assert "nowhere: no such folder" in processes[0].said and not processes[1].said
+
+
 def test_bad_pictures_that_any_of_them_meets_are_listed(launcher: Launcher, tmp_path: Path) -> None:
     from pretext.pictures import Bundled
 

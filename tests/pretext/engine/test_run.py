@@ -1,6 +1,10 @@
 """A run directory: who may write to it, with which settings, and what it keeps."""
 
 import multiprocessing
+import os
+import signal
+import time
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
@@ -45,6 +49,29 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
         process.start()
         process.join()
         assert process.exitcode == 0
+
+
+def _die_before_the_worker(folder: Path, worker: Connection) -> None:
+    with held_run(folder, SETTINGS):
+        pid = os.fork()
+        if pid == 0:
+            time.sleep(60)
+        worker.send(pid)
+        os._exit(0)
+
+
+def test_workers_that_outlive_a_killed_job_do_not_hold_its_run(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_die_before_the_worker, args=(tmp_path, sender))
+    process.start()
+    worker = receiver.recv()
+    try:
+        process.join()
+        with held_run(tmp_path, SETTINGS):
+            pass
+    finally:
+        os.kill(worker, signal.SIGKILL)
 
 
 def test_a_folder_of_something_else_is_not_taken(tmp_path: Path) -> None:
