@@ -94,6 +94,8 @@ def replay(folder: Path, settings: ReplaySettings) -> Replay:
     learner.load(state, folder)
     samples = pictures.samples(recipe, place.workers)
     step, began = evidence["step"], learner.done
+    if not began < step <= training.steps or len(evidence["pictures"]) != training.batch_size:
+        raise UserError(f"{folder}: its evidence, checkpoint and settings are not of one run; have they been edited?")
     with progress("replay", step - began, "steps") as advance:
         for batch in batches(samples, training.batch_size, began, step, place.workers):
             if learner.done == step - 1:

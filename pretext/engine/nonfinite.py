@@ -61,7 +61,8 @@ def read_evidence(folder: Path) -> Evidence:
     try:
         evidence = json.loads(path.read_text(encoding="utf-8"))
         assert isinstance(evidence["step"], int) and isinstance(evidence["micro_batch"], int)
-        assert isinstance(evidence["pictures"], list)
+        assert isinstance(evidence["pictures"], list) and evidence["step"] >= 1 and evidence["micro_batch"] >= 1
+        assert evidence["samples"][1] == evidence["step"] * len(evidence["pictures"])
     except OSError as error:
         raise UserError(f"{folder}: nothing to replay (no readable evidence.json); name RUN/nonfinite/STEP") from error
     except (ValueError, KeyError, TypeError, AssertionError) as error:
