@@ -111,8 +111,10 @@ def pack(source: str, destination: Path, settings: PackSettings) -> Packed:
 
     Raises:
         UserError: the source cannot be opened or no picture of it read, the destination holds something
-            else or is being written by another process, or the disk is full.
+            else, lies in the source or is being written by another process, or the disk is full.
     """
+    if Path(source).is_dir() and destination.resolve().is_relative_to(Path(source).resolve()):
+        raise UserError(f"{destination}: lies in {source}, whose folders it would change; name a folder elsewhere")
     pictures = _opened(source, settings.labels)
     labels = pictures.labels if isinstance(pictures, LabelledSource) and settings.labels else None
     classes = pictures.classes if isinstance(pictures, LabelledSource) and settings.labels else None
