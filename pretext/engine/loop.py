@@ -128,7 +128,6 @@ def train(
             if look_due or keep_due:
                 clock.lap(0)
             if stop != Ending.COMPLETE and not last:
-                ranks.agree(0)  # the checkpoint is written: torchrun kills the others soon after one has left
                 return stop
     return Ending.COMPLETE
 
