@@ -46,8 +46,7 @@ def held_run(folder: Path, settings: Settings) -> Iterator[None]:
         raise UserError(f"{folder}: cannot write there ({error.strerror}); name another folder") from error
     with lock:
         try:
-            # Not flock, which workers inherit: they outlive a kill of this process for some seconds.
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise UserError(f"{folder}: another process is working on this run; wait for it or stop it") from error
         if path.exists() and newest_checkpoint(folder):  # before that nothing of the old settings is left to go on

@@ -47,18 +47,6 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
         assert process.exitcode == 0
 
 
-def test_workers_that_outlive_their_job_do_not_hold_its_run(tmp_path: Path) -> None:
-    forked = multiprocessing.get_context("fork")
-    over = forked.Event()
-    with held_run(tmp_path, SETTINGS):
-        worker = forked.Process(target=over.wait)
-        worker.start()
-    with held_run(tmp_path, SETTINGS):
-        assert worker.is_alive()
-    over.set()
-    worker.join()
-
-
 def test_a_folder_of_something_else_is_not_taken(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("precious")
     with pytest.raises(UserError, match="no run of Pretint"), held_run(tmp_path, SETTINGS):
