@@ -140,7 +140,7 @@ def pack(arguments: Sequence[str]) -> int:
     _say(f"{done.pictures:,} pictures in {shards}, {done.copied:,} of them copied as they are")
     if not done.complete:
         _say(f"stopped; the same command goes on: pretint pack {shlex.join(arguments)}")
-        return 130
+        return done.ending
     _say(f"labels: {f'{done.classes:,} classes' if done.classes else 'none'}")
     _say(f"{folder}: {'was complete already' if done.already else 'complete'}")
     return 0

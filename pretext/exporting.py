@@ -89,7 +89,10 @@ def export(model: Path, destination: Path, settings: ExportSettings) -> Exported
         UserError: see the message.
     """
     if destination.suffix != settings.ending:
-        raise UserError(f"{destination}: a file of the format {settings.format} must end in {settings.ending}")
+        raise UserError(
+            f"{destination}: a file of the format {settings.format} must end in {settings.ending}, "
+            "or give another format"
+        )
     if destination.exists():
         raise UserError(f"{destination}: exists; remove it, or name another file")
     pretrained = load_pretrained(model)

@@ -1,6 +1,7 @@
 """From a recipe to what trains: the pictures, split and mixed, the prior, and the colorizer."""
 
 import hashlib
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,11 +49,18 @@ def open_pictures(settings: PretrainSettings) -> Pictures:
     """Open every source of a recipe.
 
     Raises:
-        UserError: one cannot be opened.
+        UserError: one cannot be opened, or stands twice: what is held out of the one would be trained on
+            from the other.
     """
     asked = settings.data.source
     weights = dict(asked) if isinstance(asked, Mapping) else {asked: 1.0}
     sources = [open_source(name) for name in weights]
+    digests = [source.digest() for source in sources]
+    opened: dict[tuple[str, str], str] = {}
+    for name, digest in zip(weights, digests, strict=True):
+        other = opened.setdefault((_place(name), digest), name)
+        if other != name:
+            raise UserError(f"data.source: {other} and {name} are the same pictures; give them once, with one weight")
     count = sum(map(len, sources))
     wanted = min(settings.data.holdout, count // 10)
     total = sum(weights.values())
@@ -63,9 +71,13 @@ def open_pictures(settings: PretrainSettings) -> Pictures:
         training.append(Subset(source, range(aside, len(source)), settings.seed))
         if aside:
             held.append(Subset(source, range(aside), settings.seed))
-    digests = [source.digest() for source in sources]
     names = digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
     return Pictures(" + ".join(weights), training, list(weights.values()), held, {"pictures": count, "names": names})
+
+
+def _place(name: str) -> str:
+    """What tells apart two sources whose pictures have the same names: 0001.jpg is in many folders."""
+    return os.path.realpath(Path(name).expanduser()) if Path(name).exists() else name.removesuffix(":train")
 
 
 def find_prior(pictures: Pictures, settings: PretrainSettings) -> Tensor:

@@ -56,6 +56,8 @@ def pretrain(run: Path, settings: PretrainSettings) -> Ending:
         ranks.on_first(lambda: settings.training.share(ranks.world()))
         # The first process opens everything alone: it makes the indices that the others then read.
         pictures = ranks.on_first(lambda: open_pictures(settings)) or open_pictures(settings)
+        if settings.online.source:  # a mistake there is said before anything takes long
+            ranks.on_first(lambda: open_labelled(settings.online.source))
         ranks.on_first(lambda: held.enter_context(held_run(run, plain(settings), plain(PretrainSettings()))))
         begun = ranks.from_first(lambda: newest_checkpoint(run))
         state = None if begun is None else _restored(run, begun, settings, pictures)

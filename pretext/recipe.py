@@ -44,6 +44,11 @@ class DataSettings:
             wrong = [name for name, weight in self.source.items() if not 0 < weight < math.inf]
             if wrong or not self.source:
                 raise UserError(f"data.source: {wrong[0] if wrong else 'an empty mixture'}: give a weight above 0")
+            unnamed = [name for name in self.source if not isinstance(name, str)]  # YAML reads 2012 as a number
+            if unnamed:
+                raise UserError(f"data.source: {unnamed[0]} is no name; if it is a folder's, write ./{unnamed[0]}")
+            if not math.isfinite(sum(self.source.values())):
+                raise UserError("data.source: the weights are too large; give shares, such as 0.7 and 0.3")
             if len(self.source) > 100:
                 raise UserError(f"data.source: {len(self.source)} sources; at most 100 can be mixed")
         if self.holdout < 0:

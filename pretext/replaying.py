@@ -84,8 +84,6 @@ def replay(folder: Path, settings: ReplaySettings) -> Replay:
     state = load_checkpoint(folder / "checkpoint.pt")
     check_state(folder, state, resumed=True)
     check_contract(folder, recipe, state["colour"])
-    if state["step"] >= evidence["step"] or len(evidence["pictures"]) != recipe.training.batch_size:
-        raise UserError(f"{folder}: its files are not of one run; has one been edited?")
     pictures = open_pictures(recipe)
     if state["data"] != pictures.contents:
         raise UserError(f"{pictures.name}: not the pictures of the run any more; bring them back")
@@ -96,6 +94,8 @@ def replay(folder: Path, settings: ReplaySettings) -> Replay:
     learner.load(state, folder)
     samples = pictures.samples(recipe, place.workers)
     step, began = evidence["step"], learner.done
+    if not began < step <= training.steps or len(evidence["pictures"]) != training.batch_size:
+        raise UserError(f"{folder}: its evidence, checkpoint and settings are not of one run; have they been edited?")
     with progress("replay", step - began, "steps") as advance:
         for batch in batches(samples, training.batch_size, began, step, place.workers):
             if learner.done == step - 1:

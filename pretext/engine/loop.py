@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, nullcontext
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,13 +15,12 @@ from pretext.engine.interrupt import Ending, stop_requests
 from pretext.engine.journal import Journal, Silence, skipped_pictures
 from pretext.engine.learner import Learner
 from pretext.engine.nonfinite import keep_evidence
-from pretext.engine.progress import progress
+from pretext.engine.progress import Advance, progress
 from pretext.engine.run import keep_checkpoint, newest_checkpoint
 from pretext.errors import SaidElsewhere, UserError
-from pretext.pictures.batches import Samples, batches
+from pretext.pictures.batches import Batch, Samples, batches
 
 _NOTED_EVERY = 20
-T = TypeVar("T")
 
 
 def train(
@@ -59,42 +58,7 @@ def train(
     training, machine, first = learner.training, learner.machine, ranks.is_first()
     if learner.done >= training.steps:
         return Ending.COMPLETE
-
-    known = {key for key, _ in skipped_pictures(run)}
-    pending: list[tuple[int, float, Tensor, Tensor]] = []  # losses stay on the device until they are noted
-    bad = list(skipped)
-    clock = _Clock()
     begun = newest_checkpoint(run) is not None
-
-    def keep() -> None:
-        journal.flush()  # before the checkpoint: the journal is never behind it
-        keep_checkpoint(run, {**learner.state(), **stored})
-
-    def note() -> None:
-        for key, reason in ranks.gathered(bad):
-            if key not in known:
-                known.add(key)
-                journal.write("skipped", learner.done, key=key, reason=reason)
-        bad.clear()
-        losses = ranks.averaged(torch.stack([loss for _, _, loss, _ in pending])).tolist()
-        norms = torch.stack([norm for *_, norm in pending]).tolist()
-        for (step, rate, *_), loss, norm in zip(pending, losses, norms, strict=True):
-            if not abs(loss) + norm < float("inf"):  # nan too
-                said = f"{run}: the loss is {loss} and its gradient's norm {norm} at step {step}"
-                if not first:
-                    raise SaidElsewhere(said)
-                evidence = keep_evidence(run, step, loss, norm, training, samples, stored["settings"])
-                raise UserError(
-                    f"{said}; see where it began: pretint replay {evidence}, and start a new run with a lower "
-                    "training.lr or with training.precision fp32"
-                )
-            journal.write("step", step, loss=loss, lr=rate, gradient_norm=norm)
-        rate, waiting = clock.lap(len(pending) * training.batch_size)
-        journal.write("speed", learner.done, pictures_per_second=rate, waiting=waiting)
-        journal.flush()
-        advance(len(pending), f"loss {losses[-1]:.3f}, {waiting:.0%} waiting for data")
-        pending.clear()
-
     with (
         closing(Journal(run, learner.done if begun else None) if first else Silence()) as journal,
         stop_requests(signal.SIGINT) as interrupted,
@@ -102,61 +66,127 @@ def train(
         if first
         else nullcontext(lambda more, remark: None) as advance,
     ):
+        books = _Books(run, learner, samples, stored, journal, advance, skipped)
         journal.write(
             "start", learner.done, time=time.time(), device=str(learner.place.device), processes=ranks.world(), **facts
         )
         if first and not begun:
             look(journal)
-            keep()
-        share = range(ranks.rank() * learner.share, (ranks.rank() + 1) * learner.share)
-        source = batches(
-            samples, training.batch_size, learner.done, training.steps, learner.place.workers, positions=share
-        )
-        clock.lap(0)
-        for batch in clock.waiting(source):
+            books.keep()
+        for batch in books.waiting_for(
+            batches(
+                samples,
+                training.batch_size,
+                learner.done,
+                training.steps,
+                learner.place.workers,
+                positions=range(ranks.rank() * learner.share, (ranks.rank() + 1) * learner.share),
+                pinned=learner.place.device.type == "cuda",
+            )
+        ):
             loss, norm = learner.step(batch.rgb)
-            pending.append((learner.done, learner.rate, loss, norm))
-            bad += batch.skipped
+            books.add(loss, norm, batch.skipped)
 
             stop = Ending(ranks.agree(max(warned(), interrupted())))
             last = learner.done == training.steps
             look_due = learner.done % machine.evaluate_every == 0 or last
             keep_due = learner.done % machine.checkpoint_every == 0 or last or stop != Ending.COMPLETE
             if learner.done % _NOTED_EVERY == 0 or look_due or keep_due:
-                note()
+                books.note()
             if first and look_due:
                 look(journal)
             if first and keep_due:
-                keep()
+                books.keep()
             if look_due or keep_due:
-                clock.lap(0)
+                books.lap()
             if stop != Ending.COMPLETE and not last:
+                ranks.agree(0)  # nobody leaves before all is saved: torchrun would end the others
                 return stop
     return Ending.COMPLETE
 
 
-class _Clock:
-    """How fast it goes, and how much of that time is spent waiting for pictures."""
+class _Books:
+    """What happened since it was last noted, on every process, and what the first process writes of it."""
 
-    def __init__(self) -> None:
-        self._began = time.perf_counter()
-        self._waited = 0.0
+    def __init__(
+        self,
+        run: Path,
+        learner: Learner,
+        samples: Samples,
+        stored: dict[str, Any],
+        journal: Journal,
+        advance: Advance,
+        skipped: Sequence[tuple[str, str]],
+    ) -> None:
+        self.run, self.learner, self.samples, self.stored = run, learner, samples, stored
+        self.journal, self.advance = journal, advance
+        self._steps: list[tuple[int, float, Tensor, Tensor]] = []  # losses stay on the device until they are noted
+        self._bad = list(skipped)
+        self._known = {key for key, _ in skipped_pictures(run)} if ranks.is_first() else set()
+        self._began, self._waited = time.perf_counter(), 0.0
 
-    def waiting(self, things: Iterator[T]) -> Iterator[T]:
-        """The same things; the time until each comes counts as waiting."""
+    def waiting_for(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """The same batches; the time until each comes counts as waiting."""
+        self.lap()
         while True:
             began = time.perf_counter()
             try:
-                thing = next(things)
+                batch = next(batches)
             except StopIteration:
                 return
             self._waited += time.perf_counter() - began
-            yield thing
+            yield batch
 
-    def lap(self, pictures: int) -> tuple[float, float]:
+    def add(self, loss: Tensor, norm: Tensor, skipped: Sequence[tuple[str, str]]) -> None:
+        """A step, and the pictures that it could not read."""
+        self._steps.append((self.learner.done, self.learner.rate, loss, norm))
+        self._bad += skipped
+
+    def note(self) -> None:
+        """Journal what was added, of all processes.
+
+        Raises:
+            UserError: a loss or a gradient is not finite; the evidence is kept.
+        """
+        done = self.learner.done
+        for key, reason in ranks.gathered(self._bad):
+            if key not in self._known:
+                self._known.add(key)
+                self.journal.write("skipped", done, key=key, reason=reason)
+        losses = ranks.averaged(torch.stack([loss for _, _, loss, _ in self._steps])).tolist()
+        norms = torch.stack([norm for *_, norm in self._steps]).tolist()
+        for (step, rate, *_), loss, norm in zip(self._steps, losses, norms, strict=True):
+            if not abs(loss) + norm < float("inf"):  # nan too
+                raise self._ruin(step, loss, norm)
+            self.journal.write("step", step, loss=loss, lr=rate, gradient_norm=norm)
+        count = len(self._steps)
+        rate, waiting = self.lap(count * self.learner.training.batch_size)
+        self.journal.write("speed", done, pictures_per_second=rate, waiting=waiting)
+        self.journal.flush()
+        self.advance(count, f"loss {losses[-1]:.3f}, {waiting:.0%} waiting for data")
+        self._steps.clear()
+        self._bad.clear()
+
+    def keep(self) -> None:
+        """Write a checkpoint."""
+        self.journal.flush()  # first: the journal is never behind a checkpoint
+        keep_checkpoint(self.run, {**self.learner.state(), **self.stored})
+
+    def lap(self, pictures: int = 0) -> tuple[float, float]:
         """Pictures per second and the share of waiting since the last lap."""
         now = time.perf_counter()
         seconds = max(now - self._began, 1e-9)
         share = min(1.0, self._waited / seconds)
         self._began, self._waited = now, 0.0
         return pictures / seconds, share
+
+    def _ruin(self, step: int, loss: float, norm: float) -> UserError:
+        said = f"{self.run}: the loss is {loss} and its gradient's norm {norm} at step {step}"
+        if not ranks.is_first():
+            return SaidElsewhere(said)
+        settings = self.stored["settings"]
+        evidence = keep_evidence(self.run, step, loss, norm, self.learner.training, self.samples, settings)
+        return UserError(
+            f"{said}; see where it began: pretint replay {evidence}, and start a new run with a lower "
+            "training.lr or with training.precision fp32"
+        )

@@ -67,8 +67,9 @@ def read_evidence(folder: Path) -> Evidence:
         assert isinstance(evidence["step"], int) and isinstance(evidence["micro_batch"], int)
         assert isinstance(evidence["pictures"], list) and evidence["step"] > 0
         assert evidence["micro_batch"] > 0 and len(evidence["pictures"]) % evidence["micro_batch"] == 0
+        assert evidence["samples"][1] == evidence["step"] * len(evidence["pictures"])
     except OSError as error:
         raise UserError(f"{folder}: nothing to replay (no readable evidence.json); name RUN/nonfinite/STEP") from error
-    except (ValueError, KeyError, TypeError, AssertionError) as error:
+    except (ValueError, KeyError, TypeError, IndexError, AssertionError) as error:
         raise UserError(f"{path}: not what a run writes; has the file been edited?") from error
     return dict(evidence)

@@ -95,6 +95,8 @@ class Packed(NamedTuple):
     """Whether all is packed; False if the job was asked to stop, and can go on."""
     already: bool
     """Whether it was complete before this call, which changed nothing."""
+    ending: Ending = Ending.COMPLETE
+    """What asked to stop, where it is not complete."""
 
 
 def pack(source: str, destination: Path, settings: PackSettings) -> Packed:
@@ -111,8 +113,10 @@ def pack(source: str, destination: Path, settings: PackSettings) -> Packed:
 
     Raises:
         UserError: the source cannot be opened or no picture of it read, the destination holds something
-            else or is being written by another process, or the disk is full.
+            else, lies in the source or is being written by another process, or the disk is full.
     """
+    if Path(source).is_dir() and destination.resolve().is_relative_to(Path(source).resolve()):
+        raise UserError(f"{destination}: lies in {source}, whose folders it would change; name a folder elsewhere")
     pictures = _opened(source, settings.labels)
     labels = pictures.labels if isinstance(pictures, LabelledSource) and settings.labels else None
     classes = pictures.classes if isinstance(pictures, LabelledSource) and settings.labels else None
@@ -149,14 +153,18 @@ def pack(source: str, destination: Path, settings: PackSettings) -> Packed:
                 stream = members(smalls)
                 while manifest.stop < len(pictures):
                     _next_shard(destination, manifest, stream, settings.shard_mb * 1e6)
-        except _Stopped:
-            return _packed(manifest)
+        except _Stopped as stopped:
+            return _packed(manifest)._replace(ending=stopped.ending)
         _finish(destination, manifest, classes)
         return _packed(manifest)
 
 
 class _Stopped(Exception):
-    """The user asked to stop."""
+    """The user, or a cluster, asked to stop."""
+
+    def __init__(self, ending: Ending) -> None:
+        super().__init__(ending)
+        self.ending = ending
 
 
 class _Sent(NamedTuple):
@@ -223,14 +231,14 @@ def _smalls(
         prefetch_factor=4 if workers else None,
     )
     # Workers inherit the mask, and never see the signals that ask to stop: this process decides.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGUSR2})
     try:
         batches = iter(loader)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     for batch in batches:
-        if stopping():
-            raise _Stopped
+        if ending := stopping():
+            raise _Stopped(ending)
         advance(len(batch), "")
         yield from batch
 

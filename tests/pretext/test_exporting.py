@@ -269,7 +269,7 @@ def test_places_that_cannot_be_written(checkpoint: Checkpoint, tmp_path: Path) -
     (tmp_path / "x.safetensors").write_text("mine")
     for file, message in (
         (tmp_path / "x.safetensors", "exists; remove it"),
-        (tmp_path / "x.pt", "must end in .safetensors"),
+        (tmp_path / "x.pt", "must end in .safetensors, or give another format"),
         (tmp_path / "x.safetensors" / "y.safetensors", "cannot write"),
     ):
         with pytest.raises(UserError, match=message):

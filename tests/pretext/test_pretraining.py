@@ -122,3 +122,27 @@ def test_a_step_that_cannot_be_computed_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="step 1 cannot be computed: Expected more than 1 value per channel") as error:
         pretrain(tmp_path / "run", tiny)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ({2012: 0.5, 2013: 0.5}, r"2012 is no name; if it is a folder's, write \./2012"),
+        ({"bundled": 1e308, "bundled:test": 1e308}, "the weights are too large"),
+        ({"bundled": 1, "bundled:train": 1}, "bundled and bundled:train are the same pictures"),
+        ({"FOLDER": 1, "FOLDER/": 1}, "are the same pictures; give them once"),
+    ],
+)
+def test_mixtures_that_mean_something_else(source: dict[Any, float], said: str, tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "pictures", 12)
+    named = {
+        str(name).replace("FOLDER", str(folder)) if isinstance(name, str) else name: w for name, w in source.items()
+    }
+    with pytest.raises(UserError, match=said):
+        pretrain(tmp_path / "run", settings(data={"source": named}))
+    assert not (tmp_path / "run").exists()
+
+
+def test_folders_whose_files_have_the_same_names_can_be_mixed(tmp_path: Path) -> None:
+    one, other = (str(folder_of(tmp_path / name, 12)) for name in ("one", "other"))
+    assert not pretrain(tmp_path / "run", settings(data={"source": {one: 0.5, other: 0.5}}))

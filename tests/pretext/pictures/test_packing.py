@@ -318,8 +318,9 @@ def _lives(process: str) -> bool:
         return False
 
 
-def test_interrupted_it_stops_politely(classes: Path, tmp_path: Path) -> None:
-    """As from a terminal: Ctrl-C reaches the workers, too."""
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGUSR2, 75)])
+def test_interrupted_it_stops_politely(number: int, code: int, classes: Path, tmp_path: Path) -> None:
+    """As from a terminal or a cluster: the signal reaches the workers, too."""
     to = tmp_path / "to"
     command = [sys.executable, "-m", "pretint", "pack", str(classes), str(to), *WORDS]
     job = subprocess.Popen(
@@ -327,10 +328,10 @@ def test_interrupted_it_stops_politely(classes: Path, tmp_path: Path) -> None:
     )
     while not (to / "shard-000000.tar").exists() and job.poll() is None:
         time.sleep(0.002)
-    os.killpg(job.pid, signal.SIGINT)
+    os.killpg(job.pid, number)
     out, err = job.communicate(timeout=60)
     if job.returncode != 0:  # it may have been done before
-        assert job.returncode == 130 and "the same command goes on: pretint pack" in out
+        assert job.returncode == code and "the same command goes on: pretint pack" in out
     assert "Traceback" not in out + err and not list(to.glob(".*.part"))
     pack(str(classes), to, SMALL)
     pack(str(classes), tmp_path / "whole", SMALL)
@@ -380,7 +381,9 @@ def test_other_settings_pictures_and_folders(classes: Path, tmp_path: Path) -> N
     full.mkdir()
     (full / "thesis.tex").touch()
     refused("full: holds something that pretint pack did not write", source=classes, to=full)
-    refused("holds something", source=classes, to=classes)
+    refused("lies in", "name a folder elsewhere", source=classes, to=classes)
+    refused("lies in", "name a folder elsewhere", source=classes, to=classes / "new")
+    assert not (classes / "new").exists()
     refused("cannot write there", source=classes, to=full / "thesis.tex")
     refused("cannot write there", source=classes, to=full / "thesis.tex" / "x")
     (full / "manifest.json").write_text("[1]")
