@@ -35,8 +35,8 @@ class Learner:
 
     What a step computes depends on the state, the pictures and the number of steps done, on nothing
     else: random numbers are drawn from (seed, step, position in the batch). So it is the same for one
-    process and many, up to the order in which floats are added (and to what batch norm is told to
-    take its statistics over).
+    process and many, up to the order in which floats are added; where batch norm or dropout asks
+    what is computed at once, if that is a micro-batch of a fixed size.
 
     Args:
         network: a module with a ``loss``, on the place's device; changed in place.

@@ -4,11 +4,17 @@ import json
 from pathlib import Path
 
 import pytest
+from launching import Launcher
 
 import pretint
 from pretext.engine.checkpoint import load_checkpoint
 from pretext.engine.journal import read_journal
+from pretext.engine.nonfinite import keep_evidence
 from pretext.engine.run import newest_checkpoint
+from pretext.preparing import open_pictures
+from pretext.recipe import PretrainSettings
+from pretext.replaying import ReplaySettings, replay
+from pretext.settings import plain, settings_file
 
 WORDS = [
     "--crop.size", "16", "--objective.stride", "4", "--objective.prior_pictures", "20", "--data.holdout", "8",
@@ -46,6 +52,30 @@ def test_one_command_replays_it(failed: Path, capsys: pytest.CaptureFixture[str]
     assert found["gradient_norm"] == evidence["gradient_norm"]
     assert found["module"] in said and "backbone" in found["module"]
     assert set(found["pictures"]) <= set(evidence["pictures"])
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_a_replayed_step_is_the_step(world: int, launcher: Launcher, tmp_path: Path) -> None:
+    """Shown on a step whose loss is finite: what is not a number equals nothing."""
+    run, healthy = tmp_path / "run", ["--training.optimizer", "adam", "--training.lr", "1e-3", "--training.steps", "6"]
+    words = [*WORDS, *healthy, "--machine.workers", "0"]
+    processes = (
+        launcher.together(world, "pretrain", run, *words) if world > 1 else [launcher.start("pretrain", run, *words)]
+    )
+    assert [process.wait() for process in processes] == [0] * world, processes[0].said
+    settings = settings_file(PretrainSettings, run / "settings.yaml")
+    samples = open_pictures(settings).samples(settings)
+    record = next(r for r in read_journal(run) if r["kind"] == "step" and r["step"] == 5)
+    folder = keep_evidence(run, 5, record["loss"], record["gradient_norm"], settings.training, samples, plain(settings))
+    evidence = json.loads((folder / "evidence.json").read_text())
+    evidence["micro_batch"] = 8 // world
+    (folder / "evidence.json").write_text(json.dumps(evidence))
+    (folder / "checkpoint.pt").unlink()
+    (folder / "checkpoint.pt").write_bytes((run / "checkpoints" / "00000003.pt").read_bytes())
+    found = replay(folder, ReplaySettings())
+    assert found.loss == pytest.approx(record["loss"], rel=0 if world == 1 else 1e-5, abs=0)
+    assert found.gradient_norm == pytest.approx(record["gradient_norm"], rel=0 if world == 1 else 1e-3, abs=0)
+    assert (found.module, found.gradients, found.pictures) == (None, [], [])
 
 
 def test_the_run_refuses_to_pass_that_step_again(failed: Path, capsys: pytest.CaptureFixture[str]) -> None:

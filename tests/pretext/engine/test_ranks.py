@@ -53,6 +53,22 @@ def test_two_processes_compute_what_one_does(launcher: Launcher, alone: Trained,
     assert "report:" in processes[0].said and not processes[1].said, "the first alone speaks"
 
 
+@pytest.mark.parametrize("recomputed", [False, True])
+def test_with_drop_path_micro_batches_and_a_moving_average(
+    recomputed: bool, launcher: Launcher, tmp_path: Path
+) -> None:
+    more = ["--backbone.name", "test_vit", "--backbone.arguments", "{img_size: 32, drop_path_rate: 0.3}"]
+    more += ["--training.micro_batch", "4", "--training.ema", "0.9", "--training.steps", "20"]
+    more += ["--machine.checkpoint_activations", str(recomputed).lower()]
+    one = launcher.start("pretrain", tmp_path / "one", *WORDS, *more)
+    assert one.wait() == 0, one.said
+    two = launcher.together(2, "pretrain", tmp_path / "two", *WORDS, *more)
+    assert [process.wait() for process in two] == [0, 0], two[0].said
+    close(Trained(tmp_path / "two"), Trained(tmp_path / "one"), range(1, 21), 1e-5)
+    mine, theirs = Trained(tmp_path / "two").state, Trained(tmp_path / "one").state
+    assert mine.keys() == theirs.keys() and any(name.startswith("average ") for name in mine)
+
+
 def test_from_one_to_two_to_one(launcher: Launcher, alone: Trained, tmp_path: Path) -> None:
     run = tmp_path / "run"
     trained = Trained(run)
