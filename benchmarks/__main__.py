@@ -24,6 +24,7 @@ from rich.table import Table
 from benchmarks import colours, data_path, loss, step
 from benchmarks.paired import Row, Spread, skipped
 from benchmarks.pictures import origin
+from pretext.errors import UserError
 from pretext.files import write_atomically
 
 _ALL = {"step": step, "data": data_path, "loss": loss, "colours": colours}
@@ -44,7 +45,7 @@ def measured(name: str, module: ModuleType, device: torch.device, rounds: int) -
     """The rows of a benchmark; one that says why, where it cannot be run."""
     try:
         yield from module.rows(device, rounds)
-    except (ImportError, torch.OutOfMemoryError) as error:
+    except (ImportError, torch.OutOfMemoryError, UserError) as error:
         yield skipped(name, " ".join(str(error).split())[:200])
 
 
@@ -73,7 +74,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cpu", help="cpu, or cuda")
     parser.add_argument("--only", choices=_ALL, nargs="*", default=list(_ALL))
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument(
         "--results", type=Path, default=Path(__file__).parent / "results", help="folder of the CSV files"
     )

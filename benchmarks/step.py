@@ -5,6 +5,7 @@ lies on the device already, under a loss that costs one pass over the output: th
 """
 
 import copy
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -92,6 +93,12 @@ def _measured(settings: PretrainSettings, rounds: int) -> Iterator[Row]:
                 taken[name].append(seconds(steps[name], place.device, times))
     yield times_as_fast("step, pictures in memory", setting, "bare network", taken["memory"], taken["bare"], batch)
     remark = f"{place.workers} worker{'s' if place.workers != 1 else ''}"
+    if place.device.type == "cpu" and torch.get_num_threads() == len(os.sched_getaffinity(0)):
+        # Decoding takes cores from the network: as long as it decodes, no data path could give more than this.
+        with closing(batches(samples, batch, 0, 2**30, 0)) as here:
+            reading = seconds(lambda: next(here), place.device, 4, cpu=True)
+        network = seconds(steps["bare"], place.device, 4, cpu=True)
+        remark += f"; at most about {network / (network + reading):.2f}, as decoding shares the cores"
     row = times_as_fast("the whole step", setting, "bare network", taken["whole"], taken["bare"], batch, 0.95)
     yield row._replace(remark=remark)
 

@@ -14,6 +14,7 @@ def forget_peak(device: torch.device) -> None:
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
     if device.type == "cuda":
+        torch.cuda.init()  # before it there are no statistics to reset
         torch.cuda.reset_peak_memory_stats(device)
 
 
