@@ -55,6 +55,18 @@ def pretrain(arguments: Sequence[str]) -> int:
     return 0
 
 
+def plan(arguments: Sequence[str]) -> int:
+    """Say what a pretraining will take here, before it is started: memory, speed, time, disk."""
+    from pretext.plan_lines import plan_lines
+    from pretext.planning import plan as job
+    from pretext.recipe import PretrainSettings
+
+    recipe = Positional("recipe", "a YAML file of settings; options win over it", recipe=True)
+    _, settings = _parse(plan, PretrainSettings, [recipe], arguments)
+    _say(*plan_lines(job(settings)))
+    return 0
+
+
 def probe(arguments: Sequence[str]) -> int:
     """Fit linear classifiers on every stage of a run's frozen backbone, beside the same at random."""
     from transfer.probing import ProbeSettings
@@ -175,7 +187,7 @@ def _name(command: Command) -> str:
 
 
 COMMANDS: dict[str, Command] = {
-    _name(job): job for job in (pretrain, probe, colorize, report, replay, pack, export, import_, demo)
+    _name(job): job for job in (plan, pretrain, probe, colorize, report, replay, pack, export, import_, demo)
 }
 
 

@@ -1,91 +1,117 @@
-"""Speed, as ratios within one process: ``make bench``. Prints a table; asserts nothing.
+"""Speed, as ratios within one process: ``make bench``, or ``python -m benchmarks --device cuda``.
 
-Every ratio compares our path with the plain one on the same data, run in turn; the median of the
-paired ratios is shown.
+Every row compares our way with a plain one on the same data, in turn; the median of the rounds' ratios is shown,
+with the least and the greatest. Prints a table, writes results/MACHINE.csv; asserts nothing. See the modules
+for what exactly is compared.
 """
 
-import statistics
-import time
-from collections.abc import Callable
+import argparse
+import csv
+import datetime
+import io
+import os
+import platform
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
 
-import skimage.color
 import torch
 from rich.console import Console
 from rich.table import Table
 
-from pretext.backbones import Tiny
-from pretext.color import rgb_to_ab, rgb_to_lab, rgb_to_lightness
-from pretext.colorizer import Colorizer
-from pretext.gamut import Gamut
-from pretext.objectives import Classification, soft_cross_entropy
-from pretext.pictures import Bundled
-from pretext.pictures.batches import CropSettings, Samples
+from benchmarks import colours, data_path, loss, step
+from benchmarks.paired import Row, Spread, skipped
+from benchmarks.pictures import origin
+from pretext.errors import UserError
+from pretext.files import write_atomically
 
-ROUNDS = 7
+_ALL = {"step": step, "data": data_path, "loss": loss, "colours": colours}
+_KEY = ("what", "setting", "against", "threads")
 
 
-def ratio(plain: Callable[[], object], ours: Callable[[], object]) -> tuple[float, float]:
-    """Milliseconds of ours, and how many times longer the plain way takes."""
-    plain(), ours()
-    times = []
-    for _ in range(ROUNDS):
-        pair = []
-        for function in (plain, ours):
-            began = time.perf_counter()
-            function()
-            pair.append(time.perf_counter() - began)
-        times.append(pair)
-    return 1e3 * statistics.median(b for _, b in times), statistics.median(a / b for a, b in times)
+def machine(device: torch.device) -> str:
+    """The name of what computes."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    found = (
+        re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text()) if Path("/proc/cpuinfo").exists() else None
+    )
+    return found[1] if found else platform.processor() or platform.machine()
+
+
+def measured(name: str, module: ModuleType, device: torch.device, rounds: int) -> Iterator[Row]:
+    """The rows of a benchmark; one that says why, where it cannot be run."""
+    try:
+        yield from module.rows(device, rounds)
+    except (ImportError, torch.OutOfMemoryError, UserError) as error:
+        yield skipped(name, " ".join(str(error).split())[:200])
+
+
+def record(row: Row, about: dict[str, Any]) -> dict[str, Any]:
+    """A row as the CSV has it."""
+    shown: dict[str, Any] = {name: getattr(row, name) for name in ("what", "setting", "against", "unit")}
+    for name in ("ours", "plain", "ratio"):
+        for part, value in zip(Spread._fields, getattr(row, name) or ("", "", ""), strict=True):
+            shown[f"{name}_{part}"] = f"{value:.4g}" if value != "" else ""
+    return {**shown, "target": row.target or "", "remark": row.remark, **about}
+
+
+def keep(path: Path, new: list[dict[str, Any]]) -> None:
+    """Write rows; older ones of the same comparison give way, others stay."""
+    old = list(csv.DictReader(path.read_text().splitlines())) if path.exists() else []
+    keys = {tuple(str(row[name]) for name in _KEY) for row in new}
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, list(new[0]), extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows([row for row in old if tuple(row.get(name, "") for name in _KEY) not in keys] + new)
+    write_atomically(path, buffer.getvalue().encode())
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="cpu", help="cpu, or cuda")
+    parser.add_argument("--only", choices=_ALL, nargs="*", default=list(_ALL))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument(
+        "--results", type=Path, default=Path(__file__).parent / "results", help="folder of the CSV files"
+    )
+    given = parser.parse_args()
+    device = torch.device(given.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        parser.error("there is no GPU here that torch can use")
     torch.manual_seed(0)
-    rgb = torch.randint(0, 256, (64, 3, 64, 64), dtype=torch.uint8)
-    channels_last = rgb.permute(0, 2, 3, 1).numpy()
-    gamut = Gamut(neighbours=10)
-    ab = rgb_to_ab(rgb[:, :, ::4, ::4])
-    target = gamut.encode(ab)
-    logits = torch.randn(64, 313, 16, 16, requires_grad=True)
-    points = ab.permute(0, 2, 3, 1).reshape(-1, 2)
 
-    def brute_force() -> torch.Tensor:
-        squared, bins = torch.cdist(points, gamut.centres).square().topk(10, largest=False)
-        return torch.zeros(len(points), 313).scatter_(1, bins, torch.softmax(-squared / 50, 1))
+    name, cores = machine(device), len(os.sched_getaffinity(0))
+    about = {
+        "machine": name, "cores": cores, "threads": torch.get_num_threads(), "torch": torch.__version__,
+        "pictures": origin(), "rounds": given.rounds, "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+    }  # fmt: skip
+    console = Console(width=150)
+    table = Table(
+        title=f"{name}, {cores} cores, {about['threads']} threads, torch {torch.__version__}", title_justify="left"
+    )
+    for column in ("what", "setting", "against"):
+        table.add_column(column)
+    for column in ("unit", "ours", "plain", "times as good", "target"):
+        table.add_column(column, justify="right", no_wrap=True)
+    done: list[dict[str, Any]] = []
+    path = given.results / f"{re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')}.csv"
+    for part in given.only:
+        for row in measured(part, _ALL[part], device, given.rounds):
+            console.print(f"{row.what}, {row.setting}: {_text(row.ratio)} {row.remark}", highlight=False)
+            medians = [f"{one.median:,.4g}" if one else "" for one in (row.ours, row.plain)]
+            goal = f">= {row.target:g}" if row.target else ""
+            table.add_row(row.what, row.setting, row.against, row.unit, *medians, _text(row.ratio) or row.remark, goal)
+            done.append(record(row, about))
+            keep(path, done)
+    console.print(table, f"written to {path}")
 
-    def dense() -> None:
-        full = torch.zeros_like(logits).scatter_(1, target.bins, target.weights)
-        torch.nn.functional.cross_entropy(logits, full).backward()
 
-    colorizer = Colorizer(Tiny(), Classification(gamut), 8)
-    lightness = rgb_to_lightness(rgb)
-
-    def bare() -> None:
-        colorizer(lightness).logsumexp(1).mean().backward()
-
-    samples = Samples([Bundled("train")], CropSettings(size=32), seed=0, cache_bytes=2**28)
-    for t in range(len(samples.source)):
-        samples[t]
-
-    rows = [
-        ("Lab of 64 pictures of 64 x 64", "scikit-image", *ratio(
-            lambda: skimage.color.rgb2lab(channels_last), lambda: rgb_to_lab(rgb))),
-        ("L of the same", "all of Lab", *ratio(lambda: rgb_to_lab(rgb), lambda: rgb_to_lightness(rgb))),
-        ("soft targets of 64 x 16 x 16 pixels", "all 313 distances", *ratio(brute_force, lambda: gamut.encode(ab))),
-        ("loss and its gradient", "dense targets", *ratio(
-            dense, lambda: soft_cross_entropy(logits, target).mean().backward())),
-        ("the whole training step", "the network alone", *ratio(bare, lambda: colorizer.loss(rgb).backward())),
-    ]  # fmt: skip
-    table = Table(title=f"{torch.get_num_threads()} threads, torch {torch.__version__}", title_justify="left")
-    for name, justify in (("what", "left"), ("against", "left"), ("ms", "right"), ("times as fast", "right")):
-        table.add_column(name, justify=justify)  # type: ignore[arg-type]
-    for what, against, milliseconds, times in rows:
-        table.add_row(what, against, f"{milliseconds:.1f}", f"{times:.2f}")
-    began = time.perf_counter()
-    for t in range(2000):
-        samples[t]
-    rate = 2000 / (time.perf_counter() - began)
-    Console(width=100).print(table, f"crops of cached 32-pixel tiles: {rate:,.0f} pictures/s on one core")
+def _text(ratio: Spread | None) -> str:
+    return f"{ratio.median:.2f} ({ratio.low:.2f} to {ratio.high:.2f})" if ratio else ""
 
 
 if __name__ == "__main__":

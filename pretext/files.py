@@ -61,10 +61,15 @@ def written_atomically(path: Path, size: str) -> Iterator[IO[bytes]]:
 
 def write_png(path: Path, picture: Image.Image) -> None:
     """Write a picture as PNG, atomically, signed in its text chunk "Software"."""
+    write_atomically(path, png_bytes(picture))
+
+
+def png_bytes(picture: Image.Image) -> memoryview:
+    """The content of the file that ``write_png`` writes."""
     buffer, text = io.BytesIO(), PngInfo()
     text.add_text("Software", _SIGNATURE)
     picture.save(buffer, "PNG", pnginfo=text)
-    write_atomically(path, buffer.getbuffer())
+    return buffer.getbuffer()
 
 
 def is_ours(path: Path) -> bool:

@@ -90,7 +90,12 @@ class Gamut(nn.Module):
         self.centres: Tensor
         self.candidates: Tensor
         self.register_buffer("centres", centres, persistent=False)
-        self.register_buffer("candidates", _candidates(centres, neighbours), persistent=False)
+        self.candidates_a: Tensor
+        self.candidates_b: Tensor
+        candidates = _candidates(centres, neighbours)
+        self.register_buffer("candidates", candidates, persistent=False)
+        self.register_buffer("candidates_a", centres[candidates, 0], persistent=False)
+        self.register_buffer("candidates_b", centres[candidates, 1], persistent=False)
 
     def __len__(self) -> int:
         return len(self.centres)
@@ -105,15 +110,20 @@ class Gamut(nn.Module):
             bins and weights, both (B, K, h, w), nearest first. Among bins at the very same distance
             the choice is arbitrary.
         """
-        ab = ab.float()
-        cells = ((ab + _REACH) * (_CELLS / (2 * _REACH))).long().clamp_(0, _CELLS - 1)
-        candidates = self.candidates[cells[:, 0], cells[:, 1]].movedim(-1, 1)  # (B, C, h, w)
-        points = self.centres[candidates]  # (B, C, h, w, 2)
-        squared = (points[..., 0] - ab[:, :1]) ** 2 + (points[..., 1] - ab[:, 1:]) ** 2
+        a, b = ab.float().movedim(1, -1).reshape(-1, 2, 1).unbind(1)  # (points, 1) each
+        cells = [((x + _REACH) * (_CELLS / (2 * _REACH))).long().clamp_(0, _CELLS - 1) for x in (a, b)]
+        cell = (cells[0] * _CELLS + cells[1]).flatten()
+        # A point's candidates lie side by side: on a CPU twice as fast as with channels first.
+        squared = (self.candidates_a.index_select(0, cell) - a) ** 2 + (
+            self.candidates_b.index_select(0, cell) - b
+        ) ** 2
         nearest, order = squared.topk(self.neighbours, dim=1, largest=False, sorted=True)
         # Relative to the nearest, so that far away from every bin the weights do not all underflow.
         weights = torch.exp((nearest[:, :1] - nearest) / (2 * self.sigma**2))
-        return SoftTarget(candidates.gather(1, order), weights / weights.sum(1, keepdim=True))
+        weights = weights / weights.sum(1, keepdim=True)
+        bins = self.candidates.index_select(0, cell).gather(1, order)
+        shape = (len(ab), *ab.shape[-2:], self.neighbours)
+        return SoftTarget(bins.view(shape).movedim(-1, 1), weights.view(shape).movedim(-1, 1))
 
     def annealed_mean(self, logits: Tensor, temperature: float = TEMPERATURE) -> Tensor:
         """ab of predicted distributions (paper section 2.3, equation 5).
@@ -130,7 +140,7 @@ class Gamut(nn.Module):
 
 
 def _candidates(centres: Tensor, neighbours: int) -> Tensor:
-    """(cells, cells, C): the bins that can be among the K nearest of some point of the cell.
+    """(cells * cells, C): the bins that can be among the K nearest of some point of the cell.
 
     The K-th nearest bin of a point lies at most r farther than that of the cell's middle, where r is
     the cell's half diagonal; so such a bin lies at most 2 r farther from the middle. Cells with fewer
@@ -142,4 +152,4 @@ def _candidates(centres: Tensor, neighbours: int) -> Tensor:
     ordered, bins = distances.sort(dim=1)
     reach = ordered[:, neighbours - 1 : neighbours] + side * 2**0.5 + 1e-3
     most = int((ordered <= reach).sum(1).max())
-    return bins[:, :most].reshape(_CELLS, _CELLS, most)
+    return bins[:, :most].contiguous()

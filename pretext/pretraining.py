@@ -137,7 +137,7 @@ class _Watch:
     def __call__(self, journal: Journal) -> None:
         step, place, colorizer = self.learner.done, self.learner.place, self._colorizer.eval()
         path = self.run / "samples" / f"{step:08d}.png"
-        sheet = _samples(colorizer, self.views[:_SHOWN], place)
+        sheet = sample_sheet(colorizer, self.views, place)
         write_png(path, sheet)
         journal.picture("samples", step, path.read_bytes(), *sheet.size)
         journal.write("health", step, **colour_health(colorizer, self.views.split(_AT_ONCE), self.prior, place))
@@ -146,7 +146,9 @@ class _Watch:
         self.learner.network.train()
 
 
-def _samples(colorizer: Colorizer, rgb: Tensor, place: Place) -> Image.Image:
+def sample_sheet(colorizer: Colorizer, views: Tensor, place: Place) -> Image.Image:
+    """The first twelve of some pictures, uint8 (N, 3, H, W), side by side: gray, coloured by the network, original."""
+    rgb = views[:_SHOWN]
     lightness = rgb_to_lightness(rgb.to(place.device))
     ab = colorizer.colorize(lightness)
     gray, coloured = (join(lightness, colour).cpu() for colour in (torch.zeros_like(ab), ab))

@@ -74,6 +74,8 @@ class Positional(NamedTuple):
     help: str
     nargs: str | None = None
     kind: type = Path
+    recipe: bool = False
+    """Whether it is a file of settings, as after ``--config``."""
 
 
 def parse_command(
@@ -96,6 +98,12 @@ def parse_command(
     for path in _config_files(arguments):  # first by itself, so that a complaint can name the file
         settings_file(kind, path)
     try:
+        if any(positional.recipe for positional in positionals):
+            named = parser.parse_args(_config_first(arguments))
+            recipes = [named[positional.name] for positional in positionals if positional.recipe]
+            for path in recipes:
+                settings_file(kind, path)
+            arguments = [*(word for path in recipes for word in ("--config", str(path))), *arguments]
         parsed = parser.instantiate(parser.parse_args(_config_first(arguments)))
     except ParserError as error:
         raise UserError(f"{_one_line(error, kind)} (see {program} --help)") from error

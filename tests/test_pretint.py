@@ -105,12 +105,27 @@ def test_bad_pictures_among_good_ones_are_listed_at_the_end(pictures: Path, tmp_
 def test_commands(said: Pretint) -> None:
     for words in ([], ["--help"], ["-h"]):
         code, out, _ = said(*words)
-        assert code == 0 and all(name in out for name in ("pretrain", "probe", "colorize", "report", "demo"))
+        assert code == 0 and all(name in out for name in ("plan", "pretrain", "probe", "colorize", "report", "demo"))
     assert said("--version") == (0, f"pretint {version('pretint')}\n", "")
     refused(said("pretrian"), "no command is called pretrian", "did you mean pretrain?")
 
 
-@pytest.mark.parametrize("command", ["pretrain", "probe", "colorize", "report", "export", "import", "demo"])
+def test_a_plan_takes_a_recipe_and_options(said: Pretint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pretext.planning._SECONDS", 0.1)
+    recipe = tmp_path / "small.yaml"
+    recipe.write_text("crop: {size: 16}\nobjective: {stride: 16}\ntraining: {steps: 30, warmup: 1}\n")
+    code, out, _ = said("plan", recipe, "--training.batch_size", 8, "--machine.workers", 0)
+    assert code == 0 and "seen, in 30 steps of 8" in out
+    code, out, _ = said("plan", "--training.batch_size=8", "--machine.workers=0", "--training.steps=40", recipe)
+    assert code == 0 and "seen, in 40 steps of 8" in out
+    assert sorted(tmp_path.iterdir()) == [recipe]
+    recipe.write_text("crop: {sise: 16}\n")
+    refused(said("plan", recipe), "small.yaml", "crop.sise", "crop.size")
+    refused(said("plan"), "recipe")
+    refused(said("plan", tmp_path / "none.yaml"), "none.yaml", "cannot read")
+
+
+@pytest.mark.parametrize("command", ["plan", "pretrain", "probe", "colorize", "report", "export", "import", "demo"])
 def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         pretint.main([command, "--help"])

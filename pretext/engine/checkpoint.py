@@ -19,9 +19,14 @@ FORMAT = "pretint checkpoint 1"
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write ``state`` (tensors and plain values, nested) atomically."""
+    write_atomically(path, checkpoint_bytes(state))
+
+
+def checkpoint_bytes(state: dict[str, Any]) -> memoryview:
+    """The content of a checkpoint file."""
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, **state}, buffer)
-    write_atomically(path, buffer.getbuffer())
+    return buffer.getbuffer()
 
 
 def save_portable(path: Path, state: dict[str, Any]) -> None:

@@ -18,6 +18,7 @@ from pretext.errors import UserError
 from pretext.files import write_atomically
 
 Record = dict[str, Any]
+_FRAME = 16  # bytes of a TensorBoard file around each event: its length, and two checksums
 
 
 class Journal:
@@ -52,10 +53,8 @@ class Journal:
         """Append one record; its floats go to TensorBoard as ``kind/name``, its lists do not."""
         with self._disk():
             self._file.write(_line({"kind": kind, "step": step, **values}))
-        numbers = {f"{kind}/{name}": value for name, value in values.items() if isinstance(value, float)}
-        if numbers:
-            shown = [Summary.Value(tag=tag, simple_value=value) for tag, value in numbers.items()]
-            self._mirror(step=step, summary=Summary(value=shown))
+        if summary := _summary(kind, values):
+            self._mirror(step=step, summary=summary)
 
     def picture(self, tag: str, step: int, png: bytes, width: int, height: int) -> None:
         """Show a picture, RGB, the bytes of a PNG file, in TensorBoard under ``tag``; the journal does not hold it."""
@@ -116,6 +115,21 @@ def skipped_pictures(folder: Path) -> list[tuple[str, str]]:
         for record in _records(folder / "journal.jsonl")
         if record["kind"] == "skipped"
     ]
+
+
+def record_sizes(kind: str, step: int, **values: Any) -> tuple[int, int]:
+    """What a record takes on the disk, in bytes: its line in the journal, and its event in TensorBoard's file."""
+    line = len(_line({"kind": kind, "step": step, **values}))
+    summary = _summary(kind, values)
+    event = Event(wall_time=time.time(), step=step, summary=summary).ByteSize() + _FRAME if summary else 0
+    return line, event
+
+
+def _summary(kind: str, values: Record) -> Summary | None:
+    """What TensorBoard shows of a record."""
+    numbers = {f"{kind}/{name}": value for name, value in values.items() if isinstance(value, float)}
+    shown = [Summary.Value(tag=tag, simple_value=value) for tag, value in numbers.items()]
+    return Summary(value=shown) if shown else None
 
 
 def _records(path: Path) -> Iterator[Record]:

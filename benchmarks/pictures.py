@@ -1,0 +1,46 @@
+"""The pictures that are measured with: real JPEGs, those beside the checkout, else the bundled photographs."""
+
+from collections.abc import Iterator
+from io import BytesIO
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from pretext.pictures import Bundled, Folder, Source
+
+_BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data" / "imagenet-sample"
+
+
+def origin() -> str:
+    """Where they come from."""
+    return _BESIDE.name if _BESIDE.is_dir() else "bundled photographs"
+
+
+def jpegs(count: int, shorter: int) -> Iterator[bytes]:
+    """So many JPEG files of quality 90, resized to a shorter side."""
+    source: Source = Folder(str(_BESIDE)) if _BESIDE.is_dir() else Bundled("train", tile=128, stride=32, cap=200)
+    for index in range(count):
+        picture = source.read(index % len(source))
+        factor = shorter / min(picture.size)
+        size = (round(picture.width * factor), round(picture.height * factor))
+        buffer = BytesIO()
+        picture.resize(size, Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=90)
+        yield buffer.getvalue()
+
+
+def folder_of(root: Path, count: int, shorter: int) -> Path:
+    """A folder of them."""
+    root.mkdir()
+    for number, data in enumerate(jpegs(count, shorter)):
+        (root / f"{number:05}.jpg").write_bytes(data)
+    return root
+
+
+def crops(count: int, size: int) -> np.ndarray:
+    """Their middles: uint8 (count, size, size, 3)."""
+    from pretext.pictures.batches import centre_crop
+
+    opened = (Image.open(BytesIO(data)).convert("RGB") for data in jpegs(count, 256))
+    return np.stack([centre_crop(picture, size) for picture in islice(opened, count)])

@@ -1,0 +1,113 @@
+"""The whole training step against the bare network.
+
+The bare network is the same network and head, with the same optimizer, gradient clipping and precision, on L that
+lies on the device already, under a loss that costs one pass over the output: the mean of its squares.
+"""
+
+import copy
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.paired import Row, seconds, times_as_fast
+from benchmarks.pictures import folder_of
+from pretext.color import rgb_to_lightness
+from pretext.colorizer import Colorizer
+from pretext.engine.device import Place, pick_place
+from pretext.engine.learner import Learner
+from pretext.pictures import open_source
+from pretext.pictures.batches import Samples, batches
+from pretext.pictures.packing import PackSettings, pack
+from pretext.preparing import on_place
+from pretext.recipe import PretrainSettings, build_colorizer
+from pretext.settings import settings_from
+
+_QUEUED = 4  # batches that a worker prepares ahead
+_CPU = (("tiny", 64, 8, 64), ("resnet18", 112, 16, 16))  # backbone, crop, stride of the target, batch
+_GPU = (("tiny", 64, 8, 256), ("resnet18", 224, 8, 256), ("vgg", 176, 4, 40))
+
+
+class _Bare(nn.Module):
+    """A colorizer that trains towards nothing, on L that was computed once."""
+
+    def __init__(self, colorizer: Colorizer, lightness: Tensor) -> None:
+        super().__init__()
+        self.colorizer = colorizer
+        self.lightness = lightness
+
+    def loss(self, rgb: Tensor) -> Tensor:
+        return self.colorizer(self.lightness).square().mean()
+
+
+def rows(device: torch.device, rounds: int) -> Iterator[Row]:
+    """Per network and precision: without the data path, and with it."""
+    with tempfile.TemporaryDirectory() as scratch:
+        photographs = folder_of(Path(scratch) / "pictures", 1000, 256)
+        pack(str(photographs), Path(scratch) / "shards", PackSettings(labels=False))
+        for name, size, stride, batch in _GPU if device.type == "cuda" else _CPU:
+            for precision in ("fp32", "bf16"):
+                if precision == "bf16" and pick_place(str(device)).precision != "bf16":
+                    continue
+                settings = settings_from(PretrainSettings, {
+                    "data": {"source": f"{scratch}/shards"}, "crop": {"size": size}, "backbone": {"name": name},
+                    "objective": {"stride": stride}, "training": {"batch_size": batch, "precision": precision},
+                    "machine": {"device": str(device), "cache": 0},
+                }, "step.py")  # fmt: skip
+                yield from _measured(settings, rounds)
+
+
+def _measured(settings: PretrainSettings, rounds: int) -> Iterator[Row]:
+    place = pick_place(settings.machine.device, settings.training.precision, settings.machine.workers)
+    batch, source = settings.training.batch_size, open_source(str(settings.data.source))
+    samples = Samples([source], settings.crop, settings.seed)
+    colorizer = on_place(build_colorizer(settings, torch.full((313,), 1 / 313, dtype=torch.float64)), settings, place)
+    rgb = next(batches(samples, batch, 0, 1, 0)).rgb.to(place.device)
+    bare = _learner(_Bare(copy.deepcopy(colorizer), rgb_to_lightness(rgb)), settings, place)
+    ours = _learner(colorizer, settings, place)
+    setting = f"{settings.backbone.name}, {settings.crop.size} px, batch {batch}, {place.precision}"
+
+    with closing(batches(samples, batch, 0, 2**30, place.workers)) as source_of_batches:
+        steps: dict[str, Callable[[], object]] = {
+            "bare": lambda: bare.step(rgb),
+            "memory": lambda: ours.step(rgb),
+            "whole": lambda: ours.step(next(source_of_batches).rgb),
+        }
+        for step in steps.values():
+            for _ in range(3):
+                step()
+        times = max(3, round(1.5 / seconds(steps["bare"], place.device, 3)))
+        taken: dict[str, list[float]] = {name: [] for name in steps}
+        for number in range(rounds):
+            for name in (*steps,) if number % 2 else (*reversed(steps),):
+                if name == "whole":  # what was prepared while others were timed is not given away
+                    for _ in range(_QUEUED * place.workers + 1):
+                        steps[name]()
+                else:
+                    _until_idle(place, batch)
+                taken[name].append(seconds(steps[name], place.device, times))
+    yield times_as_fast("step, pictures in memory", setting, "bare network", taken["memory"], taken["bare"], batch)
+    remark = f"{place.workers} worker{'s' if place.workers != 1 else ''}"
+    if place.device.type == "cpu" and torch.get_num_threads() == len(os.sched_getaffinity(0)):
+        # Decoding takes cores from the network: as long as it decodes, no data path could give more than this.
+        with closing(batches(samples, batch, 0, 2**30, 0)) as here:
+            reading = seconds(lambda: next(here), place.device, 4, cpu=True)
+        network = seconds(steps["bare"], place.device, 4, cpu=True)
+        remark += f"; at most about {network / (network + reading):.2f}, as decoding shares the cores"
+    row = times_as_fast("the whole step", setting, "bare network", taken["whole"], taken["bare"], batch, 0.95)
+    yield row._replace(remark=remark)
+
+
+def _until_idle(place: Place, batch: int) -> None:
+    """Workers prepare a few batches ahead: they must have done so before anything else is timed."""
+    if place.workers:
+        time.sleep(min(3.0, 0.3 + _QUEUED * batch / 400))
+
+
+def _learner(network: nn.Module, settings: PretrainSettings, place: Place) -> Learner:
+    return Learner(network.train(), settings.training, settings.machine, place, settings.seed)
