@@ -57,8 +57,8 @@ def pretrain(arguments: Sequence[str]) -> int:
 
 def plan(arguments: Sequence[str]) -> int:
     """Say what a pretraining will take here, before it is started: memory, speed, time, disk."""
-    from pretext.plan_lines import plan_lines
-    from pretext.planning import plan as job
+    from pretext.plan.lines import plan_lines
+    from pretext.plan.planning import plan as job
     from pretext.recipe import PretrainSettings
 
     recipe = Positional("recipe", "a YAML file of settings; options win over it", recipe=True)
@@ -97,8 +97,8 @@ def colorize(arguments: Sequence[str]) -> int:
 
 def export(arguments: Sequence[str]) -> int:
     """Write a trained network for other programs: safetensors, plain timm or torchvision, ONNX."""
-    from pretext.exporting import ExportSettings
-    from pretext.exporting import export as job
+    from pretext.weights.exporting import ExportSettings
+    from pretext.weights.exporting import export as job
 
     model = Positional("model", "a run, or a checkpoint file")
     destination = Positional("file", "a new file: .onnx for that format, else .safetensors")
@@ -110,7 +110,7 @@ def export(arguments: Sequence[str]) -> int:
 
 def import_(arguments: Sequence[str]) -> int:
     """Make a run of published colorization weights: ECCV16, SIGGRAPH17, VISSL AlexNet or ResNet-50."""
-    from pretext.importing import import_weights
+    from pretext.weights.importing import import_weights
 
     weights = Positional("file", "the weights: .pth, .torch or .safetensors")
     run = Positional("run", "a new folder")

@@ -2,16 +2,18 @@ from .backbones import Backbone, Stage, build_backbone
 from .color import lab_to_rgb, rgb_to_lab
 from .colorizer import Colorizer
 from .colorizing import ColorizeSettings, colorize, colorize_picture
+from .engine.interrupt import Ending
 from .errors import PictureError, UserError
-from .exporting import ExportSettings, export
 from .gamut import Gamut
-from .importing import import_weights
-from .inputs import FromRgb
 from .objectives import Classification, Objective, Regression
-from .pictures import Bundled, ClassFolder, Folder, Source
+from .pictures import Bundled, ClassFolder, Folder, LabelledShards, Shards, Source
+from .pictures.packing import PackSettings, pack
 from .pretraining import pretrain
 from .prior import estimate_prior, rebalancing_weights
 from .recipe import PretrainSettings, load_pretrained
+from .weights.exporting import ExportSettings, export
+from .weights.importing import import_weights
+from .weights.inputs import FromRgb
 
 __all__ = [
     "Backbone",
@@ -20,14 +22,18 @@ __all__ = [
     "Classification",
     "ColorizeSettings",
     "Colorizer",
+    "Ending",
     "ExportSettings",
     "Folder",
     "FromRgb",
     "Gamut",
+    "LabelledShards",
     "Objective",
+    "PackSettings",
     "PictureError",
     "PretrainSettings",
     "Regression",
+    "Shards",
     "Source",
     "Stage",
     "UserError",
@@ -39,6 +45,7 @@ __all__ = [
     "import_weights",
     "lab_to_rgb",
     "load_pretrained",
+    "pack",
     "pretrain",
     "rebalancing_weights",
     "rgb_to_lab",

@@ -111,7 +111,7 @@ def test_commands(said: Pretint) -> None:
 
 
 def test_a_plan_takes_a_recipe_and_options(said: Pretint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pretext.planning._SECONDS", 0.1)
+    monkeypatch.setattr("pretext.plan.planning._SECONDS", 0.1)
     recipe = tmp_path / "small.yaml"
     recipe.write_text("crop: {size: 16}\nobjective: {stride: 16}\ntraining: {steps: 30, warmup: 1}\n")
     code, out, _ = said("plan", recipe, "--training.batch_size", 8, "--machine.workers", 0)

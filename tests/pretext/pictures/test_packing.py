@@ -318,7 +318,7 @@ def _lives(process: str) -> bool:
         return False
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGUSR2, 75)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR2, 75)])
 def test_interrupted_it_stops_politely(number: int, code: int, classes: Path, tmp_path: Path) -> None:
     """As from a terminal or a cluster: the signal reaches the workers, too."""
     to = tmp_path / "to"

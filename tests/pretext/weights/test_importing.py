@@ -17,9 +17,9 @@ from pretext.engine.checkpoint import load_checkpoint
 from pretext.engine.run import find_checkpoint
 from pretext.errors import UserError
 from pretext.gamut import bin_centres
-from pretext.importing import import_weights
 from pretext.pictures.bundled import save_test_parts
 from pretext.recipe import load_pretrained
+from pretext.weights.importing import import_weights
 
 Weights = dict[str, Tensor]
 

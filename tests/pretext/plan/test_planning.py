@@ -15,9 +15,9 @@ from pretext import measuring, planning
 from pretext.engine.checkpoint import load_checkpoint
 from pretext.engine.run import newest_checkpoint
 from pretext.errors import UserError
-from pretext.measuring import bytes_of
-from pretext.plan_lines import plan_lines, size, spoken
-from pretext.planning import Plan, plan
+from pretext.plan.lines import plan_lines, size, spoken
+from pretext.plan.measuring import bytes_of
+from pretext.plan.planning import Plan, plan
 from pretext.pretraining import pretrain
 from pretext.recipe import PretrainSettings
 from pretext.settings import settings_from

@@ -22,9 +22,9 @@ from pretext.errors import UserError
 from pretext.files import png_bytes
 from pretext.gamut import Gamut, bin_centres
 from pretext.health import colour_health
-from pretext.measuring import Rate, bytes_of, learner_of, rate, seconds_of, together, try_out
 from pretext.pictures import open_labelled
 from pretext.pictures.batches import Samples, batches
+from pretext.plan.measuring import Rate, bytes_of, learner_of, rate, seconds_of, together, try_out
 from pretext.preparing import Pictures, first_crops, held_views, on_place, open_pictures
 from pretext.pretraining import sample_sheet
 from pretext.prior import load_prior

@@ -11,12 +11,12 @@ from torch import Tensor
 from pretext.engine.checkpoint import load_checkpoint, save_portable
 from pretext.engine.run import find_checkpoint
 from pretext.errors import UserError
-from pretext.inputs import InputWay
-from pretext.onnx_graph import write_onnx
 from pretext.pictures.batches import centre_crop
 from pretext.pictures.bundled import photographs
-from pretext.plain_modules import write_plain
 from pretext.recipe import BACKBONE, load_pretrained
+from pretext.weights.inputs import InputWay
+from pretext.weights.onnx_graph import write_onnx
+from pretext.weights.plain_modules import write_plain
 
 _WAYS: dict[str, tuple[InputWay, ...]] = {
     "safetensors": ("lightness",),

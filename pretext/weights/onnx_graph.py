@@ -18,8 +18,8 @@ from pretext.color import rgb_to_lightness
 from pretext.colorizer import Colorizer
 from pretext.errors import UserError
 from pretext.files import write_atomically
-from pretext.inputs import InputWay
-from pretext.plain_modules import Pictures
+from pretext.weights.inputs import InputWay
+from pretext.weights.plain_modules import Pictures
 
 TOLERANCE = 1e-4
 _LIMIT = 2**31  # bytes of a protobuf message

@@ -7,8 +7,8 @@ from rich import box
 from rich.table import Table
 
 from pretext.engine.device import Place
-from pretext.measuring import Rate
-from pretext.planning import Plan
+from pretext.plan.measuring import Rate
+from pretext.plan.planning import Plan
 
 
 def plan_lines(plan: Plan) -> list[str | Table]:

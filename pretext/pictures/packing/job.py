@@ -31,10 +31,10 @@ from pretext.engine.progress import progress
 from pretext.errors import PictureError, UserError
 from pretext.files import write_atomically, written_atomically
 from pretext.pictures import open_labelled, open_source
-from pretext.pictures.encode import Small, small_jpeg
-from pretext.pictures.manifest import Manifest, PackedShard, held_manifest, write_manifest
-from pretext.pictures.naming import Names
 from pretext.pictures.order import permuted
+from pretext.pictures.packing.encode import Small, small_jpeg
+from pretext.pictures.packing.manifest import Manifest, PackedShard, held_manifest, write_manifest
+from pretext.pictures.packing.naming import Names
 from pretext.pictures.patterns import MANIFEST
 from pretext.pictures.shards import CLASSES
 from pretext.pictures.source import LabelledSource, Source

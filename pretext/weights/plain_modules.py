@@ -15,8 +15,8 @@ from pretext.backbones.from_timm import ANY_SIZE, TimmBackbone
 from pretext.color import rgb_to_lightness
 from pretext.errors import UserError
 from pretext.files import write_atomically
-from pretext.inputs import InputWay, affine_lightness, fold
 from pretext.recipe import Pretrained
+from pretext.weights.inputs import InputWay, affine_lightness, fold
 
 Pictures = Callable[[int, int], Tensor]
 """(how many, side) -> (N, 3, side, side), sRGB in [0, 1]."""

@@ -22,8 +22,6 @@ import pretint
 from pretext.color import rgb_to_lightness
 from pretext.engine.checkpoint import load_checkpoint, save_checkpoint
 from pretext.errors import UserError
-from pretext.exporting import ExportSettings, export
-from pretext.inputs import FromRgb, affine_lightness
 from pretext.pictures import Folder
 from pretext.pictures.batches import centre_crop
 from pretext.recipe import (
@@ -35,6 +33,8 @@ from pretext.recipe import (
     load_pretrained,
 )
 from pretext.settings import plain
+from pretext.weights.exporting import ExportSettings, export
+from pretext.weights.inputs import FromRgb, affine_lightness
 
 PRIOR = torch.arange(1, 314, dtype=torch.float64) / (313 * 157)
 Checkpoint = Callable[..., Path]

@@ -16,9 +16,9 @@ from pretext.engine.run import held_run, keep_checkpoint
 from pretext.errors import UserError
 from pretext.gamut import bin_centres
 from pretext.recipe import BACKBONE, PretrainSettings, build_colorizer, colour_contract
-from pretext.releases import RELEASES, Release, Weights
 from pretext.settings import plain
 from pretext.versions import versions
+from pretext.weights.releases import RELEASES, Release, Weights
 
 _NESTED = (("classy_state_dict", "base_model", "model", "trunk"), ("model_state_dict",), ("state_dict",))
 _COUNTER = "num_batches_tracked"  # of batch norms: files that came from Caffe have none, and evaluation needs none

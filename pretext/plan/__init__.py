@@ -1,0 +1,1 @@
+"""What a pretraining will take, measured before it is started."""

@@ -1,0 +1,1 @@
+"""Weights out and in: export to other programs, import of published ones."""
