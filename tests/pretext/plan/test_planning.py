@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from pretext import measuring, planning
 from pretext.engine.checkpoint import load_checkpoint
 from pretext.engine.run import newest_checkpoint
 from pretext.errors import UserError
+from pretext.plan import measuring, planning
 from pretext.plan.lines import plan_lines, size, spoken
 from pretext.plan.measuring import bytes_of
 from pretext.plan.planning import Plan, plan
