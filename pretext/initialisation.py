@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from pretext.engine.progress import progress
 from pretext.errors import UserError
 from pretext.patches import cluster_filters, sample_patches
 
@@ -84,6 +85,7 @@ def initialise(network: nn.Module, pictures: Sequence[Tensor], method: Init, see
             if id(layer.weight) in seen:
                 return None
             seen.add(id(layer.weight))
+            advance(1, name)
             result = _scale(layer, inputs[0], output)
             if result is not None:
                 scaled.append(name)
@@ -97,8 +99,9 @@ def initialise(network: nn.Module, pictures: Sequence[Tensor], method: Init, see
         if isinstance(layer, _LAYERS) and "weight" in layer._parameters:
             hooks += [layer.register_forward_pre_hook(before), layer.register_forward_hook(after(name))]
     try:
-        with _batch_statistics(network):
+        with _batch_statistics(network), progress("first weights", len(hooks) // 2, "layers") as advance:
             network(lightness.to(next(network.parameters()).device))
+            advance(len(hooks) // 2 - len(seen), "")  # layers that are never called, or share their weights
     finally:
         for hook in hooks:
             hook.remove()

@@ -23,6 +23,8 @@ from pretext.pictures.source import Source
 from pretext.prior import estimate_prior, load_prior
 from pretext.recipe import PretrainSettings, build_colorizer
 
+_ENOUGH = 100  # crops, all of them gray, that say that all pictures are
+
 
 @dataclass
 class Pictures:
@@ -87,17 +89,16 @@ def find_prior(pictures: Pictures, settings: PretrainSettings) -> Tensor:
         UserError: the file holds none; the pictures cannot be read, or are all gray.
     """
     gamut = Gamut(settings.objective.neighbours, settings.objective.sigma)
-    if settings.objective.prior != "estimate":
-        return load_prior(Path(settings.objective.prior), gamut)
-    stride = settings.objective.stride
-    crops = first_crops(pictures, settings, settings.objective.prior_pictures)
+    file, stride = settings.objective.prior, settings.objective.stride
+    given = None if file == "estimate" else load_prior(Path(file), gamut)
+    crops = first_crops(pictures, settings, settings.objective.prior_pictures if given is None else _ENOUGH)
     colours = [rgb_to_ab(crop[None, :, ::stride, ::stride]) for crop in crops]
     if not any(bool((ab.abs() > settings.objective.gray_threshold).any()) for ab in colours):
         raise UserError(
             f"{pictures.name}: none of {len(colours)} crops has a colour beyond objective.gray_threshold "
             f"({settings.objective.gray_threshold:g}): there is nothing to learn from gray pictures"
         )
-    return estimate_prior(colours, gamut)
+    return estimate_prior(colours, gamut) if given is None else given
 
 
 def prepare_colorizer(pictures: Pictures, settings: PretrainSettings, prior: Tensor, place: Place) -> Colorizer:

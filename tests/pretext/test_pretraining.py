@@ -63,10 +63,13 @@ def test_few_pictures(count: int, tmp_path: Path) -> None:
     assert start["held_out"] == count // 10
 
 
-def test_gray_pictures_alone_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("given", [False, True])
+def test_gray_pictures_alone_are_refused(given: bool, tmp_path: Path) -> None:
     source = folder_of(tmp_path / "pictures", 12, gray=True)
+    np.save(tmp_path / "prior.npy", np.full(313, 1 / 313))
+    objective = {"prior": str(tmp_path / "prior.npy")} if given else {"prior_pictures": 8}
     with pytest.raises(UserError, match="nothing to learn from gray pictures"):
-        pretrain(tmp_path / "run", settings(data={"source": str(source)}))
+        pretrain(tmp_path / "run", settings(data={"source": str(source)}, objective=objective))
 
 
 def test_bad_pictures_among_the_held_out_are_listed(tmp_path: Path) -> None:
