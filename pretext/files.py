@@ -1,6 +1,7 @@
 """Files that are written whole or not at all."""
 
 import contextlib
+import fcntl
 import io
 import os
 from collections.abc import Iterator
@@ -57,6 +58,31 @@ def written_atomically(path: Path, size: str) -> Iterator[IO[bytes]]:
         raise UserError(
             f"{path}: cannot write {size} ({error.strerror}); make room or choose another place, and call again"
         ) from error
+
+
+@contextlib.contextmanager
+def held_folder(folder: Path, doing: str) -> Iterator[None]:
+    """A folder, made if it does not exist, in which no other process can do the same meanwhile.
+
+    Args:
+        folder: where.
+        doing: what another process would be doing, for the error: "working on this run".
+
+    Raises:
+        UserError: it cannot be written to, or is held by another process.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("a")
+    except OSError as error:
+        raise UserError(f"{folder}: cannot write there ({error.strerror}); name another folder") from error
+    with lock:
+        try:
+            # Not flock, which workers inherit: they outlive a kill of this process for some seconds.
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UserError(f"{folder}: another process is {doing}; wait for it or stop it") from error
+        yield
 
 
 def write_png(path: Path, picture: Image.Image) -> None:

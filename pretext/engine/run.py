@@ -7,7 +7,6 @@ checkpoints/00001500.pt  the state after step 1500; the newest two are kept
 samples/00001500.png     held-out pictures: gray, coloured, original
 """
 
-import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +16,7 @@ import yaml
 
 from pretext.engine.checkpoint import save_checkpoint
 from pretext.errors import UserError
-from pretext.files import write_atomically
+from pretext.files import held_folder, write_atomically
 
 _KEPT = 2
 _FREE = ("machine", "online")  # groups of settings that change no weight
@@ -40,17 +39,7 @@ def held_run(folder: Path, settings: Settings, defaults: Settings | None = None)
     path = folder / "settings.yaml"
     if folder.exists() and not path.exists() and not _is_empty(folder):
         raise UserError(f"{folder}: exists and is no run of Pretint; name a new folder for the run")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("w")
-    except OSError as error:
-        raise UserError(f"{folder}: cannot write there ({error.strerror}); name another folder") from error
-    with lock:
-        try:
-            # Not flock, which workers inherit: they outlive a kill of this process for some seconds.
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise UserError(f"{folder}: another process is working on this run; wait for it or stop it") from error
+    with held_folder(folder, "working on this run"):
         if path.exists() and newest_checkpoint(folder):  # before that nothing of the old settings is left to go on
             different = _differences(_completed(run_settings(folder), defaults or {}), settings)
             if different:

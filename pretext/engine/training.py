@@ -110,7 +110,7 @@ class MachineSettings:
         compile: let torch.compile translate the step: minutes at the start, faster after it.
         channels_last: keep pictures with their channels innermost, which suits most kernels.
         checkpoint_activations: keep only what goes into each block of the network, and compute the rest
-            again for the gradient: much less memory for about a third more time.
+            again for the gradient: less memory for more time.
     """
 
     device: str = "auto"

@@ -1,7 +1,6 @@
 """The manifest of packed shards: what is finished, and of what it was made."""
 
 import dataclasses
-import fcntl
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pretext.errors import UserError
-from pretext.files import write_atomically
+from pretext.files import held_folder, write_atomically
 from pretext.pictures.decode import DECODER
 from pretext.pictures.patterns import MANIFEST
 from pretext.pictures.tarindex import index_path
@@ -84,16 +83,9 @@ def held_manifest(folder: Path, name: str, wanted: dict[str, Any]) -> Iterator[M
     try:
         if folder.exists() and not path.exists() and any(not entry.name.startswith(".") for entry in folder.iterdir()):
             raise UserError(f"{folder}: holds something that pretint pack did not write; name a new folder")
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("a")
     except OSError as error:
         raise UserError(f"{folder}: cannot write there ({error.strerror}); name another folder") from error
-    with lock:
-        try:
-            # Not flock, which workers inherit: they outlive a kill of this process for some seconds.
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise UserError(f"{folder}: another process is packing there; wait for it or stop it") from error
+    with held_folder(folder, "packing there"):
         if not path.exists():
             yield Manifest(name, wanted)
             return
