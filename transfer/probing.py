@@ -1,272 +1,240 @@
-"""Linear probes: what a classifier can read from each stage of a frozen backbone."""
+"""The job that probes: what a linear classifier can read from each stage of a frozen network."""
 
-import base64
-import json
-import re
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
-from torch.nn import functional as F
 
-from pretext.engine.device import pick_place
+from pretext.engine.device import autocast
+from pretext.engine.memory import available
 from pretext.engine.progress import progress
-from pretext.engine.run import run_settings
 from pretext.errors import UserError
-from pretext.files import write_atomically
-from pretext.pictures import LabelledSource, open_labelled
-from pretext.pictures.order import permuted
-from pretext.recipe import build_colorizer, load_pretrained
-from pretext.versions import versions
-from transfer.features import Features, calibrate_batch_norm, pooled_features
-from transfer.intervals import ABOUT, accuracy, difference
-from transfer.results import Probe, read_probe
+from pretext.pictures.batches import CropSettings, Samples, batches
+from pretext.pictures.order import mix, permutation
+from pretext.pictures.source import LabelledSource, digest_of_keys
+from transfer.contest import Cell, Contest, Fed, Winner, grid, positions, steps_of
+from transfer.evaluation import EvaluationSettings, Mode, Task, evaluate
+from transfer.heads import Heads, Linear, Setting
+from transfer.logistic import choose_logistic
+from transfer.pooling import pool
+from transfer.protocols import LinearProtocol, LogisticProtocol, find_protocol
+from transfer.results import Result, Row
+from transfer.rows import Rows
 
-NETWORKS = ("random", "pretrained")
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """A frozen evaluation recipe; its name is printed with every number."""
-
-    name: str = "pooled-linear-1"
-    dims: int = 2048
-    """The most dimensions a stage is average-pooled to."""
-    penalties: tuple[float, ...] = (0.1, 0.03, 0.01, 0.003, 0.001)
-    """L2 penalties on the classifier's weights that are tried, from strong to weak."""
-    iterations: int = 60
-    """Of L-BFGS, at most, for each penalty; each starts where the stronger one ended."""
-    holdout: float = 0.1
-    """Share of the training pictures on which the penalty and the best stage are chosen."""
-
-    @property
-    def about(self) -> str:
-        """What it is, in a sentence."""
-        return (
-            f"features of the frozen backbone, average-pooled to at most {self.dims} dimensions and standardized; "
-            f"multinomial logistic regression; its L2 penalty and the best stage are chosen on {self.holdout:.0%} of "
-            "the training pictures, then the classifier is fitted to all of them and the test pictures are read once; "
-            "the random network has batch-norm statistics of the training pictures, as the pretrained one has"
-        )
+Order = Callable[[int], NDArray[np.int64]]
+"""Of an epoch: the pictures that teach, by their place among these."""
 
 
 @dataclass
-class ProbeSettings:
-    """What a backbone is judged on.
+class ProbeSettings(EvaluationSettings):
+    """What linear probes are fitted on, and how.
 
     Args:
-        train: a folder with one sub-folder of pictures per class, or "bundled:train", or another source with
-            labels: see docs/data.md.
-        test: the same for the test pictures, or "bundled:test". Both must name the same classes.
-        size: side, in pixels, at which the networks see a picture; 0 takes the size at which things look
-            as large as in training.
-        seed: of the held-out part.
-        device: auto (the GPU if there is one), cpu, cuda, ...
-        workers: processes that decode pictures; -1 takes 1 beside a CPU and up to 12 beside a GPU.
+        protocol: modern, zhang2016, splitbrain, goyal2019, or logistic: see docs/evaluation.md.
+        mode: cached trains the classifiers on features of one view of each picture, which are kept on disk: fast;
+            augmented on fresh crops, computed again for every epoch; both, to see the gap.
     """
 
-    train: str = "bundled:train"
-    test: str = "bundled:test"
-    size: int = 0
-    seed: int = 0
-    device: str = "auto"
-    workers: int = -1
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.size <= 4096 or not -1 <= self.workers <= 256 or not 0 <= self.seed < 2**63:
-            raise UserError("size must lie in [0, 4096], workers in [-1, 256], and seed must lie in [0, 2^63)")
+    protocol: str = "modern"
+    mode: Literal["cached", "augmented", "both"] = "cached"
 
 
-class Classifier(NamedTuple):
-    """A linear classifier of standardized features."""
+def probe(networks: Sequence[str], settings: ProbeSettings) -> list[Result]:
+    """Judge frozen networks by linear classifiers on every stage.
 
-    weight: Tensor
-    """(classes, dims): this way round both products of a step read the features row by row."""
-    bias: Tensor
-    """(classes,)."""
-
-    def correct(self, features: Tensor, labels: Tensor) -> Tensor:
-        """Which answers are right: bool (N,)."""
-        return F.linear(features, self.weight, self.bias).argmax(1) == labels
-
-
-class StageResult(NamedTuple):
-    """What a stage of a network is worth."""
-
-    holdout_accuracy: float
-    penalty: float
-    correct: Tensor
-    """Which test pictures are classified right: bool (N,)."""
-
-
-def probe(run: Path, settings: ProbeSettings, protocol: Protocol | None = None) -> Probe:
-    """Judge a run's backbone beside the same backbone at its own random initialisation.
+    Called again it goes on from where it was interrupted, and reads back what is done.
 
     Args:
-        run: its directory; the result is also written to its ``probes`` folder.
-        settings: on what.
-        protocol: how; by default ``Protocol()``.
+        networks: runs, or other networks, see ``transfer.networks.open_network``.
+        settings: on what, how.
 
     Returns:
-        What ``read_probe`` reads from the file written.
+        A result for every network and mode.
 
     Raises:
-        UserError: no run there, data that cannot be used.
+        UserError: see the message.
     """
-    protocol = protocol or Protocol()
-    run_settings(run)  # a checkpoint file alone would leave no place for the result
-    pretrained = load_pretrained(run)
-    place = pick_place(settings.device, workers=settings.workers)
-    initial = build_colorizer(pretrained.settings, pretrained.prior)
-    colorizers = dict(zip(NETWORKS, (initial, pretrained.colorizer), strict=True))
-    backbones = {name: colorizer.backbone.eval().to(place.device) for name, colorizer in colorizers.items()}
-    sources = _labelled_pair(settings)
-    size = pretrained.colorizer.backbone.fit_size(settings.size or pretrained.settings.view_size)
-    calibrate_batch_norm(backbones["random"], sources[0], size, place)
-    train, test = (
-        pooled_features(backbones, source, size, protocol.dims, place, f"features of {part}")
-        for source, part in zip(sources, ("train", "test"), strict=True)
-    )
-    held = _held_out(len(train.labels), protocol.holdout, settings.seed)
-    classes = sources[0].classes
-    stages = [stage.name for stage in pretrained.colorizer.backbone.stages]
-    results: dict[str, dict[str, StageResult]] = {name: {} for name in NETWORKS}
-    with progress("linear classifiers", len(stages) * len(NETWORKS), "classifiers") as advance:
-        for name in NETWORKS:
-            for stage in stages:
-                results[name][stage] = _judge(train, test, name, stage, held, len(classes), protocol, place.device)
+    protocol = find_protocol(settings.protocol, (LinearProtocol, LogisticProtocol))
+    if isinstance(protocol, LogisticProtocol):
+        if settings.mode != "cached":
+            raise UserError(f"mode is {settings.mode}: protocol logistic needs all features at once; take cached")
+        return evaluate(networks, settings, protocol, "cached", lambda task: _logistic(task, protocol))
+    modes: list[Mode] = ["cached", "augmented"] if settings.mode == "both" else [settings.mode]
+    return [
+        result
+        for mode in modes
+        for result in evaluate(networks, settings, protocol, mode, partial(_linear, protocol=protocol, mode=mode))
+    ]
+
+
+def _linear(task: Task, protocol: LinearProtocol, mode: Mode) -> list[Row]:
+    """Rows of a protocol of gradient descent.
+
+    From kept features the stages are trained one after the other, which needs the features of one at a time; on
+    fresh crops all together, so that each crop passes through the network once.
+    """
+    fit, held = task.split.fit, task.split.held
+    steps, batch_size = steps_of(protocol, len(fit))
+    order: Order = lru_cache(maxsize=2)(lambda epoch: permutation(len(fit), mix(task.seed, epoch)))
+    stages = [stage.name for stage in task.network.stages]
+    groups = [[stage] for stage in stages] if mode == "cached" else [stages]
+    state = task.partial.load()
+    winners: list[Winner] = [_unpacked(one) for one in state.get("winners", [])]
+    begun: dict[str, Any] | None = state.get("contest")
+    done = len(winners) * steps + (begun["done"] if begun else 0)
+    with progress(f"{task.network.name}, {mode}", len(groups) * steps, "steps", done) as advance:
+        for group in groups[len(winners) :]:
+            cells = [Cell(stage, rule) for stage in group for rule in protocol.poolings]
+            rows = {cell: Rows(task.train.matrix(*cell), task.place.device) for cell in cells}
+            heads = {cell: _heads(task, protocol, rows[cell], grid(protocol, batch_size)) for cell in cells}
+            contest = Contest(heads, protocol, steps, partial(_held, rows, held), _targets(task, held))
+            if begun:
+                contest.load(begun)
+                begun = None
+
+            def after(contest: Contest = contest) -> None:
                 advance(1, "")
-    outcome = {
-        "protocol": protocol.name,
-        "about": protocol.about,
-        "settings": asdict(protocol),
-        "data": {
-            "train": settings.train,
-            "test": settings.test,
-            "classes": classes,
-            "n_fit": int((~held).sum()),
-            "n_holdout": int(held.sum()),
-            "n_train": len(train.labels),
-            "n_test": len(test.labels),
-        },
-        "view_size": size,
-        "precision": place.precision,
-        "seed": settings.seed,
-        "pretraining_seed": pretrained.settings.seed,
-        "step": pretrained.step,
-        "interval": ABOUT,
-        **_table(stages, {stage: train.networks["random"][stage].shape[1] for stage in stages}, results),
-        "versions": versions(),
-        "skipped": [list(entry) for entry in train.skipped + test.skipped],
-    }
-    name = re.sub(r"[^\w.-]+", "-", settings.test).strip("-.")[-100:]
-    path = run / "probes" / f"{name}.{size}px.seed{settings.seed}.{protocol.name}.json"
-    write_atomically(path, json.dumps(outcome, indent=1).encode())
-    return read_probe(path)
+                task.partial.offer(lambda: {"winners": [_packed(one) for one in winners], "contest": contest.state()})
+
+            if mode == "cached":
+                fed = _kept_views(task, rows, contest, batch_size, order)
+            else:
+                fed = _fresh_views(task, protocol, contest, batch_size, order)
+            winners += contest.run(fed, after)
+    return [_row(task, winner) for winner in winners]
 
 
-def fit_linear(
-    features: Tensor, labels: Tensor, start: Classifier, penalty: float, iterations: int, tolerance: float = 1e-4
-) -> Classifier:
-    """Multinomial logistic regression by L-BFGS: mean cross-entropy plus penalty / 2 times the squared weights.
+def _logistic(task: Task, protocol: LogisticProtocol) -> list[Row]:
+    """Rows of a protocol of logistic regression."""
+    fit, held = task.split.fit, task.split.held
+    stages = [stage.name for stage in task.network.stages]
+    winners: list[Winner] = [_unpacked(one) for one in task.partial.load().get("winners", [])]
+    with progress(f"{task.network.name}, logistic", len(stages), "stages", len(winners)) as advance:
+        for stage in stages[len(winners) :]:
+            found = []
+            for rule in protocol.poolings:
+                rows = Rows(task.train.matrix(stage, rule), task.place.device)
+                needed = 3 * 4 * rows.dims * (len(fit) + len(held))
+                if needed > available(task.place.device):
+                    raise UserError(
+                        f"protocol logistic needs {needed / 1e9:.0f} GB for the features of {stage} at once, more than "
+                        "there is; take protocol modern"
+                    )
+                classifier, penalty, score = choose_logistic(
+                    (rows[fit], _targets(task, fit)), (rows[held], _targets(task, held)), len(task.targets.classes), protocol
+                )
+                found.append(Winner(Cell(stage, rule), {"penalty": penalty}, score, classifier))
+            winners.append(max(found, key=lambda winner: winner.holdout or 0.0))
+            task.partial.offer(lambda: {"winners": [_packed(one) for one in winners]})
+            advance(1, "")
+    return [_row(task, winner) for winner in winners]
 
-    Args:
-        features: (N, dims), standardized.
-        labels: (N,), int64.
-        start: where to begin.
-        penalty: on the weights, not on the bias. scikit-learn's C is 1 / (N * penalty).
-        iterations: at most.
-        tolerance: it ends where no part of the gradient is greater (scikit-learn's default).
-    """
-    weight, bias = (part.clone().requires_grad_() for part in start)
-    optimizer = torch.optim.LBFGS(
-        [weight, bias], max_iter=iterations, history_size=10, tolerance_grad=tolerance, line_search_fn="strong_wolfe"
+
+def _held(rows: dict[Cell, Rows], held: NDArray[np.int64], cell: Cell) -> Iterator[Tensor]:
+    return rows[cell].chunks(held)
+
+
+def _heads(task: Task, protocol: LinearProtocol, rows: Rows, settings: Sequence[Setting]) -> Heads:
+    targets = task.targets
+    heads = Heads(
+        rows.dims,
+        len(targets.classes),
+        settings,
+        protocol.scaling,
+        protocol.momentum,
+        protocol.nesterov,
+        targets.multilabel,
+        task.place.device,
+    )
+    if protocol.scaling == "standardize":
+        heads.standardize(*rows.statistics(task.split.fit))
+    return heads
+
+
+def _targets(task: Task, indices: NDArray[np.int64]) -> Tensor:
+    """Of training pictures, on the device."""
+    return torch.from_numpy(task.targets.train.labels[indices]).to(task.place.device)
+
+
+def _kept_views(task: Task, rows: dict[Cell, Rows], contest: Contest, batch_size: int, order: Order) -> Iterator[Fed]:
+    """Batches of kept features, from the step at which the contest stands."""
+    fit = task.split.fit
+    for step in range(contest.done, contest.steps):
+        chosen = fit[positions(step, batch_size, len(fit), order)]
+        yield {cell: rows[cell][chosen] for cell in contest.heads}, _targets(task, chosen)
+
+
+@torch.no_grad()
+def _fresh_views(
+    task: Task, protocol: LinearProtocol, contest: Contest, batch_size: int, order: Order
+) -> Iterator[Fed]:
+    """Features of batches of fresh crops, likewise; the same pictures in the same order."""
+    fit, place, module = task.split.fit, task.place, task.network.module.to(task.place.device)
+    crop = CropSettings(task.view.size, protocol.area, protocol.aspect, protocol.flip)
+    samples = Samples([_Picked(task.targets.train, fit, protocol.square)], crop, task.seed)
+    for step, batch in enumerate(batches(samples, batch_size, contest.done, contest.steps, place.workers), contest.done):
+        if batch.skipped:
+            raise UserError(f"{': '.join(batch.skipped[0])}: it could be read before; were pictures changed meanwhile?")
+        with autocast(place):
+            stages = module(batch.rgb.to(place.device, non_blocking=True))
+        features = {cell: pool(stages[cell.stage].float(), cell.pooling) for cell in contest.heads}
+        yield features, _targets(task, fit[positions(step, batch_size, len(fit), order)])
+
+
+class _Picked:
+    """Some pictures of a source, perhaps only their middle squares: a source."""
+
+    def __init__(self, source: LabelledSource, indices: NDArray[np.int64], square: bool) -> None:
+        self.source, self.indices, self.square = source, indices, square
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def read(self, index: int, shorter: int | None = None) -> Image.Image:
+        picture = self.source.read(int(self.indices[index]), shorter)
+        if not self.square:
+            return picture
+        side = min(picture.size)
+        left, top = (picture.width - side) // 2, (picture.height - side) // 2
+        return picture.crop((left, top, left + side, top + side))
+
+    def key(self, index: int) -> str:
+        return self.source.key(int(self.indices[index]))
+
+    def digest(self) -> str:
+        return digest_of_keys(self)
+
+
+def _row(task: Task, winner: Winner) -> Row:
+    """A stage's line: its winner's answers on the test pictures, read here and nowhere else."""
+    rows = Rows(task.test.matrix(*winner.cell), task.place.device)
+    logits = torch.cat([winner.classifier.scores(chunk) for chunk in rows.chunks(task.tested)]).cpu().numpy()
+    return Row.of(
+        stage=winner.cell.stage,
+        variant="",
+        dims=rows.dims,
+        pooling=winner.cell.pooling,
+        chosen=winner.chosen,
+        holdout=winner.holdout,
+        outcomes=(task.outcome(logits),),
     )
 
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss = F.cross_entropy(F.linear(features, weight, bias), labels) + penalty / 2 * weight.square().sum()
-        loss.backward()
-        return loss
 
-    optimizer.step(closure)
-    return Classifier(weight.detach(), bias.detach())
-
-
-def _labelled_pair(settings: ProbeSettings) -> tuple[LabelledSource, LabelledSource]:
-    train, test = open_labelled(settings.train), open_labelled(settings.test)
-    if settings.train == settings.test:
-        raise UserError(f"{settings.train}: train and test are the same pictures; a test needs others")
-    if train.classes != test.classes:
-        different = sorted(set(train.classes) ^ set(test.classes))
-        raise UserError(
-            f"{settings.train} and {settings.test} hold different classes ({', '.join(different[:5])}); "
-            "train and test must have the same"
-        )
-    if len(train.classes) < 2:
-        raise UserError(f"{settings.train}: one class only ({train.classes[0]}); a classifier needs two")
-    return train, test
+def _packed(winner: Winner) -> dict[str, Any]:
+    """A winner as a checkpoint holds it."""
+    return {
+        "cell": list(winner.cell),
+        "chosen": winner.chosen,
+        "holdout": winner.holdout,
+        "classifier": list(winner.classifier),
+    }
 
 
-def _held_out(count: int, share: float, seed: int) -> Tensor:
-    """Which training pictures choose instead of teach: bool (count,), a keyed permutation's first."""
-    held = torch.zeros(count, dtype=torch.bool)
-    for rank in range(max(1, round(count * share))):
-        held[permuted(rank, count, key=seed)] = True
-    return held
-
-
-def _judge(
-    train: Features,
-    test: Features,
-    network: str,
-    stage: str,
-    held: Tensor,
-    classes: int,
-    protocol: Protocol,
-    device: torch.device,
-) -> StageResult:
-    """Fit with every penalty on the rest, choose on the held-out part, fit on all, read the test once."""
-    x, y = train.networks[network][stage].to(device), train.labels.to(device)
-    mean, scale = x.mean(0), x.std(0, correction=0).clamp_min(1e-6)
-    x = (x - mean) / scale
-    held = held.to(device)
-    classifier = Classifier(torch.zeros(classes, x.shape[1], device=device), torch.zeros(classes, device=device))
-    best: tuple[float, float, Classifier] | None = None
-    (fit_x, fit_y), (held_x, held_y) = (x[~held], y[~held]), (x[held], y[held])
-    for penalty in protocol.penalties:
-        classifier = fit_linear(fit_x, fit_y, classifier, penalty, protocol.iterations)
-        share = float(classifier.correct(held_x, held_y).float().mean())
-        if best is None or share > best[0]:
-            best = share, penalty, classifier
-    assert best is not None
-    share, penalty, classifier = best
-    classifier = fit_linear(x, y, classifier, penalty, protocol.iterations)
-    test_x = (test.networks[network][stage].to(device) - mean) / scale
-    return StageResult(share, penalty, classifier.correct(test_x, test.labels.to(device)).cpu())
-
-
-def _table(stages: Sequence[str], dims: dict[str, int], results: dict[str, dict[str, StageResult]]) -> dict[str, Any]:
-    best = {name: max(stages, key=lambda stage: results[name][stage].holdout_accuracy) for name in NETWORKS}
-    rows = []
-    for stage in stages:
-        row: dict[str, Any] = {"stage": stage, "dims": dims[stage]}
-        for name in NETWORKS:
-            result = results[name][stage]
-            estimate = accuracy(result.correct)
-            row[name] = {
-                "accuracy": estimate.value,
-                "low": estimate.low,
-                "high": estimate.high,
-                "holdout_accuracy": result.holdout_accuracy,
-                "penalty": result.penalty,
-                "correct": base64.b64encode(np.packbits(result.correct.numpy()).tobytes()).decode(),
-            }
-        row["difference"] = difference(*(results[name][stage].correct for name in reversed(NETWORKS)))._asdict()
-        rows.append(row)
-    gain = difference(*(results[name][best[name]].correct for name in reversed(NETWORKS)))
-    return {"stages": rows, "best": {**best, "difference": gain._asdict()}}
+def _unpacked(kept: dict[str, Any]) -> Winner:
+    return Winner(Cell(*kept["cell"]), kept["chosen"], kept["holdout"], Linear(*kept["classifier"]))
