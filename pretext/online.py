@@ -17,6 +17,7 @@ from pretext.engine.device import Place, autocast
 from pretext.engine.progress import progress
 from pretext.errors import UserError
 from pretext.pictures.batches import Views
+from pretext.pictures.labels import single
 from pretext.pictures.order import mix, permuted
 from pretext.pictures.source import LabelledSource
 
@@ -64,8 +65,8 @@ class OnlineProbe:
         seed: of the permutation.
 
     Raises:
-        UserError: fewer pictures than classes, one class only, more pictures than the memory may hold, or
-            too many that cannot be read.
+        UserError: fewer pictures than classes, one class only, several labels a picture, more pictures than
+            the memory may hold, or too many that cannot be read.
     """
 
     fitted: list[int]
@@ -82,6 +83,9 @@ class OnlineProbe:
             raise UserError(f"{where}one class only ({', '.join(names)}); a classifier needs two")
         if count < len(names):
             raise UserError(f"{where}{count} pictures of {len(names)} classes; raise online.pictures or give more")
+        labels = single(
+            source.labels, f"{where}pictures with several labels; the online probe wants one class a picture"
+        )
         each = 3 * view_size**2
         if count * each > MEMORY:
             raise UserError(
@@ -104,8 +108,8 @@ class OnlineProbe:
         self.fitted = [index for index in kept if index in teaching]
         self.judged = [index for index in kept if index not in teaching]
         self._views, self._classes = views[: len(kept)], len(names)
-        self._labels = torch.tensor([source.labels[index] for index in kept])
-        if len({source.labels[index] for index in self.fitted}) < 2 or not self.judged:
+        self._labels = torch.from_numpy(labels[kept])
+        if len(set(labels[self.fitted].tolist())) < 2 or not self.judged:
             bad = f" ({len(self.skipped)} of {count} cannot be read)" if self.skipped else ""
             raise UserError(f"{where}too few pictures to teach two classes and to judge{bad}; raise online.pictures")
 

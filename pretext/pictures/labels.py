@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pretext.errors import UserError
+from pretext.pictures.source import Labels
 
 
 def checked_labels(name: str, labels: Iterable[int | None], classes: Sequence[str]) -> NDArray[np.int64]:
@@ -26,3 +27,37 @@ def checked_labels(name: str, labels: Iterable[int | None], classes: Sequence[st
     if len(array) and array.max() >= len(classes):
         raise UserError(f"{name}: a label is {array.max()}, and there are {len(classes)} classes; is the set whole?")
     return array
+
+
+def checked_presence(name: str, labels: NDArray[np.generic], classes: Sequence[str]) -> NDArray[np.int8]:
+    """Labels of pictures that show several classes, as int8 (N, classes), in {1, 0, -1}: see ``Labels``.
+
+    Args:
+        name: of the source, for the error.
+        labels: (N, classes).
+        classes: their names.
+
+    Raises:
+        UserError: another shape, or another value.
+    """
+    if labels.ndim != 2 or labels.shape[1] != len(classes):
+        raise UserError(f"{name}: labels of the shape {labels.shape}, and there are {len(classes)} classes")
+    odd = labels[(labels != 1) & (labels != 0) & (labels != -1)]
+    if len(odd):
+        raise UserError(f"{name}: a label is {odd[0]}, which is none of 1 (present), 0 (absent), -1 (not counted)")
+    return labels.astype(np.int8, copy=False)
+
+
+def single(labels: Labels, refusal: str) -> NDArray[np.int64]:
+    """Labels of pictures that show one class each: int64 (N,).
+
+    Args:
+        labels: of a source.
+        refusal: what to tell the user where there are several a picture.
+
+    Raises:
+        UserError: the refusal.
+    """
+    if np.ndim(labels) != 1:
+        raise UserError(refusal)
+    return np.asarray(labels, np.int64)

@@ -6,6 +6,7 @@ not depend on workers, processes or batch size, and any run can go on from any t
 """
 
 import numpy as np
+from numpy.typing import NDArray
 
 _MASK = 2**64 - 1
 _ROUNDS = 6
@@ -39,6 +40,22 @@ def permuted(position: int, count: int, key: int) -> int:
             return position
 
 
+def permutation(count: int, key: int) -> NDArray[np.int64]:
+    """``permuted`` of every position in range(``count``), at once: int64 (count,)."""
+    half = max(_LEAST_HALF, ((count - 1).bit_length() + 1) // 2)
+    low, shift = np.uint64((1 << half) - 1), np.uint64(half)
+    found = np.arange(count, dtype=np.uint64)
+    outside = np.arange(count if count > 1 else 0)
+    while len(outside):
+        left, right = found[outside] >> shift, found[outside] & low
+        for turn in range(_ROUNDS):
+            inner = _mixed(right * np.uint64(_ROUNDS) + np.uint64(turn))
+            left, right = right, left ^ (_mixed(inner ^ np.uint64(key & _MASK)) & low)
+        found[outside] = left << shift | right
+        outside = outside[found[outside] >= count]
+    return found.astype(np.int64)
+
+
 def uniforms(seed: int, t: int, count: int) -> np.ndarray:
     """``count`` floats in [0, 1) for sample ``t``, float64.
 
@@ -61,3 +78,11 @@ def _mix(value: int) -> int:
     value = ((value ^ value >> 30) * 0xBF58476D1CE4E5B9) & _MASK
     value = ((value ^ value >> 27) * 0x94D049BB133111EB) & _MASK
     return value ^ value >> 31
+
+
+def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """`_mix` of every value; products wrap around in uint64 as they are meant to."""
+    values = values + np.uint64(0x9E3779B97F4A7C15)
+    values = (values ^ values >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ values >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
+    return values ^ values >> np.uint64(31)

@@ -7,6 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+Labels = NDArray[np.int64] | NDArray[np.int8]
+"""One class a picture: int64 (N,). Or several, int8 (N, classes): 1 present, 0 absent, -1 not counted (unknown, or
+shown only in a way that nobody is asked to see: VOC's ``difficult``)."""
+
 
 @runtime_checkable
 class Source(Protocol):
@@ -46,8 +50,8 @@ class LabelledSource(Source, Protocol):
         ...
 
     @property
-    def labels(self) -> NDArray[np.int64]:
-        """The label of every picture, by index: (N,)."""
+    def labels(self) -> Labels:
+        """What every picture shows, by index: see `Labels`."""
         ...
 
 

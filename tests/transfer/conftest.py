@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ def class_folder() -> Callable[[Path], Path]:
     """Makes a folder of two classes with three pictures of noise each."""
 
     def make(root: Path) -> Path:
-        rng = np.random.default_rng(0)
+        rng = np.random.default_rng(crc32(root.name.encode()))  # no two folders hold the same pictures
         for name in ("cat", "dog"):
             (root / name).mkdir(parents=True)
             for index in range(3):

@@ -31,6 +31,7 @@ from pretext.engine.progress import progress
 from pretext.errors import PictureError, UserError
 from pretext.files import write_atomically, written_atomically
 from pretext.pictures import open_labelled, open_source
+from pretext.pictures.labels import single
 from pretext.pictures.order import permuted
 from pretext.pictures.packing.encode import Small, small_jpeg
 from pretext.pictures.packing.manifest import Manifest, PackedShard, held_manifest, write_manifest
@@ -118,7 +119,13 @@ def pack(source: str, destination: Path, settings: PackSettings) -> Packed:
     if Path(source).is_dir() and destination.resolve().is_relative_to(Path(source).resolve()):
         raise UserError(f"{destination}: lies in {source}, whose folders it would change; name a folder elsewhere")
     pictures = _opened(source, settings.labels)
-    labels = pictures.labels if isinstance(pictures, LabelledSource) and settings.labels else None
+    labels = None
+    if isinstance(pictures, LabelledSource) and settings.labels:
+        labels = single(
+            pictures.labels,
+            f"{source}: its pictures have several labels each, and a shard's KEY.cls holds one; "
+            "give --labels false to pack the pictures alone",
+        )
     classes = pictures.classes if isinstance(pictures, LabelledSource) and settings.labels else None
     names = Names(pictures)
     wanted = {

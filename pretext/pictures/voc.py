@@ -1,0 +1,241 @@
+"""PASCAL VOC 2007 and 2012 as a source with several labels a picture: ``voc:2007:trainval:/data/VOCdevkit``.
+
+A folder VOC2007 or VOC2012 as the devkit unpacks it: ``ImageSets/Main/PART.txt`` lists the pictures, ``JPEGImages``
+holds them, and ``Annotations`` one XML file each. Nothing else is read, and nothing is downloaded.
+"""
+
+import difflib
+import os
+import re
+from collections import Counter
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import NoReturn
+from xml.parsers import expat
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pretext.errors import UserError
+from pretext.pictures.folder import Files
+from pretext.pictures.listing import Paths
+
+PREFIX = "voc:"
+YEARS = ("2007", "2012")
+CLASSES = (
+    "aeroplane",
+    "bicycle",
+    "bird",
+    "boat",
+    "bottle",
+    "bus",
+    "car",
+    "cat",
+    "chair",
+    "cow",
+    "diningtable",
+    "dog",
+    "horse",
+    "motorbike",
+    "person",
+    "pottedplant",
+    "sheep",
+    "sofa",
+    "train",
+    "tvmonitor",
+)
+"""The 20 classes, in the order of their labels: by name."""
+
+_GRAMMAR = "write voc:YEAR:PART:FOLDER, such as voc:2007:trainval:/data/VOCdevkit"
+_LARGEST = 2**20  # bytes: an annotation has some thousand
+_LONGEST = 2**24  # bytes: a list has some hundred thousand
+_NAME = re.compile(rb"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+
+
+def open_voc(name: str, labelled: bool) -> "Voc | None":
+    """A part of PASCAL VOC; None where the name is of another kind.
+
+    Args:
+        name: ``voc:YEAR:PART:FOLDER``: 2007 or 2012, a list of ``ImageSets/Main`` (train, val, trainval, test),
+            and the folder VOCdevkit, or what holds it, or VOC2007 itself.
+        labelled: whether every picture must have an annotation.
+
+    Raises:
+        UserError: no such year, list or folder; a picture of the list is missing; labels are asked for, and an
+            annotation is missing or damaged.
+    """
+    if not name.startswith(PREFIX):
+        return None
+    year, part, folder = [*name.removeprefix(PREFIX).split(":", 2), "", ""][:3]
+    if not part or not folder:
+        raise UserError(f"{name}: {_GRAMMAR}")
+    if year not in YEARS:
+        raise UserError(f"{name}: no such year as {year!r}; take {' or '.join(YEARS)}")
+    source = Voc(name, _root(name, year, folder), year, part)
+    if labelled:
+        assert len(source.labels) == len(source), name  # raises where they cannot be had
+    return source
+
+
+class Voc(Files):
+    """A part of PASCAL VOC, in the order of its list: a labelled source. Made by ``open_voc``.
+
+    Args:
+        name: as the user wrote it.
+        root: the folder VOC2007 or VOC2012.
+        year: for the errors.
+        part: which list of ``ImageSets/Main``.
+
+    Raises:
+        UserError: no such list, or a picture of it is missing.
+    """
+
+    def __init__(self, name: str, root: Path, year: str, part: str) -> None:
+        self._name, self._root, self._year = name, root, year
+        self._ids = _listed(name, root / "ImageSets" / "Main", part)
+        try:
+            there = {path.name for path in (root / "JPEGImages").iterdir()}
+        except OSError as problem:
+            raise UserError(f"{name}: cannot list {root / 'JPEGImages'}: {problem.strerror}") from problem
+        missing = [one for one in self._ids if f"{one.decode()}.jpg" not in there]
+        if missing:
+            raise UserError(
+                f"{name}: no file {root / 'JPEGImages' / missing[0].decode()}.jpg: {len(missing):,} of the "
+                f"{len(self._ids):,} pictures that the list names are missing; unpack the {part} pictures there"
+            )
+        super().__init__(os.fsencode(root), Paths.of(b"JPEGImages/" + one + b".jpg" for one in self._ids))
+
+    @property
+    def classes(self) -> list[str]:
+        """The names of the 20 classes, by label."""
+        return list(CLASSES)
+
+    @cached_property
+    def labels(self) -> NDArray[np.int8]:
+        """What is in every picture: (N, 20); 1 present, 0 absent, -1 not counted: only ``difficult`` ones are there.
+
+        Raises:
+            UserError: an annotation is missing or damaged.
+        """
+        labels = np.zeros((len(self), len(CLASSES)), np.int8)
+        for row, one in zip(labels, self._ids, strict=True):
+            path = self._root / "Annotations" / f"{one.decode()}.xml"
+            try:
+                content = _read(path, _LARGEST)
+            except FileNotFoundError as problem:
+                unpublished = "; of the 2012 test part none were published: take val" if self._year == "2012" else ""
+                raise UserError(f"{self._name}: no annotation {path}{unpublished}") from problem
+            except (OSError, ValueError) as problem:
+                raise UserError(f"{path}: {getattr(problem, 'strerror', None) or problem}") from problem
+            for kind, difficult in _objects(path, content):
+                at = CLASSES.index(kind)
+                row[at] = (row[at] or -1) if difficult else 1
+        return labels
+
+
+def _root(name: str, year: str, folder: str) -> Path:
+    """The folder VOC2007 or VOC2012, absolute."""
+    own, other = (f"VOC{one}" for one in (year, *(one for one in YEARS if one != year)))
+    try:
+        given = Path(folder).expanduser().absolute()
+        if not given.is_dir():
+            raise UserError(f"{name}: no folder {folder}; {_GRAMMAR}")
+        for root in (given / own, given / "VOCdevkit" / own, given):
+            if (root / "ImageSets" / "Main").is_dir() and root.name != other:
+                return root
+    except (OSError, RuntimeError) as problem:  # denied, or ~nobody
+        raise UserError(f"{name}: {folder} cannot be reached: {problem}") from problem
+    raise UserError(f"{name}: no {own}/ImageSets/Main in {folder}; give the folder VOCdevkit, with {own} in it")
+
+
+def _listed(name: str, folder: Path, part: str) -> list[bytes]:
+    """The names in a list of pictures, without an ending, in its order."""
+    try:
+        lists = sorted(path.stem for path in folder.glob("*.txt"))
+    except OSError as problem:
+        raise UserError(f"{name}: cannot list {folder}: {problem.strerror}") from problem
+    whole = [one for one in lists if one.partition("_")[0] not in CLASSES or one in CLASSES]
+    if part not in lists:
+        near = difflib.get_close_matches(part, whole, 1)
+        meant = f"; did you mean {near[0]}?" if near else ""
+        raise UserError(f"{name}: no list {part}.txt in {folder}: there are {', '.join(whole) or 'none'}{meant}")
+    path = folder / f"{part}.txt"
+    try:
+        lines = _read(path, _LONGEST).splitlines()
+    except (OSError, ValueError) as problem:
+        raise UserError(f"{path}: {getattr(problem, 'strerror', None) or problem}") from problem
+    names = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
+    if not names:
+        raise UserError(f"{path}: the list is empty; take another part")
+    for number, one in names:
+        if re.fullmatch(rb"\S+\s+-?[01]", one):
+            raise UserError(f"{path}: this list is about one class; take one of whole pictures: {', '.join(whole)}")
+        if not _NAME.fullmatch(one):
+            raise UserError(
+                f"{path}, line {number}: not the name of a picture: {one[:40].decode('ascii', 'replace')!a}"
+            )
+    ids = [one for _, one in names]
+    double, times = Counter(ids).most_common(1)[0]
+    if times > 1:
+        raise UserError(f"{path}: {double.decode()} stands in it {times} times; every picture counts once")
+    return ids
+
+
+def _read(path: Path, most: int) -> bytes:
+    """A file of at most ``most`` bytes; ValueError for a larger one, and for what is no file."""
+    size = path.stat().st_size
+    if not path.is_file():  # a pipe would be waited for
+        raise ValueError("not a file")
+    with path.open("rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"{size:,} bytes, where some thousand are expected; is it what it says?")
+    return content
+
+
+def _objects(path: Path, content: bytes) -> Sequence[tuple[str, bool]]:
+    """Class of every object of an annotation, and whether it is marked difficult.
+
+    Read by events, without a tree; a document type, in which alone entities can be declared, is refused.
+
+    Raises:
+        UserError: not XML, not an annotation, or an object without a known class.
+    """
+    found: list[tuple[str, bool]] = []
+    opened: list[str] = []
+    texts: dict[str, str] = {}
+
+    def wrong(what: str) -> NoReturn:
+        raise UserError(f"{path}: {what}; is it an annotation of PASCAL VOC?")
+
+    def start(tag: str, _: object) -> None:
+        opened.append(tag)
+        if opened == ["annotation", "object"]:
+            texts.clear()
+        elif opened[0] != "annotation":
+            wrong(f"it begins with <{tag[:40]}>, not <annotation>")
+
+    def text(data: str) -> None:
+        if len(opened) == 3 and opened[1] == "object" and opened[2] in ("name", "difficult"):
+            texts[opened[2]] = texts.get(opened[2], "") + data
+
+    def end(_: str) -> None:
+        if opened == ["annotation", "object"]:
+            kind, difficult = texts.get("name", "").strip(), texts.get("difficult", "0").strip()
+            if kind not in CLASSES:
+                wrong(f"an object is called {kind[:40]!a}, which is none of the 20 classes")
+            if difficult not in ("0", "1"):
+                wrong(f"difficult is {difficult[:40]!a}, which is neither 0 nor 1")
+            found.append((kind, difficult == "1"))
+        opened.pop()
+
+    parser = expat.ParserCreate()
+    parser.buffer_text = True
+    parser.StartDoctypeDeclHandler = lambda *_: wrong("it declares a document type, which annotations have not")
+    parser.StartElementHandler, parser.EndElementHandler, parser.CharacterDataHandler = start, end, text
+    try:
+        parser.Parse(content, True)
+    except (expat.ExpatError, LookupError, ValueError) as problem:  # the latter two: an unknown encoding
+        raise UserError(f"{path}: damaged: {problem}; unpack it again") from problem
+    return found

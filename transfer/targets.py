@@ -1,0 +1,148 @@
+"""The pictures that a frozen network is judged on: a training and a test source that fit together."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pretext.errors import PictureError, UserError
+from pretext.pictures import LabelledSource, open_labelled
+from pretext.pictures.labels import checked_labels, checked_presence
+from pretext.pictures.source import Labels
+
+_LOOKED_AT = 8
+
+
+class Targets(NamedTuple):
+    """A training and a test source, checked."""
+
+    train: LabelledSource
+    test: LabelledSource
+    classes: list[str]
+    """Of both, by label."""
+    multilabel: bool
+    """Whether a picture shows several classes."""
+    train_digest: str
+    """SHA-256, hex, over the keys of all pictures, the classes and the labels."""
+    test_digest: str
+    """Likewise."""
+
+
+def open_targets(train: str, test: str) -> Targets:
+    """Open a training and a test source by name.
+
+    Raises:
+        UserError: as ``open_labelled`` and ``checked_targets``.
+    """
+    if train == test or _same_place(train, test):
+        raise UserError(f"{train}: train and test are the same pictures; a test needs others")
+    return checked_targets(train, open_labelled(train), test, open_labelled(test))
+
+
+def checked_targets(train_name: str, train: LabelledSource, test_name: str, test: LabelledSource) -> Targets:
+    """A training and a test source that fit together.
+
+    Args:
+        train_name: what the user calls it, for the errors.
+        train: the pictures that teach.
+        test_name: as above.
+        test: the pictures that judge.
+
+    Raises:
+        UserError: no picture; other classes in the one than in the other, or in another order; fewer than two; a
+            class without a picture, or (with several a picture) in every picture; labels out of range; pictures
+            that are in both. Of those with one key in both, eight are looked at: one that is the same will do.
+    """
+    both = ((train_name, train), (test_name, test))
+    for name, source in both:
+        if not len(source):
+            raise UserError(f"{name}: no picture in it; name others")
+    _require_same_classes(train_name, list(train.classes), test_name, list(test.classes))
+    classes = list(train.classes)
+    labels = [np.asarray(source.labels) for _, source in both]
+    if labels[0].ndim != labels[1].ndim:
+        several, one = both if labels[0].ndim == 2 else both[::-1]
+        raise UserError(f"{several[0]} has several labels a picture and {one[0]} has one; give two of a kind")
+    multilabel = labels[0].ndim == 2
+    if len(classes) < 2 and not multilabel:
+        raise UserError(f"{train_name}: one class only ({', '.join(classes)}); a classifier needs two")
+    digests = []
+    for (name, source), given in zip(both, labels, strict=True):
+        checked: Labels
+        if multilabel:
+            checked = checked_presence(name, given, classes)
+        else:
+            checked = checked_labels(name, given.tolist(), classes)
+        if len(checked) != len(source):
+            raise UserError(f"{name}: {len(checked):,} labels of {len(source):,} pictures; is the set whole?")
+        _require_all_classes(name, checked, classes)
+        digests.append(_digest(source, checked, classes))
+    _require_apart(train_name, train, test_name, test)
+    return Targets(train, test, classes, multilabel, *digests)
+
+
+def _same_place(one: str, other: str) -> bool:
+    """Whether both names are paths to one folder."""
+    try:
+        return Path(one).expanduser().samefile(Path(other).expanduser())
+    except (OSError, RuntimeError, ValueError):
+        return False
+
+
+def _require_same_classes(train_name: str, train: Sequence[str], test_name: str, test: Sequence[str]) -> None:
+    only = [sorted(set(one) - set(other)) for one, other in ((train, test), (test, train))]
+    if any(only):
+        where = [f"{_few(one)} only in {name}" for name, one in zip((train_name, test_name), only, strict=True) if one]
+        raise UserError(f"{train_name} and {test_name} hold different classes: {'; '.join(where)}; give two of a kind")
+    if train != test:
+        at = next((at for at, pair in enumerate(zip(train, test, strict=False)) if pair[0] != pair[1]), 0)
+        raise UserError(
+            f"{train_name} and {test_name} number their classes differently: {at} is {train[at]} in the one and "
+            f"{test[at]} in the other; labels would mean different things"
+        )
+
+
+def _require_all_classes(name: str, labels: Labels, classes: Sequence[str]) -> None:
+    if labels.ndim == 1:
+        empty = np.flatnonzero(np.bincount(labels, minlength=len(classes)) == 0)
+        if len(empty):
+            raise UserError(f"{name}: no picture of {_few([classes[one] for one in empty.tolist()])}; every class needs one")
+        return
+    for value, what in ((1, "no picture with"), (0, "no picture without")):
+        lacking = [one for one, column in zip(classes, labels.T, strict=True) if not (column == value).any()]
+        if lacking:
+            raise UserError(f"{name}: {what} {_few(lacking)}; every class needs pictures with it and without")
+
+
+def _require_apart(train_name: str, train: LabelledSource, test_name: str, test: LabelledSource) -> None:
+    """Refuse pictures that are in both, as far as their keys give them away.
+
+    Keys of two sources may be equal by chance (train/cat/1.jpg, test/cat/1.jpg), so pixels decide.
+    """
+    tested = {hash(test.key(index)): index for index in range(len(test))}
+    shared = [(index, at) for index in range(len(train)) if (at := tested.get(hash(train.key(index)))) is not None]
+    for index, at in shared[:: max(1, -(-len(shared) // _LOOKED_AT))]:
+        try:
+            same = np.array_equal(np.asarray(train.read(index)), np.asarray(test.read(at)))
+        except PictureError:
+            continue
+        if same:
+            raise UserError(
+                f"{train_name} and {test_name}: the picture {test.key(at)} is in both, as others may be "
+                f"({len(shared):,} keys are); a test needs pictures that were not learnt from"
+            )
+
+
+def _digest(source: LabelledSource, labels: Labels, classes: Sequence[str]) -> str:
+    facts = json.dumps([source.digest(), list(classes), list(labels.shape)]).encode()
+    kept: NDArray[np.generic] = labels.astype("<i8" if labels.ndim == 1 else "i1")
+    return hashlib.sha256(facts + b"\n" + kept.tobytes()).hexdigest()
+
+
+def _few(names: Sequence[str]) -> str:
+    rest = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(names[:5]) + rest
