@@ -1,10 +1,8 @@
 """Judge: what a frozen backbone is worth.
 
-What is named here is the public interface; the rest may change between versions.
+What is named in ``__init__.pyi`` is the public interface; the rest may change between versions.
 """
 
-from transfer.intervals import accuracy, difference
-from transfer.probing import ProbeSettings, Protocol, probe
-from transfer.report import write_report
+import lazy_loader
 
-__all__ = ["ProbeSettings", "Protocol", "accuracy", "difference", "probe", "write_report"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -16,6 +16,7 @@ from transfer.heads import Heads, Linear, Setting
 from transfer.intervals import mean_average_precision
 from transfer.protocols import LinearProtocol
 
+
 class Cell(NamedTuple):
     """One kind of features."""
 
@@ -158,9 +159,7 @@ def rate_factor(protocol: LinearProtocol, step: int, steps: int) -> float:
 
 def grid(protocol: LinearProtocol, batch_size: int) -> list[Setting]:
     """The settings that a protocol tries, learning rates scaled to the batch."""
-    return [
-        Setting(rate * batch_size / 256, decay) for rate in protocol.rates for decay in protocol.weight_decays
-    ]
+    return [Setting(rate * batch_size / 256, decay) for rate in protocol.rates for decay in protocol.weight_decays]
 
 
 def steps_of(protocol: LinearProtocol, pictures: int) -> tuple[int, int]:
@@ -169,7 +168,9 @@ def steps_of(protocol: LinearProtocol, pictures: int) -> tuple[int, int]:
     return max(protocol.least_steps, math.ceil(protocol.epochs * pictures / batch_size)), batch_size
 
 
-def positions(step: int, batch_size: int, pictures: int, order: Callable[[int], NDArray[np.int64]]) -> NDArray[np.int64]:
+def positions(
+    step: int, batch_size: int, pictures: int, order: Callable[[int], NDArray[np.int64]]
+) -> NDArray[np.int64]:
     """Which of the pictures a step sees: the epochs' orders, one after the other, cut into batches."""
     start, stop = step * batch_size, (step + 1) * batch_size
     first, last = start // pictures, (stop - 1) // pictures

@@ -165,7 +165,9 @@ def evaluate(
             continue
         group = [networks[at] for at in wanted]
         forget_peak(place.device)
-        kept = CacheSettings(Path(settings.cache).expanduser() if settings.cache else default_folder(), settings.storage)
+        kept = CacheSettings(
+            Path(settings.cache).expanduser() if settings.cache else default_folder(), settings.storage
+        )
         train, test = (
             extract(group, source, view, protocol.poolings, place, kept, (targets.train, view), f"features of {part}")
             for part, source in (("train", targets.train), ("test", targets.test))
@@ -226,9 +228,7 @@ class _Destination:
         """Make the result from the features, and write it."""
         began = time.monotonic()
         settings, targets, protocol = self.settings, self.targets, self.protocol
-        chosen = split(
-            targets.train.labels, protocol.holdout, settings.seed, settings.fraction, train.good
-        )
+        chosen = split(targets.train.labels, protocol.holdout, settings.seed, settings.fraction, train.good)
         identity = hashlib.sha256(json.dumps([self.identity, chosen.sha256], sort_keys=True).encode()).hexdigest()
         partial = Partial(self.file.with_name(f".{self.file.stem[:200]}.part.pt"), identity)
         task = Task(self.network, train, test, targets, chosen, self.view, settings.seed, self.place, partial)

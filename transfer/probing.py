@@ -127,7 +127,10 @@ def _logistic(task: Task, protocol: LogisticProtocol) -> list[Row]:
                         "there is; take protocol modern"
                     )
                 classifier, penalty, score = choose_logistic(
-                    (rows[fit], _targets(task, fit)), (rows[held], _targets(task, held)), len(task.targets.classes), protocol
+                    (rows[fit], _targets(task, fit)),
+                    (rows[held], _targets(task, held)),
+                    len(task.targets.classes),
+                    protocol,
                 )
                 found.append(Winner(Cell(stage, rule), {"penalty": penalty}, score, classifier))
             winners.append(max(found, key=lambda winner: winner.holdout or 0.0))
@@ -178,7 +181,9 @@ def _fresh_views(
     fit, place, module = task.split.fit, task.place, task.network.module.to(task.place.device)
     crop = CropSettings(task.view.size, protocol.area, protocol.aspect, protocol.flip)
     samples = Samples([_Picked(task.targets.train, fit, protocol.square)], crop, task.seed)
-    for step, batch in enumerate(batches(samples, batch_size, contest.done, contest.steps, place.workers), contest.done):
+    for step, batch in enumerate(
+        batches(samples, batch_size, contest.done, contest.steps, place.workers), contest.done
+    ):
         if batch.skipped:
             raise UserError(f"{': '.join(batch.skipped[0])}: it could be read before; were pictures changed meanwhile?")
         with autocast(place):

@@ -110,7 +110,9 @@ def _require_all_classes(name: str, labels: Labels, classes: Sequence[str]) -> N
     if labels.ndim == 1:
         empty = np.flatnonzero(np.bincount(labels, minlength=len(classes)) == 0)
         if len(empty):
-            raise UserError(f"{name}: no picture of {_few([classes[one] for one in empty.tolist()])}; every class needs one")
+            raise UserError(
+                f"{name}: no picture of {_few([classes[one] for one in empty.tolist()])}; every class needs one"
+            )
         return
     for value, what in ((1, "no picture with"), (0, "no picture without")):
         lacking = [one for one, column in zip(classes, labels.T, strict=True) if not (column == value).any()]

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from transfer.heads import Heads, Scaling, Setting, loss
 
 DIMS, CLASSES, STEPS = 14, 4, 30
-GRID = [Setting(lr, decay) for lr in (0.003, 0.1, 0.5) for decay in (0.0, 0.02)]
+GRID = [Setting(lr, decay) for lr in (0.003, 0.03, 0.1) for decay in (0.0, 0.02)]
 
 
 def batches(multilabel: bool = False) -> list[tuple[Tensor, Tensor]]:
@@ -63,9 +63,8 @@ def test_each_is_what_it_would_be_alone(scaling: Scaling, nesterov: bool, multil
     asked = batches()[3][0]
     scores = heads.scores(asked)
     for head, setting in enumerate(GRID):
-        with torch.no_grad():
-            theirs = alone(setting, scaling, nesterov, multilabel)(asked)
-        torch.testing.assert_close(scores[:, head], theirs, atol=2e-3, rtol=1e-3)
+        theirs = alone(setting, scaling, nesterov, multilabel)(asked).detach()
+        torch.testing.assert_close(scores[:, head], theirs, atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(heads.classifier(head).scores(asked), scores[:, head], atol=1e-4, rtol=1e-4)
 
 
@@ -113,7 +112,7 @@ def test_those_that_are_kept_go_on_as_if_nothing_was_dropped() -> None:
         whole.step(features, targets, 1.0)
         fewer.step(features, targets, 1.0)
     assert fewer.settings == [GRID[1], GRID[4]]
-    torch.testing.assert_close(fewer.scores(features), whole.scores(features)[:, [1, 4]])
+    torch.testing.assert_close(fewer.scores(features), whole.scores(features)[:, [1, 4]], atol=1e-4, rtol=1e-4)
 
 
 def test_goes_on_from_a_state_to_the_bit() -> None:
