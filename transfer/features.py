@@ -1,113 +1,374 @@
-"""Pooled features of every stage, of several networks, in one pass over the pictures."""
+"""Pooled features of every stage of several networks, in one pass over the pictures, kept on disk."""
 
-from collections.abc import Mapping
-from typing import NamedTuple
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from numpy.typing import NDArray
+from torch import Tensor
 
-from pretext.backbones import Backbone
-from pretext.color import rgb_to_lightness
 from pretext.engine.device import Place, autocast
+from pretext.engine.interrupt import Ending, stop_requests
 from pretext.engine.progress import progress
 from pretext.errors import UserError
-from pretext.pictures import LabelledSource, Source
-from pretext.pictures.batches import Subset, Views, stream
+from pretext.pictures import DECODER, Source
+from pretext.pictures.batches import Batch, Subset, Views, stream
+from transfer.cache import Entry, Skip, Storage, held_entry, key_of, require_room, say
+from transfer.networks import Network
+from transfer.pooling import dims_of, pool
 
-_AT_ONCE = 64
+_FORMAT = 1  # of entries: another one where the same identity would give other rows
+_AT_ONCE = 64  # blocks end where batches do, so that rows are computed in the same company after a kill
 _CALIBRATING = 2048
+_LOOKED_AT = 32
+_TOO_GREAT = {"float16": 65520.0, "float32": float("inf")}  # what rounds to infinity
 
 
-class Features(NamedTuple):
-    """What a probe sees of a labelled source."""
-
-    networks: dict[str, dict[str, Tensor]]
-    """network -> stage -> (N, dims), float32, on the CPU."""
-    labels: Tensor
-    """(N,), int64."""
-    skipped: list[tuple[str, str]]
-    """Key and reason of the pictures that cannot be read; they are not among the N."""
+Job = tuple[Network, str, Entry]
+"""A network, a pooling rule and the entry that its features go to; those of a network follow each other."""
 
 
-@torch.no_grad()
-def pooled_features(
-    backbones: Mapping[str, Backbone], source: LabelledSource, size: int, dims: int, place: Place, title: str
-) -> Features:
-    """Features of every stage of every backbone, average-pooled.
+class View(NamedTuple):
+    """How a picture is looked at: the middle square, resized."""
 
-    Args:
-        backbones: by name; in eval mode, on the place's device.
-        source: the pictures: each is seen whole, its middle square resized to ``size``.
-        size: side of what the networks see, pixels.
-        dims: the most dimensions that a stage may be pooled to, see ``pool``.
-        place: where, at which precision.
-        title: of the progress bar.
+    size: int
+    """Of what the network sees, pixels."""
+    ratio: float = 1.0
+    """The square's side as a share of the picture's shorter side: 0.875 is a crop of 224 from 256."""
+
+
+@dataclass(frozen=True)
+class CacheSettings:
+    """Where features are kept, and how."""
+
+    folder: Path
+    storage: Storage = "float16"
+
+
+def default_folder() -> Path:
+    """Where features are kept if nobody says else: $PRETINT_CACHE, else in the user's folder of caches.
 
     Raises:
-        UserError: no picture can be read.
+        UserError: there is none.
     """
-    found: dict[str, dict[str, list[Tensor]]] = {
-        name: {stage.name: [] for stage in backbone.stages} for name, backbone in backbones.items()
-    }
-    skipped: list[tuple[str, str]] = []
-    with progress(title, len(source), "pictures") as advance:
-        for batch in stream(Views(source, size), range(len(source)), _AT_ONCE, place.workers):
-            skipped += batch.skipped
-            if len(batch.rgb):
-                lightness = rgb_to_lightness(batch.rgb.to(place.device))
-                lightness = lightness.contiguous(memory_format=torch.channels_last)
-                for name, backbone in backbones.items():
-                    with autocast(place):
-                        stages = backbone(lightness)
-                    for stage, features in stages.items():
-                        found[name][stage].append(pool(features.float(), dims).cpu())
-            advance(len(batch.rgb) + len(batch.skipped), "")
-    if len(skipped) == len(source):
-        raise UserError(f"none of {len(skipped)} pictures can be read; the first: {': '.join(skipped[0])}")
-    bad = {key for key, _ in skipped}
-    good = [not bad or source.key(index) not in bad for index in range(len(source))]
-    networks = {name: {stage: torch.cat(parts) for stage, parts in stages.items()} for name, stages in found.items()}
-    return Features(networks, torch.from_numpy(source.labels[good]), skipped)
+    named, caches = os.environ.get("PRETINT_CACHE", ""), Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if named:
+        return Path(named).expanduser()
+    try:
+        return (caches if caches.is_absolute() else Path.home() / ".cache") / "pretint" / "features"
+    except RuntimeError as error:
+        raise UserError("there is no home folder to keep features in: set PRETINT_CACHE to a folder") from error
+
+
+@dataclass(frozen=True)
+class FeatureSet:
+    """Features of one network on one source, complete and checked."""
+
+    rows: int
+    """One for each picture, in the source's order."""
+    skipped: list[tuple[str, str]]
+    """Key and reason of the pictures that cannot be read."""
+    good: NDArray[np.bool_]
+    """(rows,): which pictures could be read; the rows of the others are zeros."""
+    seconds: float
+    """That computing took, in this process and earlier ones, with all that was computed in the same passes."""
+    nbytes: int
+    """On disk."""
+    _entries: Mapping[str, Entry] = field(repr=False)
+
+    def dims(self, stage: str, rule: str) -> int:
+        """How many dimensions a stage has under a pooling rule."""
+        return self._entries[rule].columns[stage]
+
+    def matrix(self, stage: str, rule: str) -> NDArray[Any]:
+        """(rows, dims), float16 or float32, read-only, mapped from the file: slices are read when they are used."""
+        return self._entries[rule].matrix(stage)
 
 
 @torch.no_grad()
-def calibrate_batch_norm(backbone: Backbone, source: Source, size: int, place: Place) -> None:
-    """Give a network's batch normalisations the statistics of pictures, in place; weights stay.
+def extract(
+    networks: Sequence[Network],
+    source: Source,
+    view: View,
+    rules: Sequence[str],
+    place: Place,
+    cache: CacheSettings,
+    calibrate_on: tuple[Source, View] | None,
+    title: str,
+) -> list[FeatureSet]:
+    """Features of every stage of every network under every pooling rule: from the cache, what lacks is computed.
+
+    All that lacks is computed in one pass over the pictures, from the first row that any of it lacks. A kill
+    loses less than a minute of that; the rows are then the same, to the bit, as those of one pass.
+
+    Args:
+        networks: they are moved to the place's device.
+        source: the pictures.
+        view: how they are looked at; a size that all networks take.
+        rules: see ``transfer.pooling``.
+        place: where, at which precision.
+        cache: where features are kept, and how.
+        calibrate_on: pictures for the batch-norm statistics of networks that need them, and how they are
+            looked at; None if no network needs any.
+        title: of the progress bar.
+
+    Returns:
+        One for each network.
+
+    Raises:
+        UserError: no picture can be read; a network gives what is no number, or too great for the storage; the
+            cache cannot be written, or has too little room.
+        KeyboardInterrupt, SystemExit: a signal asked to stop; all that was computed is kept.
+    """
+    assert len(source) and rules
+    pictures = _pictures(source, view)
+    calibration = {**_pictures(*calibrate_on), "precision": place.precision} if calibrate_on else None
+    wanted: list[dict[str, str]] = []  # for each network: rule -> key of its entry
+    identities: dict[str, tuple[dict[str, Any], dict[str, int]]] = {}
+    users: dict[str, tuple[Network, str]] = {}
+    for network in networks:
+        statistics = calibration if network.calibrated and network.norms else None
+        assert statistics or not (network.calibrated and network.norms), "batch-norm statistics need pictures"
+        shapes = _shapes(network, view.size, place)
+        wanted.append({})
+        for rule in rules:
+            identity = {
+                "format": _FORMAT,
+                "weights": network.weights,
+                "calibration": statistics,
+                "pictures": pictures,
+                "rule": rule,
+                "precision": place.precision,
+                "storage": cache.storage,
+            }
+            columns = {stage: dims_of(rule, *shape) for stage, shape in shapes.items()}
+            key = wanted[-1][rule] = key_of(identity)
+            identities[key] = identity, columns
+            users.setdefault(key, (network, rule))
+    with ExitStack() as held:
+        entries: dict[str, Entry] = {}
+        for key, (identity, columns) in sorted(identities.items()):  # two processes must not wait for each other
+            entry = held_entry(cache.folder, identity, len(source), columns, cache.storage)
+            entries[key] = held.enter_context(entry)
+        _forget_repaired(list(entries.values()), source, view)
+        require_room(cache.folder, list(entries.values()))
+        lacking = [(*user, entries[key]) for key, user in users.items() if entries[key].done < len(source)]
+        if lacking:
+            _compute(lacking, source, view, place, calibrate_on, title)
+        return [_feature_set({rule: entries[key] for rule, key in keys.items()}) for keys in wanted]
+
+
+@torch.no_grad()
+def calibrate_batch_norm(network: Network, source: Source, view: View, place: Place) -> None:
+    """Give a network of random weights the batch-norm statistics of pictures, in place; weights stay.
 
     A network at random initialisation has never seen a picture: with the mean 0 and variance 1 that its
     layers start with, its deeper features shrink, and a comparison would credit pretraining with
-    having run batch normalisation at all.
+    having run batch normalisation at all. Nothing is done to a network that needs no statistics, or has
+    these already.
 
     Args:
-        backbone: on the place's device; left in eval mode.
+        network: it is moved to the place's device.
         source: the pictures; up to 2,048 of them are seen, drawn evenly.
-        size: side at which they are seen.
+        view: how they are looked at.
         place: where, at which precision.
+
+    Raises:
+        UserError: not even two of the pictures can be read.
     """
-    norms = [module for module in backbone.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    if not norms:
+    norms, mark = network.norms, json.dumps([_pictures(source, view), place.precision])
+    if not network.calibrated or not norms or network.calibration == mark:
         return
+    network.module.to(place.device)
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # a plain mean over batches
-    backbone.train()
-    drawn = Subset(source, range(min(_CALIBRATING, len(source))), seed=0)  # in random order: classes must mix
-    for batch in stream(Views(drawn, size), range(len(drawn)), _AT_ONCE, place.workers):
-        if len(batch.rgb) > 1:
-            with autocast(place):
-                backbone(rgb_to_lightness(batch.rgb.to(place.device)).contiguous(memory_format=torch.channels_last))
-    backbone.eval()
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
+        norm.train()  # alone: dropout would make it a matter of chance
+    drawn, seen = Subset(source, range(min(_CALIBRATING, len(source))), seed=0), 0  # in random order: classes must mix
+    try:
+        for batch in stream(Views(drawn, *view), range(len(drawn)), _AT_ONCE, place.workers):
+            if len(batch.rgb) > 1:
+                seen += len(batch.rgb)
+                _stages(network, batch.rgb, place)
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+            norm.eval()
+    if not seen:
+        raise UserError(f"{network.name}: its batch-norm statistics need two pictures that can be read, at least")
+    network.calibration = mark
 
 
-def pool(features: Tensor, dims: int) -> Tensor:
-    """Average-pool (B, C, h, w) to the finest k x k grid with C k^2 <= ``dims``, at least 1 x 1: (B, C k^2).
+def _compute(
+    lacking: Sequence[Job],
+    source: Source,
+    view: View,
+    place: Place,
+    calibrate_on: tuple[Source, View] | None,
+    title: str,
+) -> None:
+    """Write the rows that entries lack."""
+    began = time.perf_counter()
+    if calibrate_on:
+        for network in _networks(lacking):
+            calibrate_batch_norm(network, *calibrate_on, place)
+    rows, at = len(source), min(entry.done for _, _, entry in lacking)
+    with stop_requests() as asked, progress(title, rows, "pictures", done=at) as advance:
+        for batch in stream(Views(source, *view), range(at, rows), _AT_ONCE, place.workers):
+            count = min(_AT_ONCE, rows - at)
+            skipped = _skipped_rows(batch, source, range(at, at + count))
+            good = np.ones(count, bool)
+            good[[row - at for row, _, _ in skipped]] = False
+            assert good.sum() == len(batch.rgb)
+            here = [job for job in lacking if job[2].written == at]
+            found = list(_rows(here, batch.rgb, good, [source.key(at + int(i)) for i in np.flatnonzero(good)], place))
+            now = time.perf_counter()
+            for (_, _, entry), columns in zip(here, found, strict=True):
+                entry.append(columns, skipped, now - began)
+                if entry.due():
+                    entry.flush()
+            began, at = now, at + count
+            advance(count, "")
+            if asked() and at < rows:
+                _stop(asked(), [entry for _, _, entry in lacking], at, rows)
 
-    The paper's rule ("until less than 10,000 dimensions"), with the limit as an argument.
+
+def _networks(jobs: Sequence[Job]) -> list[Network]:
+    return list({id(network): network for network, _, _ in jobs}.values())
+
+
+def _stop(ending: Ending, entries: Sequence[Entry], at: int, rows: int) -> None:
+    for entry in entries:
+        entry.flush()
+    say(f"stopped; features of {at:,} of {rows:,} pictures are kept, and the same command goes on from there")
+    if ending == Ending.INTERRUPTED:
+        raise KeyboardInterrupt
+    raise SystemExit(int(ending))
+
+
+def _rows(
+    jobs: Sequence[Job], rgb: Tensor, good: NDArray[np.bool_], keys: list[str], place: Place
+) -> Iterator[dict[str, NDArray[Any]]]:
+    """The rows of a batch for every job: stage -> (B, dims), with zeros where a picture cannot be read."""
+    if not jobs:
+        return
+    storage = jobs[0][2].storage
+    pooled: list[Tensor] = []
+    if len(rgb):
+        rgb = rgb.to(place.device).contiguous(memory_format=torch.channels_last)
+        for network in _networks(jobs):
+            stages = [maps.float() for maps in _stages(network, rgb, place).values()]
+            for rule in [rule for one, rule, _ in jobs if one is network]:
+                pooled += [pool(maps, rule) for maps in stages]
+        _require_numbers(jobs, pooled, storage, keys)
+    kept = getattr(torch, storage)
+    # One copy from the device for all of them.
+    flat = torch.cat([vectors.to(kept).flatten() for vectors in pooled]).cpu().numpy() if pooled else np.zeros(0)
+    start = 0
+    for _, _, entry in jobs:
+        columns = {}
+        for stage, dims in entry.columns.items():
+            rows = flat[start : start + len(rgb) * dims].reshape(-1, dims)
+            if not good.all():
+                rows, there = np.zeros((len(good), dims), storage), rows
+                rows[good] = there
+            columns[stage], start = rows, start + len(rgb) * dims
+        yield columns
+
+
+def _require_numbers(jobs: Sequence[Job], pooled: Sequence[Tensor], storage: Storage, keys: list[str]) -> None:
+    """Refuse, by a ``UserError``, what is no number, and what would be none as it is stored."""
+    names = [(network.name, stage) for network, _, entry in jobs for stage in entry.columns]
+    peaks = torch.stack([vectors.abs().amax() for vectors in pooled]).cpu()
+    for (network, stage), peak, vectors in zip(names, peaks.tolist(), pooled, strict=True):
+        if peak < _TOO_GREAT[storage]:
+            continue
+        bad = int((~(vectors.abs() < _TOO_GREAT[storage])).any(1).nonzero()[0])
+        if np.isfinite(peak):
+            raise UserError(
+                f"{network}, stage {stage}: a feature of {keys[bad]} is {peak:.3g}, too great for float16; give "
+                "--storage float32"
+            )
+        raise UserError(
+            f"{network}, stage {stage}: features of {keys[bad]} are not finite; its weights are no use, or, where "
+            "precision is bf16, need fp32"
+        )
+
+
+def _stages(network: Network, rgb: Tensor, place: Place) -> dict[str, Tensor]:
+    rgb = rgb.to(place.device).contiguous(memory_format=torch.channels_last)
+    with autocast(place):
+        stages: dict[str, Tensor] = network.module(rgb)
+    return stages
+
+
+def _shapes(network: Network, size: int, place: Place) -> dict[str, tuple[int, int, int]]:
+    """Channels, height and width of every stage."""
+    network.module.to(place.device)
+    stages = _stages(network, torch.zeros(1, 3, size, size, dtype=torch.uint8), place)
+    return {name: (maps.shape[1], maps.shape[2], maps.shape[3]) for name, maps in stages.items()}
+
+
+def _pictures(source: Source, view: View) -> dict[str, Any]:
+    """What tells these pictures, as they are looked at, from others.
+
+    Names do not: 0001.png is in many folders. Some of the pictures themselves do.
     """
-    side = max(1, int((dims / features.shape[1]) ** 0.5))
-    height, width = (min(side, length) for length in features.shape[-2:])
-    return F.adaptive_avg_pool2d(features, (height, width)).flatten(1)
+    count, views, seen = len(source), Views(source, *view), hashlib.sha256()
+    for index in sorted({number * (count - 1) // (_LOOKED_AT - 1) for number in range(_LOOKED_AT)}):
+        rgb = views[index].rgb
+        seen.update(b"none" if rgb is None else rgb.contiguous().numpy().data)
+    return {
+        "count": count,
+        "names": source.digest(),
+        "seen": seen.hexdigest(),
+        "view": [view.size, view.ratio],
+        "decoder": DECODER,
+    }
+
+
+def _skipped_rows(batch: Batch, source: Source, rows: range) -> list[Skip]:
+    """Which rows of a batch cannot be read."""
+    if not batch.skipped:
+        return []
+    reasons = dict(batch.skipped)
+    return [(row, key, reasons[key]) for row in rows if (key := source.key(row)) in reasons]
+
+
+def _forget_repaired(entries: Sequence[Entry], source: Source, view: View) -> None:
+    """Drop rows of pictures that could not be read, but can now."""
+    views, readable = Views(source, *view), {}
+    for entry in entries:
+        for row, _, _ in (skip for block in list(entry.blocks) for skip in block.skipped):
+            if row not in readable:
+                readable[row] = views[row].rgb is not None
+            if readable[row]:
+                entry.keep_before(row)
+                break
+
+
+def _feature_set(entries: Mapping[str, Entry]) -> FeatureSet:
+    count = next(iter(entries.values())).rows
+    blocks = [block for entry in entries.values() for block in entry.blocks]
+    skipped = {row: (key, reason) for block in blocks for row, key, reason in block.skipped}
+    if len(skipped) == count:
+        raise UserError(f"none of {count} pictures can be read; the first: {': '.join(skipped[0])}")
+    good = np.ones(count, bool)
+    good[list(skipped)] = False
+    return FeatureSet(
+        rows=count,
+        skipped=[skipped[row] for row in sorted(skipped)],
+        good=good,
+        seconds=max(sum(block.seconds for block in one.blocks) for one in entries.values()),
+        nbytes=sum(one.path(column).stat().st_size for one in entries.values() for column in one.columns),
+        _entries=entries,
+    )

@@ -1,7 +1,7 @@
-"""Any timm model by its name, with one input channel."""
+"""Any timm model by its name, with one input channel, or as it was published."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,7 @@ class TimmBackbone(Backbone):
             a picture size that it cannot take.
     """
 
+    channels = 1
     lightness_mean: Tensor
     lightness_std: Tensor
 
@@ -65,7 +66,7 @@ class TimmBackbone(Backbone):
             tags = ", ".join(timm.list_pretrained(name.partition(".")[0] + ".*")) or "none"
             raise UserError(f"timm model {name}: no such tag of weights (there are: {tags})") from error
         self.name = name
-        self.net, takes_one_size = _create(name, arguments, published.fixed_input_size)
+        self.net, takes_one_size = _create(name, self.channels, arguments, published.fixed_input_size)
         if weights is not None:
             _load(self.net, weights)
 
@@ -79,21 +80,28 @@ class TimmBackbone(Backbone):
         if last_stride is not None:
             if last_stride != 1:
                 raise UserError(f"timm model {name}: last_stride is {last_stride!r}: it can be 1, or be left out")
-            self.stages = _keep_resolution(name, self.net, info.module_name()[-1], self.stages)
+            self.stages = _keep_resolution(name, self.net, self.channels, info.module_name()[-1], self.stages)
         self.channels_last = str(getattr(self.net, "output_fmt", "NCHW")).endswith("NHWC")
         size = arguments.get("img_size", published.input_size[-2:])
         own_size = (size, size) if isinstance(size, int) else tuple(size)
+        self.own_size = int(own_size[0])
         self.only_size = own_size if takes_one_size else None
         # Patches and windows must tile the picture.
         self._multiple: int = max(stage.stride for stage in self.stages) if published.fixed_input_size else 1
-        self.register_buffer("lightness_mean", torch.tensor(100 * sum(published.mean) / len(published.mean)))
-        self.register_buffer("lightness_std", torch.tensor(100 * sum(published.std) / len(published.std)))
+        self._keep_normalisation(published.mean, published.std)
+
+    def _keep_normalisation(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        self.register_buffer("lightness_mean", torch.tensor(100 * sum(mean) / len(mean)))
+        self.register_buffer("lightness_std", torch.tensor(100 * sum(std) / len(std)))
 
     def forward(self, lightness: Tensor) -> dict[str, Tensor]:
         """Features of every stage; see ``Backbone.forward``."""
-        size = tuple(lightness.shape[-2:])
+        return self._stages((lightness - self.lightness_mean) / self.lightness_std)
+
+    def _stages(self, normalised: Tensor) -> dict[str, Tensor]:
+        size = tuple(normalised.shape[-2:])
         try:
-            maps = self.net((lightness - self.lightness_mean) / self.lightness_std)
+            maps = self.net(normalised)
         except (AssertionError, RuntimeError) as error:
             # timm asserts what a size must be; some models of one size only fail to broadcast.
             if isinstance(error, RuntimeError) and self.only_size in (None, size):
@@ -113,6 +121,52 @@ class TimmBackbone(Backbone):
         return max(1, round(size / self._multiple)) * self._multiple
 
 
+class TimmColour(TimmBackbone):
+    """A timm model in colour, to be judged beside ours: it takes sRGB, so it is no backbone to pretrain here.
+
+    R, G and B are normalised as timm's configuration of the model says.
+
+    Args:
+        name: as for ``TimmBackbone``.
+        weights: as for ``TimmBackbone``; a first layer made for RGB stays as it is.
+        arguments: as for ``TimmBackbone``.
+
+    Raises:
+        UserError: as ``TimmBackbone``.
+    """
+
+    channels = 3
+    rgb_mean: Tensor
+    rgb_std: Tensor
+
+    def _keep_normalisation(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        self.register_buffer("rgb_mean", torch.tensor(mean).view(3, 1, 1))
+        self.register_buffer("rgb_std", torch.tensor(std).view(3, 1, 1))
+
+    def forward(self, rgb: Tensor) -> dict[str, Tensor]:
+        """(B, 3, H, W), uint8 in [0, 255] or float in [0, 1] -> stage name -> (B, channels, h, w)."""
+        scaled = rgb if rgb.is_floating_point() else rgb.float() / 255
+        return self._stages((scaled - self.rgb_mean) / self.rgb_std)
+
+    def load_published(self) -> None:
+        """Take the model's published weights, from the hub or its local cache.
+
+        Raises:
+            UserError: there are none, they cannot be fetched, or they do not fit.
+        """
+        again = f"or name a local file: timm:{self.name}:FILE, or random weights: timm:{self.name}:random"
+        if not timm.get_pretrained_cfg(self.name).has_weights:
+            raise UserError(f"timm:{self.name}: timm has no weights of it; take another tag, {again}")
+        try:
+            stored = timm.create_model(self.name, pretrained=True).state_dict()
+        except Exception as error:  # a hub fails in as many ways as there are layers between
+            reason = f"{type(error).__name__}: {_first_line(error)[:120]}"
+            raise UserError(
+                f"timm:{self.name}: its weights cannot be fetched ({reason}); go online once, {again}"
+            ) from error
+        _fill(self.net, stored, f"timm:{self.name}")
+
+
 def unknown_backbone(name: str, known: Iterable[str]) -> UserError:
     """The error for a name that no backbone has, with the nearest of ``known``."""
     nearest = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
@@ -120,13 +174,13 @@ def unknown_backbone(name: str, known: Iterable[str]) -> UserError:
     return UserError(f"no backbone is named {name!r}: {hint}")
 
 
-def _create(name: str, arguments: dict[str, Any], fixed_size: bool) -> tuple[nn.Module, bool]:
+def _create(name: str, channels: int, arguments: dict[str, Any], fixed_size: bool) -> tuple[nn.Module, bool]:
     """The model, and whether it takes pictures of one size only."""
     reason = ""
     for any_size in ANY_SIZE if fixed_size else ({},):
         settings = {**any_size, **arguments}
         try:
-            net = timm.create_model(name, pretrained=False, in_chans=1, features_only=True, **settings)
+            net = timm.create_model(name, pretrained=False, in_chans=channels, features_only=True, **settings)
         except Exception as error:  # timm's models refuse in as many ways as they have authors
             reason = _first_line(error)
         else:
@@ -135,7 +189,9 @@ def _create(name: str, arguments: dict[str, Any], fixed_size: bool) -> tuple[nn.
     raise UserError(f"timm model {name} cannot be a backbone{given}: {reason}")
 
 
-def _keep_resolution(name: str, net: nn.Module, module: str, stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
+def _keep_resolution(
+    name: str, net: nn.Module, channels: int, module: str, stages: tuple[Stage, ...]
+) -> tuple[Stage, ...]:
     """Take the stride of 2 out of the last stage, ``module`` of ``net``; the stages as they then are."""
     refusal = UserError(
         f"timm model {name}: no stride can be removed from its last stage, {stages[-1].name}: leave out last_stride"
@@ -156,7 +212,7 @@ def _keep_resolution(name: str, net: nn.Module, module: str, stages: tuple[Stage
         else:
             raise refusal
     last = stages[-1]._replace(stride=stages[-1].stride // 2)
-    probe, training = next(net.parameters()).new_zeros(1, 1, 64, 64), net.training
+    probe, training = next(net.parameters()).new_zeros(1, channels, 64, 64), net.training
     try:
         with torch.no_grad():
             side = net.eval()(probe)[-1].shape[-1]
@@ -175,7 +231,10 @@ def _load(net: nn.Module, file: str | Path) -> None:
         stored: dict[str, Tensor] = load_state_dict(str(file), device="cpu", weights_only=True)
     except Exception as error:  # a file of unknown origin fails in as many ways as there are readers
         raise UserError(f"weights {file}: need a .safetensors file, or a .pth that holds only tensors") from error
+    _fill(net, stored, f"weights {file}")
 
+
+def _fill(net: nn.Module, stored: dict[str, Tensor], origin: str) -> None:
     # features_only wraps the model in one child or joins its first two levels of names by underscores.
     children = [child for child, _ in net.named_children()]
     wrapper = f"{children[0]}." if len(children) == 1 else ""
@@ -190,11 +249,11 @@ def _load(net: nn.Module, file: str | Path) -> None:
         if tensor.ndim == 4 and tensor.shape[1] == 3 * shape[1]:
             tensor = tensor.reshape(len(tensor), -1, 3, *tensor.shape[2:]).sum(2)
         if tensor.shape != shape:
-            raise UserError(f"weights {file}: {key} is {tuple(tensor.shape)}, not {tuple(shape)}: another model's?")
+            raise UserError(f"{origin}: {key} is {tuple(tensor.shape)}, not {tuple(shape)}: another model's?")
         found[name] = tensor
     missing = net.load_state_dict(found, strict=False).missing_keys
     if missing:
-        raise UserError(f"weights {file}: {len(missing)} tensors are missing, first {missing[0]}: another model's?")
+        raise UserError(f"{origin}: {len(missing)} tensors are missing, first {missing[0]}: another model's?")
 
 
 def _first_line(error: Exception) -> str:

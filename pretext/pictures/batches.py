@@ -181,23 +181,25 @@ def random_crop(picture: Image.Image, crop: CropSettings, uniform: np.ndarray) -
     return np.array(shown)
 
 
-def centre_crop(picture: Image.Image, size: int) -> np.ndarray:
-    """The largest square in the middle, resized (bicubic): uint8 (size, size, 3)."""
-    side = min(picture.size)
+def centre_crop(picture: Image.Image, size: int, ratio: float = 1.0) -> np.ndarray:
+    """The square in the middle with ``ratio`` of the shorter side, resized (bicubic): uint8 (size, size, 3)."""
+    side = max(1, round(min(picture.size) * ratio))
     left, top = (picture.width - side) // 2, (picture.height - side) // 2
     box = (left, top, left + side, top + side)
     return np.array(picture.resize((size, size), Image.Resampling.BICUBIC, box=box, reducing_gap=3.0))
 
 
 class Views(Dataset[Sample]):
-    """Every picture of a source as it is looked at: the middle square, resized to ``size``."""
+    """Every picture of a source as it is looked at: the middle square, with ``ratio`` of the shorter side, resized."""
 
-    def __init__(self, source: Source, size: int) -> None:
-        self.source, self.size = source, size
+    def __init__(self, source: Source, size: int, ratio: float = 1.0) -> None:
+        assert size >= 1 and 0 < ratio <= 1
+        self.source, self.size, self.ratio = source, size, ratio
 
     def __getitem__(self, index: int) -> Sample:
         try:
-            view = centre_crop(self.source.read(index, self.size), self.size)
+            picture = self.source.read(index, math.ceil(self.size / self.ratio))
+            view = centre_crop(picture, self.size, self.ratio)
         except PictureError as error:
             return Sample(None, [(error.key, error.reason)])
         return Sample(torch.from_numpy(view).permute(2, 0, 1), [])

@@ -1,0 +1,238 @@
+"""What is judged: a frozen network, named in one word: a run's, a published one, or one of random weights."""
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any, Literal
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from pretext.backbones import BACKBONES, Backbone, Stage, build_backbone
+from pretext.backbones.from_timm import TimmColour
+from pretext.errors import UserError
+from pretext.recipe import PretrainSettings, load_pretrained
+from pretext.settings import plain
+from pretext.weights.inputs import FromRgb
+
+Kind = Literal["random", "pretrained", "supervised", "published"]
+
+_FORMS = "a run or checkpoint, random:RUN, random:BACKBONE, timm:MODEL, timm:MODEL:FILE or timm:MODEL:random"
+_USUAL_SIZE = 224  # of ImageNet's networks
+_FREE = ("seed", "machine", "online")  # settings in which runs of one group may differ
+
+
+@dataclass
+class Network:
+    """A frozen network that is judged: sRGB pictures in, features of every stage out."""
+
+    name: str
+    """In tables: the run's folder, "random", "timm:resnet50", "random:resnet18"."""
+    group: str
+    """Equal for the same thing at other seeds, and only then: 16 hex digits."""
+    kind: Kind
+    """supervised: a run that learnt labels."""
+    seed: int
+    """Of its training or of its random weights; 0 for published weights."""
+    step: int
+    """Training steps done; 0 for random and published weights."""
+    backbone: str
+    stages: tuple[Stage, ...]
+    view_size: int
+    """The side, in pixels, at which pictures are looked at unless a user says else."""
+    weights: str
+    """SHA-256, in hex, of its architecture and of all its parameters and buffers as they were opened."""
+    module: nn.Module
+    """(B, 3, H, W) uint8 -> stage name -> (B, C, h, w); in eval mode, without gradients."""
+    calibrated: bool
+    """Whether batch-norm statistics must be taken from training pictures first: ``features.calibrate_batch_norm``."""
+    run: Path | None
+    """The run that it belongs to, where results lie."""
+    calibration: str = ""
+    """What its batch-norm statistics were taken from, once they are."""
+
+    def fit_size(self, size: int) -> int:
+        """The side nearest to ``size`` that a picture may have, in pixels."""
+        return _backbone(self.module).fit_size(size)
+
+    @property
+    def norms(self) -> list[nn.modules.batchnorm._BatchNorm]:
+        """Its batch normalisations."""
+        return [module for module in self.module.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+
+
+def open_network(spec: str, seed: int = 0) -> Network:
+    """The network that a user names.
+
+    - ``RUN``, a run's folder or a checkpoint file: its backbone, which sees lightness only.
+    - ``random:RUN``: the same architecture at the random weights of that run's own seed.
+    - ``random:BACKBONE``: any backbone by its name, at the random weights of ``seed``; sees lightness only.
+    - ``timm:MODEL``: in colour, with its published weights, from the hub or its local cache.
+    - ``timm:MODEL:FILE``: the same with the weights in a local .safetensors or .pth file.
+    - ``timm:MODEL:random``: the same at the random weights of ``seed``.
+
+    A name of a backbone goes before a run's: a run called resnet18 is ``random:./resnet18``.
+
+    Args:
+        spec: one of these.
+        seed: of random weights, in [0, 2^63).
+
+    Returns:
+        The network, on the CPU.
+
+    Raises:
+        UserError: there is no such network, its weights cannot be had, read or do not fit.
+    """
+    if spec.startswith("timm:"):
+        return _timm(spec, seed)
+    if spec.startswith("random:"):
+        name = spec.removeprefix("random:")
+        if name in BACKBONES or name.startswith("timm/") or timm.is_model(name.partition(".")[0]):
+            return _random(spec, name, {}, seed, _usual_size(name), None)
+        _must_exist(spec, name)
+        settings = load_pretrained(Path(name)).settings
+        backbone = settings.backbone
+        return _random("random", backbone.name, backbone.arguments, settings.seed, settings.view_size, _run(name))
+    _must_exist(spec, spec)
+    pretrained = load_pretrained(Path(spec))
+    settings, run = pretrained.settings, _run(spec)
+    module = _frozen(FromRgb(pretrained.colorizer.backbone))
+    backbone = settings.backbone
+    weights = _digest(module, backbone.name, backbone.arguments)
+    kind: Kind = "supervised" if str(settings.objective.name) == "labels" else "pretrained"
+    return Network(
+        name=_shown(Path(spec), run),
+        # Imported weights are of no steps and have the settings of their release, whatever they were trained on.
+        group=_group(kind, _science(settings), pretrained.step, "" if pretrained.step else weights),
+        kind=kind,
+        seed=settings.seed,
+        step=pretrained.step,
+        backbone=backbone.name,
+        stages=module.stages,
+        view_size=module.backbone.fit_size(settings.view_size),
+        weights=weights,
+        module=module,
+        calibrated=False,
+        run=run,
+    )
+
+
+def _timm(spec: str, seed: int) -> Network:
+    name, _, given = spec.removeprefix("timm:").partition(":")
+    kind: Kind = "random" if given == "random" else "published"
+    with _seeded(seed):
+        module = TimmColour(name, weights=None if given in ("", "random") else given)
+    if not given:
+        module.load_published()
+    _frozen(module)
+    weights = _digest(module, name, {})
+    return Network(
+        name=spec if kind == "random" or not given else f"timm:{name}:{Path(given).stem}",
+        group=_group(kind, "colour", name, "" if kind == "random" else weights),
+        kind=kind,
+        seed=seed if kind == "random" else 0,
+        step=0,
+        backbone=name,
+        stages=module.stages,
+        view_size=module.fit_size(module.own_size),
+        weights=weights,
+        module=module,
+        calibrated=kind == "random",
+        run=None,
+    )
+
+
+def _random(name: str, backbone: str, arguments: dict[str, Any], seed: int, size: int, run: Path | None) -> Network:
+    with _seeded(seed):
+        module = _frozen(FromRgb(build_backbone(backbone, **arguments)))
+    return Network(
+        name=name,
+        group=_group("random", "lightness", backbone, arguments),
+        kind="random",
+        seed=seed,
+        step=0,
+        backbone=backbone,
+        stages=module.stages,
+        view_size=module.backbone.fit_size(size),
+        weights=_digest(module, backbone, arguments),
+        module=module,
+        calibrated=True,
+        run=run,
+    )
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """As ``recipe.build_colorizer`` draws a backbone's first weights."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
+
+
+def _usual_size(backbone: str) -> int:
+    if backbone == "tiny":
+        return PretrainSettings().view_size
+    name = backbone.removeprefix("timm/")
+    return _USUAL_SIZE if name in BACKBONES else int(timm.get_pretrained_cfg(name).input_size[-1])
+
+
+def _must_exist(spec: str, path: str) -> None:
+    if Path(path).exists():
+        return
+    names = [*BACKBONES, *timm.list_models()]
+    near = [path] if path in names else difflib.get_close_matches(path, names, n=1, cutoff=0.7)
+    forms = [f"random:{near[0]}", *(f"timm:{near[0]}" for _ in near if near[0] not in BACKBONES)] if near else []
+    hint = f"did you mean {' or '.join(forms)}?" if near else f"give {_FORMS}"
+    raise UserError(f"{spec}: no such network; {hint}")
+
+
+def _run(path: str) -> Path | None:
+    """The run of a path that a user gave, if there is one."""
+    given = Path(path)
+    folder = given.resolve().parent.parent if given.is_file() else given
+    return folder if (folder / "settings.yaml").is_file() else None
+
+
+def _shown(path: Path, run: Path | None) -> str:
+    if path.is_dir():
+        return path.resolve().name
+    return f"{run.name}@{int(path.stem)}" if run and path.stem.isdecimal() else path.stem
+
+
+def _frozen(module: Any) -> Any:
+    return module.eval().requires_grad_(False)
+
+
+def _backbone(module: nn.Module) -> Backbone:
+    inner = module.backbone if isinstance(module, FromRgb) else module
+    assert isinstance(inner, Backbone)
+    return inner
+
+
+def _science(settings: PretrainSettings) -> dict[str, Any]:
+    return {name: value for name, value in plain(settings).items() if name not in _FREE}
+
+
+def _group(*identity: Any) -> str:
+    return hashlib.sha256(_canonical(identity)).hexdigest()[:16]
+
+
+def _digest(module: nn.Module, backbone: str, arguments: dict[str, Any]) -> str:
+    """Of what is computed, not only of the weights: arguments such as a stride change features and no weight."""
+    inner = _backbone(module)
+    digest = hashlib.sha256(_canonical([type(module).__name__, backbone, arguments]))
+    tensors: dict[str, Tensor] = dict(chain(inner.named_parameters(), inner.named_buffers()))
+    for name, tensor in sorted(tensors.items()):
+        digest.update(_canonical([name, list(tensor.shape), str(tensor.dtype)]))
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _canonical(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=str).encode()
