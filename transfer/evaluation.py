@@ -49,6 +49,7 @@ class EvaluationSettings:
         size: side, in pixels, at which the networks see a picture; 0 takes the size at which things look
             as large as in training (published weights: their own).
         seed: of splits and orders, and of random weights that are no run's.
+        stages: names of stages, if not all are to be judged.
         reference: judge beside every run the same network at random weights.
         device: auto (the GPU if there is one), cpu, cuda, ...
         precision: the network's, as in pretraining: auto, bf16, fp32.
@@ -64,6 +65,7 @@ class EvaluationSettings:
     fraction: float = 1.0
     size: int = 0
     seed: int = 0
+    stages: list[str] = field(default_factory=list)
     reference: bool = True
     device: str = "auto"
     precision: Literal["auto", "bf16", "fp32"] = "auto"
@@ -91,6 +93,14 @@ class Task(NamedTuple):
     seed: int
     place: Place
     partial: "Partial"
+    asked: tuple[str, ...]
+    """Names of stages; none: all."""
+
+    @property
+    def stages(self) -> list[str]:
+        """The stages that are judged, in order."""
+        names = [stage.name for stage in self.network.stages]
+        return [name for name in names if name in self.asked] if self.asked else names
 
     @property
     def tested(self) -> NDArray[np.int64]:

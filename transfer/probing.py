@@ -23,8 +23,8 @@ from transfer.evaluation import EvaluationSettings, Mode, Task, evaluate
 from transfer.heads import Heads, Linear, Setting
 from transfer.logistic import choose_logistic
 from transfer.pooling import pool
-from transfer.protocols import LinearProtocol, LogisticProtocol, find_protocol
-from transfer.results import Result, Row
+from transfer.protocols import LinearProtocol, LogisticProtocol, ProbeProtocol, find_protocol
+from transfer.results import Result, Row, judged_row
 from transfer.rows import Rows
 
 Order = Callable[[int], NDArray[np.int64]]
@@ -60,11 +60,12 @@ def probe(networks: Sequence[str], settings: ProbeSettings) -> list[Result]:
     Raises:
         UserError: see the message.
     """
-    protocol = find_protocol(settings.protocol, (LinearProtocol, LogisticProtocol))
+    protocol = find_protocol(settings.protocol, ProbeProtocol)
     if isinstance(protocol, LogisticProtocol):
         if settings.mode != "cached":
             raise UserError(f"mode is {settings.mode}: protocol logistic needs all features at once; take cached")
-        return evaluate(networks, settings, protocol, "cached", lambda task: _logistic(task, protocol))
+        return evaluate(networks, settings, protocol, "cached", partial(_logistic, protocol=protocol))
+    assert isinstance(protocol, LinearProtocol)
     modes: list[Mode] = ["cached", "augmented"] if settings.mode == "both" else [settings.mode]
     return [
         result
@@ -82,7 +83,7 @@ def _linear(task: Task, protocol: LinearProtocol, mode: Mode) -> list[Row]:
     fit, held = task.split.fit, task.split.held
     steps, batch_size = steps_of(protocol, len(fit))
     order: Order = lru_cache(maxsize=2)(lambda epoch: permutation(len(fit), mix(task.seed, epoch)))
-    stages = [stage.name for stage in task.network.stages]
+    stages = task.stages
     groups = [[stage] for stage in stages] if mode == "cached" else [stages]
     state = task.partial.load()
     winners: list[Winner] = [_unpacked(one) for one in state.get("winners", [])]
@@ -113,7 +114,7 @@ def _linear(task: Task, protocol: LinearProtocol, mode: Mode) -> list[Row]:
 def _logistic(task: Task, protocol: LogisticProtocol) -> list[Row]:
     """Rows of a protocol of logistic regression."""
     fit, held = task.split.fit, task.split.held
-    stages = [stage.name for stage in task.network.stages]
+    stages = task.stages
     winners: list[Winner] = [_unpacked(one) for one in task.partial.load().get("winners", [])]
     with progress(f"{task.network.name}, logistic", len(stages), "stages", len(winners)) as advance:
         for stage in stages[len(winners) :]:
@@ -220,15 +221,8 @@ def _row(task: Task, winner: Winner) -> Row:
     """A stage's line: its winner's answers on the test pictures, read here and nowhere else."""
     rows = Rows(task.test.matrix(*winner.cell), task.place.device)
     logits = torch.cat([winner.classifier.scores(chunk) for chunk in rows.chunks(task.tested)]).cpu().numpy()
-    return Row.of(
-        stage=winner.cell.stage,
-        variant="",
-        dims=rows.dims,
-        pooling=winner.cell.pooling,
-        chosen=winner.chosen,
-        holdout=winner.holdout,
-        outcomes=(task.outcome(logits),),
-    )
+    outcome, (stage, pooling) = task.outcome(logits), winner.cell
+    return judged_row(stage, "", rows.dims, pooling, winner.chosen, winner.holdout, [outcome])
 
 
 def _packed(winner: Winner) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, TypeVar
 
 from pretext.errors import UserError
 from transfer.svm import COSTS
@@ -30,7 +30,12 @@ class Protocol:
 
 
 @dataclass(frozen=True)
-class LinearProtocol(Protocol):
+class ProbeProtocol(Protocol):
+    """A linear classifier of every stage."""
+
+
+@dataclass(frozen=True)
+class LinearProtocol(ProbeProtocol):
     """A linear classifier by stochastic gradient descent; of a grid of rates and decays the best is chosen."""
 
     rates: tuple[float, ...] = (0.01,)
@@ -62,7 +67,7 @@ class LinearProtocol(Protocol):
 
 
 @dataclass(frozen=True)
-class LogisticProtocol(Protocol):
+class LogisticProtocol(ProbeProtocol):
     """Multinomial logistic regression to its optimum by L-BFGS; fitted again to all training pictures."""
 
     penalties: tuple[float, ...] = (0.1, 0.03, 0.01, 0.003, 0.001)
@@ -133,7 +138,8 @@ PROTOCOLS: Mapping[str, Protocol] = {
         LinearProtocol(
             "splitbrain",
             "linear classifiers as in the released code and in Zhang et al. 2017 (Split-Brain): bilinear resize to at "
-            "most 9,600 dimensions (10/6/5/5/6 a side for AlexNet's five), batch norm without affine; solver as zhang2016",
+            "most 9,600 dimensions (10/6/5/5/6 a side for AlexNet's five), batch norm without affine; solver as "
+            "zhang2016",
             ratio=_ALEXNET,
             poolings=(f"bilinear:{_NINE}",),
             holdout=0.0,
@@ -180,10 +186,10 @@ PROTOCOLS: Mapping[str, Protocol] = {
         SvmProtocol(
             "voc07_svm_lowshot",
             "linear SVMs as voc07_svm from k positive pictures a class, 5 draws; the cost is chosen for each k on "
-            "held-out training pictures (Goyal et al. 2019 chose it on the test pictures)",
+            "training pictures that were not learnt from (Goyal et al. 2019 chose it on the test pictures)",
             ratio=1.0,
             poolings=("goyal2019",),
-            holdout=0.5,
+            holdout=0.0,
             shots=(1, 2, 4, 8, 16, 32, 64, 96),
         ),
     )
@@ -191,22 +197,18 @@ PROTOCOLS: Mapping[str, Protocol] = {
 """By name."""
 
 
-def find_protocol(name: str, kinds: tuple[type[Protocol], ...]) -> Protocol:
-    """The protocol of that name, if it is of one of ``kinds``.
+P = TypeVar("P", bound=Protocol)
+
+
+def find_protocol(name: str, kind: type[P]) -> P:
+    """The protocol of that name, if it is of that kind.
 
     Raises:
         UserError: there is none, or it is of another kind.
     """
-    known = [key for key, protocol in PROTOCOLS.items() if isinstance(protocol, kinds)]
+    known = {key: protocol for key, protocol in PROTOCOLS.items() if isinstance(protocol, kind)}
     if name in known:
-        return PROTOCOLS[name]
+        return known[name]
     near = difflib.get_close_matches(name, known, 1)
     hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
     raise UserError(f"protocol {name}: none of this command's; {hint}")
-
-
-def described(protocol: Protocol) -> str:
-    """A protocol's settings on one line, for a table's footer: those that differ from its kind's defaults."""
-    default = {field.name: field.default for field in fields(protocol)}
-    shown = [f"{key} {value}" for key, value in protocol.settings.items() if value != default[key]]
-    return ", ".join(shown)

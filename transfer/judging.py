@@ -1,0 +1,163 @@
+"""The jobs that judge without gradient descent: nearest neighbours and support vector machines."""
+
+import os
+from collections import UserDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from transfer.evaluation import EvaluationSettings, Task, evaluate
+from transfer.nearest import knn_scores
+from transfer.protocols import NearestProtocol, SvmProtocol, find_protocol
+from transfer.results import Result, Row, judged_row
+from transfer.svm import lowshot, svm_scores
+
+
+@dataclass
+class KnnSettings(EvaluationSettings):
+    """What nearest neighbours are looked for among, and where."""
+
+
+@dataclass
+class SvmSettings(EvaluationSettings):
+    """What support vector machines are fitted on, and how.
+
+    Args:
+        protocol: voc07_svm, or voc07_svm_lowshot: see docs/evaluation.md.
+    """
+
+    protocol: str = "voc07_svm"
+
+
+def knn(networks: Sequence[str], settings: KnnSettings) -> list[Result]:
+    """Judge frozen networks by the k nearest training pictures of every test picture; see ``transfer.probing.probe``."""
+    protocol = find_protocol("knn", NearestProtocol)
+    return evaluate(networks, settings, protocol, "cached", partial(_neighbours, protocol=protocol))
+
+
+def svm(networks: Sequence[str], settings: SvmSettings) -> list[Result]:
+    """Judge frozen networks by a linear SVM for every class; see ``transfer.probing.probe``."""
+    protocol = find_protocol(settings.protocol, SvmProtocol)
+    judge = _few_shots if protocol.shots else _machines
+    return evaluate(networks, settings, protocol, "cached", partial(judge, protocol=protocol))
+
+
+def _neighbours(task: Task, protocol: NearestProtocol) -> list[Row]:
+    """A row for every stage and k; a k that is more than all training pictures is left out."""
+    (rule,) = protocol.poolings
+    known = task.split.fit
+    ks = [k for k in protocol.neighbours if k <= len(known)] or [min(protocol.neighbours)]
+    rows = []
+    for stage in task.stages:
+        found = knn_scores(
+            task.train.matrix(stage, rule),
+            task.targets.train.labels,
+            task.test.matrix(stage, rule),
+            len(task.targets.classes),
+            ks,
+            protocol.temperature,
+            task.place.device,
+            known,
+            task.tested,
+            f"neighbours in {task.network.name}, {stage}",
+        )
+        for k, scores in found.items():
+            outcome = task.outcome(scores)
+            rows.append(judged_row(stage, f"k={k}", task.train.dims(stage, rule), rule, {}, None, [outcome]))
+    return rows
+
+
+def _machines(task: Task, protocol: SvmProtocol) -> list[Row]:
+    """A row for every stage."""
+    (rule,) = protocol.poolings
+    kept = _Kept(task)
+    rows = []
+    for stage in task.stages:
+        found = svm_scores(
+            *_matrices(task, stage, rule),
+            task.targets.classes,
+            protocol.costs,
+            protocol.folds,
+            task.seed,
+            kept.of(stage),
+            _processes(),
+            f"SVMs on {task.network.name}, {stage}",
+        )
+        task.note(found.unconverged, found.fits)
+        chosen = {"C": found.chosen.tolist()}
+        score = float(found.precision.mean())
+        outcome = task.outcome(found.scores)
+        rows.append(judged_row(stage, "", task.train.dims(stage, rule), rule, chosen, score, [outcome]))
+    return rows
+
+
+def _few_shots(task: Task, protocol: SvmProtocol) -> list[Row]:
+    """A row for every stage and number of shots, with an outcome for every sample."""
+    (rule,) = protocol.poolings
+    kept = _Kept(task)
+    rows = []
+    for stage in task.stages:
+        found = lowshot(
+            *_matrices(task, stage, rule),
+            task.targets.classes,
+            protocol.shots,
+            protocol.samples,
+            protocol.costs,
+            task.seed,
+            kept=kept.of(stage),
+            processes=_processes(),
+            title=f"few shots on {task.network.name}, {stage}",
+        )
+        for k, samples in found.scores.items():
+            outcomes = [task.outcome(scores) for scores in samples]
+            rows.append(
+                judged_row(
+                    stage,
+                    f"{k} shots" if k > 1 else "1 shot",
+                    task.train.dims(stage, rule),
+                    rule,
+                    {"C": found.chosen[k]},
+                    found.precision[k],
+                    outcomes,
+                )
+            )
+    return rows
+
+
+class _Kept:
+    """What is finished of every stage, offered to the evaluation's partial file."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self._stages: dict[str, dict[str, torch.Tensor]] = task.partial.load().get("fits", {})
+
+    def of(self, stage: str) -> UserDict[str, NDArray[np.float64]]:
+        """A mapping of one stage's."""
+        here = self._stages.setdefault(stage, {})
+        offer = partial(self._task.partial.offer, lambda: {"fits": self._stages})
+
+        class Fits(UserDict[str, Any]):
+            def __setitem__(self, name: str, value: NDArray[np.float64]) -> None:
+                super().__setitem__(name, value)
+                here[name] = torch.from_numpy(value)
+                offer()
+
+        fits = Fits()
+        fits.data.update({name: value.numpy() for name, value in here.items()})
+        return fits
+
+
+def _matrices(task: Task, stage: str, rule: str) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Features of the training pictures, their labels, features of the test pictures."""
+    known = task.split.fit
+    train, test = task.train.matrix(stage, rule), task.test.matrix(stage, rule)
+    return train[known], task.targets.train.labels[known], test[task.tested]
+
+
+def _processes() -> int:
+    return len(os.sched_getaffinity(0))
