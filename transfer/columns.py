@@ -1,0 +1,215 @@
+"""Results that stand in one column: one network in one mode, its seeds joined."""
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+
+from pretext.errors import UserError
+from transfer.intervals import Estimate, centred, mean, mcnemar, sign_flips, swaps, welch
+from transfer.outcomes import (
+    Outcome,
+    Row,
+    deviation,
+    joint_score,
+    picture_means,
+    resampled_means,
+    seed_scores,
+)
+from transfer.results import Mode, Result, evaluation
+
+
+class Cell(NamedTuple):
+    """One number of a table."""
+
+    score: Estimate
+    """Mean over seeds (and samples), with its interval over test pictures."""
+    over_seeds: float | None
+    """Standard deviation over seeds; None of one seed."""
+    over_samples: float | None
+    """Mean over seeds of the standard deviation over low-shot samples."""
+    holdout: float | None
+
+
+class Gap(NamedTuple):
+    """A paired difference."""
+
+    difference: Estimate
+    p: float
+    test: str
+    """What gave p."""
+    over_seeds: Estimate | None
+    """Welch's interval, which holds for other seeds too; None of fewer than two seeds on a side."""
+
+
+@dataclass(frozen=True, eq=False)
+class Column:
+    """One network in one mode, at one or more seeds; made by ``columns``."""
+
+    label: str
+    results: tuple[Result, ...]
+
+    @property
+    def first(self) -> Result:
+        """What all of them have in common is read from this one."""
+        return self.results[0]
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Its rows, in order."""
+        return tuple(row.name for row in self.first.rows)
+
+    def rows(self, name: str) -> list[Row]:
+        """The row of a name, of every seed."""
+        return [result.row(name) for result in self.results]
+
+    def outcomes(self, name: str) -> list[Sequence[Outcome]]:
+        """Of every seed, what the test pictures said."""
+        return [row.outcomes for row in self.rows(name)]
+
+    @cached_property
+    def cells(self) -> dict[str, Cell]:
+        """Its numbers by name of row."""
+        return {name: self._cell(name) for name in self.names}
+
+    @cached_property
+    def best(self) -> str | None:
+        """The row that did best on the held-out parts, on average over seeds; None where that chooses nothing."""
+        if any(result.best is None for result in self.results):
+            return None
+        holdouts = {name: cell.holdout for name, cell in self.cells.items() if cell.holdout is not None}
+        return max(holdouts, key=holdouts.__getitem__) if holdouts else None
+
+    @property
+    def seeds(self) -> str:
+        """Which seeds are joined, in words."""
+        networks = sorted({result.network.seed for result in self.results})
+        asked = sorted({result.seed for result in self.results})
+        words = [f"{_seeds(networks)} of the network" if len(asked) > 1 else _seeds(networks)]
+        if len(asked) > 1:  # the spread is then not, or not only, that of training
+            words.append(f"{_seeds(asked)} of the evaluation")
+        return ", ".join(words)
+
+    def _cell(self, name: str) -> Cell:
+        rows, outcomes = self.rows(name), self.outcomes(name)
+        score = rows[0].score if len(rows) == 1 else joint_score(outcomes)
+        spreads = [row.spread for row in rows if row.spread is not None]
+        holdouts = [row.holdout for row in rows if row.holdout is not None]
+        return Cell(
+            score,
+            deviation(seed_scores(outcomes)),
+            float(np.mean(spreads)) if spreads else None,
+            float(np.mean(holdouts)) if len(holdouts) == len(rows) else None,
+        )
+
+
+def evaluations(results: Sequence[Result]) -> list[list[Result]]:
+    """The results by what may stand in one table, each in the order given."""
+    found: dict[str, list[Result]] = {}
+    for result in results:
+        found.setdefault(repr(evaluation(result)), []).append(result)
+    return list(found.values())
+
+
+def columns(results: Sequence[Result]) -> list[Column]:
+    """Comparable results by network and mode, in the order in which they are met.
+
+    A network that was judged twice with the same seed (a random reference of two runs) counts once.
+
+    Raises:
+        UserError: seeds of one network have other rows.
+    """
+    found: dict[tuple[str, Mode, int], dict[tuple[str, int], Result]] = {}
+    for result in results:
+        joined = found.setdefault((result.network.group, result.mode, result.view_size), {})
+        joined.setdefault((result.network.weights, result.seed), result)
+    groups = [tuple(sorted(group.values(), key=_by_seed)) for group in found.values()]
+    for first, *others in groups:
+        for other in others:
+            if [row.name for row in other.rows] != [row.name for row in first.rows]:
+                raise UserError(
+                    f"{other.file or other.network.name} has other rows than {first.file or first.network.name}, "
+                    "and they are seeds of one network; judge both again"
+                )
+    return [Column(label, group) for label, group in zip(_labels(groups), groups, strict=True)]
+
+
+def score_gap(first: Column, second: Column, name: str, other: str) -> Estimate:
+    """Row ``other`` of the second minus row ``name`` of the first, on the same pictures."""
+    one, two = first.outcomes(name), second.outcomes(other)
+    if first.first.metric == "top-1":
+        return mean(picture_means(two) - picture_means(one), lowest=-1)
+    value = float(np.mean(seed_scores(two)) - np.mean(seed_scores(one)))
+    return centred(value, resampled_means(two) - resampled_means(one), lowest=-1)
+
+
+def tested_gap(first: Column, second: Column, name: str, other: str) -> Gap:
+    """The difference of ``score_gap``, with a test that it is 0 for the networks as they are.
+
+    One outcome each of top-1: McNemar's. Several: sign flips of each picture's difference. Mean average
+    precision: swaps of each picture's scores; seed i goes with seed i, and where there are more of the
+    one than of the other, those are gone through again, so that each counts as often.
+    """
+    one, two = first.outcomes(name), second.outcomes(other)
+    over_seeds = welch(seed_scores(one), seed_scores(two))
+    difference = score_gap(first, second, name, other)
+    all_one, all_two = ([outcome for outcomes in side for outcome in outcomes] for side in (one, two))
+    if first.first.metric == "mAP":
+        pairs = np.lcm(len(all_one), len(all_two))
+        scores = [(all_one[i % len(all_one)].scores, all_two[i % len(all_two)].scores) for i in range(pairs)]
+        truth = all_one[0].truth
+        assert truth is not None
+        p = swaps([(a, b) for a, b in scores if a is not None and b is not None], truth)
+        return Gap(difference, p, "swaps of pictures", over_seeds)
+    if len(all_one) == len(all_two) == 1:
+        correct, against = all_one[0].correct, all_two[0].correct
+        assert correct is not None and against is not None
+        return Gap(difference, mcnemar(correct, against), "McNemar, exact", over_seeds)
+    return Gap(difference, sign_flips(picture_means(two) - picture_means(one)), "sign flips of pictures", over_seeds)
+
+
+def _by_seed(result: Result) -> tuple[int, int]:
+    return result.network.seed, result.seed
+
+
+def _seeds(numbers: Sequence[int]) -> str:
+    if len(numbers) == 1:
+        return f"seed {numbers[0]}"
+    return f"{len(numbers)} seeds ({', '.join(map(str, numbers))})"
+
+
+def _labels(groups: Sequence[Sequence[Result]]) -> list[str]:
+    """A name for each group, told apart by whatever differs where the names are the same.
+
+    The two modes of one network have the same name: the mode is shown besides.
+    """
+    labels = [_shared_name([result.network.name for result in group]) for group in groups]
+    keys = [(group[0].network.group, group[0].view_size) for group in groups]
+    for at in range(len(groups)):
+        same = {keys[i]: groups[i][0] for i in range(len(groups)) if labels[i] == labels[at]}
+        if len(same) < 2:
+            continue
+        told = [
+            {key: f"{r.network.kind}" for key, r in same.items()},
+            {key: f"{r.network.backbone}" for key, r in same.items()},
+            {key: f"step {r.network.step:,}" for key, r in same.items()},
+            {key: f"{r.view_size} px" for key, r in same.items()},
+            {key: f"{r.network.group[:6]}, {r.view_size} px" for key, r in same.items()},
+        ]
+        words = next(words for words in told if len(set(words.values())) == len(same))
+        for i in [i for i in range(len(groups)) if labels[i] == labels[at] and i != at]:
+            labels[i] = f"{labels[i]} ({words[keys[i]]})"
+        labels[at] = f"{labels[at]} ({words[keys[at]]})"
+    return labels
+
+
+def _shared_name(names: Sequence[str]) -> str:
+    """What the names of several seeds begin with, without "seed" and what joins it; else the first."""
+    if len(set(names)) == 1:
+        return names[0]
+    shared = re.sub(r"([-_. =]+(seed|s)?[-_. =]*\d*|seed\d*)$", "", os.path.commonprefix(list(names)))
+    return shared or names[0]
