@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Console
 from rich.table import Table
@@ -16,12 +16,18 @@ from rich.table import Table
 from pretext.errors import SaidElsewhere, UserError
 from pretext.settings import Parsed, Positional, parse_command
 
+if TYPE_CHECKING:
+    from transfer.results import Result
+
 # Each command imports its job only when it is called: --help must not wait for torch.
 
 Command = Callable[[Sequence[str]], int]
 S = TypeVar("S")
 
 RUN = Positional("run", "directory of the run")
+NETWORKS = Positional(
+    "networks", "runs, checkpoints, random:RUN, random:BACKBONE, timm:MODEL, timm:MODEL:FILE", nargs="+", kind=str
+)
 HERE = Path(__file__).parent
 RECIPES = (HERE if (HERE / "configs").is_dir() else HERE / "pretext") / "configs" / "pretext"  # a checkout, a wheel
 LISTED = 20
@@ -68,16 +74,50 @@ def plan(arguments: Sequence[str]) -> int:
 
 
 def probe(arguments: Sequence[str]) -> int:
-    """Fit linear classifiers on every stage of a run's frozen backbone, beside the same at random."""
+    """Fit linear classifiers on every stage of frozen networks, beside the same at random."""
     from transfer.probing import ProbeSettings
     from transfer.probing import probe as job
-    from transfer.report import write_report
-    from transfer.table import probe_lines
 
-    (run,), settings = _parse(probe, ProbeSettings, [RUN], arguments)
-    outcome = job(run, settings)
-    _say(*probe_lines(outcome), *_skips(outcome.skipped))
-    _say(f"report: {write_report(run)}")
+    networks, settings = _parse(probe, ProbeSettings, [NETWORKS], arguments)
+    return _judged(job(*networks, settings))
+
+
+def knn(arguments: Sequence[str]) -> int:
+    """Judge every stage of frozen networks by the nearest neighbours of the test pictures."""
+    from transfer.judging import KnnSettings
+    from transfer.judging import knn as job
+
+    networks, settings = _parse(knn, KnnSettings, [NETWORKS], arguments)
+    return _judged(job(*networks, settings))
+
+
+def svm(arguments: Sequence[str]) -> int:
+    """Fit a linear SVM per class on every stage of frozen networks, as Goyal et al. 2019."""
+    from transfer.judging import SvmSettings
+    from transfer.judging import svm as job
+
+    networks, settings = _parse(svm, SvmSettings, [NETWORKS], arguments)
+    return _judged(job(*networks, settings))
+
+
+def compare(arguments: Sequence[str]) -> int:
+    """Test whether networks differ, from the results of probe, knn or svm: every one against the first."""
+    from transfer.compare import CompareSettings, compare_paths, comparison_lines
+
+    words = Positional("networks", "a run, result files, ...; several seeds with commas", nargs="+", kind=str)
+    (named,), settings = _parse(compare, CompareSettings, [words], arguments)
+    _say(*comparison_lines(compare_paths(named, settings)))
+    return 0
+
+
+def table(arguments: Sequence[str]) -> int:
+    """Show results of probe, knn and svm as tables; as CSV, Markdown or LaTeX with --format."""
+    from transfer.results import find_results
+    from transfer.table import TableSettings, formatted
+
+    paths = Positional("results", "runs, result files, and folders of them", nargs="+")
+    (named,), settings = _parse(table, TableSettings, [paths], arguments)
+    _say(*formatted(find_results(named), settings))
     return 0
 
 
@@ -187,7 +227,8 @@ def _name(command: Command) -> str:
 
 
 COMMANDS: dict[str, Command] = {
-    _name(job): job for job in (plan, pretrain, probe, colorize, report, replay, pack, export, import_, demo)
+    _name(job): job
+    for job in (plan, pretrain, probe, knn, svm, compare, table, colorize, report, replay, pack, export, import_, demo)
 }
 
 
@@ -228,6 +269,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parse(command: Command, kind: type[S], positionals: Sequence[Positional], arguments: Sequence[str]) -> Parsed[S]:
     return parse_command(f"pretint {_name(command)}", command.__doc__ or "", kind, positionals, arguments)
+
+
+def _judged(results: Sequence["Result"]) -> int:
+    """Tables of results, pictures that could not be read, and where all of it lies."""
+    from transfer.report import write_report
+    from transfer.table import tables
+
+    _say(*tables(results).terminal(), *_skips(list(dict.fromkeys(skip for one in results for skip in one.skipped))))
+    _say(*(f"result: {one.file}" for one in results))
+    runs = dict.fromkeys(folder.parent for one in results if (folder := Path(one.file).parent).name == "results")
+    _say(*(f"report: {write_report(run)}" for run in runs if (run / "settings.yaml").is_file()))
+    return 0
 
 
 def _skips(skipped: Sequence[Sequence[str]]) -> list[str]:

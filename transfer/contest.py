@@ -141,7 +141,7 @@ class Contest:
 
 
 def score(logits: Tensor, targets: Tensor) -> float:
-    """What chooses: accuracy or, of multi-label targets (N, C), mean average precision; -1 where logits have diverged."""
+    """What chooses: accuracy or, of multi-label targets (N, C), mean average precision; -1 of logits that diverged."""
     if not bool(logits.isfinite().all()):
         return -1.0
     if targets.ndim == 2:

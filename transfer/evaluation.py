@@ -4,37 +4,33 @@ What classifies the features is given as a function; all around it is here: open
 results that are there already, what a kill leaves, the cost.
 """
 
-import hashlib
 import json
 import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-import pretext
-import transfer
 from pretext.engine.checkpoint import load_checkpoint, save_checkpoint
-from pretext.engine.device import Place, pick_place
+from pretext.engine.device import Place, device_name, pick_place
 from pretext.engine.memory import forget_peak, peak
 from pretext.errors import UserError
 from pretext.versions import versions
 from transfer.features import CacheSettings, FeatureSet, View, default_folder, extract
+from transfer.intervals import ABOUT, Metric
 from transfer.networks import Network, open_network
+from transfer.outcomes import Outcome, Row
 from transfer.protocols import Protocol
-from transfer.results import Cost, Judged, Outcome, Result, Row, read_result, write_result
+from transfer.results import Cost, Judged, Mode, Result, code_digest, read_result, write_result
 from transfer.splits import Split, split
 from transfer.targets import Targets, open_targets
 
 SAVED_EVERY = 20.0
 """Seconds of work that a kill may cost, about."""
-
-Mode = Literal["cached", "augmented"]
 
 
 @dataclass
@@ -81,40 +77,6 @@ class EvaluationSettings:
             raise UserError(f"fraction is {self.fraction}: a share of the labels lies in (0, 1]")
 
 
-class Task(NamedTuple):
-    """One network's features and targets, ready for a classifier."""
-
-    network: Network
-    train: FeatureSet
-    test: FeatureSet
-    targets: Targets
-    split: Split
-    view: View
-    seed: int
-    place: Place
-    partial: "Partial"
-    asked: tuple[str, ...]
-    """Names of stages; none: all."""
-
-    @property
-    def stages(self) -> list[str]:
-        """The stages that are judged, in order."""
-        names = [stage.name for stage in self.network.stages]
-        return [name for name in names if name in self.asked] if self.asked else names
-
-    @property
-    def tested(self) -> NDArray[np.int64]:
-        """The test pictures that can be read, by index."""
-        return np.flatnonzero(self.test.good)
-
-    def outcome(self, scores: NDArray[np.floating]) -> Outcome:
-        """What scores of the test pictures, (len(tested), classes), say: the greatest is the answer, or all rank."""
-        truth = self.targets.test.labels[self.tested]
-        if self.targets.multilabel:
-            return Outcome(correct=None, scores=scores.astype(np.float32), truth=truth.astype(np.int8))
-        return Outcome(correct=scores.argmax(1) == truth, scores=None, truth=None)
-
-
 class Partial:
     """What a kill leaves of one evaluation: a file beside the result, gone when that is there."""
 
@@ -135,6 +97,34 @@ class Partial:
         if time.monotonic() - self._saved > SAVED_EVERY:
             save_checkpoint(self.file, {**state(), "identity": self.identity})
             self._saved = time.monotonic()
+
+
+class Task(NamedTuple):
+    """One network's features and targets, ready for a classifier."""
+
+    network: Network
+    stages: list[str]
+    """Those that are judged, in order."""
+    train: FeatureSet
+    test: FeatureSet
+    targets: Targets
+    split: Split
+    view: View
+    seed: int
+    place: Place
+    partial: Partial
+
+    @property
+    def tested(self) -> NDArray[np.int64]:
+        """The test pictures that can be read, by index."""
+        return np.flatnonzero(self.test.good)
+
+    def outcome(self, scores: NDArray[np.floating]) -> Outcome:
+        """What scores of the test pictures, (len(tested), classes), say: the greatest is the answer, or all rank."""
+        truth = self.targets.test.labels[self.tested]
+        if self.targets.multilabel:
+            return Outcome(scores=scores.astype(np.float32), truth=truth.astype(np.int8))
+        return Outcome(correct=scores.argmax(1) == truth)
 
 
 Judge = Callable[[Task], Sequence[Row]]
@@ -161,149 +151,134 @@ def evaluate(
     """
     place = pick_place(settings.device, settings.precision, settings.workers)
     targets = open_targets(settings.train, settings.test)
-    networks = _opened(specs, settings)
-    views = [_view(network, settings, protocol) for network in networks]
-    results = [
-        _Destination(network, view, targets, settings, protocol, mode, place)
-        for network, view in zip(networks, views, strict=True)
+    evaluations = [
+        _Evaluation(network, targets, settings, protocol, mode, place) for network in _opened(specs, settings)
     ]
-    for destination in results:
-        destination.recall()
-    for view in dict.fromkeys(views):  # what is seen alike is decoded once
-        wanted = [at for at, one in enumerate(views) if one == view and results[at].result is None]
+    results = {at: found for at, one in enumerate(evaluations) if (found := one.kept())}
+    folder = Path(settings.cache).expanduser() if settings.cache else default_folder()
+    kept = CacheSettings(folder, settings.storage)
+    for view in dict.fromkeys(one.view for one in evaluations):  # what is seen alike is decoded once
+        wanted = [at for at, one in enumerate(evaluations) if one.view == view and at not in results]
         if not wanted:
             continue
-        group = [networks[at] for at in wanted]
         forget_peak(place.device)
-        kept = CacheSettings(
-            Path(settings.cache).expanduser() if settings.cache else default_folder(), settings.storage
-        )
+        networks = [evaluations[at].network for at in wanted]
         train, test = (
-            extract(group, source, view, protocol.poolings, place, kept, (targets.train, view), f"features of {part}")
+            extract(networks, source, view, protocol.poolings, place, kept, (targets.train, view), f"features: {part}")
             for part, source in (("train", targets.train), ("test", targets.test))
         )
         for at, known, asked in zip(wanted, train, test, strict=True):
-            results[at].judge(known, asked, judge)
-    return [destination.read() for destination in results]
+            results[at] = evaluations[at].judge(known, asked, judge)
+    return [results[at] for at in range(len(evaluations))]
 
 
-class _Destination:
-    """Where a result goes, and all that it depends on."""
+class _Evaluation:
+    """One network's evaluation: where its result goes, and all that this depends on."""
 
     def __init__(
         self,
         network: Network,
-        view: View,
         targets: Targets,
         settings: EvaluationSettings,
         protocol: Protocol,
         mode: Mode,
         place: Place,
     ) -> None:
-        self.network, self.view, self.targets, self.settings = network, view, targets, settings
-        self.protocol, self.mode, self.place = protocol, mode, place
-        self.result: Result | None = None
-        fraction = f".{100 * settings.fraction:g}%" if settings.fraction < 1 else ""
-        words = (settings.test, protocol.name + fraction, mode, network.name, f"{view.size}px", f"seed{settings.seed}")
-        name = ".".join(re.sub(r"[^\w.%-]+", "-", word).strip("-.")[-60:] for word in words)
-        folder = network.run / "results" if network.run else settings.out
-        self.file = folder / f"{name}.json"
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """What a result depends on; where all of it is the same, so is the result."""
-        return {
-            "network": self.network.weights,
-            "protocol": self.protocol.name,
-            "settings": json.loads(json.dumps(self.protocol.settings)),
-            "mode": self.mode,
-            "train": self.targets.train_digest,
-            "test": self.targets.test_digest,
-            "fraction": self.settings.fraction,
-            "view": [self.view.size, self.view.ratio],
-            "precision": self.place.precision,
-            "storage": self.settings.storage,
-            "seed": self.settings.seed,
+        self.network, self.targets, self.settings = network, targets, settings
+        self.protocol, self.place = protocol, place
+        size = network.fit_size(settings.size or round(network.view_size * protocol.ratio))
+        self.view = View(size, protocol.ratio)
+        names = [stage.name for stage in network.stages]
+        if unknown := [name for name in settings.stages if name not in names]:
+            raise UserError(f"stages: {network.name} has no {unknown[0]}; it has {', '.join(names)}")
+        self.stages = [name for name in names if name in settings.stages] or names
+        self.file = (network.run / "results" if network.run else settings.out) / f"{self._file_name(mode)}.json"
+        self.facts: dict[str, Any] = {
+            "protocol": protocol.name,
+            "settings": json.loads(json.dumps(protocol.settings)),
+            "mode": mode,
+            "train_digest": targets.train_digest,
+            "test_digest": targets.test_digest,
+            "fraction": settings.fraction,
+            "view_size": size,
+            "view_ratio": protocol.ratio,
+            "precision": place.precision,
+            "storage": settings.storage,
+            "seed": settings.seed,
             "code": code_digest(),
         }
 
-    def recall(self) -> None:
-        """Read back a result of the same identity, if there is one."""
-        if self.file.exists():
-            found = read_result(self.file)
-            if found.identity == self.identity:
-                self.result = found
+    def kept(self) -> Result | None:
+        """The result that was made of the very same things, if there is one."""
+        if not self.file.exists():
+            return None
+        found = read_result(self.file)
+        same = all(getattr(found, name) == value for name, value in self.facts.items())
+        return found if same and found.network == self._judged else None
 
-    def judge(self, train: FeatureSet, test: FeatureSet, judge: Judge) -> None:
-        """Make the result from the features, and write it."""
+    def judge(self, train: FeatureSet, test: FeatureSet, judge: Judge) -> Result:
+        """Make the result from the features, write it, and read it back."""
         began = time.monotonic()
-        settings, targets, protocol = self.settings, self.targets, self.protocol
-        chosen = split(targets.train.labels, protocol.holdout, settings.seed, settings.fraction, train.good)
-        identity = hashlib.sha256(json.dumps([self.identity, chosen.sha256], sort_keys=True).encode()).hexdigest()
-        partial = Partial(self.file.with_name(f".{self.file.stem[:200]}.part.pt"), identity)
-        task = Task(self.network, train, test, targets, chosen, self.view, settings.seed, self.place, partial)
+        settings, targets, network = self.settings, self.targets, self.network
+        divided = split(targets.train.labels, self.protocol.holdout, settings.seed, settings.fraction, train.good)
+        identity = json.dumps([self.facts, network.weights, divided.sha256, self.stages], sort_keys=True)
+        partial = Partial(self.file.with_name(f".{self.file.stem}.part.pt"), identity)
+        task = Task(network, self.stages, train, test, targets, divided, self.view, settings.seed, self.place, partial)
         rows = tuple(judge(task))
-        choosing = [row for row in rows if row.holdout is not None]
-        best = max(choosing, key=lambda row: row.holdout or 0.0).name if choosing else None
-        seconds, extraction = time.monotonic() - began, train.seconds + test.seconds
-        network = self.network
+        extraction, metric = train.seconds + test.seconds, _metric(targets)
         result = Result(
-            network=Judged(
-                network.name, network.group, network.kind, network.seed, network.step, network.backbone, network.weights
-            ),
-            protocol=protocol.name,
-            about=protocol.about,
-            settings=self.identity["settings"],
-            mode=self.mode,
-            metric="mAP" if targets.multilabel else "top-1",
+            **self.facts,
+            network=self._judged,
+            about=self.protocol.about,
+            metric=metric,
             train=settings.train,
             test=settings.test,
-            train_digest=targets.train_digest,
-            test_digest=targets.test_digest,
             classes=tuple(targets.classes),
-            n_fit=len(chosen.fit),
-            n_holdout=len(chosen.held),
+            n_fit=len(divided.fit),
+            n_holdout=len(divided.held),
             n_train=len(targets.train),
             n_test=len(task.tested),
-            fraction=settings.fraction,
-            split=chosen.name,
-            split_sha256=chosen.sha256,
-            view_size=self.view.size,
-            view_ratio=self.view.ratio,
-            precision=self.place.precision,
-            seed=settings.seed,
+            split=divided.name,
+            split_sha256=divided.sha256,
             rows=rows,
-            best=best,
             cost=Cost(
-                seconds=seconds + extraction,
+                seconds=time.monotonic() - began + extraction,
                 extraction_seconds=extraction,
                 pictures_per_second=(train.rows + test.rows) / max(extraction, 1e-9),
                 peak_bytes=peak(),
                 cache_bytes=train.nbytes + test.nbytes,
-                device=str(self.place.device),
+                device=device_name(self.place.device),
             ),
-            identity=self.identity,
             versions=versions(),
             skipped=tuple(train.skipped + test.skipped),
+            interval=ABOUT[metric],
         )
         write_result(self.file, result)
         partial.file.unlink(missing_ok=True)
-        self.result = result
-
-    def read(self) -> Result:
-        """The result as its file has it."""
         return read_result(self.file)
 
+    @property
+    def _judged(self) -> Judged:
+        one = self.network
+        return Judged(one.name, one.group, one.kind, one.seed, one.step, one.backbone, one.weights)
 
-@cache
-def code_digest() -> str:
-    """SHA-256 over the source files of the packages that compute a result."""
-    digest = hashlib.sha256()
-    for package in (pretext, transfer):
-        root = Path(package.__path__[0])
-        for file in sorted(root.rglob("*.py")):
-            digest.update(file.relative_to(root.parent).as_posix().encode() + b"\n" + file.read_bytes())
-    return digest.hexdigest()
+    def _file_name(self, mode: Mode) -> str:
+        settings = self.settings
+        words = [
+            settings.test,
+            self.protocol.name,
+            mode,
+            self.network.name,
+            f"{self.view.size}px",
+            f"seed{settings.seed}",
+        ]
+        words += [f"{100 * settings.fraction:g}%"] if settings.fraction < 1 else []
+        words += ["+".join(self.stages)] if settings.stages else []
+        return ".".join(re.sub(r"[^\w.+%@-]+", "-", word).strip("-.")[-50:] for word in words)
+
+
+def _metric(targets: Targets) -> Metric:
+    return "mAP" if targets.multilabel else "top-1"
 
 
 def _opened(specs: Sequence[str], settings: EvaluationSettings) -> list[Network]:
@@ -315,7 +290,3 @@ def _opened(specs: Sequence[str], settings: EvaluationSettings) -> list[Network]
     for network in (*references, *named):  # two runs of one seed may begin with the same weights
         found.setdefault((network.weights, network.kind), network)
     return list(found.values())
-
-
-def _view(network: Network, settings: EvaluationSettings, protocol: Protocol) -> View:
-    return View(network.fit_size(settings.size or round(network.view_size * protocol.ratio)), protocol.ratio)

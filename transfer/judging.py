@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from transfer.evaluation import EvaluationSettings, Task, evaluate
 from transfer.nearest import knn_scores
+from transfer.outcomes import Row, judged_row
 from transfer.protocols import NearestProtocol, SvmProtocol, find_protocol
-from transfer.results import Result, Row, judged_row
+from transfer.results import Result
 from transfer.svm import lowshot, svm_scores
 
 
@@ -35,13 +36,13 @@ class SvmSettings(EvaluationSettings):
 
 
 def knn(networks: Sequence[str], settings: KnnSettings) -> list[Result]:
-    """Judge frozen networks by the k nearest training pictures of every test picture; see ``transfer.probing.probe``."""
+    """Judge frozen networks by the k nearest neighbours of every test picture; see ``probing.probe``."""
     protocol = find_protocol("knn", NearestProtocol)
     return evaluate(networks, settings, protocol, "cached", partial(_neighbours, protocol=protocol))
 
 
 def svm(networks: Sequence[str], settings: SvmSettings) -> list[Result]:
-    """Judge frozen networks by a linear SVM for every class; see ``transfer.probing.probe``."""
+    """Judge frozen networks by a linear SVM for every class; see ``probing.probe``."""
     protocol = find_protocol(settings.protocol, SvmProtocol)
     judge = _few_shots if protocol.shots else _machines
     return evaluate(networks, settings, protocol, "cached", partial(judge, protocol=protocol))
@@ -88,7 +89,6 @@ def _machines(task: Task, protocol: SvmProtocol) -> list[Row]:
             _processes(),
             f"SVMs on {task.network.name}, {stage}",
         )
-        task.note(found.unconverged, found.fits)
         chosen = {"C": found.chosen.tolist()}
         score = float(found.precision.mean())
         outcome = task.outcome(found.scores)

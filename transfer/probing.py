@@ -19,12 +19,13 @@ from pretext.pictures.batches import CropSettings, Samples, batches
 from pretext.pictures.order import mix, permutation
 from pretext.pictures.source import LabelledSource, digest_of_keys
 from transfer.contest import Cell, Contest, Fed, Winner, grid, positions, steps_of
-from transfer.evaluation import EvaluationSettings, Mode, Task, evaluate
+from transfer.evaluation import EvaluationSettings, Task, evaluate
 from transfer.heads import Heads, Linear, Setting
 from transfer.logistic import choose_logistic
+from transfer.outcomes import Row, judged_row
 from transfer.pooling import pool
 from transfer.protocols import LinearProtocol, LogisticProtocol, ProbeProtocol, find_protocol
-from transfer.results import Result, Row, judged_row
+from transfer.results import Mode, Result
 from transfer.rows import Rows
 
 Order = Callable[[int], NDArray[np.int64]]
@@ -107,7 +108,7 @@ def _linear(task: Task, protocol: LinearProtocol, mode: Mode) -> list[Row]:
                 fed = _kept_views(task, rows, contest, batch_size, order)
             else:
                 fed = _fresh_views(task, protocol, contest, batch_size, order)
-            winners += contest.run(fed, after)
+            winners.extend(contest.run(fed, after))
     return [_row(task, winner) for winner in winners]
 
 

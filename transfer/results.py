@@ -107,6 +107,8 @@ class Result:
     view_size: int
     view_ratio: float
     precision: str
+    storage: str
+    """Of the kept features: float16 or float32."""
     seed: int
     """Of the evaluation."""
     rows: tuple[Row, ...]

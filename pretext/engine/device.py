@@ -1,6 +1,8 @@
 """The device a job runs on, and the precision it computes in."""
 
 import os
+import platform
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
@@ -65,6 +67,15 @@ def pick_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError, ValueError) as error:
         raise UserError(f"device {name}: there is none here; use auto, cpu or cuda") from error
     return device
+
+
+def device_name(device: torch.device) -> str:
+    """What the device is, for records: the GPU's name, or the processor's and its cores."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{next(iter(models), platform.machine())}, {len(os.sched_getaffinity(0))} cores"
 
 
 def pick_precision(precision: Precision, device: torch.device) -> Literal["bf16", "fp32"]:
