@@ -137,8 +137,6 @@ def compare_paths(words: Sequence[str], settings: CompareSettings | None = None)
     mode = settings.mode or ("augmented" if "augmented" in modes else "cached" if modes else "")
     if mode != "any":
         groups = [[result for result in group if not mode or result.mode == mode] for group in groups]
-    elif len({result.mode for result in groups[0]}) > 1:
-        raise UserError(f"{words[0]}: has both modes; with mode any, name one file of each network")
     common = set.intersection(*({repr(evaluation(result)) for result in group} for group in groups))
     if len(common) > 1:
         several = [result for result in groups[0] if repr(evaluation(result)) in common]
@@ -226,21 +224,17 @@ def _meant(word: str, settings: CompareSettings) -> list[Result]:
         results = [result for result in results if result.network.kind == kind]
     else:
         results = [result for result in results if result.network.kind != "random"] or results
-    last = {key: max(r.network.step for r in results if _same(r) == key) for key in map(_same, results)}
-    results = [result for result in results if result.network.step == last[_same(result)]]
     if not results:
         raise UserError(f"{word}: no result of a {kind} network there")
-    for name, asked, of in (
-        ("protocol", settings.protocol, lambda r: r.protocol),
-        ("test", settings.test, lambda r: r.test),
-        ("fraction", settings.fraction, lambda r: r.fraction),
-        ("mode", settings.mode.replace("any", ""), lambda r: r.mode),
-    ):
-        there = dict.fromkeys(map(of, results))
-        results = [result for result in results if not asked or of(result) == asked]
-        if not results:
-            raise UserError(f"{word}: no result with {name} {asked}; there is {', '.join(map(str, there))}")
-    return results
+    for name in ("protocol", "test", "fraction", "mode"):
+        asked = getattr(settings, name)
+        if asked and asked != "any":
+            there = dict.fromkeys(str(getattr(result, name)) for result in results)
+            results = [result for result in results if getattr(result, name) == asked]
+            if not results:
+                raise UserError(f"{word}: no result with {name} {asked}; there is {', '.join(there)}")
+    last = {key: max(r.network.step for r in results if _same(r) == key) for key in map(_same, results)}
+    return [result for result in results if result.network.step == last[_same(result)]]
 
 
 def _same(result: Result) -> tuple[str, str, int]:
@@ -255,7 +249,7 @@ def _paths(part: str) -> list[Path]:
     """A path, or what a pattern finds."""
     if Path(part).exists() or not glob.has_magic(part):
         return [Path(part)]
-    found = [Path(path) for path in sorted(glob.glob(part))]
+    found = [Path(path) for path in sorted(glob.glob(part))]  # noqa: PTH207  (Path.glob takes no absolute pattern)
     if not found:
         raise UserError(f"{part}: nothing is found by this pattern")
     return found

@@ -207,7 +207,8 @@ def swaps(pairs: Sequence[tuple[NDArray[Any], NDArray[Any]]], truth: NDArray[Any
 
     def differences(stays: NDArray[np.float32]) -> Floats:
         one, other = np.concatenate([stays, 1 - stays]), np.concatenate([1 - stays, stays])
-        return np.mean([_mean_ap(ranking, one) - _mean_ap(ranking, other) for ranking in rankings], axis=0)
+        each = np.stack([_mean_ap(ranking, one) - _mean_ap(ranking, other) for ranking in rankings])
+        return each.mean(0)  # type: ignore[no-any-return]  # numpy's stubs
 
     found = [
         differences(rng.integers(0, 2, (min(at_once, draws - start), count), dtype=np.int8).T.astype(np.float32))

@@ -22,11 +22,50 @@ from transfer.results import Result
 WIDTH = 100
 """Columns of text that a table keeps to, where it can."""
 
-_HEADER = (
-    "network group kind step seeds evaluation_seeds stage variant mode metric value low high sd_over_seeds "
-    "sd_over_samples best holdout n n_seeds dims pooling view_size protocol fraction train test train_digest "
-    "test_digest split split_sha256 weights"
-).split()
+_HEADER = [
+    "network",
+    "group",
+    "kind",
+    "step",
+    "seeds",
+    "evaluation_seeds",
+    "stage",
+    "variant",
+    "mode",
+    "metric",
+    "value",
+    "low",
+    "high",
+    "sd_over_seeds",
+    "sd_over_samples",
+    "best",
+    "holdout",
+    "n",
+    "n_seeds",
+    "dims",
+    "pooling",
+    "view_size",
+    "protocol",
+    "fraction",
+    "train",
+    "test",
+    "train_digest",
+    "test_digest",
+    "split",
+    "split_sha256",
+    "weights",
+]
+_AS_THEY_ARE = (  # fields of a result that are the same for all of a column
+    "mode",
+    "metric",
+    "view_size",
+    "protocol",
+    "fraction",
+    "train",
+    "test",
+    "train_digest",
+    "test_digest",
+)
 _LATEX = {
     **{one: f"\\{one}" for one in "&%$#_{}"},
     "\\": r"\textbackslash{}",
@@ -391,8 +430,5 @@ def _shared(column: Column, name: str) -> dict[str, object]:
         "weights": joined(result.network.weights for result in column.results),
         "split": joined(result.split for result in column.results),
         "split_sha256": joined(result.split_sha256 for result in column.results),
-        **{
-            name: getattr(first, name)
-            for name in "mode metric view_size protocol fraction train test train_digest test_digest".split()
-        },
+        **{name: getattr(first, name) for name in _AS_THEY_ARE},
     }
