@@ -133,10 +133,6 @@ def compare_paths(words: Sequence[str], settings: CompareSettings | None = None)
     groups = [_meant(word, settings) for word in words]
     if len(groups) < 2:
         raise UserError("one network alone cannot be compared; name two or more")
-    modes = set.intersection(*({result.mode for result in group} for group in groups))
-    mode = settings.mode or ("augmented" if "augmented" in modes else "cached" if modes else "")
-    if mode != "any":
-        groups = [[result for result in group if not mode or result.mode == mode] for group in groups]
     common = set.intersection(*({repr(evaluation(result)) for result in group} for group in groups))
     if len(common) > 1:
         several = [result for result in groups[0] if repr(evaluation(result)) in common]
@@ -146,6 +142,10 @@ def compare_paths(words: Sequence[str], settings: CompareSettings | None = None)
         )
     if common:
         groups = [[result for result in group if repr(evaluation(result)) in common] for group in groups]
+    modes = set.intersection(*({result.mode for result in group} for group in groups))
+    mode = settings.mode or ("augmented" if "augmented" in modes else "cached" if modes else "")
+    if mode != "any":
+        groups = [[result for result in group if not mode or result.mode == mode] for group in groups]
     return compare(groups, across_modes=mode == "any")
 
 
@@ -219,6 +219,8 @@ def _meant(word: str, settings: CompareSettings) -> list[Result]:
     kind, _, rest = word.partition(":")
     if kind not in KINDS or Path(word).exists():
         kind, rest = "", word
+    if not rest.strip(","):
+        raise UserError(f"{word!r} names no results; name a result's file, a run, or a folder of them")
     results = find_results([path for part in _parts(rest) for path in _paths(part)])
     if kind:
         results = [result for result in results if result.network.kind == kind]

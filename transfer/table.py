@@ -192,11 +192,7 @@ class Section:
             )
         splits = dict.fromkeys(f"{result.split} ({result.split_sha256[:8]})" for result in results)
         lines += [f"{first.protocol}: {first.about}", used, f"split: {'; '.join(splits)}"]
-        for column in [network.modes[0] for network in self.networks]:
-            network, size = column.first.network, column.first.view_size
-            steps = f", step {network.step:,}" if network.step else ""
-            lines.append(f"{column.label}: {network.kind} {network.backbone}, {column.seeds}{steps}, seen at {size} px")
-        return lines
+        return lines + [_described(network) for network in self.networks]
 
 
 @dataclass(frozen=True, eq=False)
@@ -322,6 +318,23 @@ def _network(found: Sequence[Column]) -> Network:
     )
     names = [name for name in cached.names if name in augmented.names]
     return Network(tuple(modes), {name: score_gap(cached, augmented, name, name) for name in names})
+
+
+def _described(network: Network) -> str:
+    first, several = network.modes[0], len(network.modes) > 1
+    seeds = dict.fromkeys(column.seeds for column in network.modes)
+    words = [f"{first.first.network.kind} {first.first.network.backbone}"]
+    if len(seeds) == 1:
+        words.append(first.seeds)
+    else:
+        words += [f"{column.first.mode} {column.seeds}" for column in network.modes]
+    if first.first.network.step:
+        words.append(f"step {first.first.network.step:,}")
+    words.append(f"seen at {first.first.view_size} px")
+    # Bold is lost where a table is printed to a file.
+    chosen = [column for column in network.modes if column.best is not None]
+    words += [f"best {f'{column.first.mode} ' if several else ''}{column.best}" for column in chosen]
+    return f"{first.label}: {', '.join(words)}"
 
 
 def _number(column: Column, name: str) -> Cell:
