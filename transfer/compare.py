@@ -2,12 +2,14 @@
 
 import glob
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from rich.table import Table
 
+from pretext.engine.progress import progress
 from pretext.errors import UserError
 from transfer.columns import Column, Gap, columns, tested_gap
 from transfer.intervals import Estimate, holm
@@ -93,7 +95,15 @@ def compare(groups: Sequence[Sequence[Result]], across_modes: bool = False) -> C
                 "choose one mode, or ask for any"
             )
     drafts = [(other, _pairs_of_rows(found[0], other)) for other in found[1:]]
-    gaps = [[tested_gap(found[0], other, *names) for names in rows] for other, rows in drafts]
+    gaps: list[list[Gap]] = []
+    swapped = found[0].first.metric == "mAP"  # which takes a second per pair of seeds; the other tests take no time
+    with progress("tests", sum(len(rows) for _, rows in drafts), "tests") if swapped else nullcontext() as advance:
+        for other, rows in drafts:
+            gaps.append([])
+            for names in rows:
+                gaps[-1].append(tested_gap(found[0], other, *names))
+                if advance is not None:
+                    advance(1, "")
     adjusted = iter(holm([gap.p for of_pair in gaps for gap in of_pair]))
     pairs = []
     for (other, rows), of_pair in zip(drafts, gaps, strict=True):

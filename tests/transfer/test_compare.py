@@ -125,7 +125,7 @@ def test_mean_average_precision() -> None:
     (alone,) = compare([first[:1], second[:1]]).pairs[0].lines
     assert alone.gap.test == "swaps of pictures" and alone.gap.p == swaps(
         [(sides[0][0].scores, sides[1][0].scores)], known
-    )  # type: ignore[list-item]
+    )
 
 
 def test_a_network_with_itself() -> None:
