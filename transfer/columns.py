@@ -1,16 +1,16 @@
 """Results that stand in one column: one network in one mode, its seeds joined."""
 
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import takewhile
 from typing import NamedTuple
 
 import numpy as np
 
 from pretext.errors import UserError
-from transfer.intervals import Estimate, centred, mean, mcnemar, sign_flips, swaps, welch
+from transfer.intervals import Estimate, centred, mcnemar, mean, sign_flips, swaps, welch
 from transfer.outcomes import (
     Outcome,
     Row,
@@ -211,5 +211,7 @@ def _shared_name(names: Sequence[str]) -> str:
     """What the names of several seeds begin with, without "seed" and what joins it; else the first."""
     if len(set(names)) == 1:
         return names[0]
-    shared = re.sub(r"([-_. =]+(seed|s)?[-_. =]*\d*|seed\d*)$", "", os.path.commonprefix(list(names)))
+    alike = takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False))
+    shared = "".join(letters[0] for letters in alike)
+    shared = re.sub(r"([-_. =]+(seed|s)?[-_. =]*\d*|seed\d*)$", "", shared)
     return shared or names[0]

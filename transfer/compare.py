@@ -2,12 +2,14 @@
 
 import glob
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from rich.table import Table
 
+from pretext.engine.progress import progress
 from pretext.errors import UserError
 from transfer.columns import Column, Gap, columns, tested_gap
 from transfer.intervals import Estimate, holm
@@ -93,7 +95,15 @@ def compare(groups: Sequence[Sequence[Result]], across_modes: bool = False) -> C
                 "choose one mode, or ask for any"
             )
     drafts = [(other, _pairs_of_rows(found[0], other)) for other in found[1:]]
-    gaps = [[tested_gap(found[0], other, *names) for names in rows] for other, rows in drafts]
+    gaps: list[list[Gap]] = []
+    swapped = found[0].first.metric == "mAP"  # which takes a second per pair of seeds; the other tests take no time
+    with progress("tests", sum(len(rows) for _, rows in drafts), "tests") if swapped else nullcontext() as advance:
+        for other, rows in drafts:
+            gaps.append([])
+            for names in rows:
+                gaps[-1].append(tested_gap(found[0], other, *names))
+                if advance is not None:
+                    advance(1, "")
     adjusted = iter(holm([gap.p for of_pair in gaps for gap in of_pair]))
     pairs = []
     for (other, rows), of_pair in zip(drafts, gaps, strict=True):
@@ -133,12 +143,6 @@ def compare_paths(words: Sequence[str], settings: CompareSettings | None = None)
     groups = [_meant(word, settings) for word in words]
     if len(groups) < 2:
         raise UserError("one network alone cannot be compared; name two or more")
-    modes = set.intersection(*({result.mode for result in group} for group in groups))
-    mode = settings.mode or ("augmented" if "augmented" in modes else "cached" if modes else "")
-    if mode != "any":
-        groups = [[result for result in group if not mode or result.mode == mode] for group in groups]
-    elif len({result.mode for result in groups[0]}) > 1:
-        raise UserError(f"{words[0]}: has both modes; with mode any, name one file of each network")
     common = set.intersection(*({repr(evaluation(result)) for result in group} for group in groups))
     if len(common) > 1:
         several = [result for result in groups[0] if repr(evaluation(result)) in common]
@@ -148,6 +152,10 @@ def compare_paths(words: Sequence[str], settings: CompareSettings | None = None)
         )
     if common:
         groups = [[result for result in group if repr(evaluation(result)) in common] for group in groups]
+    modes = set.intersection(*({result.mode for result in group} for group in groups))
+    mode = settings.mode or ("augmented" if "augmented" in modes else "cached" if modes else "")
+    if mode != "any":
+        groups = [[result for result in group if not mode or result.mode == mode] for group in groups]
     return compare(groups, across_modes=mode == "any")
 
 
@@ -221,26 +229,24 @@ def _meant(word: str, settings: CompareSettings) -> list[Result]:
     kind, _, rest = word.partition(":")
     if kind not in KINDS or Path(word).exists():
         kind, rest = "", word
+    if not rest.strip(","):
+        raise UserError(f"{word!r} names no results; name a result's file, a run, or a folder of them")
     results = find_results([path for part in _parts(rest) for path in _paths(part)])
     if kind:
         results = [result for result in results if result.network.kind == kind]
     else:
         results = [result for result in results if result.network.kind != "random"] or results
-    last = {key: max(r.network.step for r in results if _same(r) == key) for key in map(_same, results)}
-    results = [result for result in results if result.network.step == last[_same(result)]]
     if not results:
         raise UserError(f"{word}: no result of a {kind} network there")
-    for name, asked, of in (
-        ("protocol", settings.protocol, lambda r: r.protocol),
-        ("test", settings.test, lambda r: r.test),
-        ("fraction", settings.fraction, lambda r: r.fraction),
-        ("mode", settings.mode.replace("any", ""), lambda r: r.mode),
-    ):
-        there = dict.fromkeys(map(of, results))
-        results = [result for result in results if not asked or of(result) == asked]
-        if not results:
-            raise UserError(f"{word}: no result with {name} {asked}; there is {', '.join(map(str, there))}")
-    return results
+    for name in ("protocol", "test", "fraction", "mode"):
+        asked = getattr(settings, name)
+        if asked and asked != "any":
+            there = dict.fromkeys(str(getattr(result, name)) for result in results)
+            results = [result for result in results if getattr(result, name) == asked]
+            if not results:
+                raise UserError(f"{word}: no result with {name} {asked}; there is {', '.join(there)}")
+    last = {key: max(r.network.step for r in results if _same(r) == key) for key in map(_same, results)}
+    return [result for result in results if result.network.step == last[_same(result)]]
 
 
 def _same(result: Result) -> tuple[str, str, int]:
@@ -255,7 +261,7 @@ def _paths(part: str) -> list[Path]:
     """A path, or what a pattern finds."""
     if Path(part).exists() or not glob.has_magic(part):
         return [Path(part)]
-    found = [Path(path) for path in sorted(glob.glob(part))]
+    found = [Path(path) for path in sorted(glob.glob(part))]  # noqa: PTH207  (Path.glob takes no absolute pattern)
     if not found:
         raise UserError(f"{part}: nothing is found by this pattern")
     return found

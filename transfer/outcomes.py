@@ -108,7 +108,8 @@ def seed_scores(seeds: Sequence[Sequence[Outcome]]) -> list[float]:
 
 def picture_means(seeds: Sequence[Sequence[Outcome]]) -> Floats:
     """Of each picture how often it is answered right, over samples and seeds, in [0, 1]: (N,)."""
-    total: Floats = np.mean([np.mean([outcome.correct for outcome in outcomes], axis=0) for outcomes in seeds], axis=0)
+    each = [np.mean([_correct(outcome) for outcome in outcomes], axis=0) for outcomes in seeds]
+    total: Floats = np.mean(each, axis=0)
     return total
 
 
@@ -121,3 +122,8 @@ def resampled_means(seeds: Sequence[Sequence[Outcome]]) -> Floats:
 def deviation(values: Sequence[float]) -> float | None:
     """Standard deviation of a sample; None of fewer than two numbers."""
     return float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+
+def _correct(outcome: Outcome) -> NDArray[np.bool_]:
+    assert outcome.correct is not None
+    return outcome.correct

@@ -187,8 +187,8 @@ def require_comparable(results: Sequence[Result]) -> None:
                 ]
                 was, now = (one.get(name, _short(value)) for one, value in zip(shown, (first, second), strict=True))
                 raise UserError(
-                    f"{_where(other)} cannot be compared with {_where(results[0])}: other {name}: {now} instead of {was}; "
-                    "evaluate both in the same way"
+                    f"{_where(other)} cannot be compared with {_where(results[0])}: other {name}: "
+                    f"{now} instead of {was}; evaluate both in the same way"
                 )
 
 
@@ -305,6 +305,8 @@ def _result(found: dict[str, Any], file: str) -> Result:
 
 def _row(found: dict[str, Any], outcomes: tuple[Outcome, ...]) -> Row:
     holdout = None if found["holdout"] is None else _number(found["holdout"])
+    if not outcomes:
+        raise ValueError("a row without answers")
     score = Estimate(**{name: _number(found["score"][name]) for name in Estimate._fields})
     value = seed_scores([outcomes])[0]
     if not math.isclose(value, score.value, abs_tol=1e-9) or not score.low <= score.high:
@@ -353,7 +355,8 @@ def _unpacked(text: str, kind: str, shape: tuple[int, int]) -> NDArray[Any]:
 
 def _plain(kind: type, found: Any) -> dict[str, Any]:
     """The fields that are a single text or number, of the right type."""
-    hints, values = get_type_hints(kind), {}
+    hints = get_type_hints(kind)
+    values: dict[str, Any] = {}
     for name, hint in hints.items():
         if name == "file":
             continue

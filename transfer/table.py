@@ -22,11 +22,50 @@ from transfer.results import Result
 WIDTH = 100
 """Columns of text that a table keeps to, where it can."""
 
-_HEADER = (
-    "network group kind step seeds evaluation_seeds stage variant mode metric value low high sd_over_seeds "
-    "sd_over_samples best holdout n n_seeds dims pooling view_size protocol fraction train test train_digest "
-    "test_digest split split_sha256 weights"
-).split()
+_HEADER = [
+    "network",
+    "group",
+    "kind",
+    "step",
+    "seeds",
+    "evaluation_seeds",
+    "stage",
+    "variant",
+    "mode",
+    "metric",
+    "value",
+    "low",
+    "high",
+    "sd_over_seeds",
+    "sd_over_samples",
+    "best",
+    "holdout",
+    "n",
+    "n_seeds",
+    "dims",
+    "pooling",
+    "view_size",
+    "protocol",
+    "fraction",
+    "train",
+    "test",
+    "train_digest",
+    "test_digest",
+    "split",
+    "split_sha256",
+    "weights",
+]
+_AS_THEY_ARE = (  # fields of a result that are the same for all of a column
+    "mode",
+    "metric",
+    "view_size",
+    "protocol",
+    "fraction",
+    "train",
+    "test",
+    "train_digest",
+    "test_digest",
+)
 _LATEX = {
     **{one: f"\\{one}" for one in "&%$#_{}"},
     "\\": r"\textbackslash{}",
@@ -153,11 +192,7 @@ class Section:
             )
         splits = dict.fromkeys(f"{result.split} ({result.split_sha256[:8]})" for result in results)
         lines += [f"{first.protocol}: {first.about}", used, f"split: {'; '.join(splits)}"]
-        for column in [network.modes[0] for network in self.networks]:
-            network, size = column.first.network, column.first.view_size
-            steps = f", step {network.step:,}" if network.step else ""
-            lines.append(f"{column.label}: {network.kind} {network.backbone}, {column.seeds}{steps}, seen at {size} px")
-        return lines
+        return lines + [_described(network) for network in self.networks]
 
 
 @dataclass(frozen=True, eq=False)
@@ -285,6 +320,23 @@ def _network(found: Sequence[Column]) -> Network:
     return Network(tuple(modes), {name: score_gap(cached, augmented, name, name) for name in names})
 
 
+def _described(network: Network) -> str:
+    first, several = network.modes[0], len(network.modes) > 1
+    seeds = dict.fromkeys(column.seeds for column in network.modes)
+    words = [f"{first.first.network.kind} {first.first.network.backbone}"]
+    if len(seeds) == 1:
+        words.append(first.seeds)
+    else:
+        words += [f"{column.first.mode} {column.seeds}" for column in network.modes]
+    if first.first.network.step:
+        words.append(f"step {first.first.network.step:,}")
+    words.append(f"seen at {first.first.view_size} px")
+    # Bold is lost where a table is printed to a file.
+    chosen = [column for column in network.modes if column.best is not None]
+    words += [f"best {f'{column.first.mode} ' if several else ''}{column.best}" for column in chosen]
+    return f"{first.label}: {', '.join(words)}"
+
+
 def _number(column: Column, name: str) -> Cell:
     if name not in column.cells:
         return ""
@@ -391,8 +443,5 @@ def _shared(column: Column, name: str) -> dict[str, object]:
         "weights": joined(result.network.weights for result in column.results),
         "split": joined(result.split for result in column.results),
         "split_sha256": joined(result.split_sha256 for result in column.results),
-        **{
-            name: getattr(first, name)
-            for name in "mode metric view_size protocol fraction train test train_digest test_digest".split()
-        },
+        **{name: getattr(first, name) for name in _AS_THEY_ARE},
     }

@@ -1,0 +1,289 @@
+"""A result is one file: what is written is read, and nothing wrong is ever read back."""
+
+import base64
+import json
+import zlib
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from judging import answers, ranked, result, row, truth
+
+from pretext.errors import UserError
+from transfer.intervals import mean_average_precision
+from transfer.results import (
+    Outcome,
+    Result,
+    code_digest,
+    find_results,
+    read_result,
+    require_comparable,
+    result_path,
+    write_result,
+)
+
+
+def without_answers(one: Result) -> dict[str, Any]:
+    found = asdict(one)
+    for each in found["rows"]:
+        del each["outcomes"]
+    return found | {"file": ""}
+
+
+@pytest.fixture
+def multilabel() -> Result:
+    return result(rows=[row("conv1", ranked(0.5, 0)), row("conv2", ranked(1.0, 1), 0.6)], metric="mAP")
+
+
+def test_top1_survives(tmp_path: Path) -> None:
+    made = result(rows=[row("conv1", answers(0.3, 0, 401)), row("conv2", answers(1.1, 1, 401), None, "k=20")])
+    write_result(tmp_path / "new" / "a.json", made)
+    back = read_result(tmp_path / "new" / "a.json")
+    assert without_answers(back) == without_answers(made) and back == made
+    assert back.file == str(tmp_path / "new" / "a.json") and [one.name for one in back.rows] == ["conv1", "conv2, k=20"]
+    for was, now in zip(made.rows, back.rows, strict=True):
+        assert np.array_equal(was.outcomes[0].correct, now.outcomes[0].correct)  # type: ignore[arg-type]
+
+
+def test_multilabel_survives(tmp_path: Path, multilabel: Result) -> None:
+    write_result(tmp_path / "a.json", multilabel)
+    back = read_result(tmp_path / "a.json")
+    assert back == multilabel and back.metric == "mAP"
+    for was, now in zip(multilabel.rows, back.rows, strict=True):
+        assert np.array_equal(was.outcomes[0].truth, now.outcomes[0].truth)  # type: ignore[arg-type]
+        assert was.outcomes[0].value == now.outcomes[0].value
+        assert np.array_equal(was.outcomes[0].resampled, now.outcomes[0].resampled), "the order is all that counts"
+
+
+def test_ranks_keep_ties(tmp_path: Path) -> None:
+    known = truth()
+    rng = np.random.default_rng(0)
+    outcome = Outcome(scores=(rng.integers(-3, 3, known.shape) / 7 + (known == 1)).astype(np.float32), truth=known)
+    write_result(tmp_path / "a.json", result(rows=[row("conv1", outcome)], metric="mAP"))
+    scores = read_result(tmp_path / "a.json").rows[0].outcomes[0].scores
+    assert scores is not None and outcome.scores is not None
+    assert mean_average_precision(scores, known) == outcome.value
+    assert np.array_equal(scores[:, None] < scores[None], outcome.scores[:, None] < outcome.scores[None])
+
+
+def test_samples_survive(tmp_path: Path) -> None:
+    samples = [answers(0.3, seed) for seed in range(5)]
+    made = result(rows=[row("conv1", samples, 0.4, "4 shots"), row("conv1", samples[:1], 0.5, "8 shots")])
+    write_result(tmp_path / "a.json", made)
+    back = read_result(tmp_path / "a.json")
+    assert len(back.rows[0].outcomes) == 5
+    assert back.rows[0].spread == pytest.approx(np.std([one.value for one in samples], ddof=1))
+    assert back.rows[0].score.value == pytest.approx(np.mean([one.value for one in samples]))
+    assert back.best is None, "rows that were given other pictures are not chosen among"
+
+
+def test_the_best_row_is_chosen_on_held_out_pictures() -> None:
+    rows = [row("conv1", answers(0.9, 0), 0.3), row("conv2", answers(0.2, 1), 0.6), row("conv3", answers(0.5, 2), 0.6)]
+    assert result(rows=rows).best == "conv2"
+    assert result(rows=[row("conv1", answers(0.9, 0), None)]).best is None
+
+
+def test_the_file_is_readable(tmp_path: Path) -> None:
+    write_result(tmp_path / "a.json", result())
+    text = (tmp_path / "a.json").read_text()
+    found = json.loads(text)
+    assert list(found)[:3] == ["format", "network", "protocol"] and list(found)[-1] == "answers"
+    assert found["rows"][2]["score"].keys() == {"value", "low", "high"} and found["best"] == "conv3"
+    assert found["cost"]["peak_bytes"] == 10**9 and found["settings"]["rates"] == [0.1, 0.01]
+    bits = np.unpackbits(np.frombuffer(base64.b64decode(found["answers"][0][0]), np.uint8), count=400)
+    assert bits.mean() == found["rows"][0]["score"]["value"], "as the file says it without our reader"
+
+
+Damage = Callable[[dict[str, Any]], Any]
+
+
+def change(*path: Any, to: Any) -> Damage:
+    def damage(found: dict[str, Any]) -> None:
+        inner: Any = found
+        for key in path[:-1]:
+            inner = inner[key]
+        inner[path[-1]] = to
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        change("format", to="pretint result 99"),
+        change("network", to=None),
+        change("network", "seed", to="0"),
+        change("network", "seed", to=-1),
+        change("network", "name", to=["a"]),
+        change("n_test", to=399),
+        change("n_test", to=True),
+        change("n_test", to=10**40),
+        change("n_test", to=4.5),
+        change("metric", to="F1"),
+        change("mode", to="both"),
+        change("metric", to="mAP"),
+        change("classes", to=[]),
+        change("classes", to="abc"),
+        change("fraction", to=float("nan")),
+        change("fraction", to=None),
+        change("view_size", to=0),
+        change("rows", to=[]),
+        change("rows", 0, "stage", to="conv2"),
+        change("rows", 0, "score", "value", to=0.9),
+        change("rows", 0, "score", "low", to=0.9),
+        change("rows", 0, "score", "low", to="0"),
+        change("rows", 0, "holdout", to=0.99),
+        change("rows", 0, "chosen", to=[]),
+        change("answers", 0, to=[]),
+        change("answers", 0, 0, to="not base64!"),
+        change("answers", 0, 0, to="AAAA"),
+        change("answers", to=[]),
+        change("truth", to="AAAA"),
+        change("best", to="conv1"),
+        change("skipped", to=[["a"]]),
+        change("settings", to=[1]),
+        change("versions", to={"torch": 2}),
+        lambda found: found.pop("split"),
+        lambda found: found["rows"].pop(),
+    ],
+)
+def test_damage_is_one_line(tmp_path: Path, damage: Damage) -> None:
+    path = tmp_path / "a.json"
+    write_result(path, result())
+    found = json.loads(path.read_text())
+    damage(found)
+    path.write_text(json.dumps(found))
+    with pytest.raises(UserError, match=r"a\.json: no result, or a damaged one") as caught:
+        read_result(path)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
+
+
+def packed(values: Any) -> str:
+    return base64.b64encode(zlib.compress(np.asarray(values).tobytes())).decode()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        change("answers", 0, 0, to=packed(np.zeros(300 * 3, "<u4"))),  # other answers than the number says
+        change("answers", 0, 0, to=packed(np.zeros(299 * 3, "<u4"))),
+        change("answers", 0, 0, to=packed(np.zeros(10**7, "<u4"))),
+        change("answers", 0, 0, to="AAAA"),
+        change("truth", to=packed(np.full(300 * 3, 2, "<i1"))),
+        change("truth", to=packed(np.zeros(300 * 3, "<i1"))),
+        change("truth", to=None),
+        change("classes", to=["a", "b"]),
+        change("n_test", to=2**60),
+    ],
+)
+def test_damaged_scores(tmp_path: Path, multilabel: Result, damage: Damage) -> None:
+    path = tmp_path / "a.json"
+    write_result(path, multilabel)
+    found = json.loads(path.read_text())
+    damage(found)
+    path.write_text(json.dumps(found))
+    with pytest.raises(UserError, match="damaged one"):
+        read_result(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b"\xff\xfe", b"[" * 100_000, b'{"format": "pretint result 1"}'])
+def test_no_result(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(UserError, match="no result, or a damaged one"):
+        read_result(tmp_path / "a.json")
+
+
+def test_torn_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    write_result(path, result())
+    content = path.read_bytes()
+    for share in (0.3, 0.9, 0.999):
+        path.write_bytes(content[: int(len(content) * share)])
+        with pytest.raises(UserError, match="damaged one"):
+            read_result(path)
+
+
+def test_found_in_files_runs_and_folders(tmp_path: Path) -> None:
+    for seed in range(3):
+        run = tmp_path / "runs" / f"colour{seed}"
+        for one in (result(f"colour{seed}", seed), result(f"random{seed}", seed, kind="random")):
+            write_result(result_path(run / "results", one), one)
+    (run / "settings.json").write_text("{}")  # a run holds other things too
+    file = next((run / "results").glob("*.json"))
+    assert len(find_results([file])) == 1
+    assert len(find_results([run])) == len(find_results([run / "results"])) == 2
+    assert len(find_results([tmp_path / "runs"])) == 6
+    assert len(find_results([tmp_path / "runs", run, file])) == 6, "each once"
+    with pytest.raises(UserError, match="nowhere: does not exist"):
+        find_results([tmp_path / "nowhere"])
+    with pytest.raises(UserError, match="no results there"):
+        find_results([tmp_path])
+    with pytest.raises(UserError, match="damaged"):
+        find_results([run / "settings.json"])
+
+
+def test_paths_tell_evaluations_apart(tmp_path: Path) -> None:
+    made = result()
+    changes: list[dict[str, Any]] = [
+        {},
+        {"mode": "augmented"},
+        {"seed": 1},
+        {"evaluation_seed": 1},
+        {"view_size": 64},
+        {"test_digest": "e" * 64},
+        {"settings": {"dims": 1}},
+        {"fraction": 0.1},
+        {"step": 2000},
+        {"group": "f" * 16},
+    ]
+    paths = {result_path(tmp_path, result(**one)) for one in changes}
+    assert len(paths) == len(changes)
+    assert result_path(tmp_path, replace(made, cost=replace(made.cost, seconds=1.0))) == result_path(tmp_path, made)
+    hostile = result_path(tmp_path, result("../../a b\n\u202e" + "x" * 300, test="/etc/../passwd"))
+    assert hostile.parent == tmp_path and hostile.name.isascii() and len(hostile.name) < 200
+    assert hostile.name.endswith(".json") and "/" not in hostile.name
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"protocol": "knn"}, "other protocol: knn instead of modern"),
+        ({"settings": {"dims": 1}}, "other protocol settings"),
+        (
+            {"test_digest": "e" * 64, "test": "other"},
+            r"other test data: other \(eeeeeeee\) instead of photos/test \(bbbb",
+        ),
+        ({"train_digest": "e" * 64}, "other training data"),
+        ({"n_train": 7}, "other training pictures: 7 instead of 1000"),
+        ({"classes": ("cat", "dog", "bird")}, "other classes"),
+        ({"fraction": 0.01}, "other share of the labels"),
+        ({"view_ratio": 0.875}, "other part of a picture"),
+        ({"skipped": (("x.jpg", "empty"),)}, "other unreadable pictures"),
+        ({"rows": [row("conv1", answers(0.5, 0, 401))]}, "other test pictures: 401 instead of 400"),
+        ({"rows": [row("conv1", ranked(1, 0))]}, "other metric: mAP instead of top-1"),
+    ],
+)
+def test_different_evaluations_are_not_compared(changed: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        require_comparable([result("first"), result("second", **changed)])
+
+
+def test_what_may_differ() -> None:
+    same = {"rates": (0.1, 0.01), "dims": 9600}  # as a file says it or as Python does
+    require_comparable(
+        [result(), result("b", 1, evaluation_seed=3, view_size=64, mode="augmented", settings=same, split="another")]
+    )
+    require_comparable([])
+
+
+def test_scores_must_be_finite() -> None:
+    known = truth()
+    with pytest.raises(AssertionError):
+        Outcome(scores=np.full(known.shape, np.nan, dtype=np.float32), truth=known)
+
+
+def test_the_code_has_a_digest() -> None:
+    assert len(code_digest()) == 64 and set(code_digest()) <= set("0123456789abcdef")
