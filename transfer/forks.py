@@ -3,7 +3,7 @@
 import contextlib
 import multiprocessing
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from multiprocessing.connection import Connection, wait
 
 import numpy as np
@@ -14,7 +14,7 @@ from pretext.errors import UserError
 Piece = Callable[[str], NDArray[np.float64]]
 
 
-def forked(work: Piece, names: Sequence[str], processes: int) -> Iterator[tuple[str, NDArray[np.float64]]]:
+def forked(work: Piece, names: Sequence[str], processes: int) -> Generator[tuple[str, NDArray[np.float64]], None, None]:
     """Each name and ``work(name)``, as they are finished; one by one in this process if it is to be the only one.
 
     The processes end with the iterator; if this one is killed, each ends after the piece it is at.

@@ -165,9 +165,7 @@ def _require_all_classes(name: str, labels: Labels, classes: Sequence[str]) -> N
     for value, what in ((1, "no picture with"), (0, "no picture without")):
         lacking = [one for one, column in zip(classes, labels.T, strict=True) if not (column == value).any()]
         if lacking:
-            raise UserError(
-                f"{name}: {what} {_few(lacking)}; every class that is asked for needs pictures with it and without"
-            )
+            raise UserError(f"{name}: {what} {_few(lacking)}; every class asked for needs both")
 
 
 def _require_apart(train_name: str, train: LabelledSource, test_name: str, test: LabelledSource) -> None:
