@@ -174,7 +174,7 @@ def _quotas(sizes: Indices, count: int, order: Indices) -> Indices:
 
     Equal remainders go by ``order``, or the first classes would always be favoured.
     """
-    exact: NDArray[np.float64] = sizes * (count / int(sizes.sum()))
+    exact = sizes.astype(np.float64) * (count / int(sizes.sum()))
     taken: Indices = np.minimum(exact.astype(np.int64), sizes - 1)
     for one in np.lexsort((order, taken - exact)).tolist():
         if taken.sum() < count and taken[one] < sizes[one] - 1:

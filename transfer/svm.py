@@ -1,30 +1,29 @@
 """Linear SVMs on frozen features, one against the rest, as Goyal et al. (ICCV 2019) judge on VOC07.
 
-Features of unit length; liblinear's dual solver; a cost of its own for every class, by 3-fold cross-validation; and
-low-shot classifiers, whose cost is chosen on training pictures too (theirs was chosen on the test pictures).
+Features of unit length; liblinear's dual solver; for every class a cost of its own, by 3-fold cross-validation.
 
 liblinear draws from one generator per process, so threads would change one another's results: several classes
 at once take several processes. Every fit begins at the same seed, so no number depends on how many there are, nor
 on what an earlier call had finished.
 """
 
+import contextlib
 import warnings
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Any, NamedTuple
 
-import joblib
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import average_precision_score
 from sklearn.model_selection import StratifiedKFold
 from sklearn.svm import LinearSVC
+from threadpoolctl import threadpool_limits
 
 from pretext.engine.progress import Advance, progress
 from pretext.errors import UserError
-from pretext.pictures.order import mix, permutation
 from pretext.pictures.source import Labels
-from transfer.splits import Shots, shots
+from transfer.forks import forked
 
 Array = NDArray[np.float32]
 Kept = MutableMapping[str, NDArray[np.float64]]
@@ -36,8 +35,7 @@ COSTS = tuple(sorted({10.0**power for power in range(-7, 3)} | {0.5**power for p
 ITERATIONS = 2000
 """Of the solver, at most."""
 
-_WATCHED = 0x3A7C
-_Task = tuple[Callable[..., NDArray[np.float64]], tuple[Any, ...]]
+Task = tuple[Callable[..., NDArray[np.float64]], tuple[Any, ...]]
 
 
 class SvmResult(NamedTuple):
@@ -51,19 +49,6 @@ class SvmResult(NamedTuple):
     """(classes,): its average precision, mean over the folds."""
     unconverged: int
     """How many fits, of all, still moved after `ITERATIONS` turns."""
-    fits: int
-
-
-class LowShot(NamedTuple):
-    """Classifiers learnt from k pictures of every class, for several k and samples."""
-
-    scores: dict[int, list[Array]]
-    """k -> for every sample (M, classes), as in ``SvmResult``."""
-    chosen: dict[int, float]
-    """k -> the cost: of all samples and classes."""
-    precision: dict[int, float]
-    """k -> its average precision on the training pictures that were not learnt from, mean over classes and samples."""
-    unconverged: int
     fits: int
 
 
@@ -114,8 +99,8 @@ def svm_scores(
         for cost in sorted(costs)
         for fold in range(folds)
     }
-    with progress(title, len(trials) + len(classes), "fits", done=_done(kept, trials)) as advance:
-        found = _finished(trials, (x,), kept, processes, advance)
+    with progress(title, len(trials) + len(classes), "fits", done=done(kept, trials)) as advance:
+        found = finished(trials, (x,), kept, processes, advance)
         each = np.array([value[0] for value in found]).reshape(len(classes), len(costs), folds).mean(2)
         best = each.argmax(1)
         chosen = np.array(sorted(costs))[best]
@@ -123,99 +108,11 @@ def svm_scores(
             f"class {one}, C {cost!r}": (_final, (truth[:, one], cost, seed))
             for one, cost in enumerate(chosen.tolist())
         }
-        advance(_done(kept, finals), "")
-        last = _finished(finals, (x, unit_length(test)), kept, processes, advance)
+        advance(done(kept, finals), "")
+        last = finished(finals, (x, unit_length(test)), kept, processes, advance)
     stopped = sum(value[-1] >= ITERATIONS for value in [*found, *last])
     scores = np.stack([value[:-1] for value in last], 1).astype(np.float32)
     return SvmResult(scores, chosen, each[np.arange(len(classes)), best], stopped, len(found) + len(last))
-
-
-def lowshot(
-    train: NDArray[np.floating],
-    labels: Labels,
-    test: NDArray[np.floating],
-    classes: Sequence[str],
-    ks: Sequence[int],
-    samples: int = 5,
-    costs: Sequence[float] = COSTS,
-    seed: int = 0,
-    most: int = 2000,
-    kept: Kept | None = None,
-    processes: int = 1,
-    title: str = "low-shot SVMs",
-) -> LowShot:
-    """Fit linear SVMs on k pictures of every class, and (C - 1) k without it; see ``splits.shots``.
-
-    One cost serves all samples and classes of a k, as with Goyal et al.: the one with the best average precision, mean
-    over classes and samples, on those of ``most`` training pictures, drawn by the seed, that the class was not learnt from.
-    Test pictures choose nothing.
-
-    Args:
-        train: (N, dims).
-        labels: of the N pictures.
-        test: (M, dims).
-        classes: their names.
-        ks: how many pictures with a class it is learnt from.
-        samples: how many samples of each k.
-        costs: C, to choose from.
-        seed: of the samples and of the solver.
-        most: see above.
-        kept: as in ``svm_scores``.
-        processes: how many classes at once.
-        title: of the progress bar.
-
-    Raises:
-        UserError: a class has fewer pictures with it than k, or none without it; or all pictures with any class
-            are learnt from, so that none is left to choose a cost by.
-    """
-    kept = {} if kept is None else kept
-    costs = sorted(costs)
-    truth = one_against_rest(labels, len(classes))
-    watched = np.sort(np.argsort(permutation(len(truth), mix(seed, _WATCHED)))[:most])
-    units = {
-        (k, sample, one): shots(labels, one, len(classes), k, sample, seed)
-        for k in ks
-        for sample in range(samples)
-        for one in range(len(classes))
-    }
-    for (k, _, one), drawn in units.items():
-        if len(drawn.positives) < k or not len(drawn.negatives):
-            raise UserError(
-                f"{int((truth[:, one] == 1).sum())} training pictures with {classes[one]} and "
-                f"{int((truth[:, one] == 0).sum())} without: {k} shots need {k}, and one without; take fewer shots"
-            )
-    x = unit_length(train)
-    trials = {
-        _shot(unit): (_shot_precisions, (truth[:, unit[2]], drawn, watched, costs, seed))
-        for unit, drawn in units.items()
-    }
-    with progress(title, 2 * len(units), "classifiers", done=_done(kept, trials)) as advance:
-        found = _finished(trials, (x,), kept, processes, advance)
-        each = np.array([value[:-1] for value in found]).reshape(len(ks), samples * len(classes), len(costs))
-        blind = np.isnan(each).all((1, 2))
-        if blind.any():
-            raise UserError(
-                f"{ks[int(blind.argmax())]} shots take all training pictures of every class, and none is left to "
-                "choose a cost by; take fewer shots"
-            )
-        mean = np.nanmean(each, 1)
-        chosen = {k: costs[int(row.argmax())] for k, row in zip(ks, mean, strict=True)}
-        finals = {
-            f"{_shot(unit)}, C {chosen[unit[0]]!r}": (_shot_final, (drawn, chosen[unit[0]], seed))
-            for unit, drawn in units.items()
-        }
-        advance(_done(kept, finals), "")
-        last = _finished(finals, (x, unit_length(test)), kept, processes, advance)
-    stopped = int(sum(value[-1] for value in found) + sum(value[-1] >= ITERATIONS for value in last))
-    scores = np.stack([value[:-1] for value in last], 1).astype(np.float32)
-    planes = np.split(scores, len(ks) * samples, 1)
-    return LowShot(
-        {k: planes[at * samples : (at + 1) * samples] for at, k in enumerate(ks)},
-        chosen,
-        {k: float(row.max()) for k, row in zip(ks, mean, strict=True)},
-        stopped,
-        len(found) * len(costs) + len(last),
-    )
 
 
 def average_precision(scores: NDArray[np.floating], truth: NDArray[np.int8]) -> float:
@@ -245,42 +142,42 @@ def one_against_rest(labels: Labels, classes: int) -> NDArray[np.int8]:
     """int8 (N, classes) in {1, 0, -1}, see ``Labels``, of labels of either kind."""
     if labels.ndim == 2:
         return labels.astype(np.int8, copy=False)
-    return (labels[:, None] == np.arange(classes)).astype(np.int8)
+    found: NDArray[np.int8] = (labels[:, None] == np.arange(classes)).astype(np.int8)
+    return found
 
 
 def unconverged(stopped: int, fits: int) -> str:
     """A line for the user on fits that had not come to rest; empty where all had."""
     if not stopped:
         return ""
-    return f"{stopped:,} of {fits:,} SVM fits still moved after the solver's {ITERATIONS:,} turns; they are used as they are"
+    still = f"{stopped:,} of {fits:,} SVM fits still moved after the solver's {ITERATIONS:,} turns"
+    return f"{still}; their scores count as they are"
 
 
-def _shot(unit: tuple[int, int, int]) -> str:
-    k, sample, one = unit
-    return f"k {k}, sample {sample}, class {one}"
-
-
-def _done(kept: Kept, tasks: Mapping[str, _Task]) -> int:
+def done(kept: Kept, tasks: Mapping[str, Task]) -> int:
+    """How many of the tasks are finished already."""
     return sum(name in kept for name in tasks)
 
 
-def _finished(
-    tasks: Mapping[str, _Task], matrices: tuple[Array, ...], kept: Kept, processes: int, advance: Advance
+def finished(
+    tasks: Mapping[str, Task], matrices: tuple[Array, ...], kept: Kept, processes: int, advance: Advance
 ) -> list[NDArray[np.float64]]:
     """What every task gives, in their order; those that are not kept are done now, and noted one by one."""
+
+    def work(name: str) -> NDArray[np.float64]:
+        task, given = tasks[name]
+        return task(*matrices, *given)
+
     left = [name for name in tasks if name not in kept]
-    calls = (joblib.delayed(_call)(name, *tasks[name], matrices) for name in left)
-    for name, value in joblib.Parallel(min(processes, len(left)) or 1, return_as="generator_unordered")(calls):
-        kept[name] = value
-        advance(1, "")
+    with threadpool_limits(1), contextlib.closing(forked(work, left, processes)) as pieces:  # one core a process
+        for name, value in pieces:
+            kept[name] = value
+            advance(1, "")
     return [kept[name] for name in tasks]
 
 
-def _call(name: str, task: Callable[..., Any], given: tuple[Any, ...], matrices: tuple[Array, ...]) -> tuple[str, Any]:
-    return name, task(*matrices, *given)
-
-
-def _fitted(x: NDArray[np.float64], positive: NDArray[np.bool_], cost: float, seed: int) -> LinearSVC:
+def fitted(x: NDArray[np.float64], positive: NDArray[np.bool_], cost: float, seed: int) -> LinearSVC:
+    """A classifier of unit features x (n, dims), as the protocol has it."""
     model = LinearSVC(
         C=cost, dual=True, tol=1e-4, max_iter=ITERATIONS, class_weight={1: 2, -1: 1}, random_state=seed % 2**32
     )
@@ -296,7 +193,7 @@ def _fold_precision(
     rows = np.flatnonzero(column != -1)
     parts = StratifiedKFold(folds, shuffle=True, random_state=seed % 2**32).split(rows, column[rows])
     fit, held = list(parts)[fold]
-    model = _fitted(x[rows[fit]].astype(np.float64), column[rows[fit]] == 1, cost, seed)
+    model = fitted(x[rows[fit]].astype(np.float64), column[rows[fit]] == 1, cost, seed)
     precision = average_precision(model.decision_function(x[rows[held]]), column[rows[held]])
     return np.array([precision, model.n_iter_], np.float64)
 
@@ -304,37 +201,5 @@ def _fold_precision(
 def _final(x: Array, test: Array, column: NDArray[np.int8], cost: float, seed: int) -> NDArray[np.float64]:
     """Scores of the test pictures, and the turns it took."""
     rows = np.flatnonzero(column != -1)
-    model = _fitted(x[rows].astype(np.float64), column[rows] == 1, cost, seed)
+    model = fitted(x[rows].astype(np.float64), column[rows] == 1, cost, seed)
     return np.append(model.decision_function(test), model.n_iter_)
-
-
-def _shot_precisions(
-    x: Array, column: NDArray[np.int8], drawn: Shots, watched: NDArray[np.int64], costs: Sequence[float], seed: int
-) -> NDArray[np.float64]:
-    """Average precision for every cost on watched pictures (nan: none shows the class), and how many did not settle."""
-    own, basis, positive = _small(x, drawn)
-    rest = np.setdiff1d(watched[column[watched] != -1], np.concatenate(drawn))
-    seen = x[rest] @ basis
-    models = [_fitted(own, positive, cost, seed) for cost in costs]
-    found = [average_precision(model.decision_function(seen), column[rest]) for model in models]
-    return np.array([*found, sum(model.n_iter_ >= ITERATIONS for model in models)], np.float64)
-
-
-def _shot_final(x: Array, test: Array, drawn: Shots, cost: float, seed: int) -> NDArray[np.float64]:
-    own, basis, positive = _small(x, drawn)
-    model = _fitted(own, positive, cost, seed)
-    return np.append(model.decision_function(test @ basis), model.n_iter_)
-
-
-def _small(x: Array, drawn: Shots) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
-    """The shots in an orthonormal basis of what they span, that basis (dims, n), and which are positive.
-
-    An SVM sees nothing but inner products, so there it is the same one, in far fewer dimensions.
-    """
-    rows = np.concatenate(drawn)
-    positive = np.arange(len(rows)) < len(drawn.positives)
-    own = x[rows].astype(np.float64)
-    if len(rows) >= own.shape[1]:
-        return own, np.eye(own.shape[1]), positive
-    basis, triangle = np.linalg.qr(own.T)
-    return np.ascontiguousarray(triangle.T), basis, positive

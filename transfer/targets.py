@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from pretext.errors import PictureError, UserError
 from pretext.pictures import LabelledSource, open_labelled
@@ -32,15 +33,63 @@ class Targets(NamedTuple):
     """Likewise."""
 
 
-def open_targets(train: str, test: str) -> Targets:
-    """Open a training and a test source by name.
+class OfClasses:
+    """A source with several labels a picture, of which only some classes are asked for: a labelled source.
+
+    Args:
+        name: what the user calls it, for the errors.
+        source: all its pictures stay.
+        classes: these, in this order.
 
     Raises:
-        UserError: as ``open_labelled`` and ``checked_targets``.
+        UserError: one class a picture, or no such class.
+    """
+
+    def __init__(self, name: str, source: LabelledSource, classes: Sequence[str]) -> None:
+        own = list(source.classes)
+        unknown = [one for one in classes if one not in own]
+        if unknown:
+            raise UserError(f"{name}: no class {_few(unknown)}; there are {', '.join(own)}")
+        if len(set(classes)) < len(classes):
+            raise UserError(f"{name}: a class is named twice in {', '.join(classes)}")
+        if source.labels.ndim != 2:
+            raise UserError(f"{name}: one class a picture, so none can be left out; name a folder without the pictures")
+        self.source, self.classes = source, list(classes)
+        self.labels: Labels = source.labels[:, [own.index(one) for one in classes]]
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def read(self, index: int, shorter: int | None = None) -> Image.Image:
+        """See ``Source.read``."""
+        return self.source.read(index, shorter)
+
+    def key(self, index: int) -> str:
+        """See ``Source.key``."""
+        return self.source.key(index)
+
+    def digest(self) -> str:
+        """See ``Source.digest``."""
+        return self.source.digest()
+
+
+def open_targets(train: str, test: str, classes: Sequence[str] = ()) -> Targets:
+    """Open a training and a test source by name.
+
+    Args:
+        train: the pictures that teach, see ``open_labelled``.
+        test: the pictures that judge.
+        classes: of sources with several labels a picture, those that are asked for; none stands for all.
+
+    Raises:
+        UserError: as ``open_labelled``, ``OfClasses`` and ``checked_targets``.
     """
     if train == test or _same_place(train, test):
         raise UserError(f"{train}: train and test are the same pictures; a test needs others")
-    return checked_targets(train, open_labelled(train), test, open_labelled(test))
+    sources = [open_labelled(train), open_labelled(test)]
+    if classes:
+        sources = [OfClasses(name, one, classes) for name, one in zip((train, test), sources, strict=True)]
+    return checked_targets(train, sources[0], test, sources[1])
 
 
 def checked_targets(train_name: str, train: LabelledSource, test_name: str, test: LabelledSource) -> Targets:
@@ -110,14 +159,13 @@ def _require_all_classes(name: str, labels: Labels, classes: Sequence[str]) -> N
     if labels.ndim == 1:
         empty = np.flatnonzero(np.bincount(labels, minlength=len(classes)) == 0)
         if len(empty):
-            raise UserError(
-                f"{name}: no picture of {_few([classes[one] for one in empty.tolist()])}; every class needs one"
-            )
+            lacking = [classes[one] for one in empty.tolist()]
+            raise UserError(f"{name}: no picture of {_few(lacking)}; every class needs one")
         return
     for value, what in ((1, "no picture with"), (0, "no picture without")):
         lacking = [one for one, column in zip(classes, labels.T, strict=True) if not (column == value).any()]
         if lacking:
-            raise UserError(f"{name}: {what} {_few(lacking)}; every class needs pictures with it and without")
+            raise UserError(f"{name}: {what} {_few(lacking)}; every class asked for needs both")
 
 
 def _require_apart(train_name: str, train: LabelledSource, test_name: str, test: LabelledSource) -> None:

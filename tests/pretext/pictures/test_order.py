@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pretext.pictures.order import mix, permuted, picture_index, uniforms
+from pretext.pictures.order import mix, permutation, permuted, picture_index, uniforms
 
 KEYS = st.integers(0, 2**64 - 1)
 
@@ -33,6 +33,11 @@ def test_permuted_stays_inside_and_never_meets(count: int, key: int, data: st.Da
     images = {permuted(position, count, key) for position in positions}
     assert len(images) == len(positions)
     assert all(0 <= image < count for image in images)
+
+
+@given(st.integers(0, 600), st.integers(0, 2**64 - 1))
+def test_all_at_once_is_one_by_one(count: int, key: int) -> None:
+    assert permutation(count, key).tolist() == [permuted(position, count, key) for position in range(count)]
 
 
 def test_every_permutation_occurs_for_some_key() -> None:

@@ -1,0 +1,192 @@
+"""PASCAL VOC as a source: the real annotations against the lists of each class, and whatever can be wrong with them."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pretext.errors import UserError
+from pretext.online import OnlineProbe, OnlineSettings
+from pretext.pictures import LabelledSource, open_labelled, open_source
+from pretext.pictures.batches import Subset
+from pretext.pictures.packing import PackSettings, pack
+from pretext.pictures.source import digest_of_keys
+from pretext.pictures.voc import CLASSES
+
+XML = "<annotation><filename>x.jpg</filename>{}</annotation>"
+OBJECT = "<object><name>{}</name><difficult>{}</difficult><part><name>head</name></part></object>"
+
+
+def annotation(*objects: tuple[str, int]) -> str:
+    return XML.format("".join(OBJECT.format(*one) for one in objects))
+
+
+@pytest.fixture
+def devkit(tmp_path: Path) -> Path:
+    """VOC 2007 with three pictures."""
+    root = tmp_path / "VOCdevkit" / "VOC2007"
+    for folder in ("ImageSets/Main", "JPEGImages", "Annotations"):
+        (root / folder).mkdir(parents=True)
+    (root / "ImageSets/Main/val.txt").write_text("000002\n000001\n\n000010\n")
+    (root / "ImageSets/Main/dog_val.txt").write_text("000002 -1\n000001  1\n000010  0\n")
+    given = {
+        "000002": annotation(("cat", 0), ("cat", 1), ("person", 1)),
+        "000001": annotation(("dog", 0), ("dog", 0)),
+        "000010": annotation(("dog", 1), ("sofa", 1), ("sofa", 0)),
+    }
+    for shade, (name, text) in enumerate(given.items()):
+        Image.new("RGB", (40, 30), (60 * shade, 0, 0)).save(root / f"JPEGImages/{name}.jpg")
+        (root / f"Annotations/{name}.xml").write_text(text)
+    return tmp_path / "VOCdevkit"
+
+
+def refused(name: str, *parts: str, labelled: bool = True) -> None:
+    with pytest.raises(UserError) as caught:
+        (open_labelled if labelled else open_source)(name)
+    assert all(part in str(caught.value) for part in parts), str(caught.value)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
+
+
+def test_present_absent_and_difficult(devkit: Path) -> None:
+    source = open_labelled(f"voc:2007:val:{devkit}")
+    assert isinstance(source, LabelledSource) and source.classes == list(CLASSES) == sorted(CLASSES)
+    assert [source.key(index) for index in range(3)] == [f"JPEGImages/00000{one}.jpg" for one in "21"] + [
+        "JPEGImages/000010.jpg"
+    ]
+    assert source.labels.dtype == np.int8 and source.labels.shape == (3, 20)
+    found = [{source.classes[at]: int(row[at]) for at in np.flatnonzero(row)} for row in source.labels]
+    assert found == [{"cat": 1, "person": -1}, {"dog": 1}, {"dog": -1, "sofa": 1}]
+    assert source.read(1).getpixel((3, 3)) == pytest.approx((60, 0, 0), abs=2)  # type: ignore[arg-type]
+    assert source.digest() == digest_of_keys(source)
+
+
+def test_a_folder_is_named_in_three_ways(devkit: Path) -> None:
+    digests = {open_source(f"voc:2007:val:{one}").digest() for one in (devkit, devkit.parent, devkit / "VOC2007")}
+    assert len(digests) == 1
+    shutil.move(devkit / "VOC2007", devkit / "mine")
+    assert open_source(f"voc:2007:val:{devkit / 'mine'}").digest() in digests
+
+
+@pytest.mark.parametrize(
+    ("year", "part", "count"),
+    [("2007", "train", 300), ("2007", "trainval", 400), ("2007", "test", 250), ("2012", "val", 300)],
+)
+def test_real_annotations_say_what_the_lists_of_classes_say(
+    shared_data: Path, year: str, part: str, count: int
+) -> None:
+    folder = shared_data / "voc-mini" / "VOCdevkit"
+    source = open_labelled(f"voc:{year}:{part}:{folder}")
+    assert len(source) == count
+    lists = folder / f"VOC{year}" / "ImageSets" / "Main"
+    for label, name in enumerate(CLASSES):
+        pairs = [line.split() for line in (lists / f"{name}_{part}.txt").read_text().splitlines()]
+        assert [source.key(index) for index in range(count)] == [f"JPEGImages/{one}.jpg" for one, _ in pairs]
+        # The lists have 1, -1 (absent) and 0 (difficult): the other way round than labels.
+        want = [{"1": 1, "-1": 0, "0": -1}[value] for _, value in pairs]
+        assert source.labels[:, label].tolist() == want, name
+    assert min(source.read(0).size) == 224
+
+
+def test_names_that_cannot_be(devkit: Path) -> None:
+    refused("voc:2007:val", "voc:2007:trainval:/data/VOCdevkit")
+    refused(f"voc:2009:val:{devkit}", "2009", "2007 or 2012")
+    refused("voc:2007:val:/nowhere", "no folder /nowhere")
+    refused(f"voc:2012:val:{devkit}", "VOC2012")
+    refused(f"voc:2012:val:{devkit / 'VOC2007'}", "VOC2012")
+    refused(f"voc:2007:vall:{devkit}", "vall.txt", "did you mean val?")
+    refused(f"voc:2007:../val:{devkit}", "no list ../val.txt")
+    refused(f"voc:2007:dog_val:{devkit}", "dog_val.txt", "one class")
+    refused(f"vocs:2007:val:{devkit}", "did you mean voc:2007")
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("", ["empty"]),
+        ("000001\n../../etc/passwd\n", ["line 2", "../../etc/passwd"]),
+        ("000001\n000001\n", ["000001", "2 times"]),
+        ("000001\n000003\n", ["000003.jpg", "1 of the 2"]),
+    ],
+)
+def test_lists_that_cannot_be_right(devkit: Path, text: str, parts: list[str]) -> None:
+    path = devkit / "VOC2007/ImageSets/Main/val.txt"
+    path.write_text(text)
+    refused(f"voc:2007:val:{devkit}", *parts, labelled=False)
+
+
+def bomb() -> str:
+    """Entities in entities: 10^9 copies of a word where somebody expands them."""
+    levels = "".join(f'<!ENTITY e{at} "{f"&e{at - 1};" * 10}">' for at in range(1, 10))
+    return f'<?xml version="1.0"?><!DOCTYPE annotation [<!ENTITY e0 "dog">{levels}]>' + XML.format(
+        "<object><name>&e9;</name></object>"
+    )
+
+
+def outside(path: Path) -> str:
+    return f'<!DOCTYPE annotation [<!ENTITY x SYSTEM "file://{path}">]>' + XML.format(
+        "<object><name>&x;</name></object>"
+    )
+
+
+BROKEN: dict[str, tuple[Callable[[Path], bytes], list[str]]] = {
+    "cut": (lambda _: annotation(("dog", 0)).encode()[:-20], ["damaged"]),
+    "empty": (lambda _: b"", ["damaged"]),
+    "no XML": (lambda _: bytes(range(256)), ["damaged"]),
+    "encoding": (lambda _: b'<?xml version="1.0" encoding="rot13"?><annotation/>', ["damaged"]),
+    "another root": (lambda _: b"<html><object><name>dog</name></object></html>", ["<html>"]),
+    "another class": (lambda _: annotation(("unicorn", 0)).encode(), ["'unicorn'", "20 classes"]),
+    "no class": (lambda _: XML.format("<object><pose>Left</pose></object>").encode(), ["20 classes"]),
+    "difficult": (lambda _: annotation(("dog", 7)).encode(), ["difficult", "'7'"]),
+    "entities": (lambda _: bomb().encode(), ["document type"]),
+    "a file from outside": (lambda path: outside(path).encode(), ["document type"]),
+    "huge": (lambda _: XML.format("<a>" + "x" * 2**20 + "</a>").encode(), ["bytes"]),
+    "deep": (lambda _: b"<annotation>" + b"<a>" * 300_000, ["damaged"]),
+    "long": (lambda _: XML.format(f"<object><name>{'d' * 900_000}</name></object>").encode(), ["20 classes"]),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_annotations_that_are_damaged_or_hostile(devkit: Path, kind: str) -> None:
+    make, parts = BROKEN[kind]
+    path = devkit / "VOC2007/Annotations/000001.xml"
+    path.write_bytes(make(path))
+    refused(f"voc:2007:val:{devkit}", "000001.xml", *parts)
+    assert len(open_source(f"voc:2007:val:{devkit}")) == 3, "learning without labels never looks"
+
+
+def test_annotations_that_are_missing_or_no_files(devkit: Path) -> None:
+    path = devkit / "VOC2007/Annotations/000001.xml"
+    path.unlink()
+    refused(f"voc:2007:val:{devkit}", "no annotation", "000001.xml")
+    os.mkfifo(path)
+    refused(f"voc:2007:val:{devkit}", "000001.xml", "not a file")
+    path.unlink()
+    path.symlink_to("/dev/zero")
+    refused(f"voc:2007:val:{devkit}", "000001.xml", "not a file")
+
+
+def test_2012_test_part_has_no_labels(devkit: Path) -> None:
+    shutil.move(devkit / "VOC2007", devkit / "VOC2012")
+    shutil.rmtree(devkit / "VOC2012/Annotations")
+    (devkit / "VOC2012/ImageSets/Main/val.txt").rename(devkit / "VOC2012/ImageSets/Main/test.txt")
+    assert len(open_source(f"voc:2012:test:{devkit}")) == 3
+    refused(f"voc:2012:test:{devkit}", "000002.xml", "take val")
+
+
+def test_what_wants_one_class_a_picture_says_so(devkit: Path, tmp_path: Path) -> None:
+    name = f"voc:2007:val:{devkit}"
+    with pytest.raises(UserError, match="several labels") as caught:
+        pack(name, tmp_path / "packed", PackSettings(workers=1))
+    assert "--labels false" in str(caught.value) and not (tmp_path / "packed").exists()
+    assert pack(name, tmp_path / "packed", PackSettings(workers=1, labels=False)).pictures == 3
+    source = open_labelled(name)
+    few = open_labelled(f"voc:2007:val:{devkit}")
+    few.__class__ = type("Two", (type(few),), {"classes": property(lambda self: ["a", "b"])})
+    with pytest.raises(UserError, match=r"online.source.*several labels"):
+        OnlineProbe(few, OnlineSettings(source=name), 16, seed=0)
+    part = Subset(source, range(2), seed=0)  # what pretraining holds out
+    assert {part.key(at) for at in range(2)} < {source.key(at) for at in range(3)}
