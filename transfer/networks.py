@@ -206,7 +206,7 @@ def _shown(path: Path, run: Path | None) -> str:
 
 
 def _frozen(module: Any) -> Any:
-    return module.eval().requires_grad_(False)
+    return module.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # the quickest, on any device
 
 
 def _backbone(module: nn.Module) -> Backbone:

@@ -1,84 +1,281 @@
-"""Pooled features: the pooling rule, one pass over several networks, bad pictures left out."""
+"""Pooled features: one pass over several networks, bad pictures, calibration, kills, two processes, full disks."""
 
+import os
+import signal
+import time
 from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from torch.nn import functional as F
+from extracting import RULES, SIZE, Noise, extracted, in_process
 
-from pretext.backbones import Tiny
 from pretext.color import rgb_to_lightness
 from pretext.engine.device import Place
 from pretext.errors import UserError
 from pretext.pictures import ClassFolder
-from pretext.pictures.batches import centre_crop
-from transfer.features import calibrate_batch_norm, pool, pooled_features
+from pretext.pictures.batches import Views, centre_crop
+from transfer.features import CacheSettings, View, calibrate_batch_norm, default_folder, extract
+from transfer.networks import Network, open_network
+from transfer.pooling import pool
 
 ClassFolderMaker = Callable[[Path], Path]
 PLACE = Place(torch.device("cpu"), "fp32", workers=0)
 
 
+def files(cache: Path) -> dict[str, bytes]:
+    """The columns of every entry."""
+    return {str(path.relative_to(cache)): path.read_bytes() for path in cache.glob("*/*.f*")}
+
+
+def one_line(error: pytest.ExceptionInfo[UserError]) -> str:
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("storage", ["float16", "float32"])
+def test_equals_one_picture_at_a_time(tmp_path: Path, class_folder: ClassFolderMaker, storage: str) -> None:
+    source = ClassFolder(class_folder(tmp_path / "data"))
+    networks = [open_network("random:tiny", seed=seed) for seed in (0, 1)]
+    networks.append(open_network("timm:test_resnet:random"))
+    view, cache = View(32, 0.8), CacheSettings(tmp_path / "cache", storage)  # type: ignore[arg-type]
+    found = extract(networks, source, view, RULES, PLACE, cache, (source, view), "test")
+    tolerance = {"atol": 1e-4, "rtol": 2e-3 if storage == "float16" else 1e-4}
+    for network, features in zip(networks, found, strict=True):
+        assert features.rows == 6 and features.good.all() and not features.skipped and features.seconds > 0
+        for index in range(6):
+            square = torch.from_numpy(centre_crop(source.read(index), 32, 0.8)).permute(2, 0, 1)[None]
+            for stage, maps in network.module(square).items():
+                for rule in RULES:
+                    expected = pool(maps, rule)[0].numpy()
+                    matrix = features.matrix(stage, rule)
+                    assert matrix.dtype == storage and matrix.shape == (6, features.dims(stage, rule))
+                    np.testing.assert_allclose(matrix[index], expected, **tolerance)
+    assert sum(features.nbytes for features in found) == sum(map(len, files(tmp_path / "cache").values()))
+
+
+def test_a_view_is_the_middle_at_the_ratio_asked() -> None:
+    source = Noise(1)
+    view = Views(source, 8, 0.5)[0].rgb  # of a picture of 16 by 20
+    assert view is not None
+    assert (view.permute(1, 2, 0).numpy() == np.asarray(source.read(0))[4:12, 6:14]).all()
+    assert source.asked == {16, None}  # a decoder may not go below what is shown
+    source.asked.clear()
+    assert Views(source, 8, 0.7)[0].rgb is not None and source.asked == {12}
+
+
+def test_the_cache_is_asked_first_and_shared(tmp_path: Path) -> None:
+    one, other = open_network("random:tiny", seed=0), open_network("random:tiny", seed=1)
+    source = Noise(130)
+    first = extracted(source, tmp_path, [one])
+    before = files(tmp_path)
+    source.reads.clear()
+    [again] = extracted(source, tmp_path, [open_network("random:tiny", seed=0)])
+    assert len(source.reads) == 32  # looked at, to know them; no pass
+    assert files(tmp_path) == before and again.seconds == first[0].seconds
+    both = extracted(source, tmp_path, [other, one])
+    assert len(files(tmp_path)) == 2 * len(before)
+    assert (both[1].matrix("conv1", "mean") == again.matrix("conv1", "mean")).all()
+    assert (both[0].matrix("conv1", "mean") != again.matrix("conv1", "mean")).any()
+    extracted(source, tmp_path, [other, other])
+    assert len(files(tmp_path)) == 2 * len(before)
+
+
 @pytest.mark.parametrize(
-    ("shape", "dims", "grid"),
+    "change",
     [
-        ((32, 48, 48), 2048, (8, 8)),
-        ((256, 6, 6), 2048, (2, 2)),
-        ((256, 6, 6), 9000, (5, 5)),
-        ((64, 4, 4), 2048, (4, 4)),  # never finer than the features
-        ((4096, 3, 3), 2048, (1, 1)),  # never less than the mean
-        ((64, 1, 9), 2048, (1, 5)),
+        {"view": View(SIZE, 0.5)},
+        {"cache": "float32"},
+        {"place": Place(torch.device("cpu"), "bf16", 0)},
+        {"calibrate_on": (Noise(100, seed=8), View(SIZE))},
+        {"source": Noise(65, seed=1)},  # other pictures of the same names
+        {"source": Noise(66)},
     ],
 )
-def test_pooling_rule(shape: tuple[int, int, int], dims: int, grid: tuple[int, int]) -> None:
-    features = torch.rand(2, *shape)
-    pooled = pool(features, dims)
-    assert torch.equal(pooled, F.adaptive_avg_pool2d(features, grid).flatten(1))
+def test_what_changes_features_is_another_entry(tmp_path: Path, change: dict[str, object]) -> None:
+    extracted(Noise(65), tmp_path)
+    before = files(tmp_path)
+    source = change.pop("source", Noise(65))
+    assert isinstance(source, Noise)
+    if "cache" in change:
+        change["cache"] = CacheSettings(tmp_path, "float32")
+    extracted(source, tmp_path, **change)
+    after = files(tmp_path)
+    assert len(after) == 2 * len(before) and before.items() <= after.items()
 
 
-def test_equals_one_picture_at_a_time(tmp_path: Path, class_folder: ClassFolderMaker) -> None:
-    source = ClassFolder(class_folder(tmp_path))
-    networks = {"one": Tiny().eval(), "other": Tiny().eval()}
-    features = pooled_features(networks, source, 32, 128, PLACE, "test")
-    assert features.labels.tolist() == [0, 0, 0, 1, 1, 1] and not features.skipped
-    for name, network in networks.items():
-        assert list(features.networks[name]) == [stage.name for stage in network.stages]
-        for index in range(len(source)):
-            view = torch.from_numpy(centre_crop(source.read(index), 32)).permute(2, 0, 1)[None]
-            with torch.no_grad():
-                stages = network(rgb_to_lightness(view))
-            for stage, expected in stages.items():
-                mine = features.networks[name][stage][index]
-                torch.testing.assert_close(mine, pool(expected, 128)[0], atol=1e-4, rtol=1e-4)
+def test_unreadable_pictures_are_rows_of_zeros(tmp_path: Path) -> None:
+    bad = (0, 3, 64, 129)
+    [whole] = extracted(Noise(130), tmp_path / "whole")
+    [features] = extracted(Noise(130, bad=bad), tmp_path / "torn", place=Place(torch.device("cpu"), "fp32", 1))
+    assert np.flatnonzero(~features.good).tolist() == list(bad)
+    assert features.skipped == [(f"{row:06}.png", "torn") for row in bad]
+    for stage in ("conv1", "conv5"):
+        matrix = features.matrix(stage, "mean")
+        assert not matrix[list(bad)].any()
+        np.testing.assert_allclose(
+            matrix[features.good].astype(float), whole.matrix(stage, "mean")[features.good], rtol=2e-3, atol=1e-4
+        )
 
 
-def test_bad_pictures_are_left_out_with_their_labels(tmp_path: Path, class_folder: ClassFolderMaker) -> None:
-    root = class_folder(tmp_path)
-    (root / "cat" / "1.png").write_bytes(b"no picture")
-    features = pooled_features({"one": Tiny().eval()}, ClassFolder(root), 32, 128, PLACE, "test")
-    assert features.labels.tolist() == [0, 0, 1, 1, 1]
-    assert len(features.networks["one"]["conv1"]) == 5
-    assert [key for key, _ in features.skipped] == ["cat/1.png"]
+def test_a_picture_that_was_repaired_is_taken_in(tmp_path: Path) -> None:
+    extracted(Noise(200, bad=(70,)), tmp_path)
+    source = Noise(200)
+    [features] = extracted(source, tmp_path)
+    assert features.good.all() and not features.skipped
+    expected = extracted(Noise(200), tmp_path / "other")[0]
+    assert (features.matrix("conv5", "mean") == expected.matrix("conv5", "mean")).all()
 
 
-def test_only_bad_pictures(tmp_path: Path, class_folder: ClassFolderMaker) -> None:
-    root = class_folder(tmp_path)
-    for path in root.glob("*/*.png"):
-        path.write_bytes(b"")
-    with pytest.raises(UserError, match="none of 6 pictures can be read"):
-        pooled_features({"one": Tiny().eval()}, ClassFolder(root), 32, 128, PLACE, "test")
+def test_only_bad_pictures(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"none of 3 pictures can be read; the first: 000000.png: torn"):
+        extracted(Noise(3, bad=(0, 1, 2)), tmp_path)
+
+
+def broken(spec: str, value: float) -> Network:
+    """A network whose third stage gives a value."""
+    network = open_network(spec)
+    backbone = network.module.backbone
+    with torch.no_grad():
+        backbone.blocks["conv3"][1].weight.zero_()  # type: ignore[index,union-attr,operator]
+        backbone.blocks["conv3"][1].bias.fill_(value)  # type: ignore[index,union-attr,operator]
+    network.weights = f"broken {value}"
+    return network
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_features_that_are_no_numbers(tmp_path: Path, value: float) -> None:
+    with pytest.raises(UserError) as error:
+        extracted(Noise(10, bad=(0,)), tmp_path, [broken("random:tiny", value)])
+    said = one_line(error)
+    assert "random:tiny, stage conv3" in said and "000001.png" in said and "not finite" in said
+
+
+def test_features_too_great_for_their_storage(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as error:
+        extracted(Noise(10), tmp_path, [broken("random:tiny", 65520)])
+    said = one_line(error)
+    assert "stage conv3" in said and "--storage float32" in said
+    [largest] = extracted(Noise(10), tmp_path, [broken("random:tiny", 65519)], rules=["mean"])
+    assert np.isfinite(largest.matrix("conv3", "mean")).all()
+    cache = CacheSettings(tmp_path, "float32")
+    [features] = extracted(Noise(10), tmp_path, [broken("random:tiny", 65520)], rules=["mean"], cache=cache)
+    assert (features.matrix("conv3", "mean") == 65520).all()
 
 
 def test_batch_norm_statistics_are_those_of_the_pictures(tmp_path: Path, class_folder: ClassFolderMaker) -> None:
     source = ClassFolder(class_folder(tmp_path))
-    network = Tiny()
-    weights = [weight.clone() for weight in network.parameters()]
-    calibrate_batch_norm(network, source, 32, PLACE)
-    views = torch.stack([torch.from_numpy(centre_crop(source.read(index), 32)) for index in range(6)])
-    with torch.no_grad():
-        first = network.blocks["conv1"][0]((rgb_to_lightness(views.permute(0, 3, 1, 2)) - 50) / 50)
-    norm = network.blocks["conv1"][1]
+    network = open_network("random:tiny")
+    before = [weight.clone() for weight in network.module.parameters()]
+    calibrate_batch_norm(network, source, View(32, 0.9), PLACE)
+    views = torch.stack([torch.from_numpy(centre_crop(source.read(index), 32, 0.9)) for index in range(6)])
+    blocks = network.module.backbone.blocks  # type: ignore[union-attr]
+    first = blocks["conv1"][0]((rgb_to_lightness(views.permute(0, 3, 1, 2)) - 50) / 50)  # type: ignore[index,operator]
+    norm = network.norms[0]
     torch.testing.assert_close(norm.running_mean, first.mean((0, 2, 3)), atol=1e-4, rtol=1e-3)
     torch.testing.assert_close(norm.running_var, first.var((0, 2, 3)), atol=1e-4, rtol=1e-3)
-    assert not network.training and norm.momentum == 0.1
-    assert all(torch.equal(before, after) for before, after in zip(weights, network.parameters(), strict=True))
+    assert norm.momentum == 0.1 and not any(module.training for module in network.module.modules())
+    assert all(torch.equal(old, new) for old, new in zip(before, network.module.parameters(), strict=True))
+
+
+def test_calibration_is_determined_and_not_repeated() -> None:
+    networks = [open_network("random:test_resnet") for _ in range(2)]
+    for network in networks:
+        calibrate_batch_norm(network, Noise(90), View(32), PLACE)
+    states = [network.module.state_dict() for network in networks]
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+    source = Noise(90)
+    calibrate_batch_norm(networks[0], source, View(32), PLACE)
+    assert len(source.reads) == 32
+    calibrate_batch_norm(networks[0], Noise(90, seed=1), View(32), PLACE)
+    assert not torch.equal(networks[0].norms[0].running_mean, networks[1].norms[0].running_mean)
+    with pytest.raises(UserError, match="two pictures"):
+        calibrate_batch_norm(networks[0], Noise(2, bad=(0,)), View(32), PLACE)
+
+
+def test_calibration_is_only_done_where_something_lacks(tmp_path: Path) -> None:
+    train = Noise(100, seed=9)
+    extracted(Noise(10), tmp_path, calibrate_on=(train, View(SIZE)))
+    assert len(train.reads) > 100
+    train.reads.clear()
+    extracted(Noise(10), tmp_path, calibrate_on=(train, View(SIZE)))
+    assert len(train.reads) == 32
+    plain = open_network("random:test_vit")  # it has no batch norm
+    extracted(Noise(10), tmp_path, [plain], calibrate_on=None, view=View(32))
+
+
+def started(process: BaseProcess, cache: Path, blocks: int) -> None:
+    """Wait until every entry has so many blocks."""
+    while process.is_alive():
+        lines = [path.read_bytes().count(b"\n") for path in cache.glob("*/blocks.jsonl")]
+        if len(lines) == len(RULES) and min(lines) >= blocks:
+            return
+        time.sleep(0.005)
+    pytest.fail("it ended by itself")
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_stop_loses_little_and_changes_nothing(tmp_path: Path, number: signal.Signals) -> None:
+    count, log = 900, tmp_path / "log"
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    process = in_process(Noise(count, delay=0.002, bad=(5, 600)), cut, log)
+    started(process, cut, blocks=3)
+    assert process.pid is not None
+    if number == signal.SIGKILL:
+        os.killpg(process.pid, number)
+    else:
+        os.kill(process.pid, number)
+    process.join()
+    assert process.exitcode == {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}[number]
+    said = log.read_text()
+    assert "Traceback" not in said and ("goes on from there" in said) == (number != signal.SIGKILL)
+    source = Noise(count, bad=(5, 600))
+    [features] = extracted(source, cut)
+    assert 64 < len(source.reads) < 32 + 1 + count - 3 * 64 + 2  # those before are not read again
+    [expected] = extracted(Noise(count, bad=(5, 600)), whole)
+    assert files(cut) == files(whole)
+    assert features.skipped == expected.skipped and (features.good == expected.good).all()
+
+
+def test_of_two_processes_one_waits(tmp_path: Path) -> None:
+    logs = [tmp_path / "0.log", tmp_path / "1.log"]
+    processes = [in_process(Noise(500, delay=0.002), tmp_path / "cache", log) for log in logs]
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    said = [log.read_text() for log in logs]
+    assert sorted(text.count("waiting for it") for text in said) == [0, 1]
+    assert sorted("500/500" in text for text in said) == [False, True]  # only one of them computed
+    extracted(Noise(500), tmp_path / "whole")
+    assert files(tmp_path / "cache") == files(tmp_path / "whole")
+
+
+def test_a_full_disk(tmp_path: Path) -> None:
+    log, cache = tmp_path / "log", tmp_path / "cache"
+    process = in_process(Noise(400), cache, log, largest=200 * 2 * 256)
+    process.join()
+    said = log.read_text()
+    assert process.exitcode == 2 and "Traceback" not in said
+    assert "File too large" in said and "goes on at row 192 of 400" in said
+    extracted(Noise(400), cache)
+    extracted(Noise(400), tmp_path / "whole")
+    assert files(cache) == files(tmp_path / "whole")
+
+
+def test_too_little_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Noise, "digest", lambda self: "not to be computed")
+    with pytest.raises(UserError, match="are free; make room"):
+        extracted(Noise(10**12), tmp_path)
+
+
+def test_default_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PRETINT_CACHE", str(tmp_path / "own"))
+    assert default_folder() == tmp_path / "own"
+    monkeypatch.delenv("PRETINT_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert default_folder() == tmp_path / "pretint" / "features"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert default_folder() == tmp_path / ".cache" / "pretint" / "features"

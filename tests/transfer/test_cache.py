@@ -1,0 +1,194 @@
+"""A cache entry: blocks with checksums, damage of every kind, nothing wrong ever read back."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import transfer.cache
+from pretext.errors import UserError
+from transfer.cache import Entry, Storage, held_entry, key_of, require_room
+
+COLUMNS = {"conv1": 3, "conv2": 70_000}
+ROWS = 40
+IDENTITY = {"weights": "abc", "view": [16, 1.0]}
+
+
+def numbers(column: str, first: int, last: int, storage: Storage = "float16") -> NDArray[np.floating]:
+    rng = np.random.default_rng(len(column) + COLUMNS[column])
+    return rng.random((ROWS, COLUMNS[column]))[first:last].astype(storage)
+
+
+def fill(folder: Path, rows: int = ROWS, storage: Storage = "float16") -> Path:
+    """An entry with blocks of ten rows; where it lies."""
+    with held_entry(folder, IDENTITY, ROWS, COLUMNS, storage) as entry:
+        while entry.done < rows:
+            first, last = entry.done, entry.done + 10
+            skipped = [(first + 1, f"{first + 1}.png", "torn")]
+            entry.append({name: numbers(name, first, first + 5, storage) for name in COLUMNS}, skipped, 1.0)
+            entry.append({name: numbers(name, first + 5, last, storage) for name in COLUMNS}, [], 0.5)
+            assert entry.done == first and entry.written == last
+            entry.flush()
+    return entry.folder
+
+
+def rows_left(folder: Path) -> int:
+    with held_entry(folder, IDENTITY, ROWS, COLUMNS, "float16") as entry:
+        return entry.done
+
+
+@pytest.mark.parametrize("storage", ["float16", "float32"])
+def test_what_is_written_is_read(tmp_path: Path, storage: Storage) -> None:
+    place = fill(tmp_path, storage=storage)
+    assert place.name == key_of(IDENTITY) and len(place.name) == 32
+    assert json.loads((place / "identity.json").read_text()) == IDENTITY
+    with held_entry(tmp_path, IDENTITY, ROWS, COLUMNS, storage) as entry:
+        assert entry.done == ROWS and entry.missing_bytes == 0
+        assert sum(block.seconds for block in entry.blocks) == 6.0
+        assert [skip for block in entry.blocks for skip in block.skipped][1] == (11, "11.png", "torn")
+    for column in COLUMNS:
+        matrix = entry.matrix(column)
+        assert matrix.dtype == storage and not matrix.flags.writeable
+        assert (matrix == numbers(column, 0, ROWS, storage)).all()
+        assert entry.path(column).read_bytes() == numbers(column, 0, ROWS, storage).tobytes()
+
+
+def cut_file(place: Path) -> None:
+    content = (place / "conv2.f16").read_bytes()
+    (place / "conv2.f16").write_bytes(content[: len(content) * 5 // 8])
+
+
+def flip_a_bit(place: Path) -> None:
+    with (place / "conv1.f16").open("r+b") as file:
+        file.seek(25 * 3 * 2)
+        byte = file.read(1)
+        file.seek(-1, 1)
+        file.write(bytes([byte[0] ^ 1]))
+
+
+def change_a_line(place: Path) -> None:
+    lines = (place / "blocks.jsonl").read_text().splitlines(keepends=True)
+    lines[2] = lines[2].replace("torn", "worn")
+    (place / "blocks.jsonl").write_text("".join(lines))
+
+
+def cut_a_line(place: Path) -> None:
+    content = (place / "blocks.jsonl").read_bytes()
+    (place / "blocks.jsonl").write_bytes(content[: len(content) * 5 // 8])
+
+
+def lose_a_line(place: Path) -> None:
+    lines = (place / "blocks.jsonl").read_text().splitlines(keepends=True)
+    (place / "blocks.jsonl").write_text("".join(lines[:2] + lines[3:]))
+
+
+def no_json(place: Path) -> None:
+    lines = (place / "blocks.jsonl").read_bytes().splitlines(keepends=True)
+    junk = [b"\xff\x00\n", b"[1, 2]\n", b'{"check": 3}\n', b"[" * 5000 + b"\n"]
+    (place / "blocks.jsonl").write_bytes(b"".join(lines[:2] + junk + lines[2:]))
+
+
+DAMAGES: list[tuple[Callable[[Path], object], int]] = [
+    (cut_file, 20),
+    (flip_a_bit, 20),
+    (change_a_line, 20),
+    (cut_a_line, 20),
+    (lose_a_line, 20),
+    (no_json, 20),
+    (lambda place: (place / "conv1.f16").unlink(), 0),
+    (lambda place: (place / "blocks.jsonl").unlink(), 0),
+    (lambda place: (place / "identity.json").write_text("{}"), 0),
+    (lambda place: (place / "identity.json").unlink(), 0),
+    (lambda place: (place / "identity.json").write_bytes(b"\xff\x00"), 0),
+]
+
+
+@pytest.mark.parametrize(("damage", "good"), DAMAGES)
+def test_what_is_damaged_is_computed_again_from_there(
+    tmp_path: Path, damage: Callable[[Path], object], good: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = fill(tmp_path)
+    whole = {path.name: path.read_bytes() for path in place.iterdir()}
+    damage(place)
+    assert rows_left(tmp_path) == good
+    said = capsys.readouterr().err
+    assert said.count("\n") <= 1
+    assert rows_left(tmp_path) == good and not capsys.readouterr().err  # said once
+    fill(tmp_path)
+    assert {path.name: path.read_bytes() for path in place.iterdir()} == whole
+
+
+def test_damage_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = fill(tmp_path)
+    flip_a_bit(place)
+    rows_left(tmp_path)
+    assert f"{place}: cached features are damaged from row 20 on" in capsys.readouterr().err
+    (place / "identity.json").write_text("{}")
+    rows_left(tmp_path)
+    assert "something else" in capsys.readouterr().err
+
+
+def test_rows_that_are_not_safe_do_not_count(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = fill(tmp_path, rows=20)
+    with held_entry(tmp_path, IDENTITY, ROWS, COLUMNS, "float16") as entry:
+        entry.append({name: numbers(name, 20, 30) for name in COLUMNS}, [], 1.0)
+    assert (place / "conv2.f16").stat().st_size > 20 * 70_000 * 2
+    with (place / "blocks.jsonl").open("ab") as file:
+        file.write(b'{"check": 12')  # as a kill amid the write leaves it
+    assert rows_left(tmp_path) == 20
+    assert not capsys.readouterr().err
+    fill(tmp_path)
+    assert rows_left(tmp_path) == ROWS
+
+
+def test_what_another_process_has_mapped_is_never_cut(tmp_path: Path) -> None:
+    place = fill(tmp_path)
+    with held_entry(tmp_path, IDENTITY, ROWS, COLUMNS, "float16") as entry:
+        mapped = entry.matrix("conv2")
+        flip_a_bit(place)
+    with held_entry(tmp_path, IDENTITY, ROWS, COLUMNS, "float16") as entry:
+        assert entry.done == 20
+        entry.append({name: numbers(name, 20, 25) for name in COLUMNS}, [], 1.0)
+        assert (mapped == numbers("conv2", 0, ROWS)).all()
+
+
+def test_keep_before(tmp_path: Path) -> None:
+    fill(tmp_path)
+    with held_entry(tmp_path, IDENTITY, ROWS, COLUMNS, "float16") as entry:
+        entry.keep_before(29)
+        assert entry.done == 20
+    assert rows_left(tmp_path) == 20
+
+
+def test_a_block_is_closed_by_rows_or_by_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def half() -> Entry:
+        entry.append({name: numbers(name, entry.written, entry.written + 5) for name in COLUMNS}, [], 1.0)
+        return entry
+
+    with held_entry(tmp_path, IDENTITY, ROWS, COLUMNS, "float16") as entry:
+        assert not entry.due() and not half().due()
+        monkeypatch.setattr(transfer.cache, "ROWS", 10)
+        assert half().due()
+        entry.flush()
+        assert not entry.due() and not half().due()
+        monkeypatch.setattr(transfer.cache, "SECONDS", 0.0)
+        assert entry.due()
+
+
+def test_too_little_room_is_said_at_the_start(tmp_path: Path) -> None:
+    with (
+        held_entry(tmp_path, IDENTITY, 10**9, {"conv1": 10**7}, "float32") as entry,
+        pytest.raises(UserError, match=r"4e\+07 GB"),
+    ):
+        require_room(tmp_path, [entry])
+
+
+def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="name another cache folder"), held_entry(
+        tmp_path / "file", IDENTITY, ROWS, COLUMNS, "float16"
+    ):
+        pass
