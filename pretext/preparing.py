@@ -165,7 +165,7 @@ def prepare_network(
 def on_place(network: N, settings: PretrainSettings, place: Place) -> N:
     """The network on the device, in the memory layout that the settings ask for."""
     layout = torch.channels_last if settings.machine.channels_last else torch.contiguous_format
-    return network.to(place.device).to(memory_format=layout)  # type: ignore[call-overload, no-any-return]
+    return network.to(place.device).to(memory_format=layout)
 
 
 def stored(pictures: Pictures, settings: PretrainSettings, prior: Tensor | None, precision: str) -> dict[str, Any]:

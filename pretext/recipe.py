@@ -217,7 +217,7 @@ def build_colorizer(settings: PretrainSettings, prior: Tensor, published: bool =
 def build_network(
     settings: PretrainSettings, prior: Tensor | None, classes: Sequence[str], published: bool = False
 ) -> Colorizer | Classifier:
-    """What a recipe trains, with the same first weights of the backbone whatever the objective; see ``build_colorizer``.
+    """What a recipe trains; the backbone's first weights are the same whatever the objective.
 
     Args:
         settings: the recipe.
