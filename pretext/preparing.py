@@ -96,12 +96,11 @@ def open_pictures(settings: PretrainSettings) -> Pictures:
 def _classes(sources: Mapping[str, LabelledSource]) -> list[str]:
     """The classes that a classifier of all of these tells apart."""
     (first, classes), *others = ((name, source.classes) for name, source in sources.items())
+    seen: set[int] = set()
     for name, source in sources.items():
         if source.labels.ndim != 1:
             raise UserError(f"{name}: a picture may have several labels; objective.name labels takes one for each")
-        checked_labels(name, source.labels, source.classes)
-    if len(classes) < 2:
-        raise UserError(f"{first}: one class only ({', '.join(classes)}); a classifier needs two")
+        seen |= set(checked_labels(name, source.labels, source.classes).tolist())
     for name, named in others:
         if named != classes:
             different = sorted(set(named) ^ set(classes)) or ["the same in another order"]
@@ -109,6 +108,9 @@ def _classes(sources: Mapping[str, LabelledSource]) -> list[str]:
                 f"data.source: {first} and {name} hold different classes ({', '.join(different[:5])}); labels of a "
                 "mixture must mean the same"
             )
+    if len(seen) < 2:
+        named = ", ".join(classes[label] for label in seen)
+        raise UserError(f"{' + '.join(sources)}: one class only ({named}); a classifier needs two")
     return list(classes)
 
 

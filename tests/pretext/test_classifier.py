@@ -246,6 +246,11 @@ def tar_of(path: Path, labels: list[int]) -> str:
     return str(path)
 
 
+def test_one_class_of_several_is_one_class(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"one class only \(2\); a classifier needs two"):
+        open_pictures(settings(data={"source": tar_of(tmp_path / "0.tar", [2] * 12)}))
+
+
 def test_a_run_does_not_go_on_with_other_labels(tmp_path: Path) -> None:
     asked = settings(data={"source": tar_of(tmp_path / "0.tar", [0, 1, 2] * 4)})
     assert not pretrain(tmp_path / "run", asked)
