@@ -109,8 +109,8 @@ def _classes(sources: Mapping[str, LabelledSource]) -> list[str]:
                 "mixture must mean the same"
             )
     if len(seen) < 2:
-        named = ", ".join(classes[label] for label in seen)
-        raise UserError(f"{' + '.join(sources)}: one class only ({named}); a classifier needs two")
+        only = ", ".join(classes[label] for label in seen)
+        raise UserError(f"{' + '.join(sources)}: one class only ({only}); a classifier needs two")
     return list(classes)
 
 
