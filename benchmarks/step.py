@@ -42,7 +42,7 @@ class _Bare(nn.Module):
         self.colorizer = colorizer
         self.lightness = lightness
 
-    def loss(self, rgb: Tensor) -> Tensor:
+    def loss(self, rgb: Tensor, labels: Tensor) -> Tensor:
         return self.colorizer(self.lightness).square().mean()
 
 
@@ -68,7 +68,8 @@ def _measured(settings: PretrainSettings, rounds: int) -> Iterator[Row]:
     batch, source = settings.training.batch_size, open_source(str(settings.data.source))
     samples = Samples([source], settings.crop, settings.seed)
     colorizer = on_place(build_colorizer(settings, torch.full((313,), 1 / 313, dtype=torch.float64)), settings, place)
-    rgb = next(batches(samples, batch, 0, 1, 0)).rgb.to(place.device)
+    rgb, labels, *_ = next(batches(samples, batch, 0, 1, 0))
+    rgb, labels = rgb.to(place.device), labels.to(place.device)
     bare = _learner(_Bare(copy.deepcopy(colorizer), rgb_to_lightness(rgb)), settings, place)
     ours = _learner(colorizer, settings, place)
     setting = f"{settings.backbone.name}, {settings.crop.size} px, batch {batch}, {place.precision}"
@@ -81,10 +82,10 @@ def _measured(settings: PretrainSettings, rounds: int) -> Iterator[Row]:
         for _ in range(-(-len(source) // batch) + _QUEUED * place.workers):  # an epoch: every picture is decoded
             next(source_of_kept)
         steps: dict[str, Callable[[], object]] = {
-            "bare": lambda: bare.step(rgb),
-            "memory": lambda: ours.step(rgb),
-            "whole": lambda: ours.step(next(source_of_batches).rgb),
-            "kept": lambda: ours.step(next(source_of_kept).rgb),
+            "bare": lambda: bare.step(rgb, labels),
+            "memory": lambda: ours.step(rgb, labels),
+            "whole": lambda: ours.step(*next(source_of_batches)[:2]),
+            "kept": lambda: ours.step(*next(source_of_kept)[:2]),
         }
         for step in steps.values():
             for _ in range(3):

@@ -51,10 +51,15 @@ class Colorizer(nn.Module):
         s = self.target_stride
         return rgb_to_ab(rgb[..., ::s, ::s])
 
-    def loss(self, rgb: Tensor) -> Tensor:
-        """The objective on a batch of pictures, (B, 3, H, W), sRGB: a scalar."""
+    def loss(self, rgb: Tensor, labels: Tensor | None = None) -> Tensor:
+        """The objective on a batch of pictures, (B, 3, H, W), sRGB: a scalar. Their labels do not matter to it."""
         loss: Tensor = self.objective(self(rgb_to_lightness(rgb)), self.target(rgb))
         return loss
+
+    def picture_losses(self, rgb: Tensor, labels: Tensor | None = None) -> Tensor:
+        """(B,): each picture's own loss, one without colour counted as any other."""
+        output = self(rgb_to_lightness(rgb))
+        return self.objective.pixel_losses(output, self.target(rgb)).flatten(1).mean(1)
 
     @torch.inference_mode()
     def colorize(self, lightness: Tensor, temperature: float = TEMPERATURE) -> Tensor:

@@ -1,15 +1,16 @@
-"""From a recipe to what trains: the pictures, split and mixed, the prior, and the colorizer."""
+"""From a recipe to what trains: the pictures, split and mixed, the prior or the classes, and the network."""
 
 import hashlib
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from pretext.classifier import Classifier
 from pretext.color import rgb_to_ab, rgb_to_lightness
 from pretext.colorizer import Colorizer
 from pretext.engine import ranks
@@ -17,11 +18,16 @@ from pretext.engine.device import Place
 from pretext.errors import UserError
 from pretext.gamut import Gamut
 from pretext.initialisation import initialise
-from pretext.pictures import open_source
-from pretext.pictures.batches import Samples, Subset, Views
-from pretext.pictures.source import Source
+from pretext.pictures import open_labelled, open_source
+from pretext.pictures.batches import Batch, Sample, Samples, Subset, Views, collate
+from pretext.pictures.labels import checked_labels
+from pretext.pictures.source import LabelledSource, Source
 from pretext.prior import estimate_prior, load_prior
-from pretext.recipe import PretrainSettings, build_colorizer
+from pretext.recipe import PretrainSettings, build_network, colour_contract
+from pretext.settings import plain
+from pretext.versions import versions
+
+N = TypeVar("N", bound=nn.Module)
 
 _ENOUGH = 100  # crops, all of them gray, that say that all pictures are
 
@@ -38,13 +44,15 @@ class Pictures:
     held: list[Source]
     """Of each source some pictures that are not trained on; of few pictures none."""
     contents: dict[str, Any]
-    """How many pictures, and a digest of their names: a run goes on with the same ones only."""
+    """How many pictures, and digests of their names and labels: a run goes on with the same ones only."""
+    classes: list[str] = field(default_factory=list)
+    """Names of the classes, by label, where labels are learnt."""
 
     def samples(self, settings: PretrainSettings, workers: int | None = None) -> Samples:
         """The training crops of a run. Among so many workers machine.cache is shared out; without, there is none."""
         shared_by = max(1, workers or 0) * ranks.local_world()
         room = 0 if workers is None else settings.machine.cache * 2**20 // shared_by
-        return Samples(self.training, settings.crop, settings.seed, self.weights, room)
+        return Samples(self.training, settings.crop, settings.seed, self.weights, room, labelled=bool(self.classes))
 
 
 def open_pictures(settings: PretrainSettings) -> Pictures:
@@ -52,11 +60,18 @@ def open_pictures(settings: PretrainSettings) -> Pictures:
 
     Raises:
         UserError: one cannot be opened, or stands twice: what is held out of the one would be trained on
-            from the other.
+            from the other. Where labels are learnt also if there are none, or not the same classes.
     """
     asked = settings.data.source
     weights = dict(asked) if isinstance(asked, Mapping) else {asked: 1.0}
-    sources = [open_source(name) for name in weights]
+    sources: list[Source] = []
+    classes, labels = [], {}
+    if settings.objective.supervised:
+        labelled = {name: open_labelled(name) for name in weights}
+        classes, labels = _classes(labelled), {"labels": _digest_of_labels(labelled)}
+        sources += labelled.values()
+    else:
+        sources += map(open_source, weights)
     digests = [source.digest() for source in sources]
     opened: dict[tuple[str, str], str] = {}
     for name, digest in zip(weights, digests, strict=True):
@@ -74,7 +89,36 @@ def open_pictures(settings: PretrainSettings) -> Pictures:
         if aside:
             held.append(Subset(source, range(aside), settings.seed))
     names = digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
-    return Pictures(" + ".join(weights), training, list(weights.values()), held, {"pictures": count, "names": names})
+    contents = {"pictures": count, "names": names, **labels}
+    return Pictures(" + ".join(weights), training, list(weights.values()), held, contents, classes)
+
+
+def _classes(sources: Mapping[str, LabelledSource]) -> list[str]:
+    """The classes that a classifier of all of these tells apart."""
+    (first, classes), *others = ((name, source.classes) for name, source in sources.items())
+    seen: set[int] = set()
+    for name, source in sources.items():
+        if source.labels.ndim != 1:
+            raise UserError(f"{name}: a picture may have several labels; objective.name labels takes one for each")
+        seen |= set(checked_labels(name, source.labels, source.classes).tolist())
+    for name, named in others:
+        if named != classes:
+            different = sorted(set(named) ^ set(classes)) or ["the same in another order"]
+            raise UserError(
+                f"data.source: {first} and {name} hold different classes ({', '.join(different[:5])}); labels of a "
+                "mixture must mean the same"
+            )
+    if len(seen) < 2:
+        only = ", ".join(classes[label] for label in seen)
+        raise UserError(f"{' + '.join(sources)}: one class only ({only}); a classifier needs two")
+    return list(classes)
+
+
+def _digest_of_labels(sources: Mapping[str, LabelledSource]) -> str:
+    digest = hashlib.sha256()
+    for source in sources.values():
+        digest.update("\n".join(source.classes).encode() + source.labels.astype("<i8").tobytes())
+    return digest.hexdigest()
 
 
 def _place(name: str) -> str:
@@ -101,27 +145,41 @@ def find_prior(pictures: Pictures, settings: PretrainSettings) -> Tensor:
     return estimate_prior(colours, gamut) if given is None else given
 
 
-def prepare_colorizer(pictures: Pictures, settings: PretrainSettings, prior: Tensor, place: Place) -> Colorizer:
-    """The colorizer of a recipe as training begins with it, on the place's device.
+def prepare_network(
+    pictures: Pictures, settings: PretrainSettings, prior: Tensor | None, place: Place
+) -> Colorizer | Classifier:
+    """What a recipe trains, as training begins with it, on the place's device.
 
     Weights from pictures are made by the first process; the others are given them when training begins.
     """
-    colorizer = on_place(build_colorizer(settings, prior, published=True), settings, place)
+    network = on_place(build_network(settings, prior, pictures.classes, published=True), settings, place)
     asked = settings.backbone
 
     def from_pictures() -> None:
         crops = torch.stack(list(first_crops(pictures, settings, asked.init_pictures)))
-        initialise(colorizer.backbone, [rgb_to_lightness(crops)], asked.init, settings.seed)
+        initialise(network.backbone, [rgb_to_lightness(crops)], asked.init, settings.seed)
 
     if asked.init != "random":
         ranks.on_first(from_pictures)
-    return colorizer
+    return network
 
 
-def on_place(colorizer: Colorizer, settings: PretrainSettings, place: Place) -> Colorizer:
-    """The colorizer on the device, in the memory layout that the settings ask for."""
+def on_place(network: N, settings: PretrainSettings, place: Place) -> N:
+    """The network on the device, in the memory layout that the settings ask for."""
     layout = torch.channels_last if settings.machine.channels_last else torch.contiguous_format
-    return colorizer.to(place.device).to(memory_format=layout)
+    return network.to(place.device).to(memory_format=layout)
+
+
+def stored(pictures: Pictures, settings: PretrainSettings, prior: Tensor | None, precision: str) -> dict[str, Any]:
+    """What a checkpoint holds besides the learner's state."""
+    return {
+        "settings": plain(settings),
+        "precision": precision,
+        "data": pictures.contents,
+        "colour": colour_contract(settings, prior),
+        **({"classes": pictures.classes} if pictures.classes else {}),
+        "versions": versions(),
+    }
 
 
 def first_crops(pictures: Pictures, settings: PretrainSettings, count: int) -> Iterator[Tensor]:
@@ -139,7 +197,7 @@ def first_crops(pictures: Pictures, settings: PretrainSettings, count: int) -> I
         yield sample.rgb
 
 
-def held_views(pictures: Pictures, count: int, size: int) -> tuple[Tensor, list[tuple[str, str]]]:
+def held_views(pictures: Pictures, count: int, size: int) -> Batch:
     """Pictures to look at, uint8 (N, 3, size, size), at most ``count``, and those left out as bad.
 
     Held-out ones, or, where none of those can be read, some that are trained on.
@@ -147,20 +205,20 @@ def held_views(pictures: Pictures, count: int, size: int) -> tuple[Tensor, list[
     Raises:
         UserError: none of these can be read either.
     """
-    views, bad = _views(pictures.held, count, size)
-    if not views:
+    views = _views(pictures, pictures.held, count, size)
+    if all(view.rgb is None for view in views):
         pictures.held.clear()
-        views, more = _views(pictures.training, -(-max(1, count) // len(pictures.training)), size)
-        bad += more
-    if not views:
+        views += _views(pictures, pictures.training, -(-max(1, count) // len(pictures.training)), size)
+    looked_at = collate(views)
+    if not len(looked_at.rgb):
+        bad = looked_at.skipped
         raise UserError(f"{pictures.name}: none of {len(bad)} pictures can be read; the first: {': '.join(bad[0])}")
-    return torch.stack(views), bad
+    return looked_at
 
 
-def _views(sources: list[Source], each: int, size: int) -> tuple[list[Tensor], list[tuple[str, str]]]:
+def _views(pictures: Pictures, sources: list[Source], each: int, size: int) -> list[Sample]:
     samples = []
     for source in sources:
-        looked_at = Views(source, size)
+        looked_at = Views(source, size, labelled=bool(pictures.classes))
         samples += [looked_at[index] for index in range(min(len(source), each))]
-    views = [sample.rgb for sample in samples if sample.rgb is not None]
-    return views, [entry for sample in samples for entry in sample.skipped]
+    return samples

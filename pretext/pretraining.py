@@ -1,4 +1,4 @@
-"""The job that trains: features from unlabelled pictures, by colorization."""
+"""The job that trains: features from unlabelled pictures, by colorization; or, to compare, from labelled ones."""
 
 from contextlib import ExitStack
 from pathlib import Path
@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from pretext.classifier import Classifier, label_health
 from pretext.color import rgb_to_lightness
 from pretext.colorizer import Colorizer, join
 from pretext.engine import ranks
@@ -23,8 +24,8 @@ from pretext.files import write_png
 from pretext.health import colour_health
 from pretext.online import OnlineProbe
 from pretext.pictures import open_labelled
-from pretext.preparing import Pictures, find_prior, held_views, on_place, open_pictures, prepare_colorizer
-from pretext.recipe import PretrainSettings, build_colorizer, check_contract, check_state, colour_contract
+from pretext.preparing import Pictures, find_prior, held_views, on_place, open_pictures, prepare_network, stored
+from pretext.recipe import PretrainSettings, build_network, check_contract, check_state
 from pretext.settings import plain
 from pretext.sheet import contact_sheet
 from pretext.versions import versions
@@ -34,7 +35,7 @@ _AT_ONCE = 32
 
 
 def pretrain(run: Path, settings: PretrainSettings) -> Ending:
-    """Train a colorizer, or go on with a run that was interrupted.
+    """Train a colorizer (of objective.name labels: a classifier), or go on with a run that was interrupted.
 
     Called again with the same settings it goes on from the newest checkpoint, and computes what an
     uninterrupted run would have computed, to the bit on the same machine's CPU. Several processes
@@ -63,12 +64,12 @@ def pretrain(run: Path, settings: PretrainSettings) -> Ending:
         state = None if begun is None else _restored(run, begun, settings, pictures)
         place = asked if state is None else asked._replace(precision=state["precision"])
         if state is None:
-            prior = ranks.from_first(lambda: find_prior(pictures, settings))
-            colorizer = prepare_colorizer(pictures, settings, prior, place)
+            prior = None if pictures.classes else ranks.from_first(lambda: find_prior(pictures, settings))
+            network = prepare_network(pictures, settings, prior, place)
         else:
-            prior = state["colour"]["prior"]
-            colorizer = on_place(build_colorizer(settings, prior), settings, place)
-        learner = Learner(colorizer, settings.training, settings.machine, place, settings.seed)
+            prior = state["colour"].get("prior")
+            network = on_place(build_network(settings, prior, pictures.classes), settings, place)
+        learner = Learner(network, settings.training, settings.machine, place, settings.seed)
         if state is not None:
             learner.load(state, run)
             del state  # as large as the network and its optimizer
@@ -86,13 +87,7 @@ def pretrain(run: Path, settings: PretrainSettings) -> Ending:
                 "workers": place.workers,
                 "held_out": sum(map(len, pictures.held)),
             },
-            stored={
-                "settings": plain(settings),
-                "precision": place.precision,
-                "data": pictures.contents,
-                "colour": colour_contract(settings, prior),
-                "versions": versions(),
-            },
+            stored=stored(pictures, settings, prior, place.precision),
             skipped=watch.skipped if watch else [],
         )
 
@@ -105,44 +100,50 @@ def _restored(run: Path, checkpoint: Path, settings: PretrainSettings, pictures:
     """
     state = load_checkpoint(checkpoint)
     check_state(run, state, resumed=True)
-    check_contract(run, settings, state["colour"])
+    check_contract(run, settings, state)
     if state["data"] != pictures.contents:
+        same = {**state["data"], "labels": ""} == {**pictures.contents, "labels": ""}
+        what = "labels" if same else "pictures"
         raise UserError(
-            f"{pictures.name}: the pictures changed since the run {run} began ({state['data']['pictures']} "
+            f"{pictures.name}: the {what} changed since the run {run} began ({state['data']['pictures']} "
             f"then, {pictures.contents['pictures']} now); bring them back, or name a new folder for the run"
         )
     return state
 
 
 class _Watch:
-    """What is looked at now and then: how held-out pictures are coloured, and what the features know."""
+    """What is looked at now and then: how held-out pictures are coloured or named, and what the features know."""
 
     def __init__(
-        self, run: Path, settings: PretrainSettings, pictures: Pictures, learner: Learner, prior: Tensor
+        self, run: Path, settings: PretrainSettings, pictures: Pictures, learner: Learner, prior: Tensor | None
     ) -> None:
         self.run, self.learner, self.prior = run, learner, prior
-        size = self._colorizer.backbone.fit_size(settings.view_size)
-        self.views, self.skipped = held_views(pictures, settings.data.holdout, size)
+        size = self._judged.backbone.fit_size(settings.view_size)
+        self.views, self.labels, self.skipped, _ = held_views(pictures, settings.data.holdout, size)
         self.probe = None
         if settings.online.source:
             self.probe = OnlineProbe(open_labelled(settings.online.source), settings.online, size, settings.seed)
             self.skipped += self.probe.skipped
 
     @property
-    def _colorizer(self) -> Colorizer:
+    def _judged(self) -> Colorizer | Classifier:
         judged = self.learner.judged
-        assert isinstance(judged, Colorizer)
+        assert isinstance(judged, (Colorizer, Classifier))
         return judged
 
     def __call__(self, journal: Journal) -> None:
-        step, place, colorizer = self.learner.done, self.learner.place, self._colorizer.eval()
-        path = self.run / "samples" / f"{step:08d}.png"
-        sheet = sample_sheet(colorizer, self.views, place)
-        write_png(path, sheet)
-        journal.picture("samples", step, path.read_bytes(), *sheet.size)
-        journal.write("health", step, **colour_health(colorizer, self.views.split(_AT_ONCE), self.prior, place))
+        step, place, network = self.learner.done, self.learner.place, self._judged.eval()
+        if isinstance(network, Classifier):
+            journal.write("health", step, **label_health(network, self.views, self.labels, place))
+        else:
+            assert self.prior is not None
+            path = self.run / "samples" / f"{step:08d}.png"
+            sheet = sample_sheet(network, self.views, place)
+            write_png(path, sheet)
+            journal.picture("samples", step, path.read_bytes(), *sheet.size)
+            journal.write("health", step, **colour_health(network, self.views.split(_AT_ONCE), self.prior, place))
         if self.probe is not None:
-            journal.write("online", step, **self.probe(colorizer.backbone, place))
+            journal.write("online", step, **self.probe(network.backbone, place))
         self.learner.network.train()
 
 

@@ -1,7 +1,8 @@
-"""A recipe: every setting of a pretraining, and the colorizer that follows from it."""
+"""A recipe: every setting of a pretraining, and the network that follows from it."""
 
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -9,7 +10,8 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from pretext.backbones import build_backbone
+from pretext.backbones import Backbone, build_backbone
+from pretext.classifier import Classifier
 from pretext.colorizer import Colorizer, NoHead
 from pretext.engine.checkpoint import load_checkpoint
 from pretext.engine.run import find_checkpoint
@@ -32,8 +34,8 @@ class DataSettings:
         source: a folder of pictures, or "bundled": photographs that need no download, cut into tiles; or
             "torchvision:SET:PART:FOLDER", or "hf:DATA:SPLIT" (Hugging Face), or tar shards: see docs/data.md; or
             several, mixed by weight: {one/folder: 0.7, other/folder: 0.3}.
-        holdout: pictures, at most a tenth of all, that are never trained on; colour health is judged on
-            them.
+        holdout: pictures, at most a tenth of all, that are never trained on; colour health (with
+            objective.name labels: the classifier) is judged on them.
     """
 
     source: str | dict[str, float] = "bundled"
@@ -91,7 +93,8 @@ class ObjectiveSettings:
     """What the network learns.
 
     Args:
-        name: rebalanced or plain classification over the 313 colour bins, or L2 regression.
+        name: rebalanced or plain classification over the 313 colour bins, or L2 regression; or labels, the
+            supervised reference: the backbone learns the classes of a labelled data.source, and no colour.
         stride: input pixels per point of the colour target.
         neighbours: K, the bins that share a pixel's colour: 5 in the paper, 10 in its released code.
         sigma: of the Gaussian that shares them out, Lab units.
@@ -102,7 +105,7 @@ class ObjectiveSettings:
         bounded: of a regression: a tanh keeps |a| and |b| below 110.
     """
 
-    name: Literal["rebalanced", "plain", "regression"] = "rebalanced"
+    name: Literal["rebalanced", "plain", "regression", "labels"] = "rebalanced"
     stride: int = 8
     neighbours: int = 10
     sigma: float = 5.0
@@ -121,6 +124,11 @@ class ObjectiveSettings:
             raise UserError("objective.sigma must be at least 0.1, objective.stride and objective.prior_pictures 1")
         if not 0 <= self.uniform <= 1:
             raise UserError(f"objective.uniform is {self.uniform}: a share lies between 0 and 1")
+
+    @property
+    def supervised(self) -> bool:
+        """Whether labels are learnt, and not colours."""
+        return self.name == "labels"
 
 
 @dataclass
@@ -174,7 +182,7 @@ class Pretrained(NamedTuple):
     colorizer: Colorizer
     settings: PretrainSettings
     prior: Tensor
-    """(Q,), float64."""
+    """(Q,), float64; uniform where labels were learnt."""
     step: int
     has_head: bool = True
     """Whether there is a colour head; without one the colorizer can only give features."""
@@ -183,9 +191,12 @@ class Pretrained(NamedTuple):
 def build_colorizer(settings: PretrainSettings, prior: Tensor, published: bool = False) -> Colorizer:
     """The colorizer of a recipe at random initial weights, which depend on the recipe's seed alone.
 
+    A recipe that learns labels has none: this one then has its backbone, and a head for two channels of colour
+    that nobody trained.
+
     Args:
         settings: the recipe.
-        prior: (Q,), for the rebalancing weights.
+        prior: (Q,), for the rebalancing weights; no other objective needs it.
         published: start the backbone from the file ``settings.backbone.weights`` instead, if that is named.
 
     Raises:
@@ -193,23 +204,50 @@ def build_colorizer(settings: PretrainSettings, prior: Tensor, published: bool =
     """
     asked = settings.objective
     objective: Objective
-    if asked.name == "regression":
+    if asked.name in ("regression", "labels"):
         objective = Regression(asked.gray_threshold, asked.bounded)
     else:
         weights = rebalancing_weights(prior, asked.uniform) if asked.name == "rebalanced" else None
         objective = Classification(Gamut(asked.neighbours, asked.sigma), weights, asked.gray_threshold)
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
-        file = {"weights": settings.backbone.weights} if published and settings.backbone.weights else {}
-        backbone = build_backbone(settings.backbone.name, **settings.backbone.arguments, **file)
-        return Colorizer(backbone, objective, asked.stride)
+        return Colorizer(_backbone(settings, published), objective, asked.stride)
 
 
-def colour_contract(settings: PretrainSettings, prior: Tensor) -> dict[str, Any]:
-    """What a colour means to a checkpoint; checked when it is loaded, see ``check_contract``."""
+def build_network(
+    settings: PretrainSettings, prior: Tensor | None, classes: Sequence[str], published: bool = False
+) -> Colorizer | Classifier:
+    """What a recipe trains; the backbone's first weights are the same whatever the objective.
+
+    Args:
+        settings: the recipe.
+        prior: (Q,), of a recipe that learns colours.
+        classes: of one that learns labels.
+        published: see ``build_colorizer``.
+    """
+    if not settings.objective.supervised:
+        assert prior is not None
+        return build_colorizer(settings, prior, published)
+    with torch.random.fork_rng():
+        torch.manual_seed(settings.seed)
+        return Classifier(_backbone(settings, published), len(classes))
+
+
+def _backbone(settings: PretrainSettings, published: bool) -> Backbone:
+    file = {"weights": settings.backbone.weights} if published and settings.backbone.weights else {}
+    return build_backbone(settings.backbone.name, **settings.backbone.arguments, **file)
+
+
+def colour_contract(settings: PretrainSettings, prior: Tensor | None) -> dict[str, Any]:
+    """What a colour means to a checkpoint; checked when it is loaded, see ``check_contract``.
+
+    Where labels are learnt, only lightness means anything.
+    """
+    seen = {"white": "D65", "lightness": [0, 100]}
+    if settings.objective.supervised:
+        return seen
     return {
-        "white": "D65",
-        "lightness": [0, 100],
+        **seen,
         "bins": hashlib.sha256(bin_centres().astype("<i8").tobytes()).hexdigest(),
         "neighbours": settings.objective.neighbours,
         "sigma": settings.objective.sigma,
@@ -224,9 +262,14 @@ def check_state(origin: Path, state: dict[str, Any], resumed: bool = False) -> N
     if resumed:
         kinds |= {"optimizer": dict, "data": dict, "precision": str}
     wrong = [name for name, kind in kinds.items() if not isinstance(state.get(name), kind)]
-    prior = state["colour"].get("prior") if "colour" not in wrong else None
-    if not isinstance(prior, Tensor) or prior.shape != (len(bin_centres()),) or not float(prior.sum()) > 0:
-        wrong.append("prior")
+    if "classes" in state:  # it learns labels, and knows no colour
+        named = state["classes"]
+        if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
+            wrong.append("classes")
+    else:
+        prior = state["colour"].get("prior") if "colour" not in wrong else None
+        if not isinstance(prior, Tensor) or prior.shape != (len(bin_centres()),) or not float(prior.sum()) > 0:
+            wrong.append("prior")
     if not isinstance(state.get("head", True), bool):
         wrong.append("head")
     if wrong:
@@ -235,9 +278,12 @@ def check_state(origin: Path, state: dict[str, Any], resumed: bool = False) -> N
         )
 
 
-def check_contract(origin: Path, settings: PretrainSettings, colour: dict[str, Any]) -> None:
+def check_contract(origin: Path, settings: PretrainSettings, state: dict[str, Any]) -> None:
     """Refuse, by a ``UserError``, a checkpoint whose colours mean something else than ours."""
-    for name, value in colour_contract(settings, colour["prior"]).items():
+    colour = state["colour"]
+    if settings.objective.supervised != ("classes" in state):
+        raise UserError(f"{origin}: its settings and what it holds are not of one run (objective and classes); edited?")
+    for name, value in colour_contract(settings, colour.get("prior")).items():
         if name != "prior" and colour.get(name) != value:
             raise UserError(f"{origin}: its colour contract has {name} {colour.get(name)}; this version needs {value}")
 
@@ -252,10 +298,14 @@ def load_pretrained(path: Path) -> Pretrained:
     state = load_checkpoint(file)
     check_state(file, state)
     settings = settings_from(PretrainSettings, state["settings"], f"{file}: its settings")
-    check_contract(file, settings, state["colour"])
-    prior, weights = state["colour"]["prior"], state.get("average", state["model"])
+    check_contract(file, settings, state)
+    prior, weights = state["colour"].get("prior"), state.get("average", state["model"])
+    if settings.objective.supervised:
+        prior = torch.full((len(bin_centres()),), 1 / len(bin_centres()), dtype=torch.float64)
+        if isinstance(weights, dict):  # what it names classes by is of no use here
+            weights = {name: value for name, value in weights.items() if not str(name).startswith("head.")}
     colorizer = build_colorizer(settings, prior)
-    has_head = state.get("head", True)
+    has_head = state.get("head", True) and not settings.objective.supervised
     expected = {key: value for key, value in colorizer.state_dict().items() if has_head or key.startswith(BACKBONE)}
     wrong = _misfits(expected, weights)
     if wrong:

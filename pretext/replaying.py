@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pretext.color import rgb_to_lightness
+from pretext.classifier import Classifier
 from pretext.colorizer import Colorizer
 from pretext.engine.checkpoint import load_checkpoint
 from pretext.engine.device import autocast, pick_place
@@ -20,9 +20,9 @@ from pretext.engine.progress import progress
 from pretext.engine.training import MachineSettings
 from pretext.errors import UserError
 from pretext.files import write_atomically
-from pretext.pictures.batches import batches
+from pretext.pictures.batches import Batch, batches
 from pretext.preparing import on_place, open_pictures
-from pretext.recipe import PretrainSettings, build_colorizer, check_contract, check_state
+from pretext.recipe import PretrainSettings, build_network, check_contract, check_state
 from pretext.settings import settings_file
 
 
@@ -83,14 +83,14 @@ def replay(folder: Path, settings: ReplaySettings) -> Replay:
     recipe = settings_file(PretrainSettings, folder / "settings.yaml")
     state = load_checkpoint(folder / "checkpoint.pt")
     check_state(folder, state, resumed=True)
-    check_contract(folder, recipe, state["colour"])
+    check_contract(folder, recipe, state)
     pictures = open_pictures(recipe)
     if state["data"] != pictures.contents:
         raise UserError(f"{pictures.name}: not the pictures of the run any more; bring them back")
     place = pick_place(settings.machine.device, state["precision"], settings.machine.workers)
-    colorizer = on_place(build_colorizer(recipe, state["colour"]["prior"]), recipe, place)
+    network = on_place(build_network(recipe, state["colour"].get("prior"), pictures.classes), recipe, place)
     training = replace(recipe.training, micro_batch=evidence["micro_batch"])
-    learner = Learner(colorizer, training, settings.machine, place, recipe.seed)
+    learner = Learner(network, training, settings.machine, place, recipe.seed)
     learner.load(state, folder)
     samples = pictures.samples(recipe, place.workers)
     step, began = evidence["step"], learner.done
@@ -100,15 +100,15 @@ def replay(folder: Path, settings: ReplaySettings) -> Replay:
         for batch in batches(samples, training.batch_size, began, step, place.workers):
             if learner.done == step - 1:
                 break
-            learner.step(batch.rgb)
+            learner.step(batch.rgb, batch.labels)
             advance(1, "")
-        largest = max(float(weight.detach().abs().max()) for weight in colorizer.parameters())
-        losses = _picture_losses(colorizer, batch.rgb.to(place.device), learner)
-        with _watched(colorizer) as seen:
-            loss, norm = learner.step(batch.rgb, optimize=False)
+        largest = max(float(weight.detach().abs().max()) for weight in network.parameters())
+        losses = _picture_losses(network, batch, learner)
+        with _watched(network) as seen:
+            loss, norm = learner.step(batch.rgb, batch.labels, optimize=False)
         gradients = [
             name
-            for name, weight in colorizer.named_parameters()
+            for name, weight in network.named_parameters()
             if weight.grad is not None and not bool(weight.grad.isfinite().all())
         ]
         advance(1, "")
@@ -121,15 +121,14 @@ def replay(folder: Path, settings: ReplaySettings) -> Replay:
 
 
 @torch.no_grad()
-def _picture_losses(colorizer: Colorizer, rgb: Tensor, learner: Learner) -> Tensor:
+def _picture_losses(network: Colorizer | Classifier, batch: Batch, learner: Learner) -> Tensor:
     """(B,): each picture's own loss, computed in the pieces of the step, without moving any statistics."""
-    colorizer.eval()
+    network.eval()
     losses = []
-    for piece in rgb.split(learner.training.micro_batch):
+    for piece in zip(*(part.split(learner.training.micro_batch) for part in (batch.rgb, batch.labels)), strict=True):
         with autocast(learner.place):
-            output = colorizer(rgb_to_lightness(piece))
-        losses.append(colorizer.objective.pixel_losses(output, colorizer.target(piece)).flatten(1).mean(1))
-    colorizer.train()
+            losses.append(network.picture_losses(*(part.to(learner.place.device) for part in piece)))
+    network.train()
     return torch.cat(losses)
 
 

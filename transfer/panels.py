@@ -29,7 +29,53 @@ _LOSSES = {
     "rebalanced": "cross-entropy over the colour bins, each pixel weighted by how rare its colour is, in nats",
     "plain": "cross-entropy over the colour bins, in nats",
     "regression": "half the squared distance to the true ab, in units of 110 squared",
+    "labels": "cross-entropy over the classes, in nats",
 }
+_MOST = math.log(len(bin_centres()))
+_Panel = tuple[str, dict[str, str], tuple[float, str] | None, str]
+"""Title, the records' keys by the names of their curves, a line to compare with, and how to read it."""
+_COLOUR: tuple[_Panel, ...] = (
+    (
+        "Saturation",
+        {"predicted": "saturation"},
+        (1.0, "as colourful as the originals"),
+        "Mean chroma of the predicted colours divided by that of the true ones. At 1 the pictures are as "
+        "colourful as the originals; towards 0 the network plays safe and stays gray; above 1 it overdoes it.",
+    ),
+    (
+        "Entropy",
+        {"predicted": "entropy"},
+        (_MOST, f"ln {len(bin_centres())} = {_MOST:.2f}"),
+        "How undecided the network is about a pixel's colour, in nats. The line is a uniform guess over all "
+        f"{len(bin_centres())} colour bins; a lower curve is a surer network. Near 0 it has settled on one colour "
+        "per pixel, which is good only if recall rises with it.",
+    ),
+    (
+        "Accuracy",
+        {"plain": "accuracy", "rebalanced": "accuracy_rebalanced"},
+        None,
+        "Share of the pixels whose most probable colour bin (of a regression: the bin of the predicted colour) is "
+        "the true one. Plain accuracy is high for whoever names the common grays; rebalanced, a pixel counts the "
+        "more the rarer its true colour is. Both mean the same for every objective.",
+    ),
+    (
+        "Recall",
+        {"common bins": "recall_common", "rare bins": "recall_rare"},
+        None,
+        "Share of the pixels of a true colour bin that are given that very bin, averaged over bins. The common "
+        f"bins are the most frequent, which together hold {100 * COMMON_MASS:.0f} % of the pixels. Rare bins that "
+        "stay at 0 mean that the network never dares an unusual colour.",
+    ),
+)
+_CLASSIFIER: tuple[_Panel, ...] = (
+    (
+        "Accuracy",
+        {"accuracy": "accuracy"},
+        None,
+        "Share of the pictures whose class is named right, a look now and then at whether the network still learns; "
+        "what its features are worth is said by the probes.",
+    ),
+)
 
 
 def of_kind(records: Sequence[Record], kind: str) -> list[Record]:
@@ -61,45 +107,17 @@ def loss_panel(settings: Settings, records: Sequence[Record]) -> dict[str, Any] 
     }
 
 
-def health_panels(records: Sequence[Record]) -> list[dict[str, Any]]:
-    """The panels of colour health: title, latest value, chart, how to read it."""
+def supervised(settings: Settings) -> bool:
+    """Whether labels were learnt, and not colours."""
+    return bool(setting(settings, "objective", "name") == "labels")
+
+
+def health_panels(settings: Settings, records: Sequence[Record]) -> list[dict[str, Any]]:
+    """The panels of colour health, or of a classifier's: title, latest value, chart, how to read it."""
     looks = of_kind(records, "health")
     steps = [record["step"] for record in looks]
-    most = math.log(len(bin_centres()))
     panels = []
-    for name, keys, line, reading in (
-        (
-            "Saturation",
-            {"predicted": "saturation"},
-            (1.0, "as colourful as the originals"),
-            "Mean chroma of the predicted colours divided by that of the true ones. At 1 the pictures are as "
-            "colourful as the originals; towards 0 the network plays safe and stays gray; above 1 it overdoes it.",
-        ),
-        (
-            "Entropy",
-            {"predicted": "entropy"},
-            (most, f"ln {len(bin_centres())} = {most:.2f}"),
-            "How undecided the network is about a pixel's colour, in nats. The line is a uniform guess over all "
-            f"{len(bin_centres())} colour bins; a lower curve is a surer network. Near 0 it has settled on one colour "
-            "per pixel, which is good only if recall rises with it.",
-        ),
-        (
-            "Accuracy",
-            {"plain": "accuracy", "rebalanced": "accuracy_rebalanced"},
-            None,
-            "Share of the pixels whose most probable colour bin (of a regression: the bin of the predicted colour) is "
-            "the true one. Plain accuracy is high for whoever names the common grays; rebalanced, a pixel counts the "
-            "more the rarer its true colour is. Both mean the same for every objective.",
-        ),
-        (
-            "Recall",
-            {"common bins": "recall_common", "rare bins": "recall_rare"},
-            None,
-            "Share of the pixels of a true colour bin that are given that very bin, averaged over bins. The common "
-            f"bins are the most frequent, which together hold {100 * COMMON_MASS:.0f} % of the pixels. Rare bins that "
-            "stay at 0 mean that the network never dares an unusual colour.",
-        ),
-    ):
+    for name, keys, line, reading in _CLASSIFIER if supervised(settings) else _COLOUR:
         values = {label: _column(looks, key) for label, key in keys.items()}
         latest = [
             (label if len(keys) > 1 else "", found[-1])

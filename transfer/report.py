@@ -31,6 +31,7 @@ from transfer.panels import (
     recall_panel,
     setting,
     speed_panels,
+    supervised,
 )
 from transfer.results import Probe, read_probe
 
@@ -71,7 +72,8 @@ def write_report(run: Path) -> Path:
         main=main,
         probes=[(probe, _stages_svg(probe)) for probe in probes],
         loss=loss_panel(settings, records),
-        health=health_panels(records),
+        supervised=supervised(settings),
+        health=health_panels(settings, records),
         recall=recall_panel(records),
         online=online_panel(settings, records),
         speed=speed_panels(records),

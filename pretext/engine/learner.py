@@ -25,8 +25,13 @@ from pretext.pictures.order import mix
 class Trainable(Protocol):
     """A module that knows its own loss."""
 
-    def loss(self, rgb: Tensor) -> Tensor:
-        """(B, 3, H, W) uint8 pictures on the module's device -> scalar, a mean over the pictures."""
+    def loss(self, rgb: Tensor, labels: Tensor) -> Tensor:
+        """The mean over pictures of their loss, a scalar.
+
+        Args:
+            rgb: (B, 3, H, W), uint8, on the module's device.
+            labels: (B,), int64, likewise; -1 where pictures have none.
+        """
         ...
 
 
@@ -74,11 +79,12 @@ class Learner:
         """The network that is looked at and transferred: the moving average where there is one."""
         return self.network if self.average is None else self.average.module
 
-    def step(self, rgb: Tensor, optimize: bool = True) -> tuple[Tensor, Tensor]:
+    def step(self, rgb: Tensor, labels: Tensor, optimize: bool = True) -> tuple[Tensor, Tensor]:
         """One optimizer step on this process's share of a batch.
 
         Args:
             rgb: (share, 3, H, W), uint8.
+            labels: (share,), int64; -1 where pictures have none.
             optimize: False leaves the weights as they are, and their gradients where they can be seen.
 
         Returns:
@@ -87,17 +93,19 @@ class Learner:
         Raises:
             UserError: the step cannot be computed, or another process is gone.
         """
-        assert len(rgb) == self.share, (len(rgb), self.share)
+        assert len(rgb) == len(labels) == self.share, (len(rgb), len(labels), self.share)
         self.schedule.step_update(self.done)
-        pieces = rgb.split(self.training.micro_batch or self.share)
+        size = self.training.micro_batch or self.share
+        pieces = list(zip(rgb.split(size), labels.split(size), strict=True))
         first = ranks.rank() * self.share
         total = torch.zeros((), device=self.place.device)
         for number, piece in enumerate(pieces):
-            torch.manual_seed(mix(mix(self.seed, self.done), first + number * len(piece)))
+            torch.manual_seed(mix(mix(self.seed, self.done), first + number * size))
             try:
                 with ranks.partners(), self._quiet(number + 1 < len(pieces)):
                     with autocast(self.place):
-                        loss = self._loss(piece.to(self.place.device, non_blocking=True)) / len(pieces)
+                        there = (part.to(self.place.device, non_blocking=True) for part in piece)
+                        loss = self._loss(*there) / len(pieces)
                     loss.backward()
             except (RuntimeError, ValueError) as error:  # crops too small for the network, no memory, ...
                 raise UserError(f"step {self.done + 1} cannot be computed: {' '.join(str(error).split())}") from error
@@ -158,8 +166,8 @@ class _Loss(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, rgb: Tensor) -> Tensor:
-        loss: Tensor = self.network.loss(rgb)  # type: ignore[operator]
+    def forward(self, rgb: Tensor, labels: Tensor) -> Tensor:
+        loss: Tensor = self.network.loss(rgb, labels)  # type: ignore[operator]
         return loss
 
 

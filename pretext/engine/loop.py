@@ -84,7 +84,7 @@ def train(
                 pinned=learner.place.device.type == "cuda",
             )
         ):
-            loss, norm = learner.step(batch.rgb)
+            loss, norm = learner.step(batch.rgb, batch.labels)
             books.add(loss, norm, batch.skipped)
 
             stop = Ending(ranks.agree(max(warned(), interrupted())))

@@ -58,6 +58,8 @@ class Sample(NamedTuple):
     """uint8 (3, size, size); None if it cannot be had: no picture of 100 in a row can be read."""
     skipped: list[tuple[str, str]]
     """Key and reason of pictures that cannot be read: the next in the source's order took their place."""
+    label: int = -1
+    """Of the picture that was read, not of one whose place it took; -1 where labels are not asked for."""
 
 
 class Batch(NamedTuple):
@@ -65,6 +67,8 @@ class Batch(NamedTuple):
 
     rgb: Tensor
     """uint8 (B, 3, size, size)."""
+    labels: Tensor
+    """int64 (B,), see ``Sample``."""
     skipped: list[tuple[str, str]]
     """As in ``Sample``, of the whole batch."""
     missing: list[tuple[str, str]]
@@ -96,9 +100,18 @@ class Subset:
         """See ``Source.key``."""
         return self.source.key(self.index(index))
 
+    def label(self, index: int) -> int:
+        """The label of picture ``index``, of a labelled source."""
+        return label_of(self.source, self.index(index))
+
     def digest(self) -> str:
         """See ``Source.digest``."""
         return digest_of_keys(self)
+
+
+def label_of(source: Source, index: int) -> int:
+    """The label of a picture of a labelled source, or of some pictures of one."""
+    return source.label(index) if isinstance(source, Subset) else int(source.labels[index])  # type: ignore[attr-defined]
 
 
 class Samples(Dataset[Sample]):
@@ -110,6 +123,7 @@ class Samples(Dataset[Sample]):
         seed: of the order and of the augmentation.
         weights: the share of each source; by default all count the same.
         cache_bytes: how much memory each worker may fill with decoded pictures.
+        labelled: samples carry labels; every part must be a labelled source, or some pictures of one.
     """
 
     def __init__(
@@ -119,8 +133,9 @@ class Samples(Dataset[Sample]):
         seed: int,
         weights: Sequence[float] | None = None,
         cache_bytes: int = 0,
+        labelled: bool = False,
     ) -> None:
-        self.parts, self.crop, self.seed = parts, crop, seed
+        self.parts, self.crop, self.seed, self.labelled = parts, crop, seed, labelled
         self._sizes = [len(part) for part in parts]
         self._quotas = quotas(weights or [1.0] * len(parts))
         self._cache: dict[tuple[int, int], np.ndarray] = {}
@@ -137,13 +152,15 @@ class Samples(Dataset[Sample]):
         count = self._sizes[part]
         skipped: list[tuple[str, str]] = []
         for offset in range(min(_PATIENCE, count)):
+            index = (first + offset) % count
             try:
-                picture = self._read(part, (first + offset) % count)
+                picture = self._read(part, index)
             except PictureError as error:
                 skipped.append((error.key, error.reason))
             else:
                 crop = random_crop(picture, self.crop, uniforms(self.seed, t, 5))
-                return Sample(torch.from_numpy(crop).permute(2, 0, 1), skipped)
+                label = label_of(self.parts[part], index) if self.labelled else -1
+                return Sample(torch.from_numpy(crop).permute(2, 0, 1), skipped, label)
         return Sample(None, skipped)
 
     def _read(self, part: int, index: int) -> Image.Image:
@@ -190,11 +207,18 @@ def centre_crop(picture: Image.Image, size: int, ratio: float = 1.0) -> np.ndarr
 
 
 class Views(Dataset[Sample]):
-    """Every picture of a source as it is looked at: the middle square, with ``ratio`` of the shorter side, resized."""
+    """Every picture of a source as it is looked at: the middle square, resized.
 
-    def __init__(self, source: Source, size: int, ratio: float = 1.0) -> None:
+    Args:
+        source: of the pictures.
+        size: pixels.
+        ratio: the square's side as a share of the picture's shorter side.
+        labelled: as of ``Samples``.
+    """
+
+    def __init__(self, source: Source, size: int, ratio: float = 1.0, labelled: bool = False) -> None:
         assert size >= 1 and 0 < ratio <= 1
-        self.source, self.size, self.ratio = source, size, ratio
+        self.source, self.size, self.ratio, self.labelled = source, size, ratio, labelled
 
     def __getitem__(self, index: int) -> Sample:
         try:
@@ -202,7 +226,8 @@ class Views(Dataset[Sample]):
             view = centre_crop(picture, self.size, self.ratio)
         except PictureError as error:
             return Sample(None, [(error.key, error.reason)])
-        return Sample(torch.from_numpy(view).permute(2, 0, 1), [])
+        label = label_of(self.source, index) if self.labelled else -1
+        return Sample(torch.from_numpy(view).permute(2, 0, 1), [], label)
 
 
 def batches(
@@ -247,7 +272,7 @@ def _loaded(samples: Samples | Views, batches: Iterable[range], workers: int, pi
         samples,
         batch_sampler=batches,  # type: ignore[arg-type]  # any iterable will do
         num_workers=workers,
-        collate_fn=_collate,
+        collate_fn=collate,
         prefetch_factor=4 if workers else None,
         pin_memory=pinned,
     )
@@ -264,11 +289,13 @@ def _loaded(samples: Samples | Views, batches: Iterable[range], workers: int, pi
         ) from error
 
 
-def _collate(samples: list[Sample]) -> Batch:
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Samples as a batch; those that could not be had are left out."""
     crops = [sample.rgb for sample in samples if sample.rgb is not None]
+    labels = torch.tensor([sample.label for sample in samples if sample.rgb is not None], dtype=torch.int64)
     skipped = [entry for sample in samples for entry in sample.skipped]
     missing = [sample.skipped[0] for sample in samples if sample.rgb is None]
-    return Batch(torch.stack(crops) if crops else torch.empty(0, dtype=torch.uint8), skipped, missing)
+    return Batch(torch.stack(crops) if crops else torch.empty(0, dtype=torch.uint8), labels, skipped, missing)
 
 
 @contextmanager

@@ -8,10 +8,12 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
+from pretext.classifier import Classifier
 from pretext.colorizer import Colorizer
 from pretext.engine.device import Place
 from pretext.engine.learner import Learner
 from pretext.engine.memory import available, peak
+from pretext.pictures.batches import Batch
 from pretext.recipe import PretrainSettings
 
 _LAPS = 5
@@ -82,23 +84,23 @@ def _lap(once: Callable[[], object], place: Place, seconds: float) -> float:
     return count / (time.perf_counter() - began)
 
 
-def together(source: Iterator[Tensor], learner: Learner, pictures: int, seconds: float) -> tuple[Rate, float]:
+def together(source: Iterator[Batch], learner: Learner, pictures: int, seconds: float) -> tuple[Rate, float]:
     """Both at once, as the training loop has them, and the share of the time in which steps waited for pictures."""
     waits: list[float] = []
     went: list[float] = []
 
     def once() -> None:
         began = time.perf_counter()
-        rgb = next(source)
+        batch = next(source)
         waits.append(time.perf_counter() - began)
-        learner.step(rgb)
+        learner.step(batch.rgb, batch.labels)
         went.append(time.perf_counter() - began)
 
     measured = rate(once, pictures, learner.place, seconds)
     return measured, sum(waits[1:]) / sum(went[1:])  # while the first waits, workers start
 
 
-def try_out(colorizer: Colorizer, settings: PretrainSettings, place: Place) -> Trial:
+def try_out(network: Colorizer | Classifier, settings: PretrainSettings, place: Place) -> Trial:
     """Find by two small steps what a measured step may hold.
 
     Raises:
@@ -109,11 +111,12 @@ def try_out(colorizer: Colorizer, settings: PretrainSettings, place: Place) -> T
     at_once = training.micro_batch or share
     small = min(_TRIAL, at_once)
     before = _taken(place)
-    learner = learner_of(colorizer, settings, place, small, small, compiled=False)
+    learner = learner_of(network, settings, place, small, small, compiled=False)
     rgb = torch.zeros(small, 3, settings.crop.size, settings.crop.size, dtype=torch.uint8)
-    learner.step(rgb)
-    seconds, _ = seconds_of(lambda: learner.step(rgb), place)
-    kept = sum(map(bytes_of, (learner.state()["optimizer"], list(colorizer.parameters()))))
+    labels = torch.zeros(small, dtype=torch.int64)
+    learner.step(rgb, labels)
+    seconds, _ = seconds_of(lambda: learner.step(rgb, labels), place)
+    kept = sum(map(bytes_of, (learner.state()["optimizer"], list(network.parameters()))))
     per_picture = max(0, _taken(place) - before - kept) / small
     fits = per_picture * (at_once - small) < available(place.device)
     affordable = max(small, int(_LONGEST / seconds * small))
@@ -127,12 +130,17 @@ def try_out(colorizer: Colorizer, settings: PretrainSettings, place: Place) -> T
 
 
 def learner_of(
-    colorizer: Colorizer, settings: PretrainSettings, place: Place, pictures: int, micro_batch: int, compiled: bool
+    network: Colorizer | Classifier,
+    settings: PretrainSettings,
+    place: Place,
+    pictures: int,
+    micro_batch: int,
+    compiled: bool,
 ) -> Learner:
-    """What trains the colorizer, with another number of pictures a step than the recipe's."""
+    """What trains the network, with another number of pictures a step than the recipe's."""
     training = dataclasses.replace(settings.training, batch_size=pictures, micro_batch=micro_batch)
     machine = dataclasses.replace(settings.machine, compile=compiled)
-    return Learner(colorizer, training, machine, place, settings.seed)
+    return Learner(network, training, machine, place, settings.seed)
 
 
 def bytes_of(state: object) -> int:

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from pretext.classifier import Classifier, label_health
 from pretext.colorizer import Colorizer
 from pretext.engine.checkpoint import checkpoint_bytes
 from pretext.engine.device import Place, pick_place
@@ -18,19 +19,16 @@ from pretext.engine.journal import record_sizes
 from pretext.engine.learner import Learner
 from pretext.engine.memory import device_peak, forget_peak, of_children, peak
 from pretext.engine.progress import progress
-from pretext.errors import UserError
 from pretext.files import png_bytes
 from pretext.gamut import Gamut, bin_centres
 from pretext.health import colour_health
 from pretext.pictures import open_labelled
-from pretext.pictures.batches import Samples, batches
+from pretext.pictures.batches import Batch, Samples, batches
 from pretext.plan.measuring import Rate, bytes_of, learner_of, rate, seconds_of, together, try_out
-from pretext.preparing import Pictures, first_crops, held_views, on_place, open_pictures
+from pretext.preparing import Pictures, first_crops, held_views, on_place, open_pictures, stored
 from pretext.pretraining import sample_sheet
 from pretext.prior import load_prior
-from pretext.recipe import PretrainSettings, build_colorizer, colour_contract
-from pretext.settings import plain
-from pretext.versions import versions
+from pretext.recipe import PretrainSettings, build_network
 
 _SECONDS = 6.0  # for each of: the network alone, the data path alone, both
 _LOOKED_AT = 32
@@ -142,16 +140,17 @@ def plan(settings: PretrainSettings) -> Plan:
     opened = time.perf_counter() - began
     prior = _prior(settings)
     forget_peak(place.device)
-    colorizer = on_place(build_colorizer(settings, prior, published=True), settings, place)
+    built = on_place(build_network(settings, prior, pictures.classes, published=True), settings, place)
     reading, first = _first_crops(pictures, settings)
     with progress("measuring", 4, "parts") as advance:
-        trial = try_out(colorizer, settings, place)
+        trial = try_out(built, settings, place)
         forget_peak(place.device)
         advance(1, "")
-        learner = learner_of(colorizer, settings, place, trial.pictures, trial.micro_batch, settings.machine.compile)
-        rgb = first[torch.arange(trial.pictures) % len(first)]
-        first_step, (loss, norm) = seconds_of(lambda: learner.step(rgb), place)
-        network = rate(lambda: learner.step(rgb), trial.pictures, place, _SECONDS)
+        learner = learner_of(built, settings, place, trial.pictures, trial.micro_batch, settings.machine.compile)
+        some = torch.arange(trial.pictures)
+        rgb, labels = first[some % len(first)], some % max(1, len(pictures.classes))
+        first_step, (loss, norm) = seconds_of(lambda: learner.step(rgb, labels), place)
+        network = rate(lambda: learner.step(rgb, labels), trial.pictures, place, _SECONDS)
         advance(1, "")
         with closing(_loaded(pictures.samples(settings), trial.pictures, place)) as loaded:
             data = rate(lambda: next(loaded), trial.pictures, place, _SECONDS)
@@ -163,14 +162,8 @@ def plan(settings: PretrainSettings) -> Plan:
 
     looked_at = _LOOKED_AT if trial.whole else _SHOWN
     look, sheet, health = _look(learner, pictures, settings, prior, looked_at)
-    stored = {
-        "settings": plain(settings),
-        "precision": place.precision,
-        "data": pictures.contents,
-        "colour": colour_contract(settings, prior),
-        "versions": versions(),
-    }
-    save, checkpoint = seconds_of(lambda: len(checkpoint_bytes({**learner.state(), **stored})), place)
+    besides = stored(pictures, settings, prior, place.precision)
+    save, checkpoint = seconds_of(lambda: len(checkpoint_bytes({**learner.state(), **besides})), place)
     steps = settings.training.steps
     step = record_sizes("step", steps, loss=float(loss), lr=learner.rate, gradient_norm=float(norm))
     speed = record_sizes("speed", steps, pictures_per_second=both.low, waiting=waiting)
@@ -186,9 +179,9 @@ def plan(settings: PretrainSettings) -> Plan:
         settings,
         pictures=sum(map(len, pictures.training)),
         held=sum(map(len, pictures.held)),
-        parameters=sum(parameter.numel() for parameter in colorizer.parameters()),
+        parameters=sum(parameter.numel() for parameter in built.parameters()),
         weights=bytes_of(state["model"]),
-        gradients=bytes_of([parameter for parameter in colorizer.parameters() if parameter.requires_grad]),
+        gradients=bytes_of([parameter for parameter in built.parameters() if parameter.requires_grad]),
         optimizer=bytes_of(state["optimizer"]),
         average=bytes_of(state.get("average", {})),
         checkpoint=checkpoint,
@@ -215,11 +208,13 @@ def plan(settings: PretrainSettings) -> Plan:
 
 
 def _estimates(settings: PretrainSettings) -> bool:
-    return settings.objective.prior == "estimate"
+    return settings.objective.prior == "estimate" and not settings.objective.supervised
 
 
-def _prior(settings: PretrainSettings) -> Tensor:
-    """The recipe's, where a file holds it; else any: no number here depends on it."""
+def _prior(settings: PretrainSettings) -> Tensor | None:
+    """The recipe's, where a file holds it; else any: no number here depends on it. None where labels are learnt."""
+    if settings.objective.supervised:
+        return None
     if _estimates(settings):
         return torch.full((len(bin_centres()),), 1 / len(bin_centres()), dtype=torch.float64)
     return load_prior(Path(settings.objective.prior), Gamut(settings.objective.neighbours, settings.objective.sigma))
@@ -232,24 +227,26 @@ def _first_crops(pictures: Pictures, settings: PretrainSettings) -> tuple[float,
     return (time.perf_counter() - began) / len(crops), torch.stack(crops)
 
 
-def _loaded(samples: Samples, pictures: int, place: Place) -> Generator[Tensor, None, None]:
+def _loaded(samples: Samples, pictures: int, place: Place) -> Generator[Batch, None, None]:
     """Batches of so many pictures, without end."""
-    for batch in batches(samples, pictures, 0, 2**40 // pictures, place.workers):
-        yield batch.rgb
+    yield from batches(samples, pictures, 0, 2**40 // pictures, place.workers)
 
 
 def _look(
-    learner: Learner, pictures: Pictures, settings: PretrainSettings, prior: Tensor, most: int
+    learner: Learner, pictures: Pictures, settings: PretrainSettings, prior: Tensor | None, most: int
 ) -> tuple[float, int, tuple[int, int]]:
     """Seconds for one look at held-out pictures, bytes of its sheet, sizes of its record."""
-    colorizer, place = learner.judged.eval(), learner.place
-    assert isinstance(colorizer, Colorizer)
+    network, place = learner.judged.eval(), learner.place
+    assert isinstance(network, (Colorizer, Classifier))
     wanted = settings.data.holdout
-    views, _ = held_views(pictures, min(most, wanted), colorizer.backbone.fit_size(settings.view_size))
-    if not len(views):
-        raise UserError(f"{pictures.name}: none of its first pictures can be read")
-    drawing, png = seconds_of(lambda: len(png_bytes(sample_sheet(colorizer, views, place))), place)
-    judging, health = seconds_of(lambda: colour_health(colorizer, [views], prior, place), place)
+    views, labels, *_ = held_views(pictures, min(most, wanted), network.backbone.fit_size(settings.view_size))
+    drawing, png = 0.0, 0
+    if isinstance(network, Classifier):
+        judging, health = seconds_of(lambda: label_health(network, views, labels, place), place)
+    else:
+        assert prior is not None
+        drawing, png = seconds_of(lambda: len(png_bytes(sample_sheet(network, views, place))), place)
+        judging, health = seconds_of(lambda: colour_health(network, [views], prior, place), place)
     count = min(wanted, sum(map(len, pictures.held))) or len(views)
     return drawing + judging * count / len(views), png, record_sizes("health", settings.training.steps, **health)
 

@@ -30,7 +30,7 @@ _INSTEAD = {
     "torchvision": "a plain module has no place for the exact conversion: take folded, which is near, or onnx",
     "onnx": "rgb, which is exact, costs nothing there",
 }
-_KEPT = ("step", "settings", "colour", "versions", "aside", "imported_from")
+_KEPT = ("step", "settings", "colour", "classes", "versions", "aside", "imported_from")
 
 
 @dataclass

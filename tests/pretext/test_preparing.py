@@ -19,8 +19,9 @@ def test_all_that_a_mixture_holds_out_is_looked_at(tmp_path: Path) -> None:
     mixture: dict[str, float] = {str(tmp_path / "much"): 0.8, str(tmp_path / "little"): 0.2}
     pictures = open_pictures(PretrainSettings(data=DataSettings(mixture, holdout=10)))
     assert [len(part) for part in pictures.held] == [8, 2]
-    views, bad = held_views(pictures, 10, 32)
-    assert views.shape == (10, 3, 32, 32) and not bad
+    views = held_views(pictures, 10, 32)
+    assert views.rgb.shape == (10, 3, 32, 32) and not views.skipped
+    assert views.labels.tolist() == [-1] * 10, "nobody asked for labels"
 
 
 def test_nothing_to_look_at_is_one_line(tmp_path: Path) -> None:

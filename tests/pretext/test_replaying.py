@@ -54,11 +54,11 @@ def test_one_command_replays_it(failed: Path, capsys: pytest.CaptureFixture[str]
     assert set(found["pictures"]) <= set(evidence["pictures"])
 
 
-@pytest.mark.parametrize("world", [1, 2])
-def test_a_replayed_step_is_the_step(world: int, launcher: Launcher, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("world", "objective"), [(1, "rebalanced"), (2, "rebalanced"), (1, "labels")])
+def test_a_replayed_step_is_the_step(world: int, objective: str, launcher: Launcher, tmp_path: Path) -> None:
     """Shown on a step whose loss is finite: what is not a number equals nothing."""
     run, healthy = tmp_path / "run", ["--training.optimizer", "adam", "--training.lr", "1e-3", "--training.steps", "6"]
-    words = [*WORDS, *healthy, "--machine.workers", "0"]
+    words = [*WORDS, *healthy, "--machine.workers", "0", "--objective.name", objective]
     processes = (
         launcher.together(world, "pretrain", run, *words) if world > 1 else [launcher.start("pretrain", run, *words)]
     )

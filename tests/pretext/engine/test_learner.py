@@ -20,6 +20,7 @@ from pretext.objectives import Classification
 
 PLACE = Place(torch.device("cpu"), "fp32", 0)
 TRAINING = TrainingSettings(steps=50, warmup=0, batch_size=8, lr=1e-2, precision="fp32")
+UNLABELLED = torch.full((8,), -1)
 
 
 class Line(nn.Module):
@@ -31,7 +32,7 @@ class Line(nn.Module):
         self.bias = nn.Parameter(torch.tensor([0.25]))
         self.drop = nn.Dropout(0.5)
 
-    def loss(self, rgb: Tensor) -> Tensor:
+    def loss(self, rgb: Tensor, labels: Tensor) -> Tensor:
         return F.linear(self.drop(rgb.float().mean((2, 3)) / 255), self.weight, self.bias).square().mean()
 
 
@@ -47,7 +48,7 @@ def colorizer(name: str, **arguments: Any) -> Colorizer:
 def learnt(network: nn.Module, steps: int = 5, machine: MachineSettings | None = None, **training: Any) -> Learner:
     learner = Learner(network, replace(TRAINING, **training), machine or MachineSettings(), PLACE, seed=3)
     for _ in range(steps):
-        learner.step(pictures())
+        learner.step(pictures(), UNLABELLED)
     return learner
 
 
@@ -87,7 +88,7 @@ def test_the_moving_average_by_its_definition() -> None:
     learner = Learner(network, replace(TRAINING, ema=0.7), MachineSettings(), PLACE, seed=0)
     expected = network.weight.detach().clone()
     for step in range(1, 20):
-        learner.step(pictures())
+        learner.step(pictures(), UNLABELLED)
         decay = 0.0 if step == 1 else min(0.7, 1 - step ** (-2 / 3))
         expected = decay * expected + (1 - decay) * network.weight.detach()
         assert isinstance(learner.judged, Line)
@@ -109,7 +110,7 @@ def test_what_a_step_draws_does_not_depend_on_the_past() -> None:
     again.load(other.state(), "here")
     torch.rand(5)
     for _ in range(3):
-        again.step(pictures())
+        again.step(pictures(), UNLABELLED)
     same(one.network, again.network)
 
 

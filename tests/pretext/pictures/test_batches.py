@@ -184,6 +184,29 @@ def test_the_next_picture_takes_the_place_of_a_bad_one(workers: int) -> None:
     assert skipped == expected
 
 
+class Named(Memory):
+    """Pictures of one shade each, with labels that tell them apart."""
+
+    def __init__(self, count: int, bad: tuple[int, ...]) -> None:
+        super().__init__(plain(count, bad).pictures)
+        self.classes = [f"class {label}" for label in range(7 * count)]
+        self.labels = 7 * np.arange(count)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_labels_are_those_of_the_pictures_that_were_read(workers: int) -> None:
+    whole = Named(12, bad=(0, 4, 5, 11))
+    parts = [Subset(whole, range(3, 12), seed=1), whole]
+    for labelled in (True, False):
+        samples = Samples(parts, SMALL, seed=3, labelled=labelled)
+        for batch in batches(samples, 6, 0, 6, workers, positions=range(1, 5)):
+            shades = batch.rgb[:, 0, 0, 0].long()
+            assert batch.labels.dtype == torch.int64
+            assert torch.equal(batch.labels, 7 * shades if labelled else torch.full((4,), -1))
+    (views,) = stream(Views(whole, 6, labelled=True), range(12), 12, workers)
+    assert views.labels.tolist() == [7 * index for index in (1, 2, 3, 6, 7, 8, 9, 10)]
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_only_bad_pictures_are_an_error_that_names_one(workers: int) -> None:
     samples = Samples([plain(3, bad=(0, 1, 2))], SMALL, seed=0)

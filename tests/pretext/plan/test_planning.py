@@ -67,6 +67,16 @@ def test_the_exact_numbers_are_those_of_a_real_checkpoint(planned: Plan, run: Pa
     assert planned.weights + planned.optimizer + planned.average == pytest.approx(planned.checkpoint, rel=0.03)
 
 
+def test_a_plan_to_learn_labels(tmp_path: Path) -> None:
+    asked = settings(objective={"name": "labels"})
+    planned = plan(asked)
+    assert not pretrain(tmp_path / "run", asked)
+    path = newest_checkpoint(tmp_path / "run")
+    assert path is not None
+    assert planned.checkpoint == pytest.approx(path.stat().st_size, rel=0.01)
+    assert planned.sheet == 0 and not (tmp_path / "run" / "samples").exists()
+
+
 def test_the_disk_is_that_of_a_real_run(planned: Plan, run: Path) -> None:
     def taken(pattern: str) -> int:
         return sum(path.stat().st_size for path in run.glob(pattern))

@@ -1,0 +1,68 @@
+"""A classifier: a backbone and a linear layer, trained together on the labels of pictures.
+
+The supervised reference: the network that a colorizer's backbone is, shown the same pictures in the
+same way for as long, but told what is in them.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pretext.backbones.contract import Backbone
+from pretext.color import rgb_to_lightness
+from pretext.engine.device import Place, autocast
+
+_AT_ONCE = 32
+
+
+class Classifier(nn.Module):
+    """Lightness in, a score per class out: the backbone's last stage, averaged over its places, and one linear layer.
+
+    Args:
+        backbone: gives the features.
+        classes: how many.
+    """
+
+    def __init__(self, backbone: Backbone, classes: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = nn.Linear(backbone.stages[-1].channels, classes)
+
+    def forward(self, lightness: Tensor) -> Tensor:
+        """(B, 1, H, W), L in [0, 100] -> logits, (B, classes), float32 at least."""
+        features = self.backbone(lightness)[self.backbone.stages[-1].name]
+        with torch.autocast(features.device.type, enabled=False):  # too small to gain by bf16
+            logits: Tensor = self.head(features.to(self.head.weight.dtype).mean((2, 3)))
+        return logits
+
+    def loss(self, rgb: Tensor, labels: Tensor) -> Tensor:
+        """The mean cross-entropy, in nats, of pictures (B, 3, H, W), sRGB, with labels (B,), int64: a scalar."""
+        return self.picture_losses(rgb, labels).mean()
+
+    def picture_losses(self, rgb: Tensor, labels: Tensor) -> Tensor:
+        """(B,): each picture's own."""
+        return F.cross_entropy(self(rgb_to_lightness(rgb)), labels, reduction="none")
+
+
+@torch.inference_mode()
+def label_health(classifier: Classifier, rgb: Tensor, labels: Tensor, place: Place) -> dict[str, float]:
+    """How a classifier, in eval mode, names pictures.
+
+    Args:
+        classifier: on the place's device.
+        rgb: (N, 3, H, W), uint8 sRGB; at least one.
+        labels: (N,), int64.
+        place: where, at which precision.
+
+    Returns:
+        loss: the mean cross-entropy, nats.
+        accuracy: share of the pictures whose highest score is that of their label.
+    """
+    losses, right = 0.0, 0
+    for pictures, truth in zip(rgb.split(_AT_ONCE), labels.split(_AT_ONCE), strict=True):
+        truth = truth.to(place.device)
+        with autocast(place):
+            logits = classifier(rgb_to_lightness(pictures.to(place.device)))
+        losses += float(F.cross_entropy(logits, truth, reduction="sum"))
+        right += int((logits.argmax(1) == truth).sum())
+    return {"loss": losses / len(rgb), "accuracy": right / len(rgb)}
