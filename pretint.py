@@ -78,8 +78,8 @@ def probe(arguments: Sequence[str]) -> int:
     from transfer.probing import ProbeSettings
     from transfer.probing import probe as job
 
-    networks, settings = _parse(probe, ProbeSettings, [NETWORKS], arguments)
-    return _judged(job(*networks, settings))
+    (networks,), settings = _parse(probe, ProbeSettings, [NETWORKS], arguments)
+    return _judged(job(networks, settings))
 
 
 def knn(arguments: Sequence[str]) -> int:
@@ -87,8 +87,8 @@ def knn(arguments: Sequence[str]) -> int:
     from transfer.judging import KnnSettings
     from transfer.judging import knn as job
 
-    networks, settings = _parse(knn, KnnSettings, [NETWORKS], arguments)
-    return _judged(job(*networks, settings))
+    (networks,), settings = _parse(knn, KnnSettings, [NETWORKS], arguments)
+    return _judged(job(networks, settings))
 
 
 def svm(arguments: Sequence[str]) -> int:
@@ -96,8 +96,8 @@ def svm(arguments: Sequence[str]) -> int:
     from transfer.judging import SvmSettings
     from transfer.judging import svm as job
 
-    networks, settings = _parse(svm, SvmSettings, [NETWORKS], arguments)
-    return _judged(job(*networks, settings))
+    (networks,), settings = _parse(svm, SvmSettings, [NETWORKS], arguments)
+    return _judged(job(networks, settings))
 
 
 def compare(arguments: Sequence[str]) -> int:
@@ -294,11 +294,8 @@ def _skips(skipped: Sequence[Sequence[str]]) -> list[str]:
 
 def _say(*lines: str | Table) -> None:
     console = Console()
-    for line in lines:
-        if isinstance(line, Table):  # never squeezed: a table that wraps can't be read
-            Console(width=max(console.width, 100)).print(line)
-        else:
-            console.print(line, **PLAIN)
+    for line in lines:  # soft_wrap prints also a table whole, however narrow the terminal
+        console.print(line, **PLAIN)
 
 
 if __name__ == "__main__":

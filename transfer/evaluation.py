@@ -41,6 +41,7 @@ class EvaluationSettings:
         train: a folder with one sub-folder of pictures per class, or "bundled:train", or another source with
             labels: see docs/data.md.
         test: the same for the test pictures, or "bundled:test". Both must name the same classes.
+        classes: of pictures with several labels, such as VOC's: those that are judged, if not all.
         fraction: share of the training pictures' labels that is used, of every class alike: 0.01, 0.1, ...
         size: side, in pixels, at which the networks see a picture; 0 takes the size at which things look
             as large as in training (published weights: their own).
@@ -58,6 +59,7 @@ class EvaluationSettings:
 
     train: str = "bundled:train"
     test: str = "bundled:test"
+    classes: list[str] = field(default_factory=list)
     fraction: float = 1.0
     size: int = 0
     seed: int = 0
@@ -150,7 +152,7 @@ def evaluate(
         UserError: see the message.
     """
     place = pick_place(settings.device, settings.precision, settings.workers)
-    targets = open_targets(settings.train, settings.test)
+    targets = open_targets(settings.train, settings.test, settings.classes)
     evaluations = [
         _Evaluation(network, targets, settings, protocol, mode, place) for network in _opened(specs, settings)
     ]

@@ -154,7 +154,8 @@ class Heads:
 
     @property
     def _scale(self) -> Tensor:
-        return (self.variance + (_EPSILON if self.scaling == "batch" else 0.0)).rsqrt()
+        scale: Tensor = (self.variance + (_EPSILON if self.scaling == "batch" else 0.0)).rsqrt()
+        return scale
 
     def _set_rates(self) -> None:
         def column(values: list[float]) -> Tensor:

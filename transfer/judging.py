@@ -11,12 +11,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from transfer.cache import say
 from transfer.evaluation import EvaluationSettings, Task, evaluate
+from transfer.lowshot import lowshot
 from transfer.nearest import knn_scores
 from transfer.outcomes import Row, judged_row
 from transfer.protocols import NearestProtocol, SvmProtocol, find_protocol
 from transfer.results import Result
-from transfer.svm import lowshot, svm_scores
+from transfer.svm import svm_scores, unconverged
 
 
 @dataclass
@@ -76,7 +78,7 @@ def _neighbours(task: Task, protocol: NearestProtocol) -> list[Row]:
 def _machines(task: Task, protocol: SvmProtocol) -> list[Row]:
     """A row for every stage."""
     (rule,) = protocol.poolings
-    kept = _Kept(task)
+    kept, stopped, fits = _Kept(task), 0, 0
     rows = []
     for stage in task.stages:
         found = svm_scores(
@@ -89,17 +91,20 @@ def _machines(task: Task, protocol: SvmProtocol) -> list[Row]:
             _processes(),
             f"SVMs on {task.network.name}, {stage}",
         )
+        stopped, fits = stopped + found.unconverged, fits + found.fits
         chosen = {"C": found.chosen.tolist()}
         score = float(found.precision.mean())
         outcome = task.outcome(found.scores)
         rows.append(judged_row(stage, "", task.train.dims(stage, rule), rule, chosen, score, [outcome]))
+    if line := unconverged(stopped, fits):
+        say(f"{task.network.name}: {line}")
     return rows
 
 
 def _few_shots(task: Task, protocol: SvmProtocol) -> list[Row]:
     """A row for every stage and number of shots, with an outcome for every sample."""
     (rule,) = protocol.poolings
-    kept = _Kept(task)
+    kept, stopped, fits = _Kept(task), 0, 0
     rows = []
     for stage in task.stages:
         found = lowshot(
@@ -113,6 +118,7 @@ def _few_shots(task: Task, protocol: SvmProtocol) -> list[Row]:
             processes=_processes(),
             title=f"few shots on {task.network.name}, {stage}",
         )
+        stopped, fits = stopped + found.unconverged, fits + found.fits
         for k, samples in found.scores.items():
             outcomes = [task.outcome(scores) for scores in samples]
             rows.append(
@@ -126,6 +132,8 @@ def _few_shots(task: Task, protocol: SvmProtocol) -> list[Row]:
                     outcomes,
                 )
             )
+    if line := unconverged(stopped, fits):
+        say(f"{task.network.name}: {line}")
     return rows
 
 

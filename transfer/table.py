@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from rich import box
 from rich.console import Console
@@ -266,6 +266,26 @@ class Tables:
                 for name, gap in network.gaps.items():
                     writer.writerow(_shared(network.modes[0], name) | {"mode": "augmented - cached"} | gap._asdict())
         return buffer.getvalue()
+
+
+@dataclass
+class TableSettings:
+    """How results are shown.
+
+    Args:
+        format: terminal; csv, a line for each number with all that it depends on; markdown; latex (booktabs).
+    """
+
+    format: Literal["terminal", "csv", "markdown", "latex"] = "terminal"
+
+
+def formatted(results: Sequence[Result], settings: TableSettings) -> list[str | Table]:
+    """Tables of results in a format: lines to print."""
+    found = tables(results)
+    if settings.format == "terminal":
+        return found.terminal()
+    text: str = getattr(found, settings.format)()
+    return [text.removesuffix("\n")]
 
 
 def tables(results: Sequence[Result]) -> Tables:
