@@ -219,6 +219,7 @@ def demo(arguments: Sequence[str]) -> int:
         # The network learnt from tiles: it must see the photographs about as large as they were cut from.
         or step(colorize, folder, photographs, "--size", "256", "--out", folder / "coloured")
         or step(probe, folder)
+        or step(compare, f"random:{folder}", folder)
     )
 
 
@@ -278,8 +279,11 @@ def _judged(results: Sequence["Result"]) -> int:
 
     _say(*tables(results).terminal(), *_skips(list(dict.fromkeys(skip for one in results for skip in one.skipped))))
     _say(*(f"result: {one.file}" for one in results))
-    runs = dict.fromkeys(folder.parent for one in results if (folder := Path(one.file).parent).name == "results")
-    _say(*(f"report: {write_report(run)}" for run in runs if (run / "settings.yaml").is_file()))
+    folders = dict.fromkeys(Path(one.file).parent for one in results)
+    runs = [folder.parent for folder in folders if (folder.parent / "settings.yaml").is_file()]
+    for run in runs:
+        _say(f"report: {write_report(run)}")
+        _say(f"next: pretint compare {shlex.quote(f'random:{run}')} {shlex.quote(str(run))}")
     return 0
 
 
