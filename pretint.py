@@ -298,8 +298,9 @@ def _skips(skipped: Sequence[Sequence[str]]) -> list[str]:
 
 def _say(*lines: str | Table) -> None:
     console = Console()
-    for line in lines:  # soft_wrap prints also a table whole, however narrow the terminal
-        console.print(line, **PLAIN)
+    for line in lines:  # a table is never squeezed: one that wraps can't be read
+        wide = Console(width=max(console.width, line.width or 100)) if isinstance(line, Table) else console
+        wide.print(line, **PLAIN)
 
 
 if __name__ == "__main__":
