@@ -130,7 +130,10 @@ def extract(
     """
     assert len(source) and rules
     pictures = _pictures(source, view)
-    calibration = {**_pictures(*calibrate_on), "precision": place.precision} if calibrate_on else None
+    calibration: dict[str, Any] | None = None
+    if calibrate_on:
+        same = calibrate_on[0] is source and calibrate_on[1] == view
+        calibration = {**(pictures if same else _pictures(*calibrate_on)), "precision": place.precision}
     wanted: list[dict[str, str]] = []  # for each network: rule -> key of its entry
     identities: dict[str, tuple[dict[str, Any], dict[str, int]]] = {}
     users: dict[str, tuple[Network, str]] = {}
@@ -162,7 +165,11 @@ def extract(
         require_room(cache.folder, list(entries.values()))
         lacking = [(*user, entries[key]) for key, user in users.items() if entries[key].done < len(source)]
         if lacking:
-            _compute(lacking, source, view, place, calibrate_on, title)
+            began = time.perf_counter()
+            for network in _networks(lacking):
+                if calibrate_on and calibration:
+                    _calibrate(network, *calibrate_on, place, calibration)
+            _compute(lacking, source, view, place, title, began)
         return [_feature_set({rule: entries[key] for rule, key in keys.items()}) for keys in wanted]
 
 
@@ -184,7 +191,11 @@ def calibrate_batch_norm(network: Network, source: Source, view: View, place: Pl
     Raises:
         UserError: not even two of the pictures can be read.
     """
-    norms, mark = network.norms, json.dumps([_pictures(source, view), place.precision])
+    _calibrate(network, source, view, place, {**_pictures(source, view), "precision": place.precision})
+
+
+def _calibrate(network: Network, source: Source, view: View, place: Place, identity: Mapping[str, Any]) -> None:
+    norms, mark = network.norms, json.dumps(identity)
     if not network.calibrated or not norms or network.calibration == mark:
         return
     network.module.to(place.device)
@@ -208,19 +219,8 @@ def calibrate_batch_norm(network: Network, source: Source, view: View, place: Pl
     network.calibration = mark
 
 
-def _compute(
-    lacking: Sequence[Job],
-    source: Source,
-    view: View,
-    place: Place,
-    calibrate_on: tuple[Source, View] | None,
-    title: str,
-) -> None:
-    """Write the rows that entries lack."""
-    began = time.perf_counter()
-    if calibrate_on:
-        for network in _networks(lacking):
-            calibrate_batch_norm(network, *calibrate_on, place)
+def _compute(lacking: Sequence[Job], source: Source, view: View, place: Place, title: str, began: float) -> None:
+    """Write the rows that entries lack; their time counts from ``began``."""
     rows, at = len(source), min(entry.done for _, _, entry in lacking)
     with stop_requests() as asked, progress(title, rows, "pictures", done=at) as advance:
         for batch in stream(Views(source, *view), range(at, rows), _AT_ONCE, place.workers):
