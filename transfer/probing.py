@@ -92,7 +92,9 @@ def _linear(task: Task, protocol: LinearProtocol, mode: Mode) -> list[Row]:
     done = len(winners) * steps + (begun["done"] if begun else 0)
     with progress(f"{task.network.name}, {mode}", len(groups) * steps, "steps", done) as advance:
         for group in groups[len(winners) :]:
-            cells = [Cell(stage, rule) for stage in group for rule in protocol.poolings]
+            # Of poolings that come to the same, as all do that leave one place of a stage, one is enough.
+            kinds = {(stage, task.train.dims(stage, rule)): rule for stage in group for rule in protocol.poolings[::-1]}
+            cells = [Cell(stage, rule) for (stage, _), rule in reversed(kinds.items())]
             rows = {cell: Rows(task.train.matrix(*cell), task.place.device) for cell in cells}
             heads = {cell: _heads(task, protocol, rows[cell], grid(protocol, batch_size)) for cell in cells}
             contest = Contest(heads, protocol, steps, partial(_held, rows, held), _targets(task, held))
