@@ -124,7 +124,8 @@ class Heads:
 
     def scores(self, features: Tensor) -> Tensor:
         """Logits of every classifier: (B, dims) -> (B, heads, classes)."""
-        return self._logits(self._scaled(features)).unflatten(1, (len(self), self.classes))
+        logits: Tensor = self._logits(self._scaled(features)).unflatten(1, (len(self), self.classes))
+        return logits
 
     def classifier(self, head: int) -> Linear:
         """One of them, as it is now."""
