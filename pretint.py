@@ -219,6 +219,7 @@ def demo(arguments: Sequence[str]) -> int:
         # The network learnt from tiles: it must see the photographs about as large as they were cut from.
         or step(colorize, folder, photographs, "--size", "256", "--out", folder / "coloured")
         or step(probe, folder)
+        or step(compare, f"random:{folder}", folder)
     )
 
 
@@ -278,8 +279,11 @@ def _judged(results: Sequence["Result"]) -> int:
 
     _say(*tables(results).terminal(), *_skips(list(dict.fromkeys(skip for one in results for skip in one.skipped))))
     _say(*(f"result: {one.file}" for one in results))
-    runs = dict.fromkeys(folder.parent for one in results if (folder := Path(one.file).parent).name == "results")
-    _say(*(f"report: {write_report(run)}" for run in runs if (run / "settings.yaml").is_file()))
+    folders = dict.fromkeys(Path(one.file).parent for one in results)
+    runs = [folder.parent for folder in folders if (folder.parent / "settings.yaml").is_file()]
+    for run in runs:
+        _say(f"report: {write_report(run)}")
+        _say(f"next: pretint compare {shlex.quote(f'random:{run}')} {shlex.quote(str(run))}")
     return 0
 
 
@@ -294,8 +298,9 @@ def _skips(skipped: Sequence[Sequence[str]]) -> list[str]:
 
 def _say(*lines: str | Table) -> None:
     console = Console()
-    for line in lines:  # soft_wrap prints also a table whole, however narrow the terminal
-        console.print(line, **PLAIN)
+    for line in lines:  # a table is never squeezed: one that wraps can't be read
+        wide = Console(width=max(console.width, line.width or 100)) if isinstance(line, Table) else console
+        wide.print(line, **PLAIN)
 
 
 if __name__ == "__main__":

@@ -55,7 +55,10 @@ class Resumable:
         if "SUBMITIT_EXECUTOR" in os.environ and submitit.JobEnvironment().num_tasks > 1:
             # Not the GPU: on a cluster that shares nodes, numbering GPUs by rank takes someone else's.
             submitit.helpers.TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
-        result = self.job(*self.arguments)
+        try:
+            result = self.job(*self.arguments)
+        except SystemExit as stopped:  # how a job without an ending of its own says that a signal stopped it
+            result = stopped.code
         if isinstance(result, int) and result == AGAIN and "SUBMITIT_EXECUTOR" in os.environ:
             # What submitit would have done, had the job not taken the signal to save itself first.
             signal.raise_signal(signal.SIGUSR2)

@@ -5,7 +5,7 @@ import os
 import resource
 import sys
 import time
-from multiprocessing.context import ForkServerContext, ForkServerProcess
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 from typing import Any
 
@@ -64,22 +64,16 @@ def extracted(source: Noise, folder: Path, networks: list[Network] | None = None
     return extract(networks or [open_network("random:tiny")], source, **{**given, **changes})
 
 
-def in_process(source: Noise, cache: Path, log: Path, **how: Any) -> ForkServerProcess:
+def in_process(source: Noise, cache: Path, log: Path, **how: Any) -> ForkProcess:
     """A process that extracts with a worker, in blocks of 64, and writes what it would say to ``log``."""
-    process = _context().Process(target=_extract, args=(source, cache, log), kwargs=how)
+    process = multiprocessing.get_context("fork").Process(target=_extract, args=(source, cache, log), kwargs=how)
     process.start()
     return process
 
 
-def _context() -> ForkServerContext:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["extracting"])
-    return context
-
-
 def _extract(source: Noise, cache: Path, log: Path, largest: int = 0) -> None:
     os.setsid()  # a group of its own, so that it can be killed with its worker
-    torch.set_num_threads(1)
+    torch.set_num_threads(1)  # threads do not survive a fork
     transfer.cache.ROWS = 64
     with log.open("w", buffering=1) as sys.stderr:
         if largest:

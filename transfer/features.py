@@ -4,9 +4,10 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -130,7 +131,10 @@ def extract(
     """
     assert len(source) and rules
     pictures = _pictures(source, view)
-    calibration = {**_pictures(*calibrate_on), "precision": place.precision} if calibrate_on else None
+    calibration: dict[str, Any] | None = None
+    if calibrate_on:
+        same = calibrate_on[0] is source and calibrate_on[1] == view
+        calibration = {**(pictures if same else _pictures(*calibrate_on)), "precision": place.precision}
     wanted: list[dict[str, str]] = []  # for each network: rule -> key of its entry
     identities: dict[str, tuple[dict[str, Any], dict[str, int]]] = {}
     users: dict[str, tuple[Network, str]] = {}
@@ -162,7 +166,11 @@ def extract(
         require_room(cache.folder, list(entries.values()))
         lacking = [(*user, entries[key]) for key, user in users.items() if entries[key].done < len(source)]
         if lacking:
-            _compute(lacking, source, view, place, calibrate_on, title)
+            began = time.perf_counter()
+            for network in _networks(lacking):
+                if calibrate_on and calibration:
+                    _calibrate(network, *calibrate_on, place, calibration)
+            _compute(lacking, source, view, place, title, began)
         return [_feature_set({rule: entries[key] for rule, key in keys.items()}) for keys in wanted]
 
 
@@ -184,7 +192,11 @@ def calibrate_batch_norm(network: Network, source: Source, view: View, place: Pl
     Raises:
         UserError: not even two of the pictures can be read.
     """
-    norms, mark = network.norms, json.dumps([_pictures(source, view), place.precision])
+    _calibrate(network, source, view, place, {**_pictures(source, view), "precision": place.precision})
+
+
+def _calibrate(network: Network, source: Source, view: View, place: Place, identity: Mapping[str, Any]) -> None:
+    norms, mark = network.norms, json.dumps(identity)
     if not network.calibrated or not norms or network.calibration == mark:
         return
     network.module.to(place.device)
@@ -208,19 +220,8 @@ def calibrate_batch_norm(network: Network, source: Source, view: View, place: Pl
     network.calibration = mark
 
 
-def _compute(
-    lacking: Sequence[Job],
-    source: Source,
-    view: View,
-    place: Place,
-    calibrate_on: tuple[Source, View] | None,
-    title: str,
-) -> None:
-    """Write the rows that entries lack."""
-    began = time.perf_counter()
-    if calibrate_on:
-        for network in _networks(lacking):
-            calibrate_batch_norm(network, *calibrate_on, place)
+def _compute(lacking: Sequence[Job], source: Source, view: View, place: Place, title: str, began: float) -> None:
+    """Write the rows that entries lack; their time counts from ``began``."""
     rows, at = len(source), min(entry.done for _, _, entry in lacking)
     with stop_requests() as asked, progress(title, rows, "pictures", done=at) as advance:
         for batch in stream(Views(source, *view), range(at, rows), _AT_ONCE, place.workers):
@@ -230,7 +231,7 @@ def _compute(
             good[[row - at for row, _, _ in skipped]] = False
             assert good.sum() == len(batch.rgb)
             here = [job for job in lacking if job[2].written == at]
-            found = list(_rows(here, batch.rgb, good, [source.key(at + int(i)) for i in np.flatnonzero(good)], place))
+            found = list(_rows(here, batch.rgb, good, partial(_key, source, at, good), place))
             now = time.perf_counter()
             for (_, _, entry), columns in zip(here, found, strict=True):
                 entry.append(columns, skipped, now - began)
@@ -240,6 +241,11 @@ def _compute(
             advance(count, "")
             if asked() and at < rows:
                 _stop(asked(), [entry for _, _, entry in lacking], at, rows)
+
+
+def _key(source: Source, at: int, good: NDArray[np.bool_], number: int) -> str:
+    """Of a picture of the batch at a row, by its number among those that can be read."""
+    return source.key(at + int(np.flatnonzero(good)[number]))
 
 
 def _networks(jobs: Sequence[Job]) -> list[Network]:
@@ -256,7 +262,7 @@ def _stop(ending: Ending, entries: Sequence[Entry], at: int, rows: int) -> None:
 
 
 def _rows(
-    jobs: Sequence[Job], rgb: Tensor, good: NDArray[np.bool_], keys: list[str], place: Place
+    jobs: Sequence[Job], rgb: Tensor, good: NDArray[np.bool_], key: Callable[[int], str], place: Place
 ) -> Iterator[dict[str, NDArray[Any]]]:
     """The rows of a batch for every job: stage -> (B, dims), with zeros where a picture cannot be read."""
     if not jobs:
@@ -269,7 +275,7 @@ def _rows(
             stages = [maps.float() for maps in _stages(network, rgb, place).values()]
             for rule in [rule for one, rule, _ in jobs if one is network]:
                 pooled += [pool(maps, rule) for maps in stages]
-        _require_numbers(jobs, pooled, storage, keys)
+        _require_numbers(jobs, pooled, storage, key)
     kept = getattr(torch, storage)
     # One copy from the device for all of them.
     flat = torch.cat([vectors.to(kept).flatten() for vectors in pooled]).cpu().numpy() if pooled else np.zeros(0)
@@ -285,7 +291,9 @@ def _rows(
         yield columns
 
 
-def _require_numbers(jobs: Sequence[Job], pooled: Sequence[Tensor], storage: Storage, keys: list[str]) -> None:
+def _require_numbers(
+    jobs: Sequence[Job], pooled: Sequence[Tensor], storage: Storage, key: Callable[[int], str]
+) -> None:
     """Refuse, by a ``UserError``, what is no number, and what would be none as it is stored."""
     names = [(network.name, stage) for network, _, entry in jobs for stage in entry.columns]
     peaks = torch.stack([vectors.abs().amax() for vectors in pooled]).cpu()
@@ -295,11 +303,11 @@ def _require_numbers(jobs: Sequence[Job], pooled: Sequence[Tensor], storage: Sto
         bad = int((~(vectors.abs() < _TOO_GREAT[storage])).any(1).nonzero()[0])
         if np.isfinite(peak):
             raise UserError(
-                f"{network}, stage {stage}: a feature of {keys[bad]} is {peak:.3g}, too great for float16; give "
+                f"{network}, stage {stage}: a feature of {key(bad)} is {peak:.3g}, too great for float16; give "
                 "--storage float32"
             )
         raise UserError(
-            f"{network}, stage {stage}: features of {keys[bad]} are not finite; its weights are no use, or, where "
+            f"{network}, stage {stage}: features of {key(bad)} are not finite; its weights are no use, or, where "
             "precision is bf16, need fp32"
         )
 

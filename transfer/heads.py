@@ -177,7 +177,9 @@ class Heads:
         if self.multilabel:
             errors = (logits.sigmoid() - targets[:, None].clamp_min(0).to(logits)) * (targets >= 0)[:, None]
         else:
-            errors = logits.softmax(2)
+            # Not torch's softmax, which is 5 times as slow where classes are few.
+            errors = (logits - logits.amax(2, keepdim=True)).exp_()
+            errors.div_(errors.sum(2, keepdim=True))
             errors[torch.arange(len(targets), device=targets.device), :, targets] -= 1
         return errors.flatten(1).div_(len(logits))
 

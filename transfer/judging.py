@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from pretext.engine.memory import available
+from pretext.engine.progress import progress
 from pretext.errors import UserError
 from transfer.cache import say
 from transfer.evaluation import EvaluationSettings, Task, evaluate
@@ -58,22 +59,23 @@ def _neighbours(task: Task, protocol: NearestProtocol) -> list[Row]:
     known = task.split.fit
     ks = [k for k in protocol.neighbours if k <= len(known)] or [min(protocol.neighbours)]
     rows = []
-    for stage in task.stages:
-        found = knn_scores(
-            task.train.matrix(stage, rule),
-            task.targets.train.labels,
-            task.test.matrix(stage, rule),
-            len(task.targets.classes),
-            ks,
-            protocol.temperature,
-            task.place.device,
-            known,
-            task.tested,
-            f"neighbours in {task.network.name}, {stage}",
-        )
-        for k, scores in found.items():
-            outcome = task.outcome(stage, scores)
-            rows.append(judged_row(stage, f"k={k}", task.train.dims(stage, rule), rule, {}, None, [outcome]))
+    with progress(f"neighbours in {task.network.name}", len(task.tested) * len(task.stages), "pictures") as advance:
+        for stage in task.stages:
+            found = knn_scores(
+                task.train.matrix(stage, rule),
+                task.targets.train.labels,
+                task.test.matrix(stage, rule),
+                len(task.targets.classes),
+                ks,
+                protocol.temperature,
+                task.place.device,
+                known,
+                task.tested,
+                advance,
+            )
+            for k, scores in found.items():
+                outcome = task.outcome(stage, scores)
+                rows.append(judged_row(stage, f"k={k}", task.train.dims(stage, rule), rule, {}, None, [outcome]))
     return rows
 
 

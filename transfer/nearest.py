@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from pretext.engine.progress import progress
+from pretext.engine.progress import Advance
 from pretext.errors import UserError
 from pretext.pictures.source import Labels
 
@@ -30,7 +30,7 @@ def knn_scores(
     device: torch.device | str = "cpu",
     rows: NDArray[np.int64] | None = None,
     test_rows: NDArray[np.int64] | None = None,
-    title: str = "nearest neighbours",
+    advance: Advance = lambda more, remark: None,
 ) -> dict[int, NDArray[np.float32]]:
     """What the nearest neighbours say of every test picture, for several numbers of neighbours at once.
 
@@ -47,7 +47,7 @@ def knn_scores(
         device: where to compute, in float32.
         rows: which pictures of ``train`` may be neighbours; all by default.
         test_rows: which of ``test`` are asked about, in this order; all by default.
-        title: of the progress bar.
+        advance: told of every picture that is done.
 
     Returns:
         k -> float32 (M, classes) in [0, 1]: the share of the k neighbours' votes that fall to a class. With one
@@ -67,16 +67,15 @@ def knn_scores(
             raise UserError(f"{k} nearest neighbours of {len(rows):,} training pictures; give k from 1 to {len(rows)}")
     step = max(1, min(_MOST, _BLOCK // (4 * train.shape[1])))
     found = {k: np.zeros((len(test_rows), classes), np.float32) for k in ks}
-    with progress(title, len(test_rows), "pictures") as advance:
-        for at in range(0, len(test_rows), step):
-            asked = _block(test, test_rows[at : at + step], device)
-            similarity, position = _neighbours(train, rows, asked, max(ks), step, device)
-            given = torch.from_numpy(labels[rows[position.cpu().numpy()]]).to(device)
-            for k in ks:
-                # The nearest has weight 1: no temperature overflows, and shares do not change.
-                weights = ((similarity[:, :k] - similarity[:, :1]) / temperature).exp()
-                found[k][at : at + step] = _shares(weights, given[:, :k], classes).cpu().numpy()
-            advance(len(asked), "")
+    for at in range(0, len(test_rows), step):
+        asked = _block(test, test_rows[at : at + step], device)
+        similarity, position = _neighbours(train, rows, asked, max(ks), step, device)
+        given = torch.from_numpy(labels[rows[position.cpu().numpy()]]).to(device)
+        for k in ks:
+            # The nearest has weight 1: no temperature overflows, and shares do not change.
+            weights = ((similarity[:, :k] - similarity[:, :1]) / temperature).exp()
+            found[k][at : at + step] = _shares(weights, given[:, :k], classes).cpu().numpy()
+        advance(len(asked), "")
     return found
 
 

@@ -188,7 +188,8 @@ def test_too_little_room_is_said_at_the_start(tmp_path: Path) -> None:
 
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="name another cache folder"), held_entry(
-        tmp_path / "file", IDENTITY, ROWS, COLUMNS, "float16"
+    with (
+        pytest.raises(UserError, match="name another cache folder"),
+        held_entry(tmp_path / "file", IDENTITY, ROWS, COLUMNS, "float16"),
     ):
         pass
