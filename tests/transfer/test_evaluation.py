@@ -39,12 +39,12 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Smaller protocols, for the processes that are started too."""
-    monkeypatch.setitem(PROTOCOLS, "modern", QUICK)  # type: ignore[misc]
+    monkeypatch.setitem(PROTOCOLS, "modern", QUICK)
     machines = PROTOCOLS["voc07_svm"]
     assert isinstance(machines, SvmProtocol)
-    monkeypatch.setitem(PROTOCOLS, "voc07_svm", replace(machines, costs=(0.01, 0.1, 1.0)))  # type: ignore[misc]
+    monkeypatch.setitem(PROTOCOLS, "voc07_svm", replace(machines, costs=(0.01, 0.1, 1.0)))
     fewer = {"costs": (0.1, 1.0), "shots": (1, 4), "samples": 2}
-    monkeypatch.setitem(PROTOCOLS, "voc07_svm_lowshot", replace(machines, **fewer))  # type: ignore[misc,arg-type]
+    monkeypatch.setitem(PROTOCOLS, "voc07_svm_lowshot", replace(machines, **fewer))  # type: ignore[arg-type]
 
 
 Judge = Callable[..., list[Result]]
@@ -112,7 +112,7 @@ def test_a_second_call_reads_back_and_what_was_made_otherwise_is_made_anew(
     steps[0] = 0
     (other,) = judge()
     assert steps[0] and other.code == "f" * 64 and other.rows == first.rows
-    monkeypatch.setitem(PROTOCOLS, "modern", replace(QUICK, epochs=2))  # type: ignore[misc]
+    monkeypatch.setitem(PROTOCOLS, "modern", replace(QUICK, epochs=2))
     steps[0] = 0
     judge()
     assert steps[0]
@@ -395,7 +395,7 @@ def test_weights_that_are_no_numbers(trained: Path, sets: Path, tmp_path: Path) 
 
 def test_a_classifier_that_diverges_is_said(judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
     wild = replace(QUICK, rates=(1e30,), weight_decays=(1e30,), poolings=("mean",), rungs=())
-    monkeypatch.setitem(PROTOCOLS, "modern", wild)  # type: ignore[misc]
+    monkeypatch.setitem(PROTOCOLS, "modern", wild)
     with pytest.raises(UserError, match="conv1: its classifier has diverged"):
         judge()
 

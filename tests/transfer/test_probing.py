@@ -26,6 +26,7 @@ from transfer.contest import Contest, Fed, grid, positions, rate_factor, steps_o
 from transfer.evaluation import Task
 from transfer.features import View, calibrate_batch_norm
 from transfer.networks import open_network
+from transfer.outcomes import Row
 from transfer.probing import ProbeSettings, probe
 from transfer.protocols import PROTOCOLS, LinearProtocol, LogisticProtocol
 from transfer.targets import open_targets
@@ -44,7 +45,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def take(monkeypatch: pytest.MonkeyPatch, protocol: Any) -> None:
     """A protocol in the place of the one of its name."""
-    monkeypatch.setitem(PROTOCOLS, protocol.name, protocol)  # type: ignore[misc]
+    monkeypatch.setitem(PROTOCOLS, protocol.name, protocol)
 
 
 def test_a_result_is_complete_and_can_be_recomputed(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,7 +151,7 @@ def test_on_real_pictures_it_is_torch_and_scikit_learn(
     settings = ProbeSettings(
         str(mini / "train"), str(mini / "val"), stages=["conv2"], reference=False, workers=0, size=24
     )
-    found = []
+    found: list[Row] = []
     for rungs in ((), protocol.rungs):
         take(monkeypatch, replace(protocol, rungs=rungs))
         found += probe([str(run)], settings)[0].rows
@@ -237,7 +238,8 @@ def test_fresh_crops_are_of_the_same_pictures_in_the_same_order(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seen: list[list[tuple[Tensor, Tensor]]]
 ) -> None:
     train, test = (str(pictures(tmp_path / name, seed, side=24)) for name, seed in (("train", 1), ("test", 2)))
-    take(monkeypatch, replace(QUICK, batch_size=27, rungs=()))  # an epoch of 108 pictures is 4 steps
+    # An epoch of 108 pictures is 4 steps.
+    take(monkeypatch, replace(QUICK, batch_size=27, rungs=(), ratio=1.0, area=(0.9, 1.0), aspect=(1.0, 1.0), flip=0.0))
     settings = ProbeSettings(train, test, mode="both", workers=0, stages=["conv1"], reference=False)
     probe([str(run)], settings)
     kept, fresh = seen
@@ -249,7 +251,7 @@ def test_fresh_crops_are_of_the_same_pictures_in_the_same_order(
     assert not torch.isclose(again[0][order[0]], again[1][order[1]]).all(1).any()
     # A crop is more like the view of its own picture than like those of others.
     nearest = torch.cdist(again[0], epochs[0]).argmin(1)
-    assert (nearest == torch.arange(108)).float().mean() > 0.3
+    assert (nearest == torch.arange(108)).float().mean() > 0.8
 
 
 @pytest.mark.parametrize("name", ["zhang2016", "splitbrain", "goyal2019"])
