@@ -92,7 +92,7 @@ class Gamut(nn.Module):
         self.register_buffer("centres", centres, persistent=False)
         self.candidates_a: Tensor
         self.candidates_b: Tensor
-        candidates = _candidates(centres, neighbours)
+        candidates = _candidates(neighbours)
         self.register_buffer("candidates", candidates, persistent=False)
         self.register_buffer("candidates_a", centres[candidates, 0], persistent=False)
         self.register_buffer("candidates_b", centres[candidates, 1], persistent=False)
@@ -139,7 +139,8 @@ class Gamut(nn.Module):
         return torch.einsum("bqhw,qc->bchw", probabilities, self.centres)
 
 
-def _candidates(centres: Tensor, neighbours: int) -> Tensor:
+@cache  # half a second, for every network that is opened
+def _candidates(neighbours: int) -> Tensor:
     """(cells * cells, C): the bins that can be among the K nearest of some point of the cell.
 
     The K-th nearest bin of a point lies at most r farther than that of the cell's middle, where r is
@@ -148,7 +149,8 @@ def _candidates(centres: Tensor, neighbours: int) -> Tensor:
     """
     side = 2 * _REACH / _CELLS
     middle = torch.arange(_CELLS, dtype=torch.float64) * side - _REACH + side / 2
-    distances = torch.cdist(torch.cartesian_prod(middle, middle), centres.double())
+    centres = torch.from_numpy(bin_centres().copy()).float().double()
+    distances = torch.cdist(torch.cartesian_prod(middle, middle), centres)
     ordered, bins = distances.sort(dim=1)
     reach = ordered[:, neighbours - 1 : neighbours] + side * 2**0.5 + 1e-3
     most = int((ordered <= reach).sum(1).max())

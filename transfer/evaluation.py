@@ -4,10 +4,13 @@ What classifies the features is given as a function; all around it is here: open
 results that are there already, what a kill leaves, the cost.
 """
 
+import contextlib
+import fcntl
+import hashlib
 import json
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -19,7 +22,9 @@ from pretext.engine.checkpoint import load_checkpoint, save_checkpoint
 from pretext.engine.device import Place, device_name, pick_place
 from pretext.engine.memory import forget_peak, peak
 from pretext.errors import UserError
+from pretext.pictures.batches import Views
 from pretext.versions import versions
+from transfer.cache import say
 from transfer.features import CacheSettings, FeatureSet, View, default_folder, extract
 from transfer.intervals import ABOUT, Metric
 from transfer.networks import Network, open_network
@@ -84,7 +89,13 @@ class Partial:
 
     def __init__(self, file: Path, identity: str) -> None:
         self.file, self.identity = file, identity
-        self._saved = time.monotonic()
+        self._began = self._saved = time.monotonic()
+        self._before = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """That the evaluation took, in this process and in earlier ones as far as they were saved."""
+        return self._before + time.monotonic() - self._began
 
     def load(self) -> dict[str, Any]:
         """What was saved by an evaluation of the same identity; empty if there is nothing of use."""
@@ -92,12 +103,15 @@ class Partial:
             state = load_checkpoint(self.file)
         except UserError:
             return {}
-        return state if state.get("identity") == self.identity else {}
+        if state.get("identity") != self.identity:
+            return {}
+        self._before = state["seconds"]
+        return state
 
     def offer(self, state: Callable[[], dict[str, Any]]) -> None:
         """Save what ``state`` returns (tensors and plain values, nested), unless that was done a moment ago."""
         if time.monotonic() - self._saved > SAVED_EVERY:
-            save_checkpoint(self.file, {**state(), "identity": self.identity})
+            save_checkpoint(self.file, {**state(), "identity": self.identity, "seconds": self.seconds})
             self._saved = time.monotonic()
 
 
@@ -121,8 +135,17 @@ class Task(NamedTuple):
         """The test pictures that can be read, by index."""
         return np.flatnonzero(self.test.good)
 
-    def outcome(self, scores: NDArray[np.floating]) -> Outcome:
-        """What scores of the test pictures, (len(tested), classes), say: the greatest is the answer, or all rank."""
+    def outcome(self, stage: str, scores: NDArray[np.floating]) -> Outcome:
+        """What scores of the test pictures, (len(tested), classes), say: the greatest is the answer, or all rank.
+
+        Raises:
+            UserError: they are not finite.
+        """
+        if not np.isfinite(scores).all():
+            raise UserError(
+                f"{self.network.name}, stage {stage}: its classifier has diverged, at a learning rate too high for "
+                "these features; take protocol modern, which tries several, or leave the stage out by --stages"
+            )
         truth = self.targets.test.labels[self.tested]
         if self.targets.multilabel:
             return Outcome(scores=scores.astype(np.float32), truth=truth.astype(np.int8))
@@ -157,8 +180,7 @@ def evaluate(
         _Evaluation(network, targets, settings, protocol, mode, place) for network in _opened(specs, settings)
     ]
     results = {at: found for at, one in enumerate(evaluations) if (found := one.kept())}
-    folder = Path(settings.cache).expanduser() if settings.cache else default_folder()
-    kept = CacheSettings(folder, settings.storage)
+    kept = CacheSettings(_cache_folder(settings.cache), settings.storage)
     for view in dict.fromkeys(one.view for one in evaluations):  # what is seen alike is decoded once
         wanted = [at for at, one in enumerate(evaluations) if one.view == view and at not in results]
         if not wanted:
@@ -170,7 +192,8 @@ def evaluate(
             for part, source in (("train", targets.train), ("test", targets.test))
         )
         for at, known, asked in zip(wanted, train, test, strict=True):
-            results[at] = evaluations[at].judge(known, asked, judge)
+            with evaluations[at].alone() as result:
+                results[at] = result or evaluations[at].judge(known, asked, judge)
     return [results[at] for at in range(len(evaluations))]
 
 
@@ -216,13 +239,48 @@ class _Evaluation:
             return None
         found = read_result(self.file)
         same = all(getattr(found, name) == value for name, value in self.facts.items())
-        return found if same and found.network == self._judged else None
+        return found if same and found.network == self._judged and self._unreadable(found.skipped) else None
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[Result | None]:
+        """No other process makes this result meanwhile; what one has made before is what it gives.
+
+        Raises:
+            UserError: it cannot be written there.
+        """
+        try:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            lock = self.file.with_name(f".{self.file.stem}.lock").open("a")
+        except OSError as error:
+            raise UserError(
+                f"{self.file.parent}: cannot write a result there ({error.strerror}); make it writable, or copy the "
+                "run, or give --out for networks that are no run's"
+            ) from error
+        with lock:
+            try:
+                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                say(f"{self.file}: another process makes this result; waiting for it")
+                fcntl.lockf(lock, fcntl.LOCK_EX)
+            yield self.kept()
+
+    def _unreadable(self, skipped: Sequence[tuple[str, str]]) -> bool:
+        """Whether the pictures that could not be read still cannot."""
+        keys, lost = {key for key, _ in skipped}, 0
+        for source in (self.targets.train, self.targets.test) if keys else ():
+            views = Views(source, *self.view)
+            lost += sum(views[index].rgb is None for index in range(len(source)) if source.key(index) in keys)
+        return lost == len(skipped)
 
     def judge(self, train: FeatureSet, test: FeatureSet, judge: Judge) -> Result:
         """Make the result from the features, write it, and read it back."""
-        began = time.monotonic()
         settings, targets, network = self.settings, self.targets, self.network
         divided = split(targets.train.labels, self.protocol.holdout, settings.seed, settings.fraction, train.good)
+        if targets.multilabel and len(divided.held) and not (targets.train.labels[divided.held] == 1).any():
+            raise UserError(
+                f"{settings.train}: none of the {len(divided.held)} training pictures held out to choose settings "
+                "shows a class that is asked for; take a larger fraction of labels, more classes, or another seed"
+            )
         identity = json.dumps([self.facts, network.weights, divided.sha256, self.stages], sort_keys=True)
         partial = Partial(self.file.with_name(f".{self.file.stem}.part.pt"), identity)
         task = Task(network, self.stages, train, test, targets, divided, self.view, settings.seed, self.place, partial)
@@ -244,7 +302,7 @@ class _Evaluation:
             split_sha256=divided.sha256,
             rows=rows,
             cost=Cost(
-                seconds=time.monotonic() - began + extraction,
+                seconds=partial.seconds + extraction,
                 extraction_seconds=extraction,
                 pictures_per_second=(train.rows + test.rows) / max(extraction, 1e-9),
                 peak_bytes=peak(),
@@ -276,7 +334,17 @@ class _Evaluation:
         ]
         words += [f"{100 * settings.fraction:g}%"] if settings.fraction < 1 else []
         words += ["+".join(self.stages)] if settings.stages else []
-        return ".".join(re.sub(r"[^\w.+%@-]+", "-", word).strip("-.")[-50:] for word in words)
+        named = ".".join(re.sub(r"[^\w.+%@-]+", "-", word).strip("-.")[-50:] for word in words)
+        # Other training pictures, or a long name cut to the same end, must not take the place of a result.
+        told = json.dumps([self.targets.train_digest, self.targets.test_digest, self.stages])
+        return f"{named}.{hashlib.sha256(told.encode()).hexdigest()[:6]}"
+
+
+def _cache_folder(named: str) -> Path:
+    try:
+        return Path(named).expanduser() if named else default_folder()
+    except RuntimeError as error:
+        raise UserError(f"cache: {named}: no such user has a home; name a folder") from error
 
 
 def _metric(targets: Targets) -> Metric:
@@ -287,8 +355,11 @@ def _opened(specs: Sequence[str], settings: EvaluationSettings) -> list[Network]
     """The networks, each once, with the references before them."""
     named = [open_network(spec, settings.seed) for spec in specs]
     runs = dict.fromkeys(network.run for network in named if network.run and network.kind != "random")
-    references = [open_network(f"random:{run}", settings.seed) for run in runs] if settings.reference else []
-    found: dict[tuple[str, str], Network] = {}
-    for network in (*references, *named):  # two runs of one seed may begin with the same weights
-        found.setdefault((network.weights, network.kind), network)
+    # With a folder before it: resnet18 may be the name of a run.
+    specs = [f"random:{run if run.is_absolute() else f'./{run}'}" for run in runs] if settings.reference else []
+    references = [open_network(spec, settings.seed) for spec in specs]
+    found: dict[tuple[str, str, Path | None], Network] = {}
+    for network in (*references, *named):
+        place = network.run.resolve() if network.run else None
+        found.setdefault((network.weights, network.kind, place), network)
     return list(found.values())

@@ -11,7 +11,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pretext.engine.memory import available
 from pretext.engine.progress import progress
+from pretext.errors import UserError
 from transfer.cache import say
 from transfer.evaluation import EvaluationSettings, Task, evaluate
 from transfer.lowshot import lowshot
@@ -19,7 +21,7 @@ from transfer.nearest import knn_scores
 from transfer.outcomes import Row, judged_row
 from transfer.protocols import NearestProtocol, SvmProtocol, find_protocol
 from transfer.results import Result
-from transfer.svm import svm_scores, unconverged
+from transfer.svm import one_against_rest, svm_scores, unconverged
 
 
 @dataclass
@@ -72,7 +74,7 @@ def _neighbours(task: Task, protocol: NearestProtocol) -> list[Row]:
                 advance,
             )
             for k, scores in found.items():
-                outcome = task.outcome(scores)
+                outcome = task.outcome(stage, scores)
                 rows.append(judged_row(stage, f"k={k}", task.train.dims(stage, rule), rule, {}, None, [outcome]))
     return rows
 
@@ -96,7 +98,7 @@ def _machines(task: Task, protocol: SvmProtocol) -> list[Row]:
         stopped, fits = stopped + found.unconverged, fits + found.fits
         chosen = {"C": found.chosen.tolist()}
         score = float(found.precision.mean())
-        outcome = task.outcome(found.scores)
+        outcome = task.outcome(stage, found.scores)
         rows.append(judged_row(stage, "", task.train.dims(stage, rule), rule, chosen, score, [outcome]))
     if line := unconverged(stopped, fits):
         say(f"{task.network.name}: {line}")
@@ -104,15 +106,16 @@ def _machines(task: Task, protocol: SvmProtocol) -> list[Row]:
 
 
 def _few_shots(task: Task, protocol: SvmProtocol) -> list[Row]:
-    """A row for every stage and number of shots, with an outcome for every sample."""
+    """A row for every stage and number of shots, with an outcome for every sample; see ``_possible``."""
     (rule,) = protocol.poolings
     kept, stopped, fits = _Kept(task), 0, 0
     rows = []
+    shots = _possible(task, protocol.shots)
     for stage in task.stages:
         found = lowshot(
             *_matrices(task, stage, rule),
             task.targets.classes,
-            protocol.shots,
+            shots,
             protocol.samples,
             protocol.costs,
             task.seed,
@@ -122,7 +125,7 @@ def _few_shots(task: Task, protocol: SvmProtocol) -> list[Row]:
         )
         stopped, fits = stopped + found.unconverged, fits + found.fits
         for k, samples in found.scores.items():
-            outcomes = [task.outcome(scores) for scores in samples]
+            outcomes = [task.outcome(stage, scores) for scores in samples]
             rows.append(
                 judged_row(
                     stage,
@@ -137,6 +140,16 @@ def _few_shots(task: Task, protocol: SvmProtocol) -> list[Row]:
     if line := unconverged(stopped, fits):
         say(f"{task.network.name}: {line}")
     return rows
+
+
+def _possible(task: Task, shots: Sequence[int]) -> list[int]:
+    """The numbers of shots for which every class has pictures enough, and some class has others to choose a cost by."""
+    shown = (one_against_rest(task.targets.train.labels[task.split.fit], len(task.targets.classes)) == 1).sum(0)
+    found = [k for k in shots if k <= shown.min() and k < shown.max()] or [min(shots)]
+    if left := [k for k in shots if k not in found]:
+        few = task.targets.classes[int(shown.argmin())]
+        say(f"left out: {', '.join(map(str, left))} shots; {few} has {shown.min()} training pictures")
+    return found
 
 
 class _Kept:
@@ -166,6 +179,12 @@ def _matrices(task: Task, stage: str, rule: str) -> tuple[NDArray[Any], NDArray[
     """Features of the training pictures, their labels, features of the test pictures."""
     known = task.split.fit
     train, test = task.train.matrix(stage, rule), task.test.matrix(stage, rule)
+    needed, free = 8 * train.shape[1] * (len(known) + len(task.tested)), available(torch.device("cpu"))
+    if needed > free:
+        raise UserError(
+            f"SVMs need {needed / 1e9:.0f} GB for the features of {stage} at once, and {free / 1e9:.0f} GB are free; "
+            "take fewer labels by --fraction, or protocol modern"
+        )
     return train[known], task.targets.train.labels[known], test[task.tested]
 
 

@@ -20,6 +20,7 @@ from pretext.pictures.order import mix, permutation
 from pretext.pictures.source import LabelledSource, digest_of_keys
 from transfer.contest import Cell, Contest, Fed, Winner, grid, positions, steps_of
 from transfer.evaluation import EvaluationSettings, Task, evaluate
+from transfer.features import calibrate_batch_norm
 from transfer.heads import Heads, Linear, Setting
 from transfer.logistic import choose_logistic
 from transfer.outcomes import Row, judged_row
@@ -189,6 +190,7 @@ def _fresh_views(
 ) -> Iterator[Fed]:
     """Features of batches of fresh crops, likewise; the same pictures in the same order."""
     fit, place, module = task.split.fit, task.place, task.network.module.to(task.place.device)
+    calibrate_batch_norm(task.network, task.targets.train, task.view, place)  # not yet, where features were kept
     crop = CropSettings(task.view.size, protocol.area, protocol.aspect, protocol.flip)
     samples = Samples([_Picked(task.targets.train, fit, protocol.square)], crop, task.seed)
     for step, batch in enumerate(
@@ -197,7 +199,8 @@ def _fresh_views(
         if batch.skipped:
             raise UserError(f"{': '.join(batch.skipped[0])}: it could be read before; were pictures changed meanwhile?")
         with autocast(place):
-            stages = module(batch.rgb.to(place.device, non_blocking=True))
+            rgb = batch.rgb.to(place.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
+            stages = module(rgb)
         features = {cell: pool(stages[cell.stage].float(), cell.pooling) for cell in contest.heads}
         yield features, _targets(task, fit[positions(step, batch_size, len(fit), order)])
 
@@ -230,8 +233,8 @@ def _row(task: Task, winner: Winner) -> Row:
     """A stage's line: its winner's answers on the test pictures, read here and nowhere else."""
     rows = Rows(task.test.matrix(*winner.cell), task.place.device)
     logits = torch.cat([winner.classifier.scores(chunk) for chunk in rows.chunks(task.tested)]).cpu().numpy()
-    outcome, (stage, pooling) = task.outcome(logits), winner.cell
-    return judged_row(stage, "", rows.dims, pooling, winner.chosen, winner.holdout, [outcome])
+    stage, pooling = winner.cell
+    return judged_row(stage, "", rows.dims, pooling, winner.chosen, winner.holdout, [task.outcome(stage, logits)])
 
 
 def _packed(winner: Winner) -> dict[str, Any]:

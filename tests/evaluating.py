@@ -1,0 +1,125 @@
+"""Evaluations of a tiny run, in this process and in others, to be killed, stopped and put out of room."""
+
+import json
+import multiprocessing
+import os
+import resource
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from multiprocessing.context import ForkProcess
+from pathlib import Path
+from signal import SIGKILL, Signals
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import torch
+from PIL import Image
+
+import transfer.cache
+import transfer.evaluation
+from pretext.errors import UserError
+from pretext.pretraining import pretrain
+from pretext.recipe import PretrainSettings
+from pretext.settings import settings_from
+from transfer.protocols import PROTOCOLS, LinearProtocol
+
+MODERN = cast(LinearProtocol, PROTOCOLS["modern"])
+QUICK = replace(
+    MODERN, rates=(1e-3, 1e-2, 1e-1), poolings=("mean", "average:128"), epochs=3, least_steps=16, batch_size=32
+)
+"""As modern, but smaller. In tests it takes its place."""
+SIDE = 16
+
+
+def tiny_run(folder: Path) -> Path:
+    """A run of four steps on the built-in tiles."""
+    values = {
+        "crop": {"size": SIDE},
+        "objective": {"prior_pictures": 20, "stride": 4},
+        "training": {"steps": 4, "batch_size": 8, "warmup": 1},
+        "machine": {"workers": 0},
+    }
+    assert not pretrain(folder, settings_from(PretrainSettings, values, "test"))
+    return folder
+
+
+def pictures(folder: Path, seed: int, counts: Sequence[int] = (40, 40, 40), side: int = SIDE) -> Path:
+    """A folder of classes of noisy pictures that differ in brightness and stripes."""
+    rng = np.random.default_rng(seed)
+    for one, count in enumerate(counts):
+        (folder / f"class{one}").mkdir(parents=True)
+        for index in range(count):
+            stripes = np.sin(np.arange(side) * (0.5 + one))[:, None, None] * np.array([60, 20, -40 + 30 * one])
+            shown = 110 + 20 * one + stripes + rng.normal(0, 60, (side, side, 3))
+            picture = Image.fromarray(shown.clip(0, 255).astype(np.uint8))
+            picture.save(folder / f"class{one}" / f"{index}.png")
+    return folder
+
+
+class Blow(NamedTuple):
+    """What hits a process: a signal, after so many calls of a function."""
+
+    owner: Any
+    name: str
+    calls: int
+    signal: Signals = SIGKILL
+
+    def prepare(self) -> None:
+        """To this process, by itself."""
+        real, left = getattr(self.owner, self.name), self.calls
+
+        def counted(*given: Any, **named: Any) -> Any:
+            nonlocal left
+            found = real(*given, **named)
+            left -= 1
+            if left == 0:
+                # To all of the group, as a kill -9 of a job does; a signal of a user only to the process.
+                (os.killpg if self.signal == SIGKILL else os.kill)(os.getpid(), self.signal)
+            return found
+
+        setattr(self.owner, self.name, counted)
+
+
+def in_process(
+    call: Callable[[], Any], log: Path, blow: Blow | None = None, largest: int = 0, saved_every: float = 0.0
+) -> ForkProcess:
+    """A process that does ``call``, with what it says in ``log``; no file may be larger than ``largest``."""
+    process = multiprocessing.get_context("fork").Process(target=_work, args=(call, log, blow, largest, saved_every))
+    process.start()
+    return process
+
+
+def _work(call: Callable[[], Any], log: Path, blow: Blow | None, largest: int, saved_every: float) -> None:
+    os.setsid()
+    torch.set_num_threads(1)  # threads do not survive a fork
+    transfer.cache.ROWS = 64
+    transfer.evaluation.SAVED_EVERY = saved_every
+    file = log.open("w", buffering=1)
+    sys.stderr = sys.stdout = file
+    if largest:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
+    if blow:
+        blow.prepare()
+    code = 1
+    try:
+        code = int(call() or 0)
+    except UserError as error:
+        sys.stderr.write(f"UserError: {error}\n")
+        code = 2
+    except SystemExit as ending:
+        code = int(str(ending.code))
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    file.flush()
+    os._exit(code)
+
+
+def numbers(file: str | Path) -> dict[str, Any]:
+    """All of a result's file that must not depend on how often its making was interrupted."""
+    found = json.loads(Path(file).read_text())
+    return {name: value for name, value in found.items() if name not in ("cost", "network", "test", "train")} | {
+        "weights": found["network"]["weights"]
+    }

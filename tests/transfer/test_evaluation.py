@@ -1,0 +1,408 @@
+"""Evaluations as a whole: read back, killed, stopped, at once, out of room, and given what no one should give."""
+
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from evaluating import QUICK, Blow, in_process, numbers, pictures, tiny_run
+
+import pretint
+import transfer.evaluation
+import transfer.svm
+from pretext.errors import UserError
+from transfer.heads import Heads
+from transfer.judging import KnnSettings, SvmSettings, knn, svm
+from transfer.probing import ProbeSettings, probe
+from transfer.protocols import PROTOCOLS, SvmProtocol
+from transfer.results import Result
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_run(tmp_path_factory.mktemp("trained") / "run")
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sets")
+    pictures(folder / "train", 1)
+    pictures(folder / "test", 2)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Smaller protocols, for the processes that are started too."""
+    monkeypatch.setitem(PROTOCOLS, "modern", QUICK)
+    machines = PROTOCOLS["voc07_svm"]
+    assert isinstance(machines, SvmProtocol)
+    monkeypatch.setitem(PROTOCOLS, "voc07_svm", replace(machines, costs=(0.01, 0.1, 1.0)))
+    fewer = {"costs": (0.1, 1.0), "shots": (1, 4), "samples": 2}
+    monkeypatch.setitem(PROTOCOLS, "voc07_svm_lowshot", replace(machines, **fewer))  # type: ignore[arg-type]
+
+
+Judge = Callable[..., list[Result]]
+
+
+@pytest.fixture
+def judge(trained: Path, sets: Path, tmp_path: Path) -> Judge:
+    """Judges a copy of the run, with a cache of its own."""
+    shutil.copytree(trained, tmp_path / "run")
+
+    def call(job: Any = probe, kind: type = ProbeSettings, place: Path = tmp_path, **changed: Any) -> list[Result]:
+        common = {
+            "train": str(sets / "train"),
+            "test": str(sets / "test"),
+            "workers": 0,
+            "cache": str(place / "cache"),
+            "stages": ["conv1", "conv3"],
+            "reference": False,
+            "precision": "fp32",
+        }
+        found: list[Result] = job([str(place / "run")], kind(**{**common, **changed}))
+        return found
+
+    return call
+
+
+@pytest.fixture
+def uninterrupted(judge: Judge, trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Judge:
+    """The same elsewhere, from the first picture to the result in one go."""
+
+    def call(*given: Any, **changed: Any) -> list[Result]:
+        place = tmp_path_factory.mktemp("whole")
+        shutil.copytree(trained, place / "run")
+        return judge(*given, place=place, **changed)
+
+    return call
+
+
+def count_of(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> list[int]:
+    """How often a function is called from now on."""
+    real, count = getattr(owner, name), [0]
+
+    def counted(*given: Any, **named: Any) -> Any:
+        count[0] += 1
+        return real(*given, **named)
+
+    monkeypatch.setattr(owner, name, counted)
+    return count
+
+
+def test_a_second_call_reads_back_and_what_was_made_otherwise_is_made_anew(
+    judge: Judge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (first,) = judge()
+    before = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*") if file.is_file()}
+    (second,) = judge()
+    assert second == first and Path(first.file).parent == tmp_path / "run" / "results"
+    assert before == {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*") if file.is_file()}
+    steps = count_of(monkeypatch, Heads, "step")
+    for changed in ({"seed": 1}, {"fraction": 0.5}, {"size": 20}, {"stages": ["conv1"]}, {"storage": "float32"}):
+        steps[0] = 0
+        assert judge(**changed)[0] != first and steps[0]
+    judge()
+    monkeypatch.setattr(transfer.evaluation, "code_digest", lambda: "f" * 64)
+    steps[0] = 0
+    (other,) = judge()
+    assert steps[0] and other.code == "f" * 64 and other.rows == first.rows
+    monkeypatch.setitem(PROTOCOLS, "modern", replace(QUICK, epochs=2))
+    steps[0] = 0
+    judge()
+    assert steps[0]
+
+
+def test_other_training_pictures_do_not_take_the_place_of_a_result(judge: Judge, tmp_path: Path) -> None:
+    judge()
+    judge(train=str(pictures(tmp_path / "others", 7, (20, 20, 20))))
+    assert len(list((tmp_path / "run" / "results").glob("*.json"))) == 2
+
+
+KILLED: dict[str, tuple[dict[str, Any], Blow]] = {
+    "extraction": ({}, Blow(transfer.cache.Entry, "flush", 3)),
+    "cached heads": ({}, Blow(transfer.evaluation.Partial, "offer", 21)),
+    "the last step of a stage": ({}, Blow(transfer.evaluation.Partial, "offer", 16)),
+    "while something is saved": ({}, Blow(os, "fsync", 30)),
+    "augmented heads": ({"mode": "augmented"}, Blow(transfer.evaluation.Partial, "offer", 11)),
+    "logistic": ({"protocol": "logistic"}, Blow(transfer.evaluation.Partial, "offer", 1)),
+    "SVMs": ({"job": svm, "kind": SvmSettings}, Blow(transfer.evaluation.Partial, "offer", 17)),
+    "few shots": (
+        {"job": svm, "kind": SvmSettings, "protocol": "voc07_svm_lowshot"},
+        Blow(transfer.evaluation.Partial, "offer", 9),
+    ),
+}
+
+
+@pytest.mark.parametrize("moment", KILLED)
+def test_goes_on_after_a_kill_to_the_same_bits(
+    moment: str, judge: Judge, uninterrupted: Judge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changed, blow = KILLED[moment]
+    killed = in_process(lambda: judge(**changed) and 0, tmp_path / "log", blow)
+    killed.join()
+    assert killed.exitcode == -signal.SIGKILL, (tmp_path / "log").read_text()
+    assert not list((tmp_path / "run").glob("results/*.json"))
+    offers = count_of(monkeypatch, transfer.evaluation.Partial, "offer")
+    (again,) = judge(**changed)
+    left, offers[0] = offers[0], 0
+    (whole,) = uninterrupted(**changed)
+    assert numbers(again.file) == numbers(whole.file)
+    if blow.name == "offer":  # all that was offered was saved
+        assert left == offers[0] - blow.calls
+    assert not [file for file in (tmp_path / "run" / "results").iterdir() if ".part" in file.name]
+
+
+def test_a_partial_file_of_another_kind_is_not_used(judge: Judge, uninterrupted: Judge, tmp_path: Path) -> None:
+    killed = in_process(lambda: judge(seed=1) and 0, tmp_path / "log", KILLED["cached heads"][1])
+    killed.join()
+    (left,) = (tmp_path / "run" / "results").glob(".*.part.pt")
+    wanted = left.with_name(left.name.replace("seed1", "seed0"))
+    shutil.copy(left, wanted)
+    assert numbers(judge()[0].file) == numbers(uninterrupted()[0].file)
+    left.write_bytes(b"no checkpoint")
+    assert numbers(judge(seed=1)[0].file) == numbers(uninterrupted(seed=1)[0].file)
+
+
+def test_two_processes_at_once_make_one_result(judge: Judge, uninterrupted: Judge, tmp_path: Path) -> None:
+    logs = [tmp_path / "log 1", tmp_path / "log 2"]
+    both = [in_process(lambda: judge() and 0, log) for log in logs]
+    for process in both:
+        process.join()
+    assert [process.exitcode for process in both] == [0, 0]
+    assert sum("run, cached" in log.read_text() for log in logs) == 1
+    (file,) = (tmp_path / "run" / "results").glob("*.json")
+    assert numbers(file) == numbers(uninterrupted()[0].file)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("where", ["extraction", "heads"])
+def test_stops_when_asked_to(
+    where: str, number: signal.Signals, judge: Judge, uninterrupted: Judge, sets: Path, tmp_path: Path
+) -> None:
+    owner, name = (transfer.cache.Entry, "append") if where == "extraction" else (transfer.evaluation.Partial, "offer")
+    words = ["probe", str(tmp_path / "run"), "--train", str(sets / "train"), "--test", str(sets / "test")]
+    words += [
+        "--stages",
+        "[conv1, conv3]",
+        "--reference",
+        "false",
+        "--workers",
+        "0",
+        "--cache",
+        str(tmp_path / "cache"),
+    ]
+    words += ["--precision", "fp32"]
+    log = tmp_path / "log"
+    process = in_process(lambda: pretint.main(words), log, Blow(owner, name, 2, number))
+    process.join()
+    said = log.read_text()
+    assert "Traceback" not in said
+    if number == signal.SIGTERM and where == "heads":
+        assert process.exitcode == -signal.SIGTERM
+    else:
+        assert process.exitcode == 128 + number, said
+    assert numbers(judge()[0].file) == numbers(uninterrupted()[0].file)
+
+
+@pytest.mark.parametrize(("largest", "saved_every", "what"), [(20_000, 0, "features"), (0, 0, ""), (2_000, 60, "")])
+def test_a_disk_that_fills_up(
+    largest: int, saved_every: float, what: str, judge: Judge, uninterrupted: Judge, tmp_path: Path
+) -> None:
+    if not what:  # features are there; what is saved meanwhile does not fit, or the result itself
+        judge()
+        (file,) = (tmp_path / "run" / "results").glob("*.json")
+        file.unlink()
+        largest = largest or 10_000
+    process = in_process(lambda: judge() and 0, tmp_path / "log", largest=largest, saved_every=saved_every)
+    process.join()
+    last = (tmp_path / "log").read_text().splitlines()[-1]
+    assert process.exitcode == 2 and last.startswith("UserError") and "File too large" in last and what in last
+    assert numbers(judge()[0].file) == numbers(uninterrupted()[0].file)
+
+
+def test_features_that_are_damaged_or_of_other_weights_are_not_used(
+    judge: Judge, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = ({one.network.kind: numbers(one.file) for one in judge(reference=True)} for _ in range(2))
+    assert first == second
+
+    def again() -> str:
+        for file in (tmp_path / "run" / "results").glob("*.json"):
+            file.unlink()
+        capsys.readouterr()
+        assert {one.network.kind: numbers(one.file) for one in judge(reference=True)} == first
+        return capsys.readouterr().err
+
+    assert "computed again" not in again()
+    for file in (tmp_path / "cache").glob("*/conv3.f16"):
+        with file.open("r+b") as opened:
+            opened.truncate(file.stat().st_size // 2)
+    assert "computed again" in again()
+    entries = sorted((tmp_path / "cache").iterdir())
+    for one, other in zip(entries[::2], entries[1::2], strict=True):
+        one.rename(tmp_path / "one")
+        other.rename(one)
+        (tmp_path / "one").rename(other)
+    assert "something else" in again()
+    columns = sorted((tmp_path / "cache").glob("*/conv1.f16"))
+    for one, other in zip(columns[::2], columns[1::2], strict=True):
+        kept = one.read_bytes()
+        one.write_bytes(other.read_bytes())
+        other.write_bytes(kept)
+    assert "damaged" in again()
+
+
+def test_pictures_that_cannot_be_read_are_named_until_they_can(
+    judge: Judge, sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for part in ("train", "test"):
+        shutil.copytree(sets / part, tmp_path / part)
+        (tmp_path / part / "class1" / "7.png").write_bytes(b"torn")
+    there = {"train": str(tmp_path / "train"), "test": str(tmp_path / "test")}
+    for changed in ({}, {"mode": "augmented"}, {"job": knn, "kind": KnnSettings}, {"protocol": "logistic"}):
+        (result,) = judge(**there, **changed)
+        assert len(result.skipped) == 2
+        assert (result.n_test, result.n_fit + result.n_holdout, result.n_train) == (119, 119, 120)
+        assert all(len(outcome.correct) == 119 for row in result.rows for outcome in row.outcomes)  # type: ignore[arg-type]
+    steps = count_of(monkeypatch, Heads, "step")
+    judge(**there)
+    assert not steps[0]
+    for part in ("train", "test"):
+        shutil.copy(sets / part / "class1" / "7.png", tmp_path / part / "class1" / "7.png")
+    (repaired,) = judge(**there)
+    assert steps[0] and not repaired.skipped and repaired.n_test == 120
+
+
+@pytest.mark.parametrize(("fraction", "used"), [(0.01, 0), (0.1, 12), (0.5, 60)])
+def test_a_fraction_of_the_labels(fraction: float, used: int, judge: Judge) -> None:
+    if not used:
+        with pytest.raises(UserError, match="take a larger fraction of labels"):
+            judge(fraction=fraction)
+        (result,) = judge(knn, KnnSettings, fraction=0.1)
+        assert result.n_fit == 12 and {row.variant for row in result.rows} == {"k=10"}
+        return
+    (result,) = judge(fraction=fraction)
+    assert result.n_fit + result.n_holdout == used and result.n_train == 120
+    assert result.split.startswith(f"{100 * fraction:g}% of labels")
+
+
+def test_two_runs_of_one_seed_have_a_reference_each(trained: Path, sets: Path, tmp_path: Path) -> None:
+    for name in ("tiny", "other"):  # the first is also the name of a backbone
+        shutil.copytree(trained, tmp_path / name)
+    settings = KnnSettings(str(sets / "train"), str(sets / "test"), workers=0, cache=str(tmp_path / "cache"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        results = knn(["tiny", "other"], settings)
+    assert [result.network.name for result in results] == ["random", "random", "tiny", "other"]
+    for name in ("tiny", "other"):
+        assert len(list((tmp_path / name / "results").glob("*.json"))) == 2
+    assert results[0].rows == results[1].rows
+
+
+def lines(capsys: pytest.CaptureFixture[str], *words: str | Path) -> list[str]:
+    """What a command that must fail says on standard error, progress apart."""
+    capsys.readouterr()
+    assert pretint.main([str(word) for word in words]) == 2
+    return [line for line in capsys.readouterr().err.splitlines() if not line.startswith("features: ")]
+
+
+@pytest.fixture
+def bad(sets: Path, tmp_path: Path) -> Iterator[Path]:
+    """Sets that no one should give."""
+    pictures(tmp_path / "one" / "train", 3, (4,))
+    pictures(tmp_path / "one" / "test", 4, (4,))
+    pictures(tmp_path / "two", 5, (4, 4))
+    pictures(tmp_path / "few", 6, (40, 2, 40))
+    shutil.copytree(sets / "test", tmp_path / "empty")
+    shutil.rmtree(tmp_path / "empty" / "class1")
+    (tmp_path / "empty" / "class1").mkdir()
+    yield tmp_path
+
+
+BAD: dict[str, tuple[str, str]] = {
+    "one class": ("probe RUN --train BAD/one/train --test BAD/one/test", "one class only"),
+    "different classes": ("probe RUN --train TRAIN --test BAD/two", "class2"),
+    "empty class": ("probe RUN --train TRAIN --test BAD/empty", "class1"),
+    "the same": ("probe RUN --train TRAIN --test TRAIN", "same pictures"),
+    "nowhere": ("probe RUN --train BAD/nowhere --test TEST", "nowhere"),
+    "too few for folds": ("svm RUN --train BAD/few --test TEST --stages [conv1]", "2 training pictures with class1"),
+    "stage": ("probe RUN --train TRAIN --test TEST --stages [conv9]", "conv9"),
+    "stage of another": ("probe RUN random:resnet18 --train TRAIN --test TEST --stages [conv3]", "has no conv3"),
+    "protocol": ("probe RUN --protocol moderne", "did you mean modern?"),
+    "protocol of another command": ("probe RUN --protocol voc07_svm", "none of this command's"),
+    "network": ("probe BAD/nothing --train TRAIN --test TEST", "no such network"),
+    "mode": ("probe RUN --mode both --protocol logistic", "take cached"),
+    "no such mode": ("probe RUN --mode fresh", "fresh"),
+    "fraction 0": ("probe RUN --fraction 0", "(0, 1]"),
+    "fraction nan": ("probe RUN --fraction nan", "fraction"),
+    "no labels to speak of": ("probe RUN --train TRAIN --test TEST --fraction 1e-9", "larger fraction"),
+    "classes of one label": ("probe RUN --train TRAIN --test TEST --classes [class1]", "one class a picture"),
+    "no home": ("probe RUN --train TRAIN --test TEST --cache ~nobody-at-all/x", "name a folder"),
+    "k too large": ("knn RUN --train TRAIN --test TEST --fraction 1e-9", "10 nearest neighbours of 3"),
+    "workers": ("probe RUN --workers -2", "workers"),
+    "cache is a file": ("knn RUN --train TRAIN --test TEST --cache TRAIN/class0/0.png", "another cache folder"),
+    "out is a file": (
+        "knn random:tiny --train TRAIN --test TEST --stages [conv1] --out TRAIN/class0/0.png",
+        "cannot write a result",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line(
+    case: str, bad: Path, trained: Path, sets: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    monkeypatch.setenv("PRETINT_CACHE", str(bad / "cache"))
+    command, said = BAD[case]
+    places = {"RUN": trained, "TRAIN": sets / "train", "TEST": sets / "test", "BAD": bad}
+    words = [
+        "/".join(str(places.get(part, part)) for part in word.split("/")) if word.split("/")[0] in places else word
+        for word in command.split()
+    ]
+    (line,) = lines(capsys, *words, "--device", "cpu")
+    assert line.startswith("pretint: ") and said in line
+
+
+def test_a_result_that_is_damaged_is_in_the_way(judge: Judge) -> None:
+    (result,) = judge()
+    file = Path(result.file)
+    file.write_bytes(file.read_bytes()[:-200])
+    with pytest.raises(UserError, match="damaged one"):
+        judge()
+
+
+def test_weights_that_are_no_numbers(trained: Path, sets: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained, tmp_path / "run")
+    for file in (tmp_path / "run" / "checkpoints").glob("*.pt"):
+        state = torch.load(file, weights_only=True)
+        for group in ("model", "average"):
+            for name, value in state.get(group, {}).items():
+                if name.startswith("backbone.") and value.is_floating_point():
+                    value.fill_(torch.nan)
+        torch.save(state, file)
+    with pytest.raises(UserError, match="not finite"):
+        probe(
+            [str(tmp_path / "run")],
+            ProbeSettings(str(sets / "train"), str(sets / "test"), workers=0, cache=str(tmp_path / "cache")),
+        )
+
+
+def test_a_classifier_that_diverges_is_said(judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
+    wild = replace(QUICK, rates=(1e30,), weight_decays=(1e30,), poolings=("mean",), rungs=())
+    monkeypatch.setitem(PROTOCOLS, "modern", wild)
+    with pytest.raises(UserError, match="conv1: its classifier has diverged"):
+        judge()
+
+
+def test_unreadable_pictures_alone(sets: Path, trained: Path, tmp_path: Path) -> None:
+    for one in range(3):
+        (tmp_path / "test" / f"class{one}").mkdir(parents=True)
+        (tmp_path / "test" / f"class{one}" / "0.png").write_bytes(b"torn")
+    with pytest.raises(UserError, match="none of 3 pictures can be read"):
+        knn([str(trained)], KnnSettings(str(sets / "train"), str(tmp_path / "test"), workers=0, cache=str(tmp_path)))
