@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -26,7 +26,7 @@ COLOURS: dict[str, tuple[str, ...]] = {
 _STYLES: tuple[tuple[str, str], ...] = (("-", "o"), ("--", "s"), (":", "D"), ("-.", "^"))
 _BEHIND = "#9aa1a9"  # of published rows
 _BAND = 0.16  # opacity
-_MATH = {"parse_math": False}  # a name with dollar signs is no formula
+_MATH: dict[str, Any] = {"parse_math": False}  # a name with dollar signs is no formula
 _ROOM = 2.2  # stages' widths, right of the last stage, for the names of published rows
 
 
@@ -73,13 +73,13 @@ def stages_chart(
         for line in lines:
             _draw(axes, places, line)
         every = -(-len(stages) // 30)
-        turned = {"rotation": 50 if len(stages) <= 12 else 90, "rotation_mode": "anchor", "ha": "right"}
+        turned: dict[str, Any] = {"rotation": 50 if len(stages) <= 12 else 90, "rotation_mode": "anchor", "ha": "right"}
         axes.set_xticks(
             places[::every], labels=list(stages)[::every], size=None if len(stages) <= 12 else 9,
             **_MATH, **(turned if slanted else {}),
         )  # fmt: skip
         for tick in axes.get_xticklabels():
-            tick.set_va("center" if slanted and len(stages) > 12 else "top")
+            tick.set_verticalalignment("center" if slanted and len(stages) > 12 else "top")
         _frame(axes, measure, lines, rows)
         axes.set_xlim(-0.35, len(stages) - 0.65 + (_ROOM if rows else 0))
         if rows:
@@ -88,26 +88,25 @@ def stages_chart(
         return as_svg(figure, name, f"{measure} of every stage, with 95 % intervals")
 
 
-def shots_chart(
-    name: str, measure: str, shots: Sequence[int], panels: Sequence[tuple[str, Sequence[Line]]]
-) -> str:
+def shots_chart(name: str, measure: str, shots: Sequence[int], panels: Sequence[tuple[str, Sequence[Line]]]) -> str:
     """Score against the number of positive pictures a class: a small chart for each stage, on one scale.
 
     Args:
         name: tells this chart from the others of a page.
         measure: what a score is, without its unit.
         shots: ascending.
-        panels: stages with their lines, whose scores are one per number of shots; the same lines in each.
+        panels: stages with their lines, whose scores are one per number of shots.
     """
     across = min(3, len(panels))
     down = -(-len(panels) // across)
     lines = [line for _, inner in panels for line in inner]
+    met = list({(line.label, line.colour, line.style): line for line in lines}.values())
     labels: list[int] = []  # from the greatest down, where there is room
     for count in reversed(shots):
         if not labels or count * (shots[-1] / shots[0]) ** 0.28 <= labels[-1]:
             labels.append(count)
     with matplotlib.rc_context({**STYLE, "font.size": 10.0}):
-        legend_lines = _legend_lines(panels[0][1])
+        legend_lines = _legend_lines(met)
         figure, _ = new_axes(60 + 18 * legend_lines + (190 if across == 1 else 130) * down)
         figure.clear()
         grid = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
@@ -129,7 +128,7 @@ def shots_chart(
         figure.supylabel(f"{measure}, %", size=10, color=MUTED)
         figure.supxlabel("positive pictures a class", size=10, color=MUTED)
         legend = figure.legend(
-            *_handles(panels[0][1]), loc="outside upper left", ncols=_legend_columns(panels[0][1]), borderaxespad=0.2,
+            *_handles(met), loc="outside upper left", ncols=_legend_columns(met), borderaxespad=0.2,
             handlelength=2.2, columnspacing=1.2,
         )  # fmt: skip
         for text in legend.get_texts():

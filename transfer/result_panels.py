@@ -149,10 +149,7 @@ def _figures(anchor: str, section: Section) -> list[dict[str, Any]]:
     shots = {int(found[1]): variant for variant in variants if (found := _SHOTS.fullmatch(variant))}
     if len(shots) == len(variants):
         counts = sorted(shots)
-        panels = [
-            (stage, _lines(section, [f"{stage}, {shots[count]}" for count in counts]))
-            for stage in stages
-        ]
+        panels = [(stage, _lines(section, [f"{stage}, {shots[count]}" for count in counts])) for stage in stages]
         return [
             {"svg": Markup(shots_chart(anchor, measure, counts, _capped(panels))), "left_out": _left_out(panels[0][1])}
         ]
@@ -207,9 +204,7 @@ def _header(section: Section) -> list[dict[str, str]]:
     found = []
     for network in section.networks:
         for column in network.modes:
-            found.append(
-                {"label": column.label, "mode": column.first.mode if several else "", "colour": next(colours)}
-            )
+            found.append({"label": column.label, "mode": column.first.mode if several else "", "colour": next(colours)})
         if network.gaps:
             found.append({"label": network.modes[0].label, "mode": "gap", "colour": ""})
     return found
@@ -255,7 +250,9 @@ def _facts(section: Section) -> dict[str, str]:
         f"SHA-256 {first.test_digest[:12]}",
         "Training": f"{used}; SHA-256 {first.train_digest[:12]}{taught}",
         "Split": _joined(f"{result.split} (SHA-256 {result.split_sha256[:12]})" for result in results),
-        "Seeds": _joined(f"{column.label}: {column.seeds}" for column in columns),
+        "Seeds": columns[0].seeds
+        if len({column.seeds for column in columns}) == 1
+        else _joined(f"{column.label}: {column.seeds}" for column in columns),
         "Networks": _joined(
             f"{column.label}: {column.first.network.kind} {column.first.network.backbone}"
             + (f", step {column.first.network.step:,}" if column.first.network.step else "")
@@ -275,7 +272,8 @@ def _cost(column: Column, result: Result) -> dict[str, str]:
     return {
         "network": column.label,
         "mode": result.mode,
-        "seeds": str(result.network.seed) if result.network.seed == result.seed else f"{result.network.seed}, {result.seed}",
+        "seed": str(result.network.seed),
+        "asked": str(result.seed),
         "weights": result.network.weights[:8],
         "time": _duration(cost.seconds),
         "extraction": _duration(cost.extraction_seconds),
