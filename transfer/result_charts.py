@@ -27,6 +27,7 @@ _STYLES: tuple[tuple[str, str], ...] = (("-", "o"), ("--", "s"), (":", "D"), ("-
 _BEHIND = "#9aa1a9"  # of published rows
 _BAND = 0.16  # opacity
 _MATH: dict[str, Any] = {"parse_math": False}  # a name with dollar signs is no formula
+_LETTERS = 24  # of a stage's name
 _ROOM = 2.2  # stages' widths, right of the last stage, for the names of published rows
 
 
@@ -49,6 +50,11 @@ def colour_of(kind: str, rank: int = 0) -> str:
     return shades[rank % len(shades)]
 
 
+def shortened(name: str, letters: int) -> str:
+    """A name cut in its middle: beginnings tell runs apart, ends their seeds and steps."""
+    return name if len(name) <= letters else f"{name[: letters // 2 - 2]}...{name[1 - letters // 2 :]}"
+
+
 def stages_chart(
     name: str, measure: str, stages: Sequence[str], lines: Sequence[Line], rows: Sequence[Published] = ()
 ) -> str:
@@ -62,11 +68,11 @@ def stages_chart(
         rows: published numbers, one for each of the stages, or one for the best of them; drawn thin, and named.
     """
     places = np.arange(len(stages))
+    stages = [shortened(stage, _LETTERS) for stage in stages]
     slanted = sum(len(stage) for stage in stages) * 7 + 12 * len(stages) > (250 if rows else 380)
-    longest = max(map(len, stages))
     with matplotlib.rc_context(STYLE):
         legend_lines = _legend_lines(lines)
-        height = (330 if rows else 250) + 17 * legend_lines + (min(5 * longest, 90) if slanted else 0)
+        height = (330 if rows else 250) + 17 * legend_lines + (5 * max(map(len, stages)) if slanted else 0)
         figure, axes = new_axes(height)
         for row in rows:
             _behind(axes, row, len(stages))
@@ -75,7 +81,7 @@ def stages_chart(
         every = -(-len(stages) // 30)
         turned: dict[str, Any] = {"rotation": 50 if len(stages) <= 12 else 90, "rotation_mode": "anchor", "ha": "right"}
         axes.set_xticks(
-            places[::every], labels=list(stages)[::every], size=None if len(stages) <= 12 else 9,
+            places[::every], labels=stages[::every], size=None if len(stages) <= 12 else 9,
             **_MATH, **(turned if slanted else {}),
         )  # fmt: skip
         for tick in axes.get_xticklabels():
@@ -117,7 +123,7 @@ def shots_chart(name: str, measure: str, shots: Sequence[int], panels: Sequence[
             stage, inner = panels[at]
             for line in inner:
                 _draw(axes, np.asarray(shots, dtype=float), line, size=3)
-            axes.set_title(stage, size=10, color=INK, pad=3, **_MATH)
+            axes.set_title(shortened(stage, _LETTERS), size=10, color=INK, pad=3, **_MATH)
             axes.set_xscale("log", base=2)
             axes.xaxis.set_major_locator(FixedLocator(list(map(float, labels))))
             axes.xaxis.set_minor_locator(NullLocator())

@@ -12,7 +12,7 @@ from transfer.columns import Column, evaluations, score_gap
 from transfer.intervals import Estimate
 from transfer.protocols import PROTOCOLS
 from transfer.published import STAGES, published
-from transfer.result_charts import Line, colour_of, shots_chart, stages_chart
+from transfer.result_charts import Line, colour_of, shortened, shots_chart, stages_chart
 from transfer.results import Result
 from transfer.table import Cell, Section, tables
 
@@ -179,7 +179,7 @@ def _lines(section: Section, places: Sequence[str], variants: Sequence[str] = ("
         for number, variant in enumerate(variants):
             names = [f"{place}, {variant}" if variant else place for place in places]
             scores = [column.cells[name].score if name in column.cells else None for name in names]
-            words = [_shortened(column.label), column.first.mode if len(modes) > 1 else "", variant]
+            words = [shortened(column.label, _LETTERS), column.first.mode if len(modes) > 1 else "", variant]
             style = modes.index(column.first.mode) + len(modes) * number
             ringed = names.index(column.best) if column.best in names else None
             if any(scores):
@@ -305,11 +305,6 @@ def _short_source(source: str) -> str:
         return name
     parts = PurePath(path).parts
     return source if name or len(parts) < 3 else "/".join(parts[-2:])
-
-
-def _shortened(label: str) -> str:
-    """A name that fits a legend, its end kept: that tells seeds and steps apart."""
-    return label if len(label) <= _LETTERS else f"{label[: _LETTERS // 2 - 2]}...{label[-_LETTERS // 2 + 1 :]}"
 
 
 def _duration(seconds: float) -> str:
