@@ -1,6 +1,5 @@
 """The report page, from run directories in the real formats."""
 
-import copy
 import html
 import json
 import math
@@ -8,10 +7,12 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from PIL import Image
@@ -20,58 +21,48 @@ from pretext.engine.journal import Journal
 from pretext.errors import UserError
 from pretext.recipe import PretrainSettings
 from pretext.settings import plain
+from tests.judging import answers, ranked, result, row, truth
 from transfer import report
+from transfer.outcomes import Outcome
+from transfer.published import STAGES
 from transfer.report import write_report
+from transfer.results import write_result
 
 HOSTILE = "<script>alert(1)</script>"
 
 
-def estimate(accuracy: float, half: float = 0.015) -> dict[str, float]:
-    """As ``pretint probe`` writes it."""
-    return {
-        "accuracy": accuracy,
-        "low": accuracy - half,
-        "high": accuracy + half,
-        "holdout_accuracy": accuracy,
-        "penalty": 0.001,
-    }
-
-
-def difference(value: float, half: float = 0.017) -> dict[str, float]:
-    return {"value": value, "low": value - half, "high": value + half}
-
-
-PROBE: dict[str, Any] = {
-    "protocol": "pooled-linear-1",
-    "about": "Pooled features and a linear classifier.",
-    "data": {
-        "train": "pictures/train",
-        "test": "pictures/val",
-        "classes": ["tench", "church"],
-        "n_fit": 8523,
-        "n_holdout": 946,
-        "n_train": 9469,
-        "n_test": 3925,
-    },
-    "view_size": 96,
-    "seed": 0,
-    "pretraining_seed": 0,
+PHOTOS: dict[str, Any] = {
+    "train": "pictures/train",
+    "test": "pictures/val",
+    "classes": ("tench", "church"),
+    "n_fit": 8523,
+    "n_holdout": 946,
+    "n_train": 9469,
     "step": 40,
-    "interval": "95% percentile bootstrap over test pictures, 10000 resamples",
-    "stages": [
-        {
-            "stage": stage,
-            "dims": 4096,
-            "random": estimate(random),
-            "pretrained": estimate(pretrained),
-            "difference": difference(pretrained - random),
-        }
-        for stage, random, pretrained in (("conv2", 0.546, 0.561), ("conv5", 0.478, 0.662))
-    ],
-    "best": {"random": "conv2", "pretrained": "conv5", "difference": difference(0.116)},
-    "versions": {"torch": "2.11.0"},
-    "skipped": [["val/damaged.jpg", "truncated: 3 bytes missing"]],
 }
+
+
+def known(right: int, count: int = 1000, offset: int = 0) -> Outcome:
+    """So many right answers out of a thousand, from a picture on."""
+    return Outcome(correct=np.roll(np.arange(count) < right, offset))
+
+
+def judged(run: Path, name: str = "first", shares: Sequence[int] = (561, 662), **changed: Any) -> Path:
+    """A result in a run: stages conv2 and conv5, answered right so many times in a thousand."""
+    rows = changed.pop("rows", None) or [
+        row(stage, known(share), share / 1000) for stage, share in zip(("conv2", "conv5"), shares, strict=True)
+    ]
+    made = result(name, rows=rows, **(PHOTOS | {"protocol": "modern"} | changed))
+    (run / "results").mkdir(exist_ok=True)
+    path = run / "results" / f"{len(list((run / 'results').iterdir())):02d}.json"
+    write_result(path, made)
+    return path
+
+
+def both(run: Path, **changed: Any) -> None:
+    """A network and what it began as."""
+    judged(run, **changed)
+    judged(run, "random", (546, 478), **({"kind": "random"} | changed | {"step": 0}))
 
 
 def begun(run: Path) -> Path:
@@ -116,11 +107,6 @@ def trained(run: Path, *, skipped: int = 0) -> Path:
     return run
 
 
-def add_probe(run: Path, name: str = "pooled-linear-1", **changes: Any) -> None:
-    (run / "probes").mkdir(exist_ok=True)
-    (run / "probes" / f"{name}.json").write_text(json.dumps({**copy.deepcopy(PROBE), **changes}))
-
-
 class Page(HTMLParser):
     """What a browser would find: text, addresses, identifiers, tags."""
 
@@ -153,24 +139,37 @@ class Page(HTMLParser):
 
 def test_whole_report(tmp_path: Path) -> None:
     run = trained(tmp_path / "first", skipped=1)
-    add_probe(run)
+    both(run)
     before = {path for path in run.rglob("*") if path.is_file()}
     assert write_report(run) == run / "report.html"
     assert {path for path in run.rglob("*") if path.is_file()} - before == {run / "report.html"}
     page = Page(run / "report.html")
     assert (
-        "After 40 steps the best frozen stage, conv5, classifies 66.2 % [64.7, 67.7] of 3,925 test pictures; "
-        "the same network at random initialisation 54.6 % [53.1, 56.1] (its best stage, conv2). "
-        "The difference is +11.6 points [9.9, 13.3]."
+        "After 40 steps the best frozen stage, conv5, classifies 66.2 % [63.3, 69.1] of 1,000 test pictures; "
+        "the same network at random initialisation 54.6 % [51.5, 57.7] (its best stage, conv2). "
+        "The difference is +11.6 points [9.7, 13.6]."
     ) in page.text
     for piece in (
         "Training is complete: 40 of 40 steps.",
-        "Protocol pooled-linear-1, 2 classes, 9,469 training pictures, pretraining seed 0",
-        "95% percentile bootstrap over test pictures, 10000 resamples",
-        "chosen on 946 training pictures held out",
-        "conv5 4,096 47.8 [46.3, 49.3] 66.2 [64.7, 67.7] +18.4 [16.7, 20.1]",
+        "Protocol modern, cached, on pictures/val : 2 classes, 9,469 training pictures; seed 0; in brackets: 95%",
+        "the row of each network that did best on 946 training pictures held out for it",
+        "Best against best, cached: first, conv5, minus random, conv2: +11.6 points [9.7, 13.6].",
+        "stage dims random first conv2 9,600 54.6 [51.5, 57.7] 56.1 [53.1, 59.1]",
+        "conv5 9,600 47.8 [44.7, 50.8] 66.2 [63.3, 69.1]",
+        "modern: all pictures are looked at",
+        "top-1 accuracy, in percent, on 1,000 test pictures",
+        "1,000 pictures of pictures/val, 2 classes; SHA-256 bbbbbbbbbbbb",
+        "9,469 pictures of pictures/train; SHA-256 aaaaaaaaaaaa; 8,523 teach, 946 are held out and choose",
+        "Split holdout 10%, seed 0 (SHA-256 cccccccccccc)",
+        "Seeds seed 0",
+        "random: random alexnet; first: pretrained alexnet, step 40",
+        "the middle square, 100 % of the shorter side, at 96 x 96 pixels",
+        "float32, features kept as float16",
+        "12 s 10 s 80 1.0 GB 1 MB",
+        "SHA-256 dddddddddddd",
+        "00.json",
         "tench, church",
-        "val/damaged.jpg truncated: 3 bytes missing",
+        "photos/test/cat/9.jpg truncated",
         "held out, last: 4.123",
         "Saturation 0.817",
         "Entropy 4.170",
@@ -268,7 +267,7 @@ def test_a_single_look(tmp_path: Path, step: int) -> None:
 
 def test_one_file_that_asks_for_nothing(tmp_path: Path) -> None:
     run = watched(tmp_path / "first")
-    add_probe(run)
+    both(run)
     page = Page(write_report(run))
     assert page.addresses and all(address.startswith(("data:image/png;base64,", "#")) for address in page.addresses)
     assert not {"script", "link", "iframe", "object", "base"} & set(page.tags)
@@ -283,15 +282,21 @@ def test_what_comes_from_outside_is_escaped(tmp_path: Path) -> None:
     run = trained(tmp_path / name)
     with (run / "journal.jsonl").open("a") as file:
         file.write(json.dumps({"kind": "skipped", "step": 40, "key": HOSTILE, "reason": f'"{HOSTILE}'}) + "\n")
-    probe = copy.deepcopy(PROBE)
-    probe["data"] |= {"train": HOSTILE, "classes": [HOSTILE, "a & b"]}
-    stage = "--><b>$\\alpha$</b><![CDATA["
-    probe["stages"][1]["stage"] = probe["best"]["pretrained"] = stage
-    add_probe(run, HOSTILE.replace("/", ""), **probe | {"protocol": HOSTILE, "interval": HOSTILE, "about": HOSTILE})
+    stage = "--><b>$\\a$</b><![CDATA["
+    judged(
+        run,
+        HOSTILE,
+        rows=[row(stage, known(600))],
+        **dict.fromkeys(("protocol", "about", "train", "test", "split", "precision", "interval", "kind"), HOSTILE),
+        classes=(HOSTILE, "a & b"),
+        settings={HOSTILE: HOSTILE},
+        versions={HOSTILE: HOSTILE},
+        skipped=((HOSTILE, HOSTILE),),
+    )
     page = Page(write_report(run))
     assert "script" not in page.tags and "b" not in page.tags
     assert html.escape(HOSTILE, quote=False) in page.source and "a & b" in page.text
-    assert page.text.count(stage) == 4  # summary, table, caption and, not taken for mathematics, chart
+    assert page.text.count(stage) == 3  # summary, table and, not taken for mathematics, chart
 
 
 def test_names_that_are_no_unicode(tmp_path: Path) -> None:
@@ -332,30 +337,122 @@ def test_health_of_a_regression_on_gray_pictures(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "words"),
+    ("right", "words"),
     [
-        (0.01, "+1.0 points [\N{MINUS SIGN}0.7, 2.7]; its interval includes 0, so this probe does not tell"),
-        (-0.05, "\N{MINUS SIGN}5.0 points [\N{MINUS SIGN}6.7, \N{MINUS SIGN}3.3]: here pretraining does worse"),
+        (550, "+0.4 points [\N{MINUS SIGN}1.4, 2.2]; its interval includes 0, so this evaluation does not tell"),
+        (450, "\N{MINUS SIGN}9.6 points [\N{MINUS SIGN}11.5, \N{MINUS SIGN}7.8]: here pretraining does worse"),
     ],
 )
-def test_difference_in_words(tmp_path: Path, value: float, words: str) -> None:
+def test_difference_in_words(tmp_path: Path, right: int, words: str) -> None:
     run = begun(tmp_path / "run")
-    add_probe(run, best={**PROBE["best"], "difference": difference(value)})
-    assert words in Page(write_report(run)).text
-
-
-def test_the_summary_is_that_of_the_latest_probe(tmp_path: Path) -> None:
-    run = trained(tmp_path / "run")
-    add_probe(run, "a", step=30, protocol="later")
-    add_probe(run, "b", step=20, protocol="earlier")
+    judged(run, rows=[row("conv5", known(right, offset=40 if right == 550 else 0))])
+    judged(run, "random", rows=[row("conv5", known(546))], kind="random")
     page = Page(write_report(run))
-    assert "After 30 steps" in page.text and "The probe is of step 30." in page.text
-    assert "Linear probe: later, step 30" in page.text and "Linear probe: earlier, step 20" in page.text
+    assert words in page.text, re.search(r"The difference is [^:;]*", page.text)
+
+
+def test_the_summary_is_that_of_the_newest_weights(tmp_path: Path) -> None:
+    run = trained(tmp_path / "run")
+    judged(run, "run@20", step=20, protocol="modern", group="a" * 16)
+    judged(run, "run@30", step=30, protocol="logistic", group="b" * 16)
+    page = Page(write_report(run))
+    assert "After 30 steps" in page.text and "The newest result is of step 30." in page.text
+    assert re.findall(r"<h2>(\w+ on [^<]*)", page.source) == ["modern on pictures/val", "logistic on pictures/val"]
+    assert page.text.count("of 1,000 test pictures.") == 1, "no reference, no difference"
+
+
+def test_cached_and_augmented_stand_side_by_side_with_their_gap(tmp_path: Path) -> None:
+    run = trained(tmp_path / "run")
+    for mode, more in (("cached", 0), ("augmented", 30)):
+        judged(run, shares=(500 + more, 600 - more), mode=mode)
+        judged(run, "random", (300 + more, 200 + more), mode=mode, kind="random", step=0)
+    page = Page(write_report(run))
+    assert "random cached random augmented random gap, points first cached first augmented" in page.text
+    assert re.search(
+        r"conv5 9,600 20.0 \[.*?\] 23.0 \[.*?\] \+3.0 \[\+2.0, \+4.1\] 60.0 .*? 57.0 .*? \u22123.0", page.text
+    )
+    assert "Gap augmented minus cached" in page.text
+    for label in ("random, cached", "random, augmented", "first, cached", "first, augmented"):
+        assert page.text.count(label) >= 1, label
+
+
+def test_neighbours_have_a_line_for_20_and_200_and_all_rows_in_the_table(tmp_path: Path) -> None:
+    run = trained(tmp_path / "run")
+    rows = [row(stage, known(100 + k), None, f"k={k}") for stage in ("conv1", "conv2") for k in (10, 20, 100, 200)]
+    judged(run, rows=rows, protocol="knn", n_holdout=0)
+    page = Page(write_report(run))
+    figure = page.source[page.source.index("<h2>knn") : page.source.index('class="note"', page.source.index("<h2>knn"))]
+    assert "first, k=20<" in figure and "first, k=200<" in figure and "k=100" not in figure
+    assert all(f"k={k} 9,600 {(100 + k) / 10:.1f} [" in page.text for k in (10, 20, 100, 200))
+    assert "the last frozen stage, conv2, k=20," in page.text and "No row is marked as the best" in page.text
+
+
+def test_mean_average_precision_and_few_shots(tmp_path: Path) -> None:
+    run = trained(tmp_path / "run")
+    labels = truth(classes=2)
+    judged(
+        run,
+        rows=[row("conv1", ranked(1.0, 1, labels)), row("conv2", ranked(2.0, 1, labels))],
+        protocol="voc07_svm",
+        n_holdout=0,
+    )
+    rows = [
+        row(stage, [ranked(shots / 60, sample, labels) for sample in range(3)], 0.5, f"{shots} shot{'s' * (shots > 1)}")
+        for stage in ("conv1", "conv2")
+        for shots in (1, 2, 4, 8, 16, 32, 64, 96)
+    ]
+    judged(run, rows=rows, protocol="voc07_svm_lowshot", n_holdout=0)
+    page = Page(write_report(run))
+    assert "ranks 300 test pictures with a mean average precision of" in page.text
+    assert "did best in cross-validation on the training pictures" in page.text
+    assert "positive pictures a class" in page.text and "those of more shots learn from more pictures" in page.text
+    assert "standard deviation over draws" in page.text and re.search(r"96 shots 9,600 \d\d\.\d \u00b1\d", page.text)
+    assert "mean average precision, %" in page.text and "top-1" not in page.text
+
+
+def test_published_rows_stand_beside_and_say_what_they_are(tmp_path: Path) -> None:
+    run = trained(tmp_path / "run")
+    imagenet = PHOTOS | {"classes": tuple(map(str, range(1000))), "n_holdout": 0}
+    rows = [row(stage, answers(0.3, at, 50_000), None) for at, stage in enumerate([*STAGES, "fc6"])]
+    judged(run, rows=rows, **imagenet | {"protocol": "zhang2016"})
+    page = Page(write_report(run))
+    assert "Beside published rows, ImageNet" in page.text and page.text.count("context encoder") == 2
+    assert "as later tables cite them, written down from memory and not verified" in page.text
+    assert "colorization 12.5 24.5 30.4 31.5 30.3 Zhang et al. 2016, as cited in" in page.text
+    judged(run, rows=rows[1:], **imagenet | {"protocol": "splitbrain"})
+    assert "Split-Brain" not in Page(write_report(run)).text.replace("(Split-Brain Autoencoders)", ""), "no conv1"
+
+
+def test_a_result_of_few_stages_does_not_hide_that_of_all(tmp_path: Path) -> None:
+    run = trained(tmp_path / "run")
+    judged(run, rows=[row("conv5", known(662))])
+    judged(run)
+    assert "conv2 9,600 56.1" in Page(write_report(run)).text
+
+
+def test_seeds_of_other_stages_are_said_not_to_fit(tmp_path: Path) -> None:
+    run = trained(tmp_path / "run")
+    judged(run)
+    judged(run, rows=[row("conv5", known(662))], evaluation_seed=1)
+    page = Page(write_report(run))
+    assert "cannot be shown in one table" in page.text and "has other rows than" in page.text
+    assert "Colour health" in page.text
+
+
+def test_many_results_stay_readable(tmp_path: Path) -> None:
+    run = trained(tmp_path / "run")
+    stages = [f"blocks.{number}" for number in range(30)]
+    for number in range(14):
+        rows = [row(stage, known(300 + at + number)) for at, stage in enumerate(stages)]
+        judged(run, f"run@{number}", rows=rows, step=number, group=f"{number:016d}")
+    page = Page(write_report(run))
+    assert "2 more lines would not be told apart" in page.text and "All 30 rows of the table" in page.text
+    assert "What 14 results took" in page.text
 
 
 def test_at_most_fifty_skipped_pictures_are_listed(tmp_path: Path) -> None:
     run = begun(tmp_path / "run")
-    add_probe(run, skipped=[[f"val/{number}.jpg", "empty"] for number in range(51)])
+    judged(run, skipped=tuple((f"val/{number}.jpg", "empty") for number in range(51)))
     record = {"kind": "skipped", "step": 3, "reason": "truncated"}
     lines = [json.dumps({**record, "key": f"train/{number}.jpg"}) for number in [*range(62), 0]]
     (run / "journal.jsonl").write_text("\n".join(lines))
@@ -376,12 +473,12 @@ def test_heavy_pictures_are_made_smaller(tmp_path: Path) -> None:
 
 def test_same_run_same_bytes(tmp_path: Path) -> None:
     run = watched(tmp_path / "run")
-    add_probe(run)
+    both(run)
     first = write_report(run).read_bytes()
     assert write_report(run).read_bytes() == first
 
 
-@pytest.mark.parametrize("made", ["nothing", "folder", "file", "torn probe", "other probe", "damaged samples"])
+@pytest.mark.parametrize("made", ["nothing", "folder", "file", "torn result", "other result", "damaged samples"])
 def test_complaints_are_one_line(tmp_path: Path, made: str) -> None:
     run = tmp_path / "run"
     if made == "folder":
@@ -390,12 +487,12 @@ def test_complaints_are_one_line(tmp_path: Path, made: str) -> None:
         run.write_text("x")
     elif made != "nothing":
         trained(run)
-        add_probe(run)
-        probe = run / "probes" / "pooled-linear-1.json"
+        both(run)
+        first = run / "results" / "00.json"
         if made == "damaged samples":
             (run / "samples" / "00000040.png").write_bytes(b"no picture")
         else:
-            probe.write_text(probe.read_text()[:500] if made == "torn probe" else '{"stages": []}')
+            first.write_text(first.read_text()[:500] if made == "torn result" else '{"stages": []}')
     with pytest.raises(UserError) as caught:
         write_report(run)
     assert str(run) in str(caught.value) and "\n" not in str(caught.value)
@@ -419,9 +516,13 @@ def test_a_failed_write_leaves_the_old_report(tmp_path: Path, monkeypatch: pytes
 @pytest.mark.skipif(shutil.which("chromium") is None and os.environ.get("CI") != "true", reason="needs chromium")
 def test_no_horizontal_scroll_in_a_browser(tmp_path: Path) -> None:
     run = watched(tmp_path / ("a-long-name-" * 8), skipped=2)
-    probe = copy.deepcopy(PROBE)
-    probe["data"]["train"] = "/very" * 30
-    add_probe(run, **probe)
+    name = "a-name-of-a-network" * 5
+    for mode in ("cached", "augmented"):
+        both(run, train="/very" * 30, test="/very" * 30, mode=mode)
+        judged(run, name, mode=mode, kind="supervised", train="/very" * 30, test="/very" * 30)
+    shares = {"conv1": 300, "layer2.a-long-name-of-a-stage": 400}
+    rows = [row(stage, known(share), None, f"k={k}") for stage, share in shares.items() for k in (10, 20, 200)]
+    judged(run, name, protocol="knn", rows=rows)
     address = write_report(run).as_uri()
     widths = (400, 1000)
     frames = "".join(
