@@ -94,6 +94,7 @@ def _panel(anchor: str, group: Sequence[Result]) -> dict[str, Any]:
         "rows": _rows(section),
         "variants": any(row.variant for column in columns for row in column.first.rows),
         "shots": any(len(row.outcomes) > 1 for row in first.rows),
+        "seeds": any(cell.over_seeds is not None for column in columns for cell in column.cells.values()),
         "marked": any(column.best is not None for column in columns),
         "gaps": any(network.gaps for network in section.networks),
         "facts": _facts(section),

@@ -10,7 +10,7 @@ import subprocess
 from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -287,7 +287,10 @@ def test_what_comes_from_outside_is_escaped(tmp_path: Path) -> None:
         run,
         HOSTILE,
         rows=[row(stage, known(600))],
-        **dict.fromkeys(("protocol", "about", "train", "test", "split", "precision", "interval", "kind"), HOSTILE),
+        **cast(
+            "dict[str, Any]",
+            dict.fromkeys(("protocol", "about", "train", "test", "split", "precision", "interval", "kind"), HOSTILE),
+        ),
         classes=(HOSTILE, "a & b"),
         settings={HOSTILE: HOSTILE},
         versions={HOSTILE: HOSTILE},
