@@ -109,7 +109,7 @@ def test_of_all_stages_and_some_all_count() -> None:
     whole = result("random", kind="random")
     for both in ([whole, replace(whole, rows=whole.rows[-1:])], [replace(whole, rows=whole.rows[-1:]), whole]):
         (column,) = columns(both)
-        assert column.names == [row.name for row in whole.rows]
+        assert list(column.names) == [row.name for row in whole.rows]
 
 
 def test_probe_seeds_are_no_training_seeds() -> None:
