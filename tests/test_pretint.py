@@ -127,7 +127,7 @@ def test_a_plan_takes_a_recipe_and_options(said: Pretint, tmp_path: Path, monkey
     refused(said("plan", tmp_path / "none.yaml"), "none.yaml", "cannot read")
 
 
-@pytest.mark.parametrize("command", ["plan", "pretrain", "probe", "colorize", "report", "export", "import", "demo"])
+@pytest.mark.parametrize("command", list(pretint.COMMANDS))
 def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         pretint.main([command, "--help"])
