@@ -27,13 +27,13 @@ from pretext.engine.device import Place, pick_place
 from pretext.pictures import LabelledSource
 from pretext.pictures.order import permutation
 from pretext.pictures.source import digest_of_keys
-from transfer.contest import Cell, grid, positions, steps_of
+from transfer.classifiers.contest import Cell, grid, positions, steps_of
 from transfer.evaluation import Partial, Task
 from transfer.features import CacheSettings, View, calibrate_batch_norm, extract
+from transfer.features.rows import Rows
 from transfer.networks import open_network
 from transfer.probing import _heads, _linear
 from transfer.protocols import LinearProtocol, find_protocol
-from transfer.rows import Rows
 from transfer.splits import split
 from transfer.targets import Targets, open_targets
 

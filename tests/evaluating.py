@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-import transfer.cache
 import transfer.evaluation
+import transfer.features.cache
 from pretext.errors import UserError
 from pretext.pretraining import pretrain
 from pretext.recipe import PretrainSettings
@@ -94,7 +94,7 @@ def _work(call: Callable[[], Any], log: Path, blow: Blow | None, largest: int, s
     os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that started the tests with & has it ignored
     torch.set_num_threads(1)  # threads do not survive a fork
-    transfer.cache.ROWS = 64
+    transfer.features.cache.ROWS = 64
     transfer.evaluation.SAVED_EVERY = saved_every
     file = log.open("w", buffering=1)
     sys.stderr = sys.stdout = file

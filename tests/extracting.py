@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-import transfer.cache
+import transfer.features.cache
 from pretext.engine.device import Place
 from pretext.errors import PictureError, UserError
 from pretext.pictures.source import digest_of_keys
@@ -74,7 +74,7 @@ def in_process(source: Noise, cache: Path, log: Path, **how: Any) -> ForkProcess
 def _extract(source: Noise, cache: Path, log: Path, largest: int = 0) -> None:
     os.setsid()  # a group of its own, so that it can be killed with its worker
     torch.set_num_threads(1)  # threads do not survive a fork
-    transfer.cache.ROWS = 64
+    transfer.features.cache.ROWS = 64
     with log.open("w", buffering=1) as sys.stderr:
         if largest:
             resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))

@@ -24,8 +24,8 @@ from pretext.engine.memory import forget_peak, peak
 from pretext.errors import UserError
 from pretext.pictures.batches import Views
 from pretext.versions import versions
-from transfer.cache import say
 from transfer.features import CacheSettings, FeatureSet, View, default_folder, extract
+from transfer.features.cache import say
 from transfer.intervals import ABOUT, Metric
 from transfer.networks import Network, open_network
 from transfer.outcomes import Outcome, Row

@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 from pretext.engine.memory import available
 from pretext.engine.progress import progress
 from pretext.errors import UserError
-from transfer.cache import say
+from transfer.classifiers.lowshot import lowshot
+from transfer.classifiers.nearest import knn_scores
+from transfer.classifiers.svm import one_against_rest, svm_scores, unconverged
 from transfer.evaluation import EvaluationSettings, Task, evaluate
-from transfer.lowshot import lowshot
-from transfer.nearest import knn_scores
+from transfer.features.cache import say
 from transfer.outcomes import Row, judged_row
 from transfer.protocols import NearestProtocol, SvmProtocol, find_protocol
 from transfer.results import Result
-from transfer.svm import one_against_rest, svm_scores, unconverged
 
 
 @dataclass

@@ -18,16 +18,16 @@ from pretext.errors import UserError
 from pretext.pictures.batches import CropSettings, Samples, batches
 from pretext.pictures.order import mix, permutation
 from pretext.pictures.source import LabelledSource, digest_of_keys
-from transfer.contest import Cell, Contest, Fed, Winner, grid, positions, steps_of
+from transfer.classifiers.contest import Cell, Contest, Fed, Winner, grid, positions, steps_of
+from transfer.classifiers.heads import Heads, Linear, Setting
+from transfer.classifiers.logistic import choose_logistic
 from transfer.evaluation import EvaluationSettings, Task, evaluate
 from transfer.features import calibrate_batch_norm
-from transfer.heads import Heads, Linear, Setting
-from transfer.logistic import choose_logistic
+from transfer.features.pooling import pool
+from transfer.features.rows import Rows
 from transfer.outcomes import Row, judged_row
-from transfer.pooling import pool
 from transfer.protocols import LinearProtocol, LogisticProtocol, ProbeProtocol, find_protocol
 from transfer.results import Mode, Result
-from transfer.rows import Rows
 
 Order = Callable[[int], NDArray[np.int64]]
 """Of an epoch: the pictures that teach, by their place among these."""

@@ -13,10 +13,10 @@ import torch
 from evaluating import QUICK, Blow, in_process, numbers, pictures, tiny_run
 
 import pretint
+import transfer.classifiers.svm
 import transfer.evaluation
-import transfer.svm
 from pretext.errors import UserError
-from transfer.heads import Heads
+from transfer.classifiers.heads import Heads
 from transfer.judging import KnnSettings, SvmSettings, knn, svm
 from transfer.probing import ProbeSettings, probe
 from transfer.protocols import PROTOCOLS, SvmProtocol
@@ -125,7 +125,7 @@ def test_other_training_pictures_do_not_take_the_place_of_a_result(judge: Judge,
 
 
 KILLED: dict[str, tuple[dict[str, Any], Blow]] = {
-    "extraction": ({}, Blow(transfer.cache.Entry, "flush", 3)),
+    "extraction": ({}, Blow(transfer.features.cache.Entry, "flush", 3)),
     "cached heads": ({}, Blow(transfer.evaluation.Partial, "offer", 21)),
     "the last step of a stage": ({}, Blow(transfer.evaluation.Partial, "offer", 16)),
     "while something is saved": ({}, Blow(os, "fsync", 30)),
@@ -185,7 +185,9 @@ def test_two_processes_at_once_make_one_result(judge: Judge, uninterrupted: Judg
 def test_stops_when_asked_to(
     where: str, number: signal.Signals, judge: Judge, uninterrupted: Judge, sets: Path, tmp_path: Path
 ) -> None:
-    owner, name = (transfer.cache.Entry, "append") if where == "extraction" else (transfer.evaluation.Partial, "offer")
+    owner, name = (
+        (transfer.features.cache.Entry, "append") if where == "extraction" else (transfer.evaluation.Partial, "offer")
+    )
     words = ["probe", str(tmp_path / "run"), "--train", str(sets / "train"), "--test", str(sets / "test")]
     words += [
         "--stages",

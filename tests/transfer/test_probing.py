@@ -22,7 +22,7 @@ from pretext.pictures.order import mix, permutation
 from pretext.recipe import build_colorizer, colour_contract, load_pretrained
 from pretext.settings import plain
 from pretext.weights.inputs import FromRgb
-from transfer.contest import Contest, Fed, grid, positions, rate_factor, steps_of
+from transfer.classifiers.contest import Contest, Fed, grid, positions, rate_factor, steps_of
 from transfer.evaluation import Task
 from transfer.features import View, calibrate_batch_norm
 from transfer.networks import open_network

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from pretext.errors import UserError
-from transfer.pooling import dims_of, pool
+from transfer.features.pooling import dims_of, pool
 
 MAPS = [(32, 48, 48), (96, 55, 55), (256, 27, 27), (384, 13, 13), (256, 6, 6), (64, 4, 9), (4096, 3, 3), (5, 1, 1)]
 RULES = ["mean", "average:2048", "average:9600", "window:10000", "bilinear:9600", "goyal2019", "average:1", "window:1"]

@@ -7,8 +7,8 @@ import pytest
 
 from tests.judging import answers, ranked, row, truth
 from tests.reporting import PHOTOS, Page, begun, judged, known, trained
-from transfer.published import STAGES
 from transfer.report import write_report
+from transfer.report.published import STAGES
 
 
 @pytest.mark.parametrize(

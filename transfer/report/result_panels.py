@@ -11,8 +11,8 @@ from pretext.errors import UserError
 from transfer.columns import Column, evaluations, score_gap
 from transfer.intervals import Estimate
 from transfer.protocols import PROTOCOLS
-from transfer.published import STAGES, published
-from transfer.result_charts import Line, colour_of, shortened, shots_chart, stages_chart
+from transfer.report.published import STAGES, published
+from transfer.report.result_charts import Line, colour_of, shortened, shots_chart, stages_chart
 from transfer.results import Result
 from transfer.table import Cell, Section, tables
 

@@ -7,7 +7,7 @@ from sklearn.metrics import average_precision_score
 from sklearn.svm import LinearSVC
 
 from pretext.errors import UserError
-from transfer.lowshot import lowshot
+from transfer.classifiers.lowshot import lowshot
 from transfer.splits import shots
 
 RNG = np.random.default_rng(1)

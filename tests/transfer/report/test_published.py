@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from tests.judging import answers, result, row
-from transfer.published import STAGES, TABLES, published
+from transfer.report.published import STAGES, TABLES, published
 from transfer.results import Result
 
 

@@ -14,7 +14,7 @@ from pretext.engine.journal import Record
 from pretext.engine.run import Settings
 from pretext.gamut import bin_centres
 from pretext.health import COMMON_MASS
-from transfer.charts import (
+from transfer.report.charts import (
     Curve,
     health_chart,
     loss_chart,

@@ -9,9 +9,9 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from transfer.contest import score
-from transfer.heads import Linear
-from transfer.logistic import choose_logistic, fit_linear
+from transfer.classifiers.contest import score
+from transfer.classifiers.heads import Linear
+from transfer.classifiers.logistic import choose_logistic, fit_linear
 from transfer.protocols import PROTOCOLS, LogisticProtocol
 
 PROTOCOL = cast(LogisticProtocol, PROTOCOLS["logistic"])

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from transfer.contest import Cell, Contest, Fed, Winner, grid, positions, rate_factor, score, steps_of
-from transfer.heads import Heads
+from transfer.classifiers.contest import Cell, Contest, Fed, Winner, grid, positions, rate_factor, score, steps_of
+from transfer.classifiers.heads import Heads
 from transfer.protocols import PROTOCOLS, LinearProtocol
 
 MODERN = cast(LinearProtocol, PROTOCOLS["modern"])

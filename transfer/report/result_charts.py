@@ -1,4 +1,4 @@
-"""The report's charts of results: numbers with intervals in, inline SVG out; see ``transfer.charts``."""
+"""The report's charts of results: numbers with intervals in, inline SVG out; see ``transfer.report.charts``."""
 
 import math
 from collections.abc import Sequence
@@ -11,9 +11,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 from scipy.optimize import isotonic_regression
 
-from transfer.charts import INK, MUTED, PRETRAINED, RANDOM, STYLE, WIDTH, as_svg, new_axes
 from transfer.intervals import Estimate
-from transfer.published import Published
+from transfer.report.charts import INK, MUTED, PRETRAINED, RANDOM, STYLE, WIDTH, as_svg, new_axes
+from transfer.report.published import Published
 
 COLOURS: dict[str, tuple[str, ...]] = {
     "random": (RANDOM, "#4d545b", "#aab1b8"),

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from sklearn.neighbors import KNeighborsClassifier
 
 from pretext.errors import UserError
-from transfer import nearest
-from transfer.nearest import knn_scores
+from transfer.classifiers import nearest
+from transfer.classifiers.nearest import knn_scores
 
 RNG = np.random.default_rng(0)
 TRAIN = RNG.normal(size=(300, 24)).astype(np.float32) * RNG.uniform(0.1, 9, (300, 1)).astype(np.float32)

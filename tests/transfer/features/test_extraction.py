@@ -19,8 +19,8 @@ from pretext.errors import UserError
 from pretext.pictures import ClassFolder
 from pretext.pictures.batches import Views, centre_crop
 from transfer.features import CacheSettings, View, calibrate_batch_norm, default_folder, extract
+from transfer.features.pooling import pool
 from transfer.networks import Network, open_network
-from transfer.pooling import pool
 
 ClassFolderMaker = Callable[[Path], Path]
 PLACE = Place(torch.device("cpu"), "fp32", workers=0)

@@ -22,9 +22,9 @@ from pretext.engine.progress import progress
 from pretext.errors import UserError
 from pretext.pictures import DECODER, Source
 from pretext.pictures.batches import Batch, Subset, Views, stream
-from transfer.cache import Entry, Skip, Storage, held_entry, key_of, require_room, say
+from transfer.features.cache import Entry, Skip, Storage, held_entry, key_of, require_room, say
+from transfer.features.pooling import dims_of, pool
 from transfer.networks import Network
-from transfer.pooling import dims_of, pool
 
 _FORMAT = 1  # of entries: another one where the same identity would give other rows
 _AT_ONCE = 64  # blocks end where batches do, so that rows are computed in the same company after a kill
@@ -114,7 +114,7 @@ def extract(
         networks: they are moved to the place's device.
         source: the pictures.
         view: how they are looked at; a size that all networks take.
-        rules: see ``transfer.pooling``.
+        rules: see ``transfer.features.pooling``.
         place: where, at which precision.
         cache: where features are kept, and how.
         calibrate_on: pictures for the batch-norm statistics of networks that need them, and how they are

@@ -5,8 +5,8 @@ import math
 import torch
 from torch import Tensor
 
-from transfer.contest import score
-from transfer.heads import Linear, loss
+from transfer.classifiers.contest import score
+from transfer.classifiers.heads import Linear, loss
 from transfer.protocols import LogisticProtocol
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from transfer.heads import Heads, Scaling, Setting, loss
+from transfer.classifiers.heads import Heads, Scaling, Setting, loss
 
 DIMS, CLASSES, STEPS = 14, 4, 30
 GRID = [Setting(lr, decay) for lr in (0.003, 0.03, 0.1) for decay in (0.0, 0.02)]

@@ -8,7 +8,7 @@ import torch
 
 from pretext.color import lab_to_rgb
 from pretext.gamut import bin_centres
-from transfer.charts import Curve, loss_chart, online_chart, recall_map, running_median, speed_chart
+from transfer.report.charts import Curve, loss_chart, online_chart, recall_map, running_median, speed_chart
 
 
 def test_running_median_follows_the_middle() -> None:

@@ -17,7 +17,7 @@ from pretext.engine.journal import Journal
 from pretext.errors import UserError
 from tests.judging import row
 from tests.reporting import Page, begun, both, judged, known, trained
-from transfer import report
+from transfer.report import page as report
 from transfer.report import write_report
 
 HOSTILE = "<script>alert(1)</script>"

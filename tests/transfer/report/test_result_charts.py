@@ -6,8 +6,8 @@ from itertools import pairwise
 import pytest
 
 from transfer.intervals import Estimate
-from transfer.published import STAGES, TABLES, Published
-from transfer.result_charts import COLOURS, Line, colour_of, shortened, shots_chart, stages_chart
+from transfer.report.published import STAGES, TABLES, Published
+from transfer.report.result_charts import COLOURS, Line, colour_of, shortened, shots_chart, stages_chart
 
 
 def bar(value: float, half: float = 0.02) -> Estimate:

@@ -14,9 +14,9 @@ from sklearn.model_selection import StratifiedKFold, cross_val_score
 from sklearn.svm import LinearSVC
 
 from pretext.errors import UserError
-from transfer import svm
-from transfer.forks import forked
-from transfer.svm import COSTS, average_precision, svm_scores, unconverged, unit_length
+from transfer.classifiers import svm
+from transfer.classifiers.forks import forked
+from transfer.classifiers.svm import COSTS, average_precision, svm_scores, unconverged, unit_length
 
 RNG = np.random.default_rng(0)
 NAMES = ["cat", "dog", "eel"]

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from transfer.heads import Heads, Linear, Setting
+from transfer.classifiers.heads import Heads, Linear, Setting
 from transfer.intervals import mean_average_precision
 from transfer.protocols import LinearProtocol
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-import transfer.cache
+import transfer.features.cache
 from pretext.errors import UserError
-from transfer.cache import Entry, Storage, held_entry, key_of, require_room
+from transfer.features.cache import Entry, Storage, held_entry, key_of, require_room
 
 COLUMNS = {"conv1": 3, "conv2": 70_000}
 ROWS = 40
@@ -170,11 +170,11 @@ def test_a_block_is_closed_by_rows_or_by_time(tmp_path: Path, monkeypatch: pytes
 
     with held_entry(tmp_path, IDENTITY, ROWS, COLUMNS, "float16") as entry:
         assert not entry.due() and not half().due()
-        monkeypatch.setattr(transfer.cache, "ROWS", 10)
+        monkeypatch.setattr(transfer.features.cache, "ROWS", 10)
         assert half().due()
         entry.flush()
         assert not entry.due() and not half().due()
-        monkeypatch.setattr(transfer.cache, "SECONDS", 0.0)
+        monkeypatch.setattr(transfer.features.cache, "SECONDS", 0.0)
         assert entry.due()
 
 

@@ -21,7 +21,7 @@ from pretext.engine.run import Settings, run_settings
 from pretext.errors import UserError
 from pretext.files import write_atomically
 from transfer.intervals import Estimate
-from transfer.panels import (
+from transfer.report.panels import (
     health_panels,
     loss_panel,
     of_kind,
@@ -31,8 +31,8 @@ from transfer.panels import (
     speed_panels,
     supervised,
 )
-from transfer.published import STAGES
-from transfer.result_panels import headline, result_panels
+from transfer.report.published import STAGES
+from transfer.report.result_panels import headline, result_panels
 from transfer.results import read_result
 
 LISTED = 50

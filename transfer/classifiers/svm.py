@@ -23,7 +23,7 @@ from threadpoolctl import threadpool_limits
 from pretext.engine.progress import Advance, progress
 from pretext.errors import UserError
 from pretext.pictures.source import Labels
-from transfer.forks import forked
+from transfer.classifiers.forks import forked
 
 Array = NDArray[np.float32]
 Kept = MutableMapping[str, NDArray[np.float64]]
