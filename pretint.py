@@ -278,12 +278,9 @@ def _judged(results: Sequence["Result"]) -> int:
     from transfer.table import tables
 
     _say(*tables(results).terminal(), *_skips(list(dict.fromkeys(skip for one in results for skip in one.skipped))))
-    _say(*(f"result: {one.file}" for one in results))
-    folders = dict.fromkeys(Path(one.file).parent for one in results)
-    runs = [folder.parent for folder in folders if (folder.parent / "settings.yaml").is_file()]
-    for run in runs:
-        _say(f"report: {write_report(run)}")
-        _say(f"next: pretint compare {shlex.quote(f'random:{run}')} {shlex.quote(str(run))}")
+    for folder in dict.fromkeys(Path(one.file).parent for one in results):
+        run = folder.parent if (folder.parent / "settings.yaml").is_file() else None
+        _say(f"report: {write_report(run)}" if run else f"results: {folder}")
     return 0
 
 

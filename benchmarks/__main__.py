@@ -12,22 +12,25 @@ import io
 import os
 import platform
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import colours, data_path, loss, step
+from benchmarks import colours, data_path, frozen, loss, step
 from benchmarks.paired import Row, Spread, skipped
 from benchmarks.pictures import origin
 from pretext.errors import UserError
 from pretext.files import write_atomically
 
-_ALL = {"step": step, "data": data_path, "loss": loss, "colours": colours}
+_Rows = Callable[[torch.device, int], Iterator[Row]]
+_ALL: dict[str, _Rows] = {
+    "step": step.rows, "data": data_path.rows, "loss": loss.rows, "colours": colours.rows, "frozen": frozen.rows,
+}  # fmt: skip
 _KEY = ("what", "setting", "against", "threads")
 
 
@@ -41,10 +44,10 @@ def machine(device: torch.device) -> str:
     return found[1] if found else platform.processor() or platform.machine()
 
 
-def measured(name: str, module: ModuleType, device: torch.device, rounds: int) -> Iterator[Row]:
+def measured(name: str, rows: _Rows, device: torch.device, rounds: int) -> Iterator[Row]:
     """The rows of a benchmark; one that says why, where it cannot be run."""
     try:
-        yield from module.rows(device, rounds)
+        yield from rows(device, rounds)
     except (ImportError, torch.OutOfMemoryError, UserError) as error:
         yield skipped(name, " ".join(str(error).split())[:200])
 
@@ -74,6 +77,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cpu", help="cpu, or cuda")
     parser.add_argument("--only", choices=_ALL, nargs="*", default=list(_ALL))
+    parser.add_argument(
+        "--pictures", nargs=2, default=(), metavar=("TRAIN", "TEST"), help="of frozen: with labels, see docs/data.md"
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument(
         "--results", type=Path, default=Path(__file__).parent / "results", help="folder of the CSV files"
@@ -99,8 +105,9 @@ def main() -> None:
         table.add_column(column, justify="right", no_wrap=True)
     done: list[dict[str, Any]] = []
     path = given.results / f"{re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')}.csv"
+    parts: dict[str, _Rows] = {**_ALL, "frozen": partial(frozen.rows, pictures=given.pictures)}
     for part in given.only:
-        for row in measured(part, _ALL[part], device, given.rounds):
+        for row in measured(part, parts[part], device, given.rounds):
             console.print(f"{row.what}, {row.setting}: {_text(row.ratio)} {row.remark}", highlight=False)
             medians = [f"{one.median:,.4g}" if one else "" for one in (row.ours, row.plain)]
             goal = f">= {row.target:g}" if row.target else ""

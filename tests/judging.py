@@ -80,6 +80,7 @@ def result(
         view_size=96,
         view_ratio=1.0,
         precision="float32",
+        storage="float16",
         seed=evaluation_seed,
         rows=tuple(rows),
         cost=Cost(12.5, 10.0, 80.0, 10**9, 10**6, "cpu"),

@@ -24,7 +24,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from pretext.color import lab_to_rgb
 from pretext.gamut import bin_centres
-from transfer.intervals import Estimate
 
 INK, MUTED, GRID = "#1f2328", "#59636e", "#e6e8eb"
 CELL = "#eceef0"
@@ -32,11 +31,11 @@ RANDOM, PRETRAINED = "#7d858e", "#0072b2"  # blue and gray differ for every kind
 LIGHT = "#a9cfe6"  # of PRETRAINED, for what lies behind
 ONLINE = "YlOrBr"  # a colour map, light to dark: what is no result looks like none of the results
 
-_WIDTH, _HEIGHT, _LOW = 440, 250, 170
+WIDTH, _HEIGHT, _LOW = 440, 250, 170
 _SHOWN_LIGHTNESS = 65.0  # at which a bin's colour is shown: most bins are inside of sRGB there
 _DOTTED = 60  # a curve of more points is drawn without dots
 _DRAWN = 600  # columns of a chart; a curve of more points is drawn as the range of each column
-_STYLE = {
+STYLE = {
     "svg.fonttype": "none",  # text stays text: selectable, in the page's font
     "font.family": "DejaVu Sans",  # for measuring only, and wider than what the page uses
     "font.size": 11.0,
@@ -71,52 +70,6 @@ class Curve(NamedTuple):
     """Filled dots and a full line; otherwise open ones and dashes."""
 
 
-def stages_chart(
-    stages: Sequence[str], random: Sequence[Estimate], pretrained: Sequence[Estimate], best: tuple[str, str]
-) -> str:
-    """Accuracy per stage of the two networks, with intervals.
-
-    Args:
-        stages: names, from the input on.
-        random: accuracies in [0, 1], one per stage.
-        pretrained: the same of the pretrained network.
-        best: the stages that were chosen, of random and pretrained; they are ringed.
-    """
-    with matplotlib.rc_context(_STYLE):
-        figure, axes = _axes(70 + 34 * len(stages))
-        rows = np.arange(len(stages), dtype=float)
-        for bars, colour, marker, label, shift, chosen in (
-            (random, RANDOM, "s", "random initialisation", -0.14, best[0]),
-            (pretrained, PRETRAINED, "o", "pretrained", 0.14, best[1]),
-        ):
-            value, low, high = (100 * np.array(part, dtype=float) for part in zip(*bars, strict=True))
-            reach = np.maximum(0, [value - low, high - value])
-            axes.errorbar(
-                value,
-                rows + shift,
-                xerr=reach,
-                fmt=marker,
-                ms=5,
-                color=colour,
-                elinewidth=1.6,
-                capsize=2.5,
-                label=label,
-            )
-            at = list(stages).index(chosen)
-            axes.plot(value[at], rows[at] + shift, "o", ms=11, mfc="none", mec=colour, mew=1.2)
-        axes.set_yticks(rows, labels=list(stages), parse_math=False, color=INK)
-        axes.set_ylim(len(stages) - 0.5, -0.5)
-        axes.xaxis.set_major_locator(MaxNLocator(6))
-        axes.set_xlabel("accuracy on the test pictures, %")
-        axes.legend(
-            ncols=2, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2, handletextpad=0.3, columnspacing=1.4
-        )
-        axes.grid(visible=False, axis="y")
-        return _svg(
-            figure, "stages", "Accuracy of every stage, pretrained and at random initialisation, with intervals"
-        )
-
-
 class LossChart(NamedTuple):
     """The chart, and how many steps lie outside of its frame."""
 
@@ -139,8 +92,8 @@ def loss_chart(steps: ArrayLike, loss: ArrayLike, held_steps: ArrayLike, held_lo
     spread = 8 * float(np.median(np.abs(y - np.interp(x, middle_x, middle_y))))
     inside = (y >= middle_y.min() - spread) & (y <= middle_y.max() + spread)
     framed = np.concatenate([y[inside], middle_y, held_y])
-    with matplotlib.rc_context(_STYLE):
-        figure, axes = _axes()
+    with matplotlib.rc_context(STYLE):
+        figure, axes = new_axes()
         axes.plot(*_thinned(x, y), color=LIGHT, lw=0.8, label="every step")
         axes.plot(middle_x, middle_y, color=PRETRAINED, lw=1.8, label="running median")
         if len(held_x):
@@ -149,19 +102,19 @@ def loss_chart(steps: ArrayLike, loss: ArrayLike, held_steps: ArrayLike, held_lo
         axes.set_ylim(framed.min() - margin, framed.max() + margin)
         _step_axis(axes)
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0.2, handlelength=1.6)
-        return LossChart(_svg(figure, "loss", "Training loss over steps"), int((~inside).sum()))
+        return LossChart(as_svg(figure, "loss", "Training loss over steps"), int((~inside).sum()))
 
 
 def rate_chart(steps: ArrayLike, rate: ArrayLike) -> str:
     """The learning rate of every step."""
-    with matplotlib.rc_context(_STYLE):
-        figure, axes = _axes()
+    with matplotlib.rc_context(STYLE):
+        figure, axes = new_axes()
         axes.plot(*_thinned(*_finite(steps, rate)), color=PRETRAINED, lw=1.6)
         axes.set_ylim(bottom=0)
         axes.yaxis.set_major_locator(MaxNLocator(5))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
         _step_axis(axes)
-        return _svg(figure, "rate", "Learning rate over steps")
+        return as_svg(figure, "rate", "Learning rate over steps")
 
 
 def health_chart(name: str, steps: ArrayLike, curves: Sequence[Curve], line: tuple[float, str] | None = None) -> str:
@@ -173,8 +126,8 @@ def health_chart(name: str, steps: ArrayLike, curves: Sequence[Curve], line: tup
         curves: at least one of them with a finite value.
         line: a value to compare with, and its label.
     """
-    with matplotlib.rc_context(_STYLE):
-        figure, axes = _axes()
+    with matplotlib.rc_context(STYLE):
+        figure, axes = new_axes()
         for curve in curves:
             face, dashes = (PRETRAINED, "-") if curve.strong else ("white", "--")
             axes.plot(
@@ -195,7 +148,7 @@ def health_chart(name: str, steps: ArrayLike, curves: Sequence[Curve], line: tup
         axes.yaxis.set_major_locator(MaxNLocator(6))
         _step_axis(axes)
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0.2, handlelength=1.6)
-        return _svg(figure, name, f"{name} over steps")
+        return as_svg(figure, name, f"{name} over steps")
 
 
 def recall_map(recall: ArrayLike) -> str:
@@ -208,8 +161,8 @@ def recall_map(recall: ArrayLike) -> str:
     lab = np.column_stack((np.full(len(centres), _SHOWN_LIGHTNESS), centres))
     colours = lab_to_rgb(torch.from_numpy(lab.T[:, :, None])).squeeze(-1).T.numpy()
     occurs = np.isfinite(values)
-    with matplotlib.rc_context(_STYLE):
-        figure, axes = _axes(_WIDTH + 20)
+    with matplotlib.rc_context(STYLE):
+        figure, axes = new_axes(WIDTH + 20)
         axes.add_patch(PathPatch(_squares(centres[~occurs], 1.4), fc=RANDOM, lw=0))
         for centre, value, colour in zip(centres[occurs], values[occurs], colours[occurs], strict=True):
             axes.add_patch(PathPatch(_squares(centre[None], 9.2), fc=1 - 0.2 * (1 - colour), lw=0))
@@ -225,7 +178,7 @@ def recall_map(recall: ArrayLike) -> str:
         axes.set_xlabel("a: green to red")
         axes.set_ylabel("b: blue to yellow")
         axes.grid(visible=False)
-        return _svg(figure, "recall", "Recall of every colour bin over the ab plane")
+        return as_svg(figure, "recall", "Recall of every colour bin over the ab plane")
 
 
 def online_chart(steps: ArrayLike, stages: Sequence[Curve], chance: float = math.nan) -> str:
@@ -239,8 +192,8 @@ def online_chart(steps: ArrayLike, stages: Sequence[Curve], chance: float = math
     fit = max(1, min(6, 400 // (36 + 7 * max(len(stage.label) for stage in stages))))
     lines = -(-len(stages) // fit)  # of the legend
     shades = matplotlib.colormaps[ONLINE](np.linspace(0.45, 0.95, len(stages)))
-    with matplotlib.rc_context(_STYLE):
-        figure, axes = _axes(_HEIGHT + 18 * (lines - 1))
+    with matplotlib.rc_context(STYLE):
+        figure, axes = new_axes(_HEIGHT + 18 * (lines - 1))
         for stage, shade in zip(stages, shades, strict=True):
             x, y = _finite(steps, stage.values)
             line, marker = (":", "D") if len(x) <= _DOTTED else ("-", None)
@@ -263,7 +216,7 @@ def online_chart(steps: ArrayLike, stages: Sequence[Curve], chance: float = math
         axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
         axes.set_ylabel("online accuracy, %")
         _step_axis(axes)
-        return _svg(figure, "online", "Online probe, a trend and no result: accuracy of every stage over steps")
+        return as_svg(figure, "online", "Online probe, a trend and no result: accuracy of every stage over steps")
 
 
 def speed_chart(name: str, steps: ArrayLike, values: ArrayLike, most: float | None = None) -> str:
@@ -276,8 +229,8 @@ def speed_chart(name: str, steps: ArrayLike, values: ArrayLike, most: float | No
         most: where the axis ends, if not a little above the greatest value.
     """
     x, y = _finite(steps, values)
-    with matplotlib.rc_context(_STYLE):
-        figure, axes = _axes(_LOW)
+    with matplotlib.rc_context(STYLE):
+        figure, axes = new_axes(_LOW)
         marker = "o" if len(x) <= _DOTTED else None
         axes.plot(*_thinned(x, y), color=LIGHT, lw=0.8, marker=marker, ms=2.5, clip_on=False)
         axes.plot(*running_median(x, y), color=PRETRAINED, lw=1.8)
@@ -286,7 +239,7 @@ def speed_chart(name: str, steps: ArrayLike, values: ArrayLike, most: float | No
         axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.7g}"))
         _step_axis(axes)
-        return _svg(figure, name, f"{name} over steps")
+        return as_svg(figure, name, f"{name} over steps")
 
 
 def running_median(x: ArrayLike, y: ArrayLike, points: int = 400) -> tuple[Floats, Floats]:
@@ -305,8 +258,9 @@ def _squares(centres: Floats, side: float) -> Path:
     return Path((centres[:, None] + corners).reshape(-1, 2), codes * len(centres))
 
 
-def _axes(height: int = _HEIGHT) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(_WIDTH / 72, height / 72), facecolor="none")
+def new_axes(height: int = _HEIGHT) -> tuple[Figure, Axes]:
+    """An empty chart of that many CSS pixels; draw within ``matplotlib.rc_context(STYLE)``."""
+    figure = Figure(figsize=(WIDTH / 72, height / 72), facecolor="none")
     axes = figure.add_subplot(facecolor="none")
     return figure, axes
 
@@ -342,10 +296,10 @@ def _thinned(x: Floats, y: Floats) -> tuple[Floats, Floats]:
     return x[at], y[at]
 
 
-def _svg(figure: Figure, name: str, label: str) -> str:
+def as_svg(figure: Figure, name: str, label: str) -> str:
     """An <svg> element that scales with the page and shares no identifiers with others."""
     file = io.StringIO()
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
+    with matplotlib.rc_context({**STYLE, "svg.hashsalt": name}):
         figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     text = file.getvalue()
     text = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>|<style.*?</style>|<defs>\s*</defs>", "", text, flags=re.DOTALL)

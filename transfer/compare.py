@@ -261,9 +261,10 @@ def _paths(part: str) -> list[Path]:
     """A path, or what a pattern finds."""
     if Path(part).exists() or not glob.has_magic(part):
         return [Path(part)]
-    found = [Path(path) for path in sorted(glob.glob(part))]  # noqa: PTH207  (Path.glob takes no absolute pattern)
+    every = [Path(path) for path in sorted(glob.glob(part))]  # noqa: PTH207  (Path.glob takes no absolute pattern)
+    found = [path for path in every if path.is_dir() or path.suffix == ".json"]  # a log beside a run is not meant
     if not found:
-        raise UserError(f"{part}: nothing is found by this pattern")
+        raise UserError(f"{part}: no folder and no .json file is found by this pattern")
     return found
 
 

@@ -93,7 +93,7 @@ def _linear(task: Task, protocol: LinearProtocol, mode: Mode) -> list[Row]:
     done = len(winners) * steps + (begun["done"] if begun else 0)
     with progress(f"{task.network.name}, {mode}", len(groups) * steps, "steps", done) as advance:
         for group in groups[len(winners) :]:
-            cells = [Cell(stage, rule) for stage in group for rule in protocol.poolings]
+            cells = [Cell(stage, rule) for stage in group for rule in _distinct(task, stage, protocol.poolings)]
             rows = {cell: Rows(task.train.matrix(*cell), task.place.device) for cell in cells}
             heads = {cell: _heads(task, protocol, rows[cell], grid(protocol, batch_size)) for cell in cells}
             contest = Contest(heads, protocol, steps, partial(_held, rows, held), _targets(task, held))
@@ -140,6 +140,14 @@ def _logistic(task: Task, protocol: LogisticProtocol) -> list[Row]:
             task.partial.offer(lambda: {"winners": [_packed(one) for one in winners]})
             advance(1, "")
     return [_row(task, winner) for winner in winners]
+
+
+def _distinct(task: Task, stage: str, rules: Sequence[str]) -> list[str]:
+    """Of poolings that come to the same, as all do that leave a stage one place, the first."""
+    kinds: dict[int, str] = {}
+    for rule in rules:
+        kinds.setdefault(task.train.dims(stage, rule), rule)
+    return list(kinds.values())
 
 
 def _held(rows: dict[Cell, Rows], held: NDArray[np.int64], cell: Cell) -> Iterator[Tensor]:

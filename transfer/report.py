@@ -14,14 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 from PIL import Image
 
 from pretext.engine.journal import Record, read_journal
 from pretext.engine.run import Settings, run_settings
 from pretext.errors import UserError
 from pretext.files import write_atomically
-from transfer.charts import stages_chart
 from transfer.intervals import Estimate
 from transfer.panels import (
     health_panels,
@@ -33,7 +31,9 @@ from transfer.panels import (
     speed_panels,
     supervised,
 )
-from transfer.results import Probe, read_probe
+from transfer.published import STAGES
+from transfer.result_panels import headline, result_panels
+from transfer.results import read_result
 
 LISTED = 50
 """At most so many skipped pictures are listed."""
@@ -43,7 +43,7 @@ _HEAVY = 2_000_000
 
 
 def write_report(run: Path) -> Path:
-    """Write RUN/report.html: the probes, the curves, the samples and the settings of a run.
+    """Write RUN/report.html: the results, the curves, the samples and the settings of a run.
 
     Returns:
         The file.
@@ -53,8 +53,7 @@ def write_report(run: Path) -> Path:
     """
     settings = run_settings(run)
     records = read_journal(run)
-    probes = [read_probe(path) for path in sorted((run / "probes").glob("*.json"))]
-    main = max(probes, key=lambda probe: probe.step, default=None)
+    panels = result_panels([read_result(path) for path in sorted((run / "results").glob("*.json"))])
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -62,15 +61,16 @@ def write_report(run: Path) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "interval": interval, "points": points, "count": count}
+    environment.filters |= {"percent": percent, "interval": interval, "points": points, "count": count, "signs": signs}
     page = environment.get_template("report.html.jinja").render(
         name=run.resolve().name,
         path=str(run),
         probe_command=f"pretint probe {shlex.quote(str(run))}",
         pretint=version("pretint"),
         progress=_progress(settings, records),
-        main=main,
-        probes=[(probe, _stages_svg(probe)) for probe in probes],
+        main=headline(panels),
+        panels=panels,
+        published_stages=STAGES,
         loss=loss_panel(settings, records),
         supervised=supervised(settings),
         health=health_panels(settings, records),
@@ -105,6 +105,11 @@ def interval(bar: Estimate) -> str:
     return f"[{100 * bar.low:.1f}, {100 * bar.high:.1f}]".replace("-", "\N{MINUS SIGN}")
 
 
+def signs(text: str) -> str:
+    """The signs of a table's number as they are printed."""
+    return text.replace("+-", "\N{PLUS-MINUS SIGN}").replace("-", "\N{MINUS SIGN}")
+
+
 def count(number: int) -> str:
     """8000 -> 8,000."""
     return f"{number:,}"
@@ -124,17 +129,6 @@ def _progress(settings: Settings, records: Sequence[Record]) -> dict[str, Any]:
             "Seed": settings.get("seed"),
         },
     }
-
-
-def _stages_svg(probe: Probe) -> Markup:
-    return Markup(
-        stages_chart(
-            [stage.name for stage in probe.stages],
-            [stage.random for stage in probe.stages],
-            [stage.pretrained for stage in probe.stages],
-            (probe.best_random.name, probe.best_pretrained.name),
-        )
-    )
 
 
 def _newest_samples(run: Path) -> dict[str, Any] | None:

@@ -13,6 +13,7 @@ from PIL import Image
 from pretext.errors import PictureError, UserError
 from pretext.pictures import LabelledSource, open_labelled
 from pretext.pictures.labels import checked_labels, checked_presence
+from pretext.pictures.list_file import ListedFiles
 from pretext.pictures.source import Labels
 
 _LOOKED_AT = 8
@@ -110,8 +111,8 @@ def checked_targets(train_name: str, train: LabelledSource, test_name: str, test
     for name, source in both:
         if not len(source):
             raise UserError(f"{name}: no picture in it; name others")
-    _require_same_classes(train_name, list(train.classes), test_name, list(test.classes))
-    classes = list(train.classes)
+    classes, asked = _names(train, test)
+    _require_same_classes(train_name, classes, test_name, asked)
     labels = [np.asarray(source.labels) for _, source in both]
     if labels[0].ndim != labels[1].ndim:
         several, one = both if labels[0].ndim == 2 else both[::-1]
@@ -140,6 +141,20 @@ def _same_place(one: str, other: str) -> bool:
         return Path(one).expanduser().samefile(Path(other).expanduser())
     except (OSError, RuntimeError, ValueError):
         return False
+
+
+def _names(train: LabelledSource, test: LabelledSource) -> list[list[str]]:
+    """The classes of both.
+
+    Of two lists one may have names and the other numbers (ImageNet's val pictures lie in one folder): the numbers
+    mean the same, as they are of one data set.
+    """
+    own = [list(train.classes), list(test.classes)]
+    if isinstance(train, ListedFiles) and isinstance(test, ListedFiles) and train.named != test.named:
+        if len(own[0]) == len(own[1]):
+            return [own[0] if train.named else own[1]] * 2
+        return [[str(label) for label in range(len(one))] for one in own]
+    return own
 
 
 def _require_same_classes(train_name: str, train: Sequence[str], test_name: str, test: Sequence[str]) -> None:

@@ -9,6 +9,7 @@ from pretext.pictures.bundled import Bundled
 from pretext.pictures.decode import DECODER, decode
 from pretext.pictures.folder import ClassFolder, Folder
 from pretext.pictures.hugging_face import open_hugging_face
+from pretext.pictures.list_file import open_list
 from pretext.pictures.shards import LabelledShards, Shards, names_shards
 from pretext.pictures.source import LabelledSource, Source
 from pretext.pictures.torchvision_sets import open_torchvision
@@ -36,6 +37,7 @@ def open_source(name: str) -> Source:
     - ``torchvision:SET:PART:FOLDER``: see ``pretext.pictures.torchvision_sets``.
     - ``hf:DATA:SPLIT``: see ``pretext.pictures.hugging_face``.
     - ``voc:YEAR:PART:FOLDER``: see ``pretext.pictures.voc``.
+    - ``list:FILE:FOLDER``: see ``pretext.pictures.list_file``.
     - tar shards: a name that ends in ``.tar``, with braces or globs, or a folder that holds them and no pictures.
     - any other: a folder of pictures. One whose path begins like the above is written ``./bundled``, ``./hf:...``.
 
@@ -75,7 +77,9 @@ def _shards(name: str, labelled: bool) -> Shards | None:
 
 def _folder(name: str, labelled: bool) -> Folder:
     kind, colon, rest = name.partition(":")
-    near = difflib.get_close_matches(kind, ["bundled", "torchvision", "hf", "voc"] if colon else ["bundled"], 1, 0.7)
+    near = difflib.get_close_matches(
+        kind, ["bundled", "torchvision", "hf", "voc", "list"] if colon else ["bundled"], 1, 0.7
+    )
     if near and not os.path.lexists(name):
         raise UserError(f"{name}: no such folder; did you mean {near[0]}{colon}{rest}?")
     return ClassFolder(name) if labelled else Folder(name)
@@ -86,6 +90,7 @@ _OPENERS: tuple[Callable[[str, bool], Source | None], ...] = (
     open_torchvision,
     open_hugging_face,
     open_voc,
+    open_list,
     _shards,
     _folder,  # the last: it takes any name
 )

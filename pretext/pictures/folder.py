@@ -23,6 +23,8 @@ class Files:
         paths: of the files, at least one, in a stable order.
     """
 
+    _missing = "the file is gone since the folder was listed"
+
     def __init__(self, base: bytes, paths: Paths) -> None:
         self._base, self._paths = base, paths
 
@@ -43,7 +45,7 @@ class Files:
         try:
             return Path(os.fsdecode(self._base + b"/" + self._paths[index])).read_bytes()
         except FileNotFoundError as problem:
-            raise PictureError(self.key(index), "the file is gone since the folder was listed") from problem
+            raise PictureError(self.key(index), self._missing) from problem
         except (OSError, MemoryError) as problem:
             raise PictureError(
                 self.key(index), f"cannot be read: {getattr(problem, 'strerror', 'too large')}"

@@ -8,8 +8,7 @@ import torch
 
 from pretext.color import lab_to_rgb
 from pretext.gamut import bin_centres
-from transfer.charts import Curve, loss_chart, online_chart, recall_map, running_median, speed_chart, stages_chart
-from transfer.intervals import Estimate
+from transfer.charts import Curve, loss_chart, online_chart, recall_map, running_median, speed_chart
 
 
 def test_running_median_follows_the_middle() -> None:
@@ -26,12 +25,6 @@ def test_loss_chart_keeps_the_extremes_and_counts_what_it_cuts_off() -> None:
     chart = loss_chart(range(50_000), loss, [], [])
     assert chart.outside == 1 and len(chart.svg) < 100_000
     assert loss_chart([1, 2, 3], [2.0, 2.0, 2.0], [3], [2.0]).outside == 0
-
-
-def test_stages_chart_takes_intervals_that_miss_their_value() -> None:
-    """A percentile bootstrap may do so, by a rounding error or more."""
-    svg = stages_chart(["only"], [Estimate(0.5, 0.51, 0.52)], [Estimate(1.0, 1.0, 1.0)], ("only", "only"))
-    assert svg.startswith("<svg viewBox=") and svg.endswith("</svg>")
 
 
 def test_the_recall_map_fills_each_cell_by_its_recall() -> None:

@@ -1,6 +1,5 @@
 """The report page, from run directories in the real formats."""
 
-import copy
 import html
 import json
 import math
@@ -8,169 +7,55 @@ import os
 import re
 import shutil
 import subprocess
-from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
-import yaml
 from PIL import Image
 
 from pretext.engine.journal import Journal
 from pretext.errors import UserError
-from pretext.recipe import PretrainSettings
-from pretext.settings import plain
+from tests.judging import row
+from tests.reporting import Page, begun, both, judged, known, trained
 from transfer import report
 from transfer.report import write_report
 
 HOSTILE = "<script>alert(1)</script>"
 
 
-def estimate(accuracy: float, half: float = 0.015) -> dict[str, float]:
-    """As ``pretint probe`` writes it."""
-    return {
-        "accuracy": accuracy,
-        "low": accuracy - half,
-        "high": accuracy + half,
-        "holdout_accuracy": accuracy,
-        "penalty": 0.001,
-    }
-
-
-def difference(value: float, half: float = 0.017) -> dict[str, float]:
-    return {"value": value, "low": value - half, "high": value + half}
-
-
-PROBE: dict[str, Any] = {
-    "protocol": "pooled-linear-1",
-    "about": "Pooled features and a linear classifier.",
-    "data": {
-        "train": "pictures/train",
-        "test": "pictures/val",
-        "classes": ["tench", "church"],
-        "n_fit": 8523,
-        "n_holdout": 946,
-        "n_train": 9469,
-        "n_test": 3925,
-    },
-    "view_size": 96,
-    "seed": 0,
-    "pretraining_seed": 0,
-    "step": 40,
-    "interval": "95% percentile bootstrap over test pictures, 10000 resamples",
-    "stages": [
-        {
-            "stage": stage,
-            "dims": 4096,
-            "random": estimate(random),
-            "pretrained": estimate(pretrained),
-            "difference": difference(pretrained - random),
-        }
-        for stage, random, pretrained in (("conv2", 0.546, 0.561), ("conv5", 0.478, 0.662))
-    ],
-    "best": {"random": "conv2", "pretrained": "conv5", "difference": difference(0.116)},
-    "versions": {"torch": "2.11.0"},
-    "skipped": [["val/damaged.jpg", "truncated: 3 bytes missing"]],
-}
-
-
-def begun(run: Path) -> Path:
-    """A run in which nothing has happened yet."""
-    run.mkdir(parents=True)
-    settings = plain(PretrainSettings())
-    settings["training"]["steps"] = 40
-    (run / "settings.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
-    return run
-
-
-def trained(run: Path, *, skipped: int = 0) -> Path:
-    """A run after its 40 steps, of which the first was called again."""
-    begun(run)
-    versions = {"torch": "2.11.0", "decoder": "Pillow"}
-    records: list[dict[str, Any]] = [
-        {
-            "kind": "start",
-            "step": at,
-            "time": 1795385324.1 + at,
-            "device": "cpu",
-            "workers": 1,
-            "held_out": 256,
-            "versions": versions,
-        }
-        for at in (0, 1)
-    ]
-    for step in range(1, 41):
-        loss = math.nan if step == 7 else 5 - step / 20 + step % 3 / 10
-        records.append({"kind": "step", "step": step, "loss": loss, "lr": 0.002 / step, "gradient_norm": 1.0})
-    records += [
-        {"kind": "skipped", "step": 3, "key": f"train/{number:03d}.jpg", "reason": "truncated"}
-        for number in range(skipped)
-    ]
-    for step in (20, 40):
-        health = {"loss": 4.123, "saturation": 0.817, "recall_common": 0.1, "recall_rare": math.nan, "entropy": 4.17}
-        records.append({"kind": "health", "step": step, **health})
-    (run / "journal.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    (run / "samples").mkdir()
-    for step, colour in ((20, "gray"), (40, "orange")):
-        Image.new("RGB", (900, 300), colour).save(run / "samples" / f"{step:08d}.png")
-    return run
-
-
-def add_probe(run: Path, name: str = "pooled-linear-1", **changes: Any) -> None:
-    (run / "probes").mkdir(exist_ok=True)
-    (run / "probes" / f"{name}.json").write_text(json.dumps({**copy.deepcopy(PROBE), **changes}))
-
-
-class Page(HTMLParser):
-    """What a browser would find: text, addresses, identifiers, tags."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.addresses: list[str] = []
-        self.identifiers: list[str] = []
-        self.tags: list[str] = []
-        self.pieces: list[str] = []
-        self.source = path.read_text(encoding="utf-8")
-        self.feed(self.source)
-        self.text = " ".join(" ".join(self.pieces).split())  # a no-break space is white space, too
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        for name, value in attrs:
-            if name in ("src", "href", "xlink:href", "srcset", "action", "data"):
-                self.addresses.append(value or "")
-            if name == "id":
-                self.identifiers.append(value or "")
-
-    def handle_data(self, data: str) -> None:
-        if not self.tags or self.tags[-1] != "style":
-            self.pieces.append(data)
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag == "style":
-            self.tags.append("")
-
-
 def test_whole_report(tmp_path: Path) -> None:
     run = trained(tmp_path / "first", skipped=1)
-    add_probe(run)
+    both(run)
     before = {path for path in run.rglob("*") if path.is_file()}
     assert write_report(run) == run / "report.html"
     assert {path for path in run.rglob("*") if path.is_file()} - before == {run / "report.html"}
     page = Page(run / "report.html")
     assert (
-        "After 40 steps the best frozen stage, conv5, classifies 66.2 % [64.7, 67.7] of 3,925 test pictures; "
-        "the same network at random initialisation 54.6 % [53.1, 56.1] (its best stage, conv2). "
-        "The difference is +11.6 points [9.9, 13.3]."
+        "After 40 steps the best frozen stage, conv5, classifies 66.2 % [63.3, 69.1] of 1,000 test pictures; "
+        "the same network at random initialisation 54.6 % [51.5, 57.7] (its best stage, conv2). "
+        "The difference is +11.6 points [9.7, 13.6]."
     ) in page.text
     for piece in (
         "Training is complete: 40 of 40 steps.",
-        "Protocol pooled-linear-1, 2 classes, 9,469 training pictures, pretraining seed 0",
-        "95% percentile bootstrap over test pictures, 10000 resamples",
-        "chosen on 946 training pictures held out",
-        "conv5 4,096 47.8 [46.3, 49.3] 66.2 [64.7, 67.7] +18.4 [16.7, 20.1]",
+        "Protocol modern, cached, on pictures/val : 2 classes, 9,469 training pictures; seed 0; in brackets: 95%",
+        "the row of each network that did best on 946 training pictures held out for it",
+        "Best against best, cached: first, conv5, minus random, conv2: +11.6 points [9.7, 13.6].",
+        "stage dims random first conv2 9,600 54.6 [51.5, 57.7] 56.1 [53.1, 59.1]",
+        "conv5 9,600 47.8 [44.7, 50.8] 66.2 [63.3, 69.1]",
+        "modern: all pictures are looked at",
+        "top-1 accuracy, in percent, on 1,000 test pictures",
+        "1,000 pictures of pictures/val, 2 classes; SHA-256 bbbbbbbbbbbb",
+        "9,469 pictures of pictures/train; SHA-256 aaaaaaaaaaaa; 8,523 teach, 946 are held out and choose",
+        "Split holdout 10%, seed 0 (SHA-256 cccccccccccc)",
+        "Seeds seed 0",
+        "random: random alexnet; first: pretrained alexnet, step 40",
+        "the middle square, 100 % of the shorter side, at 96 x 96 pixels",
+        "float32, features kept as float16",
+        "12 s 10 s 80 1.0 GB 1 MB",
+        "SHA-256 dddddddddddd",
+        "00.json",
         "tench, church",
-        "val/damaged.jpg truncated: 3 bytes missing",
+        "photos/test/cat/9.jpg truncated",
         "held out, last: 4.123",
         "Saturation 0.817",
         "Entropy 4.170",
@@ -268,7 +153,7 @@ def test_a_single_look(tmp_path: Path, step: int) -> None:
 
 def test_one_file_that_asks_for_nothing(tmp_path: Path) -> None:
     run = watched(tmp_path / "first")
-    add_probe(run)
+    both(run)
     page = Page(write_report(run))
     assert page.addresses and all(address.startswith(("data:image/png;base64,", "#")) for address in page.addresses)
     assert not {"script", "link", "iframe", "object", "base"} & set(page.tags)
@@ -283,15 +168,24 @@ def test_what_comes_from_outside_is_escaped(tmp_path: Path) -> None:
     run = trained(tmp_path / name)
     with (run / "journal.jsonl").open("a") as file:
         file.write(json.dumps({"kind": "skipped", "step": 40, "key": HOSTILE, "reason": f'"{HOSTILE}'}) + "\n")
-    probe = copy.deepcopy(PROBE)
-    probe["data"] |= {"train": HOSTILE, "classes": [HOSTILE, "a & b"]}
-    stage = "--><b>$\\alpha$</b><![CDATA["
-    probe["stages"][1]["stage"] = probe["best"]["pretrained"] = stage
-    add_probe(run, HOSTILE.replace("/", ""), **probe | {"protocol": HOSTILE, "interval": HOSTILE, "about": HOSTILE})
+    stage = "--><b>$\\a$</b><![CDATA["
+    judged(
+        run,
+        HOSTILE,
+        rows=[row(stage, known(600))],
+        **cast(
+            "dict[str, Any]",
+            dict.fromkeys(("protocol", "about", "train", "test", "split", "precision", "interval", "kind"), HOSTILE),
+        ),
+        classes=(HOSTILE, "a & b"),
+        settings={HOSTILE: HOSTILE},
+        versions={HOSTILE: HOSTILE},
+        skipped=((HOSTILE, HOSTILE),),
+    )
     page = Page(write_report(run))
     assert "script" not in page.tags and "b" not in page.tags
     assert html.escape(HOSTILE, quote=False) in page.source and "a & b" in page.text
-    assert page.text.count(stage) == 4  # summary, table, caption and, not taken for mathematics, chart
+    assert page.text.count(stage) == 3  # summary, table and, not taken for mathematics, chart
 
 
 def test_names_that_are_no_unicode(tmp_path: Path) -> None:
@@ -331,31 +225,9 @@ def test_health_of_a_regression_on_gray_pictures(tmp_path: Path) -> None:
     assert "Saturation" not in page.text and "Entropy" not in page.text
 
 
-@pytest.mark.parametrize(
-    ("value", "words"),
-    [
-        (0.01, "+1.0 points [\N{MINUS SIGN}0.7, 2.7]; its interval includes 0, so this probe does not tell"),
-        (-0.05, "\N{MINUS SIGN}5.0 points [\N{MINUS SIGN}6.7, \N{MINUS SIGN}3.3]: here pretraining does worse"),
-    ],
-)
-def test_difference_in_words(tmp_path: Path, value: float, words: str) -> None:
-    run = begun(tmp_path / "run")
-    add_probe(run, best={**PROBE["best"], "difference": difference(value)})
-    assert words in Page(write_report(run)).text
-
-
-def test_the_summary_is_that_of_the_latest_probe(tmp_path: Path) -> None:
-    run = trained(tmp_path / "run")
-    add_probe(run, "a", step=30, protocol="later")
-    add_probe(run, "b", step=20, protocol="earlier")
-    page = Page(write_report(run))
-    assert "After 30 steps" in page.text and "The probe is of step 30." in page.text
-    assert "Linear probe: later, step 30" in page.text and "Linear probe: earlier, step 20" in page.text
-
-
 def test_at_most_fifty_skipped_pictures_are_listed(tmp_path: Path) -> None:
     run = begun(tmp_path / "run")
-    add_probe(run, skipped=[[f"val/{number}.jpg", "empty"] for number in range(51)])
+    judged(run, skipped=tuple((f"val/{number}.jpg", "empty") for number in range(51)))
     record = {"kind": "skipped", "step": 3, "reason": "truncated"}
     lines = [json.dumps({**record, "key": f"train/{number}.jpg"}) for number in [*range(62), 0]]
     (run / "journal.jsonl").write_text("\n".join(lines))
@@ -376,12 +248,12 @@ def test_heavy_pictures_are_made_smaller(tmp_path: Path) -> None:
 
 def test_same_run_same_bytes(tmp_path: Path) -> None:
     run = watched(tmp_path / "run")
-    add_probe(run)
+    both(run)
     first = write_report(run).read_bytes()
     assert write_report(run).read_bytes() == first
 
 
-@pytest.mark.parametrize("made", ["nothing", "folder", "file", "torn probe", "other probe", "damaged samples"])
+@pytest.mark.parametrize("made", ["nothing", "folder", "file", "torn result", "other result", "damaged samples"])
 def test_complaints_are_one_line(tmp_path: Path, made: str) -> None:
     run = tmp_path / "run"
     if made == "folder":
@@ -390,12 +262,12 @@ def test_complaints_are_one_line(tmp_path: Path, made: str) -> None:
         run.write_text("x")
     elif made != "nothing":
         trained(run)
-        add_probe(run)
-        probe = run / "probes" / "pooled-linear-1.json"
+        both(run)
+        first = run / "results" / "00.json"
         if made == "damaged samples":
             (run / "samples" / "00000040.png").write_bytes(b"no picture")
         else:
-            probe.write_text(probe.read_text()[:500] if made == "torn probe" else '{"stages": []}')
+            first.write_text(first.read_text()[:500] if made == "torn result" else '{"stages": []}')
     with pytest.raises(UserError) as caught:
         write_report(run)
     assert str(run) in str(caught.value) and "\n" not in str(caught.value)
@@ -419,9 +291,13 @@ def test_a_failed_write_leaves_the_old_report(tmp_path: Path, monkeypatch: pytes
 @pytest.mark.skipif(shutil.which("chromium") is None and os.environ.get("CI") != "true", reason="needs chromium")
 def test_no_horizontal_scroll_in_a_browser(tmp_path: Path) -> None:
     run = watched(tmp_path / ("a-long-name-" * 8), skipped=2)
-    probe = copy.deepcopy(PROBE)
-    probe["data"]["train"] = "/very" * 30
-    add_probe(run, **probe)
+    name = "a-name-of-a-network" * 5
+    for mode in ("cached", "augmented"):
+        both(run, train="/very" * 30, test="/very" * 30, mode=mode)
+        judged(run, name, mode=mode, kind="supervised", train="/very" * 30, test="/very" * 30)
+    shares = {"conv1": 300, "layer2.a-long-name-of-a-stage": 400}
+    rows = [row(stage, known(share), None, f"k={k}") for stage, share in shares.items() for k in (10, 20, 200)]
+    judged(run, name, protocol="knn", rows=rows)
     address = write_report(run).as_uri()
     widths = (400, 1000)
     frames = "".join(

@@ -1,0 +1,102 @@
+"""The charts of results, read as SVG."""
+
+import re
+from itertools import pairwise
+
+import pytest
+
+from transfer.intervals import Estimate
+from transfer.published import STAGES, TABLES, Published
+from transfer.result_charts import COLOURS, Line, colour_of, shortened, shots_chart, stages_chart
+
+
+def bar(value: float, half: float = 0.02) -> Estimate:
+    return Estimate(value, value - half, value + half)
+
+
+def markers(svg: str, colour: str) -> list[float]:
+    """Heights of a line's points, in pixels from the top."""
+    path = re.search(rf'<path d="([^"]*)"[^>]*style="fill: none; stroke: {colour}; stroke-width: 1.6', svg)
+    assert path is not None
+    return [float(y) for _, y in re.findall(r"[ML] (\S+) (\S+)", path[1])]
+
+
+def test_points_and_bands_are_in_proportion() -> None:
+    line = Line("network", [bar(0.2), bar(0.4), bar(0.3)], "#0072b2")
+    svg = stages_chart("chart", "top-1 accuracy", ["conv1", "conv2", "conv3"], [line])
+    heights = markers(svg, "#0072b2")
+    assert (heights[0] - heights[1]) / (heights[0] - heights[2]) == pytest.approx(2, rel=1e-3)
+    use = re.search(r'<use xlink:href="#(\w+)" x="0" y="(\d+)" style="fill: #0072b2; fill-opacity: 0.16', svg)
+    assert use is not None
+    band = re.search(rf'<path id="{use[1]}" d="([^"]*)"', svg)
+    assert band is not None
+    edges = [float(y) + float(use[2]) for _, y in re.findall(r"[ML] (\S+) (\S+)", band[1])]
+    assert max(edges) - heights[0] == pytest.approx((heights[0] - heights[1]) / 10, rel=1e-2)
+    assert ">top-1 accuracy, %<" in svg and ">network<" in svg and all(f">conv{n}<" in svg for n in (1, 2, 3))
+
+
+def test_intervals_that_miss_their_value_and_stages_that_are_missing() -> None:
+    """A percentile bootstrap may miss its value, by a rounding error or more."""
+    lines = [
+        Line("one", [Estimate(0.5, 0.51, 0.52), None], "#0072b2", ringed=0),
+        Line("two", [None, Estimate(1.0, 1.0, 1.0)], "#7d858e", style=1),
+    ]
+    for stages in (["only", "other"], ["$only$", "b" * 80]):
+        svg = stages_chart("chart", "top-1 accuracy", stages, lines)
+        assert svg.startswith("<svg viewBox=") and svg.endswith("</svg>") and "nan" not in svg
+        assert all(f">{shortened(stage, 24)}<" in svg for stage in stages)
+    alone = [line._replace(scores=[bar(0.5, 0)]) for line in lines]
+    assert "nan" not in stages_chart("chart", "top-1 accuracy", ["only"], alone)
+
+
+@pytest.mark.parametrize("protocol", ["zhang2016", "splitbrain", "goyal2019"])
+def test_published_rows_are_named_without_overlap(protocol: str) -> None:
+    for table in TABLES:
+        rows = [one for one in table.rows if protocol in one.protocols]
+        if not rows:
+            continue
+        line = Line("ours", [bar(0.1 + at / 10) for at in range(5)], "#0072b2")
+        svg = stages_chart("chart", "top-1 accuracy", STAGES, [line], rows)
+        places = names(svg, rows)
+        for upper, lower in pairwise(sorted(places.values())):
+            assert lower - upper >= 10.5, "pixels"
+        ends = {one.name: one.scores[-1] for one in rows}
+        downwards = [ends[name] for name in sorted(places, key=places.__getitem__)]
+        assert downwards == sorted(ends.values(), reverse=True)
+
+
+def names(svg: str, rows: list[Published]) -> dict[str, float]:
+    """Heights of the names of published rows."""
+    found = {}
+    for one in rows:
+        (tag,) = re.findall(rf"<text ([^>]*)>{re.escape(one.name)}<", svg)
+        place = re.search(r'translate\(\S+ (\S+)\)| y="(\S+)"', tag)
+        assert place is not None
+        found[one.name] = float(place[1] or place[2])
+    return found
+
+
+def test_few_shots_on_one_scale() -> None:
+    shots = [1, 2, 4, 8, 16, 32, 64, 96]
+    lines = [Line("ours", [bar(0.1 + at / 20) for at in range(8)], "#0072b2")]
+    other = Line("not everywhere", [bar(0.1)] * 8, "#d55e00")
+    svg = shots_chart(
+        "chart", "mean average precision", shots, [(f"conv{n}", lines) for n in range(7)] + [("$x$", [other])]
+    )
+    assert all(f">conv{n}<" in svg for n in range(7)) and ">$x$<" in svg
+    assert svg.count(">ours<") == svg.count(">not everywhere<") == 1
+    assert ">96<" in svg and ">1<" in svg and ">64<" not in svg, "labels with room between them"
+    assert shots_chart("chart", "top-1 accuracy", [4], [("fc", [lines[0]._replace(scores=[bar(0.5)])])])
+
+
+def test_names_are_cut_in_the_middle() -> None:
+    assert shortened("conv1", 22) == "conv1" and shortened("x" * 22, 22) == "x" * 22
+    cut = shortened("a-run-of-a-long-name@9000", 22)
+    assert cut == "a-run-of-...-name@9000" and len(cut) <= 22
+
+
+def test_kinds_never_share_a_colour() -> None:
+    colours = [shade for shades in COLOURS.values() for shade in shades]
+    assert len(set(colours)) == len(colours)
+    assert colour_of("random", 3) == colour_of("random", 0) != colour_of("random", 1)
+    assert colour_of("of another version") in COLOURS["published"]

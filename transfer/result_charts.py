@@ -1,0 +1,215 @@
+"""The report's charts of results: numbers with intervals in, inline SVG out; see ``transfer.charts``."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
+from scipy.optimize import isotonic_regression
+
+from transfer.charts import INK, MUTED, PRETRAINED, RANDOM, STYLE, WIDTH, as_svg, new_axes
+from transfer.intervals import Estimate
+from transfer.published import Published
+
+COLOURS: dict[str, tuple[str, ...]] = {
+    "random": (RANDOM, "#4d545b", "#aab1b8"),
+    "pretrained": (PRETRAINED, "#56b4e9", "#7b5ea7", "#00507a"),
+    "supervised": ("#d55e00", "#e69f00", "#8c3d00"),
+    "published": ("#00795a", "#66a61e", "#00402f"),
+}
+"""By a network's kind: what is told apart within a kind may look alike, kinds may not, for any colour vision."""
+
+_STYLES: tuple[tuple[str, str], ...] = (("-", "o"), ("--", "s"), (":", "D"), ("-.", "^"))
+_BEHIND = "#9aa1a9"  # of published rows
+_BAND = 0.16  # opacity
+_MATH: dict[str, Any] = {"parse_math": False}  # a name with dollar signs is no formula
+_LETTERS = 24  # of a stage's name
+_ROOM = 2.2  # stages' widths, right of the last stage, for the names of published rows
+
+
+class Line(NamedTuple):
+    """One line of a chart."""
+
+    label: str
+    scores: Sequence[Estimate | None]
+    """One per place on the axis, in [0, 1]; None leaves a gap."""
+    colour: str
+    style: int = 0
+    """Which of the ways to draw: what is drawn in one way has something in common."""
+    ringed: int | None = None
+    """The place of the one that was chosen."""
+
+
+def colour_of(kind: str, rank: int = 0) -> str:
+    """The colour of the network that is so-manieth of its kind."""
+    shades = COLOURS.get(kind, COLOURS["published"])
+    return shades[rank % len(shades)]
+
+
+def shortened(name: str, letters: int) -> str:
+    """A name cut in its middle: beginnings tell runs apart, ends their seeds and steps."""
+    return name if len(name) <= letters else f"{name[: letters // 2 - 2]}...{name[1 - letters // 2 :]}"
+
+
+def stages_chart(
+    name: str, measure: str, stages: Sequence[str], lines: Sequence[Line], rows: Sequence[Published] = ()
+) -> str:
+    """Score of every stage, a line for each network, with a band for the interval.
+
+    Args:
+        name: tells this chart from the others of a page.
+        measure: what a score is, without its unit.
+        stages: names, from the input on.
+        lines: at least one.
+        rows: published numbers, one for each of the stages, or one for the best of them; drawn thin, and named.
+    """
+    places = np.arange(len(stages))
+    stages = [shortened(stage, _LETTERS) for stage in stages]
+    slanted = sum(len(stage) for stage in stages) * 7 + 12 * len(stages) > (250 if rows else 380)
+    with matplotlib.rc_context(STYLE):
+        legend_lines = _legend_lines(lines)
+        height = (330 if rows else 250) + 17 * legend_lines + (5 * max(map(len, stages)) if slanted else 0)
+        figure, axes = new_axes(height)
+        for row in rows:
+            _behind(axes, row, len(stages))
+        for line in lines:
+            _draw(axes, places, line)
+        every = -(-len(stages) // 30)
+        turned: dict[str, Any] = {"rotation": 50 if len(stages) <= 12 else 90, "rotation_mode": "anchor", "ha": "right"}
+        axes.set_xticks(
+            places[::every], labels=stages[::every], size=None if len(stages) <= 12 else 9,
+            **_MATH, **(turned if slanted else {}),
+        )  # fmt: skip
+        for tick in axes.get_xticklabels():
+            tick.set_verticalalignment("center" if slanted and len(stages) > 12 else "top")
+        _frame(axes, measure, lines, rows)
+        axes.set_xlim(-0.35, len(stages) - 0.65 + (_ROOM if rows else 0))
+        if rows:
+            _name(axes, rows, len(stages), height - 60 - 17 * legend_lines)
+        _legend(axes, lines, legend_lines)
+        return as_svg(figure, name, f"{measure} of every stage, with 95 % intervals")
+
+
+def shots_chart(name: str, measure: str, shots: Sequence[int], panels: Sequence[tuple[str, Sequence[Line]]]) -> str:
+    """Score against the number of positive pictures a class: a small chart for each stage, on one scale.
+
+    Args:
+        name: tells this chart from the others of a page.
+        measure: what a score is, without its unit.
+        shots: ascending.
+        panels: stages with their lines, whose scores are one per number of shots.
+    """
+    across = min(3, len(panels))
+    down = -(-len(panels) // across)
+    lines = [line for _, inner in panels for line in inner]
+    met = list({(line.label, line.colour, line.style): line for line in lines}.values())
+    labels: list[int] = []  # from the greatest down, where there is room
+    for count in reversed(shots):
+        if not labels or count * (shots[-1] / shots[0]) ** 0.28 <= labels[-1]:
+            labels.append(count)
+    with matplotlib.rc_context({**STYLE, "font.size": 10.0}):
+        legend_lines = _legend_lines(met)
+        figure, _ = new_axes(60 + 18 * legend_lines + (190 if across == 1 else 130) * down)
+        figure.clear()
+        grid = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
+        for at, axes in enumerate(grid.flat):
+            if at >= len(panels):
+                axes.set_visible(False)
+                continue
+            stage, inner = panels[at]
+            for line in inner:
+                _draw(axes, np.asarray(shots, dtype=float), line, size=3)
+            axes.set_title(shortened(stage, _LETTERS), size=10, color=INK, pad=3, **_MATH)
+            axes.set_xscale("log", base=2)
+            axes.xaxis.set_major_locator(FixedLocator(list(map(float, labels))))
+            axes.xaxis.set_minor_locator(NullLocator())
+            axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+            axes.tick_params(labelbottom=at + across >= len(panels))
+            axes.grid(visible=False, axis="x")
+        _frame(grid[0, 0], "", lines)
+        figure.supylabel(f"{measure}, %", size=10, color=MUTED)
+        figure.supxlabel("positive pictures a class", size=10, color=MUTED)
+        legend = figure.legend(
+            *_handles(met), loc="outside upper left", ncols=_legend_columns(met), borderaxespad=0.2,
+            handlelength=2.2, columnspacing=1.2,
+        )  # fmt: skip
+        for text in legend.get_texts():
+            text.set_parse_math(False)
+        return as_svg(figure, name, f"{measure} of every stage against the number of pictures that teach a class")
+
+
+def _draw(axes: Axes, places: "np.typing.NDArray[np.number]", line: Line, size: float = 5) -> None:
+    """Line, markers and band; where no band can be seen, bars."""
+    nothing = Estimate(math.nan, math.nan, math.nan)
+    value, low, high = 100 * np.array([score or nothing for score in line.scores], dtype=float).T
+    dashes, marker = _STYLES[line.style % len(_STYLES)]
+    axes.fill_between(places, low, high, color=line.colour, alpha=_BAND, lw=0)
+    if len(places) == 1:
+        axes.vlines(places, low, high, color=line.colour, lw=1.6)
+    face = line.colour if line.style == 0 else "white"
+    axes.plot(places, value, dashes, marker=marker, ms=size, mfc=face, color=line.colour, lw=1.6, zorder=3)
+    if line.ringed is not None:
+        axes.plot(places[line.ringed], value[line.ringed], "o", ms=11, mfc="none", mec=line.colour, mew=1.2, zorder=3)
+
+
+def _frame(axes: Axes, measure: str, lines: Sequence[Line], rows: Sequence[Published] = ()) -> None:
+    """Axes that hold all intervals, and a little more."""
+    edges = [edge for line in lines for score in line.scores if score for edge in score]
+    edges += [score for row in rows for score in row.scores]
+    low, high = 100 * min(edges), 100 * max(edges)
+    margin = 0.05 * (high - low) or 1
+    axes.set_ylim(max(low - margin, -margin), high + margin)
+    axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
+    axes.grid(visible=False, axis="x")
+    if measure:
+        axes.set_ylabel(f"{measure}, %")
+
+
+def _behind(axes: Axes, row: Published, stages: int) -> None:
+    scores = 100 * np.array(row.scores)
+    if len(scores) == 1:
+        axes.hlines(scores, 0, stages - 1, color=_BEHIND, lw=0.8, ls="--")
+    else:
+        axes.plot(np.arange(stages), scores, color=_BEHIND, lw=0.8)
+
+
+def _name(axes: Axes, rows: Sequence[Published], stages: int, pixels: float) -> None:
+    """Names of published rows beside their last numbers, moved so far apart that they can be read."""
+    ordered = sorted(rows, key=lambda row: row.scores[-1])
+    ends = 100 * np.array([row.scores[-1] for row in ordered])
+    low, high = axes.get_ylim()
+    steps = np.arange(len(ends)) * 12.5 * (high - low) / pixels
+    heights = isotonic_regression(ends - steps).x + steps
+    for row, end, height in zip(ordered, ends, heights, strict=True):
+        axes.plot([stages - 1, stages - 0.72], [end, height], color=_BEHIND, lw=0.6)
+        axes.text(stages - 0.68, height, row.name, va="center", size=9.5, color=MUTED, **_MATH)
+
+
+def _legend_columns(lines: Sequence[Line]) -> int:
+    return max(1, min(len(lines), 3, WIDTH // (48 + 7 * max(len(line.label) for line in lines))))
+
+
+def _legend_lines(lines: Sequence[Line]) -> int:
+    return -(-len(lines) // _legend_columns(lines))
+
+
+def _handles(lines: Sequence[Line]) -> tuple[list[Line2D], list[str]]:
+    handles = []
+    for line in lines:
+        dashes, marker = _STYLES[line.style % len(_STYLES)]
+        face = line.colour if line.style == 0 else "white"
+        handles.append(Line2D([], [], color=line.colour, ls=dashes, marker=marker, ms=5, mfc=face, lw=1.6))
+    return handles, [line.label for line in lines]
+
+
+def _legend(axes: Axes, lines: Sequence[Line], count: int) -> None:
+    legend = axes.legend(
+        *_handles(lines), loc="lower left", bbox_to_anchor=(0, 1), ncols=-(-len(lines) // count), borderaxespad=0.2,
+        handlelength=2.2, columnspacing=1.2,
+    )  # fmt: skip
+    for text in legend.get_texts():
+        text.set_parse_math(False)

@@ -1,0 +1,326 @@
+"""The report's panels of results: what was measured in; charts, tables and the words beside them out."""
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import PurePath
+from typing import Any, NamedTuple
+
+from markupsafe import Markup
+
+from pretext.errors import UserError
+from transfer.columns import Column, evaluations, score_gap
+from transfer.intervals import Estimate
+from transfer.protocols import PROTOCOLS
+from transfer.published import STAGES, published
+from transfer.result_charts import Line, colour_of, shortened, shots_chart, stages_chart
+from transfer.results import Result
+from transfer.table import Cell, Section, tables
+
+MEASURES = {"top-1": "top-1 accuracy", "mAP": "mean average precision"}
+"""A metric in words."""
+
+_KINDS = ("random", "pretrained", "supervised", "published")  # from left to right
+_MOST = 12  # lines of a chart
+_LETTERS = 26  # of a network's name in a chart's legend
+_SHOTS = re.compile(r"(\d+) shots?")
+_NEIGHBOURS = ("k=20", "k=200")  # what others report
+
+
+class Said(NamedTuple):
+    """The one row that speaks for a network, beside that of the same network at random weights."""
+
+    column: Column
+    name: str
+    chosen: bool
+    """Whether held-out pictures chose the row; if not, it is the last stage."""
+    reference: Column | None
+    other: str
+    """The row of the reference."""
+    difference: Estimate | None
+    """Paired: the network's minus the reference's."""
+
+    @property
+    def score(self) -> Estimate:
+        """Of the network."""
+        return self.column.cells[self.name].score
+
+    @property
+    def at_random(self) -> Estimate | None:
+        """Of the reference."""
+        return None if self.reference is None else self.reference.cells[self.other].score
+
+    @property
+    def tells_apart(self) -> bool:
+        """Whether the interval of the difference is without 0."""
+        return self.difference is not None and not self.difference.low <= 0 <= self.difference.high
+
+
+def result_panels(results: Sequence[Result]) -> list[dict[str, Any]]:
+    """A panel for every evaluation: those of all labels first, in the order of the list of protocols."""
+    groups = sorted(evaluations(results), key=_order)
+    return [_panel(f"evaluation-{number}", group) for number, group in enumerate(groups, 1)]
+
+
+def headline(panels: Sequence[dict[str, Any]]) -> Said | None:
+    """What the page begins with: of the newest weights, the first that has a chosen stage and a reference, if any."""
+    said: list[Said] = [panel["said"] for panel in panels if panel.get("said")]
+    if not said:
+        return None
+    return max(said, key=lambda one: (one.column.first.network.step, one.chosen, one.reference is not None))
+
+
+def _panel(anchor: str, group: Sequence[Result]) -> dict[str, Any]:
+    # A result of few stages must not hide one of all stages, of the same network.
+    group = sorted(group, key=lambda result: (_kind(result), -len(result.rows)))
+    first = group[0]
+    panel: dict[str, Any] = {
+        "id": anchor,
+        "title": f"{first.protocol} on {_short_source(first.test)}"
+        + (f", {100 * first.fraction:g}\N{NO-BREAK SPACE}% of the labels" if first.fraction < 1 else ""),
+        "first": first,
+        "measure": MEASURES[first.metric],
+        "error": None,
+    }
+    try:
+        section = tables(group).sections[0]
+    except UserError as error:
+        return panel | {"error": str(error)}
+    columns = section.columns
+    return panel | {
+        "said": _said(columns),
+        "figures": _figures(anchor, section),
+        "published": published(first),
+        "header": _header(section),
+        "rows": _rows(section),
+        "variants": any(row.variant for column in columns for row in column.first.rows),
+        "shots": any(len(row.outcomes) > 1 for row in first.rows),
+        "seeds": any(cell.over_seeds is not None for column in columns for cell in column.cells.values()),
+        "marked": any(column.best is not None for column in columns),
+        "gaps": any(network.gaps for network in section.networks),
+        "facts": _facts(section),
+        "costs": [_cost(column, result) for column in columns for result in column.results],
+        "settings": {name: _text(value) for name, value in first.settings.items()},
+        "made": _made(columns),
+    }
+
+
+def _order(group: Sequence[Result]) -> tuple[float, int, str]:
+    names = list(PROTOCOLS)
+    first = group[0]
+    return -first.fraction, names.index(first.protocol) if first.protocol in names else len(names), first.test
+
+
+def _kind(result: Result) -> int:
+    kind = result.network.kind
+    return _KINDS.index(kind) if kind in _KINDS else len(_KINDS)
+
+
+def _said(columns: Sequence[Column]) -> Said | None:
+    """Of the network at its newest weights; features that were kept before fresh crops."""
+    trained = [column for column in columns if column.first.network.kind != "random"]
+    column = max(trained, key=lambda one: (one.first.network.step, one.first.mode == "cached"), default=None)
+    if column is None:
+        return None
+    name, chosen = _speaker(column)
+    alike = [one for one in columns if one.first.network.kind == "random" and one.first.mode == column.first.mode]
+    alike = [one for one in alike if one.first.network.backbone == column.first.network.backbone]
+    alike.sort(key=lambda one: one.first.view_size != column.first.view_size)
+    for reference in alike:
+        other = (reference.best or "") if chosen else name
+        if other in reference.cells:
+            return Said(column, name, chosen, reference, other, score_gap(reference, column, other, name))
+    return Said(column, name, chosen, None, "", None)
+
+
+def _speaker(column: Column) -> tuple[str, bool]:
+    """Its best row, if held-out pictures chose one; else the last stage's, of few neighbours or most shots."""
+    if column.best is not None:
+        return column.best, True
+    rows = [row for row in column.first.rows if row.stage == column.first.rows[-1].stage]
+    usual = [row for row in rows if row.variant == _NEIGHBOURS[0]]
+    return (usual or rows)[-1].name, False
+
+
+def _figures(anchor: str, section: Section) -> list[dict[str, Any]]:
+    """Charts with their captions: one of the stages or of the shots, and one beside published rows."""
+    first, measure = section.first, MEASURES[section.first.metric]
+    rows = {row.name: row for column in section.columns for result in column.results for row in result.rows}
+    stages = list(dict.fromkeys(row.stage for row in rows.values()))
+    variants = list(dict.fromkeys(row.variant for row in rows.values()))
+    shots = {int(found[1]): variant for variant in variants if (found := _SHOTS.fullmatch(variant))}
+    if len(shots) == len(variants):
+        counts = sorted(shots)
+        panels = [(stage, _lines(section, [f"{stage}, {shots[count]}" for count in counts])) for stage in stages]
+        return [
+            {"svg": Markup(shots_chart(anchor, measure, counts, _capped(panels))), "left_out": _left_out(panels[0][1])}
+        ]
+    shown = [one for one in _NEIGHBOURS if one in variants] or list(dict.fromkeys([variants[0], variants[-1]]))
+    lines = _lines(section, stages, shown)
+    figures = [{"svg": Markup(stages_chart(anchor, measure, stages, lines[:_MOST])), "left_out": _left_out(lines)}]
+    if table := published(first):
+        lines = _lines(section, STAGES, shown)[:_MOST]
+        chart = stages_chart(f"{anchor}-published", measure, STAGES, lines, table.rows)
+        figures.append({"svg": Markup(chart), "left_out": 0})
+    return figures
+
+
+def _capped(panels: Sequence[tuple[str, Sequence[Line]]]) -> list[tuple[str, Sequence[Line]]]:
+    return [(stage, lines[:_MOST]) for stage, lines in panels]
+
+
+def _left_out(lines: Sequence[Line]) -> int:
+    return max(0, len(lines) - _MOST)
+
+
+def _lines(section: Section, places: Sequence[str], variants: Sequence[str] = ("",)) -> list[Line]:
+    """A line for every column and variant, over the places of an axis: stages, or rows if there is no variant."""
+    modes = list(dict.fromkeys(column.first.mode for column in section.columns))
+    found = []
+    for column, colour in zip(section.columns, _colours(section), strict=True):
+        for number, variant in enumerate(variants):
+            names = [f"{place}, {variant}" if variant else place for place in places]
+            scores = [column.cells[name].score if name in column.cells else None for name in names]
+            words = [shortened(column.label, _LETTERS), column.first.mode if len(modes) > 1 else "", variant]
+            style = modes.index(column.first.mode) + len(modes) * number
+            ringed = names.index(column.best) if column.best in names else None
+            if any(scores):
+                found.append(Line(", ".join(filter(None, words)), scores, colour, style, ringed))
+    return found
+
+
+def _colours(section: Section) -> list[str]:
+    """Of every column; a network's modes share it."""
+    colours, met = [], dict.fromkeys(_KINDS, 0)
+    for network in section.networks:
+        kind = network.modes[0].first.network.kind
+        colours += [colour_of(kind, met.get(kind, 0))] * len(network.modes)
+        met[kind] = met.get(kind, 0) + 1
+    return colours
+
+
+def _header(section: Section) -> list[dict[str, str]]:
+    """Of every column of the table: network, mode, and the colour that it has in the chart."""
+    several = len({column.first.mode for column in section.columns}) > 1
+    colours = iter(_colours(section))
+    found = []
+    for network in section.networks:
+        for column in network.modes:
+            found.append({"label": column.label, "mode": column.first.mode if several else "", "colour": next(colours)})
+        if network.gaps:
+            found.append({"label": network.modes[0].label, "mode": "gap", "colour": ""})
+    return found
+
+
+def _rows(section: Section) -> list[dict[str, Any]]:
+    """Of the table: stage (once for all of its variants), variant, cells."""
+    known = {row.name: row for column in section.columns for row in column.first.rows}
+    rows: list[dict[str, Any]] = []
+    for name, cells in section.grid.rows:
+        row = known[name]
+        begins = not rows or rows[-1]["stage"] != row.stage
+        shown: tuple[Cell, ...] = cells
+        rows.append({"stage": row.stage, "begins": begins, "variant": row.variant, "dims": row.dims, "cells": shown})
+    for at, row_ in enumerate(rows):
+        if row_["begins"]:
+            row_["span"] = next((n for n, other in enumerate(rows[at + 1 :], 1) if other["begins"]), len(rows) - at)
+    return rows
+
+
+def _facts(section: Section) -> dict[str, str]:
+    """What the numbers depend on, by name."""
+    columns, first = section.columns, section.first
+    results = [result for column in columns for result in column.results]
+    used = f"{first.n_train:,} pictures of {first.train}"
+    if first.fraction < 1:
+        used += f", of which the labels of {first.n_fit + first.n_holdout:,} are used"
+    taught = f"; {first.n_fit:,} teach, {first.n_holdout:,} are held out and choose" if first.n_holdout else ""
+    cells = [cell for column in columns for cell in column.cells.values()]
+    spread = (
+        "standard deviation over seeds"
+        if any(cell.over_seeds is not None for cell in cells)
+        else "standard deviation over draws of the pictures that teach"
+        if any(cell.over_samples is not None for cell in cells)
+        else ""
+    )
+    facts = {
+        "Protocol": f"{first.protocol}: {first.about}",
+        "Number": f"{MEASURES[first.metric]}, in percent, on {first.n_test:,} test pictures",
+        "In brackets": first.interval,
+        "After \N{PLUS-MINUS SIGN}": spread,
+        "Test": f"{first.n_test:,} pictures of {first.test}, {len(first.classes):,} classes; "
+        f"SHA-256 {first.test_digest[:12]}",
+        "Training": f"{used}; SHA-256 {first.train_digest[:12]}{taught}",
+        "Split": _joined(f"{result.split} (SHA-256 {result.split_sha256[:12]})" for result in results),
+        "Seeds": columns[0].seeds
+        if len({column.seeds for column in columns}) == 1
+        else _joined(f"{column.label}: {column.seeds}" for column in columns),
+        "Networks": _joined(
+            f"{column.label}: {column.first.network.kind} {column.first.network.backbone}"
+            + (f", step {column.first.network.step:,}" if column.first.network.step else "")
+            for column in columns
+        ),
+        "View": f"the middle square, {100 * first.view_ratio:.4g} % of the shorter side, at "
+        + _joined(f"{result.view_size} x {result.view_size} pixels" for result in results),
+        "Features": _joined(f"pooled by {row.pooling}" for result in results for row in result.rows),
+        "Precision": _joined(f"{result.precision}, features kept as {result.storage}" for result in results),
+        "Device": _joined(result.cost.device for result in results),
+    }
+    return {name: text for name, text in facts.items() if text}
+
+
+def _cost(column: Column, result: Result) -> dict[str, str]:
+    cost = result.cost
+    return {
+        "network": column.label,
+        "mode": result.mode,
+        "seed": str(result.network.seed),
+        "asked": str(result.seed),
+        "weights": result.network.weights[:8],
+        "time": _duration(cost.seconds),
+        "extraction": _duration(cost.extraction_seconds),
+        "speed": f"{cost.pictures_per_second:,.0f}",
+        "memory": _size(cost.peak_bytes),
+        "cache": _size(cost.cache_bytes),
+    }
+
+
+def _made(columns: Sequence[Column]) -> dict[str, str]:
+    """By what code and from which files."""
+    results = [result for column in columns for result in column.results]
+    versions = dict.fromkeys(f"{name} {version}" for result in results for name, version in result.versions.items())
+    return {
+        "Code": _joined(f"SHA-256 {result.code[:12]}" for result in results),
+        "Versions": ", ".join(versions),
+        "Files": _joined(PurePath(result.file).name for result in results),
+    }
+
+
+def _joined(words: Iterable[str]) -> str:
+    return "; ".join(dict.fromkeys(words))
+
+
+def _short_source(source: str) -> str:
+    """The last two folders of a path; of other sources their name, without where they lie."""
+    name, _, path = source.rpartition(":")
+    if ":" in name:
+        return name
+    parts = PurePath(path).parts
+    return source if name or len(parts) < 3 else "/".join(parts[-2:])
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.0f} MB"
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_text, value)) or "none"
+    return str(value)
