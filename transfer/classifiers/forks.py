@@ -32,11 +32,12 @@ def forked(work: Piece, names: Sequence[str], processes: int) -> Generator[tuple
         return
     fork = multiprocessing.get_context("fork")
     waiting, busy = iter(names), dict[Connection, str]()
-    workers = []
+    workers, ends = [], list[Connection]()
     try:
         for name in (next(waiting) for _ in range(min(processes, len(names)))):
             ours, theirs = fork.Pipe()
-            workers.append(fork.Process(target=_serve, args=(work, theirs), daemon=True))
+            ends.append(ours)
+            workers.append(fork.Process(target=_serve, args=(work, theirs, ends), daemon=True))
             workers[-1].start()
             theirs.close()
             ours.send(name)
@@ -64,8 +65,10 @@ def forked(work: Piece, names: Sequence[str], processes: int) -> Generator[tuple
             worker.join()
 
 
-def _serve(work: Piece, asked: Connection) -> None:
+def _serve(work: Piece, asked: Connection, inherited: Sequence[Connection]) -> None:
     """Do what is asked for until nobody is there to ask. Only the parent decides when to stop."""
+    for end in inherited:  # a pipe whose other end is held here would never say that the parent is gone
+        end.close()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGUSR2})
     with contextlib.suppress(EOFError, ConnectionError):
         while True:

@@ -3,7 +3,9 @@
 import multiprocessing
 import os
 import signal
+import time
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -132,6 +134,29 @@ def test_unit_length() -> None:
 def test_a_process_that_is_killed_is_one_line() -> None:
     with pytest.raises(UserError, match="that worked on b was killed"):
         list(forked(lambda name: os.kill(os.getpid(), signal.SIGKILL) if name == "b" else np.zeros(1), "abc", 2))  # type: ignore[func-returns-value, return-value]
+
+
+def test_processes_end_when_the_one_that_began_them_is_killed(tmp_path: Path) -> None:
+    def work(name: str) -> NDArray[np.float64]:
+        (tmp_path / str(os.getpid())).touch()
+        if name == "d":
+            os.kill(os.getppid(), signal.SIGKILL)
+        return np.zeros(1)
+
+    parent = multiprocessing.get_context("fork").Process(target=lambda: list(forked(work, "abcdef", 2)))
+    parent.start()
+    parent.join()
+    assert parent.exitcode == -signal.SIGKILL
+
+    def alive() -> list[Path]:
+        stats = [Path("/proc", file.name, "stat") for file in tmp_path.iterdir()]
+        return [stat for stat in stats if stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"]
+
+    for _ in range(2000):
+        if not alive():
+            break
+        time.sleep(0.01)
+    assert not alive() and len(list(tmp_path.iterdir())) >= 1
 
 
 def test_what_a_process_raises_is_raised_here_and_no_process_stays() -> None:
