@@ -17,11 +17,11 @@ from pretext.errors import UserError
 from transfer.cache import say
 from transfer.evaluation import EvaluationSettings, Task, evaluate
 from transfer.lowshot import lowshot
+from transfer.machines import one_against_rest, svm_scores, unconverged
 from transfer.nearest import knn_scores
 from transfer.outcomes import Row, judged_row
 from transfer.protocols import NearestProtocol, SvmProtocol, find_protocol
 from transfer.results import Result
-from transfer.svm import one_against_rest, svm_scores, unconverged
 
 
 @dataclass

@@ -13,8 +13,7 @@ from pretext.engine.progress import progress
 from pretext.errors import UserError
 from pretext.pictures.order import mix, permutation
 from pretext.pictures.source import Labels
-from transfer.splits import Shots, shots
-from transfer.svm import (
+from transfer.machines import (
     COSTS,
     ITERATIONS,
     Array,
@@ -26,6 +25,7 @@ from transfer.svm import (
     one_against_rest,
     unit_length,
 )
+from transfer.splits import Shots, shots
 
 _WATCHED = 0x3A7C
 

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeVar
 
 from pretext.errors import UserError
-from transfer.svm import COSTS
+from transfer.machines import COSTS
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ from evaluating import QUICK, Blow, in_process, numbers, pictures, tiny_run
 
 import pretint
 import transfer.evaluation
-import transfer.svm
 from pretext.errors import UserError
 from transfer.heads import Heads
 from transfer.judging import KnnSettings, SvmSettings, knn, svm

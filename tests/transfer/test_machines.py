@@ -16,9 +16,9 @@ from sklearn.model_selection import StratifiedKFold, cross_val_score
 from sklearn.svm import LinearSVC
 
 from pretext.errors import UserError
-from transfer import svm
+from transfer import machines
 from transfer.forks import forked
-from transfer.svm import COSTS, average_precision, svm_scores, unconverged, unit_length
+from transfer.machines import COSTS, average_precision, svm_scores, unconverged, unit_length
 
 RNG = np.random.default_rng(0)
 NAMES = ["cat", "dog", "eel"]
@@ -31,7 +31,8 @@ TEST = RNG.normal(size=(40, 20)).astype(np.float16)
 
 def plain(x: NDArray[np.floating]) -> NDArray[np.float64]:
     x = x.astype(np.float32)
-    return (x / (np.linalg.norm(x, axis=1, keepdims=True) + 1e-5)).astype(np.float64)
+    unit: NDArray[np.float64] = (x / (np.linalg.norm(x, axis=1, keepdims=True) + 1e-5)).astype(np.float64)
+    return unit
 
 
 def model(cost: float, seed: int) -> LinearSVC:
@@ -92,15 +93,14 @@ def test_killed_and_gone_on_with(processes: int, monkeypatch: pytest.MonkeyPatch
         assert len(kept) == 7 * turn
         kept.left = 7
     again = svm_scores(TRAIN, SEVERAL, TEST, NAMES, COSTS_TRIED, seed=5, kept=kept, processes=processes)
-    for one, other in zip(whole, again, strict=True):
-        assert np.array_equal(one, other)
-    monkeypatch.setattr(svm, "fitted", None)  # nothing is left to fit
+    assert all(np.array_equal(np.asarray(one), np.asarray(other)) for one, other in zip(whole, again, strict=True))
+    monkeypatch.setattr(machines, "fitted", None)  # nothing is left to fit
     last = svm_scores(TRAIN, SEVERAL, TEST, NAMES, COSTS_TRIED, seed=5, kept=kept)
     assert np.array_equal(last.scores, whole.scores)
 
 
 def test_fits_that_do_not_settle_are_counted_and_not_warned_about(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(svm, "ITERATIONS", 3)
+    monkeypatch.setattr(machines, "ITERATIONS", 3)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found = svm_scores(TRAIN, ONE, TEST, NAMES, (100.0,), seed=5)
@@ -132,8 +132,13 @@ def test_unit_length() -> None:
 
 
 def test_a_process_that_is_killed_is_one_line() -> None:
+    def work(name: str) -> NDArray[np.float64]:
+        if name == "b":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return np.zeros(1)
+
     with pytest.raises(UserError, match="that worked on b was killed"):
-        list(forked(lambda name: os.kill(os.getpid(), signal.SIGKILL) if name == "b" else np.zeros(1), "abc", 2))  # type: ignore[func-returns-value, return-value]
+        list(forked(work, "abc", 2))
 
 
 def test_processes_end_when_the_one_that_began_them_is_killed(tmp_path: Path) -> None:
