@@ -102,7 +102,7 @@ def svm(arguments: Sequence[str]) -> int:
 
 def compare(arguments: Sequence[str]) -> int:
     """Test whether networks differ, from the results of probe, knn or svm: every one against the first."""
-    from transfer.compare import CompareSettings, compare_paths, comparison_lines
+    from transfer.comparing import CompareSettings, compare_paths, comparison_lines
 
     words = Positional("networks", "a run, result files, ...; several seeds with commas", nargs="+", kind=str)
     (named,), settings = _parse(compare, CompareSettings, [words], arguments)

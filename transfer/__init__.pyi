@@ -1,4 +1,4 @@
-from .compare import CompareSettings, compare, compare_paths
+from .comparing import CompareSettings, compare, compare_paths
 from .intervals import Estimate, accuracy, difference
 from .judging import KnnSettings, SvmSettings, knn, svm
 from .networks import Network, open_network

@@ -70,7 +70,7 @@ class LinearProtocol(ProbeProtocol):
 class LogisticProtocol(ProbeProtocol):
     """Multinomial logistic regression to its optimum by L-BFGS; fitted again to all training pictures."""
 
-    penalties: tuple[float, ...] = (0.1, 0.03, 0.01, 0.003, 0.001)
+    penalties: tuple[float, ...] = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
     """L2 penalties that are tried, from strong to weak; each starts where the stronger one ended."""
     iterations: int = 60
     """At most, for each penalty."""

@@ -11,7 +11,7 @@ from judging import STAGES, answers, ranked, result, row, truth
 from rich.console import Console
 
 from pretext.errors import UserError
-from transfer.compare import CompareSettings, Comparison, compare, compare_paths, comparison_lines
+from transfer.comparing import CompareSettings, Comparison, compare, compare_paths, comparison_lines
 from transfer.intervals import difference, holm, mcnemar, mean, mean_average_precision, sign_flips, swaps, welch
 from transfer.results import Outcome, Result, result_path, write_result
 
