@@ -92,7 +92,7 @@ class Result:
     train: str
     test: str
     train_digest: str
-    """Over the pictures and their labels."""
+    """Over the pictures' names and labels, and the pixels of some of them: see ``transfer.targets``."""
     test_digest: str
     classes: tuple[str, ...]
     n_fit: int
