@@ -45,7 +45,7 @@ class Network:
     backbone: str
     stages: tuple[Stage, ...]
     view_size: int
-    """The side, in pixels, at which pictures are looked at unless a user says else."""
+    """The side, in pixels, at which whole pictures are looked at unless a user says else."""
     weights: str
     """SHA-256, in hex, of its architecture and of all its parameters and buffers as they were opened."""
     module: nn.Module
@@ -54,6 +54,8 @@ class Network:
     """Whether batch-norm statistics must be taken from training pictures first: ``features.calibrate_batch_norm``."""
     run: Path | None
     """The run that it belongs to, where results lie."""
+    own_view: bool = False
+    """Whether it is looked at with ``view_size`` whatever part of a picture it sees: what was made for one size."""
     calibration: str = ""
     """What its batch-norm statistics were taken from, once they are."""
 
@@ -145,6 +147,7 @@ def _timm(spec: str, seed: int) -> Network:
         module=module,
         calibrated=kind == "random",
         run=None,
+        own_view=True,
     )
 
 
@@ -164,6 +167,7 @@ def _random(name: str, backbone: str, arguments: dict[str, Any], seed: int, size
         module=module,
         calibrated=True,
         run=run,
+        own_view=name not in ("random", "random:tiny"),
     )
 
 
