@@ -4,12 +4,12 @@ import json
 import multiprocessing
 import os
 import resource
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from multiprocessing.context import ForkProcess
 from pathlib import Path
-from signal import SIGKILL, Signals
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -63,7 +63,7 @@ class Blow(NamedTuple):
     owner: Any
     name: str
     calls: int
-    signal: Signals = SIGKILL
+    number: signal.Signals = signal.SIGKILL
 
     def prepare(self) -> None:
         """To this process, by itself."""
@@ -75,7 +75,7 @@ class Blow(NamedTuple):
             left -= 1
             if left == 0:
                 # To all of the group, as a kill -9 of a job does; a signal of a user only to the process.
-                (os.killpg if self.signal == SIGKILL else os.kill)(os.getpid(), self.signal)
+                (os.killpg if self.number == signal.SIGKILL else os.kill)(os.getpid(), self.number)
             return found
 
         setattr(self.owner, self.name, counted)
@@ -92,6 +92,7 @@ def in_process(
 
 def _work(call: Callable[[], Any], log: Path, blow: Blow | None, largest: int, saved_every: float) -> None:
     os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that started the tests with & has it ignored
     torch.set_num_threads(1)  # threads do not survive a fork
     transfer.cache.ROWS = 64
     transfer.evaluation.SAVED_EVERY = saved_every

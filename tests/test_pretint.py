@@ -78,11 +78,13 @@ def test_the_road_from_end_to_end(said: Pretint, tmp_path: Path, monkeypatch: py
     code, out, _ = said("demo", run)
     assert code == 0
     shown = [line for line in out.splitlines() if line.startswith("$ pretint")]
-    assert [line.split()[2] for line in shown] == ["pretrain", "colorize", "probe"]
+    assert [line.split()[2] for line in shown] == ["pretrain", "colorize", "probe", "compare"]
     assert len(list((run / "coloured").glob("*.png"))) == 8 + 1
     table = [line for line in out.splitlines() if line.strip().startswith(("conv", "best"))]
-    assert [line.count("[") for line in table] == [3, 3, 3, 3, 3, 1], out
-    assert out.rstrip().endswith("report.html")
+    probed, compared = table[:5], table[5:]
+    assert [line.count("[") for line in probed] == [2] * 5 and {line.count("[") for line in compared} == {3}, out
+    assert sum("*" in line for line in compared) == 1, out
+    assert f"report: {run / 'report.html'}" in out
     page = (run / "report.html").read_text()
     assert "conv5" in page and "data:image/png" in page and "<svg" in page
     code, out, _ = said("report", run)
@@ -125,7 +127,7 @@ def test_a_plan_takes_a_recipe_and_options(said: Pretint, tmp_path: Path, monkey
     refused(said("plan", tmp_path / "none.yaml"), "none.yaml", "cannot read")
 
 
-@pytest.mark.parametrize("command", ["plan", "pretrain", "probe", "colorize", "report", "export", "import", "demo"])
+@pytest.mark.parametrize("command", list(pretint.COMMANDS))
 def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         pretint.main([command, "--help"])

@@ -118,7 +118,8 @@ def evaluations(results: Sequence[Result]) -> list[list[Result]]:
 def columns(results: Sequence[Result]) -> list[Column]:
     """Comparable results by network and mode, in the order in which they are met.
 
-    A network that was judged twice with the same seed (a random reference of two runs) counts once.
+    A network that was judged twice with the same seed (a random reference of two runs; once some stages only)
+    counts once, with the more rows.
 
     Raises:
         UserError: seeds of one network have other rows.
@@ -126,7 +127,9 @@ def columns(results: Sequence[Result]) -> list[Column]:
     found: dict[tuple[str, Mode, int], dict[tuple[str, int], Result]] = {}
     for result in results:
         joined = found.setdefault((result.network.group, result.mode, result.view_size), {})
-        joined.setdefault((result.network.weights, result.seed), result)
+        seed = result.network.weights, result.seed
+        if seed not in joined or len(result.rows) > len(joined[seed].rows):
+            joined[seed] = result
     groups = [tuple(sorted(group.values(), key=_by_seed)) for group in found.values()]
     for first, *others in groups:
         for other in others:

@@ -209,7 +209,7 @@ def test_words_of_the_command_line(runs: Path) -> None:
     [
         (["{}/plain-0"], {}, "one network alone"),
         (["{}/plain-0", "{}/gone"], {}, "gone: does not exist"),
-        (["{}/plain-0", "{}/gone*"], {}, r"gone\*: nothing is found"),
+        (["{}/plain-0", "{}/gone*"], {}, r"gone\*: no folder"),
         (["{}/plain-0", "{}"], {}, "not one network in one mode but 2"),
         (["{}/plain-0", "supervised:{}/plain-1"], {}, "no result of a supervised network there"),
         (["{}/plain-0", "{}/plain-1"], {"protocol": "knn"}, "no result with protocol knn; there is modern"),

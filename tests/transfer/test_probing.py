@@ -235,23 +235,19 @@ def test_fresh_crops_that_show_what_the_views_show_teach_the_same(
 
 
 def test_fresh_crops_are_of_the_same_pictures_in_the_same_order(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seen: list[list[tuple[Tensor, Tensor]]]
+    run: Path, monkeypatch: pytest.MonkeyPatch, seen: list[list[tuple[Tensor, Tensor]]]
 ) -> None:
-    train, test = (str(pictures(tmp_path / name, seed, side=24)) for name, seed in (("train", 1), ("test", 2)))
-    # An epoch of 108 pictures is 4 steps.
-    take(monkeypatch, replace(QUICK, batch_size=27, rungs=(), ratio=1.0, area=(0.9, 1.0), aspect=(1.0, 1.0), flip=0.0))
-    settings = ProbeSettings(train, test, mode="both", workers=0, stages=["conv1"], reference=False)
-    probe([str(run)], settings)
+    take(monkeypatch, replace(QUICK, batch_size=227, least_steps=4, epochs=1, rungs=(), area=(0.7, 1.0)))
+    probe([str(run)], ProbeSettings(mode="both", workers=0, stages=["conv1"], reference=False))
     kept, fresh = seen
     assert all(torch.equal(one, other) for (_, one), (_, other) in zip(kept, fresh, strict=True))
-    epochs = [torch.cat([features for features, _ in kept[at : at + 4]]) for at in (0, 4)]
-    again = [torch.cat([features for features, _ in fresh[at : at + 4]]) for at in (0, 4)]
-    order = [torch.from_numpy(permutation(108, mix(0, epoch)).copy()).argsort() for epoch in (0, 1)]
-    assert torch.equal(epochs[0][order[0]], epochs[1][order[1]])
-    assert not torch.isclose(again[0][order[0]], again[1][order[1]]).all(1).any()
+    views, crops = ([torch.cat([one for one, _ in part[at : at + 2]]) for at in (0, 2)] for part in (kept, fresh))
+    order = [torch.from_numpy(permutation(454, mix(0, epoch))).argsort() for epoch in (0, 1)]
+    assert torch.equal(views[0][order[0]], views[1][order[1]])
+    assert not torch.isclose(crops[0][order[0]], crops[1][order[1]]).all(1).any()
     # A crop is more like the view of its own picture than like those of others.
-    nearest = torch.cdist(again[0], epochs[0]).argmin(1)
-    assert (nearest == torch.arange(108)).float().mean() > 0.8
+    nearest = torch.cdist(crops[0], views[0]).argmin(1)
+    assert (nearest == torch.arange(454)).float().mean() > 0.2
 
 
 @pytest.mark.parametrize("name", ["zhang2016", "splitbrain", "goyal2019"])

@@ -5,6 +5,7 @@ import io
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,13 @@ def test_one_network_twice_counts_once() -> None:
     first, again = result("random", kind="random"), result("random", kind="random")
     (column,) = columns([first, again, result("random1", 1, kind="random")])
     assert len(column.results) == 2
+
+
+def test_of_all_stages_and_some_all_count() -> None:
+    whole = result("random", kind="random")
+    for both in ([whole, replace(whole, rows=whole.rows[-1:])], [replace(whole, rows=whole.rows[-1:]), whole]):
+        (column,) = columns(both)
+        assert list(column.names) == [row.name for row in whole.rows]
 
 
 def test_probe_seeds_are_no_training_seeds() -> None:

@@ -1,0 +1,123 @@
+"""Runs with results, and the page that is written of them, for the tests of the report."""
+
+import json
+import math
+from collections.abc import Sequence
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from PIL import Image
+
+from pretext.recipe import PretrainSettings
+from pretext.settings import plain
+from tests.judging import result, row
+from transfer.outcomes import Outcome
+from transfer.results import write_result
+
+PHOTOS: dict[str, Any] = {
+    "train": "pictures/train",
+    "test": "pictures/val",
+    "classes": ("tench", "church"),
+    "n_fit": 8523,
+    "n_holdout": 946,
+    "n_train": 9469,
+    "step": 40,
+}
+
+
+def known(right: int, count: int = 1000, offset: int = 0) -> Outcome:
+    """So many right answers out of a thousand, from a picture on."""
+    return Outcome(correct=np.roll(np.arange(count) < right, offset))
+
+
+def judged(run: Path, name: str = "first", shares: Sequence[int] = (561, 662), **changed: Any) -> Path:
+    """A result in a run: stages conv2 and conv5, answered right so many times in a thousand."""
+    rows = changed.pop("rows", None) or [
+        row(stage, known(share), share / 1000) for stage, share in zip(("conv2", "conv5"), shares, strict=True)
+    ]
+    made = result(name, rows=rows, **(PHOTOS | {"protocol": "modern"} | changed))
+    (run / "results").mkdir(exist_ok=True)
+    path = run / "results" / f"{len(list((run / 'results').iterdir())):02d}.json"
+    write_result(path, made)
+    return path
+
+
+def both(run: Path, **changed: Any) -> None:
+    """A network and what it began as."""
+    judged(run, **changed)
+    judged(run, "random", (546, 478), **({"kind": "random"} | changed | {"step": 0}))
+
+
+def begun(run: Path) -> Path:
+    """A run in which nothing has happened yet."""
+    run.mkdir(parents=True)
+    settings = plain(PretrainSettings())
+    settings["training"]["steps"] = 40
+    (run / "settings.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+    return run
+
+
+def trained(run: Path, *, skipped: int = 0) -> Path:
+    """A run after its 40 steps, of which the first was called again."""
+    begun(run)
+    versions = {"torch": "2.11.0", "decoder": "Pillow"}
+    records: list[dict[str, Any]] = [
+        {
+            "kind": "start",
+            "step": at,
+            "time": 1795385324.1 + at,
+            "device": "cpu",
+            "workers": 1,
+            "held_out": 256,
+            "versions": versions,
+        }
+        for at in (0, 1)
+    ]
+    for step in range(1, 41):
+        loss = math.nan if step == 7 else 5 - step / 20 + step % 3 / 10
+        records.append({"kind": "step", "step": step, "loss": loss, "lr": 0.002 / step, "gradient_norm": 1.0})
+    records += [
+        {"kind": "skipped", "step": 3, "key": f"train/{number:03d}.jpg", "reason": "truncated"}
+        for number in range(skipped)
+    ]
+    for step in (20, 40):
+        health = {"loss": 4.123, "saturation": 0.817, "recall_common": 0.1, "recall_rare": math.nan, "entropy": 4.17}
+        records.append({"kind": "health", "step": step, **health})
+    (run / "journal.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    (run / "samples").mkdir()
+    for step, colour in ((20, "gray"), (40, "orange")):
+        Image.new("RGB", (900, 300), colour).save(run / "samples" / f"{step:08d}.png")
+    return run
+
+
+class Page(HTMLParser):
+    """What a browser would find: text, addresses, identifiers, tags."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.addresses: list[str] = []
+        self.identifiers: list[str] = []
+        self.tags: list[str] = []
+        self.pieces: list[str] = []
+        self.source = path.read_text(encoding="utf-8")
+        self.feed(self.source)
+        self.text = " ".join(" ".join(self.pieces).split())  # a no-break space is white space, too
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        for name, value in attrs:
+            if name in ("src", "href", "xlink:href", "srcset", "action", "data"):
+                self.addresses.append(value or "")
+            if name == "id":
+                self.identifiers.append(value or "")
+
+    def handle_data(self, data: str) -> None:
+        if not self.tags or self.tags[-1] != "style":
+            self.pieces.append(data)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == "style":
+            self.tags.append("")

@@ -1,0 +1,125 @@
+"""What the report says and shows of results."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.judging import answers, ranked, row, truth
+from tests.reporting import PHOTOS, Page, begun, judged, known, trained
+from transfer.published import STAGES
+from transfer.report import write_report
+
+
+@pytest.mark.parametrize(
+    ("right", "words"),
+    [
+        (550, "+0.4 points [\N{MINUS SIGN}1.4, 2.2]; its interval includes 0, so this evaluation does not tell"),
+        (450, "\N{MINUS SIGN}9.6 points [\N{MINUS SIGN}11.5, \N{MINUS SIGN}7.8]: here pretraining does worse"),
+    ],
+)
+def test_difference_in_words(tmp_path: Path, right: int, words: str) -> None:
+    run = begun(tmp_path / "run")
+    judged(run, rows=[row("conv5", known(right, offset=40 if right == 550 else 0))])
+    judged(run, "random", rows=[row("conv5", known(546))], kind="random")
+    page = Page(write_report(run))
+    assert words in page.text, re.search(r"The difference is [^:;]*", page.text)
+
+
+def test_the_summary_is_that_of_the_newest_weights(tmp_path: Path) -> None:
+    run = trained(tmp_path / "run")
+    judged(run, "run@20", step=20, protocol="modern", group="a" * 16)
+    judged(run, "run@30", step=30, protocol="logistic", group="b" * 16)
+    page = Page(write_report(run))
+    assert "After 30 steps" in page.text and "The newest result is of step 30." in page.text
+    assert re.findall(r"<h2>(\w+ on [^<]*)", page.source) == ["modern on pictures/val", "logistic on pictures/val"]
+    assert page.text.count("of 1,000 test pictures.") == 1, "no reference, no difference"
+
+
+def test_cached_and_augmented_stand_side_by_side_with_their_gap(tmp_path: Path) -> None:
+    run = trained(tmp_path / "run")
+    for mode, more in (("cached", 0), ("augmented", 30)):
+        judged(run, shares=(500 + more, 600 - more), mode=mode)
+        judged(run, "random", (300 + more, 200 + more), mode=mode, kind="random", step=0)
+    page = Page(write_report(run))
+    assert "random cached random augmented random gap, points first cached first augmented" in page.text
+    assert re.search(
+        r"conv5 9,600 20.0 \[.*?\] 23.0 \[.*?\] \+3.0 \[\+2.0, \+4.1\] 60.0 .*? 57.0 .*? \u22123.0", page.text
+    )
+    assert "Gap augmented minus cached" in page.text
+    for label in ("random, cached", "random, augmented", "first, cached", "first, augmented"):
+        assert page.text.count(label) >= 1, label
+
+
+def test_neighbours_have_a_line_for_20_and_200_and_all_rows_in_the_table(tmp_path: Path) -> None:
+    run = trained(tmp_path / "run")
+    rows = [row(stage, known(100 + k), None, f"k={k}") for stage in ("conv1", "conv2") for k in (10, 20, 100, 200)]
+    judged(run, rows=rows, protocol="knn", n_holdout=0)
+    page = Page(write_report(run))
+    figure = page.source[page.source.index("<h2>knn") : page.source.index('class="note"', page.source.index("<h2>knn"))]
+    assert "first, k=20<" in figure and "first, k=200<" in figure and "k=100" not in figure
+    assert all(f"k={k} 9,600 {(100 + k) / 10:.1f} [" in page.text for k in (10, 20, 100, 200))
+    assert "the last frozen stage, conv2, k=20," in page.text and "No row is marked as the best" in page.text
+
+
+def test_mean_average_precision_and_few_shots(tmp_path: Path) -> None:
+    run = trained(tmp_path / "run")
+    labels = truth(classes=2)
+    judged(
+        run,
+        rows=[row("conv1", ranked(1.0, 1, labels)), row("conv2", ranked(2.0, 1, labels))],
+        protocol="voc07_svm",
+        n_holdout=0,
+    )
+    rows = [
+        row(stage, [ranked(shots / 60, sample, labels) for sample in range(3)], 0.5, f"{shots} shot{'s' * (shots > 1)}")
+        for stage in ("conv1", "conv2")
+        for shots in (1, 2, 4, 8, 16, 32, 64, 96)
+    ]
+    judged(run, rows=rows, protocol="voc07_svm_lowshot", n_holdout=0)
+    page = Page(write_report(run))
+    assert "ranks 300 test pictures with a mean average precision of" in page.text
+    assert "did best in cross-validation on the training pictures" in page.text
+    assert "positive pictures a class" in page.text and "those of more shots learn from more pictures" in page.text
+    assert "standard deviation over draws" in page.text and re.search(r"96 shots 9,600 \d\d\.\d \u00b1\d", page.text)
+    assert "mean average precision, %" in page.text and "top-1" not in page.text
+
+
+def test_published_rows_stand_beside_and_say_what_they_are(tmp_path: Path) -> None:
+    run = trained(tmp_path / "run")
+    imagenet = PHOTOS | {"classes": tuple(map(str, range(1000))), "n_holdout": 0}
+    rows = [row(stage, answers(0.3, at, 50_000), None) for at, stage in enumerate([*STAGES, "fc6"])]
+    judged(run, rows=rows, **imagenet | {"protocol": "zhang2016"})
+    page = Page(write_report(run))
+    assert "Beside published rows, ImageNet" in page.text and page.text.count("context encoder") == 2
+    assert "as later tables cite them, written down from memory and not verified" in page.text
+    assert "colorization 12.5 24.5 30.4 31.5 30.3 Zhang et al. 2016, as cited in" in page.text
+    judged(run, rows=rows[1:], **imagenet | {"protocol": "splitbrain"})
+    assert "Split-Brain" not in Page(write_report(run)).text.replace("(Split-Brain Autoencoders)", ""), "no conv1"
+
+
+def test_a_result_of_few_stages_does_not_hide_that_of_all(tmp_path: Path) -> None:
+    run = trained(tmp_path / "run")
+    judged(run, rows=[row("conv5", known(662))])
+    judged(run)
+    assert "conv2 9,600 56.1" in Page(write_report(run)).text
+
+
+def test_seeds_of_other_stages_are_said_not_to_fit(tmp_path: Path) -> None:
+    run = trained(tmp_path / "run")
+    judged(run)
+    judged(run, rows=[row("conv5", known(662))], evaluation_seed=1)
+    page = Page(write_report(run))
+    assert "cannot be shown in one table" in page.text and "has other rows than" in page.text
+    assert "Colour health" in page.text
+
+
+def test_many_results_stay_readable(tmp_path: Path) -> None:
+    run = trained(tmp_path / "run")
+    stages = [f"blocks.{number}" for number in range(30)]
+    for number in range(14):
+        rows = [row(stage, known(300 + at + number)) for at, stage in enumerate(stages)]
+        judged(run, f"run@{number}", rows=rows, step=number, group=f"{number:016d}")
+    page = Page(write_report(run))
+    assert "2 more lines would not be told apart" in page.text and "All 30 rows of the table" in page.text
+    assert "What 14 results took" in page.text
