@@ -211,8 +211,7 @@ class _Evaluation:
     ) -> None:
         self.network, self.targets, self.settings = network, targets, settings
         self.protocol, self.place = protocol, place
-        usual = network.view_size if network.own_view else round(network.view_size * protocol.ratio)
-        size = network.fit_size(settings.size or usual)
+        size = network.fit_size(settings.size) if settings.size else network.size_at(protocol.ratio)
         self.view = View(size, protocol.ratio)
         names = [stage.name for stage in network.stages]
         if unknown := [name for name in settings.stages if name not in names]:

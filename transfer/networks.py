@@ -63,6 +63,10 @@ class Network:
         """The side nearest to ``size`` that a picture may have, in pixels."""
         return _backbone(self.module).fit_size(size)
 
+    def size_at(self, ratio: float) -> int:
+        """The side at which it looks at the middle square with ``ratio`` of a picture's shorter side."""
+        return self.fit_size(self.view_size if self.own_view else round(self.view_size * ratio))
+
     @property
     def norms(self) -> list[nn.modules.batchnorm._BatchNorm]:
         """Its batch normalisations."""
