@@ -36,7 +36,7 @@ def forked(work: Piece, names: Sequence[str], processes: int) -> Generator[tuple
     try:
         for name in (next(waiting) for _ in range(min(processes, len(names)))):
             ours, theirs = fork.Pipe()
-            workers.append(fork.Process(target=_serve, args=(work, theirs), daemon=True))
+            workers.append(fork.Process(target=_serve, args=(work, theirs, [*busy, ours]), daemon=True))
             workers[-1].start()
             theirs.close()
             ours.send(name)
@@ -64,8 +64,10 @@ def forked(work: Piece, names: Sequence[str], processes: int) -> Generator[tuple
             worker.join()
 
 
-def _serve(work: Piece, asked: Connection) -> None:
+def _serve(work: Piece, asked: Connection, parents: Sequence[Connection]) -> None:
     """Do what is asked for until nobody is there to ask. Only the parent decides when to stop."""
+    for inherited in parents:  # whose ends, open here, would keep a killed parent's workers waiting for ever
+        inherited.close()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGUSR2})
     with contextlib.suppress(EOFError, ConnectionError):
         while True:
