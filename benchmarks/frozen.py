@@ -71,7 +71,7 @@ def _found() -> tuple[str, str]:
 
 def _measured(case: _Case, targets: Targets, shown: str, place: Place, rounds: int) -> Iterator[Row]:
     protocol, network = find_protocol("modern", LinearProtocol), open_network(case.network)
-    view = View(network.fit_size(case.size or round(network.view_size * protocol.ratio)), protocol.ratio)
+    view = View(network.fit_size(case.size) if case.size else network.size_at(protocol.ratio), protocol.ratio)
     setting = (
         f"{network.backbone}, {view.size} px, {len(targets.train):,} + {len(targets.test):,} pictures of {shown}, "
         f"{place.precision}"

@@ -6,6 +6,7 @@ and the nearest right one.
 
 import dataclasses
 import difflib
+import json
 import re
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -83,7 +84,8 @@ def parse_command(
 ) -> Parsed[S]:
     """A command's positional arguments and settings, from its words.
 
-    ``--config FILE`` sets many settings; every setting is also an option, and wins over the file.
+    ``--config FILE`` sets many settings; every setting is also an option, and wins over the file. A list of
+    words may be written with commas: ``--stages conv1,conv5``.
 
     Raises:
         UserError: an unknown option, a wrong type, a missing argument, an unreadable file.
@@ -104,7 +106,7 @@ def parse_command(
             for path in recipes:
                 settings_file(kind, path)
             arguments = [*(word for path in recipes for word in ("--config", str(path))), *arguments]
-        parsed = parser.instantiate(parser.parse_args(_config_first(arguments)))
+        parsed = parser.instantiate(parser.parse_args(_config_first(_bracketed(kind, arguments))))
     except ParserError as error:
         raise UserError(f"{_one_line(error, kind)} (see {program} --help)") from error
     return [parsed[positional.name] for positional in positionals], _built(parsed, kind)
@@ -164,6 +166,21 @@ def _config_first(arguments: Sequence[str]) -> list[str]:
         del rest[at : at + 2]
     joined = [word for word in rest if word.startswith("--config=")]
     return [*front, *joined, *(word for word in rest if word not in joined)]
+
+
+def _bracketed(kind: type[Any], arguments: Sequence[str]) -> list[str]:
+    """The arguments with ``--classes person,car`` as the list that YAML calls ``[person, car]``."""
+    lists = {f"--{field.name}" for field in dataclasses.fields(kind) if field.type == list[str]}
+    found: list[str] = []
+    for before, argument in pairwise(["", *arguments]):
+        option, equals, value = argument.partition("=")
+        if before in lists and not argument.startswith(("[", "-")):
+            found.append(json.dumps(argument.split(",")))
+        elif equals and option in lists and not value.startswith("["):
+            found.append(f"{option}={json.dumps(value.split(','))}")
+        else:
+            found.append(argument)
+    return found
 
 
 def _names(kind: type[Any], prefix: str = "") -> Iterator[str]:

@@ -49,7 +49,7 @@ class EvaluationSettings:
         classes: of pictures with several labels, such as VOC's: those that are judged, if not all.
         fraction: share of the training pictures' labels that is used, of every class alike: 0.01, 0.1, ...
         size: side, in pixels, at which the networks see a picture; 0 takes the size at which things look
-            as large as in training (published weights: their own).
+            as large as in training (networks that are no run's: their own).
         seed: of splits and orders, and of random weights that are no run's.
         stages: names of stages, if not all are to be judged.
         reference: judge beside every run the same network at random weights.
@@ -211,7 +211,7 @@ class _Evaluation:
     ) -> None:
         self.network, self.targets, self.settings = network, targets, settings
         self.protocol, self.place = protocol, place
-        size = network.fit_size(settings.size or round(network.view_size * protocol.ratio))
+        size = network.fit_size(settings.size) if settings.size else network.size_at(protocol.ratio)
         self.view = View(size, protocol.ratio)
         names = [stage.name for stage in network.stages]
         if unknown := [name for name in settings.stages if name not in names]:
@@ -238,7 +238,7 @@ class _Evaluation:
         if not self.file.exists():
             return None
         found = read_result(self.file)
-        same = all(getattr(found, name) == value for name, value in self.facts.items())
+        same = all(getattr(found, name) == value for name, value in self.facts.items()) and found.versions == versions()
         return found if same and found.network == self._judged and self._unreadable(found.skipped) else None
 
     @contextlib.contextmanager

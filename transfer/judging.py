@@ -23,6 +23,9 @@ from transfer.outcomes import Row, judged_row
 from transfer.protocols import NearestProtocol, SvmProtocol, find_protocol
 from transfer.results import Result
 
+_CPU = torch.device("cpu")
+_FIT = 28  # bytes for each number of the training features: float32, float64, and liblinear's index and value
+
 
 @dataclass
 class KnnSettings(EvaluationSettings):
@@ -92,7 +95,7 @@ def _machines(task: Task, protocol: SvmProtocol) -> list[Row]:
             protocol.folds,
             task.seed,
             kept.of(stage),
-            _processes(),
+            _processes(task, stage, rule),
             f"SVMs on {task.network.name}, {stage}",
         )
         stopped, fits = stopped + found.unconverged, fits + found.fits
@@ -120,7 +123,7 @@ def _few_shots(task: Task, protocol: SvmProtocol) -> list[Row]:
             protocol.costs,
             task.seed,
             kept=kept.of(stage),
-            processes=_processes(),
+            processes=_processes(task, stage, rule),
             title=f"few shots on {task.network.name}, {stage}",
         )
         stopped, fits = stopped + found.unconverged, fits + found.fits
@@ -179,7 +182,7 @@ def _matrices(task: Task, stage: str, rule: str) -> tuple[NDArray[Any], NDArray[
     """Features of the training pictures, their labels, features of the test pictures."""
     known = task.split.fit
     train, test = task.train.matrix(stage, rule), task.test.matrix(stage, rule)
-    needed, free = 8 * train.shape[1] * (len(known) + len(task.tested)), available(torch.device("cpu"))
+    needed, free = train.shape[1] * (8 * (len(known) + len(task.tested)) + _FIT * len(known)), available(_CPU)
     if needed > free:
         raise UserError(
             f"SVMs need {needed / 1e9:.0f} GB for the features of {stage} at once, and {free / 1e9:.0f} GB are free; "
@@ -188,5 +191,7 @@ def _matrices(task: Task, stage: str, rule: str) -> tuple[NDArray[Any], NDArray[
     return train[known], task.targets.train.labels[known], test[task.tested]
 
 
-def _processes() -> int:
-    return len(os.sched_getaffinity(0))
+def _processes(task: Task, stage: str, rule: str) -> int:
+    """How many fits at once: one a core, as far as there is memory for what each copies."""
+    copied = _FIT * len(task.split.fit) * task.train.dims(stage, rule)
+    return max(1, min(len(os.sched_getaffinity(0)), available(_CPU) // (2 * copied)))

@@ -45,7 +45,7 @@ class Network:
     backbone: str
     stages: tuple[Stage, ...]
     view_size: int
-    """The side, in pixels, at which pictures are looked at unless a user says else."""
+    """The side, in pixels, at which whole pictures are looked at unless a user says else."""
     weights: str
     """SHA-256, in hex, of its architecture and of all its parameters and buffers as they were opened."""
     module: nn.Module
@@ -54,12 +54,18 @@ class Network:
     """Whether batch-norm statistics must be taken from training pictures first: ``features.calibrate_batch_norm``."""
     run: Path | None
     """The run that it belongs to, where results lie."""
+    own_view: bool = False
+    """Whether it is looked at with ``view_size`` whatever part of a picture it sees: what was made for one size."""
     calibration: str = ""
     """What its batch-norm statistics were taken from, once they are."""
 
     def fit_size(self, size: int) -> int:
         """The side nearest to ``size`` that a picture may have, in pixels."""
         return _backbone(self.module).fit_size(size)
+
+    def size_at(self, ratio: float) -> int:
+        """The side at which it looks at the middle square with ``ratio`` of a picture's shorter side."""
+        return self.fit_size(self.view_size if self.own_view else round(self.view_size * ratio))
 
     @property
     def norms(self) -> list[nn.modules.batchnorm._BatchNorm]:
@@ -145,6 +151,7 @@ def _timm(spec: str, seed: int) -> Network:
         module=module,
         calibrated=kind == "random",
         run=None,
+        own_view=True,
     )
 
 
@@ -164,6 +171,7 @@ def _random(name: str, backbone: str, arguments: dict[str, Any], seed: int, size
         module=module,
         calibrated=True,
         run=run,
+        own_view=name not in ("random", "random:tiny"),
     )
 
 

@@ -92,7 +92,7 @@ class Result:
     train: str
     test: str
     train_digest: str
-    """Over the pictures and their labels."""
+    """Over the pictures' names and labels, and the pixels of some of them: see ``transfer.targets``."""
     test_digest: str
     classes: tuple[str, ...]
     n_fit: int
@@ -193,10 +193,11 @@ def require_comparable(results: Sequence[Result]) -> None:
 
 
 @cache
-def code_digest() -> str:
-    """SHA-256 over names and bytes of the Python files that judge: packages pretext and transfer."""
+def code_digest(*parts: str) -> str:
+    """SHA-256 over names and bytes of the Python files that judge: packages pretext and transfer, or parts of them."""
     root, digest = Path(__file__).parent.parent, hashlib.sha256()
-    for path in sorted(path for package in ("pretext", "transfer") for path in (root / package).rglob("*.py")):
+    places = [root / part for part in parts or ("pretext", "transfer")]
+    for path in sorted(path for place in places for path in (place.rglob("*.py") if place.is_dir() else [place])):
         content = path.read_bytes()
         digest.update(f"{path.relative_to(root).as_posix()}\0{len(content)}\0".encode() + content)
     return digest.hexdigest()

@@ -17,6 +17,7 @@ from pretext.pictures.list_file import ListedFiles
 from pretext.pictures.source import Labels
 
 _LOOKED_AT = 8
+_SEEN = 32
 
 
 class Targets(NamedTuple):
@@ -29,7 +30,7 @@ class Targets(NamedTuple):
     multilabel: bool
     """Whether a picture shows several classes."""
     train_digest: str
-    """SHA-256, hex, over the keys of all pictures, the classes and the labels."""
+    """SHA-256, hex, over the keys of all pictures, the classes, the labels, and the pixels of some of the pictures."""
     test_digest: str
     """Likewise."""
 
@@ -203,9 +204,22 @@ def _require_apart(train_name: str, train: LabelledSource, test_name: str, test:
 
 
 def _digest(source: LabelledSource, labels: Labels, classes: Sequence[str]) -> str:
-    facts = json.dumps([source.digest(), list(classes), list(labels.shape)]).encode()
+    facts = json.dumps([source.digest(), list(classes), list(labels.shape), _seen(source)]).encode()
     kept: NDArray[np.generic] = labels.astype("<i8" if labels.ndim == 1 else "i1")
     return hashlib.sha256(facts + b"\n" + kept.tobytes()).hexdigest()
+
+
+def _seen(source: LabelledSource) -> str:
+    """Of some pictures: imagenette in 96 pixels and in 160 has the same names and labels."""
+    digest = hashlib.sha256()
+    for index in sorted({number * (len(source) - 1) // (_SEEN - 1) for number in range(_SEEN)}):
+        try:
+            picture = source.read(index)
+        except PictureError:
+            digest.update(b"none")
+        else:
+            digest.update(f"{picture.size}".encode() + picture.tobytes())
+    return digest.hexdigest()
 
 
 def _few(names: Sequence[str]) -> str:

@@ -1,6 +1,7 @@
 """Any timm model by its name, with one input channel, or as it was published."""
 
 import difflib
+import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -157,6 +158,9 @@ class TimmColour(TimmBackbone):
         again = f"or name a local file: timm:{self.name}:FILE, or random weights: timm:{self.name}:random"
         if not timm.get_pretrained_cfg(self.name).has_weights:
             raise UserError(f"timm:{self.name}: timm has no weights of it; take another tag, {again}")
+        hub = logging.getLogger("huggingface_hub")  # it tells of every retry, for a minute; the error says it once
+        level = hub.level
+        hub.setLevel(logging.ERROR)
         try:
             stored = timm.create_model(self.name, pretrained=True).state_dict()
         except Exception as error:  # a hub fails in as many ways as there are layers between
@@ -164,6 +168,8 @@ class TimmColour(TimmBackbone):
             raise UserError(
                 f"timm:{self.name}: its weights cannot be fetched ({reason}); go online once, {again}"
             ) from error
+        finally:
+            hub.setLevel(level)
         _fill(self.net, stored, f"timm:{self.name}")
 
 

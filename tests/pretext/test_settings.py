@@ -38,11 +38,13 @@ class Outer:
         inner: the inner ones.
         count: a count.
         out: a place.
+        words: some words.
     """
 
     inner: Inner = field(default_factory=Inner)
     count: int = 3
     out: Path = Path("here")
+    words: list[str] = field(default_factory=list)
 
 
 def parse(*words: str) -> tuple[list[Path], Outer]:
@@ -57,6 +59,12 @@ def test_defaults_file_and_options(tmp_path: Path) -> None:
     assert run == Path("r")
     assert settings == Outer(Inner(0.25, (3.0, 4.0), "b"), 9, Path("there"))
     assert parse("r", f"--config={config}")[1].count == 7
+
+
+def test_lists_of_words_take_commas_or_brackets() -> None:
+    for words in (("--words", "a,b c"), ("--words=a,b c",), ("--words", "[a, b c]"), ("--words=[a, b c]",)):
+        assert parse("r", *words)[1].words == ["a", "b c"]
+    assert parse("r", "--words", "1", "--out", "a,b")[1] == Outer(words=["1"], out=Path("a,b"))
 
 
 @pytest.mark.parametrize(
@@ -124,7 +132,7 @@ def test_options_win_wherever_the_file_stands(tmp_path: Path) -> None:
 def test_plain_values_round_trip() -> None:
     settings = Outer(Inner(0.25, (3.0, 4.0), "b"), 9, Path("there"))
     values = plain(settings)
-    assert values == {"inner": {"rate": 0.25, "pair": [3.0, 4.0], "kind": "b"}, "count": 9, "out": "there"}
+    assert values == {"inner": {"rate": 0.25, "pair": [3.0, 4.0], "kind": "b"}, "count": 9, "out": "there", "words": []}
     assert settings_from(Outer, values, "test") == settings
 
 

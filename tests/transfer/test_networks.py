@@ -87,6 +87,14 @@ def test_random_backbones_depend_on_the_seed_alone() -> None:
     assert (one.name, one.seed, one.run, one.view_size) == ("random:test_resnet", 1, None, 160)
 
 
+def test_what_is_made_for_one_size_is_seen_at_it(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "mine")
+    for spec in ("timm:test_resnet:random", "random:test_resnet"):
+        assert open_network(spec).size_at(0.5) == 160
+    for spec in (str(run), f"random:{run}", "random:tiny"):
+        assert open_network(spec).size_at(0.5) == round(PretrainSettings().view_size / 2)
+
+
 def test_groups_join_seeds_and_nothing_else(tmp_path: Path) -> None:
     first = open_network(str(make_run(tmp_path / "a", seed=0)))
     second = open_network(str(make_run(tmp_path / "b", seed=1, trained=6)))

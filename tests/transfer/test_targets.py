@@ -57,6 +57,8 @@ def test_what_fits_and_what_the_digests_tell_apart() -> None:
     assert len({checked_targets("a", GOOD, "b", one).test_digest for one in [test, *others]}) == 4
     renamed = checked_targets("a", Told([0, 1, 1, 0], "xy", "train/"), "b", Told([0, 1], "xy"))
     assert renamed.test_digest != found.test_digest
+    reshot = checked_targets("a", GOOD, "b", Told([0, 1], shade=9))
+    assert reshot.test_digest != found.test_digest, "other pictures of the same names"
     both = checked_targets("a", SEVERAL, "b", Told(SEVERAL.labels, part="t"))  # type: ignore[arg-type]
     assert both.multilabel and both.train_digest != found.train_digest
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import timm
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -25,8 +26,11 @@ from pretext.pictures.batches import Batch, Subset, Views, stream
 from transfer.features.cache import Entry, Skip, Storage, held_entry, key_of, require_room, say
 from transfer.features.pooling import dims_of, pool
 from transfer.networks import Network
+from transfer.results import code_digest
 
 _FORMAT = 1  # of entries: another one where the same identity would give other rows
+# What makes features of pixels, which `_pictures` looks at itself: kept features of other code would speak for this.
+_MAKERS = ("pretext/backbones", "pretext/color.py", "pretext/weights/inputs.py", "transfer/features/pooling.py")
 _AT_ONCE = 64  # blocks end where batches do, so that rows are computed in the same company after a kill
 _CALIBRATING = 2048
 _LOOKED_AT = 32
@@ -152,6 +156,8 @@ def extract(
                 "rule": rule,
                 "precision": place.precision,
                 "storage": cache.storage,
+                "code": code_digest(*_MAKERS),
+                "libraries": [torch.__version__, timm.__version__],
             }
             columns = {stage: dims_of(rule, *shape) for stage, shape in shapes.items()}
             key = wanted[-1][rule] = key_of(identity)
