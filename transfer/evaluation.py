@@ -90,7 +90,7 @@ class Partial:
     def __init__(self, file: Path, identity: str) -> None:
         self.file, self.identity = file, identity
         self._began = self._saved = time.monotonic()
-        self._before = 0.0
+        self._before, self._period = 0.0, SAVED_EVERY
 
     @property
     def seconds(self) -> float:
@@ -110,9 +110,11 @@ class Partial:
 
     def offer(self, state: Callable[[], dict[str, Any]]) -> None:
         """Save what ``state`` returns (tensors and plain values, nested), unless that was done a moment ago."""
-        if time.monotonic() - self._saved > SAVED_EVERY:
+        began = time.monotonic()
+        if began - self._saved > self._period:
             save_checkpoint(self.file, {**state(), "identity": self.identity, "seconds": self.seconds})
             self._saved = time.monotonic()
+            self._period = min(50.0, max(SAVED_EVERY, 20 * (self._saved - began)))  # large states are saved less often
 
 
 class Task(NamedTuple):
@@ -237,7 +239,11 @@ class _Evaluation:
         """The result that was made of the very same things, if there is one."""
         if not self.file.exists():
             return None
-        found = read_result(self.file)
+        try:
+            found = read_result(self.file)
+        except UserError as error:
+            say(f"{error}; it is made again now")
+            return None
         same = all(getattr(found, name) == value for name, value in self.facts.items()) and found.versions == versions()
         return found if same and found.network == self._judged and self._unreadable(found.skipped) else None
 

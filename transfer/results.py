@@ -9,7 +9,6 @@ import binascii
 import hashlib
 import json
 import math
-import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -38,7 +37,6 @@ __all__ = [
     "judged_row",
     "read_result",
     "require_comparable",
-    "result_path",
     "write_result",
 ]
 
@@ -139,19 +137,6 @@ class Result:
         return next(row for row in self.rows if row.name == name)
 
 
-def result_path(folder: Path, result: Result) -> Path:
-    """Where a result belongs: the same evaluation of the same network, made again, replaces it.
-
-    The end of the name is a hash over everything that tells two evaluations apart.
-    """
-    network = result.network
-    facts = [network.name, network.group, network.step, network.seed, result.mode, result.view_size, result.seed]
-    identity = json.dumps([*facts, *(value for _, value in evaluation(result))], sort_keys=True)
-    words = [result.protocol, result.mode, result.test, network.name, f"seed{network.seed}"]
-    name = ".".join(re.sub(r"[^\w-]+", "-", word).strip("-")[-40:] or "x" for word in words)
-    return folder / f"{name}.{hashlib.sha256(identity.encode()).hexdigest()[:8]}.json"
-
-
 def evaluation(result: Result) -> list[tuple[str, Any]]:
     """What must be equal for two results to stand in one table, by name; plain values."""
     return [
@@ -229,7 +214,7 @@ def write_result(path: Path, result: Result) -> None:
 
 
 def read_result(path: Path) -> Result:
-    """A result's file, checked: also that its numbers are those of its answers.
+    """A result's file, checked: also that each number is that of its answers (its interval is taken as it stands).
 
     Raises:
         UserError: it cannot be read, is no result, or a damaged one.

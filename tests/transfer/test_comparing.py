@@ -13,7 +13,7 @@ from rich.console import Console
 from pretext.errors import UserError
 from transfer.comparing import CompareSettings, Comparison, compare, compare_paths, comparison_lines
 from transfer.intervals import difference, holm, mcnemar, mean, mean_average_precision, sign_flips, swaps, welch
-from transfer.results import Outcome, Result, result_path, write_result
+from transfer.results import Outcome, Result, write_result
 
 
 def printed(comparison: Comparison) -> str:
@@ -165,7 +165,8 @@ def test_a_group_is_one_network() -> None:
 
 
 def saved(folder: Path, *results: Result) -> list[Path]:
-    paths = [result_path(folder / "results", one) for one in results]
+    taken = len(list((folder / "results").glob("*.json")))
+    paths = [folder / "results" / f"{taken + at}.json" for at in range(len(results))]
     for path, one in zip(paths, results, strict=True):
         write_result(path, one)
     return paths

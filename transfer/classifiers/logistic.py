@@ -56,17 +56,23 @@ def choose_logistic(
     Returns:
         The classifier, the penalty, and its score on the held-out pictures.
     """
-    every, targets = torch.cat((fit[0], held[0])), torch.cat((fit[1], held[1]))
-    variance, mean = torch.var_mean(every, 0, correction=0)
-    scale = torch.where(variance > 1e-12, variance, 1.0).rsqrt()
-    every.sub_(mean).mul_(scale)
-    (known, asked), (known_targets, asked_targets) = every.split([len(fit[0]), len(held[0])]), (fit[1], held[1])
-    start = Linear(every.new_zeros(classes, every.shape[1]), every.new_zeros(classes), mean, scale)
+    known, mean, scale = _standardized(fit[0])
+    asked = (held[0] - mean) * scale
+    start = Linear(known.new_zeros(classes, known.shape[1]), known.new_zeros(classes), mean, scale)
     best, chosen, classifier = -math.inf, 0.0, start
     tried = start
     for penalty in protocol.penalties:
-        tried = fit_linear(known, known_targets, tried, penalty, protocol.iterations)
-        found = score(torch.nn.functional.linear(asked, tried.weight, tried.bias), asked_targets)
+        tried = fit_linear(known, fit[1], tried, penalty, protocol.iterations)
+        found = score(torch.nn.functional.linear(asked, tried.weight, tried.bias), held[1])
         if found > best:
             best, chosen, classifier = found, penalty, tried
-    return fit_linear(every, targets, classifier, chosen, protocol.iterations), chosen, best
+    every, mean, scale = _standardized(torch.cat((fit[0], held[0])))
+    start = classifier._replace(mean=mean, scale=scale)
+    return fit_linear(every, torch.cat((fit[1], held[1])), start, chosen, protocol.iterations), chosen, best
+
+
+def _standardized(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Features with mean 0 and deviation 1, the mean that was taken off, and what they were multiplied by."""
+    variance, mean = torch.var_mean(features, 0, correction=0)
+    scale = torch.where(variance > 1e-12, variance, 1.0).rsqrt()
+    return (features - mean) * scale, mean, scale

@@ -55,13 +55,14 @@ def test_the_penalty_is_chosen_on_the_held_out_part() -> None:
     x, held_x = torch.cat((x, noise[:60]), 1), torch.cat((held_x, noise[60:]), 1)
     protocol = replace(PROTOCOL, penalties=(3.0, 1.0, 1e-6))
     classifier, penalty, found = choose_logistic((x, y), (held_x, held_y), 3, protocol)
-    every = torch.cat((x, held_x))
-    mean, scale = every.mean(0), 1 / every.std(0, correction=0)
+    mean, scale = x.mean(0), 1 / x.std(0, correction=0)
     tried, shares = zero(3, 312), []
     for one in protocol.penalties:
         tried = fit_linear((x - mean) * scale, y, tried, one, protocol.iterations)
         shares.append(score(tried.scores((held_x - mean) * scale), held_y))
     assert found == pytest.approx(max(shares)) and penalty == protocol.penalties[int(np.argmax(shares))]
+    every = torch.cat((x, held_x))
+    mean, scale = every.mean(0), 1 / every.std(0, correction=0)
     again = fit_linear((every - mean) * scale, torch.cat((y, held_y)), zero(3, 312), penalty, 500, 1e-7)
     right = (classifier.scores(every).argmax(1) == again.scores((every - mean) * scale).argmax(1)).float().mean()
     assert right > 0.97  # fitted again to all
