@@ -114,7 +114,8 @@ class Partial:
         if began - self._saved > self._period:
             save_checkpoint(self.file, {**state(), "identity": self.identity, "seconds": self.seconds})
             self._saved = time.monotonic()
-            self._period = min(50.0, max(SAVED_EVERY, 20 * (self._saved - began)))  # large states are saved less often
+            took = self._saved - began
+            self._period = max(SAVED_EVERY, 50.0 if took > 1 else 0.0)  # gigabytes are saved less often
 
 
 class Task(NamedTuple):

@@ -166,7 +166,10 @@ def test_a_group_is_one_network() -> None:
 
 def saved(folder: Path, *results: Result) -> list[Path]:
     taken = len(list((folder / "results").glob("*.json")))
-    paths = [folder / "results" / f"{taken + at}.json" for at in range(len(results))]
+    paths = [
+        folder / "results" / f"{one.protocol}.{one.mode}.{one.network.name}.{taken + at}.json"
+        for at, one in enumerate(results)
+    ]
     for path, one in zip(paths, results, strict=True):
         write_result(path, one)
     return paths
