@@ -33,6 +33,9 @@ Order = Callable[[int], NDArray[np.int64]]
 """Of an epoch: the pictures that teach, by their place among these."""
 
 
+_KEPT = 2**22  # places of pictures in epochs, 8 bytes each
+
+
 @dataclass
 class ProbeSettings(EvaluationSettings):
     """What linear probes are fitted on, and how.
@@ -84,7 +87,10 @@ def _linear(task: Task, protocol: LinearProtocol, mode: Mode) -> list[Row]:
     """
     fit, held = task.split.fit, task.split.held
     steps, batch_size = steps_of(protocol, len(fit))
-    order: Order = lru_cache(maxsize=2)(lambda epoch: permutation(len(fit), mix(task.seed, epoch)))
+    # Every stage has the same epochs: of few pictures they are all kept.
+    order: Order = lru_cache(maxsize=max(2, _KEPT // len(fit)))(
+        lambda epoch: permutation(len(fit), mix(task.seed, epoch))
+    )
     stages = task.stages
     groups = [[stage] for stage in stages] if mode == "cached" else [stages]
     state = task.partial.load()

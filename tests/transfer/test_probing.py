@@ -163,7 +163,7 @@ def test_on_real_pictures_it_is_torch_and_scikit_learn(
     for mine in found:  # who survives the rungs has learnt what it learns alone
         holdout, correct = alone[mine.pooling, mine.chosen["lr"], mine.chosen["weight_decay"]]
         assert mine.holdout == pytest.approx(holdout)
-        assert abs(mine.score.value - float(correct.double().mean())) <= 0.002
+        assert abs(mine.score.value - float(correct.double().mean())) <= 0.002 + 1e-9
 
     logistic = cast(LogisticProtocol, PROTOCOLS["logistic"])
     take(monkeypatch, replace(logistic, penalties=(1.0, 0.1), poolings=("mean",), iterations=500))
@@ -183,7 +183,7 @@ def test_on_real_pictures_it_is_torch_and_scikit_learn(
     penalty = max(shares, key=shares.__getitem__)
     assert mine.chosen == {"penalty": penalty} and mine.holdout == pytest.approx(shares[penalty], abs=0.011)
     share = theirs(np.arange(len(x)), penalty).score(test, asked)
-    assert abs(mine.score.value - share) <= 0.002
+    assert abs(mine.score.value - share) <= 0.002 + 1e-9  # one of 500 pictures
 
 
 @pytest.fixture
