@@ -6,7 +6,7 @@ INSTALLED := .venv/installed
 
 help:
 	@echo "make demo   learn features from bundled photographs, judge them, colour pictures (minutes)"
-	@echo "make imagenette PICTURES=imagenette-96   the table of docs/evaluation.md: 3 seeds (about 40 minutes on 2 cores)"
+	@echo "make imagenette PICTURES=imagenette-96   the table of docs/evaluation.md: 3 seeds (about 50 minutes on 2 cores)"
 	@echo "make test   run the tests"
 	@echo "make check  run the linter and the type checker"
 	@echo "make bench  measure speed, as ratios"
