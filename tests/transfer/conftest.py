@@ -7,6 +7,7 @@ from zlib import crc32
 import numpy as np
 import pytest
 import torch
+from evaluating import pictures
 from PIL import Image
 
 
@@ -33,3 +34,12 @@ def class_folder() -> Callable[[Path], Path]:
         return root
 
     return make
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ``train`` and ``test``: three classes of small pictures that differ."""
+    folder = tmp_path_factory.mktemp("sets")
+    pictures(folder / "train", 1)
+    pictures(folder / "test", 2)
+    return folder

@@ -28,14 +28,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_run(tmp_path_factory.mktemp("trained") / "run")
 
 
-@pytest.fixture(scope="module")
-def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("sets")
-    pictures(folder / "train", 1)
-    pictures(folder / "test", 2)
-    return folder
-
-
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Smaller protocols, for the processes that are started too."""

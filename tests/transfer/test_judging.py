@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from evaluating import pictures, tiny_run
+from evaluating import tiny_run
 from sklearn.metrics import average_precision_score
 from sklearn.svm import LinearSVC
 from torch.nn import functional as F
@@ -23,14 +23,6 @@ from transfer.targets import Targets, open_targets
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_run(tmp_path_factory.mktemp("judging") / "run")
-
-
-@pytest.fixture(scope="module")
-def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("sets")
-    pictures(folder / "train", 1)
-    pictures(folder / "test", 2)
-    return folder
 
 
 @pytest.fixture(autouse=True)
