@@ -23,14 +23,18 @@ from pretext.pictures.order import mix
 
 
 class Trainable(Protocol):
-    """A module that knows its own loss."""
+    """A module that knows its own loss.
 
-    def loss(self, rgb: Tensor, labels: Tensor) -> Tensor:
+    It may have an attribute ``rates``: multiples of the learning rate, by what the names of its weights begin with.
+    """
+
+    def loss(self, rgb: Tensor, labels: Any) -> Tensor:
         """The mean over pictures of their loss, a scalar.
 
         Args:
             rgb: (B, 3, H, W), uint8, on the module's device.
-            labels: (B,), int64, likewise; -1 where pictures have none.
+            labels: (B,), int64, likewise, -1 where pictures have none; or what else its examples have, see
+                ``pretext.pictures.batches.Batch``.
         """
         ...
 
@@ -79,12 +83,12 @@ class Learner:
         """The network that is looked at and transferred: the moving average where there is one."""
         return self.network if self.average is None else self.average.module
 
-    def step(self, rgb: Tensor, labels: Tensor, optimize: bool = True) -> tuple[Tensor, Tensor]:
+    def step(self, rgb: Tensor, labels: Any, optimize: bool = True) -> tuple[Tensor, Tensor]:
         """One optimizer step on this process's share of a batch.
 
         Args:
             rgb: (share, 3, H, W), uint8.
-            labels: (share,), int64; -1 where pictures have none.
+            labels: (share,), int64, -1 where pictures have none; or of another kind, see ``Trainable``.
             optimize: False leaves the weights as they are, and their gradients where they can be seen.
 
         Returns:
@@ -96,7 +100,7 @@ class Learner:
         assert len(rgb) == len(labels) == self.share, (len(rgb), len(labels), self.share)
         self.schedule.step_update(self.done)
         size = self.training.micro_batch or self.share
-        pieces = list(zip(rgb.split(size), labels.split(size), strict=True))
+        pieces = [(rgb[at : at + size], labels[at : at + size]) for at in range(0, self.share, size)]
         first = ranks.rank() * self.share
         total = torch.zeros((), device=self.place.device)
         for number, piece in enumerate(pieces):
@@ -104,8 +108,7 @@ class Learner:
             try:
                 with ranks.partners(), self._quiet(number + 1 < len(pieces)):
                     with autocast(self.place):
-                        there = (part.to(self.place.device, non_blocking=True) for part in piece)
-                        loss = self._loss(*there) / len(pieces)
+                        loss = self._loss(*_moved(piece, self.place.device)) / len(pieces)
                     loss.backward()
             except (RuntimeError, ValueError) as error:  # crops too small for the network, no memory, ...
                 raise UserError(f"step {self.done + 1} cannot be computed: {' '.join(str(error).split())}") from error
@@ -166,9 +169,18 @@ class _Loss(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, rgb: Tensor, labels: Tensor) -> Tensor:
+    def forward(self, rgb: Tensor, labels: Any) -> Tensor:
         loss: Tensor = self.network.loss(rgb, labels)  # type: ignore[operator]
         return loss
+
+
+def _moved(things: Any, device: torch.device) -> Any:
+    """Tensors, also in lists and dicts, on the device."""
+    if isinstance(things, Tensor):
+        return things.to(device, non_blocking=True)
+    if isinstance(things, dict):
+        return {name: _moved(thing, device) for name, thing in things.items()}
+    return [_moved(thing, device) for thing in things]
 
 
 def _parallel(loss: nn.Module, place: Place) -> DistributedDataParallel:
@@ -185,19 +197,29 @@ def _parallel(loss: nn.Module, place: Place) -> DistributedDataParallel:
 def optimizer_and_schedule(network: nn.Module, training: TrainingSettings) -> tuple[torch.optim.Optimizer, Scheduler]:
     """The optimizer, and a learning rate that is a function of the step alone."""
     # Biases and the scales and shifts of norms are vectors; decay and rate may spare or favour them.
-    weights = [parameter for parameter in network.parameters() if parameter.ndim > 1]
-    vectors = [parameter for parameter in network.parameters() if parameter.ndim <= 1]
-    groups = [
-        {"params": weights, "weight_decay": training.weight_decay},
-        {
-            "params": vectors,
-            "weight_decay": training.weight_decay if training.decay_biases else 0.0,
-            "lr_scale": training.bias_rate,
-        },
-    ]
+    rates: dict[str, float] = getattr(network, "rates", {})
+    groups = []
+    for multiple in dict.fromkeys((1.0, *rates.values())):
+        own = [
+            weight
+            for name, weight in network.named_parameters()
+            if weight.requires_grad and next((r for k, r in rates.items() if name.startswith(k)), 1.0) == multiple
+        ]
+        groups += [
+            {
+                "params": [weight for weight in own if weight.ndim > 1],
+                "weight_decay": training.weight_decay,
+                "lr_scale": multiple,
+            },
+            {
+                "params": [weight for weight in own if weight.ndim <= 1],
+                "weight_decay": training.weight_decay if training.decay_biases else 0.0,
+                "lr_scale": training.bias_rate * multiple,
+            },
+        ]
     optimizer: torch.optim.Optimizer
     if training.optimizer == "sgd":
-        optimizer = torch.optim.SGD(groups, training.lr, momentum=training.betas[0], nesterov=True, fused=True)
+        optimizer = torch.optim.SGD(groups, training.lr, training.betas[0], nesterov=training.nesterov, fused=True)
     else:
         kind = torch.optim.AdamW if training.optimizer == "adamw" else torch.optim.Adam
         optimizer = kind(groups, training.lr, training.betas, fused=True)

@@ -18,7 +18,7 @@ from pretext.engine.nonfinite import keep_evidence
 from pretext.engine.progress import Advance, progress
 from pretext.engine.run import keep_checkpoint, newest_checkpoint
 from pretext.errors import SaidElsewhere, UserError
-from pretext.pictures.batches import Batch, Samples, batches
+from pretext.pictures.batches import Batch, Examples, batches
 
 _NOTED_EVERY = 20
 
@@ -26,7 +26,7 @@ _NOTED_EVERY = 20
 def train(
     run: Path,
     learner: Learner,
-    samples: Samples,
+    samples: Examples,
     look: Callable[[Journal], None],
     warned: Callable[[], Ending],
     facts: dict[str, Any],
@@ -112,7 +112,7 @@ class _Books:
         self,
         run: Path,
         learner: Learner,
-        samples: Samples,
+        samples: Examples,
         stored: dict[str, Any],
         journal: Journal,
         advance: Advance,

@@ -12,13 +12,13 @@ from pretext.engine.run import newest_checkpoint
 from pretext.engine.training import TrainingSettings
 from pretext.errors import UserError
 from pretext.files import write_atomically
-from pretext.pictures.batches import Samples
+from pretext.pictures.batches import Examples
 
 Evidence = dict[str, Any]
 
 
 def keep_evidence(
-    run: Path, step: int, loss: float, norm: float, training: TrainingSettings, samples: Samples, settings: Any
+    run: Path, step: int, loss: float, norm: float, training: TrainingSettings, samples: Examples, settings: Any
 ) -> Path:
     """Write ``nonfinite/STEP`` in the run.
 

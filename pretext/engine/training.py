@@ -17,9 +17,10 @@ class TrainingSettings:
         batch_size: pictures a step, over all processes.
         micro_batch: pictures that a process computes at once, adding up the gradients of its share of the
             batch; 0 takes the whole share at once. Batch norm's statistics are those of a micro-batch.
-        optimizer: adam, adamw (weight decay decoupled) or sgd (Nesterov momentum).
+        optimizer: adam, adamw (weight decay decoupled) or sgd (with momentum).
         lr: peak learning rate.
         betas: adam's decay rates of the first and second moment; the first is sgd's momentum.
+        nesterov: of sgd: Nesterov's momentum; Caffe, and most publications that used it, had plain momentum.
         weight_decay: L2 penalty added to the gradient, as Caffe does (adamw: decoupled). The loss is a
             mean over pixels, so the paper's 1e-3 on a sum over 44 x 44 pixels is about 5e-7 here.
         decay_biases: decay also biases and the scales and shifts of norms.
@@ -43,6 +44,7 @@ class TrainingSettings:
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     lr: float = 2e-3
     betas: tuple[float, float] = (0.9, 0.99)
+    nesterov: bool = True
     weight_decay: float = 0.0
     decay_biases: bool = True
     bias_rate: float = 1.0
@@ -72,6 +74,10 @@ class TrainingSettings:
             raise UserError(f"training.ema is {self.ema}: a decay lies in [0, 1)")
         if not 0 < self.decay_rate <= 1:
             raise UserError(f"training.decay_rate is {self.decay_rate}: it must lie in (0, 1]")
+        if self.nesterov and self.optimizer == "sgd" and not self.betas[0]:
+            raise UserError(
+                "training.nesterov needs momentum: set the first of training.betas above 0, or nesterov false"
+            )
         if not all(math.isfinite(value) for value in (self.lr, self.weight_decay, self.clip)):
             raise UserError("training.lr, training.weight_decay and training.clip must be finite")
         if self.warmup >= self.steps:

@@ -5,7 +5,7 @@ import signal
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -55,20 +55,21 @@ class Sample(NamedTuple):
     """One crop, and what was met on the way to it."""
 
     rgb: Tensor | None
-    """uint8 (3, size, size); None if it cannot be had: no picture of 100 in a row can be read."""
+    """uint8 (3, H, W); None if it cannot be had: no picture of 100 in a row can be read."""
     skipped: list[tuple[str, str]]
     """Key and reason of pictures that cannot be read: the next in the source's order took their place."""
-    label: int = -1
-    """Of the picture that was read, not of one whose place it took; -1 where labels are not asked for."""
+    label: Any = -1
+    """Of the picture that was read, not of one whose place it took; -1 where labels are not asked for. Other
+    examples than ``Samples`` may have boxes, masks, ... here: tensors of one shape, or else dicts of tensors."""
 
 
 class Batch(NamedTuple):
     """What a step sees."""
 
     rgb: Tensor
-    """uint8 (B, 3, size, size)."""
-    labels: Tensor
-    """int64 (B,), see ``Sample``."""
+    """uint8 (B, 3, H, W); where sizes differ with zeros at the right and below."""
+    labels: Any
+    """int64 (B,), or labels of another kind: those of all samples stacked, or dicts in a list; see ``Sample``."""
     skipped: list[tuple[str, str]]
     """As in ``Sample``, of the whole batch."""
     missing: list[tuple[str, str]]
@@ -100,7 +101,7 @@ class Subset:
         """See ``Source.key``."""
         return self.source.key(self.index(index))
 
-    def label(self, index: int) -> int:
+    def label(self, index: int) -> Any:
         """The label of picture ``index``, of a labelled source."""
         return label_of(self.source, self.index(index))
 
@@ -109,19 +110,68 @@ class Subset:
         return digest_of_keys(self)
 
 
-def label_of(source: Source, index: int) -> int:
-    """The label of a picture of a labelled source, or of some pictures of one."""
-    return source.label(index) if isinstance(source, Subset) else int(source.labels[index])  # type: ignore[attr-defined]
+def label_of(source: Source, index: int) -> Any:
+    """The label of a picture of a labelled source, or of some pictures of one: int, or int8 (C,) of several labels."""
+    if isinstance(source, Subset):
+        return source.label(index)
+    label = source.labels[index]  # type: ignore[attr-defined]
+    return torch.from_numpy(label) if label.ndim else int(label)
 
 
-class Samples(Dataset[Sample]):
-    """Sample t of a run, for any t: an augmented crop, a pure function of (seed, t).
+class Examples(Dataset[Sample]):
+    """Sample t of a run, for any t: an augmented picture with what is learnt from it, a pure function of (seed, t).
+
+    A subclass defines ``make``.
 
     Args:
         parts: sources; each with at least one picture.
-        crop: how they are cut.
         seed: of the order and of the augmentation.
         weights: the share of each source; by default all count the same.
+    """
+
+    draws = 5
+    """How many uniform numbers ``make`` is given."""
+
+    def __init__(self, parts: Sequence[Source], seed: int, weights: Sequence[float] | None = None) -> None:
+        self.parts, self.seed = parts, seed
+        self._sizes = [len(part) for part in parts]
+        self._quotas = quotas(weights or [1.0] * len(parts))
+
+    def locate(self, t: int) -> tuple[int, int]:
+        """The part and the picture in it that sample ``t`` reads."""
+        return locate(self.seed, t, self._sizes, self._quotas)
+
+    def make(self, part: int, index: int, uniform: np.ndarray) -> tuple[Tensor, Any]:
+        """Picture ``index`` of a part, augmented as the uniform numbers say, and its label: see ``Sample``.
+
+        Raises:
+            PictureError: it cannot be read, or what is known of it is of no use; the next takes its place.
+        """
+        raise AssertionError("a subclass defines make")
+
+    def __getitem__(self, t: int) -> Sample:
+        part, first = self.locate(t)
+        count = self._sizes[part]
+        skipped: list[tuple[str, str]] = []
+        for offset in range(min(_PATIENCE, count)):
+            index = (first + offset) % count
+            try:
+                rgb, label = self.make(part, index, uniforms(self.seed, t, self.draws))
+            except PictureError as error:
+                skipped.append((error.key, error.reason))
+            else:
+                return Sample(rgb, skipped, label)
+        return Sample(None, skipped)
+
+
+class Samples(Examples):
+    """Random crops, with the label of their picture or without.
+
+    Args:
+        parts: as ``Examples``.
+        crop: how they are cut.
+        seed: as ``Examples``.
+        weights: as ``Examples``.
         cache_bytes: how much memory each worker may fill with decoded pictures.
         labelled: samples carry labels; every part must be a labelled source, or some pictures of one.
     """
@@ -135,33 +185,17 @@ class Samples(Dataset[Sample]):
         cache_bytes: int = 0,
         labelled: bool = False,
     ) -> None:
-        self.parts, self.crop, self.seed, self.labelled = parts, crop, seed, labelled
-        self._sizes = [len(part) for part in parts]
-        self._quotas = quotas(weights or [1.0] * len(parts))
+        super().__init__(parts, seed, weights)
+        self.crop, self.labelled = crop, labelled
         self._cache: dict[tuple[int, int], np.ndarray] = {}
         self._room = cache_bytes
         # The smallest part that may be shown must still have a crop's worth of pixels.
         self._shorter = math.ceil(crop.size / math.sqrt(crop.area[0]))
 
-    def locate(self, t: int) -> tuple[int, int]:
-        """The part and the picture in it that sample ``t`` reads."""
-        return locate(self.seed, t, self._sizes, self._quotas)
-
-    def __getitem__(self, t: int) -> Sample:
-        part, first = self.locate(t)
-        count = self._sizes[part]
-        skipped: list[tuple[str, str]] = []
-        for offset in range(min(_PATIENCE, count)):
-            index = (first + offset) % count
-            try:
-                picture = self._read(part, index)
-            except PictureError as error:
-                skipped.append((error.key, error.reason))
-            else:
-                crop = random_crop(picture, self.crop, uniforms(self.seed, t, 5))
-                label = label_of(self.parts[part], index) if self.labelled else -1
-                return Sample(torch.from_numpy(crop).permute(2, 0, 1), skipped, label)
-        return Sample(None, skipped)
+    def make(self, part: int, index: int, uniform: np.ndarray) -> tuple[Tensor, Any]:
+        """See ``Examples.make``."""
+        crop = random_crop(self._read(part, index), self.crop, uniform)
+        return torch.from_numpy(crop).permute(2, 0, 1), label_of(self.parts[part], index) if self.labelled else -1
 
     def _read(self, part: int, index: int) -> Image.Image:
         cached = self._cache.get((part, index))
@@ -231,7 +265,7 @@ class Views(Dataset[Sample]):
 
 
 def batches(
-    samples: Samples,
+    samples: Examples,
     batch_size: int,
     start: int,
     stop: int,
@@ -256,13 +290,13 @@ def batches(
         yield batch
 
 
-def stream(samples: Samples | Views, indices: range, batch_size: int, workers: int) -> Iterator[Batch]:
+def stream(samples: Examples | Views, indices: range, batch_size: int, workers: int) -> Iterator[Batch]:
     """The samples at ``indices``, in that order, in batches; what cannot be read is left out."""
     cuts = (indices[at : at + batch_size] for at in range(0, len(indices), batch_size))
     return _loaded(samples, cuts, workers)
 
 
-def _loaded(samples: Samples | Views, batches: Iterable[range], workers: int, pinned: bool = False) -> Iterator[Batch]:
+def _loaded(samples: Examples | Views, batches: Iterable[range], workers: int, pinned: bool = False) -> Iterator[Batch]:
     """The samples at the indices of every batch, prepared by ``workers`` processes (0: this one).
 
     They never see the signals that ask a job to stop: those are blocked while workers are started, so
@@ -291,11 +325,26 @@ def _loaded(samples: Samples | Views, batches: Iterable[range], workers: int, pi
 
 def collate(samples: Sequence[Sample]) -> Batch:
     """Samples as a batch; those that could not be had are left out."""
-    crops = [sample.rgb for sample in samples if sample.rgb is not None]
-    labels = torch.tensor([sample.label for sample in samples if sample.rgb is not None], dtype=torch.int64)
+    there = [sample for sample in samples if sample.rgb is not None]
+    labels: Any = [sample.label for sample in there]
+    if not there or isinstance(labels[0], int):
+        labels = torch.tensor(labels, dtype=torch.int64)
+    elif isinstance(labels[0], Tensor):
+        labels = torch.stack(labels)
     skipped = [entry for sample in samples for entry in sample.skipped]
     missing = [sample.skipped[0] for sample in samples if sample.rgb is None]
-    return Batch(torch.stack(crops) if crops else torch.empty(0, dtype=torch.uint8), labels, skipped, missing)
+    return Batch(_stacked([sample.rgb for sample in there if sample.rgb is not None]), labels, skipped, missing)
+
+
+def _stacked(pictures: Sequence[Tensor]) -> Tensor:
+    """(B, 3, H, W): the greatest height and width of all, with zeros at the right and below the smaller ones."""
+    if len({picture.shape for picture in pictures}) <= 1:
+        return torch.stack(list(pictures)) if pictures else torch.empty(0, dtype=torch.uint8)
+    height, width = (max(picture.shape[axis] for picture in pictures) for axis in (1, 2))
+    stacked = pictures[0].new_zeros(len(pictures), 3, height, width)
+    for place, picture in zip(stacked, pictures, strict=True):
+        place[:, : picture.shape[1], : picture.shape[2]] = picture
+    return stacked
 
 
 @contextmanager
