@@ -85,7 +85,7 @@ def parse_command(
     """A command's positional arguments and settings, from its words.
 
     ``--config FILE`` sets many settings; every setting is also an option, and wins over the file. A list of
-    words may be written with commas: ``--stages conv1,conv5``.
+    words may be written with commas: ``--stages conv1,conv5``; and ``--freeze-to`` is ``--freeze_to``.
 
     Raises:
         UserError: an unknown option, a wrong type, a missing argument, an unreadable file.
@@ -97,6 +97,7 @@ def parse_command(
     if dataclasses.fields(kind):  # type: ignore[arg-type]
         parser.add_argument("--config", action="config", help="a YAML file of settings; options win over it")
         parser.add_class_arguments(kind)
+    arguments = [_underscored(argument) for argument in arguments]
     for path in _config_files(arguments):  # first by itself, so that a complaint can name the file
         settings_file(kind, path)
     try:
@@ -166,6 +167,12 @@ def _config_first(arguments: Sequence[str]) -> list[str]:
         del rest[at : at + 2]
     joined = [word for word in rest if word.startswith("--config=")]
     return [*front, *joined, *(word for word in rest if word not in joined)]
+
+
+def _underscored(argument: str) -> str:
+    """An option by the name of its setting, whichever dash was typed."""
+    name, equals, value = argument.partition("=")
+    return f"--{name[2:].replace('-', '_')}{equals}{value}" if re.fullmatch(r"--[A-Za-z][\w.-]*", name) else argument
 
 
 def _bracketed(kind: type[Any], arguments: Sequence[str]) -> list[str]:

@@ -27,7 +27,7 @@ from pretext.versions import versions
 from transfer.features import CacheSettings, FeatureSet, View, default_folder, extract
 from transfer.features.cache import say
 from transfer.intervals import ABOUT, Metric
-from transfer.networks import Network, open_network
+from transfer.networks import Network, open_networks
 from transfer.outcomes import Outcome, Row
 from transfer.protocols import Protocol
 from transfer.results import Cost, Judged, Mode, Result, code_digest, read_result, write_result
@@ -179,9 +179,8 @@ def evaluate(
     """
     place = pick_place(settings.device, settings.precision, settings.workers)
     targets = open_targets(settings.train, settings.test, settings.classes)
-    evaluations = [
-        _Evaluation(network, targets, settings, protocol, mode, place) for network in _opened(specs, settings)
-    ]
+    opened = open_networks(specs, settings.seed, settings.reference)
+    evaluations = [_Evaluation(network, targets, settings, protocol, mode, place) for network in opened]
     results = {at: found for at, one in enumerate(evaluations) if (found := one.kept())}
     kept = CacheSettings(_cache_folder(settings.cache), settings.storage)
     for view in dict.fromkeys(one.view for one in evaluations):  # what is seen alike is decoded once
@@ -356,17 +355,3 @@ def _cache_folder(named: str) -> Path:
 
 def _metric(targets: Targets) -> Metric:
     return "mAP" if targets.multilabel else "top-1"
-
-
-def _opened(specs: Sequence[str], settings: EvaluationSettings) -> list[Network]:
-    """The networks, each once, with the references before them."""
-    named = [open_network(spec, settings.seed) for spec in specs]
-    runs = dict.fromkeys(network.run for network in named if network.run and network.kind != "random")
-    # With a folder before it: resnet18 may be the name of a run.
-    specs = [f"random:{run if run.is_absolute() else f'./{run}'}" for run in runs] if settings.reference else []
-    references = [open_network(spec, settings.seed) for spec in specs]
-    found: dict[tuple[str, str, Path | None], Network] = {}
-    for network in (*references, *named):
-        place = network.run.resolve() if network.run else None
-        found.setdefault((network.weights, network.kind, place), network)
-    return list(found.values())

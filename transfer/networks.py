@@ -3,7 +3,7 @@
 import difflib
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -127,6 +127,28 @@ def open_network(spec: str, seed: int = 0) -> Network:
         calibrated=False,
         run=run,
     )
+
+
+def open_networks(specs: Sequence[str], seed: int, reference: bool) -> list[Network]:
+    """The networks that a user names, each once; with references, every run's own at random weights before them.
+
+    Args:
+        specs: as of ``open_network``.
+        seed: as of ``open_network``.
+        reference: whether to open, for every run, the same network at random weights.
+
+    Raises:
+        UserError: as ``open_network``.
+    """
+    named = [open_network(spec, seed) for spec in specs]
+    runs = dict.fromkeys(network.run for network in named if network.run and network.kind != "random")
+    # With a folder before it: resnet18 may be the name of a run.
+    others = [f"random:{run if run.is_absolute() else f'./{run}'}" for run in runs] if reference else []
+    found: dict[tuple[str, str, Path | None], Network] = {}
+    for network in (*(open_network(spec, seed) for spec in others), *named):
+        place = network.run.resolve() if network.run else None
+        found.setdefault((network.weights, network.kind, place), network)
+    return list(found.values())
 
 
 def _timm(spec: str, seed: int) -> Network:

@@ -290,13 +290,13 @@ def batches(
         yield batch
 
 
-def stream(samples: Examples | Views, indices: range, batch_size: int, workers: int) -> Iterator[Batch]:
+def stream(samples: Dataset[Sample], indices: range, batch_size: int, workers: int) -> Iterator[Batch]:
     """The samples at ``indices``, in that order, in batches; what cannot be read is left out."""
     cuts = (indices[at : at + batch_size] for at in range(0, len(indices), batch_size))
     return _loaded(samples, cuts, workers)
 
 
-def _loaded(samples: Examples | Views, batches: Iterable[range], workers: int, pinned: bool = False) -> Iterator[Batch]:
+def _loaded(samples: Dataset[Sample], batches: Iterable[range], workers: int, pinned: bool = False) -> Iterator[Batch]:
     """The samples at the indices of every batch, prepared by ``workers`` processes (0: this one).
 
     They never see the signals that ask a job to stop: those are blocked while workers are started, so
