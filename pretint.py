@@ -3,7 +3,7 @@
 import contextlib
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.metadata import version
@@ -28,6 +28,7 @@ RUN = Positional("run", "directory of the run")
 NETWORKS = Positional(
     "networks", "runs, checkpoints, random:RUN, random:BACKBONE, timm:MODEL, timm:MODEL:FILE", nargs="+", kind=str
 )
+START = Positional("networks", "as of probe; rescaled:NETWORK is rescaled to the pictures first", nargs="+", kind=str)
 HERE = Path(__file__).parent
 RECIPES = (HERE if (HERE / "configs").is_dir() else HERE / "pretext") / "configs" / "pretext"  # a checkout, a wheel
 LISTED = 20
@@ -100,8 +101,37 @@ def svm(arguments: Sequence[str]) -> int:
     return _judged(job(networks, settings))
 
 
+def finetune(arguments: Sequence[str]) -> int:
+    """Train networks on PASCAL VOC, frozen up to a stage or whole: finetune classify, detect or segment."""
+    from pretext.engine.interrupt import Ending
+    from pretext.engine.ranks import is_first
+    from transfer.finetuning import finetune as job
+    from transfer.tasks import TASKS
+
+    name, *rest = list(arguments) or ["--help"]
+    if name not in TASKS and name not in ("-h", "--help"):
+        near = get_close_matches(name, TASKS, n=1)
+        raise UserError(f"no task is called {name}; {f'did you mean {near[0]}?' if near else f'take {_or(TASKS)}'}")
+    if name not in TASKS:
+        _say(
+            "usage: pretint finetune TASK NETWORK ... [--help | ...]\n",
+            *(f"  {k:10}{v.about}" for k, v in TASKS.items()),
+        )
+        return 0
+    (networks,), settings = parse_command(
+        f"pretint finetune {name}", TASKS[name].about, TASKS[name].settings, [START], rest
+    )
+    done = job(networks, settings)
+    if not is_first():
+        return Ending.COMPLETE
+    if done.ending != Ending.COMPLETE:
+        _say(f"stopped; the same command goes on: pretint finetune {shlex.join(arguments)}")
+        return done.ending
+    return _judged(done.results)
+
+
 def compare(arguments: Sequence[str]) -> int:
-    """Test whether networks differ, from the results of probe, knn or svm: every one against the first."""
+    """Test whether networks differ, by results of probe, knn, svm or finetune: every one against the first."""
     from transfer.comparing import CompareSettings, compare_paths, comparison_lines
 
     words = Positional("networks", "a run, result files, ...; several seeds with commas", nargs="+", kind=str)
@@ -111,7 +141,7 @@ def compare(arguments: Sequence[str]) -> int:
 
 
 def table(arguments: Sequence[str]) -> int:
-    """Show results of probe, knn and svm as tables; as CSV, Markdown or LaTeX with --format."""
+    """Show results of probe, knn, svm and finetune as tables; as CSV, Markdown or LaTeX with --format."""
     from transfer.results import find_results
     from transfer.table import TableSettings, formatted
 
@@ -223,13 +253,34 @@ def demo(arguments: Sequence[str]) -> int:
     )
 
 
+def _or(words: Iterable[str]) -> str:
+    *others, last = words
+    return f"{', '.join(others)} or {last}"
+
+
 def _name(command: Command) -> str:
     return command.__name__.rstrip("_")  # "import" is a word of Python's
 
 
 COMMANDS: dict[str, Command] = {
     _name(job): job
-    for job in (plan, pretrain, probe, knn, svm, compare, table, colorize, report, replay, pack, export, import_, demo)
+    for job in (
+        plan,
+        pretrain,
+        probe,
+        knn,
+        svm,
+        finetune,
+        compare,
+        table,
+        colorize,
+        report,
+        replay,
+        pack,
+        export,
+        import_,
+        demo,
+    )
 }
 
 

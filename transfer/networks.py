@@ -3,7 +3,7 @@
 import difflib
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -73,7 +73,7 @@ class Network:
         return [module for module in self.module.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
 
 
-def open_network(spec: str, seed: int = 0) -> Network:
+def open_network(spec: str, seed: int = 0, arguments: Mapping[str, Any] | None = None) -> Network:
     """The network that a user names.
 
     - ``RUN``, a run's folder or a checkpoint file: its backbone, which sees lightness only.
@@ -88,6 +88,8 @@ def open_network(spec: str, seed: int = 0) -> Network:
     Args:
         spec: one of these.
         seed: of random weights, in [0, 2^63).
+        arguments: of the backbone, in place of those it was trained with, such as AlexNet's geometry: those that
+            change what is computed, and no weight.
 
     Returns:
         The network, on the CPU.
@@ -95,27 +97,37 @@ def open_network(spec: str, seed: int = 0) -> Network:
     Raises:
         UserError: there is no such network, its weights cannot be had, read or do not fit.
     """
+    other = dict(arguments or {})
     if spec.startswith("timm:"):
-        return _timm(spec, seed)
+        return _timm(spec, seed, other)
     if spec.startswith("random:"):
         name = spec.removeprefix("random:")
         if name in BACKBONES or name.startswith("timm/") or timm.is_model(name.partition(".")[0]):
-            return _random(spec, name, {}, seed, _usual_size(name), None)
+            return _random(spec, name, other, seed, _usual_size(name), None)
         _must_exist(spec, name)
         settings = load_pretrained(Path(name)).settings
         backbone = settings.backbone
-        return _random("random", backbone.name, backbone.arguments, settings.seed, settings.view_size, _run(name))
+        own = {**backbone.arguments, **other}
+        return _random("random", backbone.name, own, settings.seed, settings.view_size, _run(name))
     _must_exist(spec, spec)
     pretrained = load_pretrained(Path(spec))
     settings, run = pretrained.settings, _run(spec)
-    module = _frozen(FromRgb(pretrained.colorizer.backbone))
-    backbone = settings.backbone
-    weights = _digest(module, backbone.name, backbone.arguments)
+    backbone, own = settings.backbone, {**settings.backbone.arguments, **other}
+    module = _frozen(
+        FromRgb(
+            _rebuilt(spec, pretrained.colorizer.backbone, backbone.name, own)
+            if other
+            else pretrained.colorizer.backbone
+        )
+    )
+    weights = _digest(module, backbone.name, own)
     kind: Kind = "supervised" if str(settings.objective.name) == "labels" else "pretrained"
     return Network(
         name=_shown(Path(spec), run),
         # Imported weights are of no steps and have the settings of their release, whatever they were trained on.
-        group=_group(kind, _science(settings), pretrained.step, "" if pretrained.step else weights),
+        group=_group(
+            kind, _science(settings), pretrained.step, "" if pretrained.step else weights, *([other] if other else [])
+        ),
         kind=kind,
         seed=settings.seed,
         step=pretrained.step,
@@ -129,40 +141,56 @@ def open_network(spec: str, seed: int = 0) -> Network:
     )
 
 
-def open_networks(specs: Sequence[str], seed: int, reference: bool) -> list[Network]:
+def open_networks(
+    specs: Sequence[str], seed: int, reference: bool, arguments: Mapping[str, Any] | None = None
+) -> list[Network]:
     """The networks that a user names, each once; with references, every run's own at random weights before them.
 
     Args:
         specs: as of ``open_network``.
         seed: as of ``open_network``.
         reference: whether to open, for every run, the same network at random weights.
+        arguments: as of ``open_network``.
 
     Raises:
         UserError: as ``open_network``.
     """
-    named = [open_network(spec, seed) for spec in specs]
+    named = [open_network(spec, seed, arguments) for spec in specs]
     runs = dict.fromkeys(network.run for network in named if network.run and network.kind != "random")
     # With a folder before it: resnet18 may be the name of a run.
     others = [f"random:{run if run.is_absolute() else f'./{run}'}" for run in runs] if reference else []
     found: dict[tuple[str, str, Path | None], Network] = {}
-    for network in (*(open_network(spec, seed) for spec in others), *named):
+    for network in (*(open_network(spec, seed, arguments) for spec in others), *named):
         place = network.run.resolve() if network.run else None
         found.setdefault((network.weights, network.kind, place), network)
     return list(found.values())
 
 
-def _timm(spec: str, seed: int) -> Network:
+def _rebuilt(spec: str, trained: Backbone, name: str, arguments: dict[str, Any]) -> Backbone:
+    """A trained backbone with other arguments and the same weights."""
+    backbone = build_backbone(name, **arguments)
+    try:
+        backbone.load_state_dict(trained.state_dict())
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{spec}: its weights do not fit {name} with {arguments} ({reason}); leave arguments out"
+        ) from error
+    return backbone
+
+
+def _timm(spec: str, seed: int, arguments: dict[str, Any]) -> Network:
     name, _, given = spec.removeprefix("timm:").partition(":")
     kind: Kind = "random" if given == "random" else "published"
     with _seeded(seed):
-        module = TimmColour(name, weights=None if given in ("", "random") else given)
+        module = TimmColour(name, weights=None if given in ("", "random") else given, **arguments)
     if not given:
         module.load_published()
     _frozen(module)
-    weights = _digest(module, name, {})
+    weights = _digest(module, name, arguments)
     return Network(
         name=spec if kind == "random" or not given else f"timm:{name}:{Path(given).stem}",
-        group=_group(kind, "colour", name, "" if kind == "random" else weights),
+        group=_group(kind, "colour", name, "" if kind == "random" else weights, *([arguments] if arguments else [])),
         kind=kind,
         seed=seed if kind == "random" else 0,
         step=0,

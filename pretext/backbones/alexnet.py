@@ -47,7 +47,7 @@ class AlexNet(Backbone):
 
     ``stages`` declares the strides of "pretrain"; in "test", pool5 to fc7 are twice as coarse and
     fc6 sees only whole 6 x 6 windows. As in the released net, batch norm has no scale and no shift
-    by default, and there is neither local response normalisation nor dropout. The net subtracts 50 from L.
+    by default, and there is no local response normalisation, and no dropout unless asked for. The net subtracts 50 from L.
 
     Args:
         geometry: "pretrain" or "test".
@@ -55,6 +55,7 @@ class AlexNet(Backbone):
             state dict stay.
         affine: scale and shift in batch norm, as in VISSL's port.
         fully_connected: False ends the net at pool5, as VISSL's port does.
+        dropout: after fc6 and fc7, the share of units that is dropped in training: 0.5 where the net is fine-tuned.
 
     Raises:
         UserError: an unknown geometry; in "test", an input under 227 pixels (67 if it ends at pool5).
@@ -77,10 +78,13 @@ class AlexNet(Backbone):
         batch_norm: bool = True,
         affine: bool = False,
         fully_connected: bool = True,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         if geometry not in tuple(GEOMETRIES):
             raise UserError(f"AlexNet has no geometry {geometry!r}: use one of {', '.join(GEOMETRIES)}")
+        if not 0 <= dropout < 1:
+            raise UserError(f"AlexNet's dropout is {dropout}: a share in [0, 1)")
         shape = GEOMETRIES[geometry]
         self.smallest = shape.smallest if fully_connected else shape.smallest_convolutional
         if not fully_connected:
@@ -115,7 +119,9 @@ class AlexNet(Backbone):
         if not fully_connected:
             return
         self.fc6 = convolution(256, 4096, 6, dilation=shape.fc6_dilation, padding=shape.fc6_padding)
+        self.drop6 = nn.Dropout(dropout)
         self.fc7 = convolution(4096, 4096, 1)
+        self.drop7 = nn.Dropout(dropout)
 
     def forward(self, lightness: Tensor) -> dict[str, Tensor]:
         """Features of every stage; see ``Backbone.forward``."""
@@ -129,5 +135,5 @@ class AlexNet(Backbone):
         features = {}
         for name, layer in self.named_children():
             x = layer(x)
-            features[name] = x
+            features[name.replace("drop", "fc")] = x  # what is dropped is dropped for all who look
         return {stage.name: features[stage.name] for stage in self.stages}

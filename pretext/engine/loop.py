@@ -32,6 +32,7 @@ def train(
     facts: dict[str, Any],
     stored: dict[str, Any],
     skipped: Sequence[tuple[str, str]] = (),
+    replayable: bool = True,
 ) -> Ending:
     """Train from where the learner stands to the end, writing the run's journal and checkpoints.
 
@@ -47,6 +48,7 @@ def train(
         facts: journaled at the start of every call, such as versions.
         stored: what a checkpoint holds besides the learner's state (settings, colour contract).
         skipped: key and reason of pictures that are known to be unreadable, for the journal.
+        replayable: whether ``pretint replay`` can compute a step of such a run again.
 
     Returns:
         How it ended; unless it is complete, with a checkpoint written.
@@ -66,7 +68,7 @@ def train(
         if first
         else nullcontext(lambda more, remark: None) as advance,
     ):
-        books = _Books(run, learner, samples, stored, journal, advance, skipped)
+        books = _Books(run, learner, samples, stored, journal, advance, skipped, replayable)
         journal.write(
             "start", learner.done, time=time.time(), device=str(learner.place.device), processes=ranks.world(), **facts
         )
@@ -117,8 +119,10 @@ class _Books:
         journal: Journal,
         advance: Advance,
         skipped: Sequence[tuple[str, str]],
+        replayable: bool,
     ) -> None:
         self.run, self.learner, self.samples, self.stored = run, learner, samples, stored
+        self.replayable = replayable
         self.journal, self.advance = journal, advance
         self._steps: list[tuple[int, float, Tensor, Tensor]] = []  # losses stay on the device until they are noted
         self._bad = list(skipped)
@@ -186,7 +190,5 @@ class _Books:
             return SaidElsewhere(said)
         settings = self.stored["settings"]
         evidence = keep_evidence(self.run, step, loss, norm, self.learner.training, self.samples, settings)
-        return UserError(
-            f"{said}; see where it began: pretint replay {evidence}, and start a new run with a lower "
-            "training.lr or with training.precision fp32"
-        )
+        where = f"see where it began: pretint replay {evidence}" if self.replayable else f"{evidence} has the pictures"
+        return UserError(f"{said}; {where}, and start a new run with a lower training.lr or training.precision fp32")

@@ -1,7 +1,7 @@
 """One training step, in every way in which it may be computed."""
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -162,3 +162,59 @@ def test_settings_that_exclude_each_other() -> None:
         TrainingSettings(batch_size=10, micro_batch=4)
     with pytest.raises(UserError, match="ema"):
         TrainingSettings(ema=1.0)
+
+
+class Boxes(nn.Module):
+    """Learns from dicts; its head may be quicker, its first layer is frozen."""
+
+    rates: ClassVar[dict[str, float]] = {"head.": 10.0}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head, self.first = nn.Linear(3, 3), nn.Linear(3, 1), nn.Linear(3, 3).requires_grad_(False)
+
+    def loss(self, rgb: Tensor, labels: list[dict[str, Tensor]]) -> Tensor:
+        said = self.head(self.body(self.first(rgb.float().mean((2, 3)) / 255)))
+        return torch.stack(
+            [(one - label["wanted"].sum()).square() for one, label in zip(said, labels, strict=True)]
+        ).mean()
+
+
+def test_labels_of_any_kind_in_micro_batches() -> None:
+    labels = [{"wanted": torch.arange(float(number))} for number in range(8)]
+    losses = []
+    for micro in (0, 2):
+        torch.manual_seed(1)
+        learner = Learner(Boxes(), replace(TRAINING, micro_batch=micro), MachineSettings(), PLACE, seed=3)
+        losses.append(torch.stack([learner.step(pictures(), labels)[0] for _ in range(5)]))
+    torch.testing.assert_close(losses[0], losses[1])
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_rates_of_parts_and_frozen_ones(decay: float) -> None:
+    network = Boxes()
+    before = {name: weight.clone() for name, weight in network.named_parameters()}
+    training = replace(TRAINING, optimizer="sgd", nesterov=False, betas=(0.9, 0.0), bias_rate=2.0, weight_decay=decay)
+    made, schedule = optimizer_and_schedule(network, training)
+    schedule.step_update(0)
+    for weight in network.parameters():
+        weight.grad = torch.ones_like(weight) if weight.requires_grad else None
+    made.step()
+    rates = {"body.weight": 1, "body.bias": 2, "head.weight": 10, "head.bias": 20, "first.weight": 0, "first.bias": 0}
+    for name, weight in network.named_parameters():
+        wanted = before[name] - 0.01 * rates[name] * (1 + decay * before[name])
+        torch.testing.assert_close(weight.data, wanted, msg=name)
+
+
+def test_plain_momentum() -> None:
+    network, plain = Line().eval(), Line().eval()
+    made, _ = optimizer_and_schedule(network, replace(TRAINING, optimizer="sgd", nesterov=False, betas=(0.9, 0.0)))
+    reference = torch.optim.SGD(plain.parameters(), 0.01, momentum=0.9)
+    for _ in range(4):
+        for one, optimizer in ((network, made), (plain, reference)):
+            optimizer.zero_grad()
+            one.loss(pictures(), UNLABELLED).backward()
+            optimizer.step()
+    same(network, plain, rtol=1e-6, atol=1e-7)
+    with pytest.raises(UserError, match="nesterov needs momentum"):
+        replace(TRAINING, optimizer="sgd", betas=(0.0, 0.9))

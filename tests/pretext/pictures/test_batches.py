@@ -18,6 +18,7 @@ from pretext.pictures import Bundled, Folder, Source
 from pretext.pictures.batches import (
     Batch,
     CropSettings,
+    Examples,
     Samples,
     Subset,
     Views,
@@ -494,3 +495,47 @@ def test_squashed_crops_are_crops_of_a_squashed_picture() -> None:
     found = random_crop(Image.fromarray(ramp), crop, np.array([0.5, 0.5, 0.0, 0.0, 1.0]))
     expected = Image.fromarray(ramp).resize((20, 20), Image.Resampling.BILINEAR, box=(0, 0, 40, 20))
     assert np.array_equal(found, np.asarray(expected))
+
+
+class Boxed(Examples):
+    """Whole pictures, each of its own size, with a dict of what is known; some cannot be used."""
+
+    draws = 1
+
+    def make(self, part: int, index: int, uniform: Array) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        if index == 2:
+            raise PictureError(f"picture {index}", "its boxes lie outside")
+        picture = torch.from_numpy(np.array(self.parts[part].read(index))).permute(2, 0, 1)
+        return picture, {"index": torch.tensor(index), "drawn": torch.tensor(float(uniform[0]))}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_examples_of_any_kind(workers: int) -> None:
+    source, met = noise(11), set()
+    for batch in batches(Boxed([source], seed=5), 4, 0, 6, workers):
+        assert batch.rgb.shape == (4, 3, *batch.rgb.shape[2:]) and len(batch.labels) == 4
+        for rgb, label in zip(batch.rgb, batch.labels, strict=True):
+            picture = torch.from_numpy(source.pictures[int(label["index"])]).permute(2, 0, 1)  # type: ignore[arg-type]
+            height, width = picture.shape[1:]
+            assert torch.equal(rgb[:, :height, :width], picture)
+            assert not rgb[:, height:].any() and not rgb[:, :, width:].any(), "zeros at the right and below"
+        met |= set(batch.skipped)
+    assert met == {("picture 2", "its boxes lie outside")}
+    again = [label["drawn"] for batch in batches(Boxed([source], seed=5), 8, 1, 2, 0) for label in batch.labels]
+    first = [label["drawn"] for batch in batches(Boxed([source], seed=5), 4, 2, 4, workers) for label in batch.labels]
+    assert again == first, "sample t is the same in batches of any size"
+
+
+def test_several_labels_a_picture() -> None:
+    labels = np.arange(33, dtype=np.int8).reshape(11, 3) % 3 - 1
+
+    class Several(Memory):
+        def __init__(self) -> None:
+            super().__init__(noise(11).pictures)
+            self.labels = labels
+
+    part = Subset(Several(), range(4), seed=1)
+    (batch,) = batches(Samples([part], SMALL, seed=3, labelled=True), 4, 0, 1, 0)
+    assert batch.labels.dtype == torch.int8
+    known = {tuple(labels[part.index(rank)]) for rank in range(4)}
+    assert {tuple(row.tolist()) for row in batch.labels} == known

@@ -1,0 +1,367 @@
+"""The job that fine-tunes: networks and a task in, a trained run and a result file for each network out."""
+
+import contextlib
+import hashlib
+import json
+import re
+import time
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from pretext.engine import ranks
+from pretext.engine.checkpoint import load_checkpoint
+from pretext.engine.device import Place, autocast, device_name, pick_place
+from pretext.engine.interrupt import WARNINGS, Ending, stop_requests
+from pretext.engine.journal import Journal, read_journal, skipped_pictures
+from pretext.engine.learner import Learner
+from pretext.engine.loop import train
+from pretext.engine.memory import peak
+from pretext.engine.progress import progress
+from pretext.engine.run import held_run, newest_checkpoint
+from pretext.errors import UserError
+from pretext.files import write_png
+from pretext.pictures.batches import Views, stream
+from pretext.pictures.source import Source
+from pretext.settings import plain
+from pretext.sheet import contact_sheet
+from pretext.versions import versions
+from transfer.adapting import Adapted, AdaptSettings, adapt
+from transfer.features import View, calibrate_batch_norm
+from transfer.networks import Network, open_networks
+from transfer.outcomes import about_interval, judged_row
+from transfer.results import Cost, Judged, Result, code_digest, read_result, write_result
+from transfer.tasks import open_task
+from transfer.tasks.task import FinetuneSettings, Task, parts_of
+
+RESCALED = "rescaled:"
+"""Before a network's name: batch norm is absorbed and all layers are rescaled to the training pictures first."""
+
+_SHOWN = 8
+_AT_ONCE = 8
+_STATISTICS = 96  # pictures that a network is rescaled to
+
+
+class Finetuned(NamedTuple):
+    """What became of a call."""
+
+    results: list[Result]
+    """Of the networks that are done, in order; on the first of several processes alone."""
+    ending: Ending
+    """Whether all are complete, or by what the work was stopped and can go on."""
+
+
+class Start(NamedTuple):
+    """What a network is fine-tuned from."""
+
+    network: Network
+    rescale: bool
+
+    @property
+    def judged(self) -> Judged:
+        """The network as results and tables name it; rescaled it is another one."""
+        one = self.network
+        words = (f"rescaled {one.name}", *(_hashed(text, "rescaled") for text in (one.group, one.weights)))
+        name, group, weights = words if self.rescale else (one.name, one.group, one.weights)
+        return Judged(name, group[:16], one.kind, one.seed, one.step, one.backbone, weights)
+
+
+def finetune(networks: Sequence[str], settings: FinetuneSettings) -> Finetuned:
+    """Train networks on a task, each with a new head, and judge each once on the test pictures.
+
+    Called again it goes on from where it was interrupted, to the bit on the same machine's CPU, and reads back
+    what is done. Several processes (see ``pretext.engine.ranks``) that all call it share the training.
+
+    Args:
+        networks: see ``transfer.networks.open_network``; ``rescaled:`` before one rescales it first.
+        settings: those of one task.
+
+    Returns:
+        The results, and whether that is all.
+
+    Raises:
+        UserError: see the message.
+    """
+    asked = pick_place(settings.machine.device, settings.training.precision, settings.machine.workers)
+    with stop_requests(*WARNINGS) as warned, ranks.joined(asked.device):
+        ranks.on_first(lambda: settings.training.share(ranks.world()))
+        task = ranks.on_first(lambda: open_task(settings)) or open_task(settings)
+        runs = [_Run(start, task, settings, asked) for start in _starts(networks, settings)]
+        results: list[Result] = []
+        for run in runs:
+            kept = ranks.from_first(run.kept)
+            if kept is None:
+                ending = run.train(warned)
+                if ending != Ending.COMPLETE:
+                    return Finetuned(results, ending)
+                kept = ranks.on_first(run.judge)
+            if kept is not None:
+                results.append(kept)
+    return Finetuned(results, Ending.COMPLETE)
+
+
+def _starts(specs: Sequence[str], settings: FinetuneSettings) -> list[Start]:
+    found = []
+    for rescale in (False, True):
+        own = [spec.removeprefix(RESCALED) for spec in specs if spec.startswith(RESCALED) == rescale]
+        opened = open_networks(own, settings.seed, settings.reference, settings.backbone)
+        found += [Start(network, rescale) for network in opened]
+    return found
+
+
+class _Run:
+    """One network on one task: its run, and its result."""
+
+    def __init__(self, start: Start, task: Task, settings: FinetuneSettings, place: Place) -> None:
+        self.start, self.task, self.settings, self.place = start, task, settings, place
+        self.network = start.network
+        if settings.freeze_to and settings.freeze_to not in [stage.name for stage in self.network.stages]:
+            names = ", ".join(stage.name for stage in self.network.stages)
+            raise UserError(f"freeze_to is {settings.freeze_to}: {self.network.name} has no such stage; it has {names}")
+        self.training, self.held = parts_of(task.train, settings.holdout, settings.seed)
+        home = self.network.run or settings.out
+        name = self._name()
+        self.folder = home / "finetuned" / name
+        self.file = (home / "results" if self.network.run else home) / f"{name}.json"
+
+    def _name(self) -> str:
+        settings = self.settings
+        words = [self.task.name, settings.test, settings.protocol, self.start.judged.name, settings.trained]
+        words += [f"seed{settings.seed}"]
+        named = ".".join(re.sub(r"[^\w.+%@-]+", "-", word).strip("-.")[-40:] for word in words)
+        return f"{named}.{_hashed(self._facts, self.start.judged.weights)[:6]}"
+
+    @property
+    def _facts(self) -> dict[str, Any]:
+        """What the result depends on besides the network; plain values."""
+        settings, task = self.settings, self.task
+        return {
+            "protocol": settings.protocol,
+            "settings": json.loads(json.dumps({"task": task.name, **settings.science})),
+            "train": settings.train,
+            "test": settings.test,
+            "train_digest": task.train_digest,
+            "test_digest": task.test_digest,
+            "view_size": settings.size,
+            "seed": settings.seed,
+        }
+
+    @property
+    def _stored_settings(self) -> dict[str, Any]:
+        """What the run's settings.yaml holds."""
+        one = self.start.judged
+        network = {"name": one.name, "backbone": one.backbone, "weights": one.weights, "rescaled": self.start.rescale}
+        shown = {k: v for k, v in plain(self.settings).items() if k not in ("reference", "out")}
+        return {"task": self.task.name, "network": network, **shown}
+
+    def kept(self) -> Result | None:
+        """The result that was made of the very same things, if there is one."""
+        if not self.file.exists():
+            return None
+        found = read_result(self.file)
+        same = all(getattr(found, name) == value for name, value in self._facts.items())
+        return found if same and found.network == self.start.judged else None
+
+    def train(self, warned: Any) -> Ending:
+        """Train to the end, or to where it is asked to stop."""
+        settings, task, run = self.settings, self.task, self.folder
+        with contextlib.ExitStack() as held:
+            ranks.on_first(lambda: held.enter_context(held_run(run, self._stored_settings)))
+            begun = ranks.from_first(lambda: newest_checkpoint(run))
+            state = None if begun is None else self._restored(begun)
+            place = self.place if state is None else self.place._replace(precision=state["precision"])
+            network = self._built(place, fresh=state is None)
+            learner = Learner(network, settings.training, settings.machine, place, settings.seed)
+            if state is not None:
+                learner.load(state, run)
+                del state
+            room = settings.machine.cache * 2**20 // (max(1, place.workers) * ranks.local_world())
+            return train(
+                run,
+                learner,
+                task.examples(self.training, room),
+                ranks.on_first(lambda: _Watch(self, learner)) or (lambda journal: None),
+                warned,
+                facts={
+                    "versions": versions(),
+                    "precision": place.precision,
+                    "workers": place.workers,
+                    "batch_size": settings.training.batch_size,
+                },
+                stored={
+                    "settings": self._stored_settings,
+                    "precision": place.precision,
+                    "data": {"digest": task.train_digest},
+                    "versions": versions(),
+                },
+                skipped=task.problems,
+                replayable=False,
+            )
+
+    def _restored(self, checkpoint: Path) -> dict[str, Any]:
+        state = load_checkpoint(checkpoint)
+        if not {"model", "optimizer", "precision", "data", "step"} <= state.keys():
+            raise UserError(f"{checkpoint}: a checkpoint, but none of a fine-tuning; name a new folder by --out")
+        if state["data"] != {"digest": self.task.train_digest}:
+            raise UserError(
+                f"{self.settings.train}: the pictures or what is said of them changed since the run {self.folder} "
+                "began; bring them back, or remove that folder to begin anew"
+            )
+        return state
+
+    def _built(self, place: Place, fresh: bool) -> nn.Module:
+        """The network, with the weights that training begins with if it is to begin."""
+        settings, start = self.settings, self.start
+        if fresh and start.network.calibrated:
+            ranks.on_first(lambda: calibrate_batch_norm(start.network, self.training, View(settings.size, 1.0), place))
+        pictures = self._pictures() if fresh and start.rescale else None
+        asked = AdaptSettings(settings.freeze_to, settings.batch_norm, settings.colour)
+        features: Adapted = adapt(start.network, asked, pictures, start.rescale)
+        with torch.random.fork_rng():
+            torch.manual_seed(settings.seed)
+            network = self.task.network(features)
+        if settings.head_rate != 1:
+            network.rates = {"head.": settings.head_rate}  # type: ignore[assignment]
+        layout = torch.channels_last if settings.machine.channels_last else torch.contiguous_format
+        return network.to(place.device).to(memory_format=layout)
+
+    def _pictures(self) -> torch.Tensor:
+        """Training pictures, (N, 3, size, size), that layers are rescaled to."""
+        size = self.network.fit_size(self.settings.size)
+        views = Views(self.training, size)
+        wanted = range(min(_STATISTICS, len(self.training)))
+        found = [batch.rgb for batch in stream(views, wanted, len(wanted), 0)]
+        if not found or not len(found[0]):
+            raise UserError(f"{self.settings.train}: none of {len(wanted)} pictures can be read")
+        return found[0]
+
+    def judge(self) -> Result:
+        """Judge the trained network on the test pictures, and write the result."""
+        settings, task, start = self.settings, self.task, self.start
+        newest = newest_checkpoint(self.folder)
+        assert newest is not None, self.folder
+        state = load_checkpoint(newest)
+        place = self.place._replace(precision=state["precision"])
+        network = self._built(place, fresh=False)
+        network.load_state_dict(state.get("average", state["model"]))
+        began = time.monotonic()
+        found, skipped = predictions(task, network, task.test, place, f"test: {start.judged.name}")
+        if not found:
+            raise UserError(f"{settings.test}: no test picture can be read; the first: {': '.join(skipped[0])}")
+        took = time.monotonic() - began
+        write_png(self.folder / "samples" / "test.png", sheet(task, task.test, found))
+        records = read_journal(self.folder)
+        skipped = [*skipped_pictures(self.folder), *skipped]
+        rows = tuple(
+            judged_row(settings.trained, variant, start.network.stages[-1].channels, task.head, {}, None, [outcome])
+            for variant, outcome in task.outcomes(task.test, found)
+        )
+        result = Result(
+            **self._facts,
+            network=start.judged,
+            about=task.about,
+            mode="fine-tuned",
+            metric=task.metric,
+            classes=tuple(task.classes),
+            n_fit=len(self.training),
+            n_holdout=len(self.held),
+            n_train=len(task.train),
+            n_test=len(found),
+            fraction=1.0,
+            split=f"holdout {len(self.held)}, seed {settings.seed}",
+            split_sha256=_hashed(task.train_digest, len(self.held), settings.seed),
+            view_ratio=1.0,
+            precision=place.precision,
+            storage="",
+            rows=rows,
+            cost=Cost(
+                seconds=_training_seconds(records) + took,
+                extraction_seconds=took,
+                pictures_per_second=len(found) / max(took, 1e-9),
+                peak_bytes=peak(),
+                cache_bytes=0,
+                device=device_name(place.device),
+            ),
+            code=code_digest(),
+            versions=versions(),
+            skipped=tuple(dict.fromkeys(skipped)),
+            interval=about_interval(task.metric),
+        )
+        write_result(self.file, result)
+        return read_result(self.file)
+
+
+class _Watch:
+    """What is looked at now and then: how held-out pictures are answered."""
+
+    def __init__(self, run: _Run, learner: Learner) -> None:
+        self.run, self.learner = run, learner
+
+    def __call__(self, journal: Journal) -> None:
+        if not len(self.run.held):
+            return
+        step, task, held = self.learner.done, self.run.task, self.run.held
+        with contextlib.redirect_stdout(None):
+            found, _ = predictions(task, self.learner.judged, held, self.learner.place)
+        if found:
+            scores = {variant or "score": outcome.value for variant, outcome in task.outcomes(held, found)}
+            journal.write("health", step, **{re.sub(r"\W+", "_", name): value for name, value in scores.items()})
+            path = self.run.folder / "samples" / f"{step:08d}.png"
+            drawn = sheet(task, held, found)
+            write_png(path, drawn)
+            journal.picture("samples", step, path.read_bytes(), *drawn.size)
+        self.learner.network.train()
+
+
+@torch.inference_mode()
+def predictions(
+    task: Task, network: nn.Module, source: Source, place: Place, title: str = ""
+) -> tuple[dict[int, Any], list[tuple[str, str]]]:
+    """What a network says of every picture of a source, by index; and those that cannot be read, key and reason."""
+    network.eval()
+    views = task.views(source)
+    count = len(views)  # type: ignore[arg-type]
+    parts: dict[int, list[Any]] = {}
+    skipped: list[tuple[str, str]] = []
+    shown = progress(title, count, "pictures") if title else contextlib.nullcontext(lambda more, remark: None)
+    with shown as advance:
+        for batch in stream(views, range(count), _AT_ONCE, place.workers):
+            skipped += batch.skipped
+            if len(batch.rgb):
+                with autocast(place):
+                    said = task.predict(network, batch, batch.rgb.to(place.device, non_blocking=True))
+                for label, one in zip(batch.labels, said, strict=True):
+                    parts.setdefault(int(label["index"]), []).append(one)
+            advance(len(batch.rgb) + len(batch.missing), "")
+    return {index: task.joined(own) for index, own in parts.items()}, list(dict.fromkeys(skipped))
+
+
+def sheet(task: Task, source: Source, found: dict[int, Any]) -> Any:
+    """Some pictures, spread over all that were answered: with the truth, and with what was found."""
+    indices = sorted(found)
+    step = max(1, len(indices) // _SHOWN)
+    rows = [task.drawn(source, index, found[index]) for index in indices[::step][:_SHOWN]]
+    return contact_sheet(rows, ("truth", "found"), cell=224, across=2)
+
+
+def _training_seconds(records: Sequence[dict[str, Any]]) -> float:
+    """How long the training took, from the speeds that its journal tells."""
+    speeds = [record for record in records if record["kind"] == "speed" and record.get("pictures_per_second")]
+    batch = _batch(records)
+    steps = [0, *(record["step"] for record in speeds)]
+    return sum(
+        (after - before) * batch / record["pictures_per_second"]
+        for (before, after), record in zip(pairwise(steps), speeds, strict=True)
+    )
+
+
+def _batch(records: Sequence[dict[str, Any]]) -> float:
+    return next((float(record["batch_size"]) for record in records if "batch_size" in record), 1.0)
+
+
+def _hashed(*identity: Any) -> str:
+    return hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()

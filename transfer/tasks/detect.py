@@ -1,0 +1,177 @@
+"""Detection as a task: where in a picture the objects of some classes are."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from pretext.errors import PictureError, UserError
+from pretext.pictures.batches import Batch, Examples, Sample
+from pretext.pictures.source import Source
+from transfer.outcomes import Metric, Outcome, detections_outcome
+from transfer.tasks import drawing
+from transfer.tasks.detection import DetectHeadSettings, Detector
+from transfer.tasks.detection_examples import DetectionExamples, detection_view
+from transfer.tasks.task import FinetuneSettings, Task, digest_of, own_index, unreadable
+from transfer.voc.boxes import Boxed, Objects, open_boxed
+from transfer.voc.proposals import Proposals, open_proposals
+
+POINTS = ("11 points", "all points", "COCO")
+"""The three kinds of average precision that are told of the same detections."""
+
+_SHOWN = 0.3  # least score of a box that is drawn
+_MOST = 8
+
+
+@dataclass
+class DetectSettings(FinetuneSettings):
+    """A fine-tuning of detection: on what, from where, how.
+
+    Args:
+        scales: shorter sides, in pixels, that training pictures are scaled to, one drawn for each.
+        longest: a longer side above it makes the picture smaller, pixels.
+        flip: probability of mirroring left and right.
+        difficult: train on objects that are marked as difficult, too.
+        proposals: of form fast: where objects may be in training pictures: a .mat or .npz file; or "windows", a
+            fixed grid.
+        test_proposals: the same of test pictures; empty takes that of proposals.
+        head: what is put on the backbone.
+    """
+
+    scales: list[int] = field(default_factory=lambda: [224])
+    longest: int = 1000
+    flip: float = 0.5
+    difficult: bool = False
+    proposals: str = "windows"
+    test_proposals: str = ""
+    head: DetectHeadSettings = field(default_factory=DetectHeadSettings)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.scales or min(self.scales) < 16 or self.longest < max(self.scales + [self.size]):
+            raise UserError("scales must be at least 16 pixels, and longest not less than any of them, nor than size")
+
+
+class Detection(Task):
+    """See the module."""
+
+    name: ClassVar[str] = "detect"
+    metric: ClassVar[Metric] = "AP"
+    train: Boxed
+    test: Boxed
+
+    def __init__(self, settings: DetectSettings) -> None:
+        self.settings = settings
+        self.train, self.test = open_boxed(settings.train), open_boxed(settings.test)
+        self.classes = list(self.train.classes)
+        self.problems = [*self.train.problems, *self.test.problems]
+        self.train_digest, self.test_digest = (
+            digest_of(source, self.classes, _known(source)) for source in (self.train, self.test)
+        )
+        self.proposals: dict[int, Proposals] = {}
+        if settings.head.form == "fast":
+            for source, file in ((self.train, settings.proposals), (self.test, settings.test_proposals)):
+                self.proposals[id(source)] = open_proposals(file or settings.proposals, source)
+        head = settings.head
+        self.about = (  # type: ignore[misc]
+            f"{'Faster' if head.form == 'faster' else 'Fast'} R-CNN on {head.neck}, "
+            f"{settings.training.steps:,} steps of {settings.training.batch_size}, tested at a shorter side of "
+            f"{settings.size} pixels; average precision at an overlap of 0.5 by 11 points (VOC2007), all points "
+            "(VOC2012), and COCO's over 0.5 to 0.95"
+        )
+
+    @property
+    def head(self) -> str:
+        return f"{self.settings.head.form}, {self.settings.head.neck}"
+
+    def network(self, features: nn.Module) -> nn.Module:
+        return Detector(features, len(self.classes), self.settings.head)
+
+    def examples(self, part: Source, cache_bytes: int) -> Examples:
+        settings = self.settings
+        return DetectionExamples(
+            [part],
+            settings.seed,
+            settings.scales,
+            settings.longest,
+            flip=settings.flip,
+            difficult=settings.difficult,
+            proposals=self.proposals.get(id(self.train)),
+        )
+
+    def views(self, source: Source) -> Dataset[Sample]:
+        return _Views(self, source)
+
+    def predict(self, network: nn.Module, batch: Batch, rgb: Tensor) -> list[Any]:
+        assert isinstance(network, Detector)
+        sizes = torch.stack([label["size"] for label in batch.labels]).to(rgb.device)
+        given = [label["proposals"].to(rgb.device) for label in batch.labels if "proposals" in label]
+        found = network.predict(rgb, sizes, given or None)
+        return [
+            (
+                (boxes / label["scale"].to(boxes)).float().cpu().numpy(),
+                scores.float().cpu().numpy(),
+                labels.cpu().numpy(),
+            )
+            for (boxes, scores, labels), label in zip(found, batch.labels, strict=True)
+        ]
+
+    def outcomes(self, source: Source, found: Mapping[int, Any]) -> list[tuple[str, Outcome]]:
+        indices = sorted(found)
+        truth = [_objects(source, index) for index in indices]
+        said = [found[index] for index in indices]
+        if not any((~one.difficult).any() for one in truth):
+            return []
+        return [(points, detections_outcome(said, truth, points)) for points in POINTS]
+
+    def drawn(self, source: Source, index: int, found: Any) -> tuple[Image.Image, Image.Image]:
+        picture, truth = source.read(index), _objects(source, index)
+        words = [
+            f"{self.classes[one]}{' (difficult)' if hard else ''}"
+            for one, hard in zip(truth.labels, truth.difficult, strict=True)
+        ]
+        boxes, scores, labels = found
+        best = [at for at in np.argsort(-scores)[:_MOST] if scores[at] >= min(_SHOWN, float(scores.max()))]
+        said = [f"{self.classes[labels[at]]} {scores[at]:.0%}" for at in best]
+        return (
+            drawing.boxed(picture, truth.boxes, words, [drawing.colour(one + 1) for one in truth.labels.tolist()]),
+            drawing.boxed(picture, boxes[best], said, [drawing.colour(int(labels[at]) + 1) for at in best]),
+        )
+
+
+class _Views(Dataset[Sample]):
+    """Every picture at the size of the test."""
+
+    def __init__(self, task: Detection, source: Source) -> None:
+        self.task, self.source = task, source
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Sample:
+        settings = self.task.settings
+        try:
+            rgb, scale = detection_view(self.source, index, settings.size, settings.longest)
+        except PictureError as error:
+            return unreadable(error)
+        label = {"index": torch.tensor(index), "size": torch.tensor(rgb.shape[-2:]), "scale": torch.tensor(scale)}
+        whole, own = own_index(self.source, index)
+        if proposals := self.task.proposals.get(id(whole)):
+            label["proposals"] = torch.from_numpy(proposals.boxes(own) * scale)
+        return Sample(rgb, [], label)
+
+
+def _objects(source: Source, index: int) -> Objects:
+    whole, own = own_index(source, index)
+    found: Objects = whole.objects(own)  # type: ignore[attr-defined]
+    return found
+
+
+def _known(source: Boxed) -> bytes:
+    """All that is known of its pictures."""
+    return b"\n".join(b"".join(array.tobytes() for array in source.objects(index)) for index in range(len(source)))

@@ -1,0 +1,162 @@
+"""What every task of fine-tuning has in common: its settings, and what it must be able to say."""
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from pretext.engine.training import MachineSettings, TrainingSettings
+from pretext.errors import PictureError, UserError
+from pretext.pictures.batches import Batch, Examples, Sample, Subset
+from pretext.pictures.source import Source
+from pretext.settings import plain
+from transfer.outcomes import Metric, Outcome
+from transfer.targets import seen
+
+BatchNorm = Literal["train", "frozen", "absorbed"]
+
+_NOT_SCIENCE = ("train", "test", "protocol", "freeze_to", "reference", "seed", "machine", "out")
+
+
+@dataclass
+class FinetuneSettings:
+    """A fine-tuning: on what, from where, how.
+
+    Args:
+        train: the pictures that teach; on PASCAL VOC voc:YEAR:PART:FOLDER, such as
+            voc:2007:trainval:/data/VOCdevkit, several joined by +.
+        test: the pictures that judge; they are read once, when training is complete.
+        protocol: the name that is printed with every number: that of the recipe.
+        freeze_to: the stage of the backbone up to which, inclusive, nothing is trained; the last one's trains the
+            head alone. Empty trains all.
+        batch_norm: of the backbone: train; frozen, its statistics stay as they are; absorbed, folded into the
+            convolutions before training begins.
+        backbone: arguments of the backbones in place of those that they were trained with, such as
+            {geometry: test, dropout: 0.5} for alexnet.
+        colour: let a backbone that was made for lightness see ab too, by filters that start at zero.
+        head_rate: learning rate of the head, as a multiple of training.lr.
+        size: shorter side of a picture as the network is shown it at the end, pixels.
+        holdout: training pictures, at most a tenth of all, that are not trained on; how they are answered is
+            journaled now and then. Nothing is chosen by it.
+        reference: train beside every run the same network from random weights.
+        training: how it is trained.
+        machine: what may change between two calls without changing the result.
+        seed: of the head's first weights, the order of pictures and their augmentation, and of random weights
+            that are no run's.
+        out: folder of what becomes of networks that are no run's; a run's go into its own.
+    """
+
+    train: str = ""
+    test: str = ""
+    protocol: str = "modern"
+    freeze_to: str = ""
+    batch_norm: BatchNorm = "train"
+    backbone: dict[str, Any] = field(default_factory=dict)
+    colour: bool = False
+    head_rate: float = 1.0
+    size: int = 224
+    holdout: int = 64
+    reference: bool = True
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    machine: MachineSettings = field(default_factory=MachineSettings)
+    seed: int = 0
+    out: Path = field(default_factory=lambda: Path("runs/finetuned"))
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**63:
+            raise UserError(f"seed is {self.seed}: it must lie in [0, 2^63)")
+        if not 16 <= self.size <= 4096:
+            raise UserError(f"size is {self.size}: a side lies in [16, 4096] pixels")
+        if self.holdout < 0 or not 0 < self.head_rate < 1e6:
+            raise UserError("holdout must not be negative, and head_rate must be above 0")
+
+    @property
+    def science(self) -> dict[str, Any]:
+        """What numbers depend on, besides the pictures, the network, what is frozen, and the seed; plain values."""
+        return {one.name: plain(getattr(self, one.name)) for one in fields(self) if one.name not in _NOT_SCIENCE}
+
+    @property
+    def trained(self) -> str:
+        """What is trained, as tables call it: "all", or "above conv4"."""
+        return f"above {self.freeze_to}" if self.freeze_to else "all"
+
+
+class Task(ABC):
+    """One task: its pictures with what is known of them, its network, and what a prediction is worth."""
+
+    name: ClassVar[str]
+    metric: ClassVar[Metric]
+    about: ClassVar[str]
+    """What is learnt and how it is judged, in a sentence."""
+    classes: list[str]
+    train: Source
+    test: Source
+    train_digest: str
+    test_digest: str
+    problems: list[tuple[str, str]]
+    """What is wrong with the pictures or what is said of them, and was mended or left out: key and reason."""
+
+    @abstractmethod
+    def network(self, features: nn.Module) -> nn.Module:
+        """What is trained: ``features`` (sRGB to stages) and a head, with a ``loss``. Its weights are drawn here."""
+
+    @abstractmethod
+    def examples(self, part: Source, cache_bytes: int) -> Examples:
+        """The training examples from some of the training pictures; each worker may keep so many bytes of them."""
+
+    @abstractmethod
+    def views(self, source: Source) -> Dataset[Sample]:
+        """Pictures as they are looked at, with a label that is a dict and has their "index"; it has a length."""
+
+    @abstractmethod
+    def predict(self, network: nn.Module, batch: Batch, rgb: Tensor) -> list[Any]:
+        """Of every view of a batch what the network says; ``rgb`` is the batch's, on the network's device."""
+
+    @abstractmethod
+    def outcomes(self, source: Source, found: Mapping[int, Any]) -> list[tuple[str, Outcome]]:
+        """What the predictions of pictures, by index, are worth: a variant's name ("" for the only one) and outcome."""
+
+    @abstractmethod
+    def drawn(self, source: Source, index: int, found: Any) -> tuple[Image.Image, Image.Image]:
+        """A picture with the truth drawn into it, and with what was found."""
+
+    @property
+    @abstractmethod
+    def head(self) -> str:
+        """The head in some words."""
+
+    def joined(self, parts: Sequence[Any]) -> Any:
+        """One prediction from those of all views of a picture."""
+        (only,) = parts
+        return only
+
+
+def digest_of(source: Source, classes: Sequence[str], truth: bytes) -> str:
+    """SHA-256, hex, over the keys of all pictures, the classes, what is known, and the pixels of some pictures."""
+    facts = json.dumps([source.digest(), list(classes), seen(source)]).encode()
+    return hashlib.sha256(facts + b"\n" + truth).hexdigest()
+
+
+def parts_of(source: Source, holdout: int, seed: int) -> tuple[Subset, Subset]:
+    """The pictures that are trained on, and those that are not: at most ``holdout``, and at most a tenth."""
+    aside = min(holdout, len(source) // 10)
+    return Subset(source, range(aside, len(source)), seed), Subset(source, range(aside), seed)
+
+
+def own_index(source: Source, index: int) -> tuple[Source, int]:
+    """The source that a picture lies in, seen through parts of sources, and its index there."""
+    while isinstance(source, Subset):
+        index, source = source.index(index), source.source
+    return source, index
+
+
+def unreadable(error: PictureError) -> Sample:
+    """A view that cannot be had."""
+    return Sample(None, [(error.key, error.reason)])
