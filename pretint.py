@@ -106,7 +106,7 @@ def finetune(arguments: Sequence[str]) -> int:
     from pretext.engine.interrupt import Ending
     from pretext.engine.ranks import is_first
     from transfer.finetuning import finetune as job
-    from transfer.tasks import TASKS
+    from transfer.tasks.opening import TASKS
 
     name, *rest = list(arguments) or ["--help"]
     if name not in TASKS and name not in ("-h", "--help"):

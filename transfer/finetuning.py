@@ -35,7 +35,7 @@ from transfer.features import View, calibrate_batch_norm
 from transfer.networks import Network, open_networks
 from transfer.outcomes import about_interval, judged_row
 from transfer.results import Cost, Judged, Result, code_digest, read_result, write_result
-from transfer.tasks import open_task
+from transfer.tasks.opening import open_task
 from transfer.tasks.task import FinetuneSettings, Task, parts_of
 
 RESCALED = "rescaled:"

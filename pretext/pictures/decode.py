@@ -14,6 +14,7 @@ The one place where files become pixels. What a format leaves open is decided he
 
 from functools import lru_cache
 from io import BytesIO
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -80,6 +81,21 @@ def decode(data: bytes, key: str, shorter: int | None = None) -> Image.Image:
             return picture
     except Exception as problem:  # damaged bytes make Pillow raise nearly anything
         raise PictureError(key, _reason(problem, data)) from problem
+
+
+def size_of(path: Path, key: str) -> tuple[int, int]:
+    """Width and height of the picture that ``decode`` would make of a file, of which only the head is read.
+
+    Raises:
+        PictureError: it cannot be read, or is no picture.
+    """
+    try:
+        with Image.open(path, formats=_FORMATS) as image:
+            width, height = image.size
+            return (height, width) if _orientation(image) >= 5 else (width, height)
+    except Exception as problem:  # as in decode
+        denied = problem.strerror if isinstance(problem, OSError) else None
+        raise PictureError(key, f"cannot be read: {denied}" if denied else _reason(problem, b"")) from problem
 
 
 def _reason(problem: Exception, data: bytes) -> str:

@@ -8,11 +8,8 @@ import difflib
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import NoReturn
-from xml.parsers import expat
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,32 +17,12 @@ from numpy.typing import NDArray
 from pretext.errors import UserError
 from pretext.pictures.folder import Files
 from pretext.pictures.listing import Paths
+from pretext.pictures.voc_annotation import CLASSES, Annotated, read_objects
+
+__all__ = ["CLASSES", "PREFIX", "Voc", "open_part", "open_voc", "read_file"]
 
 PREFIX = "voc:"
 YEARS = ("2007", "2012")
-CLASSES = (
-    "aeroplane",
-    "bicycle",
-    "bird",
-    "boat",
-    "bottle",
-    "bus",
-    "car",
-    "cat",
-    "chair",
-    "cow",
-    "diningtable",
-    "dog",
-    "horse",
-    "motorbike",
-    "person",
-    "pottedplant",
-    "sheep",
-    "sofa",
-    "train",
-    "tvmonitor",
-)
-"""The 20 classes, in the order of their labels: by name."""
 
 _GRAMMAR = "write voc:YEAR:PART:FOLDER, such as voc:2007:trainval:/data/VOCdevkit"
 _LARGEST = 2**20  # bytes: an annotation has some thousand
@@ -67,15 +44,28 @@ def open_voc(name: str, labelled: bool) -> "Voc | None":
     """
     if not name.startswith(PREFIX):
         return None
-    year, part, folder = [*name.removeprefix(PREFIX).split(":", 2), "", ""][:3]
-    if not part or not folder:
-        raise UserError(f"{name}: {_GRAMMAR}")
-    if year not in YEARS:
-        raise UserError(f"{name}: no such year as {year!r}; take {' or '.join(YEARS)}")
-    source = Voc(name, _root(name, year, folder), year, part)
+    source = open_part(name)
     if labelled:
         assert len(source.labels) == len(source), name  # raises where they cannot be had
     return source
+
+
+def open_part(name: str, task: str = "Main") -> "Voc":
+    """A part of PASCAL VOC by the list of a task: as ``open_voc``, without labels.
+
+    Args:
+        name: as ``open_voc``; the part is a list of ``ImageSets/TASK``.
+        task: ``Main`` (classification and detection) or ``Segmentation``.
+
+    Raises:
+        UserError: the name is of another kind, or as ``open_voc``.
+    """
+    year, part, folder = [*name.removeprefix(PREFIX).split(":", 2), "", ""][:3]
+    if not name.startswith(PREFIX) or not part or not folder:
+        raise UserError(f"{name}: {_GRAMMAR}")
+    if year not in YEARS:
+        raise UserError(f"{name}: no such year as {year!r}; take {' or '.join(YEARS)}")
+    return Voc(name, _root(name, year, folder, task), year, part, task)
 
 
 class Voc(Files):
@@ -85,15 +75,16 @@ class Voc(Files):
         name: as the user wrote it.
         root: the folder VOC2007 or VOC2012.
         year: for the errors.
-        part: which list of ``ImageSets/Main``.
+        part: which list of ``ImageSets/TASK``.
+        task: see ``open_part``.
 
     Raises:
         UserError: no such list, or a picture of it is missing.
     """
 
-    def __init__(self, name: str, root: Path, year: str, part: str) -> None:
-        self._name, self._root, self._year = name, root, year
-        self._ids = _listed(name, root / "ImageSets" / "Main", part)
+    def __init__(self, name: str, root: Path, year: str, part: str, task: str = "Main") -> None:
+        self.name, self.root, self.year, self.part = name, root, year, part
+        self._ids = listed(name, root / "ImageSets" / task, part)
         try:
             there = {path.name for path in (root / "JPEGImages").iterdir()}
         except OSError as problem:
@@ -119,22 +110,35 @@ class Voc(Files):
             UserError: an annotation is missing or damaged.
         """
         labels = np.zeros((len(self), len(CLASSES)), np.int8)
-        for row, one in zip(labels, self._ids, strict=True):
-            path = self._root / "Annotations" / f"{one.decode()}.xml"
-            try:
-                content = _read(path, _LARGEST)
-            except FileNotFoundError as problem:
-                unpublished = "; of the 2012 test part none were published: take val" if self._year == "2012" else ""
-                raise UserError(f"{self._name}: no annotation {path}{unpublished}") from problem
-            except (OSError, ValueError) as problem:
-                raise UserError(f"{path}: {getattr(problem, 'strerror', None) or problem}") from problem
-            for kind, difficult in _objects(path, content):
+        for index, row in enumerate(labels):
+            for kind, difficult, _ in self.objects(index):
                 at = CLASSES.index(kind)
                 row[at] = (row[at] or -1) if difficult else 1
         return labels
 
+    @property
+    def stems(self) -> list[str]:
+        """The names of the pictures, without folder and ending."""
+        return [one.decode() for one in self._ids]
 
-def _root(name: str, year: str, folder: str) -> Path:
+    def objects(self, index: int) -> list[Annotated]:
+        """The objects that the annotation of picture ``index`` has.
+
+        Raises:
+            UserError: it is missing or damaged.
+        """
+        path = self.root / "Annotations" / f"{self._ids[index].decode()}.xml"
+        try:
+            content = read_file(path, _LARGEST)
+        except FileNotFoundError as problem:
+            unpublished = "; of the 2012 test part none were published: take val" if self.year == "2012" else ""
+            raise UserError(f"{self.name}: no annotation {path}{unpublished}") from problem
+        except (OSError, ValueError) as problem:
+            raise UserError(f"{path}: {getattr(problem, 'strerror', None) or problem}") from problem
+        return read_objects(path, content)
+
+
+def _root(name: str, year: str, folder: str, task: str) -> Path:
     """The folder VOC2007 or VOC2012, absolute."""
     own, other = (f"VOC{one}" for one in (year, *(one for one in YEARS if one != year)))
     try:
@@ -142,14 +146,14 @@ def _root(name: str, year: str, folder: str) -> Path:
         if not given.is_dir():
             raise UserError(f"{name}: no folder {folder}; {_GRAMMAR}")
         for root in (given / own, given / "VOCdevkit" / own, given):
-            if (root / "ImageSets" / "Main").is_dir() and root.name != other:
+            if (root / "ImageSets" / task).is_dir() and root.name != other:
                 return root
     except (OSError, RuntimeError) as problem:  # denied, or ~nobody
         raise UserError(f"{name}: {folder} cannot be reached: {problem}") from problem
-    raise UserError(f"{name}: no {own}/ImageSets/Main in {folder}; give the folder VOCdevkit, with {own} in it")
+    raise UserError(f"{name}: no {own}/ImageSets/{task} in {folder}; give the folder VOCdevkit, with {own} in it")
 
 
-def _listed(name: str, folder: Path, part: str) -> list[bytes]:
+def listed(name: str, folder: Path, part: str) -> list[bytes]:
     """The names in a list of pictures, without an ending, in its order."""
     try:
         lists = sorted(path.stem for path in folder.glob("*.txt"))
@@ -162,7 +166,7 @@ def _listed(name: str, folder: Path, part: str) -> list[bytes]:
         raise UserError(f"{name}: no list {part}.txt in {folder}: there are {', '.join(whole) or 'none'}{meant}")
     path = folder / f"{part}.txt"
     try:
-        lines = _read(path, _LONGEST).splitlines()
+        lines = read_file(path, _LONGEST).splitlines()
     except (OSError, ValueError) as problem:
         raise UserError(f"{path}: {getattr(problem, 'strerror', None) or problem}") from problem
     names = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
@@ -182,7 +186,7 @@ def _listed(name: str, folder: Path, part: str) -> list[bytes]:
     return ids
 
 
-def _read(path: Path, most: int) -> bytes:
+def read_file(path: Path, most: int) -> bytes:
     """A file of at most ``most`` bytes; ValueError for a larger one, and for what is no file."""
     size = path.stat().st_size
     if not path.is_file():  # a pipe would be waited for
@@ -192,50 +196,3 @@ def _read(path: Path, most: int) -> bytes:
     if len(content) > most:
         raise ValueError(f"{size:,} bytes, where some thousand are expected; is it what it says?")
     return content
-
-
-def _objects(path: Path, content: bytes) -> Sequence[tuple[str, bool]]:
-    """Class of every object of an annotation, and whether it is marked difficult.
-
-    Read by events, without a tree; a document type, in which alone entities can be declared, is refused.
-
-    Raises:
-        UserError: not XML, not an annotation, or an object without a known class.
-    """
-    found: list[tuple[str, bool]] = []
-    opened: list[str] = []
-    texts: dict[str, str] = {}
-
-    def wrong(what: str) -> NoReturn:
-        raise UserError(f"{path}: {what}; is it an annotation of PASCAL VOC?")
-
-    def start(tag: str, _: object) -> None:
-        opened.append(tag)
-        if opened == ["annotation", "object"]:
-            texts.clear()
-        elif opened[0] != "annotation":
-            wrong(f"it begins with <{tag[:40]}>, not <annotation>")
-
-    def text(data: str) -> None:
-        if len(opened) == 3 and opened[1] == "object" and opened[2] in ("name", "difficult"):
-            texts[opened[2]] = texts.get(opened[2], "") + data
-
-    def end(_: str) -> None:
-        if opened == ["annotation", "object"]:
-            kind, difficult = texts.get("name", "").strip(), texts.get("difficult", "0").strip()
-            if kind not in CLASSES:
-                wrong(f"an object is called {kind[:40]!a}, which is none of the 20 classes")
-            if difficult not in ("0", "1"):
-                wrong(f"difficult is {difficult[:40]!a}, which is neither 0 nor 1")
-            found.append((kind, difficult == "1"))
-        opened.pop()
-
-    parser = expat.ParserCreate()
-    parser.buffer_text = True
-    parser.StartDoctypeDeclHandler = lambda *_: wrong("it declares a document type, which annotations have not")
-    parser.StartElementHandler, parser.EndElementHandler, parser.CharacterDataHandler = start, end, text
-    try:
-        parser.Parse(content, True)
-    except (expat.ExpatError, LookupError, ValueError) as problem:  # the latter two: an unknown encoding
-        raise UserError(f"{path}: damaged: {problem}; unpack it again") from problem
-    return found

@@ -1,0 +1,48 @@
+"""The tasks by name, and how settings become one."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from pretext.errors import UserError
+from transfer.tasks.classify import Classification, ClassifySettings
+from transfer.tasks.detect import Detection, DetectSettings
+from transfer.tasks.segment import Segmentation, SegmentSettings
+from transfer.tasks.task import FinetuneSettings, Task
+
+__all__ = [
+    "TASKS",
+    "ClassifySettings",
+    "DetectSettings",
+    "FinetuneSettings",
+    "Kind",
+    "SegmentSettings",
+    "Task",
+    "open_task",
+]
+
+
+class Kind(NamedTuple):
+    """A task, as a user names it."""
+
+    settings: type[FinetuneSettings]
+    open: Callable[[Any], Task]
+    about: str
+
+
+TASKS = {
+    "classify": Kind(ClassifySettings, Classification, "Learn which classes a picture shows."),
+    "detect": Kind(DetectSettings, Detection, "Learn where in a picture the objects of some classes are."),
+    "segment": Kind(SegmentSettings, Segmentation, "Learn which class every pixel belongs to."),
+}
+"""By name."""
+
+
+def open_task(settings: FinetuneSettings) -> Task:
+    """The task that settings are of.
+
+    Raises:
+        UserError: its pictures, or what must be known of them, cannot be had.
+    """
+    if not settings.train or not settings.test:
+        raise UserError("give pictures to learn from and to test on: --train voc:2007:trainval:FOLDER --test ...")
+    return next(kind.open(settings) for kind in TASKS.values() if type(settings) is kind.settings)

@@ -1,0 +1,1 @@
+"""PASCAL VOC beyond its labels: boxes, masks, and regions proposed for objects."""

@@ -1,0 +1,138 @@
+"""Pictures with boxes: the objects that VOC's annotations mark, for detection."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pretext.errors import PictureError, UserError
+from pretext.pictures.decode import size_of
+from pretext.pictures.source import Source
+from pretext.pictures.voc import CLASSES
+from pretext.pictures.voc_annotation import CORNERS, Annotated
+from transfer.voc.pictures import Picture, Pictures, open_parts, prefixes, whole
+
+
+class Objects(NamedTuple):
+    """What is marked in one picture."""
+
+    boxes: NDArray[np.float32]
+    """(n, 4): left, top, right, bottom in pixels from the picture's upper left corner, so that a width is right - left.
+    VOC counts pixels from 1 and names the last one in the box: its xmin..xmax is [xmin - 1, xmax) here."""
+    labels: NDArray[np.int64]
+    """(n,): the class of each, 0..19."""
+    difficult: NDArray[np.bool_]
+    """(n,): which of them nobody is asked to find."""
+
+
+class Boxed(Pictures):
+    """Pictures and the objects in them: a source. Made by ``open_boxed``.
+
+    Args:
+        found: the pictures.
+        objects: what each shows.
+        problems: as ``Pictures``.
+    """
+
+    def __init__(self, found: Sequence[Picture], objects: Sequence[Objects], problems: list[tuple[str, str]]) -> None:
+        assert len(found) == len(objects)
+        super().__init__(found, problems)
+        self._objects = objects
+
+    @property
+    def classes(self) -> list[str]:
+        """The names of the 20 classes, by label."""
+        return list(CLASSES)
+
+    def objects(self, index: int) -> Objects:
+        """The objects in picture ``index``."""
+        return self._objects[index]
+
+
+def open_boxed(name: str, training: bool = False, difficult: bool = False) -> Boxed:
+    """Pictures of PASCAL VOC with the boxes of their objects.
+
+    Boxes are cut at the picture's border; those without area, or wholly outside, are dropped. Both are listed in
+    ``problems``, as are pictures that are left out.
+
+    Args:
+        name: as of ``pretext.pictures.voc.open_voc``; or several, joined by +, for what is known as 07+12:
+            ``voc:2007:trainval:FOLDER+voc:2012:trainval:FOLDER``.
+        training: leave out pictures that show nothing to learn from.
+        difficult: difficult objects are something to learn from.
+
+    Raises:
+        UserError: no such year, list or folder; a picture or an annotation is missing; an annotation is damaged, or
+            has an unknown class, or an object without a box of four finite numbers; no picture is left.
+    """
+    found: list[Picture] = []
+    objects: list[Objects] = []
+    problems: list[tuple[str, str]] = []
+    parts = open_parts(name, "Main")
+    for part, prefix in zip(parts, prefixes(parts), strict=True):
+        for index, stem in enumerate(part.stems):
+            picture = Picture(f"{prefix}JPEGImages/{stem}.jpg", part.root / "JPEGImages" / f"{stem}.jpg")
+            file = part.root / "Annotations" / f"{stem}.xml"
+            inside, mended = _inside(file, part.objects(index), picture)
+            key = f"{prefix}Annotations/{stem}.xml"
+            problems += [(key, one) for one in mended]
+            if training and (len(inside.labels) == 0 or (inside.difficult.all() and not difficult)):
+                what = "only difficult objects" if len(inside.labels) else "no object"
+                problems.append((key, f"{what}: the picture is left out of training"))
+                continue
+            found.append(picture)
+            objects.append(inside)
+    if not found:
+        raise UserError(f"{name}: none of its pictures has an object to learn from; take another part")
+    return Boxed(found, objects, problems)
+
+
+def objects_of(source: Source, index: int) -> Objects:
+    """The objects in a picture of a ``Boxed``, or of some pictures of one."""
+    boxed, at = whole(source, index)
+    assert isinstance(boxed, Boxed), boxed
+    return boxed.objects(at)
+
+
+def _box(path: Path, one: Annotated) -> tuple[float, float, float, float]:
+    numbers = []
+    for corner, text in zip(CORNERS, one.corners, strict=True):
+        if text is None:
+            raise UserError(f"{path}: a {one.kind} has no <{corner}> in a <bndbox>; give its box, or take it out")
+        try:
+            number = float(text)
+        except ValueError:
+            number = math.nan
+        if not math.isfinite(number):
+            raise UserError(f"{path}: {corner} of a {one.kind} is {text.strip()[:40]!a}, which is no number; mend it")
+        numbers.append(number)
+    left, top, right, bottom = numbers
+    return left - 1, top - 1, right, bottom
+
+
+def _inside(path: Path, annotated: Sequence[Annotated], picture: Picture) -> tuple[Objects, list[str]]:
+    """The objects of an annotation, cut at the picture's border, if they have any area; what was cut or dropped.
+
+    A line or a point (xmax = xmin) has no area, though VOC's way to count would give it a pixel: it is a slip.
+    """
+    try:
+        size = size_of(picture.path, picture.key)
+    except PictureError:  # who reads it will say so
+        size = (2**24, 2**24)
+    boxes = np.array([_box(path, one) for one in annotated], np.float64).reshape(-1, 4)
+    cut = np.clip(boxes, 0, (*size, *size))
+    flat = (boxes[:, 2:] - boxes[:, :2] <= 1).any(1)
+    outside = (cut[:, 2:] <= cut[:, :2]).any(1)
+    kept = np.flatnonzero(~(flat | outside))
+    problems = []
+    for at in np.flatnonzero((cut != boxes).any(1) | flat):
+        what = f"lies outside the picture of {size[0]} x {size[1]}: dropped" if outside[at] else "has no area: dropped"
+        if at in kept:
+            what = f"reaches outside the picture of {size[0]} x {size[1]}: cut"
+        problems.append(f"the box of object {at + 1} ({annotated[at].kind}) {what}")
+    labels = np.array([CLASSES.index(annotated[at].kind) for at in kept], np.int64)
+    difficult = np.array([annotated[at].difficult for at in kept], np.bool_)
+    return Objects(cut[kept].astype(np.float32), labels, difficult), problems

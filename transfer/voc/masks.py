@@ -1,0 +1,136 @@
+"""Pictures with masks: which class every pixel of them shows, for segmentation."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pretext.errors import PictureError, UserError
+from pretext.pictures.source import Source
+from pretext.pictures.voc import CLASSES, Voc
+from transfer.voc.pictures import Picture, Pictures, open_parts, prefixes, require_size, whole
+from transfer.voc.sbd import Extra, read_sbd
+
+BACKGROUND, UNCOUNTED = 0, 255
+"""Values of a mask beside 1..20, the classes: what shows none of them, and contours, which nobody is asked about."""
+
+
+class Masked(Pictures):
+    """Pictures and the class of every pixel: a source. Made by ``open_masked``.
+
+    Args:
+        found: the pictures.
+        masks: the key of every mask's file, and where it is.
+        problems: as ``Pictures``.
+    """
+
+    def __init__(self, found: Sequence[Picture], masks: Sequence[Picture], problems: list[tuple[str, str]]) -> None:
+        assert len(found) == len(masks)
+        super().__init__(found, problems)
+        self._masks = masks
+
+    @property
+    def classes(self) -> list[str]:
+        """The names of the 21 classes, by value."""
+        return ["background", *CLASSES]
+
+    def mask(self, index: int) -> NDArray[np.uint8]:
+        """The class of every pixel of picture ``index``: (H, W), 0 background, 1..20 classes, 255 not counted.
+
+        Raises:
+            PictureError: it is gone or damaged, of another size than the picture, or has other values; or the
+                picture cannot be read.
+        """
+        key, path = self._masks[index]
+        mask = read_sbd(path, key) if path.suffix == ".mat" else _read_png(path, key)
+        require_size(key, "the mask has", (mask.shape[1], mask.shape[0]), self.size(index))
+        values = np.unique(mask)
+        odd = values[(values > len(CLASSES)) & (values != UNCOUNTED)]
+        if len(odd):
+            raise PictureError(key, f"the mask has the value {odd[0]}, and classes are 0..20, or 255: not counted")
+        return mask
+
+
+def open_masked(name: str, sbd: str = "") -> Masked:
+    """Pictures of PASCAL VOC with masks of their classes, in the order of the lists of ``ImageSets/Segmentation``.
+
+    Args:
+        name: as of ``pretext.pictures.voc.open_voc``; or several, joined by +, as ``open_boxed``.
+        sbd: a folder with the masks of SBD, see ``transfer.voc.sbd``: they join a part of VOC2012 that is learnt
+            from, but for pictures of VOC's own val list. Where both have one, VOC's is taken.
+
+    Raises:
+        UserError: no such year, list or folder; a picture or a mask that a list names is missing; SBD is asked to
+            join another part than train or trainval of 2012, or there is no such mask.
+    """
+    found: list[Picture] = []
+    masks: list[Picture] = []
+    problems: list[tuple[str, str]] = []
+    parts = open_parts(name, "Segmentation")
+    for part, prefix in zip(parts, prefixes(parts), strict=True):
+        _require_masks(part)
+        for stem in part.stems:
+            found.append(_picture(part, prefix, stem))
+            masks.append(Picture(f"{prefix}SegmentationClass/{stem}.png", _mask(part, stem)))
+    if sbd:
+        joined = [(part, prefix) for part, prefix in zip(parts, prefixes(parts), strict=True) if part.year == "2012"]
+        own = {one.path for one in found}
+        for part, prefix in joined:
+            for extra in Extra(sbd, part).masks(problems):
+                picture = _picture(part, prefix, extra.path.stem)
+                if picture.path not in own:
+                    own.add(picture.path)
+                    found.append(picture)
+                    masks.append(extra)
+        if not joined:
+            raise UserError(f"{name}: the masks of SBD are of pictures of VOC2012; name a part of it, or give no SBD")
+    return Masked(found, masks, problems)
+
+
+def mask_of(source: Source, index: int) -> NDArray[np.uint8]:
+    """The mask of a picture of a ``Masked``, or of some pictures of one; raises as ``Masked.mask``."""
+    masked, at = whole(source, index)
+    assert isinstance(masked, Masked), masked
+    return masked.mask(at)
+
+
+def _picture(part: Voc, prefix: str, stem: str) -> Picture:
+    return Picture(f"{prefix}JPEGImages/{stem}.jpg", part.root / "JPEGImages" / f"{stem}.jpg")
+
+
+def _mask(part: Voc, stem: str) -> Path:
+    return part.root / "SegmentationClass" / f"{stem}.png"
+
+
+def _require_masks(part: Voc) -> None:
+    folder = part.root / "SegmentationClass"
+    unpublished = "; of the 2012 test part none were published: take val" if part.part == "test" else ""
+    try:
+        there = {path.name for path in folder.iterdir()}
+    except OSError as problem:
+        raise UserError(f"{part.name}: cannot list {folder}: {problem.strerror}{unpublished}") from problem
+    missing = [stem for stem in part.stems if f"{stem}.png" not in there]
+    if missing:
+        raise UserError(
+            f"{part.name}: no file {_mask(part, missing[0])}: {len(missing):,} of the {len(part):,} masks that "
+            f"the list names are missing{unpublished or '; unpack them there'}"
+        )
+
+
+def _read_png(path: Path, key: str) -> NDArray[np.uint8]:
+    """The numbers in a mask as VOC has it: a picture of one byte a pixel, with a palette or in gray."""
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            mode, size = image.mode, image.width * image.height
+            if mode not in ("P", "L") or size > (Image.MAX_IMAGE_PIXELS or size):
+                raise PictureError(key, f"{mode} of {size:,} pixels, where a mask has one number a pixel (mode P or L)")
+            return np.array(image)
+    except PictureError:
+        raise
+    except FileNotFoundError as problem:
+        raise PictureError(key, "the mask is gone since the list was read") from problem
+    except Exception as problem:  # damaged bytes make Pillow raise nearly anything
+        said = " ".join(str(problem).split())[:200]
+        raise PictureError(key, f"the mask cannot be read: {said or type(problem).__name__}") from problem
