@@ -1,1 +1,1 @@
-"""Tasks that a backbone is fine-tuned on: what is learnt from, and the networks that learn it."""
+"""What is trained on PASCAL VOC: a backbone with a head for classes, boxes or masks; the examples it learns from."""

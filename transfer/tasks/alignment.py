@@ -1,0 +1,123 @@
+"""Where the places of a feature map lie in the picture, and bilinear reading between them.
+
+Convolutions of odd size, padded all round, put the first place of a map on the first pixel; patches put it in the
+middle of the first patch, half a stride further. A head that says where things are must know which.
+"""
+
+import math
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from pretext.backbones.contract import Stage
+from pretext.errors import UserError
+
+_PROBE = 256
+
+
+class Features(Protocol):
+    """A network as the tasks need it: sRGB in, features of every stage out; an ``nn.Module``."""
+
+    stages: tuple[Stage, ...]
+
+    def __call__(self, rgb: Tensor) -> dict[str, Tensor]:
+        """(B, 3, H, W), uint8 or float in [0, 1] -> stage name -> (B, channels, about H / stride, about W / stride)."""
+        ...
+
+
+def stage_of(features: Features, name: str) -> Stage:
+    """The stage of that name; "" is the last.
+
+    Raises:
+        UserError: there is none.
+    """
+    stages = {stage.name: stage for stage in features.stages}
+    if name and name not in stages:
+        raise UserError(f"the backbone has no stage {name}: it has {', '.join(stages)}")
+    return stages[name] if name else features.stages[-1]
+
+
+class Grid(NamedTuple):
+    """The places of a feature map along one axis: number i lies on pixel ``first + i * stride``, 0 the first's middle.
+
+    The same along both axes.
+    """
+
+    stride: int
+    first: float
+
+
+def grids(features: Features) -> dict[str, Grid]:
+    """The grid of every stage, by its name.
+
+    A network that pads alike on all sides is its own mirror image, so its map lies in the middle of a picture whose
+    size leaves no remainder. That is a multiple of the stride for patches, and one pixel more for odd convolutions,
+    which then have one place more: so the sizes of two maps tell which it is, whatever the weights. A network that
+    takes neither size is taken to have patches.
+    """
+    strides = {stage.name: stage.stride for stage in features.stages}
+    side = probe_side(features)
+    even, odd = (
+        {name: values.shape[-1] for name, values in probed(features, size).items()} for size in (side, side + 1)
+    )
+    found = {}
+    for name, stride in strides.items():
+        places, more = even.get(name), odd.get(name)
+        if more is not None and (places is None or more > places):
+            first = (side - (more - 1) * stride) / 2
+        elif places is not None:
+            first = (side - 1 - (places - 1) * stride) / 2
+        else:
+            first = (stride - 1) / 2
+        found[name] = Grid(stride, first)
+    return found
+
+
+def probe_side(features: Features) -> int:
+    """A side, in pixels, that the network should take, and all its strides divide."""
+    longest = max(stage.stride for stage in features.stages)
+    return longest * math.ceil(_PROBE / longest)
+
+
+def probed(features: Features, side: int) -> dict[str, Tensor]:
+    """What a gray square gives, in eval mode; nothing if the network does not take that size."""
+    assert isinstance(features, nn.Module)
+    modes = {module: module.training for module in features.modules()}
+    weight = next(features.parameters(), None)
+    gray = torch.full((1, 3, side, side), 0.5, device=None if weight is None else weight.device)
+    try:
+        with torch.no_grad():
+            maps: dict[str, Tensor] = features.eval()(gray)
+    except (UserError, RuntimeError, AssertionError, ValueError):  # timm's models refuse in many ways
+        return {}
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    return maps
+
+
+def read_between(maps: Tensor, grid: Grid, rows: Tensor, columns: Tensor) -> Tensor:
+    """A map at any pixels, bilinearly between its places; beyond the outermost, their values go on.
+
+    Inside, a deconvolution by a fixed bilinear kernel of 2 * stride - 1 (the publications' FCN: 63 at stride 32)
+    gives the same. As a product of matrices it fits any size, and its gradient is the same at every run.
+
+    Args:
+        maps: (B, C, h, w), float32.
+        grid: of the maps.
+        rows: (H,), float32, in pixels: 0 is the middle of the first pixel.
+        columns: (W,), likewise.
+
+    Returns:
+        (B, C, H, W).
+    """
+    down, across = _weights(rows, grid, maps.shape[2]), _weights(columns, grid, maps.shape[3])
+    with torch.autocast(maps.device.type, enabled=False):
+        return down @ maps.to(down.dtype) @ across.T
+
+
+def _weights(pixels: Tensor, grid: Grid, places: int) -> Tensor:
+    """(pixels, places): what each place gives to each pixel, sums of 1."""
+    at = ((pixels - grid.first) / grid.stride).clamp(0, places - 1)
+    return (1 - (at[:, None] - torch.arange(places, device=at.device)).abs()).clamp(min=0)

@@ -1,0 +1,135 @@
+"""Regions of a picture and the places of feature maps: anchors on every place, and what a map holds in a box.
+
+Both go by the grid that a map has, see ``alignment``; torchvision's own take its stride for the picture's size divided
+by the map's, rounded, and its first place to lie on the first pixel.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection.image_list import ImageList
+from torchvision.ops import box_area, roi_align
+
+from transfer.tasks.alignment import Grid
+
+_RATIOS = (0.5, 1.0, 2.0)
+_POINTS = 2  # along each side of a cell
+_CANONICAL = 224 / 32  # Lin et al. 2017, eq. 1: boxes of 224 x 224 go two levels above that of anchors of 32
+
+
+class Anchors(nn.Module):
+    """Boxes of some sizes and of the ratios 1:2, 1:1 and 2:1 (height to width) around every place of every map.
+
+    Args:
+        maps: of each map, in order.
+        sizes: of each map: roots of the boxes' areas, in pixels.
+    """
+
+    def __init__(self, maps: Sequence[Grid], sizes: Sequence[Sequence[float]]) -> None:
+        super().__init__()
+        self.maps = maps
+        self.shapes = []
+        for own in sizes:
+            halves = [(size / ratio**0.5 / 2, size * ratio**0.5 / 2) for ratio in _RATIOS for size in own]
+            self.shapes.append(torch.tensor([(-x, -y, x, y) for x, y in halves], dtype=torch.float32))
+
+    def num_anchors_per_location(self) -> list[int]:
+        """Of each map; torchvision's name."""
+        return [len(shapes) for shapes in self.shapes]
+
+    def forward(self, pictures: ImageList, maps: list[Tensor]) -> list[Tensor]:
+        """For each picture the anchors of all maps, (n, 4): place by place, row by row."""
+        found = []
+        for grid, shapes, values in zip(self.maps, self.shapes, maps, strict=True):
+            # A pixel's middle is half a pixel from its edge, where coordinates of boxes count from.
+            y, x = (
+                grid.first + 0.5 + grid.stride * torch.arange(side, dtype=torch.float32, device=values.device)
+                for side in values.shape[2:]
+            )
+            middles = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).repeat(1, 1, 2).view(-1, 1, 4)
+            found.append((middles + shapes.to(values.device)).view(-1, 4))
+        return [torch.cat(found)] * len(pictures.image_sizes)
+
+
+class Pool(nn.Module):
+    """What the maps hold in boxes, as maps of one size: RoIAlign with four points a cell (He et al. 2017).
+
+    Args:
+        maps: of each map, in order.
+        smallest: the smallest anchor, in pixels: which map a box is read from goes by it (Lin et al. 2017, eq. 1).
+        size: places along each side of the result.
+    """
+
+    def __init__(self, maps: Sequence[Grid], smallest: float, size: int) -> None:
+        super().__init__()
+        self.maps, self.smallest, self.size = maps, smallest, size
+
+    def forward(self, maps: dict[str, Tensor], boxes: list[Tensor], sizes: list[tuple[int, int]]) -> Tensor:
+        """(n, C, size, size), float32, of all boxes of all pictures; ``boxes`` holds each picture's, (., 4)."""
+        numbers = torch.cat([own.new_full((len(own), 1), number) for number, own in enumerate(boxes)])
+        rois = torch.cat((numbers, torch.cat(boxes)), dim=1)
+        chosen = self.level(rois[:, 1:])
+        pooled: Tensor | None = None
+        for number, (grid, values) in enumerate(zip(self.maps, maps.values(), strict=True)):
+            if len(self.maps) == 1:
+                return self._read(grid, values, rois)
+            own = torch.where(chosen == number)[0]
+            read = self._read(grid, values, rois[own])
+            empty = read.new_zeros((len(rois), *read.shape[1:])) if pooled is None else pooled
+            pooled = empty.index_put((own,), read)
+        assert pooled is not None
+        return pooled
+
+    def level(self, boxes: Tensor) -> Tensor:
+        """The number of the map that each box is read from, int64 (n,)."""
+        side = box_area(boxes).clamp(min=1e-6).sqrt()
+        return (2 + torch.log2(side / (_CANONICAL * self.smallest)) + 1e-6).floor().clamp(0, len(self.maps) - 1).long()
+
+    def _read(self, grid: Grid, values: Tensor, rois: Tensor) -> Tensor:
+        # RoIAlign takes places to lie in the middle of cells of stride pixels.
+        shift = (grid.stride - 1) / 2 - grid.first
+        at = (rois[:, 1:] + shift) / grid.stride
+        with torch.autocast(values.device.type, enabled=False):
+            if values.device.type == "cpu":
+                return read_boxes(values.float(), rois[:, 0].long(), at, self.size)
+            scaled = torch.cat((rois[:, :1], at), dim=1)
+            read: Tensor = roi_align(values.float(), scaled, self.size, 1.0, sampling_ratio=_POINTS, aligned=True)
+        return read
+
+
+def read_boxes(values: Tensor, pictures: Tensor, boxes: Tensor, size: int) -> Tensor:
+    """torchvision's ``roi_align``, aligned, as products of matrices: on a CPU its gradient takes a tenth of the time.
+
+    The same wherever a box lies less than a place outside of the map.
+
+    Args:
+        values: (B, C, h, w).
+        pictures: (n,), int64, ascending: whose box each is.
+        boxes: (n, 4), in cells: the first place is the middle of the first.
+        size: places along each side of the result.
+
+    Returns:
+        (n, C, size, size).
+    """
+    channels, height, width = values.shape[1:]
+    counts = torch.bincount(pictures, minlength=len(values)).tolist()
+    across, down = (
+        _means(boxes[:, axis], boxes[:, axis + 2], places, size).split(counts)
+        for axis, places in ((0, width), (1, height))
+    )
+    found = []
+    for one, count, x, y in zip(values, counts, across, down, strict=True):
+        rows = x.reshape(-1, width) @ one.permute(2, 1, 0).reshape(width, -1)  # one product for all boxes of a picture
+        rows = rows.view(count, size, height, channels).transpose(1, 2).reshape(count, height, size * channels)
+        found.append((y @ rows).view(count, size, size, channels).permute(0, 3, 1, 2))
+    return torch.cat(found)
+
+
+def _means(first: Tensor, last: Tensor, places: int, size: int) -> Tensor:
+    """(n, size, places): what each place gives to the mean over the points of each of ``size`` parts of a span."""
+    points = size * _POINTS
+    steps = (torch.arange(points, dtype=torch.float32, device=first.device) + 0.5) / points
+    at = (first[:, None] + (last - first)[:, None] * steps - 0.5).clamp(0, places - 1)
+    weights = (1 - (at[..., None] - torch.arange(places, device=at.device)).abs()).clamp(min=0)
+    return weights.view(len(first), size, _POINTS, places).mean(2)
