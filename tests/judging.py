@@ -9,15 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from transfer.intervals import ABOUT
-from transfer.results import Cost, Judged, Outcome, Result, Row, judged_row
+from transfer.outcomes import Answers, Outcome, Ranked, Row, judged_row
+from transfer.results import Cost, Judged, Result
 
 CLASSES = ("cat", "dog", "fish")
 STAGES = ("conv1", "conv2", "conv3")
 
 
-def answers(share: float, seed: int, count: int = 400) -> Outcome:
+def answers(share: float, seed: int, count: int = 400) -> Answers:
     """So many right answers, whichever they are."""
-    return Outcome(correct=np.random.default_rng(seed).random(count) < share)
+    return Answers(np.random.default_rng(seed).random(count) < share)
 
 
 def truth(count: int = 300, classes: int = 3, seed: int = 0) -> NDArray[np.int8]:
@@ -26,11 +27,11 @@ def truth(count: int = 300, classes: int = 3, seed: int = 0) -> NDArray[np.int8]
     return np.where(drawn < 0.2, 1, np.where(drawn < 0.25, -1, 0)).astype(np.int8)
 
 
-def ranked(strength: float, seed: int, known: NDArray[np.int8] | None = None) -> Outcome:
+def ranked(strength: float, seed: int, known: NDArray[np.int8] | None = None) -> Ranked:
     """Scores that know the truth the better the greater the strength."""
     known = truth() if known is None else known
     noise = np.random.default_rng(seed + 100).normal(size=known.shape)
-    return Outcome(scores=(strength * (known == 1) + noise).astype(np.float32), truth=known)
+    return Ranked((strength * (known == 1) + noise).astype(np.float32), known)
 
 
 def row(stage: str, outcome: Outcome | Sequence[Outcome], holdout: float | None = 0.5, variant: str = "") -> Row:
@@ -64,7 +65,7 @@ def result(
         about="all pictures are looked at",
         settings={"dims": 9600, "rates": [0.1, 0.01]},
         mode="cached",
-        metric="mAP" if first.correct is None else "top-1",
+        metric=first.metric,
         train="photos/train",
         test="photos/test",
         train_digest="a" * 64,
@@ -73,7 +74,7 @@ def result(
         n_fit=900,
         n_holdout=100,
         n_train=1000,
-        n_test=len(first.correct) if first.correct is not None else len(first.truth if first.truth is not None else ()),
+        n_test=first.count,
         fraction=1.0,
         split="holdout 10%, seed 0",
         split_sha256="c" * 64,

@@ -14,7 +14,7 @@ from PIL import Image
 from pretext.recipe import PretrainSettings
 from pretext.settings import plain
 from tests.judging import result, row
-from transfer.outcomes import Outcome
+from transfer.outcomes import Answers
 from transfer.results import write_result
 
 PHOTOS: dict[str, Any] = {
@@ -28,9 +28,9 @@ PHOTOS: dict[str, Any] = {
 }
 
 
-def known(right: int, count: int = 1000, offset: int = 0) -> Outcome:
+def known(right: int, count: int = 1000, offset: int = 0) -> Answers:
     """So many right answers out of a thousand, from a picture on."""
-    return Outcome(correct=np.roll(np.arange(count) < right, offset))
+    return Answers(np.roll(np.arange(count) < right, offset))
 
 
 def judged(run: Path, name: str = "first", shares: Sequence[int] = (561, 662), **changed: Any) -> Path:

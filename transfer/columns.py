@@ -10,16 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from pretext.errors import UserError
-from transfer.intervals import Estimate, centred, mcnemar, mean, sign_flips, swaps, welch
-from transfer.outcomes import (
-    Outcome,
-    Row,
-    deviation,
-    joint_score,
-    picture_means,
-    resampled_means,
-    seed_scores,
-)
+from transfer.intervals import Estimate, welch
+from transfer.outcomes import Outcome, Row, deviation, joint_score, seed_scores
 from transfer.results import Mode, Result, evaluation
 
 
@@ -144,35 +136,20 @@ def columns(results: Sequence[Result]) -> list[Column]:
 def score_gap(first: Column, second: Column, name: str, other: str) -> Estimate:
     """Row ``other`` of the second minus row ``name`` of the first, on the same pictures."""
     one, two = first.outcomes(name), second.outcomes(other)
-    if first.first.metric == "top-1":
-        return mean(picture_means(two) - picture_means(one), lowest=-1)
-    value = float(np.mean(seed_scores(two)) - np.mean(seed_scores(one)))
-    return centred(value, resampled_means(two) - resampled_means(one), lowest=-1)
+    return type(one[0][0]).gap(one, two)
 
 
 def tested_gap(first: Column, second: Column, name: str, other: str) -> Gap:
     """The difference of ``score_gap``, with a test that it is 0 for the networks as they are.
 
     One outcome each of top-1: McNemar's. Several: sign flips of each picture's difference. Mean average
-    precision: swaps of each picture's scores; seed i goes with seed i, and where there are more of the
-    one than of the other, those are gone through again, so that each counts as often.
+    precision and the like: swaps of what was said of each picture; seed i goes with seed i, and where there are
+    more of the one than of the other, those are gone through again, so that each counts as often.
     """
     one, two = first.outcomes(name), second.outcomes(other)
-    over_seeds = welch(seed_scores(one), seed_scores(two))
-    difference = score_gap(first, second, name, other)
     all_one, all_two = ([outcome for outcomes in side for outcome in outcomes] for side in (one, two))
-    if first.first.metric == "mAP":
-        pairs = np.lcm(len(all_one), len(all_two))
-        scores = [(all_one[i % len(all_one)].scores, all_two[i % len(all_two)].scores) for i in range(pairs)]
-        truth = all_one[0].truth
-        assert truth is not None
-        p = swaps([(a, b) for a, b in scores if a is not None and b is not None], truth)
-        return Gap(difference, p, "swaps of pictures", over_seeds)
-    if len(all_one) == len(all_two) == 1:
-        correct, against = all_one[0].correct, all_two[0].correct
-        assert correct is not None and against is not None
-        return Gap(difference, mcnemar(correct, against), "McNemar, exact", over_seeds)
-    return Gap(difference, sign_flips(picture_means(two) - picture_means(one)), "sign flips of pictures", over_seeds)
+    tested = type(all_one[0]).tested(all_one, all_two)
+    return Gap(score_gap(first, second, name, other), *tested, welch(seed_scores(one), seed_scores(two)))
 
 
 def _by_seed(result: Result) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from rich.table import Table
 from pretext.engine.progress import progress
 from pretext.errors import UserError
 from transfer.columns import Column, Gap, columns, tested_gap
-from transfer.intervals import Estimate, holm
+from transfer.intervals import MEASURES, Estimate, holm
 from transfer.results import Result, evaluation, find_results, require_comparable
 from transfer.table import drawn, shown
 
@@ -96,8 +96,8 @@ def compare(groups: Sequence[Sequence[Result]], across_modes: bool = False) -> C
             )
     drafts = [(other, _pairs_of_rows(found[0], other)) for other in found[1:]]
     gaps: list[list[Gap]] = []
-    swapped = found[0].first.metric == "mAP"  # which takes a second per pair of seeds; the other tests take no time
-    with progress("tests", sum(len(rows) for _, rows in drafts), "tests") if swapped else nullcontext() as advance:
+    slow = found[0].first.rows[0].outcomes[0].slow
+    with progress("tests", sum(len(rows) for _, rows in drafts), "tests") if slow else nullcontext() as advance:
         for other, rows in drafts:
             gaps.append([])
             for names in rows:
@@ -163,9 +163,8 @@ def comparison_lines(comparison: Comparison) -> list[str | Table]:
     """For the terminal: a table per pair, and what its numbers depend on."""
     first = comparison.pairs[0].first.first
     letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-    measure = "top-1 accuracy" if first.metric == "top-1" else "mean average precision"
     lines: list[str | Table] = [
-        shown(f"{first.protocol}: {measure} on {first.n_test:,} test pictures of {first.test}, %"),
+        shown(f"{first.protocol}: {MEASURES[first.metric]} on {first.n_test:,} test pictures of {first.test}, %"),
     ]
     every = [comparison.pairs[0].first, *(pair.second for pair in comparison.pairs)]
     names = [letters[at] if at < len(letters) else f"#{at + 1}" for at in range(len(every))]

@@ -28,7 +28,7 @@ from transfer.features import CacheSettings, FeatureSet, View, default_folder, e
 from transfer.features.cache import say
 from transfer.intervals import ABOUT, Metric
 from transfer.networks import Network, open_networks
-from transfer.outcomes import Outcome, Row
+from transfer.outcomes import Answers, Outcome, Ranked, Row
 from transfer.protocols import Protocol
 from transfer.results import Cost, Judged, Mode, Result, code_digest, read_result, write_result
 from transfer.splits import Split, split
@@ -151,8 +151,8 @@ class Task(NamedTuple):
             )
         truth = self.targets.test.labels[self.tested]
         if self.targets.multilabel:
-            return Outcome(scores=scores.astype(np.float32), truth=truth.astype(np.int8))
-        return Outcome(correct=scores.argmax(1) == truth)
+            return Ranked(scores.astype(np.float32), truth.astype(np.int8))
+        return Answers(scores.argmax(1) == truth)
 
 
 Judge = Callable[[Task], Sequence[Row]]

@@ -4,7 +4,7 @@ Every resample of one number of pictures is the same resample, whatever is judge
 drawn for two networks is paired, and what is drawn for several seeds is drawn jointly.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_array
 from scipy.stats import binomtest, rankdata, t
 
-Metric = Literal["top-1", "mAP"]
+Metric = Literal["top-1", "mAP", "AP", "mIoU"]
 Floats = NDArray[np.float64]
 
 RESAMPLES = 10_000
@@ -24,8 +24,19 @@ ABOUT: dict[str, str] = {
     "Clopper and Pearson's bound",
     "mAP": f"95% percentile bootstrap over test pictures, {MAP_RESAMPLES:,} resamples, centred on the number "
     "(pictures that occur twice raise average precision)",
+    "AP": f"95% percentile bootstrap over test pictures with all their boxes, {MAP_RESAMPLES:,} resamples, centred on "
+    "the number",
+    "mIoU": f"95% percentile bootstrap over test pictures with all their pixels, {MAP_RESAMPLES:,} resamples, centred "
+    "on the number",
 }
 """What the interval of a metric is."""
+MEASURES: dict[str, str] = {
+    "top-1": "top-1 accuracy",
+    "mAP": "mean average precision",
+    "AP": "average precision of boxes, its mean over classes,",
+    "mIoU": "mean intersection over union",
+}
+"""A metric in words."""
 
 _TAIL = 0.025
 _CELLS = 2**19  # numbers that are drawn at once: they fit a cache
@@ -110,8 +121,8 @@ class Ranking:
         ends = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True)[: len(order)]) + 1
         found = np.cumsum(positive)[ends - 1]
         gains = np.diff(found, prepend=0) > 0  # elsewhere recall gains nothing
-        self._seen = _sums(order, ends[gains], len(truth))
-        self._found = _sums(order[positive], found[gains], len(truth))
+        self._seen = stretch_sums(order, ends[gains], len(truth))
+        self._found = stretch_sums(order[positive], found[gains], len(truth))
 
     def average_precision(self, weights: NDArray[Any]) -> NDArray[Any]:
         """Under each column of weights, (N, R): (R,), in their precision; nan where no positive has any weight."""
@@ -145,16 +156,43 @@ def resampled_map(scores: NDArray[Any], truth: NDArray[Any]) -> Floats:
     A class of which a resample has no positive is left out of its mean. Resample i is the same
     pictures for all that have as many: means over seeds and paired differences are those of these numbers.
     """
-    rng, rankings, count = np.random.default_rng(0), _rankings(scores, truth), len(truth)
-    at_once = max(1, _CELLS // count)
+    rankings = _rankings(scores, truth)
+    return resamples(lambda weights: _mean_ap(rankings, weights), len(truth))
+
+
+def resamples(measure: Callable[[NDArray[np.float32]], Floats], count: int) -> Floats:
+    """What a measure is on ``MAP_RESAMPLES`` resamples of the pictures, along the last axis.
+
+    Args:
+        measure: of weights, (count, R): how often each picture was drawn; (..., R) out.
+        count: of the pictures.
+
+    Resample i is the same pictures for all that have as many.
+    """
+    rng, at_once = np.random.default_rng(0), max(1, _CELLS // count)
     draws = []
     for start in range(0, MAP_RESAMPLES, at_once):
         part = range(start, min(start + at_once, MAP_RESAMPLES))
         weights = np.empty((count, len(part)), dtype=np.float32)
         for column in range(len(part)):
             weights[:, column] = np.bincount(rng.integers(0, count, count), minlength=count)
-        draws.append(_mean_ap(rankings, weights))
-    return np.concatenate(draws)
+        draws.append(measure(weights))
+    return np.concatenate(draws, axis=-1)
+
+
+def mean_over_classes(each: Floats) -> Floats:
+    """Mean over the classes that are known, those without a number (nan) left out: (C, R) to (R,); nan of none."""
+    known = np.isfinite(each)
+    with np.errstate(invalid="ignore"):
+        result: Floats = np.where(known, each, 0).sum(0) / known.sum(0)
+    return result
+
+
+def stretch_sums(members: NDArray[np.intp], ends: NDArray[np.intp], count: int) -> csr_array:
+    """The matrix that sums each stretch of members up to its end: (stretches, count)."""
+    starts = np.concatenate([[0], ends])
+    members = members[: starts[-1]]
+    return csr_array((np.ones(len(members), np.float32), members, starts), shape=(len(ends), count))
 
 
 def mcnemar(correct: ArrayLike, other: ArrayLike) -> float:
@@ -200,15 +238,29 @@ def swaps(pairs: Sequence[tuple[NDArray[Any], NDArray[Any]]], truth: NDArray[Any
     Returns:
         As ``sign_flips``.
     """
-    both, count = np.concatenate([truth, truth]), len(truth)
+    both = np.concatenate([truth, truth])
     rankings = [_rankings(np.concatenate([_ranks(a, truth), _ranks(b, truth)]), both) for a, b in pairs]
-    rng, at_once = np.random.default_rng(0), max(1, _CELLS // (2 * count))
 
     def differences(stays: NDArray[np.float32]) -> Floats:
         side = np.concatenate([stays, 1 - stays])
         each = [np.subtract(*of_class.both_sides(side)) for of_classes in rankings for of_class in of_classes]
         return np.stack(each).astype(np.float64).mean(0)  # type: ignore[no-any-return]  # numpy's stubs
 
+    return swapped(differences, len(truth), draws)
+
+
+def swapped(differences: Callable[[NDArray[np.float32]], Floats], count: int, draws: int = SWAPS) -> float:
+    """Two-sided Monte-Carlo p of a difference between networks: what they said of each picture might be swapped.
+
+    Args:
+        differences: of which pictures stay, 0 or 1, (count, R): the difference then, (R,).
+        count: of the pictures.
+        draws: of which pictures are swapped.
+
+    Returns:
+        As ``sign_flips``.
+    """
+    rng, at_once = np.random.default_rng(0), max(1, _CELLS // (2 * count))
     found = [
         differences(rng.integers(0, 2, (min(at_once, draws - start), count), dtype=np.int8).T.astype(np.float32))
         for start in range(0, draws, at_once)
@@ -258,13 +310,6 @@ def _area(gained: NDArray[Any], seen: NDArray[Any]) -> NDArray[Any]:
     return result
 
 
-def _sums(members: NDArray[np.intp], ends: NDArray[np.intp], count: int) -> csr_array:
-    """The matrix that sums each stretch of members up to its end: (stretches, count)."""
-    starts = np.concatenate([[0], ends])
-    members = members[: starts[-1]]
-    return csr_array((np.ones(len(members), np.float32), members, starts), shape=(len(ends), count))
-
-
 def _ranks(scores: NDArray[Any], truth: NDArray[Any]) -> Floats:
     """Ranks within each class of what is counted; the others' are never read."""
     return np.column_stack(
@@ -285,8 +330,4 @@ def _rankings(scores: NDArray[Any], truth: NDArray[Any]) -> list[Ranking]:
 
 def _mean_ap(rankings: Sequence[Ranking], weights: NDArray[Any]) -> Floats:
     """Mean over the classes that have a positive of any weight, in double precision: (R,)."""
-    each = np.stack([ranking.average_precision(weights) for ranking in rankings]).astype(np.float64)
-    known = np.isfinite(each)
-    with np.errstate(invalid="ignore"):
-        result: Floats = np.where(known, each, 0).sum(0) / known.sum(0)
-    return result
+    return mean_over_classes(np.stack([one.average_precision(weights) for one in rankings]).astype(np.float64))

@@ -13,7 +13,8 @@ from rich.console import Console
 from pretext.errors import UserError
 from transfer.comparing import CompareSettings, Comparison, compare, compare_paths, comparison_lines
 from transfer.intervals import difference, holm, mcnemar, mean, mean_average_precision, sign_flips, swaps, welch
-from transfer.results import Outcome, Result, write_result
+from transfer.outcomes import Answers
+from transfer.results import Result, write_result
 
 
 def printed(comparison: Comparison) -> str:
@@ -255,8 +256,8 @@ def test_a_name_with_a_comma_or_a_colon(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_hostile_names_do_not_steer_the_terminal() -> None:
     name = "\x1b[31mred"
-    first = result(name, rows=[row(name, Outcome(correct=np.ones(30, dtype=bool)))], test=name)
-    second = result("[bold]b", rows=[row(name, Outcome(correct=np.arange(30) < 4))], test=name)
+    first = result(name, rows=[row(name, Answers(np.ones(30, dtype=bool)))], test=name)
+    second = result("[bold]b", rows=[row(name, Answers(np.arange(30) < 4))], test=name)
     text = printed(compare([[first], [second]]))
     assert "\x1b" not in text and r"\x1b[31mred" in text and "[bold]b" in text
     assert "<0.0001" in text

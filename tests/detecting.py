@@ -1,0 +1,93 @@
+"""Made-up detections, and average precision as the rules of the PASCAL VOC devkit say it, box by box."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Found = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]
+
+
+class Objects(NamedTuple):
+    """What is to be found in a picture."""
+
+    boxes: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    difficult: NDArray[np.bool_]
+
+
+def boxes(rng: np.random.Generator, count: int, side: int = 12) -> NDArray[np.float32]:
+    """On a small grid, so that many overlap, and some equally much."""
+    corners = rng.integers(0, side, (count, 2))
+    return np.hstack([corners, corners + rng.integers(1, 7, (count, 2))]).astype(np.float32)
+
+
+def pictures(
+    rng: np.random.Generator, count: int, classes: int = 3, ties: bool = True, most: int = 5
+) -> tuple[list[Found], list[Objects]]:
+    """Pictures with any number of objects and of found boxes: copies of objects, shifted ones, and others."""
+    found, truth = [], []
+    for _ in range(count):
+        n, extra = int(rng.integers(0, most)), int(rng.integers(0, most))
+        known = Objects(boxes(rng, n), rng.integers(0, classes, n), rng.random(n) < 0.25)
+        again = rng.integers(0, n, int(rng.integers(0, 2 * n))) if n else np.zeros(0, dtype=np.int64)
+        moved = known.boxes[again] + np.float32(0.5) * rng.integers(-1, 2, (len(again), 4)).astype(np.float32)
+        placed = np.concatenate([moved, boxes(rng, extra)])
+        labels = np.concatenate([known.labels[again], rng.integers(0, classes, extra)])
+        scores = rng.integers(0, 6, len(labels)) / 8 if ties else rng.random(len(labels))
+        found.append((placed, scores.astype(np.float32), labels))
+        truth.append(known)
+    return found, truth
+
+
+def by_the_rules(found: Sequence[Found], truth: Sequence[Objects], label: int, eleven: bool) -> float:
+    """Average precision of one class; nan where there is nothing to be found.
+
+    Boxes of the same score in the order of the pictures.
+    """
+    listed = [
+        (float(score), picture, box)
+        for picture, (placed, scores, labels) in enumerate(found)
+        for box, score, of in zip(placed, scores, labels, strict=True)
+        if of == label
+    ]
+    listed.sort(key=lambda one: -one[0])
+    positives = sum(int(((one.labels == label) & ~one.difficult).sum()) for one in truth)
+    if not positives:
+        return float("nan")
+    met: set[tuple[int, int]] = set()
+    right = wrong = 0
+    recalls, precisions = [], []
+    for _, picture, box in listed:
+        best, at = 0.0, -1
+        for index, (true, of) in enumerate(zip(truth[picture].boxes, truth[picture].labels, strict=True)):
+            if of == label and shared(box, true) > best:
+                best, at = shared(box, true), index
+        if best >= 0.5:
+            if truth[picture].difficult[at]:
+                continue
+            right, wrong = (right, wrong + 1) if (picture, at) in met else (right + 1, wrong)
+            met.add((picture, at))
+        else:
+            wrong += 1
+        recalls.append(right / positives)
+        precisions.append(right / (right + wrong))
+    if eleven:
+        levels = [at / 10 for at in range(11)]
+        return sum(max((p for r, p in zip(recalls, precisions, strict=True) if r >= t), default=0) for t in levels) / 11
+    area, before = 0.0, 0.0
+    for at, recall in enumerate(recalls):
+        area += (recall - before) * max(precisions[at:])
+        before = recall
+    return area
+
+
+def shared(box: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+    """Intersection over union, in whole pixels as the devkit counts them: from 1, both ends in the box."""
+    (a, b, c, d), (e, f, g, h) = (one.astype(float) + (1, 1, 0, 0) for one in (box, other))
+    width, height = min(c, g) - max(a, e) + 1, min(d, h) - max(b, f) + 1
+    if width <= 0 or height <= 0:
+        return 0.0
+    area = (c - a + 1) * (d - b + 1) + (g - e + 1) * (h - f + 1) - width * height
+    return float(width * height / area)
