@@ -32,8 +32,9 @@ from pretext.sheet import contact_sheet
 from pretext.versions import versions
 from transfer.adapting import Adapted, AdaptSettings, adapt
 from transfer.features import View, calibrate_batch_norm
+from transfer.intervals import ABOUT
 from transfer.networks import Network, open_networks
-from transfer.outcomes import about_interval, judged_row
+from transfer.outcomes import judged_row
 from transfer.results import Cost, Judged, Result, code_digest, read_result, write_result
 from transfer.tasks.opening import open_task
 from transfer.tasks.task import FinetuneSettings, Task, parts_of
@@ -220,7 +221,7 @@ class _Run:
             ranks.on_first(lambda: calibrate_batch_norm(start.network, self.training, View(settings.size, 1.0), place))
         pictures = self._pictures() if fresh and start.rescale else None
         asked = AdaptSettings(settings.freeze_to, settings.batch_norm, settings.colour)
-        features: Adapted = adapt(start.network, asked, pictures, start.rescale)
+        features: Adapted = adapt(start.network, asked, pictures)
         with torch.random.fork_rng():
             torch.manual_seed(settings.seed)
             network = self.task.network(features)
@@ -289,7 +290,7 @@ class _Run:
             code=code_digest(),
             versions=versions(),
             skipped=tuple(dict.fromkeys(skipped)),
-            interval=about_interval(task.metric),
+            interval=ABOUT[task.metric],
         )
         write_result(self.file, result)
         return read_result(self.file)

@@ -75,13 +75,14 @@ class OfClasses:
         return self.source.digest()
 
 
-def open_targets(train: str, test: str, classes: Sequence[str] = ()) -> Targets:
+def open_targets(train: str, test: str, classes: Sequence[str] = (), every_class: bool = True) -> Targets:
     """Open a training and a test source by name.
 
     Args:
         train: the pictures that teach, see ``open_labelled``.
         test: the pictures that judge.
         classes: of sources with several labels a picture, those that are asked for; none stands for all.
+        every_class: as of ``checked_targets``.
 
     Raises:
         UserError: as ``open_labelled``, ``OfClasses`` and ``checked_targets``.
@@ -91,10 +92,12 @@ def open_targets(train: str, test: str, classes: Sequence[str] = ()) -> Targets:
     sources = [open_labelled(train), open_labelled(test)]
     if classes:
         sources = [OfClasses(name, one, classes) for name, one in zip((train, test), sources, strict=True)]
-    return checked_targets(train, sources[0], test, sources[1])
+    return checked_targets(train, sources[0], test, sources[1], every_class)
 
 
-def checked_targets(train_name: str, train: LabelledSource, test_name: str, test: LabelledSource) -> Targets:
+def checked_targets(
+    train_name: str, train: LabelledSource, test_name: str, test: LabelledSource, every_class: bool = True
+) -> Targets:
     """A training and a test source that fit together.
 
     Args:
@@ -102,6 +105,7 @@ def checked_targets(train_name: str, train: LabelledSource, test_name: str, test
         train: the pictures that teach.
         test_name: as above.
         test: the pictures that judge.
+        every_class: refuse pictures with several labels of which one is in none or in all of them.
 
     Raises:
         UserError: no picture; other classes in the one than in the other, or in another order; fewer than two; a
@@ -130,7 +134,8 @@ def checked_targets(train_name: str, train: LabelledSource, test_name: str, test
             checked = checked_labels(name, given.tolist(), classes)
         if len(checked) != len(source):
             raise UserError(f"{name}: {len(checked):,} labels of {len(source):,} pictures; is the set whole?")
-        _require_all_classes(name, checked, classes)
+        if every_class or not multilabel:
+            _require_all_classes(name, checked, classes)
         digests.append(_digest(source, checked, classes))
     _require_apart(train_name, train, test_name, test)
     return Targets(train, test, classes, multilabel, *digests)

@@ -8,7 +8,7 @@ from timm.layers import Conv2dSame
 from torch import Tensor, nn
 
 from pretext.backbones.contract import Backbone, Stage
-from pretext.color import at_least_float32, rgb_to_lab, rgb_to_lightness
+from pretext.color import rgb_to_lab, rgb_to_lightness
 from pretext.errors import UserError
 from pretext.weights.inputs import FromRgb
 from transfer.adapting.tracing import Trace, ancestors, leaves

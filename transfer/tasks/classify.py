@@ -7,17 +7,24 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 from PIL import Image
+from scipy.special import expit, softmax
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from pretext.errors import PictureError, UserError
-from pretext.pictures.batches import Batch, CropSettings, Examples, Sample, Samples, centre_crop
+from pretext.pictures.batches import Batch, CropSettings, Examples, Sample, Samples, centre_crop, random_crop
+from pretext.pictures.order import uniforms
 from pretext.pictures.source import Source
-from transfer.outcomes import Metric, Outcome
-from transfer.targets import open_targets
+from transfer.intervals import Metric
+from transfer.outcomes import Answers, Outcome, Ranked
+from transfer.targets import Targets, open_targets
+from transfer.tasks import drawing
 from transfer.tasks.classification import Classify, ClassifyHeadSettings
 from transfer.tasks.classification_examples import ScaledCrops, scaled_crop
-from transfer.tasks.task import FinetuneSettings, Task, own_index, unreadable
+from transfer.tasks.task import FinetuneSettings, Task, unreadable
+from transfer.voc.pictures import whole
+
+_NAMED = 3  # classes that are named on a drawn picture, at most
 
 
 @dataclass
@@ -53,10 +60,11 @@ class Classification(Task):
     name: ClassVar[str] = "classify"
 
     def __init__(self, settings: ClassifySettings) -> None:
-        targets = open_targets(settings.train, settings.test, settings.classes)
+        targets = open_targets(settings.train, settings.test, settings.classes, every_class=False)
         self.settings, self.multilabel = settings, targets.multilabel
         self.train, self.test = targets.train, targets.test
-        self.classes, self.problems = targets.classes, []
+        self.classes = targets.classes
+        self.problems = _lacking(targets) if targets.multilabel else []
         self.train_digest, self.test_digest = targets.train_digest, targets.test_digest
         self.metric: Metric = "mAP" if targets.multilabel else "top-1"  # type: ignore[misc]
         looked = "the middle square" if settings.test_crops == 1 else f"{settings.test_crops} random crops"
@@ -67,10 +75,10 @@ class Classification(Task):
 
     @property
     def head(self) -> str:
-        return self.settings.head.name
+        return self.settings.head.kind
 
     def network(self, features: nn.Module) -> nn.Module:
-        return Classify(features, len(self.classes), self.settings.head, side=self.settings.size)
+        return Classify(features, len(self.classes), self.settings.head)
 
     def examples(self, part: Source, cache_bytes: int) -> Examples:
         settings = self.settings
@@ -92,17 +100,13 @@ class Classification(Task):
         scores = np.stack([found[index] for index in sorted(found)]).astype(np.float32)
         truth = np.stack([self._truth(source, index) for index in sorted(found)])
         if self.multilabel:
-            return [("", ranked(scores, truth.astype(np.int8)))] if (truth == 1).any() else []
-        return [("", answered(scores.argmax(1) == truth))]
+            return [("", Ranked(scores, truth.astype(np.int8)))] if (truth == 1).any() else []
+        return [("", Answers(scores.argmax(1) == truth))]
 
     def drawn(self, source: Source, index: int, found: Any) -> tuple[Image.Image, Image.Image]:
         picture, truth = source.read(index), self._truth(source, index)
         shown = np.flatnonzero(truth == 1).tolist() if self.multilabel else [int(truth)]
-        chances = (
-            1 / (1 + np.exp(-found))
-            if self.multilabel
-            else np.exp(found - found.max()) / np.exp(found - found.max()).sum()
-        )
+        chances = expit(found) if self.multilabel else softmax(found)
         likely = np.argsort(-chances)[:_NAMED].tolist()
         said = [one for one in likely if chances[one] >= 0.5 * chances[likely[0]]]
         return (
@@ -111,8 +115,26 @@ class Classification(Task):
         )
 
     def _truth(self, source: Source, index: int) -> Any:
-        whole, own = own_index(source, index)
-        return whole.labels[own]  # type: ignore[attr-defined]
+        labelled, own = whole(source, index)
+        return labelled.labels[own]  # type: ignore[attr-defined]
+
+
+def _lacking(targets: Targets) -> list[tuple[str, str]]:
+    """Classes that nothing can be learnt or said of, as problems of the pictures.
+
+    Raises:
+        UserError: there is no other.
+    """
+    found = []
+    for number, name in enumerate(targets.classes):
+        learnt, asked = ((source.labels[:, number] == 1).any() for source in (targets.train, targets.test))
+        if not asked:
+            found.append((name, "no test picture shows it: it is left out of the mean"))
+        elif not learnt:
+            found.append((name, "no training picture shows it, but a test picture does"))
+    if len([one for one in found if "left out" in one[1]]) == len(targets.classes):
+        raise UserError("test: no picture shows any of the classes; name another part")
+    return found
 
 
 class _Views(Dataset[Sample]):
@@ -125,7 +147,7 @@ class _Views(Dataset[Sample]):
         return self.crops * len(self.source)
 
     def __getitem__(self, at: int) -> Sample:
-        (index, crop), settings = divmod(at, self.crops), self.task.settings
+        index, settings = at // self.crops, self.task.settings
         try:
             picture = self.source.read(index, settings.size)
         except PictureError as error:

@@ -13,15 +13,18 @@ from torch.utils.data import Dataset
 from pretext.errors import PictureError, UserError
 from pretext.pictures.batches import Batch, Examples, Sample
 from pretext.pictures.source import Source
-from transfer.outcomes import Metric, Outcome, detections_outcome
+from transfer.intervals import Metric
+from transfer.outcomes import Detected, Outcome, Points
+from transfer.outcomes.detections import detections
 from transfer.tasks import drawing
 from transfer.tasks.detection import DetectHeadSettings, Detector
 from transfer.tasks.detection_examples import DetectionExamples, detection_view
-from transfer.tasks.task import FinetuneSettings, Task, digest_of, own_index, unreadable
-from transfer.voc.boxes import Boxed, Objects, open_boxed
+from transfer.tasks.task import FinetuneSettings, Task, digest_of, unreadable
+from transfer.voc.boxes import Boxed, objects_of, open_boxed
+from transfer.voc.pictures import whole
 from transfer.voc.proposals import Proposals, open_proposals
 
-POINTS = ("11 points", "all points", "COCO")
+POINTS: tuple[Points, ...] = ("11 points", "all points", "COCO")
 """The three kinds of average precision that are told of the same detections."""
 
 _SHOWN = 0.3  # least score of a box that is drawn
@@ -67,7 +70,8 @@ class Detection(Task):
 
     def __init__(self, settings: DetectSettings) -> None:
         self.settings = settings
-        self.train, self.test = open_boxed(settings.train), open_boxed(settings.test)
+        self.train = open_boxed(settings.train, training=True, difficult=settings.difficult)
+        self.test = open_boxed(settings.test)
         self.classes = list(self.train.classes)
         self.problems = [*self.train.problems, *self.test.problems]
         self.train_digest, self.test_digest = (
@@ -123,14 +127,15 @@ class Detection(Task):
 
     def outcomes(self, source: Source, found: Mapping[int, Any]) -> list[tuple[str, Outcome]]:
         indices = sorted(found)
-        truth = [_objects(source, index) for index in indices]
+        truth = [objects_of(source, index) for index in indices]
         said = [found[index] for index in indices]
         if not any((~one.difficult).any() for one in truth):
             return []
-        return [(points, detections_outcome(said, truth, points)) for points in POINTS]
+        every = detections(said, truth, len(self.classes))
+        return [(points, Detected(every, points)) for points in POINTS]
 
     def drawn(self, source: Source, index: int, found: Any) -> tuple[Image.Image, Image.Image]:
-        picture, truth = source.read(index), _objects(source, index)
+        picture, truth = source.read(index), objects_of(source, index)
         words = [
             f"{self.classes[one]}{' (difficult)' if hard else ''}"
             for one, hard in zip(truth.labels, truth.difficult, strict=True)
@@ -160,16 +165,10 @@ class _Views(Dataset[Sample]):
         except PictureError as error:
             return unreadable(error)
         label = {"index": torch.tensor(index), "size": torch.tensor(rgb.shape[-2:]), "scale": torch.tensor(scale)}
-        whole, own = own_index(self.source, index)
-        if proposals := self.task.proposals.get(id(whole)):
+        boxed, own = whole(self.source, index)
+        if proposals := self.task.proposals.get(id(boxed)):
             label["proposals"] = torch.from_numpy(proposals.boxes(own) * scale)
         return Sample(rgb, [], label)
-
-
-def _objects(source: Source, index: int) -> Objects:
-    whole, own = own_index(source, index)
-    found: Objects = whole.objects(own)  # type: ignore[attr-defined]
-    return found
 
 
 def _known(source: Boxed) -> bytes:

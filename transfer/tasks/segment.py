@@ -12,12 +12,13 @@ from torch.utils.data import Dataset
 from pretext.errors import PictureError, UserError
 from pretext.pictures.batches import Batch, Examples, Sample
 from pretext.pictures.source import Source
-from transfer.outcomes import Metric, Outcome, confusion, segmentation_outcome
+from transfer.intervals import Metric
+from transfer.outcomes import Outcome, confusion, segmentation_outcome
 from transfer.tasks import drawing
 from transfer.tasks.segmentation import Segment, SegmentHeadSettings
 from transfer.tasks.segmentation_examples import SegmentationExamples, segmentation_view
-from transfer.tasks.task import FinetuneSettings, Task, digest_of, own_index, unreadable
-from transfer.voc.masks import Masked, open_masked
+from transfer.tasks.task import FinetuneSettings, Task, digest_of, unreadable
+from transfer.voc.masks import Masked, mask_of, open_masked
 
 _MASKS = 32  # that a digest looks at
 
@@ -63,7 +64,7 @@ class Segmentation(Task):
             digest_of(source, self.classes, _known(source)) for source in (self.train, self.test)
         )
         self.about = (  # type: ignore[misc]
-            f"segmentation by head {settings.head.name}, {settings.training.steps:,} steps of "
+            f"segmentation by head {settings.head.kind}, {settings.training.steps:,} steps of "
             f"{settings.training.batch_size}{', with the masks of SBD' if settings.sbd else ''}, tested at a shorter "
             f"side of {settings.size} pixels; mean over classes of intersection over union of all pixels, at full "
             "size, 255 not counted"
@@ -71,7 +72,7 @@ class Segmentation(Task):
 
     @property
     def head(self) -> str:
-        return self.settings.head.name
+        return self.settings.head.kind
 
     def network(self, features: nn.Module) -> nn.Module:
         return Segment(features, len(self.classes), self.settings.head)
@@ -100,8 +101,7 @@ class Segmentation(Task):
 
     def drawn(self, source: Source, index: int, found: Any) -> tuple[Image.Image, Image.Image]:
         picture = source.read(index)
-        whole, own = own_index(source, index)
-        truth = whole.mask(own)  # type: ignore[attr-defined]
+        truth = mask_of(source, index)
         return drawing.painted(picture, truth, self.classes), drawing.painted(picture, found[0], self.classes)
 
 
@@ -115,10 +115,9 @@ class _Views(Dataset[Sample]):
         return len(self.source)
 
     def __getitem__(self, index: int) -> Sample:
-        whole, own = own_index(self.source, index)
         try:
             rgb = segmentation_view(self.source, index, self.task.settings.size)
-            mask = whole.mask(own)  # type: ignore[attr-defined]
+            mask = mask_of(self.source, index)
         except PictureError as error:
             return unreadable(error)
         label = {"index": torch.tensor(index), "size": torch.tensor(rgb.shape[-2:]), "mask": torch.from_numpy(mask)}

@@ -17,7 +17,8 @@ from pretext.errors import PictureError, UserError
 from pretext.pictures.batches import Batch, Examples, Sample, Subset
 from pretext.pictures.source import Source
 from pretext.settings import plain
-from transfer.outcomes import Metric, Outcome
+from transfer.intervals import Metric
+from transfer.outcomes import Outcome
 from transfer.targets import seen
 
 BatchNorm = Literal["train", "frozen", "absorbed"]
@@ -148,13 +149,6 @@ def parts_of(source: Source, holdout: int, seed: int) -> tuple[Subset, Subset]:
     """The pictures that are trained on, and those that are not: at most ``holdout``, and at most a tenth."""
     aside = min(holdout, len(source) // 10)
     return Subset(source, range(aside, len(source)), seed), Subset(source, range(aside), seed)
-
-
-def own_index(source: Source, index: int) -> tuple[Source, int]:
-    """The source that a picture lies in, seen through parts of sources, and its index there."""
-    while isinstance(source, Subset):
-        index, source = source.index(index), source.source
-    return source, index
 
 
 def unreadable(error: PictureError) -> Sample:

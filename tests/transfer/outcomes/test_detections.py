@@ -59,8 +59,9 @@ def by_coco(found: Sequence[Found], truth: Sequence[Objects], classes: int) -> N
         coco.dataset = known
         coco.createIndex()
         if not listed:
-            return np.array([0.0 if any(~one.difficult[one.labels == c].all() for one in truth) else np.nan
-                             for c in range(classes)])
+            return np.array(
+                [0.0 if any(~one.difficult[one.labels == c].all() for one in truth) else np.nan for c in range(classes)]
+            )
         judge = COCOeval(coco, coco.loadRes(listed), "bbox")
         judge.evaluate()
         judge.accumulate()
