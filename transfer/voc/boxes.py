@@ -122,17 +122,28 @@ def _inside(path: Path, annotated: Sequence[Annotated], picture: Picture) -> tup
         size = size_of(picture.path, picture.key)
     except PictureError:  # who reads it will say so
         size = (2**24, 2**24)
-    boxes = np.array([_box(path, one) for one in annotated], np.float64).reshape(-1, 4)
-    cut = np.clip(boxes, 0, (*size, *size))
-    flat = (boxes[:, 2:] - boxes[:, :2] <= 1).any(1)
-    outside = (cut[:, 2:] <= cut[:, :2]).any(1)
-    kept = np.flatnonzero(~(flat | outside))
-    problems = []
-    for at in np.flatnonzero((cut != boxes).any(1) | flat):
-        what = f"lies outside the picture of {size[0]} x {size[1]}: dropped" if outside[at] else "has no area: dropped"
-        if at in kept:
-            what = f"reaches outside the picture of {size[0]} x {size[1]}: cut"
-        problems.append(f"the box of object {at + 1} ({annotated[at].kind}) {what}")
-    labels = np.array([CLASSES.index(annotated[at].kind) for at in kept], np.int64)
-    difficult = np.array([annotated[at].difficult for at in kept], np.bool_)
-    return Objects(cut[kept].astype(np.float32), labels, difficult), problems
+    width, height = size
+    boxes: list[tuple[float, ...]] = []
+    kept: list[Annotated] = []
+    problems: list[str] = []
+    for number, one in enumerate(annotated, 1):
+        left, top, right, bottom = box = _box(path, one)
+        cut = (max(left, 0.0), max(top, 0.0), min(right, width), min(bottom, height))
+        what = ""
+        if right - left <= 1 or bottom - top <= 1:
+            what = "has no area: dropped"
+        elif cut[2] <= cut[0] or cut[3] <= cut[1]:
+            what = f"lies outside the picture of {width} x {height}: dropped"
+        else:
+            boxes.append(cut)
+            kept.append(one)
+            if cut != box:
+                what = f"reaches outside the picture of {width} x {height}: cut"
+        if what:
+            problems.append(f"the box of object {number} ({one.kind}) {what}")
+    inside = Objects(
+        np.array(boxes, np.float32).reshape(-1, 4),
+        np.array([CLASSES.index(one.kind) for one in kept], np.int64),
+        np.array([one.difficult for one in kept], np.bool_),
+    )
+    return inside, problems

@@ -82,8 +82,8 @@ def prefixes(parts: Sequence[Voc]) -> list[str]:
 
 def whole(source: Source, index: int) -> tuple[Source, int]:
     """The source that a picture is of, and its index there: what lies below any ``Subset``."""
-    while isinstance(source, Subset):
-        source, index = source.source, source.index(index)
+    if isinstance(source, Subset):
+        return whole(source.source, source.index(index))
     return source, index
 
 
