@@ -85,7 +85,7 @@ def by_the_rules(found: Sequence[Found], truth: Sequence[Objects], label: int, e
 
 def shared(box: NDArray[np.float32], other: NDArray[np.float32]) -> float:
     """Intersection over union, in whole pixels as the devkit counts them: from 1, both ends in the box."""
-    (a, b, c, d), (e, f, g, h) = (one.astype(float) + (1, 1, 0, 0) for one in (box, other))
+    (a, b, c, d), (e, f, g, h) = (one.astype(float) + np.array([1, 1, 0, 0]) for one in (box, other))
     width, height = min(c, g) - max(a, e) + 1, min(d, h) - max(b, f) + 1
     if width <= 0 or height <= 0:
         return 0.0

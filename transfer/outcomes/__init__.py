@@ -5,8 +5,9 @@ and its difference between two networks is tested by swapping what they said of 
 """
 
 from transfer.outcomes.answers import Answers
-from transfer.outcomes.detections import Detected, Detections, Points, detections_outcome
+from transfer.outcomes.detections import Detected, Detections, detections_outcome
 from transfer.outcomes.outcome import Outcome
+from transfer.outcomes.precision import Points
 from transfer.outcomes.ranks import Ranked
 from transfer.outcomes.rows import Row, deviation, joint_score, judged_row, seed_scores
 from transfer.outcomes.segmentations import Segmented, confusion, segmentation_outcome

@@ -76,6 +76,34 @@ class Detections:
     labels: NDArray[np.int64]
     truth: Truth
 
+    @classmethod
+    def of(
+        cls, found: Sequence[tuple[ArrayLike, ArrayLike, ArrayLike]], truth: Sequence[Objects], classes: int = 20
+    ) -> "Detections":
+        """Of pictures, at least one of which has an object that is not difficult.
+
+        Args:
+            found: of each picture its boxes (n, 4), scores (n,) and labels (n,).
+            truth: of each picture its objects.
+            classes: C, above any label.
+        """
+        known = Truth(
+            _counts([one.labels for one in truth]),
+            _joined([one.boxes for one in truth], np.float32, (-1, 4)),
+            _joined([one.labels for one in truth], np.int64),
+            _joined([one.difficult for one in truth], np.bool_),
+            classes,
+        )
+        assert known.positives.any(), "nothing is to be found"
+        boxes, scores, labels = zip(*found, strict=True)
+        return cls(
+            _counts(labels),
+            _joined(boxes, np.float32, (-1, 4)),
+            _joined(scores, np.float32),
+            _joined(labels, np.int64),
+            known,
+        )
+
     def __post_init__(self) -> None:
         assert len(self.counts) == len(self.truth.counts), "other pictures than those of the truth"
         assert len(self.boxes) == len(self.scores) == len(self.labels) == self.counts.sum()
@@ -130,7 +158,8 @@ class Detected(Weighted):
     @property
     def positives(self) -> NDArray[np.int64]:
         """Objects of each class, without the difficult ones."""
-        return self.detections.truth.positives.sum(0)
+        counts: NDArray[np.int64] = self.detections.truth.positives.sum(0)
+        return counts
 
     @cached_property
     def _curves(self) -> list[list[Curve]]:
@@ -150,42 +179,14 @@ class Detected(Weighted):
         return lambda weights: mean_over_classes(_precisions(both, weights, self.points))
 
 
-def detections(
-    found: Sequence[tuple[ArrayLike, ArrayLike, ArrayLike]], truth: Sequence[Objects], classes: int = 20
-) -> Detections:
-    """What was found in test pictures, and what is there; at least one object is not difficult.
-
-    Args:
-        found: of each picture its boxes (n, 4), scores (n,) and labels (n,).
-        truth: of each picture its objects.
-        classes: C, above any label.
-    """
-    known = Truth(
-        _counts([one.labels for one in truth]),
-        _joined([one.boxes for one in truth], np.float32, (-1, 4)),
-        _joined([one.labels for one in truth], np.int64),
-        _joined([one.difficult for one in truth], np.bool_),
-        classes,
-    )
-    assert known.positives.any(), "nothing is to be found"
-    boxes, scores, labels = zip(*found, strict=True)
-    return Detections(
-        _counts(labels),
-        _joined(boxes, np.float32, (-1, 4)),
-        _joined(scores, np.float32),
-        _joined(labels, np.int64),
-        known,
-    )
-
-
 def detections_outcome(
     found: Sequence[tuple[ArrayLike, ArrayLike, ArrayLike]],
     truth: Sequence[Objects],
     points: Points,
     classes: int = 20,
 ) -> Detected:
-    """The outcome by one rule; see ``detections``, which outcomes by several rules share."""
-    return Detected(detections(found, truth, classes), points)
+    """The outcome by one rule; see ``Detections.of``; outcomes by several rules share what that gives."""
+    return Detected(Detections.of(found, truth, classes), points)
 
 
 def _precisions(curves: Sequence[Sequence[Curve]], weights: NDArray[Any], points: Points) -> Floats:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from transfer.intervals import Floats, stretch_sums
 
 Points = Literal["11 points", "all points", "COCO"]
-"""How average precision is read off: VOC2007's rule, VOC2010's and later, COCO's (which also has overlaps of its own)."""
+"""How average precision is read off: VOC2007's rule; VOC2010's and later; COCO's, which has overlaps of its own."""
 
 LEVELS: dict[Points, Floats | None] = {
     "11 points": np.arange(11) / 10,
@@ -34,7 +34,7 @@ class Curve:
         self._pictures, self._right, self._positives = pictures, right, positives
         ends = np.flatnonzero(right & ~np.append(right[1:], False)) + 1
         self._seen = stretch_sums(pictures, ends, len(positives))
-        self._found = stretch_sums(pictures[right], np.cumsum(right)[ends - 1], len(positives))
+        self._found = stretch_sums(pictures[right], np.cumsum(right, dtype=np.intp)[ends - 1], len(positives))
 
     def average_precision(self, weights: NDArray[Any], points: Points) -> Floats:
         """Under each column of weights, (N, R): (R,); nan where there is nothing to be found."""

@@ -37,7 +37,8 @@ class Ranked(Weighted):
     @property
     def positives(self) -> NDArray[np.int64]:
         """Pictures of each class."""
-        return (self.truth == 1).sum(0)
+        counts: NDArray[np.int64] = (self.truth == 1).sum(0)
+        return counts
 
     @cached_property
     def value(self) -> float:

@@ -42,7 +42,8 @@ class Segmented(Weighted):
     @property
     def positives(self) -> NDArray[np.int64]:
         """Pixels of each class."""
-        return self.confusions.sum((0, 2))
+        counts: NDArray[np.int64] = self.confusions.sum((0, 2))
+        return counts
 
     @property
     def pixel_accuracy(self) -> float:

@@ -16,7 +16,7 @@ from sklearn.metrics import average_precision_score
 
 from tests.detecting import Found, Objects, boxes, by_the_rules, pictures
 from transfer.outcomes import Points, detections_outcome
-from transfer.outcomes.detections import Detected, detections
+from transfer.outcomes.detections import Detected, Detections
 from transfer.outcomes.precision import LEVELS
 
 RULES: tuple[Points, ...] = ("11 points", "all points", "COCO")
@@ -211,7 +211,7 @@ def in_order(found: Sequence[Found]) -> list[Found]:
 
 def test_the_same_boxes_serve_all_rules() -> None:
     found, truth = pictures(np.random.default_rng(2), 40)
-    shared = detections(found, truth, 3)
+    shared = Detections.of(found, truth, 3)
     for rule in RULES:
         assert Detected(shared, rule).value == detections_outcome(found, truth, rule, 3).value
     assert Detected(shared, "COCO").count == 40 and len(LEVELS["COCO"]) == 101  # type: ignore[arg-type]

@@ -1,0 +1,125 @@
+"""What a file keeps of boxes and masks is what was there, and nothing damaged is read."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from judging import result, row
+
+from pretext.errors import UserError
+from tests.detecting import pictures
+from transfer.outcomes import Detected, Detections, Segmented
+from transfer.results import Result, read_result, write_result
+
+CLASSES = ("cat", "dog", "fish")
+
+
+def detected(seed: int = 0, count: int = 30) -> Result:
+    """Two networks' worth of rows, by all three rules each."""
+    found, truth = pictures(np.random.default_rng(seed), count)
+    others, _ = pictures(np.random.default_rng(seed + 1), count)
+    rows = [
+        row(trained, Detected(boxes, points), None, points)
+        for trained, boxes in (
+            ("above conv4", Detections.of(found, truth, 3)),
+            ("all", Detections.of(others, truth, 3)),
+        )
+        for points in ("11 points", "all points", "COCO")
+    ]
+    return result(rows=rows, mode="fine-tuned", protocol="detection", classes=CLASSES)
+
+
+def segmented(seed: int = 0, count: int = 30) -> Result:
+    counts = np.random.default_rng(seed).integers(0, 2**20, (count, 3, 3))
+    return result(rows=[row("all", Segmented(counts), None)], mode="fine-tuned", classes=CLASSES)
+
+
+def test_boxes_survive(tmp_path: Path) -> None:
+    made = detected()
+    write_result(tmp_path / "a.json", made)
+    back = read_result(tmp_path / "a.json")
+    assert back == made and back.metric == "AP" and back.mode == "fine-tuned" and back.best is None
+    for was, now in zip(made.rows, back.rows, strict=True):
+        (one,), (two,) = was.outcomes, now.outcomes
+        assert isinstance(one, Detected) and isinstance(two, Detected) and one.points == two.points
+        assert one.value == two.value and np.array_equal(one.resampled_classes, two.resampled_classes, equal_nan=True)
+        for name in ("counts", "boxes", "scores", "labels"):
+            assert np.array_equal(getattr(one.detections, name), getattr(two.detections, name))
+        assert np.array_equal(one.detections.truth.difficult, two.detections.truth.difficult)
+    assert len({id(each.outcomes[0].detections) for each in back.rows}) == 2, "boxes are kept once for three rules"  # type: ignore[attr-defined]
+    assert len(json.loads((tmp_path / "a.json").read_text())["found"]) == 2
+
+
+def test_pictures_without_boxes_survive(tmp_path: Path) -> None:
+    found, truth = pictures(np.random.default_rng(3), 10)
+    nothing = [(one[0][:0], one[1][:0], one[2][:0]) for one in found]
+    made = result(rows=[row("all", Detected(Detections.of(nothing, truth, 3), "COCO"), None)], classes=CLASSES)
+    write_result(tmp_path / "a.json", made)
+    assert read_result(tmp_path / "a.json").rows[0].score == (0, 0, 0)
+
+
+def test_confusions_survive(tmp_path: Path) -> None:
+    made = segmented()
+    write_result(tmp_path / "a.json", made)
+    back = read_result(tmp_path / "a.json")
+    assert back == made and back.metric == "mIoU"
+    assert np.array_equal(made.rows[0].outcomes[0].confusions, back.rows[0].outcomes[0].confusions)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("path", "to"),
+    [
+        (("truth",), None),
+        (("truth",), "AAAA"),
+        (("truth", "difficult"), "AAAA"),
+        (("truth", "boxes"), 7),
+        (("truth", "counts"), "found"),
+        (("found",), None),
+        (("found",), []),
+        (("found", 0, "counts"), "truth"),
+        (("found", 1, "scores"), "eJwDAAAAAAE="),
+        (("found", 1, "labels"), "boxes"),
+        (("answers", 0, 0), "AAAA"),
+        (("answers", 0, 0, "points"), "12 points"),
+        (("answers", 0, 0, "points"), "COCO"),  # another number than the row says
+        (("answers", 0, 0, "found"), 2),
+        (("answers", 0, 0, "found"), -1),
+        (("answers", 0, 0, "found"), True),
+        (("n_test",), 31),
+        (("n_test",), 2**60),
+        (("classes",), ["cat"]),
+        (("metric",), "mIoU"),
+        (("metric",), "mAP"),
+    ],
+)
+def test_damaged_boxes(tmp_path: Path, path: tuple[Any, ...], to: Any) -> None:
+    file = tmp_path / "a.json"
+    write_result(file, detected())
+    found = json.loads(file.read_text())
+    if to in ("found", "truth", "boxes"):  # a part that is whole but belongs elsewhere
+        to = {"found": found["found"][0], "truth": found["truth"], "boxes": found["truth"]}[to][path[-1]]
+        to = found["truth"]["boxes"] if path[-1] == "labels" else to
+    inner: Any = found
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = to
+    _refused(file, found)
+
+
+@pytest.mark.parametrize(
+    ("name", "to"),
+    [("answers", [["AAAA"]]), ("truth", "AAAA"), ("classes", ["cat"]), ("n_test", 29), ("metric", "AP")],
+)
+def test_damaged_confusions(tmp_path: Path, name: str, to: Any) -> None:
+    file = tmp_path / "a.json"
+    write_result(file, segmented())
+    _refused(file, json.loads(file.read_text()) | {name: to})
+
+
+def _refused(file: Path, found: dict[str, Any]) -> None:
+    file.write_text(json.dumps(found))
+    with pytest.raises(UserError, match="damaged one") as caught:
+        read_result(file)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 400

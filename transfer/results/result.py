@@ -1,0 +1,149 @@
+"""A result: what one network is worth by one protocol on one data set."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pretext.errors import UserError
+from transfer.intervals import Metric
+from transfer.outcomes import Row
+from transfer.results.plain import short
+
+Mode = Literal["cached", "augmented", "fine-tuned"]
+"""Of frozen features that were kept, or of fresh crops; or of a network that was trained further."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The network that was judged; the words are those of ``transfer.networks.Network``."""
+
+    name: str
+    group: str
+    """What it has in common with the same network at other seeds."""
+    kind: str
+    """random, pretrained, supervised or published."""
+    seed: int
+    step: int
+    backbone: str
+    weights: str
+    """SHA-256 of its weights."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What it took."""
+
+    seconds: float
+    extraction_seconds: float
+    """Of them, in the network: in this call and in the earlier ones that filled the cache."""
+    pictures_per_second: float
+    peak_bytes: int
+    cache_bytes: int
+    device: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """One network by one protocol, in one mode, on one data set; a row per stage and variant."""
+
+    network: Judged
+    protocol: str
+    about: str
+    """The protocol in a sentence."""
+    settings: dict[str, Any]
+    """The protocol's; plain values."""
+    mode: Mode
+    metric: Metric
+    train: str
+    test: str
+    train_digest: str
+    """Over the pictures' names and labels, and the pixels of some of them: see ``transfer.targets``."""
+    test_digest: str
+    classes: tuple[str, ...]
+    n_fit: int
+    n_holdout: int
+    n_train: int
+    n_test: int
+    """Test pictures that could be read: N of every outcome."""
+    fraction: float
+    """Of the training pictures whose labels were used."""
+    split: str
+    split_sha256: str
+    view_size: int
+    view_ratio: float
+    precision: str
+    storage: str
+    """Of the kept features: float16 or float32."""
+    seed: int
+    """Of the evaluation."""
+    rows: tuple[Row, ...]
+    cost: Cost
+    code: str
+    """SHA-256 of the code: see ``code_digest``."""
+    versions: dict[str, str]
+    skipped: tuple[tuple[str, str], ...]
+    """Key and reason of the pictures that could not be read."""
+    interval: str
+    """What the intervals are."""
+    file: str = field(default="", compare=False)
+    """Where it was read from."""
+
+    @property
+    def best(self) -> str | None:
+        """Name of the row that did best on the held-out part; None where that chooses nothing.
+
+        Low-shot rows are given other pictures each: none of them is the best.
+        """
+        chosen = [row for row in self.rows if row.holdout is not None]
+        if not chosen or any(len(row.outcomes) > 1 for row in self.rows):
+            return None
+        return max(chosen, key=lambda row: row.holdout or 0.0).name
+
+    def row(self, name: str) -> Row:
+        """The row of a name."""
+        return next(row for row in self.rows if row.name == name)
+
+
+def evaluation(result: Result) -> list[tuple[str, Any]]:
+    """What must be equal for two results to stand in one table, by name; plain values."""
+    return [
+        ("protocol", result.protocol),
+        ("protocol settings", json.dumps(result.settings, sort_keys=True)),
+        ("metric", result.metric),
+        ("test data", result.test_digest),
+        ("training data", result.train_digest),
+        ("share of the labels", result.fraction),
+        ("test pictures", result.n_test),
+        ("training pictures", result.n_train),
+        ("classes", list(result.classes)),
+        ("part of a picture that is seen", result.view_ratio),
+        ("unreadable pictures", sorted(key for key, _ in result.skipped)),
+    ]
+
+
+def require_comparable(results: Sequence[Result]) -> None:
+    """Refuse to put numbers of different meaning side by side.
+
+    Raises:
+        UserError: not all have the same protocol, data and metric; it names the first difference.
+    """
+    for other in results[1:]:
+        for (name, first), (_, second) in zip(evaluation(results[0]), evaluation(other), strict=True):
+            if first != second:
+                shown = [
+                    {
+                        "test data": f"{r.test} ({r.test_digest[:8]})",
+                        "training data": f"{r.train} ({r.train_digest[:8]})",
+                    }
+                    for r in (results[0], other)
+                ]
+                was, now = (one.get(name, short(value)) for one, value in zip(shown, (first, second), strict=True))
+                raise UserError(
+                    f"{_where(other)} cannot be compared with {_where(results[0])}: other {name}: "
+                    f"{now} instead of {was}; evaluate both in the same way"
+                )
+
+
+def _where(result: Result) -> str:
+    return result.file or result.network.name
