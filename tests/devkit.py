@@ -44,8 +44,8 @@ def _make(root: Path, name: str, first: str, second: str | None, side: int, rand
             else:
                 draw.polygon([(box[0], box[3]), (box[2], box[3]), ((box[0] + box[2]) // 2, box[1])], fill=value)
         objects.append(
-            f"<object><name>{kind}</name><difficult>0</difficult><bndbox><xmin>{box[0] + 1}</xmin><ymin>{box[1] + 1}</ymin>"
-            f"<xmax>{box[2] + 1}</xmax><ymax>{box[3] + 1}</ymax></bndbox></object>"
+            f"<object><name>{kind}</name><difficult>0</difficult><bndbox><xmin>{box[0] + 1}</xmin>"
+            f"<ymin>{box[1] + 1}</ymin><xmax>{box[2] + 1}</xmax><ymax>{box[3] + 1}</ymax></bndbox></object>"
         )
     picture.save(root / "JPEGImages" / f"{name}.jpg", quality=95)
     mask.save(root / "SegmentationClass" / f"{name}.png")

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import math
 import re
 import time
 from collections.abc import Sequence
@@ -159,6 +160,11 @@ class _Run:
         shown = {k: v for k, v in plain(self.settings).items() if k not in ("reference", "out")}
         return {"task": self.task.name, "network": network, **shown}
 
+    @property
+    def _side(self) -> int:
+        """Of squares that statistics are taken from, pixels."""
+        return self.network.fit_size(self.settings.size or self.network.view_size)
+
     def kept(self) -> Result | None:
         """The result that was made of the very same things, if there is one."""
         if not self.file.exists():
@@ -201,6 +207,7 @@ class _Run:
                 },
                 skipped=task.problems,
                 replayable=False,
+                title=f"{task.name}: {self.start.judged.name}",
             )
 
     def _restored(self, checkpoint: Path) -> dict[str, Any]:
@@ -218,7 +225,7 @@ class _Run:
         """The network, with the weights that training begins with if it is to begin."""
         settings, start = self.settings, self.start
         if fresh and start.network.calibrated:
-            ranks.on_first(lambda: calibrate_batch_norm(start.network, self.training, View(settings.size, 1.0), place))
+            ranks.on_first(lambda: calibrate_batch_norm(start.network, self.training, View(self._side, 1.0), place))
         pictures = self._pictures() if fresh and start.rescale else None
         asked = AdaptSettings(settings.freeze_to, settings.batch_norm, settings.colour)
         features: Adapted = adapt(start.network, asked, pictures)
@@ -232,8 +239,7 @@ class _Run:
 
     def _pictures(self) -> torch.Tensor:
         """Training pictures, (N, 3, size, size), that layers are rescaled to."""
-        size = self.network.fit_size(self.settings.size)
-        views = Views(self.training, size)
+        views = Views(self.training, self._side)
         wanted = range(min(_STATISTICS, len(self.training)))
         found = [batch.rgb for batch in stream(views, wanted, len(wanted), 0)]
         if not found or not len(found[0]):
@@ -325,8 +331,8 @@ def predictions(
     """What a network says of every picture of a source, by index; and those that cannot be read, key and reason."""
     network.eval()
     views = task.views(source)
-    count = len(views)  # type: ignore[arg-type]
-    parts: dict[int, list[Any]] = {}
+    count = len(views)
+    found: dict[int, Any] = {}
     skipped: list[tuple[str, str]] = []
     shown = progress(title, count, "pictures") if title else contextlib.nullcontext(lambda more, remark: None)
     with shown as advance:
@@ -336,9 +342,9 @@ def predictions(
                 with autocast(place):
                     said = task.predict(network, batch, batch.rgb.to(place.device, non_blocking=True))
                 for label, one in zip(batch.labels, said, strict=True):
-                    parts.setdefault(int(label["index"]), []).append(one)
+                    found[int(label["index"])] = one
             advance(len(batch.rgb) + len(batch.missing), "")
-    return {index: task.joined(own) for index, own in parts.items()}, list(dict.fromkeys(skipped))
+    return found, skipped
 
 
 def sheet(task: Task, source: Source, found: dict[int, Any]) -> Any:
@@ -354,7 +360,7 @@ def _training_seconds(records: Sequence[dict[str, Any]]) -> float:
     speeds = [record for record in records if record["kind"] == "speed" and record.get("pictures_per_second")]
     batch = _batch(records)
     steps = [0, *(record["step"] for record in speeds)]
-    return sum(
+    return math.fsum(
         (after - before) * batch / record["pictures_per_second"]
         for (before, after), record in zip(pairwise(steps), speeds, strict=True)
     )

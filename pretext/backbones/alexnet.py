@@ -47,7 +47,8 @@ class AlexNet(Backbone):
 
     ``stages`` declares the strides of "pretrain"; in "test", pool5 to fc7 are twice as coarse and
     fc6 sees only whole 6 x 6 windows. As in the released net, batch norm has no scale and no shift
-    by default, and there is no local response normalisation, and no dropout unless asked for. The net subtracts 50 from L.
+    by default, there is no local response normalisation, and dropout only where it is asked for. The net
+    subtracts 50 from L.
 
     Args:
         geometry: "pretrain" or "test".

@@ -33,6 +33,7 @@ def train(
     stored: dict[str, Any],
     skipped: Sequence[tuple[str, str]] = (),
     replayable: bool = True,
+    title: str = "",
 ) -> Ending:
     """Train from where the learner stands to the end, writing the run's journal and checkpoints.
 
@@ -48,6 +49,7 @@ def train(
         facts: journaled at the start of every call, such as versions.
         stored: what a checkpoint holds besides the learner's state (settings, colour contract).
         skipped: key and reason of pictures that are known to be unreadable, for the journal.
+        title: of the progress, if not the folder's name.
         replayable: whether ``pretint replay`` can compute a step of such a run again.
 
     Returns:
@@ -64,7 +66,7 @@ def train(
     with (
         closing(Journal(run, learner.done if begun else None) if first else Silence()) as journal,
         stop_requests(signal.SIGINT) as interrupted,
-        progress(run.name, training.steps, "pictures", learner.done, weight=training.batch_size)
+        progress(title or run.name, training.steps, "pictures", learner.done, weight=training.batch_size)
         if first
         else nullcontext(lambda more, remark: None) as advance,
     ):

@@ -254,6 +254,9 @@ class Views(Dataset[Sample]):
         assert size >= 1 and 0 < ratio <= 1
         self.source, self.size, self.ratio, self.labelled = source, size, ratio, labelled
 
+    def __len__(self) -> int:
+        return len(self.source)
+
     def __getitem__(self, index: int) -> Sample:
         try:
             picture = self.source.read(index, math.ceil(self.size / self.ratio))

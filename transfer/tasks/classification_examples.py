@@ -67,18 +67,17 @@ class JitteredViews(Views):
     """Every picture of a source as the protocol looks at it when it judges: by several crops, drawn as in training.
 
     Crop k of a picture is a pure function of (seed, index, k). A sample's ``rgb`` holds them all: uint8
-    (crops, 3, size, size), so a batch's is (B, crops, 3, size, size).
+    (crops, 3, size, size), so a batch's is (B, crops, 3, size, size); its label is a dict with its ``index``, int64.
 
     Args:
         source: of the pictures.
         jitter: how crops are drawn.
         crops: how many; the protocol takes 10.
         seed: of the crops.
-        labelled: as of ``Views``.
     """
 
-    def __init__(self, source: Source, jitter: JitterSettings, crops: int, seed: int, labelled: bool = False) -> None:
-        super().__init__(source, jitter.size, labelled=labelled)
+    def __init__(self, source: Source, jitter: JitterSettings, crops: int, seed: int) -> None:
+        super().__init__(source, jitter.size)
         assert crops >= 1
         self.jitter, self.crops, self.seed = jitter, crops, seed
 
@@ -89,7 +88,14 @@ class JitteredViews(Views):
             return Sample(None, [(error.key, error.reason)])
         key = mix(self.seed, index)
         crops = [jittered_crop(picture, self.jitter, uniforms(key, k, 4)) for k in range(self.crops)]
-        return Sample(torch.stack(crops), [], label_of(self.source, index) if self.labelled else -1)
+        return Sample(torch.stack(crops), [], {"index": torch.tensor(index)})
+
+
+class CentreViews(Views):
+    """The middle square of every picture; its label is a dict with its ``index``, int64."""
+
+    def __getitem__(self, index: int) -> Sample:
+        return super().__getitem__(index)._replace(label={"index": torch.tensor(index)})
 
 
 def jittered_crop(picture: Image.Image, jitter: JitterSettings, uniform: np.ndarray) -> Tensor:

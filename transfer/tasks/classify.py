@@ -1,27 +1,25 @@
 """Classification as a task: which of some classes a picture shows, one or several."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-import torch
 from PIL import Image
 from scipy.special import expit, softmax
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
-from pretext.errors import PictureError, UserError
-from pretext.pictures.batches import Batch, CropSettings, Examples, Sample, Samples, centre_crop, random_crop
-from pretext.pictures.order import uniforms
+from pretext.errors import UserError
+from pretext.pictures.batches import Batch, CropSettings, Examples, Samples, Views
 from pretext.pictures.source import Source
 from transfer.intervals import Metric
 from transfer.outcomes import Answers, Outcome, Ranked
 from transfer.targets import Targets, open_targets
 from transfer.tasks import drawing
+from transfer.tasks.alignment import Features
 from transfer.tasks.classification import Classify, ClassifyHeadSettings
-from transfer.tasks.classification_examples import ScaledCrops, scaled_crop
-from transfer.tasks.task import FinetuneSettings, Task, unreadable
+from transfer.tasks.classification_examples import CentreViews, JitteredExamples, JitteredViews, JitterSettings
+from transfer.tasks.task import FinetuneSettings, Task
 from transfer.voc.pictures import whole
 
 _NAMED = 3  # classes that are named on a drawn picture, at most
@@ -33,25 +31,30 @@ class ClassifySettings(FinetuneSettings):
 
     Args:
         classes: of pictures with several labels, such as VOC's: those that are learnt, if not all.
-        way: how training pictures are cropped: resized, as group crop says; or scaled, windows of size pixels of
-            the picture scaled by 0.5 to 2, as Kraehenbuehl et al. 2016 do.
-        crop: of way resized; its size is taken from size.
-        test_crops: 1 looks at the middle square of a test picture; more at so many random crops, drawn as way
-            says, whose logits are averaged.
+        way: how training pictures are cropped: resized, as group crop says; or jittered, as group jitter says and
+            Kraehenbuehl et al. 2016 did. The crops' size is that of setting size.
+        crop: of way resized.
+        jitter: of way jittered.
+        test_crops: 1 looks at the middle square of a test picture; more, of way jittered, at so many random crops,
+            whose logits are averaged.
         head: what is put on the backbone.
     """
 
     classes: list[str] = field(default_factory=list)
-    way: Literal["resized", "scaled"] = "resized"
+    way: Literal["resized", "jittered"] = "resized"
     crop: CropSettings = field(default_factory=CropSettings)
+    jitter: JitterSettings = field(default_factory=JitterSettings)
     test_crops: int = 1
     head: ClassifyHeadSettings = field(default_factory=ClassifyHeadSettings)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 1 <= self.test_crops <= 1000:
-            raise UserError(f"test_crops is {self.test_crops}: it must lie in [1, 1000]")
-        self.crop.size = self.size
+        if not self.size:
+            raise UserError("size is 0: pictures that are classified together have one size; name it")
+        if not 1 <= self.test_crops <= 1000 or (self.test_crops > 1 and self.way != "jittered"):
+            raise UserError(f"test_crops is {self.test_crops}: from 1 to 1000, above 1 for way jittered")
+        self.crop = replace(self.crop, size=self.size)
+        self.jitter = replace(self.jitter, size=self.size)
 
 
 class Classification(Task):
@@ -77,24 +80,24 @@ class Classification(Task):
     def head(self) -> str:
         return self.settings.head.kind
 
-    def network(self, features: nn.Module) -> nn.Module:
+    def network(self, features: Features) -> nn.Module:
         return Classify(features, len(self.classes), self.settings.head)
 
     def examples(self, part: Source, cache_bytes: int) -> Examples:
         settings = self.settings
-        if settings.way == "scaled":
-            return ScaledCrops([part], settings.size, settings.seed, flip=settings.crop.flip)
+        if settings.way == "jittered":
+            return JitteredExamples([part], settings.jitter, settings.seed)
         return Samples([part], settings.crop, settings.seed, cache_bytes=cache_bytes, labelled=True)
 
-    def views(self, source: Source) -> Dataset[Sample]:
-        return _Views(self, source)
+    def views(self, source: Source) -> Views:
+        settings = self.settings
+        if settings.test_crops > 1:
+            return JitteredViews(source, settings.jitter, settings.test_crops, settings.seed)
+        return CentreViews(source, settings.size)
 
     def predict(self, network: nn.Module, batch: Batch, rgb: Tensor) -> list[Any]:
-        return list(network(rgb).float().cpu().numpy())
-
-    def joined(self, parts: Sequence[Any]) -> Any:
-        """The mean of the logits of all crops."""
-        return np.mean(parts, axis=0)
+        logits = network(rgb.flatten(0, -4)).float()
+        return list(logits.view(len(rgb), -1, logits.shape[-1]).mean(1).cpu().numpy())
 
     def outcomes(self, source: Source, found: Mapping[int, Any]) -> list[tuple[str, Outcome]]:
         scores = np.stack([found[index] for index in sorted(found)]).astype(np.float32)
@@ -135,30 +138,3 @@ def _lacking(targets: Targets) -> list[tuple[str, str]]:
     if len([one for one in found if "left out" in one[1]]) == len(targets.classes):
         raise UserError("test: no picture shows any of the classes; name another part")
     return found
-
-
-class _Views(Dataset[Sample]):
-    """Every picture as often as it is looked at: once, its middle square; or some random crops."""
-
-    def __init__(self, task: Classification, source: Source) -> None:
-        self.task, self.source, self.crops = task, source, task.settings.test_crops
-
-    def __len__(self) -> int:
-        return self.crops * len(self.source)
-
-    def __getitem__(self, at: int) -> Sample:
-        index, settings = at // self.crops, self.task.settings
-        try:
-            picture = self.source.read(index, settings.size)
-        except PictureError as error:
-            return unreadable(error)
-        if self.crops == 1:
-            view = centre_crop(picture, settings.size)
-        else:
-            drawn = uniforms(settings.seed, at, 5)
-            view = (
-                scaled_crop(picture, settings.size, drawn)
-                if settings.way == "scaled"
-                else random_crop(picture, settings.crop, drawn)
-            )
-        return Sample(torch.from_numpy(view).permute(2, 0, 1), [], {"index": torch.tensor(index)})

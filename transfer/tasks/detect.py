@@ -8,18 +8,17 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
-from pretext.errors import PictureError, UserError
-from pretext.pictures.batches import Batch, Examples, Sample
+from pretext.errors import UserError
+from pretext.pictures.batches import Batch, Examples, Views
 from pretext.pictures.source import Source
 from transfer.intervals import Metric
-from transfer.outcomes import Detected, Outcome, Points
-from transfer.outcomes.detections import detections
+from transfer.outcomes import Detected, Detections, Outcome, Points
 from transfer.tasks import drawing
+from transfer.tasks.alignment import Features
 from transfer.tasks.detection import DetectHeadSettings, Detector
-from transfer.tasks.detection_examples import DetectionExamples, detection_view
-from transfer.tasks.task import FinetuneSettings, Task, digest_of, unreadable
+from transfer.tasks.detection_examples import DetectionExamples, DetectionSizes, DetectionViews
+from transfer.tasks.task import FinetuneSettings, Task, digest_of
 from transfer.voc.boxes import Boxed, objects_of, open_boxed
 from transfer.voc.pictures import whole
 from transfer.voc.proposals import Proposals, open_proposals
@@ -36,28 +35,22 @@ class DetectSettings(FinetuneSettings):
     """A fine-tuning of detection: on what, from where, how.
 
     Args:
-        scales: shorter sides, in pixels, that training pictures are scaled to, one drawn for each.
-        longest: a longer side above it makes the picture smaller, pixels.
-        flip: probability of mirroring left and right.
-        difficult: train on objects that are marked as difficult, too.
-        proposals: of form fast: where objects may be in training pictures: a .mat or .npz file; or "windows", a
+        sizes: how training pictures are scaled; a test picture's longer side is at most sizes.longest, too.
+        proposals: of head.form fast: where objects may be in training pictures: a .mat or .npz file; or "windows", a
             fixed grid.
         test_proposals: the same of test pictures; empty takes that of proposals.
         head: what is put on the backbone.
     """
 
-    scales: list[int] = field(default_factory=lambda: [224])
-    longest: int = 1000
-    flip: float = 0.5
-    difficult: bool = False
+    sizes: DetectionSizes = field(default_factory=DetectionSizes)
     proposals: str = "windows"
     test_proposals: str = ""
     head: DetectHeadSettings = field(default_factory=DetectHeadSettings)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.scales or min(self.scales) < 16 or self.longest < max(self.scales + [self.size]):
-            raise UserError("scales must be at least 16 pixels, and longest not less than any of them, nor than size")
+        if not 16 <= self.size <= self.sizes.longest:
+            raise UserError(f"size is {self.size}: it must lie in [16, {self.sizes.longest}] pixels (sizes.longest)")
 
 
 class Detection(Task):
@@ -70,7 +63,7 @@ class Detection(Task):
 
     def __init__(self, settings: DetectSettings) -> None:
         self.settings = settings
-        self.train = open_boxed(settings.train, training=True, difficult=settings.difficult)
+        self.train = open_boxed(settings.train, training=True, difficult=settings.sizes.difficult)
         self.test = open_boxed(settings.test)
         self.classes = list(self.train.classes)
         self.problems = [*self.train.problems, *self.test.problems]
@@ -93,23 +86,21 @@ class Detection(Task):
     def head(self) -> str:
         return f"{self.settings.head.form}, {self.settings.head.neck}"
 
-    def network(self, features: nn.Module) -> nn.Module:
+    def network(self, features: Features) -> nn.Module:
         return Detector(features, len(self.classes), self.settings.head)
 
     def examples(self, part: Source, cache_bytes: int) -> Examples:
-        settings = self.settings
-        return DetectionExamples(
-            [part],
-            settings.seed,
-            settings.scales,
-            settings.longest,
-            flip=settings.flip,
-            difficult=settings.difficult,
-            proposals=self.proposals.get(id(self.train)),
-        )
+        return DetectionExamples([part], self.settings.sizes, self.settings.seed, self._proposals(part))
 
-    def views(self, source: Source) -> Dataset[Sample]:
-        return _Views(self, source)
+    def views(self, source: Source) -> Views:
+        settings = self.settings
+        proposals = self._proposals(source)
+        return DetectionViews(source, settings.size, settings.sizes.longest, proposals[0] if proposals else None)
+
+    def _proposals(self, part: Source) -> list[Proposals] | None:
+        """Of the source that pictures are of, if there are any."""
+        found = self.proposals.get(id(whole(part, 0)[0])) if self.proposals else None
+        return [found] if found else None
 
     def predict(self, network: nn.Module, batch: Batch, rgb: Tensor) -> list[Any]:
         assert isinstance(network, Detector)
@@ -131,7 +122,7 @@ class Detection(Task):
         said = [found[index] for index in indices]
         if not any((~one.difficult).any() for one in truth):
             return []
-        every = detections(said, truth, len(self.classes))
+        every = Detections.of(said, truth, len(self.classes))
         return [(points, Detected(every, points)) for points in POINTS]
 
     def drawn(self, source: Source, index: int, found: Any) -> tuple[Image.Image, Image.Image]:
@@ -147,28 +138,6 @@ class Detection(Task):
             drawing.boxed(picture, truth.boxes, words, [drawing.colour(one + 1) for one in truth.labels.tolist()]),
             drawing.boxed(picture, boxes[best], said, [drawing.colour(int(labels[at]) + 1) for at in best]),
         )
-
-
-class _Views(Dataset[Sample]):
-    """Every picture at the size of the test."""
-
-    def __init__(self, task: Detection, source: Source) -> None:
-        self.task, self.source = task, source
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def __getitem__(self, index: int) -> Sample:
-        settings = self.task.settings
-        try:
-            rgb, scale = detection_view(self.source, index, settings.size, settings.longest)
-        except PictureError as error:
-            return unreadable(error)
-        label = {"index": torch.tensor(index), "size": torch.tensor(rgb.shape[-2:]), "scale": torch.tensor(scale)}
-        boxed, own = whole(self.source, index)
-        if proposals := self.task.proposals.get(id(boxed)):
-            label["proposals"] = torch.from_numpy(proposals.boxes(own) * scale)
-        return Sample(rgb, [], label)
 
 
 def _known(source: Boxed) -> bytes:

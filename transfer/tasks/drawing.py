@@ -25,7 +25,7 @@ def colour(number: int) -> tuple[int, int, int]:
 def named(picture: Image.Image, words: Sequence[tuple[str, bool]]) -> Image.Image:
     """A picture with words below one another; each is right or wrong."""
     drawn = _enlarged(picture)
-    draw, font, y = ImageDraw.Draw(drawn), _font(15), 4
+    draw, font, y = ImageDraw.Draw(drawn), _font(15), 4.0
     for word, right in words:
         y = _label(draw, (4, y), word, _GOOD if right else _BAD, font) + 3
     return drawn
@@ -53,7 +53,7 @@ def painted(picture: Image.Image, mask: NDArray[np.uint8], classes: Sequence[str
     shown = mask > 0
     mixed = np.where(shown[..., None], (1 - _MIX) * rgb + _MIX * palette[mask], rgb)
     drawn = _enlarged(Image.fromarray(mixed.round().astype(np.uint8)))
-    draw, font, y = ImageDraw.Draw(drawn), _font(13), 4
+    draw, font, y = ImageDraw.Draw(drawn), _font(13), 4.0
     numbers, counts = np.unique(mask[shown & (mask < 255)], return_counts=True)
     for number in numbers[np.argsort(-counts)][:4].tolist():
         y = _label(draw, (4, y), classes[number], colour(number), font) + 3

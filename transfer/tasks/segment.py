@@ -4,20 +4,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-import torch
 from PIL import Image
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
-from pretext.errors import PictureError, UserError
-from pretext.pictures.batches import Batch, Examples, Sample
+from pretext.errors import PictureError
+from pretext.pictures.batches import Batch, Examples, Views
 from pretext.pictures.source import Source
 from transfer.intervals import Metric
 from transfer.outcomes import Outcome, confusion, segmentation_outcome
 from transfer.tasks import drawing
+from transfer.tasks.alignment import Features
 from transfer.tasks.segmentation import Segment, SegmentHeadSettings
-from transfer.tasks.segmentation_examples import SegmentationExamples, segmentation_view
-from transfer.tasks.task import FinetuneSettings, Task, digest_of, unreadable
+from transfer.tasks.segmentation_examples import SegmentationCrops, SegmentationExamples, SegmentationViews
+from transfer.tasks.task import FinetuneSettings, Task, digest_of
 from transfer.voc.masks import Masked, mask_of, open_masked
 
 _MASKS = 32  # that a digest looks at
@@ -29,22 +28,13 @@ class SegmentSettings(FinetuneSettings):
 
     Args:
         sbd: a folder with SBD's masks, which are added to the training pictures (never one of VOC's val list).
-        crop: side of a training crop, pixels.
-        scale: a training picture is scaled by a factor between these first, from its shorter side at size.
-        flip: probability of mirroring left and right.
+        crops: how training pictures are scaled and cropped.
         head: what is put on the backbone.
     """
 
     sbd: str = ""
-    crop: int = 224
-    scale: tuple[float, float] = (0.5, 2.0)
-    flip: float = 0.5
+    crops: SegmentationCrops = field(default_factory=SegmentationCrops)
     head: SegmentHeadSettings = field(default_factory=SegmentHeadSettings)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 16 <= self.crop <= 4096 or not 0.05 <= self.scale[0] <= self.scale[1] <= 20:
-            raise UserError("crop must lie in [16, 4096] pixels, and scale be two factors, the smaller first")
 
 
 class Segmentation(Task):
@@ -74,17 +64,14 @@ class Segmentation(Task):
     def head(self) -> str:
         return self.settings.head.kind
 
-    def network(self, features: nn.Module) -> nn.Module:
+    def network(self, features: Features) -> nn.Module:
         return Segment(features, len(self.classes), self.settings.head)
 
     def examples(self, part: Source, cache_bytes: int) -> Examples:
-        settings = self.settings
-        return SegmentationExamples(
-            [part], settings.seed, settings.crop, shorter=settings.size, scale=settings.scale, flip=settings.flip
-        )
+        return SegmentationExamples([part], self.settings.crops, self.settings.seed)
 
-    def views(self, source: Source) -> Dataset[Sample]:
-        return _Views(self, source)
+    def views(self, source: Source) -> Views:
+        return SegmentationViews(source, self.settings.size)
 
     def predict(self, network: nn.Module, batch: Batch, rgb: Tensor) -> list[Any]:
         assert isinstance(network, Segment)
@@ -103,25 +90,6 @@ class Segmentation(Task):
         picture = source.read(index)
         truth = mask_of(source, index)
         return drawing.painted(picture, truth, self.classes), drawing.painted(picture, found[0], self.classes)
-
-
-class _Views(Dataset[Sample]):
-    """Every picture at the size of the test, with its mask at full size."""
-
-    def __init__(self, task: Segmentation, source: Source) -> None:
-        self.task, self.source = task, source
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def __getitem__(self, index: int) -> Sample:
-        try:
-            rgb = segmentation_view(self.source, index, self.task.settings.size)
-            mask = mask_of(self.source, index)
-        except PictureError as error:
-            return unreadable(error)
-        label = {"index": torch.tensor(index), "size": torch.tensor(rgb.shape[-2:]), "mask": torch.from_numpy(mask)}
-        return Sample(rgb, [], label)
 
 
 def _known(source: Masked) -> bytes:

@@ -10,16 +10,16 @@ from typing import Any, ClassVar, Literal
 
 from PIL import Image
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from pretext.engine.training import MachineSettings, TrainingSettings
-from pretext.errors import PictureError, UserError
-from pretext.pictures.batches import Batch, Examples, Sample, Subset
+from pretext.errors import UserError
+from pretext.pictures.batches import Batch, Examples, Subset, Views
 from pretext.pictures.source import Source
 from pretext.settings import plain
 from transfer.intervals import Metric
 from transfer.outcomes import Outcome
 from transfer.targets import seen
+from transfer.tasks.alignment import Features
 
 BatchNorm = Literal["train", "frozen", "absorbed"]
 
@@ -43,7 +43,7 @@ class FinetuneSettings:
             {geometry: test, dropout: 0.5} for alexnet.
         colour: let a backbone that was made for lightness see ab too, by filters that start at zero.
         head_rate: learning rate of the head, as a multiple of training.lr.
-        size: shorter side of a picture as the network is shown it at the end, pixels.
+        size: shorter side, in pixels, at which the network is shown a test picture; 0, not for classification: its own.
         holdout: training pictures, at most a tenth of all, that are not trained on; how they are answered is
             journaled now and then. Nothing is chosen by it.
         reference: train beside every run the same network from random weights.
@@ -73,7 +73,7 @@ class FinetuneSettings:
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**63:
             raise UserError(f"seed is {self.seed}: it must lie in [0, 2^63)")
-        if not 16 <= self.size <= 4096:
+        if self.size and not 16 <= self.size <= 4096:
             raise UserError(f"size is {self.size}: a side lies in [16, 4096] pixels")
         if self.holdout < 0 or not 0 < self.head_rate < 1e6:
             raise UserError("holdout must not be negative, and head_rate must be above 0")
@@ -105,7 +105,7 @@ class Task(ABC):
     """What is wrong with the pictures or what is said of them, and was mended or left out: key and reason."""
 
     @abstractmethod
-    def network(self, features: nn.Module) -> nn.Module:
+    def network(self, features: Features) -> nn.Module:
         """What is trained: ``features`` (sRGB to stages) and a head, with a ``loss``. Its weights are drawn here."""
 
     @abstractmethod
@@ -113,12 +113,12 @@ class Task(ABC):
         """The training examples from some of the training pictures; each worker may keep so many bytes of them."""
 
     @abstractmethod
-    def views(self, source: Source) -> Dataset[Sample]:
-        """Pictures as they are looked at, with a label that is a dict and has their "index"; it has a length."""
+    def views(self, source: Source) -> Views:
+        """Pictures as they are looked at, with a label that is a dict and has their "index"."""
 
     @abstractmethod
     def predict(self, network: nn.Module, batch: Batch, rgb: Tensor) -> list[Any]:
-        """Of every view of a batch what the network says; ``rgb`` is the batch's, on the network's device."""
+        """Of every picture of a batch what the network says; ``rgb`` is the batch's, on the network's device."""
 
     @abstractmethod
     def outcomes(self, source: Source, found: Mapping[int, Any]) -> list[tuple[str, Outcome]]:
@@ -133,11 +133,6 @@ class Task(ABC):
     def head(self) -> str:
         """The head in some words."""
 
-    def joined(self, parts: Sequence[Any]) -> Any:
-        """One prediction from those of all views of a picture."""
-        (only,) = parts
-        return only
-
 
 def digest_of(source: Source, classes: Sequence[str], truth: bytes) -> str:
     """SHA-256, hex, over the keys of all pictures, the classes, what is known, and the pixels of some pictures."""
@@ -149,8 +144,3 @@ def parts_of(source: Source, holdout: int, seed: int) -> tuple[Subset, Subset]:
     """The pictures that are trained on, and those that are not: at most ``holdout``, and at most a tenth."""
     aside = min(holdout, len(source) // 10)
     return Subset(source, range(aside, len(source)), seed), Subset(source, range(aside), seed)
-
-
-def unreadable(error: PictureError) -> Sample:
-    """A view that cannot be had."""
-    return Sample(None, [(error.key, error.reason)])
