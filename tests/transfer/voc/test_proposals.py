@@ -115,12 +115,16 @@ def test_files_that_cannot_be_right(boxed: Boxed, tmp_path: Path) -> None:
     refused(path, boxed, str(path), "cannot be read")
     path.write_bytes(b"")
     refused(path, boxed, str(path), "cannot be read")
-    np.savez(path, **{"000001": np.zeros((2, 5))})
-    refused(path, boxed, "000001", "(2, 5)")
-    np.savez(path, **{"000001": np.array([[0, 0, np.nan, 5]])})
-    refused(path, boxed, "000001", "no number")
-    np.savez(path, **{"000001": np.array([["a", "b", "c", "d"]])})
-    refused(path, boxed, "000001", "not numbers")
+    odd: dict[str, list[list[Any]]] = {
+        "(2, 5)": [[0] * 5] * 2,
+        "no number": [[0, 0, np.nan, 5]],
+        "beyond any picture": [[0, 0, 1e30, 5]],
+        "not numbers": [["a", "b", "c", "d"]],
+    }
+    for what, boxes in odd.items():
+        given: dict[str, Any] = {"000001": np.array(boxes)}
+        np.savez(path, **given)
+        refused(path, boxed, "000001", what)
     mat = tmp_path / "a.mat"
     scipy.io.savemat(mat, {"boxes": cells([drawn(2, 0)])})
     refused(mat, boxed, "`images`")
