@@ -92,7 +92,7 @@ def size_of(path: Path, key: str) -> tuple[int, int]:
     try:
         with Image.open(path, formats=_FORMATS) as image:
             width, height = image.size
-            return (height, width) if _orientation(image) >= 5 else (width, height)
+            return (height, width) if 5 <= _orientation(image) <= 8 else (width, height)
     except Exception as problem:  # as in decode
         denied = problem.strerror if isinstance(problem, OSError) else None
         raise PictureError(key, f"cannot be read: {denied}" if denied else _reason(problem, b"")) from problem

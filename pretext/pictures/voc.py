@@ -19,7 +19,7 @@ from pretext.pictures.folder import Files
 from pretext.pictures.listing import Paths
 from pretext.pictures.voc_annotation import CLASSES, Annotated, read_objects
 
-__all__ = ["CLASSES", "PREFIX", "Voc", "open_part", "open_voc", "read_file"]
+__all__ = ["CLASSES", "PREFIX", "Voc", "listed", "open_part", "open_voc", "read_file"]
 
 PREFIX = "voc:"
 YEARS = ("2007", "2012")

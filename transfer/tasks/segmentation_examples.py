@@ -94,9 +94,13 @@ def cropped(
         min((start[0] + shown[0]) * x, picture.width),
         min((start[1] + shown[1]) * y, picture.height),
     )
-    size = (shown[0], shown[1])
-    rgb = picture.resize(size, Image.Resampling.BILINEAR, box=box)
-    classes = mask.resize(size, Image.Resampling.NEAREST, box=box)
+    rgb = picture.resize((shown[0], shown[1]), Image.Resampling.BILINEAR, box=box)
+    # Not resize, in which rounding decides where the middle of a pixel falls between two.
+    columns, rows = (
+        (2 * np.arange(first, first + part) + 1) * own // (2 * length)
+        for first, part, own, length in zip(start, shown, picture.size, scaled, strict=True)
+    )
+    classes = Image.fromarray(np.asarray(mask)[np.ix_(rows, columns)])
     if uniform[3] < crops.flip:
         rgb, classes = (one.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for one in (rgb, classes))
     square = (crops.size, crops.size)

@@ -14,7 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
+from pretext.errors import PictureError
 from pretext.pictures import DECODER, decode
+from pretext.pictures.decode import size_of
 
 
 def colours(width: int = 24, height: int = 16) -> np.ndarray[Any, Any]:
@@ -78,6 +80,26 @@ def test_orientation(orientation: int, kind: str) -> None:
     got = pixels(encoded(image, kind, exif=exif, **exact))
     assert got.shape == want.shape
     assert np.abs(got.astype(int) - want).max() <= (4 if kind == "JPEG" else 0)
+
+
+@pytest.mark.parametrize("orientation", range(11))
+def test_size_is_that_of_what_is_decoded(orientation: int, tmp_path: Path) -> None:
+    path, exif = tmp_path / "a.jpg", Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    path.write_bytes(encoded(Image.fromarray(colours()), "JPEG", exif=exif))
+    assert size_of(path, "a") == decode(path.read_bytes(), "a").size
+    assert size_of(path, "a") == ((16, 24) if orientation in (5, 6, 7, 8) else (24, 16))
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"), [(None, "No such file"), (b"", "not a picture"), (b"abc", "not a picture")]
+)
+def test_size_of_what_is_no_picture(content: bytes | None, reason: str, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / "a.jpg").write_bytes(content)
+    with pytest.raises(PictureError, match=f"^a: .*{reason}") as caught:
+        size_of(tmp_path / "a.jpg", "a")
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
