@@ -12,8 +12,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from pretext.backbones.contract import Stage
 from pretext.errors import UserError
 from pretext.weights.inputs import FromRgb
+from transfer.adapting.absorbing import absorb
 from transfer.adapting.colour_input import add_colour
 from transfer.adapting.freezing import split
+from transfer.adapting.rescaling import rescale
 from transfer.adapting.tracing import trace
 from transfer.networks import Network
 
@@ -72,6 +74,7 @@ def adapt(
     network: Network,
     settings: AdaptSettings,
     pictures: Tensor | None = None,
+    rescaled: bool = False,
     used: Sequence[str] = (),
 ) -> Adapted:
     """A copy of a network, made ready for fine-tuning.
@@ -82,7 +85,10 @@ def adapt(
     Args:
         network: stays as it is.
         settings: what is done.
-        pictures: (N, 3, H, W), uint8, sRGB.
+        pictures: (N, 3, H, W), uint8, sRGB, of a size that the network takes, to rescale it with; None leaves weights that
+            are to be loaded as they come.
+        rescaled: whether its weights are rescaled, see ``transfer.adapting.rescaling``. Its batch norm is then absorbed
+            whatever the settings say, as it was where this was published: it would undo the rescaling.
         used: names of the stages that the task uses; all by default. What none of them depends on is not trained.
 
     Returns:
@@ -97,10 +103,23 @@ def adapt(
     # Any picture does, but for a constant one, of which little would be left after normalisation.
     example = torch.linspace(0, 1, 3 * side * side, device=device).view(1, 3, side, side)
     notes: list[str] = []
+    taken = list(used) or [stage.name for stage in network.stages]
+    last = [stage.name for stage in network.stages if stage.name in taken][-1]
     try:
+        if rescaled or settings.batch_norm == "absorbed":
+            kept = absorb(features, example)
+            if kept:
+                notes.append(
+                    f"{len(kept)} batch norms became 1 x 1 convolutions, first {kept[0]}: they follow no layer"
+                )
+        if rescaled and pictures is not None:
+            before, after = rescale(features, pictures.to(device), last, network.kind == "random")
+            notes.append(
+                f"layers' ratios of gradient to weights spanned a factor of {before:.3g}, rescaled {after:.3g}"
+            )
         if settings.colour and isinstance(features, FromRgb):
             features = add_colour(features, trace(features, example))
-        found = split(features, trace(features, example), settings.freeze_to, used or [s.name for s in network.stages])
+        found = split(features, trace(features, example), settings.freeze_to, taken)
     except UserError as error:
         raise UserError(f"{network.name}: {error}") from error
     for name in found.weights:
@@ -109,5 +128,5 @@ def adapt(
     if settings.batch_norm == "frozen":
         still += [name for name, module in features.named_modules() if isinstance(module, _BatchNorm)]
     if settings.colour and settings.freeze_to:
-        notes.append(f"{network.name}: frozen to {settings.freeze_to}, it cannot learn to see colour")
+        notes.append(f"frozen to {settings.freeze_to}, it cannot learn to see colour")
     return Adapted(features, still, notes)

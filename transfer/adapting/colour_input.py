@@ -3,12 +3,14 @@
 Method: the paper's fine-tuning in colour; released ``feature_learning_tests/segmentation`` (conv1_ab).
 """
 
+from typing import Any
+
 import torch
 from timm.layers import Conv2dSame
 from torch import Tensor, nn
 
 from pretext.backbones.contract import Backbone, Stage
-from pretext.color import rgb_to_lab, rgb_to_lightness
+from pretext.color import rgb_to_lab
 from pretext.errors import UserError
 from pretext.weights.inputs import FromRgb
 from transfer.adapting.tracing import Trace, ancestors, leaves
@@ -30,7 +32,7 @@ class FromColour(nn.Module):
 
     def forward(self, rgb: Tensor) -> dict[str, Tensor]:
         """(B, 3, H, W), uint8 in [0, 255] or float in [0, 1] -> as ``Backbone.forward``."""
-        lightness, ab = rgb_to_lightness(rgb), rgb_to_lab(rgb)[:, 1:]
+        lightness, ab = rgb_to_lab(rgb).split((1, 2), dim=1)
         # By the usual constants of sRGB and D65, ab of a gray is up to 0.01.
         gray = (rgb == rgb[:, :1]).all(1, keepdim=True)
         ab = ab.masked_fill(gray, 0)
@@ -48,7 +50,7 @@ class WithColour(nn.Module):
         super().__init__()
         kind = Conv2dSame if "Same" in type(lightness).__name__ else nn.Conv2d
         self.lightness = lightness
-        of = lightness
+        of: Any = lightness
         with torch.random.fork_rng(devices=[]):  # what is drawn after it must not depend on whether there is colour
             ab = kind(2, of.out_channels, of.kernel_size, of.stride, of.padding, of.dilation, bias=False)
         self.ab = ab.to(lightness.weight)
