@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import takewhile
 from typing import NamedTuple
@@ -11,8 +11,8 @@ import numpy as np
 
 from pretext.errors import UserError
 from transfer.intervals import Estimate, welch
-from transfer.outcomes import Outcome, Row, deviation, joint_score, seed_scores
-from transfer.results import Mode, Result, evaluation
+from transfer.outcomes import Outcome, Row, Weighted, deviation, joint_score, seed_scores
+from transfer.results import Cost, Mode, Result, evaluation
 
 
 class Cell(NamedTuple):
@@ -25,6 +25,16 @@ class Cell(NamedTuple):
     over_samples: float | None
     """Mean over seeds of the standard deviation over low-shot samples."""
     holdout: float | None
+
+
+class ClassCell(NamedTuple):
+    """One class's number."""
+
+    name: str
+    positives: int
+    """How many there are to be found in the test pictures."""
+    cell: Cell | None
+    """None where the class has no number."""
 
 
 class Gap(NamedTuple):
@@ -67,6 +77,21 @@ class Column:
     def cells(self) -> dict[str, Cell]:
         """Its numbers by name of row."""
         return {name: self._cell(name) for name in self.names}
+
+    def classes(self, name: str) -> list[ClassCell]:
+        """A row's number by class; the outcomes are of a kind that has them."""
+        outcomes = self.outcomes(name)
+        first = outcomes[0][0]
+        assert isinstance(first, Weighted)
+        each = [[one.per_class() for one in of_seed if isinstance(one, Weighted)] for of_seed in outcomes]
+        means = np.array([np.mean(of_seed, axis=0) for of_seed in each])
+        spreads = [np.std(of_seed, axis=0, ddof=1) for of_seed in each if len(of_seed) > 1]
+        cells = []
+        for at, score in enumerate(type(first).joint_classes(outcomes)):
+            over_samples = float(np.mean([spread[at] for spread in spreads])) if spreads else None
+            cells.append(Cell(score, deviation(means[:, at].tolist()), over_samples, None))
+        named = zip(self.first.classes, first.positives.tolist(), cells, strict=True)
+        return [ClassCell(of, n, cell if np.isfinite(cell.score.value) else None) for of, n, cell in named]
 
     @cached_property
     def best(self) -> str | None:
@@ -111,7 +136,8 @@ def columns(results: Sequence[Result]) -> list[Column]:
     """Comparable results by network and mode, in the order in which they are met.
 
     A network that was judged twice with the same seed (a random reference of two runs; once some stages only)
-    counts once, with the more rows.
+    counts once, with the more rows. One that was fine-tuned several times, each time from another stage on, has the
+    rows of all, those of which the least was trained first.
 
     Raises:
         UserError: seeds of one network have other rows.
@@ -120,8 +146,7 @@ def columns(results: Sequence[Result]) -> list[Column]:
     for result in results:
         joined = found.setdefault((result.network.group, result.mode, result.view_size), {})
         seed = result.network.weights, result.seed
-        if seed not in joined or len(result.rows) > len(joined[seed].rows):
-            joined[seed] = result
+        joined[seed] = _merged(joined[seed], result) if seed in joined else result
     groups = [tuple(sorted(group.values(), key=_by_seed)) for group in found.values()]
     for first, *others in groups:
         for other in others:
@@ -150,6 +175,40 @@ def tested_gap(first: Column, second: Column, name: str, other: str) -> Gap:
     all_one, all_two = ([outcome for outcomes in side for outcome in outcomes] for side in (one, two))
     tested = type(all_one[0]).tested(all_one, all_two)
     return Gap(score_gap(first, second, name, other), *tested, welch(seed_scores(one), seed_scores(two)))
+
+
+def row_names(found: Sequence[Column]) -> list[str]:
+    """The names of all rows, in the order in which they are met; of fine-tuning each column's keep theirs."""
+    names: list[str] = []
+    if any(column.first.mode != "fine-tuned" for column in found):
+        return list(dict.fromkeys(name for column in found for name in column.names))
+    for column in found:
+        at = 0
+        for name in column.names:
+            if name not in names:
+                names.insert(at, name)
+            at = names.index(name) + 1
+    return names
+
+
+def _merged(one: Result, other: Result) -> Result:
+    """Of one network at one seed."""
+    if one.mode != "fine-tuned":
+        return other if len(other.rows) > len(one.rows) else one
+    added = [row for row in other.rows if row.name not in {known.name for known in one.rows}]
+    if not added:
+        return one
+    parts = one.cost, other.cost
+    seconds = sum(part.seconds for part in parts)
+    cost = Cost(
+        seconds,
+        sum(part.extraction_seconds for part in parts),
+        sum(part.seconds * part.pictures_per_second for part in parts) / seconds if seconds else 0.0,
+        max(part.peak_bytes for part in parts),
+        sum(part.cache_bytes for part in parts),
+        " + ".join(dict.fromkeys(part.device for part in parts)),
+    )
+    return replace(one, rows=tuple(sorted((*one.rows, *added), key=lambda row: row.dims)), cost=cost)
 
 
 def _by_seed(result: Result) -> tuple[int, int]:

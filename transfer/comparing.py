@@ -12,9 +12,9 @@ from rich.table import Table
 from pretext.engine.progress import progress
 from pretext.errors import UserError
 from transfer.columns import Column, Gap, columns, tested_gap
+from transfer.grid import drawn, shown
 from transfer.intervals import MEASURES, Estimate, holm
 from transfer.results import Result, evaluation, find_results, require_comparable
-from transfer.table import drawn, shown
 
 KINDS = ("random", "pretrained", "supervised", "published")
 

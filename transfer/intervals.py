@@ -33,7 +33,7 @@ ABOUT: dict[str, str] = {
 MEASURES: dict[str, str] = {
     "top-1": "top-1 accuracy",
     "mAP": "mean average precision",
-    "AP": "average precision of boxes, its mean over classes,",
+    "AP": "mean average precision of boxes",
     "mIoU": "mean intersection over union",
 }
 """A metric in words."""

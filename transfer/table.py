@@ -1,129 +1,18 @@
 """Results as tables: in the terminal, as CSV, Markdown and LaTeX."""
 
-import csv
-import io
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, NamedTuple
 
-from rich import box
-from rich.console import Console
-from rich.measure import Measurement
 from rich.table import Table
-from rich.text import Text
 
 from pretext.errors import UserError
-from transfer.columns import Column, columns, evaluations, score_gap
-from transfer.intervals import Estimate
+from transfer.columns import Cell, Column, columns, evaluations, row_names, score_gap
+from transfer.grid import WIDTH, Grid, Number, Sheet
+from transfer.intervals import MEASURES, Estimate
+from transfer.records import csv_of, csv_of_classes
 from transfer.results import Result
-
-WIDTH = 100
-"""Columns of text that a table keeps to, where it can."""
-
-_HEADER = [
-    "network",
-    "group",
-    "kind",
-    "step",
-    "seeds",
-    "evaluation_seeds",
-    "stage",
-    "variant",
-    "mode",
-    "metric",
-    "value",
-    "low",
-    "high",
-    "sd_over_seeds",
-    "sd_over_samples",
-    "best",
-    "holdout",
-    "n",
-    "n_seeds",
-    "dims",
-    "pooling",
-    "view_size",
-    "protocol",
-    "fraction",
-    "train",
-    "test",
-    "train_digest",
-    "test_digest",
-    "split",
-    "split_sha256",
-    "weights",
-]
-_AS_THEY_ARE = (  # fields of a result that are the same for all of a column
-    "mode",
-    "metric",
-    "view_size",
-    "protocol",
-    "fraction",
-    "train",
-    "test",
-    "train_digest",
-    "test_digest",
-)
-_LATEX = {
-    **{one: f"\\{one}" for one in "&%$#_{}"},
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    "[": "{[}",  # at the start of a row it would be an argument of the line before
-    "]": "{]}",
-    "\N{PLUS-MINUS SIGN}": r"$\pm$",
-}
-
-
-class Number(NamedTuple):
-    """What stands in a cell."""
-
-    score: Estimate
-    spread: float | None = None
-    """Standard deviation over seeds, or over samples of one seed."""
-    best: bool = False
-    signed: bool = False
-
-    @property
-    def value(self) -> str:
-        """ "66.2", in percent."""
-        return f"{100 * self.score.value:{'+' if self.signed else ''}.1f}"
-
-    @property
-    def interval(self) -> str:
-        """ "[64.9, 67.5]"."""
-        low, high = (f"{100 * edge:{'+' if self.signed else ''}.1f}" for edge in self.score[1:])
-        return f"[{low}, {high}]"
-
-    @property
-    def deviation(self) -> str:
-        """ " +-0.4", or nothing."""
-        return "" if self.spread is None else f" +-{100 * self.spread:.1f}"
-
-
-Cell = Number | str
-
-
-class Grid(NamedTuple):
-    """A table of whatever format: names, and a cell for each; a name may have two lines."""
-
-    corner: str
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, tuple[Cell, ...]], ...]
-
-    def turned(self, corner: str) -> "Grid":
-        """Rows as columns."""
-        across = zip(*(cells for _, cells in self.rows), strict=True)
-        return Grid(corner, tuple(name for name, _ in self.rows), tuple(zip(self.header, across, strict=True)))
-
-    def part(self, start: int, end: int) -> "Grid":
-        """The columns from ``start`` to before ``end``."""
-        return Grid(self.corner, self.header[start:end], tuple((name, cells[start:end]) for name, cells in self.rows))
 
 
 class Network(NamedTuple):
@@ -154,19 +43,48 @@ class Section:
     @property
     def title(self) -> str:
         """What is shown."""
-        measure = "top-1 accuracy" if self.first.metric == "top-1" else "mean average precision"
-        return f"{self.first.protocol}: {measure} on {self.first.n_test:,} test pictures of {self.first.test}, %"
+        return f"{self.first.protocol}: {MEASURES[self.first.metric]} {self._where}"
+
+    @property
+    def _where(self) -> str:
+        return f"on {self.first.n_test:,} test pictures of {self.first.test}, %"
+
+    @property
+    def sheet(self) -> Sheet:
+        """As one table."""
+        return Sheet(self.title, self.grid, tuple(self.footer))
+
+    @cached_property
+    def class_sheets(self) -> list[Sheet]:
+        """A table for each row: its number by class."""
+        sheets = []
+        for name in row_names(self.columns):
+            of_row = [(column, column.classes(name)) for column in self.columns if name in column.names]
+            first = of_row[0][1]
+            counts = tuple(f"{each.positives:,}" for each in first)
+            found = {self.first.counted or "": counts} | {
+                self._label(column): tuple("" if c.cell is None else _shown(c.cell) for c in each)
+                for column, each in of_row
+            }
+            rows = zip((each.name for each in first), zip(*found.values(), strict=True), strict=True)
+            measure = MEASURES[self.first.metric].removeprefix("mean ")
+            title = f"{self.first.protocol}, {name}: {measure} by class {self._where}"
+            sheets.append(Sheet(title, Grid("class", tuple(found), tuple(rows)), ()))
+        sheets[-1] = sheets[-1]._replace(footer=tuple(self.footer))
+        return sheets
+
+    def _label(self, column: Column) -> str:
+        several = len({column.first.mode for column in self.columns}) > 1
+        return f"{column.label}\n{column.first.mode}" if several else column.label
 
     @cached_property
     def grid(self) -> Grid:
         """Rows are stages; a column for each network and mode, and one for the gap between the modes."""
-        names = list(dict.fromkeys(name for column in self.columns for name in column.names))
-        several = len({column.first.mode for column in self.columns}) > 1
-        found: dict[str, list[Cell]] = {}
+        names = row_names(self.columns)
+        found: dict[str, list[Number | str]] = {}
         for network in self.networks:
             for column in network.modes:
-                label = f"{column.label}\n{column.first.mode}" if several else column.label
-                found[label] = [_number(column, name) for name in names]
+                found[self._label(column)] = [_number(column, name) for name in names]
             if network.gaps:
                 gaps = [Number(network.gaps[name], signed=True) if name in network.gaps else "" for name in names]
                 found[f"{network.modes[0].label}\ngap"] = gaps
@@ -197,9 +115,22 @@ class Section:
 
 @dataclass(frozen=True, eq=False)
 class Tables:
-    """Tables of results, one for each protocol, metric and data."""
+    """Tables of results, one for each protocol, metric and data.
+
+    Args:
+        sections: what is shown.
+        per_class: whether by class; the sections are then of metrics that are means over classes.
+    """
 
     sections: tuple[Section, ...]
+    per_class: bool = False
+
+    @property
+    def sheets(self) -> list[Sheet]:
+        """One for each section, or for each of its rows."""
+        if self.per_class:
+            return [sheet for section in self.sections for sheet in section.class_sheets]
+        return [section.sheet for section in self.sections]
 
     def terminal(self, width: int = WIDTH) -> list[str | Table]:
         """Titles, tables and what their numbers depend on.
@@ -207,65 +138,21 @@ class Tables:
         A table is turned, given two lines a cell, or cut into several, so that it keeps to ``width``; only one
         that has a single column may be wider. It is as wide as its text: print it with ``crop=False``.
         """
-        lines: list[str | Table] = []
-        for section in self.sections:
-            lines += [shown(section.title), *_fitted(section.grid, width), *map(shown, section.footer)]
-        return lines
+        return [line for sheet in self.sheets for line in sheet.terminal(width)]
 
     def markdown(self) -> str:
         """Pipe tables, as GitHub reads them."""
-        parts = []
-        for section in self.sections:
-            grid = _flat(section.grid)
-            head = [_in_markdown(text) for text in (grid.corner, *grid.header)]
-            rows = [[_in_markdown(name), *map(_markdown_cell, cells)] for name, cells in grid.rows]
-            ruler = ["---", *["---:"] * len(grid.header)]
-            table = "\n".join(f"| {' | '.join(row)} |" for row in (head, ruler, *rows))
-            footer = "\n".join(f"- {_in_markdown(line)}" for line in section.footer)
-            parts.append(f"**{_in_markdown(section.title)}**\n\n{table}\n\n{footer}\n")
-        return "\n".join(parts)
+        return "\n".join(sheet.markdown() for sheet in self.sheets)
 
     def latex(self) -> str:
         """Tables for the package booktabs."""
-        parts = []
-        for section in self.sections:
-            grid = _flat(section.grid)
-            head = [_in_latex(text) for text in (grid.corner, *grid.header)]
-            rows = [[_in_latex(name), *map(_latex_cell, cells)] for name, cells in grid.rows]
-            lines = [f"    {' & '.join(row)} \\\\" for row in (head, *rows)]
-            caption = " ".join(f"{_in_latex(line.rstrip('.'))}." for line in (section.title, *section.footer))
-            parts.append(
-                "\n".join(
-                    (
-                        r"\begin{table}",
-                        r"  \centering",
-                        rf"  \caption{{{caption}}}",
-                        rf"  \begin{{tabular}}{{l{'r' * len(grid.header)}}}",
-                        r"    \toprule",
-                        lines[0],
-                        r"    \midrule",
-                        *lines[1:],
-                        r"    \bottomrule",
-                        r"  \end{tabular}",
-                        r"\end{table}",
-                        "",
-                    )
-                )
-            )
-        return "\n".join(parts)
+        return "\n".join(sheet.latex() for sheet in self.sheets)
 
     def csv(self) -> str:
         """One line per number, with all that it depends on; numbers are fractions, not percent."""
-        buffer = io.StringIO()
-        writer = csv.DictWriter(buffer, _HEADER, lineterminator="\n")
-        writer.writeheader()
-        for section in self.sections:
-            for network in section.networks:
-                for column in network.modes:
-                    writer.writerows(_records(column))
-                for name, gap in network.gaps.items():
-                    writer.writerow(_shared(network.modes[0], name) | {"mode": "augmented - cached"} | gap._asdict())
-        return buffer.getvalue()
+        if self.per_class:
+            return csv_of_classes([column for section in self.sections for column in section.columns])
+        return csv_of([(network.modes, network.gaps) for section in self.sections for network in section.networks])
 
 
 @dataclass
@@ -274,48 +161,45 @@ class TableSettings:
 
     Args:
         format: terminal; csv, a line for each number with all that it depends on; markdown; latex (booktabs).
+        per_class: show the number of each class instead of their mean; of top-1 there is none.
     """
 
     format: Literal["terminal", "csv", "markdown", "latex"] = "terminal"
+    per_class: bool = False
 
 
 def formatted(results: Sequence[Result], settings: TableSettings) -> list[str | Table]:
-    """Tables of results in a format: lines to print."""
-    found = tables(results)
+    """Tables of results in a format: lines to print.
+
+    Raises:
+        UserError: as ``tables``.
+    """
+    found = tables(results, settings.per_class)
     if settings.format == "terminal":
         return found.terminal()
     text: str = getattr(found, settings.format)()
     return [text.removesuffix("\n")]
 
 
-def tables(results: Sequence[Result]) -> Tables:
+def tables(results: Sequence[Result], per_class: bool = False) -> Tables:
     """Results as tables: a column for each network and mode, its seeds joined; a table for each protocol and data.
 
+    Args:
+        results: in the order of the columns.
+        per_class: whether by class.
+
     Raises:
-        UserError: there is none; seeds of one network have other rows.
+        UserError: there is none; seeds of one network have other rows; none, or not all, have numbers by class.
     """
     if not results:
-        raise UserError("no results to show; make some with pretint probe, knn or svm")
-    return Tables(tuple(_section(columns(group)) for group in evaluations(results)))
-
-
-def shown(text: str) -> str:
-    """Text from outside without what would steer a terminal."""
-    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
-
-
-def drawn(header: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> Table:
-    """A table exactly as wide as its text, for the terminal: the first column to the left, the others to the right."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for at, name in enumerate(header):
-        title = Text("\n".join(map(shown, name.split("\n"))))
-        table.add_column(title, justify="right" if at else "left", no_wrap=True, vertical="top")
-    for row in rows:
-        table.add_row(*(cell if isinstance(cell, Text) else Text(shown(cell)) for cell in row))
-    # Without a width of its own it would be squeezed into the terminal's.
-    console = Console(width=1_000_000)
-    table.width = Measurement.get(console, console.options, table).maximum
-    return table
+        raise UserError("no results to show; make some with pretint probe, knn, svm or finetune")
+    without = [result for result in results if per_class and result.counted is None]
+    if without:
+        raise UserError(
+            f"{without[0].file or without[0].network.name} has no numbers by class, as only right or wrong is kept of "
+            f"{MEASURES[without[0].metric]}; leave out --per_class, or name result files of other metrics"
+        )
+    return Tables(tuple(_section(columns(group)) for group in evaluations(results)), per_class)
 
 
 def _section(found: Sequence[Column]) -> Section:
@@ -357,111 +241,9 @@ def _described(network: Network) -> str:
     return f"{first.label}: {', '.join(words)}"
 
 
-def _number(column: Column, name: str) -> Cell:
-    if name not in column.cells:
-        return ""
-    cell = column.cells[name]
-    spread = cell.over_samples if cell.over_seeds is None else cell.over_seeds
-    return Number(cell.score, spread, best=name == column.best)
+def _number(column: Column, name: str) -> Number | str:
+    return _shown(column.cells[name], best=name == column.best) if name in column.cells else ""
 
 
-def _fitted(grid: Grid, width: int) -> list[Table]:
-    """As one table that keeps to the width, if there is one; else as several."""
-    for tall in (False, True):
-        for candidate in (grid, grid.turned("network")):
-            table = _terminal_table(candidate, tall)
-            if (table.width or 0) <= width:
-                return [table]
-    found, start = [], 0
-    for end in range(1, len(grid.header) + 1):
-        if end == len(grid.header) or (_terminal_table(grid.part(start, end + 1), tall=True).width or 0) > width:
-            found.append(_terminal_table(grid.part(start, end), tall=True))
-            start = end
-    return found
-
-
-def _terminal_table(grid: Grid, tall: bool) -> Table:
-    def text(cell: Cell) -> str | Text:
-        if isinstance(cell, str):
-            return cell
-        words = (
-            f"{cell.value}{cell.deviation}\n{cell.interval}"
-            if tall
-            else f"{cell.value} {cell.interval}{cell.deviation}"
-        )
-        return Text(words, style="bold" if cell.best else "")
-
-    rows = [[" ".join(name.split("\n")), *map(text, cells)] for name, cells in grid.rows]
-    return drawn((grid.corner, *grid.header), rows)
-
-
-def _flat(grid: Grid) -> Grid:
-    """For a page: turned if it is wide and would be less so, names on one line."""
-    widths = {way: _terminal_table(way, tall=False).width or 0 for way in (grid, grid.turned("network"))}
-    best = grid if widths[grid] <= WIDTH else min(widths, key=widths.__getitem__)
-    rows = tuple((name.replace("\n", ", "), cells) for name, cells in best.rows)
-    return Grid(best.corner, tuple(name.replace("\n", ", ") for name in best.header), rows)
-
-
-def _markdown_cell(cell: Cell) -> str:
-    if isinstance(cell, str):
-        return cell
-    value = f"**{cell.value}**" if cell.best else cell.value
-    return f"{value} {cell.interval}{cell.deviation}"
-
-
-def _latex_cell(cell: Cell) -> str:
-    if isinstance(cell, str):
-        return cell
-    value = rf"\textbf{{{cell.value}}}" if cell.best else cell.value
-    deviation = cell.deviation.replace("+-", r"$\pm$")
-    return rf"{value} {{\scriptsize {cell.interval}{deviation}}}".replace("-", "$-$")
-
-
-def _in_markdown(text: str) -> str:
-    return re.sub(r"([\\`*_\[\]<>|#~&])", r"\\\1", shown(text))
-
-
-def _in_latex(text: str) -> str:
-    return "".join(_LATEX.get(one, one) for one in shown(text).replace("+-", "\N{PLUS-MINUS SIGN}"))
-
-
-def _records(column: Column) -> list[dict[str, object]]:
-    return [
-        _shared(column, name)
-        | cell.score._asdict()
-        | {
-            "sd_over_seeds": cell.over_seeds,
-            "sd_over_samples": cell.over_samples,
-            "best": name == column.best,
-            "holdout": cell.holdout,
-        }
-        for name, cell in column.cells.items()
-    ]
-
-
-def _shared(column: Column, name: str) -> dict[str, object]:
-    """What a line of the CSV says besides its number."""
-    first, row = column.first, column.first.row(name)
-
-    def joined(values: Iterable[object]) -> str:
-        return ";".join(dict.fromkeys(map(str, values)))
-
-    return {
-        "network": column.label,
-        "group": first.network.group,
-        "kind": first.network.kind,
-        "step": first.network.step,
-        "seeds": joined(result.network.seed for result in column.results),
-        "evaluation_seeds": joined(result.seed for result in column.results),
-        "stage": row.stage,
-        "variant": row.variant,
-        "dims": row.dims,
-        "pooling": row.pooling,
-        "n": first.n_test,
-        "n_seeds": len(column.results),
-        "weights": joined(result.network.weights for result in column.results),
-        "split": joined(result.split for result in column.results),
-        "split_sha256": joined(result.split_sha256 for result in column.results),
-        **{name: getattr(first, name) for name in _AS_THEY_ARE},
-    }
+def _shown(cell: Cell, best: bool = False) -> Number:
+    return Number(cell.score, cell.over_samples if cell.over_seeds is None else cell.over_seeds, best=best)

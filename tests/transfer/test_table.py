@@ -17,9 +17,10 @@ from rich.table import Table
 
 from pretext.errors import UserError
 from transfer.columns import columns
+from transfer.grid import WIDTH
 from transfer.intervals import accuracy, mean
 from transfer.results import Result
-from transfer.table import WIDTH, Tables, tables
+from transfer.table import Tables, tables
 
 HOSTILE = "\x1b[31m[bold]a|b_c & 50% {x} \\y ~ ^ <script> #`*\u202e"
 

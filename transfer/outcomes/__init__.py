@@ -6,7 +6,7 @@ and its difference between two networks is tested by swapping what they said of 
 
 from transfer.outcomes.answers import Answers
 from transfer.outcomes.detections import Detected, Detections, detections_outcome
-from transfer.outcomes.outcome import Outcome
+from transfer.outcomes.outcome import Outcome, Weighted
 from transfer.outcomes.precision import Points
 from transfer.outcomes.ranks import Ranked
 from transfer.outcomes.rows import Row, deviation, joint_score, judged_row, seed_scores
@@ -21,6 +21,7 @@ __all__ = [
     "Ranked",
     "Row",
     "Segmented",
+    "Weighted",
     "confusion",
     "detections_outcome",
     "deviation",

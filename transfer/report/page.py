@@ -20,7 +20,7 @@ from pretext.engine.journal import Record, read_journal
 from pretext.engine.run import Settings, run_settings
 from pretext.errors import UserError
 from pretext.files import write_atomically
-from transfer.intervals import Estimate
+from transfer.intervals import MEASURES, Estimate
 from transfer.report.panels import (
     health_panels,
     loss_panel,
@@ -67,6 +67,7 @@ def write_report(run: Path) -> Path:
         path=str(run),
         probe_command=f"pretint probe {shlex.quote(str(run))}",
         pretint=version("pretint"),
+        measures=MEASURES,
         progress=_progress(settings, records),
         main=headline(panels),
         panels=panels,

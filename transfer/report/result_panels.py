@@ -9,15 +9,13 @@ from markupsafe import Markup
 
 from pretext.errors import UserError
 from transfer.columns import Column, evaluations, score_gap
-from transfer.intervals import Estimate
+from transfer.grid import Cell
+from transfer.intervals import MEASURES, Estimate
 from transfer.protocols import PROTOCOLS
 from transfer.report.published import STAGES, published
 from transfer.report.result_charts import Line, colour_of, shortened, shots_chart, stages_chart
 from transfer.results import Result
-from transfer.table import Cell, Section, tables
-
-MEASURES = {"top-1": "top-1 accuracy", "mAP": "mean average precision"}
-"""A metric in words."""
+from transfer.table import Section, tables
 
 _KINDS = ("random", "pretrained", "supervised", "published")  # from left to right
 _MOST = 12  # lines of a chart
@@ -138,6 +136,8 @@ def _speaker(column: Column) -> tuple[str, bool]:
         return column.best, True
     rows = [row for row in column.first.rows if row.stage == column.first.rows[-1].stage]
     usual = [row for row in rows if row.variant == _NEIGHBOURS[0]]
+    if column.first.mode == "fine-tuned":  # of which most was trained, by the first of the rules
+        return rows[0].name, False
     return (usual or rows)[-1].name, False
 
 
@@ -259,13 +259,25 @@ def _facts(section: Section) -> dict[str, str]:
             + (f", step {column.first.network.step:,}" if column.first.network.step else "")
             for column in columns
         ),
-        "View": f"the middle square, {100 * first.view_ratio:.4g} % of the shorter side, at "
-        + _joined(f"{result.view_size} x {result.view_size} pixels" for result in results),
-        "Features": _joined(f"pooled by {row.pooling}" for result in results for row in result.rows),
-        "Precision": _joined(f"{result.precision}, features kept as {result.storage}" for result in results),
+        **_seen(results),
         "Device": _joined(result.cost.device for result in results),
     }
     return {name: text for name, text in facts.items() if text}
+
+
+def _seen(results: Sequence[Result]) -> dict[str, str]:
+    """How the networks saw the pictures."""
+    if results[0].mode == "fine-tuned":
+        return {
+            "View": _joined(f"{result.view_size} pixels" for result in results),
+            "Precision": _joined(result.precision for result in results),
+        }
+    return {
+        "View": f"the middle square, {100 * results[0].view_ratio:.4g} % of the shorter side, at "
+        + _joined(f"{result.view_size} x {result.view_size} pixels" for result in results),
+        "Features": _joined(f"pooled by {row.pooling}" for result in results for row in result.rows),
+        "Precision": _joined(f"{result.precision}, features kept as {result.storage}" for result in results),
+    }
 
 
 def _cost(column: Column, result: Result) -> dict[str, str]:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pretext.errors import UserError
 from transfer.intervals import Metric
-from transfer.outcomes import Row
+from transfer.outcomes import Row, Weighted
 from transfer.results.plain import short
 
 Mode = Literal["cached", "augmented", "fine-tuned"]
@@ -99,6 +99,12 @@ class Result:
         if not chosen or any(len(row.outcomes) > 1 for row in self.rows):
             return None
         return max(chosen, key=lambda row: row.holdout or 0.0).name
+
+    @property
+    def counted(self) -> str | None:
+        """What is counted of each class: "objects", "pictures", "pixels"; None where there is no number by class."""
+        first = self.rows[0].outcomes[0]
+        return first.counted if isinstance(first, Weighted) else None
 
     def row(self, name: str) -> Row:
         """The row of a name."""
