@@ -228,7 +228,7 @@ class _Run:
             ranks.on_first(lambda: calibrate_batch_norm(start.network, self.training, View(self._side, 1.0), place))
         pictures = self._pictures() if fresh and start.rescale else None
         asked = AdaptSettings(settings.freeze_to, settings.batch_norm, settings.colour)
-        features: Adapted = adapt(start.network, asked, pictures)
+        features: Adapted = adapt(start.network, asked, pictures, start.rescale)
         with torch.random.fork_rng():
             torch.manual_seed(settings.seed)
             network = self.task.network(features)
