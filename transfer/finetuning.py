@@ -261,10 +261,11 @@ class _Run:
             raise UserError(f"{settings.test}: no test picture can be read; the first: {': '.join(skipped[0])}")
         took = time.monotonic() - began
         write_png(self.folder / "samples" / "test.png", sheet(task, task.test, found))
+        trained = sum(weight.numel() for weight in network.parameters() if weight.requires_grad)
         records = read_journal(self.folder)
         skipped = [*skipped_pictures(self.folder), *skipped]
         rows = tuple(
-            judged_row(settings.trained, variant, start.network.stages[-1].channels, task.head, {}, None, [outcome])
+            judged_row(settings.trained, variant, trained, task.head, {}, None, [outcome])
             for variant, outcome in task.outcomes(task.test, found)
         )
         result = Result(

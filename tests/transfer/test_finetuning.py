@@ -1,0 +1,256 @@
+"""Fine-tuning as a whole: three tasks, killed, stopped, by two processes, frozen, and given what no one should give."""
+
+import shutil
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from evaluating import tiny_run
+from launching import Launcher, Trained
+from shapes import make_devkit
+
+import pretint
+from pretext.engine.interrupt import Ending
+from pretext.engine.journal import read_journal
+from pretext.engine.run import newest_checkpoint
+from pretext.errors import UserError
+from pretext.settings import settings_from
+from transfer.finetuning import finetune
+from transfer.networks import open_network
+from transfer.results import Result, read_result
+from transfer.tasks.opening import TASKS
+from transfer.tasks.task import FinetuneSettings
+
+SMALL: dict[str, dict[str, Any]] = {
+    "classify": {"size": 48, "crop": {"area": [0.6, 1.0]}},
+    "detect": {
+        "size": 64,
+        "sizes": {"shorter": [48, 64], "longest": 128},
+        "head": {
+            "neck": "conv4",
+            "width": 32,
+            "pooled": 3,
+            "anchors": [16.0, 32.0],
+            "candidates": [64, 64],
+            "proposals": [32, 32],
+            "rois": 16,
+        },
+    },
+    "segment": {"size": 64, "crops": {"size": 48, "shorter": 64}, "head": {"kind": "fcn8"}},
+}
+STEPS = 6
+
+
+@pytest.fixture(scope="module")
+def devkit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_devkit(tmp_path_factory.mktemp("voc"))
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_run(tmp_path_factory.mktemp("pretrained") / "run")
+
+
+@pytest.fixture
+def run(pretrained: Path, tmp_path: Path) -> Path:
+    """A copy of a pretrained run."""
+    return Path(shutil.copytree(pretrained, tmp_path / "run"))
+
+
+def asked(task: str, devkit: Path, **changed: Any) -> dict[str, Any]:
+    training = {"steps": STEPS, "batch_size": 4, "warmup": 1, "optimizer": "adamw", "lr": 1e-3, "precision": "fp32"}
+    return {
+        "train": f"voc:2007:train:{devkit}",
+        "test": f"voc:2007:test:{devkit}",
+        "protocol": "small",
+        "holdout": 2,
+        **SMALL[task],
+        **changed,
+        "training": {**training, **changed.get("training", {})},
+        "machine": {"workers": 0, "checkpoint_every": 2, "evaluate_every": 3, **changed.get("machine", {})},
+    }
+
+
+def settings(task: str, devkit: Path, **changed: Any) -> FinetuneSettings:
+    return settings_from(TASKS[task].settings, asked(task, devkit, **changed), "test")
+
+
+def tuned(networks: Sequence[str | Path], task: str, devkit: Path, **changed: Any) -> list[Result]:
+    done = finetune([str(one) for one in networks], settings(task, devkit, **changed))
+    assert done.ending == Ending.COMPLETE
+    return done.results
+
+
+def numbers(results: Sequence[Result]) -> list[tuple[str, str, float, float]]:
+    return [(one.network.name, row.name, row.score.value, row.score.low) for one in results for row in one.rows]
+
+
+def folder_of(result: Result) -> Path:
+    file = Path(result.file)
+    return file.parents[1] / "finetuned" / file.stem
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_network_beside_itself_at_random(
+    task: str, run: Path, devkit: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    random, trained = results = tuned([run], task, devkit)
+    assert (random.network.kind, trained.network.kind) == ("random", "pretrained")
+    metric, rows = {
+        "classify": ("mAP", ["all"]),
+        "detect": ("AP", ["all, 11 points", "all, all points", "all, COCO"]),
+        "segment": ("mIoU", ["all"]),
+    }[task]
+    for result in results:
+        assert result.metric == metric and result.mode == "fine-tuned" and [row.name for row in result.rows] == rows
+        assert (result.n_train, result.n_fit, result.n_holdout, result.n_test) == (16, 15, 1, 16)
+        assert result.best is None, "nothing is chosen"
+        folder = folder_of(result)
+        records = read_journal(folder)
+        assert [record["step"] for record in records if record["kind"] == "step"] == list(range(1, STEPS + 1))
+        assert [record["step"] for record in records if record["kind"] == "health"] in ([0, 3, 6], [])
+        assert (folder / "samples" / "test.png").is_file()
+        assert yaml.safe_load((folder / "settings.yaml").read_text())["task"] == task
+    files = [Path(result.file) for result in results]
+    before = [file.stat().st_mtime_ns for file in files]
+    assert numbers(tuned([run], task, devkit)) == numbers(results)
+    assert [file.stat().st_mtime_ns for file in files] == before, "it is read back"
+    assert pretint.main(["table", str(run)]) == 0
+    printed = capsys.readouterr().out
+    assert "16 test pictures" in printed and "all" in printed
+
+
+def test_results_say_what_was_trained_in_one_table(run: Path, devkit: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for stage in ("conv5", "conv2", ""):
+        tuned([run], "segment", devkit, freeze_to=stage)
+    assert pretint.main(["table", str(run)]) == 0
+    rows = [line.split()[:2] for line in capsys.readouterr().out.splitlines() if "[" in line and "95%" not in line]
+    assert [row[0] if row[0] == "all" else " ".join(row) for row in rows] == ["above conv5", "above conv2", "all"]
+
+
+@pytest.mark.parametrize("batch_norm", ["train", "frozen", "absorbed"])
+def test_what_is_frozen_stays(batch_norm: str, run: Path, devkit: Path) -> None:
+    changed = {"freeze_to": "conv3", "batch_norm": batch_norm, "reference": False}
+    (result,) = tuned([run], "classify", devkit, **changed)
+    state = torch.load(newest_checkpoint(folder_of(result)), weights_only=True)["model"]  # type: ignore[arg-type]
+    backbone = {key.partition("blocks.")[2]: value for key, value in state.items() if "blocks." in key}
+    original = {key.partition("blocks.")[2]: value for key, value in open_network(str(run)).module.state_dict().items()}
+    moved = {
+        key.partition(".")[0] for key in backbone if not torch.equal(backbone[key], original.get(key, backbone[key]))
+    }
+    if batch_norm == "absorbed":
+        assert {"conv4", "conv5"} <= moved
+    else:
+        assert moved == {"conv4", "conv5"}
+
+
+def test_rescaled_networks_are_others(run: Path, devkit: Path) -> None:
+    results = tuned([run, f"rescaled:{run}"], "classify", devkit)
+    assert [result.network.name for result in results] == ["random", "run", "rescaled random", "rescaled run"]
+    assert len({result.network.group for result in results}) == len({result.network.weights for result in results}) == 4
+
+
+def test_moving_averages_are_judged_and_colour_is_let_in(run: Path, devkit: Path) -> None:
+    (gray,) = tuned([run], "classify", devkit, reference=False, training={"ema": 0.9})
+    (colour,) = tuned([run], "classify", devkit, reference=False, training={"ema": 0.9}, colour=True)
+    assert gray.settings["colour"] is False and colour.settings["colour"] is True
+    state = torch.load(newest_checkpoint(folder_of(colour)), weights_only=True)  # type: ignore[arg-type]
+    assert "average" in state
+    (ab,) = [value for key, value in state["model"].items() if value.ndim == 4 and value.shape[1] == 2]
+    assert ab.abs().max() < 1e-6, "the pictures are gray, so there is nothing to learn from their ab"
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_killed_and_called_again_it_is_as_if_nothing_had_happened(
+    task: str, run: Path, devkit: Path, launcher: Launcher, tmp_path: Path
+) -> None:
+    values = asked(task, devkit, training={"steps": 12, "micro_batch": 2}, machine={"workers": 1})
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(values))
+    other = Path(shutil.copytree(run, tmp_path / "other" / "run"))
+    words = ("--config", tmp_path / "recipe.yaml", "--reference", "false")
+    whole = launcher.start("finetune", task, run, *words)
+    assert whole.wait() == 0, whole.said
+    (result,) = (run / "results").glob("*.json")
+    place = other / "finetuned" / result.stem
+    for step in (0, 4, 8):
+        killed = launcher.start("finetune", task, other, *words)
+        Trained(place).wait_for_step(step, killed)
+        if step == 4:
+            killed.signal(signal.SIGUSR2)
+            assert killed.wait() in (Ending.PREEMPTED, Ending.COMPLETE), killed.said
+        else:
+            killed.kill()
+            killed.wait()
+    again = launcher.start("finetune", task, other, *words)
+    assert again.wait() == 0, again.said
+    Trained(place).same_as(Trained(run / "finetuned" / result.stem))
+    assert numbers([read_result(other / "results" / result.name)]) == numbers([read_result(result)])
+
+
+@pytest.mark.parametrize("task", ["classify", "detect"])
+def test_two_processes_do_what_one_does(task: str, run: Path, devkit: Path, launcher: Launcher, tmp_path: Path) -> None:
+    values = asked(task, devkit, training={"micro_batch": 2}, batch_norm="frozen")
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(values))
+    other = Path(shutil.copytree(run, tmp_path / "other" / "run"))
+    words = ("--config", tmp_path / "recipe.yaml", "--reference", "false")
+    pair = launcher.together(2, "finetune", task, other, *words)
+    alone = launcher.start("finetune", task, run, *words)
+    assert [one.wait() for one in (*pair, alone)] == [0, 0, 0], pair[0].said + pair[1].said + alone.said
+    (result,) = (run / "results").glob("*.json")
+    both = [Trained(one / "finetuned" / result.stem) for one in (run, other)]
+    losses = [[loss for _, loss in one.losses] for one in both]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["detekt"], "did you mean detect?"),
+        (["detect", "RUN"], "give pictures to learn from and to test on"),
+        (["detect", "RUN", "DATA", "--freeze-to", "conv9"], "it has conv1, conv2, conv3, conv4, conv5"),
+        (["detect", "RUN", "DATA", "--head.neck", "conv9"], "conv9"),
+        (["segment", "RUN", "DATA", "--sbd", "/nowhere"], "/nowhere"),
+        (["detect", "RUN", "DATA", "--head.form", "fast", "--proposals", "/nowhere.mat"], "/nowhere.mat"),
+        (["classify", "RUN", "DATA", "--size", "0"], "size is 0"),
+        (["classify", "/nowhere", "DATA"], "no such network"),
+        (["classify", "RUN", "DATA", "--test", "voc:2007:train:DEVKIT"], "same pictures"),
+        (["segment", "RUN", "DATA", "--test", "voc:2007:train:DEVKIT"], "same pictures"),
+        (["detect", "RUN", "DATA", "--test", "voc:2007:trainval:DEVKIT"], "in both"),
+        (["detect", "RUN", "DATA", "--test", "voc:2008:test:DEVKIT"], "2008"),
+    ],
+)
+def test_mistakes_are_one_line(
+    words: list[str], said: str, run: Path, devkit: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = ["--train", f"voc:2007:train:{devkit}", "--test", f"voc:2007:test:{devkit}"]
+    arguments: list[str] = []
+    for word in words:
+        arguments += data if word == "DATA" else [word.replace("RUN", str(run)).replace("DEVKIT", str(devkit))]
+    assert pretint.main(["finetune", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1, error
+
+
+def test_a_run_of_other_data_is_refused(run: Path, devkit: Path, tmp_path: Path) -> None:
+    copied = Path(shutil.copytree(devkit, tmp_path / "VOCdevkit"))
+    tuned([run], "segment", copied, reference=False)
+    next((run / "results").glob("*.json")).unlink()
+    mask = copied / "VOC2007" / "SegmentationClass" / "000000.png"
+    mask.write_bytes((copied / "VOC2007" / "SegmentationClass" / "000001.png").read_bytes())
+    with pytest.raises(UserError, match=r"changed since the run|another size"):
+        tuned([run], "segment", copied, reference=False)
+
+
+def test_masks_that_are_of_no_use_are_listed(run: Path, devkit: Path, tmp_path: Path) -> None:
+    copied = Path(shutil.copytree(devkit, tmp_path / "VOCdevkit"))
+    masks = copied / "VOC2007" / "SegmentationClass"
+    (masks / "000003.png").write_bytes(b"no picture")
+    (masks / "000030.png").write_bytes(b"no picture")
+    (result,) = tuned([run], "segment", copied, reference=False, training={"steps": 12})
+    listed = dict(result.skipped)
+    assert any("000030" in key for key in listed) and result.n_test == 15
+    assert any("000003" in key for key in listed), listed
