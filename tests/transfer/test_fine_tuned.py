@@ -2,6 +2,7 @@
 
 import csv
 import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,10 @@ from rich.console import Console
 from pretext.errors import UserError
 from tests.detecting import pictures
 from transfer.columns import columns
-from transfer.comparing import compare, comparison_lines
+from transfer.comparing import compare, compare_paths, comparison_lines
 from transfer.intervals import centred
 from transfer.outcomes import Detected, Detections, Row, Segmented, judged_row
-from transfer.results import Result
+from transfer.results import Result, write_result
 from transfer.table import TableSettings, formatted, tables
 
 CLASSES = ("cat", "dog", "fish", "newt")
@@ -57,8 +58,10 @@ def test_what_was_trained_stands_in_one_column() -> None:
     assert column.cells["above conv3, COCO"].score == parts[2].rows[2].score
     assert column.first.cost.seconds == sum(part.cost.seconds for part in parts)
     assert column.first.cost.pictures_per_second == pytest.approx(parts[0].cost.pictures_per_second)
-    (grid,) = [section.grid for section in tables([*parts, tuned("random", stage="above conv4")]).sections]
-    assert [name for name, _ in grid.rows][:3] == [
+    others = tuned("random", stage="above conv4", weights=200), tuned("random")
+    (grid,) = [section.grid for section in tables([*parts, *others]).sections]
+    assert [name for name, _ in grid.rows][2:6] == [
+        "above conv5, COCO",
         "above conv4, 11 points",
         "above conv4, all points",
         "above conv4, COCO",
@@ -151,3 +154,12 @@ def test_comparison() -> None:
     assert "mean average precision of boxes on 40 test pictures" in shown
     with pytest.raises(UserError, match="other metric"):
         compare([[first], [result(rows=[row("all", answers(0.5, 0, 40))], protocol="detection", n_holdout=0)]])
+
+
+def test_files_are_compared(tmp_path: Path) -> None:
+    """Each stage was a job of its own; the row that both networks have is compared."""
+    for at, one in enumerate((tuned(), tuned(stage="above conv4", weights=5), tuned("random", 1, kind="random"))):
+        write_result(tmp_path / f"{at}.json", one)
+    found = compare_paths([f"random:{tmp_path}", str(tmp_path)])
+    assert [line.name for line in found.pairs[0].lines] == ["all, 11 points", "all, all points", "all, COCO"]
+    assert found.pairs[0].left_out[0] == "above conv4, 11 points"
