@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from transfer.intervals import Floats, Ranking, mean_average_precision, swaps
+from transfer.intervals import Floats
 from transfer.outcomes.outcome import Outcome, Tested, Weighted, pairs
+from transfer.ranking import Ranking, mean_average_precision, swaps
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from tests.detecting import Found, Objects, boxes, pictures
 from transfer import intervals
-from transfer.intervals import average_precision, centred, resampled_map
+from transfer.intervals import centred
 from transfer.outcomes import (
     Detected,
     Detections,
@@ -21,6 +21,7 @@ from transfer.outcomes import (
     joint_score,
     judged_row,
 )
+from transfer.ranking import average_precision, resampled_map
 
 RULES: tuple[Points, ...] = ("11 points", "all points", "COCO")
 
