@@ -108,6 +108,8 @@ class Detections:
         assert len(self.counts) == len(self.truth.counts), "other pictures than those of the truth"
         assert len(self.boxes) == len(self.scores) == len(self.labels) == self.counts.sum()
         assert np.isfinite(self.boxes).all() and np.isfinite(self.scores).all(), "boxes and scores must be finite"
+        assert (self.boxes[:, :2] <= self.boxes[:, 2:]).all(), "a box from right to left"
+        assert (self.labels < self.truth.classes).all(), "a class beyond the last"
 
     @cached_property
     def _found(self) -> Boxes:

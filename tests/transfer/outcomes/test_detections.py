@@ -166,3 +166,15 @@ def test_the_same_boxes_serve_all_rules() -> None:
     assert Detected(shared, "COCO").positives.tolist() == [
         sum(int(((one.labels == label) & ~one.difficult).sum()) for one in truth) for label in range(3)
     ]
+
+
+@pytest.mark.parametrize(
+    ("box", "score", "label"),
+    [([0, 0, np.nan, 1], 0.5, 0), ([0, 0, 1, 1], np.inf, 0), ([2, 0, 1, 1], 0.5, 0), ([0, 0, 1, 1], 0.5, 1)],
+)
+def test_what_cannot_be(box: list[float], score: float, label: int) -> None:
+    known = Objects(np.array([[0, 0, 4, 4]], np.float32), np.array([0]), np.array([False]))
+    with pytest.raises(AssertionError):
+        detections_outcome([([box], [score], [label])], [known], "COCO", 1)
+    with pytest.raises(AssertionError, match="nothing is to be found"):
+        detections_outcome([([], [], [])], [known._replace(difficult=np.array([True]))], "COCO", 1)
