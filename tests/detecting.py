@@ -1,10 +1,14 @@
-"""Made-up detections, and average precision as the rules of the PASCAL VOC devkit say it, box by box."""
+"""Made-up detections, and average precision as the devkit's rules say it, box by box, and as pycocotools has it."""
 
+import contextlib
+import io
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 Found = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]
 
@@ -91,3 +95,49 @@ def shared(box: NDArray[np.float32], other: NDArray[np.float32]) -> float:
         return 0.0
     area = (c - a + 1) * (d - b + 1) + (g - e + 1) * (h - f + 1) - width * height
     return float(width * height / area)
+
+
+def by_coco(found: Sequence[Found], truth: Sequence[Objects], classes: int) -> NDArray[np.float64]:
+    """Of each class pycocotools' average precision; nan where there is nothing to be found.
+
+    Difficult objects have an area that is out of range: so it ignores them.
+    """
+    known: dict[str, Any] = {
+        "images": [{"id": at} for at in range(len(truth))],
+        "categories": [{"id": label} for label in range(classes)],
+        "annotations": [
+            {
+                "image_id": picture,
+                "category_id": int(label),
+                "bbox": [float(x) for x in (*box[:2], *(box[2:] - box[:2]))],
+                "area": 1e11 if difficult else 1.0,
+                "iscrowd": 0,
+            }
+            for picture, one in enumerate(truth)
+            for box, label, difficult in zip(*one, strict=True)
+        ],
+    }
+    for at, each in enumerate(known["annotations"], 1):
+        each["id"] = at
+    listed = [
+        {
+            "image_id": picture,
+            "category_id": int(label),
+            "bbox": [float(x) for x in (*box[:2], *(box[2:] - box[:2]))],
+            "score": float(score),
+        }
+        for picture, one in enumerate(found)
+        for box, score, label in zip(*one, strict=True)
+    ]
+    if not listed:  # pycocotools takes no empty list
+        there = [any((~one.difficult[one.labels == label]).any() for one in truth) for label in range(classes)]
+        return np.where(there, 0.0, np.nan)
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO()
+        coco.dataset = known
+        coco.createIndex()
+        judge = COCOeval(coco, coco.loadRes(listed), "bbox")
+        judge.evaluate()
+        judge.accumulate()
+    precision = judge.eval["precision"][:, :, :, 0, 2]  # overlaps, recalls, classes; all areas; 100 boxes a picture
+    return np.where((precision < 0).all((0, 1)), np.nan, precision.mean((0, 1)))

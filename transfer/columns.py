@@ -178,17 +178,16 @@ def tested_gap(first: Column, second: Column, name: str, other: str) -> Gap:
 
 
 def row_names(found: Sequence[Column]) -> list[str]:
-    """The names of all rows, in the order in which they are met; of fine-tuning each column's keep theirs."""
-    names: list[str] = []
+    """The names of all rows, in the order in which they are met; of fine-tuning those first of which least was trained.
+
+    Args:
+        found: columns of one table.
+    """
+    names = list(dict.fromkeys(name for column in found for name in column.names))
     if any(column.first.mode != "fine-tuned" for column in found):
-        return list(dict.fromkeys(name for column in found for name in column.names))
-    for column in found:
-        at = 0
-        for name in column.names:
-            if name not in names:
-                names.insert(at, name)
-            at = names.index(name) + 1
-    return names
+        return names
+    weights = {name: max(column.first.row(name).dims for column in found if name in column.names) for name in names}
+    return sorted(names, key=weights.__getitem__)
 
 
 def _merged(one: Result, other: Result) -> Result:

@@ -153,7 +153,7 @@ def compare_paths(words: Sequence[str], settings: CompareSettings | None = None)
     if common:
         groups = [[result for result in group if repr(evaluation(result)) in common] for group in groups]
     modes = set.intersection(*({result.mode for result in group} for group in groups))
-    mode = settings.mode or ("augmented" if "augmented" in modes else "cached" if modes else "")
+    mode: str = settings.mode or ("augmented" if "augmented" in modes else min(modes, default=""))
     if mode != "any":
         groups = [[result for result in group if not mode or result.mode == mode] for group in groups]
     return compare(groups, across_modes=mode == "any")

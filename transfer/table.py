@@ -57,21 +57,21 @@ class Section:
     @cached_property
     def class_sheets(self) -> list[Sheet]:
         """A table for each row: its number by class."""
-        sheets = []
-        for name in row_names(self.columns):
-            of_row = [(column, column.classes(name)) for column in self.columns if name in column.names]
-            first = of_row[0][1]
-            counts = tuple(f"{each.positives:,}" for each in first)
-            found = {self.first.counted or "": counts} | {
-                self._label(column): tuple("" if c.cell is None else _shown(c.cell) for c in each)
-                for column, each in of_row
-            }
-            rows = zip((each.name for each in first), zip(*found.values(), strict=True), strict=True)
-            measure = MEASURES[self.first.metric].removeprefix("mean ")
-            title = f"{self.first.protocol}, {name}: {measure} by class {self._where}"
-            sheets.append(Sheet(title, Grid("class", tuple(found), tuple(rows)), ()))
-        sheets[-1] = sheets[-1]._replace(footer=tuple(self.footer))
-        return sheets
+        *others, last = map(self.class_sheet, row_names(self.columns))
+        return [*others, last._replace(footer=tuple(self.footer))]
+
+    def class_sheet(self, name: str) -> Sheet:
+        """A row's number by class, of the networks that have it."""
+        of_row = [(column, column.classes(name)) for column in self.columns if name in column.names]
+        first = of_row[0][1]
+        found = {self.first.counted or "": tuple(f"{each.positives:,}" for each in first)} | {
+            self._label(column): tuple("" if c.cell is None else _shown(c.cell) for c in each)
+            for column, each in of_row
+        }
+        rows = zip((each.name for each in first), zip(*found.values(), strict=True), strict=True)
+        measure = MEASURES[self.first.metric].removeprefix("mean ")
+        title = f"{self.first.protocol}, {name}: {measure} by class {self._where}"
+        return Sheet(title, Grid("class", tuple(found), tuple(rows)), ())
 
     def _label(self, column: Column) -> str:
         several = len({column.first.mode for column in self.columns}) > 1

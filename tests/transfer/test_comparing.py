@@ -12,8 +12,9 @@ from rich.console import Console
 
 from pretext.errors import UserError
 from transfer.comparing import CompareSettings, Comparison, compare, compare_paths, comparison_lines
-from transfer.intervals import difference, holm, mcnemar, mean, mean_average_precision, sign_flips, swaps, welch
+from transfer.intervals import difference, holm, mcnemar, mean, sign_flips, welch
 from transfer.outcomes import Answers
+from transfer.ranking import mean_average_precision, swaps
 from transfer.results import Result, write_result
 
 

@@ -13,22 +13,8 @@ from scipy.stats import binomtest, ttest_ind
 from sklearn.metrics import average_precision_score
 
 from transfer import intervals
-from transfer.intervals import (
-    Ranking,
-    accuracy,
-    average_precision,
-    centred,
-    difference,
-    holm,
-    mcnemar,
-    mean,
-    mean_average_precision,
-    percentiles,
-    resampled_map,
-    sign_flips,
-    swaps,
-    welch,
-)
+from transfer.intervals import accuracy, centred, difference, holm, mcnemar, mean, percentiles, sign_flips, welch
+from transfer.ranking import Ranking, average_precision, mean_average_precision, resampled_map, swaps
 
 
 def literal(values: NDArray[np.float64]) -> tuple[float, float]:

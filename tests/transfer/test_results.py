@@ -13,8 +13,8 @@ import pytest
 from judging import answers, ranked, result, row, truth
 
 from pretext.errors import UserError
-from transfer.intervals import mean_average_precision
 from transfer.outcomes import Ranked
+from transfer.ranking import mean_average_precision
 from transfer.results import (
     Result,
     code_digest,

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from transfer.classifiers.heads import Heads, Linear, Setting
-from transfer.intervals import mean_average_precision
 from transfer.protocols import LinearProtocol
+from transfer.ranking import mean_average_precision
 
 
 class Cell(NamedTuple):

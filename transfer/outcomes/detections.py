@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from transfer.intervals import Floats, mean_over_classes
 from transfer.outcomes.matching import IGNORED, RIGHT, Boxes, Verdicts, coco_verdicts, overlaps, voc_verdicts
-from transfer.outcomes.outcome import Measure, Weighted
+from transfer.outcomes.outcome import Measure, Outcome, Tested, Weighted, pairs, tested_by_swaps
 from transfer.outcomes.precision import Curve, Points
 
 
@@ -108,6 +108,8 @@ class Detections:
         assert len(self.counts) == len(self.truth.counts), "other pictures than those of the truth"
         assert len(self.boxes) == len(self.scores) == len(self.labels) == self.counts.sum()
         assert np.isfinite(self.boxes).all() and np.isfinite(self.scores).all(), "boxes and scores must be finite"
+        assert (self.boxes[:, :2] <= self.boxes[:, 2:]).all(), "a box from right to left"
+        assert (self.labels < self.truth.classes).all(), "a class beyond the last"
 
     @cached_property
     def _found(self) -> Boxes:
@@ -169,9 +171,22 @@ class Detected(Weighted):
         """Average precision of each class."""
         return _precisions(self._curves, weights, self.points)
 
-    def side_by_side(self, other: Weighted) -> Measure:
-        """Of both networks' boxes, each by its place in its own network's order."""
-        assert isinstance(other, Detected) and other.points == self.points
+    @classmethod
+    def tested(cls, first: Sequence[Outcome], second: Sequence[Outcome]) -> Tested:
+        """Swaps of what two networks said of a picture, in all pairs of networks or in none."""
+        measures = [
+            one.side_by_side(two)
+            for one, two in pairs(first, second)
+            if isinstance(one, Detected) and isinstance(two, Detected)
+        ]
+        return tested_by_swaps(measures, first[0].count)
+
+    def side_by_side(self, other: "Detected") -> Measure:
+        """The number, of weights (2N, R): how often each picture counts as this network saw it, then as the other.
+
+        Boxes stand by their place in their own network's order.
+        """
+        assert other.points == self.points
         both = [
             [one.beside(two) for one, two in zip(ones, twos, strict=True)]
             for ones, twos in zip(self._curves, other._curves, strict=True)

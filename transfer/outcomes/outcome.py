@@ -71,10 +71,6 @@ class Weighted(Outcome):
     def classes_under(self, weights: NDArray[Any]) -> Floats:
         """Each class's number where pictures count as often as weights, (N, R), say: (C, R); nan where it has none."""
 
-    @abstractmethod
-    def side_by_side(self, other: "Weighted") -> Measure:
-        """The number, of weights (2N, R): how often each picture counts as this network saw it, then as the other."""
-
     def under(self, weights: NDArray[Any]) -> Floats:
         """The number where pictures count as often as weights, (N, R), say: (R,); nan where no class has one."""
         return mean_over_classes(self.classes_under(weights))
@@ -124,18 +120,22 @@ class Weighted(Outcome):
         one, two = (_mean([[outcome.value for outcome in each] for each in side]) for side in sides)
         return centred(two - one, _resampled(sides[1]) - _resampled(sides[0]), lowest=-1)
 
-    @classmethod
-    def tested(cls, first: Sequence[Outcome], second: Sequence[Outcome]) -> Tested:
-        """Swaps of what two networks said of a picture, in all pairs of networks or in none."""
-        (all_one,), (all_two,) = _weighted([first]), _weighted([second])
-        measures = [one.side_by_side(two) for one, two in pairs(all_one, all_two)]
 
-        def differences(stays: NDArray[np.float32]) -> Floats:
-            side = np.concatenate([stays, 1 - stays])
-            each: Floats = np.mean([measure(side) - measure(1 - side) for measure in measures], axis=0)
-            return each
+def tested_by_swaps(measures: Sequence[Measure], count: int) -> Tested:
+    """Swap what two networks said of a picture, in all pairs of networks or in none.
 
-        return Tested(swapped(differences, all_one[0].count), "swaps of pictures")
+    Args:
+        measures: of each pair the number, of weights (2N, R): how often each picture counts as the first network
+            saw it, then as the second.
+        count: N.
+    """
+
+    def differences(stays: NDArray[np.float32]) -> Floats:
+        side = np.concatenate([stays, 1 - stays])
+        each: Floats = np.mean([measure(side) - measure(1 - side) for measure in measures], axis=0)
+        return each
+
+    return Tested(swapped(differences, count), "swaps of pictures")
 
 
 def pairs(first: Sequence[Any], second: Sequence[Any]) -> list[tuple[Any, Any]]:

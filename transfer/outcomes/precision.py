@@ -5,7 +5,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from transfer.intervals import Floats, stretch_sums
+from transfer.intervals import Floats
+from transfer.ranking import stretch_sums
 
 Points = Literal["11 points", "all points", "COCO"]
 """How average precision is read off: VOC2007's rule; VOC2010's and later; COCO's, which has overlaps of its own."""

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from transfer.intervals import Floats, Ranking, mean_average_precision, swaps
-from transfer.outcomes.outcome import Measure, Outcome, Tested, Weighted, pairs
+from transfer.intervals import Floats
+from transfer.outcomes.outcome import Outcome, Tested, Weighted, pairs
+from transfer.ranking import Ranking, mean_average_precision, swaps
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,10 +54,6 @@ class Ranked(Weighted):
     def classes_under(self, weights: NDArray[Any]) -> Floats:
         """Average precision of each class."""
         return np.stack([ranking.average_precision(weights) for ranking in self._rankings]).astype(np.float64)
-
-    def side_by_side(self, other: Weighted) -> Measure:
-        """Of ranks within each network, which have no units."""
-        raise AssertionError("tested by transfer.intervals.swaps, which takes both sides at once")
 
     @classmethod
     def tested(cls, first: Sequence[Outcome], second: Sequence[Outcome]) -> Tested:

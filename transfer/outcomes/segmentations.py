@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from transfer.intervals import Floats, mean_over_classes
-from transfer.outcomes.outcome import Measure, Weighted
+from transfer.outcomes.outcome import Measure, Outcome, Tested, Weighted, pairs, tested_by_swaps
 
 NOT_COUNTED = 255
 """The value of a mask's pixels that are neither right nor wrong."""
@@ -55,9 +55,18 @@ class Segmented(Weighted):
         """Intersection over union of each class."""
         return _overlaps(self.confusions, weights)
 
-    def side_by_side(self, other: Weighted) -> Measure:
-        """Of both networks' pixels."""
-        assert isinstance(other, Segmented)
+    @classmethod
+    def tested(cls, first: Sequence[Outcome], second: Sequence[Outcome]) -> Tested:
+        """Swaps of what two networks said of a picture, in all pairs of networks or in none."""
+        measures = [
+            one.side_by_side(two)
+            for one, two in pairs(first, second)
+            if isinstance(one, Segmented) and isinstance(two, Segmented)
+        ]
+        return tested_by_swaps(measures, first[0].count)
+
+    def side_by_side(self, other: "Segmented") -> Measure:
+        """The number, of weights (2N, R): how often each picture counts as this network saw it, then as the other."""
         both = np.concatenate([self.confusions, other.confusions])
         return lambda weights: mean_over_classes(_overlaps(both, weights))
 

@@ -84,8 +84,10 @@ def _panel(anchor: str, group: Sequence[Result]) -> dict[str, Any]:
     except UserError as error:
         return panel | {"error": str(error)}
     columns = section.columns
+    said = _said(columns)
     return panel | {
-        "said": _said(columns),
+        "said": said,
+        "by_class": section.class_sheet(said.name if said else columns[0].names[-1]) if first.counted else None,
         "figures": _figures(anchor, section),
         "published": published(first),
         "header": _header(section),

@@ -1,7 +1,5 @@
 """Average precision against the devkit's rules read literally, pycocotools and scikit-learn."""
 
-import contextlib
-import io
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,64 +7,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 from sklearn.metrics import average_precision_score
 
-from tests.detecting import Found, Objects, boxes, by_the_rules, pictures
+from tests.detecting import Found, Objects, boxes, by_coco, by_the_rules, pictures
 from transfer.outcomes import Points, detections_outcome
 from transfer.outcomes.detections import Detected, Detections
 from transfer.outcomes.precision import LEVELS
 
 RULES: tuple[Points, ...] = ("11 points", "all points", "COCO")
-
-
-def by_coco(found: Sequence[Found], truth: Sequence[Objects], classes: int) -> NDArray[np.float64]:
-    """Of each class pycocotools' average precision; nan where there is nothing to be found.
-
-    Difficult objects have an area that is out of range: so it ignores them.
-    """
-    known: dict[str, Any] = {
-        "images": [{"id": at} for at in range(len(truth))],
-        "categories": [{"id": label} for label in range(classes)],
-        "annotations": [
-            {
-                "image_id": picture,
-                "category_id": int(label),
-                "bbox": [float(x) for x in (*box[:2], *(box[2:] - box[:2]))],
-                "area": 1e11 if difficult else 1.0,
-                "iscrowd": 0,
-            }
-            for picture, one in enumerate(truth)
-            for box, label, difficult in zip(*one, strict=True)
-        ],
-    }
-    for at, each in enumerate(known["annotations"], 1):
-        each["id"] = at
-    listed = [
-        {
-            "image_id": picture,
-            "category_id": int(label),
-            "bbox": [float(x) for x in (*box[:2], *(box[2:] - box[:2]))],
-            "score": float(score),
-        }
-        for picture, one in enumerate(found)
-        for box, score, label in zip(*one, strict=True)
-    ]
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco = COCO()
-        coco.dataset = known
-        coco.createIndex()
-        if not listed:
-            return np.array(
-                [0.0 if any(~one.difficult[one.labels == c].all() for one in truth) else np.nan for c in range(classes)]
-            )
-        judge = COCOeval(coco, coco.loadRes(listed), "bbox")
-        judge.evaluate()
-        judge.accumulate()
-    precision = judge.eval["precision"][:, :, :, 0, 2]  # overlaps, recalls, classes; all areas; 100 boxes a picture
-    return np.where((precision < 0).all((0, 1)), np.nan, precision.mean((0, 1)))
 
 
 def some_to_find(truth: Sequence[Objects]) -> bool:
@@ -218,3 +166,15 @@ def test_the_same_boxes_serve_all_rules() -> None:
     assert Detected(shared, "COCO").positives.tolist() == [
         sum(int(((one.labels == label) & ~one.difficult).sum()) for one in truth) for label in range(3)
     ]
+
+
+@pytest.mark.parametrize(
+    ("box", "score", "label"),
+    [([0, 0, np.nan, 1], 0.5, 0), ([0, 0, 1, 1], np.inf, 0), ([2, 0, 1, 1], 0.5, 0), ([0, 0, 1, 1], 0.5, 1)],
+)
+def test_what_cannot_be(box: list[float], score: float, label: int) -> None:
+    known = Objects(np.array([[0, 0, 4, 4]], np.float32), np.array([0]), np.array([False]))
+    with pytest.raises(AssertionError):
+        detections_outcome([([box], [score], [label])], [known], "COCO", 1)
+    with pytest.raises(AssertionError, match="nothing is to be found"):
+        detections_outcome([([], [], [])], [known._replace(difficult=np.array([True]))], "COCO", 1)

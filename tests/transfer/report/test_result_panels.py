@@ -3,10 +3,12 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.judging import answers, ranked, row, truth
 from tests.reporting import PHOTOS, Page, begun, judged, known, trained
+from transfer.outcomes import Segmented, judged_row
 from transfer.report import write_report
 from transfer.report.published import STAGES
 
@@ -123,3 +125,21 @@ def test_many_results_stay_readable(tmp_path: Path) -> None:
     page = Page(write_report(run))
     assert "2 more lines would not be told apart" in page.text and "All 30 rows of the table" in page.text
     assert "What 14 results took" in page.text
+
+
+def test_fine_tuned_networks(tmp_path: Path) -> None:
+    run = trained(tmp_path / "run")
+    for name, kind, skill in (("first", "pretrained", 300), ("random", "random", 0)):
+        counts = np.random.default_rng(0).integers(0, 99, (30, 2, 2))
+        counts[:, range(2), range(2)] += skill
+        rows = [judged_row("all", "", 123456, "", {}, None, [Segmented(counts)])]
+        judged(run, name, rows=rows, kind=kind, mode="fine-tuned", protocol="segmentation", n_holdout=0)
+    page = Page(write_report(run))
+    assert "After 40 steps the network, fine-tuned (all), segments 30 test pictures with a mean inter" in page.text
+    assert "(fine-tuned in the same way, all)" in page.text
+    assert "Mean intersection over union of fine-tuned networks" in page.text
+    assert "segmentation, all: intersection over union by class on 30 test pictures" in page.text
+    first = rows[0].outcomes[0]
+    assert isinstance(first, Segmented)
+    assert f"tench {first.positives[0]:,} {100 * first.per_class()[0]:.1f} [" in page.text
+    assert "weights trained" in page.text and "123,456" in page.text and "frozen stage" not in page.text
