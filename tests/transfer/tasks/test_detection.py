@@ -64,15 +64,15 @@ def average_precision(found: list[Detections], truth: list[dict[str, Tensor]], l
 
 
 def test_over_fits_real_pictures(shared_data: Path) -> None:
-    pictures = known(shared_data, 16, 112)
+    pictures = known(shared_data, 16, 96)
     network = Detector(tiny(), 20, head(neck="conv5", rois=32, width=256))
-    losses = fit(network, lambda: network.loss(pictures.rgb, pictures.targets), 120, 2e-3)
-    assert losses[-1] < 0.3 < 3 < losses[0]
+    losses = fit(network, lambda: network.loss(pictures.rgb, pictures.targets), 80, 2e-3)
+    assert losses[-1] < 0.6 < 3 < losses[0]
     with torch.inference_mode():
         found = network.predict(pictures.rgb, torch.stack([target["size"] for target in pictures.targets]))
     scores = [average_precision(found, pictures.targets, label) for label in range(20)]
     there = torch.tensor([score for score in scores if score is not None])
-    assert len(there) > 8 and float(there.mean()) > 0.9
+    assert len(there) > 5 and float(there.mean()) > 0.95
 
 
 @pytest.mark.parametrize(

@@ -21,14 +21,14 @@ def head(kind: str, **settings: float) -> SegmentHeadSettings:
 def test_over_fits_real_pictures(shared_data: Path) -> None:
     pictures = known(shared_data, 16, 96)
     network = Segment(tiny(), 21, head("fcn8", dropout=0.0))
-    losses = fit(network, lambda: network.loss(pictures.rgb, pictures.masks), 100, 3e-3)
+    losses = fit(network, lambda: network.loss(pictures.rgb, pictures.masks), 80, 3e-3)
     assert losses[-1] < 0.1 < 2 < losses[0]
     with torch.inference_mode():
         found = network.predict(pictures.rgb, tuple(pictures.masks.shape[1:]))  # type: ignore[arg-type]
     counted = pictures.masks != 255
     truth, said = pictures.masks[counted], found[counted]
     shares = [((truth == one) & (said == one)).sum() / ((truth == one) | (said == one)).sum() for one in truth.unique()]
-    assert len(shares) > 8 and float(torch.stack(shares).mean()) > 0.9
+    assert len(shares) > 6 and float(torch.stack(shares).mean()) > 0.93
 
 
 @pytest.mark.parametrize(
