@@ -17,7 +17,7 @@ RGB = torch.randint(0, 256, (3, 3, 64, 80), dtype=torch.uint8, generator=torch.G
 def test_over_fits_real_pictures(shared_data: Path) -> None:
     pictures = known(shared_data, 16, 96)
     network = Classify(tiny(), 20)
-    losses = fit(network, lambda: network.loss(pictures.rgb, pictures.presence), 40, 2e-3)
+    losses = fit(network, lambda: network.loss(pictures.rgb, pictures.presence), 60, 2e-3)
     assert losses[0] == pytest.approx(math.log(2), abs=0.1) and losses[-1] < 0.05
     with torch.inference_mode():
         assert torch.equal(network.predict(pictures.rgb) > 0, pictures.presence == 1)

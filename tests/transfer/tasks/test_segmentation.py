@@ -49,7 +49,7 @@ def test_heads_on_odd_sizes(kind: str, name: str) -> None:
         logits = network(RGB)
         loss = network.loss(RGB, torch.randint(0, 21, (2, 75, 91), dtype=torch.uint8))
     assert logits.shape == (2, 21, 75, 91) and logits.dtype == loss.dtype == torch.float32
-    assert float(loss) == pytest.approx(math.log(21), abs=0.7)
+    assert loss.item() == pytest.approx(math.log(21), abs=0.7)
     loss.backward()
     assert all(weight.grad is not None and weight.grad.isfinite().all() for weight in network.parameters())
     found = network.eval().predict(RGB, (33, 40))
@@ -83,7 +83,7 @@ def test_pixels_that_do_not_count() -> None:
     torch.testing.assert_close(network.loss(RGB, mask.to(torch.uint8)), expected)
     nothing = network.loss(RGB, torch.full_like(mask, 255))
     nothing.backward()
-    assert float(nothing) == 0 and all(bool((w.grad == 0).all()) for w in network.parameters() if w.grad is not None)
+    assert nothing.item() == 0 and all(bool((w.grad == 0).all()) for w in network.parameters() if w.grad is not None)
 
 
 def test_a_square_is_found_where_it_is() -> None:
