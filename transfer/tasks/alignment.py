@@ -52,26 +52,22 @@ def grids(features: Features) -> dict[str, Grid]:
     """The grid of every stage, by its name.
 
     A network that pads alike on all sides is its own mirror image, so its map lies in the middle of a picture whose
-    size leaves no remainder. That is a multiple of the stride for patches, and one pixel more for odd convolutions,
-    which then have one place more: so the sizes of two maps tell which it is, whatever the weights. A network that
-    takes neither size is taken to have patches.
+    size leaves no remainder: one at which the map has just become one place longer. For odd convolutions that is a
+    multiple of the stride and one pixel, for patches a multiple of the stride; so sizes tell, whatever the weights. A
+    network that takes one size only is taken to have patches.
     """
     strides = {stage.name: stage.stride for stage in features.stages}
     side = probe_side(features)
-    even, odd = (
-        {name: values.shape[-1] for name, values in probed(features, size).items()} for size in (side, side + 1)
-    )
-    found = {}
-    for name, stride in strides.items():
-        places, more = even.get(name), odd.get(name)
-        if more is not None and (places is None or more > places):
-            first = (side - (more - 1) * stride) / 2
-        elif places is not None:
-            first = (side - 1 - (places - 1) * stride) / 2
-        else:
-            first = (stride - 1) / 2
-        found[name] = Grid(stride, first)
-    return found
+    before = {name: values.shape[-1] for name, values in probed(features, side).items()}
+    found: dict[str, Grid] = {}
+    for more in sorted({1, *strides.values()}):
+        if len(found) == len(strides):
+            break
+        for name, values in probed(features, side + more).items():
+            places, stride = values.shape[-1], strides[name]
+            if name not in found and places > before.get(name, 0):
+                found[name] = Grid(stride, (side + more - 1 - (places - 1) * stride) / 2)
+    return {name: found.get(name, Grid(stride, (stride - 1) / 2)) for name, stride in strides.items()}
 
 
 def probe_side(features: Features) -> int:

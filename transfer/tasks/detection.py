@@ -124,11 +124,9 @@ class Detector(nn.Module):
         if head.form == "faster":
             levels = maps if len(used) == 1 else [*maps, Grid(2 * maps[-1].stride, maps[-1].first)]
             parts["rpn"] = _proposing(head, levels, channels)
-        self.stage: nn.Module | None = None
+        box: nn.Module
         if head.box == "stage":
-            self.stage = take_last_stage(features)
-            box: nn.Module = _Whole(self.stage)
-            width = features.stages[-1].channels
+            box, width = _Whole(take_last_stage(features)), features.stages[-1].channels
         else:
             box, width = TwoMLPHead(channels * head.pooled**2, head.width), head.width
         parts["boxes"] = RoIHeads(
@@ -190,11 +188,12 @@ class Detector(nn.Module):
     def train(self, mode: bool = True) -> "Detector":
         """As of any module; a last stage that was taken out of the backbone still follows what that says of it."""
         super().train(mode)
-        if self.stage is not None:
+        box = self.head["boxes"].box_head
+        if isinstance(box, _Whole):
             assert isinstance(self.features, nn.Module)
             self.features.train(mode)
-            if not any(weight.requires_grad for weight in self.stage.parameters()):
-                self.stage.eval()
+            if not any(weight.requires_grad for weight in box.parameters()):
+                box.eval()
         return self
 
     def _maps(self, rgb: Tensor) -> dict[str, Tensor]:

@@ -28,35 +28,38 @@ class Known(NamedTuple):
 
 
 def known(data: Path, count: int, shorter: int) -> Known:
-    """The first pictures of voc-mini's VOC2012 val, whatever they show, with a shorter side of so many pixels."""
+    """Pictures all over voc-mini's VOC2012 val, with a shorter side of so many pixels and no small object."""
     folder = data / "voc-mini" / "VOCdevkit" / "VOC2012"
-    keys = (folder / "ImageSets" / "Segmentation" / "val.txt").read_text().split()[:count]
-    pictures, masks, targets = [], [], []
-    presence = torch.zeros(count, len(CLASSES), dtype=torch.int8)
-    for number, key in enumerate(keys):
+    listed = (folder / "ImageSets" / "Segmentation" / "val.txt").read_text().split()
+    pictures, masks, targets, presence = [], [], [], []
+    for key in listed[::3]:
         picture = Image.open(folder / "JPEGImages" / f"{key}.jpg")
         scale = shorter / min(picture.size)
         size = (round(picture.width * scale), round(picture.height * scale))
-        pictures.append(torch.from_numpy(np.array(picture.resize(size))).permute(2, 0, 1))
-        mask = Image.open(folder / "SegmentationClass" / f"{key}.png").resize(size, Image.Resampling.NEAREST)
-        masks.append(torch.from_numpy(np.array(mask)))
-        boxes, labels = [], []
+        corners, labels = [], []
         for thing in ElementTree.parse(folder / "Annotations" / f"{key}.xml").getroot().iter("object"):
             left, top, right, bottom = (
                 float(thing.findtext(f"bndbox/{side}", "")) for side in ("xmin", "ymin", "xmax", "ymax")
             )
-            boxes.append([scale * (left - 1), scale * (top - 1), scale * right, scale * bottom])
+            corners.append([scale * (left - 1), scale * (top - 1), scale * right, scale * bottom])
             labels.append(CLASSES.index(thing.findtext("name", "")))
-        presence[number, labels] = 1
-        size_hw = torch.tensor(size[::-1])
-        targets.append({"boxes": torch.tensor(boxes), "labels": torch.tensor(labels), "size": size_hw})
+        boxes = torch.tensor(corners)
+        if (boxes[:, 2:] - boxes[:, :2]).min() < shorter / 3:
+            continue
+        pictures.append(torch.from_numpy(np.array(picture.resize(size))).permute(2, 0, 1))
+        mask = Image.open(folder / "SegmentationClass" / f"{key}.png").resize(size, Image.Resampling.NEAREST)
+        masks.append(torch.from_numpy(np.array(mask)))
+        targets.append({"boxes": boxes, "labels": torch.tensor(labels), "size": torch.tensor(size[::-1])})
+        presence.append(torch.zeros(len(CLASSES), dtype=torch.int8).index_fill(0, torch.tensor(labels), 1))
+        if len(pictures) == count:
+            break
     sides = [max(picture.shape[axis] for picture in pictures) for axis in (1, 2)]
     rgb = torch.zeros(count, 3, *sides, dtype=torch.uint8)
     whole = torch.full((count, *sides), 255, dtype=torch.uint8)
     for number, (picture, own) in enumerate(zip(pictures, masks, strict=True)):
         rgb[number, :, : picture.shape[1], : picture.shape[2]] = picture
         whole[number, : own.shape[0], : own.shape[1]] = own
-    return Known(rgb, targets, whole, presence)
+    return Known(rgb, targets, whole, torch.stack(presence))
 
 
 def tiny(name: str = "tiny", **arguments: Any) -> nn.Module:
