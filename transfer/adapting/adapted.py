@@ -85,8 +85,8 @@ def adapt(
     Args:
         network: stays as it is.
         settings: what is done.
-        pictures: (N, 3, H, W), uint8, sRGB, of a size that the network takes, to rescale it with; None leaves weights that
-            are to be loaded as they come.
+        pictures: (N, 3, H, W), uint8, sRGB, of a size that the network takes, to rescale it with; None where
+            weights are loaded into it afterwards.
         rescaled: whether its weights are rescaled, see ``transfer.adapting.rescaling``. Its batch norm is then absorbed
             whatever the settings say, as it was where this was published: it would undo the rescaling.
         used: names of the stages that the task uses; all by default. What none of them depends on is not trained.

@@ -32,7 +32,7 @@ def split(network: nn.Module, trace: Trace, freeze_to: str, used: Collection[str
     """
     for stage in (freeze_to, *used):
         if stage and stage not in trace.stages:
-            raise UserError(f"there is no stage {stage!r} to freeze or use: it has {', '.join(trace.stages)}")
+            raise UserError(f"it has no stage {stage!r}: take one of {', '.join(trace.stages)}")
     kept = ancestors([trace.stages[freeze_to]]) if freeze_to else set()
     frozen, needed = leaves(kept), leaves(ancestors([trace.stages[stage] for stage in used]))
     return Split(
