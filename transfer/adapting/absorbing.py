@@ -61,11 +61,11 @@ def absorb(network: nn.Module, example: Tensor) -> list[str]:
             if layer is not None:
                 _multiply(layer, scale)
                 layer.bias = nn.Parameter(shift if layer.bias is None else layer.bias * scale + shift)
-                rest = list(norm.children())  # timm's may hold the activation that follows
+                rest = list(norm.children()) or [nn.Identity()]  # timm's may hold the activation that follows
             else:
                 rest = [_alone(scale, shift), *norm.children()]
                 kept.append(call.name)
-            _replace(network, norm, nn.Sequential(*rest) if len(rest) != 1 else rest[0])
+            _replace(network, norm, rest[0] if len(rest) == 1 else nn.Sequential(*rest))
         try:
             after = network(example)
         except RuntimeError as error:  # a norm of what is no map
@@ -99,8 +99,9 @@ def _multiply(layer: Layer, factors: Tensor) -> None:
 def _alone(scale: Tensor, shift: Tensor) -> nn.Conv2d:
     """The convolution that scales and shifts every channel."""
     channels = len(scale)
-    layer = nn.utils.skip_init(nn.Conv2d, channels, channels, 1, groups=channels).to(scale)
+    layer: nn.Conv2d = nn.utils.skip_init(nn.Conv2d, channels, channels, 1, groups=channels).to(scale)
     layer.weight.copy_(scale.view(-1, 1, 1, 1))
+    assert layer.bias is not None
     layer.bias.copy_(shift)
     return layer
 

@@ -85,8 +85,8 @@ def adapt(
     Args:
         network: stays as it is.
         settings: what is done.
-        pictures: (N, 3, H, W), uint8, sRGB, of a size that the network takes, to rescale it with; None leaves weights
-            that are to be loaded as they come.
+        pictures: (N, 3, H, W), uint8, sRGB, of a size that the network takes, to rescale it with; None where
+            weights are loaded into it afterwards.
         rescaled: whether its weights are rescaled, see ``transfer.adapting.rescaling``. Its batch norm is then absorbed
             whatever the settings say, as it was where this was published: it would undo the rescaling.
         used: names of the stages that the task uses; all by default. What none of them depends on is not trained.
@@ -103,8 +103,11 @@ def adapt(
     # Any picture does, but for a constant one, of which little would be left after normalisation.
     example = torch.linspace(0, 1, 3 * side * side, device=device).view(1, 3, side, side)
     notes: list[str] = []
-    taken = list(used) or [stage.name for stage in network.stages]
-    last = [stage.name for stage in network.stages if stage.name in taken][-1]
+    names = [stage.name for stage in network.stages]
+    for stage in (*filter(None, [settings.freeze_to]), *used):
+        if stage not in names:
+            raise UserError(f"{network.name}: it has no stage {stage!r}: take one of {', '.join(names)}")
+    taken = [name for name in names if name in used or not used]
     try:
         if rescaled or settings.batch_norm == "absorbed":
             kept = absorb(features, example)
@@ -113,7 +116,7 @@ def adapt(
                     f"{len(kept)} batch norms became 1 x 1 convolutions, first {kept[0]}: they follow no layer"
                 )
         if rescaled and pictures is not None:
-            before, after = rescale(features, pictures.to(device), last, network.kind == "random")
+            before, after = rescale(features, pictures.to(device), taken[-1], network.kind == "random")
             notes.append(
                 f"layers' ratios of gradient to weights spanned a factor of {before:.3g}, rescaled {after:.3g}"
             )

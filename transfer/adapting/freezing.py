@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 from torch import nn
 
-from pretext.errors import UserError
 from transfer.adapting.tracing import Trace, ancestors, leaves
 
 
@@ -26,13 +25,7 @@ def split(network: nn.Module, trace: Trace, freeze_to: str, used: Collection[str
         trace: its forward pass.
         freeze_to: the stage; "" for none.
         used: the stages that something is learnt from.
-
-    Raises:
-        UserError: there is no such stage.
     """
-    for stage in (freeze_to, *used):
-        if stage and stage not in trace.stages:
-            raise UserError(f"there is no stage {stage!r} to freeze or use: it has {', '.join(trace.stages)}")
     kept = ancestors([trace.stages[freeze_to]]) if freeze_to else set()
     frozen, needed = leaves(kept), leaves(ancestors([trace.stages[stage] for stage in used]))
     return Split(

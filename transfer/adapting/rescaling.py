@@ -56,8 +56,8 @@ def calibrate(network: nn.Module, pictures: Tensor, stage: str) -> tuple[float, 
     ratios times d^(1 / layers), where d is the standard deviation at the end, by which d goes to 1. Biases follow the
     scale of their layer's inputs, as it is measured. So a network that is positively homogeneous, such as a chain of
     convolutions, ReLUs and pools, gives the same features up to a factor for each stage. In others, branches that are
-    added may get unlike factors, and layers between normalisations may never meet: the round with the least spread of
-    ratios is what stays.
+    added may get unlike factors, and where an activation is not homogeneous the rounds may run away: what stays is
+    the round that came nearest to the target.
 
     It ends early when all ratios are within 1% of the target. (The released tool compares logarithms by their
     quotient, which means little near a target of 1, and draws other gradients in each round.)
@@ -73,24 +73,27 @@ def calibrate(network: nn.Module, pictures: Tensor, stage: str) -> tuple[float, 
     Raises:
         UserError: no gradient gets through the network, or what it gives is constant.
     """
-    first = least = math.inf
-    best: dict[str, Tensor] = {}
+    spreads: list[float] = []
+    least, best, state = math.inf, 0, network.state_dict()
     for done in range(_ROUNDS + 1):
         ratios, inputs, deviation = _measure(network, pictures, stage)
         if not ratios or not 0 < deviation < math.inf:
+            if done:  # it ran away: what was best stays
+                break
             raise UserError("it cannot be rescaled: no gradient gets through it, or its features are constant")
         logs = {layer: math.log(ratio) for layer, ratio in ratios.items()}
-        spread = math.exp(max(logs.values()) - min(logs.values()))
-        first = first if done else spread
-        if spread <= least:
-            least, best = spread, {name: value.clone() for name, value in network.state_dict().items()}
         target = (sum(logs.values()) + math.log(deviation)) / len(logs)
-        if done == _ROUNDS or max(abs(log - target) for log in logs.values()) < _CLOSE:
+        spreads.append(math.exp(max(logs.values()) - min(logs.values())))
+        off = max(abs(log - target) for log in logs.values())
+        if off < least:
+            least, best = off, done
+            state = {name: value.clone() for name, value in network.state_dict().items()}
+        if off < _CLOSE or done == _ROUNDS:
             break
         factors = {layer: math.exp((log - target) / 2) for layer, log in logs.items()}
         _apply(network, pictures[:_AT_ONCE], factors, inputs)
-    network.load_state_dict(best)
-    return first, least
+    network.load_state_dict(state)
+    return spreads[0], spreads[best]
 
 
 def _measure(network: nn.Module, pictures: Tensor, stage: str) -> tuple[dict[Layer, float], dict[Layer, float], float]:
