@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import NamedTuple
 
 import numpy as np
@@ -137,7 +137,7 @@ def checked_targets(
         if every_class or not multilabel:
             _require_all_classes(name, checked, classes)
         digests.append(_digest(source, checked, classes))
-    _require_apart(train_name, train, test_name, test)
+    require_apart(train_name, train, test_name, test)
     return Targets(train, test, classes, multilabel, *digests)
 
 
@@ -189,13 +189,20 @@ def _require_all_classes(name: str, labels: Labels, classes: Sequence[str]) -> N
             raise UserError(f"{name}: {what} {_few(lacking)}; every class asked for needs both")
 
 
-def _require_apart(train_name: str, train: LabelledSource, test_name: str, test: LabelledSource) -> None:
-    """Refuse pictures that are in both, as far as their keys give them away.
+def require_apart(train_name: str, train: Source, test_name: str, test: Source, names: bool = False) -> None:
+    """Refuse pictures that are in both, as far as their keys give them away; of file names if ``names``.
 
     Keys of two sources may be equal by chance (train/cat/1.jpg, test/cat/1.jpg), so pixels decide.
+
+    Raises:
+        UserError: of eight pictures with the same keys one is the same.
     """
-    tested = {hash(test.key(index)): index for index in range(len(test))}
-    shared = [(index, at) for index in range(len(train)) if (at := tested.get(hash(train.key(index)))) is not None]
+
+    def known(source: Source, index: int) -> int:
+        return hash(PurePath(source.key(index)).name if names else source.key(index))
+
+    tested = {known(test, index): index for index in range(len(test))}
+    shared = [(index, at) for index in range(len(train)) if (at := tested.get(known(train, index))) is not None]
     for index, at in shared[:: max(1, -(-len(shared) // _LOOKED_AT))]:
         try:
             same = np.array_equal(np.asarray(train.read(index)), np.asarray(test.read(at)))

@@ -14,6 +14,7 @@ from pretext.pictures.batches import Batch, Examples, Views
 from pretext.pictures.source import Source
 from transfer.intervals import Metric
 from transfer.outcomes import Detected, Detections, Outcome, Points
+from transfer.targets import require_apart
 from transfer.tasks import drawing
 from transfer.tasks.alignment import Features
 from transfer.tasks.detection import DetectHeadSettings, Detector
@@ -65,6 +66,7 @@ class Detection(Task):
         self.settings = settings
         self.train = open_boxed(settings.train, training=True, difficult=settings.sizes.difficult)
         self.test = open_boxed(settings.test)
+        require_apart(settings.train, self.train, settings.test, self.test, names=True)  # 07+12 has keys of its own
         self.classes = list(self.train.classes)
         self.problems = [*self.train.problems, *self.test.problems]
         self.train_digest, self.test_digest = (

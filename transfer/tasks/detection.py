@@ -159,7 +159,7 @@ class Detector(nn.Module):
         assert self.training
         sizes = _sizes([target["size"] for target in targets])
         truth = [{"boxes": target["boxes"].float(), "labels": target["labels"] + 1} for target in targets]
-        maps = self._maps(rgb)
+        rgb, maps = self._maps(rgb, sizes)
         given = [target.get("proposals") for target in targets]
         boxes, first = self._proposed(rgb, maps, sizes, given, truth)
         _, second = self.head["boxes"]({name: maps[name] for name in self.names}, boxes, sizes, truth)
@@ -180,7 +180,8 @@ class Detector(nn.Module):
             proposals: in form fast of each picture, float32 (m, 4).
         """
         assert not self.training
-        shown, maps = _sizes(sizes), self._maps(rgb)
+        shown = _sizes(sizes)
+        rgb, maps = self._maps(rgb, shown)
         boxes, _ = self._proposed(rgb, maps, shown, proposals or [None] * len(shown), None)
         found, _ = self.head["boxes"]({name: maps[name] for name in self.names}, boxes, shown)
         return [Detections(own["boxes"], own["scores"], own["labels"] - 1) for own in found]
@@ -196,10 +197,14 @@ class Detector(nn.Module):
                 box.eval()
         return self
 
-    def _maps(self, rgb: Tensor) -> dict[str, Tensor]:
+    def _maps(self, rgb: Tensor, sizes: Sequence[tuple[int, int]]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The pictures, padded no more than they need among each other, and what the box head looks at."""
+        # Padding reaches into the features, so it must not depend on what else is in a batch that is computed in parts.
+        height, width = (max(side) for side in zip(*sizes, strict=True))
+        rgb = rgb[:, :, :height, :width]
         found = self.features(rgb)
         maps = {name: found[name] for name in self.names}
-        return self.head["neck"](maps) if "neck" in self.head else maps
+        return rgb, self.head["neck"](maps) if "neck" in self.head else maps
 
     def _proposed(
         self,
