@@ -22,8 +22,12 @@ def photographs(count: int, side: int = SIDE) -> Tensor:
 
 
 def lived_in(spec: str, side: int = SIDE) -> Network:
-    """A network whose batch norms have statistics, scales and shifts as if it had been trained."""
-    network = open_network(spec)
+    """A network as if it had been trained, see ``live_in``."""
+    return live_in(open_network(spec), side)
+
+
+def live_in(network: Network, side: int) -> Network:
+    """Give its batch norms statistics, scales and shifts, in place; pictures of ``side`` pixels are its usual ones."""
     generator = torch.Generator().manual_seed(1)
     for norm in norms(network.module):
         assert norm.running_mean is not None and norm.running_var is not None

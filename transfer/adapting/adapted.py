@@ -112,16 +112,14 @@ def adapt(
         if rescaled or settings.batch_norm == "absorbed":
             kept = absorb(features, example)
             if kept:
-                notes.append(
-                    f"{len(kept)} batch norms became 1 x 1 convolutions, first {kept[0]}: they follow no layer"
-                )
+                notes.append(f"{len(kept)} batch norms, such as {kept[0]}, became layers: none before is theirs alone")
         if rescaled and pictures is not None:
             before, after = rescale(features, pictures.to(device), taken[-1], network.kind == "random")
-            notes.append(
-                f"layers' ratios of gradient to weights spanned a factor of {before:.3g}, rescaled {after:.3g}"
-            )
+            notes.append(f"ratios of gradient to weights spanned a factor of {before:.3g}, rescaled {after:.3g}")
         if settings.colour and isinstance(features, FromRgb):
             features = add_colour(features, trace(features, example))
+            if settings.freeze_to:
+                notes.append(f"frozen to {settings.freeze_to}, it cannot learn to see colour")
         found = split(features, trace(features, example), settings.freeze_to, taken)
     except UserError as error:
         raise UserError(f"{network.name}: {error}") from error
@@ -130,6 +128,4 @@ def adapt(
     still = list(found.modules)
     if settings.batch_norm == "frozen":
         still += [name for name, module in features.named_modules() if isinstance(module, _BatchNorm)]
-    if settings.colour and settings.freeze_to:
-        notes.append(f"frozen to {settings.freeze_to}, it cannot learn to see colour")
     return Adapted(features, still, notes)

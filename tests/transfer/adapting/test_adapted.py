@@ -54,7 +54,7 @@ def test_what_a_stage_depends_on_stays_to_the_bit(spec: str, stage: str, later: 
     adapted = adapt(network, AdaptSettings(freeze_to=stage))
     names = [stage.name for stage in network.stages]
     if later:
-        take_steps(adapted, rgb)
+        take_steps(adapted, rgb, 1 if "alexnet" in spec else 3)  # as many weights as all others together
     adapted.eval()
     after = features(adapted, rgb)
     for name in names[: names.index(stage) + 1]:
@@ -122,9 +122,15 @@ def test_the_network_itself_and_the_random_numbers_stay() -> None:
     assert not any(weight.requires_grad for weight in network.module.parameters())
 
 
-@pytest.mark.parametrize("batch_norm", ["train", "frozen", "absorbed"])
-@pytest.mark.parametrize("rescaled", [False, True])
-@pytest.mark.parametrize("spec", ["random:tiny", "random:resnet18"])
+@pytest.mark.parametrize(
+    ("spec", "rescaled", "batch_norm"),
+    [
+        ("random:tiny", False, "train"),
+        ("random:tiny", False, "frozen"),
+        ("random:tiny", True, "train"),
+        ("random:resnet18", False, "absorbed"),
+    ],
+)
 def test_a_state_loads_without_pictures(spec: str, rescaled: bool, batch_norm: BatchNorm) -> None:
     network, rgb = lived_in(spec), photographs(4)
     settings = AdaptSettings(freeze_to=network.stages[0].name, batch_norm=batch_norm, colour=True)

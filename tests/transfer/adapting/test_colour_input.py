@@ -20,7 +20,6 @@ from transfer.adapting.colour_input import WithColour
     "spec",
     [
         "random:tiny",
-        "random:alexnet",
         "random:vgg",
         "random:siggraph17",  # has inputs for hints beside
         "random:resnet18",
@@ -76,7 +75,7 @@ def test_training_moves_the_filters_and_bfloat16_works() -> None:
 
 def test_what_sees_colour_already_is_left() -> None:
     network = lived_in("timm:resnet18:random")
-    adapted = adapt(network, AdaptSettings(colour=True))
+    adapted = adapt(network, AdaptSettings(colour=True, freeze_to="layer1"))
     assert not any(isinstance(module, WithColour) for module in adapted.modules())
     assert not adapted.notes
 
