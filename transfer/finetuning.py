@@ -9,27 +9,24 @@ import time
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import nn
 
 from pretext.engine import ranks
 from pretext.engine.checkpoint import load_checkpoint
-from pretext.engine.device import Place, autocast, device_name, pick_place
+from pretext.engine.device import Place, device_name, pick_place
 from pretext.engine.interrupt import WARNINGS, Ending, stop_requests
 from pretext.engine.journal import Journal, read_journal, skipped_pictures
 from pretext.engine.learner import Learner
 from pretext.engine.loop import train
 from pretext.engine.memory import peak
-from pretext.engine.progress import progress
 from pretext.engine.run import held_run, newest_checkpoint
 from pretext.errors import UserError
 from pretext.files import write_png
 from pretext.pictures.batches import Views, stream
-from pretext.pictures.source import Source
 from pretext.settings import plain
-from pretext.sheet import contact_sheet
 from pretext.versions import versions
 from transfer.adapting import Adapted, AdaptSettings, adapt
 from transfer.features import View, calibrate_batch_norm
@@ -37,14 +34,14 @@ from transfer.intervals import ABOUT
 from transfer.networks import Network, open_networks
 from transfer.outcomes import judged_row
 from transfer.results import Cost, Judged, Result, code_digest, read_result, write_result
+from transfer.tasks.alignment import Features
 from transfer.tasks.opening import open_task
+from transfer.tasks.predicting import predictions, sheet
 from transfer.tasks.task import FinetuneSettings, Task, parts_of
 
 RESCALED = "rescaled:"
 """Before a network's name: batch norm is absorbed and all layers are rescaled to the training pictures first."""
 
-_SHOWN = 8
-_AT_ONCE = 8
 _STATISTICS = 96  # pictures that a network is rescaled to
 
 
@@ -228,7 +225,8 @@ class _Run:
             ranks.on_first(lambda: calibrate_batch_norm(start.network, self.training, View(self._side, 1.0), place))
         pictures = self._pictures() if fresh and start.rescale else None
         asked = AdaptSettings(settings.freeze_to, settings.batch_norm, settings.colour)
-        features: Adapted = adapt(start.network, asked, pictures, start.rescale)
+        used = self.task.used(cast(Features, start.network.module))
+        features: Adapted = adapt(start.network, asked, pictures, start.rescale, used)
         with torch.random.fork_rng():
             torch.manual_seed(settings.seed)
             network = self.task.network(features)
@@ -323,37 +321,6 @@ class _Watch:
             write_png(path, drawn)
             journal.picture("samples", step, path.read_bytes(), *drawn.size)
         self.learner.network.train()
-
-
-@torch.inference_mode()
-def predictions(
-    task: Task, network: nn.Module, source: Source, place: Place, title: str = ""
-) -> tuple[dict[int, Any], list[tuple[str, str]]]:
-    """What a network says of every picture of a source, by index; and those that cannot be read, key and reason."""
-    network.eval()
-    views = task.views(source)
-    count = len(views)
-    found: dict[int, Any] = {}
-    skipped: list[tuple[str, str]] = []
-    shown = progress(title, count, "pictures") if title else contextlib.nullcontext(lambda more, remark: None)
-    with shown as advance:
-        for batch in stream(views, range(count), _AT_ONCE, place.workers):
-            skipped += batch.skipped
-            if len(batch.rgb):
-                with autocast(place):
-                    said = task.predict(network, batch, batch.rgb.to(place.device, non_blocking=True))
-                for label, one in zip(batch.labels, said, strict=True):
-                    found[int(label["index"])] = one
-            advance(len(batch.rgb) + len(batch.missing), "")
-    return found, skipped
-
-
-def sheet(task: Task, source: Source, found: dict[int, Any]) -> Any:
-    """Some pictures, spread over all that were answered: with the truth, and with what was found."""
-    indices = sorted(found)
-    step = max(1, len(indices) // _SHOWN)
-    rows = [task.drawn(source, index, found[index]) for index in indices[::step][:_SHOWN]]
-    return contact_sheet(rows, ("truth", "found"), cell=224, across=2)
 
 
 def _training_seconds(records: Sequence[dict[str, Any]]) -> float:

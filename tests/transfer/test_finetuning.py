@@ -11,13 +11,13 @@ import torch
 import yaml
 from evaluating import tiny_run
 from launching import Launcher, Trained
+from PIL import Image
 from shapes import make_devkit
 
 import pretint
 from pretext.engine.interrupt import Ending
 from pretext.engine.journal import read_journal
 from pretext.engine.run import newest_checkpoint
-from pretext.errors import UserError
 from pretext.settings import settings_from
 from transfer.finetuning import finetune
 from transfer.networks import open_network
@@ -213,12 +213,12 @@ def test_two_processes_do_what_one_does(task: str, run: Path, devkit: Path, laun
         (["detect", "RUN"], "give pictures to learn from and to test on"),
         (["detect", "RUN", "DATA", "--freeze-to", "conv9"], "it has conv1, conv2, conv3, conv4, conv5"),
         (["detect", "RUN", "DATA", "--head.neck", "conv9"], "conv9"),
-        (["segment", "RUN", "DATA", "--sbd", "/nowhere"], "/nowhere"),
+        (["segment", "RUN", "DATA", "--sbd", "/nowhere"], "masks of SBD are of pictures of VOC2012"),
         (["detect", "RUN", "DATA", "--head.form", "fast", "--proposals", "/nowhere.mat"], "/nowhere.mat"),
         (["classify", "RUN", "DATA", "--size", "0"], "size is 0"),
         (["classify", "/nowhere", "DATA"], "no such network"),
         (["classify", "RUN", "DATA", "--test", "voc:2007:train:DEVKIT"], "same pictures"),
-        (["segment", "RUN", "DATA", "--test", "voc:2007:train:DEVKIT"], "same pictures"),
+        (["segment", "RUN", "DATA", "--test", "voc:2007:train:DEVKIT"], "in both"),
         (["detect", "RUN", "DATA", "--test", "voc:2007:trainval:DEVKIT"], "in both"),
         (["detect", "RUN", "DATA", "--test", "voc:2008:test:DEVKIT"], "2008"),
     ],
@@ -226,7 +226,9 @@ def test_two_processes_do_what_one_does(task: str, run: Path, devkit: Path, laun
 def test_mistakes_are_one_line(
     words: list[str], said: str, run: Path, devkit: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    data = ["--train", f"voc:2007:train:{devkit}", "--test", f"voc:2007:test:{devkit}"]
+    recipe = run.parent / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(asked(words[0], devkit) if "DATA" in words else {}))
+    data = ["--config", str(recipe)]
     arguments: list[str] = []
     for word in words:
         arguments += data if word == "DATA" else [word.replace("RUN", str(run)).replace("DEVKIT", str(devkit))]
@@ -235,14 +237,15 @@ def test_mistakes_are_one_line(
     assert said in error and error.count("\n") == 1, error
 
 
-def test_a_run_of_other_data_is_refused(run: Path, devkit: Path, tmp_path: Path) -> None:
+def test_other_data_is_another_run(run: Path, devkit: Path, tmp_path: Path) -> None:
     copied = Path(shutil.copytree(devkit, tmp_path / "VOCdevkit"))
-    tuned([run], "segment", copied, reference=False)
-    next((run / "results").glob("*.json")).unlink()
+    (before,) = tuned([run], "segment", copied, reference=False)
     mask = copied / "VOC2007" / "SegmentationClass" / "000000.png"
-    mask.write_bytes((copied / "VOC2007" / "SegmentationClass" / "000001.png").read_bytes())
-    with pytest.raises(UserError, match=r"changed since the run|another size"):
-        tuned([run], "segment", copied, reference=False)
+    painted = Image.open(mask).convert("L")
+    painted.putpixel((0, 0), 7)
+    painted.save(mask)
+    (after,) = tuned([run], "segment", copied, reference=False)
+    assert after.train_digest != before.train_digest and folder_of(after) != folder_of(before)
 
 
 def test_masks_that_are_of_no_use_are_listed(run: Path, devkit: Path, tmp_path: Path) -> None:

@@ -16,10 +16,10 @@ from transfer.intervals import Metric
 from transfer.outcomes import Answers, Outcome, Ranked
 from transfer.targets import Targets, open_targets
 from transfer.tasks import drawing
-from transfer.tasks.alignment import Features
+from transfer.tasks.alignment import Features, stage_of
 from transfer.tasks.classification import Classify, ClassifyHeadSettings
 from transfer.tasks.classification_examples import CentreViews, JitteredExamples, JitteredViews, JitterSettings
-from transfer.tasks.task import FinetuneSettings, Task
+from transfer.tasks.task import FinetuneSettings, Task, diverged
 from transfer.voc.pictures import whole
 
 _NAMED = 3  # classes that are named on a drawn picture, at most
@@ -83,6 +83,9 @@ class Classification(Task):
     def network(self, features: Features) -> nn.Module:
         return Classify(features, len(self.classes), self.settings.head)
 
+    def used(self, features: Features) -> list[str]:
+        return [stage_of(features, self.settings.head.stage).name]
+
     def examples(self, part: Source, cache_bytes: int) -> Examples:
         settings = self.settings
         if settings.way == "jittered":
@@ -97,6 +100,8 @@ class Classification(Task):
 
     def predict(self, network: nn.Module, batch: Batch, rgb: Tensor) -> list[Any]:
         logits = network(rgb.flatten(0, -4)).float()
+        if not bool(logits.isfinite().all()):
+            raise diverged(self.name)
         return list(logits.view(len(rgb), -1, logits.shape[-1]).mean(1).cpu().numpy())
 
     def outcomes(self, source: Source, found: Mapping[int, Any]) -> list[tuple[str, Outcome]]:

@@ -17,9 +17,9 @@ from transfer.outcomes import Detected, Detections, Outcome, Points
 from transfer.targets import require_apart
 from transfer.tasks import drawing
 from transfer.tasks.alignment import Features
-from transfer.tasks.detection import DetectHeadSettings, Detector
+from transfer.tasks.detection import DetectHeadSettings, Detector, necked
 from transfer.tasks.detection_examples import DetectionExamples, DetectionSizes, DetectionViews
-from transfer.tasks.task import FinetuneSettings, Task, digest_of
+from transfer.tasks.task import FinetuneSettings, Task, digest_of, diverged
 from transfer.voc.boxes import Boxed, objects_of, open_boxed
 from transfer.voc.pictures import whole
 from transfer.voc.proposals import Proposals, open_proposals
@@ -91,6 +91,10 @@ class Detection(Task):
     def network(self, features: Features) -> nn.Module:
         return Detector(features, len(self.classes), self.settings.head)
 
+    def used(self, features: Features) -> list[str]:
+        last = [features.stages[-1]] if self.settings.head.box == "stage" else []
+        return [stage.name for stage in (*necked(features, self.settings.head), *last)]
+
     def examples(self, part: Source, cache_bytes: int) -> Examples:
         return DetectionExamples([part], self.settings.sizes, self.settings.seed, self._proposals(part))
 
@@ -109,6 +113,8 @@ class Detection(Task):
         sizes = torch.stack([label["size"] for label in batch.labels]).to(rgb.device)
         given = [label["proposals"].to(rgb.device) for label in batch.labels if "proposals" in label]
         found = network.predict(rgb, sizes, given or None)
+        if not all(bool(one.boxes.isfinite().all()) and bool(one.scores.isfinite().all()) for one in found):
+            raise diverged(self.name)
         return [
             (
                 (boxes / label["scale"].to(boxes)).float().cpu().numpy(),

@@ -112,7 +112,7 @@ class Detector(nn.Module):
     def __init__(self, features: Features, classes: int = 20, head: DetectHeadSettings | None = None) -> None:
         super().__init__()
         head = head or DetectHeadSettings()
-        used, known = _used(features, head), grids(features)
+        used, known = necked(features, head), grids(features)
         maps = [known[stage.name] for stage in used]
         self.form, self.names = head.form, [stage.name for stage in used]
         parts: dict[str, nn.Module] = {}
@@ -248,7 +248,7 @@ class _ExactProposing(nn.Module):
         return [self.score(values) for values in hidden], [self.box(values) for values in hidden]
 
 
-def _used(features: Features, head: DetectHeadSettings) -> list[Stage]:
+def necked(features: Features, head: DetectHeadSettings) -> list[Stage]:
     """The stages that the neck takes, fine before coarse.
 
     Raises:

@@ -69,6 +69,9 @@ class Segmentation(Task):
     def network(self, features: Features) -> nn.Module:
         return Segment(features, len(self.classes), self.settings.head)
 
+    def used(self, features: Features) -> list[str]:
+        return [features.stages[-1].name]  # finer ones that are read are on the way to it
+
     def examples(self, part: Source, cache_bytes: int) -> Examples:
         return SegmentationExamples([part], self.settings.crops, self.settings.seed)
 

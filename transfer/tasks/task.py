@@ -109,6 +109,10 @@ class Task(ABC):
         """What is trained: ``features`` (sRGB to stages) and a head, with a ``loss``. Its weights are drawn here."""
 
     @abstractmethod
+    def used(self, features: Features) -> list[str]:
+        """The stages of ``features`` that the head reads; nothing else of the backbone is trained."""
+
+    @abstractmethod
     def examples(self, part: Source, cache_bytes: int) -> Examples:
         """The training examples from some of the training pictures; each worker may keep so many bytes of them."""
 
@@ -144,3 +148,8 @@ def parts_of(source: Source, holdout: int, seed: int) -> tuple[Subset, Subset]:
     """The pictures that are trained on, and those that are not: at most ``holdout``, and at most a tenth."""
     aside = min(holdout, len(source) // 10)
     return Subset(source, range(aside, len(source)), seed), Subset(source, range(aside), seed)
+
+
+def diverged(task: str) -> UserError:
+    """The error for a trained network whose answers are no numbers."""
+    return UserError(f"{task}: the trained network's answers are not finite; train it again with a lower training.lr")

@@ -1,0 +1,49 @@
+"""What a trained network says of pictures, and how that looks beside the truth."""
+
+import contextlib
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import nn
+
+from pretext.engine.device import Place, autocast
+from pretext.engine.progress import progress
+from pretext.pictures.batches import stream
+from pretext.pictures.source import Source
+from pretext.sheet import contact_sheet
+from transfer.tasks.task import Task
+
+_SHOWN = 8
+_AT_ONCE = 8
+
+
+@torch.inference_mode()
+def predictions(
+    task: Task, network: nn.Module, source: Source, place: Place, title: str = ""
+) -> tuple[dict[int, Any], list[tuple[str, str]]]:
+    """What a network says of every picture of a source, by index; and those that cannot be read, key and reason."""
+    network.eval()
+    views = task.views(source)
+    count = len(views)
+    found: dict[int, Any] = {}
+    skipped: list[tuple[str, str]] = []
+    shown = progress(title, count, "pictures") if title else contextlib.nullcontext(lambda more, remark: None)
+    with shown as advance:
+        for batch in stream(views, range(count), _AT_ONCE, place.workers):
+            skipped += batch.skipped
+            if len(batch.rgb):
+                with autocast(place):
+                    said = task.predict(network, batch, batch.rgb.to(place.device, non_blocking=True))
+                for label, one in zip(batch.labels, said, strict=True):
+                    found[int(label["index"])] = one
+            advance(len(batch.rgb) + len(batch.missing), "")
+    return found, skipped
+
+
+def sheet(task: Task, source: Source, found: dict[int, Any]) -> Image.Image:
+    """Some pictures, spread over all that were answered: with the truth, and with what was found."""
+    indices = sorted(found)
+    step = max(1, len(indices) // _SHOWN)
+    rows = [task.drawn(source, index, found[index]) for index in indices[::step][:_SHOWN]]
+    return contact_sheet(rows, ("truth", "found"), cell=224, across=2)
