@@ -2,11 +2,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: help demo imagenette test check bench clean
+.PHONY: help demo imagenette voc test check bench clean
 
 help:
 	@echo "make demo   learn features from bundled photographs, judge them, colour pictures (minutes)"
 	@echo "make imagenette PICTURES=imagenette-96   the table of docs/evaluation.md: 3 seeds (about 50 minutes on 2 cores)"
+	@echo "make voc VOC=VOCdevkit RUN=runs/x LABELS=runs/y   the tables of docs/finetuning.md (about 30 minutes on 2 cores)"
 	@echo "make test   run the tests"
 	@echo "make check  run the linter and the type checker"
 	@echo "make bench  measure speed, as ratios"
@@ -24,6 +25,19 @@ imagenette: $(INSTALLED)
 	done; done
 	$(BIN)/pretint probe runs/imagenette/rebalanced-* runs/imagenette/labels-* \
 	    --train "$(PICTURES)/train" --test "$(PICTURES)/val"
+
+# A pretrained run and a supervised one (made by make imagenette, say) on three tasks, beside random weights, plain
+# and rescaled. Stopped and called again it goes on.
+TUNED = $(RUN) $(LABELS) rescaled:random:$(RUN)
+voc: $(INSTALLED)
+	@test -d "$(VOC)" -a -e "$(RUN)" || \
+	    { echo "make voc VOC=VOCdevkit RUN=runs/x [LABELS=runs/y]: the devkit's folder, and pretrained runs" >&2; exit 2; }
+	$(BIN)/pretint finetune classify $(TUNED) --config configs/transfer/laptop_classify.yaml \
+	    --train "voc:2007:trainval:$(VOC)" --test "voc:2007:test:$(VOC)"
+	$(BIN)/pretint finetune detect $(TUNED) --config configs/transfer/laptop_detect.yaml \
+	    --train "voc:2007:trainval:$(VOC)+voc:2012:trainval:$(VOC)" --test "voc:2007:test:$(VOC)"
+	$(BIN)/pretint finetune segment $(TUNED) --config configs/transfer/laptop_segment.yaml \
+	    --train "voc:2012:train:$(VOC)" --test "voc:2012:val:$(VOC)"
 
 test: $(INSTALLED)
 	$(BIN)/pytest

@@ -328,20 +328,23 @@ def _judged(results: Sequence["Result"]) -> int:
     from transfer.report import write_report
     from transfer.table import tables
 
-    _say(*tables(results).terminal(), *_skips(list(dict.fromkeys(skip for one in results for skip in one.skipped))))
+    skips = list(dict.fromkeys(skip for one in results for skip in one.skipped))
+    tuned = any(one.mode == "fine-tuned" for one in results)
+    reason = "found in the pictures and what is said of them" if tuned else "skipped, because they cannot be read"
+    _say(*tables(results).terminal(), *_skips(skips, reason))
     for folder in dict.fromkeys(Path(one.file).parent for one in results):
         run = folder.parent if (folder.parent / "settings.yaml").is_file() else None
         _say(f"report: {write_report(run)}" if run else f"results: {folder}")
     return 0
 
 
-def _skips(skipped: Sequence[Sequence[str]]) -> list[str]:
-    """The pictures that could not be read, listed."""
+def _skips(skipped: Sequence[Sequence[str]], reason: str = "skipped, because they cannot be read") -> list[str]:
+    """The pictures that could not be read, or what else is wrong with them, listed."""
     if not skipped:
         return []
     lines = [f"  {key}: {reason}" for key, reason in skipped[:LISTED]]
     more = [f"  and {len(skipped) - LISTED} more"] if len(skipped) > LISTED else []
-    return [f"{len(skipped)} skipped, because they cannot be read:", *lines, *more]
+    return [f"{len(skipped)} {reason}:", *lines, *more]
 
 
 def _say(*lines: str | Table) -> None:

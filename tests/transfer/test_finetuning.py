@@ -154,6 +154,17 @@ def test_rescaled_networks_are_others(run: Path, devkit: Path) -> None:
     assert len({result.network.group for result in results}) == len({result.network.weights for result in results}) == 4
 
 
+def test_one_random_network_stands_beside_runs_of_one_seed(run: Path, devkit: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(run, tmp_path / "other"))
+    newest = newest_checkpoint(other)
+    assert newest is not None
+    state = torch.load(newest, weights_only=True)
+    state["model"]["backbone.blocks.conv1.0.weight"] += 1
+    torch.save(state, newest)
+    results = tuned([run, other], "classify", devkit)
+    assert [result.network.name for result in results] == ["random", "run", "other"]
+
+
 def test_moving_averages_are_judged_and_colour_is_let_in(run: Path, devkit: Path) -> None:
     (gray,) = tuned([run], "classify", devkit, reference=False, training={"ema": 0.9})
     (colour,) = tuned([run], "classify", devkit, reference=False, training={"ema": 0.9}, colour=True)
