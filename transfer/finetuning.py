@@ -105,12 +105,13 @@ def finetune(networks: Sequence[str], settings: FinetuneSettings) -> Finetuned:
 
 def _starts(specs: Sequence[str], settings: FinetuneSettings) -> list[Start]:
     """What is trained, each once: runs of one architecture and seed have one network at random weights."""
-    found = []
+    found: dict[str, Start] = {}
     for rescale in (False, True):
         own = [spec.removeprefix(RESCALED) for spec in specs if spec.startswith(RESCALED) == rescale]
         opened = open_networks(own, settings.seed, settings.reference, settings.backbone)
-        found += [Start(network, rescale) for network in opened]
-    return list({start.judged.weights: start for start in reversed(found)}.values())[::-1]
+        for start in (Start(network, rescale) for network in opened):
+            found.setdefault(start.judged.weights, start)
+    return list(found.values())
 
 
 class _Run:
