@@ -6,13 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from detecting import by_coco, by_the_rules
 from evaluating import tiny_run
 from launching import Launcher, Trained
 from PIL import Image
 from shapes import make_devkit
+from sklearn.metrics import average_precision_score, jaccard_score
 
 import pretint
 from pretext.engine.interrupt import Ending
@@ -21,9 +24,13 @@ from pretext.engine.run import newest_checkpoint
 from pretext.settings import settings_from
 from transfer.finetuning import finetune
 from transfer.networks import open_network
+from transfer.outcomes import Detected, Ranked, Segmented
 from transfer.results import Result, read_result
 from transfer.tasks.opening import TASKS
-from transfer.tasks.task import FinetuneSettings
+from transfer.tasks.predicting import predictions
+from transfer.tasks.task import FinetuneSettings, Task
+from transfer.voc.boxes import objects_of
+from transfer.voc.masks import mask_of
 
 SMALL: dict[str, dict[str, Any]] = {
     "classify": {"size": 48, "crop": {"area": [0.6, 1.0]}},
@@ -64,7 +71,7 @@ def run(pretrained: Path, tmp_path: Path) -> Path:
 def asked(task: str, devkit: Path, **changed: Any) -> dict[str, Any]:
     training = {"steps": STEPS, "batch_size": 4, "warmup": 1, "optimizer": "adamw", "lr": 1e-3, "precision": "fp32"}
     return {
-        "train": f"voc:2007:train:{devkit}",
+        "train": f"voc:2007:trainval:{devkit}" if "mini" in str(devkit) else f"voc:2007:train:{devkit}",
         "test": f"voc:2007:test:{devkit}",
         "protocol": "small",
         "holdout": 2,
@@ -268,3 +275,77 @@ def test_masks_that_are_of_no_use_are_listed(run: Path, devkit: Path, tmp_path: 
     listed = dict(result.skipped)
     assert any("000030" in key for key in listed) and result.n_test == 15
     assert any("000003" in key for key in listed), listed
+
+
+@pytest.fixture
+def answers(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Task, dict[int, Any]]]:
+    """What the networks say of the test pictures, as they say it."""
+    kept: list[tuple[Task, dict[int, Any]]] = []
+
+    def noted(task: Task, *others: Any) -> Any:
+        found, skipped = predictions(task, *others)
+        if others[1] is task.test:
+            kept.append((task, found))
+        return found, skipped
+
+    monkeypatch.setattr("transfer.finetuning.predictions", noted)
+    return kept
+
+
+def real(shared_data: Path, **training: Any) -> dict[str, Any]:
+    devkit = shared_data / "voc-mini" / "VOCdevkit"
+    return {"devkit": devkit, "reference": False, "training": {"batch_size": 8, "lr": 2e-3, **training}}
+
+
+def test_average_precision_of_real_boxes_is_that_of_the_references(
+    run: Path, shared_data: Path, answers: list[tuple[Task, dict[int, Any]]]
+) -> None:
+    (result,) = tuned([run], "detect", **real(shared_data, steps=60))
+    ((task, found),) = answers
+    truth = [objects_of(task.test, index) for index in sorted(found)]
+    said = [found[index] for index in sorted(found)]
+    assert len(said) == 250 and sum(len(boxes) for boxes, _, _ in said) > 1000
+    by_name = {row.variant: row.outcomes[0] for row in result.rows}
+    coco = by_coco(said, truth, 20)
+    assert np.nanmax(coco) > 0, "something is found"
+    for points, wanted in (
+        ("COCO", coco),
+        ("11 points", [by_the_rules(said, truth, label, eleven=True) for label in range(20)]),
+        ("all points", [by_the_rules(said, truth, label, eleven=False) for label in range(20)]),
+    ):
+        outcome = by_name[points]
+        assert isinstance(outcome, Detected)
+        np.testing.assert_allclose(outcome.per_class(), wanted, rtol=0, atol=1e-6, err_msg=points)
+
+
+def test_overlap_of_real_masks_is_that_of_scikit_learn(
+    run: Path, shared_data: Path, answers: list[tuple[Task, dict[int, Any]]]
+) -> None:
+    (result,) = tuned([run], "segment", **real(shared_data, steps=60))
+    ((task, found),) = answers
+    masks = [mask_of(task.test, index) for index in sorted(found)]
+    said = np.concatenate([found[index][0].ravel() for index in sorted(found)])
+    truth = np.concatenate([mask.ravel() for mask in masks])
+    counted = truth != 255
+    present = np.union1d(truth[counted], said[counted])
+    wanted = jaccard_score(truth[counted], said[counted], labels=present, average=None)
+    (row,) = result.rows
+    outcome = row.outcomes[0]
+    assert isinstance(outcome, Segmented) and len(present) > 2
+    np.testing.assert_allclose(outcome.per_class()[present], wanted, rtol=0, atol=1e-6)
+    assert row.score.value == pytest.approx(wanted.mean(), abs=1e-6)
+
+
+def test_ranks_of_real_pictures_are_those_of_scikit_learn(
+    run: Path, shared_data: Path, answers: list[tuple[Task, dict[int, Any]]]
+) -> None:
+    (result,) = tuned([run], "classify", **real(shared_data, steps=60))
+    ((task, found),) = answers
+    labels, scores = task.test.labels, np.stack([found[index] for index in sorted(found)])  # type: ignore[attr-defined]
+    wanted = [
+        average_precision_score(known[known >= 0], score[known >= 0]) if (known == 1).any() else np.nan
+        for known, score in zip(labels.T, scores.T, strict=True)
+    ]
+    (row,) = result.rows
+    assert isinstance(row.outcomes[0], Ranked)
+    np.testing.assert_allclose(row.outcomes[0].per_class(), wanted, rtol=0, atol=1e-6)
