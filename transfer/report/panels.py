@@ -127,9 +127,7 @@ def health_panels(settings: Settings, records: Sequence[Record]) -> list[dict[st
     for name, keys, line, reading in _CLASSIFIER if supervised(settings) else _COLOUR:
         values = {label: column(looks, key) for label, key in keys.items()}
         latest = [
-            (label if len(keys) > 1 else "", found[-1])
-            for label, taken in values.items()
-            if (found := _finite(taken))
+            (label if len(keys) > 1 else "", found[-1]) for label, taken in values.items() if (found := _finite(taken))
         ]
         if latest:
             curves = [Curve(label, taken, strong=not number) for number, (label, taken) in enumerate(values.items())]

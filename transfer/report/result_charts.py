@@ -219,8 +219,8 @@ def _handles(lines: Sequence[Line], joined: bool = True) -> tuple[list[Line2D], 
 def draw_legend(axes: Axes, lines: Sequence[Line], count: int, joined: bool = True) -> None:
     """A legend above the chart, on so many lines of text; of points that are joined, or of dots alone."""
     legend = axes.legend(
-        *_handles(lines, joined), loc="lower left", bbox_to_anchor=(0, 1), ncols=-(-len(lines) // count), borderaxespad=0.2,
-        handlelength=2.2, columnspacing=1.2,
+        *_handles(lines, joined), loc="lower left", bbox_to_anchor=(0, 1), ncols=-(-len(lines) // count),
+        borderaxespad=0.2, handlelength=2.2, columnspacing=1.2,
     )  # fmt: skip
     for text in legend.get_texts():
         text.set_parse_math(False)

@@ -14,7 +14,7 @@ from transfer.intervals import MEASURES, Estimate
 from transfer.protocols import PROTOCOLS
 from transfer.report.published import STAGES, published
 from transfer.report.result_charts import Line, colour_of, shortened, shots_chart, stages_chart
-from transfer.report.trainings import test_sheets, trainings, trainings_panel, words_of
+from transfer.report.trainings import sheets_of, trainings, trainings_panel, words_of
 from transfer.report.tuning_charts import dots_chart
 from transfer.results import Result
 from transfer.table import Section, tables
@@ -69,7 +69,7 @@ def result_panels(results: Sequence[Result], alone: bool = False) -> list[dict[s
         alone: whether what led to them is shown elsewhere: the training of fine-tuned networks, and test pictures.
     """
     groups = sorted(evaluations(results), key=_order)
-    sheets = {} if alone else test_sheets(results)
+    sheets = {} if alone else sheets_of(results)
     return [_panel(f"evaluation-{number}", group, None if alone else sheets) for number, group in enumerate(groups, 1)]
 
 
@@ -93,6 +93,7 @@ def _panel(anchor: str, group: Sequence[Result], sheets: dict[str, dict[str, Any
         "measure": MEASURES[first.metric],
         "tuned": first.mode == "fine-tuned",
         "error": None,
+        "trainings": None,
     }
     try:
         section = tables(group).sections[0]
@@ -117,8 +118,8 @@ def _panel(anchor: str, group: Sequence[Result], sheets: dict[str, dict[str, Any
         "gaps": any(network.gaps for network in section.networks),
         "facts": _facts(section),
         "costs": [_cost(column, result) for column in columns for result in column.results],
-        "settings": {name: _text(value) for name, value in first.settings.items()},
-        "made": _made(columns),
+        "settings": _flat(first.settings),
+        "made": _made(group if first.mode == "fine-tuned" else [one for column in columns for one in column.results]),
     }
 
 
@@ -329,9 +330,10 @@ def _facts(section: Section) -> dict[str, str]:
 def _seen(results: Sequence[Result]) -> dict[str, str]:
     """How the networks saw the pictures."""
     if results[0].mode == "fine-tuned":
-        sizes = _joined(f"{result.view_size} pixels" for result in results if result.view_size)
         return {
-            "View": f"whole pictures, their shorter side at {sizes}" if sizes else "whole pictures, at their own size",
+            "View": _joined(
+                f"at {result.view_size} pixels" if result.view_size else "at its own size" for result in results
+            ),
             "Head": _joined(row.pooling for result in results for row in result.rows),
             "Precision": _joined(result.precision for result in results),
         }
@@ -359,9 +361,8 @@ def _cost(column: Column, result: Result) -> dict[str, str]:
     }
 
 
-def _made(columns: Sequence[Column]) -> dict[str, str]:
+def _made(results: Sequence[Result]) -> dict[str, str]:
     """By what code and from which files."""
-    results = [result for column in columns for result in column.results]
     versions = dict.fromkeys(f"{name} {version}" for result in results for name, version in result.versions.items())
     return {
         "Code": _joined(f"SHA-256 {result.code[:12]}" for result in results),
@@ -393,9 +394,18 @@ def _size(count: int) -> str:
     return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.0f} MB"
 
 
+def _flat(settings: dict[str, Any], group: str = "") -> dict[str, str]:
+    """Settings by name, as text; of those in a group the name is "group.name"."""
+    found: dict[str, str] = {}
+    for name, value in settings.items():
+        inner = isinstance(value, dict) and value
+        found |= _flat(value, f"{group}{name}.") if inner else {f"{group}{name}": _text(value)}
+    return found
+
+
 def _text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, (list, tuple)):
         return ", ".join(map(_text, value)) or "none"
-    return str(value)
+    return "none" if value in ("", {}) else str(value)

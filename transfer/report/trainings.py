@@ -53,8 +53,8 @@ def result_file(run: Path) -> Path | None:
     return next((file for file in (home / "results" / name, home / name) if file.is_file()), None)
 
 
-def test_sheets(results: Sequence[Result]) -> dict[str, dict[str, Any]]:
-    """The sheets of test pictures by file of result: of the newest weights first, and so light that a page holds all."""
+def sheets_of(results: Sequence[Result]) -> dict[str, dict[str, Any]]:
+    """The sheets of test pictures by file of result: the newest weights first, and so light that a page holds all."""
     tuned = [result for result in results if result.mode == "fine-tuned" and result.file]
     tuned.sort(key=lambda result: -result.network.step)
     found = [(one.file, path) for one in tuned if (path := folder_of(one) / "samples" / "test.png").is_file()]
@@ -64,7 +64,7 @@ def test_sheets(results: Sequence[Result]) -> dict[str, dict[str, Any]]:
 
 
 def trainings(group: Sequence[Result], columns: Sequence[Column], colours: Sequence[str]) -> list[Training]:
-    """The trainings of an evaluation, in its order.
+    """The trainings of an evaluation, by column, those of which the least was trained first.
 
     Args:
         group: its results.
@@ -77,7 +77,7 @@ def trainings(group: Sequence[Result], columns: Sequence[Column], colours: Seque
         first = of_column.first
         own = [r for r in group if (r.network.group, r.view_size) == (first.network.group, first.view_size)]
         seeds = {(result.network.seed, result.seed) for result in own}
-        for result in own:
+        for result in sorted(own, key=lambda one: trained.index(one.rows[0].stage)):
             stage = result.rows[0].stage
             words = [of_column.label, words_of(stage) if len(trained) > 1 else ""]
             words += [f"seed {result.network.seed}/{result.seed}" if len(seeds) > 1 else ""]
@@ -92,12 +92,12 @@ def words_of(trained: str) -> str:
 
 
 def trainings_panel(anchor: str, found: Sequence[Training], sheets: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Charts of the losses and of the held-out scores, and the sheets of test pictures; empty where there are none.
+    """Charts of the losses and of the held-out scores; the sheets of test pictures, where most was trained first.
 
     Args:
         anchor: of the evaluation.
         found: its trainings.
-        sheets: see ``test_sheets``.
+        sheets: see ``sheets_of``.
     """
     journals = [(one, read_journal(one.folder)) for one in found if (one.folder / "journal.jsonl").is_file()]
     losses = [_loss(one, records) for one, records in journals[:_DRAWN]]
@@ -110,7 +110,7 @@ def trainings_panel(anchor: str, found: Sequence[Training], sheets: dict[str, di
         "left_out": max(0, len(journals) - _DRAWN),
         "sheets": [
             {"label": one.label, "words": words_of(one.result.rows[0].stage), "picture": sheets[one.result.file]}
-            for one in found
+            for one in sorted(found, key=lambda one: -one.style)
             if one.result.file in sheets
         ],
         "sheets_left_out": sum(
@@ -133,9 +133,7 @@ def _loss(one: Training, records: Sequence[Record]) -> Course:
 def _score(one: Training, records: Sequence[Record]) -> Course:
     looks = of_kind(records, "health")
     values = column(looks, score_key(one.result.rows[0].variant))
-    return Course(
-        shortened(one.label, _LETTERS), [record["step"] for record in looks], values, one.colour, one.style
-    )
+    return Course(shortened(one.label, _LETTERS), [record["step"] for record in looks], values, one.colour, one.style)
 
 
 def _chart(name: str, title: str, courses: Sequence[Course], percent: bool = False) -> Markup | None:

@@ -25,6 +25,7 @@ from transfer.report.result_charts import (
 )
 
 _ROW, _DOT = 12, 14  # pixels that a row takes, and each of its dots
+_LEAST = 1.0  # percentage points that an axis spans: less would make much of nothing
 
 
 class Course(NamedTuple):
@@ -64,7 +65,8 @@ def dots_chart(name: str, measure: str, rows: Sequence[str], lines: Sequence[Lin
             axes.axhline(edge - 0.5, color=GRID, lw=0.8)
         axes.set_yticks(range(len(rows)), labels=[shortened(row, LETTERS) for row in rows], **MATH)
         axes.set_ylim(len(rows) - 0.5, -0.5)
-        axes.set_xlim(*limits(lines))
+        low, high = limits(lines)
+        axes.set_xlim(low, max(high, low + _LEAST))
         axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
         axes.grid(visible=False, axis="y")
         axes.set_xlabel(f"{measure}, %")
@@ -96,7 +98,7 @@ def courses_chart(name: str, title: str, courses: Sequence[Course], *, dots: boo
             axes.plot(x, 100 * y if percent else y, color=course.colour, clip_on=not dots, **look)  # type: ignore[arg-type]
             handles.append(Line2D([], [], color=course.colour, **look))  # type: ignore[arg-type]
         if percent:
-            axes.set_ylim(bottom=0)
+            axes.set_ylim(0, max(_LEAST, axes.get_ylim()[1]))
             axes.set_ylabel("%")
         if dots:
             axes.set_xlim(0, max(1.0, axes.get_xlim()[1]))
