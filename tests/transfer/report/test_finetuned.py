@@ -119,7 +119,9 @@ def test_many_sheets_keep_the_page_light(tmp_path: Path) -> None:
     run = begun(tmp_path / "run")
     noise = np.random.default_rng(0).integers(0, 256, (900, 940, 3), dtype=np.uint8)
     for number in range(trainings.MOST_SHEETS + 2):
-        folder = tuned(run, f"run@{number}", {"": ranked(1.0, number)}, step=number, group=f"{number:016d}", classes=CLASSES)
+        folder = tuned(
+            run, f"run@{number}", {"": ranked(1.0, number)}, step=number, group=f"{number:016d}", classes=CLASSES
+        )
         Image.fromarray(noise).save(folder / "samples" / "test.png")
     page = Page(write_report(run))
     assert page.tags.count("img") == trainings.MOST_SHEETS and "2 more sheets of test pictures" in page.text

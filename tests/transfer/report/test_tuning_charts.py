@@ -26,9 +26,7 @@ def test_dots_are_in_proportion_and_rows_from_the_top() -> None:
     assert other[0] - first[0] == pytest.approx((second[0] - first[0]) / 2, rel=1e-3)
     assert first[1] < other[1] < second[1], "a row's networks stand together"
     assert "nan" not in svg and ">$random$<" in svg and ">above conv3<" in svg and ">mAP, %<" in svg
-    bars = re.findall(
-        rf'd="M (\S+) \S+ L (\S+) \S+[^"]*"[^>]*stroke: {BLUE}; stroke-width: 1.6', svg.replace("\n", " ")
-    )
+    bars = re.findall(rf'd="M (\S+) \S+\s+L (\S+) \S+\s*"[^>]*stroke: {BLUE}; stroke-width: 1.6', svg)
     assert float(bars[0][1]) - float(bars[0][0]) == pytest.approx((second[0] - first[0]) / 10, rel=1e-2)
 
 
