@@ -1,7 +1,7 @@
 """The report's panels of results: what was measured in; charts, tables and the words beside them out."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ from transfer.intervals import MEASURES, Estimate
 from transfer.protocols import PROTOCOLS
 from transfer.report.published import STAGES, published
 from transfer.report.result_charts import Line, colour_of, shortened, shots_chart, stages_chart
+from transfer.report.result_facts import cost, facts, flat, made
 from transfer.report.trainings import sheets_of, trainings, trainings_panel, words_of
 from transfer.report.tuning_charts import dots_chart
 from transfer.results import Result
@@ -116,10 +117,10 @@ def _panel(anchor: str, group: Sequence[Result], sheets: dict[str, dict[str, Any
         "seeds": any(cell.over_seeds is not None for column in columns for cell in column.cells.values()),
         "marked": any(column.best is not None for column in columns),
         "gaps": any(network.gaps for network in section.networks),
-        "facts": _facts(section),
-        "costs": [_cost(column, result) for column in columns for result in column.results],
-        "settings": _flat(first.settings),
-        "made": _made(group if first.mode == "fine-tuned" else [one for column in columns for one in column.results]),
+        "facts": facts(section),
+        "costs": [cost(column, result) for column in columns for result in column.results],
+        "settings": flat(first.settings),
+        "made": made(group if first.mode == "fine-tuned" else [one for column in columns for one in column.results]),
     }
 
 
@@ -286,95 +287,6 @@ def _rows(section: Section) -> list[dict[str, Any]]:
     return rows
 
 
-def _facts(section: Section) -> dict[str, str]:
-    """What the numbers depend on, by name."""
-    columns, first = section.columns, section.first
-    results = [result for column in columns for result in column.results]
-    used = f"{first.n_train:,} pictures of {first.train}"
-    if first.fraction < 1:
-        used += f", of which the labels of {first.n_fit + first.n_holdout:,} are used"
-    taught = f"; {first.n_fit:,} teach, {first.n_holdout:,} are held out and " if first.n_holdout else ""
-    if taught:
-        taught += "only looked at: nothing is chosen" if first.mode == "fine-tuned" else "choose"
-    cells = [cell for column in columns for cell in column.cells.values()]
-    spread = (
-        "standard deviation over seeds"
-        if any(cell.over_seeds is not None for cell in cells)
-        else "standard deviation over draws of the pictures that teach"
-        if any(cell.over_samples is not None for cell in cells)
-        else ""
-    )
-    facts = {
-        "Protocol": f"{first.protocol}: {first.about}",
-        "Number": f"{MEASURES[first.metric]}, in percent, on {first.n_test:,} test pictures",
-        "In brackets": first.interval,
-        "After \N{PLUS-MINUS SIGN}": spread,
-        "Test": f"{first.n_test:,} pictures of {first.test}, {len(first.classes):,} classes; "
-        f"SHA-256 {first.test_digest[:12]}",
-        "Training": f"{used}; SHA-256 {first.train_digest[:12]}{taught}",
-        "Split": _joined(f"{result.split} (SHA-256 {result.split_sha256[:12]})" for result in results),
-        "Seeds": columns[0].seeds
-        if len({column.seeds for column in columns}) == 1
-        else _joined(f"{column.label}: {column.seeds}" for column in columns),
-        "Networks": _joined(
-            f"{column.label}: {column.first.network.kind} {column.first.network.backbone}"
-            + (f", step {column.first.network.step:,}" if column.first.network.step else "")
-            for column in columns
-        ),
-        **_seen(results),
-        "Device": _joined(result.cost.device for result in results),
-    }
-    return {name: text for name, text in facts.items() if text}
-
-
-def _seen(results: Sequence[Result]) -> dict[str, str]:
-    """How the networks saw the pictures."""
-    if results[0].mode == "fine-tuned":
-        return {
-            "View": _joined(
-                f"at {result.view_size} pixels" if result.view_size else "at its own size" for result in results
-            ),
-            "Head": _joined(row.pooling for result in results for row in result.rows),
-            "Precision": _joined(result.precision for result in results),
-        }
-    return {
-        "View": f"the middle square, {100 * results[0].view_ratio:.4g} % of the shorter side, at "
-        + _joined(f"{result.view_size} x {result.view_size} pixels" for result in results),
-        "Features": _joined(f"pooled by {row.pooling}" for result in results for row in result.rows),
-        "Precision": _joined(f"{result.precision}, features kept as {result.storage}" for result in results),
-    }
-
-
-def _cost(column: Column, result: Result) -> dict[str, str]:
-    cost = result.cost
-    return {
-        "network": column.label,
-        "mode": result.mode,
-        "seed": str(result.network.seed),
-        "asked": str(result.seed),
-        "weights": result.network.weights[:8],
-        "time": _duration(cost.seconds),
-        "extraction": _duration(cost.extraction_seconds),
-        "speed": f"{cost.pictures_per_second:,.0f}",
-        "memory": _size(cost.peak_bytes),
-        "cache": _size(cost.cache_bytes),
-    }
-
-
-def _made(results: Sequence[Result]) -> dict[str, str]:
-    """By what code and from which files."""
-    versions = dict.fromkeys(f"{name} {version}" for result in results for name, version in result.versions.items())
-    return {
-        "Code": _joined(f"SHA-256 {result.code[:12]}" for result in results),
-        "Versions": ", ".join(versions),
-        "Files": _joined(PurePath(result.file).name for result in results),
-    }
-
-
-def _joined(words: Iterable[str]) -> str:
-    return "; ".join(dict.fromkeys(words))
-
-
 def _short_source(source: str) -> str:
     """The last two folders of a path; of other sources their name, without where they lie."""
     name, _, path = source.rpartition(":")
@@ -382,30 +294,3 @@ def _short_source(source: str) -> str:
         return name
     parts = PurePath(path).parts
     return source if name or len(parts) < 3 else "/".join(parts[-2:])
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.0f} MB"
-
-
-def _flat(settings: dict[str, Any], group: str = "") -> dict[str, str]:
-    """Settings by name, as text; of those in a group the name is "group.name"."""
-    found: dict[str, str] = {}
-    for name, value in settings.items():
-        inner = isinstance(value, dict) and value
-        found |= _flat(value, f"{group}{name}.") if inner else {f"{group}{name}": _text(value)}
-    return found
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, (list, tuple)):
-        return ", ".join(map(_text, value)) or "none"
-    return "none" if value in ("", {}) else str(value)
