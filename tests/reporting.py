@@ -2,7 +2,9 @@
 
 import json
 import math
+import re
 from collections.abc import Sequence
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from PIL import Image
 from pretext.recipe import PretrainSettings
 from pretext.settings import plain
 from tests.judging import result, row
-from transfer.outcomes import Answers
+from transfer.outcomes import Answers, Outcome
 from transfer.results import write_result
 
 PHOTOS: dict[str, Any] = {
@@ -121,3 +123,41 @@ class Page(HTMLParser):
     def handle_endtag(self, tag: str) -> None:
         if tag == "style":
             self.tags.append("")
+
+
+def tuned(
+    run: Path,
+    name: str,
+    outcomes: dict[str, Outcome],
+    trained: str = "all",
+    journal: Sequence[dict[str, Any]] | None = None,
+    **changed: Any,
+) -> Path:
+    """A result of fine-tuning in a run, by each of some rules, with the run that it is of; the latter is returned."""
+    rows = [replace(row(trained, outcome, None, rule), dims=9600) for rule, outcome in outcomes.items()]
+    facts: dict[str, Any] = {"mode": "fine-tuned", "protocol": "laptop-detect", "n_holdout": 40, "storage": ""}
+    file = judged(run, name, rows=rows, **(facts | changed))
+    folder = run / "finetuned" / f"{name}.{trained.replace(' ', '-')}"
+    file.rename(file.with_name(f"{folder.name}.json"))
+    (folder / "samples").mkdir(parents=True)
+    frozen = trained.removeprefix("above ") if trained != "all" else ""
+    settings = {
+        "task": "detect",
+        "network": {"name": name, "backbone": "tiny", "weights": "e" * 64, "rescaled": False},
+        **{"train": "voc:2007:trainval:D", "test": "voc:2007:test:D", "protocol": "laptop-detect", "freeze_to": frozen},
+        "training": {"steps": 40, "batch_size": 8},
+        "seed": 0,
+    }
+    (folder / "settings.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+    if journal is None:
+        keys = [re.sub(r"\W+", "_", rule or "score") for rule in outcomes]
+        journal = [
+            {"kind": "start", "step": 0, "time": 1795385324.1, "device": "cpu", "versions": {"torch": "2.11.0"}},
+            *({"kind": "step", "step": step, "loss": 2 - step / 40, "lr": 0.001 / step} for step in range(1, 41)),
+            *({"kind": "health", "step": step, **dict.fromkeys(keys, 0.01 + step / 200)} for step in (0, 40)),
+            {"kind": "skipped", "step": 40, "key": "000005.xml", "reason": "a box of no area was left out"},
+        ]
+    (folder / "journal.jsonl").write_text("".join(json.dumps(record) + "\n" for record in journal))
+    for at, picture in enumerate(("00000040", "test")):
+        Image.new("RGB", (940, 400), ("gray", "orange")[at]).save(folder / "samples" / f"{picture}.png")
+    return folder

@@ -19,7 +19,7 @@ class Network(NamedTuple):
     """One network's columns."""
 
     modes: tuple[Column, ...]
-    """Cached, augmented, or both in this order."""
+    """Cached, augmented, or both in this order; or fine-tuned."""
     gaps: dict[str, Estimate]
     """By row: augmented minus cached, over the seeds that have both."""
 
@@ -57,21 +57,25 @@ class Section:
     @cached_property
     def class_sheets(self) -> list[Sheet]:
         """A table for each row: its number by class."""
-        *others, last = map(self.class_sheet, row_names(self.columns))
-        return [*others, last._replace(footer=tuple(self.footer))]
+        measure = MEASURES[self.first.metric].removeprefix("mean ")
+        sheets = [
+            Sheet(f"{self.first.protocol}, {name}: {measure} by class {self._where}", self.class_grid(name), ())
+            for name in row_names(self.columns)
+        ]
+        sheets[-1] = sheets[-1]._replace(footer=tuple(self.footer))
+        return sheets
 
-    def class_sheet(self, name: str) -> Sheet:
-        """A row's number by class, of the networks that have it."""
+    def class_grid(self, name: str) -> Grid:
+        """The number of a row, of all networks that have it, by class; the metric is a mean over classes."""
         of_row = [(column, column.classes(name)) for column in self.columns if name in column.names]
         first = of_row[0][1]
-        found = {self.first.counted or "": tuple(f"{each.positives:,}" for each in first)} | {
+        counts = tuple(f"{each.positives:,}" for each in first)
+        found = {self.first.counted or "": counts} | {
             self._label(column): tuple("" if c.cell is None else _shown(c.cell) for c in each)
             for column, each in of_row
         }
         rows = zip((each.name for each in first), zip(*found.values(), strict=True), strict=True)
-        measure = MEASURES[self.first.metric].removeprefix("mean ")
-        title = f"{self.first.protocol}, {name}: {measure} by class {self._where}"
-        return Sheet(title, Grid("class", tuple(found), tuple(rows)), ())
+        return Grid("class", tuple(found), tuple(rows))
 
     def _label(self, column: Column) -> str:
         several = len({column.first.mode for column in self.columns}) > 1
@@ -88,7 +92,8 @@ class Section:
             if network.gaps:
                 gaps = [Number(network.gaps[name], signed=True) if name in network.gaps else "" for name in names]
                 found[f"{network.modes[0].label}\ngap"] = gaps
-        return Grid("stage", tuple(found), tuple(zip(names, zip(*found.values(), strict=True), strict=True)))
+        corner = "trained" if self.first.mode == "fine-tuned" else "stage"
+        return Grid(corner, tuple(found), tuple(zip(names, zip(*found.values(), strict=True), strict=True)))
 
     @cached_property
     def footer(self) -> list[str]:
@@ -104,10 +109,12 @@ class Section:
             lines.append("gap: augmented minus cached, on the same pictures and seeds")
         used = f"labels of {first.n_fit + first.n_holdout:,} of {first.n_train:,} training pictures of {first.train}"
         if first.n_holdout:
-            used += f"; {first.n_holdout:,} of them held out, which chose"
-            used += (
-                " settings and the best stage (bold)" if any(column.best for column in self.columns) else " settings"
-            )
+            used += f"; {first.n_holdout:,} of them held out, which "
+            if first.mode == "fine-tuned":
+                used += "were only looked at: nothing is chosen"
+            else:
+                best = any(column.best for column in self.columns)
+                used += "chose settings and the best stage (bold)" if best else "chose settings"
         splits = dict.fromkeys(f"{result.split} ({result.split_sha256[:8]})" for result in results)
         lines += [f"{first.protocol}: {first.about}", used, f"split: {'; '.join(splits)}"]
         return lines + [_described(network) for network in self.networks]
@@ -234,7 +241,7 @@ def _described(network: Network) -> str:
         words += [f"{column.first.mode} {column.seeds}" for column in network.modes]
     if first.first.network.step:
         words.append(f"step {first.first.network.step:,}")
-    words.append(f"seen at {first.first.view_size} px")
+    words.append(f"seen at {first.first.view_size} px" if first.first.view_size else "seen at the pictures' own size")
     # Bold is lost where a table is printed to a file.
     chosen = [column for column in network.modes if column.best is not None]
     words += [f"best {f'{column.first.mode} ' if several else ''}{column.best}" for column in chosen]

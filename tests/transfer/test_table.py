@@ -274,3 +274,14 @@ def test_latex_is_whole() -> None:
     assert len(rows) == 4 and {line.count(" & ") for line in rows} == {4}
     assert r"\begin{tabular}{lrrrr}" in latex and r"colour\_map" in latex and r"$\pm$" in latex
     assert latex.count("{") == latex.count("}") and r"\toprule" in latex
+
+
+def test_of_fine_tuning_held_out_pictures_choose_nothing() -> None:
+    rows = [row("all", ranked(1.0, 1), None)]
+    one = result(rows=rows, mode="fine-tuned", n_holdout=40, view_size=0)
+    (section,) = tables([one]).sections
+    assert any(
+        line.endswith("; 40 of them held out, which were only looked at: nothing is chosen") for line in section.footer
+    )
+    assert section.grid.corner == "trained" and "seen at the pictures' own size" in section.footer[-1]
+    assert tables([result()]).sections[0].grid.corner == "stage"

@@ -86,21 +86,21 @@ def loss_chart(steps: ArrayLike, loss: ArrayLike, held_steps: ArrayLike, held_lo
         held_steps: steps at which held-out pictures were looked at.
         held_loss: their loss.
     """
-    x, y = _finite(steps, loss)
-    held_x, held_y = _finite(held_steps, held_loss)
+    x, y = finite(steps, loss)
+    held_x, held_y = finite(held_steps, held_loss)
     middle_x, middle_y = running_median(x, y)
     spread = 8 * float(np.median(np.abs(y - np.interp(x, middle_x, middle_y))))
     inside = (y >= middle_y.min() - spread) & (y <= middle_y.max() + spread)
     framed = np.concatenate([y[inside], middle_y, held_y])
     with matplotlib.rc_context(STYLE):
         figure, axes = new_axes()
-        axes.plot(*_thinned(x, y), color=LIGHT, lw=0.8, label="every step")
+        axes.plot(*thinned(x, y), color=LIGHT, lw=0.8, label="every step")
         axes.plot(middle_x, middle_y, color=PRETRAINED, lw=1.8, label="running median")
         if len(held_x):
             axes.plot(held_x, held_y, "o", color=INK, ms=4, mec="white", mew=0.6, label="held out", zorder=4)
         margin = 0.04 * float(np.ptp(framed)) or 0.01
         axes.set_ylim(framed.min() - margin, framed.max() + margin)
-        _step_axis(axes)
+        step_axis(axes)
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0.2, handlelength=1.6)
         return LossChart(as_svg(figure, "loss", "Training loss over steps"), int((~inside).sum()))
 
@@ -109,11 +109,11 @@ def rate_chart(steps: ArrayLike, rate: ArrayLike) -> str:
     """The learning rate of every step."""
     with matplotlib.rc_context(STYLE):
         figure, axes = new_axes()
-        axes.plot(*_thinned(*_finite(steps, rate)), color=PRETRAINED, lw=1.6)
+        axes.plot(*thinned(*finite(steps, rate)), color=PRETRAINED, lw=1.6)
         axes.set_ylim(bottom=0)
         axes.yaxis.set_major_locator(MaxNLocator(5))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
-        _step_axis(axes)
+        step_axis(axes)
         return as_svg(figure, "rate", "Learning rate over steps")
 
 
@@ -131,7 +131,7 @@ def health_chart(name: str, steps: ArrayLike, curves: Sequence[Curve], line: tup
         for curve in curves:
             face, dashes = (PRETRAINED, "-") if curve.strong else ("white", "--")
             axes.plot(
-                *(points := _finite(steps, curve.values)),
+                *(points := finite(steps, curve.values)),
                 dashes,
                 marker="o" if len(points[0]) <= _DOTTED else None,
                 ms=4,
@@ -146,7 +146,7 @@ def health_chart(name: str, steps: ArrayLike, curves: Sequence[Curve], line: tup
             axes.axhline(value, color=INK, lw=1, ls=(0, (2, 2)), label=label)
         _from_zero(axes)
         axes.yaxis.set_major_locator(MaxNLocator(6))
-        _step_axis(axes)
+        step_axis(axes)
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0.2, handlelength=1.6)
         return as_svg(figure, name, f"{name} over steps")
 
@@ -195,10 +195,10 @@ def online_chart(steps: ArrayLike, stages: Sequence[Curve], chance: float = math
     with matplotlib.rc_context(STYLE):
         figure, axes = new_axes(_HEIGHT + 18 * (lines - 1))
         for stage, shade in zip(stages, shades, strict=True):
-            x, y = _finite(steps, stage.values)
+            x, y = finite(steps, stage.values)
             line, marker = (":", "D") if len(x) <= _DOTTED else ("-", None)
             axes.plot(
-                *_thinned(x, 100 * y), line, marker=marker, ms=3.5, mfc="white", color=shade, lw=1.4, clip_on=False
+                *thinned(x, 100 * y), line, marker=marker, ms=3.5, mfc="white", color=shade, lw=1.4, clip_on=False
             )
         legend = axes.legend(
             axes.lines, [stage.label for stage in stages], loc="lower left", bbox_to_anchor=(0, 1),
@@ -215,7 +215,7 @@ def online_chart(steps: ArrayLike, stages: Sequence[Curve], chance: float = math
         _from_zero(axes)
         axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
         axes.set_ylabel("online accuracy, %")
-        _step_axis(axes)
+        step_axis(axes)
         return as_svg(figure, "online", "Online probe, a trend and no result: accuracy of every stage over steps")
 
 
@@ -228,17 +228,17 @@ def speed_chart(name: str, steps: ArrayLike, values: ArrayLike, most: float | No
         values: one per step.
         most: where the axis ends, if not a little above the greatest value.
     """
-    x, y = _finite(steps, values)
+    x, y = finite(steps, values)
     with matplotlib.rc_context(STYLE):
         figure, axes = new_axes(_LOW)
         marker = "o" if len(x) <= _DOTTED else None
-        axes.plot(*_thinned(x, y), color=LIGHT, lw=0.8, marker=marker, ms=2.5, clip_on=False)
+        axes.plot(*thinned(x, y), color=LIGHT, lw=0.8, marker=marker, ms=2.5, clip_on=False)
         axes.plot(*running_median(x, y), color=PRETRAINED, lw=1.8)
         _from_zero(axes)
         axes.set_ylim(0, most or 1.1 * float(y.max()) or 1)
         axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.7g}"))
-        _step_axis(axes)
+        step_axis(axes)
         return as_svg(figure, name, f"{name} over steps")
 
 
@@ -271,20 +271,22 @@ def _from_zero(axes: Axes) -> None:
     axes.set_ylim(bottom=0)
 
 
-def _step_axis(axes: Axes) -> None:
+def step_axis(axes: Axes) -> None:
+    """The horizontal axis counts steps."""
     axes.set_xlabel("step")
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10], integer=True))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axes.grid(visible=False, axis="x")
 
 
-def _finite(x: ArrayLike, y: ArrayLike) -> tuple[Floats, Floats]:
+def finite(x: ArrayLike, y: ArrayLike) -> tuple[Floats, Floats]:
+    """Those of the points that have a finite height."""
     x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     keep = np.isfinite(y)
     return x[keep], y[keep]
 
 
-def _thinned(x: Floats, y: Floats) -> tuple[Floats, Floats]:
+def thinned(x: Floats, y: Floats) -> tuple[Floats, Floats]:
     """What the eye sees of a long curve: of every column of the chart the lowest and the highest point."""
     if len(x) <= 2 * _DRAWN:
         return x, y

@@ -31,6 +31,11 @@ _LOSSES = {
     "regression": "half the squared distance to the true ab, in units of 110 squared",
     "labels": "cross-entropy over the classes, in nats",
 }
+_TASKS = {
+    "classify": "cross-entropy of what is said of every class, in nats",
+    "detect": "the losses of all parts of the detector, of class and of box, added up",
+    "segment": "cross-entropy over the classes, mean over the pixels that count, in nats",
+}
 _MOST = math.log(len(bin_centres()))
 _Panel = tuple[str, dict[str, str], tuple[float, str] | None, str]
 """Title, the records' keys by the names of their curves, a line to compare with, and how to read it."""
@@ -92,18 +97,20 @@ def setting(settings: Settings, group: str, name: str) -> Any:
 def loss_panel(settings: Settings, records: Sequence[Record]) -> dict[str, Any] | None:
     """Loss and learning rate, if a step has a finite loss."""
     taken, looks = of_kind(records, "step"), of_kind(records, "health")
-    losses = _column(taken, "loss")
+    losses = column(taken, "loss")
     if not any(map(math.isfinite, losses)):
         return None
     steps = [record["step"] for record in taken]
-    held_out = _column(looks, "loss")
+    held_out = column(looks, "loss")
     chart = loss_chart(steps, losses, [record["step"] for record in looks], held_out)
     return {
         "svg": Markup(chart.svg),
         "outside": chart.outside,
-        "what": _LOSSES.get(str(setting(settings, "objective", "name")), "the objective"),
+        "what": _TASKS.get(str(settings.get("task")))
+        or _LOSSES.get(str(setting(settings, "objective", "name")), "the objective"),
+        "looked": bool(_finite(held_out)),
         "held_out": held_out[-1] if _finite(held_out[-1:]) else None,
-        "rate_svg": Markup(rate_chart(steps, _column(taken, "lr"))),
+        "rate_svg": Markup(rate_chart(steps, column(taken, "lr"))),
     }
 
 
@@ -118,14 +125,12 @@ def health_panels(settings: Settings, records: Sequence[Record]) -> list[dict[st
     steps = [record["step"] for record in looks]
     panels = []
     for name, keys, line, reading in _CLASSIFIER if supervised(settings) else _COLOUR:
-        values = {label: _column(looks, key) for label, key in keys.items()}
+        values = {label: column(looks, key) for label, key in keys.items()}
         latest = [
-            (label if len(keys) > 1 else "", found[-1])
-            for label, column in values.items()
-            if (found := _finite(column))
+            (label if len(keys) > 1 else "", found[-1]) for label, taken in values.items() if (found := _finite(taken))
         ]
         if latest:
-            curves = [Curve(label, column, strong=not number) for number, (label, column) in enumerate(values.items())]
+            curves = [Curve(label, taken, strong=not number) for number, (label, taken) in enumerate(values.items())]
             svg = Markup(health_chart(name, steps, curves, line))
             panels.append({"name": name, "latest": latest, "svg": svg, "reading": reading})
     return panels
@@ -152,10 +157,10 @@ def online_panel(settings: Settings, records: Sequence[Record]) -> dict[str, Any
     """The online probe's accuracies. A chart only: a number without protocol and interval would pass for a result."""
     looks = of_kind(records, "online")
     names = dict.fromkeys(name for record in looks for name in record if name.startswith(_STAGE))
-    stages = [Curve(name.removeprefix(_STAGE), _column(looks, name)) for name in names]
-    if not any(_finite(_column(looks, name)) for name in names):
+    stages = [Curve(name.removeprefix(_STAGE), column(looks, name)) for name in names]
+    if not any(_finite(column(looks, name)) for name in names):
         return None
-    chance = [math.nan, *_finite(_column(looks, "chance"))][-1]
+    chance = [math.nan, *_finite(column(looks, "chance"))][-1]
     chart = online_chart([record["step"] for record in looks], stages, chance)
     return {"svg": Markup(chart), "source": setting(settings, "online", "source")}
 
@@ -169,7 +174,7 @@ def speed_panels(records: Sequence[Record]) -> list[dict[str, Any]]:
         ("Pictures a second", "pictures_per_second", 1, "", None),
         ("Waiting for data", "waiting", 100, "\N{NO-BREAK SPACE}%", 100),
     ):
-        values = [scale * value for value in _column(taken, key)]
+        values = [scale * value for value in column(taken, key)]
         if found := _finite(values):
             middle = median(found)
             shown = f"{middle:,.0f}" if middle >= 10 else f"{middle:.1f}"
@@ -181,7 +186,8 @@ def _finite(values: Sequence[float]) -> list[float]:
     return [value for value in values if math.isfinite(value)]
 
 
-def _column(records: Sequence[Record], name: str) -> list[float]:
+def column(records: Sequence[Record], name: str) -> list[float]:
+    """One value of every record; nan where there is no number."""
     return _numbers([record.get(name) for record in records])
 
 

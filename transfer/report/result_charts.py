@@ -23,11 +23,14 @@ COLOURS: dict[str, tuple[str, ...]] = {
 }
 """By a network's kind: what is told apart within a kind may look alike, kinds may not, for any colour vision."""
 
-_STYLES: tuple[tuple[str, str], ...] = (("-", "o"), ("--", "s"), (":", "D"), ("-.", "^"))
+STYLES: tuple[tuple[str, str], ...] = (("-", "o"), ("--", "s"), (":", "D"), ("-.", "^"))
+"""Dashes and marker, in order."""
 _BEHIND = "#9aa1a9"  # of published rows
 _BAND = 0.16  # opacity
-_MATH: dict[str, Any] = {"parse_math": False}  # a name with dollar signs is no formula
-_LETTERS = 24  # of a stage's name
+MATH: dict[str, Any] = {"parse_math": False}
+"""Of texts from outside: a name with dollar signs is no formula."""
+LETTERS = 24
+"""Of a stage's name."""
 _ROOM = 2.2  # stages' widths, right of the last stage, for the names of published rows
 
 
@@ -68,11 +71,11 @@ def stages_chart(
         rows: published numbers, one for each of the stages, or one for the best of them; drawn thin, and named.
     """
     places = np.arange(len(stages))
-    stages = [shortened(stage, _LETTERS) for stage in stages]
+    stages = [shortened(stage, LETTERS) for stage in stages]
     slanted = sum(len(stage) for stage in stages) * 7 + 12 * len(stages) > (250 if rows else 380)
     with matplotlib.rc_context(STYLE):
-        legend_lines = _legend_lines(lines)
-        height = (330 if rows else 250) + 17 * legend_lines + (5 * max(map(len, stages)) if slanted else 0)
+        of_legend = legend_lines(lines)
+        height = (330 if rows else 250) + 17 * of_legend + (5 * max(map(len, stages)) if slanted else 0)
         figure, axes = new_axes(height)
         for row in rows:
             _behind(axes, row, len(stages))
@@ -82,15 +85,15 @@ def stages_chart(
         turned: dict[str, Any] = {"rotation": 50 if len(stages) <= 12 else 90, "rotation_mode": "anchor", "ha": "right"}
         axes.set_xticks(
             places[::every], labels=stages[::every], size=None if len(stages) <= 12 else 9,
-            **_MATH, **(turned if slanted else {}),
+            **MATH, **(turned if slanted else {}),
         )  # fmt: skip
         for tick in axes.get_xticklabels():
             tick.set_verticalalignment("center" if slanted and len(stages) > 12 else "top")
         _frame(axes, measure, lines, rows)
         axes.set_xlim(-0.35, len(stages) - 0.65 + (_ROOM if rows else 0))
         if rows:
-            _name(axes, rows, len(stages), height - 60 - 17 * legend_lines)
-        _legend(axes, lines, legend_lines)
+            _name(axes, rows, len(stages), height - 60 - 17 * of_legend)
+        draw_legend(axes, lines, of_legend)
         return as_svg(figure, name, f"{measure} of every stage, with 95 % intervals")
 
 
@@ -112,8 +115,8 @@ def shots_chart(name: str, measure: str, shots: Sequence[int], panels: Sequence[
         if not labels or count * (shots[-1] / shots[0]) ** 0.28 <= labels[-1]:
             labels.append(count)
     with matplotlib.rc_context({**STYLE, "font.size": 10.0}):
-        legend_lines = _legend_lines(met)
-        figure, _ = new_axes(60 + 18 * legend_lines + (190 if across == 1 else 130) * down)
+        of_legend = legend_lines(met)
+        figure, _ = new_axes(60 + 18 * of_legend + (190 if across == 1 else 130) * down)
         figure.clear()
         grid = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
         for at, axes in enumerate(grid.flat):
@@ -123,7 +126,7 @@ def shots_chart(name: str, measure: str, shots: Sequence[int], panels: Sequence[
             stage, inner = panels[at]
             for line in inner:
                 _draw(axes, np.asarray(shots, dtype=float), line, size=3)
-            axes.set_title(shortened(stage, _LETTERS), size=10, color=INK, pad=3, **_MATH)
+            axes.set_title(shortened(stage, LETTERS), size=10, color=INK, pad=3, **MATH)
             axes.set_xscale("log", base=2)
             axes.xaxis.set_major_locator(FixedLocator(list(map(float, labels))))
             axes.xaxis.set_minor_locator(NullLocator())
@@ -134,7 +137,7 @@ def shots_chart(name: str, measure: str, shots: Sequence[int], panels: Sequence[
         figure.supylabel(f"{measure}, %", size=10, color=MUTED)
         figure.supxlabel("positive pictures a class", size=10, color=MUTED)
         legend = figure.legend(
-            *_handles(met), loc="outside upper left", ncols=_legend_columns(met), borderaxespad=0.2,
+            *_handles(met), loc="outside upper left", ncols=legend_columns(met), borderaxespad=0.2,
             handlelength=2.2, columnspacing=1.2,
         )  # fmt: skip
         for text in legend.get_texts():
@@ -146,7 +149,7 @@ def _draw(axes: Axes, places: "np.typing.NDArray[np.number]", line: Line, size: 
     """Line, markers and band; where no band can be seen, bars."""
     nothing = Estimate(math.nan, math.nan, math.nan)
     value, low, high = 100 * np.array([score or nothing for score in line.scores], dtype=float).T
-    dashes, marker = _STYLES[line.style % len(_STYLES)]
+    dashes, marker = STYLES[line.style % len(STYLES)]
     axes.fill_between(places, low, high, color=line.colour, alpha=_BAND, lw=0)
     if len(places) == 1:
         axes.vlines(places, low, high, color=line.colour, lw=1.6)
@@ -158,15 +161,19 @@ def _draw(axes: Axes, places: "np.typing.NDArray[np.number]", line: Line, size: 
 
 def _frame(axes: Axes, measure: str, lines: Sequence[Line], rows: Sequence[Published] = ()) -> None:
     """Axes that hold all intervals, and a little more."""
-    edges = [edge for line in lines for score in line.scores if score for edge in score]
-    edges += [score for row in rows for score in row.scores]
-    low, high = 100 * min(edges), 100 * max(edges)
-    margin = 0.05 * (high - low) or 1
-    axes.set_ylim(max(low - margin, -margin), high + margin)
+    axes.set_ylim(*limits(lines, [score for row in rows for score in row.scores]))
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
     axes.grid(visible=False, axis="x")
     if measure:
         axes.set_ylabel(f"{measure}, %")
+
+
+def limits(lines: Sequence[Line], others: Sequence[float] = ()) -> tuple[float, float]:
+    """Of an axis that holds all intervals and some other scores, and a little more: in percent."""
+    edges = [edge for line in lines for score in line.scores if score for edge in score] + [*others]
+    low, high = 100 * min(edges), 100 * max(edges)
+    margin = 0.05 * (high - low) or 1
+    return max(low - margin, -margin), high + margin
 
 
 def _behind(axes: Axes, row: Published, stages: int) -> None:
@@ -186,30 +193,34 @@ def _name(axes: Axes, rows: Sequence[Published], stages: int, pixels: float) -> 
     heights = isotonic_regression(ends - steps).x + steps
     for row, end, height in zip(ordered, ends, heights, strict=True):
         axes.plot([stages - 1, stages - 0.72], [end, height], color=_BEHIND, lw=0.6)
-        axes.text(stages - 0.68, height, row.name, va="center", size=9.5, color=MUTED, **_MATH)
+        axes.text(stages - 0.68, height, row.name, va="center", size=9.5, color=MUTED, **MATH)
 
 
-def _legend_columns(lines: Sequence[Line]) -> int:
+def legend_columns(lines: Sequence[Line]) -> int:
+    """How many names stand on one line of the legend."""
     return max(1, min(len(lines), 3, WIDTH // (48 + 7 * max(len(line.label) for line in lines))))
 
 
-def _legend_lines(lines: Sequence[Line]) -> int:
-    return -(-len(lines) // _legend_columns(lines))
+def legend_lines(lines: Sequence[Line]) -> int:
+    """How many lines of text the legend takes."""
+    return -(-len(lines) // legend_columns(lines))
 
 
-def _handles(lines: Sequence[Line]) -> tuple[list[Line2D], list[str]]:
+def _handles(lines: Sequence[Line], joined: bool = True) -> tuple[list[Line2D], list[str]]:
     handles = []
     for line in lines:
-        dashes, marker = _STYLES[line.style % len(_STYLES)]
+        dashes, marker = STYLES[line.style % len(STYLES)]
         face = line.colour if line.style == 0 else "white"
+        dashes = dashes if joined else ""
         handles.append(Line2D([], [], color=line.colour, ls=dashes, marker=marker, ms=5, mfc=face, lw=1.6))
     return handles, [line.label for line in lines]
 
 
-def _legend(axes: Axes, lines: Sequence[Line], count: int) -> None:
+def draw_legend(axes: Axes, lines: Sequence[Line], count: int, joined: bool = True) -> None:
+    """A legend above the chart, on so many lines of text; of points that are joined, or of dots alone."""
     legend = axes.legend(
-        *_handles(lines), loc="lower left", bbox_to_anchor=(0, 1), ncols=-(-len(lines) // count), borderaxespad=0.2,
-        handlelength=2.2, columnspacing=1.2,
+        *_handles(lines, joined), loc="lower left", bbox_to_anchor=(0, 1), ncols=-(-len(lines) // count),
+        borderaxespad=0.2, handlelength=2.2, columnspacing=1.2,
     )  # fmt: skip
     for text in legend.get_texts():
         text.set_parse_math(False)

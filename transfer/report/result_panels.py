@@ -1,19 +1,22 @@
 """The report's panels of results: what was measured in; charts, tables and the words beside them out."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
 from pretext.errors import UserError
-from transfer.columns import Column, evaluations, score_gap
+from transfer.columns import Column, evaluations, row_names, score_gap
 from transfer.grid import Cell
 from transfer.intervals import MEASURES, Estimate
 from transfer.protocols import PROTOCOLS
 from transfer.report.published import STAGES, published
 from transfer.report.result_charts import Line, colour_of, shortened, shots_chart, stages_chart
+from transfer.report.result_facts import cost, facts, flat, made
+from transfer.report.trainings import sheets_of, trainings, trainings_panel, words_of
+from transfer.report.tuning_charts import dots_chart
 from transfer.results import Result
 from transfer.table import Section, tables
 
@@ -30,7 +33,7 @@ class Said(NamedTuple):
     column: Column
     name: str
     chosen: bool
-    """Whether held-out pictures chose the row; if not, it is the last stage."""
+    """Whether held-out pictures chose the row; if not, it is the last stage, or that of which most was trained."""
     reference: Column | None
     other: str
     """The row of the reference."""
@@ -48,15 +51,27 @@ class Said(NamedTuple):
         return None if self.reference is None else self.reference.cells[self.other].score
 
     @property
+    def words(self) -> str:
+        """Of a fine-tuned network, what was trained, and the rule that counts."""
+        row = self.column.first.row(self.name)
+        return ", ".join(filter(None, (words_of(row.stage), row.variant)))
+
+    @property
     def tells_apart(self) -> bool:
         """Whether the interval of the difference is without 0."""
         return self.difference is not None and not self.difference.low <= 0 <= self.difference.high
 
 
-def result_panels(results: Sequence[Result]) -> list[dict[str, Any]]:
-    """A panel for every evaluation: those of all labels first, in the order of the list of protocols."""
+def result_panels(results: Sequence[Result], alone: bool = False) -> list[dict[str, Any]]:
+    """A panel for every evaluation: those of all labels first, in the order of the list of protocols.
+
+    Args:
+        results: of any number of evaluations.
+        alone: whether what led to them is shown elsewhere: the training of fine-tuned networks, and test pictures.
+    """
     groups = sorted(evaluations(results), key=_order)
-    return [_panel(f"evaluation-{number}", group) for number, group in enumerate(groups, 1)]
+    sheets = {} if alone else sheets_of(results)
+    return [_panel(f"evaluation-{number}", group, None if alone else sheets) for number, group in enumerate(groups, 1)]
 
 
 def headline(panels: Sequence[dict[str, Any]]) -> Said | None:
@@ -67,7 +82,7 @@ def headline(panels: Sequence[dict[str, Any]]) -> Said | None:
     return max(said, key=lambda one: (one.column.first.network.step, one.chosen, one.reference is not None))
 
 
-def _panel(anchor: str, group: Sequence[Result]) -> dict[str, Any]:
+def _panel(anchor: str, group: Sequence[Result], sheets: dict[str, dict[str, Any]] | None) -> dict[str, Any]:
     # A result of few stages must not hide one of all stages, of the same network.
     group = sorted(group, key=lambda result: (_kind(result), -len(result.rows)))
     first = group[0]
@@ -77,17 +92,22 @@ def _panel(anchor: str, group: Sequence[Result]) -> dict[str, Any]:
         + (f", {100 * first.fraction:g}\N{NO-BREAK SPACE}% of the labels" if first.fraction < 1 else ""),
         "first": first,
         "measure": MEASURES[first.metric],
+        "tuned": first.mode == "fine-tuned",
         "error": None,
+        "trainings": None,
     }
     try:
         section = tables(group).sections[0]
     except UserError as error:
         return panel | {"error": str(error)}
     columns = section.columns
-    said = _said(columns)
+    shown = first.mode == "fine-tuned" and sheets is not None
     return panel | {
-        "said": said,
-        "by_class": section.class_sheet(said.name if said else columns[0].names[-1]) if first.counted else None,
+        "trainings": trainings_panel(anchor, trainings(group, columns, _colours(section)), sheets or {})
+        if shown
+        else None,
+        "by_class": _by_class(section) if first.mode == "fine-tuned" and first.counted else [],
+        "said": _said(columns),
         "figures": _figures(anchor, section),
         "published": published(first),
         "header": _header(section),
@@ -97,10 +117,10 @@ def _panel(anchor: str, group: Sequence[Result]) -> dict[str, Any]:
         "seeds": any(cell.over_seeds is not None for column in columns for cell in column.cells.values()),
         "marked": any(column.best is not None for column in columns),
         "gaps": any(network.gaps for network in section.networks),
-        "facts": _facts(section),
-        "costs": [_cost(column, result) for column in columns for result in column.results],
-        "settings": {name: _text(value) for name, value in first.settings.items()},
-        "made": _made(columns),
+        "facts": facts(section),
+        "costs": [cost(column, result) for column in columns for result in column.results],
+        "settings": flat(first.settings),
+        "made": made(group if first.mode == "fine-tuned" else [one for column in columns for one in column.results]),
     }
 
 
@@ -133,18 +153,23 @@ def _said(columns: Sequence[Column]) -> Said | None:
 
 
 def _speaker(column: Column) -> tuple[str, bool]:
-    """Its best row, if held-out pictures chose one; else the last stage's, of few neighbours or most shots."""
+    """Its best row, if held-out pictures chose one; else the last stage's, of few neighbours or most shots.
+
+    Of a fine-tuned network that of which most was trained, by the first of the rules.
+    """
     if column.best is not None:
         return column.best, True
-    rows = [row for row in column.first.rows if row.stage == column.first.rows[-1].stage]
-    usual = [row for row in rows if row.variant == _NEIGHBOURS[0]]
-    if column.first.mode == "fine-tuned":  # of which most was trained, by the first of the rules
+    stages = [row.stage for row in column.first.rows]
+    most = "all" if column.first.mode == "fine-tuned" and "all" in stages else stages[-1]
+    rows = [row for row in column.first.rows if row.stage == most]
+    if column.first.mode == "fine-tuned":
         return rows[0].name, False
+    usual = [row for row in rows if row.variant == _NEIGHBOURS[0]]
     return (usual or rows)[-1].name, False
 
 
 def _figures(anchor: str, section: Section) -> list[dict[str, Any]]:
-    """Charts with their captions: one of the stages or of the shots, and one beside published rows."""
+    """Charts with their captions: of the stages or of the shots, and beside published rows; or of what was trained."""
     first, measure = section.first, MEASURES[section.first.metric]
     rows = {row.name: row for column in section.columns for result in column.results for row in result.rows}
     stages = list(dict.fromkeys(row.stage for row in rows.values()))
@@ -156,6 +181,8 @@ def _figures(anchor: str, section: Section) -> list[dict[str, Any]]:
         return [
             {"svg": Markup(shots_chart(anchor, measure, counts, _capped(panels))), "left_out": _left_out(panels[0][1])}
         ]
+    if first.mode == "fine-tuned":
+        return _tuned_figures(anchor, section, stages, variants)
     shown = [one for one in _NEIGHBOURS if one in variants] or list(dict.fromkeys([variants[0], variants[-1]]))
     lines = _lines(section, stages, shown)
     figures = [{"svg": Markup(stages_chart(anchor, measure, stages, lines[:_MOST])), "left_out": _left_out(lines)}]
@@ -164,6 +191,38 @@ def _figures(anchor: str, section: Section) -> list[dict[str, Any]]:
         chart = stages_chart(f"{anchor}-published", measure, STAGES, lines, table.rows)
         figures.append({"svg": Markup(chart), "left_out": 0})
     return figures
+
+
+def _tuned_figures(
+    anchor: str, section: Section, stages: Sequence[str], variants: Sequence[str]
+) -> list[dict[str, Any]]:
+    """A chart; where several rules count and several parts were trained, one of each rule."""
+    measure = MEASURES[section.first.metric]
+    if len(stages) == 1:
+        charts = [("", [variant or words_of(stages[0]) for variant in variants], _names(stages, variants))]
+    else:
+        charts = [(rule, [words_of(stage) for stage in stages], _names(stages, [rule])) for rule in variants]
+    figures = []
+    for number, (title, rows, names) in enumerate(charts):
+        lines = _lines(section, names)
+        chart = dots_chart(f"{anchor}-{number}", measure, rows, lines[:_MOST])
+        figures.append({"title": title, "svg": Markup(chart), "left_out": _left_out(lines)})
+    return figures
+
+
+def _names(stages: Sequence[str], variants: Sequence[str]) -> list[str]:
+    return [f"{stage}, {variant}" if variant else stage for stage in stages for variant in variants]
+
+
+def _by_class(section: Section) -> list[dict[str, Any]]:
+    """Tables of the classes' numbers: one for each part that was trained, by the first of the rules."""
+    rows = {row.name: row for column in section.columns for row in column.first.rows}
+    first = section.first.rows[0].variant
+    return [
+        {"trained": words_of(rows[name].stage), "rule": first, "grid": section.class_grid(name)}
+        for name in row_names(section.columns)
+        if rows[name].variant == first
+    ]
 
 
 def _capped(panels: Sequence[tuple[str, Sequence[Line]]]) -> list[tuple[str, Sequence[Line]]]:
@@ -228,91 +287,6 @@ def _rows(section: Section) -> list[dict[str, Any]]:
     return rows
 
 
-def _facts(section: Section) -> dict[str, str]:
-    """What the numbers depend on, by name."""
-    columns, first = section.columns, section.first
-    results = [result for column in columns for result in column.results]
-    used = f"{first.n_train:,} pictures of {first.train}"
-    if first.fraction < 1:
-        used += f", of which the labels of {first.n_fit + first.n_holdout:,} are used"
-    taught = f"; {first.n_fit:,} teach, {first.n_holdout:,} are held out and choose" if first.n_holdout else ""
-    cells = [cell for column in columns for cell in column.cells.values()]
-    spread = (
-        "standard deviation over seeds"
-        if any(cell.over_seeds is not None for cell in cells)
-        else "standard deviation over draws of the pictures that teach"
-        if any(cell.over_samples is not None for cell in cells)
-        else ""
-    )
-    facts = {
-        "Protocol": f"{first.protocol}: {first.about}",
-        "Number": f"{MEASURES[first.metric]}, in percent, on {first.n_test:,} test pictures",
-        "In brackets": first.interval,
-        "After \N{PLUS-MINUS SIGN}": spread,
-        "Test": f"{first.n_test:,} pictures of {first.test}, {len(first.classes):,} classes; "
-        f"SHA-256 {first.test_digest[:12]}",
-        "Training": f"{used}; SHA-256 {first.train_digest[:12]}{taught}",
-        "Split": _joined(f"{result.split} (SHA-256 {result.split_sha256[:12]})" for result in results),
-        "Seeds": columns[0].seeds
-        if len({column.seeds for column in columns}) == 1
-        else _joined(f"{column.label}: {column.seeds}" for column in columns),
-        "Networks": _joined(
-            f"{column.label}: {column.first.network.kind} {column.first.network.backbone}"
-            + (f", step {column.first.network.step:,}" if column.first.network.step else "")
-            for column in columns
-        ),
-        **_seen(results),
-        "Device": _joined(result.cost.device for result in results),
-    }
-    return {name: text for name, text in facts.items() if text}
-
-
-def _seen(results: Sequence[Result]) -> dict[str, str]:
-    """How the networks saw the pictures."""
-    if results[0].mode == "fine-tuned":
-        return {
-            "View": _joined(f"{result.view_size} pixels" for result in results),
-            "Precision": _joined(result.precision for result in results),
-        }
-    return {
-        "View": f"the middle square, {100 * results[0].view_ratio:.4g} % of the shorter side, at "
-        + _joined(f"{result.view_size} x {result.view_size} pixels" for result in results),
-        "Features": _joined(f"pooled by {row.pooling}" for result in results for row in result.rows),
-        "Precision": _joined(f"{result.precision}, features kept as {result.storage}" for result in results),
-    }
-
-
-def _cost(column: Column, result: Result) -> dict[str, str]:
-    cost = result.cost
-    return {
-        "network": column.label,
-        "mode": result.mode,
-        "seed": str(result.network.seed),
-        "asked": str(result.seed),
-        "weights": result.network.weights[:8],
-        "time": _duration(cost.seconds),
-        "extraction": _duration(cost.extraction_seconds),
-        "speed": f"{cost.pictures_per_second:,.0f}",
-        "memory": _size(cost.peak_bytes),
-        "cache": _size(cost.cache_bytes),
-    }
-
-
-def _made(columns: Sequence[Column]) -> dict[str, str]:
-    """By what code and from which files."""
-    results = [result for column in columns for result in column.results]
-    versions = dict.fromkeys(f"{name} {version}" for result in results for name, version in result.versions.items())
-    return {
-        "Code": _joined(f"SHA-256 {result.code[:12]}" for result in results),
-        "Versions": ", ".join(versions),
-        "Files": _joined(PurePath(result.file).name for result in results),
-    }
-
-
-def _joined(words: Iterable[str]) -> str:
-    return "; ".join(dict.fromkeys(words))
-
-
 def _short_source(source: str) -> str:
     """The last two folders of a path; of other sources their name, without where they lie."""
     name, _, path = source.rpartition(":")
@@ -320,21 +294,3 @@ def _short_source(source: str) -> str:
         return name
     parts = PurePath(path).parts
     return source if name or len(parts) < 3 else "/".join(parts[-2:])
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.0f} MB"
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, (list, tuple)):
-        return ", ".join(map(_text, value)) or "none"
-    return str(value)

@@ -1,0 +1,127 @@
+"""What the numbers of an evaluation depend on, and what they took, as text."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import PurePath
+from typing import Any
+
+from transfer.columns import Column
+from transfer.intervals import MEASURES
+from transfer.results import Result
+from transfer.table import Section
+
+
+def facts(section: Section) -> dict[str, str]:
+    """What the numbers depend on, by name."""
+    columns, first = section.columns, section.first
+    results = [result for column in columns for result in column.results]
+    used = f"{first.n_train:,} pictures of {first.train}"
+    if first.fraction < 1:
+        used += f", of which the labels of {first.n_fit + first.n_holdout:,} are used"
+    taught = f"; {first.n_fit:,} teach, {first.n_holdout:,} are held out and " if first.n_holdout else ""
+    if taught:
+        taught += "only looked at: nothing is chosen" if first.mode == "fine-tuned" else "choose"
+    cells = [cell for column in columns for cell in column.cells.values()]
+    spread = (
+        "standard deviation over seeds"
+        if any(cell.over_seeds is not None for cell in cells)
+        else "standard deviation over draws of the pictures that teach"
+        if any(cell.over_samples is not None for cell in cells)
+        else ""
+    )
+    named = {
+        "Protocol": f"{first.protocol}: {first.about}",
+        "Number": f"{MEASURES[first.metric]}, in percent, on {first.n_test:,} test pictures",
+        "In brackets": first.interval,
+        "After \N{PLUS-MINUS SIGN}": spread,
+        "Test": f"{first.n_test:,} pictures of {first.test}, {len(first.classes):,} classes; "
+        f"SHA-256 {first.test_digest[:12]}",
+        "Training": f"{used}; SHA-256 {first.train_digest[:12]}{taught}",
+        "Split": _joined(f"{result.split} (SHA-256 {result.split_sha256[:12]})" for result in results),
+        "Seeds": columns[0].seeds
+        if len({column.seeds for column in columns}) == 1
+        else _joined(f"{column.label}: {column.seeds}" for column in columns),
+        "Networks": _joined(
+            f"{column.label}: {column.first.network.kind} {column.first.network.backbone}"
+            + (f", step {column.first.network.step:,}" if column.first.network.step else "")
+            for column in columns
+        ),
+        **_seen(results),
+        "Device": _joined(result.cost.device for result in results),
+    }
+    return {name: text for name, text in named.items() if text}
+
+
+def _seen(results: Sequence[Result]) -> dict[str, str]:
+    """How the networks saw the pictures."""
+    if results[0].mode == "fine-tuned":
+        return {
+            "View": _joined(
+                f"at {result.view_size} pixels" if result.view_size else "at its own size" for result in results
+            ),
+            "Head": _joined(row.pooling for result in results for row in result.rows),
+            "Precision": _joined(result.precision for result in results),
+        }
+    return {
+        "View": f"the middle square, {100 * results[0].view_ratio:.4g} % of the shorter side, at "
+        + _joined(f"{result.view_size} x {result.view_size} pixels" for result in results),
+        "Features": _joined(f"pooled by {row.pooling}" for result in results for row in result.rows),
+        "Precision": _joined(f"{result.precision}, features kept as {result.storage}" for result in results),
+    }
+
+
+def cost(column: Column, result: Result) -> dict[str, str]:
+    """What one result took, as a line of a table."""
+    took = result.cost
+    return {
+        "network": column.label,
+        "mode": result.mode,
+        "seed": str(result.network.seed),
+        "asked": str(result.seed),
+        "weights": result.network.weights[:8],
+        "time": _duration(took.seconds),
+        "extraction": _duration(took.extraction_seconds),
+        "speed": f"{took.pictures_per_second:,.0f}",
+        "memory": _size(took.peak_bytes),
+        "cache": _size(took.cache_bytes),
+    }
+
+
+def made(results: Sequence[Result]) -> dict[str, str]:
+    """By what code and from which files."""
+    versions = dict.fromkeys(f"{name} {version}" for result in results for name, version in result.versions.items())
+    return {
+        "Code": _joined(f"SHA-256 {result.code[:12]}" for result in results),
+        "Versions": ", ".join(versions),
+        "Files": _joined(PurePath(result.file).name for result in results),
+    }
+
+
+def _joined(words: Iterable[str]) -> str:
+    return "; ".join(dict.fromkeys(words))
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.0f} MB"
+
+
+def flat(settings: dict[str, Any], group: str = "") -> dict[str, str]:
+    """Settings by name, as text; of those in a group the name is "group.name"."""
+    found: dict[str, str] = {}
+    for name, value in settings.items():
+        inner = isinstance(value, dict) and value
+        found |= flat(value, f"{group}{name}.") if inner else {f"{group}{name}": _text(value)}
+    return found
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_text, value)) or "none"
+    return "none" if value in ("", {}) else str(value)
