@@ -117,7 +117,7 @@ def finetune(arguments: Sequence[str]) -> int:
             "usage: pretint finetune TASK NETWORK ... [--help | ...]\n",
             *(f"  {k:10}{v.about}" for k, v in TASKS.items()),
         )
-        return 0
+        raise SystemExit(0)
     (networks,), settings = parse_command(
         f"pretint finetune {name}", TASKS[name].about, TASKS[name].settings, [START], rest
     )

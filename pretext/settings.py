@@ -85,7 +85,8 @@ def parse_command(
     """A command's positional arguments and settings, from its words.
 
     ``--config FILE`` sets many settings; every setting is also an option, and wins over the file. A list of
-    words may be written with commas: ``--stages conv1,conv5``; and ``--freeze-to`` is ``--freeze_to``.
+    words may be written with commas: ``--stages conv1,conv5``; ``--freeze-to`` is ``--freeze_to``, and ``--colour``
+    alone is ``--colour true``.
 
     Raises:
         UserError: an unknown option, a wrong type, a missing argument, an unreadable file.
@@ -97,7 +98,7 @@ def parse_command(
     if dataclasses.fields(kind):  # type: ignore[arg-type]
         parser.add_argument("--config", action="config", help="a YAML file of settings; options win over it")
         parser.add_class_arguments(kind)
-    arguments = [_underscored(argument) for argument in arguments]
+    arguments = _answered(kind, [_underscored(argument) for argument in arguments])
     for path in _config_files(arguments):  # first by itself, so that a complaint can name the file
         settings_file(kind, path)
     try:
@@ -175,6 +176,16 @@ def _underscored(argument: str) -> str:
     return f"--{name[2:].replace('-', '_')}{equals}{value}" if re.fullmatch(r"--[A-Za-z][\w.-]*", name) else argument
 
 
+def _answered(kind: type[Any], arguments: Sequence[str]) -> list[str]:
+    """The arguments with a yes after every option that asks for yes or no and has no answer."""
+    asking = {f"--{name}" for name in _names(kind, of=bool)}
+    answers = ("true", "false", "yes", "no")
+    return [
+        f"{argument}=true" if argument in asking and following.lower() not in answers else argument
+        for argument, following in pairwise([*arguments, ""])
+    ]
+
+
 def _bracketed(kind: type[Any], arguments: Sequence[str]) -> list[str]:
     """The arguments with ``--classes person,car`` as the list that YAML calls ``[person, car]``."""
     lists = {f"--{field.name}" for field in dataclasses.fields(kind) if field.type == list[str]}
@@ -190,12 +201,14 @@ def _bracketed(kind: type[Any], arguments: Sequence[str]) -> list[str]:
     return found
 
 
-def _names(kind: type[Any], prefix: str = "") -> Iterator[str]:
+def _names(kind: type[Any], prefix: str = "", of: type | None = None) -> Iterator[str]:
+    """Of all settings, or of those of one type."""
     for field in dataclasses.fields(kind):
-        yield prefix + field.name
+        if of in (None, field.type):
+            yield prefix + field.name
         if dataclasses.is_dataclass(field.type):
             assert isinstance(field.type, type)
-            yield from _names(field.type, f"{prefix}{field.name}.")
+            yield from _names(field.type, f"{prefix}{field.name}.", of)
 
 
 def _one_line(error: Exception, kind: type[Any]) -> str:

@@ -168,7 +168,7 @@ class TableSettings:
 
     Args:
         format: terminal; csv, a line for each number with all that it depends on; markdown; latex (booktabs).
-        per_class: show the number of each class instead of their mean; of top-1 there is none.
+        per_class: show the number of each class instead of their mean; results of top-1, which has none, are left out.
     """
 
     format: Literal["terminal", "csv", "markdown", "latex"] = "terminal"
@@ -196,16 +196,18 @@ def tables(results: Sequence[Result], per_class: bool = False) -> Tables:
         per_class: whether by class.
 
     Raises:
-        UserError: there is none; seeds of one network have other rows; none, or not all, have numbers by class.
+        UserError: there is none; seeds of one network have other rows; none has numbers by class.
     """
     if not results:
         raise UserError("no results to show; make some with pretint probe, knn, svm or finetune")
-    without = [result for result in results if per_class and result.counted is None]
-    if without:
-        raise UserError(
-            f"{without[0].file or without[0].network.name} has no numbers by class, as only right or wrong is kept of "
-            f"{MEASURES[without[0].metric]}; leave out --per_class, or name result files of other metrics"
-        )
+    if per_class:
+        shown = [result for result in results if result.counted is not None]
+        if not shown:
+            raise UserError(
+                f"{results[0].file or results[0].network.name}: no numbers by class, as only right or wrong is kept of "
+                f"{MEASURES[results[0].metric]}; leave out --per-class, or name result files of other metrics"
+            )
+        results = shown
     return Tables(tuple(_section(columns(group)) for group in evaluations(results)), per_class)
 
 

@@ -152,3 +152,13 @@ def test_help_names_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("--training.lr", "--objective.uniform", "--crop.area", "--machine.workers", "--seed"):
         assert name in shown
     assert "peak learning rate" in shown and "default: 0.002" in shown
+
+
+def test_dashes_and_answers(tmp_path: Path) -> None:
+    _, settings = parse_command(
+        "pretint pretrain", "", PretrainSettings, [], ["--machine.compile", "--training.batch-size", "32", "--seed=3"]
+    )
+    assert settings.machine.compile and settings.training.batch_size == 32 and settings.seed == 3
+    words = ["--training.decay-biases", "false", "--machine.channels_last", "--crop.squash"]
+    _, settings = parse_command("pretint pretrain", "", PretrainSettings, [], words)
+    assert not settings.training.decay_biases and settings.machine.channels_last and settings.crop.squash

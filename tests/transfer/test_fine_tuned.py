@@ -134,10 +134,11 @@ def test_multi_label_and_masks_have_numbers_by_class_and_top_1_has_not() -> None
     assert found.sheets[1].grid.rows[0][1][1].spread is not None  # type: ignore[union-attr]
     assert "average precision by class" in found.sheets[0].title
     assert "masks, all: intersection over union by class" in found.markdown()
+    assert tables([result(), several], per_class=True).sheets == tables([several], per_class=True).sheets
     with pytest.raises(
-        UserError, match=r"^colour has no numbers by class.*top-1 accuracy; leave out --per_class"
+        UserError, match=r"^colour: no numbers by class.*top-1 accuracy; leave out --per-class"
     ) as caught:
-        tables([several, result()], per_class=True)
+        tables([result()], per_class=True)
     assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match="no results to show"):
         tables([], per_class=True)

@@ -46,4 +46,4 @@ def sheet(task: Task, source: Source, found: dict[int, Any]) -> Image.Image:
     indices = sorted(found)
     step = max(1, len(indices) // _SHOWN)
     rows = [task.drawn(source, index, found[index]) for index in indices[::step][:_SHOWN]]
-    return contact_sheet(rows, ("truth", "found"), cell=224, across=2)
+    return contact_sheet(rows, ("truth", "found"), cell=(300, 225), across=2)

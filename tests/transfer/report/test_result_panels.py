@@ -135,10 +135,11 @@ def test_fine_tuned_networks(tmp_path: Path) -> None:
         rows = [judged_row("all", "", 123456, "", {}, None, [Segmented(counts)])]
         judged(run, name, rows=rows, kind=kind, mode="fine-tuned", protocol="segmentation", n_holdout=0)
     page = Page(write_report(run))
-    assert "After 40 steps the network, fine-tuned (all), segments 30 test pictures with a mean inter" in page.text
-    assert "(fine-tuned in the same way, all)" in page.text
-    assert "Mean intersection over union of fine-tuned networks" in page.text
-    assert "segmentation, all: intersection over union by class on 30 test pictures" in page.text
+    assert (
+        "After 40 steps the network, fine-tuned with all trained, segments 30 test pictures with a mean inter"
+        in page.text
+    )
+    assert "Mean intersection over union" in page.text and "By class" in page.text
     first = rows[0].outcomes[0]
     assert isinstance(first, Segmented)
     assert f"tench {first.positives[0]:,} {100 * first.per_class()[0]:.1f} [" in page.text
