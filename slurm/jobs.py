@@ -59,7 +59,8 @@ class Resumable:
             result = self.job(*self.arguments)
         except SystemExit as stopped:  # how a job without an ending of its own says that a signal stopped it
             result = stopped.code
-        if isinstance(result, int) and result == AGAIN and "SUBMITIT_EXECUTOR" in os.environ:
+        ending = getattr(result, "ending", result)  # of a job that has more to say than how it ended
+        if isinstance(ending, int) and ending == AGAIN and "SUBMITIT_EXECUTOR" in os.environ:
             # What submitit would have done, had the job not taken the signal to save itself first.
             signal.raise_signal(signal.SIGUSR2)
             time.sleep(30)  # the first task has the job requeued, which ends the others

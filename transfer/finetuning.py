@@ -30,6 +30,7 @@ from pretext.settings import plain
 from pretext.versions import versions
 from transfer.adapting import Adapted, AdaptSettings, adapt
 from transfer.features import View, calibrate_batch_norm
+from transfer.features.cache import say
 from transfer.intervals import ABOUT
 from transfer.networks import Network, open_networks
 from transfer.outcomes import judged_row
@@ -168,7 +169,11 @@ class _Run:
         """The result that was made of the very same things, if there is one."""
         if not self.file.exists():
             return None
-        found = read_result(self.file)
+        try:
+            found = read_result(self.file)
+        except UserError as error:
+            say(f"{error}; it is made again now")
+            return None
         same = all(getattr(found, name) == value for name, value in self._facts.items())
         return found if same and found.network == self.start.judged else None
 
@@ -224,7 +229,8 @@ class _Run:
         """The network, with the weights that training begins with if it is to begin."""
         settings, start = self.settings, self.start
         if fresh and start.network.calibrated:
-            ranks.on_first(lambda: calibrate_batch_norm(start.network, self.training, View(self._side, 1.0), place))
+            # By every process: statistics are no weights, which the first hands to all.
+            calibrate_batch_norm(start.network, self.training, View(self._side, 1.0), place)
         pictures = self._pictures() if fresh and start.rescale else None
         asked = AdaptSettings(settings.freeze_to, settings.batch_norm, settings.colour)
         used = self.task.used(cast(Features, start.network.module))
@@ -313,8 +319,7 @@ class _Watch:
         if not len(self.run.held):
             return
         step, task, held = self.learner.done, self.run.task, self.run.held
-        with contextlib.redirect_stdout(None):
-            found, _ = predictions(task, self.learner.judged, held, self.learner.place)
+        found, _ = predictions(task, self.learner.judged, held, self.learner.place)
         if found:
             scores = {variant or "score": outcome.value for variant, outcome in task.outcomes(held, found)}
             journal.write("health", step, **{re.sub(r"\W+", "_", name): value for name, value in scores.items()})

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-SIDE = 336
+SIDE = 225
 """Shorter side, in pixels, of what is drawn: words must be readable beside small pictures."""
 
 _GOOD, _BAD = "#0072b2", "#d55e00"  # blue and vermilion: told apart also by the colour-blind
