@@ -132,7 +132,9 @@ class _Run:
 
     def _name(self) -> str:
         settings = self.settings
-        words = [self.task.name, settings.test, settings.protocol, self.start.judged.name, settings.trained]
+        # Of voc:2007:test:/data/VOCdevkit the part, of a path its end; the digest tells apart what is called alike.
+        test = settings.test.rpartition(":")[0] or settings.test
+        words = [self.task.name, test, settings.protocol, self.start.judged.name, settings.trained]
         words += [f"seed{settings.seed}"]
         named = ".".join(re.sub(r"[^\w.+%@-]+", "-", word).strip("-.")[-40:] for word in words)
         return f"{named}.{_hashed(self._facts, self.start.judged.weights)[:6]}"
@@ -235,6 +237,9 @@ class _Run:
         asked = AdaptSettings(settings.freeze_to, settings.batch_norm, settings.colour)
         used = self.task.used(cast(Features, start.network.module))
         features: Adapted = adapt(start.network, asked, pictures, start.rescale, used)
+        if fresh and ranks.is_first():
+            for note in features.notes:
+                say(f"{start.judged.name}: {note}")
         with torch.random.fork_rng():
             torch.manual_seed(settings.seed)
             network = self.task.network(features)

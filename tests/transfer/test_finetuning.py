@@ -349,3 +349,8 @@ def test_ranks_of_real_pictures_are_those_of_scikit_learn(
     (row,) = result.rows
     assert isinstance(row.outcomes[0], Ranked)
     np.testing.assert_allclose(row.outcomes[0].per_class(), wanted, rtol=0, atol=1e-6)
+
+
+def test_notes_are_said(run: Path, devkit: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tuned([f"rescaled:{run}"], "classify", devkit, reference=False)
+    assert "rescaled run: ratios of gradient to weights" in capsys.readouterr().err
