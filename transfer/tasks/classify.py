@@ -69,9 +69,9 @@ class Classification(Task):
         self.classes = targets.classes
         self.problems = _lacking(targets) if targets.multilabel else []
         self.train_digest, self.test_digest = targets.train_digest, targets.test_digest
-        self.metric: Metric = "mAP" if targets.multilabel else "top-1"  # type: ignore[misc]
+        self.metric = "mAP" if targets.multilabel else "top-1"
         looked = "the middle square" if settings.test_crops == 1 else f"{settings.test_crops} random crops"
-        self.about = (  # type: ignore[misc]
+        self.about = (
             f"classification by a network trained on the labels, {settings.training.steps:,} steps of "
             f"{settings.training.batch_size}; a test picture is judged by {looked}"
         )

@@ -58,7 +58,7 @@ class Detection(Task):
     """See the module."""
 
     name: ClassVar[str] = "detect"
-    metric: ClassVar[Metric] = "AP"
+    metric: Metric = "AP"
     train: Boxed
     test: Boxed
 
@@ -77,7 +77,7 @@ class Detection(Task):
             for source, file in ((self.train, settings.proposals), (self.test, settings.test_proposals)):
                 self.proposals[id(source)] = open_proposals(file or settings.proposals, source)
         head = settings.head
-        self.about = (  # type: ignore[misc]
+        self.about = (
             f"{'Faster' if head.form == 'faster' else 'Fast'} R-CNN on {head.neck}, "
             f"{settings.training.steps:,} steps of {settings.training.batch_size}, tested at a shorter side of "
             f"{settings.size} pixels; average precision at an overlap of 0.5 by 11 points (VOC2007), all points "

@@ -42,7 +42,7 @@ class Segmentation(Task):
     """See the module."""
 
     name: ClassVar[str] = "segment"
-    metric: ClassVar[Metric] = "mIoU"
+    metric: Metric = "mIoU"
     train: Masked
     test: Masked
 
@@ -55,7 +55,7 @@ class Segmentation(Task):
         self.train_digest, self.test_digest = (
             digest_of(source, self.classes, _known(source)) for source in (self.train, self.test)
         )
-        self.about = (  # type: ignore[misc]
+        self.about = (
             f"segmentation by head {settings.head.kind}, {settings.training.steps:,} steps of "
             f"{settings.training.batch_size}{', with the masks of SBD' if settings.sbd else ''}, tested at a shorter "
             f"side of {settings.size} pixels; mean over classes of intersection over union of all pixels, at full "

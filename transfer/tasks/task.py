@@ -93,8 +93,8 @@ class Task(ABC):
     """One task: its pictures with what is known of them, its network, and what a prediction is worth."""
 
     name: ClassVar[str]
-    metric: ClassVar[Metric]
-    about: ClassVar[str]
+    metric: Metric
+    about: str
     """What is learnt and how it is judged, in a sentence."""
     classes: list[str]
     train: Source
