@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from pretext.errors import UserError
 from pretext.pictures.batches import Batch, CropSettings, Examples, Samples, Views
 from pretext.pictures.source import Source
-from transfer.intervals import Metric
 from transfer.outcomes import Answers, Outcome, Ranked
 from transfer.targets import Targets, open_targets
 from transfer.tasks import drawing
