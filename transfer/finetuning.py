@@ -231,7 +231,8 @@ class _Run:
             torch.manual_seed(settings.seed)
             network = self.task.network(features)
         if settings.head_rate != 1:
-            network.rates = {"head.": settings.head_rate}  # type: ignore[assignment]
+            own: dict[str, float] = getattr(network, "rates", {})  # the first that fits a name counts
+            network.rates = {**own, "head.": settings.head_rate}  # type: ignore[assignment]
         layout = torch.channels_last if settings.machine.channels_last else torch.contiguous_format
         return network.to(place.device).to(memory_format=layout)
 
