@@ -234,7 +234,7 @@ def _described(network: Network) -> str:
         words += [f"{column.first.mode} {column.seeds}" for column in network.modes]
     if first.first.network.step:
         words.append(f"step {first.first.network.step:,}")
-    words.append(f"seen at {first.first.view_size} px")
+    words.append(f"seen at {first.first.view_size} px" if first.first.view_size else "seen at their own size")
     # Bold is lost where a table is printed to a file.
     chosen = [column for column in network.modes if column.best is not None]
     words += [f"best {f'{column.first.mode} ' if several else ''}{column.best}" for column in chosen]

@@ -132,6 +132,13 @@ def test_results_say_what_was_trained_in_one_table(run: Path, devkit: Path, caps
     assert [row[0] if row[0] == "all" else " ".join(row) for row in rows] == ["above conv5", "above conv2", "all"]
 
 
+def test_test_pictures_at_their_own_size(run: Path, devkit: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (result,) = tuned([run], "segment", devkit, reference=False, size=0)
+    assert result.view_size == 0 and "at the size that a picture has" in result.about
+    assert pretint.main(["table", str(run)]) == 0
+    assert "seen at their own size" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("batch_norm", ["train", "frozen", "absorbed"])
 def test_what_is_frozen_stays(batch_norm: str, run: Path, devkit: Path) -> None:
     changed = {"freeze_to": "conv3", "batch_norm": batch_norm, "reference": False}

@@ -71,6 +71,7 @@ class Result:
     split: str
     split_sha256: str
     view_size: int
+    """Pixels; 0 of a fine-tuned network that saw every test picture at its own size."""
     view_ratio: float
     precision: str
     storage: str

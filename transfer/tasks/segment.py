@@ -55,11 +55,11 @@ class Segmentation(Task):
         self.train_digest, self.test_digest = (
             digest_of(source, self.classes, _known(source)) for source in (self.train, self.test)
         )
+        shown = f"a shorter side of {settings.size} pixels" if settings.size else "the size that a picture has"
         self.about = (  # type: ignore[misc]
             f"segmentation by head {settings.head.kind}, {settings.training.steps:,} steps of "
-            f"{settings.training.batch_size}{', with the masks of SBD' if settings.sbd else ''}, tested at a shorter "
-            f"side of {settings.size} pixels; mean over classes of intersection over union of all pixels, at full "
-            "size, 255 not counted"
+            f"{settings.training.batch_size}{', with the masks of SBD' if settings.sbd else ''}, tested at {shown}; "
+            "mean over classes of intersection over union of all pixels, at full size, 255 not counted"
         )
 
     @property
