@@ -155,6 +155,26 @@ def test_what_is_frozen_stays(batch_norm: str, run: Path, devkit: Path) -> None:
         assert moved == {"conv4", "conv5"}
 
 
+def test_last_stages_that_look_at_regions(run: Path, devkit: Path) -> None:
+    head = {**SMALL["detect"]["head"], "form": "fast", "box": "stage", "neck": "conv3", "pooled": 8, "pooling": "max"}
+    changed = {"reference": False, "batch_norm": "frozen", "head": head, "head_rate": 2.0}
+    original = open_network(str(run)).module.state_dict()
+    places = {"head.boxes.box_head.0": "conv4", "head.boxes.box_head.1": "conv5"}
+    places |= {f"features.features.backbone.blocks.{name}": name for name in ("conv1", "conv2", "conv3")}
+    for frozen, learnt in (("", [*places.values()]), ("conv4", ["conv5"])):
+        (result,) = tuned([run], "detect", devkit, freeze_to=frozen, **changed)
+        state = torch.load(newest_checkpoint(folder_of(result)), weights_only=True)["model"]  # type: ignore[arg-type]
+        moved = set()
+        for prefix, name in places.items():
+            own = {key: value for key, value in state.items() if key.startswith(f"{prefix}.")}
+            assert own
+            for key, value in own.items():
+                before = original[key.replace(prefix, f"backbone.blocks.{name}")]
+                moved |= set() if torch.equal(value, before) else {name}
+                assert "running" not in key or torch.equal(value, before), "statistics stay"
+        assert moved == set(learnt)
+
+
 def test_rescaled_networks_are_others(run: Path, devkit: Path) -> None:
     results = tuned([run, f"rescaled:{run}"], "classify", devkit)
     assert [result.network.name for result in results] == ["random", "run", "rescaled random", "rescaled run"]
