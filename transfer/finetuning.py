@@ -21,7 +21,7 @@ from pretext.engine.interrupt import WARNINGS, Ending, stop_requests
 from pretext.engine.journal import Journal, read_journal, skipped_pictures
 from pretext.engine.learner import Learner
 from pretext.engine.loop import train
-from pretext.engine.memory import peak
+from pretext.engine.memory import forget_peak, peak
 from pretext.engine.run import held_run, newest_checkpoint
 from pretext.errors import UserError
 from pretext.files import write_png
@@ -35,12 +35,13 @@ from transfer.intervals import ABOUT
 from transfer.networks import Network, open_networks
 from transfer.outcomes import judged_row
 from transfer.results import Cost, Judged, Result, code_digest, read_result, write_result
+from transfer.results.result import RESCALED
 from transfer.tasks.alignment import Features
 from transfer.tasks.opening import open_task
 from transfer.tasks.predicting import predictions, sheet
 from transfer.tasks.task import FinetuneSettings, Task, parts_of
 
-RESCALED = "rescaled:"
+PREFIX = "rescaled:"
 """Before a network's name: batch norm is absorbed and all layers are rescaled to the training pictures first."""
 
 _STATISTICS = 96  # pictures that a network is rescaled to
@@ -65,7 +66,7 @@ class Start(NamedTuple):
     def judged(self) -> Judged:
         """The network as results and tables name it; rescaled it is another one."""
         one = self.network
-        words = (f"rescaled {one.name}", *(_hashed(text, "rescaled") for text in (one.group, one.weights)))
+        words = (f"{RESCALED}{one.name}", *(_hashed(text, "rescaled") for text in (one.group, one.weights)))
         name, group, weights = words if self.rescale else (one.name, one.group, one.weights)
         return Judged(name, group[:16], one.kind, one.seed, one.step, one.backbone, weights)
 
@@ -93,12 +94,13 @@ def finetune(networks: Sequence[str], settings: FinetuneSettings) -> Finetuned:
         runs = [_Run(start, task, settings, asked) for start in _starts(networks, settings)]
         results: list[Result] = []
         for run in runs:
-            kept = ranks.from_first(run.kept)
-            if kept is None:
+            kept = ranks.on_first(run.kept)
+            if not ranks.from_first(lambda kept=kept: kept is not None):  # type: ignore[misc]
+                forget_peak(asked.device)
                 ending = run.train(warned)
                 if ending != Ending.COMPLETE:
                     return Finetuned(results, ending)
-                kept = ranks.on_first(run.judge)
+                kept = run.judge()
             if kept is not None:
                 results.append(kept)
     return Finetuned(results, Ending.COMPLETE)
@@ -108,7 +110,7 @@ def _starts(specs: Sequence[str], settings: FinetuneSettings) -> list[Start]:
     """What is trained, each once: runs of one architecture and seed have one network at random weights."""
     found: dict[str, Start] = {}
     for rescale in (False, True):
-        own = [spec.removeprefix(RESCALED) for spec in specs if spec.startswith(RESCALED) == rescale]
+        own = [spec.removeprefix(PREFIX) for spec in specs if spec.startswith(PREFIX) == rescale]
         opened = open_networks(own, settings.seed, settings.reference, settings.backbone)
         for start in (Start(network, rescale) for network in opened):
             found.setdefault(start.judged.weights, start)
@@ -146,8 +148,6 @@ class _Run:
         return {
             "protocol": settings.protocol,
             "settings": json.loads(json.dumps({"task": task.name, **settings.science})),
-            "train": settings.train,
-            "test": settings.test,
             "train_digest": task.train_digest,
             "test_digest": task.test_digest,
             "view_size": settings.size,
@@ -159,8 +159,9 @@ class _Run:
         """What the run's settings.yaml holds."""
         one = self.start.judged
         network = {"name": one.name, "backbone": one.backbone, "weights": one.weights, "rescaled": self.start.rescale}
-        shown = {k: v for k, v in plain(self.settings).items() if k not in ("reference", "out")}
-        return {"task": self.task.name, "network": network, **shown}
+        places = self.settings.places
+        shown = {k: v for k, v in plain(self.settings).items() if k not in ("reference", "out", *places)}
+        return {"task": self.task.name, "network": network, "places": places, **shown}
 
     @property
     def _side(self) -> int:
@@ -197,13 +198,12 @@ class _Run:
                 run,
                 learner,
                 task.examples(self.training, room),
-                ranks.on_first(lambda: _Watch(self, learner)) or (lambda journal: None),
+                _Watch(self, learner),
                 warned,
                 facts={
                     "versions": versions(),
                     "precision": place.precision,
                     "workers": place.workers,
-                    "batch_size": settings.training.batch_size,
                 },
                 stored={
                     "settings": self._stored_settings,
@@ -244,7 +244,8 @@ class _Run:
             torch.manual_seed(settings.seed)
             network = self.task.network(features)
         if settings.head_rate != 1:
-            network.rates = {"head.": settings.head_rate}  # type: ignore[assignment]
+            own: dict[str, float] = getattr(network, "rates", {})  # the first that fits a name counts
+            network.rates = {**own, "head.": settings.head_rate}  # type: ignore[assignment]
         layout = torch.channels_last if settings.machine.channels_last else torch.contiguous_format
         return network.to(place.device).to(memory_format=layout)
 
@@ -257,9 +258,12 @@ class _Run:
             raise UserError(f"{self.settings.train}: none of {len(wanted)} pictures can be read")
         return found[0]
 
-    def judge(self) -> Result:
-        """Judge the trained network on the test pictures, and write the result."""
-        settings, task, start = self.settings, self.task, self.start
+    def judge(self) -> Result | None:
+        """Judge the trained network on the test pictures and write the result, which the first process alone has.
+
+        All processes look at the pictures, each at its share.
+        """
+        task, start = self.task, self.start
         newest = newest_checkpoint(self.folder)
         assert newest is not None, self.folder
         state = load_checkpoint(newest)
@@ -267,20 +271,31 @@ class _Run:
         network = self._built(place, fresh=False)
         network.load_state_dict(state.get("average", state["model"]))
         began = time.monotonic()
-        found, skipped = predictions(task, network, task.test, place, f"test: {start.judged.name}")
-        if not found:
-            raise UserError(f"{settings.test}: no test picture can be read; the first: {': '.join(skipped[0])}")
+        found, skipped = predictions(task, network, task.test, place, f"test: {start.judged.name}", ranks.world())
         took = time.monotonic() - began
+        return ranks.on_first(lambda: self._result(network, place, found, skipped, took))
+
+    def _result(
+        self, network: nn.Module, place: Place, found: dict[int, Any], skipped: list[tuple[str, str]], took: float
+    ) -> Result:
+        """Write the result of what was found, and read it back."""
+        settings, task, start = self.settings, self.task, self.start
+        outcomes = task.outcomes(task.test, found) if found else []
+        if not outcomes:
+            reason = f"the first that cannot be read: {': '.join(skipped[0])}" if skipped else "none shows anything"
+            raise UserError(f"{settings.test}: there is nothing to judge the network by; {reason}")
         write_png(self.folder / "samples" / "test.png", sheet(task, task.test, found))
         trained = sum(weight.numel() for weight in network.parameters() if weight.requires_grad)
         records = read_journal(self.folder)
         skipped = [*skipped_pictures(self.folder), *skipped]
         rows = tuple(
             judged_row(settings.trained, variant, trained, task.head, {}, None, [outcome])
-            for variant, outcome in task.outcomes(task.test, found)
+            for variant, outcome in outcomes
         )
         result = Result(
             **self._facts,
+            train=settings.train,
+            test=settings.test,
             network=start.judged,
             about=task.about,
             mode="fine-tuned",
@@ -298,7 +313,7 @@ class _Run:
             storage="",
             rows=rows,
             cost=Cost(
-                seconds=_training_seconds(records) + took,
+                seconds=_training_seconds(records, settings.training.batch_size) + took,
                 extraction_seconds=took,
                 pictures_per_second=len(found) / max(took, 1e-9),
                 peak_bytes=peak(),
@@ -335,19 +350,14 @@ class _Watch:
         self.learner.network.train()
 
 
-def _training_seconds(records: Sequence[dict[str, Any]]) -> float:
+def _training_seconds(records: Sequence[dict[str, Any]], batch: int) -> float:
     """How long the training took, from the speeds that its journal tells."""
     speeds = [record for record in records if record["kind"] == "speed" and record.get("pictures_per_second")]
-    batch = _batch(records)
     steps = [0, *(record["step"] for record in speeds)]
     return math.fsum(
         (after - before) * batch / record["pictures_per_second"]
         for (before, after), record in zip(pairwise(steps), speeds, strict=True)
     )
-
-
-def _batch(records: Sequence[dict[str, Any]]) -> float:
-    return next((float(record["batch_size"]) for record in records if "batch_size" in record), 1.0)
 
 
 def _hashed(*identity: Any) -> str:

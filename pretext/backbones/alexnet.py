@@ -124,6 +124,10 @@ class AlexNet(Backbone):
         self.fc7 = convolution(4096, 4096, 1)
         self.drop7 = nn.Dropout(dropout)
 
+    def fit_size(self, size: int) -> int:
+        """See ``Backbone.fit_size``: geometry "test" has a least one."""
+        return max(size, self.smallest)
+
     def forward(self, lightness: Tensor) -> dict[str, Tensor]:
         """Features of every stage; see ``Backbone.forward``."""
         if min(lightness.shape[-2:]) < self.smallest:

@@ -41,7 +41,7 @@ class TimmBackbone(Backbone):
             of layers that the model here does not have, such as a classifier, are left.
         last_stride: of the last stage's first block, in place of the model's 2; 1 keeps the resolution of the
             stage before, as Goyal et al. 2019 had it for ResNet-50 (VISSL: LAYER4_STRIDE 1). No weight
-            changes and nothing is dilated, as ``output_stride`` would. For ResNets and their like.
+            changes and nothing is dilated, as ``output_stride`` would. For ResNets and their like. 2 is the model's.
         arguments: handed to ``timm.create_model``: ``out_indices``, ``output_stride``,
             ``drop_path_rate``, ``img_size`` for a model that takes one size only.
 
@@ -78,9 +78,9 @@ class TimmBackbone(Backbone):
         if len(set(names)) < len(names):  # branches side by side, as in CrossViT
             names = [f"{stage}_{position}" for position, stage in enumerate(names)]
         self.stages = tuple(map(Stage, names, info.channels(), info.reduction()))
-        if last_stride is not None:
-            if last_stride != 1:
-                raise UserError(f"timm model {name}: last_stride is {last_stride!r}: it can be 1, or be left out")
+        if last_stride is not None and last_stride not in (1, 2):
+            raise UserError(f"timm model {name}: last_stride is {last_stride!r}: it can be 1, 2, or be left out")
+        if last_stride == 1:
             self.stages = _keep_resolution(name, self.net, self.channels, info.module_name()[-1], self.stages)
         self.channels_last = str(getattr(self.net, "output_fmt", "NCHW")).endswith("NHWC")
         size = arguments.get("img_size", published.input_size[-2:])

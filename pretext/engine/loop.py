@@ -128,7 +128,7 @@ class _Books:
         self.journal, self.advance = journal, advance
         self._steps: list[tuple[int, float, Tensor, Tensor]] = []  # losses stay on the device until they are noted
         self._bad = list(skipped)
-        self._known = {key for key, _ in skipped_pictures(run)} if ranks.is_first() else set()
+        self._known = set(skipped_pictures(run)) if ranks.is_first() else set()
         self._began, self._waited = time.perf_counter(), 0.0
 
     def waiting_for(self, batches: Iterator[Batch]) -> Iterator[Batch]:
@@ -156,8 +156,8 @@ class _Books:
         """
         done = self.learner.done
         for key, reason in ranks.gathered(self._bad):
-            if key not in self._known:
-                self._known.add(key)
+            if (key, reason) not in self._known:
+                self._known.add((key, reason))
                 self.journal.write("skipped", done, key=key, reason=reason)
         losses = ranks.averaged(torch.stack([loss for _, _, loss, _ in self._steps])).tolist()
         norms = torch.stack([norm for *_, norm in self._steps]).tolist()

@@ -19,7 +19,7 @@ from pretext.errors import UserError
 from pretext.files import held_folder, write_atomically
 
 _KEPT = 2
-_FREE = ("machine", "online")  # groups of settings that change no weight
+_FREE = ("machine", "online", "places")  # groups of settings that change no weight
 Settings = dict[str, Any]
 
 

@@ -119,7 +119,7 @@ def test_a_network_beside_itself_at_random(
         folder = folder_of(result)
         records = read_journal(folder)
         assert [record["step"] for record in records if record["kind"] == "step"] == list(range(1, STEPS + 1))
-        assert [record["step"] for record in records if record["kind"] == "health"] in ([0, 3, 6], [])
+        assert [record["step"] for record in records if record["kind"] == "health"] == [0, 3, 6]
         assert (folder / "samples" / "test.png").is_file()
         assert yaml.safe_load((folder / "settings.yaml").read_text())["task"] == task
     files = [Path(result.file) for result in results]
@@ -139,6 +139,13 @@ def test_results_say_what_was_trained_in_one_table(run: Path, devkit: Path, caps
     assert [row[0] if row[0] == "all" else " ".join(row) for row in rows] == ["above conv5", "above conv2", "all"]
 
 
+def test_test_pictures_at_their_own_size(run: Path, devkit: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (result,) = tuned([run], "segment", devkit, reference=False, size=0)
+    assert result.view_size == 0 and "at the size that a picture has" in result.about
+    assert pretint.main(["table", str(run)]) == 0
+    assert "seen at their own size" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("batch_norm", ["train", "frozen", "absorbed"])
 def test_what_is_frozen_stays(batch_norm: str, run: Path, devkit: Path) -> None:
     changed = {"freeze_to": "conv3", "batch_norm": batch_norm, "reference": False}
@@ -153,6 +160,26 @@ def test_what_is_frozen_stays(batch_norm: str, run: Path, devkit: Path) -> None:
         assert {"conv4", "conv5"} <= moved
     else:
         assert moved == {"conv4", "conv5"}
+
+
+def test_last_stages_that_look_at_regions(run: Path, devkit: Path) -> None:
+    head = {**SMALL["detect"]["head"], "form": "fast", "box": "stage", "neck": "conv3", "pooled": 8, "pooling": "max"}
+    changed = {"reference": False, "batch_norm": "frozen", "head": head, "head_rate": 2.0}
+    original = open_network(str(run)).module.state_dict()
+    places = {"head.boxes.box_head.0": "conv4", "head.boxes.box_head.1": "conv5"}
+    places |= {f"features.features.backbone.blocks.{name}": name for name in ("conv1", "conv2", "conv3")}
+    for frozen, learnt in (("", [*places.values()]), ("conv4", ["conv5"])):
+        (result,) = tuned([run], "detect", devkit, freeze_to=frozen, **changed)
+        state = torch.load(newest_checkpoint(folder_of(result)), weights_only=True)["model"]  # type: ignore[arg-type]
+        moved = set()
+        for prefix, name in places.items():
+            own = {key: value for key, value in state.items() if key.startswith(f"{prefix}.")}
+            assert own
+            for key, value in own.items():
+                before = original[key.replace(prefix, f"backbone.blocks.{name}")]
+                moved |= set() if torch.equal(value, before) else {name}
+                assert "running" not in key or torch.equal(value, before), "statistics stay"
+        assert moved == set(learnt)
 
 
 def test_rescaled_networks_are_others(run: Path, devkit: Path) -> None:
@@ -209,19 +236,23 @@ def test_killed_and_called_again_it_is_as_if_nothing_had_happened(
     assert numbers([read_result(other / "results" / result.name)]) == numbers([read_result(result)])
 
 
-@pytest.mark.parametrize("task", ["classify", "detect"])
+@pytest.mark.parametrize("task", TASKS)
 def test_two_processes_do_what_one_does(task: str, run: Path, devkit: Path, launcher: Launcher, tmp_path: Path) -> None:
     values = asked(task, devkit, training={"micro_batch": 2}, batch_norm="frozen")
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(values))
     other = Path(shutil.copytree(run, tmp_path / "other" / "run"))
-    words = ("--config", tmp_path / "recipe.yaml", "--reference", "false")
+    words = ("--config", tmp_path / "recipe.yaml")
     pair = launcher.together(2, "finetune", task, other, *words)
     alone = launcher.start("finetune", task, run, *words)
     assert [one.wait() for one in (*pair, alone)] == [0, 0, 0], pair[0].said + pair[1].said + alone.said
-    (result,) = (run / "results").glob("*.json")
-    both = [Trained(one / "finetuned" / result.stem) for one in (run, other)]
-    losses = [[loss for _, loss in one.losses] for one in both]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    files = sorted((run / "results").glob("*.json"))
+    assert len(files) == 2, "at random, with statistics that every process must have, and pretrained"
+    for file in files:
+        both = [Trained(one / "finetuned" / file.stem) for one in (run, other)]
+        losses = [[loss for _, loss in one.losses] for one in both]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+        one, two = read_result(file), read_result(other / "results" / file.name)
+        assert one.n_test == two.n_test == 16
 
 
 @pytest.mark.parametrize(
@@ -324,7 +355,7 @@ def test_overlap_of_real_masks_is_that_of_scikit_learn(
     (result,) = tuned([run], "segment", **real(shared_data, steps=60))
     ((task, found),) = answers
     masks = [mask_of(task.test, index) for index in sorted(found)]
-    said = np.concatenate([found[index][0].ravel() for index in sorted(found)])
+    said = np.concatenate([found[index].mask.ravel() for index in sorted(found)])
     truth = np.concatenate([mask.ravel() for mask in masks])
     counted = truth != 255
     present = np.union1d(truth[counted], said[counted])

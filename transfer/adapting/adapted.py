@@ -69,6 +69,13 @@ class Adapted(nn.Module):
             self.features.get_submodule(name).training = False
         return self
 
+    def release(self, path: str) -> list[str]:
+        """The names, within the module at a path, of those that are kept still: whoever takes it out keeps them so."""
+        inside = f"{path.removeprefix('features.')}."
+        taken = [name for name in self.still if f"{name}.".startswith(inside)]
+        self.still = tuple(name for name in self.still if name not in taken)
+        return [f"{name}."[len(inside) :].rstrip(".") for name in taken]
+
 
 def adapt(
     network: Network,

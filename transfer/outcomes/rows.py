@@ -19,7 +19,7 @@ class Row:
     variant: str
     """What else tells it from others: "", "k=20", "4 shots", "11 points"."""
     dims: int
-    """Of the features; of fine-tuning how many weights of the backbone were trained."""
+    """Of the features; of fine-tuning how many weights were trained, those of the head among them."""
     pooling: str
     chosen: dict[str, Any]
     """What was chosen on the held-out part: learning rate, penalty, C, ...; plain values."""

@@ -61,5 +61,5 @@ def _when(record: Record) -> str:
 
 
 def remarks(records: Sequence[Record]) -> list[tuple[str, str]]:
-    """Key and reason of what was skipped in training, or was mended, each key once."""
-    return list({str(record["key"]): str(record["reason"]) for record in of_kind(records, "skipped")}.items())
+    """Key and reason of what was skipped in training, or was mended, each once."""
+    return list(dict.fromkeys((str(one["key"]), str(one["reason"])) for one in of_kind(records, "skipped")))

@@ -138,18 +138,25 @@ def _kind(result: Result) -> int:
 def _said(columns: Sequence[Column]) -> Said | None:
     """Of the network at its newest weights; features that were kept before fresh crops."""
     trained = [column for column in columns if column.first.network.kind != "random"]
-    column = max(trained, key=lambda one: (one.first.network.step, one.first.mode == "cached"), default=None)
+    column = max(trained, key=_standing, default=None)
     if column is None:
         return None
     name, chosen = _speaker(column)
     alike = [one for one in columns if one.first.network.kind == "random" and one.first.mode == column.first.mode]
     alike = [one for one in alike if one.first.network.backbone == column.first.network.backbone]
+    alike = [one for one in alike if one.first.network.rescaled == column.first.network.rescaled]
     alike.sort(key=lambda one: one.first.view_size != column.first.view_size)
     for reference in alike:
         other = (reference.best or "") if chosen else name
         if other in reference.cells:
             return Said(column, name, chosen, reference, other, score_gap(reference, column, other, name))
     return Said(column, name, chosen, None, "", None)
+
+
+def _standing(column: Column) -> tuple[int, bool, bool]:
+    """What speaks for a network first: its newest weights, as they were, on features that were kept."""
+    network = column.first.network
+    return network.step, not network.rescaled, column.first.mode == "cached"
 
 
 def _speaker(column: Column) -> tuple[str, bool]:

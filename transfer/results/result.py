@@ -10,6 +10,9 @@ from transfer.intervals import Metric
 from transfer.outcomes import Row, Weighted
 from transfer.results.plain import short
 
+RESCALED = "rescaled "
+"""What the names of such networks begin with."""
+
 Mode = Literal["cached", "augmented", "fine-tuned"]
 """Of frozen features that were kept, or of fresh crops; or of a network that was trained further."""
 
@@ -28,6 +31,11 @@ class Judged:
     backbone: str
     weights: str
     """SHA-256 of its weights."""
+
+    @property
+    def rescaled(self) -> bool:
+        """Whether it was rescaled before it was fine-tuned, and so is another network than the one of its name."""
+        return self.name.startswith(RESCALED)
 
 
 @dataclass(frozen=True)
@@ -71,6 +79,7 @@ class Result:
     split: str
     split_sha256: str
     view_size: int
+    """Pixels; 0 of a fine-tuned network that saw every test picture at its own size."""
     view_ratio: float
     precision: str
     storage: str
@@ -83,7 +92,8 @@ class Result:
     """SHA-256 of the code: see ``code_digest``."""
     versions: dict[str, str]
     skipped: tuple[tuple[str, str], ...]
-    """Key and reason of the pictures that could not be read."""
+    """Key and reason of the pictures that could not be read; of fine-tuning also what else is wrong with the pictures
+    and what is said of them; which of it training met is a matter of chance."""
     interval: str
     """What the intervals are."""
     file: str = field(default="", compare=False)
@@ -124,7 +134,7 @@ def evaluation(result: Result) -> list[tuple[str, Any]]:
         ("training pictures", result.n_train),
         ("classes", list(result.classes)),
         ("part of a picture that is seen", result.view_ratio),
-        ("unreadable pictures", sorted(key for key, _ in result.skipped)),
+        ("unreadable pictures", [] if result.mode == "fine-tuned" else sorted(key for key, _ in result.skipped)),
     ]
 
 

@@ -53,14 +53,15 @@ def grids(features: Features) -> dict[str, Grid]:
 
     A network that pads alike on all sides is its own mirror image, so its map lies in the middle of a picture whose
     size leaves no remainder: one at which the map has just become one place longer. For odd convolutions that is a
-    multiple of the stride and one pixel, for patches a multiple of the stride; so sizes tell, whatever the weights. A
-    network that takes one size only is taken to have patches.
+    multiple of the stride and one pixel, for patches a multiple of the stride, for AlexNet without padding (first 11
+    pixels, then 4 more for each place) 3 more than one; so sizes tell, whatever the weights. A network that takes one
+    size only is taken to have patches.
     """
     strides = {stage.name: stage.stride for stage in features.stages}
     side = probe_side(features)
     before = {name: values.shape[-1] for name, values in probed(features, side).items()}
     found: dict[str, Grid] = {}
-    for more in sorted({1, *strides.values()}):
+    for more in sorted({1, 2, 3, *strides.values()}):
         if len(found) == len(strides):
             break
         for name, values in probed(features, side + more).items():

@@ -52,6 +52,14 @@ class ClassifySettings(FinetuneSettings):
             raise UserError("size is 0: pictures that are classified together have one size; name it")
         if not 1 <= self.test_crops <= 1000 or (self.test_crops > 1 and self.way != "jittered"):
             raise UserError(f"test_crops is {self.test_crops}: from 1 to 1000, above 1 for way jittered")
+        for name, given, usual in (
+            ("crop", self.crop.size, CropSettings()),
+            ("jitter", self.jitter.size, JitterSettings()),
+        ):
+            if given not in (usual.size, self.size):
+                raise UserError(
+                    f"{name}.size is {given}, but crops are as large as size, {self.size}; leave {name}.size out"
+                )
         self.crop = replace(self.crop, size=self.size)
         self.jitter = replace(self.jitter, size=self.size)
 

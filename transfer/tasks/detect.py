@@ -1,5 +1,6 @@
 """Detection as a task: where in a picture the objects of some classes are."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -36,6 +37,7 @@ class DetectSettings(FinetuneSettings):
     """A fine-tuning of detection: on what, from where, how.
 
     Args:
+        size: shorter side, in pixels, at which the network is shown a test picture; at most sizes.longest.
         sizes: how training pictures are scaled; a test picture's longer side is at most sizes.longest, too.
         proposals: of head.form fast: where objects may be in training pictures: a .mat or .npz file; or "windows", a
             fixed grid.
@@ -43,6 +45,7 @@ class DetectSettings(FinetuneSettings):
         head: what is put on the backbone.
     """
 
+    size: int = 800
     sizes: DetectionSizes = field(default_factory=DetectionSizes)
     proposals: str = "windows"
     test_proposals: str = ""
@@ -69,13 +72,16 @@ class Detection(Task):
         require_apart(settings.train, self.train, settings.test, self.test, names=True)  # 07+12 has keys of its own
         self.classes = list(self.train.classes)
         self.problems = [*self.train.problems, *self.test.problems]
-        self.train_digest, self.test_digest = (
-            digest_of(source, self.classes, _known(source)) for source in (self.train, self.test)
-        )
+        if all(self.test.objects(index).difficult.all() for index in range(len(self.test))):
+            raise UserError(f"{settings.test}: no object to be found is marked in it; name another part")
         self.proposals: dict[int, Proposals] = {}
         if settings.head.form == "fast":
             for source, file in ((self.train, settings.proposals), (self.test, settings.test_proposals)):
                 self.proposals[id(source)] = open_proposals(file or settings.proposals, source)
+        self.train_digest, self.test_digest = (
+            digest_of(source, self.classes, _known(source, self.proposals.get(id(source))))
+            for source in (self.train, self.test)
+        )
         head = settings.head
         self.about = (
             f"{'Faster' if head.form == 'faster' else 'Fast'} R-CNN on {head.neck}, "
@@ -148,6 +154,11 @@ class Detection(Task):
         )
 
 
-def _known(source: Boxed) -> bytes:
-    """All that is known of its pictures."""
-    return b"\n".join(b"".join(array.tobytes() for array in source.objects(index)) for index in range(len(source)))
+def _known(source: Boxed, proposals: Proposals | None) -> bytes:
+    """All that is known of its pictures; of proposals a digest."""
+    told = hashlib.sha256()
+    for index in range(len(source) if proposals is not None else 0):
+        assert proposals is not None
+        told.update(proposals.boxes(index).tobytes() + b"\n")
+    known = [b"".join(array.tobytes() for array in source.objects(index)) for index in range(len(source))]
+    return b"\n".join([*known, told.digest()])

@@ -21,7 +21,7 @@ from pretext.backbones.contract import Stage
 from pretext.errors import UserError
 from transfer.tasks.alignment import Features, Grid, grids, stage_of
 from transfer.tasks.exact import Exact
-from transfer.tasks.last_stage import take_last_stage
+from transfer.tasks.last_stage import LastStages, start_of, take_last_stages
 from transfer.tasks.regions import Anchors, Pool
 
 _FINEST = 4
@@ -37,10 +37,15 @@ class DetectHeadSettings:
         neck: fpn: a feature pyramid (Lin et al. 2017) on the last stage of every stride from 4 on, and that halved
             once more. STAGE+STAGE...: one on these. STAGE: that stage's features alone.
         channels: of every level of a pyramid.
-        box: layers: two hidden layers look at what a box holds. stage: the backbone's last stage does, as in ResNet's
-            C4 form; it is taken out of the backbone, and the neck must be the stage before.
+        box: layers: two hidden layers look at what a box holds. stage: the stages of the backbone after the neck's do,
+            such as ResNet's layer4 after layer3 (the C4 form); they are taken out of the backbone.
+        box_after: of stage: the stage in whose place boxes go on, if not the neck's: with neck conv5, pool5 leaves
+            AlexNet's fc6 and fc7 to look at them (the Fast R-CNN of its time).
         width: of layers: units of each.
-        pooled: places along each side that a box's features are pooled to; 14 is published for box stage.
+        pooled: places along each side that a box's features are pooled to; for box stage, 14 is published for ResNets,
+            6 for AlexNet.
+        pooling: mean: of four points bilinearly read in each of these (RoIAlign, He et al. 2017). max: of the places
+            of the map there (RoI pooling, Girshick 2015).
         anchors: of faster: roots of their areas, in pixels; each in ratios 1:2, 1:1 and 2:1. A pyramid divides them
             among its levels, in order.
         sampled: of faster: anchors of a picture that its loss counts, at most half of them on objects.
@@ -58,8 +63,10 @@ class DetectHeadSettings:
     neck: str = "fpn"
     channels: int = 256
     box: Literal["layers", "stage"] = "layers"
+    box_after: str = ""
     width: int = 1024
     pooled: int = 7
+    pooling: Literal["mean", "max"] = "mean"
     anchors: list[float] = field(default_factory=lambda: [32.0, 64.0, 128.0, 256.0, 512.0])
     sampled: int = 256
     candidates: tuple[int, int] = (2000, 1000)
@@ -82,6 +89,8 @@ class DetectHeadSettings:
         for name in ("positive", "overlap"):
             if not 0 < getattr(self, name) <= 1:
                 raise UserError(f"head.{name} is {getattr(self, name)}: a share in (0, 1]")
+        if self.box_after and self.box != "stage":
+            raise UserError(f"head.box_after is {self.box_after}: that is of box stage; set head.box to it, too")
         if not 0 <= self.least_score < 1:
             raise UserError(f"head.least_score is {self.least_score}: it must lie in [0, 1)")
 
@@ -101,7 +110,7 @@ class Detector(nn.Module):
     """sRGB in, boxes of objects out.
 
     Args:
-        features: the backbone, in its first form or adapted; ``box: stage`` takes its last stage out of it.
+        features: the backbone, in its first form or adapted; ``box: stage`` takes its last stages out of it.
         classes: how many, without background.
         head: what is put on it.
 
@@ -126,11 +135,12 @@ class Detector(nn.Module):
             parts["rpn"] = _proposing(head, levels, channels)
         box: nn.Module
         if head.box == "stage":
-            box, width = _Whole(take_last_stage(features)), features.stages[-1].channels
+            box, width = _last_stages(features, used, head), features.stages[-1].channels
+            self.rates = {"head.boxes.box_head.": 1.0}  # of the backbone, whatever the rate of the head
         else:
             box, width = TwoMLPHead(channels * head.pooled**2, head.width), head.width
         parts["boxes"] = RoIHeads(
-            Pool(maps, min(head.anchors), head.pooled),
+            Pool(maps, min(head.anchors), head.pooled, head.pooling),
             box,
             Exact(FastRCNNPredictor(width, classes + 1)),
             fg_iou_thresh=0.5,
@@ -186,17 +196,6 @@ class Detector(nn.Module):
         found, _ = self.head["boxes"]({name: maps[name] for name in self.names}, boxes, shown)
         return [Detections(own["boxes"], own["scores"], own["labels"] - 1) for own in found]
 
-    def train(self, mode: bool = True) -> "Detector":
-        """As of any module; a last stage that was taken out of the backbone still follows what that says of it."""
-        super().train(mode)
-        box = self.head["boxes"].box_head
-        if isinstance(box, _Whole):
-            assert isinstance(self.features, nn.Module)
-            self.features.train(mode)
-            if not any(weight.requires_grad for weight in box.parameters()):
-                box.eval()
-        return self
-
     def _maps(self, rgb: Tensor, sizes: Sequence[tuple[int, int]]) -> tuple[Tensor, dict[str, Tensor]]:
         """The pictures, padded no more than they need among each other, and what the box head looks at."""
         # Padding reaches into the features, so it must not depend on what else is in a batch that is computed in parts.
@@ -223,18 +222,6 @@ class Detector(nn.Module):
         return [_within(boxes, size) for boxes, size in zip(given, sizes, strict=True) if boxes is not None], {}
 
 
-class _Whole(nn.Module):
-    """The mean over all places of what a stage makes of its input."""
-
-    def __init__(self, stage: nn.Module) -> None:
-        super().__init__()
-        self.stage = stage
-
-    def forward(self, pooled: Tensor) -> Tensor:
-        features: Tensor = self.stage(pooled).mean((2, 3))
-        return features
-
-
 class _ExactProposing(nn.Module):
     """torchvision's head of proposals with its last layers in float32."""
 
@@ -252,7 +239,7 @@ def necked(features: Features, head: DetectHeadSettings) -> list[Stage]:
     """The stages that the neck takes, fine before coarse.
 
     Raises:
-        UserError: the backbone does not have them, or they make no pyramid.
+        UserError: the backbone does not have them, they make no pyramid, or box stage cannot follow them.
     """
     if head.neck == "fpn":
         used = list({stage.stride: stage for stage in features.stages if stage.stride >= _FINEST}.values())
@@ -265,10 +252,29 @@ def necked(features: Features, head: DetectHeadSettings) -> list[Stage]:
             + ", ".join(f"{stage.name} ({stage.stride})" for stage in features.stages)
             + "; name one stage to take it alone"
         )
-    if head.box == "stage" and (len(features.stages) < 2 or used != [features.stages[-2]]):
-        before = features.stages[-2].name if len(features.stages) > 1 else "none"
-        raise UserError(f"head.neck is {head.neck}: box stage takes the stage before the last; set it to {before}")
+    if head.box == "stage":
+        start_of(features, used, head.box_after)
     return used
+
+
+def _last_stages(features: Features, used: Sequence[Stage], head: DetectHeadSettings) -> LastStages:
+    """The backbone's last stages, out of it, for boxes that are read from what is used.
+
+    Raises:
+        UserError: they cannot be had, or need more places than boxes are pooled to.
+    """
+    start = start_of(features, used, head.box_after)
+    box = take_last_stages(features, start.name)
+    weight = next(box.parameters(), torch.zeros(0))
+    try:
+        with torch.no_grad():
+            box.eval()(weight.new_zeros(1, start.channels, head.pooled, head.pooled))
+    except RuntimeError as error:
+        raise UserError(
+            f"head.pooled is {head.pooled}: what comes after {start.name} cannot look at so few places; 6 is AlexNet's"
+        ) from error
+    box.train()
+    return box
 
 
 def _proposing(head: DetectHeadSettings, levels: list[Grid], channels: int) -> nn.Module:

@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from pretext.engine import ranks
 from pretext.engine.device import Place, autocast
 from pretext.engine.progress import progress
 from pretext.pictures.batches import stream
@@ -20,17 +21,24 @@ _AT_ONCE = 8
 
 @torch.inference_mode()
 def predictions(
-    task: Task, network: nn.Module, source: Source, place: Place, title: str = ""
+    task: Task, network: nn.Module, source: Source, place: Place, title: str = "", processes: int = 1
 ) -> tuple[dict[int, Any], list[tuple[str, str]]]:
-    """What a network says of every picture of a source, by index; and those that cannot be read, key and reason."""
+    """What a network says of every picture of a source, by index; and those that cannot be read, key and reason.
+
+    So many processes each look at a share, and all of them know of all.
+    """
     network.eval()
     views = task.views(source)
-    count = len(views)
+    own = range(ranks.rank() if processes > 1 else 0, len(views), processes)
     found: dict[int, Any] = {}
     skipped: list[tuple[str, str]] = []
-    shown = progress(title, count, "pictures") if title else contextlib.nullcontext(lambda more, remark: None)
+    shown = (
+        progress(title, len(own), "pictures")
+        if title and ranks.is_first()
+        else contextlib.nullcontext(lambda more, remark: None)
+    )
     with shown as advance:
-        for batch in stream(views, range(count), _AT_ONCE, place.workers):
+        for batch in stream(views, own, _AT_ONCE, place.workers):
             skipped += batch.skipped
             if len(batch.rgb):
                 with autocast(place):
@@ -38,6 +46,8 @@ def predictions(
                 for label, one in zip(batch.labels, said, strict=True):
                     found[int(label["index"])] = one
             advance(len(batch.rgb) + len(batch.missing), "")
+    if processes > 1:
+        return dict(ranks.gathered(list(found.items()))), ranks.gathered(skipped)
     return found, skipped
 
 

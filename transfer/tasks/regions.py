@@ -5,11 +5,12 @@ by the map's, rounded, and its first place to lie on the first pixel.
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
-from torchvision.ops import box_area, roi_align
+from torchvision.ops import box_area, roi_align, roi_pool
 
 from transfer.tasks.alignment import Grid
 
@@ -53,17 +54,19 @@ class Anchors(nn.Module):
 
 
 class Pool(nn.Module):
-    """What the maps hold in boxes, as maps of one size: RoIAlign with four points a cell (He et al. 2017).
+    """What the maps hold in boxes, as maps of one size.
 
     Args:
         maps: of each map, in order.
         smallest: the smallest anchor, in pixels: which map a box is read from goes by it (Lin et al. 2017, eq. 1).
         size: places along each side of the result.
+        way: mean of four points in each cell, RoIAlign (He et al. 2017); or max over the places of the map in it, RoI
+            pooling (Girshick 2015), where cells begin and end with whole places, and 0 stands for what is outside.
     """
 
-    def __init__(self, maps: Sequence[Grid], smallest: float, size: int) -> None:
+    def __init__(self, maps: Sequence[Grid], smallest: float, size: int, way: Literal["mean", "max"] = "mean") -> None:
         super().__init__()
-        self.maps, self.smallest, self.size = maps, smallest, size
+        self.maps, self.smallest, self.size, self.way = maps, smallest, size, way
 
     def forward(self, maps: dict[str, Tensor], boxes: list[Tensor], sizes: list[tuple[int, int]]) -> Tensor:
         """(n, C, size, size), float32, of all boxes of all pictures; ``boxes`` holds each picture's, (., 4)."""
@@ -87,6 +90,12 @@ class Pool(nn.Module):
         return (2 + torch.log2(side / (_CANONICAL * self.smallest)) + 1e-6).floor().clamp(0, len(self.maps) - 1).long()
 
     def _read(self, grid: Grid, values: Tensor, rois: Tensor) -> Tensor:
+        if self.way == "max":
+            # From the place nearest to the first pixel to that nearest to the last one.
+            ends = (rois[:, 1:] - rois.new_tensor([0, 0, 1, 1]) - grid.first) / grid.stride
+            with torch.autocast(values.device.type, enabled=False):
+                found: Tensor = roi_pool(values.float(), torch.cat((rois[:, :1], ends), dim=1), self.size, 1.0)
+            return found
         # RoIAlign takes places to lie in the middle of cells of stride pixels.
         shift = (grid.stride - 1) / 2 - grid.first
         at = (rois[:, 1:] + shift) / grid.stride

@@ -1,9 +1,13 @@
 """Segmentation as a task: which class every pixel of a picture belongs to."""
 
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
@@ -17,7 +21,7 @@ from transfer.tasks import drawing
 from transfer.tasks.alignment import Features
 from transfer.tasks.segmentation import Segment, SegmentHeadSettings
 from transfer.tasks.segmentation_examples import SegmentationCrops, SegmentationExamples, SegmentationViews
-from transfer.tasks.task import FinetuneSettings, Task, digest_of
+from transfer.tasks.task import FinetuneSettings, Task, digest_of, diverged
 from transfer.voc.masks import Masked, mask_of, open_masked
 
 _MASKS = 32  # that a digest looks at
@@ -28,14 +32,30 @@ class SegmentSettings(FinetuneSettings):
     """A fine-tuning of segmentation: on what, from where, how.
 
     Args:
+        size: shorter side, in pixels, at which the network is shown a test picture; 0: its own.
         sbd: a folder with SBD's masks, which are added to the training pictures (never one of VOC's val list).
         crops: how training pictures are scaled and cropped.
         head: what is put on the backbone.
     """
 
+    size: int = 0
     sbd: str = ""
     crops: SegmentationCrops = field(default_factory=SegmentationCrops)
     head: SegmentHeadSettings = field(default_factory=SegmentHeadSettings)
+
+
+class Painted(NamedTuple):
+    """What was found in a picture."""
+
+    packed: bytes
+    """The mask, compressed: those of all test pictures are kept for some time."""
+    shape: tuple[int, ...]
+    confusion: NDArray[np.int64]
+
+    @property
+    def mask(self) -> NDArray[np.uint8]:
+        """(H, W), the class of every pixel."""
+        return np.frombuffer(zlib.decompress(self.packed), np.uint8).reshape(self.shape)
 
 
 class Segmentation(Task):
@@ -55,11 +75,11 @@ class Segmentation(Task):
         self.train_digest, self.test_digest = (
             digest_of(source, self.classes, _known(source)) for source in (self.train, self.test)
         )
+        shown = f"a shorter side of {settings.size} pixels" if settings.size else "the size that a picture has"
         self.about = (
             f"segmentation by head {settings.head.kind}, {settings.training.steps:,} steps of "
-            f"{settings.training.batch_size}{', with the masks of SBD' if settings.sbd else ''}, tested at a shorter "
-            f"side of {settings.size} pixels; mean over classes of intersection over union of all pixels, at full "
-            "size, 255 not counted"
+            f"{settings.training.batch_size}{', with the masks of SBD' if settings.sbd else ''}, tested at {shown}; "
+            "mean over classes of intersection over union of all pixels, at full size, 255 not counted"
         )
 
     @property
@@ -84,17 +104,22 @@ class Segmentation(Task):
         for picture, label in zip(rgb, batch.labels, strict=True):  # one by one: their sizes differ
             height, width = label["size"].tolist()
             mask = label["mask"].numpy()
-            predicted = network.predict(picture[None, :, :height, :width], mask.shape)[0].cpu().numpy()
-            found.append((predicted.astype("u1"), confusion(mask, predicted, len(self.classes))))
+            logits = network(picture[None, :, :height, :width], mask.shape)
+            if not bool(logits.isfinite().all()):
+                raise diverged(self.name)
+            predicted = logits[0].argmax(0).to(torch.uint8).cpu().numpy()
+            counts = confusion(mask, predicted, len(self.classes))
+            found.append(Painted(zlib.compress(predicted.tobytes(), 1), predicted.shape, counts))
         return found
 
     def outcomes(self, source: Source, found: Mapping[int, Any]) -> list[tuple[str, Outcome]]:
-        return [("", segmentation_outcome([found[index][1] for index in sorted(found)]))]
+        confusions = [found[index].confusion for index in sorted(found)]
+        return [("", segmentation_outcome(confusions))] if any(one.any() for one in confusions) else []
 
     def drawn(self, source: Source, index: int, found: Any) -> tuple[Image.Image, Image.Image]:
         picture = source.read(index)
         truth = mask_of(source, index)
-        return drawing.painted(picture, truth, self.classes), drawing.painted(picture, found[0], self.classes)
+        return drawing.painted(picture, truth, self.classes), drawing.painted(picture, found.mask, self.classes)
 
 
 def _known(source: Masked) -> bytes:

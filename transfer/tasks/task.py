@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from PIL import Image
 from torch import Tensor, nn
@@ -16,14 +16,14 @@ from pretext.errors import UserError
 from pretext.pictures.batches import Batch, Examples, Subset, Views
 from pretext.pictures.source import Source
 from pretext.settings import plain
+from transfer.adapting.adapted import BatchNorm
 from transfer.intervals import Metric
 from transfer.outcomes import Outcome
 from transfer.targets import seen
 from transfer.tasks.alignment import Features
 
-BatchNorm = Literal["train", "frozen", "absorbed"]
-
-_NOT_SCIENCE = ("train", "test", "protocol", "freeze_to", "reference", "seed", "machine", "out")
+_PLACES = ("train", "test", "sbd", "proposals", "test_proposals")  # what lies there is told by digests
+_NOT_SCIENCE = (*_PLACES, "protocol", "freeze_to", "reference", "seed", "machine", "out")
 
 
 @dataclass
@@ -43,7 +43,7 @@ class FinetuneSettings:
             {geometry: test, dropout: 0.5} for alexnet.
         colour: let a backbone that was made for lightness see ab too, by filters that start at zero.
         head_rate: learning rate of the head, as a multiple of training.lr.
-        size: shorter side, in pixels, at which the network is shown a test picture; 0, not for classification: its own.
+        size: shorter side, in pixels, at which the network is shown a test picture.
         holdout: training pictures, at most a tenth of all, that are not trained on; how they are answered is
             journaled now and then. Nothing is chosen by it.
         reference: train beside every run the same network from random weights.
@@ -82,6 +82,11 @@ class FinetuneSettings:
     def science(self) -> dict[str, Any]:
         """What numbers depend on, besides the pictures, the network, what is frozen, and the seed; plain values."""
         return {one.name: plain(getattr(self, one.name)) for one in fields(self) if one.name not in _NOT_SCIENCE}
+
+    @property
+    def places(self) -> dict[str, str]:
+        """Where the pictures, and what is known of them, lie."""
+        return {name: getattr(self, name) for name in _PLACES if hasattr(self, name)}
 
     @property
     def trained(self) -> str:

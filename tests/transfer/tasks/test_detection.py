@@ -180,7 +180,7 @@ def test_the_same_numbers_give_the_same_loss() -> None:
         ({"neck": "conv5+conv3"}, r"growing stride, from 4 on; the backbone has conv1 \(2\)"),
         ({"neck": "conv4+conv5"}, "growing stride"),
         ({"neck": "fpn", "anchors": [32.0] * 5}, r"anchors: 5 sizes for 4 levels"),
-        ({"neck": "conv5", "box": "stage"}, "the stage before the last; set it to conv4"),
+        ({"neck": "conv5", "box": "stage"}, "one stage that is not the last: conv1, conv2, conv3, conv4$"),
     ],
 )
 def test_heads_that_do_not_fit(settings: dict[str, Any], message: str) -> None:

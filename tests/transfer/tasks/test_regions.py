@@ -71,3 +71,25 @@ def test_levels_of_a_pyramid(scale: float) -> None:
     read = pool(maps, split, [(900, 900)] * 2)
     assert torch.equal(read[:, 0, 0, 0].long(), pool.level(found * scale)), "and every box in its own place"
     assert pool(maps, [found[:0], found[:0]], [(900, 900)] * 2).shape == (0, 1, 2, 2)
+
+
+def test_the_largest_place_of_each_cell_as_published() -> None:
+    """RoI pooling by its rule, place by place."""
+    torch.manual_seed(0)
+    grid, size, side = Grid(16, 17.0), 6, 14
+    values = torch.randn(1, 3, side, side)
+    given = torch.cat((boxes(6, 240).round(), torch.tensor([[0.0, 0.0, 240.0, 240.0], [100.0, 100.0, 101.0, 101.0]])))
+    read = Pool([grid], 32.0, size, "max")({"only": values}, [given], [(240, 240)])
+    for box, found in zip(given.tolist(), read, strict=True):
+        first = [round((box[axis] - grid.first) / grid.stride) for axis in (0, 1)]
+        last = [round((box[axis] - 1 - grid.first) / grid.stride) for axis in (2, 3)]
+        long = [max(1, b - a + 1) for a, b in zip(first, last, strict=True)]
+        for i in range(size):
+            for j in range(size):
+                rows, columns = (
+                    range(max(0, start + at * whole // size), min(side, start + -(-(at + 1) * whole // size)))
+                    for start, whole, at in ((first[1], long[1], i), (first[0], long[0], j))
+                )
+                inside = values[0][:, list(rows)][:, :, list(columns)]
+                expected = inside.amax((1, 2)) if inside.numel() else torch.zeros(3)
+                assert torch.equal(found[:, i, j], expected), (box, i, j)
