@@ -143,7 +143,7 @@ def test_test_pictures_at_their_own_size(run: Path, devkit: Path, capsys: pytest
     (result,) = tuned([run], "segment", devkit, reference=False, size=0)
     assert result.view_size == 0 and "at the size that a picture has" in result.about
     assert pretint.main(["table", str(run)]) == 0
-    assert "seen at their own size" in capsys.readouterr().out
+    assert "seen at the pictures' own size" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("batch_norm", ["train", "frozen", "absorbed"])
