@@ -19,6 +19,7 @@ from pretext.pictures.order import permuted, uniforms
 from pretext.pictures.source import Source, digest_of_keys
 
 _PATIENCE = 100
+_GRAY = 128
 
 
 @dataclass
@@ -67,7 +68,7 @@ class Batch(NamedTuple):
     """What a step sees."""
 
     rgb: Tensor
-    """uint8 (B, 3, H, W); where sizes differ with zeros at the right and below."""
+    """uint8 (B, 3, H, W); where sizes differ with mid gray at the right and below."""
     labels: Any
     """int64 (B,), or labels of another kind: those of all samples stacked, or dicts in a list; see ``Sample``."""
     skipped: list[tuple[str, str]]
@@ -340,11 +341,12 @@ def collate(samples: Sequence[Sample]) -> Batch:
 
 
 def _stacked(pictures: Sequence[Tensor]) -> Tensor:
-    """(B, 3, H, W): the greatest height and width of all, with zeros at the right and below the smaller ones."""
+    """(B, 3, H, W): the greatest height and width of all, with mid gray at the right and below the smaller ones."""
     if len({picture.shape for picture in pictures}) <= 1:
         return torch.stack(list(pictures)) if pictures else torch.empty(0, dtype=torch.uint8)
     height, width = (max(picture.shape[axis] for picture in pictures) for axis in (1, 2))
-    stacked = pictures[0].new_zeros(len(pictures), 3, height, width)
+    # Gray, as black would be an edge, and far from the mean that networks expect.
+    stacked = pictures[0].new_full((len(pictures), 3, height, width), _GRAY)
     for place, picture in zip(stacked, pictures, strict=True):
         place[:, : picture.shape[1], : picture.shape[2]] = picture
     return stacked

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor, nn
 
@@ -116,19 +115,18 @@ class Detection(Task):
 
     def predict(self, network: nn.Module, batch: Batch, rgb: Tensor) -> list[Any]:
         assert isinstance(network, Detector)
-        sizes = torch.stack([label["size"] for label in batch.labels]).to(rgb.device)
-        given = [label["proposals"].to(rgb.device) for label in batch.labels if "proposals" in label]
-        found = network.predict(rgb, sizes, given or None)
-        if not all(bool(one.boxes.isfinite().all()) and bool(one.scores.isfinite().all()) for one in found):
-            raise diverged(self.name)
-        return [
-            (
-                (boxes / label["scale"].to(boxes)).float().cpu().numpy(),
-                scores.float().cpu().numpy(),
-                labels.cpu().numpy(),
-            )
-            for (boxes, scores, labels), label in zip(found, batch.labels, strict=True)
-        ]
+        found = []
+        for picture, label in zip(
+            rgb, batch.labels, strict=True
+        ):  # one by one: its neighbours are none of its business
+            height, width = label["size"].tolist()
+            given = [label["proposals"].to(rgb.device)] if "proposals" in label else None
+            ((boxes, scores, labels),) = network.predict(picture[None, :, :height, :width], [(height, width)], given)
+            if not (bool(boxes.isfinite().all()) and bool(scores.isfinite().all())):
+                raise diverged(self.name)
+            placed = boxes.float() / label["scale"].to(boxes.device)
+            found.append((placed.cpu().numpy(), scores.float().cpu().numpy(), labels.cpu().numpy()))
+        return found
 
     def outcomes(self, source: Source, found: Mapping[int, Any]) -> list[tuple[str, Outcome]]:
         indices = sorted(found)

@@ -19,7 +19,7 @@ from transfer.outcomes import Outcome, confusion, segmentation_outcome
 from transfer.targets import require_apart
 from transfer.tasks import drawing
 from transfer.tasks.alignment import Features
-from transfer.tasks.segmentation import Segment, SegmentHeadSettings
+from transfer.tasks.segmentation import Segment, SegmentHeadSettings, skips
 from transfer.tasks.segmentation_examples import SegmentationCrops, SegmentationExamples, SegmentationViews
 from transfer.tasks.task import FinetuneSettings, Task, digest_of, diverged
 from transfer.voc.masks import Masked, mask_of, open_masked
@@ -90,7 +90,7 @@ class Segmentation(Task):
         return Segment(features, len(self.classes), self.settings.head)
 
     def used(self, features: Features) -> list[str]:
-        return [features.stages[-1].name]  # finer ones that are read are on the way to it
+        return [stage.name for stage in (*skips(features.stages, self.settings.head.kind), features.stages[-1])]
 
     def examples(self, part: Source, cache_bytes: int) -> Examples:
         return SegmentationExamples([part], self.settings.crops, self.settings.seed)

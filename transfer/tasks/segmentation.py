@@ -24,7 +24,7 @@ class SegmentHeadSettings:
     Args:
         kind: fcn32, fcn16, fcn8: scores at every place of the last stage, joined by those of the stages before it
             at stride 16, or 16 and 8 (Long et al. 2015). The last stage counts whatever its stride is: where that is
-            16, fcn32 works at 16 and fcn16 has nothing to add. deeplab: dilated convolutions side by side on the
+            16, fcn32 works at 16 and fcn16 has nothing to add and is refused. deeplab: dilated convolutions side by side on the
             last stage (Chen et al. 2017, DeepLabV3).
         dropout: of the fcn kinds: the share of the last stage's channels that is dropped in training (deeplab: 0.5).
         width: of deeplab: channels of every branch.
@@ -64,9 +64,9 @@ class Segment(nn.Module):
         super().__init__()
         head = head or SegmentHeadSettings()
         self.features, self.classes = features, classes
-        last, skips = features.stages[-1], _skips(features.stages, head.kind)
+        last, finer = features.stages[-1], skips(features.stages, head.kind)
         known = grids(features)
-        self.grids = {stage.name: known[stage.name] for stage in (last, *skips)}
+        self.grids = {stage.name: known[stage.name] for stage in (last, *finer)}
         """Of the stages that are used, the last first."""
         self.head = nn.ModuleDict()
         if head.kind == "deeplab":
@@ -81,7 +81,7 @@ class Segment(nn.Module):
             self.head[last.name] = nn.Sequential(
                 nn.Dropout(head.dropout), Exact(_score(last.channels, classes, std=0.01))
             )
-        for stage in skips:
+        for stage in finer:
             self.head[stage.name] = Exact(_score(stage.channels, classes, std=0))
 
     def forward(self, rgb: Tensor, size: tuple[int, int] | None = None) -> Tensor:
@@ -121,7 +121,7 @@ class Segment(nn.Module):
         return logits.argmax(1).to(torch.uint8)
 
 
-def _skips(stages: tuple[Stage, ...], kind: str) -> list[Stage]:
+def skips(stages: tuple[Stage, ...], kind: str) -> list[Stage]:
     """The stages, besides the last, whose scores a head adds: the last of each stride, coarse before fine.
 
     Raises:
