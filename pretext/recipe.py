@@ -258,6 +258,8 @@ def colour_contract(settings: PretrainSettings, prior: Tensor | None) -> dict[st
 
 def check_state(origin: Path, state: dict[str, Any], resumed: bool = False) -> None:
     """Refuse, by a ``UserError``, what is a checkpoint of ours but not a whole one of a pretraining."""
+    if isinstance(state.get("settings"), dict) and "task" in state["settings"]:
+        raise UserError(f"{origin}: a fine-tuned network, which this cannot take; name the run that it began from")
     kinds = {"step": int, "settings": dict, "colour": dict, "model": dict}
     if resumed:
         kinds |= {"optimizer": dict, "data": dict, "precision": str}

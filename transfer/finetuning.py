@@ -92,6 +92,8 @@ def finetune(networks: Sequence[str], settings: FinetuneSettings) -> Finetuned:
         ranks.on_first(lambda: settings.training.share(ranks.world()))
         task = ranks.on_first(lambda: open_task(settings)) or open_task(settings)
         runs = [_Run(start, task, settings, asked) for start in _starts(networks, settings)]
+        for run in runs:  # what does not fit is said before anything takes long
+            run.check()
         results: list[Result] = []
         for run in runs:
             kept = ranks.on_first(run.kept)
@@ -111,6 +113,8 @@ def _starts(specs: Sequence[str], settings: FinetuneSettings) -> list[Start]:
     found: dict[str, Start] = {}
     for rescale in (False, True):
         own = [spec.removeprefix(PREFIX) for spec in specs if spec.startswith(PREFIX) == rescale]
+        if wrong := [name for name in own if rescale and (not name or name.startswith(PREFIX))]:
+            raise UserError(f"{PREFIX}{wrong[0]}: name one network after {PREFIX}, such as {PREFIX}random:RUN")
         opened = open_networks(own, settings.seed, settings.reference, settings.backbone)
         for start in (Start(network, rescale) for network in opened):
             found.setdefault(start.judged.weights, start)
@@ -167,6 +171,14 @@ class _Run:
     def _side(self) -> int:
         """Of squares that statistics are taken from, pixels."""
         return self.network.fit_size(self.settings.size or self.network.view_size)
+
+    def check(self) -> None:
+        """Refuse, by a ``UserError``, a network that the task's head does not fit."""
+        try:
+            self._built(self.place._replace(device=torch.device("cpu")), fresh=False)
+        except UserError as error:
+            own = f"{self.network.name}: "  # some name it, some cannot know it
+            raise UserError(own + str(error).removeprefix(own)) from error
 
     def kept(self) -> Result | None:
         """The result that was made of the very same things, if there is one."""

@@ -45,10 +45,9 @@ class AlexNet(Backbone):
     - "pretrain": 180 pixels give 45 (conv1), 23 (conv2) and 12 (conv3 to fc7, fc6 dilated by 2);
     - "test": 227 pixels give 55, 27, 13 (conv3 to conv5), 6 (pool5) and 1 (fc6, fc7).
 
-    ``stages`` declares the strides of "pretrain"; in "test", pool5 to fc7 are twice as coarse and
-    fc6 sees only whole 6 x 6 windows. As in the released net, batch norm has no scale and no shift
-    by default, there is no local response normalisation, and dropout only where it is asked for. The net
-    subtracts 50 from L.
+    In "test", pool5 to fc7 are twice as coarse and fc6 sees only whole 6 x 6 windows. As in the released net, batch
+    norm has no scale and no shift by default, there is no local response normalisation, and dropout only where it is
+    asked for. The net subtracts 50 from L.
 
     Args:
         geometry: "pretrain" or "test".
@@ -90,6 +89,11 @@ class AlexNet(Backbone):
         self.smallest = shape.smallest if fully_connected else shape.smallest_convolutional
         if not fully_connected:
             self.stages = self.stages[: [stage.name for stage in self.stages].index("fc6")]
+
+        self.stages = tuple(
+            stage._replace(stride=stage.stride * shape.pool5_stride) if stage.name in ("pool5", "fc6", "fc7") else stage
+            for stage in self.stages
+        )
 
         def convolution(
             inputs: int,

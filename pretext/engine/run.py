@@ -43,8 +43,9 @@ def held_run(folder: Path, settings: Settings, defaults: Settings | None = None)
         if path.exists() and newest_checkpoint(folder):  # before that nothing of the old settings is left to go on
             different = _differences(_completed(run_settings(folder), defaults or {}), settings)
             if different:
+                more = f"; and {len(different) - 5} more" if len(different) > 5 else ""
                 raise UserError(
-                    f"{folder}: this run was begun with other settings ({'; '.join(different)}); "
+                    f"{folder}: this run was begun with other settings ({'; '.join(different[:5])}{more}); "
                     "repeat those to go on, or name a new folder"
                 )
         write_atomically(path, yaml.safe_dump(settings, sort_keys=False).encode())

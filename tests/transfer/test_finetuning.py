@@ -21,6 +21,7 @@ import pretint
 from pretext.engine.interrupt import Ending
 from pretext.engine.journal import read_journal
 from pretext.engine.run import newest_checkpoint
+from pretext.errors import UserError
 from pretext.settings import settings_from
 from transfer.finetuning import finetune
 from transfer.networks import open_network
@@ -31,6 +32,7 @@ from transfer.tasks.predicting import predictions
 from transfer.tasks.task import FinetuneSettings, Task
 from transfer.voc.boxes import objects_of
 from transfer.voc.masks import mask_of
+from transfer.voc.proposals import write_proposals
 
 SMALL: dict[str, dict[str, Any]] = {
     "classify": {"size": 48, "crop": {"area": [0.6, 1.0]}},
@@ -385,3 +387,78 @@ def test_ranks_of_real_pictures_are_those_of_scikit_learn(
 def test_notes_are_said(run: Path, devkit: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tuned([f"rescaled:{run}"], "classify", devkit, reference=False)
     assert "rescaled run: ratios of gradient to weights" in capsys.readouterr().err
+
+
+def test_other_proposals_are_another_run(run: Path, devkit: Path, tmp_path: Path) -> None:
+    file, names = tmp_path / "boxes.npz", [f"{number:06}" for number in range(40)]
+    found = []
+    for boxes in ([[0.0, 0, 30, 30], [20, 20, 60, 60]], [[0.0, 0, 60, 60], [1, 2, 20, 20]]):
+        write_proposals(file, dict.fromkeys(names, np.array(boxes, np.float32)))
+        changed = {"head": {**SMALL["detect"]["head"], "form": "fast"}, "proposals": str(file), "reference": False}
+        found += tuned([run], "detect", devkit, **changed)
+    assert found[0].train_digest != found[1].train_digest and found[0].file != found[1].file
+
+
+def test_the_same_pictures_elsewhere_are_the_same_run(run: Path, devkit: Path, tmp_path: Path) -> None:
+    (first,) = tuned([run], "segment", devkit, reference=False)
+    (tmp_path / "link").symlink_to(devkit, target_is_directory=True)
+    (again,) = tuned([run], "segment", tmp_path / "link", reference=False)
+    assert again.file == first.file and again.test == first.test, "it is read back"
+
+
+def test_masks_changed_after_the_test_are_noticed(run: Path, devkit: Path, tmp_path: Path) -> None:
+    copied = Path(shutil.copytree(devkit, tmp_path / "VOCdevkit"))
+    (first,) = tuned([run], "segment", copied, reference=False)
+    masks = copied / "VOC2007" / "SegmentationClass"
+    (masks / "000031.png").write_bytes((masks / "000030.png").read_bytes())
+    (again,) = tuned([run], "segment", copied, reference=False)
+    assert again.test_digest != first.test_digest
+
+
+def test_networks_are_refused_before_any_is_trained(
+    run: Path, devkit: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(asked("detect", devkit)))
+    words = ["finetune", "detect", str(run), "timm:resnet18:random", "--config", str(tmp_path / "recipe.yaml")]
+    assert pretint.main(words) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("pretint: timm:resnet18:random: ") and error.count("\n") == 1, error
+    assert not (run / "finetuned").exists()
+
+
+def test_what_is_never_answered_by_a_number_is_refused(run: Path, devkit: Path, tmp_path: Path) -> None:
+    wild = {"steps": 1, "warmup": 0, "optimizer": "sgd", "lr": 1e30, "clip": 1e30}
+    for task in ("segment", "detect", "classify"):
+        with pytest.raises(UserError, match="not finite"):
+            tuned([run], task, devkit, reference=False, training=wild)
+    copied = Path(shutil.copytree(devkit, tmp_path / "VOCdevkit"))
+    for number in range(24, 40):
+        mask = copied / "VOC2007" / "SegmentationClass" / f"{number:06}.png"
+        Image.new("L", Image.open(mask).size, 255).save(mask)
+        xml = copied / "VOC2007" / "Annotations" / f"{number:06}.xml"
+        xml.write_text("<annotation></annotation>")
+    with pytest.raises(UserError, match="nothing to judge the network by"):
+        tuned([run], "segment", copied, reference=False)
+    with pytest.raises(UserError, match="no object to be found"):
+        tuned([run], "detect", copied, reference=False)
+
+
+@pytest.mark.parametrize("name", ["rescaled:", "rescaled:rescaled:RUN"])
+def test_one_network_is_rescaled_once(name: str, run: Path, devkit: Path) -> None:
+    with pytest.raises(UserError, match="name one network after rescaled:"):
+        tuned([name.replace("RUN", str(run))], "classify", devkit)
+
+
+def test_other_commands_refuse_a_fine_tuned_network(
+    run: Path, devkit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (result,) = tuned([run], "classify", devkit, reference=False)
+    capsys.readouterr()
+    folder = str(folder_of(result))
+    for words in (["colorize", folder, str(devkit)], ["export", folder, str(tmp_path / "x.safetensors")]):
+        assert pretint.main(words) == 2
+        error = capsys.readouterr().err
+        assert "a fine-tuned network" in error and error.count("\n") == 1, error
+    assert pretint.main(["pretrain", folder, "--training.steps", "200"]) == 2
+    error = capsys.readouterr().err
+    assert "begun with other settings" in error and len(error) < 1200, error

@@ -116,9 +116,8 @@ class Detection(Task):
     def predict(self, network: nn.Module, batch: Batch, rgb: Tensor) -> list[Any]:
         assert isinstance(network, Detector)
         found = []
-        for picture, label in zip(
-            rgb, batch.labels, strict=True
-        ):  # one by one: its neighbours are none of its business
+        # One by one: what is found in a picture is no matter of its neighbours in a batch.
+        for picture, label in zip(rgb, batch.labels, strict=True):
             height, width = label["size"].tolist()
             given = [label["proposals"].to(rgb.device)] if "proposals" in label else None
             ((boxes, scores, labels),) = network.predict(picture[None, :, :height, :width], [(height, width)], given)

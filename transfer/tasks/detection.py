@@ -192,6 +192,8 @@ class Detector(nn.Module):
         assert not self.training
         shown = _sizes(sizes)
         rgb, maps = self._maps(rgb, shown)
+        if not all(bool(values.isfinite().all()) for values in maps.values()):
+            raise UserError("the network's features are not finite; train it again with a lower training.lr")
         boxes, _ = self._proposed(rgb, maps, shown, proposals or [None] * len(shown), None)
         found, _ = self.head["boxes"]({name: maps[name] for name in self.names}, boxes, shown)
         return [Detections(own["boxes"], own["scores"], own["labels"] - 1) for own in found]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from pretext.errors import PictureError
+from pretext.errors import UserError
 from pretext.pictures.batches import Batch, Examples, Views
 from pretext.pictures.source import Source
 from transfer.intervals import Metric
@@ -23,8 +23,6 @@ from transfer.tasks.segmentation import Segment, SegmentHeadSettings, skips
 from transfer.tasks.segmentation_examples import SegmentationCrops, SegmentationExamples, SegmentationViews
 from transfer.tasks.task import FinetuneSettings, Task, digest_of, diverged
 from transfer.voc.masks import Masked, mask_of, open_masked
-
-_MASKS = 32  # that a digest looks at
 
 
 @dataclass
@@ -42,6 +40,11 @@ class SegmentSettings(FinetuneSettings):
     sbd: str = ""
     crops: SegmentationCrops = field(default_factory=SegmentationCrops)
     head: SegmentHeadSettings = field(default_factory=SegmentHeadSettings)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.head.kind == "deeplab" and 1 in (self.training.micro_batch, self.training.batch_size):
+            raise UserError("head.kind deeplab normalises over a batch: it needs 2 pictures at once or more")
 
 
 class Painted(NamedTuple):
@@ -73,7 +76,7 @@ class Segmentation(Task):
         self.classes = list(self.train.classes)
         self.problems = [*self.train.problems, *self.test.problems]
         self.train_digest, self.test_digest = (
-            digest_of(source, self.classes, _known(source)) for source in (self.train, self.test)
+            digest_of(source, self.classes, source.masks_digest()) for source in (self.train, self.test)
         )
         shown = f"a shorter side of {settings.size} pixels" if settings.size else "the size that a picture has"
         self.about = (
@@ -120,14 +123,3 @@ class Segmentation(Task):
         picture = source.read(index)
         truth = mask_of(source, index)
         return drawing.painted(picture, truth, self.classes), drawing.painted(picture, found.mask, self.classes)
-
-
-def _known(source: Masked) -> bytes:
-    """Some masks, spread over all."""
-    found = []
-    for index in sorted({number * (len(source) - 1) // (_MASKS - 1) for number in range(_MASKS)}):
-        try:
-            found.append(source.mask(index).tobytes())
-        except PictureError:
-            found.append(b"none")
-    return b"\n".join(found)

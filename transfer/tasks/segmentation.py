@@ -24,8 +24,8 @@ class SegmentHeadSettings:
     Args:
         kind: fcn32, fcn16, fcn8: scores at every place of the last stage, joined by those of the stages before it
             at stride 16, or 16 and 8 (Long et al. 2015). The last stage counts whatever its stride is: where that is
-            16, fcn32 works at 16 and fcn16 has nothing to add and is refused. deeplab: dilated convolutions side by side on the
-            last stage (Chen et al. 2017, DeepLabV3).
+            16, fcn32 works at 16, and fcn16 is refused, as it has nothing to add. deeplab: dilated convolutions side
+            by side on the last stage (Chen et al. 2017, DeepLabV3).
         dropout: of the fcn kinds: the share of the last stage's channels that is dropped in training (deeplab: 0.5).
         width: of deeplab: channels of every branch.
         rates: of deeplab: dilations of the branches, in places. 12, 24, 36 is published for stride 8, 6, 12, 18 for 16.
@@ -133,7 +133,7 @@ def skips(stages: tuple[Stage, ...], kind: str) -> list[Stage]:
         has = ", ".join(map(str, finer)) or "none"
         raise UserError(
             f"head.kind is {kind}: the backbone has no stage of stride {wanted[-1]} under its last one's, "
-            f"{stages[-1].stride} (it has: {has}); take fcn32, fcn8 or deeplab"
+            f"{stages[-1].stride} (it has: {has}); take {'fcn32' if kind == 'fcn8' else 'fcn32, fcn8'} or deeplab"
         )
     return [finer[stride] for stride in wanted if stride in finer]
 

@@ -1,5 +1,6 @@
 """Pictures with masks: which class every pixel of them shows, for segmentation."""
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -35,6 +36,16 @@ class Masked(Pictures):
     def classes(self) -> list[str]:
         """The names of the 21 classes, by value."""
         return ["background", *CLASSES]
+
+    def masks_digest(self) -> bytes:
+        """What tells these masks from others: over the bytes of all files, as far as they can be read."""
+        digest = hashlib.sha256()
+        for key, path in self._masks:
+            try:
+                digest.update(hashlib.sha256(path.read_bytes()).digest())
+            except OSError:
+                digest.update(key.encode())
+        return digest.digest()
 
     def mask(self, index: int) -> NDArray[np.uint8]:
         """The class of every pixel of picture ``index``: (H, W), 0 background, 1..20 classes, 255 not counted.

@@ -158,7 +158,7 @@ def _read(path: Path) -> Iterator[tuple[str, Any]]:
     except UserError:
         raise
     except Exception as problem:  # damaged bytes make scipy and zipfile raise nearly anything
-        said = " ".join(str(problem).split())[:200]
+        said = "it holds more than numbers" if "pickle" in str(problem) else " ".join(str(problem).split())[:200]
         raise UserError(f"{path}: cannot be read: {said or type(problem).__name__}; make it again") from problem
 
 
@@ -184,4 +184,6 @@ def _checked(file: str, stem: str, boxes: Any) -> Boxes:
     wide: NDArray[np.float64] = boxes.astype(np.float64)
     if not (np.abs(wide) < 2**24).all():  # also where it is no number
         raise UserError(f"{file}: a box of {stem} has a coordinate that is no number, or beyond any picture")
+    if (wide[:, 2:] < wide[:, :2]).any():
+        raise UserError(f"{file}: a box of {stem} ends before it begins; boxes are left, top, right, bottom")
     return wide.astype(np.float32)

@@ -43,7 +43,8 @@ def test_published_sizes_and_one_state_dict_for_both_geometries() -> None:
         "fc6": 1,
         "fc7": 1,
     }
-    assert test.stages == pretrain.stages
+    assert [stage.stride for stage in pretrain.stages] == [4, 8, 16, 16, 16, 16, 16, 16]
+    assert [stage.stride for stage in test.stages] == [4, 8, 16, 16, 16, 32, 32, 32]
     test.load_state_dict(pretrain.state_dict(), strict=True)
     picture = torch.rand(1, 1, 230, 230) * 100
     with torch.no_grad():

@@ -50,7 +50,7 @@ def test_detection_by_three_rules_beside_random_weights(tmp_path: Path) -> None:
         "trained weights trained random first all 11 points 9,600 ",
         "on 40 training pictures that were held out: a trend to look at",
         "laptop-detect, first, all trained: of each pair the truth, then what the network found",
-        "By other rules: pretint table FILES --per_class",
+        "By other rules: pretint table FILES --per-class",
     ):
         assert piece in page.text, piece
     for outcome in (*ours.values(), *random.values()):

@@ -63,9 +63,15 @@ def test_files_are_read_back_as_they_were_written(boxed: Boxed, tmp_path: Path) 
 
 
 def test_what_lies_outside_is_cut(boxed: Boxed, tmp_path: Path) -> None:
-    boxes = np.array([[-5, -5, 70, 50], [59.5, 0, 80, 9], [70, 70, 80, 80], [9, 9, 4, 4], [2.5, 3, 9, 9]])
+    boxes = np.array([[-5, -5, 70, 50], [59.5, 0, 80, 9], [70, 70, 80, 80], [2.5, 3, 9, 9]])
     write_proposals(tmp_path / "a.npz", dict.fromkeys(STEMS, boxes))
     assert open_proposals(str(tmp_path / "a.npz"), boxed).boxes(1).tolist() == [[0, 0, 60, 40], [2.5, 3, 9, 9]]
+
+
+def test_boxes_that_end_before_they_begin_are_refused(boxed: Boxed, tmp_path: Path) -> None:
+    write_proposals(tmp_path / "a.npz", dict.fromkeys(STEMS, np.array([[2, 3, 9, 9], [9, 9, 4, 4]])))
+    with pytest.raises(UserError, match=r"ends before it begins; boxes are left, top, right, bottom$"):
+        open_proposals(str(tmp_path / "a.npz"), boxed)
 
 
 def test_several_files(boxed: Boxed, tmp_path: Path) -> None:
