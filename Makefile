@@ -32,8 +32,10 @@ TUNED = $(RUN) $(LABELS) rescaled:random:$(RUN)
 voc: $(INSTALLED)
 	@test -d "$(VOC)" -a -e "$(RUN)" || \
 	    { echo "make voc VOC=VOCdevkit RUN=runs/x [LABELS=runs/y]: the devkit's folder, and pretrained runs" >&2; exit 2; }
-	$(BIN)/pretint finetune classify $(TUNED) --config configs/transfer/laptop_classify.yaml \
-	    --train "voc:2007:trainval:$(VOC)" --test "voc:2007:test:$(VOC)"
+	set -e; for stage in conv5 ""; do \
+	    $(BIN)/pretint finetune classify $(TUNED) --config configs/transfer/laptop_classify.yaml --freeze-to "$$stage" \
+	        --train "voc:2007:trainval:$(VOC)" --test "voc:2007:test:$(VOC)"; \
+	done
 	$(BIN)/pretint finetune detect $(TUNED) --config configs/transfer/laptop_detect.yaml \
 	    --train "voc:2007:trainval:$(VOC)+voc:2012:trainval:$(VOC)" --test "voc:2007:test:$(VOC)"
 	$(BIN)/pretint finetune segment $(TUNED) --config configs/transfer/laptop_segment.yaml \
