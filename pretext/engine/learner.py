@@ -29,7 +29,7 @@ class Trainable(Protocol):
     """
 
     def loss(self, rgb: Tensor, labels: Any) -> Tensor:
-        """The mean over pictures of their loss, a scalar.
+        """The mean over pictures, or over what counts in them, of their loss, a scalar.
 
         Args:
             rgb: (B, 3, H, W), uint8, on the module's device.
