@@ -15,6 +15,7 @@ from transfer.columns import Column, Gap, columns, tested_gap
 from transfer.grid import drawn, shown
 from transfer.intervals import MEASURES, Estimate, holm
 from transfer.results import Result, evaluation, find_results, require_comparable
+from transfer.results.result import PREFIX
 
 KINDS = ("random", "pretrained", "supervised", "published")
 
@@ -133,7 +134,8 @@ def compare_paths(words: Sequence[str], settings: CompareSettings | None = None)
             is a result's file, a run, a folder of result files, a folder of runs, or a quoted pattern for
             them ("runs/colour-*"). Where results of several networks lie there, the one that is meant is that
             which is not random; ``random:RUN`` means the random one, and so do the other kinds
-            (pretrained, supervised, published). Of several steps of a network the last counts.
+            (pretrained, supervised, published); ``rescaled:`` before either means the one that was rescaled before
+            it was fine-tuned. Of several steps of a network the last counts.
         settings: which evaluation, where there are several.
 
     Raises:
@@ -225,9 +227,11 @@ def _column(group: Sequence[Result]) -> Column:
 
 def _meant(word: str, settings: CompareSettings) -> list[Result]:
     """The results of the network that a word of the command line names."""
-    kind, _, rest = word.partition(":")
-    if kind not in KINDS or Path(word).exists():
-        kind, rest = "", word
+    rescaled = word.startswith(PREFIX) and not Path(word).exists()
+    named = word.removeprefix(PREFIX) if rescaled else word
+    kind, _, rest = named.partition(":")
+    if kind not in KINDS or Path(named).exists():
+        kind, rest = "", named
     if not rest.strip(","):
         raise UserError(f"{word!r} names no results; name a result's file, a run, or a folder of them")
     results = find_results([path for part in _parts(rest) for path in _paths(part)])
@@ -235,8 +239,10 @@ def _meant(word: str, settings: CompareSettings) -> list[Result]:
         results = [result for result in results if result.network.kind == kind]
     else:
         results = [result for result in results if result.network.kind != "random"] or results
+    alike = [result for result in results if result.network.rescaled == rescaled]
+    results = alike if alike or rescaled else results
     if not results:
-        raise UserError(f"{word}: no result of a {kind} network there")
+        raise UserError(f"{word}: no result of a {kind or 'rescaled'} network there")
     for name in ("protocol", "test", "fraction", "mode"):
         asked = getattr(settings, name)
         if asked and asked != "any":

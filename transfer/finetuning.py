@@ -35,14 +35,11 @@ from transfer.intervals import ABOUT
 from transfer.networks import Network, open_networks
 from transfer.outcomes import judged_row
 from transfer.results import Cost, Judged, Result, code_digest, read_result, write_result
-from transfer.results.result import RESCALED
+from transfer.results.result import PREFIX, RESCALED
 from transfer.tasks.alignment import Features
 from transfer.tasks.opening import open_task
 from transfer.tasks.predicting import predictions, sheet
 from transfer.tasks.task import FinetuneSettings, Task, parts_of
-
-PREFIX = "rescaled:"
-"""Before a network's name: batch norm is absorbed and all layers are rescaled to the training pictures first."""
 
 _STATISTICS = 96  # pictures that a network is rescaled to
 

@@ -23,6 +23,7 @@ from pretext.engine.journal import read_journal
 from pretext.engine.run import newest_checkpoint
 from pretext.errors import UserError
 from pretext.settings import settings_from
+from transfer.comparing import compare_paths
 from transfer.finetuning import finetune
 from transfer.networks import open_network
 from transfer.outcomes import Detected, Ranked, Segmented
@@ -188,6 +189,13 @@ def test_rescaled_networks_are_others(run: Path, devkit: Path) -> None:
     results = tuned([run, f"rescaled:{run}"], "classify", devkit)
     assert [result.network.name for result in results] == ["random", "run", "rescaled random", "rescaled run"]
     assert len({result.network.group for result in results}) == len({result.network.weights for result in results}) == 4
+    for first, second, names in (
+        (f"random:{run}", str(run), ["random", "run"]),
+        (f"rescaled:random:{run}", f"rescaled:{run}", ["rescaled random", "rescaled run"]),
+        (str(run), f"rescaled:{run}", ["run", "rescaled run"]),
+    ):
+        (pair,) = compare_paths([first, second]).pairs
+        assert [one.first.network.name for one in (pair.first, pair.second)] == names
 
 
 def test_one_random_network_stands_beside_runs_of_one_seed(run: Path, devkit: Path, tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ from transfer.intervals import Metric
 from transfer.outcomes import Row, Weighted
 from transfer.results.plain import short
 
+PREFIX = "rescaled:"
+"""Before a network's name on the command line: it is rescaled to the training pictures first."""
 RESCALED = "rescaled "
 """What the names of such networks begin with."""
 
