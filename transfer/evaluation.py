@@ -21,16 +21,16 @@ from numpy.typing import NDArray
 from pretext.engine.checkpoint import load_checkpoint, save_checkpoint
 from pretext.engine.device import Place, device_name, pick_place
 from pretext.engine.memory import forget_peak, peak
+from pretext.engine.progress import say
 from pretext.errors import UserError
 from pretext.pictures.batches import Views
 from pretext.versions import versions
 from transfer.features import CacheSettings, FeatureSet, View, default_folder, extract
-from transfer.features.cache import say
 from transfer.intervals import ABOUT, Metric
 from transfer.networks import Network, open_networks
 from transfer.outcomes import Answers, Outcome, Ranked, Row
 from transfer.protocols import Protocol
-from transfer.results import Cost, Judged, Mode, Result, code_digest, read_result, write_result
+from transfer.results import Cost, Judged, Mode, Result, code_digest, kept_result, read_result, write_result
 from transfer.splits import Split, split
 from transfer.targets import Targets, open_targets
 
@@ -237,15 +237,8 @@ class _Evaluation:
 
     def kept(self) -> Result | None:
         """The result that was made of the very same things, if there is one."""
-        if not self.file.exists():
-            return None
-        try:
-            found = read_result(self.file)
-        except UserError as error:
-            say(f"{error}; it is made again now")
-            return None
-        same = all(getattr(found, name) == value for name, value in self.facts.items()) and found.versions == versions()
-        return found if same and found.network == self._judged and self._unreadable(found.skipped) else None
+        found = kept_result(self.file, self._judged, {**self.facts, "versions": versions()})
+        return found if found is not None and self._unreadable(found.skipped) else None
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[Result | None]:

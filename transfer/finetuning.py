@@ -22,6 +22,7 @@ from pretext.engine.journal import Journal, read_journal, skipped_pictures
 from pretext.engine.learner import Learner
 from pretext.engine.loop import train
 from pretext.engine.memory import forget_peak, peak
+from pretext.engine.progress import say
 from pretext.engine.run import held_run, newest_checkpoint
 from pretext.errors import UserError
 from pretext.files import write_png
@@ -30,11 +31,10 @@ from pretext.settings import plain
 from pretext.versions import versions
 from transfer.adapting import Adapted, AdaptSettings, adapt
 from transfer.features import View, calibrate_batch_norm
-from transfer.features.cache import say
 from transfer.intervals import ABOUT
 from transfer.networks import Network, open_networks
 from transfer.outcomes import judged_row
-from transfer.results import Cost, Judged, Result, code_digest, read_result, write_result
+from transfer.results import Cost, Judged, Result, code_digest, kept_result, read_result, write_result
 from transfer.results.result import PREFIX, RESCALED
 from transfer.tasks.alignment import Features
 from transfer.tasks.opening import open_task
@@ -179,15 +179,7 @@ class _Run:
 
     def kept(self) -> Result | None:
         """The result that was made of the very same things, if there is one."""
-        if not self.file.exists():
-            return None
-        try:
-            found = read_result(self.file)
-        except UserError as error:
-            say(f"{error}; it is made again now")
-            return None
-        same = all(getattr(found, name) == value for name, value in self._facts.items())
-        return found if same and found.network == self.start.judged else None
+        return kept_result(self.file, self.start.judged, self._facts)
 
     def train(self, warned: Any) -> Ending:
         """Train to the end, or to where it is asked to stop."""

@@ -12,13 +12,12 @@ import torch
 from numpy.typing import NDArray
 
 from pretext.engine.memory import available
-from pretext.engine.progress import progress
+from pretext.engine.progress import progress, say
 from pretext.errors import UserError
 from transfer.classifiers.lowshot import lowshot
 from transfer.classifiers.nearest import knn_scores
 from transfer.classifiers.svm import one_against_rest, svm_scores, unconverged
 from transfer.evaluation import EvaluationSettings, Task, evaluate
-from transfer.features.cache import say
 from transfer.outcomes import Row, judged_row
 from transfer.protocols import NearestProtocol, SvmProtocol, find_protocol
 from transfer.results import Result

@@ -71,6 +71,13 @@ def progress(title: str, total: int, unit: str, done: int = 0, weight: int = 1) 
         yield speak
 
 
+def say(line: str) -> None:
+    """A line on standard error, for a user who may wonder."""
+    with contextlib.suppress(OSError):
+        sys.stderr.write(f"{line}\n")
+        sys.stderr.flush()
+
+
 class _Forgiving:
     """Standard error, where nobody may be reading any more: work goes on unseen instead of failing."""
 

@@ -17,7 +17,6 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 import time
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,6 +27,7 @@ from typing import IO, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from pretext.engine.progress import say
 from pretext.errors import UserError
 from pretext.files import write_atomically
 
@@ -271,13 +271,6 @@ def require_room(folder: Path, entries: Sequence[Entry]) -> None:
             f"{folder}: features need {needed / 1e9:.3g} GB, and {free / 1e9:.3g} GB are free; make room, name another "
             "cache folder, or pool to fewer dimensions"
         )
-
-
-def say(line: str) -> None:
-    """A line on standard error, for a user who may wonder."""
-    with contextlib.suppress(OSError):
-        sys.stderr.write(f"{line}\n")
-        sys.stderr.flush()
 
 
 def _lock(lock: IO[str], folder: Path) -> None:

@@ -19,11 +19,11 @@ from torch import Tensor
 
 from pretext.engine.device import Place, autocast
 from pretext.engine.interrupt import Ending, stop_requests
-from pretext.engine.progress import progress
+from pretext.engine.progress import progress, say
 from pretext.errors import UserError
 from pretext.pictures import DECODER, Source
 from pretext.pictures.batches import Batch, Subset, Views, stream
-from transfer.features.cache import Entry, Skip, Storage, held_entry, key_of, require_room, say
+from transfer.features.cache import Entry, Skip, Storage, held_entry, key_of, require_room
 from transfer.features.pooling import dims_of, pool
 from transfer.networks import Network
 from transfer.results import code_digest

@@ -5,7 +5,7 @@ in them), so every number and interval can be computed again, and what the numbe
 """
 
 from transfer.results.code import code_digest
-from transfer.results.files import find_results, read_result, write_result
+from transfer.results.files import find_results, kept_result, read_result, write_result
 from transfer.results.result import Cost, Judged, Mode, Result, evaluation, require_comparable
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "code_digest",
     "evaluation",
     "find_results",
+    "kept_result",
     "read_result",
     "require_comparable",
     "write_result",

@@ -3,11 +3,12 @@
 import json
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+from pretext.engine.progress import say
 from pretext.errors import UserError
 from pretext.files import write_atomically
 from transfer.intervals import Estimate
@@ -60,6 +61,19 @@ def read_result(path: Path) -> Result:
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, zlib.error) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise UserError(f"{path}: no result, or a damaged one ({reason}); make it again or move it away") from error
+
+
+def kept_result(path: Path, network: Judged, facts: Mapping[str, Any]) -> Result | None:
+    """The result in a file, if it is of that network and has those facts; a damaged one is told of, and is none."""
+    if not path.exists():
+        return None
+    try:
+        found = read_result(path)
+    except UserError as error:
+        say(f"{error}; it is made again now")
+        return None
+    same = all(getattr(found, name) == value for name, value in facts.items())
+    return found if same and found.network == network else None
 
 
 def find_results(paths: Sequence[Path]) -> list[Result]:
