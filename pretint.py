@@ -1,9 +1,11 @@
 """The front door: one command per job, nothing else in it."""
 
 import contextlib
+import re
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.metadata import version
@@ -13,10 +15,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from rich.console import Console
 from rich.table import Table
 
-from pretext.errors import SaidElsewhere, UserError
-from pretext.settings import Parsed, Positional, parse_command
+from pretext.errors import PartnerGone, SaidElsewhere, UserError
+from pretext.files import held_folder
+from pretext.settings import Parsed, Positional, parse_command, plain, settings_file, settings_from
 
 if TYPE_CHECKING:
+    from slurm import Job
+    from slurm.sending import Item, SubmitSettings
     from transfer.results import Result
 
 # Each command imports its job only when it is called: --help must not wait for torch.
@@ -32,12 +37,23 @@ START = Positional("networks", "as of probe; rescaled:NETWORK is rescaled to the
 HERE = Path(__file__).parent
 RECIPES = (HERE if (HERE / "configs").is_dir() else HERE / "pretext") / "configs" / "pretext"  # a checkout, a wheel
 LISTED = 20
+SHARED = ("pretrain", "finetune")  # commands that several processes can share
 PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True, "emoji": False}
+
+
+_ONLY_READ: ContextVar[bool] = ContextVar("_ONLY_READ", default=False)
 
 
 @dataclass
 class NoSettings:
     """Nothing can be set."""
+
+
+class _Read(Exception):
+    """A command's words, understood; raised in place of doing it."""
+
+    def __init__(self, positionals: list[Any], settings: Any) -> None:
+        self.positionals, self.settings = positionals, settings
 
 
 def pretrain(arguments: Sequence[str]) -> int:
@@ -118,8 +134,8 @@ def finetune(arguments: Sequence[str]) -> int:
             *(f"  {k:10}{v.about}" for k, v in TASKS.items()),
         )
         raise SystemExit(0)
-    (networks,), settings = parse_command(
-        f"pretint finetune {name}", TASKS[name].about, TASKS[name].settings, [START], rest
+    (networks,), settings = _understood(
+        parse_command(f"pretint finetune {name}", TASKS[name].about, TASKS[name].settings, [START], rest)
     )
     done = job(networks, settings)
     if not is_first():
@@ -228,6 +244,92 @@ def pack(arguments: Sequence[str]) -> int:
     return 0
 
 
+@contextlib.contextmanager
+def _cluster() -> Iterator[None]:
+    """What slurm/ has to say to a user, said as all else is."""
+    try:
+        from slurm import ClusterError
+    except ImportError as error:
+        raise UserError(f"{error.name} is not installed, which jobs need: pip install 'pretint[slurm]'") from error
+    try:
+        yield
+    except ClusterError as error:
+        raise UserError(str(error)) from error
+
+
+@_cluster()
+def submit(arguments: Sequence[str]) -> int:
+    """Send a command, or a list of them, to a cluster: submit --on CLUSTER.yaml COMMAND ..."""
+    from slurm import ClusterSettings
+    from slurm import submit as job
+    from slurm.sending import Item, SubmitSettings, read_list, split_words
+
+    own, words = split_words(arguments, COMMANDS, ("again", "dry_run"))
+    for at, word in enumerate(own):
+        if word == "--on" and at + 1 < len(own):  # by itself: a file knows nothing of --name, --list and the like
+            settings_file(ClusterSettings, Path(own[at + 1]))
+    about = f"{submit.__doc__} Options of submit come before the command, those of the command after it."
+    _, settings = _understood(parse_command("pretint submit", about, SubmitSettings, [], own, "--on"))
+    if bool(words) == bool(settings.jobs):
+        raise UserError("give a command to submit, such as pretrain runs/x, or --jobs FILE; and not both")
+    if settings.jobs and (settings.name or settings.after):
+        raise UserError("--name and --after are of one command; in a list every job has its own")
+    items = (
+        read_list(Path(settings.jobs))
+        if settings.jobs
+        else [Item(tuple(words), settings.name, tuple(settings.after), {})]
+    )
+    jobs = [_job(item, settings) for item in items]
+    if settings.dry_run:
+        return _rehearse(jobs, settings)
+    done = job(jobs, settings.folder, settings.again)
+    _say(*(f"{name}: {why}" for name, why in done.skipped))
+    _say(*(f"{one.name}: job {one.id}, log {one.log}" for one in done.sent[:LISTED]))
+    if len(done.sent) > LISTED:
+        _say(f"and {len(done.sent) - LISTED} more")
+    elsewhere = [] if settings.folder == SubmitSettings().folder else ["--folder", str(settings.folder)]
+    _say(f"see how far they are: {shlex.join(['pretint', 'jobs', *elsewhere])}")
+    return 0
+
+
+def _rehearse(jobs: "Sequence[Job]", settings: "SubmitSettings") -> int:
+    """Show what would be sent, and what it would take."""
+    from slurm.submitting import require_sendable, script
+
+    skipped = dict(require_sendable(jobs, settings.folder, settings.again))
+    sent = [job for job in jobs if job.name not in skipped]
+    for asked in dict.fromkeys(str(job.asked) for job in sent):
+        alike = [job for job in sent if str(job.asked) == asked]
+        if alike[0].asked.executor == "slurm":
+            more = f" and {len(alike) - 1} more that ask for the same" if len(alike) > 1 else ""
+            _say(f"# sbatch file of {alike[0].name}{more}", script(alike[0], settings.folder).strip(), "")
+    _say(*(f"{name}: {why}" for name, why in skipped.items()))
+    hours = sum(job.asked.gpu_hours for job in sent)
+    _say(
+        f"jobs: {len(sent)}",
+        f"GPU-hours: at most {hours:,.1f} until the time limits; a job that takes longer goes on in another piece",
+    )
+    return 0
+
+
+@_cluster()
+def jobs(arguments: Sequence[str]) -> int:
+    """Show the jobs that were sent: what runs, where, how far, what failed and why. jobs cancel NAME ... ends some."""
+    from slurm import cancel, states
+    from slurm.listing import JobsSettings, lines
+
+    words = Positional("names", "of jobs, or their numbers; all of them if none is given", nargs="*", kind=str)
+    stop = list(arguments[:1]) == ["cancel"]
+    (names,), settings = _parse(jobs, JobsSettings, [words], arguments[stop:])
+    if stop and not names:
+        raise UserError("cancel: which job? give names or numbers, or all")
+    if stop:
+        _say(*(f"{one.sent.name}: job {one.sent.id} cancelled" for one in cancel(settings.folder, names)))
+    else:
+        _say(*lines(states(settings.folder), names, settings))
+    return 0
+
+
 def demo(arguments: Sequence[str]) -> int:
     """Pretrain, colour and probe on photographs that need no download, in minutes, by the commands shown."""
     from pretext.pictures.bundled import save_test_parts
@@ -279,6 +381,8 @@ COMMANDS: dict[str, Command] = {
         pack,
         export,
         import_,
+        submit,
+        jobs,
         demo,
     )
 }
@@ -289,7 +393,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0 done, 2 the user's mistake (one line on standard error), stopped and ready to go
-        on: 75 by USR2, 130 by Ctrl-C, 143 by TERM.
+        on: 75 by USR2 or because another process of the run is gone, 130 by Ctrl-C, 143 by TERM.
     """
     name, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
@@ -313,14 +417,56 @@ def main(arguments: Sequence[str] | None = None) -> int:
         shown = "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
         with contextlib.suppress(OSError):
             Console(stderr=True).print(f"pretint: {shown}", **PLAIN)
-        return 2
+        return 75 if isinstance(error, PartnerGone) else 2
     except KeyboardInterrupt:
         Console(stderr=True).print("pretint: stopped at once; the same command goes on where it can", **PLAIN)
         return 130
 
 
 def _parse(command: Command, kind: type[S], positionals: Sequence[Positional], arguments: Sequence[str]) -> Parsed[S]:
-    return parse_command(f"pretint {_name(command)}", command.__doc__ or "", kind, positionals, arguments)
+    return _understood(parse_command(f"pretint {_name(command)}", command.__doc__ or "", kind, positionals, arguments))
+
+
+def _understood(parsed: Parsed[S]) -> Parsed[S]:
+    """What was parsed; where words are only read, no further."""
+    if _ONLY_READ.get():
+        raise _Read(*parsed)
+    return parsed
+
+
+def _job(item: "Item", settings: "SubmitSettings") -> "Job":
+    """A job to send, of a command's words, which are read first: a mistake in them is said before anything is sent."""
+    from slurm import ClusterSettings, Job
+
+    name, *rest = item.words
+    if name not in COMMANDS or name in ("submit", "jobs"):
+        raise UserError(f"{item.name or name}: {name} is no command that can be sent")
+    reading = _ONLY_READ.set(True)
+    try:
+        COMMANDS[name](rest)
+    except _Read as read:
+        positionals = read.positionals
+    except UserError as error:
+        raise UserError(f"{item.name}: {error}" if settings.jobs else str(error)) from error
+    finally:
+        _ONLY_READ.reset(reading)
+    first = next((one[0] if isinstance(one, list) else one for one in positionals if one), "")
+    claims = str(Path(first).resolve()) if name in ("pretrain", "pack") else ""
+    asked = settings.cluster
+    if item.ask:
+        asked = settings_from(ClusterSettings, {**plain(asked), **item.ask}, f"{item.name}: ask")
+    if name not in SHARED:
+        asked = asked.of_one_task
+    if claims and name == "pretrain" and Path(first).is_dir():
+        with held_folder(Path(first), "working on this run"):  # by a process of this machine that is no job of ours
+            pass
+    return Job(tuple(item.words), item.name or _job_name(name, rest, str(first)), asked, item.after, claims)
+
+
+def _job_name(command: str, rest: Sequence[str], first: str) -> str:
+    """Of a job without a name: its command, and what that is about."""
+    words = [command, rest[0] if command == "finetune" and rest else "", Path(first).name or first]
+    return "-".join(filter(None, (re.sub(r"[^\w.+%@]+", "-", word).strip("-.") for word in words)))[:100]
 
 
 def _judged(results: Sequence["Result"]) -> int:

@@ -24,5 +24,9 @@ class PictureError(UserError):
         return type(self), (self.key, self.reason)
 
 
+class PartnerGone(UserError):
+    """Another process of the same run is gone. The same command goes on: it exits with 75, not with 2."""
+
+
 class SaidElsewhere(UserError):
     """An error that another process of the same run reports: this one only ends."""

@@ -80,13 +80,18 @@ class Positional(NamedTuple):
 
 
 def parse_command(
-    program: str, about: str, kind: type[S], positionals: Sequence[Positional], arguments: Sequence[str]
+    program: str,
+    about: str,
+    kind: type[S],
+    positionals: Sequence[Positional],
+    arguments: Sequence[str],
+    file: str = "--config",
 ) -> Parsed[S]:
     """A command's positional arguments and settings, from its words.
 
-    ``--config FILE`` sets many settings; every setting is also an option, and wins over the file. A list of
-    words may be written with commas: ``--stages conv1,conv5``; ``--freeze-to`` is ``--freeze_to``, and ``--colour``
-    alone is ``--colour true``.
+    ``--config FILE`` (or what ``file`` names) sets many settings; every setting is also an option, and wins over the
+    file. A list of words may be written with commas: ``--stages conv1,conv5``; ``--freeze-to`` is ``--freeze_to``,
+    and ``--colour`` alone is ``--colour true``.
 
     Raises:
         UserError: an unknown option, a wrong type, a missing argument, an unreadable file.
@@ -96,19 +101,19 @@ def parse_command(
     for positional in positionals:
         parser.add_argument(positional.name, type=positional.kind, help=positional.help, nargs=positional.nargs)
     if dataclasses.fields(kind):  # type: ignore[arg-type]
-        parser.add_argument("--config", action="config", help="a YAML file of settings; options win over it")
+        parser.add_argument(file, action="config", help="a YAML file of settings; options win over it")
         parser.add_class_arguments(kind)
     arguments = _answered(kind, [_underscored(argument) for argument in arguments])
-    for path in _config_files(arguments):  # first by itself, so that a complaint can name the file
+    for path in _config_files(arguments, file):  # first by itself, so that a complaint can name the file
         settings_file(kind, path)
     try:
         if any(positional.recipe for positional in positionals):
-            named = parser.parse_args(_config_first(arguments))
+            named = parser.parse_args(_config_first(arguments, file))
             recipes = [named[positional.name] for positional in positionals if positional.recipe]
             for path in recipes:
                 settings_file(kind, path)
-            arguments = [*(word for path in recipes for word in ("--config", str(path))), *arguments]
-        parsed = parser.instantiate(parser.parse_args(_config_first(_bracketed(kind, arguments))))
+            arguments = [*(word for path in recipes for word in (file, str(path))), *arguments]
+        parsed = parser.instantiate(parser.parse_args(_config_first(_bracketed(kind, arguments), file)))
     except ParserError as error:
         raise UserError(f"{_one_line(error, kind)} (see {program} --help)") from error
     return [parsed[positional.name] for positional in positionals], _built(parsed, kind)
@@ -150,23 +155,23 @@ class _OneOfEach(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _config_files(arguments: Sequence[str]) -> Iterator[Path]:
+def _config_files(arguments: Sequence[str], file: str) -> Iterator[Path]:
     for argument, following in pairwise([*arguments, None]):
         assert argument is not None
-        if argument == "--config" and following is not None:
+        if argument == file and following is not None:
             yield Path(following)
-        elif argument.startswith("--config="):
-            yield Path(argument.removeprefix("--config="))
+        elif argument.startswith(f"{file}="):
+            yield Path(argument.removeprefix(f"{file}="))
 
 
-def _config_first(arguments: Sequence[str]) -> list[str]:
-    """The arguments with every ``--config FILE`` in front: jsonargparse lets the last word win."""
+def _config_first(arguments: Sequence[str], file: str) -> list[str]:
+    """The arguments with every file of settings in front: jsonargparse lets the last word win."""
     front, rest = [], list(arguments)
-    while "--config" in rest[:-1]:
-        at = rest.index("--config")
+    while file in rest[:-1]:
+        at = rest.index(file)
         front += rest[at : at + 2]
         del rest[at : at + 2]
-    joined = [word for word in rest if word.startswith("--config=")]
+    joined = [word for word in rest if word.startswith(f"{file}=")]
     return [*front, *joined, *(word for word in rest if word not in joined)]
 
 

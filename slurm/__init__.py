@@ -1,5 +1,7 @@
-"""Send: any job, unchanged, to a cluster. Knows only "a job": a function that may be called again."""
+"""Send: any job, unchanged, to a cluster. Knows only "a job": a command line that may be called again."""
 
-from slurm.jobs import ClusterSettings, submit
+from slurm.cluster import ClusterError, ClusterSettings
+from slurm.states import State, cancel, states
+from slurm.submitting import Job, Submission, submit
 
-__all__ = ["ClusterSettings", "submit"]
+__all__ = ["ClusterError", "ClusterSettings", "Job", "State", "Submission", "cancel", "states", "submit"]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from pretext.errors import SaidElsewhere, UserError
+from pretext.errors import PartnerGone, SaidElsewhere, UserError
 
 T = TypeVar("T")
 
@@ -139,7 +139,7 @@ def partners() -> Iterator[None]:
     """Within it, what breaks because another process is gone is said in one line.
 
     Raises:
-        UserError: so it is.
+        PartnerGone: so it is.
     """
     try:
         yield
@@ -147,7 +147,7 @@ def partners() -> Iterator[None]:
         told = str(error)
         if world() == 1 or not (isinstance(error, dist.DistError) or "gloo" in told or "onnection" in told):
             raise
-        raise UserError(
+        raise PartnerGone(
             f"process {rank()} of {world()}: another process of this run is gone ({' '.join(told.split())[:160]}); "
             "see what it said last, and start all of them again: they go on from the newest checkpoint"
         ) from error

@@ -1,0 +1,96 @@
+"""What a job asks of a cluster, and where a mistake in that is said."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Executor = Literal["slurm", "local", "debug"]
+
+_OURS = {
+    "array", "cpus-per-task", "dependency", "error", "gpus-per-node", "job-name", "mem", "nodes", "ntasks-per-node",
+    "open-mode", "output", "signal", "time", "wrap",
+}  # fmt: skip
+_SHORTEST = 5  # seconds in which a step may end and a checkpoint be written
+
+
+class ClusterError(ValueError):
+    """What a user asked of a cluster is not to be had: one line that says what, where, and what to do."""
+
+
+@dataclass
+class ClusterSettings:
+    """What a job asks of the cluster.
+
+    Args:
+        executor: slurm, local (processes on this machine, in the background), or debug (here, at once).
+        partition: of Slurm; empty takes the site's default.
+        account: that is charged.
+        qos: quality of service.
+        constraint: features that nodes must have, such as "a100|h100".
+        minutes: time limit of one piece of the job; a job that is longer is requeued and goes on.
+        grace: seconds before that limit at which the job is told to save itself.
+        nodes: how many machines.
+        tasks_per_node: processes on each; a pretraining wants one for every GPU.
+        gpus_per_node: how many GPUs on each.
+        cpus_per_task: cores for each process; decoding takes some beside every GPU.
+        memory_gb: of main memory, on each node.
+        setup: lines of shell before the job, such as "module load cuda"; one that fails ends the job.
+        python: what starts Python on the node, such as "apptainer exec --nv image.sif python"; empty: this Python.
+        environment: variables of the job.
+        options: further options of sbatch, such as {mail-type: FAIL}.
+        at_once: how many jobs of an array may run at the same time.
+        patience: after so many restarts in a row that made no step a job gives up.
+    """
+
+    executor: Executor = "slurm"
+    partition: str = ""
+    account: str = ""
+    qos: str = ""
+    constraint: str = ""
+    minutes: int = 24 * 60
+    grace: int = 300
+    nodes: int = 1
+    tasks_per_node: int = 1
+    gpus_per_node: int = 0
+    cpus_per_task: int = 4
+    memory_gb: float = 16
+    setup: list[str] = field(default_factory=list)
+    python: str = ""
+    environment: dict[str, str] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+    at_once: int = 256
+    patience: int = 3
+
+    def __post_init__(self) -> None:
+        for name in ("minutes", "nodes", "tasks_per_node", "cpus_per_task", "memory_gb", "at_once", "patience"):
+            if not getattr(self, name) > 0:  # nan too
+                raise ClusterError(f"{name} is {getattr(self, name)}: it must be above 0")
+        if self.gpus_per_node < 0:
+            raise ClusterError(f"gpus_per_node is {self.gpus_per_node}: it must not be negative")
+        if not _SHORTEST <= self.grace < 60 * self.minutes:
+            raise ClusterError(
+                f"grace is {self.grace} seconds: it must lie between {_SHORTEST} and the limit, {60 * self.minutes}"
+            )
+        if self.executor != "slurm" and self.nodes > 1:
+            raise ClusterError(f"nodes is {self.nodes}: executor {self.executor} has this machine alone")
+        if self.executor == "debug" and self.tasks_per_node > 1:
+            raise ClusterError("tasks_per_node: executor debug is one process; take local")
+        if taken := sorted(_OURS & {name.lstrip("-").replace("_", "-") for name in self.options}):
+            raise ClusterError(f"options: {taken[0]} has a setting of its own here (see pretint submit --help)")
+
+    @property
+    def gpu_hours(self) -> float:
+        """At most, of one piece."""
+        return self.nodes * self.gpus_per_node * self.minutes / 60
+
+    @property
+    def of_one_task(self) -> "ClusterSettings":
+        """The share of one process, for a job that works in one."""
+        tasks = self.tasks_per_node
+        return dataclasses.replace(
+            self,
+            nodes=1,
+            tasks_per_node=1,
+            gpus_per_node=-(-self.gpus_per_node // tasks),
+            memory_gb=self.memory_gb / tasks,
+        )

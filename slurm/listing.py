@@ -1,0 +1,75 @@
+"""Jobs as a user sees them: one line each."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from slurm.cluster import ClusterError
+from slurm.sending import FOLDER
+from slurm.states import State
+
+_BAD = ("failed", "lost", "not run", "cancelled")
+
+
+@dataclass
+class JobsSettings:
+    """Which jobs to show, and how.
+
+    Args:
+        folder: of the jobs, as given to submit.
+        format: terminal, or json: all that is known of each.
+    """
+
+    folder: Path = FOLDER
+    format: Literal["terminal", "json"] = "terminal"
+
+
+def lines(found: Sequence[State], names: Sequence[str], settings: JobsSettings) -> list[str | Table]:
+    """A table, what failed and why, and a sum; of all jobs, or of those named.
+
+    Raises:
+        ClusterError: there is no job of a name.
+    """
+    for name in names:
+        if not any(name in (state.sent.name, state.sent.id) for state in found):
+            raise ClusterError(f"{name}: no job in {settings.folder} has this name or number")
+    shown = [state for state in found if not names or {state.sent.name, state.sent.id} & set(names)]
+    if settings.format == "json":
+        return [json.dumps([state.plain for state in shown], indent=1)]
+    if not shown:
+        return [f"no jobs in {settings.folder}"]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for head in ("job", "name", "state", "node", "done", "left", "last", "restarts"):
+        table.add_column(head, no_wrap=True, justify="right" if head in ("done", "left", "restarts") else "left")
+    for state in shown:
+        table.add_row(*(Text(cell) for cell in _cells(state)))
+    bad = [state for state in shown if state.word in _BAD and state.word != "cancelled"]
+    why = [f"{state.sent.name} {state.word}: {state.why or 'no reason is known'}" for state in bad]
+    logs = [f"  its log: {state.sent.log}" if state.sent.log.exists() else "  it has no log" for state in bad]
+    count = Counter(state.word for state in shown)
+    total = ", ".join(f"{number} {word}" for word, number in count.items())
+    reasons = [line for pair in zip(why, logs, strict=True) for line in pair]
+    return [table, *reasons, f"{len(shown)} jobs: {total}; logs: {shown[0].sent.log.parent}/JOB_0_log.out"]
+
+
+def _cells(state: State) -> tuple[str, ...]:
+    share = f"{state.done:,}/{state.total:,}" if state.total else ""
+    word = f"{state.word} {state.why}".strip() if state.live else state.word
+    left = _clock(state.left) if state.left is not None else ""
+    if state.limit:
+        left = f"{left} (limit {state.limit})".strip()
+    last = ", ".join(part for part in (state.doing, state.remark) if part) if state.live else state.remark
+    return state.sent.id, state.sent.name, word, state.node, share, left, last, str(state.restarts)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

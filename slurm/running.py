@@ -1,0 +1,298 @@
+"""On the node: one process that starts a job's command, tells it of signals, and has it called again."""
+
+import ctypes
+import fcntl
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import IO, Any, NoReturn
+
+import submitit
+
+from slurm import queue, records
+from slurm.cluster import ClusterError
+
+AGAIN = 75
+"""How a command ends that was stopped, has saved itself, and is to be called again (EX_TEMPFAIL)."""
+
+_STOPPED = (AGAIN, 128 + signal.SIGTERM, -signal.SIGTERM, -signal.SIGUSR2)
+_SIGNALS = (signal.SIGUSR2, signal.SIGTERM)
+_LOOK = 5.0  # seconds between two looks at whether a newer start of the job has taken over
+_FAREWELL = 120.0  # seconds that Slurm has to end a process whose job is requeued
+_CULPRIT = 10.0  # seconds that another process has to say why it broke the others
+_LOCAL_AGAIN = 144  # what submitit's local controller takes for: start it again
+_SAID_NOTHING = "said nothing"
+
+
+class Runner:
+    """A job, as submitit keeps it: strings and numbers only, so that no edited code can change what they mean.
+
+    Args:
+        words: the command, after ``pretint``.
+        patience: see ``ClusterSettings``.
+        grace: likewise.
+    """
+
+    def __init__(self, words: Sequence[str], patience: int, grace: int) -> None:
+        self.words, self.patience, self.grace = list(words), patience, grace
+
+    def checkpoint(self) -> "submitit.helpers.DelayedSubmission":
+        """What submitit would send next time: the same."""
+        return submitit.helpers.DelayedSubmission(self)
+
+    def __call__(self) -> None:
+        """Run the command to its end; of several processes, each runs it, and they find each other as torchrun's do.
+
+        Raises:
+            SystemExit: it was stopped, or failed; the code is the command's.
+        """
+        _Attempt(self).run()
+
+
+class _Attempt:
+    """One start of a job, in one of its processes."""
+
+    def __init__(self, runner: Runner) -> None:
+        self.words, self.patience, self.grace = runner.words, runner.patience, runner.grace
+        self.place = submitit.JobEnvironment()
+        self.rank, self.job = self.place.global_rank, self.place.job_id
+        self.folder = Path(self.place.paths.folder).parent / self.job
+        self.folder.mkdir(exist_ok=True)
+        self.on_slurm = "SLURM_JOB_ID" in os.environ and os.environ.get("SUBMITIT_EXECUTOR") == "slurm"
+        self.restart = int(os.environ.get("SLURM_RESTART_COUNT", "0")) if self.on_slurm else self._local_restart()
+        self.asked = 0.0  # when a signal first asked to stop
+        self.child: subprocess.Popen[bytes] | None = None
+        self.tail: deque[str] = deque(maxlen=20)
+
+    def run(self) -> None:
+        """See ``Runner``."""
+        for number in _SIGNALS:  # before anything else: in the first moments they are blocked, if the node can do it
+            signal.signal(number, self._pass_on)
+        signal.signal(signal.SIGCONT, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        if self.rank == 0:
+            self._begin()
+        code = self._command()
+        if code == 0:
+            if self.rank == 0:
+                self._note("end", how="complete", code=0)
+            return
+        if code in _STOPPED:
+            self._again(code)
+        self._fail(code)
+
+    def _begin(self) -> None:
+        """Note the start, make sure that no earlier start is still at work, and give up if nothing comes of it."""
+        before, done = records.attempts(self.folder), records.progress(self.folder)
+        first = done.get("first") if done else None
+        (self.folder / "progress.json").unlink(missing_ok=True)
+        self._note(
+            "start", found=first, node=_node(), pid=os.getpid()
+        )  # from here on an earlier one knows that it is one
+        now = time.strftime("%Y-%m-%d %H:%M:%S")
+        _say(f"--- {now}, job {self.job} on {_node()}, {_start(self.restart)}: pretint {shlex.join(self.words)}")
+        self.lock = (self.folder / ".lock").open("a")
+        self._alone()
+        if fruitless(before, first) >= self.patience:
+            why = f"gave up: {self.patience} restarts in a row made no step"
+            self._note("end", how="gave up", code=1, why=why)
+            self._leave(f"{why}; see above for why, then send it again", 1)
+
+    def _alone(self) -> None:
+        """Wait until an earlier start has left: on a node that went silent it may go on for a while."""
+        until = time.monotonic() + _FAREWELL
+        while True:
+            try:
+                # By process, not by open file: the command must not inherit it.
+                fcntl.lockf(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                if time.monotonic() > until:
+                    why = f"an earlier start of this job still holds {self.folder} after {_FAREWELL:.0f} seconds"
+                    self._note("end", how="failed", code=1, why=why)
+                    self._leave(why, 1)
+                time.sleep(1)
+            else:
+                return
+
+    def _command(self) -> int:
+        """Run the command; its exit code, as subprocess has it."""
+        env = {**os.environ, "PYTHONUNBUFFERED": "1"}
+        if self.place.num_tasks > 1:
+            # Not the GPU: on a cluster that shares nodes, numbering GPUs by rank takes someone else's.
+            found = submitit.helpers.TorchDistributedEnvironment()
+            env |= {
+                "MASTER_ADDR": os.environ.get("PRETINT_MASTER_ADDR", found.master_addr),
+                "MASTER_PORT": str(found.master_port),
+                "RANK": str(found.rank),
+                "WORLD_SIZE": str(found.world_size),
+                "LOCAL_RANK": str(found.local_rank),
+                "LOCAL_WORLD_SIZE": str(found.local_world_size),
+            }
+        if self.rank == 0:
+            env["PRETINT_PROGRESS"] = str(self.folder / "progress.json")
+        # It is born with these signals blocked, and takes them when it is ready to: none is lost, none kills it early.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        try:
+            self.child = subprocess.Popen(
+                [sys.executable, "-m", "pretint", *self.words],
+                env=env,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                preexec_fn=_with_parent(),
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if self.asked:  # while it was being started
+            self.child.send_signal(signal.SIGUSR2)
+        assert self.child.stdout is not None
+        reader = threading.Thread(target=self._read, args=(self.child.stdout,), daemon=True)
+        reader.start()
+        code = self._wait(self.child)
+        reader.join(timeout=5)
+        return code
+
+    def _wait(self, child: "subprocess.Popen[bytes]") -> int:
+        limit = max(self.grace - 30, self.grace / 2)
+        while True:
+            try:
+                return child.wait(timeout=_LOOK)
+            except subprocess.TimeoutExpired:
+                pass
+            if self._superseded():
+                child.kill()
+                child.wait()
+                self._leave("a newer start of this job has begun on another node; this one leaves", AGAIN)
+            if self.asked and time.monotonic() - self.asked > limit:
+                _say(f"not stopped {limit:.0f} seconds after it was asked to: ended; it goes on from what it has saved")
+                child.kill()
+                child.wait()
+                return AGAIN
+
+    def _read(self, pipe: IO[bytes]) -> None:
+        """Pass on what the command prints, and remember the last of it."""
+        for line in iter(pipe.readline, b""):
+            sys.stdout.buffer.write(line)
+            sys.stdout.buffer.flush()
+            if text := line.decode(errors="replace").strip():
+                self.tail.append(text)
+
+    def _again(self, code: int) -> NoReturn:
+        """Have the job called again, once, unless Slurm has decided on it already."""
+        if not self.on_slurm:
+            self._note("end", how="stopped", code=code)
+            raise SystemExit(_LOCAL_AGAIN if self.asked and os.environ.get("SUBMITIT_EXECUTOR") == "local" else code)
+        if self.rank:
+            time.sleep(_FAREWELL)  # whoever leaves first ends the others, and the first must have its word with Slurm
+            raise SystemExit(AGAIN)
+        if not self.asked:  # another process may have broken this one: that is no reason to do the same again
+            until = time.monotonic() + _CULPRIT
+            while time.monotonic() < until:
+                if any(
+                    one["kind"] == "end" and one.get("restart") == self.restart for one in records.attempts(self.folder)
+                ):
+                    raise SystemExit(1)
+                time.sleep(1)
+        try:
+            state, restarts = queue.standing(os.environ["SLURM_JOB_ID"])
+            if state != "RUNNING" or restarts != self.restart or self._superseded():
+                # Cancelled, requeued or preempted by others: a second requeue would run it twice.
+                self._note("end", how="stopped", code=code, why=f"Slurm: {state.lower()}")
+                self._leave(f"stopped; Slurm has decided what becomes of it ({state.lower()})", AGAIN)
+            self._note("end", how="requeued", code=code)
+            _say("stopped, all is saved; requeued")
+            queue.requeue(os.environ["SLURM_JOB_ID"])
+        except ClusterError as error:
+            self._note("end", how="failed", code=AGAIN, why=f"cannot be requeued: {error}")
+            self._leave(f"stopped, but it cannot be requeued ({error}); send it again", AGAIN)
+        time.sleep(_FAREWELL)
+        raise SystemExit(AGAIN)
+
+    def _fail(self, code: int) -> NoReturn:
+        why = next((line for line in reversed(self.tail) if line), _SAID_NOTHING)
+        if code < 0:
+            name = signal.Signals(-code).name if -code in set(signal.Signals) else str(-code)
+            why = (
+                f"ended by {name}"
+                + (", for lack of memory perhaps" if -code == signal.SIGKILL else "")
+                + f"; last: {why}"
+            )
+        if self.rank == 0 or why != _SAID_NOTHING:
+            self._note("end", how="failed", code=code, why=why[:500])
+        if self.rank:
+            time.sleep(_LOOK)  # the first may still have something to say
+        raise SystemExit(code if code > 0 else 128 - code)
+
+    def _pass_on(self, number: int, frame: FrameType | None) -> None:
+        self.asked = self.asked or time.monotonic()
+        if self.child is not None and self.child.poll() is None:
+            self.child.send_signal(number)
+
+    def _superseded(self) -> bool:
+        starts = [one for one in records.attempts(self.folder) if one["kind"] == "start"]
+        return any(one.get("restart", 0) > self.restart for one in starts)
+
+    def _local_restart(self) -> int:
+        return sum(one["kind"] == "start" for one in records.attempts(self.folder))
+
+    def _note(self, kind: str, **values: Any) -> None:
+        records.note(self.folder, kind=kind, restart=self.restart, rank=self.rank, **values)
+
+    def _leave(self, why: str, code: int) -> NoReturn:
+        _say(why)
+        if not self.on_slurm and self.place.num_tasks > 1:
+            os.kill(os.getppid(), signal.SIGTERM)  # submitit's controller, which ends the others
+        raise SystemExit(code)
+
+
+def fruitless(before: Sequence[records.Record], found: Any) -> int:
+    """How many restarts in a row made no step that lasted.
+
+    Every start notes what the one before it had found to be done when it began (the first bar of progress). Two that
+    found the same: the first of them has added nothing. A start that did not come so far has added nothing either.
+
+    Args:
+        before: the attempts so far, without the start that asks.
+        found: what the latest of these had found.
+    """
+    marks = [*[one.get("found") for one in before if one["kind"] == "start"][1:], found]
+    if not before:
+        return 0
+    known: list[Any] = []
+    for mark in marks:
+        known.append(mark if mark is not None or not known else known[-1])
+    same = 0
+    for mark in reversed(known):
+        if mark != known[-1]:
+            break
+        same += 1
+    return same - 1  # the last of them may yet have done something: the next will tell
+
+
+def _start(restart: int) -> str:
+    return f"restart {restart}" if restart else "first start"
+
+
+def _node() -> str:
+    return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
+
+
+def _with_parent() -> Callable[[], None] | None:
+    """For a child: to be killed when its parent is gone, however that ended. Linux only."""
+    try:
+        prctl = ctypes.CDLL(None).prctl
+    except (OSError, AttributeError):
+        return None
+    return lambda: prctl(1, signal.SIGKILL)
+
+
+def _say(text: str) -> None:
+    print(f"pretint: {text}" if not text.startswith("---") else text, flush=True)  # noqa: T201 - the job's log
