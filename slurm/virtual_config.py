@@ -189,6 +189,7 @@ DbdHost=localhost
 DbdAddr=127.0.0.1
 DbdPort={options.port + 1}
 SlurmUser={pwd.getpwuid(os.geteuid()).pw_name}
+CommunicationParameters=NoInAddrAny
 LogFile={folder}/log/slurmdbd.log
 PidFile={folder}/run/slurmdbd.pid
 StorageType=accounting_storage/mysql
