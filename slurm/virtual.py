@@ -53,7 +53,7 @@ def _do(asked: argparse.Namespace) -> int:
     said: list[str] = []
     if asked.command == "up":
         cluster.up()
-        said = [*cluster.remarks(), f"up: {len(options.names)} nodes; export SLURM_CONF={cluster.folder}/slurm.conf"]
+        said = [*cluster.remarks(), f"up: {' '.join(options.names)}; export SLURM_CONF={cluster.folder}/slurm.conf"]
     elif asked.command == "status":
         said = cluster.lines()
     elif asked.command == "env":
