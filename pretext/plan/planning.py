@@ -1,17 +1,14 @@
 """The job that says what a pretraining will take, before anything is started: memory, speed, time, disk."""
 
-import dataclasses
-import math
 import time
 from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from pretext.classifier import Classifier, label_health
+from pretext.classifier import Classifier
 from pretext.colorizer import Colorizer
 from pretext.engine.checkpoint import checkpoint_bytes
 from pretext.engine.device import Place, pick_place
@@ -19,23 +16,26 @@ from pretext.engine.journal import record_sizes
 from pretext.engine.learner import Learner
 from pretext.engine.memory import device_peak, forget_peak, of_children, peak
 from pretext.engine.progress import progress
-from pretext.files import png_bytes
-from pretext.gamut import Gamut, bin_centres
-from pretext.health import colour_health
 from pretext.pictures import open_labelled
 from pretext.pictures.batches import Batch, Samples, batches
+from pretext.plan.disk import (
+    KEPT,
+    any_prior,
+    estimates_prior,
+    health_record,
+    looks_of,
+    saves_of,
+    sheet_size,
+    training_records,
+)
 from pretext.plan.measuring import Rate, bytes_of, learner_of, rate, seconds_of, together, try_out
 from pretext.preparing import Pictures, first_crops, held_views, on_place, open_pictures, stored
-from pretext.pretraining import sample_sheet
-from pretext.prior import load_prior
 from pretext.recipe import PretrainSettings, build_network
 
 _SECONDS = 6.0  # for each of: the network alone, the data path alone, both
 _LOOKED_AT = 32
 _SHOWN = 12  # of these on a sheet of samples
 _FIRST = 32  # crops that are read to say how long the first ones take
-_NOTED_EVERY = 20  # steps; as the training loop does
-_KEPT = 2
 
 
 @dataclass(frozen=True)
@@ -89,12 +89,12 @@ class Plan:
     @property
     def looks(self) -> int:
         """How often held-out pictures are looked at: before the first step, then every so often and at the end."""
-        return 1 + math.ceil(self.settings.training.steps / self.settings.machine.evaluate_every)
+        return looks_of(self.settings.training, self.settings.machine)
 
     @property
     def saves(self) -> int:
         """How often a checkpoint is written."""
-        return 1 + math.ceil(self.settings.training.steps / self.settings.machine.checkpoint_every)
+        return saves_of(self.settings.training, self.settings.machine)
 
     @property
     def seconds(self) -> tuple[float, float]:
@@ -105,7 +105,7 @@ class Plan:
     @property
     def kept(self) -> int:
         """The checkpoints that a finished run holds."""
-        return _KEPT * self.checkpoint
+        return KEPT * self.checkpoint
 
     @property
     def disk(self) -> int:
@@ -138,7 +138,7 @@ def plan(settings: PretrainSettings) -> Plan:
     if settings.online.source:
         open_labelled(settings.online.source)
     opened = time.perf_counter() - began
-    prior = _prior(settings)
+    prior = any_prior(settings)
     forget_peak(place.device)
     built = on_place(build_network(settings, prior, pictures.classes, published=True), settings, place)
     reading, first = _first_crops(pictures, settings)
@@ -164,9 +164,8 @@ def plan(settings: PretrainSettings) -> Plan:
     look, sheet, health = _look(learner, pictures, settings, prior, looked_at)
     besides = stored(pictures, settings, prior, place.precision)
     save, checkpoint = seconds_of(lambda: len(checkpoint_bytes({**learner.state(), **besides})), place)
-    steps = settings.training.steps
-    step = record_sizes("step", steps, loss=float(loss), lr=learner.rate, gradient_norm=float(norm))
-    speed = record_sizes("speed", steps, pictures_per_second=both.low, waiting=waiting)
+    numbers = (float(loss), learner.rate, float(norm), both.low, waiting)
+    line, event = training_records(settings.training, settings.machine, health, numbers)
     state = learner.state()
     notes = _notes(settings, trial.pictures, trial.whole, trial.fits)
     host, on_device = peak(), device_peak(place.device)
@@ -174,7 +173,7 @@ def plan(settings: PretrainSettings) -> Plan:
         wanted = settings.training.micro_batch or settings.training.batch_size
         more = round(trial.per_picture * (wanted - trial.pictures))
         host, on_device = (host + more, None) if on_device is None else (host, on_device + more)
-    drawn = Plan(
+    return Plan(
         place,
         settings,
         pictures=sum(map(len, pictures.training)),
@@ -190,34 +189,17 @@ def plan(settings: PretrainSettings) -> Plan:
         both=both,
         waiting=waiting,
         first_step=first_step,
-        before=opened + first_step + (reading * settings.objective.prior_pictures if _estimates(settings) else 0),
+        before=opened + first_step + (reading * settings.objective.prior_pictures if estimates_prior(settings) else 0),
         look=look,
         save=save,
         host=host,
         device=on_device,
         workers=workers,
         sheet=sheet,
-        journal=0,
-        tensorboard=0,
+        journal=line,
+        tensorboard=event + looks_of(settings.training, settings.machine) * sheet,
         notes=notes,
     )
-    counts = (steps, steps / _NOTED_EVERY, drawn.looks)
-    sizes = (step, speed, health)
-    line, event = (round(sum(n * each[part] for n, each in zip(counts, sizes, strict=True))) for part in (0, 1))
-    return dataclasses.replace(drawn, journal=line, tensorboard=event + drawn.looks * sheet)
-
-
-def _estimates(settings: PretrainSettings) -> bool:
-    return settings.objective.prior == "estimate" and not settings.objective.supervised
-
-
-def _prior(settings: PretrainSettings) -> Tensor | None:
-    """The recipe's, where a file holds it; else any: no number here depends on it. None where labels are learnt."""
-    if settings.objective.supervised:
-        return None
-    if _estimates(settings):
-        return torch.full((len(bin_centres()),), 1 / len(bin_centres()), dtype=torch.float64)
-    return load_prior(Path(settings.objective.prior), Gamut(settings.objective.neighbours, settings.objective.sigma))
 
 
 def _first_crops(pictures: Pictures, settings: PretrainSettings) -> tuple[float, Tensor]:
@@ -240,13 +222,8 @@ def _look(
     assert isinstance(network, (Colorizer, Classifier))
     wanted = settings.data.holdout
     views, labels, *_ = held_views(pictures, min(most, wanted), network.backbone.fit_size(settings.view_size))
-    drawing, png = 0.0, 0
-    if isinstance(network, Classifier):
-        judging, health = seconds_of(lambda: label_health(network, views, labels, place), place)
-    else:
-        assert prior is not None
-        drawing, png = seconds_of(lambda: len(png_bytes(sample_sheet(network, views, place))), place)
-        judging, health = seconds_of(lambda: colour_health(network, [views], prior, place), place)
+    drawing, png = seconds_of(lambda: sheet_size(network, views, place), place)
+    judging, health = seconds_of(lambda: health_record(network, views, labels, prior, place), place)
     count = min(wanted, sum(map(len, pictures.held))) or len(views)
     return drawing + judging * count / len(views), png, record_sizes("health", settings.training.steps, **health)
 

@@ -1,0 +1,239 @@
+"""What a pretraining will write to disk, known before it is started: nothing is trained and no speed is measured."""
+
+import dataclasses
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor, nn
+
+from pretext.classifier import Classifier, label_health
+from pretext.colorizer import Colorizer
+from pretext.engine.checkpoint import checkpoint_bytes
+from pretext.engine.device import Place
+from pretext.engine.journal import record_sizes
+from pretext.engine.learner import optimizer_and_schedule
+from pretext.engine.training import MachineSettings, TrainingSettings
+from pretext.files import png_bytes
+from pretext.gamut import Gamut, bin_centres
+from pretext.health import colour_health
+from pretext.preparing import held_views, open_pictures, stored
+from pretext.pretraining import sample_sheet
+from pretext.prior import load_prior
+from pretext.recipe import BackboneSettings, PretrainSettings, build_network
+from pretext.settings import plain
+from pretext.versions import versions
+
+KEPT = 2
+"""Checkpoints of a finished run; a moment before the older one goes, there is one more."""
+
+_NOTED_EVERY = 20  # steps; as the training loop does
+_LOOKED_AT = 32
+_LARGE = 2**16  # bytes: larger tensors are counted, not written
+_FEW = 16  # elements, in place of a larger tensor's
+_NUMBER = math.pi / 3  # has as many digits as most numbers
+
+
+@dataclass(frozen=True)
+class Disk:
+    """What a job writes, in bytes of files; a file system may round each file up to whole blocks."""
+
+    lasting: int
+    """When the job is complete."""
+    passing: int
+    """Beyond that at the peak: what is written before something older goes."""
+    parts: tuple[tuple[str, int], ...]
+    """What it consists of, by name; they add up to both together."""
+    notes: tuple[str, ...] = ()
+    """What is not in these numbers, or what they depend on."""
+
+
+def pretrain_disk(settings: PretrainSettings) -> Disk:
+    """What ``pretrain`` will write into a new run.
+
+    The pictures are opened and the network is built, on the CPU, at random weights; no step is computed. Checkpoints
+    are exact but for some bytes; a sheet of samples is drawn with the colours of another, small, network.
+
+    Raises:
+        UserError: what ``pretrain`` would say of the pictures or the network.
+    """
+    place, training = Place(torch.device("cpu"), "fp32", 0), settings.training
+    pictures = open_pictures(settings)
+    prior = any_prior(settings)
+    network = build_network(settings, prior, pictures.classes)
+    besides = stored(pictures, settings, prior, place.precision)
+    first, later = (checkpoint_size(network, training, besides, begun) for begun in (False, True))
+    views, labels, *_ = held_views(
+        pictures, min(_LOOKED_AT, settings.data.holdout), network.backbone.fit_size(settings.view_size)
+    )
+    other = dataclasses.replace(settings, backbone=BackboneSettings("tiny"))
+    small = build_network(other, prior, pictures.classes).eval()
+    sheet = sheet_size(small, views, place)
+    health = record_sizes("health", training.steps // 2, **health_record(small, views, labels, prior, place))
+    noted, mirrored = training_records(training, settings.machine, health)
+    looks = looks_of(training, settings.machine)
+    facts = {"versions": versions(), "precision": place.precision, "workers": 0, "held_out": settings.data.holdout}
+    noted += record_sizes("start", 0, time=time.time(), device="cpu", processes=1, **facts)[0]
+    asked = len(yaml.safe_dump(plain(settings), sort_keys=False).encode())
+    kept, passing = checkpoint_parts(first, later, saves_of(training, settings.machine))
+    samples = (("samples", looks * sheet),) if sheet else ()
+    again = "TensorBoard, samples once more" if sheet else "TensorBoard"
+    written = (("journal and settings", noted + asked), (again, mirrored + looks * sheet))
+    notes = ["A run that is stopped and goes on writes some kB more for each time."]
+    if settings.online.source:
+        notes.append("Left out: the online probe's records, which are small.")
+    if sheet:
+        notes.append("Sheets of samples are as large as a small network's: by a third more or less.")
+    parts = (*kept, *samples, *written)
+    lasting = sum(count for _, count in parts) - passing
+    return Disk(lasting, passing, parts, tuple(notes))
+
+
+def looks_of(training: TrainingSettings, machine: MachineSettings) -> int:
+    """How often held-out pictures are looked at: before the first step, then every so often and at the end."""
+    return 1 + math.ceil(training.steps / machine.evaluate_every)
+
+
+def saves_of(training: TrainingSettings, machine: MachineSettings) -> int:
+    """How often a checkpoint is written: likewise."""
+    return 1 + math.ceil(training.steps / machine.checkpoint_every)
+
+
+def checkpoint_parts(first: int, later: int, saves: int) -> tuple[tuple[tuple[str, int], ...], int]:
+    """The checkpoints as parts of a ``Disk``, and how much of them is passing.
+
+    Args:
+        first: bytes of that before the first step.
+        later: of each other.
+        saves: how many are written, of a run that nobody stops.
+    """
+    one = f"{later / 1e6:,.1f} MB"
+    if saves == KEPT:
+        kept = ((f"a checkpoint of {one}, and one before the first step", first + later),)
+    else:
+        kept = ((f"two checkpoints of {one}", KEPT * later),)
+    # Also where only two are due: whoever is stopped in between saves once more.
+    return (*kept, ("for moments one more", later)), later
+
+
+def checkpoint_size(network: nn.Module, training: TrainingSettings, besides: dict[str, Any], begun: bool) -> int:
+    """Bytes of a checkpoint file of a network in training.
+
+    Args:
+        network: of any weights, also of the meta device.
+        training: how it is trained.
+        besides: what the file holds besides the learner's state.
+        begun: whether a step was done, before which optimizers have no state.
+    """
+    optimizer, _ = optimizer_and_schedule(network, training)
+    if begun:
+        kinds = _optimizer_state(training)
+        for weight in (one for group in optimizer.param_groups for one in group["params"]):
+            optimizer.state[weight] = {
+                name: torch.empty_like(weight, device="meta") if alike else torch.zeros(()) for name, alike in kinds
+            }
+    model = network.state_dict()
+    average = {"average": {name: torch.empty_like(one, device="meta") for name, one in model.items()}}
+    state = {"step": training.steps, "model": model, "optimizer": optimizer.state_dict(), **besides}
+    return file_size({**state, **(average if training.ema else {})})
+
+
+def file_size(state: dict[str, Any]) -> int:
+    """Bytes of the checkpoint file of a state, without making it: large tensors are counted, the rest is written.
+
+    Tensors of the meta device will do. Tensors that share their memory count once, as in the file.
+    """
+    counted: dict[int, tuple[Tensor, int]] = {}
+
+    def smaller(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: smaller(one) for name, one in value.items()}
+        if isinstance(value, (list, tuple)):
+            return type(value)(map(smaller, value))
+        if not isinstance(value, Tensor):
+            return value
+        storage = value.untyped_storage()
+        size = storage.nbytes()
+        if not value.is_meta and size <= _LARGE:
+            return value
+        key = storage._cdata  # of meta tensors too, which have no address
+        if key not in counted:
+            few = torch.zeros(min(_FEW, value.numel()), dtype=value.dtype)
+            counted[key] = few, size - few.numel() * few.element_size()
+        return counted[key][0]
+
+    written = len(checkpoint_bytes(smaller(state)))
+    return written + sum(more for _, more in counted.values())
+
+
+def _optimizer_state(training: TrainingSettings) -> list[tuple[str, bool]]:
+    """What an optimizer keeps for each weight, and whether that is of the weight's shape: learnt from a tiny one."""
+    weight = nn.Parameter(torch.zeros(2, 3))
+    optimizer, _ = optimizer_and_schedule(nn.ParameterList([weight]), training)
+    weight.grad = torch.zeros_like(weight)
+    optimizer.step()
+    kept = optimizer.state[weight].items()
+    return [(name, one.shape == weight.shape) for name, one in kept if isinstance(one, Tensor)]
+
+
+def training_records(
+    training: TrainingSettings, machine: MachineSettings, health: tuple[int, int], numbers: Sequence[float] = ()
+) -> tuple[int, int]:
+    """Bytes of what a training loop writes into the journal, and into TensorBoard's file.
+
+    Args:
+        training: how long.
+        machine: how often something is looked at or kept.
+        health: of the record of one look, as ``record_sizes``.
+        numbers: loss, rate, gradient's norm, speed and share of waiting, where they are known.
+    """
+    loss, rate, norm, speed, waiting = numbers or (_NUMBER,) * 5
+    steps, middle = training.steps, training.steps // 2  # which has as many digits as most
+    each = (
+        record_sizes("step", middle, loss=loss, lr=rate, gradient_norm=norm),
+        record_sizes("speed", middle, pictures_per_second=speed, waiting=waiting),
+        health,
+    )
+    periods = (_NOTED_EVERY, machine.evaluate_every, machine.checkpoint_every)
+    noted = {steps, *(step for period in periods for step in range(period, steps + 1, period))}
+    counts = (steps, len(noted), looks_of(training, machine))
+    line, event = (sum(n * sizes[part] for n, sizes in zip(counts, each, strict=True)) for part in (0, 1))
+    return line, event
+
+
+def sheet_size(network: Colorizer | Classifier, views: Tensor, place: Place) -> int:
+    """Bytes of a sheet of samples, as a network in eval mode colours them; 0 where labels are learnt."""
+    return 0 if isinstance(network, Classifier) else len(png_bytes(sample_sheet(network, views, place)))
+
+
+def health_record(
+    network: Colorizer | Classifier, views: Tensor, labels: Tensor, prior: Tensor | None, place: Place
+) -> dict[str, Any]:
+    """What is journaled of one look at pictures, with a network in eval mode."""
+    if isinstance(network, Classifier):
+        return {**label_health(network, views, labels, place)}
+    assert prior is not None
+    return {**colour_health(network, [views], prior, place)}
+
+
+def estimates_prior(settings: PretrainSettings) -> bool:
+    """Whether a run begins by estimating the prior from pictures."""
+    return settings.objective.prior == "estimate" and not settings.objective.supervised
+
+
+def any_prior(settings: PretrainSettings) -> Tensor | None:
+    """The recipe's, where a file holds it; else any: no number of a plan depends on it. None where labels are learnt.
+
+    Raises:
+        UserError: the file holds none.
+    """
+    if settings.objective.supervised:
+        return None
+    if estimates_prior(settings):
+        return torch.full((len(bin_centres()),), 1 / len(bin_centres()), dtype=torch.float64)
+    return load_prior(Path(settings.objective.prior), Gamut(settings.objective.neighbours, settings.objective.sigma))
