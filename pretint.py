@@ -4,7 +4,7 @@ import contextlib
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -20,6 +20,7 @@ from pretext.files import held_folder
 from pretext.settings import Parsed, Positional, parse_command, plain, settings_file, settings_from
 
 if TYPE_CHECKING:
+    from pretext.plan.disk import Disk
     from slurm import Job
     from slurm.sending import Item, SubmitSettings
     from transfer.results import Result
@@ -279,9 +280,10 @@ def submit(arguments: Sequence[str]) -> int:
         if settings.jobs
         else [Item(tuple(words), settings.name, tuple(settings.after), {})]
     )
-    jobs = [_job(item, settings) for item in items]
+    read = [_read_item(item, settings) for item in items]
+    jobs = [_job(item, settings, *one) for item, one in zip(items, read, strict=True)]
     if settings.dry_run:
-        return _rehearse(jobs, settings)
+        return _rehearse(jobs, settings, {job.name: one for job, one in zip(jobs, read, strict=True)})
     done = job(jobs, settings.folder, settings.again)
     _say(*(f"{name}: {why}" for name, why in done.skipped))
     _say(*(f"{one.name}: job {one.id}, log {one.log}" for one in done.sent[:LISTED]))
@@ -292,8 +294,9 @@ def submit(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _rehearse(jobs: "Sequence[Job]", settings: "SubmitSettings") -> int:
+def _rehearse(jobs: "Sequence[Job]", settings: "SubmitSettings", read: Mapping[str, tuple[list[Any], Any]]) -> int:
     """Show what would be sent, and what it would take."""
+    from pretext.plan.lines import size
     from slurm.submitting import require_sendable, script
 
     skipped = dict(require_sendable(jobs, settings.folder, settings.again))
@@ -309,6 +312,15 @@ def _rehearse(jobs: "Sequence[Job]", settings: "SubmitSettings") -> int:
         f"jobs: {len(sent)}",
         f"GPU-hours: at most {hours:,.1f} until the time limits; a job that takes longer goes on in another piece",
     )
+    disks = [(job, _disk(job.words, *read[job.name])) for job in sent]
+    known = [disk for _, disk in disks if disk]
+    passing = sum(disk.passing for disk in known)
+    more = f", and {size(passing)} more for moments" if passing else ""
+    if known:
+        _say(f"disk: {size(sum(disk.lasting for disk in known))}{more}")
+        _say(*dict.fromkeys(f"  {note}" for disk in known for note in disk.notes))
+    if unknown := dict.fromkeys(job.words[0] for job, disk in disks if not disk):
+        _say(f"disk of {', '.join(unknown)}: not known beforehand")
     return 0
 
 
@@ -434,10 +446,25 @@ def _understood(parsed: Parsed[S]) -> Parsed[S]:
     return parsed
 
 
-def _job(item: "Item", settings: "SubmitSettings") -> "Job":
-    """A job to send, of a command's words, which are read first: a mistake in them is said before anything is sent."""
-    from slurm import ClusterSettings, Job
+def _disk(words: Sequence[str], positionals: list[Any], settings: Any) -> "Disk | None":
+    """What a command will write to disk, where that is known.
 
+    Raises:
+        UserError: as the command itself would, of its pictures or networks.
+    """
+    from pretext.plan.disk import pretrain_disk
+    from transfer.disk import finetune_disk, knn_disk, probe_disk, svm_disk
+
+    if words[0] == "pretrain":
+        return pretrain_disk(settings)
+    if words[0] == "finetune":
+        return finetune_disk(words[1], positionals[0], settings)
+    of = {"probe": probe_disk, "knn": knn_disk, "svm": svm_disk}.get(words[0])
+    return of(positionals[0], settings) if of else None  # type: ignore[operator]
+
+
+def _read_item(item: "Item", settings: "SubmitSettings") -> tuple[list[Any], Any]:
+    """The positional arguments and settings of a job's command: a mistake in them is said before anything is sent."""
     name, *rest = item.words
     if name not in COMMANDS or name in ("submit", "jobs"):
         raise UserError(f"{item.name or name}: {name} is no command that can be sent")
@@ -445,11 +472,19 @@ def _job(item: "Item", settings: "SubmitSettings") -> "Job":
     try:
         COMMANDS[name](rest)
     except _Read as read:
-        positionals = read.positionals
+        return read.positionals, read.settings
     except UserError as error:
         raise UserError(f"{item.name}: {error}" if settings.jobs else str(error)) from error
     finally:
         _ONLY_READ.reset(reading)
+    raise AssertionError("a command reads its words first")
+
+
+def _job(item: "Item", settings: "SubmitSettings", positionals: list[Any], given: Any) -> "Job":
+    """A job to send."""
+    from slurm import ClusterSettings, Job
+
+    name, *rest = item.words
     first = next((one[0] if isinstance(one, list) else one for one in positionals if one), "")
     claims = str(Path(first).resolve()) if name in ("pretrain", "pack") else ""
     asked = settings.cluster
