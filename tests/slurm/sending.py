@@ -1,0 +1,153 @@
+"""Jobs on a real Slurm, to be watched and interrupted."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import yaml
+
+import pretint
+from pretext.engine.journal import read_journal
+from slurm import State, states
+from slurm.queue import standing
+from slurm.records import Sent, attempts
+
+JOBS = Path("jobs")
+PATIENCE = 240.0
+SETTINGS = [
+    "--data.holdout", "16",
+    "--crop.size", "16",
+    "--objective.stride", "4",
+    "--objective.prior_pictures", "50",
+    "--training.warmup", "10",
+    "--training.batch_size", "48",
+    "--machine.checkpoint_every", "50",
+    "--machine.evaluate_every", "500",
+]  # fmt: skip
+
+
+def cluster_file(**asked: object) -> str:
+    """A cluster file for small jobs; its name."""
+    values = {
+        "minutes": 30,
+        "grace": 60,
+        "memory_gb": 1,
+        "cpus_per_task": 1,
+        "environment": {"OMP_NUM_THREADS": "1"},
+        **asked,
+    }
+    path = Path(f"cluster-{abs(hash(json.dumps(values, sort_keys=True)))}.yaml")
+    path.write_text(yaml.safe_dump(values))
+    return str(path)
+
+
+def send(*words: str, **asked: object) -> int:
+    """``pretint submit``; its exit code."""
+    return pretint.main(["submit", "--on", cluster_file(**asked), *words])
+
+
+def state(name: str) -> State:
+    return next(one for one in states(JOBS) if one.sent.name == name)
+
+
+def until(done: Callable[[], object], what: str, patience: float = PATIENCE) -> None:
+    end = time.monotonic() + patience
+    while not done():
+        assert time.monotonic() < end, f"{what}: not within {patience} seconds\n{overview()}"
+        time.sleep(0.5)
+
+
+def overview() -> str:
+    """All that is known of the jobs, for a test that fails."""
+    logs = [f"== {path}\n{path.read_text(errors='replace')[-2500:]}" for path in sorted(JOBS.glob("logs/*_log.out"))]
+    notes = [f"== {path}\n{path.read_text()}" for path in sorted(JOBS.glob("*/attempts.jsonl"))]
+    queue = subprocess.run(["squeue", "--states=all"], capture_output=True, text=True, check=False).stdout
+    return "\n".join([queue, *notes, *logs])
+
+
+def finished(*names: str) -> None:
+    """Wait until jobs are complete."""
+
+    def all_done() -> bool:
+        found = [state(name) for name in names]
+        assert all(one.live or one.word == "complete" for one in found), overview()
+        return not any(one.live for one in found)
+
+    until(all_done, "complete")
+
+
+def losses(run: str | Path) -> list[tuple[int, float]]:
+    return [(one["step"], one["loss"]) for one in read_journal(Path(run)) if one["kind"] == "step"]
+
+
+class Watched:
+    """A pretraining job that is interrupted again and again, each time amid its steps."""
+
+    def __init__(self, name: str, run: str, interrupts: Sequence[Callable[[Sent], None]]) -> None:
+        self.name, self.run, self.left = name, Path(run), list(interrupts)
+        self.asked = 0
+
+    @property
+    def sent(self) -> Sent:
+        return state(self.name).sent
+
+    def look(self) -> bool:
+        """Interrupt the job if it is time to; whether all interrupts are through."""
+        if not self.left:
+            return True
+        starts = [one for one in attempts(Path(self.sent.folder)) if one["kind"] == "start"]
+        if len(starts) <= self.asked:
+            return False
+        begun = [one["step"] for one in read_journal(self.run) if one["kind"] == "start"]
+        done = losses(self.run)
+        # Steps that the call now at work has made: an earlier one's were cut off at a checkpoint.
+        if len(begun) <= self.asked or not done or done[-1][0] < begun[-1] + 20:
+            return False
+        command = child_of(starts[-1]["pid"])
+        os.kill(command, signal.SIGSTOP)  # or it might end before it is interrupted
+        try:
+            self.left.pop(0)(self.sent)
+            self.asked += 1
+        finally:
+            os.kill(command, signal.SIGCONT)
+        return not self.left
+
+
+def child_of(pid: int) -> int:
+    """The command that a runner has started."""
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    assert len(found) == 1, found
+    return int(found[0])
+
+
+def signalled(number: str) -> Callable[[Sent], None]:
+    def interrupt(sent: Sent) -> None:
+        subprocess.run(["scancel", f"--signal={number}", sent.id], check=True, timeout=30)
+        time.sleep(2)
+
+    return interrupt
+
+
+def requeued(sent: Sent) -> None:
+    subprocess.run(["scontrol", "requeue", sent.id], check=True, timeout=30)
+
+
+def out_of_time(sent: Sent) -> None:
+    """Wait, with the command at rest, until Slurm says that time is running out."""
+    command = child_of([one for one in attempts(Path(sent.folder)) if one["kind"] == "start"][-1]["pid"])
+
+    def told() -> bool:
+        status = Path(f"/proc/{command}/status").read_text()
+        pending = next(line for line in status.splitlines() if line.startswith("ShdPnd")).split()[1]
+        return bool(int(pending, 16) >> (signal.SIGUSR2 - 1) & 1)
+
+    until(told, "the time limit's signal", 150)
+
+
+def restarts(sent: Sent) -> int:
+    """As Slurm counts them."""
+    return standing(sent.id)[1]

@@ -1,0 +1,42 @@
+"""On a real Slurm: whatever ends a job early, it is requeued once and computes what it would have computed."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from sending import SETTINGS, Watched, cluster_file, finished, losses, out_of_time, overview, requeued
+from sending import restarts, send, signalled, state, until
+
+from slurm.records import attempts
+from slurm.virtual import VirtualCluster
+
+STEPS = ["--training.steps", "600"]
+
+
+def test_every_interrupt_with_every_kind_of_worker(
+    cluster: VirtualCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    watched = []
+    for start in ("fork", "spawn", "forkserver"):
+        workers = ["--machine.workers", "4", "--machine.worker_start", start]
+        short = ["--name", f"limit-{start}", "pretrain", f"runs/limit-{start}", *SETTINGS, *STEPS, *workers]
+        assert send(*short, minutes=2, grace=10) == 0
+        watched.append(Watched(f"limit-{start}", f"runs/limit-{start}", [out_of_time]))
+    for start in ("fork", "spawn", "forkserver"):
+        workers = ["--machine.workers", "4", "--machine.worker_start", start]
+        assert send("--name", start, "pretrain", f"runs/{start}", *SETTINGS, *STEPS, *workers) == 0
+        watched.append(Watched(start, f"runs/{start}", [signalled("USR2"), signalled("TERM"), requeued]))
+    assert send("--name", "alone", "pretrain", "runs/alone", *SETTINGS, *STEPS) == 0
+    counts = {one.name: len(one.left) for one in watched}
+    until(lambda: all([one.look() for one in watched]), "interrupts")
+    finished("alone", *(one.name for one in watched))
+    alone = losses("runs/alone")
+    assert [step for step, _ in alone] == list(range(1, 601))
+    for one in watched:
+        assert losses(one.run) == alone, f"{one.name}\n{overview()}"
+        assert restarts(one.sent) == counts[one.name], f"{one.name} was requeued more than once for one interrupt"
+        starts = [record for record in attempts(Path(one.sent.folder)) if record["kind"] == "start"]
+        assert len(starts) == counts[one.name] + 1
+        log = state(one.name).sent.log.read_text()
+        assert log.count("--- 20") == len(starts), "the logs of all restarts are one"
