@@ -13,13 +13,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import IO, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pretext.engine.checkpoint import load_checkpoint, save_checkpoint
 from pretext.engine.device import Place, device_name, pick_place
+from pretext.engine.interrupt import Ending, leave, stop_requests
 from pretext.engine.memory import forget_peak, peak
 from pretext.engine.progress import say
 from pretext.errors import UserError
@@ -36,6 +37,8 @@ from transfer.targets import Targets, open_targets
 
 SAVED_EVERY = 20.0
 """Seconds of work that a kill may cost, about."""
+_LOOK_EVERY = 0.2  # seconds between two looks whether another process has made a result
+_KEPT = "features and finished results are kept"
 
 
 @dataclass
@@ -85,10 +88,16 @@ class EvaluationSettings:
 
 
 class Partial:
-    """What a kill leaves of one evaluation: a file beside the result, gone when that is there."""
+    """What a kill or a stop leaves of one evaluation: a file beside the result, gone when that is there.
 
-    def __init__(self, file: Path, identity: str) -> None:
-        self.file, self.identity = file, identity
+    Args:
+        file: where it is kept.
+        identity: of the evaluation; what another one left is of no use to it.
+        asked: whether it was asked to stop, see ``stop_requests``.
+    """
+
+    def __init__(self, file: Path, identity: str, asked: Callable[[], Ending] = lambda: Ending.COMPLETE) -> None:
+        self.file, self.identity, self._asked = file, identity, asked
         self._began = self._saved = time.monotonic()
         self._before, self._period = 0.0, SAVED_EVERY
 
@@ -109,13 +118,28 @@ class Partial:
         return state
 
     def offer(self, state: Callable[[], dict[str, Any]]) -> None:
-        """Save what ``state`` returns (tensors and plain values, nested), unless that was done a moment ago."""
-        began = time.monotonic()
-        if began - self._saved > self._period:
+        """Save what ``state`` returns (tensors and plain values, nested), unless that was done a moment ago.
+
+        Raises:
+            KeyboardInterrupt, SystemExit: a signal asked to stop; all is saved.
+        """
+        began, ending = time.monotonic(), self._asked()
+        if ending or began - self._saved > self._period:
             save_checkpoint(self.file, {**state(), "identity": self.identity, "seconds": self.seconds})
             self._saved = time.monotonic()
             took = self._saved - began
             self._period = max(SAVED_EVERY, 50.0 if took > 1 else 0.0)  # gigabytes are saved less often
+        if ending:
+            leave(ending, "the classifiers that are being trained are kept")
+
+    def heed(self) -> None:
+        """Stop if asked to, where there is nothing to save between two results.
+
+        Raises:
+            KeyboardInterrupt, SystemExit: a signal asked to stop.
+        """
+        if ending := self._asked():
+            leave(ending, _KEPT)
 
 
 class Task(NamedTuple):
@@ -176,6 +200,7 @@ def evaluate(
 
     Raises:
         UserError: see the message.
+        KeyboardInterrupt, SystemExit: a signal asked to stop; what was computed is kept.
     """
     place = pick_place(settings.device, settings.precision, settings.workers)
     targets = open_targets(settings.train, settings.test, settings.classes)
@@ -193,9 +218,14 @@ def evaluate(
             extract(networks, source, view, protocol.poolings, place, kept, (targets.train, view), f"features: {part}")
             for part, source in (("train", targets.train), ("test", targets.test))
         )
-        for at, known, asked in zip(wanted, train, test, strict=True):
-            with evaluations[at].alone() as result:
-                results[at] = result or evaluations[at].judge(known, asked, judge)
+        with stop_requests() as asked:
+            for at, fitted, tested in zip(wanted, train, test, strict=True):
+                if ending := asked():
+                    leave(ending, _KEPT)
+                with evaluations[at].alone(asked) as result:
+                    results[at] = result or evaluations[at].judge(fitted, tested, judge, asked)
+            if (ending := asked()) and len(results) < len(evaluations):
+                leave(ending, _KEPT)
     return [results[at] for at in range(len(evaluations))]
 
 
@@ -241,11 +271,12 @@ class _Evaluation:
         return found if found is not None and self._unreadable(found.skipped) else None
 
     @contextlib.contextmanager
-    def alone(self) -> Iterator[Result | None]:
+    def alone(self, asked: Callable[[], Ending]) -> Iterator[Result | None]:
         """No other process makes this result meanwhile; what one has made before is what it gives.
 
         Raises:
             UserError: it cannot be written there.
+            KeyboardInterrupt, SystemExit: a signal asked to stop while it waited.
         """
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
@@ -256,11 +287,12 @@ class _Evaluation:
                 "run, or give --out for networks that are no run's"
             ) from error
         with lock:
-            try:
-                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            if not _locked(lock):
                 say(f"{self.file}: another process makes this result; waiting for it")
-                fcntl.lockf(lock, fcntl.LOCK_EX)
+                while not _locked(lock):
+                    if ending := asked():
+                        leave(ending, _KEPT)
+                    time.sleep(_LOOK_EVERY)
             yield self.kept()
 
     def _unreadable(self, skipped: Sequence[tuple[str, str]]) -> bool:
@@ -271,7 +303,7 @@ class _Evaluation:
             lost += sum(views[index].rgb is None for index in range(len(source)) if source.key(index) in keys)
         return lost == len(skipped)
 
-    def judge(self, train: FeatureSet, test: FeatureSet, judge: Judge) -> Result:
+    def judge(self, train: FeatureSet, test: FeatureSet, judge: Judge, asked: Callable[[], Ending]) -> Result:
         """Make the result from the features, write it, and read it back."""
         settings, targets, network = self.settings, self.targets, self.network
         divided = split(targets.train.labels, self.protocol.holdout, settings.seed, settings.fraction, train.good)
@@ -281,7 +313,7 @@ class _Evaluation:
                 "shows a class that is asked for; take a larger fraction of labels, more classes, or another seed"
             )
         identity = json.dumps([self.facts, network.weights, divided.sha256, self.stages], sort_keys=True)
-        partial = Partial(self.file.with_name(f".{self.file.stem}.part.pt"), identity)
+        partial = Partial(self.file.with_name(f".{self.file.stem}.part.pt"), identity, asked)
         task = Task(network, self.stages, train, test, targets, divided, self.view, settings.seed, self.place, partial)
         rows = tuple(judge(task))
         extraction, metric = train.seconds + test.seconds, _metric(targets)
@@ -337,6 +369,15 @@ class _Evaluation:
         # Other training pictures, or a long name cut to the same end, must not take the place of a result.
         told = json.dumps([self.targets.train_digest, self.targets.test_digest, self.stages])
         return f"{named}.{hashlib.sha256(told.encode()).hexdigest()[:6]}"
+
+
+def _locked(lock: IO[str]) -> bool:
+    """Whether nobody else holds it; we do then."""
+    try:
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    return True
 
 
 def _cache_folder(named: str) -> Path:

@@ -62,6 +62,11 @@ def _neighbours(task: Task, protocol: NearestProtocol) -> list[Row]:
     ks = [k for k in protocol.neighbours if k <= len(known)] or [min(protocol.neighbours)]
     rows = []
     with progress(f"neighbours in {task.network.name}", len(task.tested) * len(task.stages), "pictures") as advance:
+
+        def after(more: int, remark: str = "") -> None:
+            advance(more, remark)
+            task.partial.heed()  # quickly computed again
+
         for stage in task.stages:
             found = knn_scores(
                 task.train.matrix(stage, rule),
@@ -73,7 +78,7 @@ def _neighbours(task: Task, protocol: NearestProtocol) -> list[Row]:
                 task.place.device,
                 known,
                 task.tested,
-                advance,
+                after,
             )
             for k, scores in found.items():
                 outcome = task.outcome(stage, scores)

@@ -6,6 +6,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import IntEnum
 from types import FrameType
+from typing import NoReturn
+
+from pretext.engine.progress import say
 
 
 class Ending(IntEnum):
@@ -36,7 +39,8 @@ WARNINGS = (signal.SIGUSR2, signal.SIGTERM)
 def stop_requests(*signals: signal.Signals) -> Iterator[Callable[[], Ending]]:
     """Within it, a signal only sets the ending that the yielded function returns.
 
-    A second INT acts at once, for a user who can't wait.
+    A second INT acts at once, for a user who can't wait. A signal that came while it was blocked, as whoever
+    started this process may have left it, is delivered now: nothing is lost before somebody listens.
 
     Args:
         signals: of ``ENDINGS``; by default all.
@@ -51,8 +55,24 @@ def stop_requests(*signals: signal.Signals) -> Iterator[Callable[[], Ending]]:
 
     ours = threading.current_thread() is threading.main_thread()  # elsewhere Python lets nobody listen
     before = {number: signal.signal(number, ask) for number in signals or ENDINGS if ours}
+    mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, before) if ours else set()
     try:
         yield lambda: asked
     finally:
+        if ours:  # first: what comes from now on waits for the next who listens, if it waited before
+            signal.pthread_sigmask(signal.SIG_BLOCK, mask & before.keys())
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def leave(ending: Ending, kept: str) -> NoReturn:
+    """End the command as it was asked to, and say what is kept.
+
+    Raises:
+        KeyboardInterrupt: it was Ctrl-C.
+        SystemExit: with the ending's code.
+    """
+    say(f"stopped; {kept}, and the same command goes on from there")
+    if ending == Ending.INTERRUPTED:
+        raise KeyboardInterrupt
+    raise SystemExit(int(ending))

@@ -86,6 +86,7 @@ def train(
                 learner.place.workers,
                 positions=range(ranks.rank() * learner.share, (ranks.rank() + 1) * learner.share),
                 pinned=learner.place.device.type == "cuda",
+                worker_start=machine.worker_start,
             )
         ):
             loss, norm = learner.step(batch.rgb, batch.labels)

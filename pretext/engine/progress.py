@@ -1,25 +1,33 @@
 """Progress of long work: a bar with rate and time left on a terminal, a line now and then elsewhere."""
 
 import contextlib
+import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import IO, Any, cast
+from pathlib import Path
+from typing import IO, Any, ClassVar, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn
 from rich.text import Text
 
+from pretext.engine import ranks
+
 Advance = Callable[[int, str], None]
 """advance(how many more are done, a remark such as the loss)."""
 
 _EVERY = 30.0  # seconds between lines where there is no terminal
+_WRITTEN_EVERY = 2.0  # seconds between two writes of $PRETINT_PROGRESS
 
 
 @contextmanager
 def progress(title: str, total: int, unit: str, done: int = 0, weight: int = 1) -> Iterator[Advance]:
     """Show how ``total`` things proceed.
+
+    With $PRETINT_PROGRESS, the name of a file, the first process also keeps the numbers there, see ``_Tally``.
 
     Args:
         title: what is being done.
@@ -29,46 +37,108 @@ def progress(title: str, total: int, unit: str, done: int = 0, weight: int = 1) 
         weight: how many units one thing is worth in the rate (a step: its batch).
     """
     console = Console(file=cast(IO[str], _Forgiving()))
-    began, here = time.monotonic(), 0
+    tally = _Tally(title, total, unit, done, weight)
+    try:
+        if console.is_terminal:
+            with Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TaskProgressColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[pace]}"),
+                TextColumn("{task.fields[remark]}"),
+                console=console,
+            ) as bar:
+                task = bar.add_task(title, total=total, completed=done, pace="", remark="")
 
-    def pace() -> str:
-        seconds = time.monotonic() - began
-        if not here or seconds <= 0:
-            return ""
-        left = (total - done - here) * seconds / here
-        return f"{here * weight / seconds:,.0f} {unit}/s, {_clock(left)} left"
+                def advance(more: int, remark: str = "") -> None:
+                    tally.add(more, remark)
+                    bar.update(task, advance=more, pace=tally.pace, remark=remark)
 
-    if console.is_terminal:
-        with Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TaskProgressColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[pace]}"),
-            TextColumn("{task.fields[remark]}"),
-            console=console,
-        ) as bar:
-            task = bar.add_task(title, total=total, completed=done, pace="", remark="")
+                yield advance
+        else:
+            spoken = time.monotonic()
 
-            def advance(more: int, remark: str = "") -> None:
-                nonlocal here
-                here += more
-                bar.update(task, advance=more, pace=pace(), remark=remark)
+            def speak(more: int, remark: str = "") -> None:
+                nonlocal spoken
+                tally.add(more, remark)
+                now = time.monotonic()
+                if now - spoken >= _EVERY or tally.done == total:
+                    spoken = now
+                    parts = [f"{title}: {tally.done}/{total}", tally.pace, remark]
+                    console.print(Text(", ".join(part for part in parts if part)), soft_wrap=True)
 
-            yield advance
-    else:
-        spoken = began
+            yield speak
+    finally:
+        tally.write()
 
-        def speak(more: int, remark: str = "") -> None:
-            nonlocal here, spoken
-            here += more
-            now = time.monotonic()
-            if now - spoken >= _EVERY or done + here == total:
-                spoken = now
-                parts = [f"{title}: {done + here}/{total}", pace(), remark]
-                console.print(Text(", ".join(part for part in parts if part)), soft_wrap=True)
 
-        yield speak
+class _Tally:
+    """What is done of one bar, how fast, and the file that tells it to others.
+
+    The file is JSON, replaced as a whole, so that it can be read at any moment: title, unit, total, done, rate
+    (units a second, or null), left (seconds, or null), remark, time (of this, as ``time.time``), and first: title,
+    total and done of the first bar of this process as it began. It is written when a bar begins and ends, and
+    between at most every two seconds.
+    """
+
+    _first: ClassVar[dict[str, Any]] = {}
+
+    def __init__(self, title: str, total: int, unit: str, done: int, weight: int) -> None:
+        self.title, self.total, self.unit, self.weight = title, total, unit, weight
+        self.done, self._before, self._remark = done, done, ""
+        self._began = time.monotonic()
+        named = os.environ.get("PRETINT_PROGRESS", "")
+        self._file = Path(named) if named and ranks.is_first() else None
+        if self._file and not self._first:
+            self._first.update(title=title, total=total, done=done)
+        self.write()
+
+    @property
+    def rate(self) -> float | None:
+        """Units a second; None before the first are done."""
+        here, seconds = self.done - self._before, time.monotonic() - self._began
+        return here * self.weight / seconds if here and seconds > 0 else None
+
+    @property
+    def left(self) -> float | None:
+        """Seconds until all is done, at this rate."""
+        rate = self.rate
+        return (self.total - self.done) * self.weight / rate if rate else None
+
+    @property
+    def pace(self) -> str:
+        """Both, to be read."""
+        rate, left = self.rate, self.left
+        return "" if rate is None or left is None else f"{rate:,.0f} {self.unit}/s, {_clock(left)} left"
+
+    def add(self, more: int, remark: str) -> None:
+        """So many more are done."""
+        self.done += more
+        self._remark = remark
+        if time.monotonic() - self._written >= _WRITTEN_EVERY:
+            self.write()
+
+    def write(self) -> None:
+        """Tell how it stands now. That nobody can be told does no harm to the work."""
+        self._written = time.monotonic()
+        if self._file is None:
+            return
+        told = {
+            "title": self.title,
+            "unit": self.unit,
+            "total": self.total,
+            "done": self.done,
+            "rate": self.rate,
+            "left": self.left,
+            "remark": self._remark,
+            "time": time.time(),
+            "first": self._first,
+        }
+        with contextlib.suppress(OSError, ValueError):  # ValueError: no name for a file
+            part = self._file.with_name(f".{self._file.name}.part")
+            part.write_text(json.dumps(told))
+            part.replace(self._file)
 
 
 def say(line: str) -> None:

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pretext.engine.device import Precision
 from pretext.errors import UserError
+from pretext.pictures.batches import WorkerStart
 
 
 @dataclass
@@ -110,6 +111,8 @@ class MachineSettings:
     Args:
         device: auto (the GPU if there is one), cpu, cuda, cuda:1, ...
         workers: processes that decode pictures; -1 takes 1 beside a CPU and up to 12 beside a GPU.
+        worker_start: how they are started: fork, spawn or forkserver, see Python's multiprocessing; default
+            takes Python's own. Forked workers start at once and share the list of pictures.
         cache: MiB of decoded pictures that all workers together may keep in memory.
         checkpoint_every: steps between two checkpoints.
         evaluate_every: steps between two looks at the colour health of held-out pictures.
@@ -121,6 +124,7 @@ class MachineSettings:
 
     device: str = "auto"
     workers: int = -1
+    worker_start: WorkerStart = "default"
     cache: int = 1024
     checkpoint_every: int = 500
     evaluate_every: int = 500

@@ -1,11 +1,13 @@
 """From a source to batches of uint8 crops: the part of a picture's way that runs in CPU workers."""
 
 import math
+import multiprocessing
 import signal
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from multiprocessing import forkserver, resource_tracker
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +22,10 @@ from pretext.pictures.source import Source, digest_of_keys
 
 _PATIENCE = 100
 _GRAY = 128
+_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR2}
+
+WorkerStart = Literal["default", "fork", "spawn", "forkserver"]
+"""How worker processes are started, see Python's multiprocessing; default is Python's own way."""
 
 
 @dataclass
@@ -276,6 +282,7 @@ def batches(
     workers: int,
     positions: range | None = None,
     pinned: bool = False,
+    worker_start: WorkerStart = "default",
 ) -> Iterator[Batch]:
     """The batches of steps ``start`` to ``stop``: step s holds samples s * batch_size and on.
 
@@ -287,7 +294,8 @@ def batches(
     """
     share = range(batch_size) if positions is None else positions
     steps = range(start * batch_size, stop * batch_size, batch_size)
-    for batch in _loaded(samples, (range(at + share.start, at + share.stop) for at in steps), workers, pinned):
+    cuts = (range(at + share.start, at + share.stop) for at in steps)
+    for batch in _loaded(samples, cuts, workers, pinned, worker_start):
         if batch.missing:
             tried = min(_PATIENCE, max(len(part) for part in samples.parts))
             raise UserError(f"no picture of {tried} in a row can be read; the first: {': '.join(batch.missing[0])}")
@@ -300,12 +308,19 @@ def stream(samples: Dataset[Sample], indices: range, batch_size: int, workers: i
     return _loaded(samples, cuts, workers)
 
 
-def _loaded(samples: Dataset[Sample], batches: Iterable[range], workers: int, pinned: bool = False) -> Iterator[Batch]:
+def _loaded(
+    samples: Dataset[Sample],
+    batches: Iterable[range],
+    workers: int,
+    pinned: bool = False,
+    worker_start: WorkerStart = "default",
+) -> Iterator[Batch]:
     """The samples at the indices of every batch, prepared by ``workers`` processes (0: this one).
 
     They never see the signals that ask a job to stop: those are blocked while workers are started, so
     that the job alone decides when.
     """
+    way = multiprocessing.get_start_method() if worker_start == "default" else worker_start
     loader = DataLoader(
         samples,
         batch_sampler=batches,  # type: ignore[arg-type]  # any iterable will do
@@ -313,8 +328,11 @@ def _loaded(samples: Dataset[Sample], batches: Iterable[range], workers: int, pi
         collate_fn=collate,
         prefetch_factor=4 if workers else None,
         pin_memory=pinned,
+        multiprocessing_context=way if workers else None,
     )
     with _signals_blocked():
+        if workers and way != "fork":
+            _start_companions(way)
         loaded = iter(loader)
     try:
         yield from loaded
@@ -352,10 +370,19 @@ def _stacked(pictures: Sequence[Tensor]) -> Tensor:
     return stacked
 
 
+def _start_companions(way: str) -> None:
+    """Start what Python runs beside spawned processes, which is in our process group too, with signals blocked."""
+    resource_tracker.ensure_running()
+    # To start it Python before 3.12 unblocks INT and TERM, even where they were blocked.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    if way == "forkserver":
+        forkserver.ensure_running()
+
+
 @contextmanager
 def _signals_blocked() -> Iterator[None]:
     """Workers started in here never see the signals that ask a run to stop: only the run decides."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGUSR2})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
         yield
     finally:

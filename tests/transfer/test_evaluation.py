@@ -1,8 +1,10 @@
 """Evaluations as a whole: read back, killed, stopped, at once, out of room, and given what no one should give."""
 
+import fcntl
 import os
 import shutil
 import signal
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +17,8 @@ from evaluating import QUICK, Blow, in_process, numbers, pictures, tiny_run
 import pretint
 import transfer.classifiers.svm
 import transfer.evaluation
+import transfer.judging
+from pretext.engine.interrupt import ENDINGS
 from pretext.errors import UserError
 from transfer.classifiers.heads import Heads
 from transfer.judging import KnnSettings, SvmSettings, knn, svm
@@ -172,7 +176,7 @@ def test_two_processes_at_once_make_one_result(judge: Judge, uninterrupted: Judg
     assert numbers(file) == numbers(uninterrupted()[0].file)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR2])
 @pytest.mark.parametrize("where", ["extraction", "heads"])
 def test_stops_when_asked_to(
     where: str, number: signal.Signals, judge: Judge, uninterrupted: Judge, sets: Path, tmp_path: Path
@@ -193,14 +197,55 @@ def test_stops_when_asked_to(
     ]
     words += ["--precision", "fp32"]
     log = tmp_path / "log"
-    process = in_process(lambda: pretint.main(words), log, Blow(owner, name, 2, number))
+    process = in_process(lambda: pretint.main(words), log, Blow(owner, name, 2, number), saved_every=3600)
     process.join()
     said = log.read_text()
     assert "Traceback" not in said
-    if number == signal.SIGTERM and where == "heads":
-        assert process.exitcode == -signal.SIGTERM
-    else:
-        assert process.exitcode == 128 + number, said
+    assert process.exitcode == ENDINGS[number], said
+    assert "the same command goes on from there" in said
+    assert not list((tmp_path / "run").glob("results/*.json"))
+    if where == "heads":
+        assert list((tmp_path / "run").glob("results/.*.part.pt")), "saved at once, however short the time since"
+    assert numbers(judge()[0].file) == numbers(uninterrupted()[0].file)
+
+
+STOPPED: dict[str, tuple[Any, type, dict[str, Any], Blow]] = {
+    "neighbours": (knn, KnnSettings, {}, Blow(transfer.judging, "progress", 1, signal.SIGUSR2)),
+    "SVMs": (svm, SvmSettings, {}, Blow(transfer.evaluation.Partial, "offer", 3, signal.SIGTERM)),
+    "few shots": (
+        svm,
+        SvmSettings,
+        {"protocol": "voc07_svm_lowshot"},
+        Blow(transfer.evaluation.Partial, "offer", 3, signal.SIGUSR2),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", STOPPED)
+def test_other_classifiers_stop_too(name: str, judge: Judge, uninterrupted: Judge, tmp_path: Path) -> None:
+    job, kind, changed, blow = STOPPED[name]
+    log = tmp_path / "log"
+    process = in_process(lambda: judge(job, kind, **changed) and 0, log, blow, saved_every=3600)
+    process.join()
+    assert process.exitcode == ENDINGS[blow.number], log.read_text()
+    assert numbers(judge(job, kind, **changed)[0].file) == numbers(uninterrupted(job, kind, **changed)[0].file)
+
+
+def test_stops_while_it_waits_for_another_process(judge: Judge, uninterrupted: Judge, tmp_path: Path) -> None:
+    (first,) = judge()
+    file = Path(first.file)
+    file.unlink()
+    log = tmp_path / "log"
+    log.touch()
+    with file.with_name(f".{file.stem}.lock").open("a") as lock:
+        fcntl.lockf(lock, fcntl.LOCK_EX)
+        process = in_process(lambda: judge() and 0, log)
+        while process.is_alive() and "waiting for it" not in log.read_text():
+            time.sleep(0.01)
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGTERM)
+        process.join()
+    assert process.exitcode == ENDINGS[signal.SIGTERM], log.read_text()
     assert numbers(judge()[0].file) == numbers(uninterrupted()[0].file)
 
 

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pretext.engine.device import Place, autocast
-from pretext.engine.interrupt import Ending, stop_requests
-from pretext.engine.progress import progress, say
+from pretext.engine.interrupt import leave, stop_requests
+from pretext.engine.progress import progress
 from pretext.errors import UserError
 from pretext.pictures import DECODER, Source
 from pretext.pictures.batches import Batch, Subset, Views, stream
@@ -245,8 +245,10 @@ def _compute(lacking: Sequence[Job], source: Source, view: View, place: Place, t
                     entry.flush()
             began, at = now, at + count
             advance(count, "")
-            if asked() and at < rows:
-                _stop(asked(), [entry for _, _, entry in lacking], at, rows)
+            if asked():  # after the last batch too: who comes next would not know of it
+                for _, _, entry in lacking:
+                    entry.flush()
+                leave(asked(), f"features of {at:,} of {rows:,} pictures are kept")
 
 
 def _key(source: Source, at: int, good: NDArray[np.bool_], number: int) -> str:
@@ -256,15 +258,6 @@ def _key(source: Source, at: int, good: NDArray[np.bool_], number: int) -> str:
 
 def _networks(jobs: Sequence[Job]) -> list[Network]:
     return list({id(network): network for network, _, _ in jobs}.values())
-
-
-def _stop(ending: Ending, entries: Sequence[Entry], at: int, rows: int) -> None:
-    for entry in entries:
-        entry.flush()
-    say(f"stopped; features of {at:,} of {rows:,} pictures are kept, and the same command goes on from there")
-    if ending == Ending.INTERRUPTED:
-        raise KeyboardInterrupt
-    raise SystemExit(int(ending))
 
 
 def _rows(

@@ -116,6 +116,21 @@ def test_stopped_politely_and_with_other_workers(
     finish(launcher, run, "--data.source", str(folder)).same_as(plain)
 
 
+@pytest.mark.parametrize("start", ["spawn", "forkserver"])
+def test_workers_that_are_not_forked(
+    start: str, launcher: Launcher, rich: Trained, shards: str, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    words = ["--data.source", shards, *MORE, "--machine.workers", "2", "--machine.worker_start", start]
+    for number, asked in enumerate((signal.SIGUSR2, signal.SIGTERM), 1):
+        process = launcher.start("pretrain", run, *SETTINGS, *words)
+        Trained(run).wait_for_step(7 * number, process)
+        os.killpg(process.pid, asked)  # workers, and what Python runs beside them, are in the group too
+        assert process.wait() == ENDINGS[asked], process.said
+        assert "Traceback" not in process.said and "died" not in process.said
+    finish(launcher, run, *words).same_as(rich)
+
+
 def test_a_complete_run_is_left_alone(launcher: Launcher, plain: Trained, folder: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in (plain.run / "checkpoints").iterdir()}
     journal = (plain.run / "journal.jsonl").read_bytes()

@@ -1,7 +1,11 @@
 """Batches: the same whoever prepares them, crops against their definition, and unreadable pictures."""
 
 import math
+import os
 import signal
+import subprocess
+import sys
+import tarfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -14,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pretext.errors import PictureError, UserError
-from pretext.pictures import Bundled, Folder, Source
+from pretext.pictures import Bundled, Folder, Shards, Source
 from pretext.pictures.batches import (
     Batch,
     CropSettings,
@@ -22,6 +26,7 @@ from pretext.pictures.batches import (
     Samples,
     Subset,
     Views,
+    WorkerStart,
     batches,
     centre_crop,
     random_crop,
@@ -162,6 +167,55 @@ def test_workers_do_not_see_the_signals_that_stop_a_run() -> None:
     [batch] = batches(samples, 4, 0, 1, workers=0)
     assert {reason for _, reason in batch.skipped} == {str(sorted(before))}
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Source]:
+    """The same few pictures in a folder and in shards; built-in ones."""
+    folder, tiles = tmp_path_factory.mktemp("sources"), Bundled("train")
+    (folder / "pictures").mkdir()
+    for index in range(24):
+        tiles.read(7 * index).save(folder / "pictures" / f"{index:02}.png")
+    for number in (0, 1):
+        with tarfile.open(folder / f"{number}.tar", "w") as tar:
+            for picture in sorted((folder / "pictures").iterdir())[number::2]:
+                tar.add(picture, picture.name)
+    shards = Shards(f"{folder}/{{0..1}}.tar")
+    shards.read(0)  # a shard that is open here
+    return {"folder": Folder(folder / "pictures"), "shards": shards, "bundled": tiles}
+
+
+@pytest.mark.parametrize("start", ["fork", "forkserver", "spawn"])
+def test_batches_do_not_depend_on_how_workers_are_started(start: WorkerStart, sources: dict[str, Source]) -> None:
+    parts = [Subset(source, range(2, len(source)), seed=1) for source in sources.values()]
+    samples = Samples(parts, SMALL, seed=4, cache_bytes=20_000)
+    alone = list(batches(samples, 6, 0, 9, workers=0))
+    assert same(alone, list(batches(samples, 6, 0, 9, workers=4, worker_start=start)))
+
+
+SEES = """
+import signal, sys
+sys.path.insert(0, "tests/pretext/pictures")
+from test_batches import SMALL, Masks, Samples, batches, plain
+
+if __name__ == "__main__":
+    samples = Samples([Masks(plain(2).pictures)], SMALL, seed=0)
+    [batch] = batches(samples, 4, 0, 1, workers=1, worker_start=sys.argv[1])
+    print(*{reason for _, reason in batch.skipped}, signal.pthread_sigmask(signal.SIG_BLOCK, []), sep="; ")
+"""
+
+
+@pytest.mark.parametrize("start", ["forkserver", "spawn"])
+def test_the_first_worker_ever_started_does_not_see_them_either(start: str, tmp_path: Path) -> None:
+    script = tmp_path / "sees.py"
+    script.write_text(SEES)
+    root = Path(__file__).parents[3]
+    env = {**os.environ, "PYTHONPATH": str(root)}
+    done = subprocess.run(
+        [sys.executable, script, start], cwd=root, env=env, capture_output=True, text=True, check=True
+    )
+    asked = sorted({signal.SIGINT, signal.SIGTERM, signal.SIGUSR2})
+    assert done.stdout == f"{asked}; set()\n", done.stderr
 
 
 # Pictures that cannot be read.
