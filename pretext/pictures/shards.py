@@ -15,6 +15,7 @@ from pretext.engine.progress import progress
 from pretext.errors import PictureError, UserError
 from pretext.pictures.decode import decode
 from pretext.pictures.listing import ENDINGS
+from pretext.pictures.local_copy import local_copies
 from pretext.pictures.patterns import find_shards
 from pretext.pictures.tarindex import NO_NUMBER, UNLABELLED, TarIndex, known_index, new_index
 
@@ -31,19 +32,23 @@ class Shards:
 
     Nothing is unpacked: headers are read once, for an index that is kept beside a packed shard or in
     the user's cache. It takes 24 bytes a picture and its key, in blocks that forked workers share.
+    Where ``PRETINT_LOCAL`` is set, pictures are read from a copy of the shards on the local disk, made here;
+    names, keys and errors stay those of the originals.
 
     Args:
         pattern: a tar file, a brace pattern such as ``train-{0000..0146}.tar``, a glob, or a folder.
 
     Raises:
         UserError: a shard is missing, cut, damaged or compressed, there is no picture in one of them, or
-            two pictures have the same key.
+            two pictures have the same key. With ``PRETINT_LOCAL`` also if a shard is not what SHA256SUMS
+            says, or there is no room for the copy.
     """
 
     def __init__(self, pattern: str | os.PathLike[str]) -> None:
         self.pattern = os.fspath(pattern)
         self.paths = find_shards(self.pattern)
-        indices = _indices(self.paths)
+        self._files = local_copies(self.paths)
+        indices = _indices(self.paths, self._files)
         for path, index in zip(self.paths, indices, strict=True):
             if not len(index):
                 raise UserError(f"{path}: no pictures in the shard; their names end in {' '.join(ENDINGS)}")
@@ -54,7 +59,7 @@ class Shards:
         before = np.cumsum([0, *(len(index.names) for index in indices)])
         ends = [index.ends + start for index, start in zip(indices, before, strict=False)]
         self._ends = np.concatenate([np.zeros(1, np.int64), *ends])
-        self._lengths = [path.stat().st_size for path in self.paths]
+        self._lengths = [file.stat().st_size for file in self._files]
         self._open: dict[int, _Descriptor] = {}
         self._refuse_doubles(np.concatenate([index.hashes for index in indices]))
         self._labelled(indices)
@@ -74,6 +79,17 @@ class Shards:
     def data(self, index: int) -> bytes:
         """The bytes of picture ``index``; raises as ``read``."""
         shard = self._shard(index)
+        try:
+            return self._data(index, shard)
+        except PictureError:
+            if self._files[shard] == self.paths[shard]:
+                raise
+            # Local disks are swept and wear out. A run must not skip pictures, and so differ, for that.
+            self._files[shard] = self.paths[shard]
+            self._open.pop(shard, None)
+            return self._data(index, shard)
+
+    def _data(self, index: int, shard: int) -> bytes:
         size, name = int(self._sizes[index]), self.paths[shard].name
         try:
             # No position is kept in the descriptor: forked workers and threads may share it.
@@ -112,7 +128,7 @@ class Shards:
         """The open shard; ValueError if it is no longer as long as it was."""
         descriptor = self._open.get(shard)
         if descriptor is None:
-            descriptor = _Descriptor(self.paths[shard])
+            descriptor = _Descriptor(self._files[shard])
             if os.fstat(descriptor.number).st_size != self._lengths[shard]:
                 raise ValueError(f"its shard {self.paths[shard].name} changed since it was opened")
             for oldest in list(self._open)[: len(self._open) - _OPEN + 1]:
@@ -199,8 +215,12 @@ def names_shards(name: str) -> bool:
         return False
 
 
-def _indices(paths: Sequence[Path]) -> list[TarIndex]:
-    known = [known_index(path) for path in paths]
+def _indices(paths: Sequence[Path], files: Sequence[Path]) -> list[TarIndex]:
+    """The indices of shards; ``files`` are copies of them, or the same. Only originals are scanned, and named."""
+    known = [
+        beside if file != path and (beside := known_index(file)) is not None else known_index(path)
+        for path, file in zip(paths, files, strict=True)
+    ]
     unknown = known.count(None)
     if unknown <= _MANY:
         return [new_index(path) if index is None else index for path, index in zip(paths, known, strict=True)]
