@@ -6,6 +6,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import yaml
@@ -113,7 +114,8 @@ class Watched:
             self.left.pop(0)(self.sent)
             self.asked += 1
         finally:
-            os.kill(command, signal.SIGCONT)
+            with suppress(ProcessLookupError):  # Slurm has woken it already
+                os.kill(command, signal.SIGCONT)
         return not self.left
 
 
