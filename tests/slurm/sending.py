@@ -15,7 +15,7 @@ import pretint
 from pretext.engine.journal import read_journal
 from slurm import State, states
 from slurm.queue import standing
-from slurm.records import Sent, attempts
+from slurm.records import Sent, attempts, read_sent
 
 JOBS = Path("jobs")
 PATIENCE = 240.0
@@ -86,36 +86,40 @@ def losses(run: str | Path) -> list[tuple[int, float]]:
 
 
 class Watched:
-    """A pretraining job that is interrupted again and again, each time amid its steps."""
+    """A pretraining job that is interrupted again and again, each time amid its steps.
 
-    def __init__(self, name: str, run: str, interrupts: Sequence[Callable[[Sent], None]]) -> None:
+    An interrupt is called with the job and its command's process, which rests meanwhile, until it says that it is done.
+    """
+
+    def __init__(self, name: str, run: str, interrupts: Sequence[Callable[[Sent, int], bool]]) -> None:
         self.name, self.run, self.left = name, Path(run), list(interrupts)
         self.asked = 0
+        self.resting: int | None = None
 
     @property
     def sent(self) -> Sent:
-        return state(self.name).sent
+        return next(one for one in read_sent(JOBS) if one.name == self.name)
 
     def look(self) -> bool:
         """Interrupt the job if it is time to; whether all interrupts are through."""
         if not self.left:
             return True
-        starts = [one for one in attempts(Path(self.sent.folder)) if one["kind"] == "start"]
-        if len(starts) <= self.asked:
-            return False
-        begun = [one["step"] for one in read_journal(self.run) if one["kind"] == "start"]
-        done = losses(self.run)
-        # Steps that the call now at work has made: an earlier one's were cut off at a checkpoint.
-        if len(begun) <= self.asked or not done or done[-1][0] < begun[-1] + 20:
-            return False
-        command = child_of(starts[-1]["pid"])
-        os.kill(command, signal.SIGSTOP)  # or it might end before it is interrupted
-        try:
-            self.left.pop(0)(self.sent)
-            self.asked += 1
-        finally:
+        sent = self.sent
+        if self.resting is None:
+            starts = [one for one in attempts(Path(sent.folder)) if one["kind"] == "start"]
+            begun = [one["step"] for one in read_journal(self.run) if one["kind"] == "start"]
+            done = losses(self.run)
+            # Steps that the call now at work has made: an earlier one's were cut off at a checkpoint.
+            if min(len(starts), len(begun)) <= self.asked or not done or done[-1][0] < begun[-1] + 20:
+                return False
+            self.resting = child_of(starts[-1]["pid"])
+            os.kill(self.resting, signal.SIGSTOP)  # or it might end before it is interrupted
+        if self.left[0](sent, self.resting):
             with suppress(ProcessLookupError):  # Slurm has woken it already
-                os.kill(command, signal.SIGCONT)
+                os.kill(self.resting, signal.SIGCONT)
+            self.resting = None
+            self.left.pop(0)
+            self.asked += 1
         return not self.left
 
 
@@ -126,28 +130,27 @@ def child_of(pid: int) -> int:
     return int(found[0])
 
 
-def signalled(number: str) -> Callable[[Sent], None]:
-    def interrupt(sent: Sent) -> None:
+def signalled(number: str) -> Callable[[Sent, int], bool]:
+    def interrupt(sent: Sent, command: int) -> bool:
         subprocess.run(["scancel", f"--signal={number}", sent.id], check=True, timeout=30)
-        time.sleep(2)
+        return True
 
     return interrupt
 
 
-def requeued(sent: Sent) -> None:
+def requeued(sent: Sent, command: int) -> bool:
     subprocess.run(["scontrol", "requeue", sent.id], check=True, timeout=30)
+    return True
 
 
-def out_of_time(sent: Sent) -> None:
-    """Wait, with the command at rest, until Slurm says that time is running out."""
-    command = child_of([one for one in attempts(Path(sent.folder)) if one["kind"] == "start"][-1]["pid"])
-
-    def told() -> bool:
+def out_of_time(sent: Sent, command: int) -> bool:
+    """Whether Slurm has said that time is running out."""
+    try:
         status = Path(f"/proc/{command}/status").read_text()
-        pending = next(line for line in status.splitlines() if line.startswith("ShdPnd")).split()[1]
-        return bool(int(pending, 16) >> (signal.SIGUSR2 - 1) & 1)
-
-    until(told, "the time limit's signal", 150)
+    except FileNotFoundError:  # it has heard, and is gone
+        return True
+    pending = next(line for line in status.splitlines() if line.startswith("ShdPnd")).split()[1]
+    return bool(int(pending, 16) >> (signal.SIGUSR2 - 1) & 1)
 
 
 def restarts(sent: Sent) -> int:

@@ -1,11 +1,22 @@
 """On a real Slurm: whatever ends a job early, it is requeued once and computes what it would have computed."""
 
-import subprocess
 from pathlib import Path
 
 import pytest
-from sending import SETTINGS, Watched, cluster_file, finished, losses, out_of_time, overview, requeued
-from sending import restarts, send, signalled, state, until
+from sending import (
+    SETTINGS,
+    Watched,
+    finished,
+    losses,
+    out_of_time,
+    overview,
+    requeued,
+    restarts,
+    send,
+    signalled,
+    state,
+    until,
+)
 
 from slurm.records import attempts
 from slurm.virtual import VirtualCluster
@@ -29,7 +40,7 @@ def test_every_interrupt_with_every_kind_of_worker(
         watched.append(Watched(start, f"runs/{start}", [signalled("USR2"), signalled("TERM"), requeued]))
     assert send("--name", "alone", "pretrain", "runs/alone", *SETTINGS, *STEPS) == 0
     counts = {one.name: len(one.left) for one in watched}
-    until(lambda: all([one.look() for one in watched]), "interrupts")
+    until(lambda: sum(one.look() for one in watched) == len(watched), "interrupts", 300)
     finished("alone", *(one.name for one in watched))
     alone = losses("runs/alone")
     assert [step for step, _ in alone] == list(range(1, 601))

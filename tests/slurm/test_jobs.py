@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -198,7 +199,7 @@ def test_fifty_jobs_are_sent_as_one_array(capsys: pytest.CaptureFixture[str]) ->
     Path("jobs.yaml").write_text(json.dumps(entries))
     began = time.perf_counter()
     assert send("--jobs", "jobs.yaml", options={"hold": True}) == 0
-    print(f"{(time.perf_counter() - began) / 50:.3f} seconds for each of 50 jobs")
+    sys.stderr.write(f"{(time.perf_counter() - began) / 50:.3f} seconds for each of 50 jobs\n")
     found = states(JOBS)
     assert len({one.sent.id.partition("_")[0] for one in found}) == 1 and len(found) == 50
     assert pretint.main(["jobs", "cancel", "all"]) == 0
