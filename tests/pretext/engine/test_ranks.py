@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,6 @@ from launching import Launcher, Trained
 
 import slurm
 from pretext.engine.interrupt import Ending
-from pretext.recipe import PretrainSettings
-from pretext.settings import settings_from
 
 STEPS = 40
 # A network without batch statistics; nothing but the order of additions differs.
@@ -109,7 +108,7 @@ def test_one_dies_and_the_other_says_so(victim: int, launcher: Launcher, tmp_pat
     Trained(run).wait_for_step(5, processes[0])
     processes[victim].kill()
     left = processes[1 - victim]
-    assert left.wait() == 2, left.said
+    assert left.wait() == Ending.PREEMPTED, left.said  # the same call goes on
     assert "another process of this run is gone" in left.said
     processes[victim].wait()
 
@@ -181,13 +180,15 @@ def test_the_same_command_under_torchrun(alone: Trained, tmp_path: Path) -> None
 
 
 def test_the_same_job_under_submitit(alone: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pretext import pretrain
-
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    settings = settings_from(PretrainSettings, SETTINGS, "test")
-    asked = slurm.ClusterSettings(cluster="local", tasks_per_node=2)
-    job = slurm.submit(pretrain, tmp_path / "run", settings, logs=tmp_path / "logs", settings=asked)
-    assert job.results() == [Ending.COMPLETE] * 2
+    monkeypatch.chdir(tmp_path)
+    asked = slurm.ClusterSettings(executor="local", tasks_per_node=2, environment={"OMP_NUM_THREADS": "1"})
+    words = ("pretrain", "run", *WORDS, "--training.steps", "20")
+    [sent] = slurm.submit([slurm.Job(words, "run", asked)], tmp_path / "jobs").sent
+    end = time.monotonic() + 240
+    while slurm.states(tmp_path / "jobs")[0].live:
+        assert time.monotonic() < end, sent.log.read_text()
+        time.sleep(0.5)
+    assert slurm.states(tmp_path / "jobs")[0].word == "complete", sent.log.read_text()
     close(Trained(tmp_path / "run"), alone, range(1, 21), 1e-5)
 
 
