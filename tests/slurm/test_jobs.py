@@ -27,8 +27,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_two_nodes_of_two_tasks_compute_what_four_processes_do(launcher: Launcher) -> None:
-    words = ["pretrain", "runs/{}", *SETTINGS, "--training.steps", "40", "--machine.workers", "1"]
+def test_two_nodes_of_two_tasks_compute_what_four_processes_do(launcher: Launcher, folder: Path) -> None:
+    words = ["pretrain", f"{folder}/runs/{{}}", *SETTINGS, "--training.steps", "40", "--machine.workers", "1"]
     assert send(*(word.format("slurm") for word in words), nodes=2, tasks_per_node=2) == 0
     here = launcher.together(4, *(word.format("here") for word in words))
     assert [one.wait() for one in here] == [0] * 4, here[0].said
@@ -113,7 +113,7 @@ def test_jobs_are_cancelled_and_stay_so(capsys: pytest.CaptureFixture[str]) -> N
     words = ["pretrain", "runs/x", *SETTINGS, "--training.steps", "100000", "--machine.workers", "0"]
     assert send(*words) == 0
     until(lambda: Path("runs/x/journal.jsonl").exists() and losses("runs/x"), "steps")
-    until(lambda: state("pretrain-x").total == 100000, "progress")
+    until(lambda: state("pretrain-x").done > 0, "progress")
     running = state("pretrain-x")
     assert running.word == "running" and running.done > 0 and "loss" in running.remark and running.left
     capsys.readouterr()
