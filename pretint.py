@@ -16,7 +16,6 @@ from rich.console import Console
 from rich.table import Table
 
 from pretext.errors import PartnerGone, SaidElsewhere, UserError
-from pretext.files import held_folder
 from pretext.settings import Parsed, Positional, parse_command, plain, settings_file, settings_from
 
 if TYPE_CHECKING:
@@ -492,9 +491,6 @@ def _job(item: "Item", settings: "SubmitSettings", positionals: list[Any], given
         asked = settings_from(ClusterSettings, {**plain(asked), **item.ask}, f"{item.name}: ask")
     if name not in SHARED:
         asked = asked.of_one_task
-    if claims and name == "pretrain" and Path(first).is_dir():
-        with held_folder(Path(first), "working on this run"):  # by a process of this machine that is no job of ours
-            pass
     return Job(tuple(item.words), item.name or _job_name(name, rest, str(first)), asked, item.after, claims)
 
 

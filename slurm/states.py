@@ -139,7 +139,7 @@ def _word(
         word = "complete" if final["how"] == "complete" else "failed"
         return word, str(final.get("why", "")), False, ""
     if sent.executor != "slurm":
-        if _is_held(Path(sent.folder)) or (not noted and time.time() - sent.submitted < _FRESH):
+        if is_held(Path(sent.folder)) or (not noted and time.time() - sent.submitted < _FRESH):
             return "running", "", True, ""
         return "lost", "ended without a word; its log may say why", False, ""
     if queued is None:
@@ -192,13 +192,15 @@ def _is_over(noted: Sequence[Record]) -> bool:
     return any(one.get("how") in ("complete", "cancelled") for one in ends)
 
 
-def _is_held(folder: Path) -> bool:
-    """Whether a job's process is alive on this machine."""
+def is_held(folder: Path) -> bool:
+    """Whether a process works on a folder, as its lock says: a job's, or a run."""
     try:
-        with (folder / ".lock").open("a") as lock:
+        with (folder / ".lock").open("r+") as lock:
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
     except OSError:
-        return (folder / ".lock").exists()
+        return True
     return False
 
 

@@ -20,7 +20,7 @@ from slurm.cluster import ClusterError, ClusterSettings
 from slurm.records import LOGS, Sent, write_sent
 from slurm.running import Runner
 from slurm.snapshot import frozen_words, snapshot
-from slurm.states import State, states
+from slurm.states import State, is_held, states
 
 _OTHERS = ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK")
 _HOLD_BACK = ("SLURM_", "SLURMD_", "SRUN_", "SUBMITIT_")
@@ -167,6 +167,8 @@ def _plan(jobs: Sequence[Job], folder: Path, again: bool) -> _Plan:
             claimed = [one for one in live if job.claims and one.sent.claims == job.claims]
             if claimed:
                 raise ClusterError(f"{job.claims}: job {claimed[0].sent.id} ({claimed[0].sent.name}) works on this run")
+            if job.claims and is_held(Path(job.claims)):
+                raise ClusterError(f"{job.claims}: a process that is no job works on this run; wait for it or stop it")
             plan.wanted.append(dataclasses.replace(job, words=words))
         for name in job.after:
             _require_before(job, name, seen, plan.known, folder)
