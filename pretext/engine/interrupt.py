@@ -35,12 +35,20 @@ WARNINGS = (signal.SIGUSR2, signal.SIGTERM)
 """Those that a machine sends, not a user at a keyboard."""
 
 
+_unheard: set[int] = set()  # what came between two who listen
+
+
+def _remember(number: int, frame: FrameType | None) -> None:
+    _unheard.add(number)
+
+
 @contextmanager
 def stop_requests(*signals: signal.Signals) -> Iterator[Callable[[], Ending]]:
     """Within it, a signal only sets the ending that the yielded function returns.
 
-    A second INT acts at once, for a user who can't wait. A signal that came while it was blocked, as whoever
-    started this process may have left it, is delivered now: nothing is lost before somebody listens.
+    A second INT acts at once, for a user who can't wait. Who starts this process may have blocked a signal, so
+    that none is lost before somebody listens: then what came is heard now, and what comes when nobody listens any
+    more waits for the next who does.
 
     Args:
         signals: of ``ENDINGS``; by default all.
@@ -55,12 +63,16 @@ def stop_requests(*signals: signal.Signals) -> Iterator[Callable[[], Ending]]:
 
     ours = threading.current_thread() is threading.main_thread()  # elsewhere Python lets nobody listen
     before = {number: signal.signal(number, ask) for number in signals or ENDINGS if ours}
-    mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, before) if ours else set()
+    if ours:
+        # Not blocked again at the end: a thread started meanwhile would not have it blocked, and be killed by it.
+        blocked = signal.pthread_sigmask(signal.SIG_UNBLOCK, before)
+        before |= dict.fromkeys(before.keys() & blocked, _remember)
+    for number in _unheard & before.keys():
+        _unheard.discard(number)
+        ask(number, None)
     try:
         yield lambda: asked
     finally:
-        if ours:  # first: what comes from now on waits for the next who listens, if it waited before
-            signal.pthread_sigmask(signal.SIG_BLOCK, mask & before.keys())
         for number, handler in before.items():
             signal.signal(number, handler)
 
