@@ -1,13 +1,7 @@
 """What judging and fine-tuning will write to disk, known before they are started: no features are computed, no step."""
 
-import json
-import time
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping, Sequence, Set
 
-import numpy as np
-import timm
 import torch
 import yaml
 from PIL import Image
@@ -20,40 +14,26 @@ from pretext.pictures.source import Source
 from pretext.plan.disk import Disk, checkpoint_parts, checkpoint_size, looks_of, saves_of, training_records
 from pretext.sheet import contact_sheet
 from pretext.versions import versions
-from transfer.evaluation import EvaluationSettings, _cache_folder, _Evaluation
-from transfer.features import CacheSettings, View
-from transfer.features.cache import ROWS, Block, Entry, key_of
-from transfer.features.extraction import _FORMAT, _MAKERS, _pictures, _shapes
-from transfer.features.pooling import dims_of
-from transfer.finetuning import _Run, _starts
+from transfer.evaluation import Evaluation, EvaluationSettings
+from transfer.features import cache_folder, wanted_entries
+from transfer.features.cache import Entry, key_of
+from transfer.finetuning import Tuning, starts
 from transfer.judging import KnnSettings, SvmSettings
 from transfer.networks import open_networks
-from transfer.outcomes import Answers, Outcome, Ranked
 from transfer.probing import ProbeSettings
-from transfer.protocols import (
-    LinearProtocol,
-    NearestProtocol,
-    ProbeProtocol,
-    Protocol,
-    SvmProtocol,
-    find_protocol,
-)
-from transfer.results import Mode, code_digest
-from transfer.results.packing import packed_outcomes
-from transfer.targets import Targets, open_targets
+from transfer.protocols import LinearProtocol, NearestProtocol, ProbeProtocol, Protocol, SvmProtocol, find_protocol
+from transfer.results import Mode
+from transfer.targets import open_targets
 from transfer.tasks import drawing
 from transfer.tasks.opening import TASKS, open_task
-from transfer.tasks.task import FinetuneSettings, Task
+from transfer.tasks.task import FinetuneSettings
 
-_HEAD = 2_000  # bytes of a result without its settings, classes, rows and answers: digests, versions, cost
-_ROW = 260  # of a row without what was chosen
-_QUOTED = 12  # around the answers of an outcome
-_NUMBER = np.pi / 3  # has as many digits as most numbers
 _SHOWN, _CELL = 8, (300, 225)  # as sheets of fine-tuning
+_RESULTS = "Left out: results, a few MB at most."
 
 
 def probe_disk(networks: Sequence[str], settings: ProbeSettings) -> Disk:
-    """What ``probe`` will write: features that are not kept yet, and results.
+    """What ``probe`` will write: features that are not kept yet, and half-trained classifiers.
 
     One picture is shown to every network, for the shapes of its stages; some are read to know them again.
 
@@ -76,7 +56,7 @@ def svm_disk(networks: Sequence[str], settings: SvmSettings) -> Disk:
 
 
 def finetune_disk(name: str, networks: Sequence[str], settings: FinetuneSettings) -> Disk:
-    """What ``finetune`` will write: a run for every network, and its result.
+    """What ``finetune`` will write: a run for every network.
 
     Checkpoints are exact but for some bytes. A run that was begun counts as if it were new.
 
@@ -92,41 +72,37 @@ def finetune_disk(name: str, networks: Sequence[str], settings: FinetuneSettings
     task, place = open_task(settings), Place(torch.device("cpu"), "fp32", 0)
     training, machine = settings.training, settings.machine
     looks = looks_of(training, machine)
+    health = record_sizes("health", training.steps // 2, **dict.fromkeys(_scores(name), 1 / 3))
+    line, event = training_records(training, machine, health)
     parts: list[tuple[str, int]] = []
     notes: list[str] = []
     passing = 0
-    health = record_sizes("health", training.steps // 2, **{f"score_{n}": _NUMBER for n in range(_variants(name))})
-    line, event = training_records(training, machine, health)
-    for start in _starts(networks, settings):
-        run, called = _Run(start, task, settings, place), start.judged.name
+    for start in starts(networks, settings):
+        run, called = Tuning(start, task, settings, place), start.judged.name
         run.check()
         if run.kept() is not None:
             notes.append(f"{called} is done: it writes nothing.")
             continue
         besides = {
-            "settings": run._stored_settings,
+            "settings": run.stored_settings,
             "precision": place.precision,
             "data": {"digest": task.train_digest},
             "versions": versions(),
         }
-        network = run._built(place, fresh=False)
+        network = run.built(place, fresh=False)
         first, later = (checkpoint_size(network, training, besides, begun) for begun in (False, True))
         checkpoints, more = checkpoint_parts(first, later, saves_of(training, machine))
         # One run is trained after the other, so only one has a checkpoint more.
         parts += [(f"{called}: {what}", count) for what, count in checkpoints[:-1]]
         passing = max(passing, more)
         shown = looks * _sheet(run.held) if len(run.held) else 0
+        asked = len(yaml.safe_dump(run.stored_settings, sort_keys=False).encode())
         parts.append((f"{called}: samples", shown + _sheet(task.test)))
-        facts = {"versions": versions(), "precision": place.precision, "workers": 0}
-        begun_line = record_sizes("start", 0, time=time.time(), device="cpu", processes=1, **facts)[0]
-        asked = len(yaml.safe_dump(run._stored_settings, sort_keys=False).encode())
-        parts.append((f"{called}: journal and settings", line + begun_line + asked))
+        parts.append((f"{called}: journal and settings", line + asked))
         parts.append((f"{called}: TensorBoard, samples once more", event + shown))
-        parts.append((f"{called}: result", _head(run._facts["settings"], task.classes) + _ROW + _answers_of(task)))
-    if passing:
+    if parts:
         parts.append(("for moments one more checkpoint", passing))
-    if name != "classify":
-        notes.append("Left out: what a result keeps of the answers, which depends on what is found.")
+        notes.append(_RESULTS)
     return Disk(sum(count for _, count in parts) - passing, passing, tuple(parts), tuple(notes))
 
 
@@ -136,56 +112,48 @@ def _evaluation_disk(
     """What ``evaluate`` will write, in all modes."""
     place = _cpu(settings)
     targets = open_targets(settings.train, settings.test, settings.classes)
-    opened = open_networks(specs, settings.seed, settings.reference)
-    kept = CacheSettings(_cache_folder(settings.cache), settings.storage)
-    sources = {"train": targets.train, "test": targets.test}
-    seen: dict[tuple[str, View], dict[str, Any]] = {}
-    features: dict[str, int] = {}  # by name of the entry, which networks with the same weights share
-    results = passing = 0
+    lacking: list[tuple[Evaluation, Mode]] = []
     notes: list[str] = []
-    for network in opened:
-        evaluations = [_Evaluation(network, targets, settings, protocol, mode, place) for mode in modes]
-        lacking = [mode for mode, one in zip(modes, evaluations, strict=True) if one.kept() is None]
-        if not lacking:
+    for network in open_networks(specs, settings.seed, settings.reference):
+        evaluations = [(Evaluation(network, targets, settings, protocol, mode, place), mode) for mode in modes]
+        undone = [(one, mode) for one, mode in evaluations if one.kept() is None]
+        lacking += undone
+        if not undone:
             notes.append(f"{network.name} is judged: it writes nothing.")
-            continue
-        view, stages = evaluations[0].view, evaluations[0].stages
-        for part, source in sources.items():
-            if (part, view) not in seen:
-                seen[part, view] = _pictures(source, view)
-        shapes = _shapes(network, view.size, place._replace(precision="fp32"))
-        statistics = None
-        if network.calibrated and network.norms:
-            statistics = {**seen["train", view], "precision": place.precision}
-        for part, source in sources.items():
-            for rule in protocol.poolings:
-                # As ``extract`` names its entries.
-                identity = {
-                    "format": _FORMAT,
-                    "weights": network.weights,
-                    "calibration": statistics,
-                    "pictures": seen[part, view],
-                    "rule": rule,
-                    "precision": place.precision,
-                    "storage": settings.storage,
-                    "code": code_digest(*_MAKERS),
-                    "libraries": [torch.__version__, timm.__version__],
-                }
-                columns = {stage: dims_of(rule, *shape) for stage, shape in shapes.items()}
-                entry = Entry(kept.folder / key_of(identity), len(source), columns, settings.storage)
-                features[entry.folder.name] = _missing(entry, identity)
-        dims = {stage: list({dims_of(rule, *shapes[stage]) for rule in protocol.poolings}) for stage in stages}
-        results += len(lacking) * _result_size(protocol, targets, stages)
-        passing = max(passing, *(_partial(protocol, mode, dims, len(targets.classes)) for mode in lacking))
-    if settings.precision == "auto":
+    folder, classes = cache_folder(settings.cache), len(targets.classes)
+    features: dict[str, int] = {}  # by name of the entry, which networks with the same weights share
+    passing = 0
+    for view in dict.fromkeys(one.view for one, _ in lacking):
+        alike = [(one, mode) for one, mode in lacking if one.view == view]
+        for source in (targets.train, targets.test):
+            wanted = wanted_entries(
+                [one.network for one, _ in alike],
+                source,
+                view,
+                protocol.poolings,
+                place,
+                settings.storage,
+                (targets.train, view),
+            )
+            for (one, mode), named in zip(alike, wanted, strict=True):
+                for identity, columns in named.values():
+                    key = key_of(identity)
+                    features[key] = Entry(folder / key, len(source), columns, settings.storage).unwritten_bytes
+                # Of poolings that come to the same, one is judged.
+                dims = {stage: {entry.columns[stage] for entry in named.values()} for stage in one.stages}
+                passing = max(passing, _partial(protocol, mode, dims, classes))
+    if lacking and settings.precision == "auto":
         notes.append(f"Kept features count if they are of {place.precision}, which this machine would compute in.")
     if passing:
         notes.append("What is passing is written by classifiers that take longer than 20 s.")
-    if isinstance(protocol, SvmProtocol):
+    if lacking and isinstance(protocol, SvmProtocol):
         notes.append("Left out: what a kill leaves of SVMs, beside the result until that is there.")
-    parts = [("features that are not kept yet", sum(features.values())), ("results", results)]
+    if lacking:
+        notes.append(_RESULTS)
+    lasting = sum(features.values())
+    parts = [("features that are not kept yet", lasting)]
     parts += [("for moments half-trained classifiers", passing)] if passing else []
-    return Disk(sum(features.values()) + results, passing, tuple(parts), tuple(notes))
+    return Disk(lasting, passing, tuple(parts), tuple(notes))
 
 
 def _cpu(settings: EvaluationSettings) -> Place:
@@ -197,23 +165,7 @@ def _cpu(settings: EvaluationSettings) -> Place:
     return Place(torch.device("cpu"), pick_precision(settings.precision, device), 0)
 
 
-def _missing(entry: Entry, identity: Mapping[str, Any]) -> int:
-    """Bytes by which an entry of the cache will grow: files are never cut short, so what is there needs no room."""
-    bytes_each = np.dtype(entry.storage).itemsize
-    there = {column: _size(entry.path(column)) for column in entry.columns}
-    rows = sum(max(0, entry.rows * dims * bytes_each - there[name]) for name, dims in entry.columns.items())
-    if not rows:
-        return 0
-    named = len(json.dumps(identity, sort_keys=True, default=str)) if not any(there.values()) else 0
-    block = Block(entry.rows, entry.rows, dict.fromkeys(entry.columns, 2**32 - 1), [], _NUMBER)
-    return rows + named + -(-entry.rows // ROWS) * len(block.line())
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.is_file() else 0
-
-
-def _partial(protocol: Protocol, mode: Mode, dims: Mapping[str, Sequence[int]], classes: int) -> int:
+def _partial(protocol: Protocol, mode: Mode, dims: Mapping[str, Set[int]], classes: int) -> int:
     """Bytes of what a kill may leave of one network's classifiers, at most; twice while it is written anew.
 
     Args:
@@ -237,45 +189,9 @@ def _partial(protocol: Protocol, mode: Mode, dims: Mapping[str, Sequence[int]], 
     return 2 * sum(trained.values())
 
 
-def _result_size(protocol: Protocol, targets: Targets, stages: Sequence[str]) -> int:
-    """Bytes of a result's file, about."""
-    rows, outcomes = len(stages), 1
-    if isinstance(protocol, NearestProtocol):
-        rows *= len([k for k in protocol.neighbours if k <= len(targets.train)]) or 1
-    elif isinstance(protocol, SvmProtocol) and protocol.shots:
-        rows, outcomes = rows * len(protocol.shots), protocol.samples
-    truth, answers = _packed_sizes(targets.test.labels)
-    chosen = 20 * len(targets.classes) if isinstance(protocol, SvmProtocol) else 0
-    head = _head(protocol.settings, targets.classes)
-    return head + truth + rows * (_ROW + chosen + outcomes * (answers + _QUOTED))
-
-
-def _head(settings: Mapping[str, Any], classes: Sequence[str]) -> int:
-    """Bytes of a result's file without its rows and answers, about."""
-    return _HEAD + len(json.dumps([settings, list(classes)], indent=1, default=str))
-
-
-def _packed_sizes(labels: Any) -> tuple[int, int]:
-    """Of the test pictures' labels: bytes of the truth, and of one outcome; ranks are as if drawn by chance."""
-    outcome: Outcome
-    if labels.ndim == 2:
-        scores = np.random.default_rng(0).random(labels.shape, np.float32)
-        outcome = Ranked(scores, labels.astype(np.int8))
-    else:
-        outcome = Answers(np.zeros(len(labels), np.bool_))
-    found = packed_outcomes([[outcome]])
-    return len(found["truth"] or ""), len(found["answers"][0][0])
-
-
-def _answers_of(task: Task) -> int:
-    """Bytes of what a result keeps of the test pictures, where labels tell it."""
-    labels = getattr(task.test, "labels", None)
-    return sum(_packed_sizes(labels)) if task.name == "classify" and labels is not None else 0
-
-
-def _variants(name: str) -> int:
-    """How many numbers a look at held-out pictures journals."""
-    return 3 if name == "detect" else 1
+def _scores(name: str) -> list[str]:
+    """What a look at held-out pictures journals: of detection three averages."""
+    return ["score", "score_50", "score_75"] if name == "detect" else ["score"]
 
 
 def _sheet(source: Source) -> int:

@@ -26,7 +26,7 @@ from pretext.engine.progress import say
 from pretext.errors import UserError
 from pretext.pictures.batches import Views
 from pretext.versions import versions
-from transfer.features import CacheSettings, FeatureSet, View, default_folder, extract
+from transfer.features import CacheSettings, FeatureSet, View, cache_folder, extract
 from transfer.intervals import ABOUT, Metric
 from transfer.networks import Network, open_networks
 from transfer.outcomes import Answers, Outcome, Ranked, Row
@@ -205,9 +205,9 @@ def evaluate(
     place = pick_place(settings.device, settings.precision, settings.workers)
     targets = open_targets(settings.train, settings.test, settings.classes)
     opened = open_networks(specs, settings.seed, settings.reference)
-    evaluations = [_Evaluation(network, targets, settings, protocol, mode, place) for network in opened]
+    evaluations = [Evaluation(network, targets, settings, protocol, mode, place) for network in opened]
     results = {at: found for at, one in enumerate(evaluations) if (found := one.kept())}
-    kept = CacheSettings(_cache_folder(settings.cache), settings.storage)
+    kept = CacheSettings(cache_folder(settings.cache), settings.storage)
     for view in dict.fromkeys(one.view for one in evaluations):  # what is seen alike is decoded once
         wanted = [at for at, one in enumerate(evaluations) if one.view == view and at not in results]
         if not wanted:
@@ -229,7 +229,7 @@ def evaluate(
     return [results[at] for at in range(len(evaluations))]
 
 
-class _Evaluation:
+class Evaluation:
     """One network's evaluation: where its result goes, and all that this depends on."""
 
     def __init__(
@@ -378,13 +378,6 @@ def _locked(lock: IO[str]) -> bool:
     except (BlockingIOError, PermissionError):
         return False
     return True
-
-
-def _cache_folder(named: str) -> Path:
-    try:
-        return Path(named).expanduser() if named else default_folder()
-    except RuntimeError as error:
-        raise UserError(f"cache: {named}: no such user has a home; name a folder") from error
 
 
 def _metric(targets: Targets) -> Metric:

@@ -88,7 +88,7 @@ def finetune(networks: Sequence[str], settings: FinetuneSettings) -> Finetuned:
     with stop_requests(*WARNINGS) as warned, ranks.joined(asked.device):
         ranks.on_first(lambda: settings.training.share(ranks.world()))
         task = ranks.on_first(lambda: open_task(settings)) or open_task(settings)
-        runs = [_Run(start, task, settings, asked) for start in _starts(networks, settings)]
+        runs = [Tuning(start, task, settings, asked) for start in starts(networks, settings)]
         for run in runs:  # what does not fit is said before anything takes long
             run.check()
         results: list[Result] = []
@@ -105,7 +105,7 @@ def finetune(networks: Sequence[str], settings: FinetuneSettings) -> Finetuned:
     return Finetuned(results, Ending.COMPLETE)
 
 
-def _starts(specs: Sequence[str], settings: FinetuneSettings) -> list[Start]:
+def starts(specs: Sequence[str], settings: FinetuneSettings) -> list[Start]:
     """What is trained, each once: runs of one architecture and seed have one network at random weights."""
     found: dict[str, Start] = {}
     for rescale in (False, True):
@@ -118,7 +118,7 @@ def _starts(specs: Sequence[str], settings: FinetuneSettings) -> list[Start]:
     return list(found.values())
 
 
-class _Run:
+class Tuning:
     """One network on one task: its run, and its result."""
 
     def __init__(self, start: Start, task: Task, settings: FinetuneSettings, place: Place) -> None:
@@ -140,10 +140,10 @@ class _Run:
         words = [self.task.name, test, settings.protocol, self.start.judged.name, settings.trained]
         words += [f"seed{settings.seed}"]
         named = ".".join(re.sub(r"[^\w.+%@-]+", "-", word).strip("-.")[-40:] for word in words)
-        return f"{named}.{_hashed(self._facts, self.start.judged.weights)[:6]}"
+        return f"{named}.{_hashed(self.facts, self.start.judged.weights)[:6]}"
 
     @property
-    def _facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, Any]:
         """What the result depends on besides the network; plain values."""
         settings, task = self.settings, self.task
         return {
@@ -156,7 +156,7 @@ class _Run:
         }
 
     @property
-    def _stored_settings(self) -> dict[str, Any]:
+    def stored_settings(self) -> dict[str, Any]:
         """What the run's settings.yaml holds."""
         one = self.start.judged
         network = {"name": one.name, "backbone": one.backbone, "weights": one.weights, "rescaled": self.start.rescale}
@@ -172,24 +172,24 @@ class _Run:
     def check(self) -> None:
         """Refuse, by a ``UserError``, a network that the task's head does not fit."""
         try:
-            self._built(self.place._replace(device=torch.device("cpu")), fresh=False)
+            self.built(self.place._replace(device=torch.device("cpu")), fresh=False)
         except UserError as error:
             own = f"{self.network.name}: "  # some name it, some cannot know it
             raise UserError(own + str(error).removeprefix(own)) from error
 
     def kept(self) -> Result | None:
         """The result that was made of the very same things, if there is one."""
-        return kept_result(self.file, self.start.judged, self._facts)
+        return kept_result(self.file, self.start.judged, self.facts)
 
     def train(self, warned: Any) -> Ending:
         """Train to the end, or to where it is asked to stop."""
         settings, task, run = self.settings, self.task, self.folder
         with contextlib.ExitStack() as held:
-            ranks.on_first(lambda: held.enter_context(held_run(run, self._stored_settings)))
+            ranks.on_first(lambda: held.enter_context(held_run(run, self.stored_settings)))
             begun = ranks.from_first(lambda: newest_checkpoint(run))
             state = None if begun is None else self._restored(begun)
             place = self.place if state is None else self.place._replace(precision=state["precision"])
-            network = self._built(place, fresh=state is None)
+            network = self.built(place, fresh=state is None)
             learner = Learner(network, settings.training, settings.machine, place, settings.seed)
             if state is not None:
                 learner.load(state, run)
@@ -207,7 +207,7 @@ class _Run:
                     "workers": place.workers,
                 },
                 stored={
-                    "settings": self._stored_settings,
+                    "settings": self.stored_settings,
                     "precision": place.precision,
                     "data": {"digest": task.train_digest},
                     "versions": versions(),
@@ -228,7 +228,7 @@ class _Run:
             )
         return state
 
-    def _built(self, place: Place, fresh: bool) -> nn.Module:
+    def built(self, place: Place, fresh: bool) -> nn.Module:
         """The network, with the weights that training begins with if it is to begin."""
         settings, start = self.settings, self.start
         if fresh and start.network.calibrated:
@@ -269,7 +269,7 @@ class _Run:
         assert newest is not None, self.folder
         state = load_checkpoint(newest)
         place = self.place._replace(precision=state["precision"])
-        network = self._built(place, fresh=False)
+        network = self.built(place, fresh=False)
         network.load_state_dict(state.get("average", state["model"]))
         began = time.monotonic()
         found, skipped = predictions(task, network, task.test, place, f"test: {start.judged.name}", ranks.world())
@@ -294,7 +294,7 @@ class _Run:
             for variant, outcome in outcomes
         )
         result = Result(
-            **self._facts,
+            **self.facts,
             train=settings.train,
             test=settings.test,
             network=start.judged,
@@ -333,7 +333,7 @@ class _Run:
 class _Watch:
     """What is looked at now and then: how held-out pictures are answered."""
 
-    def __init__(self, run: _Run, learner: Learner) -> None:
+    def __init__(self, run: Tuning, learner: Learner) -> None:
         self.run, self.learner = run, learner
 
     def __call__(self, journal: Journal) -> None:

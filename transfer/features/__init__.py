@@ -4,9 +4,10 @@ from transfer.features.extraction import (
     CacheSettings,
     FeatureSet,
     View,
+    cache_folder,
     calibrate_batch_norm,
-    default_folder,
     extract,
+    wanted_entries,
 )
 
-__all__ = ["CacheSettings", "FeatureSet", "View", "calibrate_batch_norm", "default_folder", "extract"]
+__all__ = ["CacheSettings", "FeatureSet", "View", "cache_folder", "calibrate_batch_norm", "extract", "wanted_entries"]

@@ -90,7 +90,17 @@ class Entry:
     @property
     def missing_bytes(self) -> int:
         """How much room the rest will take."""
-        return (self.rows - self.done) * sum(self.columns.values()) * np.dtype(_TYPES[self.storage]).itemsize
+        return (self.rows - self.done) * self._row_bytes
+
+    @property
+    def unwritten_bytes(self) -> int:
+        """By how much its files will still grow, also of an entry that nobody holds: none is ever cut short."""
+        there = sum(self.path(column).stat().st_size for column in self.columns if self.path(column).is_file())
+        return max(0, self.rows * self._row_bytes - there)
+
+    @property
+    def _row_bytes(self) -> int:
+        return sum(self.columns.values()) * np.dtype(_TYPES[self.storage]).itemsize
 
     def path(self, column: str) -> Path:
         """Of a column's file."""

@@ -41,6 +41,13 @@ Job = tuple[Network, str, Entry]
 """A network, a pooling rule and the entry that its features go to; those of a network follow each other."""
 
 
+class WantedEntry(NamedTuple):
+    """What an entry of the cache is made of, see ``held_entry``."""
+
+    identity: dict[str, Any]
+    columns: dict[str, int]
+
+
 class View(NamedTuple):
     """How a picture is looked at: the middle square, resized."""
 
@@ -58,19 +65,21 @@ class CacheSettings:
     storage: Storage = "float16"
 
 
-def default_folder() -> Path:
-    """Where features are kept if nobody says else: $PRETINT_CACHE, else in the user's folder of caches.
+def cache_folder(named: str = "") -> Path:
+    """Where features are kept: where is said, else $PRETINT_CACHE, else in the user's folder of caches.
 
     Raises:
-        UserError: there is none.
+        UserError: it is in the home folder of a user who has none.
     """
-    named, caches = os.environ.get("PRETINT_CACHE", ""), Path(os.environ.get("XDG_CACHE_HOME", ""))
-    if named:
-        return Path(named).expanduser()
+    named, caches = named or os.environ.get("PRETINT_CACHE", ""), Path(os.environ.get("XDG_CACHE_HOME", ""))
     try:
+        if named:
+            return Path(named).expanduser()
         return (caches if caches.is_absolute() else Path.home() / ".cache") / "pretint" / "features"
     except RuntimeError as error:
-        raise UserError("there is no home folder to keep features in: set PRETINT_CACHE to a folder") from error
+        said = f"cache: {named}: no such user has a home; name a folder"
+        none = "there is no home folder to keep features in: set PRETINT_CACHE to a folder"
+        raise UserError(said if named else none) from error
 
 
 @dataclass(frozen=True)
@@ -133,15 +142,51 @@ def extract(
             cache cannot be written, or has too little room.
         KeyboardInterrupt, SystemExit: a signal asked to stop; all that was computed is kept.
     """
+    wanted = wanted_entries(networks, source, view, rules, place, cache.storage, calibrate_on)
+    described = {key_of(one.identity): one for named in wanted for one in named.values()}
+    users: dict[str, tuple[Network, str]] = {}
+    for network, named in zip(networks, wanted, strict=True):
+        for rule, one in named.items():
+            users.setdefault(key_of(one.identity), (network, rule))
+    with ExitStack() as held:
+        entries: dict[str, Entry] = {}
+        for key, (identity, columns) in sorted(described.items()):  # two processes must not wait for each other
+            entry = held_entry(cache.folder, identity, len(source), columns, cache.storage)
+            entries[key] = held.enter_context(entry)
+        _forget_repaired(list(entries.values()), source, view)
+        require_room(cache.folder, list(entries.values()))
+        lacking = [(*user, entries[key]) for key, user in users.items() if entries[key].done < len(source)]
+        if lacking:
+            began = time.perf_counter()
+            for network in _networks(lacking):
+                if calibrate_on:
+                    calibrate_batch_norm(network, *calibrate_on, place)
+            _compute(lacking, source, view, place, title, began)
+        return [_feature_set({rule: entries[key_of(one.identity)] for rule, one in named.items()}) for named in wanted]
+
+
+@torch.no_grad()
+def wanted_entries(
+    networks: Sequence[Network],
+    source: Source,
+    view: View,
+    rules: Sequence[str],
+    place: Place,
+    storage: Storage,
+    calibrate_on: tuple[Source, View] | None,
+) -> list[dict[str, WantedEntry]]:
+    """The entries of the cache in which ``extract`` keeps what it is asked for: one for each network and rule.
+
+    They are named, not made: a picture of zeros goes through every network for the shapes of its stages, and some
+    pictures are read, by which they are known again. The arguments are those of ``extract``.
+    """
     assert len(source) and rules
     pictures = _pictures(source, view)
     calibration: dict[str, Any] | None = None
     if calibrate_on:
         same = calibrate_on[0] is source and calibrate_on[1] == view
         calibration = {**(pictures if same else _pictures(*calibrate_on)), "precision": place.precision}
-    wanted: list[dict[str, str]] = []  # for each network: rule -> key of its entry
-    identities: dict[str, tuple[dict[str, Any], dict[str, int]]] = {}
-    users: dict[str, tuple[Network, str]] = {}
+    wanted: list[dict[str, WantedEntry]] = []
     for network in networks:
         statistics = calibration if network.calibrated and network.norms else None
         assert statistics or not (network.calibrated and network.norms), "batch-norm statistics need pictures"
@@ -155,29 +200,13 @@ def extract(
                 "pictures": pictures,
                 "rule": rule,
                 "precision": place.precision,
-                "storage": cache.storage,
+                "storage": storage,
                 "code": code_digest(*_MAKERS),
                 "libraries": [torch.__version__, timm.__version__],
             }
             columns = {stage: dims_of(rule, *shape) for stage, shape in shapes.items()}
-            key = wanted[-1][rule] = key_of(identity)
-            identities[key] = identity, columns
-            users.setdefault(key, (network, rule))
-    with ExitStack() as held:
-        entries: dict[str, Entry] = {}
-        for key, (identity, columns) in sorted(identities.items()):  # two processes must not wait for each other
-            entry = held_entry(cache.folder, identity, len(source), columns, cache.storage)
-            entries[key] = held.enter_context(entry)
-        _forget_repaired(list(entries.values()), source, view)
-        require_room(cache.folder, list(entries.values()))
-        lacking = [(*user, entries[key]) for key, user in users.items() if entries[key].done < len(source)]
-        if lacking:
-            began = time.perf_counter()
-            for network in _networks(lacking):
-                if calibrate_on and calibration:
-                    _calibrate(network, *calibrate_on, place, calibration)
-            _compute(lacking, source, view, place, title, began)
-        return [_feature_set({rule: entries[key] for rule, key in keys.items()}) for keys in wanted]
+            wanted[-1][rule] = WantedEntry(identity, columns)
+    return wanted
 
 
 @torch.no_grad()
@@ -198,12 +227,11 @@ def calibrate_batch_norm(network: Network, source: Source, view: View, place: Pl
     Raises:
         UserError: not even two of the pictures can be read.
     """
-    _calibrate(network, source, view, place, {**_pictures(source, view), "precision": place.precision})
-
-
-def _calibrate(network: Network, source: Source, view: View, place: Place, identity: Mapping[str, Any]) -> None:
-    norms, mark = network.norms, json.dumps(identity)
-    if not network.calibrated or not norms or network.calibration == mark:
+    norms = network.norms
+    if not network.calibrated or not norms:
+        return
+    mark = json.dumps({**_pictures(source, view), "precision": place.precision})
+    if network.calibration == mark:
         return
     network.module.to(place.device)
     momenta = [norm.momentum for norm in norms]

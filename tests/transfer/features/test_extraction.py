@@ -18,7 +18,7 @@ from pretext.engine.device import Place
 from pretext.errors import UserError
 from pretext.pictures import ClassFolder
 from pretext.pictures.batches import Views, centre_crop
-from transfer.features import CacheSettings, View, calibrate_batch_norm, default_folder, extract
+from transfer.features import CacheSettings, View, cache_folder, calibrate_batch_norm, extract
 from transfer.features.pooling import pool
 from transfer.networks import Network, open_network
 
@@ -271,12 +271,12 @@ def test_too_little_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         extracted(Noise(10**12), tmp_path)
 
 
-def test_default_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PRETINT_CACHE", str(tmp_path / "own"))
-    assert default_folder() == tmp_path / "own"
+    assert cache_folder() == tmp_path / "own"
     monkeypatch.delenv("PRETINT_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert default_folder() == tmp_path / "pretint" / "features"
+    assert cache_folder() == tmp_path / "pretint" / "features"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert default_folder() == tmp_path / ".cache" / "pretint" / "features"
+    assert cache_folder() == tmp_path / ".cache" / "pretint" / "features"
