@@ -73,7 +73,7 @@ def test_the_road_from_end_to_end(said: Pretint, tmp_path: Path, monkeypatch: py
         "crop: {size: 16}\nobjective: {stride: 4, prior_pictures: 20}\n"
         "training: {steps: 4, batch_size: 8, warmup: 1}\nmachine: {workers: 0}\n"
     )
-    monkeypatch.setattr(pretint, "RECIPES", tmp_path)
+    monkeypatch.setattr(pretint.commands, "RECIPES", tmp_path)
     run = tmp_path / "runs" / "demo"
     code, out, _ = said("demo", run)
     assert code == 0

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
-import pretint
 from pretext.recipe import PretrainSettings, build_colorizer
 from pretext.settings import settings_file
+from pretint import commands
 
-RECIPES = sorted(pretint.RECIPES.glob("*.yaml"))
+RECIPES = sorted(commands.RECIPES.glob("*.yaml"))
 PAPER = [recipe for recipe in RECIPES if recipe.stem.startswith("paper_")]
 
 
@@ -52,7 +52,7 @@ def test_builds_and_predicts_at_the_targets(recipe: Path) -> None:
 @pytest.mark.parametrize(("name", "size", "stride"), [("paper_alexnet", 180, 8), ("paper_vgg", 176, 4)])
 def test_weight_decay_is_the_published_one_for_a_mean(name: str, size: int, stride: int) -> None:
     """The released solver: 1e-3 on a loss that is summed over the points of the target."""
-    settings = settings_file(PretrainSettings, pretint.RECIPES / f"{name}.yaml")
+    settings = settings_file(PretrainSettings, commands.RECIPES / f"{name}.yaml")
     points = (-(-size // stride)) ** 2
     assert settings.training.weight_decay == pytest.approx(1e-3 / points, rel=2e-3)
     share = (size / 256) ** 2

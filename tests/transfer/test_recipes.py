@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import pretint
 from pretext.backbones import build_backbone
 from pretext.settings import settings_file
 from pretext.weights.inputs import FromRgb
+from pretint import commands
 from transfer.tasks.classification import Classify
 from transfer.tasks.classify import ClassifySettings
 from transfer.tasks.detect import DetectSettings
@@ -20,7 +20,7 @@ from transfer.tasks.segment import SegmentSettings
 from transfer.tasks.segmentation import Segment
 from transfer.tasks.task import FinetuneSettings
 
-RECIPES = sorted((pretint.RECIPES.parent / "transfer").glob("*.yaml"))
+RECIPES = sorted((commands.RECIPES.parent / "transfer").glob("*.yaml"))
 NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
     "laptop": ("tiny", {}),
     "paper": ("alexnet", {"geometry": "pretrain"}),
@@ -87,7 +87,7 @@ def test_its_head_fits_the_backbone(recipe: Path) -> None:
 
 
 def recipe_of(name: str) -> FinetuneSettings:
-    return opened(pretint.RECIPES.parent / "transfer" / f"{name}.yaml")
+    return opened(commands.RECIPES.parent / "transfer" / f"{name}.yaml")
 
 
 def test_classification_takes_the_published_steps() -> None:

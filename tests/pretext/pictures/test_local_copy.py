@@ -22,7 +22,7 @@ from pretext.errors import PictureError, UserError
 from pretext.pictures import ClassFolder, Shards, local_copy, open_labelled, open_source
 from pretext.pictures.packing import PackSettings, pack
 
-ROOT = Path(pretint.__file__).parent
+ROOT = Path(pretint.__file__).parents[1]
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ from pretext.pictures.tarindex import index_path, known_index, new_index
 
 SMALL = PackSettings(shorter=48, shard_mb=0.03, workers=0)
 MANY = PackSettings(shorter=48, shard_mb=0.03, workers=2)
-ROOT = Path(pretint.__file__).parent
+ROOT = Path(pretint.__file__).parents[1]
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,54 @@
+"""The front door: what is typed in a terminal."""
+
+import contextlib
+import sys
+from collections.abc import Sequence
+from difflib import get_close_matches
+from importlib.metadata import version
+
+from rich.console import Console
+
+from pretext.errors import PartnerGone, SaidElsewhere, UserError
+from pretint import commands
+from pretint.printing import PLAIN, say
+from pretint.reading import Command
+from pretint.sending import jobs, submit
+
+__all__ = ["COMMANDS", "main"]
+
+COMMANDS: dict[str, Command] = {**commands.COMMANDS, "submit": submit, "jobs": jobs}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        The exit code: 0 done, 2 the user's mistake (one line on standard error), stopped and ready to go
+        on: 75 by USR2 or because another process of the run is gone, 130 by Ctrl-C, 143 by TERM.
+    """
+    name, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    try:
+        if name in COMMANDS:
+            return COMMANDS[name](rest)
+        if name in ("-h", "--help"):
+            say(
+                "usage: pretint COMMAND [--help | ...]\n",
+                *(f"  {key:10}{job.__doc__}" for key, job in COMMANDS.items()),
+            )
+            return 0
+        if name == "--version":
+            say(f"pretint {version('pretint')}")
+            return 0
+        near = get_close_matches(name, COMMANDS, n=1)
+        raise UserError(f"no command is called {name}; {f'did you mean {near[0]}?' if near else 'see pretint --help'}")
+    except SaidElsewhere:
+        return 2
+    except (UserError, OSError) as error:  # an OSError: what we print on is full, a name is too long, ...
+        text = str(error)
+        shown = "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
+        with contextlib.suppress(OSError):
+            Console(stderr=True).print(f"pretint: {shown}", **PLAIN)
+        return 75 if isinstance(error, PartnerGone) else 2
+    except KeyboardInterrupt:
+        Console(stderr=True).print("pretint: stopped at once; the same command goes on where it can", **PLAIN)
+        return 130

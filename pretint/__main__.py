@@ -1,0 +1,7 @@
+"""python -m pretint: as the command of that name."""
+
+import sys
+
+from pretint import main
+
+sys.exit(main())

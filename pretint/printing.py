@@ -1,0 +1,48 @@
+"""What commands say: lines and tables, never squeezed."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from transfer.results import Result
+
+LISTED = 20
+"""Of many things of a kind, how many are named."""
+PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True, "emoji": False}
+"""How rich prints text as it is."""
+
+
+def say(*lines: str | Table) -> None:
+    """Print lines and tables on standard output."""
+    console = Console()
+    for line in lines:  # a table is never squeezed: one that wraps can't be read
+        wide = Console(width=max(console.width, line.width or 100)) if isinstance(line, Table) else console
+        wide.print(line, **PLAIN)
+
+
+def skips(skipped: Sequence[Sequence[str]], reason: str = "skipped, because they cannot be read") -> list[str]:
+    """The pictures that could not be read, or what else is wrong with them, listed."""
+    if not skipped:
+        return []
+    lines = [f"  {key}: {reason}" for key, reason in skipped[:LISTED]]
+    more = [f"  and {len(skipped) - LISTED} more"] if len(skipped) > LISTED else []
+    return [f"{len(skipped)} {reason}:", *lines, *more]
+
+
+def judged(results: Sequence["Result"]) -> int:
+    """Tables of results, pictures that could not be read, and where all of it lies."""
+    from transfer.report import write_report
+    from transfer.table import tables
+
+    unread = list(dict.fromkeys(skip for one in results for skip in one.skipped))
+    tuned = any(one.mode == "fine-tuned" for one in results)
+    reason = "found in the pictures and what is said of them" if tuned else "skipped, because they cannot be read"
+    say(*tables(results).terminal(), *skips(unread, reason))
+    for folder in dict.fromkeys(Path(one.file).parent for one in results):
+        run = folder.parent if (folder.parent / "settings.yaml").is_file() else None
+        say(f"report: {write_report(run)}" if run else f"results: {folder}")
+    return 0

@@ -1,0 +1,168 @@
+"""The two commands that send others to a cluster, and show what became of them."""
+
+import contextlib
+import re
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pretext.errors import UserError
+from pretext.settings import Positional, parse_command, plain, settings_file, settings_from
+from pretint.commands import COMMANDS
+from pretint.printing import LISTED, say
+from pretint.reading import only_read, read, understood
+
+if TYPE_CHECKING:
+    from pretext.plan.disk import Disk
+    from slurm import Job
+    from slurm.sending import Item, SubmitSettings
+
+SHARED = ("pretrain", "finetune")  # commands that several processes can share
+"""Commands that several processes can share."""
+
+
+@contextlib.contextmanager
+def _cluster() -> Iterator[None]:
+    """What slurm/ has to say to a user, said as all else is."""
+    try:
+        from slurm import ClusterError
+    except ImportError as error:
+        raise UserError(f"{error.name} is not installed, which jobs need: pip install 'pretint[slurm]'") from error
+    try:
+        yield
+    except ClusterError as error:
+        raise UserError(str(error)) from error
+
+
+@_cluster()
+def submit(arguments: Sequence[str]) -> int:
+    """Send a command, or a list of them, to a cluster: submit --on CLUSTER.yaml COMMAND ..."""
+    from slurm import ClusterSettings
+    from slurm import submit as job
+    from slurm.sending import Item, SubmitSettings, read_list, split_words
+
+    own, words = split_words(arguments, COMMANDS, ("again", "dry_run"))
+    for at, word in enumerate(own):
+        if word == "--on" and at + 1 < len(own):  # by itself: a file knows nothing of --name, --list and the like
+            settings_file(ClusterSettings, Path(own[at + 1]))
+    about = f"{submit.__doc__} Options of submit come before the command, those of the command after it."
+    _, settings = understood(parse_command("pretint submit", about, SubmitSettings, [], own, "--on"))
+    if bool(words) == bool(settings.jobs):
+        raise UserError("give a command to submit, such as pretrain runs/x, or --jobs FILE; and not both")
+    if settings.jobs and (settings.name or settings.after):
+        raise UserError("--name and --after are of one command; in a list every job has its own")
+    items = (
+        read_list(Path(settings.jobs))
+        if settings.jobs
+        else [Item(tuple(words), settings.name, tuple(settings.after), {})]
+    )
+    read = [_read_item(item, settings) for item in items]
+    jobs = [_job(item, settings, *one) for item, one in zip(items, read, strict=True)]
+    if settings.dry_run:
+        return _rehearse(jobs, settings, {job.name: one for job, one in zip(jobs, read, strict=True)})
+    done = job(jobs, settings.folder, settings.again)
+    say(*(f"{name}: {why}" for name, why in done.skipped))
+    say(*(f"{one.name}: job {one.id}, log {one.log}" for one in done.sent[:LISTED]))
+    if len(done.sent) > LISTED:
+        say(f"and {len(done.sent) - LISTED} more")
+    elsewhere = [] if settings.folder == SubmitSettings().folder else ["--folder", str(settings.folder)]
+    say(f"see how far they are: {shlex.join(['pretint', 'jobs', *elsewhere])}")
+    return 0
+
+
+@_cluster()
+def jobs(arguments: Sequence[str]) -> int:
+    """Show the jobs that were sent: what runs, where, how far, what failed and why. jobs cancel NAME ... ends some."""
+    from slurm import cancel, states
+    from slurm.listing import JobsSettings, lines
+
+    words = Positional("names", "of jobs, or their numbers; all of them if none is given", nargs="*", kind=str)
+    stop = list(arguments[:1]) == ["cancel"]
+    (names,), settings = read(jobs, JobsSettings, [words], arguments[stop:])
+    if stop and not names:
+        raise UserError("cancel: which job? give names or numbers, or all")
+    if stop:
+        say(*(f"{one.sent.name}: job {one.sent.id} cancelled" for one in cancel(settings.folder, names)))
+    else:
+        say(*lines(states(settings.folder), names, settings))
+    return 0
+
+
+def _rehearse(jobs: "Sequence[Job]", settings: "SubmitSettings", read: Mapping[str, tuple[list[Any], Any]]) -> int:
+    """Show what would be sent, and what it would take."""
+    from pretext.plan.lines import size
+    from slurm.submitting import require_sendable, script
+
+    skipped = dict(require_sendable(jobs, settings.folder, settings.again))
+    sent = [job for job in jobs if job.name not in skipped]
+    for asked in dict.fromkeys(str(job.asked) for job in sent):
+        alike = [job for job in sent if str(job.asked) == asked]
+        if alike[0].asked.executor == "slurm":
+            more = f" and {len(alike) - 1} more that ask for the same" if len(alike) > 1 else ""
+            say(f"# sbatch file of {alike[0].name}{more}", script(alike[0], settings.folder).strip(), "")
+    say(*(f"{name}: {why}" for name, why in skipped.items()))
+    hours = sum(job.asked.gpu_hours for job in sent)
+    say(
+        f"jobs: {len(sent)}",
+        f"GPU-hours: at most {hours:,.1f} until the time limits; a job that takes longer goes on in another piece",
+    )
+    disks = [(job, _disk(job.words, *read[job.name])) for job in sent]
+    known = [disk for _, disk in disks if disk]
+    passing = sum(disk.passing for disk in known)
+    more = f", and {size(passing)} more for moments" if passing else ""
+    if known:
+        say(f"disk: {size(sum(disk.lasting for disk in known))}{more}")
+        say(*dict.fromkeys(f"  {note}" for disk in known for note in disk.notes))
+    if unknown := dict.fromkeys(job.words[0] for job, disk in disks if not disk):
+        say(f"disk of {', '.join(unknown)}: not known beforehand")
+    return 0
+
+
+def _disk(words: Sequence[str], positionals: list[Any], settings: Any) -> "Disk | None":
+    """What a command will write to disk, where that is known.
+
+    Raises:
+        UserError: as the command itself would, of its pictures or networks.
+    """
+    from pretext.plan.disk import pretrain_disk
+    from transfer.disk import finetune_disk, knn_disk, probe_disk, svm_disk
+
+    if words[0] == "pretrain":
+        return pretrain_disk(settings)
+    if words[0] == "finetune":
+        return finetune_disk(words[1], positionals[0], settings)
+    of = {"probe": probe_disk, "knn": knn_disk, "svm": svm_disk}.get(words[0])
+    return of(positionals[0], settings) if of else None  # type: ignore[operator]
+
+
+def _read_item(item: "Item", settings: "SubmitSettings") -> tuple[list[Any], Any]:
+    """The positional arguments and settings of a job's command: a mistake in them is said before anything is sent."""
+    name, *rest = item.words
+    if name not in COMMANDS:
+        raise UserError(f"{item.name or name}: {name} is no command that can be sent")
+    try:
+        return only_read(COMMANDS[name], rest)
+    except UserError as error:
+        raise UserError(f"{item.name}: {error}" if settings.jobs else str(error)) from error
+
+
+def _job(item: "Item", settings: "SubmitSettings", positionals: list[Any], given: Any) -> "Job":
+    """A job to send."""
+    from slurm import ClusterSettings, Job
+
+    name, *rest = item.words
+    first = next((one[0] if isinstance(one, list) else one for one in positionals if one), "")
+    claims = str(Path(first).resolve()) if name in ("pretrain", "pack") else ""
+    asked = settings.cluster
+    if item.ask:
+        asked = settings_from(ClusterSettings, {**plain(asked), **item.ask}, f"{item.name}: ask")
+    if name not in SHARED:
+        asked = asked.of_one_task
+    return Job(tuple(item.words), item.name or _job_name(name, rest, str(first)), asked, item.after, claims)
+
+
+def _job_name(command: str, rest: Sequence[str], first: str) -> str:
+    """Of a job without a name: its command, and what that is about."""
+    words = [command, rest[0] if command == "finetune" and rest else "", Path(first).name or first]
+    return "-".join(filter(None, (re.sub(r"[^\w.+%@]+", "-", word).strip("-.") for word in words)))[:100]
