@@ -48,13 +48,13 @@ def settings_from(kind: type[S], values: Any, where: str) -> S:
         return _built(parser.instantiate(parser.parse_object(values)), kind)
     except ParserError as error:
         raise UserError(f"{where}: {_one_line(error, kind)}") from error
-    except UserError as error:
+    except (UserError, ValueError) as error:  # ValueError: of settings that know nothing of this package
         raise UserError(f"{where}: {error}") from error
 
 
 def settings_file(kind: type[S], path: Path) -> S:
     """Settings from a YAML file; raises as ``settings_from``, and if the file cannot be read."""
-    return settings_from(kind, _yaml(path), str(path))
+    return settings_from(kind, read_yaml(path), str(path))
 
 
 def plain(settings: Any) -> Any:
@@ -133,15 +133,37 @@ def _built(parsed: Any, kind: type[S]) -> S:
     return kind(**{name: parsed[name] for name in names})
 
 
-def _yaml(path: Path) -> Any:
+def read_yaml(path: Path) -> Any:
+    """What a YAML file holds, as plain values; nothing in it is run.
+
+    Raises:
+        UserError: it cannot be read, is no YAML, names a key twice, or contains itself.
+    """
     try:
         if path.exists() and not path.is_file():
             raise UserError(f"{path}: no file; give a YAML file of settings")
-        return yaml.load(path.read_text(encoding="utf-8"), _OneOfEach)  # a SafeLoader: it runs no code
+        value = yaml.load(path.read_text(encoding="utf-8"), _OneOfEach)  # a SafeLoader: it runs no code
+        if _circular(value, set(), set()):
+            raise UserError(f"{path}: a value in it contains itself")
+        return value
     except OSError as error:
         raise UserError(f"{path}: cannot read the settings ({error.strerror})") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: no YAML ({' '.join(str(error).split())})") from error
+        raise UserError(f"{path}: no YAML ({' '.join(str(error).split())[:300]})") from error
+
+
+def _circular(value: Any, above: set[int], seen: set[int]) -> bool:
+    """Whether a value is, by YAML's anchors, a part of itself; each part is looked at once, however often it stands."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    if id(value) in above:
+        return True
+    if id(value) in seen or not inner:
+        return False
+    seen.add(id(value))
+    above.add(id(value))
+    found = any(_circular(one, above, seen) for one in inner)
+    above.discard(id(value))
+    return found
 
 
 class _OneOfEach(yaml.SafeLoader):
