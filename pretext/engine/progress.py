@@ -24,7 +24,7 @@ _WRITTEN_EVERY = 2.0  # seconds between two writes of $PRETINT_PROGRESS
 
 
 @contextmanager
-def progress(title: str, total: int, unit: str, done: int = 0, weight: int = 1) -> Iterator[Advance]:
+def progress(title: str, total: int, unit: str, done: int | None = None, weight: int = 1) -> Iterator[Advance]:
     """Show how ``total`` things proceed.
 
     With $PRETINT_PROGRESS, the name of a file, the first process also keeps the numbers there, see ``_Tally``.
@@ -33,7 +33,8 @@ def progress(title: str, total: int, unit: str, done: int = 0, weight: int = 1) 
         title: what is being done.
         total: how many in all.
         unit: of the rate, such as "pictures".
-        done: how many an earlier call did; they count for the bar, not for the rate.
+        done: how many an earlier call did; they count for the bar, not for the rate. None for work that is
+            done anew by every call.
         weight: how many units one thing is worth in the rate (a step: its batch).
     """
     console = Console(file=cast(IO[str], _Forgiving()))
@@ -49,7 +50,7 @@ def progress(title: str, total: int, unit: str, done: int = 0, weight: int = 1) 
                 TextColumn("{task.fields[remark]}"),
                 console=console,
             ) as bar:
-                task = bar.add_task(title, total=total, completed=done, pace="", remark="")
+                task = bar.add_task(title, total=total, completed=tally.done, pace="", remark="")
 
                 def advance(more: int, remark: str = "") -> None:
                     tally.add(more, remark)
@@ -78,19 +79,20 @@ class _Tally:
 
     The file is JSON, replaced as a whole, so that it can be read at any moment: title, unit, total, done, rate
     (units a second, or null), left (seconds, or null), remark, time (of this, as ``time.time``), and first: title,
-    total and done of the first bar of this process as it began. It is written when a bar begins and ends, and
-    between at most every two seconds.
+    total and done, as it began, of the first bar of this process whose work outlasts it. By that a restart is
+    known to have added nothing. It is written when a bar begins and ends, and between at most every two seconds.
     """
 
     _first: ClassVar[dict[str, Any]] = {}
 
-    def __init__(self, title: str, total: int, unit: str, done: int, weight: int) -> None:
+    def __init__(self, title: str, total: int, unit: str, done: int | None, weight: int) -> None:
         self.title, self.total, self.unit, self.weight = title, total, unit, weight
-        self.done, self._before, self._remark = done, done, ""
+        self.done = self._before = done or 0
+        self._remark = ""
         self._began = time.monotonic()
         named = os.environ.get("PRETINT_PROGRESS", "")
         self._file = Path(named) if named and ranks.is_first() else None
-        if self._file and not self._first:
+        if self._file and done is not None and not self._first:
             self._first.update(title=title, total=total, done=done)
         self.write()
 
