@@ -20,8 +20,12 @@ def say(*lines: str | Table) -> None:
     """Print lines and tables on standard output."""
     console = Console()
     for line in lines:  # a table is never squeezed: one that wraps can't be read
-        wide = Console(width=max(console.width, line.width or 100)) if isinstance(line, Table) else console
-        wide.print(line, **PLAIN)
+        if isinstance(line, Table):
+            gives_way = any(not column.no_wrap for column in line.columns)
+            least = console.width if gives_way else max(console.width, line.width or 100)
+            Console(width=least if console.is_terminal else 10_000).print(line, **PLAIN)
+        else:
+            console.print(line, **PLAIN)
 
 
 def skips(skipped: Sequence[Sequence[str]], reason: str = "skipped, because they cannot be read") -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pretext.errors import UserError
-from pretext.settings import Positional, parse_command, plain, settings_file, settings_from
+from pretext.settings import Positional, parse_command, plain, read_yaml, settings_file, settings_from
 from pretint.commands import COMMANDS
 from pretint.printing import LISTED, say
 from pretint.reading import only_read, read, understood
@@ -40,7 +40,7 @@ def submit(arguments: Sequence[str]) -> int:
     """Send a command, or a list of them, to a cluster: submit --on CLUSTER.yaml COMMAND ..."""
     from slurm import ClusterSettings
     from slurm import submit as job
-    from slurm.sending import Item, SubmitSettings, read_list, split_words
+    from slurm.sending import Item, SubmitSettings, listed, split_words
 
     own, words = split_words(arguments, COMMANDS, ("again", "dry_run"))
     for at, word in enumerate(own):
@@ -53,16 +53,18 @@ def submit(arguments: Sequence[str]) -> int:
     if settings.jobs and (settings.name or settings.after):
         raise UserError("--name and --after are of one command; in a list every job has its own")
     items = (
-        read_list(Path(settings.jobs))
+        listed(read_yaml(Path(settings.jobs)), settings.jobs)
         if settings.jobs
         else [Item(tuple(words), settings.name, tuple(settings.after), {})]
     )
-    read = [_read_item(item, settings) for item in items]
-    jobs = [_job(item, settings, *one) for item, one in zip(items, read, strict=True)]
+    said = [_read_item(item, settings) for item in items]
+    jobs = [_job(item, settings, *one) for item, one in zip(items, said, strict=True)]
     if settings.dry_run:
-        return _rehearse(jobs, settings, {job.name: one for job, one in zip(jobs, read, strict=True)})
+        return _rehearse(jobs, settings, {job.name: one for job, one in zip(jobs, said, strict=True)})
     done = job(jobs, settings.folder, settings.again)
     say(*(f"{name}: {why}" for name, why in done.skipped))
+    if settings.executor == "debug":
+        return 0
     say(*(f"{one.name}: job {one.id}, log {one.log}" for one in done.sent[:LISTED]))
     if len(done.sent) > LISTED:
         say(f"and {len(done.sent) - LISTED} more")
@@ -74,7 +76,7 @@ def submit(arguments: Sequence[str]) -> int:
 @_cluster()
 def jobs(arguments: Sequence[str]) -> int:
     """Show the jobs that were sent: what runs, where, how far, what failed and why. jobs cancel NAME ... ends some."""
-    from slurm import cancel, states
+    from slurm import ClusterError, cancel, states
     from slurm.listing import JobsSettings, lines
 
     words = Positional("names", "of jobs, or their numbers; all of them if none is given", nargs="*", kind=str)
@@ -84,12 +86,16 @@ def jobs(arguments: Sequence[str]) -> int:
         raise UserError("cancel: which job? give names or numbers, or all")
     if stop:
         say(*(f"{one.sent.name}: job {one.sent.id} cancelled" for one in cancel(settings.folder, names)))
-    else:
+        return 0
+    try:
         say(*lines(states(settings.folder), names, settings))
+    except ClusterError:  # what the records say is better than nothing
+        say(*lines(states(settings.folder, ask=False), names, settings))
+        raise
     return 0
 
 
-def _rehearse(jobs: "Sequence[Job]", settings: "SubmitSettings", read: Mapping[str, tuple[list[Any], Any]]) -> int:
+def _rehearse(jobs: "Sequence[Job]", settings: "SubmitSettings", said: Mapping[str, tuple[list[Any], Any]]) -> int:
     """Show what would be sent, and what it would take."""
     from pretext.plan.lines import size
     from slurm.submitting import require_sendable, script
@@ -107,15 +113,22 @@ def _rehearse(jobs: "Sequence[Job]", settings: "SubmitSettings", read: Mapping[s
         f"jobs: {len(sent)}",
         f"GPU-hours: at most {hours:,.1f} until the time limits; a job that takes longer goes on in another piece",
     )
-    disks = [(job, _disk(job.words, *read[job.name])) for job in sent]
-    known = [disk for _, disk in disks if disk]
+    known: list[Disk] = []
+    unknown: dict[str, str] = {}
+    for job in sent:
+        try:
+            disk = _disk(job.words, *said[job.name])
+        except UserError as error:  # pictures that only the nodes see, a run that another job will make
+            unknown[job.name] = str(error)
+        else:
+            known += [disk] if disk else []
+            unknown |= {} if disk else {job.words[0]: "not known beforehand"}
     passing = sum(disk.passing for disk in known)
     more = f", and {size(passing)} more for moments" if passing else ""
     if known:
         say(f"disk: {size(sum(disk.lasting for disk in known))}{more}")
         say(*dict.fromkeys(f"  {note}" for disk in known for note in disk.notes))
-    if unknown := dict.fromkeys(job.words[0] for job, disk in disks if not disk):
-        say(f"disk of {', '.join(unknown)}: not known beforehand")
+    say(*(f"disk of {name}: {why}" for name, why in unknown.items()))
     return 0
 
 
@@ -145,6 +158,8 @@ def _read_item(item: "Item", settings: "SubmitSettings") -> tuple[list[Any], Any
         return only_read(COMMANDS[name], rest)
     except UserError as error:
         raise UserError(f"{item.name}: {error}" if settings.jobs else str(error)) from error
+    except SystemExit as shown:
+        raise UserError(f"{item.name or name}: only shows help; there is nothing to send") from shown
 
 
 def _job(item: "Item", settings: "SubmitSettings", positionals: list[Any], given: Any) -> "Job":

@@ -1,15 +1,18 @@
 """What a job asks of a cluster, and where a mistake in that is said."""
 
 import dataclasses
+import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Executor = Literal["slurm", "local", "debug"]
 
 _OURS = {
-    "array", "cpus-per-task", "dependency", "error", "gpus-per-node", "job-name", "mem", "nodes", "ntasks-per-node",
-    "open-mode", "output", "signal", "time", "wrap",
+    "account", "array", "constraint", "cpus-per-task", "dependency", "error", "gpus-per-node", "help", "job-name",
+    "mem", "mem-per-cpu", "mem-per-gpu", "nodes", "no-requeue", "ntasks-per-node", "open-mode", "output", "parsable",
+    "partition", "qos", "requeue", "signal", "test-only", "time", "usage", "version", "wait", "wrap",
 }  # fmt: skip
+_LONGEST = 366 * 24 * 60  # minutes; Slurm takes far more for none
 _SHORTEST = 5  # seconds in which a step may end and a checkpoint be written
 
 
@@ -22,7 +25,8 @@ class ClusterSettings:
     """What a job asks of the cluster.
 
     Args:
-        executor: slurm, local (processes on this machine, in the background), or debug (here, at once).
+        executor: slurm, local (processes on this machine, in the background), or debug (here, in the foreground);
+            these two know no partition, no time limit, and share out neither cores nor memory.
         partition: of Slurm; empty takes the site's default.
         account: that is charged.
         qos: quality of service.
@@ -63,8 +67,12 @@ class ClusterSettings:
 
     def __post_init__(self) -> None:
         for name in ("minutes", "nodes", "tasks_per_node", "cpus_per_task", "memory_gb", "at_once", "patience"):
-            if not getattr(self, name) > 0:  # nan too
-                raise ClusterError(f"{name} is {getattr(self, name)}: it must be above 0")
+            if not 0 < getattr(self, name) < 10**9:  # nan too
+                raise ClusterError(f"{name} is {getattr(self, name)}: it must be above 0, and a number that can be")
+        if self.minutes > _LONGEST:
+            raise ClusterError(f"minutes is {self.minutes}: it must not be above {_LONGEST}, a year")
+        if self.memory_gb * 1024 < 1:  # 0 MB would be all of a node's
+            raise ClusterError(f"memory_gb is {self.memory_gb}: it must be 0.001 at least")
         if self.gpus_per_node < 0:
             raise ClusterError(f"gpus_per_node is {self.gpus_per_node}: it must not be negative")
         if not _SHORTEST <= self.grace < 60 * self.minutes:
@@ -75,8 +83,22 @@ class ClusterSettings:
             raise ClusterError(f"nodes is {self.nodes}: executor {self.executor} has this machine alone")
         if self.executor == "debug" and self.tasks_per_node > 1:
             raise ClusterError("tasks_per_node: executor debug is one process; take local")
+        for name, value in self.environment.items():
+            if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) or "\0" in str(value):
+                raise ClusterError(f"environment: {name!r} cannot be a variable; take letters, digits and _")
+        for name, value in self.options.items():
+            if not re.fullmatch(r"(--)?[A-Za-z][A-Za-z0-9_-]*", name) or not str(value).isprintable():
+                raise ClusterError(f"options: {name!r}: {str(value)!r} cannot be an option of sbatch")
+        for name in ("partition", "account", "qos", "constraint", "python"):
+            if not getattr(self, name).isprintable():
+                raise ClusterError(f"{name} is {getattr(self, name)!r}: it must be one line")
+        if any("\0" in line for line in self.setup):
+            raise ClusterError("setup: a line of shell cannot hold the character 0")
+        for name in ("partition", "account", "qos", "constraint", "options"):
+            if self.executor != "slurm" and getattr(self, name):
+                raise ClusterError(f"{name}: executor {self.executor} knows none; leave it out")
         if taken := sorted(_OURS & {name.lstrip("-").replace("_", "-") for name in self.options}):
-            raise ClusterError(f"options: {taken[0]} has a setting of its own here (see pretint submit --help)")
+            raise ClusterError(f"options: {taken[0]} is said in another way here, or always; see pretint submit --help")
 
     @property
     def gpu_hours(self) -> float:

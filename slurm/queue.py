@@ -71,6 +71,8 @@ def standing(job: str) -> tuple[str, int]:
         ClusterError: Slurm does not answer, or does not know it.
     """
     said = _ask("scontrol", "--oneliner", "show", "job", job)
+    if len(said.strip().splitlines()) > 1:
+        raise ClusterError(f"scontrol: {job} are several jobs; the tasks of an array are called {job}_0, ...")
     words = dict(word.partition("=")[::2] for word in said.split())
     if "JobState" not in words:
         raise ClusterError(f"scontrol: says nothing of job {job}")
@@ -83,9 +85,13 @@ def requeue(job: str) -> None:
 
 
 def cancel(ids: Sequence[str]) -> None:
-    """End jobs. Raises ClusterError: Slurm will not."""
-    if ids:
-        _ask("scancel", *ids)
+    """End jobs; some of them may have ended by themselves. Raises ClusterError: Slurm will not."""
+    try:
+        if ids:
+            _ask("scancel", *ids)
+    except ClusterError as error:
+        if "Invalid job id" not in str(error):
+            raise
 
 
 def partitions() -> list[Partition]:

@@ -4,21 +4,34 @@ JOBS/59688114/           a folder for each job, named by its number (of an array
     job.json             what was sent: the command, what it asks for, the code
     attempts.jsonl       a line at every start and every end
     progress.json        how far it is, kept by the job itself
+    requeue              there for a moment, if it cannot tell Slurm itself that it wants to be started again
 JOBS/logs/59688114_0_log.out    what it printed, all restarts one after the other (_1_, _2_: its other processes)
 JOBS/.code/, .given/     the code and the settings files that jobs were sent with
 """
 
 import contextlib
 import json
+import math
 import os
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 Record = dict[str, Any]
 LOGS = "logs"
+REQUEUE = "requeue"
+"""A file in a job's folder: it wants to be started again and cannot tell Slurm itself."""
+
+
+_TOLD: dict[str, Any] = {"title": str, "done": int, "total": int, "left": (int, float, NoneType), "remark": str}
+_NOTED: dict[str, Any] = {
+    "kind": str, "restart": (int, NoneType), "time": (int, float), "node": (str, NoneType), "why": (str, NoneType),
+    "how": (str, NoneType), "pid": (int, NoneType),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -61,16 +74,33 @@ def write_sent(sent: Sent) -> None:
 
 
 def read_sent(jobs: Path) -> list[Sent]:
-    """The jobs in a folder of jobs, in the order in which they were sent; what is no job is left out."""
-    found = []
-    for path in jobs.glob("[0-9D]*/job.json"):
-        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-            values = json.loads(path.read_text(encoding="utf-8"))
-            tuples = {name: tuple(values[name]) for name in ("words", "after")}
-            found.append(Sent(**{**values, **tuples, "folder": str(path.parent)}))
+    """The jobs in a folder of jobs, in the order in which they were sent; ``unreadable`` are left out."""
+    found = [sent for folder in _folders(jobs) if (sent := _read(folder))]
     return sorted(
         found, key=lambda sent: (sent.submitted, [int(part) for part in sent.id.split("_") if part.isdigit()])
     )
+
+
+def unreadable(jobs: Path) -> list[Path]:
+    """The files that should say what was sent, and do not."""
+    return [folder / "job.json" for folder in _folders(jobs) if _read(folder) is None]
+
+
+def _folders(jobs: Path) -> list[Path]:
+    return [
+        path.parent for path in jobs.glob("*/job.json") if re.fullmatch(r"D?[1-9][0-9]*(_[0-9]+)?", path.parent.name)
+    ]
+
+
+def _read(folder: Path) -> Sent | None:
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
+        values = json.loads((folder / "job.json").read_text(encoding="utf-8"))
+        tuples = {name: tuple(map(str, values[name])) for name in ("words", "after")}
+        sent = Sent(**{**values, **tuples, "folder": str(folder)})
+        texts = (sent.name, sent.id, sent.where, sent.claims, sent.executor, sent.code)
+        if all(isinstance(one, str) for one in texts) and sent.id == folder.name and math.isfinite(sent.submitted):
+            return sent
+    return None
 
 
 def note(folder: Path, **record: Any) -> None:
@@ -91,18 +121,23 @@ def attempts(folder: Path) -> list[Record]:
 
 def progress(folder: Path) -> Record | None:
     """How far a job is, as it said last."""
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, RecursionError):
         said = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
-        return said if isinstance(said, dict) else None
+        if isinstance(said, dict):
+            return {key: value for key, value in said.items() if _is(value, _TOLD.get(key, object))}
     return None
+
+
+def _is(value: Any, kind: Any) -> bool:
+    return isinstance(value, kind) and (not isinstance(value, float) or math.isfinite(value))
 
 
 def _lines(path: Path) -> Iterator[Record]:
     with contextlib.suppress(OSError):
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            with contextlib.suppress(ValueError):
+            with contextlib.suppress(ValueError, RecursionError):
                 record = json.loads(line)
-                if isinstance(record, dict) and isinstance(record.get("kind"), str):
+                if isinstance(record, dict) and all(_is(record.get(key), kind) for key, kind in _NOTED.items()):
                     yield record
 
 

@@ -1,9 +1,11 @@
 """On the node: one process that starts a job's command, tells it of signals, and has it called again."""
 
+import contextlib
 import ctypes
 import fcntl
 import os
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -29,7 +31,6 @@ _SIGNALS = (signal.SIGUSR2, signal.SIGTERM)
 _LOOK = 5.0  # seconds between two looks at whether a newer start of the job has taken over
 _FAREWELL = 120.0  # seconds that Slurm has to end a process whose job is requeued
 _CULPRIT = 10.0  # seconds that another process has to say why it broke the others
-_LOCAL_AGAIN = 144  # what submitit's local controller takes for: start it again
 _SAID_NOTHING = "said nothing"
 
 
@@ -68,7 +69,7 @@ class _Attempt:
         self.folder = Path(self.place.paths.folder).parent / self.job
         self.folder.mkdir(exist_ok=True)
         self.on_slurm = "SLURM_JOB_ID" in os.environ and os.environ.get("SUBMITIT_EXECUTOR") == "slurm"
-        self.restart = int(os.environ.get("SLURM_RESTART_COUNT", "0")) if self.on_slurm else self._local_restart()
+        self.restart = int(os.environ.get("SLURM_RESTART_COUNT", "0")) if self.on_slurm else 0
         self.asked = 0.0  # when a signal first asked to stop
         self.child: subprocess.Popen[bytes] | None = None
         self.tail: deque[str] = deque(maxlen=20)
@@ -92,16 +93,22 @@ class _Attempt:
 
     def _begin(self) -> None:
         """Note the start, make sure that no earlier start is still at work, and give up if nothing comes of it."""
+        if not self.on_slurm:  # its number is that of a process, and may have been another's before
+            (self.folder / "attempts.jsonl").unlink(missing_ok=True)
+        (self.folder / records.REQUEUE).unlink(missing_ok=True)
         before, done = records.attempts(self.folder), records.progress(self.folder)
-        first = done.get("first") if done else None
+        first = (done or {}).get("first") or None
         (self.folder / "progress.json").unlink(missing_ok=True)
-        self._note(
-            "start", found=first, node=_node(), pid=os.getpid()
-        )  # from here on an earlier one knows that it is one
+        # From here on an earlier start knows that it is one.
+        self._note("start", found=first, node=_node(), pid=os.getpid())
         now = time.strftime("%Y-%m-%d %H:%M:%S")
-        _say(f"--- {now}, job {self.job} on {_node()}, {_start(self.restart)}: pretint {shlex.join(self.words)}")
+        gpus = os.environ.get("CUDA_VISIBLE_DEVICES")
+        place = f"{_node()}, GPU {gpus}" if gpus else _node()
+        _say(f"--- {now}, job {self.job} on {place}, {_start(self.restart)}: pretint {shlex.join(self.words)}")
         self.lock = (self.folder / ".lock").open("a")
         self._alone()
+        if self._cancelled():  # amid the word that it had with Slurm
+            self._leave("it was cancelled", 1)
         if fruitless(before, first) >= self.patience:
             why = f"gave up: {self.patience} restarts in a row made no step"
             self._note("end", how="gave up", code=1, why=why)
@@ -114,12 +121,14 @@ class _Attempt:
             try:
                 # By process, not by open file: the command must not inherit it.
                 fcntl.lockf(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            except (BlockingIOError, PermissionError):
                 if time.monotonic() > until:
-                    why = f"an earlier start of this job still holds {self.folder} after {_FAREWELL:.0f} seconds"
-                    self._note("end", how="failed", code=1, why=why)
-                    self._leave(why, 1)
+                    _say(f"an earlier start of this job still holds {self.folder} after {_FAREWELL:.0f} seconds")
+                    self._again(AGAIN)  # a node without power may hold it until it is back
                 time.sleep(1)
+            except OSError as error:
+                _say(f"{self.folder} cannot be locked ({error.strerror}): an earlier start may still be at work")
+                return
             else:
                 return
 
@@ -130,7 +139,7 @@ class _Attempt:
             # Not the GPU: on a cluster that shares nodes, numbering GPUs by rank takes someone else's.
             found = submitit.helpers.TorchDistributedEnvironment()
             env |= {
-                "MASTER_ADDR": os.environ.get("PRETINT_MASTER_ADDR", found.master_addr),
+                "MASTER_ADDR": found.master_addr,
                 "MASTER_PORT": str(found.master_port),
                 "RANK": str(found.rank),
                 "WORLD_SIZE": str(found.world_size),
@@ -187,13 +196,12 @@ class _Attempt:
 
     def _again(self, code: int) -> NoReturn:
         """Have the job called again, once, unless Slurm has decided on it already."""
-        if not self.on_slurm:
-            self._note("end", how="stopped", code=code)
-            raise SystemExit(_LOCAL_AGAIN if self.asked and os.environ.get("SUBMITIT_EXECUTOR") == "local" else code)
-        if self.rank:
+        if self.rank and self.on_slurm:
             time.sleep(_FAREWELL)  # whoever leaves first ends the others, and the first must have its word with Slurm
+        if self.rank:
             raise SystemExit(AGAIN)
-        if not self.asked:  # another process may have broken this one: that is no reason to do the same again
+        if not self.asked and self.place.num_tasks > 1:
+            # Another may have broken this one, which is no reason to do the same again.
             until = time.monotonic() + _CULPRIT
             while time.monotonic() < until:
                 if any(
@@ -201,20 +209,43 @@ class _Attempt:
                 ):
                     raise SystemExit(1)
                 time.sleep(1)
+        if not self.on_slurm:
+            self._note("end", how="stopped", code=code)
+            raise SystemExit(AGAIN)
+        if shutil.which("scontrol") is None:  # in a container: the script around it will ask
+            self._note("end", how="requeued", code=code)
+            _say("stopped, all is saved; to be requeued")
+            (self.folder / records.REQUEUE).touch()
+            raise SystemExit(AGAIN)
+        # With a requeue comes TERM, to scontrol too if it can: then nobody would know whether it was heard.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         try:
-            state, restarts = queue.standing(os.environ["SLURM_JOB_ID"])
-            if state != "RUNNING" or restarts != self.restart or self._superseded():
+            if decided := self._decided():
                 # Cancelled, requeued or preempted by others: a second requeue would run it twice.
-                self._note("end", how="stopped", code=code, why=f"Slurm: {state.lower()}")
-                self._leave(f"stopped; Slurm has decided what becomes of it ({state.lower()})", AGAIN)
+                self._note("end", how="stopped", code=code, why=f"Slurm: {decided}")
+                self._leave(f"stopped; Slurm has decided what becomes of it ({decided})", AGAIN)
             self._note("end", how="requeued", code=code)
             _say("stopped, all is saved; requeued")
-            queue.requeue(os.environ["SLURM_JOB_ID"])
+            queue.requeue(self.job)
         except ClusterError as error:
+            with contextlib.suppress(ClusterError):
+                if self._decided():
+                    self._leave("Slurm has decided what becomes of it", AGAIN)
             self._note("end", how="failed", code=AGAIN, why=f"cannot be requeued: {error}")
             self._leave(f"stopped, but it cannot be requeued ({error}); send it again", AGAIN)
         time.sleep(_FAREWELL)
         raise SystemExit(AGAIN)
+
+    def _decided(self) -> str:
+        """What others have made of this start of the job already; empty if it is theirs who run it to end.
+
+        Raises:
+            ClusterError: Slurm does not answer.
+        """
+        if self._cancelled():
+            return "cancelled"
+        state, restarts = queue.standing(self.job)
+        return "" if state == "RUNNING" and restarts == self.restart and not self._superseded() else state.lower()
 
     def _fail(self, code: int) -> NoReturn:
         why = next((line for line in reversed(self.tail) if line), _SAID_NOTHING)
@@ -238,10 +269,10 @@ class _Attempt:
 
     def _superseded(self) -> bool:
         starts = [one for one in records.attempts(self.folder) if one["kind"] == "start"]
-        return any(one.get("restart", 0) > self.restart for one in starts)
+        return any((one.get("restart") or 0) > self.restart for one in starts)
 
-    def _local_restart(self) -> int:
-        return sum(one["kind"] == "start" for one in records.attempts(self.folder))
+    def _cancelled(self) -> bool:
+        return any(one["kind"] == "cancel" for one in records.attempts(self.folder))
 
     def _note(self, kind: str, **values: Any) -> None:
         records.note(self.folder, kind=kind, restart=self.restart, rank=self.rank, **values)

@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from slurm.cluster import ClusterError, ClusterSettings
 
 FOLDER = Path("jobs")
@@ -66,19 +64,19 @@ def split_words(words: Sequence[str], commands: Container[str], flags: Container
     return list(words[:at]), list(words[at:])
 
 
-def read_list(file: Path) -> list[Item]:
+def listed(entries: Any, where: str) -> list[Item]:
     """The jobs of a list.
 
+    Args:
+        entries: as YAML or JSON holds them: name, command, after and ask for each.
+        where: names the list in a complaint.
+
     Raises:
-        ClusterError: it cannot be read, or an entry is not as it should be.
+        ClusterError: an entry is not as it should be.
     """
-    try:
-        entries = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
-        raise ClusterError(f"{file}: cannot read a list of jobs ({' '.join(str(error).split())[:200]})") from error
     if not isinstance(entries, list) or not entries:
-        raise ClusterError(f"{file}: holds no list of jobs; write '- name: ...' and 'command: ...' for each")
-    return [_item(entry, f"{file}: job {number}") for number, entry in enumerate(entries, 1)]
+        raise ClusterError(f"{where}: holds no list of jobs; write '- name: ...' and 'command: ...' for each")
+    return [_item(entry, f"{where}: job {number}") for number, entry in enumerate(entries, 1)]
 
 
 def _item(entry: Any, where: str) -> Item:

@@ -42,25 +42,34 @@ def snapshot(jobs: Path) -> Path:
     return copy
 
 
-def frozen_words(words: Sequence[str], jobs: Path) -> tuple[str, ...]:
-    """The words of a command with every ``--config FILE`` replaced by a copy, named by what is in it."""
+def frozen_words(words: Sequence[str], jobs: Path, keep: bool = True) -> tuple[str, ...]:
+    """The words of a command with every ``--config FILE`` replaced by a copy, named by what is in it.
+
+    Args:
+        words: of the command.
+        jobs: folder of the jobs, in which the copies lie.
+        keep: whether to make them.
+
+    Raises:
+        ClusterError: a file cannot be copied.
+    """
     found, before = [], ""
     for word in words:
         if before == "--config":
-            found.append(str(_copy(Path(word), jobs)))
+            found.append(str(_copy(Path(word), jobs, keep)))
         elif word.startswith("--config="):
-            found.append(f"--config={_copy(Path(word.removeprefix('--config=')), jobs)}")
+            found.append(f"--config={_copy(Path(word.removeprefix('--config=')), jobs, keep)}")
         else:
             found.append(word)
         before = word
     return tuple(found)
 
 
-def _copy(file: Path, jobs: Path) -> Path:
+def _copy(file: Path, jobs: Path, keep: bool) -> Path:
     try:
         content = file.read_bytes()
         copy = jobs.resolve() / ".given" / f"{file.stem}-{hashlib.sha256(content).hexdigest()[:8]}{file.suffix}"
-        if not copy.exists():
+        if keep and not copy.exists():
             copy.parent.mkdir(parents=True, exist_ok=True)
             part = copy.with_name(f".{copy.name}.{os.getpid()}")
             part.write_bytes(content)

@@ -1,8 +1,7 @@
 """What became of jobs: from their folders, and one look at the queue."""
 
+import contextlib
 import fcntl
-import os
-import signal
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, NamedTuple
 
 from slurm import queue
 from slurm.cluster import ClusterError
+from slurm.here import end_local
 from slurm.records import Record, Sent, attempts, note, progress, read_sent
 
 _ENDED = {
@@ -23,6 +23,8 @@ _ENDED = {
     "COMPLETED": "complete",
     "PREEMPTED": "preempted",
 }
+_UNASKED = queue.Queued("UNKNOWN", "", "", "")
+_BORN = 20.0  # seconds in which a process of this machine may not yet hold its job's folder
 _FRESH = 60.0  # seconds in which a job that was just sent may not yet be in the queue's answer
 
 
@@ -31,7 +33,7 @@ class State(NamedTuple):
 
     sent: Sent
     word: str
-    """complete, failed, cancelled, not run, lost; or live: waiting, running, ending, requeued."""
+    """complete, failed, cancelled, stopped, not run, lost; or live: waiting, running, ending, requeued."""
     live: bool
     """Whether it is in the queue, or at work."""
     why: str
@@ -59,8 +61,12 @@ class State(NamedTuple):
                 "log": str(self.sent.log)}  # fmt: skip
 
 
-def states(folder: Path) -> list[State]:
+def states(folder: Path, ask: bool = True) -> list[State]:
     """All jobs in a folder of jobs, the newest of each name, in the order in which they were sent.
+
+    Args:
+        folder: of the jobs.
+        ask: whether to look at the queue; else what it would tell is unknown.
 
     Raises:
         ClusterError: Slurm does not answer.
@@ -69,10 +75,14 @@ def states(folder: Path) -> list[State]:
     sent = sorted(newest.values(), key=lambda one: one.submitted)
     noted = {one.id: attempts(Path(one.folder)) for one in sent}
     open_ = [one.id for one in sent if one.executor == "slurm" and not _is_over(noted[one.id])]
-    answer = queue.queued(open_) if open_ else {}
+    answer = queue.queued(open_) if open_ and ask else {}
     found: dict[str, State] = {}
     for one in sent:
-        found[one.id] = _state(one, noted[one.id], answer.get(one.id), found)
+        queued = answer.get(one.id) if ask else _UNASKED
+        found[one.id] = state = _state(one, noted[one.id], queued, found)
+        if queued and queued.state in _ENDED and state.word in ("failed", "cancelled") and not _ends(noted[one.id]):
+            with contextlib.suppress(OSError):  # the queue forgets it in minutes
+                note(Path(one.folder), kind="end", how=state.word, restart=state.restarts, rank=-1, why=state.why)
     return list(found.values())
 
 
@@ -86,22 +96,26 @@ def cancel(folder: Path, names: Sequence[str]) -> list[State]:
     chosen: list[State] = []
     for name in names:
         fit = [s for s in live if name == "all" or name in (s.sent.name, s.sent.id, s.sent.id.partition("_")[0])]
-        if not fit and name != "all":
+        if not fit and name == "all":
+            raise ClusterError(f"all: no job in {folder} is live")
+        if not fit:
             there = ", ".join(state.sent.name for state in live[:10]) or "none"
             raise ClusterError(f"{name}: no live job in {folder} has this name or number (live: {there})")
         chosen += [state for state in fit if state not in chosen]
+    for state in chosen:  # first: a job that is stopping must not ask to be started again
+        note(Path(state.sent.folder), kind="cancel")
     queue.cancel([state.sent.id for state in chosen if state.sent.executor == "slurm"])
     for state in chosen:
-        note(Path(state.sent.folder), kind="end", how="cancelled", restart=state.restarts, rank=-1)
         if state.sent.executor == "local":
-            _end_local(state.sent)
+            end_local(state.sent)
+        note(Path(state.sent.folder), kind="end", how="cancelled", restart=state.restarts, rank=-1)
     return chosen
 
 
 def _state(sent: Sent, noted: Sequence[Record], queued: "queue.Queued | None", known: dict[str, State]) -> State:
     starts = [one for one in noted if one["kind"] == "start"]
     ends = [one for one in noted if one["kind"] == "end"]
-    last = max((one.get("restart", 0) for one in starts), default=0)
+    last = _last(noted)
     word, why, live, limit = _word(sent, noted, ends, last, queued, known)
     said = progress(Path(sent.folder)) or {}
     node = queued.nodes if queued and queued.nodes and live else next((one.get("node", "") for one in starts[::-1]), "")
@@ -112,12 +126,12 @@ def _state(sent: Sent, noted: Sequence[Record], queued: "queue.Queued | None", k
         why,
         node,
         last,
-        done=int(said.get("done") or 0),
-        total=int(said.get("total") or 0),
-        doing=str(said.get("title") or ""),
+        done=said.get("done", 0),
+        total=said.get("total", 0),
+        doing=said.get("title", ""),
         left=said.get("left") if word == "running" else None,
         limit=limit,
-        remark=str(said.get("remark") or ""),
+        remark=said.get("remark", ""),
     )
 
 
@@ -130,42 +144,36 @@ def _word(
     known: dict[str, State],
 ) -> tuple[str, str, bool, str]:
     """State, reason, whether it is live, and the time to its limit."""
-    if any(one.get("how") == "cancelled" for one in ends):
-        return "cancelled", "", False, ""
     final = next((one for one in ends if one.get("how") == "complete"), None) or next(
-        (one for one in ends if one.get("how") in ("failed", "gave up") and one.get("restart") == last), None
+        (one for one in _ends(noted) if one.get("restart") == last), None
     )
-    if final is not None:
-        word = "complete" if final["how"] == "complete" else "failed"
-        return word, str(final.get("why", "")), False, ""
+    if final is not None and not (queued and queued.state == "PENDING"):  # Slurm may have started it again
+        why = final.get("why", "") if final["how"] in ("failed", "gave up") else ""
+        return "failed" if final["how"] == "gave up" else str(final["how"]), str(why), False, ""
     if sent.executor != "slurm":
-        if is_held(Path(sent.folder)) or (not noted and time.time() - sent.submitted < _FRESH):
+        fresh = time.time() - max([sent.submitted, *(one["time"] for one in noted if one["kind"] == "start")]) < _BORN
+        if is_held(Path(sent.folder)) or (fresh and not ends):
             return "running", "", True, ""
+        if any(one.get("how") == "stopped" for one in ends):
+            return "stopped", "submitting it again goes on", False, ""
         return "lost", "ended without a word; its log may say why", False, ""
+    before = [state for state in known.values() if state.sent.id in sent.after]
+    blame = [state.sent.name for state in before if state.word != "complete" and not state.live]
+    if (queued is None or queued.state in _ENDED) and not noted and blame:
+        return "not run", f"waited for {', '.join(blame)}", False, ""
     if queued is None:
         if time.time() - sent.submitted < _FRESH and not noted:
             return "waiting", "just sent", True, ""
-        blame = [
-            state.sent.name for state in known.values() if state.sent.id in sent.after and state.word != "complete"
-        ]
-        if not noted and blame:
-            return "not run", f"waited for {', '.join(blame)}", False, ""
-        return "lost", "left the queue without a word; its log may say why", False, ""
+        told = next((one["why"] for one in reversed(ends) if one.get("why")), "its log may say why")
+        return "lost", f"left the queue without a word; {told}", False, ""
     if queued.state in _ENDED:
         word = _ENDED[queued.state]
-        blame = [
-            state.sent.name for state in known.values() if state.sent.id in sent.after and state.word != "complete"
-        ]
-        if not noted and blame:
-            return "not run", f"waited for {', '.join(blame)}", False, ""
         if word == "complete":  # and it did not say so: the queue is ahead of the disk, or its runner never began
-            return ("complete", "", False, "") if not noted else ("running", "", True, "")
-        return (
-            (word if word in ("cancelled",) else "failed"),
-            "" if word == "cancelled" else f"Slurm: {word}",
-            False,
-            "",
-        )
+            never = "it ended without starting the command; see setup and python"
+            return ("failed", f"{never}{_told(sent)}", False, "") if not noted else ("running", "", True, "")
+        if word == "cancelled":
+            return word, "", False, ""
+        return "failed", f"Slurm: {word}{_told(sent) if word == 'failed' else ''}", False, ""
     if queued.state == "PENDING":
         word = "requeued" if noted else "waiting"
         return word, _waits(queued.reason), True, ""
@@ -173,6 +181,20 @@ def _word(
         queued.state, queued.state.lower()
     )
     return word, "", True, queued.left
+
+
+def _told(sent: Sent) -> str:
+    """The last line of a job's log, as the end of a reason."""
+    with contextlib.suppress(OSError), sent.log.open("rb") as log:
+        log.seek(max(0, sent.log.stat().st_size - 4000))
+        lines = [line.strip() for line in log.read().decode(errors="replace").splitlines() if line.strip()]
+        return f"; last in its log: {lines[-1][:300]}" if lines else ""
+    return ""
+
+
+def _ends(noted: Sequence[Record]) -> list[Record]:
+    """The records that a job did not come to a good end, and is not to be started again."""
+    return [one for one in noted if one["kind"] == "end" and one.get("how") in ("failed", "gave up", "cancelled")]
 
 
 def _waits(reason: str) -> str:
@@ -188,24 +210,24 @@ def _waits(reason: str) -> str:
 
 def _is_over(noted: Sequence[Record]) -> bool:
     """Whether the records alone say how a job ended, so that the queue need not be asked."""
-    ends = [one for one in noted if one["kind"] == "end"]
-    return any(one.get("how") in ("complete", "cancelled") for one in ends)
+    last = _last(noted)
+    return any(
+        one.get("how") == "complete" or (one.get("how") == "cancelled" and one.get("restart") == last)
+        for one in noted
+        if one["kind"] == "end"
+    )
+
+
+def _last(noted: Sequence[Record]) -> int:
+    """The number of the latest start, 0 if there was none."""
+    return max((one.get("restart") or 0 for one in noted if one["kind"] == "start"), default=0)
 
 
 def is_held(folder: Path) -> bool:
     """Whether a process works on a folder, as its lock says: a job's, or a run."""
-    try:
-        with (folder / ".lock").open("r+") as lock:
+    with contextlib.suppress(OSError), (folder / ".lock").open("r+") as lock:
+        try:
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
+        except (BlockingIOError, PermissionError):
+            return True
     return False
-
-
-def _end_local(sent: Sent) -> None:
-    try:
-        os.kill(int(sent.id), signal.SIGTERM)  # submitit's controller, which passes it on
-    except (OSError, ValueError) as error:
-        raise ClusterError(f"{sent.name}: process {sent.id} cannot be ended ({error})") from error

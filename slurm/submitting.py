@@ -2,29 +2,29 @@
 
 import contextlib
 import dataclasses
+import fcntl
+import io
 import os
 import re
-import shlex
-import subprocess
+import signal
+import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import submitit
 
-from slurm import queue
+from slurm import queue, sbatch
 from slurm.cluster import ClusterError, ClusterSettings
+from slurm.here import local_executor, run_here
 from slurm.records import LOGS, Sent, write_sent
 from slurm.running import Runner
 from slurm.snapshot import frozen_words, snapshot
 from slurm.states import State, is_held, states
-
-_OTHERS = ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK")
-_HOLD_BACK = ("SLURM_", "SLURMD_", "SRUN_", "SUBMITIT_")
-_WAIT = 60  # seconds that sbatch has
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,10 @@ class Job:
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z][\w.+%@-]{0,99}", self.name):
             raise ClusterError(f"name {self.name!r}: take letters, digits and ._+%@- (at most 100), a letter first")
+        if self.name == "all":
+            raise ClusterError("name 'all': take another, jobs cancel all means every job")
+        if any("\0" in word for word in self.words):
+            raise ClusterError(f"{self.name}: its command holds the character 0, which no command can")
 
 
 class Submission(NamedTuple):
@@ -88,12 +92,20 @@ def submit(jobs: Sequence[Job], folder: Path, again: bool = False) -> Submission
     Raises:
         ClusterError: a mistake in what is asked, Slurm is not here or refuses it.
     """
-    plan = _plan(jobs, folder, again)
+    with _alone(folder):
+        done = _submit(jobs, folder, again)
+    for one in done.sent:
+        if one.executor == "debug":
+            run_here(one)
+    return done
+
+
+def _submit(jobs: Sequence[Job], folder: Path, again: bool) -> Submission:
+    plan = _plan(jobs, folder, again, keep=True)
     if not plan.wanted:
         return Submission([], plan.skipped)
     code = snapshot(folder.resolve())
-    for job in plan.wanted:
-        _test(job, folder, code)
+    _require_taken(plan.wanted, folder, code)
     numbers = {name: state.sent.id for name, state in plan.known.items() if state.live}
     done = {name for name, state in plan.known.items() if state.word == "complete"} - {job.name for job in plan.wanted}
     sent: list[Sent] = []
@@ -120,21 +132,24 @@ def submit(jobs: Sequence[Job], folder: Path, again: bool = False) -> Submission
 
 def script(job: Job, folder: Path) -> str:
     """The sbatch file by which a job would be sent."""
-    code = folder.resolve() / ".code" / "DIGEST-OF-THE-CODE"
-    executor = _executor(job.asked, job.name, _numbers_of(job.after), folder, code)
-    return str(executor._make_submission_file_text(executor._submitit_command_str, "dry-run"))
+    after = [name if re.fullmatch(r"\d+(_\d+)?", name) else f"NUMBER-OF-{name}" for name in job.after]
+    return sbatch.script(job.asked, job.name, after, folder, folder.resolve() / ".code" / "DIGEST-OF-THE-CODE")
 
 
 def require_sendable(jobs: Sequence[Job], folder: Path, again: bool = False) -> list[tuple[str, str]]:
     """All checks of ``submit``, and nothing sent; which jobs would be left out, and why. Raises as it does."""
-    plan = _plan(jobs, folder, again)
+    plan = _plan(jobs, folder, again, keep=False)
     with tempfile.TemporaryDirectory() as scratch:
-        for job in plan.wanted:
-            _test(job, Path(scratch), Path(scratch))
+        _require_taken(plan.wanted, Path(scratch), Path(scratch))
     return plan.skipped
 
 
-def _plan(jobs: Sequence[Job], folder: Path, again: bool) -> _Plan:
+def _require_taken(jobs: Sequence[Job], folder: Path, code: Path) -> None:
+    for job in {str(asdict(job.asked)): job for job in reversed(jobs) if job.asked.executor == "slurm"}.values():
+        sbatch.require_taken(job.asked, job.name, folder, code)
+
+
+def _plan(jobs: Sequence[Job], folder: Path, again: bool, keep: bool) -> _Plan:
     names: set[str] = set()
     if any(job.asked.executor == "slurm" for job in jobs):
         queue.require_slurm()
@@ -143,18 +158,22 @@ def _plan(jobs: Sequence[Job], folder: Path, again: bool) -> _Plan:
             raise ClusterError("executor: jobs of one list go to one place")
         if job.asked.executor != "slurm" and job.after:
             raise ClusterError(f"{job.name}: after needs executor slurm; on this machine start one job after the other")
+        if job.asked.executor == "local" and len(jobs) > job.asked.at_once:
+            raise ClusterError(
+                f"executor local starts all {len(jobs)} jobs at the same time, more than at_once, {job.asked.at_once}; "
+                "send fewer, or raise it"
+            )
         if job.name in names:
             raise ClusterError(f"{job.name}: two jobs of the list have this name")
         names.add(job.name)
     for asked in {str(asdict(job.asked)): job.asked for job in jobs if job.asked.executor == "slurm"}.values():
         queue.require_place(asked)
-    _require_writable(folder)
     plan = _Plan([], {state.sent.name: state for state in states(folder)})  # the newest of a name stays
     live = [state for state in plan.known.values() if state.live]
     seen: set[str] = set()
     where = str(Path.cwd())
     for job in jobs:
-        words = frozen_words(job.words, folder)
+        words = frozen_words(job.words, folder, keep)
         known = plan.known.get(job.name)
         same = known is not None and known.sent.identity == (where, words)
         if known and known.live:
@@ -164,9 +183,11 @@ def _plan(jobs: Sequence[Job], folder: Path, again: bool) -> _Plan:
         elif known and same and known.word == "complete" and not again and _there(job):
             plan.skipped.append((job.name, f"complete already, as {known.sent.id}; --again sends it again"))
         else:
-            claimed = [one for one in live if job.claims and one.sent.claims == job.claims]
-            if claimed:
-                raise ClusterError(f"{job.claims}: job {claimed[0].sent.id} ({claimed[0].sent.name}) works on this run")
+            for one in live:
+                if job.claims and one.sent.claims == job.claims:
+                    raise ClusterError(f"{job.claims}: job {one.sent.id} ({one.sent.name}) works on this run")
+                if one.sent.identity == (where, words):
+                    raise ClusterError(f"{job.name}: job {one.sent.id} ({one.sent.name}) is of the very same command")
             if job.claims and is_held(Path(job.claims)):
                 raise ClusterError(f"{job.claims}: a process that is no job works on this run; wait for it or stop it")
             plan.wanted.append(dataclasses.replace(job, words=words))
@@ -183,7 +204,11 @@ def _plan(jobs: Sequence[Job], folder: Path, again: bool) -> _Plan:
 
 
 def _require_before(job: Job, name: str, seen: set[str], known: Mapping[str, State], folder: Path) -> None:
-    if name.isdigit() or name in seen:
+    if name in seen:
+        return
+    if name not in known and re.fullmatch(r"[1-9][0-9]{0,9}(_[0-9]+)?", name):
+        if not queue.queued([name]):
+            raise ClusterError(f"{job.name}: waits for job {name}, which Slurm knows nothing of")
         return
     if name not in known:
         raise ClusterError(f"{job.name}: waits for {name}, but no job before it has that name, and none in {folder}")
@@ -198,13 +223,43 @@ def _there(job: Job) -> bool:
     return not job.claims or Path(job.claims).exists()
 
 
-def _require_writable(folder: Path) -> None:
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Nobody else sends jobs of this folder meanwhile: two who check at the same time would both send."""
+    if folder == Path() or not str(folder).isprintable() or set("%\\") & set(str(folder.resolve())):
+        raise ClusterError(f"folder {str(folder)!r}: Slurm cannot keep logs under such a name; name another --folder")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        (folder / LOGS).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
+        lock = (folder / ".lock").open("a")
     except OSError as error:
         raise ClusterError(f"{folder}: cannot write logs there ({error.strerror}); name another --folder") from error
+    with lock:
+        with contextlib.suppress(OSError):  # a disk without locks: then it is up to the user
+            fcntl.lockf(lock, fcntl.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
+def _undisturbed(executor: str) -> Iterator[None]:
+    """Ctrl-C waits until what was sent is noted down: else nobody would know of it."""
+    if threading.current_thread() is not threading.main_thread() or executor == "debug":
+        yield
+        return
+    came: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, lambda given, frame: came.append(given)) for number in numbers}
+    # sbatch inherits this; a job on this machine must not.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, numbers if executor == "slurm" else ())
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for given in dict.fromkeys(came):
+            signal.raise_signal(given)
 
 
 def _groups(jobs: Sequence[Job], numbers: Mapping[str, str], done: set[str]) -> list[_Group]:
@@ -216,140 +271,61 @@ def _groups(jobs: Sequence[Job], numbers: Mapping[str, str], done: set[str]) -> 
     return list(found.values())
 
 
-def _numbers_of(after: Sequence[str]) -> tuple[str, ...]:
-    return tuple(name if re.fullmatch(r"\d+(_\d+)?", name) else f"NUMBER-OF-{name}" for name in after)
-
-
-def _executor(asked: ClusterSettings, name: str, after: Sequence[str], folder: Path, code: Path) -> Any:
-    """submitit's, set up."""
-    place = folder.resolve() / LOGS  # not a folder for each job: Slurm may want to write before it is made
-    if asked.executor == "debug":
-        return submitit.AutoExecutor(folder=place, cluster="debug")
-    if asked.executor == "local":
-        local = submitit.LocalExecutor(folder=place, **({"python": asked.python} if asked.python else {}))
-        local.update_parameters(
-            timeout_min=asked.minutes,
-            signal_delay_s=asked.grace,
-            tasks_per_node=asked.tasks_per_node,
-            gpus_per_node=asked.gpus_per_node,
-            stderr_to_stdout=True,
-            **({"setup": asked.setup} if asked.setup else {}),
-        )
-        return local
-    # Until somebody listens USR2 and TERM would end the process. Where the node's env can, they wait instead.
-    block = "env --block-signal=USR2,TERM"
-    python = asked.python or shlex.quote(os.sys.executable)  # type: ignore[attr-defined]
-    executor = submitit.SlurmExecutor(folder=place, python=f"$patient {python}")
-    exports = {"PYTHONPATH": f"{code}", **asked.environment}
-    lines = [
-        "set -e",
-        *asked.setup,
-        # A variable of the submitting shell may not travel; ${X:+:$X} is what was there before.
-        *(f"export {key}={shlex.quote(str(value))}" for key, value in exports.items()),
-        f'patient=$({block} true 2> /dev/null && echo "{block}" || true)',
-        "set +e",
-    ]
-    further: dict[str, Any] = {"requeue": True, **{key.lstrip("-"): value for key, value in asked.options.items()}}
-    if after:
-        further |= {"dependency": f"afterok:{':'.join(after)}", "kill-on-invalid-dep": "yes"}
-    chosen = {key: getattr(asked, key) for key in ("partition", "account", "qos", "constraint") if getattr(asked, key)}
-    executor.update_parameters(
-        job_name=name,
-        time=asked.minutes,
-        nodes=asked.nodes,
-        ntasks_per_node=asked.tasks_per_node,
-        cpus_per_task=asked.cpus_per_task,
-        mem=f"{round(1024 * asked.memory_gb)}MB",
-        signal_delay_s=asked.grace,
-        stderr_to_stdout=True,
-        setup=lines,
-        array_parallelism=asked.at_once,
-        # srun has not passed the cores on since Slurm 22.05: without this all workers share one.
-        # A task that dies ends the others, which would wait for it until the time limit.
-        srun_args=[f"--cpus-per-task={asked.cpus_per_task}", "--kill-on-bad-exit=1"],
-        additional_parameters=further,
-        **chosen,
-        **({"gpus_per_node": asked.gpus_per_node} if asked.gpus_per_node else {}),
-    )
-    return executor
-
-
-def _test(job: Job, folder: Path, code: Path) -> None:
-    """Ask Slurm itself whether it would take a job, without sending it."""
-    if job.asked.executor != "slurm":
-        return
-    executor = _executor(job.asked, job.name, (), folder, code)
-    text = executor._make_submission_file_text(executor._submitit_command_str, "test")
-    with _clean_environment(job.asked, code):
-        try:
-            done = subprocess.run(
-                ["sbatch", "--test-only"], input=text, capture_output=True, text=True, timeout=_WAIT, check=False
-            )
-        except subprocess.TimeoutExpired as error:
-            raise ClusterError(f"sbatch: Slurm has not answered for {_WAIT} seconds; try again later") from error
-    if done.returncode:
-        raise ClusterError(f"{job.name}: Slurm will not take it ({_complaint(done.stderr)})")
-
-
 def _send(group: _Group, folder: Path, code: Path) -> list[Sent]:
-    first = group.jobs[0]
-    asked = first.asked
-    name = first.name if len(group.jobs) == 1 else f"{first.name}+{len(group.jobs) - 1}"
-    executor = _executor(asked, name, group.after, folder, code)
-    with _clean_environment(asked, code):
+    asked = group.jobs[0].asked
+    with sbatch.clean_environment(asked, code), _undisturbed(asked.executor):
+        runners = [Runner(job.words, asked.patience, asked.grace) for job in group.jobs]
+        first, further = group.jobs[0].name, len(runners) - 1
         try:
-            runners = [Runner(job.words, asked.patience, asked.grace) for job in group.jobs]
-            if asked.executor == "slurm" and len(runners) > 1:
-                with executor.batch():
-                    made = [executor.submit(runner) for runner in runners]
+            if asked.executor == "debug":
+                numbers = [f"D{time.time_ns()}" for _ in runners]
+            elif asked.executor == "local":
+                local = local_executor(asked, folder)
+                with _silent():
+                    numbers = [local.submit(runner).job_id for runner in runners]
             else:
-                made = [executor.submit(runner) for runner in runners]
+                name = f"{first}+{further}" if further else first
+                executor = sbatch.slurm_executor(asked, name, group.after, folder, code)
+                said = contextlib.redirect_stderr(io.StringIO())  # submitit says it once more
+                with said, executor.batch() if further else contextlib.nullcontext():
+                    made = [executor.submit(runner) for runner in runners]
+                numbers = [one.job_id for one in made]
         except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
-            raise ClusterError(f"{first.name}: Slurm would not take it ({_complaint(str(error))})") from error
-        sent = []
-        for job, one in zip(group.jobs, made, strict=True):
-            number = str(one.job_id)
-            noted = Sent(
-                name=job.name,
-                id=number,
-                folder=str(folder.resolve() / number),
-                words=job.words,
-                where=str(Path.cwd()),
-                claims=job.claims,
-                after=group.after,
-                executor=asked.executor,
-                code=str(code),
-                asked=asdict(asked),
-                submitted=time.time(),
-            )
-            write_sent(noted)
-            sent.append(noted)
-        if asked.executor == "debug":
-            for one in made:
-                one.result()
-    return sent
+            raise ClusterError(f"{first}: Slurm would not take it ({sbatch.complaint(str(error))})") from error
+        return [_sent(job, str(number), group, folder, code) for job, number in zip(group.jobs, numbers, strict=True)]
 
 
 @contextlib.contextmanager
-def _clean_environment(asked: ClusterSettings, code: Path) -> Iterator[None]:
-    """The environment that a job starts with: this one's, but not that of a job which sends jobs.
-
-    SLURM_CONF stays, as it says where the cluster is, and the user's own SBATCH_ defaults.
-    """
-    before = dict(os.environ)
-    for name in before:
-        if (name.startswith(_HOLD_BACK) and name != "SLURM_CONF") or name in _OTHERS:
-            del os.environ[name]
-    os.environ |= {"PYTHONPATH": str(code), **{key: str(value) for key, value in asked.environment.items()}}
+def _silent() -> Iterator[None]:
+    """A process started now outlives this one: it must not keep its output open, which others may wait to end."""
+    kept = [os.dup(number) for number in (1, 2)]
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    sys.stdout.flush()
     try:
+        for number in (1, 2):
+            os.dup2(nothing, number)
         yield
     finally:
-        os.environ.clear()
-        os.environ.update(before)
+        for number, copy in zip((1, 2), kept, strict=True):
+            os.dup2(copy, number)
+            os.close(copy)
+        os.close(nothing)
 
 
-def _complaint(text: str) -> str:
-    """What Slurm says of itself, on one line."""
-    lines = [re.sub(r"^(sbatch|srun): (error: )?", "", line.strip()) for line in text.splitlines() if line.strip()]
-    told = [line for line in lines if not line.startswith(("Traceback", "subprocess", "File "))]
-    return "; ".join(dict.fromkeys(told))[:300] or "no reason given"
+def _sent(job: Job, number: str, group: _Group, folder: Path, code: Path) -> Sent:
+    """Note down a job that was sent."""
+    sent = Sent(
+        name=job.name,
+        id=number,
+        folder=str(folder.resolve() / number),
+        words=job.words,
+        where=str(Path.cwd()),
+        claims=job.claims,
+        after=group.after,
+        executor=job.asked.executor,
+        code=str(code),
+        asked=asdict(job.asked),
+        submitted=time.time(),
+    )
+    write_sent(sent)
+    return sent
