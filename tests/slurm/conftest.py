@@ -22,7 +22,7 @@ def cluster() -> Iterator[VirtualCluster]:
     Its environment is that of the tests while it runs.
     """
     if missing := missing_packages():
-        if os.environ.get("CI") == "true":
+        if os.environ.get("CI"):
             pytest.fail(f"CI needs the packages {' '.join(missing)}")
         pytest.skip(f"needs the packages {' '.join(missing)}")
     folder = Path(tempfile.mkdtemp(prefix="ps-"))  # short: sockets have short paths

@@ -1,5 +1,7 @@
 """On a real Slurm: whatever ends a job early, it is requeued once and computes what it would have computed."""
 
+import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -34,10 +36,15 @@ def test_every_interrupt_with_every_kind_of_worker(
         short = ["--name", f"limit-{start}", "pretrain", f"runs/limit-{start}", *SETTINGS, *STEPS, *workers]
         assert send(*short, minutes=2, grace=10) == 0
         watched.append(Watched(f"limit-{start}", f"runs/limit-{start}", [out_of_time]))
+    entries = []
     for start in ("fork", "spawn", "forkserver"):
         workers = ["--machine.workers", "4", "--machine.worker_start", start]
-        assert send("--name", start, "pretrain", f"runs/{start}", *SETTINGS, *STEPS, *workers) == 0
+        command = shlex.join(["pretrain", f"runs/{start}", *SETTINGS, *STEPS, *workers])
+        entries.append({"name": start, "command": command})
         watched.append(Watched(start, f"runs/{start}", [signalled("USR2"), signalled("TERM"), requeued]))
+    Path("jobs.yaml").write_text(json.dumps(entries))
+    assert send("--jobs", "jobs.yaml") == 0
+    assert {one.sent.id.partition("_")[2] for one in watched[3:]} == {"0", "1", "2"}, "they are one array"
     assert send("--name", "alone", "pretrain", "runs/alone", *SETTINGS, *STEPS) == 0
     counts = {one.name: len(one.left) for one in watched}
     until(lambda: sum(one.look() for one in watched) == len(watched), "interrupts", 300)

@@ -1,6 +1,8 @@
 """Jobs on a real Slurm: many processes, a node that dies, lists with dependencies, what goes wrong."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 import time
@@ -9,15 +11,31 @@ from pathlib import Path
 import pytest
 import yaml
 from launching import Launcher
-from sending import JOBS, SETTINGS, cluster_file, finished, losses, overview, restarts, send, state, until
+from sending import (
+    JOBS,
+    SETTINGS,
+    Watched,
+    child_of,
+    cluster_file,
+    finished,
+    losses,
+    overview,
+    restarts,
+    send,
+    signalled,
+    state,
+    until,
+)
 
 import pretint
 from pretext.engine.journal import read_journal
 from pretext.engine.run import newest_checkpoint
 from pretext.pictures import Bundled
 from slurm import states
+from slurm.records import Record, Sent, attempts
 from slurm.virtual import VirtualCluster
 
+ROOT = Path(pretint.__file__).parents[1]
 pytestmark = pytest.mark.usefixtures("cluster")
 
 
@@ -28,15 +46,80 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_two_nodes_of_two_tasks_compute_what_four_processes_do(launcher: Launcher, folder: Path) -> None:
-    words = ["pretrain", f"{folder}/runs/{{}}", *SETTINGS, "--training.steps", "40", "--machine.workers", "1"]
-    assert send(*(word.format("slurm") for word in words), nodes=2, tasks_per_node=2) == 0
+    words = ["pretrain", f"{folder}/runs/{{}}", *SETTINGS, "--training.steps", "60", "--machine.workers", "1"]
+    for name in ("slurm", "hit"):
+        assert send(*(word.format(name) for word in words), nodes=2, tasks_per_node=2) == 0
+    hit = Watched("pretrain-hit", "runs/hit", [signalled("USR2")])
+    until(hit.look, "interrupted")
     here = launcher.together(4, *(word.format("here") for word in words))
     assert [one.wait() for one in here] == [0] * 4, here[0].said
-    finished("pretrain-slurm")
+    finished("pretrain-slurm", "pretrain-hit")
     assert losses("runs/slurm") == losses("runs/here")
+    # All four stopped after the same step, and were started again together. After a restart four processes may add
+    # in another order.
+    assert [step for step, _ in losses("runs/hit")] == list(range(1, 61))
+    assert [loss for _, loss in losses("runs/hit")] == pytest.approx(
+        [loss for _, loss in losses("runs/here")], abs=1e-4
+    )
+    assert restarts(hit.sent) == 1
     [start] = [one for one in read_journal(Path("runs/slurm")) if one["kind"] == "start"]
     assert start["processes"] == 4
     assert {path.name.split("_")[1] for path in (JOBS / "logs").glob("*_log.out")} == {"0", "1", "2", "3"}
+
+
+def test_the_code_is_that_of_the_day_it_was_sent(folder: Path) -> None:
+    """From a checkout, which is edited while the job waits, as is its recipe."""
+    tree = folder / "tree"
+    for name in ("pretint", "pretext", "transfer", "slurm", "configs"):
+        shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
+    recipe = tree / "mine.yaml"
+    recipe.write_text("training: {steps: 15, warmup: 5}\n")
+    asked = folder / cluster_file(options={"hold": True})
+    command = [sys.executable, "-m", "pretint", "submit", "--on", str(asked), "pretrain", "runs/x", *SETTINGS]
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    subprocess.run([*command, "--config", "mine.yaml"], cwd=tree, env=env, check=True, timeout=100)
+    recipe.write_text("training: {steps: nonsense}\n")
+    for name in ("pretint", "pretext", "slurm"):
+        (tree / name / "__init__.py").write_text("raise SystemExit('edited')\n")
+    [found] = states(tree / JOBS)
+    subprocess.run(["scontrol", "release", found.sent.id], check=True, timeout=30)
+    until(lambda: not states(tree / JOBS)[0].live, "ended")
+    assert states(tree / JOBS)[0].word == "complete", found.sent.log.read_text()
+    assert len(losses(tree / "runs" / "x")) == 15
+
+
+def test_a_container_without_commands_of_slurm(folder: Path) -> None:
+    words = ["pretrain", "runs/x", *SETTINGS, "--training.steps", "200", "--machine.workers", "1"]
+    inside = folder / "nothing"
+    inside.mkdir()
+    assert send(*words, python=f"env PATH={inside} {sys.executable}") == 0
+    job = Watched("pretrain-x", "runs/x", [signalled("USR2")])
+    until(job.look, "interrupted")
+    finished("pretrain-x")
+    assert restarts(job.sent) == 1
+    assert [step for step, _ in losses("runs/x")] == list(range(1, 201))
+
+
+def test_what_would_be_sent_and_what_it_takes(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["pretrain", "runs/x", *SETTINGS, "--training.steps", "100"]
+    asked = {"minutes": 120, "cpus_per_task": 2, "gpus_per_node": 2, "nodes": 2, "setup": ["module load 'x y'"]}
+    assert send("--dry-run", *words, **asked) == 0
+    said = capsys.readouterr().out
+    for line in (
+        "#SBATCH --time=120",
+        "#SBATCH --nodes=2",
+        "#SBATCH --gpus-per-node=2",
+        "#SBATCH --cpus-per-task=2",
+        "#SBATCH --signal=USR2@60",
+        "#SBATCH --requeue",
+        "#SBATCH --open-mode=append",
+        "module load 'x y'",
+        "GPU-hours: at most 8.0",
+        "disk: ",
+    ):
+        assert any(one.startswith(line) for one in said.splitlines()), f"{line}\n{said}"
+    assert not list(JOBS.glob("[0-9]*")) and not states(JOBS)
+    assert send("--dry-run", "--partition", "mian", *words) == 2
 
 
 def test_a_node_that_dies(cluster: VirtualCluster) -> None:
@@ -128,35 +211,47 @@ def test_jobs_are_cancelled_and_stay_so(capsys: pytest.CaptureFixture[str]) -> N
     )
     assert state("pretrain-x").word == "cancelled"
     log = running.sent.log.read_text()
-    assert "Slurm has decided" in log or "requeued" not in log
+    assert "pretint pretrain" in log and "requeued" not in log
     assert restarts(running.sent) == 0
     assert pretint.main(["jobs", "cancel", "pretrain-x"]) == 2
 
 
-def test_a_job_that_makes_no_step_gives_up() -> None:
-    # A command that always asks to be called again, as one whose partner dies each time.
+def test_a_job_that_makes_no_step_gives_up(folder: Path) -> None:
     words = ["pretrain", "runs/x", *SETTINGS, "--training.steps", "100000", "--machine.workers", "0"]
-    assert send(*words, patience=1, environment={"OMP_NUM_THREADS": "1", "PYTHONSTARTUP": ""}) == 0
+    # It stands still, as if its pictures were on a disk that is gone.
+    still = ["import os, signal, sys", "if 'pretrain' in sys.argv: os.kill(os.getpid(), signal.SIGSTOP)"]
+    (folder / "hook").mkdir()
+    (folder / "hook" / "sitecustomize.py").write_text("\n".join(still))
+    assert send(*words, patience=1, environment={"PYTHONPATH": str(folder / "hook")}) == 0
     sent = state("pretrain-x").sent
-    for restart in range(2):  # each time before its first checkpoint
-
-        def begun(restart: int = restart) -> bool:
-            return (
-                state("pretrain-x").word == "running"
-                and len((JOBS / sent.id / "attempts.jsonl").read_text().splitlines()) > restart
-            )
-
-        until(begun, "started")
+    for restart in range(2):
+        until(lambda restart=restart: len(starts(sent)) > restart and stopped(sent), "started")  # type: ignore[misc]
         subprocess.run(["scontrol", "requeue", sent.id], check=True, timeout=30)
-        time.sleep(2)
     until(lambda: not state("pretrain-x").live, "gave up")
     found = state("pretrain-x")
     assert found.word == "failed" and "gave up: 1 restarts in a row made no step" in found.why
 
 
-def test_pretended_gpus_are_given_out() -> None:
-    assert send("--name", "two", "--gpus-per-node", "2", "table", "nothing", tasks_per_node=1) == 0
+def starts(sent: Sent) -> list[Record]:
+    return [one for one in attempts(Path(sent.folder)) if one["kind"] == "start"]
+
+
+def stopped(sent: Sent) -> bool:
+    """Whether the job's command stands still."""
+    try:
+        return Path(f"/proc/{child_of(starts(sent)[-1]['pid'])}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+    except (OSError, AssertionError):  # not yet there
+        return False
+
+
+def test_pretended_gpus_are_given_out(capsys: pytest.CaptureFixture[str]) -> None:
+    for name, count in (("two", "2"), ("one", "1")):
+        assert send("--name", name, "--gpus-per-node", count, "table", "nothing") == 0
+        until(lambda name=name: not state(name).live, "ended")  # type: ignore[misc]
+    assert ", GPU 0,1, first start" in state("two").sent.log.read_text()
+    assert ", GPU 0, first start" in state("one").sent.log.read_text()
     assert send("--name", "many", "--gpus-per-node", "3", "table", "nothing") == 2
+    assert "many: Slurm will not take it" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -171,6 +266,17 @@ def test_pretended_gpus_are_given_out() -> None:
         (["--name", "two words"], "take letters"),
         (["--grace", "100000"], "grace is 100000 seconds"),
         (["--minutes", "0"], "minutes is 0"),
+        (["--minutes", "9999999"], "a year"),
+        (["--memory_gb", ".inf"], "memory_gb is inf"),
+        (["--memory_gb", "0.0001"], "memory_gb is 0.0001"),
+        (["--after", "99999999"], "waits for job 99999999, which Slurm knows nothing of"),
+        (["--after", "१२"], "waits for १२"),
+        (["--name", "all"], "jobs cancel all means every job"),
+        (["--options", "{wait: true}"], "options: wait is said in another way"),
+        (["--options", "{'mail-type\\n#SBATCH --x': y}"], "cannot be an option of sbatch"),
+        (["--environment", "{'A B': x}"], "environment: 'A B' cannot be a variable"),
+        (["--folder", "jobs%j"], "Slurm cannot keep logs under such a name"),
+        (["--jobs", "/dev/zero"], "not both"),
     ],
 )
 def test_what_cannot_be_had_is_said_before_anything_is_sent(
@@ -180,6 +286,45 @@ def test_what_cannot_be_had_is_said_before_anything_is_sent(
     told = capsys.readouterr().err
     assert said in told and told.count("\n") == 1
     assert not list(JOBS.glob("[0-9]*"))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("- {name: a, command: report --help}", "a: only shows help"),
+        ("- {name: a, command: finetune}", "a: only shows help"),
+        ("- {name: a, command: report x, name: b}", "name is set twice"),
+        ("- {name: a, command: report x}\n- {name: a, command: report y}", "a: two jobs of the list have this name"),
+        ("- {name: a, command: report x, after: b}\n- {name: b, command: report y}", "a: waits for b"),
+        ("- {name: a, command: submit report x}", "a: submit is no command that can be sent"),
+        ("- &a {name: a, command: report x, ask: *a}", "contains itself"),
+        ("- {name: a, command: 'report \"x'}", "job 1: command: No closing quotation"),
+        ("- {name: a, command: report x, ask: {minutes: -1}}", "a: ask: minutes is -1"),
+        ("- {name: a, command: report x, ask: {minuets: 1}}", "a: ask: no setting is called minuets"),
+        ("[]", "holds no list of jobs"),
+        ("{", "no YAML"),
+    ],
+)
+def test_a_list_that_cannot_be_sent(text: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("jobs.yaml").write_text(text)
+    assert send("--jobs", "jobs.yaml") == 2
+    told = capsys.readouterr().err
+    assert said in told and told.count("\n") == 1
+    assert not list(JOBS.glob("[0-9]*"))
+
+
+def test_a_setup_that_ends_the_job_and_a_slurm_that_is_gone(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert send("--name", "early", "report", "x", setup=["exit 0"]) == 0
+    assert send("--name", "broken", "report", "y", setup=["echo no such module >&2; false"]) == 0
+    until(lambda: not any(one.live for one in states(JOBS)), "ended")
+    assert state("early").word == "failed" and "without starting the command" in state("early").why
+    assert state("broken").why == "Slurm: failed; last in its log: no such module"
+    monkeypatch.setenv("PATH", str(folder))
+    assert pretint.main(["jobs"]) == 2
+    said = capsys.readouterr()
+    assert "broken failed: " in said.out and said.err == "pretint: squeue: no such command here\n"
 
 
 def test_an_unknown_key_and_a_missing_slurm(
@@ -199,7 +344,8 @@ def test_fifty_jobs_are_sent_as_one_array(capsys: pytest.CaptureFixture[str]) ->
     Path("jobs.yaml").write_text(json.dumps(entries))
     began = time.perf_counter()
     assert send("--jobs", "jobs.yaml", options={"hold": True}) == 0
-    sys.stderr.write(f"{(time.perf_counter() - began) / 50:.3f} seconds for each of 50 jobs\n")
+    with capsys.disabled():
+        sys.stdout.write(f"\npretint submit: {(time.perf_counter() - began) / 50:.3f} seconds for each of 50 jobs\n")
     found = states(JOBS)
     assert len({one.sent.id.partition("_")[0] for one in found}) == 1 and len(found) == 50
     assert pretint.main(["jobs", "cancel", "all"]) == 0

@@ -182,7 +182,7 @@ def test_the_same_command_under_torchrun(alone: Trained, tmp_path: Path) -> None
 def test_the_same_job_under_submitit(alone: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     asked = slurm.ClusterSettings(executor="local", tasks_per_node=2, environment={"OMP_NUM_THREADS": "1"})
-    words = ("pretrain", "run", *WORDS, "--training.steps", "20")
+    words = ("pretrain", "run", *WORDS)
     [sent] = slurm.submit([slurm.Job(words, "run", asked)], tmp_path / "jobs").sent
     end = time.monotonic() + 240
     while slurm.states(tmp_path / "jobs")[0].live:

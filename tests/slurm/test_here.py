@@ -1,0 +1,96 @@
+"""Jobs on this machine, without Slurm: in the background and in the foreground."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from sending import JOBS, SETTINGS, cluster_file, losses, overview, state, until
+
+import pretint
+from slurm import states
+from slurm.records import attempts
+
+WORDS = ["pretrain", "runs/x", *SETTINGS, "--machine.workers", "0", "--training.steps"]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def send(*words: str, executor: str = "local", **asked: object) -> int:
+    file = Path("here.yaml")
+    file.write_text(json.dumps({"executor": executor, "environment": {"OMP_NUM_THREADS": "1"}, **asked}))
+    return pretint.main(["submit", "--on", str(file), *words])
+
+
+def ended(name: str) -> str:
+    until(lambda: not state(name).live, "ended")
+    return state(name).word
+
+
+def test_a_job_in_the_background_is_cancelled_and_goes_on_when_sent_again(folder: Path) -> None:
+    setup = ["export SAID=before", f'echo "$SAID $CUDA_VISIBLE_DEVICES" > {folder}/said']
+    os.environ["CUDA_VISIBLE_DEVICES"] = "7"
+    try:
+        assert send(*WORDS, "100000", setup=setup) == 0
+    finally:
+        del os.environ["CUDA_VISIBLE_DEVICES"]
+    until(lambda: Path("runs/x/journal.jsonl").exists() and len(losses("runs/x")) > 5, "steps")
+    assert state("pretrain-x").word == "running" and Path("said").read_text() == "before 7\n"
+    sent = state("pretrain-x").sent
+    assert pretint.main(["jobs", "cancel", "pretrain-x"]) == 0
+    assert state("pretrain-x").word == "cancelled"
+    until(lambda: not Path(f"/proc/{sent.id}").exists() or "defunct" in _command(sent.id), "gone")
+    done = losses("runs/x")
+    kinds = [one["kind"] for one in attempts(Path(sent.folder))]
+    assert kinds.count("start") == 1, overview()
+    assert send(*WORDS, "100000") == 0
+    until(lambda: len(losses("runs/x")) > len(done), "steps")
+    assert pretint.main(["jobs", "cancel", "all"]) == 0
+    assert ended("pretrain-x") == "cancelled"
+
+
+def _command(pid: str) -> str:
+    return subprocess.run(["ps", "-o", "args=", "-p", pid], capture_output=True, text=True, check=False).stdout
+
+
+def test_what_failed_and_why(capsys: pytest.CaptureFixture[str]) -> None:
+    assert send("table", "nothing") == 0
+    assert ended("table-nothing") == "failed"
+    assert "nothing" in state("table-nothing").why
+    assert send("--name", "broken", "table", "nothing", setup=["false"]) == 0
+    assert ended("broken") in ("lost", "failed")
+    entries = [{"name": f"job-{number}", "command": f"table {number}"} for number in range(3)]
+    Path("jobs.yaml").write_text(json.dumps(entries))
+    assert send("--jobs", "jobs.yaml", at_once=2) == 2
+    assert "starts all 3 jobs at the same time" in capsys.readouterr().err
+    assert send("--after", "job-0", "table", "nothing") == 2
+
+
+def test_two_processes_in_the_background() -> None:
+    assert send(*WORDS, "20", tasks_per_node=2) == 0
+    assert ended("pretrain-x") == "complete", overview()
+    assert len(losses("runs/x")) == 20
+
+
+def test_a_job_in_the_foreground(folder: Path) -> None:
+    file = cluster_file(executor="debug")
+    words = [sys.executable, "-m", "pretint", "submit", "--on", str(folder / file)]
+    env = {**os.environ, "PYTHONPATH": str(Path(pretint.__file__).parents[1])}
+
+    def run(*more: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run([*words, *more], capture_output=True, text=True, env=env, check=False)
+
+    done = run(*WORDS, "12")
+    assert done.returncode == 0, done.stderr
+    assert "report: runs/x" in done.stdout, "it speaks on this terminal"
+    assert state("pretrain-x").word == "complete"
+    failed = run("table", "nothing")
+    assert failed.returncode == 2
+    assert failed.stderr.splitlines()[-1].startswith("pretint: table-nothing: its command ended with 2")
+    assert state("table-nothing").word == "failed" and len(states(JOBS)) == 2
