@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from slurm import Job
     from slurm.sending import Item, SubmitSettings
 
-SHARED = ("pretrain", "finetune")  # commands that several processes can share
+SHARED = ("pretrain", "finetune")
 """Commands that several processes can share."""
 
 
@@ -168,7 +168,8 @@ def _job(item: "Item", settings: "SubmitSettings", positionals: list[Any], given
 
     name, *rest = item.words
     first = next((one[0] if isinstance(one, list) else one for one in positionals if one), "")
-    claims = str(Path(first).resolve()) if name in ("pretrain", "pack") else ""
+    written = {"pretrain": 0, "pack": 1}  # which of its words names what it alone may write to
+    claims = str(Path(positionals[written[name]]).resolve()) if name in written else ""
     asked = settings.cluster
     if item.ask:
         asked = settings_from(ClusterSettings, {**plain(asked), **item.ask}, f"{item.name}: ask")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import shlex
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -10,7 +11,7 @@ Executor = Literal["slurm", "local", "debug"]
 _OURS = {
     "account", "array", "constraint", "cpus-per-task", "dependency", "error", "gpus-per-node", "help", "job-name",
     "mem", "mem-per-cpu", "mem-per-gpu", "nodes", "no-requeue", "ntasks-per-node", "open-mode", "output", "parsable",
-    "partition", "qos", "requeue", "signal", "test-only", "time", "usage", "version", "wait", "wrap",
+    "partition", "qos", "quiet", "requeue", "signal", "test-only", "time", "usage", "version", "wait", "wrap",
 }  # fmt: skip
 _LONGEST = 366 * 24 * 60  # minutes; Slurm takes far more for none
 _SHORTEST = 5  # seconds in which a step may end and a checkpoint be written
@@ -92,6 +93,10 @@ class ClusterSettings:
         for name in ("partition", "account", "qos", "constraint", "python"):
             if not getattr(self, name).isprintable():
                 raise ClusterError(f"{name} is {getattr(self, name)!r}: it must be one line")
+        try:
+            shlex.split(self.python)
+        except ValueError as error:
+            raise ClusterError(f"python is {self.python!r}: {error}") from error
         if any("\0" in line for line in self.setup):
             raise ClusterError("setup: a line of shell cannot hold the character 0")
         for name in ("partition", "account", "qos", "constraint", "options"):

@@ -16,7 +16,7 @@ from slurm.records import unreadable
 from slurm.sending import FOLDER
 from slurm.states import State
 
-_BAD = ("failed", "lost", "not run", "cancelled")
+_BAD = ("failed", "lost", "not run")
 
 
 @dataclass
@@ -57,7 +57,7 @@ def lines(found: Sequence[State], names: Sequence[str], settings: JobsSettings) 
         table.add_column(head, no_wrap=least is None, min_width=least, justify="right" if right else "left")
     for state in shown:
         table.add_row(*(Text(_plain(cell), no_wrap=True, overflow="ellipsis") for cell in _cells(state)))
-    bad = [state for state in shown if state.word in _BAD and state.word != "cancelled"]
+    bad = [state for state in shown if state.word in _BAD]
     why = [f"{state.sent.name} {state.word}: {_plain(state.why) or 'no reason is known'}" for state in bad]
     logs = [f"  its log: {state.sent.log}" if state.sent.log.exists() else "  it has no log" for state in bad]
     count = Counter(state.word for state in shown)

@@ -90,7 +90,7 @@ def cancel(ids: Sequence[str]) -> None:
         if ids:
             _ask("scancel", *ids)
     except ClusterError as error:
-        if "Invalid job id" not in str(error):
+        if str(error).count("error:") > str(error).count("Invalid job id"):
             raise
 
 

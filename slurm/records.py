@@ -14,6 +14,7 @@ import json
 import math
 import os
 import re
+import signal
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -23,6 +24,10 @@ from typing import Any
 
 Record = dict[str, Any]
 LOGS = "logs"
+AGAIN = 75
+"""How a command ends that was stopped, has saved itself, and is to be called again (EX_TEMPFAIL)."""
+STOPPED = (AGAIN, 128 + signal.SIGINT, 128 + signal.SIGTERM, -signal.SIGTERM, -signal.SIGUSR2)
+"""All ways to end of one that was stopped."""
 REQUEUE = "requeue"
 """A file in a job's folder: it wants to be started again and cannot tell Slurm itself."""
 

@@ -22,11 +22,8 @@ import submitit
 
 from slurm import queue, records
 from slurm.cluster import ClusterError
+from slurm.records import AGAIN, STOPPED
 
-AGAIN = 75
-"""How a command ends that was stopped, has saved itself, and is to be called again (EX_TEMPFAIL)."""
-
-_STOPPED = (AGAIN, 128 + signal.SIGTERM, -signal.SIGTERM, -signal.SIGUSR2)
 _SIGNALS = (signal.SIGUSR2, signal.SIGTERM)
 _LOOK = 5.0  # seconds between two looks at whether a newer start of the job has taken over
 _FAREWELL = 120.0  # seconds that Slurm has to end a process whose job is requeued
@@ -87,7 +84,7 @@ class _Attempt:
             if self.rank == 0:
                 self._note("end", how="complete", code=0)
             return
-        if code in _STOPPED:
+        if code in STOPPED:
             self._again(code)
         self._fail(code)
 
@@ -98,7 +95,6 @@ class _Attempt:
         (self.folder / records.REQUEUE).unlink(missing_ok=True)
         before, done = records.attempts(self.folder), records.progress(self.folder)
         first = (done or {}).get("first") or None
-        (self.folder / "progress.json").unlink(missing_ok=True)
         # From here on an earlier start knows that it is one.
         self._note("start", found=first, node=_node(), pid=os.getpid())
         now = time.strftime("%Y-%m-%d %H:%M:%S")
@@ -107,7 +103,9 @@ class _Attempt:
         _say(f"--- {now}, job {self.job} on {place}, {_start(self.restart)}: pretint {shlex.join(self.words)}")
         self.lock = (self.folder / ".lock").open("a")
         self._alone()
+        (self.folder / "progress.json").unlink(missing_ok=True)
         if self._cancelled():  # amid the word that it had with Slurm
+            self._note("end", how="cancelled", code=1)
             self._leave("it was cancelled", 1)
         if fruitless(before, first) >= self.patience:
             why = f"gave up: {self.patience} restarts in a row made no step"
@@ -124,6 +122,7 @@ class _Attempt:
             except (BlockingIOError, PermissionError):
                 if time.monotonic() > until:
                     _say(f"an earlier start of this job still holds {self.folder} after {_FAREWELL:.0f} seconds")
+                    self._note("waited")
                     self._again(AGAIN)  # a node without power may hold it until it is back
                 time.sleep(1)
             except OSError as error:
@@ -196,26 +195,25 @@ class _Attempt:
 
     def _again(self, code: int) -> NoReturn:
         """Have the job called again, once, unless Slurm has decided on it already."""
-        if self.rank and self.on_slurm:
-            time.sleep(_FAREWELL)  # whoever leaves first ends the others, and the first must have its word with Slurm
         if self.rank:
+            until = time.monotonic() + _FAREWELL  # who leaves first ends the others; the first must speak with Slurm
+            while self.on_slurm and time.monotonic() < until and not (_contained() and self._ended()):
+                time.sleep(1)
             raise SystemExit(AGAIN)
         if not self.asked and self.place.num_tasks > 1:
             # Another may have broken this one, which is no reason to do the same again.
             until = time.monotonic() + _CULPRIT
             while time.monotonic() < until:
-                if any(
-                    one["kind"] == "end" and one.get("restart") == self.restart for one in records.attempts(self.folder)
-                ):
+                if self._ended():
                     raise SystemExit(1)
                 time.sleep(1)
         if not self.on_slurm:
             self._note("end", how="stopped", code=code)
             raise SystemExit(AGAIN)
-        if shutil.which("scontrol") is None:  # in a container: the script around it will ask
-            self._note("end", how="requeued", code=code)
-            _say("stopped, all is saved; to be requeued")
+        if _contained() and not self._cancelled():  # the script around it will ask
             (self.folder / records.REQUEUE).touch()
+            _say("stopped, all is saved; to be requeued")
+            self._note("end", how="requeued", code=code)
             raise SystemExit(AGAIN)
         # With a requeue comes TERM, to scontrol too if it can: then nobody would know whether it was heard.
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
@@ -245,7 +243,9 @@ class _Attempt:
         if self._cancelled():
             return "cancelled"
         state, restarts = queue.standing(self.job)
-        return "" if state == "RUNNING" and restarts == self.restart and not self._superseded() else state.lower()
+        if restarts != self.restart or self._superseded():
+            return "started again"
+        return "" if state == "RUNNING" else state.lower()
 
     def _fail(self, code: int) -> NoReturn:
         why = next((line for line in reversed(self.tail) if line), _SAID_NOTHING)
@@ -271,6 +271,10 @@ class _Attempt:
         starts = [one for one in records.attempts(self.folder) if one["kind"] == "start"]
         return any((one.get("restart") or 0) > self.restart for one in starts)
 
+    def _ended(self) -> bool:
+        """Whether one of the processes of this start has said how it ended."""
+        return any(one["kind"] == "end" and one.get("restart") == self.restart for one in records.attempts(self.folder))
+
     def _cancelled(self) -> bool:
         return any(one["kind"] == "cancel" for one in records.attempts(self.folder))
 
@@ -287,14 +291,17 @@ class _Attempt:
 def fruitless(before: Sequence[records.Record], found: Any) -> int:
     """How many restarts in a row made no step that lasted.
 
-    Every start notes what the one before it had found to be done when it began (the first bar of progress). Two that
-    found the same: the first of them has added nothing. A start that did not come so far has added nothing either.
+    Every start notes what the one before it had found to be done when it began (the first bar of work that lasts).
+    Two that found the same: the first of them has added nothing. A start that did not come so far has added nothing
+    either; one that only waited for an earlier one to leave does not count.
 
     Args:
         before: the attempts so far, without the start that asks.
         found: what the latest of these had found.
     """
-    marks = [*[one.get("found") for one in before if one["kind"] == "start"][1:], found]
+    waited = {one.get("restart") for one in before if one["kind"] == "waited"}
+    counted = [one for one in before if one["kind"] == "start" and one.get("restart", 0) not in waited]
+    marks = [*[one.get("found") for one in counted][1:], found]
     if not before:
         return 0
     known: list[Any] = []
@@ -306,6 +313,11 @@ def fruitless(before: Sequence[records.Record], found: Any) -> int:
             break
         same += 1
     return same - 1  # the last of them may yet have done something: the next will tell
+
+
+def _contained() -> bool:
+    """Whether this is a container without Slurm's commands."""
+    return shutil.which("scontrol") is None
 
 
 def _start(restart: int) -> str:

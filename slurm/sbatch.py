@@ -17,7 +17,12 @@ from slurm.records import LOGS, REQUEUE
 
 _OTHERS = ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK")
 _HOLD_BACK = ("SLURM_", "SLURMD_", "SRUN_", "SUBMITIT_")
-_WOULD_CONFUSE = ("SBATCH_WAIT", "SBATCH_ARRAY_INX")  # a user's own; submitit knows nothing of them
+# A user's own variables win over what stands in the sbatch file: these would take from a job what it relies on.
+_TAKEN = (
+    "ARRAY_INX", "ERROR", "GPUS_PER_NODE", "JOB_NAME", "MEM_PER_CPU", "MEM_PER_GPU", "MEM_PER_NODE", "NO_REQUEUE",
+    "OPEN_MODE", "OUTPUT", "REQUEUE", "SIGNAL", "TIMELIMIT", "WAIT",
+)  # fmt: skip
+_CHOSEN = ("partition", "account", "qos", "constraint")
 _WAIT = 60  # seconds that sbatch has
 
 
@@ -40,7 +45,7 @@ def slurm_executor(asked: ClusterSettings, name: str, after: Sequence[str], fold
     further: dict[str, Any] = {"requeue": True, **{key.lstrip("-"): value for key, value in asked.options.items()}}
     if after:
         further |= {"dependency": f"afterok:{':'.join(after)}", "kill-on-invalid-dep": "yes"}
-    chosen = {key: getattr(asked, key) for key in ("partition", "account", "qos", "constraint") if getattr(asked, key)}
+    chosen = {key: getattr(asked, key) for key in _CHOSEN if getattr(asked, key)}
     executor.update_parameters(
         job_name=name,
         time=asked.minutes,
@@ -65,7 +70,8 @@ def slurm_executor(asked: ClusterSettings, name: str, after: Sequence[str], fold
             "job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID}",
             # A job in a container that has none of Slurm's commands leaves word that it wants to be started again.
             f"asked={shlex.quote(str(place))}/$job/{REQUEUE}",
-            'if [ -e "$asked" ] && scontrol --oneliner show job "$job" | grep --quiet " JobState=RUNNING "; then',
+            'now=$([ ! -e "$asked" ] || scontrol --oneliner show job "$job")',
+            'if [[ "$now " == *" JobState=RUNNING "* && "$now " == *" Restarts=${SLURM_RESTART_COUNT:-0} "* ]]; then',
             '    rm -f "$asked"; scontrol requeue "$job"',
             "fi",
             "exit $code",
@@ -109,12 +115,14 @@ def require_taken(asked: ClusterSettings, name: str, folder: Path, code: Path) -
 def clean_environment(asked: ClusterSettings, code: Path) -> Iterator[None]:
     """The environment that a job starts with: this one's, but not that of a job which sends jobs.
 
-    SLURM_CONF stays, as it says where the cluster is, and the user's own SBATCH_ defaults. Python finds the job's
+    SLURM_CONF stays, as it says where the cluster is, and the user's own SBATCH_ variables where nothing else was
+    asked. Python finds the job's
     code before all else, also where the job starts in a folder that holds another: PYTHONSAFEPATH.
     """
     before = dict(os.environ)
+    taken = {f"SBATCH_{name}" for name in (*_TAKEN, *(one.upper() for one in _CHOSEN if getattr(asked, one)))}
     for name in before:
-        if (name.startswith(_HOLD_BACK) and name != "SLURM_CONF") or name in (*_OTHERS, *_WOULD_CONFUSE):
+        if (name.startswith(_HOLD_BACK) and name != "SLURM_CONF") or name in _OTHERS or name in taken:
             del os.environ[name]
     os.environ |= {key: str(value) for key, value in asked.environment.items()}
     paths = [str(code), os.environ.get("PYTHONPATH", "")]

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from slurm import queue
 from slurm.cluster import ClusterError
-from slurm.here import end_local
+from slurm.here import end_here
 from slurm.records import Record, Sent, attempts, note, progress, read_sent
 
 _ENDED = {
@@ -23,6 +23,7 @@ _ENDED = {
     "COMPLETED": "complete",
     "PREEMPTED": "preempted",
 }
+_BAD = ("failed", "gave up", "cancelled", "not run")  # ends after which a job is not started again
 _UNASKED = queue.Queued("UNKNOWN", "", "", "")
 _BORN = 20.0  # seconds in which a process of this machine may not yet hold its job's folder
 _FRESH = 60.0  # seconds in which a job that was just sent may not yet be in the queue's answer
@@ -33,7 +34,8 @@ class State(NamedTuple):
 
     sent: Sent
     word: str
-    """complete, failed, cancelled, stopped, not run, lost; or live: waiting, running, ending, requeued."""
+    """complete, failed, cancelled, stopped, not run, lost, unknown; or live: waiting, running, ending, requeued,
+    suspended."""
     live: bool
     """Whether it is in the queue, or at work."""
     why: str
@@ -80,7 +82,8 @@ def states(folder: Path, ask: bool = True) -> list[State]:
     for one in sent:
         queued = answer.get(one.id) if ask else _UNASKED
         found[one.id] = state = _state(one, noted[one.id], queued, found)
-        if queued and queued.state in _ENDED and state.word in ("failed", "cancelled") and not _ends(noted[one.id]):
+        told = any(record.get("restart") == state.restarts for record in _ends(noted[one.id]))
+        if ask and state.word in ("failed", "cancelled", "not run") and not told:
             with contextlib.suppress(OSError):  # the queue forgets it in minutes
                 note(Path(one.folder), kind="end", how=state.word, restart=state.restarts, rank=-1, why=state.why)
     return list(found.values())
@@ -106,8 +109,8 @@ def cancel(folder: Path, names: Sequence[str]) -> list[State]:
         note(Path(state.sent.folder), kind="cancel")
     queue.cancel([state.sent.id for state in chosen if state.sent.executor == "slurm"])
     for state in chosen:
-        if state.sent.executor == "local":
-            end_local(state.sent)
+        if state.sent.executor != "slurm":
+            end_here(state.sent)
         note(Path(state.sent.folder), kind="end", how="cancelled", restart=state.restarts, rank=-1)
     return chosen
 
@@ -148,7 +151,7 @@ def _word(
         (one for one in _ends(noted) if one.get("restart") == last), None
     )
     if final is not None and not (queued and queued.state == "PENDING"):  # Slurm may have started it again
-        why = final.get("why", "") if final["how"] in ("failed", "gave up") else ""
+        why = final.get("why") or ""
         return "failed" if final["how"] == "gave up" else str(final["how"]), str(why), False, ""
     if sent.executor != "slurm":
         fresh = time.time() - max([sent.submitted, *(one["time"] for one in noted if one["kind"] == "start")]) < _BORN
@@ -194,7 +197,7 @@ def _told(sent: Sent) -> str:
 
 def _ends(noted: Sequence[Record]) -> list[Record]:
     """The records that a job did not come to a good end, and is not to be started again."""
-    return [one for one in noted if one["kind"] == "end" and one.get("how") in ("failed", "gave up", "cancelled")]
+    return [one for one in noted if one["kind"] == "end" and one.get("how") in _BAD]
 
 
 def _waits(reason: str) -> str:

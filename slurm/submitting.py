@@ -96,6 +96,7 @@ def submit(jobs: Sequence[Job], folder: Path, again: bool = False) -> Submission
         done = _submit(jobs, folder, again)
     for one in done.sent:
         if one.executor == "debug":
+            write_sent(one)  # not before: nobody is to wait for what has not begun
             run_here(one)
     return done
 
@@ -138,6 +139,7 @@ def script(job: Job, folder: Path) -> str:
 
 def require_sendable(jobs: Sequence[Job], folder: Path, again: bool = False) -> list[tuple[str, str]]:
     """All checks of ``submit``, and nothing sent; which jobs would be left out, and why. Raises as it does."""
+    _require_folder(folder)
     plan = _plan(jobs, folder, again, keep=False)
     with tempfile.TemporaryDirectory() as scratch:
         _require_taken(plan.wanted, Path(scratch), Path(scratch))
@@ -158,11 +160,6 @@ def _plan(jobs: Sequence[Job], folder: Path, again: bool, keep: bool) -> _Plan:
             raise ClusterError("executor: jobs of one list go to one place")
         if job.asked.executor != "slurm" and job.after:
             raise ClusterError(f"{job.name}: after needs executor slurm; on this machine start one job after the other")
-        if job.asked.executor == "local" and len(jobs) > job.asked.at_once:
-            raise ClusterError(
-                f"executor local starts all {len(jobs)} jobs at the same time, more than at_once, {job.asked.at_once}; "
-                "send fewer, or raise it"
-            )
         if job.name in names:
             raise ClusterError(f"{job.name}: two jobs of the list have this name")
         names.add(job.name)
@@ -194,6 +191,13 @@ def _plan(jobs: Sequence[Job], folder: Path, again: bool, keep: bool) -> _Plan:
         for name in job.after:
             _require_before(job, name, seen, plan.known, folder)
         seen.add(job.name)
+    here = sum(one.sent.executor == "local" for one in live) + len(plan.wanted)
+    for job in plan.wanted:
+        if job.asked.executor == "local" and here > job.asked.at_once:
+            raise ClusterError(
+                f"executor local: {here} jobs would run at the same time, more than at_once, {job.asked.at_once}; "
+                "send fewer, or raise it"
+            )
     claims = [job.claims for job in plan.wanted if job.claims]
     for job in plan.wanted:
         if claims.count(job.claims) > 1:
@@ -226,12 +230,9 @@ def _there(job: Job) -> bool:
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Nobody else sends jobs of this folder meanwhile: two who check at the same time would both send."""
-    if folder == Path() or not str(folder).isprintable() or set("%\\") & set(str(folder.resolve())):
-        raise ClusterError(f"folder {str(folder)!r}: Slurm cannot keep logs under such a name; name another --folder")
+    _require_folder(folder)
     try:
         (folder / LOGS).mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
         lock = (folder / ".lock").open("a")
     except OSError as error:
         raise ClusterError(f"{folder}: cannot write logs there ({error.strerror}); name another --folder") from error
@@ -239,6 +240,17 @@ def _alone(folder: Path) -> Iterator[None]:
         with contextlib.suppress(OSError):  # a disk without locks: then it is up to the user
             fcntl.lockf(lock, fcntl.LOCK_EX)
         yield
+
+
+def _require_folder(folder: Path) -> None:
+    if folder == Path() or not str(folder).isprintable() or set("%\\") & set(str(folder.resolve())):
+        raise ClusterError(f"folder {str(folder)!r}: Slurm cannot keep logs under such a name; name another --folder")
+    there = next(one for one in (folder, *folder.absolute().parents) if one.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise ClusterError(f"{folder}: cannot write logs there ({error.strerror}); name another --folder") from error
 
 
 @contextlib.contextmanager
@@ -280,7 +292,7 @@ def _send(group: _Group, folder: Path, code: Path) -> list[Sent]:
             if asked.executor == "debug":
                 numbers = [f"D{time.time_ns()}" for _ in runners]
             elif asked.executor == "local":
-                local = local_executor(asked, folder)
+                local = local_executor(asked, folder, code)
                 with _silent():
                     numbers = [local.submit(runner).job_id for runner in runners]
             else:
@@ -313,7 +325,7 @@ def _silent() -> Iterator[None]:
 
 
 def _sent(job: Job, number: str, group: _Group, folder: Path, code: Path) -> Sent:
-    """Note down a job that was sent."""
+    """Note down a job that was sent; of the foreground, when its turn comes."""
     sent = Sent(
         name=job.name,
         id=number,
@@ -327,5 +339,6 @@ def _sent(job: Job, number: str, group: _Group, folder: Path, code: Path) -> Sen
         asked=asdict(job.asked),
         submitted=time.time(),
     )
-    write_sent(sent)
+    if sent.executor != "debug":
+        write_sent(sent)
     return sent

@@ -61,7 +61,9 @@ def _neighbours(task: Task, protocol: NearestProtocol) -> list[Row]:
     known = task.split.fit
     ks = [k for k in protocol.neighbours if k <= len(known)] or [min(protocol.neighbours)]
     rows = []
-    with progress(f"neighbours in {task.network.name}", len(task.tested) * len(task.stages), "pictures") as advance:
+    with progress(
+        f"neighbours in {task.network.name}", len(task.tested) * len(task.stages), "pictures", done=0
+    ) as advance:
 
         def after(more: int, remark: str = "") -> None:
             advance(more, remark)

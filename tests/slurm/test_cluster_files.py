@@ -55,6 +55,10 @@ def test_restarts_that_made_no_step() -> None:
         return [{"kind": "start", "found": one} for one in found]
 
     a, b = {"done": 0}, {"done": 7}
+    waited = [{"kind": "start", "found": a, "restart": n} for n in (1, 2)] + [
+        {"kind": "waited", "restart": n} for n in (1, 2)
+    ]
+    assert fruitless([{"kind": "start", "found": None, "restart": 0}, *waited], a) == 0, "they only waited"
     assert fruitless([], None) == 0, "the first start"
     assert fruitless(starts(None), a) == 0, "the first may have done something"
     assert fruitless(starts(None, a), a) == 1

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from sending import JOBS, SETTINGS, cluster_file, losses, overview, state, until
 import pretint
 from slurm import states
 from slurm.records import attempts
+from slurm.states import is_held
 
 WORDS = ["pretrain", "runs/x", *SETTINGS, "--machine.workers", "0", "--training.steps"]
 
@@ -64,11 +66,11 @@ def test_what_failed_and_why(capsys: pytest.CaptureFixture[str]) -> None:
     assert ended("table-nothing") == "failed"
     assert "nothing" in state("table-nothing").why
     assert send("--name", "broken", "table", "nothing", setup=["false"]) == 0
-    assert ended("broken") in ("lost", "failed")
+    assert ended("broken") == "lost" and "its log may say why" in state("broken").why
     entries = [{"name": f"job-{number}", "command": f"table {number}"} for number in range(3)]
     Path("jobs.yaml").write_text(json.dumps(entries))
     assert send("--jobs", "jobs.yaml", at_once=2) == 2
-    assert "starts all 3 jobs at the same time" in capsys.readouterr().err
+    assert "3 jobs would run at the same time, more than at_once, 2" in capsys.readouterr().err
     assert send("--after", "job-0", "table", "nothing") == 2
 
 
@@ -76,6 +78,33 @@ def test_two_processes_in_the_background() -> None:
     assert send(*WORDS, "20", tasks_per_node=2) == 0
     assert ended("pretrain-x") == "complete", overview()
     assert len(losses("runs/x")) == 20
+
+
+def test_nobody_waits_for_a_job_in_the_background() -> None:
+    send(executor="local")
+    command = [sys.executable, "-m", "pretint", "submit", "--on", "here.yaml", *WORDS, "100000"]
+    env = {**os.environ, "PYTHONPATH": str(Path(pretint.__file__).parents[1])}
+    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=60, check=True)
+    assert "pretrain-x: job " in done.stdout and state("pretrain-x").live
+    assert pretint.main(["jobs", "cancel", "all"]) == 0
+    until(lambda: not is_held(Path(state("pretrain-x").sent.folder)), "gone")
+
+
+def test_a_job_in_the_foreground_is_told_to_stop(folder: Path) -> None:
+    send(executor="debug")
+    command = [sys.executable, "-m", "pretint", "submit", "--on", "here.yaml", *WORDS, "100000"]
+    env = {**os.environ, "PYTHONPATH": str(Path(pretint.__file__).parents[1])}
+    for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+        before = len(losses("runs/x")) if Path("runs/x").exists() else 0
+        process = subprocess.Popen(command, env=env, start_new_session=True, stderr=subprocess.DEVNULL)
+        until(lambda before=before: Path("runs/x").exists() and len(losses("runs/x")) > before, "steps")  # type: ignore[misc]
+        if number == signal.SIGINT:
+            os.killpg(process.pid, number)  # as a terminal does
+            assert process.wait(60) == code
+            assert state("pretrain-x").word == "stopped"
+        else:
+            assert pretint.main(["jobs", "cancel", "pretrain-x"]) == 0
+            assert process.wait(60) == code
 
 
 def test_a_job_in_the_foreground(folder: Path) -> None:

@@ -276,7 +276,6 @@ def test_pretended_gpus_are_given_out(capsys: pytest.CaptureFixture[str]) -> Non
         (["--options", "{'mail-type\\n#SBATCH --x': y}"], "cannot be an option of sbatch"),
         (["--environment", "{'A B': x}"], "environment: 'A B' cannot be a variable"),
         (["--folder", "jobs%j"], "Slurm cannot keep logs under such a name"),
-        (["--jobs", "/dev/zero"], "not both"),
     ],
 )
 def test_what_cannot_be_had_is_said_before_anything_is_sent(
@@ -303,6 +302,7 @@ def test_what_cannot_be_had_is_said_before_anything_is_sent(
         ("- {name: a, command: report x, ask: {minuets: 1}}", "a: ask: no setting is called minuets"),
         ("[]", "holds no list of jobs"),
         ("{", "no YAML"),
+        ("", "holds no list of jobs"),
     ],
 )
 def test_a_list_that_cannot_be_sent(text: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -311,6 +311,49 @@ def test_a_list_that_cannot_be_sent(text: str, said: str, capsys: pytest.Capture
     told = capsys.readouterr().err
     assert said in told and told.count("\n") == 1
     assert not list(JOBS.glob("[0-9]*"))
+
+
+def test_a_list_that_is_no_file(capsys: pytest.CaptureFixture[str]) -> None:
+    for name, said in (("/dev/zero", "no file"), ("nothing.yaml", "No such file"), (".", "no file")):
+        assert send("--jobs", name) == 2
+        assert said in capsys.readouterr().err
+
+
+def test_two_who_send_at_the_same_time(folder: Path) -> None:
+    command = [sys.executable, "-m", "pretint", "submit", "--on", cluster_file(options={"hold": True}), "--name"]
+    words = ["pretrain", "runs/x", *SETTINGS]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    both = [
+        subprocess.Popen([*command, name, *words], env=env, stderr=subprocess.PIPE, text=True) for name in ("a", "b")
+    ]
+    said = [one.communicate(timeout=100)[1] for one in both]
+    assert sorted(one.returncode for one in both) == [0, 2] and "works on this run" in "".join(said)
+    [sent] = states(JOBS)
+    assert pretint.main(["jobs", "cancel", sent.sent.name]) == 0
+
+
+def test_variables_of_the_user_do_not_take_what_a_job_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {
+        "SBATCH_ARRAY_INX": "1-3",
+        "SBATCH_EXPORT": "NONE",
+        "SBATCH_NO_REQUEUE": "1",
+        "SBATCH_OUTPUT": "/dev/null",
+        "SBATCH_PARTITION": "short",
+        "SBATCH_SIGNAL": "USR1@1",
+        "SBATCH_TIMELIMIT": "1",
+        "SLURM_NTASKS": "7",
+    }.items():
+        monkeypatch.setenv(name, value)
+    assert send("report", "x", partition="main", options={"hold": True}) == 0
+    [found] = states(JOBS)
+    told = subprocess.run(
+        ["scontrol", "--oneliner", "show", "job", found.sent.id], capture_output=True, text=True, check=True
+    ).stdout
+    for word in ("Partition=main", "TimeLimit=00:30:00", "Requeue=1", f"StdOut={found.sent.log}", "NumTasks=1"):
+        assert f" {word} " in told, word
+    subprocess.run(["scontrol", "release", found.sent.id], check=True, timeout=30)
+    until(lambda: not states(JOBS)[0].live, "ended")
+    assert states(JOBS)[0].word == "failed" and states(JOBS)[0].why.startswith("pretint: x: ")
 
 
 def test_a_setup_that_ends_the_job_and_a_slurm_that_is_gone(

@@ -71,6 +71,10 @@ def test_slurm_knows_better_that_it_is_started_again(tmp_path: Path, answer: Ans
     answer["1"] = queued("RUNNING")
     started(sent, 1)
     assert only(tmp_path).word == "running" and only(tmp_path).restarts == 1
+    answer["1"] = queued("OUT_OF_MEMORY")
+    assert only(tmp_path).why == "Slurm: out of memory"
+    answer.clear()
+    assert only(tmp_path).why == "Slurm: out of memory", "of the second start too"
     ended(sent, "complete", 1)
     assert only(tmp_path).word == "complete"
 
@@ -82,7 +86,7 @@ def test_cancelled_before_it_began(tmp_path: Path, answer: Answer, monkeypatch: 
     answer["1"] = queued("PENDING")
     assert only(tmp_path).word == "waiting"
     assert [one.sent.id for one in cancel(tmp_path, ["job-1"])] == ["1"] and asked == [["1"]]
-    answer["1"] = queued("CANCELLED")
+    answer.clear()
     assert only(tmp_path).word == "cancelled" and not only(tmp_path).live
 
 
@@ -107,6 +111,8 @@ def test_what_waited_in_vain(tmp_path: Path, answer: Answer) -> None:
             ("failed", "pretint: no pictures"),
             ("not run", "waited for job-1"),
         ]
+    job(tmp_path, "3", name="job-1")  # sent again, alone
+    assert [(one.word, one.why) for one in states(tmp_path) if one.sent.id == "2"] == [("not run", "waited for job-1")]
 
 
 def test_records_that_are_broken(tmp_path: Path, answer: Answer) -> None:

@@ -40,6 +40,8 @@ def test_the_file_keeps_up(
     if terminal:
         monkeypatch.setenv("FORCE_COLOR", "1")
     first = {"title": "run", "total": 100, "done": 20}
+    with progress("copy", 3, "MB"):
+        assert read(told)["title"] == "copy" and not read(told)["first"], "every call does it anew"
     with progress("run", 100, "pictures", done=20, weight=8) as advance:
         begun = read(told)
         assert abs(begun.pop("time") - time.time()) < 60
