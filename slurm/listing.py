@@ -63,7 +63,12 @@ def lines(found: Sequence[State], names: Sequence[str], settings: JobsSettings) 
     count = Counter(state.word for state in shown)
     total = ", ".join(f"{number} {word}" for word, number in count.items())
     reasons = [line for pair in zip(why, logs, strict=True) for line in pair]
-    return [table, *reasons, f"{len(shown)} jobs: {total}; logs: {shown[0].sent.log.parent}/JOB_0_log.out", *lost]
+    return [
+        table,
+        *reasons,
+        f"{len(shown)} {'job' if len(shown) == 1 else 'jobs'}: {total}; logs: {shown[0].sent.log.parent}/JOB_0_log.out",
+        *lost,
+    ]
 
 
 def _plain(text: str) -> str:
