@@ -18,7 +18,7 @@ from slurm.queue import standing
 from slurm.records import Sent, attempts, read_sent
 
 JOBS = Path("jobs")
-PATIENCE = 240.0
+PATIENCE = 480.0  # seconds; of a machine that does other things too
 SETTINGS = [
     "--data.holdout", "16",
     "--crop.size", "16",

@@ -47,7 +47,7 @@ def test_every_interrupt_with_every_kind_of_worker(
     assert {one.sent.id.partition("_")[2] for one in watched[3:]} == {"0", "1", "2"}, "they are one array"
     assert send("--name", "alone", "pretrain", "runs/alone", *SETTINGS, *STEPS) == 0
     counts = {one.name: len(one.left) for one in watched}
-    until(lambda: sum(one.look() for one in watched) == len(watched), "interrupts", 300)
+    until(lambda: sum(one.look() for one in watched) == len(watched), "interrupts", 600)
     finished("alone", *(one.name for one in watched))
     alone = losses("runs/alone")
     assert [step for step, _ in alone] == list(range(1, 601))

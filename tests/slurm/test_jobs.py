@@ -1,11 +1,13 @@
 """Jobs on a real Slurm: many processes, a node that dies, lists with dependencies, what goes wrong."""
 
+import getpass
 import json
 import os
 import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -40,9 +42,11 @@ pytestmark = pytest.mark.usefixtures("cluster")
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(tmp_path)
-    return tmp_path
+    yield tmp_path
+    monkeypatch.undo()
+    subprocess.run(["scancel", "--user", getpass.getuser()], check=True, timeout=60)  # what a test that failed has left
 
 
 def test_two_nodes_of_two_tasks_compute_what_four_processes_do(launcher: Launcher, folder: Path) -> None:
