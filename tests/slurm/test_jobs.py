@@ -353,7 +353,8 @@ def test_variables_of_the_user_do_not_take_what_a_job_needs(monkeypatch: pytest.
     told = subprocess.run(
         ["scontrol", "--oneliner", "show", "job", found.sent.id], capture_output=True, text=True, check=True
     ).stdout
-    for word in ("Partition=main", "TimeLimit=00:30:00", "Requeue=1", f"StdOut={found.sent.log.absolute()}", "NumTasks=1"):
+    log = found.sent.log.absolute()
+    for word in ("Partition=main", "TimeLimit=00:30:00", "Requeue=1", f"StdOut={log}", "NumTasks=1"):
         assert f" {word} " in told, word
     subprocess.run(["scontrol", "release", found.sent.id], check=True, timeout=30)
     until(lambda: not states(JOBS)[0].live, "ended")
