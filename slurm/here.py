@@ -14,7 +14,7 @@ import submitit
 
 from slurm.cluster import ClusterError, ClusterSettings
 from slurm.records import LOGS, STOPPED, Sent, attempts, note
-from slurm.sbatch import clean_environment
+from slurm.sbatch import clean_environment, code_first
 
 _NEVER = 60 * 24 * 3650  # minutes; nobody waits for this machine, so nobody is sent away
 
@@ -97,5 +97,5 @@ def _python(asked: ClusterSettings, code: Path) -> list[str]:
             "unset CUDA_VISIBLE_DEVICES" if seen is None else f"export CUDA_VISIBLE_DEVICES={shlex.quote(seen)}"
         )
     lines += asked.setup
-    lines.append(f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}} PYTHONSAFEPATH=1")
+    lines.append(code_first(code))
     return ["bash", "-c", "\n".join([*lines, 'exec "$@"']), "bash", *(shlex.split(asked.python) or [sys.executable])]

@@ -302,8 +302,6 @@ def fruitless(before: Sequence[records.Record], found: Any) -> int:
     waited = {one.get("restart") for one in before if one["kind"] == "waited"}
     counted = [one for one in before if one["kind"] == "start" and one.get("restart", 0) not in waited]
     marks = [*[one.get("found") for one in counted][1:], found]
-    if not before:
-        return 0
     known: list[Any] = []
     for mark in marks:
         known.append(mark if mark is not None or not known else known[-1])

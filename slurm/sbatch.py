@@ -59,8 +59,7 @@ def slurm_executor(asked: ClusterSettings, name: str, after: Sequence[str], fold
             "set -e",
             *(f"export {key}={shlex.quote(str(value))}" for key, value in asked.environment.items()),
             *asked.setup,
-            # What the setup has put there comes after.
-            f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}} PYTHONSAFEPATH=1",
+            code_first(code),
             "export SLURM_EXPORT_ENV=ALL",  # else with SBATCH_EXPORT=NONE the job would have none of this
             f'patient=$({block} true 2> /dev/null && echo "{block}" || true)',
             "set +e",
@@ -109,6 +108,11 @@ def require_taken(asked: ClusterSettings, name: str, folder: Path, code: Path) -
             raise ClusterError(f"sbatch: Slurm has not answered for {_WAIT} seconds; try again later") from error
     if done.returncode:
         raise ClusterError(f"{name}: Slurm will not take it ({complaint(done.stderr)})")
+
+
+def code_first(code: Path) -> str:
+    """A line of shell by which Python finds the job's code before all else, whatever a setup has put there."""
+    return f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}} PYTHONSAFEPATH=1"
 
 
 @contextlib.contextmanager
