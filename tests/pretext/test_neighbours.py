@@ -10,13 +10,17 @@ from launching import Launcher, Trained
 
 from pretext.colorizer import Colorizer
 from pretext.engine.checkpoint import load_checkpoint
+from pretext.engine.journal import read_journal
+from pretext.engine.nonfinite import keep_evidence
 from pretext.engine.run import find_checkpoint
 from pretext.errors import UserError
 from pretext.plan.disk import pretrain_disk
+from pretext.plan.planning import plan
 from pretext.preparing import open_pictures
 from pretext.pretraining import pretrain
 from pretext.recipe import PretrainSettings, build_network, load_pretrained
-from pretext.settings import settings_from
+from pretext.replaying import ReplaySettings, replay
+from pretext.settings import plain, settings_from
 from pretext.weights.exporting import ExportSettings, export
 
 STEPS = 6
@@ -105,6 +109,29 @@ def test_its_disk_is_known_before(trained: tuple[str, Path]) -> None:
     files = sum(path.stat().st_size for path in (run / "checkpoints").iterdir())
     planned = sum(count for name, count in disk.parts if name.startswith(("two checkpoints", "a checkpoint")))
     assert planned == pytest.approx(files, rel=0.02)
+
+
+def test_a_replayed_step_is_the_step(trained: tuple[str, Path], tmp_path: Path) -> None:
+    method, own = trained
+    run = tmp_path / "run"
+    shutil.copytree(own, run)
+    (run / "checkpoints" / f"{STEPS:08d}.pt").unlink()  # what was newest before the step in question
+    settings = read(settings_of(method))
+    samples = open_pictures(settings).samples(settings)
+    record = next(r for r in read_journal(run) if r["kind"] == "step" and r["step"] == 5)
+    folder = keep_evidence(run, 5, record["loss"], record["gradient_norm"], settings.training, samples, plain(settings))
+    assert replay(folder, ReplaySettings()).loss == record["loss"]
+
+
+@pytest.mark.parametrize("method", ["fusion", "hints"])
+def test_it_is_planned(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pretext.plan.planning._SECONDS", 0.1)
+    settings = read(settings_of(method))
+    planned = plan(settings)
+    classes = open_pictures(settings).classes
+    network = build_network(settings, torch.full((313,), 1 / 313, dtype=torch.float64), classes)
+    assert planned.parameters == sum(parameter.numel() for parameter in network.parameters())
+    assert planned.sheet > 0
 
 
 @pytest.mark.parametrize("method", ["fusion", "hints"])
