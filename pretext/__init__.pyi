@@ -5,6 +5,7 @@ from .colorizing import ColorizeSettings, colorize, colorize_picture
 from .engine.interrupt import Ending
 from .errors import PictureError, UserError
 from .gamut import Gamut
+from .hints import HintSettings, sample_hints
 from .objectives import Classification, Objective, Regression
 from .pictures import Bundled, ClassFolder, Folder, LabelledShards, Shards, Source
 from .pictures.packing import PackSettings, pack
@@ -27,6 +28,7 @@ __all__ = [
     "Folder",
     "FromRgb",
     "Gamut",
+    "HintSettings",
     "LabelledShards",
     "Objective",
     "PackSettings",
@@ -49,4 +51,5 @@ __all__ = [
     "pretrain",
     "rebalancing_weights",
     "rgb_to_lab",
+    "sample_hints",
 ]

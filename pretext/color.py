@@ -39,6 +39,12 @@ def rgb_to_lightness(rgb: Tensor) -> Tensor:
     return (116 * fy - 16).unsqueeze(-3)
 
 
+def lightness_to_gray(lightness: Tensor) -> Tensor:
+    """The gray of sRGB whose L this is: the value that R, G and B share, in [0, 1] for L in [0, 100]; any shape."""
+    f = (at_least_float32(lightness) + 16) / 116
+    return _encoded(_inverse_cube_root(f))
+
+
 def rgb_to_ab(rgb: Tensor) -> Tensor:
     """Only a and b of ``rgb_to_lab``, (..., 2, H, W). Subsample ``rgb`` first: it acts per pixel."""
     return rgb_to_lab(rgb)[..., 1:, :, :]
@@ -60,8 +66,7 @@ def lab_to_rgb(lab: Tensor) -> Tensor:
     xyz = torch.stack([_inverse_cube_root(f) * white for f, white in zip((fx, fy, fz), _WHITE, strict=True)], -3)
     inverse = torch.linalg.inv(torch.tensor(_XYZ_FROM_RGB, dtype=torch.float64))
     linear = torch.einsum("ij,...jhw->...ihw", inverse.to(xyz), xyz)
-    gamma = 1.055 * linear.clamp_min(0.0031308) ** (1 / 2.4) - 0.055
-    return torch.where(linear > 0.0031308, gamma, linear * 12.92).clamp(0, 1)
+    return _encoded(linear).clamp(0, 1)
 
 
 def _linear(rgb: Tensor) -> Tensor:
@@ -72,6 +77,12 @@ def _linear(rgb: Tensor) -> Tensor:
         return table.to(rgb.device, torch.float32).index_select(0, rgb.int().flatten()).view(rgb.shape)
     rgb = at_least_float32(rgb)
     return torch.where(rgb > 0.04045, ((rgb.clamp_min(0.04045) + 0.055) / 1.055) ** 2.4, rgb / 12.92)
+
+
+def _encoded(linear: Tensor) -> Tensor:
+    """sRGB values of linear light (IEC 61966-2-1)."""
+    gamma = 1.055 * linear.clamp_min(0.0031308) ** (1 / 2.4) - 0.055
+    return torch.where(linear > 0.0031308, gamma, linear * 12.92)
 
 
 def _cube_roots(linear: Tensor, rows: tuple[int, ...]) -> list[Tensor]:

@@ -1,7 +1,7 @@
 """Objectives: from a network's output and the true ab to a scalar, and from output to ab.
 
 Three of them (paper section 2 and its ablations): classification over the colour bins, rebalanced or
-plain, and L2 regression.
+plain, and regression, L2 or Huber's.
 """
 
 from abc import ABC, abstractmethod
@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from pretext.color import at_least_float32
 from pretext.gamut import TEMPERATURE, Gamut, SoftTarget
@@ -79,19 +80,27 @@ class Classification(Objective):
 class Regression(Objective):
     """Half the squared Euclidean distance to the true ab, both divided by 110 (paper equation 1).
 
+    Or Huber's loss, the sum of a's and b's: with ``huber`` d, half the square of an error e below d, and
+    d (|e| - d / 2) of a larger one. An infinite d would give the same as none.
+
     Args:
         bounded: a tanh after the head keeps |a| and |b| below 110, as in the siggraph17 net.
+        huber: d, in Lab units; 0: the squared distance. Zhang et al. 2017 have 1, as does their training code
+            (1 / 110 of what is scaled), which however divides the loss by it and by default takes L1.
     """
 
     channels = 2
 
-    def __init__(self, gray_threshold: float = 5.0, bounded: bool = False) -> None:
+    def __init__(self, gray_threshold: float = 5.0, bounded: bool = False, huber: float = 0.0) -> None:
         super().__init__(gray_threshold)
-        self.bounded = bounded
+        self.bounded, self.huber = bounded, huber
 
     def pixel_losses(self, output: Tensor, ab: Tensor) -> Tensor:
         """(B, h, w), in units of 110^2."""
-        return (self._scaled(output) - ab / AB_SCALE).square().sum(1) / 2
+        error = self._scaled(output) - ab / AB_SCALE
+        if not self.huber:
+            return error.square().sum(1) / 2
+        return F.huber_loss(error, torch.zeros_like(error), reduction="none", delta=self.huber / AB_SCALE).sum(1)
 
     def decode(self, output: Tensor, temperature: float = TEMPERATURE) -> Tensor:
         """The prediction itself; a regression has no temperature."""

@@ -46,7 +46,7 @@ class Pictures:
     contents: dict[str, Any]
     """How many pictures, and digests of their names and labels: a run goes on with the same ones only."""
     classes: list[str] = field(default_factory=list)
-    """Names of the classes, by label, where labels are learnt."""
+    """Names of the classes, by label, where labels are learnt, alone or besides colours."""
 
     def samples(self, settings: PretrainSettings, workers: int | None = None) -> Samples:
         """The training crops of a run. Among so many workers machine.cache is shared out; without, there is none."""
@@ -66,7 +66,7 @@ def open_pictures(settings: PretrainSettings) -> Pictures:
     weights = dict(asked) if isinstance(asked, Mapping) else {asked: 1.0}
     sources: list[Source] = []
     classes, labels = [], {}
-    if settings.objective.supervised:
+    if settings.objective.labelled:
         labelled = {name: open_labelled(name) for name in weights}
         classes, labels = _classes(labelled), {"labels": _digest_of_labels(labelled)}
         sources += labelled.values()
@@ -99,7 +99,7 @@ def _classes(sources: Mapping[str, LabelledSource]) -> list[str]:
     seen: set[int] = set()
     for name, source in sources.items():
         if source.labels.ndim != 1:
-            raise UserError(f"{name}: a picture may have several labels; objective.name labels takes one for each")
+            raise UserError(f"{name}: a picture may have several labels; one for each is learnt")
         seen |= set(checked_labels(name, source.labels, source.classes).tolist())
     for name, named in others:
         if named != classes:
@@ -177,7 +177,11 @@ def stored(pictures: Pictures, settings: PretrainSettings, prior: Tensor | None,
         "precision": precision,
         "data": pictures.contents,
         "colour": colour_contract(settings, prior),
-        **({"classes": pictures.classes} if pictures.classes else {}),
+        **(
+            {"classes" if settings.objective.supervised else "class_branch": pictures.classes}
+            if pictures.classes
+            else {}
+        ),
         "versions": versions(),
     }
 

@@ -64,7 +64,7 @@ def pretrain(run: Path, settings: PretrainSettings) -> Ending:
         state = None if begun is None else _restored(run, begun, settings, pictures)
         place = asked if state is None else asked._replace(precision=state["precision"])
         if state is None:
-            prior = None if pictures.classes else ranks.from_first(lambda: find_prior(pictures, settings))
+            prior = None if settings.objective.supervised else ranks.from_first(lambda: find_prior(pictures, settings))
             network = prepare_network(pictures, settings, prior, place)
         else:
             prior = state["colour"].get("prior")

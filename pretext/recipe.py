@@ -4,6 +4,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -12,12 +13,13 @@ from torch import Tensor
 
 from pretext.backbones import Backbone, build_backbone
 from pretext.classifier import Classifier
-from pretext.colorizer import Colorizer, NoHead
+from pretext.colorizer import ClassBranch, Colorizer, NoHead
 from pretext.engine.checkpoint import load_checkpoint
 from pretext.engine.run import find_checkpoint
 from pretext.engine.training import MachineSettings, TrainingSettings
 from pretext.errors import UserError
 from pretext.gamut import TEMPERATURE, Gamut, bin_centres
+from pretext.hints import HintSettings, sample_hints
 from pretext.initialisation import Init
 from pretext.objectives import Classification, Objective, Regression
 from pretext.online import OnlineSettings
@@ -62,10 +64,10 @@ class BackboneSettings:
     """The network that learns.
 
     Args:
-        name: tiny, alexnet, vgg, siggraph17, or any timm model, such as resnet18.
+        name: tiny, alexnet, vgg, siggraph17, fusion, autoencoder, or any timm model, such as resnet18.
         arguments: passed to the backbone's constructor, such as {geometry: test} for alexnet.
-        weights: a local file of published weights to start from, .safetensors or .pth, for a timm model;
-            empty starts from random weights.
+        weights: of a timm model: a local file of published weights to start from, .safetensors or .pth, or
+            published, which fetches timm's own from the hub; empty starts from random weights.
         init: first weights, where no file gives them: random; data, scaled to pictures; or kmeans, clustered
             from them, as the paper's were.
         init_pictures: how many pictures init data or kmeans takes; all of them pass through memory at once.
@@ -93,7 +95,7 @@ class ObjectiveSettings:
     """What the network learns.
 
     Args:
-        name: rebalanced or plain classification over the 313 colour bins, or L2 regression; or labels, the
+        name: rebalanced or plain classification over the 313 colour bins, or regression; or labels, the
             supervised reference: the backbone learns the classes of a labelled data.source, and no colour.
         stride: input pixels per point of the colour target.
         neighbours: K, the bins that share a pixel's colour: 5 in the paper, 10 in its released code.
@@ -103,6 +105,9 @@ class ObjectiveSettings:
         uniform: lambda, the share of the uniform distribution in the rebalancing.
         gray_threshold: a crop with no |a| or |b| above it has no loss.
         bounded: of a regression: a tanh keeps |a| and |b| below 110.
+        huber: of a regression: Huber's loss, linear beyond so many Lab units; 0 is the squared distance (L2).
+        classes_weight: alpha, the weight of naming each picture's class besides colouring it: a labelled data.source
+            and backbone fusion, whose authors take 1/300 (0.00333); 0 learns colours alone.
     """
 
     name: Literal["rebalanced", "plain", "regression", "labels"] = "rebalanced"
@@ -114,8 +119,16 @@ class ObjectiveSettings:
     uniform: float = 0.5
     gray_threshold: float = 5.0
     bounded: bool = False
+    huber: float = 0.0
+    classes_weight: float = 0.0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.huber < math.inf or not 0 <= self.classes_weight < math.inf:
+            raise UserError("objective.huber and objective.classes_weight must be finite and not negative")
+        if self.huber and self.name != "regression":
+            raise UserError(f"objective.huber is for a regression; objective.name is {self.name}")
+        if self.classes_weight and self.supervised:
+            raise UserError("objective.classes_weight is for networks that colour; objective.name is labels")
         if self.bounded and self.name != "regression":
             raise UserError(f"objective.bounded is for a regression; objective.name is {self.name}")
         if not 1 <= self.neighbours <= len(bin_centres()):
@@ -130,6 +143,11 @@ class ObjectiveSettings:
         """Whether labels are learnt, and not colours."""
         return self.name == "labels"
 
+    @property
+    def labelled(self) -> bool:
+        """Whether pictures must come with labels: instead of colours, or besides them."""
+        return self.supervised or self.classes_weight > 0
+
 
 @dataclass
 class PretrainSettings:
@@ -140,6 +158,7 @@ class PretrainSettings:
         crop: how a picture becomes a training crop.
         backbone: the network that learns.
         objective: what it learns.
+        hints: colours that it is given while it learns.
         training: how it is trained.
         machine: what may change between two calls on a run.
         online: a quick look at the features while they are learnt; it too may change.
@@ -150,6 +169,7 @@ class PretrainSettings:
     crop: CropSettings = field(default_factory=CropSettings)
     backbone: BackboneSettings = field(default_factory=BackboneSettings)
     objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)
+    hints: HintSettings = field(default_factory=HintSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
     machine: MachineSettings = field(default_factory=MachineSettings)
     online: OnlineSettings = field(default_factory=OnlineSettings)
@@ -162,6 +182,10 @@ class PretrainSettings:
             raise UserError(
                 f"objective.stride is {self.objective.stride}: it must not exceed crop.size, {self.crop.size}"
             )
+        if self.hints.sampled and self.objective.supervised:
+            raise UserError("hints.sampled is for networks that colour; objective.name is labels")
+        if self.hints.sampled and self.objective.classes_weight:
+            raise UserError("hints.sampled and objective.classes_weight: no backbone takes hints and names classes")
 
     @property
     def view_size(self) -> int:
@@ -188,7 +212,13 @@ class Pretrained(NamedTuple):
     """Whether there is a colour head; without one the colorizer can only give features."""
 
 
-def build_colorizer(settings: PretrainSettings, prior: Tensor, published: bool = False) -> Colorizer:
+CLASS_BRANCH = "class_branch."
+"""And those of what names classes besides; only a training has it."""
+
+
+def build_colorizer(
+    settings: PretrainSettings, prior: Tensor, published: bool = False, classes: Sequence[str] = ()
+) -> Colorizer:
     """The colorizer of a recipe at random initial weights, which depend on the recipe's seed alone.
 
     A recipe that learns labels has none: this one then has its backbone, and a head for two channels of colour
@@ -198,20 +228,34 @@ def build_colorizer(settings: PretrainSettings, prior: Tensor, published: bool =
         settings: the recipe.
         prior: (Q,), for the rebalancing weights; no other objective needs it.
         published: start the backbone from the file ``settings.backbone.weights`` instead, if that is named.
+        classes: give it the class branch that the settings may ask for, to name these; without, it has none.
 
     Raises:
-        UserError: the backbone does not exist, or does not take its arguments or its weights.
+        UserError: the backbone does not exist, does not take its arguments, its weights or hints, or has nothing to
+            name classes from.
     """
     asked = settings.objective
     objective: Objective
     if asked.name in ("regression", "labels"):
-        objective = Regression(asked.gray_threshold, asked.bounded)
+        objective = Regression(asked.gray_threshold, asked.bounded, asked.huber)
     else:
         weights = rebalancing_weights(prior, asked.uniform) if asked.name == "rebalanced" else None
         objective = Classification(Gamut(asked.neighbours, asked.sigma), weights, asked.gray_threshold)
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
-        return Colorizer(_backbone(settings, published), objective, asked.stride)
+        backbone = _backbone(settings, published)
+        if settings.hints.sampled and not backbone.takes_hints:
+            raise UserError(f"hints.sampled: backbone {settings.backbone.name} takes no hints; siggraph17 does")
+        if asked.classes_weight and not backbone.vector_channels:
+            raise UserError(
+                f"objective.classes_weight: backbone {settings.backbone.name} knows nothing of whole pictures to name "
+                "classes from; fusion does"
+            )
+        hinting = partial(sample_hints, seed=settings.seed, settings=settings.hints) if settings.hints.sampled else None
+        colorizer = Colorizer(backbone, objective, asked.stride, hinting)
+        if asked.classes_weight and classes:
+            colorizer.class_branch = ClassBranch(backbone.vector_channels, len(classes), asked.classes_weight)
+        return colorizer
 
 
 def build_network(
@@ -222,12 +266,12 @@ def build_network(
     Args:
         settings: the recipe.
         prior: (Q,), of a recipe that learns colours.
-        classes: of one that learns labels.
+        classes: of one that learns labels, or these besides colours.
         published: see ``build_colorizer``.
     """
     if not settings.objective.supervised:
         assert prior is not None
-        return build_colorizer(settings, prior, published)
+        return build_colorizer(settings, prior, published, classes)
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
         return Classifier(_backbone(settings, published), len(classes))
@@ -264,6 +308,9 @@ def check_state(origin: Path, state: dict[str, Any], resumed: bool = False) -> N
     if resumed:
         kinds |= {"optimizer": dict, "data": dict, "precision": str}
     wrong = [name for name, kind in kinds.items() if not isinstance(state.get(name), kind)]
+    besides = state.get("class_branch", [])
+    if not isinstance(besides, list) or not all(isinstance(name, str) for name in besides):
+        wrong.append("class_branch")
     if "classes" in state:  # it learns labels, and knows no colour
         named = state["classes"]
         if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
@@ -304,8 +351,9 @@ def load_pretrained(path: Path) -> Pretrained:
     prior, weights = state["colour"].get("prior"), state.get("average", state["model"])
     if settings.objective.supervised:
         prior = torch.full((len(bin_centres()),), 1 / len(bin_centres()), dtype=torch.float64)
-        if isinstance(weights, dict):  # what it names classes by is of no use here
-            weights = {name: value for name, value in weights.items() if not str(name).startswith("head.")}
+    if settings.objective.labelled and isinstance(weights, dict):  # what it names classes by is of no use here
+        naming = "head." if settings.objective.supervised else CLASS_BRANCH
+        weights = {name: value for name, value in weights.items() if not str(name).startswith(naming)}
     colorizer = build_colorizer(settings, prior)
     has_head = state.get("head", True) and not settings.objective.supervised
     expected = {key: value for key, value in colorizer.state_dict().items() if has_head or key.startswith(BACKBONE)}

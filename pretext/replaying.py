@@ -125,7 +125,8 @@ def _picture_losses(network: Colorizer | Classifier, batch: Batch, learner: Lear
     """(B,): each picture's own loss, computed in the pieces of the step, without moving any statistics."""
     network.eval()
     losses = []
-    for piece in zip(*(part.split(learner.training.micro_batch) for part in (batch.rgb, batch.labels)), strict=True):
+    known = (batch.rgb, batch.labels, *([learner.numbers()] if isinstance(network, Colorizer) else []))
+    for piece in zip(*(part.split(learner.training.micro_batch) for part in known), strict=True):
         with autocast(learner.place):
             losses.append(network.picture_losses(*(part.to(learner.place.device) for part in piece)))
     network.train()

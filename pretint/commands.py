@@ -200,12 +200,12 @@ def export(arguments: Sequence[str]) -> int:
 
 def import_(arguments: Sequence[str]) -> int:
     """Make a run of published colorization weights: ECCV16, SIGGRAPH17, VISSL AlexNet or ResNet-50."""
-    from pretext.weights.importing import import_weights
+    from pretext.weights.importing import ImportSettings, import_weights
 
     weights = Positional("file", "the weights: .pth, .torch or .safetensors")
     run = Positional("run", "a new folder")
-    (file, folder), _ = read(import_, NoSettings, [weights, run], arguments)
-    say(*import_weights(file, folder).lines())
+    (file, folder), settings = read(import_, ImportSettings, [weights, run], arguments)
+    say(*import_weights(file, folder, settings).lines())
     return 0
 
 

@@ -10,16 +10,37 @@ from typing import Any
 import timm
 
 from pretext.backbones.alexnet import AlexNet
+from pretext.backbones.autoencoder import Autoencoder
 from pretext.backbones.contract import Backbone, Stage
 from pretext.backbones.from_timm import TimmBackbone, unknown_backbone
+from pretext.backbones.fusion import Fusion
 from pretext.backbones.siggraph import Siggraph17
 from pretext.backbones.tiny import Tiny
 from pretext.backbones.vgg import Vgg
 from pretext.errors import UserError
 
-__all__ = ["BACKBONES", "AlexNet", "Backbone", "Siggraph17", "Stage", "TimmBackbone", "Tiny", "Vgg", "build_backbone"]
+__all__ = [
+    "BACKBONES",
+    "AlexNet",
+    "Autoencoder",
+    "Backbone",
+    "Fusion",
+    "Siggraph17",
+    "Stage",
+    "TimmBackbone",
+    "Tiny",
+    "Vgg",
+    "build_backbone",
+]
 
-BACKBONES: dict[str, Callable[..., Backbone]] = {"tiny": Tiny, "alexnet": AlexNet, "vgg": Vgg, "siggraph17": Siggraph17}
+BACKBONES: dict[str, Callable[..., Backbone]] = {
+    "tiny": Tiny,
+    "alexnet": AlexNet,
+    "vgg": Vgg,
+    "siggraph17": Siggraph17,
+    "fusion": Fusion,
+    "autoencoder": Autoencoder,
+}
 """Pretint's own backbones: name -> what builds it."""
 
 

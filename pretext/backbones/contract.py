@@ -24,6 +24,12 @@ class Backbone(nn.Module):
     stages: tuple[Stage, ...]
     """In the order of the forward pass; the colour head sits on the last."""
 
+    takes_hints = False
+    """Whether ``forward`` also takes the colours of some places: hints and mask, as ``Siggraph17.forward`` does."""
+
+    vector_channels = 0
+    """How many numbers ``with_vector`` gives for a whole picture; 0: it gives none."""
+
     def forward(self, lightness: Tensor) -> dict[str, Tensor]:
         """Features of every stage, in the order of ``stages``.
 
@@ -36,10 +42,14 @@ class Backbone(nn.Module):
         """
         raise AssertionError("a backbone defines forward")
 
+    def with_vector(self, lightness: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """The same features, and what a backbone with ``vector_channels`` knows of each picture as a whole: (B, C)."""
+        raise AssertionError("a backbone with vector_channels defines with_vector")
+
     def fit_size(self, size: int) -> int:
         """The side nearest to ``size`` that a picture may have, in pixels: ``size``, unless a backbone says else."""
         return size
 
-    def __call__(self, lightness: Tensor) -> dict[str, Tensor]:  # for the type checker
-        features: dict[str, Tensor] = super().__call__(lightness)
+    def __call__(self, lightness: Tensor, *hints: Tensor) -> dict[str, Tensor]:  # for the type checker
+        features: dict[str, Tensor] = super().__call__(lightness, *hints)
         return features

@@ -12,7 +12,12 @@ from timm.models import load_state_dict
 from torch import Tensor, nn
 
 from pretext.backbones.contract import Backbone, Stage
+from pretext.backbones.dense_vgg import keep_stride
+from pretext.color import lightness_to_gray
 from pretext.errors import UserError
+
+PUBLISHED = "published"
+"""In place of a file of weights: those that timm names for the model."""
 
 # How timm's models of a fixed input size are told to take others: which of these one knows, if any, differs.
 ANY_SIZE: tuple[dict[str, bool], ...] = (
@@ -31,19 +36,24 @@ class TimmBackbone(Backbone):
     plain vision transformer those are its last three blocks unless ``out_indices`` says otherwise.
 
     L / 100 is normalised as timm's configuration of the model says, with the mean and standard
-    deviation averaged over R, G and B: a gray picture looks to the model as it did in RGB. Both
-    numbers are kept in the state dict.
+    deviation averaged over R, G and B: a gray picture looks to the model about as it did in RGB. Both
+    numbers are kept in the state dict. With ``gray`` it looks exactly so.
 
     Args:
         name: a timm model, with or without the tag of its weights: "resnet50", "resnet50.a1_in1k".
         weights: a local file to start from, .safetensors or .pth, with timm's names for the model;
-            it cannot run code. A first layer made for RGB is summed over its input channels. Weights
-            of layers that the model here does not have, such as a classifier, are left.
+            it cannot run code. Or "published", which fetches timm's own from the hub, or its local cache. A first
+            layer made for RGB is summed over its input channels, unless ``gray``. Weights of layers that the model
+            here does not have, such as a classifier, are left.
         last_stride: of the last stage's first block, in place of the model's 2; 1 keeps the resolution of the
             stage before, as Goyal et al. 2019 had it for ResNet-50 (VISSL: LAYER4_STRIDE 1). No weight
             changes and nothing is dilated, as ``output_stride`` would. For ResNets and their like. 2 is the model's.
-        arguments: handed to ``timm.create_model``: ``out_indices``, ``output_stride``,
-            ``drop_path_rate``, ``img_size`` for a model that takes one size only.
+        gray: turn L into the gray of sRGB that has it, and hand that on as R, G and B, each normalised by its own
+            mean and standard deviation: to the rounding of floats published weights see what they saw of a gray
+            picture, at the border too. The first layer keeps its three channels.
+        arguments: handed to ``timm.create_model``: ``out_indices``, ``output_stride`` (of a VGG also: its last
+            pools then keep the resolution, and what follows is dilated), ``drop_path_rate``, ``img_size`` for a
+            model that takes one size only.
 
     Raises:
         UserError: an unknown name, a model without feature stages, an argument that it does not take,
@@ -54,11 +64,22 @@ class TimmBackbone(Backbone):
     channels = 1
     lightness_mean: Tensor
     lightness_std: Tensor
+    rgb_mean: Tensor
+    rgb_std: Tensor
 
     def __init__(
-        self, name: str, /, weights: str | Path | None = None, last_stride: int | None = None, **arguments: Any
+        self,
+        name: str,
+        /,
+        weights: str | Path | None = None,
+        last_stride: int | None = None,
+        gray: bool = False,
+        **arguments: Any,
     ) -> None:
         super().__init__()
+        self.gray = gray
+        if gray:
+            self.channels = 3
         if not timm.is_model(name.partition(".")[0]):
             raise unknown_backbone(name, timm.list_models())
         try:
@@ -67,8 +88,14 @@ class TimmBackbone(Backbone):
             tags = ", ".join(timm.list_pretrained(name.partition(".")[0] + ".*")) or "none"
             raise UserError(f"timm model {name}: no such tag of weights (there are: {tags})") from error
         self.name = name
+        dense = arguments.pop("output_stride", 32) if name.startswith("vgg") else 32
+        if dense not in (1, 2, 4, 8, 16, 32):
+            raise UserError(f"timm model {name}: output_stride is {dense!r}: take 1, 2, 4, 8, 16 or 32")
         self.net, takes_one_size = _create(name, self.channels, arguments, published.fixed_input_size)
-        if weights is not None:
+        if str(weights) == PUBLISHED:
+            instead = "name a local file as backbone.weights, or leave it out: random weights"
+            _fill(self.net, _fetched(name, f"backbone.weights published, {name}", instead), f"timm model {name}")
+        elif weights is not None:
             _load(self.net, weights)
 
         info: Any = self.net.feature_info
@@ -77,7 +104,10 @@ class TimmBackbone(Backbone):
         names = [module.replace(".", "_") for module in info.module_name()]
         if len(set(names)) < len(names):  # branches side by side, as in CrossViT
             names = [f"{stage}_{position}" for position, stage in enumerate(names)]
-        self.stages = tuple(map(Stage, names, info.channels(), info.reduction()))
+        strides = [min(stride, dense) for stride in info.reduction()]
+        self.stages = tuple(map(Stage, names, info.channels(), strides))
+        if dense < 32:
+            keep_stride(self.net, dense)
         if last_stride is not None and last_stride not in (1, 2):
             raise UserError(f"timm model {name}: last_stride is {last_stride!r}: it can be 1, 2, or be left out")
         if last_stride == 1:
@@ -92,11 +122,18 @@ class TimmBackbone(Backbone):
         self._keep_normalisation(published.mean, published.std)
 
     def _keep_normalisation(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        if self.gray:
+            self.register_buffer("rgb_mean", torch.tensor(mean).view(3, 1, 1, 1))
+            self.register_buffer("rgb_std", torch.tensor(std).view(3, 1, 1, 1))
+            return
         self.register_buffer("lightness_mean", torch.tensor(100 * sum(mean) / len(mean)))
         self.register_buffer("lightness_std", torch.tensor(100 * sum(std) / len(std)))
 
     def forward(self, lightness: Tensor) -> dict[str, Tensor]:
         """Features of every stage; see ``Backbone.forward``."""
+        if self.gray:
+            gray = lightness_to_gray(lightness)
+            return self._stages(((gray.unsqueeze(1) - self.rgb_mean) / self.rgb_std).flatten(1, 2))
         return self._stages((lightness - self.lightness_mean) / self.lightness_std)
 
     def _stages(self, normalised: Tensor) -> dict[str, Tensor]:
@@ -137,8 +174,6 @@ class TimmColour(TimmBackbone):
     """
 
     channels = 3
-    rgb_mean: Tensor
-    rgb_std: Tensor
 
     def _keep_normalisation(self, mean: Sequence[float], std: Sequence[float]) -> None:
         self.register_buffer("rgb_mean", torch.tensor(mean).view(3, 1, 1))
@@ -155,22 +190,8 @@ class TimmColour(TimmBackbone):
         Raises:
             UserError: there are none, they cannot be fetched, or they do not fit.
         """
-        again = f"or name a local file: timm:{self.name}:FILE, or random weights: timm:{self.name}:random"
-        if not timm.get_pretrained_cfg(self.name).has_weights:
-            raise UserError(f"timm:{self.name}: timm has no weights of it; take another tag, {again}")
-        hub = logging.getLogger("huggingface_hub")  # it tells of every retry, for a minute; the error says it once
-        level = hub.level
-        hub.setLevel(logging.ERROR)
-        try:
-            stored = timm.create_model(self.name, pretrained=True).state_dict()
-        except Exception as error:  # a hub fails in as many ways as there are layers between
-            reason = f"{type(error).__name__}: {_first_line(error)[:120]}"
-            raise UserError(
-                f"timm:{self.name}: its weights cannot be fetched ({reason}); go online once, {again}"
-            ) from error
-        finally:
-            hub.setLevel(level)
-        _fill(self.net, stored, f"timm:{self.name}")
+        instead = f"name a local file: timm:{self.name}:FILE, or random weights: timm:{self.name}:random"
+        _fill(self.net, _fetched(self.name, f"timm:{self.name}", instead), f"timm:{self.name}")
 
 
 def unknown_backbone(name: str, known: Iterable[str]) -> UserError:
@@ -228,6 +249,27 @@ def _keep_resolution(
     if not halving or side != 64 // last.stride:
         raise refusal
     return (*stages[:-1], last)
+
+
+def _fetched(name: str, said: str, instead: str) -> dict[str, Tensor]:
+    """A model's published weights, from the hub or its local cache.
+
+    Raises:
+        UserError: there are none, or they cannot be fetched; ``said`` is what the user gave.
+    """
+    if not timm.get_pretrained_cfg(name).has_weights:
+        raise UserError(f"{said}: timm has no weights of it; take another tag, or {instead}")
+    hub = logging.getLogger("huggingface_hub")  # it tells of every retry, for a minute; the error says it once
+    level = hub.level
+    hub.setLevel(logging.ERROR)
+    try:
+        stored: dict[str, Tensor] = timm.create_model(name, pretrained=True).state_dict()
+    except Exception as error:  # a hub fails in as many ways as there are layers between
+        reason = f"{type(error).__name__}: {_first_line(error)[:120]}"
+        raise UserError(f"{said}: its weights cannot be fetched ({reason}); go online once, or {instead}") from error
+    finally:
+        hub.setLevel(level)
+    return stored
 
 
 def _load(net: nn.Module, file: str | Path) -> None:

@@ -8,9 +8,13 @@ from torch import Tensor, nn
 
 from pretext.backbones.contract import Backbone, Stage
 from pretext.backbones.vgg import BLOCKS, Block, sequence
+from pretext.backbones.width import scaled
+from pretext.errors import UserError
 
 AB_SCALE = 110.0
 """Hints go in as ab divided by this."""
+
+_STRIDES = (1, 2, 4, 8, 8, 8, 8, 4, 2, 1)
 
 
 class Siggraph17(Backbone):
@@ -25,35 +29,44 @@ class Siggraph17(Backbone):
     Submodules are named as in the PyTorch release (``model1.0.weight`` to ``model10.1.weight``), whose
     ``model_out.0`` is the head and whose ``model_class.0``, on conv8, is an auxiliary one that no
     backbone has. L goes in as (L - 50) / 100.
+
+    Args:
+        mask_centre: is subtracted from the mask: 0 as in the PyTorch release, 0.5 as its training code does
+            (richzhang/colorization-pytorch, ``--mask_cent``). Weights trained with the one hardly heed hints with
+            the other.
+        width: multiplies the channels of every block; 1 is the published network.
+
+    Raises:
+        UserError: an argument out of its range.
     """
 
-    stages = (
-        Stage("conv1", 64, 1),
-        Stage("conv2", 128, 2),
-        Stage("conv3", 256, 4),
-        Stage("conv4", 512, 8),
-        Stage("conv5", 512, 8),
-        Stage("conv6", 512, 8),
-        Stage("conv7", 512, 8),
-        Stage("conv8", 256, 4),
-        Stage("conv9", 128, 2),
-        Stage("conv10", 128, 1),
-    )
+    takes_hints = True
 
-    def __init__(self) -> None:
+    def __init__(self, mask_centre: float = 0.0, width: float = 1.0) -> None:
         super().__init__()
+        if not isinstance(mask_centre, (int, float)) or not 0 <= mask_centre <= 1:
+            raise UserError(f"backbone siggraph17: mask_centre is {mask_centre!r}: it must lie in [0, 1]")
+        self.mask_centre = mask_centre
+        widths = scaled(width, "siggraph17")
         for number, block in enumerate(BLOCKS, start=1):
-            inputs = 4 if number == 1 else block.inputs
-            self.add_module(f"model{number}", sequence(block._replace(inputs=inputs, stride=1)))
-        self.model8up = nn.Sequential(nn.ConvTranspose2d(512, 256, 4, stride=2, padding=1))
-        self.model3short8 = nn.Sequential(nn.Conv2d(256, 256, 3, padding=1))
-        self.model8 = nn.Sequential(nn.ReLU(), *sequence(Block(256, 256, 2, stride=1, dilation=1)))
-        self.model9up = nn.Sequential(nn.ConvTranspose2d(256, 128, 4, stride=2, padding=1))
-        self.model2short9 = nn.Sequential(nn.Conv2d(128, 128, 3, padding=1))
-        self.model9 = nn.Sequential(nn.ReLU(), *sequence(Block(128, 128, 1, stride=1, dilation=1)))
-        self.model10up = nn.Sequential(nn.ConvTranspose2d(128, 128, 4, stride=2, padding=1))
-        self.model1short10 = nn.Sequential(nn.Conv2d(64, 128, 3, padding=1))
-        self.model10 = nn.Sequential(nn.ReLU(), nn.Conv2d(128, 128, 3, padding=1), nn.LeakyReLU(0.2))
+            inputs = 4 if number == 1 else widths(block.inputs)
+            fitted = block._replace(inputs=inputs, outputs=widths(block.outputs), stride=1)
+            self.add_module(f"model{number}", sequence(fitted))
+        first, second, third, fourth = map(widths, (64, 128, 256, 512))
+        self.model8up = nn.Sequential(nn.ConvTranspose2d(fourth, third, 4, stride=2, padding=1))
+        self.model3short8 = nn.Sequential(nn.Conv2d(third, third, 3, padding=1))
+        self.model8 = nn.Sequential(nn.ReLU(), *sequence(Block(third, third, 2, stride=1, dilation=1)))
+        self.model9up = nn.Sequential(nn.ConvTranspose2d(third, second, 4, stride=2, padding=1))
+        self.model2short9 = nn.Sequential(nn.Conv2d(second, second, 3, padding=1))
+        self.model9 = nn.Sequential(nn.ReLU(), *sequence(Block(second, second, 1, stride=1, dilation=1)))
+        self.model10up = nn.Sequential(nn.ConvTranspose2d(second, second, 4, stride=2, padding=1))
+        self.model1short10 = nn.Sequential(nn.Conv2d(first, second, 3, padding=1))
+        self.model10 = nn.Sequential(nn.ReLU(), nn.Conv2d(second, second, 3, padding=1), nn.LeakyReLU(0.2))
+        channels = (first, second, third, *[fourth] * 4, third, second, second)
+        self.stages = tuple(
+            Stage(f"conv{number}", own, stride)
+            for number, (own, stride) in enumerate(zip(channels, _STRIDES, strict=True), start=1)
+        )
 
     def forward(self, lightness: Tensor, hints: Tensor | None = None, mask: Tensor | None = None) -> dict[str, Tensor]:
         """Features of every stage; see ``Backbone.forward``.
@@ -65,7 +78,7 @@ class Siggraph17(Backbone):
         """
         hints = torch.zeros_like(lightness).repeat(1, 2, 1, 1) if hints is None else hints
         mask = torch.zeros_like(lightness) if mask is None else mask
-        x = torch.cat(((lightness - 50) / 100, hints / AB_SCALE, mask), dim=1)
+        x = torch.cat(((lightness - 50) / 100, hints / AB_SCALE, mask - self.mask_centre), dim=1)
         features: dict[str, Tensor] = {}
         for number in range(1, 8):
             x = self.get_submodule(f"model{number}")(x)

@@ -25,7 +25,9 @@ from pretext.pictures.order import mix
 class Trainable(Protocol):
     """A module that knows its own loss.
 
-    It may have an attribute ``rates``: multiples of the learning rate, by what the names of its weights begin with.
+    It may have an attribute ``rates``: multiples of the learning rate, by what the names of its weights begin with;
+    and one ``numbered``: where that is true, ``loss`` is given the numbers of its samples in the run, (B,), int64, on
+    its device, as a third argument, and can draw from (seed, number) what does not depend on how samples are shared.
     """
 
     def loss(self, rgb: Tensor, labels: Any) -> Tensor:
@@ -100,8 +102,11 @@ class Learner:
         assert len(rgb) == len(labels) == self.share, (len(rgb), len(labels), self.share)
         self.schedule.step_update(self.done)
         size = self.training.micro_batch or self.share
-        pieces = [(rgb[at : at + size], labels[at : at + size]) for at in range(0, self.share, size)]
         first = ranks.rank() * self.share
+        numbers = self.numbers()
+        pieces = [
+            (rgb[at : at + size], labels[at : at + size], numbers[at : at + size]) for at in range(0, self.share, size)
+        ]
         total = torch.zeros((), device=self.place.device)
         for number, piece in enumerate(pieces):
             torch.manual_seed(mix(mix(self.seed, self.done), first + number * size))
@@ -122,6 +127,11 @@ class Learner:
         if self.average is not None:
             self.average.update(self.network, step=self.done)
         return total, norm
+
+    def numbers(self) -> Tensor:
+        """(share,), int64: which samples of the run the next step sees in this process."""
+        first = self.done * self.training.batch_size + ranks.rank() * self.share
+        return torch.arange(first, first + self.share)
 
     @property
     def rate(self) -> float:
@@ -169,8 +179,11 @@ class _Loss(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, rgb: Tensor, labels: Any) -> Tensor:
-        loss: Tensor = self.network.loss(rgb, labels)  # type: ignore[operator]
+        self.numbered = bool(getattr(network, "numbered", False))
+
+    def forward(self, rgb: Tensor, labels: Any, numbers: Tensor) -> Tensor:
+        known = (rgb, labels, numbers) if self.numbered else (rgb, labels)
+        loss: Tensor = self.network.loss(*known)  # type: ignore[operator]
         return loss
 
 

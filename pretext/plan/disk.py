@@ -22,6 +22,7 @@ from pretext.engine.training import MachineSettings, TrainingSettings
 from pretext.files import png_bytes
 from pretext.gamut import Gamut, bin_centres
 from pretext.health import colour_health
+from pretext.hints import HintSettings
 from pretext.preparing import held_views, open_pictures, stored
 from pretext.pretraining import sample_sheet
 from pretext.prior import load_prior
@@ -71,7 +72,8 @@ def pretrain_disk(settings: PretrainSettings) -> Disk:
     views, labels, *_ = held_views(
         pictures, min(_LOOKED_AT, settings.data.holdout), network.backbone.fit_size(settings.view_size)
     )
-    other = dataclasses.replace(settings, backbone=BackboneSettings("tiny"))
+    plainer = dataclasses.replace(settings.objective, classes_weight=0.0)
+    other = dataclasses.replace(settings, backbone=BackboneSettings("tiny"), objective=plainer, hints=HintSettings())
     small = build_network(other, prior, pictures.classes).eval()
     sheet = sheet_size(small, views, place)
     health = record_sizes("health", training.steps // 2, **health_record(small, views, labels, prior, place))

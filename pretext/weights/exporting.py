@@ -13,7 +13,7 @@ from pretext.engine.run import find_checkpoint
 from pretext.errors import UserError
 from pretext.pictures.batches import centre_crop
 from pretext.pictures.bundled import photographs
-from pretext.recipe import BACKBONE, load_pretrained
+from pretext.recipe import BACKBONE, CLASS_BRANCH, load_pretrained
 from pretext.weights.inputs import InputWay
 from pretext.weights.onnx_graph import write_onnx
 from pretext.weights.plain_modules import write_plain
@@ -116,7 +116,11 @@ def export(model: Path, destination: Path, settings: ExportSettings) -> Exported
 def _write_safetensors(model: Path, destination: Path, whole: bool) -> list[str]:
     state = load_checkpoint(find_checkpoint(model))
     judged = state.get("average", state["model"])
-    weights = {name: value for name, value in judged.items() if whole or name.startswith(BACKBONE)}
+    weights = {
+        name: value
+        for name, value in judged.items()
+        if name.startswith(BACKBONE) or (whole and not name.startswith(CLASS_BRANCH))
+    }
     kept: dict[str, Any] = {name: state[name] for name in _KEPT if name in state}
     save_portable(destination, {"model": weights, "head": whole, **kept})
     what = "the backbone and its colour head" if whole else "the backbone alone"

@@ -4,6 +4,7 @@ import pickle
 import re
 import warnings
 from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,13 +55,30 @@ class Imported(NamedTuple):
         ]
 
 
-def import_weights(file: Path, run: Path) -> Imported:
+@dataclass
+class ImportSettings:
+    """What a file of weights does not say of itself.
+
+    Args:
+        mask_centre: of SIGGRAPH17: what was subtracted from the mask of hints when the weights were trained: 0 of
+            the release and of weights converted from Caffe, 0.5 of those retrained in PyTorch (--mask_cent there).
+    """
+
+    mask_centre: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.mask_centre <= 1:
+            raise UserError(f"mask_centre is {self.mask_centre}: it must lie in [0, 1]")
+
+
+def import_weights(file: Path, run: Path, settings: ImportSettings | None = None) -> Imported:
     """Import published weights as a run of no steps, which can be probed, exported and, with a head, colour.
 
     Args:
         file: .pth, .torch or .safetensors: the release of ECCV16 or SIGGRAPH17, or VISSL's AlexNet or
             ResNet-50 colorization. It is known by its keys.
         run: a new folder.
+        settings: what to know besides.
 
     Raises:
         UserError: the file cannot be read without running code in it, is of no release known, or one of its
@@ -69,22 +87,36 @@ def import_weights(file: Path, run: Path) -> Imported:
     weights = _read(file)
     release, names = _recognise(file, weights)
     _check(file, weights, release, names)
+    recipe, centring = _centred(file, release, settings or ImportSettings())
     model = {ours: weights[key].to(like.dtype) for ours, (key, like) in names.items() if key in weights}
     absent = [key for key, _ in names.values() if key not in weights]
     model |= {ours: torch.zeros_like(like, device="cpu") for ours, (key, like) in names.items() if key in absent}
     model |= release.given
     aside = {key: weights[key].float() for key in release.aside}
     try:
-        notes = release.finish(model, aside)
+        notes = release.finish(model, aside) + centring
     except UserError as error:
         raise UserError(f"{file}: {release.title}, but {error}") from error
     prior = torch.full((len(bin_centres()),), 1 / len(bin_centres()), dtype=torch.float64)
     if release.head:  # the objective's own values are no one's weights, but a checkpoint has them
-        fresh = build_colorizer(release.settings, prior).state_dict()
+        fresh = build_colorizer(recipe, prior).state_dict()
         model |= {name: value for name, value in fresh.items() if name.startswith("objective.")}
-    _write(run, release.settings, {"model": model, "aside": aside, "head": bool(release.head)}, prior, file)
+    _write(run, recipe, {"model": model, "aside": aside, "head": bool(release.head)}, prior, file)
     used = [key for key, _ in names.values() if key in weights]
     return Imported(run, release.title, used, list(release.aside), absent, notes, bool(release.head))
+
+
+def _centred(file: Path, release: Release, settings: ImportSettings) -> tuple[PretrainSettings, list[str]]:
+    """The release's recipe with the mask centred as asked, and what to say of it."""
+    recipe = release.settings
+    if recipe.backbone.name != "siggraph17":
+        if settings.mask_centre:
+            raise UserError(f"{file}: {release.title}: it takes no hints, so leave mask_centre out")
+        return recipe, []
+    backbone = replace(recipe.backbone, arguments={**recipe.backbone.arguments, "mask_centre": settings.mask_centre})
+    said = f"its mask of hints is 1 where there is one, less {settings.mask_centre:g}"
+    other = "0.5 for weights retrained by the PyTorch code" if not settings.mask_centre else "0 for the release"
+    return replace(recipe, backbone=backbone), [f"{said} (--mask_centre; {other}: the file does not say)"]
 
 
 def _write(run: Path, settings: PretrainSettings, state: dict[str, Any], prior: Tensor, file: Path) -> None:

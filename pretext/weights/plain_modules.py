@@ -52,6 +52,11 @@ def write_plain(
             f"backbone {pretrained.settings.backbone.name} is no model of timm or torchvision; take the format "
             "safetensors or onnx"
         )
+    if backbone.gray:
+        raise UserError(
+            f"backbone {backbone.name} takes L as gray R, G and B (gray: true), which a plain module cannot; take the "
+            "format safetensors or onnx"
+        )
     channels = 3 if way == "folded" else 1
     plain, make = _made(library, backbone, pretrained.settings.backbone.arguments, channels=1)
     untrained = _fill(plain, backbone)

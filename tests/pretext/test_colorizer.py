@@ -1,15 +1,21 @@
 """A colorizer's pieces fit: grids, targets, lightness kept, and it learns."""
 
+from functools import partial
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
-from pretext.backbones import Tiny, build_backbone
+from pretext.backbones import Fusion, Siggraph17, Tiny, build_backbone
 from pretext.color import rgb_to_ab, rgb_to_lightness
-from pretext.colorizer import Colorizer, join, resample
+from pretext.colorizer import ClassBranch, Colorizer, join, resample
+from pretext.errors import UserError
 from pretext.gamut import Gamut
+from pretext.hints import HintSettings, sample_hints
 from pretext.objectives import Classification, Regression
 from pretext.recipe import BackboneSettings, PretrainSettings, build_colorizer
+from pretext.settings import settings_from
 
 
 @pytest.mark.parametrize("stride", [4, 8, 16])
@@ -84,3 +90,67 @@ def test_it_learns_a_colour(name: str) -> None:
 
 def test_any_backbone_of_the_list_can_be_named() -> None:
     assert isinstance(build_backbone("tiny"), nn.Module)
+
+
+def hinted(width: float = 0.1) -> Colorizer:
+    torch.manual_seed(0)
+    return Colorizer(Siggraph17(width=width), Regression(), 1, partial(sample_hints, seed=3, settings=HintSettings()))
+
+
+def test_training_sees_the_hints_of_its_samples_and_nothing_else_does() -> None:
+    colorizer = hinted().eval()
+    rgb = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    numbers = torch.tensor([5, 6, 7, 8])
+    lightness, ab = rgb_to_lightness(rgb), rgb_to_ab(rgb)
+    hints, mask = sample_hints(ab, numbers, 3, HintSettings())
+    assert mask.any(), "of four pictures one has a hint"
+    expected = colorizer.objective(colorizer(lightness, hints, mask), ab)
+    torch.testing.assert_close(colorizer.loss(rgb, None, numbers), expected)
+    torch.testing.assert_close(colorizer.picture_losses(rgb, None, numbers).mean(), expected)
+    unhinted = colorizer.objective(colorizer(lightness), ab)
+    torch.testing.assert_close(colorizer.loss(rgb), unhinted)
+    assert not torch.allclose(expected, unhinted)
+
+
+def test_colours_are_asked_for_with_hints_and_without() -> None:
+    colorizer = hinted().eval()
+    lightness, hints, mask = torch.rand(1, 1, 24, 24) * 100, torch.zeros(1, 2, 24, 24), torch.zeros(1, 1, 24, 24)
+    without = colorizer.colorize(lightness)
+    assert torch.equal(colorizer.colorize(lightness, hints=hints, mask=mask), without)
+    hints[..., 4:8, 4:8], mask[..., 4:8, 4:8] = 50.0, 1.0
+    assert not torch.allclose(colorizer.colorize(lightness, hints=hints, mask=mask), without)
+    with pytest.raises(UserError, match="takes no hints"):
+        Colorizer(Tiny(), Regression(), 4).eval().colorize(lightness, hints=hints, mask=mask)
+
+
+def test_the_class_branch_adds_alpha_times_cross_entropy() -> None:
+    torch.manual_seed(0)
+    fusion = Fusion(global_size=32, width=0.1)
+    branch = ClassBranch(fusion.vector_channels, 5, weight=1 / 300)
+    colorizer = Colorizer(fusion, Regression(), 2, class_branch=branch).eval()
+    assert [tuple(value.shape) for value in branch.state_dict().values() if value.ndim == 2] == [(256, 51), (5, 256)]
+    rgb, labels = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8), torch.tensor([0, 4, 2, 2])
+    lightness = rgb_to_lightness(rgb)
+    scores = branch.layers(fusion.with_vector(lightness)[1]).log_softmax(1)
+    named = -scores[torch.arange(4), labels] / 300
+    colours = colorizer.objective(colorizer(lightness), colorizer.target(rgb))
+    torch.testing.assert_close(colorizer.loss(rgb, labels), colours + named.mean())
+    each = colorizer.objective.pixel_losses(colorizer(lightness), colorizer.target(rgb)).mean((1, 2))
+    torch.testing.assert_close(colorizer.picture_losses(rgb, labels), each + named)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"hints": {"sampled": True}}, "hints.sampled: backbone tiny takes no hints"),
+        ({"objective": {"classes_weight": 0.1}}, "objective.classes_weight: backbone tiny knows nothing"),
+        ({"objective": {"name": "labels", "classes_weight": 0.1}}, "objective.classes_weight is for networks"),
+        ({"objective": {"name": "labels"}, "hints": {"sampled": True}}, "hints.sampled is for networks"),
+        ({"objective": {"classes_weight": 0.1}, "hints": {"sampled": True}}, "no backbone takes hints and"),
+    ],
+)
+def test_what_a_backbone_cannot_learn_is_said(changed: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        build_colorizer(
+            settings_from(PretrainSettings, changed, "here"), torch.full((313,), 1 / 313, dtype=torch.float64)
+        )

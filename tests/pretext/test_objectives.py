@@ -174,3 +174,18 @@ def test_a_bounded_regression_keeps_ab_below_110() -> None:
     assert bounded.decode(torch.full((1, 2, 1, 1), 99.0)).max() <= 110
     with pytest.raises(UserError, match=r"objective.bounded is for a regression; objective.name is plain"):
         ObjectiveSettings("plain", bounded=True)
+
+
+def test_huber_by_its_definition() -> None:
+    output, ab = random(2, 2, 5, 7, scale=0.5), random(2, 2, 5, 7, seed=2, scale=40)
+    for bounded in (False, True):
+        found = Regression(gray_threshold=0, bounded=bounded, huber=20.0).pixel_losses(output, ab)
+        error = (110 * (torch.tanh(output) if bounded else output) - ab).abs()  # in Lab units
+        expected = torch.where(error <= 20, error**2 / 2, 20 * (error - 10)).sum(1) / 110**2
+        torch.testing.assert_close(found, expected)
+    far = Regression(huber=1e6).pixel_losses(output, ab)
+    torch.testing.assert_close(far, Regression().pixel_losses(output, ab))
+    with pytest.raises(UserError, match=r"objective.huber is for a regression; objective.name is plain"):
+        ObjectiveSettings("plain", huber=1.0)
+    with pytest.raises(UserError, match=r"objective.huber and"):
+        ObjectiveSettings("regression", huber=float("nan"))

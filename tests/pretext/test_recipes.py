@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from pretext.hints import HintSettings
 from pretext.recipe import PretrainSettings, build_colorizer
 from pretext.settings import settings_file
 from pretint import commands
@@ -15,6 +16,8 @@ PAPER = [recipe for recipe in RECIPES if recipe.stem.startswith("paper_")]
 
 def test_all_that_are_named_are_there() -> None:
     named = {"demo", "laptop", "paper_alexnet", "paper_vgg", "resnet50", "vit_small", "convnext_tiny", "modern"}
+    named |= {"laptop_l2", "laptop_fusion", "laptop_autoencoder", "laptop_hints"}
+    named |= {"paper_fusion", "paper_siggraph17", "vgg16_imagenet"}
     assert {recipe.stem for recipe in RECIPES} == named
 
 
@@ -44,9 +47,16 @@ def test_builds_and_predicts_at_the_targets(recipe: Path) -> None:
     with torch.inference_mode():
         output = colorizer(torch.full((1, 1, size, size), 50.0))
     side = -(-size // settings.objective.stride)
-    assert output.shape == (1, 313, side, side)
+    channels = 2 if settings.objective.name == "regression" else 313
+    assert output.shape == (1, channels, side, side)
     looked_at = colorizer.backbone.fit_size(settings.view_size)
     assert abs(looked_at - settings.view_size) <= 16
+
+
+def test_the_hints_are_the_published_ones() -> None:
+    published = settings_file(PretrainSettings, commands.RECIPES / "paper_siggraph17.yaml").hints
+    assert published == HintSettings(sampled=True, stop=1 / 8, smallest=1, largest=9, spread=1 / 4, whole=1 / 100)
+    assert settings_file(PretrainSettings, commands.RECIPES / "laptop_hints.yaml").hints == published
 
 
 @pytest.mark.parametrize(("name", "size", "stride"), [("paper_alexnet", 180, 8), ("paper_vgg", 176, 4)])

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from pretext.backbones.siggraph import Siggraph17
+from pretext.errors import UserError
 
 CLASSES = 256 * 529 + 529
 HEAD = 128 * 2 + 2
@@ -43,3 +44,33 @@ def test_sides_of_any_length(net: Siggraph17, size: tuple[int, int]) -> None:
     assert features["conv10"].shape[2:] == size
     for stage in net.stages:
         assert features[stage.name].shape[2:] == tuple(-(-side // stage.stride) for side in size)
+
+
+@torch.no_grad()
+def test_a_centred_mask_is_the_mask_less_its_centre(net: Siggraph17) -> None:
+    centred = Siggraph17(mask_centre=0.5).eval()
+    centred.load_state_dict(net.state_dict())
+    lightness, hints = torch.rand(2, 1, 24, 24) * 100, torch.randn(2, 2, 24, 24) * 30
+    mask = (torch.rand(2, 1, 24, 24) > 0.8).float()
+    assert torch.equal(
+        centred.forward(lightness, hints, mask)["conv10"], net.forward(lightness, hints, mask - 0.5)["conv10"]
+    )
+    none = torch.full_like(mask, -0.5)
+    assert torch.equal(centred(lightness)["conv10"], net.forward(lightness, 0 * hints, none)["conv10"])
+
+
+def test_a_narrower_net_has_the_same_layers() -> None:
+    with torch.device("meta"):
+        narrow, full = Siggraph17(width=0.25), Siggraph17()
+    assert narrow.state_dict().keys() == full.state_dict().keys()
+    for mine, own in zip(narrow.stages, full.stages, strict=True):
+        assert (mine.name, 4 * mine.channels, mine.stride) == own
+    for name, value in narrow.state_dict().items():
+        expected = [side // 4 if side > 4 else side for side in full.state_dict()[name].shape]
+        assert list(value.shape) == expected, name
+
+
+@pytest.mark.parametrize("arguments", [{"mask_centre": 2}, {"mask_centre": "half"}, {"width": 0}])
+def test_what_cannot_be_built(arguments: dict[str, float]) -> None:
+    with pytest.raises(UserError, match=f"backbone siggraph17: {next(iter(arguments))}"):
+        Siggraph17(**arguments)

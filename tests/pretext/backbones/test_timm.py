@@ -10,6 +10,7 @@ from torchvision.models.resnet import Bottleneck
 
 from pretext.backbones import build_backbone
 from pretext.backbones.from_timm import TimmBackbone
+from pretext.color import lightness_to_gray, rgb_to_lightness
 from pretext.errors import UserError
 
 
@@ -214,3 +215,74 @@ def test_a_stride_that_cannot_be_removed_is_said_in_one_line(name: str, argument
         build_backbone(name, **{"last_stride": 1, **arguments})
     words = "last_stride is 3: it can be 1" if "last_stride" in arguments else "leave out last_stride"
     assert words in one_line(error)
+
+
+@pytest.fixture(scope="module", params=["vgg11", "vgg11_bn", "test_resnet", "test_vit"])
+def rgb_net(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Module, Path, str]:
+    """A model of RGB with weights of a size that matters, and its file."""
+    torch.manual_seed(0)
+    net = timm.create_model(request.param, num_classes=7).eval()
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d) and module.bias is not None:
+            nn.init.normal_(module.bias, 0, 0.1)
+    file = tmp_path_factory.mktemp("rgb") / "weights.safetensors"
+    safetensors.torch.save_file(net.state_dict(), file)
+    return net, file, request.param
+
+
+@torch.no_grad()
+def test_a_gray_picture_is_seen_exactly_as_by_the_rgb_net(rgb_net: tuple[nn.Module, Path, str]) -> None:
+    """From sRGB pixels to features, borders too: L -> its gray -> normalised as R, G and B each are."""
+    net, file, name = rgb_net
+    values = torch.randint(0, 256, (2, 1, 160, 160), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    picture = values.expand(-1, 3, -1, -1)
+    published = timm.get_pretrained_cfg(name)
+    mean, std = (torch.tensor(numbers).view(3, 1, 1) for numbers in (published.mean, published.std))
+    seen = net.forward_intermediates((picture / 255 - mean) / std, intermediates_only=True)
+    expected = {maps.shape: maps for maps in seen}
+    ours = TimmBackbone(name, weights=file, gray=True).eval()
+    found = ours(rgb_to_lightness(picture))
+    for stage, maps in found.items():
+        wanted = expected[maps.shape]
+        if list(found).index(stage) == len(found) - 1:
+            wanted = seen[-1]
+        elif name == "test_vit":
+            continue  # all its blocks have one shape
+        assert (maps - wanted).abs().max() <= 2e-5 * wanted.abs().max(), stage
+    folded = TimmBackbone(name, weights=file).eval()
+    last = folded.stages[-1].name
+    off = (folded(rgb_to_lightness(picture))[last] - seen[-1]).abs().max() / seen[-1].abs().max()
+    assert off > 1e-3, "one channel only comes near: else gray would buy nothing"
+
+
+def test_l_and_its_gray_are_inverse() -> None:
+    values = torch.arange(256, dtype=torch.float64).view(1, 1, 16, 16) / 255
+    lightness = rgb_to_lightness(values.expand(-1, 3, -1, -1))
+    torch.testing.assert_close(lightness_to_gray(lightness), values, rtol=0, atol=1e-6)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("name", "stride"), [("vgg11", 8), ("vgg11_bn", 16), ("vgg11", 4), ("vgg11", 1)])
+def test_a_dense_vgg_is_the_vgg_in_between(name: str, stride: int, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    plain = TimmBackbone(name).eval()
+    dense = TimmBackbone(name, output_stride=stride).eval()
+    dense.load_state_dict(plain.state_dict(), strict=True)
+    lightness = torch.rand(1, 1, 64, 96) * 100
+    wanted, found = plain(lightness), dense(lightness)
+    for own, finer in zip(plain.stages, dense.stages, strict=True):
+        assert finer == own._replace(stride=min(own.stride, stride))
+        step = own.stride // finer.stride
+        assert found[own.name].shape[-2:] == (64 // finer.stride, 96 // finer.stride)
+        close = found[own.name][..., ::step, ::step]
+        assert (close - wanted[own.name]).abs().max() <= 1e-5 * wanted[own.name].abs().max(), own.name
+
+
+def test_weights_that_cannot_be_fetched_are_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", "/nowhere")
+    with pytest.raises(UserError) as error:
+        TimmBackbone("vgg16", weights="published")
+    assert "backbone.weights published, vgg16" in one_line(error) and "local file" in one_line(error)

@@ -114,9 +114,11 @@ def test_what_a_step_draws_does_not_depend_on_the_past() -> None:
     same(one.network, again.network)
 
 
-@pytest.mark.parametrize("name", ["tiny", "test_resnet", "test_vit"])
+@pytest.mark.parametrize("name", ["tiny", "test_resnet", "test_vit", "fusion", "autoencoder"])
 def test_activations_computed_again_change_nothing(name: str) -> None:
-    arguments = {"img_size": 32, "drop_path_rate": 0.3} if name == "test_vit" else {}
+    arguments: dict[str, Any] = {"test_vit": {"img_size": 32, "drop_path_rate": 0.3}}.get(name, {})
+    if name in ("fusion", "autoencoder"):
+        arguments = {"width": 0.05, **({"global_size": 64} if name == "fusion" else {})}
     assert list(blocks(build_backbone(name, **arguments)))
     kept = learnt(colorizer(name, **arguments), ema=0.9)
     again = learnt(colorizer(name, **arguments), machine=MachineSettings(checkpoint_activations=True), ema=0.9)

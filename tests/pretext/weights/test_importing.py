@@ -19,7 +19,7 @@ from pretext.errors import UserError
 from pretext.gamut import bin_centres
 from pretext.pictures.bundled import save_test_parts
 from pretext.recipe import load_pretrained
-from pretext.weights.importing import import_weights
+from pretext.weights.importing import ImportSettings, import_weights
 
 Weights = dict[str, Tensor]
 
@@ -146,9 +146,13 @@ def run_eccv16(lightness: Tensor, w: Weights) -> tuple[dict[str, Tensor], Tensor
     return stages, softmax, 110 * F.conv2d(softmax, w["model_out.weight"])
 
 
-def run_siggraph17(lightness: Tensor, w: Weights) -> tuple[dict[str, Tensor], Tensor]:
-    """The stages and ab without hints."""
-    x, stages = torch.cat(((lightness - 50) / 100, torch.zeros(len(lightness), 3, *lightness.shape[2:])), 1), {}
+def run_siggraph17(
+    lightness: Tensor, w: Weights, hints: Tensor | None = None, mask: Tensor | None = None
+) -> tuple[dict[str, Tensor], Tensor]:
+    """The stages and ab; without hints the release feeds zeros."""
+    hints = torch.zeros(len(lightness), 2, *lightness.shape[2:]) if hints is None else hints
+    mask = torch.zeros_like(lightness) if mask is None else mask
+    x, stages = torch.cat(((lightness - 50) / 100, hints / 110, mask), 1), {}
     for block in range(1, 8):
         places, dilation = (0, 2) if block < 3 else (0, 2, 4), 2 if block in (5, 6) else 1
         x = stages[f"conv{block}"] = run_block(x, w, f"model{block}", places, dilation=dilation)
@@ -253,6 +257,31 @@ def test_siggraph17(files: Files, lightness: Tensor, tmp_path: Path) -> None:
     assert torch.allclose(colorizer.colorize(lightness), ab, atol=1e-3)
     kept = load_checkpoint(find_checkpoint(tmp_path / "run"))["aside"]
     assert torch.equal(kept["model_class.0.weight"], weights["model_class.0.weight"])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("centre", [0.0, 0.5])
+def test_siggraph17_with_hints(centre: float, files: Files, lightness: Tensor, tmp_path: Path) -> None:
+    """What the file's own code is fed where a hint is, and where none is: mask 1 and 0, less what it was centred by."""
+    file, weights = files["siggraph17"]
+    done = import_weights(file, tmp_path / "run", ImportSettings(mask_centre=centre))
+    assert any(f"less {centre:g}" in line for line in done.notes)
+    colorizer = load_pretrained(tmp_path / "run").colorizer
+    mask = torch.zeros_like(lightness)
+    mask[..., 20:26, 30:36] = 1
+    hints = mask * torch.tensor([40.0, -25.0])[:, None, None]
+    _, ab = run_siggraph17(lightness, weights, hints, mask - centre)
+    assert torch.allclose(colorizer.colorize(lightness, hints=hints, mask=mask), ab, atol=1e-3)
+    _, ab = run_siggraph17(lightness, weights, mask=torch.full_like(mask, -centre))
+    assert torch.allclose(colorizer.colorize(lightness), ab, atol=1e-3)
+
+
+def test_a_mask_is_centred_only_where_there_is_one(files: Files, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="takes no hints, so leave mask_centre out"):
+        import_weights(files["eccv16"][0], tmp_path / "run", ImportSettings(mask_centre=0.5))
+    with pytest.raises(UserError, match="mask_centre is 2"):
+        ImportSettings(mask_centre=2)
+    assert not (tmp_path / "run").exists()
 
 
 @torch.no_grad()

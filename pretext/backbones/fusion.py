@@ -1,0 +1,117 @@
+"""The net of Iizuka, Simo-Serra and Ishikawa, *Let there be Color!* (SIGGRAPH 2016): global and local features, fused.
+
+Layer facts: the paper's table 1 and its port shufanwu/colorNet-pytorch (``colornet.py``); no training code was
+ever released.
+"""
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pretext.backbones.contract import Backbone, Stage
+from pretext.backbones.width import scaled
+from pretext.errors import UserError
+
+_LOW = ((64, 2), (128, 1), (128, 2), (256, 1), (256, 2), (512, 1))
+"""Outputs and stride of each 3 x 3 convolution."""
+_MIDDLE = (512, 256)
+_GLOBAL = ((512, 2), (512, 1), (512, 2), (512, 1))
+_VECTOR = (1024, 512, 256)
+_COLOUR = (128, 64, 64, 32)
+_UP_BEFORE = (2, 4)  # of the colour convolutions: these see a grid of twice the resolution
+_GLOBAL_STRIDE = 32
+
+
+class Fusion(Backbone):
+    """What a place looks like, fused with a vector of what the whole picture is.
+
+    Stages low1 to low6 are the low-level features, at 1/2 to 1/8; mid1 and mid2 the mid-level ones; fusion these
+    and the whole picture's 256 numbers at every place, through a 1 x 1 convolution; colour1 to colour4 the
+    colorization network, at 1/8, 1/4, 1/4 and 1/2, whose last convolution, to two channels, is the colour head's
+    (there 3 x 3 with a sigmoid). The global branch has no stage: it sees the same picture resized to one size,
+    through the same low-level convolutions, which are computed once where the picture has that size already.
+
+    Every layer is a convolution with bias, batch norm and ReLU; the fully connected ones are written as
+    convolutions over all that they see. L goes in as (L - 50) / 100, and resolution doubles by nearest
+    neighbours; where a side is no multiple of 8, what was doubled is cut.
+
+    Args:
+        global_size: side, in pixels, of the picture that the global branch sees; a multiple of 32.
+        width: multiplies the channels of every layer; 1 is the published network.
+
+    Raises:
+        UserError: an argument out of its range.
+    """
+
+    def __init__(self, global_size: int = 224, width: float = 1.0) -> None:
+        super().__init__()
+        if not isinstance(global_size, int) or not 32 <= global_size <= 1024 or global_size % _GLOBAL_STRIDE:
+            raise UserError(f"backbone fusion: global_size is {global_size!r}: take a multiple of 32 from 32 to 1024")
+        widths = scaled(width, "fusion")
+        self.global_size = global_size
+        self.layers = nn.ModuleDict()
+        stages, stride, channels = [], 1, 1
+        for number, (outputs, step) in enumerate(_LOW, 1):
+            stride *= step
+            outputs = widths(outputs)
+            self.layers[f"low{number}"] = _layer(channels, outputs, step)
+            stages.append(Stage(f"low{number}", outputs, stride))
+            channels = outputs
+        low = channels
+        for number, (before, outputs) in enumerate(pairwise((low, *map(widths, _MIDDLE))), 1):
+            self.layers[f"mid{number}"] = _layer(before, outputs)
+            stages.append(Stage(f"mid{number}", outputs, stride))
+        for number, (outputs, step) in enumerate(_GLOBAL, 1):
+            self.layers[f"global{number}"] = _layer(low, widths(outputs), step)
+            low = widths(outputs)
+        kernels = (global_size // _GLOBAL_STRIDE, 1, 1)
+        vectors = (low, *map(widths, _VECTOR))
+        for number, ((before, outputs), kernel) in enumerate(zip(pairwise(vectors), kernels, strict=True), 1):
+            self.layers[f"vector{number}"] = _layer(before, outputs, kernel=kernel, padding=0)
+        fused = widths(_MIDDLE[-1])
+        self.layers["fusion"] = _layer(fused + vectors[-1], fused, kernel=1, padding=0)
+        stages.append(Stage("fusion", fused, stride))
+        for number, (before, outputs) in enumerate(pairwise((fused, *map(widths, _COLOUR))), 1):
+            stride //= 2 if number in _UP_BEFORE else 1
+            self.layers[f"colour{number}"] = _layer(before, outputs)
+            stages.append(Stage(f"colour{number}", outputs, stride))
+        self.stages = tuple(stages)
+        self.vector_channels = vectors[2]
+
+    def forward(self, lightness: Tensor) -> dict[str, Tensor]:
+        """Features of every stage; see ``Backbone.forward``."""
+        return self.with_vector(lightness)[0]
+
+    def with_vector(self, lightness: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """See ``Backbone.with_vector``: the 512 numbers from which the published net names a picture's class."""
+        x = (lightness - 50) / 100
+        size = (self.global_size, self.global_size)
+        features: dict[str, Tensor] = {}
+        local = self._through("low", range(1, 7), x, features)
+        if x.shape[-2:] == size:
+            whole = local
+        else:
+            whole = F.interpolate(x, size=size, mode="bilinear", align_corners=False, antialias=True)
+            whole = self._through("low", range(1, 7), whole, {})
+        local = self._through("mid", (1, 2), local, features)
+        vector = self._through("vector", (1, 2), self._through("global", range(1, 5), whole, {}), {})
+        everywhere = self.layers["vector3"](vector).expand(-1, -1, *local.shape[-2:])
+        x = features["fusion"] = self.layers["fusion"](torch.cat((local, everywhere), dim=1))
+        for number, like in ((1, "low6"), (2, "low3"), (3, "low3"), (4, "low1")):
+            if number in _UP_BEFORE:
+                height, width = features[like].shape[-2:]
+                x = F.interpolate(x, scale_factor=2.0, mode="nearest")[..., :height, :width]
+            x = features[f"colour{number}"] = self.layers[f"colour{number}"](x)
+        return features, vector.flatten(1)
+
+    def _through(self, name: str, numbers: range | tuple[int, ...], x: Tensor, features: dict[str, Tensor]) -> Tensor:
+        for number in numbers:
+            x = features[f"{name}{number}"] = self.layers[f"{name}{number}"](x)
+        return x
+
+
+def _layer(inputs: int, outputs: int, stride: int = 1, kernel: int = 3, padding: int = 1) -> nn.Sequential:
+    convolution = nn.Conv2d(inputs, outputs, kernel, stride, padding)
+    return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
