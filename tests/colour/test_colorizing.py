@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 from skimage.color import rgb2lab
 
-from pretext.colorizing import ColorizeSettings, _enlarged_rows, colorize, colorize_picture
+from colour.colorizing import ColorizeSettings, colorize, colorize_picture
+from colour.colourists import NetworkColourist
 from pretext.engine.checkpoint import save_checkpoint
 from pretext.errors import UserError
 from pretext.recipe import BackboneSettings, PretrainSettings, build_colorizer, colour_contract, load_pretrained
@@ -40,29 +41,19 @@ def picture(width: int, height: int, seed: int = 0) -> Image.Image:
 
 
 def test_full_resolution_and_own_lightness(model: Path) -> None:
-    colorizer = load_pretrained(model).colorizer
+    colourist = NetworkColourist(load_pretrained(model).colorizer, 64, temperature=1.0)
     original = picture(631, 547)  # more than two strips, no round number
-    coloured = colorize_picture(colorizer, original, 64, temperature=1.0)  # T = 1: faint colours, in gamut
+    coloured = colorize_picture(colourist, original)  # T = 1: faint colours, in gamut
     assert coloured.size == original.size and coloured.mode == "RGB"
     before, after = (rgb2lab(np.asarray(one))[..., 0] for one in (original, coloured))
     assert np.abs(before - after).max() < 1.0, "8-bit rounding moves L by less than 1 of 100"
     assert np.abs(np.asarray(original).astype(int) - np.asarray(coloured)).max() > 10, "but the colour is its own"
 
 
-@pytest.mark.parametrize("shape", [(3, 5, 20, 31), (7, 7, 7, 7), (9, 4, 5, 3)])
-def test_rows_are_enlarged_as_the_whole_is(shape: tuple[int, int, int, int]) -> None:
-    h, w, height, width = shape
-    ab = torch.rand(1, 2, h, w)
-    whole = torch.nn.functional.interpolate(ab, size=(height, width), mode="bilinear", align_corners=False)
-    for start, stop in ((0, 2), (2, height)):
-        part = _enlarged_rows(ab, slice(start, stop), height, width)
-        torch.testing.assert_close(part, whole[:, :, start:stop])
-
-
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (5000, 3)])
 def test_odd_shapes(model: Path, size: tuple[int, int]) -> None:
     original = Image.new("RGB", size, (120, 130, 140))
-    assert colorize_picture(load_pretrained(model).colorizer, original, 64).size == size
+    assert colorize_picture(NetworkColourist(load_pretrained(model).colorizer, 64), original).size == size
 
 
 def test_files_and_folders_keep_their_places(model: Path, tmp_path: Path) -> None:
@@ -73,7 +64,7 @@ def test_files_and_folders_keep_their_places(model: Path, tmp_path: Path) -> Non
     picture(30, 30).save(tmp_path / "a.bmp")
     out = tmp_path / "out"
     done = colorize(model, [source, tmp_path / "a.bmp"], ColorizeSettings(out=out))
-    assert [path.relative_to(out).as_posix() for path in done.written] == ["a.png", "a-2.png", "sub/b.png", "a-3.png"]
+    assert [path.relative_to(out).as_posix() for path in done.written] == ["a.jpg", "a.png", "sub/b.webp", "a-2.png"]
     assert Image.open(done.written[0]).size == (60, 40)
     sheet = Image.open(done.sheet)
     assert sheet.width > 3 * 320 and sheet.mode == "RGB"
@@ -88,9 +79,9 @@ def test_bad_pictures_are_skipped_and_listed(model: Path, tmp_path: Path) -> Non
     (source / "text.png").write_text("no picture")
     (source / "torn.jpg").write_bytes((source / "good.jpg").read_bytes()[:300])
     done = colorize(model, [source], ColorizeSettings(out=tmp_path / "out"))
-    assert [path.name for path in done.written] == ["good.png"]
+    assert [path.name for path in done.written] == ["good.jpg"]
     assert sorted(Path(error.key).name for error in done.skipped) == ["empty.jpg", "text.png", "torn.jpg"]
-    with pytest.raises(UserError, match="none of 1 pictures can be read"):
+    with pytest.raises(UserError, match="none of 1 pictures could be coloured"):
         colorize(model, [source / "empty.jpg"], ColorizeSettings(out=tmp_path / "out2"))
     assert not (tmp_path / "out2").exists()
 
@@ -100,11 +91,11 @@ def test_a_picture_is_never_overwritten(model: Path, tmp_path: Path) -> None:
         picture(20, 20).save(tmp_path / name)
     picture(20, 20).save(tmp_path / "b.jpg")
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
-    for given in (["a.png"], ["a.jpg", "a.png"], ["sheet.png"]):
+    for given in (["a.png"], ["a.jpg", "a.png"], ["sheet.png"], ["b.jpg"]):
         with pytest.raises(UserError, match="take the place of a picture"):
             colorize(model, [tmp_path / name for name in given], ColorizeSettings(out=tmp_path))
     with pytest.raises(UserError, match=r"sheet\.png: exists, and was not made by pretint"):
-        colorize(model, [tmp_path / "b.jpg"], ColorizeSettings(out=tmp_path))
+        colorize(model, [tmp_path / "b.jpg"], ColorizeSettings(out=tmp_path, format="png"))
     for out in (tmp_path, tmp_path / "below"):
         with pytest.raises(UserError, match="name a folder outside"):
             colorize(model, [tmp_path], ColorizeSettings(out=out))
