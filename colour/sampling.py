@@ -76,7 +76,7 @@ def draw(logits: Tensor, quantiles: Tensor, temperature: float = TEMPERATURE) ->
 def _inverse(probabilities: Tensor, quantile: Tensor) -> tuple[Tensor, Tensor]:
     """The point of a quantile where each bin is spread evenly over its step: (B, 1, h, w), and the bin."""
     total = probabilities.cumsum(1)
-    quantile = quantile * total[:, -1:]  # rounding: the last may not be 1
+    quantile = quantile.clamp_min(1e-7) * total[:, -1:]  # above 0, where bins lie that never occur; the last is about 1
     bin_ = (total < quantile).sum(1, keepdim=True).clamp_max(_SIDE - 1)
     mass = probabilities.gather(1, bin_)
     inside = 1 - (total.gather(1, bin_) - quantile) / mass.clamp_min(1e-30)

@@ -77,7 +77,9 @@ def in_jpeg(found: Metadata, notes: list[str]) -> tuple[bytes, bytes, bytes]:
     return b"Exif\0\0" + exif, xmp, segments
 
 
-def _renewed(exif: Image.Exif, size: tuple[int, int]) -> bytes:
+def _renewed(opened: Image.Exif, size: tuple[int, int]) -> bytes:
+    exif = Image.Exif()
+    exif.load(opened.tobytes())  # a copy: Pillow itself looks at the orientation when it loads a TIFF
     for tag in (*_STORAGE, _ORIENTATION):
         exif.pop(tag, None)
     exif[_MADE_BY] = SIGNATURE

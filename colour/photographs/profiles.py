@@ -100,6 +100,7 @@ def deep_transform(profile: bytes, gray: bool) -> Callable[[NDArray[Any]], NDArr
             colorspace="gray" if gray else "rgb",
             outcolorspace="rgb",
             outdtype=np.uint16,
+            flags=imagecodecs.CMS.FLAGS.NOOPTIMIZE,  # else by a table of 33 steps a side: 10 levels of 255 off
         )
         return converted[..., 1] if gray else converted
 

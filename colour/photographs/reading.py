@@ -277,7 +277,9 @@ def _resized(pixels: Image.Image | NDArray[Any], size: tuple[int, int]) -> Image
             means.append(columns / min(block[0], height - top))
         counts = np.diff(np.append(np.arange(0, width, block[1]), width))
         mean = np.stack(means) / (counts[:, None] if pixels.ndim == 3 else counts)
-        pixels = Image.fromarray(np.rint(mean / 257).astype(np.uint8))
+        blocks = Image.fromarray(np.rint(mean / 257).astype(np.uint8))
+        box = (0, 0, width / block[1], height / block[0])  # the last block may be a part of one
+        return blocks.resize(size, Image.Resampling.BICUBIC, box=box)
     return pixels.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
 
 
