@@ -9,7 +9,9 @@ linear value, which spreads the dark levels: they take a fourth of the time of p
 torch's, because strips are shared out among threads, and torch would stop at every step to share out that step.
 """
 
+import math
 import os
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -47,17 +49,17 @@ class Enlarged:
         width, self._height = size
         narrow = ab[0].float().cpu().numpy()
         left, right, share = _between(narrow.shape[2], width, 0, width)
-        self._wide = narrow[:, :, left]
-        self._wide += (narrow[:, :, right] - self._wide) * share
+        self._wide = narrow.take(left, axis=2)  # not narrow[:, :, left], which lies in memory by columns
+        self._wide += (narrow.take(right, axis=2) - self._wide) * share
+        self._steps = np.diff(self._wide, axis=1, append=self._wide[:, -1:])
 
     def rows(self, top: int, bottom: int) -> Floats:
         """(2, bottom - top, W)."""
-        above, below, share = _between(self._wide.shape[1], self._height, top, bottom)
-        mixed: Floats = self._wide[:, above]
-        difference = self._wide[:, below]
-        difference -= mixed
-        difference *= share[:, None]
-        mixed += difference
+        above, _, share = _between(self._wide.shape[1], self._height, top, bottom)
+        mixed = np.empty((2, bottom - top, self._wide.shape[2]), np.float32)
+        for row, (one, part) in enumerate(zip(above, share, strict=True)):
+            np.multiply(self._steps[:, one], part, out=mixed[:, row])
+            mixed[:, row] += self._wide[:, one]
         return mixed
 
 
@@ -77,28 +79,50 @@ def join_rows(rows: Rows, ab: Floats) -> Rows:
     """
     if rows.dtype == np.uint16:
         return _join_deep(rows, ab)
-    tables = _tables()
+    tables, shape = _tables(), rows.shape[:2]
+    place = _scratch("places", np.intp, shape)
+    x, y, z, linear, part = _scratch("values", np.float32, (5, *shape))
     if rows.ndim == 2:
-        fy = tables.gray.take(rows, mode="clip")
+        _look_up(tables.gray, rows, place, y)
     else:
-        y = tables.red.take(rows[..., 0], mode="clip")
-        y += tables.green.take(rows[..., 1], mode="clip")
-        y += tables.blue.take(rows[..., 2], mode="clip")
-        fy = tables.root.take(_steps(y), mode="clip")
-    fx = ab[0] * np.float32(1 / 500)
+        _look_up(tables.red, rows[..., 0], place, y)
+        y += _look_up(tables.green, rows[..., 1], place, part)
+        y += _look_up(tables.blue, rows[..., 2], place, part)
+    fy = _look_up(tables.root, np.sqrt(y, out=y), place, y)
+    fx = np.multiply(ab[0], 1 / 500, out=x)
     fx += fy
-    fz = ab[1] * np.float32(-1 / 200)
+    fz = np.multiply(ab[1], -1 / 200, out=z)
     fz += fy
-    xyz = [_cubed(f) for f in (fx, fy, np.maximum(fz, 0, out=fz))]
-    result = np.empty((*rows.shape[:2], 3), np.uint8)
-    linear, part = np.empty_like(fy), np.empty_like(fy)
-    for channel, weights in enumerate(tables.rgb_from_xyz):
-        np.multiply(xyz[0], weights[0], out=linear)
-        for one, weight in zip(xyz[1:], weights[1:], strict=True):
-            linear += np.multiply(one, weight, out=part)
-        np.clip(linear, 0, 1, out=linear)
-        result[..., channel] = tables.level.take(_steps(linear), mode="clip")
+    np.maximum(fz, 0, out=fz)
+    for f in (fx, fy, fz):
+        _cube(f, linear, part)
+    result = np.empty((*shape, 3), np.uint8)
+    levels = _scratch("levels", np.uint8, shape)
+    for channel, (of_x, of_y, of_z) in enumerate(tables.rgb_from_xyz):
+        np.multiply(x, of_x, out=linear)
+        linear += np.multiply(y, of_y, out=part)
+        linear += np.multiply(z, of_z, out=part)
+        np.clip(linear, 0, _STEPS**2, out=linear)
+        result[..., channel] = _look_up(tables.level, np.sqrt(linear, out=linear), place, levels)
     return result
+
+
+def _look_up(table: NDArray[Any], where: NDArray[Any], place: NDArray[np.intp], out: NDArray[Any]) -> NDArray[Any]:
+    np.copyto(place, where, casting="unsafe")
+    return table.take(place, mode="clip", out=out)
+
+
+_OWN = threading.local()
+
+
+def _scratch(name: str, dtype: type, shape: tuple[int, ...]) -> NDArray[Any]:
+    """This thread's memory of that name, contents undefined: to take fresh memory costs more than the arithmetic."""
+    held: NDArray[Any] | None = getattr(_OWN, name, None)
+    needed = math.prod(shape)
+    if held is None or held.size < needed:
+        held = np.empty(needed, dtype)
+        setattr(_OWN, name, held)
+    return held[:needed].reshape(shape)
 
 
 def lightness_of(rows: Rows) -> Tensor:
@@ -161,44 +185,43 @@ def _join_deep(rows: Rows, ab: Floats) -> Rows:
     return (lab_to_rgb(lab)[0].permute(1, 2, 0).numpy() * 65535 + 0.5).astype(np.uint16)
 
 
-def _steps(linear: Floats) -> NDArray[np.int32]:
-    """Where values in [0, 1] lie in the tables; changes them."""
-    np.sqrt(linear, out=linear)
-    linear *= _STEPS
-    linear += 0.5
-    return linear.astype(np.int32)
-
-
-def _cubed(f: Floats) -> Floats:
-    """The inverse of f of CIE Lab: f^3, with the part below the bend exchanged for the line that goes on there.
+def _cube(f: Floats, low: Floats, part: Floats) -> None:
+    """The inverse of f of CIE Lab, in place: f^3, its part below the bend exchanged for the line that goes on there.
 
     Without ``np.where``, which would take longer than all of this.
+
+    Args:
+        f: (rows, W).
+        low: of that shape, overwritten.
+        part: of that shape, overwritten.
     """
-    low = np.minimum(f, np.float32(_LINEAR_BELOW))
-    cubed = f * f
-    cubed *= f
-    correction = low * low  # low^3 - low / 7.787 - constant, by Horner's rule
-    correction -= np.float32(1 / 7.787)
-    correction *= low
+    np.minimum(f, _LINEAR_BELOW, out=low)
+    np.multiply(f, f, out=part)
+    f *= part
+    np.multiply(low, low, out=part)  # low^3 - low / 7.787 - constant, by Horner's rule
+    part -= 1 / 7.787
+    part *= low
     bend = _LINEAR_BELOW**3 - (_LINEAR_BELOW - 16 / 116) / 7.787  # of 5e-8
-    correction -= np.float32(bend - 16 / 116 / 7.787)
-    cubed -= correction
-    return cubed
+    part -= bend - 16 / 116 / 7.787
+    f -= part
 
 
 class _Tables(NamedTuple):
-    """What 8-bit joining looks up."""
+    """What 8-bit joining looks up.
+
+    Linear values are in units of 1 / _STEPS ^ 2: their root, cut, is a place in a table.
+    """
 
     red: Floats
     """(256,): what a level of red adds to Y."""
     green: Floats
     blue: Floats
     gray: Floats
-    """(256,): f(Y) of gray levels."""
+    """(256,): Y of gray levels."""
     root: Floats
-    """f(Y) over the root of Y."""
+    """f(Y) by the root of Y."""
     level: NDArray[np.uint8]
-    """sRGB levels over the root of linear values."""
+    """sRGB levels by the root of linear values."""
     rgb_from_xyz: NDArray[np.float32]
     """(3, 3): from X / Xn, Y / Yn, Z / Zn to linear sRGB."""
 
@@ -208,18 +231,18 @@ def _tables() -> _Tables:
     """With the constants of pretext.color."""
     levels = np.arange(256) / 255
     curve = np.where(levels > 0.04045, ((levels + 0.055) / 1.055) ** 2.4, levels / 12.92)
-    linear = (np.arange(_STEPS + 2) / _STEPS) ** 2  # white may come out a step above 1
+    linear = ((np.arange(_STEPS + 2) + 0.5) / _STEPS) ** 2  # white may come out a step above 1
     root = np.where(linear > 0.008856, np.cbrt(linear), 7.787 * linear + 16 / 116)
     gamma = np.where(linear > 0.0031308, 1.055 * linear ** (1 / 2.4) - 0.055, 12.92 * linear)
     xyz = np.array([[0.412453, 0.357580, 0.180423], [0.212671, 0.715160, 0.072169], [0.019334, 0.119193, 0.950227]])
-    fy = (lightness_of(np.arange(256, dtype=np.uint8)[None]).numpy().ravel() + 16) / 116
-    red, green, blue = ((curve * weight).astype(np.float32) for weight in xyz[1])
+    red, green, blue = ((curve * weight * _STEPS**2).astype(np.float32) for weight in xyz[1])
+    back = np.linalg.inv(xyz) * np.array([0.95047, 1.0, 1.08883]) * _STEPS**2
     return _Tables(
         red,
         green,
         blue,
-        gray=fy.astype(np.float32),
+        gray=(curve * xyz[1].sum() * _STEPS**2).astype(np.float32),
         root=root.astype(np.float32),
         level=np.rint(gamma.clip(0, 1) * 255).astype(np.uint8),
-        rgb_from_xyz=(np.linalg.inv(xyz) * np.array([0.95047, 1.0, 1.08883])).astype(np.float32),
+        rgb_from_xyz=back.astype(np.float32),
     )
