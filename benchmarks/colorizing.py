@@ -1,7 +1,7 @@
 """Colouring a 12-megapixel JPEG, everything but the network: time and memory.
 
-Ours is what ``pretint colorize`` does: open, reduce for the network, join colours (256 x 341, as a network gives them) to
-the full-resolution lightness, write a JPEG of quality 95, 4:4:4. The plain way is the same by scikit-image, whole
+Ours is what ``pretint colorize`` does: open, reduce for the network, join colours (256 x 341, as a network gives them)
+to the full-resolution lightness, write a JPEG of quality 95, 4:4:4. The plain way is the same by scikit-image, whole
 pictures in float64: ``rgb2lab``, colours enlarged, ``lab2rgb``. The floor is only decoding and encoding the file.
 Memory is the peak beyond what is there before; see ``benchmarks.loss``.
 """
