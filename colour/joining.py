@@ -6,7 +6,8 @@ of rounding; what float32 and the tables of 8-bit pictures add is below 0.01 of 
 
 An 8-bit strip is a chain of element-wise steps that stays in the cache. Two of them are tables over the root of a
 linear value, which spreads the dark levels: they take a fourth of the time of powers. It is NumPy's work and not
-torch's, because strips are shared out among threads, and torch would stop at every step to share out that step.
+torch's (the constants are those of ``pretext.color``), because strips are shared out among threads, and torch would
+stop at every step to share out that step.
 """
 
 import math
@@ -23,8 +24,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from pretext.color import lab_to_rgb, rgb_to_lightness
-
 Rows = NDArray[Any]
 """(rows, W) gray or (rows, W, 3) sRGB, uint8 or uint16."""
 Floats = NDArray[np.float32]
@@ -32,6 +31,8 @@ T = TypeVar("T")
 
 _STRIP = 1 << 17  # pixels that are joined at once: they and what is made of them stay in a cache
 _STEPS = 65535  # of the tables
+_XYZ_FROM_RGB = ((0.412453, 0.357580, 0.180423), (0.212671, 0.715160, 0.072169), (0.019334, 0.119193, 0.950227))
+_WHITE = (0.95047, 1.0, 1.08883)
 _LINEAR_BELOW = 0.2068966  # where f of CIE Lab stops being a cube root; as in pretext.color
 
 
@@ -125,13 +126,6 @@ def _scratch(name: str, dtype: type, shape: tuple[int, ...]) -> NDArray[Any]:
     return held[:needed].reshape(shape)
 
 
-def lightness_of(rows: Rows) -> Tensor:
-    """L, float64 (1, 1, rows, W), of rows of 8 or 16 bits."""
-    values = torch.from_numpy(rows.astype(np.float64)) / np.iinfo(rows.dtype).max
-    rgb = values[None].expand(3, -1, -1) if values.ndim == 2 else values.permute(2, 0, 1)
-    return rgb_to_lightness(rgb[None])
-
-
 def join_picture(picture: Image.Image, ab: Tensor) -> Image.Image:
     """A picture with its own L and new colours.
 
@@ -181,8 +175,32 @@ def in_strips(size: tuple[int, int], job: Callable[[int, int], T]) -> Iterator[T
 
 def _join_deep(rows: Rows, ab: Floats) -> Rows:
     """Of 16 bits: a level is so small that nothing but float64 gets all of them right."""
-    lab = torch.cat((lightness_of(rows), torch.from_numpy(ab.astype(np.float64))[None]), dim=1)
-    return (lab_to_rgb(lab)[0].permute(1, 2, 0).numpy() * 65535 + 0.5).astype(np.uint16)
+    curve, to_y, rgb_from_xyz = _deep_tables()
+    linear = curve.take(rows)
+    y = linear * to_y.sum() if rows.ndim == 2 else sum(linear[..., one] * to_y[one] for one in range(3))
+    fy = np.where(y > 0.008856, np.cbrt(y), 7.787 * y + 16 / 116)
+    xyz = []
+    for f in (fy + ab[0].astype(np.float64) / 500, fy, np.maximum(fy - ab[1].astype(np.float64) / 200, 0)):
+        xyz.append(np.where(f > _LINEAR_BELOW, f * f * f, (f - 16 / 116) / 7.787))
+    result = np.empty((*rows.shape[:2], 3), np.uint16)
+    for channel, weights in enumerate(rgb_from_xyz):
+        value = sum(one * weight for one, weight in zip(xyz, weights, strict=True))
+        bright = np.maximum(value, 0.0031308) ** (1 / 2.4) * 1.055 - 0.055
+        result[..., channel] = np.where(value > 0.0031308, bright, 12.92 * value).clip(0, 1) * 65535 + 0.5
+    return result
+
+
+@cache
+def _deep_tables() -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Linear values of all levels of 16 bits; the weights that give Y; the matrix of ``_Tables.rgb_from_xyz``."""
+    xyz = np.array(_XYZ_FROM_RGB)
+    return _curve(65535), xyz[1], np.linalg.inv(xyz) * np.array(_WHITE)
+
+
+def _curve(most: int) -> NDArray[np.float64]:
+    """(most + 1,): linear values of sRGB levels."""
+    levels = np.arange(most + 1) / most
+    return np.where(levels > 0.04045, ((levels + 0.055) / 1.055) ** 2.4, levels / 12.92)
 
 
 def _cube(f: Floats, low: Floats, part: Floats) -> None:
@@ -229,14 +247,12 @@ class _Tables(NamedTuple):
 @cache
 def _tables() -> _Tables:
     """With the constants of pretext.color."""
-    levels = np.arange(256) / 255
-    curve = np.where(levels > 0.04045, ((levels + 0.055) / 1.055) ** 2.4, levels / 12.92)
+    curve, xyz = _curve(255), np.array(_XYZ_FROM_RGB)
     linear = ((np.arange(_STEPS + 2) + 0.5) / _STEPS) ** 2  # white may come out a step above 1
     root = np.where(linear > 0.008856, np.cbrt(linear), 7.787 * linear + 16 / 116)
     gamma = np.where(linear > 0.0031308, 1.055 * linear ** (1 / 2.4) - 0.055, 12.92 * linear)
-    xyz = np.array([[0.412453, 0.357580, 0.180423], [0.212671, 0.715160, 0.072169], [0.019334, 0.119193, 0.950227]])
     red, green, blue = ((curve * weight * _STEPS**2).astype(np.float32) for weight in xyz[1])
-    back = np.linalg.inv(xyz) * np.array([0.95047, 1.0, 1.08883]) * _STEPS**2
+    back = np.linalg.inv(xyz) * np.array(_WHITE) * _STEPS**2
     return _Tables(
         red,
         green,
