@@ -1,7 +1,6 @@
 from .backbones import Backbone, Stage, build_backbone
 from .color import lab_to_rgb, rgb_to_lab
 from .colorizer import Colorizer
-from .colorizing import ColorizeSettings, colorize, colorize_picture
 from .engine.interrupt import Ending
 from .errors import PictureError, UserError
 from .gamut import Gamut
@@ -21,7 +20,6 @@ __all__ = [
     "Bundled",
     "ClassFolder",
     "Classification",
-    "ColorizeSettings",
     "Colorizer",
     "Ending",
     "ExportSettings",
@@ -40,8 +38,6 @@ __all__ = [
     "Stage",
     "UserError",
     "build_backbone",
-    "colorize",
-    "colorize_picture",
     "estimate_prior",
     "export",
     "import_weights",

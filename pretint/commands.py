@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pretext.errors import UserError
 from pretext.settings import Positional, parse_command
-from pretint.printing import judged, say, skips
+from pretint.printing import complain, judged, say, skips
 from pretint.reading import Command, NoSettings, name_of, read, understood
 
 # Each command imports its job only when it is called: --help must not wait for torch.
@@ -133,17 +133,24 @@ def table(arguments: Sequence[str]) -> int:
 
 
 def colorize(arguments: Sequence[str]) -> int:
-    """Colour pictures, and show them: gray, coloured, original."""
-    from pretext.colorizing import ColorizeSettings
-    from pretext.colorizing import colorize as job
+    """Colour photographs, and show them: gray, coloured, original."""
+    from colour.colorizing import FOLDER, ColorizeSettings
+    from colour.colorizing import colorize as job
 
-    model = Positional("model", "a run, or a checkpoint file")
-    pictures = Positional("pictures", "picture files, and folders of them", nargs="+")
+    model = Positional("model", "a run, a checkpoint, exported weights, or published ones of ECCV16 or SIGGRAPH17")
+    pictures = Positional("pictures", "picture files, folders of them, patterns; - is standard input", nargs="+")
     (run, paths), settings = read(colorize, ColorizeSettings, [model, pictures], arguments)
     done = job(run, paths, settings)
-    say(*skips([(error.key, error.reason) for error in done.skipped]))
-    say(f"{len(done.written)} coloured pictures: {settings.out}", f"side by side: {done.sheet}")
-    return 0
+    if done.streamed:  # standard output is the picture
+        complain(*(f"{key}: {note}" for key, note in done.notes))
+        return 0
+    say(*(f"{key}: {note}" for key, note in done.notes))
+    if done.skipped:
+        say(f"{len(done.skipped)} without a result:", *(f"  {error}" for error in done.skipped))
+    say(f"{len(done.written)} coloured pictures: {settings.out or FOLDER}")
+    if done.sheet:
+        say(f"side by side: {done.sheet}")
+    return 1 if done.skipped else 0
 
 
 def report(arguments: Sequence[str]) -> int:

@@ -28,6 +28,13 @@ def say(*lines: str | Table) -> None:
             console.print(line, **PLAIN)
 
 
+def complain(*lines: str) -> None:
+    """Print lines on standard error."""
+    console = Console(stderr=True)
+    for line in lines:
+        console.print(line, **PLAIN)
+
+
 def skips(skipped: Sequence[Sequence[str]], reason: str = "skipped, because they cannot be read") -> list[str]:
     """The pictures that could not be read, or what else is wrong with them, listed."""
     if not skipped:

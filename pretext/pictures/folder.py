@@ -51,6 +51,10 @@ class Files:
                 self.key(index), f"cannot be read: {getattr(problem, 'strerror', 'too large')}"
             ) from problem
 
+    def path(self, index: int) -> bytes:
+        """Where picture ``index`` lies, relative to the root."""
+        return self._paths[index]
+
     def key(self, index: int) -> str:
         """The path of picture ``index`` relative to the root; bytes not UTF-8 read ``\\xNN``."""
         return readable(self._paths[index])

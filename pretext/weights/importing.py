@@ -13,10 +13,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from pretext.backbones import build_backbone
+from pretext.colorizer import NoHead
 from pretext.engine.run import held_run, keep_checkpoint
 from pretext.errors import UserError
 from pretext.gamut import bin_centres
-from pretext.recipe import BACKBONE, PretrainSettings, build_colorizer, colour_contract
+from pretext.recipe import BACKBONE, Pretrained, PretrainSettings, build_colorizer, colour_contract
 from pretext.settings import plain
 from pretext.versions import versions
 from pretext.weights.releases import RELEASES, Release, Weights
@@ -25,6 +26,10 @@ _NESTED = (("classy_state_dict", "base_model", "model", "trunk"), ("model_state_
 _COUNTER = "num_batches_tracked"  # of batch norms: files that came from Caffe have none, and evaluation needs none
 _ENOUGH = 0.5  # a file that holds fewer of a release's keys is taken for another's
 _NAMED = 4
+
+
+class UnknownWeights(UserError):
+    """A file that holds no weights by name, or none of a release known."""
 
 
 class Imported(NamedTuple):
@@ -84,10 +89,46 @@ def import_weights(file: Path, run: Path, settings: ImportSettings | None = None
         UserError: the file cannot be read without running code in it, is of no release known, or one of its
             weights is missing, unknown, of another shape or not finite; the folder is taken.
     """
+    state = _published(file, settings or ImportSettings())
+    _write(run, state.recipe, state.parts, state.prior, file)
+    head = bool(state.release.head)
+    return Imported(
+        run, state.release.title, state.used, list(state.release.aside), state.absent, state.notes, has_head=head
+    )
+
+
+def load_published(file: Path) -> Pretrained:
+    """The colorizer of published weights, on the CPU, in eval mode, without a run; see ``import_weights``.
+
+    Raises:
+        UnknownWeights: the file is of no release known.
+        UserError: as ``import_weights``.
+    """
+    state = _published(file, ImportSettings())
+    colorizer = build_colorizer(state.recipe, state.prior)
+    colorizer.load_state_dict(state.parts["model"], strict=bool(state.release.head))
+    if not state.release.head:
+        colorizer.head = NoHead(str(file))
+    return Pretrained(colorizer.eval(), state.recipe, state.prior, 0, bool(state.release.head))
+
+
+class _State(NamedTuple):
+    """What a checkpoint of published weights holds, and how it came about."""
+
+    release: Release
+    recipe: PretrainSettings
+    parts: dict[str, Any]
+    prior: Tensor
+    used: list[str]
+    absent: list[str]
+    notes: list[str]
+
+
+def _published(file: Path, settings: ImportSettings) -> _State:
     weights = _read(file)
     release, names = _recognise(file, weights)
     _check(file, weights, release, names)
-    recipe, centring = _centred(file, release, settings or ImportSettings())
+    recipe, centring = _centred(file, release, settings)
     model = {ours: weights[key].to(like.dtype) for ours, (key, like) in names.items() if key in weights}
     absent = [key for key, _ in names.values() if key not in weights]
     model |= {ours: torch.zeros_like(like, device="cpu") for ours, (key, like) in names.items() if key in absent}
@@ -101,9 +142,9 @@ def import_weights(file: Path, run: Path, settings: ImportSettings | None = None
     if release.head:  # the objective's own values are no one's weights, but a checkpoint has them
         fresh = build_colorizer(recipe, prior).state_dict()
         model |= {name: value for name, value in fresh.items() if name.startswith("objective.")}
-    _write(run, recipe, {"model": model, "aside": aside, "head": bool(release.head)}, prior, file)
     used = [key for key, _ in names.values() if key in weights]
-    return Imported(run, release.title, used, list(release.aside), absent, notes, bool(release.head))
+    parts = {"model": model, "aside": aside, "head": bool(release.head)}
+    return _State(release, recipe, parts, prior, used, absent, notes)
 
 
 def _centred(file: Path, release: Release, settings: ImportSettings) -> tuple[PretrainSettings, list[str]]:
@@ -142,13 +183,13 @@ def _read(file: Path) -> Weights:
     except pickle.UnpicklingError as error:
         found = re.search(r"(?:GLOBAL|global) (\S+)", str(error))
         if found is None:
-            raise UserError(f"{file}: no PyTorch file, or a damaged one; download it again") from error
+            raise UnknownWeights(f"{file}: no PyTorch file, or a damaged one; download it again") from error
         raise UserError(
             f"{file}: holds {found[1]}, not only tensors, and reading that would run code in it; if you trust its "
             "maker, load it in a place of its own and save the tensors alone with safetensors.torch.save_file"
         ) from error
     except Exception as error:  # a file of unknown origin fails in as many ways as there are readers
-        raise UserError(f"{file}: no file of weights (.pth, .torch, .safetensors), or a damaged one") from error
+        raise UnknownWeights(f"{file}: no file of weights (.pth, .torch, .safetensors), or a damaged one") from error
     for path in _NESTED:
         inner = stored
         for step in path:
@@ -156,7 +197,7 @@ def _read(file: Path) -> Weights:
         if isinstance(inner, dict):
             stored = inner
     if not isinstance(stored, dict):
-        raise UserError(f"{file}: holds no weights by name but a {type(stored).__name__}")
+        raise UnknownWeights(f"{file}: holds no weights by name but a {type(stored).__name__}")
     return {str(key).removeprefix("module."): value for key, value in stored.items() if _is_plain(value)}
 
 
@@ -175,7 +216,7 @@ def _recognise(file: Path, weights: Weights) -> tuple[Release, dict[str, tuple[s
     if score < _ENOUGH:
         known = "; ".join(release.title for release in RELEASES)
         first = f" (its first key: {min(weights)})" if weights else ""
-        raise UserError(
+        raise UnknownWeights(
             f"{file}: weights of no release known{first}; known are: {known}. Those of a timm model are given as "
             "backbone.weights"
         )

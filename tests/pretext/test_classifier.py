@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.nn import functional as F
 
+from colour.colorizing import ColorizeSettings, colorize
 from pretext.backbones import build_backbone
 from pretext.classifier import Classifier, label_health
 from pretext.color import rgb_to_lightness
-from pretext.colorizing import ColorizeSettings, colorize
 from pretext.engine.checkpoint import load_checkpoint, save_checkpoint
 from pretext.engine.device import Place
 from pretext.engine.journal import read_journal

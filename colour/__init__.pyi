@@ -1,0 +1,18 @@
+from .colorizing import ColorizeSettings, Coloured, colorize
+from .colourists import Colourist, Hint, NetworkColourist, open_colourist
+from .joining import join_picture
+from .photographs import Photograph, open_photograph, write_photograph
+
+__all__ = [
+    "ColorizeSettings",
+    "Coloured",
+    "Colourist",
+    "Hint",
+    "NetworkColourist",
+    "Photograph",
+    "colorize",
+    "join_picture",
+    "open_colourist",
+    "open_photograph",
+    "write_photograph",
+]

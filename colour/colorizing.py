@@ -1,0 +1,299 @@
+"""The job that colours photographs."""
+
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from colour.colourists import LARGEST, Hint, NetworkColourist, open_colourist
+from colour.hints import check_hints, read_hints
+from colour.joining import join_picture
+from colour.listing import STANDARD, Job, beside, list_jobs
+from colour.photographs import Format, Photograph, open_photograph, write_photograph
+from colour.photographs.reading import MEGAPIXELS
+from colour.photographs.writing import QUALITY, in_memory
+from colour.sampling import draw, entropy, quantile_fields
+from pretext.colorizer import resample
+from pretext.engine.progress import progress
+from pretext.errors import PictureError, UserError
+from pretext.files import write_png
+from pretext.gamut import TEMPERATURE, bin_centres
+from pretext.sheet import contact_sheet
+
+SHEET = "sheet.png"
+"""The file, in the folder of results, that shows them side by side."""
+FOLDER = Path("coloured")
+"""Where results go if nobody says else."""
+
+_SHEET_ROWS = 24
+_CELL = 320
+_HELD = 60e6  # pixels of photographs that wait for others of their size
+_PALE = 2.0  # Lab units: less cannot be seen
+
+
+@dataclass
+class ColorizeSettings:
+    """How pictures are coloured.
+
+    Args:
+        out: folder for the coloured pictures and the sheet that shows them (default: coloured); - is standard output,
+            which is also the default where the picture is standard input.
+        format: of the files: jpeg, png, webp, tiff; auto takes the picture's own, or PNG where that has no colour.
+        quality: of JPEG and lossy WebP, 1 to 100.
+        size: shorter side, in pixels, at which the network sees a picture; 0 takes the size at which it
+            was trained to. The result has the full resolution of the input.
+        temperature: of the annealed mean: towards 0 more vivid, 1 more cautious.
+        saturation: factor on the colours: 0 is gray, 1 as predicted.
+        samples: how many more colourings of each picture are drawn from what the network holds likely.
+        uncertainty: write beside each picture how unsure the network is of each place.
+        hints: a YAML file of colours given in places of a single picture, for a network that takes them.
+        first_frame: of an animation or of several pages colour the first; else it is refused.
+        megapixels: the largest picture that is opened.
+        sheet: write sheet.png, the pictures side by side: gray, coloured, original.
+        batch: how many pictures of one size the network sees at once; 0 is 8 on a GPU, else 1.
+        seed: of the samples.
+        device: auto (the GPU if there is one), cpu, cuda, ...
+    """
+
+    out: Path | None = None
+    format: Literal["auto", "jpeg", "png", "webp", "tiff"] = "auto"
+    quality: int = QUALITY
+    size: int = 0
+    temperature: float = TEMPERATURE
+    saturation: float = 1.0
+    samples: int = 0
+    uncertainty: bool = False
+    hints: Path | None = None
+    first_frame: bool = False
+    megapixels: float = MEGAPIXELS
+    sheet: bool = True
+    batch: int = 0
+    seed: int = 0
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.size <= LARGEST:
+            raise UserError(f"size is {self.size}: it must lie in [0, {LARGEST}]")
+        if not 0 < self.temperature < math.inf:
+            raise UserError(f"temperature is {self.temperature}: it must be above 0, and finite")
+        if not 0 <= self.saturation <= 10:
+            raise UserError(f"saturation is {self.saturation}: it must lie in [0, 10]")
+        if not 1 <= self.quality <= 100:
+            raise UserError(f"quality is {self.quality}: it must lie in [1, 100]")
+        if not 0 <= self.samples <= 100:
+            raise UserError(f"samples is {self.samples}: it must lie in [0, 100]")
+        if not 0 < self.megapixels < math.inf:
+            raise UserError(f"megapixels is {self.megapixels}: it must be above 0, and finite")
+        if not 0 <= self.batch <= 1024:
+            raise UserError(f"batch is {self.batch}: it must lie in [0, 1024]")
+        if not 0 <= self.seed < 2**62:
+            raise UserError(f"seed is {self.seed}: it must lie in [0, 2^62)")
+
+
+class Coloured(NamedTuple):
+    """What a call did."""
+
+    written: list[Path]
+    """The coloured pictures; samples and maps of uncertainty lie beside them. Empty for standard output."""
+    sheet: Path | None
+    skipped: list[PictureError]
+    """Pictures without a result, and why."""
+    notes: list[tuple[str, str]]
+    """Of a picture: what was done to it, or could not be kept."""
+    streamed: bool = False
+    """Whether the result went to standard output."""
+
+
+def colorize(model: Path, pictures: Sequence[Path], settings: ColorizeSettings) -> Coloured:
+    """Colour files, all pictures in folders, and standard input.
+
+    Args:
+        model: a run, a checkpoint, an exported .safetensors, or published weights of ECCV16 or SIGGRAPH17.
+        pictures: files, folders, patterns; - is standard input. A picture keeps its place below its folder.
+        settings: how, and where to.
+
+    Returns:
+        What was written, and which pictures have no result.
+
+    Raises:
+        UserError: a path does not exist, no picture could be coloured, a result would take the place of a file that is
+            not ours, or the network cannot do what is asked.
+    """
+    streamed = settings.out == STANDARD or (settings.out is None and list(pictures) == [STANDARD])
+    if streamed and (len(pictures) != 1 or pictures[0].is_dir() or settings.samples or settings.uncertainty):
+        raise UserError("standard output takes one picture, without samples or uncertainty; name a folder with --out")
+    if streamed and sys.stdout.isatty():
+        raise UserError("a picture on a terminal cannot be read; redirect it, or name a folder with --out")
+    colourist = open_colourist(model, settings.device, settings.size, settings.temperature)
+    hints = read_hints(settings.hints) if settings.hints else []
+    _check_abilities(colourist, model, settings)
+    return _Colouring(colourist, hints, settings, streamed).run(pictures)
+
+
+def colorize_picture(colourist: NetworkColourist, picture: Image.Image, saturation: float = 1.0) -> Image.Image:
+    """Colour one picture, RGB, whose own L the result has, RGB too. (A predicted colour that sRGB does not have at that
+    L is clipped, which moves L.)
+    """
+    photograph = Photograph.of(picture)
+    return join_picture(picture, saturation * colourist(photograph.seen(colourist.seen_size(picture.size))))
+
+
+def _check_abilities(colourist: NetworkColourist, model: Path, settings: ColorizeSettings) -> None:
+    if settings.hints and not colourist.takes_hints:
+        raise UserError(f"{model}: its network takes no hints; siggraph17 does. Leave --hints out")
+    if (settings.samples or settings.uncertainty) and not colourist.has_distribution:
+        raise UserError(
+            f"{model}: its network predicts one colour, and not how likely others are: there is nothing to draw from; "
+            "leave --samples and --uncertainty out, or take a network that learnt classification"
+        )
+
+
+class _Opened(NamedTuple):
+    """A photograph that waits to be coloured."""
+
+    job: Job
+    photograph: Photograph
+    lightness: Tensor
+
+
+class _Colouring:
+    """One call: photographs are opened one by one, and coloured as soon as enough of one seen size are there."""
+
+    def __init__(
+        self, colourist: NetworkColourist, hints: list[Hint], settings: ColorizeSettings, streamed: bool
+    ) -> None:
+        self.colourist, self.hints, self.settings, self.streamed = colourist, hints, settings, streamed
+        self.batch = settings.batch or (1 if colourist.device.type == "cpu" else 8)
+        self.folder = settings.out or FOLDER
+        self.waiting: dict[tuple[int, int], list[_Opened]] = {}
+        self.rows: list[list[Image.Image]] = []
+        self.done = Coloured([], None, [], [], streamed)
+
+    def run(self, pictures: Sequence[Path]) -> Coloured:
+        """Colour all."""
+        jobs = self.jobs(pictures)
+        if self.hints and len(jobs) != 1:
+            raise UserError(f"hints are for one picture, and {len(jobs)} were given; colour that one alone")
+        with progress("colorize", len(jobs), "pictures") as advance:
+            for number, job in enumerate(jobs, 1):
+                finished = self.open(job) + (self.flush() if number == len(jobs) else 0)
+                advance(finished, "")
+        if not self.done.written and not (self.streamed and not self.done.skipped):
+            raise UserError(f"none of {len(jobs)} pictures could be coloured; the first: {self.done.skipped[0]}")
+        if not self.rows:
+            return self.done
+        sheet = self.folder / SHEET
+        titles = ("gray", "coloured", "original")
+        write_png(sheet, contact_sheet(self.rows, titles, cell=_CELL, across=1 + (len(self.rows) > 4)))
+        return self.done._replace(sheet=sheet)
+
+    def jobs(self, pictures: Sequence[Path]) -> list[Job]:
+        """What there is to do."""
+        asked: Format | None = None if self.settings.format == "auto" else self.settings.format
+        if self.streamed:
+            return [Job(pictures[0], STANDARD, asked or "png")]
+        others = [(f"sample{number}", "") for number in range(1, self.settings.samples + 1)]
+        others += [("uncertainty", ".png")] if self.settings.uncertainty else []
+        return list_jobs(pictures, self.folder, asked, others, self.folder / SHEET if self.settings.sheet else None)
+
+    def open(self, job: Job) -> int:
+        """Open a picture, and colour those that have waited for it; gives how many are finished."""
+        settings = self.settings
+        key = "standard input" if job.source == STANDARD else str(job.source)
+        try:
+            file = sys.stdin.buffer.read() if job.source == STANDARD else job.source
+            photograph = open_photograph(file, key, settings.megapixels, settings.first_frame)
+        except PictureError as error:
+            self.done.skipped.append(error)
+            return 1
+        self.done.notes.extend((key, note) for note in photograph.notes)
+        seen = self.colourist.seen_size(photograph.size)
+        group = self.waiting.setdefault(seen, [])
+        group.append(_Opened(job, photograph, photograph.seen(seen)))
+        if len(group) >= self.batch:
+            return self.colour(self.waiting.pop(seen))
+        held = sum(math.prod(one.photograph.size) for ones in self.waiting.values() for one in ones)
+        return self.flush() if held > _HELD else 0
+
+    def flush(self) -> int:
+        """Colour all that waits."""
+        groups, self.waiting = self.waiting, {}
+        return sum(self.colour(group) for group in groups.values())
+
+    def colour(self, group: list[_Opened]) -> int:
+        """Colour pictures of one seen size; gives how many."""
+        lightness = torch.cat([one.lightness for one in group])
+        try:
+            if self.hints:
+                check_hints(self.hints, group[0].photograph.size)
+                ab = self.colourist.with_hints(lightness, self.hints, group[0].photograph.size)
+            else:
+                ab = self.colourist(lightness)
+            needed = self.settings.samples or self.settings.uncertainty
+            logits = self.colourist.logits(lightness) if needed else None
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                f"the GPU has no room for {len(group)} pictures at {lightness.shape[3]} x {lightness.shape[2]}; "
+                "lower --size or --batch"
+            ) from error
+        for number, one in enumerate(group):
+            try:
+                self.finish(one, ab[number : number + 1], None if logits is None else logits[number : number + 1])
+            except PictureError as error:
+                self.done.skipped.append(error)
+            except MemoryError:
+                self.done.skipped.append(PictureError(one.photograph.key, "larger than memory allows"))
+        return len(group)
+
+    def finish(self, one: _Opened, ab: Tensor, logits: Tensor | None) -> None:
+        """Write all results of one picture."""
+        job, photograph, settings = one.job, one.photograph, self.settings
+        if not bool(torch.isfinite(ab).all()):
+            raise PictureError(photograph.key, "the network's colours are no numbers; are its weights damaged?")
+        ab = ab * settings.saturation
+        notes = self.write(job, photograph, ab)
+        if settings.saturation and float(ab.abs().max()) < _PALE:
+            notes.append("came out as gray as it was: the network gave it no colour")
+        if logits is not None:
+            self.write_others(job, photograph, logits, one.lightness.shape[-2:])
+        self.done.notes.extend((photograph.key, note) for note in notes)
+        if self.streamed:
+            return
+        self.done.written.append(job.target)
+        if settings.sheet and len(self.rows) < _SHEET_ROWS:
+            width, height = photograph.size
+            scale = min(1.0, _CELL / max(width, height))
+            small = photograph.reduced((max(1, round(width * scale)), max(1, round(height * scale))))
+            self.rows.append([ImageOps.grayscale(small).convert("RGB"), join_picture(small, ab), small])
+
+    def write(self, job: Job, photograph: Photograph, ab: Tensor) -> list[str]:
+        """The coloured picture itself; gives notes."""
+        if not self.streamed:
+            return write_photograph(photograph, ab, job.target, job.format, self.settings.quality)
+        own: dict[str, Format] = {"JPEG": "jpeg", "PNG": "png", "WEBP": "webp", "TIFF": "tiff"}
+        format = own.get(photograph.format, "png") if self.settings.format == "auto" else job.format
+        content, notes = in_memory(photograph, ab, format, self.settings.quality)
+        sys.stdout.buffer.write(content)
+        sys.stdout.buffer.flush()
+        return notes
+
+    def write_others(self, job: Job, photograph: Photograph, logits: Tensor, seen: torch.Size) -> None:
+        """Samples, and the map of uncertainty."""
+        settings, stride = self.settings, self.colourist.colorizer.target_stride
+        size = (logits.shape[2], logits.shape[3])
+        fields = quantile_fields(2 * settings.samples, size, settings.seed)
+        for number in range(settings.samples):
+            ab = draw(logits, fields[2 * number : 2 * number + 2], settings.temperature) * settings.saturation
+            target = beside(job.target, f"sample{number + 1}")
+            write_photograph(photograph, resample(ab, stride, seen), target, job.format, settings.quality)
+        if settings.uncertainty:
+            share = resample(entropy(logits)[:, None] / math.log(len(bin_centres())), stride, seen)[0, 0]
+            picture = Image.fromarray(np.rint(share.cpu().numpy() * 255).astype(np.uint8))
+            write_png(beside(job.target, "uncertainty", ".png"), picture)

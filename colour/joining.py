@@ -1,0 +1,264 @@
+"""A picture's own lightness joined to new colours, at full resolution, a strip of rows at a time.
+
+Definition: ``lab2rgb`` of scikit-image on L of the picture (its ``rgb2lab``) and ab, which is enlarged as
+``F.interpolate(mode="bilinear", align_corners=False)`` does. The result is that, computed in float64, to half a level
+of rounding; what float32 and the tables of 8-bit pictures add is below 0.01 of a level.
+
+An 8-bit strip is a chain of element-wise steps that stays in the cache. Two of them are tables over the root of a
+linear value, which spreads the dark levels: they take a fourth of the time of powers. It is NumPy's work and not
+torch's (the constants are those of ``pretext.color``), because strips are shared out among threads, and torch would
+stop at every step to share out that step.
+"""
+
+import math
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+Rows = NDArray[Any]
+"""(rows, W) gray or (rows, W, 3) sRGB, uint8 or uint16."""
+Floats = NDArray[np.float32]
+T = TypeVar("T")
+
+_STRIP = 1 << 17  # pixels that are joined at once: they and what is made of them stay in a cache
+_STEPS = 65535  # of the tables
+_XYZ_FROM_RGB = ((0.412453, 0.357580, 0.180423), (0.212671, 0.715160, 0.072169), (0.019334, 0.119193, 0.950227))
+_WHITE = (0.95047, 1.0, 1.08883)
+_LINEAR_BELOW = 0.2068966  # where f of CIE Lab stops being a cube root; as in pretext.color
+
+
+class Enlarged:
+    """ab at a picture's size, of which only the asked rows ever exist.
+
+    Columns are interpolated once, at the few rows that ab has; a row of the picture then is a mixture of two.
+
+    Args:
+        ab: (1, 2, h, w), float, unscaled, on any device.
+        size: width and height of the picture.
+    """
+
+    def __init__(self, ab: Tensor, size: tuple[int, int]) -> None:
+        width, self._height = size
+        narrow = ab[0].float().cpu().numpy()
+        left, right, share = _between(narrow.shape[2], width, 0, width)
+        self._wide = narrow.take(left, axis=2)  # not narrow[:, :, left], which lies in memory by columns
+        self._wide += (narrow.take(right, axis=2) - self._wide) * share
+        self._steps = np.diff(self._wide, axis=1, append=self._wide[:, -1:])
+
+    def rows(self, top: int, bottom: int) -> Floats:
+        """(2, bottom - top, W)."""
+        above, _, share = _between(self._wide.shape[1], self._height, top, bottom)
+        mixed = np.empty((2, bottom - top, self._wide.shape[2]), np.float32)
+        for row, (one, part) in enumerate(zip(above, share, strict=True)):
+            np.multiply(self._steps[:, one], part, out=mixed[:, row])
+            mixed[:, row] += self._wide[:, one]
+        return mixed
+
+
+def _between(points: int, length: int, first: int, last: int) -> tuple[NDArray[Any], NDArray[Any], Floats]:
+    """For pixels of a line of ``length``: the two of ``points`` that each lies between, and the second's share."""
+    at = ((np.arange(first, last) + 0.5) * (points / length) - 0.5).clip(0, points - 1)
+    before = at.astype(np.intp)
+    return before, (before + 1).clip(max=points - 1), (at - before).astype(np.float32)
+
+
+def join_rows(rows: Rows, ab: Floats) -> Rows:
+    """The coloured rows: (rows, W, 3), sRGB, of the depth of ``rows``.
+
+    Args:
+        rows: of a picture; only their L counts.
+        ab: (2, rows, W), unscaled. A colour that sRGB does not have at that L is clipped.
+    """
+    if rows.dtype == np.uint16:
+        return _join_deep(rows, ab)
+    tables, shape = _tables(), rows.shape[:2]
+    place = _scratch("places", np.intp, shape)
+    x, y, z, linear, part = _scratch("values", np.float32, (5, *shape))
+    if rows.ndim == 2:
+        _look_up(tables.gray, rows, place, y)
+    else:
+        _look_up(tables.red, rows[..., 0], place, y)
+        y += _look_up(tables.green, rows[..., 1], place, part)
+        y += _look_up(tables.blue, rows[..., 2], place, part)
+    fy = _look_up(tables.root, np.sqrt(y, out=y), place, y)
+    fx = np.multiply(ab[0], 1 / 500, out=x)
+    fx += fy
+    fz = np.multiply(ab[1], -1 / 200, out=z)
+    fz += fy
+    np.maximum(fz, 0, out=fz)
+    for f in (fx, fy, fz):
+        _cube(f, linear, part)
+    result = np.empty((*shape, 3), np.uint8)
+    levels = _scratch("levels", np.uint8, shape)
+    for channel, (of_x, of_y, of_z) in enumerate(tables.rgb_from_xyz):
+        np.multiply(x, of_x, out=linear)
+        linear += np.multiply(y, of_y, out=part)
+        linear += np.multiply(z, of_z, out=part)
+        np.clip(linear, 0, _STEPS**2, out=linear)
+        result[..., channel] = _look_up(tables.level, np.sqrt(linear, out=linear), place, levels)
+    return result
+
+
+def _look_up(table: NDArray[Any], where: NDArray[Any], place: NDArray[np.intp], out: NDArray[Any]) -> NDArray[Any]:
+    np.copyto(place, where, casting="unsafe")
+    return table.take(place, mode="clip", out=out)
+
+
+_OWN = threading.local()
+
+
+def _scratch(name: str, dtype: type, shape: tuple[int, ...]) -> NDArray[Any]:
+    """This thread's memory of that name, contents undefined: to take fresh memory costs more than the arithmetic."""
+    held: NDArray[Any] | None = getattr(_OWN, name, None)
+    needed = math.prod(shape)
+    if held is None or held.size < needed:
+        held = np.empty(needed, dtype)
+        setattr(_OWN, name, held)
+    return held[:needed].reshape(shape)
+
+
+def join_picture(picture: Image.Image, ab: Tensor) -> Image.Image:
+    """A picture with its own L and new colours.
+
+    Args:
+        picture: mode RGB or L.
+        ab: (1, 2, h, w), float, unscaled, of any size and on any device.
+
+    Returns:
+        RGB, of the picture's size.
+    """
+    assert picture.mode in ("RGB", "L"), picture.mode
+    enlarged = Enlarged(ab, picture.size)
+    result = Image.new("RGB", picture.size)
+
+    def strip(top: int, bottom: int) -> tuple[int, Image.Image]:
+        rows = np.asarray(picture.crop((0, top, picture.width, bottom)))
+        return top, Image.fromarray(join_rows(rows, enlarged.rows(top, bottom)))
+
+    for top, joined in in_strips(picture.size, strip):
+        result.paste(joined, (0, top))
+    return result
+
+
+def in_strips(size: tuple[int, int], job: Callable[[int, int], T]) -> Iterator[T]:
+    """What a job makes of each strip of a picture's rows (its top and bottom), from top to bottom.
+
+    Threads work a few strips ahead, no more, so that what they made never adds up.
+    """
+    width, height = size
+    step = max(1, _STRIP // width)
+    strips = [(top, min(top + step, height)) for top in range(0, height, step)]
+    threads = min(torch.get_num_threads(), len(os.sched_getaffinity(0)), len(strips))
+    if threads < 2:
+        yield from (job(*strip) for strip in strips)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        waiting = [pool.submit(job, *strip) for strip in strips[: 2 * threads]]
+        try:
+            for following in range(2 * threads, 2 * threads + len(strips)):
+                yield waiting.pop(0).result()
+                if following < len(strips):
+                    waiting.append(pool.submit(job, *strips[following]))
+        finally:
+            for one in waiting:
+                one.cancel()
+
+
+def _join_deep(rows: Rows, ab: Floats) -> Rows:
+    """Of 16 bits: a level is so small that nothing but float64 gets all of them right."""
+    curve, to_y, rgb_from_xyz = _deep_tables()
+    linear = curve.take(rows)
+    y = linear * to_y.sum() if rows.ndim == 2 else sum(linear[..., one] * to_y[one] for one in range(3))
+    fy = np.where(y > 0.008856, np.cbrt(y), 7.787 * y + 16 / 116)
+    xyz = []
+    for f in (fy + ab[0].astype(np.float64) / 500, fy, np.maximum(fy - ab[1].astype(np.float64) / 200, 0)):
+        xyz.append(np.where(f > _LINEAR_BELOW, f * f * f, (f - 16 / 116) / 7.787))
+    result = np.empty((*rows.shape[:2], 3), np.uint16)
+    for channel, weights in enumerate(rgb_from_xyz):
+        value = sum(one * weight for one, weight in zip(xyz, weights, strict=True))
+        bright = np.maximum(value, 0.0031308) ** (1 / 2.4) * 1.055 - 0.055
+        result[..., channel] = np.where(value > 0.0031308, bright, 12.92 * value).clip(0, 1) * 65535 + 0.5
+    return result
+
+
+@cache
+def _deep_tables() -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Linear values of all levels of 16 bits; the weights that give Y; the matrix of ``_Tables.rgb_from_xyz``."""
+    xyz = np.array(_XYZ_FROM_RGB)
+    return _curve(65535), xyz[1], np.linalg.inv(xyz) * np.array(_WHITE)
+
+
+def _curve(most: int) -> NDArray[np.float64]:
+    """(most + 1,): linear values of sRGB levels."""
+    levels = np.arange(most + 1) / most
+    return np.where(levels > 0.04045, ((levels + 0.055) / 1.055) ** 2.4, levels / 12.92)
+
+
+def _cube(f: Floats, low: Floats, part: Floats) -> None:
+    """The inverse of f of CIE Lab, in place: f^3, its part below the bend exchanged for the line that goes on there.
+
+    Without ``np.where``, which would take longer than all of this.
+
+    Args:
+        f: (rows, W).
+        low: of that shape, overwritten.
+        part: of that shape, overwritten.
+    """
+    np.minimum(f, _LINEAR_BELOW, out=low)
+    np.multiply(f, f, out=part)
+    f *= part
+    np.multiply(low, low, out=part)  # low^3 - low / 7.787 - constant, by Horner's rule
+    part -= 1 / 7.787
+    part *= low
+    bend = _LINEAR_BELOW**3 - (_LINEAR_BELOW - 16 / 116) / 7.787  # of 5e-8
+    part -= bend - 16 / 116 / 7.787
+    f -= part
+
+
+class _Tables(NamedTuple):
+    """What 8-bit joining looks up.
+
+    Linear values are in units of 1 / _STEPS ^ 2: their root, cut, is a place in a table.
+    """
+
+    red: Floats
+    """(256,): what a level of red adds to Y."""
+    green: Floats
+    blue: Floats
+    gray: Floats
+    """(256,): Y of gray levels."""
+    root: Floats
+    """f(Y) by the root of Y."""
+    level: NDArray[np.uint8]
+    """sRGB levels by the root of linear values."""
+    rgb_from_xyz: NDArray[np.float32]
+    """(3, 3): from X / Xn, Y / Yn, Z / Zn to linear sRGB."""
+
+
+@cache
+def _tables() -> _Tables:
+    """With the constants of pretext.color."""
+    curve, xyz = _curve(255), np.array(_XYZ_FROM_RGB)
+    linear = ((np.arange(_STEPS + 2) + 0.5) / _STEPS) ** 2  # white may come out a step above 1
+    root = np.where(linear > 0.008856, np.cbrt(linear), 7.787 * linear + 16 / 116)
+    gamma = np.where(linear > 0.0031308, 1.055 * linear ** (1 / 2.4) - 0.055, 12.92 * linear)
+    red, green, blue = ((curve * weight * _STEPS**2).astype(np.float32) for weight in xyz[1])
+    back = np.linalg.inv(xyz) * np.array(_WHITE) * _STEPS**2
+    return _Tables(
+        red,
+        green,
+        blue,
+        gray=(curve * xyz[1].sum() * _STEPS**2).astype(np.float32),
+        root=root.astype(np.float32),
+        level=np.rint(gamma.clip(0, 1) * 255).astype(np.uint8),
+        rgb_from_xyz=back.astype(np.float32),
+    )

@@ -1,0 +1,110 @@
+"""Pictures of more than 8 bits a sample, which Pillow reads only where they are gray.
+
+PNG goes through torchvision, TIFF through tifffile (which needs imagecodecs for LZW and JPEG compression).
+"""
+
+from io import BytesIO
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import tifffile
+import torch
+from numpy.typing import NDArray
+from PIL import Image, PngImagePlugin, TiffImagePlugin
+
+from pretext.errors import UserError
+
+_MOST = 65535
+
+
+class Deep(NamedTuple):
+    """Pixels as they are in the file."""
+
+    pixels: NDArray[Any]
+    """uint16, (H, W) or (H, W, 3)."""
+    alpha: NDArray[Any] | None
+    """uint16, (H, W)."""
+    loaded: bool
+    """Whether they are as Pillow loads them."""
+
+
+def is_deep(image: Image.Image, file: Path | bytes) -> bool:
+    """Whether an opened picture has samples of 16 bits, or 32; CMYK has not: it is read as 8."""
+    if image.mode.startswith("I") or image.mode == "F":
+        return True
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        tags = image.tag_v2
+        bits, photometric = tags.get(TiffImagePlugin.BITSPERSAMPLE, (1,)), tags.get(262)
+        return set(bits) == {16} and photometric in (0, 1, 2)
+    if isinstance(image, PngImagePlugin.PngImageFile):
+        return _head(file)[24] == 16
+    return False
+
+
+def read_deep(image: Image.Image, file: Path | bytes) -> Deep:
+    """The pixels of such a picture.
+
+    Raises:
+        UserError: it is compressed in a way that needs imagecodecs.
+        Exception: of many kinds, where it is damaged.
+    """
+    if image.mode.startswith("I") or image.mode == "F":
+        image.load()
+        return Deep(_gray(image), None, loaded=True)
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        samples = _tiff(file)
+    else:
+        from torchvision.io import ImageReadMode, decode_png, read_file
+
+        data = torch.frombuffer(bytearray(file), dtype=torch.uint8) if isinstance(file, bytes) else read_file(str(file))
+        samples = decode_png(data, ImageReadMode.UNCHANGED).permute(1, 2, 0).numpy()
+        assert samples.dtype == np.uint16, samples.dtype
+    colours = 1 if samples.shape[2] < 3 else 3
+    alpha = samples[..., colours] if samples.shape[2] in (2, 4) else None
+    return Deep(samples[..., 0] if colours == 1 else samples[..., :3], alpha, loaded=False)
+
+
+def _head(file: Path | bytes) -> bytes:
+    if isinstance(file, bytes):
+        return file[:32]
+    with file.open("rb") as opened:
+        return opened.read(32)
+
+
+def _tiff(file: Path | bytes) -> NDArray[Any]:
+    """(H, W, samples), uint16."""
+    with tifffile.TiffFile(BytesIO(file) if isinstance(file, bytes) else file) as opened:
+        page = opened.pages.first
+        try:
+            samples = page.asarray()
+        except ValueError as error:
+            if "imagecodecs" not in str(error):
+                raise
+            kind = getattr(page.compression, "name", page.compression)
+            raise UserError(f"16 bits, {kind}-compressed, needs imagecodecs: pip install 'pretint[colour]'") from error
+        if page.axes.startswith("S"):
+            samples = np.moveaxis(samples, 0, -1)
+    samples = np.asarray(samples, np.uint16)
+    return samples[..., None] if samples.ndim == 2 else samples
+
+
+def _gray(image: Image.Image) -> NDArray[Any]:
+    """Gray of 16 or 32 bits (modes I;16*, I, F), by the rules of ``pretext.pictures.decode``, as uint16."""
+    if image.mode.startswith("I;16"):
+        tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
+        bits = tags.get(TiffImagePlugin.BITSPERSAMPLE, (16,))[0]
+        samples = np.array(image).astype(np.uint16, copy=False)
+        if bits != 16:
+            samples = np.rint(samples.astype(np.float32) * (_MOST / (2.0**bits - 1))).astype(np.uint16)
+        if tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0:
+            samples = _MOST - samples
+        return samples
+    values = np.array(image, np.float64)
+    values[~np.isfinite(values)] = 0
+    low, high = 0.0, 1.0 if image.mode == "F" else float(_MOST)
+    if not low <= values.min() <= values.max() <= high:
+        low, high = float(values.min()), float(values.max())
+    values -= low
+    values *= _MOST / (high - low) if high > low else 0.0
+    return np.rint(values).astype(np.uint16)

@@ -1,0 +1,93 @@
+"""Several colourings of one picture, drawn from the distribution that a network predicts, and how sure it is.
+
+A colour drawn anew for every pixel would be confetti. Here a drawing is a pair of smooth random fields of quantiles,
+each uniform in [0, 1] at every place, and the colour is the point of these quantiles: of a first, then of b given a
+(the Knothe-Rosenblatt map). So the colours of every place have exactly the predicted distribution, and neighbours of
+alike distributions get alike colours. A bin stands for all of its square of 10 x 10 Lab units, or colours would come in
+steps; where a passes from one row of bins to the next, b may still make one.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from pretext.gamut import STEP, TEMPERATURE, bin_centres
+
+_PATCHES = 4  # of independent colour along the shorter side
+_SIDE = 23  # of the grid that holds all bins
+_LEAST = -110
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """Of the predicted distributions, (B, Q, h, w) -> (B, h, w), in nats: 0 to log Q."""
+    logs = torch.log_softmax(logits.float(), dim=1)
+    return -(logs.exp() * logs).sum(1)
+
+
+def quantile_fields(count: int, size: tuple[int, int], seed: int, patches: float = _PATCHES) -> Tensor:
+    """Smooth random fields, every value of which is uniform in [0, 1]: (count, h, w).
+
+    White noise on a coarse grid, interpolated by cubic B-splines, divided by the standard deviation that this leaves
+    at the place, through the normal distribution function.
+
+    Args:
+        count: how many, independent of each other.
+        size: h, w.
+        seed: the same fields for the same seed.
+        patches: grid cells along the shorter side.
+    """
+    step = min(size) / patches
+    generator = torch.Generator().manual_seed(seed)
+    axes = [_spline(length, step) for length in size]
+    noise = torch.randn(count, *(axis.shape[1] for axis in axes), generator=generator, dtype=torch.float64)
+    smooth = torch.einsum("hi,cij,wj->chw", axes[0], noise, axes[1])
+    deviation = axes[0].square().sum(1).sqrt()[:, None] * axes[1].square().sum(1).sqrt()
+    fields: Tensor = torch.special.ndtr(smooth / deviation)
+    return fields.float()
+
+
+def draw(logits: Tensor, quantiles: Tensor, temperature: float = TEMPERATURE) -> Tensor:
+    """Colours drawn from predicted distributions.
+
+    Args:
+        logits: (B, Q, h, w).
+        quantiles: (2, h, w) or (B, 2, h, w), in [0, 1]: for a, then b.
+        temperature: at 1 from the distribution itself; below, from it sharpened as the annealed mean has it, of which
+            that then is the mean.
+
+    Returns:
+        (B, 2, h, w), ab, unscaled.
+    """
+    probabilities = torch.softmax(logits.float() / temperature, dim=1)
+    batch, _, height, width = logits.shape
+    grid = torch.zeros(batch, _SIDE * _SIDE, height, width, device=logits.device)
+    places = torch.from_numpy((bin_centres() - _LEAST) // STEP).to(logits.device)
+    grid[:, places[:, 0] * _SIDE + places[:, 1]] = probabilities
+    grid = grid.view(batch, _SIDE, _SIDE, height, width)
+    quantiles = quantiles.to(logits.device).expand(batch, 2, height, width)
+    a, row = _inverse(grid.sum(2), quantiles[:, :1])
+    index = row[:, :, None].expand(-1, -1, _SIDE, -1, -1)
+    given = grid.gather(1, index)[:, 0]
+    b, _ = _inverse(given / given.sum(1, keepdim=True).clamp_min(1e-30), quantiles[:, 1:])
+    return torch.cat((a, b), dim=1)
+
+
+def _inverse(probabilities: Tensor, quantile: Tensor) -> tuple[Tensor, Tensor]:
+    """The point of a quantile where each bin is spread evenly over its step: (B, 1, h, w), and the bin."""
+    total = probabilities.cumsum(1)
+    quantile = quantile.clamp_min(1e-7) * total[:, -1:]  # above 0, where bins lie that never occur; the last is about 1
+    bin_ = (total < quantile).sum(1, keepdim=True).clamp_max(_SIDE - 1)
+    mass = probabilities.gather(1, bin_)
+    inside = 1 - (total.gather(1, bin_) - quantile) / mass.clamp_min(1e-30)
+    return _LEAST + STEP * (bin_ + inside.clamp(0, 1) - 0.5), bin_
+
+
+def _spline(length: int, step: float) -> Tensor:
+    """(length, knots), float64: the weights of cubic B-splines, knots every ``step`` pixels."""
+    knots = math.ceil(length / step) + 3
+    place = (torch.arange(length, dtype=torch.float64) + 0.5) / step + 1
+    distance = (place[:, None] - torch.arange(knots, dtype=torch.float64)).abs()
+    near = 2 / 3 - distance.square() + distance**3 / 2
+    far = (2 - distance).clamp_min(0) ** 3 / 6
+    return torch.where(distance < 1, near, far)
