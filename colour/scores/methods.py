@@ -132,7 +132,7 @@ class _View:
         if self.hints is None:
             return self.colorizer.colorize(lightness, self.temperature)
         hints = sample_hints(truth, indices, self.hints, self.seed)
-        forward: Any = self.colorizer.backbone
+        forward: Any = self.colorizer.backbone.forward  # not every backbone has a place for hints
         output = self.colorizer.output(forward(lightness, hints.ab, hints.mask), lightness.shape[-2:])
         ab = self.colorizer.objective.decode(output, self.temperature)
         return resample(ab, self.colorizer.target_stride, lightness.shape[-2:])
