@@ -154,8 +154,7 @@ def _bin_weights(prior: str) -> NDArray[np.float64] | None:
 def _panel(settings: ScoreSettings, source: Source, device: torch.device) -> Panel:
     labels, classes = None, []
     if settings.classifier:
-        if not isinstance(source, LabelledSource):
-            raise UserError(f"{settings.pictures}: no labels, which top-1 needs; leave out --classifier")
+        assert isinstance(source, LabelledSource)
         labels = single(source.labels, f"{settings.pictures}: several classes a picture; top-1 needs one of each")
         classes = source.classes
     return open_panel(settings.lpips, settings.inception, settings.classifier, labels, classes, device)
