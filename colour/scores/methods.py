@@ -39,6 +39,8 @@ class Batch(NamedTuple):
     """(B, 3, S, S), uint8: the truth."""
     lab: Tensor
     """(B, 3, S, S), float: the same."""
+    bins: Tensor
+    """(B, S, S), int64: the colour bin nearest to the truth."""
     donor_ab: Tensor
     """(B, 2, S, S): ab of another picture each."""
 

@@ -82,22 +82,34 @@ def colourfulness(rgb: Tensor, absolute: bool = False) -> Tensor:
 
 
 def _ssim(rgb: Tensor, truth: Tensor) -> Tensor:
+    # In single precision dark flat areas would be off by 1e-4: squares of means are taken off.
     x, y = rgb.double() / 255, truth.double() / 255
-    at = torch.arange(-_RADIUS, _RADIUS + 1, dtype=torch.float64, device=rgb.device)
-    window = torch.exp(-(at**2) / (2 * _SIGMA**2))
-    window = window / window.sum()
-    maps = torch.stack((x, y, x * x, y * y, x * y))  # (5, 3, H, W), each pixel of which is blurred
-    height, width = rgb.shape[-2] - 2 * _RADIUS, rgb.shape[-1] - 2 * _RADIUS
-    # A sum of shifted pictures: torch has no fast convolution in double precision on a CPU.
-    across = sum(weight * maps[..., i : i + width] for i, weight in enumerate(window.tolist()))
-    assert isinstance(across, Tensor)
-    blurred = sum(weight * across[..., i : i + height, :] for i, weight in enumerate(window.tolist()))
-    assert isinstance(blurred, Tensor)
-    mx, my, xx, yy, xy = blurred
+    mx, my, xx, yy, xy = _blurred(torch.stack((x, y, x * x, y * y, x * y)))
     vx, vy, covariance = xx - mx * mx, yy - my * my, xy - mx * my
     both = (2 * mx * my + _C1) * (2 * covariance + _C2)
     similarity: Tensor = both / ((mx * mx + my * my + _C1) * (vx + vy + _C2))
     return similarity.mean()
+
+
+def _blurred(maps: Tensor) -> Tensor:
+    """(..., H, W) by the window, where it lies in the picture: (..., H - 10, W - 10)."""
+    at = torch.arange(-_RADIUS, _RADIUS + 1, dtype=torch.float64)
+    window = torch.exp(-(at**2) / (2 * _SIGMA**2))
+    weights = (window / window.sum()).tolist()
+    flat = maps.flatten(0, -3)
+    height, width = (side - 2 * _RADIUS for side in maps.shape[-2:])
+    pieces = []
+    # Sums of shifted maps; one by one they stay in a processor's cache, where that is three times as fast as
+    # all at once.
+    for piece in flat.split(1 if flat.device.type == "cpu" else len(flat)):
+        across = piece[..., :width] * weights[0]
+        for shift, weight in enumerate(weights[1:], 1):
+            across.add_(piece[..., shift : shift + width], alpha=weight)
+        down = across[..., :height, :] * weights[0]
+        for shift, weight in enumerate(weights[1:], 1):
+            down.add_(across[..., shift : shift + height, :], alpha=weight)
+        pieces.append(down)
+    return torch.cat(pieces).view(*maps.shape[:-2], height, width)
 
 
 def _of_one_shape(rgb: Tensor, truth: Tensor) -> None:

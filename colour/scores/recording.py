@@ -51,11 +51,11 @@ def record_scores(
     gamut = Gamut(neighbours=1).to(device)
     with progress("score", len(circle), "pictures", settled) as advance, stop_requests() as asked:
         for group in _batched(circle.pairs(done), batch_size):
-            batch = _batch(group, device)
+            batch = _batch(group, gamut, device)
             for method, ledger in zip(methods, ledgers, strict=True):
                 rows = [row for row, index in enumerate(batch.indices) if index not in ledger]
                 if rows:
-                    ledger.add(*score_batch(_part(batch, rows), method, panel, gamut))
+                    ledger.add(*score_batch(_part(batch, rows), method, panel, len(gamut)))
             settled += len(group)
             advance(len(group), "")
             if ending := asked():
@@ -76,8 +76,18 @@ def record_features(circle: Circle, ledger: Ledger, network: Features, batch_siz
                 leave(ending, f"the features of {len(ledger):,} pictures are kept")
 
 
-def score_batch(batch: Batch, method: Method, panel: Panel, gamut: Gamut) -> tuple[list[Record], Floats | None]:
-    """Records of a method on pictures, and rows of features, (B, D), if there is a network for them."""
+def score_batch(batch: Batch, method: Method, panel: Panel, n_bins: int) -> tuple[list[Record], Floats | None]:
+    """Records of a method on pictures, and rows of features, (B, D), if there is a network for them.
+
+    Args:
+        batch: of the pictures.
+        method: that colours them.
+        panel: networks that judge.
+        n_bins: Q.
+
+    Raises:
+        UserError: it gives colours of another size, or that are no numbers.
+    """
     truth = batch.lab[:, 1:]
     with torch.inference_mode():
         ab = method.colour(batch)
@@ -87,9 +97,8 @@ def score_batch(batch: Batch, method: Method, panel: Panel, gamut: Gamut) -> tup
         if not bool(ab.isfinite().all()):
             raise UserError(f"{method.name}: gave colours that are no numbers; is the network whole?")
         rgb = batch.rgb if method.name == "truth" else to_rgb(batch.lab[:, :1], ab)
-        bins = gamut.encode(truth).nearest
-        areas = areas_by_bin(ab, truth, bins, len(gamut)).cpu()
-        pixels = sums_by_bin(torch.ones_like(bins), bins, len(gamut)).cpu()
+        areas = areas_by_bin(ab, truth, batch.bins, n_bins).cpu()
+        pixels = sums_by_bin(torch.ones_like(batch.bins), batch.bins, n_bins).cpu()
         columns: dict[str, list[Any]] = {
             "error": squared_error(rgb, batch.rgb).tolist(),
             "ssim": ssim(rgb, batch.rgb).tolist(),
@@ -121,10 +130,12 @@ def _rows(network: Features, rgb: Tensor) -> Floats:
     return rows
 
 
-def _batch(group: Sequence[Pair], device: torch.device) -> Batch:
+def _batch(group: Sequence[Pair], gamut: Gamut, device: torch.device) -> Batch:
     rgb = _planes(group).to(device)
     donors = planes([pair.donor for pair in group]).to(device)
-    return Batch([pair.index for pair in group], rgb, rgb_to_lab(rgb), rgb_to_ab(donors))
+    lab = rgb_to_lab(rgb)
+    bins = gamut.encode(lab[:, 1:]).nearest
+    return Batch([pair.index for pair in group], rgb, lab, bins, rgb_to_ab(donors))
 
 
 def _planes(group: Sequence[Pair]) -> Tensor:
@@ -134,7 +145,8 @@ def _planes(group: Sequence[Pair]) -> Tensor:
 def _part(batch: Batch, rows: list[int]) -> Batch:
     if len(rows) == len(batch.indices):
         return batch
-    return Batch([batch.indices[row] for row in rows], batch.rgb[rows], batch.lab[rows], batch.donor_ab[rows])
+    indices = [batch.indices[row] for row in rows]
+    return Batch(indices, batch.rgb[rows], batch.lab[rows], batch.bins[rows], batch.donor_ab[rows])
 
 
 def _batched(found: Iterable[Pair], size: int) -> Iterator[list[Pair]]:

@@ -23,7 +23,8 @@ CPU = torch.device("cpu")
 def batch(count: int = 2, size: int = 48) -> Batch:
     rgb = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (count, 3, size, size), dtype=np.uint8))
     lab = rgb_to_lab(rgb)
-    return Batch(list(range(5, 5 + count)), rgb, lab, lab[:, 1:].flip(0))
+    bins = torch.zeros_like(lab[:, 0]).long()  # no method sees them
+    return Batch(list(range(5, 5 + count)), rgb, lab, bins, lab[:, 1:].flip(0))
 
 
 def opened(word: object, seed: int = 0) -> Method:
