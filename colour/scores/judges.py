@@ -69,7 +69,7 @@ class Lpips(Judge):
     def forward(self, rgb: Tensor, truth: Tensor) -> Tensor:
         """(B,), of pictures (B, 3, H, W), uint8."""
         distance: Tensor = self.net(_scaled(rgb), _scaled(truth))
-        return distance.flatten().double()
+        return distance.flatten()
 
 
 class Features(Judge):

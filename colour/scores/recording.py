@@ -99,11 +99,13 @@ def score_batch(batch: Batch, method: Method, panel: Panel, n_bins: int) -> tupl
         rgb = batch.rgb if method.name == "truth" else to_rgb(batch.lab[:, :1], ab)
         areas = areas_by_bin(ab, truth, batch.bins, n_bins).cpu()
         pixels = sums_by_bin(torch.ones_like(batch.bins), batch.bins, n_bins).cpu()
+        # Apple's GPUs have no double precision.
+        ours, real = (one.cpu() if one.device.type == "mps" else one for one in (rgb, batch.rgb))
         columns: dict[str, list[Any]] = {
-            "error": squared_error(rgb, batch.rgb).tolist(),
-            "ssim": ssim(rgb, batch.rgb).tolist(),
-            "cf": colourfulness(rgb).tolist(),
-            "cf_abs": colourfulness(rgb, absolute=True).tolist(),
+            "error": squared_error(ours, real).tolist(),
+            "ssim": ssim(ours, real).tolist(),
+            "cf": colourfulness(ours).tolist(),
+            "cf_abs": colourfulness(ours, absolute=True).tolist(),
         }
         if panel.lpips is not None:
             columns["lpips"] = panel.lpips(rgb, batch.rgb).tolist()

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,8 +114,9 @@ def score(models: Sequence[str | Path], settings: ScoreSettings) -> Scores:
     source = open_labelled(settings.pictures) if settings.classifier else open_source(settings.pictures)
     weights = _bin_weights(settings.prior)
     panel = _panel(settings, source, device)
-    methods = _named_apart([open_method(word, device, settings.temperature, settings.seed) for word in words], words)
-    against = _against(settings.against, methods, words)
+    opened = _each_once([open_method(word, device, settings.temperature, settings.seed) for word in words], words)
+    methods = _named_apart(opened)
+    against = _against(settings.against, opened, methods)
     out = _out(settings.out, methods)
     identity = _identity(settings, settings.pictures, source)
     homes = [method.home / FOLDER if method.home else out for method in methods]
@@ -125,7 +126,7 @@ def score(models: Sequence[str | Path], settings: ScoreSettings) -> Scores:
         shared = identity | {"judges": [judge.digest for judge in panel.present]}
         ledgers = [
             Ledger(home, method.name, shared | {"scored": method.identity}, [*FIELDS, *panel.fields], panel.width)
-            for home, method in zip(homes, methods, strict=True)
+            for home, method in zip(homes, opened.values(), strict=True)
         ]
         circle = _circle(settings, source, Ledger(out, "pictures", identity, STATE))
         record_scores(circle, methods, ledgers, panel, settings.batch, device)
@@ -160,20 +161,26 @@ def _panel(settings: ScoreSettings, source: Source, device: torch.device) -> Pan
     return open_panel(settings.lpips, settings.inception, settings.classifier, labels, classes, device)
 
 
-def _named_apart(methods: Sequence[Method], words: Sequence[str]) -> list[Method]:
+def _each_once(methods: Sequence[Method], words: Sequence[str]) -> dict[str, Method]:
+    """By the word that named it; a run and its newest checkpoint, say, are one."""
+    found: dict[tuple[str, Path | None], tuple[str, Method]] = {}
+    for word, method in zip(words, methods, strict=True):
+        home = method.home.resolve() if method.home else None
+        found.setdefault((json.dumps(method.identity, sort_keys=True), home), (word, method))
+    return dict(found.values())
+
+
+def _named_apart(methods: Mapping[str, Method]) -> list[Method]:
     """Where two would be shown by one name, both are shown as they were named."""
-    names = [method.name for method in methods]
-    return [
-        method if names.count(method.name) == 1 else method._replace(name=word)
-        for method, word in zip(methods, words, strict=True)
-    ]
+    names = [method.name for method in methods.values()]
+    return [method if names.count(method.name) == 1 else method._replace(name=word) for word, method in methods.items()]
 
 
-def _against(word: str, methods: Sequence[Method], words: Sequence[str]) -> str:
-    for method, own in zip(methods, words, strict=True):
-        if not word or word in (own, method.name):
+def _against(asked: str, opened: Iterable[str], methods: Sequence[Method]) -> str:
+    for word, method in zip(opened, methods, strict=True):
+        if asked in ("", word, method.name):
             return method.name
-    raise UserError(f"against is {word}, which is not scored; take {', '.join(words)}")
+    raise UserError(f"against is {asked}, which is not scored; take {', '.join(opened)}")
 
 
 def _out(folder: str, methods: Sequence[Method]) -> Path:

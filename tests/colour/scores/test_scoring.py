@@ -238,6 +238,9 @@ def test_runs_of_one_name_are_shown_as_they_were_named(
     other = make_run(tmp_path / "plain", seed=5, objective="plain")
     found = scored([run, other], pictures)
     assert [line.method for line in found.lines][:2] == [str(run), str(other)]
+    assert scored([run, other], pictures, against=str(other)).against == str(other)
+    again = scored([run, f"{run}/", run / "checkpoints" / "00000007.pt"], pictures)
+    assert [line.method for line in again.lines] == ["plain", "gray", "random", "truth"], "one network"
 
 
 def test_hints_help_to_know_the_truth(make_run: Make, pictures: Path, tmp_path: Path) -> None:
