@@ -3,11 +3,13 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import lpips
 import numpy as np
 import pytest
 import timm
 import torch
 import torchvision
+from pytorch_fid import inception as reference
 from safetensors.torch import save_file
 from timm.data import ImageNetInfo
 from torch import Tensor
@@ -53,7 +55,6 @@ def state() -> dict[str, Tensor]:
 
 class TestLpips:
     def test_it_is_the_packages_own_on_the_same_weights(self, files: Path) -> None:
-        lpips = pytest.importorskip("lpips")
         first, second = pictures(1), pictures(2)
         reference = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False).eval()
         features = torch.load(files / "alex.pth", weights_only=True)
@@ -73,7 +74,6 @@ class TestLpips:
 
 class TestInception:
     def test_features_are_those_of_pytorch_fid(self, state: dict[str, Tensor], tmp_path: Path) -> None:
-        reference = pytest.importorskip("pytorch_fid.inception")
         torch.save(state, tmp_path / "fid.pth")
         kept, reference.load_state_dict_from_url = reference.load_state_dict_from_url, lambda *_, **__: state
         try:
