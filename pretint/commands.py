@@ -153,6 +153,24 @@ def colorize(arguments: Sequence[str]) -> int:
     return 1 if done.skipped else 0
 
 
+def score(arguments: Sequence[str]) -> int:
+    """Score networks' colours on pictures, beside gray, random colours and the truth."""
+    from colour.scores.scoring import ScoreSettings
+    from colour.scores.scoring import score as job
+    from pretext.engine.progress import say as tell
+
+    models = Positional("models", "runs, checkpoints, RUN@hints=10, gray, random, truth", nargs="+", kind=str)
+    (named,), settings = read(score, ScoreSettings, [models], arguments)
+    done = job(named, settings)
+    say(*done.shown(settings.format))
+    told = (*skips(done.skipped), *done.notes, f"scores: {done.file}")
+    if settings.format == "terminal":
+        say(*told)
+    else:  # what is printed is a file for somebody
+        tell("\n".join(told))
+    return 0
+
+
 def report(arguments: Sequence[str]) -> int:
     """Write a run's report: one HTML file with its curves, probes, pictures and settings."""
     from transfer.report import write_report
@@ -258,6 +276,7 @@ COMMANDS: dict[str, Command] = {
         compare,
         table,
         colorize,
+        score,
         report,
         replay,
         pack,

@@ -37,22 +37,28 @@ class Number(NamedTuple):
     """Standard deviation over seeds, or over samples of one seed."""
     best: bool = False
     signed: bool = False
+    scale: float = 100
+    """What it is multiplied by to be shown: 100 for percent."""
+    digits: int = 1
 
     @property
     def value(self) -> str:
         """ "66.2", in percent."""
-        return f"{100 * self.score.value:{'+' if self.signed else ''}.1f}"
+        return self._shown(self.score.value)
 
     @property
     def interval(self) -> str:
         """ "[64.9, 67.5]"."""
-        low, high = (f"{100 * edge:{'+' if self.signed else ''}.1f}" for edge in self.score[1:])
+        low, high = map(self._shown, self.score[1:])
         return f"[{low}, {high}]"
 
     @property
     def deviation(self) -> str:
         """ " +-0.4", or nothing."""
-        return "" if self.spread is None else f" +-{100 * self.spread:.1f}"
+        return "" if self.spread is None else f" +-{self.scale * self.spread:.{self.digits}f}"
+
+    def _shown(self, number: float) -> str:
+        return f"{self.scale * number:{'+' if self.signed else ''}.{self.digits}f}"
 
 
 Cell = Number | str
@@ -65,15 +71,19 @@ class Grid(NamedTuple):
     corner: str
     header: tuple[str, ...]
     rows: tuple[tuple[str, tuple[Cell, ...]], ...]
+    across: str = "network"
+    """What its columns are, which is its corner when it is turned."""
 
-    def turned(self, corner: str) -> "Grid":
+    def turned(self) -> "Grid":
         """Rows as columns."""
         across = zip(*(cells for _, cells in self.rows), strict=True)
-        return Grid(corner, tuple(name for name, _ in self.rows), tuple(zip(self.header, across, strict=True)))
+        header = tuple(name for name, _ in self.rows)
+        return Grid(self.across, header, tuple(zip(self.header, across, strict=True)), self.corner)
 
     def part(self, start: int, end: int) -> "Grid":
         """The columns from ``start`` to before ``end``."""
-        return Grid(self.corner, self.header[start:end], tuple((name, cells[start:end]) for name, cells in self.rows))
+        rows = tuple((name, cells[start:end]) for name, cells in self.rows)
+        return self._replace(header=self.header[start:end], rows=rows)
 
 
 class Sheet(NamedTuple):
@@ -144,7 +154,7 @@ def drawn(header: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> Table:
 def _fitted(grid: Grid, width: int) -> list[Table]:
     """As one table that keeps to the width, if there is one; else as several."""
     for tall in (False, True):
-        for candidate in (grid, grid.turned("network")):
+        for candidate in (grid, grid.turned()):
             table = _terminal_table(candidate, tall)
             if (table.width or 0) <= width:
                 return [table]
@@ -173,7 +183,7 @@ def _terminal_table(grid: Grid, tall: bool) -> Table:
 
 def _flat(grid: Grid) -> Grid:
     """For a page: turned if it is wide and would be less so, names on one line."""
-    widths = {way: _terminal_table(way, tall=False).width or 0 for way in (grid, grid.turned("network"))}
+    widths = {way: _terminal_table(way, tall=False).width or 0 for way in (grid, grid.turned())}
     best = grid if widths[grid] <= WIDTH else min(widths, key=widths.__getitem__)
     rows = tuple((name.replace("\n", ", "), cells) for name, cells in best.rows)
     return Grid(best.corner, tuple(name.replace("\n", ", ") for name in best.header), rows)

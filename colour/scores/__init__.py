@@ -1,0 +1,1 @@
+"""Scores of coloured pictures: accuracy, likeness, colourfulness, what networks make of them; as tables."""

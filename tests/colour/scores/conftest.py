@@ -1,0 +1,69 @@
+"""What the tests of scores share."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from pretext.engine.checkpoint import save_checkpoint
+from pretext.recipe import BackboneSettings, ObjectiveSettings, PretrainSettings, build_colorizer, colour_contract
+from pretext.settings import plain
+
+Make = Callable[..., Path]
+
+
+@pytest.fixture(scope="package", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Sums of several threads differ in their last bits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def make_run() -> Make:
+    """Makes a run at random weights: of a backbone and an objective, at a seed."""
+
+    def make(
+        folder: Path, seed: int = 0, backbone: str = "tiny", objective: str = "regression", stride: int = 4
+    ) -> Path:
+        settings = PretrainSettings(
+            backbone=BackboneSettings(name=backbone),
+            objective=ObjectiveSettings(name=objective, stride=stride),  # type: ignore[arg-type]
+            seed=seed,
+        )
+        prior = torch.full((313,), 1 / 313, dtype=torch.float64)
+        state = {
+            "step": 7,
+            "settings": plain(settings),
+            "colour": colour_contract(settings, prior),
+            "model": build_colorizer(settings, prior).state_dict(),
+        }
+        save_checkpoint(folder / "checkpoints" / "00000007.pt", state)
+        (folder / "settings.yaml").write_text(yaml.safe_dump(plain(settings)))
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_pictures() -> Make:
+    """Makes a folder of soft coloured pictures of several sizes, and of gray ones."""
+
+    def make(root: Path, count: int = 5, gray: int = 0, seed: int = 0) -> Path:
+        rng = np.random.default_rng(seed)
+        root.mkdir(parents=True)
+        for index in range(count + gray):
+            coarse = rng.integers(0, 256, (4, 5, 3), dtype=np.uint8)
+            if index >= count:
+                coarse[:] = coarse[..., :1]
+            side = (30 + 7 * index, 60 - 5 * index)
+            Image.fromarray(coarse).resize(side, Image.Resampling.BICUBIC).save(root / f"{index:02}.png")
+        return root
+
+    return make
