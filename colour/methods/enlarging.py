@@ -53,24 +53,39 @@ def enlarged(ab: Tensor, seen: Tensor, lightness: Tensor) -> Tensor:
     """
     height, width = lightness.shape
     result = torch.empty((2, height, width), dtype=torch.float32)
-    columns = _taps(torch.arange(width), seen.shape[1] / width, seen.shape[1])
     step = max(1, _STRIP // width)
     for top in range(0, height, step):
-        guide = lightness[top : top + step]
-        rows = _taps(torch.arange(top, top + len(guide)), seen.shape[0] / height, seen.shape[0])
-        total = torch.zeros_like(guide)
-        mixed = torch.zeros((2, *guide.shape))
-        for row, row_weight in rows:
-            seen_rows, ab_rows = seen[row], ab[:, row]
-            for column, column_weight in columns:
-                apart = (seen_rows[:, column] - guide).div_(RANGE)
-                weight = apart.square_().mul_(-0.5).exp_().add_(_LEAST)
-                weight.mul_(row_weight[:, None]).mul_(column_weight)
-                total += weight
-                for channel in range(2):
-                    mixed[channel].addcmul_(ab_rows[channel][:, column], weight)
-        result[:, top : top + step] = mixed / total
+        result[:, top : top + step] = enlarged_rows(ab, seen, lightness[top : top + step], top, height)
     return result
+
+
+def enlarged_rows(ab: Tensor, seen: Tensor, lightness: Tensor, top: int, height: int) -> Tensor:
+    """Some rows of ``enlarged``, for pictures that are never whole in memory.
+
+    Args:
+        ab: as there.
+        seen: as there.
+        lightness: (rows, W), of the rows from ``top`` on.
+        top: the first of them.
+        height: of the full picture.
+
+    Returns:
+        (2, rows, W), float32.
+    """
+    rows = _taps(torch.arange(top, top + lightness.shape[0]), seen.shape[0] / height, seen.shape[0])
+    columns = _taps(torch.arange(lightness.shape[1]), seen.shape[1] / lightness.shape[1], seen.shape[1])
+    total = torch.zeros_like(lightness)
+    mixed = torch.zeros((2, *lightness.shape))
+    for row, row_weight in rows:
+        seen_rows, ab_rows = seen[row], ab[:, row]
+        for column, column_weight in columns:
+            apart = (seen_rows[:, column] - lightness).div_(RANGE)
+            weight = apart.square_().mul_(-0.5).exp_().add_(_LEAST)
+            weight.mul_(row_weight[:, None]).mul_(column_weight)
+            total += weight
+            for channel in range(2):
+                mixed[channel].addcmul_(ab_rows[channel][:, column], weight)
+    return mixed.div_(total)
 
 
 def _taps(positions: Tensor, scale: float, side: int) -> list[tuple[Tensor, Tensor]]:

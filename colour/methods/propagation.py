@@ -149,20 +149,17 @@ def _iterated(system: Any, right: Floats) -> tuple[Floats, float]:
         size = float(np.abs(residual).max()) or 1.0
         return cast("Floats", factors.solve((residual / size).astype(np.float32)).astype(np.float64) * size)
 
-    times, least = _times(system, approximate(np.ones(len(right))))
-    allowed = TOLERANCE * least / times
     preconditioner = linalg.LinearOperator(system.shape, dtype=np.float64, matvec=lambda v: approximate(v.ravel()))
-    found = np.empty_like(right)
-    for column in range(right.shape[1]):
-        found[:, column], _ = linalg.bicgstab(
-            system,
-            right[:, column],
-            x0=approximate(right[:, column]),
-            rtol=0.0,
-            atol=allowed / 2,  # in the 2-norm, which is never less than the greatest residual
-            maxiter=_ITERATIONS,
-            M=preconditioner,
-        )
+
+    def solve(one: Floats, allowed: float) -> Floats:
+        # In the 2-norm, which is never less than the greatest residual.
+        how = {"rtol": 0.0, "atol": allowed, "maxiter": _ITERATIONS, "M": preconditioner}
+        return cast("Floats", linalg.bicgstab(system, one, x0=approximate(one), **how)[0])
+
+    times, least = _times(system, solve(np.ones(len(right)), 0.5))
+    if not np.isfinite(times):
+        return right, np.inf
+    found = np.stack([solve(one, 0.5 * TOLERANCE * least / times) for one in right.T], 1)
     return found, float(np.abs(right - system @ found).max() * times / least)
 
 

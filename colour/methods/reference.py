@@ -126,17 +126,24 @@ class ReferenceColourist:
         """
         full = lightness.detach().float().cpu()[0, 0]
         size = (full.shape[0], full.shape[1])
+        seen = reduced(full, reduced_size(*size, self.settings.pixels))
+        ab = self.at(seen, size)
+        return (ab if seen.shape == full.shape else enlarged(ab, seen, full))[None].to(lightness.device)
+
+    def at(self, seen: Tensor, size: tuple[int, int]) -> Tensor:
+        """ab, (2, h, w), float32, of the L, (h, w), of a picture that was reduced and has ``size``, height and width.
+
+        With ``enlarged_rows`` it colours pictures that are never whole in memory.
+        """
         for swatch in self.swatches:
             _check_inside(swatch.photo, size, f"{self.settings.swatches}", "the photograph")
-        to = reduced_size(*size, self.settings.pixels)
-        seen = reduced(full, to)
         gray = seen.double().numpy()
         if self.swatches:
-            found = self._by_swatches(gray, [swatch.photo.scaled(size, to) for swatch in self.swatches])
+            boxes = [swatch.photo.scaled(size, (gray.shape[0], gray.shape[1])) for swatch in self.swatches]
+            found = self._by_swatches(gray, boxes)
         else:
             found = matched(features(gray), self._samples(self.lab, gray))
-        ab = torch.from_numpy(found.astype(np.float32))
-        return (ab if to == size else enlarged(ab, seen, full))[None].to(lightness.device)
+        return torch.from_numpy(found.astype(np.float32))
 
     def _samples(self, lab: Floats, gray: Floats) -> Samples:
         return samples_of(remapped(lab[0], gray), lab[1:], self.settings.samples, self.settings.seed)

@@ -60,15 +60,21 @@ class ScribblesColourist:
         full = lightness.detach().float().cpu()[0, 0]
         size = (full.shape[0], full.shape[1])
         given = self.scribbles.on(*size)
-        to = reduced_size(*size, self.settings.pixels)
-        seen = reduced(full, to)
-        known = given.reduced(size, to)
-        found = propagate(seen.double().numpy(), known.pixels, known.ab, self.settings.variance)
-        ab = torch.from_numpy(found.ab.astype(np.float32))
-        if to != size:
+        seen = reduced(full, reduced_size(*size, self.settings.pixels))
+        ab = self.at(seen, size)
+        if seen.shape != full.shape:
             ab = enlarged(ab, seen, full)
         ab.view(2, -1)[:, torch.from_numpy(given.pixels)] = torch.from_numpy(given.ab.T.astype(np.float32))
         return ab[None].to(lightness.device)
+
+    def at(self, seen: Tensor, size: tuple[int, int]) -> Tensor:
+        """ab, (2, h, w), float32, of the L, (h, w), of a picture that was reduced and has ``size``, height and width.
+
+        With ``enlarged_rows`` it colours pictures that are never whole in memory.
+        """
+        known = self.scribbles.on(*size).reduced(size, (seen.shape[0], seen.shape[1]))
+        found = propagate(seen.double().numpy(), known.pixels, known.ab, self.settings.variance)
+        return torch.from_numpy(found.ab.astype(np.float32))
 
 
 def scribbles_colourist(scribbles: Scribbles, settings: ScribbleSettings | None = None) -> ScribblesColourist:
