@@ -97,7 +97,7 @@ def propagate(
     unknown[given] = False
     error = 0.0
     if unknown.any():
-        walk = _walk(affinities(lightness, variance))[unknown]
+        walk = random_walk(affinities(lightness, variance))[unknown]
         system = (sp.identity(walk.shape[0], format="csr") - walk[:, unknown]).tocsr()
         right = walk[:, ~unknown] @ ab[~unknown]
         del walk
@@ -113,8 +113,8 @@ def _moved(values: NDArray[Any], dy: int, dx: int, outside: Any) -> NDArray[Any]
     return padded[1 + dy : 1 + dy + values.shape[0], 1 + dx : 1 + dx + values.shape[1]]
 
 
-def _walk(weights: Floats) -> Any:
-    """W: a sparse (pixels, pixels) matrix whose row r holds the weights of r's neighbours."""
+def random_walk(weights: Floats) -> Any:
+    """W, a sparse (pixels, pixels) matrix whose row r holds the weights of r's neighbours; of ``affinities``."""
     _, height, width = weights.shape
     pixels = np.arange(height * width, dtype=np.int32).reshape(height, width)
     columns = np.stack([_moved(pixels, dy, dx, -1) for dy, dx in _NEIGHBOURS], -1).reshape(-1, 8)

@@ -13,7 +13,7 @@ least sum of squared differences. The user marked what belongs together, and the
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -80,14 +80,14 @@ class ReferenceSettings:
         seed: of the places of the samples.
         pixels: larger pictures, photograph and reference, are compared reduced to so many; the colour is then
             brought to every pixel along the edges of the photograph.
-        swatches: YAML file with a list of pairs of rectangles, [x, y, width, height] in pixels, such as
+        swatches: none, or a YAML file with a list of pairs of rectangles, [x, y, width, height] in pixels, such as
             - {reference: [10, 20, 80, 60], photo: [200, 40, 50, 50]}
     """
 
     samples: int = SAMPLES
     seed: int = 0
     pixels: int = PIXELS
-    swatches: Path | None = field(default=None)
+    swatches: str = ""
 
     def __post_init__(self) -> None:
         check_pixels(self.pixels)
@@ -113,9 +113,9 @@ class ReferenceColourist:
         self.lab = lab
         """(3, h, w), of the reference, reduced."""
         self.settings = settings
-        self.swatches = read_swatches(settings.swatches) if settings.swatches else ()
+        self.swatches = read_swatches(Path(settings.swatches)) if settings.swatches else ()
         for swatch in self.swatches:
-            _check_inside(swatch.reference, size, f"{settings.swatches}", name)
+            _check_inside(swatch.reference, size, settings.swatches, name)
         self.boxes = [swatch.reference.scaled(size, (lab.shape[1], lab.shape[2])) for swatch in self.swatches]
 
     def __call__(self, lightness: Tensor) -> Tensor:
@@ -136,7 +136,7 @@ class ReferenceColourist:
         With ``enlarged_rows`` it colours pictures that are never whole in memory.
         """
         for swatch in self.swatches:
-            _check_inside(swatch.photo, size, f"{self.settings.swatches}", "the photograph")
+            _check_inside(swatch.photo, size, self.settings.swatches, "the photograph")
         gray = seen.double().numpy()
         if self.swatches:
             boxes = [swatch.photo.scaled(size, (gray.shape[0], gray.shape[1])) for swatch in self.swatches]

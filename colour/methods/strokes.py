@@ -152,7 +152,8 @@ def _ab(rgb: NDArray[np.uint8]) -> NDArray[np.float64]:
 def _drawn(name: str, strokes: Sequence[Stroke], height: int, width: int) -> Given:
     if not strokes:
         raise UserError(f"{name}: no scribbles; give at least one point with a colour")
-    owner: dict[int, int] = {}
+    owner = np.full(height * width, -1, np.int32)
+    colours = np.array([stroke.ab for stroke in strokes], np.float64)
     for number, stroke in enumerate(strokes):
         for x, y in stroke.points:
             if not (-0.5 <= x < width - 0.5 and -0.5 <= y < height - 0.5):
@@ -160,21 +161,24 @@ def _drawn(name: str, strokes: Sequence[Stroke], height: int, width: int) -> Giv
                     f"{name}: scribble {number + 1} has a point outside the picture: "
                     f"({x:g}, {y:g}), where x goes to {width - 1} and y to {height - 1}"
                 )
-        for pixel in _covered(stroke, height, width).tolist():
-            other = owner.setdefault(pixel, number)
-            if strokes[other].ab != stroke.ab:
-                raise UserError(
-                    f"{name}: scribbles {other + 1} and {number + 1} give pixel ({pixel % width}, {pixel // width}) "
-                    "different colours; let them not touch"
-                )
-    pixels = np.array(sorted(owner), np.int64)
-    return Given(pixels, np.array([strokes[owner[pixel]].ab for pixel in pixels.tolist()], np.float64))
+        covered = _covered(stroke, height, width)
+        taken = covered[owner[covered] >= 0]
+        against = taken[(colours[owner[taken]] != colours[number]).any(1)]
+        if len(against):
+            pixel = int(against[0])
+            raise UserError(
+                f"{name}: scribbles {owner[pixel] + 1} and {number + 1} give pixel ({pixel % width}, {pixel // width}) "
+                "different colours; let them not touch"
+            )
+        owner[covered] = number
+    pixels = np.flatnonzero(owner >= 0)
+    return Given(pixels, colours[owner[pixels]])
 
 
 def _covered(stroke: Stroke, height: int, width: int) -> NDArray[np.int64]:
-    """Flat indices of the pixels of a stroke."""
+    """Flat indices of the pixels of a stroke; takes memory for the box around a segment, not for the picture."""
     reach = max(stroke.radius, _HALF_DIAGONAL)
-    mask = np.zeros((height, width), bool)
+    found = []
     for (x0, y0), (x1, y1) in pairwise((stroke.points[0], *stroke.points)):
         left, right = (max(0, math.floor(min(x0, x1) - reach)), min(width, math.ceil(max(x0, x1) + reach) + 1))
         top, bottom = (max(0, math.floor(min(y0, y1) - reach)), min(height, math.ceil(max(y0, y1) + reach) + 1))
@@ -182,8 +186,9 @@ def _covered(stroke: Stroke, height: int, width: int) -> NDArray[np.int64]:
         length = (x1 - x0) ** 2 + (y1 - y0) ** 2
         along = np.clip(((x - x0) * (x1 - x0) + (y - y0) * (y1 - y0)) / length, 0, 1) if length else 0.0
         near = np.hypot(x - x0 - along * (x1 - x0), y - y0 - along * (y1 - y0)) <= reach
-        mask[top:bottom, left:right] |= near
-    return np.flatnonzero(mask)
+        rows, columns = np.nonzero(near)
+        found.append((rows + top) * width + columns + left)
+    return np.unique(np.concatenate(found))
 
 
 def _listed(path: Path) -> Scribbles:

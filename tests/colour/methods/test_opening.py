@@ -10,8 +10,10 @@ from PIL import Image
 from colour.methods.opening import names_method, open_method
 from colour.methods.reference import ReferenceColourist, ReferenceSettings
 from colour.methods.scribbles import ScribblesColourist, ScribbleSettings
+from colour.methods.strokes import from_hints
 from pretext.color import rgb_to_lab
 from pretext.errors import UserError
+from pretext.settings import plain, settings_from
 
 
 @pytest.fixture
@@ -52,6 +54,18 @@ def test_what_is_missing_is_said(tmp_path: Path, scribbles: Path) -> None:
             open_method(name, file)
 
 
+def test_settings_are_read_as_those_of_any_command() -> None:
+    for kind, values in (
+        (ReferenceSettings, {"samples": 9, "swatches": "a.yaml"}),
+        (ScribbleSettings, {"variance": 2}),
+    ):
+        read = settings_from(kind, values, "x.yaml")
+        assert all(getattr(read, name) == value for name, value in values.items())
+        assert settings_from(kind, plain(read), "x.yaml") == read
+    with pytest.raises(UserError, match=r"x\.yaml: variance is 0\.0: it must lie in"):
+        settings_from(ScribbleSettings, {"variance": 0}, "x.yaml")
+
+
 def test_a_real_picture_after_itself_and_from_its_own_colours(shared_data: Path) -> None:
     """After itself, and from a sparse grid of its own colours, a picture is nearer to the truth than gray is."""
     path = sorted((shared_data / "imagenet-sample").rglob("*.JPEG"))[7]
@@ -64,8 +78,6 @@ def test_a_real_picture_after_itself_and_from_its_own_colours(shared_data: Path)
     after = open_method(f"reference:{path}", reference_settings=ReferenceSettings(samples=0))(lightness)[0]
     torch.testing.assert_close(after, truth, atol=60, rtol=0)
     assert (after - truth).square().mean().sqrt() < 0.9 * gray
-
-    from colour.methods.strokes import from_hints
 
     points = [(x, y, 0, *truth[:, y, x].tolist()) for y in range(4, lab.shape[1], 8) for x in range(4, lab.shape[2], 8)]
     spread = ScribblesColourist(from_hints(points), ScribbleSettings())(lightness)[0]

@@ -185,7 +185,7 @@ def test_swatches_say_what_belongs_together(tmp_path: Path) -> None:
         tmp_path,
         "[{reference: [2, 2, 20, 20], photo: [5, 5, 10, 10]}, {reference: [35, 5, 20, 30], photo: [40, 20, 15, 15]}]",
     )
-    ab = reference_colourist(reference, ReferenceSettings(swatches=path))(photo)[0].movedim(0, -1)
+    ab = reference_colourist(reference, ReferenceSettings(swatches=str(path)))(photo)[0].movedim(0, -1)
     true = rgb2lab(np.asarray(reference))[..., 1:]
     np.testing.assert_allclose(ab[:, :28], true[:, :28], atol=1e-3)
     np.testing.assert_allclose(ab[:, 32:], true[:, 32:], atol=1e-3)
@@ -196,7 +196,7 @@ def test_outside_swatches_the_nearest_window_counts(tmp_path: Path) -> None:
     reference, _ = two_tones(0)
     photo = np.random.default_rng(0).uniform(0, 100, (24, 30))
     path = swatches(tmp_path, "[{reference: [0, 0, 40, 40], photo: [3, 4, 9, 8]}]")
-    colourist = reference_colourist(reference, ReferenceSettings(swatches=path, samples=0))
+    colourist = reference_colourist(reference, ReferenceSettings(swatches=str(path), samples=0))
     found = colourist(torch.from_numpy(photo).float()[None, None])[0].numpy()
     padded = np.pad(photo.astype(np.float32).astype(float), 2, mode="edge")
     windows = np.lib.stride_tricks.sliding_window_view(padded, (5, 5)).reshape(24, 30, 25)
@@ -230,10 +230,10 @@ def test_swatches_outside_a_picture(tmp_path: Path) -> None:
     reference, _ = two_tones(0)
     path = swatches(tmp_path, "[{reference: [50, 0, 15, 5], photo: [0, 0, 9, 9]}]")
     with pytest.raises(UserError, match=r"\[50, 0, 15, 5\] lies outside old\.jpg, which has 64 x 48 pixels"):
-        reference_colourist(reference, ReferenceSettings(swatches=path), "old.jpg")
+        reference_colourist(reference, ReferenceSettings(swatches=str(path)), "old.jpg")
     path = swatches(tmp_path, "[{reference: [0, 0, 9, 9], photo: [0, 0, 9, 9]}]")
     with pytest.raises(UserError, match="lies outside the photograph, which has 8 x 20 pixels"):
-        reference_colourist(reference, ReferenceSettings(swatches=path))(torch.rand(1, 1, 20, 8))
+        reference_colourist(reference, ReferenceSettings(swatches=str(path)))(torch.rand(1, 1, 20, 8))
 
 
 def test_settings_that_make_no_sense() -> None:
