@@ -2,8 +2,7 @@
 
 Scribbles: the publication's equations by scipy's ``spsolve``, channel by channel, as ports of the released program do,
 and, on a small picture, as it is printed: loops over pixels and a dense solver. Reference: the distance of every
-pixel to every sample. Enlarging: bilinear, which does not follow edges and costs the least that enlarging can. Times
-are processor time.
+pixel to every sample. Times are processor time.
 """
 
 from collections.abc import Iterator
@@ -17,7 +16,6 @@ from scipy.sparse import linalg
 
 from benchmarks.paired import Job, Row, Spread, paired, spread, times_as_fast
 from benchmarks.pictures import jpegs
-from colour.methods.enlarging import enlarged, reduced
 from colour.methods.propagation import Floats, affinities, propagate, random_walk
 from colour.methods.reference import features, matched, samples_of
 from pretext.color import rgb_to_lab
@@ -53,16 +51,6 @@ def rows(device: torch.device, rounds: int) -> Iterator[Row]:
     yield times_as_fast(
         "matching to a reference", f"{_pixels(large)}, {len(samples.ab)} samples", "all distances", *taken
     )
-
-    full = torch.nn.functional.interpolate(torch.from_numpy(large[None, :1]).float(), scale_factor=3)[0, 0]
-    seen = reduced(full, (large.shape[1], large.shape[2]))
-    ab = torch.from_numpy(large[1:]).float()
-
-    def bilinear() -> torch.Tensor:
-        return torch.nn.functional.interpolate(ab[None], size=full.shape, mode="bilinear")
-
-    taken = paired(lambda: enlarged(ab, seen, full), bilinear, device, rounds, cpu=True)
-    yield times_as_fast("enlarging along edges", f"{_pixels(large)} to 9 times as many", "bilinear", *taken)
 
 
 def printed(lab: Floats, known: np.ndarray) -> Floats:
