@@ -7,10 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
+from colour.methods.enlarging import enlarged_rows, reduced, reduced_size
 from colour.methods.opening import names_method, open_method
 from colour.methods.reference import ReferenceColourist, ReferenceSettings
 from colour.methods.scribbles import ScribblesColourist, ScribbleSettings
-from colour.methods.strokes import from_hints
+from colour.methods.strokes import from_hints, read_scribbles
 from pretext.color import rgb_to_lab
 from pretext.errors import UserError
 from pretext.settings import plain, settings_from
@@ -64,6 +65,26 @@ def test_settings_are_read_as_those_of_any_command() -> None:
         assert settings_from(kind, plain(read), "x.yaml") == read
     with pytest.raises(UserError, match=r"x\.yaml: variance is 0\.0: it must lie in"):
         settings_from(ScribbleSettings, {"variance": 0}, "x.yaml")
+
+
+def test_a_picture_that_is_never_whole_in_memory_has_the_same_colour(tmp_path: Path) -> None:
+    """Its L reduced, then rows of it: as the whole, but for scribbled pixels, which only the whole puts back."""
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)).save(tmp_path / "r.png")
+    (tmp_path / "s.yaml").write_text("- {at: [7, 9], radius: 5, colour: teal}\n- {at: [40, 30], colour: red}")
+    scribbles = read_scribbles(tmp_path / "s.yaml")
+    lightness = torch.rand(45, 61) * 100
+    for colourist in (
+        open_method(f"reference:{tmp_path / 'r.png'}", reference_settings=ReferenceSettings(pixels=400)),
+        open_method("scribbles", tmp_path / "s.yaml", scribble_settings=ScribbleSettings(pixels=400)),
+    ):
+        seen = reduced(lightness, reduced_size(45, 61, 400))
+        ab = colourist.at(seen, (45, 61))
+        rows = [enlarged_rows(ab, seen, lightness[top : top + 13], top, 45) for top in range(0, 45, 13)]
+        same = torch.ones(45 * 61, dtype=torch.bool)
+        if isinstance(colourist, ScribblesColourist):
+            same[torch.from_numpy(scribbles.on(45, 61).pixels)] = False
+        whole = colourist(lightness[None, None])[0].view(2, -1)
+        assert torch.equal(torch.cat(rows, 1).view(2, -1)[:, same], whole[:, same])
 
 
 def test_a_real_picture_after_itself_and_from_its_own_colours(shared_data: Path) -> None:

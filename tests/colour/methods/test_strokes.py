@@ -42,6 +42,16 @@ def test_strokes_on_a_transparent_ground() -> None:
     np.testing.assert_allclose(given.ab, [ab_of(200, 30, 30), [0, 0]], atol=0.01)
 
 
+@pytest.mark.parametrize(("kind", "how"), [("PNG", {}), ("WEBP", {"lossless": True}), ("TIFF", {}), ("GIF", {})])
+def test_formats_that_can_be_transparent(kind: str, how: dict[str, object], tmp_path: Path) -> None:
+    layer = Image.new("RGBA", (9, 6))
+    ImageDraw.Draw(layer).line((1, 2, 5, 2), fill=(0, 128, 128, 255))
+    layer.save(tmp_path / "x", kind, **how)
+    given = read_scribbles(tmp_path / "x").on(6, 9)
+    assert given.pixels.tolist() == [2 * 9 + x for x in range(1, 6)]
+    np.testing.assert_allclose(given.ab, np.tile(ab_of(0, 128, 128), (5, 1)), atol=0.01)
+
+
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
 def test_strokes_on_a_gray_photograph(mode: str) -> None:
     gray = np.random.default_rng(0).integers(0, 256, (20, 30), dtype=np.uint8)
