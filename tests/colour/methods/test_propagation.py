@@ -170,3 +170,13 @@ def test_a_region_without_a_scribble_takes_colour_from_around(variance: float, d
     lightness[10:30, 10:30] = 90.0
     found = propagate(lightness, np.arange(40), np.tile([12.0, 34.0], (40, 1)), variance, direct)
     np.testing.assert_allclose(found.ab, np.broadcast_to([[[12.0]], [[34.0]]], (2, 40, 40)), atol=0.01)
+
+
+def test_where_single_precision_does_not_do_double_does() -> None:
+    """An island in an island, both all but cut off, which singly rounded factors do not see."""
+    lightness = np.full((60, 90), 20.0)
+    lightness[15:45, 15:75], lightness[27:33, 30:60] = 90.0, 20.0
+    at, colours = np.array([0, 89, 59 * 90]), np.array([[12.0, 34.0], [50.0, 0.0], [-30.0, 10.0]])
+    one, other = (propagate(lightness, at, colours, 0.02, direct) for direct in (DIRECT, ITERATED))
+    assert one.error <= TOLERANCE and other.error <= TOLERANCE
+    np.testing.assert_allclose(one.ab, other.ab, atol=one.error + other.error)

@@ -99,6 +99,12 @@ def test_a_flat_picture_has_no_deviation_at_all() -> None:
     assert (features(lightness)[..., 1] == 0).all()
 
 
+def test_equal_pixels_are_equal_samples_whatever_their_last_digits() -> None:
+    chosen = samples_of(np.full((9, 9), 100 / 3), np.zeros((2, 9, 9)), 0, seed=0)
+    assert features(np.full((9, 9), 100 / 3))[..., 1].any(), "25 thirds do not add up exactly"
+    assert len(np.unique(chosen.features, axis=0)) == 1
+
+
 @pytest.mark.parametrize("samples", [0, 1, 50, 200])
 def test_matching_finds_the_nearest_of_all(samples: int) -> None:
     random = np.random.default_rng(samples)
