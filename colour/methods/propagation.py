@@ -128,7 +128,8 @@ def _solved(system: Any, right: Floats, direct: int) -> tuple[Floats, float]:
     """The solution for every column of ``right``, and a bound on its error."""
     if system.shape[0] > direct:
         try:
-            found, error = _iterated(system, right)
+            with np.errstate(all="ignore"):  # what overflows has no bound, and is solved below
+                found, error = _iterated(system, right)
         except RuntimeError:  # a region all but cut off can be singular in single precision
             error = np.inf
         if error <= TOLERANCE:
