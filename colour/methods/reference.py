@@ -130,6 +130,11 @@ class ReferenceColourist:
         ab = self.at(seen, size)
         return (ab if seen.shape == full.shape else enlarged(ab, seen, full))[None].to(lightness.device)
 
+    def seen_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Width and height to which a picture of that width and height is reduced."""
+        height, width = reduced_size(size[1], size[0], self.settings.pixels)
+        return width, height
+
     def at(self, seen: Tensor, size: tuple[int, int]) -> Tensor:
         """ab, (2, h, w), float32, of the L, (h, w), of a picture that was reduced and has ``size``, height and width.
 

@@ -67,6 +67,11 @@ class ScribblesColourist:
         ab.view(2, -1)[:, torch.from_numpy(given.pixels)] = torch.from_numpy(given.ab.T.astype(np.float32))
         return ab[None].to(lightness.device)
 
+    def seen_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Width and height to which a picture of that width and height is reduced."""
+        height, width = reduced_size(size[1], size[0], self.settings.pixels)
+        return width, height
+
     def at(self, seen: Tensor, size: tuple[int, int]) -> Tensor:
         """ab, (2, h, w), float32, of the L, (h, w), of a picture that was reduced and has ``size``, height and width.
 

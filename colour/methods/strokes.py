@@ -93,8 +93,9 @@ class Scribbles(NamedTuple):
 
 
 def from_hints(hints: Iterable[tuple[float, float, float, float, float]], name: str = "hints") -> Scribbles:
-    """Scribbles of hints: (x, y, radius, a, b) each."""
-    return Scribbles(name, tuple(Stroke(((x, y),), radius, (a, b)) for x, y, radius, a, b in hints))
+    """Scribbles of hints: (x, y, radius, a, b) each, where (0, 0) is the picture's upper left corner, not the middle
+    of a pixel, as where somebody clicked."""
+    return Scribbles(name, tuple(Stroke(((x - 0.5, y - 0.5),), radius, (a, b)) for x, y, radius, a, b in hints))
 
 
 def read_scribbles(path: Path) -> Scribbles:

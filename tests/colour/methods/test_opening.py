@@ -78,6 +78,7 @@ def test_a_picture_that_is_never_whole_in_memory_has_the_same_colour(tmp_path: P
         open_method("scribbles", tmp_path / "s.yaml", scribble_settings=ScribbleSettings(pixels=400)),
     ):
         seen = reduced(lightness, reduced_size(45, 61, 400))
+        assert colourist.seen_size((61, 45)) == (seen.shape[1], seen.shape[0])
         ab = colourist.at(seen, (45, 61))
         rows = [enlarged_rows(ab, seen, lightness[top : top + 13], top, 45) for top in range(0, 45, 13)]
         same = torch.ones(45 * 61, dtype=torch.bool)
@@ -100,6 +101,10 @@ def test_a_real_picture_after_itself_and_from_its_own_colours(shared_data: Path)
     torch.testing.assert_close(after, truth, atol=60, rtol=0)
     assert (after - truth).square().mean().sqrt() < 0.9 * gray
 
-    points = [(x, y, 0, *truth[:, y, x].tolist()) for y in range(4, lab.shape[1], 8) for x in range(4, lab.shape[2], 8)]
+    points = [
+        (x + 0.5, y + 0.5, 0, *truth[:, y, x].tolist())
+        for y in range(4, lab.shape[1], 8)
+        for x in range(4, lab.shape[2], 8)
+    ]
     spread = ScribblesColourist(from_hints(points), ScribbleSettings())(lightness)[0]
     assert (spread - truth).square().mean().sqrt() < 0.5 * gray

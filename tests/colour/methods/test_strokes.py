@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from colour.methods.strokes import Given, Scribbles, from_hints, read_scribbles, scribbles_of_picture
+from colour.methods.strokes import Given, Scribbles, Stroke, from_hints, read_scribbles, scribbles_of_picture
 from pretext.color import rgb_to_ab
 from pretext.errors import UserError
 
@@ -18,6 +18,10 @@ from pretext.errors import UserError
 def ab_of(*rgb: int) -> list[float]:
     found: list[float] = rgb_to_ab(torch.tensor(rgb, dtype=torch.float64).view(3, 1, 1) / 255).flatten().tolist()
     return found
+
+
+def dots(hints: list[tuple[float, float, float, float, float]]) -> Scribbles:
+    return Scribbles("hints", tuple(Stroke(((x, y),), radius, (a, b)) for x, y, radius, a, b in hints))
 
 
 def png(picture: Image.Image, **how: object) -> bytes:
@@ -132,9 +136,7 @@ def test_strokes_cover_what_lies_within_their_radius() -> None:
     for _ in range(20):
         points = random.uniform(0, 19, (random.integers(1, 4), 2))
         radius = float(random.choice([0, 1.2, 4]))
-        text = Scribbles(
-            "x", (from_hints([(0, 0, radius, 1, 2)]).strokes[0]._replace(points=tuple(map(tuple, points))),)
-        )
+        text = Scribbles("x", (dots([(0, 0, radius, 1, 2)]).strokes[0]._replace(points=tuple(map(tuple, points))),))
         covered = []
         for y in range(20):
             for x in range(20):
@@ -153,14 +155,14 @@ def test_a_point_outside_the_picture(point: tuple[float, float]) -> None:
     with pytest.raises(
         UserError, match=r"hints: scribble 2 has a point outside the picture: .* x goes to 29 and y to 19"
     ):
-        from_hints([(5, 5, 1, 0, 9), (*point, 3, 1, 2)]).on(20, 30)
-    assert len(from_hints([(29.4, 19.4, 0, 1, 2), (-0.5, -0.5, 0, 1, 2)]).on(20, 30).pixels) == 2
+        dots([(5, 5, 1, 0, 9), (*point, 3, 1, 2)]).on(20, 30)
+    assert len(dots([(29.4, 19.4, 0, 1, 2), (-0.5, -0.5, 0, 1, 2)]).on(20, 30).pixels) == 2
 
 
 def test_scribbles_that_contradict_each_other() -> None:
     with pytest.raises(UserError, match=r"scribbles 1 and 3 give pixel \(\d+, 5\) different colours"):
-        from_hints([(5, 5, 3, 0, 9), (20, 5, 1, 0, 0), (10, 5, 3, 1, 9)]).on(20, 30)
-    same = from_hints([(5, 5, 3, 0, 9), (8, 5, 3, 0, 9)]).on(20, 30)
+        dots([(5, 5, 3, 0, 9), (20, 5, 1, 0, 0), (10, 5, 3, 1, 9)]).on(20, 30)
+    same = dots([(5, 5, 3, 0, 9), (8, 5, 3, 0, 9)]).on(20, 30)
     assert len(np.unique(same.pixels)) == len(same.pixels)
 
 
@@ -200,9 +202,17 @@ def test_lists_that_are_not_understood(text: str, said: str, tmp_path: Path) -> 
     assert "\n" not in str(caught.value) and "scribbles.yaml" in str(caught.value)
 
 
+def test_hints_are_counted_from_the_corner_of_the_picture() -> None:
+    assert from_hints([(7.5, 4.5, 0, 1, 2)]).on(20, 30).pixels.tolist() == [4 * 30 + 7]
+    assert from_hints([(0.1, 0.2, 0, 1, 2), (29.9, 19.8, 0, 3, 4)]).on(20, 30).pixels.tolist() == [0, 20 * 30 - 1]
+    middles = [(x + 0.5, y + 0.5) for y in range(20) for x in range(30)]
+    disc = [pixel for pixel, middle in enumerate(middles) if math.dist(middle, (20.9, 10.1)) <= 2.3]
+    assert from_hints([(20.9, 10.1, 2.3, 3, 4)]).on(20, 30).pixels.tolist() == disc
+
+
 def test_no_hints_are_no_scribbles() -> None:
     with pytest.raises(UserError, match="hints: no scribbles"):
-        from_hints([]).on(3, 3)
+        dots([]).on(3, 3)
 
 
 def test_reducing_takes_the_mean_of_a_cell() -> None:
