@@ -21,7 +21,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import colorizing, colours, data_path, frozen, loss, step
+from benchmarks import colorizing, colours, data_path, frozen, loss, methods, step
 from benchmarks.paired import Row, Spread, skipped
 from benchmarks.pictures import origin
 from pretext.errors import UserError
@@ -30,7 +30,7 @@ from pretext.files import write_atomically
 _Rows = Callable[[torch.device, int], Iterator[Row]]
 _ALL: dict[str, _Rows] = {
     "step": step.rows, "data": data_path.rows, "loss": loss.rows, "colours": colours.rows, "frozen": frozen.rows,
-    "colorizing": colorizing.rows,
+    "colorizing": colorizing.rows, "methods": methods.rows,
 }  # fmt: skip
 _KEY = ("what", "setting", "against", "threads")
 

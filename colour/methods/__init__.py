@@ -1,0 +1,1 @@
+"""Ways to colour without a network: from a reference picture, and from scribbles."""

@@ -1,0 +1,177 @@
+"""Colour that spreads from some pixels over a picture (Levin, Lischinski, Weiss 2004).
+
+A pixel r is asked to have the weighted mean colour of its neighbours s in the 3 x 3 window. The weights are
+exp(-(Y_r - Y_s)^2 / v_r), normalised to add up to 1; the window is cut off at the border. As in the released code:
+
+- v_r = 0.6 times the variance of Y in the window, r included (the paper prints 2 times);
+- v_r is at least so large that the neighbour most like r has a weight of 0.01 before normalising, and at least 2e-6;
+- a pixel with a given colour has it exactly, and nothing else is asked of it. (The paper's sum goes over all
+  pixels.) So there are as many equations as unknowns, the least sum of squares is 0, and every colour lies
+  between the given ones.
+
+Y is L / 100 here: in the publication the luma of a gamma-encoded picture, in [0, 1].
+
+The matrix I - W of the unknown pixels is a diagonally dominant M-matrix: it is factored without pivoting, in an
+order of least fill. For small pictures that is the solution. For large ones the factors are made in single
+precision, for little more than half the memory, and precondition BiCGSTAB in double precision.
+
+The error is known, not guessed: for any t > 0 with (I - W) t >= c > 0, no pixel of a solution with residual r is
+off by more than max |r| max t / c. (For c = 1, t is how many steps a random walk takes to a given pixel.)
+"""
+
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+from scipy.sparse import linalg
+
+Floats = NDArray[np.float64]
+
+VARIANCE = 0.6
+"""The released code's factor on the variance of the window; the paper prints 2."""
+
+TOLERANCE = 1e-3
+"""How far from the exact solution a colour may be, in Lab units."""
+
+DIRECT = 1 << 16
+"""Up to so many unknowns the factors are made in double precision."""
+
+_NEAREST = 0.01
+_FLOOR = 2e-6
+_LEAST = 1e-8  # of any weight, so that a region behind sharp edges without a given colour still takes one
+_ITERATIONS = 60
+_NEIGHBOURS = tuple((dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if dy or dx)
+
+
+class Propagated(NamedTuple):
+    """A solution."""
+
+    ab: Floats
+    """(2, h, w)."""
+    error: float
+    """No value is farther than this from the exact solution, in Lab units."""
+
+
+def affinities(lightness: Floats, variance: float = VARIANCE) -> Floats:
+    """The weights of every pixel's eight neighbours.
+
+    Args:
+        lightness: (h, w), L in [0, 100].
+        variance: factor on the variance of the window.
+
+    Returns:
+        (8, h, w), in the order of rows, then columns; 0 for neighbours outside the picture; the others add up to 1.
+    """
+    y = lightness / 100
+    around = np.stack([_moved(y, dy, dx, 0.0) for dy, dx in _NEIGHBOURS])
+    inside = np.stack([_moved(np.ones(y.shape, bool), dy, dx, False) for dy, dx in _NEIGHBOURS])
+    count = 1 + inside.sum(0)
+    mean = (y + around.sum(0)) / count
+    spread = ((y - mean) ** 2 + (np.square(around - mean) * inside).sum(0)) / count
+    apart = np.where(inside, np.square(around - y), np.inf)
+    if y.size == 1:
+        return np.zeros((8, 1, 1))
+    scale = np.maximum(np.maximum(variance * spread, apart.min(0) / -np.log(_NEAREST)), _FLOOR)
+    weights = np.maximum(np.exp(-apart / scale), _LEAST) * inside
+    return cast("Floats", weights / weights.sum(0))
+
+
+def propagate(
+    lightness: Floats, given: NDArray[np.int64], colours: Floats, variance: float = VARIANCE, direct: int = DIRECT
+) -> Propagated:
+    """Spread colours over a picture.
+
+    Args:
+        lightness: (h, w), L in [0, 100].
+        given: (n,), at least one: flat indices, each once, of the pixels whose colour is known.
+        colours: (n, 2), their ab.
+        variance: see ``affinities``.
+        direct: up to so many unknown pixels the factors are in double precision.
+    """
+    assert len(given) == len(colours) > 0
+    height, width = lightness.shape
+    ab = np.empty((height * width, 2))
+    ab[given] = colours
+    unknown = np.ones(height * width, bool)
+    unknown[given] = False
+    error = 0.0
+    if unknown.any():
+        walk = random_walk(affinities(lightness, variance))[unknown]
+        system = (sp.identity(walk.shape[0], format="csr") - walk[:, unknown]).tocsr()
+        right = walk[:, ~unknown] @ ab[~unknown]
+        del walk
+        found, error = _solved(system, right, direct)
+        # Rounding may leave the solution a last digit outside what is given.
+        ab[unknown] = found.clip(colours.min(0), colours.max(0))
+    return Propagated(np.ascontiguousarray(ab.T).reshape(2, height, width), error)
+
+
+def _moved(values: NDArray[Any], dy: int, dx: int, outside: Any) -> NDArray[Any]:
+    """Every pixel's neighbour at that offset."""
+    padded = np.pad(values, 1, constant_values=outside)
+    return padded[1 + dy : 1 + dy + values.shape[0], 1 + dx : 1 + dx + values.shape[1]]
+
+
+def random_walk(weights: Floats) -> Any:
+    """W, a sparse (pixels, pixels) matrix whose row r holds the weights of r's neighbours; of ``affinities``."""
+    _, height, width = weights.shape
+    pixels = np.arange(height * width, dtype=np.int32).reshape(height, width)
+    columns = np.stack([_moved(pixels, dy, dx, -1) for dy, dx in _NEIGHBOURS], -1).reshape(-1, 8)
+    inside = columns >= 0
+    starts = np.concatenate(([0], np.cumsum(inside.sum(1, dtype=np.int32), dtype=np.int32)))
+    values = np.moveaxis(weights, 0, -1).reshape(-1, 8)[inside]
+    return sp.csr_matrix((values, columns[inside], starts), shape=(pixels.size, pixels.size))
+
+
+def _solved(system: Any, right: Floats, direct: int) -> tuple[Floats, float]:
+    """The solution for every column of ``right``, and a bound on its error."""
+    if system.shape[0] > direct:
+        try:
+            with np.errstate(all="ignore"):  # what overflows has no bound, and is solved below
+                found, error = _iterated(system, right)
+        except RuntimeError:  # a region all but cut off can be singular in single precision
+            error = np.inf
+        if error <= TOLERANCE:
+            return found, error
+    factors = _factors(system)
+    found = factors.solve(right)
+    found += factors.solve(right - system @ found)
+    times, least = _times(system, factors.solve(np.ones(len(right))))
+    return found, float(np.abs(right - system @ found).max() * times / least)
+
+
+def _iterated(system: Any, right: Floats) -> tuple[Floats, float]:
+    """The same by BiCGSTAB, preconditioned by factors in single precision."""
+    factors = _factors(system.astype(np.float32))
+
+    def approximate(residual: Floats) -> Floats:
+        # Scaled, because single precision ends at 1e-38 and late residuals are tiny.
+        size = float(np.abs(residual).max()) or 1.0
+        return cast("Floats", factors.solve((residual / size).astype(np.float32)).astype(np.float64) * size)
+
+    preconditioner = linalg.LinearOperator(system.shape, dtype=np.float64, matvec=lambda v: approximate(v.ravel()))
+
+    def solve(one: Floats, allowed: float) -> Floats:
+        # In the 2-norm, which is never less than the greatest residual.
+        how = {"rtol": 0.0, "atol": allowed, "maxiter": _ITERATIONS, "M": preconditioner}
+        return cast("Floats", linalg.bicgstab(system, one, x0=approximate(one), **how)[0])
+
+    times, least = _times(system, solve(np.ones(len(right)), 0.5))
+    if not np.isfinite(times):
+        return right, np.inf
+    found = np.stack([solve(one, 0.5 * TOLERANCE * least / times) for one in right.T], 1)
+    return found, float(np.abs(right - system @ found).max() * times / least)
+
+
+def _factors(system: Any) -> Any:
+    return linalg.splu(
+        system.tocsc(), permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True}
+    )
+
+
+def _times(system: Any, t: Floats) -> tuple[float, float]:
+    """The greatest of t and the least of (I - W) t, of which t was to make 1: the error is at most the residual
+    times the one over the other. Infinity and 1 where t shows nothing."""
+    least = float((system @ t).min())
+    return (float(t.max()), least) if least > 0 and t.min() > 0 else (float("inf"), 1.0)
