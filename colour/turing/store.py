@@ -308,6 +308,7 @@ class Store:
         *rest: Any,
     ) -> Row:
         shown = Shown(*rest)
+        shown = shown._replace(hidden=None if shown.hidden is None else bool(shown.hidden))
         nominal = self.facts.seconds * 1000
         on_time = (
             shown.shown_ms is not None and abs(shown.shown_ms - nominal) <= _TIMING_OFF * nominal and not shown.hidden

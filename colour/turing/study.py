@@ -100,12 +100,11 @@ def gathered(arguments: Sequence[str]) -> list[str]:
     for word in arguments:
         if word == "--algorithm":
             taking = True
+        elif word.startswith("--algorithm=[") or (taking and word.startswith("[")):
+            return list(arguments)  # as YAML writes it
         elif word.startswith("--algorithm="):
             taking = False
-            value = word.removeprefix("--algorithm=")
-            if value.startswith("["):
-                return list(arguments)  # as YAML writes it
-            found.append(value)
+            found.append(word.removeprefix("--algorithm="))
         elif taking and "=" in word and not word.startswith("-"):
             found.append(word)
         else:
