@@ -18,7 +18,7 @@ HOSTILE = [
     "=1+1",
 ]
 
-HOSTILE_ALGORITHM = "\"><script>alert(1)</script>"
+HOSTILE_ALGORITHM = '"><script>alert(1)</script>'
 
 MakeStudy = Callable[..., Store]
 
