@@ -72,15 +72,22 @@ def settled(page: "Page") -> None:
     page.locator("#status:empty").wait_for(state="attached")
 
 
-def shown(page: "Page") -> bytes:
-    """The bytes of the coloured picture on the page."""
+def shown(page: "Page") -> str:
+    """The pixels of the coloured picture on the page."""
     levels = page.locator("#coloured").evaluate(
-        "async image => [...new Uint8Array(await (await fetch(image.src)).arrayBuffer())]"
+        """async image => {
+            await image.decode();
+            const canvas = document.createElement("canvas");
+            canvas.width = image.naturalWidth;
+            canvas.height = image.naturalHeight;
+            canvas.getContext("2d").drawImage(image, 0, 0);
+            return canvas.toDataURL();
+        }"""
     )
-    return bytes(levels)
+    return str(levels)
 
 
-def changed(page: "Page", before: bytes) -> bytes:
+def changed(page: "Page", before: str) -> str:
     """What is shown, once it is something else."""
     for _ in range(600):
         settled(page)
@@ -151,14 +158,14 @@ def test_open_slide_and_download(browser: "Browser", studio: Site, painters: dic
         assert page.get_by_text("takes no hints").is_visible()
         assert page.get_by_text("no method that colours after a reference").is_visible()
         before = shown(page)
-        page.get_by_label("Temperature").fill("1.1")
+        page.get_by_role("slider", name="Temperature").fill("1.1")
         after = changed(page, before)
         page.get_by_role("button", name="Back to the start").click()
         assert changed(page, after) == before
         clip = "image => getComputedStyle(image).clipPath"
-        page.get_by_label("From gray to colour").fill("30")
+        page.get_by_role("slider", name="From gray to colour").fill("30")
         assert "70%" in page.locator("#coloured").evaluate(clip)
-        page.get_by_label("Saturation").fill("0.5")
+        page.get_by_role("slider", name="Saturation").fill("0.5")
         changed(page, before)
         with page.expect_download() as download:
             page.get_by_role("button", name="Download").click()
@@ -222,7 +229,7 @@ def test_hints_by_click_and_by_keys(browser: "Browser", hinted: Site) -> None:
         sent: list[dict[str, object]] = []
         page.on("request", lambda one: sent.append(json.loads(one.post_data or "")) if "coloured" in one.url else None)
         opened(page, hinted, photograph(300, 200))
-        assert page.get_by_label("Temperature").is_disabled()
+        assert page.get_by_role("slider", name="Temperature").is_disabled()
         before = shown(page)
         page.get_by_role("radio", name="red").click()
         box = page.locator("#sheet").bounding_box()
@@ -234,14 +241,14 @@ def test_hints_by_click_and_by_keys(browser: "Browser", hinted: Site) -> None:
         assert hint["colour"] == "#b23a3a"
         page.get_by_role("button", name="Add in the middle").focus()
         page.keyboard.press("Enter")
-        page.get_by_text("Hint 2").wait_for()
+        page.get_by_text("Hint 2", exact=True).wait_for()
         page.keyboard.press("ArrowRight")
         page.keyboard.press("Shift+ArrowUp")
         changed(page, with_one)
         moved = sent[-1]["hints"][1]  # type: ignore[index]
         assert (moved["x"], moved["y"]) == pytest.approx((0.51, 0.45))
         page.keyboard.press("Delete")
-        assert page.get_by_text("Hint 2").count() == 0
+        assert page.get_by_text("Hint 2", exact=True).count() == 0
         page.get_by_role("button", name="Remove hint 1").click()
         settled(page)
         assert shown(page) == before
@@ -256,7 +263,7 @@ def test_on_a_phone_nothing_sticks_out(browser: "Browser", hinted: Site) -> None
         box = page.locator("#sheet").bounding_box()
         assert box and box["height"] < 400 and box["width"] / box["height"] == pytest.approx(0.5, abs=0.02)
         page.locator("#sheet").tap()
-        page.get_by_text("Hint 1").wait_for()
+        page.get_by_text("Hint 1", exact=True).wait_for()
         for control in page.locator("button:visible, .button:visible").all():
             if "mark" not in (control.get_attribute("class") or ""):
                 size = control.bounding_box()
@@ -268,7 +275,7 @@ def test_a_stopped_studio_is_a_line_on_the_page(browser: "Browser", painters: di
     with watched(browser) as page:
         with serving(lambda address: studio_app(table, 1, {"localhost"})) as site:
             opened(page, site, photograph())
-        page.get_by_label("Saturation").fill("0.5")
+        page.get_by_role("slider", name="Saturation").fill("0.5")
         page.get_by_role("alert").filter(has_text="is it still running?").wait_for()
 
 
