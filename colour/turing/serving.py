@@ -5,7 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from colour.pages.listening import address_of, bound, needing_extra
-from colour.turing.study import TuringSettings, opened_study
+from colour.turing.store import Store
+from colour.turing.study import FILE, TuringSettings, opened_study
 from colour.turing.telling import result_lines
 
 Say = Callable[..., None]
@@ -22,11 +23,13 @@ def turing(folder: Path, settings: TuringSettings, say: Say) -> None:
     Raises:
         UserError: see ``opened_study`` and ``bound``.
     """
+    if settings.results:  # also while another process serves
+        store = Store.open(folder / FILE)
+        say(*result_lines(store))
+        store.close()
+        return
     with opened_study(folder, settings) as (store, said):
         say(*said)
-        if settings.results:
-            say(*result_lines(store))
-            return
         with needing_extra("this page"):
             from colour.pages.guarding import names_here
             from colour.pages.serving import serve

@@ -134,6 +134,8 @@ class Store:
     @classmethod
     def open(cls, file: Path) -> "Store":
         """A study that was made before; a `UserError` where it is none."""
+        if not file.is_file():
+            raise UserError(f"{file.parent}: no study there")
         try:
             connection = _connected(file)
             if connection.execute("PRAGMA application_id").fetchone()[0] != _OURS:
@@ -208,7 +210,7 @@ class Store:
         with self._transaction() as db:
             (number,) = db.execute("SELECT count(*) FROM participant").fetchone()
             counts = [0] * len(self.facts.names)
-            taken = "finished_at IS NOT NULL OR touched_at > ?"
+            taken = "vision != 'no' AND (finished_at IS NOT NULL OR touched_at > ?)"
             for algorithm, count in db.execute(
                 f"SELECT algorithm, count(*) FROM participant WHERE {taken} GROUP BY algorithm", (now - _ACTIVE,)
             ):

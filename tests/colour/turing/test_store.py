@@ -59,6 +59,11 @@ def test_who_does_not_see_colours_is_kept_apart(make_study: MakeStudy) -> None:
         store.see(number, 0)
         store.answer(number, 0, True, ON_TIME)
     assert [row.counts for row in store.rows()] == [True, True, False]
+    for index in range(3):
+        store.join(f"more {index}", "yes")
+    people = [store.participant(name) for name in ("yes", "unsure", "more 0", "more 1", "more 2")]
+    taken = [who.algorithm for who in people if who]
+    assert sorted(taken[:4]) == [0, 0, 1, 1], "balanced without them"
 
 
 def test_algorithms_stay_balanced_though_participants_leave(make_study: MakeStudy) -> None:

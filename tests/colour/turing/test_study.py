@@ -71,6 +71,7 @@ def test_every_mistake_is_a_line_and_leaves_no_study(folders: list[Path], tmp_pa
     refused(study, settings(folders, trials=4), "4 pairs, and 5 trials", "--trials")
     refused(study, settings([tmp_path / "none", *folders[1:]]), "none")
     refused(study, TuringSettings(), "no study yet", "--real")
+    assert pretint.main(["turing", str(study), "--results"]) == 2
     (folders[2] / "b.png").unlink()
     refused(study, settings(folders), "1 of 4 real pictures have no coloured one of algorithm name 1", ": b")
     refused(study, settings([folders[0], folders[0] / "a.jpg"]), "not a folder")
@@ -166,6 +167,10 @@ def test_the_command_serves_is_killed_and_goes_on(launcher: Launcher, folders: l
     place = joined.headers["location"]
     assert site.post(f"{place}/seen", {"trial": 0}).json["show"]
     assert site.post(f"{place}/answer", {"trial": 0, "chosen": "first"}).json["kept"]
+    told = launcher.start("turing", tmp_path / "study", "--results")  # while the other serves
+    assert told.wait() == 0 and "1 participants" in told.said
+    refused_twice = launcher.start(*words)
+    assert refused_twice.wait() == 2 and "another process is serving this study" in refused_twice.said
     started.kill()
     started.wait()
     again = launcher.start(*words)
