@@ -3,6 +3,8 @@
 Plain ASGI, so that nothing of a request is read before it is bounded.
 """
 
+import asyncio
+import contextlib
 import ipaddress
 import math
 import socket
@@ -33,6 +35,8 @@ SMALL_BODY = 16 * 1024
 """Bytes that a request may bring where nothing else is said."""
 
 _CLIENTS = 4096  # whose rates are remembered
+_PATIENCE = 30.0  # seconds for which a body may stand still
+_DROPPED = 8 << 20  # bytes of a body that is too large, which are read nevertheless
 _SAFE = ("GET", "HEAD", "OPTIONS")
 
 
@@ -71,6 +75,7 @@ class Guard:
             would be a foreign site's name that was pointed at this machine (DNS rebinding).
         bodies: bytes that a request's body may have, by the beginning of its path; ``SMALL_BODY`` elsewhere.
         rates: the rate of one client, by the beginning of its path; the first that fits counts.
+        public: the address by which browsers know the page, where a proxy asks for it under another.
     """
 
     def __init__(
@@ -79,8 +84,9 @@ class Guard:
         names: Iterable[str],
         bodies: dict[str, int] | None = None,
         rates: dict[str, Rate] | None = None,
+        public: str = "",
     ) -> None:
-        self.app = app
+        self.app, self.public = app, public
         self.names = {name.lower() for name in names}
         self.bodies = bodies or {}
         self.buckets = {start: Buckets(rate) for start, rate in (rates or {"/": Rate(600, 60)}).items()}
@@ -108,14 +114,21 @@ class Guard:
             return
         limit = _longest(self.bodies, scope["path"], SMALL_BODY)
         if _declared(Headers(scope=scope)) > limit:
+            await _dropped(receive)
             refusal = PlainTextResponse(_said(limit), 413, headers={"connection": "close"})
             await refusal(scope, receive, dressed)
             return
-        seen = 0
+        seen, more = 0, True
 
         async def bounded() -> Message:
-            nonlocal seen
-            message = await receive()
+            nonlocal seen, more
+            if not more:
+                return await receive()  # which waits until the client is gone
+            try:
+                message = await asyncio.wait_for(receive(), _PATIENCE)
+            except TimeoutError:
+                raise HTTPException(408, "The rest of this did not come.\n") from None
+            more = message.get("more_body", False)
             seen += len(message.get("body", b""))
             if seen > limit:
                 raise HTTPException(413, _said(limit))  # Starlette answers with it, whoever was reading
@@ -128,7 +141,7 @@ class Guard:
         host = headers.get("host", "")
         if not self.knows(host):
             return PlainTextResponse("This page does not go by that name.\n", 421)
-        if scope["method"] not in _SAFE and not _from_here(headers, host):
+        if scope["method"] not in _SAFE and not self._from_here(headers, host):
             return PlainTextResponse("This came from another site.\n", 403)
         client = _network(scope["client"][0] if scope.get("client") else "")
         for start, buckets in self.buckets.items():
@@ -138,6 +151,15 @@ class Guard:
                     return PlainTextResponse("Too many requests; try again in a while.\n", 429, headers=after)
                 break
         return None
+
+    def _from_here(self, headers: Headers, host: str) -> bool:
+        """Whether a request that changes something comes from a page of ours, or from no browser at all."""
+        if site := headers.get("sec-fetch-site"):
+            return site in ("same-origin", "none")
+        origin = headers.get("origin")  # all that browsers say where the page is not served over HTTPS
+        if origin is None or (self.public and origin.lower() == self.public.lower().rstrip("/")):
+            return True
+        return urlsplit(origin).netloc.lower() == host.lower()
 
     def knows(self, host: str) -> bool:
         """Whether a Host header is one that this page goes by."""
@@ -159,19 +181,23 @@ def _said(limit: int) -> str:
     return f"Too large: at most {f'{limit / 1e6:.0f} MB' if limit >= 1e6 else f'{limit:,} bytes'}.\n"
 
 
+async def _dropped(receive: Receive) -> None:
+    """Read a part of a body that nobody wants: who is cut off while sending never hears why."""
+    dropped = 0
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_PATIENCE):
+            while dropped < _DROPPED:
+                message = await receive()
+                dropped += len(message.get("body", b""))
+                if not message.get("more_body", False):
+                    return
+
+
 def _declared(headers: Headers) -> int:
     try:
         return int(headers.get("content-length", "0"))
     except ValueError:
         return 0
-
-
-def _from_here(headers: Headers, host: str) -> bool:
-    """Whether a request that changes something comes from a page of ours, or from no browser at all."""
-    if site := headers.get("sec-fetch-site"):
-        return site in ("same-origin", "none")
-    origin = headers.get("origin")  # all that browsers say where the page is not served over HTTPS
-    return origin is None or urlsplit(origin).netloc.lower() == host.lower()
 
 
 def _is_address(name: str) -> bool:

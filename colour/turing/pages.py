@@ -50,7 +50,7 @@ def study_app(store: Store, token: str, address: str, names: set[str]) -> ASGIAp
         static_route("colour.pages", "colour.turing"),
     ]
     app = Starlette(routes=routes, exception_handlers={HTTPException: part.problem})
-    return Guard(app, names, rates=_RATES)
+    return Guard(app, names, rates=_RATES, public=address)
 
 
 class _Part:

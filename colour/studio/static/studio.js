@@ -30,6 +30,8 @@ function told(problem) {
 }
 
 async function laid(file) {
+  const most = Number(main.dataset.megabytes);
+  if (file.size > most * 1e6) throw new Told(`This file has ${(file.size / 1e6).toFixed(1)} MB; at most ${most} MB fit.`);
   const response = await answered(await fetch("/photographs", {
     method: "POST", body: file, headers: { "content-type": "application/octet-stream" },
   }));

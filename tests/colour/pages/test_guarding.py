@@ -75,6 +75,21 @@ def test_what_changes_something_comes_from_a_page_of_ours(site: Site, headers: d
     assert site.ask("/", host="study.example", **headers).status == 200, "reading harms nobody"
 
 
+def test_behind_a_proxy_that_asks_under_another_name() -> None:
+    app = Starlette(routes=[Route("/", length, methods=["POST"])])
+    with serving(lambda address: Guard(app, set(), public="https://study.example")) as site:
+        assert site.ask("/", b"x", origin="https://study.example").status == 200
+        assert site.ask("/", b"x", origin="http://study.example").status == 403
+
+
+def test_a_body_that_stands_still_is_not_waited_for(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("colour.pages.guarding._PATIENCE", 0.1)
+    host, _, port = site.address.removeprefix("http://").partition(":")
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(f"POST / HTTP/1.1\r\nHost: {host}\r\nContent-Length: 10\r\n\r\nhalf".encode())
+        assert connection.recv(4000).startswith(b"HTTP/1.1 408")
+
+
 def test_a_bucket_against_its_definition() -> None:
     now = 0.0
     buckets = Buckets(Rate(3, 0.5), lambda: now)

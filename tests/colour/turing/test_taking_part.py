@@ -56,7 +56,8 @@ def test_a_whole_participation_by_keyboard_alone(browser: "Browser", make_study:
     address = serve(store)
     with watched(browser) as page:
         page.goto(f"{address}/join/{store.facts.token}")
-        page.keyboard.press("Tab")
+        while page.evaluate("document.activeElement.name") != "vision":
+            page.keyboard.press("Tab")
         page.keyboard.press("Space")  # the first of the answers: yes
         page.keyboard.press("Tab")
         page.keyboard.press("Enter")
