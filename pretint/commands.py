@@ -171,6 +171,28 @@ def score(arguments: Sequence[str]) -> int:
     return 0
 
 
+def turing(arguments: Sequence[str]) -> int:
+    """Ask people which of two pictures is fake: a study as a web page, and how often each algorithm fools them."""
+    from colour.turing.serving import turing as job
+    from colour.turing.study import TuringSettings, gathered
+
+    study = Positional("study", "folder of the study; made if it does not exist")
+    (folder,), settings = read(turing, TuringSettings, [study], gathered(arguments))
+    job(folder, settings, say)
+    return 0
+
+
+def studio(arguments: Sequence[str]) -> int:
+    """Colour photographs on a local page: temperature, saturation, hints; nothing leaves this machine."""
+    from colour.studio.serving import StudioSettings
+    from colour.studio.serving import studio as job
+
+    model = Positional("model", "a run, or a checkpoint file")
+    (run,), settings = read(studio, StudioSettings, [model], arguments)
+    job(run, settings, say)
+    return 0
+
+
 def report(arguments: Sequence[str]) -> int:
     """Write a run's report: one HTML file with its curves, probes, pictures and settings."""
     from transfer.report import write_report
@@ -277,6 +299,8 @@ COMMANDS: dict[str, Command] = {
         table,
         colorize,
         score,
+        turing,
+        studio,
         report,
         replay,
         pack,

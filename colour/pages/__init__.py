@@ -1,0 +1,1 @@
+"""What every page that Pretint serves is made of: the server, and what guards it."""

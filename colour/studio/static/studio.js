@@ -1,0 +1,283 @@
+// The studio's page. What a photograph looks like is computed by the server on this machine; the latest wish wins.
+
+const at = (id) => document.getElementById(id);
+const main = document.querySelector("main"), sheet = at("sheet"), marks = at("marks");
+const takesHints = main.dataset.hints === "yes";
+const start = { temperature: Number(main.dataset.temperature), saturation: 1 };
+const SWATCHES = {
+  "#e3b48f": "light skin", "#8d5a3b": "dark skin", "#6f9fd8": "sky", "#3f7f8c": "sea", "#5f8f3e": "grass", "#2f5a35": "fir",
+  "#a5713f": "wood", "#c9a86a": "sand", "#b23a3a": "red", "#d98a2b": "orange", "#dcc24a": "yellow", "#7a5aa0": "violet",
+};
+let photograph = null, name = "photograph", hints = [], reference = null, asking = null, grown = 0;
+
+class Told extends Error {}
+
+function trouble(text) { at("trouble").textContent = text; }
+
+async function answered(response) {
+  if (response.ok) return response;
+  let text = response.status === 413 ? "This file is too large." : "The studio did not answer as it should.";
+  try {
+    const said = await response.text();
+    text = said.startsWith("{") ? JSON.parse(said).problem : said || text;
+  } catch { /* the sentence above will do */ }
+  throw Object.assign(new Told(text), { status: response.status });
+}
+
+function told(problem) {
+  if (problem.name === "AbortError" || problem.status === 409) return;
+  trouble(problem instanceof Told ? problem.message : "The studio cannot be reached; is it still running?");
+}
+
+async function laid(file) {
+  const most = Number(main.dataset.megabytes);
+  if (file.size > most * 1e6) throw new Told(`This file has ${(file.size / 1e6).toFixed(1)} MB; at most ${most} MB fit.`);
+  const response = await answered(await fetch("/photographs", {
+    method: "POST", body: file, headers: { "content-type": "application/octet-stream" },
+  }));
+  return response.json();
+}
+
+async function open(file) {
+  if (!file) return;
+  trouble("");
+  at("status").textContent = "Opening\u2026";
+  try {
+    const opened = await laid(file);
+    photograph = opened;
+    name = file.name.replace(/\.[^.]*$/, "") || "photograph";
+    hints = [];
+    drawHints();
+    sheet.style.setProperty("--shape", opened.width / opened.height);
+    const gray = await answered(await fetch(`/photographs/${opened.photograph}/gray`));
+    await put(at("gray"), await gray.blob());
+    at("coloured").hidden = true;
+    at("drop").hidden = true;
+    at("figure").hidden = at("panel").hidden = false;
+    at("full-size").textContent = `All ${opened.width} \u00d7 ${opened.height} pixels, with the photograph's own lightness.`;
+    await paint();
+  } catch (problem) {
+    told(problem);
+  }
+  at("status").textContent = "";
+}
+
+// A picture is exchanged when the new one is there, so that nothing flickers.
+async function put(image, blob) {
+  const before = image.src;
+  const next = URL.createObjectURL(blob);
+  image.src = next;
+  try { await image.decode(); } catch { /* a later one took its place */ }
+  if (before.startsWith("blob:")) URL.revokeObjectURL(before);
+}
+
+function look() {
+  return {
+    temperature: Number(at("temperature").value),
+    saturation: Number(at("saturation").value),
+    hints: hints.map(({ x, y, colour }) => ({ x, y, colour, radius: Number(at("radius").value) / 100 })),
+    reference: reference && reference.photograph,
+  };
+}
+
+async function coloured(more, signal) {
+  const response = await fetch(`/photographs/${photograph.photograph}/coloured`, {
+    method: "POST", body: JSON.stringify({ ...look(), ...more }), headers: { "content-type": "application/json" }, signal,
+  });
+  return (await answered(response)).blob();
+}
+
+async function paint() {
+  if (!photograph) return;
+  asking?.abort();
+  const mine = asking = new AbortController();
+  const slow = setTimeout(() => { at("status").textContent = "Colouring\u2026"; }, 250);
+  try {
+    const blob = await coloured({}, mine.signal);
+    if (mine !== asking) return;
+    await put(at("coloured"), blob);
+    at("coloured").hidden = false;
+    trouble("");
+  } catch (problem) {
+    if (mine === asking) told(problem);
+  } finally {
+    clearTimeout(slow);
+    if (mine === asking) at("status").textContent = "";
+  }
+}
+
+async function download() {
+  const button = at("download"), format = at("format").value;
+  button.disabled = true;
+  at("status").textContent = "Colouring all pixels\u2026";
+  try {
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(await coloured({ full: true, format }));
+    link.download = `${name}-coloured.${format === "png" ? "png" : "jpg"}`;
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 60000);
+    trouble("");
+  } catch (problem) {
+    told(problem);
+  }
+  button.disabled = false;
+  at("status").textContent = "";
+}
+
+function slider(id, shown) {
+  const input = at(id), output = at(`${id}-shown`);
+  const show = () => { output.textContent = shown(Number(input.value)); };
+  input.addEventListener("input", () => { show(); paint(); });
+  show();
+  return show;
+}
+
+const bounded = (value) => Math.min(1, Math.max(0, value));
+const where = (event) => {
+  const box = sheet.getBoundingClientRect();
+  return { x: bounded((event.clientX - box.left) / box.width), y: bounded((event.clientY - box.top) / box.height) };
+};
+
+function addHint(place) {
+  grown += 1;
+  hints.push({ ...place, colour: at("brush").value, number: grown });
+  drawHints();
+  paint();
+  return hints.length - 1;
+}
+
+function removeHint(hint) {
+  hints = hints.filter((other) => other !== hint);
+  drawHints();
+  paint();
+}
+
+function place(mark, hint) {
+  mark.style.left = `${100 * hint.x}%`;
+  mark.style.top = `${100 * hint.y}%`;
+}
+
+function marked(hint) {
+  const mark = document.createElement("button");
+  mark.type = "button";
+  mark.className = "mark";
+  mark.style.background = hint.colour;
+  mark.setAttribute("aria-label", `Hint ${hint.number}, ${hint.colour}: arrow keys move it, Delete removes it`);
+  place(mark, hint);
+  mark.addEventListener("keydown", (event) => {
+    const step = event.shiftKey ? 0.05 : 0.01;
+    const moves = { ArrowLeft: [-step, 0], ArrowRight: [step, 0], ArrowUp: [0, -step], ArrowDown: [0, step] };
+    if (event.key === "Delete" || event.key === "Backspace") { event.preventDefault(); removeHint(hint); at("place").focus(); }
+    if (!moves[event.key]) return;
+    event.preventDefault();
+    hint.x = bounded(hint.x + moves[event.key][0]);
+    hint.y = bounded(hint.y + moves[event.key][1]);
+    place(mark, hint);
+    paint();
+  });
+  mark.addEventListener("pointerdown", (event) => {
+    mark.setPointerCapture(event.pointerId);
+    const move = (moved) => { Object.assign(hint, where(moved)); place(mark, hint); };
+    mark.addEventListener("pointermove", move);
+    mark.addEventListener("pointerup", () => { mark.removeEventListener("pointermove", move); paint(); }, { once: true });
+  });
+  mark.addEventListener("click", (event) => event.stopPropagation());
+  return mark;
+}
+
+function listed(hint) {
+  const row = document.createElement("li");
+  const colour = document.createElement("input"), words = document.createElement("span"), gone = document.createElement("button");
+  colour.type = "color";
+  colour.value = hint.colour;
+  colour.setAttribute("aria-label", `Colour of hint ${hint.number}`);
+  colour.addEventListener("input", () => { hint.colour = colour.value; redrawMarks(); paint(); });
+  words.textContent = `Hint ${hint.number}`;
+  gone.type = "button";
+  gone.textContent = "Remove";
+  gone.setAttribute("aria-label", `Remove hint ${hint.number}`);
+  gone.addEventListener("click", () => removeHint(hint));
+  row.append(colour, words, gone);
+  return row;
+}
+
+function redrawMarks() { marks.replaceChildren(...hints.map(marked)); }
+
+function drawHints() {
+  if (!takesHints) return;
+  redrawMarks();
+  at("hints").replaceChildren(...hints.map(listed));
+}
+
+function pick(colour) {
+  at("brush").value = colour;
+  for (const swatch of at("swatches").children) swatch.setAttribute("aria-checked", swatch.dataset.colour === colour);
+}
+
+if (takesHints) {
+  for (const [colour, words] of Object.entries(SWATCHES)) {
+    const swatch = document.createElement("button");
+    swatch.type = "button";
+    swatch.dataset.colour = colour;
+    swatch.style.background = colour;
+    swatch.title = words;
+    swatch.setAttribute("role", "radio");
+    swatch.setAttribute("aria-label", words);
+    swatch.addEventListener("click", () => pick(colour));
+    at("swatches").append(swatch);
+  }
+  pick("#6f9fd8");
+  at("brush").addEventListener("input", () => pick(at("brush").value));
+  at("place").addEventListener("click", () => { const added = addHint({ x: 0.5, y: 0.5 }); marks.children[added].focus(); });
+  sheet.addEventListener("click", (event) => addHint(where(event)));
+  slider("radius", (value) => `${value.toFixed(1)}%`);
+}
+
+if (at("reference")) {
+  at("reference").addEventListener("change", async () => {
+    const [file] = at("reference").files;
+    at("reference").value = "";
+    if (!file) return;
+    trouble("");
+    try {
+      reference = await laid(file);
+      await put(at("reference-shown"), file);
+      at("reference-shown").hidden = at("no-reference").hidden = false;
+      await paint();
+    } catch (problem) {
+      told(problem);
+    }
+  });
+  at("no-reference").addEventListener("click", () => {
+    reference = null;
+    at("reference-shown").hidden = at("no-reference").hidden = true;
+    paint();
+  });
+}
+
+const shows = [
+  slider("temperature", (value) => (at("temperature").disabled ? "" : value.toFixed(2))),
+  slider("saturation", (value) => value.toFixed(2)),
+];
+at("reset").addEventListener("click", () => {
+  at("temperature").value = start.temperature;
+  at("saturation").value = start.saturation;
+  for (const show of shows) show();
+  paint();
+});
+at("reveal").addEventListener("input", () => sheet.style.setProperty("--reveal", `${at("reveal").value}%`));
+at("download").addEventListener("click", download);
+at("panel").addEventListener("submit", (event) => event.preventDefault());
+at("file").addEventListener("change", () => {
+  const [file] = at("file").files;
+  at("file").value = ""; // so that the same file can be chosen again
+  open(file);
+});
+
+// A drop anywhere counts: one that misses would make the browser leave the page for the file.
+for (const kind of ["dragenter", "dragover"]) {
+  document.addEventListener(kind, (event) => { event.preventDefault(); main.classList.add("over"); });
+}
+for (const kind of ["dragleave", "drop"]) document.addEventListener(kind, () => main.classList.remove("over"));
+document.addEventListener("drop", (event) => { event.preventDefault(); open(event.dataTransfer.files[0]); });
+document.addEventListener("paste", (event) => open(event.clipboardData.files[0]));

@@ -1,0 +1,11 @@
+// Copying the link; where the browser does not allow it, the link is there to be selected.
+const link = document.getElementById("link");
+const copy = document.getElementById("copy");
+link.addEventListener("focus", () => link.select());
+if (navigator.clipboard) {
+  copy.hidden = false;
+  copy.addEventListener("click", async () => {
+    await navigator.clipboard.writeText(link.value);
+    copy.textContent = "Copied";
+  });
+}

@@ -1,0 +1,100 @@
+"""A real server and a real browser, for the tests of pages."""
+
+import http.client
+import json
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+
+import pytest
+import uvicorn
+
+from colour.pages.listening import address_of, bound
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+
+class Answered(NamedTuple):
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class Site:
+    """A served application; paths go out as they are written, so that a test can send what no browser would."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+
+    def ask(self, path: str, body: bytes | None = None, **headers: str) -> Answered:
+        """GET, or POST of a body; header names are written with underscores."""
+        connection = http.client.HTTPConnection(self.address.removeprefix("http://"), timeout=60)
+        try:
+            named = {name.replace("_", "-"): value for name, value in headers.items()}
+            connection.request("GET" if body is None else "POST", path, body, named)
+            response = connection.getresponse()
+            got = {name.lower(): value for name, value in response.getheaders()}
+            return Answered(response.status, got, response.read())
+        finally:
+            connection.close()
+
+    def post(self, path: str, sent: Any) -> Answered:
+        """JSON, as a page of ours sends it."""
+        return self.ask(path, json.dumps(sent).encode(), content_type="application/json", origin=self.address)
+
+
+@contextmanager
+def serving(make: Any) -> Iterator[Site]:
+    """Serve ``make(address)``, in a thread, on a free port."""
+    listener = bound("127.0.0.1", 0)
+    site = Site(address_of(listener))
+    server = uvicorn.Server(uvicorn.Config(make(site.address), log_level="warning", access_log=False, ws="none"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    try:
+        yield site
+    finally:
+        server.should_exit = True
+        thread.join()
+        listener.close()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator["Browser"]:
+    try:
+        from playwright.sync_api import sync_playwright
+    except ModuleNotFoundError:
+        _missing("playwright")
+    executable = shutil.which("chromium") or _missing("chromium")
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+@contextmanager
+def watched(browser: "Browser", **context: Any) -> Iterator["Page"]:
+    """A page in a context of its own, in which no script may fail, and nothing may be refused or pop up."""
+    opened = browser.new_context(**context)
+    page = opened.new_page()
+    troubles: list[str] = []
+    page.on("pageerror", lambda error: troubles.append(str(error)))
+    page.on("dialog", lambda dialog: troubles.append(dialog.message))
+    page.on("console", lambda said: troubles.append(said.text) if "Content Security" in said.text else None)
+    yield page
+    opened.close()
+    assert not troubles, troubles
+
+
+def _missing(what: str) -> NoReturn:
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"CI needs {what}")
+    pytest.skip(f"needs {what}")

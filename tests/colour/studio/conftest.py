@@ -1,0 +1,5 @@
+"""Fixtures of the studio."""
+
+from browsing import browser
+
+__all__ = ["browser"]

@@ -1,0 +1,36 @@
+"""Networks at random weights, as checkpoints, for the tests of the studio."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from pretext.engine.checkpoint import save_checkpoint
+from pretext.recipe import BackboneSettings, ObjectiveSettings, PretrainSettings, build_colorizer, colour_contract
+from pretext.settings import plain
+
+
+def checkpoint(path: Path, hints: bool = False) -> Path:
+    """A small network that says distributions; or the one that takes hints, and says one colour."""
+    settings = PretrainSettings()
+    if hints:
+        regression = ObjectiveSettings(name="regression", stride=1, bounded=True)
+        settings = PretrainSettings(backbone=BackboneSettings(name="siggraph17"), objective=regression)
+    prior = torch.full((313,), 1 / 313, dtype=torch.float64)
+    model = build_colorizer(settings, prior)
+    state = {"step": 7, "settings": plain(settings), "colour": colour_contract(settings, prior)}
+    save_checkpoint(path, {**state, "model": model.state_dict()})
+    return path
+
+
+def photograph(width: int = 120, height: int = 90, seed: int = 0) -> Image.Image:
+    noise = np.random.default_rng(seed).integers(60, 190, (6, 8, 3), dtype=np.uint8)
+    return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def file_of(picture: Image.Image, kind: str = "PNG") -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, kind)
+    return buffer.getvalue()

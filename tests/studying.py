@@ -1,0 +1,56 @@
+"""Small studies, for the tests of theirs."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from colour.turing.store import Store
+from colour.turing.study import TuringSettings, opened_study
+
+HOSTILE = [
+    "<img src=x onerror=\"document.title='owned'\">",
+    "\"'><script>document.title='owned'<&amp;script>",
+    "ü 漢字 \u202ecod",
+    "=1+1",
+]
+
+HOSTILE_ALGORITHM = '"><script>alert(1)</script>'
+
+MakeStudy = Callable[..., Store]
+
+
+def write_pictures(folder: Path, names: list[str], algorithms: int = 2, size: tuple[int, int] = (48, 40)) -> list[Path]:
+    """Real pictures, and what each algorithm made of them: all green, all blue, ..."""
+    rng = np.random.default_rng(0)
+    folders = [folder / "real", *(folder / f"fake-{index}" for index in range(algorithms))]
+    for name in names:
+        real = rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+        for index, place in enumerate(folders):
+            place.mkdir(exist_ok=True, parents=True)
+            pixels = real if index == 0 else np.zeros_like(real)
+            if index:
+                pixels[..., index] = 255
+            Image.fromarray(pixels).save(place / f"{name}.{'jpg' if index == 0 else 'png'}")
+    return folders
+
+
+@pytest.fixture
+def make_study(tmp_path: Path) -> Iterator[MakeStudy]:
+    """make(names=..., **settings): an open study of 2 practice and 3 scored trials, shown for 0.2 seconds."""
+    with ExitStack() as stack:
+
+        def make(
+            names: list[str] | None = None, algorithms: tuple[str, ...] = ("one", "two"), **settings: object
+        ) -> Store:
+            names = [*HOSTILE, "e", "f", "g"] if names is None else names
+            real, *fakes = write_pictures(tmp_path / "pictures", names, len(algorithms))
+            given = {"practice": 2, "trials": 3, "seconds": 0.2, "size": 32} | settings
+            words = [f"{name}={fake}" for name, fake in zip(algorithms, fakes, strict=True)]
+            asked = TuringSettings(real=str(real), algorithm=words, **given)  # type: ignore[arg-type]
+            return stack.enter_context(opened_study(tmp_path / "study", asked))[0]
+
+        yield make
