@@ -3,7 +3,7 @@
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -12,10 +12,13 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from colour.colourists import LARGEST, Hint, NetworkColourist, open_colourist
-from colour.hints import check_hints, read_hints
-from colour.joining import join_picture
+from colour.colourists import Colourist
+from colour.joining import Colours, Scaled, join_picture
 from colour.listing import STANDARD, Job, beside, list_jobs
+from colour.methods.reference import ReferenceSettings
+from colour.methods.scribbles import ScribbleSettings
+from colour.networks import LARGEST, NetworkColourist
+from colour.opening import open_colourist
 from colour.photographs import Format, Photograph, open_photograph, write_photograph
 from colour.photographs.reading import MEGAPIXELS
 from colour.photographs.writing import QUALITY, in_memory
@@ -47,19 +50,22 @@ class ColorizeSettings:
             which is also the default where the picture is standard input.
         format: of the files: jpeg, png, webp, tiff; auto takes the picture's own, or PNG where that has no colour.
         quality: of JPEG and lossy WebP, 1 to 100.
-        size: shorter side, in pixels, at which the network sees a picture; 0 takes the size at which it
+        size: shorter side, in pixels, at which a network sees a picture; 0 takes the size at which it
             was trained to. The result has the full resolution of the input.
-        temperature: of the annealed mean: towards 0 more vivid, 1 more cautious.
+        temperature: of a network's annealed mean: towards 0 more vivid, 1 more cautious.
         saturation: factor on the colours: 0 is gray, 1 as predicted.
         samples: how many more colourings of each picture are drawn from what the network holds likely.
         uncertainty: write beside each picture how unsure the network is of each place.
-        hints: a YAML file of colours given in places of a single picture, for a network that takes them.
+        hints: colours given in places of a single picture, a YAML file or a picture of strokes: for scribbles, and
+            for a network that takes them.
         first_frame: of an animation or of several pages colour the first; else it is refused.
         megapixels: the largest picture that is opened.
         sheet: write sheet.png, the pictures side by side: gray, coloured, original.
-        batch: how many pictures of one size the network sees at once; 0 is 8 on a GPU, else 1.
+        batch: how many pictures of one size a network sees at once; 0 is 8 on a GPU, else 1.
         seed: of the samples.
         device: auto (the GPU if there is one), cpu, cuda, ...
+        reference: how colours are taken from a reference picture.
+        scribbles: how they spread from scribbles.
     """
 
     out: Path | None = None
@@ -77,6 +83,8 @@ class ColorizeSettings:
     batch: int = 0
     seed: int = 0
     device: str = "auto"
+    reference: ReferenceSettings = field(default_factory=ReferenceSettings)
+    scribbles: ScribbleSettings = field(default_factory=ScribbleSettings)
 
     def __post_init__(self) -> None:
         if not 0 <= self.size <= LARGEST:
@@ -111,11 +119,12 @@ class Coloured(NamedTuple):
     """Whether the result went to standard output."""
 
 
-def colorize(model: Path, pictures: Sequence[Path], settings: ColorizeSettings) -> Coloured:
+def colorize(model: str | Path, pictures: Sequence[Path], settings: ColorizeSettings) -> Coloured:
     """Colour files, all pictures in folders, and standard input.
 
     Args:
-        model: a run, a checkpoint, an exported .safetensors, or published weights of ECCV16 or SIGGRAPH17.
+        model: a run, a checkpoint, an exported .safetensors, or published weights of ECCV16 or SIGGRAPH17; or
+            ``reference:PICTURE``, or ``scribbles``.
         pictures: files, folders, patterns; - is standard input. A picture keeps its place below its folder.
         settings: how, and where to.
 
@@ -131,28 +140,25 @@ def colorize(model: Path, pictures: Sequence[Path], settings: ColorizeSettings) 
         raise UserError("standard output takes one picture, without samples or uncertainty; name a folder with --out")
     if streamed and sys.stdout.isatty():
         raise UserError("a picture on a terminal cannot be read; redirect it, or name a folder with --out")
-    colourist = open_colourist(model, settings.device, settings.size, settings.temperature)
-    hints = read_hints(settings.hints) if settings.hints else []
-    _check_abilities(colourist, model, settings)
-    return _Colouring(colourist, hints, settings, streamed).run(pictures)
+    colourist = open_colourist(
+        model, settings.device, settings.size, settings.temperature, settings.hints, settings.reference,
+        settings.scribbles,
+    )  # fmt: skip
+    if (settings.samples or settings.uncertainty) and not colourist.has_distribution:
+        raise UserError(
+            f"{model}: predicts one colour, and not how likely others are: there is nothing to draw from; leave "
+            "--samples and --uncertainty out, or take a network that learnt classification"
+        )
+    return _Colouring(colourist, settings, streamed).run(pictures)
 
 
-def colorize_picture(colourist: NetworkColourist, picture: Image.Image, saturation: float = 1.0) -> Image.Image:
+def colorize_picture(colourist: Colourist, picture: Image.Image, saturation: float = 1.0) -> Image.Image:
     """Colour one picture, RGB, whose own L the result has, RGB too. (A predicted colour that sRGB does not have at that
     L is clipped, which moves L.)
     """
-    photograph = Photograph.of(picture)
-    return join_picture(picture, saturation * colourist(photograph.seen(colourist.seen_size(picture.size))))
-
-
-def _check_abilities(colourist: NetworkColourist, model: Path, settings: ColorizeSettings) -> None:
-    if settings.hints and not colourist.takes_hints:
-        raise UserError(f"{model}: its network takes no hints; siggraph17 does. Leave --hints out")
-    if (settings.samples or settings.uncertainty) and not colourist.has_distribution:
-        raise UserError(
-            f"{model}: its network predicts one colour, and not how likely others are: there is nothing to draw from; "
-            "leave --samples and --uncertainty out, or take a network that learnt classification"
-        )
+    lightness = Photograph.of(picture).seen(colourist.seen_size(picture.size))
+    ab = colourist.predict(lightness, picture.size).ab
+    return join_picture(picture, Scaled(colourist.enlarged(ab, lightness, picture.size), saturation))
 
 
 class _Opened(NamedTuple):
@@ -166,11 +172,9 @@ class _Opened(NamedTuple):
 class _Colouring:
     """One call: photographs are opened one by one, and coloured as soon as enough of one seen size are there."""
 
-    def __init__(
-        self, colourist: NetworkColourist, hints: list[Hint], settings: ColorizeSettings, streamed: bool
-    ) -> None:
-        self.colourist, self.hints, self.settings, self.streamed = colourist, hints, settings, streamed
-        self.batch = settings.batch or (1 if colourist.device.type == "cpu" else 8)
+    def __init__(self, colourist: Colourist, settings: ColorizeSettings, streamed: bool) -> None:
+        self.colourist, self.settings, self.streamed = colourist, settings, streamed
+        self.batch = (settings.batch if isinstance(colourist, NetworkColourist) else 0) or colourist.batch
         self.folder = settings.out or FOLDER
         self.waiting: dict[tuple[int, int], list[_Opened]] = {}
         self.rows: list[list[Image.Image]] = []
@@ -179,7 +183,7 @@ class _Colouring:
     def run(self, pictures: Sequence[Path]) -> Coloured:
         """Colour all."""
         jobs = self.jobs(pictures)
-        if self.hints and len(jobs) != 1:
+        if self.settings.hints and len(jobs) != 1:
             raise UserError(f"hints are for one picture, and {len(jobs)} were given; colour that one alone")
         with progress("colorize", len(jobs), "pictures") as advance:
             for number, job in enumerate(jobs, 1):
@@ -231,13 +235,11 @@ class _Colouring:
         """Colour pictures of one seen size; gives how many."""
         lightness = torch.cat([one.lightness for one in group])
         try:
-            if self.hints:
-                check_hints(self.hints, group[0].photograph.size)
-                ab = self.colourist.with_hints(lightness, self.hints, group[0].photograph.size)
-            else:
-                ab = self.colourist(lightness)
-            needed = self.settings.samples or self.settings.uncertainty
-            logits = self.colourist.logits(lightness) if needed else None
+            ab, logits = self.colourist.predict(lightness, group[0].photograph.size)
+        except UserError as error:
+            # What was given does not fit this photograph; who gave something gets photographs one by one.
+            self.done.skipped.extend(PictureError(one.photograph.key, str(error)) for one in group)
+            return len(group)
         except torch.OutOfMemoryError as error:
             raise UserError(
                 f"the GPU has no room for {len(group)} pictures at {lightness.shape[3]} x {lightness.shape[2]}; "
@@ -257,10 +259,13 @@ class _Colouring:
         job, photograph, settings = one.job, one.photograph, self.settings
         if not bool(torch.isfinite(ab).all()):
             raise PictureError(photograph.key, "the network's colours are no numbers; are its weights damaged?")
+        colours: Colours = self.colourist.enlarged(ab, one.lightness, photograph.size)
         ab = ab * settings.saturation
-        notes = self.write(job, photograph, ab)
+        notes = self.write(
+            job, photograph, colours if settings.saturation == 1 else Scaled(colours, settings.saturation)
+        )
         if settings.saturation and float(ab.abs().max()) < _PALE:
-            notes.append("came out as gray as it was: the network gave it no colour")
+            notes.append("came out as gray as it was: it was given no colour")
         if logits is not None:
             self.write_others(job, photograph, logits, one.lightness.shape[-2:])
         self.done.notes.extend((photograph.key, note) for note in notes)
@@ -273,19 +278,20 @@ class _Colouring:
             small = photograph.reduced((max(1, round(width * scale)), max(1, round(height * scale))))
             self.rows.append([ImageOps.grayscale(small).convert("RGB"), join_picture(small, ab), small])
 
-    def write(self, job: Job, photograph: Photograph, ab: Tensor) -> list[str]:
+    def write(self, job: Job, photograph: Photograph, colours: Colours) -> list[str]:
         """The coloured picture itself; gives notes."""
         if not self.streamed:
-            return write_photograph(photograph, ab, job.target, job.format, self.settings.quality)
+            return write_photograph(photograph, colours, job.target, job.format, self.settings.quality)
         own: dict[str, Format] = {"JPEG": "jpeg", "PNG": "png", "WEBP": "webp", "TIFF": "tiff"}
         format = own.get(photograph.format, "png") if self.settings.format == "auto" else job.format
-        content, notes = in_memory(photograph, ab, format, self.settings.quality)
+        content, notes = in_memory(photograph, colours, format, self.settings.quality)
         sys.stdout.buffer.write(content)
         sys.stdout.buffer.flush()
         return notes
 
     def write_others(self, job: Job, photograph: Photograph, logits: Tensor, seen: torch.Size) -> None:
         """Samples, and the map of uncertainty."""
+        assert isinstance(self.colourist, NetworkColourist)
         settings, stride = self.settings, self.colourist.colorizer.target_stride
         size = (logits.shape[2], logits.shape[3])
         fields = quantile_fields(2 * settings.samples, size, settings.seed)

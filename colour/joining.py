@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -36,8 +36,15 @@ _WHITE = (0.95047, 1.0, 1.08883)
 _LINEAR_BELOW = 0.2068966  # where f of CIE Lab stops being a cube root; as in pretext.color
 
 
+class Colours(Protocol):
+    """ab at a picture's size, of which only the asked rows ever exist."""
+
+    def rows(self, top: int, bottom: int, pixels: Rows) -> Floats:
+        """(2, bottom - top, W), unscaled, of those rows of the picture, whose pixels are given too."""
+
+
 class Enlarged:
-    """ab at a picture's size, of which only the asked rows ever exist.
+    """Colours by bilinear interpolation.
 
     Columns are interpolated once, at the few rows that ab has; a row of the picture then is a mixture of two.
 
@@ -54,14 +61,30 @@ class Enlarged:
         self._wide += (narrow.take(right, axis=2) - self._wide) * share
         self._steps = np.diff(self._wide, axis=1, append=self._wide[:, -1:])
 
-    def rows(self, top: int, bottom: int) -> Floats:
-        """(2, bottom - top, W)."""
+    def rows(self, top: int, bottom: int, pixels: Rows | None = None) -> Floats:
+        """(2, bottom - top, W); the pixels do not count."""
         above, _, share = _between(self._wide.shape[1], self._height, top, bottom)
         mixed = np.empty((2, bottom - top, self._wide.shape[2]), np.float32)
         for row, (one, part) in enumerate(zip(above, share, strict=True)):
             np.multiply(self._steps[:, one], part, out=mixed[:, row])
             mixed[:, row] += self._wide[:, one]
         return mixed
+
+
+class Scaled:
+    """Colours of another saturation.
+
+    Args:
+        colours: of the picture.
+        factor: on a and b.
+    """
+
+    def __init__(self, colours: Colours, factor: float) -> None:
+        self.colours, self.factor = colours, np.float32(factor)
+
+    def rows(self, top: int, bottom: int, pixels: Rows) -> Floats:
+        """See ``Colours``."""
+        return self.colours.rows(top, bottom, pixels) * self.factor
 
 
 def _between(points: int, length: int, first: int, last: int) -> tuple[NDArray[Any], NDArray[Any], Floats]:
@@ -126,23 +149,23 @@ def _scratch(name: str, dtype: type, shape: tuple[int, ...]) -> NDArray[Any]:
     return held[:needed].reshape(shape)
 
 
-def join_picture(picture: Image.Image, ab: Tensor) -> Image.Image:
+def join_picture(picture: Image.Image, ab: Tensor | Colours) -> Image.Image:
     """A picture with its own L and new colours.
 
     Args:
         picture: mode RGB or L.
-        ab: (1, 2, h, w), float, unscaled, of any size and on any device.
+        ab: colours of the picture's size, or (1, 2, h, w), float, unscaled, of any size and on any device.
 
     Returns:
         RGB, of the picture's size.
     """
     assert picture.mode in ("RGB", "L"), picture.mode
-    enlarged = Enlarged(ab, picture.size)
+    colours = Enlarged(ab, picture.size) if isinstance(ab, Tensor) else ab
     result = Image.new("RGB", picture.size)
 
     def strip(top: int, bottom: int) -> tuple[int, Image.Image]:
         rows = np.asarray(picture.crop((0, top, picture.width, bottom)))
-        return top, Image.fromarray(join_rows(rows, enlarged.rows(top, bottom)))
+        return top, Image.fromarray(join_rows(rows, colours.rows(top, bottom, rows)))
 
     for top, joined in in_strips(picture.size, strip):
         result.paste(joined, (0, top))

@@ -137,7 +137,11 @@ def colorize(arguments: Sequence[str]) -> int:
     from colour.colorizing import FOLDER, ColorizeSettings
     from colour.colorizing import colorize as job
 
-    model = Positional("model", "a run, a checkpoint, exported weights, or published ones of ECCV16 or SIGGRAPH17")
+    model = Positional(
+        "model",
+        "a run, a checkpoint, exported weights, published ones of ECCV16 or SIGGRAPH17; reference:PICTURE; scribbles",
+        kind=str,
+    )
     pictures = Positional("pictures", "picture files, folders of them, patterns; - is standard input", nargs="+")
     (run, paths), settings = read(colorize, ColorizeSettings, [model, pictures], arguments)
     done = job(run, paths, settings)
@@ -147,7 +151,8 @@ def colorize(arguments: Sequence[str]) -> int:
     say(*(f"{key}: {note}" for key, note in done.notes))
     if done.skipped:
         say(f"{len(done.skipped)} without a result:", *(f"  {error}" for error in done.skipped))
-    say(f"{len(done.written)} coloured pictures: {settings.out or FOLDER}")
+    count = "1 coloured picture" if len(done.written) == 1 else f"{len(done.written):,} coloured pictures"
+    say(f"{count}: {settings.out or FOLDER}")
     if done.sheet:
         say(f"side by side: {done.sheet}")
     return 1 if done.skipped else 0
@@ -187,7 +192,7 @@ def studio(arguments: Sequence[str]) -> int:
     from colour.studio.serving import StudioSettings
     from colour.studio.serving import studio as job
 
-    model = Positional("model", "a run, or a checkpoint file")
+    model = Positional("model", "a run, a checkpoint, exported or published weights")
     (run,), settings = read(studio, StudioSettings, [model], arguments)
     job(run, settings, say)
     return 0

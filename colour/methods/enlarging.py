@@ -11,9 +11,14 @@ reduced pixel, and ends exactly where the window does: a Gaussian cut off there 
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from colour.hints import Given
+from colour.joining import Floats, Rows
+from pretext.color import rgb_to_lightness
 
 RANGE = 5.0
 """Standard deviation of the weight over the difference in L: what differs by more lies across an edge."""
@@ -86,6 +91,41 @@ def enlarged_rows(ab: Tensor, seen: Tensor, lightness: Tensor, top: int, height:
             for channel in range(2):
                 mixed[channel].addcmul_(ab_rows[channel][:, column], weight)
     return mixed.div_(total)
+
+
+class AlongEdges:
+    """The same as colours of a photograph, which is never whole in memory.
+
+    Args:
+        ab: (1, 2, h, w), of the reduced picture.
+        seen: (1, 1, h, w), its L.
+        size: width and height of the photograph.
+        given: pixels of the photograph that have the very colour that somebody gave them.
+    """
+
+    def __init__(self, ab: Tensor, seen: Tensor, size: tuple[int, int], given: Given | None = None) -> None:
+        self.ab, self.seen, self.size, self.given = ab[0].float(), seen[0, 0], size, given
+
+    def rows(self, top: int, bottom: int, pixels: Rows) -> Floats:
+        """See ``colour.joining.Colours``."""
+        width, height = self.size
+        if self.seen.shape == (height, width):
+            mixed = self.ab[:, top:bottom].numpy().copy()
+        else:
+            mixed = enlarged_rows(self.ab, self.seen, _lightness(pixels), top, height).numpy()
+        if self.given is not None:
+            first, last = np.searchsorted(self.given.pixels, (top * width, bottom * width))
+            at = self.given.pixels[first:last] - top * width
+            mixed.reshape(2, -1)[:, at] = self.given.ab[first:last].T
+        return mixed
+
+
+def _lightness(pixels: Rows) -> Tensor:
+    """L, (rows, W), of rows of a photograph."""
+    most = np.iinfo(pixels.dtype).max
+    planes = torch.from_numpy(pixels.astype(np.float32) / most)
+    planes = planes[None].expand(3, -1, -1) if pixels.ndim == 2 else planes.permute(2, 0, 1)
+    return rgb_to_lightness(planes)[0]
 
 
 def _taps(positions: Tensor, scale: float, side: int) -> list[tuple[Tensor, Tensor]]:

@@ -24,10 +24,12 @@ from PIL import Image
 from scipy.spatial import KDTree
 from torch import Tensor
 
-from colour.methods.enlarging import enlarged, reduced, reduced_size
+from colour.colourists import Prediction
+from colour.methods.enlarging import AlongEdges, enlarged, reduced, reduced_size
 from colour.methods.scribbles import PIXELS, check_pixels
 from pretext.color import rgb_to_lab
 from pretext.errors import UserError
+from pretext.pictures.decode import decode
 from pretext.settings import read_yaml
 
 Floats = NDArray[np.float64]
@@ -107,7 +109,9 @@ class Samples(NamedTuple):
 
 
 class ReferenceColourist:
-    """Colours photographs after a reference picture. Wants to see them at full size."""
+    """Colours photographs after a reference picture."""
+
+    batch, takes_hints, has_distribution = 1, False, False
 
     def __init__(self, lab: Floats, size: tuple[int, int], settings: ReferenceSettings, name: str) -> None:
         self.lab = lab
@@ -136,10 +140,7 @@ class ReferenceColourist:
         return width, height
 
     def at(self, seen: Tensor, size: tuple[int, int]) -> Tensor:
-        """ab, (2, h, w), float32, of the L, (h, w), of a picture that was reduced and has ``size``, height and width.
-
-        With ``enlarged_rows`` it colours pictures that are never whole in memory.
-        """
+        """ab, (2, h, w), float32, of the L, (h, w), of a picture of ``size``, height and width, that was reduced."""
         for swatch in self.swatches:
             _check_inside(swatch.photo, size, self.settings.swatches, "the photograph")
         gray = seen.double().numpy()
@@ -149,6 +150,15 @@ class ReferenceColourist:
         else:
             found = matched(features(gray), self._samples(self.lab, gray))
         return torch.from_numpy(found.astype(np.float32))
+
+    def predict(self, lightness: Tensor, size: tuple[int, int]) -> Prediction:
+        """See ``colour.colourists.Colourist``; raises a ``UserError`` for a swatch outside the photograph."""
+        (one,) = lightness[:, 0]
+        return Prediction(self.at(one, (size[1], size[0]))[None])
+
+    def enlarged(self, ab: Tensor, lightness: Tensor, size: tuple[int, int]) -> AlongEdges:
+        """Along the photograph's edges."""
+        return AlongEdges(ab, lightness, size)
 
     def _samples(self, lab: Floats, gray: Floats) -> Samples:
         return samples_of(remapped(lab[0], gray), lab[1:], self.settings.samples, self.settings.seed)
@@ -195,6 +205,21 @@ def reference_colourist(
     if np.abs(lab[1:]).max() <= GRAY:
         raise UserError(f"{name}: has no colour (every |a| and |b| is at most {GRAY:g}); take a coloured picture")
     return ReferenceColourist(lab, size, settings, name)
+
+
+def open_reference(picture: str, settings: ReferenceSettings | None = None) -> ReferenceColourist:
+    """A colourist of a reference picture's file.
+
+    Raises:
+        UserError: it cannot be read, or as ``reference_colourist``.
+    """
+    if not picture:
+        raise UserError("reference: name the picture, reference:PICTURE")
+    try:
+        data = Path(picture).read_bytes()
+    except OSError as error:
+        raise UserError(f"{picture}: cannot read the reference ({error.strerror})") from error
+    return reference_colourist(decode(data, picture), settings, picture)
 
 
 def remapped(reference: Floats, gray: Floats) -> Floats:

@@ -6,9 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from colour.methods.enlarging import enlarged, reduced, reduced_size
+from colour.colourists import Prediction
+from colour.hints import Hints
+from colour.methods.enlarging import AlongEdges, enlarged, reduced, reduced_size
 from colour.methods.propagation import VARIANCE, propagate
-from colour.methods.strokes import Scribbles
 from pretext.errors import UserError
 
 PIXELS = 500_000
@@ -45,21 +46,23 @@ def check_pixels(pixels: int) -> None:
 
 
 class ScribblesColourist:
-    """Colours the one picture that was scribbled on. Wants to see it at full size."""
+    """Colours the one picture that was scribbled on."""
 
-    def __init__(self, scribbles: Scribbles, settings: ScribbleSettings) -> None:
-        self.scribbles = scribbles
+    batch, takes_hints, has_distribution = 1, True, False
+
+    def __init__(self, hints: Hints, settings: ScribbleSettings) -> None:
+        self.hints = hints
         self.settings = settings
 
     def __call__(self, lightness: Tensor) -> Tensor:
         """ab, (1, 2, H, W), float32, of L, (1, 1, H, W), in [0, 100]. Scribbled pixels have their very colour.
 
         Raises:
-            UserError: see ``Scribbles.on``.
+            UserError: see ``Hints.on``.
         """
         full = lightness.detach().float().cpu()[0, 0]
         size = (full.shape[0], full.shape[1])
-        given = self.scribbles.on(*size)
+        given = self.hints.on(*size)
         seen = reduced(full, reduced_size(*size, self.settings.pixels))
         ab = self.at(seen, size)
         if seen.shape != full.shape:
@@ -73,15 +76,21 @@ class ScribblesColourist:
         return width, height
 
     def at(self, seen: Tensor, size: tuple[int, int]) -> Tensor:
-        """ab, (2, h, w), float32, of the L, (h, w), of a picture that was reduced and has ``size``, height and width.
-
-        With ``enlarged_rows`` it colours pictures that are never whole in memory.
-        """
-        known = self.scribbles.on(*size).reduced(size, (seen.shape[0], seen.shape[1]))
+        """ab, (2, h, w), float32, of the L, (h, w), of a picture of ``size``, height and width, that was reduced."""
+        known = self.hints.on(*size).resized(size, (seen.shape[0], seen.shape[1]))
         found = propagate(seen.double().numpy(), known.pixels, known.ab, self.settings.variance)
         return torch.from_numpy(found.ab.astype(np.float32))
 
+    def predict(self, lightness: Tensor, size: tuple[int, int]) -> Prediction:
+        """See ``colour.colourists.Colourist``; of one photograph."""
+        (one,) = lightness[:, 0]
+        return Prediction(self.at(one, (size[1], size[0]))[None])
 
-def scribbles_colourist(scribbles: Scribbles, settings: ScribbleSettings | None = None) -> ScribblesColourist:
-    """A colourist of scribbles: see ``read_scribbles`` and ``from_hints``."""
-    return ScribblesColourist(scribbles, settings or ScribbleSettings())
+    def enlarged(self, ab: Tensor, lightness: Tensor, size: tuple[int, int]) -> AlongEdges:
+        """Along the photograph's edges; scribbled pixels have their very colour."""
+        return AlongEdges(ab, lightness, size, self.hints.on(size[1], size[0]))
+
+
+def scribbles_colourist(hints: Hints, settings: ScribbleSettings | None = None) -> ScribblesColourist:
+    """A colourist of scribbles: see ``colour.hints``."""
+    return ScribblesColourist(hints, settings or ScribbleSettings())

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 from torch import Tensor
 
-from colour.joining import Enlarged, in_strips, join_rows
+from colour.joining import Colours, Enlarged, in_strips, join_rows
 from colour.photographs.deep_png import write_deep_png
 from colour.photographs.metadata import SIGNATURE, in_jpeg
 from colour.photographs.reading import Photograph
@@ -29,7 +29,7 @@ _MADE_BY = 11  # ProcessingSoftware of EXIF
 
 
 def write_photograph(
-    photograph: Photograph, ab: Tensor, to: Path | IO[bytes], format: Format, quality: int = QUALITY
+    photograph: Photograph, ab: Tensor | Colours, to: Path | IO[bytes], format: Format, quality: int = QUALITY
 ) -> list[str]:
     """Write a photograph with its own L and new colours, in the depth of the photograph where the format has it.
 
@@ -37,7 +37,7 @@ def write_photograph(
 
     Args:
         photograph: of which only L, alpha, profile and metadata count.
-        ab: (1, 2, h, w), float, unscaled, of any size.
+        ab: colours of its size, or (1, 2, h, w), float, unscaled, of any size.
         to: a path, written atomically, or an open file.
         format: of the file.
         quality: 1 to 100.
@@ -55,12 +55,12 @@ def write_photograph(
     if format == "jpeg" and photograph.alpha is not None:
         raise PictureError(photograph.key, "is partly transparent, which jpeg cannot be; take --format png, webp, tiff")
     notes: list[str] = []
-    enlarged = Enlarged(ab, photograph.size)
+    colours = Enlarged(ab, photograph.size) if isinstance(ab, Tensor) else ab
     if isinstance(to, Path):
         with written_atomically(to, f"the picture, of {photograph.size[0]} x {photograph.size[1]} pixels") as file:
-            _write(photograph, enlarged, file, format, quality, notes)
+            _write(photograph, colours, file, format, quality, notes)
     else:
-        _write(photograph, enlarged, to, format, quality, notes)
+        _write(photograph, colours, to, format, quality, notes)
     return notes
 
 
@@ -76,25 +76,25 @@ def signed(path: Path) -> bool:
 
 
 def _write(
-    photograph: Photograph, enlarged: Enlarged, file: IO[bytes], format: Format, quality: int, notes: list[str]
+    photograph: Photograph, colours: Colours, file: IO[bytes], format: Format, quality: int, notes: list[str]
 ) -> None:
     deep = photograph.bits == 16
     found, profile = photograph.metadata, photograph.profile
     if format == "tiff":
         write_tiff(
-            file, photograph.size, 16 if deep else 8, _strips(photograph, enlarged), found, profile,
+            file, photograph.size, 16 if deep else 8, _strips(photograph, colours), found, profile,
             alpha=photograph.alpha is not None,
         )  # fmt: skip
         return
     if format == "png" and deep:
         alpha = photograph.alpha is not None
-        write_deep_png(file, photograph.size, _strips(photograph, enlarged), found, profile, alpha=alpha)
+        write_deep_png(file, photograph.size, _strips(photograph, colours), found, profile, alpha=alpha)
         return
     if deep:
         notes.append(f"{format} has 8 bits: the 16 of the photograph were rounded")
     picture = Image.new("RGB" if photograph.alpha is None else "RGBA", photograph.size)
     top = 0
-    for rows in _strips(photograph, enlarged):
+    for rows in _strips(photograph, colours):
         eight = np.rint(rows / 257).astype(np.uint8) if deep else rows
         picture.paste(Image.fromarray(eight), (0, top))
         top += len(rows)
@@ -118,17 +118,20 @@ def _write(
         picture.save(file, "PNG", exif=b"Exif\0\0" + found.exif, pnginfo=text, **dpi, **shared)
 
 
-def _strips(photograph: Photograph, enlarged: Enlarged) -> Iterator[NDArray[Any]]:
+def _strips(photograph: Photograph, colours: Colours) -> Iterator[NDArray[Any]]:
     """The coloured picture from top to bottom: (rows, W, 3), or 4 with alpha."""
 
     def strip(top: int, bottom: int) -> NDArray[Any]:
-        rows = join_rows(photograph.rows(top, bottom), enlarged.rows(top, bottom))
+        pixels = photograph.rows(top, bottom)
+        rows = join_rows(pixels, colours.rows(top, bottom, pixels))
         return rows if photograph.alpha is None else np.dstack((rows, photograph.alpha_rows(top, bottom)))
 
     return in_strips(photograph.size, strip)
 
 
-def in_memory(photograph: Photograph, ab: Tensor, format: Format, quality: int = QUALITY) -> tuple[bytes, list[str]]:
+def in_memory(
+    photograph: Photograph, ab: Tensor | Colours, format: Format, quality: int = QUALITY
+) -> tuple[bytes, list[str]]:
     """The content of the file, and what could not be kept."""
     buffer = BytesIO()
     notes = write_photograph(photograph, ab, buffer, format, quality)

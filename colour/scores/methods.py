@@ -1,7 +1,6 @@
 """What is scored: networks, and what every network must be better than."""
 
 import hashlib
-import inspect
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -11,13 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from colour.networks import open_pretrained
 from colour.scores.hints import PATCH, sample_hints
-from pretext.colorizer import Colorizer, resample
+from pretext.colorizer import Colorizer
 from pretext.engine.run import find_checkpoint
 from pretext.errors import UserError
 from pretext.gamut import TEMPERATURE
 from pretext.objectives import Classification
-from pretext.recipe import load_pretrained
 
 BASELINES = {
     "gray": "no colour: ab = 0",
@@ -87,13 +86,13 @@ def open_method(word: str, device: torch.device, temperature: float, seed: int) 
 def _network(word: str, device: torch.device, temperature: float, seed: int) -> Method:
     path, options = _parsed(word)
     checkpoint = find_checkpoint(path)
-    pretrained = load_pretrained(path)
+    pretrained = open_pretrained(path)
     backbone, objective = pretrained.settings.backbone.name, pretrained.settings.objective.name
     if not pretrained.has_head:
         raise UserError(f"{path}: a network without a colour head: it colours nothing, so that nothing can be scored")
     colorizer = pretrained.colorizer.to(device)
     hints = int(options["hints"]) if "hints" in options else None
-    if hints is not None and not takes_hints(colorizer):
+    if hints is not None and not colorizer.backbone.takes_hints:
         raise UserError(f"{word}: {backbone} takes no hints; name a network that does")
     size, temperature = int(options.get("size", 0)), float(options.get("temperature", temperature))
     run = path if path.is_dir() else path.parent.parent if path.parent.name == "checkpoints" else None
@@ -110,11 +109,6 @@ def _network(word: str, device: torch.device, temperature: float, seed: int) -> 
     name = path.resolve().name if run == path else path.stem
     view = _View(colorizer, size, temperature, hints, seed)
     return Method(_with_options(name, options), ", ".join(about), identity, run, view)
-
-
-def takes_hints(colorizer: Colorizer) -> bool:
-    """Whether its backbone has a place for a user's hints."""
-    return {"hints", "mask"} <= inspect.signature(colorizer.backbone.forward).parameters.keys()
 
 
 class _View:
@@ -134,10 +128,7 @@ class _View:
         if self.hints is None:
             return self.colorizer.colorize(lightness, self.temperature)
         hints = sample_hints(truth, indices, self.hints, self.seed)
-        forward: Any = self.colorizer.backbone.forward  # not every backbone has a place for hints
-        output = self.colorizer.output(forward(lightness, hints.ab, hints.mask), lightness.shape[-2:])
-        ab = self.colorizer.objective.decode(output, self.temperature)
-        return resample(ab, self.colorizer.target_stride, lightness.shape[-2:])
+        return self.colorizer.colorize(lightness, self.temperature, hints.ab, hints.mask)
 
 
 def _resized(maps: Tensor, size: int) -> Tensor:

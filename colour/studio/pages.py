@@ -1,6 +1,7 @@
 """The studio's page and what it asks for."""
 
 import asyncio
+import io
 import itertools
 import json
 import math
@@ -9,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Hashable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-import torch
+from PIL import Image
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -19,8 +20,8 @@ from starlette.types import ASGIApp
 
 from colour.pages.guarding import Guard
 from colour.pages.serving import renderer, static_route
-from colour.studio.painting import painted
-from colour.studio.photographs import Look, Table, encoded
+from colour.photographs import Format
+from colour.studio.photographs import Look, Table
 from colour.studio.workshop import Crowded, Superseded, Workshop
 from pretext.errors import UserError
 from pretext.gamut import TEMPERATURE
@@ -75,12 +76,13 @@ class _Studio:
             await asyncio.to_thread(self.workshop.close)
 
     def page(self, request: Request) -> Response:
-        painter = self.table.painter
+        colourist = self.table.colourist
         return HTMLResponse(
             self.render(
                 "studio.html",
-                painter=painter,
-                has_reference=self.table.method is not None,
+                name=self.table.name,
+                takes_hints=colourist.takes_hints,
+                has_distribution=colourist.has_distribution,
                 temperature=TEMPERATURE,
                 megabytes=self.megabytes,
                 megapixels=self.table.pixels // 1_000_000,
@@ -98,7 +100,7 @@ class _Studio:
         identity = request.path_params["identity"]
 
         def job() -> bytes:
-            return encoded(painted(self.table.get(identity).shown, torch.zeros(1, 2, 1, 1)), "jpeg")
+            return _jpeg(self.table.gray(identity))
 
         return Response(await self._done(("gray", identity), job), media_type="image/jpeg")
 
@@ -106,15 +108,21 @@ class _Studio:
         identity = request.path_params["identity"]
         sent = await _sent(request)
         look, full = _look(sent), sent.get("full") is True
-        kind = "png" if full and sent.get("format") == "png" else "jpeg"
+        kind: Format = "png" if full and sent.get("format") == "png" else "jpeg"
 
         def job() -> bytes:
-            return encoded(self.table.coloured(identity, look, full), kind)
+            return self.table.file(identity, look, kind) if full else _jpeg(self.table.coloured(identity, look))
 
         return Response(await self._done(("full" if full else "shown", identity), job), media_type=f"image/{kind}")
 
     async def _done(self, lane: Hashable, job: Callable[[], T]) -> T:
         return await asyncio.wrap_future(self.workshop.ask(lane, job))
+
+
+def _jpeg(picture: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=95, subsampling=0)
+    return buffer.getvalue()
 
 
 def _problem(request: Request, problem: Exception) -> Response:

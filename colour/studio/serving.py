@@ -6,12 +6,11 @@ from pathlib import Path
 
 from PIL import Image
 
+from colour.networks import LARGEST
 from colour.pages.listening import address_of, bound, check_port, needing_extra
 from pretext.errors import UserError
 
 Say = Callable[..., None]
-
-_LARGEST = 4096
 
 
 @dataclass
@@ -36,8 +35,8 @@ class StudioSettings:
     port: int = 8001
 
     def __post_init__(self) -> None:
-        if not 0 <= self.size <= _LARGEST:
-            raise UserError(f"size is {self.size}: it must lie in [0, {_LARGEST}]")
+        if not 0 <= self.size <= LARGEST:
+            raise UserError(f"size is {self.size}: it must lie in [0, {LARGEST}]")
         most = (Image.MAX_IMAGE_PIXELS or 1 << 27) // 1_000_000
         if not 1 <= self.megapixels <= most:
             raise UserError(f"megapixels is {self.megapixels}: it must lie in [1, {most}], which is what is decoded")
@@ -50,7 +49,7 @@ def studio(model: Path, settings: StudioSettings, say: Say) -> None:
     """Serve the page until Ctrl-C.
 
     Args:
-        model: a run or a checkpoint.
+        model: a run, a checkpoint, an exported file, or published weights.
         settings: how, and where.
         say: prints lines.
 
@@ -61,13 +60,13 @@ def studio(model: Path, settings: StudioSettings, say: Say) -> None:
         from colour.pages.guarding import names_here
         from colour.pages.serving import serve
         from colour.studio.pages import studio_app
-    from colour.studio.painting import Painter, by_reference
+    from colour.networks import open_network
     from colour.studio.photographs import Table
 
     listener = bound(settings.host, settings.port)  # first: loading a network takes longer
     try:
-        painter = Painter(model, settings.device, settings.size)
-        table = Table(painter, by_reference(), settings.megapixels * 1_000_000)
+        colourist = open_network(model, settings.device, settings.size)
+        table = Table(colourist, model.name, settings.megapixels * 1_000_000)
     except BaseException:
         listener.close()
         raise

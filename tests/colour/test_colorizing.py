@@ -15,7 +15,7 @@ from skimage.color import rgb2lab
 
 import pretint
 from colour.colorizing import ColorizeSettings, colorize, colorize_picture
-from colour.colourists import NetworkColourist
+from colour.networks import NetworkColourist
 from pretext.engine.checkpoint import save_checkpoint
 from pretext.errors import UserError
 from pretext.recipe import BackboneSettings, PretrainSettings, build_colorizer, colour_contract, load_pretrained

@@ -8,7 +8,9 @@ from PIL import Image
 
 import pretint
 from colour.colorizing import ColorizeSettings, colorize
-from colour.colourists import Hint, open_colourist
+from colour.hints import from_points
+from colour.networks import open_network
+from colour.opening import open_colourist
 from pretext.errors import UserError
 from pretext.recipe import build_colorizer
 from pretext.weights.exporting import ExportSettings, export
@@ -53,18 +55,20 @@ def test_published_weights_by_path_are_those_that_are_imported(eccv16: Path, sig
         run, whole = tmp_path / file.stem, tmp_path / f"{file.stem}.safetensors"
         import_weights(file, run)
         export(run, whole, ExportSettings())
-        one, *others = (open_colourist(path, "cpu")(lightness) for path in (file, run, whole))
+        one, *others = (open_network(path, "cpu")(lightness) for path in (file, run, whole))
         assert one.shape == (1, 2, 64, 72) and float(one.abs().max()) > 0
         assert all(torch.equal(one, other) for other in others)
-        assert open_colourist(file, "cpu").size == 256
+        assert open_network(file, "cpu").size == 256
 
 
 def test_hints_change_what_lies_around_them(siggraph17: Path) -> None:
-    colourist = open_colourist(siggraph17, "cpu", size=64)
+    hints = from_points([(200, 300, 40, 60, -40)])
+    free, given = open_network(siggraph17, "cpu", 64), open_network(siggraph17, "cpu", 64, hints=hints)
     lightness = torch.full((1, 1, 64, 96), 60.0)
-    free, none = colourist(lightness), colourist.with_hints(lightness, [], (960, 640))
-    assert torch.allclose(free, none, atol=1e-4)
-    told = colourist.with_hints(lightness, [Hint(200, 300, 40, 60, -40)], (960, 640))
+    none, told = (colourist.predict(lightness, (960, 640)).ab for colourist in (free, given))
+    assert torch.equal(none, free(lightness))
+    by_hand = free.colorizer.colorize(lightness, 0.38, *hints.maps((640, 960), (64, 96)))
+    assert torch.equal(told, by_hand)
     change = (told - none).abs().sum(1)[0]
     assert float(change[20:40, 10:30].mean()) > float(change[:, 80:].mean()) >= 0 and float(change.max()) > 0
 
@@ -72,7 +76,7 @@ def test_hints_change_what_lies_around_them(siggraph17: Path) -> None:
 def test_hints_of_the_command(siggraph17: Path, eccv16: Path, tmp_path: Path) -> None:
     Image.effect_noise((90, 60), 40).save(tmp_path / "a.jpg")
     hints = tmp_path / "hints.yaml"
-    hints.write_text("- {x: 30, y: 30, radius: 9, colour: red}\n")
+    hints.write_text("- {at: [30, 30], radius: 9, colour: red}\n")
     words = [str(tmp_path / "a.jpg"), "--hints", str(hints), "--size", "64", "--device", "cpu"]
     assert pretint.main(["colorize", str(siggraph17), *words, "--out", str(tmp_path / "told")]) == 0
     assert pretint.main(["colorize", str(siggraph17), words[0], *words[3:], "--out", str(tmp_path / "free")]) == 0
@@ -82,8 +86,8 @@ def test_hints_of_the_command(siggraph17: Path, eccv16: Path, tmp_path: Path) ->
         colorize(eccv16, [tmp_path / "a.jpg"], ColorizeSettings(**settings))  # type: ignore[arg-type]
     with pytest.raises(UserError, match="hints are for one picture, and 2 were given"):
         colorize(siggraph17, [tmp_path / "a.jpg"] * 2, ColorizeSettings(**settings))  # type: ignore[arg-type]
-    hints.write_text("- {x: 90, y: 30, radius: 9, colour: red}\n")
-    with pytest.raises(UserError, match="outside the picture, which has 90 x 60"):
+    hints.write_text("- {at: [90, 30], radius: 9, colour: red}\n")
+    with pytest.raises(UserError, match=r"outside the picture: \(90, 30\), where x goes to 89 and y to 59"):
         colorize(siggraph17, [tmp_path / "a.jpg"], ColorizeSettings(**settings))  # type: ignore[arg-type]
     assert not (tmp_path / "out").exists()
     with pytest.raises(UserError, match="predicts one colour"):

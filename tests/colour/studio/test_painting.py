@@ -1,4 +1,4 @@
-"""Painting: what the tool for files computes, in parts, so that a slider need not wait for the network."""
+"""The table: what the tool for files computes, kept in parts, so that a slider need not wait for the network."""
 
 import io
 import threading
@@ -6,49 +6,57 @@ import zlib
 
 import numpy as np
 import pytest
-import torch
 from painters import checkpoint, file_of, photograph
 from PIL import Image
-from pretext.colorizing import colorize_picture
 
-from colour.studio.painting import Hint, Painter, ab_of, hint_maps, painted, reference_colours
-from colour.studio.photographs import SHOWN, Look, Table, encoded
+from colour.colorizing import colorize_picture
+from colour.hints import from_points
+from colour.joining import join_picture
+from colour.methods.reference import reference_colourist
+from colour.networks import NetworkColourist, open_network
+from colour.photographs import Photograph
+from colour.studio.photographs import SHOWN, Look, Table, ab_of
 from colour.studio.workshop import Crowded, Superseded, Workshop
-from pretext.color import rgb_to_lab
 from pretext.errors import UserError
 
 
-@pytest.fixture(scope="module")
-def painter(tmp_path_factory: pytest.TempPathFactory) -> Painter:
-    return Painter(checkpoint(tmp_path_factory.mktemp("model") / "tiny.pt"), "cpu", 48)
+def pixels(picture: Image.Image | bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(picture)) if isinstance(picture, bytes) else picture)
 
 
 @pytest.fixture(scope="module")
-def hinted(tmp_path_factory: pytest.TempPathFactory) -> Painter:
-    return Painter(checkpoint(tmp_path_factory.mktemp("model") / "siggraph.pt", hints=True), "cpu", 32)
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> NetworkColourist:
+    return open_network(checkpoint(tmp_path_factory.mktemp("model") / "tiny.pt"), "cpu", 48)
 
 
-@pytest.mark.parametrize("temperature", [0.2, 1.0])
+@pytest.fixture(scope="module")
+def hinted(tmp_path_factory: pytest.TempPathFactory) -> NetworkColourist:
+    return open_network(checkpoint(tmp_path_factory.mktemp("model") / "siggraph.pt", hints=True), "cpu", 32)
+
+
+@pytest.mark.parametrize("saturation", [0.0, 0.6, 1.0])
 @pytest.mark.parametrize("size", [(121, 90), (37, 700), (20, 20)])
-def test_in_parts_as_at_once(painter: Painter, size: tuple[int, int], temperature: float) -> None:
-    picture = photograph(*size)
-    ab = painter.colours(painter.see(picture), temperature)
-    assert np.array_equal(
-        np.asarray(painted(picture, ab)), np.asarray(colorize_picture(painter.colorizer, picture, 48, temperature))
-    )
+def test_as_the_tool_for_files(tiny: NetworkColourist, size: tuple[int, int], saturation: float) -> None:
+    picture, table = photograph(*size), Table(tiny, "tiny", 1_000_000)
+    identity, _ = table.lay(file_of(picture))
+    expected = pixels(colorize_picture(tiny, picture, saturation))
+    look = Look(tiny.temperature, saturation)
+    assert np.array_equal(pixels(table.file(identity, look, "png")), expected)
+    assert np.array_equal(pixels(table.coloured(identity, look)), expected)
+    if saturation == 0:
+        assert np.ptp(expected.astype(int), axis=2).max() <= 1
+        assert np.array_equal(pixels(table.gray(identity)), expected)
 
 
-def test_saturation_scales_ab_and_none_is_gray() -> None:
-    picture, ab = photograph(), torch.tensor([12.0, -9.0]).reshape(1, 2, 1, 1)
-    for saturation in (0.0, 0.5, 1.0):
-        lab = rgb_to_lab(torch.from_numpy(np.array(painted(picture, ab, saturation))).permute(2, 0, 1))
-        assert (lab[1] - 12 * saturation).abs().max() < 1.5 and (lab[2] + 9 * saturation).abs().max() < 1.5
-    gray = np.asarray(painted(picture, ab, 0.0)).astype(int)
-    assert np.ptp(gray, axis=2).max() <= 1
+def test_temperature(tiny: NetworkColourist) -> None:
+    picture, table = photograph(), Table(tiny, "tiny", 1_000_000)
+    warm = NetworkColourist(tiny.colorizer, tiny.size, 1.1)
+    found = table.coloured(table.lay(file_of(picture))[0], Look(1.1, 1))
+    assert np.array_equal(pixels(found), pixels(colorize_picture(warm, picture)))
 
 
-def test_the_network_runs_once_for_a_photograph_and_its_hints(hinted: Painter) -> None:
-    table, runs = Table(hinted, None, 1_000_000), []
+def test_the_network_runs_once_for_a_photograph_and_its_hints(hinted: NetworkColourist) -> None:
+    table, runs = Table(hinted, "siggraph17", 1_000_000), []
     handle = hinted.colorizer.head.register_forward_hook(lambda *_: runs.append(1))
     identity, _ = table.lay(file_of(photograph()))
     hint = (0.5, 0.5, 0.02, "#ff0000")
@@ -60,51 +68,31 @@ def test_the_network_runs_once_for_a_photograph_and_its_hints(hinted: Painter) -
         (Look(0.1, 1, (hint,)), 2),
         (Look(0.1, 1), 2),
     ]:
-        for full in (False, True):
-            table.coloured(identity, look, full)
+        for ask in (table.coloured, lambda *what: table.file(*what, "png")):
+            ask(identity, look)
             assert len(runs) == count, look
     handle.remove()
 
 
-def test_a_hint_is_fed_where_it_was_clicked(hinted: Painter) -> None:
-    """Against the network called by hand."""
-    picture = photograph(64, 32)
-    seen = hinted.see(picture, [Hint(x=40, y=8, radius=3, a=30, b=-20)])
-    ab, mask = torch.zeros(1, 2, 32, 64), torch.zeros(1, 1, 32, 64)
-    ab[0, 0, 5:12, 37:44], ab[0, 1, 5:12, 37:44], mask[0, 0, 5:12, 37:44] = 30, -20, 1
-    lightness = rgb_to_lab(torch.from_numpy(np.array(picture)).permute(2, 0, 1))[None, :1]
-    with torch.inference_mode():
-        features = hinted.colorizer.backbone.forward(lightness, ab, mask)  # type: ignore[call-arg]
-        torch.testing.assert_close(seen.output, hinted.colorizer.output(features, (32, 64)))
-    assert not torch.equal(seen.output, hinted.see(picture).output)
+def test_a_hint_is_told_where_it_was_clicked(hinted: NetworkColourist) -> None:
+    picture, table = photograph(64, 32), Table(hinted, "siggraph17", 1_000_000)
+    identity, _ = table.lay(file_of(picture))
+    found = table.file(identity, Look(0.4, 1, ((0.625, 0.25, 0.1, "#ff0000"),)), "png")
+    hints = from_points([(40, 8, 3.2, *ab_of("#ff0000"))])
+    expected = colorize_picture(NetworkColourist(hinted.colorizer, hinted.size, 0.4, hints), picture)
+    assert np.array_equal(pixels(found), pixels(expected))
+    assert not np.array_equal(pixels(found), pixels(table.file(identity, Look(0.4, 1), "png")))
+    corner = Look(0.4, 1, ((1.0, 1.0, 0.0, "#ff0000"), (0.0, 0.0, 0.5, "#00ff00")))
+    assert len(table.file(identity, corner, "png")), "the very edge is inside"
 
 
-@pytest.mark.parametrize(
-    ("hint", "rows", "columns"),
-    [
-        (Hint(0, 0, 0, 1, 2), (0, 1), (0, 1)),
-        (Hint(99.9, 49.9, 0, 1, 2), (9, 10), (19, 20)),
-        (Hint(50, 25, 5, 1, 2), (4, 7), (9, 12)),
-        (Hint(99, 1, 11, 1, 2), (0, 3), (17, 20)),
-    ],
-)
-def test_hints_as_the_network_takes_them(hint: Hint, rows: tuple[int, int], columns: tuple[int, int]) -> None:
-    """Of a photograph of 100 x 50, seen at 20 x 10."""
-    ab, mask = hint_maps([hint], (100, 50), (10, 20))
-    expected = torch.zeros(10, 20)
-    expected[slice(*rows), slice(*columns)] = 1
-    assert torch.equal(mask[0, 0], expected)
-    assert torch.equal(ab[0], torch.stack((expected, 2 * expected)))
-
-
-def test_hints_that_cannot_be(painter: Painter, hinted: Painter) -> None:
+def test_a_network_without_hints_says_so(tiny: NetworkColourist, hinted: NetworkColourist) -> None:
+    table = Table(tiny, "tiny", 1_000_000)
+    identity, _ = table.lay(file_of(photograph()))
     with pytest.raises(UserError, match="takes no hints"):
-        painter.see(photograph(), [Hint(1, 1, 1, 0, 0)])
-    assert not painter.takes_hints and hinted.takes_hints
-    assert painter.has_temperature and not hinted.has_temperature
-    for x, y in ((-1, 5), (5, -0.1), (120, 5), (5, 90)):
-        with pytest.raises(UserError, match="outside the picture"):
-            hinted.see(photograph(120, 90), [Hint(x, y, 1, 0, 0)])
+        table.coloured(identity, Look(0.4, 1, ((0.5, 0.5, 0.1, "#ff0000"),)))
+    assert not tiny.takes_hints and hinted.takes_hints
+    assert tiny.has_distribution and not hinted.has_distribution
 
 
 def test_a_colour_of_the_page_in_lab() -> None:
@@ -112,59 +100,67 @@ def test_a_colour_of_the_page_in_lab() -> None:
     assert ab_of("#ff0000") == pytest.approx((80.09, 67.2), abs=0.05)  # the sRGB primary
 
 
-def test_a_reference_is_asked_for_the_colours(painter: Painter) -> None:
-    """The method is another part's; here, one that gives the reference's mean colour."""
-
-    def method(reference: Image.Image):  # type: ignore[no-untyped-def]
-        mean = rgb_to_lab(torch.from_numpy(np.array(reference)).permute(2, 0, 1))[1:].mean((1, 2))
-        return lambda lightness: mean.reshape(1, 2, 1, 1).expand(1, 2, *lightness.shape[2:])
-
-    picture, reference = photograph(), Image.new("RGB", (10, 10), "#7a5aa0")
-    table = Table(painter, method, 1_000_000)
+def test_the_colours_of_a_reference(tiny: NetworkColourist) -> None:
+    picture, reference, table = photograph(), photograph(40, 30, seed=3), Table(tiny, "tiny", 1_000_000)
     mine, other = table.lay(file_of(picture))[0], table.lay(file_of(reference))[0]
-    found = table.coloured(mine, Look(0.4, 1, (), other), full=False)
-    assert np.array_equal(
-        np.asarray(found), np.asarray(painted(picture, reference_colours(method, picture, reference)))
-    )
+    expected = pixels(colorize_picture(reference_colourist(reference), picture))
+    assert np.array_equal(pixels(table.coloured(mine, Look(0.4, 1, (), other))), expected)
+    assert np.array_equal(pixels(table.file(mine, Look(0.4, 1, (), other), "png")), expected)
+    gray = table.lay(file_of(Image.new("L", (20, 20), 99)))[0]
+    with pytest.raises(UserError, match="The reference: has no colour"):
+        table.coloured(mine, Look(0.4, 1, (), gray))
     with pytest.raises(UserError, match="put away"):
-        table.coloured(mine, Look(0.4, 1, (), "unknown"), full=False)
-    with pytest.raises(UserError, match="no method"):
-        without = Table(painter, None, 1_000_000)
-        without.coloured(without.lay(file_of(picture))[0], Look(0.4, 1, (), "any"), full=False)
+        table.coloured(mine, Look(0.4, 1, (), "unknown"))
 
 
-def test_large_photographs_are_shown_small_and_given_whole(painter: Painter) -> None:
-    table = Table(painter, None, 10_000_000)
-    identity, laid = table.lay(file_of(photograph(2000, 1000), "JPEG"))
-    assert laid.shown.size == (SHOWN, SHOWN // 2)
-    assert table.coloured(identity, Look(0.4, 1), full=False).size == laid.shown.size
-    whole = table.coloured(identity, Look(0.4, 1), full=True)
-    assert np.array_equal(np.asarray(whole), np.asarray(colorize_picture(painter.colorizer, laid.full, 48, 0.4)))
-    assert np.array_equal(np.asarray(Image.open(io.BytesIO(encoded(whole, "png")))), np.asarray(whole))
-    assert Image.open(io.BytesIO(encoded(whole, "jpeg"))).format == "JPEG"
+def test_large_photographs_are_shown_small_and_given_whole(tiny: NetworkColourist) -> None:
+    table = Table(tiny, "tiny", 10_000_000)
+    picture = photograph(2000, 1000)
+    identity, laid = table.lay(file_of(picture, "TIFF"))
+    look = Look(tiny.temperature, 1)
+    assert laid.shown.size == (SHOWN, SHOWN // 2) == table.coloured(identity, look).size
+    assert np.array_equal(pixels(table.file(identity, look, "png")), pixels(colorize_picture(tiny, picture)))
+    assert Image.open(io.BytesIO(table.file(identity, look, "jpeg"))).format == "JPEG"
+    ab = tiny(Photograph.of(picture).seen(tiny.seen_size(picture.size)))
+    assert np.array_equal(pixels(table.coloured(identity, look)), pixels(join_picture(laid.shown, ab)))
+
+
+def test_a_download_keeps_what_belongs_to_the_photograph(tiny: NetworkColourist) -> None:
+    picture, exif = photograph().convert("RGBA"), Image.Exif()
+    picture.putalpha(Image.linear_gradient("L").resize(picture.size))
+    exif[0x010E] = "of grandmother"
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", exif=exif)
+    table = Table(tiny, "tiny", 1_000_000)
+    identity, _ = table.lay(buffer.getvalue())
+    with Image.open(io.BytesIO(table.file(identity, Look(0.4, 1), "png"))) as file:
+        assert file.getexif()[0x010E] == "of grandmother"
+        assert np.array_equal(np.asarray(file)[..., 3], np.asarray(picture)[..., 3])
+    with pytest.raises(UserError, match="partly transparent"):
+        table.file(identity, Look(0.4, 1), "jpeg")
 
 
 @pytest.mark.parametrize("data", [b"", b"no picture", b"\x89PNG\r\n\x1a\n", b"<svg onload='x'/>"])
-def test_what_is_no_picture_is_a_line(painter: Painter, data: bytes) -> None:
+def test_what_is_no_picture_is_a_line(tiny: NetworkColourist, data: bytes) -> None:
     with pytest.raises(UserError, match="This file: ") as said:
-        Table(painter, None, 1_000_000).lay(data)
+        Table(tiny, "tiny", 1_000_000).lay(data)
     assert "\n" not in str(said.value)
 
 
-def test_too_many_pixels_are_refused_by_the_head_of_the_file(painter: Painter) -> None:
-    with pytest.raises(UserError, match="300 x 200 pixels"):
-        Table(painter, None, 59_999).lay(file_of(Image.new("L", (300, 200))))
+def test_too_many_pixels_are_refused_by_the_head_of_the_file(tiny: NetworkColourist) -> None:
+    with pytest.raises(UserError, match="megapixels"):
+        Table(tiny, "tiny", 59_999).lay(file_of(Image.new("L", (300, 200))))
     bomb = file_of(Image.new("1", (300, 200)))
     width = bomb.index(b"IHDR") + 4
     huge = bomb[:width] + (200_000).to_bytes(4, "big") * 2 + bomb[width + 8 :]
     head = huge[width - 4 : width + 13]
     huge = huge[: width + 13] + zlib.crc32(head).to_bytes(4, "big") + huge[width + 17 :]
-    with pytest.raises(UserError, match="too large"):
-        Table(painter, None, 1_000_000).lay(huge)
+    with pytest.raises(UserError, match="40,000 megapixels"):
+        Table(tiny, "tiny", 1_000_000).lay(huge)
 
 
-def test_photographs_not_used_for_longest_are_put_away(painter: Painter) -> None:
-    table = Table(painter, None, 10_000)
+def test_photographs_not_used_for_longest_are_put_away(tiny: NetworkColourist) -> None:
+    table = Table(tiny, "tiny", 10_000)
     first, second = (table.lay(file_of(photograph(90, 90)))[0] for _ in range(2))
     table.get(first)
     third = table.lay(file_of(photograph(90, 90)))[0]  # a third is more than twice what one may have

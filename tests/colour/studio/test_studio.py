@@ -12,11 +12,12 @@ import pytest
 from browsing import Site, serving, watched
 from painters import checkpoint, file_of, photograph
 from PIL import Image
-from pretext.colorizing import colorize_picture
 
 import pretint
+from colour.colorizing import colorize_picture
+from colour.methods.reference import reference_colourist
+from colour.networks import NetworkColourist, open_network
 from colour.studio.pages import studio_app
-from colour.studio.painting import Painter, painted
 from colour.studio.photographs import Table
 from colour.studio.serving import StudioSettings
 from pretext.errors import UserError
@@ -29,24 +30,24 @@ LOOK = {"temperature": 0.38, "saturation": 1}
 
 
 @pytest.fixture(scope="module")
-def painters(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Painter]:
+def painters(tmp_path_factory: pytest.TempPathFactory) -> dict[str, NetworkColourist]:
     folder = tmp_path_factory.mktemp("models")
     return {
-        "tiny": Painter(checkpoint(folder / "tiny.pt"), "cpu", 48),
-        "siggraph17": Painter(checkpoint(folder / "siggraph17.pt", hints=True), "cpu", 32),
+        "tiny": open_network(checkpoint(folder / "tiny.pt"), "cpu", 48),
+        "siggraph17": open_network(checkpoint(folder / "siggraph17.pt", hints=True), "cpu", 32),
     }
 
 
 @pytest.fixture
-def studio(painters: dict[str, Painter]) -> Iterator[Site]:
-    table = Table(painters["tiny"], None, 1_000_000)
+def studio(painters: dict[str, NetworkColourist]) -> Iterator[Site]:
+    table = Table(painters["tiny"], "tiny", 1_000_000)
     with serving(lambda address: studio_app(table, 1, {"localhost"})) as site:
         yield site
 
 
 @pytest.fixture
-def hinted(painters: dict[str, Painter]) -> Iterator[Site]:
-    table = Table(painters["siggraph17"], None, 1_000_000)
+def hinted(painters: dict[str, NetworkColourist]) -> Iterator[Site]:
+    table = Table(painters["siggraph17"], "siggraph17", 1_000_000)
     with serving(lambda address: studio_app(table, 1, {"localhost"})) as site:
         yield site
 
@@ -95,14 +96,14 @@ def changed(page: "Page", *before: str) -> str:
     return shows(page, lambda now: now not in before)
 
 
-def test_what_is_asked_for_is_what_is_painted(studio: Site, painters: dict[str, Painter]) -> None:
+def test_what_is_asked_for_is_what_is_painted(studio: Site, painters: dict[str, NetworkColourist]) -> None:
     picture = photograph(200, 150)
     laid = studio.ask("/photographs", file_of(picture), content_type="application/octet-stream")
     assert laid.status == 201 and (laid.json["width"], laid.json["height"]) == (200, 150)
     place = f"/photographs/{laid.json['photograph']}"
     full = studio.post(f"{place}/coloured", {**LOOK, "full": True, "format": "png"})
     assert full.headers["content-type"] == "image/png" and full.headers["cache-control"] == "no-store"
-    expected = colorize_picture(painters["tiny"].colorizer, picture, 48, 0.38)
+    expected = colorize_picture(painters["tiny"], picture)
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(full.body))), np.asarray(expected))
     gray = np.asarray(Image.open(io.BytesIO(studio.ask(f"{place}/gray").body)).convert("RGB")).astype(int)
     assert np.ptp(gray, axis=2).max() <= 3
@@ -147,13 +148,12 @@ def test_uploads_are_bounded_and_only_ours(studio: Site) -> None:
     assert "no hints" in studio.post(f"/photographs/{identity}/coloured", {**LOOK, "hints": hints}).json["problem"]
 
 
-def test_open_slide_and_download(browser: "Browser", studio: Site, painters: dict[str, Painter]) -> None:
+def test_open_slide_and_download(browser: "Browser", studio: Site, painters: dict[str, NetworkColourist]) -> None:
     picture, name = photograph(300, 200), "<img src=x onerror=document.title='owned'>\"'ü漢.png"
     with watched(browser, accept_downloads=True) as page:
         opened(page, studio, picture, name)
         assert page.title() == "Pretint studio" and page.locator("img[src=x]").count() == 0
         assert page.get_by_text("takes no hints").is_visible()
-        assert page.get_by_text("no method that colours after a reference").is_visible()
         before = shown(page)
         page.get_by_role("slider", name="Temperature").fill("1.1")
         after = changed(page, before)
@@ -168,9 +168,26 @@ def test_open_slide_and_download(browser: "Browser", studio: Site, painters: dic
             page.get_by_role("button", name="Download").click()
         file = download.value.path()
         assert download.value.suggested_filename.endswith("-coloured.png")
-        tiny = painters["tiny"]
-        expected = painted(picture, tiny.colours(tiny.see(picture), 0.38), 0.5)
+        expected = colorize_picture(painters["tiny"], picture, 0.5)
         assert np.array_equal(np.asarray(Image.open(file)), np.asarray(expected)), "at full resolution"
+
+
+def test_a_reference_picture_and_back(browser: "Browser", studio: Site) -> None:
+    picture, other = photograph(300, 200), photograph(90, 70, seed=5)
+    with watched(browser, accept_downloads=True) as page:
+        opened(page, studio, picture)
+        before = shown(page)
+        chosen = page.get_by_label("Choose a reference picture")
+        chosen.set_input_files(upload(Image.new("L", (30, 20), 90)))
+        page.get_by_role("alert").filter(has_text="has no colour").wait_for()
+        chosen.set_input_files(upload(other))
+        changed(page, before)
+        with page.expect_download() as download:
+            page.get_by_role("button", name="Download").click()
+        expected = colorize_picture(reference_colourist(other), picture)
+        assert np.array_equal(np.asarray(Image.open(download.value.path())), np.asarray(expected))
+        page.get_by_role("button", name="Without").click()
+        shows(page, lambda now: now == before)
 
 
 @pytest.mark.parametrize(
@@ -180,7 +197,7 @@ def test_open_slide_and_download(browser: "Browser", studio: Site, painters: dic
         (b"", "empty file"),
         (file_of(photograph())[:200], "truncated"),
         (b"x" * 1_000_001, "at most 1 MB"),
-        (file_of(Image.new("1", (2000, 2000))), "2000 x 2000 pixels"),
+        (file_of(Image.new("1", (2000, 2000))), "has 4 megapixels"),
     ],
 )
 def test_an_upload_that_is_no_picture_is_a_line(browser: "Browser", studio: Site, data: bytes, line: str) -> None:
@@ -223,7 +240,7 @@ def test_by_keyboard_alone(browser: "Browser", studio: Site) -> None:
                 with page.expect_download():
                     page.keyboard.press("Enter")
                 break
-        assert reached == ["reveal", "temperature", "saturation", "reset", "format", "download"]
+        assert reached == ["reveal", "temperature", "saturation", "reset", "reference", "format", "download"]
 
 
 def test_hints_by_click_and_by_keys(browser: "Browser", hinted: Site) -> None:
@@ -271,8 +288,8 @@ def test_on_a_phone_nothing_sticks_out(browser: "Browser", hinted: Site) -> None
                 assert size and size["height"] >= 35, "large enough for a thumb"
 
 
-def test_a_stopped_studio_is_a_line_on_the_page(browser: "Browser", painters: dict[str, Painter]) -> None:
-    table = Table(painters["tiny"], None, 1_000_000)
+def test_a_stopped_studio_is_a_line_on_the_page(browser: "Browser", painters: dict[str, NetworkColourist]) -> None:
+    table = Table(painters["tiny"], "tiny", 1_000_000)
     with watched(browser) as page:
         with serving(lambda address: studio_app(table, 1, {"localhost"})) as site:
             opened(page, site, photograph())
