@@ -18,16 +18,18 @@ from colour.listing import STANDARD, Job, beside, list_jobs
 from colour.methods.reference import ReferenceSettings
 from colour.methods.scribbles import ScribbleSettings
 from colour.networks import LARGEST, NetworkColourist
-from colour.opening import open_colourist
+from colour.opening import SCRIBBLES, depended_on, open_colourist
 from colour.photographs import Format, Photograph, open_photograph, write_photograph
 from colour.photographs.reading import MEGAPIXELS
 from colour.photographs.writing import QUALITY, in_memory
+from colour.remembering import Memory
 from colour.sampling import draw, entropy, quantile_fields
 from pretext.colorizer import resample
 from pretext.engine.progress import progress
 from pretext.errors import PictureError, UserError
 from pretext.files import write_png
 from pretext.gamut import TEMPERATURE, bin_centres
+from pretext.settings import plain
 from pretext.sheet import contact_sheet
 
 SHEET = "sheet.png"
@@ -117,6 +119,8 @@ class Coloured(NamedTuple):
     """Of a picture: what was done to it, or could not be kept."""
     streamed: bool = False
     """Whether the result went to standard output."""
+    stood: int = 0
+    """How many of those written stood already, from an earlier call."""
 
 
 def colorize(model: str | Path, pictures: Sequence[Path], settings: ColorizeSettings) -> Coloured:
@@ -149,7 +153,8 @@ def colorize(model: str | Path, pictures: Sequence[Path], settings: ColorizeSett
             f"{model}: predicts one colour, and not how likely others are: there is nothing to draw from; leave "
             "--samples and --uncertainty out, or take a network that learnt classification"
         )
-    return _Colouring(colourist, settings, streamed).run(pictures)
+    memory = None if streamed else _memory(model, settings)
+    return _Colouring(colourist, settings, memory).run(pictures)
 
 
 def colorize_picture(colourist: Colourist, picture: Image.Image, saturation: float = 1.0) -> Image.Image:
@@ -159,6 +164,15 @@ def colorize_picture(colourist: Colourist, picture: Image.Image, saturation: flo
     lightness = Photograph.of(picture).seen(colourist.seen_size(picture.size))
     ab = colourist.predict(lightness, picture.size).ab
     return join_picture(picture, Scaled(colourist.enlarged(ab, lightness, picture.size), saturation))
+
+
+def _memory(model: str | Path, settings: ColorizeSettings) -> Memory:
+    """Of what was coloured in the same way."""
+    aside = {"out", "sheet", "batch", "device", "megapixels", "first_frame"}
+    how = {key: value for key, value in plain(settings).items() if key not in aside}
+    files = [] if str(model) == SCRIBBLES else [depended_on(model)]
+    files += [Path(file) for file in (settings.hints, settings.reference.swatches) if file]
+    return Memory(settings.out or FOLDER, [str(model), how], files)
 
 
 class _Opened(NamedTuple):
@@ -172,23 +186,27 @@ class _Opened(NamedTuple):
 class _Colouring:
     """One call: photographs are opened one by one, and coloured as soon as enough of one seen size are there."""
 
-    def __init__(self, colourist: Colourist, settings: ColorizeSettings, streamed: bool) -> None:
-        self.colourist, self.settings, self.streamed = colourist, settings, streamed
+    def __init__(self, colourist: Colourist, settings: ColorizeSettings, memory: Memory | None) -> None:
+        self.colourist, self.settings, self.memory = colourist, settings, memory
+        self.streamed = memory is None
         self.batch = (settings.batch if isinstance(colourist, NetworkColourist) else 0) or colourist.batch
         self.folder = settings.out or FOLDER
         self.waiting: dict[tuple[int, int], list[_Opened]] = {}
         self.rows: list[list[Image.Image]] = []
-        self.done = Coloured([], None, [], [], streamed)
+        self.done = Coloured([], None, [], [], self.streamed)
 
     def run(self, pictures: Sequence[Path]) -> Coloured:
         """Colour all."""
         jobs = self.jobs(pictures)
         if self.settings.hints and len(jobs) != 1:
             raise UserError(f"hints are for one picture, and {len(jobs)} were given; colour that one alone")
-        with progress("colorize", len(jobs), "pictures") as advance:
-            for number, job in enumerate(jobs, 1):
-                finished = self.open(job) + (self.flush() if number == len(jobs) else 0)
+        left = [job for job in jobs if not self.stands(job)]
+        stood = len(jobs) - len(left)
+        with progress("colorize", len(jobs), "pictures", done=stood) as advance:
+            for number, job in enumerate(left, 1):
+                finished = self.open(job) + (self.flush() if number == len(left) else 0)
                 advance(finished, "")
+        self.done = self.done._replace(stood=stood)
         if not self.done.written and not (self.streamed and not self.done.skipped):
             raise UserError(f"none of {len(jobs)} pictures could be coloured; the first: {self.done.skipped[0]}")
         if not self.rows:
@@ -198,14 +216,36 @@ class _Colouring:
         write_png(sheet, contact_sheet(self.rows, titles, cell=_CELL, across=1 + (len(self.rows) > 4)))
         return self.done._replace(sheet=sheet)
 
+    def stands(self, job: Job) -> bool:
+        """Whether an earlier call coloured this very picture in this very way."""
+        notes = None if self.memory is None else self.memory.notes(job.source, self.results(job))
+        if notes is None:
+            return False
+        self.done.written.append(job.target)
+        self.done.notes.extend((str(job.source), note) for note in notes)
+        if self.settings.sheet and len(self.rows) < _SHEET_ROWS:
+            both = (open_photograph(file, megapixels=math.inf, first_frame=True) for file in (job.source, job.target))
+            before, after = (one.reduced(_in_cell(one.size)) for one in both)
+            self.rows.append([ImageOps.grayscale(before).convert("RGB"), after, before])
+        return True
+
+    def results(self, job: Job) -> list[Path]:
+        """All files that a picture gives, the coloured one first."""
+        return [job.target, *(beside(job.target, *other) for other in self.others())]
+
+    def others(self) -> list[tuple[str, str]]:
+        """What each picture gives besides, as ``beside`` takes it."""
+        samples = [(f"sample{number}", "") for number in range(1, self.settings.samples + 1)]
+        return samples + ([("uncertainty", ".png")] if self.settings.uncertainty else [])
+
     def jobs(self, pictures: Sequence[Path]) -> list[Job]:
         """What there is to do."""
         asked: Format | None = None if self.settings.format == "auto" else self.settings.format
         if self.streamed:
             return [Job(pictures[0], STANDARD, asked or "png")]
-        others = [(f"sample{number}", "") for number in range(1, self.settings.samples + 1)]
-        others += [("uncertainty", ".png")] if self.settings.uncertainty else []
-        return list_jobs(pictures, self.folder, asked, others, self.folder / SHEET if self.settings.sheet else None)
+        return list_jobs(
+            pictures, self.folder, asked, self.others(), self.folder / SHEET if self.settings.sheet else None
+        )
 
     def open(self, job: Job) -> int:
         """Open a picture, and colour those that have waited for it; gives how many are finished."""
@@ -269,13 +309,12 @@ class _Colouring:
         if logits is not None:
             self.write_others(job, photograph, logits, one.lightness.shape[-2:])
         self.done.notes.extend((photograph.key, note) for note in notes)
-        if self.streamed:
+        if self.memory is None:
             return
+        self.memory.add(job.source, self.results(job), [*photograph.notes, *notes])
         self.done.written.append(job.target)
         if settings.sheet and len(self.rows) < _SHEET_ROWS:
-            width, height = photograph.size
-            scale = min(1.0, _CELL / max(width, height))
-            small = photograph.reduced((max(1, round(width * scale)), max(1, round(height * scale))))
+            small = photograph.reduced(_in_cell(photograph.size))
             self.rows.append([ImageOps.grayscale(small).convert("RGB"), join_picture(small, ab), small])
 
     def write(self, job: Job, photograph: Photograph, colours: Colours) -> list[str]:
@@ -303,3 +342,9 @@ class _Colouring:
             share = resample(entropy(logits)[:, None] / math.log(len(bin_centres())), stride, seen)[0, 0]
             picture = Image.fromarray(np.rint(share.cpu().numpy() * 255).astype(np.uint8))
             write_png(beside(job.target, "uncertainty", ".png"), picture)
+
+
+def _in_cell(size: tuple[int, int]) -> tuple[int, int]:
+    """Width and height of a picture on the sheet."""
+    scale = min(1.0, _CELL / max(size))
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))

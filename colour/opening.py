@@ -9,11 +9,20 @@ from colour.hints import Hints, read_hints
 from colour.methods.reference import ReferenceSettings, open_reference
 from colour.methods.scribbles import ScribbleSettings, scribbles_colourist
 from colour.networks import open_network
+from pretext.engine.run import find_checkpoint
 from pretext.errors import UserError
 from pretext.gamut import TEMPERATURE
 
 REFERENCE = "reference:"
 SCRIBBLES = "scribbles"
+
+
+def depended_on(name: str | Path) -> Path:
+    """The file on which a colourist's colours depend: the weights, or the reference picture."""
+    word = str(name)
+    if word.startswith(REFERENCE):
+        return Path(word.removeprefix(REFERENCE))
+    return find_checkpoint(Path(word))
 
 
 def open_colourist(

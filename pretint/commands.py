@@ -152,7 +152,8 @@ def colorize(arguments: Sequence[str]) -> int:
     if done.skipped:
         say(f"{len(done.skipped)} without a result:", *(f"  {error}" for error in done.skipped))
     count = "1 coloured picture" if len(done.written) == 1 else f"{len(done.written):,} coloured pictures"
-    say(f"{count}: {settings.out or FOLDER}")
+    stood = f" ({done.stood:,} of them stood there already, made in the same way)" if done.stood else ""
+    say(f"{count}: {settings.out or FOLDER}{stood}")
     if done.sheet:
         say(f"side by side: {done.sheet}")
     return 1 if done.skipped else 0

@@ -112,7 +112,9 @@ class _Tally:
     def pace(self) -> str:
         """Both, to be read."""
         rate, left = self.rate, self.left
-        return "" if rate is None or left is None else f"{rate:,.0f} {self.unit}/s, {_clock(left)} left"
+        if rate is None or left is None:
+            return ""
+        return f"{f'{rate:,.0f}' if rate >= 10 else f'{rate:.2g}'} {self.unit}/s, {_clock(left)} left"
 
     def add(self, more: int, remark: str) -> None:
         """So many more are done."""

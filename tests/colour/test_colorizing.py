@@ -144,7 +144,7 @@ def test_formats(model: Path, tmp_path: Path) -> None:
         picture(60, 40, index).save(source / name, {".JPG": "JPEG"}.get(name[1:]))
     done = colorize(model, [source], ColorizeSettings(out=tmp_path / "own", sheet=False))
     assert [path.name for path in done.written] == ["a.JPG", "b.tiff", "c.png", "d.jpeg"] and done.sheet is None
-    assert sorted(path.name for path in (tmp_path / "own").iterdir()) == ["a.JPG", "b.tiff", "c.png", "d.jpeg"]
+    assert sorted(path.name for path in (tmp_path / "own").glob("[!.]*")) == ["a.JPG", "b.tiff", "c.png", "d.jpeg"]
     for format, ending in (("webp", ".webp"), ("jpeg", ".jpg")):
         done = colorize(model, [source], ColorizeSettings(out=tmp_path / format, format=format))  # type: ignore[arg-type]
         assert [path.suffix.lower()[:3] for path in done.written] == [ending[:3]] * 4
@@ -180,7 +180,12 @@ def test_exit_codes(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert pretint.main(["colorize", str(model), given["bad.jpg"], *words]) == 2
     assert "none of 1 pictures could be coloured" in capsys.readouterr().err
     assert pretint.main(["colorize", str(model), given["moving.gif"], *words, "--first-frame"]) == 0
-    assert pretint.main(["colorize", str(model), given["good.jpg"], *words, "--megapixels", "0.0001"]) == 2
+    assert (
+        pretint.main(
+            ["colorize", str(model), given["good.jpg"], "--out", str(tmp_path / "no"), "--megapixels", "0.0001"]
+        )
+        == 2
+    )
     assert "raise --megapixels" in capsys.readouterr().err
 
 
@@ -218,7 +223,7 @@ def test_samples_and_uncertainty(model: Path, tmp_path: Path) -> None:
     picture(80, 60).save(tmp_path / "a.jpg")
     settings = ColorizeSettings(out=tmp_path / "out", samples=2, uncertainty=True, sheet=False, format="png")
     done = colorize(model, [tmp_path / "a.jpg"], settings)
-    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    names = sorted(path.name for path in (tmp_path / "out").glob("[!.]*"))
     assert done.written == [tmp_path / "out" / "a.png"]
     assert names == ["a-sample1.png", "a-sample2.png", "a-uncertainty.png", "a.png"]
     pixels = {name: np.asarray(Image.open(tmp_path / "out" / name)).astype(int) for name in names}
@@ -300,3 +305,62 @@ def test_memory_is_bounded_by_the_files_own_pixels(tmp_path: Path, name: str, fo
     done = subprocess.run(command, capture_output=True, env={**os.environ, "PYTHONPATH": str(here)}, text=True)
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) < 13
+
+
+def test_a_call_that_was_killed_goes_on(model: Path, tmp_path: Path) -> None:
+    """Killed in the midst: what stands is not made again, and all is as after a call that nobody killed."""
+    album, out = tmp_path / "album", tmp_path / "out"
+    (album / "b").mkdir(parents=True)
+    for number in range(12):
+        Image.effect_noise((90 + number, 70), 40).save(album / ("b" if number % 3 else "") / f"{number:02}.jpg")
+    words = [str(model), str(album), "--size", "32", "--device", "cpu", "--uncertainty", "yes", "--out"]
+    here = str(Path(__file__).parents[2])
+    code = (
+        "import os, signal, colour.colorizing as c, pretint\n"
+        "write, count = c.write_photograph, 0\n"
+        "def killing(*what):\n"
+        "    global count\n"
+        "    count += 1\n"
+        "    return os.kill(os.getpid(), signal.SIGKILL) if count == 6 else write(*what)\n"
+        "c.write_photograph = killing\n"
+        f"pretint.main({['colorize', *words, str(out)]!r})\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", code], capture_output=True, env={**os.environ, "PYTHONPATH": here})
+    assert killed.returncode == -9
+    pictures = sorted(path for path in out.rglob("*.jpg") if not path.name.startswith("."))
+    assert len(pictures) == 5
+    before = {path: path.stat().st_mtime_ns for path in pictures}
+    settings = ColorizeSettings(out=out, size=32, device="cpu", uncertainty=True)
+    done = colorize(model, [album], settings)
+    assert (done.stood, len(done.written)) == (5, 12) and done.sheet
+    assert {path: path.stat().st_mtime_ns for path in pictures} == before
+    whole = colorize(model, [album], ColorizeSettings(out=tmp_path / "whole", size=32, device="cpu", uncertainty=True))
+    assert whole.stood == 0
+    for path in whole.written:
+        other = out / path.relative_to(tmp_path / "whole")
+        assert path.read_bytes() == other.read_bytes()
+
+
+def test_what_changed_is_coloured_again(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    album, out = tmp_path / "album", tmp_path / "out"
+    album.mkdir()
+    for name in ("a", "b", "c"):
+        Image.effect_noise((90, 70), 40).save(album / f"{name}.png")
+
+    def stood(**other: float) -> int:
+        return colorize(model, [album], ColorizeSettings(out=out, size=32, device="cpu", **other)).stood  # type: ignore[arg-type]
+
+    assert [stood(), stood()] == [0, 3]
+    assert [stood(saturation=0.5), stood(saturation=0.5), stood()] == [0, 3, 0]
+    Image.effect_noise((90, 70), 40).save(album / "b.png")
+    assert stood() == 2
+    (out / "c.png").unlink()
+    assert stood() == 2
+    Image.new("RGB", (90, 70)).save(out / "a.png")
+    with pytest.raises(UserError, match=r"a\.png: exists, and was not made by pretint"):
+        stood()
+    (out / "a.png").unlink()
+    (out / ".pretint-colorize.jsonl").write_bytes(b'{"target": [\n\xff\n{}\n[]\n"x"\n')
+    assert [stood(), stood()] == [0, 3]
+    assert pretint.main(["colorize", str(model), str(album), "--out", str(out), "--size", "32", "--device", "cpu"]) == 0
+    assert "3 of them stood there already" in capsys.readouterr().out

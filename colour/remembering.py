@@ -1,0 +1,78 @@
+"""Which results of an earlier call stand in a folder, so that a stopped call goes on where it was."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from pretext.errors import UserError
+
+FILE = ".pretint-colorize.jsonl"
+"""In the folder of results: a line of JSON for every picture that was coloured."""
+
+
+class Memory:
+    """What was coloured into a folder, from what, how.
+
+    A result stands if its picture, everything that its colours depend on, and the result itself are as they were when
+    it was written. A line that cannot be read tells of nothing.
+
+    Args:
+        folder: of the results.
+        how: plain values on which results depend besides their picture.
+        files: further files on which they depend.
+    """
+
+    def __init__(self, folder: Path, how: Any, files: Iterable[Path]) -> None:
+        self.folder, self.path = folder, folder / FILE
+        depends = json.dumps([how, [_state(file) for file in files]], sort_keys=True, default=str)
+        self.how = hashlib.sha256(depends.encode()).hexdigest()[:16]
+        self._known: dict[str, dict[str, Any]] = {}
+        try:
+            lines = self.path.read_bytes().splitlines()
+        except OSError:
+            lines = []
+        for line in lines:
+            try:
+                record = json.loads(line)
+                self._known[record["target"]] = record
+            except (ValueError, TypeError, KeyError, RecursionError):
+                continue
+
+    def notes(self, source: Path, targets: Sequence[Path]) -> list[str] | None:
+        """What was said of a picture whose results all stand; None if they don't.
+
+        Args:
+            source: of the picture.
+            targets: its results.
+        """
+        record = self._known.get(self._name(targets[0]))
+        if record is None or any(state is None for state in map(_state, targets)):
+            return None
+        found = {key: record.get(key) for key in ("how", "source", "results")}
+        return list(record.get("notes", [])) if found == self._record(source, targets) else None
+
+    def add(self, source: Path, targets: Sequence[Path], notes: Sequence[str]) -> None:
+        """Keep that they were written just now."""
+        record = {"target": self._name(targets[0]), **self._record(source, targets), "notes": list(notes)}
+        try:
+            with self.path.open("a") as file:
+                file.write(json.dumps(record) + "\n")
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be written ({error.strerror}); make room and call again") from error
+
+    def _record(self, source: Path, targets: Sequence[Path]) -> dict[str, Any]:
+        return {"how": self.how, "source": _state(source), "results": [_state(target) for target in targets]}
+
+    def _name(self, target: Path) -> str:
+        return str(target.relative_to(self.folder))
+
+
+def _state(file: Path) -> list[Any] | None:
+    """Place, size and time of change; None if there is no such file."""
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return [str(file.resolve()), found.st_size, found.st_mtime_ns]
