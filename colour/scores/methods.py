@@ -64,7 +64,8 @@ def open_method(word: str, device: torch.device, temperature: float, seed: int) 
     - ``gray``, ``random``, ``truth``: the baselines. A run of that name is ``./gray``.
     - ``RUN``: a run's folder or a checkpoint file.
     - ``RUN@hints=10``: the same, which is given 10 hints from the truth, see ``colour.scores.hints``.
-    - ``RUN@size=128``: the network sees the pictures at 128 pixels; its colours are enlarged (bilinear).
+    - ``RUN@size=128``: the network sees the pictures at 128 pixels; its colours are enlarged (bilinear). By default it
+      sees them as ``pretint colorize`` shows them: as large as those that it was trained on.
     - ``RUN@temperature=0.5``: another temperature of the annealed mean. Several with commas: ``RUN@hints=1,size=128``.
 
     Args:
@@ -94,7 +95,8 @@ def _network(word: str, device: torch.device, temperature: float, seed: int) -> 
     hints = int(options["hints"]) if "hints" in options else None
     if hints is not None and not colorizer.backbone.takes_hints:
         raise UserError(f"{word}: {backbone} takes no hints; name a network that does")
-    size, temperature = int(options.get("size", 0)), float(options.get("temperature", temperature))
+    size = int(options.get("size", pretrained.settings.view_size))
+    temperature = float(options.get("temperature", temperature))
     run = path if path.is_dir() else path.parent.parent if path.parent.name == "checkpoints" else None
     digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
     identity: dict[str, Any] = {"method": "network", "checkpoint": digest, "size": size, "temperature": temperature}
@@ -104,8 +106,7 @@ def _network(word: str, device: torch.device, temperature: float, seed: int) -> 
     if hints is not None:
         identity |= {"hints": hints, "patch": PATCH, "seed": seed}
         about.append(f"{hints} hints of {PATCH} x {PATCH} pixels from the truth")
-    if size:
-        about.append(f"sees pictures at {size} px")
+    about.append(f"sees pictures at {colorizer.backbone.fit_size(size)} px")
     name = path.resolve().name if run == path else path.stem
     view = _View(colorizer, size, temperature, hints, seed)
     return Method(_with_options(name, options), ", ".join(about), identity, run, view)
@@ -120,7 +121,7 @@ class _View:
     def __call__(self, batch: Batch) -> Tensor:
         lightness = batch.lab[:, :1]
         side = lightness.shape[-1]
-        seen = self.colorizer.backbone.fit_size(self.size or side)
+        seen = self.colorizer.backbone.fit_size(self.size)
         ab = self._ab(_resized(lightness, seen).clamp(0, 100), _resized(batch.lab[:, 1:], seen), batch.indices)
         return ab if seen == side else F.interpolate(ab, size=(side, side), mode="bilinear", align_corners=False)
 

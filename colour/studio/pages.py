@@ -80,7 +80,7 @@ class _Studio:
         return HTMLResponse(
             self.render(
                 "studio.html",
-                name=self.table.name,
+                model=self.table.name,
                 takes_hints=colourist.takes_hints,
                 has_distribution=colourist.has_distribution,
                 temperature=TEMPERATURE,

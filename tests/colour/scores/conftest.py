@@ -10,7 +10,14 @@ import yaml
 from PIL import Image
 
 from pretext.engine.checkpoint import save_checkpoint
-from pretext.recipe import BackboneSettings, ObjectiveSettings, PretrainSettings, build_colorizer, colour_contract
+from pretext.recipe import (
+    BackboneSettings,
+    CropSettings,
+    ObjectiveSettings,
+    PretrainSettings,
+    build_colorizer,
+    colour_contract,
+)
 from pretext.settings import plain
 
 Make = Callable[..., Path]
@@ -35,6 +42,7 @@ def make_run() -> Make:
         settings = PretrainSettings(
             backbone=BackboneSettings(name=backbone),
             objective=ObjectiveSettings(name=objective, stride=stride),  # type: ignore[arg-type]
+            crop=CropSettings(size=32, area=(1.0, 1.0)),
             seed=seed,
         )
         prior = torch.full((313,), 1 / 313, dtype=torch.float64)

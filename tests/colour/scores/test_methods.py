@@ -55,14 +55,14 @@ def test_a_run_and_its_checkpoint_are_one(run: Path) -> None:
     assert by_run.identity == by_file.identity and by_run.home == by_file.home == run
     assert (by_run.name, by_file.name) == ("plain", "00000007")
     assert "step 7" in by_run.about and "T = 0.38" in by_run.about
-    seen = batch()
+    seen = batch(size=32)
     expected = load_pretrained(run).colorizer.colorize(seen.lab[:, :1], 0.38)
     assert torch.equal(by_run.colour(seen), expected)
 
 
 def test_temperature_and_size(run: Path) -> None:
     seen, colorizer = batch(), load_pretrained(run).colorizer
-    warm = opened(f"{run}@temperature=1")
+    warm = opened(f"{run}@temperature=1,size=48")
     assert torch.equal(warm.colour(seen), colorizer.colorize(seen.lab[:, :1], 1.0))
     small = opened(f"{run}@size=24,temperature=1")
     assert small.name == "plain@size=24,temperature=1" and "sees pictures at 24 px" in small.about

@@ -70,7 +70,10 @@ def shown(page: "Page") -> str:
     """The pixels of the coloured picture on the page."""
     levels = page.locator("#coloured").evaluate(
         """async image => {
-            await image.decode();
+            for (let tries = 0; tries < 100; tries++) {
+                try { await image.decode(); break; }
+                catch { await new Promise(done => setTimeout(done, 20)); }  // another took its place meanwhile
+            }
             const canvas = document.createElement("canvas");
             canvas.width = image.naturalWidth;
             canvas.height = image.naturalHeight;
@@ -219,11 +222,15 @@ def test_by_keyboard_alone(browser: "Browser", studio: Site) -> None:
             "filechooser", lambda one: choosers.append(one)
         )  # before the key: the browser is told at once, and answers later
         page.goto(studio.address)
-        while page.evaluate("document.activeElement.id") != "file":
+        for _ in range(20):
             page.keyboard.press("Tab")
+            if page.evaluate("document.activeElement.id") == "file":
+                break
         page.keyboard.press("Enter")
-        while not choosers:
-            page.wait_for_timeout(20)
+        for _ in range(600):
+            if choosers:
+                break
+            page.wait_for_timeout(50)
         choosers[0].set_files(upload(photograph()))
         page.locator("#coloured").wait_for()
         before, reached = shown(page), []
