@@ -105,7 +105,8 @@ def _network(word: str, device: torch.device, temperature: float, seed: int) -> 
         about.append(f"T = {temperature:g}")
     if hints is not None:
         identity |= {"hints": hints, "patch": PATCH, "seed": seed}
-        about.append(f"{hints} hints of {PATCH} x {PATCH} pixels from the truth")
+        count = "1 hint" if hints == 1 else f"{hints:,} hints"
+        about.append(f"{count} of {PATCH} x {PATCH} pixels from the truth")
     about.append(f"sees pictures at {colorizer.backbone.fit_size(size)} px")
     name = path.resolve().name if run == path else path.stem
     view = _View(colorizer, size, temperature, hints, seed)
