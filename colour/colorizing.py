@@ -62,7 +62,7 @@ class ColorizeSettings:
             for a network that takes them.
         first_frame: of an animation or of several pages colour the first; else it is refused.
         megapixels: the largest picture that is opened.
-        sheet: write sheet.png, the pictures side by side: gray, coloured, original.
+        sheet: write sheet.png, the pictures side by side: gray, coloured, and original where one has colour.
         batch: how many pictures of one size a network sees at once; 0 is 8 on a GPU, else 1.
         seed: of the samples.
         device: auto (the GPU if there is one), cpu, cuda, ...
@@ -212,8 +212,11 @@ class _Colouring:
         if not self.rows:
             return self.done
         sheet = self.folder / SHEET
-        titles = ("gray", "coloured", "original")
-        write_png(sheet, contact_sheet(self.rows, titles, cell=_CELL, across=1 + (len(self.rows) > 4)))
+        titles: tuple[str, ...] = ("gray", "coloured", "original")
+        rows = self.rows
+        if all(gray.tobytes() == original.tobytes() for gray, _, original in rows):
+            titles, rows = titles[:2], [row[:2] for row in rows]
+        write_png(sheet, contact_sheet(rows, titles, cell=_CELL, across=1 + (len(rows) > 4)))
         return self.done._replace(sheet=sheet)
 
     def stands(self, job: Job) -> bool:

@@ -17,7 +17,7 @@ def contact_sheet(
         rows: each holds one picture per title.
         titles: of the columns.
         cell: side of the square, or width and height, that every picture is fitted into, pixels; small ones are
-            enlarged.
+            enlarged. A line is as high as its highest picture.
         across: how many rows stand side by side.
 
     Returns:
@@ -26,16 +26,21 @@ def contact_sheet(
     assert rows and all(len(row) == len(titles) for row in rows)
     across = min(across, len(rows))
     wide, high = cell if isinstance(cell, tuple) else (cell, cell)
+    fitted = [[ImageOps.contain(picture, (wide, high), Image.Resampling.LANCZOS) for picture in row] for row in rows]
+    lines = [fitted[start : start + across] for start in range(0, len(rows), across)]
+    heights = [max(picture.height for row in line for picture in row) for line in lines]
     block = (wide + _GAP) * len(titles) + _GAP
-    lines = -(-len(rows) // across)
-    sheet = Image.new("RGB", (block * across, _TITLE + (high + _GAP) * lines + _GAP), "white")
+    sheet = Image.new("RGB", (block * across, _TITLE + sum(heights) + _GAP * (len(lines) + 1)), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=13)
-    for place, row in enumerate(rows):
-        line, left = place // across, (place % across) * block + _GAP
-        for column, (picture, title) in enumerate(zip(row, titles, strict=True)):
-            fitted = ImageOps.contain(picture, (wide, high), Image.Resampling.LANCZOS)
-            x, y = left + column * (wide + _GAP), _TITLE + line * (high + _GAP)
-            if line == 0:
-                draw.text((x + wide / 2, _TITLE / 2), title, fill="#444", font=font, anchor="mm")
-            sheet.paste(fitted, (x + (wide - fitted.width) // 2, y + (high - fitted.height) // 2))
+    top = _TITLE
+    for line, height in zip(lines, heights, strict=True):
+        for place, row in enumerate(line):
+            for column, picture in enumerate(row):
+                left = place * block + _GAP + column * (wide + _GAP)
+                sheet.paste(picture, (left + (wide - picture.width) // 2, top + (height - picture.height) // 2))
+        top += height + _GAP
+    for place in range(across):
+        for column, title in enumerate(titles):
+            middle = place * block + _GAP + column * (wide + _GAP) + wide / 2
+            draw.text((middle, _TITLE / 2), title, fill="#444", font=font, anchor="mm")
     return sheet
