@@ -1,5 +1,6 @@
 """The job that colours photographs."""
 
+import contextlib
 import math
 import sys
 from collections.abc import Sequence
@@ -12,13 +13,13 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from colour.colourists import Colourist
+from colour.colourists import Colourist, Prediction
 from colour.joining import Colours, Scaled, join_picture
 from colour.listing import STANDARD, Job, beside, list_jobs
 from colour.methods.reference import ReferenceSettings
 from colour.methods.scribbles import ScribbleSettings
-from colour.networks import LARGEST, NetworkColourist
-from colour.opening import SCRIBBLES, depended_on, open_colourist
+from colour.networks import LARGEST
+from colour.opening import REFERENCE, SCRIBBLES, depended_on, open_colourist
 from colour.photographs import Format, Photograph, open_photograph, write_photograph
 from colour.photographs.reading import MEGAPIXELS
 from colour.photographs.writing import QUALITY, in_memory
@@ -144,6 +145,7 @@ def colorize(model: str | Path, pictures: Sequence[Path], settings: ColorizeSett
         raise UserError("standard output takes one picture, without samples or uncertainty; name a folder with --out")
     if streamed and sys.stdout.isatty():
         raise UserError("a picture on a terminal cannot be read; redirect it, or name a folder with --out")
+    _check_used(str(model), settings)
     colourist = open_colourist(
         model, settings.device, settings.size, settings.temperature, settings.hints, settings.reference,
         settings.scribbles,
@@ -164,6 +166,16 @@ def colorize_picture(colourist: Colourist, picture: Image.Image, saturation: flo
     lightness = Photograph.of(picture).seen(colourist.seen_size(picture.size))
     ab = colourist.predict(lightness, picture.size).ab
     return join_picture(picture, Scaled(colourist.enlarged(ab, lightness, picture.size), saturation))
+
+
+def _check_used(name: str, settings: ColorizeSettings) -> None:
+    """Refuse what is set and would change nothing."""
+    reference, scribbles = name.startswith(REFERENCE), name == SCRIBBLES
+    of_networks = dict.fromkeys(("size", "temperature", "batch", "device"), not (reference or scribbles))
+    given, fresh = plain(settings), plain(ColorizeSettings())
+    for key, used in {"reference": reference, "scribbles": scribbles, **of_networks}.items():
+        if not used and given[key] != fresh[key]:
+            raise UserError(f"--{key}: changes nothing of {name}; leave it out")
 
 
 def _memory(model: str | Path, settings: ColorizeSettings) -> Memory:
@@ -189,7 +201,7 @@ class _Colouring:
     def __init__(self, colourist: Colourist, settings: ColorizeSettings, memory: Memory | None) -> None:
         self.colourist, self.settings, self.memory = colourist, settings, memory
         self.streamed = memory is None
-        self.batch = (settings.batch if isinstance(colourist, NetworkColourist) else 0) or colourist.batch
+        self.batch = settings.batch or colourist.batch
         self.folder = settings.out or FOLDER
         self.waiting: dict[tuple[int, int], list[_Opened]] = {}
         self.rows: list[list[Image.Image]] = []
@@ -200,6 +212,9 @@ class _Colouring:
         jobs = self.jobs(pictures)
         if self.settings.hints and len(jobs) != 1:
             raise UserError(f"hints are for one picture, and {len(jobs)} were given; colour that one alone")
+        if self.memory is not None:
+            for job in jobs:
+                self.memory.require_ours(self.results(job))
         left = [job for job in jobs if not self.stands(job)]
         stood = len(jobs) - len(left)
         with progress("colorize", len(jobs), "pictures", done=stood) as advance:
@@ -227,9 +242,10 @@ class _Colouring:
         self.done.written.append(job.target)
         self.done.notes.extend((str(job.source), note) for note in notes)
         if self.settings.sheet and len(self.rows) < _SHEET_ROWS:
-            both = (open_photograph(file, megapixels=math.inf, first_frame=True) for file in (job.source, job.target))
-            before, after = (one.reduced(_in_cell(one.size)) for one in both)
-            self.rows.append([ImageOps.grayscale(before).convert("RGB"), after, before])
+            with contextlib.suppress(PictureError):  # such as memory that does not suffice now; the result stands
+                both = (open_photograph(file, "", math.inf, first_frame=True) for file in (job.source, job.target))
+                before, after = (one.reduced(_in_cell(one.size)) for one in both)
+                self.rows.append([ImageOps.grayscale(before).convert("RGB"), after, before])
         return True
 
     def results(self, job: Job) -> list[Path]:
@@ -278,7 +294,7 @@ class _Colouring:
         """Colour pictures of one seen size; gives how many."""
         lightness = torch.cat([one.lightness for one in group])
         try:
-            ab, logits = self.colourist.predict(lightness, group[0].photograph.size)
+            ab, logits, stride = self.colourist.predict(lightness, group[0].photograph.size)
         except UserError as error:
             # What was given does not fit this photograph; who gave something gets photographs one by one.
             self.done.skipped.extend(PictureError(one.photograph.key, str(error)) for one in group)
@@ -290,18 +306,22 @@ class _Colouring:
             ) from error
         for number, one in enumerate(group):
             try:
-                self.finish(one, ab[number : number + 1], None if logits is None else logits[number : number + 1])
+                own = None if logits is None else logits[number : number + 1]
+                self.finish(one, Prediction(ab[number : number + 1], own, stride))
             except PictureError as error:
                 self.done.skipped.append(error)
             except MemoryError:
                 self.done.skipped.append(PictureError(one.photograph.key, "larger than memory allows"))
         return len(group)
 
-    def finish(self, one: _Opened, ab: Tensor, logits: Tensor | None) -> None:
+    def finish(self, one: _Opened, predicted: Prediction) -> None:
         """Write all results of one picture."""
         job, photograph, settings = one.job, one.photograph, self.settings
+        ab = predicted.ab
         if not bool(torch.isfinite(ab).all()):
             raise PictureError(photograph.key, "the network's colours are no numbers; are its weights damaged?")
+        if self.memory is not None:
+            self.memory.begin(self.results(job))
         colours: Colours = self.colourist.enlarged(ab, one.lightness, photograph.size)
         ab = ab * settings.saturation
         notes = self.write(
@@ -309,8 +329,8 @@ class _Colouring:
         )
         if settings.saturation and float(ab.abs().max()) < _PALE:
             notes.append("came out as gray as it was: it was given no colour")
-        if logits is not None:
-            self.write_others(job, photograph, logits, one.lightness.shape[-2:])
+        if predicted.logits is not None:
+            self.write_others(job, photograph, predicted.logits, predicted.stride, one.lightness.shape[-2:])
         self.done.notes.extend((photograph.key, note) for note in notes)
         if self.memory is None:
             return
@@ -331,10 +351,9 @@ class _Colouring:
         sys.stdout.buffer.flush()
         return notes
 
-    def write_others(self, job: Job, photograph: Photograph, logits: Tensor, seen: torch.Size) -> None:
+    def write_others(self, job: Job, photograph: Photograph, logits: Tensor, stride: int, seen: torch.Size) -> None:
         """Samples, and the map of uncertainty."""
-        assert isinstance(self.colourist, NetworkColourist)
-        settings, stride = self.settings, self.colourist.colorizer.target_stride
+        settings = self.settings
         size = (logits.shape[2], logits.shape[3])
         fields = quantile_fields(2 * settings.samples, size, settings.seed)
         for number in range(settings.samples):

@@ -18,6 +18,8 @@ class Prediction(NamedTuple):
     """(B, 2, h, w), float32, unscaled, at the size at which they were seen."""
     logits: Tensor | None = None
     """(B, Q, ., .), float32, at the grid of the colour target; of a network that says how likely colours are."""
+    stride: int = 1
+    """Pixels, of those seen, per point of that grid."""
 
 
 class Colourist(Protocol):

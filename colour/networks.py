@@ -59,7 +59,8 @@ class NetworkColourist:
     def predict(self, lightness: Tensor, size: tuple[int, int]) -> Prediction:
         """See ``colour.colourists.Colourist``; raises a ``UserError`` for a hint outside the photograph."""
         output = self.output(lightness, self.hints, size)
-        return Prediction(self.decode(output, lightness.shape[-2:]), output.float() if self.has_distribution else None)
+        logits = output.float() if self.has_distribution else None
+        return Prediction(self.decode(output, lightness.shape[-2:]), logits, self.colorizer.target_stride)
 
     def enlarged(self, ab: Tensor, lightness: Tensor, size: tuple[int, int]) -> Enlarged:
         """Bilinear: a network's colours have no edges finer than it saw."""

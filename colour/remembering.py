@@ -48,15 +48,30 @@ class Memory:
             targets: its results.
         """
         record = self._known.get(self._name(targets[0]))
-        if record is None or any(state is None for state in map(_state, targets)):
+        if record is None or any(state is None for state in map(_state, [source, *targets])):
             return None
         found = {key: record.get(key) for key in ("how", "source", "results")}
         return list(record.get("notes", [])) if found == self._record(source, targets) else None
 
+    def require_ours(self, targets: Sequence[Path]) -> None:
+        """Raise a ``UserError`` if somebody changed one of a picture's results since it was written."""
+        written = self._known.get(self._name(targets[0]), {}).get("results")
+        for state in written if isinstance(written, list) else []:
+            if isinstance(state, list) and state and _state(Path(str(state[0]))) not in (None, state):
+                raise UserError(f"{state[0]}: was changed since pretint wrote it; name another folder with --out")
+
+    def begin(self, targets: Sequence[Path]) -> None:
+        """Keep that a picture's results are about to be written: what is found of them later may be anything."""
+        if self._known.pop(self._name(targets[0]), None) is not None:
+            self._append({"target": self._name(targets[0])})
+
     def add(self, source: Path, targets: Sequence[Path], notes: Sequence[str]) -> None:
         """Keep that they were written just now."""
-        record = {"target": self._name(targets[0]), **self._record(source, targets), "notes": list(notes)}
+        self._append({"target": self._name(targets[0]), **self._record(source, targets), "notes": list(notes)})
+
+    def _append(self, record: dict[str, Any]) -> None:
         try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a") as file:
                 file.write(json.dumps(record) + "\n")
         except OSError as error:

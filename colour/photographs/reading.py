@@ -122,7 +122,7 @@ def open_photograph(
     """
     key = key or str(file)
     try:
-        with _unlimited(), Image.open(BytesIO(file) if isinstance(file, bytes) else file, formats=_FORMATS) as image:
+        with unlimited(), Image.open(BytesIO(file) if isinstance(file, bytes) else file, formats=_FORMATS) as image:
             _check_size(image, megapixels)
             _check_frames(image, first_frame)
             return _read(image, file, key)
@@ -135,7 +135,7 @@ def open_photograph(
 
 
 @contextlib.contextmanager
-def _unlimited() -> Iterator[None]:
+def unlimited() -> Iterator[None]:
     """Without Pillow's own limit of pixels, which is the same for everybody: ours is checked instead."""
     before = Image.MAX_IMAGE_PIXELS
     Image.MAX_IMAGE_PIXELS = None

@@ -13,7 +13,7 @@ from torch import Tensor
 from colour.joining import Colours, Enlarged, in_strips, join_rows
 from colour.photographs.deep_png import write_deep_png
 from colour.photographs.metadata import SIGNATURE, in_jpeg
-from colour.photographs.reading import Photograph
+from colour.photographs.reading import Photograph, unlimited
 from colour.photographs.tiff import write_tiff
 from pretext.errors import PictureError
 from pretext.files import is_ours, written_atomically
@@ -66,11 +66,12 @@ def write_photograph(
 
 def signed(path: Path) -> bool:
     """Whether a file is a picture that ``write_photograph`` or ``pretext.files.write_png`` wrote."""
-    if is_ours(path):
-        return True
     try:
-        with Image.open(path) as image:
-            return str(image.getexif().get(_MADE_BY, "")).rstrip("\0") == SIGNATURE
+        with unlimited():
+            if is_ours(path):
+                return True
+            with Image.open(path) as image:
+                return str(image.getexif().get(_MADE_BY, "")).rstrip("\0") == SIGNATURE
     except Exception:  # whatever it is, it is not ours
         return False
 

@@ -360,7 +360,40 @@ def test_what_changed_is_coloured_again(model: Path, tmp_path: Path, capsys: pyt
     with pytest.raises(UserError, match=r"a\.png: exists, and was not made by pretint"):
         stood()
     (out / "a.png").unlink()
+    with Image.open(out / "b.png") as mine:  # painted on, by a program that keeps what the file says of its maker
+        exif, mine = mine.getexif(), mine.copy()
+    mine.paste("red", (0, 0, 9, 9))
+    mine.save(out / "b.png", exif=exif)
+    with pytest.raises(UserError, match=r"b\.png: was changed since pretint wrote it; name another folder"):
+        stood()
+    (out / "b.png").unlink()
     (out / ".pretint-colorize.jsonl").write_bytes(b'{"target": [\n\xff\n{}\n[]\n"x"\n')
     assert [stood(), stood()] == [0, 3]
     assert pretint.main(["colorize", str(model), str(album), "--out", str(out), "--size", "32", "--device", "cpu"]) == 0
     assert "3 of them stood there already" in capsys.readouterr().out
+
+
+def test_standard_input_into_a_folder_is_always_coloured(model: Path, tmp_path: Path) -> None:
+    found = []
+    for number in range(2):
+        buffer = io.BytesIO()
+        picture(60, 40, number).save(buffer, "PNG")
+        assert piped(model, buffer.getvalue(), "--out", str(tmp_path / "out"), "--device", "cpu").returncode == 0
+        found.append((tmp_path / "out" / "stdin.png").read_bytes())
+    assert found[0] != found[1]
+
+
+def test_after_a_kill_in_mid_change_the_same_call_goes_on(model: Path, tmp_path: Path) -> None:
+    """The first results are old, of other settings, the last ones new, and one is new but not remembered yet."""
+    picture(60, 40).save(tmp_path / "a.jpg")
+    old = ColorizeSettings(out=tmp_path / "out", size=32, device="cpu")
+    colorize(model, [tmp_path / "a.jpg"], old)
+    ledger = tmp_path / "out" / ".pretint-colorize.jsonl"
+    first = ledger.read_text()
+    new = ColorizeSettings(out=tmp_path / "out", size=32, device="cpu", saturation=0.5)
+    colorize(model, [tmp_path / "a.jpg"], new)
+    lines = ledger.read_text().splitlines(keepends=True)
+    assert len(lines) == 3 and lines[0] == first
+    ledger.write_text("".join(lines[:2]))  # killed after the file had its name, and before the last line
+    assert colorize(model, [tmp_path / "a.jpg"], new).stood == 0
+    assert colorize(model, [tmp_path / "a.jpg"], new).stood == 1

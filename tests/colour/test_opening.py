@@ -115,6 +115,8 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         (["scribbles"], "--hints FILE"),
         ([*words["reference"], "--samples", "2"], "predicts one colour"),
         (["scribbles", "--hints", str(tmp_path / "strokes.png"), "--scribbles.variance", "0"], "variance is 0.0"),
+        ([words["reference"][0], "--temperature", "0.2"], "--temperature: changes nothing of reference:"),
+        ([words["reference"][0], "--scribbles.variance", "2"], "--scribbles: changes nothing of reference:"),
         ([words["reference"][0], "--hints", str(tmp_path / "strokes.png")], "takes no hints"),
     ):
         model, *options = wrong
