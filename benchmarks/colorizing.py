@@ -18,8 +18,8 @@ from torch.nn import functional as F
 
 from benchmarks.paired import Row, paired, spread, times_as_fast
 from benchmarks.pictures import jpegs
-from colour.photographs import open_photograph
-from colour.photographs.writing import QUALITY, in_memory
+from colorization.photographs import open_photograph
+from colorization.photographs.writing import QUALITY, in_memory
 from pretext.color import rgb_to_lightness
 from pretext.engine.memory import forget_peak, peak
 

@@ -16,8 +16,8 @@ from scipy.sparse import linalg
 
 from benchmarks.paired import Job, Row, Spread, paired, spread, times_as_fast
 from benchmarks.pictures import jpegs
-from colour.methods.propagation import Floats, affinities, propagate, random_walk
-from colour.methods.reference import features, matched, samples_of
+from colorization.methods.propagation import Floats, affinities, propagate, random_walk
+from colorization.methods.reference import features, matched, samples_of
 from pretext.color import rgb_to_lab
 from pretext.engine.memory import forget_peak, peak
 

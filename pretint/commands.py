@@ -134,8 +134,8 @@ def table(arguments: Sequence[str]) -> int:
 
 def colorize(arguments: Sequence[str]) -> int:
     """Colour photographs, and show them: gray, coloured, original."""
-    from colour.colorizing import FOLDER, ColorizeSettings
-    from colour.colorizing import colorize as job
+    from colorization.colorizing import FOLDER, ColorizeSettings
+    from colorization.colorizing import colorize as job
 
     model = Positional(
         "model",
@@ -161,8 +161,8 @@ def colorize(arguments: Sequence[str]) -> int:
 
 def score(arguments: Sequence[str]) -> int:
     """Score networks' colours on pictures, beside gray, random colours and the truth."""
-    from colour.scores.scoring import ScoreSettings
-    from colour.scores.scoring import score as job
+    from colorization.scores.scoring import ScoreSettings
+    from colorization.scores.scoring import score as job
     from pretext.engine.progress import say as tell
 
     models = Positional("models", "runs, checkpoints, RUN@hints=10, gray, random, truth", nargs="+", kind=str)
@@ -179,8 +179,8 @@ def score(arguments: Sequence[str]) -> int:
 
 def turing(arguments: Sequence[str]) -> int:
     """Ask people which of two pictures is fake: a study as a web page, and how often each algorithm fools them."""
-    from colour.turing.serving import turing as job
-    from colour.turing.study import TuringSettings, gathered
+    from colorization.turing.serving import turing as job
+    from colorization.turing.study import TuringSettings, gathered
 
     study = Positional("study", "folder of the study; made if it does not exist")
     (folder,), settings = read(turing, TuringSettings, [study], gathered(arguments))
@@ -190,8 +190,8 @@ def turing(arguments: Sequence[str]) -> int:
 
 def studio(arguments: Sequence[str]) -> int:
     """Colour photographs on a local page: temperature, saturation, hints; nothing leaves this machine."""
-    from colour.studio.serving import StudioSettings
-    from colour.studio.serving import studio as job
+    from colorization.studio.serving import StudioSettings
+    from colorization.studio.serving import studio as job
 
     model = Positional("model", "a run, a checkpoint, exported or published weights")
     (run,), settings = read(studio, StudioSettings, [model], arguments)

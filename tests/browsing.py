@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 import pytest
 import uvicorn
 
-from colour.pages.listening import address_of, bound
+from colorization.pages.listening import address_of, bound
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from colour.turing.store import Store
-from colour.turing.study import TuringSettings, opened_study
+from colorization.turing.store import Store
+from colorization.turing.study import TuringSettings, opened_study
 
 HOSTILE = [
     "<img src=x onerror=\"document.title='owned'\">",

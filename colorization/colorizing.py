@@ -1,0 +1,372 @@
+"""The job that colours photographs."""
+
+import contextlib
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from colorization.colourists import Colourist, Prediction
+from colorization.joining import Colours, Scaled, join_picture
+from colorization.listing import STANDARD, Job, beside, list_jobs
+from colorization.methods.reference import ReferenceSettings
+from colorization.methods.scribbles import ScribbleSettings
+from colorization.networks import LARGEST
+from colorization.opening import REFERENCE, SCRIBBLES, depended_on, open_colourist
+from colorization.photographs import Format, Photograph, open_photograph, write_photograph
+from colorization.photographs.reading import MEGAPIXELS
+from colorization.photographs.writing import QUALITY, in_memory
+from colorization.remembering import Memory
+from colorization.sampling import draw, entropy, quantile_fields
+from pretext.colorizer import resample
+from pretext.engine.progress import progress
+from pretext.errors import PictureError, UserError
+from pretext.files import write_png
+from pretext.gamut import TEMPERATURE, bin_centres
+from pretext.settings import plain
+from pretext.sheet import contact_sheet
+
+SHEET = "sheet.png"
+"""The file, in the folder of results, that shows them side by side."""
+FOLDER = Path("coloured")
+"""Where results go if nobody says else."""
+
+_SHEET_ROWS = 24
+_CELL = 320
+_HELD = 60e6  # pixels of photographs that wait for others of their size
+_PALE = 2.0  # Lab units: less cannot be seen
+
+
+@dataclass
+class ColorizeSettings:
+    """How pictures are coloured.
+
+    Args:
+        out: folder for the coloured pictures and the sheet that shows them (default: coloured); - is standard output,
+            which is also the default where the picture is standard input.
+        format: of the files: jpeg, png, webp, tiff; auto takes the picture's own, or PNG where that has no colour.
+        quality: of JPEG and lossy WebP, 1 to 100.
+        size: shorter side, in pixels, at which a network sees a picture; 0 takes the size at which it
+            was trained to. The result has the full resolution of the input.
+        temperature: of a network's annealed mean: towards 0 more vivid, 1 more cautious.
+        saturation: factor on the colours: 0 is gray, 1 as predicted.
+        samples: how many more colourings of each picture are drawn from what the network holds likely.
+        uncertainty: write beside each picture how unsure the network is of each place.
+        hints: colours given in places of a single picture, a YAML file or a picture of strokes: for scribbles, and
+            for a network that takes them.
+        first_frame: of an animation or of several pages colour the first; else it is refused.
+        megapixels: the largest picture that is opened.
+        sheet: write sheet.png, the pictures side by side: gray, coloured, and original where one has colour.
+        batch: how many pictures of one size a network sees at once; 0 is 8 on a GPU, else 1.
+        seed: of the samples.
+        device: auto (the GPU if there is one), cpu, cuda, ...
+        reference: how colours are taken from a reference picture.
+        scribbles: how they spread from scribbles.
+    """
+
+    out: Path | None = None
+    format: Literal["auto", "jpeg", "png", "webp", "tiff"] = "auto"
+    quality: int = QUALITY
+    size: int = 0
+    temperature: float = TEMPERATURE
+    saturation: float = 1.0
+    samples: int = 0
+    uncertainty: bool = False
+    hints: Path | None = None
+    first_frame: bool = False
+    megapixels: float = MEGAPIXELS
+    sheet: bool = True
+    batch: int = 0
+    seed: int = 0
+    device: str = "auto"
+    reference: ReferenceSettings = field(default_factory=ReferenceSettings)
+    scribbles: ScribbleSettings = field(default_factory=ScribbleSettings)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.size <= LARGEST:
+            raise UserError(f"size is {self.size}: it must lie in [0, {LARGEST}]")
+        if not 0 < self.temperature < math.inf:
+            raise UserError(f"temperature is {self.temperature}: it must be above 0, and finite")
+        if not 0 <= self.saturation <= 10:
+            raise UserError(f"saturation is {self.saturation}: it must lie in [0, 10]")
+        if not 1 <= self.quality <= 100:
+            raise UserError(f"quality is {self.quality}: it must lie in [1, 100]")
+        if not 0 <= self.samples <= 100:
+            raise UserError(f"samples is {self.samples}: it must lie in [0, 100]")
+        if not 0 < self.megapixels < math.inf:
+            raise UserError(f"megapixels is {self.megapixels}: it must be above 0, and finite")
+        if not 0 <= self.batch <= 1024:
+            raise UserError(f"batch is {self.batch}: it must lie in [0, 1024]")
+        if not 0 <= self.seed < 2**62:
+            raise UserError(f"seed is {self.seed}: it must lie in [0, 2^62)")
+
+
+class Coloured(NamedTuple):
+    """What a call did."""
+
+    written: list[Path]
+    """The coloured pictures; samples and maps of uncertainty lie beside them. Empty for standard output."""
+    sheet: Path | None
+    skipped: list[PictureError]
+    """Pictures without a result, and why."""
+    notes: list[tuple[str, str]]
+    """Of a picture: what was done to it, or could not be kept."""
+    streamed: bool = False
+    """Whether the result went to standard output."""
+    stood: int = 0
+    """How many of those written stood already, from an earlier call."""
+
+
+def colorize(model: str | Path, pictures: Sequence[Path], settings: ColorizeSettings) -> Coloured:
+    """Colour files, all pictures in folders, and standard input.
+
+    Args:
+        model: a run, a checkpoint, an exported .safetensors, or published weights of ECCV16 or SIGGRAPH17; or
+            ``reference:PICTURE``, or ``scribbles``.
+        pictures: files, folders, patterns; - is standard input. A picture keeps its place below its folder.
+        settings: how, and where to.
+
+    Returns:
+        What was written, and which pictures have no result.
+
+    Raises:
+        UserError: a path does not exist, no picture could be coloured, a result would take the place of a file that is
+            not ours, or the network cannot do what is asked.
+    """
+    streamed = settings.out == STANDARD or (settings.out is None and list(pictures) == [STANDARD])
+    if streamed and (len(pictures) != 1 or pictures[0].is_dir() or settings.samples or settings.uncertainty):
+        raise UserError("standard output takes one picture, without samples or uncertainty; name a folder with --out")
+    if streamed and sys.stdout.isatty():
+        raise UserError("a picture on a terminal cannot be read; redirect it, or name a folder with --out")
+    _check_used(str(model), settings)
+    colourist = open_colourist(
+        model, settings.device, settings.size, settings.temperature, settings.hints, settings.reference,
+        settings.scribbles,
+    )  # fmt: skip
+    if (settings.samples or settings.uncertainty) and not colourist.has_distribution:
+        raise UserError(
+            f"{model}: predicts one colour, and not how likely others are: there is nothing to draw from; leave "
+            "--samples and --uncertainty out, or take a network that learnt classification"
+        )
+    memory = None if streamed else _memory(model, settings)
+    return _Colouring(colourist, settings, memory).run(pictures)
+
+
+def colorize_picture(colourist: Colourist, picture: Image.Image, saturation: float = 1.0) -> Image.Image:
+    """Colour one picture, RGB, whose own L the result has, RGB too. (A predicted colour that sRGB does not have at that
+    L is clipped, which moves L.)
+    """
+    lightness = Photograph.of(picture).seen(colourist.seen_size(picture.size))
+    ab = colourist.predict(lightness, picture.size).ab
+    return join_picture(picture, Scaled(colourist.enlarged(ab, lightness, picture.size), saturation))
+
+
+def _check_used(name: str, settings: ColorizeSettings) -> None:
+    """Refuse what is set and would change nothing."""
+    reference, scribbles = name.startswith(REFERENCE), name == SCRIBBLES
+    of_networks = dict.fromkeys(("size", "temperature", "batch", "device"), not (reference or scribbles))
+    given, fresh = plain(settings), plain(ColorizeSettings())
+    for key, used in {"reference": reference, "scribbles": scribbles, **of_networks}.items():
+        if not used and given[key] != fresh[key]:
+            raise UserError(f"--{key}: changes nothing of {name}; leave it out")
+
+
+def _memory(model: str | Path, settings: ColorizeSettings) -> Memory:
+    """Of what was coloured in the same way."""
+    aside = {"out", "sheet", "batch", "device", "megapixels", "first_frame"}
+    how = {key: value for key, value in plain(settings).items() if key not in aside}
+    files = [] if str(model) == SCRIBBLES else [depended_on(model)]
+    files += [Path(file) for file in (settings.hints, settings.reference.swatches) if file]
+    return Memory(settings.out or FOLDER, [str(model), how], files)
+
+
+class _Opened(NamedTuple):
+    """A photograph that waits to be coloured."""
+
+    job: Job
+    photograph: Photograph
+    lightness: Tensor
+
+
+class _Colouring:
+    """One call: photographs are opened one by one, and coloured as soon as enough of one seen size are there."""
+
+    def __init__(self, colourist: Colourist, settings: ColorizeSettings, memory: Memory | None) -> None:
+        self.colourist, self.settings, self.memory = colourist, settings, memory
+        self.streamed = memory is None
+        self.batch = settings.batch or colourist.batch
+        self.folder = settings.out or FOLDER
+        self.waiting: dict[tuple[int, int], list[_Opened]] = {}
+        self.rows: list[list[Image.Image]] = []
+        self.done = Coloured([], None, [], [], self.streamed)
+
+    def run(self, pictures: Sequence[Path]) -> Coloured:
+        """Colour all."""
+        jobs = self.jobs(pictures)
+        if self.settings.hints and len(jobs) != 1:
+            raise UserError(f"hints are for one picture, and {len(jobs)} were given; colour that one alone")
+        if self.memory is not None:
+            for job in jobs:
+                self.memory.require_ours(self.results(job))
+        left = [job for job in jobs if not self.stands(job)]
+        stood = len(jobs) - len(left)
+        with progress("colorize", len(jobs), "pictures", done=stood) as advance:
+            for number, job in enumerate(left, 1):
+                finished = self.open(job) + (self.flush() if number == len(left) else 0)
+                advance(finished, "")
+        self.done = self.done._replace(stood=stood)
+        if not self.done.written and not (self.streamed and not self.done.skipped):
+            raise UserError(f"none of {len(jobs)} pictures could be coloured; the first: {self.done.skipped[0]}")
+        if not self.rows:
+            return self.done
+        sheet = self.folder / SHEET
+        titles: tuple[str, ...] = ("gray", "coloured", "original")
+        rows = self.rows
+        if all(gray.tobytes() == original.tobytes() for gray, _, original in rows):
+            titles, rows = titles[:2], [row[:2] for row in rows]
+        write_png(sheet, contact_sheet(rows, titles, cell=_CELL, across=1 + (len(rows) > 4)))
+        return self.done._replace(sheet=sheet)
+
+    def stands(self, job: Job) -> bool:
+        """Whether an earlier call coloured this very picture in this very way."""
+        notes = None if self.memory is None else self.memory.notes(job.source, self.results(job))
+        if notes is None:
+            return False
+        self.done.written.append(job.target)
+        self.done.notes.extend((str(job.source), note) for note in notes)
+        if self.settings.sheet and len(self.rows) < _SHEET_ROWS:
+            with contextlib.suppress(PictureError):  # such as memory that does not suffice now; the result stands
+                both = (open_photograph(file, "", math.inf, first_frame=True) for file in (job.source, job.target))
+                before, after = (one.reduced(_in_cell(one.size)) for one in both)
+                self.rows.append([ImageOps.grayscale(before).convert("RGB"), after, before])
+        return True
+
+    def results(self, job: Job) -> list[Path]:
+        """All files that a picture gives, the coloured one first."""
+        return [job.target, *(beside(job.target, *other) for other in self.others())]
+
+    def others(self) -> list[tuple[str, str]]:
+        """What each picture gives besides, as ``beside`` takes it."""
+        samples = [(f"sample{number}", "") for number in range(1, self.settings.samples + 1)]
+        return samples + ([("uncertainty", ".png")] if self.settings.uncertainty else [])
+
+    def jobs(self, pictures: Sequence[Path]) -> list[Job]:
+        """What there is to do."""
+        asked: Format | None = None if self.settings.format == "auto" else self.settings.format
+        if self.streamed:
+            return [Job(pictures[0], STANDARD, asked or "png")]
+        return list_jobs(
+            pictures, self.folder, asked, self.others(), self.folder / SHEET if self.settings.sheet else None
+        )
+
+    def open(self, job: Job) -> int:
+        """Open a picture, and colour those that have waited for it; gives how many are finished."""
+        settings = self.settings
+        key = "standard input" if job.source == STANDARD else str(job.source)
+        try:
+            file = sys.stdin.buffer.read() if job.source == STANDARD else job.source
+            photograph = open_photograph(file, key, settings.megapixels, settings.first_frame)
+        except PictureError as error:
+            self.done.skipped.append(error)
+            return 1
+        self.done.notes.extend((key, note) for note in photograph.notes)
+        seen = self.colourist.seen_size(photograph.size)
+        group = self.waiting.setdefault(seen, [])
+        group.append(_Opened(job, photograph, photograph.seen(seen)))
+        if len(group) >= self.batch:
+            return self.colour(self.waiting.pop(seen))
+        held = sum(math.prod(one.photograph.size) for ones in self.waiting.values() for one in ones)
+        return self.flush() if held > _HELD else 0
+
+    def flush(self) -> int:
+        """Colour all that waits."""
+        groups, self.waiting = self.waiting, {}
+        return sum(self.colour(group) for group in groups.values())
+
+    def colour(self, group: list[_Opened]) -> int:
+        """Colour pictures of one seen size; gives how many."""
+        lightness = torch.cat([one.lightness for one in group])
+        try:
+            ab, logits, stride = self.colourist.predict(lightness, group[0].photograph.size)
+        except UserError as error:
+            # What was given does not fit this photograph; who gave something gets photographs one by one.
+            self.done.skipped.extend(PictureError(one.photograph.key, str(error)) for one in group)
+            return len(group)
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                f"the GPU has no room for {len(group)} pictures at {lightness.shape[3]} x {lightness.shape[2]}; "
+                "lower --size or --batch"
+            ) from error
+        for number, one in enumerate(group):
+            try:
+                own = None if logits is None else logits[number : number + 1]
+                self.finish(one, Prediction(ab[number : number + 1], own, stride))
+            except PictureError as error:
+                self.done.skipped.append(error)
+            except MemoryError:
+                self.done.skipped.append(PictureError(one.photograph.key, "larger than memory allows"))
+        return len(group)
+
+    def finish(self, one: _Opened, predicted: Prediction) -> None:
+        """Write all results of one picture."""
+        job, photograph, settings = one.job, one.photograph, self.settings
+        ab = predicted.ab
+        if not bool(torch.isfinite(ab).all()):
+            raise PictureError(photograph.key, "the network's colours are no numbers; are its weights damaged?")
+        if self.memory is not None:
+            self.memory.begin(self.results(job))
+        colours: Colours = self.colourist.enlarged(ab, one.lightness, photograph.size)
+        ab = ab * settings.saturation
+        notes = self.write(
+            job, photograph, colours if settings.saturation == 1 else Scaled(colours, settings.saturation)
+        )
+        if settings.saturation and float(ab.abs().max()) < _PALE:
+            notes.append("came out as gray as it was: it was given no colour")
+        if predicted.logits is not None:
+            self.write_others(job, photograph, predicted.logits, predicted.stride, one.lightness.shape[-2:])
+        self.done.notes.extend((photograph.key, note) for note in notes)
+        if self.memory is None:
+            return
+        self.memory.add(job.source, self.results(job), [*photograph.notes, *notes])
+        self.done.written.append(job.target)
+        if settings.sheet and len(self.rows) < _SHEET_ROWS:
+            small = photograph.reduced(_in_cell(photograph.size))
+            self.rows.append([ImageOps.grayscale(small).convert("RGB"), join_picture(small, ab), small])
+
+    def write(self, job: Job, photograph: Photograph, colours: Colours) -> list[str]:
+        """The coloured picture itself; gives notes."""
+        if not self.streamed:
+            return write_photograph(photograph, colours, job.target, job.format, self.settings.quality)
+        own: dict[str, Format] = {"JPEG": "jpeg", "PNG": "png", "WEBP": "webp", "TIFF": "tiff"}
+        format = own.get(photograph.format, "png") if self.settings.format == "auto" else job.format
+        content, notes = in_memory(photograph, colours, format, self.settings.quality)
+        sys.stdout.buffer.write(content)
+        sys.stdout.buffer.flush()
+        return notes
+
+    def write_others(self, job: Job, photograph: Photograph, logits: Tensor, stride: int, seen: torch.Size) -> None:
+        """Samples, and the map of uncertainty."""
+        settings = self.settings
+        size = (logits.shape[2], logits.shape[3])
+        fields = quantile_fields(2 * settings.samples, size, settings.seed)
+        for number in range(settings.samples):
+            ab = draw(logits, fields[2 * number : 2 * number + 2], settings.temperature) * settings.saturation
+            target = beside(job.target, f"sample{number + 1}")
+            write_photograph(photograph, resample(ab, stride, seen), target, job.format, settings.quality)
+        if settings.uncertainty:
+            share = resample(entropy(logits)[:, None] / math.log(len(bin_centres())), stride, seen)[0, 0]
+            picture = Image.fromarray(np.rint(share.cpu().numpy() * 255).astype(np.uint8))
+            write_png(beside(job.target, "uncertainty", ".png"), picture)
+
+
+def _in_cell(size: tuple[int, int]) -> tuple[int, int]:
+    """Width and height of a picture on the sheet."""
+    scale = min(1.0, _CELL / max(size))
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))

@@ -1,0 +1,81 @@
+"""Serving an application until somebody stops it, and the files that its pages are made of."""
+
+import contextlib
+import socket
+from collections.abc import Callable
+from importlib.resources import files
+
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+_KINDS = {
+    "css": "text/css; charset=utf-8",
+    "js": "text/javascript; charset=utf-8",
+    "svg": "image/svg+xml",
+}
+
+
+def serve(app: ASGIApp, listener: socket.socket, behind_proxy: bool = False) -> None:
+    """Answer requests until Ctrl-C, after which what was begun is still answered.
+
+    Args:
+        app: what answers.
+        listener: of ``bound``; closed at the end.
+        behind_proxy: believe a proxy on this machine about who asks.
+    """
+    import uvicorn
+
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,  # the addresses of these pages are secrets
+        proxy_headers=behind_proxy,
+        server_header=False,
+        timeout_keep_alive=15,
+        timeout_graceful_shutdown=3,
+        limit_concurrency=256,
+        ws="none",
+    )
+    with listener, contextlib.suppress(KeyboardInterrupt):
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+def static_route(*packages: str) -> Route:
+    """GET /static/NAME: the files in the folder ``static`` of these packages, read once; no path is ever opened."""
+    found: dict[str, tuple[bytes, str]] = {}
+    for package in packages:
+        for file in files(package).joinpath("static").iterdir():
+            kind = _KINDS.get(file.name.rpartition(".")[2])
+            if kind:
+                assert file.name not in found, file.name
+                found[file.name] = (file.read_bytes(), kind)
+
+    def static(request: Request) -> Response:
+        content, kind = found.get(request.path_params["name"], (b"", ""))
+        if not kind:
+            return PlainTextResponse("No such file.\n", 404)
+        return Response(content, media_type=kind, headers={"cache-control": "no-cache"})
+
+    return Route("/static/{name}", static)
+
+
+def renderer(package: str) -> Callable[..., str]:
+    """render(name, **values): a template of a package's folder ``static``, every value escaped."""
+    from jinja2 import DictLoader, Environment, StrictUndefined
+
+    texts = {
+        file.name: file.read_text(encoding="utf-8")
+        for origin in ("colorization.pages", package)
+        for file in files(origin).joinpath("static").iterdir()
+        if file.name.endswith(".html")
+    }
+    environment = Environment(
+        loader=DictLoader(texts), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+
+    def render(name: str, **values: object) -> str:
+        return environment.get_template(name).render(**values)
+
+    return render

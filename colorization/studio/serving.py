@@ -1,0 +1,77 @@
+"""The job of the studio: a network, served on a local page until Ctrl-C."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from colorization.networks import LARGEST
+from colorization.pages.listening import address_of, bound, check_port, needing_extra
+from pretext.errors import UserError
+
+Say = Callable[..., None]
+
+
+@dataclass
+class StudioSettings:
+    """How photographs are coloured, and where the page is.
+
+    Args:
+        size: shorter side, in pixels, at which the network sees a photograph; 0 takes the size at which it was
+            trained to. What is downloaded has the photograph's full resolution.
+        device: auto (the GPU if there is one), cpu, cuda, ...
+        megapixels: that a photograph may have.
+        megabytes: that a file may have.
+        host: address to serve on: 127.0.0.1 is this machine alone, 0.0.0.0 all that can reach it, such as a phone.
+        port: to serve on; 0 takes one that is free.
+    """
+
+    size: int = 0
+    device: str = "auto"
+    megapixels: int = 60
+    megabytes: int = 100
+    host: str = "127.0.0.1"
+    port: int = 8001
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.size <= LARGEST:
+            raise UserError(f"size is {self.size}: it must lie in [0, {LARGEST}]")
+        most = (Image.MAX_IMAGE_PIXELS or 1 << 27) // 1_000_000
+        if not 1 <= self.megapixels <= most:
+            raise UserError(f"megapixels is {self.megapixels}: it must lie in [1, {most}], which is what is decoded")
+        if not 1 <= self.megabytes <= 4000:
+            raise UserError(f"megabytes is {self.megabytes}: it must lie in [1, 4000]")
+        check_port(self.port)
+
+
+def studio(model: Path, settings: StudioSettings, say: Say) -> None:
+    """Serve the page until Ctrl-C.
+
+    Args:
+        model: a run, a checkpoint, an exported file, or published weights.
+        settings: how, and where.
+        say: prints lines.
+
+    Raises:
+        UserError: the network cannot be loaded or has no colours, or the port is in use.
+    """
+    with needing_extra("this page"):
+        from colorization.pages.guarding import names_here
+        from colorization.pages.serving import serve
+        from colorization.studio.pages import studio_app
+    from colorization.networks import open_network
+    from colorization.studio.photographs import Table
+
+    listener = bound(settings.host, settings.port)  # first: loading a network takes longer
+    try:
+        colourist = open_network(model, settings.device, settings.size)
+        table = Table(colourist, model.name, settings.megapixels * 1_000_000)
+    except BaseException:
+        listener.close()
+        raise
+    say(
+        f"studio: {address_of(listener)}/",
+        "photographs stay in this machine's memory, and nothing is sent elsewhere; Ctrl-C stops",
+    )
+    serve(studio_app(table, settings.megabytes, names_here(settings.host)), listener)

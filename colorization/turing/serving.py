@@ -1,0 +1,48 @@
+"""Serving a study: what is said when it starts, and when it ends."""
+
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+
+from colorization.pages.listening import address_of, bound, needing_extra
+from colorization.turing.store import Store
+from colorization.turing.study import FILE, TuringSettings, opened_study
+from colorization.turing.telling import result_lines
+
+Say = Callable[..., None]
+
+
+def turing(folder: Path, settings: TuringSettings, say: Say) -> None:
+    """Make or open the study in a folder, and serve it until Ctrl-C.
+
+    Args:
+        folder: of the study.
+        settings: what it shows, and where.
+        say: prints lines.
+
+    Raises:
+        UserError: see ``opened_study`` and ``bound``.
+    """
+    if settings.results:  # also while another process serves
+        store = Store.open(folder / FILE)
+        say(*result_lines(store))
+        store.close()
+        return
+    with opened_study(folder, settings) as (store, said):
+        say(*said)
+        with needing_extra("this page"):
+            from colorization.pages.guarding import names_here
+            from colorization.pages.serving import serve
+            from colorization.turing.pages import study_app
+        token = settings.token or secrets.token_urlsafe(16)
+        listener = bound(settings.host, settings.port)
+        address = address_of(listener, settings.public)
+        shown = f"?token={token}" if not settings.token else ""
+        say(
+            f"participants: {address}/join/{store.facts.token}",
+            f"admin:        {address}/admin{shown}",
+            "every answer is kept at once; Ctrl-C stops, the same command goes on",
+        )
+        app = study_app(store, token, address, names_here(settings.host, settings.public))
+        serve(app, listener, behind_proxy=bool(settings.public))
+        say("", *result_lines(store))

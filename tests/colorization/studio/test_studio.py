@@ -1,0 +1,319 @@
+"""The studio, over HTTP and in a real browser."""
+
+import io
+import json
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from browsing import Site, serving, watched
+from painters import checkpoint, file_of, photograph
+from PIL import Image
+
+import pretint
+from colorization.colorizing import colorize_picture
+from colorization.methods.reference import reference_colourist
+from colorization.networks import NetworkColourist, open_network
+from colorization.studio.pages import studio_app
+from colorization.studio.photographs import Table
+from colorization.studio.serving import StudioSettings
+from pretext.errors import UserError
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, FileChooser, FilePayload, Page
+
+PHONE = {"viewport": {"width": 375, "height": 667}, "has_touch": True, "is_mobile": True}
+LOOK = {"temperature": 0.38, "saturation": 1}
+
+
+@pytest.fixture(scope="module")
+def painters(tmp_path_factory: pytest.TempPathFactory) -> dict[str, NetworkColourist]:
+    folder = tmp_path_factory.mktemp("models")
+    return {
+        "tiny": open_network(checkpoint(folder / "tiny.pt"), "cpu", 48),
+        "siggraph17": open_network(checkpoint(folder / "siggraph17.pt", hints=True), "cpu", 32),
+    }
+
+
+@pytest.fixture
+def studio(painters: dict[str, NetworkColourist]) -> Iterator[Site]:
+    table = Table(painters["tiny"], "tiny", 1_000_000)
+    with serving(lambda address: studio_app(table, 1, {"localhost"})) as site:
+        yield site
+
+
+@pytest.fixture
+def hinted(painters: dict[str, NetworkColourist]) -> Iterator[Site]:
+    table = Table(painters["siggraph17"], "siggraph17", 1_000_000)
+    with serving(lambda address: studio_app(table, 1, {"localhost"})) as site:
+        yield site
+
+
+def upload(picture: Image.Image | bytes, name: str = "mine.png") -> "FilePayload":
+    return {
+        "name": name,
+        "mimeType": "image/png",
+        "buffer": picture if isinstance(picture, bytes) else file_of(picture),
+    }
+
+
+def opened(page: "Page", site: Site, picture: Image.Image, name: str = "mine.png") -> None:
+    page.goto(site.address)
+    page.get_by_label("Choose a photograph").set_input_files(upload(picture, name))
+    page.locator("#coloured").wait_for()
+
+
+def shown(page: "Page") -> str:
+    """The pixels of the coloured picture on the page."""
+    levels = page.locator("#coloured").evaluate(
+        """async image => {
+            for (let tries = 0; tries < 100; tries++) {
+                try { await image.decode(); break; }
+                catch { await new Promise(done => setTimeout(done, 20)); }  // another took its place meanwhile
+            }
+            const canvas = document.createElement("canvas");
+            canvas.width = image.naturalWidth;
+            canvas.height = image.naturalHeight;
+            canvas.getContext("2d").drawImage(image, 0, 0);
+            return canvas.toDataURL();
+        }"""
+    )
+    return str(levels)
+
+
+def shows(page: "Page", fits: Callable[[str], bool]) -> str:
+    """What is shown, once it fits."""
+    for _ in range(600):
+        now = shown(page)
+        if fits(now):
+            return now
+        page.wait_for_timeout(50)
+    raise AssertionError("it is not shown")
+
+
+def changed(page: "Page", *before: str) -> str:
+    """What is shown, once it is something else."""
+    return shows(page, lambda now: now not in before)
+
+
+def test_what_is_asked_for_is_what_is_painted(studio: Site, painters: dict[str, NetworkColourist]) -> None:
+    picture = photograph(200, 150)
+    laid = studio.ask("/photographs", file_of(picture), content_type="application/octet-stream")
+    assert laid.status == 201 and (laid.json["width"], laid.json["height"]) == (200, 150)
+    place = f"/photographs/{laid.json['photograph']}"
+    full = studio.post(f"{place}/coloured", {**LOOK, "full": True, "format": "png"})
+    assert full.headers["content-type"] == "image/png" and full.headers["cache-control"] == "no-store"
+    expected = colorize_picture(painters["tiny"], picture)
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(full.body))), np.asarray(expected))
+    gray = np.asarray(Image.open(io.BytesIO(studio.ask(f"{place}/gray").body)).convert("RGB")).astype(int)
+    assert np.ptp(gray, axis=2).max() <= 3
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        [],
+        {"saturation": 1},
+        {"temperature": 0, "saturation": 1},
+        {"temperature": "0.4", "saturation": 1},
+        {"temperature": 0.4, "saturation": True},
+        {**LOOK, "hints": {}},
+        {**LOOK, "hints": [1]},
+        {**LOOK, "hints": [{"x": 2, "y": 0, "radius": 0, "colour": "#000000"}]},
+        {**LOOK, "hints": [{"x": 0, "y": 0, "radius": 0, "colour": "red"}]},
+        {**LOOK, "hints": [{"x": 0, "y": 0, "radius": 0, "colour": "#000000"}] * 201},
+    ],
+)
+def test_what_no_page_of_ours_asks(studio: Site, wrong: object) -> None:
+    identity = studio.ask("/photographs", file_of(photograph())).json["photograph"]
+    refused = studio.post(f"/photographs/{identity}/coloured", wrong)
+    assert refused.status == 400 and "\n" not in refused.json["problem"]
+    for text in (b"", b"{", b'{"temperature": NaN, "saturation": 1}'):
+        assert studio.ask(f"/photographs/{identity}/coloured", text).status == 400
+
+
+def test_uploads_are_bounded_and_only_ours(studio: Site) -> None:
+    too_long = studio.ask("/photographs", b"x" * 1_000_001)
+    assert too_long.status == 413 and b"at most 1 MB" in too_long.body
+    too_large = studio.ask("/photographs", file_of(Image.new("L", (1001, 1000))))
+    assert too_large.status == 422 and "megapixels" in too_large.json["problem"]
+    data = file_of(photograph())
+    assert studio.ask("/photographs", data, origin="http://evil.example").status == 403
+    assert studio.ask("/photographs", data, host="evil.example").status == 421
+    gone = studio.post("/photographs/unknown/coloured", LOOK)
+    assert gone.status == 422 and "put away" in gone.json["problem"]
+    assert studio.ask("/photographs/..%2f..%2fetc%2fpasswd/gray").status in (404, 422)
+    hints = [{"x": 0, "y": 0, "radius": 0, "colour": "#000000"}]
+    identity = studio.ask("/photographs", data).json["photograph"]
+    assert "no hints" in studio.post(f"/photographs/{identity}/coloured", {**LOOK, "hints": hints}).json["problem"]
+
+
+def test_open_slide_and_download(browser: "Browser", studio: Site, painters: dict[str, NetworkColourist]) -> None:
+    picture, name = photograph(300, 200), "<img src=x onerror=document.title='owned'>\"'ü漢.png"
+    with watched(browser, accept_downloads=True) as page:
+        opened(page, studio, picture, name)
+        assert page.title() == "Pretint studio" and page.locator("img[src=x]").count() == 0
+        assert page.get_by_text("takes no hints").is_visible()
+        before = shown(page)
+        page.get_by_role("slider", name="Temperature").fill("1.1")
+        after = changed(page, before)
+        page.get_by_role("button", name="Back to the start").click()
+        shows(page, lambda now: now == before != after)
+        clip = "image => getComputedStyle(image).clipPath"
+        page.get_by_role("slider", name="From gray to colour").fill("30")
+        assert "70%" in page.locator("#coloured").evaluate(clip)
+        page.get_by_role("slider", name="Saturation").fill("0.5")
+        changed(page, before)
+        with page.expect_download() as download:
+            page.get_by_role("button", name="Download").click()
+        file = download.value.path()
+        assert download.value.suggested_filename.endswith("-coloured.png")
+        expected = colorize_picture(painters["tiny"], picture, 0.5)
+        assert np.array_equal(np.asarray(Image.open(file)), np.asarray(expected)), "at full resolution"
+
+
+def test_a_reference_picture_and_back(browser: "Browser", studio: Site) -> None:
+    picture, other = photograph(300, 200), photograph(90, 70, seed=5)
+    with watched(browser, accept_downloads=True) as page:
+        opened(page, studio, picture)
+        before = shown(page)
+        chosen = page.get_by_label("Choose a reference picture")
+        chosen.set_input_files(upload(Image.new("L", (30, 20), 90)))
+        page.get_by_role("alert").filter(has_text="has no colour").wait_for()
+        chosen.set_input_files(upload(other))
+        changed(page, before)
+        with page.expect_download() as download:
+            page.get_by_role("button", name="Download").click()
+        expected = colorize_picture(reference_colourist(other), picture)
+        assert np.array_equal(np.asarray(Image.open(download.value.path())), np.asarray(expected))
+        page.get_by_role("button", name="Without").click()
+        shows(page, lambda now: now == before)
+
+
+@pytest.mark.parametrize(
+    ("data", "line"),
+    [
+        (b"no picture at all", "not a picture"),
+        (b"", "empty file"),
+        (file_of(photograph())[:200], "truncated"),
+        (b"x" * 1_000_001, "at most 1 MB"),
+        (file_of(Image.new("1", (2000, 2000))), "has 4 megapixels"),
+    ],
+)
+def test_an_upload_that_is_no_picture_is_a_line(browser: "Browser", studio: Site, data: bytes, line: str) -> None:
+    with watched(browser) as page:
+        page.goto(studio.address)
+        chosen = page.get_by_label("Choose a photograph")
+        chosen.set_input_files(upload(data))
+        page.get_by_role("alert").filter(has_text=line).wait_for()
+        assert page.get_by_text("Drop a photograph here").is_visible()
+        chosen.set_input_files(upload(photograph()))  # and the page goes on
+        page.locator("#coloured").wait_for()
+        assert not page.get_by_role("alert").text_content()
+
+
+def test_by_keyboard_alone(browser: "Browser", studio: Site) -> None:
+    with watched(browser, accept_downloads=True) as page:
+        choosers: list[FileChooser] = []
+        page.on(
+            "filechooser", lambda one: choosers.append(one)
+        )  # before the key: the browser is told at once, and answers later
+        page.goto(studio.address)
+        for _ in range(20):
+            page.keyboard.press("Tab")
+            if page.evaluate("document.activeElement.id") == "file":
+                break
+        page.keyboard.press("Enter")
+        for _ in range(600):
+            if choosers:
+                break
+            page.wait_for_timeout(50)
+        choosers[0].set_files(upload(photograph()))
+        page.locator("#coloured").wait_for()
+        before, reached = shown(page), []
+        for _ in range(9):
+            page.keyboard.press("Tab")
+            reached.append(page.evaluate("document.activeElement.id"))
+            if reached[-1] == "reveal":
+                page.keyboard.press("Home")
+                assert "100%" in page.locator("#coloured").evaluate("image => getComputedStyle(image).clipPath")
+            if reached[-1] == "temperature":
+                page.keyboard.press("End")
+                changed(page, before)
+            if reached[-1] == "download":
+                with page.expect_download():
+                    page.keyboard.press("Enter")
+                break
+        assert reached == ["reveal", "temperature", "saturation", "reset", "reference", "format", "download"]
+
+
+def test_hints_by_click_and_by_keys(browser: "Browser", hinted: Site) -> None:
+    with watched(browser) as page:
+        sent: list[dict[str, object]] = []
+        page.on("request", lambda one: sent.append(json.loads(one.post_data or "")) if "coloured" in one.url else None)
+        opened(page, hinted, photograph(300, 200))
+        assert page.get_by_role("slider", name="Temperature").is_disabled()
+        before = shown(page)
+        page.get_by_role("radio", name="red").click()
+        box = page.locator("#sheet").bounding_box()
+        assert box
+        page.mouse.click(box["x"] + box["width"] / 4, box["y"] + box["height"] / 2)
+        with_one = changed(page, before)
+        (hint,) = sent[-1]["hints"]  # type: ignore[misc]
+        assert hint["x"] == pytest.approx(0.25, abs=0.01) and hint["y"] == pytest.approx(0.5, abs=0.01)
+        assert hint["colour"] == "#b23a3a"
+        page.get_by_role("button", name="Add in the middle").focus()
+        page.keyboard.press("Enter")
+        page.get_by_text("Hint 2", exact=True).wait_for()
+        page.keyboard.press("ArrowRight")
+        page.keyboard.press("Shift+ArrowUp")
+        changed(page, with_one)
+        moved = sent[-1]["hints"][1]  # type: ignore[index]
+        assert (moved["x"], moved["y"]) == pytest.approx((0.51, 0.45))
+        page.keyboard.press("Delete")
+        assert page.get_by_text("Hint 2", exact=True).count() == 0
+        page.get_by_role("button", name="Remove hint 1").click()
+        shows(page, lambda now: now == before)
+
+
+def test_on_a_phone_nothing_sticks_out(browser: "Browser", hinted: Site) -> None:
+    with watched(browser, **PHONE) as page:
+        page.goto(hinted.address)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 375
+        opened(page, hinted, photograph(200, 400))
+        assert page.evaluate("document.documentElement.scrollWidth") <= 375
+        box = page.locator("#sheet").bounding_box()
+        assert box and box["height"] < 400 and box["width"] / box["height"] == pytest.approx(0.5, abs=0.02)
+        page.locator("#sheet").tap()
+        page.get_by_text("Hint 1", exact=True).wait_for()
+        for control in page.locator("button:visible, .button:visible").all():
+            if "mark" not in (control.get_attribute("class") or ""):
+                size = control.bounding_box()
+                assert size and size["height"] >= 35, "large enough for a thumb"
+
+
+def test_a_stopped_studio_is_a_line_on_the_page(browser: "Browser", painters: dict[str, NetworkColourist]) -> None:
+    table = Table(painters["tiny"], "tiny", 1_000_000)
+    with watched(browser) as page:
+        with serving(lambda address: studio_app(table, 1, {"localhost"})) as site:
+            opened(page, site, photograph())
+        page.get_by_role("slider", name="Saturation").fill("0.5")
+        page.get_by_role("alert").filter(has_text="is it still running?").wait_for()
+
+
+def test_mistakes_are_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def refused(*words: str) -> str:
+        assert pretint.main(["studio", *words]) == 2
+        return capsys.readouterr().err.splitlines()[-1]
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert f"port {port} on 127.0.0.1" in refused(str(tmp_path / "none"), "--port", port)
+    assert "none" in refused(str(tmp_path / "none"), "--port", "0")
+    assert "megapixels" in refused("x", "--megapixels", "1000")
+    assert "host nowhere.invalid" in refused("x", "--host", "nowhere.invalid")
+    with pytest.raises(UserError, match="megabytes"):
+        StudioSettings(megabytes=0)

@@ -1,0 +1,169 @@
+"""The methods by name, and on real pictures."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import pretint
+from colorization.colorizing import ColorizeSettings, colorize
+from colorization.hints import from_points
+from colorization.methods.enlarging import reduced, reduced_size
+from colorization.methods.reference import ReferenceColourist, ReferenceSettings
+from colorization.methods.scribbles import ScribblesColourist, ScribbleSettings
+from colorization.opening import open_colourist
+from pretext.color import rgb_to_lab, rgb_to_lightness
+from pretext.errors import UserError
+from pretext.settings import plain, settings_from
+
+
+@pytest.fixture
+def scribbles(tmp_path: Path) -> Path:
+    path = tmp_path / "s.yaml"
+    path.write_text("- {at: [1, 2], colour: teal}")
+    return path
+
+
+def test_methods_are_opened_with_their_settings(tmp_path: Path, scribbles: Path) -> None:
+    Image.new("RGB", (9, 9), "teal").save(tmp_path / "r.png")
+    one = open_colourist(f"reference:{tmp_path / 'r.png'}", reference=ReferenceSettings(samples=7))
+    assert isinstance(one, ReferenceColourist) and one.settings.samples == 7
+    two = open_colourist("scribbles", hints=scribbles, scribbles=ScribbleSettings(variance=2))
+    assert isinstance(two, ScribblesColourist) and two.settings.variance == 2
+    assert one(torch.rand(1, 1, 5, 4)).shape == two(torch.rand(1, 1, 5, 4)).shape == (1, 2, 5, 4)
+
+
+def test_what_is_missing_is_said(tmp_path: Path, scribbles: Path) -> None:
+    (tmp_path / "x.jpg").write_bytes(b"")
+    Image.new("L", (9, 9)).save(tmp_path / "gray.png")
+    for name, file, said in (
+        ("scribbles", None, "--hints FILE"),
+        ("scribbles", tmp_path / "no.yaml", r"no\.yaml: cannot read"),
+        ("./scribbles", None, "no such run or checkpoint"),
+        ("reference:", None, "name the picture"),
+        ("reference:no.jpg", None, r"no\.jpg: cannot read the reference \(No such file"),
+        (f"reference:{tmp_path}", None, "cannot read the reference"),
+        (f"reference:{tmp_path / 'x.jpg'}", None, "empty file"),
+        (f"reference:{tmp_path / 'gray.png'}", None, r"gray\.png: has no colour"),
+        ("reference:a.jpg", scribbles, "takes no hints"),
+    ):
+        with pytest.raises(UserError, match=said):
+            open_colourist(name, hints=file)
+
+
+def test_settings_are_read_as_those_of_any_command() -> None:
+    for kind, values in (
+        (ReferenceSettings, {"samples": 9, "swatches": "a.yaml"}),
+        (ScribbleSettings, {"variance": 2}),
+    ):
+        read = settings_from(kind, values, "x.yaml")
+        assert all(getattr(read, name) == value for name, value in values.items())
+        assert settings_from(kind, plain(read), "x.yaml") == read
+    with pytest.raises(UserError, match=r"x\.yaml: variance is 0\.0: it must lie in"):
+        settings_from(ScribbleSettings, {"variance": 0}, "x.yaml")
+
+
+@pytest.mark.parametrize("pixels", [400, 10_000])
+@pytest.mark.parametrize("deep", [False, True])
+def test_rows_of_a_photograph_are_coloured_as_the_whole(tmp_path: Path, pixels: int, deep: bool) -> None:
+    """Against the colourist called on L at full size, whatever strips are asked for."""
+    random = np.random.default_rng(0)
+    Image.fromarray(random.integers(0, 256, (20, 30, 3), np.uint8)).save(tmp_path / "r.png")
+    (tmp_path / "s.yaml").write_text("- {at: [7, 9], radius: 5, colour: teal}\n- {at: [40, 30], colour: red}")
+    photo = random.integers(0, 65536 if deep else 256, (45, 61, 3), np.uint16 if deep else np.uint8)
+    lightness = rgb_to_lightness(torch.from_numpy(photo / np.float32(65535 if deep else 255)).permute(2, 0, 1))[None]
+    for colourist in (
+        open_colourist(f"reference:{tmp_path / 'r.png'}", reference=ReferenceSettings(pixels=pixels)),
+        open_colourist("scribbles", hints=tmp_path / "s.yaml", scribbles=ScribbleSettings(pixels=pixels)),
+    ):
+        seen = reduced(lightness[0, 0], reduced_size(45, 61, pixels))[None, None]
+        assert colourist.seen_size((61, 45)) == (seen.shape[3], seen.shape[2])
+        colours = colourist.enlarged(colourist.predict(seen, (61, 45)).ab, seen, (61, 45))
+        rows = [colours.rows(top, min(45, top + 13), photo[top : top + 13]) for top in range(0, 45, 13)]
+        assert isinstance(colourist, ReferenceColourist | ScribblesColourist)
+        np.testing.assert_allclose(np.concatenate(rows, 1)[None], colourist(lightness).numpy(), atol=1e-4)
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each method by its name, to files, in the photograph's own lightness."""
+    random = np.random.default_rng(1)
+    photo = Image.fromarray(random.integers(0, 256, (40, 50), np.uint8))
+    photo.save(tmp_path / "photo.png")
+    colours = Image.fromarray(random.integers(0, 256, (6, 8, 3), np.uint8)).resize((60, 40))
+    colours.save(tmp_path / "colours.png")
+    strokes = Image.new("RGBA", (50, 40))
+    strokes.paste((200, 40, 40, 255), (5, 5, 20, 8))
+    strokes.save(tmp_path / "strokes.png")
+    words = {
+        "reference": [f"reference:{tmp_path / 'colours.png'}", "--reference.samples", "0"],
+        "scribbles": ["scribbles", "--hints", str(tmp_path / "strokes.png"), "--scribbles.variance", "0.1"],
+    }
+    for name, (model, *options) in words.items():
+        out = tmp_path / name
+        pale = ["--saturation", "0.2", "--out", str(out)]  # strong colours would be clipped, and L moved
+        assert pretint.main(["colorize", model, str(tmp_path / "photo.png"), *options, *pale]) == 0
+        with Image.open(out / "photo.png") as file:
+            lab = rgb_to_lab(torch.from_numpy(np.array(file)).permute(2, 0, 1))
+        assert lab[1:].abs().max() > 8
+        gray = rgb_to_lab(torch.from_numpy(np.array(photo.convert("RGB"))).permute(2, 0, 1))
+        middle = (gray[0] > 25) & (gray[0] < 90)
+        assert (lab[0] - gray[0])[middle].abs().median() < 1
+        capsys.readouterr()
+    for wrong, said in (
+        (["scribbles"], "--hints FILE"),
+        ([*words["reference"], "--samples", "2"], "predicts one colour"),
+        (["scribbles", "--hints", str(tmp_path / "strokes.png"), "--scribbles.variance", "0"], "variance is 0.0"),
+        ([words["reference"][0], "--temperature", "0.2"], "--temperature: changes nothing of reference:"),
+        ([words["reference"][0], "--scribbles.variance", "2"], "--scribbles: changes nothing of reference:"),
+        ([words["reference"][0], "--hints", str(tmp_path / "strokes.png")], "takes no hints"),
+    ):
+        model, *options = wrong
+        assert (
+            pretint.main(["colorize", model, str(tmp_path / "photo.png"), *options, "--out", str(tmp_path / "x")]) == 2
+        )
+        complaint = capsys.readouterr().err
+        assert said in complaint and complaint.count("\n") == 1
+    assert not (tmp_path / "x").exists()
+
+
+def test_swatches_that_do_not_fit_one_photograph_spare_the_others(tmp_path: Path) -> None:
+    random = np.random.default_rng(2)
+    for name, size in (("a", (30, 40)), ("b", (10, 12)), ("c", (30, 41))):
+        Image.fromarray(random.integers(0, 256, size, np.uint8)).save(tmp_path / f"{name}.png")
+    colours = tmp_path / "colours.jpg"
+    Image.fromarray(random.integers(0, 256, (20, 20, 3), np.uint8)).save(colours)
+    (tmp_path / "s.yaml").write_text("- {reference: [0, 0, 9, 9], photo: [20, 20, 9, 9]}")
+    settings = ColorizeSettings(
+        out=tmp_path / "out", reference=ReferenceSettings(swatches=str(tmp_path / "s.yaml")), sheet=False
+    )
+    photos = [tmp_path / f"{name}.png" for name in "abc"]
+    done = colorize(f"reference:{colours}", photos, settings)
+    assert [path.name for path in done.written] == ["a.png", "c.png"]
+    (skipped,) = done.skipped
+    assert skipped.key == str(photos[1]) and "lies outside the photograph, which has 12 x 10" in skipped.reason
+
+
+def test_a_real_picture_after_itself_and_from_its_own_colours(shared_data: Path) -> None:
+    """After itself, and from a sparse grid of its own colours, a picture is nearer to the truth than gray is."""
+    path = sorted((shared_data / "imagenet-sample").rglob("*.JPEG"))[7]
+    with Image.open(path) as file:
+        picture = file.convert("RGB")
+    lab = rgb_to_lab(torch.from_numpy(np.array(picture)).permute(2, 0, 1))
+    truth, lightness = lab[1:], lab[None, :1]
+    gray = truth.square().mean().sqrt()
+    assert gray > 5, "a picture with colour"
+    whole = open_colourist(f"reference:{path}", reference=ReferenceSettings(samples=0))
+    assert isinstance(whole, ReferenceColourist)
+    after = whole(lightness)[0]
+    torch.testing.assert_close(after, truth, atol=60, rtol=0)
+    assert (after - truth).square().mean().sqrt() < 0.9 * gray
+
+    points = [
+        (x + 0.5, y + 0.5, 0, *truth[:, y, x].tolist())
+        for y in range(4, lab.shape[1], 8)
+        for x in range(4, lab.shape[2], 8)
+    ]
+    spread = ScribblesColourist(from_points(points), ScribbleSettings())(lightness)[0]
+    assert (spread - truth).square().mean().sqrt() < 0.5 * gray
