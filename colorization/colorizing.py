@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -28,7 +29,7 @@ from colorization.sampling import draw, entropy, quantile_fields
 from pretext.colorizer import resample
 from pretext.engine.progress import progress
 from pretext.errors import PictureError, UserError
-from pretext.files import write_png
+from pretext.files import held_folder, write_png
 from pretext.gamut import TEMPERATURE, bin_centres
 from pretext.settings import plain
 from pretext.sheet import contact_sheet
@@ -41,6 +42,7 @@ FOLDER = Path("coloured")
 _SHEET_ROWS = 24
 _CELL = 320
 _HELD = 60e6  # pixels of photographs that wait for others of their size
+_NAME = 255  # bytes
 _PALE = 2.0  # Lab units: less cannot be seen
 
 
@@ -92,8 +94,8 @@ class ColorizeSettings:
     def __post_init__(self) -> None:
         if not 0 <= self.size <= LARGEST:
             raise UserError(f"size is {self.size}: it must lie in [0, {LARGEST}]")
-        if not 0 < self.temperature < math.inf:
-            raise UserError(f"temperature is {self.temperature}: it must be above 0, and finite")
+        if not 0.01 <= self.temperature < math.inf:
+            raise UserError(f"temperature is {self.temperature}: it must be 0.01 or more, and finite")
         if not 0 <= self.saturation <= 10:
             raise UserError(f"saturation is {self.saturation}: it must lie in [0, 10]")
         if not 1 <= self.quality <= 100:
@@ -201,10 +203,11 @@ class _Colouring:
     def __init__(self, colourist: Colourist, settings: ColorizeSettings, memory: Memory | None) -> None:
         self.colourist, self.settings, self.memory = colourist, settings, memory
         self.streamed = memory is None
+        self.held, self.locked = contextlib.ExitStack(), False  # the folder of results, from the first result on
         self.batch = settings.batch or colourist.batch
         self.folder = settings.out or FOLDER
         self.waiting: dict[tuple[int, int], list[_Opened]] = {}
-        self.rows: list[list[Image.Image]] = []
+        self.originals: dict[Path, Image.Image] = {}
         self.done = Coloured([], None, [], [], self.streamed)
 
     def run(self, pictures: Sequence[Path]) -> Coloured:
@@ -217,18 +220,23 @@ class _Colouring:
                 self.memory.require_ours(self.results(job))
         left = [job for job in jobs if not self.stands(job)]
         stood = len(jobs) - len(left)
-        with progress("colorize", len(jobs), "pictures", done=stood) as advance:
+        with self.held, progress("colorize", len(jobs), "pictures", done=stood) as advance:
             for number, job in enumerate(left, 1):
                 finished = self.open(job) + (self.flush() if number == len(left) else 0)
                 advance(finished, "")
         self.done = self.done._replace(stood=stood)
         if not self.done.written and not (self.streamed and not self.done.skipped):
             raise UserError(f"none of {len(jobs)} pictures could be coloured; the first: {self.done.skipped[0]}")
-        if not self.rows:
+        written = set(self.done.written)
+        self.done.written[:] = [job.target for job in jobs if job.target in written]
+        if not self.settings.sheet or self.streamed:
+            return self.done
+        shown = [job for job in jobs if job.target in written][:_SHEET_ROWS]
+        rows = [row for row in map(self.row, shown) if row]
+        if not rows:
             return self.done
         sheet = self.folder / SHEET
         titles: tuple[str, ...] = ("gray", "coloured", "original")
-        rows = self.rows
         if all(gray.tobytes() == original.tobytes() for gray, _, original in rows):
             titles, rows = titles[:2], [row[:2] for row in rows]
         write_png(sheet, contact_sheet(rows, titles, cell=_CELL, across=1 + (len(rows) > 4)))
@@ -241,12 +249,16 @@ class _Colouring:
             return False
         self.done.written.append(job.target)
         self.done.notes.extend((str(job.source), note) for note in notes)
-        if self.settings.sheet and len(self.rows) < _SHEET_ROWS:
-            with contextlib.suppress(PictureError):  # such as memory that does not suffice now; the result stands
-                both = (open_photograph(file, "", math.inf, first_frame=True) for file in (job.source, job.target))
-                before, after = (one.reduced(_in_cell(one.size)) for one in both)
-                self.rows.append([ImageOps.grayscale(before).convert("RGB"), after, before])
         return True
+
+    def row(self, job: Job) -> list[Image.Image]:
+        """A picture's row of the sheet, from its files, so that it is the same whichever call coloured it."""
+        try:
+            after = _small(job.target)
+            before = self.originals[job.source] if job.source in self.originals else _small(job.source)
+        except PictureError:  # such as memory that does not suffice now; the result stands
+            return []
+        return [ImageOps.grayscale(before).convert("RGB"), after, before]
 
     def results(self, job: Job) -> list[Path]:
         """All files that a picture gives, the coloured one first."""
@@ -271,6 +283,7 @@ class _Colouring:
         settings = self.settings
         key = "standard input" if job.source == STANDARD else str(job.source)
         try:
+            _require_names(self.results(job), key)
             file = sys.stdin.buffer.read() if job.source == STANDARD else job.source
             photograph = open_photograph(file, key, settings.megapixels, settings.first_frame)
         except PictureError as error:
@@ -321,6 +334,9 @@ class _Colouring:
         if not bool(torch.isfinite(ab).all()):
             raise PictureError(photograph.key, "the network's colours are no numbers; are its weights damaged?")
         if self.memory is not None:
+            if not self.locked:
+                self.held.enter_context(held_folder(self.folder, "colouring into it"))
+                self.locked = True
             self.memory.begin(self.results(job))
         colours: Colours = self.colourist.enlarged(ab, one.lightness, photograph.size)
         ab = ab * settings.saturation
@@ -336,9 +352,8 @@ class _Colouring:
             return
         self.memory.add(job.source, self.results(job), [*photograph.notes, *notes])
         self.done.written.append(job.target)
-        if settings.sheet and len(self.rows) < _SHEET_ROWS:
-            small = photograph.reduced(_in_cell(photograph.size))
-            self.rows.append([ImageOps.grayscale(small).convert("RGB"), join_picture(small, ab), small])
+        if job.source == STANDARD:  # which cannot be read again
+            self.originals[STANDARD] = photograph.reduced(_in_cell(photograph.size))
 
     def write(self, job: Job, photograph: Photograph, colours: Colours) -> list[str]:
         """The coloured picture itself; gives notes."""
@@ -364,6 +379,16 @@ class _Colouring:
             share = resample(entropy(logits)[:, None] / math.log(len(bin_centres())), stride, seen)[0, 0]
             picture = Image.fromarray(np.rint(share.cpu().numpy() * 255).astype(np.uint8))
             write_png(beside(job.target, "uncertainty", ".png"), picture)
+
+
+def _require_names(targets: Sequence[Path], key: str) -> None:
+    if any(len(os.fsencode(target.name)) > _NAME for target in targets):
+        raise PictureError(key, f"its name is too long for a result's, of {_NAME} bytes at most; rename it")
+
+
+def _small(file: Path) -> Image.Image:
+    photograph = open_photograph(file, megapixels=math.inf, first_frame=True)
+    return photograph.reduced(_in_cell(photograph.size))
 
 
 def _in_cell(size: tuple[int, int]) -> tuple[int, int]:

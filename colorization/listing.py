@@ -51,8 +51,8 @@ def list_jobs(
         UserError: a path does not exist, a pattern matches nothing, or a result would take a place that is taken.
     """
     others = list(others)
-    found = [place for path in _expanded(pictures) for place in _files(path, out)]
-    inputs = {source.resolve() for source, _ in found if source != STANDARD}
+    found = list(dict.fromkeys(place for path in _expanded(pictures, out) for place in _files(path, out)))
+    inputs = {_real(source) for source, _ in found if source != STANDARD}
     taken = {reserved} if reserved else set()
     jobs = []
     for source, place in found:
@@ -69,23 +69,29 @@ def list_jobs(
         taken |= results
         jobs.append(Job(source, target, chosen))
     for target in sorted(taken):
-        if target.resolve() in inputs:
+        if _real(target) in inputs:
             raise UserError(f"{target}: a result would take the place of a picture; name another folder with --out")
-        if target.exists() and not signed(target):
+        if _exists(target) and not signed(target):
             raise UserError(f"{target}: exists, and was not made by pretint; name another folder with --out")
     return jobs
 
 
-def _expanded(pictures: Sequence[Path]) -> list[Path]:
+def _expanded(pictures: Sequence[Path], out: Path) -> list[Path]:
+    """Patterns as what they match, but for earlier results, and for what lies in a folder that is matched too."""
     found: list[Path] = []
     for path in pictures:
         if path.exists() or path == STANDARD or not glob.has_magic(str(path)):
             found.append(path)
             continue
         matches = sorted(map(Path, glob.glob(str(path), recursive=True)))  # noqa: PTH207 - it may be absolute
+        mine = _real(out)
+        matches = [match for match in matches if not _real(match).is_relative_to(mine)]
         if not matches:
             raise UserError(f"{path}: no file matches this pattern")
-        found += matches
+        within = {parent for match in matches for parent in match.parents}
+        # A folder that the results lie in stands only for the other matches in it.
+        folders = {one for one in matches if one.is_dir() and not (one in within and mine.is_relative_to(_real(one)))}
+        found += [one for one in matches if (one in folders or one.is_file()) and folders.isdisjoint(one.parents)]
     return found
 
 
@@ -94,7 +100,7 @@ def _files(path: Path, out: Path) -> list[tuple[Path, Path]]:
     if path == STANDARD:
         return [(path, Path("stdin.png"))]
     if path.is_dir():
-        if out.resolve().is_relative_to(path.resolve()):
+        if _real(out).is_relative_to(_real(path)):
             raise UserError(f"{out}: lies in {path}, whose pictures are coloured; name a folder outside with --out")
         folder = Folder(path)
         places = [Path(os.fsdecode(folder.path(index))) for index in range(len(folder))]
@@ -102,3 +108,16 @@ def _files(path: Path, out: Path) -> list[tuple[Path, Path]]:
     if path.is_file():
         return [(path, Path(path.name))]
     raise UserError(f"{path}: no such file or folder")
+
+
+def _real(path: Path) -> Path:
+    """Without links; one that leads to itself stays, where ``Path.resolve`` would raise."""
+    return Path(os.path.realpath(path))
+
+
+def _exists(path: Path) -> bool:
+    """Whether something has this name; no such name can be had if it is too long."""
+    try:
+        return path.exists() or path.is_symlink()
+    except OSError:
+        return False

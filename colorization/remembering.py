@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,16 +30,15 @@ class Memory:
         depends = json.dumps([how, [_state(file) for file in files]], sort_keys=True, default=str)
         self.how = hashlib.sha256(depends.encode()).hexdigest()[:16]
         self._known: dict[str, dict[str, Any]] = {}
-        try:
-            lines = self.path.read_bytes().splitlines()
-        except OSError:
-            lines = []
+        lines = self.path.read_bytes().splitlines() if self.path.is_file() else []
         for line in lines:
             try:
                 record = json.loads(line)
-                self._known[record["target"]] = record
-            except (ValueError, TypeError, KeyError, RecursionError):
+                target, notes = record["target"], record.get("notes", [])
+            except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
                 continue
+            if isinstance(target, str) and isinstance(notes, list) and all(isinstance(note, str) for note in notes):
+                self._known[target] = record
 
     def notes(self, source: Path, targets: Sequence[Path]) -> list[str] | None:
         """What was said of a picture whose results all stand; None if they don't.
@@ -72,7 +72,8 @@ class Memory:
     def _append(self, record: dict[str, Any]) -> None:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a") as file:
+            opened = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+            with os.fdopen(opened, "a") as file:
                 file.write(json.dumps(record) + "\n")
         except OSError as error:
             raise UserError(f"{self.path}: cannot be written ({error.strerror}); make room and call again") from error

@@ -37,10 +37,12 @@ def written_atomically(path: Path, size: str) -> Iterator[IO[bytes]]:
     Raises:
         UserError: as ``write_atomically``.
     """
-    temporary = path.with_name(f".{path.name[:200]}.part")  # one name: what a kill left is written over
+    name = os.fsdecode(os.fsencode(path.name)[:200])
+    temporary = path.with_name(f".{name}.part")  # one name: what a kill left is written over
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
+        temporary.unlink(missing_ok=True)  # a link there is not followed
+        with temporary.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

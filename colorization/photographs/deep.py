@@ -55,9 +55,10 @@ def read_deep(image: Image.Image, file: Path | bytes) -> Deep:
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         samples = _tiff(file)
     else:
-        from torchvision.io import ImageReadMode, decode_png, read_file
+        from torchvision.io import ImageReadMode, decode_png
 
-        data = torch.frombuffer(bytearray(file), dtype=torch.uint8) if isinstance(file, bytes) else read_file(str(file))
+        content = bytearray(file if isinstance(file, bytes) else file.read_bytes())
+        data = torch.frombuffer(content, dtype=torch.uint8)
         samples = decode_png(data, ImageReadMode.UNCHANGED).permute(1, 2, 0).numpy()
         assert samples.dtype == np.uint16, samples.dtype
     colours = 1 if samples.shape[2] < 3 else 3

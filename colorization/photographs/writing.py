@@ -66,6 +66,8 @@ def write_photograph(
 
 def signed(path: Path) -> bool:
     """Whether a file is a picture that ``write_photograph`` or ``pretext.files.write_png`` wrote."""
+    if not path.is_file():  # opening a pipe would wait for somebody
+        return False
     try:
         with unlimited():
             if is_ours(path):
@@ -106,7 +108,9 @@ def _write(
         shared |= {
             name: value for name, value in (("xmp", xmp), ("dpi", found.dpi), ("comment", found.comment)) if value
         }
-        picture.save(file, "JPEG", **shared)
+        buffer = BytesIO()  # to a file Pillow writes past Python, and takes a write that was cut short for a whole one
+        picture.save(buffer, "JPEG", **shared)
+        file.write(buffer.getbuffer())
     elif format == "webp":
         how = {"lossless": True, "exact": True} if photograph.lossless else {"quality": quality}
         picture.save(file, "WEBP", exif=b"Exif\0\0" + found.exif, xmp=found.xmp, **shared, **how)

@@ -332,11 +332,11 @@ def test_a_call_that_was_killed_goes_on(model: Path, tmp_path: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in pictures}
     settings = ColorizeSettings(out=out, size=32, device="cpu", uncertainty=True)
     done = colorize(model, [album], settings)
-    assert (done.stood, len(done.written)) == (5, 12) and done.sheet
+    assert (done.stood, len(done.written)) == (5, 12)
     assert {path: path.stat().st_mtime_ns for path in pictures} == before
     whole = colorize(model, [album], ColorizeSettings(out=tmp_path / "whole", size=32, device="cpu", uncertainty=True))
-    assert whole.stood == 0
-    for path in whole.written:
+    assert whole.stood == 0 and whole.sheet
+    for path in [*whole.written, whole.sheet]:
         other = out / path.relative_to(tmp_path / "whole")
         assert path.read_bytes() == other.read_bytes()
 
@@ -367,7 +367,7 @@ def test_what_changed_is_coloured_again(model: Path, tmp_path: Path, capsys: pyt
     with pytest.raises(UserError, match=r"b\.png: was changed since pretint wrote it; name another folder"):
         stood()
     (out / "b.png").unlink()
-    (out / ".pretint-colorize.jsonl").write_bytes(b'{"target": [\n\xff\n{}\n[]\n"x"\n')
+    (out / ".pretint-colorize.jsonl").write_bytes(b'{"target": [\n\xff\n{}\n[]\n"x"\n{"target": "a.png", "notes": 5}\n')
     assert [stood(), stood()] == [0, 3]
     assert pretint.main(["colorize", str(model), str(album), "--out", str(out), "--size", "32", "--device", "cpu"]) == 0
     assert "3 of them stood there already" in capsys.readouterr().out
@@ -397,3 +397,101 @@ def test_after_a_kill_in_mid_change_the_same_call_goes_on(model: Path, tmp_path:
     ledger.write_text("".join(lines[:2]))  # killed after the file had its name, and before the last line
     assert colorize(model, [tmp_path / "a.jpg"], new).stood == 0
     assert colorize(model, [tmp_path / "a.jpg"], new).stood == 1
+
+
+@pytest.mark.parametrize("format", ["jpeg", "png", "webp", "tiff"])
+def test_a_file_that_finds_no_room_is_an_error(model: Path, tmp_path: Path, format: str) -> None:
+    """The limit on a file's size cuts a write short, as a disk does that fills up, and refuses the next."""
+    Image.effect_noise((300, 200), 60).save(tmp_path / "a.png")
+    words = ["colorize", str(model), str(tmp_path / "a.png"), "--out", str(tmp_path / "out"), "--format", format]
+    code = (
+        "import resource, signal, pretint\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000))\n"
+        f"raise SystemExit(pretint.main({[*words, '--size', '32', '--device', 'cpu', '--sheet', 'no']!r}))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.returncode == 2 and "cannot write the picture" in done.stderr and "Traceback" not in done.stderr
+    assert not list((tmp_path / "out").glob("[!.]*"))
+
+
+@pytest.mark.parametrize("pattern", ["*", "**", "**/*.png", "*.png"])
+def test_a_pattern_means_the_same_when_called_again(model: Path, tmp_path: Path, pattern: str) -> None:
+    (tmp_path / "album" / "b").mkdir(parents=True)
+    for name in ("a.png", "b/c.png"):
+        picture(40, 30).save(tmp_path / "album" / name)
+    settings = ColorizeSettings(out=tmp_path / "album" / "coloured", size=32, device="cpu")
+    first, second = (colorize(model, [tmp_path / "album" / pattern], settings) for _ in range(2))
+    assert first.written == second.written and second.stood == len(first.written) == (1 if pattern == "*.png" else 2)
+
+
+def test_links_that_lead_nowhere(model: Path, tmp_path: Path) -> None:
+    album = tmp_path / "album"
+    album.mkdir()
+    picture(40, 30).save(album / "a.jpg")
+    (album / "self.jpg").symlink_to("self.jpg")
+    settings = ColorizeSettings(out=tmp_path / "out", size=32, device="cpu")
+    assert [path.name for path in colorize(model, [album], settings).written] == ["a.jpg"]
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "a.jpg").symlink_to("a.jpg")
+    with pytest.raises(UserError, match=r"a\.jpg: exists, and was not made by pretint"):
+        colorize(model, [album], ColorizeSettings(out=tmp_path / "other", size=32, device="cpu"))
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(UserError, match="loop"):
+        colorize(model, [album], ColorizeSettings(out=tmp_path / "loop", size=32, device="cpu"))
+
+
+def test_names_that_are_too_long_cost_their_picture_alone(model: Path, tmp_path: Path) -> None:
+    album = tmp_path / "album"
+    album.mkdir()
+    for name in ("a" * 251, "\N{CJK UNIFIED IDEOGRAPH-5B57}" * 83, "short"):
+        picture(40, 30).save(album / f"{name}.jpg")
+    settings = ColorizeSettings(out=tmp_path / "out", size=32, device="cpu")
+    assert len(colorize(model, [album], settings).written) == 3
+    done = colorize(model, [album], ColorizeSettings(out=tmp_path / "o", size=32, device="cpu", samples=1))
+    assert [path.name for path in done.written] == ["short.jpg"] and len(done.skipped) == 2
+    assert all("too long" in error.reason for error in done.skipped)
+
+
+def test_two_processes_into_one_folder(model: Path, tmp_path: Path) -> None:
+    picture(40, 30).save(tmp_path / "a.jpg")
+    settings = ColorizeSettings(out=tmp_path / "out", size=32, device="cpu")
+    holding = (
+        "import sys, pathlib, pretext.files as f\n"
+        "with f.held_folder(pathlib.Path(sys.argv[1]), 'there'):\n"
+        "    print('held', flush=True)\n"
+        "    sys.stdin.read()\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    with subprocess.Popen(
+        [sys.executable, "-c", holding, str(tmp_path / "out")], stdin=-1, stdout=-1, env=environment
+    ) as other:
+        assert other.stdout and other.stdout.readline() == b"held\n"
+        with pytest.raises(UserError, match="another process is colouring into it"):
+            colorize(model, [tmp_path / "a.jpg"], settings)
+        other.communicate()
+    assert len(colorize(model, [tmp_path / "a.jpg"], settings).written) == 1
+
+
+def test_what_is_no_file_at_the_place_of_ours(model: Path, tmp_path: Path) -> None:
+    """A pipe would be waited for without end; a link would have its target written to."""
+    picture(40, 30).save(tmp_path / "a.jpg")
+    out, victim = tmp_path / "out", tmp_path / "victim"
+    out.mkdir()
+    victim.write_text("mine")
+    settings = ColorizeSettings(out=out, size=32, device="cpu")
+    os.mkfifo(out / "a.jpg")
+    with pytest.raises(UserError, match="exists, and was not made by pretint"):
+        colorize(model, [tmp_path / "a.jpg"], settings)
+    (out / "a.jpg").unlink()
+    (out / ".a.jpg.part").symlink_to(victim)
+    assert colorize(model, [tmp_path / "a.jpg"], settings).written and not (out / "a.jpg").is_symlink()
+    (out / "a.jpg").unlink()
+    (out / ".pretint-colorize.jsonl").unlink()
+    for make in (os.mkfifo, lambda path: path.symlink_to(victim)):
+        make(out / ".pretint-colorize.jsonl")
+        with pytest.raises(UserError, match=r"pretint-colorize\.jsonl: cannot be written"):
+            colorize(model, [tmp_path / "a.jpg"], settings)
+        (out / ".pretint-colorize.jsonl").unlink()
+    assert victim.read_text() == "mine"

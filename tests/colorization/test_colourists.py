@@ -85,7 +85,7 @@ def test_hints_of_the_command(siggraph17: Path, eccv16: Path, tmp_path: Path) ->
     with pytest.raises(UserError, match="takes no hints; siggraph17 does"):
         colorize(eccv16, [tmp_path / "a.jpg"], ColorizeSettings(**settings))  # type: ignore[arg-type]
     with pytest.raises(UserError, match="hints are for one picture, and 2 were given"):
-        colorize(siggraph17, [tmp_path / "a.jpg"] * 2, ColorizeSettings(**settings))  # type: ignore[arg-type]
+        colorize(siggraph17, [tmp_path / "a.jpg", tmp_path / "told" / "a.jpg"], ColorizeSettings(**settings))  # type: ignore[arg-type]
     hints.write_text("- {at: [90, 30], radius: 9, colour: red}\n")
     with pytest.raises(UserError, match=r"outside the picture: \(90, 30\), where x goes to 89 and y to 59"):
         colorize(siggraph17, [tmp_path / "a.jpg"], ColorizeSettings(**settings))  # type: ignore[arg-type]
