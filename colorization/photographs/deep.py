@@ -16,6 +16,7 @@ from PIL import Image, PngImagePlugin, TiffImagePlugin
 from pretext.errors import UserError
 
 _MOST = 65535
+_ASSOCIATED, _UNASSOCIATED = 1, 2  # values of TIFF's ExtraSamples: colour multiplied by alpha, or not
 
 
 class Deep(NamedTuple):
@@ -51,9 +52,12 @@ def read_deep(image: Image.Image, file: Path | bytes) -> Deep:
     """
     if image.mode.startswith("I") or image.mode == "F":
         image.load()
-        return Deep(_gray(image), None, loaded=True)
+        samples = np.array(image)
+        return Deep(_gray(image), _keyed(samples[..., None], image), loaded=True)
+    kind = _UNASSOCIATED
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         samples = _tiff(file)
+        kind = (*image.tag_v2.get(TiffImagePlugin.EXTRASAMPLES, ()), 0)[0]
     else:
         from torchvision.io import ImageReadMode, decode_png
 
@@ -62,8 +66,33 @@ def read_deep(image: Image.Image, file: Path | bytes) -> Deep:
         samples = decode_png(data, ImageReadMode.UNCHANGED).permute(1, 2, 0).numpy()
         assert samples.dtype == np.uint16, samples.dtype
     colours = 1 if samples.shape[2] < 3 else 3
-    alpha = samples[..., colours] if samples.shape[2] in (2, 4) else None
-    return Deep(samples[..., 0] if colours == 1 else samples[..., :3], alpha, loaded=False)
+    pixels = samples[..., 0] if colours == 1 else samples[..., :3]
+    if samples.shape[2] == colours:
+        return Deep(pixels, _keyed(samples, image), loaded=False)
+    alpha = samples[..., colours] if kind in (_ASSOCIATED, _UNASSOCIATED) else None  # else a scanner's infrared, say
+    if kind == _ASSOCIATED and alpha is not None:
+        pixels = _apart(pixels, alpha)
+    return Deep(pixels, alpha, loaded=False)
+
+
+def _keyed(samples: NDArray[Any], image: Image.Image) -> NDArray[Any] | None:
+    """Alpha of a PNG that names one colour, in samples, (H, W, 1 or 3), as the transparent one."""
+    key = image.info.get("transparency")
+    if key is None or not isinstance(image, PngImagePlugin.PngImageFile):
+        return None
+    named = np.array(key if isinstance(key, tuple) else (key,), samples.dtype)
+    return np.where((samples == named).all(-1), 0, _MOST).astype(np.uint16)
+
+
+def _apart(pixels: NDArray[Any], alpha: NDArray[Any]) -> NDArray[Any]:
+    """Colours that were multiplied by alpha, as they were before."""
+    result = np.empty_like(pixels)
+    for top in range(0, len(pixels), 256):
+        part = alpha[top : top + 256].astype(np.float64)
+        part = part if pixels.ndim == 2 else part[..., None]
+        full = pixels[top : top + 256].astype(np.float64) * _MOST / np.maximum(part, 1)
+        result[top : top + 256] = np.rint(full).clip(0, _MOST)
+    return result
 
 
 def _head(file: Path | bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""ICC profiles: pixels become sRGB, since that is what colours are computed in.
+"""ICC profiles: pixels become sRGB, since that is what colours are computed in, and go back to their own in the result.
 
 8 bits go through Pillow's LittleCMS, 16 bits through that of imagecodecs (Pillow's has no such pixels). Rendering
 intent is perceptual, LittleCMS's default, as in ``pretext.pictures.decode``.
@@ -108,6 +108,39 @@ def deep_transform(profile: bytes, gray: bool) -> Callable[[NDArray[Any]], NDArr
         return convert
     ramp = convert(np.arange(65536, dtype=np.uint16)[None])[0]
     return lambda rows: ramp[rows]
+
+
+def from_srgb(profile: bytes, bits: int) -> Callable[[NDArray[Any]], NDArray[Any]]:
+    """The way back, of a profile of RGB that was converted: rows, (rows, W, 3), of sRGB in that profile's colours.
+
+    Args:
+        profile: of the photograph.
+        bits: 8 or 16.
+
+    Raises:
+        UnusableProfile: it describes only how to read colours, as a scanner's may.
+    """
+    try:
+        transform = ImageCms.buildTransform(ImageCms.createProfile("sRGB"), _opened(profile), "RGB", "RGB")
+    except ImageCms.PyCMSError as error:
+        raise UnusableProfile from error
+    if bits == 16:
+        import imagecodecs  # it was there to convert the photograph
+
+        def convert(rows: NDArray[Any]) -> NDArray[Any]:
+            converted: NDArray[Any] = imagecodecs.cms_transform(
+                np.ascontiguousarray(rows),
+                srgb_profile(),
+                profile,
+                colorspace="rgb",
+                outcolorspace="rgb",
+                outdtype=np.uint16,
+                flags=imagecodecs.CMS.FLAGS.NOOPTIMIZE,
+            )
+            return converted
+
+        return convert
+    return lambda rows: np.asarray(ImageCms.applyTransform(Image.fromarray(np.ascontiguousarray(rows)), transform))
 
 
 def _opened(profile: bytes) -> ImageCms.ImageCmsProfile:

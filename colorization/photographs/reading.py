@@ -6,7 +6,7 @@ from it is asked for in strips.
 
 import contextlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -23,6 +23,7 @@ from colorization.photographs.metadata import Metadata, read_metadata
 from colorization.photographs.profiles import (
     UnusableProfile,
     deep_transform,
+    from_srgb,
     is_srgb,
     profile_name,
     srgb_profile,
@@ -64,10 +65,12 @@ class Photograph:
     alpha: Image.Image | NDArray[Any] | None
     """Mode L or uint16 (H, W)."""
     profile: bytes
-    """What the result is to be tagged with: an sRGB profile, or nothing where the file had none."""
+    """What the result is tagged with: the file's own, sRGB's where that is not of RGB, or nothing, as the file."""
     lossless: bool
     """Whether the file kept every pixel as it was."""
     metadata: Metadata
+    in_profile: Callable[[NDArray[Any]], NDArray[Any]] | None = None
+    """Rows of sRGB, (rows, W, 3), as they are in ``profile``; None where that is sRGB's."""
     notes: list[str] = field(default_factory=list)
     """What was done to it that its owner may want to know."""
 
@@ -102,10 +105,16 @@ class Photograph:
 
     def reduced(self, size: tuple[int, int]) -> Image.Image:
         """All of it at another size, RGB of 8 bits, what is transparent on white."""
-        small = _resized(self.pixels, size).convert("RGB")
-        if self.alpha is not None:
-            small = Image.composite(small, Image.new("RGB", size, "white"), _resized(self.alpha, size))
-        return small
+        if self.alpha is None:
+            return _resized(self.pixels, size).convert("RGB")
+        if isinstance(self.pixels, Image.Image) and isinstance(self.alpha, Image.Image):
+            whole = self.pixels.convert("RGB")
+            whole.putalpha(self.alpha)  # so that what is transparent does not bleed into what is not
+            small = _resized(whole, size)
+        else:
+            small = _resized(self.pixels, size).convert("RGB")
+            small.putalpha(_resized(self.alpha, size))
+        return Image.alpha_composite(Image.new("RGBA", size, "white"), small).convert("RGB")
 
     def seen(self, size: tuple[int, int]) -> Tensor:
         """L of ``reduced``, (1, 1, h, w), float32."""
@@ -184,7 +193,7 @@ def _read(image: Image.Image, file: Path | bytes, key: str) -> Photograph:
     lossless = shown in ("PNG", "TIFF", "BMP", "GIF") or (shown == "WEBP" and _is_lossless_webp(file))
     notes: list[str] = []
     found = read_metadata(image, size, notes)
-    profile = image.info.get("icc_profile") or b""
+    own = image.info.get("icc_profile") or b""
     pixels: Image.Image | NDArray[Any]
     alpha: Image.Image | NDArray[Any] | None
     if is_deep(image, file):
@@ -192,16 +201,16 @@ def _read(image: Image.Image, file: Path | bytes, key: str) -> Photograph:
         orientation = 1 if deep.loaded and turned else orientation
         pixels = _upright(deep.pixels, orientation)
         alpha = None if deep.alpha is None else _upright(deep.alpha, orientation)
-        profile = _deep_profile(pixels, profile, notes)
+        profile, back = _deep_in_srgb(pixels, own, notes)
     else:
         image.load()
         flat, layer = _without_alpha(image)
-        flat, profile = _in_srgb(flat, profile, notes)
+        flat, profile, back = _in_srgb(flat, own, notes)
         turn = None if turned else _UPRIGHT.get(orientation)
         pixels = flat if turn is None else flat.transpose(turn)
         alpha = layer if turn is None or layer is None else layer.transpose(turn)
         pixels.info.clear()
-    return Photograph(key, shown, size, pixels, alpha, profile, lossless, found, notes)
+    return Photograph(key, shown, size, pixels, alpha, profile, lossless, found, back, notes)
 
 
 def _without_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
@@ -216,37 +225,42 @@ def _without_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]
     return image.convert("L" if image.mode == "1" else "RGB"), None
 
 
-def _in_srgb(flat: Image.Image, profile: bytes, notes: list[str]) -> tuple[Image.Image, bytes]:
-    """An 8-bit picture in sRGB, L or RGB, and the profile of the result."""
+def _in_srgb(flat: Image.Image, profile: bytes, notes: list[str]) -> tuple[Image.Image, bytes, Any]:
+    """An 8-bit picture in sRGB, L or RGB; the profile of the result, and how to get there."""
     if profile:
         try:
             if is_srgb(profile, flat.mode):
-                return flat, profile if flat.mode == "RGB" else srgb_profile()
+                return flat, profile if flat.mode == "RGB" else srgb_profile(), None
+            own = flat.mode == "RGB"
             converted = to_srgb(flat, profile)
         except UnusableProfile:
             notes.append("its ICC profile is damaged or of another kind of picture: ignored")
         else:
+            if own:
+                return converted, *_result_profile(profile, 8, notes)
             notes.append(f"converted from {profile_name(profile)} to sRGB")
-            return converted, srgb_profile()
-    return (flat.convert("RGB") if flat.mode == "CMYK" else flat), b""
+            return converted, srgb_profile(), None
+    return (flat.convert("RGB") if flat.mode == "CMYK" else flat), b"", None
 
 
-def _deep_profile(pixels: NDArray[Any], profile: bytes, notes: list[str]) -> bytes:
-    """Convert 16-bit pixels to sRGB, in place; gives the profile of the result."""
+def _deep_in_srgb(pixels: NDArray[Any], profile: bytes, notes: list[str]) -> tuple[bytes, Any]:
+    """Convert 16-bit pixels to sRGB, in place; gives the profile of the result, and how to get there."""
     if not profile:
-        return b""
+        return b"", None
     gray = pixels.ndim == 2
     try:
         if is_srgb(profile, "L" if gray else "RGB"):
-            return srgb_profile() if gray else profile
+            return srgb_profile() if gray else profile, None
         convert = deep_transform(profile, gray)
     except UnusableProfile:
         notes.append("its ICC profile is damaged or of another kind of picture: ignored")
-        return b""
+        return b"", None
     for top in range(0, len(pixels), 256):
         pixels[top : top + 256] = convert(pixels[top : top + 256])
+    if not gray:
+        return _result_profile(profile, 16, notes)
     notes.append(f"converted from {profile_name(profile)} to sRGB")
-    return srgb_profile()
+    return srgb_profile(), None
 
 
 def _upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
@@ -263,6 +277,15 @@ def _orientation(image: Image.Image) -> int:
     except Exception:  # an EXIF block that cannot be read turns nothing
         return 1
     return orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
+
+
+def _result_profile(profile: bytes, bits: int, notes: list[str]) -> tuple[bytes, Any]:
+    """Of a picture that was converted: the profile of its result, and how to get there from sRGB."""
+    try:
+        return profile, from_srgb(profile, bits)
+    except UnusableProfile:
+        notes.append(f"the result is in sRGB: {profile_name(profile)} says only how its colours are read")
+        return srgb_profile(), None
 
 
 def _rows(pixels: Image.Image | NDArray[Any], size: tuple[int, int], top: int, bottom: int) -> NDArray[Any]:

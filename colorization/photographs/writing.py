@@ -129,6 +129,8 @@ def _strips(photograph: Photograph, colours: Colours) -> Iterator[NDArray[Any]]:
     def strip(top: int, bottom: int) -> NDArray[Any]:
         pixels = photograph.rows(top, bottom)
         rows = join_rows(pixels, colours.rows(top, bottom, pixels))
+        if photograph.in_profile is not None:
+            rows = photograph.in_profile(rows)
         return rows if photograph.alpha is None else np.dstack((rows, photograph.alpha_rows(top, bottom)))
 
     return in_strips(photograph.size, strip)

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageOps
 from skimage.color import lab2rgb, rgb2lab
 
+from colorization.joining import Enlarged, join_rows
 from colorization.photographs import FORMATS, Format, open_photograph, reading, signed, write_photograph
 from colorization.photographs.profiles import srgb_profile
 from pretext.errors import PictureError
@@ -196,7 +197,9 @@ def gray_profile() -> bytes:
 
 
 @pytest.mark.parametrize("bits", [8, 16])
-def test_profiles_are_converted_and_the_result_is_tagged(bits: int, tmp_path: Path) -> None:
+def test_a_profile_is_kept_and_colours_are_computed_in_srgb(bits: int, tmp_path: Path) -> None:
+    """Against LittleCMS by other hands there, and back: what the result's profile makes of its pixels is the joining in
+    sRGB, to the rounding of 8 bits."""
     steps = np.linspace(0, 255, 18).astype(np.uint8)
     cube = np.stack(np.meshgrid(steps, steps, steps), -1).reshape(54, 108, 3)
     if bits == 8:
@@ -205,14 +208,74 @@ def test_profiles_are_converted_and_the_result_is_tagged(bits: int, tmp_path: Pa
         deep = cube.astype(np.uint16) * 257
         tifffile.imwrite(tmp_path / "x.tif", deep, photometric="rgb", iccprofile=wide_profile())
     photograph = open_photograph(tmp_path / ("x.png" if bits == 8 else "x.tif"))
-    assert photograph.bits == bits and "converted from" in photograph.notes[0]
+    assert photograph.bits == bits and not photograph.notes
     transform = ImageCms.buildTransform(io.BytesIO(wide_profile()), ImageCms.createProfile("sRGB"), "RGB", "RGB")
     expected = np.asarray(ImageCms.applyTransform(Image.fromarray(cube), transform))
     assert np.abs(photograph.rows(0, 54) / (1 if bits == 8 else 257) - expected).max() <= 1
-    write_photograph(photograph, NO_COLOUR, tmp_path / "y.png", "png")
-    profile = Image.open(tmp_path / "y.png").info["icc_profile"]
-    assert profile == srgb_profile()
-    assert "sRGB" in ImageCms.getProfileDescription(ImageCms.ImageCmsProfile(io.BytesIO(profile)))
+    assert not write_photograph(photograph, AB, tmp_path / "y.png", "png")
+    with Image.open(tmp_path / "y.png") as result:
+        assert result.info["icc_profile"] == wide_profile()
+    written = imagecodecs.png_decode((tmp_path / "y.png").read_bytes())
+    assert written.dtype == (np.uint8 if bits == 8 else np.uint16)
+    shown = imagecodecs.cms_transform(
+        written, wide_profile(), srgb_profile(), colorspace="rgb", outcolorspace="rgb",
+        flags=imagecodecs.CMS.FLAGS.NOOPTIMIZE,
+    )  # fmt: skip
+    joined = join_rows(photograph.rows(0, 54), Enlarged(AB, photograph.size).rows(0, 54))
+    assert np.abs(shown.astype(float) - joined).max() <= (3 if bits == 8 else 60)
+
+
+def test_a_profile_that_only_reads_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """LittleCMS makes no way back for it, as for those of some scanners."""
+    build = ImageCms.buildTransform
+
+    def refusing(source: Any, to: Any, *modes: str) -> Any:
+        if isinstance(to, ImageCms.ImageCmsProfile):
+            raise ImageCms.PyCMSError("cannot build transform")
+        return build(source, to, *modes)
+
+    monkeypatch.setattr(ImageCms, "buildTransform", refusing)
+    Image.new("RGB", (8, 8), "teal").save(tmp_path / "x.png", icc_profile=wide_profile())
+    photograph = open_photograph(tmp_path / "x.png")
+    assert photograph.profile == srgb_profile() and "the result is in sRGB" in photograph.notes[0]
+
+
+@pytest.mark.parametrize("colours", [1, 3])
+def test_a_colour_that_stands_for_transparency(colours: int, tmp_path: Path) -> None:
+    """A PNG's tRNS, of 16 bits."""
+    samples = np.random.default_rng(0).integers(0, 65536, (6, 5, colours), np.uint16)
+    samples[2, 3] = samples[4, 1] = [40_000, 3, 777][:colours]
+    plain = deep_png(samples[..., 0] if colours == 1 else samples, b"")
+    key = b"tRNS" + struct.pack(f">{colours}H", *samples[2, 3])
+    at = plain.index(b"IDAT") - 4
+    file = plain[:at] + struct.pack(">I", 2 * colours) + key + struct.pack(">I", zlib.crc32(key)) + plain[at:]
+    photograph = open_photograph(file)
+    assert photograph.bits == 16 and photograph.alpha is not None
+    assert np.array_equal(photograph.alpha_rows(0, 6) == 0, (samples == samples[2, 3]).all(-1))
+    assert set(np.unique(photograph.alpha_rows(0, 6))) == {0, 65535}
+
+
+@pytest.mark.parametrize(("kind", "alpha"), [("unspecified", False), ("assocalpha", True), ("unassalpha", True)])
+def test_what_a_tiff_says_of_its_extra_channel(kind: str, alpha: bool, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    straight, layer = rng.integers(0, 65536, (6, 5, 3)), rng.integers(20_000, 65536, (6, 5, 1))
+    stored = straight * layer // 65535 if kind == "assocalpha" else straight
+    file = np.concatenate((stored, layer), 2).astype(np.uint16)
+    tifffile.imwrite(tmp_path / "x.tif", file, photometric="rgb", extrasamples=[kind], planarconfig="contig")
+    photograph = open_photograph(tmp_path / "x.tif")
+    assert (photograph.alpha is not None) == alpha
+    assert np.abs(photograph.rows(0, 6).astype(int) - straight).max() <= (4 if kind == "assocalpha" else 0)
+    if alpha:
+        assert np.array_equal(photograph.alpha_rows(0, 6), layer[..., 0])
+
+
+def test_what_is_transparent_does_not_bleed() -> None:
+    samples = np.zeros((40, 40, 4), np.uint8)
+    samples[:, :20] = [255, 255, 255, 255]
+    buffer = io.BytesIO()
+    Image.fromarray(samples).save(buffer, "PNG")
+    small = np.asarray(open_photograph(buffer.getvalue()).reduced((7, 7)))
+    assert small.min() == 255, "white beside what is transparent, and black under it, is white on white"
 
 
 @pytest.mark.parametrize("bits", [8, 16])
