@@ -52,8 +52,6 @@ def write_tiff(
     body = bytearray(block[:4] + b"\0\0\0\0" + block[8:])  # the place of the directory is known at the end
     body += b"\0" * (len(body) % 2)
     position = len(body)
-    if not file.seekable():
-        raise UserError("a TIFF cannot be written to a pipe; take --format png")
     start = file.tell()
     file.write(body)
     offsets, lengths, rows_a_strip = [], [], 1
