@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from colorization.networks import LARGEST
 from colorization.scores.ledger import Ledger, slug
-from colorization.scores.methods import BASELINES, Method, open_method
+from colorization.scores.methods import BASELINES, COLDEST, Method, open_method
 from colorization.scores.panel import Panel, open_panel
 from colorization.scores.pictures import STATE, Circle
 from colorization.scores.recording import FIELDS, record_features, record_scores
@@ -31,8 +32,8 @@ from pretext.versions import versions
 FOLDER = "scores"
 """The folder of a run that holds its scores."""
 
-_LEAST, _LARGEST = 16, 4096
-_RECORDS = 1  # raised when a record means something else
+_LEAST = 16
+_RECORDS = 2  # raised when a record means something else
 
 
 @dataclass
@@ -45,7 +46,7 @@ class ScoreSettings:
         size: pictures are cut to their middle square and brought to this side, in pixels; all methods see them so.
         most: so many pictures, drawn by the seed; 0 takes all.
         gray_threshold: a picture in which no |a| or |b| exceeds it, in Lab units, is left out.
-        temperature: of the annealed mean of the networks.
+        temperature: of the annealed mean of the networks; 0.01 or more.
         prior: a .npy file, such as the published prior_probs.npy, whose inverse weighs the pixels of the balanced
             AuC; by default the frequencies of the bins in the scored pictures.
         lpips: torchvision's weights of AlexNet or VGG-16, a file; "hub" fetches AlexNet's. Without, no LPIPS.
@@ -79,10 +80,10 @@ class ScoreSettings:
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        if not _LEAST <= self.size <= _LARGEST:
-            raise UserError(f"size is {self.size}: it must lie in [{_LEAST}, {_LARGEST}]")
-        if not 0 < self.temperature < float("inf"):
-            raise UserError(f"temperature is {self.temperature}: it must be above 0, and finite")
+        if not _LEAST <= self.size <= LARGEST:
+            raise UserError(f"size is {self.size}: it must lie in [{_LEAST}, {LARGEST:,}]")
+        if not COLDEST <= self.temperature < float("inf"):
+            raise UserError(f"temperature is {self.temperature}: it must be {COLDEST} or more, and finite")
         if not 0 <= self.gray_threshold < float("inf"):
             raise UserError(f"gray_threshold is {self.gray_threshold}: it must be 0 or more, and finite")
         if self.most < 0 or self.batch < 1 or not 0 <= self.seed < 2**63:

@@ -243,11 +243,22 @@ def test_runs_of_one_name_are_shown_as_they_were_named(
     assert [line.method for line in again.lines] == ["plain", "gray", "random", "truth"], "one network"
 
 
-def test_hints_help_to_know_the_truth(make_run: Make, pictures: Path, tmp_path: Path) -> None:
+def test_hints_help_to_know_the_truth(
+    make_run: Make, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network that repeats what it is told is the better the more it is told, and gray when it is told nothing."""
+    from pretext.colorizer import Colorizer
+
+    monkeypatch.setattr(Colorizer, "colorize", lambda self, lightness, temperature, ab, mask: ab * mask)
     run = make_run(tmp_path / "hinted", backbone="siggraph17", stride=1)
-    found = scored([f"{run}@hints=0", f"{run}@hints=10"], pictures, most=3)
-    assert [line.method for line in found.lines][:2] == ["hinted@hints=0", "hinted@hints=10"]
-    assert values(found, "hinted@hints=0")["auc"] != values(found, "hinted@hints=10")["auc"]
+    words = [f"{run}@hints={count}" for count in (0, 1, 10)]
+    found = scored([*words, "scribbles@hints=1", "scribbles@hints=10"], pictures, most=6)
+    none, one, ten = (values(found, f"hinted@hints={count}") for count in (0, 1, 10))
+    spread, well = values(found, "scribbles@hints=1"), values(found, "scribbles@hints=10")
+    gray = values(found, "gray")
+    assert [none[key] for key in ("auc", "psnr", "ssim")] == [gray[key] for key in ("auc", "psnr", "ssim")]
+    for key in ("auc", "psnr"):
+        assert none[key] < one[key] < ten[key] < 1.5 * none[key] and max(spread[key], ten[key]) < well[key], key
 
 
 def features(pictures: list[np.ndarray]) -> np.ndarray:
@@ -370,6 +381,7 @@ def test_a_method_that_gives_another_size(
     [
         ({"size": 8}, "size is 8"),
         ({"temperature": 0.0}, "temperature is 0.0"),
+        ({"temperature": 1e-300}, "temperature is 1e-300: it must be 0.01 or more"),
         ({"gray_threshold": -1.0}, "gray_threshold is -1.0"),
         ({"batch": 0}, "batch 1 or more"),
         ({"disjoint": "x"}, "needs weights of Inception"),
