@@ -107,7 +107,9 @@ def hints_from_truth(truth: Tensor, indices: list[int], count: int, seed: int) -
         seed: any whole number from 0.
     """
     numbers = torch.tensor(indices, device=truth.device)
-    return sample_hints(truth, numbers, seed, HintSettings(sampled=True, smallest=_SIDE, largest=_SIDE), count=count)
+    settings = HintSettings(sampled=True, smallest=_SIDE, largest=_SIDE)
+    hints, mask = sample_hints(truth, numbers, seed, settings, count=count)
+    return hints, mask
 
 
 def _scribbles(word: str, seed: int) -> Method:

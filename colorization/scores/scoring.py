@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,8 +17,8 @@ from colorization.networks import LARGEST
 from colorization.scores.ledger import Ledger, slug
 from colorization.scores.methods import BASELINES, COLDEST, Method, open_method
 from colorization.scores.panel import Panel, open_panel
-from colorization.scores.pictures import STATE, Circle
-from colorization.scores.recording import FIELDS, record_features, record_scores
+from colorization.scores.pictures import Circle, is_state
+from colorization.scores.recording import is_score, record_features, record_scores
 from colorization.scores.summary import INTERVAL, METRICS, Known, Real, Summary, known
 from colorization.scores.table import Line, Metric, Scores, Shown, titles
 from pretext.engine.device import pick_device
@@ -125,11 +126,12 @@ def score(models: Sequence[str | Path], settings: ScoreSettings) -> Scores:
         for folder in dict.fromkeys([out, *homes]):
             held.enter_context(held_folder(folder, "scoring there"))
         shared = identity | {"judges": [judge.digest for judge in panel.present]}
+        whole = partial(is_score, pixels=settings.size**2, n_bins=len(Gamut(neighbours=1)), judged=panel.fields)
         ledgers = [
-            Ledger(home, method.name, shared | {"scored": method.identity}, [*FIELDS, *panel.fields], panel.width)
+            Ledger(home, method.name, shared | {"scored": method.identity}, whole, panel.width)
             for home, method in zip(homes, opened.values(), strict=True)
         ]
-        circle = _circle(settings, source, Ledger(out, "pictures", identity, STATE))
+        circle = _circle(settings, source, Ledger(out, "pictures", identity, is_state))
         record_scores(circle, methods, ledgers, panel, settings.batch, device)
         _require_two(settings.pictures, circle)
         disjoint = _disjoint(settings, out, panel, circle, device)
@@ -220,7 +222,7 @@ def _disjoint(settings: ScoreSettings, out: Path, panel: Panel, scored: Circle, 
         return _Disjoint(None, "one half of the method's pictures, to the truth of the other half")
     source = open_source(settings.disjoint)
     identity = _identity(settings, settings.disjoint, source)
-    circle = _circle(settings, source, Ledger(out, "disjoint-pictures", identity, STATE))
+    circle = _circle(settings, source, Ledger(out, "disjoint-pictures", identity, is_state))
     ledger = Ledger(out, "disjoint", identity | {"judges": panel.features.digest}, width=panel.width)
     record_features(circle, ledger, panel.features, settings.batch, device)
     met = {scored.seen[index]["pixels"] for index in scored.kept}

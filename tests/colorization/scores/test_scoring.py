@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -410,6 +411,62 @@ def test_on_real_pictures(run: Path, shared_data: Path, tmp_path: Path) -> None:
     assert numbers["gray"]["psnr"] > numbers["random"]["psnr"]
     assert 0.85 < numbers["gray"]["auc"] < 0.93 and 0.5 < numbers["gray"]["auc_balanced"] < 0.72
     assert numbers["gray"]["cf"] < 1 < 15 < numbers["truth"]["cf"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"bins": "x"},
+        {"bins": [999]},
+        {"bins": [1.5]},
+        {"bins": None},
+        {"areas": [10**30]},
+        {"areas": [-1]},
+        {"areas": []},
+        {"pixels": [5]},
+        {"pixels": [[1]]},
+        {"error": "x"},
+        {"error": None},
+        {"error": -1.0},
+        {"error": 10**400},
+        {"ssim": [1, 2]},
+        {"ssim": math.nan},
+        {"cf": True},
+        {"cf_abs": math.inf},
+    ],
+)
+def test_records_that_somebody_edited(scored_once: Path, tmp_path: Path, change: dict[str, object]) -> None:
+    folder = edited(scored_once, "gray-", change, tmp_path)
+    with pytest.raises(UserError, match=r"gray-\w+\.jsonl: line 3 is none that pretint score wrote") as said:
+        scored(["gray"], scored_once / "pictures", out=str(folder))
+    assert "\n" not in str(said.value)
+
+
+@pytest.mark.parametrize("change", [{"state": 5}, {"state": []}, {"pixels": None}, {"index": -1}])
+def test_states_that_somebody_edited(scored_once: Path, tmp_path: Path, change: dict[str, object]) -> None:
+    folder = edited(scored_once, "pictures-", change, tmp_path)
+    with pytest.raises(UserError, match=r"pictures-\w+\.jsonl: line 3 is none that pretint score wrote"):
+        scored(["gray"], scored_once / "pictures", out=str(folder))
+
+
+@pytest.fixture(scope="module")
+def scored_once(tmp_path_factory: pytest.TempPathFactory, make_pictures: Make) -> Path:
+    folder = tmp_path_factory.mktemp("scored")
+    make_pictures(folder / "pictures", 3)
+    scored(["gray"], folder / "pictures", out=str(folder / "out"))
+    return folder
+
+
+def edited(once: Path, prefix: str, change: dict[str, object], to: Path) -> Path:
+    """A copy of what was kept, in whose file of that prefix the third line is changed."""
+    shutil.copytree(once / "out", to / "out")
+    (file,) = (to / "out").glob(f"{prefix}*.jsonl")
+    lines = file.read_text().splitlines()
+    record = json.loads(lines[2])
+    assert record.keys() >= change.keys()
+    lines[2] = json.dumps(record | change)
+    file.write_text("\n".join(lines) + "\n")
+    return to / "out"
 
 
 def test_a_picture_alone_in_its_size(run: Path, tmp_path: Path, make_pictures: Make) -> None:
