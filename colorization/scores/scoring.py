@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -123,6 +124,8 @@ def score(models: Sequence[str | Path], settings: ScoreSettings) -> Scores:
     identity = _identity(settings, settings.pictures, source)
     homes = [method.home / FOLDER if method.home else out for method in methods]
     with ExitStack() as held:
+        held.enter_context(warnings.catch_warnings())  # here, as filters are those of all threads
+        warnings.filterwarnings("ignore", module="PIL")  # of odd metadata: what cannot be read is listed
         for folder in dict.fromkeys([out, *homes]):
             held.enter_context(held_folder(folder, "scoring there"))
         shared = identity | {"judges": [judge.digest for judge in panel.present]}

@@ -5,6 +5,7 @@ import math
 import shutil
 import signal
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -358,6 +359,21 @@ def test_unreadable_ones_are_listed(tmp_path: Path, make_pictures: Make) -> None
     for _ in range(2):  # and again when nothing is read any more
         found = scored(["gray"], folder, out=str(tmp_path / "out"))
         assert [key for key, _ in found.skipped] == ["bad.jpg"] and found.facts["n"] == 3
+
+
+def test_damaged_metadata_is_no_news(tmp_path: Path, make_pictures: Make) -> None:
+    folder = make_pictures(tmp_path / "x", 3)
+    damaged = b"Exif\0\0II*\0\x08\0\0\0\x02\0\x12\x01\x03\0\xff\xff\0\0\x06\0"
+    with Image.open(folder / "00.png") as picture:
+        picture.convert("RGB").save(folder / "odd.jpg", exif=damaged)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        Folder(folder).read(3)
+    assert seen, "the damage is one that Pillow tells of"
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        assert scored(["gray"], folder, out=str(tmp_path / "out")).facts["n"] == 4
+    assert not seen
 
 
 def test_a_method_that_gives_another_size(
