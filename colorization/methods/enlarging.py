@@ -2,8 +2,7 @@
 
 Joint bilateral upsampling (Kopf, Cohen, Lischinski, Uyttendaele 2007, section 2): a pixel takes the mean of the
 nearest 3 x 3 colours of the reduced picture, weighted by place and by how near their lightness is to its own. The
-result is a convex combination, so no colour appears that was not there; it is computed in strips of rows, so memory
-does not grow with the picture beyond the result itself.
+result is a convex combination, so no colour appears that was not there; it is computed for any rows of the picture.
 
 The spatial kernel is the quadratic B-spline, which has the standard deviation of the publication's Gaussian, half a
 reduced pixel, and ends exactly where the window does: a Gaussian cut off there would leave seams.
@@ -14,17 +13,26 @@ import math
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from colorization.hints import Given
 from colorization.joining import Floats, Rows
 from pretext.color import rgb_to_lightness
+from pretext.errors import UserError
+
+PIXELS = 500_000
+"""At most so many pixels are looked at: seconds, and below a gigabyte."""
 
 RANGE = 5.0
 """Standard deviation of the weight over the difference in L: what differs by more lies across an edge."""
 
-_STRIP = 1 << 20  # pixels at once
+_MOST_PIXELS = 4_000_000
 _LEAST = 1e-6  # where no neighbour has a near lightness, the place alone decides
+
+
+def check_pixels(pixels: int) -> None:
+    """Raises UserError for a number of pixels that nothing is computed at."""
+    if not 1 <= pixels <= _MOST_PIXELS:
+        raise UserError(f"pixels is {pixels}: it must lie in [1, {_MOST_PIXELS:,}]")
 
 
 def reduced_size(height: int, width: int, pixels: int) -> tuple[int, int]:
@@ -38,39 +46,13 @@ def reduced_size(height: int, width: int, pixels: int) -> tuple[int, int]:
     return (low, high) if height <= width else (high, low)
 
 
-def reduced(lightness: Tensor, size: tuple[int, int]) -> Tensor:
-    """L, (H, W), averaged over the cells of a grid of that size, (h, w); itself where it has that size."""
-    if tuple(lightness.shape) == size:
-        return lightness
-    return F.adaptive_avg_pool2d(lightness[None, None], size)[0, 0]
-
-
-def enlarged(ab: Tensor, seen: Tensor, lightness: Tensor) -> Tensor:
-    """The full picture's colour.
+def enlarged_rows(ab: Tensor, seen: Tensor, lightness: Tensor, top: int, height: int) -> Tensor:
+    """The colour of some rows of a picture.
 
     Args:
         ab: (2, h, w), float32, of the reduced picture.
         seen: (h, w), float32, its L, in [0, 100].
-        lightness: (H, W), float32, L of the full picture.
-
-    Returns:
-        (2, H, W), float32.
-    """
-    height, width = lightness.shape
-    result = torch.empty((2, height, width), dtype=torch.float32)
-    step = max(1, _STRIP // width)
-    for top in range(0, height, step):
-        result[:, top : top + step] = enlarged_rows(ab, seen, lightness[top : top + step], top, height)
-    return result
-
-
-def enlarged_rows(ab: Tensor, seen: Tensor, lightness: Tensor, top: int, height: int) -> Tensor:
-    """Some rows of ``enlarged``, for pictures that are never whole in memory.
-
-    Args:
-        ab: as there.
-        seen: as there.
-        lightness: (rows, W), of the rows from ``top`` on.
+        lightness: (rows, W), float32, of the rows from ``top`` on.
         top: the first of them.
         height: of the full picture.
 
@@ -94,7 +76,7 @@ def enlarged_rows(ab: Tensor, seen: Tensor, lightness: Tensor, top: int, height:
 
 
 class AlongEdges:
-    """The same as colours of a photograph, which is never whole in memory.
+    """Colours of a photograph, which is never whole in memory.
 
     Args:
         ab: (1, 2, h, w), of the reduced picture.
@@ -114,7 +96,10 @@ class AlongEdges:
         else:
             mixed = enlarged_rows(self.ab, self.seen, _lightness(pixels), top, height).numpy()
         if self.given is not None:
-            first, last = np.searchsorted(self.given.pixels, (top * width, bottom * width))
+            ends = np.array(
+                (top * width, bottom * width), self.given.pixels.dtype
+            )  # of another type all would be copied
+            first, last = np.searchsorted(self.given.pixels, ends)
             at = self.given.pixels[first:last] - top * width
             mixed.reshape(2, -1)[:, at] = self.given.ab[first:last].T
         return mixed

@@ -25,8 +25,8 @@ from scipy.spatial import KDTree
 from torch import Tensor
 
 from colorization.colourists import Prediction
-from colorization.methods.enlarging import AlongEdges, enlarged, reduced, reduced_size
-from colorization.methods.scribbles import PIXELS, check_pixels
+from colorization.hints import require_file, shown
+from colorization.methods.enlarging import PIXELS, AlongEdges, check_pixels, reduced_size
 from pretext.color import rgb_to_lab
 from pretext.errors import UserError
 from pretext.pictures.decode import decode
@@ -122,18 +122,6 @@ class ReferenceColourist:
             _check_inside(swatch.reference, size, settings.swatches, name)
         self.boxes = [swatch.reference.scaled(size, (lab.shape[1], lab.shape[2])) for swatch in self.swatches]
 
-    def __call__(self, lightness: Tensor) -> Tensor:
-        """ab, (1, 2, H, W), float32, of L, (1, 1, H, W), in [0, 100].
-
-        Raises:
-            UserError: a swatch lies outside the photograph.
-        """
-        full = lightness.detach().float().cpu()[0, 0]
-        size = (full.shape[0], full.shape[1])
-        seen = reduced(full, reduced_size(*size, self.settings.pixels))
-        ab = self.at(seen, size)
-        return (ab if seen.shape == full.shape else enlarged(ab, seen, full))[None].to(lightness.device)
-
     def seen_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """Width and height to which a picture of that width and height is reduced."""
         height, width = reduced_size(size[1], size[0], self.settings.pixels)
@@ -215,6 +203,7 @@ def open_reference(picture: str, settings: ReferenceSettings | None = None) -> R
     """
     if not picture:
         raise UserError("reference: name the picture, reference:PICTURE")
+    require_file(Path(picture), "reference")
     try:
         data = Path(picture).read_bytes()
     except OSError as error:
@@ -299,7 +288,7 @@ def read_swatches(path: Path) -> tuple[Swatch, ...]:
             whole = isinstance(box, list) and len(box) == 4 and all(type(one) is int for one in box)
             if not whole or min(box[:2]) < 0 or min(box[2:]) < 1:
                 raise UserError(
-                    f"{path}: swatch {number}: {name} is {box!r:.60}; a rectangle is [x, y, width, height] in pixels"
+                    f"{path}: swatch {number}: {name} is {shown(box)}; a rectangle is [x, y, width, height] in pixels"
                 )
         found.append(Swatch(Box(*entry["reference"]), Box(*entry["photo"])))
     return tuple(found)
@@ -307,7 +296,7 @@ def read_swatches(path: Path) -> tuple[Swatch, ...]:
 
 def _check_inside(box: Box, size: tuple[int, int], where: str, name: str) -> None:
     if box.x + box.width > size[1] or box.y + box.height > size[0]:
-        raise UserError(f"{where}: {list(box)} lies outside {name}, which has {size[1]} x {size[0]} pixels")
+        raise UserError(f"{where}: {shown(list(box))} lies outside {name}, which has {size[1]} x {size[0]} pixels")
 
 
 def _windows(gray: Floats, y: NDArray[np.int64], x: NDArray[np.int64]) -> Floats:

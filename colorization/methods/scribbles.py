@@ -8,14 +8,10 @@ from torch import Tensor
 
 from colorization.colourists import Prediction
 from colorization.hints import Hints
-from colorization.methods.enlarging import AlongEdges, enlarged, reduced, reduced_size
+from colorization.methods.enlarging import PIXELS, AlongEdges, check_pixels, reduced_size
 from colorization.methods.propagation import VARIANCE, propagate
 from pretext.errors import UserError
 
-PIXELS = 500_000
-"""At most so many pixels are solved for: seconds, and below a gigabyte."""
-
-_MOST_PIXELS = 4_000_000
 _LEAST_VARIANCE, _MOST_VARIANCE = 0.02, 100.0
 
 
@@ -39,12 +35,6 @@ class ScribbleSettings:
             raise UserError(f"variance is {self.variance}: it must lie in [{_LEAST_VARIANCE}, {_MOST_VARIANCE:g}]")
 
 
-def check_pixels(pixels: int) -> None:
-    """Raises UserError for a number of pixels that nothing is computed at."""
-    if not 1 <= pixels <= _MOST_PIXELS:
-        raise UserError(f"pixels is {pixels}: it must lie in [1, {_MOST_PIXELS:,}]")
-
-
 class ScribblesColourist:
     """Colours the one picture that was scribbled on."""
 
@@ -54,22 +44,6 @@ class ScribblesColourist:
         self.hints = hints
         self.settings = settings
 
-    def __call__(self, lightness: Tensor) -> Tensor:
-        """ab, (1, 2, H, W), float32, of L, (1, 1, H, W), in [0, 100]. Scribbled pixels have their very colour.
-
-        Raises:
-            UserError: see ``Hints.on``.
-        """
-        full = lightness.detach().float().cpu()[0, 0]
-        size = (full.shape[0], full.shape[1])
-        given = self.hints.on(*size)
-        seen = reduced(full, reduced_size(*size, self.settings.pixels))
-        ab = self.at(seen, size)
-        if seen.shape != full.shape:
-            ab = enlarged(ab, seen, full)
-        ab.view(2, -1)[:, torch.from_numpy(given.pixels)] = torch.from_numpy(given.ab.T.astype(np.float32))
-        return ab[None].to(lightness.device)
-
     def seen_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """Width and height to which a picture of that width and height is reduced."""
         height, width = reduced_size(size[1], size[0], self.settings.pixels)
@@ -78,7 +52,8 @@ class ScribblesColourist:
     def at(self, seen: Tensor, size: tuple[int, int]) -> Tensor:
         """ab, (2, h, w), float32, of the L, (h, w), of a picture of ``size``, height and width, that was reduced."""
         known = self.hints.on(*size).resized(size, (seen.shape[0], seen.shape[1]))
-        found = propagate(seen.double().numpy(), known.pixels, known.ab, self.settings.variance)
+        pixels, ab = known.pixels.astype(np.int64), known.ab.astype(np.float64)
+        found = propagate(seen.double().numpy(), pixels, ab, self.settings.variance)
         return torch.from_numpy(found.ab.astype(np.float32))
 
     def predict(self, lightness: Tensor, size: tuple[int, int]) -> Prediction:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,26 +27,30 @@ class Ledger:
         folder: of the files; made if it does not exist.
         name: for people; the identity's hash is added to it.
         identity: plain values; everything that a record depends on but the picture.
-        fields: that every record has.
+        whole: whether a record that was read is one that was written, beyond its index.
         width: of the rows; 0 for none.
 
     Raises (every method): UserError, the files cannot be read or written, or have been edited.
     """
 
     def __init__(
-        self, folder: Path, name: str, identity: Mapping[str, Any], fields: Sequence[str] = (), width: int = 0
+        self,
+        folder: Path,
+        name: str,
+        identity: Mapping[str, Any],
+        whole: Callable[[Record], bool] = lambda record: True,
+        width: int = 0,
     ) -> None:
         head = json.dumps({"identity": identity}, sort_keys=True)
         stem = f"{slug(name)}-{hashlib.sha256(head.encode()).hexdigest()[:12]}"
         self.path, self._rows_path, self.width = folder / f"{stem}.jsonl", folder / f"{stem}.f32", width
-        self._fields = {"index", *fields}
         self._records: dict[int, Record] = {}
         self._order: dict[int, int] = {}
         try:
             folder.mkdir(parents=True, exist_ok=True)
             lines = self._kept_lines()
             if lines:
-                self._read(lines, head)
+                self._read(lines, head, whole)
             else:
                 self._append(self.path, f"{head}\n".encode())
             if width:
@@ -95,20 +99,19 @@ class Ledger:
                 file.truncate(whole)
         return content[:whole].splitlines()
 
-    def _read(self, lines: Sequence[bytes], head: str) -> None:
+    def _read(self, lines: Sequence[bytes], head: str, whole: Callable[[Record], bool]) -> None:
         if lines[0] != head.encode():
             raise self._edited(1)
         for number, line in enumerate(lines[1:], 2):
             try:
                 record = json.loads(line)
-                if not isinstance(record, dict) or type(record["index"]) is not int or self._fields - record.keys():
+                if not isinstance(record, dict) or type(index := record.get("index")) is not int or index < 0:
                     raise ValueError
-            except (ValueError, KeyError, RecursionError) as error:
+                if index in self._records or not whole(record):
+                    raise ValueError
+            except (ValueError, RecursionError) as error:
                 raise self._edited(number) from error
-            self._order[record["index"]] = number - 2
-            self._records[record["index"]] = record
-        if len(self._records) != len(lines) - 1:
-            raise self._edited(len(lines))
+            self._order[index], self._records[index] = number - 2, record
 
     def _trim_rows(self) -> None:
         """Rows without a line are cut off; a line without a row is the work of somebody else."""

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from colorization.networks import open_pretrained
-from colorization.scores.hints import PATCH, sample_hints
+from colorization.methods.propagation import propagate
+from colorization.networks import LARGEST, open_pretrained
 from pretext.colorizer import Colorizer
 from pretext.engine.run import find_checkpoint
 from pretext.errors import UserError
 from pretext.gamut import TEMPERATURE
+from pretext.hints import HintSettings, sample_hints
 from pretext.objectives import Classification
 
 BASELINES = {
@@ -25,7 +26,12 @@ BASELINES = {
 }
 """They are in every table."""
 
-_LARGEST = 4096
+SCRIBBLES = "scribbles"
+
+COLDEST = 0.01
+"""The least temperature: towards 0 the annealed mean is that of the likeliest bins long before numbers run out."""
+
+_SIDE = 6  # of a hint, as the publication tests it
 _MOST_HINTS = 10_000
 
 
@@ -63,10 +69,12 @@ def open_method(word: str, device: torch.device, temperature: float, seed: int) 
 
     - ``gray``, ``random``, ``truth``: the baselines. A run of that name is ``./gray``.
     - ``RUN``: a run's folder or a checkpoint file.
-    - ``RUN@hints=10``: the same, which is given 10 hints from the truth, see ``colorization.scores.hints``.
+    - ``RUN@hints=10``: the same, which is given 10 hints from the truth, see ``hints_from_truth``.
     - ``RUN@size=128``: the network sees the pictures at 128 pixels; its colours are enlarged (bilinear). By default it
       sees them as ``pretint colorize`` shows them: as large as those that it was trained on.
     - ``RUN@temperature=0.5``: another temperature of the annealed mean. Several with commas: ``RUN@hints=1,size=128``.
+    - ``scribbles@hints=10``: no network, but colour that spreads from such hints over the pictures as they are scored,
+      see ``colorization.methods.propagation``. A run of that name is ``./scribbles``.
 
     Args:
         word: one of these.
@@ -81,7 +89,47 @@ def open_method(word: str, device: torch.device, temperature: float, seed: int) 
         own = {"gray": _gray, "random": _random, "truth": _truth}[word]
         identity = {"method": word} | ({"seed": seed} if word == "random" else {})
         return Method(word, BASELINES[word], identity, None, own)
+    if word == SCRIBBLES or word.startswith(f"{SCRIBBLES}@"):
+        return _scribbles(word, seed)
     return _network(word, device, temperature, seed)
+
+
+def hints_from_truth(truth: Tensor, indices: list[int], count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Hints as the publication of the network that takes them tests it: squares of 6 pixels, see ``sample_hints``.
+
+    They depend on the seed and each picture's index alone; the first n of more are the same as if only n were asked
+    for.
+
+    Args:
+        truth: (B, 2, H, W), ab, unscaled.
+        indices: of the pictures, in their source.
+        count: of hints.
+        seed: any whole number from 0.
+    """
+    numbers = torch.tensor(indices, device=truth.device)
+    settings = HintSettings(sampled=True, smallest=_SIDE, largest=_SIDE)
+    hints, mask = sample_hints(truth, numbers, seed, settings, count=count)
+    return hints, mask
+
+
+def _scribbles(word: str, seed: int) -> Method:
+    path, options = _parsed(word)
+    count = int(options.get("hints", 0))
+    if options.keys() != {"hints"} or not count or path != Path(SCRIBBLES):
+        raise UserError(f"{word}: colour spreads from hints; say how many, and nothing else: {SCRIBBLES}@hints=10")
+
+    def colour(batch: Batch) -> Tensor:
+        truth = batch.lab[:, 1:]
+        hints, mask = hints_from_truth(truth, batch.indices, count, seed)
+        found = []
+        for lightness, ab, given in zip(batch.lab[:, 0], hints, mask, strict=True):
+            pixels = given.flatten().nonzero()[:, 0].cpu().numpy()
+            colours = ab.flatten(1).T.double().cpu().numpy()[pixels]
+            found.append(torch.from_numpy(propagate(lightness.double().cpu().numpy(), pixels, colours).ab))
+        return torch.stack(found).to(truth)
+
+    about = f"{_counted(count)} of {_SIDE} x {_SIDE} pixels from the truth, spread by Levin et al. 2004"
+    return Method(word, about, {"method": SCRIBBLES, "hints": count, "side": _SIDE, "seed": seed}, None, colour)
 
 
 def _network(word: str, device: torch.device, temperature: float, seed: int) -> Method:
@@ -104,10 +152,10 @@ def _network(word: str, device: torch.device, temperature: float, seed: int) -> 
     if isinstance(colorizer.objective, Classification):
         about.append(f"T = {temperature:g}")
     if hints is not None:
-        identity |= {"hints": hints, "patch": PATCH, "seed": seed}
-        count = "1 hint" if hints == 1 else f"{hints:,} hints"
-        about.append(f"{count} of {PATCH} x {PATCH} pixels from the truth")
-    about.append(f"sees pictures at {colorizer.backbone.fit_size(size)} px")
+        identity |= {"hints": hints, "side": _SIDE, "seed": seed}
+    seen = colorizer.backbone.fit_size(size)
+    told = f", and {_counted(hints)} of {_SIDE} x {_SIDE} of these from the truth" if hints is not None else ""
+    about.append(f"sees {seen} x {seen} pixels{told}")
     name = path.resolve().name if run == path else path.stem
     view = _View(colorizer, size, temperature, hints, seed)
     return Method(_with_options(name, options), ", ".join(about), identity, run, view)
@@ -129,14 +177,18 @@ class _View:
     def _ab(self, lightness: Tensor, truth: Tensor, indices: list[int]) -> Tensor:
         if self.hints is None:
             return self.colorizer.colorize(lightness, self.temperature)
-        hints = sample_hints(truth, indices, self.hints, self.seed)
-        return self.colorizer.colorize(lightness, self.temperature, hints.ab, hints.mask)
+        hints, mask = hints_from_truth(truth, indices, self.hints, self.seed)
+        return self.colorizer.colorize(lightness, self.temperature, hints, mask)
 
 
 def _resized(maps: Tensor, size: int) -> Tensor:
     if maps.shape[-1] == size:
         return maps
     return F.interpolate(maps, size=(size, size), mode="bicubic", align_corners=False, antialias=True)
+
+
+def _counted(hints: int) -> str:
+    return "1 hint" if hints == 1 else f"{hints:,} hints"
 
 
 def _gray(batch: Batch) -> Tensor:
@@ -163,15 +215,15 @@ def _parsed(word: str) -> tuple[Path, dict[str, float]]:
             number = float(value) if key == "temperature" else int(value)
             fits = {
                 "hints": 0 <= number <= _MOST_HINTS,
-                "size": PATCH <= number <= _LARGEST,
-                "temperature": 0 < number < math.inf,
+                "size": _SIDE <= number <= LARGEST,
+                "temperature": COLDEST <= number < math.inf,
             }[key]
         except (ValueError, KeyError):
             fits = False
         if not fits or key in options:
             raise UserError(
                 f"{word}: {part!r} is no option of a method; there is hints=10 (up to {_MOST_HINTS:,}), size=128 "
-                f"({PATCH} to {_LARGEST}) and temperature={TEMPERATURE} (above 0), each once"
+                f"({_SIDE} to {LARGEST:,}) and temperature={TEMPERATURE} ({COLDEST} or more), each once"
             )
         options[key] = number
     return Path(path), options

@@ -11,13 +11,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from colorization.scores.ledger import Ledger
+from colorization.scores.ledger import Ledger, Record
 from pretext.color import rgb_to_ab
 from pretext.errors import PictureError
 from pretext.pictures.source import Source
-
-STATE = ("state", "pixels")
-"""Fields of the ledger of pictures: "kept", "gray", or why it cannot be read; and a digest of its pixels."""
 
 _AHEAD = 8  # pictures decoded while others are scored
 
@@ -46,7 +43,7 @@ class Circle:
         gray_threshold: see ``is_gray``.
         seed: of the order.
         most: so many pictures, the first of the order; 0 takes all.
-        seen: with the fields ``STATE``, of every picture that was ever met; grows.
+        seen: of every picture that was ever met, see ``is_state``; grows.
     """
 
     def __init__(self, source: Source, size: int, gray_threshold: float, seed: int, most: int, seen: Ledger) -> None:
@@ -149,6 +146,11 @@ def square(picture: Image.Image, size: int) -> Pixels:
     left, top = (picture.width - side) / 2, (picture.height - side) / 2
     box = (left, top, left + side, top + side)
     return np.array(picture.resize((size, size), Image.Resampling.BICUBIC, box=box, reducing_gap=3.0))
+
+
+def is_state(record: Record) -> bool:
+    """Of the ledger of pictures: "kept", "gray", or why one cannot be read; and a digest of its pixels."""
+    return all(isinstance(record.get(name), str) for name in ("state", "pixels"))
 
 
 def is_gray(pixels: Pixels, threshold: float) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from colorization.scores.auc import areas_by_bin, sums_by_bin
+from colorization.scores.auc import WHOLE, areas_by_bin, sums_by_bin
 from colorization.scores.judges import Features
 from colorization.scores.ledger import Floats, Ledger, Record
 from colorization.scores.methods import Batch, Method
@@ -20,8 +20,7 @@ from pretext.engine.progress import progress
 from pretext.errors import UserError
 from pretext.gamut import Gamut
 
-FIELDS = ("bins", "pixels", "areas", "error", "ssim", "cf", "cf_abs")
-"""Of every record."""
+_RANGES = {"error": (0, 255**2), "ssim": (-1.01, 1.01), "cf": (0, 1e3), "cf_abs": (0, 1e3), "lpips": (-1, 1e3)}
 
 
 def record_scores(
@@ -120,6 +119,32 @@ def score_batch(batch: Batch, method: Method, panel: Panel, n_bins: int) -> tupl
         found = {name: values.tolist() for name, values in sparse.items()}
         records.append({"index": index, **found, **{name: column[row] for name, column in columns.items()}})
     return records, rows
+
+
+def is_score(record: Record, pixels: int, n_bins: int, judged: Sequence[str]) -> bool:
+    """Whether a record is one of ``score_batch``.
+
+    Args:
+        record: with whatever in it.
+        pixels: of a picture.
+        n_bins: Q.
+        judged: fields of the networks that judge.
+    """
+    columns: list[Any] = [record.get(name) for name in ("bins", "pixels", "areas")]
+    if not all(isinstance(one, list) and all(type(value) is int for value in one) for one in columns):
+        return False
+    bins, counts, areas = columns
+    if not len(bins) == len(counts) == len(areas) or bins != sorted({*bins} & {*range(n_bins)}):
+        return False
+    if min(counts, default=0) < 1 or sum(counts) != pixels:
+        return False
+    if not all(0 <= area <= WHOLE * count for area, count in zip(areas, counts, strict=True)):
+        return False
+    if "right" in judged and type(record.get("right")) is not bool:
+        return False
+    # What is no number is in no range.
+    numbers: list[tuple[str, Any]] = [(name, record.get(name)) for name in _RANGES if name != "lpips" or name in judged]
+    return all(type(one) in (int, float) and _RANGES[name][0] <= one <= _RANGES[name][1] for name, one in numbers)
 
 
 def to_rgb(lightness: Tensor, ab: Tensor) -> Tensor:

@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,11 +14,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from colorization.networks import LARGEST
 from colorization.scores.ledger import Ledger, slug
-from colorization.scores.methods import BASELINES, Method, open_method
+from colorization.scores.methods import BASELINES, COLDEST, Method, open_method
 from colorization.scores.panel import Panel, open_panel
-from colorization.scores.pictures import STATE, Circle
-from colorization.scores.recording import FIELDS, record_features, record_scores
+from colorization.scores.pictures import Circle, is_state
+from colorization.scores.recording import is_score, record_features, record_scores
 from colorization.scores.summary import INTERVAL, METRICS, Known, Real, Summary, known
 from colorization.scores.table import Line, Metric, Scores, Shown, titles
 from pretext.engine.device import pick_device
@@ -31,8 +34,8 @@ from pretext.versions import versions
 FOLDER = "scores"
 """The folder of a run that holds its scores."""
 
-_LEAST, _LARGEST = 16, 4096
-_RECORDS = 1  # raised when a record means something else
+_LEAST = 16
+_RECORDS = 2  # raised when a record means something else
 
 
 @dataclass
@@ -45,7 +48,7 @@ class ScoreSettings:
         size: pictures are cut to their middle square and brought to this side, in pixels; all methods see them so.
         most: so many pictures, drawn by the seed; 0 takes all.
         gray_threshold: a picture in which no |a| or |b| exceeds it, in Lab units, is left out.
-        temperature: of the annealed mean of the networks.
+        temperature: of the annealed mean of the networks; 0.01 or more.
         prior: a .npy file, such as the published prior_probs.npy, whose inverse weighs the pixels of the balanced
             AuC; by default the frequencies of the bins in the scored pictures.
         lpips: torchvision's weights of AlexNet or VGG-16, a file; "hub" fetches AlexNet's. Without, no LPIPS.
@@ -79,10 +82,10 @@ class ScoreSettings:
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        if not _LEAST <= self.size <= _LARGEST:
-            raise UserError(f"size is {self.size}: it must lie in [{_LEAST}, {_LARGEST}]")
-        if not 0 < self.temperature < float("inf"):
-            raise UserError(f"temperature is {self.temperature}: it must be above 0, and finite")
+        if not _LEAST <= self.size <= LARGEST:
+            raise UserError(f"size is {self.size}: it must lie in [{_LEAST}, {LARGEST:,}]")
+        if not COLDEST <= self.temperature < float("inf"):
+            raise UserError(f"temperature is {self.temperature}: it must be {COLDEST} or more, and finite")
         if not 0 <= self.gray_threshold < float("inf"):
             raise UserError(f"gray_threshold is {self.gray_threshold}: it must be 0 or more, and finite")
         if self.most < 0 or self.batch < 1 or not 0 <= self.seed < 2**63:
@@ -121,14 +124,17 @@ def score(models: Sequence[str | Path], settings: ScoreSettings) -> Scores:
     identity = _identity(settings, settings.pictures, source)
     homes = [method.home / FOLDER if method.home else out for method in methods]
     with ExitStack() as held:
+        held.enter_context(warnings.catch_warnings())  # here, as filters are those of all threads
+        warnings.filterwarnings("ignore", module="PIL")  # of odd metadata: what cannot be read is listed
         for folder in dict.fromkeys([out, *homes]):
             held.enter_context(held_folder(folder, "scoring there"))
         shared = identity | {"judges": [judge.digest for judge in panel.present]}
+        whole = partial(is_score, pixels=settings.size**2, n_bins=len(Gamut(neighbours=1)), judged=panel.fields)
         ledgers = [
-            Ledger(home, method.name, shared | {"scored": method.identity}, [*FIELDS, *panel.fields], panel.width)
+            Ledger(home, method.name, shared | {"scored": method.identity}, whole, panel.width)
             for home, method in zip(homes, opened.values(), strict=True)
         ]
-        circle = _circle(settings, source, Ledger(out, "pictures", identity, STATE))
+        circle = _circle(settings, source, Ledger(out, "pictures", identity, is_state))
         record_scores(circle, methods, ledgers, panel, settings.batch, device)
         _require_two(settings.pictures, circle)
         disjoint = _disjoint(settings, out, panel, circle, device)
@@ -219,7 +225,7 @@ def _disjoint(settings: ScoreSettings, out: Path, panel: Panel, scored: Circle, 
         return _Disjoint(None, "one half of the method's pictures, to the truth of the other half")
     source = open_source(settings.disjoint)
     identity = _identity(settings, settings.disjoint, source)
-    circle = _circle(settings, source, Ledger(out, "disjoint-pictures", identity, STATE))
+    circle = _circle(settings, source, Ledger(out, "disjoint-pictures", identity, is_state))
     ledger = Ledger(out, "disjoint", identity | {"judges": panel.features.digest}, width=panel.width)
     record_features(circle, ledger, panel.features, settings.batch, device)
     met = {scored.seen[index]["pixels"] for index in scored.kept}

@@ -29,7 +29,7 @@ def stored(file: str) -> dict[str, Tensor]:
     if not Path(file).is_file():
         raise UserError(f"weights {file}: no such file")
     try:
-        found: dict[str, Tensor] = load_state_dict(file, device="cpu", weights_only=True)
+        found: dict[str, Tensor] = quietly(lambda: load_state_dict(file, device="cpu", weights_only=True))
     except Exception as error:  # a file of unknown origin fails in as many ways as there are readers
         raise UserError(f"weights {file}: need a .safetensors file, or a .pth that holds only tensors") from error
     return found
@@ -82,7 +82,9 @@ def quietly(make: Callable[[], Any]) -> Any:
     hub.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # lpips asks torchvision in an old way
+            warnings.simplefilter(
+                "ignore"
+            )  # lpips asks torchvision in an old way; a pickle of odd make is read or refused
             return make()
     finally:
         hub.setLevel(level)

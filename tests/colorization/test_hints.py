@@ -2,11 +2,14 @@
 
 import io
 import math
+import os
+import time
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image, ImageDraw
 
@@ -126,8 +129,8 @@ def test_a_list_of_points_and_strokes(tmp_path: Path) -> None:
     disc = [y * 30 + x for y in range(20) for x in range(30) if (x - 25) ** 2 + (y - 12) ** 2 <= 4]
     assert given.pixels.tolist() == sorted([2 * 30 + 3, *corner, *disc])
     by_pixel = dict(zip(given.pixels.tolist(), given.ab.tolist(), strict=True))
-    np.testing.assert_allclose(by_pixel[2 * 30 + 3], ab_of(200, 30, 30))
-    np.testing.assert_allclose(by_pixel[corner[-1]], ab_of(0, 128, 128))
+    np.testing.assert_allclose(by_pixel[2 * 30 + 3], ab_of(200, 30, 30), rtol=1e-6)
+    np.testing.assert_allclose(by_pixel[corner[-1]], ab_of(0, 128, 128), rtol=1e-6)
     assert by_pixel[12 * 30 + 25] == [12.5, -30]
 
 
@@ -169,6 +172,13 @@ def test_of_two_that_overlap_the_later_counts() -> None:
     np.testing.assert_array_equal(given.ab, painted.reshape(-1, 2)[given.pixels])
 
 
+# Nine lists, each of ten times the one before it: a thousand million numbers in half a kilobyte.
+BOMB = "- &a [1, 2]\n" + "".join(f"- &{name} [{', '.join([f'*{was}'] * 10)}]\n" for was, name in pairwise("abcdefghi"))
+BOMB_FLOW = (
+    "[&a [1, 2], " + ", ".join(f"&{name} [{', '.join([f'*{was}'] * 10)}]" for was, name in pairwise("abcdefghi")) + "]"
+)
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -176,7 +186,7 @@ def test_of_two_that_overlap_the_later_counts() -> None:
         ("[]", "no hints"),
         ("at: [1, 2]", "no hints"),
         ("- red", "hint 1: is 'red'"),
-        ("- {at: [1, 2], colour: red, size: 3}", "hint 1: size is unknown; known are ab, at, colour"),
+        ("- {at: [1, 2], colour: red, size: 3}", "hint 1: 'size' is unknown; known are ab, at, colour"),
         ("- {at: [1, 2]}", "give one of at and stroke, and one of colour and ab"),
         ("- {colour: red}", "give one of at and stroke"),
         ("- {at: [1, 2], stroke: [[1, 2]], colour: red}", "give one of at and stroke"),
@@ -194,6 +204,16 @@ def test_of_two_that_overlap_the_later_counts() -> None:
         ("- {at: [1, 2], ab: [1, 2], radius: -1}", "radius is -1"),
         ("- {at: [1, 2], ab: [1, 2], radius: .inf}", "radius is inf"),
         ("- {at: [1, 2], ab: [1, 2], radius: wide}", "radius is 'wide'"),
+        ("- {at: [1, 2], colour: 'rgb(9999,0,0)'}", r"colour is 'rgb\(9999,0,0\)'; give a name"),
+        ("- {at: [1, 2], colour: 'hsv(0,500%,900%)'}", "colour is"),
+        (f"- {{at: [1, 2], colour: red, radius: {'9' * 400}}}", "radius is 999"),
+        (f"- {{at: [1, {'9' * 400}], colour: red}}", r"at is \[1, 999"),
+        (f"- {{at: [1, 2], ab: [{'9' * 400}, 1]}}", r"ab is \[999"),
+        (f"- {{at: [1, 2], colour: [1, 2, {'9' * 400}]}}", "colour is"),
+        (f"- {{at: [1, 2], colour: red, radius: 0x{'f' * 5000}}}", "radius is a number of thousands of digits"),
+        (f"- at: [1, 2]\n  colour: red\n  ? 0x{'f' * 5000}\n  : 1", "a number of thousands of digits is unknown"),
+        ("- {at: [1, 2], colour: red, radius: " + BOMB_FLOW + "}", "radius is "),
+        (BOMB, "hint 1: is "),
         ("- &x [*x]", "contains itself"),
         ("- !!python/object/apply:os.system [ls]", "no YAML"),
         ("- {at: [", "no YAML"),
@@ -203,6 +223,7 @@ def test_lists_that_are_not_understood(text: str, said: str, tmp_path: Path) -> 
     with pytest.raises(UserError, match=said) as caught:
         read_hints(listed(tmp_path, text))
     assert "\n" not in str(caught.value) and "hints.yaml" in str(caught.value)
+    assert len(str(caught.value)) < len(str(tmp_path)) + 300
 
 
 def test_hints_are_counted_from_the_corner_of_the_picture() -> None:
@@ -245,3 +266,67 @@ def test_maps_of_a_network_cover_what_the_pixels_cover(seen: tuple[int, int]) ->
     for (row, column), colours in told.items():
         np.testing.assert_allclose(ab[0, :, row, column], np.mean(colours, 0), rtol=1e-6)
     assert float(ab[0][:, mask[0, 0] == 0].abs().sum()) == 0
+
+
+@pytest.mark.parametrize(
+    "text", ["- {stroke: [[1, 2]%s], colour: red}", "- &s {stroke: [[1, 2]%s], colour: red}\n- *s\n- *s"]
+)
+def test_too_many_points_are_refused(text: str, tmp_path: Path) -> None:
+    count = 20_000 if "*s" not in text else 7_000
+    with pytest.raises(UserError, match="more than 20,000 points; give a picture of them instead"):
+        read_hints(listed(tmp_path, text % (", [3, 4]" * count)))
+
+
+def test_a_stroke_of_as_many_points_as_may_be_is_painted_at_once() -> None:
+    """Their boxes, each about the whole picture, have 4 GB of pixels: it took a minute, and is a matter of rows now."""
+    points = np.random.default_rng(0).uniform(0, 300, (20_000, 2)).tolist()
+    hints = Hints("x", (Stroke(tuple((x, y) for x, y in points), 0, (1, 2)),))
+    before = time.process_time()
+    assert len(hints.on(301, 301).pixels) > 80_000
+    assert time.process_time() - before < 10
+
+
+def test_strips_leave_no_seam(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    strokes = [Stroke(tuple(map(tuple, random.uniform(0, 39, (3, 2)))), 2.5, (number, 0)) for number in range(9)]
+    layer = Image.fromarray(random.integers(0, 256, (40, 40, 4), np.uint8))
+    found = [Hints("x", tuple(strokes)).on(40, 40), hints_of_picture(png(layer), "x").on(40, 40)]
+    found.append(found[1].resized((40, 40), (17, 90)))
+    monkeypatch.setattr("colorization.hints._STRIP", 130)
+    monkeypatch.setattr("colorization.hints._SPANS", 1)
+    again = [Hints("x", tuple(strokes)).on(40, 40), hints_of_picture(png(layer), "x").on(40, 40)]
+    again.append(again[1].resized((40, 40), (17, 90)))
+    for one, other in zip(found, again, strict=True):
+        assert len(one.pixels) > 400 and np.array_equal(one.pixels, other.pixels)
+        np.testing.assert_allclose(one.ab, other.ab, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["x.png", "x.yaml"])
+def test_what_is_no_regular_file_is_not_waited_for(name: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / name)
+    (tmp_path / f"zero-{name}").symlink_to("/dev/zero")
+    for path in (tmp_path / name, tmp_path / f"zero-{name}"):
+        with pytest.raises(UserError, match="cannot read the hints: it is no regular file"):
+            read_hints(path)
+
+
+def test_a_picture_as_large_as_a_photograph_may_be(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    """Beyond Pillow's own limit, of which nothing is heard."""
+    picture = Image.new("P", (12_000, 9_000))
+    picture.putpalette([255, 255, 255, 200, 30, 30])
+    picture.putpixel((11_999, 8_999), 1)
+    picture.save(tmp_path / "x.png", compress_level=1)
+    given = read_hints(tmp_path / "x.png").on(9_000, 12_000)
+    assert given.pixels.tolist() == [12_000 * 9_000 - 1] and not recwarn.list
+    np.testing.assert_allclose(given.ab, [ab_of(200, 30, 30)], atol=1e-3)
+
+
+def test_sixteen_bits_and_gray_with_alpha(tmp_path: Path) -> None:
+    picture = np.full((6, 9, 3), 40_000, np.uint16)
+    picture[2, 3] = (52_000, 9_000, 9_000)
+    tifffile.imwrite(tmp_path / "x.tif", picture, photometric="rgb")
+    given = read_hints(tmp_path / "x.tif").on(6, 9)
+    assert given.pixels.tolist() == [2 * 9 + 3]
+    layer = Image.new("LA", (9, 6))
+    layer.putpixel((4, 5), (90, 128))
+    assert hints_of_picture(png(layer), "x.png").on(6, 9).pixels.tolist() == [5 * 9 + 4]

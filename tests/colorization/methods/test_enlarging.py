@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from colorization.methods.enlarging import RANGE, enlarged, reduced, reduced_size
+from colorization.methods.enlarging import RANGE, enlarged_rows, reduced_size
 
 
 def by_definition(ab: torch.Tensor, seen: torch.Tensor, lightness: torch.Tensor) -> np.ndarray:
@@ -38,31 +38,31 @@ def spline(t: float) -> float:
 def test_is_its_formula(shapes: tuple[tuple[int, int], tuple[int, int]]) -> None:
     torch.manual_seed(0)
     ab, seen, lightness = torch.rand(2, *shapes[0]) * 100 - 50, torch.rand(shapes[0]) * 40, torch.rand(shapes[1]) * 40
-    np.testing.assert_allclose(enlarged(ab, seen, lightness), by_definition(ab, seen, lightness), atol=2e-4)
+    found = enlarged_rows(ab, seen, lightness, 0, len(lightness))
+    np.testing.assert_allclose(found, by_definition(ab, seen, lightness), atol=2e-4)
 
 
-def test_strips_leave_no_seam(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_strips_leave_no_seam() -> None:
     torch.manual_seed(0)
     ab, seen, lightness = torch.rand(2, 5, 7), torch.rand(5, 7) * 40, torch.rand(23, 31) * 40
-    whole = enlarged(ab, seen, lightness)
-    monkeypatch.setattr("colorization.methods.enlarging._STRIP", 62)
-    assert torch.equal(enlarged(ab, seen, lightness), whole)
+    strips = [enlarged_rows(ab, seen, lightness[top : top + 2], top, 23) for top in range(0, 23, 2)]
+    assert torch.equal(torch.cat(strips, 1), enlarged_rows(ab, seen, lightness, 0, 23))
 
 
 def test_edges_of_the_full_picture_are_followed() -> None:
     """Half a reduced pixel beside an edge there is the colour of the own side, where bilinear would mix both."""
     lightness = torch.full((40, 40), 20.0)
     lightness[:, 20:] = 80.0
-    seen = reduced(lightness, (10, 10))
+    seen = lightness[::4, ::4]
     ab = torch.where(seen > 50, 60.0, -60.0).expand(2, -1, -1)
-    found = enlarged(ab, seen, lightness)
+    found = enlarged_rows(ab, seen, lightness, 0, 40)
     torch.testing.assert_close(found, torch.where(lightness > 50, 60.0, -60.0).expand(2, -1, -1), atol=0.01, rtol=0)
 
 
 def test_no_new_colours() -> None:
     torch.manual_seed(1)
     ab = torch.rand(2, 9, 9) * 30 + 10
-    found = enlarged(ab, torch.rand(9, 9) * 100, torch.rand(50, 40) * 100)
+    found = enlarged_rows(ab, torch.rand(9, 9) * 100, torch.rand(50, 40) * 100, 0, 50)
     assert found.min() >= 10 and found.max() <= 40
 
 
@@ -75,9 +75,3 @@ def test_reduced_sizes(height: int, width: int, pixels: int) -> None:
         assert (h, w) == (height, width)
     elif min(h, w) > 30:
         assert h * w > 0.9 * pixels and abs(h / w / (height / width) - 1) < 0.05
-
-
-def test_reduced_lightness_is_the_mean_of_cells() -> None:
-    lightness = torch.rand(12, 8)
-    torch.testing.assert_close(reduced(lightness, (3, 4)), lightness.view(3, 4, 4, 2).mean((1, 3)))
-    assert reduced(lightness, (12, 8)) is lightness

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from colouring import coloured
 from PIL import Image
 from skimage.color import lab2rgb, rgb2lab
 
@@ -45,7 +46,8 @@ def two_tones(seed: int, shape: tuple[int, int] = (48, 64)) -> tuple[Image.Image
 def test_two_tones_get_their_colours_back(samples: int) -> None:
     reference, _ = two_tones(0)
     true = rgb2lab(np.asarray(reference))[..., 1:]
-    ab = reference_colourist(reference, ReferenceSettings(samples=samples))(lightness_of(reference))[0].movedim(0, -1)
+    colourist = reference_colourist(reference, ReferenceSettings(samples=samples))
+    ab = coloured(colourist, lightness_of(reference))[0].movedim(0, -1)
     assert ab.dtype == torch.float32
     np.testing.assert_allclose(ab, true, atol=1e-3)
 
@@ -55,7 +57,7 @@ def test_a_brighter_and_flatter_photograph_is_remapped(samples: int) -> None:
     """An affine change of L is undone by the remapping: exactly, if the proportions of the tones are the same."""
     reference, light = two_tones(1)
     photo = torch.from_numpy(np.where(light[:, ::-1].copy(), 80.0, 62.0)).float()[None, None]
-    ab = reference_colourist(reference, ReferenceSettings(samples=samples))(photo)[0]
+    ab = coloured(reference_colourist(reference, ReferenceSettings(samples=samples)), photo)[0]
     true = rgb2lab(np.asarray(reference))[:, ::-1, 1:]
     np.testing.assert_allclose(ab.movedim(0, -1), true, atol=1e-3)
 
@@ -67,9 +69,8 @@ def test_texture_tells_apart_what_lightness_cannot() -> None:
     ab = np.where(rough[..., None], [-30.0, 30.0], [20.0, 20.0])
     reference = picture_of(lightness, ab)
     turned = 50 + 25 * rough.T * random.choice([-1, 1], rough.T.shape)
-    found = reference_colourist(reference, ReferenceSettings(samples=0))(torch.from_numpy(turned).float()[None, None])[
-        0
-    ]
+    colourist = reference_colourist(reference, ReferenceSettings(samples=0))
+    found = coloured(colourist, torch.from_numpy(turned).float()[None, None])[0]
     inner = found.numpy()[:, :, 8:-8]
     np.testing.assert_allclose(inner[:, :60].mean((1, 2)), [-30, 30], atol=2)
     np.testing.assert_allclose(inner[:, 68:].mean((1, 2)), [20, 20], atol=2)
@@ -147,18 +148,20 @@ def test_turning_the_photograph_turns_the_colour() -> None:
     reference, _ = two_tones(2)
     lightness = torch.rand(1, 1, 20, 31) * 100
     colourist = reference_colourist(reference)
-    assert torch.equal(colourist(lightness.flip(-1)), colourist(lightness).flip(-1))
-    assert torch.equal(colourist(lightness.mT), colourist(lightness).mT)
+    ab = coloured(colourist, lightness)
+    assert torch.equal(coloured(colourist, lightness.flip(-1)), ab.flip(-1))
+    assert torch.equal(coloured(colourist, lightness.mT), ab.mT)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 40), (40, 1), (1, 3000)])
 @pytest.mark.parametrize("pixels", [1, 30, 500_000])
 def test_odd_shapes(shape: tuple[int, int], pixels: int) -> None:
     reference, _ = two_tones(0)
-    ab = reference_colourist(reference, ReferenceSettings(pixels=pixels))(torch.rand(1, 1, *shape) * 100)
+    ab = coloured(reference_colourist(reference, ReferenceSettings(pixels=pixels)), torch.rand(1, 1, *shape) * 100)
     assert ab.shape == (1, 2, *shape) and ab.isfinite().all()
     thin = reference.crop((0, 0, *shape[::-1])) if max(shape) < 48 else reference.resize(shape[::-1])
-    ab = reference_colourist(thin, ReferenceSettings(pixels=max(pixels, 2)))(torch.rand(1, 1, 8, 9) * 100)
+    colourist = reference_colourist(thin, ReferenceSettings(pixels=max(pixels, 2)))
+    ab = coloured(colourist, torch.rand(1, 1, 8, 9) * 100)
     assert ab.isfinite().all()
 
 
@@ -166,7 +169,7 @@ def test_a_large_photograph_is_matched_reduced() -> None:
     reference, _ = two_tones(0)
     large = reference.resize((64 * 5, 48 * 5), Image.Resampling.NEAREST)
     colourist = reference_colourist(reference, ReferenceSettings(pixels=48 * 64))
-    ab = colourist(lightness_of(large))[0].movedim(0, -1)
+    ab = coloured(colourist, lightness_of(large))[0].movedim(0, -1)
     np.testing.assert_allclose(ab, rgb2lab(np.asarray(large))[..., 1:], atol=0.1)
 
 
@@ -191,7 +194,7 @@ def test_swatches_say_what_belongs_together(tmp_path: Path) -> None:
         tmp_path,
         "[{reference: [2, 2, 20, 20], photo: [5, 5, 10, 10]}, {reference: [35, 5, 20, 30], photo: [40, 20, 15, 15]}]",
     )
-    ab = reference_colourist(reference, ReferenceSettings(swatches=str(path)))(photo)[0].movedim(0, -1)
+    ab = coloured(reference_colourist(reference, ReferenceSettings(swatches=str(path))), photo)[0].movedim(0, -1)
     true = rgb2lab(np.asarray(reference))[..., 1:]
     np.testing.assert_allclose(ab[:, :28], true[:, :28], atol=1e-3)
     np.testing.assert_allclose(ab[:, 32:], true[:, 32:], atol=1e-3)
@@ -203,7 +206,7 @@ def test_outside_swatches_the_nearest_window_counts(tmp_path: Path) -> None:
     photo = np.random.default_rng(0).uniform(0, 100, (24, 30))
     path = swatches(tmp_path, "[{reference: [0, 0, 40, 40], photo: [3, 4, 9, 8]}]")
     colourist = reference_colourist(reference, ReferenceSettings(swatches=str(path), samples=0))
-    found = colourist(torch.from_numpy(photo).float()[None, None])[0].numpy()
+    found = coloured(colourist, torch.from_numpy(photo).float()[None, None])[0].numpy()
     padded = np.pad(photo.astype(np.float32).astype(float), 2, mode="edge")
     windows = np.lib.stride_tricks.sliding_window_view(padded, (5, 5)).reshape(24, 30, 25)
     inside = np.zeros((24, 30), bool)
@@ -225,11 +228,14 @@ def test_outside_swatches_the_nearest_window_counts(tmp_path: Path) -> None:
         ("- {reference: [0, 0, 1, 0], photo: [0, 0, 1, 1]}", "reference is"),
         ("- {reference: [-1, 0, 1, 1], photo: [0, 0, 1, 1]}", "reference is"),
         ("- {reference: [0, 0, 1.5, 1], photo: [0, 0, 1, 1]}", "reference is"),
+        (f"- {{reference: [-0x{'f' * 5000}, 0, 1, 1], photo: [0, 0, 1, 1]}}", "reference is a number of thousands"),
+        (f"- {{reference: {[1] * 9000}, photo: [0, 0, 1, 1]}}", "reference is"),
     ],
 )
 def test_swatches_that_are_not_understood(text: str, said: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=said) as caught:
         read_swatches(swatches(tmp_path, text))
+    assert len(str(caught.value)) < len(str(tmp_path)) + 200
 
 
 def test_swatches_outside_a_picture(tmp_path: Path) -> None:
@@ -237,9 +243,12 @@ def test_swatches_outside_a_picture(tmp_path: Path) -> None:
     path = swatches(tmp_path, "[{reference: [50, 0, 15, 5], photo: [0, 0, 9, 9]}]")
     with pytest.raises(UserError, match=r"\[50, 0, 15, 5\] lies outside old\.jpg, which has 64 x 48 pixels"):
         reference_colourist(reference, ReferenceSettings(swatches=str(path)), "old.jpg")
+    path = swatches(tmp_path, f"[{{reference: [0, 0, 1, 0x{'f' * 5000}], photo: [0, 0, 9, 9]}}]")
+    with pytest.raises(UserError, match="a number of thousands of digits lies outside"):
+        reference_colourist(reference, ReferenceSettings(swatches=str(path)))
     path = swatches(tmp_path, "[{reference: [0, 0, 9, 9], photo: [0, 0, 9, 9]}]")
     with pytest.raises(UserError, match="lies outside the photograph, which has 8 x 20 pixels"):
-        reference_colourist(reference, ReferenceSettings(swatches=str(path)))(torch.rand(1, 1, 20, 8))
+        coloured(reference_colourist(reference, ReferenceSettings(swatches=str(path))), torch.rand(1, 1, 20, 8))
 
 
 def test_settings_that_make_no_sense() -> None:

@@ -1,5 +1,7 @@
 """Networks that judge, at random weights: against the reference packages, and files that are wrong."""
 
+import pickle
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -138,6 +140,13 @@ class TestFiles:
         (tmp_path / "text.pth").write_text("no weights")
         with pytest.raises(UserError, match="only tensors"):
             judge(str(tmp_path / "text.pth"))
+
+    def test_an_odd_pickle_is_refused_in_our_words_alone(self, tmp_path: Path) -> None:
+        (tmp_path / "x.pth").write_bytes(pickle.dumps({"x": 1}, protocol=4))
+        with warnings.catch_warnings(record=True) as seen, pytest.raises(UserError, match="only tensors"):
+            warnings.simplefilter("always")
+            Lpips(str(tmp_path / "x.pth"))
+        assert not seen
 
     def test_code_in_a_file_is_not_run(self, tmp_path: Path) -> None:
         class Code:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from colorization.scores.hints import PATCH, corners, sample_hints
-from colorization.scores.methods import Batch, Method, open_method
+from colorization.methods.propagation import affinities
+from colorization.scores.methods import Batch, Method, hints_from_truth, open_method
 from pretext.color import rgb_to_lab
 from pretext.engine.checkpoint import load_checkpoint, save_checkpoint
 from pretext.errors import UserError
@@ -65,38 +65,49 @@ def test_temperature_and_size(run: Path) -> None:
     warm = opened(f"{run}@temperature=1,size=48")
     assert torch.equal(warm.colour(seen), colorizer.colorize(seen.lab[:, :1], 1.0))
     small = opened(f"{run}@size=24,temperature=1")
-    assert small.name == "plain@size=24,temperature=1" and "sees pictures at 24 px" in small.about
+    assert small.name == "plain@size=24,temperature=1" and small.about.endswith("sees 24 x 24 pixels")
     lightness = F.interpolate(seen.lab[:, :1], size=(24, 24), mode="bicubic", align_corners=False, antialias=True)
     expected = F.interpolate(colorizer.colorize(lightness.clamp(0, 100), 1.0), size=(48, 48), mode="bilinear")
     torch.testing.assert_close(small.colour(seen), expected)
     assert len({str(method.identity) for method in (opened(run), warm, small)}) == 3
 
 
-def test_hints_are_means_of_patches_of_the_truth() -> None:
-    truth = batch().lab[:, 1:]
-    hints = sample_hints(truth, [3, 8], 4, seed=1)
-    for row, index in enumerate((3, 8)):
-        ab, mask = np.zeros((2, 48, 48), np.float32), np.zeros((48, 48))
-        for y, x in corners(truth.shape[-2:], 4, 1, index):
-            assert 0 <= y <= 48 - PATCH and 0 <= x <= 48 - PATCH
-            there = (slice(y, y + PATCH), slice(x, x + PATCH))
-            ab[:, *there] = truth[row][:, *there].numpy().reshape(2, -1).mean(1)[:, None, None]
-            mask[there] = 1
-        assert hints.ab[row].numpy() == pytest.approx(ab, abs=1e-4)
-        assert (hints.mask[row, 0].numpy() == mask).all()
+def test_hints_are_squares_of_the_truth_which_a_picture_keeps() -> None:
+    """Alone or among others, and the first of them whatever their number."""
+    truth = batch(size=78).lab[:, 1:]
+    together, mask = hints_from_truth(truth, [3, 8], 10, seed=1)
+    alone, own = hints_from_truth(truth[1:], [8], 10, seed=1)
+    assert torch.equal(together[1:], alone) and torch.equal(mask[1:], own)
+    one, at = hints_from_truth(truth[1:], [8], 1, seed=1)
+    assert at.sum() == 36 and not at[own == 0].any()
+    rows, columns = at[0, 0].any(1).nonzero()[:, 0], at[0, 0].any(0).nonzero()[:, 0]
+    there = truth[1, :, int(rows[0]) : int(rows[0]) + 6, int(columns[0]) : int(columns[0]) + 6]
+    torch.testing.assert_close(one[0, :, at[0, 0] > 0], there.mean((1, 2))[:, None].expand(2, 36))
+    for index, seed in ((9, 1), (8, 2)):
+        assert not torch.equal(hints_from_truth(truth[1:], [index], 10, seed)[1], own)
 
 
-def test_more_hints_begin_with_fewer_and_each_picture_has_its_own() -> None:
-    size = torch.Size((64, 64))
-    assert corners(size, 10, 0, 3)[:4] == corners(size, 4, 0, 3)
-    assert len({str(corners(size, 4, seed, index)) for seed in range(3) for index in range(3)}) == 9
-    assert corners(torch.Size((PATCH, PATCH)), 3, 0, 0) == [(0, 0)] * 3
+def test_scribbles_spread_the_same_hints() -> None:
+    seen = batch(size=24)
+    ab = opened("scribbles@hints=3", 4).colour(seen)
+    hints, mask = hints_from_truth(seen.lab[:, 1:], seen.indices, 3, 4)
+    assert ab.dtype == torch.float32 and ab.shape == hints.shape
+    given = mask.expand_as(ab) > 0
+    torch.testing.assert_close(ab[given], hints[given])
+    for row in range(2):
+        walk = affinities(seen.lab[row, 0].double().numpy())
+        padded = np.pad(ab[row].double().numpy(), ((0, 0), (1, 1), (1, 1)))
+        moved = [padded[:, 1 + dy : 25 + dy, 1 + dx : 25 + dx] for dy in (-1, 0, 1) for dx in (-1, 0, 1) if dy or dx]
+        mean = sum(weight * neighbour for weight, neighbour in zip(walk, moved, strict=True))
+        free = (mask[row, 0] == 0).numpy()
+        np.testing.assert_allclose(ab[row].numpy()[:, free], mean[:, free], atol=1e-3)
+    assert opened("scribbles@hints=3", 4).identity != opened("scribbles@hints=3", 5).identity
 
 
-def test_hints_lie_around_the_middle() -> None:
-    drawn = np.array([corner for index in range(400) for corner in corners(torch.Size((256, 256)), 5, 0, index)])
-    assert np.abs(drawn.mean(0) - 125.5).max() < 5
-    assert np.abs(drawn.std(0) - 58).max() < 5, "a quarter of 251, which clipping makes narrower"
+@pytest.mark.parametrize("word", ["scribbles", "scribbles@hints=0", "scribbles@size=64", "scribbles@hints=1,size=64"])
+def test_scribbles_need_hints_and_nothing_else(word: str) -> None:
+    with pytest.raises(UserError, match="say how many, and nothing else: scribbles@hints=10"):
+        opened(word)
 
 
 def test_a_network_is_given_its_hints(hinted: Path) -> None:
@@ -104,12 +115,15 @@ def test_a_network_is_given_its_hints(hinted: Path) -> None:
     none, zero, ten = (opened(f"{hinted}{tail}").colour(seen) for tail in ("", "@hints=0", "@hints=10"))
     torch.testing.assert_close(none, zero)
     assert (none - ten).abs().max() > 1e-3
+    assert opened(f"{hinted}@hints=10").about.endswith(
+        "sees 32 x 32 pixels, and 10 hints of 6 x 6 of these from the truth"
+    )
 
     def forward(lightness: Tensor, indices: list[int]) -> Tensor:
         colorizer = load_pretrained(hinted).colorizer
-        hints = sample_hints(seen.lab[:, 1:], indices, 10, 0)
+        hints, mask = hints_from_truth(seen.lab[:, 1:], indices, 10, 0)
         with torch.inference_mode():
-            features = colorizer.backbone.forward(lightness, hints.ab, hints.mask)  # type: ignore[call-arg]
+            features = colorizer.backbone.forward(lightness, hints, mask)  # type: ignore[call-arg]
             return colorizer.objective.decode(colorizer.output(features, lightness.shape[-2:]))
 
     with torch.inference_mode():
@@ -124,6 +138,7 @@ def test_a_network_is_given_its_hints(hinted: Path) -> None:
         ("@hints=x", "'hints=x' is no option"),
         ("@size=2", "'size=2' is no option"),
         ("@temperature=0", "'temperature=0' is no option"),
+        ("@temperature=1e-300", "'temperature=1e-300' is no option"),
         ("@temperature=nan", "'temperature=nan' is no option"),
         ("@size=32,size=64", "'size=64' is no option"),
         ("@colour=1", "'colour=1' is no option"),

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from colorization.scores.ledger import Ledger
-from colorization.scores.pictures import STATE, Circle, is_gray, square
+from colorization.scores.pictures import Circle, is_gray, is_state, square
 from pretext.errors import PictureError
 from pretext.pictures.source import digest_of_keys
 
@@ -120,7 +120,7 @@ def test_gray_means_no_colour_beyond_the_threshold() -> None:
 
 
 def test_the_state_of_a_picture_is_kept_in_files(tmp_path: Path) -> None:
-    circle = Circle(Told("cgxc"), 16, 5.0, 0, 0, Ledger(tmp_path, "pictures", {}, STATE))
+    circle = Circle(Told("cgxc"), 16, 5.0, 0, 0, Ledger(tmp_path, "pictures", {}, is_state))
     assert len(list(circle.pairs(set()))) == 2
-    again = Circle(Told("cgxc"), 16, 5.0, 0, 0, Ledger(tmp_path, "pictures", {}, STATE))
+    again = Circle(Told("cgxc"), 16, 5.0, 0, 0, Ledger(tmp_path, "pictures", {}, is_state))
     assert (again.kept, again.gray, again.skipped) == (circle.kept, 1, [("2.png", "damaged")])

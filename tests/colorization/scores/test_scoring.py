@@ -2,8 +2,10 @@
 
 import json
 import math
+import shutil
 import signal
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -243,11 +245,22 @@ def test_runs_of_one_name_are_shown_as_they_were_named(
     assert [line.method for line in again.lines] == ["plain", "gray", "random", "truth"], "one network"
 
 
-def test_hints_help_to_know_the_truth(make_run: Make, pictures: Path, tmp_path: Path) -> None:
+def test_hints_help_to_know_the_truth(
+    make_run: Make, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network that repeats what it is told is the better the more it is told, and gray when it is told nothing."""
+    from pretext.colorizer import Colorizer
+
+    monkeypatch.setattr(Colorizer, "colorize", lambda self, lightness, temperature, ab, mask: ab * mask)
     run = make_run(tmp_path / "hinted", backbone="siggraph17", stride=1)
-    found = scored([f"{run}@hints=0", f"{run}@hints=10"], pictures, most=3)
-    assert [line.method for line in found.lines][:2] == ["hinted@hints=0", "hinted@hints=10"]
-    assert values(found, "hinted@hints=0")["auc"] != values(found, "hinted@hints=10")["auc"]
+    words = [f"{run}@hints={count}" for count in (0, 1, 10)]
+    found = scored([*words, "scribbles@hints=1", "scribbles@hints=10"], pictures, most=6)
+    none, one, ten = (values(found, f"hinted@hints={count}") for count in (0, 1, 10))
+    spread, well = values(found, "scribbles@hints=1"), values(found, "scribbles@hints=10")
+    gray = values(found, "gray")
+    assert [none[key] for key in ("auc", "psnr", "ssim")] == [gray[key] for key in ("auc", "psnr", "ssim")]
+    for key in ("auc", "psnr"):
+        assert none[key] < one[key] < ten[key] < 1.5 * none[key] and max(spread[key], ten[key]) < well[key], key
 
 
 def features(pictures: list[np.ndarray]) -> np.ndarray:
@@ -348,6 +361,21 @@ def test_unreadable_ones_are_listed(tmp_path: Path, make_pictures: Make) -> None
         assert [key for key, _ in found.skipped] == ["bad.jpg"] and found.facts["n"] == 3
 
 
+def test_damaged_metadata_is_no_news(tmp_path: Path, make_pictures: Make) -> None:
+    folder = make_pictures(tmp_path / "x", 3)
+    damaged = b"Exif\0\0II*\0\x08\0\0\0\x02\0\x12\x01\x03\0\xff\xff\0\0\x06\0"
+    with Image.open(folder / "00.png") as picture:
+        picture.convert("RGB").save(folder / "odd.jpg", exif=damaged)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        Folder(folder).read(3)
+    assert seen, "the damage is one that Pillow tells of"
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        assert scored(["gray"], folder, out=str(tmp_path / "out")).facts["n"] == 4
+    assert not seen
+
+
 def test_a_method_that_gives_another_size(
     run: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -370,6 +398,7 @@ def test_a_method_that_gives_another_size(
     [
         ({"size": 8}, "size is 8"),
         ({"temperature": 0.0}, "temperature is 0.0"),
+        ({"temperature": 1e-300}, "temperature is 1e-300: it must be 0.01 or more"),
         ({"gray_threshold": -1.0}, "gray_threshold is -1.0"),
         ({"batch": 0}, "batch 1 or more"),
         ({"disjoint": "x"}, "needs weights of Inception"),
@@ -398,6 +427,62 @@ def test_on_real_pictures(run: Path, shared_data: Path, tmp_path: Path) -> None:
     assert numbers["gray"]["psnr"] > numbers["random"]["psnr"]
     assert 0.85 < numbers["gray"]["auc"] < 0.93 and 0.5 < numbers["gray"]["auc_balanced"] < 0.72
     assert numbers["gray"]["cf"] < 1 < 15 < numbers["truth"]["cf"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"bins": "x"},
+        {"bins": [999]},
+        {"bins": [1.5]},
+        {"bins": None},
+        {"areas": [10**30]},
+        {"areas": [-1]},
+        {"areas": []},
+        {"pixels": [5]},
+        {"pixels": [[1]]},
+        {"error": "x"},
+        {"error": None},
+        {"error": -1.0},
+        {"error": 10**400},
+        {"ssim": [1, 2]},
+        {"ssim": math.nan},
+        {"cf": True},
+        {"cf_abs": math.inf},
+    ],
+)
+def test_records_that_somebody_edited(scored_once: Path, tmp_path: Path, change: dict[str, object]) -> None:
+    folder = edited(scored_once, "gray-", change, tmp_path)
+    with pytest.raises(UserError, match=r"gray-\w+\.jsonl: line 3 is none that pretint score wrote") as said:
+        scored(["gray"], scored_once / "pictures", out=str(folder))
+    assert "\n" not in str(said.value)
+
+
+@pytest.mark.parametrize("change", [{"state": 5}, {"state": []}, {"pixels": None}, {"index": -1}])
+def test_states_that_somebody_edited(scored_once: Path, tmp_path: Path, change: dict[str, object]) -> None:
+    folder = edited(scored_once, "pictures-", change, tmp_path)
+    with pytest.raises(UserError, match=r"pictures-\w+\.jsonl: line 3 is none that pretint score wrote"):
+        scored(["gray"], scored_once / "pictures", out=str(folder))
+
+
+@pytest.fixture(scope="module")
+def scored_once(tmp_path_factory: pytest.TempPathFactory, make_pictures: Make) -> Path:
+    folder = tmp_path_factory.mktemp("scored")
+    make_pictures(folder / "pictures", 3)
+    scored(["gray"], folder / "pictures", out=str(folder / "out"))
+    return folder
+
+
+def edited(once: Path, prefix: str, change: dict[str, object], to: Path) -> Path:
+    """A copy of what was kept, in whose file of that prefix the third line is changed."""
+    shutil.copytree(once / "out", to / "out")
+    (file,) = (to / "out").glob(f"{prefix}*.jsonl")
+    lines = file.read_text().splitlines()
+    record = json.loads(lines[2])
+    assert record.keys() >= change.keys()
+    lines[2] = json.dumps(record | change)
+    file.write_text("\n".join(lines) + "\n")
+    return to / "out"
 
 
 def test_a_picture_alone_in_its_size(run: Path, tmp_path: Path, make_pictures: Make) -> None:
