@@ -266,6 +266,22 @@ def test_a_file_that_another_program_writes_to_is_said(study: Study, monkeypatch
     assert study.post(f"{place}/seen", {"trial": 0}).json["show"]
 
 
+def test_the_interval_of_one_participant_is_no_ones_else(study: Study) -> None:
+    kept = study.ask("/admin?token=open%20sesame").headers["set-cookie"].partition(";")[0]
+    for count in (1, 2):
+        for _ in range(2):  # one for each algorithm
+            place = study.join()
+            for trial in range(5):
+                study.take(place, trial, shown_ms=200, hidden=False)
+        page = study.ask("/admin", cookie=kept).body.decode()
+        assert page.count("says nothing about other people") == (2 if count == 1 else 0)
+        lines = result_lines(study.store)
+        assert sum("says nothing about other people" in line for line in lines) == (2 if count == 1 else 0)
+    assert "<h1>Results of the study</h1>" in page and page.index("<b>coloured</b> one is on the left") < page.index(
+        "<h3>"
+    )
+
+
 def test_the_results_of_a_study_made_up(study: Study) -> None:
     """Algorithm 0 never fools; the other does in two of three trials."""
     for _ in range(4):
