@@ -269,7 +269,7 @@ def test_no_picture_is_marked_until_the_mouse_moves(browser: "Browser", make_stu
         page.get_by_role("button", name="Show the first pair").click()
         for trial in range(2):
             page.wait_for_selector(".asking")
-            looks = "place => { const { borderColor, backgroundColor } = getComputedStyle(place); return borderColor + backgroundColor; }"
+            looks = "place => { const { borderColor: a, backgroundColor: b } = getComputedStyle(place); return a + b; }"
             first, second = page.locator("#first"), page.locator("#second")
             assert first.evaluate(looks) == second.evaluate(looks)
             if trial == 0:
