@@ -35,7 +35,8 @@ class BoundedProtocol(H11Protocol):
         super().connection_made(transport)
         self._network, self._since = network(self.client[0] if self.client else ""), self.loop.time()
         self._head = self.loop.call_later(_HEAD, transport.abort)
-        others: list[Any] = [one for one in self.connections if one is not self]
+        everybody: list[Any] = [*self.connections]
+        others = [one for one in everybody if one is not self and not one.transport.is_closing()]
         mine = [one for one in others if one._network == self._network]
         if len(mine) >= EACH and not self.config.proxy_headers:
             crowd = mine
@@ -76,7 +77,7 @@ class BoundedProtocol(H11Protocol):
 def most() -> int:
     """``MOST``, or what this process may have."""
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return MOST if files == resource.RLIM_INFINITY else min(MOST, files - _SPARE)
+    return MOST if files == resource.RLIM_INFINITY else min(MOST, max(_SPARE, files - _SPARE))
 
 
 def allow_files() -> None:
