@@ -13,6 +13,7 @@ import pytest
 import uvicorn
 
 from colorization.pages.listening import address_of, bound
+from colorization.pages.serving import configured
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -52,11 +53,11 @@ class Site:
 
 
 @contextmanager
-def serving(make: Any) -> Iterator[Site]:
+def serving(make: Any, behind_proxy: bool = False) -> Iterator[Site]:
     """Serve ``make(address)``, in a thread, on a free port."""
     listener = bound("127.0.0.1", 0)
     site = Site(address_of(listener))
-    server = uvicorn.Server(uvicorn.Config(make(site.address), log_level="warning", access_log=False, ws="none"))
+    server = uvicorn.Server(configured(make(site.address), behind_proxy))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:

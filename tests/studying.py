@@ -48,7 +48,7 @@ def make_study(tmp_path: Path) -> Iterator[MakeStudy]:
         ) -> Store:
             names = [*HOSTILE, "e", "f", "g"] if names is None else names
             real, *fakes = write_pictures(tmp_path / "pictures", names, len(algorithms))
-            given = {"practice": 2, "trials": 3, "seconds": 0.2, "size": 32} | settings
+            given = {"practice": 2, "trials": 3, "seconds": 0.2, "size": 32, "seed": 0} | settings
             words = [f"{name}={fake}" for name, fake in zip(algorithms, fakes, strict=True)]
             asked = TuringSettings(real=str(real), algorithm=words, **given)  # type: ignore[arg-type]
             return stack.enter_context(opened_study(tmp_path / "study", asked))[0]

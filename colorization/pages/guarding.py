@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -35,7 +36,8 @@ SMALL_BODY = 16 * 1024
 """Bytes that a request may bring where nothing else is said."""
 
 _CLIENTS = 4096  # whose rates are remembered
-_PATIENCE = 30.0  # seconds for which a body may stand still
+_PATIENCE = 30.0  # seconds for which a body may stand still, and that all of it has beyond those of _SLOWEST
+_SLOWEST = 100_000.0  # bytes of a body a second
 _DROPPED = 8 << 20  # bytes of a body that is too large, which are read nevertheless
 _SAFE = ("GET", "HEAD", "OPTIONS")
 
@@ -114,18 +116,21 @@ class Guard:
             return
         limit = _longest(self.bodies, scope["path"], SMALL_BODY)
         if _declared(Headers(scope=scope)) > limit:
-            await _dropped(receive)
+            await dropped(receive)
             refusal = PlainTextResponse(_said(limit), 413, headers={"connection": "close"})
             await refusal(scope, receive, dressed)
             return
-        seen, more = 0, True
+        seen, more, began = 0, True, 0.0
 
         async def bounded() -> Message:
-            nonlocal seen, more
+            nonlocal seen, more, began
             if not more:
                 return await receive()  # which waits until the client is gone
+            now = time.monotonic()
+            began = began or now  # of being read: who waits for a turn does not send
+            left = min(_PATIENCE, began + _PATIENCE + seen / _SLOWEST - now)
             try:
-                message = await asyncio.wait_for(receive(), _PATIENCE)
+                message = await asyncio.wait_for(receive(), left)
             except TimeoutError:
                 raise HTTPException(408, "The rest of this did not come.\n") from None
             more = message.get("more_body", False)
@@ -134,7 +139,8 @@ class Guard:
                 raise HTTPException(413, _said(limit))  # Starlette answers with it, whoever was reading
             return message
 
-        await self.app(scope, bounded, dressed)
+        with contextlib.suppress(ClientDisconnect):  # whoever left in the middle of a body: nobody's mistake here
+            await self.app(scope, bounded, dressed)
 
     def _refusal(self, scope: Scope) -> PlainTextResponse | None:
         headers = Headers(scope=scope)
@@ -143,7 +149,7 @@ class Guard:
             return PlainTextResponse("This page does not go by that name.\n", 421)
         if scope["method"] not in _SAFE and not self._from_here(headers, host):
             return PlainTextResponse("This came from another site.\n", 403)
-        client = _network(scope["client"][0] if scope.get("client") else "")
+        client = client_of(scope)
         for start, buckets in self.buckets.items():
             if scope["path"].startswith(start):
                 if wait := buckets.wait(client):
@@ -181,14 +187,14 @@ def _said(limit: int) -> str:
     return f"Too large: at most {f'{limit / 1e6:.0f} MB' if limit >= 1e6 else f'{limit:,} bytes'}.\n"
 
 
-async def _dropped(receive: Receive) -> None:
+async def dropped(receive: Receive) -> None:
     """Read a part of a body that nobody wants: who is cut off while sending never hears why."""
-    dropped = 0
+    read = 0
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_PATIENCE):
-            while dropped < _DROPPED:
+            while read < _DROPPED:
                 message = await receive()
-                dropped += len(message.get("body", b""))
+                read += len(message.get("body", b""))
                 if not message.get("more_body", False):
                     return
 
@@ -208,13 +214,22 @@ def _is_address(name: str) -> bool:
     return True
 
 
-def _network(address: str) -> str:
-    """Whose rate counts: an address; of IPv6 the 64 bits that one household has."""
+def client_of(scope: Scope) -> str:
+    """Whose rate a request counts to; see ``network``."""
+    return network(scope["client"][0] if scope.get("client") else "")
+
+
+def network(address: str) -> str:
+    """Whose rate counts: an address; of IPv6 the 64 bits that one household has, but not where that is this link."""
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:
         return address
-    return str(ipaddress.ip_network((parsed, 64), strict=False)) if parsed.version == 6 else address
+    if isinstance(parsed, ipaddress.IPv4Address):
+        return str(parsed)
+    if parsed.ipv4_mapped:  # how a socket for both tells of IPv4
+        return str(parsed.ipv4_mapped)
+    return str(parsed) if parsed.is_link_local else str(ipaddress.IPv6Network((int(parsed), 64), strict=False))
 
 
 def _longest(bounds: dict[str, int], path: str, otherwise: int) -> int:

@@ -5,16 +5,37 @@ import socket
 from collections.abc import Callable
 from importlib.resources import files
 
+import uvicorn
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
+
+from colorization.pages.connections import BoundedProtocol, allow_files
 
 _KINDS = {
     "css": "text/css; charset=utf-8",
     "js": "text/javascript; charset=utf-8",
     "svg": "image/svg+xml",
 }
+
+
+class Count(Convertor[int]):
+    """In a path, {name:count}: a number that everything here can hold, which Starlette's int need not be."""
+
+    regex = "[0-9]{1,9}"
+
+    def convert(self, value: str) -> int:
+        """What a handler gets."""
+        return int(value)
+
+    def to_string(self, value: int) -> str:
+        """What stands in a path."""
+        return str(value)
+
+
+register_url_convertor("count", Count())
 
 
 def serve(app: ASGIApp, listener: socket.socket, behind_proxy: bool = False) -> None:
@@ -25,21 +46,24 @@ def serve(app: ASGIApp, listener: socket.socket, behind_proxy: bool = False) -> 
         listener: of ``bound``; closed at the end.
         behind_proxy: believe a proxy on this machine about who asks.
     """
-    import uvicorn
+    allow_files()
+    with listener, contextlib.suppress(KeyboardInterrupt):
+        uvicorn.Server(configured(app, behind_proxy)).run(sockets=[listener])
 
-    config = uvicorn.Config(
+
+def configured(app: ASGIApp, behind_proxy: bool = False) -> uvicorn.Config:
+    """How an application is served; see ``serve``."""
+    return uvicorn.Config(
         app,
+        http=BoundedProtocol,
         log_level="warning",
         access_log=False,  # the addresses of these pages are secrets
         proxy_headers=behind_proxy,
         server_header=False,
         timeout_keep_alive=15,
         timeout_graceful_shutdown=3,
-        limit_concurrency=256,
         ws="none",
     )
-    with listener, contextlib.suppress(KeyboardInterrupt):
-        uvicorn.Server(config).run(sockets=[listener])
 
 
 def static_route(*packages: str) -> Route:

@@ -4,7 +4,6 @@ import asyncio
 import io
 import itertools
 import json
-import math
 import re
 from collections.abc import AsyncIterator, Callable, Hashable
 from contextlib import asynccontextmanager
@@ -18,10 +17,10 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from colorization.pages.guarding import Guard
+from colorization.pages.guarding import Guard, dropped
 from colorization.pages.serving import renderer, static_route
 from colorization.photographs import Format
-from colorization.studio.photographs import Look, Table
+from colorization.studio.photographs import Look, Table, UnusableReference
 from colorization.studio.workshop import Crowded, Superseded, Workshop
 from pretext.errors import UserError
 from pretext.gamut import TEMPERATURE
@@ -30,6 +29,8 @@ T = TypeVar("T")
 
 _HINTS = 200
 _COLOUR = re.compile(r"#[0-9a-f]{6}")
+_AT_ONCE = 2  # uploads that are held in memory, until they are opened
+_WAITING = 16  # uploads, with those
 _LOOK_BYTES = 64 * 1024
 
 
@@ -53,7 +54,9 @@ def studio_app(table: Table, megabytes: int, names: set[str]) -> ASGIApp:
         HTTPException: _problem,
         UserError: _mistake,
         Superseded: lambda request, problem: JSONResponse({"problem": "A later request took its place."}, 409),
-        Crowded: lambda request, problem: JSONResponse({"problem": "Too much waits to be coloured."}, 503),
+        Crowded: lambda request, problem: JSONResponse(
+            {"problem": "Too much waits to be coloured; try again in a while."}, 503
+        ),
     }
     app = Starlette(routes=routes, exception_handlers=handlers, lifespan=studio.life)
     bodies = {"/photographs": megabytes * 1_000_000, "/photographs/": _LOOK_BYTES}
@@ -65,11 +68,12 @@ class _Studio:
         self.table, self.megabytes = table, megabytes
         self.render = renderer("colorization.studio")
         self._numbers = itertools.count()
+        self._uploads = 0  # that have a turn or wait for one
 
     @asynccontextmanager
     async def life(self, app: Starlette) -> AsyncIterator[None]:
         """While the page is served, one thread computes."""
-        self.workshop = Workshop()
+        self.workshop, self.turns = Workshop(), asyncio.Semaphore(_AT_ONCE)
         try:
             yield
         finally:
@@ -91,8 +95,16 @@ class _Studio:
 
     async def open(self, request: Request) -> Response:
         """A photograph comes in, as the body itself; nothing of it is believed but its pixels."""
-        data = await request.body()
-        identity, photograph = await self._done(("open", next(self._numbers)), lambda: self.table.lay(data))
+        if self._uploads >= _WAITING:
+            await dropped(request.receive)
+            raise Crowded
+        self._uploads += 1
+        try:
+            async with self.turns:
+                data = await request.body()
+                identity, photograph = await self._done(("open", next(self._numbers)), lambda: self.table.lay(data))
+        finally:
+            self._uploads -= 1
         width, height = photograph.full.size
         return JSONResponse({"photograph": identity, "width": width, "height": height}, 201)
 
@@ -110,10 +122,11 @@ class _Studio:
         look, full = _look(sent), sent.get("full") is True
         kind: Format = "png" if full and sent.get("format") == "png" else "jpeg"
 
-        def job() -> bytes:
-            return self.table.file(identity, look, kind) if full else _jpeg(self.table.coloured(identity, look))
+        def job() -> tuple[bytes, list[str]]:
+            return self.table.file(identity, look, kind) if full else (_jpeg(self.table.coloured(identity, look)), [])
 
-        return Response(await self._done(("full" if full else "shown", identity), job), media_type=f"image/{kind}")
+        content, notes = await self._done(("full" if full else "shown", identity), job)
+        return Response(content, media_type=f"image/{kind}", headers={"x-notes": json.dumps(notes)})
 
     async def _done(self, lane: Hashable, job: Callable[[], T]) -> T:
         return await asyncio.wrap_future(self.workshop.ask(lane, job))
@@ -131,7 +144,9 @@ def _problem(request: Request, problem: Exception) -> Response:
 
 
 def _mistake(request: Request, problem: Exception) -> Response:
-    return JSONResponse({"problem": str(problem)}, 422)
+    text = str(problem)
+    said = {"problem": text if text.endswith(".") else f"{text}.", "reference": isinstance(problem, UnusableReference)}
+    return JSONResponse(said, 422)
 
 
 async def _sent(request: Request) -> dict[str, Any]:
@@ -162,10 +177,8 @@ def _look(sent: dict[str, Any]) -> Look:
 
 def _number(sent: dict[str, Any], name: str, least: float, most: float) -> float:
     value = sent.get(name)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise HTTPException(400, f"{name} must be a number.")
-    if not least <= value <= most:
-        raise HTTPException(400, f"{name} is {value:g}; it must lie in [{least:g}, {most:g}].")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+        raise HTTPException(400, f"{name} must be a number in [{least:g}, {most:g}].")
     return float(value)
 
 

@@ -4,6 +4,7 @@ import secrets
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from PIL import Image
@@ -16,13 +17,13 @@ from colorization.networks import NetworkColourist
 from colorization.photographs import Format, Photograph, open_photograph
 from colorization.photographs.writing import in_memory
 from pretext.color import rgb_to_ab
-from pretext.errors import UserError
+from pretext.errors import PictureError, UserError
 
 SHOWN = 1400
 """Longer side of what the page shows; a download has all pixels."""
 
 _KEPT = 4
-_REMEMBERED = 3  # network outputs of one photograph: with other hints it is seen again
+_REMEMBERED = 3  # what the network, or a reference, said of one photograph: other hints are seen anew
 
 Point = tuple[float, float, float, str]
 """A hint of the page: x and y as shares of the width and height, radius as share of the shorter side, and #rrggbb."""
@@ -55,6 +56,12 @@ class Lying:
     """As the network sees it."""
     outputs: "OrderedDict[tuple[Point, ...], Tensor]" = field(default_factory=OrderedDict)
     """What the network said of it, by the hints that it was told."""
+    referred: "OrderedDict[tuple[str, tuple[int, int]], Colours]" = field(default_factory=OrderedDict)
+    """Its colours by the reference they are of, and the size at which it was coloured."""
+
+
+class UnusableReference(UserError):
+    """The reference is at fault, not the photograph."""
 
 
 class Table:
@@ -77,7 +84,15 @@ class Table:
         Raises:
             UserError: it is no picture, damaged, or too large.
         """
-        full = open_photograph(data, "This file", self.pixels / 1e6, first_frame=True)  # who sees it knows which it is
+        try:
+            # Who sees it knows which it is.
+            full = open_photograph(data, "This file", self.pixels / 1e6, first_frame=True)
+        except PictureError as error:
+            if "--" not in error.reason:
+                raise
+            # Of settings a page knows nothing.
+            most = f"the studio takes at most {self.pixels / 1e6:,.0f}"
+            raise PictureError(error.key, f"{error.reason.partition(';')[0]}; {most}") from error
         scale = min(1.0, SHOWN / max(full.size))
         shown = full.reduced((max(1, round(full.size[0] * scale)), max(1, round(full.size[1] * scale))))
         identity = secrets.token_urlsafe(12)
@@ -88,11 +103,11 @@ class Table:
                 self._lying.popitem(last=False)
         return identity, photograph
 
-    def get(self, identity: str) -> Lying:
-        """A `UserError` where it was put away."""
+    def get(self, identity: str, what: str = "This photograph") -> Lying:
+        """A `UserError` where it was put away, which calls it that."""
         with self._lock:
             if identity not in self._lying:
-                raise UserError("This photograph was put away to make room; open it again.")
+                raise UserError(f"{what} was put away to make room; open it again.")
             self._lying.move_to_end(identity)
             return self._lying[identity]
 
@@ -105,21 +120,42 @@ class Table:
         photograph = self.get(identity)
         return join_picture(photograph.shown, self._colours(photograph, Photograph.of(photograph.shown), look))
 
-    def file(self, identity: str, look: Look, format: Format) -> bytes:
-        """The same at all its pixels, with all that belongs to it, as a file; raises `UserError`."""
+    def file(self, identity: str, look: Look, format: Format) -> tuple[bytes, list[str]]:
+        """The same at all its pixels, with all that belongs to it, as a file, and what could not be kept.
+
+        Raises:
+            UserError: as the others; or the format cannot hold such a picture.
+        """
         photograph = self.get(identity)
-        return in_memory(photograph.full, self._colours(photograph, photograph.full, look), format)[0]
+        try:
+            return in_memory(photograph.full, self._colours(photograph, photograph.full, look), format)
+        except PictureError as error:
+            if format == "png":
+                raise
+            why = "is partly transparent" if photograph.full.alpha is not None else "has too many pixels a side"
+            raise UserError(f"This photograph {why}, so it cannot be a JPEG; choose PNG.") from error
 
     def _colours(self, photograph: Lying, picture: Photograph, look: Look) -> Colours:
         colours = (
-            self._by_reference(picture, look) if look.reference else self._by_network(photograph, picture.size, look)
+            self._by_reference(photograph, picture, look)
+            if look.reference
+            else self._by_network(photograph, picture.size, look)
         )
         return Scaled(colours, look.saturation)
 
-    def _by_reference(self, picture: Photograph, look: Look) -> Colours:
-        colourist = reference_colourist(self.get(look.reference).shown, name="The reference")
-        lightness = picture.seen(colourist.seen_size(picture.size))
-        return colourist.enlarged(colourist.predict(lightness, picture.size).ab, lightness, picture.size)
+    def _by_reference(self, photograph: Lying, picture: Photograph, look: Look) -> Colours:
+        try:
+            reference = self.get(look.reference, "The reference")
+            if (key := (look.reference, picture.size)) not in photograph.referred:
+                colourist = reference_colourist(reference.shown, name="The reference")
+                lightness = picture.seen(colourist.seen_size(picture.size))
+                ab = colourist.predict(lightness, picture.size).ab
+                photograph.referred[key] = colourist.enlarged(ab, lightness, picture.size)
+                _forget(photograph.referred)
+        except UserError as error:
+            raise UnusableReference(str(error)) from error
+        photograph.referred.move_to_end(key)
+        return photograph.referred[key]
 
     def _by_network(self, photograph: Lying, shown: tuple[int, int], look: Look) -> Colours:
         """From the network's output, which neither temperature nor saturation changes."""
@@ -130,14 +166,18 @@ class Table:
                 for x, y, radius, colour in look.hints
             )
             photograph.outputs[look.hints] = self.colourist.output(lightness, hints if look.hints else None, size)
-            while len(photograph.outputs) > _REMEMBERED:
-                photograph.outputs.popitem(last=False)
+            _forget(photograph.outputs)
         photograph.outputs.move_to_end(look.hints)
         ab = self.colourist.decode(photograph.outputs[look.hints], lightness.shape[-2:], look.temperature)
         return self.colourist.enlarged(ab, lightness, shown)
 
     def _area(self) -> int:
         return sum(one.full.size[0] * one.full.size[1] for one in self._lying.values())
+
+
+def _forget(kept: OrderedDict[Any, Any]) -> None:
+    while len(kept) > _REMEMBERED:
+        kept.popitem(last=False)
 
 
 def ab_of(colour: str) -> tuple[float, float]:

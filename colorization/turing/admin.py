@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+import math
 import secrets
 from urllib.parse import parse_qs
 
@@ -10,12 +11,12 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from colorization.pages.guarding import Buckets, Rate
+from colorization.pages.guarding import Buckets, Rate, client_of
 from colorization.pages.serving import renderer
 from colorization.turing.store import REAL, Store
 from colorization.turing.telling import answers_csv, results_json, summary
 
-_WRONG = Rate(10, 0.1)  # guesses of the token
+_TRIES = Rate(10, 0.1)  # of the token
 
 
 class Admin:
@@ -32,7 +33,7 @@ class Admin:
         self.store, self.facts, self.link, self.secure = store, store.facts, link, secure
         self.render = renderer("colorization.turing")
         self._token = _digest(token)
-        self._wrong = Buckets(_WRONG)
+        self._tries = Buckets(_TRIES)
         self._cookie = f"pretint-study-{hashlib.sha256(store.facts.token.encode()).hexdigest()[:8]}"
         self._pass = secrets.token_urlsafe(32)  # what a browser keeps in place of the token
 
@@ -44,7 +45,7 @@ class Admin:
             Route("/admin/leave", self.leave, methods=["POST"]),
             Route("/admin/answers.csv", self.answers_csv),
             Route("/admin/results.json", self.results_json),
-            Route("/admin/picture/{pair:int}/{which}", self.picture),
+            Route("/admin/picture/{pair:count}/{which}", self.picture),
         ]
 
     def results(self, request: Request) -> Response:
@@ -83,9 +84,9 @@ class Admin:
         return Response(found, media_type="image/png", headers={"cache-control": "private, max-age=3600"})
 
     def _let_in(self, request: Request, token: str) -> Response:
+        if wait := self._tries.wait(client_of(request.scope)):  # nor is a right one heard: it would be a guess
+            raise HTTPException(429, f"Too many tries; try again in {math.ceil(wait)} seconds.")
         if not hmac.compare_digest(_digest(token), self._token):
-            if wait := self._wrong.wait(request.client.host if request.client else ""):
-                raise HTTPException(429, f"Too many wrong tokens; try again in {wait:.0f} seconds.")
             return HTMLResponse(self.render("enter.html", wrong=True), 403)
         response = RedirectResponse("/admin", 303)  # an address without the token
         response.set_cookie(self._cookie, self._pass, path="/admin", httponly=True, samesite="lax", secure=self.secure)

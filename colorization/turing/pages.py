@@ -1,7 +1,11 @@
 """The pages of a study: joining it, and taking part."""
 
 import json
+import logging
 import secrets
+import sqlite3
+import zlib
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -21,6 +25,7 @@ from colorization.turing.store import REAL, Participant, Shown, Store
 AHEAD = 2
 """How many pairs beyond the next a browser may fetch, so that none is waited for."""
 
+_log = logging.getLogger(__name__)
 _RATES = {"/join": Rate(120, 0.2), "/": Rate(600, 60)}  # a class behind one address joins at once
 _VISIONS = ("yes", "unsure", "no")
 _LAYOUTS = ("beside", "stacked")
@@ -43,13 +48,18 @@ def study_app(store: Store, token: str, address: str, names: set[str]) -> ASGIAp
         Route("/join/{token}", part.join, methods=["POST"]),
         Route("/go/{identity}", part.page),
         Route("/go/{identity}/state", part.state),
-        Route("/go/{identity}/picture/{trial:int}/{place}", part.picture),
+        Route("/go/{identity}/picture/{trial:count}/{place}", part.picture),
         Route("/go/{identity}/seen", part.seen, methods=["POST"]),
         Route("/go/{identity}/answer", part.answer, methods=["POST"]),
         *admin.routes(),
         static_route("colorization.pages", "colorization.turing"),
     ]
-    app = Starlette(routes=routes, exception_handlers={HTTPException: part.problem})
+    handlers: dict[Any, Callable[[Request, Exception], Response]] = {
+        HTTPException: part.problem,
+        sqlite3.Error: part.unreadable,
+        zlib.error: part.unreadable,
+    }
+    app = Starlette(routes=routes, exception_handlers=handlers)
     return Guard(app, names, rates=_RATES, public=address)
 
 
@@ -67,6 +77,11 @@ class _Part:
             return JSONResponse({"problem": problem.detail}, problem.status_code)
         page = self.render("problem.html", status=problem.status_code, detail=problem.detail)
         return HTMLResponse(page, problem.status_code)
+
+    def unreadable(self, request: Request, problem: Exception) -> Response:
+        """The file is damaged, locked by another program, or the disk is full: for the page to try again."""
+        _log.error("%s: %s", self.store.file, problem)
+        return self.problem(request, HTTPException(503, "The study cannot be read or written at the moment."))
 
     def nowhere(self, request: Request) -> Response:
         raise HTTPException(404, "This is a study. Whoever invited you has the link by which one takes part.")
@@ -138,8 +153,7 @@ class _Part:
             "ahead": AHEAD,
         }
         if who.trial is None:
-            scored = [row for row in self.store.rows() if row.participant == who.number and not row.practice]
-            state["fooled"] = sum(row.fooled for row in scored)
+            state["fooled"] = self.store.fooled(who.number)
         return state
 
     def _invited(self, request: Request) -> None:

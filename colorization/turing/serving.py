@@ -1,6 +1,7 @@
 """Serving a study: what is said when it starts, and when it ends."""
 
 import secrets
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from colorization.pages.listening import address_of, bound, needing_extra
 from colorization.turing.store import Store
 from colorization.turing.study import FILE, TuringSettings, opened_study
 from colorization.turing.telling import result_lines
+from pretext.errors import UserError
 
 Say = Callable[..., None]
 
@@ -25,8 +27,10 @@ def turing(folder: Path, settings: TuringSettings, say: Say) -> None:
     """
     if settings.results:  # also while another process serves
         store = Store.open(folder / FILE)
-        say(*result_lines(store))
-        store.close()
+        try:
+            say(*_results(store))
+        finally:
+            store.close()
         return
     with opened_study(folder, settings) as (store, said):
         say(*said)
@@ -45,4 +49,11 @@ def turing(folder: Path, settings: TuringSettings, say: Say) -> None:
         )
         app = study_app(store, token, address, names_here(settings.host, settings.public))
         serve(app, listener, behind_proxy=bool(settings.public))
-        say("", *result_lines(store))
+        say("", *_results(store))
+
+
+def _results(store: Store) -> list[str]:
+    try:
+        return result_lines(store)
+    except sqlite3.Error as error:
+        raise UserError(f"{store.file}: the study cannot be read any more ({error})") from error

@@ -8,7 +8,7 @@ import sqlite3
 import threading
 import time
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ REAL = -1
 _OURS = 0x50725475  # PRAGMA application_id
 _VERSION = 1
 _ACTIVE = 3600.0  # seconds after which a participant who stopped no longer counts for the balance
+_PATIENCE = 1.0  # seconds for another program that writes; all that is asked for meanwhile waits as well
 _TIMING_OFF = 0.25  # of the nominal time: beyond, a pair was not shown as it should be
 
 _SCHEMA = """
@@ -126,6 +127,8 @@ class Store:
     def __init__(self, file: Path, connection: sqlite3.Connection) -> None:
         self.file = file
         self._db, self._lock = connection, threading.RLock()
+        self.clock: Callable[[], float] = time.time
+        """Seconds since 1970."""
         (facts,) = self._db.execute("SELECT facts FROM study").fetchone()
         self.facts = Facts(**json.loads(facts))
         self.names = [name for (name,) in self._db.execute("SELECT name FROM pair ORDER BY id")]
@@ -136,6 +139,7 @@ class Store:
         """A study that was made before; a `UserError` where it is none."""
         if not file.is_file():
             raise UserError(f"{file.parent}: no study there")
+        connection = None
         try:
             connection = _connected(file)
             if connection.execute("PRAGMA application_id").fetchone()[0] != _OURS:
@@ -144,7 +148,11 @@ class Store:
             if version != _VERSION:
                 raise UserError(f"{file}: a study of version {version}, this pretint reads version {_VERSION}")
             return cls(file, connection)
-        except (sqlite3.Error, TypeError, ValueError) as error:
+        except BaseException as error:
+            if connection is not None:
+                connection.close()
+            if not isinstance(error, sqlite3.Error | TypeError | ValueError):
+                raise
             raise UserError(f"{file}: the study cannot be read ({error})") from error
 
     @classmethod
@@ -161,6 +169,7 @@ class Store:
         try:
             for leftover in parts:  # of a kill
                 leftover.unlink(missing_ok=True)
+            part.touch(0o600)  # its links are secrets; SQLite gives the files beside it the same rights
             connection = _connected(part)
             try:
                 connection.executescript(
@@ -198,15 +207,14 @@ class Store:
             ).fetchone()
         return zlib.decompress(row[0]) if row else None
 
-    def join(self, identity: str, vision: str, now: float | None = None) -> int:
+    def join(self, identity: str, vision: str) -> int:
         """A new participant; returns the number.
 
         Args:
             identity: the unguessable name by which the participant goes on.
             vision: whether they see colours normally: yes, no or unsure.
-            now: seconds since 1970; the clock's by default.
         """
-        now = time.time() if now is None else now
+        now = self.clock()
         with self._transaction() as db:
             (number,) = db.execute("SELECT count(*) FROM participant").fetchone()
             counts = [0] * len(self.facts.names)
@@ -256,13 +264,13 @@ class Store:
             done = db.execute(
                 "UPDATE trial SET seen_at = ? WHERE participant = ? AND number = ? AND seen_at IS NULL AND NOT EXISTS "
                 "(SELECT 1 FROM trial b WHERE b.participant = ? AND b.number < ? AND b.answered_at IS NULL)",
-                (time.time(), participant, number, participant, number),
+                (self.clock(), participant, number, participant, number),
             )
         return done.rowcount == 1
 
     def answer(self, participant: int, number: int, chose_first: bool, shown: Shown) -> bool:
         """Keep an answer; whether it was one: the pair has been shown, and has none yet."""
-        now = time.time()
+        now = self.clock()
         with self._transaction() as db:
             done = db.execute(
                 "UPDATE trial SET answered_at = ?, chose_first = ?, shown_ms = ?, frames = ?, longest_frame_ms = ?, "
@@ -278,6 +286,15 @@ class Store:
                     (now, now, participant),
                 )
         return done.rowcount == 1
+
+    def fooled(self, participant: int) -> int:
+        """How many coloured pictures of scored trials somebody took for real."""
+        with self._lock:
+            (count,) = self._db.execute(
+                "SELECT count(*) FROM trial WHERE participant = ? AND number >= ? AND chose_first != fake_first",
+                (participant, self.facts.practice),
+            ).fetchone()
+        return int(count)
 
     def participants(self) -> list[tuple[int, bool]]:
         """Algorithm of everybody who joined, and whether they finished."""
@@ -313,7 +330,11 @@ class Store:
         shown = shown._replace(hidden=None if shown.hidden is None else bool(shown.hidden))
         nominal = self.facts.seconds * 1000
         on_time = (
-            shown.shown_ms is not None and abs(shown.shown_ms - nominal) <= _TIMING_OFF * nominal and not shown.hidden
+            shown.shown_ms is not None
+            and abs(shown.shown_ms - nominal) <= _TIMING_OFF * nominal
+            and not shown.hidden
+            # What a browser says cannot be true where less time went by here.
+            and answered_at - seen_at >= (1 - _TIMING_OFF) * self.facts.seconds
         )
         return Row(
             participant,
@@ -338,12 +359,13 @@ class Store:
                 yield self._db
                 self._db.execute("COMMIT")
             except BaseException:
-                self._db.execute("ROLLBACK")
+                if self._db.in_transaction:  # SQLite itself gave up where the disk is full
+                    self._db.execute("ROLLBACK")
                 raise
 
 
 def _connected(file: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(file, isolation_level=None, check_same_thread=False, timeout=10)
+    connection = sqlite3.connect(file, isolation_level=None, check_same_thread=False, timeout=_PATIENCE)
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA foreign_keys = ON")

@@ -3,9 +3,10 @@
 import json
 import secrets
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from colorization.pages.listening import check_port
@@ -20,6 +21,16 @@ FILE = "study.db"
 
 _LARGEST = 1024
 _LONGEST_NAME = 80
+_SEEDS = 2**53  # that JSON can say
+
+
+class Protocol(NamedTuple):
+    """What participants see; see ``TuringSettings``."""
+
+    practice: int = 10
+    trials: int = 40
+    seconds: float = 1.0
+    size: int = 256
 
 
 @dataclass
@@ -31,11 +42,12 @@ class TuringSettings:
     Args:
         real: folder of the real pictures.
         algorithm: NAME=FOLDER of every algorithm's coloured pictures, which have the paths of the real ones.
-        practice: trials with feedback, which do not count.
-        trials: scored trials of every participant.
-        seconds: for which a pair is shown.
-        size: side of the pictures, in pixels: the middle of each is cut out square.
-        seed: of the order of pictures, their sides, and who sees which algorithm.
+        practice: trials with feedback, which do not count; 10 if none is given.
+        trials: scored trials of every participant; 40 if none is given.
+        seconds: for which a pair is shown; 1 if none is given.
+        size: side of the pictures, in pixels: the middle of each is cut out square; 256 if none is given.
+        seed: of the order of pictures, their sides, and who sees which algorithm; drawn if none is given, when the
+            study is made, so that nobody can compute what they will see.
         host: address to serve on: 127.0.0.1 is this machine alone, 0.0.0.0 all that can reach it.
         port: to serve on; 0 takes one that is free.
         public: address by which participants reach the page if a proxy on this machine stands before it, such as
@@ -46,11 +58,11 @@ class TuringSettings:
 
     real: str = ""
     algorithm: list[str] = field(default_factory=list)
-    practice: int = 10
-    trials: int = 40
-    seconds: float = 1.0
-    size: int = 256
-    seed: int = 0
+    practice: int | None = None
+    trials: int | None = None
+    seconds: float | None = None
+    size: int | None = None
+    seed: int | None = None
     host: str = "127.0.0.1"
     port: int = 8000
     public: str = ""
@@ -58,13 +70,14 @@ class TuringSettings:
     results: bool = False
 
     def __post_init__(self) -> None:
-        if self.practice < 0 or self.trials < 1:
+        asked = self.protocol
+        if asked.practice < 0 or asked.trials < 1:
             raise UserError("practice must be at least 0, trials at least 1")
-        if not 0.05 <= self.seconds <= 3600:
-            raise UserError(f"seconds is {self.seconds}: a pair is shown for 0.05 to 3600")
-        if not 16 <= self.size <= _LARGEST:
-            raise UserError(f"size is {self.size}: it must lie in [16, {_LARGEST}]")
-        if not 0 <= self.seed < 2**63:
+        if not 0.05 <= asked.seconds <= 3600:
+            raise UserError(f"seconds is {asked.seconds}: a pair is shown for 0.05 to 3600")
+        if not 16 <= asked.size <= _LARGEST:
+            raise UserError(f"size is {asked.size}: it must lie in [16, {_LARGEST}]")
+        if self.seed is not None and not 0 <= self.seed < 2**63:
             raise UserError(f"seed is {self.seed}: it must lie in [0, 2^63)")
         check_port(self.port)
         if self.token and len(self.token) < 8:
@@ -74,6 +87,12 @@ class TuringSettings:
             if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/"):
                 raise UserError(f"public is {self.public}: give an address such as https://study.example.org")
         self.algorithms()
+
+    @property
+    def protocol(self) -> "Protocol":
+        """What participants of a new study see."""
+        given = {name: getattr(self, name) for name in Protocol._fields}
+        return Protocol(**{name: value for name, value in given.items() if value is not None})
 
     def algorithms(self) -> dict[str, Path]:
         """Name -> folder."""
@@ -123,6 +142,9 @@ def opened_study(folder: Path, settings: TuringSettings) -> Iterator[tuple[Store
     """
     file = folder / FILE
     pairs = None if file.exists() else _pairs(folder, settings)  # its complaints come before a folder is made
+    if pairs is not None and not folder.exists():
+        with suppress(OSError):  # which is said below
+            folder.mkdir(0o700, parents=True)  # the links in it are secrets
     with held_folder(folder, "serving this study"):
         if pairs is None:
             store = Store.open(file)
@@ -151,7 +173,7 @@ def _make(file: Path, pairs: Pairs, settings: TuringSettings) -> tuple[Store, li
         with progress("pictures", len(pairs), "pairs") as advance:
             for pair in pairs.pairs:
                 try:
-                    pictures = list(pairs.encoded(pair, settings.size))
+                    pictures = list(pairs.encoded(pair, settings.protocol.size))
                 except PictureError as error:
                     skipped.append(f"skipped, because a picture of it cannot be read: {pair.name} ({error})")
                 else:
@@ -162,11 +184,8 @@ def _make(file: Path, pairs: Pairs, settings: TuringSettings) -> tuple[Store, li
     facts = Facts(
         real=str(Path(settings.real).resolve()),
         algorithms={name: str(path.resolve()) for name, path in settings.algorithms().items()},
-        practice=settings.practice,
-        trials=settings.trials,
-        seconds=settings.seconds,
-        size=settings.size,
-        seed=settings.seed,
+        **settings.protocol._asdict(),
+        seed=secrets.randbelow(_SEEDS) if settings.seed is None else settings.seed,
         token=secrets.token_urlsafe(12),
     )
     store = Store.create(file, facts, encoded())
@@ -175,32 +194,26 @@ def _make(file: Path, pairs: Pairs, settings: TuringSettings) -> tuple[Store, li
 
 
 def _check_count(pairs: int, settings: TuringSettings) -> None:
-    needed = settings.practice + settings.trials
+    practice, trials = settings.protocol[:2]
+    needed = practice + trials
     if pairs < needed:
         raise UserError(
-            f"{settings.real}: {pairs} pairs, and {needed} trials ({settings.practice} practice, "
-            f"{settings.trials} scored) need as many: nobody sees one twice; "
+            f"{settings.real}: {pairs} pairs, and {needed} trials ({practice} practice, {trials} scored) "
+            "need as many: nobody sees one twice; "
             "give more pictures, or fewer --practice and --trials"
         )
 
 
 def _check_same(folder: Path, facts: Facts, settings: TuringSettings) -> None:
     """Refuse settings that are given, and are not those of the study."""
-    usual = TuringSettings()
+    algorithms = {name: str(path.resolve()) for name, path in settings.algorithms().items()}
     asked = {
-        "real": (str(Path(settings.real).resolve()) if settings.real else "", "", facts.real),
-        "algorithm": (
-            {name: str(path.resolve()) for name, path in settings.algorithms().items()},
-            {},
-            facts.algorithms,
-        ),
-        **{
-            name: (getattr(settings, name), getattr(usual, name), getattr(facts, name))
-            for name in ("practice", "trials", "seconds", "size", "seed")
-        },
+        "real": (str(Path(settings.real).resolve()) if settings.real else None, facts.real),
+        "algorithm": (algorithms or None, facts.algorithms),
+        **{name: (getattr(settings, name), getattr(facts, name)) for name in (*Protocol._fields, "seed")},
     }
-    for name, (given, unset, kept) in asked.items():
-        if given not in (unset, kept):
+    for name, (given, kept) in asked.items():
+        if given not in (None, kept):
             raise UserError(
                 f"{folder}: this study was made with another {name} ({kept}); name another folder for a new study"
             )

@@ -95,6 +95,7 @@ def result_lines(store: Store) -> list[str]:
         lines.append(
             f"{one['name']}: taken for real in {value}% [{low}, {high}], standard error {100 * rate.error:.1f}; "
             f"{rate.participants} participants, {rate.trials} trials"
+            + (" (the interval of one participant says nothing about other people)" if rate.participants < 2 else "")
         )
     left_out = [(found["late"], "not shown as long as they should be"), (found["colour_blind"], "colour vision")]
     lines += [f"left out: {count} answers ({why})" for count, why in left_out if count]

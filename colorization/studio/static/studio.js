@@ -8,7 +8,7 @@ const SWATCHES = {
   "#e3b48f": "light skin", "#8d5a3b": "dark skin", "#6f9fd8": "sky", "#3f7f8c": "sea", "#5f8f3e": "grass", "#2f5a35": "fir",
   "#a5713f": "wood", "#c9a86a": "sand", "#b23a3a": "red", "#d98a2b": "orange", "#dcc24a": "yellow", "#7a5aa0": "violet",
 };
-let photograph = null, name = "photograph", hints = [], reference = null, asking = null, grown = 0;
+let photograph = null, name = "photograph", hints = [], reference = null, asking = null, worked = null, opening = null, grown = 0;
 
 class Told extends Error {}
 
@@ -16,12 +16,13 @@ function trouble(text) { at("trouble").textContent = text; }
 
 async function answered(response) {
   if (response.ok) return response;
-  let text = response.status === 413 ? "This file is too large." : "The studio did not answer as it should.";
+  const problem = response.status === 413 ? "This file is too large." : "The studio did not answer as it should.";
+  let said = {};
   try {
-    const said = await response.text();
-    text = said.startsWith("{") ? JSON.parse(said).problem : said || text;
+    const text = await response.text();
+    said = text.startsWith("{") ? JSON.parse(text) : { problem: text || problem };
   } catch { /* the sentence above will do */ }
-  throw Object.assign(new Told(text), { status: response.status });
+  throw Object.assign(new Told(said.problem ?? problem), { status: response.status, ofReference: said.reference });
 }
 
 function told(problem) {
@@ -29,37 +30,43 @@ function told(problem) {
   trouble(problem instanceof Told ? problem.message : "The studio cannot be reached; is it still running?");
 }
 
-async function laid(file) {
+async function laid(file, signal) {
   const most = Number(main.dataset.megabytes);
   if (file.size > most * 1e6) throw new Told(`This file has ${(file.size / 1e6).toFixed(1)} MB; at most ${most} MB fit.`);
   const response = await answered(await fetch("/photographs", {
-    method: "POST", body: file, headers: { "content-type": "application/octet-stream" },
+    method: "POST", body: file, headers: { "content-type": "application/octet-stream" }, signal,
   }));
   return response.json();
 }
 
 async function open(file) {
   if (!file) return;
+  opening?.abort(); // of two, the later one is meant
+  const mine = opening = new AbortController();
   trouble("");
   at("status").textContent = "Opening\u2026";
   try {
-    const opened = await laid(file);
+    const opened = await laid(file, mine.signal);
+    const gray = await answered(await fetch(`/photographs/${opened.photograph}/gray`, { signal: mine.signal }));
+    const blob = await gray.blob();
+    asking?.abort();
+    asking = null;
     photograph = opened;
     name = file.name.replace(/\.[^.]*$/, "") || "photograph";
     hints = [];
     drawHints();
     sheet.style.setProperty("--shape", opened.width / opened.height);
-    const gray = await answered(await fetch(`/photographs/${opened.photograph}/gray`));
-    await put(at("gray"), await gray.blob());
     at("coloured").hidden = true;
+    await put(at("gray"), blob);
+    if (mine !== opening) return;
     at("drop").hidden = true;
     at("figure").hidden = at("panel").hidden = false;
     at("full-size").textContent = `All ${opened.width} \u00d7 ${opened.height} pixels, with the photograph's own lightness.`;
     await paint();
   } catch (problem) {
-    told(problem);
+    if (mine === opening) told(problem);
   }
-  at("status").textContent = "";
+  if (mine === opening) at("status").textContent = "";
 }
 
 // A picture is exchanged when the new one is there, so that nothing flickers.
@@ -80,26 +87,34 @@ function look() {
   };
 }
 
+// Its picture, and what of the photograph could not be kept in it.
 async function coloured(more, signal) {
   const response = await fetch(`/photographs/${photograph.photograph}/coloured`, {
     method: "POST", body: JSON.stringify({ ...look(), ...more }), headers: { "content-type": "application/json" }, signal,
   });
-  return (await answered(response)).blob();
+  const { headers } = await answered(response);
+  return { blob: await response.blob(), notes: JSON.parse(headers.get("x-notes") || "[]") };
 }
 
-async function paint() {
+async function paint(said = "") {
   if (!photograph) return;
   asking?.abort();
   const mine = asking = new AbortController();
   const slow = setTimeout(() => { at("status").textContent = "Colouring\u2026"; }, 250);
   try {
-    const blob = await coloured({}, mine.signal);
+    const { blob } = await coloured({}, mine.signal);
     if (mine !== asking) return;
     await put(at("coloured"), blob);
     at("coloured").hidden = false;
-    trouble("");
+    trouble(said);
+    worked = reference;
   } catch (problem) {
-    if (mine === asking) told(problem);
+    if (mine !== asking) return;
+    if (problem.ofReference && reference) {
+      const { file } = reference;
+      refer(worked === reference ? null : worked);
+      await paint(problem.message.replace("The reference", `The reference ${file.name}`));
+    } else told(problem);
   } finally {
     clearTimeout(slow);
     if (mine === asking) at("status").textContent = "";
@@ -112,16 +127,18 @@ async function download() {
   at("status").textContent = "Colouring all pixels\u2026";
   try {
     const link = document.createElement("a");
-    link.href = URL.createObjectURL(await coloured({ full: true, format }));
+    const { blob, notes } = await coloured({ full: true, format });
+    link.href = URL.createObjectURL(blob);
     link.download = `${name}-coloured.${format === "png" ? "png" : "jpg"}`;
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 60000);
     trouble("");
+    at("status").textContent = notes.length ? `Downloaded. Not all could be kept: ${notes.join("; ")}.` : "";
   } catch (problem) {
+    at("status").textContent = "";
     told(problem);
   }
   button.disabled = false;
-  at("status").textContent = "";
 }
 
 function slider(id, shown) {
@@ -153,8 +170,9 @@ function removeHint(hint) {
 }
 
 function place(mark, hint) {
-  mark.style.left = `${100 * hint.x}%`;
-  mark.style.top = `${100 * hint.y}%`;
+  const inside = (share) => `clamp(12px, ${100 * share}%, 100% - 12px)`; // half of its size
+  mark.style.left = inside(hint.x);
+  mark.style.top = inside(hint.y);
 }
 
 function marked(hint) {
@@ -179,7 +197,8 @@ function marked(hint) {
     mark.setPointerCapture(event.pointerId);
     const move = (moved) => { Object.assign(hint, where(moved)); place(mark, hint); };
     mark.addEventListener("pointermove", move);
-    mark.addEventListener("pointerup", () => { mark.removeEventListener("pointermove", move); paint(); }, { once: true });
+    // However it ends: by pointerup, or by pointercancel
+    mark.addEventListener("lostpointercapture", () => { mark.removeEventListener("pointermove", move); paint(); }, { once: true });
   });
   mark.addEventListener("click", (event) => event.stopPropagation());
   return mark;
@@ -211,49 +230,51 @@ function drawHints() {
 
 function pick(colour) {
   at("brush").value = colour;
-  for (const swatch of at("swatches").children) swatch.setAttribute("aria-checked", swatch.dataset.colour === colour);
+  for (const swatch of at("swatches").children) swatch.checked = swatch.value === colour;
 }
 
 if (takesHints) {
   for (const [colour, words] of Object.entries(SWATCHES)) {
-    const swatch = document.createElement("button");
-    swatch.type = "button";
-    swatch.dataset.colour = colour;
+    const swatch = document.createElement("input");
+    swatch.type = "radio";
+    swatch.name = "swatch";
+    swatch.value = colour;
     swatch.style.background = colour;
     swatch.title = words;
-    swatch.setAttribute("role", "radio");
     swatch.setAttribute("aria-label", words);
-    swatch.addEventListener("click", () => pick(colour));
+    swatch.addEventListener("input", () => pick(colour));
     at("swatches").append(swatch);
   }
   pick("#6f9fd8");
   at("brush").addEventListener("input", () => pick(at("brush").value));
   at("place").addEventListener("click", () => { const added = addHint({ x: 0.5, y: 0.5 }); marks.children[added].focus(); });
-  sheet.addEventListener("click", (event) => addHint(where(event)));
+  sheet.addEventListener("click", (event) => { if (!reference) addHint(where(event)); });
   slider("radius", (value) => `${value.toFixed(1)}%`);
 }
 
-if (at("reference")) {
-  at("reference").addEventListener("change", async () => {
-    const [file] = at("reference").files;
-    at("reference").value = "";
-    if (!file) return;
-    trouble("");
-    try {
-      reference = await laid(file);
-      await put(at("reference-shown"), file);
-      at("reference-shown").hidden = at("no-reference").hidden = false;
-      await paint();
-    } catch (problem) {
-      told(problem);
-    }
-  });
-  at("no-reference").addEventListener("click", () => {
-    reference = null;
-    at("reference-shown").hidden = at("no-reference").hidden = true;
-    paint();
-  });
+// Colours are taken from that picture from now on, or from none.
+function refer(picture) {
+  reference = picture;
+  main.classList.toggle("by-reference", Boolean(picture));
+  at("reference-shown").hidden = at("no-reference").hidden = !picture;
+  at("hinting").disabled = takesHints && Boolean(picture);
+  at("hints-off").hidden = !(takesHints && picture);
+  if (picture) put(at("reference-shown"), picture.file);
 }
+
+at("reference").addEventListener("change", async () => {
+  const [file] = at("reference").files;
+  at("reference").value = "";
+  if (!file) return;
+  trouble("");
+  try {
+    refer({ ...await laid(file), file });
+    await paint();
+  } catch (problem) {
+    told(problem);
+  }
+});
+at("no-reference").addEventListener("click", () => { refer(null); paint(); });
 
 const shows = [
   slider("temperature", (value) => (at("temperature").disabled ? "" : value.toFixed(2))),

@@ -57,7 +57,6 @@ function ahead() {
 
 function phase(name) {
   stage.className = `stage ${name}`;
-  stage.hidden = false;
   pause.hidden = true;
   for (const place of Object.values(places)) place.disabled = name !== "asking";
 }
@@ -73,7 +72,7 @@ function header() {
 
 // Text in paragraphs, the first as a heading, and a button to go on.
 function say(texts, button) {
-  stage.hidden = true;
+  stage.className = "stage away";
   pause.hidden = false;
   at("pause-text").replaceChildren(...texts.map(([tag, text, kind]) => {
     const element = document.createElement(tag);
@@ -150,8 +149,10 @@ function choice() {
   places.first.focus({ preventScroll: true });
   places.first.blur(); // so that neither is marked, and tabbing begins here
   return new Promise((done) => {
+    const moved = ({ movementX, movementY }) => { if (movementX || movementY) stage.classList.add("moved"); };
     const end = (name) => {
       document.removeEventListener("keydown", pressed);
+      document.removeEventListener("pointermove", moved);
       places.first.onclick = places.second.onclick = null;
       phase("waiting");
       done(name);
@@ -162,6 +163,7 @@ function choice() {
       end(KEYS[event.key]);
     };
     document.addEventListener("keydown", pressed);
+    document.addEventListener("pointermove", moved);
     for (const name of ["first", "second"]) places[name].onclick = () => end(name);
   });
 }

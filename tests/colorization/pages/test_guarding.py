@@ -1,5 +1,7 @@
 """The guard and the socket, by themselves."""
 
+import contextlib
+import logging
 import socket
 import threading
 from collections.abc import Iterator
@@ -90,6 +92,33 @@ def test_a_body_that_stands_still_is_not_waited_for(site: Site, monkeypatch: pyt
         assert connection.recv(4000).startswith(b"HTTP/1.1 408")
 
 
+def test_a_body_in_drops_has_no_more_time_than_its_bytes(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("colorization.pages.guarding._PATIENCE", 0.5)
+    host, _, port = site.address.removeprefix("http://").partition(":")
+    with socket.create_connection((host, int(port)), timeout=0.02) as connection:
+        connection.sendall(f"POST / HTTP/1.1\r\nHost: {host}\r\nContent-Length: 1000\r\n\r\n".encode())
+        for _ in range(999):
+            connection.sendall(b"x")
+            with contextlib.suppress(TimeoutError):
+                assert connection.recv(4000).startswith(b"HTTP/1.1 408")
+                return
+    raise AssertionError("it was waited for")
+
+
+def test_who_leaves_in_the_middle_of_a_body_is_no_error(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    host, _, port = site.address.removeprefix("http://").partition(":")
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(f"POST / HTTP/1.1\r\nHost: {host}\r\nContent-Length: 10\r\n\r\nhalf".encode())
+        assert site.ask("/").status == 200, "so that the other was read"
+    logging.getLogger("uvicorn.error").addHandler(caplog.handler)
+    try:
+        for _ in range(20):
+            assert site.ask("/").status == 200
+    finally:
+        logging.getLogger("uvicorn.error").removeHandler(caplog.handler)
+    assert not caplog.records
+
+
 def test_a_bucket_against_its_definition() -> None:
     now = 0.0
     buckets = Buckets(Rate(3, 0.5), lambda: now)
@@ -129,6 +158,8 @@ def test_many_clients_take_bounded_memory_and_one_household_is_one() -> None:
 
     assert [asks("2001:db8::1"), asks("2001:db8::2"), asks("2001:db8:0:1::1")] == [None, 429, None]
     assert [asks("10.0.0.1"), asks("10.0.0.2"), asks("10.0.0.1")] == [None, None, 429]
+    assert [asks("::ffff:10.0.0.1"), asks("::ffff:10.0.0.3"), asks("::ffff:10.0.0.3")] == [429, None, 429]
+    assert [asks("fe80::1"), asks("fe80::2%eth0"), asks("fe80::1")] == [None, None, 429], "one link is no household"
 
 
 def test_the_names_of_a_page() -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 from colorization.colorizing import colorize_picture
 from colorization.hints import from_points
 from colorization.joining import join_picture
-from colorization.methods.reference import reference_colourist
+from colorization.methods.reference import ReferenceColourist, reference_colourist
 from colorization.networks import NetworkColourist, open_network
 from colorization.photographs import Photograph
 from colorization.studio.photographs import SHOWN, Look, Table, ab_of
@@ -41,7 +41,7 @@ def test_as_the_tool_for_files(tiny: NetworkColourist, size: tuple[int, int], sa
     identity, _ = table.lay(file_of(picture))
     expected = pixels(colorize_picture(tiny, picture, saturation))
     look = Look(tiny.temperature, saturation)
-    assert np.array_equal(pixels(table.file(identity, look, "png")), expected)
+    assert np.array_equal(pixels(table.file(identity, look, "png")[0]), expected)
     assert np.array_equal(pixels(table.coloured(identity, look)), expected)
     if saturation == 0:
         assert np.ptp(expected.astype(int), axis=2).max() <= 1
@@ -68,7 +68,7 @@ def test_the_network_runs_once_for_a_photograph_and_its_hints(hinted: NetworkCol
         (Look(0.1, 1, (hint,)), 2),
         (Look(0.1, 1), 2),
     ]:
-        for ask in (table.coloured, lambda *what: table.file(*what, "png")):
+        for ask in (table.coloured, lambda *what: table.file(*what, "png")[0]):
             ask(identity, look)
             assert len(runs) == count, look
     handle.remove()
@@ -77,13 +77,14 @@ def test_the_network_runs_once_for_a_photograph_and_its_hints(hinted: NetworkCol
 def test_a_hint_is_told_where_it_was_clicked(hinted: NetworkColourist) -> None:
     picture, table = photograph(64, 32), Table(hinted, "siggraph17", 1_000_000)
     identity, _ = table.lay(file_of(picture))
-    found = table.file(identity, Look(0.4, 1, ((0.625, 0.25, 0.1, "#ff0000"),)), "png")
+    found, notes = table.file(identity, Look(0.4, 1, ((0.625, 0.25, 0.1, "#ff0000"),)), "png")
+    assert not notes
     hints = from_points([(40, 8, 3.2, *ab_of("#ff0000"))])
     expected = colorize_picture(NetworkColourist(hinted.colorizer, hinted.size, 0.4, hints), picture)
     assert np.array_equal(pixels(found), pixels(expected))
-    assert not np.array_equal(pixels(found), pixels(table.file(identity, Look(0.4, 1), "png")))
+    assert not np.array_equal(pixels(found), pixels(table.file(identity, Look(0.4, 1), "png")[0]))
     corner = Look(0.4, 1, ((1.0, 1.0, 0.0, "#ff0000"), (0.0, 0.0, 0.5, "#00ff00")))
-    assert len(table.file(identity, corner, "png")), "the very edge is inside"
+    assert len(table.file(identity, corner, "png")[0]), "the very edge is inside"
 
 
 def test_a_network_without_hints_says_so(tiny: NetworkColourist, hinted: NetworkColourist) -> None:
@@ -105,12 +106,44 @@ def test_the_colours_of_a_reference(tiny: NetworkColourist) -> None:
     mine, other = table.lay(file_of(picture))[0], table.lay(file_of(reference))[0]
     expected = pixels(colorize_picture(reference_colourist(reference), picture))
     assert np.array_equal(pixels(table.coloured(mine, Look(0.4, 1, (), other))), expected)
-    assert np.array_equal(pixels(table.file(mine, Look(0.4, 1, (), other), "png")), expected)
+    assert np.array_equal(pixels(table.file(mine, Look(0.4, 1, (), other), "png")[0]), expected)
     gray = table.lay(file_of(Image.new("L", (20, 20), 99)))[0]
     with pytest.raises(UserError, match="The reference: has no colour"):
         table.coloured(mine, Look(0.4, 1, (), gray))
-    with pytest.raises(UserError, match="put away"):
+    with pytest.raises(UserError, match="The reference was put away"):
         table.coloured(mine, Look(0.4, 1, (), "unknown"))
+
+
+def test_a_reference_is_matched_once(tiny: NetworkColourist, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often a slider moves; and again for another one, or at another size."""
+    made: list[object] = []
+
+    def counted(reference: Image.Image, name: str) -> ReferenceColourist:
+        made.append(reference)
+        return reference_colourist(reference, name=name)
+
+    monkeypatch.setattr("colorization.studio.photographs.reference_colourist", counted)
+    table = Table(tiny, "tiny", 10_000_000)
+    mine = table.lay(file_of(photograph(2000, 100)))[0]
+    one, other = (table.lay(file_of(photograph(40, 30, seed=seed)))[0] for seed in (3, 4))
+    for saturation in (0.2, 0.9, 1.0):
+        found = table.coloured(mine, Look(0.4, saturation, (), one))
+    assert len(made) == 1
+    table.coloured(mine, Look(0.4, 1, (), other))
+    table.file(mine, Look(0.4, 1, (), one), "png")
+    assert len(made) == 3
+    assert np.array_equal(pixels(found), pixels(table.coloured(mine, Look(0.4, 1, (), one)))) and len(made) == 3
+
+
+def test_what_a_page_says_names_no_setting_of_the_command_line(tiny: NetworkColourist) -> None:
+    table = Table(tiny, "tiny", 1_000_000)
+    with pytest.raises(UserError) as large:
+        table.lay(file_of(Image.new("L", (1500, 1000))))
+    assert str(large.value) == "This file: has 2 megapixels; the studio takes at most 1"
+    identity = table.lay(file_of(Image.new("RGBA", (20, 20), (200, 0, 0, 90))))[0]
+    with pytest.raises(UserError) as transparent:
+        table.file(identity, Look(0.4, 1), "jpeg")
+    assert str(transparent.value) == "This photograph is partly transparent, so it cannot be a JPEG; choose PNG."
 
 
 def test_large_photographs_are_shown_small_and_given_whole(tiny: NetworkColourist) -> None:
@@ -119,8 +152,8 @@ def test_large_photographs_are_shown_small_and_given_whole(tiny: NetworkColouris
     identity, laid = table.lay(file_of(picture, "TIFF"))
     look = Look(tiny.temperature, 1)
     assert laid.shown.size == (SHOWN, SHOWN // 2) == table.coloured(identity, look).size
-    assert np.array_equal(pixels(table.file(identity, look, "png")), pixels(colorize_picture(tiny, picture)))
-    assert Image.open(io.BytesIO(table.file(identity, look, "jpeg"))).format == "JPEG"
+    assert np.array_equal(pixels(table.file(identity, look, "png")[0]), pixels(colorize_picture(tiny, picture)))
+    assert Image.open(io.BytesIO(table.file(identity, look, "jpeg")[0])).format == "JPEG"
     ab = tiny(Photograph.of(picture).seen(tiny.seen_size(picture.size)))
     assert np.array_equal(pixels(table.coloured(identity, look)), pixels(join_picture(laid.shown, ab)))
 
@@ -133,7 +166,7 @@ def test_a_download_keeps_what_belongs_to_the_photograph(tiny: NetworkColourist)
     picture.save(buffer, "PNG", exif=exif)
     table = Table(tiny, "tiny", 1_000_000)
     identity, _ = table.lay(buffer.getvalue())
-    with Image.open(io.BytesIO(table.file(identity, Look(0.4, 1), "png"))) as file:
+    with Image.open(io.BytesIO(table.file(identity, Look(0.4, 1), "png")[0])) as file:
         assert file.getexif()[0x010E] == "of grandmother"
         assert np.array_equal(np.asarray(file)[..., 3], np.asarray(picture)[..., 3])
     with pytest.raises(UserError, match="partly transparent"):

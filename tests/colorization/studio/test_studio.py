@@ -4,6 +4,7 @@ import io
 import json
 import socket
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,7 @@ from colorization.studio.serving import StudioSettings
 from pretext.errors import UserError
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, FileChooser, FilePayload, Page
+    from playwright.sync_api import Browser, FileChooser, FilePayload, Page, Route
 
 PHONE = {"viewport": {"width": 375, "height": 667}, "has_touch": True, "is_mobile": True}
 LOOK = {"temperature": 0.38, "saturation": 1}
@@ -119,6 +120,7 @@ def test_what_is_asked_for_is_what_is_painted(studio: Site, painters: dict[str, 
         {"saturation": 1},
         {"temperature": 0, "saturation": 1},
         {"temperature": "0.4", "saturation": 1},
+        {"temperature": 10**400, "saturation": 1},
         {"temperature": 0.4, "saturation": True},
         {**LOOK, "hints": {}},
         {**LOOK, "hints": [1]},
@@ -151,6 +153,36 @@ def test_uploads_are_bounded_and_only_ours(studio: Site) -> None:
     assert "no hints" in studio.post(f"/photographs/{identity}/coloured", {**LOOK, "hints": hints}).json["problem"]
 
 
+@contextmanager
+def uploading(site: Site, data: bytes) -> Iterator[socket.socket]:
+    """An upload whose body the other side has not asked for yet."""
+    host, _, port = site.address.removeprefix("http://").partition(":")
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        head = f"POST /photographs HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(data)}\r\n"
+        connection.sendall(f"{head}Expect: 100-continue\r\nConnection: close\r\n\r\n".encode())
+        yield connection
+
+
+def test_two_uploads_at_a_time_and_so_many_that_wait(studio: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("colorization.studio.pages._WAITING", 3)
+    data, asked = file_of(photograph()), b"HTTP/1.1 100"
+    with uploading(studio, data) as first, uploading(studio, data) as second:
+        assert first.recv(4000).startswith(asked) and second.recv(4000).startswith(asked)
+        with uploading(studio, data) as third:
+            third.settimeout(0.3)
+            with pytest.raises(TimeoutError):
+                third.recv(4000)
+            refused = studio.ask("/photographs", data)
+            assert refused.status == 503 and "try again" in refused.json["problem"]
+            second.close()  # an upload that is given up
+            third.settimeout(10)
+            assert third.recv(4000).startswith(asked)
+            for connection in (third, first):
+                connection.sendall(data)
+                assert connection.recv(4000).startswith(b"HTTP/1.1 201")
+    assert studio.ask("/photographs", data).status == 201
+
+
 def test_open_slide_and_download(browser: "Browser", studio: Site, painters: dict[str, NetworkColourist]) -> None:
     picture, name = photograph(300, 200), "<img src=x onerror=document.title='owned'>\"'ü漢.png"
     with watched(browser, accept_downloads=True) as page:
@@ -181,10 +213,18 @@ def test_a_reference_picture_and_back(browser: "Browser", studio: Site) -> None:
         opened(page, studio, picture)
         before = shown(page)
         chosen = page.get_by_label("Choose a reference picture")
-        chosen.set_input_files(upload(Image.new("L", (30, 20), 90)))
-        page.get_by_role("alert").filter(has_text="has no colour").wait_for()
-        chosen.set_input_files(upload(other))
+        chosen.set_input_files(upload(Image.new("L", (30, 20), 90), "gray.png"))
+        page.get_by_role("alert").filter(has_text="The reference gray.png: has no colour").wait_for()
+        assert not page.get_by_role("button", name="Without the reference").is_visible(), "it is not chosen"
+        page.get_by_role("slider", name="Saturation").fill("0.5")
         changed(page, before)
+        page.get_by_role("slider", name="Saturation").fill("1")
+        shows(page, lambda now: now == before)
+        chosen.set_input_files(upload(other))
+        referred = changed(page, before)
+        chosen.set_input_files(upload(Image.new("L", (30, 20), 90), "gray.png"))
+        page.get_by_role("alert").filter(has_text="The reference gray.png: has no colour").wait_for()
+        shows(page, lambda now: now == referred)
         with page.expect_download() as download:
             page.get_by_role("button", name="Download").click()
         expected = colorize_picture(reference_colourist(other), picture)
@@ -279,10 +319,105 @@ def test_hints_by_click_and_by_keys(browser: "Browser", hinted: Site) -> None:
         shows(page, lambda now: now == before)
 
 
+def test_swatches_by_arrow_keys(browser: "Browser", hinted: Site) -> None:
+    with watched(browser) as page:
+        opened(page, hinted, photograph())
+        sky = page.get_by_role("radio", name="sky")
+        assert sky.is_checked()
+        sky.focus()
+        page.keyboard.press("ArrowRight")
+        assert page.get_by_role("radio", name="sea").is_checked() and not sky.is_checked()
+        assert page.get_by_label("Another colour").input_value() == "#3f7f8c"
+
+
+def test_hints_do_not_count_while_there_is_a_reference(browser: "Browser", hinted: Site) -> None:
+    with watched(browser) as page:
+        opened(page, hinted, photograph(300, 200))
+        page.locator("#sheet").click(position={"x": 2, "y": 2})
+        mark = page.locator(".mark")
+        sheet, box = page.locator("#sheet").bounding_box(), mark.bounding_box()
+        assert sheet and box and box["x"] >= sheet["x"] and box["y"] >= sheet["y"], "inside the picture"
+        page.get_by_label("Choose a reference picture").set_input_files(upload(photograph(90, 70, seed=5)))
+        page.get_by_text("They do not count").wait_for()
+        assert not mark.is_visible() and page.get_by_role("button", name="Add in the middle").is_disabled()
+        page.locator("#sheet").click(position={"x": 90, "y": 90})
+        page.get_by_role("button", name="Without the reference").click()
+        assert mark.is_visible() and mark.count() == 1 and not page.get_by_text("They do not count").is_visible()
+
+
+def test_a_drag_that_the_system_cancels_ends(browser: "Browser", hinted: Site) -> None:
+    with watched(browser) as page:
+        opened(page, hinted, photograph(300, 200))
+        page.locator("#sheet").click(position={"x": 100, "y": 100})
+        box = page.locator(".mark").bounding_box()
+        assert box
+        page.mouse.move(box["x"] + 12, box["y"] + 12)
+        page.mouse.down()
+        page.mouse.move(box["x"] + 62, box["y"] + 12)
+        page.locator(".mark").evaluate("mark => mark.releasePointerCapture(1)")  # as a cancelled pointer does
+        page.mouse.move(box["x"] + 65, box["y"] + 12)
+        there = page.locator(".mark").bounding_box()
+        page.mouse.move(box["x"] + 70, box["y"] + 12)
+        assert there == page.locator(".mark").bounding_box() and there["x"] == pytest.approx(box["x"] + 50, abs=4)  # type: ignore[index]
+        page.mouse.up()
+
+
+def test_of_two_photographs_the_later_one_is_opened(browser: "Browser", studio: Site) -> None:
+    with watched(browser) as page:
+        opened(page, studio, photograph())
+        held: list[Route] = []
+
+        def hold(route: "Route") -> None:
+            if held:
+                route.continue_()
+            else:
+                held.append(route)
+
+        page.route("**/photographs", hold)
+        chosen = page.get_by_label("Choose a photograph")
+        chosen.set_input_files(upload(photograph(300, 200)))
+        for _ in range(600):
+            if held:
+                break
+            page.wait_for_timeout(20)
+        chosen.set_input_files(upload(photograph(90, 60)))
+        page.get_by_text("All 90 \u00d7 60 pixels").wait_for()
+        laid = studio.ask("/photographs", file_of(photograph(300, 200)))
+        held[0].fulfill(status=201, body=laid.body, content_type="application/json")
+        page.get_by_role("slider", name="Saturation").fill("0.5")
+        page.wait_for_function("document.getElementById('status').textContent === ''")
+        assert page.get_by_text("All 90 \u00d7 60 pixels").is_visible()
+        assert page.locator("#coloured").evaluate("image => image.naturalWidth") == 90
+
+
+def test_a_download_says_what_it_could_not_keep(browser: "Browser", studio: Site) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(np.linspace(0, 65535, 600).reshape(20, 30).astype(np.uint16)).save(buffer, "PNG")
+    with watched(browser, accept_downloads=True) as page:
+        page.goto(studio.address)
+        page.get_by_label("Choose a photograph").set_input_files(upload(buffer.getvalue()))
+        page.locator("#coloured").wait_for()
+        page.get_by_label("Format").select_option("jpeg")
+        with page.expect_download():
+            page.get_by_role("button", name="Download").click()
+        page.get_by_role("status").filter(has_text="the 16 of the photograph were rounded").wait_for()
+        assert not page.get_by_role("alert").text_content()
+
+
+def test_the_picture_stays_in_sight(browser: "Browser", hinted: Site) -> None:
+    with watched(browser, viewport={"width": 1200, "height": 600}) as page:
+        opened(page, hinted, photograph(300, 200))
+        page.get_by_role("button", name="Download").scroll_into_view_if_needed()
+        assert page.evaluate("scrollY") > 100
+        box = page.locator("#sheet").bounding_box()
+        assert box and box["y"] >= 0 and box["y"] + box["height"] <= 600
+
+
 def test_on_a_phone_nothing_sticks_out(browser: "Browser", hinted: Site) -> None:
     with watched(browser, **PHONE) as page:
         page.goto(hinted.address)
         assert page.evaluate("document.documentElement.scrollWidth") <= 375
+        assert page.locator(".large").inner_text() == "Choose a photograph", "there is nothing to drop with"
         opened(page, hinted, photograph(200, 400))
         assert page.evaluate("document.documentElement.scrollWidth") <= 375
         box = page.locator("#sheet").bounding_box()

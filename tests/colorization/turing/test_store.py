@@ -46,18 +46,37 @@ def test_a_pair_not_shown_as_long_as_it_should_be_is_flagged(
 ) -> None:
     store = make_study(practice=0)
     number = store.join("somebody", "yes")
-    store.see(number, 0)
-    store.answer(number, 0, True, shown)
+    at(store, 100.0).see(number, 0)
+    at(store, 100.2).answer(number, 0, True, shown)
     (row,) = store.rows()
     assert row.on_time == row.counts == on_time
+
+
+@pytest.mark.parametrize(("seconds", "on_time"), [(0.002, False), (0.14, False), (0.16, True), (3600.0, True)])
+def test_no_pair_was_shown_for_longer_than_its_answer_took(
+    make_study: MakeStudy, seconds: float, on_time: bool
+) -> None:
+    """Whatever the browser says."""
+    store = make_study(practice=0)
+    number = store.join("somebody", "yes")
+    at(store, 100.0).see(number, 0)
+    at(store, 100.0 + seconds).answer(number, 0, True, ON_TIME)
+    (row,) = store.rows()
+    assert row.on_time == row.counts == on_time
+
+
+def at(store: Store, seconds: float) -> Store:
+    """A study whose clock says that."""
+    store.clock = lambda: seconds
+    return store
 
 
 def test_who_does_not_see_colours_is_kept_apart(make_study: MakeStudy) -> None:
     store = make_study(practice=0)
     for vision in ("yes", "unsure", "no"):
         number = store.join(vision, vision)
-        store.see(number, 0)
-        store.answer(number, 0, True, ON_TIME)
+        at(store, 100.0).see(number, 0)
+        at(store, 101.0).answer(number, 0, True, ON_TIME)
     assert [row.counts for row in store.rows()] == [True, True, False]
     for index in range(3):
         store.join(f"more {index}", "yes")
@@ -69,14 +88,14 @@ def test_who_does_not_see_colours_is_kept_apart(make_study: MakeStudy) -> None:
 def test_algorithms_stay_balanced_though_participants_leave(make_study: MakeStudy) -> None:
     """Who left an hour ago without finishing is replaced."""
     store = make_study()
-    first = [store.join(f"early {index}", "yes", now=1000.0 + index) for index in range(4)]
+    first = [at(store, 1000.0 + index).join(f"early {index}", "yes") for index in range(4)]
     taken = [store.participant(f"early {index}").algorithm for index in range(4)]
     assert sorted(taken) == [0, 0, 1, 1]
     stays = next(index for index in range(4) if taken[index] == 0)
     for trial in range(5):
         store.see(first[stays], trial)
         store.answer(first[stays], trial, True, ON_TIME)
-    store.join("late", "yes", now=9000.0)
+    at(store, 9000.0).join("late", "yes")
     assert store.participant("late").algorithm == 1
 
 
@@ -100,6 +119,38 @@ os.kill(os.getpid(), signal.SIGKILL)
     again = Store.open(file)
     assert again.participant("somebody")[2:] == (1, True), "answered the first, and the second was seen"
     again.close()
+
+
+def test_how_many_fooled_is_counted(make_study: MakeStudy) -> None:
+    store = make_study()
+    for who in range(2):
+        number = store.join(f"somebody {who}", "yes")
+        for trial in range(5):
+            store.see(number, trial)
+            store.answer(number, trial, store.trial(number, trial).fake_first == (who == 0 and trial != 3), ON_TIME)
+            rows = [row for row in store.rows() if row.participant == number and not row.practice]
+            assert store.fooled(number) == sum(row.fooled for row in rows)
+    assert [store.fooled(number) for number in range(3)] == [1, 3, 0]
+
+
+def test_a_full_disk_is_the_error_that_is_said(make_study: MakeStudy) -> None:
+    store = make_study()
+    (pages,) = store._db.execute("PRAGMA page_count").fetchone()
+    store._db.execute(f"PRAGMA max_page_count = {pages}")  # as a full disk: SQLite itself rolls back
+    with pytest.raises(sqlite3.OperationalError, match="full"):
+        for number in range(1000):
+            store.join(f"somebody {number}", "yes")
+    joined = len(store.participants())
+    store._db.execute("PRAGMA max_page_count = 1000000")
+    assert store.join("late", "yes") == joined
+
+
+def test_only_its_owner_reads_a_study(make_study: MakeStudy) -> None:
+    store = make_study()
+    store.join("somebody", "yes")
+    found = {file.name: file.stat().st_mode & 0o777 for file in store.file.parent.glob("study.db*")}
+    assert found == dict.fromkeys(("study.db", "study.db-wal", "study.db-shm"), 0o600)
+    assert store.file.parent.stat().st_mode & 0o777 == 0o700
 
 
 def test_pictures_by_number_alone(make_study: MakeStudy) -> None:

@@ -20,7 +20,7 @@ from colorization.turing.study import FILE, TuringSettings, gathered, opened_stu
 from pretext.errors import UserError
 from pretext.files import write_png
 
-SMALL = {"practice": 1, "trials": 2, "size": 16}
+SMALL = {"practice": 1, "trials": 2, "size": 16, "seed": 0}
 
 
 def settings(folders: list[Path], **more: Any) -> TuringSettings:
@@ -108,7 +108,43 @@ def test_a_study_goes_on_as_it_was_made(folders: list[Path], tmp_path: Path) -> 
             assert store.participant("somebody") is not None and number == 0
     refused(study, settings(folders, trials=3), "another trials (2)")
     refused(study, settings(folders, seed=5), "another seed (0)")
+    refused(study, settings(folders, trials=40), "another trials (2)")  # though 40 is what a new study has
+    refused(study, settings(folders, size=256), "another size (16)")
     refused(study, settings(folders[:2]), "another algorithm")
+
+
+def test_a_seed_is_drawn_once_if_none_is_given(folders: list[Path], tmp_path: Path) -> None:
+    seeds = set()
+    for name in "ab":
+        for _ in range(2):
+            with opened_study(tmp_path / name, settings(folders, seed=None)) as (store, _):
+                seeds.add((name, store.facts.seed))
+    assert len(seeds) == 2 and len({seed for _, seed in seeds}) == 2
+    with opened_study(tmp_path / "c", settings(folders, seed=7)) as (store, _):
+        assert store.facts.seed == 7
+        protocol = TuringSettings().protocol
+    assert protocol == (10, 40, 1.0, 256), "as docs/turing.md says"
+
+
+def test_a_damaged_study_is_a_line(
+    folders: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = tmp_path / "study"
+    with opened_study(study, settings(folders)) as (store, _):
+        (page,) = store._db.execute("SELECT rootpage FROM sqlite_master WHERE name = 'participant'").fetchone()
+        (size,) = store._db.execute("PRAGMA page_size").fetchone()
+
+    def damage() -> None:
+        with (study / FILE).open("r+b") as file:
+            file.seek((page - 1) * size)
+            file.write(b"\xff" * size)
+
+    damage()
+    assert pretint.main(["turing", str(study), "--results"]) == 2
+    monkeypatch.setattr("colorization.pages.serving.serve", lambda app, listener, behind_proxy: listener.close())
+    assert pretint.main(["turing", str(study), "--port", "0"]) == 2, "nor when it ends"
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("pretint: ")]
+    assert len(lines) == 2 and all("study.db: the study cannot be read any more (" in line for line in lines)
 
 
 @pytest.mark.parametrize(

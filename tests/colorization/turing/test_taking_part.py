@@ -239,6 +239,47 @@ def test_on_a_phone_the_pair_is_stacked_at_its_full_size_and_tapped(
     assert not row.chose_first and row.shown.layout == "stacked" and row.shown.pixel_ratio == 2
 
 
+@pytest.mark.parametrize(("width", "height"), [(1200, 900), (1200, 600), (375, 667)])
+def test_a_second_click_answers_nothing(
+    browser: "Browser", make_study: MakeStudy, serve: Serve, width: int, height: int
+) -> None:
+    store = make_study()
+    address = serve(store)
+    with watched(browser, viewport={"width": width, "height": height}) as page:
+        join(page, address, store)
+        page.get_by_role("button", name="Show the first pair").click()
+        answer(page)
+        box = page.get_by_role("button", name="Next pair").bounding_box()
+        page.get_by_role("button", name="Next pair").dblclick()
+        page.wait_for_selector(".asking")
+        places = [page.locator(f"#{name}").bounding_box() for name in ("first", "second")]
+        assert box and box["y"] + box["height"] <= height, "without scrolling"
+        assert all(place and place["y"] + place["height"] <= box["y"] for place in places)
+        page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+        answer(page, "ArrowRight")
+        page.get_by_role("button", name="Next pair").wait_for()
+    assert [row.chose_first for row in store.rows()] == [True, False]
+
+
+def test_no_picture_is_marked_until_the_mouse_moves(browser: "Browser", make_study: MakeStudy, serve: Serve) -> None:
+    store = make_study(practice=0)
+    address = serve(store)
+    with watched(browser) as page:
+        join(page, address, store)
+        page.get_by_role("button", name="Show the first pair").click()
+        for trial in range(2):
+            page.wait_for_selector(".asking")
+            looks = "place => { const { borderColor: a, backgroundColor: b } = getComputedStyle(place); return a + b; }"
+            first, second = page.locator("#first"), page.locator("#second")
+            assert first.evaluate(looks) == second.evaluate(looks)
+            if trial == 0:
+                first.click()  # which moves the mouse there, where it stays
+                page.get_by_text("Pair 2 of 3").wait_for()
+        page.mouse.move(*[(box := first.bounding_box())["x"] + 40, box["y"] + 40])  # type: ignore[index]
+        page.wait_for_selector(".moved")
+        assert first.evaluate(looks) != second.evaluate(looks)
+
+
 def test_hostile_names_on_the_results_page(browser: "Browser", make_study: MakeStudy, serve: Serve) -> None:
     store = make_study(names=[*HOSTILE, "e"], algorithms=("one", HOSTILE_ALGORITHM), practice=0, trials=5)
     address = serve(store)
