@@ -173,7 +173,7 @@ def colorize_picture(colourist: Colourist, picture: Image.Image, saturation: flo
 def _check_used(name: str, settings: ColorizeSettings) -> None:
     """Refuse what is set and would change nothing."""
     reference, scribbles = name.startswith(REFERENCE), name == SCRIBBLES
-    of_networks = dict.fromkeys(("size", "temperature", "batch", "device"), not (reference or scribbles))
+    of_networks = dict.fromkeys(("size", "temperature", "batch"), not (reference or scribbles))
     given, fresh = plain(settings), plain(ColorizeSettings())
     for key, used in {"reference": reference, "scribbles": scribbles, **of_networks}.items():
         if not used and given[key] != fresh[key]:
@@ -224,27 +224,32 @@ class _Colouring:
             for number, job in enumerate(left, 1):
                 finished = self.open(job) + (self.flush() if number == len(left) else 0)
                 advance(finished, "")
-        self.done = self.done._replace(stood=stood)
+            sheet = self.sheet(jobs)
+        self.done = self.done._replace(stood=stood, sheet=sheet)
         if not self.done.written and not (self.streamed and not self.done.skipped):
             raise UserError(f"none of {len(jobs)} pictures could be coloured; the first: {self.done.skipped[0]}")
+        return self.done
+
+    def sheet(self, jobs: Sequence[Job]) -> Path | None:
+        """Bring what was written into the order of the jobs, and show the first of it."""
         written = set(self.done.written)
         self.done.written[:] = [job.target for job in jobs if job.target in written]
-        if not self.settings.sheet or self.streamed:
-            return self.done
         shown = [job for job in jobs if job.target in written][:_SHEET_ROWS]
-        rows = [row for row in map(self.row, shown) if row]
+        rows = [row for row in map(self.row, shown) if row] if self.settings.sheet else []
         if not rows:
-            return self.done
+            return None
         sheet = self.folder / SHEET
         titles: tuple[str, ...] = ("gray", "coloured", "original")
         if all(gray.tobytes() == original.tobytes() for gray, _, original in rows):
             titles, rows = titles[:2], [row[:2] for row in rows]
         write_png(sheet, contact_sheet(rows, titles, cell=_CELL, across=1 + (len(rows) > 4)))
-        return self.done._replace(sheet=sheet)
+        return sheet
 
     def stands(self, job: Job) -> bool:
         """Whether an earlier call coloured this very picture in this very way."""
-        notes = None if self.memory is None else self.memory.notes(job.source, self.results(job))
+        if self.memory is None or job.source == STANDARD:
+            return False
+        notes = self.memory.notes(job.source, self.results(job))
         if notes is None:
             return False
         self.done.written.append(job.target)

@@ -84,8 +84,9 @@ def _expanded(pictures: Sequence[Path], out: Path) -> list[Path]:
             found.append(path)
             continue
         matches = sorted(map(Path, glob.glob(str(path), recursive=True)))  # noqa: PTH207 - it may be absolute
-        mine = _real(out)
-        matches = [match for match in matches if not _real(match).is_relative_to(mine)]
+        mine, fixed = _real(out), _real(_fixed(path))
+        if mine != fixed and mine.is_relative_to(fixed):
+            matches = [match for match in matches if not _real(match).is_relative_to(mine)]
         if not matches:
             raise UserError(f"{path}: no file matches this pattern")
         within = {parent for match in matches for parent in match.parents}
@@ -93,6 +94,11 @@ def _expanded(pictures: Sequence[Path], out: Path) -> list[Path]:
         folders = {one for one in matches if one.is_dir() and not (one in within and mine.is_relative_to(_real(one)))}
         found += [one for one in matches if (one in folders or one.is_file()) and folders.isdisjoint(one.parents)]
     return found
+
+
+def _fixed(pattern: Path) -> Path:
+    """The folder in which a pattern looks."""
+    return next(folder for folder in pattern.parents if not glob.has_magic(str(folder)))
 
 
 def _files(path: Path, out: Path) -> list[tuple[Path, Path]]:

@@ -12,6 +12,8 @@ from pretext.errors import UserError
 FILE = ".pretint-colorize.jsonl"
 """In the folder of results: a line of JSON for every picture that was coloured."""
 
+_MEANING = 1  # raised when the same settings come to make something else
+
 
 class Memory:
     """What was coloured into a folder, from what, how.
@@ -27,10 +29,15 @@ class Memory:
 
     def __init__(self, folder: Path, how: Any, files: Iterable[Path]) -> None:
         self.folder, self.path = folder, folder / FILE
-        depends = json.dumps([how, [_state(file) for file in files]], sort_keys=True, default=str)
+        depends = json.dumps([_MEANING, how, [_state(file) for file in files]], sort_keys=True, default=str)
         self.how = hashlib.sha256(depends.encode()).hexdigest()[:16]
         self._known: dict[str, dict[str, Any]] = {}
-        lines = self.path.read_bytes().splitlines() if self.path.is_file() else []
+        try:
+            lines = self.path.read_bytes().splitlines() if self.path.is_file() else []
+        except OSError as error:
+            raise UserError(
+                f"{self.path}: cannot be read ({error.strerror}); name another folder with --out"
+            ) from error
         for line in lines:
             try:
                 record = json.loads(line)

@@ -75,15 +75,20 @@ def held_folder(folder: Path, doing: str) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("a")
+        flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK  # no link is followed, no pipe waited for
+        opened = os.open(folder / ".lock", flags, 0o666)
     except OSError as error:
         raise UserError(f"{folder}: cannot write there ({error.strerror}); name another folder") from error
-    with lock:
+    with os.fdopen(opened, "w") as lock:
         try:
             # Not flock, which workers inherit: they outlive a kill of this process for some seconds.
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except (BlockingIOError, PermissionError) as error:
             raise UserError(f"{folder}: another process is {doing}; wait for it or stop it") from error
+        except OSError as error:
+            raise UserError(
+                f"{folder}: cannot be locked ({error.strerror}); name a folder on a file system with locks"
+            ) from error
         yield
 
 

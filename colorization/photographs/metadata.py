@@ -47,7 +47,7 @@ def read_metadata(image: Image.Image, size: tuple[int, int], notes: list[str]) -
     try:
         opened = image.getexif()
         said = ExifTags.Base.XResolution in opened
-        exif = _renewed(opened, size, profiled=bool(image.info.get("icc_profile")))
+        exif = _renewed(opened, size)
     except Exception:  # of unknown origin, and damaged in any way
         exif = _renewed(Image.Exif(), size)
         notes.append("its EXIF is damaged: left out")
@@ -64,6 +64,18 @@ def read_metadata(image: Image.Image, size: tuple[int, int], notes: list[str]) -
     return found
 
 
+def in_srgb(exif: bytes) -> bytes:
+    """A block of EXIF that calls the picture's colours, if it says anything of them, those of sRGB."""
+    found = Image.Exif()
+    found.load(b"Exif\0\0" + exif)
+    if ExifTags.Base.ColorSpace not in found.get_ifd(_EXIF_IFD):
+        return exif
+    found.get_ifd(_EXIF_IFD)[ExifTags.Base.ColorSpace] = 1
+    found.get_ifd(ExifTags.IFD.GPSInfo)
+    found.endian = "<"
+    return found.tobytes().removeprefix(b"Exif\0\0")
+
+
 def in_jpeg(found: Metadata, notes: list[str]) -> tuple[bytes, bytes, bytes]:
     """EXIF, XMP and APP13 segments as a JPEG holds them, whose parts are of limited length."""
     exif, xmp = found.exif, found.xmp
@@ -77,7 +89,7 @@ def in_jpeg(found: Metadata, notes: list[str]) -> tuple[bytes, bytes, bytes]:
     return b"Exif\0\0" + exif, xmp, segments
 
 
-def _renewed(opened: Image.Exif, size: tuple[int, int], profiled: bool = False) -> bytes:
+def _renewed(opened: Image.Exif, size: tuple[int, int]) -> bytes:
     exif = Image.Exif()
     exif.load(opened.tobytes())  # a copy: Pillow itself looks at the orientation when it loads a TIFF
     for tag in (*_STORAGE, _ORIENTATION):
@@ -87,8 +99,6 @@ def _renewed(opened: Image.Exif, size: tuple[int, int], profiled: bool = False) 
     for tag, value in ((ExifTags.Base.ExifImageWidth, size[0]), (ExifTags.Base.ExifImageHeight, size[1])):
         if tag in shown:
             shown[tag] = value
-    if ExifTags.Base.ColorSpace in shown and not profiled:
-        shown[ExifTags.Base.ColorSpace] = 1  # sRGB
     if str(exif.get(ExifTags.Base.ImageDescription, "")).startswith('{"shape": ['):
         del exif[ExifTags.Base.ImageDescription]  # tifffile's note on the old file's storage, which it believes
     exif.get_ifd(ExifTags.IFD.GPSInfo)  # read before the byte order is another

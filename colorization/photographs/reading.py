@@ -19,7 +19,7 @@ from PIL import Image, ImageMode, UnidentifiedImageError
 from torch import Tensor
 
 from colorization.photographs.deep import Deep, is_deep, read_deep
-from colorization.photographs.metadata import Metadata, read_metadata
+from colorization.photographs.metadata import Metadata, in_srgb, read_metadata
 from colorization.photographs.profiles import (
     UnusableProfile,
     deep_transform,
@@ -210,6 +210,8 @@ def _read(image: Image.Image, file: Path | bytes, key: str) -> Photograph:
         pixels = flat if turn is None else flat.transpose(turn)
         alpha = layer if turn is None or layer is None else layer.transpose(turn)
         pixels.info.clear()
+    if back is None:
+        found.exif = in_srgb(found.exif)
     return Photograph(key, shown, size, pixels, alpha, profile, lossless, found, back, notes)
 
 

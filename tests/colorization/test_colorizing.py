@@ -373,7 +373,14 @@ def test_what_changed_is_coloured_again(model: Path, tmp_path: Path, capsys: pyt
     assert "3 of them stood there already" in capsys.readouterr().out
 
 
-def test_standard_input_into_a_folder_is_always_coloured(model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("named", [False, True])
+def test_standard_input_into_a_folder_is_always_coloured(
+    model: Path, tmp_path: Path, named: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a file is called -."""
+    monkeypatch.chdir(tmp_path)
+    if named:
+        (tmp_path / "-").touch()
     found = []
     for number in range(2):
         buffer = io.BytesIO()
@@ -414,6 +421,19 @@ def test_a_file_that_finds_no_room_is_an_error(model: Path, tmp_path: Path, form
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert done.returncode == 2 and "cannot write the picture" in done.stderr and "Traceback" not in done.stderr
     assert not list((tmp_path / "out").glob("[!.]*"))
+
+
+@pytest.mark.parametrize("out", [".", "album", "other"])
+def test_a_pattern_with_results_beside_or_above(
+    model: Path, tmp_path: Path, out: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "album").mkdir()
+    picture(40, 30).save(tmp_path / "album" / "a.gif")
+    settings = ColorizeSettings(out=Path(out), size=32, device="cpu", sheet=False)
+    for stood in (0, 1):
+        done = colorize(model, [Path("album/*.gif")], settings)
+        assert done.written == [Path(out) / "a.png"] and done.stood == stood
 
 
 @pytest.mark.parametrize("pattern", ["*", "**", "**/*.png", "*.png"])
@@ -495,3 +515,38 @@ def test_what_is_no_file_at_the_place_of_ours(model: Path, tmp_path: Path) -> No
             colorize(model, [tmp_path / "a.jpg"], settings)
         (out / ".pretint-colorize.jsonl").unlink()
     assert victim.read_text() == "mine"
+
+
+def test_a_memory_that_cannot_be_read_is_a_line(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture(40, 30).save(tmp_path / "a.jpg")
+    settings = ColorizeSettings(out=tmp_path / "out", size=32, device="cpu")
+    colorize(model, [tmp_path / "a.jpg"], settings)
+    read = Path.read_bytes
+
+    def refusing(path: Path) -> bytes:
+        if path.name.endswith(".jsonl"):
+            raise PermissionError(13, "Permission denied")
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refusing)
+    with pytest.raises(UserError, match=r"jsonl: cannot be read \(Permission denied\)"):
+        colorize(model, [tmp_path / "a.jpg"], settings)
+
+
+def test_a_lock_that_is_none(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture(40, 30).save(tmp_path / "a.jpg")
+    (tmp_path / "out").mkdir()
+    settings = ColorizeSettings(out=tmp_path / "out", size=32, device="cpu")
+    for make in (os.mkfifo, lambda path: path.symlink_to(tmp_path / "target")):
+        make(tmp_path / "out" / ".lock")
+        with pytest.raises(UserError, match="out: cannot write there"):
+            colorize(model, [tmp_path / "a.jpg"], settings)
+        (tmp_path / "out" / ".lock").unlink()
+    assert not (tmp_path / "target").exists()
+
+    def without(*what: object) -> None:
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr("fcntl.lockf", without)
+    with pytest.raises(UserError, match="cannot be locked \\(No locks available\\)"):
+        colorize(model, [tmp_path / "a.jpg"], settings)

@@ -401,3 +401,15 @@ def test_upright_as_pillow_turns(tmp_path: Path) -> None:
         picture.save(tmp_path / "x.png", exif=oriented(orientation))
         with Image.open(tmp_path / "x.png") as opened:
             assert np.array_equal(np.asarray(ImageOps.exif_transpose(opened)), turn(np.asarray(picture)))
+
+
+@pytest.mark.parametrize(("mode", "profile", "space"), [("RGB", "wide", 65535), ("L", "gray", 1), ("RGB", "", 1)])
+def test_the_colour_space_that_exif_names_is_the_results(mode: str, profile: str, space: int) -> None:
+    exif = Image.Exif()
+    exif[271], exif.get_ifd(0x8769)[40961] = "Camera", 65535
+    buffer, made = io.BytesIO(), {"wide": wide_profile(), "gray": gray_profile(), "": None}[profile]
+    Image.new(mode, (8, 8), 120).save(buffer, "PNG", exif=exif, icc_profile=made)
+    out = io.BytesIO()
+    write_photograph(open_photograph(buffer.getvalue()), NO_COLOUR, out, "png")
+    with Image.open(out) as result:
+        assert result.getexif().get_ifd(0x8769)[40961] == space
