@@ -1,4 +1,4 @@
-from .colorizing import ColorizeSettings, Coloured, colorize, colorize_picture
+from .colorizing import Coloured, colorize, colorize_picture
 from .colourists import Colourist, Prediction
 from .hints import Hints, from_points, read_hints
 from .joining import join_picture
@@ -6,6 +6,7 @@ from .opening import open_colourist
 from .photographs import Photograph, open_photograph, write_photograph
 from .scores.scoring import ScoreSettings, score
 from .scores.table import Scores
+from .settings import ColorizeSettings
 
 __all__ = [
     "ColorizeSettings",

@@ -5,109 +5,37 @@ import math
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from colorization.colourists import Colourist, Prediction
 from colorization.joining import Colours, Scaled, join_picture
 from colorization.listing import STANDARD, Job, beside, list_jobs
-from colorization.methods.reference import ReferenceSettings
-from colorization.methods.scribbles import ScribbleSettings
-from colorization.networks import LARGEST
 from colorization.opening import REFERENCE, SCRIBBLES, depended_on, open_colourist
 from colorization.photographs import Format, Photograph, open_photograph, write_photograph
-from colorization.photographs.reading import MEGAPIXELS
-from colorization.photographs.writing import QUALITY, in_memory
+from colorization.photographs.writing import in_memory
 from colorization.remembering import Memory
 from colorization.sampling import draw, entropy, quantile_fields
+from colorization.settings import ColorizeSettings
+from colorization.showing import ROWS, SHEET, Row, reduced_to_cell, sheet_of, small_of
 from pretext.colorizer import resample
 from pretext.engine.progress import progress
 from pretext.errors import PictureError, UserError
 from pretext.files import held_folder, write_png
-from pretext.gamut import TEMPERATURE, bin_centres
+from pretext.gamut import bin_centres
 from pretext.settings import plain
-from pretext.sheet import contact_sheet
 
-SHEET = "sheet.png"
-"""The file, in the folder of results, that shows them side by side."""
 FOLDER = Path("coloured")
 """Where results go if nobody says else."""
 
-_SHEET_ROWS = 24
-_CELL = 320
 _HELD = 60e6  # pixels of photographs that wait for others of their size
 _NAME = 255  # bytes
 _PALE = 2.0  # Lab units: less cannot be seen
-
-
-@dataclass
-class ColorizeSettings:
-    """How pictures are coloured.
-
-    Args:
-        out: folder for the coloured pictures and the sheet that shows them (default: coloured); - is standard output,
-            which is also the default where the picture is standard input.
-        format: of the files: jpeg, png, webp, tiff; auto takes the picture's own, or PNG where that has no colour.
-        quality: of JPEG and lossy WebP, 1 to 100.
-        size: shorter side, in pixels, at which a network sees a picture; 0 takes the size at which it
-            was trained to. The result has the full resolution of the input.
-        temperature: of a network's annealed mean: towards 0 more vivid, 1 more cautious.
-        saturation: factor on the colours: 0 is gray, 1 as predicted.
-        samples: how many more colourings of each picture are drawn from what the network holds likely.
-        uncertainty: write beside each picture how unsure the network is of each place.
-        hints: colours given in places of a single picture, a YAML file or a picture of strokes: for scribbles, and
-            for a network that takes them.
-        first_frame: of an animation or of several pages colour the first; else it is refused.
-        megapixels: the largest picture that is opened.
-        sheet: write sheet.png, the pictures side by side: gray, coloured, and original where one has colour.
-        batch: how many pictures of one size a network sees at once; 0 is 8 on a GPU, else 1.
-        seed: of the samples.
-        device: auto (the GPU if there is one), cpu, cuda, ...
-        reference: how colours are taken from a reference picture.
-        scribbles: how they spread from scribbles.
-    """
-
-    out: Path | None = None
-    format: Literal["auto", "jpeg", "png", "webp", "tiff"] = "auto"
-    quality: int = QUALITY
-    size: int = 0
-    temperature: float = TEMPERATURE
-    saturation: float = 1.0
-    samples: int = 0
-    uncertainty: bool = False
-    hints: Path | None = None
-    first_frame: bool = False
-    megapixels: float = MEGAPIXELS
-    sheet: bool = True
-    batch: int = 0
-    seed: int = 0
-    device: str = "auto"
-    reference: ReferenceSettings = field(default_factory=ReferenceSettings)
-    scribbles: ScribbleSettings = field(default_factory=ScribbleSettings)
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.size <= LARGEST:
-            raise UserError(f"size is {self.size}: it must lie in [0, {LARGEST}]")
-        if not 0.01 <= self.temperature < math.inf:
-            raise UserError(f"temperature is {self.temperature}: it must be 0.01 or more, and finite")
-        if not 0 <= self.saturation <= 10:
-            raise UserError(f"saturation is {self.saturation}: it must lie in [0, 10]")
-        if not 1 <= self.quality <= 100:
-            raise UserError(f"quality is {self.quality}: it must lie in [1, 100]")
-        if not 0 <= self.samples <= 100:
-            raise UserError(f"samples is {self.samples}: it must lie in [0, 100]")
-        if not 0 < self.megapixels < math.inf:
-            raise UserError(f"megapixels is {self.megapixels}: it must be above 0, and finite")
-        if not 0 <= self.batch <= 1024:
-            raise UserError(f"batch is {self.batch}: it must lie in [0, 1024]")
-        if not 0 <= self.seed < 2**62:
-            raise UserError(f"seed is {self.seed}: it must lie in [0, 2^62)")
 
 
 class Coloured(NamedTuple):
@@ -234,15 +162,12 @@ class _Colouring:
         """Bring what was written into the order of the jobs, and show the first of it."""
         written = set(self.done.written)
         self.done.written[:] = [job.target for job in jobs if job.target in written]
-        shown = [job for job in jobs if job.target in written][:_SHEET_ROWS]
+        shown = [job for job in jobs if job.target in written][:ROWS]
         rows = [row for row in map(self.row, shown) if row] if self.settings.sheet else []
         if not rows:
             return None
         sheet = self.folder / SHEET
-        titles: tuple[str, ...] = ("gray", "coloured", "original")
-        if all(gray.tobytes() == original.tobytes() for gray, _, original in rows):
-            titles, rows = titles[:2], [row[:2] for row in rows]
-        write_png(sheet, contact_sheet(rows, titles, cell=_CELL, across=1 + (len(rows) > 4)))
+        write_png(sheet, sheet_of(rows))
         return sheet
 
     def stands(self, job: Job) -> bool:
@@ -256,14 +181,12 @@ class _Colouring:
         self.done.notes.extend((str(job.source), note) for note in notes)
         return True
 
-    def row(self, job: Job) -> list[Image.Image]:
+    def row(self, job: Job) -> Row | None:
         """A picture's row of the sheet, from its files, so that it is the same whichever call coloured it."""
         try:
-            after = _small(job.target)
-            before = self.originals[job.source] if job.source in self.originals else _small(job.source)
+            return Row(self.originals.get(job.source) or small_of(job.source), small_of(job.target))
         except PictureError:  # such as memory that does not suffice now; the result stands
-            return []
-        return [ImageOps.grayscale(before).convert("RGB"), after, before]
+            return None
 
     def results(self, job: Job) -> list[Path]:
         """All files that a picture gives, the coloured one first."""
@@ -358,7 +281,7 @@ class _Colouring:
         self.memory.add(job.source, self.results(job), [*photograph.notes, *notes])
         self.done.written.append(job.target)
         if job.source == STANDARD:  # which cannot be read again
-            self.originals[STANDARD] = photograph.reduced(_in_cell(photograph.size))
+            self.originals[STANDARD] = reduced_to_cell(photograph)
 
     def write(self, job: Job, photograph: Photograph, colours: Colours) -> list[str]:
         """The coloured picture itself; gives notes."""
@@ -389,14 +312,3 @@ class _Colouring:
 def _require_names(targets: Sequence[Path], key: str) -> None:
     if any(len(os.fsencode(target.name)) > _NAME for target in targets):
         raise PictureError(key, f"its name is too long for a result's, of {_NAME} bytes at most; rename it")
-
-
-def _small(file: Path) -> Image.Image:
-    photograph = open_photograph(file, megapixels=math.inf, first_frame=True)
-    return photograph.reduced(_in_cell(photograph.size))
-
-
-def _in_cell(size: tuple[int, int]) -> tuple[int, int]:
-    """Width and height of a picture on the sheet."""
-    scale = min(1.0, _CELL / max(size))
-    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))

@@ -134,8 +134,9 @@ def table(arguments: Sequence[str]) -> int:
 
 def colorize(arguments: Sequence[str]) -> int:
     """Colour photographs, and show them: gray, coloured, original."""
-    from colorization.colorizing import FOLDER, ColorizeSettings
+    from colorization.colorizing import FOLDER
     from colorization.colorizing import colorize as job
+    from colorization.settings import ColorizeSettings
 
     model = Positional(
         "model",

@@ -1,12 +1,15 @@
 """Serving an application until somebody stops it, and the files that its pages are made of."""
 
 import contextlib
+import json
 import socket
 from collections.abc import Callable
 from importlib.resources import files
+from typing import Any
 
 import uvicorn
 from starlette.convertors import Convertor, register_url_convertor
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
@@ -64,6 +67,17 @@ def configured(app: ASGIApp, behind_proxy: bool = False) -> uvicorn.Config:
         timeout_graceful_shutdown=3,
         ws="none",
     )
+
+
+async def sent_object(request: Request) -> dict[str, Any]:
+    """The JSON object that a script of ours sends; an `HTTPException` where it is none."""
+    try:
+        sent = json.loads(await request.body())
+    except (ValueError, RecursionError):
+        sent = None
+    if not isinstance(sent, dict):
+        raise HTTPException(400, "Send a JSON object.")
+    return sent
 
 
 def static_route(*packages: str) -> Route:

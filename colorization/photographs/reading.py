@@ -32,21 +32,12 @@ from colorization.photographs.profiles import (
 from pretext.color import rgb_to_lightness
 from pretext.engine.memory import available
 from pretext.errors import PictureError, UserError
-from pretext.pictures.decode import decode
+from pretext.pictures.decode import UPRIGHT, decode
 
 MEGAPIXELS = 200.0
 """The largest picture that is opened if nobody says else."""
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")  # others of Pillow's start programs, or are no photographs
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 _BYTES_A_PIXEL = {8: 13, 16: 14}  # at the worst moment: source, its upright copy or the result, the encoder's buffer
 
 
@@ -206,7 +197,7 @@ def _read(image: Image.Image, file: Path | bytes, key: str) -> Photograph:
         image.load()
         flat, layer = _without_alpha(image)
         flat, profile, back = _in_srgb(flat, own, notes)
-        turn = None if turned else _UPRIGHT.get(orientation)
+        turn = None if turned else UPRIGHT.get(orientation)
         pixels = flat if turn is None else flat.transpose(turn)
         alpha = layer if turn is None or layer is None else layer.transpose(turn)
         pixels.info.clear()

@@ -18,7 +18,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from colorization.pages.guarding import Guard, dropped
-from colorization.pages.serving import renderer, static_route
+from colorization.pages.serving import renderer, sent_object, static_route
 from colorization.photographs import Format
 from colorization.studio.photographs import Look, Table, UnusableReference
 from colorization.studio.workshop import Crowded, Superseded, Workshop
@@ -118,7 +118,7 @@ class _Studio:
 
     async def coloured(self, request: Request) -> Response:
         identity = request.path_params["identity"]
-        sent = await _sent(request)
+        sent = await sent_object(request)
         look, full = _look(sent), sent.get("full") is True
         kind: Format = "png" if full and sent.get("format") == "png" else "jpeg"
 
@@ -147,16 +147,6 @@ def _mistake(request: Request, problem: Exception) -> Response:
     text = str(problem)
     said = {"problem": text if text.endswith(".") else f"{text}.", "reference": isinstance(problem, UnusableReference)}
     return JSONResponse(said, 422)
-
-
-async def _sent(request: Request) -> dict[str, Any]:
-    try:
-        sent = json.loads(await request.body())
-    except (ValueError, RecursionError):
-        sent = None
-    if not isinstance(sent, dict):
-        raise HTTPException(400, "Send a JSON object.")
-    return sent
 
 
 def _look(sent: dict[str, Any]) -> Look:

@@ -1,6 +1,5 @@
 """The pages of a study: joining it, and taking part."""
 
-import json
 import logging
 import secrets
 import sqlite3
@@ -18,7 +17,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from colorization.pages.guarding import Guard, Rate
-from colorization.pages.serving import renderer, static_route
+from colorization.pages.serving import renderer, sent_object, static_route
 from colorization.turing.admin import Admin
 from colorization.turing.store import REAL, Participant, Shown, Store
 
@@ -178,13 +177,7 @@ async def _sent(request: Request) -> dict[str, Any]:
     """The JSON object that a script of ours sends."""
     if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
         raise HTTPException(415, "Send JSON.")
-    try:
-        sent = json.loads(await request.body())
-    except (ValueError, RecursionError):
-        sent = None
-    if not isinstance(sent, dict):
-        raise HTTPException(400, "Send a JSON object.")
-    return sent
+    return await sent_object(request)
 
 
 def _trial(sent: dict[str, Any]) -> int:

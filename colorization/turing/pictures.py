@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from PIL import Image, ImageOps
 
-from colorization.colorizing import SHEET
+from colorization.showing import SHEET
 from pretext.errors import UserError
 from pretext.pictures.folder import Folder
 

@@ -38,7 +38,7 @@ _MAGIC = {
     b"MM\0*": "TIFF",
     b"GIF8": "GIF",
 }
-_UPRIGHT = {
+UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -47,6 +47,7 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+"""What makes a picture of an EXIF orientation upright; of 1 nothing."""
 
 
 def decode(data: bytes, key: str, shorter: int | None = None) -> Image.Image:
@@ -73,7 +74,7 @@ def decode(data: bytes, key: str, shorter: int | None = None) -> Image.Image:
             if shorter is not None:
                 image.draft(None, (shorter, shorter))
             image.load()
-            turn = _UPRIGHT.get(_orientation(image))
+            turn = UPRIGHT.get(_orientation(image))
             picture = _rgb(image)
             if turn is not None:
                 picture = picture.transpose(turn)

@@ -14,7 +14,7 @@ from PIL import Image
 from skimage.color import rgb2lab
 
 import pretint
-from colorization.colorizing import ColorizeSettings, colorize, colorize_picture
+from colorization import ColorizeSettings, colorize, colorize_picture
 from colorization.networks import NetworkColourist
 from pretext.engine.checkpoint import save_checkpoint
 from pretext.errors import UserError

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 import pretint
-from colorization.colorizing import ColorizeSettings, colorize
+from colorization import ColorizeSettings, colorize
 from colorization.hints import from_points
 from colorization.networks import open_network
 from colorization.opening import open_colourist

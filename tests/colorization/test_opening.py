@@ -11,7 +11,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 import pretint
-from colorization.colorizing import ColorizeSettings, colorize
+from colorization import ColorizeSettings, colorize
 from colorization.hints import from_points
 from colorization.methods.reference import ReferenceColourist, ReferenceSettings
 from colorization.methods.scribbles import ScribblesColourist, ScribbleSettings

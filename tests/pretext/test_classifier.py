@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.nn import functional as F
 
-from colorization.colorizing import ColorizeSettings, colorize
+from colorization import ColorizeSettings, colorize
 from pretext.backbones import build_backbone
 from pretext.classifier import Classifier, label_health
 from pretext.color import rgb_to_lightness

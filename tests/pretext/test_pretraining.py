@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from colorization.colorizing import ColorizeSettings, colorize
+from colorization import ColorizeSettings, colorize
 from pretext.engine.checkpoint import load_checkpoint, save_checkpoint
 from pretext.engine.journal import read_journal, skipped_pictures
 from pretext.engine.run import newest_checkpoint

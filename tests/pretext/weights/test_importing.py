@@ -12,7 +12,7 @@ import torchvision
 from torch import Tensor
 from torch.nn import functional as F
 
-from colorization.colorizing import ColorizeSettings, colorize
+from colorization import ColorizeSettings, colorize
 from pretext.engine.checkpoint import load_checkpoint
 from pretext.engine.run import find_checkpoint
 from pretext.errors import UserError
