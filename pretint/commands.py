@@ -14,7 +14,7 @@ from pretint.reading import Command, NoSettings, name_of, read, understood
 
 RUN = Positional("run", "directory of the run")
 NETWORKS = Positional(
-    "networks", "runs, checkpoints, random:RUN, random:BACKBONE, timm:MODEL, timm:MODEL:FILE", nargs="+", kind=str
+    "networks", "runs, checkpoints, random:RUN, random:BACKBONE, timm:MODEL[:FILE]", nargs="+", kind=str
 )
 START = Positional("networks", "as of probe; rescaled:NETWORK is rescaled to the pictures first", nargs="+", kind=str)
 HERE = Path(__file__).parents[1]

@@ -62,7 +62,7 @@ class EvaluationSettings:
         cache: folder of the features that are kept, for all evaluations; empty: $PRETINT_CACHE, or
             ~/.cache/pretint/features.
         storage: of kept features: float16, or float32 at twice the size.
-        out: folder of the results of networks that are no run's.
+        out: folder of the results; empty: a run's go into its own folder, those of other networks into results.
     """
 
     train: str = "bundled:train"
@@ -78,7 +78,7 @@ class EvaluationSettings:
     workers: int = -1
     cache: str = ""
     storage: Literal["float16", "float32"] = "float16"
-    out: Path = field(default_factory=lambda: Path("results"))
+    out: str = ""
 
     def __post_init__(self) -> None:
         if not 0 <= self.size <= 4096 or not -1 <= self.workers <= 256 or not 0 <= self.seed < 2**63:
@@ -249,7 +249,8 @@ class Evaluation:
         if unknown := [name for name in settings.stages if name not in names]:
             raise UserError(f"stages: {network.name} has no {unknown[0]}; it has {', '.join(names)}")
         self.stages = [name for name in names if name in settings.stages] or names
-        self.file = (network.run / "results" if network.run else settings.out) / f"{self._file_name(mode)}.json"
+        home = Path(settings.out) if settings.out else (network.run or Path()) / "results"
+        self.file = home / f"{self._file_name(mode)}.json"
         self.facts: dict[str, Any] = {
             "protocol": protocol.name,
             "settings": json.loads(json.dumps(protocol.settings)),

@@ -128,10 +128,10 @@ class Tuning:
             names = ", ".join(stage.name for stage in self.network.stages)
             raise UserError(f"freeze_to is {settings.freeze_to}: {self.network.name} has no such stage; it has {names}")
         self.training, self.held = parts_of(task.train, settings.holdout, settings.seed)
-        home = self.network.run or settings.out
+        home = Path(settings.out) if settings.out else self.network.run or Path("runs/finetuned")
         name = self._name()
         self.folder = home / "finetuned" / name
-        self.file = (home / "results" if self.network.run else home) / f"{name}.json"
+        self.file = (home / "results" if home == self.network.run else home) / f"{name}.json"
 
     def _name(self) -> str:
         settings = self.settings

@@ -18,12 +18,15 @@ from pretext.backbones import BACKBONES, Backbone, Stage, build_backbone
 from pretext.backbones.from_timm import TimmColour
 from pretext.errors import UserError
 from pretext.recipe import PretrainSettings, load_pretrained
-from pretext.settings import plain
+from pretext.settings import plain, settings_file
 from pretext.weights.inputs import FromRgb
 
 Kind = Literal["random", "pretrained", "supervised", "published"]
 
-_FORMS = "a run or checkpoint, random:RUN, random:BACKBONE, timm:MODEL, timm:MODEL:FILE or timm:MODEL:random"
+_FORMS = (
+    "a run or checkpoint, random:RUN, random:RECIPE.yaml, random:BACKBONE, timm:MODEL, timm:MODEL:FILE or "
+    "timm:MODEL:random"
+)
 _USUAL_SIZE = 224  # of ImageNet's networks
 _FREE = ("seed", "machine", "online")  # settings in which runs of one group may differ
 
@@ -78,6 +81,7 @@ def open_network(spec: str, seed: int = 0, arguments: Mapping[str, Any] | None =
 
     - ``RUN``, a run's folder or a checkpoint file: its backbone, which sees lightness only.
     - ``random:RUN``: the same architecture at the random weights of that run's own seed.
+    - ``random:RECIPE.yaml``: that of a recipe of pretraining, at the random weights of its seed.
     - ``random:BACKBONE``: any backbone by its name, at the random weights of ``seed``; sees lightness only.
     - ``timm:MODEL``: in colour, with its published weights, from the hub or its local cache.
     - ``timm:MODEL:FILE``: the same with the weights in a local .safetensors or .pth file.
@@ -105,10 +109,11 @@ def open_network(spec: str, seed: int = 0, arguments: Mapping[str, Any] | None =
         if name in BACKBONES or name.startswith("timm/") or timm.is_model(name.partition(".")[0]):
             return _random(spec, name, other, seed, _usual_size(name), None)
         _must_exist(spec, name)
-        settings = load_pretrained(Path(name)).settings
+        recipe = Path(name).suffix in (".yaml", ".yml")
+        settings = settings_file(PretrainSettings, Path(name)) if recipe else load_pretrained(Path(name)).settings
         backbone = settings.backbone
         own = {**backbone.arguments, **other}
-        return _random("random", backbone.name, own, settings.seed, settings.view_size, _run(name))
+        return _random("random", backbone.name, own, settings.seed, settings.view_size, None if recipe else _run(name))
     _must_exist(spec, spec)
     pretrained = load_pretrained(Path(spec))
     settings, run = pretrained.settings, _run(spec)

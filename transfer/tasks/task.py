@@ -5,7 +5,6 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any, ClassVar
 
 from PIL import Image
@@ -51,7 +50,7 @@ class FinetuneSettings:
         machine: what may change between two calls without changing the result.
         seed: of the head's first weights, the order of pictures and their augmentation, and of random weights
             that are no run's.
-        out: folder of what becomes of networks that are no run's; a run's go into its own.
+        out: folder of all that comes of it; empty: a run's own folder, and runs/finetuned for other networks.
     """
 
     train: str = ""
@@ -68,7 +67,7 @@ class FinetuneSettings:
     training: TrainingSettings = field(default_factory=TrainingSettings)
     machine: MachineSettings = field(default_factory=MachineSettings)
     seed: int = 0
-    out: Path = field(default_factory=lambda: Path("runs/finetuned"))
+    out: str = ""
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**63:
