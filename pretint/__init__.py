@@ -13,10 +13,11 @@ from pretint import commands
 from pretint.printing import PLAIN, say
 from pretint.reading import Command
 from pretint.sending import jobs, submit
+from pretint.studying import study
 
 __all__ = ["COMMANDS", "main"]
 
-COMMANDS: dict[str, Command] = {**commands.COMMANDS, "submit": submit, "jobs": jobs}
+COMMANDS: dict[str, Command] = {**commands.COMMANDS, "study": study, "submit": submit, "jobs": jobs}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

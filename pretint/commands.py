@@ -201,10 +201,16 @@ def studio(arguments: Sequence[str]) -> int:
 
 
 def report(arguments: Sequence[str]) -> int:
-    """Write a run's report: one HTML file with its curves, probes, pictures and settings."""
+    """Write the report of a run, or of a study: one HTML file with its numbers, curves, pictures and settings."""
     from transfer.report import write_report
 
-    (run,), _ = read(report, NoSettings, [RUN], arguments)
+    of = Positional("run", "directory of a run, or of a study")
+    (run,), _ = read(report, NoSettings, [of], arguments)
+    if (run / "plan.json").is_file():
+        from study.reporting import write_study_report
+
+        say(*(f"report: {file}" for file in write_study_report(run)))
+        return 0
     say(f"report: {write_report(run)}")
     return 0
 

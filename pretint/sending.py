@@ -23,7 +23,7 @@ SHARED = ("pretrain", "finetune")
 
 
 @contextlib.contextmanager
-def _cluster() -> Iterator[None]:
+def cluster() -> Iterator[None]:
     """What slurm/ has to say to a user, said as all else is."""
     try:
         from slurm import ClusterError
@@ -35,7 +35,7 @@ def _cluster() -> Iterator[None]:
         raise UserError(str(error)) from error
 
 
-@_cluster()
+@cluster()
 def submit(arguments: Sequence[str]) -> int:
     """Send a command, or a list of them, to a cluster: submit --on CLUSTER.yaml COMMAND ..."""
     from slurm import ClusterSettings
@@ -73,7 +73,7 @@ def submit(arguments: Sequence[str]) -> int:
     return 0
 
 
-@_cluster()
+@cluster()
 def jobs(arguments: Sequence[str]) -> int:
     """Show the jobs that were sent: what runs, where, how far, what failed and why. jobs cancel NAME ... ends some."""
     from slurm import ClusterError, cancel, states
@@ -93,6 +93,15 @@ def jobs(arguments: Sequence[str]) -> int:
         say(*lines(states(settings.folder, ask=False), names, settings))
         raise
     return 0
+
+
+def jobs_of(items: "Sequence[Item]", settings: "SubmitSettings") -> "list[Job]":
+    """Jobs to send, of commands that are checked.
+
+    Raises:
+        UserError: a mistake in one of them.
+    """
+    return [_job(item, settings, *_read_item(item, settings)) for item in items]
 
 
 def _rehearse(jobs: "Sequence[Job]", settings: "SubmitSettings", said: Mapping[str, tuple[list[Any], Any]]) -> int:

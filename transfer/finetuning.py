@@ -3,11 +3,9 @@
 import contextlib
 import hashlib
 import json
-import math
 import re
 import time
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -18,7 +16,7 @@ from pretext.engine import ranks
 from pretext.engine.checkpoint import load_checkpoint
 from pretext.engine.device import Place, device_name, pick_place
 from pretext.engine.interrupt import WARNINGS, Ending, stop_requests
-from pretext.engine.journal import Journal, read_journal, skipped_pictures
+from pretext.engine.journal import Journal, read_journal, skipped_pictures, training_seconds
 from pretext.engine.learner import Learner
 from pretext.engine.loop import train
 from pretext.engine.memory import forget_peak, peak
@@ -314,7 +312,7 @@ class Tuning:
             storage="",
             rows=rows,
             cost=Cost(
-                seconds=_training_seconds(records, settings.training.batch_size) + took,
+                seconds=training_seconds(records, settings.training.batch_size) + took,
                 extraction_seconds=took,
                 pictures_per_second=len(found) / max(took, 1e-9),
                 peak_bytes=peak(),
@@ -349,16 +347,6 @@ class _Watch:
             write_png(path, drawn)
             journal.picture("samples", step, path.read_bytes(), *drawn.size)
         self.learner.network.train()
-
-
-def _training_seconds(records: Sequence[dict[str, Any]], batch: int) -> float:
-    """How long the training took, from the speeds that its journal tells."""
-    speeds = [record for record in records if record["kind"] == "speed" and record.get("pictures_per_second")]
-    steps = [0, *(record["step"] for record in speeds)]
-    return math.fsum(
-        (after - before) * batch / record["pictures_per_second"]
-        for (before, after), record in zip(pairwise(steps), speeds, strict=True)
-    )
 
 
 def _hashed(*identity: Any) -> str:

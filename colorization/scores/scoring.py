@@ -20,7 +20,7 @@ from colorization.scores.methods import BASELINES, COLDEST, Method, open_method
 from colorization.scores.panel import Panel, open_panel
 from colorization.scores.pictures import Circle, is_state
 from colorization.scores.recording import is_score, record_features, record_scores
-from colorization.scores.summary import INTERVAL, METRICS, Known, Real, Summary, known
+from colorization.scores.summary import INTERVAL, METRICS, Known, Real, Summary, known, pooled
 from colorization.scores.table import Line, Metric, Scores, Shown, titles
 from pretext.engine.device import pick_device
 from pretext.errors import UserError
@@ -96,7 +96,9 @@ class ScoreSettings:
             raise UserError(f"disjoint is {self.disjoint}, the pictures that are scored; name others, or none")
 
 
-def score(models: Sequence[str | Path], settings: ScoreSettings) -> Scores:
+def score(
+    models: Sequence[str | Path], settings: ScoreSettings, seeds: Mapping[str, Sequence[str]] | None = None
+) -> Scores:
     """Score networks on pictures, beside gray, random colours and the truth.
 
     What is known of each picture is kept at once, so that a call that was stopped goes on, and a later one with
@@ -105,6 +107,8 @@ def score(models: Sequence[str | Path], settings: ScoreSettings) -> Scores:
     Args:
         models: see ``colorization.scores.methods.open_method``. The baselines are in every table, and may be named too.
         settings: on which pictures, and how.
+        seeds: by label, those of the models that are seeds of one network: they stand in one line, as their mean, and
+            ``settings.against`` may be a label.
 
     Raises:
         UserError: a method, the pictures or weights cannot be had; there is nothing to score.
@@ -119,7 +123,9 @@ def score(models: Sequence[str | Path], settings: ScoreSettings) -> Scores:
     panel = _panel(settings, source, device)
     opened = _each_once([open_method(word, device, settings.temperature, settings.seed) for word in words], words)
     methods = _named_apart(opened)
-    against = _against(settings.against, opened, methods)
+    named = dict(zip(opened, (method.name for method in methods), strict=True))
+    joined = {label: [named[word] for word in group if word in named] for label, group in (seeds or {}).items()}
+    against = settings.against if settings.against in joined else _against(settings.against, opened, methods)
     out = _out(settings.out, methods)
     identity = _identity(settings, settings.pictures, source)
     homes = [method.home / FOLDER if method.home else out for method in methods]
@@ -138,7 +144,7 @@ def score(models: Sequence[str | Path], settings: ScoreSettings) -> Scores:
         record_scores(circle, methods, ledgers, panel, settings.batch, device)
         _require_two(settings.pictures, circle)
         disjoint = _disjoint(settings, out, panel, circle, device)
-        lines = _lines(methods, ledgers, circle, panel, weights, disjoint, against)
+        lines = _lines(methods, ledgers, circle, panel, weights, disjoint, against, joined)
         scores = _scores(settings, circle, lines, panel, disjoint, against, identity, out)
         write_atomically(scores.file, scores.json())
     return scores
@@ -245,6 +251,7 @@ def _lines(
     weights: NDArray[np.float64] | None,
     disjoint: _Disjoint,
     against: str,
+    joined: Mapping[str, Sequence[str]],
 ) -> tuple[Line, ...]:
     found: dict[str, Known] = {}
     kept, bins = circle.kept, len(Gamut(neighbours=1))
@@ -253,16 +260,22 @@ def _lines(
         rows = ledger.rows(kept) if panel.width else None
         found[method.name], pixels = known([ledger[index] for index in kept], bins, rows)
     truth = found["truth"].features
-    summary = Summary(found, pixels, weights, None if truth is None else Real(truth, disjoint.rows))
+    means = {label: pooled([found[name] for name in names]) for label, names in joined.items() if names}
+    summary = Summary({**found, **means}, pixels, weights, None if truth is None else Real(truth, disjoint.rows))
+    apart = {name for names in joined.values() for name in names}
+    each = {method.name: method for method in methods}
+    lines = [(label, each[names[0]], names) for label, names in joined.items() if names]
+    lines += [(method.name, method, [method.name]) for method in methods if method.name not in apart]
     return tuple(
         Line(
-            method.name,
-            method.about,
+            label,
+            f"{len(names)} seeds, {method.about}" if len(names) > 1 else method.about,
             method.identity,
-            summary.scores(method.name),
-            {} if method.name == against else summary.differences(method.name, against),
+            summary.scores(label),
+            {} if label == against else summary.differences(label, against),
+            summary.spreads(names),
         )
-        for method in methods
+        for label, method, names in lines
     )
 
 

@@ -70,6 +70,19 @@ def known(records: Sequence[Record], n_bins: int, features: NDArray[np.float32] 
     return Known(areas, values, right, features), pixels
 
 
+def pooled(seeds: Sequence[Known]) -> Known:
+    """What is known of several seeds of one method, as one: every score is then the mean of theirs.
+
+    Scores are sums over pictures, so the mean over seeds may be taken first. Classes that were named and distances of
+    features are no such sums, and are left out.
+    """
+    if len(seeds) == 1:
+        return seeds[0]
+    areas = np.mean([one.areas for one in seeds], axis=0)
+    values = {key: np.mean([one.values[key] for one in seeds], axis=0) for key in seeds[0].values}
+    return Known(areas, values, None, None)
+
+
 class Summary:
     """Scores of methods on the same pictures. Resamples are the same for all, so that differences are paired.
 
@@ -114,6 +127,14 @@ class Summary:
         if method.right is not None:
             found["top1"] = accuracy(method.right)
         return found
+
+    def spreads(self, names: Sequence[str]) -> dict[str, float]:
+        """Standard deviations of the scores of several methods, by metric: seeds of one."""
+        if len(names) < 2:
+            return {}
+        keys = [key for of, key in self._points if of == names[0]]
+        found = {key: float(np.std([self._points[name, key] for name in names], ddof=1)) for key in keys}
+        return {key: spread for key, spread in found.items() if np.isfinite(spread)}
 
     def differences(self, name: str, other: str) -> dict[str, Estimate]:
         """A method's scores minus another's, of those that are over pictures."""

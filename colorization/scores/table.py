@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -41,6 +41,8 @@ class Line(NamedTuple):
     """The interval is nan where there is none."""
     differences: dict[str, Estimate]
     """To the method that all are compared with, on the same pictures; empty for itself."""
+    spreads: dict[str, float] = {}  # noqa: RUF012
+    """Standard deviations over seeds, where several stand in one line."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +74,13 @@ class Scores:
         known = [metric for metric in self.metrics if any(metric.key in line.scores for line in self.lines)]
         best = {metric.key: self._best(metric) for metric in known}
         rows = [
-            (line.method, tuple(_cell(metric, line.scores, best[metric.key] == line.method) for metric in known))
+            (
+                line.method,
+                tuple(
+                    _cell(metric, line.scores, best[metric.key] == line.method, spreads=line.spreads)
+                    for metric in known
+                ),
+            )
             for line in self.lines
         ]
         header = tuple(metric.title for metric in known)
@@ -135,6 +143,7 @@ class Scores:
                     "identity": line.identity,
                     "scores": {key: _plain(value) for key, value in line.scores.items()},
                     "differences": {key: _plain(value) for key, value in line.differences.items()},
+                    "spreads": line.spreads,
                 }
                 for line in self.lines
             ],
@@ -152,10 +161,17 @@ class Scores:
         return max(there, key=lambda line: metric.better * line.scores[metric.key].value).method
 
 
-def _cell(metric: Metric, scores: dict[str, Estimate], best: bool = False, signed: bool = False) -> Cell:
+def _cell(
+    metric: Metric,
+    scores: dict[str, Estimate],
+    best: bool = False,
+    signed: bool = False,
+    spreads: Mapping[str, float] | None = None,
+) -> Cell:
     if metric.key not in scores:
         return ""
-    number = Number(scores[metric.key], best=best, signed=signed, scale=metric.scale, digits=metric.digits)
+    spread = (spreads or {}).get(metric.key)
+    number = Number(scores[metric.key], spread, best, signed, metric.scale, metric.digits)
     low, high = number.score[1:]
     return number if math.isfinite(low) and low < high else number.value
 

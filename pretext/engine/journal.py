@@ -5,8 +5,9 @@ import math
 import os
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,21 @@ def _summary(kind: str, values: Record) -> Summary | None:
     numbers = {f"{kind}/{name}": value for name, value in values.items() if isinstance(value, float)}
     shown = [Summary.Value(tag=tag, simple_value=value) for tag, value in numbers.items()]
     return Summary(value=shown) if shown else None
+
+
+def training_seconds(records: Sequence[Record], batch: int) -> float:
+    """How long a training took, from the speeds that its journal tells; what an interruption lost does not count.
+
+    Args:
+        records: of the journal.
+        batch: pictures a step.
+    """
+    speeds = [record for record in records if record["kind"] == "speed" and record.get("pictures_per_second")]
+    steps = [0, *(record["step"] for record in speeds)]
+    return math.fsum(
+        (after - before) * batch / record["pictures_per_second"]
+        for (before, after), record in zip(pairwise(steps), speeds, strict=True)
+    )
 
 
 def _records(path: Path) -> Iterator[Record]:

@@ -114,7 +114,7 @@ class _Tally:
         rate, left = self.rate, self.left
         if rate is None or left is None:
             return ""
-        return f"{f'{rate:,.0f}' if rate >= 10 else f'{rate:.2g}'} {self.unit}/s, {_clock(left)} left"
+        return f"{f'{rate:,.0f}' if rate >= 10 else f'{rate:.2g}'} {self.unit}/s, {clock(left)} left"
 
     def add(self, more: int, remark: str) -> None:
         """So many more are done."""
@@ -168,7 +168,8 @@ class _Forgiving:
         return getattr(sys.stderr, name)
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """A time as a clock shows it: 1:02:03, 2:03."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

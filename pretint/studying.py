@@ -1,0 +1,55 @@
+"""The command that does a study; it is not sent to a cluster itself, but sends its cells."""
+
+import contextlib
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pretext.engine.interrupt import Ending
+from pretext.settings import Positional, settings_file
+from pretint.printing import say
+from pretint.reading import read
+from pretint.sending import cluster, jobs_of
+
+if TYPE_CHECKING:
+    from slurm.sending import Item
+
+
+def study(arguments: Sequence[str]) -> int:
+    """Do a study: pretrainings and evaluations from one file, here or on a cluster, and its table."""
+    from study.here import Word
+    from study.reporting import terminal, write_study_report
+    from study.running import StudyOptions
+    from study.running import study as job
+
+    file = Positional("file", "the study: a YAML file, such as configs/study/ablation_small.yaml")
+    places = Positional("places", "PLACE=FOLDER, for the places that the file names", nargs="*", kind=str)
+    (path, named), options = read(study, StudyOptions, [file, places], arguments)
+    with cluster() if options.on else contextlib.nullcontext():
+        done = job(path, named, options, _send)
+    each = {cell.key: cell for cell in done.plan.cells}
+    if options.dry_run:
+        for key, cell in each.items():
+            say(f"{done.standings[key].word:10}{cell.name}: pretint {' '.join(cell.words)}")
+        return 0
+    words = [standing.word for standing in done.standings.values()]
+    failed = [(each[key], one) for key, one in done.standings.items() if one.word == Word.FAILED]
+    say(*terminal(done.folder), *(f"report: {file}" for file in write_study_report(done.folder)))
+    finished = words.count(Word.FINISHED)
+    if finished < len(words):
+        say(f"{finished} of {len(words)} cells are finished; the same command goes on")
+    for cell, standing in failed:
+        log = options.folder / "logs" / f"{Path(cell.folder).name}.log"
+        say(f"failed: {cell.name}: {standing.said} (log: {log}; --retry tries it again)")
+    return done.ending or (1 if failed else Ending.COMPLETE)
+
+
+def _send(items: "Sequence[Item]", on: str, folder: Path) -> None:
+    from slurm import ClusterSettings, submit
+    from slurm.sending import SubmitSettings
+
+    asked = settings_file(ClusterSettings, Path(on))
+    own = {one.name: getattr(asked, one.name) for one in dataclasses.fields(ClusterSettings)}
+    done = submit(jobs_of(items, SubmitSettings(**own, folder=folder, again=True)), folder, again=True)
+    say(f"{len(done.sent)} jobs sent; pretint jobs --folder {folder} shows them")

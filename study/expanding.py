@@ -1,0 +1,154 @@
+"""From a study's file to its cells."""
+
+import contextlib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from pretext.errors import UserError
+from pretext.files import write_atomically
+from pretext.recipe import PretrainSettings
+from pretext.settings import Positional, parse_command, plain
+from study import identity
+from study.file import StudySettings, Variant
+from study.plan import PRETRAIN, Cell, Plan
+from study.shelf import Shelf
+
+
+def expand(study: StudySettings, shelf: Shelf) -> Plan:
+    """The cells of a study, each after the one that it needs.
+
+    Two that are the same, by whatever names, are one: it stands under the first.
+
+    Raises:
+        UserError: a setting is wrong, or pictures cannot be had; it names the variant or the evaluation.
+    """
+    cells: list[Cell] = []
+    recipes: dict[str, PretrainSettings] = {}
+    for variant in study.expanded:
+        for seed in study.seeds:
+            with _said_of(f"variant {variant.name}"):
+                network, made = _network(variant, seed, shelf)
+            if made is not None:
+                recipes.setdefault(variant.name, made)
+            cells += [network.cell] if network.cell else []
+            for name, asked in study.evaluations.items():
+                if not {variant.name, variant.family} & set(asked.get("variants") or [variant.name]):
+                    continue
+                if asked.get("command") == "score" and not network.colours:
+                    continue
+                with _said_of(f"evaluation {name}"):
+                    cells.append(_judged(network, variant, seed, name, asked, shelf))
+    names = [variant.name for variant in study.expanded]
+    return Plan(
+        study.about,
+        tuple(names),
+        tuple(study.seeds),
+        study.evaluations,
+        {v.name: v.against or study.baseline for v in study.expanded if v.against or study.baseline != v.name},
+        identity.differing(recipes),
+        study.figures,
+        tuple(cells),
+    )
+
+
+@dataclass(frozen=True)
+class _Network:
+    """What the evaluations of a variant judge."""
+
+    spec: str
+    key: str
+    cell: Cell | None
+    """Its pretraining, if it has one."""
+    colours: bool
+    ask: dict[str, Any]
+
+
+def _network(variant: Variant, seed: int, shelf: Shelf) -> tuple[_Network, PretrainSettings | None]:
+    if variant.network and variant.network != "random":
+        if not variant.network.startswith("timm:"):
+            raise UserError(f"network is {variant.network}: take random, timm:MODEL or timm:MODEL:FILE")
+        if variant.settings:
+            raise UserError(f"network {variant.network} is not trained, and takes no {next(iter(variant.settings))}")
+        return _Network(variant.network, identity.key_of(identity.published(variant.network)), None, False, {}), None
+    words = ["--config", variant.config] if variant.config else []
+    words += [f"--{name}={_written(value)}" for name, value in variant.settings.items()]
+    words += [f"--seed={seed}"]
+    run = Positional("run", "")
+    _, settings = parse_command("pretint pretrain", "", PretrainSettings, [run], ["RUN", *words])
+    if variant.network == "random":
+        key = identity.key_of(identity.random_weights(settings))
+        recipe = shelf.recipe(_slug(variant.name, seed), key)
+        write_atomically(recipe, yaml.safe_dump(plain(settings), sort_keys=False).encode())
+        return _Network(f"random:{recipe}", key, None, False, {}), None
+    key = identity.key_of("pretrain", identity.pretraining(settings))
+    folder = shelf.run(_slug(variant.name, seed), key)
+    cell = Cell(
+        key,
+        variant.name,
+        seed,
+        "",
+        PRETRAIN,
+        (PRETRAIN, str(folder), *words),
+        str(folder),
+        "",
+        settings.training.steps,
+        variant.ask,
+    )
+    return _Network(str(folder), key, cell, not settings.objective.supervised, variant.ask), settings
+
+
+_OURS = ("command", "config", "row", "variants", "ask")  # of an evaluation, besides its command's settings
+
+
+def _judged(network: _Network, variant: Variant, seed: int, name: str, asked: dict[str, Any], shelf: Shelf) -> Cell:
+    command = str(asked.get("command", ""))
+    if command not in identity.EVALUATIONS:
+        raise UserError(f"command is {command or 'not there'}; take one of {', '.join(identity.EVALUATIONS)}")
+    own = {key: value for key, value in asked.items() if key not in _OURS}
+    if taken := sorted({"out", "reference", "seed", "format", "against"} & own.keys()):
+        raise UserError(f"{taken[0]} is set by the study; leave it out")
+    words = ["--config", asked["config"]] if asked.get("config") else []
+    words += [f"--{key}={_written(value)}" for key, value in own.items()]
+    if command.startswith("finetune"):  # its head and its order of pictures are drawn anew with every seed
+        words += [f"--seed={seed}"]
+    if command != "score":
+        words += ["--reference=false"]
+    networks = Positional("networks", "", nargs="+", kind=str)
+    kind = identity.EVALUATIONS[command]
+    _, settings = parse_command(f"pretint {command}", "", kind, [networks], ["NETWORK", *words])
+    _require_named(settings)
+    key = identity.key_of("evaluate", network.key, identity.evaluation(command, settings))
+    folder = shelf.result(f"{_slug(variant.name, seed)}.{_slug(name)}", key)
+    words = [*command.split(), network.spec, *words, f"--out={folder}"]
+    after = network.cell.key if network.cell else ""
+    return Cell(key, variant.name, seed, name, command, tuple(words), str(folder), after, 0, asked.get("ask", {}))
+
+
+def _require_named(settings: Any) -> None:
+    places = ("pictures",) if not hasattr(settings, "train") else ("train", "test")
+    for place in places:
+        if not getattr(settings, place):
+            raise UserError(f"{place} is not there; name pictures")
+
+
+@contextlib.contextmanager
+def _said_of(where: str) -> Iterator[None]:
+    """Errors within it say of what they are."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+
+
+def _written(value: Any) -> str:
+    """A setting as an option has it."""
+    return value if isinstance(value, str) else json.dumps(plain(value))
+
+
+def _slug(*words: Any) -> str:
+    return "-".join(re.sub(r"[^A-Za-z0-9_.+]+", "-", str(word)).strip("-.")[:40] for word in words)

@@ -1,0 +1,189 @@
+"""A study as it is written down: a YAML file, checked."""
+
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pretext.errors import UserError
+from pretext.settings import read_yaml, settings_from
+
+NAME = r"[A-Za-z0-9][\w.+%= -]{0,59}"
+_PLACE = re.compile(r"\{([a-z_]+)\}")
+
+
+@dataclass
+class StudySettings:
+    """A study: variants of a pretraining x seeds x evaluations.
+
+    Args:
+        about: what it asks, in a sentence.
+        config: recipe of pretraining that all variants share: a YAML file, found from the study's.
+        settings: of pretraining, which win over the recipe: {training.steps: 5000}.
+        variants: by name, what each changes: settings of pretraining; config, another recipe; or network: random, the
+            recipe at random weights, or timm:MODEL, timm:MODEL:FILE, which are not pretrained. "against" names the
+            variant that it is compared with, if not the baseline; "ask" what its jobs ask of the cluster.
+        grid: settings of pretraining, a list of values each: every variant that is pretrained, at every combination.
+        seeds: of pretraining; and of fine-tuning.
+        evaluations: by name: command (probe, knn, svm, finetune classify, score, ...) and its settings; config, a file
+            of them; "row", the row that the study's table shows, where held-out pictures choose none;
+            "variants", if not all are judged; "ask".
+        baseline: the variant that all others are compared with.
+        places: what {name} stands for wherever it occurs: folders of pictures.
+        figures: pictures that the report shows as every variant colours them.
+    """
+
+    about: str = ""
+    config: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
+    variants: dict[str, dict[str, Any]] = field(default_factory=dict)
+    grid: dict[str, list[Any]] = field(default_factory=dict)
+    seeds: list[int] = field(default_factory=lambda: [0])
+    evaluations: dict[str, dict[str, Any]] = field(default_factory=dict)
+    baseline: str = ""
+    places: dict[str, str] = field(default_factory=dict)
+    figures: str = ""
+
+    def __post_init__(self) -> None:
+        for kind, names in (("variant", self.variants), ("evaluation", self.evaluations)):
+            for name in names:
+                if not re.fullmatch(NAME, str(name)):
+                    raise UserError(f"{kind} {name!r}: name it by letters, digits, spaces and ._+%=-, at most 60")
+        if not self.variants and not self.grid:
+            raise UserError("variants: none; name at least one")
+        if (
+            not self.seeds
+            or len(set(self.seeds)) < len(self.seeds)
+            or any(not 0 <= seed < 2**63 for seed in self.seeds)
+        ):
+            raise UserError(f"seeds is {self.seeds}: give whole numbers from 0, each once")
+        for name, values in self.grid.items():
+            if not values or len({repr(value) for value in values}) < len(values):
+                raise UserError(f"grid: {name} is {values}: give values, each once")
+        known = [variant.name for variant in self.expanded]
+        twice = [name for name in known if known.count(name) > 1]
+        if twice:
+            raise UserError(f"two variants are called {twice[0]}; rename one")
+        for where, name in (("baseline", self.baseline), *((v.name, v.against) for v in self.expanded)):
+            if name and name not in known:
+                raise UserError(f"{where}: compared with {name}, which is no variant; there are {', '.join(known)}")
+        for name, evaluation in self.evaluations.items():
+            wrong = [one for one in evaluation.get("variants", []) if one not in known and one not in self.variants]
+            if wrong:
+                raise UserError(f"evaluation {name}: {wrong[0]} is no variant; there are {', '.join(known)}")
+
+    @property
+    def expanded(self) -> "list[Variant]":
+        """All variants, those of the grid among them."""
+        found = []
+        for name, changes in (self.variants or {"": {}}).items():
+            own = dict(changes)
+            network, config, against = (str(own.pop(key, "")) for key in ("network", "config", "against"))
+            ask = own.pop("ask", {})
+            axes = {} if network else self.grid
+            for values in itertools.product(*axes.values()):
+                point = dict(zip(axes, values, strict=True))
+                words = [name, *(f"{key.rpartition('.')[2]}={_word(value)}" for key, value in point.items())]
+                settings = _flat({**self.settings, **own, **point}) if not network or network == "random" else own
+                label = " ".join(filter(None, words))
+                found.append(Variant(label, name, network, config or self.config, settings, against, ask))
+        return found
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One variant, at one point of the grid."""
+
+    name: str
+    family: str
+    """Its name in the file."""
+    network: str
+    """random, timm:..., or empty: it is pretrained."""
+    config: str
+    settings: dict[str, Any]
+    """Of pretraining, by their full names, over the recipe."""
+    against: str
+    ask: dict[str, Any]
+
+
+def read_study(path: Path, places: Mapping[str, str] | None = None) -> StudySettings:
+    """A study's file, with its places filled in.
+
+    Args:
+        path: of the YAML file.
+        places: what stands for the names in braces, over what the file says.
+
+    Raises:
+        UserError: the file cannot be read, or is none of a study; a place without a folder, or one that it never uses.
+    """
+    study = settings_from(StudySettings, _checked(read_yaml(path), path), str(path))
+    if unknown := [name for name in places or {} if name not in study.places]:
+        known = ", ".join(study.places) or "it has none"
+        raise UserError(f"{unknown[0]}: no place of {path} is called so ({known}); write PLACE=FOLDER after the file")
+    study.places = {**study.places, **(places or {})}
+    folder = path.parent
+    filled = {
+        key: _filled(getattr(study, key), study.places, path)
+        for key in ("settings", "variants", "grid", "evaluations", "figures")
+    }
+    config = str(_beside(folder, study.config)) if study.config else ""
+    for entry in (*filled["variants"].values(), *filled["evaluations"].values()):
+        if entry.get("config"):
+            entry["config"] = str(_beside(folder, str(entry["config"])))
+    values = {**{key: getattr(study, key) for key in ("about", "seeds", "baseline", "places")}, **filled}
+    return settings_from(StudySettings, {**values, "config": config}, str(path))
+
+
+def _checked(values: Any, path: Path) -> Any:
+    """Said before jsonargparse would, in the words of a study."""
+    if isinstance(values, dict):
+        for part in ("variants", "evaluations"):
+            entries = values.get(part)
+            if entries is None:
+                continue
+            if not isinstance(entries, dict):
+                raise UserError(f"{path}: {part} must be names, each with settings below it")
+            for name, entry in entries.items():
+                if entry is None:
+                    entries[name] = {}
+                elif not isinstance(entry, dict):
+                    raise UserError(f"{path}: {part}: {name} is {entry!r}; it holds settings, one a line below it")
+            values[part] = {str(name): entry for name, entry in entries.items()}
+    return values
+
+
+def _filled(value: Any, places: Mapping[str, str], path: Path) -> Any:
+    if isinstance(value, str):
+        missing = [name for name in _PLACE.findall(value) if not places.get(name)]
+        if missing:
+            raise UserError(f"{path}: where is {missing[0]}? write {missing[0]}=FOLDER after the file")
+        return _PLACE.sub(lambda found: places[found[1]], value)
+    if isinstance(value, dict):
+        return {key: _filled(one, places, path) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_filled(one, places, path) for one in value]
+    return value
+
+
+def _beside(folder: Path, name: str) -> Path:
+    """A file that another one names: from that one's folder, else as it stands."""
+    found = folder / name
+    return found if found.exists() or not Path(name).exists() else Path(name)
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by their full names: {training: {steps: 5}} is {training.steps: 5}."""
+    groups = ("data", "crop", "backbone", "objective", "hints", "training", "machine", "online")
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        inner = value if name in groups and isinstance(value, dict) else None
+        found |= {name: value} if inner is None else {f"{name}.{key}": one for key, one in inner.items()}
+    return found
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return "-".join(map(_word, value))
+    return re.sub(r"[^\w.+%=-]+", "-", f"{value:g}" if isinstance(value, float) else str(value))[-30:]

@@ -1,0 +1,165 @@
+"""From a study's finished cells to its numbers: a board for every evaluation."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from pretext.engine.journal import read_journal, training_seconds
+from pretext.engine.run import run_settings
+from pretext.errors import UserError
+from study.plan import Cell, Plan
+from study.shelf import Shelf
+from transfer.columns import Cell as Number
+from transfer.columns import Column, Gap, tested_gap
+from transfer.intervals import holm
+from transfer.results import Result, read_result, require_comparable
+
+_USUAL_NEIGHBOURS = "k=20"
+
+
+class Line(NamedTuple):
+    """A variant on a board."""
+
+    variant: str
+    column: Column | None
+    """Its results, a seed each; None if none is finished."""
+    row: str
+    """The row that stands for it: the one that held-out pictures chose, or the board's rule."""
+    missing: tuple[int, ...]
+    """Seeds that are not finished."""
+    gap: Gap | None
+    """Its row minus the row of the variant that it is compared with."""
+    adjusted: float | None
+    """p of this gap after Holm's correction for all that the study's boards test."""
+
+    @property
+    def number(self) -> Number | None:
+        """Its number: mean over seeds, interval over test pictures, deviation over seeds."""
+        return self.column.cells[self.row] if self.column else None
+
+
+class Board(NamedTuple):
+    """What all variants are worth by one evaluation."""
+
+    evaluation: str
+    lines: tuple[Line, ...]
+    rule: str
+    """How the row that stands for a variant is found."""
+    error: str
+    """Why there are no numbers; empty if there are."""
+
+    @property
+    def first(self) -> Result | None:
+        """A result, for what all have in common."""
+        return next((line.column.first for line in self.lines if line.column), None)
+
+
+class Cost(NamedTuple):
+    """What a variant's pretraining took, on average over its finished seeds."""
+
+    seconds: float
+    steps: int
+    pictures: int
+    device: str
+
+
+@dataclass(frozen=True)
+class Findings:
+    """All that is known of a study."""
+
+    plan: Plan
+    boards: tuple[Board, ...]
+    """One for each evaluation but those of colours."""
+    costs: dict[str, Cost]
+    """By variant, of those that are pretrained."""
+    tests: int
+    """How many gaps Holm's correction is for."""
+
+
+def gather(plan: Plan, shelf: Shelf) -> Findings:
+    """What the finished cells of a study say. Those that are not finished are missing, and said to be."""
+    drafts = [_board(plan, shelf, name) for name, asked in plan.evaluations.items() if asked.get("command") != "score"]
+    tested = [line.gap.p for board in drafts for line in board.lines if line.gap]
+    adjusted = iter(holm(tested))
+    boards = tuple(
+        board._replace(
+            lines=tuple(line._replace(adjusted=next(adjusted) if line.gap else None) for line in board.lines)
+        )
+        for board in drafts
+    )
+    costs = {variant: cost for variant in plan.variants if (cost := _cost(plan.of(variant, ""), shelf))}
+    return Findings(plan, boards, costs, len(tested))
+
+
+def _board(plan: Plan, shelf: Shelf, evaluation: str) -> Board:
+    asked = plan.evaluations[evaluation].get("row", "")
+    found: dict[str, list[Result]] = {}
+    missing: dict[str, list[int]] = {}
+    for variant in plan.variants:
+        for cell in plan.of(variant, evaluation):
+            results = [read_result(path) for path in shelf.results(cell)]
+            if results:
+                found.setdefault(variant, []).append(results[-1])
+            else:
+                missing.setdefault(variant, []).append(cell.seed)
+    there = [variant for variant in plan.variants if variant in found or variant in missing]
+    rule, error = "", ""
+    columns: dict[str, Column] = {}
+    try:
+        require_comparable([result for results in found.values() for result in results])
+        columns = {variant: Column(variant, _each_once(results)) for variant, results in found.items()}
+        rows = {variant: _row(column, asked) for variant, column in columns.items()}
+    except UserError as stop:
+        error, columns, rows = str(stop), {}, {}
+    if columns:
+        first = next(iter(columns.values()))
+        rule = "chosen on held-out training pictures" if first.best and not asked else _said(asked, rows)
+    lines = []
+    for variant in there:
+        against = plan.against.get(variant, "")
+        gap = (
+            tested_gap(columns[against], columns[variant], rows[against], rows[variant])
+            if variant in columns and against in columns and against != variant
+            else None
+        )
+        missed = tuple(missing.get(variant, ()))
+        lines.append(Line(variant, columns.get(variant), rows.get(variant, ""), missed, gap, None))
+    return Board(evaluation, tuple(lines), rule, error)
+
+
+def _each_once(results: Sequence[Result]) -> tuple[Result, ...]:
+    """Networks that are not trained and evaluations without a seed are one, however many seeds were asked for."""
+    return tuple({(result.network.weights, result.seed): result for result in results}.values())
+
+
+def _row(column: Column, asked: str) -> str:
+    """The row that stands for a column."""
+    if asked:
+        if asked not in column.names:
+            raise UserError(f"row {asked}: {column.label} has {', '.join(column.names)}")
+        return asked
+    if column.best is not None:
+        return column.best
+    last = [row for row in column.first.rows if row.stage == column.first.rows[-1].stage]
+    usual = [row for row in last if row.variant == _USUAL_NEIGHBOURS]
+    return (usual or last)[0].name
+
+
+def _said(asked: str, rows: dict[str, str]) -> str:
+    if asked:
+        return f"{asked}, as the study's file says"
+    return f"fixed beforehand: {', '.join(dict.fromkeys(rows.values()))}"
+
+
+def _cost(cells: Sequence[Cell], shelf: Shelf) -> Cost | None:
+    runs = [Path(cell.folder) for cell in cells if shelf.finished(cell)]
+    if not runs:
+        return None
+    seconds, devices = 0.0, []
+    batch = int(run_settings(runs[0])["training"]["batch_size"])
+    for run in runs:
+        records = read_journal(run)
+        seconds += training_seconds(records, batch) / len(runs)
+        devices += [str(record.get("device")) for record in records if record["kind"] == "start"]
+    return Cost(seconds, cells[0].steps, cells[0].steps * batch, ", ".join(dict.fromkeys(devices)))

@@ -1,0 +1,154 @@
+"""What a cell is, whatever it is called and wherever it lies: a hash of its science settings and its pictures.
+
+Machine settings (workers, device, folders) are no part of it; pictures and files count by what they contain. So a
+study that is renamed, moved or widened finds its finished cells again.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from colorization.scores.scoring import ScoreSettings
+from pretext.pictures import open_source
+from pretext.recipe import PretrainSettings
+from pretext.settings import plain
+from transfer.evaluation import EvaluationSettings
+from transfer.judging import KnnSettings, SvmSettings
+from transfer.probing import ProbeSettings
+from transfer.targets import open_targets, seen
+from transfer.tasks.opening import TASKS, open_task
+from transfer.tasks.task import FinetuneSettings
+
+FORMAT = 1
+"""Raised when a cell means something else: nothing older is found again then."""
+
+EVALUATIONS: dict[str, type[Any]] = {
+    "probe": ProbeSettings,
+    "knn": KnnSettings,
+    "svm": SvmSettings,
+    "score": ScoreSettings,
+    **{f"finetune {name}": kind.settings for name, kind in TASKS.items()},
+}
+"""The commands that can judge a variant, and their settings."""
+
+_MACHINE = {
+    EvaluationSettings: ("device", "workers", "cache", "out", "reference", "train", "test"),
+    ScoreSettings: ("device", "batch", "format", "against", "out", "pictures"),
+}
+_FREE = ("machine", "online")  # groups of a pretraining's settings that change no weight
+
+
+def key_of(*identity: Any) -> str:
+    """Twelve letters of a SHA-256 over plain values."""
+    return hashlib.sha256(json.dumps([FORMAT, *identity], sort_keys=True).encode()).hexdigest()[:12]
+
+
+def pretraining(settings: PretrainSettings) -> Any:
+    """What a pretraining's weights depend on; plain values.
+
+    Raises:
+        UserError: the pictures cannot be had.
+    """
+    science = {name: value for name, value in plain(settings).items() if name not in _FREE}
+    source = settings.data.source
+    named = {source: 1.0} if isinstance(source, str) else source
+    science["data"] = {**science["data"], "source": [[contents(name), weight] for name, weight in named.items()]}
+    return _with_files(science)
+
+
+def random_weights(settings: PretrainSettings) -> Any:
+    """What a recipe's network at random weights depends on; plain values."""
+    asked = settings.backbone
+    return ["random", asked.name, asked.arguments, settings.view_size, settings.seed]
+
+
+def published(spec: str) -> Any:
+    """What a network that is named and not made depends on: timm:MODEL:FILE by the file's content."""
+    model, _, file = spec.removeprefix("timm:").partition(":")
+    return ["published", model, _file(file) if file and file != "random" else file]
+
+
+def evaluation(command: str, settings: Any) -> Any:
+    """What an evaluation's numbers depend on, besides the network; plain values.
+
+    Raises:
+        UserError: the pictures cannot be had.
+    """
+    if isinstance(settings, FinetuneSettings):
+        own = [settings.science, settings.protocol, settings.freeze_to, settings.seed]
+        return [command, _with_files(own), *_of_task(_Named(settings))]
+    kind = next(kind for kind in _MACHINE if isinstance(settings, kind))
+    science = {name: value for name, value in plain(settings).items() if name not in _MACHINE[kind]}
+    if isinstance(settings, ScoreSettings):
+        return [command, _with_files(science), contents(settings.pictures)]
+    return [command, science, *_of_targets(settings.train, settings.test, tuple(settings.classes))]
+
+
+@cache
+def contents(name: str) -> str:
+    """A digest of a source: its pictures' names, and the pixels of some of them."""
+    source = open_source(name)
+    return hashlib.sha256(f"{source.digest()} {seen(source)}".encode()).hexdigest()
+
+
+@cache
+def _of_targets(train: str, test: str, classes: tuple[str, ...]) -> tuple[str, str]:
+    targets = open_targets(train, test, classes)
+    return targets.train_digest, targets.test_digest
+
+
+class _Named:
+    """Settings of a fine-tuning, alike where the same pictures are opened."""
+
+    def __init__(self, settings: FinetuneSettings) -> None:
+        self.settings = settings
+        self._words = json.dumps([type(settings).__name__, settings.places, settings.science], sort_keys=True)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Named) and self._words == other._words
+
+    def __hash__(self) -> int:
+        return hash(self._words)
+
+
+@cache
+def _of_task(named: _Named) -> tuple[str, str]:
+    task = open_task(named.settings)
+    return task.train_digest, task.test_digest
+
+
+def _with_files(value: Any) -> Any:
+    """Plain values, with the content's digest in place of the name of a file."""
+    if isinstance(value, Mapping):
+        return {key: _with_files(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_with_files(one) for one in value]
+    return _file(value) if isinstance(value, str) and "." in value and Path(value).is_file() else value
+
+
+@cache
+def _file(name: str) -> str:
+    path = Path(name)
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else name
+
+
+def differing(settings: Mapping[str, PretrainSettings]) -> dict[str, dict[str, Any]]:
+    """The settings in which some recipes differ, seeds and machine settings apart: by setting, by name of recipe."""
+    flat = {name: dict(_flat(plain(one))) for name, one in settings.items()}
+    keys = dict.fromkeys(key for one in flat.values() for key in one)
+    told = {key: {name: one.get(key) for name, one in flat.items()} for key in keys}
+    return {
+        key: values
+        for key, values in told.items()
+        if key.partition(".")[0] not in (*_FREE, "seed") and len({json.dumps(v) for v in values.values()}) > 1
+    }
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> "list[tuple[str, Any]]":
+    found: list[tuple[str, Any]] = []
+    for key, value in values.items():
+        found += _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", value)]
+    return found

@@ -1,0 +1,80 @@
+"""All that a study takes: every pretraining and every evaluation, each a command."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pretext.errors import UserError
+from pretext.files import write_atomically
+
+PRETRAIN = "pretrain"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One piece of a study's work: a command that may be called again, and leaves one thing."""
+
+    key: str
+    """By which it is found again, see ``study.identity``."""
+    variant: str
+    seed: int
+    evaluation: str
+    """Its name; empty of a pretraining."""
+    command: str
+    words: tuple[str, ...]
+    """As after ``pretint``."""
+    folder: str
+    """What it leaves: a run, or a folder with a result."""
+    after: str
+    """Key of the cell that must be finished before; empty if there is none."""
+    steps: int = 0
+    """Of a pretraining."""
+    ask: dict[str, Any] = field(default_factory=dict)
+    """Settings of the cluster that its job wants otherwise."""
+
+    @property
+    def name(self) -> str:
+        """For people: not unique."""
+        return f"{self.variant} {self.seed}" + (f" {self.evaluation}" if self.evaluation else "")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that a study takes. Plain, as it stands in its folder: from it alone the report is written."""
+
+    about: str
+    variants: tuple[str, ...]
+    seeds: tuple[int, ...]
+    evaluations: dict[str, dict[str, Any]]
+    """By name, as they were written."""
+    against: dict[str, str]
+    """The variant that each is compared with."""
+    differing: dict[str, dict[str, Any]]
+    """Settings in which the variants that are pretrained differ: by setting, by variant."""
+    figures: str
+    cells: tuple[Cell, ...]
+
+    def of(self, variant: str, evaluation: str) -> list[Cell]:
+        """The cells of a variant, by seed; of a pretraining with evaluation empty."""
+        return [cell for cell in self.cells if (cell.variant, cell.evaluation) == (variant, evaluation)]
+
+    def write(self, file: Path) -> None:
+        """Write it as JSON."""
+        write_atomically(file, json.dumps(asdict(self), indent=1).encode())
+
+
+def read_plan(file: Path) -> Plan:
+    """A plan that ``Plan.write`` wrote.
+
+    Raises:
+        UserError: it cannot be read, or is none.
+    """
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+        cells = tuple(Cell(**{**one, "words": tuple(one["words"])}) for one in values["cells"])
+        tuples = {name: tuple(values[name]) for name in ("variants", "seeds")}
+        return Plan(**{**values, **tuples, "cells": cells})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise UserError(f"{file}: no study's plan, or a damaged one ({reason}); call pretint study again") from error

@@ -1,0 +1,119 @@
+"""The job that does a study: what is not finished is computed, here or on a cluster, and the table is written."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from pretext.engine.interrupt import Ending
+from pretext.errors import UserError
+from pretext.files import held_folder
+from study.expanding import expand
+from study.file import read_study
+from study.here import Standing, Standings, Word, run_here
+from study.plan import Plan
+from study.sent import follow, items, standings
+from study.shelf import Shelf
+from study.watching import watched
+
+if TYPE_CHECKING:
+    from slurm.sending import Item
+
+PLAN = "plan.json"
+
+Send = Callable[[Sequence["Item"], str, Path], None]
+"""Sends jobs: what they are, the file that says what to ask of the cluster, the folder of jobs."""
+
+
+@dataclass
+class StudyOptions:
+    """Where a study is done, and how.
+
+    Args:
+        folder: of studies; those in one folder share what they have in common.
+        name: of the study; empty takes its file's.
+        on: a YAML file that says what to ask of the cluster, as of submit; empty: on this machine.
+        parallel: cells that run at the same time, on this machine.
+        retry: try cells again that failed.
+        wait: show how the jobs on a cluster proceed until they are done; else they are only sent.
+        dry_run: compute nothing; list the cells, finished ones marked.
+    """
+
+    folder: Path = field(default_factory=lambda: Path("studies"))
+    name: str = ""
+    on: str = ""
+    parallel: int = 1
+    retry: bool = False
+    wait: bool = True
+    dry_run: bool = False
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.parallel <= 256:
+            raise UserError(f"parallel is {self.parallel}: from 1 to 256 cells can run at the same time")
+        if self.name and (Path(self.name).name != self.name or self.name.startswith(".")):
+            raise UserError(f"name is {self.name}: it must be a name of a folder, and not a path")
+
+
+class Studied(NamedTuple):
+    """What became of a call."""
+
+    folder: Path
+    """Of the study."""
+    plan: Plan
+    standings: dict[str, Standing]
+    ending: Ending
+
+
+def study(file: Path, places: Sequence[str], options: StudyOptions, send: Send | None = None) -> Studied:
+    """Do a study, or go on with one.
+
+    Cells that are finished, in this study or another of the same folder, are found and not computed again. Called
+    again after an interruption it goes on, and gives the same numbers.
+
+    Args:
+        file: its YAML file.
+        places: PLACE=FOLDER each.
+        options: where and how.
+        send: what sends jobs to a cluster; needed if ``options.on`` names one.
+
+    Raises:
+        UserError: the file is wrong, or pictures cannot be had.
+    """
+    shelf = Shelf(options.folder)
+    plan = expand(read_study(file, dict(map(_place, places))), shelf)
+    folder = options.folder / (options.name or file.stem)
+    if folder.name in ("runs", "results", "recipes", "logs", "jobs"):
+        raise UserError(f"{folder}: cells of studies lie there; give another --name")
+    if options.dry_run:
+        return Studied(folder, plan, _as_left(plan, shelf), Ending.COMPLETE)
+    with held_folder(folder, "doing this study"):
+        plan.write(folder / PLAN)
+        (*_, (found, ending)) = watched(plan, _looks(plan, shelf, options, send))
+    return Studied(folder, plan, dict(found), ending)
+
+
+def _looks(plan: Plan, shelf: Shelf, options: StudyOptions, send: Send | None) -> Iterable[tuple[Standings, Ending]]:
+    if not options.on:
+        return run_here(plan.cells, shelf, options.parallel, options.retry)
+    assert send is not None
+    wanted = items(plan.cells, shelf, options.retry)
+    if wanted:
+        send(wanted, options.on, shelf.jobs)
+    return follow(plan.cells, shelf) if options.wait else [(standings(plan.cells, shelf), Ending.COMPLETE)]
+
+
+def _as_left(plan: Plan, shelf: Shelf) -> dict[str, Standing]:
+    """How the cells stand by what they left."""
+    found = {}
+    for cell in plan.cells:
+        failure = shelf.failure(cell)
+        word = Word.FINISHED if shelf.finished(cell) else Word.FAILED if failure else Word.WAITING
+        found[cell.key] = Standing(word, said=failure.said if failure and word == Word.FAILED else "")
+    return found
+
+
+def _place(word: str) -> tuple[str, str]:
+    name, equals, folder = word.partition("=")
+    if not equals or not folder:
+        raise UserError(f"{word}: write PLACE=FOLDER, such as pictures=imagenette-96")
+    return name, folder

@@ -1,0 +1,119 @@
+"""A study's cells as jobs on a cluster."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pretext.engine.interrupt import Ending, stop_requests
+from study.here import Standing, Standings, Word
+from study.plan import Cell
+from study.shelf import Shelf
+
+if TYPE_CHECKING:
+    from slurm.sending import Item
+
+_ASK_EVERY = 5.0  # seconds between two looks at the queue
+_LATE = 60.0  # seconds in which what a finished job wrote may not be seen here yet
+
+
+def items(cells: Sequence[Cell], shelf: Shelf, retry: bool) -> "list[Item]":
+    """The jobs that are still to be sent: cells that are neither finished nor in the queue.
+
+    Args:
+        cells: each after the one that it needs.
+        shelf: where they lie.
+        retry: send those again that failed, and what waited for them.
+
+    Raises:
+        ClusterError: Slurm does not answer.
+    """
+    from slurm.sending import Item  # which needs submitit
+
+    found = standings(cells, shelf)
+    sent: dict[str, Item] = {}
+    for cell in {cell.key: cell for cell in cells}.values():
+        word = found[cell.key].word
+        if word == Word.WAITING or (retry and word in (Word.FAILED, Word.BLOCKED)) or word == Word.STOPPED:
+            before = found[cell.after].word if cell.after else Word.FINISHED
+            if before in (Word.FAILED, Word.BLOCKED) and cell.after not in sent:
+                continue
+            after = () if before == Word.FINISHED else (_name(next(one for one in cells if one.key == cell.after)),)
+            shelf.forgive(cell)
+            sent[cell.key] = Item(cell.words, _name(cell), after, cell.ask)
+    return list(sent.values())
+
+
+def standings(cells: Sequence[Cell], shelf: Shelf) -> dict[str, Standing]:
+    """How all cells stand, by what they left and by the jobs that were sent.
+
+    Raises:
+        ClusterError: Slurm does not answer.
+    """
+    jobs = _jobs(shelf)
+    found: dict[str, Standing] = {}
+    for cell in cells:
+        job = jobs.get(_name(cell))
+        failure = shelf.failure(cell)
+        if shelf.finished(cell):
+            found[cell.key] = Standing(Word.FINISHED)
+        elif job is not None:
+            found[cell.key] = job
+        elif failure is not None:
+            found[cell.key] = Standing(Word.FAILED, said=failure.said)
+        elif cell.after and found[cell.after].word in (Word.FAILED, Word.BLOCKED):
+            found[cell.key] = Standing(Word.BLOCKED)
+        else:
+            found[cell.key] = Standing(Word.WAITING)
+    return found
+
+
+def live(shelf: Shelf) -> set[str]:
+    """Names of the folders that jobs in the queue work on, or will."""
+    return {name for name, standing in _jobs(shelf).items() if standing.word in (Word.RUNNING, Word.ELSEWHERE)}
+
+
+def follow(cells: Sequence[Cell], shelf: Shelf) -> Iterator[tuple[Standings, Ending]]:
+    """How all stand, every few seconds, until no job is left in the queue or it is asked to stop; jobs go on then.
+
+    Raises:
+        ClusterError: Slurm does not answer.
+    """
+    with stop_requests() as asked:
+        while True:
+            found, ending = standings(cells, shelf), asked()
+            yield found, ending
+            if ending or not any(one.word in (Word.RUNNING, Word.ELSEWHERE) for one in found.values()):
+                return
+            waited = time.monotonic()
+            while time.monotonic() - waited < _ASK_EVERY and not asked():
+                time.sleep(0.2)
+
+
+def _name(cell: Cell) -> str:
+    return Path(cell.folder).name
+
+
+def _jobs(shelf: Shelf) -> Mapping[str, Standing]:
+    """By the name of the folder that each works on."""
+    if not shelf.jobs.is_dir():
+        return {}
+    from slurm.states import states
+
+    found = {}
+    for job in states(shelf.jobs):
+        if job.live:
+            share = job.done / job.total if job.total else 0.0
+            word = Word.RUNNING if job.word in ("running", "ending") else Word.ELSEWHERE
+            said = job.doing if word == Word.RUNNING else f"{job.word} {job.why}".strip()
+            found[job.sent.name] = Standing(word, share, job.left, said)
+        elif job.word == "complete" and time.time() - job.sent.submitted < _LATE:
+            found[job.sent.name] = Standing(Word.RUNNING, 1.0)  # a shared disk may show it late
+        elif job.word == "not run":
+            found[job.sent.name] = Standing(Word.BLOCKED, said=job.why)
+        elif job.word == "stopped":
+            found[job.sent.name] = Standing(Word.STOPPED)
+        else:
+            said = "ended well, but left nothing" if job.word == "complete" else job.why or job.word
+            found[job.sent.name] = Standing(Word.FAILED, said=said)
+    return found

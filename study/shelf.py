@@ -1,0 +1,133 @@
+"""Where cells lie, and which of them are finished.
+
+STUDIES/                     shared by all studies in it: a cell that two of them have is made once
+    runs/NAME.KEY/           a pretraining: a run like any other
+    results/NAME.KEY/        an evaluation of one network
+    recipes/NAME.KEY.yaml    what is judged at random weights
+    logs/NAME.KEY.log        what a cell's command printed; .failed says why it failed, .progress how far it is
+    jobs/                    those that were sent to a cluster
+    STUDY/                   a study: plan.json, report.html, ...
+
+A cell is found by its KEY alone: what it leaves says whether it is finished, nothing else is written down.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pretext.engine.run import newest_checkpoint
+from pretext.errors import UserError
+from pretext.files import write_atomically
+from study.plan import PRETRAIN, Cell
+
+
+class Failure(NamedTuple):
+    """How a cell's command ended that should not have."""
+
+    code: int
+    said: str
+    """The last line that it printed."""
+
+
+class Shelf:
+    """The folder in which cells lie."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @property
+    def jobs(self) -> Path:
+        """Of jobs on a cluster."""
+        return self.root / "jobs"
+
+    def run(self, name: str, key: str) -> Path:
+        """The folder of a pretraining: the one with its key, whatever its name, or a new one."""
+        return self._found(self.root / "runs", name, key)
+
+    def result(self, name: str, key: str) -> Path:
+        """The folder of an evaluation's result."""
+        return self._found(self.root / "results", name, key)
+
+    def recipe(self, name: str, key: str) -> Path:
+        """The file of a recipe that is judged at random weights."""
+        return self._found(self.root / "recipes", name, f"{key}.yaml")
+
+    @staticmethod
+    def _found(folder: Path, name: str, key: str) -> Path:
+        return next(iter(sorted(folder.glob(f"*.{key}"))), folder / f"{name}.{key}")
+
+    def beside(self, cell: Cell, what: str) -> Path:
+        """A file about a cell: its log, failed, lock, progress."""
+        return self.root / "logs" / f"{Path(cell.folder).name}.{what}"
+
+    def finished(self, cell: Cell) -> bool:
+        """Whether what a cell leaves is there, whole."""
+        if cell.command == PRETRAIN:
+            newest = newest_checkpoint(Path(cell.folder))
+            return newest is not None and int(newest.stem) >= cell.steps
+        return bool(self.results(cell))
+
+    def results(self, cell: Cell) -> list[Path]:
+        """The result files of an evaluation; they are written whole or not at all."""
+        return sorted(Path(cell.folder).glob("*.json"))
+
+    def failure(self, cell: Cell) -> Failure | None:
+        """How a cell failed, if it did and was not tried again since."""
+        try:
+            told: Any = json.loads(self.beside(cell, "failed").read_text(encoding="utf-8"))
+            return Failure(int(told["code"]), str(told["said"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def fail(self, cell: Cell, code: int) -> Failure:
+        """Note down that a cell's command failed."""
+        failure = Failure(code, self._last_line(cell))
+        write_atomically(self.beside(cell, "failed"), json.dumps({**failure._asdict(), "time": time.time()}).encode())
+        return failure
+
+    def forgive(self, cell: Cell) -> None:
+        """Forget that it failed."""
+        self.beside(cell, "failed").unlink(missing_ok=True)
+
+    def progress(self, cell: Cell) -> dict[str, Any]:
+        """How far its command is, as it says itself; empty if it has not said."""
+        with contextlib.suppress(OSError, ValueError):
+            told = json.loads(self.beside(cell, "progress").read_text(encoding="utf-8"))
+            if isinstance(told, dict):
+                return told
+        return {}
+
+    def hold(self, cell: Cell) -> int | None:
+        """Take a cell's lock; None if another process has it.
+
+        Returns:
+            A file descriptor, to be given to the command that does the work: the lock lasts as long as that has it
+            open, whatever becomes of this process.
+
+        Raises:
+            UserError: nothing can be written there.
+        """
+        path = self.beside(cell, "lock")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+        except OSError as error:
+            raise UserError(f"{path}: cannot write there ({error.strerror}); name another --folder") from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(descriptor)
+            return None
+        return descriptor
+
+    def _last_line(self, cell: Cell) -> str:
+        with contextlib.suppress(OSError), self.beside(cell, "log").open("rb") as log:
+            log.seek(0, os.SEEK_END)
+            log.seek(max(0, log.tell() - 4000))
+            lines = [line.strip() for line in log.read().decode(errors="replace").splitlines() if line.strip()]
+            return lines[-1][:500] if lines else ""
+        return ""
