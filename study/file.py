@@ -28,7 +28,7 @@ class StudySettings:
         grid: settings of pretraining, a list of values each: every variant that is pretrained, at every combination.
         seeds: of pretraining; and of fine-tuning.
         evaluations: by name: command (probe, knn, svm, finetune classify, score, ...) and its settings; config, a file
-            of them; "row", the row that the study's table shows, where held-out pictures choose none;
+            of them; "rescaled", whether networks are rescaled before they are fine-tuned; "row", the row that the study's table shows, where held-out pictures choose none;
             "variants", if not all are judged; "ask".
         baseline: the variant that all others are compared with.
         places: what {name} stands for wherever it occurs: folders of pictures.

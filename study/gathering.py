@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 from pretext.engine.journal import read_journal, training_seconds
@@ -153,7 +152,7 @@ def _said(asked: str, rows: dict[str, str]) -> str:
 
 
 def _cost(cells: Sequence[Cell], shelf: Shelf) -> Cost | None:
-    runs = [Path(cell.folder) for cell in cells if shelf.finished(cell)]
+    runs = [shelf.folder(cell) for cell in cells if shelf.finished(cell)]
     if not runs:
         return None
     seconds, devices = 0.0, []
