@@ -45,7 +45,7 @@ class Pictures:
     held: list[Source]
     """Of each source some pictures that are not trained on; of few pictures none."""
     contents: dict[str, Any]
-    """How many pictures, and digests of their names and labels, and of a look at some: a run goes on with the same ones only."""
+    """How many pictures, and digests of names, of labels and of a look at some: a run goes on with the same only."""
     classes: list[str] = field(default_factory=list)
     """Names of the classes, by label, where labels are learnt, alone or besides colours."""
 

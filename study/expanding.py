@@ -11,7 +11,7 @@ from pretext.errors import UserError
 from pretext.recipe import PretrainSettings
 from pretext.settings import Positional, parse_command, plain
 from study import identity
-from study.file import StudySettings, Variant
+from study.file import StudySettings, Variant, flat
 from study.plan import PRETRAIN, Cell, Plan
 from study.shelf import Shelf
 from transfer.results.result import PREFIX
@@ -115,13 +115,13 @@ def _judged(network: _Network, variant: Variant, seed: int, name: str, asked: di
     if taken := sorted({"out", "reference", "seed", "format", "against"} & own.keys()):
         raise UserError(f"{taken[0]} is set by the study; leave it out")
     words = ["--config", asked["config"]] if asked.get("config") else []
-    words += [f"--{key}={_written(value)}" for key, value in own.items()]
+    kind = identity.EVALUATIONS[command]
+    words += [f"--{key}={_written(value)}" for key, value in flat(own, kind).items()]
     if command.startswith("finetune"):  # its head and its order of pictures are drawn anew with every seed
         words += [f"--seed={seed}"]
     if command != "score":
         words += ["--reference=false"]
     networks = Positional("networks", "", nargs="+", kind=str)
-    kind = identity.EVALUATIONS[command]
     _, settings = parse_command(f"pretint {command}", "", kind, [networks], ["NETWORK", *words])
     _require_named(settings)
     prefix = _prefix(command, asked)
