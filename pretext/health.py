@@ -54,8 +54,8 @@ def colour_health(colorizer: Colorizer, pictures: Iterable[Tensor], prior: Tenso
     """
     objective = colorizer.objective
     classifies = isinstance(objective, Classification)
-    gamut = Gamut(neighbours=1, step=objective.gamut.step if isinstance(objective, Classification) else STEP)
-    gamut.to(place.device)
+    step = objective.gamut.step if isinstance(objective, Classification) else STEP
+    gamut = Gamut(neighbours=1, step=step).to(place.device)
     losses, entropies, chroma, true_chroma = 0.0, 0.0, 0.0, 0.0
     truths, decoded_right, named_right = torch.zeros(3, len(gamut), dtype=torch.int64, device=place.device)
     for rgb in pictures:

@@ -59,7 +59,7 @@ def pictures(tmp_path: Path) -> Path:
 def test_all_that_is_written_is_of_these_bins(run: Path) -> None:
     trained = load_pretrained(run)
     assert trained.prior.shape == (BINS,) and float(trained.prior.sum()) == pytest.approx(1)
-    assert trained.colorizer.head.weight.shape[0] == BINS
+    assert len(trained.colorizer.get_parameter("head.weight")) == BINS
     assert trained.colorizer.objective.get_buffer("weights").shape == (BINS,)
     health = [record for record in read_journal(run) if record["kind"] == "health"]
     assert len(health) == 3 and all(len(record["recall"]) == BINS for record in health)
@@ -134,7 +134,7 @@ def test_a_checkpoint_of_before_the_setting_has_the_published_bins(tmp_path: Pat
     save_checkpoint(tmp_path / "x.pt", state)
     found = load_pretrained(tmp_path / "x.pt")
     assert found.settings.objective.bin_step == STEP and len(found.prior) == 313
-    assert torch.equal(found.colorizer.head.weight, state["model"]["head.weight"])
+    assert torch.equal(found.colorizer.get_parameter("head.weight"), state["model"]["head.weight"])
 
 
 def test_a_checkpoint_whose_bins_are_not_its_settings_is_refused(tmp_path: Path) -> None:

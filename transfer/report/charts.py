@@ -164,7 +164,7 @@ def recall_map(recall: ArrayLike, step: int = STEP) -> str:
     occurs = np.isfinite(values)
     with matplotlib.rc_context(STYLE):
         figure, axes = new_axes(WIDTH + 20)
-        whole, dot = 0.92 * step, 0.14 * step
+        whole, dot = 0.92 * step, min(1.4, 0.14 * step)
         axes.add_patch(PathPatch(_squares(centres[~occurs], dot), fc=RANDOM, lw=0))
         for centre, value, colour in zip(centres[occurs], values[occurs], colours[occurs], strict=True):
             axes.add_patch(PathPatch(_squares(centre[None], whole), fc=1 - 0.2 * (1 - colour), lw=0))
