@@ -80,5 +80,5 @@ def test_what_is_wrong_is_one_line(case: str, tmp_path: Path) -> None:
 
 
 def test_an_unknown_place_is_refused(small: Path) -> None:
-    with pytest.raises(UserError, match="imagenet: no place of .* is called so \\(pictures\\)"):
+    with pytest.raises(UserError, match=r"imagenet: no place of .* is called so \(pictures\)"):
         read_study(small, {"imagenet": "x"})

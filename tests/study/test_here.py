@@ -40,14 +40,14 @@ def words(plan: Plan, found: dict[str, Standing]) -> Words:
 
 def run(plan: Plan, shelf: Shelf, parallel: int = 2, retry: bool = False) -> tuple[Words, Ending, int]:
     """How all stand in the end, and how many ran at most at the same time."""
-    most, found, ending = 0, {}, Ending.COMPLETE
+    most, found, last = 0, {}, Ending.COMPLETE
     for looked, ending in run_here(plan.cells, shelf, parallel, retry):
-        found = dict(looked)
+        found, last = dict(looked), ending
         most = max(most, [one.word for one in looked.values()].count(Word.RUNNING))
         for cell in plan.cells:  # nothing begins before what it needs
             if cell.after and found[cell.key].word == Word.RUNNING:
                 assert found[cell.after].word == Word.FINISHED
-    return words(plan, found), ending, most
+    return words(plan, found), last, most
 
 
 def log(shelf: Shelf, cell: Cell) -> str:
@@ -95,8 +95,7 @@ def test_what_another_process_works_on_is_left_to_it(plan: Plan, tmp_path: Path)
     found, _ = next(looks)
     assert found[first.key].word == Word.ELSEWHERE and not shelf.folder(first).exists()
     os.close(lock)  # it ended, and left the cell as it was
-    for found, _ in looks:
-        pass
+    *_, (found, _) = looks
     assert {one.word for one in found.values()} == {Word.FINISHED}
     assert log(shelf, first).count("$ pretint") == 1
 
