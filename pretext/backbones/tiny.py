@@ -1,10 +1,12 @@
-"""A backbone that trains on a laptop's CPU: five strided 3 x 3 convolutions, under a million weights."""
+"""A backbone that trains on a laptop's CPU: five strided 3 x 3 convolutions."""
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 from torch import Tensor, nn
 
 from pretext.backbones.contract import Backbone, Stage
+from pretext.errors import UserError
 
 _WIDTHS = (32, 64, 128, 256, 256)
 _STRIDES = (2, 2, 2, 2, 1)
@@ -15,13 +17,25 @@ class Tiny(Backbone):
 
     Every stage but the last halves the picture: early striding is what makes it fast. On the input,
     L is centred to (L - 50) / 50.
+
+    Args:
+        widths: channels of the five stages; by default it has under a million weights.
+
+    Raises:
+        UserError: these are not five whole numbers from 1.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, widths: Sequence[int] = _WIDTHS) -> None:
         super().__init__()
+        if (
+            not isinstance(widths, Sequence)
+            or len(widths) != len(_STRIDES)
+            or not all(isinstance(width, int) and 1 <= width <= 4096 for width in widths)
+        ):
+            raise UserError(f"backbone tiny: widths is {widths}: give five whole numbers from 1 to 4096")
         stages, stride = [], 1
         self.blocks = nn.ModuleDict()
-        for number, ((before, width), step) in enumerate(zip(pairwise((1, *_WIDTHS)), _STRIDES, strict=True), 1):
+        for number, ((before, width), step) in enumerate(zip(pairwise((1, *widths)), _STRIDES, strict=True), 1):
             stride *= step
             stages.append(Stage(f"conv{number}", width, stride))
             self.blocks[f"conv{number}"] = nn.Sequential(

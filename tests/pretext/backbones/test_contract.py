@@ -78,3 +78,13 @@ def test_timm_names_and_ours() -> None:
         for name in ("test_resnet", "timm/test_resnet", "test_resnet.r160_in1k"):
             assert isinstance(build_backbone(name), TimmBackbone)
         assert not any(isinstance(build_backbone(name), TimmBackbone) for name in BACKBONES)
+
+
+def test_widths_of_tiny() -> None:
+    wide = build_backbone("tiny", widths=[4, 8, 8, 16, 64])
+    assert [stage.channels for stage in wide.stages] == [4, 8, 8, 16, 64]
+    features = wide.eval()(torch.full((1, 1, 32, 32), 50.0))
+    assert [one.shape[1] for one in features.values()] == [4, 8, 8, 16, 64]
+    for wrong in ([1, 2, 3], [1, 2, 3, 4, 0], "abcde", 5):
+        with pytest.raises(UserError, match="give five whole numbers"):
+            build_backbone("tiny", widths=wrong)
