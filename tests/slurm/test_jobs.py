@@ -74,7 +74,7 @@ def test_two_nodes_of_two_tasks_compute_what_four_processes_do(launcher: Launche
 def test_the_code_is_that_of_the_day_it_was_sent(folder: Path) -> None:
     """From a checkout, which is edited while the job waits, as is its recipe."""
     tree = folder / "tree"
-    for name in ("pretint", "pretext", "transfer", "slurm", "configs"):
+    for name in ("pretint", "pretext", "transfer", "slurm", "colorization", "study", "configs"):
         shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
     recipe = tree / "mine.yaml"
     recipe.write_text("training: {steps: 15, warmup: 5}\n")

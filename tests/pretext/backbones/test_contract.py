@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from pretext.backbones import BACKBONES, Backbone, TimmBackbone, build_backbone
+from pretext.errors import UserError
 
 TIMM = (
     "resnet18",

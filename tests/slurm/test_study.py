@@ -1,0 +1,98 @@
+"""A study on a real Slurm: its cells as jobs, each after the one that it needs."""
+
+import getpass
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from evaluating import pictures
+from sending import cluster_file, overview
+
+import pretint
+from slurm import cancel, states
+
+pytestmark = pytest.mark.usefixtures("cluster")
+
+STUDY = """
+settings:
+  data.source: pictures/train
+  crop.size: 16
+  objective: {stride: 4, prior_pictures: 20}
+  training: {steps: 6, batch_size: 8, warmup: 1}
+  machine: {workers: 0, device: cpu}
+variants:
+  random: {network: random}
+  rebalanced: {ask: {cpus_per_task: 2}}
+  broken: {objective.prior: prior.npy}
+baseline: random
+evaluations:
+  neighbours: {command: knn, train: pictures/train, test: pictures/test}
+"""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.chdir(tmp_path)
+    pictures(tmp_path / "pictures" / "train", 1)
+    pictures(tmp_path / "pictures" / "test", 2)
+    (tmp_path / "asked.yaml").write_text(STUDY)
+    (tmp_path / "prior.npy").write_text("no prior")
+    yield tmp_path
+    monkeypatch.undo()
+    subprocess.run(["scancel", "--user", getpass.getuser()], check=True, timeout=60)
+
+
+def words() -> dict[str, str]:
+    """How the jobs stand, by variant and command."""
+    return {" ".join([state.sent.name.partition("-")[0], state.sent.words[0]]): state.word for state in states(JOBS)}
+
+
+JOBS = Path("studies/jobs")
+
+
+def test_cells_are_jobs(folder: Path, shared_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    call = ["study", "asked.yaml", "--on", cluster_file(memory_gb=1.5)]
+    assert pretint.main(call) == 1, overview()
+    out, err = capsys.readouterr()
+    assert words() == {
+        "random knn": "complete",
+        "rebalanced pretrain": "complete",
+        "rebalanced knn": "complete",
+        "broken pretrain": "failed",
+        "broken knn": "not run",
+    }, overview()
+    assert "failed: broken 0: " in out and "prior.npy" in out and "3 of 5 cells are finished" in out
+    assert "rebalanced 0 neighbours: finished" in err
+    asked = {state.sent.name.partition("-")[0]: state.sent.asked["cpus_per_task"] for state in states(JOBS)}
+    assert asked == {"random": 1, "rebalanced": 1, "broken": 1}, "the newest of each is the evaluation"
+    pretraining = next(one for one in states(JOBS) if one.sent.words[0] == "pretrain" and one.word == "complete")
+    assert pretraining.sent.asked["cpus_per_task"] == 2
+
+    jobs = [state.sent.id for state in states(JOBS)]
+    assert pretint.main(call) == 1
+    assert [state.sent.id for state in states(JOBS)] == jobs, "nothing is sent again unasked"
+
+    (folder / "prior.npy").unlink()
+    shutil.copy(shared_data / "colour-bins" / "prior_probs.npy", folder / "prior.npy")
+    capsys.readouterr()
+    # The prior is told by its content: another one makes another cell.
+    assert pretint.main([*call, "--retry"]) == 0, overview()
+    assert "rebalanced 0: started" not in capsys.readouterr().err
+    assert (folder / "studies" / "asked" / "report.md").exists()
+
+
+def test_jobs_go_on_when_the_study_is_left(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = STUDY.replace("steps: 6", "steps: 100000").replace("  broken: {objective.prior: prior.npy}\n", "")
+    (folder / "asked.yaml").write_text(text)
+    call = ["study", "asked.yaml", "--on", cluster_file(memory_gb=1.5), "--wait", "false"]
+    assert pretint.main(call) == 0
+    out, _ = capsys.readouterr()
+    assert "3 jobs sent" in out
+    numbers = {state.sent.id for state in states(JOBS)}
+    assert pretint.main(call) == 0
+    assert {state.sent.id for state in states(JOBS)} == numbers, "they are in the queue already"
+    cancel(JOBS, ["all"])
+    assert pretint.main(call) == 1
+    assert "cancelled" in capsys.readouterr().out
