@@ -37,4 +37,4 @@ def _convolution(
     torch's own formula counts the weight's gradient as often again as the convolution has groups.
     """
     _, _, _, _, transposed, _, _, asked = rest
-    return int(conv_flop_count(x, weight, gradient, transposed)) * sum(asked[:2])
+    return int(conv_flop_count(x, weight, gradient, transposed) * sum(asked[:2]))
