@@ -37,6 +37,7 @@ RECIPES = {"laptop": 64, "paper_alexnet": 8, "paper_vgg": 4, "vit_small": 8, "re
 
 _FOLDER = Path(__file__).resolve().parents[1] / "configs" / "pretext"
 _SHARE, _BUSY = 0.5, 0.97  # wanted on a GPU: of the machine's rate; of the time, not waiting for pictures
+_LASTING = 1.0  # seconds that a round of steps takes, about
 _LONGEST = 2.0  # seconds in which what workers prepared ahead is used up
 
 
@@ -150,7 +151,7 @@ def _timed(learner: Learner, source: Iterator[Batch], one: Batch, rounds: int) -
 
     for step in (memory, memory, whole):  # compiled, and kernels chosen
         step()
-    times = max(1, round(1 / seconds(memory, place.device)))
+    times = max(1, round(_LASTING / seconds(memory, place.device)))
     product = fastest(place.precision, place.device)
     taken = _Times([], [], [], [])
     for _ in range(rounds):
