@@ -21,7 +21,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import colorizing, colours, data_path, frozen, loss, methods, step
+from benchmarks import ceiling, colorizing, colours, data_path, frozen, loss, methods, step
 from benchmarks.paired import Row, Spread, skipped
 from benchmarks.pictures import origin
 from pretext.errors import UserError
@@ -29,8 +29,8 @@ from pretext.files import write_atomically
 
 _Rows = Callable[[torch.device, int], Iterator[Row]]
 _ALL: dict[str, _Rows] = {
-    "step": step.rows, "data": data_path.rows, "loss": loss.rows, "colours": colours.rows, "frozen": frozen.rows,
-    "colorizing": colorizing.rows, "methods": methods.rows,
+    "step": step.rows, "ceiling": ceiling.rows, "data": data_path.rows, "loss": loss.rows, "colours": colours.rows,
+    "frozen": frozen.rows, "colorizing": colorizing.rows, "methods": methods.rows,
 }  # fmt: skip
 _KEY = ("what", "setting", "against", "threads")
 
@@ -81,6 +81,9 @@ def main() -> None:
     parser.add_argument(
         "--pictures", nargs=2, default=(), metavar=("TRAIN", "TEST"), help="of frozen: with labels, see docs/data.md"
     )
+    parser.add_argument(
+        "--recipes", choices=ceiling.RECIPES, nargs="*", default=list(ceiling.RECIPES), help="of ceiling"
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument(
         "--results", type=Path, default=Path(__file__).parent / "results", help="folder of the CSV files"
@@ -106,7 +109,11 @@ def main() -> None:
         table.add_column(column, justify="right", no_wrap=True)
     done: list[dict[str, Any]] = []
     path = given.results / f"{re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')}.csv"
-    parts: dict[str, _Rows] = {**_ALL, "frozen": partial(frozen.rows, pictures=given.pictures)}
+    parts: dict[str, _Rows] = {
+        **_ALL,
+        "frozen": partial(frozen.rows, pictures=given.pictures),
+        "ceiling": partial(ceiling.rows, recipes=given.recipes),
+    }
     for part in given.only:
         for row in measured(part, parts[part], device, given.rounds):
             console.print(f"{row.what}, {row.setting}: {_text(row.ratio)} {row.remark}", highlight=False)

@@ -8,6 +8,7 @@ then more than the protocol's 10 epochs: the remark says how many.
 
 And the classifiers side by side against a plain loop, which trains one after the other with torch.nn.Linear and
 torch.optim.SGD on the same features. It is timed with a few of the settings; what one costs does not depend on them.
+The ceilings of both parts are in ``frozen_ceiling``.
 """
 
 import os
@@ -22,6 +23,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmarks.frozen_ceiling import bare_network, extraction, products
 from benchmarks.paired import Row, paired, seconds, spread, times_as_fast
 from pretext.engine.device import Place, pick_place
 from pretext.pictures import LabelledSource
@@ -79,7 +81,7 @@ def _measured(case: _Case, targets: Targets, shown: str, place: Place, rounds: i
     load = os.getloadavg()[0]
     busy = f"; the machine was shared (load {load:.1f} before)" if load > 0.5 and place.device.type == "cpu" else ""
     calibrate_batch_norm(network, targets.train, view, place)  # once, whatever is evaluated later; warms up
-    whole, alone, judged = [], [], []
+    whole, alone, judged, extracted, bare = [], [], [], [], []
     for last in reversed(range(min(rounds, case.rounds))):
         with tempfile.TemporaryDirectory() as scratch:
             cache = CacheSettings(Path(scratch) / "cache")
@@ -94,17 +96,18 @@ def _measured(case: _Case, targets: Targets, shown: str, place: Place, rounds: i
                 divided = split(targets.train.labels, protocol.holdout, 0, good=train.good)
                 return Task(network, stages, train, test, targets, divided, view, 0, place, partial)
 
-            extraction = seconds(features, place.device)
+            extracted.append(seconds(features, place.device))
             verification = seconds(features, place.device)
             task = features()
+            bare.append(bare_network(network, task, place))
             reading = verification + seconds(lambda task=task: _read(task, protocol), place.device)  # type: ignore[misc]
             classifiers = seconds(lambda task=task: _linear(task, protocol, "cached"), place.device)  # type: ignore[misc]
-            whole.append(extraction + verification + classifiers)
-            alone.append(extraction + reading)
+            whole.append(extracted[-1] + verification + classifiers)
+            alone.append(extracted[-1] + reading)
             judged.append(classifiers)
-            parts = f"extraction {extraction:.1f} s, reading {reading:.2f} s, classifiers {classifiers:.1f} s"
+            parts = f"extraction {extracted[-1]:.1f} s, reading {reading:.2f} s, classifiers {classifiers:.1f} s"
             if not last:
-                stacked, plain = _steps(task, protocol, rounds)
+                stacked, plain, ceiling = _steps(task, protocol, rounds, setting)
     settings, (steps, batch_size) = len(grid(protocol, 1)), steps_of(protocol, len(task.split.fit))
     parts += f"; {steps} steps, {steps * batch_size / len(task.split.fit):.0f} epochs"
     ratio = spread([less / more for less, more in zip(alone, whole, strict=True)])
@@ -119,10 +122,12 @@ def _measured(case: _Case, targets: Targets, shown: str, place: Place, rounds: i
         round(1 / _TARGET, 2),
         f"costs {1 / ratio.median:.2f} times the features, at most {_TARGET} wanted; last round: {parts}{busy}",
     )
+    yield extraction(setting, extracted, bare, busy.removeprefix("; "))
     remark = f"timed with {_ALONE} of {settings} settings{busy}"
     against = "plain loop, one after the other"
     row = times_as_fast("a step of all classifiers", setting, against, stacked, plain)
     yield row._replace(remark=remark)
+    yield ceiling._replace(remark=busy.removeprefix("; "))
     full = [steps * one for one in plain]
     yield Row(
         "all classifiers, dropped early, chosen, tested",
@@ -147,8 +152,8 @@ def _read(task: Task, protocol: LinearProtocol) -> None:
             Rows(features.matrix(*cell), task.place.device)
 
 
-def _steps(task: Task, protocol: LinearProtocol, rounds: int) -> tuple[list[float], list[float]]:
-    """Seconds of a step of all classifiers: side by side, and one after the other."""
+def _steps(task: Task, protocol: LinearProtocol, rounds: int, setting: str) -> tuple[list[float], list[float], Row]:
+    """Seconds of a step of all classifiers: side by side, and one after the other; and the row of its ceiling."""
     fit, device = task.split.fit, task.place.device
     steps, batch_size = steps_of(protocol, len(fit))
     settings = grid(protocol, batch_size)
@@ -177,7 +182,9 @@ def _steps(task: Task, protocol: LinearProtocol, rounds: int) -> tuple[list[floa
             one.step((rows[one.cell][chosen] - mean) * scale, truth[torch.from_numpy(chosen).to(device)])
 
     ours, theirs = paired(stacked, one_by_one, device, rounds)
-    return ours, [seconds_ * len(settings) / _ALONE for seconds_ in theirs]
+    shapes = [(len(settings) * len(task.targets.classes), one.dims) for one in rows.values()]
+    ceiling = products(setting, stacked, shapes, batch_size, device, rounds)
+    return ours, [seconds_ * len(settings) / _ALONE for seconds_ in theirs], ceiling
 
 
 class _Plain:

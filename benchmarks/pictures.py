@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from pretext.pictures import Bundled, Folder, Source
+from pretext.pictures.packing import PackSettings, pack
 
 _BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data" / "imagenet-sample"
 
@@ -36,6 +37,13 @@ def folder_of(root: Path, count: int, shorter: int) -> Path:
     for number, data in enumerate(jpegs(count, shorter)):
         (root / f"{number:05}.jpg").write_bytes(data)
     return root
+
+
+def shards_of(scratch: Path, count: int, shorter: int) -> Path:
+    """A folder of shards of them, as ``pretint pack`` makes it."""
+    photographs = folder_of(scratch / "pictures", count, shorter)
+    pack(str(photographs), scratch / "shards", PackSettings(labels=False))
+    return scratch / "shards"
 
 
 def crops(count: int, size: int) -> np.ndarray:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.paired import Row, seconds, times_as_fast
-from benchmarks.pictures import folder_of
+from benchmarks.pictures import shards_of
 from pretext.color import rgb_to_lightness
 from pretext.colorizer import Colorizer
 from pretext.engine.device import Place, pick_place
@@ -24,12 +24,11 @@ from pretext.engine.learner import Learner
 from pretext.engine.training import MachineSettings
 from pretext.pictures import open_source
 from pretext.pictures.batches import Samples, batches
-from pretext.pictures.packing import PackSettings, pack
 from pretext.preparing import on_place
 from pretext.recipe import PretrainSettings, build_colorizer
 from pretext.settings import settings_from
 
-_QUEUED = 4  # batches that a worker prepares ahead
+QUEUED = 4  # batches that a worker prepares ahead
 _CPU = (("tiny", 64, 8, 64), ("resnet18", 112, 16, 16))  # backbone, crop, stride of the target, batch
 _GPU = (("tiny", 64, 8, 256), ("resnet18", 224, 8, 256), ("vgg", 176, 4, 40))
 
@@ -49,14 +48,13 @@ class _Bare(nn.Module):
 def rows(device: torch.device, rounds: int) -> Iterator[Row]:
     """Per network and precision: without the data path, with decoded pictures kept (machine.cache), with all of it."""
     with tempfile.TemporaryDirectory() as scratch:
-        photographs = folder_of(Path(scratch) / "pictures", 1000, 256)
-        pack(str(photographs), Path(scratch) / "shards", PackSettings(labels=False))
+        shards = shards_of(Path(scratch), 1000, 256)
         for name, size, stride, batch in _GPU if device.type == "cuda" else _CPU:
             for precision in ("fp32", "bf16"):
                 if precision == "bf16" and pick_place(str(device)).precision != "bf16":
                     continue
                 settings = settings_from(PretrainSettings, {
-                    "data": {"source": f"{scratch}/shards"}, "crop": {"size": size}, "backbone": {"name": name},
+                    "data": {"source": str(shards)}, "crop": {"size": size}, "backbone": {"name": name},
                     "objective": {"stride": stride}, "training": {"batch_size": batch, "precision": precision},
                     "machine": {"device": str(device), "cache": 0},
                 }, "step.py")  # fmt: skip
@@ -79,7 +77,7 @@ def _measured(settings: PretrainSettings, rounds: int) -> Iterator[Row]:
         closing(batches(samples, batch, 0, 2**30, place.workers)) as source_of_batches,
         closing(batches(kept, batch, 0, 2**30, place.workers)) as source_of_kept,
     ):
-        for _ in range(-(-len(source) // batch) + _QUEUED * place.workers):  # an epoch: every picture is decoded
+        for _ in range(-(-len(source) // batch) + QUEUED * place.workers):  # an epoch: every picture is decoded
             next(source_of_kept)
         steps: dict[str, Callable[[], object]] = {
             "bare": lambda: bare.step(rgb, labels),
@@ -95,10 +93,10 @@ def _measured(settings: PretrainSettings, rounds: int) -> Iterator[Row]:
         for number in range(rounds):
             for name in (*steps,) if number % 2 else (*reversed(steps),):
                 if name in ("whole", "kept"):  # what was prepared while others were timed is not given away
-                    for _ in range(_QUEUED * place.workers + 1):
+                    for _ in range(QUEUED * place.workers + 1):
                         steps[name]()
                 else:
-                    _until_idle(place, batch)
+                    until_idle(place, batch)
                 taken[name].append(seconds(steps[name], place.device, times))
     yield times_as_fast("step, pictures in memory", setting, "bare network", taken["memory"], taken["bare"], batch)
     yield times_as_fast(
@@ -115,10 +113,10 @@ def _measured(settings: PretrainSettings, rounds: int) -> Iterator[Row]:
     yield row._replace(remark=remark)
 
 
-def _until_idle(place: Place, batch: int) -> None:
+def until_idle(place: Place, batch: int) -> None:
     """Workers prepare a few batches ahead: they must have done so before anything else is timed."""
     if place.workers:
-        time.sleep(min(3.0, 0.3 + _QUEUED * batch / 400))
+        time.sleep(min(3.0, 0.3 + QUEUED * batch / 400))
 
 
 def _learner(network: nn.Module, settings: PretrainSettings, place: Place) -> Learner:

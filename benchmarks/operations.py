@@ -1,0 +1,40 @@
+"""How many operations a training step's products and convolutions take, forward and backward."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
+
+from pretext.engine.learner import Trainable
+
+
+def operations(network: Trainable, rgb: Tensor, labels: Tensor) -> float:
+    """Additions and multiplications that a picture's loss and its gradient take, by ``FlopCounterMode``.
+
+    Convolutions and products of matrices, a head's too; not what acts element by element (colour, norms, activations,
+    loss, optimizer). Attention counts as its products, once, however a kernel computes it. The weights' gradients are
+    added to what is there.
+
+    Args:
+        network: in training.
+        rgb: (B, 3, H, W), uint8, some pictures, on its device.
+        labels: (B,), likewise.
+    """
+    counted = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.convolution_backward: _convolution})
+    with sdpa_kernel(SDPBackend.MATH), counted:
+        network.loss(rgb, labels).backward()
+    return float(counted.get_total_flops()) / len(rgb)
+
+
+def _convolution(
+    gradient: list[int], x: list[int], weight: list[int], *rest: Any, out_shape: Sequence[Any] | None = None
+) -> int:
+    """Of a convolution's gradients, given the shapes: each costs what the convolution did.
+
+    torch's own formula counts the weight's gradient as often again as the convolution has groups.
+    """
+    _, _, _, _, transposed, _, _, asked = rest
+    return int(conv_flop_count(x, weight, gradient, transposed) * sum(asked[:2]))
