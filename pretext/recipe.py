@@ -1,12 +1,13 @@
 """A recipe: every setting of a pretraining, and the network that follows from it."""
 
+import difflib
 import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,13 +19,12 @@ from pretext.engine.checkpoint import load_checkpoint
 from pretext.engine.run import find_checkpoint
 from pretext.engine.training import MachineSettings, TrainingSettings
 from pretext.errors import UserError
-from pretext.gamut import TEMPERATURE, Gamut, bin_centres
+from pretext.gamut import TEMPERATURE, bin_centres
 from pretext.hints import HintSettings, sample_hints
 from pretext.initialisation import Init
-from pretext.objectives import Classification, Objective, Regression
+from pretext.objectives import OBJECTIVES
 from pretext.online import OnlineSettings
 from pretext.pictures.batches import CropSettings
-from pretext.prior import rebalancing_weights
 from pretext.settings import settings_from
 
 
@@ -64,7 +64,7 @@ class BackboneSettings:
     """The network that learns.
 
     Args:
-        name: tiny, alexnet, vgg, siggraph17, fusion, autoencoder, or any timm model, such as resnet18.
+        name: tiny, alexnet, vgg, siggraph17, fusion, autoencoder, or any timm model, such as resnet18; or a plugin's.
         arguments: passed to the backbone's constructor, such as {geometry: test} for alexnet.
         weights: of a timm model: a local file of published weights to start from, .safetensors or .pth, or
             published, which fetches timm's own from the hub; empty starts from random weights.
@@ -96,7 +96,8 @@ class ObjectiveSettings:
 
     Args:
         name: rebalanced or plain classification over the 313 colour bins, or regression; or labels, the
-            supervised reference: the backbone learns the classes of a labelled data.source, and no colour.
+            supervised reference: the backbone learns the classes of a labelled data.source, and no colour; or
+            a plugin's.
         stride: input pixels per point of the colour target.
         neighbours: K, the bins that share a pixel's colour: 5 in the paper, 10 in its released code.
         sigma: of the Gaussian that shares them out, Lab units.
@@ -110,7 +111,7 @@ class ObjectiveSettings:
             and backbone fusion, whose authors take 1/300 (0.00333); 0 learns colours alone.
     """
 
-    name: Literal["rebalanced", "plain", "regression", "labels"] = "rebalanced"
+    name: str = "rebalanced"
     stride: int = 8
     neighbours: int = 10
     sigma: float = 5.0
@@ -123,6 +124,13 @@ class ObjectiveSettings:
     classes_weight: float = 0.0
 
     def __post_init__(self) -> None:
+        known = [*OBJECTIVES, "labels"]
+        if self.name not in known:
+            near = difflib.get_close_matches(self.name, known, n=1)
+            which = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+            raise UserError(
+                f"objective.name is {self.name}: {which} (one of your own is in a file: PRETINT_PLUGINS=FILE.py)"
+            )
         if not 0 <= self.huber < math.inf or not 0 <= self.classes_weight < math.inf:
             raise UserError("objective.huber and objective.classes_weight must be finite and not negative")
         if self.huber and self.name != "regression":
@@ -226,7 +234,7 @@ def build_colorizer(
 
     Args:
         settings: the recipe.
-        prior: (Q,), for the rebalancing weights; no other objective needs it.
+        prior: (Q,), for the rebalancing weights, or a plugin's objective.
         published: start the backbone from the file ``settings.backbone.weights`` instead, if that is named.
         classes: give it the class branch that the settings may ask for, to name these; without, it has none.
 
@@ -235,12 +243,7 @@ def build_colorizer(
             name classes from.
     """
     asked = settings.objective
-    objective: Objective
-    if asked.name in ("regression", "labels"):
-        objective = Regression(asked.gray_threshold, asked.bounded, asked.huber)
-    else:
-        weights = rebalancing_weights(prior, asked.uniform) if asked.name == "rebalanced" else None
-        objective = Classification(Gamut(asked.neighbours, asked.sigma), weights, asked.gray_threshold)
+    objective = OBJECTIVES["regression" if asked.supervised else asked.name](asked, prior)
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
         backbone = _backbone(settings, published)
