@@ -3,6 +3,7 @@
 import ast
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,19 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     """Fill in what is generated, and turn links to recipe files into links to the page of them."""
     markdown = re.sub(r"\]\(\.\./configs/(\w+)/(\w+)\.yaml\)", r"](recipes.md#\1-\2)", markdown)
     markdown = re.sub(r"\[[^\]]*\]\(\.\./([^)]*)\)", r"`\1`", markdown)  # what is not on the site is only named
+    titles = {file: title for title, file in titled(config.nav)}
+    markdown = re.sub(r"\[([\w-]+\.md)\]\(\1", lambda found: f"[{titles[found[1]]}]({found[1]}", markdown)
     return markdown.replace(RECIPES, recipes(ROOT / "configs")).replace(NAMES, names(ROOT))
+
+
+def titled(nav: Any) -> Iterator[tuple[str, str]]:
+    """The title and file of every page."""
+    for entry in nav:
+        for title, of in entry.items():
+            if isinstance(of, str):
+                yield title, of
+            else:
+                yield from titled(of)
 
 
 def recipes(folder: Path) -> str:
