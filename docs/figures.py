@@ -131,8 +131,9 @@ def temperature() -> bytes:
     coder, side = Gamut(), rgb.shape[-1]
     target = coder.encode(rgb_to_ab(rgb[..., ::STRIDE, ::STRIDE]))
     chance = torch.zeros(1, len(coder), *target.bins.shape[-2:]).scatter_add_(1, target.bins, target.weights)
-    around = F.avg_pool2d(F.pad(chance, (6, 6, 6, 6), "replicate"), 13, 1)
-    logits = (around + 1e-4 / len(coder)).log()
+    around = F.avg_pool2d(F.pad(chance, (4, 4, 4, 4), "replicate"), 9, 1)
+    rebalanced = around * rebalancing_weights(bundled_prior()).float().view(1, -1, 1, 1)
+    logits = (rebalanced + 1e-4 / len(coder)).log()
     shown = [rgb]
     for warmth in (1.0, TEMPERATURE, 0.1):
         ab = resample(coder.annealed_mean(logits, warmth), STRIDE, (side, side))

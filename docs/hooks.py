@@ -89,7 +89,7 @@ def public(file: Path) -> dict[str, str]:
     """The names that a package's ``__init__`` gives, and the full names of the modules that they are from."""
     tree = ast.parse(file.read_text(encoding="utf-8"))
     package = file.parent.name
-    found = {}
+    found: dict[str, str] = {}
     for node in tree.body:
         if isinstance(node, ast.ImportFrom):
             module = f"{package}.{node.module}" if node.level else str(node.module)

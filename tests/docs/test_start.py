@@ -11,7 +11,8 @@ from PIL import Image
 import pretint
 
 ROOT = Path(__file__).parents[2]
-SHOWN = re.findall(r"^    pretint (.*)$", (ROOT / "docs" / "start.md").read_text(encoding="utf-8"), re.MULTILINE)
+PAGE = (ROOT / "docs" / "start.md").read_text(encoding="utf-8").replace("\\\n", "")
+SHOWN = re.findall(r"^    pretint (.*)$", PAGE, re.MULTILINE)
 SHORT = "--training.steps 3 --training.batch_size 8 --training.warmup 1 --crop.size 16 --machine.workers 0"
 SHORTER = {"plan": SHORT, "pretrain": SHORT, "probe": "--workers 0"}
 
