@@ -13,6 +13,7 @@ NAMES = "<!-- names -->"
 GROUPS = {
     "pretext": "Learning: `pretint pretrain`",
     "transfer": "Judging: `pretint finetune`",
+    "study": "Studies: `pretint study`",
     "slurm": "Where jobs run: `pretint submit --on`",
 }
 """Folder of configs/ -> its heading; others go by their name."""
@@ -55,8 +56,8 @@ def titled(nav: Any) -> Iterator[tuple[str, str]]:
 def recipes(folder: Path) -> str:
     """Every recipe: the comment at its top as it stands there, and its settings, folded."""
     lines = []
-    others = sorted(one.name for one in folder.iterdir() if one.is_dir() and one.name not in GROUPS)
-    for group in map(folder.joinpath, [*GROUPS, *others]):
+    there = sorted(one.name for one in folder.iterdir() if one.is_dir())
+    for group in map(folder.joinpath, sorted(there, key=lambda name: [*GROUPS, name].index(name))):
         lines += [f"## {GROUPS.get(group.name, group.name.capitalize())} {{#{group.name}}}", ""]
         for file in sorted(group.glob("*.yaml")):
             head, settings = parted(file.read_text(encoding="utf-8"))
