@@ -30,7 +30,7 @@ SMALLER = {
     "probe": "--protocol logistic --size 16 --workers 0",
     "colorize": "--size 32",
     "finetune": "--size 16 --training.steps 3 --training.batch_size 8 --training.warmup 1 --machine.workers 0 "
-    "--train pictures/train --test pictures/test",
+    "--train pictures/train --test pictures/test --reference false",
 }
 FOLDERS = "--train pictures/train --test pictures/test"
 SPAWNED = "--machine.workers 1 --machine.worker_start spawn"
