@@ -68,6 +68,7 @@ class Classification(Objective):
 
     def __init__(self, gamut: Gamut, weights: Tensor | None = None, gray_threshold: float = 5.0) -> None:
         super().__init__(gray_threshold)
+        assert weights is None or len(weights) == len(gamut)
         self.gamut = gamut
         self.channels = len(gamut)
         self.weights: Tensor
@@ -120,11 +121,11 @@ class Regression(Objective):
 
 def _rebalanced(asked: "ObjectiveSettings", prior: Tensor) -> Objective:
     weights = rebalancing_weights(prior, asked.uniform)
-    return Classification(Gamut(asked.neighbours, asked.sigma), weights, asked.gray_threshold)
+    return Classification(asked.gamut, weights, asked.gray_threshold)
 
 
 def _plain(asked: "ObjectiveSettings", prior: Tensor) -> Objective:
-    return Classification(Gamut(asked.neighbours, asked.sigma), None, asked.gray_threshold)
+    return Classification(asked.gamut, None, asked.gray_threshold)
 
 
 def _regression(asked: "ObjectiveSettings", prior: Tensor) -> Objective:

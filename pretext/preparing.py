@@ -16,7 +16,6 @@ from pretext.colorizer import Colorizer
 from pretext.engine import ranks
 from pretext.engine.device import Place
 from pretext.errors import UserError
-from pretext.gamut import Gamut
 from pretext.initialisation import initialise
 from pretext.pictures import open_labelled, open_source
 from pretext.pictures.batches import Batch, Sample, Samples, Subset, Views, collate
@@ -132,7 +131,7 @@ def find_prior(pictures: Pictures, settings: PretrainSettings) -> Tensor:
     Raises:
         UserError: the file holds none; the pictures cannot be read, or are all gray.
     """
-    gamut = Gamut(settings.objective.neighbours, settings.objective.sigma)
+    gamut = settings.objective.gamut
     file, stride = settings.objective.prior, settings.objective.stride
     given = None if file == "estimate" else load_prior(Path(file), gamut)
     crops = first_crops(pictures, settings, settings.objective.prior_pictures if given is None else _ENOUGH)
