@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: help demo imagenette voc test check bench clean
+.PHONY: help demo imagenette voc test check docs bench clean
 
 help:
 	@echo "make demo   learn features from bundled photographs, judge them, colour pictures (minutes)"
@@ -10,6 +10,7 @@ help:
 	@echo "make voc VOC=VOCdevkit RUN=runs/x LABELS=runs/y   the tables of docs/finetuning.md (about 30 minutes on 2 cores)"
 	@echo "make test   run the tests"
 	@echo "make check  run the linter and the type checker"
+	@echo "make docs   build the documentation as a site, in site/; a broken link is an error"
 	@echo "make bench  measure speed, as ratios"
 
 demo: $(INSTALLED)
@@ -49,11 +50,14 @@ check: $(INSTALLED)
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
+docs: $(INSTALLED)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks
 
 clean:
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv site .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Pretint needs Python 3.11 or newer: make PYTHON=python3.12 ...")'

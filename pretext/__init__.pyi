@@ -8,6 +8,7 @@ from .hints import HintSettings, sample_hints
 from .objectives import Classification, Objective, Regression
 from .pictures import Bundled, ClassFolder, Folder, LabelledShards, Shards, Source
 from .pictures.packing import PackSettings, pack
+from .plugins import load_plugins
 from .pretraining import pretrain
 from .prior import estimate_prior, rebalancing_weights
 from .recipe import PretrainSettings, load_pretrained
@@ -42,6 +43,7 @@ __all__ = [
     "export",
     "import_weights",
     "lab_to_rgb",
+    "load_plugins",
     "load_pretrained",
     "pack",
     "pretrain",

@@ -1,11 +1,12 @@
 """Objectives: from a network's output and the true ab to a scalar, and from output to ab.
 
 Three of them (paper section 2 and its ablations): classification over the colour bins, rebalanced or
-plain, and regression, L2 or Huber's.
+plain, and regression, L2 or Huber's. Plugins add others to ``OBJECTIVES``.
 """
 
 from abc import ABC, abstractmethod
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,11 @@ from torch.nn import functional as F
 
 from pretext.color import at_least_float32
 from pretext.gamut import TEMPERATURE, Gamut, SoftTarget
+from pretext.prior import rebalancing_weights
+from pretext.registry import Registry
+
+if TYPE_CHECKING:
+    from pretext.recipe import ObjectiveSettings
 
 AB_SCALE = 110.0
 """A regression head emits ab divided by this, as in the released code."""
@@ -111,6 +117,25 @@ class Regression(Objective):
         """The prediction divided by 110."""
         output = at_least_float32(output)
         return torch.tanh(output) if self.bounded else output
+
+
+def _rebalanced(asked: "ObjectiveSettings", prior: Tensor) -> Objective:
+    weights = rebalancing_weights(prior, asked.uniform)
+    return Classification(asked.gamut, weights, asked.gray_threshold)
+
+
+def _plain(asked: "ObjectiveSettings", prior: Tensor) -> Objective:
+    return Classification(asked.gamut, None, asked.gray_threshold)
+
+
+def _regression(asked: "ObjectiveSettings", prior: Tensor) -> Objective:
+    return Regression(asked.gray_threshold, asked.bounded, asked.huber)
+
+
+OBJECTIVES: Registry[Callable[["ObjectiveSettings", Tensor], Objective]] = Registry(
+    "objective", {"rebalanced": _rebalanced, "plain": _plain, "regression": _regression}, taken="labels".__eq__
+)
+"""Name -> what builds it from the settings and the prior, (Q,), float64, which a checkpoint keeps too."""
 
 
 def soft_cross_entropy(logits: Tensor, target: SoftTarget) -> Tensor:

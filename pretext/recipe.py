@@ -1,12 +1,13 @@
 """A recipe: every setting of a pretraining, and the network that follows from it."""
 
+import difflib
 import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,10 +22,9 @@ from pretext.errors import UserError
 from pretext.gamut import STEP, STEPS, TEMPERATURE, Gamut, bin_centres
 from pretext.hints import HintSettings, sample_hints
 from pretext.initialisation import Init
-from pretext.objectives import Classification, Objective, Regression
+from pretext.objectives import OBJECTIVES
 from pretext.online import OnlineSettings
 from pretext.pictures.batches import CropSettings
-from pretext.prior import rebalancing_weights
 from pretext.settings import settings_from
 
 
@@ -64,7 +64,7 @@ class BackboneSettings:
     """The network that learns.
 
     Args:
-        name: tiny, alexnet, vgg, siggraph17, fusion, autoencoder, or any timm model, such as resnet18.
+        name: tiny, alexnet, vgg, siggraph17, fusion, autoencoder, or any timm model, such as resnet18; or a plugin's.
         arguments: passed to the backbone's constructor, such as {geometry: test} for alexnet.
         weights: of a timm model: a local file of published weights to start from, .safetensors or .pth, or
             published, which fetches timm's own from the hub; empty starts from random weights.
@@ -96,7 +96,8 @@ class ObjectiveSettings:
 
     Args:
         name: rebalanced or plain classification over the colour bins, or regression; or labels, the
-            supervised reference: the backbone learns the classes of a labelled data.source, and no colour.
+            supervised reference: the backbone learns the classes of a labelled data.source, and no colour; or
+            a plugin's.
         stride: input pixels per point of the colour target.
         bin_step: of a classification: Lab units between neighbouring colour bins, 5 to 40. 10 gives the paper's 313;
             5 gives 1,083, 15 gives 159, 20 gives 101.
@@ -114,7 +115,7 @@ class ObjectiveSettings:
             and backbone fusion, whose authors take 1/300 (0.00333); 0 learns colours alone.
     """
 
-    name: Literal["rebalanced", "plain", "regression", "labels"] = "rebalanced"
+    name: str = "rebalanced"
     stride: int = 8
     bin_step: int = STEP
     neighbours: int = 10
@@ -128,6 +129,13 @@ class ObjectiveSettings:
     classes_weight: float = 0.0
 
     def __post_init__(self) -> None:
+        known = [*OBJECTIVES, "labels"]
+        if self.name not in known:
+            near = difflib.get_close_matches(self.name, known, n=1)
+            which = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+            raise UserError(
+                f"objective.name is {self.name}: {which} (one of your own is in a file: PRETINT_PLUGINS=FILE.py)"
+            )
         if not 0 <= self.huber < math.inf or not 0 <= self.classes_weight < math.inf:
             raise UserError("objective.huber and objective.classes_weight must be finite and not negative")
         if self.huber and self.name != "regression":
@@ -140,7 +148,7 @@ class ObjectiveSettings:
             raise UserError(
                 f"objective.bin_step is {self.bin_step}: it must lie in [{STEPS[0]}, {STEPS[1]}], Lab units"
             )
-        if self.bin_step != STEP and self.name not in ("rebalanced", "plain"):
+        if self.bin_step != STEP and self.name in ("regression", "labels"):
             raise UserError(f"objective.bin_step is for a classification of colours; objective.name is {self.name}")
         if not 1 <= self.neighbours <= self.bins:
             raise UserError(f"objective.neighbours is {self.neighbours}: from 1 to {self.bins} bins can share")
@@ -247,7 +255,7 @@ def build_colorizer(
 
     Args:
         settings: the recipe.
-        prior: (Q,), for the rebalancing weights; no other objective needs it.
+        prior: (Q,), for the rebalancing weights, or a plugin's objective.
         published: start the backbone from the file ``settings.backbone.weights`` instead, if that is named.
         classes: give it the class branch that the settings may ask for, to name these; without, it has none.
 
@@ -256,12 +264,7 @@ def build_colorizer(
             name classes from.
     """
     asked = settings.objective
-    objective: Objective
-    if asked.name in ("regression", "labels"):
-        objective = Regression(asked.gray_threshold, asked.bounded, asked.huber)
-    else:
-        weights = rebalancing_weights(prior, asked.uniform) if asked.name == "rebalanced" else None
-        objective = Classification(asked.gamut, weights, asked.gray_threshold)
+    objective = OBJECTIVES["regression" if asked.supervised else asked.name](asked, prior)
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
         backbone = _backbone(settings, published)

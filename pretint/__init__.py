@@ -9,6 +9,7 @@ from importlib.metadata import version
 from rich.console import Console
 
 from pretext.errors import PartnerGone, SaidElsewhere, UserError
+from pretext.plugins import load_plugins
 from pretint import commands
 from pretint.printing import PLAIN, say
 from pretint.reading import Command
@@ -31,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     name, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
         if name in COMMANDS:
+            load_plugins()
             return COMMANDS[name](rest)
         if name in ("-h", "--help"):
             say(

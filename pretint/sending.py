@@ -1,13 +1,16 @@
 """The two commands that send others to a cluster, and show what became of them."""
 
 import contextlib
+import os
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pretext.errors import UserError
+from pretext.plugins import VARIABLE
 from pretext.settings import Positional, parse_command, plain, read_yaml, settings_file, settings_from
 from pretint.commands import COMMANDS
 from pretint.printing import LISTED, say
@@ -15,7 +18,7 @@ from pretint.reading import only_read, read, understood
 
 if TYPE_CHECKING:
     from pretext.plan.disk import Disk
-    from slurm import Job
+    from slurm import ClusterSettings, Job
     from slurm.sending import Item, SubmitSettings
 
 SHARED = ("pretrain", "finetune")
@@ -184,7 +187,19 @@ def _job(item: "Item", settings: "SubmitSettings", positionals: list[Any], given
         asked = settings_from(ClusterSettings, {**plain(asked), **item.ask}, f"{item.name}: ask")
     if name not in SHARED:
         asked = asked.of_one_task
+    asked = _with_plugins(asked, settings)
     return Job(tuple(item.words), item.name or _job_name(name, rest, str(first)), asked, item.after, claims)
+
+
+def _with_plugins(asked: "ClusterSettings", settings: "SubmitSettings") -> "ClusterSettings":
+    """With copies of the plugins in use: what is edited after a job was sent does not change the job."""
+    from slurm.snapshot import frozen_file
+
+    named = [Path(one) for one in os.environ.get(VARIABLE, "").split(os.pathsep) if one]
+    if not named or VARIABLE in asked.environment:
+        return asked
+    copies = [str(frozen_file(one, settings.folder, not settings.dry_run)) for one in named]
+    return replace(asked, environment={**asked.environment, VARIABLE: os.pathsep.join(copies)})
 
 
 def _job_name(command: str, rest: Sequence[str], first: str) -> str:

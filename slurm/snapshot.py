@@ -56,16 +56,17 @@ def frozen_words(words: Sequence[str], jobs: Path, keep: bool = True) -> tuple[s
     found, before = [], ""
     for word in words:
         if before == "--config":
-            found.append(str(_copy(Path(word), jobs, keep)))
+            found.append(str(frozen_file(Path(word), jobs, keep)))
         elif word.startswith("--config="):
-            found.append(f"--config={_copy(Path(word.removeprefix('--config=')), jobs, keep)}")
+            found.append(f"--config={frozen_file(Path(word.removeprefix('--config=')), jobs, keep)}")
         else:
             found.append(word)
         before = word
     return tuple(found)
 
 
-def _copy(file: Path, jobs: Path, keep: bool) -> Path:
+def frozen_file(file: Path, jobs: Path, keep: bool = True) -> Path:
+    """The copy of a file among the jobs, named by what is in it; arguments and errors as of ``frozen_words``."""
     try:
         content = file.read_bytes()
         copy = jobs.resolve() / ".given" / f"{file.stem}-{hashlib.sha256(content).hexdigest()[:8]}{file.suffix}"

@@ -1,6 +1,6 @@
 """Backbones: networks that turn lightness into features. One file each, one contract for all.
 
-A backbone is built by its name: one of ``BACKBONES``, or any model that timm has.
+A backbone is built by its name: one of ``BACKBONES``, which plugins add to, or any model that timm has.
 """
 
 import inspect
@@ -18,6 +18,7 @@ from pretext.backbones.siggraph import Siggraph17
 from pretext.backbones.tiny import Tiny
 from pretext.backbones.vgg import Vgg
 from pretext.errors import UserError
+from pretext.registry import Registry
 
 __all__ = [
     "BACKBONES",
@@ -33,15 +34,19 @@ __all__ = [
     "build_backbone",
 ]
 
-BACKBONES: dict[str, Callable[..., Backbone]] = {
-    "tiny": Tiny,
-    "alexnet": AlexNet,
-    "vgg": Vgg,
-    "siggraph17": Siggraph17,
-    "fusion": Fusion,
-    "autoencoder": Autoencoder,
-}
-"""Pretint's own backbones: name -> what builds it."""
+BACKBONES: Registry[Callable[..., Backbone]] = Registry(
+    "backbone",
+    {
+        "tiny": Tiny,
+        "alexnet": AlexNet,
+        "vgg": Vgg,
+        "siggraph17": Siggraph17,
+        "fusion": Fusion,
+        "autoencoder": Autoencoder,
+    },
+    taken=timm.is_model,
+)
+"""Backbones that are not timm's: name -> what builds it."""
 
 
 def build_backbone(name: str, /, **arguments: Any) -> Backbone:

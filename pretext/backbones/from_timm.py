@@ -198,7 +198,7 @@ def unknown_backbone(name: str, known: Iterable[str]) -> UserError:
     """The error for a name that no backbone has, with the nearest of ``known``."""
     nearest = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     hint = f"did you mean {', '.join(nearest)}?" if nearest else "timm.list_models() lists timm's names"
-    return UserError(f"no backbone is named {name!r}: {hint}")
+    return UserError(f"no backbone is named {name!r}: {hint} (one of your own is in a file: PRETINT_PLUGINS=FILE.py)")
 
 
 def _create(name: str, channels: int, arguments: dict[str, Any], fixed_size: bool) -> tuple[nn.Module, bool]:

@@ -14,9 +14,11 @@ from pretext.pictures.shards import LabelledShards, Shards, names_shards
 from pretext.pictures.source import LabelledSource, Source
 from pretext.pictures.torchvision_sets import open_torchvision
 from pretext.pictures.voc import open_voc
+from pretext.registry import Registry
 
 __all__ = [
     "DECODER",
+    "SOURCES",
     "Bundled",
     "ClassFolder",
     "Folder",
@@ -29,6 +31,11 @@ __all__ = [
     "open_source",
 ]
 
+_OWN = ("bundled", "torchvision", "hf", "voc", "list")
+
+SOURCES: Registry[Callable[[str, bool], Source]] = Registry("source", {}, taken=_OWN.__contains__)
+"""Sources that plugins add: NAME of ``NAME:REST`` -> what opens it, from the rest and whether labels are asked for."""
+
 
 def open_source(name: str) -> Source:
     """The source a user names.
@@ -38,6 +45,7 @@ def open_source(name: str) -> Source:
     - ``hf:DATA:SPLIT``: see ``pretext.pictures.hugging_face``.
     - ``voc:YEAR:PART:FOLDER``: see ``pretext.pictures.voc``.
     - ``list:FILE:FOLDER``: see ``pretext.pictures.list_file``.
+    - ``NAME:REST`` of a plugin: see ``SOURCES``.
     - tar shards: a name that ends in ``.tar``, with braces or globs, or a folder that holds them and no pictures.
     - any other: a folder of pictures. One whose path begins like the above is written ``./bundled``, ``./hf:...``.
 
@@ -54,7 +62,8 @@ def open_labelled(name: str) -> LabelledSource:
         UserError: as in `open_source`, or there are pictures without a label.
     """
     source = _opened(name, labelled=True)
-    assert isinstance(source, LabelledSource), name
+    if not isinstance(source, LabelledSource):  # a plugin's
+        raise UserError(f"{name}: has no labels (a LabelledSource has classes and labels); name another source")
     return source
 
 
@@ -69,6 +78,16 @@ def _bundled(name: str, labelled: bool) -> Bundled | None:
     return None
 
 
+def _plugin(name: str, labelled: bool) -> Source | None:
+    kind, _, rest = name.partition(":")
+    if kind not in SOURCES:
+        return None
+    source = SOURCES[kind](rest, labelled)
+    if not isinstance(source, Source):
+        raise UserError(f"{name}: what the plugin opens is no Source, which has __len__, read, key and digest")
+    return source
+
+
 def _shards(name: str, labelled: bool) -> Shards | None:
     if not names_shards(name):
         return None
@@ -77,9 +96,7 @@ def _shards(name: str, labelled: bool) -> Shards | None:
 
 def _folder(name: str, labelled: bool) -> Folder:
     kind, colon, rest = name.partition(":")
-    near = difflib.get_close_matches(
-        kind, ["bundled", "torchvision", "hf", "voc", "list"] if colon else ["bundled"], 1, 0.7
-    )
+    near = difflib.get_close_matches(kind, [*_OWN, *SOURCES] if colon else ["bundled"], 1, 0.7)
     if near and not os.path.lexists(name):
         raise UserError(f"{name}: no such folder; did you mean {near[0]}{colon}{rest}?")
     return ClassFolder(name) if labelled else Folder(name)
@@ -91,6 +108,7 @@ _OPENERS: tuple[Callable[[str, bool], Source | None], ...] = (
     open_hugging_face,
     open_voc,
     open_list,
+    _plugin,
     _shards,
     _folder,  # the last: it takes any name
 )

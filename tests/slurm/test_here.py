@@ -11,6 +11,7 @@ import pytest
 from sending import JOBS, SETTINGS, cluster_file, losses, overview, state, until
 
 import pretint
+from pretext.backbones import BACKBONES
 from slurm import states
 from slurm.records import attempts
 from slurm.states import is_held
@@ -123,3 +124,18 @@ def test_a_job_in_the_foreground(folder: Path) -> None:
     assert failed.returncode == 2
     assert failed.stderr.splitlines()[-1].startswith("pretint: table-nothing: its command ended with 2")
     assert state("table-nothing").word == "failed" and len(states(JOBS)) == 2
+
+
+def test_a_job_runs_a_copy_of_the_plugins(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plugin = folder / "own_net.py"
+    plugin.write_text("from pretext.backbones import *\n\nBACKBONES['own_net'] = Tiny\n")
+    monkeypatch.setenv("PRETINT_PLUGINS", plugin.name)
+    try:
+        assert send(*WORDS, "12", "--backbone.name", "own_net") == 0
+        plugin.write_text("raise RuntimeError('what is edited afterwards does not change the job')\n")
+        assert ended("pretrain-x") == "complete", overview()
+        (copy,) = (JOBS / ".given").glob("own_net-*.py")
+        assert "BACKBONES" in copy.read_text()
+    finally:
+        sys.modules.pop("own_net", None)
+        BACKBONES.pop("own_net", None)

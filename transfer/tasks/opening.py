@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from pretext.errors import UserError
+from pretext.registry import Registry
 from transfer.tasks.classify import Classification, ClassifySettings
 from transfer.tasks.detect import Detection, DetectSettings
 from transfer.tasks.segment import Segmentation, SegmentSettings
@@ -29,20 +30,27 @@ class Kind(NamedTuple):
     about: str
 
 
-TASKS = {
-    "classify": Kind(ClassifySettings, Classification, "Learn which classes a picture shows."),
-    "detect": Kind(DetectSettings, Detection, "Learn where in a picture the objects of some classes are."),
-    "segment": Kind(SegmentSettings, Segmentation, "Learn which class every pixel belongs to."),
-}
-"""By name."""
+TASKS = Registry(
+    "task",
+    {
+        "classify": Kind(ClassifySettings, Classification, "Learn which classes a picture shows."),
+        "detect": Kind(DetectSettings, Detection, "Learn where in a picture the objects of some classes are."),
+        "segment": Kind(SegmentSettings, Segmentation, "Learn which class every pixel belongs to."),
+    },
+)
+"""By name; plugins add others."""
 
 
 def open_task(settings: FinetuneSettings) -> Task:
     """The task that settings are of.
 
     Raises:
-        UserError: its pictures, or what must be known of them, cannot be had.
+        UserError: its pictures, or what must be known of them, cannot be had; or two tasks share their settings.
     """
     if not settings.train or not settings.test:
         raise UserError("give pictures to learn from and to test on: --train voc:2007:trainval:FOLDER --test ...")
-    return next(kind.open(settings) for kind in TASKS.values() if type(settings) is kind.settings)
+    known = {name: kind for name, kind in TASKS.items() if type(settings) is kind.settings}
+    if len(known) > 1:
+        raise UserError(f"tasks {' and '.join(known)} have the same settings; give each a class of its own")
+    (kind,) = known.values()
+    return kind.open(settings)

@@ -1,0 +1,79 @@
+"""Plugins: Python files of a user's own that add backbones, objectives, sources and tasks by name.
+
+Such a file runs with all that its user may do, so that user alone names it: in the environment, or by
+``load_plugins``. Nothing that Pretint reads (a checkpoint, a recipe) can name one.
+"""
+
+import importlib
+import importlib.util
+import os
+import sys
+import traceback
+from pathlib import Path
+
+from pretext.errors import UserError
+
+VARIABLE = "PRETINT_PLUGINS"
+"""The environment variable that names such files, with the system's separator of paths (a colon) between them."""
+
+_contents: dict[Path, bytes] = {}
+
+
+def load_plugins(*files: str | Path) -> None:
+    """Run files that add to ``BACKBONES``, ``OBJECTIVES``, ``SOURCES`` or ``TASKS``; each once in a process.
+
+    A file is imported under its own name, and its folder is put at the end of ``sys.path``, so that worker processes
+    find it. It should hold all that it needs: its neighbours are not in ``plugin_contents``, nor sent to a cluster.
+
+    Args:
+        files: ending in .py; without any, those that ``VARIABLE`` names, which is then written with full paths so that
+            processes that begin elsewhere find them too.
+
+    Raises:
+        UserError: a file is missing, has a name that something else has, or fails; says in which line.
+    """
+    named = [Path(file) for file in files or filter(None, os.environ.get(VARIABLE, "").split(os.pathsep))]
+    paths = [file.expanduser().absolute() for file in named]
+    if paths and not files:
+        os.environ[VARIABLE] = os.pathsep.join(map(str, paths))
+    for path in paths:
+        if path.resolve() not in _contents:
+            _load(path)
+
+
+def plugin_contents() -> tuple[bytes, ...]:
+    """What is in the files that were loaded, sorted: a part of the code that gave a result."""
+    return tuple(sorted(_contents.values()))
+
+
+def _load(path: Path) -> None:
+    name = path.stem
+    if path.suffix != ".py" or "." in name:
+        raise UserError(f"plugin {path}: give a Python file, NAME.py, without another dot in its name")
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"plugin {path}: cannot be read ({error.strerror}); see {VARIABLE}") from error
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
+    importlib.invalidate_caches()
+    found = sys.modules[name].__spec__ if name in sys.modules else importlib.util.find_spec(name)
+    if found is None or found.origin is None or Path(found.origin).resolve() != path.resolve():
+        raise UserError(f"plugin {path}: there is another module called {name}; rename the file")
+    try:
+        importlib.import_module(name)
+    except Exception as error:  # whatever the file does
+        raise UserError(f"plugin {path}, {_place(error, path)}{type(error).__name__}: {_first_line(error)}") from error
+    _contents[path.resolve()] = content
+
+
+def _place(error: Exception, path: Path) -> str:
+    """The line of the file at which it failed, where there is one."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == path]
+    if isinstance(error, SyntaxError) and error.lineno:
+        lines.append(error.lineno)
+    return f"line {lines[-1]}: " if lines else ""
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "") or "no reason given"
