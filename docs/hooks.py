@@ -17,7 +17,13 @@ GROUPS = {
     "slurm": "Where jobs run: `pretint submit --on`",
 }
 """Folder of configs/ -> its heading; others go by their name."""
-PUBLIC = ("pretext/__init__.pyi", "transfer/__init__.pyi", "colorization/__init__.pyi", "slurm/__init__.py")
+PUBLIC = (
+    "pretext/__init__.pyi",
+    "transfer/__init__.pyi",
+    "colorization/__init__.pyi",
+    "study/__init__.pyi",
+    "slurm/__init__.py",
+)
 
 
 def on_files(files: Any, config: Any) -> Any:

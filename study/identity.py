@@ -14,6 +14,7 @@ from typing import Any
 from colorization.scores.scoring import ScoreSettings
 from pretext.pictures import open_source
 from pretext.pictures.seen import seen
+from pretext.plugins import plugin_contents
 from pretext.recipe import PretrainSettings
 from pretext.settings import plain
 from transfer.evaluation import EvaluationSettings
@@ -43,8 +44,9 @@ _FREE = ("machine", "online")  # groups of a pretraining's settings that change 
 
 
 def key_of(*identity: Any) -> str:
-    """Twelve letters of a SHA-256 over plain values."""
-    return hashlib.sha256(json.dumps([FORMAT, *identity], sort_keys=True).encode()).hexdigest()[:12]
+    """Twelve letters of a SHA-256 over plain values, and over the plugins that are in use."""
+    plugins = [hashlib.sha256(content).hexdigest() for content in plugin_contents()]
+    return hashlib.sha256(json.dumps([FORMAT, *plugins, *identity], sort_keys=True).encode()).hexdigest()[:12]
 
 
 def pretraining(settings: PretrainSettings) -> Any:

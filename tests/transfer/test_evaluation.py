@@ -447,3 +447,12 @@ def test_unreadable_pictures_alone(sets: Path, trained: Path, tmp_path: Path) ->
         (tmp_path / "test" / f"class{one}" / "0.png").write_bytes(b"torn")
     with pytest.raises(UserError, match="none of 3 pictures can be read"):
         knn([str(trained)], KnnSettings(str(sets / "train"), str(tmp_path / "test"), workers=0, cache=str(tmp_path)))
+
+
+def test_results_go_where_they_are_asked_to(judge: Judge, tmp_path: Path) -> None:
+    (asked,) = judge(knn, KnnSettings, out=str(tmp_path / "there"))
+    assert Path(asked.file).parent == tmp_path / "there"
+    assert not list((tmp_path / "run" / "results").glob("*.json"))
+    (own,) = judge(knn, KnnSettings)
+    assert Path(own.file).parent == tmp_path / "run" / "results"
+    assert own.rows == asked.rows

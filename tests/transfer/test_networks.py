@@ -76,6 +76,18 @@ def test_the_random_network_of_a_run_is_its_beginning(tmp_path: Path) -> None:
     assert open_network("random:tiny", seed=3).weights == network.weights
 
 
+def test_the_random_network_of_a_recipe(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "mine", seed=3)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("seed: 3\n")
+    mine, theirs = open_network(f"random:{recipe}", seed=9), open_network(f"random:{run}")
+    assert (mine.weights, mine.group, mine.seed, mine.view_size) == (theirs.weights, theirs.group, 3, theirs.view_size)
+    assert mine.run is None and mine.name == "random"
+    recipe.write_text("sed: 3\n")
+    with pytest.raises(UserError, match="the nearest is seed"):
+        open_network(f"random:{recipe}")
+
+
 def test_random_backbones_depend_on_the_seed_alone() -> None:
     torch.manual_seed(1)
     expected = torch.rand(1)

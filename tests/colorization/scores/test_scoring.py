@@ -245,6 +245,30 @@ def test_runs_of_one_name_are_shown_as_they_were_named(
     assert [line.method for line in again.lines] == ["plain", "gray", "random", "truth"], "one network"
 
 
+def test_seeds_stand_in_one_line(run: Path, make_run: Make, pictures: Path, tmp_path: Path) -> None:
+    """As their mean, whose interval is that of the mean: of a seed and its copy it is the seed's own."""
+    seeds = [make_run(tmp_path / f"seed{seed}", seed, objective="plain") for seed in (5, 6, 7)]
+    copy = shutil.copytree(seeds[0], tmp_path / "copy")
+    settings = ScoreSettings(pictures=str(pictures), size=SIZE, out=str(tmp_path / "out"), against="three")
+    models = [str(model) for model in (*seeds, copy, run)]
+    found = score(models, settings, {"three": models[:3], "twice": [models[0], models[3]]})
+    assert [line.method for line in found.lines] == ["three", "twice", "plain", "gray", "random", "truth"]
+    apart = {
+        name: next(l for l in scored([name], pictures).lines if l.method == Path(name).name) for name in models[:3]
+    }
+    three, twice = found.lines[:2]
+    for key, estimate in three.scores.items():
+        each = [line.scores[key].value for line in apart.values()]
+        assert estimate.value == pytest.approx(np.mean(each))
+        assert three.spreads[key] == pytest.approx(np.std(each, ddof=1))
+        assert twice.scores[key] == pytest.approx(apart[models[0]].scores[key])
+        assert twice.spreads[key] == pytest.approx(0, abs=1e-12)
+    assert not three.differences and found.against == "three"
+    gap = twice.differences["auc"]
+    assert gap.value == pytest.approx(twice.scores["auc"].value - three.scores["auc"].value)
+    assert "+-" in found.shown("markdown")[0]  # type: ignore[operator]
+
+
 def test_hints_help_to_know_the_truth(
     make_run: Make, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
