@@ -254,7 +254,7 @@ def test_seeds_stand_in_one_line(run: Path, make_run: Make, pictures: Path, tmp_
     found = score(models, settings, {"three": models[:3], "twice": [models[0], models[3]]})
     assert [line.method for line in found.lines] == ["three", "twice", "plain", "gray", "random", "truth"]
     apart = {
-        name: next(l for l in scored([name], pictures).lines if l.method == Path(name).name) for name in models[:3]
+        name: next(one for one in scored([name], pictures).lines if one.method == Path(name).name) for name in models[:3]
     }
     three, twice = found.lines[:2]
     for key, estimate in three.scores.items():
