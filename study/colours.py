@@ -35,6 +35,8 @@ class Colours(NamedTuple):
     """A line for each variant, and for the baselines; None if there are none."""
     remark: str
     """Why there are none, or why they are those of an earlier time; empty else."""
+    seeds: dict[str, tuple[int, ...]]
+    """By variant, those that are joined."""
 
     @property
     def against(self) -> str:
@@ -47,8 +49,18 @@ class Colours(NamedTuple):
         return next((one for one in self.scores.metrics if one.key == MEASURE), None) if self.scores else None
 
     def line(self, variant: str) -> Line | None:
-        """A variant's."""
-        return next((line for line in self.scores.lines if line.method == variant), None) if self.scores else None
+        """A variant's; a baseline that is called like one is none."""
+        if not self.scores or variant not in self.seeds:
+            return None
+        return next((line for line in self.scores.lines if line.method == variant), None)
+
+    @property
+    def about(self) -> str:
+        """What the measure is that stands in the study's table."""
+        if not self.scores or not self.metric:
+            return ""
+        whole = next((one.about.removesuffix(", %") for one in self.scores.metrics if one.key == "auc"), "")
+        return f"{self.metric.title}, {whole}, {self.metric.about.removeprefix('the same, ')}; {self.scores.title}"
 
 
 def colours(plan: Plan, shelf: Shelf, folder: Path) -> tuple[Colours, ...]:
@@ -65,22 +77,19 @@ def colours(plan: Plan, shelf: Shelf, folder: Path) -> tuple[Colours, ...]:
     for name in names:
         finished = _finished(plan, shelf, name)
         against = _compared_with(plan, list(finished))
-        of = [against, {variant: [cell.key for cell in cells] for variant, cells in finished.items()}]
-        before = _known(kept.get(name))
+        of = [against, {variant: [[cell.seed, cell.key] for cell in cells] for variant, cells in finished.items()}]
+        remark = ""
         if not finished:
-            found.append(Colours(name, None, "nothing is finished"))
-        elif before and kept[name].get("of") == of:
-            found.append(Colours(name, before, ""))
-        else:
+            found.append(Colours(name, None, "nothing is finished", {}))
+            continue
+        if _known(name, kept.get(name), "") is None or kept[name]["of"] != of:
             try:
                 told = json.loads(_scored(plan, finished, against, folder).json())
+                kept[name] = {"of": of, "scores": told}
+                write_atomically(folder / KEPT, json.dumps({"format": _FORMAT, "evaluations": kept}).encode())
             except UserError as error:
-                again = f"these are of an earlier time, as they cannot be made anew: {error}"
-                found.append(Colours(name, before, again if before else str(error)))
-                continue
-            kept[name] = {"of": of, "scores": told}
-            write_atomically(folder / KEPT, json.dumps({"format": _FORMAT, "evaluations": kept}).encode())
-            found.append(Colours(name, _known(kept[name]), ""))
+                remark = str(error)
+        found.append(_known(name, kept.get(name), remark) or Colours(name, None, f"cannot be scored: {remark}", {}))
     return tuple(found)
 
 
@@ -117,13 +126,20 @@ def _read(file: Path) -> dict[str, Any]:
         return {}
 
 
-def _known(kept: Any) -> Scores | None:
-    """The scores that a JSON file holds, see ``Scores.json``; None if it is damaged."""
+def _known(name: str, kept: Any, remark: str) -> Colours | None:
+    """The colours that the kept file holds, see ``Scores.json``; None if there are none, or they are damaged.
+
+    Args:
+        name: of the evaluation.
+        kept: what the file has under it.
+        remark: why they are not of today.
+    """
     try:
+        seeds = {str(of): tuple(int(seed) for seed, _ in cells) for of, cells in kept["of"][1].items()}
         told = dict(kept["scores"])
         abouts, lines = told.pop("metrics"), told.pop("methods")
         against, footer, notes, skipped = (told.pop(key) for key in ("against", "footer", "notes", "skipped"))
-        return Scores(
+        scores = Scores(
             tuple(_line(line) for line in lines),
             tuple(metric._replace(about=str(abouts[metric.key])) for metric in METRICS if metric.key in abouts),
             str(against),
@@ -133,7 +149,9 @@ def _known(kept: Any) -> Scores | None:
             tuple((str(key), str(reason)) for key, reason in skipped),
             Path(),
         )
-    except (KeyError, TypeError, ValueError, AttributeError):
+        again = f"these are of an earlier time, as they cannot be scored anew: {remark}" if remark else ""
+        return Colours(name, scores, again, seeds)
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError):
         return None
 
 

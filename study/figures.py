@@ -26,6 +26,7 @@ from study.plan import Plan
 from study.shelf import Shelf
 
 SHEET = "figures.png"
+_FORMAT = 1  # raised when a sheet looks different
 _COUNT = 8
 _SIDES = 128, 224  # pixels of a picture, at least and at most
 _WIDE = 1500  # pixels that a sheet keeps to, where its pictures stay large enough to be seen
@@ -59,7 +60,7 @@ def figures(plan: Plan, shelf: Shelf, folder: Path) -> Figures:
     about = f"pictures of {name}"
     try:
         source = open_source(name)
-        made_of = json.dumps([name, source.digest(), {variant: run.name for variant, run in runs.items()}])
+        made_of = json.dumps([_FORMAT, name, source.digest(), {variant: run.name for variant, run in runs.items()}])
         if _kept(file) != made_of:
             text = PngInfo()
             text.add_itxt(_MADE_OF, made_of)
@@ -113,7 +114,7 @@ def _sheet(source: Source, runs: Mapping[str, Path]) -> Image.Image:
         raise UserError("none of these pictures can be read")
     cell = min(max(_WIDE // (len(networks) + 2), _CELLS[0]), _CELLS[1])
     titles = [_cut(title, int(cell / _LETTER)) for title in ("gray", *networks, "original")]
-    return contact_sheet(rows, titles, cell=cell)
+    return contact_sheet(rows, titles, cell=cell, across=2 if 2 * cell * len(titles) <= _WIDE else 1)
 
 
 def _views(source: Source, side: int) -> list[Tensor]:

@@ -172,6 +172,7 @@ def _coloured(one: Colours) -> dict[str, Any]:
         "remark": one.remark,
         "sheets": one.scores.sheets if one.scores else [],
         "against": one.against,
+        "about": one.about,
         "notes": one.scores.notes if one.scores else (),
     }
 

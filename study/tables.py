@@ -168,8 +168,8 @@ def _footer(found: Findings, colours: Sequence[Colours]) -> Iterator[str]:
         chosen = [f"{line.variant} {line.row}" for line in board.lines if line.column]
         yield f"{board.evaluation}, rows shown: {', '.join(chosen)}"
     for one in colours:
-        if one.metric and one.scores:
-            yield f"{one.evaluation}: {one.metric.title}, {one.metric.about}; {one.scores.title}"
+        if one.about:
+            yield f"{one.evaluation}: {one.about}"
         if one.remark:
             yield f"{one.evaluation}: {one.remark}"
     if boards and boards[0].first:
@@ -198,7 +198,7 @@ def csv_of(found: Findings, colours: Sequence[Colours] = ()) -> str:
                 told: dict[str, object] = {
                     "variant": variant, "evaluation": one.evaluation, "protocol": "score", "metric": key, "row": key,
                     "shown": key == (one.metric.key if one.metric else ""), **_finite(score._asdict()),
-                    "over_seeds": line_.spreads.get(key, ""), "n_test": one.scores.facts["n"],
+                    "over_seeds": line_.spreads.get(key, ""), "seeds": " ".join(map(str, one.seeds[variant])), "n_test": one.scores.facts["n"],
                     "minutes": _minutes(found, variant),
                 }  # fmt: skip
                 if gap:
