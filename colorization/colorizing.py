@@ -27,7 +27,6 @@ from pretext.colorizer import resample
 from pretext.engine.progress import progress
 from pretext.errors import PictureError, UserError
 from pretext.files import held_folder, write_png
-from pretext.gamut import bin_centres
 from pretext.settings import plain
 
 FOLDER = Path("coloured")
@@ -235,7 +234,7 @@ class _Colouring:
         """Colour pictures of one seen size; gives how many."""
         lightness = torch.cat([one.lightness for one in group])
         try:
-            ab, logits, stride = self.colourist.predict(lightness, group[0].photograph.size)
+            predicted = self.colourist.predict(lightness, group[0].photograph.size)
         except UserError as error:
             # What was given does not fit this photograph; who gave something gets photographs one by one.
             self.done.skipped.extend(PictureError(one.photograph.key, str(error)) for one in group)
@@ -247,8 +246,8 @@ class _Colouring:
             ) from error
         for number, one in enumerate(group):
             try:
-                own = None if logits is None else logits[number : number + 1]
-                self.finish(one, Prediction(ab[number : number + 1], own, stride))
+                own = None if predicted.logits is None else predicted.logits[number : number + 1]
+                self.finish(one, predicted._replace(ab=predicted.ab[number : number + 1], logits=own))
             except PictureError as error:
                 self.done.skipped.append(error)
             except MemoryError:
@@ -273,8 +272,7 @@ class _Colouring:
         )
         if settings.saturation and float(ab.abs().max()) < _PALE:
             notes.append("came out as gray as it was: it was given no colour")
-        if predicted.logits is not None:
-            self.write_others(job, photograph, predicted.logits, predicted.stride, one.lightness.shape[-2:])
+        self.write_others(job, photograph, predicted, one.lightness.shape[-2:])
         self.done.notes.extend((photograph.key, note) for note in notes)
         if self.memory is None:
             return
@@ -294,17 +292,20 @@ class _Colouring:
         sys.stdout.buffer.flush()
         return notes
 
-    def write_others(self, job: Job, photograph: Photograph, logits: Tensor, stride: int, seen: torch.Size) -> None:
-        """Samples, and the map of uncertainty."""
-        settings = self.settings
+    def write_others(self, job: Job, photograph: Photograph, predicted: Prediction, seen: torch.Size) -> None:
+        """Samples, and the map of uncertainty, of whoever says how likely colours are."""
+        settings, logits, stride = self.settings, predicted.logits, predicted.stride
+        if logits is None:
+            return
         size = (logits.shape[2], logits.shape[3])
         fields = quantile_fields(2 * settings.samples, size, settings.seed)
         for number in range(settings.samples):
-            ab = draw(logits, fields[2 * number : 2 * number + 2], settings.temperature) * settings.saturation
+            quantiles = fields[2 * number : 2 * number + 2]
+            ab = draw(logits, quantiles, settings.temperature, predicted.step) * settings.saturation
             target = beside(job.target, f"sample{number + 1}")
             write_photograph(photograph, resample(ab, stride, seen), target, job.format, settings.quality)
         if settings.uncertainty:
-            share = resample(entropy(logits)[:, None] / math.log(len(bin_centres())), stride, seen)[0, 0]
+            share = resample(entropy(logits)[:, None] / math.log(logits.shape[1]), stride, seen)[0, 0]
             picture = Image.fromarray(np.rint(share.cpu().numpy() * 255).astype(np.uint8))
             write_png(beside(job.target, "uncertainty", ".png"), picture)
 

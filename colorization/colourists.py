@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol
 from torch import Tensor
 
 from colorization.joining import Colours
+from pretext.gamut import STEP
 
 
 class Prediction(NamedTuple):
@@ -20,6 +21,8 @@ class Prediction(NamedTuple):
     """(B, Q, ., .), float32, at the grid of the colour target; of a network that says how likely colours are."""
     stride: int = 1
     """Pixels, of those seen, per point of that grid."""
+    step: int = STEP
+    """Lab units between the bins of the logits."""
 
 
 class Colourist(Protocol):

@@ -59,8 +59,10 @@ class NetworkColourist:
     def predict(self, lightness: Tensor, size: tuple[int, int]) -> Prediction:
         """See ``colorization.colourists.Colourist``; raises a ``UserError`` for a hint outside the photograph."""
         output = self.output(lightness, self.hints, size)
-        logits = output.float() if self.has_distribution else None
-        return Prediction(self.decode(output, lightness.shape[-2:]), logits, self.colorizer.target_stride)
+        ab, stride = self.decode(output, lightness.shape[-2:]), self.colorizer.target_stride
+        if isinstance(self.colorizer.objective, Classification):
+            return Prediction(ab, output.float(), stride, self.colorizer.objective.gamut.step)
+        return Prediction(ab)
 
     def enlarged(self, ab: Tensor, lightness: Tensor, size: tuple[int, int]) -> Enlarged:
         """Bilinear: a network's colours have no edges finer than it saw."""

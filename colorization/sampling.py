@@ -3,8 +3,8 @@
 A colour drawn anew for every pixel would be confetti. Here a drawing is a pair of smooth random fields of quantiles,
 each uniform in [0, 1] at every place, and the colour is the point of these quantiles: of a first, then of b given a
 (the Knothe-Rosenblatt map). So the colours of every place have exactly the predicted distribution, and neighbours of
-alike distributions get alike colours. A bin stands for all of its square of 10 x 10 Lab units, or colours would come in
-steps; where a passes from one row of bins to the next, b may still make one.
+alike distributions get alike colours. A bin stands for all of its square of 10 x 10 Lab units (or what the bins'
+spacing is), or colours would come in steps; where a passes from one row of bins to the next, b may still make one.
 """
 
 import math
@@ -15,8 +15,6 @@ from torch import Tensor
 from pretext.gamut import STEP, TEMPERATURE, bin_centres
 
 _PATCHES = 4  # of independent colour along the shorter side
-_SIDE = 23  # of the grid that holds all bins
-_LEAST = -110
 
 
 def entropy(logits: Tensor) -> Tensor:
@@ -47,7 +45,7 @@ def quantile_fields(count: int, size: tuple[int, int], seed: int, patches: float
     return fields.float()
 
 
-def draw(logits: Tensor, quantiles: Tensor, temperature: float = TEMPERATURE) -> Tensor:
+def draw(logits: Tensor, quantiles: Tensor, temperature: float = TEMPERATURE, step: int = STEP) -> Tensor:
     """Colours drawn from predicted distributions.
 
     Args:
@@ -55,32 +53,36 @@ def draw(logits: Tensor, quantiles: Tensor, temperature: float = TEMPERATURE) ->
         quantiles: (2, h, w) or (B, 2, h, w), in [0, 1]: for a, then b.
         temperature: at 1 from the distribution itself; below, from it sharpened as the annealed mean has it, of which
             that then is the mean.
+        step: Lab units between the bins.
 
     Returns:
         (B, 2, h, w), ab, unscaled.
     """
     probabilities = torch.softmax(logits.float() / temperature, dim=1)
     batch, _, height, width = logits.shape
-    grid = torch.zeros(batch, _SIDE * _SIDE, height, width, device=logits.device)
-    places = torch.from_numpy((bin_centres() - _LEAST) // STEP).to(logits.device)
-    grid[:, places[:, 0] * _SIDE + places[:, 1]] = probabilities
-    grid = grid.view(batch, _SIDE, _SIDE, height, width)
+    places = torch.from_numpy(bin_centres(step) // step).to(logits.device)
+    least = int(places.min())
+    places = places - least
+    side = int(places.max()) + 1  # of the grid that holds all bins
+    grid = torch.zeros(batch, side * side, height, width, device=logits.device)
+    grid[:, places[:, 0] * side + places[:, 1]] = probabilities
+    grid = grid.view(batch, side, side, height, width)
     quantiles = quantiles.to(logits.device).expand(batch, 2, height, width)
     a, row = _inverse(grid.sum(2), quantiles[:, :1])
-    index = row[:, :, None].expand(-1, -1, _SIDE, -1, -1)
+    index = row[:, :, None].expand(-1, -1, side, -1, -1)
     given = grid.gather(1, index)[:, 0]
     b, _ = _inverse(given / given.sum(1, keepdim=True).clamp_min(1e-30), quantiles[:, 1:])
-    return torch.cat((a, b), dim=1)
+    return step * least + step * torch.cat((a, b), dim=1)
 
 
 def _inverse(probabilities: Tensor, quantile: Tensor) -> tuple[Tensor, Tensor]:
-    """The point of a quantile where each bin is spread evenly over its step: (B, 1, h, w), and the bin."""
+    """The point of a quantile where each bin is spread evenly over 1 around its number: (B, 1, h, w), and the bin."""
     total = probabilities.cumsum(1)
     quantile = quantile.clamp_min(1e-7) * total[:, -1:]  # above 0, where bins lie that never occur; the last is about 1
-    bin_ = (total < quantile).sum(1, keepdim=True).clamp_max(_SIDE - 1)
+    bin_ = (total < quantile).sum(1, keepdim=True).clamp_max(total.shape[1] - 1)
     mass = probabilities.gather(1, bin_)
     inside = 1 - (total.gather(1, bin_) - quantile) / mass.clamp_min(1e-30)
-    return _LEAST + STEP * (bin_ + inside.clamp(0, 1) - 0.5), bin_
+    return bin_ + inside.clamp(0, 1) - 0.5, bin_
 
 
 def _spline(length: int, step: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""The gamut: the Q = 313 quantized colours of the ab plane, their soft encoding, and decoding.
+"""The gamut: the quantized colours of the ab plane, Q = 313 as published, their soft encoding, and decoding.
 
 A soft target is sparse: per pixel the K nearest bins and their Gaussian weights, two small tensors,
 never a dense Q-vector (paper section 2.1; the paper takes K = 5, the released code K = 10).
@@ -15,7 +15,10 @@ from torch import Tensor, nn
 from pretext.color import rgb_to_ab
 
 STEP = 10
-"""Spacing of the ab grid, in Lab units."""
+"""Spacing of the published ab grid, in Lab units."""
+
+STEPS = (5, 40)
+"""The least and the greatest spacing that a recipe may have: 1,083 bins, and 40, coarser than most colours differ."""
 
 TEMPERATURE = 0.38
 """The paper's temperature of the annealed mean."""
@@ -39,22 +42,28 @@ class SoftTarget(NamedTuple):
 
 
 @cache
-def bin_centres() -> np.ndarray:
-    """The centres of the in-gamut bins, int64 (313, 2), ordered by a, then b.
+def bin_centres(step: int = STEP) -> np.ndarray:
+    """The centres of the in-gamut bins, int64 (Q, 2), ordered by a, then b.
 
-    The rule: the points of the grid {-110, -100, ..., 110}^2 whose Chebyshev distance to the convex
+    The rule: the points of the grid {..., -step, 0, step, ...}^2 whose Chebyshev distance to the convex
     hull of the sRGB cube's ab projection is at most one step, that is all corners of those grid cells
-    that touch the hull. The paper names the number and the released code ships the list; the rule
-    gives that list, byte for byte.
+    that touch the hull. The paper names the number, 313, of the step 10, and the released code ships the
+    list; the rule gives that list, byte for byte. (Goyal et al. 2019 also tried 5, 15 and 20, but with the
+    bins that the pictures of ImageNet fill: their lists are others.)
+
+    Args:
+        step: spacing of the grid, in Lab units, within ``STEPS``.
     """
+    assert STEPS[0] <= step <= STEPS[1]
     axis = torch.linspace(0, 1, 33, dtype=torch.float64)
     cube = torch.cartesian_prod(axis, axis, axis)  # the hull's corners are corners of the cube's edges
     surface = cube[((cube == 0) | (cube == 1)).any(1)]
     ab = rgb_to_ab(surface.T.reshape(3, 1, -1)).reshape(2, -1).T.numpy()
     hull = ab[ConvexHull(ab).vertices]
-    grid = np.arange(-110, 111, STEP)
+    most = int(_REACH) // step + 1  # farther out than the hull and a step
+    grid = step * np.arange(-most, most + 1)
     points = np.stack(np.meshgrid(grid, grid, indexing="ij"), axis=-1).reshape(-1, 2)
-    bins: np.ndarray = points[_squares_meet_polygon(points, STEP, hull)]
+    bins: np.ndarray = points[_squares_meet_polygon(points, step, hull)]
     return bins
 
 
@@ -71,7 +80,7 @@ def _squares_meet_polygon(centres: np.ndarray, radius: float, polygon: np.ndarra
 
 
 class Gamut(nn.Module):
-    """The 313 bins as a module: encodes ab to soft targets and decodes logits to ab, on its device.
+    """The bins as a module: encodes ab to soft targets and decodes logits to ab, on its device.
 
     Encoding is exact and far cheaper than a search over all bins: a table holds, for every cell of
     2 x 2 Lab units, the bins that can be among the K nearest of any point in it.
@@ -79,20 +88,22 @@ class Gamut(nn.Module):
     Args:
         neighbours: K, how many nearest bins share a pixel's colour: 5 in the paper, 10 in its code.
         sigma: of the Gaussian over the distance to the bins, in Lab units.
+        step: between neighbouring bins, in Lab units, see ``bin_centres``.
     """
 
-    def __init__(self, neighbours: int = 10, sigma: float = 5.0) -> None:
+    def __init__(self, neighbours: int = 10, sigma: float = 5.0, step: int = STEP) -> None:
         super().__init__()
-        assert 1 <= neighbours <= len(bin_centres()) and sigma > 0
+        assert 1 <= neighbours <= len(bin_centres(step)) and sigma > 0
         self.neighbours = neighbours
         self.sigma = sigma
-        centres = torch.from_numpy(bin_centres().copy()).float()
+        self.step = step
+        centres = torch.from_numpy(bin_centres(step).copy()).float()
         self.centres: Tensor
         self.candidates: Tensor
         self.register_buffer("centres", centres, persistent=False)
         self.candidates_a: Tensor
         self.candidates_b: Tensor
-        candidates = _candidates(neighbours)
+        candidates = _candidates(neighbours, step)
         self.register_buffer("candidates", candidates, persistent=False)
         self.register_buffer("candidates_a", centres[candidates, 0], persistent=False)
         self.register_buffer("candidates_b", centres[candidates, 1], persistent=False)
@@ -140,7 +151,7 @@ class Gamut(nn.Module):
 
 
 @cache  # half a second, for every network that is opened
-def _candidates(neighbours: int) -> Tensor:
+def _candidates(neighbours: int, step: int) -> Tensor:
     """(cells * cells, C): the bins that can be among the K nearest of some point of the cell.
 
     The K-th nearest bin of a point lies at most r farther than that of the cell's middle, where r is
@@ -149,7 +160,7 @@ def _candidates(neighbours: int) -> Tensor:
     """
     side = 2 * _REACH / _CELLS
     middle = torch.arange(_CELLS, dtype=torch.float64) * side - _REACH + side / 2
-    centres = torch.from_numpy(bin_centres().copy()).float().double()
+    centres = torch.from_numpy(bin_centres(step).copy()).float().double()
     distances = torch.cdist(torch.cartesian_prod(middle, middle), centres)
     ordered, bins = distances.sort(dim=1)
     reach = ordered[:, neighbours - 1 : neighbours] + side * 2**0.5 + 1e-3

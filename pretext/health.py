@@ -10,7 +10,7 @@ from torch import Tensor
 from pretext.color import rgb_to_lightness
 from pretext.colorizer import Colorizer
 from pretext.engine.device import Place, autocast
-from pretext.gamut import Gamut
+from pretext.gamut import STEP, Gamut
 from pretext.objectives import Classification
 from pretext.prior import rebalancing_weights
 
@@ -30,6 +30,9 @@ def common_bins(prior: Tensor) -> Tensor:
 def colour_health(colorizer: Colorizer, pictures: Iterable[Tensor], prior: Tensor, place: Place) -> dict[str, Any]:
     """How a colorizer, in eval mode, colours pictures.
 
+    Bins are those of its objective (of a regression: the published 313): what is said of bins compares networks of
+    the same bins only.
+
     Args:
         colorizer: on the place's device.
         pictures: batches, (B, 3, H, W), uint8 sRGB; at least one.
@@ -47,10 +50,12 @@ def colour_health(colorizer: Colorizer, pictures: Iterable[Tensor], prior: Tenso
         recall: a list of Q: of the pixels of each true bin, the share whose decoded colour (the annealed
             mean) lies in that very bin; nan where the bin does not occur.
         recall_common, recall_rare: its mean over the common, and over the rare bins that occur.
-        entropy: of the predicted distributions, nats per pixel; at most ln 313 = 5.75. Not for regression.
+        entropy: of the predicted distributions, nats per pixel; at most ln Q, 5.75 of 313. Not for regression.
     """
-    gamut = Gamut(neighbours=1).to(place.device)
-    classifies = isinstance(colorizer.objective, Classification)
+    objective = colorizer.objective
+    classifies = isinstance(objective, Classification)
+    step = objective.gamut.step if isinstance(objective, Classification) else STEP
+    gamut = Gamut(neighbours=1, step=step).to(place.device)
     losses, entropies, chroma, true_chroma = 0.0, 0.0, 0.0, 0.0
     truths, decoded_right, named_right = torch.zeros(3, len(gamut), dtype=torch.int64, device=place.device)
     for rgb in pictures:
@@ -58,8 +63,8 @@ def colour_health(colorizer: Colorizer, pictures: Iterable[Tensor], prior: Tenso
         truth = colorizer.target(rgb)
         with autocast(place):
             output = colorizer(rgb_to_lightness(rgb)).float()
-        decoded = colorizer.objective.decode(output)
-        losses += float(colorizer.objective(output, truth)) * truth[:, 0].numel()
+        decoded = objective.decode(output)
+        losses += float(objective(output, truth)) * truth[:, 0].numel()
         chroma += float(decoded.norm(dim=1).sum())
         true_chroma += float(truth.norm(dim=1).sum())
         if classifies:

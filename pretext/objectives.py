@@ -62,6 +62,7 @@ class Classification(Objective):
 
     def __init__(self, gamut: Gamut, weights: Tensor | None = None, gray_threshold: float = 5.0) -> None:
         super().__init__(gray_threshold)
+        assert weights is None or len(weights) == len(gamut)
         self.gamut = gamut
         self.channels = len(gamut)
         self.weights: Tensor

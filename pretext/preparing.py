@@ -16,11 +16,11 @@ from pretext.colorizer import Colorizer
 from pretext.engine import ranks
 from pretext.engine.device import Place
 from pretext.errors import UserError
-from pretext.gamut import Gamut
 from pretext.initialisation import initialise
 from pretext.pictures import open_labelled, open_source
 from pretext.pictures.batches import Batch, Sample, Samples, Subset, Views, collate
 from pretext.pictures.labels import checked_labels
+from pretext.pictures.seen import seen
 from pretext.pictures.source import LabelledSource, Source
 from pretext.prior import estimate_prior, load_prior
 from pretext.recipe import PretrainSettings, build_network, colour_contract
@@ -44,9 +44,13 @@ class Pictures:
     held: list[Source]
     """Of each source some pictures that are not trained on; of few pictures none."""
     contents: dict[str, Any]
-    """How many pictures, and digests of their names and labels: a run goes on with the same ones only."""
+    """How many pictures, and digests of names, of labels and of a look at some: a run goes on with the same only."""
     classes: list[str] = field(default_factory=list)
     """Names of the classes, by label, where labels are learnt, alone or besides colours."""
+
+    def same_as(self, contents: dict[str, Any]) -> bool:
+        """Whether a checkpoint is of the same pictures; older ones do not know what was seen of them."""
+        return {key: value for key, value in self.contents.items() if key != "seen" or key in contents} == contents
 
     def samples(self, settings: PretrainSettings, workers: int | None = None) -> Samples:
         """The training crops of a run. Among so many workers machine.cache is shared out; without, there is none."""
@@ -89,7 +93,8 @@ def open_pictures(settings: PretrainSettings) -> Pictures:
         if aside:
             held.append(Subset(source, range(aside), settings.seed))
     names = digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
-    contents = {"pictures": count, "names": names, **labels}
+    looks = hashlib.sha256("\n".join(map(seen, sources)).encode()).hexdigest()
+    contents = {"pictures": count, "names": names, "seen": looks, **labels}
     return Pictures(" + ".join(weights), training, list(weights.values()), held, contents, classes)
 
 
@@ -132,7 +137,7 @@ def find_prior(pictures: Pictures, settings: PretrainSettings) -> Tensor:
     Raises:
         UserError: the file holds none; the pictures cannot be read, or are all gray.
     """
-    gamut = Gamut(settings.objective.neighbours, settings.objective.sigma)
+    gamut = settings.objective.gamut
     file, stride = settings.objective.prior, settings.objective.stride
     given = None if file == "estimate" else load_prior(Path(file), gamut)
     crops = first_crops(pictures, settings, settings.objective.prior_pictures if given is None else _ENOUGH)

@@ -101,8 +101,8 @@ def _restored(run: Path, checkpoint: Path, settings: PretrainSettings, pictures:
     state = load_checkpoint(checkpoint)
     check_state(run, state, resumed=True)
     check_contract(run, settings, state)
-    if state["data"] != pictures.contents:
-        same = {**state["data"], "labels": ""} == {**pictures.contents, "labels": ""}
+    if not pictures.same_as(state["data"]):
+        same = pictures.same_as({**state["data"], "labels": pictures.contents.get("labels")})
         what = "labels" if same else "pictures"
         raise UserError(
             f"{pictures.name}: the {what} changed since the run {run} began ({state['data']['pictures']} "

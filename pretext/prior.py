@@ -54,7 +54,7 @@ def rebalancing_weights(prior: Tensor, uniform: float = 0.5) -> Tensor:
 
 
 def load_prior(path: Path, gamut: Gamut) -> Tensor:
-    """A prior from a ``.npy`` file, such as the published ``prior_probs.npy``: (Q,), float64, adds up to 1.
+    """A prior from a ``.npy`` file, such as the published ``prior_probs.npy`` of 313: (Q,), float64, adds up to 1.
 
     Raises:
         UserError: the file is missing, is no such array, or holds no distribution.
@@ -66,7 +66,8 @@ def load_prior(path: Path, gamut: Gamut) -> Tensor:
         raise UserError(f"prior {path}: not a readable .npy file ({' '.join(str(error).split())})") from error
     if prior.shape != (len(gamut),) or prior.dtype.kind != "f":
         raise UserError(
-            f"prior {path}: holds {prior.dtype} {prior.shape}; a prior is one float for each of the {len(gamut)} bins"
+            f"prior {path}: holds {prior.dtype} {prior.shape}; a prior is one float for each of the {len(gamut)} bins "
+            f"of step {gamut.step}"
         )
     prior = prior.astype(np.float64)
     if not (np.isfinite(prior).all() and (prior >= 0).all() and prior.sum() > 0):

@@ -18,7 +18,7 @@ from pretext.engine.checkpoint import load_checkpoint
 from pretext.engine.run import find_checkpoint
 from pretext.engine.training import MachineSettings, TrainingSettings
 from pretext.errors import UserError
-from pretext.gamut import TEMPERATURE, Gamut, bin_centres
+from pretext.gamut import STEP, STEPS, TEMPERATURE, Gamut, bin_centres
 from pretext.hints import HintSettings, sample_hints
 from pretext.initialisation import Init
 from pretext.objectives import Classification, Objective, Regression
@@ -95,12 +95,16 @@ class ObjectiveSettings:
     """What the network learns.
 
     Args:
-        name: rebalanced or plain classification over the 313 colour bins, or regression; or labels, the
+        name: rebalanced or plain classification over the colour bins, or regression; or labels, the
             supervised reference: the backbone learns the classes of a labelled data.source, and no colour.
         stride: input pixels per point of the colour target.
+        bin_step: of a classification: Lab units between neighbouring colour bins, 5 to 40. 10 gives the paper's 313;
+            5 gives 1,083, 15 gives 159, 20 gives 101.
         neighbours: K, the bins that share a pixel's colour: 5 in the paper, 10 in its released code.
-        sigma: of the Gaussian that shares them out, Lab units.
-        prior: "estimate" from the pictures that are trained on, or a .npy file, such as the published one.
+        sigma: of the Gaussian that shares them out, Lab units. With another bin_step, half of that shares them out
+            in the same proportions, as 5 does at 10.
+        prior: "estimate" from the pictures that are trained on, or a .npy file with a number for each bin, such as the
+            published one of 313.
         prior_pictures: how many pictures an estimate takes.
         uniform: lambda, the share of the uniform distribution in the rebalancing.
         gray_threshold: a crop with no |a| or |b| above it has no loss.
@@ -112,6 +116,7 @@ class ObjectiveSettings:
 
     name: Literal["rebalanced", "plain", "regression", "labels"] = "rebalanced"
     stride: int = 8
+    bin_step: int = STEP
     neighbours: int = 10
     sigma: float = 5.0
     prior: str = "estimate"
@@ -131,12 +136,28 @@ class ObjectiveSettings:
             raise UserError("objective.classes_weight is for networks that colour; objective.name is labels")
         if self.bounded and self.name != "regression":
             raise UserError(f"objective.bounded is for a regression; objective.name is {self.name}")
-        if not 1 <= self.neighbours <= len(bin_centres()):
-            raise UserError(f"objective.neighbours is {self.neighbours}: from 1 to {len(bin_centres())} bins can share")
+        if not STEPS[0] <= self.bin_step <= STEPS[1]:
+            raise UserError(
+                f"objective.bin_step is {self.bin_step}: it must lie in [{STEPS[0]}, {STEPS[1]}], Lab units"
+            )
+        if self.bin_step != STEP and self.name not in ("rebalanced", "plain"):
+            raise UserError(f"objective.bin_step is for a classification of colours; objective.name is {self.name}")
+        if not 1 <= self.neighbours <= self.bins:
+            raise UserError(f"objective.neighbours is {self.neighbours}: from 1 to {self.bins} bins can share")
         if not self.sigma >= 0.1 or self.stride < 1 or self.prior_pictures < 1:
             raise UserError("objective.sigma must be at least 0.1, objective.stride and objective.prior_pictures 1")
         if not 0 <= self.uniform <= 1:
             raise UserError(f"objective.uniform is {self.uniform}: a share lies between 0 and 1")
+
+    @property
+    def bins(self) -> int:
+        """Q, how many colour bins there are."""
+        return len(bin_centres(self.bin_step))
+
+    @property
+    def gamut(self) -> Gamut:
+        """The colour bins, and how the colours of pixels are shared out among them."""
+        return Gamut(self.neighbours, self.sigma, self.bin_step)
 
     @property
     def supervised(self) -> bool:
@@ -240,7 +261,7 @@ def build_colorizer(
         objective = Regression(asked.gray_threshold, asked.bounded, asked.huber)
     else:
         weights = rebalancing_weights(prior, asked.uniform) if asked.name == "rebalanced" else None
-        objective = Classification(Gamut(asked.neighbours, asked.sigma), weights, asked.gray_threshold)
+        objective = Classification(asked.gamut, weights, asked.gray_threshold)
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
         backbone = _backbone(settings, published)
@@ -292,7 +313,7 @@ def colour_contract(settings: PretrainSettings, prior: Tensor | None) -> dict[st
         return seen
     return {
         **seen,
-        "bins": hashlib.sha256(bin_centres().astype("<i8").tobytes()).hexdigest(),
+        "bins": hashlib.sha256(bin_centres(settings.objective.bin_step).astype("<i8").tobytes()).hexdigest(),
         "neighbours": settings.objective.neighbours,
         "sigma": settings.objective.sigma,
         "temperature": TEMPERATURE,
@@ -317,7 +338,7 @@ def check_state(origin: Path, state: dict[str, Any], resumed: bool = False) -> N
             wrong.append("classes")
     else:
         prior = state["colour"].get("prior") if "colour" not in wrong else None
-        if not isinstance(prior, Tensor) or prior.shape != (len(bin_centres()),) or not float(prior.sum()) > 0:
+        if not isinstance(prior, Tensor) or prior.ndim != 1 or not float(prior.sum()) > 0:
             wrong.append("prior")
     if not isinstance(state.get("head", True), bool):
         wrong.append("head")
@@ -335,6 +356,9 @@ def check_contract(origin: Path, settings: PretrainSettings, state: dict[str, An
     for name, value in colour_contract(settings, colour.get("prior")).items():
         if name != "prior" and colour.get(name) != value:
             raise UserError(f"{origin}: its colour contract has {name} {colour.get(name)}; this version needs {value}")
+    count, prior = settings.objective.bins, colour.get("prior")
+    if not settings.objective.supervised and len(prior) != count:
+        raise UserError(f"{origin}: its prior has {len(prior)} bins; those of its settings are {count}. Is it damaged?")
 
 
 def load_pretrained(path: Path) -> Pretrained:
@@ -350,7 +374,7 @@ def load_pretrained(path: Path) -> Pretrained:
     check_contract(file, settings, state)
     prior, weights = state["colour"].get("prior"), state.get("average", state["model"])
     if settings.objective.supervised:
-        prior = torch.full((len(bin_centres()),), 1 / len(bin_centres()), dtype=torch.float64)
+        prior = torch.full((settings.objective.bins,), 1 / settings.objective.bins, dtype=torch.float64)
     if settings.objective.labelled and isinstance(weights, dict):  # what it names classes by is of no use here
         naming = "head." if settings.objective.supervised else CLASS_BRANCH
         weights = {name: value for name, value in weights.items() if not str(name).startswith(naming)}

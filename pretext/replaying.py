@@ -85,7 +85,7 @@ def replay(folder: Path, settings: ReplaySettings) -> Replay:
     check_state(folder, state, resumed=True)
     check_contract(folder, recipe, state)
     pictures = open_pictures(recipe)
-    if state["data"] != pictures.contents:
+    if not pictures.same_as(state["data"]):
         raise UserError(f"{pictures.name}: not the pictures of the run any more; bring them back")
     place = pick_place(settings.machine.device, state["precision"], settings.machine.workers)
     network = on_place(build_network(recipe, state["colour"].get("prior"), pictures.classes), recipe, place)

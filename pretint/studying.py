@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,7 +32,7 @@ def study(arguments: Sequence[str]) -> int:
     each = {cell.key: cell for cell in done.plan.cells}
     if options.dry_run:
         for key, cell in each.items():
-            say(f"{done.standings[key].word:10}{cell.name}: pretint {' '.join(cell.words)}")
+            say(f"{done.standings[key].word:10}{cell.name}: pretint {shlex.join(cell.words)}")
         return 0
     words = [standing.word for standing in done.standings.values()]
     failed = [(each[key], one) for key, one in done.standings.items() if one.word == Word.FAILED]

@@ -67,7 +67,7 @@ def colours(plan: Plan, shelf: Shelf, folder: Path) -> tuple[Colours, ...]:
     """The scores of every evaluation of colours, as far as they can be had.
 
     Args:
-        plan: with its cells where they lie.
+        plan: its cells.
         shelf: of the cells.
         folder: of the study; what is found is kept there.
     """
@@ -84,7 +84,7 @@ def colours(plan: Plan, shelf: Shelf, folder: Path) -> tuple[Colours, ...]:
             continue
         if _known(name, kept.get(name), "") is None or kept[name]["of"] != of:
             try:
-                told = json.loads(_scored(plan, finished, against, folder).json())
+                told = json.loads(_scored(plan, shelf, finished, against, folder).json())
                 kept[name] = {"of": of, "scores": told}
                 write_atomically(folder / KEPT, json.dumps({"format": _FORMAT, "evaluations": kept}).encode())
             except UserError as error:
@@ -107,8 +107,8 @@ def _compared_with(plan: Plan, variants: list[str]) -> str:
     return named.most_common(1)[0][0] if named else next(iter(variants), "")
 
 
-def _scored(plan: Plan, finished: dict[str, list[Cell]], against: str, folder: Path) -> Scores:
-    runs = {cell.key: cell.folder for cell in plan.cells}
+def _scored(plan: Plan, shelf: Shelf, finished: dict[str, list[Cell]], against: str, folder: Path) -> Scores:
+    runs = {cell.key: str(shelf.folder(cell)) for cell in plan.cells}
     seeds = {variant: [runs[cell.after] for cell in cells] for variant, cells in finished.items()}
     first = next(iter(finished.values()))[0]
     _, settings = parse_command(

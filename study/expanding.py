@@ -4,19 +4,17 @@ import contextlib
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-import yaml
-
 from pretext.errors import UserError
-from pretext.files import write_atomically
 from pretext.recipe import PretrainSettings
 from pretext.settings import Positional, parse_command, plain
 from study import identity
-from study.file import StudySettings, Variant
+from study.file import StudySettings, Variant, flat
 from study.plan import PRETRAIN, Cell, Plan
 from study.shelf import Shelf
+from transfer.results.result import PREFIX
 
 
 def expand(study: StudySettings, shelf: Shelf) -> Plan:
@@ -28,13 +26,15 @@ def expand(study: StudySettings, shelf: Shelf) -> Plan:
         UserError: a setting is wrong, or pictures cannot be had; it names the variant or the evaluation.
     """
     cells: list[Cell] = []
-    recipes: dict[str, PretrainSettings] = {}
+    made: dict[str, PretrainSettings] = {}
+    recipes: dict[str, Any] = {}
     for variant in study.expanded:
         for seed in study.seeds:
             with _said_of(f"variant {variant.name}"):
-                network, made = _network(variant, seed, shelf)
-            if made is not None:
-                recipes.setdefault(variant.name, made)
+                network, settings = _network(variant, seed, shelf)
+            if settings is not None:
+                made.setdefault(variant.name, settings)
+            recipes |= network.recipe
             cells += [network.cell] if network.cell else []
             for name, asked in study.evaluations.items():
                 if not {variant.name, variant.family} & set(asked.get("variants") or [variant.name]):
@@ -50,7 +50,8 @@ def expand(study: StudySettings, shelf: Shelf) -> Plan:
         tuple(study.seeds),
         study.evaluations,
         {v.name: v.against or study.baseline for v in study.expanded if v.against or study.baseline != v.name},
-        identity.differing(recipes),
+        identity.differing(made),
+        recipes,
         study.figures,
         tuple(cells),
     )
@@ -66,6 +67,8 @@ class _Network:
     """Its pretraining, if it has one."""
     colours: bool
     ask: dict[str, Any]
+    recipe: dict[str, Any] = field(default_factory=dict)
+    """What is to be written for it: settings of pretraining, by their file."""
 
 
 def _network(variant: Variant, seed: int, shelf: Shelf) -> tuple[_Network, PretrainSettings | None]:
@@ -82,27 +85,26 @@ def _network(variant: Variant, seed: int, shelf: Shelf) -> tuple[_Network, Pretr
     _, settings = parse_command("pretint pretrain", "", PretrainSettings, [run], ["RUN", *words])
     if variant.network == "random":
         key = identity.key_of(identity.random_weights(settings))
-        recipe = shelf.recipe(_slug(variant.name, seed), key)
-        write_atomically(recipe, yaml.safe_dump(plain(settings), sort_keys=False).encode())
-        return _Network(f"random:{recipe}", key, None, False, {}), None
+        file = shelf.place("recipes", _slug(variant.name, seed), f"{key}.yaml")
+        return _Network(f"random:{shelf.root / file}", key, None, False, {}, {file: plain(settings)}), None
     key = identity.key_of("pretrain", identity.pretraining(settings))
-    folder = shelf.run(_slug(variant.name, seed), key)
+    folder = shelf.place("runs", _slug(variant.name, seed), key)
     cell = Cell(
         key,
         variant.name,
         seed,
         "",
         PRETRAIN,
-        (PRETRAIN, str(folder), *words),
-        str(folder),
+        (PRETRAIN, str(shelf.root / folder), *words),
+        folder,
         "",
         settings.training.steps,
         variant.ask,
     )
-    return _Network(str(folder), key, cell, not settings.objective.supervised, variant.ask), settings
+    return _Network(str(shelf.root / folder), key, cell, not settings.objective.supervised, variant.ask), settings
 
 
-_OURS = ("command", "config", "row", "variants", "ask")  # of an evaluation, besides its command's settings
+_OURS = ("command", "config", "row", "variants", "ask", "rescaled")  # of an evaluation, besides its command's settings
 
 
 def _judged(network: _Network, variant: Variant, seed: int, name: str, asked: dict[str, Any], shelf: Shelf) -> Cell:
@@ -113,20 +115,28 @@ def _judged(network: _Network, variant: Variant, seed: int, name: str, asked: di
     if taken := sorted({"out", "reference", "seed", "format", "against"} & own.keys()):
         raise UserError(f"{taken[0]} is set by the study; leave it out")
     words = ["--config", asked["config"]] if asked.get("config") else []
-    words += [f"--{key}={_written(value)}" for key, value in own.items()]
+    kind = identity.EVALUATIONS[command]
+    words += [f"--{key}={_written(value)}" for key, value in flat(own, kind).items()]
     if command.startswith("finetune"):  # its head and its order of pictures are drawn anew with every seed
         words += [f"--seed={seed}"]
     if command != "score":
         words += ["--reference=false"]
     networks = Positional("networks", "", nargs="+", kind=str)
-    kind = identity.EVALUATIONS[command]
     _, settings = parse_command(f"pretint {command}", "", kind, [networks], ["NETWORK", *words])
     _require_named(settings)
-    key = identity.key_of("evaluate", network.key, identity.evaluation(command, settings))
-    folder = shelf.result(f"{_slug(variant.name, seed)}.{_slug(name)}", key)
-    words = [*command.split(), network.spec, *words, f"--out={folder}"]
+    prefix = _prefix(command, asked)
+    key = identity.key_of("evaluate", prefix, network.key, identity.evaluation(command, settings))
+    folder = shelf.place("results", f"{_slug(variant.name, seed)}.{_slug(name)}", key)
+    words = [*command.split(), f"{prefix}{network.spec}", *words, f"--out={shelf.root / folder}"]
     after = network.cell.key if network.cell else ""
-    return Cell(key, variant.name, seed, name, command, tuple(words), str(folder), after, 0, asked.get("ask", {}))
+    return Cell(key, variant.name, seed, name, command, tuple(words), folder, after, 0, asked.get("ask", {}))
+
+
+def _prefix(command: str, asked: dict[str, Any]) -> str:
+    rescaled = asked.get("rescaled", False)
+    if rescaled not in (True, False) or (rescaled and not command.startswith("finetune")):
+        raise UserError(f"rescaled is {rescaled}: it can be true of finetune, and is false elsewhere")
+    return PREFIX if rescaled else ""
 
 
 def _require_named(settings: Any) -> None:

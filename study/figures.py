@@ -48,7 +48,7 @@ def figures(plan: Plan, shelf: Shelf, folder: Path) -> Figures:
     """Draw the sheet, if it is not drawn already, from the first finished seed of each variant that colours.
 
     Args:
-        plan: with its cells where they lie.
+        plan: its cells.
         shelf: of the cells.
         folder: of the study; the sheet is kept there.
     """
@@ -78,7 +78,7 @@ def _runs(plan: Plan, shelf: Shelf) -> dict[str, Path]:
     found = {}
     for variant in plan.variants:
         for cell in plan.of(variant, ""):
-            run = Path(cell.folder)
+            run = shelf.folder(cell)
             if variant not in found and shelf.finished(cell) and run_settings(run)["objective"]["name"] != "labels":
                 found[variant] = run
     return found

@@ -1,6 +1,9 @@
 """A study as it is written down: a YAML file, checked."""
 
+import dataclasses
+import difflib
 import itertools
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from pretext.errors import UserError
+from pretext.recipe import PretrainSettings
 from pretext.settings import read_yaml, settings_from
 
-NAME = r"[A-Za-z0-9][\w.+%= -]{0,59}"
+NAME = r"[A-Za-z0-9][\w.,+%= -]{0,59}"
 _PLACE = re.compile(r"\{([a-z_]+)\}")
 
 
@@ -28,8 +32,8 @@ class StudySettings:
         grid: settings of pretraining, a list of values each: every variant that is pretrained, at every combination.
         seeds: of pretraining; and of fine-tuning.
         evaluations: by name: command (probe, knn, svm, finetune classify, score, ...) and its settings; config, a file
-            of them; "row", the row that the study's table shows, where held-out pictures choose none;
-            "variants", if not all are judged; "ask".
+            of them; "rescaled", whether networks are rescaled before they are fine-tuned; "row", the one that the
+            study's table shows, where held-out pictures choose none; "variants", if not all are judged; "ask".
         baseline: the variant that all others are compared with.
         places: what {name} stands for wherever it occurs: folders of pictures.
         figures: pictures that the report shows as every variant colours them.
@@ -50,7 +54,7 @@ class StudySettings:
         for kind, names in (("variant", self.variants), ("evaluation", self.evaluations)):
             for name in names:
                 if not re.fullmatch(NAME, str(name)):
-                    raise UserError(f"{kind} {name!r}: name it by letters, digits, spaces and ._+%=-, at most 60")
+                    raise UserError(f"{kind} {name!r}: name it by letters, digits, spaces and .,_+%=-, at most 60")
         if not self.variants and not self.grid:
             raise UserError("variants: none; name at least one")
         if (
@@ -86,7 +90,8 @@ class StudySettings:
             for values in itertools.product(*axes.values()):
                 point = dict(zip(axes, values, strict=True))
                 words = [name, *(f"{key.rpartition('.')[2]}={_word(value)}" for key, value in point.items())]
-                settings = _flat({**self.settings, **own, **point}) if not network or network == "random" else own
+                settings = {} if network.startswith("timm") else flat(self.settings, PretrainSettings)
+                settings |= {**flat(own, PretrainSettings), **point}
                 label = " ".join(filter(None, words))
                 found.append(Variant(label, name, network, config or self.config, settings, against, ask))
         return found
@@ -139,6 +144,11 @@ def read_study(path: Path, places: Mapping[str, str] | None = None) -> StudySett
 def _checked(values: Any, path: Path) -> Any:
     """Said before jsonargparse would, in the words of a study."""
     if isinstance(values, dict):
+        known = [one.name for one in dataclasses.fields(StudySettings)]
+        for name in values.keys() - set(known):
+            near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.4)
+            told = f"the nearest is {near[0]}" if near else f"it has {', '.join(known)}"
+            raise UserError(f"{path}: no setting of a study is called {name}; {told}")
         for part in ("variants", "evaluations"):
             entries = values.get(part)
             if entries is None:
@@ -169,13 +179,13 @@ def _filled(value: Any, places: Mapping[str, str], path: Path) -> Any:
 
 def _beside(folder: Path, name: str) -> Path:
     """A file that another one names: from that one's folder, else as it stands."""
-    found = folder / name
+    found = Path(os.path.normpath(folder / name))
     return found if found.exists() or not Path(name).exists() else Path(name)
 
 
-def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings by their full names: {training: {steps: 5}} is {training.steps: 5}."""
-    groups = ("data", "crop", "backbone", "objective", "hints", "training", "machine", "online")
+def flat(settings: Mapping[str, Any], kind: type[Any]) -> dict[str, Any]:
+    """Settings of a dataclass by their full names: {training: {steps: 5}} is {training.steps: 5}."""
+    groups = [one.name for one in dataclasses.fields(kind) if dataclasses.is_dataclass(one.type)]
     found: dict[str, Any] = {}
     for name, value in settings.items():
         inner = value if name in groups and isinstance(value, dict) else None

@@ -2,15 +2,14 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from statistics import fmean
 from typing import NamedTuple
 
 from pretext.engine.journal import Record, read_journal, training_seconds
 from pretext.engine.run import run_settings
 from pretext.errors import UserError
-from study.plan import PRETRAIN, Cell, Plan
+from study.plan import Cell, Plan
 from study.shelf import Shelf
 from transfer.columns import Cell as Number
 from transfer.columns import Column, Gap, tested_gap
@@ -118,17 +117,6 @@ class Findings:
         return sorted(self.plan.variants, key=lambda variant: variant not in named)
 
 
-def located(plan: Plan, shelf: Shelf) -> Plan:
-    """The plan with its cells' folders where they lie, wherever the shelf was moved to."""
-
-    def found(cell: Cell) -> Cell:
-        name = Path(cell.folder).name.removesuffix(f".{cell.key}")
-        place = shelf.run if cell.command == PRETRAIN else shelf.result
-        return replace(cell, folder=str(place(name, cell.key)))
-
-    return replace(plan, cells=tuple(map(found, plan.cells)))
-
-
 def gather(plan: Plan, shelf: Shelf) -> Findings:
     """What the finished cells of a study say. Those that are not finished are missing, and said to be."""
     drafts = [_board(plan, shelf, name) for name, asked in plan.evaluations.items() if asked.get("command") != "score"]
@@ -225,7 +213,7 @@ def _said(asked: str, rows: dict[str, str]) -> str:
 
 
 def _cost(cells: Sequence[Cell], shelf: Shelf) -> Cost | None:
-    runs = [Path(cell.folder) for cell in cells if shelf.finished(cell)]
+    runs = [shelf.folder(cell) for cell in cells if shelf.finished(cell)]
     if not runs:
         return None
     seconds, devices = 0.0, []
@@ -241,9 +229,9 @@ def _health(cells: Sequence[Cell], shelf: Shelf) -> Health | None:
     looks: list[Record] = []
     held_out = 0
     for cell in cells:
-        if not shelf.finished(cell) or run_settings(Path(cell.folder))["objective"]["name"] == "labels":
+        if not shelf.finished(cell) or run_settings(shelf.folder(cell))["objective"]["name"] == "labels":
             continue
-        records = read_journal(Path(cell.folder))
+        records = read_journal(shelf.folder(cell))
         looks += [record for record in records if record["kind"] == "health"][-1:]
         held_out = max([held_out, *(int(one.get("held_out") or 0) for one in records if one["kind"] == "start")])
     if not looks:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -160,7 +161,8 @@ def _process(cell: Cell, shelf: Shelf, lock: int, place: int, parallel: int) -> 
     if gpus := _gpus():
         environment["CUDA_VISIBLE_DEVICES"] = gpus[place % len(gpus)]
     shelf.beside(cell, "progress").unlink(missing_ok=True)
-    with shelf.beside(cell, "log").open("ab") as log:
+    with shelf.beside(cell, "log").open("ab", buffering=0) as log:
+        log.write(f"$ pretint {shlex.join(cell.words)}\n".encode())
         return subprocess.Popen(
             [sys.executable, "-m", "pretint", *cell.words],
             stdin=subprocess.DEVNULL,

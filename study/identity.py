@@ -13,12 +13,13 @@ from typing import Any
 
 from colorization.scores.scoring import ScoreSettings
 from pretext.pictures import open_source
+from pretext.pictures.seen import seen
 from pretext.recipe import PretrainSettings
 from pretext.settings import plain
 from transfer.evaluation import EvaluationSettings
 from transfer.judging import KnnSettings, SvmSettings
 from transfer.probing import ProbeSettings
-from transfer.targets import open_targets, seen
+from transfer.targets import open_targets
 from transfer.tasks.opening import TASKS, open_task
 from transfer.tasks.task import FinetuneSettings
 

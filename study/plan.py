@@ -25,7 +25,7 @@ class Cell:
     words: tuple[str, ...]
     """As after ``pretint``."""
     folder: str
-    """What it leaves: a run, or a folder with a result."""
+    """What it leaves, from the folder of studies: runs/NAME.KEY, or results/NAME.KEY with a result in it."""
     after: str
     """Key of the cell that must be finished before; empty if there is none."""
     steps: int = 0
@@ -52,6 +52,8 @@ class Plan:
     """The variant that each is compared with."""
     differing: dict[str, dict[str, Any]]
     """Settings in which the variants that are pretrained differ: by setting, by variant."""
+    recipes: dict[str, dict[str, Any]]
+    """What is judged at random weights: settings of pretraining, by their file, from the folder of studies."""
     figures: str
     cells: tuple[Cell, ...]
 

@@ -7,7 +7,7 @@ from rich.table import Table
 from pretext.files import write_atomically
 from study.colours import colours
 from study.figures import figures
-from study.gathering import Findings, gather, located
+from study.gathering import Findings, gather
 from study.page import page
 from study.plan import read_plan
 from study.running import PLAN
@@ -22,8 +22,7 @@ def findings(folder: Path) -> Findings:
     Raises:
         UserError: there is none, or a result cannot be read.
     """
-    shelf = Shelf(folder.parent)
-    return gather(located(read_plan(folder / PLAN), shelf), shelf)
+    return gather(read_plan(folder / PLAN), Shelf(folder.parent))
 
 
 def terminal(folder: Path, width: int = WIDTH) -> list[str | Table]:

@@ -5,9 +5,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import yaml
+
 from pretext.engine.interrupt import Ending
 from pretext.errors import UserError
-from pretext.files import held_folder
+from pretext.files import held_folder, write_atomically
 from study.expanding import expand
 from study.file import read_study
 from study.here import Standing, Standings, Word, run_here
@@ -87,6 +89,8 @@ def study(file: Path, places: Sequence[str], options: StudyOptions, send: Send |
     if options.dry_run:
         return Studied(folder, plan, _as_left(plan, shelf), Ending.COMPLETE)
     with held_folder(folder, "doing this study"):
+        for recipe, settings in plan.recipes.items():
+            write_atomically(shelf.root / recipe, yaml.safe_dump(settings, sort_keys=False).encode())
         plan.write(folder / PLAN)
         (*_, (found, ending)) = watched(plan, _looks(plan, shelf, options, send))
     return Studied(folder, plan, dict(found), ending)

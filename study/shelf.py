@@ -38,27 +38,27 @@ class Shelf:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._places: dict[tuple[str, str], str] = {}
 
     @property
     def jobs(self) -> Path:
         """Of jobs on a cluster."""
         return self.root / "jobs"
 
-    def run(self, name: str, key: str) -> Path:
-        """The folder of a pretraining: the one with its key, whatever its name, or a new one."""
-        return self._found(self.root / "runs", name, key)
+    def place(self, kind: str, name: str, key: str) -> str:
+        """Where something lies, from the root: what has its key, whatever its name; else a new place.
 
-    def result(self, name: str, key: str) -> Path:
-        """The folder of an evaluation's result."""
-        return self._found(self.root / "results", name, key)
+        Args:
+            kind: runs, results or recipes.
+            name: for people.
+            key: of the cell; of a recipe, with the file's ending.
+        """
+        there = sorted(path.name for path in (self.root / kind).glob(f"*.{key}"))
+        return self._places.setdefault((kind, key), f"{kind}/{there[0] if there else f'{name}.{key}'}")
 
-    def recipe(self, name: str, key: str) -> Path:
-        """The file of a recipe that is judged at random weights."""
-        return self._found(self.root / "recipes", name, f"{key}.yaml")
-
-    @staticmethod
-    def _found(folder: Path, name: str, key: str) -> Path:
-        return next(iter(sorted(folder.glob(f"*.{key}"))), folder / f"{name}.{key}")
+    def folder(self, cell: Cell) -> Path:
+        """What a cell leaves."""
+        return self.root / cell.folder
 
     def beside(self, cell: Cell, what: str) -> Path:
         """A file about a cell: its log, failed, lock, progress."""
@@ -67,13 +67,13 @@ class Shelf:
     def finished(self, cell: Cell) -> bool:
         """Whether what a cell leaves is there, whole."""
         if cell.command == PRETRAIN:
-            newest = newest_checkpoint(Path(cell.folder))
+            newest = newest_checkpoint(self.folder(cell))
             return newest is not None and int(newest.stem) >= cell.steps
         return bool(self.results(cell))
 
     def results(self, cell: Cell) -> list[Path]:
         """The result files of an evaluation; they are written whole or not at all."""
-        return sorted(Path(cell.folder).glob("*.json"))
+        return sorted(self.folder(cell).glob("*.json"))
 
     def failure(self, cell: Cell) -> Failure | None:
         """How a cell failed, if it did and was not tried again since."""

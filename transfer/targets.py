@@ -14,10 +14,10 @@ from pretext.errors import PictureError, UserError
 from pretext.pictures import LabelledSource, open_labelled
 from pretext.pictures.labels import checked_labels, checked_presence
 from pretext.pictures.list_file import ListedFiles
+from pretext.pictures.seen import seen
 from pretext.pictures.source import Labels, Source
 
 _LOOKED_AT = 8
-_SEEN = 32
 
 
 class Targets(NamedTuple):
@@ -219,19 +219,6 @@ def _digest(source: LabelledSource, labels: Labels, classes: Sequence[str]) -> s
     facts = json.dumps([source.digest(), list(classes), list(labels.shape), seen(source)]).encode()
     kept: NDArray[np.generic] = labels.astype("<i8" if labels.ndim == 1 else "i1")
     return hashlib.sha256(facts + b"\n" + kept.tobytes()).hexdigest()
-
-
-def seen(source: Source) -> str:
-    """A digest of the pixels of some pictures: imagenette in 96 pixels and in 160 has the same names and labels."""
-    digest = hashlib.sha256()
-    for index in sorted({number * (len(source) - 1) // (_SEEN - 1) for number in range(_SEEN)}):
-        try:
-            picture = source.read(index)
-        except PictureError:
-            digest.update(b"none")
-        else:
-            digest.update(f"{picture.size}".encode() + picture.tobytes())
-    return digest.hexdigest()
 
 
 def _few(names: Sequence[str]) -> str:

@@ -3,7 +3,8 @@
 Source: Zhang, Isola and Efros, ECCV 2016, section 3.1 (raw accuracy): the share of pixels whose predicted ab lies
 within a threshold t of the true ab (L2 distance), for t from 0 to 150, as a curve whose area is normalised; and its
 class-rebalanced variant, in which each pixel weighs by the inverse frequency of its true colour bin (equation 4 with
-lambda = 0).
+lambda = 0). The bins are the published 313, whatever bins a network was trained with: a number must not depend on how
+the network that it judges divides colours.
 
 With e the error of a pixel, F(t) is the share, by weight, of the pixels with e <= t. The curve is taken at the 151
 thresholds t = 0, 1, ..., 150 and joined by straight lines:

@@ -20,6 +20,7 @@ from pretext.files import held_folder, write_atomically
 
 _KEPT = 2
 _FREE = ("machine", "online", "places")  # groups of settings that change no weight
+_PLACE = "data.source"
 Settings = dict[str, Any]
 
 
@@ -116,6 +117,8 @@ def _differences(old: Settings, new: Settings, prefix: str = "") -> list[str]:
         was, now = old.get(key), new.get(key)
         if isinstance(was, dict) and isinstance(now, dict):
             found += _differences(was, now, f"{name}.")
+        elif name == _PLACE and isinstance(was, str) and isinstance(now, str):
+            continue  # pictures may be moved; that they are the same ones is seen by their digest
         elif was != now and name.partition(".")[0] not in _FREE:
             found.append(f"{name} was {was}, is now {now}")
     return found

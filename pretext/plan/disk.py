@@ -20,7 +20,6 @@ from pretext.engine.journal import record_sizes
 from pretext.engine.learner import optimizer_and_schedule
 from pretext.engine.training import MachineSettings, TrainingSettings
 from pretext.files import png_bytes
-from pretext.gamut import Gamut, bin_centres
 from pretext.health import colour_health
 from pretext.hints import HintSettings
 from pretext.preparing import held_views, open_pictures, stored
@@ -237,5 +236,5 @@ def any_prior(settings: PretrainSettings) -> Tensor | None:
     if settings.objective.supervised:
         return None
     if estimates_prior(settings):
-        return torch.full((len(bin_centres()),), 1 / len(bin_centres()), dtype=torch.float64)
-    return load_prior(Path(settings.objective.prior), Gamut(settings.objective.neighbours, settings.objective.sigma))
+        return torch.full((settings.objective.bins,), 1 / settings.objective.bins, dtype=torch.float64)
+    return load_prior(Path(settings.objective.prior), settings.objective.gamut)

@@ -22,18 +22,19 @@ def test_fields_are_uniform_at_every_place_and_smooth() -> None:
     assert not torch.equal(one, quantile_fields(2, (256, 256), seed=1))
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.38])
-def test_drawn_as_often_as_predicted(temperature: float) -> None:
-    logits = (3 * torch.randn(313, generator=torch.Generator().manual_seed(1)))[None, :, None, None]
+@pytest.mark.parametrize(("temperature", "step"), [(1.0, 10), (0.38, 10), (0.38, 20), (1.0, 15)])
+def test_drawn_as_often_as_predicted(temperature: float, step: int) -> None:
+    bins = len(bin_centres(step))
+    logits = (3 * torch.randn(bins, generator=torch.Generator().manual_seed(1)))[None, :, None, None]
     quantiles = torch.rand(2, 300, 300, generator=torch.Generator().manual_seed(2))
-    ab = draw(logits.expand(1, 313, 300, 300), quantiles, temperature)
-    nearest = torch.cdist(ab[0].flatten(1).T, torch.from_numpy(bin_centres()).float(), p=float("inf"))
-    counts = torch.bincount(nearest.argmin(1), minlength=313) / 90_000
+    ab = draw(logits.expand(1, bins, 300, 300), quantiles, temperature, step)
+    nearest = torch.cdist(ab[0].flatten(1).T, torch.from_numpy(bin_centres(step)).float(), p=float("inf"))
+    counts = torch.bincount(nearest.argmin(1), minlength=bins) / 90_000
     expected = torch.softmax(logits[0, :, 0, 0] / temperature, 0)
     deviation = (expected * (1 - expected) / 90_000).sqrt()
     assert float(((counts - expected).abs() / (deviation + 2e-5)).max()) < 5
-    assert float(nearest.min(1).values.max()) <= 5.01, "no colour lies outside the squares of the bins"
-    mean = Gamut().annealed_mean(logits, temperature)
+    assert float(nearest.min(1).values.max()) <= step / 2 + 0.01, "no colour lies outside the squares of the bins"
+    mean = Gamut(step=step).annealed_mean(logits, temperature)
     assert float((ab.mean((2, 3), keepdim=True) - mean).abs().max()) < 5 * 40 / 300, "their mean is the annealed mean"
 
 

@@ -1,4 +1,4 @@
-"""The 313 bins against the published list, soft encoding against a search over all bins."""
+"""The 313 bins against the published list, others against their rule, soft encoding against a search over all bins."""
 
 import hashlib
 from pathlib import Path
@@ -9,6 +9,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.spatial import ConvexHull, Delaunay, KDTree
+from skimage.color import rgb2lab
 from torch import Tensor
 
 from pretext.color import rgb_to_ab
@@ -40,7 +42,7 @@ ROWS = {
     100: (-90, 0),
 }
 PUBLISHED = np.array([(a, b) for a, (low, high) in ROWS.items() for b in range(low, high + 1, 10)])
-SETTINGS = [(1, 5.0), (5, 5.0), (10, 5.0), (10, 2.5), (7, 20.0)]
+SETTINGS = [(1, 5.0), (5, 5.0), (10, 5.0), (10, 2.5), (7, 20.0), (10, 2.5, 5), (10, 10.0, 20), (40, 20.0, 40)]
 
 
 def as_map(points: Array) -> Tensor:
@@ -50,7 +52,7 @@ def as_map(points: Array) -> Tensor:
 
 def check(gamut: Gamut, ab: Tensor) -> None:
     """``gamut.encode`` against all distances, sorted. At ties any of the equally near bins will do."""
-    target = gamut.encode(ab)
+    target, centres = gamut.encode(ab), bin_centres(gamut.step)
     batch, _, height, width = ab.shape
     shape = (batch, gamut.neighbours, height, width)
     assert isinstance(target, SoftTarget)
@@ -64,7 +66,7 @@ def check(gamut: Gamut, ab: Tensor) -> None:
     points, bins, weights = pixels(ab.double()), pixels(target.bins), pixels(target.weights)
     for part in range(0, len(points), 10_000):
         some = slice(part, part + 10_000)
-        squared = ((points[some, None] - PUBLISHED) ** 2).sum(-1)
+        squared = ((points[some, None] - centres) ** 2).sum(-1)
         nearest = np.sort(squared, axis=1)[:, : gamut.neighbours]
         # Less the least: the same weights, but they do not all underflow far away from every bin.
         expected = np.exp((nearest[:, :1] - nearest) / (2 * gamut.sigma**2))
@@ -103,6 +105,45 @@ def test_bins_are_the_released_file(shared_data: Path) -> None:
     assert (np.load(shared_data / "colour-bins" / "pts_in_hull.npy") == bin_centres()).all()
 
 
+def brute_force(step: int) -> tuple[Array, Array]:
+    """Points of a grid that reaches beyond all colours, and their Chebyshev distance to the hull of sRGB's ab.
+
+    The hull is that of scikit-image's Lab over the sRGB cube's surface; its rim is taken as many points.
+    """
+    axis = np.linspace(0, 1, 65)
+    cube = np.stack(np.meshgrid(axis, axis, axis), -1).reshape(-1, 3)
+    ab = rgb2lab(cube[((cube == 0) | (cube == 1)).any(1)])[:, 1:]
+    corners = ab[ConvexHull(ab).vertices]
+    edges = zip(corners, np.roll(corners, -1, axis=0), strict=True)
+    rim = np.concatenate([np.linspace(a, b, 2 + int(100 * np.linalg.norm(b - a))) for a, b in edges])
+    half = 200 // step * step
+    grid = np.array([(a, b) for a in range(-half, half + 1, step) for b in range(-half, half + 1, step)])
+    distance = np.zeros(len(grid))
+    outside = Delaunay(corners).find_simplex(grid) < 0
+    distance[outside], _ = KDTree(rim).query(grid[outside], p=np.inf, distance_upper_bound=1.1 * step)
+    return grid, distance  # infinite beyond 1.1 steps
+
+
+@pytest.mark.parametrize(("step", "count"), [(5, 1083), (10, 313), (15, 159), (20, 101), (40, 40)])
+def test_bins_of_a_step_are_the_grid_points_within_a_step_of_the_hull(step: int, count: int) -> None:
+    grid, distance = brute_force(step)
+    assert np.abs(distance - step).min() > 0.005, "no point so near the limit that rounding decides"
+    bins = bin_centres(step)
+    assert bins.dtype == np.int64 and len(bins) == count
+    assert (bins == grid[distance <= step]).all()
+    assert (bins % step == 0).all() and [0, 0] in bins.tolist()
+
+
+def test_steps_cover_every_colour() -> None:
+    """All corners of a colour's cell are bins, so that its nearest is at most half a step away in a and in b."""
+    rgb = torch.randint(0, 256, (1, 3, 100, 100), dtype=torch.uint8, generator=torch.Generator().manual_seed(5))
+    ab = rgb_to_ab(rgb)
+    for step in (10, 15, 20, 40):
+        gamut = Gamut(neighbours=1, step=step)
+        centres = gamut.centres[gamut.encode(ab).nearest].movedim(-1, 1)
+        assert float((centres - ab).abs().max()) <= step / 2 + 1e-4
+
+
 def test_module_holds_the_bins() -> None:
     gamut = Gamut()
     assert len(gamut) == 313
@@ -122,7 +163,7 @@ def test_encode_colours_of_pictures(gamut: Gamut) -> None:
 
 
 def test_encode_on_bins_borders_and_corners(gamut: Gamut) -> None:
-    check(gamut, as_map(PUBLISHED))
+    check(gamut, as_map(bin_centres(gamut.step)))
     fives = np.arange(-125, 126, 5)
     check(gamut, as_map(np.stack(np.meshgrid(fives, fives), -1).reshape(-1, 2)))  # equally near to 2 or 4 bins
     random = np.random.default_rng(2)
@@ -212,7 +253,7 @@ def test_mean_of_a_soft_target_is_near_its_colour(paper_gamut: Gamut) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_on_a_gpu(gamut: Gamut) -> None:
     ab = as_map(np.random.default_rng(6).uniform(-110, 110, (5000, 2)))
-    there = Gamut(gamut.neighbours, gamut.sigma).cuda().encode(ab.cuda())
+    there = Gamut(gamut.neighbours, gamut.sigma, gamut.step).cuda().encode(ab.cuda())
     here = gamut.encode(ab)
     assert torch.equal(there.bins.cpu(), here.bins)
     assert torch.allclose(there.weights.cpu(), here.weights, atol=1e-5)

@@ -196,6 +196,22 @@ def test_entropy_of_knowing_nothing_and_everything() -> None:
         assert health["entropy"] == pytest.approx(entropy, abs=1e-5)
 
 
+def test_other_bins_are_those_of_the_objective() -> None:
+    gamut = Gamut(neighbours=1, step=20)
+    outputs = []
+    for batch in pictures():
+        target = gamut.encode(truth(batch))
+        logits = torch.zeros(len(batch), 101, *target.nearest.shape[1:])
+        outputs.append(logits.scatter(1, target.bins, 99.0))
+    uniform = torch.full((101,), 1 / 101, dtype=torch.float64)
+    health = colour_health(predictor(outputs, Classification(gamut)), pictures(), uniform, CPU)
+    assert health["accuracy"] == health["accuracy_rebalanced"] == 1
+    points = pixels([truth(batch) for batch in pictures()])
+    occurring = np.unique(((points[:, None] - bin_centres(20)) ** 2).sum(2).argmin(1))
+    assert len(health["recall"]) == 101
+    assert np.flatnonzero(np.array(health["recall"]) == 1).tolist() == occurring.tolist()
+
+
 def test_how_pictures_are_batched_does_not_matter() -> None:
     generator = torch.Generator().manual_seed(3)
     every = torch.cat(pictures())

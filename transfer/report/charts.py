@@ -23,7 +23,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
 from pretext.color import lab_to_rgb
-from pretext.gamut import bin_centres
+from pretext.gamut import STEP, bin_centres
 
 INK, MUTED, GRID = "#1f2328", "#59636e", "#e6e8eb"
 CELL = "#eceef0"
@@ -151,30 +151,34 @@ def health_chart(name: str, steps: ArrayLike, curves: Sequence[Curve], line: tup
         return as_svg(figure, name, f"{name} over steps")
 
 
-def recall_map(recall: ArrayLike) -> str:
+def recall_map(recall: ArrayLike, step: int = STEP) -> str:
     """Recall of every colour bin, at its place in the ab plane and in its own colour.
 
     Args:
         recall: (Q,), in [0, 1]; nan where a bin does not occur.
+        step: Lab units between the bins.
     """
-    values, centres = np.asarray(recall, dtype=float), bin_centres().astype(float)
+    values, centres = np.asarray(recall, dtype=float), bin_centres(step).astype(float)
     lab = np.column_stack((np.full(len(centres), _SHOWN_LIGHTNESS), centres))
     colours = lab_to_rgb(torch.from_numpy(lab.T[:, :, None])).squeeze(-1).T.numpy()
     occurs = np.isfinite(values)
     with matplotlib.rc_context(STYLE):
         figure, axes = new_axes(WIDTH + 20)
-        axes.add_patch(PathPatch(_squares(centres[~occurs], 1.4), fc=RANDOM, lw=0))
+        whole, dot = 0.92 * step, min(1.4, 0.14 * step)
+        axes.add_patch(PathPatch(_squares(centres[~occurs], dot), fc=RANDOM, lw=0))
         for centre, value, colour in zip(centres[occurs], values[occurs], colours[occurs], strict=True):
-            axes.add_patch(PathPatch(_squares(centre[None], 9.2), fc=1 - 0.2 * (1 - colour), lw=0))
-            axes.add_patch(PathPatch(_squares(centre[None], 9.2 * math.sqrt(value)), fc=colour, lw=0))
-        key = np.array([[-85.0, -86.0], [-85.0, -98.0], [-85.0, -110.0]])  # a corner that no colour reaches
+            axes.add_patch(PathPatch(_squares(centre[None], whole), fc=1 - 0.2 * (1 - colour), lw=0))
+            axes.add_patch(PathPatch(_squares(centre[None], whole * math.sqrt(value)), fc=colour, lw=0))
+        (left, low), (right, top) = centres.min(0) - step / 2, centres.max(0) + step / 2
+        low -= 2  # for the key, in a corner that no colour reaches
+        key = np.array([[left + 10, low + 31], [left + 10, low + 19], [left + 10, low + 7]])
         axes.add_patch(PathPatch(_squares(key[:2], 9.2), fc=CELL, lw=0))
         axes.add_patch(PathPatch(_squares(key[:1], 9.2), fc=MUTED, lw=0))
         axes.add_patch(PathPatch(_squares(key[1:2], 9.2 * math.sqrt(0.1)), fc=MUTED, lw=0))
         axes.add_patch(PathPatch(_squares(key[2:], 1.4), fc=RANDOM, lw=0))
         for (x, y), label in zip(key, ("recall 100 %", "recall 10 %", "does not occur"), strict=True):
             axes.text(x + 8, y, label, va="center", color=INK, size=10)
-        axes.set(xlim=(-95, 105), ylim=(-117, 105), aspect="equal")
+        axes.set(xlim=(left, right), ylim=(low, top), aspect="equal")
         axes.set_xlabel("a: green to red")
         axes.set_ylabel("b: blue to yellow")
         axes.grid(visible=False)

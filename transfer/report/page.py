@@ -80,7 +80,7 @@ def _pretraining_facts(run: Path, settings: Settings, records: Sequence[Record])
         "panels": panels,
         "supervised": supervised(settings),
         "health": health_panels(settings, records),
-        "recall": recall_panel(records),
+        "recall": recall_panel(settings, records),
         "online": online_panel(settings, records),
         "held_out": any(record.get("held_out") for record in of_kind(records, "start")),
         "coloured": picture(run / "coloured" / "sheet.png"),

@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from pretext.engine.journal import Record
 from pretext.engine.run import Settings
-from pretext.gamut import bin_centres
+from pretext.gamut import STEP, STEPS, bin_centres
 from pretext.health import COMMON_MASS
 from transfer.report.charts import (
     Curve,
@@ -36,7 +36,6 @@ _TASKS = {
     "detect": "the losses of all parts of the detector, of class and of box, added up",
     "segment": "cross-entropy over the classes, mean over the pixels that count, in nats",
 }
-_MOST = math.log(len(bin_centres()))
 _Panel = tuple[str, dict[str, str], tuple[float, str] | None, str]
 """Title, the records' keys by the names of their curves, a line to compare with, and how to read it."""
 _COLOUR: tuple[_Panel, ...] = (
@@ -46,14 +45,6 @@ _COLOUR: tuple[_Panel, ...] = (
         (1.0, "as colourful as the originals"),
         "Mean chroma of the predicted colours divided by that of the true ones. At 1 the pictures are as "
         "colourful as the originals; towards 0 the network plays safe and stays gray; above 1 it overdoes it.",
-    ),
-    (
-        "Entropy",
-        {"predicted": "entropy"},
-        (_MOST, f"ln {len(bin_centres())} = {_MOST:.2f}"),
-        "How undecided the network is about a pixel's colour, in nats. The line is a uniform guess over all "
-        f"{len(bin_centres())} colour bins; a lower curve is a surer network. Near 0 it has settled on one colour "
-        "per pixel, which is good only if recall rises with it.",
     ),
     (
         "Accuracy",
@@ -81,6 +72,27 @@ _CLASSIFIER: tuple[_Panel, ...] = (
         "what its features are worth is said by the probes.",
     ),
 )
+
+
+def _colour(step: int) -> tuple[_Panel, ...]:
+    """The panels of colour health, of bins that are so many Lab units apart."""
+    bins = len(bin_centres(step))
+    entropy: _Panel = (
+        "Entropy",
+        {"predicted": "entropy"},
+        (math.log(bins), f"ln {bins} = {math.log(bins):.2f}"),
+        "How undecided the network is about a pixel's colour, in nats. The line is a uniform guess over all "
+        f"{bins} colour bins; a lower curve is a surer network. Near 0 it has settled on one colour "
+        "per pixel, which is good only if recall rises with it.",
+    )
+    saturation, *others = _COLOUR
+    return (saturation, entropy, *others)
+
+
+def _bin_step(settings: Settings) -> int:
+    """Lab units between the colour bins; runs of before that was a setting had the published ones."""
+    step = setting(settings, "objective", "bin_step")
+    return step if type(step) is int and STEPS[0] <= step <= STEPS[1] else STEP
 
 
 def of_kind(records: Sequence[Record], kind: str) -> list[Record]:
@@ -124,7 +136,7 @@ def health_panels(settings: Settings, records: Sequence[Record]) -> list[dict[st
     looks = of_kind(records, "health")
     steps = [record["step"] for record in looks]
     panels = []
-    for name, keys, line, reading in _CLASSIFIER if supervised(settings) else _COLOUR:
+    for name, keys, line, reading in _CLASSIFIER if supervised(settings) else _colour(_bin_step(settings)):
         values = {label: column(looks, key) for label, key in keys.items()}
         latest = [
             (label if len(keys) > 1 else "", found[-1]) for label, taken in values.items() if (found := _finite(taken))
@@ -136,16 +148,17 @@ def health_panels(settings: Settings, records: Sequence[Record]) -> list[dict[st
     return panels
 
 
-def recall_panel(records: Sequence[Record]) -> dict[str, Any] | None:
+def recall_panel(settings: Settings, records: Sequence[Record]) -> dict[str, Any] | None:
     """Recall per bin at the newest look that has it, and how many bins occur, and are ever met."""
+    step = _bin_step(settings)
     for record in reversed(of_kind(records, "health")):
         recall = record.get("recall")
-        if isinstance(recall, list) and len(recall) == len(bin_centres()):
+        if isinstance(recall, list) and len(recall) == len(bin_centres(step)):
             values = _numbers(recall)
             occur = _finite(values)
             return {
                 "step": record["step"],
-                "svg": Markup(recall_map(values)),
+                "svg": Markup(recall_map(values, step)),
                 "bins": len(values),
                 "occur": len(occur),
                 "met": sum(value > 0 for value in occur),

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from pretext.engine.training import MachineSettings, TrainingSettings
 from pretext.errors import UserError
 from pretext.pictures.batches import Batch, Examples, Subset, Views
+from pretext.pictures.seen import seen
 from pretext.pictures.source import Source
 from pretext.settings import plain
 from transfer.adapting.adapted import BatchNorm
 from transfer.intervals import Metric
 from transfer.outcomes import Outcome
-from transfer.targets import seen
 from transfer.tasks.alignment import Features
 
 _PLACES = ("train", "test", "sbd", "proposals", "test_proposals")  # what lies there is told by digests

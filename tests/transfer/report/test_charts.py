@@ -27,21 +27,21 @@ def test_loss_chart_keeps_the_extremes_and_counts_what_it_cuts_off() -> None:
     assert loss_chart([1, 2, 3], [2.0, 2.0, 2.0], [3], [2.0]).outside == 0
 
 
-def test_the_recall_map_fills_each_cell_by_its_recall() -> None:
-    recall = np.full(313, np.nan)
-    at = 150
+@pytest.mark.parametrize(("step", "at"), [(10, 150), (20, 50)])
+def test_the_recall_map_fills_each_cell_by_its_recall(step: int, at: int) -> None:
+    recall = np.full(len(bin_centres(step)), np.nan)
     areas = {}
     for value in (0.0, 0.25, 1.0):
         recall[at] = value
-        svg = recall_map(recall)
-        colour = lab_to_rgb(torch.tensor([65.0, *bin_centres()[at]]).reshape(3, 1, 1)).flatten()
+        svg = recall_map(recall, step)
+        colour = lab_to_rgb(torch.tensor([65.0, *bin_centres(step)[at]]).reshape(3, 1, 1)).flatten()
         fill = "#" + "".join(f"{round(255 * float(one)):02x}" for one in colour)
         path = re.search(rf'<path d="([^"]*)"[^>]*style="fill: {fill}', svg)
         assert path is not None
         corners = np.array(re.findall(r"[ML] (\S+) (\S+)", path[1]), dtype=float)
         areas[value] = float(np.prod(np.ptp(corners, axis=0)))
     assert areas[0.0] == pytest.approx(0) and areas[0.25] == pytest.approx(areas[1.0] / 4, rel=1e-3)
-    assert areas[1.0] > 150, "square pixels"
+    assert areas[1.0] > 1.5 * step**2, "square pixels"
 
 
 def test_many_stages_and_many_looks() -> None:

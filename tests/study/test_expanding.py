@@ -1,0 +1,198 @@
+"""From a study's file to its cells: what they are, and what tells one from another."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from devkits import write_devkit, write_masks
+from PIL import Image
+
+from pretext.errors import UserError
+from pretext.pictures.voc_annotation import CLASSES
+from study.expanding import expand
+from study.file import StudySettings, read_study
+from study.plan import Plan, read_plan
+from study.shelf import Shelf
+
+SHIPPED = sorted((Path(__file__).parents[2] / "configs" / "study").glob("*.yaml"))
+
+Change = Callable[[StudySettings], None]
+
+
+@pytest.fixture
+def plan(small: Path, sets: Path, tmp_path: Path) -> Callable[..., Plan]:
+    """The cells of the small study, after a change."""
+
+    def make(change: Change = lambda study: None, folder: Path = sets, root: Path = tmp_path / "studies") -> Plan:
+        study = read_study(small, {"pictures": str(folder)})
+        change(study)
+        return expand(study, Shelf(root))
+
+    return make
+
+
+def keys(plan: Plan, evaluation: str = "neighbours") -> dict[tuple[str, int], str]:
+    return {(cell.variant, cell.seed): cell.key for cell in plan.cells if cell.evaluation == evaluation}
+
+
+def test_every_variant_seed_and_evaluation_has_its_cell(plan: Callable[..., Plan], tmp_path: Path) -> None:
+    found = plan()
+    assert [cell.name for cell in found.cells] == [
+        *(f"random {seed} neighbours" for seed in (0, 1)),
+        *(f"{v} {s}{e}" for v in ("L2", "rebalanced") for s in (0, 1) for e in ("", " neighbours", " colour")),
+    ], "random weights are not pretrained, and have no colours"
+    assert len({cell.key for cell in found.cells}) == len(found.cells)
+    by_key = {cell.key: cell for cell in found.cells}
+    for cell in found.cells:
+        before = by_key.get(cell.after)
+        assert (before is None) == (cell.variant == "random" or cell.evaluation == "")
+        if before:
+            assert (before.variant, before.seed, before.evaluation) == (cell.variant, cell.seed, "")
+            assert before.words[1] == str(tmp_path / "studies" / before.folder) == cell.words[1]
+    assert found.against == {"L2": "random", "rebalanced": "random"}
+    assert found.differing == {"objective.name": {"L2": "regression", "rebalanced": "rebalanced"}}
+    file = tmp_path / "plan.json"
+    found.write(file)
+    assert read_plan(file) == found
+
+
+def rename(study: StudySettings) -> None:
+    study.variants = {"chance": study.variants["random"], "ours": {}, "theirs": study.variants["L2"]}
+    study.baseline, study.about = "chance", "other words"
+
+
+def machine(study: StudySettings) -> None:
+    study.settings["machine"] = {"workers": 1, "cache": 0}
+    study.evaluations["neighbours"] |= {"workers": 1, "device": "cpu"}
+
+
+def widen(study: StudySettings) -> None:
+    study.seeds = [2, 0, 1]
+    study.variants["plain"] = {"objective.name": "plain"}
+
+
+def test_names_machines_and_more_of_it_change_no_cell(plan: Callable[..., Plan]) -> None:
+    before = keys(plan())
+    renamed = keys(plan(rename))
+    for old, new in (("random", "chance"), ("rebalanced", "ours"), ("L2", "theirs")):
+        assert [before[old, seed] for seed in (0, 1)] == [renamed[new, seed] for seed in (0, 1)]
+    assert keys(plan(machine)) == before
+    assert before.items() <= keys(plan(widen)).items()
+
+
+def test_moved_pictures_are_the_same_and_changed_ones_are_not(
+    plan: Callable[..., Plan], sets: Path, tmp_path: Path
+) -> None:
+    moved = shutil.copytree(sets, tmp_path / "moved")
+    assert keys(plan(folder=moved)) == keys(plan())
+    other = shutil.copytree(sets, tmp_path / "other")
+    for path in other.rglob("*.png"):  # the same names
+        Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
+    assert not set(keys(plan(folder=other)).values()) & set(keys(plan()).values())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda study: study.settings["training"].update(steps=7),
+        lambda study: study.settings.update({"objective.uniform": 0.4}),
+        lambda study: study.settings.update({"crop.size": 20}),
+    ],
+)
+def test_science_changes_the_cells(plan: Callable[..., Plan], change: Change) -> None:
+    before, after = keys(plan()), keys(plan(change))
+    assert before["rebalanced", 0] != after["rebalanced", 0] and before["rebalanced", 1] != after["rebalanced", 1]
+
+
+def test_an_evaluation_by_other_settings_is_another(plan: Callable[..., Plan]) -> None:
+    def change(study: StudySettings) -> None:
+        study.evaluations["neighbours"]["fraction"] = 0.5
+
+    before, after = plan(), plan(change)
+    assert not set(keys(before).values()) & set(keys(after).values())
+    assert keys(before, "") == keys(after, "") and keys(before, "colour") == keys(after, "colour")
+
+
+def test_two_variants_that_are_the_same_are_made_once(plan: Callable[..., Plan]) -> None:
+    def change(study: StudySettings) -> None:
+        study.variants["again"] = {"objective": {"uniform": 0.5}}
+
+    found = plan(change)
+    for cell in found.of("again", "") + found.of("again", "neighbours"):
+        (twin,) = [one for one in found.of("rebalanced", cell.evaluation) if one.seed == cell.seed]
+        assert (cell.key, cell.folder) == (twin.key, twin.folder)
+
+
+BAD = {
+    "no such setting": ({"variants": {"a": {"objective.nam": "plain"}}}, "variant a: no setting is called"),
+    "no such value": ({"variants": {"a": {"objective.name": "plane"}}}, "variant a: setting objective.name"),
+    "no such network": ({"variants": {"a": {"network": "resnet18"}}}, "variant a: network is resnet18"),
+    "a published network is not trained": (
+        {"variants": {"a": {"network": "timm:resnet18:random", "training.steps": 3}}},
+        "is not trained",
+    ),
+    "no command": ({"evaluations": {"e": {}}}, "evaluation e: command is not there"),
+    "no such command": ({"evaluations": {"e": {"command": "prob"}}}, "evaluation e: command is prob"),
+    "no pictures": ({"evaluations": {"e": {"command": "score"}}}, "evaluation e: pictures is not there"),
+    "no such pictures": (
+        {"evaluations": {"e": {"command": "score", "pictures": "/nowhere"}}},
+        "evaluation e: /nowhere",
+    ),
+    "out is the study's": ({"evaluations": {"e": {"command": "knn", "out": "x"}}}, "out is set by the study"),
+    "rescaled for a probe": ({"evaluations": {"e": {"command": "knn", "rescaled": True}}}, "rescaled is True"),
+    "no such recipe": ({"config": "/nowhere.yaml"}, "/nowhere.yaml: cannot read"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_is_wrong_is_one_line(case: str, plan: Callable[..., Plan]) -> None:
+    changes, part = BAD[case]
+
+    def change(study: StudySettings) -> None:
+        study.baseline = ""
+        for name, value in changes.items():
+            setattr(study, name, value)
+
+    with pytest.raises(UserError) as error:
+        plan(change)
+    assert part in str(error.value) and "\n" not in str(error.value), error.value
+
+
+@pytest.fixture(scope="module")
+def everything(sets: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """A folder for every place that a shipped study names, with very little in it."""
+    voc = tmp_path_factory.mktemp("voc")
+    classes = sorted(CLASSES)
+    for part in ("trainval", "test"):
+        marked = {f"{part}{at}": [(name, (5, 5, 30, 30), 0)] for at, name in enumerate(classes)}
+        write_devkit(voc, marked, "2007", part)
+    write_devkit(voc, {f"both{at}": [(name, (5, 5, 30, 30), 0)] for at, name in enumerate(classes)}, "2012", "trainval")
+    for part in ("train", "val"):
+        masks = {f"{part}{at}": np.full((40, 60), at + 1, np.uint8) for at in range(20)}
+        write_masks(voc / "VOC2012", masks, part)
+    folder = tmp_path_factory.mktemp("named")
+    shutil.copytree(sets / "train", folder / "train")
+    shutil.copytree(sets / "test", folder / "val")
+    return {"pictures": str(folder), "imagenet": str(folder), "shards": str(folder / "train"), "voc": str(voc)}
+
+
+@pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
+def test_shipped_studies_are_right(file: Path, everything: dict[str, str], tmp_path: Path) -> None:
+    named = yaml.safe_load(file.read_text())["places"]
+    places = {name: everything.get(name, "") for name in named}
+    if file.stem == "voc_small":
+        places["pictures"] = everything["shards"]
+    study = read_study(file, {name: place or "windows" for name, place in places.items()})
+    if file.stem == "paper":  # what Selective Search and SBD publish is not made up here
+        for evaluation in study.evaluations.values():
+            for name in ("sbd", "proposals", "test_proposals"):
+                evaluation.pop(name, None)
+    found = expand(study, Shelf(tmp_path))
+    assert {cell.variant for cell in found.cells} == set(found.variants)
+    wanted = set(study.evaluations)
+    assert {cell.evaluation for cell in found.cells if cell.evaluation} == wanted
+    text = file.read_text()
+    assert f"pretint study configs/study/{file.name}" in text, "every recipe begins with its command"

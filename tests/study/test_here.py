@@ -1,0 +1,170 @@
+"""Cells as processes: how many at a time, what fails, and what another process does meanwhile."""
+
+import fcntl
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import pretint
+from pretext.engine.interrupt import Ending
+from study.expanding import expand
+from study.file import read_study
+from study.here import Standing, Word, run_here
+from study.plan import Cell, Plan
+from study.shelf import Shelf
+
+Words = dict[tuple[str, int, str], Word]
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("PRETINT_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def plan(small: Path, sets: Path, tmp_path: Path) -> Plan:
+    """One seed of the small study."""
+    study = read_study(small, {"pictures": str(sets)})
+    study.seeds = [0]
+    study.variants.pop("random")
+    study.baseline = ""
+    return expand(study, Shelf(tmp_path / "studies"))
+
+
+def words(plan: Plan, found: dict[str, Standing]) -> Words:
+    return {(cell.variant, cell.seed, cell.evaluation): found[cell.key].word for cell in plan.cells}
+
+
+def run(plan: Plan, shelf: Shelf, parallel: int = 2, retry: bool = False) -> tuple[Words, Ending, int]:
+    """How all stand in the end, and how many ran at most at the same time."""
+    most, found, last = 0, {}, Ending.COMPLETE
+    for looked, ending in run_here(plan.cells, shelf, parallel, retry):
+        found, last = dict(looked), ending
+        most = max(most, [one.word for one in looked.values()].count(Word.RUNNING))
+        for cell in plan.cells:  # nothing begins before what it needs
+            if cell.after and found[cell.key].word == Word.RUNNING:
+                assert found[cell.after].word == Word.FINISHED
+    return words(plan, found), last, most
+
+
+def log(shelf: Shelf, cell: Cell) -> str:
+    return shelf.beside(cell, "log").read_text()
+
+
+def test_a_failure_is_said_blocks_what_needs_it_and_is_tried_again_on_demand(plan: Plan, tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path / "studies")
+    first = plan.cells[0]
+    assert (first.variant, first.evaluation) == ("L2", "")
+    occupied = shelf.folder(first)
+    occupied.mkdir(parents=True)
+    (occupied / "somebody's").write_text("a run must begin in an empty folder")
+
+    found, ending, most = run(plan, shelf)
+    assert ending == Ending.COMPLETE and most == 2
+    assert found == {
+        ("L2", 0, ""): Word.FAILED,
+        ("L2", 0, "neighbours"): Word.BLOCKED,
+        ("L2", 0, "colour"): Word.BLOCKED,
+        ("rebalanced", 0, ""): Word.FINISHED,
+        ("rebalanced", 0, "neighbours"): Word.FINISHED,
+        ("rebalanced", 0, "colour"): Word.FINISHED,
+    }
+    failure = shelf.failure(first)
+    assert failure and failure.code == 2 and "exists and is no run of Pretint" in failure.said
+
+    (occupied / "somebody's").unlink()
+    begun = log(shelf, first).count("$ pretint")
+    again, _, _ = run(plan, shelf)
+    assert again == found and log(shelf, first).count("$ pretint") == begun, "not tried again unasked"
+
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "studies" / "results").rglob("*.json")}
+    found, _, most = run(plan, shelf, parallel=1, retry=True)
+    assert set(found.values()) == {Word.FINISHED} and most == 1 and shelf.failure(first) is None
+    assert all(path.stat().st_mtime_ns == time for path, time in times.items()), "what was finished is not touched"
+
+
+def test_what_another_process_works_on_is_left_to_it(plan: Plan, tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path / "studies")
+    first = plan.cells[0]
+    lock = shelf.hold(first)
+    assert lock is not None and shelf.hold(first) is None
+    looks = run_here(plan.cells, shelf, 2, False)
+    found, _ = next(looks)
+    assert found[first.key].word == Word.ELSEWHERE and not shelf.folder(first).exists()
+    os.close(lock)  # it ended, and left the cell as it was
+    *_, (found, _) = looks
+    assert {one.word for one in found.values()} == {Word.FINISHED}
+    assert log(shelf, first).count("$ pretint") == 1
+
+
+def test_the_lock_lasts_as_long_as_the_command(plan: Plan, tmp_path: Path) -> None:
+    """Whatever becomes of the study itself."""
+    shelf = Shelf(tmp_path / "studies")
+    looks = run_here(plan.cells[:1], shelf, 1, False)
+    next(looks)
+    with shelf.beside(plan.cells[0], "lock").open() as file, pytest.raises(BlockingIOError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # this process has closed its own
+    for _ in looks:
+        pass
+    with shelf.beside(plan.cells[0], "lock").open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+@pytest.fixture
+def said(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Calls pretint; gives the exit code, standard output and standard error."""
+
+    def call(*given: object) -> tuple[int, str, str]:
+        code = pretint.main([str(word) for word in given])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+def test_the_command(said: Callable[..., tuple[int, str, str]], small: Path, sets: Path, tmp_path: Path) -> None:
+    """Rehearsed, done, widened, asked for again, and reported."""
+    root = tmp_path / "studies"
+    small.write_text(small.read_text().replace("  L2: {objective.name: regression}\n", ""))
+    call = ("study", small, f"pictures={sets}", "--folder", root)
+    code, out, _ = said(*call, "--dry-run")
+    assert code == 0 and out.count("waiting") == 8 and not root.exists()
+
+    small.write_text(small.read_text().replace("seeds: [0, 1]", "seeds: [0]"))
+    code, out, err = said(*call)
+    assert code == 0, err
+    assert "4 cells, 0 of them finished already" in err
+    assert f"report: {root / 'small' / 'report.md'}" in out.splitlines()
+
+    small.write_text(small.read_text().replace("seeds: [0]", "seeds: [0, 1]"))
+    code, _, err = said(*call, "--parallel", "2", "--name", "wide")
+    assert code == 0 and "8 cells, 4 of them finished already" in err
+    assert "rebalanced 0: started" not in err and "rebalanced 1: started" in err
+    table = (root / "wide" / "report.md").read_text()
+
+    code, _, err = said(*call, "--name", "wide")
+    assert code == 0 and "8 of them finished already" in err
+    assert (root / "wide" / "report.md").read_text() == table
+    moved = root.rename(tmp_path / "elsewhere")
+    code, out, _ = said("report", moved / "wide")
+    assert code == 0 and (moved / "wide" / "report.md").read_text() == table
+
+
+def test_mistakes_are_one_line(said: Callable[..., tuple[int, str, str]], small: Path, tmp_path: Path) -> None:
+    for given, part in (
+        ((tmp_path / "no.yaml",), "cannot read"),
+        ((small,), "pictures=FOLDER"),
+        ((small, "pictures"), "write PLACE=FOLDER"),
+        ((small, "pictures="), "write PLACE=FOLDER"),
+        ((small, "photos=x"), "no place of"),
+        ((small, f"pictures={tmp_path}/none"), "none"),
+        ((small, "pictures=x", "--parallel", "0"), "parallel is 0"),
+        ((small, "pictures=x", "--name", "../x"), "not a path"),
+        ((small, "pictures=x", "--paralel", "2"), "the nearest is parallel"),
+    ):
+        code, out, err = said("study", *given)
+        assert code == 2 and not out and err.startswith("pretint: ") and part in err, err
+        assert err.count("\n") == 1, err
