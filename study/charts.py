@@ -108,17 +108,17 @@ def cost(found: Findings, board: Board, drawn: Mapping[str, Look], anchor: str) 
         return None
     measure = MEASURES[board.first.metric]
     points, left_out = points[:MOST], max(0, len(points) - MOST)
-    lines = [line for _, line in points]
+    lines = [point for _, point in points]
     with matplotlib.rc_context(STYLE):
         of_legend = legend_lines(lines)
         figure, axes = new_axes(240 + 17 * of_legend)
-        for took, line in points:
-            (score,) = line.scores
+        for took, point in points:
+            (score,) = point.scores
             assert score is not None
-            face = line.colour if line.style == 0 else "white"
-            axes.vlines(took, 100 * score.low, 100 * score.high, color=line.colour, lw=1.6)
-            marker = STYLES[line.style % len(STYLES)][1]
-            axes.plot(took, 100 * score.value, marker, ms=6, mfc=face, color=line.colour, zorder=3)
+            face = point.colour if point.style == 0 else "white"
+            axes.vlines(took, 100 * score.low, 100 * score.high, color=point.colour, lw=1.6)
+            marker = STYLES[point.style % len(STYLES)][1]
+            axes.plot(took, 100 * score.value, marker, ms=6, mfc=face, color=point.colour, zorder=3)
         most = max(took for took, _ in points)
         axes.set_xlim(-0.04 * most, 1.06 * most)
         axes.set_ylim(*limits(lines))

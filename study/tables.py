@@ -22,9 +22,7 @@ _CSV = (
 def sheets(found: Findings, colours: Sequence[Colours] = ()) -> list[Sheet]:
     """What all variants are worth, what each differs by from the one that it is compared with, and their colours."""
     shown = [_main(found, colours), _differences(found), *_published(found), _health(found)]
-    return [sheet for sheet in shown if sheet] + [
-        sheet for one in colours if one.scores for sheet in one.scores.sheets
-    ]
+    return [sheet for sheet in shown if sheet] + [sheet for one in colours if one.scores for sheet in one.scores.sheets]
 
 
 def best_of(board: Board) -> str:
@@ -35,7 +33,9 @@ def best_of(board: Board) -> str:
 
 def best_coloured(found: Findings, colours: Colours) -> str:
     """The variant that scored best."""
-    there = {v: line.scores[colours.metric.key].value for v in found.variants if colours.metric and (line := colours.line(v))}
+    there = {
+        v: line.scores[colours.metric.key].value for v in found.variants if colours.metric and (line := colours.line(v))
+    }
     return max(there, key=there.__getitem__) if len(there) > 1 else ""
 
 
@@ -143,7 +143,10 @@ def _health(found: Findings) -> Sheet | None:
         for variant in found.variants
         if (one := found.health.get(variant))
     )
-    about = ("at the last look of training, mean over seeds; +-: standard deviation over seeds", "loss: compare only where the objective is the same")
+    about = (
+        "at the last look of training, mean over seeds; +-: standard deviation over seeds",
+        "loss: compare only where the objective is the same",
+    )
     return Sheet("colour health", Grid("variant", tuple(HEALTH[key] for key in keys), rows, "measure"), about)
 
 
@@ -198,7 +201,8 @@ def csv_of(found: Findings, colours: Sequence[Colours] = ()) -> str:
                 told: dict[str, object] = {
                     "variant": variant, "evaluation": one.evaluation, "protocol": "score", "metric": key, "row": key,
                     "shown": key == (one.metric.key if one.metric else ""), **_finite(score._asdict()),
-                    "over_seeds": line_.spreads.get(key, ""), "seeds": " ".join(map(str, one.seeds[variant])), "n_test": one.scores.facts["n"],
+                    "over_seeds": line_.spreads.get(key, ""),
+                    "seeds": " ".join(map(str, one.seeds[variant])), "n_test": one.scores.facts["n"],
                     "minutes": _minutes(found, variant),
                 }  # fmt: skip
                 if gap:
