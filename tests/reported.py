@@ -5,8 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
+from PIL import Image
 
 from pretext.engine.checkpoint import save_checkpoint
 from pretext.recipe import (
@@ -32,10 +34,20 @@ LEVELS = {"random": 0.30, "L2": 0.40, "rebalanced": 0.60}
 """Variants, and the shares of right answers at their last stage."""
 
 
-def trained(folder: Path, objective: str, seed: int, source: str = "bundled:test") -> Path:
+def pictures(folder: Path, count: int = 5) -> Path:
+    """A folder of small coloured pictures."""
+    rng = np.random.default_rng(0)
+    folder.mkdir(parents=True)
+    for index in range(count):
+        coarse = Image.fromarray(rng.integers(0, 256, (4, 5, 3), dtype=np.uint8))
+        coarse.resize((50, 40), Image.Resampling.BICUBIC).save(folder / f"{index}.png")
+    return folder
+
+
+def trained(folder: Path, objective: str, seed: int, source: Path) -> Path:
     """A run that is finished, at random weights, with a journal."""
     settings = PretrainSettings(
-        data=DataSettings(source=source),
+        data=DataSettings(source=str(source)),
         backbone=BackboneSettings(name="tiny"),
         objective=ObjectiveSettings(name=objective, stride=4),  # type: ignore[arg-type]
         crop=CropSettings(size=32, area=(1.0, 1.0)),
@@ -81,7 +93,8 @@ def finished_study(
     """
     cells, baseline = [], next(iter(levels))
     asked: dict[str, Any] = {name: {"command": "probe"} for name in evaluations}
-    asked |= {"colour": {"command": "score", "pictures": "bundled:test"}} if colours else {}
+    photographs = pictures(folder / "pictures")
+    asked |= {"colour": {"command": "score", "pictures": str(photographs)}} if colours else {}
     for number, (variant, level) in enumerate(levels.items()):
         for seed in seeds:
             key = f"{number:06d}{seed:06d}"
@@ -89,7 +102,7 @@ def finished_study(
             if variant != baseline:
                 cells.append(Cell(key, variant, seed, "", PRETRAIN, ("pretrain", run), run, "", STEPS))
                 if cells[-1].name not in without:
-                    trained(folder / run, "regression" if variant == "L2" else "rebalanced", seed)
+                    trained(folder / run, "regression" if variant == "L2" else "rebalanced", seed, photographs)
             after = "" if variant == baseline else key
             for at, (name, one) in enumerate(asked.items()):
                 if one["command"] == "score" and variant == baseline:
@@ -97,7 +110,7 @@ def finished_study(
                 own = f"{at:06d}{number:03d}{seed:03d}"
                 place = f"results/{number}-{seed}-{at}.{own}"
                 words = [one["command"], run, f"--out={place}"]
-                words += ["--pictures=bundled:test", "--size=32"] if one["command"] == "score" else ["--train=a b"]
+                words += [f"--pictures={photographs}", "--size=32"] if one["command"] == "score" else ["--train=a b"]
                 cells.append(Cell(own, variant, seed, name, one["command"], tuple(words), place, after))
                 if cells[-1].name in without:
                     continue

@@ -6,10 +6,12 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 from reported import STEPS, finished_study
 from rich.console import Console
@@ -25,6 +27,15 @@ from transfer.intervals import holm
 from transfer.results import read_result, write_result
 
 HOSTILE = "<script>alert(1)</script>"
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """What is computed here is small."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def columns_of(folder: Path, variants: int = 3, evaluation: int = 0, seeds: int = 2) -> list[Column]:
@@ -226,7 +237,7 @@ def test_no_study_is_a_line(tmp_path: Path) -> None:
 @pytest.mark.skipif(shutil.which("chromium") is None and os.environ.get("CI") != "true", reason="needs chromium")
 def test_no_horizontal_scroll_and_no_request_in_a_browser(tmp_path: Path) -> None:
     names = {f"a-long-name-of-a-variant-{number}" * 2: 0.3 + number / 20 for number in range(7)}
-    folder = finished_study(tmp_path, names, evaluations=("probe", "neighbours", "shots", "detection"))
+    folder = finished_study(tmp_path, names, (0,), ("probe", "neighbours", "shots", "detection"))
     write_study_report(folder)
     address, widths = (folder / "report.html").as_uri(), (400, 1100)
     frames = "".join(
