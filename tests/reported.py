@@ -11,13 +11,13 @@ import yaml
 from PIL import Image
 
 from pretext.engine.checkpoint import save_checkpoint
+from pretext.engine.training import TrainingSettings
+from pretext.pictures.batches import CropSettings
 from pretext.recipe import (
     BackboneSettings,
-    CropSettings,
     DataSettings,
     ObjectiveSettings,
     PretrainSettings,
-    TrainingSettings,
     build_colorizer,
     colour_contract,
 )
