@@ -1,10 +1,12 @@
 """From a study's finished cells to its numbers: a board for every evaluation."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import NamedTuple
 
-from pretext.engine.journal import read_journal, training_seconds
+from pretext.engine.journal import Record, read_journal, training_seconds
 from pretext.engine.run import run_settings
 from pretext.errors import UserError
 from study.plan import Cell, Plan
@@ -12,7 +14,19 @@ from study.shelf import Shelf
 from transfer.columns import Cell as Number
 from transfer.columns import Column, Gap, tested_gap
 from transfer.intervals import holm
+from transfer.outcomes import deviation
 from transfer.results import Result, read_result, require_comparable
+
+HEALTH = {
+    "loss": "loss",
+    "saturation": "saturation",
+    "entropy": "entropy",
+    "accuracy": "accuracy",
+    "accuracy_rebalanced": "accuracy, rebalanced",
+    "recall_common": "recall, common bins",
+    "recall_rare": "recall, rare bins",
+}
+"""What a journal says of colours on pictures that are looked at, and how it is called."""
 
 _USUAL_NEIGHBOURS = "k=20"
 
@@ -63,6 +77,24 @@ class Cost(NamedTuple):
     device: str
 
 
+class Health(NamedTuple):
+    """What a variant's colours were like when its trainings looked at them last."""
+
+    values: dict[str, tuple[float, float | None]]
+    """By key of ``HEALTH``: mean over seeds, and deviation over them, None of one."""
+    step: int
+    seeds: int
+    held_out: int
+    """How many pictures were looked at that are never trained on; 0 if it were some of those of training."""
+
+
+class Missing(NamedTuple):
+    """A cell that is not finished."""
+
+    cell: Cell
+    reason: str
+
+
 @dataclass(frozen=True)
 class Findings:
     """All that is known of a study."""
@@ -74,6 +106,15 @@ class Findings:
     """By variant, of those that are pretrained."""
     tests: int
     """How many gaps Holm's correction is for."""
+    health: dict[str, Health]
+    """By variant, of those that learn to colour."""
+    missing: tuple[Missing, ...]
+
+    @property
+    def variants(self) -> list[str]:
+        """Those that others are compared with first, else as they were written."""
+        named = [*self.plan.against.values()]
+        return sorted(self.plan.variants, key=lambda variant: variant not in named)
 
 
 def gather(plan: Plan, shelf: Shelf) -> Findings:
@@ -88,7 +129,27 @@ def gather(plan: Plan, shelf: Shelf) -> Findings:
         for board in drafts
     )
     costs = {variant: cost for variant in plan.variants if (cost := _cost(plan.of(variant, ""), shelf))}
-    return Findings(plan, boards, costs, len(tested))
+    health = {variant: one for variant in plan.variants if (one := _health(plan.of(variant, ""), shelf))}
+    return Findings(plan, boards, costs, len(tested), health, tuple(_missing(plan, shelf)))
+
+
+def _missing(plan: Plan, shelf: Shelf) -> list[Missing]:
+    """Each cell once, and why."""
+    found = []
+    failed: dict[str, str] = {}
+    for cell in {cell.key: cell for cell in plan.cells}.values():
+        if shelf.finished(cell):
+            continue
+        failure = shelf.failure(cell)
+        if failure:
+            failed[cell.key] = cell.name
+            reason = f"failed: {failure.said}" if failure.said else f"failed with code {failure.code}"
+        elif cell.after in failed:
+            reason = f"{failed[cell.after]} failed, which it needs"
+        else:
+            reason = "not finished"
+        found.append(Missing(cell, reason))
+    return found
 
 
 def _board(plan: Plan, shelf: Shelf, evaluation: str) -> Board:
@@ -162,3 +223,22 @@ def _cost(cells: Sequence[Cell], shelf: Shelf) -> Cost | None:
         seconds += training_seconds(records, batch) / len(runs)
         devices += [str(record.get("device")) for record in records if record["kind"] == "start"]
     return Cost(seconds, cells[0].steps, cells[0].steps * batch, ", ".join(dict.fromkeys(devices)))
+
+
+def _health(cells: Sequence[Cell], shelf: Shelf) -> Health | None:
+    looks: list[Record] = []
+    held_out = 0
+    for cell in cells:
+        if not shelf.finished(cell) or run_settings(shelf.folder(cell))["objective"]["name"] == "labels":
+            continue
+        records = read_journal(shelf.folder(cell))
+        looks += [record for record in records if record["kind"] == "health"][-1:]
+        held_out = max([held_out, *(int(one.get("held_out") or 0) for one in records if one["kind"] == "start")])
+    if not looks:
+        return None
+    values = {}
+    for key in HEALTH:
+        told = [look[key] for look in looks if isinstance(look.get(key), (int, float)) and math.isfinite(look[key])]
+        if told:
+            values[key] = fmean(told), deviation(told)
+    return Health(values, int(looks[0]["step"]), len(looks), held_out)

@@ -13,22 +13,23 @@ LISTED = 50
 """At most so many skipped pictures are listed."""
 
 
-def rendered(template: str, **facts: Any) -> bytes:
+def rendered(template: str | Path, **facts: Any) -> bytes:
     """A page: whatever is not a chart of our own is escaped.
 
     Args:
-        template: the name of a file beside this one.
+        template: the name of a file beside this one; or the path of a file elsewhere, which may extend those.
         facts: what it speaks of.
     """
+    file = Path(__file__).parent / template
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader([Path(__file__).parent, file.parent]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters |= {"percent": percent, "interval": interval, "points": points, "count": count, "signs": signs}
-    page = environment.get_template(template).render(
+    page = environment.get_template(file.name).render(
         pretint=version("pretint"), measures=MEASURES, published_stages=STAGES, listed=LISTED, **facts
     )
     return page.encode("utf-8", "replace")

@@ -1,0 +1,134 @@
+"""Studies with made-up results, for the tests of what is written of them."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from PIL import Image
+
+from pretext.engine.checkpoint import save_checkpoint
+from pretext.engine.training import TrainingSettings
+from pretext.pictures.batches import CropSettings
+from pretext.recipe import (
+    BackboneSettings,
+    DataSettings,
+    ObjectiveSettings,
+    PretrainSettings,
+    build_colorizer,
+    colour_contract,
+)
+from pretext.settings import plain
+from study.plan import PRETRAIN, Cell, Plan
+from study.running import PLAN
+from tests.judging import answers, result, row
+from transfer.outcomes import Row
+from transfer.results import write_result
+
+STEPS = 7
+STAGES = ("conv1", "conv2", "conv3")
+LEVELS = {"random": 0.30, "L2": 0.40, "rebalanced": 0.60}
+"""Variants, and the shares of right answers at their last stage."""
+
+
+def pictures(folder: Path, count: int = 5) -> Path:
+    """A folder of small coloured pictures."""
+    rng = np.random.default_rng(0)
+    folder.mkdir(parents=True)
+    for index in range(count):
+        coarse = Image.fromarray(rng.integers(0, 256, (4, 5, 3), dtype=np.uint8))
+        coarse.resize((50, 40), Image.Resampling.BICUBIC).save(folder / f"{index}.png")
+    return folder
+
+
+def trained(folder: Path, objective: str, seed: int, source: Path) -> Path:
+    """A run that is finished, at random weights, with a journal."""
+    settings = PretrainSettings(
+        data=DataSettings(source=str(source)),
+        backbone=BackboneSettings(name="tiny"),
+        objective=ObjectiveSettings(name=objective, stride=4),  # type: ignore[arg-type]
+        crop=CropSettings(size=32, area=(1.0, 1.0)),
+        training=TrainingSettings(steps=STEPS, batch_size=10, warmup=0),
+        seed=seed,
+    )
+    prior = torch.full((313,), 1 / 313, dtype=torch.float64)
+    state = {"step": STEPS, "settings": plain(settings), "colour": colour_contract(settings, prior)}
+    model = build_colorizer(settings, prior).state_dict()
+    save_checkpoint(folder / "checkpoints" / f"{STEPS:08}.pt", {**state, "model": model})
+    (folder / "settings.yaml").write_text(yaml.safe_dump(plain(settings)))
+    records = [
+        {"kind": "start", "step": 0, "time": 1795385324.1, "device": "cpu", "held_out": 256},
+        {"kind": "speed", "step": STEPS, "pictures_per_second": 0.5},
+        {"kind": "health", "step": 3, "loss": 9.0, "saturation": 0.1},
+        {"kind": "health", "step": STEPS, "loss": 4.0 + seed, "saturation": 0.8, "recall_rare": None},
+    ]
+    (folder / "journal.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    return folder
+
+
+def finished_study(
+    folder: Path,
+    levels: Mapping[str, float] = LEVELS,
+    seeds: tuple[int, ...] = (0, 1),
+    evaluations: tuple[str, ...] = ("probe",),
+    without: tuple[str, ...] = (),
+    colours: bool = False,
+    about: str = "Does it matter?",
+    **changed: Any,
+) -> Path:
+    """A study in FOLDER/s: variants whose answers are right as often, all compared with the first.
+
+    Args:
+        folder: of studies.
+        levels: by variant; the first is not trained.
+        seeds: of all.
+        evaluations: their names.
+        without: names of cells that are not finished.
+        colours: whether all that are trained are scored, too.
+        about: what the study asks.
+        changed: of the results.
+    """
+    cells, baseline = [], next(iter(levels))
+    asked: dict[str, Any] = {name: {"command": "probe"} for name in evaluations}
+    photographs = pictures(folder / "pictures")
+    asked |= {"colour": {"command": "score", "pictures": str(photographs)}} if colours else {}
+    for number, (variant, level) in enumerate(levels.items()):
+        for seed in seeds:
+            key = f"{number:06d}{seed:06d}"
+            run = f"runs/{number}-{seed}.{key}"
+            if variant != baseline:
+                cells.append(Cell(key, variant, seed, "", PRETRAIN, ("pretrain", run), run, "", STEPS))
+                if cells[-1].name not in without:
+                    trained(folder / run, "regression" if variant == "L2" else "rebalanced", seed, photographs)
+            after = "" if variant == baseline else key
+            for at, (name, one) in enumerate(asked.items()):
+                if one["command"] == "score" and variant == baseline:
+                    continue
+                own = f"{at:06d}{number:03d}{seed:03d}"
+                place = f"results/{number}-{seed}-{at}.{own}"
+                words = [one["command"], run, f"--out={place}"]
+                words += [f"--pictures={photographs}", "--size=32"] if one["command"] == "score" else ["--train=a b"]
+                cells.append(Cell(own, variant, seed, name, one["command"], tuple(words), place, after))
+                if cells[-1].name in without:
+                    continue
+                (folder / place).mkdir(parents=True)
+                if one["command"] == "score":
+                    (folder / place / "scores.json").write_text("{}")
+                    continue
+                kind = "random" if variant == baseline else "pretrained"
+                made = result(f"net{number}-", seed, _rows(level, 100 * number + 10 * seed + at), kind=kind, **changed)
+                write_result(folder / place / "r.json", made)
+    against = {variant: baseline for variant in levels if variant != baseline}
+    differing = {"objective.name": dict.fromkeys(against, "regression")}
+    plan = Plan(about, tuple(levels), seeds, asked, against, differing, {}, "", tuple(cells))
+    (folder / "s").mkdir(parents=True)
+    plan.write(folder / "s" / PLAN)
+    return folder / "s"
+
+
+def _rows(level: float, seed: int) -> list[Row]:
+    shares = [level - 0.2, level - 0.1, level]
+    return [row(stage, answers(share, seed), share) for stage, share in zip(STAGES, shares, strict=True)]
