@@ -168,8 +168,8 @@ def _board(plan: Plan, shelf: Shelf, evaluation: str) -> Board:
     columns: dict[str, Column] = {}
     try:
         require_comparable([result for results in found.values() for result in results])
-        columns = {variant: Column(variant, _each_once(results)) for variant, results in found.items()}
-        rows = {variant: _row(column, asked) for variant, column in columns.items()}
+        columns = {variant: Column(variant, each_once(results)) for variant, results in found.items()}
+        rows = {variant: row_of(column, asked) for variant, column in columns.items()}
     except UserError as stop:
         error, columns, rows = str(stop), {}, {}
     if columns:
@@ -188,13 +188,21 @@ def _board(plan: Plan, shelf: Shelf, evaluation: str) -> Board:
     return Board(evaluation, tuple(lines), rule, error)
 
 
-def _each_once(results: Sequence[Result]) -> tuple[Result, ...]:
+def each_once(results: Sequence[Result]) -> tuple[Result, ...]:
     """Networks that are not trained and evaluations without a seed are one, however many seeds were asked for."""
     return tuple({(result.network.weights, result.seed): result for result in results}.values())
 
 
-def _row(column: Column, asked: str) -> str:
-    """The row that stands for a column."""
+def row_of(column: Column, asked: str) -> str:
+    """The row that stands for a column.
+
+    Args:
+        column: of a variant.
+        asked: the row that the study's file names; empty if it names none.
+
+    Raises:
+        UserError: there is no such row.
+    """
     if asked:
         if asked not in column.names:
             raise UserError(f"row {asked}: {column.label} has {', '.join(column.names)}")

@@ -92,7 +92,7 @@ def study(file: Path, places: Sequence[str], options: StudyOptions, send: Send |
         for recipe, settings in plan.recipes.items():
             write_atomically(shelf.root / recipe, yaml.safe_dump(settings, sort_keys=False).encode())
         plan.write(folder / PLAN)
-        (*_, (found, ending)) = watched(plan, _looks(plan, shelf, options, send))
+        (*_, (found, ending)) = watched(plan, shelf, _looks(plan, shelf, options, send))
     return Studied(folder, plan, dict(found), ending)
 
 

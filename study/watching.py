@@ -1,7 +1,8 @@
 """A study while it runs: a table that is drawn again and again on a terminal, a line for every change elsewhere."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from statistics import fmean
 
 from rich import box
 from rich.console import Console
@@ -11,13 +12,19 @@ from rich.text import Text
 
 from pretext.engine.interrupt import Ending
 from pretext.engine.progress import clock, say
+from pretext.errors import UserError
+from study.gathering import each_once, row_of
 from study.here import Standing, Standings, Word
-from study.plan import Cell, Plan
+from study.plan import PRETRAIN, Cell, Plan
+from study.shelf import Shelf
+from transfer.columns import Column
+from transfer.outcomes import seed_scores
+from transfer.results import read_result
 
 _EVERY = 1.0  # seconds between two tables
 
 
-def watched(plan: Plan, looks: Iterable[tuple[Standings, Ending]]) -> Iterator[tuple[Standings, Ending]]:
+def watched(plan: Plan, shelf: Shelf, looks: Iterable[tuple[Standings, Ending]]) -> Iterator[tuple[Standings, Ending]]:
     """The same looks, shown to a user while they pass."""
     console = Console(stderr=True)
     if not console.is_terminal:
@@ -28,16 +35,44 @@ def watched(plan: Plan, looks: Iterable[tuple[Standings, Ending]]) -> Iterator[t
             yield found, ending
         return
     with Live(console=console, auto_refresh=False, transient=True) as live:
-        drawn = -_EVERY
+        drawn, so_far = -_EVERY, SoFar(plan, shelf)
         for found, ending in looks:
             if time.monotonic() - drawn >= _EVERY:
                 drawn = time.monotonic()
-                live.update(table(plan, found, ending), refresh=True)
+                live.update(table(plan, found, so_far, ending), refresh=True)
             yield found, ending
 
 
-def table(plan: Plan, found: Standings, ending: Ending = Ending.COMPLETE) -> Table:
-    """Variants by evaluations, with how many seeds of each are finished, and how far the others are."""
+class SoFar:
+    """What variants are worth by the seeds that are finished; a result is read once."""
+
+    def __init__(self, plan: Plan, shelf: Shelf) -> None:
+        self.plan, self.shelf = plan, shelf
+        self._known: dict[tuple[str, ...], str] = {}
+
+    def __call__(self, cells: Sequence[Cell], found: Standings) -> str:
+        """Mean of a variant's seeds by one evaluation, %, of the row that stands for it; empty if there is none."""
+        done = [cell for cell in cells if found[cell.key].word == Word.FINISHED and cell.command not in _WORDLESS]
+        which = tuple(cell.key for cell in done)
+        if done and which not in self._known:
+            self._known[which] = self._read(done)
+        return self._known.get(which, "")
+
+    def _read(self, cells: Sequence[Cell]) -> str:
+        try:
+            results = [read_result(self.shelf.results(cell)[-1]) for cell in cells]
+            column = Column(cells[0].variant, each_once(results))
+            row = row_of(column, self.plan.evaluations[cells[0].evaluation].get("row", ""))
+        except UserError:  # the report says what is wrong with it
+            return "?"
+        return f"{100 * fmean(seed_scores(column.outcomes(row))):.1f}"
+
+
+_WORDLESS = (PRETRAIN, "score")  # commands whose cells have no one number
+
+
+def table(plan: Plan, found: Standings, so_far: SoFar, ending: Ending = Ending.COMPLETE) -> Table:
+    """Variants by evaluations: what they are worth, how many seeds are finished, and how far the others are."""
     names = list(plan.evaluations)
     pretrained = any(not cell.evaluation for cell in plan.cells)
     shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -46,7 +81,8 @@ def table(plan: Plan, found: Standings, ending: Ending = Ending.COMPLETE) -> Tab
         shown.add_column(name, justify="right", no_wrap=True)
     for variant in plan.variants:
         columns = ([""] if pretrained else []) + names
-        shown.add_row(variant, *(_cell([found[cell.key] for cell in plan.of(variant, name)]) for name in columns))
+        cells = [plan.of(variant, name) for name in columns]
+        shown.add_row(variant, *(_cell([found[one.key] for one in each], so_far(each, found)) for each in cells))
     words = [standing.word for standing in {cell.key: found[cell.key] for cell in plan.cells}.values()]
     done = f"{words.count(Word.FINISHED)} of {len(words)} cells finished"
     told = [done, *(f"{words.count(word)} {word}" for word in _WORTH_TELLING if word in words)]
@@ -60,11 +96,11 @@ def table(plan: Plan, found: Standings, ending: Ending = Ending.COMPLETE) -> Tab
 _WORTH_TELLING = (Word.RUNNING, Word.ELSEWHERE, Word.FAILED, Word.BLOCKED, Word.STOPPED)
 
 
-def _cell(standings: list[Standing]) -> Text:
+def _cell(standings: list[Standing], number: str) -> Text:
     if not standings:
         return Text("-", style="dim")
     words = [one.word for one in standings]
-    count = f"{words.count(Word.FINISHED)}/{len(words)}"
+    count = f"{number}  {words.count(Word.FINISHED)}/{len(words)}".lstrip()
     if Word.FAILED in words:
         return Text(f"{count} failed", style="red")
     running = [one for one in standings if one.word in (Word.RUNNING, Word.ELSEWHERE)]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from evaluating import pictures
-from sending import cluster_file, overview
+from sending import cluster_file, overview, until
 
 import pretint
 from slurm import cancel, states
@@ -56,6 +56,7 @@ def test_cells_are_jobs(folder: Path, shared_data: Path, capsys: pytest.CaptureF
     call = ["study", "asked.yaml", "--on", cluster_file(memory_gb=1.5)]
     assert pretint.main(call) == 1, overview()
     out, err = capsys.readouterr()
+    until(lambda: not any(state.live for state in states(JOBS)), "ended")  # what it leaves may be there a moment before
     assert words() == {
         "random knn": "complete",
         "rebalanced pretrain": "complete",

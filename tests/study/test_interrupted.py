@@ -1,6 +1,7 @@
 """Ten interruptions of a study at random: the same table, and no cell twice."""
 
 import contextlib
+import csv
 import os
 import random
 import signal
@@ -78,8 +79,14 @@ def test_ten_interruptions_change_nothing(small: Path, sets: Path, tmp_path: Pat
 def check(folder: Path, alone: Path, kept: dict[Path, int]) -> None:
     """It says what the one that was left alone says, and nothing was computed twice."""
     assert kept.items() <= finished(folder).items()
-    ours, theirs = ((one / "small" / "report.csv").read_text() for one in (folder, alone))
-    assert ours == theirs and ours.count("rebalanced") > 3
+    ours, theirs = (numbers(one / "small" / "report.csv") for one in (folder, alone))
+    assert ours == theirs and len(ours) > 20
     for run in (folder / "runs").iterdir():
         steps = [one["step"] for one in read_journal(run) if one["kind"] == "step"]
         assert steps == list(range(1, STEPS + 1)), "every step once"
+
+
+def numbers(file: Path) -> list[dict[str, str]]:
+    """All but how long it took."""
+    with file.open() as rows:
+        return [{key: value for key, value in row.items() if key != "minutes"} for row in csv.DictReader(rows)]

@@ -253,8 +253,10 @@ def test_seeds_stand_in_one_line(run: Path, make_run: Make, pictures: Path, tmp_
     models = [str(model) for model in (*seeds, copy, run)]
     found = score(models, settings, {"three": models[:3], "twice": [models[0], models[3]]})
     assert [line.method for line in found.lines] == ["three", "twice", "plain", "gray", "random", "truth"]
+    alone = [scored([name], pictures).lines for name in models[:3]]
     apart = {
-        name: next(one for one in scored([name], pictures).lines if one.method == Path(name).name) for name in models[:3]
+        name: next(one for one in lines if one.method == Path(name).name)
+        for name, lines in zip(models[:3], alone, strict=True)
     }
     three, twice = found.lines[:2]
     for key, estimate in three.scores.items():
