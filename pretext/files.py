@@ -63,12 +63,13 @@ def written_atomically(path: Path, size: str) -> Iterator[IO[bytes]]:
 
 
 @contextlib.contextmanager
-def held_folder(folder: Path, doing: str) -> Iterator[None]:
+def held_folder(folder: Path, doing: str, waited: bool = False) -> Iterator[None]:
     """A folder, made if it does not exist, in which no other process can do the same meanwhile.
 
     Args:
         folder: where.
         doing: what another process would be doing, for the error: "working on this run".
+        waited: wait until the other process is done, instead of the error.
 
     Raises:
         UserError: it cannot be written to, or is held by another process.
@@ -82,7 +83,7 @@ def held_folder(folder: Path, doing: str) -> Iterator[None]:
     with os.fdopen(opened, "w") as lock:
         try:
             # Not flock, which workers inherit: they outlive a kill of this process for some seconds.
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.lockf(lock, fcntl.LOCK_EX | (0 if waited else fcntl.LOCK_NB))
         except (BlockingIOError, PermissionError) as error:
             raise UserError(f"{folder}: another process is {doing}; wait for it or stop it") from error
         except OSError as error:

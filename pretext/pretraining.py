@@ -101,7 +101,8 @@ def _restored(run: Path, checkpoint: Path, settings: PretrainSettings, pictures:
     state = load_checkpoint(checkpoint)
     check_state(run, state, resumed=True)
     check_contract(run, settings, state)
-    if not pictures.same_as(state["data"]):
+    moved = state["settings"]["data"].get("source") != plain(settings)["data"]["source"]
+    if not pictures.same_as(state["data"]) or (moved and "seen" not in state["data"]):
         same = pictures.same_as({**state["data"], "labels": pictures.contents.get("labels")})
         what = "labels" if same else "pictures"
         raise UserError(

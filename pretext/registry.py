@@ -21,6 +21,8 @@ class Registry(dict[str, T]):
     def __init__(self, what: str, own: Mapping[str, T], taken: Callable[[str], bool] = lambda name: False) -> None:
         super().__init__(own)
         self.what, self.taken = what, taken
+        self.added: set[str] = set()
+        """By plugins."""
 
     def __setitem__(self, name: str, value: T) -> None:
         """Add one.
@@ -33,3 +35,4 @@ class Registry(dict[str, T]):
         if name in self or self.taken(name):
             raise UserError(f"{self.what} {name} is there already; give yours another name")
         super().__setitem__(name, value)
+        self.added.add(name)

@@ -209,7 +209,7 @@ def report(arguments: Sequence[str]) -> int:
     if (run / "plan.json").is_file():
         from study.reporting import write_study_report
 
-        say(*(f"report: {file}" for file in write_study_report(run)))
+        say(*(f"report: {file}" for file in write_study_report(run).files))
         return 0
     say(f"report: {write_report(run)}")
     return 0

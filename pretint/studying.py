@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def study(arguments: Sequence[str]) -> int:
     """Do a study: pretrainings and evaluations from one file, here or on a cluster, and its table."""
     from study.here import Word
-    from study.reporting import terminal, write_study_report
+    from study.reporting import write_study_report
     from study.running import StudyOptions
     from study.running import study as job
 
@@ -36,14 +36,15 @@ def study(arguments: Sequence[str]) -> int:
         return 0
     words = [standing.word for standing in done.standings.values()]
     failed = [(each[key], one) for key, one in done.standings.items() if one.word == Word.FAILED]
-    say(*terminal(done.folder), *(f"report: {file}" for file in write_study_report(done.folder)))
+    report = write_study_report(done.folder)
+    say(*report.terminal(), *(f"report: {file}" for file in report.files))
     finished = words.count(Word.FINISHED)
     if finished < len(words):
         say(f"{finished} of {len(words)} cells are finished; the same command goes on")
     for cell, standing in failed:
-        log = options.folder / "logs" / f"{Path(cell.folder).name}.log"
+        log = options.folder / "logs" / f"{cell.place}.log"
         say(f"failed: {cell.name}: {standing.said} (log: {log}; --retry tries it again)")
-    return done.ending or (1 if failed else Ending.COMPLETE)
+    return done.ending or (1 if failed or (options.wait and finished < len(words)) else Ending.COMPLETE)
 
 
 def _send(items: "Sequence[Item]", on: str, folder: Path) -> None:

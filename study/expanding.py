@@ -5,11 +5,18 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
 from typing import Any
 
+import torch
+
+from colorization.scores.methods import BASELINES
+from pretext.backbones import build_backbone
+from pretext.backbones.from_timm import PUBLISHED
 from pretext.errors import UserError
 from pretext.recipe import PretrainSettings
-from pretext.settings import Positional, parse_command, plain
+from pretext.settings import Positional, parse_command, plain, read_yaml
 from study import identity
 from study.file import StudySettings, Variant, flat
 from study.plan import PRETRAIN, Cell, Plan
@@ -67,6 +74,8 @@ class _Network:
     """Its pretraining, if it has one."""
     colours: bool
     ask: dict[str, Any]
+    stages: tuple[str, ...]
+    """Of its backbone; empty where they are not known."""
     recipe: dict[str, Any] = field(default_factory=dict)
     """What is to be written for it: settings of pretraining, by their file."""
 
@@ -77,16 +86,22 @@ def _network(variant: Variant, seed: int, shelf: Shelf) -> tuple[_Network, Pretr
             raise UserError(f"network is {variant.network}: take random, timm:MODEL or timm:MODEL:FILE")
         if variant.settings:
             raise UserError(f"network {variant.network} is not trained, and takes no {next(iter(variant.settings))}")
-        return _Network(variant.network, identity.key_of(identity.published(variant.network)), None, False, {}), None
+        return _Network(
+            variant.network, identity.key_of(identity.published(variant.network)), None, False, {}, ()
+        ), None
+    if "seed" in variant.settings:
+        raise UserError("seed is set by seeds; leave it out")
     words = ["--config", variant.config] if variant.config else []
-    words += [f"--{name}={_written(value)}" for name, value in variant.settings.items()]
+    words += [f"--{name}={_written(name, value)}" for name, value in variant.settings.items()]
     words += [f"--seed={seed}"]
     run = Positional("run", "")
     _, settings = parse_command("pretint pretrain", "", PretrainSettings, [run], ["RUN", *words])
+    stages = _stages(settings.backbone.name, json.dumps(settings.backbone.arguments))
+    _require_files(settings.objective.prior.removeprefix("estimate"), settings.backbone.weights)
     if variant.network == "random":
         key = identity.key_of(identity.random_weights(settings))
         file = shelf.place("recipes", _slug(variant.name, seed), f"{key}.yaml")
-        return _Network(f"random:{shelf.root / file}", key, None, False, {}, {file: plain(settings)}), None
+        return _Network(f"random:{shelf.root / file}", key, None, False, {}, stages, {file: plain(settings)}), None
     key = identity.key_of("pretrain", identity.pretraining(settings))
     folder = shelf.place("runs", _slug(variant.name, seed), key)
     cell = Cell(
@@ -101,7 +116,8 @@ def _network(variant: Variant, seed: int, shelf: Shelf) -> tuple[_Network, Pretr
         settings.training.steps,
         variant.ask,
     )
-    return _Network(str(shelf.root / folder), key, cell, not settings.objective.supervised, variant.ask), settings
+    colours = not settings.objective.supervised
+    return _Network(str(shelf.root / folder), key, cell, colours, variant.ask, stages), settings
 
 
 _OURS = ("command", "config", "row", "variants", "ask", "rescaled")  # of an evaluation, besides its command's settings
@@ -113,17 +129,24 @@ def _judged(network: _Network, variant: Variant, seed: int, name: str, asked: di
         raise UserError(f"command is {command or 'not there'}; take one of {', '.join(identity.EVALUATIONS)}")
     own = {key: value for key, value in asked.items() if key not in _OURS}
     if taken := sorted({"out", "reference", "seed", "format", "against"} & own.keys()):
-        raise UserError(f"{taken[0]} is set by the study; leave it out")
+        raise UserError(f"{taken[0]} is not set for one evaluation: the study minds it; leave it out")
+    if command == "score" and variant.name in BASELINES:
+        raise UserError(f"variant {variant.name} colours, and has the name of a baseline of scores; rename it")
     words = ["--config", asked["config"]] if asked.get("config") else []
     kind = identity.EVALUATIONS[command]
-    words += [f"--{key}={_written(value)}" for key, value in flat(own, kind).items()]
+    words += [f"--{key}={_written(key, value)}" for key, value in flat(own, kind).items()]
     if command.startswith("finetune"):  # its head and its order of pictures are drawn anew with every seed
         words += [f"--seed={seed}"]
     if command != "score":
         words += ["--reference=false"]
     networks = Positional("networks", "", nargs="+", kind=str)
     _, settings = parse_command(f"pretint {command}", "", kind, [networks], ["NETWORK", *words])
-    _require_named(settings)
+    _require_named(settings, own, asked.get("config", ""))
+    if getattr(settings, "mode", "") == "both":
+        raise UserError("mode is both: make two evaluations, of mode cached and augmented")
+    named = [*getattr(settings, "stages", []), *filter(None, [getattr(settings, "freeze_to", "")])]
+    if network.stages and (unknown := [stage for stage in named if stage not in network.stages]):
+        raise UserError(f"{variant.name} has no stage {unknown[0]}; it has {', '.join(network.stages)}")
     prefix = _prefix(command, asked)
     key = identity.key_of("evaluate", prefix, network.key, identity.evaluation(command, settings))
     folder = shelf.place("results", f"{_slug(variant.name, seed)}.{_slug(name)}", key)
@@ -139,11 +162,29 @@ def _prefix(command: str, asked: dict[str, Any]) -> str:
     return PREFIX if rescaled else ""
 
 
-def _require_named(settings: Any) -> None:
-    places = ("pictures",) if not hasattr(settings, "train") else ("train", "test")
-    for place in places:
-        if not getattr(settings, place):
+def _require_named(settings: Any, own: dict[str, Any], config: str) -> None:
+    """Pictures must be named: the bundled ones that a command takes by default are nobody's question."""
+    given = own.keys() | (read_yaml(Path(config)).keys() if config else set())
+    for place in ("train", "test") if hasattr(settings, "train") else ("pictures",):
+        if place not in given or not getattr(settings, place):
             raise UserError(f"{place} is not there; name pictures")
+
+
+def _require_files(*names: str) -> None:
+    for name in names:
+        if name and name != PUBLISHED and not Path(name).is_file():
+            raise UserError(f"{name}: no such file")
+
+
+@cache
+def _stages(backbone: str, arguments: str) -> tuple[str, ...]:
+    """Names of a backbone's stages; it is built, without weights.
+
+    Raises:
+        UserError: there is no such backbone, or it does not take these arguments.
+    """
+    with torch.device("meta"):
+        return tuple(stage.name for stage in build_backbone(backbone, **json.loads(arguments)).stages)
 
 
 @contextlib.contextmanager
@@ -155,9 +196,12 @@ def _said_of(where: str) -> Iterator[None]:
         raise UserError(f"{where}: {error}") from error
 
 
-def _written(value: Any) -> str:
+def _written(name: str, value: Any) -> str:
     """A setting as an option has it."""
-    return value if isinstance(value, str) else json.dumps(plain(value))
+    try:
+        return value if isinstance(value, str) else json.dumps(plain(value))
+    except TypeError as error:
+        raise UserError(f"{name} is {value}, which no setting can be; put it in quotes if it is a name") from error
 
 
 def _slug(*words: Any) -> str:

@@ -3,8 +3,10 @@
 import dataclasses
 import difflib
 import itertools
+import math
 import os
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +17,8 @@ from pretext.recipe import PretrainSettings
 from pretext.settings import read_yaml, settings_from
 
 NAME = r"[A-Za-z0-9][\w.,+%= -]{0,59}"
-_PLACE = re.compile(r"\{([a-z_]+)\}")
+_PLACE = re.compile(r"\{(\w+)\}")
+_MOST = 10_000  # variants
 
 
 @dataclass
@@ -66,11 +69,13 @@ class StudySettings:
         for name, values in self.grid.items():
             if not values or len({repr(value) for value in values}) < len(values):
                 raise UserError(f"grid: {name} is {values}: give values, each once")
-        known = [variant.name for variant in self.expanded]
-        twice = [name for name in known if known.count(name) > 1]
-        if twice:
-            raise UserError(f"two variants are called {twice[0]}; rename one")
-        for where, name in (("baseline", self.baseline), *((v.name, v.against) for v in self.expanded)):
+        if (points := math.prod(map(len, self.grid.values())) * max(1, len(self.variants))) > _MOST:
+            raise UserError(f"grid: {points:,} variants; at most {_MOST:,} make a study")
+        expanded = self.expanded
+        known = Counter(variant.name for variant in expanded)
+        if known and max(known.values()) > 1:
+            raise UserError(f"two variants are called {known.most_common(1)[0][0]}; rename one")
+        for where, name in (("baseline", self.baseline), *((v.name, v.against) for v in expanded)):
             if name and name not in known:
                 raise UserError(f"{where}: compared with {name}, which is no variant; there are {', '.join(known)}")
         for name, evaluation in self.evaluations.items():
@@ -121,7 +126,7 @@ def read_study(path: Path, places: Mapping[str, str] | None = None) -> StudySett
         places: what stands for the names in braces, over what the file says.
 
     Raises:
-        UserError: the file cannot be read, or is none of a study; a place without a folder, or one that it never uses.
+        UserError: the file cannot be read, or is none of a study; a place has no folder, or is none of the file's.
     """
     study = settings_from(StudySettings, _checked(read_yaml(path), path), str(path))
     if unknown := [name for name in places or {} if name not in study.places]:
@@ -133,7 +138,8 @@ def read_study(path: Path, places: Mapping[str, str] | None = None) -> StudySett
         key: _filled(getattr(study, key), study.places, path)
         for key in ("settings", "variants", "grid", "evaluations", "figures")
     }
-    config = str(_beside(folder, study.config)) if study.config else ""
+    config = _filled(study.config, study.places, path)
+    config = str(_beside(folder, config)) if config else ""
     for entry in (*filled["variants"].values(), *filled["evaluations"].values()):
         if entry.get("config"):
             entry["config"] = str(_beside(folder, str(entry["config"])))
@@ -155,13 +161,36 @@ def _checked(values: Any, path: Path) -> Any:
                 continue
             if not isinstance(entries, dict):
                 raise UserError(f"{path}: {part} must be names, each with settings below it")
+            if len({str(name) for name in entries}) < len(entries):
+                raise UserError(f"{path}: {part}: two have the same name")
             for name, entry in entries.items():
+                if isinstance(entry, dict) and (wrong := _mistyped(entry)):
+                    raise UserError(f"{path}: {part}: {name}: {wrong}")
                 if entry is None:
                     entries[name] = {}
                 elif not isinstance(entry, dict):
                     raise UserError(f"{path}: {part}: {name} is {entry!r}; it holds settings, one a line below it")
             values[part] = {str(name): entry for name, entry in entries.items()}
+        if isinstance(values.get("grid"), dict) and (odd := [name for name in values["grid"] if type(name) is not str]):
+            raise UserError(f"{path}: grid: {odd[0]} is no name of a setting")
+        if isinstance(values.get("baseline"), int):
+            values["baseline"] = str(values["baseline"])
     return values
+
+
+def _mistyped(entry: dict[Any, Any]) -> str:
+    """What of a variant or an evaluation is of the wrong kind; empty if nothing is."""
+    wanted = entry.get("variants")
+    if wanted is not None:
+        if not isinstance(wanted, list) or not all(isinstance(one, (str, int)) for one in wanted):
+            return f"variants is {wanted!r}; it is a list of names"
+        entry["variants"] = [str(one) for one in wanted]
+    for name, kind, what in (("ask", dict, "settings"), ("row", str, "a name"), ("config", str, "a file")):
+        if not isinstance(entry.get(name, kind()), kind):
+            return f"{name} is {entry[name]!r}; it is {what}"
+    if odd := [name for name in entry if not isinstance(name, str)]:
+        return f"{odd[0]} is no name of a setting"
+    return ""
 
 
 def _filled(value: Any, places: Mapping[str, str], path: Path) -> Any:
@@ -171,7 +200,7 @@ def _filled(value: Any, places: Mapping[str, str], path: Path) -> Any:
             raise UserError(f"{path}: where is {missing[0]}? write {missing[0]}=FOLDER after the file")
         return _PLACE.sub(lambda found: places[found[1]], value)
     if isinstance(value, dict):
-        return {key: _filled(one, places, path) for key, one in value.items()}
+        return {_filled(key, places, path): _filled(one, places, path) for key, one in value.items()}
     if isinstance(value, list):
         return [_filled(one, places, path) for one in value]
     return value

@@ -173,8 +173,8 @@ def _board(plan: Plan, shelf: Shelf, evaluation: str) -> Board:
     except UserError as stop:
         error, columns, rows = str(stop), {}, {}
     if columns:
-        first = next(iter(columns.values()))
-        rule = "chosen on held-out training pictures" if first.best and not asked else _said(asked, rows)
+        chosen = not asked and all(column.best for column in columns.values())
+        rule = "chosen on held-out training pictures" if chosen else _said(asked, rows)
     lines = []
     for variant in there:
         against = plan.against.get(variant, "")

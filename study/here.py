@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
@@ -18,6 +18,7 @@ from study.shelf import Failure, Shelf
 
 _STOPPED = {Ending.PREEMPTED, Ending.INTERRUPTED, Ending.TERMINATED, -signal.SIGTERM, -signal.SIGINT, -signal.SIGUSR2}
 _LOOK_EVERY = 0.2  # seconds
+_ASK_EVERY = 10.0  # seconds between two looks at a cluster's queue
 
 
 class Word(StrEnum):
@@ -58,7 +59,9 @@ class _Work:
     """Of those that run at the same time: 0, 1, ..."""
 
 
-def run_here(cells: Sequence[Cell], shelf: Shelf, parallel: int, retry: bool) -> "Iterator[tuple[Standings, Ending]]":
+def run_here(
+    cells: Sequence[Cell], shelf: Shelf, parallel: int, retry: bool, sent: Callable[[], Collection[str]] = tuple
+) -> "Iterator[tuple[Standings, Ending]]":
     """Do the cells that are not finished, each when what it needs is.
 
     Yields, several times a second and once at the end, how all stand. The last ending says whether it was asked to
@@ -70,6 +73,7 @@ def run_here(cells: Sequence[Cell], shelf: Shelf, parallel: int, retry: bool) ->
         shelf: where they lie.
         parallel: how many may run at the same time.
         retry: try those again that failed.
+        sent: names of the folders that jobs on a cluster work on; these are left to them.
 
     Raises:
         UserError: nothing can be written.
@@ -87,6 +91,7 @@ def run_here(cells: Sequence[Cell], shelf: Shelf, parallel: int, retry: bool) ->
         )
     work: list[_Work] = []
     told = Ending.COMPLETE
+    queued, looked = sent(), time.monotonic()
     with stop_requests() as asked:
         try:
             while True:
@@ -95,8 +100,10 @@ def run_here(cells: Sequence[Cell], shelf: Shelf, parallel: int, retry: bool) ->
                     told = ending
                     for one in work:
                         one.process.send_signal(signal.SIGTERM)
+                if time.monotonic() - looked > _ASK_EVERY:
+                    queued, looked = sent(), time.monotonic()
                 if not told:
-                    _start(unique, shelf, found, work, parallel)
+                    _start(unique, shelf, found, work, parallel, queued)
                 for one in work:
                     found[one.cell.key] = _running(shelf, one.cell)
                 yield dict(found), told
@@ -106,7 +113,8 @@ def run_here(cells: Sequence[Cell], shelf: Shelf, parallel: int, retry: bool) ->
                 time.sleep(_LOOK_EVERY)
         finally:
             for one in work:
-                one.process.kill()
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(one.process.pid, signal.SIGKILL)  # with its workers: it leads a session of its own
             for one in work:
                 one.process.wait()
 
@@ -125,7 +133,14 @@ def _collect(work: list[_Work], shelf: Shelf, found: dict[str, Standing]) -> Non
             found[one.cell.key] = _failed(shelf.fail(one.cell, code))
 
 
-def _start(cells: Sequence[Cell], shelf: Shelf, found: dict[str, Standing], work: list[_Work], parallel: int) -> None:
+def _start(
+    cells: Sequence[Cell],
+    shelf: Shelf,
+    found: dict[str, Standing],
+    work: list[_Work],
+    parallel: int,
+    queued: Collection[str],
+) -> None:
     """Start what can be started; what another process has finished, or works on, is left to it."""
     for cell in cells:
         standing = found[cell.key]
@@ -137,13 +152,15 @@ def _start(cells: Sequence[Cell], shelf: Shelf, found: dict[str, Standing], work
             continue
         if before != Word.FINISHED or (len(work) >= parallel and standing.word == Word.WAITING):
             continue
-        lock = shelf.hold(cell)
+        lock = None if cell.place in queued else shelf.hold(cell)
         if lock is None:
             found[cell.key] = _running(shelf, cell)._replace(word=Word.ELSEWHERE)
             continue
         try:
             if shelf.finished(cell):  # another process did it meanwhile
                 found[cell.key] = Standing(Word.FINISHED)
+            elif failure := shelf.failure(cell):
+                found[cell.key] = _failed(failure)
             elif len(work) < parallel:
                 place = next(at for at in range(parallel) if at not in [one.place for one in work])
                 work.append(_Work(cell, _process(cell, shelf, lock, place, parallel), place))

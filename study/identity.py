@@ -12,20 +12,24 @@ from pathlib import Path
 from typing import Any
 
 from colorization.scores.scoring import ScoreSettings
-from pretext.pictures import open_source
+from pretext.backbones import BACKBONES
+from pretext.objectives import OBJECTIVES
+from pretext.pictures import open_labelled, open_source
 from pretext.pictures.seen import seen
 from pretext.plugins import plugin_contents
+from pretext.preparing import open_pictures
 from pretext.recipe import PretrainSettings
 from pretext.settings import plain
 from transfer.evaluation import EvaluationSettings
 from transfer.judging import KnnSettings, SvmSettings
 from transfer.probing import ProbeSettings
+from transfer.protocols import NearestProtocol, ProbeProtocol, SvmProtocol, find_protocol
 from transfer.targets import open_targets
 from transfer.tasks.opening import TASKS, open_task
 from transfer.tasks.task import FinetuneSettings
 
 FORMAT = 1
-"""Raised when a cell means something else: nothing older is found again then."""
+"""Raised when a cell means something else, as when a default changes: nothing older is found again then."""
 
 EVALUATIONS: dict[str, type[Any]] = {
     "probe": ProbeSettings,
@@ -38,14 +42,17 @@ EVALUATIONS: dict[str, type[Any]] = {
 
 _MACHINE = {
     EvaluationSettings: ("device", "workers", "cache", "out", "reference", "train", "test"),
-    ScoreSettings: ("device", "batch", "format", "against", "out", "pictures"),
+    ScoreSettings: ("device", "batch", "format", "against", "out", "pictures", "disjoint", "classifier"),
 }
+_PROTOCOLS: dict[type[Any], type[Any]] = {
+    ProbeSettings: ProbeProtocol, KnnSettings: NearestProtocol, SvmSettings: SvmProtocol
+}  # fmt: skip
 _FREE = ("machine", "online")  # groups of a pretraining's settings that change no weight
 
 
 def key_of(*identity: Any) -> str:
-    """Twelve letters of a SHA-256 over plain values, and over the plugins that are in use."""
-    plugins = [hashlib.sha256(content).hexdigest() for content in plugin_contents()]
+    """Twelve letters of a SHA-256 over plain values; where they name what a plugin added, over the plugins too."""
+    plugins = [hashlib.sha256(content).hexdigest() for content in plugin_contents()] if _plugged(identity) else []
     return hashlib.sha256(json.dumps([FORMAT, *plugins, *identity], sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -55,11 +62,12 @@ def pretraining(settings: PretrainSettings) -> Any:
     Raises:
         UserError: the pictures cannot be had.
     """
-    science = {name: value for name, value in plain(settings).items() if name not in _FREE}
+    science = {name: value for name, value in told(settings).items() if name not in (*_FREE, "data", "seed")}
     source = settings.data.source
     named = {source: 1.0} if isinstance(source, str) else source
-    science["data"] = {**science["data"], "source": [[contents(name), weight] for name, weight in named.items()]}
-    return _with_files(science)
+    pictures = [[contents(name), weight] for name, weight in named.items()]
+    labels = open_pictures(settings).contents["labels"] if settings.objective.labelled else ""
+    return [_with_files(science), pictures, settings.data.holdout, labels, settings.seed]
 
 
 def random_weights(settings: PretrainSettings) -> Any:
@@ -78,16 +86,50 @@ def evaluation(command: str, settings: Any) -> Any:
     """What an evaluation's numbers depend on, besides the network; plain values.
 
     Raises:
-        UserError: the pictures cannot be had.
+        UserError: the pictures cannot be had, or there is no such protocol.
     """
     if isinstance(settings, FinetuneSettings):
-        own = [settings.science, settings.protocol, settings.freeze_to, settings.seed]
-        return [command, _with_files(own), *_of_task(_Named(settings))]
+        science = _without(settings.science, type(settings)().science)
+        own = [_with_files(science), settings.protocol, settings.freeze_to, settings.seed]
+        return [command, *own, *_of_task(_Named(settings))]
     kind = next(kind for kind in _MACHINE if isinstance(settings, kind))
-    science = {name: value for name, value in plain(settings).items() if name not in _MACHINE[kind]}
+    science = {name: value for name, value in told(settings).items() if name not in _MACHINE[kind]}
     if isinstance(settings, ScoreSettings):
-        return [command, _with_files(science), contents(settings.pictures)]
-    return [command, science, *_of_targets(settings.train, settings.test, tuple(settings.classes))]
+        disjoint = contents(settings.disjoint) if settings.disjoint else ""
+        model, _, file = settings.classifier.partition(":")
+        labels = open_labelled(settings.pictures) if settings.classifier else None
+        named = [model, _file(file), labels.classes if labels else [], labels.labels.tolist() if labels else []]
+        return [command, _with_files(science), contents(settings.pictures), disjoint, named]
+    name = getattr(settings, "protocol", "knn")
+    protocol = json.loads(json.dumps(find_protocol(name, _PROTOCOLS[type(settings)]).settings))
+    return [command, science, name, protocol, *_of_targets(settings.train, settings.test, tuple(settings.classes))]
+
+
+def told(settings: Any) -> dict[str, Any]:
+    """The settings that are not the default ones, as plain values: one that is added later changes no key."""
+    return _without(plain(settings), plain(type(settings)()))
+
+
+def _without(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        default = defaults.get(name)
+        if isinstance(value, dict) and isinstance(default, dict) and default:
+            inner = _without(value, default)
+            found |= {name: inner} if inner else {}
+        elif name not in defaults or value != default:
+            found[name] = value
+    return found
+
+
+def _plugged(value: Any) -> bool:
+    """Whether a plain value names what a plugin added."""
+    if isinstance(value, Mapping):
+        return any(map(_plugged, value.values()))
+    if isinstance(value, (list, tuple)):
+        return any(map(_plugged, value))
+    added = BACKBONES.added | OBJECTIVES.added | TASKS.added
+    return isinstance(value, str) and (value in added or value.removeprefix("finetune ") in added)
 
 
 @cache

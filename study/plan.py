@@ -34,6 +34,11 @@ class Cell:
     """Settings of the cluster that its job wants otherwise."""
 
     @property
+    def place(self) -> str:
+        """NAME.KEY: the name of its folder, log and job, which no other cell has."""
+        return self.folder.rpartition("/")[2]
+
+    @property
     def name(self) -> str:
         """For people: not unique."""
         return f"{self.variant} {self.seed}" + (f" {self.evaluation}" if self.evaluation else "")

@@ -1,6 +1,7 @@
 """A study's report: a page, and its tables for the terminal, Markdown, LaTeX and CSV."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 from rich.table import Table
 
@@ -13,7 +14,7 @@ from study.plan import read_plan
 from study.running import PLAN
 from study.shelf import Shelf
 from study.tables import csv_of, sheets
-from transfer.grid import WIDTH
+from transfer.grid import WIDTH, Sheet
 
 
 def findings(folder: Path) -> Findings:
@@ -25,18 +26,18 @@ def findings(folder: Path) -> Findings:
     return gather(read_plan(folder / PLAN), Shelf(folder.parent))
 
 
-def terminal(folder: Path, width: int = WIDTH) -> list[str | Table]:
-    """The tables of a study, to print.
+class Written(NamedTuple):
+    """A report that was written."""
 
-    Raises:
-        UserError: as ``findings``.
-    """
-    found = findings(folder)
-    shown = sheets(found, colours(found.plan, Shelf(folder.parent), folder))
-    return [line for sheet in shown for line in sheet.terminal(width)]
+    files: list[Path]
+    sheets: list[Sheet]
+
+    def terminal(self, width: int = WIDTH) -> list[str | Table]:
+        """Its tables, to print."""
+        return [line for sheet in self.sheets for line in sheet.terminal(width)]
 
 
-def write_study_report(folder: Path) -> list[Path]:
+def write_study_report(folder: Path) -> Written:
     """Write a study's report: report.html, report.md, report.tex, report.csv.
 
     Raises:
@@ -54,4 +55,4 @@ def write_study_report(folder: Path) -> list[Path]:
     files = [folder / f"report.{ending}" for ending in texts]
     for file, text in zip(files, texts.values(), strict=True):
         write_atomically(file, text)
-    return files
+    return Written(files, shown)

@@ -14,7 +14,7 @@ from study.expanding import expand
 from study.file import read_study
 from study.here import Standing, Standings, Word, run_here
 from study.plan import Plan
-from study.sent import follow, items, standings
+from study.sent import follow, items, live, standings
 from study.shelf import Shelf
 from study.watching import watched
 
@@ -82,23 +82,31 @@ def study(file: Path, places: Sequence[str], options: StudyOptions, send: Send |
         UserError: the file is wrong, or pictures cannot be had.
     """
     shelf = Shelf(options.folder)
-    plan = expand(read_study(file, dict(map(_place, places))), shelf)
+    asked = read_study(file, dict(map(_place, places)))
     folder = options.folder / (options.name or file.stem)
     if folder.name in ("runs", "results", "recipes", "logs", "jobs"):
         raise UserError(f"{folder}: cells of studies lie there; give another --name")
     if options.dry_run:
+        plan = expand(asked, shelf)
         return Studied(folder, plan, _as_left(plan, shelf), Ending.COMPLETE)
     with held_folder(folder, "doing this study"):
+        with shelf.planning():
+            plan = expand(asked, shelf)
+            for cell in plan.cells:
+                shelf.folder(cell).mkdir(parents=True, exist_ok=True)
         for recipe, settings in plan.recipes.items():
             write_atomically(shelf.root / recipe, yaml.safe_dump(settings, sort_keys=False).encode())
         plan.write(folder / PLAN)
-        (*_, (found, ending)) = watched(plan, shelf, _looks(plan, shelf, options, send))
+        found: Standings = {}
+        ending = Ending.COMPLETE
+        for found, ending in watched(plan, shelf, _looks(plan, shelf, options, send)):  # noqa: B007
+            pass
     return Studied(folder, plan, dict(found), ending)
 
 
 def _looks(plan: Plan, shelf: Shelf, options: StudyOptions, send: Send | None) -> Iterable[tuple[Standings, Ending]]:
     if not options.on:
-        return run_here(plan.cells, shelf, options.parallel, options.retry)
+        return run_here(plan.cells, shelf, options.parallel, options.retry, lambda: live(shelf))
     assert send is not None
     wanted = items(plan.cells, shelf, options.retry)
     if wanted:

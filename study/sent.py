@@ -6,14 +6,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pretext.engine.interrupt import Ending, stop_requests
+from pretext.engine.progress import say
 from study.here import Standing, Standings, Word
 from study.plan import Cell
 from study.shelf import Shelf
 
 if TYPE_CHECKING:
+    from slurm.records import Sent
     from slurm.sending import Item
 
 _ASK_EVERY = 5.0  # seconds between two looks at the queue
+_PATIENCE = 600.0  # seconds in which Slurm may not answer
 _LATE = 60.0  # seconds in which what a finished job wrote may not be seen here yet
 
 
@@ -38,9 +41,9 @@ def items(cells: Sequence[Cell], shelf: Shelf, retry: bool) -> "list[Item]":
             before = found[cell.after].word if cell.after else Word.FINISHED
             if before in (Word.FAILED, Word.BLOCKED) and cell.after not in sent:
                 continue
-            after = () if before == Word.FINISHED else (_name(next(one for one in cells if one.key == cell.after)),)
+            after = () if before == Word.FINISHED else (next(one for one in cells if one.key == cell.after).place,)
             shelf.forgive(cell)
-            sent[cell.key] = Item(cell.words, _name(cell), after, cell.ask)
+            sent[cell.key] = Item(cell.words, cell.place, after, cell.ask)
     return list(sent.values())
 
 
@@ -53,7 +56,7 @@ def standings(cells: Sequence[Cell], shelf: Shelf) -> dict[str, Standing]:
     jobs = _jobs(shelf)
     found: dict[str, Standing] = {}
     for cell in cells:
-        job = jobs.get(_name(cell))
+        job = jobs.get(cell.place)
         failure = shelf.failure(cell)
         if shelf.finished(cell):
             found[cell.key] = Standing(Word.FINISHED)
@@ -79,9 +82,18 @@ def follow(cells: Sequence[Cell], shelf: Shelf) -> Iterator[tuple[Standings, End
     Raises:
         ClusterError: Slurm does not answer.
     """
+    from slurm.cluster import ClusterError
+
+    answered = time.monotonic()
     with stop_requests() as asked:
         while True:
-            found, ending = standings(cells, shelf), asked()
+            try:
+                found, answered = standings(cells, shelf), time.monotonic()
+            except ClusterError as error:
+                if time.monotonic() - answered > _PATIENCE:
+                    raise
+                say(f"{error}; asking again")
+            ending = asked()
             yield found, ending
             if ending or not any(one.word in (Word.RUNNING, Word.ELSEWHERE) for one in found.values()):
                 return
@@ -90,8 +102,11 @@ def follow(cells: Sequence[Cell], shelf: Shelf) -> Iterator[tuple[Standings, End
                 time.sleep(0.2)
 
 
-def _name(cell: Cell) -> str:
-    return Path(cell.folder).name
+def _ended(sent: "Sent") -> float:
+    """When a job said last that it ended, seconds since 1970."""
+    from slurm.records import attempts
+
+    return max((one["time"] for one in attempts(Path(sent.folder)) if one["kind"] == "end"), default=sent.submitted)
 
 
 def _jobs(shelf: Shelf) -> Mapping[str, Standing]:
@@ -107,7 +122,7 @@ def _jobs(shelf: Shelf) -> Mapping[str, Standing]:
             word = Word.RUNNING if job.word in ("running", "ending") else Word.ELSEWHERE
             said = job.doing if word == Word.RUNNING else f"{job.word} {job.why}".strip()
             found[job.sent.name] = Standing(word, share, job.left, said)
-        elif job.word == "complete" and time.time() - job.sent.submitted < _LATE:
+        elif job.word == "complete" and time.time() - _ended(job.sent) < _LATE:
             found[job.sent.name] = Standing(Word.RUNNING, 1.0)  # a shared disk may show it late
         elif job.word == "not run":
             found[job.sent.name] = Standing(Word.BLOCKED, said=job.why)

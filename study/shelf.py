@@ -16,6 +16,7 @@ import fcntl
 import json
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,7 +63,7 @@ class Shelf:
 
     def beside(self, cell: Cell, what: str) -> Path:
         """A file about a cell: its log, failed, lock, progress."""
-        return self.root / "logs" / f"{Path(cell.folder).name}.{what}"
+        return self.root / "logs" / f"{cell.place}.{what}"
 
     def finished(self, cell: Cell) -> bool:
         """Whether what a cell leaves is there, whole."""
@@ -119,10 +120,27 @@ class Shelf:
             raise UserError(f"{path}: cannot write there ({error.strerror}); name another --folder") from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             os.close(descriptor)
             return None
+        except OSError as error:
+            os.close(descriptor)
+            raise UserError(
+                f"{path}: cannot be locked ({error.strerror}); name a --folder on a file system with locks"
+            ) from error
         return descriptor
+
+    @contextlib.contextmanager
+    def planning(self) -> Iterator[None]:
+        """Within it nobody else finds places for cells: two who looked at once would give one cell two."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            lock = (self.root / ".lock").open("a")
+        except OSError as error:
+            raise UserError(f"{self.root}: cannot write there ({error.strerror}); name another --folder") from error
+        with lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     def _last_line(self, cell: Cell) -> str:
         with contextlib.suppress(OSError), self.beside(cell, "log").open("rb") as log:

@@ -98,7 +98,8 @@ class Column:
         """The row that did best on the held-out parts, on average over seeds; None where that chooses nothing."""
         if any(result.best is None for result in self.results):
             return None
-        holdouts = {name: cell.holdout for name, cell in self.cells.items() if cell.holdout is not None}
+        rows = {name: [row.holdout for row in self.rows(name)] for name in self.names}
+        holdouts = {name: float(np.mean(each)) for name, each in rows.items() if None not in each}  # type: ignore[arg-type]
         return max(holdouts, key=holdouts.__getitem__) if holdouts else None
 
     @property

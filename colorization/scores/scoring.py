@@ -125,15 +125,16 @@ def score(
     methods = _named_apart(opened)
     named = dict(zip(opened, (method.name for method in methods), strict=True))
     joined = {label: [named[word] for word in group if word in named] for label, group in (seeds or {}).items()}
-    against = settings.against if settings.against in joined else _against(settings.against, opened, methods)
+    against = settings.against if joined.get(settings.against) else _against(settings.against, opened, methods)
     out = _out(settings.out, methods)
     identity = _identity(settings, settings.pictures, source)
     homes = [method.home / FOLDER if method.home else out for method in methods]
     with ExitStack() as held:
         held.enter_context(warnings.catch_warnings())  # here, as filters are those of all threads
         warnings.filterwarnings("ignore", module="PIL")  # of odd metadata: what cannot be read is listed
-        for folder in dict.fromkeys([out, *homes]):
-            held.enter_context(held_folder(folder, "scoring there"))
+        # In one order whoever asks, so that no two wait for each other.
+        for folder in sorted({folder.resolve() for folder in (out, *homes)}):
+            held.enter_context(held_folder(folder, "scoring there", waited=True))
         shared = identity | {"judges": [judge.digest for judge in panel.present]}
         whole = partial(is_score, pixels=settings.size**2, n_bins=len(Gamut(neighbours=1)), judged=panel.fields)
         ledgers = [
@@ -270,7 +271,7 @@ def _lines(
         Line(
             label,
             f"{len(names)} seeds, {method.about}" if len(names) > 1 else method.about,
-            method.identity,
+            method.identity if len(names) == 1 else {"seeds": [each[name].identity for name in names]},
             summary.scores(label),
             {} if label == against else summary.differences(label, against),
             summary.spreads(names),

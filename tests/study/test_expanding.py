@@ -1,5 +1,7 @@
 """From a study's file to its cells: what they are, and what tells one from another."""
 
+import datetime
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -141,15 +143,43 @@ BAD = {
         {"evaluations": {"e": {"command": "score", "pictures": "/nowhere"}}},
         "evaluation e: /nowhere",
     ),
-    "out is the study's": ({"evaluations": {"e": {"command": "knn", "out": "x"}}}, "out is set by the study"),
+    "out is the study's": ({"evaluations": {"e": {"command": "knn", "out": "x"}}}, "out is not set for one evaluation"),
     "rescaled for a probe": ({"evaluations": {"e": {"command": "knn", "rescaled": True}}}, "rescaled is True"),
     "no such recipe": ({"config": "/nowhere.yaml"}, "/nowhere.yaml: cannot read"),
+    "a seed by the way": ({"variants": {"a": {"seed": 7}}}, "variant a: seed is set by seeds"),
+    "no such backbone": ({"variants": {"a": {"backbone.name": "resnet18x"}}}, "variant a: "),
+    "no such prior": ({"variants": {"a": {"objective.prior": "/no.npy"}}}, "variant a: /no.npy: no such file"),
+    "a date": ({"variants": {"a": {"data.source": datetime.date(2026, 11, 20)}}}, "put it in quotes"),
+    "bundled pictures unasked": ({"evaluations": {"e": {"command": "knn"}}}, "evaluation e: train is not there"),
+    "no such protocol": (
+        {
+            "evaluations": {
+                "e": {"command": "probe", "protocol": "moder", "train": "{sets}/train", "test": "{sets}/test"}
+            }
+        },
+        "did you mean modern?",
+    ),
+    "no such stage": (
+        {"evaluations": {"e": {"command": "knn", "stages": ["conv9"], "train": "{sets}/train", "test": "{sets}/test"}}},
+        "L2 has no stage conv9; it has conv1",
+    ),
+    "two modes at once": (
+        {"evaluations": {"e": {"command": "probe", "mode": "both", "train": "{sets}/train", "test": "{sets}/test"}}},
+        "make two evaluations",
+    ),
+    "a network called as a baseline": (
+        {"variants": {"gray": {}}, "evaluations": {"e": {"command": "score", "pictures": "{sets}/test"}}},
+        "variant gray colours",
+    ),
 }
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_what_is_wrong_is_one_line(case: str, plan: Callable[..., Plan]) -> None:
+def test_what_is_wrong_is_one_line(case: str, plan: Callable[..., Plan], sets: Path) -> None:
     changes, part = BAD[case]
+    if "evaluations" in changes:
+        filled = json.loads(json.dumps(changes["evaluations"]).replace("{sets}", str(sets)))
+        changes = {"variants": {"random": {"network": "random"}, "L2": {}}, **changes, "evaluations": filled}
 
     def change(study: StudySettings) -> None:
         study.baseline = ""
@@ -196,3 +226,25 @@ def test_shipped_studies_are_right(file: Path, everything: dict[str, str], tmp_p
     assert {cell.evaluation for cell in found.cells if cell.evaluation} == wanted
     text = file.read_text()
     assert f"pretint study configs/study/{file.name}" in text, "every recipe begins with its command"
+
+
+def test_labels_that_are_learnt_belong_to_the_pictures(plan: Callable[..., Plan], sets: Path, tmp_path: Path) -> None:
+    def supervised(study: StudySettings) -> None:
+        study.variants["rebalanced"] = {"objective.name": "labels"}
+
+    other = shutil.copytree(sets, tmp_path / "other")
+    before = keys(plan(supervised), "")
+    assert keys(plan(supervised, folder=other), "") == before
+    for part in ("train", "test"):
+        (other / part / "class0").rename(other / part / "class9")
+    assert keys(plan(supervised, folder=other), "")["rebalanced", 0] != before["rebalanced", 0]
+
+
+def test_a_setting_that_is_the_default_changes_no_cell(plan: Callable[..., Plan]) -> None:
+    """So that one which a later version adds does not either."""
+
+    def change(study: StudySettings) -> None:
+        study.settings["objective"] |= {"uniform": 0.5, "neighbours": 10}
+        study.evaluations["neighbours"] |= {"fraction": 1.0, "storage": "float16"}
+
+    assert keys(plan(change)) == keys(plan()) and keys(plan(change), "") == keys(plan(), "")

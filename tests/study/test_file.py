@@ -64,6 +64,17 @@ BAD = {
     "no such baseline": ("variants: {a: {}}\nbaseline: b\n", "", "which is no variant; there are a"),
     "no such opponent": ("variants: {a: {against: b}}\n", "", "which is no variant"),
     "an evaluation of nobody": ("variants: {a: {}}\nevaluations: {e: {variants: [b]}}\n", "", "b is no variant"),
+    "variants that are a number": ("variants: {a: {}}\nevaluations: {e: {variants: 5}}\n", "", "a list of names"),
+    "variants that are a word": ("variants: {a: {}}\nevaluations: {e: {variants: a}}\n", "", "a list of names"),
+    "a row that is a list": ("variants: {a: {}}\nevaluations: {e: {row: [x]}}\n", "", "row is ['x']"),
+    "asking for a number": ("variants: {a: {ask: 5}}\n", "", "ask is 5"),
+    "a grid of a number": ("grid: {5: [1]}\n", "", "5 is no name"),
+    "two of one name": ("variants: {1: {}, '1': {}}\n", "", "two have the same name"),
+    "a grid without an end": (
+        f"grid: {{a: {list(range(200))}, b: {list(range(200))}}}\n",
+        "",
+        "40,000 variants; at most 10,000",
+    ),
     "a place without a folder": ('variants: {a: {}}\nfigures: "{x}"\nplaces: {x: ""}\n', "", "x=FOLDER"),
     "a place that is not named": ('variants: {a: {}}\nfigures: "{y}"\n', "", "where is y"),
 }
@@ -82,3 +93,16 @@ def test_what_is_wrong_is_one_line(case: str, tmp_path: Path) -> None:
 def test_an_unknown_place_is_refused(small: Path) -> None:
     with pytest.raises(UserError, match=r"imagenet: no place of .* is called so \(pictures\)"):
         read_study(small, {"imagenet": "x"})
+
+
+def test_places_may_be_anywhere(tmp_path: Path) -> None:
+    """In the keys of a mixture, in the name of the recipe, and with letters of any size."""
+    (tmp_path / "mine.yaml").write_text("seed: 3\n")
+    file = tmp_path / "study.yaml"
+    file.write_text(
+        'config: "{Where}/mine.yaml"\nsettings: {data.source: {"{Where}/a": 0.5, "{Where}/b": 0.5}}\n'
+        'variants: {1: {}}\nplaces: {Where: ""}\nbaseline: 1\n'
+    )
+    study = read_study(file, {"Where": str(tmp_path)})
+    assert study.config == str(tmp_path / "mine.yaml") and study.baseline == "1"
+    assert study.settings["data.source"] == {f"{tmp_path}/a": 0.5, f"{tmp_path}/b": 0.5}

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import pretint
+import study.here
 from pretext.engine.interrupt import Ending
 from study.expanding import expand
 from study.file import read_study
@@ -98,6 +99,29 @@ def test_what_another_process_works_on_is_left_to_it(plan: Plan, tmp_path: Path)
     *_, (found, _) = looks
     assert {one.word for one in found.values()} == {Word.FINISHED}
     assert log(shelf, first).count("$ pretint") == 1
+
+
+def test_what_a_cluster_works_on_is_left_to_it(plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(study.here, "_ASK_EVERY", 0.0)
+    shelf, queue = Shelf(tmp_path / "studies"), {plan.cells[0].place}
+    looks = run_here(plan.cells[:1], shelf, 2, False, lambda: queue)
+    found, _ = next(looks)
+    assert found[plan.cells[0].key].word == Word.ELSEWHERE
+    queue.clear()
+    *_, (found, _) = looks
+    assert found[plan.cells[0].key].word == Word.FINISHED
+
+
+def test_a_failure_while_it_waited_is_not_tried_again(plan: Plan, tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path / "studies")
+    lock = shelf.hold(plan.cells[0])
+    assert lock is not None
+    looks = run_here(plan.cells[:1], shelf, 2, False)
+    next(looks)
+    shelf.fail(plan.cells[0], 2)  # as the other process notes down
+    os.close(lock)
+    *_, (found, _) = looks
+    assert found[plan.cells[0].key].word == Word.FAILED and not shelf.beside(plan.cells[0], "log").exists()
 
 
 def test_the_lock_lasts_as_long_as_the_command(plan: Plan, tmp_path: Path) -> None:

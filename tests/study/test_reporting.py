@@ -18,7 +18,6 @@ from rich.console import Console
 
 from pretext.errors import UserError
 from study import findings, write_study_report
-from study.reporting import terminal
 from tests.judging import answers, row
 from tests.reporting import Page
 from transfer import columns
@@ -52,14 +51,14 @@ def columns_of(folder: Path, variants: int = 3, evaluation: int = 0, seeds: int 
 def shown(folder: Path) -> str:
     console = Console(width=100)
     with console.capture() as caught:
-        for line in terminal(folder):
+        for line in write_study_report(folder).terminal():
             console.print(line)
     return caught.get()
 
 
 def test_the_numbers_are_those_of_the_results_in_all_formats(tmp_path: Path) -> None:
     folder = finished_study(tmp_path)
-    assert [file.name for file in write_study_report(folder)] == [
+    assert [file.name for file in write_study_report(folder).files] == [
         f"report.{one}" for one in ("html", "md", "tex", "csv")
     ]
     base, *others = columns_of(folder)
