@@ -132,6 +132,7 @@ def _judged(network: _Network, variant: Variant, seed: int, name: str, asked: di
         raise UserError(f"{taken[0]} is not set for one evaluation: the study minds it; leave it out")
     if command == "score" and variant.name in BASELINES:
         raise UserError(f"variant {variant.name} colours, and has the name of a baseline of scores; rename it")
+    prefix = _prefix(command, asked)
     words = ["--config", asked["config"]] if asked.get("config") else []
     kind = identity.EVALUATIONS[command]
     words += [f"--{key}={_written(key, value)}" for key, value in flat(own, kind).items()]
@@ -147,7 +148,6 @@ def _judged(network: _Network, variant: Variant, seed: int, name: str, asked: di
     named = [*getattr(settings, "stages", []), *filter(None, [getattr(settings, "freeze_to", "")])]
     if network.stages and (unknown := [stage for stage in named if stage not in network.stages]):
         raise UserError(f"{variant.name} has no stage {unknown[0]}; it has {', '.join(network.stages)}")
-    prefix = _prefix(command, asked)
     key = identity.key_of("evaluate", prefix, network.key, identity.evaluation(command, settings))
     folder = shelf.place("results", f"{_slug(variant.name, seed)}.{_slug(name)}", key)
     words = [*command.split(), f"{prefix}{network.spec}", *words, f"--out={shelf.root / folder}"]

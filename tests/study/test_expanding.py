@@ -130,7 +130,10 @@ def test_two_variants_that_are_the_same_are_made_once(plan: Callable[..., Plan])
 
 BAD = {
     "no such setting": ({"variants": {"a": {"objective.nam": "plain"}}}, "variant a: no setting is called"),
-    "no such value": ({"variants": {"a": {"objective.name": "plane"}}}, "variant a: setting objective.name"),
+    "no such value": (
+        {"variants": {"a": {"objective.name": "plane"}}},
+        "variant a: objective.name is plane: did you mean plain?",
+    ),
     "no such network": ({"variants": {"a": {"network": "resnet18"}}}, "variant a: network is resnet18"),
     "a published network is not trained": (
         {"variants": {"a": {"network": "timm:resnet18:random", "training.steps": 3}}},
@@ -152,16 +155,12 @@ BAD = {
     "a date": ({"variants": {"a": {"data.source": datetime.date(2026, 11, 20)}}}, "put it in quotes"),
     "bundled pictures unasked": ({"evaluations": {"e": {"command": "knn"}}}, "evaluation e: train is not there"),
     "no such protocol": (
-        {
-            "evaluations": {
-                "e": {"command": "probe", "protocol": "moder", "train": "{sets}/train", "test": "{sets}/test"}
-            }
-        },
-        "did you mean modern?",
+        {"evaluations": {"e": {"command": "svm", "protocol": "voc7", "train": "{sets}/train", "test": "{sets}/test"}}},
+        "did you mean voc07_svm?",
     ),
     "no such stage": (
         {"evaluations": {"e": {"command": "knn", "stages": ["conv9"], "train": "{sets}/train", "test": "{sets}/test"}}},
-        "L2 has no stage conv9; it has conv1",
+        "random has no stage conv9; it has conv1",
     ),
     "two modes at once": (
         {"evaluations": {"e": {"command": "probe", "mode": "both", "train": "{sets}/train", "test": "{sets}/test"}}},
