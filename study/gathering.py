@@ -111,6 +111,14 @@ class Findings:
     missing: tuple[Missing, ...]
 
     @property
+    def reasons(self) -> dict[str, list[str]]:
+        """Names of the cells that are missing, by why."""
+        found: dict[str, list[str]] = {}
+        for one in self.missing:
+            found.setdefault(one.reason, []).append(one.cell.name)
+        return found
+
+    @property
     def variants(self) -> list[str]:
         """Those that others are compared with first, else as they were written."""
         named = [*self.plan.against.values()]

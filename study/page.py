@@ -79,7 +79,8 @@ def page(folder: Path, found: Findings, colours: Sequence[Colours], figures: Fig
         devices=len({cost.device for cost in found.costs.values()}),
         differing={key: {v: _word(value) for v, value in told.items()} for key, told in plan.differing.items()},
         trained=[v for v in found.variants if any(v in told for told in plan.differing.values())],
-        missing=[(one.cell.name, one.reason) for one in found.missing],
+        missing=[(", ".join(names), reason) for reason, names in found.reasons.items()],
+        unfinished=len(found.missing),
         cells=len({cell.key for cell in plan.cells}),
         commands=_commands(found),
     )

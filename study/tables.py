@@ -177,8 +177,8 @@ def _footer(found: Findings, colours: Sequence[Colours]) -> Iterator[str]:
             yield f"{one.evaluation}: {one.remark}"
     if boards and boards[0].first:
         yield f"[..]: {boards[0].first.interval}; +-: standard deviation over seeds"
-    for missing in found.missing:
-        yield f"missing: {missing.cell.name}, {missing.reason}"
+    for reason, names in found.reasons.items():
+        yield f"missing: {', '.join(names)}: {reason}"
     for variant, cost in found.costs.items():
         yield f"{variant}: {cost.steps:,} steps, {cost.pictures:,} pictures, {cost.device}"
 

@@ -124,13 +124,13 @@ def test_what_is_missing_is_said_with_its_reason(tmp_path: Path) -> None:
     assert "Cells finished 6 of 10" in page.text
     assert f"rebalanced 0 failed: pretint: {HOSTILE}" in page.text
     assert "rebalanced 0 probe rebalanced 0 failed, which it needs" in page.text
-    assert "rebalanced 1 probe not finished" in page.text
+    assert "L2 1 probe, rebalanced 1 probe not finished" in page.text
     assert "without seed 1" in page.text
     assert "rebalanced missing" in page.text
     assert re.search(r"\| rebalanced \| missing \|", text)
-    assert "missing: L2 1 probe, not finished" in text
+    assert "missing: L2 1 probe, rebalanced 1 probe: not finished" in text
     assert "script" not in page.tags
-    assert "missing: rebalanced 0, failed: pretint: \\<script\\>" in text
+    assert "missing: rebalanced 0: failed: pretint: \\<script\\>" in text
 
 
 def test_nothing_is_finished_yet(tmp_path: Path) -> None:
