@@ -207,7 +207,7 @@ def report(arguments: Sequence[str]) -> int:
     of = Positional("run", "directory of a run, or of a study")
     (run,), _ = read(report, NoSettings, [of], arguments)
     if (run / "plan.json").is_file():
-        from study.reporting import write_study_report
+        from study.report.writing import write_study_report
 
         say(*(f"report: {file}" for file in write_study_report(run).files))
         return 0

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def study(arguments: Sequence[str]) -> int:
     """Do a study: pretrainings and evaluations from one file, here or on a cluster, and its table."""
     from study.here import Word
-    from study.reporting import write_study_report
+    from study.report.writing import write_study_report
     from study.running import StudyOptions
     from study.running import study as job
 

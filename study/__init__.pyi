@@ -1,7 +1,7 @@
 from .file import StudySettings, read_study
-from .gathering import Findings, gather
 from .plan import Plan, read_plan
-from .reporting import findings, write_study_report
+from .report.gathering import Findings, gather
+from .report.writing import findings, write_study_report
 from .running import StudyOptions, study
 
 __all__ = [

@@ -13,9 +13,9 @@ from rich.text import Text
 from pretext.engine.interrupt import Ending
 from pretext.engine.progress import clock, say
 from pretext.errors import UserError
-from study.gathering import each_once, row_of
 from study.here import Standing, Standings, Word
 from study.plan import PRETRAIN, Cell, Plan
+from study.report.gathering import each_once, row_of
 from study.shelf import Shelf
 from transfer.columns import Column
 from transfer.outcomes import seed_scores

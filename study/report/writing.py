@@ -6,14 +6,14 @@ from typing import NamedTuple
 from rich.table import Table
 
 from pretext.files import write_atomically
-from study.colours import colours
-from study.figures import figures
-from study.gathering import Findings, gather
-from study.page import page
 from study.plan import read_plan
+from study.report.colours import colours
+from study.report.figures import figures
+from study.report.gathering import Findings, gather
+from study.report.page import page
+from study.report.tables import csv_of, sheets
 from study.running import PLAN
 from study.shelf import Shelf
-from study.tables import csv_of, sheets
 from transfer.grid import WIDTH, Sheet
 
 

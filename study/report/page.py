@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from study import charts
-from study.colours import Colours
-from study.figures import Figures
-from study.gathering import HEALTH, Board, Findings, Line
 from study.plan import PRETRAIN
-from study.tables import best_of, board_line, colour_number, minutes, p_text, published_of
+from study.report import charts
+from study.report.colours import Colours
+from study.report.figures import Figures
+from study.report.gathering import HEALTH, Board, Findings, Line
+from study.report.tables import best_of, board_line, colour_number, minutes, p_text, published_of
 from transfer.grid import Cell, Number
 from transfer.intervals import MEASURES, Estimate
 from transfer.report.pictures import picture

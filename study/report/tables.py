@@ -5,8 +5,8 @@ import io
 import math
 from collections.abc import Iterator, Sequence
 
-from study.colours import Colours
-from study.gathering import HEALTH, Board, Findings, Line
+from study.report.colours import Colours
+from study.report.gathering import HEALTH, Board, Findings, Line
 from transfer.columns import Column
 from transfer.grid import Cell, Grid, Number, Sheet
 from transfer.intervals import MEASURES
