@@ -16,7 +16,7 @@ PAPER = [recipe for recipe in RECIPES if recipe.stem.startswith("paper_")]
 
 def test_all_that_are_named_are_there() -> None:
     named = {"demo", "laptop", "paper_alexnet", "paper_vgg", "resnet50", "vit_small", "convnext_tiny", "modern"}
-    named |= {"laptop_l2", "laptop_fusion", "laptop_autoencoder", "laptop_hints"}
+    named |= {"laptop_wide", "laptop_l2", "laptop_fusion", "laptop_autoencoder", "laptop_hints"}
     named |= {"paper_fusion", "paper_siggraph17", "vgg16_imagenet"}
     assert {recipe.stem for recipe in RECIPES} == named
 

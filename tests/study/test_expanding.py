@@ -224,6 +224,7 @@ def test_shipped_studies_are_right(file: Path, everything: dict[str, str], tmp_p
     wanted = set(study.evaluations)
     assert {cell.evaluation for cell in found.cells if cell.evaluation} == wanted
     text = file.read_text()
+    assert max(map(len, text.splitlines())) <= 120
     assert f"pretint study configs/study/{file.name}" in text, "every recipe begins with its command"
 
 
