@@ -86,8 +86,8 @@ def study(file: Path, places: Sequence[str], options: StudyOptions, send: Send |
     folder = options.folder / (options.name or file.stem)
     if folder.name in ("runs", "results", "recipes", "logs", "jobs"):
         raise UserError(f"{folder}: cells of studies lie there; give another --name")
+    plan = expand(asked, shelf)  # a mistake in it leaves no folder behind
     if options.dry_run:
-        plan = expand(asked, shelf)
         return Studied(folder, plan, _as_left(plan, shelf), Ending.COMPLETE)
     with held_folder(folder, "doing this study"):
         with shelf.planning():

@@ -177,7 +177,10 @@ def test_the_command(said: Callable[..., tuple[int, str, str]], small: Path, set
     assert code == 0 and (moved / "wide" / "report.md").read_text() == table
 
 
-def test_mistakes_are_one_line(said: Callable[..., tuple[int, str, str]], small: Path, tmp_path: Path) -> None:
+def test_mistakes_are_one_line(
+    said: Callable[..., tuple[int, str, str]], small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     for given, part in (
         ((tmp_path / "no.yaml",), "cannot read"),
         ((small,), "pictures=FOLDER"),
@@ -192,3 +195,4 @@ def test_mistakes_are_one_line(said: Callable[..., tuple[int, str, str]], small:
         code, out, err = said("study", *given)
         assert code == 2 and not out and err.startswith("pretint: ") and part in err, err
         assert err.count("\n") == 1, err
+    assert not Path("studies").exists()
