@@ -86,7 +86,7 @@ def study(file: Path, places: Sequence[str], options: StudyOptions, send: Send |
     folder = options.folder / (options.name or file.stem)
     if folder.name in ("runs", "results", "recipes", "logs", "jobs"):
         raise UserError(f"{folder}: cells of studies lie there; give another --name")
-    plan = expand(asked, shelf)  # a mistake in it leaves no folder behind
+    plan = expand(asked, Shelf(options.folder))  # a mistake in it leaves no folder behind
     if options.dry_run:
         return Studied(folder, plan, _as_left(plan, shelf), Ending.COMPLETE)
     with held_folder(folder, "doing this study"):

@@ -84,15 +84,9 @@ def follow(cells: Sequence[Cell], shelf: Shelf) -> Iterator[tuple[Standings, End
     """
     from slurm.cluster import ClusterError
 
-    answered = time.monotonic()
+    found, answered = standings(cells, shelf), time.monotonic()
     with stop_requests() as asked:
         while True:
-            try:
-                found, answered = standings(cells, shelf), time.monotonic()
-            except ClusterError as error:
-                if time.monotonic() - answered > _PATIENCE:
-                    raise
-                say(f"{error}; asking again")
             ending = asked()
             yield found, ending
             if ending or not any(one.word in (Word.RUNNING, Word.ELSEWHERE) for one in found.values()):
@@ -100,6 +94,12 @@ def follow(cells: Sequence[Cell], shelf: Shelf) -> Iterator[tuple[Standings, End
             waited = time.monotonic()
             while time.monotonic() - waited < _ASK_EVERY and not asked():
                 time.sleep(0.2)
+            try:
+                found, answered = standings(cells, shelf), time.monotonic()
+            except ClusterError as error:
+                if time.monotonic() - answered > _PATIENCE:
+                    raise
+                say(f"{error}; asking again")
 
 
 def _ended(sent: "Sent") -> float:
