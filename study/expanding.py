@@ -120,7 +120,8 @@ def _network(variant: Variant, seed: int, shelf: Shelf) -> tuple[_Network, Pretr
     return _Network(str(shelf.root / folder), key, cell, colours, variant.ask, stages), settings
 
 
-_OURS = ("command", "config", "row", "variants", "ask", "rescaled")  # of an evaluation, besides its command's settings
+# Of an evaluation, besides its command's settings.
+_OURS = ("command", "config", "row", "variants", "ask", "rescaled", "against")
 
 
 def _judged(network: _Network, variant: Variant, seed: int, name: str, asked: dict[str, Any], shelf: Shelf) -> Cell:
@@ -128,10 +129,12 @@ def _judged(network: _Network, variant: Variant, seed: int, name: str, asked: di
     if command not in identity.EVALUATIONS:
         raise UserError(f"command is {command or 'not there'}; take one of {', '.join(identity.EVALUATIONS)}")
     own = {key: value for key, value in asked.items() if key not in _OURS}
-    if taken := sorted({"out", "reference", "seed", "format", "against"} & own.keys()):
+    if taken := sorted({"out", "reference", "seed", "format"} & own.keys()):
         raise UserError(f"{taken[0]} is not set for one evaluation: the study minds it; leave it out")
     if command == "score" and variant.name in BASELINES:
         raise UserError(f"variant {variant.name} colours, and has the name of a baseline of scores; rename it")
+    if command != "score" and asked.get("against"):
+        raise UserError(f"against is of score alone; what {command} compares with, baseline and the variants say")
     prefix = _prefix(command, asked)
     words = ["--config", asked["config"]] if asked.get("config") else []
     kind = identity.EVALUATIONS[command]

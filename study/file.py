@@ -36,7 +36,8 @@ class StudySettings:
         seeds: of pretraining; and of fine-tuning.
         evaluations: by name: command (probe, knn, svm, finetune classify, score, ...) and its settings; config, a file
             of them; "rescaled", whether networks are rescaled before they are fine-tuned; "row", the one that the
-            study's table shows, where held-out pictures choose none; "variants", if not all are judged; "ask".
+            study's table shows, where held-out pictures choose none; "against", the variant that the colours of all
+            others are compared with; "variants", if not all are judged; "ask".
         baseline: the variant that all others are compared with.
         places: what {name} stands for wherever it occurs: folders of pictures.
         figures: pictures that the report shows as every variant colours them.
@@ -82,6 +83,10 @@ class StudySettings:
             wrong = [one for one in evaluation.get("variants", []) if one not in known and one not in self.variants]
             if wrong:
                 raise UserError(f"evaluation {name}: {wrong[0]} is no variant; there are {', '.join(known)}")
+            if (against := evaluation.get("against", "")) and against not in known:
+                raise UserError(
+                    f"evaluation {name}: against {against}, which is no variant; there are {', '.join(known)}"
+                )
 
     @property
     def expanded(self) -> "list[Variant]":
@@ -185,7 +190,12 @@ def _mistyped(entry: dict[Any, Any]) -> str:
         if not isinstance(wanted, list) or not all(isinstance(one, (str, int)) for one in wanted):
             return f"variants is {wanted!r}; it is a list of names"
         entry["variants"] = [str(one) for one in wanted]
-    for name, kind, what in (("ask", dict, "settings"), ("row", str, "a name"), ("config", str, "a file")):
+    for name, kind, what in (
+        ("ask", dict, "settings"),
+        ("row", str, "a name"),
+        ("against", str, "a name"),
+        ("config", str, "a file"),
+    ):
         if not isinstance(entry.get(name, kind()), kind):
             return f"{name} is {entry[name]!r}; it is {what}"
     if odd := [name for name in entry if not isinstance(name, str)]:

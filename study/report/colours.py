@@ -76,7 +76,7 @@ def colours(plan: Plan, shelf: Shelf, folder: Path) -> tuple[Colours, ...]:
     found = []
     for name in names:
         finished = _finished(plan, shelf, name)
-        against = _compared_with(plan, list(finished))
+        against = _compared_with(plan, name, list(finished))
         of = [against, {variant: [[cell.seed, cell.key] for cell in cells] for variant, cells in finished.items()}]
         remark = ""
         if not finished:
@@ -101,8 +101,11 @@ def _finished(plan: Plan, shelf: Shelf, evaluation: str) -> dict[str, list[Cell]
     return {variant: cells for variant, cells in there.items() if cells}
 
 
-def _compared_with(plan: Plan, variants: list[str]) -> str:
-    """The one that most are compared with, if it colours; else the first that does."""
+def _compared_with(plan: Plan, evaluation: str, variants: list[str]) -> str:
+    """The one that the study's file names; else the one that most are compared with, if it colours; else the first."""
+    asked = str(plan.evaluations[evaluation].get("against", ""))
+    if asked in variants:
+        return asked
     named = Counter(plan.against[variant] for variant in variants if plan.against.get(variant) in variants)
     return named.most_common(1)[0][0] if named else next(iter(variants), "")
 

@@ -71,6 +71,10 @@ def machine(study: StudySettings) -> None:
     study.evaluations["neighbours"] |= {"workers": 1, "device": "cpu"}
 
 
+def oppose(study: StudySettings) -> None:
+    study.evaluations["colour"]["against"] = "rebalanced"
+
+
 def widen(study: StudySettings) -> None:
     study.seeds = [2, 0, 1]
     study.variants["plain"] = {"objective.name": "plain"}
@@ -82,6 +86,7 @@ def test_names_machines_and_more_of_it_change_no_cell(plan: Callable[..., Plan])
     for old, new in (("random", "chance"), ("rebalanced", "ours"), ("L2", "theirs")):
         assert [before[old, seed] for seed in (0, 1)] == [renamed[new, seed] for seed in (0, 1)]
     assert keys(plan(machine)) == before
+    assert keys(plan(oppose)) == before
     assert before.items() <= keys(plan(widen)).items()
 
 
@@ -147,6 +152,10 @@ BAD = {
         "evaluation e: /nowhere",
     ),
     "out is the study's": ({"evaluations": {"e": {"command": "knn", "out": "x"}}}, "out is not set for one evaluation"),
+    "k-NN against somebody": (
+        {"evaluations": {"e": {"command": "knn", "against": "L2"}}},
+        "evaluation e: against is of score alone",
+    ),
     "rescaled for a probe": ({"evaluations": {"e": {"command": "knn", "rescaled": True}}}, "rescaled is True"),
     "no such recipe": ({"config": "/nowhere.yaml"}, "/nowhere.yaml: cannot read"),
     "a seed by the way": ({"variants": {"a": {"seed": 7}}}, "variant a: seed is set by seeds"),

@@ -63,6 +63,7 @@ BAD = {
     ),
     "no such baseline": ("variants: {a: {}}\nbaseline: b\n", "", "which is no variant; there are a"),
     "no such opponent": ("variants: {a: {against: b}}\n", "", "which is no variant"),
+    "colours against nobody": ("variants: {a: {}}\nevaluations: {e: {against: b}}\n", "", "against b, which is no"),
     "an evaluation of nobody": ("variants: {a: {}}\nevaluations: {e: {variants: [b]}}\n", "", "b is no variant"),
     "variants that are a number": ("variants: {a: {}}\nevaluations: {e: {variants: 5}}\n", "", "a list of names"),
     "variants that are a word": ("variants: {a: {}}\nevaluations: {e: {variants: a}}\n", "", "a list of names"),

@@ -154,6 +154,17 @@ def test_results_of_different_pictures_are_no_table(tmp_path: Path) -> None:
     assert "probe cannot be shown in one table: " in (folder / "report.md").read_text()
 
 
+def test_colours_are_compared_with_the_variant_that_the_study_names(tmp_path: Path) -> None:
+    folder = finished_study(tmp_path, colours=True)
+    plan = json.loads((folder / "plan.json").read_text())
+    plan["evaluations"]["colour"]["against"] = "rebalanced"
+    (folder / "plan.json").write_text(json.dumps(plan))
+    write_study_report(folder)
+    lines = [one for one in csv.DictReader((folder / "report.csv").open()) if one["row"] == "auc_balanced"]
+    assert [one["against"] for one in lines] == ["rebalanced", ""]
+    assert "differences: method minus rebalanced" in (folder / "report.md").read_text()
+
+
 def test_colours_join_seeds_are_kept_and_outlive_the_networks(tmp_path: Path) -> None:
     folder = finished_study(tmp_path, colours=True)
     write_study_report(folder)
@@ -172,7 +183,7 @@ def test_colours_join_seeds_are_kept_and_outlive_the_networks(tmp_path: Path) ->
     assert [float(one["value"]) for one in lines] == [
         methods[v]["scores"]["auc_balanced"]["value"] for v in ("L2", "rebalanced")
     ]
-    assert lines[1]["against"] == "L2"
+    assert [one["against"] for one in lines] == ["", "L2"]
     page = Page(folder / "report.html")
     assert "colour AuC balanced, %" in page.text
     with Image.open(folder / "figures.png") as sheet:
