@@ -7,6 +7,7 @@ import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import pytest
@@ -93,6 +94,16 @@ def watched(browser: "Browser", **context: Any) -> Iterator["Page"]:
     yield page
     opened.close()
     assert not troubles, troubles
+
+
+def laid_out(browser: "Browser", file: Path, width: int) -> tuple[int, list[str]]:
+    """How wide a page is in a window of some width, and what it asked for besides itself."""
+    asked: list[str] = []
+    with watched(browser, viewport={"width": width, "height": 600}) as page:
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(file.as_uri())
+        shown = int(page.evaluate("document.documentElement.scrollWidth"))
+    return shown, [address for address in asked if not address.startswith("data:") and address != file.as_uri()]
 
 
 def _missing(what: str) -> NoReturn:

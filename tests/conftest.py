@@ -5,8 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from browsing import browser
 from hypothesis import settings
 from launching import Launcher
+
+__all__ = ["browser"]
 
 # No test judges how long something takes, and a busy machine must not fail one.
 settings.register_profile("pretint", deadline=None)

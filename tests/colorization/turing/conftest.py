@@ -1,6 +1,5 @@
 """Fixtures of studies."""
 
-from browsing import browser
 from studying import make_study
 
-__all__ = ["browser", "make_study"]
+__all__ = ["make_study"]

@@ -2,16 +2,15 @@
 
 import csv
 import json
-import os
 import re
-import shutil
-import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from browsing import laid_out
 from PIL import Image
 from reported import STEPS, finished_study
 from rich.console import Console
@@ -24,6 +23,9 @@ from transfer import columns
 from transfer.columns import Column
 from transfer.intervals import holm
 from transfer.results import read_result, write_result
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 HOSTILE = "<script>alert(1)</script>"
 
@@ -244,29 +246,9 @@ def test_no_study_is_a_line(tmp_path: Path) -> None:
         write_study_report(tmp_path)
 
 
-@pytest.mark.skipif(shutil.which("chromium") is None and os.environ.get("CI") != "true", reason="needs chromium")
-def test_no_horizontal_scroll_and_no_request_in_a_browser(tmp_path: Path) -> None:
+def test_no_horizontal_scroll_and_no_request_in_a_browser(browser: "Browser", tmp_path: Path) -> None:
     names = {f"a-long-name-of-a-variant-{number}" * 2: 0.3 + number / 20 for number in range(7)}
     folder = finished_study(tmp_path, names, (0,), ("probe", "neighbours", "shots", "detection"))
     write_study_report(folder)
-    address, widths = (folder / "report.html").as_uri(), (400, 1100)
-    frames = "".join(
-        f'<iframe src="{address}" style="width:{width}px;border:0;height:600px"></iframe>' for width in widths
-    )
-    outer = tmp_path / "outer.html"
-    outer.write_text(
-        f"{frames}<p></p><script>onload = () => document.querySelector('p').textContent = 'found ' + "
-        "[...document.querySelectorAll('iframe')].map(f => [f.contentDocument.documentElement.scrollWidth, "
-        "f.contentWindow.performance.getEntriesByType('resource').filter(e => !e.name.startsWith('data:')).length])"
-        "</script>"
-    )
-    flags = (
-        "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-        "--disable-component-update --disable-sync --hide-scrollbars --allow-file-access-from-files "
-        "--virtual-time-budget=5000 --dump-dom"
-    )
-    found = subprocess.run(
-        ["chromium", *flags.split(), f"--user-data-dir={tmp_path / 'profile'}", outer.as_uri()],
-        capture_output=True, text=True, timeout=60, check=True,
-    ).stdout  # fmt: skip
-    assert f"found {widths[0]},0,{widths[1]},0" in found
+    for width in (400, 1100):
+        assert laid_out(browser, folder / "report.html", width) == (width, [])

@@ -1,5 +1,0 @@
-"""Fixtures of the studio."""
-
-from browsing import browser
-
-__all__ = ["browser"]
