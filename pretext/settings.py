@@ -9,6 +9,7 @@ import difflib
 import json
 import re
 from collections.abc import Iterator, Sequence
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -42,8 +43,7 @@ def settings_from(kind: type[S], values: Any, where: str) -> S:
             raise UserError(f"{where}: {field.name} is {values[field.name]!r}; it holds settings, one a line below it")
     if empty := _empty(values):
         raise UserError(f"{where}: {empty} has no value; give it one, or leave it out for its default")
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(kind)
+    parser = _parser_of_values(kind)  # type: ignore[arg-type]
     try:
         return _built(parser.instantiate(parser.parse_object(values)), kind)
     except ParserError as error:
@@ -97,15 +97,11 @@ def parse_command(
         UserError: an unknown option, a wrong type, a missing argument, an unreadable file.
         SystemExit: after ``--help``.
     """
-    parser = ArgumentParser(prog=program, description=about, exit_on_error=False, allow_abbrev=False)
-    for positional in positionals:
-        parser.add_argument(positional.name, type=positional.kind, help=positional.help, nargs=positional.nargs)
-    if dataclasses.fields(kind):  # type: ignore[arg-type]
-        parser.add_argument(file, action="config", help="a YAML file of settings; options win over it")
-        parser.add_class_arguments(kind)
+    parser = _parser_of_words(program, about, kind, tuple(positionals), file)  # type: ignore[arg-type]
     arguments = _answered(kind, [_underscored(argument) for argument in arguments])
     for path in _config_files(arguments, file):  # first by itself, so that a complaint can name the file
-        settings_file(kind, path)
+        changed = path.stat().st_mtime_ns if path.is_file() else 0
+        _require_right(kind, path, changed)  # type: ignore[arg-type]
     try:
         if any(positional.recipe for positional in positionals):
             named = parser.parse_args(_config_first(arguments, file))
@@ -117,6 +113,31 @@ def parse_command(
     except ParserError as error:
         raise UserError(f"{_one_line(error, kind)} (see {program} --help)") from error
     return [parsed[positional.name] for positional in positionals], _built(parsed, kind)
+
+
+@cache  # a study parses hundreds of commands, and a parser takes as long to build as to use
+def _parser_of_words(
+    program: str, about: str, kind: type[Any], positionals: tuple[Positional, ...], file: str
+) -> ArgumentParser:
+    parser = ArgumentParser(prog=program, description=about, exit_on_error=False, allow_abbrev=False)
+    for positional in positionals:
+        parser.add_argument(positional.name, type=positional.kind, help=positional.help, nargs=positional.nargs)
+    if dataclasses.fields(kind):
+        parser.add_argument(file, action="config", help="a YAML file of settings; options win over it")
+        parser.add_class_arguments(kind)
+    return parser
+
+
+@cache
+def _require_right(kind: type[Any], path: Path, _changed: int) -> None:
+    settings_file(kind, path)
+
+
+@cache
+def _parser_of_values(kind: type[Any]) -> ArgumentParser:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(kind)
+    return parser
 
 
 def _empty(values: dict[str, Any], prefix: str = "") -> str | None:
