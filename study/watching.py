@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from statistics import fmean
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -71,7 +71,7 @@ class SoFar:
 _WORDLESS = (PRETRAIN, "score")  # commands whose cells have no one number
 
 
-def table(plan: Plan, found: Standings, so_far: SoFar, ending: Ending = Ending.COMPLETE) -> Table:
+def table(plan: Plan, found: Standings, so_far: SoFar, ending: Ending = Ending.COMPLETE) -> Group:
     """Variants by evaluations: what they are worth, how many seeds are finished, and how far the others are."""
     names = list(plan.evaluations)
     pretrained = any(not cell.evaluation for cell in plan.cells)
@@ -88,9 +88,7 @@ def table(plan: Plan, found: Standings, so_far: SoFar, ending: Ending = Ending.C
     told = [done, *(f"{words.count(word)} {word}" for word in _WORTH_TELLING if word in words)]
     if ending:
         told.append("stopping: what runs saves itself; Ctrl-C again ends it at once")
-    shown.caption = ", ".join(told)
-    shown.caption_justify = "left"
-    return shown
+    return Group(shown, ", ".join(told))
 
 
 _WORTH_TELLING = (Word.RUNNING, Word.ELSEWHERE, Word.FAILED, Word.BLOCKED, Word.STOPPED)
