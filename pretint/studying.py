@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,12 +24,15 @@ def study(arguments: Sequence[str]) -> int:
     from study.report.writing import write_study_report
     from study.running import StudyOptions
     from study.running import study as job
+    from study.shelf import Shelf
 
     file = Positional("file", "the study: a YAML file, such as configs/study/ablation_small.yaml")
     places = Positional("places", "PLACE=FOLDER, for the places that the file names", nargs="*", kind=str)
-    (path, named), options = read(study, StudyOptions, [file, places], arguments)
-    with cluster() if options.on else contextlib.nullcontext():
-        done = job(path, named, options, _send)
+    named = [word for word in arguments if re.match(r"\w+=", word)]  # they may stand anywhere, as options may
+    words = [word for word in arguments if word not in named]
+    (path, others), options = read(study, StudyOptions, [file, places], words)
+    with cluster() if options.on or Shelf(options.folder).jobs.is_dir() else contextlib.nullcontext():
+        done = job(path, [*named, *others], options, _send)
     each = {cell.key: cell for cell in done.plan.cells}
     if options.dry_run:
         for key, cell in each.items():
@@ -38,9 +42,10 @@ def study(arguments: Sequence[str]) -> int:
     failed = [(each[key], one) for key, one in done.standings.items() if one.word == Word.FAILED]
     report = write_study_report(done.folder)
     say(*report.terminal(), *(f"report: {file}" for file in report.files))
-    finished = words.count(Word.FINISHED)
+    finished, blocked = words.count(Word.FINISHED), words.count(Word.BLOCKED)
     if finished < len(words):
-        say(f"{finished} of {len(words)} cells are finished; the same command goes on")
+        goes_on = "; the same command goes on" if finished + len(failed) + blocked < len(words) else ""
+        say(f"{finished} of {len(words)} cells are finished{goes_on}")
     for cell, standing in failed:
         log = options.folder / "logs" / f"{cell.place}.log"
         say(f"failed: {cell.name}: {standing.said} (log: {log}; --retry tries it again)")

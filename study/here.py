@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
@@ -59,6 +59,16 @@ class _Work:
     """Of those that run at the same time: 0, 1, ..."""
 
 
+def as_left(cells: Iterable[Cell], shelf: Shelf) -> dict[str, Standing]:
+    """How cells stand by what they left: finished, failed or waiting."""
+    found = {}
+    for cell in cells:
+        failure = shelf.failure(cell)
+        waiting = _failed(failure) if failure else Standing(Word.WAITING)
+        found[cell.key] = Standing(Word.FINISHED) if shelf.finished(cell) else waiting
+    return found
+
+
 def run_here(
     cells: Sequence[Cell], shelf: Shelf, parallel: int, retry: bool, sent: Callable[[], Collection[str]] = tuple
 ) -> "Iterator[tuple[Standings, Ending]]":
@@ -77,21 +87,17 @@ def run_here(
 
     Raises:
         UserError: nothing can be written.
+        ClusterError: jobs were sent from here, and the cluster does not answer at the first look.
         KeyboardInterrupt: a second Ctrl-C; the commands were ended at once, and lose what came after their checkpoint.
     """
     unique = list({cell.key: cell for cell in cells}.values())
-    found: dict[str, Standing] = {}
-    for cell in unique:
-        if retry:
-            shelf.forgive(cell)
-        failure = shelf.failure(cell)
-        finished = shelf.finished(cell)
-        found[cell.key] = (
-            Standing(Word.FINISHED) if finished else _failed(failure) if failure else Standing(Word.WAITING)
-        )
+    for cell in unique if retry else ():
+        shelf.forgive(cell)
+    found = as_left(unique, shelf)
     work: list[_Work] = []
     told = Ending.COMPLETE
-    queued, looked = sent(), time.monotonic()
+    waits = any(standing.word == Word.WAITING for standing in found.values())
+    queued, looked = sent() if waits else (), time.monotonic()
     with stop_requests() as asked:
         try:
             while True:

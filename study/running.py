@@ -12,9 +12,9 @@ from pretext.errors import UserError
 from pretext.files import held_folder, write_atomically
 from study.expanding import expand
 from study.file import read_study
-from study.here import Standing, Standings, Word, run_here
+from study.here import Standing, Standings, as_left, run_here
 from study.plan import Plan
-from study.sent import follow, items, live, standings
+from study.sent import follow, items, queue, standings
 from study.shelf import Shelf
 from study.watching import watched
 
@@ -79,16 +79,24 @@ def study(file: Path, places: Sequence[str], options: StudyOptions, send: Send |
         send: what sends jobs to a cluster; needed if ``options.on`` names one.
 
     Raises:
-        UserError: the file is wrong, or pictures cannot be had.
+        UserError: the file is wrong, pictures cannot be had, or nothing can be written.
+        ClusterError: Slurm does not answer.
+        KeyboardInterrupt: a second Ctrl-C; what runs was ended at once.
+
+    Returns:
+        How its cells stand now, finished or not.
     """
     shelf = Shelf(options.folder)
     asked = read_study(file, dict(map(_place, places)))
-    folder = options.folder / (options.name or file.stem)
-    if folder.name in ("runs", "results", "recipes", "logs", "jobs"):
+    name = options.name or file.stem
+    if name.startswith("."):
+        raise UserError(f"{file}: its name makes no folder; give a --name")
+    folder = options.folder / name
+    if name in ("runs", "results", "recipes", "logs", "jobs"):
         raise UserError(f"{folder}: cells of studies lie there; give another --name")
     plan = expand(asked, Shelf(options.folder))  # a mistake in it leaves no folder behind
     if options.dry_run:
-        return Studied(folder, plan, _as_left(plan, shelf), Ending.COMPLETE)
+        return Studied(folder, plan, as_left(plan.cells, shelf), Ending.COMPLETE)
     with held_folder(folder, "doing this study"):
         with shelf.planning():
             plan = expand(asked, shelf)
@@ -106,22 +114,12 @@ def study(file: Path, places: Sequence[str], options: StudyOptions, send: Send |
 
 def _looks(plan: Plan, shelf: Shelf, options: StudyOptions, send: Send | None) -> Iterable[tuple[Standings, Ending]]:
     if not options.on:
-        return run_here(plan.cells, shelf, options.parallel, options.retry, lambda: live(shelf))
+        return run_here(plan.cells, shelf, options.parallel, options.retry, queue(shelf))
     assert send is not None
     wanted = items(plan.cells, shelf, options.retry)
     if wanted:
         send(wanted, options.on, shelf.jobs)
     return follow(plan.cells, shelf) if options.wait else [(standings(plan.cells, shelf), Ending.COMPLETE)]
-
-
-def _as_left(plan: Plan, shelf: Shelf) -> dict[str, Standing]:
-    """How the cells stand by what they left."""
-    found = {}
-    for cell in plan.cells:
-        failure = shelf.failure(cell)
-        word = Word.FINISHED if shelf.finished(cell) else Word.FAILED if failure else Word.WAITING
-        found[cell.key] = Standing(word, said=failure.said if failure and word == Word.FAILED else "")
-    return found
 
 
 def _place(word: str) -> tuple[str, str]:

@@ -1,13 +1,13 @@
 """A study's cells as jobs on a cluster."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pretext.engine.interrupt import Ending, stop_requests
 from pretext.engine.progress import say
-from study.here import Standing, Standings, Word
+from study.here import Standing, Standings, Word, as_left
 from study.plan import Cell
 from study.shelf import Shelf
 
@@ -54,26 +54,40 @@ def standings(cells: Sequence[Cell], shelf: Shelf) -> dict[str, Standing]:
         ClusterError: Slurm does not answer.
     """
     jobs = _jobs(shelf)
-    found: dict[str, Standing] = {}
+    found = as_left(cells, shelf)
     for cell in cells:
-        job = jobs.get(cell.place)
-        failure = shelf.failure(cell)
-        if shelf.finished(cell):
-            found[cell.key] = Standing(Word.FINISHED)
-        elif job is not None:
-            found[cell.key] = job
-        elif failure is not None:
-            found[cell.key] = Standing(Word.FAILED, said=failure.said)
-        elif cell.after and found[cell.after].word in (Word.FAILED, Word.BLOCKED):
+        standing = found[cell.key]
+        before = found[cell.after].word if cell.after else Word.FINISHED
+        if standing.word == Word.FINISHED:
+            continue
+        if cell.place in jobs:
+            found[cell.key] = jobs[cell.place]
+        elif standing.word == Word.WAITING and before in (Word.FAILED, Word.BLOCKED):
             found[cell.key] = Standing(Word.BLOCKED)
-        else:
-            found[cell.key] = Standing(Word.WAITING)
     return found
 
 
-def live(shelf: Shelf) -> set[str]:
-    """Names of the folders that jobs in the queue work on, or will."""
-    return {name for name, standing in _jobs(shelf).items() if standing.word in (Word.RUNNING, Word.ELSEWHERE)}
+def queue(shelf: Shelf) -> Callable[[], Collection[str]]:
+    """Tells the names of the folders that jobs in the queue work on, or will; while the cluster is silent, the last.
+
+    What it returns raises ClusterError if the cluster does not answer at the first call.
+    """
+    known: list[Collection[str]] = []
+
+    def ask() -> Collection[str]:
+        if not shelf.jobs.is_dir():
+            return ()
+        from slurm.cluster import ClusterError
+
+        try:
+            known[:] = [{name for name, job in _jobs(shelf).items() if job.word in (Word.RUNNING, Word.ELSEWHERE)}]
+        except ClusterError as error:
+            if not known:
+                raise ClusterError(f"{error}; if no job of {shelf.jobs} is left, move that folder away") from error
+            say(f"{error}; asking again")
+        return known[0]
+
+    return ask
 
 
 def follow(cells: Sequence[Cell], shelf: Shelf) -> Iterator[tuple[Standings, Ending]]:

@@ -15,6 +15,7 @@ import contextlib
 import fcntl
 import json
 import os
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,7 +32,7 @@ class Failure(NamedTuple):
 
     code: int
     said: str
-    """The last line that it printed."""
+    """The last line that it printed, or the signal that killed it."""
 
 
 class Shelf:
@@ -86,7 +87,7 @@ class Shelf:
 
     def fail(self, cell: Cell, code: int) -> Failure:
         """Note down that a cell's command failed."""
-        failure = Failure(code, self._last_line(cell))
+        failure = Failure(code, self._last_line(cell) if code >= 0 else _killed(-code))
         write_atomically(self.beside(cell, "failed"), json.dumps({**failure._asdict(), "time": time.time()}).encode())
         return failure
 
@@ -149,3 +150,8 @@ class Shelf:
             lines = [line.strip() for line in log.read().decode(errors="replace").splitlines() if line.strip()]
             return lines[-1][:500] if lines else ""
         return ""
+
+
+def _killed(number: int) -> str:
+    short = ", as where memory is short" if number == signal.SIGKILL else ""
+    return f"killed by signal {number}{short}"

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +10,9 @@ import pytest
 
 import pretint
 import study.here
+import study.sent
 from pretext.engine.interrupt import Ending
+from slurm import ClusterError
 from study.expanding import expand
 from study.file import read_study
 from study.here import Standing, Word, run_here
@@ -112,6 +115,50 @@ def test_what_a_cluster_works_on_is_left_to_it(plan: Plan, tmp_path: Path, monke
     assert found[plan.cells[0].key].word == Word.FINISHED
 
 
+def test_what_was_killed_is_said_to_be(plan: Plan, tmp_path: Path) -> None:
+    shelf, first = Shelf(tmp_path / "studies"), plan.cells[0]
+    looks = run_here(plan.cells[:1], shelf, 1, False)
+    next(looks)
+    (child,) = [
+        int(process.name)
+        for process in Path("/proc").iterdir()
+        if process.name.isdigit() and _words(process)[3:5] == list(first.words[:2])
+    ]
+    os.kill(child, signal.SIGKILL)
+    *_, (found, _) = looks
+    assert found[first.key].word == Word.FAILED and found[first.key].said.startswith("killed by signal 9, ")
+
+
+def _words(process: Path) -> list[str]:
+    try:
+        return (process / "cmdline").read_bytes().decode().split("\0")
+    except OSError:
+        return []
+
+
+def test_a_silent_cluster_stops_nothing_that_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shelf = Shelf(tmp_path)
+    answers: list[dict[str, Standing] | None] = [{"a": Standing(Word.RUNNING), "b": Standing(Word.FAILED)}, None]
+
+    def jobs(_: Shelf) -> dict[str, Standing]:
+        answer = answers.pop(0)
+        if answer is None:
+            raise ClusterError("squeue: no answer")
+        return answer
+
+    monkeypatch.setattr(study.sent, "_jobs", jobs)
+    assert list(study.sent.queue(shelf)()) == [], "nothing was sent from here"
+    shelf.jobs.mkdir()
+    ask = study.sent.queue(shelf)
+    assert set(ask()) == {"a"} and set(ask()) == {"a"}
+    assert "squeue: no answer; asking again" in capsys.readouterr().err
+    answers.append(None)
+    with pytest.raises(ClusterError, match="move that folder away"):
+        study.sent.queue(shelf)()
+
+
 def test_a_failure_while_it_waited_is_not_tried_again(plan: Plan, tmp_path: Path) -> None:
     shelf = Shelf(tmp_path / "studies")
     lock = shelf.hold(plan.cells[0])
@@ -154,7 +201,7 @@ def test_the_command(said: Callable[..., tuple[int, str, str]], small: Path, set
     root = tmp_path / "studies"
     small.write_text(small.read_text().replace("  L2: {objective.name: regression}\n", ""))
     call = ("study", small, f"pictures={sets}", "--folder", root)
-    code, out, _ = said(*call, "--dry-run")
+    code, out, _ = said("study", "--dry-run", small, "--folder", root, f"pictures={sets}")
     assert code == 0 and out.count("waiting") == 8 and not root.exists()
 
     small.write_text(small.read_text().replace("seeds: [0, 1]", "seeds: [0]"))
