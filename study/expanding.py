@@ -16,7 +16,7 @@ from pretext.backbones import build_backbone
 from pretext.backbones.from_timm import PUBLISHED
 from pretext.errors import UserError
 from pretext.recipe import PretrainSettings
-from pretext.settings import Positional, parse_command, plain, read_yaml
+from pretext.settings import Positional, parse_command, plain, read_yaml, settings_from
 from study import identity
 from study.file import StudySettings, Variant, flat
 from study.plan import PRETRAIN, Cell, Plan
@@ -36,6 +36,8 @@ def expand(study: StudySettings, shelf: Shelf) -> Plan:
     made: dict[str, PretrainSettings] = {}
     recipes: dict[str, Any] = {}
     for variant in study.expanded:
+        with _said_of(f"variant {variant.name}"):
+            _require_askable(variant.ask)
         for seed in study.seeds:
             with _said_of(f"variant {variant.name}"):
                 network, settings = _network(variant, seed, shelf)
@@ -56,7 +58,7 @@ def expand(study: StudySettings, shelf: Shelf) -> Plan:
         tuple(names),
         tuple(study.seeds),
         study.evaluations,
-        {v.name: v.against or study.baseline for v in study.expanded if v.against or study.baseline != v.name},
+        {variant.name: variant.against for variant in study.expanded if variant.against},
         identity.differing(made),
         recipes,
         study.figures,
@@ -73,7 +75,6 @@ class _Network:
     cell: Cell | None
     """Its pretraining, if it has one."""
     colours: bool
-    ask: dict[str, Any]
     stages: tuple[str, ...]
     """Of its backbone; empty where they are not known."""
     recipe: dict[str, Any] = field(default_factory=dict)
@@ -82,13 +83,7 @@ class _Network:
 
 def _network(variant: Variant, seed: int, shelf: Shelf) -> tuple[_Network, PretrainSettings | None]:
     if variant.network and variant.network != "random":
-        if not variant.network.startswith("timm:"):
-            raise UserError(f"network is {variant.network}: take random, timm:MODEL or timm:MODEL:FILE")
-        if variant.settings:
-            raise UserError(f"network {variant.network} is not trained, and takes no {next(iter(variant.settings))}")
-        return _Network(
-            variant.network, identity.key_of(identity.published(variant.network)), None, False, {}, ()
-        ), None
+        return _published(variant), None
     if "seed" in variant.settings:
         raise UserError("seed is set by seeds; leave it out")
     words = ["--config", variant.config] if variant.config else []
@@ -97,11 +92,9 @@ def _network(variant: Variant, seed: int, shelf: Shelf) -> tuple[_Network, Pretr
     run = Positional("run", "")
     _, settings = parse_command("pretint pretrain", "", PretrainSettings, [run], ["RUN", *words])
     stages = _stages(settings.backbone.name, json.dumps(settings.backbone.arguments))
-    _require_files(settings.objective.prior.removeprefix("estimate"), settings.backbone.weights)
     if variant.network == "random":
-        key = identity.key_of(identity.random_weights(settings))
-        file = shelf.place("recipes", _slug(variant.name, seed), f"{key}.yaml")
-        return _Network(f"random:{shelf.root / file}", key, None, False, {}, stages, {file: plain(settings)}), None
+        return _random(variant, seed, settings, stages, shelf), None
+    _require_files(settings.objective.prior.removeprefix("estimate"), settings.backbone.weights)
     key = identity.key_of("pretrain", identity.pretraining(settings))
     folder = shelf.place("runs", _slug(variant.name, seed), key)
     cell = Cell(
@@ -116,8 +109,31 @@ def _network(variant: Variant, seed: int, shelf: Shelf) -> tuple[_Network, Pretr
         settings.training.steps,
         variant.ask,
     )
-    colours = not settings.objective.supervised
-    return _Network(str(shelf.root / folder), key, cell, colours, variant.ask, stages), settings
+    return _Network(str(shelf.root / folder), key, cell, not settings.objective.supervised, stages), settings
+
+
+def _published(variant: Variant) -> _Network:
+    name, _, rest = variant.network.partition(":")
+    model, _, file = rest.partition(":")
+    if name != "timm" or not model:
+        raise UserError(f"network is {variant.network}: take random, timm:MODEL or timm:MODEL:FILE")
+    if variant.own:
+        raise UserError(f"network {variant.network} is not trained, and takes no {variant.own[0]}")
+    _require_files(file if file != "random" else "")
+    key = identity.key_of(identity.published(variant.network))
+    return _Network(variant.network, key, None, False, _stages(f"timm/{model}", "{}"))
+
+
+_OF_RANDOM = ("config", "backbone.name", "backbone.arguments", "crop.size", "crop.area")
+"""What random weights, and how large pictures are seen, depend on."""
+
+
+def _random(variant: Variant, seed: int, settings: PretrainSettings, stages: tuple[str, ...], shelf: Shelf) -> _Network:
+    if idle := [name for name in variant.own if name not in _OF_RANDOM]:
+        raise UserError(f"{idle[0]} changes nothing where network is random; leave it out")
+    key = identity.key_of(identity.random_weights(settings))
+    file = shelf.place("recipes", _slug(variant.name, seed), f"{key}.yaml")
+    return _Network(f"random:{shelf.root / file}", key, None, False, stages, {file: plain(settings)})
 
 
 # Of an evaluation, besides its command's settings.
@@ -149,13 +165,17 @@ def _judged(network: _Network, variant: Variant, seed: int, name: str, asked: di
     if getattr(settings, "mode", "") == "both":
         raise UserError("mode is both: make two evaluations, of mode cached and augmented")
     named = [*getattr(settings, "stages", []), *filter(None, [getattr(settings, "freeze_to", "")])]
+    if command in ("probe", "knn"):  # their rows begin with a stage
+        named += filter(None, [str(asked.get("row", "")).partition(",")[0]])
     if network.stages and (unknown := [stage for stage in named if stage not in network.stages]):
         raise UserError(f"{variant.name} has no stage {unknown[0]}; it has {', '.join(network.stages)}")
     key = identity.key_of("evaluate", prefix, network.key, identity.evaluation(command, settings))
     folder = shelf.place("results", f"{_slug(variant.name, seed)}.{_slug(name)}", key)
     words = [*command.split(), f"{prefix}{network.spec}", *words, f"--out={shelf.root / folder}"]
     after = network.cell.key if network.cell else ""
-    return Cell(key, variant.name, seed, name, command, tuple(words), folder, after, 0, asked.get("ask", {}))
+    ask = asked.get("ask", {})
+    _require_askable(ask)
+    return Cell(key, variant.name, seed, name, command, tuple(words), folder, after, 0, ask)
 
 
 def _prefix(command: str, asked: dict[str, Any]) -> str:
@@ -173,6 +193,14 @@ def _require_named(settings: Any, own: dict[str, Any], config: str) -> None:
             raise UserError(f"{place} is not there; name pictures")
 
 
+def _require_askable(ask: dict[str, Any]) -> None:
+    with contextlib.suppress(ImportError):  # without submitit nothing can be sent
+        from slurm.cluster import ClusterSettings
+
+        if ask:
+            settings_from(ClusterSettings, ask, "ask")
+
+
 def _require_files(*names: str) -> None:
     for name in names:
         if name and name != PUBLISHED and not Path(name).is_file():
@@ -186,7 +214,7 @@ def _stages(backbone: str, arguments: str) -> tuple[str, ...]:
     Raises:
         UserError: there is no such backbone, or it does not take these arguments.
     """
-    with torch.device("meta"):
+    with torch.device("meta"):  # no weights are drawn
         return tuple(stage.name for stage in build_backbone(backbone, **json.loads(arguments)).stages)
 
 

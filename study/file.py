@@ -76,9 +76,6 @@ class StudySettings:
         known = Counter(variant.name for variant in expanded)
         if known and max(known.values()) > 1:
             raise UserError(f"two variants are called {known.most_common(1)[0][0]}; rename one")
-        for where, name in (("baseline", self.baseline), *((v.name, v.against) for v in expanded)):
-            if name and name not in known:
-                raise UserError(f"{where}: compared with {name}, which is no variant; there are {', '.join(known)}")
         for name, evaluation in self.evaluations.items():
             wrong = [one for one in evaluation.get("variants", []) if one not in known and one not in self.variants]
             if wrong:
@@ -99,12 +96,26 @@ class StudySettings:
             axes = {} if network else self.grid
             for values in itertools.product(*axes.values()):
                 point = dict(zip(axes, values, strict=True))
-                words = [name, *(f"{key.rpartition('.')[2]}={_word(value)}" for key, value in point.items())]
-                settings = {} if network.startswith("timm") else flat(self.settings, PretrainSettings)
-                settings |= {**flat(own, PretrainSettings), **point}
-                label = " ".join(filter(None, words))
-                found.append(Variant(label, name, network, config or self.config, settings, against, ask))
-        return found
+                at = "".join(f" {key.rpartition('.')[2]}={_word(value)}" for key, value in point.items())
+                shared = {} if network.startswith("timm") else flat(self.settings, PretrainSettings)
+                changed = flat(own, PretrainSettings) | point
+                settings = shared | changed
+                label = f"{name}{at}".strip()
+                named = (("config",) if config else ()) + tuple(changed)
+                found.append(Variant(label, name, at, network, config or self.config, settings, named, against, ask))
+        known = [variant.name for variant in found]
+        return [self._compared(variant, known) for variant in found]
+
+    def _compared(self, variant: "Variant", known: Sequence[str]) -> "Variant":
+        """With the variant that it is compared with by its full name: of a grid the one at the same point."""
+        asked = variant.against or self.baseline
+        there = [name for name in (f"{asked}{variant.point}", asked) if name in known]
+        nowhere = not variant.against and asked in self.variants  # at no point of the grid, which the baseline is at
+        if asked and not there and not nowhere:
+            where = variant.name if variant.against else "baseline"
+            raise UserError(f"{where}: compared with {asked}, which is no variant; there are {', '.join(known)}")
+        against = there[0] if there and asked else ""
+        return dataclasses.replace(variant, against="" if against == variant.name else against)
 
 
 @dataclass(frozen=True)
@@ -114,13 +125,19 @@ class Variant:
     name: str
     family: str
     """Its name in the file."""
+    point: str
+    """What the grid adds to its name."""
     network: str
     """random, timm:..., or empty: it is pretrained."""
     config: str
     settings: dict[str, Any]
     """Of pretraining, by their full names, over the recipe."""
+    own: tuple[str, ...]
+    """Names of those settings that are not the study's; config, if its recipe is not."""
     against: str
+    """The variant that it is compared with; empty if there is none."""
     ask: dict[str, Any]
+    """What its pretraining's job asks of the cluster."""
 
 
 def read_study(path: Path, places: Mapping[str, str] | None = None) -> StudySettings:
@@ -189,6 +206,8 @@ def _mistyped(entry: dict[Any, Any]) -> str:
     if wanted is not None:
         if not isinstance(wanted, list) or not all(isinstance(one, (str, int)) for one in wanted):
             return f"variants is {wanted!r}; it is a list of names"
+        if not wanted:
+            return "variants is empty; name some, or leave it out for all"
         entry["variants"] = [str(one) for one in wanted]
     for name, kind, what in (
         ("ask", dict, "settings"),
@@ -228,7 +247,12 @@ def flat(settings: Mapping[str, Any], kind: type[Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in settings.items():
         inner = value if name in groups and isinstance(value, dict) else None
-        found |= {name: value} if inner is None else {f"{name}.{key}": one for key, one in inner.items()}
+        more = {name: value} if inner is None else {f"{name}.{key}": one for key, one in inner.items()}
+        if twice := found.keys() & more.keys():
+            raise UserError(f"{min(twice)} is set twice; leave one out")
+        if name in ("help", "print_config"):
+            raise UserError(f"no setting is called {name}")
+        found |= more
     return found
 
 

@@ -14,6 +14,7 @@ from PIL import Image
 
 from pretext.errors import UserError
 from pretext.pictures.voc_annotation import CLASSES
+from study import identity
 from study.expanding import expand
 from study.file import StudySettings, read_study
 from study.plan import Plan, read_plan
@@ -133,6 +134,38 @@ def test_two_variants_that_are_the_same_are_made_once(plan: Callable[..., Plan])
         assert (cell.key, cell.folder) == (twin.key, twin.folder)
 
 
+def test_at_every_point_of_a_grid_the_same_point_is_the_baseline(plan: Callable[..., Plan]) -> None:
+    def change(study: StudySettings) -> None:
+        study.grid = {"objective.uniform": [0.25, 0.5]}
+        study.variants["rebalanced"] = {"against": "L2"}
+        study.variants["far"] = {"training.steps": 7, "against": "L2 uniform=0.5"}
+
+    assert plan(change).against == {
+        **{f"L2 uniform={share}": "random" for share in (0.25, 0.5)},
+        **{f"rebalanced uniform={share}": f"L2 uniform={share}" for share in (0.25, 0.5)},
+        **{f"far uniform={share}": "L2 uniform=0.5" for share in (0.25, 0.5)},
+    }
+
+    def own(study: StudySettings) -> None:
+        change(study)
+        study.baseline = "L2"
+
+    assert "random" not in plan(own).against, "it is at no point"
+
+
+def test_what_a_plugin_adds_is_known_by_the_plugin(plan: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(identity, "plugin_contents", lambda: (b"first",))
+    assert keys(plan(), "") == keys(plan(), "")
+    before = keys(plan(), "")
+    monkeypatch.setattr(identity.OBJECTIVES, "added", {"regression"})
+    first = keys(plan(), "")
+    monkeypatch.setattr(identity, "plugin_contents", lambda: (b"second",))
+    second = keys(plan(), "")
+    for seed in (0, 1):
+        assert len({before["L2", seed], first["L2", seed], second["L2", seed]}) == 3
+        assert before["rebalanced", seed] == first["rebalanced", seed] == second["rebalanced", seed]
+
+
 BAD = {
     "no such setting": ({"variants": {"a": {"objective.nam": "plain"}}}, "variant a: no setting is called"),
     "no such value": (
@@ -143,6 +176,35 @@ BAD = {
     "a published network is not trained": (
         {"variants": {"a": {"network": "timm:resnet18:random", "training.steps": 3}}},
         "is not trained",
+    ),
+    "a published model that is not": ({"variants": {"a": {"network": "timm:nosuch"}}}, "variant a: "),
+    "a published network without a name": ({"variants": {"a": {"network": "timm:"}}}, "take random, timm:MODEL"),
+    "no such weights": ({"variants": {"a": {"network": "timm:resnet18:/no.pth"}}}, "variant a: /no.pth: no such file"),
+    "a recipe for what is not trained": (
+        {"variants": {"a": {"network": "timm:resnet18:random", "config": "/nowhere.yaml"}}},
+        "takes no config",
+    ),
+    "settings for random weights": (
+        {"variants": {"a": {"network": "random", "objective.uniform": 0.9}}},
+        "variant a: objective.uniform changes nothing where network is random",
+    ),
+    "a setting in two ways": (
+        {"variants": {"a": {"objective": {"uniform": 0.9}, "objective.uniform": 0.3}}},
+        "objective.uniform is set twice",
+    ),
+    "an option that is no setting": ({"variants": {"a": {"print_config": ""}}}, "no setting is called print_config"),
+    "a job that asks for what is not": ({"variants": {"a": {"ask": {"gpus": 4}}}}, "variant a: ask: "),
+    "an evaluation that does": (
+        {"evaluations": {"e": {"command": "knn", "ask": {"bogus": 4}, "train": "{sets}/train", "test": "{sets}/test"}}},
+        "evaluation e: ask: ",
+    ),
+    "no such row": (
+        {
+            "evaluations": {
+                "e": {"command": "knn", "row": "conv9, k=20", "train": "{sets}/train", "test": "{sets}/test"}
+            }
+        },
+        "random has no stage conv9",
     ),
     "no command": ({"evaluations": {"e": {}}}, "evaluation e: command is not there"),
     "no such command": ({"evaluations": {"e": {"command": "prob"}}}, "evaluation e: command is prob"),

@@ -65,6 +65,7 @@ BAD = {
     "no such opponent": ("variants: {a: {against: b}}\n", "", "which is no variant"),
     "colours against nobody": ("variants: {a: {}}\nevaluations: {e: {against: b}}\n", "", "against b, which is no"),
     "an evaluation of nobody": ("variants: {a: {}}\nevaluations: {e: {variants: [b]}}\n", "", "b is no variant"),
+    "variants that are none": ("variants: {a: {}}\nevaluations: {e: {variants: []}}\n", "", "variants is empty"),
     "variants that are a number": ("variants: {a: {}}\nevaluations: {e: {variants: 5}}\n", "", "a list of names"),
     "variants that are a word": ("variants: {a: {}}\nevaluations: {e: {variants: a}}\n", "", "a list of names"),
     "a row that is a list": ("variants: {a: {}}\nevaluations: {e: {row: [x]}}\n", "", "row is ['x']"),
