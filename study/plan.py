@@ -1,14 +1,16 @@
 """All that a study takes: every pretraining and every evaluation, each a command."""
 
 import json
-from dataclasses import asdict, dataclass, field
+import re
+from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 from pretext.errors import UserError
 from pretext.files import write_atomically
 
 PRETRAIN = "pretrain"
+_FOLDER = re.compile(r"(runs|results)/[^/\0]*[^/\0.]")
 
 
 @dataclass(frozen=True)
@@ -78,10 +80,42 @@ def read_plan(file: Path) -> Plan:
         UserError: it cannot be read, or is none.
     """
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-        cells = tuple(Cell(**{**one, "words": tuple(one["words"])}) for one in values["cells"])
-        tuples = {name: tuple(values[name]) for name in ("variants", "seeds")}
-        return Plan(**{**values, **tuples, "cells": cells})
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        plan: Plan = _typed(Plan, json.loads(file.read_text(encoding="utf-8")))
+        _require_whole(plan)
+        return plan
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise UserError(f"{file}: no study's plan, or a damaged one ({reason}); call pretint study again") from error
+
+
+def _typed(kind: Any, value: Any) -> Any:
+    """A value from a JSON file, as what an annotation names: its lists are our tuples, its objects our dataclasses.
+
+    Raises:
+        TypeError, KeyError: it is of another.
+    """
+    if kind is Any:
+        return value
+    whole, parts = get_origin(kind) or kind, get_args(kind)
+    plain: Any = {tuple: list}.get(whole, dict if is_dataclass(whole) else whole)
+    if type(value) is not plain:
+        raise TypeError(f"{str(value)[:60]!r} where a {plain.__name__} is expected")
+    if is_dataclass(whole):
+        hints = get_type_hints(kind)
+        return kind(**{name: _typed(hints[name], one) for name, one in value.items()})
+    if whole is tuple:
+        return tuple(_typed(parts[0], one) for one in value)
+    return {name: _typed(parts[1], one) for name, one in value.items()} if whole is dict else value
+
+
+def _require_whole(plan: Plan) -> None:
+    """What a plan says of one cell must fit what it says elsewhere, and lie among the studies."""
+    keys = {"", *(cell.key for cell in plan.cells)}
+    commands = {"": PRETRAIN, **{name: asked["command"] for name, asked in plan.evaluations.items()}}
+    for cell in plan.cells:
+        if commands[cell.evaluation] != cell.command:
+            raise ValueError(f"{cell.name} is of the command {cell.command}, its evaluation of another")
+        if cell.after not in keys or (cell.command == "score" and not cell.after):
+            raise ValueError(f"{cell.name} comes after {cell.after or 'nothing'}")
+        if not _FOLDER.fullmatch(cell.folder):
+            raise ValueError(f"{cell.name} lies in {cell.folder}")
