@@ -161,12 +161,17 @@ def _records(path: Path) -> Iterator[Record]:
                     record = json.loads(line)
                     assert isinstance(record["step"], int) and isinstance(record["kind"], str)
                     assert record["kind"] != "skipped" or {"key", "reason"} <= record.keys()
+                    assert record["kind"] != "speed" or _is_speed(record.get("pictures_per_second"))
                 except (ValueError, KeyError, TypeError, AssertionError, RecursionError):
                     broken = f"line {number}"
                 else:
                     yield record
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _is_speed(value: Any) -> bool:
+    return value is None or (type(value) in (int, float) and value >= 0)
 
 
 def _line(record: Record) -> str:

@@ -75,7 +75,16 @@ def test_lists_skipped_pictures(tmp_path: Path) -> None:
     assert skipped_pictures(tmp_path / "nowhere") == []
 
 
-@pytest.mark.parametrize("line", ["nonsense", "[]", '{"kind": "step"}', '{"step": "one"}'])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "nonsense",
+        "[]",
+        '{"kind": "step"}',
+        '{"step": "one"}',
+        *(f'{{"kind": "speed", "step": 1, "pictures_per_second": {one}}}' for one in ('"x"', "[]", "true", -1, "NaN")),
+    ],
+)
 def test_an_edited_journal_is_named(tmp_path: Path, line: str) -> None:
     (tmp_path / "journal.jsonl").write_text(f'{line}\n{{"kind": "step", "step": 1}}\n')
     with pytest.raises(UserError, match=r"journal\.jsonl: line 1 is no journal record"):
