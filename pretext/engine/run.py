@@ -7,7 +7,8 @@ checkpoints/00001500.pt  the state after step 1500; the newest two are kept
 samples/00001500.png     held-out pictures: gray, coloured, original
 """
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -53,11 +54,15 @@ def held_run(folder: Path, settings: Settings, defaults: Settings | None = None)
         yield
 
 
-def run_settings(folder: Path) -> Settings:
+def run_settings(folder: Path, needed: Mapping[str, type] | None = None) -> Settings:
     """The settings of a run.
 
+    Args:
+        folder: the run's.
+        needed: what the caller reads of them: GROUP.NAME, and of what type it must be.
+
     Raises:
-        UserError: there is no run in ``folder``.
+        UserError: there is no run in ``folder``, or one of the needed settings is not there.
     """
     try:
         settings = yaml.safe_load((folder / "settings.yaml").read_text(encoding="utf-8"))
@@ -67,12 +72,17 @@ def run_settings(folder: Path) -> Settings:
         ) from error
     if not isinstance(settings, dict):
         raise UserError(f"{folder}: settings.yaml holds no settings; has the file been edited?")
+    for name, kind in (needed or {}).items():
+        group, _, key = name.partition(".")
+        values = settings.get(group)
+        if not isinstance(values, dict) or not isinstance(values.get(key), kind):
+            raise UserError(f"{folder}: settings.yaml holds no {name}; has the file been edited?")
     return settings
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint of a run, if it has any."""
-    return max((folder / "checkpoints").glob("[0-9]*.pt"), default=None)
+    return max(_checkpoints(folder), default=None)
 
 
 def find_checkpoint(path: Path) -> Path:
@@ -94,8 +104,13 @@ def find_checkpoint(path: Path) -> Path:
 def keep_checkpoint(folder: Path, state: dict[str, Any]) -> None:
     """Write the checkpoint of a state, named after its ``step``, and drop all but the newest two."""
     save_checkpoint(folder / "checkpoints" / f"{state['step']:08d}.pt", state)
-    for old in sorted((folder / "checkpoints").glob("[0-9]*.pt"))[:-_KEPT]:
+    for old in sorted(_checkpoints(folder))[:-_KEPT]:
         old.unlink()
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """Those that ``keep_checkpoint`` wrote; a copy kept beside them is neither gone on from nor dropped."""
+    return [path for path in (folder / "checkpoints").glob("*.pt") if re.fullmatch(r"[0-9]{8,}\.pt", path.name)]
 
 
 def _is_empty(folder: Path) -> bool:

@@ -102,3 +102,26 @@ def test_no_checkpoint_to_find(tmp_path: Path) -> None:
         find_checkpoint(tmp_path)
     with pytest.raises(UserError, match="no run there"):
         run_settings(tmp_path)
+
+
+def test_checkpoints_that_are_not_the_runs_own_are_left_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    foreign = {folder / name for name in ("9x.pt", "9.pt", "00000004_copy.pt")}
+    for path in foreign:
+        path.touch()
+    assert newest_checkpoint(tmp_path) is None
+    for step in (3, 4, 5):
+        keep_checkpoint(tmp_path, {"step": step})
+    assert newest_checkpoint(tmp_path) == folder / "00000005.pt"
+    assert set(folder.iterdir()) == {*foreign, folder / "00000004.pt", folder / "00000005.pt"}
+
+
+@pytest.mark.parametrize("text", ["{}", "training: 5", "training: {}", "training: {steps: x}", "training: {steps: }"])
+def test_settings_that_are_needed_are_there_or_said(tmp_path: Path, text: str) -> None:
+    (tmp_path / "settings.yaml").write_text(text)
+    run_settings(tmp_path)
+    with pytest.raises(UserError, match=r"settings\.yaml holds no training\.steps; has the file been edited"):
+        run_settings(tmp_path, {"training.steps": int})
+    (tmp_path / "settings.yaml").write_text("training: {steps: 5}")
+    assert run_settings(tmp_path, {"training.steps": int}) == {"training": {"steps": 5}}
