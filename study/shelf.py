@@ -21,10 +21,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from colorization.scores.table import FORMAT
 from pretext.engine.run import newest_checkpoint
 from pretext.errors import UserError
 from pretext.files import write_atomically
 from study.plan import PRETRAIN, Cell
+from transfer.results import read_result
 
 
 class Failure(NamedTuple):
@@ -41,6 +43,7 @@ class Shelf:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._places: dict[tuple[str, str], str] = {}
+        self._whole: set[Path] = set()
 
     @property
     def jobs(self) -> Path:
@@ -67,15 +70,19 @@ class Shelf:
         return self.root / "logs" / f"{cell.place}.{what}"
 
     def finished(self, cell: Cell) -> bool:
-        """Whether what a cell leaves is there, whole."""
+        """Whether what a cell leaves is there, whole; a result that cannot be read is made again by its command."""
         if cell.command == PRETRAIN:
             newest = newest_checkpoint(self.folder(cell))
             return newest is not None and int(newest.stem) >= cell.steps
         return bool(self.results(cell))
 
     def results(self, cell: Cell) -> list[Path]:
-        """The result files of an evaluation; they are written whole or not at all."""
-        return sorted(self.folder(cell).glob("*.json"))
+        """The result files of an evaluation that can be read."""
+        return [file for file in self._left(cell) if not self._damage(cell, file)]
+
+    def damage(self, cell: Cell) -> str:
+        """Why a result file of an evaluation cannot be read; empty if all can."""
+        return next(filter(None, (self._damage(cell, file) for file in self._left(cell))), "")
 
     def failure(self, cell: Cell) -> Failure | None:
         """How a cell failed, if it did and was not tried again since."""
@@ -143,6 +150,19 @@ class Shelf:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
+    def _left(self, cell: Cell) -> list[Path]:
+        return sorted(self.folder(cell).glob("*.json"))
+
+    def _damage(self, cell: Cell, file: Path) -> str:
+        """Why a result file cannot be read; it is read again only as long as it cannot: it may be mended meanwhile."""
+        if file not in self._whole:
+            try:
+                (_require_scores if cell.command == "score" else read_result)(file)
+            except UserError as error:
+                return str(error)
+            self._whole.add(file)
+        return ""
+
     def _last_line(self, cell: Cell) -> str:
         with contextlib.suppress(OSError), self.beside(cell, "log").open("rb") as log:
             log.seek(0, os.SEEK_END)
@@ -155,3 +175,11 @@ class Shelf:
 def _killed(number: int) -> str:
     short = ", as where memory is short" if number == signal.SIGKILL else ""
     return f"killed by signal {number}{short}"
+
+
+def _require_scores(file: Path) -> None:
+    """Raise UserError unless a file is one of scores, as ``Scores.json`` makes it."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+        if json.loads(file.read_text(encoding="utf-8"))["format"] == FORMAT:
+            return
+    raise UserError(f"{file}: no scores, or damaged ones; make them again or move them away")

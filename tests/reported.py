@@ -10,6 +10,7 @@ import torch
 import yaml
 from PIL import Image
 
+from colorization.scores.table import FORMAT
 from pretext.engine.checkpoint import save_checkpoint
 from pretext.engine.training import TrainingSettings
 from pretext.pictures.batches import CropSettings
@@ -116,7 +117,7 @@ def finished_study(
                     continue
                 (folder / place).mkdir(parents=True)
                 if one["command"] == "score":
-                    (folder / place / "scores.json").write_text("{}")
+                    (folder / place / "scores.json").write_text(json.dumps({"format": FORMAT}))
                     continue
                 kind = "random" if variant == baseline else "pretrained"
                 made = result(f"net{number}-", seed, _rows(level, 100 * number + 10 * seed + at), kind=kind, **changed)

@@ -156,6 +156,8 @@ def _missing(plan: Plan, shelf: Shelf) -> list[Missing]:
             reason = f"{failed[cell.after]} failed, which it needs"
         else:
             reason = "not finished"
+        elif damage := shelf.damage(cell):
+            reason = damage
         found.append(Missing(cell, reason))
     return found
 

@@ -21,7 +21,7 @@ def findings(folder: Path) -> Findings:
     """What is known of the study in a folder, but for its colours.
 
     Raises:
-        UserError: there is none, or a result cannot be read.
+        UserError: there is none.
     """
     return gather(read_plan(folder / PLAN), Shelf(folder.parent))
 
@@ -41,7 +41,7 @@ def write_study_report(folder: Path) -> Written:
     """Write a study's report: report.html, report.md, report.tex, report.csv.
 
     Raises:
-        UserError: there is no study, or a result cannot be read.
+        UserError: there is no study, or its report cannot be written.
     """
     found, shelf = findings(folder), Shelf(folder.parent)
     coloured = colours(found.plan, shelf, folder)

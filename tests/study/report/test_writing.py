@@ -145,6 +145,22 @@ def test_nothing_is_finished_yet(tmp_path: Path) -> None:
     assert "No variant that colours is finished" in page.text
 
 
+def test_a_damaged_result_is_missing_with_its_reason(tmp_path: Path) -> None:
+    folder = finished_study(tmp_path, colours=True)
+    torn, scores = (next((tmp_path / "results").glob(one)) for one in ("1-0-0.*/*.json", "2-1-1.*/*.json"))
+    torn.write_bytes(torn.read_bytes()[:400])
+    scores.write_text("")
+    write_study_report(folder)
+    page, text = Page(folder / "report.html"), (folder / "report.md").read_text()
+    assert "Cells finished 12 of 14" in page.text
+    assert f"L2 0 probe {torn}: no result, or a damaged one" in page.text and "without seed 0" in page.text
+    assert f"rebalanced 1 colour {scores}: no scores, or damaged ones" in page.text
+    assert "| L2 | " in text and "missing: L2 0 probe: " in text
+    lines = list(csv.DictReader((folder / "report.csv").open()))
+    seeds = {(one["variant"], one["evaluation"]): one["seeds"] for one in lines}
+    assert (seeds["L2", "probe"], seeds["L2", "colour"], seeds["rebalanced", "colour"]) == ("1", "0 1", "0")
+
+
 def test_results_of_different_pictures_are_no_table(tmp_path: Path) -> None:
     folder = finished_study(tmp_path)
     file = next((tmp_path / "results").glob("2-0-0.*/*.json"))
