@@ -208,14 +208,9 @@ def row_of(column: Column, asked: str) -> str:
 
     Args:
         column: of a variant.
-        asked: the row that the study's file names; empty if it names none.
-
-    Raises:
-        UserError: there is no such row.
+        asked: the row that the study's file names; empty if it names none. A column without it has its usual one.
     """
-    if asked:
-        if asked not in column.names:
-            raise UserError(f"row {asked}: {column.label} has {', '.join(column.names)}")
+    if asked in column.names:
         return asked
     if column.best is not None:
         return column.best
@@ -226,7 +221,9 @@ def row_of(column: Column, asked: str) -> str:
 
 def _said(asked: str, rows: dict[str, str]) -> str:
     if asked:
-        return f"{asked}, as the study's file says"
+        without = [variant for variant, row in rows.items() if row != asked]
+        other = f"; {', '.join(without)}: no such row, so the usual one" if without else ""
+        return f"{asked}, as the study's file says{other}"
     return f"fixed beforehand: {', '.join(dict.fromkeys(rows.values()))}"
 
 

@@ -161,6 +161,26 @@ def test_a_damaged_result_is_missing_with_its_reason(tmp_path: Path) -> None:
     assert (seeds["L2", "probe"], seeds["L2", "colour"], seeds["rebalanced", "colour"]) == ("1", "0 1", "0")
 
 
+def test_a_row_that_a_variant_does_not_have_falls_back(tmp_path: Path) -> None:
+    folder = finished_study(tmp_path)
+    plan = json.loads((folder / "plan.json").read_text())
+    for asked, rows, rule in (
+        ("nope", {"conv3"}, "nope, as the study's file says; random, L2, rebalanced: no such row, so the usual one"),
+        ("conv2", {"conv2"}, "conv2, as the study's file says"),
+    ):
+        plan["evaluations"]["probe"]["row"] = asked
+        (folder / "plan.json").write_text(json.dumps(plan))
+        write_study_report(folder)
+        (board,) = findings(folder).boards
+        assert ({line.row for line in board.lines}, board.rule, board.error) == (rows, rule, "")
+        assert f"row: {rule}" in (folder / "report.md").read_text().replace("\\", "")
+    for file in (tmp_path / "results").glob("1-*/*.json"):
+        made = read_result(file)
+        write_result(file, replace(made, rows=(made.rows[0], made.rows[2])))
+    (board,) = findings(folder).boards
+    assert [line.row for line in board.lines] == ["conv2", "conv3", "conv2"] and "; L2: no such row" in board.rule
+
+
 def test_results_of_different_pictures_are_no_table(tmp_path: Path) -> None:
     folder = finished_study(tmp_path)
     file = next((tmp_path / "results").glob("2-0-0.*/*.json"))
