@@ -78,10 +78,18 @@ def _runs(plan: Plan, shelf: Shelf) -> dict[str, Path]:
     found = {}
     for variant in plan.variants:
         for cell in plan.of(variant, ""):
-            run = shelf.folder(cell)
-            if variant not in found and shelf.finished(cell) and run_settings(run)["objective"]["name"] != "labels":
-                found[variant] = run
+            if variant not in found and shelf.finished(cell) and _colours_pictures(shelf.folder(cell)):
+                found[variant] = shelf.folder(cell)
     return found
+
+
+def _colours_pictures(run: Path) -> bool:
+    """Whether a run is known to be one that colours."""
+    try:
+        settings = run_settings(run, {"objective.name": str, "data.source": object})
+    except UserError:  # which is said beside the costs
+        return False
+    return bool(settings["objective"]["name"] != "labels")
 
 
 def _source(plan: Plan, run: Path) -> str:

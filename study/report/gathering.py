@@ -7,9 +7,9 @@ from statistics import fmean
 from typing import NamedTuple
 
 from pretext.engine.journal import Record, read_journal, training_seconds
-from pretext.engine.run import run_settings
+from pretext.engine.run import Settings, run_settings
 from pretext.errors import UserError
-from study.plan import Cell, Plan
+from study.plan import PRETRAIN, Cell, Plan
 from study.shelf import Shelf
 from transfer.columns import Cell as Number
 from transfer.columns import Column, Gap, tested_gap
@@ -109,6 +109,8 @@ class Findings:
     health: dict[str, Health]
     """By variant, of those that learn to colour."""
     missing: tuple[Missing, ...]
+    remarks: tuple[str, ...] = ()
+    """Which finished runs count neither in costs nor in health, or not in costs, and why."""
 
     @property
     def reasons(self) -> dict[str, list[str]]:
@@ -136,9 +138,11 @@ def gather(plan: Plan, shelf: Shelf) -> Findings:
         )
         for board in drafts
     )
-    costs = {variant: cost for variant in plan.variants if (cost := _cost(plan.of(variant, ""), shelf))}
-    health = {variant: one for variant in plan.variants if (one := _health(plan.of(variant, ""), shelf))}
-    return Findings(plan, boards, costs, len(tested), health, tuple(_missing(plan, shelf)))
+    runs, remarks = _runs(plan, shelf)
+    each = {variant: [run for run in runs if run.cell.variant == variant] for variant in plan.variants}
+    costs = {variant: cost for variant, own in each.items() if (cost := _cost(own))}
+    health = {variant: one for variant, own in each.items() if (one := _health(own))}
+    return Findings(plan, boards, costs, len(tested), health, tuple(_missing(plan, shelf)), tuple(remarks))
 
 
 def _missing(plan: Plan, shelf: Shelf) -> list[Missing]:
@@ -152,12 +156,12 @@ def _missing(plan: Plan, shelf: Shelf) -> list[Missing]:
         if failure:
             failed[cell.key] = cell.name
             reason = f"failed: {failure.said}" if failure.said else f"failed with code {failure.code}"
+        elif damage := shelf.damage(cell):
+            reason = damage
         elif cell.after in failed:
             reason = f"{failed[cell.after]} failed, which it needs"
         else:
             reason = "not finished"
-        elif damage := shelf.damage(cell):
-            reason = damage
         found.append(Missing(cell, reason))
     return found
 
@@ -227,33 +231,64 @@ def _said(asked: str, rows: dict[str, str]) -> str:
     return f"fixed beforehand: {', '.join(dict.fromkeys(rows.values()))}"
 
 
-def _cost(cells: Sequence[Cell], shelf: Shelf) -> Cost | None:
-    runs = [shelf.folder(cell) for cell in cells if shelf.finished(cell)]
-    if not runs:
+class _Run(NamedTuple):
+    """A finished pretraining, as its files tell of it."""
+
+    cell: Cell
+    settings: Settings
+    records: list[Record]
+
+    @property
+    def batch(self) -> int:
+        """Pictures a step."""
+        return int(self.settings["training"]["batch_size"])
+
+    @property
+    def seconds(self) -> float:
+        """How long it took; 0 if its journal does not tell."""
+        return training_seconds(self.records, self.batch)
+
+
+def _runs(plan: Plan, shelf: Shelf) -> tuple[list[_Run], list[str]]:
+    """Those that are finished; and what is to be said of their files."""
+    found, remarks = [], []
+    for cell in [cell for cell in plan.cells if cell.command == PRETRAIN and shelf.finished(cell)]:
+        run = shelf.folder(cell)
+        try:
+            settings = run_settings(run, {"training.batch_size": int, "objective.name": str})
+            found.append(_Run(cell, settings, read_journal(run)))
+        except UserError as error:
+            remarks.append(f"without minutes and colour health of {cell.name}: {error}")
+    silent = [run.cell.name for run in found if not run.seconds]
+    if silent:
+        remarks.append(f"without minutes of {', '.join(silent)}: no journal there, or none that tells the speed")
+    return found, remarks
+
+
+def _cost(runs: Sequence[_Run]) -> Cost | None:
+    timed = [run for run in runs if run.seconds]
+    if not timed:
         return None
-    seconds, devices = 0.0, []
-    batch = int(run_settings(runs[0])["training"]["batch_size"])
-    for run in runs:
-        records = read_journal(run)
-        seconds += training_seconds(records, batch) / len(runs)
-        devices += [str(record.get("device")) for record in records if record["kind"] == "start"]
-    return Cost(seconds, cells[0].steps, cells[0].steps * batch, ", ".join(dict.fromkeys(devices)))
+    devices = [str(one.get("device")) for run in timed for one in run.records if one["kind"] == "start"]
+    steps = timed[0].cell.steps
+    seconds = fmean(run.seconds for run in timed)
+    return Cost(seconds, steps, steps * timed[0].batch, ", ".join(dict.fromkeys(devices)))
 
 
-def _health(cells: Sequence[Cell], shelf: Shelf) -> Health | None:
+def _health(runs: Sequence[_Run]) -> Health | None:
     looks: list[Record] = []
     held_out = 0
-    for cell in cells:
-        if not shelf.finished(cell) or run_settings(shelf.folder(cell))["objective"]["name"] == "labels":
+    for run in runs:
+        if run.settings["objective"]["name"] == "labels":
             continue
-        records = read_journal(shelf.folder(cell))
-        looks += [record for record in records if record["kind"] == "health"][-1:]
-        held_out = max([held_out, *(int(one.get("held_out") or 0) for one in records if one["kind"] == "start")])
+        looks += [record for record in run.records if record["kind"] == "health"][-1:]
+        told = [one.get("held_out") for one in run.records if one["kind"] == "start"]
+        held_out = max([held_out, *(count for count in told if isinstance(count, int))])
     if not looks:
         return None
     values = {}
     for key in HEALTH:
-        told = [look[key] for look in looks if isinstance(look.get(key), (int, float)) and math.isfinite(look[key])]
-        if told:
-            values[key] = fmean(told), deviation(told)
+        numbers = [look[key] for look in looks if isinstance(look.get(key), (int, float)) and math.isfinite(look[key])]
+        if numbers:
+            values[key] = fmean(numbers), deviation(numbers)
     return Health(values, int(looks[0]["step"]), len(looks), held_out)

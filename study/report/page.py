@@ -76,6 +76,7 @@ def page(folder: Path, found: Findings, colours: Sequence[Colours], figures: Fig
         health_names=[HEALTH[key] for key in HEALTH if any(key in one.values for one in found.health.values())],
         health=_health(found),
         costs={variant: found.costs[variant] for variant in found.variants if variant in found.costs},
+        remarks=found.remarks,
         devices=len({cost.device for cost in found.costs.values()}),
         differing={key: {v: _word(value) for v, value in told.items()} for key, told in plan.differing.items()},
         trained=[v for v in found.variants if any(v in told for told in plan.differing.values())],

@@ -179,6 +179,7 @@ def _footer(found: Findings, colours: Sequence[Colours]) -> Iterator[str]:
         yield f"[..]: {boards[0].first.interval}; +-: standard deviation over seeds"
     for reason, names in found.reasons.items():
         yield f"missing: {', '.join(names)}: {reason}"
+    yield from found.remarks
     for variant, cost in found.costs.items():
         yield f"{variant}: {cost.steps:,} steps, {cost.pictures:,} pictures, {cost.device}"
 

@@ -161,6 +161,53 @@ def test_a_damaged_result_is_missing_with_its_reason(tmp_path: Path) -> None:
     assert (seeds["L2", "probe"], seeds["L2", "colour"], seeds["rebalanced", "colour"]) == ("1", "0 1", "0")
 
 
+SILENT = "minutes of L2 0: no journal there, or none that tells the speed"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("journal.jsonl", None, SILENT),
+        ("journal.jsonl", '{"kind": "start", "step": 0, "held_out": "x"}', SILENT),
+        (
+            "journal.jsonl",
+            '{"kind": "speed", "step": 4, "pictures_per_second": "x"}\n{}',
+            "line 1 is no journal record",
+        ),
+        ("settings.yaml", "{}", "settings.yaml holds no training.batch_size; has the file been edited?"),
+        ("settings.yaml", "training: {batch_size: 10}\nobjective: 5", "settings.yaml holds no objective.name"),
+    ],
+)
+def test_what_a_damaged_run_does_not_tell_does_not_count(
+    tmp_path: Path, name: str, text: str | None, said: str
+) -> None:
+    folder = finished_study(tmp_path)
+    (damaged,) = (tmp_path / "runs").glob(f"1-0.*/{name}")
+    if text is None:
+        damaged.unlink()
+    else:
+        damaged.write_text(text)
+    write_study_report(folder)
+    costs = findings(folder).costs
+    assert costs["L2"] == costs["rebalanced"], "the mean of what is told"
+    page, shown = Page(folder / "report.html").text, (folder / "report.md").read_text().replace("\\", "")
+    assert all("L2 0: " in one and said in one for one in (page, shown))
+    (other,) = (tmp_path / "runs").glob("1-1.*/journal.jsonl")
+    other.write_text("")
+    assert "L2" not in findings(folder).costs
+    write_study_report(folder)
+
+
+def test_checkpoints_that_are_not_the_runs_own_do_not_count(tmp_path: Path) -> None:
+    folder = finished_study(tmp_path)
+    for at, run in enumerate(sorted((tmp_path / "runs").iterdir())):
+        (run / "checkpoints" / ("9x.pt", f"{STEPS:08}_copy.pt")[at % 2]).touch()
+    assert not findings(folder).missing
+    for run in (tmp_path / "runs").iterdir():
+        (run / "checkpoints" / f"{STEPS:08}.pt").unlink()
+    assert len(findings(folder).missing) == 4
+
+
 def test_a_row_that_a_variant_does_not_have_falls_back(tmp_path: Path) -> None:
     folder = finished_study(tmp_path)
     plan = json.loads((folder / "plan.json").read_text())
