@@ -206,6 +206,10 @@ def report(arguments: Sequence[str]) -> int:
 
     of = Positional("run", "directory of a run, or of a study")
     (run,), _ = read(report, NoSettings, [of], arguments)
+    studies = [run] if run.name == "plan.json" and run.is_file() else sorted(run.glob("*/plan.json"))
+    if studies and not (run / "settings.yaml").exists() and not (run / "plan.json").exists():
+        named = ", ".join(str(plan.parent) for plan in studies[:5])
+        raise UserError(f"{run}: neither a run nor a study; name one: {named}{', ...' if len(studies) > 5 else ''}")
     if (run / "plan.json").is_file():
         from study.report.writing import write_study_report
 

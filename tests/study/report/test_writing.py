@@ -15,6 +15,7 @@ from PIL import Image
 from reported import STEPS, finished_study
 from rich.console import Console
 
+import pretint
 from pretext.errors import UserError
 from study import findings, write_study_report
 from tests.judging import answers, row
@@ -226,6 +227,14 @@ def test_a_row_that_a_variant_does_not_have_falls_back(tmp_path: Path) -> None:
         write_result(file, replace(made, rows=(made.rows[0], made.rows[2])))
     (board,) = findings(folder).boards
     assert [line.row for line in board.lines] == ["conv2", "conv3", "conv2"] and "; L2: no such row" in board.rule
+
+
+def test_a_folder_of_studies_names_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = finished_study(tmp_path)
+    for asked in (tmp_path, folder / "plan.json"):
+        assert pretint.main(["report", str(asked)]) == 2
+        line = capsys.readouterr().err.strip()
+        assert line == f"pretint: {asked}: neither a run nor a study; name one: {folder}"
 
 
 def test_results_of_different_pictures_are_no_table(tmp_path: Path) -> None:
