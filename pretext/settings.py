@@ -121,7 +121,8 @@ def _parser_of_words(
 ) -> ArgumentParser:
     parser = ArgumentParser(prog=program, description=about, exit_on_error=False, allow_abbrev=False)
     for positional in positionals:
-        parser.add_argument(positional.name, type=positional.kind, help=positional.help, nargs=positional.nargs)
+        none: dict[str, Any] = {"default": []} if positional.nargs == "*" else {}  # else help calls them required
+        parser.add_argument(positional.name, type=positional.kind, help=positional.help, nargs=positional.nargs, **none)
     if dataclasses.fields(kind):
         parser.add_argument(file, action="config", help="a YAML file of settings; options win over it")
         parser.add_class_arguments(kind)

@@ -18,6 +18,7 @@ from PIL import Image
 import colorization
 import pretext
 import slurm
+import study
 import transfer
 
 ROOT = Path(__file__).parents[2]
@@ -59,7 +60,7 @@ def test_the_recipes_page_has_every_recipe_as_it_stands() -> None:
 
 def test_the_api_page_has_every_public_name() -> None:
     page = loaded("hooks").names(ROOT)
-    for package in (pretext, transfer, colorization, slurm):
+    for package in (pretext, transfer, colorization, study, slurm):
         for name in package.__all__:
             assert f"{{#{package.__name__}.{name}}}" in page
             (module,) = re.findall(rf"^::: ({package.__name__}\.[\w.]+)\.{name}$", page, re.MULTILINE)
