@@ -73,12 +73,22 @@ class Grid(NamedTuple):
     rows: tuple[tuple[str, tuple[Cell, ...]], ...]
     across: str = "network"
     """What its columns are, which is its corner when it is turned."""
+    turns: bool = True
+    """Whether it may be turned to be less wide; the terminal turns it anyway."""
 
     def turned(self) -> "Grid":
         """Rows as columns."""
         across = zip(*(cells for _, cells in self.rows), strict=True)
         header = tuple(name for name, _ in self.rows)
         return Grid(self.across, header, tuple(zip(self.header, across, strict=True)), self.corner)
+
+    def flat(self) -> "Grid":
+        """For a page: turned if it is wide and would be less so, names on one line."""
+        ways = (self, self.turned()) if self.turns else (self,)
+        widths = {way: _terminal_table(way, tall=False).width or 0 for way in ways}
+        best = self if widths[self] <= WIDTH else min(widths, key=widths.__getitem__)
+        rows = tuple((name.replace("\n", ", "), cells) for name, cells in best.rows)
+        return best._replace(header=tuple(name.replace("\n", ", ") for name in best.header), rows=rows)
 
     def part(self, start: int, end: int) -> "Grid":
         """The columns from ``start`` to before ``end``."""
@@ -99,7 +109,7 @@ class Sheet(NamedTuple):
 
     def markdown(self) -> str:
         """A pipe table, as GitHub reads it."""
-        grid = _flat(self.grid)
+        grid = self.grid.flat()
         head = [_in_markdown(text) for text in (grid.corner, *grid.header)]
         rows = [[_in_markdown(name), *map(_markdown_cell, cells)] for name, cells in grid.rows]
         ruler = ["---", *["---:"] * len(grid.header)]
@@ -109,7 +119,7 @@ class Sheet(NamedTuple):
 
     def latex(self) -> str:
         """A table for the package booktabs."""
-        grid = _flat(self.grid)
+        grid = self.grid.flat()
         head = [_in_latex(text) for text in (grid.corner, *grid.header)]
         rows = [[_in_latex(name), *map(_latex_cell, cells)] for name, cells in grid.rows]
         lines = [f"    {' & '.join(row)} \\\\" for row in (head, *rows)]
@@ -181,24 +191,16 @@ def _terminal_table(grid: Grid, tall: bool) -> Table:
     return drawn((grid.corner, *grid.header), rows)
 
 
-def _flat(grid: Grid) -> Grid:
-    """For a page: turned if it is wide and would be less so, names on one line."""
-    widths = {way: _terminal_table(way, tall=False).width or 0 for way in (grid, grid.turned())}
-    best = grid if widths[grid] <= WIDTH else min(widths, key=widths.__getitem__)
-    rows = tuple((name.replace("\n", ", "), cells) for name, cells in best.rows)
-    return Grid(best.corner, tuple(name.replace("\n", ", ") for name in best.header), rows)
-
-
 def _markdown_cell(cell: Cell) -> str:
     if isinstance(cell, str):
-        return cell
+        return _in_markdown(cell)
     value = f"**{cell.value}**" if cell.best else cell.value
     return f"{value} {cell.interval}{cell.deviation}"
 
 
 def _latex_cell(cell: Cell) -> str:
     if isinstance(cell, str):
-        return cell
+        return _in_latex(cell)
     value = rf"\textbf{{{cell.value}}}" if cell.best else cell.value
     deviation = cell.deviation.replace("+-", r"$\pm$")
     return rf"{value} {{\scriptsize {cell.interval}{deviation}}}".replace("-", "$-$")
