@@ -4,6 +4,7 @@ Such a file runs with all that its user may do, so that user alone names it: in 
 ``load_plugins``. Nothing that Pretint reads (a checkpoint, a recipe) can name one.
 """
 
+import hashlib
 import importlib
 import importlib.util
 import os
@@ -44,6 +45,11 @@ def load_plugins(*files: str | Path) -> None:
 def plugin_contents() -> tuple[bytes, ...]:
     """What is in the files that were loaded, sorted: a part of the code that gave a result."""
     return tuple(sorted(_contents.values()))
+
+
+def plugin_digests() -> dict[str, str]:
+    """SHA-256 of the files that were loaded, by their paths, in the order in which they were."""
+    return {str(path): hashlib.sha256(content).hexdigest() for path, content in _contents.items()}
 
 
 def _load(path: Path) -> None:

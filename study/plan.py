@@ -63,6 +63,8 @@ class Plan:
     """What is judged at random weights: settings of pretraining, by their file, from the folder of studies."""
     figures: str
     cells: tuple[Cell, ...]
+    call: dict[str, Any] = field(default_factory=dict)
+    """What it was called with, see ``study.call``; older plans do not say."""
 
     def of(self, variant: str, evaluation: str) -> list[Cell]:
         """The cells of a variant, by seed; of a pretraining with evaluation empty."""

@@ -10,6 +10,7 @@ import yaml
 from pretext.engine.interrupt import Ending
 from pretext.errors import UserError
 from pretext.files import held_folder, write_atomically
+from study.call import with_call
 from study.expanding import expand
 from study.file import read_study
 from study.here import Standing, Standings, as_left, run_here
@@ -104,7 +105,7 @@ def study(file: Path, places: Sequence[str], options: StudyOptions, send: Send |
                 shelf.folder(cell).mkdir(parents=True, exist_ok=True)
         for recipe, settings in plan.recipes.items():
             write_atomically(shelf.root / recipe, yaml.safe_dump(settings, sort_keys=False).encode())
-        plan.write(folder / PLAN)
+        with_call(plan, file, asked, places, options).write(folder / PLAN)
         found: Standings = {}
         ending = Ending.COMPLETE
         for found, ending in watched(plan, shelf, _looks(plan, shelf, options, send)):  # noqa: B007

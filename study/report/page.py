@@ -5,6 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import yaml
+
+from study.call import call_of
 from study.plan import PRETRAIN
 from study.report import charts
 from study.report.colours import Colours
@@ -84,6 +87,8 @@ def page(folder: Path, found: Findings, colours: Sequence[Colours], figures: Fig
         unfinished=len(found.missing),
         cells=len({cell.key for cell in plan.cells}),
         commands=_commands(found),
+        call=call_of(plan),
+        recipes={file: yaml.safe_dump(settings, sort_keys=False) for file, settings in plan.recipes.items()},
     )
 
 
