@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from study.plan import PRETRAIN, Cell, Plan
 from study.running import PLAN
 from tests.judging import answers, result, row
 from transfer.outcomes import Row
-from transfer.results import write_result
+from transfer.results import read_result, write_result
 
 STEPS = 7
 STAGES = ("conv1", "conv2", "conv3")
@@ -128,6 +129,18 @@ def finished_study(
     (folder / "s").mkdir(parents=True)
     plan.write(folder / "s" / PLAN)
     return folder / "s"
+
+
+def rewritten(folder: Path, which: str = "*", **changed: Any) -> None:
+    """Change results of studies in a folder.
+
+    Args:
+        folder: of studies.
+        which: a pattern of the names of folders of results.
+        changed: fields of the results.
+    """
+    for file in (folder / "results").glob(f"{which}/*.json"):
+        write_result(file, replace(read_result(file), **changed))
 
 
 def _rows(level: float, seed: int) -> list[Row]:

@@ -7,8 +7,8 @@ import matplotlib
 from markupsafe import Markup
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from study.report.boards import board_line, published_of
 from study.report.gathering import Board, Findings
-from study.report.tables import board_line, published_of
 from transfer.columns import Column, row_names
 from transfer.intervals import MEASURES
 from transfer.report.charts import STYLE, as_svg, new_axes

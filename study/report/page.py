@@ -10,10 +10,11 @@ import yaml
 from study.call import call_of
 from study.plan import PRETRAIN
 from study.report import charts
+from study.report.boards import board_line, cited, full_sheet, published_of
 from study.report.colours import Colours
 from study.report.figures import Figures
 from study.report.gathering import HEALTH, Board, Findings, Line
-from study.report.tables import best_of, board_line, colour_number, minutes, p_text, published_of
+from study.report.tables import best_of, colour_number, minutes, p_text, took
 from transfer.grid import Cell, Number
 from transfer.intervals import MEASURES, Estimate
 from transfer.report.pictures import picture
@@ -80,6 +81,8 @@ def page(folder: Path, found: Findings, colours: Sequence[Colours], figures: Fig
         health=_health(found),
         costs={variant: found.costs[variant] for variant in found.variants if variant in found.costs},
         remarks=found.remarks,
+        took=took(found),
+        minutes=minutes,
         devices=len({cost.device for cost in found.costs.values()}),
         differing={key: {v: _word(value) for v, value in told.items()} for key, told in plan.differing.items()},
         trained=[v for v in found.variants if any(v in told for told in plan.differing.values())],
@@ -157,6 +160,7 @@ def _of_colours(one: Colours) -> tuple[str, str]:
 
 def _board(found: Findings, board: Board, drawn: dict[str, charts.Look], anchor: str) -> dict[str, Any]:
     columns = [line.column for v in found.variants if (line := board_line(board, v)) and line.column]
+    table = published_of(board)
     return {
         "id": anchor,
         "name": board.evaluation,
@@ -166,7 +170,9 @@ def _board(found: Findings, board: Board, drawn: dict[str, charts.Look], anchor:
         "measure": MEASURES[board.first.metric] if board.first else "",
         "stages": charts.stages(found, board, drawn, f"{anchor}-stages"),
         "cost": charts.cost(found, board, drawn, f"{anchor}-cost"),
-        "published": published_of(board),
+        "published": table,
+        "sources": [(row.name, cited(row)) for row in table.rows] if table else [],
+        "full": sheet._replace(grid=sheet.grid.flat()) if (sheet := full_sheet(found, board)) else None,
         "facts": facts(Section(tuple(Network((column,), {}) for column in columns))) if columns else {},
         "made": made([result for column in columns for result in column.results]),
         "tests": sorted({line.gap.test for line in board.lines if line.gap}),

@@ -4,25 +4,51 @@ import csv
 import io
 import math
 from collections.abc import Iterator, Sequence
+from statistics import fmean
+from typing import NamedTuple
 
+from study.report.boards import board_line, full_sheet
 from study.report.colours import Colours
 from study.report.gathering import HEALTH, Board, Findings, Line
 from transfer.columns import Column
 from transfer.grid import Cell, Grid, Number, Sheet
 from transfer.intervals import MEASURES
-from transfer.report.published import STAGES, PublishedTable, published
 
 _CSV = (
     *("variant", "evaluation", "protocol", "metric", "row", "shown", "value", "low", "high", "over_seeds", "seeds"),
     *("n_test", "against", "difference", "difference_low", "difference_high", "p", "p_holm", "tests"),
-    *("difference_over_seeds_low", "difference_over_seeds_high", "minutes"),
+    *("difference_over_seeds_low", "difference_over_seeds_high", "minutes", "evaluation_minutes"),
 )
 
 
-def sheets(found: Findings, colours: Sequence[Colours] = ()) -> list[Sheet]:
-    """What all variants are worth, what each differs by from the one that it is compared with, and their colours."""
-    shown = [_main(found, colours), _differences(found), *_published(found), _health(found)]
-    return [sheet for sheet in shown if sheet] + [sheet for one in colours if one.scores for sheet in one.scores.sheets]
+class Sheets(NamedTuple):
+    """A study's tables."""
+
+    results: list[Sheet]
+    """What all variants are worth, and what each differs by from the one that it is compared with."""
+    full: list[Sheet]
+    """Every row of every evaluation; what was looked at besides; what it took."""
+    colours: list[Sheet]
+
+    @property
+    def brief(self) -> list[Sheet]:
+        """What the terminal shows."""
+        return self.results + self.colours
+
+    @property
+    def all(self) -> list[Sheet]:
+        """What files hold."""
+        return self.results + self.full + self.colours
+
+
+def sheets(found: Findings, colours: Sequence[Colours] = ()) -> Sheets:
+    """What is known, as tables."""
+    full = [*(full_sheet(found, board) for board in found.boards), _health(found), took(found)]
+    return Sheets(
+        [sheet for sheet in (_main(found, colours), _differences(found)) if sheet],
+        [sheet for sheet in full if sheet],
+        [sheet for one in colours if one.scores for sheet in one.scores.sheets],
+    )
 
 
 def best_of(board: Board) -> str:
@@ -48,24 +74,15 @@ def colour_number(found: Findings, colours: Colours, variant: str) -> Number | N
     return Number(line.scores[metric.key], line.spreads.get(metric.key), best, False, metric.scale, metric.digits)
 
 
-def board_line(board: Board, variant: str) -> Line | None:
-    """A variant's; None if it is not judged there."""
-    return next((line for line in board.lines if line.variant == variant), None)
-
-
-def published_of(board: Board) -> PublishedTable | None:
-    """Published rows that a board may stand beside: its protocol, data and backbone are theirs."""
-    columns = [line.column for line in board.lines if line.column]
-    return next((table for column in columns if (table := published(column.first))), None)
-
-
 def p_text(p: float) -> str:
     """0.0123, or <0.0001."""
     return "<0.0001" if p < 1e-4 else f"{p:.4f}"
 
 
 def minutes(seconds: float) -> str:
-    """Of pretraining."""
+    """Of a cell."""
+    if seconds < 3:
+        return "<0.1"
     return f"{seconds / 60:.1f}" if seconds < 6000 else f"{seconds / 60:,.0f}"
 
 
@@ -117,23 +134,6 @@ def _differences(found: Findings) -> Sheet | None:
     return Sheet("differences", Grid("variant", names, tuple(rows), "evaluation"), tuple(about))
 
 
-def _published(found: Findings) -> Iterator[Sheet]:
-    for board in found.boards:
-        table = published_of(board)
-        if not table:
-            continue
-        rows = []
-        for row in table.rows:
-            scores = [f"{100 * score:.1f}" for score in row.scores]
-            if len(scores) == 1:
-                rows.append((f"{row.name} (best stage)", (*[""] * len(STAGES), scores[0])))
-            else:
-                rows.append((row.name, (*scores, f"{100 * max(row.scores):.1f}")))
-        about = [f"{row.name}: {row.source}; {'checked' if row.verified else 'not verified'}" for row in table.rows]
-        title = f"published, top-1 accuracy on {table.data}, %: the protocol of {board.evaluation}"
-        yield Sheet(title, Grid("method", (*STAGES, "best"), tuple(rows), "stage"), tuple(dict.fromkeys(about)))
-
-
 def _health(found: Findings) -> Sheet | None:
     if not found.health:
         return None
@@ -148,6 +148,27 @@ def _health(found: Findings) -> Sheet | None:
         "loss: compare only where the objective is the same",
     )
     return Sheet("colour health", Grid("variant", tuple(HEALTH[key] for key in keys), rows, "measure"), about)
+
+
+def took(found: Findings) -> Sheet | None:
+    """Minutes of every evaluation; None if nothing is finished."""
+    boards = [board for board in found.boards if board.first]
+    rows = []
+    for variant in found.variants:
+        lines = [board_line(board, variant) for board in boards]
+        cells = tuple(minutes(_seconds(line.column)) if line and line.column else "" for line in lines)
+        rows += [(variant, cells)] if any(cells) else []
+    if not boards:
+        return None
+    results = [result for board in boards for line in board.lines if line.column for result in line.column.results]
+    about = f"mean over seeds; on {', '.join(dict.fromkeys(result.cost.device for result in results))}"
+    grid = Grid("variant", tuple(board.evaluation for board in boards), tuple(rows), "evaluation")
+    return Sheet("minutes of an evaluation, a seed", grid, (about,))
+
+
+def _seconds(column: Column) -> float:
+    """Of an evaluation, its seeds on average."""
+    return fmean(result.cost.seconds for result in column.results)
 
 
 def _spread(value: tuple[float, float | None] | None) -> str:
@@ -222,6 +243,7 @@ def _records(found: Findings, board: Board, line: Line, column: Column) -> Itera
             "over_seeds": "" if cell.over_seeds is None else cell.over_seeds,
             "seeds": " ".join(str(result.network.seed) for result in column.results),
             "n_test": first.n_test, "minutes": _minutes(found, line.variant),
+            "evaluation_minutes": _seconds(column) / 60,
         }  # fmt: skip
         if name == line.row and line.gap:
             gap = line.gap

@@ -11,10 +11,10 @@ from study.report.colours import colours
 from study.report.figures import figures
 from study.report.gathering import Findings, gather
 from study.report.page import page
-from study.report.tables import csv_of, sheets
+from study.report.tables import Sheets, csv_of, sheets
 from study.running import PLAN
 from study.shelf import Shelf
-from transfer.grid import WIDTH, Sheet
+from transfer.grid import WIDTH
 
 
 def findings(folder: Path) -> Findings:
@@ -30,11 +30,11 @@ class Written(NamedTuple):
     """A report that was written."""
 
     files: list[Path]
-    sheets: list[Sheet]
+    sheets: Sheets
 
     def terminal(self, width: int = WIDTH) -> list[str | Table]:
-        """Its tables, to print."""
-        return [line for sheet in self.sheets for line in sheet.terminal(width)]
+        """Its first tables, to print: the files have all."""
+        return [line for sheet in self.sheets.brief for line in sheet.terminal(width)]
 
 
 def write_study_report(folder: Path) -> Written:
@@ -48,8 +48,8 @@ def write_study_report(folder: Path) -> Written:
     shown = sheets(found, coloured)
     texts = {
         "html": page(folder, found, coloured, figures(found.plan, shelf, folder)),
-        "md": "\n".join(sheet.markdown() for sheet in shown).encode(),
-        "tex": "\n".join(sheet.latex() for sheet in shown).encode(),
+        "md": "\n".join(sheet.markdown() for sheet in shown.all).encode(),
+        "tex": "\n".join(sheet.latex() for sheet in shown.all).encode(),
         "csv": csv_of(found, coloured).encode(),
     }
     files = [folder / f"report.{ending}" for ending in texts]

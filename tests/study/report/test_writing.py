@@ -4,7 +4,6 @@ import csv
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,18 +11,17 @@ import pytest
 import torch
 from browsing import laid_out
 from PIL import Image
-from reported import STEPS, finished_study
+from reported import STEPS, finished_study, rewritten
 from rich.console import Console
 
 import pretint
 from pretext.errors import UserError
 from study import findings, write_study_report
-from tests.judging import answers, row
 from tests.reporting import Page
 from transfer import columns
 from transfer.columns import Column
 from transfer.intervals import holm
-from transfer.results import read_result, write_result
+from transfer.results import Cost, read_result
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -113,6 +111,25 @@ def test_cost_and_health_are_means_over_seeds(tmp_path: Path) -> None:
     assert "L2 2.3 7 70 cpu" in page.text
     assert "pretint probe runs/0-0.000000000000 --out=results/0-0-0.000000000000 '--train=a b'" in page.text
     assert "objective.name regression regression" in page.text
+
+
+def test_evaluations_take_their_mean_over_seeds(tmp_path: Path) -> None:
+    folder = finished_study(tmp_path, evaluations=("probe", "neighbours"), without=("rebalanced 1 probe",))
+    for number, seed, seconds in ((1, 0, 60.0), (1, 1, 201.0), (2, 0, 2.9)):
+        rewritten(tmp_path, f"{number}-{seed}-0.*", cost=Cost(seconds, 1.0, 1.0, 0, 0, "a GPU"))
+    write_study_report(folder)
+    lines = list(csv.DictReader((folder / "report.csv").open()))
+    took = {(one["variant"], one["evaluation"]): float(one["evaluation_minutes"]) for one in lines}
+    assert len(took) == 6
+    assert (took["L2", "probe"], took["rebalanced", "probe"]) == (130.5 / 60, 2.9 / 60)
+    assert took["random", "neighbours"] == 12.5 / 60
+    for row in ("| random | 0.2 | 0.2 |", "| L2 | 2.2 | 0.2 |", "| rebalanced | \\<0.1 | 0.2 |"):
+        assert row in (folder / "report.md").read_text()
+    assert "rebalanced & \\textless{}0.1 & 0.2" in (folder / "report.tex").read_text()
+    page = Page(folder / "report.html")
+    assert "variant probe neighbours random 0.2 0.2 L2 2.2 0.2 rebalanced <0.1 0.2" in page.text
+    assert "mean over seeds; on cpu, a GPU" in page.text
+    assert "What scoring colours took is not kept" not in page.text
 
 
 def test_what_is_missing_is_said_with_its_reason(tmp_path: Path) -> None:
@@ -302,20 +319,6 @@ def test_colours_join_seeds_are_kept_and_outlive_the_networks(tmp_path: Path) ->
     page = Page(folder / "report.html")
     assert "Cannot be scored: " in page.text
     assert "They cannot be had: " in page.text
-
-
-def test_published_rows_only_where_the_protocol_is_theirs(tmp_path: Path) -> None:
-    rows = [row(f"conv{at}", answers(0.2 + at / 50, at, 50_000), at / 10) for at in range(1, 6)]
-    classes = tuple(f"n{number:08}" for number in range(1000))
-    for protocol in ("zhang2016", "modern"):
-        folder = finished_study(tmp_path / protocol, {"random": 0.3}, (0,))
-        for file in (tmp_path / protocol / "results").glob("*/*.json"):
-            made = read_result(file)
-            write_result(file, replace(made, rows=tuple(rows), n_test=50_000, classes=classes, protocol=protocol))
-        write_study_report(folder)
-        page, text = Page(folder / "report.html"), (folder / "report.md").read_text()
-        assert ("RotNet" in page.text, "BiGAN" in page.text) == (False, protocol == "zhang2016")
-        assert ("| colorization | 12.5 | 24.5 | 30.4 | 31.5 | 30.3 | 31.5 |" in text) == (protocol == "zhang2016")
 
 
 def test_hostile_names_stay_text(tmp_path: Path) -> None:

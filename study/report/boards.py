@@ -1,0 +1,108 @@
+"""A board in full: every row of every variant, and the published rows that may stand below them."""
+
+from collections.abc import Iterator, Sequence
+
+from study.report.gathering import Board, Findings, Line
+from transfer.columns import row_names
+from transfer.grid import Cell, Grid, Number, Sheet
+from transfer.intervals import MEASURES
+from transfer.report.published import STAGES, Published, PublishedTable, published
+
+ROWS = 8
+"""A board of no more shows all; one of more, as k-NN at four k, those like the rows that stand for its variants."""
+
+
+def board_line(board: Board, variant: str) -> Line | None:
+    """A variant's; None if it is not judged there."""
+    return next((line for line in board.lines if line.variant == variant), None)
+
+
+def published_of(board: Board) -> PublishedTable | None:
+    """Published rows that a board may stand beside: its protocol, data and backbone are theirs."""
+    columns = [line.column for line in board.lines if line.column]
+    return next((table for column in columns if (table := published(column.first))), None)
+
+
+def cited(row: Published) -> str:
+    """Where a published row is from."""
+    remark = f"; {row.remark}" if row.remark else ""
+    return f"{row.source}{remark}; {'checked' if row.verified else 'not verified'}"
+
+
+def full_sheet(found: Findings, board: Board) -> Sheet | None:
+    """Every row of every variant; None where the study's table says all.
+
+    Rows are stages, as in the tables of results. With published rows it is the table of their papers: a line for each
+    network, stages across, theirs below.
+
+    Args:
+        found: of the study.
+        board: of an evaluation.
+    """
+    lines = [line for v in found.variants if (line := board_line(board, v)) and line.column]
+    names, table = _rows(lines), published_of(board)
+    if not board.first or (len(names) < 2 and not table):
+        return None
+    first = board.first
+    corner = "trained" if first.mode == "fine-tuned" else "stage"
+    rows = tuple((name, tuple(_number(line, name) for line in lines)) for name in names)
+    grid = Grid(corner, tuple(line.variant for line in lines), rows, "variant")
+    if table:
+        grid = _with_published(grid, [_stage(lines, name) for name in names], lines, table)
+    title = f"{board.evaluation}, every row: {MEASURES[first.metric]} on {first.n_test:,} test pictures, %"
+    return Sheet(title, grid, tuple(_footer(board, lines, names, table)))
+
+
+def _rows(lines: Sequence[Line]) -> list[str]:
+    columns = [line.column for line in lines if line.column]
+    names = row_names(columns)
+    if len(names) <= ROWS:
+        return names
+    variants = {name: column.first.row(name).variant for column in columns for name in column.names}
+    shown = {variants[line.row] for line in lines}
+    return [name for name in names if variants[name] in shown]
+
+
+def _stage(lines: Sequence[Line], name: str) -> str:
+    columns = (line.column for line in lines if line.column and name in line.column.names)
+    return next(columns).first.row(name).stage
+
+
+def _number(line: Line, name: str) -> Cell:
+    cell = line.column.cells.get(name) if line.column else None
+    return Number(cell.score, cell.over_seeds, name == line.row) if cell else ""
+
+
+def _with_published(grid: Grid, stages: Sequence[str], lines: Sequence[Line], table: PublishedTable) -> Grid:
+    """Theirs below ours; of some papers only the best stage is known, which then has a column."""
+    best = any(len(row.scores) < len(STAGES) for row in table.rows)
+    ours = [
+        (name, (*cells, *([_number(line, line.row)] if best else [])))
+        for (name, cells), line in zip(grid.turned().rows, lines, strict=True)
+    ]
+    theirs = [(row.name, (*_scores(row, stages), *(_best(row) if best else []))) for row in table.rows]
+    heading = (f"published, {table.data}:", ("",) * (len(stages) + best))
+    header = (*(name for name, _ in grid.rows), *(["best"] if best else []))
+    return Grid(grid.across, header, (*ours, heading, *theirs), grid.corner, turns=False)
+
+
+def _scores(row: Published, stages: Sequence[str]) -> list[str]:
+    known = dict(zip(STAGES, row.scores, strict=True)) if len(row.scores) == len(STAGES) else {}
+    return [f"{100 * known[stage]:.1f}" if stage in known else "" for stage in stages]
+
+
+def _best(row: Published) -> list[str]:
+    return [f"{100 * row.scores[0]:.1f}" if len(row.scores) == 1 else ""]
+
+
+def _footer(board: Board, lines: Sequence[Line], names: Sequence[str], table: PublishedTable | None) -> Iterator[str]:
+    yield f"bold: the row that stands for a variant, {board.rule}"
+    numbers = [_number(line, name) for line in lines for name in names]
+    spread = any(isinstance(one, Number) and one.spread is not None for one in numbers)
+    assert board.first
+    yield f"[..]: {board.first.interval}" + ("; +-: standard deviation over seeds" if spread else "")
+    every = {name for line in lines if line.column for name in line.column.names}
+    if len(every) > len(names):
+        yield f"{len(names)} of {len(every)} rows: those comparable with the bold ones; all are in report.csv"
+    if table:
+        yield from dict.fromkeys(f"{row.name}: {cited(row)}" for row in table.rows)
