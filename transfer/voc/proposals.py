@@ -145,6 +145,8 @@ def _places(whole: float, part: float) -> list[float]:
 def _read(path: Path) -> Iterator[tuple[str, Any]]:
     """Names and boxes of all pictures in a file."""
     try:
+        if not path.is_file():  # some of scipy's readers have other words for it
+            raise UserError(f"{path}: no such file; name one with proposals, or take {WINDOWS!r}")
         if path.suffix == ".mat":
             yield from _read_mat(path)
         elif path.suffix == ".npz":
@@ -153,8 +155,6 @@ def _read(path: Path) -> Iterator[tuple[str, Any]]:
                     yield name, archive[name]
         else:
             raise UserError(f"{path}: proposals are read from .mat or .npz; or take {WINDOWS!r}, which needs no file")
-    except FileNotFoundError as problem:
-        raise UserError(f"{path}: no such file; name one with proposals, or take {WINDOWS!r}") from problem
     except UserError:
         raise
     except Exception as problem:  # damaged bytes make scipy and zipfile raise nearly anything

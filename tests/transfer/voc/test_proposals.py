@@ -115,8 +115,11 @@ def test_windows_meet_real_objects(shared_data: Path) -> None:
 
 def test_files_that_cannot_be_right(boxed: Boxed, tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
-    refused(path, boxed, "no such file", "windows")
+    for missing in ("a.npz", "a.mat", "a"):
+        refused(tmp_path / missing, boxed, f"{missing}: no such file", "windows")
     refused("window", boxed, "windows")
+    (tmp_path / "a.txt").write_text("boxes")
+    refused(tmp_path / "a.txt", boxed, ".mat or .npz")
     path.write_bytes(b"PK\3\4 and so on")
     refused(path, boxed, str(path), "cannot be read")
     path.write_bytes(b"")
