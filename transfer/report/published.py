@@ -1,11 +1,16 @@
 """Numbers of published tables, to draw beside one's own where data and protocol are theirs.
 
-None of the rows of five numbers was checked against its paper: they are written down from memory, as later
-papers cite them, and a report says so. Those of one number are the best stages of VISSL's list of models.
+Few of the rows were checked against their papers: those of AlexNet's stages and of PASCAL VOC are written down from
+memory, as later papers cite them, and a report says so. Those of one number are the best stages of VISSL's list of
+models.
 """
 
+import math
+import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
+from transfer.intervals import Metric
 from transfer.results import Result
 
 STAGES = ("conv1", "conv2", "conv3", "conv4", "conv5")
@@ -23,7 +28,7 @@ class Published(NamedTuple):
 
     name: str
     scores: tuple[float, ...]
-    """Top-1 accuracy in [0, 1] at ``STAGES``, or one: of the best stage, whichever that is."""
+    """In [0, 1], of the table's stages, NaN where none was published; or one: of the best stage, whichever that is."""
     protocols: tuple[str, ...]
     """Those of ours that it may stand beside."""
     source: str
@@ -31,6 +36,8 @@ class Published(NamedTuple):
     """Whether it was read where it was published."""
     remark: str = ""
     """Where it departs from these protocols."""
+    colour: bool | None = None
+    """Of a row that has a twin in gray or in colour: whether the network saw colour."""
 
 
 class PublishedTable(NamedTuple):
@@ -40,21 +47,60 @@ class PublishedTable(NamedTuple):
     n_test: int
     classes: int
     rows: tuple[Published, ...]
+    stages: tuple[str, ...] = STAGES
+    """What the numbers of a row are of; of fine-tuning what was trained, as our results call it."""
+    metric: Metric = "top-1"
+    train: str = ""
+    """Of fine-tuning: the part of VOC that teaches."""
+    n_train: int = 0
+    """Of fine-tuning: pictures that teach; 0 where that part tells."""
+    steps: int = 0
+    """Of fine-tuning: how long; a recipe that was cut short keeps its name."""
 
 
-def published(result: Result) -> PublishedTable | None:
+def published(result: Result, *others: Result) -> PublishedTable | None:
     """The published rows that a result may stand beside; None where there are none.
 
-    The data are told by the number of test pictures and of classes, the network by its backbone and stages.
+    The data are told by the number of test pictures and of classes, those that a network is fine-tuned on by their
+    part of VOC too; the network by its backbone and stages.
+
+    Args:
+        result: one of an evaluation.
+        others: of the same evaluation: fine-tuned ones may have been trained in other parts.
     """
-    stages = {row.stage for row in result.rows}
-    if result.metric != "top-1" or result.fraction != 1 or result.network.backbone != "alexnet":
+    if result.fraction != 1 or result.network.backbone != "alexnet":
         return None
+    found = {row.stage for one in (result, *others) for row in one.rows}
     for table in TABLES:
-        if (result.n_test, len(result.classes)) == (table.n_test, table.classes) and stages >= set(STAGES):
-            rows = tuple(row for row in table.rows if result.protocol in row.protocols)
-            return table._replace(rows=rows) if rows else None
+        if _fits(table, result):
+            rows = [row for row in table.rows if result.protocol in row.protocols and _seen_alike(row, result)]
+            return _at(table, rows, found)
     return None
+
+
+def _fits(table: PublishedTable, result: Result) -> bool:
+    told = (result.metric, result.n_test, len(result.classes))
+    if told != (table.metric, table.n_test, table.classes) or (result.mode == "fine-tuned") != bool(table.train):
+        return False
+    return not table.train or (
+        re.findall(r"voc:\d+:\w+", result.train) == [table.train]
+        and table.n_train in (0, result.n_train)
+        and result.settings.get("training", {}).get("steps") == table.steps
+    )
+
+
+def _seen_alike(row: Published, result: Result) -> bool:
+    return row.colour in (None, bool(result.settings.get("colour")))
+
+
+def _at(table: PublishedTable, rows: Sequence[Published], found: set[str]) -> PublishedTable | None:
+    """Frozen networks: all stages, which are drawn as lines. Fine-tuned ones: what was trained of them."""
+    if not table.train:
+        return table._replace(rows=tuple(rows)) if rows and found >= set(table.stages) else None
+    kept = [at for at, stage in enumerate(table.stages) if stage in found]
+    cut = [row._replace(scores=tuple(row.scores[at] for at in kept)) for row in rows]
+    cut = [row for row in cut if not all(map(math.isnan, row.scores))]
+    return table._replace(rows=tuple(cut), stages=tuple(table.stages[at] for at in kept)) if cut else None
 
 
 def _row(name: str, percent: str, source: str, protocols: tuple[str, ...] = _BOTH, remark: str = "") -> Published:
@@ -66,6 +112,36 @@ def _best(name: str, percent: float) -> Published:
 
 
 _SPLIT = ("splitbrain",)
+
+_SAME = "as cited in Zhang et al. 2016 and later"
+_VOC = (  # classification: fc8, fc6 to fc8, all; detection; segmentation
+    ("ImageNet labels", "76.8 78.9 79.9 56.8 48.0", f"Krizhevsky et al. 2012, {_SAME}", "", None),
+    ("random (Gaussian)", "- - 53.3 43.4 19.8", _SAME[0].upper() + _SAME[1:], "not rescaled", None),
+    ("autoencoder", "24.8 16.0 53.8 41.9 25.2", _SAME[0].upper() + _SAME[1:], "", None),
+    ("k-means, rescaled", "32.0 39.2 56.6 45.6 32.6", f"Kraehenbuehl et al. 2016, {_SAME}", "", None),
+    ("egomotion", "31.2 31.0 54.2 43.9 -", f"Agrawal et al. 2015, {_SAME}", "", None),
+    ("tracking", "- 55.6 63.1 47.4 -", f"Wang and Gupta 2015, {_SAME}", "", None),
+    ("context", "44.7 55.1 65.3 51.1 -", f"Doersch et al. 2015, {_SAME}", "rescaled", None),
+    ("context encoder", "- 34.6 56.5 44.5 29.7", f"Pathak et al. 2016, {_SAME}", "", None),
+    (
+        *("BiGAN", "38.2 50.2 58.6 46.2 34.9", f"Donahue et al. 2017, {_SAME}"),
+        *("later tables have 60.1 for all, 46.9 in detection, 35.2 in segmentation", None),
+    ),
+    ("colorization, gray", "52.4 61.5 65.9 46.1 35.0", "Zhang et al. 2016, as cited in later tables", "", False),
+    ("colorization, colour", "52.4 61.5 65.6 46.9 35.6", "Zhang et al. 2016, as cited in later tables", "", True),
+)
+_JUDGED = "the released code judges on 736 pictures of VOC2011, the publication says VOC2012"
+
+
+def _voc(columns: slice, protocol: str, further: str = "") -> tuple[Published, ...]:
+    """The rows of one task, with what is to be said of all of them."""
+    rows = []
+    for name, percent, source, remark, colour in _VOC:
+        scores = tuple(math.nan if one == "-" else float(one) / 100 for one in percent.split()[columns])
+        said = "; ".join(filter(None, (remark, further)))
+        rows.append(Published(name, scores, (protocol,), source, remark=said, colour=colour))
+    return tuple(row for row in rows if not all(map(math.isnan, row.scores)))
+
 
 TABLES: tuple[PublishedTable, ...] = (
     PublishedTable(
@@ -131,6 +207,28 @@ TABLES: tuple[PublishedTable, ...] = (
                 "RotNet", "21.5 31.0 35.1 34.6 33.7", "Gidaris et al. 2018, as cited in later tables", _SPLIT, _MAXIMA
             ),
         ),
+    ),
+    PublishedTable(
+        *("VOC2007", 4_952, 20, _voc(slice(0, 3), "paper-classify")),
+        stages=("above fc7", "above pool5", "all"),
+        metric="mAP",
+        train="voc:2007:trainval",
+        steps=80_000,
+    ),
+    PublishedTable(
+        *("VOC2007, by 11 points", 4_952, 20, _voc(slice(3, 4), "paper-detect")),
+        stages=("all",),
+        metric="AP",
+        train="voc:2007:trainval",
+        steps=150_000,
+    ),
+    PublishedTable(
+        *("VOC2012", 1_449, 21, _voc(slice(4, 5), "paper-segment", _JUDGED)),
+        stages=("all",),
+        metric="mIoU",
+        train="voc:2012:train",
+        n_train=10_582,  # with SBD's masks
+        steps=150_000,
     ),
 )
 """By data set."""

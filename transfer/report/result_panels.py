@@ -12,7 +12,7 @@ from transfer.columns import Column, evaluations, row_names, score_gap
 from transfer.grid import Cell
 from transfer.intervals import MEASURES, Estimate
 from transfer.protocols import PROTOCOLS
-from transfer.report.published import STAGES, published
+from transfer.report.published import published
 from transfer.report.result_charts import Line, colour_of, shortened, shots_chart, stages_chart
 from transfer.report.result_facts import cost, facts, flat, made
 from transfer.report.trainings import sheets_of, trainings, trainings_panel, words_of
@@ -109,7 +109,7 @@ def _panel(anchor: str, group: Sequence[Result], sheets: dict[str, dict[str, Any
         "by_class": _by_class(section) if first.mode == "fine-tuned" and first.counted else [],
         "said": _said(columns),
         "figures": _figures(anchor, section),
-        "published": published(first),
+        "published": published(*group),
         "header": _header(section),
         "rows": _rows(section),
         "variants": any(row.variant for column in columns for row in column.first.rows),
@@ -194,8 +194,8 @@ def _figures(anchor: str, section: Section) -> list[dict[str, Any]]:
     lines = _lines(section, stages, shown)
     figures = [{"svg": Markup(stages_chart(anchor, measure, stages, lines[:_MOST])), "left_out": _left_out(lines)}]
     if table := published(first):
-        lines = _lines(section, STAGES, shown)[:_MOST]
-        chart = stages_chart(f"{anchor}-published", measure, STAGES, lines, table.rows)
+        lines = _lines(section, table.stages, shown)[:_MOST]
+        chart = stages_chart(f"{anchor}-published", measure, table.stages, lines, table.rows)
         figures.append({"svg": Markup(chart), "left_out": 0})
     return figures
 

@@ -1,12 +1,24 @@
 """The published rows, and beside which results they are shown."""
 
+import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
+from pretext.settings import read_yaml
+from pretint import commands
 from tests.judging import answers, result, row
-from transfer.report.published import STAGES, TABLES, published
+from transfer.report.published import STAGES, TABLES, PublishedTable, published
 from transfer.results import Result
+
+FROZEN = ("zhang2016", "splitbrain", "goyal2019")
+TUNED: dict[str, dict[str, Any]] = {
+    "classify": {"n_test": 4952, "metric": "mAP", "train": "voc:2007:trainval:/data/VOCdevkit"},
+    "detect": {"n_test": 4952, "metric": "AP", "train": "voc:2007:trainval:/data/VOCdevkit"},
+    "segment": {"n_test": 1449, "metric": "mIoU", "train": "voc:2012:train:/data/VOCdevkit", "n_train": 10_582},
+}
+"""What tells our results by the paper's recipes."""
 
 
 def of(n_test: int, classes: int, protocol: str, stages: tuple[str, ...] = (*STAGES, "fc6")) -> Result:
@@ -19,9 +31,12 @@ def test_rows_are_whole_and_have_a_source() -> None:
     for table in TABLES:
         assert len({(one.name, one.protocols) for one in table.rows}) == len(table.rows)
         for one in table.rows:
-            assert len(one.scores) in (1, len(STAGES)) and all(0.1 < score < 0.6 for score in one.scores)
-            assert one.source and set(one.protocols) <= {"zhang2016", "splitbrain", "goyal2019"} and one.protocols
-            assert one.verified == (len(one.scores) == 1), "rows of every stage are from memory"
+            assert len(one.scores) in (1, len(table.stages))
+            assert all(math.isnan(score) or 0.1 < score < 0.8 for score in one.scores) and one.source
+            assert not any(map(math.isnan, one.scores)) or table.train, "a line has no gaps"
+            assert one.verified == (one.protocols == ("goyal2019",)), "all others are from memory"
+            known = {"paper-classify", "paper-detect", "paper-segment"} if table.train else {*FROZEN}
+            assert set(one.protocols) <= known and one.protocols
 
 
 @pytest.mark.parametrize(
@@ -62,3 +77,70 @@ def test_other_networks_and_few_labels_have_none() -> None:
     assert published(replace(whole, fraction=0.1)) is None
     assert published(replace(whole, network=replace(whole.network, backbone="siggraph"))) is None
     assert published(of(50_000, 1000, "zhang2016", STAGES[1:])) is None
+
+
+def tuned(task: str, trained: str = "all", colour: bool = False, **changed: Any) -> Result:
+    """A result by the paper's recipe of a task, of which only what tells it from others is true."""
+    recipe = read_yaml(commands.RECIPES.parent / "transfer" / f"paper_{task}.yaml")
+    settings = {"training": {"steps": recipe["training"]["steps"]}, "colour": colour}
+    facts = {
+        "protocol": recipe["protocol"], "settings": settings, "mode": "fine-tuned",
+        "classes": tuple(map(str, range(21 if task == "segment" else 20))),
+    }  # fmt: skip
+    return result(rows=[row(trained, answers(0.3, 0), None)], **facts | TUNED[task] | changed)
+
+
+def percent(table: PublishedTable | None) -> dict[str, list[float]]:
+    """The rows as they are printed; -1 where none was published."""
+    rows = table.rows if table else ()
+    return {one.name: [-1.0 if math.isnan(score) else round(100 * score, 1) for score in one.scores] for one in rows}
+
+
+@pytest.mark.parametrize(
+    ("task", "trained", "gray", "colour", "others", "missing"),
+    [
+        ("classify", "above fc7", 52.4, 52.4, {"k-means, rescaled": [32.0]}, "random (Gaussian)"),
+        ("classify", "above pool5", 61.5, 61.5, {"tracking": [55.6]}, "random (Gaussian)"),
+        ("classify", "all", 65.9, 65.6, {"random (Gaussian)": [53.3], "ImageNet labels": [79.9]}, ""),
+        ("detect", "all", 46.1, 46.9, {"random (Gaussian)": [43.4], "tracking": [47.4]}, ""),
+        ("segment", "all", 35.0, 35.6, {"random (Gaussian)": [19.8], "BiGAN": [34.9]}, "tracking"),
+    ],
+)
+def test_what_was_trained_chooses_the_column_of_voc(
+    task: str, trained: str, gray: float, colour: float, others: dict[str, list[float]], missing: str
+) -> None:
+    table = published(tuned(task, trained))
+    found = percent(table)
+    assert table is not None and table.stages == (trained,) and table.metric == TUNED[task]["metric"]
+    assert found["colorization, gray"] == [gray] and "colorization, colour" not in found
+    assert others.items() <= found.items() and missing not in found
+    found = percent(published(tuned(task, trained, colour=True)))
+    assert found["colorization, colour"] == [colour] and "colorization, gray" not in found
+
+
+def test_parts_that_were_trained_stand_in_one_table() -> None:
+    table = published(tuned("classify", "all"), tuned("classify", "above fc7"))
+    assert table is not None and table.stages == ("above fc7", "all")
+    assert percent(table)["random (Gaussian)"] == [-1.0, 53.3] and percent(table)["tracking"] == [-1.0, 63.1]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"n_test": 4951},
+        {"train": "voc:2007:trainval:/data/VOCdevkit+voc:2012:trainval:/data/VOCdevkit"},
+        {"train": "voc:2007:train:/data/VOCdevkit"},
+        {"protocol": "laptop-classify"},
+        {"settings": {"training": {"steps": 100}}},
+        {"trained": "above conv5"},
+        {"backbone": "resnet50"},
+        {"mode": "cached"},
+    ],
+    ids=str,
+)
+def test_what_was_tuned_otherwise_has_none(other: dict[str, Any]) -> None:
+    assert published(tuned("classify")) and published(tuned("classify", **other)) is None
+
+
+def test_segmentation_is_told_by_sbd_too() -> None:
+    assert published(tuned("segment", n_train=1464)) is None
