@@ -3,11 +3,12 @@
 import datetime
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.io
 import yaml
 from devkits import write_devkit, write_masks
 from PIL import Image
@@ -261,42 +262,61 @@ def test_what_is_wrong_is_one_line(case: str, plan: Callable[..., Plan], sets: P
     assert part in str(error.value) and "\n" not in str(error.value), error.value
 
 
+def mat_cells(values: Iterable[object]) -> np.ndarray:
+    """A cell array as MATLAB writes it."""
+    listed = list(values)
+    made = np.empty((len(listed), 1), object)
+    made[:, 0] = listed
+    return made
+
+
 @pytest.fixture(scope="module")
 def everything(sets: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """A folder for every place that a shipped study names, with very little in it."""
-    voc = tmp_path_factory.mktemp("voc")
+    """A folder or a file for every place that a shipped study names, with very little in it."""
+    voc, named = (tmp_path_factory.mktemp(name) for name in ("voc", "named"))
+    shutil.copytree(sets / "train", named / "train")
+    shutil.copytree(sets / "test", named / "val")
+    places = {"pictures": named, "imagenet": named, "shards": named / "train", "test": named / "val", "voc": voc}
+    boxes = np.array([[1.0, 1, 20, 20], [3, 3, 30, 30]])
     classes = sorted(CLASSES)
     for part in ("trainval", "test"):
         marked = {f"{part}{at}": [(name, (5, 5, 30, 30), 0)] for at, name in enumerate(classes)}
         write_devkit(voc, marked, "2007", part)
+        places[f"{part}_boxes"] = named / f"{part}.mat"
+        proposed = {"images": mat_cells(marked), "boxes": mat_cells(boxes for _ in marked)}
+        scipy.io.savemat(named / f"{part}.mat", proposed)
     write_devkit(voc, {f"both{at}": [(name, (5, 5, 30, 30), 0)] for at, name in enumerate(classes)}, "2012", "trainval")
-    for part in ("train", "val"):
-        masks = {f"{part}{at}": np.full((40, 60), at + 1, np.uint8) for at in range(20)}
-        write_masks(voc / "VOC2012", masks, part)
-    folder = tmp_path_factory.mktemp("named")
-    shutil.copytree(sets / "train", folder / "train")
-    shutil.copytree(sets / "test", folder / "val")
-    return {"pictures": str(folder), "imagenet": str(folder), "shards": str(folder / "train"), "voc": str(voc)}
+    masks = {f"{part}{at}": np.full((40, 60), at + 1, np.uint8) for part in ("train", "val") for at in range(20)}
+    for part in ("train", "val", "all"):
+        of_part = {stem: mask for stem, mask in masks.items() if stem.startswith(part)}
+        write_masks(voc / "VOC2012", of_part or {"extra": masks["train1"]}, part)
+    places["sbd"] = named / "sbd"
+    (named / "sbd" / "cls").mkdir(parents=True)
+    scipy.io.savemat(named / "sbd" / "cls" / "extra.mat", {"GTcls": {"Segmentation": masks["train1"]}})
+    return {name: str(place) for name, place in places.items()}
 
 
 @pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
 def test_shipped_studies_are_right(file: Path, everything: dict[str, str], tmp_path: Path) -> None:
-    named = yaml.safe_load(file.read_text())["places"]
-    places = {name: everything.get(name, "") for name in named}
+    text = file.read_text()
+    places = {name: everything[name] for name in yaml.safe_load(text)["places"]}
     if file.stem == "voc_small":
         places["pictures"] = everything["shards"]
-    study = read_study(file, {name: place or "windows" for name, place in places.items()})
-    if file.stem == "paper":  # what Selective Search and SBD publish is not made up here
-        for evaluation in study.evaluations.values():
-            for name in ("sbd", "proposals", "test_proposals"):
-                evaluation.pop(name, None)
+    study = read_study(file, places)
     found = expand(study, Shelf(tmp_path))
     assert {cell.variant for cell in found.cells} == set(found.variants)
     wanted = set(study.evaluations)
     assert {cell.evaluation for cell in found.cells if cell.evaluation} == wanted
-    text = file.read_text()
     assert max(map(len, text.splitlines())) <= 120
     assert f"pretint study configs/study/{file.name}" in text, "every recipe begins with its command"
+
+
+def test_evaluations_of_the_study_of_backbones_ask_for_one_gpu(everything: dict[str, str], tmp_path: Path) -> None:
+    (file,) = (one for one in SHIPPED if one.stem == "backbones")
+    places = {name: everything[name] for name in ("shards", "imagenet", "voc")}
+    for cell in expand(read_study(file, places), Shelf(tmp_path)).cells:
+        asked = (cell.ask.get("nodes"), cell.ask.get("tasks_per_node"), cell.ask.get("gpus_per_node"))
+        assert asked == ((1, 1, 1) if cell.evaluation else (None, None, None)), cell.name
 
 
 def test_labels_that_are_learnt_belong_to_the_pictures(plan: Callable[..., Plan], sets: Path, tmp_path: Path) -> None:
