@@ -4,6 +4,7 @@ import csv
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ from tests.reporting import Page
 from transfer import columns
 from transfer.columns import Column
 from transfer.intervals import holm
-from transfer.results import Cost, read_result
+from transfer.results import Cost, read_result, write_result
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
