@@ -1,15 +1,17 @@
 """A board in full: every row of every variant, and the published rows that may stand below them."""
 
+import math
 from collections.abc import Iterator, Sequence
 
 from study.report.gathering import Board, Findings, Line
 from transfer.columns import row_names
 from transfer.grid import Cell, Grid, Number, Sheet
 from transfer.intervals import MEASURES
-from transfer.report.published import STAGES, Published, PublishedTable, published
+from transfer.report.published import Published, PublishedTable, published
 
 ROWS = 8
 """A board of no more shows all; one of more, as k-NN at four k, those like the rows that stand for its variants."""
+_BEST = "best"
 
 
 def board_line(board: Board, variant: str) -> Line | None:
@@ -19,8 +21,8 @@ def board_line(board: Board, variant: str) -> Line | None:
 
 def published_of(board: Board) -> PublishedTable | None:
     """Published rows that a board may stand beside: its protocol, data and backbone are theirs."""
-    columns = [line.column for line in board.lines if line.column]
-    return next((table for column in columns if (table := published(column.first))), None)
+    results = [line.column.first for line in board.lines if line.column]
+    return next((table for result in results if (table := published(result, *results))), None)
 
 
 def cited(row: Published) -> str:
@@ -48,7 +50,7 @@ def full_sheet(found: Findings, board: Board) -> Sheet | None:
     rows = tuple((name, tuple(_number(line, name) for line in lines)) for name in names)
     grid = Grid(corner, tuple(line.variant for line in lines), rows, "variant")
     if table:
-        grid = _with_published(grid, [_stage(lines, name) for name in names], lines, table)
+        grid = _with_published(grid, [_published_stage(lines, name) for name in names], lines, table)
     title = f"{board.evaluation}, every row: {MEASURES[first.metric]} on {first.n_test:,} test pictures, %"
     return Sheet(title, grid, tuple(_footer(board, lines, names, table)))
 
@@ -56,16 +58,20 @@ def full_sheet(found: Findings, board: Board) -> Sheet | None:
 def _rows(lines: Sequence[Line]) -> list[str]:
     columns = [line.column for line in lines if line.column]
     names = row_names(columns)
-    if len(names) <= ROWS:
-        return names
+    return names if len(names) <= ROWS else [name for name in names if _like_shown(lines, name)]
+
+
+def _like_shown(lines: Sequence[Line], name: str) -> bool:
+    """Whether a row is comparable with one that stands for a variant: of the same k, by the same rule."""
+    columns = [line.column for line in lines if line.column]
     variants = {name: column.first.row(name).variant for column in columns for name in column.names}
-    shown = {variants[line.row] for line in lines}
-    return [name for name in names if variants[name] in shown]
+    return variants[name] in {variants[line.row] for line in lines}
 
 
-def _stage(lines: Sequence[Line], name: str) -> str:
+def _published_stage(lines: Sequence[Line], name: str) -> str:
+    """What a row is of, in published tables; empty if its numbers are by another rule than those that are shown."""
     columns = (line.column for line in lines if line.column and name in line.column.names)
-    return next(columns).first.row(name).stage
+    return next(columns).first.row(name).stage if _like_shown(lines, name) else ""
 
 
 def _number(line: Line, name: str) -> Cell:
@@ -75,24 +81,26 @@ def _number(line: Line, name: str) -> Cell:
 
 def _with_published(grid: Grid, stages: Sequence[str], lines: Sequence[Line], table: PublishedTable) -> Grid:
     """Theirs below ours; of some papers only the best stage is known, which then has a column."""
-    best = any(len(row.scores) < len(STAGES) for row in table.rows)
+    best = any(_of_best(row, table) for row in table.rows)
     ours = [
         (name, (*cells, *([_number(line, line.row)] if best else [])))
         for (name, cells), line in zip(grid.turned().rows, lines, strict=True)
     ]
-    theirs = [(row.name, (*_scores(row, stages), *(_best(row) if best else []))) for row in table.rows]
+    theirs = [(row.name, tuple(_scores(row, table, [*stages, *([_BEST] if best else [])]))) for row in table.rows]
     heading = (f"published, {table.data}:", ("",) * (len(stages) + best))
-    header = (*(name for name, _ in grid.rows), *(["best"] if best else []))
+    header = (*(name for name, _ in grid.rows), *([_BEST] if best else []))
     return Grid(grid.across, header, (*ours, heading, *theirs), grid.corner, turns=False)
 
 
-def _scores(row: Published, stages: Sequence[str]) -> list[str]:
-    known = dict(zip(STAGES, row.scores, strict=True)) if len(row.scores) == len(STAGES) else {}
-    return [f"{100 * known[stage]:.1f}" if stage in known else "" for stage in stages]
+def _of_best(row: Published, table: PublishedTable) -> bool:
+    return len(row.scores) < len(table.stages)
 
 
-def _best(row: Published) -> list[str]:
-    return [f"{100 * row.scores[0]:.1f}" if len(row.scores) == 1 else ""]
+def _scores(row: Published, table: PublishedTable, places: Sequence[str]) -> list[str]:
+    """In the columns of a grid; NaN is a number that was not published."""
+    known = dict(zip([_BEST] if _of_best(row, table) else table.stages, row.scores, strict=True))
+    told = (known.get(place, math.nan) for place in places)
+    return ["" if math.isnan(score) else f"{100 * score:.1f}" for score in told]
 
 
 def _footer(board: Board, lines: Sequence[Line], names: Sequence[str], table: PublishedTable | None) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """The table of every row, against the results that it is of."""
 
 import csv
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,13 @@ from reported import LEVELS, finished_study, rewritten
 from rich.console import Console
 
 from study import findings, write_study_report
+from study.report import boards
 from study.report.boards import full_sheet
 from tests.judging import answers, row
 from tests.reporting import Page
 from transfer.grid import Number, Sheet
 from transfer.outcomes import Row
+from transfer.report.published import TABLES
 
 IMAGENET: dict[str, Any] = {"n_test": 50_000, "classes": tuple(f"n{number:08}" for number in range(1000))}
 
@@ -133,3 +136,20 @@ def test_of_a_paper_that_says_but_its_best_stage_that_has_a_column(tmp_path: Pat
     write_study_report(folder)
     assert "| RotNet |  |  |  |  |  | 39.5 |" in (folder / "report.md").read_text()
     assert "RotNet: VISSL's model zoo; the best stage only; checked" in (folder / "report.tex").read_text()
+
+
+def test_published_rows_of_detection_stand_by_their_own_rule_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (table,) = [one for one in TABLES if one.metric == "AP"]
+    monkeypatch.setattr(boards, "published", lambda *_: table)
+    folder = finished_study(tmp_path, {"random": 0.3, "L2": 0.5}, (0,))
+    rules = ("11 points", "all points")
+    rewritten(tmp_path, rows=[row("all", answers(0.3 + at / 10, at), None, rule) for at, rule in enumerate(rules)])
+    plan = json.loads((folder / "plan.json").read_text())
+    plan["evaluations"]["probe"]["row"] = "all, 11 points"
+    (folder / "plan.json").write_text(json.dumps(plan))
+    sheet = full(folder)
+    assert sheet and sheet.grid.header == ("all, 11 points", "all, all points")
+    assert dict(sheet.grid.rows)["random (Gaussian)"] == ("43.4", "")
+    assert dict(sheet.grid.rows)["colorization, gray"] == ("46.1", "")
