@@ -1,6 +1,7 @@
 """What was measured, as Markdown: ``python -m benchmarks.table``, or ``--into docs/benchmarks.md`` between its marks.
 
 Of every machine's CSV in results/ a table: a row per comparison, medians, the ratio with its least and greatest.
+Remarks stand below it, by their numbers.
 """
 
 import argparse
@@ -13,7 +14,7 @@ from pretext.files import write_atomically
 
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 _RESULTS = Path(__file__).parent / "results"
-_HEAD = ("what", "setting", "against", "unit", "ours", "the other", "ratio", "wanted", "remark")
+_HEAD = ("what", "against", "ours", "the other", "ratio", "wanted")
 
 
 def tables(results: Path = _RESULTS) -> str:
@@ -32,24 +33,25 @@ def _table(rows: list[dict[str, str]]) -> str:
         f"torch {', '.join(sorted({row['torch'] for row in rows}))}; {when}.",
         "",
         _line(_HEAD),
-        _line(["---"] * 4 + ["---:"] * 4 + ["---"]),
+        _line(["---"] * 2 + ["---:"] * 4),
     ]
-    return "\n".join(lines + [_line(_cells(row)) for row in rows])
+    remarks = list(dict.fromkeys(row["remark"] for row in rows if row["remark"]))
+    lines += [_line(_cells(row, remarks)) for row in rows]
+    notes = [f"{at}. {remark}" for at, remark in enumerate(remarks, 1)]
+    return "\n".join([*lines, *([""] if notes else []), *notes])
 
 
-def _cells(row: dict[str, str]) -> list[str]:
+def _cells(row: dict[str, str], remarks: list[str]) -> list[str]:
     low, middle, high = (row[f"ratio_{part}"] and f"{float(row[f'ratio_{part}']):.3g}" for part in Spread._fields)
     threads = "" if row["threads"] == row["cores"] else f", {row['threads']} threads"
+    note = f" ({remarks.index(row['remark']) + 1})" if row["remark"] else ""
     return [
-        row["what"],
-        row["setting"] + threads,
+        f"{row['what']}{note}<br>{row['setting']}{threads}",
         row["against"],
-        row["unit"],
-        row["ours_median"],
+        f"{row['ours_median']} {row['unit']}".strip(),
         row["plain_median"],
         f"**{middle}** ({low} to {high})" if middle else "",
         f">= {row['target']}" if row["target"] else "",
-        row["remark"],
     ]
 
 
