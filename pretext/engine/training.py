@@ -82,7 +82,9 @@ class TrainingSettings:
         if not all(math.isfinite(value) for value in (self.lr, self.weight_decay, self.clip)):
             raise UserError("training.lr, training.weight_decay and training.clip must be finite")
         if self.warmup >= self.steps:
-            raise UserError(f"training.warmup is {self.warmup}: it must be less than training.steps, {self.steps}")
+            raise UserError(
+                f"training.warmup is {self.warmup}: it must be less than training.steps, {self.steps}; lower it"
+            )
         if self.milestones != sorted(set(self.milestones)) or not all(0 < at < self.steps for at in self.milestones):
             raise UserError(f"training.milestones is {self.milestones}: give steps in order, each below {self.steps}")
         if (self.schedule == "multistep") != bool(self.milestones):

@@ -319,6 +319,22 @@ def test_evaluations_of_the_study_of_backbones_ask_for_one_gpu(everything: dict[
         assert asked == ((1, 1, 1) if cell.evaluation else (None, None, None)), cell.name
 
 
+def test_the_example_of_the_documentation_is_right(everything: dict[str, str], tmp_path: Path) -> None:
+    """But for weights that are nobody's."""
+    configs = SHIPPED[0].parents[1]
+    example = (configs.parent / "docs" / "studies.md").read_text().partition("```yaml\n")[2].partition("```")[0]
+    for name in ("pretext", "transfer"):
+        (tmp_path / name).symlink_to(configs / name)
+    file = tmp_path / "study" / "example.yaml"
+    file.parent.mkdir()
+    file.write_text(example.replace("resnet18.safetensors", "random"))
+    study = read_study(file, {name: everything[name] for name in ("pictures", "voc")})
+    found = expand(study, Shelf(tmp_path / "studies"))
+    assert {cell.evaluation for cell in found.of("published", "k-NN")} == set()
+    assert len(found.of("published", "linear probe")) == len(found.of("L2", "k-NN")) == 3
+    assert len(found.of("rebalanced", "detection")) == 3
+
+
 def test_labels_that_are_learnt_belong_to_the_pictures(plan: Callable[..., Plan], sets: Path, tmp_path: Path) -> None:
     def supervised(study: StudySettings) -> None:
         study.variants["rebalanced"] = {"objective.name": "labels"}
