@@ -48,7 +48,7 @@ def _cells(row: dict[str, str], remarks: list[str]) -> list[str]:
     return [
         f"{row['what']}{note}<br>{row['setting']}{threads}",
         row["against"],
-        f"{row['ours_median']} {row['unit']}".strip(),
+        f"{row['ours_median']} {row['unit']}" if row["ours_median"] else "",
         row["plain_median"],
         f"**{middle}** ({low} to {high})" if middle else "",
         f">= {row['target']}" if row["target"] else "",

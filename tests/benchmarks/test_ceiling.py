@@ -126,7 +126,7 @@ def test_tables_show_what_the_csv_holds(tmp_path: Path, small: None) -> None:
     text = table.tables(tmp_path)
     assert "### m, 2 cores" in text and "matrix product" in text
     *_, row, _, remark = text.splitlines()
-    assert row == "| a / b (1)<br>s, 1 threads | t | ms |  |  | >= 0.5 |" and remark == "1. why"
+    assert row == "| a / b (1)<br>s, 1 threads | t |  |  |  | >= 0.5 |" and remark == "1. why"
     page = tmp_path / "page.md"
     page.write_text(f"before\n{table.BEGIN}\nold\n{table.END}\nafter\n")
     table.put(page, text)
