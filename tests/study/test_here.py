@@ -3,6 +3,7 @@
 import fcntl
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -119,14 +120,17 @@ def test_what_was_killed_is_said_to_be(plan: Plan, tmp_path: Path) -> None:
     shelf, first = Shelf(tmp_path / "studies"), plan.cells[0]
     looks = run_here(plan.cells[:1], shelf, 1, False)
     next(looks)
-    (child,) = [
-        int(process.name)
-        for process in Path("/proc").iterdir()
-        if process.name.isdigit() and _words(process)[3:5] == list(first.words[:2])
-    ]
-    os.kill(child, signal.SIGKILL)
+    while not (children := _with_words(first.words[:2])):  # it has none for a moment after it began
+        time.sleep(0.01)
+    os.kill(children[0], signal.SIGKILL)
     *_, (found, _) = looks
     assert found[first.key].word == Word.FAILED and found[first.key].said.startswith("killed by signal 9, ")
+
+
+def _with_words(words: tuple[str, ...]) -> list[int]:
+    """Processes that run such a command."""
+    processes = [process for process in Path("/proc").iterdir() if process.name.isdigit()]
+    return [int(process.name) for process in processes if _words(process)[3:5] == [*words]]
 
 
 def _words(process: Path) -> list[str]:
