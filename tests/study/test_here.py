@@ -120,8 +120,9 @@ def test_what_was_killed_is_said_to_be(plan: Plan, tmp_path: Path) -> None:
     shelf, first = Shelf(tmp_path / "studies"), plan.cells[0]
     looks = run_here(plan.cells[:1], shelf, 1, False)
     next(looks)
-    while not (children := _with_words(first.words[:2])):  # it has none for a moment after it began
-        time.sleep(0.01)
+    until = time.monotonic() + 30
+    while not (children := _with_words(first.words[:2])) and time.monotonic() < until:
+        time.sleep(0.01)  # it has none for a moment after it began
     os.kill(children[0], signal.SIGKILL)
     *_, (found, _) = looks
     assert found[first.key].word == Word.FAILED and found[first.key].said.startswith("killed by signal 9, ")
