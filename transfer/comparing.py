@@ -1,6 +1,5 @@
 """Whether two networks differ: paired differences on the same test pictures, tested, corrected for how many."""
 
-import glob
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from rich.table import Table
 
 from pretext.engine.progress import progress
 from pretext.errors import UserError
+from pretext.pictures.patterns import is_pattern, match_paths
 from transfer.columns import Column, Gap, columns, tested_gap
 from transfer.grid import drawn, shown
 from transfer.intervals import MEASURES, Estimate, holm
@@ -264,9 +264,9 @@ def _parts(text: str) -> list[str]:
 
 def _paths(part: str) -> list[Path]:
     """A path, or what a pattern finds."""
-    if Path(part).exists() or not glob.has_magic(part):
+    if not is_pattern(part):
         return [Path(part)]
-    every = [Path(path) for path in sorted(glob.glob(part))]  # noqa: PTH207  (Path.glob takes no absolute pattern)
+    every = [Path(path) for path in match_paths(part)]
     found = [path for path in every if path.is_dir() or path.suffix == ".json"]  # a log beside a run is not meant
     if not found:
         raise UserError(f"{part}: no folder and no .json file is found by this pattern")

@@ -1,7 +1,11 @@
-"""Names of tar shards: brace patterns, globs and folders to a list of files."""
+"""Names to lists of files: brace patterns, globs, and folders of tar shards.
+
+What exists is no pattern: of ``scan[1940]/*.tif``, where a folder ``scan[1940]`` exists, only ``*.tif`` is one.
+"""
 
 import glob
 import json
+import os
 import re
 from collections.abc import Iterator
 from itertools import pairwise
@@ -38,6 +42,32 @@ def expand(pattern: str) -> Iterator[str]:
     yield pattern
 
 
+def split_existing(pattern: str) -> tuple[str, str]:
+    """Split a path with patterns behind the last of its leading folders and names that exist as they are written."""
+    end = len(pattern) - len(pattern.lstrip("/"))
+    for match in re.finditer(r"[^/]+", pattern):
+        if not os.path.lexists(pattern[: match.end()]):
+            break
+        end = match.end()
+    return pattern[:end], pattern[end:]
+
+
+def is_pattern(path: str) -> bool:
+    """Whether a path is a glob, behind what of it exists as it is written."""
+    return glob.has_magic(split_existing(path)[1])
+
+
+def match_paths(pattern: str, recursive: bool = False) -> list[str]:
+    """Return the paths that a glob matches, sorted.
+
+    Args:
+        pattern: what of it exists as it is written stands for itself, see ``split_existing``.
+        recursive: ``**`` stands for any depth.
+    """
+    existing, rest = split_existing(pattern)
+    return sorted(glob.glob(glob.escape(existing) + rest, recursive=recursive))  # noqa: PTH207 (it may be absolute)
+
+
 def find_shards(pattern: str) -> list[Path]:
     """The tar files that a path, a brace pattern, a glob or a folder means, in order.
 
@@ -57,13 +87,14 @@ def find_shards(pattern: str) -> list[Path]:
             return [whole]
         if whole.exists():  # a pipe would keep its reader waiting
             raise UserError(f"{pattern}: is neither a file nor a folder; copy the shard to a file")
-        names = list(_some(pattern, expand(str(whole))))
+        existing, rest = split_existing(str(whole))
+        names = [existing + name for name in _some(pattern, expand(rest))]
         found = {name: _matches(name) for name in names}
     except OSError as error:
         raise UserError(f"{pattern}: the shards cannot be looked up: {error.strerror}") from error
     missing = [name for name in names if not found[name]]
     if missing:
-        what = "nothing matches" if any(map(glob.has_magic, missing)) else "no such file"
+        what = "nothing matches" if any(map(is_pattern, missing)) else "no such file"
         if len(names) == 1:
             raise UserError(
                 f"{pattern}: {what}; give a tar file, a pattern such as train-{{0000..0146}}.tar, or a folder"
@@ -81,9 +112,9 @@ def _some(pattern: str, names: Iterator[str]) -> Iterator[str]:
 
 def _matches(name: str) -> list[Path]:
     path = Path(name)
-    if path.is_file() or not glob.has_magic(name):
+    if path.is_file() or not is_pattern(name):
         return [path] if path.is_file() else []
-    return [Path(found) for found in sorted(glob.glob(name)) if Path(found).is_file()]  # noqa: PTH207 (absolute)
+    return [Path(found) for found in match_paths(name) if Path(found).is_file()]
 
 
 def _in_folder(name: str, folder: Path) -> list[Path]:
