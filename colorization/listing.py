@@ -1,6 +1,7 @@
 """Which pictures a call means, and where each result goes: nothing that exists is written over."""
 
 import glob
+import itertools
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -8,15 +9,18 @@ from typing import NamedTuple
 
 from colorization.photographs import FORMATS, Format, signed
 from pretext.errors import UserError
+from pretext.pictures import formats
 from pretext.pictures.folder import Folder
+from pretext.pictures.left_out import LeftOut, system_name
+from pretext.pictures.listing import readable
+from pretext.pictures.patterns import is_pattern, match_paths, split_existing
 
 STANDARD = Path("-")
 """Standard input, or standard output."""
 
-_ENDINGS: dict[str, Format] = {
-    ".jpg": "jpeg", ".jpeg": "jpeg", ".jpe": "jpeg", ".jfif": "jpeg",
-    ".png": "png", ".webp": "webp", ".tif": "tiff", ".tiff": "tiff",
-}  # fmt: skip
+_WRITTEN: tuple[Format, ...] = ("jpeg", "png", "webp", "tiff")
+_ENDINGS: dict[str, Format] = {ending: one for one in _WRITTEN for ending in formats.FORMATS[one.upper()]}
+_OF_SEVERAL = (".mpo", ".apng")  # endings that say of a file that it holds several pictures; a result holds one
 
 
 class Job(NamedTuple):
@@ -43,7 +47,7 @@ def list_jobs(
         pictures: files, folders, patterns such as photos/*.jpg, and ``STANDARD``; what lies in a folder keeps its place
             below it.
         out: folder of the results.
-        format: of the results; None takes that of the picture's name, or PNG where that cannot hold colour or alpha.
+        format: of the results; None takes that of the picture's name, or PNG where that is not written.
         others: what else each picture gives, as ``beside`` takes it.
         reserved: a further file that is written.
 
@@ -57,7 +61,9 @@ def list_jobs(
     jobs = []
     for source, place in found:
         chosen = format or _ENDINGS.get(place.suffix.lower(), "png")
-        suffix = place.suffix if _ENDINGS.get(place.suffix.lower()) == chosen else FORMATS[chosen]
+        ending = place.suffix.lower()
+        kept = _ENDINGS.get(ending) == chosen and ending not in _OF_SEVERAL
+        suffix = place.suffix if kept else FORMATS[chosen]
         number = 1
         while True:
             name = f"{place.stem}{'' if number == 1 else f'-{number}'}{suffix}"
@@ -80,10 +86,10 @@ def _expanded(pictures: Sequence[Path], out: Path) -> list[Path]:
     """Patterns as what they match, but for earlier results, and for what lies in a folder that is matched too."""
     found: list[Path] = []
     for path in pictures:
-        if path.exists() or path == STANDARD or not glob.has_magic(str(path)):
+        if path == STANDARD or not is_pattern(str(path)):
             found.append(path)
             continue
-        matches = sorted(map(Path, glob.glob(str(path), recursive=True)))  # noqa: PTH207 - it may be absolute
+        matches = _without_system_names(path, [Path(match) for match in match_paths(str(path), recursive=True)])
         mine, fixed = _real(out), _real(_fixed(path))
         if mine != fixed and mine.is_relative_to(fixed):
             matches = [match for match in matches if not _real(match).is_relative_to(mine)]
@@ -98,7 +104,27 @@ def _expanded(pictures: Sequence[Path], out: Path) -> list[Path]:
 
 def _fixed(pattern: Path) -> Path:
     """The folder in which a pattern looks."""
-    return next(folder for folder in pattern.parents if not glob.has_magic(str(folder)))
+    existing, rest = split_existing(str(pattern))
+    plain = itertools.takewhile(lambda name: not glob.has_magic(name), Path(rest.lstrip("/")).parts[:-1])
+    return Path(existing, *plain)
+
+
+def _without_system_names(pattern: Path, matches: list[Path]) -> list[Path]:
+    """Matches without those that a system made, unless the pattern names them; what goes is said."""
+    left_out, kept, seen = LeftOut(), [], set[Path]()
+    depth = len(_fixed(pattern).parts)
+    for match in matches:
+        names = (name for name in match.parts[depth:] if name not in pattern.parts)
+        name = next((name for name in names if system_name(os.fsencode(name))), None)
+        if name is None:
+            kept.append(match)
+            continue
+        place = Path(*match.parts[: match.parts.index(name, depth) + 1])
+        if place not in seen:
+            seen.add(place)
+            (left_out.add_folder if place.is_dir() else left_out.add_file)(os.fsencode(name))
+    left_out.tell(readable(os.fsencode(pattern)))
+    return kept
 
 
 def _files(path: Path, out: Path) -> list[tuple[Path, Path]]:

@@ -11,11 +11,12 @@ import numpy as np
 import tifffile
 import torch
 from numpy.typing import NDArray
-from PIL import Image, PngImagePlugin, TiffImagePlugin
+from PIL import Image, ImageFile, PngImagePlugin, TiffImagePlugin
 
 from pretext.errors import UserError
 
 _MOST = 65535
+_LONG_HEAD = 2**16  # bytes in which a file says how deep it is
 _ASSOCIATED, _UNASSOCIATED = 1, 2  # values of TIFF's ExtraSamples: colour multiplied by alpha, or not
 
 
@@ -41,6 +42,24 @@ def is_deep(image: Image.Image, file: Path | bytes) -> bool:
     if isinstance(image, PngImagePlugin.PngImageFile):
         return _head(file)[24] == 16
     return False
+
+
+def color_bits(image: Image.Image, file: Path | bytes) -> int:
+    """Bits a channel of an opened PPM, JPEG 2000, AVIF or HEIF, which Pillow reads with 8 where it has colors."""
+    match image.format:
+        case "PPM" if isinstance(image, ImageFile.ImageFile) and image.tile and isinstance(image.tile[0].args, tuple):
+            return int(image.tile[0].args[-1]).bit_length() if len(image.tile[0].args) == 2 else 8  # greatest value
+        case "HEIF":
+            return int(image.info.get("bit_depth") or 8)
+        case "JPEG2000":
+            head = _head(file, _LONG_HEAD)
+            at = head.find(b"\xff\x4f\xff\x51")  # the codestream; behind 40 bytes of it, the depth of each channel
+            return max(byte % 128 + 1 for byte in head[at + 42 : at + 45 : 3]) if 0 <= at < len(head) - 45 else 8
+        case "AVIF":
+            head = _head(file, _LONG_HEAD)
+            flags = head[at + 6] if 0 <= (at := head.find(b"av1C")) < len(head) - 6 else 0
+            return (12 if flags & 0x20 else 10) if flags & 0x40 else 8
+    return 8
 
 
 def read_deep(image: Image.Image, file: Path | bytes) -> Deep:
@@ -95,11 +114,11 @@ def _apart(pixels: NDArray[Any], alpha: NDArray[Any]) -> NDArray[Any]:
     return result
 
 
-def _head(file: Path | bytes) -> bytes:
+def _head(file: Path | bytes, size: int = 32) -> bytes:
     if isinstance(file, bytes):
-        return file[:32]
+        return file[:size]
     with file.open("rb") as opened:
-        return opened.read(32)
+        return opened.read(size)
 
 
 def _tiff(file: Path | bytes) -> NDArray[Any]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageMode, UnidentifiedImageError
 from torch import Tensor
 
-from colorization.photographs.deep import Deep, is_deep, read_deep
+from colorization.photographs.deep import Deep, color_bits, is_deep, read_deep
 from colorization.photographs.metadata import Metadata, in_srgb, read_metadata
 from colorization.photographs.profiles import (
     UnusableProfile,
@@ -33,11 +33,11 @@ from pretext.color import rgb_to_lightness
 from pretext.engine.memory import available
 from pretext.errors import PictureError, UserError
 from pretext.pictures.decode import UPRIGHT, decode
+from pretext.pictures.formats import open_image
 
 MEGAPIXELS = 200.0
 """The largest picture that is opened if nobody says else."""
 
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")  # others of Pillow's start programs, or are no photographs
 _BYTES_A_PIXEL = {8: 13, 16: 14}  # at the worst moment: source, its upright copy or the result, the encoder's buffer
 
 
@@ -48,7 +48,7 @@ class Photograph:
     key: str
     """Names it."""
     format: str
-    """Of its file: JPEG, PNG, WEBP, TIFF, BMP or GIF."""
+    """Of its file: one of ``pretext.pictures.formats.FORMATS``."""
     size: tuple[int, int]
     """Width and height."""
     pixels: Image.Image | NDArray[Any]
@@ -115,7 +115,7 @@ class Photograph:
 def open_photograph(
     file: Path | bytes, key: str = "", megapixels: float = MEGAPIXELS, first_frame: bool = False
 ) -> Photograph:
-    """Open a picture file: JPEG, PNG, WebP, TIFF, BMP or GIF, whatever its name says.
+    """Open a picture file of any of ``pretext.pictures.formats.FORMATS``, whatever its name says.
 
     Args:
         file: its path, or all of its bytes.
@@ -129,7 +129,7 @@ def open_photograph(
     """
     key = key or str(file)
     try:
-        with unlimited(), Image.open(BytesIO(file) if isinstance(file, bytes) else file, formats=_FORMATS) as image:
+        with unlimited(), open_image(BytesIO(file) if isinstance(file, bytes) else file) as image:
             _check_size(image, megapixels)
             _check_frames(image, first_frame)
             return _read(image, file, key)
@@ -181,7 +181,7 @@ def _read(image: Image.Image, file: Path | bytes, key: str) -> Photograph:
     width, height = image.size
     size = (height, width) if orientation >= 5 and not turned else (width, height)
     shown = {"MPO": "JPEG"}.get(image.format or "", image.format or "")
-    lossless = shown in ("PNG", "TIFF", "BMP", "GIF") or (shown == "WEBP" and _is_lossless_webp(file))
+    lossless = shown in ("PNG", "TIFF", "BMP", "GIF", "PPM") or (shown == "WEBP" and _is_lossless_webp(file))
     notes: list[str] = []
     found = read_metadata(image, size, notes)
     own = image.info.get("icc_profile") or b""
@@ -194,6 +194,8 @@ def _read(image: Image.Image, file: Path | bytes, key: str) -> Photograph:
         alpha = None if deep.alpha is None else _upright(deep.alpha, orientation)
         profile, back = _deep_in_srgb(pixels, own, notes)
     else:
+        if (bits := color_bits(image, file)) > 8:
+            notes.append(f"of its {bits} bits a channel, 8 were read")
         image.load()
         flat, layer = _without_alpha(image)
         flat, profile, back = _in_srgb(flat, own, notes)

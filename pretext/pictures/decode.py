@@ -23,21 +23,11 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms, ImageMode, TiffImagePlugin, UnidentifiedImageError
 
 from pretext.errors import PictureError
+from pretext.pictures.formats import open_image, why_unidentified
 
 DECODER: str = f"pillow {PIL.__version__}"
 """What decodes, and its version: recorded in runs, since another decoder gives slightly other pixels."""
 
-# Named, because Pillow's other plugins include some that start programs (Ghostscript for EPS).
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
-_MAGIC = {
-    b"\xff\xd8\xff": "JPEG",
-    b"\x89PNG": "PNG",
-    b"RIFF": "WebP",
-    b"BM": "BMP",
-    b"II*\0": "TIFF",
-    b"MM\0*": "TIFF",
-    b"GIF8": "GIF",
-}
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -54,7 +44,7 @@ def decode(data: bytes, key: str, shorter: int | None = None) -> Image.Image:
     """The picture in ``data``: mode RGB, upright.
 
     Args:
-        data: the whole file: JPEG, PNG, WebP, BMP, TIFF or GIF, whatever its name says.
+        data: the whole file, of any of ``formats.FORMATS``, whatever its name says.
         key: the name of the picture, for the error.
         shorter: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size as long as its shorter side stays at
             least this many pixels.
@@ -67,7 +57,7 @@ def decode(data: bytes, key: str, shorter: int | None = None) -> Image.Image:
     if not data:
         raise PictureError(key, "empty file (0 bytes)")
     try:
-        with Image.open(BytesIO(data), formats=_FORMATS) as image:
+        with open_image(BytesIO(data)) as image:
             limit = Image.MAX_IMAGE_PIXELS
             if limit is not None and image.width * image.height > limit:
                 raise Image.DecompressionBombError
@@ -91,7 +81,7 @@ def size_of(path: Path, key: str) -> tuple[int, int]:
         PictureError: it cannot be read, or is no picture.
     """
     try:
-        with Image.open(path, formats=_FORMATS) as image:
+        with open_image(path) as image:
             width, height = image.size
             return (height, width) if 5 <= _orientation(image) <= 8 else (width, height)
     except Exception as problem:  # as in decode
@@ -105,10 +95,7 @@ def _reason(problem: Exception, data: bytes) -> str:
         case Image.DecompressionBombError() | Image.DecompressionBombWarning():
             return f"too large: more than {Image.MAX_IMAGE_PIXELS} pixels; scale it down first"
         case UnidentifiedImageError():
-            for magic, name in _MAGIC.items():
-                if data.startswith(magic):
-                    return f"damaged: begins like a {name} file, but its header cannot be read"
-            return "not a picture: no known format"
+            return why_unidentified(data[:32])
         case MemoryError():
             return "damaged or too large: decoding it needs more memory than there is"
         case EOFError():

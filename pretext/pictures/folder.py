@@ -67,10 +67,10 @@ class Files:
 class Folder(Files):
     """All pictures below ``root``: a source, ordered by relative path.
 
-    Hidden files and folders (a name that begins with a dot) are skipped; links to folders are followed,
-    except into a folder that contains the link. A large folder is scanned once and opened again from its
-    index, see ``pretext.pictures.index``; the list of a million pictures takes some 50 MB, which all
-    processes of the machine share.
+    Other files, hidden ones (a name that begins with a dot) and what a system made are skipped, which a line says;
+    links to folders are followed, except into a folder that contains the link. A large folder is scanned once and
+    opened again from its index, see ``pretext.pictures.index``; the list of a million pictures takes some 50 MB,
+    which all processes of the machine share.
 
     Raises:
         UserError: ``root`` is missing, is not a folder, cannot be listed (it or a folder below), or
@@ -83,6 +83,7 @@ class Folder(Files):
         self.root = os.fspath(root)
         base = os.fsencode(_folder(root))
         self._listing: Listing = open_listing(base, self.root, self._by_class)
+        self._listing.left_out.tell(readable(os.fsencode(self.root)))
         super().__init__(base, self._listing.paths)
 
     def digest(self) -> str:
@@ -93,8 +94,8 @@ class Folder(Files):
 class ClassFolder(Folder):
     """``root/CLASS/**/picture``: a labelled source; the classes are the sub-folders, sorted by name.
 
-    Labels are those of torchvision's ``ImageFolder``. Pictures directly under ``root`` have no class and
-    are left out, as there.
+    Labels are those of torchvision's ``ImageFolder``, but for folders that a system made, which are no classes.
+    Pictures directly under ``root`` have no class and are left out, as there.
 
     Raises:
         UserError: as for `Folder`, and where ``root`` has no sub-folder or a class has no picture.

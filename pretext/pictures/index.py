@@ -7,8 +7,8 @@ follows, a line of JSON, and these arrays, little-endian:
     ends int64 (N + 1,), marks int64 (folders, 4), counts int64 (classes,),
     blob uint8: all paths; the names of the folders; the names of the classes, both separated by NUL
 
-A file that is damaged, of another version or folder, or older than a change of the tree is not used. Any
-may be deleted at any time.
+A file that is damaged, of another version or folder, made by other rules of what is left out, or older than a
+change of the tree is not used. Any may be deleted at any time.
 """
 
 import fcntl
@@ -27,7 +27,8 @@ from numpy.typing import NDArray
 
 from pretext.errors import UserError
 from pretext.files import write_atomically
-from pretext.pictures.listing import ENDINGS, Listing, Paths, mark, scan
+from pretext.pictures.left_out import RULES, LeftOut
+from pretext.pictures.listing import Listing, Paths, mark, scan
 
 WORTH = 10_000
 """Trees of fewer pictures are scanned each time: it takes some 20 ms."""
@@ -44,7 +45,7 @@ def open_listing(base: bytes, shown: str, by_class: bool) -> Listing:
     """
     root = os.path.realpath(base)
     path = _path(root, by_class)
-    facts = {"root": root.hex(), "by_class": by_class, "endings": list(ENDINGS)}
+    facts = {"root": root.hex(), "by_class": by_class, "rules": RULES}
     known = _load(path, facts) if path else None
     if known and all(mark(base + b"/" + folder) == then for folder, then in known.marks.items()):
         return known
@@ -72,7 +73,8 @@ def _save(path: Path, facts: dict[str, Any], listing: Listing) -> None:
     arrays += [listing.counts.astype("<i8"), listing.paths.blob]
     names = [b"\0".join(listing.marks), b"\0".join(listing.classes)]
     sizes = [array.size for array in arrays] + [len(name) for name in names]
-    header = json.dumps({**facts, "digest": listing.digest, "sizes": sizes}).encode()
+    known = {"digest": listing.digest, "sizes": sizes, "left_out": listing.left_out.as_dict()}
+    header = json.dumps({**facts, **known}).encode()
     padding = b" " * (-(len(_MAGIC) + 9 + len(header) + 1) % 8)  # the arrays begin at a multiple of 8
     body = [header + padding + b"\n", *(array.tobytes() for array in arrays), *names]
     crc = 0
@@ -112,6 +114,7 @@ def _load(path: Path, facts: dict[str, Any]) -> Listing | None:
         dict(zip(names, map(tuple, marks.view("<u8").reshape(-1, 4).tolist()), strict=True)),
         classes.tobytes().split(b"\0") if classes.size else [],
         counts,
+        LeftOut.from_dict(header["left_out"]),
     )
 
 

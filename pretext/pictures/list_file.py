@@ -19,11 +19,12 @@ from numpy.typing import NDArray
 
 from pretext.errors import UserError
 from pretext.pictures.folder import Files
-from pretext.pictures.listing import ENDINGS, Paths, readable
+from pretext.pictures.formats import KNOWN, ending_of
+from pretext.pictures.listing import Paths, readable
 
 PREFIX = "list:"
 _GRAMMAR = "write list:FILE:FOLDER, such as list:train_places205.csv:/data/images256"
-_ENDINGS = tuple(ending.encode() for ending in ENDINGS)
+_ENDINGS = frozenset(ending.encode() for ending in KNOWN)
 _CHUNK = 2**20
 _LONGEST = 2**14  # bytes of a line: paths end at 4096
 _DIGITS = 6  # of a label: greater numbers are none
@@ -157,7 +158,7 @@ class _Lines:
             if not (text := line.strip()):
                 continue
             path, label = _parted(text)
-            if label is None and not path.lower().endswith(_ENDINGS):
+            if label is None and ending_of(path.rpartition(b"/")[2]) not in _ENDINGS:
                 self._broken(number, text, "is neither a path and a label nor a picture's path")
             own = (label is not None, path.startswith(b"/"))
             if own != kind:

@@ -15,10 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pretext.errors import UserError
+from pretext.pictures.formats import USUAL, is_image_name
+from pretext.pictures.left_out import LeftOut, system_name
 
-ENDINGS = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-"""A file is taken for a picture by the ending of its name, in any case."""
-_ENDINGS = tuple(ending.encode() for ending in ENDINGS)
 _PATIENCE = 3.0  # seconds of silence before the first word on a scan
 _EVERY = 30.0  # seconds between two words
 
@@ -69,16 +68,19 @@ class Listing:
     """The sub-folders, in the order of ``paths``; empty where nobody asked for classes."""
     counts: NDArray[np.int64]
     """How many pictures each class has."""
+    left_out: LeftOut
+    """What else lies there."""
 
 
 def scan(base: bytes, shown: str, by_class: bool) -> Listing:
     """List the pictures below ``base``, ordered by relative path.
 
-    Hidden files and folders (a name that begins with a dot) are skipped; links to folders are followed,
-    except into a folder that contains the link. A scan that takes longer than seconds says so on stderr.
+    Hidden files and folders (a name that begins with a dot) and those that a system made (see ``left_out``) are
+    skipped; links to folders are followed, except into a folder that contains the link. A scan that takes longer
+    than seconds says so on stderr.
 
     Args:
-        base: an absolute path.
+        base: an absolute path; its own names are never skipped.
         shown: how messages name it.
         by_class: leave out pictures directly in ``base``, and count those of each sub-folder.
 
@@ -89,19 +91,23 @@ def scan(base: bytes, shown: str, by_class: bool) -> Listing:
     if not by_class:
         found.add_below(b"", frozenset())
         if not found.count:
-            raise UserError(_none_found(shown, found.others))
+            raise UserError(_none_found(shown, found.left_out))
         return found.listing([], [])
     items = found.children(b"", frozenset())
     folders = [item for item in items if isinstance(item, tuple)]
+    if loose := sum(len(item) for item in items if isinstance(item, list)):
+        found.left_out.add_kind("in no class folder", loose)
     if not folders:
         raise UserError(f"{shown}: no sub-folders; labelled pictures lie in one folder per class")
-    counts = []
+    counts, left_out = [], found.left_out
     for name, above in folders:
-        before, found.others = found.count, 0
+        before, found.left_out = found.count, LeftOut()
         found.add_below(name, above)
         counts.append(found.count - before)
         if not counts[-1]:
-            raise UserError(_none_found(f"{shown.rstrip('/')}/{readable(name)}", found.others))
+            raise UserError(_none_found(f"{shown.rstrip('/')}/{readable(name)}", found.left_out))
+        left_out.add_all(found.left_out)
+    found.left_out = left_out
     return found.listing([name for name, _ in folders], counts)
 
 
@@ -132,7 +138,7 @@ class _Found:
 
     def __init__(self, base: bytes, shown: str) -> None:
         self.base, self.shown = base, shown
-        self.others = 0
+        self.left_out = LeftOut()
         self._blob, self._ends = bytearray(), array("q", [0])
         self._hash = hashlib.sha256()
         self._marks: dict[bytes, Mark] = {}
@@ -145,7 +151,7 @@ class _Found:
 
     def listing(self, classes: list[bytes], counts: list[int]) -> Listing:
         paths = Paths(np.frombuffer(self._blob, np.uint8), np.frombuffer(self._ends, np.int64))
-        return Listing(paths, self._hash.hexdigest(), self._marks, classes, np.array(counts, np.int64))
+        return Listing(paths, self._hash.hexdigest(), self._marks, classes, np.array(counts, np.int64), self.left_out)
 
     def add_below(self, folder: bytes, above: frozenset[tuple[int, int]]) -> None:
         """Add the pictures in and below ``folder``, in order, without holding all their names at once."""
@@ -172,15 +178,21 @@ class _Found:
             with os.scandir(here) as entries:
                 for entry in entries:
                     name = entry.name
-                    if name.startswith(b"."):
-                        continue
-                    kind = _kind(entry)
+                    kind, hidden = _kind(entry), name.startswith(b".")
                     if kind == "folder":
-                        names.append(name + b"/")  # where it belongs among paths, not among names
-                    elif kind != "special" and name.lower().endswith(_ENDINGS):
+                        if hidden or system_name(name):
+                            self.left_out.add_folder(name)
+                        else:
+                            names.append(name + b"/")  # where it belongs among paths, not among names
+                    elif hidden:
+                        self.left_out.add_file(name)
+                        continue
+                    elif kind == "special":
+                        self.left_out.add_kind("pipe, socket or device")
+                    elif is_image_name(name):
                         names.append(name)
                     else:
-                        self.others += 1
+                        self.left_out.add_file(name)
                     if kind == "broken":
                         self._marks[prefix + name] = NOWHERE  # it may lead to a folder one day
         except OSError as problem:
@@ -222,9 +234,8 @@ def _kind(entry: os.DirEntry[bytes]) -> Literal["folder", "file", "broken", "spe
     return "special"
 
 
-def _none_found(where: str, others: int) -> str:
+def _none_found(where: str, left_out: LeftOut) -> str:
     """The message for a folder without pictures."""
-    if not others:
-        return f"{where}: the folder is empty; put pictures in it ({' '.join(ENDINGS)})"
-    files = "1 other file" if others == 1 else f"{others} other files"
-    return f"{where}: no pictures, {files}; names of pictures end in {' '.join(ENDINGS)}"
+    if not left_out:
+        return f"{where}: the folder is empty; put pictures in it ({USUAL})"
+    return f"{where}: no pictures, {left_out.describe()}; names of pictures end in {USUAL}"

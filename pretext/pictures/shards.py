@@ -14,7 +14,9 @@ from PIL import Image
 from pretext.engine.progress import progress
 from pretext.errors import PictureError, UserError
 from pretext.pictures.decode import decode
-from pretext.pictures.listing import ENDINGS
+from pretext.pictures.formats import USUAL, is_image_name
+from pretext.pictures.left_out import LeftOut, system_name
+from pretext.pictures.listing import readable
 from pretext.pictures.local_copy import local_copies
 from pretext.pictures.patterns import find_shards
 from pretext.pictures.tarindex import NO_NUMBER, UNLABELLED, TarIndex, known_index, new_index
@@ -51,7 +53,8 @@ class Shards:
         indices = _indices(self.paths, self._files)
         for path, index in zip(self.paths, indices, strict=True):
             if not len(index):
-                raise UserError(f"{path}: no pictures in the shard; their names end in {' '.join(ENDINGS)}")
+                others = f", {index.left_out.describe()}" if index.left_out else ""
+                raise UserError(f"{path}: no pictures in the shard{others}; their names end in {USUAL}")
         self._firsts = np.cumsum([0, *map(len, indices)])
         self._offsets = np.concatenate([index.offsets for index in indices])
         self._sizes = np.concatenate([index.sizes for index in indices])
@@ -63,6 +66,10 @@ class Shards:
         self._open: dict[int, _Descriptor] = {}
         self._refuse_doubles(np.concatenate([index.hashes for index in indices]))
         self._labelled(indices)
+        left_out = LeftOut()
+        for index in indices:
+            left_out.add_all(index.left_out)
+        left_out.tell(readable(os.fsencode(self.pattern)))
 
     def __len__(self) -> int:
         """How many pictures."""
@@ -208,9 +215,10 @@ def names_shards(name: str) -> bool:
         path = Path(name).expanduser()
         if not name or not path.is_dir():
             return name.lower().endswith(_TARS)
-        entries = [entry for entry in path.iterdir() if not entry.name.startswith(".")]
-        tars = any(entry.name.lower().endswith(_TARS) for entry in entries)
-        return tars and not any(entry.name.lower().endswith(ENDINGS) or entry.is_dir() for entry in entries)
+        names = {os.fsencode(entry.name): entry for entry in path.iterdir() if not entry.name.startswith(".")}
+        entries = {name: entry for name, entry in names.items() if not system_name(name)}
+        tars = any(entry.name.lower().endswith(_TARS) for entry in entries.values())
+        return tars and not any(is_image_name(name) or entry.is_dir() for name, entry in entries.items())
     except (OSError, RuntimeError):
         return False
 
@@ -238,7 +246,7 @@ def _class_names(paths: Sequence[Path]) -> list[str]:
     for folder in dict.fromkeys(path.parent for path in paths):
         path = folder / CLASSES
         try:
-            found[path] = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+            found[path] = path.read_text(encoding="utf-8-sig").splitlines() if path.is_file() else []
         except (OSError, ValueError) as error:
             raise UserError(f"{path}: the names of the classes cannot be read; one a line, in UTF-8") from error
     for (one, names), (other, more) in itertools.pairwise(found.items()):

@@ -2,12 +2,13 @@
 
 A key is WebDataset's: the name of a member up to the first dot of its base name. Pictures are regular
 members with the ending of one; of the others only ``KEY.cls`` counts, a class index in ASCII. Hidden
-members, links and sparse files are passed over.
+members, what a system made (see ``left_out``), links and sparse files are passed over, and counted.
 """
 
 import contextlib
 import hashlib
 import io
+import json
 import os
 import tarfile
 from dataclasses import dataclass, field
@@ -19,7 +20,9 @@ from numpy.typing import NDArray
 
 from pretext.errors import UserError
 from pretext.files import write_atomically
-from pretext.pictures.listing import ENDINGS, readable
+from pretext.pictures.formats import is_image_name
+from pretext.pictures.left_out import RULES, LeftOut, system_name
+from pretext.pictures.listing import readable
 
 UNLABELLED, NO_NUMBER = -1, -2
 """In place of a label: there is no ``.cls`` member; it holds no class index."""
@@ -51,6 +54,7 @@ class TarIndex:
         hashes: uint64, of its key.
         labels: int32, its class, or ``UNLABELLED`` or ``NO_NUMBER``.
         names: uint8, all keys in UTF-8, a newline after each.
+        left_out: what else the file holds.
     """
 
     offsets: NDArray[np.int64]
@@ -59,6 +63,7 @@ class TarIndex:
     hashes: NDArray[np.uint64]
     labels: NDArray[np.int32]
     names: NDArray[np.uint8]
+    left_out: LeftOut = field(default_factory=LeftOut)
 
     def __len__(self) -> int:
         """How many pictures."""
@@ -72,6 +77,9 @@ class Gathered:
     keys: list[str] = field(default_factory=list)
     places: list[tuple[int, int]] = field(default_factory=list)
     labels: dict[str, int] = field(default_factory=dict)
+    left_out: LeftOut = field(default_factory=LeftOut)
+    system_folders: set[str] = field(default_factory=set)
+    """Paths of those that are left out: each counts once."""
 
     def add(self, key: str, offset: int, size: int, label: int | None = None) -> None:
         """Add a picture; ``offset`` and ``size`` in bytes."""
@@ -91,6 +99,7 @@ class Gathered:
             hashes=np.array([key_hash(key) for key in self.keys], np.uint64),
             labels=np.array([self.labels.get(key, UNLABELLED) for key in self.keys], np.int32),
             names=np.frombuffer(b"".join(lines), np.uint8),
+            left_out=self.left_out,
         )
 
 
@@ -178,20 +187,41 @@ def _no_tar(path: Path, start: bytes) -> UserError:
 
 
 def _take(member: tarfile.TarInfo, file: IO[bytes], gathered: Gathered) -> None:
-    if not member.isreg() or member.issparse():
+    if member.isdir() or _is_in_system_folder(member.name, gathered):
         return
     folder, slash, base = member.name.rpartition("/")
     stem, _, ending = base.partition(".")
-    if not stem:
+    name = base.encode("utf-8", "surrogateescape")
+    if not stem or system_name(name):
+        gathered.left_out.add_file(name)
+        return
+    if not member.isreg() or member.issparse():
+        link = member.issym() or member.islnk()
+        gathered.left_out.add_kind("sparse file" if member.isreg() else "link" if link else "pipe, socket or device")
         return
     key = readable(f"{folder}{slash}{stem}".encode("utf-8", "surrogateescape"))
-    if base.lower().endswith(ENDINGS):
+    if is_image_name(name):
         gathered.add(key, member.offset_data, member.size)
-    elif ending == "cls":
+    elif ending != "cls":
+        gathered.left_out.add_file(name)
+    else:
         file.seek(member.offset_data)
         digits = file.read(min(member.size, 32)).strip()
         small = digits.isdigit() and len(digits) < 10 and int(digits) < MOST_CLASSES
         gathered.labels[key] = int(digits) if small else NO_NUMBER
+
+
+def _is_in_system_folder(name: str, gathered: Gathered) -> bool:
+    """Whether a member lies in a folder that a system made, which is counted."""
+    *folders, _ = name.split("/")
+    for depth, folder in enumerate(folders, 1):
+        if folder and system_name(encoded := folder.encode("utf-8", "surrogateescape")):
+            path = "/".join(folders[:depth])
+            if path not in gathered.system_folders:
+                gathered.system_folders.add(path)
+                gathered.left_out.add_folder(encoded)
+            return True
+    return False
 
 
 def _broken(path: Path, how: str, at: int, gathered: Gathered) -> UserError:
@@ -204,7 +234,7 @@ def _broken(path: Path, how: str, at: int, gathered: Gathered) -> UserError:
 
 def _time_stamp(path: Path, file: IO[bytes]) -> bytes:
     status = os.fstat(file.fileno())
-    return f"{_FORMAT} {status.st_size} {status.st_mtime_ns} {path}".encode("utf-8", "surrogateescape")
+    return f"{_FORMAT} {RULES} {status.st_size} {status.st_mtime_ns} {path}".encode("utf-8", "surrogateescape")
 
 
 def _content_stamp(file: IO[bytes]) -> bytes:
@@ -224,6 +254,8 @@ def _cached(path: Path) -> Path:
 def _dump(index: TarIndex, stamp: bytes) -> bytes:
     buffer = io.BytesIO()
     arrays = {name: getattr(index, name) for name in _DTYPES}
+    if index.left_out:
+        arrays["left_out"] = np.frombuffer(json.dumps(index.left_out.as_dict()).encode(), np.uint8)
     np.savez(buffer, stamp=np.frombuffer(stamp, np.uint8), **arrays)
     return buffer.getvalue()
 
@@ -235,6 +267,8 @@ def _load(path: Path, stamp: bytes, tar: IO[bytes]) -> TarIndex | None:
             if arrays["stamp"].tobytes() != stamp:
                 return None
             index = TarIndex(**{name: arrays[name] for name in _DTYPES})
+            if "left_out" in arrays:
+                index.left_out = LeftOut.from_dict(json.loads(arrays["left_out"].tobytes()))
     except Exception:  # a damaged zip makes NumPy raise nearly anything; a new index mends it
         return None
     columns = [(name, getattr(index, name)) for name in _DTYPES]

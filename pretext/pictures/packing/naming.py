@@ -4,7 +4,7 @@ import hashlib
 
 import numpy as np
 
-from pretext.pictures.listing import ENDINGS
+from pretext.pictures.formats import KNOWN, ending_of
 from pretext.pictures.source import Source
 from pretext.pictures.tarindex import key_hash
 
@@ -35,7 +35,7 @@ class Names:
 
 def _safe(key: str) -> str:
     *folders, base = key.split("/")
-    ending = next((ending for ending in ENDINGS if base.lower().endswith(ending)), "")
+    ending = ending_of(base) if ending_of(base) in KNOWN else ""
     # Without ~ of their own, names stay unique when a number is added to some.
     base = base[: len(base) - len(ending)].replace(".", "_").replace("~", "_")
     return "/".join([*(folder for folder in folders if folder not in ("", ".", "..")), base or "_"])

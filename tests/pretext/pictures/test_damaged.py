@@ -5,6 +5,7 @@ from io import BytesIO
 from typing import Any
 
 import numpy as np
+import pillow_heif
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,6 +24,12 @@ def colours(width: int = 24, height: int = 16) -> np.ndarray[Any, Any]:
 def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
     out = BytesIO()
     image.save(out, kind, **options)
+    return out.getvalue()
+
+
+def heif(image: Image.Image) -> bytes:
+    out = BytesIO()
+    pillow_heif.from_pillow(image).save(out)
     return out.getvalue()
 
 
@@ -73,10 +80,37 @@ WHOLE = [
     encoded(Image.fromarray(colours()), "WEBP"),
     encoded(Image.fromarray(colours()), "BMP"),
     encoded(Image.fromarray(colours()), "GIF"),
+    encoded(Image.fromarray(colours()), "PPM"),
+    b"P2 3 2 255\n" + b"9 99 255 " * 2,
+    encoded(Image.fromarray(colours()[..., 0].astype(np.float32)), "PPM"),
+    encoded(Image.fromarray(colours()), "JPEG2000"),
+    encoded(Image.fromarray(colours()).convert("RGBA"), "JPEG2000", no_jp2=True),
+    encoded(Image.fromarray(colours()), "AVIF", exif=b"Exif\0\0II*\0\x08\0\0\0\0\0"),
+    heif(Image.fromarray(colours())),
     encoded(Image.fromarray(colours()), "TIFF", compression="tiff_lzw"),
     encoded(Image.fromarray(colours()[..., 0].astype(np.float32)), "TIFF"),
     encoded(Image.fromarray(colours()[..., 0].astype("<u2")), "TIFF"),
 ]
+
+
+@pytest.mark.parametrize("kind", ["PPM", "JPEG2000", "AVIF", "HEIF"])
+def test_decompression_bombs_of_other_formats(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = Image.fromarray(colours(64, 64))
+    data = heif(image) if kind == "HEIF" else encoded(image, kind)
+    for limit in (3000, 100):
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+        with pytest.raises(PictureError, match=f"too large: more than {limit} pixels"):
+            decode(data, "k")
+    monkeypatch.undo()
+    bombs = {"PPM": b"P6 99999 99999 255\n" + bytes(99)}
+    if kind == "JPEG2000":
+        at = data.index(b"\xff\x4f\xff\x51") + 8  # the size in the codestream, and in the box before it
+        bombs[kind] = data[:at] + (99999).to_bytes(4, "big") * 2 + data[at + 8 :]
+        at = data.index(b"ihdr") + 4
+        bombs[kind] = bombs[kind][:at] + (99999).to_bytes(4, "big") * 2 + bombs[kind][at + 8 :]
+    if kind in bombs:
+        with pytest.raises(PictureError, match=r"too large|damaged"):
+            decode(bombs[kind], "k")
 
 
 def survives(data: bytes, shorter: int | None = None) -> None:

@@ -150,11 +150,11 @@ def test_no_pictures(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"the folder is empty.*\.png"):
         Folder(tmp_path)
     (tmp_path / "sub").mkdir()
-    (tmp_path / "sub" / "a.gif").touch()
-    with pytest.raises(UserError, match=r"no pictures, 1 other file; .*\.jpeg \.jpg \.png"):
+    (tmp_path / "sub" / "a.mov").touch()
+    with pytest.raises(UserError, match=r"no pictures, 1 file left out: 1 \.mov; .*\.jpg \.png"):
         Folder(tmp_path)
     (tmp_path / "b.txt").touch()
-    with pytest.raises(UserError, match="no pictures, 2 other files;"):
+    with pytest.raises(UserError, match=r"no pictures, 2 files left out: 1 \.mov, 1 \.txt;"):
         Folder(tmp_path)
 
 
