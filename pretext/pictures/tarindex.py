@@ -33,6 +33,7 @@ _FORMAT = 1
 _BLOCK = 512
 _SLACK = 2**20  # a tar may be filled up with zeros to whole records: 10 kB as a rule, rarely more
 _ENDS = 2**16
+_MOST_HEADERS = 2**22  # bytes that the headers of one member may take: a name and a few numbers, so some kB
 _DTYPES: dict[str, Any] = {"offsets": np.int64, "sizes": np.int64, "ends": np.int64, "hashes": np.uint64}
 _DTYPES |= {"labels": np.int32, "names": np.uint8}
 _PACKED = {
@@ -153,7 +154,6 @@ def _scan(file: IO[bytes], path: Path) -> TarIndex:
         raise UserError(f"{path}: the shard is empty (0 bytes); fetch it again, or leave it out of the pattern")
     # Its reader of headers alone is used: iterating, tarfile is silent about a file that is cut in a header.
     tar = tarfile.TarFile(fileobj=io.BytesIO(bytes(2 * _BLOCK)), encoding="utf-8", errors="surrogateescape")
-    tar.fileobj = file
     while True:
         file.seek(at)
         block = file.read(_BLOCK)
@@ -162,15 +162,21 @@ def _scan(file: IO[bytes], path: Path) -> TarIndex:
         if len(block) == _BLOCK and not any(block):
             break
         file.seek(at)
+        tar.fileobj = _Headers(file)  # type: ignore[assignment]
         try:
             member = tarfile.TarInfo.fromtarfile(tar)
-        except (tarfile.TarError, ValueError, RecursionError) as error:
+        except OSError:
+            raise
+        except Exception as error:  # damaged headers make tarfile raise nearly anything
             raise _broken(path, "damaged", at, gathered) if at else _no_tar(path, block) from error
         if member.size < 0 or tar.offset <= at:
             raise _broken(path, "damaged", at, gathered)
-        at = tar.offset
-        if at > length:
+        if tar.offset > length:
             raise _broken(path, "cut", length, gathered)
+        padded = member.size + -member.size % _BLOCK
+        if member.isreg() and not member.issparse() and member.offset_data + padded != tar.offset:
+            raise _broken(path, "damaged", at, gathered)  # a record says another size than the header
+        at = tar.offset
         _take(member, file, gathered)
     rest = file.read(_SLACK + 1)
     if len(rest) > _SLACK or any(rest):
@@ -184,6 +190,20 @@ def _no_tar(path: Path, start: bytes) -> UserError:
         if start.startswith(magic):
             return UserError(f"{path}: is compressed and cannot be read by index; unpack it first: {command} {path}")
     return UserError(f"{path}: no tar file (its first header cannot be read); give shards in the WebDataset layout")
+
+
+class _Headers:
+    """A tar file as its headers are read: tarfile believes whatever size a header says that the next one has."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.tell, self.seek = file.tell, file.seek
+        self._file, self._left = file, _MOST_HEADERS
+
+    def read(self, size: int) -> bytes:
+        if not 0 <= size <= self._left:
+            raise ValueError(f"{size} bytes of headers")
+        self._left -= size
+        return self._file.read(size)
 
 
 def _take(member: tarfile.TarInfo, file: IO[bytes], gathered: Gathered) -> None:
