@@ -1,13 +1,16 @@
 """PASCAL VOC 2007 and 2012 as a source with several labels a picture: ``voc:2007:trainval:/data/VOCdevkit``.
 
 A folder VOC2007 or VOC2012 as the devkit unpacks it: ``ImageSets/Main/PART.txt`` lists the pictures, ``JPEGImages``
-holds them, and ``Annotations`` one XML file each. Nothing else is read, and nothing is downloaded.
+holds them (with the ending of any image), and ``Annotations`` one XML file each. Nothing else is read, and nothing is
+downloaded.
 """
 
+import codecs
 import difflib
 import os
 import re
 from collections import Counter
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -16,10 +19,11 @@ from numpy.typing import NDArray
 
 from pretext.errors import UserError
 from pretext.pictures.folder import Files
+from pretext.pictures.formats import KNOWN, ending_of
 from pretext.pictures.listing import Paths
 from pretext.pictures.voc_annotation import CLASSES, Annotated, read_objects
 
-__all__ = ["CLASSES", "PREFIX", "Voc", "listed", "open_part", "open_voc", "read_file"]
+__all__ = ["CLASSES", "PREFIX", "Voc", "files_by_stem", "listed", "open_part", "open_voc", "read_file"]
 
 PREFIX = "voc:"
 YEARS = ("2007", "2012")
@@ -86,16 +90,16 @@ class Voc(Files):
         self.name, self.root, self.year, self.part = name, root, year, part
         self._ids = listed(name, root / "ImageSets" / task, part)
         try:
-            there = {path.name for path in (root / "JPEGImages").iterdir()}
+            files = files_by_stem(root / "JPEGImages", (".jpg", *KNOWN))
         except OSError as problem:
             raise UserError(f"{name}: cannot list {root / 'JPEGImages'}: {problem.strerror}") from problem
-        missing = [one for one in self._ids if f"{one.decode()}.jpg" not in there]
+        missing = [one for one in self.stems if one not in files]
         if missing:
             raise UserError(
-                f"{name}: no file {root / 'JPEGImages' / missing[0].decode()}.jpg: {len(missing):,} of the "
+                f"{name}: no file {root / 'JPEGImages' / missing[0]}.jpg: {len(missing):,} of the "
                 f"{len(self._ids):,} pictures that the list names are missing; unpack the {part} pictures there"
             )
-        super().__init__(os.fsencode(root), Paths.of(b"JPEGImages/" + one + b".jpg" for one in self._ids))
+        super().__init__(os.fsencode(root), Paths.of(b"JPEGImages/" + os.fsencode(files[stem]) for stem in self.stems))
 
     @property
     def classes(self) -> list[str]:
@@ -116,10 +120,21 @@ class Voc(Files):
                 row[at] = (row[at] or -1) if difficult else 1
         return labels
 
-    @property
+    @cached_property
     def stems(self) -> list[str]:
         """The names of the pictures, without folder and ending."""
         return [one.decode() for one in self._ids]
+
+    def file(self, index: int) -> Path:
+        """The file of picture ``index``."""
+        return self.root / os.fsdecode(self.path(index))
+
+    @cached_property
+    def _annotations(self) -> dict[str, str]:
+        try:
+            return files_by_stem(self.root / "Annotations", (".xml",))
+        except OSError:  # who reads one says so
+            return {}
 
     def objects(self, index: int) -> list[Annotated]:
         """The objects that the annotation of picture ``index`` has.
@@ -127,7 +142,7 @@ class Voc(Files):
         Raises:
             UserError: it is missing or damaged.
         """
-        path = self.root / "Annotations" / f"{self._ids[index].decode()}.xml"
+        path = self.root / "Annotations" / self._annotations.get(self.stems[index], f"{self.stems[index]}.xml")
         try:
             content = read_file(path, _LARGEST)
         except FileNotFoundError as problem:
@@ -156,7 +171,7 @@ def _root(name: str, year: str, folder: str, task: str) -> Path:
 def listed(name: str, folder: Path, part: str) -> list[bytes]:
     """The names in a list of pictures, without an ending, in its order."""
     try:
-        lists = sorted(path.stem for path in folder.glob("*.txt"))
+        lists = sorted(path.stem for path in folder.glob("[!.]*.txt"))
     except OSError as problem:
         raise UserError(f"{name}: cannot list {folder}: {problem.strerror}") from problem
     whole = [one for one in lists if one.partition("_")[0] not in CLASSES or one in CLASSES]
@@ -166,7 +181,7 @@ def listed(name: str, folder: Path, part: str) -> list[bytes]:
         raise UserError(f"{name}: no list {part}.txt in {folder}: there are {', '.join(whole) or 'none'}{meant}")
     path = folder / f"{part}.txt"
     try:
-        lines = read_file(path, _LONGEST).splitlines()
+        lines = read_file(path, _LONGEST).removeprefix(codecs.BOM_UTF8).splitlines()
     except (OSError, ValueError) as problem:
         raise UserError(f"{path}: {getattr(problem, 'strerror', None) or problem}") from problem
     names = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
@@ -184,6 +199,22 @@ def listed(name: str, folder: Path, part: str) -> list[bytes]:
     if times > 1:
         raise UserError(f"{path}: {double.decode()} stands in it {times} times; every picture counts once")
     return ids
+
+
+def files_by_stem(folder: Path, endings: Sequence[str]) -> dict[str, str]:
+    """Return the names of a folder's files by their names without ending; hidden ones are left out.
+
+    Args:
+        folder: what is listed.
+        endings: which files, in any case; where several have one stem, the earliest ending, and lower case, wins.
+
+    Raises:
+        OSError: it cannot be listed.
+    """
+    ranked = {ending: rank for rank, ending in reversed(list(enumerate(endings)))}
+    names = [name for name in os.listdir(folder) if ending_of(name) in ranked and not name.startswith(".")]  # noqa: PTH208 (a million Paths take seconds)
+    names.sort(key=lambda name: (ranked[ending_of(name)], name.swapcase()), reverse=True)
+    return {name[: -len(ending_of(name))]: name for name in names}
 
 
 def read_file(path: Path, most: int) -> bytes:

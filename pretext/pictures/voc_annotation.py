@@ -1,5 +1,7 @@
 """An annotation of PASCAL VOC: the XML file that says which objects a picture shows, and where."""
 
+import codecs
+import re
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 from xml.parsers import expat
@@ -31,6 +33,11 @@ CLASSES = (
 """The 20 classes, in the order of their labels: by name."""
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
+_DIFFICULT = {"": False, "0": False, "false": False, "unspecified": False, "1": True, "true": True}
+"""What annotation tools write, in lower case."""
+_DECLARED = re.compile(rb"""\A<\?xml[^>]{0,100}?\sencoding\s*=\s*["']([A-Za-z][A-Za-z0-9._-]{0,40})["']""")
+_NO_ENCODINGS = ("idna", "punycode", "raw-unicode-escape", "unicode-escape", "undefined", "utf-7")
+"""Of Python's: none is what a text file is in, and some take minutes for a hostile one."""
 
 
 class Annotated(NamedTuple):
@@ -47,7 +54,8 @@ def read_objects(path: Path, content: bytes) -> list[Annotated]:
     """The objects of an annotation, in its order.
 
     Read by events, without a tree; a document type, in which alone entities can be declared, is refused. The parts
-    of an object (a person's head and hands) have boxes of their own, which are not taken.
+    of an object (a person's head and hands) have boxes of their own, which are not taken. An encoding that the parser
+    does not know (GBK) is Python's of the declared name.
 
     Args:
         path: of the file, for the errors.
@@ -85,12 +93,12 @@ def read_objects(path: Path, content: bytes) -> list[Annotated]:
 
     def end(_: str) -> None:
         if opened == ["annotation", "object"]:
-            kind, difficult = texts.get("name", "").strip(), texts.get("difficult", "0").strip()
+            kind, difficult = texts.get("name", "").strip(), texts.get("difficult", "").strip()
             if kind not in CLASSES:
                 wrong(f"an object is called {kind[:40]!a}, which is none of the 20 classes")
-            if difficult not in ("0", "1"):
+            if difficult.lower() not in _DIFFICULT:
                 wrong(f"difficult is {difficult[:40]!a}, which is neither 0 nor 1")
-            found.append(Annotated(kind, difficult == "1", tuple(texts.get(one) for one in CORNERS)))
+            found.append(Annotated(kind, _DIFFICULT[difficult.lower()], tuple(texts.get(one) for one in CORNERS)))
         opened.pop()
 
     parser = expat.ParserCreate()
@@ -98,7 +106,25 @@ def read_objects(path: Path, content: bytes) -> list[Annotated]:
     parser.StartDoctypeDeclHandler = lambda *_: wrong("it declares a document type, which annotations have not")
     parser.StartElementHandler, parser.EndElementHandler, parser.CharacterDataHandler = start, end, text
     try:
-        parser.Parse(content, True)
+        parser.Parse(_decoded(content), True)
     except (expat.ExpatError, LookupError, ValueError) as problem:  # the latter two: an unknown encoding
         raise UserError(f"{path}: damaged: {problem}; unpack it again") from problem
     return found
+
+
+def _decoded(content: bytes) -> str | bytes:
+    """The text of an annotation whose declared encoding has characters of several bytes; any other as it is.
+
+    Expat itself reads UTF-8, UTF-16 and Latin-1, and asks Python for other encodings of one byte a character.
+    """
+    if content.startswith(codecs.BOM_UTF8):  # it counts more than what is declared
+        return content.decode("utf-8-sig")
+    declared = _DECLARED.match(content)
+    if declared is None:
+        return content
+    name = codecs.lookup(declared[1].decode()).name
+    if name in _NO_ENCODINGS:
+        raise LookupError(f"unknown encoding: {name}")
+    if name.startswith(("utf", "iso8859", "cp125", "ascii", "latin")):
+        return content
+    return content.decode(name)

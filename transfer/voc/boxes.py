@@ -74,7 +74,7 @@ def open_boxed(name: str, training: bool = False, difficult: bool = False) -> Bo
     parts = open_parts(name, "Main")
     for part, prefix in zip(parts, prefixes(parts), strict=True):
         for index, stem in enumerate(part.stems):
-            picture = Picture(f"{prefix}JPEGImages/{stem}.jpg", part.root / "JPEGImages" / f"{stem}.jpg")
+            picture = Picture(prefix + part.key(index), part.file(index))
             file = part.root / "Annotations" / f"{stem}.xml"
             inside, mended = _inside(file, part.objects(index), picture)
             key = f"{prefix}Annotations/{stem}.xml"

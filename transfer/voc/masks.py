@@ -10,12 +10,14 @@ from PIL import Image
 
 from pretext.errors import PictureError, UserError
 from pretext.pictures.source import Source
-from pretext.pictures.voc import CLASSES, Voc
+from pretext.pictures.voc import CLASSES, Voc, files_by_stem
 from transfer.voc.pictures import Picture, Pictures, open_parts, prefixes, require_size, whole
 from transfer.voc.sbd import Extra, read_sbd
 
 BACKGROUND, UNCOUNTED = 0, 255
 """Values of a mask beside 1..20, the classes: what shows none of them, and contours, which nobody is asked about."""
+_LOSSLESS = {".png": "PNG", ".bmp": "BMP", ".tif": "TIFF", ".tiff": "TIFF"}
+"""Endings of masks, the one that counts where there are several first; other formats may change the numbers."""
 
 
 class Masked(Pictures):
@@ -55,7 +57,7 @@ class Masked(Pictures):
                 picture cannot be read.
         """
         key, path = self._masks[index]
-        mask = read_sbd(path, key) if path.suffix == ".mat" else _read_png(path, key)
+        mask = read_sbd(path, key) if path.suffix.lower() == ".mat" else _read_mask(path, key)
         require_size(key, "the mask has", (mask.shape[1], mask.shape[0]), self.size(index))
         values = np.unique(mask)
         odd = values[(values > len(CLASSES)) & (values != UNCOUNTED)]
@@ -81,16 +83,16 @@ def open_masked(name: str, sbd: str = "") -> Masked:
     problems: list[tuple[str, str]] = []
     parts = open_parts(name, "Segmentation")
     for part, prefix in zip(parts, prefixes(parts), strict=True):
-        _require_masks(part)
-        for stem in part.stems:
-            found.append(_picture(part, prefix, stem))
-            masks.append(Picture(f"{prefix}SegmentationClass/{stem}.png", _mask(part, stem)))
+        files = _mask_files(part)
+        for index, stem in enumerate(part.stems):
+            found.append(Picture(prefix + part.key(index), part.file(index)))
+            masks.append(Picture(f"{prefix}SegmentationClass/{files[stem].name}", files[stem]))
     if sbd:
         joined = [(part, prefix) for part, prefix in zip(parts, prefixes(parts), strict=True) if part.year == "2012"]
         own = {one.path for one in found}
         for part, prefix in joined:
-            for extra in Extra(sbd, part).masks(problems):
-                picture = _picture(part, prefix, extra.path.stem)
+            for extra, path in Extra(sbd, part).masks(problems):
+                picture = Picture(f"{prefix}JPEGImages/{path.name}", path)
                 if picture.path not in own:
                     own.add(picture.path)
                     found.append(picture)
@@ -107,33 +109,27 @@ def mask_of(source: Source, index: int) -> NDArray[np.uint8]:
     return masked.mask(at)
 
 
-def _picture(part: Voc, prefix: str, stem: str) -> Picture:
-    return Picture(f"{prefix}JPEGImages/{stem}.jpg", part.root / "JPEGImages" / f"{stem}.jpg")
-
-
-def _mask(part: Voc, stem: str) -> Path:
-    return part.root / "SegmentationClass" / f"{stem}.png"
-
-
-def _require_masks(part: Voc) -> None:
+def _mask_files(part: Voc) -> dict[str, Path]:
+    """The file of every mask that a part needs, by the name of its picture."""
     folder = part.root / "SegmentationClass"
     unpublished = "; of the 2012 test part none were published: take val" if part.part == "test" else ""
     try:
-        there = {path.name for path in folder.iterdir()}
+        files = files_by_stem(folder, tuple(_LOSSLESS))
     except OSError as problem:
         raise UserError(f"{part.name}: cannot list {folder}: {problem.strerror}{unpublished}") from problem
-    missing = [stem for stem in part.stems if f"{stem}.png" not in there]
+    missing = [stem for stem in part.stems if stem not in files]
     if missing:
         raise UserError(
-            f"{part.name}: no file {_mask(part, missing[0])}: {len(missing):,} of the {len(part):,} masks that "
+            f"{part.name}: no file {folder / missing[0]}.png: {len(missing):,} of the {len(part):,} masks that "
             f"the list names are missing{unpublished or '; unpack them there'}"
         )
+    return {stem: folder / files[stem] for stem in part.stems}
 
 
-def _read_png(path: Path, key: str) -> NDArray[np.uint8]:
+def _read_mask(path: Path, key: str) -> NDArray[np.uint8]:
     """The numbers in a mask as VOC has it: a picture of one byte a pixel, with a palette or in gray."""
     try:
-        with Image.open(path, formats=["PNG"]) as image:
+        with Image.open(path, formats=list(_LOSSLESS.values())) as image:
             mode, size = image.mode, image.width * image.height
             if mode not in ("P", "L") or size > (Image.MAX_IMAGE_PIXELS or size):
                 raise PictureError(key, f"{mode} of {size:,} pixels, where a mask has one number a pixel (mode P or L)")

@@ -13,7 +13,8 @@ import scipy.io
 from numpy.typing import NDArray
 
 from pretext.errors import PictureError, UserError
-from pretext.pictures.voc import Voc, listed, read_file
+from pretext.pictures.formats import KNOWN
+from pretext.pictures.voc import Voc, files_by_stem, listed, read_file
 from transfer.voc.pictures import Picture
 
 _INSIDE = ("", "cls", "dataset/cls", "benchmark_RELEASE/dataset/cls", "SegmentationClassAug")
@@ -41,16 +42,19 @@ class Extra:
         }
         self._paths = _found(folder)
 
-    def masks(self, problems: list[tuple[str, str]]) -> list[Picture]:
-        """Keys and paths of masks whose picture VOC2012 has, but for its val list, by name; says what is left out."""
-        there = {path.stem for path in (self._part.root / "JPEGImages").glob("*.jpg")}
+    def masks(self, problems: list[tuple[str, str]]) -> list[tuple[Picture, Path]]:
+        """Masks whose picture VOC2012 has, but for its val list, by name, each with its picture's file; says what is
+        left out.
+        """
+        images = self._part.root / "JPEGImages"
+        files = files_by_stem(images, (".jpg", *KNOWN))
         masks = []
         for path in self._paths:
             key = f"{path.parent.name}/{path.name}"
-            if path.stem not in there:
+            if path.stem not in files:
                 problems.append((key, f"VOC2012 has no picture {path.stem}.jpg: the mask is left out"))
             elif path.stem not in self._kept_for_judging:
-                masks.append(Picture(key, path))
+                masks.append((Picture(key, path), images / files[path.stem]))
         return masks
 
 
@@ -59,11 +63,10 @@ def _found(folder: str) -> list[Path]:
         given = Path(folder).expanduser().absolute()
         if not given.is_dir():
             raise UserError(f"{folder}: no such folder; give the one with SBD's masks, benchmark_RELEASE/dataset/cls")
-        for inside in _INSIDE:
-            for ending in ("*.mat", "*.png"):
-                paths = sorted((given / inside).glob(ending))
-                if paths:
-                    return paths
+        for inside in filter(Path.is_dir, (given / one for one in _INSIDE)):
+            for ending in (".mat", ".png"):
+                if files := files_by_stem(inside, (ending,)):
+                    return sorted(inside / name for name in files.values())
     except (OSError, RuntimeError) as problem:  # denied, or ~nobody
         raise UserError(f"{folder}: cannot be reached: {problem}") from problem
     raise UserError(f"{folder}: no .mat or .png in it; give the folder with SBD's masks, benchmark_RELEASE/dataset/cls")

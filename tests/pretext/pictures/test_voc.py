@@ -118,6 +118,12 @@ def test_lists_that_cannot_be_right(devkit: Path, text: str, parts: list[str]) -
     refused(f"voc:2007:val:{devkit}", *parts, labelled=False)
 
 
+def declared(encoding: str, inside: bytes) -> bytes:
+    """An annotation that says what it is encoded in."""
+    start = f'<?xml version="1.0" encoding="{encoding}"?><annotation><folder>'.encode()
+    return start + inside + b"</folder>" + OBJECT.format("dog", 1).encode() + b"</annotation>"
+
+
 def bomb() -> str:
     """Entities in entities: 10^9 copies of a word where somebody expands them."""
     levels = "".join(f'<!ENTITY e{at} "{f"&e{at - 1};" * 10}">' for at in range(1, 10))
@@ -141,6 +147,10 @@ BROKEN: dict[str, tuple[Callable[[Path], bytes], list[str]]] = {
     "another class": (lambda _: annotation(("unicorn", 0)).encode(), ["'unicorn'", "20 classes"]),
     "no class": (lambda _: XML.format("<object><pose>Left</pose></object>").encode(), ["20 classes"]),
     "difficult": (lambda _: annotation(("dog", 7)).encode(), ["difficult", "'7'"]),
+    "encoding that is not kept to": (lambda _: declared("gbk", b"\xff\xff"), ["damaged", "gbk"]),
+    "encoding that takes minutes": (lambda _: declared("punycode", b"a" * 900_000), ["damaged"]),
+    "encoding that is packed": (lambda _: declared("zlib", b"x"), ["damaged"]),
+    "entities in GBK": (lambda _: bomb().replace("?>", ' encoding="gbk"?>', 1).encode("gbk"), ["document type"]),
     "entities": (lambda _: bomb().encode(), ["document type"]),
     "a file from outside": (lambda path: outside(path).encode(), ["document type"]),
     "huge": (lambda _: XML.format("<a>" + "x" * 2**20 + "</a>").encode(), ["bytes"]),
@@ -190,3 +200,53 @@ def test_what_wants_one_class_a_picture_says_so(devkit: Path, tmp_path: Path) ->
         OnlineProbe(few, OnlineSettings(source=name), 16, seed=0)
     part = Subset(source, range(2), seed=0)  # what pretraining holds out
     assert {part.key(at) for at in range(2)} < {source.key(at) for at in range(3)}
+
+
+@pytest.mark.parametrize("ending", ["JPG", "jpeg", "png", "Png", "jfif", "bmp"])
+def test_images_with_other_endings(devkit: Path, ending: str) -> None:
+    images = devkit / "VOC2007/JPEGImages"
+    before = open_source(f"voc:2007:val:{devkit}").digest()
+    (images / "000010.jpg").rename(images / f"000010.{ending}")
+    for extra in ("._000010.jpg", "Thumbs.db", "other.png"):
+        (images / extra).touch()
+    source = open_labelled(f"voc:2007:val:{devkit}")
+    assert [source.key(index)[-10:] for index in range(3)] == ["000002.jpg", "000001.jpg", f"000010.{ending}"[-10:]]
+    assert source.read(2).getpixel((3, 3)) == pytest.approx((120, 0, 0), abs=2)  # type: ignore[arg-type]
+    (images / "000010.jpg").write_bytes((images / f"000010.{ending}").read_bytes())
+    assert open_source(f"voc:2007:val:{devkit}").digest() == before, "beside another, .jpg counts as ever"
+
+
+def test_lists_as_windows_writes_them(devkit: Path) -> None:
+    before = open_source(f"voc:2007:val:{devkit}").digest()
+    lists = devkit / "VOC2007/ImageSets/Main"
+    (lists / "val.txt").write_bytes(b"\xef\xbb\xbf000002  \r\n000001\t\r\n\r\n000010\r\n")
+    (lists / "._val.txt").touch()
+    assert open_source(f"voc:2007:val:{devkit}").digest() == before
+    refused(f"voc:2007:vall:{devkit}", "there are val; did you mean val?")
+
+
+@pytest.mark.parametrize(
+    "encoding", ["gbk", "gb2312", "big5", "euc-kr", "shift_jis", "latin-1", "utf-16", "utf-8", "bom"]
+)
+def test_annotations_in_other_encodings(devkit: Path, encoding: str) -> None:
+    word = {"latin-1": "B\u00e4r", "euc-kr": "\uacf0"}.get(encoding, "\u4e2d\u6587")
+    name = "gbk" if encoding == "bom" else encoding  # a BOM counts more than what is declared
+    text = declared(name, b"%s").decode().replace("%s", word)
+    content = b"\xef\xbb\xbf" + text.encode() if encoding == "bom" else text.encode(encoding)
+    (devkit / "VOC2007/Annotations/000001.xml").write_bytes(content)
+    labels = open_labelled(f"voc:2007:val:{devkit}").labels[1]
+    assert labels.tolist() == [-(name == "dog") for name in CLASSES]
+
+
+@pytest.mark.parametrize(
+    ("text", "difficult"),
+    [
+        *((f"<difficult>{one}</difficult>", False) for one in ("", "0", "False", "false", "Unspecified", " 0\n")),
+        *((f"<difficult>{one}</difficult>", True) for one in ("1", "True", " 1 ")),
+        ("<difficult/>", False),
+        ("", False),
+    ],
+)
+def test_difficult_as_tools_write_it(devkit: Path, text: str, difficult: bool) -> None:
+    (devkit / "VOC2007/Annotations/000001.xml").write_text(XML.format(f"<object><name>dog</name>{text}</object>"))
+    assert open_labelled(f"voc:2007:val:{devkit}").labels[1][CLASSES.index("dog")] == (-1 if difficult else 1)

@@ -154,3 +154,12 @@ def test_files_that_are_missing(tmp_path: Path) -> None:
     write_devkit(tmp_path, {"000001": [DOG], "000002": [DOG]})
     (root / "Annotations/000001.xml").unlink()
     refused(name, "no annotation", "000001.xml")
+
+
+def test_images_and_annotations_with_other_endings(tmp_path: Path) -> None:
+    root = write_devkit(tmp_path, {"000001": [("dog", (1, 2, "30.5", 20), 0)]})
+    (root / "JPEGImages/000001.jpg").rename(root / "JPEGImages/000001.PNG")
+    (root / "Annotations/000001.xml").rename(root / "Annotations/000001.XML")
+    boxed = open_boxed(f"voc:2007:train:{tmp_path}")
+    assert boxed.key(0) == "JPEGImages/000001.PNG" and boxed.read(0).size == (60, 40)
+    assert boxed.objects(0).boxes.tolist() == [[0, 1, 30.5, 20]] and not boxed.problems

@@ -192,3 +192,20 @@ def test_sbd_that_is_damaged(devkit: Path, content: dict[str, object] | bytes, r
     with pytest.raises(PictureError, match=re.escape(reason)) as caught:
         masked.mask(2)
     assert caught.value.key == "sbd/2008_000003.mat" and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("ending", ["PNG", "bmp", "tif", "TIFF"])
+def test_masks_and_images_with_other_endings(devkit: Path, ending: str) -> None:
+    root = devkit / "VOC2012"
+    with Image.open(root / "SegmentationClass/2008_000001.png") as mask:
+        mask.save(root / f"SegmentationClass/2008_000001.{ending}")
+    (root / "SegmentationClass/2008_000001.png").unlink()
+    (root / "SegmentationClass/._2008_000001.png").touch()
+    (root / "JPEGImages/2008_000001.jpg").rename(root / "JPEGImages/2008_000001.JPEG")
+    (root / "JPEGImages/2008_000003.jpg").rename(root / "JPEGImages/2008_000003.png")
+    write_sbd(devkit / "sbd/cls/2008_000003.MAT.mat", drawn(3) % 21)
+    (devkit / "sbd/cls/2008_000003.MAT.mat").rename(devkit / "sbd/cls/2008_000003.MAT")
+    masked = open_masked(f"voc:2012:train:{devkit}", str(devkit / "sbd"))
+    assert [masked.key(index) for index in (0, 2)] == ["JPEGImages/2008_000001.JPEG", "JPEGImages/2008_000003.png"]
+    assert np.array_equal(masked.mask(0), drawn(1)) and np.array_equal(masked.mask(2), drawn(3) % 21)
+    assert masked.read(2).size == (20, 12)
