@@ -107,7 +107,7 @@ def _read_sums(path: Path) -> tuple[dict[str, str], str]:
     """Of every file in SHA256SUMS its sum; and the SHA-256 of SHA256SUMS."""
     try:
         content = path.read_bytes()
-        lines = content.decode().splitlines()
+        lines = content.decode("utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read; write it again with sha256sum, or unset {LOCAL}") from error
     sums: dict[str, str] = {}

@@ -93,7 +93,7 @@ def _without_heif(monkeypatch: pytest.MonkeyPatch) -> None:
     kept = tuple(ending for ending in formats.KNOWN if ending not in formats.HEIF)
     monkeypatch.setattr(formats, "ENDINGS", kept)
     monkeypatch.setattr(left_out, "ENDINGS", kept)
-    monkeypatch.setattr(formats, "_ENDINGS", frozenset(ending.encode() for ending in kept))
+    monkeypatch.setattr(formats, "_ENDINGS", tuple(ending.encode() for ending in kept))
 
 
 @pytest.mark.usefixtures("_without_heif")
@@ -119,7 +119,7 @@ def test_a_kept_listing_of_other_rules_is_not_used(tmp_path: Path, monkeypatch: 
     for name in ("1.png", "2.jp2"):
         (root / name).touch()
     with monkeypatch.context() as old:  # as a version that knew fewer endings left it
-        old.setattr(formats, "_ENDINGS", frozenset([b".png"]))
+        old.setattr(formats, "_ENDINGS", (b".png",))
         old.setattr(index_module, "RULES", "older")
         assert keys(Folder(root)) == ["1.png"]
         assert len(list((tmp_path / "cache/pretint/folders").glob("*.idx"))) == 1

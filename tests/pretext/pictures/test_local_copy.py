@@ -166,9 +166,10 @@ def test_a_shard_without_checksum(packed: Path) -> None:
 
 
 def test_checksums_by_another_program(packed: Path, local: Path) -> None:
-    """As ``sha256sum -b ./*.tar`` writes them; indices without a checksum are not copied."""
+    """As ``sha256sum -b ./*.tar`` writes them, behind a BOM; indices without a checksum are not copied."""
     want = data(Shards(packed))
-    said = subprocess.run("sha256sum -b ./*.tar > SHA256SUMS", cwd=packed, shell=True, check=False)
+    call = r"(printf '\357\273\277'; sha256sum -b ./*.tar) > SHA256SUMS"
+    said = subprocess.run(call, cwd=packed, shell=True, check=False)
     assert said.returncode == 0
     assert data(Shards(packed)) == want
     assert all(name.endswith(".tar") for name in inodes(place(packed, local)))

@@ -277,7 +277,8 @@ def test_labels_that_are_none(tmp_path: Path) -> None:
     refused(lambda: LabelledShards(path), "classes.txt: the class cat stands twice")
     (tmp_path / "more").mkdir()
     write(tmp_path / "more" / "u.tar", [("b.png", png()), ("b.cls", b"0")])
-    (tmp_path / "classes.txt").write_text("cat\ndog\ncow\n")
+    (tmp_path / "classes.txt").write_bytes(b"\xef\xbb\xbfcat\r\ndog\r\ncow\r\n")  # as Windows writes it
+    assert LabelledShards(path).classes == ["cat", "dog", "cow"]
     refused(lambda: LabelledShards(f"{tmp_path}/{{t,more/u}}.tar"), "do not name the same classes")
 
 
