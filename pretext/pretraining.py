@@ -18,7 +18,7 @@ from pretext.engine.interrupt import WARNINGS, Ending, stop_requests
 from pretext.engine.journal import Journal
 from pretext.engine.learner import Learner
 from pretext.engine.loop import train
-from pretext.engine.run import held_run, newest_checkpoint
+from pretext.engine.run import held_run, resumed_checkpoint
 from pretext.errors import UserError
 from pretext.files import write_png
 from pretext.health import colour_health
@@ -60,7 +60,7 @@ def pretrain(run: Path, settings: PretrainSettings) -> Ending:
         if settings.online.source:  # a mistake there is said before anything takes long
             ranks.on_first(lambda: open_labelled(settings.online.source))
         ranks.on_first(lambda: held.enter_context(held_run(run, plain(settings), plain(PretrainSettings()))))
-        begun = ranks.from_first(lambda: newest_checkpoint(run))
+        begun = ranks.from_first(lambda: resumed_checkpoint(run))
         state = None if begun is None else _restored(run, begun, settings, pictures)
         place = asked if state is None else asked._replace(precision=state["precision"])
         if state is None:

@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from pretext.engine.interrupt import Ending, stop_requests
-from study.plan import Cell
+from study.plan import PRETRAIN, Cell
 from study.shelf import Failure, Shelf
 
 _STOPPED = {Ending.PREEMPTED, Ending.INTERRUPTED, Ending.TERMINATED, -signal.SIGTERM, -signal.SIGINT, -signal.SIGUSR2}
@@ -60,12 +60,21 @@ class _Work:
 
 
 def as_left(cells: Iterable[Cell], shelf: Shelf) -> dict[str, Standing]:
-    """How cells stand by what they left: finished, failed or waiting."""
-    found = {}
-    for cell in cells:
+    """How cells stand by what they left: finished, failed or waiting.
+
+    A pretraining whose network is damaged is done again if another cell waits for it.
+    """
+    found: dict[str, Standing] = {}
+    by_key = {cell.key: cell for cell in cells}
+    for cell in by_key.values():
         failure = shelf.failure(cell)
         waiting = _failed(failure) if failure else Standing(Word.WAITING)
         found[cell.key] = Standing(Word.FINISHED) if shelf.finished(cell) else waiting
+    for cell in by_key.values():
+        needed = by_key.get(cell.after)
+        waits = found[cell.key].word == Word.WAITING and needed is not None and needed.command == PRETRAIN
+        if waits and found[cell.after].word == Word.FINISHED and not shelf.check_network(by_key[cell.after]):
+            found[cell.after] = Standing(Word.WAITING)
     return found
 
 

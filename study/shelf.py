@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from colorization.scores.table import FORMAT
-from pretext.engine.run import newest_checkpoint
+from pretext.engine.run import checkpoint_damage, newest_checkpoint
 from pretext.errors import UserError
 from pretext.files import write_atomically
 from study.plan import PRETRAIN, Cell
@@ -44,6 +44,7 @@ class Shelf:
         self.root = root
         self._places: dict[tuple[str, str], str] = {}
         self._whole: set[Path] = set()
+        self._damaged: set[tuple[Path, int]] = set()  # checkpoints, each with the time of its last change
 
     @property
     def jobs(self) -> Path:
@@ -73,8 +74,18 @@ class Shelf:
         """Whether what a cell leaves is there, whole; a result that cannot be read is made again by its command."""
         if cell.command == PRETRAIN:
             newest = newest_checkpoint(self.folder(cell))
-            return newest is not None and int(newest.stem) >= cell.steps
+            return newest is not None and int(newest.stem) >= cell.steps and _dated(newest) not in self._damaged
         return bool(self.results(cell))
+
+    def check_network(self, cell: Cell) -> bool:
+        """Whether the network that a finished pretraining left is whole: if not, it counts as unfinished from now on.
+
+        For the cells that are to use it: they would take the checkpoint before. All of it is read.
+        """
+        newest = newest_checkpoint(self.folder(cell))
+        if newest is not None and checkpoint_damage(newest):
+            self._damaged.add(_dated(newest))
+        return self.finished(cell)
 
     def results(self, cell: Cell) -> list[Path]:
         """The result files of an evaluation that can be read."""
@@ -170,6 +181,10 @@ class Shelf:
             lines = [line.strip() for line in log.read().decode(errors="replace").splitlines() if line.strip()]
             return lines[-1][:500] if lines else ""
         return ""
+
+
+def _dated(path: Path) -> tuple[Path, int]:
+    return path, path.stat().st_mtime_ns
 
 
 def _killed(number: int) -> str:

@@ -21,7 +21,7 @@ from pretext.engine.learner import Learner
 from pretext.engine.loop import train
 from pretext.engine.memory import forget_peak, peak
 from pretext.engine.progress import say
-from pretext.engine.run import held_run, newest_checkpoint
+from pretext.engine.run import held_run, newest_checkpoint, resumed_checkpoint
 from pretext.errors import UserError
 from pretext.files import write_png
 from pretext.pictures.batches import Views, stream
@@ -184,7 +184,7 @@ class Tuning:
         settings, task, run = self.settings, self.task, self.folder
         with contextlib.ExitStack() as held:
             ranks.on_first(lambda: held.enter_context(held_run(run, self.stored_settings)))
-            begun = ranks.from_first(lambda: newest_checkpoint(run))
+            begun = ranks.from_first(lambda: resumed_checkpoint(run))
             state = None if begun is None else self._restored(begun)
             place = self.place if state is None else self.place._replace(precision=state["precision"])
             network = self.built(place, fresh=state is None)
@@ -263,7 +263,7 @@ class Tuning:
         All processes look at the pictures, each at its share.
         """
         task, start = self.task, self.start
-        newest = newest_checkpoint(self.folder)
+        newest = ranks.from_first(lambda: newest_checkpoint(self.folder))
         assert newest is not None, self.folder
         state = load_checkpoint(newest)
         place = self.place._replace(precision=state["precision"])

@@ -135,7 +135,7 @@ def _scribbles(word: str, seed: int) -> Method:
 def _network(word: str, device: torch.device, temperature: float, seed: int) -> Method:
     path, options = _parsed(word)
     checkpoint = find_checkpoint(path)
-    pretrained = open_pretrained(path)
+    pretrained = open_pretrained(checkpoint)
     backbone, objective = pretrained.settings.backbone.name, pretrained.settings.objective.name
     if not pretrained.has_head:
         raise UserError(f"{path}: a network without a colour head: it colours nothing, so that nothing can be scored")

@@ -10,6 +10,7 @@ import torch
 from timm.models import load_state_dict
 from torch import Tensor, nn
 
+from pretext.engine.archive import DamagedFileError, check_published
 from pretext.errors import UserError
 
 HUB = "hub"
@@ -29,7 +30,10 @@ def stored(file: str) -> dict[str, Tensor]:
     if not Path(file).is_file():
         raise UserError(f"weights {file}: no such file")
     try:
+        check_published(Path(file))
         found: dict[str, Tensor] = quietly(lambda: load_state_dict(file, device="cpu", weights_only=True))
+    except DamagedFileError as error:
+        raise UserError(f"weights {error}") from error
     except Exception as error:  # a file of unknown origin fails in as many ways as there are readers
         raise UserError(f"weights {file}: need a .safetensors file, or a .pth that holds only tensors") from error
     return found
@@ -45,12 +49,18 @@ def hub_file(what: str, url: str) -> dict[str, Tensor]:
     Raises:
         Unavailable: they cannot be fetched.
     """
+    name = url.rpartition("/")[2]
+    file = Path(torch.hub.get_dir()) / "checkpoints" / name
     try:
+        if file.is_file():
+            check_published(file)
+        # torch compares the digest in the name when it downloads, not when it reads its cache.
         found: dict[str, Tensor] = torch.hub.load_state_dict_from_url(
-            url, map_location="cpu", progress=False, weights_only=True
+            url, map_location="cpu", progress=False, weights_only=True, check_hash=True
         )
+    except DamagedFileError as error:
+        raise Unavailable(f"{what} is left out: {error}") from error
     except Exception as error:  # as of a hub
-        name = url.rpartition("/")[2]
         raise Unavailable(
             f"{what} is left out: {name} cannot be fetched ({type(error).__name__}); go online once, or name the file"
         ) from error

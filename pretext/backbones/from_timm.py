@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from pretext.backbones.contract import Backbone, Stage
 from pretext.backbones.dense_vgg import keep_stride
 from pretext.color import lightness_to_gray
+from pretext.engine.archive import DamagedFileError, check_published
 from pretext.errors import UserError
 
 PUBLISHED = "published"
@@ -276,7 +277,10 @@ def _load(net: nn.Module, file: str | Path) -> None:
     if not Path(file).is_file():
         raise UserError(f"weights {file}: no such file")
     try:
+        check_published(Path(file))
         stored: dict[str, Tensor] = load_state_dict(str(file), device="cpu", weights_only=True)
+    except DamagedFileError as error:
+        raise UserError(f"weights {error}") from error
     except Exception as error:  # a file of unknown origin fails in as many ways as there are readers
         raise UserError(f"weights {file}: need a .safetensors file, or a .pth that holds only tensors") from error
     _fill(net, stored, f"weights {file}")

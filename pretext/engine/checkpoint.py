@@ -6,11 +6,11 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from pretext.engine.archive import DIGEST, check_content, is_zip, safetensors_bytes
 from pretext.errors import UserError
 from pretext.files import write_atomically
 
@@ -46,20 +46,27 @@ def save_portable(path: Path, state: dict[str, Any]) -> None:
         tensors |= {f"{name}.{key}": value for key, value in found.items()}
         plain = {key: value for key, value in inner.items() if key not in found} if inner else group
         metadata[name] = json.dumps(plain)
-    whole = {
-        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
-    }
-    write_atomically(path, safetensors.torch.save(whole, metadata))
+    write_atomically(path, safetensors_bytes(tensors, metadata))
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """What ``save_checkpoint`` or ``save_portable`` wrote, on the CPU.
+    """What ``save_checkpoint`` or ``save_portable`` wrote, on the CPU; every byte is checked before it is used.
 
     Raises:
+        DamagedFileError: its bytes are not those that were written.
         UserError: the file cannot be read, or is no checkpoint of ours.
     """
+    try:
+        check_content(path)
+        written_by_torch = is_zip(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot read the checkpoint ({error.strerror})") from error
     if path.suffix == ".safetensors":
         return _load_portable(path)
+    if not written_by_torch:  # torch would read older formats too, which have no checksums
+        raise UserError(
+            f"{path}: no checkpoint of Pretint, or a damaged one; name a run or one of its checkpoints/*.pt"
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a file that is no checkpoint: it is refused below, in our words
@@ -68,8 +75,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: cannot read the checkpoint ({error.strerror})") from error
     except Exception as error:  # torch raises half a dozen kinds for a file that is not its own
         raise UserError(
-            f"{path}: no checkpoint of Pretint, or a damaged one; name a run or one of its checkpoints/*.pt (if it "
-            "is the newest of a run, remove it: the one before it takes over)"
+            f"{path}: no checkpoint of Pretint, or a damaged one; name a run or one of its checkpoints/*.pt"
         ) from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise UserError(f"{path}: a PyTorch file, but no checkpoint of Pretint ({FORMAT!r} is missing)")
@@ -86,6 +92,7 @@ def _load_portable(path: Path) -> dict[str, Any]:
                 f"{path}: no checkpoint of Pretint ({FORMAT!r} is missing); pretint export writes them, and weights "
                 "for a timm model are given as backbone.weights"
             )
+        metadata.pop(DIGEST, None)
         state: dict[str, Any] = {name: json.loads(value) for name, value in metadata.items()}
     except OSError as error:
         raise UserError(f"{path}: cannot read the checkpoint ({error.strerror or error})") from error

@@ -7,6 +7,7 @@ checkpoints/00001500.pt  the state after step 1500; the newest two are kept
 samples/00001500.png     held-out pictures: gray, coloured, original
 """
 
+import functools
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,11 +16,15 @@ from typing import Any
 
 import yaml
 
+from pretext.engine import ranks
+from pretext.engine.archive import DamagedFileError, check_zip, is_zip
 from pretext.engine.checkpoint import save_checkpoint
+from pretext.engine.progress import say
 from pretext.errors import UserError
 from pretext.files import held_folder, write_atomically
 
 _KEPT = 2
+_DAMAGED = ".damaged"
 _FREE = ("machine", "online", "places")  # groups of settings that change no weight
 _PLACE = "data.source"
 Settings = dict[str, Any]
@@ -81,12 +86,49 @@ def run_settings(folder: Path, needed: Mapping[str, type] | None = None) -> Sett
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint of a run, if it has any."""
+    """The newest checkpoint of a run, if it has any; whether it is damaged is not looked at."""
     return max(_checkpoints(folder), default=None)
 
 
+def whole_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint of a run that is not damaged, if the run has any; a line tells of those that are.
+
+    Raises:
+        UserError: all of them are damaged.
+    """
+    damages: list[str] = []
+    for path in sorted(_checkpoints(folder), reverse=True):
+        try:
+            damage = checkpoint_damage(path)
+        except FileNotFoundError:  # the run goes on, and has dropped it
+            continue
+        if not damage:
+            for line in damages:
+                _say_once(f"{line}; {path.name}, the checkpoint before it, is used")
+            return path
+        damages.append(damage)
+    if damages:
+        raise UserError(
+            f"{damages[0]}; {folder} has no other checkpoint that is whole: restore one from a copy, or train again in "
+            "a new folder"
+        )
+    return None
+
+
+def resumed_checkpoint(folder: Path) -> Path | None:
+    """As ``whole_checkpoint``, for the process that holds the run: damaged ones that are newer are renamed.
+
+    They end in .damaged then, and are removed when the run has a checkpoint of their step again.
+    """
+    whole = whole_checkpoint(folder)
+    for path in _checkpoints(folder):
+        if whole is not None and path.name > whole.name:
+            path.rename(path.with_suffix(_DAMAGED))
+    return whole
+
+
 def find_checkpoint(path: Path) -> Path:
-    """The checkpoint that a user means: a checkpoint file, or a run, whose newest it is.
+    """The checkpoint that a user means: a checkpoint file, or a run, whose newest it is that is not damaged.
 
     Raises:
         UserError: there is none.
@@ -95,17 +137,48 @@ def find_checkpoint(path: Path) -> Path:
         return path
     if not path.exists():
         raise UserError(f"{path}: no such run or checkpoint")
-    newest = newest_checkpoint(path)
-    if newest is None:
+    checkpoint = whole_checkpoint(path)
+    if checkpoint is None:
         raise UserError(f"{path}: no checkpoint there; train first: pretint pretrain {path}")
-    return newest
+    return checkpoint
 
 
 def keep_checkpoint(folder: Path, state: dict[str, Any]) -> None:
     """Write the checkpoint of a state, named after its ``step``, and drop all but the newest two."""
-    save_checkpoint(folder / "checkpoints" / f"{state['step']:08d}.pt", state)
-    for old in sorted(_checkpoints(folder))[:-_KEPT]:
+    newest = folder / "checkpoints" / f"{state['step']:08d}.pt"
+    save_checkpoint(newest, state)
+    damaged = [path for path in newest.parent.glob(f"*{_DAMAGED}") if path.stem <= newest.stem]
+    for old in [*sorted(_checkpoints(folder))[:-_KEPT], *damaged]:
         old.unlink()
+
+
+def checkpoint_damage(path: Path) -> str:
+    """What is wrong with the bytes of a checkpoint; empty if nothing is. A process reads it once while it stays as is.
+
+    Raises:
+        FileNotFoundError: it is gone.
+    """
+    status = path.stat()
+    return _damage(path, status.st_size, status.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=256)
+def _damage(path: Path, size: int, changed: int) -> str:
+    try:
+        if not is_zip(path):
+            return f"{path}: damaged (it does not begin as a checkpoint does)"
+        check_zip(path)
+    except OSError as error:
+        return f"{path}: cannot be read ({error.strerror})"
+    except DamagedFileError as error:
+        return str(error).rpartition("; ")[0]
+    return ""
+
+
+@functools.cache
+def _say_once(line: str) -> None:
+    if ranks.is_first():
+        say(line)
 
 
 def _checkpoints(folder: Path) -> list[Path]:

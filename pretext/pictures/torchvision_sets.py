@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pretext.engine.archive import check_content
 from pretext.errors import UserError
 from pretext.pictures.folder import ClassFolder, Files
 from pretext.pictures.labels import checked_labels
@@ -97,6 +98,7 @@ class ImageNetFolder(ClassFolder):
         try:
             if not (self._meta / "meta.bin").exists():
                 parse_devkit_archive(str(self._meta))
+            check_content(self._meta / "meta.bin")
             words = load_meta_file(str(self._meta))[0]
             return [f"{one} {', '.join(words[one])}" for one in ids]
         except Exception as problem:  # a damaged file makes torch.load raise nearly anything

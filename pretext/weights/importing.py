@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pretext.backbones import build_backbone
 from pretext.colorizer import NoHead
+from pretext.engine.archive import DamagedFileError, check_published
 from pretext.engine.run import held_run, keep_checkpoint
 from pretext.errors import UserError
 from pretext.gamut import bin_centres
@@ -171,6 +172,7 @@ def _write(run: Path, settings: PretrainSettings, state: dict[str, Any], prior: 
 def _read(file: Path) -> Weights:
     """The tensors in a file, by name, outer wrappings removed."""
     try:
+        check_published(file)
         stored: Any
         if file.suffix == ".safetensors":
             stored = load_file(file)
@@ -178,6 +180,8 @@ def _read(file: Path) -> Weights:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of a file that torch did not write: it is refused below
                 stored = torch.load(file, map_location="cpu", weights_only=True)
+    except DamagedFileError:
+        raise
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror or error})") from error
     except pickle.UnpicklingError as error:
@@ -251,7 +255,12 @@ def _check(file: Path, weights: Weights, release: Release, names: dict[str, tupl
         for key in present
         if tuple(weights[key].shape) != shapes[key]
     ]
-    infinite = [key for key in present if not bool(torch.isfinite(weights[key]).all())]
+    # Of the right shape alone: a view may claim any shape over a few bytes.
+    infinite = [
+        key
+        for key in present
+        if tuple(weights[key].shape) == shapes[key] and not bool(torch.isfinite(weights[key]).all())
+    ]
     wrong = {"missing": missing, "unknown": unknown, "of another shape": shaped, "not finite": infinite}
     said = "; ".join(f"{len(keys)} {what} ({_shortened(keys)})" for what, keys in wrong.items() if keys)
     if said:

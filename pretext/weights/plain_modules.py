@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import timm
 import torch
 import torchvision
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from pretext.backbones.from_timm import ANY_SIZE, TimmBackbone
 from pretext.color import rgb_to_lightness
+from pretext.engine.archive import safetensors_bytes
 from pretext.errors import UserError
 from pretext.files import write_atomically
 from pretext.recipe import Pretrained
@@ -82,8 +82,7 @@ def write_plain(
         fed = f"one channel: (L - {mean:.6g}) / {std:.6g}, L of CIE Lab (D65) in [0, 100]"
     code = [*make, *changes, f'model.load_state_dict(safetensors.torch.load_file("{destination.name}"))']
     about = {"pretint": json.dumps({"code": code, "input": fed, "untrained": untrained, "step": pretrained.step})}
-    state = {name: value.clone(memory_format=torch.contiguous_format) for name, value in plain.state_dict().items()}
-    write_atomically(destination, safetensors.torch.save(state, about))
+    write_atomically(destination, safetensors_bytes(plain.state_dict(), about))
     notes = [*code, f"input: {fed}"]
     if untrained:
         notes.append(

@@ -20,6 +20,7 @@ from pretext.pictures.batches import Subset
 from pretext.pretraining import pretrain
 from pretext.recipe import PretrainSettings, load_pretrained
 from pretext.settings import settings_from
+from pretext.weights.exporting import ExportSettings, export
 
 
 def settings(**changed: Any) -> PretrainSettings:
@@ -149,3 +150,44 @@ def test_mixtures_that_mean_something_else(source: dict[Any, float], said: str, 
 def test_folders_whose_files_have_the_same_names_can_be_mixed(tmp_path: Path) -> None:
     one, other = (str(folder_of(tmp_path / name, 12)) for name in ("one", "other"))
     assert not pretrain(tmp_path / "run", settings(data={"source": {one: 0.5, other: 0.5}}))
+
+
+def _damage(path: Path | None) -> None:
+    assert path is not None
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_run_with_a_damaged_checkpoint_goes_on_from_the_one_before(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """And computes what it had computed, step by step; whoever reads it before that gets the older one."""
+    run, asked = tmp_path / "run", settings(training={"steps": 4, "batch_size": 4, "warmup": 1})
+    asked.machine.checkpoint_every = 2
+    assert not pretrain(run, asked)
+    expected = [record for record in read_journal(run) if record["kind"] in ("step", "health")]
+    path = newest_checkpoint(run)
+    assert path is not None and path.name == "00000004.pt"
+    weights = load_checkpoint(path)["model"]
+    _damage(path)
+    picture = folder_of(tmp_path / "pictures", 1)
+    colorize(run, [picture], ColorizeSettings(out=tmp_path / "out"))
+    assert load_pretrained(run).step == 2
+    export(run, tmp_path / "x.safetensors", ExportSettings())
+    assert load_pretrained(tmp_path / "x.safetensors").step == 2
+    assert capfd.readouterr().err.count("00000002.pt, the checkpoint before it, is used") == 1
+
+    assert not pretrain(run, asked)
+    records = [record for record in read_journal(run) if record["kind"] in ("step", "health")]
+    assert records == expected, "no step stands twice, and each has the same loss"
+    assert newest_checkpoint(run) == path
+    again = load_checkpoint(path)["model"]
+    assert all(torch.equal(weights[name], again[name]) for name in weights)
+
+    for damaged in (run / "checkpoints").iterdir():
+        _damage(damaged)
+    for call in (lambda: pretrain(run, asked), lambda: load_pretrained(run)):
+        with pytest.raises(UserError, match="no other checkpoint that is whole") as error:
+            call()
+        assert "\n" not in str(error.value)

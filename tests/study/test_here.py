@@ -13,12 +13,14 @@ import pretint
 import study.here
 import study.sent
 from pretext.engine.interrupt import Ending
+from pretext.engine.run import newest_checkpoint
 from slurm import ClusterError
 from study.expanding import expand
 from study.file import read_study
 from study.here import Standing, Word, run_here
 from study.plan import Cell, Plan
 from study.shelf import Shelf
+from transfer.results import read_result
 
 Words = dict[tuple[str, int, str], Word]
 
@@ -248,3 +250,21 @@ def test_mistakes_are_one_line(
         assert code == 2 and not out and err.startswith("pretint: ") and part in err, err
         assert err.count("\n") == 1, err
     assert not Path("studies").exists()
+
+
+def test_a_network_that_was_damaged_is_trained_to_its_end_again(plan: Plan, tmp_path: Path) -> None:
+    """Not judged as it was some steps before."""
+    cells = [cell for cell in plan.cells if cell.variant == "rebalanced" and cell.evaluation in ("", "neighbours")]
+    train, judge = cells
+    *_, (found, _) = run_here([train], Shelf(tmp_path / "studies"), 1, False)
+    assert found[train.key].word == Word.FINISHED
+    newest = newest_checkpoint(tmp_path / "studies" / train.folder)
+    assert newest is not None
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1
+    newest.write_bytes(content)
+    shelf = Shelf(tmp_path / "studies")  # as at the next call
+    *_, (found, _) = run_here(cells, shelf, 1, False)
+    assert {one.word for one in found.values()} == {Word.FINISHED}
+    assert "the checkpoint before it, is used" in log(shelf, train)
+    assert [read_result(file).network.step for file in shelf.results(judge)] == [train.steps]

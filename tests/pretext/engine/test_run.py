@@ -11,7 +11,14 @@ import pytest
 import torch
 
 from pretext.engine.checkpoint import load_checkpoint
-from pretext.engine.run import find_checkpoint, held_run, keep_checkpoint, newest_checkpoint, run_settings
+from pretext.engine.run import (
+    find_checkpoint,
+    held_run,
+    keep_checkpoint,
+    newest_checkpoint,
+    resumed_checkpoint,
+    run_settings,
+)
 from pretext.errors import UserError
 
 SETTINGS = {"training": {"lr": 0.1, "betas": [0.9, 0.99]}, "machine": {"workers": 1}, "seed": 0}
@@ -125,3 +132,48 @@ def test_settings_that_are_needed_are_there_or_said(tmp_path: Path, text: str) -
         run_settings(tmp_path, {"training.steps": int})
     (tmp_path / "settings.yaml").write_text("training: {steps: 5}")
     assert run_settings(tmp_path, {"training.steps": int}) == {"training": {"steps": 5}}
+
+
+def _damage(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def test_the_checkpoint_before_a_damaged_one_is_used(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for step in (5, 10):
+        keep_checkpoint(tmp_path, {"step": step, "w": torch.rand(500)})
+    older, newest = (tmp_path / "checkpoints" / f"{step:08d}.pt" for step in (5, 10))
+    _damage(newest)
+    assert find_checkpoint(tmp_path) == find_checkpoint(tmp_path) == older
+    said = capfd.readouterr().err
+    assert said.count("\n") == 1 and f"{newest}: damaged or cut" in said
+    assert said.endswith("; 00000005.pt, the checkpoint before it, is used\n")
+    with pytest.raises(UserError, match=f"{newest}: damaged"):  # who names it gets no other
+        load_checkpoint(find_checkpoint(newest))
+    newest.write_bytes(b"")
+    assert find_checkpoint(tmp_path) == older
+    assert newest.exists(), "a reader changes nothing"
+    _damage(older)
+    with pytest.raises(UserError, match=r"begin as a checkpoint.*; .* has no other checkpoint that is whole") as error:
+        find_checkpoint(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_resumed_run_puts_damaged_checkpoints_aside(tmp_path: Path) -> None:
+    assert resumed_checkpoint(tmp_path) is None
+    for step in (5, 10):
+        keep_checkpoint(tmp_path, {"step": step, "w": torch.rand(500)})
+    folder = tmp_path / "checkpoints"
+    _damage(folder / "00000010.pt")
+    assert resumed_checkpoint(tmp_path) == newest_checkpoint(tmp_path) == folder / "00000005.pt"
+    assert (folder / "00000010.damaged").exists()
+    keep_checkpoint(tmp_path, {"step": 7, "w": torch.rand(500)})  # as where it is stopped before it is as far as it was
+    assert sorted(path.name for path in folder.iterdir()) == ["00000005.pt", "00000007.pt", "00000010.damaged"]
+    keep_checkpoint(tmp_path, {"step": 10, "w": torch.rand(500)})
+    assert sorted(path.name for path in folder.iterdir()) == ["00000007.pt", "00000010.pt"]
+    for path in folder.iterdir():
+        _damage(path)
+    with pytest.raises(UserError, match="no other checkpoint that is whole"):
+        resumed_checkpoint(tmp_path)
+    assert sorted(path.name for path in folder.iterdir()) == ["00000007.pt", "00000010.pt"]
