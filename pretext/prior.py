@@ -62,7 +62,7 @@ def load_prior(path: Path, gamut: Gamut) -> Tensor:
     try:
         with path.open("rb") as file:
             prior = np.lib.format.read_array(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, MemoryError) as error:
         raise UserError(f"prior {path}: not a readable .npy file ({' '.join(str(error).split())})") from error
     if prior.shape != (len(gamut),) or prior.dtype.kind != "f":
         raise UserError(

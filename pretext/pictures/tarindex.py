@@ -18,6 +18,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pretext.engine.archive import check_stored
 from pretext.errors import UserError
 from pretext.files import write_atomically
 from pretext.pictures.formats import is_image_name
@@ -284,6 +285,7 @@ def _load(path: Path, stamp: bytes, tar: IO[bytes]) -> TarIndex | None:
     """A kept index, if it bears this stamp and is sound: it may have been fetched with its tar file."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            check_stored(path, arrays.zip)  # unlike a file of ours it may unpack to more than the memory
             if arrays["stamp"].tobytes() != stamp:
                 return None
             index = TarIndex(**{name: arrays[name] for name in _DTYPES})

@@ -21,6 +21,7 @@ from transfer.voc.boxes import Boxed
 WINDOWS = "windows"
 _SIDES = (1.0, 0.75, 0.55, 0.4, 0.3, 0.2)  # root of the window's area, against that of the picture's
 _RATIOS = (0.5, 1.0, 2.0)  # width / height
+_MOST_UNPACKED = 100  # times the size of a file: boxes are squeezed to a fifth or so
 _STEP = 0.5  # of the window, at most, from one to the next
 
 Boxes = NDArray[np.float32]
@@ -151,6 +152,10 @@ def _read(path: Path) -> Iterator[tuple[str, Any]]:
             yield from _read_mat(path)
         elif path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as archive:
+                if sum(record.file_size for record in archive.zip.infolist()) > _MOST_UNPACKED * path.stat().st_size:
+                    raise UserError(
+                        f"{path}: unpacks to more than {_MOST_UNPACKED} times its size, as boxes do not; make it again"
+                    )
                 for name in archive.files:
                     yield name, archive[name]
         else:
