@@ -1,8 +1,10 @@
 """Tar shards in the WebDataset layout as sources, read by index."""
 
+import functools
 import hashlib
 import itertools
 import os
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,14 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pretext.engine.progress import progress
+from pretext.engine import ranks
+from pretext.engine.progress import progress, say
 from pretext.errors import PictureError, UserError
 from pretext.pictures.decode import decode
 from pretext.pictures.formats import USUAL, is_image_name
 from pretext.pictures.left_out import LeftOut, system_name
 from pretext.pictures.listing import readable
 from pretext.pictures.local_copy import local_copies
-from pretext.pictures.patterns import find_shards
+from pretext.pictures.patterns import MANIFEST, find_shards
 from pretext.pictures.tarindex import NO_NUMBER, UNLABELLED, TarIndex, known_index, new_index
 
 CLASSES = "classes.txt"
@@ -33,7 +36,8 @@ class Shards:
     """The pictures in tar files, in the order of the files and of their members: a source.
 
     Nothing is unpacked: headers are read once, for an index that is kept beside a packed shard or in
-    the user's cache. It takes 24 bytes a picture and its key, in blocks that forked workers share.
+    the user's cache. It takes 24 bytes a picture and its key, in blocks that forked workers share, and 4 more for
+    the checksum of each picture that `pretext.pictures.packing` wrote, which is compared when the picture is read.
     Where ``PRETINT_LOCAL`` is set, pictures are read from a copy of the shards on the local disk, made here;
     names, keys and errors stay those of the originals.
 
@@ -62,6 +66,7 @@ class Shards:
         before = np.cumsum([0, *(len(index.names) for index in indices)])
         ends = [index.ends + start for index, start in zip(indices, before, strict=False)]
         self._ends = np.concatenate([np.zeros(1, np.int64), *ends])
+        self._sums = [index.sums for index in indices]
         self._lengths = [file.stat().st_size for file in self._files]
         self._open: dict[int, _Descriptor] = {}
         self._refuse_doubles(np.concatenate([index.hashes for index in indices]))
@@ -70,6 +75,9 @@ class Shards:
         for index in indices:
             left_out.add_all(index.left_out)
         left_out.tell(readable(os.fsencode(self.pattern)))
+        unchecked = [path.parent for path, sums in zip(self.paths, self._sums, strict=True) if sums is None]
+        for folder in dict.fromkeys(unchecked):
+            _say_unchecked(folder)
 
     def __len__(self) -> int:
         """How many pictures."""
@@ -110,6 +118,9 @@ class Shards:
             raise PictureError(self.key(index), str(error)) from error
         if len(data) < size:
             raise PictureError(self.key(index), f"its shard {name} was cut since it was opened")
+        sums = self._sums[shard]
+        if sums is not None and zlib.crc32(data) != sums[index - self._firsts[shard]]:
+            raise PictureError(self.key(index), f"its shard {name} is damaged: the checksum of this image differs")
         return data
 
     def key(self, index: int) -> str:
@@ -221,6 +232,15 @@ def names_shards(name: str) -> bool:
         return tars and not any(is_image_name(name) or entry.is_dir() for name, entry in entries.items())
     except (OSError, RuntimeError):
         return False
+
+
+@functools.cache
+def _say_unchecked(folder: Path) -> None:
+    if (folder / MANIFEST).is_file() and ranks.is_first():
+        say(
+            f"{folder}: packed by an earlier version, without a checksum for each image, so a damaged image may be "
+            "used; call the same pretint pack again to add them"
+        )
 
 
 def _indices(paths: Sequence[Path], files: Sequence[Path]) -> list[TarIndex]:

@@ -11,14 +11,15 @@ import io
 import json
 import os
 import tarfile
-from dataclasses import dataclass, field
+import zlib
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pretext.engine.archive import check_stored
+from pretext.engine.archive import check_zip
 from pretext.errors import UserError
 from pretext.files import write_atomically
 from pretext.pictures.formats import is_image_name
@@ -57,6 +58,7 @@ class TarIndex:
         labels: int32, its class, or ``UNLABELLED`` or ``NO_NUMBER``.
         names: uint8, all keys in UTF-8, a newline after each.
         left_out: what else the file holds.
+        sums: uint32, the CRC-32 of its bytes; None where nobody computed them when the file was written.
     """
 
     offsets: NDArray[np.int64]
@@ -66,6 +68,7 @@ class TarIndex:
     labels: NDArray[np.int32]
     names: NDArray[np.uint8]
     left_out: LeftOut = field(default_factory=LeftOut)
+    sums: NDArray[np.uint32] | None = None
 
     def __len__(self) -> int:
         """How many pictures."""
@@ -82,11 +85,14 @@ class Gathered:
     left_out: LeftOut = field(default_factory=LeftOut)
     system_folders: set[str] = field(default_factory=set)
     """Paths of those that are left out: each counts once."""
+    sums: list[int] = field(default_factory=list)
 
-    def add(self, key: str, offset: int, size: int, label: int | None = None) -> None:
-        """Add a picture; ``offset`` and ``size`` in bytes."""
+    def add(self, key: str, offset: int, size: int, label: int | None = None, crc: int | None = None) -> None:
+        """Add a picture; ``offset`` and ``size`` in bytes, ``crc`` the CRC-32 of these: of all pictures or of none."""
         self.keys.append(key)
         self.places.append((offset, size))
+        if crc is not None:
+            self.sums.append(crc)
         if label is not None:
             self.labels[key] = label
 
@@ -102,6 +108,7 @@ class Gathered:
             labels=np.array([self.labels.get(key, UNLABELLED) for key in self.keys], np.int32),
             names=np.frombuffer(b"".join(lines), np.uint8),
             left_out=self.left_out,
+            sums=np.array(self.sums, np.uint32) if self.sums else None,
         )
 
 
@@ -122,6 +129,9 @@ def known_index(path: Path) -> TarIndex | None:
 def new_index(path: Path) -> TarIndex:
     """The index of a tar file from its headers; kept in the user's cache, if that can be written.
 
+    If an index with checksums lies beside the file and has the pictures at the same places, it is taken instead: it
+    was made for this file, which has been damaged since, and the checksums show where.
+
     Raises:
         UserError: the file cannot be read, is no tar file, is compressed, or is cut or damaged.
     """
@@ -130,6 +140,9 @@ def new_index(path: Path) -> TarIndex:
         with path.open("rb", buffering=4096) as file:
             stamp = _time_stamp(path, file)
             index = _scan(file, path)
+            beside = _load(index_path(path), None, file)
+            if beside is not None and beside.sums is not None and _is_same_layout(beside, index):
+                index = beside
     except (OSError, MemoryError) as error:
         raise UserError(f"{path}: the shard cannot be read: {getattr(error, 'strerror', 'too large')}") from error
     with contextlib.suppress(OSError, RuntimeError, UserError):
@@ -146,6 +159,18 @@ def keep_beside(path: Path, index: TarIndex) -> None:
     """Write the index of a finished tar file beside it: it stays valid when both are copied elsewhere."""
     with path.open("rb") as file:
         write_atomically(index_path(path), _dump(index, _content_stamp(file)))
+
+
+def add_sums(path: Path, index: TarIndex) -> None:
+    """Write the index of a packed shard beside it again, with the checksums of its pictures as they are now."""
+    with path.open("rb") as file:
+        data = (os.pread(file.fileno(), size, at) for at, size in zip(index.offsets, index.sizes, strict=True))
+        sums = np.array([zlib.crc32(content) for content in data], np.uint32)
+    keep_beside(path, replace(index, sums=sums))
+
+
+def _is_same_layout(one: TarIndex, other: TarIndex) -> bool:
+    return np.array_equal(one.offsets, other.offsets) and np.array_equal(one.sizes, other.sizes)
 
 
 def _scan(file: IO[bytes], path: Path) -> TarIndex:
@@ -277,18 +302,20 @@ def _dump(index: TarIndex, stamp: bytes) -> bytes:
     arrays = {name: getattr(index, name) for name in _DTYPES}
     if index.left_out:
         arrays["left_out"] = np.frombuffer(json.dumps(index.left_out.as_dict()).encode(), np.uint8)
+    if index.sums is not None:
+        arrays["sums"] = index.sums
     np.savez(buffer, stamp=np.frombuffer(stamp, np.uint8), **arrays)
     return buffer.getvalue()
 
 
-def _load(path: Path, stamp: bytes, tar: IO[bytes]) -> TarIndex | None:
-    """A kept index, if it bears this stamp and is sound: it may have been fetched with its tar file."""
+def _load(path: Path, stamp: bytes | None, tar: IO[bytes]) -> TarIndex | None:
+    """A kept index, if it is sound and bears this stamp (None: any): it may have been fetched with its tar file."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            check_stored(path, arrays.zip)  # unlike a file of ours it may unpack to more than the memory
-            if arrays["stamp"].tobytes() != stamp:
+            check_zip(path)  # also that it does not unpack to more than its size
+            if stamp is not None and arrays["stamp"].tobytes() != stamp:
                 return None
-            index = TarIndex(**{name: arrays[name] for name in _DTYPES})
+            index = TarIndex(**{name: arrays[name] for name in (*_DTYPES, "sums") if name in arrays.files})
             if "left_out" in arrays:
                 index.left_out = LeftOut.from_dict(json.loads(arrays["left_out"].tobytes()))
     except Exception:  # a damaged zip makes NumPy raise nearly anything; a new index mends it
@@ -297,6 +324,8 @@ def _load(path: Path, stamp: bytes, tar: IO[bytes]) -> TarIndex | None:
     if any(column.dtype != _DTYPES[name] or column.ndim != 1 for name, column in columns):
         return None
     if len({len(column) for name, column in columns if name != "names"}) != 1:
+        return None
+    if index.sums is not None and (index.sums.dtype != np.uint32 or index.sums.shape != index.offsets.shape):
         return None
     length = os.fstat(tar.fileno()).st_size
     inside = (index.offsets >= 0) & (index.sizes >= 0) & (index.sizes <= length - index.offsets)

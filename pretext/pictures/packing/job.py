@@ -18,6 +18,7 @@ import signal
 import tarfile
 import threading
 import time
+import zlib
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -39,7 +40,7 @@ from pretext.pictures.packing.naming import Names
 from pretext.pictures.patterns import MANIFEST
 from pretext.pictures.shards import CLASSES
 from pretext.pictures.source import LabelledSource, Source
-from pretext.pictures.tarindex import Gathered, index_path, keep_beside
+from pretext.pictures.tarindex import Gathered, add_sums, index_path, keep_beside, known_index
 from pretext.settings import plain
 
 SKIPPED, SUMS = "skipped.jsonl", "SHA256SUMS"
@@ -137,6 +138,8 @@ def pack(source: str, destination: Path, settings: PackSettings) -> Packed:
         "settings": {name: value for name, value in plain(settings).items() if name != "workers"},
     }
     with held_manifest(destination, source, wanted) as manifest:
+        if manifest.complete and _add_sums(destination, manifest):
+            _finish(destination, manifest, classes)
         if manifest.complete and (destination / SUMS).exists():
             return _packed(manifest, already=True)
         (destination / SUMS).unlink(missing_ok=True)
@@ -289,7 +292,7 @@ def _next_shard(folder: Path, manifest: Manifest, members: Iterator[_Member], li
             small = member.sent.small
             assert small is not None
             at = put(f"{member.name}.jpg", small.data)
-            gathered.add(member.name, at, len(small.data), member.label)
+            gathered.add(member.name, at, len(small.data), member.label, zlib.crc32(small.data))
             copied += small.copied
             if member.label is not None:
                 put(f"{member.name}.cls", str(member.label).encode())
@@ -298,8 +301,7 @@ def _next_shard(folder: Path, manifest: Manifest, members: Iterator[_Member], li
         file.write(bytes(2 * tarfile.BLOCKSIZE))
         file.write(bytes(-file.tell() % _RECORD))
     keep_beside(path, gathered.index())
-    with path.open("rb") as written:
-        digest = hashlib.file_digest(written, "sha256").hexdigest()
+    digest = _sha256(path)
     done = len(gathered.keys)
     stop = manifest.stop + done + len(skipped)
     manifest.shards.append(
@@ -323,6 +325,29 @@ def _drop_unrecorded(folder: Path, manifest: Manifest) -> None:
     for path in (*folder.glob("shard-*"), *folder.glob(".*.part")):
         if path not in kept:
             path.unlink()
+
+
+def _add_sums(folder: Path, manifest: Manifest) -> bool:
+    """Add the checksums of single pictures to shards of versions that wrote none; whether there were any.
+
+    Raises:
+        UserError: a shard is not the one that was packed.
+    """
+    indices = {folder / shard.name: known_index(folder / shard.name) for shard in manifest.shards}
+    lacking = {path: index for path, index in indices.items() if index is not None and index.sums is None}
+    if lacking:
+        (folder / SUMS).unlink(missing_ok=True)  # of the indices as they were
+    recorded = {folder / shard.name: shard.sha256 for shard in manifest.shards}
+    for path, index in lacking.items():
+        if _sha256(path) != recorded[path]:
+            raise UserError(f"{path}: damaged (not the SHA-256 in {MANIFEST}); remove it and pack again")
+        add_sums(path, index)
+    return bool(lacking)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _finish(folder: Path, manifest: Manifest, classes: list[str] | None) -> None:
