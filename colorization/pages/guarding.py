@@ -37,7 +37,8 @@ SMALL_BODY = 16 * 1024
 
 _CLIENTS = 4096  # whose rates are remembered
 _PATIENCE = 30.0  # seconds for which a body may stand still, and that all of it has beyond those of _SLOWEST
-_SLOWEST = 100_000.0  # bytes of a body a second
+_SLOWEST = 25_000.0  # bytes of a body a second: a photograph of 20 MB comes even from a phone far from its router
+_LONGEST = 900.0  # seconds that any body has
 _DROPPED = 8 << 20  # bytes of a body that is too large, which are read nevertheless
 _SAFE = ("GET", "HEAD", "OPTIONS")
 
@@ -56,6 +57,18 @@ class Buckets:
         self.rate, self._now = rate, now
         self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
+    def __contains__(self, client: str) -> bool:
+        return client in self._left
+
+    def add(self, client: str) -> None:
+        """Remember a client who is not."""
+        self._left.setdefault(client, (self.rate.burst, self._now()))
+        self._forget()
+
+    def _forget(self) -> None:
+        while len(self._left) > _CLIENTS:
+            self._left.popitem(last=False)
+
     def wait(self, client: str) -> float:
         """Seconds until a request of that client may pass; 0 lets it, and counts it."""
         now = self._now()
@@ -63,9 +76,19 @@ class Buckets:
         left = min(self.rate.burst, left + (now - since) * self.rate.per_second)
         passes = left >= 1
         self._left[client] = (left - passes, now)
-        if len(self._left) > _CLIENTS:
-            self._left.popitem(last=False)
+        self._forget()
         return 0 if passes else (1 - left) / self.rate.per_second
+
+
+class AddressLimit:
+    """Limits the requests of each address to a rate; see ``network``."""
+
+    def __init__(self, rate: Rate) -> None:
+        self._buckets = Buckets(rate)
+
+    def __call__(self, scope: Scope) -> float:
+        """Seconds until the request may pass."""
+        return self._buckets.wait(client_of(scope))
 
 
 class Guard:
@@ -76,7 +99,8 @@ class Guard:
         names: host names under which the page may be asked for, beside addresses written as numbers. Any other
             would be a foreign site's name that was pointed at this machine (DNS rebinding).
         bodies: bytes that a request's body may have, by the beginning of its path; ``SMALL_BODY`` elsewhere.
-        rates: the rate of one client, by the beginning of its path; the first that fits counts.
+        limit: how many seconds a request must wait before it is heard, by its scope; 0 passes, and is counted. By
+            default each address may send 600 requests at once, and then 60 a second.
         public: the address by which browsers know the page, where a proxy asks for it under another.
     """
 
@@ -85,13 +109,13 @@ class Guard:
         app: ASGIApp,
         names: Iterable[str],
         bodies: dict[str, int] | None = None,
-        rates: dict[str, Rate] | None = None,
+        limit: Callable[[Scope], float] | None = None,
         public: str = "",
     ) -> None:
         self.app, self.public = app, public
         self.names = {name.lower() for name in names}
         self.bodies = bodies or {}
-        self.buckets = {start: Buckets(rate) for start, rate in (rates or {"/": Rate(600, 60)}).items()}
+        self.limit = limit or AddressLimit(Rate(600, 60))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
@@ -110,15 +134,20 @@ class Guard:
                 headers.setdefault("cache-control", "no-store")
             await send(message)
 
+        # Whoever left in the middle of a body is nobody's mistake here; and the server cancels what it cannot wait for.
+        with contextlib.suppress(ClientDisconnect, asyncio.CancelledError):
+            await self._answer(scope, receive, dressed)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         refusal = self._refusal(scope)
         if refusal is not None:
-            await refusal(scope, receive, dressed)
+            await refusal(scope, receive, send)
             return
         limit = _longest(self.bodies, scope["path"], SMALL_BODY)
         if _declared(Headers(scope=scope)) > limit:
             await dropped(receive)
             refusal = PlainTextResponse(_said(limit), 413, headers={"connection": "close"})
-            await refusal(scope, receive, dressed)
+            await refusal(scope, receive, send)
             return
         seen, more, began = 0, True, 0.0
 
@@ -128,7 +157,7 @@ class Guard:
                 return await receive()  # which waits until the client is gone
             now = time.monotonic()
             began = began or now  # of being read: who waits for a turn does not send
-            left = min(_PATIENCE, began + _PATIENCE + seen / _SLOWEST - now)
+            left = min(_PATIENCE, began + min(_LONGEST, _PATIENCE + seen / _SLOWEST) - now)
             try:
                 message = await asyncio.wait_for(receive(), left)
             except TimeoutError:
@@ -139,8 +168,7 @@ class Guard:
                 raise HTTPException(413, _said(limit))  # Starlette answers with it, whoever was reading
             return message
 
-        with contextlib.suppress(ClientDisconnect):  # whoever left in the middle of a body: nobody's mistake here
-            await self.app(scope, bounded, dressed)
+        await self.app(scope, bounded, send)
 
     def _refusal(self, scope: Scope) -> PlainTextResponse | None:
         headers = Headers(scope=scope)
@@ -149,13 +177,9 @@ class Guard:
             return PlainTextResponse("This page does not go by that name.\n", 421)
         if scope["method"] not in _SAFE and not self._from_here(headers, host):
             return PlainTextResponse("This came from another site.\n", 403)
-        client = client_of(scope)
-        for start, buckets in self.buckets.items():
-            if scope["path"].startswith(start):
-                if wait := buckets.wait(client):
-                    after = {"retry-after": str(math.ceil(wait))}
-                    return PlainTextResponse("Too many requests; try again in a while.\n", 429, headers=after)
-                break
+        if wait := self.limit(scope):
+            after = {"retry-after": str(math.ceil(wait))}
+            return PlainTextResponse("Too many requests; try again in a while.\n", 429, headers=after)
         return None
 
     def _from_here(self, headers: Headers, host: str) -> bool:
@@ -223,8 +247,8 @@ def network(address: str) -> str:
     """Whose rate counts: an address; of IPv6 the 64 bits that one household has, but not where that is this link."""
     try:
         parsed = ipaddress.ip_address(address)
-    except ValueError:
-        return address
+    except ValueError:  # as a proxy may say it, of any length
+        return ""
     if isinstance(parsed, ipaddress.IPv4Address):
         return str(parsed)
     if parsed.ipv4_mapped:  # how a socket for both tells of IPv4

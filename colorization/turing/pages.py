@@ -16,16 +16,16 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from colorization.pages.guarding import Guard, Rate
+from colorization.pages.guarding import Guard
 from colorization.pages.serving import renderer, sent_object, static_route
 from colorization.turing.admin import Admin
+from colorization.turing.limits import StudyLimits
 from colorization.turing.store import REAL, Participant, Shown, Store
 
 AHEAD = 2
 """How many pairs beyond the next a browser may fetch, so that none is waited for."""
 
 _log = logging.getLogger(__name__)
-_RATES = {"/join": Rate(120, 0.2), "/": Rate(600, 60)}  # a class behind one address joins at once
 _VISIONS = ("yes", "unsure", "no")
 _LAYOUTS = ("beside", "stacked")
 
@@ -39,8 +39,9 @@ def study_app(store: Store, token: str, address: str, names: set[str]) -> ASGIAp
         address: where the page is found, without a path.
         names: host names it goes by, see `Guard`.
     """
-    part = _Part(store)
     admin = Admin(store, token, f"{address}/join/{store.facts.token}", secure=address.startswith("https:"))
+    limits = StudyLimits(admin.is_owner)
+    part = _Part(store, limits)
     routes = [
         Route("/", part.nowhere),
         Route("/join/{token}", part.welcome),
@@ -59,14 +60,14 @@ def study_app(store: Store, token: str, address: str, names: set[str]) -> ASGIAp
         zlib.error: part.unreadable,
     }
     app = Starlette(routes=routes, exception_handlers=handlers)
-    return Guard(app, names, rates=_RATES, public=address)
+    return Guard(app, names, limit=limits, public=address)
 
 
 class _Part:
     """What a participant meets."""
 
-    def __init__(self, store: Store) -> None:
-        self.store, self.facts = store, store.facts
+    def __init__(self, store: Store, limits: StudyLimits) -> None:
+        self.store, self.facts, self.limits = store, store.facts, limits
         self.render = renderer("colorization.turing")
 
     def problem(self, request: Request, problem: Exception) -> Response:
@@ -97,6 +98,7 @@ class _Part:
             raise HTTPException(400, "Please say whether you see colours normally; then go on.")
         identity = secrets.token_urlsafe(16)
         await run_in_threadpool(self.store.join, identity, vision)
+        self.limits.admit(identity)
         return RedirectResponse(f"/go/{identity}", 303)
 
     def page(self, request: Request) -> Response:
@@ -170,6 +172,7 @@ class _Part:
         who = self.store.participant(identity)
         if who is None:
             raise HTTPException(404, "This link leads nowhere: it may have been cut off on its way to you.")
+        self.limits.admit(identity)
         return who
 
 

@@ -21,6 +21,7 @@ FILE = "study.db"
 
 _LARGEST = 1024
 _LONGEST_NAME = 80
+_SHORTEST_TOKEN = 12  # tries are not limited
 _SEEDS = 2**53  # that JSON can say
 
 
@@ -52,7 +53,7 @@ class TuringSettings:
         port: to serve on; 0 takes one that is free.
         public: address by which participants reach the page if a proxy on this machine stands before it, such as
             https://study.example.org.
-        token: of the admin page; empty makes a new one at every start.
+        token: of the admin page, of 12 characters or more; empty makes a new one at every start.
         results: only say the results so far, and serve nothing.
     """
 
@@ -80,8 +81,8 @@ class TuringSettings:
         if self.seed is not None and not 0 <= self.seed < 2**63:
             raise UserError(f"seed is {self.seed}: it must lie in [0, 2^63)")
         check_port(self.port)
-        if self.token and len(self.token) < 8:
-            raise UserError("token: give at least 8 characters, or none for a random one")
+        if self.token and len(self.token) < _SHORTEST_TOKEN:
+            raise UserError(f"token: give at least {_SHORTEST_TOKEN} characters, or none for a random one")
         if self.public:
             parts = urlsplit(self.public)
             if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/"):

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import socket
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -15,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from colorization.pages.guarding import HEADERS, Buckets, Guard, Rate, names_here
+from colorization.pages.guarding import HEADERS, AddressLimit, Buckets, Guard, Rate, names_here
 from colorization.pages.listening import address_of, bound
 from pretext.errors import UserError
 
@@ -105,6 +106,26 @@ def test_a_body_in_drops_has_no_more_time_than_its_bytes(site: Site, monkeypatch
     raise AssertionError("it was waited for")
 
 
+def send_slowly(site: Site, chunks: int) -> bytes:
+    """The first bytes of the answer to a body of so many chunks of 10 bytes, each 0.1 seconds after the one before."""
+    host, _, port = site.address.removeprefix("http://").partition(":")
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        connection.sendall(f"POST / HTTP/1.1\r\nHost: {host}\r\nContent-Length: {10 * chunks}\r\n\r\n".encode())
+        for _ in range(chunks):
+            time.sleep(0.1)
+            with contextlib.suppress(ConnectionError):
+                connection.sendall(b"x" * 10)
+        return connection.recv(12)
+
+
+def test_a_steady_body_has_time_for_all_of_it(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("colorization.pages.guarding._PATIENCE", 1.0)
+    monkeypatch.setattr("colorization.pages.guarding._SLOWEST", 20.0)
+    assert send_slowly(site, 20) == b"HTTP/1.1 200"
+    monkeypatch.setattr("colorization.pages.guarding._LONGEST", 1.0)
+    assert send_slowly(site, 20) == b"HTTP/1.1 408"
+
+
 def test_who_leaves_in_the_middle_of_a_body_is_no_error(site: Site, caplog: pytest.LogCaptureFixture) -> None:
     host, _, port = site.address.removeprefix("http://").partition(":")
     with socket.create_connection((host, int(port))) as connection:
@@ -149,7 +170,7 @@ def test_many_clients_take_bounded_memory_and_one_household_is_one() -> None:
         buckets.wait(str(client))
     assert len(buckets._left) <= 4096
 
-    guard = Guard(Starlette(), {"x"}, rates={"/": Rate(1, 0.001)})
+    guard = Guard(Starlette(), {"x"}, limit=AddressLimit(Rate(1, 0.001)))
 
     def asks(address: str) -> int | None:
         scope = {"type": "http", "method": "GET", "path": "/", "headers": [(b"host", b"x")], "client": (address, 1)}
