@@ -7,7 +7,7 @@ nothing: idle ones go first. So a class behind one address can have any number o
 import asyncio
 import contextlib
 import resource
-from typing import Any
+from typing import Any, cast
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -19,20 +19,50 @@ EACH = 256
 MOST = 4096
 """Connections at once, as far as the system lets this process have as many open files."""
 
+_PATIENCE = 30.0  # seconds after which it is looked whether an answer is being read
+_SLOWEST = 25_000.0  # bytes of an answer a second
 _HEAD = 15.0  # seconds for a request's first line and headers, from the connection or their first byte on
 _SPARE = 128  # open files that are no connections
 
 
+class CountingTransport:
+    """A transport that counts the bytes that are written to it."""
+
+    def __init__(self, transport: Any) -> None:
+        self._transport, self._written = transport, 0
+
+    def write(self, data: bytes) -> None:
+        """Write, and count."""
+        self._written += len(data)
+        self._transport.write(data)
+
+    @property
+    def pending(self) -> int:
+        """How many bytes the other side has not taken."""
+        return int(self._transport.get_write_buffer_size())
+
+    @property
+    def taken(self) -> int:
+        """How many bytes it has."""
+        return self._written - self.pending
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
 class BoundedProtocol(H11Protocol):
-    """Uvicorn's protocol, for bounded connections that send their requests in time."""
+    """Uvicorn's protocol, for bounded connections that send their requests, and read their answers, in time."""
 
     _head: asyncio.TimerHandle | None = None
+    _reading: asyncio.TimerHandle | None = None
     _network = ""
     _since = 0.0  # of being idle, on the loop's clock
 
     def connection_made(self, transport: Any) -> None:
         """Let the longest idle one go where there are too many."""
-        super().connection_made(transport)
+        transport = CountingTransport(transport)
+        super().connection_made(cast(asyncio.Transport, transport))
+        self._reading = self.loop.call_later(_PATIENCE, self._check_reading, transport, 0, 0)
         self._network, self._since = network(self.client[0] if self.client else ""), self.loop.time()
         self._head = self.loop.call_later(_HEAD, transport.abort)
         everybody: list[Any] = [*self.connections]
@@ -62,6 +92,14 @@ class BoundedProtocol(H11Protocol):
         elif self.idle and self._head is None:
             self._head = self.loop.call_later(_HEAD, self.transport.abort)
 
+    def _check_reading(self, transport: CountingTransport, taken: int, pending: int) -> None:
+        """Let go who took less since the last check than was pending then, and less than ``_SLOWEST`` allows."""
+        if transport.taken - taken < min(pending, _SLOWEST * _PATIENCE):
+            transport.abort()
+        else:
+            checked = transport.taken, transport.pending
+            self._reading = self.loop.call_later(_PATIENCE, self._check_reading, transport, *checked)
+
     def on_response_complete(self) -> None:
         """Idle from here on."""
         self._since = self.loop.time()
@@ -69,8 +107,9 @@ class BoundedProtocol(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Nothing is waited for any more."""
-        if self._head:
-            self._head.cancel()
+        for timer in (self._head, self._reading):
+            if timer:
+                timer.cancel()
         super().connection_lost(exc)
 
 

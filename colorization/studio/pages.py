@@ -5,6 +5,7 @@ import io
 import itertools
 import json
 import re
+import secrets
 from collections.abc import AsyncIterator, Callable, Hashable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
@@ -12,15 +13,17 @@ from typing import Any, TypeVar
 from PIL import Image
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from colorization.pages.guarding import Guard, dropped
+from colorization.pages.guarding import Guard, client_of
 from colorization.pages.serving import renderer, sent_object, static_route
 from colorization.photographs import Format
+from colorization.studio.fair_queue import Client
 from colorization.studio.photographs import Look, Table, UnusableReference
+from colorization.studio.uploads import Uploads
 from colorization.studio.workshop import Crowded, Superseded, Workshop
 from pretext.errors import UserError
 from pretext.gamut import TEMPERATURE
@@ -29,8 +32,8 @@ T = TypeVar("T")
 
 _HINTS = 200
 _COLOUR = re.compile(r"#[0-9a-f]{6}")
-_AT_ONCE = 2  # uploads that are held in memory, until they are opened
-_WAITING = 16  # uploads, with those
+_FILES = 4  # of the largest size that uploads may have together, until they are opened
+_COOKIE = "pretint-studio"
 _LOOK_BYTES = 64 * 1024
 
 
@@ -67,21 +70,21 @@ class _Studio:
     def __init__(self, table: Table, megabytes: int) -> None:
         self.table, self.megabytes = table, megabytes
         self.render = renderer("colorization.studio")
+        self.uploads = Uploads(_FILES * megabytes * 1_000_000)
         self._numbers = itertools.count()
-        self._uploads = 0  # that have a turn or wait for one
 
     @asynccontextmanager
     async def life(self, app: Starlette) -> AsyncIterator[None]:
         """While the page is served, one thread computes."""
-        self.workshop, self.turns = Workshop(), asyncio.Semaphore(_AT_ONCE)
+        self.workshop = Workshop()
         try:
             yield
         finally:
-            await asyncio.to_thread(self.workshop.close)
+            self.workshop.close()
 
     def page(self, request: Request) -> Response:
         colourist = self.table.colourist
-        return HTMLResponse(
+        response = HTMLResponse(
             self.render(
                 "studio.html",
                 model=self.table.name,
@@ -92,29 +95,29 @@ class _Studio:
                 megapixels=self.table.pixels // 1_000_000,
             )
         )
+        if _COOKIE not in request.cookies:
+            response.set_cookie(_COOKIE, secrets.token_urlsafe(12), httponly=True, samesite="strict")
+        return response
 
     async def open(self, request: Request) -> Response:
         """A photograph comes in, as the body itself; nothing of it is believed but its pixels."""
-        if self._uploads >= _WAITING:
-            await dropped(request.receive)
-            raise Crowded
-        self._uploads += 1
-        try:
-            async with self.turns:
-                data = await request.body()
-                identity, photograph = await self._done(("open", next(self._numbers)), lambda: self.table.lay(data))
-        finally:
-            self._uploads -= 1
+        # It takes a turn only when all of it is here: a slow sender keeps nobody waiting.
+        with self.uploads.receive(_client(request)) as upload:
+            async for chunk in request.stream():
+                self.uploads.append(upload, chunk)
+            lane = "open", next(self._numbers)
+            identity, photograph = await self._done(request, lane, lambda: self.table.lay(upload.take()))
         width, height = photograph.full.size
         return JSONResponse({"photograph": identity, "width": width, "height": height}, 201)
 
     async def gray(self, request: Request) -> Response:
         identity = request.path_params["identity"]
+        await request.body()  # an odd client sends one; after it, what is received is that it left
 
         def job() -> bytes:
             return _jpeg(self.table.gray(identity))
 
-        return Response(await self._done(("gray", identity), job), media_type="image/jpeg")
+        return Response(await self._done(request, ("gray", identity), job), media_type="image/jpeg")
 
     async def coloured(self, request: Request) -> Response:
         identity = request.path_params["identity"]
@@ -125,11 +128,30 @@ class _Studio:
         def job() -> tuple[bytes, list[str]]:
             return self.table.file(identity, look, kind) if full else (_jpeg(self.table.coloured(identity, look)), [])
 
-        content, notes = await self._done(("full" if full else "shown", identity), job)
+        content, notes = await self._done(request, ("full" if full else "shown", identity), job)
         return Response(content, media_type=f"image/{kind}", headers={"x-notes": json.dumps(notes)})
 
-    async def _done(self, lane: Hashable, job: Callable[[], T]) -> T:
-        return await asyncio.wrap_future(self.workshop.ask(lane, job))
+    async def _done(self, request: Request, lane: Hashable, job: Callable[[], T]) -> T:
+        """The result of a job that waits for its turn, unless its client leaves before."""
+        waiting = asyncio.wrap_future(self.workshop.ask(_client(request), lane, job))
+        leaving = asyncio.ensure_future(_disconnected(request))
+        try:
+            await asyncio.wait((waiting, leaving), return_when=asyncio.FIRST_COMPLETED)
+            if not waiting.done():
+                raise ClientDisconnect
+            return waiting.result()
+        finally:
+            waiting.cancel()
+            leaving.cancel()
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _client(request: Request) -> Client:
+    return Client(client_of(request.scope), request.cookies.get(_COOKIE, ""))
 
 
 def _jpeg(picture: Image.Image) -> bytes:

@@ -1,6 +1,8 @@
 """Sockets that stand open, by themselves and in a crowd."""
 
+import contextlib
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -115,3 +117,34 @@ def test_a_proxy_has_as_many_connections_as_it_likes(site: Site, monkeypatch: py
         assert proxied.ask("/").status == 200
         one.sendall(b"x" * 9)
         assert one.recv(4000).startswith(b"HTTP/1.1 200")
+
+
+@pytest.fixture
+def large_site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    """It answers 20 MB, and expects them to be read at 1 MB/s."""
+    monkeypatch.setattr(connections, "_PATIENCE", 0.5)
+    monkeypatch.setattr(connections, "_SLOWEST", 1e6)
+    app = Starlette(routes=[Route("/", lambda request: PlainTextResponse(b"x" * 20_000_000))])
+    with serving(lambda address: Guard(app, set())) as served:
+        yield served
+
+
+def test_an_answer_that_is_not_read_is_not_kept(large_site: Site) -> None:
+    with connected(large_site, GET) as connection:
+        time.sleep(3)
+        assert count_bytes(connection) < 20_000_000
+
+
+def test_an_answer_that_is_read_slowly_comes_whole(large_site: Site) -> None:
+    with connected(large_site, GET.replace("Host", "Connection: close\r\nHost")) as connection:
+        assert count_bytes(connection, 5e6) > 20_000_000
+
+
+def count_bytes(connection: socket.socket, per_second: float = float("inf")) -> int:
+    """How many come until the other side closes it, or does not say anything any more."""
+    count = 0
+    with contextlib.suppress(ConnectionResetError):
+        while data := connection.recv(1 << 20):
+            count += len(data)
+            time.sleep(len(data) / per_second)
+    return count

@@ -15,9 +15,12 @@ from colorization.joining import join_picture
 from colorization.methods.reference import ReferenceColourist, reference_colourist
 from colorization.networks import NetworkColourist, open_network
 from colorization.photographs import Photograph
+from colorization.studio.fair_queue import Client
 from colorization.studio.photographs import SHOWN, Look, Table, ab_of
 from colorization.studio.workshop import Crowded, Superseded, Workshop
 from pretext.errors import UserError
+
+ME = Client("10.0.0.1", "mine")
 
 
 def pixels(picture: Image.Image | bytes) -> np.ndarray:
@@ -214,31 +217,29 @@ def test_of_what_waits_in_a_lane_only_the_latest_is_done() -> None:
         go_on.wait()
         return "first"
 
-    first = workshop.ask("slider", busy)
+    first = workshop.ask(ME, "slider", busy)
     begun.wait()
-    waiting = [workshop.ask("slider", lambda index=index: done.append(index)) for index in range(5)]  # type: ignore[misc]
-    other = workshop.ask("download", lambda: done.append("download"))
+    waiting = [workshop.ask(ME, "slider", lambda index=index: done.append(index)) for index in range(5)]  # type: ignore[misc]
+    other = workshop.ask(ME, "download", lambda: done.append("download"))
     go_on.set()
     assert first.result() == "first", "what was begun is finished"
     other.result()
     assert done == [4, "download"]
     assert all(isinstance(one.exception(), Superseded) for one in waiting[:-1])
-    failed = workshop.ask("slider", lambda: 1 / 0)
+    failed = workshop.ask(ME, "slider", lambda: 1 / 0)
     assert isinstance(failed.exception(), ZeroDivisionError)
-    assert workshop.ask("slider", lambda: "still there").result() == "still there"
+    assert workshop.ask(ME, "slider", lambda: "still there").result() == "still there"
     workshop.close()
 
 
 def test_a_crowd_is_refused_and_a_closed_workshop_leaves_nobody_waiting() -> None:
     workshop, begun, go_on = Workshop(), threading.Event(), threading.Event()
-    workshop.ask("busy", lambda: (begun.set(), go_on.wait()))
+    workshop.ask(ME, "busy", lambda: (begun.set(), go_on.wait()))
     begun.wait()
     waiting = []
     with pytest.raises(Crowded):
         for lane in range(1000):
-            waiting.append(workshop.ask(lane, lambda: None))
-    closing = threading.Thread(target=workshop.close)
-    closing.start()
+            waiting.append(workshop.ask(ME, lane, lambda: None))
+    workshop.close()
     assert isinstance(waiting[-1].exception(), Superseded)
     go_on.set()
-    closing.join()

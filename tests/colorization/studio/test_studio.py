@@ -4,7 +4,6 @@ import io
 import json
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -151,36 +150,6 @@ def test_uploads_are_bounded_and_only_ours(studio: Site) -> None:
     hints = [{"x": 0, "y": 0, "radius": 0, "colour": "#000000"}]
     identity = studio.ask("/photographs", data).json["photograph"]
     assert "no hints" in studio.post(f"/photographs/{identity}/coloured", {**LOOK, "hints": hints}).json["problem"]
-
-
-@contextmanager
-def uploading(site: Site, data: bytes) -> Iterator[socket.socket]:
-    """An upload whose body the other side has not asked for yet."""
-    host, _, port = site.address.removeprefix("http://").partition(":")
-    with socket.create_connection((host, int(port)), timeout=10) as connection:
-        head = f"POST /photographs HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(data)}\r\n"
-        connection.sendall(f"{head}Expect: 100-continue\r\nConnection: close\r\n\r\n".encode())
-        yield connection
-
-
-def test_two_uploads_at_a_time_and_so_many_that_wait(studio: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("colorization.studio.pages._WAITING", 3)
-    data, asked = file_of(photograph()), b"HTTP/1.1 100"
-    with uploading(studio, data) as first, uploading(studio, data) as second:
-        assert first.recv(4000).startswith(asked) and second.recv(4000).startswith(asked)
-        with uploading(studio, data) as third:
-            third.settimeout(0.3)
-            with pytest.raises(TimeoutError):
-                third.recv(4000)
-            refused = studio.ask("/photographs", data)
-            assert refused.status == 503 and "try again" in refused.json["problem"]
-            second.close()  # an upload that is given up
-            third.settimeout(10)
-            assert third.recv(4000).startswith(asked)
-            for connection in (third, first):
-                connection.sendall(data)
-                assert connection.recv(4000).startswith(b"HTTP/1.1 201")
-    assert studio.ask("/photographs", data).status == 201
 
 
 def test_open_slide_and_download(browser: "Browser", studio: Site, painters: dict[str, NetworkColourist]) -> None:
