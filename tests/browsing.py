@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import pytest
-import uvicorn
 
 from colorization.pages.listening import address_of, bound
-from colorization.pages.serving import configured
+from colorization.pages.server import PageServer
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -58,7 +57,7 @@ def serving(make: Any, behind_proxy: bool = False) -> Iterator[Site]:
     """Serve ``make(address)``, in a thread, on a free port."""
     listener = bound("127.0.0.1", 0)
     site = Site(address_of(listener))
-    server = uvicorn.Server(configured(make(site.address), behind_proxy))
+    server = PageServer(make(site.address), behind_proxy)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:

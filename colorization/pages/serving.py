@@ -1,13 +1,11 @@
 """Serving an application until somebody stops it, and the files that its pages are made of."""
 
-import contextlib
 import json
 import socket
 from collections.abc import Callable
 from importlib.resources import files
 from typing import Any
 
-import uvicorn
 from starlette.convertors import Convertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -15,7 +13,9 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from colorization.pages.connections import BoundedProtocol, allow_files
+from colorization.pages.connections import allow_files
+from colorization.pages.server import PageServer, run_server
+from pretext.engine.interrupt import Ending
 
 _KINDS = {
     "css": "text/css; charset=utf-8",
@@ -41,32 +41,20 @@ class Count(Convertor[int]):
 register_url_convertor("count", Count())
 
 
-def serve(app: ASGIApp, listener: socket.socket, behind_proxy: bool = False) -> None:
-    """Answer requests until Ctrl-C, after which what was begun is still answered.
+def serve(app: ASGIApp, listener: socket.socket, behind_proxy: bool = False) -> Ending:
+    """Answer requests until Ctrl-C or TERM, after which what was begun is answered if it takes no longer than seconds.
 
     Args:
         app: what answers.
         listener: of ``bound``; closed at the end.
         behind_proxy: believe a proxy on this machine about who asks.
+
+    Returns:
+        Which signal it was; for ``leave``.
     """
     allow_files()
-    with listener, contextlib.suppress(KeyboardInterrupt):
-        uvicorn.Server(configured(app, behind_proxy)).run(sockets=[listener])
-
-
-def configured(app: ASGIApp, behind_proxy: bool = False) -> uvicorn.Config:
-    """How an application is served; see ``serve``."""
-    return uvicorn.Config(
-        app,
-        http=BoundedProtocol,
-        log_level="warning",
-        access_log=False,  # the addresses of these pages are secrets
-        proxy_headers=behind_proxy,
-        server_header=False,
-        timeout_keep_alive=15,
-        timeout_graceful_shutdown=3,
-        ws="none",
-    )
+    with listener:
+        return run_server(PageServer(app, behind_proxy), listener)
 
 
 async def sent_object(request: Request) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from PIL import Image
 
 from colorization.networks import LARGEST
 from colorization.pages.listening import address_of, bound, check_port, needing_extra
+from pretext.engine.interrupt import leave
 from pretext.errors import UserError
 
 Say = Callable[..., None]
@@ -46,7 +47,7 @@ class StudioSettings:
 
 
 def studio(model: Path, settings: StudioSettings, say: Say) -> None:
-    """Serve the page until Ctrl-C.
+    """Serve the page until Ctrl-C or TERM.
 
     Args:
         model: a run, a checkpoint, an exported file, or published weights.
@@ -55,6 +56,8 @@ def studio(model: Path, settings: StudioSettings, say: Say) -> None:
 
     Raises:
         UserError: the network cannot be loaded or has no colours, or the port is in use.
+        KeyboardInterrupt: it was Ctrl-C.
+        SystemExit: it was TERM.
     """
     with needing_extra("this page"):
         from colorization.pages.guarding import names_here
@@ -74,4 +77,4 @@ def studio(model: Path, settings: StudioSettings, say: Say) -> None:
         f"studio: {address_of(listener)}/",
         "photographs stay in this machine's memory, and nothing is sent elsewhere; Ctrl-C stops",
     )
-    serve(studio_app(table, settings.megabytes, names_here(settings.host)), listener)
+    leave(serve(studio_app(table, settings.megabytes, names_here(settings.host)), listener))

@@ -13,7 +13,7 @@ from colorization.pages.guarding import Buckets, Rate, client_of
 
 _PARTICIPANT = Rate(200, 10)  # a reload takes 12 requests, a trial 4
 _STRANGERS = Rate(3000, 60)  # of one address: 5 for each who joins, and all wrong links
-_JOINS = Rate(400, 0.2)  # of one address: each takes about 4 kB of the study's file, for good
+_JOINS = Rate(400, 0.2)  # of one address: each takes up to 4 kB of the study's file, for good
 _ADDRESS = Rate(10_000, 600)
 
 

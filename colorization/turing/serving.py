@@ -9,13 +9,14 @@ from colorization.pages.listening import address_of, bound, needing_extra
 from colorization.turing.store import Store
 from colorization.turing.study import FILE, TuringSettings, opened_study
 from colorization.turing.telling import result_lines
+from pretext.engine.interrupt import leave
 from pretext.errors import UserError
 
 Say = Callable[..., None]
 
 
 def turing(folder: Path, settings: TuringSettings, say: Say) -> None:
-    """Make or open the study in a folder, and serve it until Ctrl-C.
+    """Make or open the study in a folder, and serve it until Ctrl-C or TERM.
 
     Args:
         folder: of the study.
@@ -24,6 +25,8 @@ def turing(folder: Path, settings: TuringSettings, say: Say) -> None:
 
     Raises:
         UserError: see ``opened_study`` and ``bound``.
+        KeyboardInterrupt: it was Ctrl-C; the results so far are said.
+        SystemExit: it was TERM; likewise.
     """
     if settings.results:  # also while another process serves
         store = Store.open(folder / FILE)
@@ -48,8 +51,9 @@ def turing(folder: Path, settings: TuringSettings, say: Say) -> None:
             "every answer is kept at once; Ctrl-C stops, the same command goes on",
         )
         app = study_app(store, token, address, names_here(settings.host, settings.public))
-        serve(app, listener, behind_proxy=bool(settings.public))
+        ending = serve(app, listener, behind_proxy=bool(settings.public))
         say("", *_results(store))
+    leave(ending)
 
 
 def _results(store: Store) -> list[str]:

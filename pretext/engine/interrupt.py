@@ -77,14 +77,15 @@ def stop_requests(*signals: signal.Signals) -> Iterator[Callable[[], Ending]]:
             signal.signal(number, handler)
 
 
-def leave(ending: Ending, kept: str) -> NoReturn:
-    """End the command as it was asked to, and say what is kept.
+def leave(ending: Ending, kept: str = "") -> NoReturn:
+    """End the command as it was asked to, and say what is kept, if anything was in work.
 
     Raises:
         KeyboardInterrupt: it was Ctrl-C.
         SystemExit: with the ending's code.
     """
-    say(f"stopped; {kept}, and the same command goes on from there")
+    if kept:
+        say(f"stopped; {kept}, and the same command goes on from there")
     if ending == Ending.INTERRUPTED:
         raise KeyboardInterrupt
     raise SystemExit(int(ending))
