@@ -9,6 +9,7 @@ import contextlib
 import resource
 from typing import Any, cast
 
+import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from colorization.pages.guarding import network
@@ -91,6 +92,13 @@ class BoundedProtocol(H11Protocol):
             self._head = None
         elif self.idle and self._head is None:
             self._head = self.loop.call_later(_HEAD, self.transport.abort)
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no request; uvicorn would fail where another answer has begun."""
+        if self.conn.our_state is h11.IDLE:
+            super().send_400_response(msg)
+        else:
+            self.transport.abort()
 
     def _check_reading(self, transport: CountingTransport, taken: int, pending: int) -> None:
         """Let go who took less since the last check than was pending then, and less than ``_SLOWEST`` allows."""

@@ -31,9 +31,10 @@ class PageServer(uvicorn.Server):
         config = uvicorn.Config(
             app,
             http=BoundedProtocol,
-            log_level="warning",
+            log_level="error",  # its warnings are about what strangers send
             access_log=False,  # the addresses of these pages are secrets
             proxy_headers=behind_proxy,
+            forwarded_allow_ips="127.0.0.1,::1",  # whatever FORWARDED_ALLOW_IPS says
             server_header=False,
             timeout_keep_alive=15,
             ws="none",

@@ -140,6 +140,27 @@ def test_an_answer_that_is_read_slowly_comes_whole(large_site: Site) -> None:
         assert count_bytes(connection, 5e6) > 20_000_000
 
 
+CHUNKED = "POST / HTTP/1.1\r\nHost: HERE\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nabcde\r\n"
+
+
+@pytest.mark.parametrize(
+    ("sent", "rest"),
+    [
+        ("no request\r\n\r\n", ""),
+        (f"{CHUNKED}no chunk\r\n", ""),
+        (CHUNKED.replace("POST", "GET").replace("GET /", "GET /quick"), "no chunk\r\n"),
+    ],
+)
+def test_what_is_no_request_is_no_error(caplog: pytest.LogCaptureFixture, sent: str, rest: str) -> None:
+    routes = [Route("/", length, methods=["POST"]), Route("/quick", lambda request: PlainTextResponse("quick"))]
+    with serving(lambda address: Guard(Starlette(routes=routes), set())) as site, connected(site, sent) as connection:
+        if rest:
+            assert connection.recv(4000).startswith(b"HTTP/1.1 200"), "before all of its body came"
+            connection.sendall(rest.encode())
+        assert closed(connection)
+    assert not caplog.records
+
+
 def count_bytes(connection: socket.socket, per_second: float = float("inf")) -> int:
     """How many come until the other side closes it, or does not say anything any more."""
     count = 0

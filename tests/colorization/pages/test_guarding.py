@@ -183,6 +183,16 @@ def test_many_clients_take_bounded_memory_and_one_household_is_one() -> None:
     assert [asks("fe80::1"), asks("fe80::2%eth0"), asks("fe80::1")] == [None, None, 429], "one link is no household"
 
 
+@pytest.mark.parametrize("behind_proxy", [True, False])
+def test_addresses_behind_a_proxy(behind_proxy: bool) -> None:
+    """Only a proxy is believed about them, and only as to what it adds itself: the last one."""
+    app = Starlette(routes=[Route("/", length)])
+    with serving(lambda address: Guard(app, set(), limit=AddressLimit(Rate(1, 0.001))), behind_proxy) as site:
+        said = ["10.0.0.1", "10.0.0.2", "10.0.0.3, 10.0.0.1", "no address", "x" * 5000, "2001:db8::1", "2001:db8::2"]
+        statuses = [site.ask("/", x_forwarded_for=addresses).status for addresses in said]
+    assert statuses == ([200, 200, 429, 200, 429, 200, 429] if behind_proxy else [200] + [429] * 6)
+
+
 def test_the_names_of_a_page() -> None:
     guard = Guard(Starlette(), names_here("127.0.0.1", "https://study.example.org"))
     known = ["localhost:80", "127.0.0.1", "[::1]:8000", "192.168.0.9:1", "study.example.org", socket.gethostname()]
