@@ -71,7 +71,8 @@ class Participant:
             trial = state["trial"]
             if not state["seen"]:
                 for side in ("first", "second"):
-                    self.ask(f"{self.place}/picture/{trial}/{side}")
+                    # Not asked for again: in another tab it may have been seen meanwhile.
+                    self.statuses.append(self.site.ask(f"{self.place}/picture/{trial}/{side}").status)
                 self.ask(f"{self.place}/seen", f'{{"trial": {trial}}}')
                 time.sleep(0.05)
             self.ask(f"{self.place}/answer", f'{{"trial": {trial}, "chosen": "first", "shown_ms": 50}}')
