@@ -25,6 +25,7 @@ from pretext.engine.memory import forget_peak, peak
 from pretext.engine.progress import say
 from pretext.errors import UserError
 from pretext.pictures.batches import Views
+from pretext.pictures.duplicates import find_shared
 from pretext.versions import versions
 from transfer.features import CacheSettings, FeatureSet, View, cache_folder, extract
 from transfer.intervals import ABOUT, Metric
@@ -33,7 +34,7 @@ from transfer.outcomes import Answers, Outcome, Ranked, Row
 from transfer.protocols import Protocol
 from transfer.results import Cost, Judged, Mode, Result, code_digest, kept_result, read_result, write_result
 from transfer.splits import Split, split
-from transfer.targets import Targets, open_targets
+from transfer.targets import Targets, every_image, open_targets
 
 SAVED_EVERY = 20.0
 """Seconds of work that a kill may cost, about."""
@@ -207,6 +208,7 @@ def evaluate(
     opened = open_networks(specs, settings.seed, settings.reference)
     evaluations = [Evaluation(network, targets, settings, protocol, mode, place) for network in opened]
     results = {at: found for at, one in enumerate(evaluations) if (found := one.kept())}
+    copies: dict[str, int] = {}
     kept = CacheSettings(cache_folder(settings.cache), settings.storage)
     for view in dict.fromkeys(one.view for one in evaluations):  # what is seen alike is decoded once
         wanted = [at for at, one in enumerate(evaluations) if one.view == view and at not in results]
@@ -223,7 +225,7 @@ def evaluate(
                 if ending := asked():
                     leave(ending, _KEPT)
                 with evaluations[at].alone(asked) as result:
-                    results[at] = result or evaluations[at].judge(fitted, tested, judge, asked)
+                    results[at] = result or evaluations[at].judge(fitted, tested, judge, asked, copies)
             if (ending := asked()) and len(results) < len(evaluations):
                 leave(ending, _KEPT)
     return [results[at] for at in range(len(evaluations))]
@@ -257,6 +259,7 @@ class Evaluation:
             "mode": mode,
             "train_digest": targets.train_digest,
             "test_digest": targets.test_digest,
+            "n_shared": targets.n_shared,
             "fraction": settings.fraction,
             "view_size": size,
             "view_ratio": protocol.ratio,
@@ -304,8 +307,18 @@ class Evaluation:
             lost += sum(views[index].rgb is None for index in range(len(source)) if source.key(index) in keys)
         return lost == len(skipped)
 
-    def judge(self, train: FeatureSet, test: FeatureSet, judge: Judge, asked: Callable[[], Ending]) -> Result:
-        """Make the result from the features, write it, and read it back."""
+    def judge(
+        self,
+        train: FeatureSet,
+        test: FeatureSet,
+        judge: Judge,
+        asked: Callable[[], Ending],
+        copies: dict[str, int],
+    ) -> Result:
+        """Make the result from the features, write it, and read it back.
+
+        ``copies`` keeps, by the digest of a split, how many of its held-out images are among those that teach.
+        """
         settings, targets, network = self.settings, self.targets, self.network
         divided = split(targets.train.labels, self.protocol.holdout, settings.seed, settings.fraction, train.good)
         if targets.multilabel and len(divided.held) and not (targets.train.labels[divided.held] == 1).any():
@@ -313,6 +326,8 @@ class Evaluation:
                 f"{settings.train}: none of the {len(divided.held)} training pictures held out to choose settings "
                 "shows a class that is asked for; take a larger fraction of labels, more classes, or another seed"
             )
+        if divided.sha256 not in copies:
+            copies[divided.sha256] = self._count_copies(divided)
         identity = json.dumps([self.facts, network.weights, divided.sha256, self.stages], sort_keys=True)
         partial = Partial(self.file.with_name(f".{self.file.stem}.part.pt"), identity, asked)
         task = Task(network, self.stages, train, test, targets, divided, self.view, settings.seed, self.place, partial)
@@ -330,7 +345,7 @@ class Evaluation:
             n_holdout=len(divided.held),
             n_train=len(targets.train),
             n_test=len(task.tested),
-            split=divided.name,
+            split=divided.name + _describe_copies(copies[divided.sha256]),
             split_sha256=divided.sha256,
             rows=rows,
             cost=Cost(
@@ -348,6 +363,19 @@ class Evaluation:
         write_result(self.file, result)
         partial.file.unlink(missing_ok=True)
         return read_result(self.file)
+
+    def _count_copies(self, divided: Split) -> int:
+        """Count the held-out images that are copies of images that teach; say so in a line where there are any."""
+        if not len(divided.held):
+            return 0
+        train = every_image(self.targets.train)
+        copies = len(find_shared(train, train, divided.fit, divided.held))
+        if copies:
+            say(
+                f"{self.settings.train}: {copies:,} of {len(divided.held):,} held-out training images, which choose "
+                "settings, are copies of images that teach"
+            )
+        return copies
 
     @property
     def _judged(self) -> Judged:
@@ -370,6 +398,10 @@ class Evaluation:
         # Other training pictures, or a long name cut to the same end, must not take the place of a result.
         told = json.dumps([self.targets.train_digest, self.targets.test_digest, self.stages])
         return f"{named}.{hashlib.sha256(told.encode()).hexdigest()[:6]}"
+
+
+def _describe_copies(copies: int) -> str:
+    return f", {copies:,} held-out images are copies of images that teach" if copies else ""
 
 
 def _locked(lock: IO[str]) -> bool:

@@ -151,6 +151,7 @@ class Tuning:
             "test_digest": task.test_digest,
             "view_size": settings.size,
             "seed": settings.seed,
+            **({"n_shared": task.n_shared} if task.n_shared else {}),  # the facts name the run, and most have none
         }
 
     @property

@@ -39,6 +39,7 @@ _HEADER = [
     "split",
     "split_sha256",
     "weights",
+    "n_shared",
 ]
 _AS_THEY_ARE = (  # fields of a result that are the same for all of a column
     "mode",
@@ -121,6 +122,7 @@ def _said(column: Column, name: str) -> dict[str, object]:
         "dims": row.dims,
         "pooling": row.pooling,
         "n": first.n_test,
+        "n_shared": max(result.n_shared for result in column.results),
         "n_seeds": len(column.results),
         "weights": joined(result.network.weights for result in column.results),
         "split": joined(result.split for result in column.results),

@@ -115,6 +115,9 @@ class Section:
             else:
                 best = any(column.best for column in self.columns)
                 used += "chose settings and the best stage (bold)" if best else "chose settings"
+        shared = max(result.n_shared for result in results)
+        if shared:
+            used += f"; {shared:,} test images are also training images"
         splits = dict.fromkeys(f"{result.split} ({result.split_sha256[:8]})" for result in results)
         lines += [f"{first.protocol}: {first.about}", used, f"split: {'; '.join(splits)}"]
         return lines + [_described(network) for network in self.networks]

@@ -3,21 +3,22 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pretext.errors import PictureError, UserError
+from pretext.engine import ranks
+from pretext.engine.progress import say
+from pretext.errors import UserError
 from pretext.pictures import LabelledSource, open_labelled
-from pretext.pictures.labels import checked_labels, checked_presence
+from pretext.pictures.duplicates import find_shared
+from pretext.pictures.labels import checked_labels, checked_presence, compose, compose_classes
 from pretext.pictures.list_file import ListedFiles
 from pretext.pictures.seen import seen
 from pretext.pictures.source import Labels, Source
-
-_LOOKED_AT = 8
 
 
 class Targets(NamedTuple):
@@ -33,6 +34,8 @@ class Targets(NamedTuple):
     """SHA-256, hex, over the keys of all pictures, the classes, the labels, and the pixels of some of the pictures."""
     test_digest: str
     """Likewise."""
+    n_shared: int
+    """How many test images are also training images."""
 
 
 class OfClasses:
@@ -109,8 +112,8 @@ def checked_targets(
 
     Raises:
         UserError: no picture; other classes in the one than in the other, or in another order; fewer than two; a
-            class without a picture, or (with several a picture) in every picture; labels out of range; pictures
-            that are in both. Of those with one key in both, eight are looked at: one that is the same will do.
+            class without a picture, or (with several a picture) in every picture; labels out of range; all test
+            images are training images.
     """
     both = ((train_name, train), (test_name, test))
     for name, source in both:
@@ -137,8 +140,8 @@ def checked_targets(
         if every_class or not multilabel:
             _require_all_classes(name, checked, classes)
         digests.append(_digest(source, checked, classes))
-    require_apart(train_name, train, test_name, test)
-    return Targets(train, test, classes, multilabel, *digests)
+    n_shared = count_shared(train_name, train, test_name, test)
+    return Targets(train, test, classes, multilabel, digests[0], digests[1], n_shared)
 
 
 def _same_place(one: str, other: str) -> bool:
@@ -189,30 +192,39 @@ def _require_all_classes(name: str, labels: Labels, classes: Sequence[str]) -> N
             raise UserError(f"{name}: {what} {_few(lacking)}; every class asked for needs both")
 
 
-def require_apart(train_name: str, train: Source, test_name: str, test: Source, names: bool = False) -> None:
-    """Refuse pictures that are in both, as far as their keys give them away; of file names if ``names``.
+def count_shared(train_name: str, train: Source, test_name: str, test: Source) -> int:
+    """Count the test images that are also training images, see ``find_shared``; say so in a line where there are any.
 
-    Keys of two sources may be equal by chance (train/cat/1.jpg, test/cat/1.jpg), so pixels decide.
+    Args:
+        train_name: what the user calls the training images.
+        train: they.
+        test_name: what the user calls the test images.
+        test: they.
 
     Raises:
-        UserError: of eight pictures with the same keys one is the same.
+        UserError: all test images are.
     """
 
-    def known(source: Source, index: int) -> int:
-        return hash(PurePath(source.key(index)).name if names else source.key(index))
+    pairs = find_shared(every_image(train), every_image(test))
+    if not len(pairs):
+        return 0
+    index, at = pairs[0].tolist()
+    first = f"{test.key(index)}" if test.key(index) == train.key(at) else f"{test.key(index)} ({train.key(at)})"
+    if len(pairs) == len(test):
+        raise UserError(
+            f"{train_name} and {test_name}: all {len(pairs):,} test images are also training images, first {first}; "
+            "a test needs images that were not learned from"
+        )
+    if ranks.is_first():
+        say(
+            f"{test_name}: {len(pairs):,} of {len(test):,} test images are also training images, first {first}; "
+            "they count in the results"
+        )
+    return len(pairs)
 
-    tested = {known(test, index): index for index in range(len(test))}
-    shared = [(index, at) for index in range(len(train)) if (at := tested.get(known(train, index))) is not None]
-    for index, at in shared[:: max(1, -(-len(shared) // _LOOKED_AT))]:
-        try:
-            same = np.array_equal(np.asarray(train.read(index)), np.asarray(test.read(at)))
-        except PictureError:
-            continue
-        if same:
-            raise UserError(
-                f"{train_name} and {test_name}: the picture {test.key(at)} is in both, as others may be "
-                f"({len(shared):,} keys are); a test needs pictures that were not learnt from"
-            )
+def every_image(source: Source) -> Source:
+    """Return the source itself, below an ``OfClasses``."""
+    return source.source if isinstance(source, OfClasses) else source
 
 
 def _digest(source: LabelledSource, labels: Labels, classes: Sequence[str]) -> str:

@@ -99,6 +99,14 @@ class Bundled:
         x, y = self._corners[index]
         return _photograph(NAMES[self._labels[index]]).crop((x, y, x + self.tile, y + self.tile))
 
+    def stamps(self) -> NDArray[np.int64]:
+        """See ``StoredSource.stamps``: the size of the pixels."""
+        return np.tile(np.array([3 * self.tile**2, 0]), (len(self), 1))
+
+    def read_bytes(self, index: int, start: int = 0, stop: int | None = None) -> bytes:
+        """See ``StoredSource.read_bytes``: the pixels, row by row."""
+        return self.read(index).tobytes()[start:stop]
+
     def key(self, index: int) -> str:
         """Photograph, part, and upper left corner in the photograph: ``coffee/test/x0344-y0048``."""
         x, y = self._corners[index]

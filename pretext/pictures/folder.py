@@ -10,6 +10,7 @@ from PIL import Image
 
 from pretext.errors import PictureError, UserError
 from pretext.pictures.decode import decode
+from pretext.pictures.duplicates import stamp_files
 from pretext.pictures.index import open_listing
 from pretext.pictures.listing import Listing, Paths, readable
 from pretext.pictures.source import digest_of_keys
@@ -43,7 +44,7 @@ class Files:
     def data(self, index: int) -> bytes:
         """The bytes of picture ``index``; raises as ``read``."""
         try:
-            return Path(os.fsdecode(self._base + b"/" + self._paths[index])).read_bytes()
+            return Path(os.fsdecode(self._file(index))).read_bytes()
         except FileNotFoundError as problem:
             raise PictureError(self.key(index), self._missing) from problem
         except (OSError, MemoryError) as problem:
@@ -52,6 +53,23 @@ class Files:
             ) from problem
 
     def path(self, index: int) -> bytes:
+    def stamps(self) -> NDArray[np.int64]:
+        """See ``StoredSource.stamps``."""
+        return stamp_files(self._file, len(self))
+
+    def read_bytes(self, index: int, start: int = 0, stop: int | None = None) -> bytes:
+        """See ``StoredSource.read_bytes``."""
+        try:
+            with open(self._file(index), "rb", buffering=0) as file:  # noqa: PTH123 (bytes)
+                file.seek(start)
+                return file.read(-1 if stop is None else stop - start)
+        except (OSError, MemoryError) as problem:
+            raise PictureError(self.key(index), "cannot be read") from problem
+
+    def _file(self, index: int) -> bytes:
+        """The absolute path of picture ``index``."""
+        return self._base + b"/" + self._paths[index]
+
         """Where picture ``index`` lies, relative to the root."""
         return self._paths[index]
 

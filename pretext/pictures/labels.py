@@ -1,5 +1,7 @@
 """Labels as data sets give them, checked before anything is judged by them."""
 
+import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -7,6 +9,29 @@ from numpy.typing import NDArray
 
 from pretext.errors import UserError
 from pretext.pictures.source import Labels
+
+UNLABELLED = -1
+
+
+def compose(name: str) -> str:
+    """Return a name in Unicode's form NFC: macOS writes letters with accents as two characters (NFD)."""
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
+
+
+def compose_classes(where: str, names: Iterable[str]) -> list[str]:
+    """Return the names of classes in form NFC.
+
+    Raises:
+        UserError: two classes have the same name then; ``where`` says where they are from.
+    """
+    composed = [compose(name) for name in names]
+    if len(set(composed)) < len(composed):
+        name, times = Counter(composed).most_common(1)[0]
+        raise UserError(
+            f"{where}: {times} classes are called {name}; names that differ only in Unicode form (NFC, NFD) count as "
+            "the same; rename one, or join them"
+        )
+    return composed
 
 
 def checked_labels(name: str, labels: Iterable[int | None], classes: Sequence[str]) -> NDArray[np.int64]:

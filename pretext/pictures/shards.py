@@ -106,6 +106,21 @@ class Shards:
 
     def _data(self, index: int, shard: int) -> bytes:
         size, name = int(self._sizes[index]), self.paths[shard].name
+    def stamps(self) -> NDArray[np.int64]:
+        """See ``StoredSource.stamps``; the time is that of the shard."""
+        of_shards = stamp_files(lambda shard: os.fsencode(self._files[shard]), len(self._files))
+        return np.column_stack([self._sizes, np.repeat(of_shards[:, 1], np.diff(self._firsts))])
+
+    def read_bytes(self, index: int, start: int = 0, stop: int | None = None) -> bytes:
+        """See ``StoredSource.read_bytes``."""
+        size = int(self._sizes[index])
+        try:
+            descriptor = self._descriptor(self._shard(index))  # held: another thread may put it out of the table
+            length = (size if stop is None else min(stop, size)) - start
+            return os.pread(descriptor.number, length, int(self._offsets[index]) + start)
+        except (OSError, ValueError, MemoryError) as error:
+            raise PictureError(self.key(index), "cannot be read") from error
+
         try:
             # No position is kept in the descriptor: forked workers and threads may share it.
             data = os.pread(self._descriptor(shard).number, size, int(self._offsets[index]))

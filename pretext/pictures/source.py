@@ -55,6 +55,26 @@ class LabelledSource(Source, Protocol):
         ...
 
 
+@runtime_checkable
+class StoredSource(Source, Protocol):
+    """A source that can tell its images apart without decoding them: see ``pretext.pictures.duplicates``."""
+
+    def stamps(self) -> NDArray[np.int64]:
+        """The size and the time of the last change of every stored image: int64 (N, 2), bytes and ns.
+
+        The size is -1 for an image that is missing, the time 0 for an image that is in no file.
+        """
+        ...
+
+    def read_bytes(self, index: int, start: int = 0, stop: int | None = None) -> bytes:
+        """Bytes ``start`` to ``stop`` (default: the end) of image ``index`` as it is stored.
+
+        Raises:
+            PictureError: it cannot be read.
+        """
+        ...
+
+
 class _Named(Protocol):
     def __len__(self) -> int: ...
     def key(self, index: int) -> str: ...

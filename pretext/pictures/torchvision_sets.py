@@ -166,6 +166,14 @@ class ArraySet(_Labels):
         """Picture ``index``: mode RGB; ``shorter`` has no use here."""
         return Image.fromarray(np.ascontiguousarray(self._pixels[index])).convert("RGB")
 
+    def stamps(self) -> NDArray[np.int64]:
+        """See ``StoredSource.stamps``: the size of the pixels."""
+        return np.tile(np.array([self._pixels[:1].nbytes, 0]), (len(self), 1))
+
+    def read_bytes(self, index: int, start: int = 0, stop: int | None = None) -> bytes:
+        """See ``StoredSource.read_bytes``: the pixels, row by row."""
+        return bytes(self._pixels[index].tobytes()[start:stop])
+
     def key(self, index: int) -> str:
         """Set, part and number: ``CIFAR10/train/00042``."""
         assert 0 <= index < len(self), index

@@ -102,6 +102,7 @@ def find_results(paths: Sequence[Path]) -> list[Result]:
 
 
 def _result(found: dict[str, Any], file: str) -> Result:
+    found = {"n_shared": 0, **found}  # results were written before they were counted
     values = plain(Result, found)
     classes, skipped = texts(found["classes"]), tuple(pair(entry) for entry in found["skipped"])
     least = 0 if values["mode"] == "fine-tuned" else 1  # pixels

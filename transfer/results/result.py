@@ -98,6 +98,8 @@ class Result:
     and what is said of them; which of it training met is a matter of chance."""
     interval: str
     """What the intervals are."""
+    n_shared: int = 0
+    """Test images that are also training images; 0 of results from before they were counted."""
     file: str = field(default="", compare=False)
     """Where it was read from."""
 

@@ -76,6 +76,7 @@ class Classification(Task):
         self.classes = targets.classes
         self.problems = _lacking(targets) if targets.multilabel else []
         self.train_digest, self.test_digest = targets.train_digest, targets.test_digest
+        self.n_shared = targets.n_shared
         self.metric = "mAP" if targets.multilabel else "top-1"
         looked = "the middle square" if settings.test_crops == 1 else f"{settings.test_crops} random crops"
         self.about = (

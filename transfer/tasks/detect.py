@@ -14,7 +14,7 @@ from pretext.pictures.batches import Batch, Examples, Views
 from pretext.pictures.source import Source
 from transfer.intervals import Metric
 from transfer.outcomes import Detected, Detections, Outcome, Points
-from transfer.targets import require_apart
+from transfer.targets import count_shared
 from transfer.tasks import drawing
 from transfer.tasks.alignment import Features
 from transfer.tasks.detection import DetectHeadSettings, Detector, necked
@@ -68,7 +68,7 @@ class Detection(Task):
         self.settings = settings
         self.train = open_boxed(settings.train, training=True, difficult=settings.sizes.difficult)
         self.test = open_boxed(settings.test)
-        require_apart(settings.train, self.train, settings.test, self.test, names=True)  # 07+12 has keys of its own
+        self.n_shared = count_shared(settings.train, self.train, settings.test, self.test)
         self.classes = list(self.train.classes)
         self.problems = [*self.train.problems, *self.test.problems]
         if all(self.test.objects(index).difficult.all() for index in range(len(self.test))):

@@ -16,7 +16,7 @@ from pretext.pictures.batches import Batch, Examples, Views
 from pretext.pictures.source import Source
 from transfer.intervals import Metric
 from transfer.outcomes import Outcome, confusion, segmentation_outcome
-from transfer.targets import require_apart
+from transfer.targets import count_shared
 from transfer.tasks import drawing
 from transfer.tasks.alignment import Features
 from transfer.tasks.segmentation import Segment, SegmentHeadSettings, skips
@@ -72,7 +72,7 @@ class Segmentation(Task):
     def __init__(self, settings: SegmentSettings) -> None:
         self.settings = settings
         self.train, self.test = open_masked(settings.train, settings.sbd), open_masked(settings.test)
-        require_apart(settings.train, self.train, settings.test, self.test, names=True)  # 07+12 has keys of its own
+        self.n_shared = count_shared(settings.train, self.train, settings.test, self.test)
         self.classes = list(self.train.classes)
         self.problems = [*self.train.problems, *self.test.problems]
         self.train_digest, self.test_digest = (

@@ -105,6 +105,8 @@ class Task(ABC):
     test: Source
     train_digest: str
     test_digest: str
+    n_shared: int = 0
+    """How many test images are also training images: see ``transfer.targets.count_shared``."""
     problems: list[tuple[str, str]]
     """What is wrong with the pictures or what is said of them, and was mended or left out: key and reason."""
 

@@ -203,7 +203,7 @@ def test_targets_of_two_lists(tmp_path: Path) -> None:
         (["n/1.jpg 0", "o/2.jpg 1"], ["n/4.jpg 1", "o/5.jpg 0"], "number their classes differently"),
         (["n/1.jpg 0", "o/2.jpg 1"], ["n/4.jpg 0", "p/5.jpg 1"], "different classes: o only in"),
         (["n/1.jpg 1", "o/2.jpg 2"], ["4.jpg 1", "5.jpg 2"], "no picture of 0"),  # numbered from 1
-        (["n/1.jpg 0", "o/2.jpg 1"], ["n/1.jpg 0", "o/5.jpg 1"], "n/1.jpg is in both"),
+        (["n/1.jpg 0", "o/2.jpg 1"], ["n/1.jpg 0", "o/2.jpg 1"], "all 2 test images are also training images"),
     ],
 )
 def test_targets_that_do_not_fit(tmp_path: Path, train: list[str], test: list[str], said: str) -> None:
