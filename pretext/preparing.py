@@ -19,7 +19,7 @@ from pretext.errors import UserError
 from pretext.initialisation import initialise
 from pretext.pictures import open_labelled, open_source
 from pretext.pictures.batches import Batch, Sample, Samples, Subset, Views, collate
-from pretext.pictures.labels import checked_labels
+from pretext.pictures.labels import checked_labels, compose_classes
 from pretext.pictures.seen import seen
 from pretext.pictures.source import LabelledSource, Source
 from pretext.prior import estimate_prior, load_prior
@@ -100,7 +100,7 @@ def open_pictures(settings: PretrainSettings) -> Pictures:
 
 def _classes(sources: Mapping[str, LabelledSource]) -> list[str]:
     """The classes that a classifier of all of these tells apart."""
-    (first, classes), *others = ((name, source.classes) for name, source in sources.items())
+    (first, classes), *others = ((name, compose_classes(name, source.classes)) for name, source in sources.items())
     seen: set[int] = set()
     for name, source in sources.items():
         if source.labels.ndim != 1:

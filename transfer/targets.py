@@ -51,7 +51,7 @@ class OfClasses:
     """
 
     def __init__(self, name: str, source: LabelledSource, classes: Sequence[str]) -> None:
-        own = list(source.classes)
+        own, classes = ([compose(one) for one in names] for names in (source.classes, classes))
         unknown = [one for one in classes if one not in own]
         if unknown:
             raise UserError(f"{name}: no class {_few(unknown)}; there are {', '.join(own)}")
@@ -119,7 +119,7 @@ def checked_targets(
     for name, source in both:
         if not len(source):
             raise UserError(f"{name}: no picture in it; name others")
-    classes, asked = _names(train, test)
+    classes, asked = _names(both)
     _require_same_classes(train_name, classes, test_name, asked)
     labels = [np.asarray(source.labels) for _, source in both]
     if labels[0].ndim != labels[1].ndim:
@@ -152,13 +152,14 @@ def _same_place(one: str, other: str) -> bool:
         return False
 
 
-def _names(train: LabelledSource, test: LabelledSource) -> list[list[str]]:
-    """The classes of both.
+def _names(both: Sequence[tuple[str, LabelledSource]]) -> list[list[str]]:
+    """The classes of the training and the test source, in Unicode's form NFC.
 
     Of two lists one may have names and the other numbers (ImageNet's val pictures lie in one folder): the numbers
     mean the same, as they are of one data set.
     """
-    own = [list(train.classes), list(test.classes)]
+    own = [compose_classes(name, source.classes) for name, source in both]
+    train, test = (source for _, source in both)
     if isinstance(train, ListedFiles) and isinstance(test, ListedFiles) and train.named != test.named:
         if len(own[0]) == len(own[1]):
             return [own[0] if train.named else own[1]] * 2
@@ -204,7 +205,6 @@ def count_shared(train_name: str, train: Source, test_name: str, test: Source) -
     Raises:
         UserError: all test images are.
     """
-
     pairs = find_shared(every_image(train), every_image(test))
     if not len(pairs):
         return 0
@@ -221,6 +221,7 @@ def count_shared(train_name: str, train: Source, test_name: str, test: Source) -
             "they count in the results"
         )
     return len(pairs)
+
 
 def every_image(source: Source) -> Source:
     """Return the source itself, below an ``OfClasses``."""

@@ -12,6 +12,7 @@ from pretext.errors import PictureError, UserError
 from pretext.pictures.decode import decode
 from pretext.pictures.duplicates import stamp_files
 from pretext.pictures.index import open_listing
+from pretext.pictures.labels import compose_classes
 from pretext.pictures.listing import Listing, Paths, readable
 from pretext.pictures.source import digest_of_keys
 
@@ -52,7 +53,6 @@ class Files:
                 self.key(index), f"cannot be read: {getattr(problem, 'strerror', 'too large')}"
             ) from problem
 
-    def path(self, index: int) -> bytes:
     def stamps(self) -> NDArray[np.int64]:
         """See ``StoredSource.stamps``."""
         return stamp_files(self._file, len(self))
@@ -70,6 +70,7 @@ class Files:
         """The absolute path of picture ``index``."""
         return self._base + b"/" + self._paths[index]
 
+    def path(self, index: int) -> bytes:
         """Where picture ``index`` lies, relative to the root."""
         return self._paths[index]
 
@@ -110,27 +111,32 @@ class Folder(Files):
 
 
 class ClassFolder(Folder):
-    """``root/CLASS/**/picture``: a labelled source; the classes are the sub-folders, sorted by name.
+    """``root/CLASS/**/picture``: a labelled source; the classes are the sub-folders, sorted by name (in NFC).
 
     Labels are those of torchvision's ``ImageFolder``, but for folders that a system made, which are no classes.
     Pictures directly under ``root`` have no class and are left out, as there.
 
     Raises:
-        UserError: as for `Folder`, and where ``root`` has no sub-folder or a class has no picture.
+        UserError: as for `Folder`, and where ``root`` has no sub-folder, a class has no picture, or the names of two
+            classes differ only in Unicode form.
     """
 
     _by_class = True
 
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        super().__init__(root)
+        self._names = compose_classes(self.root, map(readable, self._listing.classes))
+
     @property
     def classes(self) -> list[str]:
         """The names of the sub-folders, by label."""
-        return [readable(name) for name in sorted(self._listing.classes)]
+        return sorted(self._names)
 
     @cached_property
     def labels(self) -> NDArray[np.int64]:
         """The label of every picture, by index: (N,)."""
-        label = {name: index for index, name in enumerate(sorted(self._listing.classes))}
-        return np.repeat([label[name] for name in self._listing.classes], self._listing.counts)
+        label = {name: index for index, name in enumerate(sorted(self._names))}
+        return np.repeat([label[name] for name in self._names], self._listing.counts)
 
 
 def _folder(root: str | os.PathLike[str]) -> Path:

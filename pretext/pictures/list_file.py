@@ -8,6 +8,7 @@ import hashlib
 import itertools
 import os
 import stat
+import unicodedata
 from array import array
 from collections.abc import Callable, Iterator
 from functools import cached_property
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from pretext.errors import UserError
 from pretext.pictures.folder import Files
 from pretext.pictures.formats import KNOWN, ending_of
+from pretext.pictures.labels import compose
 from pretext.pictures.listing import Paths, readable
 
 PREFIX = "list:"
@@ -87,7 +89,9 @@ class ListedFiles(Files):
         shared = (len(set(column)) == 1 for column in zip(*(one[:-1] for one in parts), strict=False))
         above = sum(itertools.takewhile(bool, shared))  # such as train/, where another list has val/
         names = {label: b"/".join(one[above:]) for label, one in zip(self._folders, parts, strict=True)}
-        classes = [readable(names[label]) if label in names else numbers[label] for label in range(len(numbers))]
+        classes = [
+            compose(readable(names[label])) if label in names else numbers[label] for label in range(len(numbers))
+        ]
         return classes if len(set(classes)) == len(classes) else numbers
 
     @property
@@ -126,6 +130,15 @@ class ListedFiles(Files):
             digest.update("".join(f"{key}\n" for key in keys).encode())
         return digest.hexdigest()
 
+    def _file(self, index: int) -> bytes:
+        """See ``Files``; a list and a folder may write the same letters in different Unicode forms."""
+        file = super()._file(index)
+        if file.isascii() or os.path.exists(file):  # noqa: PTH110 (bytes)
+            return file
+        path = os.fsdecode(self._paths[index])
+        forms = (self._base + b"/" + os.fsencode(unicodedata.normalize(form, path)) for form in ("NFC", "NFD"))
+        return next((other for other in forms if os.path.exists(other)), file)  # noqa: PTH110 (bytes)
+
     def _require_once(self, hashes: NDArray[np.int64]) -> None:
         order = np.argsort(hashes, kind="stable")
         for at in np.flatnonzero(np.diff(hashes[order]) == 0).tolist():
@@ -139,7 +152,7 @@ class ListedFiles(Files):
     def _require_some(self, folder: Path) -> None:
         """Refuse a folder in which none of some pictures is: it is the wrong one."""
         tried = [number * (len(self) - 1) // (_TRIED - 1) for number in range(_TRIED)]
-        if not any(os.path.exists(self._base + b"/" + self._paths[index]) for index in tried):  # noqa: PTH110 (bytes)
+        if not any(os.path.exists(self._file(index)) for index in tried):  # noqa: PTH110 (bytes)
             raise UserError(
                 f"{self._name}: no file {folder / self.key(0)}, nor others that the list names; give the folder that "
                 "its paths begin in"
@@ -216,6 +229,8 @@ class _Classes:
         if not self._apart:
             return
         folder = path.rpartition(b"/")[0]
+        if not folder.isascii():
+            folder = compose(os.fsdecode(folder)).encode("utf-8", "surrogateescape")
         known = self._labels.setdefault(folder, label) == label and self.folders.setdefault(label, folder) == folder
         if not known or not folder:
             self._apart, self.folders = False, {}

@@ -17,7 +17,9 @@ from pretext.engine import ranks
 from pretext.engine.progress import progress, say
 from pretext.errors import PictureError, UserError
 from pretext.pictures.decode import decode
+from pretext.pictures.duplicates import stamp_files
 from pretext.pictures.formats import USUAL, is_image_name
+from pretext.pictures.labels import compose_classes
 from pretext.pictures.left_out import LeftOut, system_name
 from pretext.pictures.listing import readable
 from pretext.pictures.local_copy import local_copies
@@ -104,8 +106,6 @@ class Shards:
             self._open.pop(shard, None)
             return self._data(index, shard)
 
-    def _data(self, index: int, shard: int) -> bytes:
-        size, name = int(self._sizes[index]), self.paths[shard].name
     def stamps(self) -> NDArray[np.int64]:
         """See ``StoredSource.stamps``; the time is that of the shard."""
         of_shards = stamp_files(lambda shard: os.fsencode(self._files[shard]), len(self._files))
@@ -121,6 +121,8 @@ class Shards:
         except (OSError, ValueError, MemoryError) as error:
             raise PictureError(self.key(index), "cannot be read") from error
 
+    def _data(self, index: int, shard: int) -> bytes:
+        size, name = int(self._sizes[index]), self.paths[shard].name
         try:
             # No position is kept in the descriptor: forked workers and threads may share it.
             data = os.pread(self._descriptor(shard).number, size, int(self._offsets[index]))
@@ -290,4 +292,4 @@ def _class_names(paths: Sequence[Path]) -> list[str]:
     names = next(iter(found.values()))
     if doubles := [name for name, after in itertools.pairwise(sorted(names)) if name == after]:
         raise UserError(f"{next(iter(found))}: the class {doubles[0] or '(an empty line)'} stands twice")
-    return names
+    return compose_classes(str(next(iter(found))), names)

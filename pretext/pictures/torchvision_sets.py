@@ -24,7 +24,7 @@ from PIL import Image
 from pretext.engine.archive import check_content
 from pretext.errors import UserError
 from pretext.pictures.folder import ClassFolder, Files
-from pretext.pictures.labels import checked_labels
+from pretext.pictures.labels import checked_labels, compose_classes
 from pretext.pictures.listing import Paths
 from pretext.pictures.source import LabelledSource, digest_of_keys
 
@@ -121,7 +121,7 @@ class _Labels:
         """Names of the classes, by label; their numbers where the set has no names."""
         if self._classes is None:
             return [str(label) for label in range(1 + max((int(label or 0) for label in self._given), default=0))]
-        return self._classes
+        return compose_classes(self._name, self._classes)
 
     @cached_property
     def labels(self) -> NDArray[np.int64]:

@@ -1,5 +1,9 @@
 """Training and test sources that fit together, and all the ways in which they can fail to."""
 
+import io
+import shutil
+import tarfile
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,8 +12,9 @@ import pytest
 from PIL import Image
 
 from pretext.errors import PictureError, UserError
+from pretext.pictures import open_labelled
 from pretext.pictures.source import digest_of_keys
-from transfer.targets import checked_targets, open_targets
+from transfer.targets import OfClasses, checked_targets, open_targets
 
 
 class Told:
@@ -73,7 +78,7 @@ def test_real_pictures(shared_data: Path) -> None:
     assert found.multilabel and found.classes == asked and (len(found.train), len(found.test)) == (400, 250)
     assert (np.asarray(found.train.labels) == 1).sum(0).tolist() == [111, 107, 107]
     assert found.train.read(0).size == Image.open(folder / "VOC2007" / found.train.key(0)).size
-    with pytest.raises(UserError, match="is in both"):
+    with pytest.raises(UserError, match=r"all 100 test images are also training images"):
         open_targets(train, val, asked)
     for wrong, said in ((["unicorn"], "no class unicorn"), (["bus", "bus"], "twice")):
         with pytest.raises(UserError, match=said):
@@ -97,7 +102,7 @@ def test_same_pictures(tmp_path: Path) -> None:
     for other in (train, train + "/", str(tmp_path / "link")):
         with pytest.raises(UserError, match="same pictures"):
             open_targets(train, other)
-    with pytest.raises(UserError, match=r"cat/1.png is in both"):
+    with pytest.raises(UserError, match=r"all 2 test images are also training images, first cat/1.png"):
         open_targets(train, str(tmp_path / "copy"))
     with pytest.raises(UserError, match="same pictures"):
         open_targets("bundled:test", "bundled:test")
@@ -106,7 +111,7 @@ def test_same_pictures(tmp_path: Path) -> None:
 def test_pictures_in_both_are_found_where_they_can_be_read() -> None:
     assert checked_targets("a", GOOD, "b", Told([0, 1], part="train/", shade=9))
     assert checked_targets("a", GOOD, "b", Told([0, 1], part="train/", shade=-1))
-    refused(GOOD, Told([0, 1], part="train/"), "train/0 is in both", "2 keys")
+    refused(GOOD, Told([0, 1], part="train/"), "all 2 test images are also training images, first train/0")
 
 
 def test_classes_that_do_not_fit() -> None:
@@ -131,3 +136,71 @@ def test_labels_that_cannot_be() -> None:
     short = Told([0, 1])
     short.count = 3
     refused(GOOD, short, "2 labels of 3 pictures")
+
+
+def put(root: Path, classes: Sequence[str], first: int = 0) -> str:
+    """A folder of classes, with a picture in each."""
+    for at, name in enumerate(classes):
+        (root / name).mkdir(parents=True)
+        Image.new("RGB", (9, 9), (first + at, 0, 0)).save(root / name / "1.png")
+    return str(root)
+
+
+COMPOSED = ["Bb", "B\u00e4r", "caf\u00e9", "\uac00"]
+DECOMPOSED = [unicodedata.normalize("NFD", name) for name in COMPOSED]
+
+
+def test_classes_that_differ_only_in_unicode_form(tmp_path: Path) -> None:
+    assert sorted(DECOMPOSED) != DECOMPOSED, "the two forms have different orders"
+    train, test = put(tmp_path / "train", DECOMPOSED), put(tmp_path / "test", COMPOSED, 100)
+    mixed = put(tmp_path / "mixed", [COMPOSED[0], DECOMPOSED[1], *COMPOSED[2:]], 200)
+    for pair in ((train, test), (test, train), (train, mixed), (mixed, test)):
+        found = open_targets(*pair)
+        assert found.classes == COMPOSED
+        for source in (found.train, found.test):
+            names = [unicodedata.normalize("NFC", source.key(at).split("/")[0]) for at in range(4)]
+            assert [COMPOSED[label] for label in source.labels.tolist()] == names
+    ascii_only = open_targets(put(tmp_path / "a", ["cat", "dog"]), put(tmp_path / "b", ["cat", "dog"], 9))
+    assert ascii_only.classes == ["cat", "dog"]
+
+
+def test_two_classes_of_one_name(tmp_path: Path) -> None:
+    both = put(tmp_path / "both", ["B\u00e4r", "Ba\u0308r", "dog"])
+    with pytest.raises(UserError, match=r"both: 2 classes are called B\u00e4r; .*rename one, or join them$"):
+        open_targets(both, put(tmp_path / "test", ["B\u00e4r", "dog"], 100))
+
+
+def test_lists_shards_and_other_sources_in_two_unicode_forms(tmp_path: Path) -> None:
+    lists = []
+    for part, names, shade in (("train", DECOMPOSED, 0), ("test", COMPOSED, 100)):
+        folder = put(tmp_path / part, COMPOSED, shade)  # the list may be in another form than the files
+        (tmp_path / f"{part}.txt").write_text("".join(f"{name}/1.png {at}\n" for at, name in enumerate(names)))
+        lists.append(f"list:{tmp_path}/{part}.txt:{folder}")
+    found = open_targets(*lists)
+    assert found.classes == COMPOSED and np.asarray(found.train.read(1))[0, 0, 0] == 1
+    assert open_targets(lists[0], str(tmp_path / "test")).classes == COMPOSED
+    again = [f"{DECOMPOSED[1]}/1.png 0", f"{COMPOSED[1]}/2.png 0", f"{COMPOSED[2]}/1.png 1"]  # one class in two forms
+    shutil.copy(tmp_path / "train" / COMPOSED[1] / "1.png", tmp_path / "train" / COMPOSED[1] / "2.png")
+    (tmp_path / "both.txt").write_text("\n".join(again))
+    assert open_labelled(f"list:{tmp_path}/both.txt:{tmp_path}/train").classes == [COMPOSED[1], COMPOSED[2]]
+    for part, names in (("train", DECOMPOSED), ("test", COMPOSED)):
+        (tmp_path / "tar" / part).mkdir(parents=True)
+        (tmp_path / "tar" / part / "classes.txt").write_text("\n".join(names))
+        with tarfile.open(tmp_path / "tar" / part / "0.tar", "w") as tar:
+            for at, name in enumerate(COMPOSED):
+                tar.add(tmp_path / part / name / "1.png", f"{part}{at}.png")
+                label = tarfile.TarInfo(f"{part}{at}.cls")
+                label.size = 1
+                tar.addfile(label, io.BytesIO(str(at).encode()))
+    assert open_targets(str(tmp_path / "tar" / "train"), str(tmp_path / "tar" / "test")).classes == COMPOSED
+    plugin = checked_targets("a", Told([0, 1], DECOMPOSED[1:3], "t"), "b", Told([0, 1], COMPOSED[1:3]))
+    assert plugin.classes == COMPOSED[1:3]
+    labels = np.array([[1, 0], [0, 1]], np.int8)
+    asked = OfClasses("a", Told(labels, DECOMPOSED[1:3]), [COMPOSED[2]])  # type: ignore[arg-type]
+    assert asked.classes == [COMPOSED[2]] and asked.labels.tolist() == [[0], [1]]
+
+
+def test_keys_that_differ_only_in_unicode_form() -> None:
+    train, test = Told([0, 1, 1, 0], part="Ba\u0308r"), Told([0, 1], part="B\u00e4r")
+    refused(train, test, "all 2 test images are also training images, first B\u00e4r0 (Ba\u0308r0)")
+    assert checked_targets("a", train, "b", Told([0, 1, 1, 0, 1], part="B\u00e4r")).n_shared == 4
