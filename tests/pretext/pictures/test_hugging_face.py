@@ -15,6 +15,7 @@ from PIL import ExifTags, Image
 from pretext.errors import PictureError, UserError
 from pretext.pictures import LabelledSource, open_labelled, open_source
 from pretext.pictures.source import digest_of_keys
+from transfer.targets import open_targets
 
 if os.environ.get("CI") == "true":
     import datasets
@@ -105,7 +106,7 @@ def test_pictures_go_through_the_one_decoder(tmp_path: Path) -> None:
     for index, says in ((1, "truncated"), (2, "has no picture here")):
         with pytest.raises(PictureError, match=rf"^x\.parquet/val/000000{index}: .*{says}"):
             source.read(index)
-    with pytest.raises(UserError, match=r"no column of labels \(of the type ClassLabel\); there are photo$"):
+    with pytest.raises(UserError, match=r"no column of labels \(of the type ClassLabel,.*there are photo;"):
         open_labelled(f"hf:{tmp_path}/x.parquet:val")
 
 
@@ -139,7 +140,7 @@ def test_which_columns(tmp_path: Path) -> None:
     table(mask=other, coarse=kinds).select_columns(["mask", "coarse", "image", "label"]).save_to_disk(tmp_path / "x")
     check(open_labelled(f"hf:{tmp_path}/x:train"), "x/train/0000000")
     table().select_columns(["id"]).save_to_disk(tmp_path / "none")
-    with pytest.raises(UserError, match=r"no column of pictures \(of the type Image\); there are id$"):
+    with pytest.raises(UserError, match=r"no column of pictures \(of the type Image,.*there are id;"):
         open_source(f"hf:{tmp_path}/none:train")
     table().select([]).save_to_disk(tmp_path / "empty")
     with pytest.raises(UserError, match="empty"):
@@ -208,3 +209,149 @@ def test_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(UserError, match=r"^hf:imagenet-1k:train: needs .*pip install 'pretint\[hf\]'$"):
         open_source("hf:imagenet-1k:train")
+
+
+def rows_of(source: Any) -> list[int]:
+    """Which rows of ``shades`` these are."""
+    return [int(np.asarray(source.read(index)).mean()) for index in range(len(source))]
+
+
+def shades(first: int, count: int) -> Any:
+    rows = {"image": [encoded(shade) for shade in range(first, first + count)], "label": [0, 1] * (count // 2)}
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])})
+    return datasets.Dataset.from_dict(rows, features=features)
+
+
+CUTS = {
+    "train[:70%]": range(25),
+    "train[70%:]": range(25, 36),
+    "train[:10]": range(10),
+    "train[-5:]": range(31, 36),
+    "train[10:-20]": range(10, 16),
+    "train[10%:20%]": range(4, 7),
+    "train[:1_0]": range(10),
+    "train": range(36),
+    "train[:2]+train[30:32]": [0, 1, 30, 31],
+    "train[1:2]+train[:1]": [1, 0],
+}
+
+
+@pytest.mark.parametrize("kind", ["without splits", "of one split", "of two splits", "parquet", "folder"])
+def test_a_split_is_cut_as_the_library_cuts_it(tmp_path: Path, kind: str) -> None:
+    whole, path = shades(0, 36), tmp_path / "one"
+    if kind == "without splits":
+        whole.save_to_disk(path)
+    elif kind == "of two splits":
+        datasets.DatasetDict({"train": whole, "test": shades(100, 4)}).save_to_disk(path)
+    else:
+        path.mkdir()
+        whole.to_parquet(path / "train-00000-of-00001.parquet")
+        if kind == "of one split":
+            file = str(path / "train-00000-of-00001.parquet")
+            datasets.load_dataset("parquet", data_files={"train": file}, split="train").save_to_disk(path / "saved")
+            path = path / "saved"
+        elif kind == "parquet":
+            path = path / "train-00000-of-00001.parquet"
+    for split, rows in CUTS.items():
+        source = open_labelled(f"hf:{path}:{split}")
+        assert rows_of(source) == list(rows), split
+        assert source.labels.tolist() == [row % 2 for row in rows], split
+        assert len({source.key(index) for index in range(len(source))}) == len(source)
+    for split, says in (
+        ("train[:0]", "split is empty|no data"),
+        ("train[:150%]", "boundaries must be"),
+        ("train[x:]", "Unrecognized instruction"),
+        ("train[:50%](near)", "rounding must be"),
+        ("train[:5%](pct1_dropremainder)", "less than 100 elements"),
+        ("train[:3]+other", "other"),
+    ):
+        with pytest.raises(UserError, match=says) as caught:
+            open_source(f"hf:{path}:{split}")
+        assert "\n" not in str(caught.value)
+
+
+def test_splits_are_joined_and_rounded(tmp_path: Path) -> None:
+    datasets.DatasetDict({"train": shades(0, 150), "test": shades(200, 4)}).save_to_disk(tmp_path / "both")
+    assert rows_of(open_source(f"hf:{tmp_path}/both:train[:1%]+test[1:]")) == [0, 1, 201, 202, 203]  # 1.5 is near 2
+    assert rows_of(open_source(f"hf:{tmp_path}/both:train[:1%](pct1_dropremainder)")) == [0]
+    with pytest.raises(UserError, match=r"no split tset in it: there are train, test; did you mean test\?"):
+        open_source(f"hf:{tmp_path}/both:train+tset[:50%]")
+
+
+def test_a_set_without_splits_goes_by_one_name(tmp_path: Path) -> None:
+    shades(0, 6).save_to_disk(tmp_path / "one")
+    shades(0, 6).to_parquet(tmp_path / "one.parquet")
+    for path in (tmp_path / "one", tmp_path / "one.parquet"):
+        assert rows_of(open_source(f"hf:{path}:test[2:]")) == [2, 3, 4, 5]
+        with pytest.raises(UserError, match="no splits, so train and test would be the same"):
+            open_source(f"hf:{path}:train+test")
+        with pytest.raises(UserError, match="no configuration french: it has none; leave it out"):
+            open_source(f"hf:{path}:french:train")
+        train, test = f"hf:{path}:train", f"hf:{path}:test"
+        with pytest.raises(UserError, match="all 6 test images are also training images"):
+            open_targets(train, test)
+        assert open_targets(f"{train}[:50%]", f"{train}[50%:]").n_shared == 0
+        assert open_targets(f"{train}[:4]", f"{train}[2:]").n_shared == 2
+
+
+@pytest.mark.parametrize("image", ["struct", "binary", "large_binary"])
+@pytest.mark.parametrize("label", ["int64", "uint8", "string", "large_string", "bool"])
+def test_parquet_as_pandas_and_pyarrow_write_it(tmp_path: Path, image: str, label: str) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    values: list[Any] = [10, 9, 10, 2, 9] if "int" in label else ["dog", "cat", "dog", "ant", "cat"]
+    values = [True, False, True, False, False] if label == "bool" else values
+    cells: list[Any] = [encoded(40 * i) for i in range(COUNT)]
+    if image == "struct":
+        kind = pyarrow.struct({"bytes": pyarrow.binary(), "path": pyarrow.string()})
+        cells = [{"bytes": cell, "path": f"{i}.png"} for i, cell in enumerate(cells)]
+    else:
+        kind = getattr(pyarrow, image)()
+    kind_of_label = pyarrow.bool_() if label == "bool" else getattr(pyarrow, label)()
+    columns = {"id": list(range(COUNT)), "image": pyarrow.array(cells, kind)}
+    columns["label"] = pyarrow.array(values, kind_of_label)
+    pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "x.parquet")
+    source = open_labelled(f"hf:{tmp_path}/x.parquet:train")
+    assert rows_of(source) == [0, 40, 80, 120, 160]
+    names = ["False", "True"] if label == "bool" else ["2", "9", "10"] if "int" in label else ["ant", "cat", "dog"]
+    assert source.classes == names, "numbers in order of their size"
+    assert [source.classes[one] for one in source.labels] == [str(value) for value in values]
+    again = pickle.loads(pickle.dumps(source))
+    assert rows_of(again) == rows_of(source) and again.labels.tolist() == source.labels.tolist()
+    part = open_labelled(f"hf:{tmp_path}/x.parquet:train[2:4]")
+    assert rows_of(part) == [80, 120] and len(part.classes) == 2
+
+
+def test_labels_of_values_that_are_missing_or_differ(tmp_path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    def write(name: str, labels: list[Any], first: int = 0) -> str:
+        cells = [encoded(first + at) for at in range(len(labels))]
+        pyarrow.parquet.write_table(pyarrow.table({"image": cells, "label": labels}), tmp_path / f"{name}.parquet")
+        return f"hf:{tmp_path}/{name}.parquet:train"
+
+    for labels, count in (([3, None, 4], 1), ([3, -1, -1], 2), (["a", "", "b"], 1)):
+        with pytest.raises(UserError, match=f"{count} of 3 pictures have no label"):
+            open_labelled(write("hole", labels))
+        assert len(open_source(write("hole", labels))) == 3
+    train = write("train", [5, 7, 30, 5])
+    assert open_targets(train, write("test", [30, 7, 5], 100)).test.labels.tolist() == [2, 1, 0]
+    with pytest.raises(UserError, match=r"different classes: 7 only in hf:.*train\.parquet"):
+        open_targets(train, write("fewer", [30, 5], 100))  # 30 must not become label 1
+    accent = write("accent", ["Ba\u0308r", "Bb", "B\u00e4r"])
+    assert open_labelled(accent).classes == ["Bb", "B\u00e4r"] and open_labelled(accent).labels.tolist() == [1, 0, 1]
+    for labels in ([0.5, 1.5], [[0], [1]]):
+        with pytest.raises(UserError, match=r'dataset\.class_encode_column\("COLUMN"\)$'):
+            open_labelled(write("float", labels))
+
+
+def test_a_column_of_paths_names_the_call(tmp_path: Path) -> None:
+    datasets.Dataset.from_dict({"image": ["a.png"], "label": [0]}).save_to_disk(tmp_path / "paths")
+    with pytest.raises(UserError, match=r'dataset\.cast_column\("image", datasets\.Image\(\)\)$'):
+        open_source(f"hf:{tmp_path}/paths:train")
+    two = {"thumb": [encoded(1)], "photo": [encoded(2)]}
+    datasets.Dataset.from_dict(two).save_to_disk(tmp_path / "two")
+    with pytest.raises(UserError, match=r"there are thumb, photo; make one by"):
+        open_source(f"hf:{tmp_path}/two:train")
