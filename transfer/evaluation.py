@@ -336,7 +336,7 @@ class Evaluation:
         result = Result(
             **self.facts,
             network=self._judged,
-            about=self.protocol.about,
+            about=self.protocol.describe(len(divided.fit)),
             metric=metric,
             train=settings.train,
             test=settings.test,

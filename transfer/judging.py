@@ -56,10 +56,12 @@ def svm(networks: Sequence[str], settings: SvmSettings) -> list[Result]:
 
 
 def _neighbours(task: Task, protocol: NearestProtocol) -> list[Row]:
-    """A row for every stage and k; a k that is more than all training pictures is left out."""
+    """A row for every stage and k; a k that is more than all training images is replaced by their number."""
     (rule,) = protocol.poolings
     known = task.split.fit
-    ks = [k for k in protocol.neighbours if k <= len(known)] or [min(protocol.neighbours)]
+    ks = protocol.possible_neighbours(len(known))
+    if cap := protocol.describe_cap(len(known)):
+        say(f"{task.network.name}, {protocol.name}: {cap}")
     rows = []
     with progress(
         f"neighbours in {task.network.name}", len(task.tested) * len(task.stages), "pictures", done=0
@@ -192,7 +194,7 @@ def _matrices(task: Task, stage: str, rule: str) -> tuple[NDArray[Any], NDArray[
     if needed > free:
         raise UserError(
             f"SVMs need {needed / 1e9:.0f} GB for the features of {stage} at once, and {free / 1e9:.0f} GB are free; "
-            "take fewer labels by --fraction, or protocol modern"
+            "take fewer labels by --fraction, or pretint probe"
         )
     return train[known], task.targets.train.labels[known], test[task.tested]
 

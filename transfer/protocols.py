@@ -28,6 +28,10 @@ class Protocol:
         """All of it but name and sentence, as plain values."""
         return {key: value for key, value in asdict(self).items() if key not in ("name", "about")}
 
+    def describe(self, n_fit: int) -> str:
+        """Return ``about``, and what is different with ``n_fit`` training images."""
+        return self.about
+
 
 @dataclass(frozen=True)
 class ProbeProtocol(Protocol):
@@ -82,6 +86,20 @@ class NearestProtocol(Protocol):
 
     neighbours: tuple[int, ...] = (10, 20, 100, 200)
     temperature: float = 0.07
+
+    def possible_neighbours(self, n_fit: int) -> list[int]:
+        """Return the numbers of neighbors with ``n_fit`` training images: a larger k is replaced by ``n_fit``."""
+        return list(dict.fromkeys(min(k, n_fit) for k in self.neighbours))
+
+    def describe_cap(self, n_fit: int) -> str:
+        """Say which k are replaced with ``n_fit`` training images; empty if none is."""
+        large = [str(k) for k in self.neighbours if k > n_fit]
+        return f"k={n_fit}, all training images, in place of k={', '.join(large)}" if large else ""
+
+    def describe(self, n_fit: int) -> str:
+        """See ``Protocol.describe``."""
+        cap = self.describe_cap(n_fit)
+        return f"{self.about}; {cap}" if cap else self.about
 
 
 @dataclass(frozen=True)

@@ -6,17 +6,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from evaluating import tiny_run
+from evaluating import pictures, tiny_run
 from sklearn.metrics import average_precision_score
 from sklearn.svm import LinearSVC
 from torch.nn import functional as F
 
 from pretext.engine.device import pick_place
+from pretint import main
 from transfer.features import CacheSettings, FeatureSet, View, extract
 from transfer.judging import KnnSettings, SvmSettings, knn, svm
 from transfer.networks import open_network
 from transfer.protocols import PROTOCOLS, SvmProtocol
-from transfer.results import Result
+from transfer.results import Result, find_results
 from transfer.targets import Targets, open_targets
 
 
@@ -47,8 +48,9 @@ def test_neighbours_are_those_of_a_search_by_force(run: Path, sets: Path, cache:
     (sets / "train" / "class1" / "3.png").write_bytes(b"torn")
     settings = KnnSettings(str(sets / "train"), str(sets / "test"), reference=False, workers=0)
     (result,) = knn([str(run)], settings)
-    assert [row.variant for row in result.rows[:3]] == ["k=10", "k=20", "k=100"]  # 200 is more than there are
-    assert result.best is None and len(result.rows) == 15
+    assert [row.variant for row in result.rows[:3]] == ["k=10", "k=20", "k=100"]
+    assert result.rows[3].variant == "k=119"  # 200 is more than there are
+    assert result.best is None and len(result.rows) == 20
     targets, (train, test) = features(result, run, cache, "mean")
     known = torch.from_numpy(np.flatnonzero(train.good))
     labels = torch.from_numpy(targets.train.labels)
@@ -66,6 +68,24 @@ def test_neighbours_are_those_of_a_search_by_force(run: Path, sets: Path, cache:
         # float32 may tell two votes, or two neighbours, apart otherwise than float64
         assert (outcome.correct != correct).sum() <= 1
         assert row.score.value == outcome.correct.mean()
+
+
+@pytest.mark.parametrize(("count", "fraction", "ks"), [(2, 1.0, [6]), (5, 1.0, [10, 15]), (40, 0.05, [6])])
+def test_k_is_at_most_the_number_of_training_images(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], count: int, fraction: float, ks: list[int]
+) -> None:
+    train = pictures(tmp_path / "train", 1, (count, count, count))
+    test = pictures(tmp_path / "test", 2, (3, 3, 3))
+    words = ["knn", str(run), "--train", str(train), "--test", str(test), "--fraction", str(fraction)]
+    words += ["--out", str(tmp_path / "out")]
+    assert main([*words, "--stages", "conv5", "--workers", "0", "--reference", "false"]) == 0
+    printed = capsys.readouterr()
+    large = ", ".join(str(k) for k in (10, 20, 100, 200) if k > ks[-1])
+    line = f"k={ks[-1]}, all training images, in place of k={large}"
+    assert f"run, knn: {line}\n" in printed.err
+    assert f"nothing is chosen; {line}" in " ".join(printed.out.split())
+    (result,) = find_results([tmp_path / "out"])
+    assert [row.variant for row in result.rows] == [f"k={k}" for k in ks] and result.n_fit == ks[-1]
 
 
 @pytest.fixture
