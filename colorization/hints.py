@@ -29,7 +29,7 @@ from torch import Tensor
 from colorization.photographs import open_photograph
 from pretext.color import rgb_to_ab
 from pretext.errors import UserError
-from pretext.settings import read_yaml
+from pretext.yaml_reader import read_yaml
 
 COLOURED = 10.0
 """The chroma, in Lab units, from which a pixel of an opaque picture of hints is not gray."""

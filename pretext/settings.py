@@ -14,11 +14,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-import yaml
 from jsonargparse import ArgumentError as ParserError
 from jsonargparse import ArgumentParser
 
 from pretext.errors import UserError
+from pretext.yaml_reader import read_yaml, require_small
 
 S = TypeVar("S")
 Parsed = tuple[list[Any], S]
@@ -38,6 +38,10 @@ def settings_from(kind: type[S], values: Any, where: str) -> S:
     """
     if not isinstance(values, dict):
         raise UserError(f"{where}: holds no settings (a mapping of names to values)")
+    try:
+        require_small(values)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
     for field in dataclasses.fields(kind):  # type: ignore[arg-type]
         if dataclasses.is_dataclass(field.type) and not isinstance(values.get(field.name, {}), dict):
             raise UserError(f"{where}: {field.name} is {values[field.name]!r}; it holds settings, one a line below it")
@@ -99,9 +103,14 @@ def parse_command(
     """
     parser = _parser_of_words(program, about, kind, tuple(positionals), file)  # type: ignore[arg-type]
     arguments = _answered(kind, [_underscored(argument) for argument in arguments])
-    for path in _config_files(arguments, file):  # first by itself, so that a complaint can name the file
+    for part, path in _config_files(arguments, file, kind):  # first by itself, so that a complaint can name the file
         changed = path.stat().st_mtime_ns if path.is_file() else 0
-        _require_right(kind, path, changed)  # type: ignore[arg-type]
+        _require_right(part, path, changed)  # type: ignore[arg-type]
+    for argument in arguments:
+        try:
+            require_small(argument.partition("=")[2] if argument.startswith("-") else argument)
+        except UserError as error:
+            raise UserError(f"{argument[:40]!r}...: {error} (see {program} --help)") from error
     try:
         if any(positional.recipe for positional in positionals):
             named = parser.parse_args(_config_first(arguments, file))
@@ -155,57 +164,18 @@ def _built(parsed: Any, kind: type[S]) -> S:
     return kind(**{name: parsed[name] for name in names})
 
 
-def read_yaml(path: Path) -> Any:
-    """What a YAML file holds, as plain values; nothing in it is run.
-
-    Raises:
-        UserError: it cannot be read, is no YAML, names a key twice, or contains itself.
-    """
-    try:
-        if path.exists() and not path.is_file():
-            raise UserError(f"{path}: no file; give a YAML file of settings")
-        value = yaml.load(path.read_text(encoding="utf-8"), _OneOfEach)  # a SafeLoader: it runs no code
-        if _circular(value, set(), set()):
-            raise UserError(f"{path}: a value in it contains itself")
-        return value
-    except OSError as error:
-        raise UserError(f"{path}: cannot read the settings ({error.strerror})") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: no YAML ({' '.join(str(error).split())[:300]})") from error
-
-
-def _circular(value: Any, above: set[int], seen: set[int]) -> bool:
-    """Whether a value is, by YAML's anchors, a part of itself; each part is looked at once, however often it stands."""
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    if id(value) in above:
-        return True
-    if id(value) in seen or not inner:
-        return False
-    seen.add(id(value))
-    above.add(id(value))
-    found = any(_circular(one, above, seen) for one in inner)
-    above.discard(id(value))
-    return found
-
-
-class _OneOfEach(yaml.SafeLoader):
-    """YAML in which a key that stands twice is an error: one of the two would be lost in silence."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.YAMLError(f"{key} is set twice")
-        return super().construct_mapping(node, deep)
-
-
-def _config_files(arguments: Sequence[str], file: str) -> Iterator[Path]:
-    for argument, following in pairwise([*arguments, None]):
-        assert argument is not None
-        if argument == file and following is not None:
-            yield Path(following)
-        elif argument.startswith(f"{file}="):
-            yield Path(argument.removeprefix(f"{file}="))
+def _config_files(arguments: Sequence[str], file: str, kind: type[Any]) -> Iterator[tuple[type[Any], Path]]:
+    """The files of settings among the arguments, each with what it sets: --config FILE all, --training FILE a part."""
+    groups = {f"--{one.name}": one.type for one in dataclasses.fields(kind) if dataclasses.is_dataclass(one.type)}
+    for argument, following in pairwise([*arguments, ""]):
+        option, equals, value = argument.partition("=")
+        value = value if equals else following
+        if option == file and (equals or following):
+            yield kind, Path(value)
+        elif option in groups and value and not value.startswith("{") and Path(value).is_file():
+            part = groups[option]
+            assert isinstance(part, type)
+            yield part, Path(value)
 
 
 def _config_first(arguments: Sequence[str], file: str) -> list[str]:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from pretext.errors import UserError
 from pretext.plugins import VARIABLE
-from pretext.settings import Positional, parse_command, plain, read_yaml, settings_file, settings_from
+from pretext.settings import Positional, parse_command, plain, settings_file, settings_from
+from pretext.yaml_reader import read_yaml
 from pretint.commands import COMMANDS
 from pretint.printing import LISTED, say
 from pretint.reading import only_read, read, understood

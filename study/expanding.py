@@ -16,7 +16,8 @@ from pretext.backbones import build_backbone
 from pretext.backbones.from_timm import PUBLISHED
 from pretext.errors import UserError
 from pretext.recipe import PretrainSettings
-from pretext.settings import Positional, parse_command, plain, read_yaml, settings_from
+from pretext.settings import Positional, parse_command, plain, settings_from
+from pretext.yaml_reader import read_yaml
 from study import identity
 from study.file import StudySettings, Variant, flat
 from study.plan import PRETRAIN, Cell, Plan

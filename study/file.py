@@ -14,7 +14,8 @@ from typing import Any
 
 from pretext.errors import UserError
 from pretext.recipe import PretrainSettings
-from pretext.settings import read_yaml, settings_from
+from pretext.settings import settings_from
+from pretext.yaml_reader import read_yaml
 
 NAME = r"[A-Za-z0-9][\w.,+%= -]{0,59}"
 _PLACE = re.compile(r"\{(\w+)\}")

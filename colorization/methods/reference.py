@@ -30,7 +30,7 @@ from colorization.methods.enlarging import PIXELS, AlongEdges, check_pixels, red
 from pretext.color import rgb_to_lab
 from pretext.errors import UserError
 from pretext.pictures.decode import decode
-from pretext.settings import read_yaml
+from pretext.yaml_reader import read_yaml
 
 Floats = NDArray[np.float64]
 

@@ -22,6 +22,7 @@ from pretext.engine.checkpoint import save_checkpoint
 from pretext.engine.progress import say
 from pretext.errors import UserError
 from pretext.files import held_folder, write_atomically
+from pretext.yaml_reader import read_yaml
 
 _KEPT = 2
 _DAMAGED = ".damaged"
@@ -59,19 +60,19 @@ def held_run(folder: Path, settings: Settings, defaults: Settings | None = None)
         yield
 
 
-def run_settings(folder: Path, needed: Mapping[str, type] | None = None) -> Settings:
+def run_settings(folder: Path, needed: Mapping[str, type | tuple[type, ...]] | None = None) -> Settings:
     """The settings of a run.
 
     Args:
         folder: the run's.
-        needed: what the caller reads of them: GROUP.NAME, and of what type it must be.
+        needed: what the caller reads of them: GROUP.NAME, and of what type (or types) it must be.
 
     Raises:
         UserError: there is no run in ``folder``, or one of the needed settings is not there.
     """
     try:
-        settings = yaml.safe_load((folder / "settings.yaml").read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        settings = read_yaml(folder / "settings.yaml")
+    except UserError as error:
         raise UserError(
             f"{folder}: no run there (no readable settings.yaml); start one with pretint pretrain"
         ) from error
@@ -139,7 +140,7 @@ def find_checkpoint(path: Path) -> Path:
         raise UserError(f"{path}: no such run or checkpoint")
     checkpoint = whole_checkpoint(path)
     if checkpoint is None:
-        raise UserError(f"{path}: no checkpoint there; train first: pretint pretrain {path}")
+        raise UserError(f"{path}: no checkpoint there; train first: pretint pretrain {path} --data.source FOLDER")
     return checkpoint
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pretext.settings import read_yaml
+from pretext.yaml_reader import read_yaml
 from pretint import commands
 from tests.judging import answers, result, row
 from transfer.report.published import STAGES, TABLES, PublishedTable, published
