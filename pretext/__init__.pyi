@@ -11,7 +11,7 @@ from .pictures.packing import PackSettings, pack
 from .plugins import load_plugins
 from .pretraining import pretrain
 from .prior import estimate_prior, rebalancing_weights
-from .recipe import PretrainSettings, load_pretrained
+from .recipe import DataSettings, PretrainSettings, load_pretrained
 from .weights.exporting import ExportSettings, export
 from .weights.importing import import_weights
 from .weights.inputs import FromRgb
@@ -22,6 +22,7 @@ __all__ = [
     "ClassFolder",
     "Classification",
     "Colorizer",
+    "DataSettings",
     "Ending",
     "ExportSettings",
     "Folder",

@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +15,7 @@ from pretext.color import rgb_to_ab, rgb_to_lightness
 from pretext.colorizer import Colorizer
 from pretext.engine import ranks
 from pretext.engine.device import Place
+from pretext.engine.run import run_settings
 from pretext.errors import UserError
 from pretext.initialisation import initialise
 from pretext.pictures import open_labelled, open_source
@@ -23,8 +24,8 @@ from pretext.pictures.labels import checked_labels, compose_classes
 from pretext.pictures.seen import seen
 from pretext.pictures.source import LabelledSource, Source
 from pretext.prior import estimate_prior, load_prior
-from pretext.recipe import PretrainSettings, build_network, colour_contract
-from pretext.settings import plain
+from pretext.recipe import DataSettings, PretrainSettings, build_network, colour_contract
+from pretext.settings import plain, settings_from
 from pretext.versions import versions
 
 N = TypeVar("N", bound=nn.Module)
@@ -59,13 +60,40 @@ class Pictures:
         return Samples(self.training, settings.crop, settings.seed, self.weights, room, labelled=bool(self.classes))
 
 
+def fill_source(run: Path, settings: PretrainSettings) -> PretrainSettings:
+    """Return the settings with a data.source: their own, else the one that the run in this folder began with.
+
+    Raises:
+        UserError: neither names one.
+    """
+    if not settings.data.source and (run / "settings.yaml").is_file():
+        data = settings_from(DataSettings, run_settings(run, {"data.source": (str, dict)})["data"], str(run))
+        settings = replace(settings, data=replace(settings.data, source=data.source))
+    require_source(settings)
+    return settings
+
+
+def require_source(settings: PretrainSettings) -> None:
+    """Refuse settings that do not say what to learn from.
+
+    Raises:
+        UserError: data.source is empty.
+    """
+    if not settings.data.source:
+        raise UserError(
+            "data.source is not set: name the images to learn from with --data.source FOLDER; "
+            "--data.source bundled trains on the bundled tiles"
+        )
+
+
 def open_pictures(settings: PretrainSettings) -> Pictures:
     """Open every source of a recipe.
 
     Raises:
-        UserError: one cannot be opened, or stands twice: what is held out of the one would be trained on
+        UserError: none is named; one cannot be opened, or stands twice: what is held out of the one would be trained on
             from the other. Where labels are learnt also if there are none, or not the same classes.
     """
+    require_source(settings)
     asked = settings.data.source
     weights = dict(asked) if isinstance(asked, Mapping) else {asked: 1.0}
     sources: list[Source] = []

@@ -1,6 +1,7 @@
 """The job that trains: features from unlabelled pictures, by colorization; or, to compare, from labelled ones."""
 
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,16 @@ from pretext.files import write_png
 from pretext.health import colour_health
 from pretext.online import OnlineProbe
 from pretext.pictures import open_labelled
-from pretext.preparing import Pictures, find_prior, held_views, on_place, open_pictures, prepare_network, stored
+from pretext.preparing import (
+    Pictures,
+    fill_source,
+    find_prior,
+    held_views,
+    on_place,
+    open_pictures,
+    prepare_network,
+    stored,
+)
 from pretext.recipe import PretrainSettings, build_network, check_contract, check_state
 from pretext.settings import plain
 from pretext.sheet import contact_sheet
@@ -43,7 +53,7 @@ def pretrain(run: Path, settings: PretrainSettings) -> Ending:
 
     Args:
         run: the run's directory, see ``pretext.engine.run``.
-        settings: the recipe.
+        settings: the recipe. Its data.source may be left out only where the run exists: its own is taken then.
 
     Returns:
         Whether it is complete, or by what it was stopped and can go on.
@@ -54,6 +64,8 @@ def pretrain(run: Path, settings: PretrainSettings) -> Ending:
     asked = pick_place(settings.machine.device, settings.training.precision, settings.machine.workers)
     # From here on a cluster's warning waits for the first step, after which all is saved.
     with stop_requests(*WARNINGS) as warned, ranks.joined(asked.device), ExitStack() as held:
+        source = ranks.from_first(lambda: fill_source(run, settings).data.source)
+        settings = replace(settings, data=replace(settings.data, source=source))
         ranks.on_first(lambda: settings.training.share(ranks.world()))
         # The first process opens everything alone: it makes the indices that the others then read.
         pictures = ranks.on_first(lambda: open_pictures(settings)) or open_pictures(settings)

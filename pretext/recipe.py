@@ -33,14 +33,14 @@ class DataSettings:
     """Where the pictures come from.
 
     Args:
-        source: a folder of pictures, or "bundled": photographs that need no download, cut into tiles; or
-            "torchvision:SET:PART:FOLDER", or "hf:DATA:SPLIT" (Hugging Face), or tar shards: see docs/data.md; or
-            several, mixed by weight: {one/folder: 0.7, other/folder: 0.3}.
+        source: required to start a run: a folder of pictures, or "bundled": photographs that need no download, cut into
+            tiles; or "torchvision:SET:PART:FOLDER", or "hf:DATA:SPLIT" (Hugging Face), or tar shards: see docs/data.md;
+            or several, mixed by weight: {one/folder: 0.7, other/folder: 0.3}.
         holdout: pictures, at most a tenth of all, that are never trained on; colour health (with
             objective.name labels: the classifier) is judged on them.
     """
 
-    source: str | dict[str, float] = "bundled"
+    source: str | dict[str, float] = ""
     holdout: int = 256
 
     def __post_init__(self) -> None:

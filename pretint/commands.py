@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 from pretext.errors import UserError
 from pretext.settings import Positional, parse_command
@@ -26,11 +27,14 @@ def pretrain(arguments: Sequence[str]) -> int:
     from pretext.engine.interrupt import Ending
     from pretext.engine.journal import skipped_pictures
     from pretext.engine.ranks import is_first
+    from pretext.preparing import fill_source
     from pretext.pretraining import pretrain as job
     from pretext.recipe import PretrainSettings
     from transfer.report import write_report
 
-    (run,), settings = read(pretrain, PretrainSettings, [RUN], arguments)
+    (run,), settings = read(
+        pretrain, PretrainSettings, [RUN], arguments, lambda named, given: fill_source(named[0], given)
+    )
     ending = job(run, settings)
     if not is_first():  # of several processes: the first alone speaks, also to who started them
         return Ending.COMPLETE
@@ -39,7 +43,7 @@ def pretrain(arguments: Sequence[str]) -> int:
     if ending != Ending.COMPLETE:
         say(f"stopped; the same command goes on: pretint pretrain {shlex.join(arguments)}")
         return ending
-    say(f"report: {report}", f"next: pretint probe {run}")
+    say(f"report: {report}", f"next: pretint probe {run} --train FOLDER --test FOLDER")
     return 0
 
 
@@ -47,12 +51,19 @@ def plan(arguments: Sequence[str]) -> int:
     """Say what a pretraining will take here, before it is started: memory, speed, time, disk."""
     from pretext.plan.lines import plan_lines
     from pretext.plan.planning import plan as job
+    from pretext.preparing import require_source
     from pretext.recipe import PretrainSettings
 
     recipe = Positional("recipe", "a YAML file of settings; options win over it", recipe=True)
-    _, settings = read(plan, PretrainSettings, [recipe], arguments)
+    _, settings = read(plan, PretrainSettings, [recipe], arguments, lambda _, given: require_source(given))
     say(*plan_lines(job(settings)))
     return 0
+
+
+def _require_labeled(_: list[Any], settings: Any) -> None:
+    from transfer.targets import require_named
+
+    require_named(settings.train, settings.test)
 
 
 def probe(arguments: Sequence[str]) -> int:
@@ -60,7 +71,7 @@ def probe(arguments: Sequence[str]) -> int:
     from transfer.probing import ProbeSettings
     from transfer.probing import probe as job
 
-    (networks,), settings = read(probe, ProbeSettings, [NETWORKS], arguments)
+    (networks,), settings = read(probe, ProbeSettings, [NETWORKS], arguments, _require_labeled)
     return judged(job(networks, settings))
 
 
@@ -69,7 +80,7 @@ def knn(arguments: Sequence[str]) -> int:
     from transfer.judging import KnnSettings
     from transfer.judging import knn as job
 
-    (networks,), settings = read(knn, KnnSettings, [NETWORKS], arguments)
+    (networks,), settings = read(knn, KnnSettings, [NETWORKS], arguments, _require_labeled)
     return judged(job(networks, settings))
 
 
@@ -78,7 +89,7 @@ def svm(arguments: Sequence[str]) -> int:
     from transfer.judging import SvmSettings
     from transfer.judging import svm as job
 
-    (networks,), settings = read(svm, SvmSettings, [NETWORKS], arguments)
+    (networks,), settings = read(svm, SvmSettings, [NETWORKS], arguments, _require_labeled)
     return judged(job(networks, settings))
 
 
@@ -87,7 +98,7 @@ def finetune(arguments: Sequence[str]) -> int:
     from pretext.engine.interrupt import Ending
     from pretext.engine.ranks import is_first
     from transfer.finetuning import finetune as job
-    from transfer.tasks.opening import TASKS
+    from transfer.tasks.opening import TASKS, require_sources
 
     name, *rest = list(arguments) or ["--help"]
     if name not in TASKS and name not in ("-h", "--help"):
@@ -100,7 +111,8 @@ def finetune(arguments: Sequence[str]) -> int:
         )
         raise SystemExit(0)
     (networks,), settings = understood(
-        parse_command(f"pretint finetune {name}", TASKS[name].about, TASKS[name].settings, [START], rest)
+        parse_command(f"pretint finetune {name}", TASKS[name].about, TASKS[name].settings, [START], rest),
+        lambda _, given: require_sources(given),
     )
     done = job(networks, settings)
     if not is_first():
@@ -162,12 +174,12 @@ def colorize(arguments: Sequence[str]) -> int:
 
 def score(arguments: Sequence[str]) -> int:
     """Score networks' colours on pictures, beside gray, random colours and the truth."""
-    from colorization.scores.scoring import ScoreSettings
+    from colorization.scores.scoring import ScoreSettings, require_pictures
     from colorization.scores.scoring import score as job
     from pretext.engine.progress import say as tell
 
     models = Positional("models", "runs, checkpoints, RUN@hints=10, gray, random, truth", nargs="+", kind=str)
-    (named,), settings = read(score, ScoreSettings, [models], arguments)
+    (named,), settings = read(score, ScoreSettings, [models], arguments, lambda _, given: require_pictures(given))
     done = job(named, settings)
     say(*done.shown(settings.format))
     told = (*skips(done.skipped), *done.notes, f"scores: {done.file}")
@@ -293,7 +305,7 @@ def demo(arguments: Sequence[str]) -> int:
         step(pretrain, folder, "--config", RECIPES / "demo.yaml")
         # The network learnt from tiles: it must see the photographs about as large as they were cut from.
         or step(colorize, folder, photographs, "--size", "256", "--out", folder / "coloured")
-        or step(probe, folder)
+        or step(probe, folder, "--train", "bundled:train", "--test", "bundled:test")
         or step(compare, f"random:{folder}", folder)
     )
 

@@ -31,7 +31,13 @@ def name_of(command: Command) -> str:
     return command.__name__.rstrip("_")  # "import" is a word of Python's
 
 
-def read(command: Command, kind: type[S], positionals: Sequence[Positional], arguments: Sequence[str]) -> Parsed[S]:
+def read(
+    command: Command,
+    kind: type[S],
+    positionals: Sequence[Positional],
+    arguments: Sequence[str],
+    check: Callable[[list[Any], S], object] | None = None,
+) -> Parsed[S]:
     """The positional arguments and settings that a command was given.
 
     Args:
@@ -39,16 +45,21 @@ def read(command: Command, kind: type[S], positionals: Sequence[Positional], arg
         kind: dataclass of its settings.
         positionals: what is named without an option.
         arguments: its words.
+        check: called with the positional arguments and the settings, also where the command will run elsewhere: it
+            raises UserError if an input that has no default is missing.
 
     Raises:
         UserError: they are not as they should be.
         SystemExit: they asked for help, which was shown.
     """
-    return understood(parse_command(f"pretint {name_of(command)}", command.__doc__ or "", kind, positionals, arguments))
+    parsed = parse_command(f"pretint {name_of(command)}", command.__doc__ or "", kind, positionals, arguments)
+    return understood(parsed, check)
 
 
-def understood(parsed: Parsed[S]) -> Parsed[S]:
-    """What was parsed; where words are only read, no further."""
+def understood(parsed: Parsed[S], check: Callable[[list[Any], S], object] | None = None) -> Parsed[S]:
+    """What was parsed, checked as of ``read``; where words are only read, no further."""
+    if check:
+        check(*parsed)
     if _ONLY_READ.get():
         raise _Read(*parsed)
     return parsed

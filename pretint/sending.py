@@ -152,10 +152,11 @@ def _disk(words: Sequence[str], positionals: list[Any], settings: Any) -> "Disk 
         UserError: as the command itself would, of its pictures or networks.
     """
     from pretext.plan.disk import pretrain_disk
+    from pretext.preparing import fill_source
     from transfer.disk import finetune_disk, knn_disk, probe_disk, svm_disk
 
     if words[0] == "pretrain":
-        return pretrain_disk(settings)
+        return pretrain_disk(fill_source(positionals[0], settings))
     if words[0] == "finetune":
         return finetune_disk(words[1], positionals[0], settings)
     of = {"probe": probe_disk, "knn": knn_disk, "svm": svm_disk}.get(words[0])

@@ -15,6 +15,7 @@ from colorization.scores.methods import BASELINES
 from pretext.backbones import build_backbone
 from pretext.backbones.from_timm import PUBLISHED
 from pretext.errors import UserError
+from pretext.preparing import require_source
 from pretext.recipe import PretrainSettings
 from pretext.settings import Positional, parse_command, plain, settings_from
 from pretext.yaml_reader import read_yaml
@@ -96,6 +97,7 @@ def _network(variant: Variant, seed: int, shelf: Shelf) -> tuple[_Network, Pretr
     if variant.network == "random":
         return _random(variant, seed, settings, stages, shelf), None
     _require_files(settings.objective.prior.removeprefix("estimate"), settings.backbone.weights)
+    require_source(settings)
     key = identity.key_of("pretrain", identity.pretraining(settings))
     folder = shelf.place("runs", _slug(variant.name, seed), key)
     cell = Cell(

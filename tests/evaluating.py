@@ -35,6 +35,7 @@ SIDE = 16
 def tiny_run(folder: Path) -> Path:
     """A run of four steps on the built-in tiles."""
     values = {
+        "data": {"source": "bundled"},
         "crop": {"size": SIDE},
         "objective": {"prior_pictures": 20, "stride": 4},
         "training": {"steps": 4, "batch_size": 8, "warmup": 1},

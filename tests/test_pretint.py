@@ -16,6 +16,7 @@ from pretext.engine.journal import read_journal
 from pretext.errors import UserError
 
 SMALL = [
+    "--data.source", "bundled",
     "--crop.size", "16",
     "--objective.stride", "4",
     "--objective.prior_pictures", "20",
@@ -24,6 +25,7 @@ SMALL = [
     "--training.warmup", "1",
     "--machine.workers", "0",
 ]  # fmt: skip
+JUDGED = ["--train", "bundled:train", "--test", "bundled:test"]
 
 Said = tuple[int, str, str]
 Pretint = Callable[..., Said]
@@ -70,7 +72,7 @@ def refused(said: Said, *parts: str) -> None:
 def test_the_road_from_end_to_end(said: Pretint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The demo, at a recipe that takes seconds: it runs the commands that it shows."""
     (tmp_path / "demo.yaml").write_text(
-        "crop: {size: 16}\nobjective: {stride: 4, prior_pictures: 20}\n"
+        "data: {source: bundled}\ncrop: {size: 16}\nobjective: {stride: 4, prior_pictures: 20}\n"
         "training: {steps: 4, batch_size: 8, warmup: 1}\nmachine: {workers: 0}\n"
     )
     monkeypatch.setattr(pretint.commands, "RECIPES", tmp_path)
@@ -96,7 +98,7 @@ def test_bad_pictures_among_good_ones_are_listed_at_the_end(pictures: Path, tmp_
     (pictures / "text.png").write_text("no picture")
     (pictures / "torn.jpg").write_bytes((pictures / "00.jpg").read_bytes()[:400])
     Image.fromarray(np.zeros((1, 1), dtype=np.uint8)).save(pictures / "pixel.png")
-    code, out, _ = said("pretrain", tmp_path / "run", "--data.source", pictures, *SMALL)
+    code, out, _ = said("pretrain", tmp_path / "run", *SMALL, "--data.source", pictures)
     assert code == 0
     assert "3 skipped, because they cannot be read:" in out
     assert all(name in out for name in ("empty.jpg", "text.png", "torn.jpg")) and "pixel.png" not in out
@@ -115,7 +117,9 @@ def test_commands(said: Pretint) -> None:
 def test_a_plan_takes_a_recipe_and_options(said: Pretint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pretext.plan.planning._SECONDS", 0.1)
     recipe = tmp_path / "small.yaml"
-    recipe.write_text("crop: {size: 16}\nobjective: {stride: 16}\ntraining: {steps: 30, warmup: 1}\n")
+    recipe.write_text(
+        "data: {source: bundled}\ncrop: {size: 16}\nobjective: {stride: 16}\ntraining: {steps: 30, warmup: 1}\n"
+    )
     code, out, _ = said("plan", recipe, "--training.batch_size", 8, "--machine.workers", 0)
     assert code == 0 and "seen, in 30 steps of 8" in out
     code, out, _ = said("plan", "--training.batch_size=8", "--machine.workers=0", "--training.steps=40", recipe)
@@ -140,9 +144,9 @@ def test_wrong_settings(said: Pretint, tmp_path: Path) -> None:
     refused(said("pretrain", run, "--training.lrr", "1"), "training.lrr", "nearest is training.lr")
     refused(said("pretrain", run, "--training.steps", "many"), "training.steps", "many")
     refused(said("pretrain", run, "--training.steps", "0"), "training.steps", "above 0")
-    refused(said("pretrain", run, "--backbone.name", "resnet19"), "resnet19", "resnet18")
-    refused(said("pretrain", run, "--machine.device", "cuda:77"), "cuda:77")
-    refused(said("pretrain", run, "--objective.prior", "nowhere.npy"), "nowhere.npy")
+    refused(said("pretrain", run, *SMALL, "--backbone.name", "resnet19"), "resnet19", "resnet18")
+    refused(said("pretrain", run, *SMALL, "--machine.device", "cuda:77"), "cuda:77")
+    refused(said("pretrain", run, *SMALL, "--objective.prior", "nowhere.npy"), "nowhere.npy")
     config = tmp_path / "recipe.yaml"
     config.write_text("training:\n  steps: [1]\n")
     refused(said("pretrain", run, "--config", config), str(config), "training.steps")
@@ -157,11 +161,11 @@ def test_wrong_places(said: Pretint, trained: Path, tmp_path: Path) -> None:
     for source in (tmp_path / "nowhere", empty, text, text / "a.txt"):
         refused(said("pretrain", tmp_path / "run", "--data.source", source), str(source))
         assert not (tmp_path / "run").exists(), "nothing is left behind"
-        refused(said("probe", trained, "--train", source), str(source))
+        refused(said("probe", trained, "--train", source, "--test", "bundled:test"), str(source))
     (text / "b.jpg").write_text("no picture either")
-    refused(said("pretrain", tmp_path / "run2", "--data.source", text, *SMALL), "can be read", "b.jpg")
-    for command in ("probe", "report"):
-        refused(said(command, tmp_path / "nowhere"), "nowhere")
+    refused(said("pretrain", tmp_path / "run2", *SMALL, "--data.source", text), "can be read", "b.jpg")
+    refused(said("probe", tmp_path / "nowhere", *JUDGED), "nowhere")
+    refused(said("report", tmp_path / "nowhere"), "nowhere")
     refused(said("colorize", text / "a.txt", empty), "a.txt", "no checkpoint")
     refused(said("colorize", trained, empty), str(empty))
 
@@ -172,9 +176,9 @@ def test_other_settings_on_a_run(said: Pretint, trained: Path) -> None:
 
 def test_changed_pictures(said: Pretint, pictures: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    assert said("pretrain", run, "--data.source", pictures, *SMALL)[0] == 0
+    assert said("pretrain", run, *SMALL, "--data.source", pictures)[0] == 0
     (pictures / "00.jpg").unlink()
-    refused(said("pretrain", run, "--data.source", pictures, *SMALL), "12 then, 11 now")
+    refused(said("pretrain", run, *SMALL, "--data.source", pictures), "12 then, 11 now")
 
 
 def test_a_damaged_checkpoint(said: Pretint, trained: Path, tmp_path: Path) -> None:
@@ -183,7 +187,7 @@ def test_a_damaged_checkpoint(said: Pretint, trained: Path, tmp_path: Path) -> N
     newest = max((run / "checkpoints").iterdir())
     newest.write_bytes(newest.read_bytes()[:5000])
     refused(said("pretrain", run, *SMALL), str(newest))
-    refused(said("probe", run), str(newest))
+    refused(said("probe", run, *JUDGED), str(newest))
 
 
 def test_a_loss_that_explodes(said: Pretint, tmp_path: Path) -> None:

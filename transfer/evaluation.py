@@ -47,9 +47,9 @@ class EvaluationSettings:
     """What networks are judged on, and where.
 
     Args:
-        train: a folder with one sub-folder of pictures per class, or "bundled:train", or another source with
+        train: required: a folder with one sub-folder of pictures per class, or "bundled:train", or another source with
             labels: see docs/data.md.
-        test: the same for the test pictures, or "bundled:test". Both must name the same classes.
+        test: required: the same for the test pictures, or "bundled:test". Both must name the same classes.
         classes: of pictures with several labels, such as VOC's: those that are judged, if not all.
         fraction: share of the training pictures' labels that is used, of every class alike: 0.01, 0.1, ...
         size: side, in pixels, at which the networks see a picture; 0 takes the size at which things look
@@ -66,8 +66,8 @@ class EvaluationSettings:
         out: folder of the results; empty: a run's go into its own folder, those of other networks into results.
     """
 
-    train: str = "bundled:train"
-    test: str = "bundled:test"
+    train: str = ""
+    test: str = ""
     classes: list[str] = field(default_factory=list)
     fraction: float = 1.0
     size: int = 0

@@ -88,14 +88,28 @@ def open_targets(train: str, test: str, classes: Sequence[str] = (), every_class
         every_class: as of ``checked_targets``.
 
     Raises:
-        UserError: as ``open_labelled``, ``OfClasses`` and ``checked_targets``.
+        UserError: one is not named; as ``open_labelled``, ``OfClasses`` and ``checked_targets``.
     """
+    require_named(train, test)
     if train == test or _same_place(train, test):
         raise UserError(f"{train}: train and test are the same pictures; a test needs others")
     sources = [open_labelled(train), open_labelled(test)]
     if classes:
         sources = [OfClasses(name, one, classes) for name, one in zip((train, test), sources, strict=True)]
     return checked_targets(train, sources[0], test, sources[1], every_class)
+
+
+def require_named(train: str, test: str) -> None:
+    """Refuse a judgement on images that nobody named.
+
+    Raises:
+        UserError: one of the two names is empty.
+    """
+    if missing := [f"--{name} FOLDER" for name, source in (("train", train), ("test", test)) if not source]:
+        raise UserError(
+            f"labeled images are not named: add {' and '.join(missing)}; the bundled tiles are "
+            "--train bundled:train --test bundled:test"
+        )
 
 
 def checked_targets(

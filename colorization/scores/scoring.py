@@ -96,6 +96,16 @@ class ScoreSettings:
             raise UserError(f"disjoint is {self.disjoint}, the pictures that are scored; name others, or none")
 
 
+def require_pictures(settings: ScoreSettings) -> None:
+    """Refuse to score on images that nobody named.
+
+    Raises:
+        UserError: none are named.
+    """
+    if not settings.pictures:
+        raise UserError("no pictures are named; give a folder or another source of them with --pictures")
+
+
 def score(
     models: Sequence[str | Path], settings: ScoreSettings, seeds: Mapping[str, Sequence[str]] | None = None
 ) -> Scores:
@@ -114,8 +124,7 @@ def score(
         UserError: a method, the pictures or weights cannot be had; there is nothing to score.
         SystemExit, KeyboardInterrupt: it was asked to stop.
     """
-    if not settings.pictures:
-        raise UserError("no pictures are named; give a folder or another source of them with --pictures")
+    require_pictures(settings)
     device = pick_device(settings.device)
     words = list(dict.fromkeys([*map(str, models), *BASELINES]))
     source = open_labelled(settings.pictures) if settings.classifier else open_source(settings.pictures)

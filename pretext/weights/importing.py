@@ -51,7 +51,9 @@ class Imported(NamedTuple):
         """The same for a reader, a line each."""
         aside = f"; {len(self.aside)} kept aside ({_shortened(self.aside)})" if self.aside else ""
         absent = f" ({len(self.absent)} counters of batches, which evaluation does not need)" if self.absent else ""
-        follow = f"pretint probe {self.run}" + (f", pretint colorize {self.run} PICTURES" if self.has_head else "")
+        follow = f"pretint probe {self.run} --train FOLDER --test FOLDER" + (
+            f", pretint colorize {self.run} PICTURES" if self.has_head else ""
+        )
         return [
             f"{self.title}: {len(self.used)} keys used{aside}; {len(self.absent)} missing{absent}; 0 unused",
             *self.notes,

@@ -32,6 +32,7 @@ SMALLER = {
     "finetune": "--size 16 --training.steps 3 --training.batch_size 8 --training.warmup 1 --machine.workers 0 "
     "--train pictures/train --test pictures/test --reference false",
 }
+BUNDLED = ["--train", "bundled:train", "--test", "bundled:test"]
 FOLDERS = "--train pictures/train --test pictures/test"
 SPAWNED = "--machine.workers 1 --machine.worker_start spawn"
 
@@ -83,7 +84,7 @@ def test_an_example_does_what_the_page_shows(example: str, monkeypatch: pytest.M
         pictures = rng.integers(0, 256, (count, 24, 24, 3), dtype=np.uint8)
         np.savez(f"{part}.npz", pictures=pictures, labels=np.arange(count) % 2, names=np.array(["left", "right"]))
     if example == "upright.py":
-        assert pretint.main(shlex.split(f"pretrain runs/x {SMALLER['pretrain']}")) == 0
+        assert pretint.main(shlex.split(f"pretrain runs/x --data.source bundled {SMALLER['pretrain']}")) == 0
     for file, words in SHOWN:
         if file == example:
             command = words.split()[0]
@@ -100,16 +101,18 @@ def test_a_run_without_its_plugin_is_refused(
 ) -> None:
     for name in ("ladder.py", "vivid.py"):
         plugin(name, EXAMPLES[name])
-    words = f"pretrain runs/both --backbone.name ladder --objective.name vivid {SMALLER['pretrain']}"
+    words = (
+        f"pretrain runs/both --data.source bundled --backbone.name ladder --objective.name vivid {SMALLER['pretrain']}"
+    )
     assert call("ladder.py:vivid.py", words, monkeypatch) == 0
     assert os.environ[VARIABLE] == f"{Path.cwd()}/ladder.py:{Path.cwd()}/vivid.py"  # also for processes begun elsewhere
     builder = OBJECTIVES.pop("vivid")
     capsys.readouterr()
-    assert pretint.main(["probe", "runs/both"]) == 2
+    assert pretint.main(["probe", "runs/both", *BUNDLED]) == 2
     assert "objective.name is vivid" in (said := capsys.readouterr().err) and VARIABLE in said
     OBJECTIVES["vivid"] = builder
     del BACKBONES["ladder"]
-    assert pretint.main(["probe", "runs/both"]) == 2
+    assert pretint.main(["probe", "runs/both", *BUNDLED]) == 2
     assert "no backbone is named 'ladder'" in (said := capsys.readouterr().err) and VARIABLE in said
 
 

@@ -33,6 +33,7 @@ from transfer.report import write_report
 
 PLACE = Place(torch.device("cpu"), "fp32", 0)
 WORDS = [
+    "--data.source", "bundled",
     "--objective.name", "labels", "--data.holdout", "16", "--crop.size", "16", "--objective.stride", "4",
     "--training.steps", "30", "--training.warmup", "5", "--training.batch_size", "48",
     "--machine.checkpoint_every", "7", "--machine.evaluate_every", "10",

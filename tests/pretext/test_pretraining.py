@@ -25,6 +25,7 @@ from pretext.weights.exporting import ExportSettings, export
 
 def settings(**changed: Any) -> PretrainSettings:
     values: dict[str, Any] = {
+        "data": {"source": "bundled"},
         "crop": {"size": 32},
         "objective": {"prior_pictures": 8},
         "training": {"steps": 2, "batch_size": 4, "warmup": 1},

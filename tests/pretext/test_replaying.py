@@ -17,6 +17,7 @@ from pretext.replaying import ReplaySettings, replay
 from pretext.settings import plain, settings_file
 
 WORDS = [
+    "--data.source", "bundled",
     "--crop.size", "16", "--objective.stride", "4", "--objective.prior_pictures", "20", "--data.holdout", "8",
     "--training.batch_size", "8", "--training.steps", "60", "--training.warmup", "0", "--training.optimizer", "sgd",
     "--training.lr", "1e25", "--training.clip", "0", "--machine.checkpoint_every", "3",

@@ -20,6 +20,7 @@ from slurm.records import Sent, attempts, read_sent
 JOBS = Path("jobs")
 PATIENCE = 480.0  # seconds; of a machine that does other things too
 SETTINGS = [
+    "--data.source", "bundled",
     "--data.holdout", "16",
     "--crop.size", "16",
     "--objective.stride", "4",

@@ -285,7 +285,7 @@ def test_pretended_gpus_are_given_out(capsys: pytest.CaptureFixture[str]) -> Non
 def test_what_cannot_be_had_is_said_before_anything_is_sent(
     options: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert send(*options, "pretrain", "runs/x") == 2
+    assert send(*options, "pretrain", "runs/x", "--data.source", "bundled") == 2
     told = capsys.readouterr().err
     assert said in told and told.count("\n") == 1
     assert not list(JOBS.glob("[0-9]*"))
@@ -383,7 +383,7 @@ def test_an_unknown_key_and_a_missing_slurm(
     assert "wrong.yaml: no setting is called partitoin; the nearest is partition" in capsys.readouterr().err
     name = cluster_file()
     monkeypatch.setenv("PATH", str(folder))
-    assert pretint.main(["submit", "--on", name, "pretrain", "runs/x"]) == 2
+    assert pretint.main(["submit", "--on", name, "pretrain", "runs/x", "--data.source", "bundled"]) == 2
     assert "sbatch: no such command here" in capsys.readouterr().err
 
 

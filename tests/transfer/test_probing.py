@@ -31,6 +31,8 @@ from transfer.probing import ProbeSettings, probe
 from transfer.protocols import PROTOCOLS, LinearProtocol, LogisticProtocol
 from transfer.targets import open_targets
 
+BUNDLED = ("bundled:train", "bundled:test")
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -50,7 +52,7 @@ def take(monkeypatch: pytest.MonkeyPatch, protocol: Any) -> None:
 
 def test_a_result_is_complete_and_can_be_recomputed(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     take(monkeypatch, QUICK)
-    results = probe([str(run)], ProbeSettings(workers=0))
+    results = probe([str(run)], ProbeSettings(*BUNDLED, workers=0))
     assert [(result.network.name, result.network.kind) for result in results] == [
         ("random", "random"),
         ("run", "pretrained"),
@@ -89,7 +91,7 @@ def test_random_is_the_initialisation_of_the_run(run: Path, tmp_path: Path, monk
     colorizer.backbone.load_state_dict(network.module.backbone.state_dict())
     state = {"settings": plain(settings), "colour": colour_contract(settings, prior)}
     keep_checkpoint(tmp_path / "first", {**state, "step": 0, "model": colorizer.state_dict()})
-    random, first = probe([str(tmp_path / "first")], ProbeSettings(workers=0))
+    random, first = probe([str(tmp_path / "first")], ProbeSettings(*BUNDLED, workers=0))
     assert (random.network.kind, first.network.kind) == ("random", "pretrained")
     for row, other in zip(random.rows, first.rows, strict=True):
         assert row == other and np.array_equal(_correct(row), _correct(other))
@@ -237,7 +239,7 @@ def test_fresh_crops_are_of_the_same_pictures_in_the_same_order(
     run: Path, monkeypatch: pytest.MonkeyPatch, seen: list[list[tuple[Tensor, Tensor]]]
 ) -> None:
     take(monkeypatch, replace(QUICK, batch_size=227, least_steps=4, epochs=1, rungs=(), area=(0.7, 1.0)))
-    probe([str(run)], ProbeSettings(mode="both", workers=0, stages=["conv1"], reference=False))
+    probe([str(run)], ProbeSettings(*BUNDLED, mode="both", workers=0, stages=["conv1"], reference=False))
     kept, fresh = seen
     assert all(torch.equal(one, other) for (_, one), (_, other) in zip(kept, fresh, strict=True))
     views, crops = ([torch.cat([one for one, _ in part[at : at + 2]]) for at in (0, 2)] for part in (kept, fresh))
@@ -253,7 +255,7 @@ def test_fresh_crops_are_of_the_same_pictures_in_the_same_order(
 def test_published_protocols_choose_nothing(name: str, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     protocol = cast(LinearProtocol, PROTOCOLS[name])
     take(monkeypatch, replace(protocol, epochs=2))
-    (result,) = probe([str(run)], ProbeSettings(protocol=name, workers=0, stages=["conv3"], reference=False))
+    (result,) = probe([str(run)], ProbeSettings(*BUNDLED, protocol=name, workers=0, stages=["conv3"], reference=False))
     assert result.best is None and result.n_holdout == 0 and result.n_fit == 504
     assert [(row.holdout, row.chosen["weight_decay"]) for row in result.rows] == [(None, 5e-4)]
 

@@ -68,7 +68,7 @@ def _pretraining_facts(run: Path, settings: Settings, records: Sequence[Record])
     """What is said of a pretraining alone."""
     panels = result_panels([read_result(path) for path in sorted((run / "results").glob("*.json"))])
     return {
-        "probe_command": f"pretint probe {shlex.quote(str(run))}",
+        "probe_command": f"pretint probe {shlex.quote(str(run))} --train FOLDER --test FOLDER",
         "asked_for": {
             "Backbone": setting(settings, "backbone", "name"),
             "Objective": setting(settings, "objective", "name"),

@@ -47,10 +47,19 @@ def open_task(settings: FinetuneSettings) -> Task:
     Raises:
         UserError: its pictures, or what must be known of them, cannot be had; or two tasks share their settings.
     """
-    if not settings.train or not settings.test:
-        raise UserError("give pictures to learn from and to test on: --train voc:2007:trainval:FOLDER --test ...")
+    require_sources(settings)
     known = {name: kind for name, kind in TASKS.items() if type(settings) is kind.settings}
     if len(known) > 1:
         raise UserError(f"tasks {' and '.join(known)} have the same settings; give each a class of its own")
     (kind,) = known.values()
     return kind.open(settings)
+
+
+def require_sources(settings: FinetuneSettings) -> None:
+    """Refuse a fine-tuning without images.
+
+    Raises:
+        UserError: it has none to learn from, or none to test on.
+    """
+    if not settings.train or not settings.test:
+        raise UserError("give pictures to learn from and to test on: --train voc:2007:trainval:FOLDER --test ...")

@@ -15,6 +15,7 @@ from pretext.pictures import Bundled
 
 STEPS = 60
 SETTINGS = [
+    "--data.source", "bundled",
     "--data.holdout", "16",
     "--crop.size", "16",
     "--objective.stride", "4",

@@ -35,7 +35,7 @@ def settings(**changed: Any) -> PretrainSettings:
         "objective": {"stride": 4, "prior_pictures": 20},
         "training": {"steps": 45, "batch_size": 8, "warmup": 1, "ema": 0.9},
         "machine": {"workers": 0, "device": "cpu", "evaluate_every": 20, "checkpoint_every": 10},
-        "data": {"holdout": 40},
+        "data": {"source": "bundled", "holdout": 40},
     }
     return settings_from(PretrainSettings, {**values, **changed}, "test")
 
