@@ -111,7 +111,7 @@ def jobs_of(items: "Sequence[Item]", settings: "SubmitSettings") -> "list[Job]":
 def _rehearse(jobs: "Sequence[Job]", settings: "SubmitSettings", said: Mapping[str, tuple[list[Any], Any]]) -> int:
     """Show what would be sent, and what it would take."""
     from pretext.plan.lines import size
-    from slurm.submitting import require_sendable, script
+    from slurm.submitting import describe_unchecked, require_sendable, script
 
     skipped = dict(require_sendable(jobs, settings.folder, settings.again))
     sent = [job for job in jobs if job.name not in skipped]
@@ -120,6 +120,8 @@ def _rehearse(jobs: "Sequence[Job]", settings: "SubmitSettings", said: Mapping[s
         if alike[0].asked.executor == "slurm":
             more = f" and {len(alike) - 1} more that ask for the same" if len(alike) > 1 else ""
             say(f"# sbatch file of {alike[0].name}{more}", script(alike[0], settings.folder).strip(), "")
+    if unchecked := describe_unchecked(jobs):
+        say(unchecked)
     say(*(f"{name}: {why}" for name, why in skipped.items()))
     hours = sum(job.asked.gpu_hours for job in sent)
     say(

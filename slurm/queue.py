@@ -34,14 +34,19 @@ class Partition(NamedTuple):
     """The longest that a job may take."""
 
 
+def missing_command() -> str:
+    """Return the first command of Slurm that is not on this machine; empty if all are."""
+    commands = ("sbatch", "srun", "squeue", "scontrol", "scancel")
+    return next((command for command in commands if shutil.which(command) is None), "")
+
+
 def require_slurm() -> None:
     """Raises ClusterError: Slurm's commands are not here."""
-    for command in ("sbatch", "srun", "squeue", "scontrol", "scancel"):
-        if shutil.which(command) is None:
-            raise ClusterError(
-                f"{command}: no such command here; submit on a login node of the cluster, or set executor: local "
-                "(to try Slurm on this machine: python -m slurm.virtual up)"
-            )
+    if command := missing_command():
+        raise ClusterError(
+            f"{command}: no such command here; submit on a login node of the cluster, or set executor: local "
+            "(to try Slurm on this machine: python -m slurm.virtual up)"
+        )
 
 
 def queued(ids: Iterable[str]) -> dict[str, Queued]:

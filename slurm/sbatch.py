@@ -26,6 +26,14 @@ _CHOSEN = ("partition", "account", "qos", "constraint")
 _WAIT = 60  # seconds that sbatch has
 
 
+class SlurmExecutor(submitit.SlurmExecutor):  # type: ignore[misc]
+    """Submitit's, which also writes the sbatch file on a machine without Slurm: it is shown there, and not sent."""
+
+    @classmethod
+    def affinity(cls) -> int:
+        return 1
+
+
 def slurm_executor(asked: ClusterSettings, name: str, after: Sequence[str], folder: Path, code: Path) -> Any:
     """submitit's, set up.
 
@@ -41,7 +49,7 @@ def slurm_executor(asked: ClusterSettings, name: str, after: Sequence[str], fold
     block = "env --block-signal=USR2,TERM"
     python = asked.python or shlex.quote(sys.executable)
     # Not a folder for each job's log: Slurm may want to write before it is made.
-    executor = submitit.SlurmExecutor(folder=place / LOGS, python=f"$patient {python}")
+    executor = SlurmExecutor(folder=place / LOGS, python=f"$patient {python}")
     further: dict[str, Any] = {"requeue": True, **{key.lstrip("-"): value for key, value in asked.options.items()}}
     if after:
         further |= {"dependency": f"afterok:{':'.join(after)}", "kill-on-invalid-dep": "yes"}

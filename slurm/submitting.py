@@ -102,6 +102,8 @@ def submit(jobs: Sequence[Job], folder: Path, again: bool = False) -> Submission
 
 
 def _submit(jobs: Sequence[Job], folder: Path, again: bool) -> Submission:
+    if _on_slurm(jobs):
+        queue.require_slurm()
     plan = _plan(jobs, folder, again, keep=True)
     if not plan.wanted:
         return Submission([], plan.skipped)
@@ -138,12 +140,32 @@ def script(job: Job, folder: Path) -> str:
 
 
 def require_sendable(jobs: Sequence[Job], folder: Path, again: bool = False) -> list[tuple[str, str]]:
-    """All checks of ``submit``, and nothing sent; which jobs would be left out, and why. Raises as it does."""
+    """All checks of ``submit``, and nothing sent; which jobs would be left out, and why. Raises as it does.
+
+    Where Slurm's commands are missing, what they would answer is not checked: see ``describe_unchecked``.
+    """
     _require_folder(folder)
+    if describe_unchecked(jobs):
+        return _plan(jobs, folder, again, keep=False, ask=False).skipped
     plan = _plan(jobs, folder, again, keep=False)
     with tempfile.TemporaryDirectory() as scratch:
         _require_taken(plan.wanted, Path(scratch), Path(scratch))
     return plan.skipped
+
+
+def describe_unchecked(jobs: Sequence[Job]) -> str:
+    """Return a line that says what of the jobs only a cluster can check; empty where Slurm's commands are."""
+    command = queue.missing_command() if _on_slurm(jobs) else ""
+    return (
+        f"not checked, as {command} is not on this machine: partition, account, QoS, constraint, limits of time and "
+        "memory, and which jobs are in the queue"
+        if command
+        else ""
+    )
+
+
+def _on_slurm(jobs: Sequence[Job]) -> bool:
+    return any(job.asked.executor == "slurm" for job in jobs)
 
 
 def _require_taken(jobs: Sequence[Job], folder: Path, code: Path) -> None:
@@ -151,10 +173,17 @@ def _require_taken(jobs: Sequence[Job], folder: Path, code: Path) -> None:
         sbatch.require_taken(job.asked, job.name, folder, code)
 
 
-def _plan(jobs: Sequence[Job], folder: Path, again: bool, keep: bool) -> _Plan:
+def _plan(jobs: Sequence[Job], folder: Path, again: bool, keep: bool, ask: bool = True) -> _Plan:
+    """What of the jobs is to be sent.
+
+    Args:
+        jobs: of one call.
+        folder: of the jobs.
+        again: send also what is complete.
+        keep: whether files that a job needs are copied now.
+        ask: whether Slurm is asked; else only what this machine knows is checked.
+    """
     names: set[str] = set()
-    if any(job.asked.executor == "slurm" for job in jobs):
-        queue.require_slurm()
     for job in jobs:
         if job.asked.executor != jobs[0].asked.executor:
             raise ClusterError("executor: jobs of one list go to one place")
@@ -163,9 +192,9 @@ def _plan(jobs: Sequence[Job], folder: Path, again: bool, keep: bool) -> _Plan:
         if job.name in names:
             raise ClusterError(f"{job.name}: two jobs of the list have this name")
         names.add(job.name)
-    for asked in {str(asdict(job.asked)): job.asked for job in jobs if job.asked.executor == "slurm"}.values():
+    for asked in {str(asdict(job.asked)): job.asked for job in jobs if ask and job.asked.executor == "slurm"}.values():
         queue.require_place(asked)
-    plan = _Plan([], {state.sent.name: state for state in states(folder)})  # the newest of a name stays
+    plan = _Plan([], {state.sent.name: state for state in states(folder, ask)})  # the newest of a name stays
     live = [state for state in plan.known.values() if state.live]
     seen: set[str] = set()
     where = str(Path.cwd())
@@ -189,7 +218,7 @@ def _plan(jobs: Sequence[Job], folder: Path, again: bool, keep: bool) -> _Plan:
                 raise ClusterError(f"{job.claims}: a process that is no job works on this run; wait for it or stop it")
             plan.wanted.append(dataclasses.replace(job, words=words))
         for name in job.after:
-            _require_before(job, name, seen, plan.known, folder)
+            _require_before(job, name, seen, plan.known, folder, ask)
         seen.add(job.name)
     here = sum(one.sent.executor == "local" for one in live) + len(plan.wanted)
     for job in plan.wanted:
@@ -207,11 +236,11 @@ def _plan(jobs: Sequence[Job], folder: Path, again: bool, keep: bool) -> _Plan:
     return plan
 
 
-def _require_before(job: Job, name: str, seen: set[str], known: Mapping[str, State], folder: Path) -> None:
+def _require_before(job: Job, name: str, seen: set[str], known: Mapping[str, State], folder: Path, ask: bool) -> None:
     if name in seen:
         return
     if name not in known and re.fullmatch(r"[1-9][0-9]{0,9}(_[0-9]+)?", name):
-        if not queue.queued([name]):
+        if ask and not queue.queued([name]):
             raise ClusterError(f"{job.name}: waits for job {name}, which Slurm knows nothing of")
         return
     if name not in known:
