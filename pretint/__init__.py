@@ -6,12 +6,10 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib.metadata import version
 
-from rich.console import Console
-
 from pretext.errors import PartnerGone, SaidElsewhere, UserError
 from pretext.plugins import load_plugins
 from pretint import commands
-from pretint.printing import PLAIN, say
+from pretint.printing import complain, say
 from pretint.reading import Command
 from pretint.sending import jobs, submit
 from pretint.studying import study
@@ -36,7 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return COMMANDS[name](rest)
         if name in ("-h", "--help"):
             say(
-                "usage: pretint COMMAND [--help | ...]\n",
+                "usage: pretint COMMAND [--help | ...]",
+                "",
                 *(f"  {key:10}{job.__doc__}" for key, job in COMMANDS.items()),
             )
             return 0
@@ -48,11 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SaidElsewhere:
         return 2
     except (UserError, OSError) as error:  # an OSError: what we print on is full, a name is too long, ...
-        text = str(error)
-        shown = "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
         with contextlib.suppress(OSError):
-            Console(stderr=True).print(f"pretint: {shown}", **PLAIN)
+            complain(f"pretint: {error}")
         return 75 if isinstance(error, PartnerGone) else 2
     except KeyboardInterrupt:
-        Console(stderr=True).print("pretint: stopped at once; the same command goes on where it can", **PLAIN)
+        complain("pretint: stopped at once; the same command goes on where it can")
         return 130

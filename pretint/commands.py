@@ -106,7 +106,8 @@ def finetune(arguments: Sequence[str]) -> int:
         raise UserError(f"no task is called {name}; {f'did you mean {near[0]}?' if near else f'take {_or(TASKS)}'}")
     if name not in TASKS:
         say(
-            "usage: pretint finetune TASK NETWORK ... [--help | ...]\n",
+            "usage: pretint finetune TASK NETWORK ... [--help | ...]",
+            "",
             *(f"  {k:10}{v.about}" for k, v in TASKS.items()),
         )
         raise SystemExit(0)
@@ -186,7 +187,8 @@ def score(arguments: Sequence[str]) -> int:
     if settings.format == "terminal":
         say(*told)
     else:  # what is printed is a file for somebody
-        tell("\n".join(told))
+        for line in told:
+            tell(line)
     return 0
 
 
@@ -298,7 +300,7 @@ def demo(arguments: Sequence[str]) -> int:
     save_test_parts(photographs)  # the parts that training never sees
 
     def step(command: Command, *words: str | Path) -> int:
-        say(f"\n$ pretint {shlex.join(map(str, (command.__name__, *words)))}")
+        say("", f"$ pretint {shlex.join(map(str, (command.__name__, *words)))}")
         return command([str(word) for word in words])
 
     return (

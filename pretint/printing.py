@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
+
+from pretext.escape import escape_controls
 
 if TYPE_CHECKING:
     from transfer.results import Result
@@ -17,22 +19,34 @@ PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True,
 
 
 def say(*lines: str | Table) -> None:
-    """Print lines and tables on standard output."""
+    """Print lines and tables on standard output; a line is one line, whatever names it holds."""
     console = Console()
     for line in lines:  # a table is never squeezed: one that wraps can't be read
         if isinstance(line, Table):
             gives_way = any(not column.no_wrap for column in line.columns)
             least = console.width if gives_way else max(console.width, line.width or 100)
-            Console(width=least if console.is_terminal else 10_000).print(line, **PLAIN)
+            Console(width=least if console.is_terminal else 10_000).print(_Escaped(line), **PLAIN)
         else:
-            console.print(line, **PLAIN)
+            console.print(escape_controls(line), **PLAIN)
 
 
 def complain(*lines: str) -> None:
-    """Print lines on standard error."""
+    """Print lines on standard error, as ``say`` does."""
     console = Console(stderr=True)
     for line in lines:
-        console.print(line, **PLAIN)
+        console.print(escape_controls(line), **PLAIN)
+
+
+class _Escaped:
+    """A table whose cells cannot steer the terminal; rich's own colors and ends of lines stay."""
+
+    def __init__(self, table: Table) -> None:
+        self.table = table
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for segment in console.render(self.table, options):
+            text = "\n".join(map(escape_controls, segment.text.split("\n")))
+            yield segment if segment.control else segment._replace(text=text)
 
 
 def skips(skipped: Sequence[Sequence[str]], reason: str = "skipped, because they cannot be read") -> list[str]:

@@ -119,7 +119,8 @@ def _rehearse(jobs: "Sequence[Job]", settings: "SubmitSettings", said: Mapping[s
         alike = [job for job in sent if str(job.asked) == asked]
         if alike[0].asked.executor == "slurm":
             more = f" and {len(alike) - 1} more that ask for the same" if len(alike) > 1 else ""
-            say(f"# sbatch file of {alike[0].name}{more}", script(alike[0], settings.folder).strip(), "")
+            text = script(alike[0], settings.folder).strip().expandtabs()
+            say(f"# sbatch file of {alike[0].name}{more}", *text.split("\n"), "")
     if unchecked := describe_unchecked(jobs):
         say(unchecked)
     say(*(f"{name}: {why}" for name, why in skipped.items()))

@@ -45,7 +45,7 @@ def lines(found: Sequence[State], names: Sequence[str], settings: JobsSettings) 
             raise ClusterError(f"{name}: no job in {settings.folder} has this name or number")
     shown = [state for state in found if not names or {state.sent.name, state.sent.id} & set(names)]
     if settings.format == "json":
-        return [json.dumps([state.plain for state in shown], indent=1)]
+        return list(json.dumps([state.plain for state in shown], indent=1).split("\n"))
     lost = [f"{path}: cannot be read, so that job is not shown" for path in unreadable(settings.folder)]
     if not shown:
         return [f"no jobs in {settings.folder}", *lost]

@@ -336,4 +336,5 @@ def _with_parent() -> Callable[[], None] | None:
 
 
 def _say(text: str) -> None:
+    text = "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)  # a job's words may hold anything
     print(f"pretint: {text}" if not text.startswith("---") else text, flush=True)  # noqa: T201 - the job's log

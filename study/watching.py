@@ -13,6 +13,7 @@ from rich.text import Text
 from pretext.engine.interrupt import Ending
 from pretext.engine.progress import clock, say
 from pretext.errors import UserError
+from pretext.escape import escape_controls
 from study.here import Standing, Standings, Word
 from study.plan import PRETRAIN, Cell, Plan
 from study.report.gathering import each_once, row_of
@@ -78,11 +79,12 @@ def table(plan: Plan, found: Standings, so_far: SoFar, ending: Ending = Ending.C
     shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     shown.add_column("", no_wrap=True)
     for name in (["pretraining"] if pretrained else []) + names:
-        shown.add_column(name, justify="right", no_wrap=True)
+        shown.add_column(Text(escape_controls(name)), justify="right", no_wrap=True)
     for variant in plan.variants:
         columns = ([""] if pretrained else []) + names
         cells = [plan.of(variant, name) for name in columns]
-        shown.add_row(variant, *(_cell([found[one.key] for one in each], so_far(each, found)) for each in cells))
+        variant_cells = (_cell([found[one.key] for one in each], so_far(each, found)) for each in cells)
+        shown.add_row(Text(escape_controls(variant)), *variant_cells)
     words = [standing.word for standing in {cell.key: found[cell.key] for cell in plan.cells}.values()]
     done = f"{words.count(Word.FINISHED)} of {len(words)} cells finished"
     told = [done, *(f"{words.count(word)} {word}" for word in _WORTH_TELLING if word in words)]

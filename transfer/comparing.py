@@ -10,9 +10,10 @@ from rich.table import Table
 
 from pretext.engine.progress import progress
 from pretext.errors import UserError
+from pretext.escape import escape_controls
 from pretext.pictures.patterns import is_pattern, match_paths
 from transfer.columns import Column, Gap, columns, tested_gap
-from transfer.grid import drawn, shown
+from transfer.grid import drawn
 from transfer.intervals import MEASURES, Estimate, holm
 from transfer.results import Result, evaluation, find_results, require_comparable
 from transfer.results.result import PREFIX
@@ -166,15 +167,17 @@ def comparison_lines(comparison: Comparison) -> list[str | Table]:
     first = comparison.pairs[0].first.first
     letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
     lines: list[str | Table] = [
-        shown(f"{first.protocol}: {MEASURES[first.metric]} on {first.n_test:,} test pictures of {first.test}, %"),
+        escape_controls(
+            f"{first.protocol}: {MEASURES[first.metric]} on {first.n_test:,} test pictures of {first.test}, %"
+        ),
     ]
     every = [comparison.pairs[0].first, *(pair.second for pair in comparison.pairs)]
     names = [letters[at] if at < len(letters) else f"#{at + 1}" for at in range(len(every))]
-    lines += [shown(f"{name}: {_described(column)}") for name, column in zip(names, every, strict=True)]
+    lines += [escape_controls(f"{name}: {_described(column)}") for name, column in zip(names, every, strict=True)]
     for name, pair in zip(names[1:], comparison.pairs, strict=True):
         lines.append(_table(pair, names[0], name))
         if pair.left_out:
-            lines.append(shown(f"only in {names[0]} or in {name}: {', '.join(pair.left_out)}"))
+            lines.append(escape_controls(f"only in {names[0]} or in {name}: {', '.join(pair.left_out)}"))
     tests = dict.fromkeys(line.gap.test for pair in comparison.pairs for line in pair.lines)
     lines += [
         f"[..]: {first.interval}; of a difference: the same pictures for both",

@@ -10,6 +10,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from pretext.escape import escape_controls
 from transfer.intervals import Estimate
 
 WIDTH = 100
@@ -105,7 +106,7 @@ class Sheet(NamedTuple):
 
     def terminal(self, width: int) -> list[str | Table]:
         """For the terminal: see ``transfer.table.Tables.terminal``."""
-        return [shown(self.title), *_fitted(self.grid, width), *map(shown, self.footer)]
+        return [escape_controls(self.title), *_fitted(self.grid, width), *map(escape_controls, self.footer)]
 
     def markdown(self) -> str:
         """A pipe table, as GitHub reads it."""
@@ -142,19 +143,14 @@ class Sheet(NamedTuple):
         )
 
 
-def shown(text: str) -> str:
-    """Text from outside without what would steer a terminal."""
-    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
-
-
 def drawn(header: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> Table:
     """A table exactly as wide as its text, for the terminal: the first column to the left, the others to the right."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for at, name in enumerate(header):
-        title = Text("\n".join(map(shown, name.split("\n"))))
+        title = Text("\n".join(map(escape_controls, name.split("\n"))))
         table.add_column(title, justify="right" if at else "left", no_wrap=True, vertical="top")
     for row in rows:
-        table.add_row(*(cell if isinstance(cell, Text) else Text(shown(cell)) for cell in row))
+        table.add_row(*(cell if isinstance(cell, Text) else Text(escape_controls(cell)) for cell in row))
     # Without a width of its own it would be squeezed into the terminal's.
     console = Console(width=1_000_000)
     table.width = Measurement.get(console, console.options, table).maximum
@@ -207,8 +203,8 @@ def _latex_cell(cell: Cell) -> str:
 
 
 def _in_markdown(text: str) -> str:
-    return re.sub(r"([\\`*_\[\]<>|#~&])", r"\\\1", shown(text))
+    return re.sub(r"([\\`*_\[\]<>|#~&$])", r"\\\1", escape_controls(text))
 
 
 def _in_latex(text: str) -> str:
-    return "".join(_LATEX.get(one, one) for one in shown(text).replace("+-", "\N{PLUS-MINUS SIGN}"))
+    return "".join(_LATEX.get(one, one) for one in escape_controls(text).replace("+-", "\N{PLUS-MINUS SIGN}"))

@@ -1,9 +1,8 @@
 """Results as lines of a CSV file: each number with all that it depends on."""
 
-import csv
-import io
 from collections.abc import Iterable, Sequence
 
+from pretext.escape import csv_text
 from transfer.columns import Cell, Column
 from transfer.intervals import Estimate
 
@@ -87,11 +86,7 @@ def csv_of_classes(columns: Sequence[Column]) -> str:
 
 
 def _written(lines: Sequence[dict[str, object]], header: Sequence[str]) -> str:
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, header, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return buffer.getvalue()
+    return csv_text(header, ([line.get(name) for name in header] for line in lines))
 
 
 def _number(column: Column, name: str, cell: Cell) -> dict[str, object]:

@@ -188,7 +188,7 @@ def formatted(results: Sequence[Result], settings: TableSettings) -> list[str | 
     if settings.format == "terminal":
         return found.terminal()
     text: str = getattr(found, settings.format)()
-    return [text.removesuffix("\n")]
+    return list(text.removesuffix("\n").split("\n"))
 
 
 def tables(results: Sequence[Result], per_class: bool = False) -> Tables:

@@ -1,7 +1,5 @@
 """Scores as a table: in the terminal, as CSV, Markdown and LaTeX; and as the JSON file that is kept."""
 
-import csv
-import io
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -11,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 from rich.table import Table
 
+from pretext.escape import csv_text
 from transfer.grid import WIDTH, Cell, Grid, Number, Sheet
 from transfer.intervals import Estimate
 
@@ -107,17 +106,14 @@ class Scores:
         """
         if how == "terminal":
             return [line for sheet in self.sheets for line in sheet.terminal(width)]
-        if how == "csv":
-            return [self.csv().removesuffix("\n")]
-        return ["\n".join(getattr(sheet, how)() for sheet in self.sheets).removesuffix("\n")]
+        text = self.csv() if how == "csv" else "\n".join(getattr(sheet, how)() for sheet in self.sheets)
+        return list(text.removesuffix("\n").split("\n"))
 
     def csv(self) -> str:
         """One line for each number."""
-        buffer = io.StringIO()
         names = ["method", "metric", "value", "low", "high", "against", "difference", "difference_low"]
         facts = {key: value for key, value in self.facts.items() if not isinstance(value, (dict, list))}
-        writer = csv.writer(buffer, lineterminator="\n")
-        writer.writerow([*names, "difference_high", "about", "checkpoint", *facts])
+        rows: list[list[object]] = []
         for line in self.lines:
             for metric in self.metrics:
                 if metric.key not in line.scores:
@@ -126,8 +122,8 @@ class Scores:
                 numbers = [*line.scores[metric.key], self.against if gap else "", *(gap or ("", "", ""))]
                 about = [line.about, line.identity.get("checkpoint", "")]
                 plain = ["" if isinstance(one, float) and math.isnan(one) else one for one in numbers]
-                writer.writerow([line.method, metric.key, *plain, *about, *facts.values()])
-        return buffer.getvalue()
+                rows.append([line.method, metric.key, *plain, *about, *facts.values()])
+        return csv_text([*names, "difference_high", "about", "checkpoint", *facts], rows)
 
     def json(self) -> bytes:
         """The content of the file that is kept; null stands for what is infinite, or has no interval."""

@@ -1,12 +1,11 @@
 """What is told of a study: for its page, for a terminal, and to take away as CSV and JSON."""
 
-import csv
-import io
 from datetime import UTC, datetime
 from typing import Any
 
 from colorization.turing.results import ABOUT, Answer, Rate, extremes, judged_pictures, rate_of
 from colorization.turing.store import Row, Store, without_token
+from pretext.escape import csv_text
 
 _EXTREMES = 6
 
@@ -104,18 +103,16 @@ def result_lines(store: Store) -> list[str]:
 
 def answers_csv(store: Store) -> str:
     """All answers, one a line. No cell of it begins as a spreadsheet's formula does."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\r\n")
     shown = ("shown_ms", "frames", "longest_frame_ms", "hidden", "response_ms", "layout", "side_px", "pixel_ratio")
     about = ("participant", "vision", "algorithm", "trial", "practice", "picture", "fake", "chosen", "fooled")
-    writer.writerow((*about, "on_time", "counts", "seen_at", "answered_at", *shown))
+    lines: list[list[Any]] = []
     for row in store.rows():
         cells: list[Any] = [row.participant, row.vision, store.facts.names[row.algorithm], row.number]
         cells += [int(row.practice), store.names[row.pair], _side(row.fake_first), _side(row.chose_first)]
         cells += [int(row.fooled), int(row.on_time), int(row.counts), _time(row.seen_at), _time(row.answered_at)]
         cells += row.shown
-        writer.writerow([_harmless(cell) for cell in cells])
-    return out.getvalue()
+        lines.append(cells)
+    return csv_text((*about, "on_time", "counts", "seen_at", "answered_at", *shown), lines, end="\r\n")
 
 
 def _answer(row: Row) -> Answer:
@@ -128,7 +125,3 @@ def _side(first: bool) -> str:
 
 def _time(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
-
-
-def _harmless(cell: Any) -> Any:
-    return f"'{cell}" if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressC
 from rich.text import Text
 
 from pretext.engine import ranks
+from pretext.escape import escape_controls
 
 Advance = Callable[[int, str], None]
 """advance(how many more are done, a remark such as the loss)."""
@@ -37,24 +38,25 @@ def progress(title: str, total: int, unit: str, done: int | None = None, weight:
             done anew by every call.
         weight: how many units one thing is worth in the rate (a step: its batch).
     """
+    title = escape_controls(title)
     console = Console(file=cast(IO[str], _Forgiving()))
     tally = _Tally(title, total, unit, done, weight)
     try:
         if console.is_terminal:
             with Progress(
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 TaskProgressColumn(),
                 MofNCompleteColumn(),
-                TextColumn("{task.fields[pace]}"),
-                TextColumn("{task.fields[remark]}"),
+                TextColumn("{task.fields[pace]}", markup=False),
+                TextColumn("{task.fields[remark]}", markup=False),
                 console=console,
             ) as bar:
                 task = bar.add_task(title, total=total, completed=tally.done, pace="", remark="")
 
                 def advance(more: int, remark: str = "") -> None:
                     tally.add(more, remark)
-                    bar.update(task, advance=more, pace=tally.pace, remark=remark)
+                    bar.update(task, advance=more, pace=tally.pace, remark=escape_controls(remark))
 
                 yield advance
         else:
@@ -66,7 +68,7 @@ def progress(title: str, total: int, unit: str, done: int | None = None, weight:
                 now = time.monotonic()
                 if now - spoken >= _EVERY or tally.done == total:
                     spoken = now
-                    parts = [f"{title}: {tally.done}/{total}", tally.pace, remark]
+                    parts = [f"{title}: {tally.done}/{total}", tally.pace, escape_controls(remark)]
                     console.print(Text(", ".join(part for part in parts if part)), soft_wrap=True)
 
             yield speak
@@ -146,9 +148,9 @@ class _Tally:
 
 
 def say(line: str) -> None:
-    """A line on standard error, for a user who may wonder."""
+    """A line on standard error, for a user who may wonder; it is one line, whatever names it holds."""
     with contextlib.suppress(OSError):
-        sys.stderr.write(f"{line}\n")
+        sys.stderr.write(f"{escape_controls(line)}\n")
         sys.stderr.flush()
 
 

@@ -1,12 +1,11 @@
 """A study's findings as tables: for the terminal, Markdown, LaTeX and CSV."""
 
-import csv
-import io
 import math
 from collections.abc import Iterator, Sequence
 from statistics import fmean
 from typing import NamedTuple
 
+from pretext.escape import csv_text
 from study.report.boards import board_line, full_sheet
 from study.report.colours import Colours
 from study.report.gathering import HEALTH, Board, Findings, Line
@@ -207,13 +206,11 @@ def _footer(found: Findings, colours: Sequence[Colours]) -> Iterator[str]:
 
 def csv_of(found: Findings, colours: Sequence[Colours] = ()) -> str:
     """A line for each number: all rows of all variants; the rows that are shown with their differences. No percent."""
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, _CSV, lineterminator="\n", restval="")
-    writer.writeheader()
+    lines: list[dict[str, object]] = []
     for board in found.boards:
         for line in board.lines:
             if line.column:
-                writer.writerows(_records(found, board, line, line.column))
+                lines += _records(found, board, line, line.column)
     for one in colours:
         for variant in found.variants:
             line_ = one.line(variant)
@@ -230,8 +227,8 @@ def csv_of(found: Findings, colours: Sequence[Colours] = ()) -> str:
                 if gap:
                     named = ("difference", "difference_low", "difference_high")
                     told |= {"against": one.against, **_finite(dict(zip(named, gap, strict=True)))}
-                writer.writerow(told)
-    return buffer.getvalue()
+                lines.append(told)
+    return csv_text(_CSV, ([line.get(name) for name in _CSV] for line in lines))
 
 
 def _records(found: Findings, board: Board, line: Line, column: Column) -> Iterator[dict[str, object]]:

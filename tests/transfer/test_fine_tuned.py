@@ -113,7 +113,7 @@ def test_numbers_by_class() -> None:
 
 def test_numbers_by_class_as_csv() -> None:
     made = [tuned(f"colour-{seed}", seed, group="g") for seed in range(2)]
-    (written,) = formatted(made, TableSettings("csv", per_class=True))
+    written = "\n".join(map(str, formatted(made, TableSettings("csv", per_class=True))))
     lines = list(csv.DictReader(io.StringIO(str(written))))
     assert len(lines) == 3 * 3 and [line["class"] for line in lines[:3]] == list(CLASSES[:3])
     line = next(one for one in lines if (one["variant"], one["class"]) == ("COCO", "dog"))
