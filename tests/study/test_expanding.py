@@ -279,14 +279,16 @@ def everything(sets: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     places = {"pictures": named, "imagenet": named, "shards": named / "train", "test": named / "val", "voc": voc}
     boxes = np.array([[1.0, 1, 20, 20], [3, 3, 30, 30]])
     classes = sorted(CLASSES)
-    for part in ("trainval", "test"):
-        marked = {f"{part}{at}": [(name, (5, 5, 30, 30), 0)] for at, name in enumerate(classes)}
+    for part, right in (("trainval", 30), ("test", 50)):  # no image is in both
+        marked = {f"{part}{at}": [(name, (5, 5, right, 30), 0)] for at, name in enumerate(classes)}
         write_devkit(voc, marked, "2007", part)
         places[f"{part}_boxes"] = named / f"{part}.mat"
         proposed = {"images": mat_cells(marked), "boxes": mat_cells(boxes for _ in marked)}
         scipy.io.savemat(named / f"{part}.mat", proposed)
-    write_devkit(voc, {f"both{at}": [(name, (5, 5, 30, 30), 0)] for at, name in enumerate(classes)}, "2012", "trainval")
+    write_devkit(voc, {f"both{at}": [(name, (5, 5, 40, 30), 0)] for at, name in enumerate(classes)}, "2012", "trainval")
     masks = {f"{part}{at}": np.full((40, 60), at + 1, np.uint8) for part in ("train", "val") for at in range(20)}
+    for at in range(20):
+        masks[f"val{at}"][:8] = 0
     for part in ("train", "val", "all"):
         of_part = {stem: mask for stem, mask in masks.items() if stem.startswith(part)}
         write_masks(voc / "VOC2012", of_part or {"extra": masks["train1"]}, part)
