@@ -401,7 +401,7 @@ class Evaluation:
 
 
 def _describe_copies(copies: int) -> str:
-    return f", {copies:,} held-out images are copies of images that teach" if copies else ""
+    return f", held-out images that are copies of images that teach: {copies:,}" if copies else ""
 
 
 def _locked(lock: IO[str]) -> bool:

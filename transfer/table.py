@@ -117,7 +117,7 @@ class Section:
                 used += "chose settings and the best stage (bold)" if best else "chose settings"
         shared = max(result.n_shared for result in results)
         if shared:
-            used += f"; {shared:,} test images are also training images"
+            used += f"; test images that are also training images: {shared:,}"
         splits = dict.fromkeys(f"{result.split} ({result.split_sha256[:8]})" for result in results)
         lines += [f"{first.protocol}: {first.about}", used, f"split: {'; '.join(splits)}"]
         return lines + [_described(network) for network in self.networks]

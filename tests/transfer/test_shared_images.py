@@ -65,7 +65,7 @@ def test_every_evaluation_counts_them(job: str, run: Path, sets: Path, capsys: p
     assert result.n_shared == 3 and said == [[f"{sets}/{LINE}"]] * 2
     assert read_result(Path(result.file)).n_shared == 3
     text = "\n".join(map(str, formatted([result], TableSettings(format="markdown"))))
-    assert "3 test images are also training images" in text
+    assert "; test images that are also training images: 3" in text
     (csv,) = formatted([result], TableSettings(format="csv"))
     assert isinstance(csv, str) and csv.splitlines()[0].endswith(",n_shared") and csv.endswith(",3")
 
@@ -102,7 +102,10 @@ def test_copies_of_held_out_images_are_said(run: Path, tmp_path: Path, capsys: p
     said = [line for line in capsys.readouterr().err.splitlines() if "copies of images that teach" in line]
     assert len(said) == 1, "of one split, however many networks"
     assert said[0].startswith(f"{train}: 6 of 6 held-out training images")
-    assert result.split.endswith("6 held-out images are copies of images that teach") and result.split == random.split
+    assert (
+        result.split.endswith(", held-out images that are copies of images that teach: 6")
+        and result.split == random.split
+    )
 
 
 def finetuning(task: str, train: str, test: str) -> FinetuneSettings:

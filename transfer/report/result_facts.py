@@ -35,7 +35,7 @@ def facts(section: Section) -> dict[str, str]:
         "In brackets": first.interval,
         "After \N{PLUS-MINUS SIGN}": spread,
         "Test": f"{first.n_test:,} pictures of {first.test}, {len(first.classes):,} classes; "
-        f"SHA-256 {first.test_digest[:12]}" + (f"; {shared:,} are also training images" if shared else ""),
+        f"SHA-256 {first.test_digest[:12]}" + (f"; also training images: {shared:,}" if shared else ""),
         "Training": f"{used}; SHA-256 {first.train_digest[:12]}{taught}",
         "Split": _joined(f"{result.split} (SHA-256 {result.split_sha256[:12]})" for result in results),
         "Seeds": columns[0].seeds
