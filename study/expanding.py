@@ -18,6 +18,7 @@ from pretext.errors import UserError
 from pretext.preparing import require_source
 from pretext.recipe import PretrainSettings
 from pretext.settings import Positional, parse_command, plain, settings_from
+from pretext.weights.file import split_part
 from pretext.yaml_reader import read_yaml
 from study import identity
 from study.file import StudySettings, Variant, flat
@@ -206,7 +207,7 @@ def _require_askable(ask: dict[str, Any]) -> None:
 
 def _require_files(*names: str) -> None:
     for name in names:
-        if name and name != PUBLISHED and not Path(name).is_file():
+        if name and name != PUBLISHED and not split_part(name)[0].is_file():
             raise UserError(f"{name}: no such file")
 
 

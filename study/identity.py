@@ -8,7 +8,6 @@ import hashlib
 import json
 from collections.abc import Mapping
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from colorization.scores.scoring import ScoreSettings
@@ -20,6 +19,7 @@ from pretext.plugins import plugin_contents
 from pretext.preparing import open_pictures
 from pretext.recipe import PretrainSettings
 from pretext.settings import plain
+from pretext.weights.file import split_part
 from transfer.evaluation import EvaluationSettings
 from transfer.judging import KnnSettings, SvmSettings
 from transfer.probing import ProbeSettings
@@ -171,13 +171,16 @@ def _with_files(value: Any) -> Any:
         return {key: _with_files(one) for key, one in value.items()}
     if isinstance(value, list):
         return [_with_files(one) for one in value]
-    return _file(value) if isinstance(value, str) and "." in value and Path(value).is_file() else value
+    return _file(value) if isinstance(value, str) and "." in value and split_part(value)[0].is_file() else value
 
 
 @cache
 def _file(name: str) -> str:
-    path = Path(name)
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else name
+    path, part = split_part(name)
+    if not path.is_file():
+        return name
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return f"{digest}#{part}" if part else digest
 
 
 def differing(settings: Mapping[str, PretrainSettings]) -> dict[str, dict[str, Any]]:

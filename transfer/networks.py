@@ -19,6 +19,7 @@ from pretext.backbones.from_timm import TimmColour
 from pretext.errors import UserError
 from pretext.recipe import PretrainSettings, load_pretrained
 from pretext.settings import plain, settings_file
+from pretext.weights.file import weights_title
 from pretext.weights.inputs import FromRgb
 
 Kind = Literal["random", "pretrained", "supervised", "published"]
@@ -84,7 +85,8 @@ def open_network(spec: str, seed: int = 0, arguments: Mapping[str, Any] | None =
     - ``random:RECIPE.yaml``: that of a recipe of pretraining, at the random weights of its seed.
     - ``random:BACKBONE``: any backbone by its name, at the random weights of ``seed``; sees lightness only.
     - ``timm:MODEL``: in colour, with its published weights, from the hub or its local cache.
-    - ``timm:MODEL:FILE``: the same with the weights in a local .safetensors or .pth file.
+    - ``timm:MODEL:FILE``: the same with the weights in a local .safetensors or .pth file; ``FILE#PART`` is one of
+      several networks in it, by its prefix: ``dino.pth#teacher.backbone``.
     - ``timm:MODEL:random``: the same at the random weights of ``seed``.
 
     A name of a backbone goes before a run's: a run called resnet18 is ``random:./resnet18``.
@@ -194,7 +196,7 @@ def _timm(spec: str, seed: int, arguments: dict[str, Any]) -> Network:
     _frozen(module)
     weights = _digest(module, name, arguments)
     return Network(
-        name=spec if kind == "random" or not given else f"timm:{name}:{Path(given).stem}",
+        name=spec if kind == "random" or not given else f"timm:{name}:{weights_title(given)}",
         group=_group(kind, "colour", name, "" if kind == "random" else weights, *([arguments] if arguments else [])),
         kind=kind,
         seed=seed if kind == "random" else 0,

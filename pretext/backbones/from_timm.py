@@ -1,20 +1,18 @@
 """Any timm model by its name, with one input channel, or as it was published."""
 
 import difflib
-import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
-from timm.models import load_state_dict
 from torch import Tensor, nn
 
 from pretext.backbones.contract import Backbone, Stage
 from pretext.backbones.dense_vgg import keep_stride
+from pretext.backbones.timm_weights import fetch_weights, first_line, load_file, load_weights
 from pretext.color import lightness_to_gray
-from pretext.engine.archive import DamagedFileError, check_published
 from pretext.errors import UserError
 
 PUBLISHED = "published"
@@ -42,10 +40,10 @@ class TimmBackbone(Backbone):
 
     Args:
         name: a timm model, with or without the tag of its weights: "resnet50", "resnet50.a1_in1k".
-        weights: a local file to start from, .safetensors or .pth, with timm's names for the model;
-            it cannot run code. Or "published", which fetches timm's own from the hub, or its local cache. A first
-            layer made for RGB is summed over its input channels, unless ``gray``. Weights of layers that the model
-            here does not have, such as a classifier, are left.
+        weights: a local file to start from, .safetensors or .pth, of the model's weights in any layout that timm
+            reads; it cannot run code. ``FILE#PART`` is one of several networks in it. Or "published", which fetches
+            timm's own from the hub, or its local cache. A first layer made for RGB is summed over its input channels,
+            unless ``gray``. Weights that only the whole model has, such as its classifier's, are left.
         last_stride: of the last stage's first block, in place of the model's 2; 1 keeps the resolution of the
             stage before, as Goyal et al. 2019 had it for ResNet-50 (VISSL: LAYER4_STRIDE 1). No weight
             changes and nothing is dilated, as ``output_stride`` would. For ResNets and their like. 2 is the model's.
@@ -92,12 +90,14 @@ class TimmBackbone(Backbone):
         dense = arguments.pop("output_stride", 32) if name.startswith("vgg") else 32
         if dense not in (1, 2, 4, 8, 16, 32):
             raise UserError(f"timm model {name}: output_stride is {dense!r}: take 1, 2, 4, 8, 16 or 32")
-        self.net, takes_one_size = _create(name, self.channels, arguments, published.fixed_input_size)
+        self.net, any_size = _create(name, self.channels, arguments, published.fixed_input_size)
+        self._full_arguments = {key: value for key, value in (any_size | arguments).items() if key != "out_indices"}
         if str(weights) == PUBLISHED:
             instead = "name a local file as backbone.weights, or leave it out: random weights"
-            _fill(self.net, _fetched(name, f"backbone.weights published, {name}", instead), f"timm model {name}")
+            stored = fetch_weights(name, f"backbone.weights published, {name}", instead)
+            load_weights(self.net, name, stored, self._full_arguments, f"timm model {name}")
         elif weights is not None:
-            _load(self.net, weights)
+            load_file(self.net, name, weights, self._full_arguments)
 
         info: Any = self.net.feature_info
         if not info.channels():
@@ -117,7 +117,7 @@ class TimmBackbone(Backbone):
         size = arguments.get("img_size", published.input_size[-2:])
         own_size = (size, size) if isinstance(size, int) else tuple(size)
         self.own_size = int(own_size[0])
-        self.only_size = own_size if takes_one_size else None
+        self.only_size = own_size if published.fixed_input_size and not any_size else None
         # Patches and windows must tile the picture.
         self._multiple: int = max(stage.stride for stage in self.stages) if published.fixed_input_size else 1
         self._keep_normalisation(published.mean, published.std)
@@ -146,7 +146,7 @@ class TimmBackbone(Backbone):
             if isinstance(error, RuntimeError) and self.only_size in (None, size):
                 raise
             raise UserError(
-                f"timm model {self.name} cannot take {size[0]} x {size[1]} pixels ({_first_line(error)}): "
+                f"timm model {self.name} cannot take {size[0]} x {size[1]} pixels ({first_line(error)}): "
                 "change the crop, or set img_size if the model has it"
             ) from error
         if self.channels_last:
@@ -192,7 +192,8 @@ class TimmColour(TimmBackbone):
             UserError: there are none, they cannot be fetched, or they do not fit.
         """
         instead = f"name a local file: timm:{self.name}:FILE, or random weights: timm:{self.name}:random"
-        _fill(self.net, _fetched(self.name, f"timm:{self.name}", instead), f"timm:{self.name}")
+        stored = fetch_weights(self.name, f"timm:{self.name}", instead)
+        load_weights(self.net, self.name, stored, self._full_arguments, f"timm:{self.name}")
 
 
 def unknown_backbone(name: str, known: Iterable[str]) -> UserError:
@@ -202,17 +203,17 @@ def unknown_backbone(name: str, known: Iterable[str]) -> UserError:
     return UserError(f"no backbone is named {name!r}: {hint} (one of your own is in a file: PRETINT_PLUGINS=FILE.py)")
 
 
-def _create(name: str, channels: int, arguments: dict[str, Any], fixed_size: bool) -> tuple[nn.Module, bool]:
-    """The model, and whether it takes pictures of one size only."""
+def _create(name: str, channels: int, arguments: dict[str, Any], fixed_size: bool) -> tuple[nn.Module, dict[str, bool]]:
+    """The model, and which of ``ANY_SIZE`` it was made with: none, if it takes pictures of one size only."""
     reason = ""
     for any_size in ANY_SIZE if fixed_size else ({},):
         settings = {**any_size, **arguments}
         try:
             net = timm.create_model(name, pretrained=False, in_chans=channels, features_only=True, **settings)
         except Exception as error:  # timm's models refuse in as many ways as they have authors
-            reason = _first_line(error)
+            reason = first_line(error)
         else:
-            return net, fixed_size and not any_size
+            return net, any_size
     given = f" with {', '.join(f'{key}={value}' for key, value in arguments.items())}" if arguments else ""
     raise UserError(f"timm model {name} cannot be a backbone{given}: {reason}")
 
@@ -250,63 +251,3 @@ def _keep_resolution(
     if not halving or side != 64 // last.stride:
         raise refusal
     return (*stages[:-1], last)
-
-
-def _fetched(name: str, said: str, instead: str) -> dict[str, Tensor]:
-    """A model's published weights, from the hub or its local cache.
-
-    Raises:
-        UserError: there are none, or they cannot be fetched; ``said`` is what the user gave.
-    """
-    if not timm.get_pretrained_cfg(name).has_weights:
-        raise UserError(f"{said}: timm has no weights of it; take another tag, or {instead}")
-    hub = logging.getLogger("huggingface_hub")  # it tells of every retry, for a minute; the error says it once
-    level = hub.level
-    hub.setLevel(logging.ERROR)
-    try:
-        stored: dict[str, Tensor] = timm.create_model(name, pretrained=True).state_dict()
-    except Exception as error:  # a hub fails in as many ways as there are layers between
-        reason = f"{type(error).__name__}: {_first_line(error)[:120]}"
-        raise UserError(f"{said}: its weights cannot be fetched ({reason}); go online once, or {instead}") from error
-    finally:
-        hub.setLevel(level)
-    return stored
-
-
-def _load(net: nn.Module, file: str | Path) -> None:
-    if not Path(file).is_file():
-        raise UserError(f"weights {file}: no such file")
-    try:
-        check_published(Path(file))
-        stored: dict[str, Tensor] = load_state_dict(str(file), device="cpu", weights_only=True)
-    except DamagedFileError as error:
-        raise UserError(f"weights {error}") from error
-    except Exception as error:  # a file of unknown origin fails in as many ways as there are readers
-        raise UserError(f"weights {file}: need a .safetensors file, or a .pth that holds only tensors") from error
-    _fill(net, stored, f"weights {file}")
-
-
-def _fill(net: nn.Module, stored: dict[str, Tensor], origin: str) -> None:
-    # features_only wraps the model in one child or joins its first two levels of names by underscores.
-    children = [child for child, _ in net.named_children()]
-    wrapper = f"{children[0]}." if len(children) == 1 else ""
-    own = net.state_dict()
-    names = {key.removeprefix(wrapper).replace(".", "_"): key for key in own}
-    found = {}
-    for key, tensor in stored.items():
-        name = names.get(key.replace(".", "_"))
-        if name is None:
-            continue
-        shape = own[name].shape
-        if tensor.ndim == 4 and tensor.shape[1] == 3 * shape[1]:
-            tensor = tensor.reshape(len(tensor), -1, 3, *tensor.shape[2:]).sum(2)
-        if tensor.shape != shape:
-            raise UserError(f"{origin}: {key} is {tuple(tensor.shape)}, not {tuple(shape)}: another model's?")
-        found[name] = tensor
-    missing = net.load_state_dict(found, strict=False).missing_keys
-    if missing:
-        raise UserError(f"{origin}: {len(missing)} tensors are missing, first {missing[0]}: another model's?")
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), "") or type(error).__name__

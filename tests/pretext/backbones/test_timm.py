@@ -91,8 +91,8 @@ def test_a_wrong_file_is_said_in_one_line(tmp_path: Path) -> None:
     for file, words in (
         (missing, "no such file"),
         (text, "need a .safetensors file"),
-        (other, "tensors are missing"),
-        (reshaped, "another model's?"),
+        (other, "test_resnet has no weight cls_token"),
+        (reshaped, "is it another model's file?"),
     ):
         with pytest.raises(UserError) as error:
             TimmBackbone("test_resnet", weights=file)

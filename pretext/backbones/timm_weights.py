@@ -1,0 +1,176 @@
+"""Weights for timm's models: from a file in any layout that timm itself can read, or timm's own from the hub."""
+
+import inspect
+import logging
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from pretext.engine import ranks
+from pretext.engine.progress import say
+from pretext.errors import UserError
+from pretext.weights.file import read_file, split_part
+from pretext.weights.state_dict import COUNTER, Weights, check_names, find_weights, flatten_names
+
+
+def fetch_weights(name: str, origin: str, instead: str) -> Weights:
+    """Return a model's published weights, from the hub or its local cache.
+
+    Raises:
+        UserError: there are none, or they cannot be fetched; ``origin`` is what the user gave.
+    """
+    if not timm.get_pretrained_cfg(name).has_weights:
+        raise UserError(f"{origin}: timm has no weights of it; take another tag, or {instead}")
+    hub = logging.getLogger("huggingface_hub")  # it tells of every retry, for a minute; the error says it once
+    level = hub.level
+    hub.setLevel(logging.ERROR)
+    try:
+        stored: Weights = timm.create_model(name, pretrained=True).state_dict()
+    except Exception as error:  # a hub fails in as many ways as there are layers between
+        reason = f"{type(error).__name__}: {first_line(error)[:120]}"
+        raise UserError(f"{origin}: its weights cannot be fetched ({reason}); go online once, or {instead}") from error
+    finally:
+        hub.setLevel(level)
+    return stored
+
+
+def load_file(net: nn.Module, name: str, file: str | Path, arguments: Mapping[str, Any]) -> None:
+    """Load a file into the features-only net of a timm model; see ``load_weights``.
+
+    Args:
+        net: as ``timm.create_model`` makes it with ``features_only``.
+        name: the model's.
+        file: .safetensors or .pth; ``FILE#PART`` for one of several networks in it.
+        arguments: what else the net was made with.
+
+    Raises:
+        UserError: it cannot be read without running code, or holds no weights of this model.
+    """
+    path, part = split_part(file)
+    load_weights(net, name, flatten_names(read_file(path), f"weights {path}"), arguments, f"weights {path}", part)
+
+
+def load_weights(
+    net: nn.Module, name: str, stored: Weights, arguments: Mapping[str, Any], origin: str, part: str = ""
+) -> None:
+    """Load weights into the features-only net of a timm model.
+
+    Weights that the full model has and this net lacks (classifier, final norm, late stages) are left, and so is any
+    other head in the classifier's place. A first layer made for RGB is summed over R, G and B for a net of one channel.
+    Weights in another layout, or for another picture size, are converted by timm's own function for the model.
+
+    Args:
+        net, name, arguments: as of ``load_file``.
+        stored: weights by name.
+        origin: names them in errors.
+        part: which of several networks.
+
+    Raises:
+        UserError: a weight is missing, unknown or of another shape.
+    """
+    try:
+        with torch.device("meta"), torch.random.fork_rng(devices=[]):
+            full = timm.create_model(name, pretrained=False, **arguments)
+            if "aux_logits" in inspect.signature(type(full).__init__).parameters:  # of Inception: a head on its side
+                full = timm.create_model(name, pretrained=False, aux_logits=True, **arguments)
+    except Exception as error:  # timm's models refuse in as many ways as they have authors
+        raise UserError(
+            f"{origin}: timm cannot make the whole {name} with these arguments ({first_line(error)}), so its weights "
+            "cannot be told from another's"
+        ) from error
+    names = _names_in_full_model(net, full)
+    expected = {full_name: full_name for full_name in names} | {own: full_name for full_name, own in names.items()}
+    counterless = {alias: full_name for alias, full_name in expected.items() if not full_name.endswith(COUNTER)}
+    convert = _find_converter(name, full)
+    network = find_weights(stored, counterless, part, origin, convert)
+    lines = network.lines()
+    weights = {expected.get(key, key): value for key, value in network.weights.items()}
+    state = net.state_dict()
+    shapes = {full_name: state[own].shape for full_name, own in names.items()}
+    try:
+        fitted = _fit(weights, shapes, full, origin, f"timm's {name}")
+    except UserError as error:
+        converted = convert(network.weights)
+        if any(_is_resized(key, value, network.weights) for key, value in converted.items()):
+            raise
+        try:
+            fitted = _fit(converted, shapes, full, origin, f"timm's {name}")
+        except UserError:
+            raise error from None
+        lines.append(f"its weights are of another layout or picture size, and read as timm's {name} reads them")
+    net.load_state_dict({names[full_name]: value for full_name, value in fitted.items()}, strict=False)
+    for line in lines if ranks.rank() == 0 else ():
+        say(f"{origin}: {line}")
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, or its kind if it has none."""
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
+
+
+def _names_in_full_model(net: nn.Module, full: nn.Module) -> dict[str, str]:
+    """Name in the full model -> name in its features-only net.
+
+    That wraps the model in one child, or joins its first two levels of names by underscores.
+    """
+    children = [child for child, _ in net.named_children()]
+    wrapper = f"{children[0]}." if len(children) == 1 else ""
+    flat = {key.replace(".", "_"): key for key in full.state_dict()}
+    names = {}
+    for own in net.state_dict():
+        full_name = flat.get(own.replace(".", "_")) or flat.get(own.removeprefix(wrapper).replace(".", "_"))
+        assert full_name is not None, f"timm's features-only net has a weight that the model lacks: {own}"
+        names[full_name] = own
+    return names
+
+
+def _find_converter(name: str, full: nn.Module) -> Callable[[Weights], Weights]:
+    """timm's function that turns a checkpoint of another layout into the model's; it gives nothing where it fails."""
+    module = sys.modules[timm.model_entrypoint(name.partition(".")[0]).__module__]
+    functions = [value for key, value in vars(module).items() if "filter" in key and inspect.isfunction(value)]
+    known = inspect.signature(functions[0]).parameters if functions else {}
+    inputs: dict[str, Any] = {"model": full} if "model" in known else {}
+    if "adapt_layer_scale" in known:  # what timm sets for DeiT III; other models' names hold nothing to adapt
+        inputs["adapt_layer_scale"] = True
+
+    def convert(weights: Weights) -> Weights:
+        try:
+            converted = functions[0](dict(weights), **inputs) if functions else weights
+        except Exception:  # it meets names and shapes that nobody made for it
+            return {}
+        return {key: value for key, value in converted.items() if isinstance(value, Tensor)}
+
+    return convert
+
+
+def _is_resized(key: str, value: Tensor, before: Weights) -> bool:
+    """Whether a conversion interpolates more than a table of positions: patches of another size are another model."""
+    return key in before and value.numel() != before[key].numel() and "pos" not in key
+
+
+def _fit(weights: Weights, shapes: Mapping[str, torch.Size], full: nn.Module, origin: str, network: str) -> Weights:
+    """The weights that a net of these shapes takes, by the full model's names."""
+    published = full.state_dict()
+    config: Any = full.pretrained_cfg
+    classifier = config.get("classifier") or ()
+    # Pretraining puts heads of its own in the classifier's place.
+    heads = tuple(f"{part}." for part in ((classifier,) if isinstance(classifier, str) else classifier))
+    check_names(weights, shapes, lambda key: key in published or key.startswith(heads), origin, network)
+    fitted = {}
+    for key, shape in shapes.items():
+        if key not in weights:
+            continue
+        value, rgb = weights[key], published[key].shape
+        if value.shape == rgb != shape and value.ndim == 4 and rgb[1] == 3 * shape[1]:
+            value = value.reshape(len(value), -1, 3, *rgb[2:]).sum(2)
+        if value.shape != shape:
+            raise UserError(
+                f"{origin}: {key} is {tuple(value.shape)}; {network} has {tuple(shape)}: is it another model's file?"
+            )
+        fitted[key] = value
+    return fitted

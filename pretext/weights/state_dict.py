@@ -1,0 +1,198 @@
+"""State dicts from elsewhere: find the network that is meant, whatever its maker put around it, and check its names.
+
+Training programs nest a network's weights in dicts (``{"model": ...}``, ``{"teacher": {"backbone": ...}}``) and wrap
+it in modules that put a prefix before every name (``module.``, ``_orig_mod.``, ``encoder_q.``). Nested names are
+joined by dots here, so that both are the same thing, a prefix: the one under which the expected names lie.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping
+from itertools import takewhile
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pretext.errors import UserError
+
+Weights = dict[str, Tensor]
+
+COUNTER = "num_batches_tracked"
+"""Of batch norms: files that came from Caffe, or are old, have none, and evaluation needs none."""
+
+_ENOUGH = 0.5  # a prefix under which fewer of a network's names lie is taken for another network's
+_LISTED = 6
+
+
+class FoundWeights(NamedTuple):
+    """The weights of one network of a file, by their names without its prefix."""
+
+    weights: Weights
+    prefix: str
+    """What was taken off every name, "backbone." and the like; "" if nothing was."""
+    outside: list[str]
+    """Names of the file's other tensors."""
+
+    def lines(self) -> list[str]:
+        """Say what was taken off the names, and what is not used; nothing where the file holds the network alone."""
+        if not self.prefix:
+            return []
+        others = f"; not used: {shorten(self.outside, 1)}" if self.outside else ""
+        return [f"the prefix {self.prefix!r} is taken off the names of its weights{others}"]
+
+
+def flatten_names(stored: Any, origin: str) -> Weights:
+    """Return all plain tensors in nested dicts, by their names joined by dots, in the file's order.
+
+    Everything else (numbers, text, lists, sparse and quantized tensors) is left out. A dict that stands in several
+    places counts once.
+
+    Raises:
+        UserError: it is no dict, or has two tensors of one name; ``origin`` names the file.
+    """
+    if not isinstance(stored, Mapping):
+        raise UserError(f"{origin}: holds no weights by name but a {type(stored).__name__}")
+    weights: Weights = {}
+    visited: set[int] = set()
+    waiting: list[tuple[str, Any]] = [("", stored)]
+    while waiting:
+        name, value = waiting.pop()
+        if isinstance(value, Mapping):
+            if id(value) not in visited:  # a file can hold a dict that holds itself
+                visited.add(id(value))
+                before = f"{name}." if name else ""
+                waiting += reversed([(f"{before}{key}", inner) for key, inner in value.items()])
+        elif isinstance(value, Tensor) and value.layout == torch.strided and not value.is_quantized:
+            if name in weights:
+                raise UserError(f"{origin}: holds two tensors of the name {name}")
+            weights[name] = value
+    return weights
+
+
+def find_prefixes(names: Iterable[str], expected: Mapping[str, str]) -> dict[str, float]:
+    """Return the prefixes under which a network lies, each with the share of its weights that lie there.
+
+    Args:
+        names: of a file's tensors.
+        expected: name in the file -> name in the network, of every weight that the network must have.
+    """
+    counts: Counter[str] = Counter()
+    for name in names:
+        start = 0
+        while start >= 0:
+            if name[start:] in expected:
+                counts[name[:start]] += 1
+            start = name.find(".", start) + 1 or -1
+    total = len(set(expected.values()))
+    return {prefix: count / total for prefix, count in counts.items() if count >= _ENOUGH * total}
+
+
+def find_weights(
+    weights: Weights,
+    expected: Mapping[str, str],
+    part: str,
+    origin: str,
+    convert: Callable[[Weights], Weights] | None = None,
+) -> FoundWeights:
+    """Return the weights of the one network with the expected names, or of the part of the file that a user names.
+
+    Args:
+        weights: of the whole file, see ``flatten_names``.
+        expected: see ``find_prefixes``.
+        part: a network's prefix, or words of it: "teacher.backbone", "encoder_q"; "" for the only one.
+        origin: the file, for the errors.
+        convert: gives weights of another layout the expected names; a network of that layout is found, too, and not
+            yet converted.
+
+    Returns:
+        Everything under the network's prefix. If there is no such network, the whole file.
+
+    Raises:
+        UserError: there are several networks and no part is named, or none of that name.
+    """
+    prefixes = list(find_prefixes(weights, expected)) or _find_other_layout(weights, expected, convert)
+    titles = [prefix.removesuffix(".") for prefix in prefixes]
+    if part:
+        prefixes = _select(prefixes, part) or [_shared_prefix(name for name in weights if f".{part}." in f".{name}")]
+        if not prefixes[0]:
+            known = f"it holds {shorten(titles)}" if any(titles) else f"its names begin with {_first_words(weights)}"
+            raise UserError(f"{origin}: holds no network named {part}; {known}")
+    elif "" in prefixes or not prefixes:
+        prefixes = [""]
+    if len(prefixes) > 1:
+        titles = [prefix.removesuffix(".") for prefix in prefixes]
+        raise UserError(
+            f"{origin}: holds {len(titles)} networks, {shorten(titles)}; name one after the file: FILE#{titles[0]}"
+        )
+    prefix = prefixes[0]
+    return FoundWeights(_under(weights, prefix), prefix, [name for name in weights if not name.startswith(prefix)])
+
+
+def check_names(
+    weights: Collection[str], needed: Iterable[str], is_known: Callable[[str], bool], origin: str, network: str
+) -> None:
+    """Refuse weights of another network: any name that it does not know, and any that is missing.
+
+    Args:
+        weights: the names in the file.
+        needed: the names that must be there; batch norm's counters may be missing.
+        is_known: whether the network has a weight of that name.
+        origin: the file, for the error.
+        network: the network, for the error.
+
+    Raises:
+        UserError: with the first such name.
+    """
+    unknown = [name for name in weights if not is_known(name)]
+    if unknown:
+        raise UserError(
+            f"{origin}: {network} has no weight {unknown[0]} ({len(unknown)} of the {len(weights)} names in the file "
+            "are unknown): is it another model's file?"
+        )
+    missing = [name for name in needed if name not in weights and not name.endswith(COUNTER)]
+    if missing:
+        raise UserError(
+            f"{origin}: {len(missing)} tensors of {network} are missing, the first is {missing[0]}: is it another "
+            "model's file?"
+        )
+
+
+def shorten(names: Collection[str], most: int = _LISTED) -> str:
+    """Join the first names by commas, and say how many more there are."""
+    more = f", and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(list(names)[:most]) + more
+
+
+def _find_other_layout(
+    weights: Weights, expected: Mapping[str, str], convert: Callable[[Weights], Weights] | None
+) -> list[str]:
+    """The prefixes under which a network of another layout lies."""
+    if convert is None:
+        return []
+    sizes = Counter(name[: end + 1] for name in weights for end, letter in enumerate(name) if letter == ".")
+    large = [prefix for prefix, size in sizes.items() if size >= _ENOUGH * len(set(expected.values()))]
+    groups = {_shared_prefix(name for name in weights if name.startswith(prefix)) for prefix in ("", *large)}
+    return [prefix for prefix in sorted(groups) if "" in find_prefixes(convert(_under(weights, prefix)), expected)]
+
+
+def _select(prefixes: list[str], part: str) -> list[str]:
+    exact = [prefix for prefix in prefixes if prefix == f"{part}."]
+    return exact or [prefix for prefix in prefixes if f".{part}." in f".{prefix}"]
+
+
+def _under(weights: Weights, prefix: str) -> Weights:
+    return {name[len(prefix) :]: value for name, value in weights.items() if name.startswith(prefix)}
+
+
+def _shared_prefix(names: Iterable[str]) -> str:
+    """What all names begin with, up to a dot."""
+    prefix: list[str] | None = None
+    for name in names:
+        words = name.split(".")[:-1]
+        same = [word for word, _ in takewhile(lambda pair: pair[0] == pair[1], zip(prefix or (), words, strict=False))]
+        prefix = words if prefix is None else same
+    return "".join(f"{word}." for word in prefix or ())
+
+
+def _first_words(weights: Weights) -> str:
+    return shorten(dict.fromkeys(name.partition(".")[0] for name in weights)) or "nothing: it holds no tensors"
