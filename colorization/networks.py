@@ -16,6 +16,7 @@ from pretext.errors import UserError
 from pretext.gamut import TEMPERATURE
 from pretext.objectives import Classification
 from pretext.recipe import Pretrained, load_pretrained
+from pretext.weights.file import split_part
 from pretext.weights.importing import UnknownWeights, load_published
 
 LARGEST = 4096
@@ -132,7 +133,7 @@ def open_pretrained(model: Path) -> Pretrained:
     try:
         return load_pretrained(model)
     except UserError as error:
-        if not model.is_file():
+        if not split_part(model)[0].is_file():
             raise
         own = error
     try:

@@ -12,6 +12,7 @@ from colorization.networks import open_network
 from pretext.engine.run import find_checkpoint
 from pretext.errors import UserError
 from pretext.gamut import TEMPERATURE
+from pretext.weights.file import split_part
 
 REFERENCE = "reference:"
 SCRIBBLES = "scribbles"
@@ -22,7 +23,7 @@ def depended_on(name: str | Path) -> Path:
     word = str(name)
     if word.startswith(REFERENCE):
         return Path(word.removeprefix(REFERENCE))
-    return find_checkpoint(Path(word))
+    return find_checkpoint(split_part(word)[0])
 
 
 def open_colourist(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from colorization.scores.weights import HUB, Unavailable, hub_file, load, quietly, stored
+from pretext.backbones.timm_weights import load_file
 from pretext.errors import UserError
 
 _INCEPTION_SIDE, _INCEPTION_LEAST = 299, 2048
@@ -53,7 +54,9 @@ class Lpips(Judge):
             raise Unavailable("LPIPS is left out: its package is missing; pip install 'pretint[colour]'") from error
         from torchvision.models import AlexNet_Weights
 
-        found = hub_file("LPIPS", AlexNet_Weights.IMAGENET1K_V1.url) if file == HUB else stored(file)
+        found = (
+            hub_file("LPIPS", AlexNet_Weights.IMAGENET1K_V1.url) if file == HUB else stored(file, ["features.0.weight"])
+        )
         first = getattr(found.get("features.0.weight"), "shape", ())
         kinds = {(64, 3, 11, 11): "alex", (64, 3, 3, 3): "vgg"}
         if tuple(first) not in kinds:
@@ -103,7 +106,7 @@ class Inception(Features):
         super().__init__()
         from torchvision.models import inception_v3
 
-        found = hub_file("FID", _FID_INCEPTION) if file == HUB else stored(file)
+        found = hub_file("FID", _FID_INCEPTION) if file == HUB else stored(file, ["fc.weight"])
         classes = len(found["fc.weight"]) if "fc.weight" in found else 0
         if classes not in (1000, 1008):
             raise UserError(f"{file}: not Inception v3 of pytorch-fid (1,008 classes) nor of torchvision (1,000)")
@@ -156,7 +159,7 @@ class TopClass(Judge):
                 f"name a file: {model}:FILE"
             ) from error
         if file:
-            load(net, stored(file), file)
+            load_file(net, model, file, {})
         self.net = net.eval()
         config = resolve_model_data_config(net)
         self.side: int = config["input_size"][-1]

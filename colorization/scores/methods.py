@@ -18,6 +18,7 @@ from pretext.errors import UserError
 from pretext.gamut import TEMPERATURE
 from pretext.hints import HintSettings, sample_hints
 from pretext.objectives import Classification
+from pretext.weights.file import split_part, weights_title
 
 BASELINES = {
     "gray": "no colour: ab = 0",
@@ -134,8 +135,9 @@ def _scribbles(word: str, seed: int) -> Method:
 
 def _network(word: str, device: torch.device, temperature: float, seed: int) -> Method:
     path, options = _parsed(word)
-    checkpoint = find_checkpoint(path)
-    pretrained = open_pretrained(checkpoint)
+    file, part = split_part(path)
+    checkpoint = find_checkpoint(file)
+    pretrained = open_pretrained(Path(f"{checkpoint}#{part}") if part else checkpoint)
     backbone, objective = pretrained.settings.backbone.name, pretrained.settings.objective.name
     if not pretrained.has_head:
         raise UserError(f"{path}: a network without a colour head: it colours nothing, so that nothing can be scored")
@@ -148,6 +150,7 @@ def _network(word: str, device: torch.device, temperature: float, seed: int) -> 
     run = path if path.is_dir() else path.parent.parent if path.parent.name == "checkpoints" else None
     digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
     identity: dict[str, Any] = {"method": "network", "checkpoint": digest, "size": size, "temperature": temperature}
+    identity |= {"part": part} if part else {}
     about = [f"{objective}, {backbone}, step {pretrained.step:,}, checkpoint {digest[:8]}"]
     if isinstance(colorizer.objective, Classification):
         about.append(f"T = {temperature:g}")
@@ -156,7 +159,7 @@ def _network(word: str, device: torch.device, temperature: float, seed: int) -> 
     seen = colorizer.backbone.fit_size(size)
     told = f", and {_counted(hints)} of {_SIDE} x {_SIDE} of these from the truth" if hints is not None else ""
     about.append(f"sees {seen} x {seen} pixels{told}")
-    name = path.resolve().name if run == path else path.stem
+    name = path.resolve().name if run == path else weights_title(path)
     view = _View(colorizer, size, temperature, hints, seed)
     return Method(_with_options(name, options), ", ".join(about), identity, run, view)
 

@@ -2,16 +2,18 @@
 
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-from timm.models import load_state_dict
 from torch import Tensor, nn
 
 from pretext.engine.archive import DamagedFileError, check_published
+from pretext.engine.progress import say
 from pretext.errors import UserError
+from pretext.weights.file import read_file, split_part
+from pretext.weights.state_dict import find_weights, flatten_names
 
 HUB = "hub"
 """In place of a file: the weights that are published for it, from the hub or its local cache."""
@@ -21,22 +23,17 @@ class Unavailable(UserError):
     """A judge that cannot be had here: its column is left out, and the user is told why."""
 
 
-def stored(file: str) -> dict[str, Tensor]:
-    """The weights in a file.
+def stored(file: str, names: Iterable[str]) -> dict[str, Tensor]:
+    """The weights of the network in a file that has these names among its own.
 
     Raises:
-        UserError: it cannot be read, or holds more than tensors.
+        UserError: it cannot be read, holds more than tensors, or several such networks.
     """
-    if not Path(file).is_file():
-        raise UserError(f"weights {file}: no such file")
-    try:
-        check_published(Path(file))
-        found: dict[str, Tensor] = quietly(lambda: load_state_dict(file, device="cpu", weights_only=True))
-    except DamagedFileError as error:
-        raise UserError(f"weights {error}") from error
-    except Exception as error:  # a file of unknown origin fails in as many ways as there are readers
-        raise UserError(f"weights {file}: need a .safetensors file, or a .pth that holds only tensors") from error
-    return found
+    path, part = split_part(file)
+    network = find_weights(flatten_names(read_file(path), str(path)), {name: name for name in names}, part, str(path))
+    for line in network.lines():
+        say(f"{path}: {line}")
+    return network.weights
 
 
 def hub_file(what: str, url: str) -> dict[str, Tensor]:

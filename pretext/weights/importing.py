@@ -1,36 +1,29 @@
 """The job that turns published colorization weights into a run: read safely, every key accounted for."""
 
-import pickle
-import re
-import warnings
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from pretext.backbones import build_backbone
 from pretext.colorizer import NoHead
-from pretext.engine.archive import DamagedFileError, check_published
+from pretext.engine import ranks
+from pretext.engine.progress import say
 from pretext.engine.run import held_run, keep_checkpoint
 from pretext.errors import UserError
 from pretext.gamut import bin_centres
 from pretext.recipe import BACKBONE, Pretrained, PretrainSettings, build_colorizer, colour_contract
 from pretext.settings import plain
 from pretext.versions import versions
-from pretext.weights.releases import RELEASES, Release, Weights
+from pretext.weights.file import UnknownWeights, read_file, split_part
+from pretext.weights.releases import RELEASES, Release
+from pretext.weights.state_dict import COUNTER, Weights, find_prefixes, find_weights, flatten_names, shorten
 
-_NESTED = (("classy_state_dict", "base_model", "model", "trunk"), ("model_state_dict",), ("state_dict",))
-_COUNTER = "num_batches_tracked"  # of batch norms: files that came from Caffe have none, and evaluation needs none
-_ENOUGH = 0.5  # a file that holds fewer of a release's keys is taken for another's
+__all__ = ["ImportSettings", "Imported", "UnknownWeights", "import_weights", "load_published"]
+
 _NAMED = 4
-
-
-class UnknownWeights(UserError):
-    """A file that holds no weights by name, or none of a release known."""
 
 
 class Imported(NamedTuple):
@@ -49,7 +42,7 @@ class Imported(NamedTuple):
 
     def lines(self) -> list[str]:
         """The same for a reader, a line each."""
-        aside = f"; {len(self.aside)} kept aside ({_shortened(self.aside)})" if self.aside else ""
+        aside = f"; {len(self.aside)} kept aside ({shorten(self.aside, _NAMED)})" if self.aside else ""
         absent = f" ({len(self.absent)} counters of batches, which evaluation does not need)" if self.absent else ""
         follow = f"pretint probe {self.run} --train FOLDER --test FOLDER" + (
             f", pretint colorize {self.run} PICTURES" if self.has_head else ""
@@ -84,7 +77,8 @@ def import_weights(file: Path, run: Path, settings: ImportSettings | None = None
 
     Args:
         file: .pth, .torch or .safetensors: the release of ECCV16 or SIGGRAPH17, or VISSL's AlexNet or
-            ResNet-50 colorization. It is known by its keys.
+            ResNet-50 colorization. It is known by its keys, whatever stands before all of them; ``FILE#PART`` is one of
+            several networks in a file.
         run: a new folder.
         settings: what to know besides.
 
@@ -108,6 +102,8 @@ def load_published(file: Path) -> Pretrained:
         UserError: as ``import_weights``.
     """
     state = _published(file, ImportSettings())
+    for line in state.lines if ranks.rank() == 0 else ():
+        say(f"{file}: {line}")
     colorizer = build_colorizer(state.recipe, state.prior)
     colorizer.load_state_dict(state.parts["model"], strict=bool(state.release.head))
     if not state.release.head:
@@ -125,11 +121,13 @@ class _State(NamedTuple):
     used: list[str]
     absent: list[str]
     notes: list[str]
+    lines: list[str]
+    """What to say of how the weights were found in the file."""
 
 
 def _published(file: Path, settings: ImportSettings) -> _State:
-    weights = _read(file)
-    release, names = _recognise(file, weights)
+    file, part = split_part(file)
+    release, names, weights, lines = _recognise(file, part)
     _check(file, weights, release, names)
     recipe, centring = _centred(file, release, settings)
     model = {ours: weights[key].to(like.dtype) for ours, (key, like) in names.items() if key in weights}
@@ -147,7 +145,7 @@ def _published(file: Path, settings: ImportSettings) -> _State:
         model |= {name: value for name, value in fresh.items() if name.startswith("objective.")}
     used = [key for key, _ in names.values() if key in weights]
     parts = {"model": model, "aside": aside, "head": bool(release.head)}
-    return _State(release, recipe, parts, prior, used, absent, notes)
+    return _State(release, recipe, parts, prior, used, absent, lines + notes, lines)
 
 
 def _centred(file: Path, release: Release, settings: ImportSettings) -> tuple[PretrainSettings, list[str]]:
@@ -171,62 +169,29 @@ def _write(run: Path, settings: PretrainSettings, state: dict[str, Any], prior: 
         keep_checkpoint(run, {"step": 0, **shared, **state, "imported_from": file.name})
 
 
-def _read(file: Path) -> Weights:
-    """The tensors in a file, by name, outer wrappings removed."""
-    try:
-        check_published(file)
-        stored: Any
-        if file.suffix == ".safetensors":
-            stored = load_file(file)
-        else:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of a file that torch did not write: it is refused below
-                stored = torch.load(file, map_location="cpu", weights_only=True)
-    except DamagedFileError:
-        raise
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror or error})") from error
-    except pickle.UnpicklingError as error:
-        found = re.search(r"(?:GLOBAL|global) (\S+)", str(error))
-        if found is None:
-            raise UnknownWeights(f"{file}: no PyTorch file, or a damaged one; download it again") from error
-        raise UserError(
-            f"{file}: holds {found[1]}, not only tensors, and reading that would run code in it; if you trust its "
-            "maker, load it in a place of its own and save the tensors alone with safetensors.torch.save_file"
-        ) from error
-    except Exception as error:  # a file of unknown origin fails in as many ways as there are readers
-        raise UnknownWeights(f"{file}: no file of weights (.pth, .torch, .safetensors), or a damaged one") from error
-    for path in _NESTED:
-        inner = stored
-        for step in path:
-            inner = inner.get(step) if isinstance(inner, dict) else None
-        if isinstance(inner, dict):
-            stored = inner
-    if not isinstance(stored, dict):
-        raise UnknownWeights(f"{file}: holds no weights by name but a {type(stored).__name__}")
-    return {str(key).removeprefix("module."): value for key, value in stored.items() if _is_plain(value)}
+def _recognise(file: Path, part: str) -> tuple[Release, dict[str, tuple[str, Tensor]], Weights, list[str]]:
+    """The release that a file is of; for every weight of ours its key in the file, and a tensor of its shape.
 
-
-def _is_plain(value: object) -> bool:
-    return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_quantized
-
-
-def _recognise(file: Path, weights: Weights) -> tuple[Release, dict[str, tuple[str, Tensor]]]:
-    """The release that a file is of; for every weight of ours its key in the file, and a tensor of its shape."""
+    Then the file's weights by these keys, and what to say of how they were found.
+    """
+    stored = flatten_names(read_file(file), str(file))
     scores = []
     for release in RELEASES:
         names = _names(release)
-        keys = {key for key, _ in names.values() if not key.endswith(_COUNTER)} | release.aside.keys()
-        scores.append((len(keys & weights.keys()) / len(keys), release, names))
-    score, release, names = max(scores, key=lambda entry: entry[0])
-    if score < _ENOUGH:
+        keys = {
+            key: key for key in {key for key, _ in names.values()} | release.aside.keys() if not key.endswith(COUNTER)
+        }
+        scores.append((max(find_prefixes(stored, keys).values(), default=0), release, names, keys))
+    score, release, names, keys = max(scores, key=lambda entry: entry[0])
+    if not score:
         known = "; ".join(release.title for release in RELEASES)
-        first = f" (its first key: {min(weights)})" if weights else ""
+        first = f" (its first key: {min(stored)})" if stored else ""
         raise UnknownWeights(
             f"{file}: weights of no release known{first}; known are: {known}. Those of a timm model are given as "
             "backbone.weights"
         )
-    return release, names
+    network = find_weights(stored, keys, part, str(file))
+    return release, names, network.weights, network.lines()
 
 
 def _names(release: Release) -> dict[str, tuple[str, Tensor]]:
@@ -249,7 +214,7 @@ def _names(release: Release) -> dict[str, tuple[str, Tensor]]:
 def _check(file: Path, weights: Weights, release: Release, names: dict[str, tuple[str, Tensor]]) -> None:
     """Refuse what is not all of a release, and nothing else."""
     shapes = {key: tuple(like.shape) for key, like in names.values()} | release.aside
-    missing = [key for key in shapes if key not in weights and not key.endswith(_COUNTER)]
+    missing = [key for key in shapes if key not in weights and not key.endswith(COUNTER)]
     unknown = [key for key in weights if key not in shapes]
     present = [key for key in shapes if key in weights]
     shaped = [
@@ -264,12 +229,6 @@ def _check(file: Path, weights: Weights, release: Release, names: dict[str, tupl
         if tuple(weights[key].shape) == shapes[key] and not bool(torch.isfinite(weights[key]).all())
     ]
     wrong = {"missing": missing, "unknown": unknown, "of another shape": shaped, "not finite": infinite}
-    said = "; ".join(f"{len(keys)} {what} ({_shortened(keys)})" for what, keys in wrong.items() if keys)
+    said = "; ".join(f"{len(keys)} {what} ({shorten(keys, _NAMED)})" for what, keys in wrong.items() if keys)
     if said:
         raise UserError(f"{file}: {release.title}, but not all of it, or more, of {len(shapes)} keys: {said}")
-
-
-def _shortened(names: Iterable[str]) -> str:
-    names = list(names)
-    more = [f"and {len(names) - _NAMED} more"] if len(names) > _NAMED else []
-    return ", ".join(names[:_NAMED] + more)

@@ -10,15 +10,13 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from pretext.errors import UserError
 from pretext.gamut import TEMPERATURE, bin_centres
 from pretext.objectives import AB_SCALE
 from pretext.pictures.batches import CropSettings
 from pretext.recipe import BACKBONE, BackboneSettings, ObjectiveSettings, PretrainSettings
-
-Weights = dict[str, Tensor]
+from pretext.weights.state_dict import Weights
 
 _VISSL_ALEXNET = {"conv1": 0, "conv2": 2, "conv3": 4, "conv4": 5, "conv5": 6}
 _SAME_BIN = 0.5  # Lab units: the grid's step is 10

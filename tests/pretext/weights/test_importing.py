@@ -19,7 +19,7 @@ from pretext.errors import UserError
 from pretext.gamut import bin_centres
 from pretext.pictures.bundled import save_test_parts
 from pretext.recipe import load_pretrained
-from pretext.weights.importing import ImportSettings, import_weights
+from pretext.weights.importing import ImportSettings, import_weights, load_published
 
 Weights = dict[str, Tensor]
 
@@ -340,7 +340,7 @@ def other_bins(weights: Weights) -> None:
 
 def renamed(weights: Weights) -> None:
     for name in list(weights):
-        weights[f"net.{name}"] = weights.pop(name)
+        weights[name.replace("model", "net")] = weights.pop(name)
 
 
 @pytest.mark.parametrize(
@@ -364,6 +364,53 @@ def test_less_or_more_than_all_is_refused(
         import_weights(tmp_path / "x.pth", tmp_path / "run")
     assert str(tmp_path / "x.pth") in str(error.value) and "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()
+
+
+WRAPPINGS: dict[str, Callable[[Weights], object]] = {
+    "model": lambda weights: {"model": weights, "epoch": 3},
+    "state_dict": lambda weights: {"state_dict": weights},
+    "compiled": lambda weights: {f"_orig_mod.{name}": value for name, value in weights.items()},
+    "parallel": lambda weights: {"netG": {f"module.{name}": value for name, value in weights.items()}},
+    "beside": lambda weights: {"model": weights, "optimizer": {"state": {0: {"exp_avg": torch.zeros(3)}}}},
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("wrapping", WRAPPINGS)
+@pytest.mark.parametrize("release", ["eccv16", "siggraph17", "vissl_alexnet"])
+def test_what_stands_before_all_names_is_taken_off(
+    files: Files, release: str, wrapping: str, lightness: Tensor, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain, weights = files[release]
+    torch.save(WRAPPINGS[wrapping](weights), tmp_path / "x.pth")
+    done = import_weights(tmp_path / "x.pth", tmp_path / "run")
+    assert any("is taken off the names" in line for line in done.lines())
+    lightness = lightness if release != "vissl_alexnet" else torch.rand(1, 1, 99, 120) * 100
+    backbone = load_pretrained(tmp_path / "run").colorizer.backbone
+    close(backbone(lightness), load_published(plain).colorizer.backbone(lightness))
+    capsys.readouterr()
+    direct = load_published(tmp_path / "x.pth").colorizer.backbone
+    assert "is taken off the names" in capsys.readouterr().err
+    close(backbone(lightness), direct(lightness))
+
+
+def test_one_of_several_networks_is_named(files: Files, lightness: Tensor, tmp_path: Path) -> None:
+    weights = files["eccv16"][1]
+    other = {name: value if name == "model_out.weight" else value * 0.5 for name, value in weights.items()}
+    torch.save({"model": weights, "model_ema": other}, tmp_path / "x.pth")
+    with pytest.raises(UserError, match="holds 2 networks, model, model_ema; name one after the file") as error:
+        import_weights(tmp_path / "x.pth", tmp_path / "run")
+    assert "\n" not in str(error.value) and not (tmp_path / "run").exists()
+    import_weights(Path(f"{tmp_path / 'x.pth'}#model_ema"), tmp_path / "run")
+    state = load_pretrained(tmp_path / "run").colorizer.state_dict()
+    assert torch.equal(state["backbone.model1.0.weight"], other["model1.0.weight"])
+    save_test_parts(tmp_path / "pictures")
+    for part in ("model", "model_ema"):
+        colorize(
+            f"{tmp_path / 'x.pth'}#{part}", [tmp_path / "pictures"], ColorizeSettings(tmp_path / part, size=32, batch=8)
+        )
+    first, second = (sorted((tmp_path / part).glob("*.png")) for part in ("model", "model_ema"))
+    assert first and [path.read_bytes() for path in first] != [path.read_bytes() for path in second]
 
 
 class Evil:
