@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pretext.backbones.contract import Backbone, Stage
 from pretext.backbones.dense_vgg import keep_stride
+from pretext.backbones.sizes import find_error, find_least_size, measure_strides
 from pretext.backbones.timm_weights import fetch_weights, first_line, load_file, load_weights
 from pretext.color import lightness_to_gray
 from pretext.errors import UserError
@@ -25,6 +26,9 @@ ANY_SIZE: tuple[dict[str, bool], ...] = (
     {"strict_img_size": False},
     {},
 )
+
+
+_STRIDES: dict[str, tuple[int, ...]] = {}  # as measured, by model and arguments
 
 
 class TimmBackbone(Backbone):
@@ -90,7 +94,11 @@ class TimmBackbone(Backbone):
         dense = arguments.pop("output_stride", 32) if name.startswith("vgg") else 32
         if dense not in (1, 2, 4, 8, 16, 32):
             raise UserError(f"timm model {name}: output_stride is {dense!r}: take 1, 2, 4, 8, 16 or 32")
-        self.net, any_size = _create(name, self.channels, arguments, published.fixed_input_size)
+        if last_stride not in (None, 1, 2):
+            raise UserError(f"timm model {name}: last_stride is {last_stride!r}: it can be 1, 2, or be left out")
+        self._arguments, self._dense, self._last_stride = arguments, dense, last_stride
+        self._fixed_size: bool = published.fixed_input_size
+        self.net, any_size = _create(name, self.channels, arguments, self._fixed_size)
         self._full_arguments = {key: value for key, value in (any_size | arguments).items() if key != "out_indices"}
         if str(weights) == PUBLISHED:
             instead = "name a local file as backbone.weights, or leave it out: random weights"
@@ -105,22 +113,55 @@ class TimmBackbone(Backbone):
         names = [module.replace(".", "_") for module in info.module_name()]
         if len(set(names)) < len(names):  # branches side by side, as in CrossViT
             names = [f"{stage}_{position}" for position, stage in enumerate(names)]
-        strides = [min(stride, dense) for stride in info.reduction()]
-        self.stages = tuple(map(Stage, names, info.channels(), strides))
-        if dense < 32:
-            keep_stride(self.net, dense)
-        if last_stride is not None and last_stride not in (1, 2):
-            raise UserError(f"timm model {name}: last_stride is {last_stride!r}: it can be 1, 2, or be left out")
-        if last_stride == 1:
-            self.stages = _keep_resolution(name, self.net, self.channels, info.module_name()[-1], self.stages)
         self.channels_last = str(getattr(self.net, "output_fmt", "NCHW")).endswith("NHWC")
         size = arguments.get("img_size", published.input_size[-2:])
         own_size = (size, size) if isinstance(size, int) else tuple(size)
         self.own_size = int(own_size[0])
-        self.only_size = own_size if published.fixed_input_size and not any_size else None
+        self.only_size = own_size if self._fixed_size and not any_size else None
+        strides = self._measure_strides(None)
+        if dense < 32:
+            keep_stride(self.net, dense)
+        if last_stride == 1:
+            halved = _remove_last_stride(self.net)
+            kept = (*strides[:-1], strides[-1] // 2)
+            if not halved or self._measure_strides(last_stride) != kept:
+                raise UserError(
+                    f"timm model {name}: no stride can be removed from its last stage, {names[-1]}: leave out "
+                    "last_stride"
+                )
+            strides = kept
+        self.stages = tuple(map(Stage, names, info.channels(), strides))
         # Patches and windows must tile the picture.
-        self._multiple: int = max(stage.stride for stage in self.stages) if published.fixed_input_size else 1
+        tiling = [stride for stride in strides if self.own_size % stride == 0] if self._fixed_size else []
+        self._multiple: int = max(tiling, default=1)
         self._keep_normalisation(published.mean, published.std)
+
+    def _make_meta_net(self, last_stride: int | None) -> nn.Module:
+        """The net without values, to try sizes on; no random number is drawn."""
+        with torch.device("meta"), torch.random.fork_rng(devices=[]):
+            net, _ = _create(self.name, self.channels, self._arguments, self._fixed_size)
+        if self._dense < 32:
+            keep_stride(net, self._dense)
+        if last_stride == 1:
+            _remove_last_stride(net)
+        return net
+
+    def _measure_strides(self, last_stride: int | None) -> tuple[int, ...]:
+        """The true stride of every stage, measured once for a model of these arguments; () if it fits no more."""
+        key = f"{self.name} {self.channels} {sorted(self._arguments.items())} {self._dense} {last_stride}"
+        if key not in _STRIDES:
+            net, declared = self._make_meta_net(last_stride).eval(), self.net.feature_info.reduction()  # type: ignore[operator, union-attr]
+            try:
+                _STRIDES[key] = measure_strides(net, self.channels, declared, self.own_size, self.channels_last)
+            except Exception as error:  # as of ``_create``
+                if last_stride == 1:  # branches that no longer fit each other
+                    return ()
+                raise UserError(
+                    f"timm model {self.name} cannot be a backbone with {self.channels} input channel"
+                    f"{'s' * (self.channels > 1)}: it fails at its own size, {self.own_size} pixels "
+                    f"({first_line(error)})"
+                ) from error
+        return _STRIDES[key]
 
     def _keep_normalisation(self, mean: Sequence[float], std: Sequence[float]) -> None:
         if self.gray:
@@ -141,17 +182,29 @@ class TimmBackbone(Backbone):
         size = tuple(normalised.shape[-2:])
         try:
             maps = self.net(normalised)
-        except (AssertionError, RuntimeError) as error:
-            # timm asserts what a size must be; some models of one size only fail to broadcast.
-            if isinstance(error, RuntimeError) and self.only_size in (None, size):
+        except Exception as error:  # as of ``_create``
+            net = self._make_meta_net(self._last_stride).train(self.net.training)
+            if (
+                find_error(net, (len(normalised), self.channels, *size)) is None
+            ):  # no fault of the size: memory, or the device
                 raise
             raise UserError(
                 f"timm model {self.name} cannot take {size[0]} x {size[1]} pixels ({first_line(error)}): "
-                "change the crop, or set img_size if the model has it"
+                f"{self._suggest_size(net, max(size))}"
             ) from error
         if self.channels_last:
             maps = [features.permute(0, 3, 1, 2) for features in maps]
         return {stage.name: features for stage, features in zip(self.stages, maps, strict=True)}
+
+    def _suggest_size(self, net: nn.Module, size: int) -> str:
+        """What to do about a size that the model does not take."""
+        if self.only_size is not None:
+            return f"give it {self.only_size[0]} x {self.only_size[1]}, or set img_size if the model has it"
+        nearest = self.fit_size(size)
+        if nearest != size and find_error(net, (2, self.channels, nearest, nearest)) is None:
+            return f"give it {nearest} x {nearest}"
+        least = find_least_size(net, self.channels, size)
+        return f"give it at least {least} x {least}" if least else "take another model"
 
     def fit_size(self, size: int) -> int:
         """See ``Backbone.fit_size``: a model of one size takes that, one of patches a multiple of theirs."""
@@ -218,36 +271,22 @@ def _create(name: str, channels: int, arguments: dict[str, Any], fixed_size: boo
     raise UserError(f"timm model {name} cannot be a backbone{given}: {reason}")
 
 
-def _keep_resolution(
-    name: str, net: nn.Module, channels: int, module: str, stages: tuple[Stage, ...]
-) -> tuple[Stage, ...]:
-    """Take the stride of 2 out of the last stage, ``module`` of ``net``; the stages as they then are."""
-    refusal = UserError(
-        f"timm model {name}: no stride can be removed from its last stage, {stages[-1].name}: leave out last_stride"
-    )
-    parts = dict(net.named_modules())
-    stage = parts.get(module, parts.get(module.replace(".", "_")))
+def _remove_last_stride(net: nn.Module) -> bool:
+    """Take the strides of 2 out of the last stage; whether it had any, and all could be taken."""
+    info: Any = net.feature_info
+    module, parts = info.module_name()[-1], dict(net.named_modules())
+    last = parts.get(module, parts.get(module.replace(".", "_")))
     halving = [
         (path, part)
-        for path, part in (stage.named_modules() if stage is not None else ())
+        for path, part in (last.named_modules() if last is not None else ())
         if getattr(part, "stride", 1) in (2, (2, 2)) and not list(part.children())
     ]
     for path, part in halving:
         if isinstance(part, nn.Conv2d) and part.kernel_size == tuple(2 * int(side) + 1 for side in part.padding):
             part.stride = (1, 1)
         elif isinstance(part, nn.AvgPool2d) and path and part.kernel_size == 2:  # timm has no pool at stride 1
-            assert stage is not None
-            stage.set_submodule(path, nn.Identity())
+            assert last is not None
+            last.set_submodule(path, nn.Identity())
         else:
-            raise refusal
-    last = stages[-1]._replace(stride=stages[-1].stride // 2)
-    probe, training = next(net.parameters()).new_zeros(1, channels, 64, 64), net.training
-    try:
-        with torch.no_grad():
-            side = net.eval()(probe)[-1].shape[-1]
-    except (AssertionError, RuntimeError):  # branches that no longer fit each other
-        raise refusal from None
-    net.train(training)
-    if not halving or side != 64 // last.stride:
-        raise refusal
-    return (*stages[:-1], last)
+            return False
+    return bool(halving)
