@@ -16,6 +16,7 @@ from torch import Tensor
 from colorization.colourists import Colourist, Prediction
 from colorization.joining import Colours, Scaled, join_picture
 from colorization.listing import STANDARD, Job, beside, list_jobs
+from colorization.networks import MODELS
 from colorization.opening import REFERENCE, SCRIBBLES, depended_on, open_colourist
 from colorization.photographs import Format, Photograph, open_photograph, write_photograph
 from colorization.photographs.writing import in_memory
@@ -69,6 +70,7 @@ def colorize(model: str | Path, pictures: Sequence[Path], settings: ColorizeSett
         UserError: a path does not exist, no picture could be coloured, a result would take the place of a file that is
             not ours, or the network cannot do what is asked.
     """
+    require_images(str(model), pictures)
     streamed = settings.out == STANDARD or (settings.out is None and list(pictures) == [STANDARD])
     if streamed and (len(pictures) != 1 or pictures[0].is_dir() or settings.samples or settings.uncertainty):
         raise UserError("standard output takes one picture, without samples or uncertainty; name a folder with --out")
@@ -86,6 +88,19 @@ def colorize(model: str | Path, pictures: Sequence[Path], settings: ColorizeSett
         )
     memory = None if streamed else _memory(model, settings)
     return _Colouring(colourist, settings, memory).run(pictures)
+
+
+def require_images(model: str, images: Sequence[Path]) -> None:
+    """Refuse a call that names no images, as one does that forgets the model: colorize photo.jpg.
+
+    Raises:
+        UserError: so it is.
+    """
+    if not images:
+        raise UserError(
+            f"no images are named after {model}; write MODEL IMAGE ...: {MODELS}; without a network: reference:IMAGE, "
+            f"{SCRIBBLES}"
+        )
 
 
 def colorize_picture(colourist: Colourist, picture: Image.Image, saturation: float = 1.0) -> Image.Image:

@@ -1,6 +1,7 @@
 """Networks that colour: a run, a checkpoint, an exported file of ours, or published weights as they were downloaded."""
 
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +20,11 @@ from pretext.recipe import Pretrained, load_pretrained
 from pretext.weights.file import split_part
 from pretext.weights.importing import UnknownWeights, load_published
 
+MODELS = (
+    "a model that colors is a run, a checkpoint, a file that pretint export wrote, or a file of published weights "
+    "(docs/weights.md says where ECCV16 and SIGGRAPH17 are)"
+)
+"""For a user who named none of them."""
 LARGEST = 4096
 """The largest shorter side at which a network is shown a picture."""
 
@@ -124,12 +130,23 @@ def open_network(
     return NetworkColourist(colorizer, size or pretrained.settings.view_size, temperature, hints)
 
 
+def require_model(model: Path) -> None:
+    """Refuse the name of a network where nothing has that name.
+
+    Raises:
+        UserError: so it is.
+    """
+    if not os.path.lexists(split_part(model)[0]):
+        raise UserError(f"{model}: no such run or checkpoint; {MODELS}; without a network: reference:IMAGE, scribbles")
+
+
 def open_pretrained(model: Path) -> Pretrained:
     """As ``load_pretrained``, and of published weights too.
 
     Raises:
         UserError: it is neither, or could run code.
     """
+    require_model(model)
     try:
         return load_pretrained(model)
     except UserError as error:
@@ -139,4 +156,4 @@ def open_pretrained(model: Path) -> Pretrained:
     try:
         return load_published(model)
     except UnknownWeights:
-        raise own from None
+        raise UserError(f"{own}; {MODELS}") from None

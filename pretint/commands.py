@@ -147,7 +147,7 @@ def table(arguments: Sequence[str]) -> int:
 
 def colorize(arguments: Sequence[str]) -> int:
     """Colour photographs, and show them: gray, coloured, original."""
-    from colorization.colorizing import FOLDER
+    from colorization.colorizing import FOLDER, require_images
     from colorization.colorizing import colorize as job
     from colorization.settings import ColorizeSettings
 
@@ -156,8 +156,10 @@ def colorize(arguments: Sequence[str]) -> int:
         "a run, a checkpoint, exported weights, published ones of ECCV16 or SIGGRAPH17; reference:PICTURE; scribbles",
         kind=str,
     )
-    pictures = Positional("pictures", "picture files, folders of them, patterns; - is standard input", nargs="+")
-    (run, paths), settings = read(colorize, ColorizeSettings, [model, pictures], arguments)
+    pictures = Positional("pictures", "picture files, folders of them, patterns; - is standard input", nargs="*")
+    (run, paths), settings = read(
+        colorize, ColorizeSettings, [model, pictures], arguments, lambda named, _: require_images(*named)
+    )
     done = job(run, paths, settings)
     if done.streamed:  # standard output is the picture
         complain(*(f"{key}: {note}" for key, note in done.notes))
@@ -208,7 +210,7 @@ def studio(arguments: Sequence[str]) -> int:
     from colorization.studio.serving import StudioSettings
     from colorization.studio.serving import studio as job
 
-    model = Positional("model", "a run, a checkpoint, exported or published weights")
+    model = Positional("model", "a run, a checkpoint, exported or published weights; or scribbles", kind=str)
     (run,), settings = read(studio, StudioSettings, [model], arguments)
     job(run, settings, say)
     return 0

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from colorization.methods.propagation import propagate
-from colorization.networks import LARGEST, open_pretrained
+from colorization.networks import LARGEST, open_pretrained, require_model
 from pretext.colorizer import Colorizer
 from pretext.engine.run import find_checkpoint
 from pretext.errors import UserError
@@ -27,7 +27,7 @@ BASELINES = {
 }
 """They are in every table."""
 
-SCRIBBLES = "scribbles"
+REFERENCE, SCRIBBLES = "reference:", "scribbles"
 
 COLDEST = 0.01
 """The least temperature: towards 0 the annealed mean is that of the likeliest bins long before numbers run out."""
@@ -134,8 +134,11 @@ def _scribbles(word: str, seed: int) -> Method:
 
 
 def _network(word: str, device: torch.device, temperature: float, seed: int) -> Method:
+    if word.startswith(REFERENCE):
+        raise UserError(f"{word}: a reference gives its colors to one image; {SCRIBBLES}@hints=10 can be scored")
     path, options = _parsed(word)
     file, part = split_part(path)
+    require_model(path)
     checkpoint = find_checkpoint(file)
     pretrained = open_pretrained(Path(f"{checkpoint}#{part}") if part else checkpoint)
     backbone, objective = pretrained.settings.backbone.name, pretrained.settings.objective.name

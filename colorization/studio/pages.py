@@ -83,13 +83,13 @@ class _Studio:
             self.workshop.close()
 
     def page(self, request: Request) -> Response:
-        colourist = self.table.colourist
         response = HTMLResponse(
             self.render(
                 "studio.html",
                 model=self.table.name,
-                takes_hints=colourist.takes_hints,
-                has_distribution=colourist.has_distribution,
+                network=self.table.colourist is not None,
+                takes_hints=self.table.takes_hints,
+                has_distribution=self.table.has_distribution,
                 temperature=TEMPERATURE,
                 megabytes=self.megabytes,
                 megapixels=self.table.pixels // 1_000_000,

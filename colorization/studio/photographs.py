@@ -3,6 +3,7 @@
 import secrets
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,9 +11,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from colorization.hints import from_points
-from colorization.joining import Colours, Scaled, join_picture
+from colorization.hints import Hints, from_points
+from colorization.joining import Colours, Enlarged, Scaled, join_picture
 from colorization.methods.reference import reference_colourist
+from colorization.methods.scribbles import scribbles_colourist
 from colorization.networks import NetworkColourist
 from colorization.photographs import Format, Photograph, open_photograph
 from colorization.photographs.writing import in_memory
@@ -52,12 +54,14 @@ class Lying:
 
     full: Photograph
     shown: Image.Image
-    lightness: Tensor
-    """As the network sees it."""
+    lightness: Tensor | None
+    """As the network sees it, if there is one."""
     outputs: "OrderedDict[tuple[Point, ...], Tensor]" = field(default_factory=OrderedDict)
     """What the network said of it, by the hints that it was told."""
-    referred: "OrderedDict[tuple[str, tuple[int, int]], Colours]" = field(default_factory=OrderedDict)
-    """Its colours by the reference they are of, and the size at which it was coloured."""
+    referred: "OrderedDict[tuple[str | tuple[Point, ...], tuple[int, int]], Colours]" = field(
+        default_factory=OrderedDict
+    )
+    """Its colours by the reference or the scribbles they are of, and the size at which it was coloured."""
 
 
 class UnusableReference(UserError):
@@ -68,13 +72,15 @@ class Table:
     """Photographs by their unguessable identity. Of too many, those not used for longest are put away.
 
     Args:
-        colourist: the network that colours them.
+        colourist: the network that colours them; without one, colors spread from the hints.
         name: its, for the page.
         pixels: that a photograph may have, and twice that of all together.
     """
 
-    def __init__(self, colourist: NetworkColourist, name: str, pixels: int) -> None:
+    def __init__(self, colourist: NetworkColourist | None, name: str, pixels: int) -> None:
         self.colourist, self.name, self.pixels = colourist, name, pixels
+        self.takes_hints = colourist is None or colourist.takes_hints
+        self.has_distribution = colourist is not None and colourist.has_distribution
         self._lying: OrderedDict[str, Lying] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -96,7 +102,8 @@ class Table:
         scale = min(1.0, SHOWN / max(full.size))
         shown = full.reduced((max(1, round(full.size[0] * scale)), max(1, round(full.size[1] * scale))))
         identity = secrets.token_urlsafe(12)
-        photograph = Lying(full, shown, full.seen(self.colourist.seen_size(full.size)))
+        seen = full.seen(self.colourist.seen_size(full.size)) if self.colourist else None
+        photograph = Lying(full, shown, seen)
         with self._lock:
             self._lying[identity] = photograph
             while len(self._lying) > _KEPT or (self._area() > 2 * self.pixels and len(self._lying) > 1):
@@ -136,11 +143,12 @@ class Table:
             raise UserError(f"This photograph {why}, so it cannot be a JPEG; choose PNG.") from error
 
     def _colours(self, photograph: Lying, picture: Photograph, look: Look) -> Colours:
-        colours = (
-            self._by_reference(photograph, picture, look)
-            if look.reference
-            else self._by_network(photograph, picture.size, look)
-        )
+        if look.reference:
+            colours = self._by_reference(photograph, picture, look)
+        elif self.colourist is None or photograph.lightness is None:
+            colours = self._by_scribbles(photograph, picture, look)
+        else:
+            colours = self._by_network(self.colourist, photograph, photograph.lightness, picture.size, look)
         return Scaled(colours, look.saturation)
 
     def _by_reference(self, photograph: Lying, picture: Photograph, look: Look) -> Colours:
@@ -157,22 +165,42 @@ class Table:
         photograph.referred.move_to_end(key)
         return photograph.referred[key]
 
-    def _by_network(self, photograph: Lying, shown: tuple[int, int], look: Look) -> Colours:
+    def _by_scribbles(self, photograph: Lying, picture: Photograph, look: Look) -> Colours:
+        """Spread from the hints, at the size of the picture: what the page shows is quicker than what is downloaded."""
+        if not look.hints:
+            return Enlarged(torch.zeros(1, 2, 1, 1), picture.size)
+        if (key := (look.hints, picture.size)) not in photograph.referred:
+            colourist = scribbles_colourist(_hints_at(look.hints, picture.size))
+            lightness = picture.seen(colourist.seen_size(picture.size))
+            ab = colourist.predict(lightness, picture.size).ab
+            photograph.referred[key] = colourist.enlarged(ab, lightness, picture.size)
+            _forget(photograph.referred)
+        photograph.referred.move_to_end(key)
+        return photograph.referred[key]
+
+    def _by_network(
+        self, colourist: NetworkColourist, photograph: Lying, lightness: Tensor, shown: tuple[int, int], look: Look
+    ) -> Colours:
         """From the network's output, which neither temperature nor saturation changes."""
-        size, lightness = photograph.full.size, photograph.lightness
+        size = photograph.full.size
         if look.hints not in photograph.outputs:
-            hints = from_points(
-                (min(x * size[0], size[0] - 1), min(y * size[1], size[1] - 1), radius * min(size), *ab_of(colour))
-                for x, y, radius, colour in look.hints
-            )
-            photograph.outputs[look.hints] = self.colourist.output(lightness, hints if look.hints else None, size)
+            hints = _hints_at(look.hints, size) if look.hints else None
+            photograph.outputs[look.hints] = colourist.output(lightness, hints, size)
             _forget(photograph.outputs)
         photograph.outputs.move_to_end(look.hints)
-        ab = self.colourist.decode(photograph.outputs[look.hints], lightness.shape[-2:], look.temperature)
-        return self.colourist.enlarged(ab, lightness, shown)
+        ab = colourist.decode(photograph.outputs[look.hints], lightness.shape[-2:], look.temperature)
+        return colourist.enlarged(ab, lightness, shown)
 
     def _area(self) -> int:
         return sum(one.full.size[0] * one.full.size[1] for one in self._lying.values())
+
+
+def _hints_at(points: Sequence[Point], size: tuple[int, int]) -> Hints:
+    """The hints of the page in the pixels of a picture of that width and height."""
+    return from_points(
+        (min(x * size[0], size[0] - 1), min(y * size[1], size[1] - 1), radius * min(size), *ab_of(colour))
+        for x, y, radius, colour in points
+    )
 
 
 def _forget(kept: OrderedDict[Any, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The job of the studio: a network, served on a local page until Ctrl-C."""
+"""The job of the studio: a network, or hints alone, served on a local page until Ctrl-C."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from pathlib import Path
 from PIL import Image
 
 from colorization.networks import LARGEST
+from colorization.opening import REFERENCE, SCRIBBLES
 from colorization.pages.listening import address_of, bound, check_port, needing_extra
 from pretext.engine.interrupt import leave
 from pretext.errors import UserError
@@ -46,11 +47,12 @@ class StudioSettings:
         check_port(self.port)
 
 
-def studio(model: Path, settings: StudioSettings, say: Say) -> None:
+def studio(model: str | Path, settings: StudioSettings, say: Say) -> None:
     """Serve the page until Ctrl-C or TERM.
 
     Args:
-        model: a run, a checkpoint, an exported file, or published weights.
+        model: a run, a checkpoint, an exported file, or published weights; or ``scribbles``: no network, colors spread
+            from the hints that are drawn on the page.
         settings: how, and where.
         say: prints lines.
 
@@ -59,6 +61,11 @@ def studio(model: Path, settings: StudioSettings, say: Say) -> None:
         KeyboardInterrupt: it was Ctrl-C.
         SystemExit: it was TERM.
     """
+    name = str(model)
+    if name.startswith(REFERENCE):
+        raise UserError(f"{name}: the studio takes a reference on its page; start it as: pretint studio {SCRIBBLES}")
+    if name == SCRIBBLES and settings.size:
+        raise UserError(f"size: changes nothing of {SCRIBBLES}, which needs no network; leave it out")
     with needing_extra("this page"):
         from colorization.pages.guarding import names_here
         from colorization.pages.serving import serve
@@ -68,8 +75,8 @@ def studio(model: Path, settings: StudioSettings, say: Say) -> None:
 
     listener = bound(settings.host, settings.port)  # first: loading a network takes longer
     try:
-        colourist = open_network(model, settings.device, settings.size)
-        table = Table(colourist, model.name, settings.megapixels * 1_000_000)
+        colourist = None if name == SCRIBBLES else open_network(Path(name), settings.device, settings.size)
+        table = Table(colourist, Path(name).name, settings.megapixels * 1_000_000)
     except BaseException:
         listener.close()
         raise

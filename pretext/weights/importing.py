@@ -127,6 +127,8 @@ class _State(NamedTuple):
 
 def _published(file: Path, settings: ImportSettings) -> _State:
     file, part = split_part(file)
+    if not file.exists():
+        raise UserError(f"{file}: no such file; docs/weights.md says where published weights are")
     release, names, weights, lines = _recognise(file, part)
     _check(file, weights, release, names)
     recipe, centring = _centred(file, release, settings)
