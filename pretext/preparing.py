@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from pretext.backbones import build_backbone
 from pretext.classifier import Classifier
 from pretext.color import rgb_to_ab, rgb_to_lightness
 from pretext.colorizer import Colorizer
@@ -157,6 +158,23 @@ def _digest_of_labels(sources: Mapping[str, LabelledSource]) -> str:
 def _place(name: str) -> str:
     """What tells apart two sources whose pictures have the same names: 0001.jpg is in many folders."""
     return os.path.realpath(Path(name).expanduser()) if Path(name).exists() else name.removesuffix(":train")
+
+
+def check_sizes(settings: PretrainSettings) -> None:
+    """Refuse a crop that the backbone cannot take, before anything takes long: nothing is computed.
+
+    Raises:
+        UserError: as the backbone's ``forward``.
+    """
+    try:
+        with torch.device("meta"):
+            backbone = build_backbone(settings.backbone.name, **settings.backbone.arguments)
+            for size in (settings.crop.size, backbone.fit_size(settings.view_size)):
+                backbone(torch.zeros(2, 1, size, size))
+    except UserError:
+        raise
+    except Exception:  # a plugin's backbone may compute what tensors without values cannot: training will show
+        return
 
 
 def find_prior(pictures: Pictures, settings: PretrainSettings) -> Tensor:

@@ -27,6 +27,7 @@ from pretext.online import OnlineProbe
 from pretext.pictures import open_labelled
 from pretext.preparing import (
     Pictures,
+    check_sizes,
     fill_source,
     find_prior,
     held_views,
@@ -71,6 +72,7 @@ def pretrain(run: Path, settings: PretrainSettings) -> Ending:
         pictures = ranks.on_first(lambda: open_pictures(settings)) or open_pictures(settings)
         if settings.online.source:  # a mistake there is said before anything takes long
             ranks.on_first(lambda: open_labelled(settings.online.source))
+        ranks.on_first(lambda: check_sizes(settings))
         ranks.on_first(lambda: held.enter_context(held_run(run, plain(settings), plain(PretrainSettings()))))
         begun = ranks.from_first(lambda: resumed_checkpoint(run))
         state = None if begun is None else _restored(run, begun, settings, pictures)

@@ -73,6 +73,8 @@ def write_onnx(
         raise UserError(f"{error.name} is not installed: pip install 'pretint[export]'") from error
     graph = _Graph(backbone, colorizer, way == "rgb").eval()
     batch = _batch(pictures, 2, size, way)
+    with torch.no_grad():
+        graph(batch)  # a size that it cannot take is said in its own words, not in torch.export's
     larger = backbone.fit_size(size + max(stage.stride for stage in backbone.stages))
     reason = ""
     for free in (True, False) if _takes_any_size(backbone) else (False,):
