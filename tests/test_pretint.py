@@ -186,7 +186,13 @@ def test_a_damaged_checkpoint(said: Pretint, trained: Path, tmp_path: Path) -> N
     shutil.copytree(trained, run)
     newest = max((run / "checkpoints").iterdir())
     newest.write_bytes(newest.read_bytes()[:5000])
-    refused(said("pretrain", run, *SMALL), str(newest))
+    refused(said("probe", newest, *JUDGED), f"{newest}: damaged or cut")
+    code, _, err = said("pretrain", run, *SMALL)
+    assert code == 0 and err.startswith(f"{newest}: damaged or cut")
+    assert "the checkpoint before it, is used" in err.splitlines()[0]
+    for checkpoint in (run / "checkpoints").iterdir():
+        checkpoint.write_bytes(checkpoint.read_bytes()[:5000])
+    refused(said("pretrain", run, *SMALL), str(newest), "no other checkpoint that is whole")
     refused(said("probe", run, *JUDGED), str(newest))
 
 
