@@ -25,6 +25,7 @@ from colorization.sampling import draw, entropy, quantile_fields
 from colorization.settings import ColorizeSettings
 from colorization.showing import ROWS, SHEET, Row, reduced_to_cell, sheet_of, small_of
 from pretext.colorizer import resample
+from pretext.engine.memory import explain_memory_shortage
 from pretext.engine.progress import progress
 from pretext.errors import PictureError, UserError
 from pretext.files import held_folder, write_png
@@ -54,6 +55,7 @@ class Coloured(NamedTuple):
     """How many of those written stood already, from an earlier call."""
 
 
+@explain_memory_shortage("lower size, batch or megapixels")
 def colorize(model: str | Path, pictures: Sequence[Path], settings: ColorizeSettings) -> Coloured:
     """Colour files, all pictures in folders, and standard input.
 
@@ -254,11 +256,6 @@ class _Colouring:
             # What was given does not fit this photograph; who gave something gets photographs one by one.
             self.done.skipped.extend(PictureError(one.photograph.key, str(error)) for one in group)
             return len(group)
-        except torch.OutOfMemoryError as error:
-            raise UserError(
-                f"the GPU has no room for {len(group)} pictures at {lightness.shape[3]} x {lightness.shape[2]}; "
-                "lower --size or --batch"
-            ) from error
         for number, one in enumerate(group):
             try:
                 own = None if predicted.logits is None else predicted.logits[number : number + 1]

@@ -19,6 +19,7 @@ from pretext.engine.interrupt import WARNINGS, Ending, stop_requests
 from pretext.engine.journal import Journal
 from pretext.engine.learner import Learner
 from pretext.engine.loop import train
+from pretext.engine.memory import explain_memory_shortage
 from pretext.engine.run import held_run, resumed_checkpoint
 from pretext.errors import UserError
 from pretext.files import write_png
@@ -45,6 +46,10 @@ _SHOWN = 12
 _AT_ONCE = 32
 
 
+@explain_memory_shortage(
+    "set machine.checkpoint_activations, or lower training.micro_batch, training.batch_size, crop.size, "
+    "machine.workers or machine.cache"
+)
 def pretrain(run: Path, settings: PretrainSettings) -> Ending:
     """Train a colorizer (of objective.name labels: a classifier), or go on with a run that was interrupted.
 

@@ -15,6 +15,7 @@ from pretext.colorizer import Colorizer
 from pretext.engine.checkpoint import load_checkpoint
 from pretext.engine.device import autocast, pick_place
 from pretext.engine.learner import Learner
+from pretext.engine.memory import explain_memory_shortage
 from pretext.engine.nonfinite import read_evidence
 from pretext.engine.progress import progress
 from pretext.engine.training import MachineSettings
@@ -66,6 +67,7 @@ class Replay:
         ]
 
 
+@explain_memory_shortage("lower machine.workers, or compute it where the run was trained")
 def replay(folder: Path, settings: ReplaySettings) -> Replay:
     """Go from the checkpoint that was kept to the step that failed, and compute that one under watch.
 

@@ -50,6 +50,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with contextlib.suppress(OSError):
             complain(f"pretint: {error}")
         return 75 if isinstance(error, PartnerGone) else 2
+    except (MemoryError, RuntimeError) as error:
+        from pretext.engine.memory import describe_memory_shortage, is_memory_shortage  # with torch
+
+        if not is_memory_shortage(error):
+            raise
+        complain(f"pretint: {describe_memory_shortage(error)}; end other programs, or take a machine with more memory")
+        return 2
     except KeyboardInterrupt:
         complain("pretint: stopped at once; the same command goes on where it can")
         return 130

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from pretext.engine.checkpoint import load_checkpoint, save_checkpoint
 from pretext.engine.device import Place, device_name, pick_place
 from pretext.engine.interrupt import Ending, leave, stop_requests
-from pretext.engine.memory import forget_peak, peak
+from pretext.engine.memory import explain_memory_shortage, forget_peak, peak
 from pretext.engine.progress import say
 from pretext.errors import UserError
 from pretext.pictures.batches import Views
@@ -184,6 +184,7 @@ Judge = Callable[[Task], Sequence[Row]]
 """From features to the rows of a result."""
 
 
+@explain_memory_shortage("lower size or workers, or judge fewer stages")
 def evaluate(
     specs: Sequence[str], settings: EvaluationSettings, protocol: Protocol, mode: Mode, judge: Judge
 ) -> list[Result]:

@@ -19,7 +19,7 @@ from pretext.engine.interrupt import WARNINGS, Ending, stop_requests
 from pretext.engine.journal import Journal, read_journal, skipped_pictures, training_seconds
 from pretext.engine.learner import Learner
 from pretext.engine.loop import train
-from pretext.engine.memory import forget_peak, peak
+from pretext.engine.memory import explain_memory_shortage, forget_peak, peak
 from pretext.engine.progress import say
 from pretext.engine.run import held_run, newest_checkpoint, resumed_checkpoint
 from pretext.errors import UserError
@@ -66,6 +66,10 @@ class Start(NamedTuple):
         return Judged(name, group[:16], one.kind, one.seed, one.step, one.backbone, weights)
 
 
+@explain_memory_shortage(
+    "set machine.checkpoint_activations, or lower training.micro_batch, training.batch_size, size, machine.workers or "
+    "machine.cache"
+)
 def finetune(networks: Sequence[str], settings: FinetuneSettings) -> Finetuned:
     """Train networks on a task, each with a new head, and judge each once on the test pictures.
 

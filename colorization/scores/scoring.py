@@ -23,6 +23,7 @@ from colorization.scores.recording import is_score, record_features, record_scor
 from colorization.scores.summary import INTERVAL, METRICS, Known, Real, Summary, known, pooled
 from colorization.scores.table import Line, Metric, Scores, Shown, titles
 from pretext.engine.device import pick_device
+from pretext.engine.memory import explain_memory_shortage
 from pretext.errors import UserError
 from pretext.files import held_folder, write_atomically
 from pretext.gamut import TEMPERATURE, Gamut
@@ -106,6 +107,7 @@ def require_pictures(settings: ScoreSettings) -> None:
         raise UserError("no pictures are named; give a folder or another source of them with --pictures")
 
 
+@explain_memory_shortage("lower size, or score fewer models at once")
 def score(
     models: Sequence[str | Path], settings: ScoreSettings, seeds: Mapping[str, Sequence[str]] | None = None
 ) -> Scores:

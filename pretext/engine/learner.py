@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pretext.engine import ranks
 from pretext.engine.device import Place, autocast
+from pretext.engine.memory import is_memory_shortage
 from pretext.engine.recompute import recompute_activations
 from pretext.engine.training import MachineSettings, TrainingSettings
 from pretext.errors import UserError
@@ -115,7 +116,9 @@ class Learner:
                     with autocast(self.place):
                         loss = self._loss(*_moved(piece, self.place.device)) / len(pieces)
                     loss.backward()
-            except (RuntimeError, ValueError) as error:  # crops too small for the network, no memory, ...
+            except (RuntimeError, ValueError) as error:  # crops too small for the network, ...
+                if is_memory_shortage(error):
+                    raise  # what to lower depends on the job, which says it
                 raise UserError(f"step {self.done + 1} cannot be computed: {' '.join(str(error).split())}") from error
             total += loss.detach()
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.training.clip or math.inf)

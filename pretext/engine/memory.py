@@ -1,12 +1,25 @@
-"""How much memory a job takes, and how much there is."""
+"""How much memory a job takes, how much there is, and what is said when it runs out."""
 
 import contextlib
+import errno
 import multiprocessing
+import re
 import resource
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+
+from pretext.errors import UserError
+
+# In the texts of torch's CPU allocator, of CUDA's libraries, and of errors that a data worker hands over.
+_SHORTAGE = re.compile(
+    r"can't allocate memory|not enough memory|out of memory|cannot allocate memory|bad_alloc|ALLOC_FAILED|MemoryError"
+    r"|unable to (?:allocate|mmap)|shared memory",
+    re.IGNORECASE,
+)
+_AMOUNT = re.compile(r"allocate ([\d.]+) ?(bytes|[KMGTPE]iB)")
 
 
 def forget_peak(device: torch.device) -> None:
@@ -52,6 +65,49 @@ def available(device: torch.device) -> int:
         limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
         room = min(room, limit - used)
     return room
+
+
+def is_memory_shortage(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, in this process or in a data worker."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    if isinstance(error, RuntimeError):  # also torch.OutOfMemoryError, which a GPU's allocator raises
+        return isinstance(error, torch.OutOfMemoryError) or _SHORTAGE.search(str(error)) is not None
+    return isinstance(error, MemoryError)
+
+
+@contextlib.contextmanager
+def explain_memory_shortage(remedy: str) -> Iterator[None]:
+    """Within it, or in a function that it decorates, memory that runs out is a mistake of the user's, in one line.
+
+    Args:
+        remedy: what to change, such as "lower workers".
+
+    Raises:
+        UserError: memory ran out.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError, OSError) as error:
+        if not is_memory_shortage(error):
+            raise
+        raise UserError(f"{describe_memory_shortage(error)}; {remedy}") from error
+
+
+def describe_memory_shortage(error: BaseException) -> str:
+    """Where memory ran out, and for how much, as far as the error says it."""
+    text = str(error)
+    where = ""
+    if "DataLoader worker" in text:
+        where = " in a process that decodes images"
+    elif isinstance(error, torch.OutOfMemoryError) or "CUDA" in text:
+        where = " on the GPU"
+    amount = _AMOUNT.search(text)
+    if amount is None:
+        return f"out of memory{where}"
+    value, unit = amount.groups()
+    size = f"{float(value) / 1e9:,.2f} GB" if unit == "bytes" else f"{value} {unit}"
+    return f"out of memory{where}: {size} more were needed"
 
 
 def _kilobytes(path: Path, field: str) -> int:

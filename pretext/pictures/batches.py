@@ -337,11 +337,11 @@ def _loaded(
     try:
         yield from loaded
     except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+        if "DataLoader worker" not in str(error) or str(error).startswith("Caught"):  # by it, in what it did
             raise
         raise UserError(
-            "a process that decodes pictures was killed, for lack of memory perhaps: lower machine.cache or "
-            f"machine.workers ({' '.join(str(error).split())[:120]})"
+            "a process that decodes pictures was killed, for lack of memory perhaps: lower the number of "
+            f"workers, or machine.cache ({' '.join(str(error).split())[:120]})"
         ) from error
 
 

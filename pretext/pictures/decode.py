@@ -28,6 +28,7 @@ from pretext.pictures.formats import open_image, why_unidentified
 DECODER: str = f"pillow {PIL.__version__}"
 """What decodes, and its version: recorded in runs, since another decoder gives slightly other pixels."""
 
+_BYTES_A_PIXEL = 12  # Pillow keeps 4; with a copy turned or converted, and what is read meanwhile
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -52,14 +53,17 @@ def decode(data: bytes, key: str, shorter: int | None = None) -> Image.Image:
     Raises:
         PictureError: the data is empty, truncated, damaged, of no known format, or has more pixels than
             ``PIL.Image.MAX_IMAGE_PIXELS``.
+        MemoryError: there is no memory for a picture of its size.
     """
     assert shorter is None or shorter > 0, shorter
     if not data:
         raise PictureError(key, "empty file (0 bytes)")
+    pixels = 0
     try:
         with open_image(BytesIO(data)) as image:
+            pixels = image.width * image.height
             limit = Image.MAX_IMAGE_PIXELS
-            if limit is not None and image.width * image.height > limit:
+            if limit is not None and pixels > limit:
                 raise Image.DecompressionBombError
             if shorter is not None:
                 image.draft(None, (shorter, shorter))
@@ -71,7 +75,18 @@ def decode(data: bytes, key: str, shorter: int | None = None) -> Image.Image:
             picture.info.clear()  # or saving it would write the profile and orientation of the file
             return picture
     except Exception as problem:  # damaged bytes make Pillow raise nearly anything
+        if isinstance(problem, MemoryError) and _is_memory_short(pixels):
+            raise  # skipping it would make a run depend on the memory that is free
         raise PictureError(key, _reason(problem, data)) from problem
+
+
+def _is_memory_short(pixels: int) -> bool:
+    """Whether memory is too small for any picture of so many pixels, so that it is no fault of this one's file."""
+    try:
+        bytearray(_BYTES_A_PIXEL * pixels)
+    except MemoryError:
+        return True
+    return False
 
 
 def size_of(path: Path, key: str) -> tuple[int, int]:

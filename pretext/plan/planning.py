@@ -14,7 +14,7 @@ from pretext.engine.checkpoint import checkpoint_bytes
 from pretext.engine.device import Place, pick_place
 from pretext.engine.journal import record_sizes
 from pretext.engine.learner import Learner
-from pretext.engine.memory import device_peak, forget_peak, of_children, peak
+from pretext.engine.memory import device_peak, explain_memory_shortage, forget_peak, of_children, peak
 from pretext.engine.progress import progress
 from pretext.pictures import open_labelled
 from pretext.pictures.batches import Batch, Samples, batches
@@ -122,6 +122,10 @@ class Plan:
         return "the network"
 
 
+@explain_memory_shortage(
+    "set machine.checkpoint_activations, or lower training.micro_batch, training.batch_size, crop.size, "
+    "machine.workers or machine.cache"
+)
 def plan(settings: PretrainSettings) -> Plan:
     """Measure for about half a minute what a pretraining will take here. No run is made.
 

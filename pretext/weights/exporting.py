@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pretext.engine.checkpoint import load_checkpoint, save_portable
+from pretext.engine.memory import explain_memory_shortage
 from pretext.engine.run import find_checkpoint
 from pretext.errors import UserError
 from pretext.pictures.batches import centre_crop
@@ -75,6 +76,7 @@ class Exported(NamedTuple):
     """How to use it, and what was measured, a line each."""
 
 
+@explain_memory_shortage("lower size")
 def export(model: Path, destination: Path, settings: ExportSettings) -> Exported:
     """Write the network of a run or checkpoint.
 

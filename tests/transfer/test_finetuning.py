@@ -470,3 +470,26 @@ def test_other_commands_refuse_a_fine_tuned_network(
     assert pretint.main(["pretrain", folder, "--training.steps", "200"]) == 2
     error = capsys.readouterr().err
     assert "begun with other settings" in error and len(error) < 1200, error
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(
+    run: Path, devkit: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    first = tuned([run], "classify", devkit, reference=False)
+    newest = newest_checkpoint(folder_of(first[0]))
+    assert newest is not None
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1
+    newest.write_bytes(content)
+    Path(first[0].file).unlink()
+    again = tuned([run], "classify", devkit, reference=False)
+    assert "the checkpoint before it, is used" in capfd.readouterr().err
+    assert numbers(again) == numbers(first)
+
+
+def test_memory_that_runs_out_in_a_step(run: Path, devkit: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The allocator really refuses: no machine has so much."""
+    monkeypatch.setattr("pretext.engine.learner._Loss.forward", lambda *_: torch.ones(2**50))
+    with pytest.raises(UserError, match=r"GB more were needed; .* lower training\.micro_batch") as error:
+        tuned([run], "classify", devkit)
+    assert "\n" not in str(error.value)

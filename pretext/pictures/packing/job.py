@@ -28,6 +28,7 @@ from typing import NamedTuple
 from torch.utils.data import DataLoader, Dataset
 
 from pretext.engine.interrupt import Ending, stop_requests
+from pretext.engine.memory import explain_memory_shortage
 from pretext.engine.progress import progress
 from pretext.errors import PictureError, UserError
 from pretext.files import write_atomically, written_atomically
@@ -101,6 +102,7 @@ class Packed(NamedTuple):
     """What asked to stop, where it is not complete."""
 
 
+@explain_memory_shortage("lower workers")
 def pack(source: str, destination: Path, settings: PackSettings) -> Packed:
     """Pack the pictures of a source into tar shards, or go on with what was interrupted.
 
