@@ -22,6 +22,7 @@ COUNTER = "num_batches_tracked"
 
 _ENOUGH = 0.5  # a prefix under which fewer of a network's names lie is taken for another network's
 _LISTED = 6
+_LONGEST = 500  # characters of a name
 
 
 class FoundWeights(NamedTuple):
@@ -48,7 +49,8 @@ def flatten_names(stored: Any, origin: str) -> Weights:
     places counts once.
 
     Raises:
-        UserError: it is no dict, or has two tensors of one name; ``origin`` names the file.
+        UserError: it is no dict, or has two tensors of one name, or a name of more than 500 characters; ``origin``
+            names the file.
     """
     if not isinstance(stored, Mapping):
         raise UserError(f"{origin}: holds no weights by name but a {type(stored).__name__}")
@@ -57,6 +59,8 @@ def flatten_names(stored: Any, origin: str) -> Weights:
     waiting: list[tuple[str, Any]] = [("", stored)]
     while waiting:
         name, value = waiting.pop()
+        if len(name) > _LONGEST:
+            raise UserError(f"{origin}: holds a name of more than {_LONGEST} characters, {name[:60]}...")
         if isinstance(value, Mapping):
             if id(value) not in visited:  # a file can hold a dict that holds itself
                 visited.add(id(value))
