@@ -13,10 +13,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from colorization.color_range import PALE, ColorRange
 from colorization.colourists import Colourist, Prediction
 from colorization.joining import Colours, Scaled, join_picture
 from colorization.listing import STANDARD, Job, beside, list_jobs
-from colorization.networks import MODELS
+from colorization.networks import MODELS, NetworkColourist
 from colorization.opening import REFERENCE, SCRIBBLES, depended_on, open_colourist
 from colorization.photographs import Format, Photograph, open_photograph, write_photograph
 from colorization.photographs.writing import in_memory
@@ -36,7 +37,6 @@ FOLDER = Path("coloured")
 
 _HELD = 60e6  # pixels of photographs that wait for others of their size
 _NAME = 255  # bytes
-_PALE = 2.0  # Lab units: less cannot be seen
 
 
 class Coloured(NamedTuple):
@@ -48,7 +48,7 @@ class Coloured(NamedTuple):
     skipped: list[PictureError]
     """Pictures without a result, and why."""
     notes: list[tuple[str, str]]
-    """Of a picture: what was done to it, or could not be kept."""
+    """Of a picture: what was done to it, or could not be kept. Of the model: that its colors are worth nothing."""
     streamed: bool = False
     """Whether the result went to standard output."""
     stood: int = 0
@@ -89,7 +89,7 @@ def colorize(model: str | Path, pictures: Sequence[Path], settings: ColorizeSett
             "--samples and --uncertainty out, or take a network that learnt classification"
         )
     memory = None if streamed else _memory(model, settings)
-    return _Colouring(colourist, settings, memory).run(pictures)
+    return _Colouring(colourist, settings, memory, str(model)).run(pictures)
 
 
 def require_images(model: str, images: Sequence[Path]) -> None:
@@ -144,7 +144,8 @@ class _Opened(NamedTuple):
 class _Colouring:
     """One call: photographs are opened one by one, and coloured as soon as enough of one seen size are there."""
 
-    def __init__(self, colourist: Colourist, settings: ColorizeSettings, memory: Memory | None) -> None:
+    def __init__(self, colourist: Colourist, settings: ColorizeSettings, memory: Memory | None, model: str) -> None:
+        self.model, self.colors = model, ColorRange()
         self.colourist, self.settings, self.memory = colourist, settings, memory
         self.streamed = memory is None
         self.held, self.locked = contextlib.ExitStack(), False  # the folder of results, from the first result on
@@ -169,10 +170,17 @@ class _Colouring:
                 finished = self.open(job) + (self.flush() if number == len(left) else 0)
                 advance(finished, "")
             sheet = self.sheet(jobs)
-        self.done = self.done._replace(stood=stood, sheet=sheet)
+        self.done = self.done._replace(stood=stood, sheet=sheet, notes=[*self.warnings(), *self.done.notes])
         if not self.done.written and not (self.streamed and not self.done.skipped):
             raise UserError(f"none of {len(jobs)} pictures could be coloured; the first: {self.done.skipped[0]}")
         return self.done
+
+    def warnings(self) -> list[tuple[str, str]]:
+        """What a user is to know of a network whose colors are worth nothing."""
+        if not isinstance(self.colourist, NetworkColourist):  # a gray reference or one stroke give one color by right
+            return []
+        uniform = "" if self.colors.is_gray else self.colors.describe_uniform()  # of gray results there is a note each
+        return [(self.model, line) for line in (self.colourist.warning, uniform) if line]
 
     def sheet(self, jobs: Sequence[Job]) -> Path | None:
         """Bring what was written into the order of the jobs, and show the first of it."""
@@ -195,6 +203,7 @@ class _Colouring:
             return False
         self.done.written.append(job.target)
         self.done.notes.extend((str(job.source), note) for note in notes)
+        self.colors.add_range(self.memory.ab_range(self.results(job)))
         return True
 
     def row(self, job: Job) -> Row | None:
@@ -272,6 +281,7 @@ class _Colouring:
         ab = predicted.ab
         if not bool(torch.isfinite(ab).all()):
             raise PictureError(photograph.key, "the network's colours are no numbers; are its weights damaged?")
+        ab_range = self.colors.add(ab)
         if self.memory is not None:
             if not self.locked:
                 self.held.enter_context(held_folder(self.folder, "colouring into it"))
@@ -282,13 +292,13 @@ class _Colouring:
         notes = self.write(
             job, photograph, colours if settings.saturation == 1 else Scaled(colours, settings.saturation)
         )
-        if settings.saturation and float(ab.abs().max()) < _PALE:
+        if settings.saturation and float(ab.abs().max()) < PALE:
             notes.append("came out as gray as it was: it was given no colour")
         self.write_others(job, photograph, predicted, one.lightness.shape[-2:])
         self.done.notes.extend((photograph.key, note) for note in notes)
         if self.memory is None:
             return
-        self.memory.add(job.source, self.results(job), [*photograph.notes, *notes])
+        self.memory.add(job.source, self.results(job), [*photograph.notes, *notes], ab_range)
         self.done.written.append(job.target)
         if job.source == STANDARD:  # which cannot be read again
             self.originals[STANDARD] = reduced_to_cell(photograph)

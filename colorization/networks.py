@@ -39,11 +39,18 @@ class NetworkColourist:
         size: shorter side, in pixels, at which it is shown a picture.
         temperature: of the annealed mean.
         hints: colours that it is told, of the one photograph that it colours.
+        warning: a line for its user, see ``pretext.recipe.Pretrained.warning``.
     """
 
     def __init__(
-        self, colorizer: Colorizer, size: int, temperature: float = TEMPERATURE, hints: Hints | None = None
+        self,
+        colorizer: Colorizer,
+        size: int,
+        temperature: float = TEMPERATURE,
+        hints: Hints | None = None,
+        warning: str = "",
     ) -> None:
+        self.warning = warning
         self.colorizer, self.size, self.temperature, self.hints = colorizer, size, temperature, hints
         self.device = next(colorizer.parameters()).device
         self.batch = 1 if self.device.type == "cpu" else 8
@@ -127,7 +134,7 @@ def open_network(
     if hints is not None and not pretrained.colorizer.backbone.takes_hints:
         raise UserError(f"{model}: its network takes no hints; siggraph17 does. Leave --hints out")
     colorizer = pretrained.colorizer.to(pick_device(device))
-    return NetworkColourist(colorizer, size or pretrained.settings.view_size, temperature, hints)
+    return NetworkColourist(colorizer, size or pretrained.settings.view_size, temperature, hints, pretrained.warning)
 
 
 def require_model(model: Path) -> None:

@@ -60,6 +60,10 @@ class Memory:
         found = {key: record.get(key) for key in ("how", "source", "results")}
         return list(record.get("notes", [])) if found == self._record(source, targets) else None
 
+    def ab_range(self, targets: Sequence[Path]) -> Any:
+        """What ``add`` kept of a picture's colors; None if nothing."""
+        return self._known.get(self._name(targets[0]), {}).get("ab")
+
     def require_ours(self, targets: Sequence[Path]) -> None:
         """Raise a ``UserError`` if somebody changed one of a picture's results since it was written."""
         written = self._known.get(self._name(targets[0]), {}).get("results")
@@ -72,9 +76,10 @@ class Memory:
         if self._known.pop(self._name(targets[0]), None) is not None:
             self._append({"target": self._name(targets[0])})
 
-    def add(self, source: Path, targets: Sequence[Path], notes: Sequence[str]) -> None:
-        """Keep that they were written just now."""
-        self._append({"target": self._name(targets[0]), **self._record(source, targets), "notes": list(notes)})
+    def add(self, source: Path, targets: Sequence[Path], notes: Sequence[str], ab_range: Sequence[float]) -> None:
+        """Keep that they were written just now, and the range of the colors, see ``colorization.color_range``."""
+        kept = {"notes": list(notes), "ab": list(ab_range)}
+        self._append({"target": self._name(targets[0]), **self._record(source, targets), **kept})
 
     def _append(self, record: dict[str, Any]) -> None:
         try:

@@ -239,6 +239,15 @@ class Pretrained(NamedTuple):
     step: int
     has_head: bool = True
     """Whether there is a colour head; without one the colorizer can only give features."""
+    untrained: bool = False
+    """Whether it is the state of a run before its first step, and no import of published weights."""
+
+    @property
+    def warning(self) -> str:
+        """A line for the user of an untrained network; empty for others."""
+        if not self.untrained:
+            return ""
+        return "warning: no training step was done (step 0), so its colors mean nothing; train it first"
 
 
 CLASS_BRANCH = "class_branch."
@@ -392,7 +401,8 @@ def load_pretrained(path: Path) -> Pretrained:
     colorizer.load_state_dict(weights, strict=has_head)
     if not has_head:
         colorizer.head = NoHead(str(path))
-    return Pretrained(colorizer.eval(), settings, prior, state["step"], has_head)
+    untrained = state["step"] == 0 and not state.get("imported_from")
+    return Pretrained(colorizer.eval(), settings, prior, state["step"], has_head, untrained)
 
 
 def _misfits(expected: dict[str, Tensor], found: Any) -> list[str]:

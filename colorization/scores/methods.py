@@ -63,6 +63,8 @@ class Method(NamedTuple):
     """The run that it is of."""
     colour: Callable[[Batch], Tensor]
     """ab, (B, 2, S, S), unscaled."""
+    warning: str = ""
+    """A line for the user, if its colors are worth nothing."""
 
 
 def open_method(word: str, device: torch.device, temperature: float, seed: int) -> Method:
@@ -164,7 +166,7 @@ def _network(word: str, device: torch.device, temperature: float, seed: int) -> 
     about.append(f"sees {seen} x {seen} pixels{told}")
     name = path.resolve().name if run == path else weights_title(path)
     view = _View(colorizer, size, temperature, hints, seed)
-    return Method(_with_options(name, options), ", ".join(about), identity, run, view)
+    return Method(_with_options(name, options), ", ".join(about), identity, run, view, pretrained.warning)
 
 
 class _View:

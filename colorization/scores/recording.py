@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from colorization.color_range import ColorRange
 from colorization.scores.auc import WHOLE, areas_by_bin, sums_by_bin
 from colorization.scores.judges import Features
 from colorization.scores.ledger import Floats, Ledger, Record
@@ -105,6 +106,7 @@ def score_batch(batch: Batch, method: Method, panel: Panel, n_bins: int) -> tupl
             "ssim": ssim(ours, real).tolist(),
             "cf": colourfulness(ours).tolist(),
             "cf_abs": colourfulness(ours, absolute=True).tolist(),
+            "ab": [ColorRange().add(one) for one in ab.split(1)],
         }
         if panel.lpips is not None:
             columns["lpips"] = panel.lpips(rgb, batch.rgb).tolist()

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from colorization.color_range import ColorRange
 from colorization.networks import LARGEST
 from colorization.scores.ledger import Ledger, slug
 from colorization.scores.methods import BASELINES, COLDEST, Method, open_method
@@ -157,7 +158,8 @@ def score(
         _require_two(settings.pictures, circle)
         disjoint = _disjoint(settings, out, panel, circle, device)
         lines = _lines(methods, ledgers, circle, panel, weights, disjoint, against, joined)
-        scores = _scores(settings, circle, lines, panel, disjoint, against, identity, out)
+        notes = (*panel.missing, *_warnings(methods, ledgers, circle.kept))
+        scores = _scores(settings, circle, lines, panel, disjoint, against, identity, out, notes)
         write_atomically(scores.file, scores.json())
     return scores
 
@@ -300,6 +302,7 @@ def _scores(
     against: str,
     identity: dict[str, Any],
     out: Path,
+    notes: tuple[str, ...],
 ) -> Scores:
     kept, skipped = circle.kept, circle.skipped
     metrics = _described(settings.prior, panel, disjoint, len(kept))
@@ -317,7 +320,20 @@ def _scores(
     footer += [f"{line.method}: {line.about}" for line in lines]
     of = [facts, {line.method: line.identity for line in lines}, against, [judge.digest for judge in panel.present]]
     file = out / f"{slug(settings.pictures)}-{hashlib.sha256(json.dumps(of).encode()).hexdigest()[:12]}.json"
-    return Scores(lines, metrics, against, facts, tuple(footer), tuple(panel.missing), tuple(skipped), file)
+    return Scores(lines, metrics, against, facts, tuple(footer), notes, tuple(skipped), file)
+
+
+def _warnings(methods: Sequence[Method], ledgers: Sequence[Ledger], kept: Sequence[int]) -> list[str]:
+    """Lines on networks whose colors are worth nothing."""
+    lines = []
+    for method, ledger in zip(methods, ledgers, strict=True):
+        if method.identity["method"] != "network":  # gray is uniform by right
+            continue
+        colors = ColorRange()
+        for index in kept:
+            colors.add_range(ledger[index].get("ab"))
+        lines += [f"{method.name}: {line}" for line in (method.warning, colors.describe_uniform()) if line]
+    return lines
 
 
 def _described(prior: str, panel: Panel, disjoint: _Disjoint, count: int) -> tuple[Metric, ...]:

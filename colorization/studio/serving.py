@@ -83,5 +83,6 @@ def studio(model: str | Path, settings: StudioSettings, say: Say) -> None:
     say(
         f"studio: {address_of(listener)}/",
         "photographs stay in this machine's memory, and nothing is sent elsewhere; Ctrl-C stops",
+        *([f"{name}: {colourist.warning}"] if colourist and colourist.warning else []),
     )
     leave(serve(studio_app(table, settings.megabytes, names_here(settings.host)), listener))

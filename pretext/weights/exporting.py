@@ -103,8 +103,9 @@ def export(model: Path, destination: Path, settings: ExportSettings) -> Exported
         part = "colorizer" if settings.format == "safetensors" and pretrained.has_head else "backbone"
     if part == "colorizer" and not pretrained.has_head:
         raise UserError(f"{model}: these weights have no colour head; export their backbone")
+    warnings = [pretrained.warning] if pretrained.untrained else []
     if settings.format == "safetensors":
-        return Exported(destination, _write_safetensors(model, destination, part == "colorizer"))
+        return Exported(destination, _write_safetensors(model, destination, part == "colorizer") + warnings)
     size = pretrained.colorizer.backbone.fit_size(settings.size or pretrained.settings.view_size)
     with torch.no_grad():
         if settings.format == "onnx":
@@ -112,7 +113,7 @@ def export(model: Path, destination: Path, settings: ExportSettings) -> Exported
             notes = write_onnx(destination, pretrained.colorizer.backbone, colorizer, settings.input, _pictures, size)
         else:
             notes = write_plain(destination, settings.format, pretrained, settings.input, _pictures, size)
-    return Exported(destination, notes)
+    return Exported(destination, [*notes, *warnings])
 
 
 def _write_safetensors(model: Path, destination: Path, whole: bool) -> list[str]:
