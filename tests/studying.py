@@ -1,11 +1,14 @@
 """Small studies, for the tests of theirs."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import pytest
+from browsing import Site
+from launching import Started
 from PIL import Image
 
 from colorization.turing.store import Store
@@ -54,3 +57,13 @@ def make_study(tmp_path: Path) -> Iterator[MakeStudy]:
             return stack.enter_context(opened_study(tmp_path / "study", asked))[0]
 
         yield make
+
+
+def wait_until_served(started: Started) -> tuple[Site, str]:
+    """Where it serves, once it says so, and the path by which participants join."""
+    while "Ctrl-C stops" not in started.said:
+        assert started.runs(), started.said
+        time.sleep(0.05)
+    (line,) = [line for line in started.said.splitlines() if line.startswith("participants:")]
+    address, _, token = line.split()[1].partition("/join/")
+    return Site(address), f"/join/{token}"

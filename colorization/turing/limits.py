@@ -2,7 +2,8 @@
 
 A class behind one address takes part at once, so participants are told apart by the secret in their link. Of an
 address are bounded, besides, those who are no participants (they alone cannot keep participants of the same address
-out), the participants that it makes, and at last the requests of all of them.
+out), the participants that it makes, and at last the requests of all of them. The files of which the pages are made
+cost no more than a refusal, and are for everybody: nothing tells whose page needs them.
 """
 
 from collections.abc import Callable
@@ -11,8 +12,8 @@ from starlette.types import Scope
 
 from colorization.pages.guarding import Buckets, Rate, client_of
 
-_PARTICIPANT = Rate(200, 10)  # a reload takes 12 requests, a trial 4
-_STRANGERS = Rate(3000, 60)  # of one address: 5 for each who joins, and all wrong links
+_PARTICIPANT = Rate(200, 10)  # a reload takes up to 6 requests, a trial 4
+_STRANGERS = Rate(3000, 60)  # of one address: 2 for each who joins, and all wrong links
 _JOINS = Rate(400, 0.2)  # of one address: each takes up to 4 kB of the study's file, for good
 _ADDRESS = Rate(10_000, 600)
 
@@ -31,10 +32,10 @@ class StudyLimits:
 
     def __call__(self, scope: Scope) -> float:
         """Seconds until the request may pass."""
-        if self._is_owner(scope):
+        first, _, rest = scope["path"].lstrip("/").partition("/")
+        if first == "static" or self._is_owner(scope):
             return 0
         address = client_of(scope)
-        first, _, rest = scope["path"].lstrip("/").partition("/")
         identity = rest.partition("/")[0] if first == "go" else ""
         if identity in self._participants:
             return self._participants.wait(identity) or self._addresses.wait(address)

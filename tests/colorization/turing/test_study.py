@@ -3,16 +3,14 @@
 import io
 import signal
 import socket
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from browsing import Site
-from launching import Launcher, Started
+from launching import Launcher
 from PIL import Image
-from studying import write_pictures
+from studying import wait_until_served, write_pictures
 
 import pretint
 from colorization.turing.pictures import Pairs, served
@@ -197,7 +195,7 @@ def test_the_command_serves_is_killed_and_goes_on(launcher: Launcher, folders: l
     words = ["turing", tmp_path / "study", "--port", "0", "--token", "a token of mine"]
     more = ["--real", folders[0], "--algorithm", f"one={folders[1]}", "--practice", "1", "--trials", "2"]
     started = launcher.start(*words, *more)
-    site, link = _served(started)
+    site, link = wait_until_served(started)
     joined = site.ask(link, b"vision=yes", content_type="application/x-www-form-urlencoded")
     assert joined.status == 303
     place = joined.headers["location"]
@@ -210,18 +208,8 @@ def test_the_command_serves_is_killed_and_goes_on(launcher: Launcher, folders: l
     started.kill()
     started.wait()
     again = launcher.start(*words)
-    site, link_again = _served(again)
+    site, link_again = wait_until_served(again)
     assert link_again == link and "a token of mine" not in again.said
     assert site.ask(f"{place}/state").json["trial"] == 1
     again.signal(signal.SIGINT)
     assert again.wait() == 130 and "1 participants, 0 of them finished" in again.said
-
-
-def _served(started: Started) -> tuple[Site, str]:
-    """Where it serves, once it says so, and the path by which participants join."""
-    while "Ctrl-C stops" not in started.said:
-        assert started.runs(), started.said
-        time.sleep(0.05)
-    (line,) = [line for line in started.said.splitlines() if line.startswith("participants:")]
-    address, _, token = line.split()[1].partition("/join/")
-    return Site(address), f"/join/{token}"
