@@ -29,15 +29,21 @@ class Served(Site):
 
     def connect(self, sent: str = "") -> socket.socket:
         """A connection on which something is sent; HOST stands for the page's name."""
-        connection = socket.create_connection(self.place, timeout=60)
-        connection.sendall(sent.replace("HOST", "{}:{}".format(*self.place)).encode())
-        return connection
+        return connect(self, sent)
 
     def stop(self, number: int) -> tuple[int, float]:
         """Send a signal; returns the exit code, and how many seconds it took."""
         began = time.monotonic()
         self.process.send_signal(number)
         return self.process.wait(60), time.monotonic() - began
+
+
+def connect(site: Site, sent: str = "") -> socket.socket:
+    """A connection to a page; see ``Served.connect``."""
+    host, _, port = site.address.removeprefix("http://").partition(":")
+    connection = socket.create_connection((host, int(port)), timeout=60)
+    connection.sendall(sent.replace("HOST", f"{host}:{port}").encode())
+    return connection
 
 
 @contextmanager

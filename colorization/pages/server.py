@@ -81,6 +81,8 @@ def run_server(server: PageServer, listener: socket.socket) -> Ending:
     """
     before = set(threading.enumerate())
     server.run(sockets=[listener])
+    # One more Ctrl-C while Python is finalized ends that as well, without a traceback from the middle of it.
+    atexit.register(signal.signal, signal.SIGINT, signal.SIG_DFL)
     running = [thread for thread in threading.enumerate() if thread.daemon and thread not in before]
     if running:
         atexit.register(_exit_despite, running, server.ending)

@@ -4,7 +4,8 @@ import logging
 import secrets
 import sqlite3
 import zlib
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -59,7 +60,14 @@ def study_app(store: Store, token: str, address: str, names: set[str]) -> ASGIAp
         sqlite3.Error: part.unreadable,
         zlib.error: part.unreadable,
     }
-    app = Starlette(routes=routes, exception_handlers=handlers)
+
+    @asynccontextmanager
+    async def life(app: Starlette) -> AsyncIterator[None]:
+        yield
+        # Threads that still wait for another program's lock, one after the other, cannot be cancelled.
+        store.refuse_writes()
+
+    app = Starlette(routes=routes, exception_handlers=handlers, lifespan=life)
     return Guard(app, names, limit=limits, public=address)
 
 

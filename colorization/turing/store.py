@@ -127,6 +127,7 @@ class Store:
     def __init__(self, file: Path, connection: sqlite3.Connection) -> None:
         self.file = file
         self._db, self._lock = connection, threading.RLock()
+        self._refuses_writes = False
         self.clock: Callable[[], float] = time.time
         """Seconds since 1970."""
         (facts,) = self._db.execute("SELECT facts FROM study").fetchone()
@@ -193,6 +194,10 @@ class Store:
         finally:
             for leftover in parts:
                 leftover.unlink(missing_ok=True)
+
+    def refuse_writes(self) -> None:
+        """Begin nothing more that writes: whoever waits to write has an ``sqlite3.Error`` at once."""
+        self._refuses_writes = True
 
     def close(self) -> None:
         """No method may be called after it."""
@@ -354,6 +359,8 @@ class Store:
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         with self._lock:
+            if self._refuses_writes:
+                raise sqlite3.OperationalError("the study is being closed")
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield self._db
