@@ -89,16 +89,21 @@ def _expanded(pictures: Sequence[Path], out: Path) -> list[Path]:
         if path == STANDARD or not is_pattern(str(path)):
             found.append(path)
             continue
-        matches = _without_system_names(path, [Path(match) for match in match_paths(str(path), recursive=True)])
+        matches, left_out = _without_system_names(path, map(Path, match_paths(str(path), recursive=True)))
         mine, fixed = _real(out), _real(_fixed(path))
         if mine != fixed and mine.is_relative_to(fixed):
             matches = [match for match in matches if not _real(match).is_relative_to(mine)]
-        if not matches:
-            raise UserError(f"{path}: no file matches this pattern")
         within = {parent for match in matches for parent in match.parents}
         # A folder that the results lie in stands only for the other matches in it.
         folders = {one for one in matches if one.is_dir() and not (one in within and mine.is_relative_to(_real(one)))}
-        found += [one for one in matches if (one in folders or one.is_file()) and folders.isdisjoint(one.parents)]
+        matches = [one for one in matches if folders.isdisjoint(one.parents)]
+        chosen = [one for one in matches if one in folders or one.is_file()]
+        for odd in (one for one in matches if not one.is_dir() and not one.is_file()):
+            left_out.add_kind("broken link" if odd.is_symlink() else "pipe, socket or device")
+        left_out.tell(readable(os.fsencode(path)))
+        if not chosen:
+            raise UserError(f"{path}: no file matches this pattern")
+        found += chosen
     return found
 
 
@@ -109,8 +114,8 @@ def _fixed(pattern: Path) -> Path:
     return Path(existing, *plain)
 
 
-def _without_system_names(pattern: Path, matches: list[Path]) -> list[Path]:
-    """Matches without those that a system made, unless the pattern names them; what goes is said."""
+def _without_system_names(pattern: Path, matches: Iterable[Path]) -> tuple[list[Path], LeftOut]:
+    """Matches without those that a system made, unless the pattern names them; and the counts of what goes."""
     left_out, kept, seen = LeftOut(), [], set[Path]()
     depth = len(_fixed(pattern).parts)
     for match in matches:
@@ -123,8 +128,7 @@ def _without_system_names(pattern: Path, matches: list[Path]) -> list[Path]:
         if place not in seen:
             seen.add(place)
             (left_out.add_folder if place.is_dir() else left_out.add_file)(os.fsencode(name))
-    left_out.tell(readable(os.fsencode(pattern)))
-    return kept
+    return kept, left_out
 
 
 def _files(path: Path, out: Path) -> list[tuple[Path, Path]]:

@@ -1,6 +1,7 @@
 """Pictures of every format that is read are coloured, end to end; and what a folder or pattern leaves out is said."""
 
 import io
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image
 import pretint
 from colorization import ColorizeSettings, colorize
 from colorization.photographs import open_photograph
+from pretext.errors import UserError
 from pretext.pictures import left_out
 
 
@@ -98,6 +100,20 @@ def test_a_pattern_leaves_out_what_a_system_made(
     for given in (album / "@eaDir" / "*.png", album / "@eaDir"):
         done = colorize(model, [given], ColorizeSettings(out=tmp_path / "other", sheet=False))
         assert [path.name for path in done.written] == ["2.png"], "what is named is taken"
+
+
+def test_a_pattern_says_what_is_no_file(tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "broken.png").symlink_to(tmp_path / "gone.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    counts = "2 files left out: 1 broken link, 1 pipe, socket or device\n"
+    settings = ColorizeSettings(out=tmp_path / "out", sheet=False)
+    with pytest.raises(UserError, match=r"p\*\.png: no file matches this pattern"):
+        colorize(model, [tmp_path / "p*.png"], settings)
+    assert capsys.readouterr().err.startswith(f"{tmp_path}/p*.png: 1 file left out: 1 pipe, socket or device\n")
+    (tmp_path / "a.png").write_bytes(gray("PNG"))
+    done = colorize(model, [tmp_path / "[!t]*.png"], settings)
+    assert [path.name for path in done.written] == ["a.png"]
+    assert f"{tmp_path}/[!t]*.png: {counts}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("name", "bits", "deep"), [("x.pgm", 16, True), ("x.ppm", 16, False), ("x.ppm", 8, False)])
