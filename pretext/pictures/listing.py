@@ -98,7 +98,8 @@ def scan(base: bytes, shown: str, by_class: bool) -> Listing:
     if loose := sum(len(item) for item in items if isinstance(item, list)):
         found.left_out.add_kind("in no class folder", loose)
     if not folders:
-        raise UserError(f"{shown}: no sub-folders; labelled pictures lie in one folder per class")
+        others = f" ({found.left_out.describe()})" if found.left_out else ""
+        raise UserError(f"{shown}: no sub-folders; labelled pictures lie in one folder per class{others}")
     counts, left_out = [], found.left_out
     for name, above in folders:
         before, found.left_out = found.count, LeftOut()

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from pretext.errors import UserError
 from pretext.pictures import ClassFolder, Folder, Shards, Source, left_out, open_labelled, open_source
 
 FOLDERS = (
@@ -50,6 +51,12 @@ def test_folders_of_systems(tmp_path: Path, folder: str, capsys: pytest.CaptureF
         tar.add(root, ".")
     assert sorted(keys(Shards(tmp_path / "set.tar"))) == ["./a/1", "./b/2"]
     assert "3 folders left out: 3 " in capsys.readouterr().err
+
+
+def test_classes_of_which_only_a_systems_are_left(tmp_path: Path) -> None:
+    put(tmp_path, "@eaDir/1.png")
+    with pytest.raises(UserError, match=r"no sub-folders; .* class \(1 folder left out: 1 @eaDir\)"):
+        ClassFolder(tmp_path)
 
 
 @pytest.mark.parametrize("folder", ["@eaDir", ".thumbnails", "#snapshot"])
