@@ -38,6 +38,8 @@ _DIFFICULT = {"": False, "0": False, "false": False, "unspecified": False, "1": 
 _DECLARED = re.compile(rb"""\A<\?xml[^>]{0,100}?\sencoding\s*=\s*["']([A-Za-z][A-Za-z0-9._-]{0,40})["']""")
 _NO_ENCODINGS = ("idna", "punycode", "raw-unicode-escape", "unicode-escape", "undefined", "utf-7")
 """Of Python's: none is what a text file is in, and some take minutes for a hostile one."""
+_SUPERSETS = {"gb2312": "gbk"}
+"""Tools declare the one, and write characters that only the other has."""
 
 
 class Annotated(NamedTuple):
@@ -115,7 +117,8 @@ def read_objects(path: Path, content: bytes) -> list[Annotated]:
 def _decoded(content: bytes) -> str | bytes:
     """The text of an annotation whose declared encoding has characters of several bytes; any other as it is.
 
-    Expat itself reads UTF-8, UTF-16 and Latin-1, and asks Python for other encodings of one byte a character.
+    Expat itself reads UTF-16 and Latin-1, and asks Python for other encodings of one byte a character. UTF-8 it knows
+    by that name alone, and not as ``utf8``.
     """
     if content.startswith(codecs.BOM_UTF8):  # it counts more than what is declared
         return content.decode("utf-8-sig")
@@ -123,8 +126,9 @@ def _decoded(content: bytes) -> str | bytes:
     if declared is None:
         return content
     name = codecs.lookup(declared[1].decode()).name
+    name = _SUPERSETS.get(name, name)
     if name in _NO_ENCODINGS:
         raise LookupError(f"unknown encoding: {name}")
-    if name.startswith(("utf", "iso8859", "cp125", "ascii", "latin")):
+    if name.startswith(("utf-16", "utf-32", "iso8859", "cp125", "ascii", "latin")):
         return content
     return content.decode(name)

@@ -238,6 +238,13 @@ def test_annotations_in_other_encodings(devkit: Path, encoding: str) -> None:
     assert labels.tolist() == [-(name == "dog") for name in CLASSES]
 
 
+@pytest.mark.parametrize(("name", "encoding"), [("utf8", "utf-8"), ("UTF_8", "utf-8"), ("gb2312", "gbk")])
+def test_annotations_whose_encoding_is_declared_loosely(devkit: Path, name: str, encoding: str) -> None:
+    content = declared(name, "\u93ad".encode(encoding))  # gb2312 has no such character
+    (devkit / "VOC2007/Annotations/000001.xml").write_bytes(content)
+    assert open_labelled(f"voc:2007:val:{devkit}").labels[1].sum() == -1
+
+
 @pytest.mark.parametrize(
     ("text", "difficult"),
     [
