@@ -27,6 +27,7 @@ _BEGINNINGS = (".Trash", "._")
 _NAMES = {name.lower().encode(): name.strip() for name in _SYSTEM}
 _SHOWN = 6  # kinds in a line
 _KINDS = 200
+_LONGEST_KIND = 40  # characters: all of ours are shorter
 _LONGEST = 8  # characters of an ending: what is longer is a sentence with a dot in it
 
 RULES = hashlib.sha256("\n".join([*ENDINGS, "", *_SYSTEM, *_BEGINNINGS]).encode()).hexdigest()[:16]
@@ -79,8 +80,10 @@ class LeftOut:
         """Return what ``as_dict`` was called on; ``ValueError`` where it cannot be that."""
         left_out = cls(**counts)
         for kind, count in (*left_out.files.items(), *left_out.folders.items()):
-            if not kind.isprintable() or not isinstance(count, int) or count < 0:
-                raise ValueError(f"{count!r} of {kind!r}")
+            if not kind.isprintable() or len(kind) > _LONGEST_KIND:
+                raise ValueError(f"a kind of {len(kind)} characters")
+            if not isinstance(count, int) or not 0 <= count < 2**63:  # a sum of longer ones may have no decimal form
+                raise ValueError(f"a count that is no 63-bit integer of {kind}")
         return left_out
 
     def as_dict(self) -> dict[str, dict[str, int]]:

@@ -86,3 +86,9 @@ def test_a_folder_of_shards_on_a_photo_server(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "shards" / "s.tar", "w") as tar:
         tar.add(tmp_path / "x" / "1.png", "1.png")
     assert keys(open_source(str(tmp_path / "shards"))) == ["1"]
+
+
+@pytest.mark.parametrize("files", [{"a": 2**63}, {"a": -1}, {"a": 1.0}, {"a" * 41: 1}, {"\x1b[2J": 1}])
+def test_kept_counts_that_nobody_of_us_wrote(files: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=r"count|kind"):
+        left_out.LeftOut.from_dict({"files": files, "folders": {}})
