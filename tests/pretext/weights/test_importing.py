@@ -376,8 +376,10 @@ WRAPPINGS: dict[str, Callable[[Weights], object]] = {
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("wrapping", WRAPPINGS)
-@pytest.mark.parametrize("release", ["eccv16", "siggraph17", "vissl_alexnet"])
+@pytest.mark.parametrize(
+    ("release", "wrapping"),
+    [*(("eccv16", wrapping) for wrapping in WRAPPINGS), ("siggraph17", "compiled"), ("vissl_alexnet", "model")],
+)
 def test_what_stands_before_all_names_is_taken_off(
     files: Files, release: str, wrapping: str, lightness: Tensor, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
