@@ -42,9 +42,9 @@ def compressed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 READERS = {
     "checkpoint": "from pretext.engine.checkpoint import load_checkpoint as read",
     "import": "from pretext.weights.importing import load_published as read",
-    "timm": "from functools import partial; from pretext.backbones import build_backbone\n"
+    "timm": "from pretext.backbones import build_backbone\n"
     "read = lambda path: build_backbone('test_resnet', weights=path)",
-    "score": "from colorization.scores.weights import stored as read",
+    "score": "from colorization.scores.weights import stored\nread = lambda path: stored(str(path), ['w'])",
 }
 
 
@@ -55,12 +55,6 @@ def test_a_compressed_archive_is_refused_before_it_is_unpacked(reader: str, comp
 import resource, sys
 from pathlib import Path
 from pretext.errors import UserError
-from pretext.gamut import Gamut
-from pretext.pictures import Shards
-from pretext.pictures.packing import PackSettings, pack
-from pretext.pictures.tarindex import index_path, known_index
-from pretext.prior import load_prior
-from transfer.voc import proposals
 {READERS[reader]}
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:
