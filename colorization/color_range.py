@@ -48,9 +48,9 @@ class ColorRange:
         if not self.images or not self._complete or any(high - low >= _UNIFORM for low, high in self._ranges):
             return ""
         (a, a_high), (b, b_high) = self._ranges
-        which = "1 image gets" if self.images == 1 else f"{self.images:,} images get"
+        which = "1 image" if self.images == 1 else f"{self.images:,} images"
         color = f"a {(a + a_high) / 2:.0f}, b {(b + b_high) / 2:.0f}, to 1 Lab unit"
         return (
-            f"warning: every pixel of {which} the same color ({color}): the network has learned nothing, or sees "
+            f"warning: every pixel of {which} gets the same color ({color}): the network has learned nothing, or sees "
             "nothing in them; train it longer, or name another"
         )

@@ -135,7 +135,7 @@ def test_the_range_is_of_all_images_together() -> None:
     assert found.add(colors((10, -5), (10.5, -5.2))) == [10, 10.5, pytest.approx(-5.2), -5]
     assert UNIFORM in found.describe_uniform() and "1 image gets" in found.describe_uniform()
     found.add(colors((10.9, -5)))
-    assert "2 images get" in found.describe_uniform() and "a 10, b -5" in found.describe_uniform()
+    assert "2 images gets" in found.describe_uniform() and "a 10, b -5" in found.describe_uniform()
     found.add(colors((11.0, -5)))
     assert found.describe_uniform() == "", "a varies by 1"
     for damaged in (None, [1, 2, 3], [1, 2, 3, "4"], [1, 2, 3, float("nan")], {}, [True, 1, 2, 3]):

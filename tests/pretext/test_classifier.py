@@ -42,6 +42,7 @@ WORDS = [
 
 def settings(**changed: Any) -> PretrainSettings:
     values: dict[str, Any] = {
+        "data": {"source": "bundled"},
         "crop": {"size": 32},
         "objective": {"name": "labels"},
         "training": {"steps": 2, "batch_size": 4, "warmup": 1},
@@ -132,7 +133,7 @@ def test_it_sees_what_a_colorizer_sees(tmp_path: Path) -> None:
 def test_it_learns(tmp_path: Path) -> None:
     """Which of eight photographs a tile is of, on tiles that are not trained on."""
     training = {"steps": 60, "batch_size": 32, "warmup": 5}
-    assert not pretrain(tmp_path / "run", settings(data={"holdout": 200}, training=training))
+    assert not pretrain(tmp_path / "run", settings(data={"source": "bundled", "holdout": 200}, training=training))
     first, *_, last = (record for record in read_journal(tmp_path / "run") if record["kind"] == "health")
     classes = len(Bundled("train").classes)
     assert first["loss"] == pytest.approx(np.log(classes), abs=0.5)

@@ -49,7 +49,7 @@ METHODS: dict[str, dict[str, Any]] = {
 
 def settings_of(method: str, **more: dict[str, Any]) -> dict[str, Any]:
     values: dict[str, dict[str, Any]] = {
-        "data": {"holdout": 8},
+        "data": {"source": "bundled", "holdout": 8},
         "crop": {"size": 32},
         "objective": {"prior_pictures": 20},
         "training": {"steps": STEPS, "batch_size": 8, "micro_batch": 4, "warmup": 1, "lr": 1e-3, "precision": "fp32"},
