@@ -12,6 +12,7 @@ from launching import Launcher, Trained
 
 import slurm
 from pretext.engine.interrupt import Ending
+from pretext.engine.run import newest_checkpoint
 
 STEPS = 40
 # A network without batch statistics; nothing but the order of additions differs.
@@ -98,6 +99,14 @@ def test_two_processes_killed_and_called_again(launcher: Launcher, tmp_path: Pat
         process.kill()
     assert [process.wait() for process in processes] == [-signal.SIGKILL] * 2
     assert [process.wait() for process in launcher.together(2, "pretrain", broken, *WORDS)] == [0, 0]
+    Trained(broken).same_as(Trained(whole))
+
+    newest = newest_checkpoint(broken)
+    assert newest is not None
+    newest.write_bytes(newest.read_bytes()[:-1000])
+    processes = launcher.together(2, "pretrain", broken, *WORDS)
+    assert [process.wait() for process in processes] == [0, 0], processes[0].said
+    assert "the checkpoint before it, is used" in processes[0].said and not processes[1].said
     Trained(broken).same_as(Trained(whole))
 
 
