@@ -31,6 +31,7 @@ COARSE, BINS = 20, 101
 
 def settings(step: int = COARSE, **objective: Any) -> PretrainSettings:
     values: dict[str, Any] = {
+        "data": {"source": "bundled"},
         "crop": {"size": 32},
         "objective": {"prior_pictures": 8, "bin_step": step, "sigma": step / 2, **objective},
         "training": {"steps": 4, "batch_size": 4, "warmup": 1},

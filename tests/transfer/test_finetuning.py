@@ -467,7 +467,7 @@ def test_other_commands_refuse_a_fine_tuned_network(
         assert pretint.main(words) == 2
         error = capsys.readouterr().err
         assert "a fine-tuned network" in error and error.count("\n") == 1, error
-    assert pretint.main(["pretrain", folder, "--training.steps", "200"]) == 2
+    assert pretint.main(["pretrain", folder, "--data.source", "bundled", "--training.steps", "200"]) == 2
     error = capsys.readouterr().err
     assert "begun with other settings" in error and len(error) < 1200, error
 
