@@ -374,7 +374,7 @@ BAD: dict[str, tuple[str, str]] = {
     "stage": ("probe RUN --train TRAIN --test TEST --stages [conv9]", "conv9"),
     "stage of another": ("probe RUN random:resnet18 --train TRAIN --test TEST --stages [conv3]", "has no conv3"),
     "protocol": ("probe RUN --train TRAIN --test TEST --protocol moderne", "did you mean modern?"),
-    "protocol of another command": ("probe RUN --train TRAIN --test TEST --protocol voc07_svm", "none of this command's"),
+    "another protocol": ("probe RUN --train TRAIN --test TEST --protocol voc07_svm", "none of this command's"),
     "network": ("probe BAD/nothing --train TRAIN --test TEST", "no such network"),
     "mode": ("probe RUN --train TRAIN --test TEST --mode both --protocol logistic", "take cached"),
     "no such mode": ("probe RUN --train TRAIN --test TEST --mode fresh", "fresh"),
