@@ -133,9 +133,9 @@ def test_the_range_is_of_all_images_together() -> None:
     found = ColorRange()
     assert found.describe_uniform() == ""
     assert found.add(colors((10, -5), (10.5, -5.2))) == [10, 10.5, pytest.approx(-5.2), -5]
-    assert UNIFORM in found.describe_uniform() and "1 image gets" in found.describe_uniform()
+    assert UNIFORM in found.describe_uniform() and "of 1 image gets" in found.describe_uniform()
     found.add(colors((10.9, -5)))
-    assert "2 images gets" in found.describe_uniform() and "a 10, b -5" in found.describe_uniform()
+    assert "of 2 images gets" in found.describe_uniform() and "a 10, b -5" in found.describe_uniform()
     found.add(colors((11.0, -5)))
     assert found.describe_uniform() == "", "a varies by 1"
     for damaged in (None, [1, 2, 3], [1, 2, 3, "4"], [1, 2, 3, float("nan")], {}, [True, 1, 2, 3]):
