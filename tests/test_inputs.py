@@ -107,7 +107,7 @@ def test_judging_needs_both_sets(tmp_path: Path, capsys: pytest.CaptureFixture[s
     for task in ("classify", "detect", "segment"):
         assert "--train" in refused_line(["finetune", task, run], capsys)
     assert "--pictures" in refused_line(["score", run], capsys)
-    assert "pictures" in refused_line(["colorize", run], capsys)
+    assert "no images are named" in refused_line(["colorize", run], capsys)
 
 
 @pytest.mark.parametrize("words", ["pretrain run", "probe run", "knn run", "finetune classify run", "score run"])

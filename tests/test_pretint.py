@@ -150,7 +150,7 @@ def test_wrong_settings(said: Pretint, tmp_path: Path) -> None:
     config = tmp_path / "recipe.yaml"
     config.write_text("training:\n  steps: [1]\n")
     refused(said("pretrain", run, "--config", config), str(config), "training.steps")
-    refused(said("colorize", run), "pictures")
+    refused(said("colorize", run), "no images are named")
 
 
 def test_wrong_places(said: Pretint, trained: Path, tmp_path: Path) -> None:
