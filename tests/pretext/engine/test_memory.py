@@ -90,6 +90,7 @@ def limited(megabytes: int, *commands: list[str], folder: Path) -> list[str]:
 def test_commands_say_what_to_lower(tmp_path: Path) -> None:
     run = tmp_path / "run"
     small: dict[str, Any] = {
+        "data": {"source": "bundled"},
         "crop": {"size": 16},
         "objective": {"prior_pictures": 8},
         "training": {"steps": 1, "batch_size": 4, "warmup": 0},
@@ -98,12 +99,13 @@ def test_commands_say_what_to_lower(tmp_path: Path) -> None:
     assert not pretrain(run, settings_from(PretrainSettings, small, "test"))
     Image.new("RGB", (400, 400), (200, 30, 90)).save(tmp_path / "photo.png")
     big = ["--data.source", "bundled", "--crop.size", "512", "--objective.prior_pictures", "8", "--machine.workers"]
+    bundled = ["--train", "bundled:train", "--test", "bundled:test"]
     said = limited(
         400,
         ["pretrain", "big", *big, "0", "--data.holdout", "1", "--training.batch_size", "256"],
         ["pretrain", "bigger", *big, "1", "--data.holdout", "1", "--training.batch_size", "512"],
-        ["knn", "run", "--size", "2048", "--workers", "0"],
-        ["probe", "run", "--size", "2048", "--workers", "0"],
+        ["knn", "run", *bundled, "--size", "2048", "--workers", "0"],
+        ["probe", "run", *bundled, "--size", "2048", "--workers", "0"],
         ["colorize", "run", "photo.png", "--size", "4096", "--sheet", "false"],
         ["score", "run", "--pictures", "bundled:test", "--size", "2048"],
         folder=tmp_path,
