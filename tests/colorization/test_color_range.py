@@ -18,6 +18,7 @@ from colorization.scores.scoring import ScoreSettings
 from colorization.studio.serving import StudioSettings, studio
 from pretext import ExportSettings, export, load_pretrained
 from pretext.engine.checkpoint import save_checkpoint
+from pretext.engine.interrupt import Ending
 from pretext.recipe import PretrainSettings, build_colorizer, colour_contract
 from pretext.settings import plain, settings_from
 
@@ -113,9 +114,10 @@ def test_scores(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 
 def test_the_studio_says_it_when_it_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("colorization.pages.serving.serve", lambda app, listener: listener.close())
+    monkeypatch.setattr("colorization.pages.serving.serve", lambda app, listener: listener.close() or Ending.TERMINATED)
     said: list[str] = []
-    studio(checkpoint(tmp_path / "fresh.pt", 0), StudioSettings(port=0), lambda *lines: said.extend(lines))
+    with pytest.raises(SystemExit):
+        studio(checkpoint(tmp_path / "fresh.pt", 0), StudioSettings(port=0), lambda *lines: said.extend(lines))
     assert UNTRAINED in said[-1]
 
 

@@ -41,7 +41,7 @@ def published(path: Path, number: int) -> Path:
 
 @pytest.fixture(scope="module")
 def siggraph17(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return published(tmp_path_factory.mktemp("siggraph17") / "siggraph17-df00044c.pth", 1)
+    return published(tmp_path_factory.mktemp("siggraph17") / "siggraph17.pth", 1)
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ from colorization.methods.scribbles import scribbles_colourist
 from colorization.studio.pages import studio_app
 from colorization.studio.photographs import Look, Table, ab_of
 from colorization.studio.serving import StudioSettings, studio
+from pretext.engine.interrupt import Ending
 from pretext.errors import UserError
 from pretext.weights.importing import import_weights
 
@@ -119,9 +120,14 @@ def test_its_page_says_that_there_is_no_network(site: Site) -> None:
 
 def test_the_job_takes_scribbles(monkeypatch: pytest.MonkeyPatch) -> None:
     served: list[object] = []
-    monkeypatch.setattr(
-        "colorization.pages.serving.serve", lambda app, listener: (served.append(app), listener.close())
-    )
+
+    def serve(app: object, listener: socket.socket) -> Ending:
+        served.append(app)
+        listener.close()
+        return Ending.TERMINATED
+
+    monkeypatch.setattr("colorization.pages.serving.serve", serve)
     said: list[str] = []
-    studio("scribbles", StudioSettings(port=0), lambda *lines: said.extend(lines))
+    with pytest.raises(SystemExit):
+        studio("scribbles", StudioSettings(port=0), lambda *lines: said.extend(lines))
     assert served and said[0].startswith("studio: http://")
