@@ -163,7 +163,10 @@ def test_wrong_places(said: Pretint, trained: Path, tmp_path: Path) -> None:
         assert not (tmp_path / "run").exists(), "nothing is left behind"
         refused(said("probe", trained, "--train", source, "--test", "bundled:test"), str(source))
     (text / "b.jpg").write_text("no picture either")
-    refused(said("pretrain", tmp_path / "run2", *SMALL, "--data.source", text), "can be read", "b.jpg")
+    code, out, err = said("pretrain", tmp_path / "run2", *SMALL, "--data.source", text)
+    left_out, _, refusal = err.partition("\n")
+    assert left_out == f"{text}: 1 file left out: 1 .txt"
+    refused((code, out, refusal), "can be read", "b.jpg")
     refused(said("probe", tmp_path / "nowhere", *JUDGED), "nowhere")
     refused(said("report", tmp_path / "nowhere"), "nowhere")
     refused(said("colorize", text / "a.txt", empty), "a.txt", "no checkpoint")

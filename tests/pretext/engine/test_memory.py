@@ -14,9 +14,9 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from pretext.engine.memory import explain_memory_shortage, is_memory_shortage
-from pretext.errors import PictureError, UserError
+from pretext.errors import PictureError
 from pretext.pictures import decode
-from pretext.pictures.batches import Sample, stream
+from pretext.pictures.batches import Sample
 from pretext.pretraining import pretrain
 from pretext.recipe import PretrainSettings
 from pretext.settings import settings_from
@@ -38,12 +38,27 @@ class Hungry(Dataset[Sample]):
         raise MemoryError
 
 
+EXHAUSTED = """
+import os, sys
+sys.path.insert(0, sys.argv[1])
+from pretext.engine.memory import explain_memory_shortage
+from pretext.pictures.batches import stream
+from test_memory import Hungry
+try:
+    with explain_memory_shortage("lower workers"):
+        list(stream(Hungry(sys.argv[2]), range(2), 2, int(sys.argv[3])))
+except Exception as error:
+    print(type(error).__name__, error, flush=True)
+os._exit(0)  # a worker that raised waits for its next batch, and Python would wait for it
+"""
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("of", ["numpy", "torch", "python"])
 def test_memory_that_runs_out_in_a_worker_or_here(of: str, workers: int) -> None:
-    with pytest.raises(UserError, match="out of memory") as error, explain_memory_shortage("lower workers"):
-        list(stream(Hungry(of), range(2), 2, workers))
-    said = str(error.value)
+    words = [sys.executable, "-c", EXHAUSTED, str(Path(__file__).parent), of, str(workers)]
+    said = subprocess.run(words, capture_output=True, text=True, check=True).stdout.rstrip("\n")
+    assert said.startswith("UserError out of memory")
     assert said.endswith("; lower workers") and "\n" not in said
     assert ("in a process that decodes images" in said) == bool(workers)
     assert of == "python" or "needed" in said
