@@ -160,7 +160,7 @@ def test_a_list_in_which_some_fail_is_sent_again_and_does_only_what_is_missing(
         tiles.read(index + 60).save(folder / "test" / "ab"[index % 2] / f"{index}.png")
     small = " ".join([*SETTINGS, "--training.steps", "30", "--data.holdout", "4", "--machine.workers", "0"])
     judged = "--test test --protocol logistic --reference false --workers 0"
-    entries = [{"name": f"train-{name}", "command": f"pretrain runs/{name} --data.source {name} {small}"}
+    entries = [{"name": f"train-{name}", "command": f"pretrain runs/{name} {small} --data.source {name}"}
                for name in ("one", "two")]  # fmt: skip
     for name in ("one", "two"):
         for seed in range(3):
