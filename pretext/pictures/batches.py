@@ -343,6 +343,10 @@ def _loaded(
             "a process that decodes pictures was killed, for lack of memory perhaps: lower the number of "
             f"workers, or machine.cache ({' '.join(str(error).split())[:120]})"
         ) from error
+    finally:
+        # At once: an error's traceback holds the loader until Python collects its garbage. By then the queues that end
+        # its workers are gone, and the signal that torch sends instead is blocked in them: Python would wait forever.
+        getattr(loaded, "_shutdown_workers", lambda: None)()
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
