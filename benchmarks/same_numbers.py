@@ -1,0 +1,402 @@
+"""Numbers that must not move: the first edition and this checkout run the same jobs, and every number is compared.
+
+    python -m benchmarks.same_numbers --data DATA [--only pretrain probe] [--threads 1 2] [--keep FOLDER]
+
+A redesign that changes no behavior changes no number. This script checks out the first edition (``REFERENCE``) and
+HEAD into two folders, runs the same commands by both in one environment, and prints a line a job: "identical" and how
+many numbers that were, or the first that differs. Exit code 1 if one differs or a command fails. The commands are
+written in the words of the first edition; ``RENAMED`` says what is called otherwise now, and the functions that read
+numbers from files (``READERS``) are a pair for each kind of file whose layout has changed.
+
+DATA is a folder with imagenette-mini/{train,val}, imagenet-sample and voc-mini/VOCdevkit. With ``--keep`` the numbers
+of the first edition stay in FOLDER and are not computed again; compare on the same machine with the same torch.
+"""
+
+import argparse
+import csv
+import hashlib
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import yaml
+from PIL import Image
+
+from pretext.files import write_atomically
+
+REFERENCE = "c427e22"
+"""The last commit of the first edition, that with its faults mended."""
+
+RENAMED: dict[str, str] = {}
+"""Words of a command of the first edition (``--objective.name``), or of its settings (``objective.name``), that have
+another name in HEAD."""
+
+Numbers = dict[str, str]
+
+
+class Job(NamedTuple):
+    """Commands, one after the other in a folder of their own edition, and the files whose numbers are compared."""
+
+    group: str
+    name: str
+    commands: tuple[str, ...]
+    outputs: tuple[str, ...]
+    """Patterns below the folder; their ending says how they are read, see ``READERS``."""
+
+
+def pretrain_jobs() -> Iterator[Job]:
+    """200 steps of three recipes, and the network that the other groups evaluate."""
+    few = "--machine.workers 0 --machine.device cpu --machine.checkpoint_every 100 --machine.evaluate_every 100"
+    imagenette = "--data.source {data}/imagenette-mini/train"
+    recipes = {
+        "demo": ("demo", "--data.source bundled"),
+        "laptop": ("laptop", imagenette),
+        "labels": ("laptop", f"{imagenette} --objective.name labels"),
+        "regression": ("laptop_l2", imagenette),
+        "hints": ("laptop_hints", imagenette),
+        "paper_alexnet": ("paper_alexnet", f"{imagenette} --training.batch_size 2 --objective.prior_pictures 200"),
+    }
+    for name, (recipe, words) in recipes.items():
+        command = f"pretrain {name} --config {{configs}}/pretext/{recipe}.yaml {words} --training.steps 200 {few}"
+        yield Job("pretrain", name, (command,), (f"{name}/journal.jsonl", f"{name}/checkpoints/*.pt"))
+
+
+def evaluation_jobs() -> Iterator[Job]:
+    """Every frozen protocol on the laptop's network."""
+    sets = "--train {data}/imagenette-mini/train --test {data}/imagenette-mini/val --device cpu --workers 0"
+    cases = {
+        "probe modern": "probe laptop",
+        "probe modern augmented": "probe laptop --mode augmented --stages+ conv3",
+        "probe zhang2016": "probe laptop --protocol zhang2016",
+        "probe zhang2016 augmented": "probe laptop --protocol zhang2016 --mode augmented --stages+ conv3",
+        "probe splitbrain": "probe laptop --protocol splitbrain",
+        "probe goyal2019": "probe laptop --protocol goyal2019",
+        "probe logistic": "probe laptop --protocol logistic",
+        "probe, a tenth of the labels": "probe laptop --fraction 0.1",
+        "probe at the labels' network": "probe labels",
+        "knn": "knn laptop",
+        "svm": "svm laptop",
+        "svm low-shot": "svm laptop --protocol voc07_svm_lowshot",
+    }
+    for name, words in cases.items():
+        out = name.replace(" ", "-").replace(",", "").replace("'", "")
+        yield Job("evaluate", name, (f"{words} {sets} --cache features --out {out}",), (f"{out}/*.json",))
+
+
+def finetune_jobs() -> Iterator[Job]:
+    """The three tasks, plain and rescaled, and Fast R-CNN with given proposals."""
+    voc = "voc:{year}:{part}:{{data}}/voc-mini/VOCdevkit"
+    train, test = voc.format(year=2007, part="train"), voc.format(year=2007, part="val")
+    masks, masks_test = voc.format(year=2012, part="train"), voc.format(year=2012, part="val")
+    few = "--training.steps 30 --training.warmup 5 --machine.workers 0 --machine.device cpu --reference false"
+    cases = {
+        "classify": f"--config {{configs}}/transfer/laptop_classify.yaml --train {train} --test {test}",
+        "detect": f"--config {{configs}}/transfer/laptop_detect.yaml --train {train} --test {test}",
+        "segment": f"--config {{configs}}/transfer/laptop_segment.yaml --train {masks} --test {masks_test}",
+        "detect fast": f"--config {{configs}}/transfer/laptop_detect.yaml --train {train} --test {test} "
+        "--head.form fast --head.neck conv4 --proposals {data}/proposals.npz --test_proposals {data}/proposals.npz",
+    }
+    for name, words in cases.items():
+        for network in ("laptop", "rescaled:laptop"):
+            out = f"tuned-{name.replace(' ', '-')}-{network.split(':')[0]}"
+            command = f"finetune {name.split()[0]} {network} {words} {few} --out {out}"
+            yield Job("finetune", f"{name} {network}", (command,), (f"{out}/**/result*.json", f"{out}/**/*.pt"))
+
+
+def weights_jobs() -> Iterator[Job]:
+    """Imports of every published layout, and colors by what colors."""
+    for name in ("eccv16", "siggraph17", "vissl_alexnet", "vissl_resnet"):
+        commands = [f"import {{data}}/{name}.pth {name}"]
+        if not name.startswith("vissl"):
+            commands.append(f"colorize {name} {{data}}/imagenet-sample/1*.jpg --out {name}-colors --device cpu")
+        yield Job("weights", name, tuple(commands), (f"{name}/checkpoints/*.pt", f"{name}-colors/*.png"))
+
+
+def other_jobs() -> Iterator[Job]:
+    """Scores, and a small study."""
+    models = "laptop regression hints@hints=10 gray random"
+    yield Job(
+        "scores",
+        "score",
+        (f"score {models} --pictures {{data}}/imagenet-sample --most 100 --size 96 --out scores --format csv",),
+        ("stdout.csv",),
+    )
+    yield Job("study", "study", ("study {data}/study.yaml",), ("studies/*/report.csv",))
+
+
+def settings_jobs() -> Iterator[Job]:
+    """What 40 command lines resolve to; nothing is run."""
+    here = Path(__file__).parents[1] / "configs"
+    for file in sorted((here / "pretext").glob("*.yaml")):
+        yield Job("settings", f"pretrain {file.stem}", (f"pretrain x --config {{configs}}/pretext/{file.name} "
+                  "--data.source x --seed 3 --print_config",), ("stdout.yaml",))  # fmt: skip
+    for file in sorted((here / "transfer").glob("*.yaml")):
+        task = file.stem.split("_")[1]
+        yield Job("settings", f"finetune {file.stem}", (f"finetune {task} x --config {{configs}}/transfer/{file.name} "
+                  "--train a --test b --print_config",), ("stdout.yaml",))  # fmt: skip
+    cases = (
+        *(f"probe x --protocol {name}" for name in ("modern", "zhang2016", "splitbrain", "goyal2019", "logistic")),
+        "probe x --mode both --fraction 0.01", "knn x --seed 1", "svm x", "svm x --protocol voc07_svm_lowshot",
+        "score x --pictures y", "colorize x y --temperature 0.5", "pack x y", "export x y.onnx --format onnx",
+        "compare x y", "table x",
+    )  # fmt: skip
+    for words in cases:
+        yield Job("settings", words, (f"{words} --print_config",), ("stdout.yaml",))
+
+
+def read_losses(file: Path) -> Numbers:
+    """Every training loss and validation number of a run, by step."""
+    timed = ("seconds", "rate", "wait", "pictures_per_second", "memory", "time")
+    numbers = {}
+    for line in file.read_text().splitlines():
+        record = json.loads(line)
+        for name, value in record.items():
+            if name not in ("kind", "step") and not any(word in name for word in timed):
+                numbers[f"{record['kind']} {record['step']} {name}"] = repr(value)
+    return numbers
+
+
+def read_tensors(file: Path) -> Numbers:
+    """The multiset of the tensors of a checkpoint, without their names, which a redesign may change."""
+    digests: list[str] = []
+
+    def walk(value: Any) -> None:
+        if isinstance(value, torch.Tensor):
+            shape = f"{value.dtype}{tuple(value.shape)}".encode()
+            data = value.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+            digests.append(hashlib.sha256(shape + data).hexdigest())
+        elif isinstance(value, dict):
+            for inner in value.values():
+                walk(inner)
+        elif isinstance(value, list | tuple):
+            for inner in value:
+                walk(inner)
+
+    walk(torch.load(file, map_location="cpu", weights_only=True))
+    return {f"tensor {place}": digest for place, digest in enumerate(sorted(digests))}
+
+
+def read_result(file: Path) -> Numbers:
+    """Value, interval and held-out value of every row of a result."""
+    result = json.loads(file.read_text())
+    if "rows" not in result:
+        return {}
+    return {
+        f"{row['name']} {name}": repr(row[name]) for row in result["rows"] for name in sorted(row) if name != "seconds"
+    }
+
+
+def read_csv(file: Path) -> Numbers:
+    """Every cell but what took how long."""
+    rows = list(csv.DictReader(file.read_text().splitlines()))
+    return {
+        f"row {place} {name}": value
+        for place, row in enumerate(rows)
+        for name, value in row.items()
+        if name and not any(word in name for word in ("minutes", "seconds", "per_second"))
+    }
+
+
+def read_settings(file: Path) -> Numbers:
+    """Every setting by its dotted name."""
+    flat: Numbers = {}
+
+    def walk(value: Any, name: str) -> None:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                walk(inner, f"{name}.{key}" if name else str(key))
+        else:
+            flat[RENAMED.get(name, name)] = repr(value)
+
+    walk(yaml.safe_load(file.read_text()), "")
+    return flat
+
+
+def read_pixels(file: Path) -> Numbers:
+    """The pixels of an image."""
+    with Image.open(file) as image:
+        return {"pixels": hashlib.sha256(np.asarray(image).tobytes()).hexdigest()}
+
+
+READERS: dict[str, tuple[Callable[[Path], Numbers], Callable[[Path], Numbers]]] = {
+    ".jsonl": (read_losses, read_losses),
+    ".pt": (read_tensors, read_tensors),
+    ".json": (read_result, read_result),
+    ".csv": (read_csv, read_csv),
+    ".yaml": (read_settings, read_settings),
+    ".png": (read_pixels, read_pixels),
+}
+"""By the ending of a file: how the first edition's is read, and how HEAD's."""
+
+STUDY = """
+about: Do the numbers move?
+settings:
+  data.source: "{data}/imagenette-mini/train"
+  crop.size: 32
+  objective: {stride: 4, prior_pictures: 50}
+  training: {steps: 20, batch_size: 16, warmup: 2}
+  machine: {workers: 0, device: cpu}
+variants:
+  random: {network: random}
+  L2: {objective.name: regression}
+  rebalanced:
+baseline: random
+seeds: [0, 1]
+evaluations:
+  probe: {command: probe, size: 32, train: "{data}/imagenette-mini/train", test: "{data}/imagenette-mini/val"}
+  neighbors: {command: knn, size: 32, train: "{data}/imagenette-mini/train", test: "{data}/imagenette-mini/val"}
+  color: {command: score, pictures: "{data}/imagenette-mini/val", size: 32, most: 60}
+places: {data: DATA}
+"""
+
+PREPARE = """
+import importlib.util, pathlib, sys
+import numpy as np, torch
+from transfer.voc.proposals import write_proposals, windows
+root, data = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])
+spec = importlib.util.spec_from_file_location("layouts", root / "tests/pretext/weights/test_importing.py")
+layouts = importlib.util.module_from_spec(spec); spec.loader.exec_module(layouts)
+for name in ("eccv16", "siggraph17", "vissl_alexnet", "vissl_resnet"):
+    torch.manual_seed(0)
+    state = getattr(layouts, name)()
+    nested = {"classy_state_dict": {"base_model": {"model": {"trunk": state}}}} if "vissl" in name else state
+    torch.save(nested, data / f"{name}.pth")
+generator = np.random.default_rng(0)
+stems = [file.stem for file in (data / "voc-mini/VOCdevkit/VOC2007/JPEGImages").glob("*.jpg")]
+boxes = {}
+for stem in sorted(stems):
+    corner, size = generator.uniform(0, 120, (200, 2)), generator.uniform(20, 200, (200, 2))
+    boxes[stem] = np.concatenate((corner, corner + size), 1).astype(np.float32)
+write_proposals(data / "proposals.npz", boxes)
+"""
+"""Run by the first edition: weights in the published layouts, of random values, and proposals."""
+
+
+def check_out(commit: str, folder: Path) -> None:
+    """The tracked files of a commit."""
+    if folder.exists():
+        return
+    folder.mkdir(parents=True)
+    root = Path(__file__).parents[1]
+    archive = subprocess.Popen(["git", "-C", root, "archive", commit], stdout=subprocess.PIPE)
+    subprocess.run(["tar", "-x", "-C", folder], stdin=archive.stdout, check=True)
+    assert archive.wait() == 0, commit
+
+
+def run_job(job: Job, code: Path, place: Path, data: Path, threads: int, reference: bool) -> Numbers:
+    """The numbers of a job; the error alone, where a command fails."""
+    place.mkdir(parents=True, exist_ok=True)
+    environment = {
+        **os.environ, "PYTHONPATH": str(code), "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads),
+        "PRETINT_CACHE": str(place / "cache"), "COLUMNS": "200",
+    }  # fmt: skip
+    for words in job.commands:
+        command = [
+            (word if reference else RENAMED.get(word, word)).format(data=data, configs=code / "configs")
+            for word in shlex.split(words)
+        ]
+        done = subprocess.run(
+            [sys.executable, "-m", "pretint", *command], cwd=place, env=environment, capture_output=True, text=True
+        )
+        for output in job.outputs:
+            if output.startswith("stdout"):
+                (place / output).write_text(done.stdout)
+        if done.returncode:
+            last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
+            return {"error": f"{shlex.join(command)}: exit {done.returncode}: {' '.join(last)}"}
+    numbers: Numbers = {}
+    for output in job.outputs:
+        read = READERS[Path(output).suffix][0 if reference else 1]
+        for file in sorted(place.glob(output)):
+            inside = "" if file.suffix == ".json" else f"{file.relative_to(place)} "  # results are named by digests
+            numbers |= {f"{inside}{key}": value for key, value in read(file).items()}
+    return numbers
+
+
+def verdict(old: Numbers, new: Numbers) -> str:
+    """A line's end: identical, and how many numbers that were; or what is not."""
+    for side, numbers in (("first edition", old), ("HEAD", new)):
+        if "error" in numbers:
+            return f"FAILED, {side}: {numbers['error']}"
+    if not old:
+        return "FAILED: no numbers were found"
+    wrong = [key for key in old.keys() | new.keys() if old.get(key) != new.get(key)]
+    if not wrong:
+        return f"identical: {len(old):,} numbers"
+    first = min(wrong)
+    return f"DIFFERENT: {len(wrong):,} of {len(old):,}; {first}: {old.get(first)} is now {new.get(first)}"
+
+
+def prepare(folder: Path, code: Path, source: Path) -> Path:
+    """The folder of data that both editions read: links to the images, and files that are made here."""
+    data = folder / "data"
+    if not (data / "study.yaml").exists():
+        data.mkdir(exist_ok=True)
+        for name in ("imagenette-mini", "imagenet-sample", "voc-mini"):
+            if not (data / name).exists():
+                (data / name).symlink_to((source / name).resolve())
+        environment = {**os.environ, "PYTHONPATH": f"{code}:{code / 'tests'}"}
+        subprocess.run([sys.executable, "-c", PREPARE, code, data], env=environment, cwd=code, check=True)
+        (data / "study.yaml").write_text(STUDY.replace("DATA", str(data)))
+    return data
+
+
+def main() -> int:
+    """Run all jobs by both editions and compare."""
+    jobs = [
+        job
+        for make in (settings_jobs, pretrain_jobs, evaluation_jobs, finetune_jobs, weights_jobs, other_jobs)
+        for job in make()
+    ]
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.same_numbers", description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="a folder of images, see above")
+    parser.add_argument("--only", nargs="*", choices=sorted({job.group for job in jobs}), help="groups of jobs")
+    parser.add_argument("--threads", nargs="*", type=int, default=[1, 2])
+    parser.add_argument("--commit", default="HEAD", help="what is compared with the first edition")
+    parser.add_argument("--keep", type=Path, help="folder in which the first edition's numbers stay")
+    settings = parser.parse_args()
+    folder = (settings.keep or Path(tempfile.mkdtemp(prefix="same-numbers-"))).resolve()
+    commit = subprocess.run(
+        ["git", "-C", Path(__file__).parents[1], "rev-parse", "--short", settings.commit],
+        capture_output=True, text=True, check=True,
+    ).stdout.strip()  # fmt: skip
+    sides = {REFERENCE: folder / REFERENCE / "code", commit: folder / commit / "code"}
+    for name, code in sides.items():
+        check_out(name, code)
+    data = prepare(folder, sides[REFERENCE], settings.data)
+    wrong = 0
+    wanted = set(settings.only or {job.group for job in jobs})
+    wanted |= {"pretrain"} if wanted & {"evaluate", "finetune", "scores"} else set()  # which use its networks
+    for threads in settings.threads:
+        for job in jobs:
+            if job.group not in wanted or (job.group == "settings" and threads != settings.threads[0]):
+                continue
+            sets: list[Numbers] = []
+            for name, code in sides.items():
+                place = folder / name / f"threads-{threads}"
+                saved = place / f"{job.group}-{job.name.replace(' ', '-').replace('/', '-')}.numbers.json"
+                if not saved.exists():
+                    write_atomically(
+                        saved, json.dumps(run_job(job, code, place, data, threads, name == REFERENCE)).encode()
+                    )
+                sets.append(json.loads(saved.read_text()))
+            line = verdict(*sets)
+            wrong += not line.startswith("identical")
+            print(f"{job.group:9} {job.name:40} {threads} threads  {line}", flush=True)
+    print(f"{REFERENCE} and {commit}: {'identical' if not wrong else f'{wrong} jobs differ or failed'}")
+    if settings.keep is None:
+        shutil.rmtree(folder)
+    return min(wrong, 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
