@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import fcntl
 import os
+import random
 import shlex
 import shutil
 import signal
@@ -139,7 +140,7 @@ class _Attempt:
             found = submitit.helpers.TorchDistributedEnvironment()
             env |= {
                 "MASTER_ADDR": found.master_addr,
-                "MASTER_PORT": str(found.master_port),
+                "MASTER_PORT": str(meeting_port(self.job, self.restart)),
                 "RANK": str(found.rank),
                 "WORLD_SIZE": str(found.world_size),
                 "LOCAL_RANK": str(found.local_rank),
@@ -316,6 +317,15 @@ def fruitless(before: Sequence[records.Record], found: Any) -> int:
 def _contained() -> bool:
     """Whether this is a container without Slurm's commands."""
     return shutil.which("scontrol") is None
+
+
+def meeting_port(job: str, restart: int) -> int:
+    """The port at which the processes of a job meet: the same in all of them, another one at each restart.
+
+    It lies below 32768: from there on Linux gives ports to outgoing connections, so that one in the middle of a
+    connection of Slurm's own would be "already in use". submitit draws from 20000 to 60000.
+    """
+    return random.Random(f"{job} {restart}").randrange(10_000, 32_768)
 
 
 def _start(restart: int) -> str:

@@ -1,7 +1,9 @@
 """Real processes that train, to be interrupted, killed, and started in numbers."""
 
+import contextlib
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -76,12 +78,18 @@ class Launcher:
         return Started(self, int(self.ask(question)), log)
 
     def together(self, world: int, *words: str | Path) -> list[Started]:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = str(free.getsockname()[1])
-        shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
         shared |= {"WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world)}
         return [self.start(*words, env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(world)]
+
+
+def _free_port() -> int:
+    """Below 32768, where no outgoing connection takes it before the processes have started."""
+    while True:
+        port = random.randrange(10_000, 32_768)
+        with socket.socket() as trial, contextlib.suppress(OSError):
+            trial.bind(("127.0.0.1", port))
+            return port
 
 
 class Trained:

@@ -7,7 +7,7 @@ import yaml
 
 from pretext.settings import settings_file
 from slurm import ClusterError, ClusterSettings
-from slurm.running import fruitless
+from slurm.running import fruitless, meeting_port
 from slurm.sending import split_words
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "configs" / "slurm").glob("*.yaml"))
@@ -65,3 +65,9 @@ def test_restarts_that_made_no_step() -> None:
     assert fruitless(starts(None, a, a), a) == 2
     assert fruitless(starts(None, a, a), b) == 0, "it went on"
     assert fruitless(starts(None, a, None), None) == 2, "one that did not come so far has done nothing"
+
+
+def test_processes_meet_where_no_outgoing_connection_sits() -> None:
+    ports = {meeting_port(str(job), restart) for job in range(1000) for restart in range(3)}
+    assert min(ports) >= 10_000 and max(ports) < 32_768 and len(ports) > 2_500
+    assert meeting_port("56117172", 1) == meeting_port("56117172", 1) != meeting_port("56117172", 2)
