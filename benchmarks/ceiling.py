@@ -23,14 +23,14 @@ from benchmarks.operations import operations
 from benchmarks.paired import Row, seconds, settle, skipped, spread
 from benchmarks.pictures import shards_of
 from benchmarks.step import QUEUED, until_idle
+from pretext.data import open_source
+from pretext.data.batches import Batch, Samples, batches
 from pretext.engine.device import Place, pick_place
-from pretext.engine.learner import Learner
+from pretext.engine.trainer import Learner
 from pretext.errors import UserError
-from pretext.pictures import open_source
-from pretext.pictures.batches import Batch, Samples, batches
-from pretext.preparing import on_place
 from pretext.recipe import PretrainSettings, build_colorizer
 from pretext.settings import settings_file
+from pretext.setup import on_place
 
 RECIPES = {"laptop": 64, "paper_alexnet": 8, "paper_vgg": 4, "vit_small": 8, "resnet50": 8}
 """Pictures that a step on a CPU takes; one on a GPU takes the recipe's."""

@@ -23,10 +23,10 @@ from torch.nn import functional as F
 
 from benchmarks.paired import Row, paired, spread, times_as_fast
 from benchmarks.pictures import jpegs
-from colorization.photographs import open_photograph
-from colorization.photographs.writing import QUALITY, in_memory
 from pretext.color import rgb_to_lightness
 from pretext.engine.memory import forget_peak, peak
+from pretint.colorization.photographs import open_photograph
+from pretint.colorization.photographs.write import QUALITY, in_memory
 
 _SIZE = (4000, 3000)
 _SEEN = (341, 256)

@@ -16,9 +16,9 @@ from PIL import Image
 from benchmarks.paired import Row, paired, times_as_fast
 from benchmarks.pictures import jpegs
 from pretext.color import rgb_to_ab, rgb_to_lightness
+from pretext.data.batches import CropSettings, random_crop
+from pretext.data.decode import decode
 from pretext.gamut import Gamut, bin_centres
-from pretext.pictures.batches import CropSettings, random_crop
-from pretext.pictures.decode import decode
 
 _SIZE, _STRIDE, _BATCH = 176, 4, 40
 _SHARE = (_SIZE / 256) ** 2

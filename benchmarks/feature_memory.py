@@ -36,7 +36,7 @@ class Generated:
         return f"{index:09}.png"
 
     def digest(self) -> str:
-        from pretext.pictures.source import digest_of_keys
+        from pretext.data.source import digest_of_keys
 
         return digest_of_keys(self)
 

@@ -37,7 +37,7 @@ def memory() -> tuple[float, float]:
 
 def opened(root: str) -> Any:
     """Seconds to open, pictures, how many folders were listed, and MB resident that opening added."""
-    from pretext.pictures.folder import ClassFolder
+    from pretext.data.folder import ClassFolder
 
     scans, scan = [], os.scandir
     os.scandir = lambda path: scans.append(path) or scan(path)  # type: ignore[assignment,func-returns-value]
@@ -58,7 +58,7 @@ def used(root: str, workers: int) -> Any:
     class Everything(Dataset[tuple[float, float]]):
         def __init__(self) -> None:
             if root:
-                from pretext.pictures.folder import ClassFolder
+                from pretext.data.folder import ClassFolder
 
                 self.source = ClassFolder(root)
                 assert len(self.source.labels)  # made here, they are shared

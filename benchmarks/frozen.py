@@ -25,16 +25,16 @@ from torch.nn import functional as F
 
 from benchmarks.frozen_ceiling import bare_network, extraction, products
 from benchmarks.paired import Row, paired, seconds, spread, times_as_fast
+from pretext.data import LabelledSource
+from pretext.data.order import permutation
+from pretext.data.source import digest_of_keys
 from pretext.engine.device import Place, pick_place
-from pretext.pictures import LabelledSource
-from pretext.pictures.order import permutation
-from pretext.pictures.source import digest_of_keys
-from transfer.classifiers.contest import Cell, grid, positions, steps_of
 from transfer.evaluation import Partial, Task
 from transfer.features import CacheSettings, View, calibrate_batch_norm, extract
 from transfer.features.rows import Rows
 from transfer.networks import open_network
-from transfer.probing import _heads, _linear
+from transfer.probes.linear import _heads, _linear
+from transfer.probes.sweep import Cell, grid, positions, steps_of
 from transfer.protocols import LinearProtocol, find_protocol
 from transfer.splits import split
 from transfer.targets import Targets, open_targets

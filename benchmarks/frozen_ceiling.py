@@ -10,8 +10,8 @@ from collections.abc import Iterable
 import torch
 
 from benchmarks.paired import Job, Row, paired, seconds, spread, times_as_fast
+from pretext.data.batches import Views, stream
 from pretext.engine.device import Place
-from pretext.pictures.batches import Views, stream
 from transfer.evaluation import Task
 from transfer.features.extraction import _AT_ONCE, _stages
 from transfer.networks import Network

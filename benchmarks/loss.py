@@ -17,7 +17,7 @@ from benchmarks.pictures import crops
 from pretext.color import rgb_to_ab
 from pretext.engine.memory import device_peak, forget_peak, peak
 from pretext.gamut import Gamut
-from pretext.objectives import soft_cross_entropy
+from pretext.methods.objectives import soft_cross_entropy
 
 _SHAPE = (40, 313, 44, 44)
 

@@ -16,10 +16,10 @@ from scipy.sparse import linalg
 
 from benchmarks.paired import Job, Row, Spread, paired, spread, times_as_fast
 from benchmarks.pictures import jpegs
-from colorization.methods.propagation import Floats, affinities, propagate, random_walk
-from colorization.methods.reference import features, matched, samples_of
 from pretext.color import rgb_to_lab
 from pretext.engine.memory import forget_peak, peak
+from pretint.colorization.methods.propagation import Floats, affinities, propagate, random_walk
+from pretint.colorization.methods.reference import features, matched, samples_of
 
 
 def rows(device: torch.device, rounds: int) -> Iterator[Row]:

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
-from pretext.engine.learner import Trainable
+from pretext.engine.trainer import Trainable
 
 
 def operations(network: Trainable, rgb: Tensor, labels: Tensor) -> float:

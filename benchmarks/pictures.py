@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pretext.pictures import Bundled, Folder, Source
-from pretext.pictures.packing import PackSettings, pack
+from pretext.data import Bundled, Folder, Source
+from pretext.data.pack import PackSettings, pack
 
 _BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data" / "imagenet-sample"
 
@@ -48,7 +48,7 @@ def shards_of(scratch: Path, count: int, shorter: int) -> Path:
 
 def crops(count: int, size: int) -> np.ndarray:
     """Their middles: uint8 (count, size, size, 3)."""
-    from pretext.pictures.batches import centre_crop
+    from pretext.data.batches import centre_crop
 
     opened = (Image.open(BytesIO(data)).convert("RGB") for data in jpegs(count, 256))
     return np.stack([centre_crop(picture, size) for picture in islice(opened, count)])

@@ -18,15 +18,15 @@ from torch import Tensor, nn
 from benchmarks.paired import Row, seconds, times_as_fast
 from benchmarks.pictures import shards_of
 from pretext.color import rgb_to_lightness
-from pretext.colorizer import Colorizer
+from pretext.data import open_source
+from pretext.data.batches import Samples, batches
 from pretext.engine.device import Place, pick_place
-from pretext.engine.learner import Learner
-from pretext.engine.training import MachineSettings
-from pretext.pictures import open_source
-from pretext.pictures.batches import Samples, batches
-from pretext.preparing import on_place
+from pretext.engine.settings import MachineSettings
+from pretext.engine.trainer import Learner
+from pretext.methods.colorizer import Colorizer
 from pretext.recipe import PretrainSettings, build_colorizer
 from pretext.settings import settings_from
+from pretext.setup import on_place
 
 QUEUED = 4  # batches that a worker prepares ahead
 _CPU = (("tiny", 64, 8, 64), ("resnet18", 112, 16, 16))  # backbone, crop, stride of the target, batch

@@ -18,10 +18,11 @@ GROUPS = {
 }
 """Folder of configs/ -> its heading; others go by their name."""
 PUBLIC = (
+    "pretint/__init__.pyi",
     "pretext/__init__.pyi",
     "transfer/__init__.pyi",
-    "colorization/__init__.pyi",
-    "study/__init__.pyi",
+    "pretint/colorization/__init__.pyi",
+    "pretint/study/__init__.pyi",
     "slurm/__init__.py",
 )
 
@@ -85,17 +86,17 @@ def names(root: Path) -> str:
     """Every public name, by package, as its docstring tells of it."""
     lines = []
     for file in PUBLIC:
-        package = Path(file).parent.name
+        package = ".".join(Path(file).parent.parts)
         lines += [f"## {package}", ""]
-        for name, module in sorted(public(root / file).items(), key=lambda one: one[0].lower()):
+        for name, module in sorted(public(root, file).items(), key=lambda one: one[0].lower()):
             lines += [f"[](){{#{package}.{name}}}", "", f"::: {module}.{name}", ""]
     return "\n".join(lines)
 
 
-def public(file: Path) -> dict[str, str]:
+def public(root: Path, file: str) -> dict[str, str]:
     """The names that a package's ``__init__`` gives, and the full names of the modules that they are from."""
-    tree = ast.parse(file.read_text(encoding="utf-8"))
-    package = file.parent.name
+    tree = ast.parse((root / file).read_text(encoding="utf-8"))
+    package = ".".join(Path(file).parent.parts)
     found: dict[str, str] = {}
     for node in tree.body:
         if isinstance(node, ast.ImportFrom):

@@ -1,19 +1,18 @@
 from .backbones import Backbone, Stage, build_backbone
 from .color import lab_to_rgb, rgb_to_lab
-from .colorizer import Colorizer
-from .engine.interrupt import Ending
+from .data import Bundled, ClassFolder, Folder, LabelledShards, Shards, Source
+from .data.pack import PackSettings, pack
+from .engine.signals import Ending
 from .errors import PictureError, UserError
 from .gamut import Gamut
-from .hints import HintSettings, sample_hints
-from .objectives import Classification, Objective, Regression
-from .pictures import Bundled, ClassFolder, Folder, LabelledShards, Shards, Source
-from .pictures.packing import PackSettings, pack
+from .methods.colorizer import Colorizer
+from .methods.hints import HintSettings, sample_hints
+from .methods.objectives import Classification, Objective, Regression
 from .plugins import load_plugins
-from .pretraining import pretrain
 from .prior import estimate_prior, rebalancing_weights
 from .recipe import DataSettings, PretrainSettings, load_pretrained
-from .weights.exporting import ExportSettings, export
-from .weights.importing import import_weights
+from .weights.exporter import ExportSettings, export
+from .weights.importer import import_weights
 from .weights.inputs import FromRgb
 
 __all__ = [
@@ -47,7 +46,6 @@ __all__ = [
     "load_plugins",
     "load_pretrained",
     "pack",
-    "pretrain",
     "rebalancing_weights",
     "rgb_to_lab",
     "sample_hints",

@@ -13,13 +13,13 @@ from torch.nn import functional as F
 
 from pretext.backbones.contract import Backbone
 from pretext.color import rgb_to_lightness
+from pretext.data.batches import Views
+from pretext.data.labels import single
+from pretext.data.order import mix, permuted
+from pretext.data.source import LabelledSource
 from pretext.engine.device import Place, autocast
 from pretext.engine.progress import progress
 from pretext.errors import UserError
-from pretext.pictures.batches import Views
-from pretext.pictures.labels import single
-from pretext.pictures.order import mix, permuted
-from pretext.pictures.source import LabelledSource
 
 DIMS = 512
 """A stage of C channels is average-pooled to the finest k x k grid with at most so many C k^2, at least 1 x 1."""

@@ -13,18 +13,18 @@ import torch
 from torch import Tensor
 
 from pretext.backbones import Backbone, build_backbone
-from pretext.classifier import Classifier
-from pretext.colorizer import ClassBranch, Colorizer, NoHead
+from pretext.data.batches import CropSettings
 from pretext.engine.checkpoint import load_checkpoint
 from pretext.engine.run import find_checkpoint
-from pretext.engine.training import MachineSettings, TrainingSettings
+from pretext.engine.settings import MachineSettings, TrainingSettings
 from pretext.errors import UserError
 from pretext.gamut import STEP, STEPS, TEMPERATURE, Gamut, bin_centres
-from pretext.hints import HintSettings, sample_hints
-from pretext.initialisation import Init
-from pretext.objectives import OBJECTIVES
+from pretext.initialization import Init
+from pretext.methods.classifier import Classifier
+from pretext.methods.colorizer import ClassBranch, Colorizer, NoHead
+from pretext.methods.hints import HintSettings, sample_hints
+from pretext.methods.objectives import OBJECTIVES
 from pretext.online import OnlineSettings
-from pretext.pictures.batches import CropSettings
 from pretext.settings import settings_from
 
 

@@ -3,7 +3,7 @@
 import platform
 from importlib.metadata import version
 
-from pretext.pictures import DECODER
+from pretext.data import DECODER
 
 
 def versions() -> dict[str, str]:

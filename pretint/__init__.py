@@ -1,62 +1,34 @@
-"""The front door: what is typed in a terminal."""
+"""Pretint from Python: ``import pretint``, then ``pretint.pretrain(run, settings)``; one function for each command.
 
-import contextlib
-import sys
-from collections.abc import Sequence
-from difflib import get_close_matches
-from importlib.metadata import version
+``__init__.pyi`` lists its names, which are imported when they are asked for: torch and timm take seconds. The
+building blocks are in ``pretext``, ``transfer``, ``slurm``, ``pretint.colorization`` and ``pretint.study``.
+"""
 
-from pretext.errors import PartnerGone, SaidElsewhere, UserError
-from pretext.plugins import load_plugins
-from pretint import commands
-from pretint.printing import complain, say
-from pretint.reading import Command
-from pretint.sending import jobs, submit
-from pretint.studying import study
+from importlib import import_module
+from typing import Any
 
-__all__ = ["COMMANDS", "main"]
+_MODULES = {
+    "pretext.pretrain": ["pretrain"],
+    "pretext.recipe": ["DataSettings", "PretrainSettings", "load_pretrained"],
+    "pretext.data.pack": ["PackSettings", "pack"],
+    "pretext.weights.exporter": ["ExportSettings", "export"],
+    "pretext.weights.importer": ["import_weights"],
+    "transfer.compare": ["CompareSettings", "compare", "compare_paths"],
+    "transfer.finetune": ["finetune"],
+    "transfer.probes.knn": ["KnnSettings", "SvmSettings", "knn", "svm"],
+    "transfer.probes.linear": ["ProbeSettings", "probe"],
+    "transfer.report": ["write_report"],
+    "transfer.results": ["find_results"],
+    "transfer.tasks.registry": ["ClassifySettings", "DetectSettings", "SegmentSettings"],
+    "pretint.colorization.job": ["colorize"],
+    "pretint.colorization.settings": ["ColorizeSettings"],
+    "pretint.colorization.scores.job": ["ScoreSettings", "score"],
+}
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
+__all__ = sorted(_HOME)
 
-COMMANDS: dict[str, Command] = {**commands.COMMANDS, "study": study, "submit": submit, "jobs": jobs}
 
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command.
-
-    Returns:
-        The exit code: 0 done, 1 some pictures could not be coloured, 2 the user's mistake (one line on standard error),
-        stopped and ready to go on: 75 by USR2 or because another process of the run is gone, 130 by Ctrl-C, 143 by
-        TERM.
-    """
-    name, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
-    try:
-        if name in COMMANDS:
-            load_plugins()
-            return COMMANDS[name](rest)
-        if name in ("-h", "--help"):
-            say(
-                "usage: pretint COMMAND [--help | ...]",
-                "",
-                *(f"  {key:10}{job.__doc__}" for key, job in COMMANDS.items()),
-            )
-            return 0
-        if name == "--version":
-            say(f"pretint {version('pretint')}")
-            return 0
-        near = get_close_matches(name, COMMANDS, n=1)
-        raise UserError(f"no command is called {name}; {f'did you mean {near[0]}?' if near else 'see pretint --help'}")
-    except SaidElsewhere:
-        return 2
-    except (UserError, OSError) as error:  # an OSError: what we print on is full, a name is too long, ...
-        with contextlib.suppress(OSError):
-            complain(f"pretint: {error}")
-        return 75 if isinstance(error, PartnerGone) else 2
-    except (MemoryError, RuntimeError) as error:
-        from pretext.engine.memory import describe_memory_shortage, is_memory_shortage  # with torch
-
-        if not is_memory_shortage(error):
-            raise
-        complain(f"pretint: {describe_memory_shortage(error)}; end other programs, or take a machine with more memory")
-        return 2
-    except KeyboardInterrupt:
-        complain("pretint: stopped at once; the same command goes on where it can")
-        return 130
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'pretint' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)

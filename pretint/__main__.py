@@ -2,6 +2,6 @@
 
 import sys
 
-from pretint import main
+from pretint.cli import main
 
 sys.exit(main())

@@ -2,6 +2,6 @@
 
 from slurm.cluster import ClusterError, ClusterSettings
 from slurm.states import State, cancel, states
-from slurm.submitting import Job, Submission, submit
+from slurm.submit_job import Job, Submission, submit
 
 __all__ = ["ClusterError", "ClusterSettings", "Job", "State", "Submission", "cancel", "states", "submit"]

@@ -45,7 +45,7 @@ def require_slurm() -> None:
     if command := missing_command():
         raise ClusterError(
             f"{command}: no such command here; submit on a login node of the cluster, or set executor: local "
-            "(to try Slurm on this machine: python -m slurm.virtual up)"
+            "(to try Slurm on this machine: python -m tests.virtual_slurm up)"
         )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from slurm.cluster import ClusterError
 
-_PARTS = ("pretint", "pretext", "transfer", "slurm", "colorization", "study", "configs")
+_PARTS = ("pretint", "pretext", "transfer", "slurm", "configs")
 
 
 def snapshot(jobs: Path) -> Path:

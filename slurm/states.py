@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from slurm import queue
 from slurm.cluster import ClusterError
-from slurm.here import end_here
+from slurm.local import end_here
 from slurm.records import Record, Sent, attempts, note, progress, read_sent
 
 _ENDED = {

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from pretext.pictures.bundled import Bundled
+from pretext.data.bundled import Bundled
 from transfer.networks import Network, open_network
 
 SIDE = 64

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import pytest
 
-from colorization.pages.listening import address_of, bound
-from colorization.pages.server import PageServer
+from pretint.apps.web.server import PageServer
+from pretint.apps.web.sockets import address_of, bound
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from colorization.colourists import Colourist
 from pretext.color import lightness_to_gray
+from pretint.colorization.colorizers import Colourist
 
 
 def coloured(colourist: Colourist, lightness: Tensor, step: int = 13) -> Tensor:

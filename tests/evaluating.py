@@ -19,7 +19,7 @@ from PIL import Image
 import transfer.evaluation
 import transfer.features.cache
 from pretext.errors import UserError
-from pretext.pretraining import pretrain
+from pretext.pretrain import pretrain
 from pretext.recipe import PretrainSettings
 from pretext.settings import settings_from
 from transfer.protocols import PROTOCOLS, LinearProtocol

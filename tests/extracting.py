@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 
 import transfer.features.cache
+from pretext.data.source import digest_of_keys
 from pretext.engine.device import Place
 from pretext.errors import PictureError, UserError
-from pretext.pictures.source import digest_of_keys
 from transfer.features import CacheSettings, FeatureSet, View, extract
 from transfer.networks import Network, open_network
 

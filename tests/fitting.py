@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from pretext.backbones import build_backbone
-from pretext.pictures.voc import CLASSES
+from pretext.data.voc import CLASSES
 from pretext.weights.inputs import FromRgb
 
 

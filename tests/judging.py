@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from transfer.intervals import ABOUT
-from transfer.outcomes import Answers, Outcome, Ranked, Row, judged_row
+from transfer.bootstrap import ABOUT
+from transfer.metrics import Answers, Outcome, Ranked, Row, judged_row
 from transfer.results import Cost, Judged, Result
 
 CLASSES = ("cat", "dog", "fish")

@@ -9,7 +9,7 @@ import os
 import sys
 import traceback
 
-import pretint
+import pretint.cli
 import transfer.report  # noqa: F401
 
 
@@ -22,7 +22,7 @@ def child(words: list[str], env: dict[str, str], log: str) -> None:
     os.environ.update(env)
     code = 1
     try:
-        code = pretint.main(words)
+        code = pretint.cli.main(words)
     except BaseException:
         traceback.print_exc()
     finally:

@@ -11,10 +11,9 @@ import torch
 import yaml
 from PIL import Image
 
-from colorization.scores.table import FORMAT
+from pretext.data.batches import CropSettings
 from pretext.engine.checkpoint import save_checkpoint
-from pretext.engine.training import TrainingSettings
-from pretext.pictures.batches import CropSettings
+from pretext.engine.settings import TrainingSettings
 from pretext.recipe import (
     BackboneSettings,
     DataSettings,
@@ -24,10 +23,11 @@ from pretext.recipe import (
     colour_contract,
 )
 from pretext.settings import plain
-from study.plan import PRETRAIN, Cell, Plan
-from study.running import PLAN
+from pretint.colorization.scores.table import FORMAT
+from pretint.study.plan import PRETRAIN, Cell, Plan
+from pretint.study.run import PLAN
 from tests.judging import answers, result, row
-from transfer.outcomes import Row
+from transfer.metrics import Row
 from transfer.results import read_result, write_result
 
 STEPS = 7

@@ -16,7 +16,7 @@ from PIL import Image
 from pretext.recipe import PretrainSettings
 from pretext.settings import plain
 from tests.judging import result, row
-from transfer.outcomes import Answers, Outcome
+from transfer.metrics import Answers, Outcome
 from transfer.results import write_result
 
 PHOTOS: dict[str, Any] = {

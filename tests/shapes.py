@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from pretext.pictures.voc import CLASSES
+from pretext.data.voc import CLASSES
 
 SHAPES = ("car", "cat", "person")  # squares, disks, triangles
 PARTS = {"train": range(16), "val": range(16, 24), "trainval": range(24), "test": range(24, 40)}

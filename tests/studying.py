@@ -11,8 +11,8 @@ from browsing import Site
 from launching import Started
 from PIL import Image
 
-from colorization.turing.store import Store
-from colorization.turing.study import TuringSettings, opened_study
+from pretint.apps.turing.design import TuringSettings, opened_study
+from pretint.apps.turing.store import Store
 
 HOSTILE = [
     "<img src=x onerror=\"document.title='owned'\">",

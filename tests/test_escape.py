@@ -15,14 +15,14 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-import pretint
-from colorization.scores.table import Line as ScoreLine
-from colorization.scores.table import Metric, Scores
+import pretint.cli
 from pretext.engine.progress import progress
 from pretext.engine.progress import say as say_on_stderr
 from pretext.escape import csv_text, escape_controls
-from pretint.printing import complain, say, skips
-from transfer.intervals import Estimate
+from pretint.cli.output import complain, say, skips
+from pretint.colorization.scores.table import Line as ScoreLine
+from pretint.colorization.scores.table import Metric, Scores
+from transfer.bootstrap import Estimate
 from transfer.table import TableSettings, formatted, tables
 
 HOSTILE = [
@@ -98,7 +98,7 @@ def test_errors_and_notes_of_commands(name: str, tmp_path: Path, capsys: pytest.
         ["pretrain", "run", "--config", f"no {name}"],
         ["submit", "--on", f"no {name}", "report", "x"],
     ):
-        assert pretint.main(words) == 2
+        assert pretint.cli.main(words) == 2
         out, err = capsys.readouterr()
         harmless(err, 1)
         assert not out and "Traceback" not in err
@@ -132,8 +132,8 @@ def test_files_with_hostile_names(tmp_path: Path, capsys: pytest.CaptureFixture[
         str(folder),
     ]
     run = tmp_path / f"run {BOLD.replace('/', '')}\x1b[31m"
-    assert pretint.main(["pretrain", str(run), *words]) == 0
-    assert pretint.main(["colorize", str(run), str(folder), "--out", str(tmp_path / "out\x1b[31m")]) == 1
+    assert pretint.cli.main(["pretrain", str(run), *words]) == 0
+    assert pretint.cli.main(["colorize", str(run), str(folder), "--out", str(tmp_path / "out\x1b[31m")]) == 1
     out, err = capsys.readouterr()
     harmless(out)
     harmless(err)
@@ -188,7 +188,7 @@ def test_a_table_of_scores_and_its_negative_numbers() -> None:
 
 
 def test_a_job_log() -> None:
-    code = "from slurm.running import _say; _say('pretint report \\x1b]0;owned\\x07\\nnext')"
+    code = "from slurm.runner import _say; _say('pretint report \\x1b]0;owned\\x07\\nnext')"
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
     harmless(done.stdout, 1)

@@ -9,17 +9,17 @@ import yaml
 from evaluating import tiny_run
 from PIL import Image
 
-import pretint
+import pretint.cli
 from pretext.engine.run import run_settings
 from pretext.errors import UserError
 from pretext.plan.disk import pretrain_disk
-from pretext.plan.planning import plan
-from pretext.pretraining import pretrain
+from pretext.plan.job import plan
+from pretext.pretrain import pretrain
 from pretext.recipe import PretrainSettings
 from pretext.settings import settings_file, settings_from
-from study import identity
-from transfer.judging import KnnSettings, SvmSettings, knn, svm
-from transfer.probing import ProbeSettings, probe
+from pretint.study import identity
+from transfer.probes.knn import KnnSettings, SvmSettings, knn, svm
+from transfer.probes.linear import ProbeSettings, probe
 
 SMALL = {
     "data": {"holdout": 4},
@@ -44,7 +44,7 @@ def small(**data: object) -> PretrainSettings:
 
 def refused_line(words: Sequence[object], capsys: pytest.CaptureFixture[str]) -> str:
     """The one line on standard error of a command that is refused."""
-    assert pretint.main([str(word) for word in words]) == 2
+    assert pretint.cli.main([str(word) for word in words]) == 2
     out, err = capsys.readouterr()
     assert not out and err.startswith("pretint: ") and err.count("\n") == 1
     return err
@@ -79,7 +79,7 @@ def test_a_run_that_exists_goes_on_with_its_own_source(
         recipe = tmp_path / f"{name}.yaml"
         recipe.write_text(yaml.safe_dump(SMALL))
         assert not pretrain(Path(name), small(source=source))
-        assert pretint.main(["pretrain", name, "--config", str(recipe)]) == 0
+        assert pretint.cli.main(["pretrain", name, "--config", str(recipe)]) == 0
         assert run_settings(Path(name))["data"]["source"] == source
     capsys.readouterr()
     file = Path("one/settings.yaml")
@@ -89,7 +89,7 @@ def test_a_run_that_exists_goes_on_with_its_own_source(
 
 def test_the_identity_of_a_run_on_bundled_tiles_stays() -> None:
     """Computed before data.source lost its default."""
-    recipe = Path(pretint.commands.RECIPES) / "demo.yaml"
+    recipe = Path(pretint.cli.commands.RECIPES) / "demo.yaml"
     keys = [identity.pretraining(one) for one in (settings_file(PretrainSettings, recipe), small(source="bundled"))]
     assert [identity.key_of("pretrain", key) for key in keys] == ["cd89551b0e41", "bc0c53a38eac"]
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-import pretint
+import pretint.cli
 from pretext.engine.journal import read_journal
 from pretext.errors import UserError
 
@@ -36,7 +36,7 @@ def said(capsys: pytest.CaptureFixture[str]) -> Pretint:
     """Calls pretint; gives the exit code, standard output and standard error."""
 
     def call(*words: object) -> Said:
-        code = pretint.main([str(word) for word in words])
+        code = pretint.cli.main([str(word) for word in words])
         out, err = capsys.readouterr()
         return code, out, err
 
@@ -46,7 +46,7 @@ def said(capsys: pytest.CaptureFixture[str]) -> Pretint:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("front") / "run"
-    assert pretint.main(["pretrain", str(run), *SMALL]) == 0
+    assert pretint.cli.main(["pretrain", str(run), *SMALL]) == 0
     return run
 
 
@@ -75,7 +75,7 @@ def test_the_road_from_end_to_end(said: Pretint, tmp_path: Path, monkeypatch: py
         "data: {source: bundled}\ncrop: {size: 16}\nobjective: {stride: 4, prior_pictures: 20}\n"
         "training: {steps: 4, batch_size: 8, warmup: 1}\nmachine: {workers: 0}\n"
     )
-    monkeypatch.setattr(pretint.commands, "RECIPES", tmp_path)
+    monkeypatch.setattr(pretint.cli.commands, "RECIPES", tmp_path)
     run = tmp_path / "runs" / "demo"
     code, out, _ = said("demo", run)
     assert code == 0
@@ -115,7 +115,7 @@ def test_commands(said: Pretint) -> None:
 
 
 def test_a_plan_takes_a_recipe_and_options(said: Pretint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pretext.plan.planning._SECONDS", 0.1)
+    monkeypatch.setattr("pretext.plan.job._SECONDS", 0.1)
     recipe = tmp_path / "small.yaml"
     recipe.write_text(
         "data: {source: bundled}\ncrop: {size: 16}\nobjective: {stride: 16}\ntraining: {steps: 30, warmup: 1}\n"
@@ -131,10 +131,10 @@ def test_a_plan_takes_a_recipe_and_options(said: Pretint, tmp_path: Path, monkey
     refused(said("plan", tmp_path / "none.yaml"), "none.yaml", "cannot read")
 
 
-@pytest.mark.parametrize("command", list(pretint.COMMANDS))
+@pytest.mark.parametrize("command", list(pretint.cli.COMMANDS))
 def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
-        pretint.main([command, "--help"])
+        pretint.cli.main([command, "--help"])
     assert stopped.value.code == 0
     assert f"usage: pretint {command}" in capsys.readouterr().out
 

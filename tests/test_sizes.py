@@ -6,10 +6,10 @@ import pytest
 import torch
 from evaluating import pictures
 
-import pretint
+import pretint.cli
 from pretext.engine.run import held_run, keep_checkpoint
 from pretext.errors import UserError
-from pretext.pretraining import pretrain
+from pretext.pretrain import pretrain
 from pretext.recipe import PretrainSettings, build_colorizer, colour_contract
 from pretext.settings import plain, settings_from
 
@@ -60,14 +60,14 @@ def test_a_size_that_is_too_small_is_said_in_one_line(
     arguments = words.split() + (SMALL if words.startswith(("pretrain", "plan")) else [])
     for word, place in {**places, "OUT": tmp_path / "out"}.items():
         arguments = [argument.replace(word, str(place)) for argument in arguments]
-    assert pretint.main(arguments) == 2
+    assert pretint.cli.main(arguments) == 2
     line = capsys.readouterr().err.splitlines()[-1]
     assert "timm model inception_v3 cannot take" in line and "give it at least 75 x 75" in line
     assert not (tmp_path / "new").exists()
 
 
 def test_a_crop_is_refused_before_anything_takes_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pretext.pretraining.find_prior", lambda *_: pytest.fail("pictures are read first"))
+    monkeypatch.setattr("pretext.pretrain.find_prior", lambda *_: pytest.fail("pictures are read first"))
     for name, size, words in (
         ("inception_v3", 32, "give it at least 75 x 75"),
         ("test_vit", 100, "give it 96 x 96"),

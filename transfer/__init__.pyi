@@ -1,16 +1,15 @@
-from .adapting import AdaptSettings, adapt
-from .comparing import CompareSettings, compare, compare_paths
-from .finetuning import finetune
-from .intervals import Estimate, accuracy, difference
-from .judging import KnnSettings, SvmSettings, knn, svm
+from .adapt import AdaptSettings, adapt
+from .bootstrap import Estimate, accuracy, difference
+from .compare import CompareSettings, compare_paths
+from .metrics import Outcome, Row
 from .networks import Network, open_network
-from .outcomes import Outcome, Row
-from .probing import ProbeSettings, probe
+from .probes.knn import KnnSettings, SvmSettings, knn, svm
+from .probes.linear import ProbeSettings, probe
 from .protocols import PROTOCOLS
 from .report import write_report
 from .results import Result, find_results, read_result
 from .table import tables
-from .tasks.opening import ClassifySettings, DetectSettings, SegmentSettings
+from .tasks.registry import ClassifySettings, DetectSettings, SegmentSettings
 
 __all__ = [
     "PROTOCOLS",
@@ -29,11 +28,9 @@ __all__ = [
     "SvmSettings",
     "accuracy",
     "adapt",
-    "compare",
     "compare_paths",
     "difference",
     "find_results",
-    "finetune",
     "knn",
     "open_network",
     "probe",

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from pretext.errors import UserError
-from transfer.intervals import Estimate, welch
-from transfer.outcomes import Outcome, Row, Weighted, deviation, joint_score, seed_scores
+from transfer.bootstrap import Estimate, welch
+from transfer.metrics import Outcome, Row, Weighted, deviation, joint_score, seed_scores
 from transfer.results import Cost, Mode, Result, evaluation
 
 

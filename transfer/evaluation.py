@@ -18,19 +18,19 @@ from typing import IO, Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from pretext.data.batches import Views
+from pretext.data.duplicates import find_shared
 from pretext.engine.checkpoint import load_checkpoint, save_checkpoint
 from pretext.engine.device import Place, device_name, pick_place
-from pretext.engine.interrupt import Ending, leave, stop_requests
 from pretext.engine.memory import explain_memory_shortage, forget_peak, peak
 from pretext.engine.progress import say
+from pretext.engine.signals import Ending, leave, stop_requests
 from pretext.errors import UserError
-from pretext.pictures.batches import Views
-from pretext.pictures.duplicates import find_shared
 from pretext.versions import versions
+from transfer.bootstrap import ABOUT, Metric
 from transfer.features import CacheSettings, FeatureSet, View, cache_folder, extract
-from transfer.intervals import ABOUT, Metric
+from transfer.metrics import Answers, Outcome, Ranked, Row
 from transfer.networks import Network, open_networks
-from transfer.outcomes import Answers, Outcome, Ranked, Row
 from transfer.protocols import Protocol
 from transfer.results import Cost, Judged, Mode, Result, code_digest, kept_result, read_result, write_result
 from transfer.splits import Split, split

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeVar
 
 from pretext.errors import UserError
-from transfer.classifiers.svm import COSTS
+from transfer.probes.linear_svm import COSTS
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Protocol:
     ratio: float
     """A picture is seen as its middle square with this share of its shorter side."""
     poolings: tuple[str, ...]
-    """How a stage's map becomes a vector; see ``transfer.features.pooling``."""
+    """How a stage's map becomes a vector; see ``transfer.features.pool``."""
     holdout: float
     """Share of the training pictures that choose: a setting, a stage. 0: nothing is chosen."""
 

@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Sequence
 
 from pretext.escape import csv_text
+from transfer.bootstrap import Estimate
 from transfer.columns import Cell, Column
-from transfer.intervals import Estimate
 
 _HEADER = [
     "network",

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from pretext.data.order import mix, permutation
+from pretext.data.source import Labels
 from pretext.errors import UserError
-from pretext.pictures.order import mix, permutation
-from pretext.pictures.source import Labels
 
 Indices = NDArray[np.int64]
 

@@ -8,9 +8,9 @@ from typing import Literal, NamedTuple
 from rich.table import Table
 
 from pretext.errors import UserError
+from transfer.bootstrap import MEASURES, Estimate
 from transfer.columns import Cell, Column, columns, evaluations, row_names, score_gap
-from transfer.grid import WIDTH, Grid, Number, Sheet
-from transfer.intervals import MEASURES, Estimate
+from transfer.layout import WIDTH, Grid, Number, Sheet
 from transfer.records import csv_of, csv_of_classes
 from transfer.results import Result
 

@@ -10,15 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pretext.engine import ranks
+from pretext.data import LabelledSource, open_labelled
+from pretext.data.duplicates import find_shared
+from pretext.data.fingerprint import seen
+from pretext.data.labels import checked_labels, checked_presence, compose, compose_classes
+from pretext.data.list_file import ListedFiles
+from pretext.data.source import Labels, Source
+from pretext.engine import distributed
 from pretext.engine.progress import say
 from pretext.errors import UserError
-from pretext.pictures import LabelledSource, open_labelled
-from pretext.pictures.duplicates import find_shared
-from pretext.pictures.labels import checked_labels, checked_presence, compose, compose_classes
-from pretext.pictures.list_file import ListedFiles
-from pretext.pictures.seen import seen
-from pretext.pictures.source import Labels, Source
 
 
 class Targets(NamedTuple):
@@ -229,7 +229,7 @@ def count_shared(train_name: str, train: Source, test_name: str, test: Source) -
             f"{train_name} and {test_name}: all {len(pairs):,} test images are also training images, first {first}; "
             "a test needs images that were not learned from"
         )
-    if ranks.is_first():
+    if distributed.is_first():
         say(
             f"{test_name}: {len(pairs):,} of {len(test):,} test images are also training images, first {first}; "
             "they count in the results"

@@ -11,7 +11,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from pretext.engine import ranks
+from pretext.engine import distributed
 from pretext.engine.progress import say
 from pretext.errors import UserError
 from pretext.weights.file import read_file, split_part
@@ -104,7 +104,7 @@ def load_weights(
             raise error from None
         lines.append(f"its weights are of another layout or picture size, and read as timm's {name} reads them")
     net.load_state_dict({names[full_name]: value for full_name, value in fitted.items()}, strict=False)
-    for line in lines if ranks.rank() == 0 else ():
+    for line in lines if distributed.rank() == 0 else ():
         say(f"{origin}: {line}")
 
 

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 import torch
 
-from pretext.engine import ranks
+from pretext.engine import distributed
 from pretext.errors import UserError
 
 Precision = Literal["auto", "bf16", "fp32"]
@@ -27,15 +27,15 @@ def pick_place(device: str, precision: Precision = "auto", workers: int = -1) ->
     Raises:
         UserError: there is no such device here.
     """
-    if ranks.world() > 1 and device in ("auto", "cuda") and torch.cuda.is_available():
+    if distributed.world() > 1 and device in ("auto", "cuda") and torch.cuda.is_available():
         device = _own_gpu()
     picked = pick_device(device)
     if picked.type == "cuda":
-        if ranks.local_world() > 1 and device not in ("auto", "cuda", _own_gpu()):
-            raise UserError(f"machine.device is {device}, one GPU for {ranks.local_world()} processes; take cuda")
+        if distributed.local_world() > 1 and device not in ("auto", "cuda", _own_gpu()):
+            raise UserError(f"machine.device is {device}, one GPU for {distributed.local_world()} processes; take cuda")
         torch.cuda.set_device(picked)
-    cores = max(1, len(os.sched_getaffinity(0)) // ranks.local_world())
-    if ranks.local_world() > 1 and "OMP_NUM_THREADS" not in os.environ:
+    cores = max(1, len(os.sched_getaffinity(0)) // distributed.local_world())
+    if distributed.local_world() > 1 and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(cores)
     if workers < 0:
         workers = 1 if picked.type == "cpu" else min(12, cores)
@@ -44,11 +44,13 @@ def pick_place(device: str, precision: Precision = "auto", workers: int = -1) ->
 
 def _own_gpu() -> str:
     """This process's GPU among those that it sees: the only one, or that of its number on the machine."""
-    visible, number = torch.cuda.device_count(), ranks.local_rank()
+    visible, number = torch.cuda.device_count(), distributed.local_rank()
     if visible == 1:
         return "cuda:0"
     if number >= visible:
-        raise UserError(f"{ranks.local_world()} processes on this machine, but {visible} GPUs; start one for each GPU")
+        raise UserError(
+            f"{distributed.local_world()} processes on this machine, but {visible} GPUs; start one for each GPU"
+        )
     return f"cuda:{number}"
 
 

@@ -10,15 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pretext.engine import ranks
-from pretext.engine.interrupt import Ending, stop_requests
+from pretext.data.batches import Batch, Examples, batches
+from pretext.engine import distributed
 from pretext.engine.journal import Journal, Silence, skipped_pictures
-from pretext.engine.learner import Learner
 from pretext.engine.nonfinite import keep_evidence
 from pretext.engine.progress import Advance, progress
 from pretext.engine.run import keep_checkpoint, newest_checkpoint
+from pretext.engine.signals import Ending, stop_requests
+from pretext.engine.trainer import Learner
 from pretext.errors import SaidElsewhere, UserError
-from pretext.pictures.batches import Batch, Examples, batches
 
 _NOTED_EVERY = 20
 
@@ -59,7 +59,7 @@ def train(
         UserError: the loss is no longer finite, the disk is full, no picture can be read, another
             process is gone.
     """
-    training, machine, first = learner.training, learner.machine, ranks.is_first()
+    training, machine, first = learner.training, learner.machine, distributed.is_first()
     if learner.done >= training.steps:
         return Ending.COMPLETE
     begun = newest_checkpoint(run) is not None
@@ -72,7 +72,12 @@ def train(
     ):
         books = _Books(run, learner, samples, stored, journal, advance, skipped, replayable)
         journal.write(
-            "start", learner.done, time=time.time(), device=str(learner.place.device), processes=ranks.world(), **facts
+            "start",
+            learner.done,
+            time=time.time(),
+            device=str(learner.place.device),
+            processes=distributed.world(),
+            **facts,
         )
         if first and not begun:
             look(journal)
@@ -84,7 +89,7 @@ def train(
                 learner.done,
                 training.steps,
                 learner.place.workers,
-                positions=range(ranks.rank() * learner.share, (ranks.rank() + 1) * learner.share),
+                positions=range(distributed.rank() * learner.share, (distributed.rank() + 1) * learner.share),
                 pinned=learner.place.device.type == "cuda",
                 worker_start=machine.worker_start,
             )
@@ -92,7 +97,7 @@ def train(
             loss, norm = learner.step(batch.rgb, batch.labels)
             books.add(loss, norm, batch.skipped)
 
-            stop = Ending(ranks.agree(max(warned(), interrupted())))
+            stop = Ending(distributed.agree(max(warned(), interrupted())))
             last = learner.done == training.steps
             look_due = learner.done % machine.evaluate_every == 0 or last
             keep_due = learner.done % machine.checkpoint_every == 0 or last or stop != Ending.COMPLETE
@@ -105,7 +110,7 @@ def train(
             if look_due or keep_due:
                 books.lap()
             if stop != Ending.COMPLETE and not last:
-                ranks.agree(0)  # nobody leaves before all is saved: torchrun would end the others
+                distributed.agree(0)  # nobody leaves before all is saved: torchrun would end the others
                 return stop
     return Ending.COMPLETE
 
@@ -129,7 +134,7 @@ class _Books:
         self.journal, self.advance = journal, advance
         self._steps: list[tuple[int, float, Tensor, Tensor]] = []  # losses stay on the device until they are noted
         self._bad = list(skipped)
-        self._known = set(skipped_pictures(run)) if ranks.is_first() else set()
+        self._known = set(skipped_pictures(run)) if distributed.is_first() else set()
         self._began, self._waited = time.perf_counter(), 0.0
 
     def waiting_for(self, batches: Iterator[Batch]) -> Iterator[Batch]:
@@ -156,11 +161,11 @@ class _Books:
             UserError: a loss or a gradient is not finite; the evidence is kept.
         """
         done = self.learner.done
-        for key, reason in ranks.gathered(self._bad):
+        for key, reason in distributed.gathered(self._bad):
             if (key, reason) not in self._known:
                 self._known.add((key, reason))
                 self.journal.write("skipped", done, key=key, reason=reason)
-        losses = ranks.averaged(torch.stack([loss for _, _, loss, _ in self._steps])).tolist()
+        losses = distributed.averaged(torch.stack([loss for _, _, loss, _ in self._steps])).tolist()
         norms = torch.stack([norm for *_, norm in self._steps]).tolist()
         for (step, rate, *_), loss, norm in zip(self._steps, losses, norms, strict=True):
             if not abs(loss) + norm < float("inf"):  # nan too
@@ -189,7 +194,7 @@ class _Books:
 
     def _ruin(self, step: int, loss: float, norm: float) -> UserError:
         said = f"{self.run}: the loss is {loss} and its gradient's norm {norm} at step {step}"
-        if not ranks.is_first():
+        if not distributed.is_first():
             return SaidElsewhere(said)
         settings = self.stored["settings"]
         evidence = keep_evidence(self.run, step, loss, norm, self.learner.training, self.samples, settings)

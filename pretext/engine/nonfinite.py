@@ -7,12 +7,12 @@ from typing import Any
 
 import yaml
 
-from pretext.engine import ranks
+from pretext.data.batches import Examples
+from pretext.engine import distributed
 from pretext.engine.run import newest_checkpoint
-from pretext.engine.training import TrainingSettings
+from pretext.engine.settings import TrainingSettings
 from pretext.errors import UserError
 from pretext.files import write_atomically
-from pretext.pictures.batches import Examples
 
 Evidence = dict[str, Any]
 
@@ -32,15 +32,15 @@ def keep_evidence(
     folder = run / "nonfinite" / f"{step:08d}"
     first = (step - 1) * training.batch_size
     seen = [samples.locate(t) for t in range(first, first + training.batch_size)]
-    pieces = training.micro_batch or training.share(ranks.world())
+    pieces = training.micro_batch or training.share(distributed.world())
     evidence: Evidence = {
         "step": step,
         "loss": str(loss),
         "gradient_norm": str(norm),
         "samples": [first, first + training.batch_size],
         "pictures": [samples.parts[part].key(index) for part, index in seen],
-        "processes": ranks.world(),
-        "micro_batch": pieces * ranks.world() if training.batch_norm == "synchronised" else pieces,
+        "processes": distributed.world(),
+        "micro_batch": pieces * distributed.world() if training.batch_norm == "synchronised" else pieces,
     }
     write_atomically(folder / "evidence.json", json.dumps(evidence, indent=1).encode())
     write_atomically(folder / "settings.yaml", yaml.safe_dump(settings, sort_keys=False).encode())

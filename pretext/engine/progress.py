@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn
 from rich.text import Text
 
-from pretext.engine import ranks
+from pretext.engine import distributed
 from pretext.escape import escape_controls
 
 Advance = Callable[[int, str], None]
@@ -93,7 +93,7 @@ class _Tally:
         self._remark = ""
         self._began = time.monotonic()
         named = os.environ.get("PRETINT_PROGRESS", "")
-        self._file = Path(named) if named and ranks.is_first() else None
+        self._file = Path(named) if named and distributed.is_first() else None
         if self._file and done is not None and not self._first:
             self._first.update(title=title, total=total, done=done)
         self.write()

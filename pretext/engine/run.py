@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from pretext.engine import ranks
+from pretext.engine import distributed
 from pretext.engine.archive import DamagedFileError, check_zip, is_zip
 from pretext.engine.checkpoint import save_checkpoint
 from pretext.engine.progress import say
@@ -178,7 +178,7 @@ def _damage(path: Path, size: int, changed: int) -> str:
 
 @functools.cache
 def _say_once(line: str) -> None:
-    if ranks.is_first():
+    if distributed.is_first():
         say(line)
 
 

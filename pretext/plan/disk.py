@@ -12,21 +12,21 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from pretext.classifier import Classifier, label_health
-from pretext.colorizer import Colorizer
 from pretext.engine.checkpoint import checkpoint_bytes
 from pretext.engine.device import Place
 from pretext.engine.journal import record_sizes
-from pretext.engine.learner import optimizer_and_schedule
-from pretext.engine.training import MachineSettings, TrainingSettings
+from pretext.engine.settings import MachineSettings, TrainingSettings
+from pretext.engine.trainer import optimizer_and_schedule
 from pretext.files import png_bytes
-from pretext.health import colour_health
-from pretext.hints import HintSettings
-from pretext.preparing import held_views, open_pictures, stored
-from pretext.pretraining import sample_sheet
+from pretext.methods.classifier import Classifier, label_health
+from pretext.methods.colorizer import Colorizer
+from pretext.methods.diagnostics import colour_health
+from pretext.methods.hints import HintSettings
+from pretext.pretrain import sample_sheet
 from pretext.prior import load_prior
 from pretext.recipe import BackboneSettings, PretrainSettings, build_network
 from pretext.settings import plain
+from pretext.setup import held_views, open_pictures, stored
 from pretext.versions import versions
 
 KEPT = 2

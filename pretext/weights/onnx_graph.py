@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from pretext.backbones.contract import Backbone
 from pretext.backbones.from_timm import TimmBackbone
 from pretext.color import rgb_to_lightness
-from pretext.colorizer import Colorizer
 from pretext.errors import UserError
 from pretext.files import write_atomically
+from pretext.methods.colorizer import Colorizer
 from pretext.weights.inputs import InputWay
 from pretext.weights.plain_modules import Pictures
 

@@ -11,10 +11,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from pretext.data.batches import CropSettings
 from pretext.errors import UserError
 from pretext.gamut import TEMPERATURE, bin_centres
-from pretext.objectives import AB_SCALE
-from pretext.pictures.batches import CropSettings
+from pretext.methods.objectives import AB_SCALE
 from pretext.recipe import BACKBONE, BackboneSettings, ObjectiveSettings, PretrainSettings
 from pretext.weights.state_dict import Weights
 

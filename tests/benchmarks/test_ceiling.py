@@ -14,8 +14,8 @@ from benchmarks.__main__ import keep, record
 from benchmarks.operations import operations
 from benchmarks.paired import Row
 from benchmarks.pictures import shards_of
+from pretext.data.batches import CropSettings
 from pretext.errors import UserError
-from pretext.pictures.batches import CropSettings
 
 CPU = torch.device("cpu")
 ABOUT = {"machine": "m", "cores": 2, "threads": 1, "torch": "t", "pictures": "p", "rounds": 1, "date": "2026-01-01"}

@@ -9,18 +9,18 @@ import torch
 from painters import file_of, photograph
 from torch import Tensor
 
-import pretint
-from colorization import ColorizeSettings, colorize, score
-from colorization.color_range import ColorRange
-from colorization.networks import NetworkColourist
-from colorization.remembering import FILE
-from colorization.scores.scoring import ScoreSettings
-from colorization.studio.serving import StudioSettings, studio
+import pretint.cli
 from pretext import ExportSettings, export, load_pretrained
 from pretext.engine.checkpoint import save_checkpoint
-from pretext.engine.interrupt import Ending
+from pretext.engine.signals import Ending
 from pretext.recipe import PretrainSettings, build_colorizer, colour_contract
 from pretext.settings import plain, settings_from
+from pretint.apps.studio.serve import StudioSettings, studio
+from pretint.colorization import ColorizeSettings, colorize, score
+from pretint.colorization.color_range import ColorRange
+from pretint.colorization.finished import FILE
+from pretint.colorization.networks import NetworkColourist
+from pretint.colorization.scores.job import ScoreSettings
 
 UNTRAINED = "no training step was done (step 0)"
 UNIFORM = "the same color"
@@ -59,7 +59,7 @@ def test_a_run_before_its_first_step(images: Path, tmp_path: Path, capsys: pytes
     untrained, uniform = lines_of(fresh, images, tmp_path / "a")
     assert UNTRAINED in untrained and UNIFORM in uniform and "3 images" in uniform
     assert load_pretrained(fresh).untrained
-    assert pretint.main(["colorize", str(fresh), str(images), "--out", str(tmp_path / "b")]) == 0
+    assert pretint.cli.main(["colorize", str(fresh), str(images), "--out", str(tmp_path / "b")]) == 0
     assert capsys.readouterr().out.splitlines()[:2] == [f"{fresh}: {untrained}", f"{fresh}: {uniform}"]
 
 
@@ -109,12 +109,12 @@ def test_scores(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
         notes = [note for note in score([fresh, flat, lively], settings).notes if "warning" in note]
         assert len(notes) == 2 and UNTRAINED in notes[0] and UNIFORM in notes[1]
     words = ["score", str(flat), "--pictures", str(images), "--out", str(tmp_path / "scores"), "--size", "32"]
-    assert pretint.main(words) == 0
+    assert pretint.cli.main(words) == 0
     assert UNIFORM in capsys.readouterr().out
 
 
 def test_the_studio_says_it_when_it_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("colorization.pages.serving.serve", lambda app, listener: listener.close() or Ending.TERMINATED)
+    monkeypatch.setattr("pretint.apps.web.serve.serve", lambda app, listener: listener.close() or Ending.TERMINATED)
     said: list[str] = []
     with pytest.raises(SystemExit):
         studio(checkpoint(tmp_path / "fresh.pt", 0), StudioSettings(port=0), lambda *lines: said.extend(lines))

@@ -13,9 +13,9 @@ import tifffile
 import torch
 from PIL import Image, ImageDraw
 
-from colorization.hints import Given, Hints, Stroke, from_points, hints_of_picture, read_hints
 from pretext.color import rgb_to_ab
 from pretext.errors import UserError
+from pretint.colorization.hints import Given, Hints, Stroke, from_points, hints_of_picture, read_hints
 
 
 def ab_of(*rgb: int) -> list[float]:
@@ -292,8 +292,8 @@ def test_strips_leave_no_seam(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     layer = Image.fromarray(random.integers(0, 256, (40, 40, 4), np.uint8))
     found = [Hints("x", tuple(strokes)).on(40, 40), hints_of_picture(png(layer), "x").on(40, 40)]
     found.append(found[1].resized((40, 40), (17, 90)))
-    monkeypatch.setattr("colorization.hints._STRIP", 130)
-    monkeypatch.setattr("colorization.hints._SPANS", 1)
+    monkeypatch.setattr("pretint.colorization.hints._STRIP", 130)
+    monkeypatch.setattr("pretint.colorization.hints._SPANS", 1)
     again = [Hints("x", tuple(strokes)).on(40, 40), hints_of_picture(png(layer), "x").on(40, 40)]
     again.append(again[1].resized((40, 40), (17, 90)))
     for one, other in zip(found, again, strict=True):

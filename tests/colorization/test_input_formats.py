@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import pretint
-from colorization import ColorizeSettings, colorize
-from colorization.photographs import open_photograph
+import pretint.cli
+from pretext.data import left_out
 from pretext.errors import UserError
-from pretext.pictures import left_out
+from pretint.colorization import ColorizeSettings, colorize
+from pretint.colorization.photographs import open_photograph
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_a_folder_says_what_it_left_out(tmp_path: Path, model: str, capsys: pyte
     for name in ("a.txt", "b.mov", "Thumbs.db"):
         (album / name).touch()
     end = "3 files left out: 1 .mov, 1 .txt, 1 Thumbs.db; 1 folder left out: 1 @eaDir\n"
-    assert pretint.main(["colorize", model, str(album), "--out", str(tmp_path / "out"), "--sheet", "no"]) == 0
+    assert pretint.cli.main(["colorize", model, str(album), "--out", str(tmp_path / "out"), "--sheet", "no"]) == 0
     assert f"{album}: {end}" in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "out").glob("**/[!.]*.png")] == ["1.png"]
 

@@ -10,17 +10,17 @@ from browsing import Site, serving
 from painters import file_of, photograph
 from PIL import Image
 
-import pretint
-from colorization import ColorizeSettings, colorize
-from colorization.colorizing import colorize_picture
-from colorization.hints import from_points
-from colorization.methods.scribbles import scribbles_colourist
-from colorization.studio.pages import studio_app
-from colorization.studio.photographs import Look, Table, ab_of
-from colorization.studio.serving import StudioSettings, studio
-from pretext.engine.interrupt import Ending
+import pretint.cli
+from pretext.engine.signals import Ending
 from pretext.errors import UserError
-from pretext.weights.importing import import_weights
+from pretext.weights.importer import import_weights
+from pretint.apps.studio.pages import studio_app
+from pretint.apps.studio.photographs import Look, Table, ab_of
+from pretint.apps.studio.serve import StudioSettings, studio
+from pretint.colorization import ColorizeSettings, colorize
+from pretint.colorization.hints import from_points
+from pretint.colorization.job import colorize_picture
+from pretint.colorization.methods.scribbles import scribbles_colourist
 
 KINDS = ("a run", "a checkpoint", "published weights", "docs/weights.md")
 TEAL = (0.25, 0.5, 0.05, "#00a0a0")
@@ -35,7 +35,7 @@ def image(tmp_path: Path) -> Path:
 
 
 def error_line(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    assert pretint.main(words) == 2
+    assert pretint.cli.main(words) == 2
     out, err = capsys.readouterr()
     assert not out and err.count("\n") == 1 and len(err) < 600
     return err
@@ -126,7 +126,7 @@ def test_the_job_takes_scribbles(monkeypatch: pytest.MonkeyPatch) -> None:
         listener.close()
         return Ending.TERMINATED
 
-    monkeypatch.setattr("colorization.pages.serving.serve", serve)
+    monkeypatch.setattr("pretint.apps.web.serve.serve", serve)
     said: list[str] = []
     with pytest.raises(SystemExit):
         studio("scribbles", StudioSettings(port=0), lambda *lines: said.extend(lines))

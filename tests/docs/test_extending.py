@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import pretint
+import pretint.cli
 from pretext.backbones import BACKBONES
+from pretext.data import SOURCES, open_labelled, open_source
 from pretext.errors import UserError
-from pretext.objectives import OBJECTIVES
-from pretext.pictures import SOURCES, open_labelled, open_source
+from pretext.methods.objectives import OBJECTIVES
 from pretext.plugins import VARIABLE, load_plugins, plugin_contents
 from pretext.registry import Registry
 from transfer.results import code_digest, find_results
-from transfer.tasks.opening import TASKS
+from transfer.tasks.registry import TASKS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "extending.md").read_text(encoding="utf-8")
 EXAMPLES = dict(re.findall(r'^```python title="(\w+\.py)"\n(.*?)^```$', PAGE, re.MULTILINE | re.DOTALL))
@@ -63,7 +63,7 @@ def plugin(name: str, content: str) -> Path:
 
 def call(files: str, words: str, monkeypatch: pytest.MonkeyPatch) -> int:
     monkeypatch.setenv(VARIABLE, files)
-    return pretint.main(shlex.split(words))
+    return pretint.cli.main(shlex.split(words))
 
 
 def test_the_page_has_one_example_for_each_kind() -> None:
@@ -84,7 +84,7 @@ def test_an_example_does_what_the_page_shows(example: str, monkeypatch: pytest.M
         pictures = rng.integers(0, 256, (count, 24, 24, 3), dtype=np.uint8)
         np.savez(f"{part}.npz", pictures=pictures, labels=np.arange(count) % 2, names=np.array(["left", "right"]))
     if example == "upright.py":
-        assert pretint.main(shlex.split(f"pretrain runs/x --data.source bundled {SMALLER['pretrain']}")) == 0
+        assert pretint.cli.main(shlex.split(f"pretrain runs/x --data.source bundled {SMALLER['pretrain']}")) == 0
     for file, words in SHOWN:
         if file == example:
             command = words.split()[0]
@@ -108,11 +108,11 @@ def test_a_run_without_its_plugin_is_refused(
     assert os.environ[VARIABLE] == f"{Path.cwd()}/ladder.py:{Path.cwd()}/vivid.py"  # also for processes begun elsewhere
     builder = OBJECTIVES.pop("vivid")
     capsys.readouterr()
-    assert pretint.main(["probe", "runs/both", *BUNDLED]) == 2
+    assert pretint.cli.main(["probe", "runs/both", *BUNDLED]) == 2
     assert "objective.name is vivid" in (said := capsys.readouterr().err) and VARIABLE in said
     OBJECTIVES["vivid"] = builder
     del BACKBONES["ladder"]
-    assert pretint.main(["probe", "runs/both", *BUNDLED]) == 2
+    assert pretint.cli.main(["probe", "runs/both", *BUNDLED]) == 2
     assert "no backbone is named 'ladder'" in (said := capsys.readouterr().err) and VARIABLE in said
 
 
@@ -135,8 +135,12 @@ def test_a_run_without_its_plugin_is_refused(
             "resnet18 is there",
         ),
         ("net.py", "from pretext.backbones import BACKBONES, Tiny\nBACKBONES['a:b'] = Tiny\n", "take letters, digits"),
-        ("all.py", "from pretext.objectives import *\nOBJECTIVES['labels'] = None\n", "objective labels is there"),
-        ("src.py", "from pretext.pictures import SOURCES\nSOURCES['voc'] = None\n", "source voc is there already"),
+        (
+            "all.py",
+            "from pretext.methods.objectives import *\nOBJECTIVES['labels'] = None\n",
+            "objective labels is there",
+        ),
+        ("src.py", "from pretext.data import SOURCES\nSOURCES['voc'] = None\n", "source voc is there already"),
     ],
 )
 def test_what_is_wrong_with_a_plugin_is_one_line(
@@ -153,12 +157,12 @@ def test_a_missing_plugin_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: p
 
 
 def test_a_misspelt_objective_is_told_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
-    assert pretint.main(["pretrain", "runs/x", "--objective.name", "rebalance"]) == 2
+    assert pretint.cli.main(["pretrain", "runs/x", "--objective.name", "rebalance"]) == 2
     assert "objective.name is rebalance: did you mean rebalanced?" in capsys.readouterr().err
 
 
 def test_what_a_plugin_opens_must_be_a_source() -> None:
-    plugin("odd.py", "from pretext.pictures import SOURCES\nSOURCES['odd'] = lambda rest, labelled: [rest]\n")
+    plugin("odd.py", "from pretext.data import SOURCES\nSOURCES['odd'] = lambda rest, labelled: [rest]\n")
     plugin("arrays.py", EXAMPLES["arrays.py"])
     load_plugins("odd.py", "arrays.py")
     with pytest.raises(UserError, match=r"odd:x: what the plugin opens is no Source"):
@@ -167,7 +171,7 @@ def test_what_a_plugin_opens_must_be_a_source() -> None:
     assert len(open_source("npz:bare.npz")) == 3
     with pytest.raises(UserError, match=r"npz:bare.npz: cannot be read"):
         open_labelled("npz:bare.npz")
-    load_plugins(plugin("again.py", "from pretext.pictures import SOURCES\nSOURCES['arrays'] = SOURCES['npz']\n"))
+    load_plugins(plugin("again.py", "from pretext.data import SOURCES\nSOURCES['arrays'] = SOURCES['npz']\n"))
     with pytest.raises(UserError, match=r"array:bare.npz: no such folder; did you mean arrays:bare.npz"):
         open_source("array:bare.npz")
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import pretint
+import pretint.cli
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "start.md").read_text(encoding="utf-8").replace("\\\n", "")
@@ -33,7 +33,7 @@ def test_the_path_of_a_newcomer(
     said = {}
     for words in SHOWN:
         command = words.split()[0]
-        assert pretint.main(shlex.split(f"{words} {SHORTER.get(command, '')}")) == 0, words
+        assert pretint.cli.main(shlex.split(f"{words} {SHORTER.get(command, '')}")) == 0, words
         said[command] = capsys.readouterr().out
     assert "next: pretint probe runs/mine" in said["pretrain"]
     assert "top-1 accuracy on 8 test pictures of pictures/val" in said["probe"] and "conv5" in said["probe"]

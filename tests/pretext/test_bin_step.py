@@ -10,20 +10,20 @@ import pytest
 import torch
 from PIL import Image
 
-from colorization import ColorizeSettings, ScoreSettings, colorize, score
-from colorization.scores.pictures import planes, square
 from pretext.color import rgb_to_lab
+from pretext.data import Folder
 from pretext.engine.checkpoint import save_checkpoint
 from pretext.engine.journal import read_journal
 from pretext.engine.run import newest_checkpoint
 from pretext.errors import UserError
 from pretext.gamut import STEP, STEPS, bin_centres
-from pretext.pictures import Folder
 from pretext.plan.disk import pretrain_disk
-from pretext.pretraining import pretrain
+from pretext.pretrain import pretrain
 from pretext.recipe import ObjectiveSettings, PretrainSettings, build_colorizer, colour_contract, load_pretrained
 from pretext.settings import plain, settings_from
-from pretext.weights.exporting import ExportSettings, export
+from pretext.weights.exporter import ExportSettings, export
+from pretint.colorization import ColorizeSettings, ScoreSettings, colorize, score
+from pretint.colorization.scores.images import planes, square
 from transfer.report import write_report
 
 COARSE, BINS = 20, 101

@@ -8,20 +8,20 @@ import pytest
 import torch
 from launching import Launcher, Trained
 
-from pretext.colorizer import Colorizer
 from pretext.engine.checkpoint import load_checkpoint
 from pretext.engine.journal import read_journal
 from pretext.engine.nonfinite import keep_evidence
 from pretext.engine.run import find_checkpoint
 from pretext.errors import UserError
+from pretext.methods.colorizer import Colorizer
 from pretext.plan.disk import pretrain_disk
-from pretext.plan.planning import plan
-from pretext.preparing import open_pictures
-from pretext.pretraining import pretrain
+from pretext.plan.job import plan
+from pretext.pretrain import pretrain
 from pretext.recipe import PretrainSettings, build_network, load_pretrained
-from pretext.replaying import ReplaySettings, replay
+from pretext.replay import ReplaySettings, replay
 from pretext.settings import plain, settings_from
-from pretext.weights.exporting import ExportSettings, export
+from pretext.setup import open_pictures
+from pretext.weights.exporter import ExportSettings, export
 
 STEPS = 6
 METHODS: dict[str, dict[str, Any]] = {
@@ -125,7 +125,7 @@ def test_a_replayed_step_is_the_step(trained: tuple[str, Path], tmp_path: Path) 
 
 @pytest.mark.parametrize("method", ["fusion", "hints"])
 def test_it_is_planned(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pretext.plan.planning._SECONDS", 0.1)
+    monkeypatch.setattr("pretext.plan.job._SECONDS", 0.1)
     settings = read(settings_of(method))
     planned = plan(settings)
     classes = open_pictures(settings).classes
@@ -163,7 +163,7 @@ def test_class_branch_needs_labels(tmp_path: Path) -> None:
     folder = tmp_path / "pictures"
     folder.mkdir()
     for index in range(3):
-        from pretext.pictures import Bundled
+        from pretext.data import Bundled
 
         Bundled("train").read(index).save(folder / f"{index}.png")
     with pytest.raises(UserError, match=str(folder)):

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from pretext.backbones import Backbone, build_backbone
 from pretext.backbones.contract import Stage
+from pretext.data import open_labelled
 from pretext.engine.device import Place
 from pretext.errors import PictureError, UserError
 from pretext.online import PENALTY, OnlineProbe, OnlineSettings, ridge
-from pretext.pictures import open_labelled
 
 CPU = Place(torch.device("cpu"), "fp32", 0)
 

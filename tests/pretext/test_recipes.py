@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from pretext.hints import HintSettings
+from pretext.methods.hints import HintSettings
 from pretext.recipe import PretrainSettings, build_colorizer
 from pretext.settings import settings_file
-from pretint import commands
+from pretint.cli import commands
 
 RECIPES = sorted(commands.RECIPES.glob("*.yaml"))
 PAPER = [recipe for recipe in RECIPES if recipe.stem.startswith("paper_")]

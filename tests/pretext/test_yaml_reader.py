@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-import pretint
+import pretint.cli
 from pretext.engine.run import run_settings
 from pretext.errors import UserError
 from pretext.recipe import PretrainSettings
@@ -56,7 +56,7 @@ def test_every_way_to_give_yaml_is_guarded(words: list[str], tmp_path: Path) -> 
     bomb.write_text(ALIASES)
     (tmp_path / "cluster.yaml").write_text("executor: local\n")
     call = "import resource, sys, pretint\nresource.setrlimit(resource.RLIMIT_CPU, (60, 60))\n"
-    call += "sys.exit(pretint.main(sys.argv[1:]))"
+    call += "sys.exit(pretint.cli.main(sys.argv[1:]))"
     command = [
         sys.executable,
         "-c",
@@ -141,5 +141,5 @@ def test_a_run_whose_settings_are_a_bomb(tmp_path: Path, capsys: pytest.CaptureF
     (tmp_path / "settings.yaml").write_text(ALIASES)
     with pytest.raises(UserError, match="no readable settings"):
         run_settings(tmp_path)
-    assert pretint.main(["report", str(tmp_path)]) == 2
+    assert pretint.cli.main(["report", str(tmp_path)]) == 2
     assert capsys.readouterr().err.count("\n") == 1

@@ -10,9 +10,8 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-
-from slurm.virtual import VirtualCluster, VirtualOptions
-from slurm.virtual_config import missing_packages
+from virtual_slurm.cluster import VirtualCluster
+from virtual_slurm.config import VirtualOptions, missing_packages
 
 
 @pytest.fixture(scope="session")

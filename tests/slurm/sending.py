@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-import pretint
+import pretint.cli
 from pretext.engine.journal import read_journal
 from slurm import State, states
 from slurm.queue import standing
@@ -49,7 +49,7 @@ def cluster_file(**asked: object) -> str:
 
 def send(*words: str, **asked: object) -> int:
     """``pretint submit``; its exit code."""
-    return pretint.main(["submit", "--on", cluster_file(**asked), *words])
+    return pretint.cli.main(["submit", "--on", cluster_file(**asked), *words])
 
 
 def state(name: str) -> State:

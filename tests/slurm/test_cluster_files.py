@@ -7,8 +7,8 @@ import yaml
 
 from pretext.settings import settings_file
 from slurm import ClusterError, ClusterSettings
-from slurm.running import fruitless, meeting_port
-from slurm.sending import split_words
+from slurm.runner import fruitless, meeting_port
+from slurm.words import split_words
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "configs" / "slurm").glob("*.yaml"))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from sending import SETTINGS, cluster_file
 
-import pretint
+import pretint.cli
 
 Submit = Callable[..., tuple[int, str, str]]
 
@@ -19,7 +19,7 @@ def submit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     monkeypatch.setenv("PATH", str(tmp_path))
 
     def call(*words: str, **asked: object) -> tuple[int, str, str]:
-        code = pretint.main(["submit", "--on", cluster_file(**asked), *words])
+        code = pretint.cli.main(["submit", "--on", cluster_file(**asked), *words])
         return code, *capsys.readouterr()
 
     return call
@@ -67,5 +67,5 @@ def test_sending_still_needs_slurm(submit: Submit) -> None:
 def test_this_machine_needs_no_slurm(executor: str, submit: Submit, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = submit("--dry-run", "report", "x", executor=executor)
     assert code == 0 and "not checked" not in out and "jobs: 1" in out, err
-    assert pretint.main(["jobs"]) == 0
+    assert pretint.cli.main(["jobs"]) == 0
     assert "Traceback" not in "".join(capsys.readouterr())

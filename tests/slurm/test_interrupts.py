@@ -19,9 +19,9 @@ from sending import (
     state,
     until,
 )
+from virtual_slurm.cluster import VirtualCluster
 
 from slurm.records import attempts
-from slurm.virtual import VirtualCluster
 
 STEPS = ["--training.steps", "600"]
 

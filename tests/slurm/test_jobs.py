@@ -28,14 +28,14 @@ from sending import (
     state,
     until,
 )
+from virtual_slurm.cluster import VirtualCluster
 
-import pretint
+import pretint.cli
+from pretext.data import Bundled
 from pretext.engine.journal import read_journal
 from pretext.engine.run import newest_checkpoint
-from pretext.pictures import Bundled
 from slurm import states
 from slurm.records import Record, Sent, attempts
-from slurm.virtual import VirtualCluster
 
 ROOT = Path(pretint.__file__).parents[1]
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -180,7 +180,7 @@ def test_a_list_in_which_some_fail_is_sent_again_and_does_only_what_is_missing(
         **{f"probe-two-{seed}": "not run" for seed in range(3)},
     }, overview()
     capsys.readouterr()
-    assert pretint.main(["jobs"]) == 0
+    assert pretint.cli.main(["jobs"]) == 0
     said = capsys.readouterr().out
     assert "train-two failed: pretint: two: " in said and "probe-one-2 failed: pretint: late: " in said
     assert "probe-two-0 not run: waited for train-two" in said
@@ -208,7 +208,7 @@ def test_jobs_are_cancelled_and_stay_so(capsys: pytest.CaptureFixture[str]) -> N
     assert "in the queue already" in capsys.readouterr().out
     assert send("--name", "other", *words) == 2
     assert "works on this run" in capsys.readouterr().err
-    assert pretint.main(["jobs", "cancel", "pretrain-x"]) == 0
+    assert pretint.cli.main(["jobs", "cancel", "pretrain-x"]) == 0
     number = running.sent.id
     until(
         lambda: not subprocess.run(["squeue", "-h", "-j", f"{number},1"], capture_output=True).stdout, "left the queue"
@@ -217,7 +217,7 @@ def test_jobs_are_cancelled_and_stay_so(capsys: pytest.CaptureFixture[str]) -> N
     log = running.sent.log.read_text()
     assert "pretint pretrain" in log and "requeued" not in log
     assert restarts(running.sent) == 0
-    assert pretint.main(["jobs", "cancel", "pretrain-x"]) == 2
+    assert pretint.cli.main(["jobs", "cancel", "pretrain-x"]) == 2
 
 
 def test_a_job_that_makes_no_step_gives_up(folder: Path) -> None:
@@ -333,7 +333,7 @@ def test_two_who_send_at_the_same_time(folder: Path) -> None:
     said = [one.communicate(timeout=100)[1] for one in both]
     assert sorted(one.returncode for one in both) == [0, 2] and "works on this run" in "".join(said)
     [sent] = states(JOBS)
-    assert pretint.main(["jobs", "cancel", sent.sent.name]) == 0
+    assert pretint.cli.main(["jobs", "cancel", sent.sent.name]) == 0
 
 
 def test_variables_of_the_user_do_not_take_what_a_job_needs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -370,7 +370,7 @@ def test_a_setup_that_ends_the_job_and_a_slurm_that_is_gone(
     assert state("early").word == "failed" and "without starting the command" in state("early").why
     assert state("broken").why == "Slurm: failed; last in its log: no such module"
     monkeypatch.setenv("PATH", str(folder))
-    assert pretint.main(["jobs"]) == 2
+    assert pretint.cli.main(["jobs"]) == 2
     said = capsys.readouterr()
     assert "broken failed: " in said.out and said.err == "pretint: squeue: no such command here\n"
 
@@ -379,11 +379,11 @@ def test_an_unknown_key_and_a_missing_slurm(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("wrong.yaml").write_text("partitoin: main\n")
-    assert pretint.main(["submit", "--on", "wrong.yaml", "pretrain", "runs/x"]) == 2
+    assert pretint.cli.main(["submit", "--on", "wrong.yaml", "pretrain", "runs/x"]) == 2
     assert "wrong.yaml: no setting is called partitoin; the nearest is partition" in capsys.readouterr().err
     name = cluster_file()
     monkeypatch.setenv("PATH", str(folder))
-    assert pretint.main(["submit", "--on", name, "pretrain", "runs/x", "--data.source", "bundled"]) == 2
+    assert pretint.cli.main(["submit", "--on", name, "pretrain", "runs/x", "--data.source", "bundled"]) == 2
     assert "sbatch: no such command here" in capsys.readouterr().err
 
 
@@ -396,5 +396,5 @@ def test_fifty_jobs_are_sent_as_one_array(capsys: pytest.CaptureFixture[str]) ->
         sys.stdout.write(f"\npretint submit: {(time.perf_counter() - began) / 50:.3f} seconds for each of 50 jobs\n")
     found = states(JOBS)
     assert len({one.sent.id.partition("_")[0] for one in found}) == 1 and len(found) == 50
-    assert pretint.main(["jobs", "cancel", "all"]) == 0
+    assert pretint.cli.main(["jobs", "cancel", "all"]) == 0
     assert {one.word for one in states(JOBS)} == {"cancelled"}

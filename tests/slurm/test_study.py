@@ -10,7 +10,7 @@ import pytest
 from evaluating import pictures
 from sending import cluster_file, overview, until
 
-import pretint
+import pretint.cli
 from slurm import cancel, states
 
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -54,7 +54,7 @@ JOBS = Path("studies/jobs")
 
 def test_cells_are_jobs(folder: Path, shared_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     call = ["study", "asked.yaml", "--on", cluster_file(memory_gb=1.5)]
-    assert pretint.main(call) == 1, overview()
+    assert pretint.cli.main(call) == 1, overview()
     out, err = capsys.readouterr()
     until(lambda: not any(state.live for state in states(JOBS)), "ended")  # what it leaves may be there a moment before
     assert words() == {
@@ -72,14 +72,14 @@ def test_cells_are_jobs(folder: Path, shared_data: Path, capsys: pytest.CaptureF
     assert pretraining.sent.asked["cpus_per_task"] == 2
 
     jobs = [state.sent.id for state in states(JOBS)]
-    assert pretint.main(call) == 1
+    assert pretint.cli.main(call) == 1
     assert [state.sent.id for state in states(JOBS)] == jobs, "nothing is sent again unasked"
 
     (folder / "prior.npy").unlink()
     shutil.copy(shared_data / "colour-bins" / "prior_probs.npy", folder / "prior.npy")
     capsys.readouterr()
     # The prior is told by its content: another one makes another cell.
-    assert pretint.main([*call, "--retry"]) == 0, overview()
+    assert pretint.cli.main([*call, "--retry"]) == 0, overview()
     assert "rebalanced 0: started" not in capsys.readouterr().err
     assert (folder / "studies" / "asked" / "report.md").exists()
 
@@ -88,12 +88,12 @@ def test_jobs_go_on_when_the_study_is_left(folder: Path, capsys: pytest.CaptureF
     text = STUDY.replace("steps: 6", "steps: 100000").replace("  broken: {objective.prior: prior.npy}\n", "")
     (folder / "asked.yaml").write_text(text)
     call = ["study", "asked.yaml", "--on", cluster_file(memory_gb=1.5), "--wait", "false"]
-    assert pretint.main(call) == 0
+    assert pretint.cli.main(call) == 0
     out, _ = capsys.readouterr()
     assert "3 jobs sent" in out
     numbers = {state.sent.id for state in states(JOBS)}
-    assert pretint.main(call) == 0
+    assert pretint.cli.main(call) == 0
     assert {state.sent.id for state in states(JOBS)} == numbers, "they are in the queue already"
     cancel(JOBS, ["all"])
-    assert pretint.main(call) == 1
+    assert pretint.cli.main(call) == 1
     assert "cancelled" in capsys.readouterr().out

@@ -9,9 +9,9 @@ from reported import finished_study
 
 from pretext import plugins
 from pretext.settings import Positional, parse_command
-from study import StudyOptions, study, write_study_report
-from study.call import Call, call_of
-from study.plan import read_plan
+from pretint.study import StudyOptions, study, write_study_report
+from pretint.study.call import Call, call_of
+from pretint.study.plan import read_plan
 from tests.reporting import Page
 
 HOSTILE = "about: </pre><script>alert(1)</script>"
@@ -20,7 +20,7 @@ HOSTILE = "about: </pre><script>alert(1)</script>"
 def test_the_line_of_a_plan_gives_the_same_plan(
     small: Path, sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("study.running.watched", lambda *_: ())  # nothing is computed
+    monkeypatch.setattr("pretint.study.run.watched", lambda *_: ())  # nothing is computed
     monkeypatch.setattr(plugins, "_contents", {})  # other tests have loaded some
     done = study(small, [f"pictures={sets}"], StudyOptions(folder=tmp_path / "a b", name="other"))
     kept = call_of(read_plan(done.folder / "plan.json"))
@@ -38,7 +38,7 @@ def test_the_line_of_a_plan_gives_the_same_plan(
 def test_recipes_that_are_named_are_kept_and_usual_options_are_not(
     small: Path, sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("study.running.watched", lambda *_: ())
+    monkeypatch.setattr("pretint.study.run.watched", lambda *_: ())
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(plugins, "_contents", {Path("/a b/mine.py"): b"x = 1"})
     (tmp_path / "recipe.yaml").write_text("crop: {size: 16}\n")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pretext.errors import UserError
-from study.file import StudySettings, read_study
+from pretint.study.file import StudySettings, read_study
 
 
 def test_variants_are_multiplied_by_the_grid() -> None:

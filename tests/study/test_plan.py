@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pretext.errors import UserError
-from study.plan import PRETRAIN, Cell, Plan, read_plan
+from pretint.study.plan import PRETRAIN, Cell, Plan, read_plan
 
 PLAN = Plan(
     "Does it matter?",

@@ -14,15 +14,15 @@ import pytest
 import torch
 from evaluating import QUICK, Blow, in_process, numbers, pictures, tiny_run
 
-import pretint
-import transfer.classifiers.svm
+import pretint.cli
 import transfer.evaluation
-import transfer.judging
-from pretext.engine.interrupt import ENDINGS
+import transfer.probes.knn
+import transfer.probes.linear_svm
+from pretext.engine.signals import ENDINGS
 from pretext.errors import UserError
-from transfer.classifiers.heads import Heads
-from transfer.judging import KnnSettings, SvmSettings, knn, svm
-from transfer.probing import ProbeSettings, probe
+from transfer.probes.heads import Heads
+from transfer.probes.knn import KnnSettings, SvmSettings, knn, svm
+from transfer.probes.linear import ProbeSettings, probe
 from transfer.protocols import PROTOCOLS, SvmProtocol
 from transfer.results import Result
 
@@ -197,7 +197,7 @@ def test_stops_when_asked_to(
     ]
     words += ["--precision", "fp32"]
     log = tmp_path / "log"
-    process = in_process(lambda: pretint.main(words), log, Blow(owner, name, 2, number), saved_every=3600)
+    process = in_process(lambda: pretint.cli.main(words), log, Blow(owner, name, 2, number), saved_every=3600)
     process.join()
     said = log.read_text()
     assert "Traceback" not in said
@@ -210,7 +210,7 @@ def test_stops_when_asked_to(
 
 
 STOPPED: dict[str, tuple[Any, type, dict[str, Any], Blow]] = {
-    "neighbours": (knn, KnnSettings, {}, Blow(transfer.judging, "progress", 1, signal.SIGUSR2)),
+    "neighbours": (knn, KnnSettings, {}, Blow(transfer.probes.knn, "progress", 1, signal.SIGUSR2)),
     "SVMs": (svm, SvmSettings, {}, Blow(transfer.evaluation.Partial, "offer", 3, signal.SIGTERM)),
     "few shots": (
         svm,
@@ -347,7 +347,7 @@ def test_two_runs_of_one_seed_have_a_reference_each(trained: Path, sets: Path, t
 def lines(capsys: pytest.CaptureFixture[str], *words: str | Path) -> list[str]:
     """What a command that must fail says on standard error, progress apart."""
     capsys.readouterr()
-    assert pretint.main([str(word) for word in words]) == 2
+    assert pretint.cli.main([str(word) for word in words]) == 2
     return [line for line in capsys.readouterr().err.splitlines() if not line.startswith("features: ")]
 
 

@@ -12,10 +12,10 @@ from rich.console import Console
 
 from pretext.errors import UserError
 from tests.detecting import pictures
+from transfer.bootstrap import centred
 from transfer.columns import columns
-from transfer.comparing import compare, compare_paths, comparison_lines
-from transfer.intervals import centred
-from transfer.outcomes import Detected, Detections, Row, Segmented, judged_row
+from transfer.compare import compare, compare_paths, comparison_lines
+from transfer.metrics import Detected, Detections, Row, Segmented, judged_row
 from transfer.results import Result, write_result
 from transfer.table import TableSettings, formatted, tables
 

@@ -14,7 +14,7 @@ from pretext.errors import UserError
 from pretext.gamut import bin_centres
 from pretext.recipe import PretrainSettings, build_colorizer, colour_contract
 from pretext.settings import plain, settings_from
-from pretext.weights.exporting import ExportSettings, export
+from pretext.weights.exporter import ExportSettings, export
 from transfer.networks import open_network
 
 PICTURES = torch.randint(0, 256, (2, 3, 48, 48), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))

@@ -10,7 +10,7 @@ from judging import result, row
 
 from pretext.errors import UserError
 from tests.detecting import pictures
-from transfer.outcomes import Detected, Detections, Segmented
+from transfer.metrics import Detected, Detections, Segmented
 from transfer.results import Result, read_result, write_result
 
 CLASSES = ("cat", "dog", "fish")

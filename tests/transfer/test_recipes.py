@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from pretext.backbones import build_backbone
 from pretext.settings import settings_file
 from pretext.weights.inputs import FromRgb
-from pretint import commands
+from pretint.cli import commands
 from transfer.tasks.classification import Classify
 from transfer.tasks.classify import ClassifySettings
 from transfer.tasks.detect import DetectSettings
 from transfer.tasks.detection import Detector
-from transfer.tasks.opening import TASKS
+from transfer.tasks.registry import TASKS
 from transfer.tasks.segment import SegmentSettings
 from transfer.tasks.segmentation import Segment
 from transfer.tasks.task import FinetuneSettings

@@ -13,8 +13,8 @@ import pytest
 from judging import answers, ranked, result, row, truth
 
 from pretext.errors import UserError
-from transfer.outcomes import Ranked
-from transfer.ranking import mean_average_precision
+from transfer.metrics import Ranked
+from transfer.metrics.average_precision import mean_average_precision
 from transfer.results import (
     Result,
     code_digest,

@@ -12,15 +12,15 @@ from evaluating import QUICK, pictures, tiny_run
 
 from pretext.errors import UserError
 from pretext.settings import settings_from
-from pretint import main
+from pretint.cli import main
 from transfer.evaluation import EvaluationSettings
-from transfer.finetuning import Finetuned, finetune
-from transfer.judging import KnnSettings, SvmSettings, knn, svm
-from transfer.probing import ProbeSettings, probe
+from transfer.finetune import Finetuned, finetune
+from transfer.probes.knn import KnnSettings, SvmSettings, knn, svm
+from transfer.probes.linear import ProbeSettings, probe
 from transfer.protocols import PROTOCOLS
 from transfer.results import Result, read_result
 from transfer.table import TableSettings, formatted
-from transfer.tasks.opening import TASKS, FinetuneSettings, open_task
+from transfer.tasks.registry import TASKS, FinetuneSettings, open_task
 
 
 @pytest.fixture(scope="module")

@@ -16,9 +16,9 @@ from rich.console import Console
 from rich.table import Table
 
 from pretext.errors import UserError
+from transfer.bootstrap import accuracy, mean
 from transfer.columns import columns
-from transfer.grid import WIDTH
-from transfer.intervals import accuracy, mean
+from transfer.layout import WIDTH
 from transfer.results import Result
 from transfer.table import Tables, tables
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pretext.data import open_labelled
+from pretext.data.source import digest_of_keys
 from pretext.errors import PictureError, UserError
-from pretext.pictures import open_labelled
-from pretext.pictures.source import digest_of_keys
 from transfer.targets import OfClasses, checked_targets, open_targets
 
 

@@ -17,20 +17,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pretext.data import DECODER, Source
+from pretext.data.batches import Batch, Subset, Views, stream
 from pretext.engine.device import Place, autocast
-from pretext.engine.interrupt import leave, stop_requests
 from pretext.engine.progress import progress
+from pretext.engine.signals import leave, stop_requests
 from pretext.errors import UserError
-from pretext.pictures import DECODER, Source
-from pretext.pictures.batches import Batch, Subset, Views, stream
 from transfer.features.cache import Entry, Skip, Storage, held_entry, key_of, require_room
-from transfer.features.pooling import dims_of, pool
+from transfer.features.pool import dims_of, pool
 from transfer.networks import Network
 from transfer.results import code_digest
 
 _FORMAT = 1  # of entries: another one where the same identity would give other rows
 # What makes features of pixels, which `_pictures` looks at itself: kept features of other code would speak for this.
-_MAKERS = ("pretext/backbones", "pretext/color.py", "pretext/weights/inputs.py", "transfer/features/pooling.py")
+_MAKERS = ("pretext/backbones", "pretext/color.py", "pretext/weights/inputs.py", "transfer/features/pool.py")
 _AT_ONCE = 64  # blocks end where batches do, so that rows are computed in the same company after a kill
 _CALIBRATING = 2048
 _LOOKED_AT = 32
@@ -127,7 +127,7 @@ def extract(
         networks: they are moved to the place's device.
         source: the pictures.
         view: how they are looked at; a size that all networks take.
-        rules: see ``transfer.features.pooling``.
+        rules: see ``transfer.features.pool``.
         place: where, at which precision.
         cache: where features are kept, and how.
         calibrate_on: pictures for the batch-norm statistics of networks that need them, and how they are

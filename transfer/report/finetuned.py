@@ -9,8 +9,8 @@ from markupsafe import Markup
 from pretext.engine.journal import Record
 from pretext.engine.run import Settings
 from transfer.report.charts import finite
+from transfer.report.images import picture
 from transfer.report.panels import column, of_kind, setting
-from transfer.report.pictures import picture
 from transfer.report.result_charts import colour_of
 from transfer.report.result_panels import result_panels
 from transfer.report.trainings import result_file, words_of

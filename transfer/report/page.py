@@ -14,6 +14,7 @@ from pretext.engine.run import Settings, run_settings
 from pretext.files import write_atomically
 from transfer.report.facts import calls, groups, remarks, steps_done
 from transfer.report.finetuned import finetuned_facts
+from transfer.report.images import newest_samples, picture
 from transfer.report.panels import (
     health_panels,
     loss_panel,
@@ -24,8 +25,7 @@ from transfer.report.panels import (
     speed_panels,
     supervised,
 )
-from transfer.report.pictures import newest_samples, picture
-from transfer.report.rendering import rendered
+from transfer.report.render import rendered
 from transfer.report.result_panels import headline, result_panels
 from transfer.results import read_result
 

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from pretext.engine.journal import Record
 from pretext.engine.run import Settings
 from pretext.gamut import STEP, STEPS, bin_centres
-from pretext.health import COMMON_MASS
+from pretext.methods.diagnostics import COMMON_MASS
 from transfer.report.charts import (
     Curve,
     health_chart,

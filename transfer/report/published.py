@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from transfer.intervals import Metric
+from transfer.bootstrap import Metric
 from transfer.results import Result
 
 STAGES = ("conv1", "conv2", "conv3", "conv4", "conv5")

@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 from scipy.optimize import isotonic_regression
 
-from transfer.intervals import Estimate
+from transfer.bootstrap import Estimate
 from transfer.report.charts import INK, MUTED, PRETRAINED, RANDOM, STYLE, WIDTH, as_svg, new_axes
 from transfer.report.published import Published
 

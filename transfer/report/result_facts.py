@@ -4,8 +4,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import PurePath
 from typing import Any
 
+from transfer.bootstrap import MEASURES
 from transfer.columns import Column
-from transfer.intervals import MEASURES
 from transfer.results import Result
 from transfer.table import Section
 

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 from markupsafe import Markup
 
 from pretext.errors import UserError
+from transfer.bootstrap import MEASURES, Estimate
 from transfer.columns import Column, evaluations, row_names, score_gap
-from transfer.grid import Cell
-from transfer.intervals import MEASURES, Estimate
+from transfer.layout import Cell
 from transfer.protocols import PROTOCOLS
 from transfer.report.published import published
 from transfer.report.result_charts import Line, colour_of, shortened, shots_chart, stages_chart

@@ -14,8 +14,8 @@ from markupsafe import Markup
 from pretext.engine.journal import Record, read_journal
 from transfer.columns import Column
 from transfer.report.charts import finite, running_median
+from transfer.report.images import picture
 from transfer.report.panels import column, of_kind
-from transfer.report.pictures import picture
 from transfer.report.result_charts import shortened
 from transfer.report.tuning_charts import Course, courses_chart
 from transfer.results import Result

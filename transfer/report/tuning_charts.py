@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
-from transfer.intervals import Estimate
+from transfer.bootstrap import Estimate
 from transfer.report.charts import GRID, STYLE, as_svg, finite, new_axes, step_axis, thinned
 from transfer.report.result_charts import (
     LETTERS,

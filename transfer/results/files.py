@@ -11,9 +11,9 @@ from typing import Any
 from pretext.engine.progress import say
 from pretext.errors import UserError
 from pretext.files import write_atomically
-from transfer.intervals import Estimate
-from transfer.outcomes import Outcome, Row, seed_scores
-from transfer.results.packing import LARGEST, Told, packed_outcomes, unpacked_outcomes
+from transfer.bootstrap import Estimate
+from transfer.metrics import Outcome, Row, seed_scores
+from transfer.results.pack import LARGEST, Told, packed_outcomes, unpacked_outcomes
 from transfer.results.plain import listed, named, number, pair, plain, refuse, text, texts
 from transfer.results.result import Cost, Judged, Result
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pretext.errors import UserError
-from transfer.intervals import Metric
-from transfer.outcomes import Row, Weighted
+from transfer.bootstrap import Metric
+from transfer.metrics import Row, Weighted
 from transfer.results.plain import short
 
 PREFIX = "rescaled:"

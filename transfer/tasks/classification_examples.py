@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from pretext.data.batches import Examples, Sample, Views, label_of
+from pretext.data.order import mix, uniforms
+from pretext.data.source import Source
 from pretext.errors import PictureError, UserError
-from pretext.pictures.batches import Examples, Sample, Views, label_of
-from pretext.pictures.order import mix, uniforms
-from pretext.pictures.source import Source
 
 
 @dataclass

@@ -9,17 +9,17 @@ from PIL import Image
 from scipy.special import expit, softmax
 from torch import Tensor, nn
 
+from pretext.data.batches import Batch, CropSettings, Examples, Samples, Views
+from pretext.data.source import Source
 from pretext.errors import UserError
-from pretext.pictures.batches import Batch, CropSettings, Examples, Samples, Views
-from pretext.pictures.source import Source
-from transfer.outcomes import Answers, Outcome, Ranked
+from transfer.metrics import Answers, Outcome, Ranked
 from transfer.targets import Targets, open_targets
-from transfer.tasks import drawing
+from transfer.tasks import draw
 from transfer.tasks.alignment import Features, stage_of
 from transfer.tasks.classification import Classify, ClassifyHeadSettings
 from transfer.tasks.classification_examples import CentreViews, JitteredExamples, JitteredViews, JitterSettings
 from transfer.tasks.task import FinetuneSettings, Task, diverged
-from transfer.voc.pictures import whole
+from transfer.voc.images import whole
 
 _NAMED = 3  # classes that are named on a drawn picture, at most
 
@@ -126,8 +126,8 @@ class Classification(Task):
         likely = np.argsort(-chances)[:_NAMED].tolist()
         said = [one for one in likely if chances[one] >= 0.5 * chances[likely[0]]]
         return (
-            drawing.named(picture, [(self.classes[one], True) for one in shown]),
-            drawing.named(picture, [(f"{self.classes[one]} {chances[one]:.0%}", one in shown) for one in said]),
+            draw.named(picture, [(self.classes[one], True) for one in shown]),
+            draw.named(picture, [(f"{self.classes[one]} {chances[one]:.0%}", one in shown) for one in said]),
         )
 
     def _truth(self, source: Source, index: int) -> Any:

@@ -9,19 +9,19 @@ import numpy as np
 from PIL import Image
 from torch import Tensor, nn
 
+from pretext.data.batches import Batch, Examples, Views
+from pretext.data.source import Source
 from pretext.errors import UserError
-from pretext.pictures.batches import Batch, Examples, Views
-from pretext.pictures.source import Source
-from transfer.intervals import Metric
-from transfer.outcomes import Detected, Detections, Outcome, Points
+from transfer.bootstrap import Metric
+from transfer.metrics import Detected, Detections, Outcome, Points
 from transfer.targets import count_shared
-from transfer.tasks import drawing
+from transfer.tasks import draw
 from transfer.tasks.alignment import Features
 from transfer.tasks.detection import DetectHeadSettings, Detector, necked
 from transfer.tasks.detection_examples import DetectionExamples, DetectionSizes, DetectionViews
 from transfer.tasks.task import FinetuneSettings, Task, digest_of, diverged
 from transfer.voc.boxes import Boxed, objects_of, open_boxed
-from transfer.voc.pictures import whole
+from transfer.voc.images import whole
 from transfer.voc.proposals import Proposals, open_proposals
 
 POINTS: tuple[Points, ...] = ("11 points", "all points", "COCO")
@@ -146,8 +146,8 @@ class Detection(Task):
         best = [at for at in np.argsort(-scores)[:_MOST] if scores[at] >= min(_SHOWN, float(scores.max()))]
         said = [f"{self.classes[labels[at]]} {scores[at]:.0%}" for at in best]
         return (
-            drawing.boxed(picture, truth.boxes, words, [drawing.colour(one + 1) for one in truth.labels.tolist()]),
-            drawing.boxed(picture, boxes[best], said, [drawing.colour(int(labels[at]) + 1) for at in best]),
+            draw.boxed(picture, truth.boxes, words, [draw.colour(one + 1) for one in truth.labels.tolist()]),
+            draw.boxed(picture, boxes[best], said, [draw.colour(int(labels[at]) + 1) for at in best]),
         )
 
 

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from pretext.data.batches import Examples, Sample, Views
+from pretext.data.source import Source
 from pretext.errors import PictureError, UserError
-from pretext.pictures.batches import Examples, Sample, Views
-from pretext.pictures.source import Source
 from transfer.voc.boxes import objects_of
-from transfer.voc.pictures import whole
+from transfer.voc.images import whole
 from transfer.voc.proposals import Proposals
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from pretext.backbones.contract import Stage
 from pretext.errors import UserError
-from transfer.adapting import Adapted
+from transfer.adapt import Adapted
 from transfer.tasks.alignment import Features, probe_side, probed, stage_of
 
 

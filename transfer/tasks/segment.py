@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
+from pretext.data.batches import Batch, Examples, Views
+from pretext.data.source import Source
 from pretext.errors import UserError
-from pretext.pictures.batches import Batch, Examples, Views
-from pretext.pictures.source import Source
-from transfer.intervals import Metric
-from transfer.outcomes import Outcome, confusion, segmentation_outcome
+from transfer.bootstrap import Metric
+from transfer.metrics import Outcome, confusion, segmentation_outcome
 from transfer.targets import count_shared
-from transfer.tasks import drawing
+from transfer.tasks import draw
 from transfer.tasks.alignment import Features
 from transfer.tasks.segmentation import Segment, SegmentHeadSettings, skips
 from transfer.tasks.segmentation_examples import SegmentationCrops, SegmentationExamples, SegmentationViews
@@ -122,4 +122,4 @@ class Segmentation(Task):
     def drawn(self, source: Source, index: int, found: Any) -> tuple[Image.Image, Image.Image]:
         picture = source.read(index)
         truth = mask_of(source, index)
-        return drawing.painted(picture, truth, self.classes), drawing.painted(picture, found.mask, self.classes)
+        return draw.painted(picture, truth, self.classes), draw.painted(picture, found.mask, self.classes)

@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from pretext.data.batches import Examples, Sample, Views
+from pretext.data.source import Source
 from pretext.errors import PictureError, UserError
-from pretext.pictures.batches import Examples, Sample, Views
-from pretext.pictures.source import Source
 from transfer.voc.masks import UNCOUNTED, mask_of
 
 GRAY = 128

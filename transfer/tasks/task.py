@@ -10,15 +10,15 @@ from typing import Any, ClassVar
 from PIL import Image
 from torch import Tensor, nn
 
-from pretext.engine.training import MachineSettings, TrainingSettings
+from pretext.data.batches import Batch, Examples, Subset, Views
+from pretext.data.fingerprint import seen
+from pretext.data.source import Source
+from pretext.engine.settings import MachineSettings, TrainingSettings
 from pretext.errors import UserError
-from pretext.pictures.batches import Batch, Examples, Subset, Views
-from pretext.pictures.seen import seen
-from pretext.pictures.source import Source
 from pretext.settings import plain
-from transfer.adapting.adapted import BatchNorm
-from transfer.intervals import Metric
-from transfer.outcomes import Outcome
+from transfer.adapt.backbone import BatchNorm
+from transfer.bootstrap import Metric
+from transfer.metrics import Outcome
 from transfer.tasks.alignment import Features
 
 _PLACES = ("train", "test", "sbd", "proposals", "test_proposals")  # what lies there is told by digests

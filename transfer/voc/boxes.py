@@ -8,12 +8,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from pretext.data.decode import size_of
+from pretext.data.source import Source
+from pretext.data.voc import CLASSES
+from pretext.data.voc_annotation import CORNERS, Annotated
 from pretext.errors import PictureError, UserError
-from pretext.pictures.decode import size_of
-from pretext.pictures.source import Source
-from pretext.pictures.voc import CLASSES
-from pretext.pictures.voc_annotation import CORNERS, Annotated
-from transfer.voc.pictures import Picture, Pictures, open_parts, prefixes, whole
+from transfer.voc.images import Picture, Pictures, open_parts, prefixes, whole
 
 
 class Objects(NamedTuple):
@@ -59,7 +59,7 @@ def open_boxed(name: str, training: bool = False, difficult: bool = False) -> Bo
     ``problems``, as are pictures that are left out.
 
     Args:
-        name: as of ``pretext.pictures.voc.open_voc``; or several, joined by +, for what is known as 07+12:
+        name: as of ``pretext.data.voc.open_voc``; or several, joined by +, for what is known as 07+12:
             ``voc:2007:trainval:FOLDER+voc:2012:trainval:FOLDER``.
         training: leave out pictures that show nothing to learn from.
         difficult: difficult objects are something to learn from.

@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pretext.data.source import Source
+from pretext.data.voc import CLASSES, Voc, files_by_stem
 from pretext.errors import PictureError, UserError
-from pretext.pictures.source import Source
-from pretext.pictures.voc import CLASSES, Voc, files_by_stem
-from transfer.voc.pictures import Picture, Pictures, open_parts, prefixes, require_size, whole
+from transfer.voc.images import Picture, Pictures, open_parts, prefixes, require_size, whole
 from transfer.voc.sbd import Extra, read_sbd
 
 BACKGROUND, UNCOUNTED = 0, 255
@@ -70,7 +70,7 @@ def open_masked(name: str, sbd: str = "") -> Masked:
     """Pictures of PASCAL VOC with masks of their classes, in the order of the lists of ``ImageSets/Segmentation``.
 
     Args:
-        name: as of ``pretext.pictures.voc.open_voc``; or several, joined by +, as ``open_boxed``.
+        name: as of ``pretext.data.voc.open_voc``; or several, joined by +, as ``open_boxed``.
         sbd: a folder with the masks of SBD, see ``transfer.voc.sbd``: they join a part of VOC2012 that is learnt
             from, but for pictures of VOC's own val list. Where both have one, VOC's is taken.
 

@@ -12,10 +12,10 @@ import numpy as np
 import scipy.io
 from numpy.typing import NDArray
 
+from pretext.data.formats import KNOWN
+from pretext.data.voc import Voc, files_by_stem, listed, read_file
 from pretext.errors import PictureError, UserError
-from pretext.pictures.formats import KNOWN
-from pretext.pictures.voc import Voc, files_by_stem, listed, read_file
-from transfer.voc.pictures import Picture
+from transfer.voc.images import Picture
 
 _INSIDE = ("", "cls", "dataset/cls", "benchmark_RELEASE/dataset/cls", "SegmentationClassAug")
 _LARGEST = 2**22  # bytes: a mask has some ten thousand

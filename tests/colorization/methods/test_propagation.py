@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from colorization.methods.propagation import TOLERANCE, Floats, affinities, propagate
+from pretint.colorization.methods.propagation import TOLERANCE, Floats, affinities, propagate
 
 DIRECT, ITERATED = 1 << 30, 0  # for so many unknowns as there are, or for none
 BOTH = pytest.mark.parametrize("direct", [DIRECT, ITERATED])

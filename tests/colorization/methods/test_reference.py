@@ -9,7 +9,8 @@ from colouring import coloured
 from PIL import Image
 from skimage.color import lab2rgb, rgb2lab
 
-from colorization.methods.reference import (
+from pretext.errors import UserError
+from pretint.colorization.methods.reference import (
     Floats,
     ReferenceSettings,
     Samples,
@@ -21,7 +22,6 @@ from colorization.methods.reference import (
     remapped,
     samples_of,
 )
-from pretext.errors import UserError
 
 
 def picture_of(lightness: Floats, ab: Floats) -> Image.Image:

@@ -5,10 +5,10 @@ import pytest
 import torch
 from colouring import coloured
 
-from colorization.hints import from_points
-from colorization.methods.propagation import propagate
-from colorization.methods.scribbles import ScribbleSettings, scribbles_colourist
 from pretext.errors import UserError
+from pretint.colorization.hints import from_points
+from pretint.colorization.methods.propagation import propagate
+from pretint.colorization.methods.scribbles import ScribbleSettings, scribbles_colourist
 
 HINTS = [(10, 20, 4, 50.0, 20.0), (50, 20, 4, -40.0, -30.0)]
 

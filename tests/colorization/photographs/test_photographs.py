@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageOps
 from skimage.color import lab2rgb, rgb2lab
 
-from colorization.joining import Enlarged, join_rows
-from colorization.photographs import FORMATS, Format, open_photograph, reading, signed, write_photograph
-from colorization.photographs.profiles import srgb_profile
+from pretext.data.decode import decode
 from pretext.errors import PictureError
-from pretext.pictures.decode import decode
+from pretint.colorization.merge import Enlarged, join_rows
+from pretint.colorization.photographs import FORMATS, Format, open_photograph, read, signed, write_photograph
+from pretint.colorization.photographs.profiles import srgb_profile
 
 NO_COLOUR = torch.zeros(1, 2, 2, 2)
 AB = torch.tensor([[20.0, 20.0], [-30.0, -30.0]]).view(1, 2, 1, 2)
@@ -367,7 +367,7 @@ def test_bad_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bomb[16:24] = struct.pack(">II", 60_000, 60_000)
     bomb[29:33] = struct.pack(">I", zlib.crc32(bomb[12:29]))
     refused(bytes(bomb), "3,600 megapixels.*raise --megapixels")
-    monkeypatch.setattr(reading, "available", lambda device: 10_000)
+    monkeypatch.setattr(read, "available", lambda device: 10_000)
     refused(good, "takes about .* GB of memory")
 
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from colorization.scores.auc import areas_by_bin, balanced_auc, pixel_areas, raw_auc, sums_by_bin
 from pretext.gamut import Gamut, bin_centres
+from pretint.colorization.scores.auc import areas_by_bin, balanced_auc, pixel_areas, raw_auc, sums_by_bin
 
 
 def area(errors: NDArray[np.float64], weights: NDArray[np.float64]) -> float:

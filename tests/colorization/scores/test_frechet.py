@@ -5,8 +5,8 @@ import pytest
 from numpy.typing import NDArray
 from scipy.linalg import sqrtm
 
-from colorization.scores.frechet import frechet_distance
 from pretext.errors import UserError
+from pretint.colorization.scores.frechet import frechet_distance
 
 
 def by_formula(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:

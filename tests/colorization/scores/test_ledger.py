@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from colorization.scores.ledger import Ledger, slug
 from pretext.errors import UserError
+from pretint.colorization.scores.ledger import Ledger, slug
 
 WHO = {"pictures": "x", "size": 64}
 

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from colorization.methods.propagation import affinities
-from colorization.scores.methods import Batch, Method, hints_from_truth, open_method
 from pretext.color import rgb_to_lab
 from pretext.engine.checkpoint import load_checkpoint, save_checkpoint
 from pretext.errors import UserError
 from pretext.recipe import load_pretrained
+from pretint.colorization.methods.propagation import affinities
+from pretint.colorization.scores.methods import Batch, Method, hints_from_truth, open_method
 
 Make = Callable[..., Path]
 CPU = torch.device("cpu")

@@ -8,10 +8,10 @@ import skimage.data
 from numpy.typing import NDArray
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from colorization.scores.metrics import colourfulness, psnr, squared_error, ssim
-from colorization.scores.pictures import planes, square
+from pretext.data import Folder
 from pretext.errors import UserError
-from pretext.pictures import Folder
+from pretint.colorization.scores.images import planes, square
+from pretint.colorization.scores.metrics import colourfulness, psnr, squared_error, ssim
 
 Pixels = NDArray[np.uint8]
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-import pretint
-from colorization.scores.summary import METRICS, Known, Summary, known
-from colorization.scores.table import Line, Scores
-from transfer.intervals import Estimate
+import pretint.cli
+from pretint.colorization.scores.summary import METRICS, Known, Summary, known
+from pretint.colorization.scores.table import Line, Scores
+from transfer.bootstrap import Estimate
 
 Make = Callable[..., Path]
 NAN = float("nan")
@@ -112,16 +112,16 @@ def test_the_command(make_run: Make, make_pictures: Make, tmp_path: Path, capsys
     run, folder = make_run(tmp_path / "run"), make_pictures(tmp_path / "x", 4, gray=1)
     (folder / "bad.png").write_text("")
     words = ["score", str(run), "--pictures", str(folder), "--size", "24"]
-    assert pretint.main(words) == 0
+    assert pretint.cli.main(words) == 0
     said = capsys.readouterr()
     assert f"colour on 4 pictures of {folder}, at 24 x 24 px" in said.out
     assert "left out: 1 gray" in said.out and "bad.png: empty file" in said.out
     assert "FID is left out: name Inception's weights" in said.out
     file = next((run / "scores").glob("*.json"))
     assert f"scores: {file}" in said.out
-    assert pretint.main([*words, "--format", "csv"]) == 0
+    assert pretint.cli.main([*words, "--format", "csv"]) == 0
     said = capsys.readouterr()
     assert said.out.startswith("method,metric,value") and len(said.out.splitlines()) == 1 + 4 * 6
     assert "bad.png: empty file" in said.err and "scores: " in said.err
-    assert pretint.main(["score", str(run), "--size", "24"]) == 2
+    assert pretint.cli.main(["score", str(run), "--size", "24"]) == 2
     assert capsys.readouterr().err.startswith("pretint: no pictures are named")

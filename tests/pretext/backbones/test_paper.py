@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from pretext.backbones import AlexNet, Backbone, Vgg
-from pretext.colorizer import Colorizer
 from pretext.gamut import Gamut
-from pretext.objectives import Classification
+from pretext.methods.colorizer import Colorizer
+from pretext.methods.objectives import Classification
 
 BIN_CENTRES = 2 * 313  # the release keeps them as a convolution's weights, we in the gamut
 

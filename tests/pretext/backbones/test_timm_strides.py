@@ -14,9 +14,9 @@ import timm
 import torch
 
 from pretext.backbones.from_timm import TimmBackbone
-from pretext.colorizer import Colorizer
 from pretext.errors import UserError
-from pretext.objectives import OBJECTIVES
+from pretext.methods.colorizer import Colorizer
+from pretext.methods.objectives import OBJECTIVES
 from pretext.recipe import ObjectiveSettings
 
 SMALL = ("test", "atto", "femto", "pico", "nano", "xxs", "xxt", "xs", "xt", "tiny", "mini", "m0", "t0", "b0", "s0")

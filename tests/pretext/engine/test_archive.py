@@ -18,7 +18,7 @@ from pretext.backbones import build_backbone
 from pretext.engine.archive import DamagedFileError, check_published, check_zip, safetensors_bytes
 from pretext.engine.checkpoint import load_checkpoint, save_checkpoint, save_portable
 from pretext.errors import UserError
-from pretext.weights.importing import load_published
+from pretext.weights.importer import load_published
 
 STATE: dict[str, Any] = {
     "step": 3,

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
+from pretext.data import Shards
+from pretext.data.pack import PackSettings, pack
+from pretext.data.tar_index import index_path, known_index
 from pretext.engine.archive import DamagedFileError
 from pretext.engine.checkpoint import load_checkpoint, save_checkpoint
 from pretext.errors import UserError
 from pretext.gamut import Gamut
-from pretext.pictures import Shards
-from pretext.pictures.packing import PackSettings, pack
-from pretext.pictures.tarindex import index_path, known_index
 from pretext.prior import load_prior
 from transfer.voc import proposals
 
@@ -41,10 +41,10 @@ def compressed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 READERS = {
     "checkpoint": "from pretext.engine.checkpoint import load_checkpoint as read",
-    "import": "from pretext.weights.importing import load_published as read",
+    "import": "from pretext.weights.importer import load_published as read",
     "timm": "from pretext.backbones import build_backbone\n"
     "read = lambda path: build_backbone('test_resnet', weights=path)",
-    "score": "from colorization.scores.weights import stored\nread = lambda path: stored(str(path), ['w'])",
+    "score": "from pretint.colorization.scores.weights import stored\nread = lambda path: stored(str(path), ['w'])",
 }
 
 

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import torch
 
-from pretext.engine.learner import optimizer_and_schedule
-from pretext.engine.training import MachineSettings, TrainingSettings
+from pretext.engine.settings import MachineSettings, TrainingSettings
+from pretext.engine.trainer import optimizer_and_schedule
 from pretext.errors import UserError
 
 

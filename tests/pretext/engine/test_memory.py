@@ -13,11 +13,11 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
+from pretext.data import decode
+from pretext.data.batches import Sample
 from pretext.engine.memory import explain_memory_shortage, is_memory_shortage
 from pretext.errors import PictureError
-from pretext.pictures import decode
-from pretext.pictures.batches import Sample
-from pretext.pretraining import pretrain
+from pretext.pretrain import pretrain
 from pretext.recipe import PretrainSettings
 from pretext.settings import settings_from
 
@@ -42,7 +42,7 @@ EXHAUSTED = """
 import sys
 sys.path.insert(0, sys.argv[1])
 from pretext.engine.memory import explain_memory_shortage
-from pretext.pictures.batches import stream
+from pretext.data.batches import stream
 from test_memory import Hungry
 try:
     with explain_memory_shortage("lower workers"):
@@ -75,17 +75,17 @@ def test_other_errors_stay_as_they_are() -> None:
 
 LIMITED = """
 import json, resource, sys
-import pretint
+import pretint.cli
 from pretext.engine import loop  # all that a command imports later takes memory too
-import pretext.pretraining, pretext.plan.planning, transfer.judging, transfer.probing, transfer.report
-import colorization.colorizing, colorization.scores.scoring
+import pretext.pretrain, pretext.plan.job, transfer.probes.knn, transfer.probes.linear, transfer.report
+import pretint.colorization.job, pretint.colorization.scores.job
 from pathlib import Path
 size = int(next(line for line in open("/proc/self/status") if line.startswith("VmSize")).split()[1]) * 1024
 resource.setrlimit(resource.RLIMIT_AS, (size + int(sys.argv[1]) * 2**20,) * 2)
 for words in json.loads(sys.argv[2]):
     sys.stderr.write(f"$ {words[0]}: ")
     sys.stderr.flush()
-    sys.stderr.write(f"code {pretint.main(words)}\\n")
+    sys.stderr.write(f"code {pretint.cli.main(words)}\\n")
 """
 
 
@@ -138,7 +138,7 @@ def test_a_picture_is_not_blamed_for_memory_that_is_short(tmp_path: Path) -> Non
     script = """
 import resource, sys
 from pathlib import Path
-from pretext.pictures import decode
+from pretext.data import decode
 data = Path(sys.argv[1]).read_bytes()
 decode(Path(sys.argv[2]).read_bytes(), "small")
 size = int(next(line for line in open("/proc/self/status") if line.startswith("VmSize")).split()[1]) * 1024

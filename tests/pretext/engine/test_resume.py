@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from launching import Launcher, Trained
 
-from pretext.engine.interrupt import ENDINGS, Ending
-from pretext.pictures import Bundled
+from pretext.data import Bundled
+from pretext.engine.signals import ENDINGS, Ending
 
 STEPS = 60
 SETTINGS = [

@@ -10,10 +10,10 @@ from torch import nn
 
 from pretext.engine.checkpoint import checkpoint_bytes
 from pretext.engine.device import Place
-from pretext.engine.learner import Learner
+from pretext.engine.trainer import Learner
 from pretext.errors import UserError
 from pretext.plan.disk import checkpoint_size, file_size, pretrain_disk
-from pretext.pretraining import pretrain
+from pretext.pretrain import pretrain
 from pretext.recipe import PretrainSettings
 from pretext.settings import settings_file, settings_from
 

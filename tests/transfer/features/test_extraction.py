@@ -14,12 +14,12 @@ import torch
 from extracting import RULES, SIZE, Noise, extracted, in_process
 
 from pretext.color import rgb_to_lightness
+from pretext.data import ClassFolder
+from pretext.data.batches import Views, centre_crop
 from pretext.engine.device import Place
 from pretext.errors import UserError
-from pretext.pictures import ClassFolder
-from pretext.pictures.batches import Views, centre_crop
 from transfer.features import CacheSettings, View, cache_folder, calibrate_batch_norm, extract
-from transfer.features.pooling import pool
+from transfer.features.pool import pool
 from transfer.networks import Network, open_network
 
 ClassFolderMaker = Callable[[Path], Path]

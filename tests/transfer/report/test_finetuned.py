@@ -12,7 +12,7 @@ from pretext.errors import UserError
 from tests.detecting import pictures
 from tests.judging import answers, ranked, truth
 from tests.reporting import Page, begun, both, trained, tuned
-from transfer.outcomes import Outcome, Points, Weighted, confusion, detections_outcome, segmentation_outcome
+from transfer.metrics import Outcome, Points, Weighted, confusion, detections_outcome, segmentation_outcome
 from transfer.report import published, trainings, write_report
 
 RULES: tuple[Points, ...] = ("11 points", "all points", "COCO")

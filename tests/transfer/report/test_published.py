@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pretext.yaml_reader import read_yaml
-from pretint import commands
+from pretint.cli import commands
 from tests.judging import answers, result, row
 from transfer.report.published import STAGES, TABLES, PublishedTable, published
 from transfer.results import Result

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from transfer.intervals import Estimate
+from transfer.bootstrap import Estimate
 from transfer.report.published import STAGES, TABLES, Published
 from transfer.report.result_charts import COLOURS, Line, colour_of, shortened, shots_chart, stages_chart
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.judging import answers, ranked, row, truth
 from tests.reporting import PHOTOS, Page, begun, judged, known, trained
-from transfer.outcomes import Segmented, judged_row
+from transfer.metrics import Segmented, judged_row
 from transfer.report import write_report
 from transfer.report.published import STAGES
 

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from tests.transfer.report.test_result_charts import bar
-from transfer.intervals import Estimate
+from transfer.bootstrap import Estimate
 from transfer.report.result_charts import Line
 from transfer.report.tuning_charts import Course, courses_chart, dots_chart
 

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from pretext.data import open_labelled
+from pretext.data.batches import Subset, batches, stream
+from pretext.data.order import mix, uniforms
 from pretext.errors import UserError
-from pretext.pictures import open_labelled
-from pretext.pictures.batches import Subset, batches, stream
-from pretext.pictures.order import mix, uniforms
 from transfer.tasks.classification_examples import JitteredExamples, JitteredViews, JitterSettings, jittered_crop
 
 

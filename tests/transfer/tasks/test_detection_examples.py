@@ -8,8 +8,8 @@ import torch
 from devkits import Marked, write_devkit
 from torch import Tensor
 
+from pretext.data.batches import Subset, batches, stream
 from pretext.errors import UserError
-from pretext.pictures.batches import Subset, batches, stream
 from transfer.tasks.detection_examples import DetectionExamples, DetectionSizes, DetectionViews, detection_view
 from transfer.voc.boxes import Boxed, open_boxed
 from transfer.voc.proposals import open_proposals, write_proposals

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pretext.engine.learner import optimizer_and_schedule
-from pretext.engine.training import TrainingSettings
+from pretext.engine.settings import TrainingSettings
+from pretext.engine.trainer import optimizer_and_schedule
 from pretext.errors import UserError
-from transfer.adapting import AdaptSettings, adapt
+from transfer.adapt import AdaptSettings, adapt
 from transfer.networks import Network, open_network
 from transfer.tasks.alignment import grids
 from transfer.tasks.detection import DetectHeadSettings, Detector, necked

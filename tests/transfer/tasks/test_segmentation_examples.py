@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from pretext.data.batches import Subset, batches, stream
+from pretext.data.order import uniforms
 from pretext.errors import UserError
-from pretext.pictures.batches import Subset, batches, stream
-from pretext.pictures.order import uniforms
 from transfer.tasks.segmentation_examples import (
     GRAY,
     SegmentationCrops,

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from devkits import Marked, annotation, write_devkit
 
+from pretext.data import Source
+from pretext.data.batches import Subset
+from pretext.data.source import digest_of_keys
+from pretext.data.voc import CLASSES
 from pretext.errors import PictureError, UserError
-from pretext.pictures import Source
-from pretext.pictures.batches import Subset
-from pretext.pictures.source import digest_of_keys
-from pretext.pictures.voc import CLASSES
 from transfer.voc.boxes import objects_of, open_boxed
 
 DOG: Marked = ("dog", (11, 6, 30, 25), 0)

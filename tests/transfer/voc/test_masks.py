@@ -10,10 +10,10 @@ import scipy.io
 from devkits import write_masks
 from PIL import Image
 
+from pretext.data import Source
+from pretext.data.batches import Subset
+from pretext.data.voc import CLASSES
 from pretext.errors import PictureError, UserError
-from pretext.pictures import Source
-from pretext.pictures.batches import Subset
-from pretext.pictures.voc import CLASSES
 from transfer.voc.masks import mask_of, open_masked
 
 Mask = np.ndarray

@@ -1,6 +1,0 @@
-"""Photographs as files: pixels of 8 or 16 bits, and all that belongs to them, read and written."""
-
-from colorization.photographs.reading import Photograph, open_photograph
-from colorization.photographs.writing import FORMATS, Format, signed, write_photograph
-
-__all__ = ["FORMATS", "Format", "Photograph", "open_photograph", "signed", "write_photograph"]

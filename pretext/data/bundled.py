@@ -1,0 +1,179 @@
+"""The built-in pictures: tiles of the colour photographs that scikit-image carries in its package.
+
+No download. The label of a tile is the photograph it is cut from. Each photograph is split across its
+longer axis (a square one from top to bottom):
+
+    | train: tiles side by side | gap: 16 pixels, in no tile | test: the last 43 %, tiles side by side |
+
+so that no pixel is in both parts, nor in two tiles: what is held out of either is really unseen. The
+two largest photographs (retina, hubble_deep_field) are halved first by averaging 2 x 2 pixels, which
+brings all eight to a like scale: their longer sides are 451 to 741 pixels.
+"""
+
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import skimage.data
+from numpy.typing import NDArray
+from PIL import Image
+
+from pretext.data.source import digest_of_keys
+from pretext.errors import UserError
+from pretext.files import write_png
+
+NAMES = (
+    "astronaut",
+    "chelsea",
+    "coffee",
+    "hubble_deep_field",
+    "immunohistochemistry",
+    "motorcycle",
+    "retina",
+    "rocket",
+)
+"""The photographs, in the order of their labels."""
+
+_TEST_SHARE = 0.43  # the least that gives chelsea, the smallest, four columns of 48-pixel test tiles
+_GAP = 16  # two blocks of JPEG: several of the photographs were compressed once
+_FLAT = 2.0  # standard deviation of luma, of 255: the retina's black frame is below
+
+Box = tuple[int, int, int, int]  # left, top, right, bottom
+
+
+class Bundled:
+    """Tiles of the built-in photographs, one part of them: a labelled source.
+
+    Nearly flat tiles (luma with a standard deviation below 2 of 255) are left out: a network that
+    sees lightness alone cannot tell which photograph they are from.
+
+    Args:
+        part: ``train`` or ``test``.
+        tile: the side of a tile in pixels.
+        stride: from one tile to the next. Default: a whole tile; less makes tiles overlap, which test
+            refuses.
+        cap: at most so many tiles per photograph, evenly spaced. Default: as many as the photograph
+            with the fewest has, so that all classes are of one size.
+
+    Raises:
+        UserError: a setting is out of range, or a photograph has no tile of this size.
+    """
+
+    def __init__(
+        self,
+        part: Literal["train", "test"],
+        tile: int = 32,
+        stride: int | None = None,
+        cap: int | None = None,
+    ) -> None:
+        if part not in ("train", "test"):
+            raise UserError(f"bundled:{part}: no such part; take bundled:train or bundled:test")
+        if stride is None:
+            stride = tile
+        if min(tile, stride, 1 if cap is None else cap) < 1:
+            raise UserError(f"bundled:{part}: tile, stride and cap are at least 1: {tile}, {stride}, {cap}")
+        if part == "test" and stride < tile:
+            raise UserError(f"bundled:test: stride {stride} is below tile {tile}; test tiles never overlap")
+        self.part = part
+        self.tile = tile
+        corners = [list(_corners(name, part, tile, stride)) for name in NAMES]
+        for name, own in zip(NAMES, corners, strict=True):
+            if not own:
+                raise UserError(f"bundled:{part}: {name} has no tile of {tile} pixels; take a smaller tile")
+        cap = cap or min(map(len, corners))
+        self._labels: list[int] = []
+        self._corners: list[tuple[int, int]] = []
+        for label, own in enumerate(corners):
+            kept = [own[i * len(own) // cap] for i in range(cap)] if len(own) > cap else own
+            self._labels += [label] * len(kept)
+            self._corners += kept
+
+    def __len__(self) -> int:
+        """How many tiles."""
+        return len(self._corners)
+
+    def read(self, index: int, shorter: int | None = None) -> Image.Image:
+        """Tile ``index``: mode RGB, ``tile`` x ``tile``; ``shorter`` has no use here."""
+        x, y = self._corners[index]
+        return _photograph(NAMES[self._labels[index]]).crop((x, y, x + self.tile, y + self.tile))
+
+    def stamps(self) -> NDArray[np.int64]:
+        """See ``StoredSource.stamps``: the size of the pixels."""
+        return np.tile(np.array([3 * self.tile**2, 0]), (len(self), 1))
+
+    def read_bytes(self, index: int, start: int = 0, stop: int | None = None) -> bytes:
+        """See ``StoredSource.read_bytes``: the pixels, row by row."""
+        return self.read(index).tobytes()[start:stop]
+
+    def key(self, index: int) -> str:
+        """Photograph, part, and upper left corner in the photograph: ``coffee/test/x0344-y0048``."""
+        x, y = self._corners[index]
+        return f"{NAMES[self._labels[index]]}/{self.part}/x{x:04}-y{y:04}"
+
+    @property
+    def classes(self) -> list[str]:
+        """The names of the photographs, by label."""
+        return list(NAMES)
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """The label of every tile, by index: (N,)."""
+        return np.array(self._labels, np.int64)
+
+    def digest(self) -> str:
+        """See ``Source.digest``."""
+        return digest_of_keys(self)
+
+
+def photographs() -> dict[str, Image.Image]:
+    """The whole photographs by name, at the scale the tiles are cut from; the caller's own copies."""
+    return {name: _photograph(name).copy() for name in NAMES}
+
+
+def test_part(name: str) -> Image.Image:
+    """The region of photograph ``name`` that holds its test tiles, and no pixel of a train tile.
+
+    Raises:
+        UserError: there is no such photograph.
+    """
+    if name not in NAMES:
+        raise UserError(f"no built-in photograph {name!r}; there are {', '.join(NAMES)}")
+    photograph = _photograph(name)
+    return photograph.crop(_region(photograph.size, "test"))
+
+
+def save_test_parts(folder: Path) -> None:
+    """Write the test part of every photograph to ``folder``, as ``NAME.png``."""
+    for name in NAMES:
+        write_png(folder / f"{name}.png", test_part(name))
+
+
+@cache
+def _photograph(name: str) -> Image.Image:
+    """Shared within the process: never handed out, only crops and copies of it."""
+    load = skimage.data.stereo_motorcycle if name == "motorcycle" else getattr(skimage.data, name)
+    pixels = load()[0] if name == "motorcycle" else load()
+    photograph = Image.fromarray(pixels).convert("RGB")
+    return photograph.reduce(2) if min(photograph.size) > 800 else photograph
+
+
+def _region(size: tuple[int, int], part: str) -> Box:
+    """Where in a photograph of ``size`` (width, height) the tiles of ``part`` lie."""
+    width, height = size
+    longer = max(size)
+    start = longer - round(_TEST_SHARE * longer)
+    first, last = (0, start - _GAP) if part == "train" else (start, longer)
+    return (first, 0, last, height) if width > height else (0, first, width, last)
+
+
+def _corners(name: str, part: str, tile: int, stride: int) -> Iterator[tuple[int, int]]:
+    """Upper left corners (x, y) of the tiles of one photograph that are not flat, row by row."""
+    photograph = _photograph(name)
+    luma = np.asarray(photograph.convert("L"))
+    left, top, right, bottom = _region(photograph.size, part)
+    for y in range(top, bottom - tile + 1, stride):
+        for x in range(left, right - tile + 1, stride):
+            if luma[y : y + tile, x : x + tile].std() >= _FLAT:
+                yield x, y

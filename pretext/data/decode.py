@@ -1,0 +1,179 @@
+"""Bytes of a picture file to an upright RGB picture.
+
+The one place where files become pixels. What a format leaves open is decided here:
+
+- Transparency is composited on white.
+- Gray of 16 bits is divided by 257. 32-bit integers and floats have no fixed white: those within
+  [0, 65535], respectively [0, 1], are scaled by that range, all others from their least to their greatest
+  value. Nothing is clipped; NaN and infinity are black.
+- An embedded ICC profile is converted to sRGB (RGB and CMYK pictures; skipped where it maps every colour
+  to itself within 2 levels of 255). An unusable profile is ignored, as is that of a gray picture, which
+  has only a tone curve and must stay neutral. CMYK without a profile is converted as Pillow does.
+- An EXIF block that cannot be read turns nothing. Of several frames the first is taken.
+"""
+
+from functools import lru_cache
+from io import BytesIO
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import PIL
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, ImageCms, ImageMode, TiffImagePlugin, UnidentifiedImageError
+
+from pretext.data.formats import open_image, why_unidentified
+from pretext.errors import PictureError
+
+DECODER: str = f"pillow {PIL.__version__}"
+"""What decodes, and its version: recorded in runs, since another decoder gives slightly other pixels."""
+
+_BYTES_A_PIXEL = 12  # Pillow keeps 4; with a copy turned or converted, and what is read meanwhile
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What makes a picture of an EXIF orientation upright; of 1 nothing."""
+
+
+def decode(data: bytes, key: str, shorter: int | None = None) -> Image.Image:
+    """The picture in ``data``: mode RGB, upright.
+
+    Args:
+        data: the whole file, of any of ``formats.FORMATS``, whatever its name says.
+        key: the name of the picture, for the error.
+        shorter: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size as long as its shorter side stays at
+            least this many pixels.
+
+    Raises:
+        PictureError: the data is empty, truncated, damaged, of no known format, or has more pixels than
+            ``PIL.Image.MAX_IMAGE_PIXELS``.
+        MemoryError: there is no memory for a picture of its size.
+    """
+    assert shorter is None or shorter > 0, shorter
+    if not data:
+        raise PictureError(key, "empty file (0 bytes)")
+    pixels = 0
+    try:
+        with open_image(BytesIO(data)) as image:
+            pixels = image.width * image.height
+            limit = Image.MAX_IMAGE_PIXELS
+            if limit is not None and pixels > limit:
+                raise Image.DecompressionBombError
+            if shorter is not None:
+                image.draft(None, (shorter, shorter))
+            image.load()
+            turn = UPRIGHT.get(_orientation(image))
+            picture = _rgb(image)
+            if turn is not None:
+                picture = picture.transpose(turn)
+            picture.info.clear()  # or saving it would write the profile and orientation of the file
+            return picture
+    except Exception as problem:  # damaged bytes make Pillow raise nearly anything
+        if isinstance(problem, MemoryError) and _is_memory_short(pixels):
+            raise  # skipping it would make a run depend on the memory that is free
+        raise PictureError(key, _reason(problem, data)) from problem
+
+
+def _is_memory_short(pixels: int) -> bool:
+    """Whether memory is too small for any picture of so many pixels, so that it is no fault of this one's file."""
+    try:
+        bytearray(_BYTES_A_PIXEL * pixels)
+    except MemoryError:
+        return True
+    return False
+
+
+def size_of(path: Path, key: str) -> tuple[int, int]:
+    """Width and height of the picture that ``decode`` would make of a file, of which only the head is read.
+
+    Raises:
+        PictureError: it cannot be read, or is no picture.
+    """
+    try:
+        with open_image(path) as image:
+            width, height = image.size
+            return (height, width) if 5 <= _orientation(image) <= 8 else (width, height)
+    except Exception as problem:  # as in decode
+        denied = problem.strerror if isinstance(problem, OSError) else None
+        raise PictureError(key, f"cannot be read: {denied}" if denied else _reason(problem, b"")) from problem
+
+
+def _reason(problem: Exception, data: bytes) -> str:
+    said = " ".join(str(problem).split())
+    match problem:
+        case Image.DecompressionBombError() | Image.DecompressionBombWarning():
+            return f"too large: more than {Image.MAX_IMAGE_PIXELS} pixels; scale it down first"
+        case UnidentifiedImageError():
+            return why_unidentified(data[:32])
+        case MemoryError():
+            return "damaged or too large: decoding it needs more memory than there is"
+        case EOFError():
+            return f"truncated: {said or 'the data ends too early'}"
+    kind = "truncated" if "truncated" in said.lower() else "damaged"
+    return f"{kind}: {said or type(problem).__name__}"
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        # Not ImageOps.exif_transpose: it also writes the whole block anew, which fails for odd tags.
+        return cast("int", image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:
+        return 1
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F" or image.mode.startswith("I"):
+        return _eight_bits(image).convert("RGB")
+    profile = image.info.get("icc_profile")
+    if image.has_transparency_data:
+        # Premultiplied gray (La) converts to LA only.
+        layer = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+        white = Image.new("RGBA", layer.size, "white")
+        flat = Image.alpha_composite(white, layer).convert("RGB")
+    else:
+        flat = image if image.mode == "CMYK" else image.convert("RGB")
+    neutral = ImageMode.getmode(image.mode).basemode == "L"
+    transform = _to_srgb(profile, flat.mode) if profile and not neutral else None
+    if transform is not None:
+        return cast("Image.Image", ImageCms.applyTransform(flat, transform))
+    return flat.convert("RGB") if flat.mode == "CMYK" else flat
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Gray of 16 or 32 bits (modes I;16*, I, F) as mode L."""
+    gray: NDArray[np.floating[Any]] = np.array(image, np.float64 if image.mode == "F" else np.float32)
+    gray[~np.isfinite(gray)] = 0
+    low, high = 0.0, 1.0 if image.mode == "F" else 65535.0
+    if image.mode.startswith("I;16"):
+        # Pillow hands 12-bit samples and white-is-zero TIFF over as they are in the file.
+        tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
+        high = 2.0 ** tags.get(TiffImagePlugin.BITSPERSAMPLE, (16,))[0] - 1
+        if tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0:
+            gray = high - gray
+    elif not low <= gray.min() <= gray.max() <= high:
+        low, high = float(gray.min()), float(gray.max())
+    scale = 255 / (high - low) if high > low else 0.0
+    return Image.fromarray(np.rint((gray - low) * scale).astype(np.uint8))
+
+
+@lru_cache(maxsize=16)
+def _to_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
+    """The transform from ``profile`` to sRGB; None where it would change nothing or cannot be built."""
+    try:
+        transform = ImageCms.buildTransform(
+            ImageCms.ImageCmsProfile(BytesIO(profile)), ImageCms.createProfile("sRGB"), mode, "RGB"
+        )
+    except Exception:  # a picture with a broken profile is still a picture
+        return None
+    if mode != "RGB":
+        return transform
+    steps = np.arange(0, 256, 51, dtype=np.uint8)
+    cube = np.stack(np.meshgrid(steps, steps, steps), -1).reshape(1, -1, 3)
+    moved = np.asarray(ImageCms.applyTransform(Image.fromarray(cube), transform)).astype(int) - cube
+    return transform if np.abs(moved).max() > 2 else None

@@ -1,0 +1,155 @@
+"""Folders of pictures as sources: any folder, and one whose sub-folders are the classes."""
+
+import os
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pretext.data.decode import decode
+from pretext.data.duplicates import stamp_files
+from pretext.data.index import open_listing
+from pretext.data.labels import compose_classes
+from pretext.data.scan import Listing, Paths, readable
+from pretext.data.source import digest_of_keys
+from pretext.errors import PictureError, UserError
+
+
+class Files:
+    """Picture files by their paths: a source.
+
+    Args:
+        base: the absolute path that all others are relative to.
+        paths: of the files, at least one, in a stable order.
+    """
+
+    _missing = "the file is gone since the folder was listed"
+
+    def __init__(self, base: bytes, paths: Paths) -> None:
+        self._base, self._paths = base, paths
+
+    def __len__(self) -> int:
+        """How many pictures."""
+        return len(self._paths)
+
+    def read(self, index: int, shorter: int | None = None) -> Image.Image:
+        """Picture ``index``: mode RGB, upright; ``shorter`` as in `decode`.
+
+        Raises:
+            PictureError: the file is gone, cannot be read or cannot be decoded.
+        """
+        return decode(self.data(index), self.key(index), shorter)
+
+    def data(self, index: int) -> bytes:
+        """The bytes of picture ``index``; raises as ``read``."""
+        try:
+            return Path(os.fsdecode(self._file(index))).read_bytes()
+        except FileNotFoundError as problem:
+            raise PictureError(self.key(index), self._missing) from problem
+        except (OSError, MemoryError) as problem:
+            raise PictureError(
+                self.key(index), f"cannot be read: {getattr(problem, 'strerror', 'too large')}"
+            ) from problem
+
+    def stamps(self) -> NDArray[np.int64]:
+        """See ``StoredSource.stamps``."""
+        return stamp_files(self._file, len(self))
+
+    def read_bytes(self, index: int, start: int = 0, stop: int | None = None) -> bytes:
+        """See ``StoredSource.read_bytes``."""
+        try:
+            with open(self._file(index), "rb", buffering=0) as file:  # noqa: PTH123 (bytes)
+                file.seek(start)
+                return file.read(-1 if stop is None else stop - start)
+        except (OSError, MemoryError) as problem:
+            raise PictureError(self.key(index), "cannot be read") from problem
+
+    def _file(self, index: int) -> bytes:
+        """The absolute path of picture ``index``."""
+        return self._base + b"/" + self._paths[index]
+
+    def path(self, index: int) -> bytes:
+        """Where picture ``index`` lies, relative to the root."""
+        return self._paths[index]
+
+    def key(self, index: int) -> str:
+        """The path of picture ``index`` relative to the root; bytes not UTF-8 read ``\\xNN``."""
+        return readable(self._paths[index])
+
+    def digest(self) -> str:
+        """See ``Source.digest``."""
+        return digest_of_keys(self)
+
+
+class Folder(Files):
+    """All pictures below ``root``: a source, ordered by relative path.
+
+    Other files, hidden ones (a name that begins with a dot) and what a system made are skipped, which a line says;
+    links to folders are followed, except into a folder that contains the link. A large folder is scanned once and
+    opened again from its index, see ``pretext.data.index``; the list of a million pictures takes some 50 MB,
+    which all processes of the machine share.
+
+    Raises:
+        UserError: ``root`` is missing, is not a folder, cannot be listed (it or a folder below), or
+            holds no picture.
+    """
+
+    _by_class = False
+
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        self.root = os.fspath(root)
+        base = os.fsencode(_folder(root))
+        self._listing: Listing = open_listing(base, self.root, self._by_class)
+        self._listing.left_out.tell(readable(os.fsencode(self.root)))
+        super().__init__(base, self._listing.paths)
+
+    def digest(self) -> str:
+        """See ``Source.digest``; computed by the scan."""
+        return self._listing.digest
+
+
+class ClassFolder(Folder):
+    """``root/CLASS/**/picture``: a labelled source; the classes are the sub-folders, sorted by name (in NFC).
+
+    Labels are those of torchvision's ``ImageFolder``, but for folders that a system made, which are no classes.
+    Pictures directly under ``root`` have no class and are left out, as there.
+
+    Raises:
+        UserError: as for `Folder`, and where ``root`` has no sub-folder, a class has no picture, or the names of two
+            classes differ only in Unicode form.
+    """
+
+    _by_class = True
+
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        super().__init__(root)
+        self._names = compose_classes(self.root, map(readable, self._listing.classes))
+
+    @property
+    def classes(self) -> list[str]:
+        """The names of the sub-folders, by label."""
+        return sorted(self._names)
+
+    @cached_property
+    def labels(self) -> NDArray[np.int64]:
+        """The label of every picture, by index: (N,)."""
+        label = {name: index for index, name in enumerate(sorted(self._names))}
+        return np.repeat([label[name] for name in self._names], self._listing.counts)
+
+
+def _folder(root: str | os.PathLike[str]) -> Path:
+    """``root``, absolute; a `UserError` where it is not a folder."""
+    if not os.fspath(root):
+        raise UserError("no folder is named: the name is empty; give a folder of pictures, or `bundled`")
+    try:
+        path = Path(root).expanduser().absolute()
+        if path.is_dir():
+            return path
+        problem = "is a file, not a folder" if path.exists() else "no such folder"
+    except OSError as denied:
+        problem = f"cannot be reached: {denied.strerror}"
+    except RuntimeError:  # ~nobody
+        problem = "no such user"
+    raise UserError(f"{root}: {problem}; give a folder of pictures, or `bundled` for the built-in ones")

@@ -1,0 +1,230 @@
+"""Data sets of the Hugging Face hub, and local ones in its formats: ``hf:imagenet-1k:train``.
+
+Needs the extra ``pretint[hf]``. Pictures are taken by index from Arrow tables on disk, which all processes map
+into memory together. The library, from its version 4 on, has no way left to run a data set's own code.
+"""
+
+import difflib
+import re
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pretext.data.arrow_columns import encode_labels, find_image_column, find_label_column, read_cell, stamp_rows
+from pretext.data.decode import decode
+from pretext.data.labels import UNLABELLED, checked_labels, compose_classes
+from pretext.data.source import LabelledSource, digest_of_keys
+from pretext.errors import PictureError, UserError
+
+PREFIX = "hf:"
+_PART = r"[^:\[\]()+]+(?:\[[^\[\]]*\])?(?:\([^()]*\))?"
+_NAME = re.compile(rf"hf:(?P<data>[^:]+):(?:(?P<config>[^:]+):)?(?P<split>{_PART}(?:\+{_PART})*)")
+_LOCAL = "hf:FOLDER:SPLIT with a folder that save_to_disk wrote, or hf:FILE.parquet:SPLIT"
+
+
+def open_hugging_face(name: str, labelled: bool) -> LabelledSource | None:
+    """A data set in Hugging Face's formats; None where the name is of another kind.
+
+    Args:
+        name: ``hf:DATA:SPLIT`` or ``hf:DATA:CONFIG:SPLIT``. DATA is a folder that ``save_to_disk`` wrote, a
+            parquet file, a folder of those, or a name on the hub. SPLIT may be cut and joined, as the library reads
+            it: ``train[:70%]``, ``train[-5:]``, ``train+test``.
+        labelled: whether every picture must have a label.
+
+    Raises:
+        UserError: no such data, configuration, split or hub; no column of pictures; labels are asked for and missing.
+    """
+    if not name.startswith(PREFIX):
+        return None
+    parts = _NAME.fullmatch(name)
+    if not parts:
+        raise UserError(f"{name}: write hf:DATA:SPLIT or hf:DATA:CONFIG:SPLIT, such as hf:imagenet-1k:train")
+    try:
+        import datasets
+    except ImportError as problem:
+        raise UserError(f"{name}: needs Hugging Face's library; pip install 'pretint[hf]'") from problem
+    data, config, split = parts["data"], parts["config"], parts["split"]
+    table = _table(datasets, name, data, config, split)
+    if not len(table):
+        raise UserError(f"{name}: the split is empty; take another")
+    pictures = table.select_columns([find_image_column(name, table.features)])
+    label = find_label_column(table.features)
+    if labelled and label is None:
+        raise UserError(
+            f"{name}: no column of labels (of the type ClassLabel, or of integers or texts and called label); there "
+            f'are {", ".join(table.features)}; make one by dataset.class_encode_column("COLUMN")'
+        )
+    shown = "/".join(filter(None, [Path(data).name, config, split]))
+    source = HuggingFace(name, pictures, shown, table.select_columns([label]) if label else None)
+    if labelled:
+        assert len(source.labels) == len(source), name  # raises where there are none
+    return source
+
+
+class HuggingFace:
+    """Pictures in an Arrow table: a labelled source. Made by ``open_hugging_face``.
+
+    Args:
+        name: as the user wrote it.
+        pictures: a ``datasets.Dataset`` of one column: see ``arrow_columns``.
+        shown: what keys begin with.
+        labels: the same of one column of labels, if there is any.
+    """
+
+    def __init__(self, name: str, pictures: Any, shown: str, labels: Any) -> None:
+        self._name, self._shown = name, shown
+        self._pictures, self._labels = pictures, labels
+
+    def __len__(self) -> int:
+        """How many pictures."""
+        return len(self._pictures)
+
+    def read(self, index: int, shorter: int | None = None) -> Image.Image:
+        """Picture ``index``: mode RGB, upright; ``shorter`` as in `decode`.
+
+        Raises:
+            PictureError: it is missing, cannot be read or cannot be decoded.
+        """
+        return decode(self.read_bytes(index), self.key(index), shorter)
+
+    def stamps(self) -> NDArray[np.int64]:
+        """See ``StoredSource.stamps``; the time is that of the Arrow files."""
+        return stamp_rows(self._pictures)
+
+    def read_bytes(self, index: int, start: int = 0, stop: int | None = None) -> bytes:
+        """See ``StoredSource.read_bytes``; raises as ``read``."""
+        key = self.key(index)
+        try:
+            content, path = read_cell(self._pictures, index)
+            if content is not None:
+                return bytes(content[start:stop])
+            if path:  # made from files, and these not taken in
+                return Path(path).read_bytes()[start:stop]
+        except FileNotFoundError as problem:
+            raise PictureError(key, f"the file {problem.filename} is gone since the data set was made") from problem
+        except (OSError, MemoryError, ValueError) as problem:  # Arrow's own errors are among these
+            raise PictureError(key, f"cannot be read: {' '.join(str(problem).split())}") from problem
+        raise PictureError(key, "the data set has no picture here")
+
+    def key(self, index: int) -> str:
+        """Data set, split and row: ``imagenet-1k/train/0000042``."""
+        assert 0 <= index < len(self), index
+        return f"{self._shown}/{index:07}"
+
+    def digest(self) -> str:
+        """See ``Source.digest``."""
+        return digest_of_keys(self)
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes, by label: those of the type ClassLabel, else the labels themselves, sorted."""
+        return self._encoded[1]
+
+    @cached_property
+    def labels(self) -> NDArray[np.int64]:
+        """The label of every picture, by index: (N,).
+
+        Raises:
+            UserError: there are none.
+        """
+        return checked_labels(self._name, self._encoded[0].tolist(), self.classes)
+
+    @cached_property
+    def _encoded(self) -> tuple[NDArray[np.int64], list[str]]:
+        if self._labels is None:
+            return np.full(len(self), UNLABELLED), []
+        ((_, feature),) = self._labels.features.items()
+        names = getattr(feature, "names", None)
+        classes = None if names is None else compose_classes(self._name, names)
+        return encode_labels(self._labels.with_format("arrow")[:].column(0), classes)
+
+
+def _table(datasets: Any, name: str, data: str, config: str | None, split: str) -> Any:
+    """The split as a ``datasets.Dataset``."""
+    path = Path(data)
+    try:
+        path = path.expanduser()
+        there = path.exists()
+    except (OSError, RuntimeError):  # denied, or ~nobody
+        there = False
+    if not there and (data[0] in "./~" or data.count("/") > 1 or data.endswith(".parquet")):
+        raise UserError(f"{name}: no such file or folder as {data}; write {_LOCAL}")
+    if not there and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", data):
+        raise UserError(f"{name}: {data} is neither a file nor a name that the hub could have; write {_LOCAL}")
+    if there and path.is_file() and not _is_parquet(path):
+        raise UserError(f"{name}: {data} is no parquet file; write {_LOCAL}")
+    saved = there and any((path / file).exists() for file in ("dataset_dict.json", "state.json"))
+    try:
+        if saved:
+            return _cut(datasets, name, datasets.load_from_disk(str(path)), config, split)
+        if there and path.is_file():
+            _require_no_config(name, config, None)
+            return datasets.load_dataset("parquet", data_files={_only_split(name, split): str(path)}, split=split)
+        return datasets.load_dataset(str(path) if there else data, config, split=split)
+    except UserError:
+        raise
+    except (ConnectionError, TimeoutError) as problem:
+        raise UserError(
+            f"{name}: the hub cannot be reached ({_line(problem)}), and no copy of {data} is kept here; "
+            f"a local one would do instead: {_LOCAL}"
+        ) from problem
+    except Exception as problem:  # the library lets through what its readers and the network raise
+        hint = f"; or give a local copy: {_LOCAL}" if not there else ""
+        raise UserError(f"{name}: {_line(problem)}{hint}") from problem
+
+
+def _cut(datasets: Any, name: str, saved: Any, config: str | None, split: str) -> Any:
+    """The split of what ``save_to_disk`` wrote; the library itself loads such a folder only as a whole."""
+    if isinstance(saved, dict):
+        splits = dict(saved)
+    else:  # without a name of its own it goes by any one
+        splits = {str(saved.split) if saved.split else _only_split(name, split): saved}
+    _require_no_config(name, config, next(iter(splits.values())).config_name if splits else None)
+    if split in splits:
+        return splits[split]
+    unknown = [word for word in _split_names(split) if word not in splits]
+    if unknown and not isinstance(saved, dict):
+        raise UserError(f"{name}: it holds the split {saved.split}, not {unknown[0]}")
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], splits, 1)
+        meant = f"; did you mean {near[0]}?" if near else ""
+        raise UserError(f"{name}: no split {unknown[0]} in it: there are {', '.join(splits)}{meant}")
+    sizes = {word: len(table) for word, table in splits.items()}
+    parts = datasets.ReadInstruction.from_spec(split).to_absolute(sizes)
+    tables = [splits[part.splitname].select(range(part.from_, part.to)) for part in parts]
+    return tables[0] if len(tables) == 1 else datasets.concatenate_datasets(tables)
+
+
+def _split_names(split: str) -> list[str]:
+    """The names in ``train[:10]+test``."""
+    return [re.split(r"[\[(]", part)[0].strip() for part in split.split("+")]
+
+
+def _only_split(name: str, split: str) -> str:
+    """The name by which the user calls a set that has no splits."""
+    names = list(dict.fromkeys(_split_names(split)))
+    if len(names) > 1:
+        raise UserError(f"{name}: it has no splits, so {' and '.join(names)} would be the same; take one name")
+    return names[0]
+
+
+def _require_no_config(name: str, config: str | None, known: str | None) -> None:
+    if config not in (None, known):
+        own = f"its only one is {known}" if known else "it has none"
+        raise UserError(f"{name}: no configuration {config}: {own}; leave it out")
+
+
+def _is_parquet(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(4) == b"PAR1"
+    except OSError:
+        return False
+
+
+def _line(problem: Exception) -> str:
+    return " ".join(str(problem).split()).rstrip(".") or type(problem).__name__

@@ -1,0 +1,88 @@
+"""Labels as data sets give them, checked before anything is judged by them."""
+
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pretext.data.source import Labels
+from pretext.errors import UserError
+
+UNLABELLED = -1
+
+
+def compose(name: str) -> str:
+    """Return a name in Unicode's form NFC: macOS writes letters with accents as two characters (NFD)."""
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
+
+
+def compose_classes(where: str, names: Iterable[str]) -> list[str]:
+    """Return the names of classes in form NFC.
+
+    Raises:
+        UserError: two classes have the same name then; ``where`` says where they are from.
+    """
+    composed = [compose(name) for name in names]
+    if len(set(composed)) < len(composed):
+        name, times = Counter(composed).most_common(1)[0]
+        raise UserError(
+            f"{where}: {times} classes are called {name}; names that differ only in Unicode form (NFC, NFD) count as "
+            "the same; rename one, or join them"
+        )
+    return composed
+
+
+def checked_labels(name: str, labels: Iterable[int | None], classes: Sequence[str]) -> NDArray[np.int64]:
+    """Labels as int64 (N,), every one of which stands for one of ``classes``.
+
+    Args:
+        name: of the source, for the error.
+        labels: None, or any negative number, where a picture has none (Hugging Face's test parts have -1).
+        classes: their names.
+
+    Raises:
+        UserError: some pictures have no label, or one without a name.
+    """
+    array = np.array([-1 if label is None else label for label in labels], np.int64)
+    without = int((array < 0).sum())
+    if without:
+        raise UserError(f"{name}: {without:,} of {len(array):,} pictures have no label; name a part that has them")
+    if len(array) and array.max() >= len(classes):
+        raise UserError(f"{name}: a label is {array.max()}, and there are {len(classes)} classes; is the set whole?")
+    return array
+
+
+def checked_presence(name: str, labels: NDArray[np.generic], classes: Sequence[str]) -> NDArray[np.int8]:
+    """Labels of pictures that show several classes, as int8 (N, classes), in {1, 0, -1}: see ``Labels``.
+
+    Args:
+        name: of the source, for the error.
+        labels: (N, classes).
+        classes: their names.
+
+    Raises:
+        UserError: another shape, or another value.
+    """
+    if labels.ndim != 2 or labels.shape[1] != len(classes):
+        raise UserError(f"{name}: labels of the shape {labels.shape}, and there are {len(classes)} classes")
+    odd = labels[(labels != 1) & (labels != 0) & (labels != -1)]
+    if len(odd):
+        raise UserError(f"{name}: a label is {odd[0]}, which is none of 1 (present), 0 (absent), -1 (not counted)")
+    return labels.astype(np.int8, copy=False)
+
+
+def single(labels: Labels, refusal: str) -> NDArray[np.int64]:
+    """Labels of pictures that show one class each: int64 (N,).
+
+    Args:
+        labels: of a source.
+        refusal: what to tell the user where there are several a picture.
+
+    Raises:
+        UserError: the refusal.
+    """
+    if np.ndim(labels) != 1:
+        raise UserError(refusal)
+    return np.asarray(labels, np.int64)

@@ -1,0 +1,379 @@
+"""The job that packs pictures: small JPEGs in tar shards, the WebDataset layout.
+
+shard-000000.tar         KEY.jpg, and KEY.cls beside it where the source has classes
+shard-000000.index.npz   where its pictures lie: opening the shards takes no scan
+classes.txt              the names of the classes, by label
+manifest.json            what was packed, how, and every shard: first and stop in the source's order, checksum
+skipped.jsonl            the pictures that cannot be read: key and reason
+SHA256SUMS               of all of these, for sha256sum -c
+"""
+
+import contextlib
+import hashlib
+import itertools
+import json
+import math
+import os
+import signal
+import tarfile
+import threading
+import time
+import zlib
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from torch.utils.data import DataLoader, Dataset
+
+from pretext.data import open_labelled, open_source
+from pretext.data.labels import single
+from pretext.data.order import permuted
+from pretext.data.pack.encode import Small, small_jpeg
+from pretext.data.pack.manifest import Manifest, PackedShard, held_manifest, write_manifest
+from pretext.data.pack.names import Names
+from pretext.data.patterns import MANIFEST
+from pretext.data.shards import CLASSES
+from pretext.data.source import LabelledSource, Source
+from pretext.data.tar_index import Gathered, add_sums, index_path, keep_beside, known_index
+from pretext.engine.memory import explain_memory_shortage
+from pretext.engine.progress import progress
+from pretext.engine.signals import Ending, stop_requests
+from pretext.errors import PictureError, UserError
+from pretext.files import write_atomically, written_atomically
+from pretext.settings import plain
+
+SKIPPED, SUMS = "skipped.jsonl", "SHA256SUMS"
+_AT_ONCE = 16
+_RECORD = 20 * tarfile.BLOCKSIZE
+
+
+@dataclass
+class PackSettings:
+    """How pictures are packed.
+
+    Args:
+        shorter: shorter side in pixels that larger pictures are reduced to; smaller ones stay as they are.
+        quality: of the JPEGs that are encoded anew, 1 to 100.
+        shard_mb: a shard ends with the picture that brings it to this size, in MB (1e6 bytes).
+        labels: whether the class of each picture is packed with it, where the source has classes.
+        shuffle: whether pictures are packed in random order, for programs that read shards from end to
+            end. Pretint reads by index and needs none.
+        seed: of the random order.
+        workers: processes that read and encode; -1 takes one per core, 0 this one.
+    """
+
+    shorter: int = 256
+    quality: int = 90
+    shard_mb: float = 1000.0
+    labels: bool = True
+    shuffle: bool = False
+    seed: int = 0
+    workers: int = -1
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.shorter <= 4096:
+            raise UserError(f"shorter is {self.shorter}: it must lie in [1, 4096] pixels")
+        if not 1 <= self.quality <= 100:
+            raise UserError(f"quality is {self.quality}: it must lie in [1, 100]")
+        if not 0 < self.shard_mb < math.inf:
+            raise UserError(f"shard_mb is {self.shard_mb}: it must be above 0, and finite")
+        if self.workers < -1:
+            raise UserError(f"workers is {self.workers}: give 0 or more, or -1 for one per core")
+
+
+class Packed(NamedTuple):
+    """What lies in the destination now."""
+
+    shards: int
+    pictures: int
+    copied: int
+    """Of the pictures, those whose bytes are the original's."""
+    skipped: list[tuple[str, str]]
+    """Key and reason of those that cannot be read."""
+    classes: int | None
+    """How many classes; None without labels."""
+    complete: bool
+    """Whether all is packed; False if the job was asked to stop, and can go on."""
+    already: bool
+    """Whether it was complete before this call, which changed nothing."""
+    ending: Ending = Ending.COMPLETE
+    """What asked to stop, where it is not complete."""
+
+
+@explain_memory_shortage("lower workers")
+def pack(source: str, destination: Path, settings: PackSettings) -> Packed:
+    """Pack the pictures of a source into tar shards, or go on with what was interrupted.
+
+    The shards' bytes depend on the pictures, the settings and the decoder alone, not on the workers
+    nor on interruptions. A shard gets its name when it is finished; what was begun after the last
+    finished one is packed again.
+
+    Args:
+        source: as for ``open_source``.
+        destination: a folder; made if it does not exist.
+        settings: how.
+
+    Raises:
+        UserError: the source cannot be opened or no picture of it read, the destination holds something
+            else, lies in the source or is being written by another process, or the disk is full.
+    """
+    if Path(source).is_dir() and destination.resolve().is_relative_to(Path(source).resolve()):
+        raise UserError(f"{destination}: lies in {source}, whose folders it would change; name a folder elsewhere")
+    pictures = _opened(source, settings.labels)
+    labels = None
+    if isinstance(pictures, LabelledSource) and settings.labels:
+        labels = single(
+            pictures.labels,
+            f"{source}: its pictures have several labels each, and a shard's KEY.cls holds one; "
+            "give --labels false to pack the pictures alone",
+        )
+    classes = pictures.classes if isinstance(pictures, LabelledSource) and settings.labels else None
+    names = Names(pictures)
+    wanted = {
+        "source": {
+            "pictures": len(pictures),
+            "digest": names.digest,
+            "classes": None if classes is None else len(classes),
+        },
+        "settings": {name: value for name, value in plain(settings).items() if name != "workers"},
+    }
+    with held_manifest(destination, source, wanted) as manifest:
+        if manifest.complete and _add_sums(destination, manifest):
+            _finish(destination, manifest, classes)
+        if manifest.complete and (destination / SUMS).exists():
+            return _packed(manifest, already=True)
+        (destination / SUMS).unlink(missing_ok=True)
+        manifest.complete = False
+        write_manifest(destination, manifest)
+        _drop_unrecorded(destination, manifest)
+
+        def members(smalls: Iterator["_Sent"]) -> Iterator[_Member]:
+            for sent in smalls:
+                key = pictures.key(sent.picture)
+                label = None if labels is None else int(labels[sent.picture])
+                yield _Member(names.safe(key, sent.picture), key, label, sent)
+
+        first = manifest.stop
+        try:
+            with (
+                stop_requests() as stopping,
+                progress("pack", len(pictures), "pictures", done=first) as advance,
+                contextlib.closing(_smalls(pictures, settings, first, stopping, advance)) as smalls,
+            ):
+                stream = members(smalls)
+                while manifest.stop < len(pictures):
+                    _next_shard(destination, manifest, stream, settings.shard_mb * 1e6)
+        except _Stopped as stopped:
+            return _packed(manifest)._replace(ending=stopped.ending)
+        _finish(destination, manifest, classes)
+        return _packed(manifest)
+
+
+class _Stopped(Exception):
+    """The user, or a cluster, asked to stop."""
+
+    def __init__(self, ending: Ending) -> None:
+        super().__init__(ending)
+        self.ending = ending
+
+
+class _Sent(NamedTuple):
+    """What a worker made of a picture."""
+
+    picture: int
+    """Its index in the source."""
+    small: Small | None
+    reason: str
+    """Why there is none."""
+
+
+class _Member(NamedTuple):
+    name: str
+    key: str
+    label: int | None
+    sent: _Sent
+
+
+class _Smalls(Dataset[_Sent]):
+    """The pictures by rank in the order of packing."""
+
+    def __init__(self, source: Source, settings: PackSettings) -> None:
+        self.source, self.settings = source, settings
+
+    def __getitem__(self, rank: int) -> _Sent:
+        settings = self.settings
+        index = permuted(rank, len(self.source), key=settings.seed) if settings.shuffle else rank
+        try:
+            return _Sent(index, small_jpeg(self.source, index, settings.shorter, settings.quality), "")
+        except PictureError as error:
+            return _Sent(index, None, error.reason)
+
+
+def _opened(name: str, labels: bool) -> Source:
+    """The source, a labelled one if it has classes for all its pictures."""
+    source = open_source(name)
+    if labels:
+        with contextlib.suppress(UserError):  # no classes: it is packed without
+            labelled = open_labelled(name)
+            if len(labelled) == len(source) and len(labelled.classes) > 1:
+                return labelled
+    return source
+
+
+def _smalls(
+    source: Source,
+    settings: PackSettings,
+    first: int,
+    stopping: Callable[[], Ending],
+    advance: Callable[[int, str], None],
+) -> Generator[_Sent]:
+    """The pictures from rank ``first`` on, in order, made by the workers."""
+    left = len(source) - first
+    cores = len(os.sched_getaffinity(0))
+    workers = min(cores if settings.workers < 0 else settings.workers, math.ceil(left / _AT_ONCE))
+    loader = DataLoader(
+        _Smalls(source, settings),
+        batch_size=_AT_ONCE,
+        sampler=range(first, len(source)),
+        num_workers=workers,
+        collate_fn=list,
+        worker_init_fn=partial(_end_with, os.getpid()),
+        prefetch_factor=4 if workers else None,
+    )
+    # Workers inherit the mask, and never see the signals that ask to stop: this process decides.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGUSR2})
+    try:
+        batches = iter(loader)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    for batch in batches:
+        if ending := stopping():
+            raise _Stopped(ending)
+        advance(len(batch), "")
+        yield from batch
+
+
+def _end_with(job: int, worker: int) -> None:
+    """End this worker when the job is killed: torch's own watch waits for a full pipe that nobody empties."""
+
+    def watch() -> None:
+        while os.getppid() == job:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _next_shard(folder: Path, manifest: Manifest, members: Iterator[_Member], limit: float) -> None:
+    """Write one more shard, or find that no picture is left for one."""
+    skipped: list[tuple[str, str]] = []
+    first = next((member for member in _readable(members, skipped)), None)
+    if first is None:
+        if not manifest.shards:
+            raise UserError(
+                f"{manifest.name}: none of its {len(skipped)} pictures can be read; {': '.join(skipped[0])}"
+            )
+        manifest.shards[-1].skipped += skipped
+        manifest.shards[-1].stop += len(skipped)
+        return
+    path = folder / f"shard-{len(manifest.shards):06d}.tar"
+    gathered, copied = Gathered(), 0
+    with written_atomically(path, f"a shard of {limit / 1e6:g} MB") as file:
+
+        def put(name: str, data: bytes) -> int:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            file.write(info.tobuf(tarfile.PAX_FORMAT))
+            at = file.tell()
+            file.write(data + bytes(-len(data) % tarfile.BLOCKSIZE))
+            return at
+
+        for member in itertools.chain([first], _readable(members, skipped)):
+            small = member.sent.small
+            assert small is not None
+            at = put(f"{member.name}.jpg", small.data)
+            gathered.add(member.name, at, len(small.data), member.label, zlib.crc32(small.data))
+            copied += small.copied
+            if member.label is not None:
+                put(f"{member.name}.cls", str(member.label).encode())
+            if file.tell() >= limit:
+                break
+        file.write(bytes(2 * tarfile.BLOCKSIZE))
+        file.write(bytes(-file.tell() % _RECORD))
+    keep_beside(path, gathered.index())
+    digest = _sha256(path)
+    done = len(gathered.keys)
+    stop = manifest.stop + done + len(skipped)
+    manifest.shards.append(
+        PackedShard(path.name, manifest.stop, stop, done, copied, path.stat().st_size, digest, skipped)
+    )
+    write_manifest(folder, manifest)
+
+
+def _readable(members: Iterator[_Member], skipped: list[tuple[str, str]]) -> Iterator[_Member]:
+    for member in members:
+        if member.sent.small is not None:
+            yield member
+        else:
+            skipped.append((member.key, member.sent.reason))
+
+
+def _drop_unrecorded(folder: Path, manifest: Manifest) -> None:
+    """Remove what a killed call left: shards begun, or finished but not yet recorded."""
+    kept = {folder / shard.name for shard in manifest.shards}
+    kept |= {index_path(path) for path in kept}
+    for path in (*folder.glob("shard-*"), *folder.glob(".*.part")):
+        if path not in kept:
+            path.unlink()
+
+
+def _add_sums(folder: Path, manifest: Manifest) -> bool:
+    """Add the checksums of single pictures to shards of versions that wrote none; whether there were any.
+
+    Raises:
+        UserError: a shard is not the one that was packed.
+    """
+    indices = {folder / shard.name: known_index(folder / shard.name) for shard in manifest.shards}
+    lacking = {path: index for path, index in indices.items() if index is not None and index.sums is None}
+    if lacking:
+        (folder / SUMS).unlink(missing_ok=True)  # of the indices as they were
+    recorded = {folder / shard.name: shard.sha256 for shard in manifest.shards}
+    for path, index in lacking.items():
+        if _sha256(path) != recorded[path]:
+            raise UserError(f"{path}: damaged (not the SHA-256 in {MANIFEST}); remove it and pack again")
+        add_sums(path, index)
+    return bool(lacking)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _finish(folder: Path, manifest: Manifest, classes: list[str] | None) -> None:
+    skips = [skip for shard in manifest.shards for skip in shard.skipped]
+    lines = [json.dumps({"key": key, "reason": reason}) + "\n" for key, reason in skips]
+    write_atomically(folder / SKIPPED, "".join(lines).encode())
+    if classes is not None:
+        write_atomically(folder / CLASSES, "".join(f"{name}\n" for name in classes).encode())
+    manifest.complete = True
+    write_manifest(folder, manifest)
+    sums = {shard.name: shard.sha256 for shard in manifest.shards}
+    indices = [index_path(folder / name) for name in sums]
+    for path in (*indices, folder / SKIPPED, folder / MANIFEST, *([] if classes is None else [folder / CLASSES])):
+        sums[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    write_atomically(folder / SUMS, "".join(f"{sums[name]}  {name}\n" for name in sorted(sums)).encode())
+
+
+def _packed(manifest: Manifest, already: bool = False) -> Packed:
+    return Packed(
+        shards=len(manifest.shards),
+        pictures=sum(shard.pictures for shard in manifest.shards),
+        copied=sum(shard.copied for shard in manifest.shards),
+        skipped=[skip for shard in manifest.shards for skip in shard.skipped],
+        classes=manifest.wanted["source"]["classes"],
+        complete=manifest.complete,
+        already=already,
+    )

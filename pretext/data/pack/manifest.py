@@ -1,0 +1,147 @@
+"""The manifest of packed shards: what is finished, and of what it was made."""
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from pretext.data.decode import DECODER
+from pretext.data.patterns import MANIFEST
+from pretext.data.tar_index import index_path
+from pretext.errors import UserError
+from pretext.files import held_folder, write_atomically
+
+_FORMAT = "pretint shards 1"
+
+
+@dataclass
+class PackedShard:
+    """A finished shard."""
+
+    name: str
+    first: int
+    """Rank of its first picture in the order of packing."""
+    stop: int
+    """Rank after its last picture."""
+    pictures: int
+    copied: int
+    bytes: int
+    sha256: str
+    skipped: list[tuple[str, str]]
+    """Key and reason of the pictures in between that cannot be read."""
+
+
+@dataclass
+class Manifest:
+    """What was packed."""
+
+    name: str
+    """The source's, as the user gave it."""
+    wanted: dict[str, Any]
+    """Count and digest of the source's pictures, and the settings: what must not change on the way."""
+    decoder: str = DECODER
+    shards: list[PackedShard] = field(default_factory=list)
+    complete: bool = False
+
+    @property
+    def stop(self) -> int:
+        """The rank up to which all is packed."""
+        return self.shards[-1].stop if self.shards else 0
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write it, atomically."""
+    content = {
+        "format": _FORMAT,
+        "complete": manifest.complete,
+        "pretint": version("pretint"),
+        "decoder": manifest.decoder,
+        "source": {"name": manifest.name, **manifest.wanted["source"]},
+        "settings": manifest.wanted["settings"],
+        "pictures": sum(shard.pictures for shard in manifest.shards),
+        "skipped": sum(len(shard.skipped) for shard in manifest.shards),
+        "shards": [dataclasses.asdict(shard) for shard in manifest.shards],
+    }
+    write_atomically(folder / MANIFEST, json.dumps(content, indent=1).encode() + b"\n")
+
+
+@contextmanager
+def held_manifest(folder: Path, name: str, wanted: dict[str, Any]) -> Iterator[Manifest]:
+    """The manifest of a folder of shards, a new one if it is empty; no other process can pack there meanwhile.
+
+    It lists the shards up to the first that is missing or not of its recorded size.
+
+    Raises:
+        UserError: the folder holds something else, was packed from other pictures, with other settings or
+            another decoder, or is held by another process.
+    """
+    path = folder / MANIFEST
+    try:
+        if folder.exists() and not path.exists() and any(not entry.name.startswith(".") for entry in folder.iterdir()):
+            raise UserError(f"{folder}: holds something that pretint pack did not write; name a new folder")
+    except OSError as error:
+        raise UserError(f"{folder}: cannot write there ({error.strerror}); name another folder") from error
+    with held_folder(folder, "packing there"):
+        if not path.exists():
+            yield Manifest(name, wanted)
+            return
+        manifest = _read(path)
+        _check(folder, manifest, wanted)
+        good = _intact(folder, manifest.shards)
+        if good < len(manifest.shards):
+            manifest.complete = False
+        if not manifest.complete and manifest.decoder != DECODER and good:
+            raise UserError(
+                f"{folder}: was begun with {manifest.decoder}, this is {DECODER}; install that to go on, "
+                "or name a new folder"
+            )
+        if not good:
+            manifest.decoder = DECODER
+        del manifest.shards[good:]
+        yield manifest
+
+
+def _read(path: Path) -> Manifest:
+    try:
+        content = json.loads(path.read_bytes())
+        if content["format"] != _FORMAT:
+            raise ValueError
+        source = dict(content["source"])
+        shards = [PackedShard(**shard) for shard in content["shards"]]
+        for shard in shards:
+            shard.skipped = [(str(key), str(reason)) for key, reason in shard.skipped]
+        wanted = {"source": source, "settings": dict(content["settings"])}
+        return Manifest(source.pop("name"), wanted, content["decoder"], shards, content["complete"] is True)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(f"{path}: is no manifest of pretint pack, or was edited; name a new folder") from error
+
+
+def _check(folder: Path, manifest: Manifest, wanted: dict[str, Any]) -> None:
+    then, now = manifest.wanted["settings"], wanted["settings"]
+    if then != now:
+        different = [f"{key} was {then.get(key)}, is now {now.get(key)}" for key in now if then.get(key) != now[key]]
+        raise UserError(
+            f"{folder}: was packed with other settings ({'; '.join(different)}); repeat those, or name a new folder"
+        )
+    then, now = manifest.wanted["source"], wanted["source"]
+    if then != now:
+        raise UserError(
+            f"{folder}: was packed from other pictures ({then.get('pictures')} of {manifest.name}, now "
+            f"{now['pictures']}, or other names or classes); bring those back, or name a new folder"
+        )
+
+
+def _intact(folder: Path, shards: list[PackedShard]) -> int:
+    """How many shards from the first on lie there as they are recorded."""
+    at = 0
+    for count, shard in enumerate(shards):
+        path = folder / shard.name
+        sound = path.is_file() and path.stat().st_size == shard.bytes and index_path(path).is_file()
+        if not sound or shard.first != at:
+            return count
+        at = shard.stop
+    return len(shards)

@@ -1,0 +1,242 @@
+"""What lies below a folder: the paths of its pictures in order, found by one scan."""
+
+import contextlib
+import hashlib
+import itertools
+import os
+import sys
+import time
+from array import array
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pretext.data.formats import USUAL, is_image_name
+from pretext.data.left_out import LeftOut, system_name
+from pretext.errors import UserError
+
+_PATIENCE = 3.0  # seconds of silence before the first word on a scan
+_EVERY = 30.0  # seconds between two words
+
+Mark = tuple[int, int, int, int]
+"""Device, inode, mtime and ctime in ns of a folder: they change with its entries (mtime alone can be set back)."""
+NOWHERE: Mark = (0, 0, 0, 0)
+
+
+class Paths:
+    """Many paths in one block of bytes: a tenth of what a list of them takes, and shared among forked workers.
+
+    Args:
+        blob: all paths, one after the other: uint8 (bytes,).
+        ends: where path i ends, with a 0 in front: int64 (N + 1,).
+    """
+
+    def __init__(self, blob: NDArray[np.uint8], ends: NDArray[np.int64]) -> None:
+        self.blob, self.ends = blob, ends
+
+    @classmethod
+    def of(cls, paths: Iterable[bytes]) -> "Paths":
+        """These paths, in this order."""
+        blob, ends = bytearray(), array("q", [0])
+        for path in paths:
+            blob += path
+            ends.append(len(blob))
+        return cls(np.frombuffer(blob, np.uint8), np.frombuffer(ends, np.int64))
+
+    def __len__(self) -> int:
+        return len(self.ends) - 1
+
+    def __getitem__(self, index: int) -> bytes:
+        assert 0 <= index < len(self), index
+        return self.blob[self.ends[index] : self.ends[index + 1]].tobytes()
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The pictures below a folder."""
+
+    paths: Paths
+    """Relative to the folder, in order."""
+    digest: str
+    """SHA-256 over their keys, see ``Source.digest``."""
+    marks: dict[bytes, Mark]
+    """Of every folder that was listed, and of every link that led nowhere, by relative path."""
+    classes: list[bytes]
+    """The sub-folders, in the order of ``paths``; empty where nobody asked for classes."""
+    counts: NDArray[np.int64]
+    """How many pictures each class has."""
+    left_out: LeftOut
+    """What else lies there."""
+
+
+def scan(base: bytes, shown: str, by_class: bool) -> Listing:
+    """List the pictures below ``base``, ordered by relative path.
+
+    Hidden files and folders (a name that begins with a dot) and those that a system made (see ``left_out``) are
+    skipped; links to folders are followed, except into a folder that contains the link. A scan that takes longer
+    than seconds says so on stderr.
+
+    Args:
+        base: an absolute path; its own names are never skipped.
+        shown: how messages name it.
+        by_class: leave out pictures directly in ``base``, and count those of each sub-folder.
+
+    Raises:
+        UserError: a folder cannot be listed; there is no picture, or one of the classes has none.
+    """
+    found = _Found(base, shown)
+    if not by_class:
+        found.add_below(b"", frozenset())
+        if not found.count:
+            raise UserError(_none_found(shown, found.left_out))
+        return found.listing([], [])
+    items = found.children(b"", frozenset())
+    folders = [item for item in items if isinstance(item, tuple)]
+    if loose := sum(len(item) for item in items if isinstance(item, list)):
+        found.left_out.add_kind("in no class folder", loose)
+    if not folders:
+        others = f" ({found.left_out.describe()})" if found.left_out else ""
+        raise UserError(f"{shown}: no sub-folders; labelled pictures lie in one folder per class{others}")
+    counts, left_out = [], found.left_out
+    for name, above in folders:
+        before, found.left_out = found.count, LeftOut()
+        found.add_below(name, above)
+        counts.append(found.count - before)
+        if not counts[-1]:
+            raise UserError(_none_found(f"{shown.rstrip('/')}/{readable(name)}", found.left_out))
+        left_out.add_all(found.left_out)
+    found.left_out = left_out
+    return found.listing([name for name, _ in folders], counts)
+
+
+def mark(path: bytes) -> Mark:
+    """What tells whether a folder has changed."""
+    try:
+        return _mark(os.stat(path))  # noqa: PTH116 (paths here are bytes)
+    except OSError:
+        return NOWHERE
+
+
+def _mark(status: os.stat_result) -> Mark:
+    return (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns)
+
+
+def readable(path: bytes) -> str:
+    """A path as text, without control characters; bytes that are not UTF-8 read ``\\xNN``."""
+    text = path.decode("utf-8", "backslashreplace")
+    return text if text.isprintable() else "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
+
+
+_Item = tuple[bytes, frozenset[tuple[int, int]]] | list[bytes]
+"""A folder still to be listed and the identities of those above it; or pictures."""
+
+
+class _Found:
+    """What a scan has found so far."""
+
+    def __init__(self, base: bytes, shown: str) -> None:
+        self.base, self.shown = base, shown
+        self.left_out = LeftOut()
+        self._blob, self._ends = bytearray(), array("q", [0])
+        self._hash = hashlib.sha256()
+        self._marks: dict[bytes, Mark] = {}
+        self._began = time.monotonic()
+        self._speak_at = self._began + _PATIENCE
+
+    @property
+    def count(self) -> int:
+        return len(self._ends) - 1
+
+    def listing(self, classes: list[bytes], counts: list[int]) -> Listing:
+        paths = Paths(np.frombuffer(self._blob, np.uint8), np.frombuffer(self._ends, np.int64))
+        return Listing(paths, self._hash.hexdigest(), self._marks, classes, np.array(counts, np.int64), self.left_out)
+
+    def add_below(self, folder: bytes, above: frozenset[tuple[int, int]]) -> None:
+        """Add the pictures in and below ``folder``, in order, without holding all their names at once."""
+        waiting: list[_Item] = [(folder, above)]
+        while waiting:
+            item = waiting.pop()
+            if isinstance(item, tuple):
+                waiting += reversed(self.children(*item))
+            else:
+                self._add(item)
+
+    def children(self, folder: bytes, above: frozenset[tuple[int, int]]) -> list[_Item]:
+        """What is in ``folder``, ordered as the paths below it are."""
+        here = self.base + b"/" + folder
+        names = []
+        try:
+            status = os.stat(here)  # noqa: PTH116 (paths here are bytes)
+            # Taken before the names: what comes while they are read must count as a change.
+            self._marks[folder] = _mark(status)
+            identity = (status.st_dev, status.st_ino)
+            if identity in above:  # a link back up
+                return []
+            prefix = folder + b"/" if folder else b""
+            with os.scandir(here) as entries:
+                for entry in entries:
+                    name = entry.name
+                    kind, hidden = _kind(entry), name.startswith(b".")
+                    if kind == "folder":
+                        if hidden or system_name(name):
+                            self.left_out.add_folder(name)
+                        else:
+                            names.append(name + b"/")  # where it belongs among paths, not among names
+                    elif hidden:
+                        self.left_out.add_file(name)
+                        continue
+                    elif kind == "special":
+                        self.left_out.add_kind("pipe, socket or device")
+                    elif is_image_name(name):
+                        names.append(name)
+                    else:
+                        self.left_out.add_file(name)
+                    if kind == "broken":
+                        self._marks[prefix + name] = NOWHERE  # it may lead to a folder one day
+        except OSError as problem:
+            raise UserError(f"{readable(here)}: the folder cannot be listed: {problem.strerror}") from problem
+        names.sort()
+        inside = above | {identity}
+        items: list[_Item] = []
+        for is_folder, group in itertools.groupby(names, lambda name: name.endswith(b"/")):
+            if is_folder:
+                items += [(prefix + name[:-1], inside) for name in group]
+            else:
+                items.append([prefix + name for name in group])
+        return items
+
+    def _add(self, pictures: list[bytes]) -> None:
+        end = len(self._blob)
+        self._blob += b"".join(pictures)
+        self._ends.extend(itertools.islice(itertools.accumulate(map(len, pictures), initial=end), 1, None))
+        self._hash.update("".join([f"{readable(path)}\n" for path in pictures]).encode())
+        if time.monotonic() >= self._speak_at:
+            self._speak_at = time.monotonic() + _EVERY
+            with contextlib.suppress(OSError):
+                sys.stderr.write(f"{self.shown}: listing pictures, {self.count:,} so far\n")
+
+
+def _kind(entry: os.DirEntry[bytes]) -> Literal["folder", "file", "broken", "special"]:
+    """What an entry, or what it links to, is. A broken link counts as a picture: reading it says so.
+
+    A pipe or a device does not, under whatever name: reading it would hang or never end.
+    """
+    try:
+        if entry.is_dir():
+            return "folder"
+        if entry.is_file():
+            return "file"
+        os.stat(entry.path)  # noqa: PTH116 (paths here are bytes)
+    except OSError:
+        return "broken"
+    return "special"
+
+
+def _none_found(where: str, left_out: LeftOut) -> str:
+    """The message for a folder without pictures."""
+    if not left_out:
+        return f"{where}: the folder is empty; put pictures in it ({USUAL})"
+    return f"{where}: no pictures, {left_out.describe()}; names of pictures end in {USUAL}"

@@ -1,0 +1,295 @@
+"""Tar shards in the WebDataset layout as sources, read by index."""
+
+import functools
+import hashlib
+import itertools
+import os
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pretext.data.decode import decode
+from pretext.data.duplicates import stamp_files
+from pretext.data.formats import USUAL, is_image_name
+from pretext.data.labels import compose_classes
+from pretext.data.left_out import LeftOut, system_name
+from pretext.data.local_copy import local_copies
+from pretext.data.patterns import MANIFEST, find_shards
+from pretext.data.scan import readable
+from pretext.data.tar_index import NO_NUMBER, UNLABELLED, TarIndex, known_index, new_index
+from pretext.engine import distributed
+from pretext.engine.progress import progress, say
+from pretext.errors import PictureError, UserError
+
+CLASSES = "classes.txt"
+"""Beside the shards: the names of the classes, one a line, by label."""
+
+_TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+_MANY = 4
+_OPEN = 256
+
+
+class Shards:
+    """The pictures in tar files, in the order of the files and of their members: a source.
+
+    Nothing is unpacked: headers are read once, for an index that is kept beside a packed shard or in
+    the user's cache. It takes 24 bytes a picture and its key, in blocks that forked workers share, and 4 more for
+    the checksum of each picture that `pretext.data.pack` wrote, which is compared when the picture is read.
+    Where ``PRETINT_LOCAL`` is set, pictures are read from a copy of the shards on the local disk, made here;
+    names, keys and errors stay those of the originals.
+
+    Args:
+        pattern: a tar file, a brace pattern such as ``train-{0000..0146}.tar``, a glob, or a folder.
+
+    Raises:
+        UserError: a shard is missing, cut, damaged or compressed, there is no picture in one of them, or
+            two pictures have the same key. With ``PRETINT_LOCAL`` also if a shard is not what SHA256SUMS
+            says, or there is no room for the copy.
+    """
+
+    def __init__(self, pattern: str | os.PathLike[str]) -> None:
+        self.pattern = os.fspath(pattern)
+        self.paths = find_shards(self.pattern)
+        self._files = local_copies(self.paths)
+        indices = _indices(self.paths, self._files)
+        for path, index in zip(self.paths, indices, strict=True):
+            if not len(index):
+                others = f", {index.left_out.describe()}" if index.left_out else ""
+                raise UserError(f"{path}: no pictures in the shard{others}; their names end in {USUAL}")
+        self._firsts = np.cumsum([0, *map(len, indices)])
+        self._offsets = np.concatenate([index.offsets for index in indices])
+        self._sizes = np.concatenate([index.sizes for index in indices])
+        self._names = b"".join(index.names.tobytes() for index in indices)
+        before = np.cumsum([0, *(len(index.names) for index in indices)])
+        ends = [index.ends + start for index, start in zip(indices, before, strict=False)]
+        self._ends = np.concatenate([np.zeros(1, np.int64), *ends])
+        self._sums = [index.sums for index in indices]
+        self._lengths = [file.stat().st_size for file in self._files]
+        self._open: dict[int, _Descriptor] = {}
+        self._refuse_doubles(np.concatenate([index.hashes for index in indices]))
+        self._labelled(indices)
+        left_out = LeftOut()
+        for index in indices:
+            left_out.add_all(index.left_out)
+        left_out.tell(readable(os.fsencode(self.pattern)))
+        unchecked = [path.parent for path, sums in zip(self.paths, self._sums, strict=True) if sums is None]
+        for folder in dict.fromkeys(unchecked):
+            _say_unchecked(folder)
+
+    def __len__(self) -> int:
+        """How many pictures."""
+        return len(self._offsets)
+
+    def read(self, index: int, shorter: int | None = None) -> Image.Image:
+        """Picture ``index``: mode RGB, upright; ``shorter`` as in `decode`.
+
+        Raises:
+            PictureError: the shard is gone or changed, cannot be read, or the picture cannot be decoded.
+        """
+        return decode(self.data(index), self.key(index), shorter)
+
+    def data(self, index: int) -> bytes:
+        """The bytes of picture ``index``; raises as ``read``."""
+        shard = self._shard(index)
+        try:
+            return self._data(index, shard)
+        except PictureError:
+            if self._files[shard] == self.paths[shard]:
+                raise
+            # Local disks are swept and wear out. A run must not skip pictures, and so differ, for that.
+            self._files[shard] = self.paths[shard]
+            self._open.pop(shard, None)
+            return self._data(index, shard)
+
+    def stamps(self) -> NDArray[np.int64]:
+        """See ``StoredSource.stamps``; the time is that of the shard."""
+        of_shards = stamp_files(lambda shard: os.fsencode(self._files[shard]), len(self._files))
+        return np.column_stack([self._sizes, np.repeat(of_shards[:, 1], np.diff(self._firsts))])
+
+    def read_bytes(self, index: int, start: int = 0, stop: int | None = None) -> bytes:
+        """See ``StoredSource.read_bytes``."""
+        size = int(self._sizes[index])
+        try:
+            descriptor = self._descriptor(self._shard(index))  # held: another thread may put it out of the table
+            length = (size if stop is None else min(stop, size)) - start
+            return os.pread(descriptor.number, length, int(self._offsets[index]) + start)
+        except (OSError, ValueError, MemoryError) as error:
+            raise PictureError(self.key(index), "cannot be read") from error
+
+    def _data(self, index: int, shard: int) -> bytes:
+        size, name = int(self._sizes[index]), self.paths[shard].name
+        try:
+            # No position is kept in the descriptor: forked workers and threads may share it.
+            data = os.pread(self._descriptor(shard).number, size, int(self._offsets[index]))
+        except FileNotFoundError as error:
+            raise PictureError(self.key(index), f"its shard {name} is gone since it was opened") from error
+        except (OSError, MemoryError) as error:
+            reason = getattr(error, "strerror", "too large")
+            raise PictureError(self.key(index), f"its shard {name} cannot be read: {reason}") from error
+        except ValueError as error:
+            raise PictureError(self.key(index), str(error)) from error
+        if len(data) < size:
+            raise PictureError(self.key(index), f"its shard {name} was cut since it was opened")
+        sums = self._sums[shard]
+        if sums is not None and zlib.crc32(data) != sums[index - self._firsts[shard]]:
+            raise PictureError(self.key(index), f"its shard {name} is damaged: the checksum of this image differs")
+        return data
+
+    def key(self, index: int) -> str:
+        """WebDataset's key of picture ``index``; what cannot be printed reads ``\\xNN``."""
+        assert 0 <= index < len(self), index
+        return self._names[self._ends[index] : self._ends[index + 1] - 1].decode("utf-8", "backslashreplace")
+
+    def digest(self) -> str:
+        """SHA-256 over all keys in order, a newline after each."""
+        return hashlib.sha256(self._names).hexdigest()
+
+    def __getstate__(self) -> dict[str, Any]:  # another process opens files of its own
+        return {**self.__dict__, "_open": {}}
+
+    def _labelled(self, indices: Sequence[TarIndex]) -> None:
+        """Take what the index knows of classes: nothing."""
+
+    def _shard(self, index: int) -> int:
+        assert 0 <= index < len(self), index
+        return int(np.searchsorted(self._firsts, index, "right")) - 1
+
+    def _descriptor(self, shard: int) -> "_Descriptor":
+        """The open shard; ValueError if it is no longer as long as it was."""
+        descriptor = self._open.get(shard)
+        if descriptor is None:
+            descriptor = _Descriptor(self._files[shard])
+            if os.fstat(descriptor.number).st_size != self._lengths[shard]:
+                raise ValueError(f"its shard {self.paths[shard].name} changed since it was opened")
+            for oldest in list(self._open)[: len(self._open) - _OPEN + 1]:
+                self._open.pop(oldest, None)
+            self._open[shard] = descriptor
+        return descriptor
+
+    def _refuse_doubles(self, hashes: NDArray[np.uint64]) -> None:
+        order = np.argsort(hashes, kind="stable")
+        same = np.flatnonzero(hashes[order[1:]] == hashes[order[:-1]])
+        for first, second in zip(order[same].tolist(), order[same + 1].tolist(), strict=True):
+            if self.key(first) != self.key(second):
+                continue  # two keys of one hash, which does no harm
+            one, other = self.paths[self._shard(first)], self.paths[self._shard(second)]
+            if one == other:
+                raise UserError(
+                    f"{one}: two pictures have the key {self.key(first)} (a name up to its first dot); "
+                    "every picture needs its own"
+                )
+            raise UserError(
+                f"{self.pattern}: the key {self.key(first)} is both in {one} and in {other}; give one of them"
+            )
+
+
+class LabelledShards(Shards):
+    """Shards with a ``KEY.cls`` beside each picture, its class index in ASCII: a labelled source.
+
+    The names of the classes are the lines of ``classes.txt`` beside the shards; without it, the indices.
+
+    Raises:
+        UserError: as for `Shards`, and where a picture has no class, or one that ``classes.txt`` lacks.
+    """
+
+    @property
+    def classes(self) -> list[str]:
+        """The names of the classes, by label."""
+        return self._classes
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """The label of every picture, by index."""
+        return self._labels
+
+    def _labelled(self, indices: Sequence[TarIndex]) -> None:
+        self._labels = np.concatenate([index.labels for index in indices]).astype(np.int64)
+        for mark, what in ((UNLABELLED, "no .cls beside it"), (NO_NUMBER, "a .cls that holds no class index")):
+            if len(bad := np.flatnonzero(self._labels == mark)):
+                first, shard = int(bad[0]), self.paths[self._shard(int(bad[0]))]
+                raise UserError(
+                    f"{self.pattern}: {len(bad):,} of {len(self):,} pictures have {what}; "
+                    f"the first is {self.key(first)} in {shard.name}"
+                )
+        most = int(self._labels.max())
+        self._classes = _class_names(self.paths) or [str(label) for label in range(most + 1)]
+        if most >= len(self._classes):
+            first = int(self._labels.argmax())
+            raise UserError(
+                f"{self.pattern}: {self.key(first)} is of class {most}, but {CLASSES} beside the shards has "
+                f"{len(self._classes)} lines (labels count from 0)"
+            )
+
+
+class _Descriptor:
+    """An open file that closes with its last user."""
+
+    def __init__(self, path: Path) -> None:
+        self.number = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def __del__(self) -> None:
+        if hasattr(self, "number"):
+            os.close(self.number)
+
+
+def names_shards(name: str) -> bool:
+    """Whether a user means shards: by ``.tar``, or a folder that holds them and neither folders nor pictures."""
+    try:
+        path = Path(name).expanduser()
+        if not name or not path.is_dir():
+            return name.lower().endswith(_TARS)
+        names = {os.fsencode(entry.name): entry for entry in path.iterdir() if not entry.name.startswith(".")}
+        entries = {name: entry for name, entry in names.items() if not system_name(name)}
+        tars = any(entry.name.lower().endswith(_TARS) for entry in entries.values())
+        return tars and not any(is_image_name(name) or entry.is_dir() for name, entry in entries.items())
+    except (OSError, RuntimeError):
+        return False
+
+
+@functools.cache
+def _say_unchecked(folder: Path) -> None:
+    if (folder / MANIFEST).is_file() and distributed.is_first():
+        say(
+            f"{folder}: packed by an earlier version, without a checksum for each image, so a damaged image may be "
+            "used; call the same pretint pack again to add them"
+        )
+
+
+def _indices(paths: Sequence[Path], files: Sequence[Path]) -> list[TarIndex]:
+    """The indices of shards; ``files`` are copies of them, or the same. Only originals are scanned, and named."""
+    known = [
+        beside if file != path and (beside := known_index(file)) is not None else known_index(path)
+        for path, file in zip(paths, files, strict=True)
+    ]
+    unknown = known.count(None)
+    if unknown <= _MANY:
+        return [new_index(path) if index is None else index for path, index in zip(paths, known, strict=True)]
+    with progress("index shards", unknown, "shards") as advance:
+        for at, path in enumerate(paths):
+            if known[at] is None:
+                known[at] = new_index(path)
+                advance(1, "")
+    return [index for index in known if index is not None]
+
+
+def _class_names(paths: Sequence[Path]) -> list[str]:
+    """The lines of ``classes.txt`` beside the shards; none where there is no such file."""
+    found: dict[Path, list[str]] = {}
+    for folder in dict.fromkeys(path.parent for path in paths):
+        path = folder / CLASSES
+        try:
+            found[path] = path.read_text(encoding="utf-8-sig").splitlines() if path.is_file() else []
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path}: the names of the classes cannot be read; one a line, in UTF-8") from error
+    for (one, names), (other, more) in itertools.pairwise(found.items()):
+        if names != more:
+            raise UserError(f"{one} and {other} do not name the same classes; give shards of one data set")
+    names = next(iter(found.values()))
+    if doubles := [name for name, after in itertools.pairwise(sorted(names)) if name == after]:
+        raise UserError(f"{next(iter(found))}: the class {doubles[0] or '(an empty line)'} stands twice")
+    return compose_classes(str(next(iter(found))), names)

@@ -1,0 +1,335 @@
+"""Where the pictures of a tar file lie: read from its headers once, then kept in a small file.
+
+A key is WebDataset's: the name of a member up to the first dot of its base name. Pictures are regular
+members with the ending of one; of the others only ``KEY.cls`` counts, a class index in ASCII. Hidden
+members, what a system made (see ``left_out``), links and sparse files are passed over, and counted.
+"""
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import tarfile
+import zlib
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pretext.data.formats import is_image_name
+from pretext.data.left_out import RULES, LeftOut, system_name
+from pretext.data.scan import readable
+from pretext.engine.archive import check_zip
+from pretext.errors import UserError
+from pretext.files import write_atomically
+
+UNLABELLED, NO_NUMBER = -1, -2
+"""In place of a label: there is no ``.cls`` member; it holds no class index."""
+
+MOST_CLASSES = 1_000_000
+
+_FORMAT = 1
+_BLOCK = 512
+_SLACK = 2**20  # a tar may be filled up with zeros to whole records: 10 kB as a rule, rarely more
+_ENDS = 2**16
+_MOST_HEADERS = 2**22  # bytes that the headers of one member may take: a name and a few numbers, so some kB
+_DTYPES: dict[str, Any] = {"offsets": np.int64, "sizes": np.int64, "ends": np.int64, "hashes": np.uint64}
+_DTYPES |= {"labels": np.int32, "names": np.uint8}
+_PACKED = {
+    b"\x1f\x8b": "gzip -d",
+    b"BZh": "bzip2 -d",
+    b"\xfd7zXZ": "xz -d",
+    b"\x28\xb5\x2f\xfd": "zstd -d",
+}
+
+
+@dataclass
+class TarIndex:
+    """The pictures of one tar file, in its order; row i of every array is picture i.
+
+    Args:
+        offsets: int64, where its bytes begin.
+        sizes: int64, how many they are.
+        ends: int64, where its key ends in ``names``.
+        hashes: uint64, of its key.
+        labels: int32, its class, or ``UNLABELLED`` or ``NO_NUMBER``.
+        names: uint8, all keys in UTF-8, a newline after each.
+        left_out: what else the file holds.
+        sums: uint32, the CRC-32 of its bytes; None where nobody computed them when the file was written.
+    """
+
+    offsets: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+    ends: NDArray[np.int64]
+    hashes: NDArray[np.uint64]
+    labels: NDArray[np.int32]
+    names: NDArray[np.uint8]
+    left_out: LeftOut = field(default_factory=LeftOut)
+    sums: NDArray[np.uint32] | None = None
+
+    def __len__(self) -> int:
+        """How many pictures."""
+        return len(self.offsets)
+
+
+@dataclass
+class Gathered:
+    """A ``TarIndex`` that grows picture by picture."""
+
+    keys: list[str] = field(default_factory=list)
+    places: list[tuple[int, int]] = field(default_factory=list)
+    labels: dict[str, int] = field(default_factory=dict)
+    left_out: LeftOut = field(default_factory=LeftOut)
+    system_folders: set[str] = field(default_factory=set)
+    """Paths of those that are left out: each counts once."""
+    sums: list[int] = field(default_factory=list)
+
+    def add(self, key: str, offset: int, size: int, label: int | None = None, crc: int | None = None) -> None:
+        """Add a picture; ``offset`` and ``size`` in bytes, ``crc`` the CRC-32 of these: of all pictures or of none."""
+        self.keys.append(key)
+        self.places.append((offset, size))
+        if crc is not None:
+            self.sums.append(crc)
+        if label is not None:
+            self.labels[key] = label
+
+    def index(self) -> TarIndex:
+        """What was gathered."""
+        lines = [key.encode() + b"\n" for key in self.keys]
+        places = np.array(self.places, np.int64).reshape(-1, 2)
+        return TarIndex(
+            offsets=places[:, 0].copy(),
+            sizes=places[:, 1].copy(),
+            ends=np.cumsum([len(line) for line in lines], dtype=np.int64),
+            hashes=np.array([key_hash(key) for key in self.keys], np.uint64),
+            labels=np.array([self.labels.get(key, UNLABELLED) for key in self.keys], np.int32),
+            names=np.frombuffer(b"".join(lines), np.uint8),
+            left_out=self.left_out,
+            sums=np.array(self.sums, np.uint32) if self.sums else None,
+        )
+
+
+def key_hash(key: str) -> int:
+    """64 bits that tell keys apart, as good as always."""
+    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little")
+
+
+def known_index(path: Path) -> TarIndex | None:
+    """The index beside a tar file, or in the user's cache, if the tar file is still the same."""
+    with contextlib.suppress(OSError, RuntimeError), path.open("rb") as file:
+        beside = index_path(path)
+        index = _load(beside, _content_stamp(file), file) if beside.is_file() else None
+        return _load(_cached(path), _time_stamp(path, file), file) if index is None else index
+    return None
+
+
+def new_index(path: Path) -> TarIndex:
+    """The index of a tar file from its headers; kept in the user's cache, if that can be written.
+
+    If an index with checksums lies beside the file and has the pictures at the same places, it is taken instead: it
+    was made for this file, which has been damaged since, and the checksums show where.
+
+    Raises:
+        UserError: the file cannot be read, is no tar file, is compressed, or is cut or damaged.
+    """
+    try:
+        # Small, since it is filled after every seek; yet it takes in a small label, and the next header.
+        with path.open("rb", buffering=4096) as file:
+            stamp = _time_stamp(path, file)
+            index = _scan(file, path)
+            beside = _load(index_path(path), None, file)
+            if beside is not None and beside.sums is not None and _is_same_layout(beside, index):
+                index = beside
+    except (OSError, MemoryError) as error:
+        raise UserError(f"{path}: the shard cannot be read: {getattr(error, 'strerror', 'too large')}") from error
+    with contextlib.suppress(OSError, RuntimeError, UserError):
+        write_atomically(_cached(path), _dump(index, stamp))
+    return index
+
+
+def index_path(path: Path) -> Path:
+    """Where the index lies that belongs to a packed shard: ``shard-000000.tar``, ``shard-000000.index.npz``."""
+    return path.with_suffix(".index.npz")
+
+
+def keep_beside(path: Path, index: TarIndex) -> None:
+    """Write the index of a finished tar file beside it: it stays valid when both are copied elsewhere."""
+    with path.open("rb") as file:
+        write_atomically(index_path(path), _dump(index, _content_stamp(file)))
+
+
+def add_sums(path: Path, index: TarIndex) -> None:
+    """Write the index of a packed shard beside it again, with the checksums of its pictures as they are now."""
+    with path.open("rb") as file:
+        data = (os.pread(file.fileno(), size, at) for at, size in zip(index.offsets, index.sizes, strict=True))
+        sums = np.array([zlib.crc32(content) for content in data], np.uint32)
+    keep_beside(path, replace(index, sums=sums))
+
+
+def _is_same_layout(one: TarIndex, other: TarIndex) -> bool:
+    return np.array_equal(one.offsets, other.offsets) and np.array_equal(one.sizes, other.sizes)
+
+
+def _scan(file: IO[bytes], path: Path) -> TarIndex:
+    gathered, at = Gathered(), 0
+    length = os.fstat(file.fileno()).st_size
+    if not length:
+        raise UserError(f"{path}: the shard is empty (0 bytes); fetch it again, or leave it out of the pattern")
+    # Its reader of headers alone is used: iterating, tarfile is silent about a file that is cut in a header.
+    tar = tarfile.TarFile(fileobj=io.BytesIO(bytes(2 * _BLOCK)), encoding="utf-8", errors="surrogateescape")
+    while True:
+        file.seek(at)
+        block = file.read(_BLOCK)
+        if len(block) < _BLOCK and at:
+            raise _broken(path, "cut", length, gathered)
+        if len(block) == _BLOCK and not any(block):
+            break
+        file.seek(at)
+        tar.fileobj = _Headers(file)  # type: ignore[assignment]
+        try:
+            member = tarfile.TarInfo.fromtarfile(tar)
+        except OSError:
+            raise
+        except Exception as error:  # damaged headers make tarfile raise nearly anything
+            raise _broken(path, "damaged", at, gathered) if at else _no_tar(path, block) from error
+        if member.size < 0 or tar.offset <= at:
+            raise _broken(path, "damaged", at, gathered)
+        if tar.offset > length:
+            raise _broken(path, "cut", length, gathered)
+        padded = member.size + -member.size % _BLOCK
+        if member.isreg() and not member.issparse() and member.offset_data + padded != tar.offset:
+            raise _broken(path, "damaged", at, gathered)  # a record says another size than the header
+        at = tar.offset
+        _take(member, file, gathered)
+    rest = file.read(_SLACK + 1)
+    if len(rest) > _SLACK or any(rest):
+        # A download that reserved its room first looks like this, and so do two archives in one file.
+        raise _broken(path, f"{length:,} bytes long but ends", at, gathered)
+    return gathered.index()
+
+
+def _no_tar(path: Path, start: bytes) -> UserError:
+    for magic, command in _PACKED.items():
+        if start.startswith(magic):
+            return UserError(f"{path}: is compressed and cannot be read by index; unpack it first: {command} {path}")
+    return UserError(f"{path}: no tar file (its first header cannot be read); give shards in the WebDataset layout")
+
+
+class _Headers:
+    """A tar file as its headers are read: tarfile believes whatever size a header says that the next one has."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.tell, self.seek = file.tell, file.seek
+        self._file, self._left = file, _MOST_HEADERS
+
+    def read(self, size: int) -> bytes:
+        if not 0 <= size <= self._left:
+            raise ValueError(f"{size} bytes of headers")
+        self._left -= size
+        return self._file.read(size)
+
+
+def _take(member: tarfile.TarInfo, file: IO[bytes], gathered: Gathered) -> None:
+    if member.isdir() or _is_in_system_folder(member.name, gathered):
+        return
+    folder, slash, base = member.name.rpartition("/")
+    stem, _, ending = base.partition(".")
+    name = base.encode("utf-8", "surrogateescape")
+    if not stem or system_name(name):
+        gathered.left_out.add_file(name)
+        return
+    if not member.isreg() or member.issparse():
+        link = member.issym() or member.islnk()
+        gathered.left_out.add_kind("sparse file" if member.isreg() else "link" if link else "pipe, socket or device")
+        return
+    key = readable(f"{folder}{slash}{stem}".encode("utf-8", "surrogateescape"))
+    if is_image_name(name):
+        gathered.add(key, member.offset_data, member.size)
+    elif ending != "cls":
+        gathered.left_out.add_file(name)
+    else:
+        file.seek(member.offset_data)
+        digits = file.read(min(member.size, 32)).strip()
+        small = digits.isdigit() and len(digits) < 10 and int(digits) < MOST_CLASSES
+        gathered.labels[key] = int(digits) if small else NO_NUMBER
+
+
+def _is_in_system_folder(name: str, gathered: Gathered) -> bool:
+    """Whether a member lies in a folder that a system made, which is counted."""
+    *folders, _ = name.split("/")
+    for depth, folder in enumerate(folders, 1):
+        if folder and system_name(encoded := folder.encode("utf-8", "surrogateescape")):
+            path = "/".join(folders[:depth])
+            if path not in gathered.system_folders:
+                gathered.system_folders.add(path)
+                gathered.left_out.add_folder(encoded)
+            return True
+    return False
+
+
+def _broken(path: Path, how: str, at: int, gathered: Gathered) -> UserError:
+    count = len(gathered.keys)
+    pictures = "1 whole picture" if count == 1 else f"{count:,} whole pictures"
+    return UserError(
+        f"{path}: the shard is {how} at byte {at:,}, after {pictures}; fetch it again, or leave it out of the pattern"
+    )
+
+
+def _time_stamp(path: Path, file: IO[bytes]) -> bytes:
+    status = os.fstat(file.fileno())
+    return f"{_FORMAT} {RULES} {status.st_size} {status.st_mtime_ns} {path}".encode("utf-8", "surrogateescape")
+
+
+def _content_stamp(file: IO[bytes]) -> bytes:
+    """Of the length, the beginning and the end: a copy has it, another pack has not."""
+    length = os.fstat(file.fileno()).st_size
+    ends = os.pread(file.fileno(), _ENDS, 0) + os.pread(file.fileno(), _ENDS, max(0, length - _ENDS))
+    return f"{_FORMAT} {length} {hashlib.sha256(ends).hexdigest()}".encode()
+
+
+def _cached(path: Path) -> Path:
+    """The place of a tar file's index in the user's cache; RuntimeError where there is no home."""
+    named = os.environ.get("XDG_CACHE_HOME", "")
+    cache = Path(named) if named.startswith("/") else Path.home() / ".cache"
+    return cache / "pretint" / "shards" / f"{hashlib.sha256(os.fsencode(path)).hexdigest()[:32]}.npz"
+
+
+def _dump(index: TarIndex, stamp: bytes) -> bytes:
+    buffer = io.BytesIO()
+    arrays = {name: getattr(index, name) for name in _DTYPES}
+    if index.left_out:
+        arrays["left_out"] = np.frombuffer(json.dumps(index.left_out.as_dict()).encode(), np.uint8)
+    if index.sums is not None:
+        arrays["sums"] = index.sums
+    np.savez(buffer, stamp=np.frombuffer(stamp, np.uint8), **arrays)
+    return buffer.getvalue()
+
+
+def _load(path: Path, stamp: bytes | None, tar: IO[bytes]) -> TarIndex | None:
+    """A kept index, if it is sound and bears this stamp (None: any): it may have been fetched with its tar file."""
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            check_zip(path)  # also that it does not unpack to more than its size
+            if stamp is not None and arrays["stamp"].tobytes() != stamp:
+                return None
+            index = TarIndex(**{name: arrays[name] for name in (*_DTYPES, "sums") if name in arrays.files})
+            if "left_out" in arrays:
+                index.left_out = LeftOut.from_dict(json.loads(arrays["left_out"].tobytes()))
+    except Exception:  # a damaged zip makes NumPy raise nearly anything; a new index mends it
+        return None
+    columns = [(name, getattr(index, name)) for name in _DTYPES]
+    if any(column.dtype != _DTYPES[name] or column.ndim != 1 for name, column in columns):
+        return None
+    if len({len(column) for name, column in columns if name != "names"}) != 1:
+        return None
+    if index.sums is not None and (index.sums.dtype != np.uint32 or index.sums.shape != index.offsets.shape):
+        return None
+    length = os.fstat(tar.fileno()).st_size
+    inside = (index.offsets >= 0) & (index.sizes >= 0) & (index.sizes <= length - index.offsets)
+    newlines = np.flatnonzero(index.names == ord("\n")) + 1
+    whole = len(index) == 0 or index.ends[-1] == len(index.names)
+    known = ((index.labels >= NO_NUMBER) & (index.labels < MOST_CLASSES)).all()
+    return index if inside.all() and whole and known and np.array_equal(newlines, index.ends) else None

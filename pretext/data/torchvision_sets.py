@@ -1,0 +1,301 @@
+"""torchvision's data sets by name: ``torchvision:CIFAR10:train:/data``.
+
+torchvision knows which files belong to a set and what they mean; the pictures are read here, so that one
+decoder and its errors serve all sources. Nothing is downloaded: a set that is missing is one line that
+says how to get it.
+
+Nothing is unpickled that anybody could have put there: torchvision compares CIFAR's files with MD5 sums in its
+own code before it opens them (to make other files of the same sum is beyond known attacks),
+ImageNet's list of names is read with ``weights_only``, and LSUN, which unpickles a file unseen, is refused.
+"""
+
+import difflib
+import inspect
+import os
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pretext.data.folder import ClassFolder, Files
+from pretext.data.labels import checked_labels, compose_classes
+from pretext.data.scan import Paths
+from pretext.data.source import LabelledSource, digest_of_keys
+from pretext.engine.archive import check_content
+from pretext.errors import UserError
+
+PREFIX = "torchvision:"
+_GRAMMAR = "write torchvision:SET:PART:FOLDER, such as torchvision:CIFAR10:train:/data"
+_REFUSED = {"LSUN", "LSUNClass", "FakeData", "ImageFolder", "DatasetFolder", "VisionDataset"}
+_LISTS = ("samples", "imgs", "_samples", "_image_files", "_images")
+
+
+def open_torchvision(name: str, labelled: bool) -> LabelledSource | None:
+    """A data set of torchvision; None where the name is of another kind.
+
+    Args:
+        name: ``torchvision:SET:PART:FOLDER``: a class of ``torchvision.datasets``, what it calls its split
+            (``train`` or ``test`` where it only asks whether to train; empty where there is none), and
+            its root folder. ``val-256`` and the like take the small pictures of Places365.
+        labelled: whether every picture must have a label.
+
+    Raises:
+        UserError: no such set or part, files are missing or damaged, or labels are asked for and missing.
+    """
+    if not name.startswith(PREFIX):
+        return None
+    kind, part, folder = [*name.removeprefix(PREFIX).split(":", 2), "", ""][:3]
+    if not kind or not folder:
+        raise UserError(f"{name}: {_GRAMMAR}; PART stays empty where the set has only one")
+    maker = _maker(name, kind)
+    try:
+        root = Path(folder).expanduser().absolute()
+        there = root.is_dir()
+    except (OSError, RuntimeError):  # denied, or ~nobody
+        there = False
+    if not there:
+        raise UserError(f"{name}: no folder {folder}; {_how_to_get(kind, maker, folder)}")
+    source: LabelledSource
+    if kind == "ImageNet":
+        source = ImageNetFolder(name, root, part)
+    else:
+        made = _made(name, kind, maker, root, part)
+        source = _files(name, made, root, part) or _array(name, made, f"{kind}/{part}" if part else kind)
+    if labelled:  # both raise where there are none
+        assert source.classes and len(source.labels) == len(source), name
+    return source
+
+
+class ImageNetFolder(ClassFolder):
+    """A part of ImageNet, ``root/train`` or ``root/val`` with one sub-folder per class, as torchvision lays it out.
+
+    Raises:
+        UserError: no such part or folder; see also ``ClassFolder``.
+    """
+
+    def __init__(self, name: str, root: Path, part: str) -> None:
+        self._name, self._meta = name, root
+        if part not in ("train", "val"):
+            raise UserError(f"{name}: ImageNet has no part {part!r}; take train or val")
+        if not (root / part).is_dir():  # torchvision would begin to unpack 138 GB here
+            raise UserError(
+                f"{name}: no folder {root / part}; put ILSVRC2012_img_{part}.tar and ILSVRC2012_devkit_t12.tar.gz "
+                f"(from image-net.org) in {root} and let "
+                f"torchvision.datasets.ImageNet({str(root)!r}, {part!r}) unpack it"
+            )
+        super().__init__(root / part)
+
+    @cached_property
+    def classes(self) -> list[str]:
+        """WordNet id and words of every class: two classes are both called "crane"."""
+        from torchvision.datasets.imagenet import load_meta_file, parse_devkit_archive
+
+        ids = super().classes
+        try:
+            if not (self._meta / "meta.bin").exists():
+                parse_devkit_archive(str(self._meta))
+            check_content(self._meta / "meta.bin")
+            words = load_meta_file(str(self._meta))[0]
+            return [f"{one} {', '.join(words[one])}" for one in ids]
+        except Exception as problem:  # a damaged file makes torch.load raise nearly anything
+            raise UserError(
+                f"{self._name}: the names of the classes cannot be read from {self._meta}/meta.bin, which torchvision "
+                f"makes of ILSVRC2012_devkit_t12.tar.gz ({_line(problem)}); or name {self.root} itself, whose "
+                "classes are then the WordNet ids"
+            ) from problem
+
+
+class _Labels:
+    """Labels and classes of a set that torchvision has opened, looked at when they are asked for."""
+
+    def __init__(self, name: str, labels: Sequence[int | None] | NDArray[Any], classes: list[str] | None) -> None:
+        self._name, self._given = name, labels
+        self._classes = classes
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes, by label; their numbers where the set has no names."""
+        if self._classes is None:
+            return [str(label) for label in range(1 + max((int(label or 0) for label in self._given), default=0))]
+        return compose_classes(self._name, self._classes)
+
+    @cached_property
+    def labels(self) -> NDArray[np.int64]:
+        """The label of every picture, by index: (N,).
+
+        Raises:
+            UserError: this part has none.
+        """
+        return checked_labels(self._name, self._given, self.classes)
+
+
+class FileSet(_Labels, Files):
+    """A set of picture files: a labelled source, ordered by path."""
+
+    def __init__(self, name: str, base: bytes, paths: Paths, labels: NDArray[Any], classes: list[str] | None) -> None:
+        _Labels.__init__(self, name, labels, classes)
+        Files.__init__(self, base, paths)
+
+
+class ArraySet(_Labels):
+    """A set of small pictures that lie in memory, in one array that forked workers share: a labelled source.
+
+    Args:
+        name: as the user wrote it.
+        pixels: uint8 (N, H, W) or (N, H, W, 3).
+        part: what keys begin with.
+        labels: see ``checked_labels``.
+        classes: None where they have no names.
+    """
+
+    def __init__(
+        self, name: str, pixels: NDArray[np.uint8], part: str, labels: NDArray[Any], classes: list[str] | None
+    ) -> None:
+        super().__init__(name, labels, classes)
+        self._pixels, self._part = pixels, part
+
+    def __len__(self) -> int:
+        """How many pictures."""
+        return len(self._pixels)
+
+    def read(self, index: int, shorter: int | None = None) -> Image.Image:
+        """Picture ``index``: mode RGB; ``shorter`` has no use here."""
+        return Image.fromarray(np.ascontiguousarray(self._pixels[index])).convert("RGB")
+
+    def stamps(self) -> NDArray[np.int64]:
+        """See ``StoredSource.stamps``: the size of the pixels."""
+        return np.tile(np.array([self._pixels[:1].nbytes, 0]), (len(self), 1))
+
+    def read_bytes(self, index: int, start: int = 0, stop: int | None = None) -> bytes:
+        """See ``StoredSource.read_bytes``: the pixels, row by row."""
+        return bytes(self._pixels[index].tobytes()[start:stop])
+
+    def key(self, index: int) -> str:
+        """Set, part and number: ``CIFAR10/train/00042``."""
+        assert 0 <= index < len(self), index
+        return f"{self._part}/{index:05}"
+
+    def digest(self) -> str:
+        """See ``Source.digest``."""
+        return digest_of_keys(self)
+
+
+def _maker(name: str, kind: str) -> Any:
+    """The class of that name, if it can be opened by a root folder and a part."""
+    from torchvision import datasets
+
+    kinds = {}
+    for one in set(datasets.__all__) - _REFUSED:
+        maker = getattr(datasets, one)
+        if inspect.isclass(maker) and issubclass(maker, datasets.VisionDataset):
+            needed = [p.name for p in _parameters(maker).values() if p.default is p.empty and p.kind not in (2, 4)]
+            if set(needed) <= {"root", "split", "train"}:
+                kinds[one] = maker
+    if kind in kinds:
+        return kinds[kind]
+    known = "of another kind than pictures with classes" if kind in datasets.__all__ else "not known to torchvision"
+    by_lower = {one.lower(): one for one in kinds}
+    near = difflib.get_close_matches(kind.lower(), by_lower, 1, 0.5)
+    instead = by_lower[near[0]] if near else "ImageNet, Places365, CIFAR10, CIFAR100 or STL10"
+    raise UserError(f"{name}: the set {kind} is {known}; did you mean {instead}?")
+
+
+def _parameters(maker: Any) -> dict[str, inspect.Parameter]:
+    return dict(inspect.signature(maker).parameters)
+
+
+def _made(name: str, kind: str, maker: Any, root: Path, part: str) -> Any:
+    """The data set, opened by torchvision."""
+    parameters = _parameters(maker)
+    options: dict[str, str | bool] = {}
+    if "small" in parameters and part.endswith("-256"):
+        part, options["small"] = part.removesuffix("-256"), True
+    if "split" in parameters:
+        options |= {"split": part} if part else {}
+    elif "train" in parameters:
+        if part not in ("train", "test"):
+            raise UserError(f"{name}: {kind} has no part {part!r}; take train or test")
+        options["train"] = part == "train"
+    elif part:
+        raise UserError(f"{name}: {kind} has no parts; write torchvision:{kind}::{root}")
+    try:
+        return maker(str(root), **options)
+    except ValueError as problem:
+        if "argument split" not in str(problem):
+            raise UserError(f"{name}: torchvision cannot read it: {_line(problem)}") from problem
+        raise UserError(f"{name}: {kind} has no part {part!r}: {_line(problem)}") from problem
+    except (RuntimeError, FileNotFoundError) as problem:  # missing, or not of the sum it should have
+        raise UserError(f"{name}: {_line(problem)}; {_how_to_get(kind, maker, str(root))}") from problem
+    except Exception as problem:  # damaged files make it raise nearly anything
+        raise UserError(f"{name}: torchvision cannot read it: {type(problem).__name__}: {_line(problem)}") from problem
+
+
+def _how_to_get(kind: str, maker: Any, root: str) -> str:
+    if kind == "ImageNet":
+        return "name the folder that holds its train and val"
+    if "download" not in _parameters(maker):
+        return f"torchvision cannot download it: see the documentation of torchvision.datasets.{kind}"
+    files = [getattr(maker, one) for one in ("base_folder", "filename") if isinstance(getattr(maker, one, None), str)]
+    wanted = f"it wants {files[0]}/, unpacked from {files[1]}, there; " if len(files) == 2 else ""
+    return f"{wanted}torchvision.datasets.{kind}({root!r}, download=True) downloads it"
+
+
+def _files(name: str, made: Any, root: Path, part: str) -> FileSet | None:
+    """A set that knows its files; None for one that does not."""
+    given = next((getattr(made, one) for one in _LISTS if isinstance(getattr(made, one, None), list)), None)
+    if not given:
+        return None
+    pairs = given if isinstance(given[0], tuple) else list(zip(given, _given_labels(made), strict=True))
+    if not isinstance(pairs[0][0], str | os.PathLike) or not isinstance(
+        pairs[0][1], int | None
+    ):  # such as stereo pairs
+        return None
+    base = os.fsencode(root).rstrip(b"/")
+    # By path: some sets list a folder in no order.
+    ordered = sorted(
+        (os.fsencode(path).removeprefix(base + b"/"), -1 if label is None else label) for path, label in pairs
+    )
+    first = root / os.fsdecode(ordered[0][0])
+    if not first.exists():
+        small = f", or write {part}-256 for the small ones" if "small" in vars(made) else ""
+        raise UserError(f"{name}: no file {first}, which the set's list names; unpack the pictures there{small}")
+    labels = np.array([label for _, label in ordered], np.int64)
+    return FileSet(name, base, Paths.of(path for path, _ in ordered), labels, _class_names(made))
+
+
+def _array(name: str, made: Any, part: str) -> ArraySet:
+    data = getattr(made, "data", None)
+    pixels: NDArray[Any] = np.asarray(data) if hasattr(data, "dtype") else np.zeros(0)
+    if pixels.ndim == 4 and pixels.shape[1] == 3:
+        pixels = pixels.transpose(0, 2, 3, 1)
+    if pixels.dtype != np.uint8 or not (pixels.ndim == 3 or (pixels.ndim == 4 and pixels.shape[3] == 3)):
+        raise UserError(
+            f"{name}: how torchvision keeps the pictures of {type(made).__name__} is not known here; "
+            "name a folder of pictures instead"
+        )
+    labels = np.array([-1 if label is None else label for label in _given_labels(made)], np.int64)
+    return ArraySet(name, pixels, part, labels, _class_names(made))
+
+
+def _given_labels(made: Any) -> Sequence[Any]:
+    for one in ("targets", "labels", "_labels"):
+        labels = getattr(made, one, None)
+        if labels is not None and len(labels) == len(made):
+            return [int(label) if label is not None else None for label in labels]
+    return [None] * len(made)
+
+
+def _class_names(made: Any) -> list[str] | None:
+    index = getattr(made, "class_to_idx", None)
+    if index and sorted(index.values()) == list(range(len(index))):
+        return sorted(map(str, index), key=index.__getitem__)
+    names = getattr(made, "classes", None)
+    return [str(one) for one in names] if names else None
+
+
+def _line(problem: Exception) -> str:
+    return " ".join(str(problem).split()).rstrip(".") or type(problem).__name__

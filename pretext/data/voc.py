@@ -1,0 +1,229 @@
+"""PASCAL VOC 2007 and 2012 as a source with several labels a picture: ``voc:2007:trainval:/data/VOCdevkit``.
+
+A folder VOC2007 or VOC2012 as the devkit unpacks it: ``ImageSets/Main/PART.txt`` lists the pictures, ``JPEGImages``
+holds them (with the ending of any image), and ``Annotations`` one XML file each. Nothing else is read, and nothing is
+downloaded.
+"""
+
+import codecs
+import difflib
+import os
+import re
+from collections import Counter
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pretext.data.folder import Files
+from pretext.data.formats import KNOWN, ending_of
+from pretext.data.scan import Paths
+from pretext.data.voc_annotation import CLASSES, Annotated, read_objects
+from pretext.errors import UserError
+
+__all__ = ["CLASSES", "PREFIX", "Voc", "files_by_stem", "listed", "open_part", "open_voc", "read_file"]
+
+PREFIX = "voc:"
+YEARS = ("2007", "2012")
+
+_GRAMMAR = "write voc:YEAR:PART:FOLDER, such as voc:2007:trainval:/data/VOCdevkit"
+_LARGEST = 2**20  # bytes: an annotation has some thousand
+_LONGEST = 2**24  # bytes: a list has some hundred thousand
+_NAME = re.compile(rb"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+
+
+def open_voc(name: str, labelled: bool) -> "Voc | None":
+    """A part of PASCAL VOC; None where the name is of another kind.
+
+    Args:
+        name: ``voc:YEAR:PART:FOLDER``: 2007 or 2012, a list of ``ImageSets/Main`` (train, val, trainval, test),
+            and the folder VOCdevkit, or what holds it, or VOC2007 itself.
+        labelled: whether every picture must have an annotation.
+
+    Raises:
+        UserError: no such year, list or folder; a picture of the list is missing; labels are asked for, and an
+            annotation is missing or damaged.
+    """
+    if not name.startswith(PREFIX):
+        return None
+    source = open_part(name)
+    if labelled:
+        assert len(source.labels) == len(source), name  # raises where they cannot be had
+    return source
+
+
+def open_part(name: str, task: str = "Main") -> "Voc":
+    """A part of PASCAL VOC by the list of a task: as ``open_voc``, without labels.
+
+    Args:
+        name: as ``open_voc``; the part is a list of ``ImageSets/TASK``.
+        task: ``Main`` (classification and detection) or ``Segmentation``.
+
+    Raises:
+        UserError: the name is of another kind, or as ``open_voc``.
+    """
+    year, part, folder = [*name.removeprefix(PREFIX).split(":", 2), "", ""][:3]
+    if not name.startswith(PREFIX) or not part or not folder:
+        raise UserError(f"{name}: {_GRAMMAR}")
+    if year not in YEARS:
+        raise UserError(f"{name}: no such year as {year!r}; take {' or '.join(YEARS)}")
+    return Voc(name, _root(name, year, folder, task), year, part, task)
+
+
+class Voc(Files):
+    """A part of PASCAL VOC, in the order of its list: a labelled source. Made by ``open_voc``.
+
+    Args:
+        name: as the user wrote it.
+        root: the folder VOC2007 or VOC2012.
+        year: for the errors.
+        part: which list of ``ImageSets/TASK``.
+        task: see ``open_part``.
+
+    Raises:
+        UserError: no such list, or a picture of it is missing.
+    """
+
+    def __init__(self, name: str, root: Path, year: str, part: str, task: str = "Main") -> None:
+        self.name, self.root, self.year, self.part = name, root, year, part
+        self._ids = listed(name, root / "ImageSets" / task, part)
+        try:
+            files = files_by_stem(root / "JPEGImages", (".jpg", *KNOWN))
+        except OSError as problem:
+            raise UserError(f"{name}: cannot list {root / 'JPEGImages'}: {problem.strerror}") from problem
+        missing = [one for one in self.stems if one not in files]
+        if missing:
+            raise UserError(
+                f"{name}: no file {root / 'JPEGImages' / missing[0]}.jpg: {len(missing):,} of the "
+                f"{len(self._ids):,} pictures that the list names are missing; unpack the {part} pictures there"
+            )
+        super().__init__(os.fsencode(root), Paths.of(b"JPEGImages/" + os.fsencode(files[stem]) for stem in self.stems))
+
+    @property
+    def classes(self) -> list[str]:
+        """The names of the 20 classes, by label."""
+        return list(CLASSES)
+
+    @cached_property
+    def labels(self) -> NDArray[np.int8]:
+        """What is in every picture: (N, 20); 1 present, 0 absent, -1 not counted: only ``difficult`` ones are there.
+
+        Raises:
+            UserError: an annotation is missing or damaged.
+        """
+        labels = np.zeros((len(self), len(CLASSES)), np.int8)
+        for index, row in enumerate(labels):
+            for kind, difficult, _ in self.objects(index):
+                at = CLASSES.index(kind)
+                row[at] = (row[at] or -1) if difficult else 1
+        return labels
+
+    @cached_property
+    def stems(self) -> list[str]:
+        """The names of the pictures, without folder and ending."""
+        return [one.decode() for one in self._ids]
+
+    def file(self, index: int) -> Path:
+        """The file of picture ``index``."""
+        return self.root / os.fsdecode(self.path(index))
+
+    @cached_property
+    def _annotations(self) -> dict[str, str]:
+        try:
+            return files_by_stem(self.root / "Annotations", (".xml",))
+        except OSError:  # who reads one says so
+            return {}
+
+    def objects(self, index: int) -> list[Annotated]:
+        """The objects that the annotation of picture ``index`` has.
+
+        Raises:
+            UserError: it is missing or damaged.
+        """
+        path = self.root / "Annotations" / self._annotations.get(self.stems[index], f"{self.stems[index]}.xml")
+        try:
+            content = read_file(path, _LARGEST)
+        except FileNotFoundError as problem:
+            unpublished = "; of the 2012 test part none were published: take val" if self.year == "2012" else ""
+            raise UserError(f"{self.name}: no annotation {path}{unpublished}") from problem
+        except (OSError, ValueError) as problem:
+            raise UserError(f"{path}: {getattr(problem, 'strerror', None) or problem}") from problem
+        return read_objects(path, content)
+
+
+def _root(name: str, year: str, folder: str, task: str) -> Path:
+    """The folder VOC2007 or VOC2012, absolute."""
+    own, other = (f"VOC{one}" for one in (year, *(one for one in YEARS if one != year)))
+    try:
+        given = Path(folder).expanduser().absolute()
+        if not given.is_dir():
+            raise UserError(f"{name}: no folder {folder}; {_GRAMMAR}")
+        for root in (given / own, given / "VOCdevkit" / own, given):
+            if (root / "ImageSets" / task).is_dir() and root.name != other:
+                return root
+    except (OSError, RuntimeError) as problem:  # denied, or ~nobody
+        raise UserError(f"{name}: {folder} cannot be reached: {problem}") from problem
+    raise UserError(f"{name}: no {own}/ImageSets/{task} in {folder}; give the folder VOCdevkit, with {own} in it")
+
+
+def listed(name: str, folder: Path, part: str) -> list[bytes]:
+    """The names in a list of pictures, without an ending, in its order."""
+    try:
+        lists = sorted(path.stem for path in folder.glob("[!.]*.txt"))
+    except OSError as problem:
+        raise UserError(f"{name}: cannot list {folder}: {problem.strerror}") from problem
+    whole = [one for one in lists if one.partition("_")[0] not in CLASSES or one in CLASSES]
+    if part not in lists:
+        near = difflib.get_close_matches(part, whole, 1)
+        meant = f"; did you mean {near[0]}?" if near else ""
+        raise UserError(f"{name}: no list {part}.txt in {folder}: there are {', '.join(whole) or 'none'}{meant}")
+    path = folder / f"{part}.txt"
+    try:
+        lines = read_file(path, _LONGEST).removeprefix(codecs.BOM_UTF8).splitlines()
+    except (OSError, ValueError) as problem:
+        raise UserError(f"{path}: {getattr(problem, 'strerror', None) or problem}") from problem
+    names = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
+    if not names:
+        raise UserError(f"{path}: the list is empty; take another part")
+    for number, one in names:
+        if re.fullmatch(rb"\S+\s+-?[01]", one):
+            raise UserError(f"{path}: this list is about one class; take one of whole pictures: {', '.join(whole)}")
+        if not _NAME.fullmatch(one):
+            raise UserError(
+                f"{path}, line {number}: not the name of a picture: {one[:40].decode('ascii', 'replace')!a}"
+            )
+    ids = [one for _, one in names]
+    double, times = Counter(ids).most_common(1)[0]
+    if times > 1:
+        raise UserError(f"{path}: {double.decode()} stands in it {times} times; every picture counts once")
+    return ids
+
+
+def files_by_stem(folder: Path, endings: Sequence[str]) -> dict[str, str]:
+    """Return the names of a folder's files by their names without ending; hidden ones are left out.
+
+    Args:
+        folder: what is listed.
+        endings: which files, in any case; where several have one stem, the earliest ending, and lower case, wins.
+
+    Raises:
+        OSError: it cannot be listed.
+    """
+    ranked = {ending: rank for rank, ending in reversed(list(enumerate(endings)))}
+    names = [name for name in os.listdir(folder) if ending_of(name) in ranked and not name.startswith(".")]  # noqa: PTH208 (a million Paths take seconds)
+    names.sort(key=lambda name: (ranked[ending_of(name)], name.swapcase()), reverse=True)
+    return {name[: -len(ending_of(name))]: name for name in names}
+
+
+def read_file(path: Path, most: int) -> bytes:
+    """A file of at most ``most`` bytes; ValueError for a larger one, and for what is no file."""
+    size = path.stat().st_size
+    if not path.is_file():  # a pipe would be waited for
+        raise ValueError("not a file")
+    with path.open("rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"{size:,} bytes, where some thousand are expected; is it what it says?")
+    return content

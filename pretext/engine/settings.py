@@ -1,0 +1,144 @@
+"""The settings of a training: what is computed, and how."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pretext.data.batches import WorkerStart
+from pretext.engine.device import Precision
+from pretext.errors import UserError
+
+
+@dataclass
+class TrainingSettings:
+    """How a network is trained.
+
+    Args:
+        steps: optimizer steps in all.
+        batch_size: pictures a step, over all processes.
+        micro_batch: pictures that a process computes at once, adding up the gradients of its share of the
+            batch; 0 takes the whole share at once. Batch norm's statistics are those of a micro-batch.
+        optimizer: adam, adamw (weight decay decoupled) or sgd (with momentum).
+        lr: peak learning rate.
+        betas: adam's decay rates of the first and second moment; the first is sgd's momentum.
+        nesterov: of sgd: Nesterov's momentum; Caffe, and most publications that used it, had plain momentum.
+        weight_decay: L2 penalty added to the gradient, as Caffe does (adamw: decoupled). The loss is a
+            mean over pixels, so the paper's 1e-3 on a sum over 44 x 44 pixels is about 5e-7 here.
+        decay_biases: decay also biases and the scales and shifts of norms.
+        bias_rate: the learning rate of those, as a multiple of lr.
+        clip: largest norm of the gradient; 0 does not clip.
+        schedule: of the learning rate after the warm-up: cosine to 0, or multistep.
+        warmup: steps of linear warm-up.
+        milestones: after so many steps multistep multiplies the rate by decay_rate.
+        decay_rate: see milestones.
+        ema: decay of the exponential moving average of the weights, which is what is then looked at and
+            transferred; it warms up, as timm's ModelEmaV3 does. 0: none.
+        batch_norm: statistics of every process's own pictures (local), or of all processes' (synchronised;
+            GPUs only). One process computes the same either way.
+        precision: bf16 runs the network in bfloat16 (weights and loss stay float32); auto takes it
+            where the device computes in it natively.
+    """
+
+    steps: int = 10_000
+    batch_size: int = 64
+    micro_batch: int = 0
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    lr: float = 2e-3
+    betas: tuple[float, float] = (0.9, 0.99)
+    nesterov: bool = True
+    weight_decay: float = 0.0
+    decay_biases: bool = True
+    bias_rate: float = 1.0
+    clip: float = 5.0
+    schedule: Literal["cosine", "multistep"] = "cosine"
+    warmup: int = 100
+    milestones: list[int] = field(default_factory=list)
+    decay_rate: float = 0.1
+    ema: float = 0.0
+    batch_norm: Literal["local", "synchronised"] = "local"
+    precision: Precision = "auto"
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "lr"):
+            if not getattr(self, name) > 0:  # nan too
+                raise UserError(f"training.{name} is {getattr(self, name)}: it must be above 0")
+        for name in ("weight_decay", "clip", "warmup", "micro_batch", "bias_rate"):
+            if not getattr(self, name) >= 0:
+                raise UserError(f"training.{name} is {getattr(self, name)}: it must not be negative")
+        if self.batch_size > 2**20:
+            raise UserError(f"training.batch_size is {self.batch_size}: at most {2**20}")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise UserError(f"training.betas is {list(self.betas)}: both must lie in [0, 1)")
+        if self.micro_batch and self.batch_size % self.micro_batch:
+            raise UserError(f"training.micro_batch is {self.micro_batch}: it must divide batch_size, {self.batch_size}")
+        if not 0 <= self.ema < 1:
+            raise UserError(f"training.ema is {self.ema}: a decay lies in [0, 1)")
+        if not 0 < self.decay_rate <= 1:
+            raise UserError(f"training.decay_rate is {self.decay_rate}: it must lie in (0, 1]")
+        if self.nesterov and self.optimizer == "sgd" and not self.betas[0]:
+            raise UserError(
+                "training.nesterov needs momentum: set the first of training.betas above 0, or nesterov false"
+            )
+        if not all(math.isfinite(value) for value in (self.lr, self.weight_decay, self.clip)):
+            raise UserError("training.lr, training.weight_decay and training.clip must be finite")
+        if self.warmup >= self.steps:
+            raise UserError(
+                f"training.warmup is {self.warmup}: it must be less than training.steps, {self.steps}; lower it"
+            )
+        if self.milestones != sorted(set(self.milestones)) or not all(0 < at < self.steps for at in self.milestones):
+            raise UserError(f"training.milestones is {self.milestones}: give steps in order, each below {self.steps}")
+        if (self.schedule == "multistep") != bool(self.milestones):
+            raise UserError("training.milestones go with training.schedule multistep, and only with it: give both")
+
+    def share(self, processes: int) -> int:
+        """How many pictures of a batch each of so many processes takes.
+
+        Raises:
+            UserError: it cannot be shared out evenly, in whole micro-batches.
+        """
+        share, rest = divmod(self.batch_size, processes)
+        if rest or share % max(1, self.micro_batch):
+            pieces = f", in micro-batches of {self.micro_batch}," if self.micro_batch else ""
+            raise UserError(
+                f"training.batch_size is {self.batch_size}: {processes} processes cannot share it{pieces} evenly; "
+                "start another number of processes, or change the batch"
+            )
+        return share
+
+
+@dataclass
+class MachineSettings:
+    """What may change between two calls on a run without changing its result.
+
+    Args:
+        device: auto (the GPU if there is one), cpu, cuda, cuda:1, ...
+        workers: processes that decode pictures; -1 takes 1 beside a CPU and up to 12 beside a GPU.
+        worker_start: how they are started: fork, spawn or forkserver, see Python's multiprocessing; default
+            takes Python's own. Forked workers start at once and share the list of pictures.
+        cache: MiB of decoded pictures that all workers together may keep in memory.
+        checkpoint_every: steps between two checkpoints.
+        evaluate_every: steps between two looks at the colour health of held-out pictures.
+        compile: let torch.compile translate the step: minutes at the start, faster after it.
+        channels_last: keep pictures with their channels innermost, which suits most kernels.
+        checkpoint_activations: keep only what goes into each block of the network, and compute the rest
+            again for the gradient: less memory for more time.
+    """
+
+    device: str = "auto"
+    workers: int = -1
+    worker_start: WorkerStart = "default"
+    cache: int = 1024
+    checkpoint_every: int = 500
+    evaluate_every: int = 500
+    compile: bool = False
+    channels_last: bool = True
+    checkpoint_activations: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("checkpoint_every", "evaluate_every"):
+            if getattr(self, name) < 1:
+                raise UserError(f"machine.{name} is {getattr(self, name)}: it must be at least 1")
+        if self.compile and self.checkpoint_activations:
+            raise UserError("machine.compile and machine.checkpoint_activations exclude each other: take one")
+        if not -1 <= self.workers <= 256 or self.cache < 0:
+            raise UserError("machine.workers must lie in [-1, 256], and machine.cache must not be negative")

@@ -1,0 +1,256 @@
+"""A network while it is trained: its weights and all that moves them, one step at a time."""
+
+import contextlib
+import math
+import warnings
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+import torch
+from timm.layers import convert_sync_batchnorm
+from timm.scheduler import create_scheduler_v2
+from timm.scheduler.scheduler import Scheduler
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from pretext.data.order import mix
+from pretext.engine import distributed
+from pretext.engine.device import Place, autocast
+from pretext.engine.memory import is_memory_shortage
+from pretext.engine.recompute import recompute_activations
+from pretext.engine.settings import MachineSettings, TrainingSettings
+from pretext.errors import UserError
+
+
+class Trainable(Protocol):
+    """A module that knows its own loss.
+
+    It may have an attribute ``rates``: multiples of the learning rate, by what the names of its weights begin with;
+    and one ``numbered``: where that is true, ``loss`` is given the numbers of its samples in the run, (B,), int64, on
+    its device, as a third argument, and can draw from (seed, number) what does not depend on how samples are shared.
+    """
+
+    def loss(self, rgb: Tensor, labels: Any) -> Tensor:
+        """The mean over pictures, or over what counts in them, of their loss, a scalar.
+
+        Args:
+            rgb: (B, 3, H, W), uint8, on the module's device.
+            labels: (B,), int64, likewise, -1 where pictures have none; or what else its examples have, see
+                ``pretext.data.batches.Batch``.
+        """
+        ...
+
+
+class Learner:
+    """A network, its optimizer, its learning-rate schedule and its moving average.
+
+    What a step computes depends on the state, the pictures and the number of steps done, on nothing
+    else: random numbers are drawn from (seed, step, position in the batch). So it is the same for one
+    process and many, up to the order in which floats are added; where batch norm or dropout asks
+    what is computed at once, if that is a micro-batch of a fixed size.
+
+    Args:
+        network: a module with a ``loss``, on the place's device; changed in place.
+        training: how it is trained.
+        machine: how it is computed.
+        place: where, at which precision.
+        seed: of the random numbers that steps draw.
+
+    Raises:
+        UserError: the batch cannot be divided as asked, or the device cannot do what is asked.
+    """
+
+    def __init__(
+        self, network: nn.Module, training: TrainingSettings, machine: MachineSettings, place: Place, seed: int
+    ) -> None:
+        self.training, self.machine, self.place, self.seed = training, machine, place, seed
+        self.share = training.share(distributed.world())
+        self.done = 0
+        if training.batch_norm == "synchronised" and distributed.world() > 1:
+            if place.device.type != "cuda":
+                raise UserError("training.batch_norm is synchronised, which torch does on GPUs only; take local here")
+            network = convert_sync_batchnorm(network)
+        self.network = network
+        self.optimizer, self.schedule = optimizer_and_schedule(network, training)
+        loss: nn.Module = _Loss(network)
+        if machine.compile:
+            loss = torch.compile(loss)  # type: ignore[assignment]
+        self._loss = loss if distributed.world() == 1 else _parallel(loss, place)
+        self.average = ModelEmaV3(network, decay=training.ema, use_warmup=True, foreach=True) if training.ema else None
+        if machine.checkpoint_activations:
+            recompute_activations(network)
+
+    @property
+    def judged(self) -> nn.Module:
+        """The network that is looked at and transferred: the moving average where there is one."""
+        return self.network if self.average is None else self.average.module
+
+    def step(self, rgb: Tensor, labels: Any, optimize: bool = True) -> tuple[Tensor, Tensor]:
+        """One optimizer step on this process's share of a batch.
+
+        Args:
+            rgb: (share, 3, H, W), uint8.
+            labels: (share,), int64, -1 where pictures have none; or of another kind, see ``Trainable``.
+            optimize: False leaves the weights as they are, and their gradients where they can be seen.
+
+        Returns:
+            This process's loss and the norm of the gradient (before clipping), scalars on the device.
+
+        Raises:
+            UserError: the step cannot be computed, or another process is gone.
+        """
+        assert len(rgb) == len(labels) == self.share, (len(rgb), len(labels), self.share)
+        self.schedule.step_update(self.done)
+        size = self.training.micro_batch or self.share
+        first = distributed.rank() * self.share
+        numbers = self.numbers()
+        pieces = [
+            (rgb[at : at + size], labels[at : at + size], numbers[at : at + size]) for at in range(0, self.share, size)
+        ]
+        total = torch.zeros((), device=self.place.device)
+        for number, piece in enumerate(pieces):
+            torch.manual_seed(mix(mix(self.seed, self.done), first + number * size))
+            try:
+                with distributed.partners(), self._quiet(number + 1 < len(pieces)):
+                    with autocast(self.place):
+                        loss = self._loss(*_moved(piece, self.place.device)) / len(pieces)
+                    loss.backward()
+            except (RuntimeError, ValueError) as error:  # crops too small for the network, ...
+                if is_memory_shortage(error):
+                    raise  # what to lower depends on the job, which says it
+                raise UserError(f"step {self.done + 1} cannot be computed: {' '.join(str(error).split())}") from error
+            total += loss.detach()
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.training.clip or math.inf)
+        if not optimize:
+            return total, norm
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.done += 1
+        if self.average is not None:
+            self.average.update(self.network, step=self.done)
+        return total, norm
+
+    def numbers(self) -> Tensor:
+        """(share,), int64: which samples of the run the next step sees in this process."""
+        first = self.done * self.training.batch_size + distributed.rank() * self.share
+        return torch.arange(first, first + self.share)
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of the last step."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def state(self) -> dict[str, Any]:
+        """All that the next step depends on, besides the settings."""
+        average = {} if self.average is None else {"average": self.average.module.state_dict()}
+        return {
+            "step": self.done,
+            "model": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            **average,
+        }
+
+    def load(self, state: dict[str, Any], origin: object) -> None:
+        """Go on from a ``state``.
+
+        Raises:
+            UserError: it is not of this network; ``origin`` is named.
+        """
+        try:
+            self.network.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            if self.average is not None:
+                self.average.module.load_state_dict(state["average"])
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"{origin}: its newest checkpoint does not fit the network ({reason})") from error
+        self.done = state["step"]
+
+    def _quiet(self, more: bool) -> AbstractContextManager[None]:
+        """Gradients are exchanged once a step, with its last piece."""
+        if more and isinstance(self._loss, DistributedDataParallel):
+            quiet: AbstractContextManager[None] = self._loss.no_sync()
+            return quiet
+        return contextlib.nullcontext()
+
+
+class _Loss(nn.Module):
+    """A network's loss as a forward pass, which is what DistributedDataParallel and compile take."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+        self.numbered = bool(getattr(network, "numbered", False))
+
+    def forward(self, rgb: Tensor, labels: Any, numbers: Tensor) -> Tensor:
+        known = (rgb, labels, numbers) if self.numbered else (rgb, labels)
+        loss: Tensor = self.network.loss(*known)  # type: ignore[operator]
+        return loss
+
+
+def _moved(things: Any, device: torch.device) -> Any:
+    """Tensors, also in lists and dicts, on the device."""
+    if isinstance(things, Tensor):
+        return things.to(device, non_blocking=True)
+    if isinstance(things, dict):
+        return {name: _moved(thing, device) for name, thing in things.items()}
+    return [_moved(thing, device) for thing in things]
+
+
+def _parallel(loss: nn.Module, place: Place) -> DistributedDataParallel:
+    """Among several processes the weights are the first one's, and gradients are averaged.
+
+    Every process keeps its own batch-norm statistics; the first's are saved.
+    """
+    devices = [place.device] if place.device.type == "cuda" else None
+    with (
+        distributed.partners(),
+        warnings.catch_warnings(),
+    ):  # torch 2.15 renames an argument, to one that 2.11 does not know
+        warnings.filterwarnings("ignore", message=".*broadcast_buffers", category=FutureWarning)
+        return DistributedDataParallel(loss, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+
+def optimizer_and_schedule(network: nn.Module, training: TrainingSettings) -> tuple[torch.optim.Optimizer, Scheduler]:
+    """The optimizer, and a learning rate that is a function of the step alone."""
+    # Biases and the scales and shifts of norms are vectors; decay and rate may spare or favour them.
+    rates: dict[str, float] = getattr(network, "rates", {})
+    groups = []
+    for multiple in dict.fromkeys((1.0, *rates.values())):
+        own = [
+            weight
+            for name, weight in network.named_parameters()
+            if weight.requires_grad and next((r for k, r in rates.items() if name.startswith(k)), 1.0) == multiple
+        ]
+        groups += [
+            {
+                "params": [weight for weight in own if weight.ndim > 1],
+                "weight_decay": training.weight_decay,
+                "lr_scale": multiple,
+            },
+            {
+                "params": [weight for weight in own if weight.ndim <= 1],
+                "weight_decay": training.weight_decay if training.decay_biases else 0.0,
+                "lr_scale": training.bias_rate * multiple,
+            },
+        ]
+    optimizer: torch.optim.Optimizer
+    if training.optimizer == "sgd":
+        optimizer = torch.optim.SGD(groups, training.lr, training.betas[0], nesterov=training.nesterov, fused=True)
+    else:
+        kind = torch.optim.AdamW if training.optimizer == "adamw" else torch.optim.Adam
+        optimizer = kind(groups, training.lr, training.betas, fused=True)
+    schedule, _ = create_scheduler_v2(
+        optimizer,
+        sched=training.schedule,
+        num_epochs=training.steps,
+        warmup_epochs=training.warmup,
+        warmup_lr=training.lr / max(1, training.warmup),  # not 0, which would waste the first step
+        decay_milestones=[at + 1 for at in training.milestones],  # timm decays a step early
+        decay_rate=training.decay_rate,
+        step_on_epochs=False,
+        updates_per_epoch=1,
+    )
+    return optimizer, schedule

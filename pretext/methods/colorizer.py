@@ -1,0 +1,198 @@
+"""A colorizer: a backbone and a colour head, trained together for an objective."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pretext.backbones.contract import Backbone
+from pretext.color import lab_to_rgb, rgb_to_ab, rgb_to_lightness
+from pretext.errors import UserError
+from pretext.gamut import TEMPERATURE
+from pretext.methods.objectives import Objective
+
+_NAMING = 256  # units of the class branch
+
+
+Hinting = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""The true ab (B, 2, H, W) and the sample numbers (B,) of pictures -> hints and mask, see ``pretext.methods.hints``."""
+
+
+class ClassBranch(nn.Module):
+    """Names a picture's class from the backbone's vector of it, to train that; nothing colours with it.
+
+    Layers: Iizuka et al. 2016, one fully connected layer of 256 before the scores.
+
+    Args:
+        channels: of the vector.
+        classes: how many.
+        weight: alpha, of the cross-entropy in the loss.
+    """
+
+    def __init__(self, channels: int, classes: int, weight: float) -> None:
+        super().__init__()
+        self.weight = weight
+        self.layers = nn.Sequential(
+            nn.Linear(channels, _NAMING), nn.BatchNorm1d(_NAMING), nn.ReLU(inplace=True), nn.Linear(_NAMING, classes)
+        )
+
+    def forward(self, vector: Tensor, labels: Tensor) -> Tensor:
+        """(B, channels), (B,) int64 -> (B,): alpha times the cross-entropy, nats."""
+        return self.weight * F.cross_entropy(self.layers(vector).float(), labels, reduction="none")
+
+
+class Colorizer(nn.Module):
+    """Lightness in, colour out.
+
+    The head is one 1 x 1 convolution on the backbone's last stage. Where that stage is coarser than
+    ``target_stride``, its output is interpolated to the target's grid (bilinear), as the paper does
+    for AlexNet.
+
+    Args:
+        backbone: gives the features.
+        objective: says how many channels the head emits, and decodes them.
+        target_stride: input pixels per point of the colour target, which is sampled, not averaged.
+        hinting: gives the hints that pictures are trained with, to a backbone that takes them.
+        class_branch: learns the labels of pictures besides their colours, from a backbone that has a vector.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        objective: Objective,
+        target_stride: int,
+        hinting: Hinting | None = None,
+        class_branch: ClassBranch | None = None,
+    ) -> None:
+        super().__init__()
+        assert backbone.takes_hints or hinting is None
+        assert backbone.vector_channels or class_branch is None
+        self.backbone = backbone
+        self.objective = objective
+        self.target_stride = target_stride
+        self.hinting = hinting
+        self.head: nn.Module = nn.Conv2d(backbone.stages[-1].channels, objective.channels, kernel_size=1)
+        self.class_branch = class_branch
+
+    @property
+    def numbered(self) -> bool:
+        """Whether ``loss`` is to be told the numbers of its samples."""
+        return self.hinting is not None
+
+    def forward(self, lightness: Tensor, hints: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """The head's output, (B, channels, ceil(H / s), ceil(W / s)).
+
+        Args:
+            lightness: (B, 1, H, W), L in [0, 100].
+            hints: (B, 2, H, W), ab where it is known, unscaled, else 0; none by default.
+            mask: (B, 1, H, W), 1 where it is known, else 0; given together with the hints.
+
+        Raises:
+            UserError: hints for a backbone that takes none.
+        """
+        return self.output(self.backbone(lightness, *self._given(hints, mask)), lightness.shape[-2:])
+
+    def output(self, features: Mapping[str, Tensor], size: Sequence[int]) -> Tensor:
+        """The head's output on a backbone's features of pictures of that size; see ``forward``."""
+        output: Tensor = self.head(features[self.backbone.stages[-1].name])
+        height, width = (-(-side // self.target_stride) for side in size)
+        if output.shape[-2:] != (height, width):
+            factor = self.backbone.stages[-1].stride / self.target_stride
+            output = resample(output.float(), factor, (height, width))
+        return output
+
+    def target(self, rgb: Tensor) -> Tensor:
+        """The true ab at the head's grid: (B, 3, H, W), sRGB -> (B, 2, ceil(H / s), ceil(W / s))."""
+        s = self.target_stride
+        return rgb_to_ab(rgb[..., ::s, ::s])
+
+    def loss(self, rgb: Tensor, labels: Tensor | None = None, numbers: Tensor | None = None) -> Tensor:
+        """What is trained: the objective, and with a class branch alpha times the cross-entropy of the labels.
+
+        Args:
+            rgb: (B, 3, H, W), sRGB.
+            labels: (B,), int64; only a class branch asks for them.
+            numbers: (B,), int64, of the samples in the run, from which their hints follow; without, there are none.
+
+        Returns:
+            A scalar.
+        """
+        output, named = self._learnt(rgb, labels, numbers)
+        loss: Tensor = self.objective(output, self.target(rgb))
+        return loss if named is None else loss + named.mean()
+
+    def picture_losses(self, rgb: Tensor, labels: Tensor | None = None, numbers: Tensor | None = None) -> Tensor:
+        """(B,): each picture's own loss, one without colour counted as any other; arguments as of ``loss``."""
+        output, named = self._learnt(rgb, labels, numbers)
+        losses = self.objective.pixel_losses(output, self.target(rgb)).flatten(1).mean(1)
+        return losses if named is None else losses + named
+
+    @torch.inference_mode()
+    def colorize(
+        self,
+        lightness: Tensor,
+        temperature: float = TEMPERATURE,
+        hints: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        """The colour of pictures: ab, (B, 2, H, W), of their L, (B, 1, H, W), all unscaled; hints as in ``forward``."""
+        ab = self.objective.decode(self(lightness, hints, mask), temperature)
+        return resample(ab, self.target_stride, lightness.shape[-2:])
+
+    def _given(self, hints: Tensor | None, mask: Tensor | None) -> tuple[Tensor, ...]:
+        if hints is None and mask is None:
+            return ()
+        if not self.backbone.takes_hints:
+            raise UserError("this network takes no hints; one of backbone siggraph17 does")
+        assert hints is not None and mask is not None, "hints come with their mask"
+        return hints, mask
+
+    def _learnt(self, rgb: Tensor, labels: Tensor | None, numbers: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """The head's output, and what the class branch adds to each picture's loss."""
+        lightness = rgb_to_lightness(rgb)
+        if self.class_branch is not None:
+            assert labels is not None
+            features, vector = self.backbone.with_vector(lightness)
+            return self.output(features, lightness.shape[-2:]), self.class_branch(vector, labels)
+        if self.hinting is None or numbers is None:
+            return self(lightness), None
+        return self(lightness, *self.hinting(rgb_to_ab(rgb), numbers)), None
+
+
+class NoHead(nn.Module):
+    """Stands where weights came without a colour head: whoever asks it for colours is told so."""
+
+    def __init__(self, origin: str) -> None:
+        super().__init__()
+        self.origin = origin
+
+    def forward(self, features: Tensor) -> Tensor:
+        raise UserError(f"{self.origin}: these weights have no colour head; they can be probed, but colour nothing")
+
+
+def resample(grid: Tensor, factor: float, size: Sequence[int]) -> Tensor:
+    """Bilinear interpolation between point samples.
+
+    Point i of the grid lies at pixel i * ``factor`` of the result, as sampling with a stride and strided
+    convolutions put it. (``F.interpolate`` alone takes its points for the middles of cells: the colours
+    would come to lie half a stride off.) Beyond the last point its value goes on.
+
+    Args:
+        grid: (B, C, h, w), float.
+        factor: result pixels per grid point.
+        size: of the result.
+    """
+    height, width = (max(1, round((side - 1) * factor) + 1) for side in grid.shape[-2:])
+    dense = F.interpolate(grid, size=(height, width), mode="bilinear", align_corners=True)
+    dense = dense[..., : size[0], : size[1]]
+    for axis, side in ((-2, size[0]), (-1, size[1])):
+        if missing := side - dense.shape[axis]:  # not F.pad, whose gradient torch.compile gets wrong channels-last
+            last = dense.narrow(axis, -1, 1)
+            dense = torch.cat((dense, *[last] * missing), axis)
+    return dense
+
+
+def join(lightness: Tensor, ab: Tensor) -> Tensor:
+    """sRGB in [0, 1], (B, 3, H, W), of L and ab; colours that sRGB does not have are clipped, which moves L."""
+    return lab_to_rgb(torch.cat((lightness, ab), dim=1))

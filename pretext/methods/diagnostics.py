@@ -1,0 +1,90 @@
+"""Colour health: is the network learning to colour, or only to be safely gray?"""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pretext.color import rgb_to_lightness
+from pretext.engine.device import Place, autocast
+from pretext.gamut import STEP, Gamut
+from pretext.methods.colorizer import Colorizer
+from pretext.methods.objectives import Classification
+from pretext.prior import rebalancing_weights
+
+COMMON_MASS = 0.8
+"""Common bins are the most frequent that together hold this share of the prior; the others are rare."""
+
+
+def common_bins(prior: Tensor) -> Tensor:
+    """Which bins are common: bool (Q,)."""
+    frequency, order = prior.sort(descending=True)
+    common = torch.zeros(len(prior), dtype=torch.bool)
+    common[order[frequency.cumsum(0) - frequency < COMMON_MASS]] = True
+    return common
+
+
+@torch.inference_mode()
+def colour_health(colorizer: Colorizer, pictures: Iterable[Tensor], prior: Tensor, place: Place) -> dict[str, Any]:
+    """How a colorizer, in eval mode, colours pictures.
+
+    Bins are those of its objective (of a regression: the published 313): what is said of bins compares networks of
+    the same bins only.
+
+    Args:
+        colorizer: on the place's device.
+        pictures: batches, (B, 3, H, W), uint8 sRGB; at least one.
+        prior: (Q,), adds up to 1; says which bins are common, and what a pixel of each bin weighs.
+        place: where, at which precision.
+
+    Returns:
+        loss: the objective.
+        saturation: mean chroma of the prediction over mean chroma of the truth; 1 is as colourful as the
+            data, 0 is gray (nan if the data are gray).
+        accuracy: share of the pixels whose most probable bin (of a regression: the bin of the predicted
+            colour) is the bin nearest to the truth.
+        accuracy_rebalanced: the same, where each pixel counts by the rebalancing weight of its true bin, with
+            the paper's lambda of 1/2 whatever the objective's is: comparable between objectives.
+        recall: a list of Q: of the pixels of each true bin, the share whose decoded colour (the annealed
+            mean) lies in that very bin; nan where the bin does not occur.
+        recall_common, recall_rare: its mean over the common, and over the rare bins that occur.
+        entropy: of the predicted distributions, nats per pixel; at most ln Q, 5.75 of 313. Not for regression.
+    """
+    objective = colorizer.objective
+    classifies = isinstance(objective, Classification)
+    step = objective.gamut.step if isinstance(objective, Classification) else STEP
+    gamut = Gamut(neighbours=1, step=step).to(place.device)
+    losses, entropies, chroma, true_chroma = 0.0, 0.0, 0.0, 0.0
+    truths, decoded_right, named_right = torch.zeros(3, len(gamut), dtype=torch.int64, device=place.device)
+    for rgb in pictures:
+        rgb = rgb.to(place.device)
+        truth = colorizer.target(rgb)
+        with autocast(place):
+            output = colorizer(rgb_to_lightness(rgb)).float()
+        decoded = objective.decode(output)
+        losses += float(objective(output, truth)) * truth[:, 0].numel()
+        chroma += float(decoded.norm(dim=1).sum())
+        true_chroma += float(truth.norm(dim=1).sum())
+        if classifies:
+            entropies += float(torch.special.entr(output.softmax(1)).sum())
+        bins, lies_in = (gamut.encode(ab).nearest for ab in (truth, decoded))
+        named = output.argmax(1) if classifies else lies_in
+        for counts, asked in ((truths, bins >= 0), (decoded_right, bins == lies_in), (named_right, bins == named)):
+            counts += torch.bincount(bins[asked], minlength=len(gamut))
+    truths, decoded_right, named_right = (counts.cpu() for counts in (truths, decoded_right, named_right))
+    common, weights = common_bins(prior), rebalancing_weights(prior, uniform=0.5)
+    recall = decoded_right.double() / truths  # nan where a bin does not occur
+    health = {
+        "loss": losses / int(truths.sum()),
+        "saturation": chroma / true_chroma if true_chroma else math.nan,
+        "accuracy": int(named_right.sum()) / int(truths.sum()),
+        "accuracy_rebalanced": float((weights * named_right).sum() / (weights * truths).sum()),
+        "recall_common": float(recall[common].nanmean()),
+        "recall_rare": float(recall[~common].nanmean()),
+        "recall": recall.tolist(),
+    }
+    if classifies:
+        health["entropy"] = entropies / int(truths.sum())
+    return health

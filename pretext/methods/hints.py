@@ -1,0 +1,156 @@
+"""Hints: the colours of a few places, which a network is given beside lightness, as a user would click them.
+
+Sampling: Zhang et al., *Real-Time User-Guided Image Colorization with Learned Deep Priors* (SIGGRAPH 2017), and
+``util/util.py`` of its released training code (richzhang/colorization-pytorch).
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pretext.data.order import mix
+from pretext.errors import UserError
+
+_KEY = 0x41A75  # hints and augmentations of a sample are drawn from different numbers
+_LEFT_OUT = 1e-6  # share of pictures with more hints than are drawn
+_MASK = 2**64 - 1
+
+
+@dataclass
+class HintSettings:
+    """True colours of some places, shown to the network while it learns; held-out pictures are judged without.
+
+    Args:
+        sampled: show hints. Only backbone siggraph17 takes them.
+        stop: p of the geometric distribution of their number: the share of pictures without any.
+        smallest: a hint is a square of at least so many pixels a side, and the mean colour in it.
+        largest: and of at most so many, each number as likely.
+        spread: standard deviation of its place around the middle of the picture, as a share of the side.
+        whole: share of the pictures of which every pixel's colour is given.
+    """
+
+    sampled: bool = False
+    stop: float = 0.125
+    smallest: int = 1
+    largest: int = 9
+    spread: float = 0.25
+    whole: float = 0.01
+
+    def __post_init__(self) -> None:
+        if not 0.01 <= self.stop < 1:
+            raise UserError(f"hints.stop is {self.stop}: a probability from 0.01 to below 1")
+        if not 1 <= self.smallest <= self.largest <= 64:
+            raise UserError(
+                f"hints.smallest is {self.smallest} and hints.largest {self.largest}: give 1 <= smallest <= largest "
+                "<= 64 pixels"
+            )
+        if not 0 <= self.spread <= 100:
+            raise UserError(f"hints.spread is {self.spread}: it must lie in [0, 100]")
+        if not 0 <= self.whole <= 1:
+            raise UserError(f"hints.whole is {self.whole}: a share lies between 0 and 1")
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # products that wrap around are no business of a compiler
+def sample_hints(
+    ab: Tensor, numbers: Tensor, seed: int, settings: HintSettings, count: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Hints taken from the truth: those of sample t of a run are a function of the seed, t and the settings alone.
+
+    Where two hints overlap, the later one's colour counts, as in the released code. Of one picture in a million
+    the last hints are left out.
+
+    Args:
+        ab: (B, 2, H, W), the true colours, unscaled.
+        numbers: (B,), int64: t of every picture.
+        seed: of the run.
+        settings: how many, how large and where.
+        count: give every picture exactly so many, and none its whole truth.
+
+    Returns:
+        hints (B, 2, H, W), ab where there is a hint, else 0; mask (B, 1, H, W), 1 where there is one, else 0.
+    """
+    height, width = ab.shape[-2:]
+    most = _most(settings.stop) if count is None else count
+    if not most:
+        return torch.zeros_like(ab), torch.zeros_like(ab[:, :1])
+    at = numbers.cpu() if numbers.device.type == "mps" else numbers  # which has no float64
+    drawn = uniforms(mix(seed, _KEY), at, 2 + 3 * most)
+    whole = drawn[:, 0] < settings.whole
+    if count is None:
+        wanted = (torch.log1p(-drawn[:, 1]) / math.log1p(-settings.stop)).floor()
+    else:
+        wanted, whole = torch.full_like(drawn[:, 1], count), torch.zeros_like(whole)
+    size, down, across = drawn[:, 2:].unflatten(1, (most, 3)).unbind(2)
+    sides = (settings.smallest + (size * (settings.largest - settings.smallest + 1)).floor()).clamp_max(
+        min(height, width)
+    )
+    tops, lefts = (
+        _place(room - sides, where, settings.spread).to(ab.device) for room, where in ((height, down), (width, across))
+    )
+    sides = sides.long().to(ab.device)
+    given = torch.arange(most, device=ab.device) < wanted.to(ab.device)[:, None]
+    hints, mask = _painted(ab, tops, lefts, sides, given, settings.largest)
+    whole = whole.to(ab.device)[:, None, None, None]
+    return torch.where(whole, ab, hints), torch.where(whole, 1.0, mask).to(ab.dtype)
+
+
+def uniforms(seed: int, numbers: Tensor, count: int) -> Tensor:
+    """``count`` floats in [0, 1) for each of some samples, (B, count), float64, on the device of their numbers.
+
+    Number i of sample t is made of the upper 53 bits of ``order.mix(order.mix(seed, t), i)``.
+    """
+    key = _mixed(_mixed(torch.full_like(numbers, _signed(seed))) ^ numbers)
+    raw = _mixed(_mixed(key)[:, None] ^ torch.arange(count, device=numbers.device))
+    return _shifted(raw, 11).double() * 2.0**-53
+
+
+def _most(stop: float) -> int:
+    """How many hints all but a few pictures stay within."""
+    return math.ceil(math.log(_LEFT_OUT) / math.log1p(-stop))
+
+
+def _place(room: Tensor, uniform: Tensor, spread: float) -> Tensor:
+    """Where a hint begins on an axis, whole and from 0 to ``room``: normal around the middle, cut off."""
+    normal = torch.special.ndtri(uniform + 2.0**-54)  # never of 0
+    place: Tensor = (room + 1) * (0.5 + spread * normal)
+    return place.clamp_min(0).minimum(room).floor().long()
+
+
+def _painted(
+    ab: Tensor, tops: Tensor, lefts: Tensor, sides: Tensor, given: Tensor, largest: int
+) -> tuple[Tensor, Tensor]:
+    """The hints whose squares are told by (B, M) each, those that are ``given``, later ones over earlier ones."""
+    (height, width), most = ab.shape[-2:], tops.shape[1]
+    step = torch.arange(min(largest, height, width), device=ab.device)
+    inside = (step < sides[..., None, None]) & (step[:, None] < sides[..., None, None])
+    rows = (tops[..., None] + step).clamp_max(height - 1)
+    columns = (lefts[..., None] + step).clamp_max(width - 1)
+    pixels = (rows[..., None] * width + columns[..., None, :]).flatten(1)  # (B, M * S * S)
+    colours = ab.flatten(2).gather(2, pixels[:, None].expand(-1, 2, -1)).unflatten(2, (most, -1))
+    means = (colours * inside.flatten(2)[:, None]).sum(3) / sides.square()[:, None]
+    order = torch.arange(most, device=ab.device)[:, None]
+    owners = torch.where(inside.flatten(2) & given[..., None], order, -1).flatten(1)
+    last = torch.full((len(ab), height * width), -1, device=ab.device).scatter_reduce_(1, pixels, owners, "amax")
+    shown = (last >= 0)[:, None]
+    hints = means.gather(2, last.clamp_min(0)[:, None].expand(-1, 2, -1)) * shown
+    return hints.view_as(ab), shown.to(ab.dtype).view(len(ab), 1, height, width)
+
+
+def _signed(value: int) -> int:
+    """The same 64 bits as a number that torch's int64 holds."""
+    return (value & _MASK ^ 1 << 63) - (1 << 63)
+
+
+def _shifted(values: Tensor, by: int) -> Tensor:
+    """Shifted to the right as if unsigned."""
+    return values >> by & (1 << 64 - by) - 1
+
+
+def _mixed(values: Tensor) -> Tensor:
+    """The finalizer of splitmix64, as in ``pretext.data.order``; int64 products wrap around."""
+    values = values + _signed(0x9E3779B97F4A7C15)
+    values = (values ^ _shifted(values, 30)) * _signed(0xBF58476D1CE4E5B9)
+    values = (values ^ _shifted(values, 27)) * _signed(0x94D049BB133111EB)
+    return values ^ _shifted(values, 31)

@@ -1,0 +1,248 @@
+"""The job that says what a pretraining will take, before anything is started: memory, speed, time, disk."""
+
+import time
+from collections.abc import Generator
+from contextlib import closing
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pretext.data import open_labelled
+from pretext.data.batches import Batch, Samples, batches
+from pretext.engine.checkpoint import checkpoint_bytes
+from pretext.engine.device import Place, pick_place
+from pretext.engine.journal import record_sizes
+from pretext.engine.memory import device_peak, explain_memory_shortage, forget_peak, of_children, peak
+from pretext.engine.progress import progress
+from pretext.engine.trainer import Learner
+from pretext.methods.classifier import Classifier
+from pretext.methods.colorizer import Colorizer
+from pretext.plan.disk import (
+    KEPT,
+    any_prior,
+    estimates_prior,
+    health_record,
+    looks_of,
+    saves_of,
+    sheet_size,
+    training_records,
+)
+from pretext.plan.measure import Rate, bytes_of, learner_of, rate, seconds_of, together, try_out
+from pretext.recipe import PretrainSettings, build_network
+from pretext.setup import Pictures, first_crops, held_views, on_place, open_pictures, stored
+
+_SECONDS = 6.0  # for each of: the network alone, the data path alone, both
+_LOOKED_AT = 32
+_SHOWN = 12  # of these on a sheet of samples
+_FIRST = 32  # crops that are read to say how long the first ones take
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a pretraining will take on this machine. Bytes, seconds, pictures; measured unless it says exact."""
+
+    place: Place
+    settings: PretrainSettings
+    pictures: int
+    """That are trained on; exact."""
+    held: int
+    parameters: int
+    weights: int
+    """Bytes of the weights, and of batch norm's statistics; these five are exact."""
+    gradients: int
+    optimizer: int
+    average: int
+    checkpoint: int
+    network: Rate
+    """Alone: whole steps, on pictures that lie in memory."""
+    data: Rate
+    """Alone: without a cache of decoded pictures."""
+    both: Rate
+    waiting: float
+    """Share of the time in which steps wait for pictures."""
+    first_step: float
+    before: float
+    """Seconds until the first step."""
+    look: float
+    """Seconds for one look at held-out pictures."""
+    save: float
+    """Seconds to serialise a checkpoint; the disk's own time is not in it."""
+    host: int
+    """Peak of the process, Python and torch included."""
+    device: int | None
+    """Peak of torch's tensors on a GPU."""
+    workers: int
+    """All of them together."""
+    sheet: int
+    """One sheet of samples."""
+    journal: int
+    tensorboard: int
+    notes: tuple[str, ...]
+    """What to know of these numbers."""
+
+    @property
+    def seen(self) -> int:
+        """How many pictures training sees, one as often as it comes."""
+        return self.settings.training.steps * self.settings.training.batch_size
+
+    @property
+    def looks(self) -> int:
+        """How often held-out pictures are looked at: before the first step, then every so often and at the end."""
+        return looks_of(self.settings.training, self.settings.machine)
+
+    @property
+    def saves(self) -> int:
+        """How often a checkpoint is written."""
+        return saves_of(self.settings.training, self.settings.machine)
+
+    @property
+    def seconds(self) -> tuple[float, float]:
+        """In all: with the fastest measured lap, and with the slowest."""
+        besides = self.before + self.looks * self.look + self.saves * self.save
+        return self.seen / self.both.high + besides, self.seen / self.both.low + besides
+
+    @property
+    def kept(self) -> int:
+        """The checkpoints that a finished run holds."""
+        return KEPT * self.checkpoint
+
+    @property
+    def disk(self) -> int:
+        """Of the finished run, without its report."""
+        return self.kept + self.looks * self.sheet + self.journal + self.tensorboard
+
+    @property
+    def limit(self) -> str:
+        """What keeps the run from being faster."""
+        if self.waiting > 0.1:
+            return f"the data path: steps wait for pictures {self.waiting:.0%} of the time"
+        if self.both.high < 0.85 * self.network.low:
+            return "the cores, which the network and the data path share"
+        return "the network"
+
+
+@explain_memory_shortage(
+    "set machine.checkpoint_activations, or lower training.micro_batch, training.batch_size, crop.size, "
+    "machine.workers or machine.cache"
+)
+def plan(settings: PretrainSettings) -> Plan:
+    """Measure for about half a minute what a pretraining will take here. No run is made.
+
+    The pictures are opened and the network is built as ``pretrain`` does; then real steps are done on
+    pictures in memory, real batches are read, and both at once. A step that would take very long is
+    measured with fewer pictures.
+
+    Raises:
+        UserError: what ``pretrain`` would say of the pictures, the network or the device.
+    """
+    began = time.perf_counter()
+    place = pick_place(settings.machine.device, settings.training.precision, settings.machine.workers)
+    pictures = open_pictures(settings)
+    if settings.online.source:
+        open_labelled(settings.online.source)
+    opened = time.perf_counter() - began
+    prior = any_prior(settings)
+    forget_peak(place.device)
+    built = on_place(build_network(settings, prior, pictures.classes, published=True), settings, place)
+    reading, first = _first_crops(pictures, settings)
+    with progress("measuring", 4, "parts") as advance:
+        trial = try_out(built, settings, place)
+        forget_peak(place.device)
+        advance(1, "")
+        learner = learner_of(built, settings, place, trial.pictures, trial.micro_batch, settings.machine.compile)
+        some = torch.arange(trial.pictures)
+        rgb, labels = first[some % len(first)], some % max(1, len(pictures.classes))
+        first_step, (loss, norm) = seconds_of(lambda: learner.step(rgb, labels), place)
+        network = rate(lambda: learner.step(rgb, labels), trial.pictures, place, _SECONDS)
+        advance(1, "")
+        with closing(_loaded(pictures.samples(settings), trial.pictures, place)) as loaded:
+            data = rate(lambda: next(loaded), trial.pictures, place, _SECONDS)
+        advance(1, "")
+        with closing(_loaded(pictures.samples(settings, place.workers), trial.pictures, place)) as loaded:
+            both, waiting = together(loaded, learner, trial.pictures, _SECONDS)
+            workers = of_children()
+        advance(1, "")
+
+    looked_at = _LOOKED_AT if trial.whole else _SHOWN
+    look, sheet, health = _look(learner, pictures, settings, prior, looked_at)
+    besides = stored(pictures, settings, prior, place.precision)
+    save, checkpoint = seconds_of(lambda: len(checkpoint_bytes({**learner.state(), **besides})), place)
+    numbers = (float(loss), learner.rate, float(norm), both.low, waiting)
+    line, event = training_records(settings.training, settings.machine, health, numbers)
+    state = learner.state()
+    notes = _notes(settings, trial.pictures, trial.whole, trial.fits)
+    host, on_device = peak(), device_peak(place.device)
+    if not trial.whole:
+        wanted = settings.training.micro_batch or settings.training.batch_size
+        more = round(trial.per_picture * (wanted - trial.pictures))
+        host, on_device = (host + more, None) if on_device is None else (host, on_device + more)
+    return Plan(
+        place,
+        settings,
+        pictures=sum(map(len, pictures.training)),
+        held=sum(map(len, pictures.held)),
+        parameters=sum(parameter.numel() for parameter in built.parameters()),
+        weights=bytes_of(state["model"]),
+        gradients=bytes_of([parameter for parameter in built.parameters() if parameter.requires_grad]),
+        optimizer=bytes_of(state["optimizer"]),
+        average=bytes_of(state.get("average", {})),
+        checkpoint=checkpoint,
+        network=network,
+        data=data,
+        both=both,
+        waiting=waiting,
+        first_step=first_step,
+        before=opened + first_step + (reading * settings.objective.prior_pictures if estimates_prior(settings) else 0),
+        look=look,
+        save=save,
+        host=host,
+        device=on_device,
+        workers=workers,
+        sheet=sheet,
+        journal=line,
+        tensorboard=event + looks_of(settings.training, settings.machine) * sheet,
+        notes=notes,
+    )
+
+
+def _first_crops(pictures: Pictures, settings: PretrainSettings) -> tuple[float, Tensor]:
+    """Seconds that a crop takes in one process, and some crops."""
+    began = time.perf_counter()
+    crops = list(first_crops(pictures, settings, _FIRST))
+    return (time.perf_counter() - began) / len(crops), torch.stack(crops)
+
+
+def _loaded(samples: Samples, pictures: int, place: Place) -> Generator[Batch, None, None]:
+    """Batches of so many pictures, without end."""
+    yield from batches(samples, pictures, 0, 2**40 // pictures, place.workers)
+
+
+def _look(
+    learner: Learner, pictures: Pictures, settings: PretrainSettings, prior: Tensor | None, most: int
+) -> tuple[float, int, tuple[int, int]]:
+    """Seconds for one look at held-out pictures, bytes of its sheet, sizes of its record."""
+    network, place = learner.judged.eval(), learner.place
+    assert isinstance(network, (Colorizer, Classifier))
+    wanted = settings.data.holdout
+    views, labels, *_ = held_views(pictures, min(most, wanted), network.backbone.fit_size(settings.view_size))
+    drawing, png = seconds_of(lambda: sheet_size(network, views, place), place)
+    judging, health = seconds_of(lambda: health_record(network, views, labels, prior, place), place)
+    count = min(wanted, sum(map(len, pictures.held))) or len(views)
+    return drawing + judging * count / len(views), png, record_sizes("health", settings.training.steps, **health)
+
+
+def _notes(settings: PretrainSettings, probed: int, whole: bool, fits: bool) -> tuple[str, ...]:
+    notes = ["Speeds are the slowest and the fastest of the measured laps; on a machine that others use, they move."]
+    if probed < settings.training.batch_size:
+        notes.append(
+            f"Steps were measured with {probed} pictures of {settings.training.batch_size}"
+            + ("." if whole else ", and memory is extrapolated from them: about.")
+        )
+    if not fits:
+        notes.append("A step of this size seems not to fit into memory: take a smaller training.micro_batch.")
+    if settings.backbone.init != "random":
+        notes.append(f"Left out: the time for the first weights (backbone.init {settings.backbone.init}).")
+    if settings.online.source:
+        notes.append("Left out: the online probe's time, and its pictures in memory.")
+    return tuple(notes)

@@ -1,0 +1,157 @@
+"""How fast a recipe's parts are on this machine: the network, the data path, and both together."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from pretext.data.batches import Batch
+from pretext.engine.device import Place
+from pretext.engine.memory import available, peak
+from pretext.engine.trainer import Learner
+from pretext.methods.classifier import Classifier
+from pretext.methods.colorizer import Colorizer
+from pretext.recipe import PretrainSettings
+
+_LAPS = 5
+_TRIAL = 4  # pictures; batch normalisation wants more than one
+_LONGEST = 6.0  # seconds that a measured step may take
+T = TypeVar("T")
+
+
+class Rate(NamedTuple):
+    """Pictures per second: the slowest and the fastest lap of those measured."""
+
+    low: float
+    high: float
+    laps: int
+
+
+class Trial(NamedTuple):
+    """What a measured step is to hold, found by a smaller one."""
+
+    pictures: int
+    """Of these a measured step takes so many: all of the batch, or fewer of a batch that would take too long."""
+    micro_batch: int
+    whole: bool
+    """Whether a measured step holds in memory at once what a step of the run does."""
+    per_picture: float
+    """About how many bytes one more picture in memory takes."""
+    fits: bool
+    """Whether a step of the run seems to find memory enough."""
+
+
+def settle(place: Place) -> None:
+    """Wait until the device has done all it was asked to."""
+    if place.device.type != "cpu":
+        torch.accelerator.synchronize(place.device)
+
+
+def seconds_of(job: Callable[[], T], place: Place) -> tuple[float, T]:
+    """How long it takes, and what it returns."""
+    settle(place)
+    began = time.perf_counter()
+    result = job()
+    settle(place)
+    return time.perf_counter() - began, result
+
+
+def rate(once: Callable[[], object], pictures: int, place: Place, seconds: float) -> Rate:
+    """How fast something goes that takes so many pictures each time, repeated for about so long.
+
+    The first time does not count: memory is laid out, kernels are chosen, workers start.
+    """
+    warm, _ = seconds_of(once, place)
+    if warm < seconds / _LAPS:
+        _lap(once, place, seconds / _LAPS)
+    laps: list[float] = []
+    ends = time.perf_counter() + seconds
+    while not laps or time.perf_counter() < ends:
+        laps.append(pictures * _lap(once, place, seconds / _LAPS))
+    return Rate(min(laps), max(laps), len(laps))
+
+
+def _lap(once: Callable[[], object], place: Place, seconds: float) -> float:
+    """How many times a second, over at least so long and at least once."""
+    began, count = time.perf_counter(), 0
+    while not count or time.perf_counter() - began < seconds:
+        once()
+        count += 1
+    settle(place)
+    return count / (time.perf_counter() - began)
+
+
+def together(source: Iterator[Batch], learner: Learner, pictures: int, seconds: float) -> tuple[Rate, float]:
+    """Both at once, as the training loop has them, and the share of the time in which steps waited for pictures."""
+    waits: list[float] = []
+    went: list[float] = []
+
+    def once() -> None:
+        began = time.perf_counter()
+        batch = next(source)
+        waits.append(time.perf_counter() - began)
+        learner.step(batch.rgb, batch.labels)
+        went.append(time.perf_counter() - began)
+
+    measured = rate(once, pictures, learner.place, seconds)
+    return measured, sum(waits[1:]) / sum(went[1:])  # while the first waits, workers start
+
+
+def try_out(network: Colorizer | Classifier, settings: PretrainSettings, place: Place) -> Trial:
+    """Find by two small steps what a measured step may hold.
+
+    Raises:
+        UserError: not even a small step can be computed.
+    """
+    training = settings.training
+    share = training.batch_size
+    at_once = training.micro_batch or share
+    small = min(_TRIAL, at_once)
+    before = _taken(place)
+    learner = learner_of(network, settings, place, small, small, compiled=False)
+    rgb = torch.zeros(small, 3, settings.crop.size, settings.crop.size, dtype=torch.uint8)
+    labels = torch.zeros(small, dtype=torch.int64)
+    learner.step(rgb, labels)
+    seconds, _ = seconds_of(lambda: learner.step(rgb, labels), place)
+    kept = sum(map(bytes_of, (learner.state()["optimizer"], list(network.parameters()))))
+    per_picture = max(0, _taken(place) - before - kept) / small
+    fits = per_picture * (at_once - small) < available(place.device)
+    affordable = max(small, int(_LONGEST / seconds * small))
+    if not fits:
+        affordable = small
+    if affordable >= share:
+        return Trial(share, training.micro_batch, True, per_picture, fits)
+    if affordable >= at_once:
+        return Trial(affordable // at_once * at_once, training.micro_batch, True, per_picture, fits)
+    return Trial(affordable, 0, False, per_picture, fits)
+
+
+def learner_of(
+    network: Colorizer | Classifier,
+    settings: PretrainSettings,
+    place: Place,
+    pictures: int,
+    micro_batch: int,
+    compiled: bool,
+) -> Learner:
+    """What trains the network, with another number of pictures a step than the recipe's."""
+    training = dataclasses.replace(settings.training, batch_size=pictures, micro_batch=micro_batch)
+    machine = dataclasses.replace(settings.machine, compile=compiled)
+    return Learner(network, training, machine, place, settings.seed)
+
+
+def bytes_of(state: object) -> int:
+    """What the tensors in nested lists and dicts take."""
+    if isinstance(state, Tensor):
+        return state.numel() * state.element_size()
+    if isinstance(state, dict):
+        state = list(state.values())
+    return sum(map(bytes_of, state)) if isinstance(state, (list, tuple)) else 0
+
+
+def _taken(place: Place) -> int:
+    """Bytes at the peak so far, where the network computes."""
+    return int(torch.cuda.max_memory_allocated(place.device)) if place.device.type == "cuda" else peak()

@@ -1,0 +1,156 @@
+"""The job that computes again the step at which a run's loss stopped being a number, and looks where it began."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pretext.data.batches import Batch, batches
+from pretext.engine.checkpoint import load_checkpoint
+from pretext.engine.device import autocast, pick_place
+from pretext.engine.memory import explain_memory_shortage
+from pretext.engine.nonfinite import read_evidence
+from pretext.engine.progress import progress
+from pretext.engine.settings import MachineSettings
+from pretext.engine.trainer import Learner
+from pretext.errors import UserError
+from pretext.files import write_atomically
+from pretext.methods.classifier import Classifier
+from pretext.methods.colorizer import Colorizer
+from pretext.recipe import PretrainSettings, build_network, check_contract, check_state
+from pretext.settings import settings_file
+from pretext.setup import on_place, open_pictures
+
+
+@dataclass
+class ReplaySettings:
+    """How to compute a step again.
+
+    Args:
+        machine: as in a pretraining; what it says there does not count here.
+    """
+
+    machine: MachineSettings = field(default_factory=MachineSettings)
+
+
+@dataclass
+class Replay:
+    """What a step looked like from inside."""
+
+    step: int
+    loss: float
+    gradient_norm: float
+    largest_weight: float
+    """The greatest absolute weight before the step."""
+    pictures: list[str]
+    """Keys of the pictures whose own loss is not finite."""
+    module: str | None
+    """The first module, in the order of computation, whose output is not finite; None if all are."""
+    gradients: list[str]
+    """The weights whose gradient is not finite."""
+
+    def lines(self) -> list[str]:
+        """For a user to read."""
+        weight, loss, norm = f"{self.largest_weight:.3g}", f"{self.loss:.4g}", f"{self.gradient_norm:.4g}"
+        more = f" and {len(self.gradients) - 3} more" if len(self.gradients) > 3 else ""
+        return [
+            f"step {self.step}: loss {loss}, norm of the gradient {norm}, largest weight before it {weight}",
+            f"first output that is not finite: {self.module or 'none'}",
+            f"gradients that are not finite: {', '.join(self.gradients[:3]) or 'none'}{more}",
+            f"pictures whose own loss is not finite: {', '.join(self.pictures[:5]) or 'none'}"
+            + (f" and {len(self.pictures) - 5} more" if len(self.pictures) > 5 else ""),
+        ]
+
+
+@explain_memory_shortage("lower machine.workers, or compute it where the run was trained")
+def replay(folder: Path, settings: ReplaySettings) -> Replay:
+    """Go from the checkpoint that was kept to the step that failed, and compute that one under watch.
+
+    One process computes it, in the pieces in which several did. The result is also written to
+    ``replay.json`` in the folder.
+
+    Args:
+        folder: ``RUN/nonfinite/STEP``, see ``pretext.engine.nonfinite``.
+        settings: how.
+
+    Raises:
+        UserError: there is nothing to replay, or the pictures are not those of the run.
+    """
+    evidence = read_evidence(folder)
+    recipe = settings_file(PretrainSettings, folder / "settings.yaml")
+    state = load_checkpoint(folder / "checkpoint.pt")
+    check_state(folder, state, resumed=True)
+    check_contract(folder, recipe, state)
+    pictures = open_pictures(recipe)
+    if not pictures.same_as(state["data"]):
+        raise UserError(f"{pictures.name}: not the pictures of the run any more; bring them back")
+    place = pick_place(settings.machine.device, state["precision"], settings.machine.workers)
+    network = on_place(build_network(recipe, state["colour"].get("prior"), pictures.classes), recipe, place)
+    training = replace(recipe.training, micro_batch=evidence["micro_batch"])
+    learner = Learner(network, training, settings.machine, place, recipe.seed)
+    learner.load(state, folder)
+    samples = pictures.samples(recipe, place.workers)
+    step, began = evidence["step"], learner.done
+    if not began < step <= training.steps or len(evidence["pictures"]) != training.batch_size:
+        raise UserError(f"{folder}: its evidence, checkpoint and settings are not of one run; have they been edited?")
+    with progress("replay", step - began, "steps") as advance:
+        for batch in batches(samples, training.batch_size, began, step, place.workers):
+            if learner.done == step - 1:
+                break
+            learner.step(batch.rgb, batch.labels)
+            advance(1, "")
+        largest = max(float(weight.detach().abs().max()) for weight in network.parameters())
+        losses = _picture_losses(network, batch, learner)
+        with _watched(network) as seen:
+            loss, norm = learner.step(batch.rgb, batch.labels, optimize=False)
+        gradients = [
+            name
+            for name, weight in network.named_parameters()
+            if weight.grad is not None and not bool(weight.grad.isfinite().all())
+        ]
+        advance(1, "")
+    bad = [key for key, own in zip(evidence["pictures"], losses.tolist(), strict=True) if not abs(own) < float("inf")]
+    found = Replay(step, float(loss), float(norm), largest, bad, next(iter(seen), None), gradients)
+    # JSON has no nan.
+    record = {name: str(value) if isinstance(value, float) else value for name, value in vars(found).items()}
+    write_atomically(folder / "replay.json", json.dumps(record, indent=1).encode())
+    return found
+
+
+@torch.no_grad()
+def _picture_losses(network: Colorizer | Classifier, batch: Batch, learner: Learner) -> Tensor:
+    """(B,): each picture's own loss, computed in the pieces of the step, without moving any statistics."""
+    network.eval()
+    losses = []
+    known = (batch.rgb, batch.labels, *([learner.numbers()] if isinstance(network, Colorizer) else []))
+    for piece in zip(*(part.split(learner.training.micro_batch) for part in known), strict=True):
+        with autocast(learner.place):
+            losses.append(network.picture_losses(*(part.to(learner.place.device) for part in piece)))
+    network.train()
+    return torch.cat(losses)
+
+
+@contextmanager
+def _watched(network: nn.Module) -> Iterator[list[str]]:
+    """The names of the modules that put out something not finite, in the order in which they do."""
+    seen: list[str] = []
+
+    def watch(name: str) -> Any:
+        def look(module: nn.Module, inputs: object, output: object) -> None:
+            outputs = output.values() if isinstance(output, dict) else [output]
+            if any(isinstance(one, Tensor) and not bool(one.isfinite().all()) for one in outputs):
+                seen.append(name)
+
+        return look
+
+    hooks = [module.register_forward_hook(watch(name)) for name, module in network.named_modules() if name]
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -1,0 +1,1 @@
+"""Local web pages: the studio and the Turing study. Needs the extra ``apps``."""

@@ -1,0 +1,201 @@
+"""The studio's page and what it asks for."""
+
+import asyncio
+import io
+import itertools
+import json
+import re
+import secrets
+from collections.abc import AsyncIterator, Callable, Hashable
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+from PIL import Image
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from pretext.errors import UserError
+from pretext.gamut import TEMPERATURE
+from pretint.apps.studio.fair_queue import Client
+from pretint.apps.studio.photographs import Look, Table, UnusableReference
+from pretint.apps.studio.uploads import Uploads
+from pretint.apps.studio.worker import Crowded, Superseded, Workshop
+from pretint.apps.web.security import Guard, client_of
+from pretint.apps.web.serve import renderer, sent_object, static_route
+from pretint.colorization.photographs import Format
+
+T = TypeVar("T")
+
+_HINTS = 200
+_COLOUR = re.compile(r"#[0-9a-f]{6}")
+_FILES = 4  # of the largest size that uploads may have together, until they are opened
+_COOKIE = "pretint-studio"
+_LOOK_BYTES = 64 * 1024
+
+
+def studio_app(table: Table, megabytes: int, names: set[str]) -> ASGIApp:
+    """The application.
+
+    Args:
+        table: colours and holds the photographs.
+        megabytes: that a file may have.
+        names: host names the page goes by, see `Guard`.
+    """
+    studio = _Studio(table, megabytes)
+    routes = [
+        Route("/", studio.page),
+        Route("/photographs", studio.open, methods=["POST"]),
+        Route("/photographs/{identity}/gray", studio.gray),
+        Route("/photographs/{identity}/coloured", studio.coloured, methods=["POST"]),
+        static_route("pretint.apps.web", "pretint.apps.studio"),
+    ]
+    handlers: dict[Any, Callable[[Request, Exception], Response]] = {
+        HTTPException: _problem,
+        UserError: _mistake,
+        Superseded: lambda request, problem: JSONResponse({"problem": "A later request took its place."}, 409),
+        Crowded: lambda request, problem: JSONResponse(
+            {"problem": "Too much waits to be coloured; try again in a while."}, 503
+        ),
+    }
+    app = Starlette(routes=routes, exception_handlers=handlers, lifespan=studio.life)
+    bodies = {"/photographs": megabytes * 1_000_000, "/photographs/": _LOOK_BYTES}
+    return Guard(app, names, bodies=bodies)
+
+
+class _Studio:
+    def __init__(self, table: Table, megabytes: int) -> None:
+        self.table, self.megabytes = table, megabytes
+        self.render = renderer("pretint.apps.studio")
+        self.uploads = Uploads(_FILES * megabytes * 1_000_000)
+        self._numbers = itertools.count()
+
+    @asynccontextmanager
+    async def life(self, app: Starlette) -> AsyncIterator[None]:
+        """While the page is served, one thread computes."""
+        self.workshop = Workshop()
+        try:
+            yield
+        finally:
+            self.workshop.close()
+
+    def page(self, request: Request) -> Response:
+        response = HTMLResponse(
+            self.render(
+                "studio.html",
+                model=self.table.name,
+                network=self.table.colourist is not None,
+                takes_hints=self.table.takes_hints,
+                has_distribution=self.table.has_distribution,
+                temperature=TEMPERATURE,
+                megabytes=self.megabytes,
+                megapixels=self.table.pixels // 1_000_000,
+            )
+        )
+        if _COOKIE not in request.cookies:
+            response.set_cookie(_COOKIE, secrets.token_urlsafe(12), httponly=True, samesite="strict")
+        return response
+
+    async def open(self, request: Request) -> Response:
+        """A photograph comes in, as the body itself; nothing of it is believed but its pixels."""
+        # It takes a turn only when all of it is here: a slow sender keeps nobody waiting.
+        with self.uploads.receive(_client(request)) as upload:
+            async for chunk in request.stream():
+                self.uploads.append(upload, chunk)
+            lane = "open", next(self._numbers)
+            identity, photograph = await self._done(request, lane, lambda: self.table.lay(upload.take()))
+        width, height = photograph.full.size
+        return JSONResponse({"photograph": identity, "width": width, "height": height}, 201)
+
+    async def gray(self, request: Request) -> Response:
+        identity = request.path_params["identity"]
+        await request.body()  # an odd client sends one; after it, what is received is that it left
+
+        def job() -> bytes:
+            return _jpeg(self.table.gray(identity))
+
+        return Response(await self._done(request, ("gray", identity), job), media_type="image/jpeg")
+
+    async def coloured(self, request: Request) -> Response:
+        identity = request.path_params["identity"]
+        sent = await sent_object(request)
+        look, full = _look(sent), sent.get("full") is True
+        kind: Format = "png" if full and sent.get("format") == "png" else "jpeg"
+
+        def job() -> tuple[bytes, list[str]]:
+            return self.table.file(identity, look, kind) if full else (_jpeg(self.table.coloured(identity, look)), [])
+
+        content, notes = await self._done(request, ("full" if full else "shown", identity), job)
+        return Response(content, media_type=f"image/{kind}", headers={"x-notes": json.dumps(notes)})
+
+    async def _done(self, request: Request, lane: Hashable, job: Callable[[], T]) -> T:
+        """The result of a job that waits for its turn, unless its client leaves before."""
+        waiting = asyncio.wrap_future(self.workshop.ask(_client(request), lane, job))
+        leaving = asyncio.ensure_future(_disconnected(request))
+        try:
+            await asyncio.wait((waiting, leaving), return_when=asyncio.FIRST_COMPLETED)
+            if not waiting.done():
+                raise ClientDisconnect
+            return waiting.result()
+        finally:
+            waiting.cancel()
+            leaving.cancel()
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _client(request: Request) -> Client:
+    return Client(client_of(request.scope), request.cookies.get(_COOKIE, ""))
+
+
+def _jpeg(picture: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=95, subsampling=0)
+    return buffer.getvalue()
+
+
+def _problem(request: Request, problem: Exception) -> Response:
+    assert isinstance(problem, HTTPException)
+    return JSONResponse({"problem": problem.detail}, problem.status_code)
+
+
+def _mistake(request: Request, problem: Exception) -> Response:
+    text = str(problem)
+    said = {"problem": text if text.endswith(".") else f"{text}.", "reference": isinstance(problem, UnusableReference)}
+    return JSONResponse(said, 422)
+
+
+def _look(sent: dict[str, Any]) -> Look:
+    hints = sent.get("hints", [])
+    if not isinstance(hints, list) or len(hints) > _HINTS or not all(isinstance(hint, dict) for hint in hints):
+        raise HTTPException(400, f"Hints are a list of at most {_HINTS}.")
+    reference = sent.get("reference") or ""
+    return Look(
+        temperature=_number(sent, "temperature", 0.01, 10),
+        saturation=_number(sent, "saturation", 0, 4),
+        hints=tuple(
+            (_number(hint, "x", 0, 1), _number(hint, "y", 0, 1), _number(hint, "radius", 0, 0.5), _colour(hint))
+            for hint in hints
+        ),
+        reference=reference if isinstance(reference, str) else "",
+    )
+
+
+def _number(sent: dict[str, Any], name: str, least: float, most: float) -> float:
+    value = sent.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+        raise HTTPException(400, f"{name} must be a number in [{least:g}, {most:g}].")
+    return float(value)
+
+
+def _colour(hint: dict[str, Any]) -> str:
+    colour = hint.get("colour")
+    if not isinstance(colour, str) or not _COLOUR.fullmatch(colour):
+        raise HTTPException(400, "A hint's colour is #rrggbb.")
+    return colour

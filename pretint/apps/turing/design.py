@@ -1,0 +1,220 @@
+"""The job of a study: made of folders of pictures, or opened again, and served."""
+
+import json
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from pretext.engine.progress import progress
+from pretext.errors import PictureError, UserError
+from pretext.files import held_folder
+from pretint.apps.turing.images import Pairs
+from pretint.apps.turing.store import Facts, Store
+from pretint.apps.web.sockets import check_port
+
+FILE = "study.db"
+"""The file, in the folder of a study, that holds all of it."""
+
+_LARGEST = 1024
+_LONGEST_NAME = 80
+_SHORTEST_TOKEN = 12  # tries are not limited
+_SEEDS = 2**53  # that JSON can say
+
+
+class Protocol(NamedTuple):
+    """What participants see; see ``TuringSettings``."""
+
+    practice: int = 10
+    trials: int = 40
+    seconds: float = 1.0
+    size: int = 256
+
+
+@dataclass
+class TuringSettings:
+    """What a study shows, and where.
+
+    A study that exists is opened by its folder alone; its pictures, algorithms, protocol and seed stay as they are.
+
+    Args:
+        real: folder of the real pictures.
+        algorithm: NAME=FOLDER of every algorithm's coloured pictures, which have the paths of the real ones.
+        practice: trials with feedback, which do not count; 10 if none is given.
+        trials: scored trials of every participant; 40 if none is given.
+        seconds: for which a pair is shown; 1 if none is given.
+        size: side of the pictures, in pixels: the middle of each is cut out square; 256 if none is given.
+        seed: of the order of pictures, their sides, and who sees which algorithm; drawn if none is given, when the
+            study is made, so that nobody can compute what they will see.
+        host: address to serve on: 127.0.0.1 is this machine alone, 0.0.0.0 all that can reach it.
+        port: to serve on; 0 takes one that is free.
+        public: address by which participants reach the page if a proxy on this machine stands before it, such as
+            https://study.example.org.
+        token: of the admin page, of 12 characters or more; empty makes a new one at every start.
+        results: only say the results so far, and serve nothing.
+    """
+
+    real: str = ""
+    algorithm: list[str] = field(default_factory=list)
+    practice: int | None = None
+    trials: int | None = None
+    seconds: float | None = None
+    size: int | None = None
+    seed: int | None = None
+    host: str = "127.0.0.1"
+    port: int = 8000
+    public: str = ""
+    token: str = ""
+    results: bool = False
+
+    def __post_init__(self) -> None:
+        asked = self.protocol
+        if asked.practice < 0 or asked.trials < 1:
+            raise UserError("practice must be at least 0, trials at least 1")
+        if not 0.05 <= asked.seconds <= 3600:
+            raise UserError(f"seconds is {asked.seconds}: a pair is shown for 0.05 to 3600")
+        if not 16 <= asked.size <= _LARGEST:
+            raise UserError(f"size is {asked.size}: it must lie in [16, {_LARGEST}]")
+        if self.seed is not None and not 0 <= self.seed < 2**63:
+            raise UserError(f"seed is {self.seed}: it must lie in [0, 2^63)")
+        check_port(self.port)
+        if self.token and len(self.token) < _SHORTEST_TOKEN:
+            raise UserError(f"token: give at least {_SHORTEST_TOKEN} characters, or none for a random one")
+        if self.public:
+            parts = urlsplit(self.public)
+            if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/"):
+                raise UserError(f"public is {self.public}: give an address such as https://study.example.org")
+        self.algorithms()
+
+    @property
+    def protocol(self) -> "Protocol":
+        """What participants of a new study see."""
+        given = {name: getattr(self, name) for name in Protocol._fields}
+        return Protocol(**{name: value for name, value in given.items() if value is not None})
+
+    def algorithms(self) -> dict[str, Path]:
+        """Name -> folder."""
+        found: dict[str, Path] = {}
+        for word in self.algorithm:
+            name, equals, folder = word.partition("=")
+            if not (name.strip() and equals and folder):
+                raise UserError(f"algorithm {word}: give NAME=FOLDER")
+            if not name.isprintable() or len(name) > _LONGEST_NAME:
+                raise UserError(
+                    f"algorithm {name[:_LONGEST_NAME]}: a name has at most {_LONGEST_NAME} printable letters"
+                )
+            if name in found:
+                raise UserError(f"algorithm {name}: named twice")
+            found[name] = Path(folder)
+        return found
+
+
+def gathered(arguments: Sequence[str]) -> list[str]:
+    """Words in which ``--algorithm A=a B=b --algorithm C=c`` may stand, with all of them as settings know a list."""
+    rest: list[str] = []
+    found: list[str] = []
+    taking = False
+    for word in arguments:
+        if word == "--algorithm":
+            taking = True
+        elif word.startswith("--algorithm=[") or (taking and word.startswith("[")):
+            return list(arguments)  # as YAML writes it
+        elif word.startswith("--algorithm="):
+            taking = False
+            found.append(word.removeprefix("--algorithm="))
+        elif taking and "=" in word and not word.startswith("-"):
+            found.append(word)
+        else:
+            taking = False
+            rest.append(word)
+    return [*rest, f"--algorithm={json.dumps(found)}"] if found else [*rest, *(["--algorithm"] * taking)]
+
+
+@contextmanager
+def opened_study(folder: Path, settings: TuringSettings) -> Iterator[tuple[Store, list[str]]]:
+    """The study in a folder, made if there is none, for this process alone; and what there is to say about it.
+
+    Raises:
+        UserError: pictures, pairs or folders are not as they should be; the study is another than the settings say;
+            another process serves it.
+    """
+    file = folder / FILE
+    pairs = None if file.exists() else _pairs(folder, settings)  # its complaints come before a folder is made
+    if pairs is not None and not folder.exists():
+        with suppress(OSError):  # which is said below
+            folder.mkdir(0o700, parents=True)  # the links in it are secrets
+    with held_folder(folder, "serving this study"):
+        if pairs is None:
+            store = Store.open(file)
+            said: list[str] = []
+            _check_same(folder, store.facts, settings)
+        else:
+            store, said = _make(file, pairs, settings)
+        try:
+            yield store, said
+        finally:
+            store.close()
+
+
+def _pairs(folder: Path, settings: TuringSettings) -> Pairs:
+    if not (settings.real and settings.algorithm):
+        raise UserError(f"{folder}: no study yet; to make one give --real FOLDER and --algorithm NAME=FOLDER")
+    pairs = Pairs(Path(settings.real), settings.algorithms())
+    _check_count(len(pairs), settings)
+    return pairs
+
+
+def _make(file: Path, pairs: Pairs, settings: TuringSettings) -> tuple[Store, list[str]]:
+    skipped: list[str] = []
+
+    def encoded() -> Iterator[tuple[str, list[bytes]]]:
+        with progress("pictures", len(pairs), "pairs") as advance:
+            for pair in pairs.pairs:
+                try:
+                    pictures = list(pairs.encoded(pair, settings.protocol.size))
+                except PictureError as error:
+                    skipped.append(f"skipped, because a picture of it cannot be read: {pair.name} ({error})")
+                else:
+                    yield pair.name, pictures
+                advance(1, "")
+            _check_count(len(pairs) - len(skipped), settings)
+
+    facts = Facts(
+        real=str(Path(settings.real).resolve()),
+        algorithms={name: str(path.resolve()) for name, path in settings.algorithms().items()},
+        **settings.protocol._asdict(),
+        seed=secrets.randbelow(_SEEDS) if settings.seed is None else settings.seed,
+        token=secrets.token_urlsafe(12),
+    )
+    store = Store.create(file, facts, encoded())
+    unused = [f"{pairs.unused} coloured pictures have no real one, and are not shown"] if pairs.unused else []
+    return store, [*skipped, *unused]
+
+
+def _check_count(pairs: int, settings: TuringSettings) -> None:
+    practice, trials = settings.protocol[:2]
+    needed = practice + trials
+    if pairs < needed:
+        raise UserError(
+            f"{settings.real}: {pairs} pairs, and {needed} trials ({practice} practice, {trials} scored) "
+            "need as many: nobody sees one twice; "
+            "give more pictures, or fewer --practice and --trials"
+        )
+
+
+def _check_same(folder: Path, facts: Facts, settings: TuringSettings) -> None:
+    """Refuse settings that are given, and are not those of the study."""
+    algorithms = {name: str(path.resolve()) for name, path in settings.algorithms().items()}
+    asked = {
+        "real": (str(Path(settings.real).resolve()) if settings.real else None, facts.real),
+        "algorithm": (algorithms or None, facts.algorithms),
+        **{name: (getattr(settings, name), getattr(facts, name)) for name in (*Protocol._fields, "seed")},
+    }
+    for name, (given, kept) in asked.items():
+        if given not in (None, kept):
+            raise UserError(
+                f"{folder}: this study was made with another {name} ({kept}); name another folder for a new study"
+            )

@@ -1,0 +1,220 @@
+"""The pages of a study: joining it, and taking part."""
+
+import logging
+import secrets
+import sqlite3
+import zlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+from urllib.parse import parse_qs
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from pretint.apps.turing.admin import Admin
+from pretint.apps.turing.limits import StudyLimits
+from pretint.apps.turing.store import REAL, Participant, Shown, Store
+from pretint.apps.web.security import Guard
+from pretint.apps.web.serve import renderer, sent_object, static_route
+
+AHEAD = 2
+"""How many pairs beyond the next a browser may fetch, so that none is waited for."""
+
+_log = logging.getLogger(__name__)
+_VISIONS = ("yes", "unsure", "no")
+_LAYOUTS = ("beside", "stacked")
+
+
+def study_app(store: Store, token: str, address: str, names: set[str]) -> ASGIApp:
+    """The application of an open study.
+
+    Args:
+        store: the study.
+        token: of the admin page.
+        address: where the page is found, without a path.
+        names: host names it goes by, see `Guard`.
+    """
+    admin = Admin(store, token, f"{address}/join/{store.facts.token}", secure=address.startswith("https:"))
+    limits = StudyLimits(admin.is_owner)
+    part = _Part(store, limits)
+    routes = [
+        Route("/", part.nowhere),
+        Route("/join/{token}", part.welcome),
+        Route("/join/{token}", part.join, methods=["POST"]),
+        Route("/go/{identity}", part.page),
+        Route("/go/{identity}/state", part.state),
+        Route("/go/{identity}/picture/{trial:count}/{place}", part.picture),
+        Route("/go/{identity}/seen", part.seen, methods=["POST"]),
+        Route("/go/{identity}/answer", part.answer, methods=["POST"]),
+        *admin.routes(),
+        static_route("pretint.apps.web", "pretint.apps.turing"),
+    ]
+    handlers: dict[Any, Callable[[Request, Exception], Response]] = {
+        HTTPException: part.problem,
+        sqlite3.Error: part.unreadable,
+        zlib.error: part.unreadable,
+    }
+
+    @asynccontextmanager
+    async def life(app: Starlette) -> AsyncIterator[None]:
+        yield
+        # Threads that still wait for another program's lock, one after the other, cannot be cancelled.
+        store.refuse_writes()
+
+    app = Starlette(routes=routes, exception_handlers=handlers, lifespan=life)
+    return Guard(app, names, limit=limits, public=address)
+
+
+class _Part:
+    """What a participant meets."""
+
+    def __init__(self, store: Store, limits: StudyLimits) -> None:
+        self.store, self.facts, self.limits = store, store.facts, limits
+        self.render = renderer("pretint.apps.turing")
+
+    def problem(self, request: Request, problem: Exception) -> Response:
+        """An error, as a page for people and as JSON for the script of a page."""
+        assert isinstance(problem, HTTPException)
+        if "text/html" not in request.headers.get("accept", ""):
+            return JSONResponse({"problem": problem.detail}, problem.status_code)
+        page = self.render("problem.html", status=problem.status_code, detail=problem.detail)
+        return HTMLResponse(page, problem.status_code)
+
+    def unreadable(self, request: Request, problem: Exception) -> Response:
+        """The file is damaged, locked by another program, or the disk is full: for the page to try again."""
+        _log.error("%s: %s", self.store.file, problem)
+        return self.problem(request, HTTPException(503, "The study cannot be read or written at the moment."))
+
+    def nowhere(self, request: Request) -> Response:
+        raise HTTPException(404, "This is a study. Whoever invited you has the link by which one takes part.")
+
+    def welcome(self, request: Request) -> Response:
+        self._invited(request)
+        return HTMLResponse(self.render("join.html", facts=self.facts, token=self.facts.token))
+
+    async def join(self, request: Request) -> Response:
+        self._invited(request)
+        form = parse_qs((await request.body()).decode("utf-8", "replace"))
+        vision = form.get("vision", [""])[0]
+        if vision not in _VISIONS:
+            raise HTTPException(400, "Please say whether you see colours normally; then go on.")
+        identity = secrets.token_urlsafe(16)
+        await run_in_threadpool(self.store.join, identity, vision)
+        self.limits.admit(identity)
+        return RedirectResponse(f"/go/{identity}", 303)
+
+    def page(self, request: Request) -> Response:
+        who = self._who(request)
+        return HTMLResponse(self.render("take-part.html", facts=self.facts, finished=who.trial is None))
+
+    def state(self, request: Request) -> Response:
+        return JSONResponse(self._state(self._who(request)))
+
+    def picture(self, request: Request) -> Response:
+        """One of a pair that was not shown yet: the next, and those that are fetched ahead of it."""
+        who = self._who(request)
+        trial, place = request.path_params["trial"], request.path_params["place"]
+        first = -1 if who.trial is None else who.trial + who.seen
+        if who.trial is None or place not in ("first", "second") or not first <= trial <= who.trial + AHEAD:
+            raise HTTPException(404, "No such picture, or not now.")
+        if trial >= self.facts.practice + self.facts.trials:
+            raise HTTPException(404, "No such picture.")
+        shown = self.store.trial(who.number, trial)
+        algorithm = who.algorithm if shown.fake_first == (place == "first") else REAL
+        return Response(self.store.picture(shown.pair, algorithm), media_type="image/png")
+
+    async def seen(self, request: Request) -> Response:
+        return await run_in_threadpool(self._seen, self._identity(request), await _sent(request))
+
+    async def answer(self, request: Request) -> Response:
+        return await run_in_threadpool(self._answer, self._identity(request), await _sent(request))
+
+    def _seen(self, identity: str, sent: dict[str, Any]) -> Response:
+        who = self._known(identity)
+        show = self.store.see(who.number, _trial(sent))
+        return JSONResponse({"show": show, "state": self._state(self._known(identity))})
+
+    def _answer(self, identity: str, sent: dict[str, Any]) -> Response:
+        """Kept, and told so; of an answer that is there already the same is said, whatever this one is."""
+        who, number = self._known(identity), _trial(sent)
+        chosen = sent.get("chosen")
+        if chosen not in ("first", "second"):
+            raise HTTPException(400, "An answer is first or second.")
+        kept = self.store.answer(who.number, number, chosen == "first", _shown(sent))
+        said: dict[str, Any] = {"kept": kept, "state": self._state(self._known(identity))}
+        if kept and number < self.facts.practice:
+            said["fake"] = "first" if self.store.trial(who.number, number).fake_first else "second"
+        return JSONResponse(said)
+
+    def _state(self, who: Participant) -> dict[str, Any]:
+        state = {
+            "trial": who.trial,
+            "seen": who.seen,
+            "practice": self.facts.practice,
+            "trials": self.facts.trials,
+            "seconds": self.facts.seconds,
+            "ahead": AHEAD,
+        }
+        if who.trial is None:
+            state["fooled"] = self.store.fooled(who.number)
+        return state
+
+    def _invited(self, request: Request) -> None:
+        given = request.path_params["token"]
+        if not secrets.compare_digest(given.encode("utf-8", "replace"), self.facts.token.encode()):
+            raise HTTPException(404, "This link leads nowhere: it may have been cut off on its way to you.")
+
+    def _identity(self, request: Request) -> str:
+        return str(request.path_params["identity"])
+
+    def _who(self, request: Request) -> Participant:
+        return self._known(self._identity(request))
+
+    def _known(self, identity: str) -> Participant:
+        who = self.store.participant(identity)
+        if who is None:
+            raise HTTPException(404, "This link leads nowhere: it may have been cut off on its way to you.")
+        self.limits.admit(identity)
+        return who
+
+
+async def _sent(request: Request) -> dict[str, Any]:
+    """The JSON object that a script of ours sends."""
+    if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
+        raise HTTPException(415, "Send JSON.")
+    return await sent_object(request)
+
+
+def _trial(sent: dict[str, Any]) -> int:
+    number = sent.get("trial")
+    if type(number) is not int or not 0 <= number < 2**31:
+        raise HTTPException(400, "A trial has a number.")
+    return number
+
+
+def _shown(sent: dict[str, Any]) -> Shown:
+    """What a browser says about a trial, as far as it can be true."""
+
+    def number(name: str, most: float) -> float | None:
+        value = sent.get(name)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return None
+        return float(value) if 0 <= value <= most else None
+
+    frames, hidden, layout = number("frames", 1e7), sent.get("hidden"), sent.get("layout")
+    return Shown(
+        shown_ms=number("shown_ms", 1e9),
+        frames=None if frames is None else int(frames),
+        longest_frame_ms=number("longest_frame_ms", 1e9),
+        hidden=hidden if isinstance(hidden, bool) else None,
+        response_ms=number("response_ms", 1e10),
+        layout=layout if layout in _LAYOUTS else None,
+        side_px=number("side_px", 1e5),
+        pixel_ratio=number("pixel_ratio", 100),
+    )

@@ -1,0 +1,379 @@
+"""A study on disk: one SQLite file with its pictures, participants and answers.
+
+Every answer is committed, and synced to the disk, before its participant is told so.
+"""
+
+import json
+import sqlite3
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pretext.errors import UserError
+from pretint.apps.turing.trials import Trial, next_algorithm, trials_of
+
+REAL = -1
+"""Stands for an algorithm where the real picture is meant."""
+
+_OURS = 0x50725475  # PRAGMA application_id
+_VERSION = 1
+_ACTIVE = 3600.0  # seconds after which a participant who stopped no longer counts for the balance
+_PATIENCE = 1.0  # seconds for another program that writes; all that is asked for meanwhile waits as well
+_TIMING_OFF = 0.25  # of the nominal time: beyond, a pair was not shown as it should be
+
+_SCHEMA = """
+CREATE TABLE study (facts TEXT NOT NULL);
+CREATE TABLE pair (id INTEGER PRIMARY KEY, name TEXT NOT NULL);
+CREATE TABLE picture (pair INTEGER, algorithm INTEGER, png BLOB NOT NULL, PRIMARY KEY (pair, algorithm));
+CREATE TABLE participant (
+    number INTEGER PRIMARY KEY, id TEXT UNIQUE NOT NULL, algorithm INTEGER NOT NULL, vision TEXT NOT NULL,
+    joined_at REAL NOT NULL, touched_at REAL NOT NULL, finished_at REAL
+);
+CREATE TABLE trial (
+    participant INTEGER REFERENCES participant(number), number INTEGER, pair INTEGER NOT NULL REFERENCES pair(id),
+    fake_first INTEGER NOT NULL, seen_at REAL, answered_at REAL, chose_first INTEGER,
+    shown_ms REAL, frames INTEGER, longest_frame_ms REAL, hidden INTEGER, response_ms REAL,
+    layout TEXT, side_px REAL, pixel_ratio REAL, PRIMARY KEY (participant, number)
+) WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a study is; never changed once it is made."""
+
+    real: str
+    algorithms: dict[str, str]
+    """Name -> folder, in their order."""
+    practice: int
+    trials: int
+    seconds: float
+    size: int
+    seed: int
+    token: str
+    """Of the link by which participants join."""
+
+    @property
+    def names(self) -> list[str]:
+        """Of the algorithms, in their order."""
+        return list(self.algorithms)
+
+
+def without_token(facts: Facts) -> dict[str, Any]:
+    """What may be told of a study to anybody."""
+    return {name: value for name, value in asdict(facts).items() if name != "token"}
+
+
+class Shown(NamedTuple):
+    """How a browser says that it showed a pair, and was answered; None where it does not know (after a reload)."""
+
+    shown_ms: float | None = None
+    frames: int | None = None
+    longest_frame_ms: float | None = None
+    hidden: bool | None = None
+    response_ms: float | None = None
+    layout: str | None = None
+    side_px: float | None = None
+    pixel_ratio: float | None = None
+
+
+class Participant(NamedTuple):
+    """Somebody who takes part, and how far they are."""
+
+    number: int
+    algorithm: int
+    trial: int | None
+    """The next to be answered; None when all are."""
+    seen: bool
+    """Whether it was shown already."""
+
+
+class Row(NamedTuple):
+    """An answer, with everything that is known about it."""
+
+    participant: int
+    vision: str
+    algorithm: int
+    number: int
+    practice: bool
+    pair: int
+    fake_first: bool
+    chose_first: bool
+    seen_at: float
+    answered_at: float
+    shown: Shown
+    on_time: bool
+    """Whether the pair was shown, in a visible page, for as long as it should have been."""
+
+    @property
+    def fooled(self) -> bool:
+        """Whether the real picture was called fake."""
+        return self.fake_first != self.chose_first
+
+    @property
+    def counts(self) -> bool:
+        """Whether it enters the fooling rate."""
+        return not self.practice and self.on_time and self.vision != "no"
+
+
+class Store:
+    """An open study. Its methods may be called from any thread."""
+
+    def __init__(self, file: Path, connection: sqlite3.Connection) -> None:
+        self.file = file
+        self._db, self._lock = connection, threading.RLock()
+        self._refuses_writes = False
+        self.clock: Callable[[], float] = time.time
+        """Seconds since 1970."""
+        (facts,) = self._db.execute("SELECT facts FROM study").fetchone()
+        self.facts = Facts(**json.loads(facts))
+        self.names = [name for (name,) in self._db.execute("SELECT name FROM pair ORDER BY id")]
+        """Of the pairs."""
+
+    @classmethod
+    def open(cls, file: Path) -> "Store":
+        """A study that was made before; a `UserError` where it is none."""
+        if not file.is_file():
+            raise UserError(f"{file.parent}: no study there")
+        connection = None
+        try:
+            connection = _connected(file)
+            if connection.execute("PRAGMA application_id").fetchone()[0] != _OURS:
+                raise UserError(f"{file}: no study of pretint; name another folder")
+            version = connection.execute("PRAGMA user_version").fetchone()[0]
+            if version != _VERSION:
+                raise UserError(f"{file}: a study of version {version}, this pretint reads version {_VERSION}")
+            return cls(file, connection)
+        except BaseException as error:
+            if connection is not None:
+                connection.close()
+            if not isinstance(error, sqlite3.Error | TypeError | ValueError):
+                raise
+            raise UserError(f"{file}: the study cannot be read ({error})") from error
+
+    @classmethod
+    def create(cls, file: Path, facts: Facts, pairs: Iterable[tuple[str, list[bytes]]]) -> "Store":
+        """A new study: whole on disk, or not there at all.
+
+        Args:
+            file: where; replaced.
+            facts: what it is.
+            pairs: name, and the encoded pictures: the real one, then one of each algorithm.
+        """
+        part = file.with_name(f".{file.name}.part")
+        parts = [part, *(part.with_name(part.name + ending) for ending in ("-wal", "-shm"))]
+        try:
+            for leftover in parts:  # of a kill
+                leftover.unlink(missing_ok=True)
+            part.touch(0o600)  # its links are secrets; SQLite gives the files beside it the same rights
+            connection = _connected(part)
+            try:
+                connection.executescript(
+                    f"{_SCHEMA} PRAGMA application_id = {_OURS}; PRAGMA user_version = {_VERSION};"
+                )
+                connection.execute("BEGIN")
+                connection.execute("INSERT INTO study VALUES (?)", (json.dumps(asdict(facts)),))
+                for pair, (name, pictures) in enumerate(pairs):
+                    connection.execute("INSERT INTO pair VALUES (?, ?)", (pair, name))
+                    rows = [(pair, algorithm, zlib.compress(png)) for algorithm, png in enumerate(pictures, start=REAL)]
+                    connection.executemany("INSERT INTO picture VALUES (?, ?, ?)", rows)
+                connection.execute("COMMIT")
+            finally:
+                connection.close()  # after which the log beside it is part of the file
+            part.replace(file)
+            return cls.open(file)
+        except (sqlite3.Error, OSError) as error:
+            raise UserError(
+                f"{file}: the study cannot be written ({error}); make room or name another folder"
+            ) from error
+        finally:
+            for leftover in parts:
+                leftover.unlink(missing_ok=True)
+
+    def refuse_writes(self) -> None:
+        """Begin nothing more that writes: whoever waits to write has an ``sqlite3.Error`` at once."""
+        self._refuses_writes = True
+
+    def close(self) -> None:
+        """No method may be called after it."""
+        with self._lock:
+            self._db.close()
+
+    def picture(self, pair: int, algorithm: int) -> bytes | None:
+        """A picture as it is served; ``algorithm`` may be ``REAL``. None where there is none."""
+        with self._lock:
+            row = self._db.execute(
+                "SELECT png FROM picture WHERE pair = ? AND algorithm = ?", (pair, algorithm)
+            ).fetchone()
+        return zlib.decompress(row[0]) if row else None
+
+    def join(self, identity: str, vision: str) -> int:
+        """A new participant; returns the number.
+
+        Args:
+            identity: the unguessable name by which the participant goes on.
+            vision: whether they see colours normally: yes, no or unsure.
+        """
+        now = self.clock()
+        with self._transaction() as db:
+            (number,) = db.execute("SELECT count(*) FROM participant").fetchone()
+            counts = [0] * len(self.facts.names)
+            taken = "vision != 'no' AND (finished_at IS NOT NULL OR touched_at > ?)"
+            for algorithm, count in db.execute(
+                f"SELECT algorithm, count(*) FROM participant WHERE {taken} GROUP BY algorithm", (now - _ACTIVE,)
+            ):
+                counts[algorithm] = count
+            algorithm = next_algorithm(self.facts.seed, number, counts)
+            db.execute(
+                "INSERT INTO participant VALUES (?, ?, ?, ?, ?, ?, NULL)",
+                (number, identity, algorithm, vision, now, now),
+            )
+            trials = trials_of(self.facts.seed, number, len(self.names), self.facts.practice + self.facts.trials)
+            db.executemany(
+                "INSERT INTO trial (participant, number, pair, fake_first) VALUES (?, ?, ?, ?)",
+                [(number, index, trial.pair, trial.fake_first) for index, trial in enumerate(trials)],
+            )
+        return int(number)
+
+    def participant(self, identity: str) -> Participant | None:
+        """How far somebody is; None for a stranger."""
+        with self._lock:
+            row = self._db.execute("SELECT number, algorithm FROM participant WHERE id = ?", (identity,)).fetchone()
+            if row is None:
+                return None
+            waiting = self._db.execute(
+                "SELECT number, seen_at FROM trial WHERE participant = ? AND answered_at IS NULL "
+                "ORDER BY number LIMIT 1",
+                row[:1],
+            ).fetchone()
+        number, algorithm = row
+        trial, seen = waiting or (None, None)
+        return Participant(number, algorithm, trial, seen is not None)
+
+    def trial(self, participant: int, number: int) -> Trial:
+        """A trial that exists."""
+        with self._lock:
+            pair, fake_first = self._db.execute(
+                "SELECT pair, fake_first FROM trial WHERE participant = ? AND number = ?", (participant, number)
+            ).fetchone()
+        return Trial(pair, bool(fake_first))
+
+    def see(self, participant: int, number: int) -> bool:
+        """Note that a pair is shown now; whether it may be: it has not been, and is the next."""
+        with self._transaction() as db:
+            done = db.execute(
+                "UPDATE trial SET seen_at = ? WHERE participant = ? AND number = ? AND seen_at IS NULL AND NOT EXISTS "
+                "(SELECT 1 FROM trial b WHERE b.participant = ? AND b.number < ? AND b.answered_at IS NULL)",
+                (self.clock(), participant, number, participant, number),
+            )
+        return done.rowcount == 1
+
+    def answer(self, participant: int, number: int, chose_first: bool, shown: Shown) -> bool:
+        """Keep an answer; whether it was one: the pair has been shown, and has none yet."""
+        now = self.clock()
+        with self._transaction() as db:
+            done = db.execute(
+                "UPDATE trial SET answered_at = ?, chose_first = ?, shown_ms = ?, frames = ?, longest_frame_ms = ?, "
+                "hidden = ?, response_ms = ?, layout = ?, side_px = ?, pixel_ratio = ? "
+                "WHERE participant = ? AND number = ? AND seen_at IS NOT NULL AND answered_at IS NULL",
+                (now, chose_first, *shown, participant, number),
+            )
+            if done.rowcount == 1:
+                left = "SELECT 1 FROM trial WHERE participant = participant.number AND answered_at IS NULL"
+                db.execute(
+                    f"UPDATE participant SET touched_at = ?, "
+                    f"finished_at = CASE WHEN EXISTS ({left}) THEN NULL ELSE ? END WHERE number = ?",
+                    (now, now, participant),
+                )
+        return done.rowcount == 1
+
+    def fooled(self, participant: int) -> int:
+        """How many coloured pictures of scored trials somebody took for real."""
+        with self._lock:
+            (count,) = self._db.execute(
+                "SELECT count(*) FROM trial WHERE participant = ? AND number >= ? AND chose_first != fake_first",
+                (participant, self.facts.practice),
+            ).fetchone()
+        return int(count)
+
+    def participants(self) -> list[tuple[int, bool]]:
+        """Algorithm of everybody who joined, and whether they finished."""
+        with self._lock:
+            rows = self._db.execute("SELECT algorithm, finished_at FROM participant ORDER BY number").fetchall()
+        return [(algorithm, finished is not None) for algorithm, finished in rows]
+
+    def rows(self) -> list[Row]:
+        """All answers, practice included, by participant and trial."""
+        with self._lock:
+            found = self._db.execute(
+                "SELECT p.number, p.vision, p.algorithm, t.number, t.pair, t.fake_first, t.chose_first, t.seen_at, "
+                "t.answered_at, t.shown_ms, t.frames, t.longest_frame_ms, t.hidden, t.response_ms, t.layout, "
+                "t.side_px, t.pixel_ratio FROM trial t JOIN participant p ON p.number = t.participant "
+                "WHERE t.answered_at IS NOT NULL ORDER BY p.number, t.number"
+            ).fetchall()
+        return [self._row(*values) for values in found]
+
+    def _row(
+        self,
+        participant: int,
+        vision: str,
+        algorithm: int,
+        number: int,
+        pair: int,
+        fake_first: int,
+        chose_first: int,
+        seen_at: float,
+        answered_at: float,
+        *rest: Any,
+    ) -> Row:
+        shown = Shown(*rest)
+        shown = shown._replace(hidden=None if shown.hidden is None else bool(shown.hidden))
+        nominal = self.facts.seconds * 1000
+        on_time = (
+            shown.shown_ms is not None
+            and abs(shown.shown_ms - nominal) <= _TIMING_OFF * nominal
+            and not shown.hidden
+            # What a browser says cannot be true where less time went by here.
+            and answered_at - seen_at >= (1 - _TIMING_OFF) * self.facts.seconds
+        )
+        return Row(
+            participant,
+            vision,
+            algorithm,
+            number,
+            number < self.facts.practice,
+            pair,
+            bool(fake_first),
+            bool(chose_first),
+            seen_at,
+            answered_at,
+            shown,
+            on_time,
+        )
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            if self._refuses_writes:
+                raise sqlite3.OperationalError("the study is being closed")
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:  # SQLite itself gave up where the disk is full
+                    self._db.execute("ROLLBACK")
+                raise
+
+
+def _connected(file: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(file, isolation_level=None, check_same_thread=False, timeout=_PATIENCE)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA foreign_keys = ON")
+    return connection

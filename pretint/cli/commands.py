@@ -1,0 +1,345 @@
+"""One command per job, nothing else in it."""
+
+import shlex
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from pretext.errors import UserError
+from pretext.settings import Positional, parse_command
+from pretint.cli.output import complain, judged, say, skips
+from pretint.cli.parser import Command, NoSettings, name_of, read, understood
+
+# Each command imports its job only when it is called: --help must not wait for torch.
+
+RUN = Positional("run", "directory of the run")
+NETWORKS = Positional(
+    "networks", "runs, checkpoints, random:RUN, random:BACKBONE, timm:MODEL[:FILE]", nargs="+", kind=str
+)
+START = Positional("networks", "as of probe; rescaled:NETWORK is rescaled to the pictures first", nargs="+", kind=str)
+HERE = Path(__file__).parents[2]
+RECIPES = (HERE if (HERE / "configs").is_dir() else HERE / "pretext") / "configs" / "pretext"  # a checkout, a wheel
+
+
+def pretrain(arguments: Sequence[str]) -> int:
+    """Learn features from unlabelled pictures, by colorization."""
+    from pretext.engine.distributed import is_first
+    from pretext.engine.journal import skipped_pictures
+    from pretext.engine.signals import Ending
+    from pretext.pretrain import pretrain as job
+    from pretext.recipe import PretrainSettings
+    from pretext.setup import fill_source
+    from transfer.report import write_report
+
+    (run,), settings = read(
+        pretrain, PretrainSettings, [RUN], arguments, lambda named, given: fill_source(named[0], given)
+    )
+    ending = job(run, settings)
+    if not is_first():  # of several processes: the first alone speaks, also to who started them
+        return Ending.COMPLETE
+    say(*skips(skipped_pictures(run)))
+    report = write_report(run)
+    if ending != Ending.COMPLETE:
+        say(f"stopped; the same command goes on: pretint pretrain {shlex.join(arguments)}")
+        return ending
+    say(f"report: {report}", f"next: pretint probe {run} --train FOLDER --test FOLDER")
+    return 0
+
+
+def plan(arguments: Sequence[str]) -> int:
+    """Say what a pretraining will take here, before it is started: memory, speed, time, disk."""
+    from pretext.plan.job import plan as job
+    from pretext.plan.printout import plan_lines
+    from pretext.recipe import PretrainSettings
+    from pretext.setup import require_source
+
+    recipe = Positional("recipe", "a YAML file of settings; options win over it", recipe=True)
+    _, settings = read(plan, PretrainSettings, [recipe], arguments, lambda _, given: require_source(given))
+    say(*plan_lines(job(settings)))
+    return 0
+
+
+def _require_labeled(_: list[Any], settings: Any) -> None:
+    from transfer.targets import require_named
+
+    require_named(settings.train, settings.test)
+
+
+def probe(arguments: Sequence[str]) -> int:
+    """Fit linear classifiers on every stage of frozen networks, beside the same at random."""
+    from transfer.probes.linear import ProbeSettings
+    from transfer.probes.linear import probe as job
+
+    (networks,), settings = read(probe, ProbeSettings, [NETWORKS], arguments, _require_labeled)
+    return judged(job(networks, settings))
+
+
+def knn(arguments: Sequence[str]) -> int:
+    """Judge every stage of frozen networks by the nearest neighbours of the test pictures."""
+    from transfer.probes.knn import KnnSettings
+    from transfer.probes.knn import knn as job
+
+    (networks,), settings = read(knn, KnnSettings, [NETWORKS], arguments, _require_labeled)
+    return judged(job(networks, settings))
+
+
+def svm(arguments: Sequence[str]) -> int:
+    """Fit a linear SVM per class on every stage of frozen networks, as Goyal et al. 2019."""
+    from transfer.probes.knn import SvmSettings
+    from transfer.probes.knn import svm as job
+
+    (networks,), settings = read(svm, SvmSettings, [NETWORKS], arguments, _require_labeled)
+    return judged(job(networks, settings))
+
+
+def finetune(arguments: Sequence[str]) -> int:
+    """Train networks on PASCAL VOC, frozen up to a stage or whole: finetune classify, detect or segment."""
+    from pretext.engine.distributed import is_first
+    from pretext.engine.signals import Ending
+    from transfer.finetune import finetune as job
+    from transfer.tasks.registry import TASKS, require_sources
+
+    name, *rest = list(arguments) or ["--help"]
+    if name not in TASKS and name not in ("-h", "--help"):
+        near = get_close_matches(name, TASKS, n=1)
+        raise UserError(f"no task is called {name}; {f'did you mean {near[0]}?' if near else f'take {_or(TASKS)}'}")
+    if name not in TASKS:
+        say(
+            "usage: pretint finetune TASK NETWORK ... [--help | ...]",
+            "",
+            *(f"  {k:10}{v.about}" for k, v in TASKS.items()),
+        )
+        raise SystemExit(0)
+    (networks,), settings = understood(
+        parse_command(f"pretint finetune {name}", TASKS[name].about, TASKS[name].settings, [START], rest),
+        lambda _, given: require_sources(given),
+    )
+    done = job(networks, settings)
+    if not is_first():
+        return Ending.COMPLETE
+    if done.ending != Ending.COMPLETE:
+        say(f"stopped; the same command goes on: pretint finetune {shlex.join(arguments)}")
+        return done.ending
+    return judged(done.results)
+
+
+def compare(arguments: Sequence[str]) -> int:
+    """Test whether networks differ, by results of probe, knn, svm or finetune: every one against the first."""
+    from transfer.compare import CompareSettings, compare_paths, comparison_lines
+
+    words = Positional("networks", "a run, result files, ...; several seeds with commas", nargs="+", kind=str)
+    (named,), settings = read(compare, CompareSettings, [words], arguments)
+    say(*comparison_lines(compare_paths(named, settings)))
+    return 0
+
+
+def table(arguments: Sequence[str]) -> int:
+    """Show results of probe, knn, svm and finetune as tables; as CSV, Markdown or LaTeX with --format."""
+    from transfer.results import find_results
+    from transfer.table import TableSettings, formatted
+
+    paths = Positional("results", "runs, result files, and folders of them", nargs="+")
+    (named,), settings = read(table, TableSettings, [paths], arguments)
+    say(*formatted(find_results(named), settings))
+    return 0
+
+
+def colorize(arguments: Sequence[str]) -> int:
+    """Colour photographs, and show them: gray, coloured, original."""
+    from pretint.colorization.job import FOLDER, require_images
+    from pretint.colorization.job import colorize as job
+    from pretint.colorization.settings import ColorizeSettings
+
+    model = Positional(
+        "model",
+        "a run, a checkpoint, exported weights, published ones of ECCV16 or SIGGRAPH17; reference:PICTURE; scribbles",
+        kind=str,
+    )
+    pictures = Positional("pictures", "picture files, folders of them, patterns; - is standard input", nargs="*")
+    (run, paths), settings = read(
+        colorize, ColorizeSettings, [model, pictures], arguments, lambda named, _: require_images(*named)
+    )
+    done = job(run, paths, settings)
+    if done.streamed:  # standard output is the picture
+        complain(*(f"{key}: {note}" for key, note in done.notes))
+        return 0
+    say(*(f"{key}: {note}" for key, note in done.notes))
+    if done.skipped:
+        say(f"{len(done.skipped)} without a result:", *(f"  {error}" for error in done.skipped))
+    count = "1 coloured picture" if len(done.written) == 1 else f"{len(done.written):,} coloured pictures"
+    stood = f" ({done.stood:,} of them stood there already, made in the same way)" if done.stood else ""
+    say(f"{count}: {settings.out or FOLDER}{stood}")
+    if done.sheet:
+        say(f"side by side: {done.sheet}")
+    return 1 if done.skipped else 0
+
+
+def score(arguments: Sequence[str]) -> int:
+    """Score networks' colours on pictures, beside gray, random colours and the truth."""
+    from pretext.engine.progress import say as tell
+    from pretint.colorization.scores.job import ScoreSettings, require_pictures
+    from pretint.colorization.scores.job import score as job
+
+    models = Positional("models", "runs, checkpoints, RUN@hints=10, gray, random, truth", nargs="+", kind=str)
+    (named,), settings = read(score, ScoreSettings, [models], arguments, lambda _, given: require_pictures(given))
+    done = job(named, settings)
+    say(*done.shown(settings.format))
+    told = (*skips(done.skipped), *done.notes, f"scores: {done.file}")
+    if settings.format == "terminal":
+        say(*told)
+    else:  # what is printed is a file for somebody
+        for line in told:
+            tell(line)
+    return 0
+
+
+def turing(arguments: Sequence[str]) -> int:
+    """Ask people which of two pictures is fake: a study as a web page, and how often each algorithm fools them."""
+    from pretint.apps.turing.design import TuringSettings, gathered
+    from pretint.apps.turing.serve import turing as job
+
+    study = Positional("study", "folder of the study; made if it does not exist")
+    (folder,), settings = read(turing, TuringSettings, [study], gathered(arguments))
+    job(folder, settings, say)
+    return 0
+
+
+def studio(arguments: Sequence[str]) -> int:
+    """Colour photographs on a local page: temperature, saturation, hints; nothing leaves this machine."""
+    from pretint.apps.studio.serve import StudioSettings
+    from pretint.apps.studio.serve import studio as job
+
+    model = Positional("model", "a run, a checkpoint, exported or published weights; or scribbles", kind=str)
+    (run,), settings = read(studio, StudioSettings, [model], arguments)
+    job(run, settings, say)
+    return 0
+
+
+def report(arguments: Sequence[str]) -> int:
+    """Write the report of a run, or of a study: one HTML file with its numbers, curves, pictures and settings."""
+    from transfer.report import write_report
+
+    of = Positional("run", "directory of a run, or of a study")
+    (run,), _ = read(report, NoSettings, [of], arguments)
+    studies = [run] if run.name == "plan.json" and run.is_file() else sorted(run.glob("*/plan.json"))
+    if studies and not (run / "settings.yaml").exists() and not (run / "plan.json").exists():
+        named = ", ".join(str(plan.parent) for plan in studies[:5])
+        raise UserError(f"{run}: neither a run nor a study; name one: {named}{', ...' if len(studies) > 5 else ''}")
+    if (run / "plan.json").is_file():
+        from pretint.study.report.write import write_study_report
+
+        say(*(f"report: {file}" for file in write_study_report(run).files))
+        return 0
+    say(f"report: {write_report(run)}")
+    return 0
+
+
+def replay(arguments: Sequence[str]) -> int:
+    """Compute again the step at which a run's loss stopped being a number, and say where that began."""
+    from pretext.replay import ReplaySettings
+    from pretext.replay import replay as job
+
+    evidence = Positional("evidence", "RUN/nonfinite/STEP, which the run named when it stopped")
+    (folder,), settings = read(replay, ReplaySettings, [evidence], arguments)
+    say(*job(folder, settings).lines(), f"written to {folder / 'replay.json'}")
+    return 0
+
+
+def pack(arguments: Sequence[str]) -> int:
+    """Pack pictures into tar shards at a shorter side of 256 pixels: small, and quick to read."""
+    from pretext.data.pack import PackSettings
+    from pretext.data.pack import pack as job
+
+    source = Positional("source", "pictures: a folder, tar shards, ...", kind=str)
+    (name, folder), settings = read(pack, PackSettings, [source, Positional("dest", "folder of shards")], arguments)
+    done = job(name, folder, settings)
+    say(*skips(done.skipped))
+    shards = "1 shard" if done.shards == 1 else f"{done.shards:,} shards"
+    say(f"{done.pictures:,} pictures in {shards}, {done.copied:,} of them copied as they are")
+    if not done.complete:
+        say(f"stopped; the same command goes on: pretint pack {shlex.join(arguments)}")
+        return done.ending
+    say(f"labels: {f'{done.classes:,} classes' if done.classes else 'none'}")
+    say(f"{folder}: {'was complete already' if done.already else 'complete'}")
+    return 0
+
+
+def export(arguments: Sequence[str]) -> int:
+    """Write a trained network for other programs: safetensors, plain timm or torchvision, ONNX."""
+    from pretext.weights.exporter import ExportSettings
+    from pretext.weights.exporter import export as job
+
+    model = Positional("model", "a run, or a checkpoint file")
+    destination = Positional("file", "a new file: .onnx for that format, else .safetensors")
+    (run, file), settings = read(export, ExportSettings, [model, destination], arguments)
+    written = job(run, file, settings)
+    say(*written.notes, f"written: {written.file}")
+    return 0
+
+
+def import_(arguments: Sequence[str]) -> int:
+    """Make a run of published colorization weights: ECCV16, SIGGRAPH17, VISSL AlexNet or ResNet-50."""
+    from pretext.weights.importer import ImportSettings, import_weights
+
+    weights = Positional("file", "the weights: .pth, .torch or .safetensors")
+    run = Positional("run", "a new folder")
+    (file, folder), settings = read(import_, ImportSettings, [weights, run], arguments)
+    say(*import_weights(file, folder, settings).lines())
+    return 0
+
+
+def demo(arguments: Sequence[str]) -> int:
+    """Pretrain, colour and probe on photographs that need no download, in minutes, by the commands shown."""
+    from pretext.data.bundled import save_test_parts
+
+    run = Positional("run", "directory of the run (default: runs/demo)", nargs="?")
+    (named,), _ = read(demo, NoSettings, [run], arguments)
+    folder = named.resolve() if named else Path("runs/demo")
+    if not folder.name:
+        raise UserError(f"{folder}: no name for a run; give a folder below it")
+    photographs = folder.with_name(f"{folder.name}-photographs")
+    save_test_parts(photographs)  # the parts that training never sees
+
+    def step(command: Command, *words: str | Path) -> int:
+        say("", f"$ pretint {shlex.join(map(str, (command.__name__, *words)))}")
+        return command([str(word) for word in words])
+
+    return (
+        step(pretrain, folder, "--config", RECIPES / "demo.yaml")
+        # The network learnt from tiles: it must see the photographs about as large as they were cut from.
+        or step(colorize, folder, photographs, "--size", "256", "--out", folder / "coloured")
+        or step(probe, folder, "--train", "bundled:train", "--test", "bundled:test")
+        or step(compare, f"random:{folder}", folder)
+    )
+
+
+def _or(words: Iterable[str]) -> str:
+    *others, last = words
+    return f"{', '.join(others)} or {last}"
+
+
+COMMANDS: dict[str, Command] = {
+    name_of(job): job
+    for job in (
+        pretrain,
+        plan,
+        probe,
+        knn,
+        svm,
+        finetune,
+        compare,
+        table,
+        colorize,
+        score,
+        turing,
+        studio,
+        report,
+        replay,
+        pack,
+        export,
+        import_,
+        demo,
+    )
+}
+"""By name; all of them can be sent to a cluster."""

@@ -1,0 +1,376 @@
+"""Hints: some pixels of a picture, and the colours that somebody gave them.
+
+They are for a network that takes them, or for scribbles.
+
+Two forms. A picture of the photograph's size: coloured strokes on a transparent ground, or, where nothing in it is
+transparent, on a gray one (white, or the gray photograph itself); what is not gray is a stroke there, so a stroke
+that says "gray" needs a transparent ground. Or a YAML list of points and strokes:
+
+    - {at: [120, 80], colour: "#c03020"}                       # a pixel
+    - {at: [310, 95], radius: 6, ab: [12.5, -30]}              # a disc; a and b instead of a colour
+    - {stroke: [[10, 200], [90, 190], [160, 220]], radius: 3, colour: teal}
+
+in pixels of the photograph as it is seen (after its EXIF orientation), the middle of the upper left one at (0, 0).
+"""
+
+import math
+import reprlib
+import stat
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import ImageColor
+from torch import Tensor
+
+from pretext.color import rgb_to_ab
+from pretext.errors import UserError
+from pretext.yaml_reader import read_yaml
+from pretint.colorization.photographs import open_photograph
+
+COLOURED = 10.0
+"""The chroma, in Lab units, from which a pixel of an opaque picture of hints is not gray."""
+
+_POINTS = 20_000
+_STRIP = 1 << 20  # pixels of a picture that are looked at at once
+_SPANS = 1 << 18  # rows of segments
+_FAR = 1e9  # no pixel lies there, and sums of squares stay exact enough
+_ROUNDING = 1e-9
+_ALL, _NONE = np.array([[[-np.inf]], [[np.inf]]]), np.array([[[np.inf]], [[-np.inf]]])
+_HALF_DIAGONAL = 0.71  # a point between pixels covers at least one, and a line has no gaps
+
+
+class Given(NamedTuple):
+    """The pixels of a picture whose colour is known."""
+
+    pixels: NDArray[np.int32]
+    """(n,): flat indices, ascending, each once."""
+    ab: NDArray[np.float32]
+    """(n, 2)."""
+
+    def resized(self, size: tuple[int, int], to: tuple[int, int]) -> "Given":
+        """On a grid of ``to`` cells, (height, width), over a picture of ``size``: a cell's mean colour, where it has
+        any given pixel. Where cells are smaller than pixels, a pixel gives all of its own."""
+        if size == to:
+            return self
+        cells = to[0] * to[1]
+        total, count = np.zeros((2, cells)), np.zeros(cells, np.int64)
+        for start in range(0, len(self.pixels), _STRIP):
+            rows, columns = np.divmod(self.pixels[start : start + _STRIP].astype(np.int64), size[1])
+            which, rows = _cells(rows, size[0], to[0])
+            again, columns = _cells(columns[which], size[1], to[1])
+            place = rows[again] * to[1] + columns
+            ab = self.ab[start : start + _STRIP][which[again]]
+            count += np.bincount(place, minlength=cells)
+            for channel in range(2):
+                total[channel] += np.bincount(place, ab[:, channel], cells)
+        found = np.flatnonzero(count)
+        return Given(found.astype(np.int32), (total[:, found] / count[found]).T.astype(np.float32))
+
+
+class Stroke(NamedTuple):
+    """A colour along a line, or at a point."""
+
+    points: tuple[tuple[float, float], ...]
+    """x and y."""
+    radius: float
+    """Pixels no farther than this from the line belong to it, but at least the nearest."""
+    ab: tuple[float, float]
+
+
+class Hints(NamedTuple):
+    """What somebody gave: strokes, of which the later count where they overlap, or a picture of them."""
+
+    name: str
+    """For errors."""
+    strokes: tuple[Stroke, ...] = ()
+    drawn: Given | None = None
+    size: tuple[int, int] | None = None
+    """Height and width of the picture they were drawn on, if it is known."""
+
+    def on(self, height: int, width: int) -> Given:
+        """The given pixels of a picture of that size.
+
+        Raises:
+            UserError: the hints are for a picture of another size, or one lies outside.
+        """
+        if self.size not in (None, (height, width)):
+            assert self.size
+            raise UserError(
+                f"{self.name}: has {self.size[1]} x {self.size[0]} pixels, the picture {width} x {height}; "
+                "draw on the picture at its own size"
+            )
+        return self.drawn if self.drawn is not None else _drawn(self.name, self.strokes, height, width)
+
+    def maps(self, size: tuple[int, int], seen: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """What a network takes: ab, (1, 2, h, w), unscaled, 0 where nothing is given, and mask, (1, 1, h, w), 1 or 0.
+
+        Args:
+            size: height and width of the picture.
+            seen: those at which the network sees it, each of whose pixels has the mean colour given in it.
+
+        Raises:
+            UserError: as ``on``.
+        """
+        given = self.on(*size).resized(size, seen)
+        ab, mask = torch.zeros(2, seen[0] * seen[1]), torch.zeros(seen[0] * seen[1])
+        pixels = torch.from_numpy(given.pixels)
+        ab[:, pixels] = torch.from_numpy(given.ab.T.astype(np.float32))
+        mask[pixels] = 1
+        return ab.view(1, 2, *seen), mask.view(1, 1, *seen)
+
+
+def from_points(points: Iterable[tuple[float, float, float, float, float]], name: str = "hints") -> Hints:
+    """Hints of points: (x, y, radius, a, b) each, where (0, 0) is the picture's upper left corner, not the middle
+    of a pixel, as where somebody clicked."""
+    return Hints(name, tuple(Stroke(((x - 0.5, y - 0.5),), radius, (a, b)) for x, y, radius, a, b in points))
+
+
+def read_hints(path: Path) -> Hints:
+    """Hints from a file: a picture, or YAML (.yaml, .yml). Nothing in it is run.
+
+    Raises:
+        UserError: it cannot be read, holds no hint, or one is not understood.
+    """
+    require_file(path, "hints")
+    if path.suffix.lower() in (".yaml", ".yml"):
+        return _listed(path)
+    return hints_of_picture(path)
+
+
+def require_file(path: Path, what: str) -> None:
+    """Raises UserError for what is there and no regular file: a pipe would be waited for, a device never end."""
+    try:
+        regular = stat.S_ISREG(path.stat().st_mode)
+    except (OSError, ValueError) as error:  # a name with a null byte
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"{path}: cannot read the {what} ({reason})") from error
+    if not regular:
+        raise UserError(f"{path}: cannot read the {what}: it is no regular file")
+
+
+def hints_of_picture(file: Path | bytes, name: str = "") -> Hints:
+    """Hints of a picture file or its bytes; raises as ``read_hints``."""
+    picture = open_photograph(file, name, first_frame=True)
+    name, (width, height) = picture.key, picture.size
+    step = max(1, _STRIP // width)
+    strips = [(top, min(height, top + step)) for top in range(0, height, step)]
+    half = 128 if picture.bits == 8 else 1 << 15
+    layered = picture.alpha is not None and any(bool((picture.alpha_rows(*strip) < half).any()) for strip in strips)
+    pixels, colours = [], []
+    for top, bottom in strips:
+        rows = picture.rows(top, bottom)
+        if layered:
+            candidates = np.flatnonzero(picture.alpha_rows(top, bottom) >= half)
+        elif rows.ndim == 3:
+            candidates = np.flatnonzero((rows[..., 0] != rows[..., 1]) | (rows[..., 1] != rows[..., 2]))
+        else:
+            candidates = np.zeros(0, np.int64)
+        rgb = _scaled(rows.reshape(-1, *rows.shape[2:])[candidates])
+        if picture.alpha is not None and not layered:  # it is nearly opaque, and lies on white
+            opacity = _scaled(picture.alpha_rows(top, bottom).ravel()[candidates])[:, None]
+            rgb = rgb * opacity + (1 - opacity)
+        ab = _ab(rgb) if rgb.ndim == 2 else np.zeros((len(rgb), 2), np.float32)
+        found = slice(None) if layered else np.hypot(*ab.T) > COLOURED
+        pixels.append((candidates[found] + top * width).astype(np.int32))
+        colours.append(ab[found])
+    given = Given(np.concatenate(pixels), np.concatenate(colours))
+    if not layered and len(given.pixels) == width * height:
+        raise UserError(f"{name}: every pixel is coloured; strokes need a transparent or gray ground")
+    if not len(given.pixels):
+        ground = f"nothing in it is transparent, and no pixel is coloured (chroma above {COLOURED:g})"
+        raise UserError(f"{name}: no hints: {'no pixel is half opaque or more' if layered else ground}")
+    return Hints(name, (), given, (height, width))
+
+
+def shown(value: Any) -> str:
+    """A value that a user wrote, at a length that fits a line, whatever it is."""
+    short = reprlib.Repr()  # which stops early, where repr would first write out all of it
+    short.maxlevel = 2
+    try:
+        return short.repr(value)[:60]
+    except ValueError:  # Python writes no number of more than 4,300 digits
+        return "a number of thousands of digits"
+
+
+def _cells(at: NDArray[np.int64], side: int, to: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Of pixels on a line of ``side``: the cells they lie in, of ``to``, each with the number of its pixel first."""
+    first = at * to // side
+    count = np.maximum((at + 1) * to // side - first, 1)
+    which = np.repeat(np.arange(len(at)), count)
+    within = np.arange(len(which)) - np.repeat(np.cumsum(count) - count, count)
+    return which, first[which] + within
+
+
+def _scaled(values: NDArray[Any]) -> NDArray[np.float32]:
+    """In [0, 1], of 8 or 16 bits."""
+    return values.astype(np.float32) / np.float32(np.iinfo(values.dtype).max)
+
+
+def _ab(rgb: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(n, 2), of (n, 3) in [0, 1]."""
+    found: NDArray[np.float32] = rgb_to_ab(torch.from_numpy(rgb.T.copy())[..., None])[..., 0].T.numpy()
+    return found
+
+
+def _drawn(name: str, strokes: Sequence[Stroke], height: int, width: int) -> Given:
+    if not strokes:
+        raise UserError(f"{name}: no hints; give at least one point with a colour")
+    for number, stroke in enumerate(strokes, 1):
+        for x, y in stroke.points:
+            if not (-0.5 <= x < width - 0.5 and -0.5 <= y < height - 0.5):
+                raise UserError(
+                    f"{name}: hint {number} has a point outside the picture: "
+                    f"({x:g}, {y:g}), where x goes to {width - 1} and y to {height - 1}"
+                )
+    colours = np.array([stroke.ab for stroke in strokes], np.float32)
+    segments = [_segments(stroke) for stroke in strokes]
+    boxes = np.array([_box(one, stroke.radius, height, width) for one, stroke in zip(segments, strokes, strict=True)])
+    step = max(1, _STRIP // width)
+    pixels, ab = [], []
+    for top in range(0, height, step):
+        bottom = min(height, top + step)
+        inside = np.flatnonzero((boxes[:, 0] < bottom) & (boxes[:, 1] > top)).tolist()
+        if not inside:
+            continue
+        owner = np.full((bottom - top, width), -1, np.int32)
+        for number in inside:  # a later one over an earlier one
+            first, last, left, right = boxes[number].tolist()
+            first, last = max(first, top), min(last, bottom)
+            part = owner[first - top : last - top, left:right]
+            part[_covered(segments[number], strokes[number].radius, (first, last, left, right))] = number
+        found = np.flatnonzero(owner >= 0)
+        pixels.append((found + top * width).astype(np.int32))
+        ab.append(colours[owner.ravel()[found]])
+    return Given(np.concatenate(pixels), np.concatenate(ab))
+
+
+def _segments(stroke: Stroke) -> NDArray[np.float64]:
+    """(n, 4): x and y of the ends of each; of a point, one of no length."""
+    points = np.array(stroke.points, np.float64)
+    return np.hstack((points[:-1], points[1:])) if len(points) > 1 else np.hstack((points, points))
+
+
+def _box(segments: NDArray[np.float64], radius: float, height: int, width: int) -> tuple[int, int, int, int]:
+    """Rows and columns of a picture that a stroke may cover: top, bottom, left, right."""
+    reach = max(radius, _HALF_DIAGONAL)
+    (left, top), (right, bottom) = (pick(segments.reshape(-1, 2), axis=0).tolist() for pick in (np.min, np.max))
+    return (
+        max(0, math.floor(top - reach)),
+        min(height, math.ceil(bottom + reach) + 1),
+        max(0, math.floor(left - reach)),
+        min(width, math.ceil(right + reach) + 1),
+    )
+
+
+def _covered(segments: NDArray[np.float64], radius: float, box: tuple[int, int, int, int]) -> NDArray[np.bool_]:
+    """(rows, columns): which pixels of a box a stroke covers.
+
+    What lies that near a segment is convex, so that each row has one span of it: time and memory go by rows and
+    segments, not by the pixels between them.
+    """
+    reach = max(radius, _HALF_DIAGONAL)
+    top, bottom, left, right = box
+    near = (segments[:, 1::2].min(1) - reach <= bottom) & (segments[:, 1::2].max(1) + reach >= top)
+    segments = segments[near]
+    y, line = np.arange(top, bottom, dtype=np.float64), right - left + 1
+    changes = np.zeros(len(y) * line, np.int64)
+    step = max(1, _SPANS // len(y))
+    for start in range(0, len(segments), step):
+        first, last = _spans(segments[start : start + step], reach, y)
+        first, last = np.ceil(first - left).clip(0), np.floor(last - left).clip(max=line - 2)
+        there = first <= last
+        row = np.broadcast_to(np.arange(len(y)) * line, there.shape)[there]
+        changes += np.bincount(row + first[there].astype(np.int64), minlength=len(changes))
+        changes -= np.bincount(row + last[there].astype(np.int64) + 1, minlength=len(changes))
+    return np.cumsum(changes.reshape(len(y), line), 1)[:, :-1] > 0
+
+
+def _spans(
+    segments: NDArray[np.float64], reach: float, y: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The least and the greatest x within ``reach`` of each segment in each row, (n, rows); infinity and less than
+    that where there is none: of the discs around both ends, and of the rectangle between them."""
+    x0, y0, x1, y1 = segments.T[..., None]
+    across, down = x1 - x0, y1 - y0
+    length = np.hypot(across, down)
+    with np.errstate(all="ignore"):
+        v = y - y0
+        # Along the segment from 0 to its length, and across it within reach: two strips, that a row crosses.
+        along = np.sort([-v * down / across, (length**2 - v * down) / across], 0)
+        along = np.where(across == 0, np.where((v * down >= 0) & (v * down <= length**2), _ALL, _NONE), along)
+        aside = np.sort([(v * across - reach * length) / down, (v * across + reach * length) / down], 0)
+        aside = np.where(down == 0, np.where(np.abs(v * across) <= reach * length, _ALL, _NONE), aside)
+        first, last = np.maximum(along[0], aside[0]) + x0, np.minimum(along[1], aside[1]) + x0
+        empty = ~(first <= last) | (length == 0)
+        first, last = np.where(empty, np.inf, first), np.where(empty, -np.inf, last)
+        for x, off in ((x0, y - y0), (x1, y - y1)):
+            half = np.sqrt(reach**2 - off**2)  # nan where the row is too far
+            first, last = np.fmin(first, x - half), np.fmax(last, x + half)
+    return first - _ROUNDING, last + _ROUNDING
+
+
+def _listed(path: Path) -> Hints:
+    entries = read_yaml(path)
+    if not isinstance(entries, list) or not entries:
+        raise UserError(f"{path}: no hints; a list of them is needed, such as - {{at: [120, 80], colour: red}}")
+    points, strokes = 0, []
+    for number, entry in enumerate(entries, 1):
+        strokes.append(_stroke(entry, f"{path}: hint {number}"))
+        points += len(strokes[-1].points)
+        if points > _POINTS:
+            raise UserError(f"{path}: more than {_POINTS:,} points; give a picture of them instead")
+    return Hints(str(path), tuple(strokes))
+
+
+def _stroke(entry: Any, where: str) -> Stroke:
+    known = {"at", "stroke", "radius", "colour", "ab"}
+    if not isinstance(entry, dict):
+        raise UserError(f"{where}: is {shown(entry)}; give at or stroke, and colour or ab")
+    if unknown := entry.keys() - known:
+        raise UserError(f"{where}: {min(map(shown, unknown))} is unknown; known are {', '.join(sorted(known))}")
+    if ("at" in entry) == ("stroke" in entry) or ("colour" in entry) == ("ab" in entry):
+        raise UserError(f"{where}: give one of at and stroke, and one of colour and ab")
+    radius = entry.get("radius", 0)
+    if not _is_number(radius) or radius < 0:
+        raise UserError(f"{where}: radius is {shown(radius)}; it is a number of pixels, 0 or more")
+    points = [entry["at"]] if "at" in entry else entry["stroke"]
+    if not isinstance(points, list) or not points or not all(_are_numbers(point, 2) for point in points):
+        raise UserError(f"{where}: {'at' if 'at' in entry else 'stroke'} is {shown(entry.get('at', points))}; "
+                        "a point is [x, y], a stroke a list of points")  # fmt: skip
+    places = tuple((float(x), float(y)) for x, y in points)
+    if "ab" not in entry:
+        return Stroke(places, float(radius), _colour(entry["colour"], where))
+    if not _are_numbers(entry["ab"], 2) or max(map(abs, entry["ab"])) > 128:
+        raise UserError(f"{where}: ab is {shown(entry['ab'])}; it is [a, b], both in [-128, 128]")
+    return Stroke(places, float(radius), (float(entry["ab"][0]), float(entry["ab"][1])))
+
+
+def _colour(value: Any, where: str) -> tuple[float, float]:
+    """ab of a colour's name, hexadecimal form, or red, green and blue of 255."""
+    try:
+        if isinstance(value, str):
+            rgb = ImageColor.getrgb(value)[:3]  # "rgb(9999,0,0)" passes
+        elif _are_numbers(value, 3):
+            rgb = tuple(value)
+        else:
+            raise ValueError
+        if not all(0 <= part <= 255 for part in rgb):
+            raise ValueError
+    except ValueError as error:
+        raise UserError(
+            f'{where}: colour is {shown(value)}; give a name (teal), "#c03020" in quotes, or [red, green, blue] of 255'
+        ) from error
+    a, b = rgb_to_ab(torch.tensor(rgb, dtype=torch.float64).view(3, 1, 1) / 255).flatten().tolist()
+    return a, b
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) <= _FAR  # what is no number is not
+
+
+def _are_numbers(value: Any, count: int) -> bool:
+    return isinstance(value, list) and len(value) == count and all(map(_is_number, value))

@@ -1,0 +1,337 @@
+"""The job that colours photographs."""
+
+import contextlib
+import math
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from pretext.engine.memory import explain_memory_shortage
+from pretext.engine.progress import progress
+from pretext.errors import PictureError, UserError
+from pretext.files import held_folder, write_png
+from pretext.methods.colorizer import resample
+from pretext.settings import plain
+from pretint.colorization.color_range import PALE, ColorRange
+from pretint.colorization.colorizers import Colourist, Prediction
+from pretint.colorization.contact_sheet import ROWS, SHEET, Row, reduced_to_cell, sheet_of, small_of
+from pretint.colorization.finished import Memory
+from pretint.colorization.images import STANDARD, Job, beside, list_jobs
+from pretint.colorization.merge import Colours, Scaled, join_picture
+from pretint.colorization.networks import MODELS, NetworkColourist
+from pretint.colorization.photographs import Format, Photograph, open_photograph, write_photograph
+from pretint.colorization.photographs.write import in_memory
+from pretint.colorization.registry import REFERENCE, SCRIBBLES, depended_on, open_colourist
+from pretint.colorization.sample import draw, entropy, quantile_fields
+from pretint.colorization.settings import ColorizeSettings
+
+FOLDER = Path("coloured")
+"""Where results go if nobody says else."""
+
+_HELD = 60e6  # pixels of photographs that wait for others of their size
+_NAME = 255  # bytes
+
+
+class Coloured(NamedTuple):
+    """What a call did."""
+
+    written: list[Path]
+    """The coloured pictures; samples and maps of uncertainty lie beside them. Empty for standard output."""
+    sheet: Path | None
+    skipped: list[PictureError]
+    """Pictures without a result, and why."""
+    notes: list[tuple[str, str]]
+    """Of a picture: what was done to it, or could not be kept. Of the model: that its colors are worth nothing."""
+    streamed: bool = False
+    """Whether the result went to standard output."""
+    stood: int = 0
+    """How many of those written stood already, from an earlier call."""
+
+
+@explain_memory_shortage("lower size, batch or megapixels")
+def colorize(model: str | Path, pictures: Sequence[Path], settings: ColorizeSettings) -> Coloured:
+    """Colour files, all pictures in folders, and standard input.
+
+    Args:
+        model: a run, a checkpoint, an exported .safetensors, or published weights of ECCV16 or SIGGRAPH17; or
+            ``reference:PICTURE``, or ``scribbles``.
+        pictures: files, folders, patterns; - is standard input. A picture keeps its place below its folder.
+        settings: how, and where to.
+
+    Returns:
+        What was written, and which pictures have no result.
+
+    Raises:
+        UserError: a path does not exist, no picture could be coloured, a result would take the place of a file that is
+            not ours, or the network cannot do what is asked.
+    """
+    require_images(str(model), pictures)
+    streamed = settings.out == STANDARD or (settings.out is None and list(pictures) == [STANDARD])
+    if streamed and (len(pictures) != 1 or pictures[0].is_dir() or settings.samples or settings.uncertainty):
+        raise UserError("standard output takes one picture, without samples or uncertainty; name a folder with --out")
+    if streamed and sys.stdout.isatty():
+        raise UserError("a picture on a terminal cannot be read; redirect it, or name a folder with --out")
+    _check_used(str(model), settings)
+    colourist = open_colourist(
+        model, settings.device, settings.size, settings.temperature, settings.hints, settings.reference,
+        settings.scribbles,
+    )  # fmt: skip
+    if (settings.samples or settings.uncertainty) and not colourist.has_distribution:
+        raise UserError(
+            f"{model}: predicts one colour, and not how likely others are: there is nothing to draw from; leave "
+            "--samples and --uncertainty out, or take a network that learnt classification"
+        )
+    memory = None if streamed else _memory(model, settings)
+    return _Colouring(colourist, settings, memory, str(model)).run(pictures)
+
+
+def require_images(model: str, images: Sequence[Path]) -> None:
+    """Refuse a call that names no images, as one does that forgets the model: colorize photo.jpg.
+
+    Raises:
+        UserError: so it is.
+    """
+    if not images:
+        raise UserError(
+            f"no images are named after {model}; write MODEL IMAGE ...: {MODELS}; without a network: reference:IMAGE, "
+            f"{SCRIBBLES}"
+        )
+
+
+def colorize_picture(colourist: Colourist, picture: Image.Image, saturation: float = 1.0) -> Image.Image:
+    """Colour one picture, RGB, whose own L the result has, RGB too. (A predicted colour that sRGB does not have at that
+    L is clipped, which moves L.)
+    """
+    lightness = Photograph.of(picture).seen(colourist.seen_size(picture.size))
+    ab = colourist.predict(lightness, picture.size).ab
+    return join_picture(picture, Scaled(colourist.enlarged(ab, lightness, picture.size), saturation))
+
+
+def _check_used(name: str, settings: ColorizeSettings) -> None:
+    """Refuse what is set and would change nothing."""
+    reference, scribbles = name.startswith(REFERENCE), name == SCRIBBLES
+    of_networks = dict.fromkeys(("size", "temperature", "batch"), not (reference or scribbles))
+    given, fresh = plain(settings), plain(ColorizeSettings())
+    for key, used in {"reference": reference, "scribbles": scribbles, **of_networks}.items():
+        if not used and given[key] != fresh[key]:
+            raise UserError(f"--{key}: changes nothing of {name}; leave it out")
+
+
+def _memory(model: str | Path, settings: ColorizeSettings) -> Memory:
+    """Of what was coloured in the same way."""
+    aside = {"out", "sheet", "batch", "device", "megapixels", "first_frame"}
+    how = {key: value for key, value in plain(settings).items() if key not in aside}
+    files = [] if str(model) == SCRIBBLES else [depended_on(model)]
+    files += [Path(file) for file in (settings.hints, settings.reference.swatches) if file]
+    return Memory(settings.out or FOLDER, [str(model), how], files)
+
+
+class _Opened(NamedTuple):
+    """A photograph that waits to be coloured."""
+
+    job: Job
+    photograph: Photograph
+    lightness: Tensor
+
+
+class _Colouring:
+    """One call: photographs are opened one by one, and coloured as soon as enough of one seen size are there."""
+
+    def __init__(self, colourist: Colourist, settings: ColorizeSettings, memory: Memory | None, model: str) -> None:
+        self.model, self.colors = model, ColorRange()
+        self.colourist, self.settings, self.memory = colourist, settings, memory
+        self.streamed = memory is None
+        self.held, self.locked = contextlib.ExitStack(), False  # the folder of results, from the first result on
+        self.batch = settings.batch or colourist.batch
+        self.folder = settings.out or FOLDER
+        self.waiting: dict[tuple[int, int], list[_Opened]] = {}
+        self.originals: dict[Path, Image.Image] = {}
+        self.done = Coloured([], None, [], [], self.streamed)
+
+    def run(self, pictures: Sequence[Path]) -> Coloured:
+        """Colour all."""
+        jobs = self.jobs(pictures)
+        if self.settings.hints and len(jobs) != 1:
+            raise UserError(f"hints are for one picture, and {len(jobs)} were given; colour that one alone")
+        if self.memory is not None:
+            for job in jobs:
+                self.memory.require_ours(self.results(job))
+        left = [job for job in jobs if not self.stands(job)]
+        stood = len(jobs) - len(left)
+        with self.held, progress("colorize", len(jobs), "pictures", done=stood) as advance:
+            for number, job in enumerate(left, 1):
+                finished = self.open(job) + (self.flush() if number == len(left) else 0)
+                advance(finished, "")
+            sheet = self.sheet(jobs)
+        self.done = self.done._replace(stood=stood, sheet=sheet, notes=[*self.warnings(), *self.done.notes])
+        if not self.done.written and not (self.streamed and not self.done.skipped):
+            raise UserError(f"none of {len(jobs)} pictures could be coloured; the first: {self.done.skipped[0]}")
+        return self.done
+
+    def warnings(self) -> list[tuple[str, str]]:
+        """What a user is to know of a network whose colors are worth nothing."""
+        if not isinstance(self.colourist, NetworkColourist):  # a gray reference or one stroke give one color by right
+            return []
+        uniform = "" if self.colors.is_gray else self.colors.describe_uniform()  # of gray results there is a note each
+        return [(self.model, line) for line in (self.colourist.warning, uniform) if line]
+
+    def sheet(self, jobs: Sequence[Job]) -> Path | None:
+        """Bring what was written into the order of the jobs, and show the first of it."""
+        written = set(self.done.written)
+        self.done.written[:] = [job.target for job in jobs if job.target in written]
+        shown = [job for job in jobs if job.target in written][:ROWS]
+        rows = [row for row in map(self.row, shown) if row] if self.settings.sheet else []
+        if not rows:
+            return None
+        sheet = self.folder / SHEET
+        write_png(sheet, sheet_of(rows))
+        return sheet
+
+    def stands(self, job: Job) -> bool:
+        """Whether an earlier call coloured this very picture in this very way."""
+        if self.memory is None or job.source == STANDARD:
+            return False
+        notes = self.memory.notes(job.source, self.results(job))
+        if notes is None:
+            return False
+        self.done.written.append(job.target)
+        self.done.notes.extend((str(job.source), note) for note in notes)
+        self.colors.add_range(self.memory.ab_range(self.results(job)))
+        return True
+
+    def row(self, job: Job) -> Row | None:
+        """A picture's row of the sheet, from its files, so that it is the same whichever call coloured it."""
+        try:
+            return Row(self.originals.get(job.source) or small_of(job.source), small_of(job.target))
+        except PictureError:  # such as memory that does not suffice now; the result stands
+            return None
+
+    def results(self, job: Job) -> list[Path]:
+        """All files that a picture gives, the coloured one first."""
+        return [job.target, *(beside(job.target, *other) for other in self.others())]
+
+    def others(self) -> list[tuple[str, str]]:
+        """What each picture gives besides, as ``beside`` takes it."""
+        samples = [(f"sample{number}", "") for number in range(1, self.settings.samples + 1)]
+        return samples + ([("uncertainty", ".png")] if self.settings.uncertainty else [])
+
+    def jobs(self, pictures: Sequence[Path]) -> list[Job]:
+        """What there is to do."""
+        asked: Format | None = None if self.settings.format == "auto" else self.settings.format
+        if self.streamed:
+            return [Job(pictures[0], STANDARD, asked or "png")]
+        return list_jobs(
+            pictures, self.folder, asked, self.others(), self.folder / SHEET if self.settings.sheet else None
+        )
+
+    def open(self, job: Job) -> int:
+        """Open a picture, and colour those that have waited for it; gives how many are finished."""
+        settings = self.settings
+        key = "standard input" if job.source == STANDARD else str(job.source)
+        try:
+            _require_names(self.results(job), key)
+            file = sys.stdin.buffer.read() if job.source == STANDARD else job.source
+            photograph = open_photograph(file, key, settings.megapixels, settings.first_frame)
+        except PictureError as error:
+            self.done.skipped.append(error)
+            return 1
+        self.done.notes.extend((key, note) for note in photograph.notes)
+        seen = self.colourist.seen_size(photograph.size)
+        group = self.waiting.setdefault(seen, [])
+        group.append(_Opened(job, photograph, photograph.seen(seen)))
+        if len(group) >= self.batch:
+            return self.colour(self.waiting.pop(seen))
+        held = sum(math.prod(one.photograph.size) for ones in self.waiting.values() for one in ones)
+        return self.flush() if held > _HELD else 0
+
+    def flush(self) -> int:
+        """Colour all that waits."""
+        groups, self.waiting = self.waiting, {}
+        return sum(self.colour(group) for group in groups.values())
+
+    def colour(self, group: list[_Opened]) -> int:
+        """Colour pictures of one seen size; gives how many."""
+        lightness = torch.cat([one.lightness for one in group])
+        try:
+            predicted = self.colourist.predict(lightness, group[0].photograph.size)
+        except UserError as error:
+            # What was given does not fit this photograph; who gave something gets photographs one by one.
+            self.done.skipped.extend(PictureError(one.photograph.key, str(error)) for one in group)
+            return len(group)
+        for number, one in enumerate(group):
+            try:
+                own = None if predicted.logits is None else predicted.logits[number : number + 1]
+                self.finish(one, predicted._replace(ab=predicted.ab[number : number + 1], logits=own))
+            except PictureError as error:
+                self.done.skipped.append(error)
+            except MemoryError:
+                self.done.skipped.append(PictureError(one.photograph.key, "larger than memory allows"))
+        return len(group)
+
+    def finish(self, one: _Opened, predicted: Prediction) -> None:
+        """Write all results of one picture."""
+        job, photograph, settings = one.job, one.photograph, self.settings
+        ab = predicted.ab
+        if not bool(torch.isfinite(ab).all()):
+            raise PictureError(photograph.key, "the network's colours are no numbers; are its weights damaged?")
+        ab_range = self.colors.add(ab)
+        if self.memory is not None:
+            if not self.locked:
+                self.held.enter_context(held_folder(self.folder, "colouring into it"))
+                self.locked = True
+            self.memory.begin(self.results(job))
+        colours: Colours = self.colourist.enlarged(ab, one.lightness, photograph.size)
+        ab = ab * settings.saturation
+        notes = self.write(
+            job, photograph, colours if settings.saturation == 1 else Scaled(colours, settings.saturation)
+        )
+        if settings.saturation and float(ab.abs().max()) < PALE:
+            notes.append("came out as gray as it was: it was given no colour")
+        self.write_others(job, photograph, predicted, one.lightness.shape[-2:])
+        self.done.notes.extend((photograph.key, note) for note in notes)
+        if self.memory is None:
+            return
+        self.memory.add(job.source, self.results(job), [*photograph.notes, *notes], ab_range)
+        self.done.written.append(job.target)
+        if job.source == STANDARD:  # which cannot be read again
+            self.originals[STANDARD] = reduced_to_cell(photograph)
+
+    def write(self, job: Job, photograph: Photograph, colours: Colours) -> list[str]:
+        """The coloured picture itself; gives notes."""
+        if not self.streamed:
+            return write_photograph(photograph, colours, job.target, job.format, self.settings.quality)
+        own: dict[str, Format] = {"JPEG": "jpeg", "PNG": "png", "WEBP": "webp", "TIFF": "tiff"}
+        format = own.get(photograph.format, "png") if self.settings.format == "auto" else job.format
+        content, notes = in_memory(photograph, colours, format, self.settings.quality)
+        sys.stdout.buffer.write(content)
+        sys.stdout.buffer.flush()
+        return notes
+
+    def write_others(self, job: Job, photograph: Photograph, predicted: Prediction, seen: torch.Size) -> None:
+        """Samples, and the map of uncertainty, of whoever says how likely colours are."""
+        settings, logits, stride = self.settings, predicted.logits, predicted.stride
+        if logits is None:
+            return
+        size = (logits.shape[2], logits.shape[3])
+        fields = quantile_fields(2 * settings.samples, size, settings.seed)
+        for number in range(settings.samples):
+            quantiles = fields[2 * number : 2 * number + 2]
+            ab = draw(logits, quantiles, settings.temperature, predicted.step) * settings.saturation
+            target = beside(job.target, f"sample{number + 1}")
+            write_photograph(photograph, resample(ab, stride, seen), target, job.format, settings.quality)
+        if settings.uncertainty:
+            share = resample(entropy(logits)[:, None] / math.log(logits.shape[1]), stride, seen)[0, 0]
+            picture = Image.fromarray(np.rint(share.cpu().numpy() * 255).astype(np.uint8))
+            write_png(beside(job.target, "uncertainty", ".png"), picture)
+
+
+def _require_names(targets: Sequence[Path], key: str) -> None:
+    if any(len(os.fsencode(target.name)) > _NAME for target in targets):
+        raise PictureError(key, f"its name is too long for a result's, of {_NAME} bytes at most; rename it")

@@ -1,0 +1,313 @@
+"""Colour from a reference picture (Welsh, Ashikhmin, Mueller 2002: Transferring Color to Greyscale Images).
+
+The reference's L is shifted and scaled to the mean and standard deviation of the photograph's. About 200 of its
+pixels, one at a random place in every cell of a grid, stand for it. A pixel of the photograph takes ab of that sample
+for which 0.5 |difference in L| + 0.5 |difference in the standard deviation of L in a 5 x 5 window| is least; of
+samples equal in both, the first. The publication speaks of a weighted average of luminance and standard deviation; we
+take the average of the differences, as an average of the values would mistake bright and smooth for dark and rough.
+Windows are cut off at the border.
+
+With swatches, pairs of rectangles, that is done for each pair by itself. The photograph's coloured rectangles then
+colour the rest of it: a pixel takes ab of that sample, about 200 in each rectangle, whose 5 x 5 window of L has the
+least sum of squared differences. The user marked what belongs together, and the search stays within one picture.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from scipy.spatial import KDTree
+from torch import Tensor
+
+from pretext.color import rgb_to_lab
+from pretext.data.decode import decode
+from pretext.errors import UserError
+from pretext.yaml_reader import read_yaml
+from pretint.colorization.colorizers import Prediction
+from pretint.colorization.hints import require_file, shown
+from pretint.colorization.methods.upscale import PIXELS, AlongEdges, check_pixels, reduced_size
+
+Floats = NDArray[np.float64]
+
+SAMPLES = 200
+"""As in the publication."""
+
+GRAY = 5.0
+"""A reference whose every |a| and |b| is at most this has no colour."""
+
+_WINDOW = 5
+_MOST_SAMPLES = 4_000_000
+_ROWS = 1 << 14  # pixels whose windows are compared at once
+
+
+class Box(NamedTuple):
+    """A rectangle: its upper left pixel and its size."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+
+    def scaled(self, size: tuple[int, int], to: tuple[int, int]) -> "Box":
+        """The same on a picture, (height, width), that was reduced; at least a pixel."""
+        left, top = self.x * to[1] // size[1], self.y * to[0] // size[0]
+        right = max(left + 1, (self.x + self.width) * to[1] // size[1])
+        bottom = max(top + 1, (self.y + self.height) * to[0] // size[0])
+        return Box(left, top, right - left, bottom - top)
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """Rows and columns."""
+        return slice(self.y, self.y + self.height), slice(self.x, self.x + self.width)
+
+
+class Swatch(NamedTuple):
+    """Rectangles that belong together."""
+
+    reference: Box
+    photo: Box
+
+
+@dataclass
+class ReferenceSettings:
+    """How colour is taken from a reference picture.
+
+    Args:
+        samples: pixels of the reference that stand for it; 0 takes all.
+        seed: of the places of the samples.
+        pixels: larger pictures, photograph and reference, are compared reduced to so many; the colour is then
+            brought to every pixel along the edges of the photograph.
+        swatches: none, or a YAML file with a list of pairs of rectangles, [x, y, width, height] in pixels, such as
+            - {reference: [10, 20, 80, 60], photo: [200, 40, 50, 50]}
+    """
+
+    samples: int = SAMPLES
+    seed: int = 0
+    pixels: int = PIXELS
+    swatches: str = ""
+
+    def __post_init__(self) -> None:
+        check_pixels(self.pixels)
+        if not 0 <= self.samples <= _MOST_SAMPLES:
+            raise UserError(f"samples is {self.samples}: it must lie in [0, {_MOST_SAMPLES:,}]")
+        if self.seed < 0:
+            raise UserError(f"seed is {self.seed}: it must be 0 or more")
+
+
+class Samples(NamedTuple):
+    """What stands for a picture or a part of it."""
+
+    features: Floats
+    """(n, 2): half of L, half of its standard deviation in the window."""
+    ab: Floats
+    """(n, 2)."""
+
+
+class ReferenceColourist:
+    """Colours photographs after a reference picture."""
+
+    batch, takes_hints, has_distribution = 1, False, False
+
+    def __init__(self, lab: Floats, size: tuple[int, int], settings: ReferenceSettings, name: str) -> None:
+        self.lab = lab
+        """(3, h, w), of the reference, reduced."""
+        self.settings = settings
+        self.swatches = read_swatches(Path(settings.swatches)) if settings.swatches else ()
+        for swatch in self.swatches:
+            _check_inside(swatch.reference, size, settings.swatches, name)
+        self.boxes = [swatch.reference.scaled(size, (lab.shape[1], lab.shape[2])) for swatch in self.swatches]
+
+    def seen_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Width and height to which a picture of that width and height is reduced."""
+        height, width = reduced_size(size[1], size[0], self.settings.pixels)
+        return width, height
+
+    def at(self, seen: Tensor, size: tuple[int, int]) -> Tensor:
+        """ab, (2, h, w), float32, of the L, (h, w), of a picture of ``size``, height and width, that was reduced."""
+        for swatch in self.swatches:
+            _check_inside(swatch.photo, size, self.settings.swatches, "the photograph")
+        gray = seen.double().numpy()
+        if self.swatches:
+            boxes = [swatch.photo.scaled(size, (gray.shape[0], gray.shape[1])) for swatch in self.swatches]
+            found = self._by_swatches(gray, boxes)
+        else:
+            found = matched(features(gray), self._samples(self.lab, gray))
+        return torch.from_numpy(found.astype(np.float32))
+
+    def predict(self, lightness: Tensor, size: tuple[int, int]) -> Prediction:
+        """See ``Colourist``; raises a ``UserError`` for a swatch outside the photograph."""
+        (one,) = lightness[:, 0]
+        return Prediction(self.at(one, (size[1], size[0]))[None])
+
+    def enlarged(self, ab: Tensor, lightness: Tensor, size: tuple[int, int]) -> AlongEdges:
+        """Along the photograph's edges."""
+        return AlongEdges(ab, lightness, size)
+
+    def _samples(self, lab: Floats, gray: Floats) -> Samples:
+        return samples_of(remapped(lab[0], gray), lab[1:], self.settings.samples, self.settings.seed)
+
+    def _by_swatches(self, gray: Floats, boxes: Sequence[Box]) -> Floats:
+        """The rectangles after the reference's, the rest after the rectangles."""
+        ab = np.empty((2, *gray.shape))
+        coloured = np.zeros(gray.shape, bool)
+        windows, colours = [], []
+        for source, box in zip(self.boxes, boxes, strict=True):
+            part = gray[box.slices]
+            ab[:, *box.slices] = matched(features(part), self._samples(self.lab[:, *source.slices], part))
+            coloured[box.slices] = True
+        for box in boxes:  # after all: where two overlap, the later one holds
+            y, x = jittered(box.height, box.width, self.settings.samples, self.settings.seed)
+            windows.append(_windows(gray, y + box.y, x + box.x))
+            colours.append(ab[:, y + box.y, x + box.x].T)
+        known, known_ab = np.concatenate(windows), np.concatenate(colours)
+        y, x = np.nonzero(~coloured)
+        for start in range(0, len(y), _ROWS):
+            part_y, part_x = y[start : start + _ROWS], x[start : start + _ROWS]
+            ab[:, part_y, part_x] = known_ab[_nearest_windows(_windows(gray, part_y, part_x), known)].T
+        return ab
+
+
+def reference_colourist(
+    reference: Image.Image, settings: ReferenceSettings | None = None, name: str = "the reference"
+) -> ReferenceColourist:
+    """A colourist of a reference picture.
+
+    Args:
+        reference: mode RGB, upright.
+        settings: how.
+        name: of the reference, for errors.
+
+    Raises:
+        UserError: the reference has no colour, or a swatch lies outside it or cannot be read.
+    """
+    settings = settings or ReferenceSettings()
+    size = (reference.height, reference.width)
+    to = reduced_size(*size, settings.pixels)
+    small = reference if to == size else reference.resize((to[1], to[0]), Image.Resampling.BOX)
+    lab = rgb_to_lab(torch.from_numpy(np.array(small)).permute(2, 0, 1)).double().numpy()
+    if np.abs(lab[1:]).max() <= GRAY:
+        raise UserError(f"{name}: has no colour (every |a| and |b| is at most {GRAY:g}); take a coloured picture")
+    return ReferenceColourist(lab, size, settings, name)
+
+
+def open_reference(picture: str, settings: ReferenceSettings | None = None) -> ReferenceColourist:
+    """A colourist of a reference picture's file.
+
+    Raises:
+        UserError: it cannot be read, or as ``reference_colourist``.
+    """
+    if not picture:
+        raise UserError("reference: name the picture, reference:PICTURE")
+    require_file(Path(picture), "reference")
+    try:
+        data = Path(picture).read_bytes()
+    except OSError as error:
+        raise UserError(f"{picture}: cannot read the reference ({error.strerror})") from error
+    return reference_colourist(decode(data, picture), settings, picture)
+
+
+def remapped(reference: Floats, gray: Floats) -> Floats:
+    """The reference's L, shifted and scaled to mean and standard deviation of the photograph's."""
+    spread = reference.std()
+    scale = gray.std() / spread if spread > 1e-9 else 0.0
+    return cast("Floats", (reference - reference.mean()) * scale + gray.mean())
+
+
+def features(lightness: Floats) -> Floats:
+    """(h, w, 2), in which the publication's distance is the sum of the differences: half of L, and half of the
+    standard deviation of L in the 5 x 5 window around the pixel, as far as that lies in the picture."""
+    around = _WINDOW // 2
+    height, width = lightness.shape
+    padded = np.pad(lightness, around)
+    inside = np.pad(np.ones(lightness.shape), around)
+    offsets = [(dy, dx) for dy in range(_WINDOW) for dx in range(_WINDOW)]
+
+    def each(values: Floats) -> Any:
+        return (values[dy : dy + height, dx : dx + width] for dy, dx in offsets)
+
+    count = sum(each(inside))
+    mean = sum(each(padded)) / count
+    # From the mean: from the sum of squares a flat part of the picture would not have exactly 0.
+    variance = sum(there * (one - mean) ** 2 for one, there in zip(each(padded), each(inside), strict=True)) / count
+    return np.stack((lightness / 2, np.sqrt(variance) / 2), -1)
+
+
+def jittered(height: int, width: int, samples: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows and columns of about so many pixels: one in every cell of a grid of nearly square cells, at random.
+    All pixels for 0, or where there are no more."""
+    if samples == 0 or samples >= height * width:
+        y, x = np.divmod(np.arange(height * width), width)
+        return y, x
+    down = min(height, max(1, round((samples * height / width) ** 0.5)))
+    across = min(width, max(1, round(samples / down)))
+    down = min(height, max(1, round(samples / across)))
+    random = np.random.default_rng(seed)
+    rows, columns = np.arange(down + 1) * height // down, np.arange(across + 1) * width // across
+    y = random.integers(np.repeat(rows[:-1], across), np.repeat(rows[1:], across))
+    x = random.integers(np.tile(columns[:-1], down), np.tile(columns[1:], down))
+    return y, x
+
+
+def samples_of(lightness: Floats, ab: Floats, samples: int, seed: int) -> Samples:
+    """Samples of a picture with L, (h, w), and ab, (2, h, w)."""
+    y, x = jittered(lightness.shape[0], lightness.shape[1], samples, seed)
+    # Without the last digits, in which what is equal in the picture may differ.
+    return Samples(features(lightness)[y, x].round(9), ab[:, y, x].T)
+
+
+def matched(pixels: Floats, samples: Samples) -> Floats:
+    """ab, (2, h, w), of the nearest sample to each of the features, (h, w, 2).
+
+    By a k-d tree, which finds the nearest exactly; among different samples at the very same distance the choice is
+    arbitrary.
+    """
+    different, first = np.unique(samples.features, axis=0, return_index=True)
+    _, nearest = KDTree(different).query(pixels.reshape(-1, 2), p=1)
+    return np.ascontiguousarray(samples.ab[first[nearest]].T).reshape(2, *pixels.shape[:2])
+
+
+def read_swatches(path: Path) -> tuple[Swatch, ...]:
+    """Swatches from a YAML file; see ``ReferenceSettings``.
+
+    Raises:
+        UserError: it cannot be read, or does not hold a list of pairs of rectangles.
+    """
+    entries = read_yaml(path)
+    if not isinstance(entries, list) or not entries:
+        raise UserError(f"{path}: no swatches; give a list of pairs of rectangles, reference and photo")
+    found = []
+    for number, entry in enumerate(entries, 1):
+        if not isinstance(entry, dict) or entry.keys() != {"reference", "photo"}:
+            raise UserError(f"{path}: swatch {number}: give reference and photo, a rectangle each")
+        for name, box in entry.items():
+            whole = isinstance(box, list) and len(box) == 4 and all(type(one) is int for one in box)
+            if not whole or min(box[:2]) < 0 or min(box[2:]) < 1:
+                raise UserError(
+                    f"{path}: swatch {number}: {name} is {shown(box)}; a rectangle is [x, y, width, height] in pixels"
+                )
+        found.append(Swatch(Box(*entry["reference"]), Box(*entry["photo"])))
+    return tuple(found)
+
+
+def _check_inside(box: Box, size: tuple[int, int], where: str, name: str) -> None:
+    if box.x + box.width > size[1] or box.y + box.height > size[0]:
+        raise UserError(f"{where}: {shown(list(box))} lies outside {name}, which has {size[1]} x {size[0]} pixels")
+
+
+def _windows(gray: Floats, y: NDArray[np.int64], x: NDArray[np.int64]) -> Floats:
+    """(n, 25): L around pixels; the border goes on."""
+    around = np.arange(_WINDOW) - _WINDOW // 2
+    rows = (y[:, None] + around).clip(0, gray.shape[0] - 1)
+    columns = (x[:, None] + around).clip(0, gray.shape[1] - 1)
+    return cast("Floats", gray[rows[:, :, None], columns[:, None, :]].reshape(len(y), -1))
+
+
+def _nearest_windows(windows: Floats, known: Floats) -> NDArray[np.int64]:
+    """Of each window, the known one at the least sum of squared differences."""
+    # |p - q|^2 less |p|^2, which does not change the order
+    return cast("NDArray[np.int64]", ((known**2).sum(1) - 2 * windows @ known.T).argmin(1))

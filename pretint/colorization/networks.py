@@ -1,0 +1,166 @@
+"""Networks that colour: a run, a checkpoint, an exported file of ours, or published weights as they were downloaded."""
+
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pretext.engine.device import pick_device
+from pretext.errors import UserError
+from pretext.gamut import TEMPERATURE
+from pretext.methods.colorizer import Colorizer, resample
+from pretext.methods.objectives import Classification
+from pretext.recipe import Pretrained, load_pretrained
+from pretext.weights.file import split_part
+from pretext.weights.importer import UnknownWeights, load_published
+from pretint.colorization.colorizers import Prediction
+from pretint.colorization.hints import Hints
+from pretint.colorization.merge import Enlarged
+
+MODELS = (
+    "a model that colors is a run, a checkpoint, a file that pretint export wrote, or a file of published weights "
+    "(docs/weights.md says where ECCV16 and SIGGRAPH17 are)"
+)
+"""For a user who named none of them."""
+LARGEST = 4096
+"""The largest shorter side at which a network is shown a picture."""
+
+_LONG = 8  # how many times as long as wide: a longer picture is seen shortened, as memory grows with what is seen
+
+
+class NetworkColourist:
+    """A trained network as a colourist.
+
+    Args:
+        colorizer: with a colour head, in eval mode.
+        size: shorter side, in pixels, at which it is shown a picture.
+        temperature: of the annealed mean.
+        hints: colours that it is told, of the one photograph that it colours.
+        warning: a line for its user, see ``pretext.recipe.Pretrained.warning``.
+    """
+
+    def __init__(
+        self,
+        colorizer: Colorizer,
+        size: int,
+        temperature: float = TEMPERATURE,
+        hints: Hints | None = None,
+        warning: str = "",
+    ) -> None:
+        self.warning = warning
+        self.colorizer, self.size, self.temperature, self.hints = colorizer, size, temperature, hints
+        self.device = next(colorizer.parameters()).device
+        self.batch = 1 if self.device.type == "cpu" else 8
+        self.takes_hints = colorizer.backbone.takes_hints
+        self.has_distribution = isinstance(colorizer.objective, Classification)
+
+    def seen_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Width and height at which it sees a picture of that size."""
+        scale, fit = self.size / min(size), self.colorizer.backbone.fit_size
+        width, height = (fit(min(_LONG * self.size, max(1, math.ceil(side * scale)))) for side in size)
+        return width, height
+
+    def __call__(self, lightness: Tensor) -> Tensor:
+        """L, (B, 1, h, w), float32, in [0, 100] -> ab, (B, 2, h, w), float32, unscaled, on the network's device.
+
+        Without hints, whose pixels are those of a photograph: see ``predict``.
+        """
+        return self.decode(self.output(lightness), lightness.shape[-2:])
+
+    def predict(self, lightness: Tensor, size: tuple[int, int]) -> Prediction:
+        """See ``Colourist``; raises a ``UserError`` for a hint outside the photograph."""
+        output = self.output(lightness, self.hints, size)
+        ab, stride = self.decode(output, lightness.shape[-2:]), self.colorizer.target_stride
+        if isinstance(self.colorizer.objective, Classification):
+            return Prediction(ab, output.float(), stride, self.colorizer.objective.gamut.step)
+        return Prediction(ab)
+
+    def enlarged(self, ab: Tensor, lightness: Tensor, size: tuple[int, int]) -> Enlarged:
+        """Bilinear: a network's colours have no edges finer than it saw."""
+        return Enlarged(ab, size)
+
+    @torch.inference_mode()
+    def output(self, lightness: Tensor, hints: Hints | None = None, size: tuple[int, int] = (0, 0)) -> Tensor:
+        """What the network says, which no temperature changes: (B, channels, ., .), at the grid of the colour target.
+
+        Args:
+            lightness: (B, 1, h, w).
+            hints: of a single photograph; nothing is told by default.
+            size: width and height of that.
+
+        Raises:
+            UserError: a hint lies outside the photograph, or the network takes none.
+        """
+        given: tuple[Tensor, ...] = ()
+        if hints is not None:
+            assert len(lightness) == 1
+            height, width = lightness.shape[-2:]
+            given = hints.maps((size[1], size[0]), (height, width))
+        output: Tensor = self.colorizer(lightness.to(self.device), *(one.to(self.device) for one in given))
+        return output
+
+    @torch.inference_mode()
+    def decode(self, output: Tensor, seen: Sequence[int], temperature: float | None = None) -> Tensor:
+        """ab, (B, 2, h, w), of an output; cheap beside the network.
+
+        Args:
+            output: of ``output``.
+            seen: h and w.
+            temperature: instead of its own.
+        """
+        ab = self.colorizer.objective.decode(output, self.temperature if temperature is None else temperature)
+        return resample(ab, self.colorizer.target_stride, seen)
+
+
+def open_network(
+    model: Path,
+    device: str = "auto",
+    size: int = 0,
+    temperature: float = TEMPERATURE,
+    hints: Hints | None = None,
+) -> NetworkColourist:
+    """The colourist of a network; see ``pretint.colorization.registry.open_colourist``.
+
+    Raises:
+        UserError: there is no such model or device, the file could run code, it has no colour head, or it takes no
+            hints and is given some.
+    """
+    pretrained = open_pretrained(model)
+    if not pretrained.has_head:
+        raise UserError(f"{model}: these weights have no colour head; they can be probed, but colour nothing")
+    if hints is not None and not pretrained.colorizer.backbone.takes_hints:
+        raise UserError(f"{model}: its network takes no hints; siggraph17 does. Leave --hints out")
+    colorizer = pretrained.colorizer.to(pick_device(device))
+    return NetworkColourist(colorizer, size or pretrained.settings.view_size, temperature, hints, pretrained.warning)
+
+
+def require_model(model: Path) -> None:
+    """Refuse the name of a network where nothing has that name.
+
+    Raises:
+        UserError: so it is.
+    """
+    if not os.path.lexists(split_part(model)[0]):
+        raise UserError(f"{model}: no such run or checkpoint; {MODELS}; without a network: reference:IMAGE, scribbles")
+
+
+def open_pretrained(model: Path) -> Pretrained:
+    """As ``load_pretrained``, and of published weights too.
+
+    Raises:
+        UserError: it is neither, or could run code.
+    """
+    require_model(model)
+    try:
+        return load_pretrained(model)
+    except UserError as error:
+        if not split_part(model)[0].is_file():
+            raise
+        own = error
+    try:
+        return load_published(model)
+    except UnknownWeights:
+        raise UserError(f"{own}; {MODELS}") from None

@@ -1,0 +1,161 @@
+"""ICC profiles: pixels become sRGB, since that is what colours are computed in, and go back to their own in the result.
+
+8 bits go through Pillow's LittleCMS, 16 bits through that of imagecodecs (Pillow's has no such pixels). Rendering
+intent is perceptual, LittleCMS's default, as in ``pretext.data.decode``.
+"""
+
+from collections.abc import Callable
+from functools import lru_cache
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageCms
+
+from pretext.errors import UserError
+
+_MODES = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK"}
+_SPACES = {"RGB ": "rgb", "GRAY": "gray"}
+_SAME = 2  # of 255: a profile that moves no colour by more is one of sRGB, written down by someone else
+
+
+class UnusableProfile(Exception):
+    """A profile that cannot be read, or is not for such pixels."""
+
+
+@lru_cache(maxsize=1)
+def srgb_profile() -> bytes:
+    """What a picture is tagged with that was converted."""
+    return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+def profile_name(profile: bytes) -> str:
+    """What a profile calls itself."""
+    try:
+        return " ".join(ImageCms.getProfileDescription(_opened(profile)).split())[:60] or "a profile without a name"
+    except (ImageCms.PyCMSError, UnusableProfile):
+        return "a profile without a name"
+
+
+def is_srgb(profile: bytes, mode: str) -> bool:
+    """Whether pixels of a mode (RGB or L), so profiled, are sRGB already, within 2 levels of 255.
+
+    Raises:
+        UnusableProfile: see there.
+    """
+    transform = _transform(profile, mode)
+    if mode == "CMYK":
+        return False
+    steps = np.arange(256, dtype=np.uint8)
+    if mode == "RGB":
+        few = steps[::51]
+        cube = np.stack(np.meshgrid(few, few, few), -1).reshape(1, -1, 3)
+    else:
+        cube = steps[None]
+    moved = np.asarray(ImageCms.applyTransform(Image.fromarray(cube), transform)).astype(int)
+    return bool(np.abs(moved - (cube if mode == "RGB" else cube[..., None])).max() <= _SAME)
+
+
+def to_srgb(picture: Image.Image, profile: bytes) -> Image.Image:
+    """An 8-bit picture (RGB, L, CMYK) in sRGB: gray stays gray, all else becomes RGB.
+
+    Raises:
+        UnusableProfile: see there.
+    """
+    transform = _transform(profile, picture.mode)
+    if picture.mode == "L":  # by a table: sRGB's own gray is the middle one of the three
+        ramp = Image.fromarray(np.arange(256, dtype=np.uint8)[None])
+        return picture.point(list(np.asarray(ImageCms.applyTransform(ramp, transform))[0, :, 1]))
+    if picture.mode == "RGB":
+        ImageCms.applyTransform(picture, transform, inPlace=True)
+        return picture
+    converted = ImageCms.applyTransform(picture, transform)
+    assert converted is not None
+    return converted
+
+
+def deep_transform(profile: bytes, gray: bool) -> Callable[[NDArray[Any]], NDArray[Any]]:
+    """The same for rows of uint16, (rows, W) if gray, else (rows, W, 3).
+
+    Raises:
+        UnusableProfile: see there.
+        UserError: imagecodecs is missing.
+    """
+    if _MODES.get(_opened(profile).profile.xcolor_space) != ("L" if gray else "RGB"):
+        raise UnusableProfile
+    try:
+        import imagecodecs
+    except ImportError as error:
+        raise UserError(
+            f"16 bits with the profile {profile_name(profile)}: converting them needs imagecodecs; pip install "
+            "'pretint[color]', or convert the picture to sRGB first"
+        ) from error
+
+    def convert(rows: NDArray[Any]) -> NDArray[Any]:
+        converted: NDArray[Any] = imagecodecs.cms_transform(
+            np.ascontiguousarray(rows),
+            profile,
+            srgb_profile(),
+            colorspace="gray" if gray else "rgb",
+            outcolorspace="rgb",
+            outdtype=np.uint16,
+            flags=imagecodecs.CMS.FLAGS.NOOPTIMIZE,  # else by a table of 33 steps a side: 10 levels of 255 off
+        )
+        return converted[..., 1] if gray else converted
+
+    if not gray:
+        return convert
+    ramp = convert(np.arange(65536, dtype=np.uint16)[None])[0]
+    return lambda rows: ramp[rows]
+
+
+def from_srgb(profile: bytes, bits: int) -> Callable[[NDArray[Any]], NDArray[Any]]:
+    """The way back, of a profile of RGB that was converted: rows, (rows, W, 3), of sRGB in that profile's colours.
+
+    Args:
+        profile: of the photograph.
+        bits: 8 or 16.
+
+    Raises:
+        UnusableProfile: it describes only how to read colours, as a scanner's may.
+    """
+    try:
+        transform = ImageCms.buildTransform(ImageCms.createProfile("sRGB"), _opened(profile), "RGB", "RGB")
+    except ImageCms.PyCMSError as error:
+        raise UnusableProfile from error
+    if bits == 16:
+        import imagecodecs  # it was there to convert the photograph
+
+        def convert(rows: NDArray[Any]) -> NDArray[Any]:
+            converted: NDArray[Any] = imagecodecs.cms_transform(
+                np.ascontiguousarray(rows),
+                srgb_profile(),
+                profile,
+                colorspace="rgb",
+                outcolorspace="rgb",
+                outdtype=np.uint16,
+                flags=imagecodecs.CMS.FLAGS.NOOPTIMIZE,
+            )
+            return converted
+
+        return convert
+    return lambda rows: np.asarray(ImageCms.applyTransform(Image.fromarray(np.ascontiguousarray(rows)), transform))
+
+
+def _opened(profile: bytes) -> ImageCms.ImageCmsProfile:
+    try:
+        return ImageCms.ImageCmsProfile(BytesIO(profile))
+    except Exception as error:  # bytes of unknown origin
+        raise UnusableProfile from error
+
+
+@lru_cache(maxsize=8)
+def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform:
+    opened = _opened(profile)
+    if _MODES.get(opened.profile.xcolor_space) != mode:
+        raise UnusableProfile
+    try:
+        return ImageCms.buildTransform(opened, ImageCms.createProfile("sRGB"), mode, "RGB")
+    except ImageCms.PyCMSError as error:
+        raise UnusableProfile from error

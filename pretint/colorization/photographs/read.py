@@ -1,0 +1,332 @@
+"""Photographs from files: pixels of 8 or 16 bits in sRGB, upright, alpha apart, and their metadata.
+
+Nothing is decoded before the size is known and allowed. A picture is held once, in its own depth; what is computed
+from it is asked for in strips.
+"""
+
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageMode, UnidentifiedImageError
+from torch import Tensor
+
+from pretext.color import rgb_to_lightness
+from pretext.data.decode import UPRIGHT, decode
+from pretext.data.formats import open_image
+from pretext.engine.memory import available
+from pretext.errors import PictureError, UserError
+from pretint.colorization.photographs.deep import Deep, color_bits, is_deep, read_deep
+from pretint.colorization.photographs.metadata import Metadata, in_srgb, read_metadata
+from pretint.colorization.photographs.profiles import (
+    UnusableProfile,
+    deep_transform,
+    from_srgb,
+    is_srgb,
+    profile_name,
+    srgb_profile,
+    to_srgb,
+)
+
+MEGAPIXELS = 200.0
+"""The largest picture that is opened if nobody says else."""
+
+_BYTES_A_PIXEL = {8: 13, 16: 14}  # at the worst moment: source, its upright copy or the result, the encoder's buffer
+
+
+@dataclass
+class Photograph:
+    """A picture that was opened: sRGB, upright."""
+
+    key: str
+    """Names it."""
+    format: str
+    """Of its file: one of ``pretext.data.formats.FORMATS``."""
+    size: tuple[int, int]
+    """Width and height."""
+    pixels: Image.Image | NDArray[Any]
+    """Mode L or RGB; of 16 bits uint16 (H, W) or (H, W, 3)."""
+    alpha: Image.Image | NDArray[Any] | None
+    """Mode L or uint16 (H, W)."""
+    profile: bytes
+    """What the result is tagged with: the file's own, sRGB's where that is not of RGB, or nothing, as the file."""
+    lossless: bool
+    """Whether the file kept every pixel as it was."""
+    metadata: Metadata
+    in_profile: Callable[[NDArray[Any]], NDArray[Any]] | None = None
+    """Rows of sRGB, (rows, W, 3), as they are in ``profile``; None where that is sRGB's."""
+    notes: list[str] = field(default_factory=list)
+    """What was done to it that its owner may want to know."""
+
+    @classmethod
+    def of(cls, picture: Image.Image) -> "Photograph":
+        """A picture, mode RGB or L, that has no file."""
+        assert picture.mode in ("RGB", "L"), picture.mode
+        return cls(
+            "picture",
+            "PNG",
+            picture.size,
+            picture,
+            None,
+            b"",
+            True,
+            read_metadata(Image.new("L", (1, 1)), picture.size, []),
+        )
+
+    @property
+    def bits(self) -> int:
+        """8 or 16."""
+        return 8 if isinstance(self.pixels, Image.Image) else 16
+
+    def rows(self, top: int, bottom: int) -> NDArray[Any]:
+        """Some rows: uint8 or uint16, (rows, W) or (rows, W, 3)."""
+        return _rows(self.pixels, self.size, top, bottom)
+
+    def alpha_rows(self, top: int, bottom: int) -> NDArray[Any]:
+        """The same of the alpha channel, (rows, W)."""
+        assert self.alpha is not None
+        return _rows(self.alpha, self.size, top, bottom)
+
+    def reduced(self, size: tuple[int, int]) -> Image.Image:
+        """All of it at another size, RGB of 8 bits, what is transparent on white."""
+        if self.alpha is None:
+            return _resized(self.pixels, size).convert("RGB")
+        if isinstance(self.pixels, Image.Image) and isinstance(self.alpha, Image.Image):
+            whole = self.pixels.convert("RGB")
+            whole.putalpha(self.alpha)  # so that what is transparent does not bleed into what is not
+            small = _resized(whole, size)
+        else:
+            small = _resized(self.pixels, size).convert("RGB")
+            small.putalpha(_resized(self.alpha, size))
+        return Image.alpha_composite(Image.new("RGBA", size, "white"), small).convert("RGB")
+
+    def seen(self, size: tuple[int, int]) -> Tensor:
+        """L of ``reduced``, (1, 1, h, w), float32."""
+        return rgb_to_lightness(torch.from_numpy(np.array(self.reduced(size))).permute(2, 0, 1)[None])
+
+
+def open_photograph(
+    file: Path | bytes, key: str = "", megapixels: float = MEGAPIXELS, first_frame: bool = False
+) -> Photograph:
+    """Open a picture file of any of ``pretext.data.formats.FORMATS``, whatever its name says.
+
+    Args:
+        file: its path, or all of its bytes.
+        key: names it in errors; by default the path.
+        megapixels: the most it may have.
+        first_frame: of an animation, or of several pages, take the first; else it is refused.
+
+    Raises:
+        PictureError: it cannot be read, is damaged, has more pixels than allowed or than memory holds, or has
+            several frames; or reading it needs a package that is missing.
+    """
+    key = key or str(file)
+    try:
+        with unlimited(), open_image(BytesIO(file) if isinstance(file, bytes) else file) as image:
+            _check_size(image, megapixels)
+            _check_frames(image, first_frame)
+            return _read(image, file, key)
+    except UserError as error:
+        raise PictureError(key, str(error)) from error
+    except MemoryError as error:
+        raise PictureError(key, "larger than memory allows") from error
+    except Exception as error:  # damaged bytes make Pillow raise nearly anything
+        raise PictureError(key, _reason(error, file)) from error
+
+
+@contextlib.contextmanager
+def unlimited() -> Iterator[None]:
+    """Without Pillow's own limit of pixels, which is the same for everybody: ours is checked instead."""
+    before = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd tags, which do no harm here
+            yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
+
+
+def _check_size(image: Image.Image, megapixels: float) -> None:
+    pixels = image.width * image.height
+    if pixels > megapixels * 1e6:
+        raise UserError(
+            f"has {pixels / 1e6:,.0f} megapixels; to open more than {megapixels:,.0f}, which a small file can claim "
+            "to have, raise --megapixels"
+        )
+    needed, free = pixels * max(_BYTES_A_PIXEL.values()), available(torch.device("cpu"))
+    if needed > free:
+        raise UserError(
+            f"has {pixels / 1e6:,.0f} megapixels: it takes about {needed / 1e9:.1f} GB of memory, and {free / 1e9:.1f} "
+            "GB are free"
+        )
+
+
+def _check_frames(image: Image.Image, first_frame: bool) -> None:
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and not first_frame and image.format != "MPO":  # MPO: a phone's JPEG with a second picture in it
+        raise UserError(f"holds {frames} frames or pages, and only a single picture is coloured; or give --first-frame")
+
+
+def _read(image: Image.Image, file: Path | bytes, key: str) -> Photograph:
+    turned = image.format == "TIFF"  # by Pillow: its size at once, its pixels when they are loaded
+    orientation = _orientation(image)
+    width, height = image.size
+    size = (height, width) if orientation >= 5 and not turned else (width, height)
+    shown = {"MPO": "JPEG"}.get(image.format or "", image.format or "")
+    lossless = shown in ("PNG", "TIFF", "BMP", "GIF", "PPM") or (shown == "WEBP" and _is_lossless_webp(file))
+    notes: list[str] = []
+    found = read_metadata(image, size, notes)
+    own = image.info.get("icc_profile") or b""
+    pixels: Image.Image | NDArray[Any]
+    alpha: Image.Image | NDArray[Any] | None
+    if is_deep(image, file):
+        deep: Deep = read_deep(image, file)
+        orientation = 1 if deep.loaded and turned else orientation
+        pixels = _upright(deep.pixels, orientation)
+        alpha = None if deep.alpha is None else _upright(deep.alpha, orientation)
+        profile, back = _deep_in_srgb(pixels, own, notes)
+    else:
+        if (bits := color_bits(image, file)) > 8:
+            notes.append(f"of its {bits} bits a channel, 8 were read")
+        image.load()
+        flat, layer = _without_alpha(image)
+        flat, profile, back = _in_srgb(flat, own, notes)
+        turn = None if turned else UPRIGHT.get(orientation)
+        pixels = flat if turn is None else flat.transpose(turn)
+        alpha = layer if turn is None or layer is None else layer.transpose(turn)
+        pixels.info.clear()
+    if back is None:
+        found.exif = in_srgb(found.exif)
+    return Photograph(key, shown, size, pixels, alpha, profile, lossless, found, back, notes)
+
+
+def _without_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
+    """The picture as L, RGB or CMYK, and its alpha, if there is any."""
+    if image.has_transparency_data:
+        gray = ImageMode.getmode(image.mode).basemode == "L" and image.mode != "P"
+        layer = image.convert("LA") if image.mode == "La" else image
+        layer = layer.convert("RGBA")
+        return layer.convert("L" if gray else "RGB"), layer.getchannel("A")
+    if image.mode in ("L", "RGB", "CMYK"):
+        return image, None
+    return image.convert("L" if image.mode == "1" else "RGB"), None
+
+
+def _in_srgb(flat: Image.Image, profile: bytes, notes: list[str]) -> tuple[Image.Image, bytes, Any]:
+    """An 8-bit picture in sRGB, L or RGB; the profile of the result, and how to get there."""
+    if profile:
+        try:
+            if is_srgb(profile, flat.mode):
+                return flat, profile if flat.mode == "RGB" else srgb_profile(), None
+            own = flat.mode == "RGB"
+            converted = to_srgb(flat, profile)
+        except UnusableProfile:
+            notes.append("its ICC profile is damaged or of another kind of picture: ignored")
+        else:
+            if own:
+                return converted, *_result_profile(profile, 8, notes)
+            notes.append(f"converted from {profile_name(profile)} to sRGB")
+            return converted, srgb_profile(), None
+    return (flat.convert("RGB") if flat.mode == "CMYK" else flat), b"", None
+
+
+def _deep_in_srgb(pixels: NDArray[Any], profile: bytes, notes: list[str]) -> tuple[bytes, Any]:
+    """Convert 16-bit pixels to sRGB, in place; gives the profile of the result, and how to get there."""
+    if not profile:
+        return b"", None
+    gray = pixels.ndim == 2
+    try:
+        if is_srgb(profile, "L" if gray else "RGB"):
+            return srgb_profile() if gray else profile, None
+        convert = deep_transform(profile, gray)
+    except UnusableProfile:
+        notes.append("its ICC profile is damaged or of another kind of picture: ignored")
+        return b"", None
+    for top in range(0, len(pixels), 256):
+        pixels[top : top + 256] = convert(pixels[top : top + 256])
+    if not gray:
+        return _result_profile(profile, 16, notes)
+    notes.append(f"converted from {profile_name(profile)} to sRGB")
+    return srgb_profile(), None
+
+
+def _upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """The same pixels, looked at in another order."""
+    if orientation >= 5:
+        pixels = pixels.swapaxes(0, 1)
+    across, down = orientation in (2, 3, 6, 7), orientation in (3, 4, 7, 8)
+    return pixels[:: -1 if down else 1, :: -1 if across else 1]
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        orientation = image.getexif().get(274, 1)
+    except Exception:  # an EXIF block that cannot be read turns nothing
+        return 1
+    return orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
+
+
+def _result_profile(profile: bytes, bits: int, notes: list[str]) -> tuple[bytes, Any]:
+    """Of a picture that was converted: the profile of its result, and how to get there from sRGB."""
+    try:
+        return profile, from_srgb(profile, bits)
+    except UnusableProfile:
+        notes.append(f"the result is in sRGB: {profile_name(profile)} says only how its colours are read")
+        return srgb_profile(), None
+
+
+def _rows(pixels: Image.Image | NDArray[Any], size: tuple[int, int], top: int, bottom: int) -> NDArray[Any]:
+    if isinstance(pixels, Image.Image):
+        return np.asarray(pixels.crop((0, top, size[0], bottom)))
+    return pixels[top:bottom]
+
+
+def _resized(pixels: Image.Image | NDArray[Any], size: tuple[int, int]) -> Image.Image:
+    """8 bits of it: means of whole blocks of 16-bit pixels first, as ``reducing_gap`` does for 8."""
+    if not isinstance(pixels, Image.Image):
+        height, width = pixels.shape[:2]
+        block = [max(1, int(side / (3 * small))) for side, small in ((height, size[1]), (width, size[0]))]
+        means = []
+        for top in range(0, height, block[0]):
+            columns = np.add.reduceat(
+                pixels[top : top + block[0]].sum(0, dtype=np.float64), np.arange(0, width, block[1])
+            )
+            means.append(columns / min(block[0], height - top))
+        counts = np.diff(np.append(np.arange(0, width, block[1]), width))
+        mean = np.stack(means) / (counts[:, None] if pixels.ndim == 3 else counts)
+        blocks = Image.fromarray(np.rint(mean / 257).astype(np.uint8))
+        box = (0, 0, width / block[1], height / block[0])  # the last block may be a part of one
+        return blocks.resize(size, Image.Resampling.BICUBIC, box=box)
+    return pixels.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
+
+
+def _is_lossless_webp(file: Path | bytes) -> bool:
+    with BytesIO(file) if isinstance(file, bytes) else file.open("rb") as opened:
+        opened.seek(12)
+        while len(head := opened.read(8)) == 8:
+            if head[:4] in (b"VP8L", b"VP8 "):
+                return head[:4] == b"VP8L"
+            length = int.from_bytes(head[4:], "little")
+            opened.seek(length + length % 2, 1)
+    return False
+
+
+def _reason(error: Exception, file: Path | bytes) -> str:
+    """Why a picture could not be opened, in the words of ``pretext.data.decode``, which is asked again."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"cannot be read ({error.strerror})"
+    if isinstance(error, UnidentifiedImageError) or isinstance(file, bytes):
+        try:
+            decode(file if isinstance(file, bytes) else file.read_bytes()[: 1 << 20], "")
+        except PictureError as said:
+            return said.reason
+    said_so = " ".join(str(error).split())
+    return f"{'truncated' if 'truncated' in said_so.lower() else 'damaged'}: {said_so or type(error).__name__}"

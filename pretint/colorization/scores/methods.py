@@ -1,0 +1,241 @@
+"""What is scored: networks, and what every network must be better than."""
+
+import hashlib
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from pretext.engine.run import find_checkpoint
+from pretext.errors import UserError
+from pretext.gamut import TEMPERATURE
+from pretext.methods.colorizer import Colorizer
+from pretext.methods.hints import HintSettings, sample_hints
+from pretext.methods.objectives import Classification
+from pretext.weights.file import split_part, weights_title
+from pretint.colorization.methods.propagation import propagate
+from pretint.colorization.networks import LARGEST, open_pretrained, require_model
+
+BASELINES = {
+    "gray": "no colour: ab = 0",
+    "random": "ab of another picture, which one is fixed by the seed",
+    "truth": "the picture itself",
+}
+"""They are in every table."""
+
+REFERENCE, SCRIBBLES = "reference:", "scribbles"
+
+COLDEST = 0.01
+"""The least temperature: towards 0 the annealed mean is that of the likeliest bins long before numbers run out."""
+
+_SIDE = 6  # of a hint, as the publication tests it
+_MOST_HINTS = 10_000
+
+
+class Batch(NamedTuple):
+    """Pictures of one size, on the device."""
+
+    indices: list[int]
+    """Of the pictures, in their source."""
+    rgb: Tensor
+    """(B, 3, S, S), uint8: the truth."""
+    lab: Tensor
+    """(B, 3, S, S), float: the same."""
+    bins: Tensor
+    """(B, S, S), int64: the colour bin nearest to the truth."""
+    donor_ab: Tensor
+    """(B, 2, S, S): ab of another picture each."""
+
+
+class Method(NamedTuple):
+    """A way to colour, ready to use."""
+
+    name: str
+    """As the table shows it."""
+    about: str
+    identity: dict[str, Any]
+    """What its colours depend on but the pictures: plain values."""
+    home: Path | None
+    """The run that it is of."""
+    colour: Callable[[Batch], Tensor]
+    """ab, (B, 2, S, S), unscaled."""
+    warning: str = ""
+    """A line for the user, if its colors are worth nothing."""
+
+
+def open_method(word: str, device: torch.device, temperature: float, seed: int) -> Method:
+    """The method that a user names.
+
+    - ``gray``, ``random``, ``truth``: the baselines. A run of that name is ``./gray``.
+    - ``RUN``: a run's folder or a checkpoint file.
+    - ``RUN@hints=10``: the same, which is given 10 hints from the truth, see ``hints_from_truth``.
+    - ``RUN@size=128``: the network sees the pictures at 128 pixels; its colours are enlarged (bilinear). By default it
+      sees them as ``pretint colorize`` shows them: as large as those that it was trained on.
+    - ``RUN@temperature=0.5``: another temperature of the annealed mean. Several with commas: ``RUN@hints=1,size=128``.
+    - ``scribbles@hints=10``: no network, but colour that spreads from such hints over the pictures as they are scored,
+      see ``pretint.colorization.methods.propagation``. A run of that name is ``./scribbles``.
+
+    Args:
+        word: one of these.
+        device: where a network runs.
+        temperature: unless the word says else.
+        seed: of the hints, and of the random colours.
+
+    Raises:
+        UserError: there is no such method, or the network has no colours, or takes no hints.
+    """
+    if word in BASELINES:
+        own = {"gray": _gray, "random": _random, "truth": _truth}[word]
+        identity = {"method": word} | ({"seed": seed} if word == "random" else {})
+        return Method(word, BASELINES[word], identity, None, own)
+    if word == SCRIBBLES or word.startswith(f"{SCRIBBLES}@"):
+        return _scribbles(word, seed)
+    return _network(word, device, temperature, seed)
+
+
+def hints_from_truth(truth: Tensor, indices: list[int], count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Hints as the publication of the network that takes them tests it: squares of 6 pixels, see ``sample_hints``.
+
+    They depend on the seed and each picture's index alone; the first n of more are the same as if only n were asked
+    for.
+
+    Args:
+        truth: (B, 2, H, W), ab, unscaled.
+        indices: of the pictures, in their source.
+        count: of hints.
+        seed: any whole number from 0.
+    """
+    numbers = torch.tensor(indices, device=truth.device)
+    settings = HintSettings(sampled=True, smallest=_SIDE, largest=_SIDE)
+    hints, mask = sample_hints(truth, numbers, seed, settings, count=count)
+    return hints, mask
+
+
+def _scribbles(word: str, seed: int) -> Method:
+    path, options = _parsed(word)
+    count = int(options.get("hints", 0))
+    if options.keys() != {"hints"} or not count or path != Path(SCRIBBLES):
+        raise UserError(f"{word}: colour spreads from hints; say how many, and nothing else: {SCRIBBLES}@hints=10")
+
+    def colour(batch: Batch) -> Tensor:
+        truth = batch.lab[:, 1:]
+        hints, mask = hints_from_truth(truth, batch.indices, count, seed)
+        found = []
+        for lightness, ab, given in zip(batch.lab[:, 0], hints, mask, strict=True):
+            pixels = given.flatten().nonzero()[:, 0].cpu().numpy()
+            colours = ab.flatten(1).T.double().cpu().numpy()[pixels]
+            found.append(torch.from_numpy(propagate(lightness.double().cpu().numpy(), pixels, colours).ab))
+        return torch.stack(found).to(truth)
+
+    about = f"{_counted(count)} of {_SIDE} x {_SIDE} pixels from the truth, spread by Levin et al. 2004"
+    return Method(word, about, {"method": SCRIBBLES, "hints": count, "side": _SIDE, "seed": seed}, None, colour)
+
+
+def _network(word: str, device: torch.device, temperature: float, seed: int) -> Method:
+    if word.startswith(REFERENCE):
+        raise UserError(f"{word}: a reference gives its colors to one image; {SCRIBBLES}@hints=10 can be scored")
+    path, options = _parsed(word)
+    file, part = split_part(path)
+    require_model(path)
+    checkpoint = find_checkpoint(file)
+    pretrained = open_pretrained(Path(f"{checkpoint}#{part}") if part else checkpoint)
+    backbone, objective = pretrained.settings.backbone.name, pretrained.settings.objective.name
+    if not pretrained.has_head:
+        raise UserError(f"{path}: a network without a colour head: it colours nothing, so that nothing can be scored")
+    colorizer = pretrained.colorizer.to(device)
+    hints = int(options["hints"]) if "hints" in options else None
+    if hints is not None and not colorizer.backbone.takes_hints:
+        raise UserError(f"{word}: {backbone} takes no hints; name a network that does")
+    size = int(options.get("size", pretrained.settings.view_size))
+    temperature = float(options.get("temperature", temperature))
+    run = path if path.is_dir() else path.parent.parent if path.parent.name == "checkpoints" else None
+    digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    identity: dict[str, Any] = {"method": "network", "checkpoint": digest, "size": size, "temperature": temperature}
+    identity |= {"part": part} if part else {}
+    about = [f"{objective}, {backbone}, step {pretrained.step:,}, checkpoint {digest[:8]}"]
+    if isinstance(colorizer.objective, Classification):
+        about.append(f"T = {temperature:g}")
+    if hints is not None:
+        identity |= {"hints": hints, "side": _SIDE, "seed": seed}
+    seen = colorizer.backbone.fit_size(size)
+    told = f", and {_counted(hints)} of {_SIDE} x {_SIDE} of these from the truth" if hints is not None else ""
+    about.append(f"sees {seen} x {seen} pixels{told}")
+    name = path.resolve().name if run == path else weights_title(path)
+    view = _View(colorizer, size, temperature, hints, seed)
+    return Method(_with_options(name, options), ", ".join(about), identity, run, view, pretrained.warning)
+
+
+class _View:
+    """A network as a method."""
+
+    def __init__(self, colorizer: Colorizer, size: int, temperature: float, hints: int | None, seed: int) -> None:
+        self.colorizer, self.size, self.temperature, self.hints, self.seed = colorizer, size, temperature, hints, seed
+
+    def __call__(self, batch: Batch) -> Tensor:
+        lightness = batch.lab[:, :1]
+        side = lightness.shape[-1]
+        seen = self.colorizer.backbone.fit_size(self.size)
+        ab = self._ab(_resized(lightness, seen).clamp(0, 100), _resized(batch.lab[:, 1:], seen), batch.indices)
+        return ab if seen == side else F.interpolate(ab, size=(side, side), mode="bilinear", align_corners=False)
+
+    def _ab(self, lightness: Tensor, truth: Tensor, indices: list[int]) -> Tensor:
+        if self.hints is None:
+            return self.colorizer.colorize(lightness, self.temperature)
+        hints, mask = hints_from_truth(truth, indices, self.hints, self.seed)
+        return self.colorizer.colorize(lightness, self.temperature, hints, mask)
+
+
+def _resized(maps: Tensor, size: int) -> Tensor:
+    if maps.shape[-1] == size:
+        return maps
+    return F.interpolate(maps, size=(size, size), mode="bicubic", align_corners=False, antialias=True)
+
+
+def _counted(hints: int) -> str:
+    return "1 hint" if hints == 1 else f"{hints:,} hints"
+
+
+def _gray(batch: Batch) -> Tensor:
+    return torch.zeros_like(batch.donor_ab)
+
+
+def _random(batch: Batch) -> Tensor:
+    return batch.donor_ab
+
+
+def _truth(batch: Batch) -> Tensor:
+    return batch.lab[:, 1:]
+
+
+def _parsed(word: str) -> tuple[Path, dict[str, float]]:
+    """``RUN@key=value,key=value``; a path that exists is one as it stands."""
+    path, at, tail = word.rpartition("@")
+    if Path(word).exists() or not at or "=" not in tail:
+        return Path(word), {}
+    options: dict[str, float] = {}
+    for part in tail.split(","):
+        key, _, value = part.partition("=")
+        try:
+            number = float(value) if key == "temperature" else int(value)
+            fits = {
+                "hints": 0 <= number <= _MOST_HINTS,
+                "size": _SIDE <= number <= LARGEST,
+                "temperature": COLDEST <= number < math.inf,
+            }[key]
+        except (ValueError, KeyError):
+            fits = False
+        if not fits or key in options:
+            raise UserError(
+                f"{word}: {part!r} is no option of a method; there is hints=10 (up to {_MOST_HINTS:,}), size=128 "
+                f"({_SIDE} to {LARGEST:,}) and temperature={TEMPERATURE} ({COLDEST} or more), each once"
+            )
+        options[key] = number
+    return Path(path), options
+
+
+def _with_options(name: str, options: dict[str, float]) -> str:
+    return name + ("@" + ",".join(f"{key}={value:g}" for key, value in options.items()) if options else "")

@@ -1,0 +1,189 @@
+"""What is recorded of each picture and method, and kept at once."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pretext.color import rgb_to_ab, rgb_to_lab
+from pretext.engine.progress import progress
+from pretext.engine.signals import leave, stop_requests
+from pretext.errors import UserError
+from pretext.gamut import Gamut
+from pretext.methods.colorizer import join
+from pretint.colorization.color_range import ColorRange
+from pretint.colorization.scores.auc import WHOLE, areas_by_bin, sums_by_bin
+from pretint.colorization.scores.evaluators import Features
+from pretint.colorization.scores.images import Circle, Pair, planes
+from pretint.colorization.scores.ledger import Floats, Ledger, Record
+from pretint.colorization.scores.methods import Batch, Method
+from pretint.colorization.scores.metrics import colourfulness, squared_error, ssim
+from pretint.colorization.scores.panel import Panel
+
+_RANGES = {"error": (0, 255**2), "ssim": (-1.01, 1.01), "cf": (0, 1e3), "cf_abs": (0, 1e3), "lpips": (-1, 1e3)}
+
+
+def record_scores(
+    circle: Circle,
+    methods: Sequence[Method],
+    ledgers: Sequence[Ledger],
+    panel: Panel,
+    batch_size: int,
+    device: torch.device,
+) -> None:
+    """Score what is not scored yet.
+
+    Args:
+        circle: of the pictures.
+        methods: that colour them.
+        ledgers: of the methods; they grow.
+        panel: networks that judge.
+        batch_size: pictures at once.
+        device: where.
+
+    Raises:
+        UserError: a method gives no colours for a picture of its size.
+        SystemExit, KeyboardInterrupt: it was asked to stop.
+    """
+    done = {index for index in circle.order if all(index in ledger for ledger in ledgers)}
+    settled = len(done) + circle.gray + len(circle.skipped)
+    gamut = Gamut(neighbours=1).to(device)
+    with progress("score", len(circle), "pictures", settled) as advance, stop_requests() as asked:
+        for group in _batched(circle.pairs(done), batch_size):
+            batch = _batch(group, gamut, device)
+            for method, ledger in zip(methods, ledgers, strict=True):
+                rows = [row for row, index in enumerate(batch.indices) if index not in ledger]
+                if rows:
+                    ledger.add(*score_batch(_part(batch, rows), method, panel, len(gamut)))
+            settled += len(group)
+            advance(len(group), "")
+            if ending := asked():
+                leave(ending, f"the scores of {settled:,} pictures are kept")
+        if len(circle) > settled:
+            advance(len(circle) - settled, "")  # those that turned out gray or unreadable
+
+
+def record_features(circle: Circle, ledger: Ledger, network: Features, batch_size: int, device: torch.device) -> None:
+    """Features of real pictures, where there are none yet; as ``record_scores``."""
+    done = {index for index in circle.order if index in ledger}
+    settled = len(done) + circle.gray + len(circle.skipped)
+    with progress("disjoint", len(circle), "pictures", settled) as advance, stop_requests() as asked:
+        for group in _batched(circle.pairs(done), batch_size):
+            ledger.add([{"index": pair.index} for pair in group], _rows(network, _planes(group).to(device)))
+            advance(len(group), "")
+            if ending := asked():
+                leave(ending, f"the features of {len(ledger):,} pictures are kept")
+
+
+def score_batch(batch: Batch, method: Method, panel: Panel, n_bins: int) -> tuple[list[Record], Floats | None]:
+    """Records of a method on pictures, and rows of features, (B, D), if there is a network for them.
+
+    Args:
+        batch: of the pictures.
+        method: that colours them.
+        panel: networks that judge.
+        n_bins: Q.
+
+    Raises:
+        UserError: it gives colours of another size, or that are no numbers.
+    """
+    truth = batch.lab[:, 1:]
+    with torch.inference_mode():
+        ab = method.colour(batch)
+        if ab.shape != truth.shape:
+            sizes = [tuple(maps.shape[-2:]) for maps in (ab, truth)]
+            raise UserError(f"{method.name}: gave colours of {sizes[0]} pixels for pictures of {sizes[1]}")
+        if not bool(ab.isfinite().all()):
+            raise UserError(f"{method.name}: gave colours that are no numbers; is the network whole?")
+        rgb = batch.rgb if method.name == "truth" else to_rgb(batch.lab[:, :1], ab)
+        areas = areas_by_bin(ab, truth, batch.bins, n_bins).cpu()
+        pixels = sums_by_bin(torch.ones_like(batch.bins), batch.bins, n_bins).cpu()
+        # Apple's GPUs have no double precision.
+        ours, real = (one.cpu() if one.device.type == "mps" else one for one in (rgb, batch.rgb))
+        columns: dict[str, list[Any]] = {
+            "error": squared_error(ours, real).tolist(),
+            "ssim": ssim(ours, real).tolist(),
+            "cf": colourfulness(ours).tolist(),
+            "cf_abs": colourfulness(ours, absolute=True).tolist(),
+            "ab": [ColorRange().add(one) for one in ab.split(1)],
+        }
+        if panel.lpips is not None:
+            columns["lpips"] = panel.lpips(rgb, batch.rgb).tolist()
+        if panel.classifier is not None and panel.labels is not None:
+            labels = torch.from_numpy(panel.labels[batch.indices]).to(rgb.device)
+            columns["right"] = panel.classifier(rgb, labels).tolist()
+        rows = None if panel.features is None else _rows(panel.features, rgb)
+    records = []
+    for row, index in enumerate(batch.indices):
+        there = pixels[row].nonzero()[:, 0]
+        sparse = {"bins": there, "pixels": pixels[row, there], "areas": areas[row, there]}
+        found = {name: values.tolist() for name, values in sparse.items()}
+        records.append({"index": index, **found, **{name: column[row] for name, column in columns.items()}})
+    return records, rows
+
+
+def is_score(record: Record, pixels: int, n_bins: int, judged: Sequence[str]) -> bool:
+    """Whether a record is one of ``score_batch``.
+
+    Args:
+        record: with whatever in it.
+        pixels: of a picture.
+        n_bins: Q.
+        judged: fields of the networks that judge.
+    """
+    columns: list[Any] = [record.get(name) for name in ("bins", "pixels", "areas")]
+    if not all(isinstance(one, list) and all(type(value) is int for value in one) for one in columns):
+        return False
+    bins, counts, areas = columns
+    if not len(bins) == len(counts) == len(areas) or bins != sorted({*bins} & {*range(n_bins)}):
+        return False
+    if min(counts, default=0) < 1 or sum(counts) != pixels:
+        return False
+    if not all(0 <= area <= WHOLE * count for area, count in zip(areas, counts, strict=True)):
+        return False
+    if "right" in judged and type(record.get("right")) is not bool:
+        return False
+    # What is no number is in no range.
+    numbers: list[tuple[str, Any]] = [(name, record.get(name)) for name in _RANGES if name != "lpips" or name in judged]
+    return all(type(one) in (int, float) and _RANGES[name][0] <= one <= _RANGES[name][1] for name, one in numbers)
+
+
+def to_rgb(lightness: Tensor, ab: Tensor) -> Tensor:
+    """The 8-bit picture that a method is judged by where RGB is: (B, 3, H, W), of L and ab; see ``join``."""
+    return (join(lightness, ab) * 255).round().byte()
+
+
+def _rows(network: Features, rgb: Tensor) -> Floats:
+    rows: Floats = network(rgb).float().cpu().numpy()
+    return rows
+
+
+def _batch(group: Sequence[Pair], gamut: Gamut, device: torch.device) -> Batch:
+    rgb = _planes(group).to(device)
+    donors = planes([pair.donor for pair in group]).to(device)
+    lab = rgb_to_lab(rgb)
+    bins = gamut.encode(lab[:, 1:]).nearest
+    return Batch([pair.index for pair in group], rgb, lab, bins, rgb_to_ab(donors))
+
+
+def _planes(group: Sequence[Pair]) -> Tensor:
+    return planes([pair.pixels for pair in group])
+
+
+def _part(batch: Batch, rows: list[int]) -> Batch:
+    if len(rows) == len(batch.indices):
+        return batch
+    indices = [batch.indices[row] for row in rows]
+    return Batch(indices, batch.rgb[rows], batch.lab[rows], batch.bins[rows], batch.donor_ab[rows])
+
+
+def _batched(found: Iterable[Pair], size: int) -> Iterator[list[Pair]]:
+    group: list[Pair] = []
+    for pair in found:
+        group.append(pair)
+        if len(group) == size:
+            yield group
+            group = []
+    if group:
+        yield group

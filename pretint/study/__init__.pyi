@@ -1,0 +1,18 @@
+from .file import StudySettings, read_study
+from .plan import Plan, read_plan
+from .report.collect import Findings, gather
+from .report.write import findings, write_study_report
+from .run import StudyOptions, study
+
+__all__ = [
+    "Findings",
+    "Plan",
+    "StudyOptions",
+    "StudySettings",
+    "findings",
+    "gather",
+    "read_plan",
+    "read_study",
+    "study",
+    "write_study_report",
+]

@@ -1,0 +1,202 @@
+"""What a cell is, whatever it is called and wherever it lies: a hash of its science settings and its pictures.
+
+Machine settings (workers, device, folders) are no part of it; pictures and files count by what they contain. So a
+study that is renamed, moved or widened finds its finished cells again.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from pretext.backbones import BACKBONES
+from pretext.data import open_labelled, open_source
+from pretext.data.fingerprint import seen
+from pretext.methods.objectives import OBJECTIVES
+from pretext.plugins import plugin_contents
+from pretext.recipe import PretrainSettings
+from pretext.settings import plain
+from pretext.setup import open_pictures
+from pretext.weights.file import split_part
+from pretint.colorization.scores.job import ScoreSettings
+from transfer.evaluation import EvaluationSettings
+from transfer.probes.knn import KnnSettings, SvmSettings
+from transfer.probes.linear import ProbeSettings
+from transfer.protocols import NearestProtocol, ProbeProtocol, SvmProtocol, find_protocol
+from transfer.targets import open_targets
+from transfer.tasks.registry import TASKS, open_task
+from transfer.tasks.task import FinetuneSettings
+
+FORMAT = 1
+"""Raised when a cell means something else, as when a default changes: nothing older is found again then."""
+
+EVALUATIONS: dict[str, type[Any]] = {
+    "probe": ProbeSettings,
+    "knn": KnnSettings,
+    "svm": SvmSettings,
+    "score": ScoreSettings,
+    **{f"finetune {name}": kind.settings for name, kind in TASKS.items()},
+}
+"""The commands that can judge a variant, and their settings."""
+
+_MACHINE = {
+    EvaluationSettings: ("device", "workers", "cache", "out", "reference", "train", "test"),
+    ScoreSettings: ("device", "batch", "format", "against", "out", "pictures", "disjoint", "classifier"),
+}
+_PROTOCOLS: dict[type[Any], type[Any]] = {
+    ProbeSettings: ProbeProtocol, KnnSettings: NearestProtocol, SvmSettings: SvmProtocol
+}  # fmt: skip
+_FREE = ("machine", "online")  # groups of a pretraining's settings that change no weight
+
+
+def key_of(*identity: Any) -> str:
+    """Twelve letters of a SHA-256 over plain values; where they name what a plugin added, over the plugins too."""
+    plugins = [hashlib.sha256(content).hexdigest() for content in plugin_contents()] if _plugged(identity) else []
+    return hashlib.sha256(json.dumps([FORMAT, *plugins, *identity], sort_keys=True).encode()).hexdigest()[:12]
+
+
+def pretraining(settings: PretrainSettings) -> Any:
+    """What a pretraining's weights depend on; plain values.
+
+    Raises:
+        UserError: the pictures cannot be had.
+    """
+    science = {name: value for name, value in told(settings).items() if name not in (*_FREE, "data", "seed")}
+    source = settings.data.source
+    named = {source: 1.0} if isinstance(source, str) else source
+    pictures = [[contents(name), weight] for name, weight in named.items()]
+    labels = open_pictures(settings).contents["labels"] if settings.objective.labelled else ""
+    return [_with_files(science), pictures, settings.data.holdout, labels, settings.seed]
+
+
+def random_weights(settings: PretrainSettings) -> Any:
+    """What a recipe's network at random weights depends on; plain values."""
+    asked = settings.backbone
+    return ["random", asked.name, asked.arguments, settings.view_size, settings.seed]
+
+
+def published(spec: str) -> Any:
+    """What a network that is named and not made depends on: timm:MODEL:FILE by the file's content."""
+    model, _, file = spec.removeprefix("timm:").partition(":")
+    return ["published", model, _file(file) if file and file != "random" else file]
+
+
+def evaluation(command: str, settings: Any) -> Any:
+    """What an evaluation's numbers depend on, besides the network; plain values.
+
+    Raises:
+        UserError: the pictures cannot be had, or there is no such protocol.
+    """
+    if isinstance(settings, FinetuneSettings):
+        science = _without(settings.science, type(settings)().science)
+        own = [_with_files(science), settings.protocol, settings.freeze_to, settings.seed]
+        return [command, *own, *_of_task(_Named(settings))]
+    kind = next(kind for kind in _MACHINE if isinstance(settings, kind))
+    science = {name: value for name, value in told(settings).items() if name not in _MACHINE[kind]}
+    if isinstance(settings, ScoreSettings):
+        disjoint = contents(settings.disjoint) if settings.disjoint else ""
+        model, _, file = settings.classifier.partition(":")
+        labels = open_labelled(settings.pictures) if settings.classifier else None
+        named = [model, _file(file), labels.classes if labels else [], labels.labels.tolist() if labels else []]
+        return [command, _with_files(science), contents(settings.pictures), disjoint, named]
+    name = getattr(settings, "protocol", "knn")
+    protocol = json.loads(json.dumps(find_protocol(name, _PROTOCOLS[type(settings)]).settings))
+    return [command, science, name, protocol, *_of_targets(settings.train, settings.test, tuple(settings.classes))]
+
+
+def told(settings: Any) -> dict[str, Any]:
+    """The settings that are not the default ones, as plain values: one that is added later changes no key."""
+    return _without(plain(settings), plain(type(settings)()))
+
+
+def _without(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        default = defaults.get(name)
+        if isinstance(value, dict) and isinstance(default, dict) and default:
+            inner = _without(value, default)
+            found |= {name: inner} if inner else {}
+        elif name not in defaults or value != default:
+            found[name] = value
+    return found
+
+
+def _plugged(value: Any) -> bool:
+    """Whether a plain value names what a plugin added."""
+    if isinstance(value, Mapping):
+        return any(map(_plugged, value.values()))
+    if isinstance(value, (list, tuple)):
+        return any(map(_plugged, value))
+    added = BACKBONES.added | OBJECTIVES.added | TASKS.added
+    return isinstance(value, str) and (value in added or value.removeprefix("finetune ") in added)
+
+
+@cache
+def contents(name: str) -> str:
+    """A digest of a source: its pictures' names, and the pixels of some of them."""
+    source = open_source(name)
+    return hashlib.sha256(f"{source.digest()} {seen(source)}".encode()).hexdigest()
+
+
+@cache
+def _of_targets(train: str, test: str, classes: tuple[str, ...]) -> tuple[str, str]:
+    targets = open_targets(train, test, classes)
+    return targets.train_digest, targets.test_digest
+
+
+class _Named:
+    """Settings of a fine-tuning, alike where the same pictures are opened."""
+
+    def __init__(self, settings: FinetuneSettings) -> None:
+        self.settings = settings
+        self._words = json.dumps([type(settings).__name__, settings.places, settings.science], sort_keys=True)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Named) and self._words == other._words
+
+    def __hash__(self) -> int:
+        return hash(self._words)
+
+
+@cache
+def _of_task(named: _Named) -> tuple[str, str]:
+    task = open_task(named.settings)
+    return task.train_digest, task.test_digest
+
+
+def _with_files(value: Any) -> Any:
+    """Plain values, with the content's digest in place of the name of a file."""
+    if isinstance(value, Mapping):
+        return {key: _with_files(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_with_files(one) for one in value]
+    return _file(value) if isinstance(value, str) and "." in value and split_part(value)[0].is_file() else value
+
+
+@cache
+def _file(name: str) -> str:
+    path, part = split_part(name)
+    if not path.is_file():
+        return name
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return f"{digest}#{part}" if part else digest
+
+
+def differing(settings: Mapping[str, PretrainSettings]) -> dict[str, dict[str, Any]]:
+    """The settings in which some recipes differ, seeds and machine settings apart: by setting, by name of recipe."""
+    flat = {name: dict(_flat(plain(one))) for name, one in settings.items()}
+    keys = dict.fromkeys(key for one in flat.values() for key in one)
+    told = {key: {name: one.get(key) for name, one in flat.items()} for key in keys}
+    return {
+        key: values
+        for key, values in told.items()
+        if key.partition(".")[0] not in (*_FREE, "seed") and len({json.dumps(v) for v in values.values()}) > 1
+    }
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> "list[tuple[str, Any]]":
+    found: list[tuple[str, Any]] = []
+    for key, value in values.items():
+        found += _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", value)]
+    return found

@@ -1,0 +1,132 @@
+"""A study's charts: its boards in, inline SVG out; see ``transfer.report.charts``."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import matplotlib
+from markupsafe import Markup
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from pretint.study.report.collect import Board, Findings
+from pretint.study.report.full_table import board_line, published_of
+from transfer.bootstrap import MEASURES
+from transfer.columns import Column, row_names
+from transfer.report.charts import STYLE, as_svg, new_axes
+from transfer.report.published import STAGES
+from transfer.report.result_charts import (
+    COLOURS,
+    STYLES,
+    Line,
+    colour_of,
+    draw_legend,
+    legend_lines,
+    limits,
+    shortened,
+    stages_chart,
+)
+from transfer.report.tuning_charts import dots_chart
+
+MOST = 12
+"""Lines of a chart."""
+_LETTERS = 26
+
+
+class Look(NamedTuple):
+    """How a variant is drawn, in all charts."""
+
+    colour: str
+    style: int
+
+
+class Chart(NamedTuple):
+    """A figure of the page."""
+
+    svg: Markup
+    left_out: int
+    """Variants that would not be told apart."""
+
+
+def looks(found: Findings) -> dict[str, Look]:
+    """By variant: its network's kind gives the hue."""
+    met: dict[str, int] = {}
+    shown = {}
+    for variant in found.variants:
+        lines = [board_line(board, variant) for board in found.boards]
+        columns = [line.column for line in lines if line and line.column]
+        kind = columns[0].first.network.kind if columns else "pretrained"
+        rank = met.get(kind, 0)
+        met[kind] = rank + 1
+        shown[variant] = Look(colour_of(kind, rank), rank // len(COLOURS.get(kind, COLOURS["published"])))
+    return shown
+
+
+def stages(found: Findings, board: Board, drawn: Mapping[str, Look], anchor: str) -> Chart | None:
+    """Accuracy of every stage, a line for each variant; dots where there is one stage only."""
+    columns = {v: line.column for v in found.variants if (line := board_line(board, v)) and line.column}
+    if not columns or not board.first:
+        return None
+    rows = {name: column.first.row(name) for column in columns.values() for name in column.names}
+    places = list(dict.fromkeys(rows[name].stage for name in row_names(list(columns.values()))))
+    lines = []
+    for variant, column in columns.items():
+        line = board_line(board, variant)
+        assert line is not None
+        shown = column.first.row(line.row)
+        by_stage = _by_stage(column, shown.variant)
+        scores = [column.cells[by_stage[place]].score if place in by_stage else None for place in places]
+        ringed = places.index(shown.stage) if len(places) > 1 else None
+        lines.append(Line(shortened(variant, _LETTERS), scores, *drawn[variant], ringed))
+    measure = MEASURES[board.first.metric]
+    kept, left_out = lines[:MOST], max(0, len(lines) - MOST)
+    if len(places) == 1:
+        return Chart(Markup(dots_chart(anchor, measure, places, kept)), left_out)
+    table = published_of(board)
+    behind = table.rows if table and tuple(places) == STAGES else ()
+    return Chart(Markup(stages_chart(anchor, measure, places, kept, behind)), left_out)
+
+
+def _by_stage(column: Column, variant: str) -> dict[str, str]:
+    """The row of every stage that is comparable with the one that is shown."""
+    return {row.stage: row.name for row in column.first.rows if row.variant == variant}
+
+
+def cost(found: Findings, board: Board, drawn: Mapping[str, Look], anchor: str) -> Chart | None:
+    """The row that is shown against minutes of pretraining; what is random took none."""
+    points: list[tuple[float, Line]] = []
+    for variant in found.variants:
+        line = board_line(board, variant)
+        if not line or not line.column or not line.number:
+            continue
+        if variant in found.costs:
+            took = found.costs[variant].seconds / 60
+        elif line.column.first.network.kind == "random":
+            took = 0.0
+        else:
+            continue
+        points.append((took, Line(shortened(variant, _LETTERS), [line.number.score], *drawn[variant])))
+    if not board.first or not any(took for took, _ in points):
+        return None
+    measure = MEASURES[board.first.metric]
+    points, left_out = points[:MOST], max(0, len(points) - MOST)
+    lines = [point for _, point in points]
+    with matplotlib.rc_context(STYLE):
+        of_legend = legend_lines(lines)
+        figure, axes = new_axes(240 + 17 * of_legend)
+        for took, point in points:
+            (score,) = point.scores
+            assert score is not None
+            face = point.colour if point.style == 0 else "white"
+            axes.vlines(took, 100 * score.low, 100 * score.high, color=point.colour, lw=1.6)
+            marker = STYLES[point.style % len(STYLES)][1]
+            axes.plot(took, 100 * score.value, marker, ms=6, mfc=face, color=point.colour, zorder=3)
+        most = max(took for took, _ in points)
+        axes.set_xlim(-0.04 * most, 1.06 * most)
+        axes.set_ylim(*limits(lines))
+        axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.7g}"))
+        axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
+        axes.grid(visible=False, axis="x")
+        axes.set_xlabel("minutes of pretraining, a seed")
+        axes.set_ylabel(f"{measure}, %")
+        draw_legend(axes, lines, of_legend, joined=False)
+        return Chart(Markup(as_svg(figure, anchor, f"{measure} against minutes of pretraining")), left_out)

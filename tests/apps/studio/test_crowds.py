@@ -1,0 +1,199 @@
+"""Many who send to the studio at once, slowly or much, and one who only wants a photograph colored."""
+
+import http.client
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from browsing import Site, serving
+from hypothesis import given
+from hypothesis import strategies as st
+from painters import checkpoint, file_of, photograph
+from served import served
+
+from pretint.apps.studio.fair_queue import Client, FairQueue
+from pretint.apps.studio.pages import studio_app
+from pretint.apps.studio.photographs import Table
+from pretint.apps.studio.uploads import Uploads
+from pretint.apps.studio.worker import Crowded
+from pretint.colorization.networks import open_network
+
+LOOK = {"temperature": 0.38, "saturation": 1}
+UPLOAD = "POST /photographs HTTP/1.1\r\nHost: HOST\r\nContent-Length: 4000000\r\n\r\nabc"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return checkpoint(tmp_path_factory.mktemp("model") / "tiny.pt")
+
+
+def test_fifty_slow_senders_keep_nobody_waiting(model: Path, tmp_path: Path) -> None:
+    with served(tmp_path, "studio", model, "--device", "cpu") as page, ExitStack() as stack:
+        senders = [stack.enter_context(page.connect(UPLOAD)) for _ in range(50)]
+        senders += [stack.enter_context(page.connect("GET / HTTP/1.1\r\nHost: HO")) for _ in range(20)]
+        ended = threading.Event()
+
+        def drip() -> None:
+            while not ended.wait(0.5):
+                for sender in senders[:50]:
+                    sender.sendall(b"x")
+
+        thread = threading.Thread(target=drip)
+        thread.start()
+        try:
+            began = time.monotonic()
+            uploaded = page.ask("/photographs", file_of(photograph(300, 200)))
+            assert uploaded.status == 201
+            colored = page.post(f"/photographs/{uploaded.json['photograph']}/coloured", LOOK)
+            seconds = time.monotonic() - began
+        finally:
+            ended.set()
+            thread.join()
+        assert colored.status == 200 and seconds < 5
+        # A slow sender who does send is heard as well.
+        data = file_of(photograph())
+        slow = stack.enter_context(page.connect(UPLOAD.replace("4000000", str(len(data))).removesuffix("abc")))
+        for start in range(0, len(data), -(-len(data) // 10)):
+            slow.sendall(data[start : start + -(-len(data) // 10)])
+            time.sleep(0.1)
+        assert slow.recv(4000).startswith(b"HTTP/1.1 201")
+
+
+@pytest.fixture
+def table(model: Path) -> Table:
+    return Table(open_network(model, "cpu", 48), "tiny", 1_000_000)
+
+
+@pytest.fixture
+def studio(table: Table) -> Iterator[Site]:
+    with serving(lambda address: studio_app(table, 1, {"localhost"})) as site:
+        yield site
+
+
+def test_a_page_tells_sessions_apart(studio: Site) -> None:
+    cookies = [studio.ask("/").headers["set-cookie"] for _ in range(2)]
+    assert cookies[0] != cookies[1] and "HttpOnly" in cookies[0] and "SameSite=strict" in cookies[0]
+    assert "set-cookie" not in studio.ask("/", cookie=cookies[0].partition(";")[0]).headers
+
+
+def test_turns_are_shared_out_by_session(studio: Site, table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One who sends ten photographs at once does not come before another's first."""
+    turns: list[bytes] = []
+    begun, go_on = threading.Event(), threading.Event()
+
+    def lay(data: bytes) -> object:
+        turns.append(data)
+        begun.set()
+        go_on.wait(60)
+        return Table.lay(table, data)
+
+    monkeypatch.setattr(table, "lay", lay)
+    files = {name: file_of(photograph(seed=seed)) for seed, name in enumerate(("first", "many", "one"))}
+
+    def upload(name: str) -> threading.Thread:
+        headers = {"cookie": f"pretint-studio={name}"}
+        thread = threading.Thread(target=lambda: studio.ask("/photographs", files[name], **headers))
+        thread.start()
+        return thread
+
+    threads = [upload("first")]
+    assert begun.wait(60)
+    threads += [upload("many") for _ in range(10)]
+    time.sleep(0.5)
+    threads.append(upload("one"))
+    time.sleep(0.5)
+    go_on.set()
+    for thread in threads:
+        thread.join()
+    names = [next(name for name, data in files.items() if data == turn) for turn in turns]
+    assert names[0] == "first" and len(names) == 12 and "one" in names[1:3]
+
+
+def test_nothing_is_done_for_those_who_left(studio: Site, table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[bytes] = []
+    begun, go_on = threading.Event(), threading.Event()
+
+    def lay(data: bytes) -> object:
+        opened.append(data)
+        begun.set()
+        go_on.wait(60)
+        return Table.lay(table, data)
+
+    monkeypatch.setattr(table, "lay", lay)
+    data, host = file_of(photograph()), studio.address.removeprefix("http://")
+    first = http.client.HTTPConnection(host)
+    first.request("POST", "/photographs", data)
+    assert begun.wait(60)
+    for _ in range(5):
+        leaving = http.client.HTTPConnection(host)
+        leaving.request("POST", "/photographs", data)
+        time.sleep(0.1)
+        leaving.close()
+    time.sleep(0.2)
+    go_on.set()
+    assert first.getresponse().status == 201
+    assert studio.ask("/photographs", data).status == 201
+    assert len(opened) == 2
+
+
+def test_a_body_that_nobody_asked_for_is_no_error(studio: Site) -> None:
+    identity = studio.ask("/photographs", file_of(photograph())).json["photograph"]
+    connection = http.client.HTTPConnection(studio.address.removeprefix("http://"))
+    connection.request("GET", f"/photographs/{identity}/gray", b"x" * 70_000)
+    assert connection.getresponse().status == 413
+    connection.close()
+
+
+def test_addresses_take_turns_and_so_do_their_sessions() -> None:
+    queue: FairQueue[str] = FairQueue()
+    for item in ("a1", "a2", "a3"):
+        queue.put(Client("A", "x"), item, item)
+    queue.put(Client("A", "y"), 0, "a4")
+    queue.put(Client("B", "x"), 0, "b1")
+    queue.put(Client("B", "x"), 1, "b2")
+    assert queue.put(Client("A", "x"), "a1", "a1 again") == "a1", "at its place"
+    assert [queue.pop() for _ in range(len(queue))] == ["a1 again", "b1", "a4", "b2", "a2", "a3"]
+    assert not len(queue)
+
+
+def test_whoever_has_most_makes_room() -> None:
+    queue: FairQueue[str] = FairQueue()
+    assert queue.put(Client("A", "x"), 0, "only") is None
+    assert queue.make_room(Client("A", "x")) is None and queue.make_room(Client("A", "y")) is None
+    for lane in range(3):
+        queue.put(Client("B", "x"), lane, f"b{lane}")
+    assert queue.make_room(Client("B", "x")) is None, "it has most itself"
+    assert queue.make_room(Client("B", "y")) == "b2", "the newest, for another session of the address"
+    assert queue.make_room(Client("C", "x")) == "b1", "and for another address"
+    assert queue.make_room(Client("C", "x")) is None and len(queue) == 2, "nobody has more than it would have"
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), max_size=60))
+def test_nobody_waits_for_more_than_one_turn_of_each_other_address(clients: list[tuple[int, int]]) -> None:
+    queue: FairQueue[int] = FairQueue()
+    for lane, (address, session) in enumerate(clients):
+        queue.put(Client(str(address), str(session)), lane, address)
+    queue.put(Client("new", ""), 0, -1)
+    others = len({address for address, _ in clients})
+    assert -1 in [queue.pop() for _ in range(min(others + 1, len(queue)))]
+
+
+def test_uploads_are_bounded_together_and_the_largest_gives_way() -> None:
+    uploads = Uploads(100)
+    with ExitStack() as stack:
+        flood = [stack.enter_context(uploads.receive(Client("A", str(session)))) for session in range(3)]
+        for upload in flood:
+            uploads.append(upload, b"x" * 30)
+        small = stack.enter_context(uploads.receive(Client("B", "")))
+        uploads.append(small, b"y" * 20)
+        assert [upload.size for upload in (*flood, small)] == [0, 30, 30, 20]
+        with pytest.raises(Crowded):
+            uploads.append(flood[0], b"x")
+        with pytest.raises(Crowded):
+            uploads.append(flood[1], b"x" * 50)
+        assert small.take() == b"y" * 20 and flood[2].take() == b"x" * 30
+    with pytest.raises(Crowded):
+        small.take()

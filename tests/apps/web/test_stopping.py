@@ -1,0 +1,207 @@
+"""Pages that are stopped while they are at work."""
+
+import asyncio
+import json
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+
+import pytest
+from browsing import Site, serving
+from painters import checkpoint, file_of, photograph
+from PIL import Image
+from served import Served, connect, served
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from studying import MakeStudy, make_study, write_pictures
+
+from pretext.engine.signals import Ending
+from pretint.apps.studio.pages import studio_app
+from pretint.apps.studio.photographs import Look, Table
+from pretint.apps.turing.pages import study_app
+from pretint.apps.web.security import Guard
+from pretint.apps.web.server import PageServer
+from pretint.apps.web.sockets import address_of, bound
+from pretint.colorization.networks import open_network
+
+__all__ = ["make_study"]
+
+CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+UPLOAD = "POST /photographs HTTP/1.1\r\nHost: HOST\r\nContent-Length: 4000000\r\n\r\nabc"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return checkpoint(tmp_path_factory.mktemp("model") / "tiny.pt")
+
+
+@pytest.fixture
+def busy(model: Path, tmp_path: Path) -> Iterator[Served]:
+    """A studio that colors for half a minute, while others wait, send slowly, or say nothing."""
+    with served(tmp_path, "studio", model, "--size", "4096", "--device", "cpu") as page, ExitStack() as stack:
+        identity = page.ask("/photographs", file_of(photograph(300, 200))).json["photograph"]
+        for session in range(3):
+            stack.enter_context(page.connect(request_colors(identity, f"session-{session}")))
+        for sent in (UPLOAD, UPLOAD, "", "GET / HTTP/1.1\r\nHo"):
+            stack.enter_context(page.connect(sent))
+        time.sleep(1)  # the first is being colored
+        yield page
+
+
+def request_colors(identity: str, session: str) -> str:
+    body = json.dumps({"temperature": 0.38, "saturation": 1})
+    head = f"POST /photographs/{identity}/coloured HTTP/1.1\r\nHost: HOST\r\nCookie: pretint-studio={session}\r\n"
+    return f"{head}Content-Length: {len(body)}\r\n\r\n{body}"
+
+
+@pytest.mark.parametrize("numbers", [[signal.SIGINT], [signal.SIGTERM], [signal.SIGINT, signal.SIGINT]])
+def test_signals_end_a_studio_at_work(busy: Served, numbers: list[int]) -> None:
+    for number in numbers[:-1]:
+        busy.process.send_signal(number)
+        time.sleep(0.3)
+    code, seconds = busy.stop(numbers[-1])
+    _, _, said = busy.output.partition("Ctrl-C stops")
+    assert code == CODES[signal.Signals(numbers[-1])], busy.output
+    assert "Traceback" not in said and "Error" not in said and "Cancel" not in said
+    assert said.count("pretint:") == (numbers[-1] == signal.SIGINT)
+    assert len(busy.output.splitlines()) <= 3
+    assert seconds < 20, "3 for the requests in progress; the colors would take 30"
+    bound(*busy.place).close()
+
+
+def test_one_signal_ends_a_study_at_work(tmp_path: Path) -> None:
+    real, fake = write_pictures(tmp_path / "pictures", ["a", "b", "c"], 1)
+    words = ["--real", real, "--algorithm", f"one={fake}", "--practice", "1", "--trials", "2", "--size", "16"]
+    with served(tmp_path, "turing", tmp_path / "study", *words) as page, ExitStack() as stack:
+        place = join(page, page.output.partition("/join/")[2].split()[0])
+        for sent in (f"POST {place}/seen HTTP/1.1\r\nHost: HOST\r\nContent-Length: 20\r\n\r\nabc", "", "GET / HT"):
+            stack.enter_context(page.connect(sent))
+        stack.enter_context(locked(tmp_path / "study" / "study.db"))
+        for _ in range(3):
+            stack.enter_context(page.connect(see(place)))
+        time.sleep(0.2)
+        code, _ = page.stop(signal.SIGTERM)
+    assert "1 participants, 0 of them finished" in page.output
+    said = page.output.partition("Ctrl-C stops")[2]
+    assert "Traceback" not in said and code == 143, page.output
+    bound(*page.place).close()
+
+
+def test_a_study_ends_though_many_wait_to_write(make_study: MakeStudy) -> None:
+    """They wait one after the other, each for as long as another program has the file."""
+    store = make_study()
+    with ExitStack() as stack:
+        with serving(lambda address: study_app(store, "a long token", address, set())) as site:
+            place = join(site, store.facts.token)
+            stack.enter_context(locked(store.file))
+            for _ in range(40):
+                stack.enter_context(connect(site, see(place)))
+            time.sleep(0.5)
+            threads, began = threading.enumerate(), time.monotonic()
+        for thread in threads:
+            if "AnyIO" in thread.name:  # the end of a process waits for them
+                thread.join()
+        assert time.monotonic() - began < 25, "it would be more than 40"
+        with pytest.raises(sqlite3.Error, match="closed"):
+            store.join("late", "yes")
+        assert [finished for _, finished in store.participants()] == [False], "it can be read"
+
+
+def test_a_second_signal_does_not_wait_for_the_requests_in_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pretint.apps.web.server._GRACE", 600.0)
+    begun = threading.Event()
+
+    async def sleep(request: Request) -> Response:
+        begun.set()
+        await asyncio.sleep(600)
+        return Response()
+
+    listener = bound("127.0.0.1", 0)
+    server = PageServer(Guard(Starlette(routes=[Route("/", sleep)]), set()))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    with connect(Site(address_of(listener)), "GET / HTTP/1.1\r\nHost: HOST\r\n\r\n"):
+        assert begun.wait(60)
+        server.handle_exit(signal.SIGTERM, None)
+        thread.join(1)
+        assert thread.is_alive(), "the request has its time"
+        server.handle_exit(signal.SIGINT, None)
+        thread.join(60)
+        assert not thread.is_alive() and server.ending == Ending.TERMINATED
+
+
+SLOW_END = """
+import atexit, time
+from pretint.apps.web.sockets import bound
+from pretint.apps.web.server import PageServer, run_server
+
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        print("serving", flush=True)
+        await receive()
+        await send({"type": "lifespan.shutdown.complete"})
+
+def end():
+    print("ending", flush=True)
+    time.sleep(60)
+
+atexit.register(end)
+run_server(PageServer(app), bound("127.0.0.1", 0))
+"""
+
+
+def test_a_signal_while_python_ends_prints_no_traceback(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", SLOW_END]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path) as process:
+        assert process.stdout and process.stderr
+        for line in (b"serving\n", b"ending\n"):
+            assert process.stdout.readline() == line
+            process.send_signal(signal.SIGINT)
+        assert process.wait(30) == -signal.SIGINT and process.stderr.read() == b""
+
+
+def test_what_was_begun_is_answered(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table, begun = Table(open_network(model, "cpu", 48), "tiny", 1_000_000), threading.Event()
+    monkeypatch.setattr("pretint.apps.web.server._GRACE", 60.0)
+
+    def color(identity: str, look: Look) -> Image.Image:
+        begun.set()
+        time.sleep(0.5)  # so that the stop is under way
+        return Table.coloured(table, identity, look)
+
+    monkeypatch.setattr(table, "coloured", color)
+    with ExitStack() as stack:
+        with serving(lambda address: studio_app(table, 1, set())) as site:
+            identity = site.ask("/photographs", file_of(photograph())).json["photograph"]
+            connection = stack.enter_context(connect(site, request_colors(identity, "mine")))
+            assert begun.wait(60)
+        assert connection.recv(4000).startswith(b"HTTP/1.1 200")
+
+
+def join(site: Site, link: str) -> str:
+    joined = site.ask(f"/join/{link}", b"vision=yes", content_type="application/x-www-form-urlencoded")
+    return joined.headers["location"]
+
+
+def see(place: str) -> str:
+    body = '{"trial": 0}'
+    head = f"POST {place}/seen HTTP/1.1\r\nHost: HOST\r\nContent-Type: application/json\r\n"
+    return f"{head}Content-Length: {len(body)}\r\n\r\n{body}"
+
+
+@contextmanager
+def locked(file: Path) -> Iterator[None]:
+    """Another program writes to a study, and does not come to an end."""
+    with closing(sqlite3.connect(file)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        yield

@@ -1,0 +1,312 @@
+"""Shards copied to a local disk: the same pictures, each byte checked, copied once, whatever breaks."""
+
+import fcntl
+import hashlib
+import multiprocessing
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from launching import Launcher, Trained
+
+import pretint
+from pretext.data import ClassFolder, Shards, local_copy, open_labelled, open_source
+from pretext.data.pack import PackSettings, pack
+from pretext.engine.progress import Advance
+from pretext.engine.signals import Ending
+from pretext.errors import PictureError, UserError
+
+ROOT = Path(pretint.__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small folder of classes."""
+    folder = tmp_path_factory.mktemp("pictures")
+    tiles = open_source("bundled:train")
+    for index in range(0, 120, 2):
+        path = folder / "ab"[index % 4 // 2] / f"{index:03}.png"
+        path.parent.mkdir(exist_ok=True)
+        tiles.read(index).save(path)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def original(pictures: Path) -> Path:
+    """It packed, not to be changed."""
+    to = pictures.with_name("packed")
+    pack(str(pictures), to, PackSettings(shorter=48, shard_mb=0.03, workers=0))
+    assert len(list(to.glob("*.tar"))) > 3
+    return to
+
+
+@pytest.fixture
+def packed(original: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(original, tmp_path / "packed"))
+
+
+@pytest.fixture(autouse=True)
+def local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("PRETINT_LOCAL", str(tmp_path / "local"))
+    local_copy._say_in_place.cache_clear()
+    return tmp_path / "local"
+
+
+def place(packed: Path, local: Path) -> Path:
+    """Where the copy belongs."""
+    return local / hashlib.sha256((packed / "SHA256SUMS").read_bytes()).hexdigest()[:16]
+
+
+def inodes(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_ino for path in folder.iterdir() if not path.name.startswith(".")}
+
+
+def data(source: object) -> list[bytes]:
+    assert isinstance(source, Shards)
+    return [source.data(index) for index in range(len(source))]
+
+
+def refused(source: Path, *parts: str) -> None:
+    with pytest.raises(UserError) as caught:
+        Shards(source)
+    assert all(part in str(caught.value) for part in parts), str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_same_source_from_the_copy(
+    packed: Path, pictures: Path, local: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied = open_labelled(str(packed))
+    assert isinstance(copied, Shards)
+    there = place(packed, local)
+    names = {path.name for path in packed.iterdir() if path.suffix in (".tar", ".npz")}
+    assert set(inodes(there)) == names
+    assert all((there / name).read_bytes() == (packed / name).read_bytes() for name in names)
+    monkeypatch.delenv("PRETINT_LOCAL")
+    plain = open_labelled(str(packed))
+    assert copied.digest() == plain.digest() and copied.classes == plain.classes == ClassFolder(pictures).classes
+    assert list(copied.labels) == list(plain.labels) and copied.paths == Shards(packed).paths
+    want = data(plain)
+    for path in packed.glob("*.tar"):
+        path.unlink()
+    assert data(copied) == want, "it reads the copy"
+    assert isinstance(plain, Shards)
+    plain._open.clear()
+    with pytest.raises(PictureError, match="shard-000000"):
+        plain.data(0)
+
+
+def test_what_is_there_is_not_copied_again(packed: Path, local: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    first = data(Shards(packed))
+    assert "copy packed to" in capfd.readouterr().err
+    there = place(packed, local)
+    before = inodes(there)
+    assert data(Shards(packed)) == first and inodes(there) == before
+    assert capfd.readouterr().err == ""
+    # A pattern of the same folder shares its copy.
+    assert len(Shards(f"{packed}/shard-00000{{0..1}}.tar")) and inodes(there) == before
+
+    cut, touched, gone, kept = (there / f"shard-00000{number}.tar" for number in range(4))
+    os.truncate(cut, 100)
+    content = bytearray(touched.read_bytes())
+    content[2000] ^= 1
+    touched.write_bytes(content)
+    gone.unlink()
+    (there / ".shard-000002.tar.part").write_bytes(b"begun")
+    assert data(Shards(packed)) == first
+    assert inodes(there)[kept.name] == before[kept.name] and not list(there.glob(".*.part"))
+    assert touched.read_bytes() == (packed / touched.name).read_bytes()
+
+    (there / ".checked").unlink()  # what nobody checked is not believed
+    assert data(Shards(packed)) == first and inodes(there)[kept.name] != before[kept.name]
+    (there / ".checked").write_bytes(b"\xff\xfe\x00 damaged")
+    assert data(Shards(packed)) == first
+
+
+def test_a_part_of_a_folder_is_copied_alone(packed: Path, local: Path) -> None:
+    Shards(packed / "shard-000001.tar")
+    assert set(inodes(place(packed, local))) == {"shard-000001.tar", "shard-000001.index.npz"}
+    whole = Shards(packed)
+    assert len(inodes(place(packed, local))) == 2 * len(whole.paths)
+
+
+def test_a_wrong_checksum_names_the_shard(packed: Path, local: Path) -> None:
+    bad = packed / "shard-000002.tar"
+    content = bytearray(bad.read_bytes())
+    content[700] ^= 1
+    bad.write_bytes(content)
+    refused(packed, str(bad), "SHA256SUMS", "fetch it again")
+    there = place(packed, local)
+    assert set(inodes(there)) == {"shard-000000.tar", "shard-000001.tar"} and not list(there.glob(".*.part"))
+    content[700] ^= 1
+    bad.write_bytes(content)
+    before = inodes(there)
+    assert len(Shards(packed)) == 60
+    assert before.items() <= inodes(there).items(), "what was right is kept"
+    bad.write_bytes(content + bytes(512))  # replaced after it was copied: its old copy is not taken
+    refused(packed, str(bad))
+
+
+def test_a_shard_without_checksum(packed: Path) -> None:
+    sums = packed / "SHA256SUMS"
+    lines = sums.read_text().splitlines(keepends=True)
+    sums.write_text("".join(line for line in lines if "shard-000001.tar" not in line))
+    refused(packed, str(sums), "no checksum of shard-000001.tar")
+    sums.write_text("no checksum\n")
+    refused(packed, str(sums), "line 1")
+    sums.write_bytes(b"\xff\xff")
+    refused(packed, str(sums), "cannot be read")
+
+
+def test_checksums_by_another_program(packed: Path, local: Path) -> None:
+    """As ``sha256sum -b ./*.tar`` writes them, behind a BOM; indices without a checksum are not copied."""
+    want = data(Shards(packed))
+    call = r"(printf '\357\273\277'; sha256sum -b ./*.tar) > SHA256SUMS"
+    said = subprocess.run(call, cwd=packed, shell=True, check=False)
+    assert said.returncode == 0
+    assert data(Shards(packed)) == want
+    assert all(name.endswith(".tar") for name in inodes(place(packed, local)))
+
+
+def test_without_checksums_shards_are_read_in_place(
+    packed: Path, local: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (packed / "SHA256SUMS").unlink()
+    assert len(Shards(packed)) == len(Shards(packed)) == 60
+    said = capfd.readouterr().err
+    assert said.count("\n") == 1 and str(packed) in said and "pretint pack" in said and not local.exists()
+
+
+def test_too_little_room(packed: Path, local: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    needed = sum(path.stat().st_size for path in packed.iterdir() if path.suffix in (".tar", ".npz"))
+    usage = shutil.disk_usage(packed)
+    monkeypatch.setattr(local_copy.shutil, "disk_usage", lambda path: usage._replace(free=needed - 1))
+    refused(packed, str(packed), f"{needed / 1e9:.2f} GB", "free")
+    assert not inodes(place(packed, local))
+    monkeypatch.setattr(local_copy.shutil, "disk_usage", lambda path: usage._replace(free=needed))
+    assert len(Shards(packed)) == 60
+
+
+def test_folders_that_cannot_be(packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    for name, part in (
+        (tmp_path / "file", "cannot write there"),
+        (packed / "local", "is to be copied"),
+        ("~nobody-of-this-name/x", "no such user"),
+    ):
+        monkeypatch.setenv("PRETINT_LOCAL", str(name))
+        refused(packed, str(name), part, "PRETINT_LOCAL")
+    monkeypatch.setenv("PRETINT_LOCAL", "")
+    assert len(Shards(packed)) == 60
+
+
+def test_a_copy_that_is_swept_away_while_it_is_read(packed: Path, local: Path) -> None:
+    source = Shards(packed)
+    want = data(source)
+    there = place(packed, local)
+    for how in ("gone", "cut"):
+        again = Shards(packed)
+        assert again.data(0) == want[0]
+        again._open.clear()
+        if how == "gone":
+            shutil.rmtree(there)
+        else:
+            for path in there.glob("*.tar"):
+                os.truncate(path, 600)
+        assert data(again) == want, how
+
+
+def _dies(folder: str, after: int) -> None:
+    @contextmanager
+    def dying(*words: object) -> Iterator[Advance]:
+        blocks = 0
+
+        def advance(more: int, remark: str) -> None:
+            nonlocal blocks
+            blocks += 1
+            if blocks == after:
+                os._exit(9)
+
+        yield advance
+
+    local_copy.progress = dying  # type: ignore[assignment]
+    Shards(folder)
+
+
+def test_killed_while_it_copies(packed: Path, local: Path) -> None:
+    there, before = place(packed, local), dict[str, int]()
+    for after in (1, 1, 3, 2):
+        process = multiprocessing.get_context("fork").Process(target=_dies, args=(str(packed), after))
+        process.start()
+        process.join()
+        assert process.exitcode == 9 and len(list(there.glob(".*.part"))) == 1
+        assert before.items() <= inodes(there).items(), "what was done is not done again"
+        before = inodes(there)
+    assert len(before) == 3
+    assert len(Shards(packed)) == 60 and before.items() <= inodes(there).items()
+
+
+def start(packed: Path) -> "subprocess.Popen[str]":
+    code = f"from pretext.data import Shards; s = Shards({str(packed)!r}); print(len(s), s._files[0])"
+    return subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def test_many_processes_copy_once(packed: Path, local: Path) -> None:
+    outputs = [process.communicate() for process in [start(packed) for _ in range(4)]]
+    want = f"60 {place(packed, local)}/shard-000000.tar\n"
+    assert [out for out, _ in outputs] == [want] * 4, outputs
+    assert sum("copy packed" in said for _, said in outputs) == 1, outputs
+
+
+def test_who_comes_later_waits(packed: Path, local: Path) -> None:
+    there = place(packed, local)
+    there.mkdir(parents=True)
+    with (there / ".lock").open("a") as lock:
+        fcntl.lockf(lock, fcntl.LOCK_EX)
+        process = start(packed)
+        assert process.stderr is not None
+        assert "waiting" in process.stderr.readline()
+        time.sleep(0.3)
+        assert process.poll() is None and not inodes(there)
+    out, _ = process.communicate()
+    assert out.startswith("60 ")
+
+
+SETTINGS = [
+    "--data.holdout", "6",
+    "--crop.size", "16",
+    "--objective.stride", "4",
+    "--objective.prior_pictures", "20",
+    "--training.steps", "30",
+    "--training.warmup", "5",
+    "--training.batch_size", "16",
+    "--machine.checkpoint_every", "5",
+    "--machine.evaluate_every", "15",
+]  # fmt: skip
+
+
+def test_a_run_goes_on_with_and_without_it(launcher: Launcher, packed: Path, local: Path, tmp_path: Path) -> None:
+    whole, mixed = tmp_path / "whole", tmp_path / "mixed"
+    more = [*SETTINGS, "--data.source", str(packed)]
+    process = launcher.start("pretrain", whole, *more, env={"PRETINT_LOCAL": ""})
+    assert process.wait() == Ending.COMPLETE, process.said
+    assert not local.exists()
+    for step, folder in ((5, str(local)), (15, "")):
+        process = launcher.start("pretrain", mixed, *more, env={"PRETINT_LOCAL": folder})
+        Trained(mixed).wait_for_step(step, process)
+        process.kill()
+        process.wait()
+        assert ("copy packed" in process.said) == bool(folder)
+    process = launcher.start("pretrain", mixed, *more, env={"PRETINT_LOCAL": str(local)})
+    assert process.wait() == Ending.COMPLETE, process.said
+    Trained(mixed).same_as(Trained(whole))
+    assert str(local) not in (mixed / "settings.yaml").read_text()

@@ -1,0 +1,105 @@
+"""Colour for networks of lightness, against what it is to be: nothing at the start, and never for gray pictures."""
+
+import dataclasses
+
+import pytest
+import torch
+from adapting import features, lived_in, photographs, take_steps
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pretext.backbones.contract import Backbone, Stage
+from pretext.color import rgb_to_lab
+from pretext.errors import UserError
+from pretext.weights.inputs import FromRgb
+from transfer.adapt import AdaptSettings, adapt
+from transfer.adapt.color_input import WithColour
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "random:tiny",
+        "random:vgg",
+        "random:siggraph17",  # has inputs for hints beside
+        "random:resnet18",
+        "random:tf_efficientnet_b0",  # pads as TensorFlow does
+        "random:convnext_atto",
+        "random:resnetv2_50x1_bit",  # standardises its weights
+        "random:vit_tiny_patch16_224",
+    ],
+)
+def test_ab_joins_and_changes_nothing_at_first(spec: str) -> None:
+    size = 224 if "vit" in spec else 64
+    network, rgb = lived_in(spec, size), photographs(2, size)
+    gray = rgb.float().mean(1, keepdim=True).byte().expand(-1, 3, -1, -1)
+    adapted = adapt(network, AdaptSettings(colour=True, batch_norm="frozen")).eval()
+    before = features(network.module, rgb)
+    after = features(adapted, rgb)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    adapted(rgb)[network.stages[0].name].square().mean().backward()
+    joined = [module for module in adapted.modules() if isinstance(module, WithColour)]
+    assert len(joined) == 1
+    gradient = joined[0].ab.weight.grad
+    assert gradient is not None and gradient.flatten(1).norm(dim=1).gt(0).any()
+    # Filters that have learnt see colour, but not in gray pictures, whether bytes or floats.
+    with torch.no_grad():
+        joined[0].ab.weight.normal_(generator=torch.Generator().manual_seed(0))
+    first, last = network.stages[0].name, network.stages[-1].name
+    assert not torch.allclose(before[first], features(adapted, rgb)[first], rtol=1e-2)
+    assert torch.equal(features(network.module, gray)[last], features(adapted, gray)[last])
+    assert torch.equal(features(network.module, gray / 255)[last], features(adapted, gray / 255)[last])
+
+
+def test_ab_is_in_the_units_of_lightness() -> None:
+    """Against the definition, for a network that divides L by 50."""
+    network, rgb = lived_in("random:tiny"), photographs(2)
+    adapted = adapt(network, AdaptSettings(colour=True, batch_norm="absorbed")).eval()
+    joined = next(module for module in adapted.modules() if isinstance(module, WithColour))
+    with torch.no_grad():
+        joined.ab.weight.normal_(generator=torch.Generator().manual_seed(0))
+    lab = rgb_to_lab(rgb)
+    weight = torch.cat((joined.lightness.weight, joined.ab.weight), dim=1)
+    scaled = torch.cat(((lab[:, :1] - 50) / 50, lab[:, 1:] / 50), dim=1)
+    expected = F.conv2d(scaled, weight, joined.lightness.bias, stride=2, padding=1).relu()
+    assert torch.allclose(features(adapted, rgb)["conv1"], expected, atol=1e-4)
+
+
+def test_training_moves_the_filters_and_bfloat16_works() -> None:
+    adapted, rgb = adapt(lived_in("random:tiny"), AdaptSettings(colour=True)), photographs(4)
+    joined = next(module for module in adapted.modules() if isinstance(module, WithColour))
+    with torch.autocast("cpu", torch.bfloat16):
+        take_steps(adapted, rgb)
+    assert joined.ab.weight.abs().min() > 0
+
+
+def test_what_sees_colour_already_is_left() -> None:
+    network = lived_in("timm:resnet18:random")
+    adapted = adapt(network, AdaptSettings(colour=True, freeze_to="layer1"))
+    assert not any(isinstance(module, WithColour) for module in adapted.modules())
+    assert not adapted.notes
+
+
+def test_a_frozen_first_layer_is_said() -> None:
+    adapted = adapt(lived_in("random:tiny"), AdaptSettings(colour=True, freeze_to="conv1"))
+    assert adapted.notes == ("frozen to conv1, it cannot learn to see colour",)
+
+
+class Tokens(Backbone):
+    """Its first layer is linear, of each pixel."""
+
+    stages = (Stage("tokens", 4, 1),)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(1, 4)
+        self.second = nn.Conv2d(4, 4, 1)
+
+    def forward(self, lightness: Tensor) -> dict[str, Tensor]:
+        return {"tokens": self.second(self.first(lightness.movedim(1, -1)).movedim(-1, 1))}
+
+
+def test_a_first_layer_that_is_no_convolution_is_an_error() -> None:
+    network = dataclasses.replace(lived_in("random:tiny"), module=FromRgb(Tokens()).eval(), stages=Tokens.stages)
+    with pytest.raises(UserError, match=r"^random:tiny: its first layer is no convolution, .* leave colour out$"):
+        adapt(network, AdaptSettings(colour=True))

@@ -1,0 +1,5 @@
+"""A network before fine-tuning: batch norm absorbed, weights rescaled, colour let in, stages frozen."""
+
+from transfer.adapt.backbone import Adapted, AdaptSettings, adapt
+
+__all__ = ["AdaptSettings", "Adapted", "adapt"]

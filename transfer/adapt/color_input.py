@@ -1,0 +1,82 @@
+"""Colour for a backbone that was made for lightness: ab joins its first layer by filters that start at zero.
+
+Method: the paper's fine-tuning in colour; released ``feature_learning_tests/segmentation`` (conv1_ab).
+"""
+
+from typing import Any
+
+import torch
+from timm.layers import Conv2dSame
+from torch import Tensor, nn
+
+from pretext.backbones.contract import Backbone, Stage
+from pretext.color import rgb_to_lab
+from pretext.errors import UserError
+from pretext.weights.inputs import FromRgb
+from transfer.adapt.graph import Trace, ancestors, leaves
+
+_GRAY = 50.0
+
+
+class FromColour(nn.Module):
+    """A backbone of lightness, its first layer widened: sRGB in, features of every stage out.
+
+    It is handed four channels, L, a + 50, b + 50 and 50, so that whatever it does to centre and scale L it does to
+    all, and the difference of the last to the middle two is ab in the units that L has in the network.
+    """
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.stages: tuple[Stage, ...] = backbone.stages
+
+    def forward(self, rgb: Tensor) -> dict[str, Tensor]:
+        """(B, 3, H, W), uint8 in [0, 255] or float in [0, 1] -> as ``Backbone.forward``."""
+        lightness, ab = rgb_to_lab(rgb).split((1, 2), dim=1)
+        # By the usual constants of sRGB and D65, ab of a gray is up to 0.01.
+        gray = (rgb == rgb[:, :1]).all(1, keepdim=True)
+        ab = ab.masked_fill(gray, 0)
+        return self.backbone(torch.cat((lightness, ab + _GRAY, torch.full_like(lightness, _GRAY)), dim=1))
+
+
+class WithColour(nn.Module):
+    """A first layer with one for ab beside it, whose filters start at zero.
+
+    Args:
+        lightness: the layer as it was.
+    """
+
+    def __init__(self, lightness: nn.Conv2d) -> None:
+        super().__init__()
+        kind = Conv2dSame if "Same" in type(lightness).__name__ else nn.Conv2d
+        self.lightness = lightness
+        of: Any = lightness
+        with torch.random.fork_rng(devices=[]):  # what is drawn after it must not depend on whether there is colour
+            ab = kind(2, of.out_channels, of.kernel_size, of.stride, of.padding, of.dilation, bias=False)
+        self.ab = ab.to(lightness.weight)
+        nn.init.zeros_(self.ab.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 4 n, H, W): each of the n channels that the first layer takes as four, see ``FromColour``."""
+        ab = x[:, 1:3] - x[:, 3:4]
+        joined: Tensor = self.lightness(x[:, ::4].contiguous()) + self.ab(ab)
+        return joined
+
+
+def add_colour(features: FromRgb, trace: Trace) -> FromColour:
+    """Widen a backbone's first layers, in place: what it gives is the same to the bit until they are trained.
+
+    Args:
+        features: the backbone behind its front end.
+        trace: of these features.
+
+    Raises:
+        UserError: its first layer is no convolution.
+    """
+    first = {call.name: call.module for call in trace.calls if call.inputs and not leaves(ancestors(call.inputs))}
+    widened = [(name, layer) for name, layer in first.items() if isinstance(layer, nn.Conv2d)]
+    if not widened:
+        raise UserError("its first layer is no convolution, so colour cannot join there: leave colour out")
+    for name, layer in widened:
+        features.set_submodule(name, WithColour(layer))
+    return FromColour(features.backbone)

@@ -1,5 +1,0 @@
-"""A network before fine-tuning: batch norm absorbed, weights rescaled, colour let in, stages frozen."""
-
-from transfer.adapting.adapted import Adapted, AdaptSettings, adapt
-
-__all__ = ["AdaptSettings", "Adapted", "adapt"]

@@ -1,0 +1,358 @@
+"""The job that fine-tunes: networks and a task in, a trained run and a result file for each network out."""
+
+import contextlib
+import hashlib
+import json
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import nn
+
+from pretext.data.batches import Views, stream
+from pretext.engine import distributed
+from pretext.engine.checkpoint import load_checkpoint
+from pretext.engine.device import Place, device_name, pick_place
+from pretext.engine.journal import Journal, read_journal, skipped_pictures, training_seconds
+from pretext.engine.loop import train
+from pretext.engine.memory import explain_memory_shortage, forget_peak, peak
+from pretext.engine.progress import say
+from pretext.engine.run import held_run, newest_checkpoint, resumed_checkpoint
+from pretext.engine.signals import WARNINGS, Ending, stop_requests
+from pretext.engine.trainer import Learner
+from pretext.errors import UserError
+from pretext.files import write_png
+from pretext.settings import plain
+from pretext.versions import versions
+from transfer.adapt import Adapted, AdaptSettings, adapt
+from transfer.bootstrap import ABOUT
+from transfer.features import View, calibrate_batch_norm
+from transfer.metrics import judged_row
+from transfer.networks import Network, open_networks
+from transfer.results import Cost, Judged, Result, code_digest, kept_result, read_result, write_result
+from transfer.results.result import PREFIX, RESCALED
+from transfer.tasks.alignment import Features
+from transfer.tasks.predict import predictions, sheet
+from transfer.tasks.registry import open_task
+from transfer.tasks.task import FinetuneSettings, Task, parts_of
+
+_STATISTICS = 96  # pictures that a network is rescaled to
+
+
+class Finetuned(NamedTuple):
+    """What became of a call."""
+
+    results: list[Result]
+    """Of the networks that are done, in order; on the first of several processes alone."""
+    ending: Ending
+    """Whether all are complete, or by what the work was stopped and can go on."""
+
+
+class Start(NamedTuple):
+    """What a network is fine-tuned from."""
+
+    network: Network
+    rescale: bool
+
+    @property
+    def judged(self) -> Judged:
+        """The network as results and tables name it; rescaled it is another one."""
+        one = self.network
+        words = (f"{RESCALED}{one.name}", *(_hashed(text, "rescaled") for text in (one.group, one.weights)))
+        name, group, weights = words if self.rescale else (one.name, one.group, one.weights)
+        return Judged(name, group[:16], one.kind, one.seed, one.step, one.backbone, weights)
+
+
+@explain_memory_shortage(
+    "set machine.checkpoint_activations, or lower training.micro_batch, training.batch_size, size, machine.workers or "
+    "machine.cache"
+)
+def finetune(networks: Sequence[str], settings: FinetuneSettings) -> Finetuned:
+    """Train networks on a task, each with a new head, and judge each once on the test pictures.
+
+    Called again it goes on from where it was interrupted, to the bit on the same machine's CPU, and reads back
+    what is done. Several processes (see ``pretext.engine.distributed``) that all call it share the training.
+
+    Args:
+        networks: see ``transfer.networks.open_network``; ``rescaled:`` before one rescales it first.
+        settings: those of one task.
+
+    Returns:
+        The results, and whether that is all.
+
+    Raises:
+        UserError: see the message.
+    """
+    asked = pick_place(settings.machine.device, settings.training.precision, settings.machine.workers)
+    with stop_requests(*WARNINGS) as warned, distributed.joined(asked.device):
+        distributed.on_first(lambda: settings.training.share(distributed.world()))
+        task = distributed.on_first(lambda: open_task(settings)) or open_task(settings)
+        runs = [Tuning(start, task, settings, asked) for start in starts(networks, settings)]
+        for run in runs:  # what does not fit is said before anything takes long
+            run.check()
+        results: list[Result] = []
+        for run in runs:
+            kept = distributed.on_first(run.kept)
+            if not distributed.from_first(lambda kept=kept: kept is not None):  # type: ignore[misc]
+                forget_peak(asked.device)
+                ending = run.train(warned)
+                if ending != Ending.COMPLETE:
+                    return Finetuned(results, ending)
+                kept = run.judge()
+            if kept is not None:
+                results.append(kept)
+    return Finetuned(results, Ending.COMPLETE)
+
+
+def starts(specs: Sequence[str], settings: FinetuneSettings) -> list[Start]:
+    """What is trained, each once: runs of one architecture and seed have one network at random weights."""
+    found: dict[str, Start] = {}
+    for rescale in (False, True):
+        own = [spec.removeprefix(PREFIX) for spec in specs if spec.startswith(PREFIX) == rescale]
+        if wrong := [name for name in own if rescale and (not name or name.startswith(PREFIX))]:
+            raise UserError(f"{PREFIX}{wrong[0]}: name one network after {PREFIX}, such as {PREFIX}random:RUN")
+        opened = open_networks(own, settings.seed, settings.reference, settings.backbone)
+        for start in (Start(network, rescale) for network in opened):
+            found.setdefault(start.judged.weights, start)
+    return list(found.values())
+
+
+class Tuning:
+    """One network on one task: its run, and its result."""
+
+    def __init__(self, start: Start, task: Task, settings: FinetuneSettings, place: Place) -> None:
+        self.start, self.task, self.settings, self.place = start, task, settings, place
+        self.network = start.network
+        if settings.freeze_to and settings.freeze_to not in [stage.name for stage in self.network.stages]:
+            names = ", ".join(stage.name for stage in self.network.stages)
+            raise UserError(f"freeze_to is {settings.freeze_to}: {self.network.name} has no such stage; it has {names}")
+        self.training, self.held = parts_of(task.train, settings.holdout, settings.seed)
+        home = Path(settings.out) if settings.out else self.network.run or Path("runs/finetuned")
+        name = self._name()
+        self.folder = home / "finetuned" / name
+        self.file = (home / "results" if home == self.network.run else home) / f"{name}.json"
+
+    def _name(self) -> str:
+        settings = self.settings
+        # Of voc:2007:test:/data/VOCdevkit the part, of a path its end; the digest tells apart what is called alike.
+        test = settings.test.rpartition(":")[0] or settings.test
+        words = [self.task.name, test, settings.protocol, self.start.judged.name, settings.trained]
+        words += [f"seed{settings.seed}"]
+        named = ".".join(re.sub(r"[^\w.+%@-]+", "-", word).strip("-.")[-40:] for word in words)
+        return f"{named}.{_hashed(self.facts, self.start.judged.weights)[:6]}"
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the result depends on besides the network; plain values."""
+        settings, task = self.settings, self.task
+        return {
+            "protocol": settings.protocol,
+            "settings": json.loads(json.dumps({"task": task.name, **settings.science})),
+            "train_digest": task.train_digest,
+            "test_digest": task.test_digest,
+            "view_size": settings.size,
+            "seed": settings.seed,
+            **({"n_shared": task.n_shared} if task.n_shared else {}),  # the facts name the run, and most have none
+        }
+
+    @property
+    def stored_settings(self) -> dict[str, Any]:
+        """What the run's settings.yaml holds."""
+        one = self.start.judged
+        network = {"name": one.name, "backbone": one.backbone, "weights": one.weights, "rescaled": self.start.rescale}
+        places = self.settings.places
+        shown = {k: v for k, v in plain(self.settings).items() if k not in ("reference", "out", *places)}
+        return {"task": self.task.name, "network": network, "places": places, **shown}
+
+    @property
+    def _side(self) -> int:
+        """Of squares that statistics are taken from, pixels."""
+        return self.network.fit_size(self.settings.size or self.network.view_size)
+
+    def check(self) -> None:
+        """Refuse, by a ``UserError``, a network that the task's head does not fit."""
+        try:
+            self.built(self.place._replace(device=torch.device("cpu")), fresh=False)
+        except UserError as error:
+            own = f"{self.network.name}: "  # some name it, some cannot know it
+            raise UserError(own + str(error).removeprefix(own)) from error
+
+    def kept(self) -> Result | None:
+        """The result that was made of the very same things, if there is one."""
+        return kept_result(self.file, self.start.judged, self.facts)
+
+    def train(self, warned: Any) -> Ending:
+        """Train to the end, or to where it is asked to stop."""
+        settings, task, run = self.settings, self.task, self.folder
+        with contextlib.ExitStack() as held:
+            distributed.on_first(lambda: held.enter_context(held_run(run, self.stored_settings)))
+            begun = distributed.from_first(lambda: resumed_checkpoint(run))
+            state = None if begun is None else self._restored(begun)
+            place = self.place if state is None else self.place._replace(precision=state["precision"])
+            network = self.built(place, fresh=state is None)
+            learner = Learner(network, settings.training, settings.machine, place, settings.seed)
+            if state is not None:
+                learner.load(state, run)
+                del state
+            room = settings.machine.cache * 2**20 // (max(1, place.workers) * distributed.local_world())
+            return train(
+                run,
+                learner,
+                task.examples(self.training, room),
+                _Watch(self, learner),
+                warned,
+                facts={
+                    "versions": versions(),
+                    "precision": place.precision,
+                    "workers": place.workers,
+                },
+                stored={
+                    "settings": self.stored_settings,
+                    "precision": place.precision,
+                    "data": {"digest": task.train_digest},
+                    "versions": versions(),
+                },
+                skipped=task.problems,
+                replayable=False,
+                title=f"{task.name}: {self.start.judged.name}",
+            )
+
+    def _restored(self, checkpoint: Path) -> dict[str, Any]:
+        state = load_checkpoint(checkpoint)
+        if not {"model", "optimizer", "precision", "data", "step"} <= state.keys():
+            raise UserError(f"{checkpoint}: a checkpoint, but none of a fine-tuning; name a new folder by --out")
+        if state["data"] != {"digest": self.task.train_digest}:
+            raise UserError(
+                f"{self.settings.train}: the pictures or what is said of them changed since the run {self.folder} "
+                "began; bring them back, or remove that folder to begin anew"
+            )
+        return state
+
+    def built(self, place: Place, fresh: bool) -> nn.Module:
+        """The network, with the weights that training begins with if it is to begin."""
+        settings, start = self.settings, self.start
+        if fresh and start.network.calibrated:
+            # By every process: statistics are no weights, which the first hands to all.
+            calibrate_batch_norm(start.network, self.training, View(self._side, 1.0), place)
+        pictures = self._pictures() if fresh and start.rescale else None
+        asked = AdaptSettings(settings.freeze_to, settings.batch_norm, settings.colour)
+        used = self.task.used(cast(Features, start.network.module))
+        features: Adapted = adapt(start.network, asked, pictures, start.rescale, used)
+        if fresh and distributed.is_first():
+            for note in features.notes:
+                say(f"{start.judged.name}: {note}")
+        with torch.random.fork_rng():
+            torch.manual_seed(settings.seed)
+            network = self.task.network(features)
+        if settings.head_rate != 1:
+            own: dict[str, float] = getattr(network, "rates", {})  # the first that fits a name counts
+            network.rates = {**own, "head.": settings.head_rate}  # type: ignore[assignment]
+        layout = torch.channels_last if settings.machine.channels_last else torch.contiguous_format
+        return network.to(place.device).to(memory_format=layout)
+
+    def _pictures(self) -> torch.Tensor:
+        """Training pictures, (N, 3, size, size), that layers are rescaled to."""
+        views = Views(self.training, self._side)
+        wanted = range(min(_STATISTICS, len(self.training)))
+        found = [batch.rgb for batch in stream(views, wanted, len(wanted), 0)]
+        if not found or not len(found[0]):
+            raise UserError(f"{self.settings.train}: none of {len(wanted)} pictures can be read")
+        return found[0]
+
+    def judge(self) -> Result | None:
+        """Judge the trained network on the test pictures and write the result, which the first process alone has.
+
+        All processes look at the pictures, each at its share.
+        """
+        task, start = self.task, self.start
+        newest = distributed.from_first(lambda: newest_checkpoint(self.folder))
+        assert newest is not None, self.folder
+        state = load_checkpoint(newest)
+        place = self.place._replace(precision=state["precision"])
+        network = self.built(place, fresh=False)
+        network.load_state_dict(state.get("average", state["model"]))
+        began = time.monotonic()
+        found, skipped = predictions(task, network, task.test, place, f"test: {start.judged.name}", distributed.world())
+        took = time.monotonic() - began
+        return distributed.on_first(lambda: self._result(network, place, found, skipped, took))
+
+    def _result(
+        self, network: nn.Module, place: Place, found: dict[int, Any], skipped: list[tuple[str, str]], took: float
+    ) -> Result:
+        """Write the result of what was found, and read it back."""
+        settings, task, start = self.settings, self.task, self.start
+        outcomes = task.outcomes(task.test, found) if found else []
+        if not outcomes:
+            reason = f"the first that cannot be read: {': '.join(skipped[0])}" if skipped else "none shows anything"
+            raise UserError(f"{settings.test}: there is nothing to judge the network by; {reason}")
+        write_png(self.folder / "samples" / "test.png", sheet(task, task.test, found))
+        trained = sum(weight.numel() for weight in network.parameters() if weight.requires_grad)
+        records = read_journal(self.folder)
+        skipped = [*skipped_pictures(self.folder), *skipped]
+        rows = tuple(
+            judged_row(settings.trained, variant, trained, task.head, {}, None, [outcome])
+            for variant, outcome in outcomes
+        )
+        result = Result(
+            **self.facts,
+            train=settings.train,
+            test=settings.test,
+            network=start.judged,
+            about=task.about,
+            mode="fine-tuned",
+            metric=task.metric,
+            classes=tuple(task.classes),
+            n_fit=len(self.training),
+            n_holdout=len(self.held),
+            n_train=len(task.train),
+            n_test=len(found),
+            fraction=1.0,
+            split=f"holdout {len(self.held)}, seed {settings.seed}",
+            split_sha256=_hashed(task.train_digest, len(self.held), settings.seed),
+            view_ratio=1.0,
+            precision=place.precision,
+            storage="",
+            rows=rows,
+            cost=Cost(
+                seconds=training_seconds(records, settings.training.batch_size) + took,
+                extraction_seconds=took,
+                pictures_per_second=len(found) / max(took, 1e-9),
+                peak_bytes=peak(),
+                cache_bytes=0,
+                device=device_name(place.device),
+            ),
+            code=code_digest(),
+            versions=versions(),
+            skipped=tuple(dict.fromkeys(skipped)),
+            interval=ABOUT[task.metric],
+        )
+        write_result(self.file, result)
+        return read_result(self.file)
+
+
+class _Watch:
+    """What is looked at now and then: how held-out pictures are answered."""
+
+    def __init__(self, run: Tuning, learner: Learner) -> None:
+        self.run, self.learner = run, learner
+
+    def __call__(self, journal: Journal) -> None:
+        if not len(self.run.held):
+            return
+        step, task, held = self.learner.done, self.run.task, self.run.held
+        found, _ = predictions(task, self.learner.judged, held, self.learner.place)
+        if found:
+            scores = {variant or "score": outcome.value for variant, outcome in task.outcomes(held, found)}
+            journal.write("health", step, **{re.sub(r"\W+", "_", name): value for name, value in scores.items()})
+            path = self.run.folder / "samples" / f"{step:08d}.png"
+            drawn = sheet(task, held, found)
+            write_png(path, drawn)
+            journal.picture("samples", step, path.read_bytes(), *drawn.size)
+        self.learner.network.train()
+
+
+def _hashed(*identity: Any) -> str:
+    return hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()

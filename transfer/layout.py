@@ -1,0 +1,210 @@
+"""A table of numbers, whatever they are of: in the terminal, as Markdown and LaTeX."""
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from rich import box
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+from pretext.escape import escape_controls
+from transfer.bootstrap import Estimate
+
+WIDTH = 100
+"""Columns of text that a table keeps to, where it can."""
+
+_LATEX = {
+    **{one: f"\\{one}" for one in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "[": "{[}",  # at the start of a row it would be an argument of the line before
+    "]": "{]}",
+    "\N{PLUS-MINUS SIGN}": r"$\pm$",
+}
+
+
+class Number(NamedTuple):
+    """What stands in a cell."""
+
+    score: Estimate
+    spread: float | None = None
+    """Standard deviation over seeds, or over samples of one seed."""
+    best: bool = False
+    signed: bool = False
+    scale: float = 100
+    """What it is multiplied by to be shown: 100 for percent."""
+    digits: int = 1
+
+    @property
+    def value(self) -> str:
+        """ "66.2", in percent."""
+        return self._shown(self.score.value)
+
+    @property
+    def interval(self) -> str:
+        """ "[64.9, 67.5]"."""
+        low, high = map(self._shown, self.score[1:])
+        return f"[{low}, {high}]"
+
+    @property
+    def deviation(self) -> str:
+        """ " +-0.4", or nothing."""
+        return "" if self.spread is None else f" +-{self.scale * self.spread:.{self.digits}f}"
+
+    def _shown(self, number: float) -> str:
+        return f"{self.scale * number:{'+' if self.signed else ''}.{self.digits}f}"
+
+
+Cell = Number | str
+"""What stands in one place of a table."""
+
+
+class Grid(NamedTuple):
+    """A table of whatever format: names, and a cell for each; a name may have two lines."""
+
+    corner: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[Cell, ...]], ...]
+    across: str = "network"
+    """What its columns are, which is its corner when it is turned."""
+    turns: bool = True
+    """Whether it may be turned to be less wide; the terminal turns it anyway."""
+
+    def turned(self) -> "Grid":
+        """Rows as columns."""
+        across = zip(*(cells for _, cells in self.rows), strict=True)
+        header = tuple(name for name, _ in self.rows)
+        return Grid(self.across, header, tuple(zip(self.header, across, strict=True)), self.corner)
+
+    def flat(self) -> "Grid":
+        """For a page: turned if it is wide and would be less so, names on one line."""
+        ways = (self, self.turned()) if self.turns else (self,)
+        widths = {way: _terminal_table(way, tall=False).width or 0 for way in ways}
+        best = self if widths[self] <= WIDTH else min(widths, key=widths.__getitem__)
+        rows = tuple((name.replace("\n", ", "), cells) for name, cells in best.rows)
+        return best._replace(header=tuple(name.replace("\n", ", ") for name in best.header), rows=rows)
+
+    def part(self, start: int, end: int) -> "Grid":
+        """The columns from ``start`` to before ``end``."""
+        rows = tuple((name, cells[start:end]) for name, cells in self.rows)
+        return self._replace(header=self.header[start:end], rows=rows)
+
+
+class Sheet(NamedTuple):
+    """A table with what is said above and below it."""
+
+    title: str
+    grid: Grid
+    footer: tuple[str, ...]
+
+    def terminal(self, width: int) -> list[str | Table]:
+        """For the terminal: see ``transfer.table.Tables.terminal``."""
+        return [escape_controls(self.title), *_fitted(self.grid, width), *map(escape_controls, self.footer)]
+
+    def markdown(self) -> str:
+        """A pipe table, as GitHub reads it."""
+        grid = self.grid.flat()
+        head = [_in_markdown(text) for text in (grid.corner, *grid.header)]
+        rows = [[_in_markdown(name), *map(_markdown_cell, cells)] for name, cells in grid.rows]
+        ruler = ["---", *["---:"] * len(grid.header)]
+        table = "\n".join(f"| {' | '.join(row)} |" for row in (head, ruler, *rows))
+        parts = [f"**{_in_markdown(self.title)}**", table, "\n".join(f"- {_in_markdown(line)}" for line in self.footer)]
+        return "\n\n".join(part for part in parts if part) + "\n"
+
+    def latex(self) -> str:
+        """A table for the package booktabs."""
+        grid = self.grid.flat()
+        head = [_in_latex(text) for text in (grid.corner, *grid.header)]
+        rows = [[_in_latex(name), *map(_latex_cell, cells)] for name, cells in grid.rows]
+        lines = [f"    {' & '.join(row)} \\\\" for row in (head, *rows)]
+        caption = " ".join(f"{_in_latex(line.rstrip('.'))}." for line in (self.title, *self.footer))
+        return "\n".join(
+            (
+                r"\begin{table}",
+                r"  \centering",
+                rf"  \caption{{{caption}}}",
+                rf"  \begin{{tabular}}{{l{'r' * len(grid.header)}}}",
+                r"    \toprule",
+                lines[0],
+                r"    \midrule",
+                *lines[1:],
+                r"    \bottomrule",
+                r"  \end{tabular}",
+                r"\end{table}",
+                "",
+            )
+        )
+
+
+def drawn(header: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> Table:
+    """A table exactly as wide as its text, for the terminal: the first column to the left, the others to the right."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for at, name in enumerate(header):
+        title = Text("\n".join(map(escape_controls, name.split("\n"))))
+        table.add_column(title, justify="right" if at else "left", no_wrap=True, vertical="top")
+    for row in rows:
+        table.add_row(*(cell if isinstance(cell, Text) else Text(escape_controls(cell)) for cell in row))
+    # Without a width of its own it would be squeezed into the terminal's.
+    console = Console(width=1_000_000)
+    table.width = Measurement.get(console, console.options, table).maximum
+    return table
+
+
+def _fitted(grid: Grid, width: int) -> list[Table]:
+    """As one table that keeps to the width, if there is one; else as several."""
+    for tall in (False, True):
+        for candidate in (grid, grid.turned()):
+            table = _terminal_table(candidate, tall)
+            if (table.width or 0) <= width:
+                return [table]
+    found, start = [], 0
+    for end in range(1, len(grid.header) + 1):
+        if end == len(grid.header) or (_terminal_table(grid.part(start, end + 1), tall=True).width or 0) > width:
+            found.append(_terminal_table(grid.part(start, end), tall=True))
+            start = end
+    return found
+
+
+def _terminal_table(grid: Grid, tall: bool) -> Table:
+    def text(cell: Cell) -> str | Text:
+        if isinstance(cell, str):
+            return cell
+        words = (
+            f"{cell.value}{cell.deviation}\n{cell.interval}"
+            if tall
+            else f"{cell.value} {cell.interval}{cell.deviation}"
+        )
+        return Text(words, style="bold" if cell.best else "")
+
+    rows = [[" ".join(name.split("\n")), *map(text, cells)] for name, cells in grid.rows]
+    return drawn((grid.corner, *grid.header), rows)
+
+
+def _markdown_cell(cell: Cell) -> str:
+    if isinstance(cell, str):
+        return _in_markdown(cell)
+    value = f"**{cell.value}**" if cell.best else cell.value
+    return f"{value} {cell.interval}{cell.deviation}"
+
+
+def _latex_cell(cell: Cell) -> str:
+    if isinstance(cell, str):
+        return _in_latex(cell)
+    value = rf"\textbf{{{cell.value}}}" if cell.best else cell.value
+    deviation = cell.deviation.replace("+-", r"$\pm$")
+    return rf"{value} {{\scriptsize {cell.interval}{deviation}}}".replace("-", "$-$")
+
+
+def _in_markdown(text: str) -> str:
+    return re.sub(r"([\\`*_\[\]<>|#~&$])", r"\\\1", escape_controls(text))
+
+
+def _in_latex(text: str) -> str:
+    return "".join(_LATEX.get(one, one) for one in escape_controls(text).replace("+-", "\N{PLUS-MINUS SIGN}"))

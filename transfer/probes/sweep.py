@@ -1,0 +1,178 @@
+"""Classifiers of many settings, stages and poolings, trained together; the worse are dropped on the way.
+
+One pass over the pictures serves all. What is dropped and who wins is decided on held-out training pictures.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from transfer.metrics.average_precision import mean_average_precision
+from transfer.probes.heads import Heads, Linear, Setting
+from transfer.protocols import LinearProtocol
+
+
+class Cell(NamedTuple):
+    """One kind of features."""
+
+    stage: str
+    pooling: str
+
+
+class Winner(NamedTuple):
+    """The classifier that stands for a stage."""
+
+    cell: Cell
+    chosen: dict[str, float]
+    """Its setting, by name."""
+    holdout: float | None
+    """Its score on the held-out pictures; None where there are none."""
+    classifier: Linear
+
+
+Fed = tuple[Mapping[Cell, Tensor], Tensor]
+"""A step's features by cell, and its targets."""
+Held = Callable[[Cell], Iterator[Tensor]]
+"""The features of the held-out pictures, in pieces."""
+
+
+class Contest:
+    """All classifiers that are trained on the same batches, from the first step to a winner for every stage.
+
+    Args:
+        heads: by cell; stages compete each by itself, over their poolings and settings.
+        protocol: how they are trained.
+        steps: in all.
+        held: features of the held-out pictures.
+        held_targets: theirs, as in ``Heads.step``; empty where none are held out: then a cell of one
+            classifier is all that a stage may have.
+    """
+
+    def __init__(
+        self, heads: dict[Cell, Heads], protocol: LinearProtocol, steps: int, held: Held, held_targets: Tensor
+    ) -> None:
+        self.heads, self.protocol, self.steps = heads, protocol, steps
+        self.held, self.held_targets = held, held_targets
+        self.done = 0
+        self._rungs = {max(1, math.ceil(rung * steps)) for rung in protocol.rungs} - {steps}
+
+    def run(self, feed: Iterable[Fed], after: Callable[[], None]) -> list[Winner]:
+        """Train to the end.
+
+        Args:
+            feed: the batches from step ``done`` on.
+            after: called after every step; what ``state`` then returns is enough to go on from.
+        """
+        for features, targets in feed:
+            if self.done in self._rungs:
+                self._drop()
+            factor = rate_factor(self.protocol, self.done, self.steps)
+            for cell, heads in self.heads.items():
+                heads.step(features[cell], targets, factor)
+            self.done += 1
+            after()
+        assert self.done == self.steps
+        return [self._winner(stage) for stage in self._stages()]
+
+    def state(self) -> dict[str, Any]:
+        """All that the next step depends on, besides protocol and pictures."""
+        return {"done": self.done, "heads": [[*cell, heads.state()] for cell, heads in self.heads.items()]}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from a ``state``."""
+        self.done = state["done"]
+        kept = {Cell(stage, pooling): inner for stage, pooling, inner in state["heads"]}
+        self.heads = {cell: heads for cell, heads in self.heads.items() if cell in kept}
+        for cell, heads in self.heads.items():
+            heads.load(kept[cell])
+
+    def _stages(self) -> list[str]:
+        return list(dict.fromkeys(cell.stage for cell in self.heads))
+
+    def _drop(self) -> None:
+        """Keep, of every stage, the better half."""
+        kept: dict[Cell, list[int]] = {}
+        for stage in self._stages():
+            ranked = self._ranked(stage)
+            for _, cell, head in ranked[: (len(ranked) + 1) // 2]:
+                kept.setdefault(cell, []).append(head)
+        self.heads = {cell: heads for cell, heads in self.heads.items() if cell in kept}
+        for cell, heads in self.heads.items():
+            heads.keep(sorted(kept[cell]))
+
+    def _ranked(self, stage: str) -> list[tuple[float, Cell, int]]:
+        """The classifiers of a stage, the best first; of equals the one that stands first in the grid."""
+        found = [
+            (score, cell, head)
+            for cell in self.heads
+            if cell.stage == stage
+            for head, score in enumerate(self._holdout(cell))
+        ]
+        return sorted(found, key=lambda entry: -entry[0])
+
+    def _winner(self, stage: str) -> Winner:
+        if len(self.held_targets):
+            score, cell, head = self._ranked(stage)[0]
+            return Winner(cell, self.heads[cell].settings[head]._asdict(), score, self.heads[cell].classifier(head))
+        ((cell, heads),) = ((cell, heads) for cell, heads in self.heads.items() if cell.stage == stage)
+        assert len(heads) == 1, "a choice needs held-out pictures"
+        return Winner(cell, heads.settings[0]._asdict(), None, heads.classifier(0))
+
+    def _holdout(self, cell: Cell) -> list[float]:
+        """The score of every classifier of a cell on the held-out pictures; -1 where one has diverged."""
+        heads, truth = self.heads[cell], self.held_targets
+        if heads.multilabel:
+            logits = torch.cat([heads.scores(chunk) for chunk in self.held(cell)])
+            return [score(one, truth) for one in logits.unbind(1)]
+        right, finite = torch.zeros(len(heads), device=truth.device), torch.ones_like(truth[:1]).bool()
+        at = 0
+        for chunk in self.held(cell):  # the logits of a thousand classes and all classifiers would not fit at once
+            logits = heads.scores(chunk)
+            right += (logits.argmax(2) == truth[at : at + len(chunk), None]).sum(0)
+            finite = finite & logits.isfinite().all(2).all(0)
+            at += len(chunk)
+        shares: list[float] = torch.where(finite, right / len(truth), -1.0).tolist()
+        return shares
+
+
+def score(logits: Tensor, targets: Tensor) -> float:
+    """What chooses: accuracy or, of multi-label targets (N, C), mean average precision; -1 of logits that diverged."""
+    if not bool(logits.isfinite().all()):
+        return -1.0
+    if targets.ndim == 2:
+        return mean_average_precision(logits.cpu().numpy(), targets.cpu().numpy())
+    return float((logits.argmax(1) == targets).double().mean())
+
+
+def rate_factor(protocol: LinearProtocol, step: int, steps: int) -> float:
+    """What the learning rate is multiplied by at a step."""
+    share = step / steps
+    if protocol.schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * share))
+    return 0.1 ** sum(share >= milestone for milestone in protocol.milestones)
+
+
+def grid(protocol: LinearProtocol, batch_size: int) -> list[Setting]:
+    """The settings that a protocol tries, learning rates scaled to the batch."""
+    return [Setting(rate * batch_size / 256, decay) for rate in protocol.rates for decay in protocol.weight_decays]
+
+
+def steps_of(protocol: LinearProtocol, pictures: int) -> tuple[int, int]:
+    """Steps and batch size of a training on so many pictures."""
+    batch_size = min(protocol.batch_size, pictures)
+    return max(protocol.least_steps, math.ceil(protocol.epochs * pictures / batch_size)), batch_size
+
+
+def positions(
+    step: int, batch_size: int, pictures: int, order: Callable[[int], NDArray[np.int64]]
+) -> NDArray[np.int64]:
+    """Which of the pictures a step sees: the epochs' orders, one after the other, cut into batches."""
+    start, stop = step * batch_size, (step + 1) * batch_size
+    first, last = start // pictures, (stop - 1) // pictures
+    parts: Sequence[NDArray[np.int64]] = [order(epoch) for epoch in range(first, last + 1)]
+    return np.concatenate(parts)[start - first * pictures : stop - first * pictures]

@@ -1,0 +1,105 @@
+"""Pictures of one or several VOC parts as one source: what boxes and masks are given for."""
+
+import os
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from pretext.data.batches import Subset
+from pretext.data.decode import size_of
+from pretext.data.folder import Files
+from pretext.data.scan import Paths
+from pretext.data.source import Source
+from pretext.data.voc import PREFIX, Voc, open_part
+from pretext.errors import PictureError, UserError
+
+
+class Picture(NamedTuple):
+    """Where a picture is."""
+
+    key: str
+    """Its file relative to VOC2007 or VOC2012; with that in front where pictures of both years are joined."""
+    path: Path
+
+
+class Pictures(Files):
+    """Picture files, wherever they are, under keys of their own: a source.
+
+    Args:
+        found: the pictures, at least one, in a stable order.
+        problems: what was mended or left out when they were listed: key of the file, and what.
+    """
+
+    _missing = "the file is gone since the list was read"
+
+    def __init__(self, found: Sequence[Picture], problems: list[tuple[str, str]]) -> None:
+        super().__init__(b"", Paths.of(os.fsencode(one.path)[1:] for one in found))
+        self._keys = [one.key for one in found]
+        self.problems = problems
+
+    def key(self, index: int) -> str:
+        """See ``Source.key``."""
+        return self._keys[index]
+
+    def stem(self, index: int) -> str:
+        """The name of picture ``index`` without folder and ending: what lists and proposals call it."""
+        return Path(self._keys[index]).stem
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Width and height of picture ``index``, from the head of its file.
+
+        Raises:
+            PictureError: it cannot be read.
+        """
+        return size_of(Path(os.fsdecode(b"/" + self._paths[index])), self.key(index))
+
+
+def open_parts(name: str, task: str) -> list[Voc]:
+    """The parts that ``voc:2007:trainval:D+voc:2012:trainval:D`` names.
+
+    Args:
+        name: one or several names of ``open_voc``, with + between them.
+        task: whose lists of pictures: ``Main`` or ``Segmentation``.
+
+    Raises:
+        UserError: as ``open_part``, or two parts have a picture in common.
+    """
+    parts = [open_part(one, task) for one in re.split(rf"\+(?={PREFIX})", name)]
+    times = Counter((part.year, stem) for part in parts for stem in part.stems)
+    (year, stem), most = times.most_common(1)[0]
+    if most > 1:
+        raise UserError(f"{name}: the picture {stem} of VOC{year} is in {most} of these parts; join parts that differ")
+    return parts
+
+
+def prefixes(parts: Sequence[Voc]) -> list[str]:
+    """What goes before the keys of every part's files so that no two of all are called the same."""
+    years = Counter(part.year for part in parts)
+    return ["" if len(years) == 1 else f"VOC{part.year}/" for part in parts]
+
+
+def whole(source: Source, index: int) -> tuple[Source, int]:
+    """The source that a picture is of, and its index there: what lies below any ``Subset``."""
+    if isinstance(source, Subset):
+        return whole(source.source, source.index(index))
+    return source, index
+
+
+def require_size(key: str, what: str, given: tuple[int, int], picture: tuple[int, int]) -> None:
+    """Refuse what was drawn for a picture of another size.
+
+    Args:
+        key: of the file that was drawn.
+        what: is in it.
+        given: its width and height.
+        picture: those of the picture.
+
+    Raises:
+        PictureError: they differ.
+    """
+    if given != picture:
+        raise PictureError(
+            key, f"{what} {given[0]} x {given[1]} pixels, and the picture {picture[0]} x {picture[1]}; take its own"
+        )
