@@ -2,6 +2,7 @@ from .backbones import Backbone, Stage, build_backbone
 from .color import lab_to_rgb, rgb_to_lab
 from .data import Bundled, ClassFolder, Folder, LabelledShards, Shards, Source
 from .data.pack import PackSettings, pack
+from .data.source import DataSettings
 from .engine.signals import Ending
 from .errors import PictureError, UserError
 from .gamut import Gamut
@@ -9,8 +10,9 @@ from .methods.colorizer import Colorizer
 from .methods.hints import HintSettings, sample_hints
 from .methods.objectives import Classification, Objective, Regression
 from .plugins import load_plugins
+from .pretrained import load_pretrained
 from .prior import estimate_prior, rebalancing_weights
-from .recipe import DataSettings, PretrainSettings, load_pretrained
+from .recipe import PretrainSettings
 from .weights.exporter import ExportSettings, export
 from .weights.importer import import_weights
 from .weights.inputs import FromRgb

@@ -7,17 +7,16 @@ whitened, the fallbacks), with which the colorization paper's networks began.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from pretext.backbones.contract import Init
 from pretext.engine.progress import progress
 from pretext.errors import UserError
 from pretext.patches import cluster_filters, sample_patches
-
-Init = Literal["random", "data", "kmeans"]
 
 BIAS = 0.1
 """The mean of every unit that has a bias, in its standard deviations: more of it survives a ReLU."""

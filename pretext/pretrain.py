@@ -27,7 +27,8 @@ from pretext.methods.classifier import Classifier, label_health
 from pretext.methods.colorizer import Colorizer, join
 from pretext.methods.diagnostics import colour_health
 from pretext.online import OnlineProbe
-from pretext.recipe import PretrainSettings, build_network, check_contract, check_state
+from pretext.pretrained import check_contract, check_state
+from pretext.recipe import PretrainSettings, build_network
 from pretext.settings import plain
 from pretext.setup import (
     Pictures,

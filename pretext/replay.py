@@ -22,7 +22,8 @@ from pretext.errors import UserError
 from pretext.files import write_atomically
 from pretext.methods.classifier import Classifier
 from pretext.methods.colorizer import Colorizer
-from pretext.recipe import PretrainSettings, build_network, check_contract, check_state
+from pretext.pretrained import check_contract, check_state
+from pretext.recipe import PretrainSettings, build_network
 from pretext.settings import settings_file
 from pretext.setup import on_place, open_pictures
 

@@ -16,7 +16,7 @@ from pretext.data import open_labelled, open_source
 from pretext.data.batches import Batch, Sample, Samples, Subset, Views, collate
 from pretext.data.fingerprint import seen
 from pretext.data.labels import checked_labels, compose_classes
-from pretext.data.source import LabelledSource, Source
+from pretext.data.source import DataSettings, LabelledSource, Source
 from pretext.engine import distributed
 from pretext.engine.device import Place
 from pretext.engine.run import run_settings
@@ -24,8 +24,9 @@ from pretext.errors import UserError
 from pretext.initialization import initialise
 from pretext.methods.classifier import Classifier
 from pretext.methods.colorizer import Colorizer
+from pretext.pretrained import colour_contract
 from pretext.prior import estimate_prior, load_prior
-from pretext.recipe import DataSettings, PretrainSettings, build_network, colour_contract
+from pretext.recipe import PretrainSettings, build_network
 from pretext.settings import plain, settings_from
 from pretext.versions import versions
 

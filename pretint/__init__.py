@@ -9,7 +9,9 @@ from typing import Any
 
 _MODULES = {
     "pretext.pretrain": ["pretrain"],
-    "pretext.recipe": ["DataSettings", "PretrainSettings", "load_pretrained"],
+    "pretext.recipe": ["PretrainSettings"],
+    "pretext.data.source": ["DataSettings"],
+    "pretext.pretrained": ["load_pretrained"],
     "pretext.data.pack": ["PackSettings", "pack"],
     "pretext.weights.exporter": ["ExportSettings", "export"],
     "pretext.weights.importer": ["import_weights"],

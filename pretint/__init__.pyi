@@ -1,9 +1,9 @@
 from pretext.data.pack import PackSettings as PackSettings
 from pretext.data.pack import pack as pack
+from pretext.data.source import DataSettings as DataSettings
 from pretext.pretrain import pretrain as pretrain
-from pretext.recipe import DataSettings as DataSettings
+from pretext.pretrained import load_pretrained as load_pretrained
 from pretext.recipe import PretrainSettings as PretrainSettings
-from pretext.recipe import load_pretrained as load_pretrained
 from pretext.weights.exporter import ExportSettings as ExportSettings
 from pretext.weights.exporter import export as export
 from pretext.weights.importer import import_weights as import_weights

@@ -7,8 +7,11 @@ import numpy as np
 import torch
 from PIL import Image
 
+from pretext.backbones.contract import BackboneSettings
 from pretext.engine.checkpoint import save_checkpoint
-from pretext.recipe import BackboneSettings, ObjectiveSettings, PretrainSettings, build_colorizer, colour_contract
+from pretext.methods.objectives import ObjectiveSettings
+from pretext.pretrained import colour_contract
+from pretext.recipe import PretrainSettings, build_colorizer
 from pretext.settings import plain
 
 

@@ -11,17 +11,14 @@ import torch
 import yaml
 from PIL import Image
 
+from pretext.backbones.contract import BackboneSettings
 from pretext.data.batches import CropSettings
+from pretext.data.source import DataSettings
 from pretext.engine.checkpoint import save_checkpoint
 from pretext.engine.settings import TrainingSettings
-from pretext.recipe import (
-    BackboneSettings,
-    DataSettings,
-    ObjectiveSettings,
-    PretrainSettings,
-    build_colorizer,
-    colour_contract,
-)
+from pretext.methods.objectives import ObjectiveSettings
+from pretext.pretrained import colour_contract
+from pretext.recipe import PretrainSettings, build_colorizer
 from pretext.settings import plain
 from pretint.colorization.scores.table import FORMAT
 from pretint.study.plan import PRETRAIN, Cell, Plan

@@ -10,7 +10,8 @@ import pretint.cli
 from pretext.engine.run import held_run, keep_checkpoint
 from pretext.errors import UserError
 from pretext.pretrain import pretrain
-from pretext.recipe import PretrainSettings, build_colorizer, colour_contract
+from pretext.pretrained import colour_contract
+from pretext.recipe import PretrainSettings, build_colorizer
 from pretext.settings import plain, settings_from
 
 SMALL = ["--objective.stride", "8", "--training.batch_size", "4", "--machine.workers", "0"]

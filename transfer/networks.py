@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from pretext.backbones import BACKBONES, Backbone, Stage, build_backbone
 from pretext.backbones.from_timm import TimmColour
 from pretext.errors import UserError
-from pretext.recipe import PretrainSettings, load_pretrained
+from pretext.pretrained import load_pretrained
+from pretext.recipe import PretrainSettings
 from pretext.settings import plain, settings_file
 from pretext.weights.file import weights_title
 from pretext.weights.inputs import FromRgb

@@ -1,8 +1,44 @@
 """The contract of every backbone: named stages, and a forward pass that returns them all."""
 
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
 
 from torch import Tensor, nn
+
+from pretext.errors import UserError
+
+Init = Literal["random", "data", "kmeans"]
+
+
+@dataclass
+class BackboneSettings:
+    """The network that learns.
+
+    Args:
+        name: tiny, alexnet, vgg, siggraph17, fusion, autoencoder, or any timm model, such as resnet18; or a plugin's.
+        arguments: passed to the backbone's constructor, such as {geometry: test} for alexnet.
+        weights: of a timm model: a local file of published weights to start from, .safetensors or .pth, or
+            published, which fetches timm's own from the hub; empty starts from random weights.
+        init: first weights, where no file gives them: random; data, scaled to pictures; or kmeans, clustered
+            from them, as the paper's were.
+        init_pictures: how many pictures init data or kmeans takes; all of them pass through memory at once.
+    """
+
+    name: str = "tiny"
+    arguments: dict[str, Any] = field(default_factory=dict)
+    weights: str = ""
+    init: Init = "random"
+    init_pictures: int = 160
+
+    def __post_init__(self) -> None:
+        if not all(isinstance(name, str) for name in self.arguments):
+            raise UserError(f"backbone.arguments is {self.arguments}: its keys must be names")
+        if "weights" in self.arguments:
+            raise UserError("backbone.arguments holds weights; give them as backbone.weights")
+        if self.weights and self.init != "random":
+            raise UserError(f"backbone.init is {self.init}, which would undo backbone.weights: give one of them")
+        if self.init_pictures < 1:
+            raise UserError(f"backbone.init_pictures is {self.init_pictures}: it must be at least 1")
 
 
 class Stage(NamedTuple):

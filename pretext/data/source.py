@@ -1,15 +1,50 @@
 """The contract of every source: something that gives pictures by index, in a stable order."""
 
 import hashlib
+import math
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pretext.errors import UserError
+
 Labels = NDArray[np.int64] | NDArray[np.int8]
 """One class a picture: int64 (N,). Or several, int8 (N, classes): 1 present, 0 absent, -1 not counted (unknown, or
 shown only in a way that nobody is asked to see: VOC's ``difficult``)."""
+
+
+@dataclass
+class DataSettings:
+    """Where the pictures come from.
+
+    Args:
+        source: required to start a run: a folder of pictures, or "bundled": photographs that need no download, cut into
+            tiles; or "torchvision:SET:PART:FOLDER", or "hf:DATA:SPLIT" (Hugging Face), or tar shards: see docs/data.md;
+            or several, mixed by weight: {one/folder: 0.7, other/folder: 0.3}.
+        holdout: pictures, at most a tenth of all, that are never trained on; colour health (with
+            objective.name labels: the classifier) is judged on them.
+    """
+
+    source: str | dict[str, float] = ""
+    holdout: int = 256
+
+    def __post_init__(self) -> None:
+        if isinstance(self.source, dict):
+            wrong = [name for name, weight in self.source.items() if not 0 < weight < math.inf]
+            if wrong or not self.source:
+                raise UserError(f"data.source: {wrong[0] if wrong else 'an empty mixture'}: give a weight above 0")
+            unnamed = [name for name in self.source if not isinstance(name, str)]  # YAML reads 2012 as a number
+            if unnamed:
+                raise UserError(f"data.source: {unnamed[0]} is no name; if it is a folder's, write ./{unnamed[0]}")
+            if not math.isfinite(sum(self.source.values())):
+                raise UserError("data.source: the weights are too large; give shares, such as 0.7 and 0.3")
+            if len(self.source) > 100:
+                raise UserError(f"data.source: {len(self.source)} sources; at most 100 can be mixed")
+        if self.holdout < 0:
+            raise UserError(f"data.holdout is {self.holdout}: it must not be negative")
 
 
 @runtime_checkable

@@ -12,6 +12,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
+from pretext.backbones.contract import BackboneSettings
 from pretext.engine.checkpoint import checkpoint_bytes
 from pretext.engine.device import Place
 from pretext.engine.journal import record_sizes
@@ -24,7 +25,7 @@ from pretext.methods.diagnostics import colour_health
 from pretext.methods.hints import HintSettings
 from pretext.pretrain import sample_sheet
 from pretext.prior import load_prior
-from pretext.recipe import BackboneSettings, PretrainSettings, build_network
+from pretext.recipe import PretrainSettings, build_network
 from pretext.settings import plain
 from pretext.setup import held_views, open_pictures, stored
 from pretext.versions import versions

@@ -14,7 +14,7 @@ from pretext.engine.checkpoint import load_checkpoint, save_portable
 from pretext.engine.memory import explain_memory_shortage
 from pretext.engine.run import find_checkpoint
 from pretext.errors import UserError
-from pretext.recipe import BACKBONE, CLASS_BRANCH, load_pretrained
+from pretext.pretrained import BACKBONE, CLASS_BRANCH, load_pretrained
 from pretext.weights.inputs import InputWay
 from pretext.weights.onnx_graph import write_onnx
 from pretext.weights.plain_modules import write_plain

@@ -14,7 +14,8 @@ from pretext.engine.run import held_run, keep_checkpoint
 from pretext.errors import UserError
 from pretext.gamut import bin_centres
 from pretext.methods.colorizer import NoHead
-from pretext.recipe import BACKBONE, Pretrained, PretrainSettings, build_colorizer, colour_contract
+from pretext.pretrained import BACKBONE, Pretrained, colour_contract
+from pretext.recipe import PretrainSettings, build_colorizer
 from pretext.settings import plain
 from pretext.versions import versions
 from pretext.weights.file import UnknownWeights, read_file, split_part

@@ -15,7 +15,7 @@ from pretext.color import rgb_to_lightness
 from pretext.engine.archive import safetensors_bytes
 from pretext.errors import UserError
 from pretext.files import write_atomically
-from pretext.recipe import Pretrained
+from pretext.pretrained import Pretrained
 from pretext.weights.inputs import InputWay, affine_lightness, fold
 
 Pictures = Callable[[int, int], Tensor]

@@ -11,11 +11,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from pretext.backbones.contract import BackboneSettings
 from pretext.data.batches import CropSettings
 from pretext.errors import UserError
 from pretext.gamut import TEMPERATURE, bin_centres
-from pretext.methods.objectives import AB_SCALE
-from pretext.recipe import BACKBONE, BackboneSettings, ObjectiveSettings, PretrainSettings
+from pretext.methods.objectives import AB_SCALE, ObjectiveSettings
+from pretext.pretrained import BACKBONE
+from pretext.recipe import PretrainSettings
 from pretext.weights.state_dict import Weights
 
 _VISSL_ALEXNET = {"conv1": 0, "conv2": 2, "conv3": 4, "conv4": 5, "conv5": 6}

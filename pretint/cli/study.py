@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 def study(arguments: Sequence[str]) -> int:
     """Do a study: pretrainings and evaluations from one file, here or on a cluster, and its table."""
     from pretint.study.cells import Shelf
+    from pretint.study.file import StudyOptions
     from pretint.study.local_runner import Word
     from pretint.study.report.write import write_study_report
-    from pretint.study.run import StudyOptions
     from pretint.study.run import study as job
 
     file = Positional("file", "the study: a YAML file, such as configs/study/ablation_small.yaml")

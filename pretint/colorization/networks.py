@@ -13,7 +13,7 @@ from pretext.errors import UserError
 from pretext.gamut import TEMPERATURE
 from pretext.methods.colorizer import Colorizer, resample
 from pretext.methods.objectives import Classification
-from pretext.recipe import Pretrained, load_pretrained
+from pretext.pretrained import Pretrained, load_pretrained
 from pretext.weights.file import split_part
 from pretext.weights.importer import UnknownWeights, load_published
 from pretint.colorization.colorizers import Prediction

@@ -1,8 +1,8 @@
-from .file import StudySettings, read_study
+from .file import StudyOptions, StudySettings, read_study
 from .plan import Plan, read_plan
 from .report.collect import Findings, gather
 from .report.write import findings, write_study_report
-from .run import StudyOptions, study
+from .run import study
 
 __all__ = [
     "Findings",

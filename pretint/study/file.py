@@ -23,6 +23,35 @@ _MOST = 10_000  # variants
 
 
 @dataclass
+class StudyOptions:
+    """Where a study is done, and how.
+
+    Args:
+        folder: of studies; those in one folder share what they have in common.
+        name: of the study; empty takes its file's.
+        on: a YAML file that says what to ask of the cluster, as of submit; empty: on this machine.
+        parallel: cells that run at the same time, on this machine.
+        retry: try cells again that failed.
+        wait: show how the jobs on a cluster proceed until they are done; else they are only sent.
+        dry_run: compute nothing; list the cells, finished ones marked.
+    """
+
+    folder: Path = field(default_factory=lambda: Path("studies"))
+    name: str = ""
+    on: str = ""
+    parallel: int = 1
+    retry: bool = False
+    wait: bool = True
+    dry_run: bool = False
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.parallel <= 256:
+            raise UserError(f"parallel is {self.parallel}: from 1 to 256 cells can run at the same time")
+        if self.name and (Path(self.name).name != self.name or self.name.startswith(".")):
+            raise UserError(f"name is {self.name}: it must be a name of a folder, and not a path")
+
+
+@dataclass
 class StudySettings:
     """A study: variants of a pretraining x seeds x evaluations.
 

@@ -1,7 +1,6 @@
 """The job that does a study: what is not finished is computed, here or on a cluster, and the table is written."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -10,12 +9,11 @@ import yaml
 from pretext.engine.signals import Ending
 from pretext.errors import UserError
 from pretext.files import held_folder, write_atomically
-from pretint.study.call import with_call
 from pretint.study.cells import Shelf
 from pretint.study.expand import expand
-from pretint.study.file import read_study
+from pretint.study.file import StudyOptions, read_study
 from pretint.study.local_runner import Standing, Standings, as_left, run_here
-from pretint.study.plan import Plan
+from pretint.study.plan import Plan, with_call
 from pretint.study.slurm_runner import follow, items, queue, standings
 from pretint.study.watch import watched
 
@@ -26,35 +24,6 @@ PLAN = "plan.json"
 
 Send = Callable[[Sequence["Item"], str, Path], None]
 """Sends jobs: what they are, the file that says what to ask of the cluster, the folder of jobs."""
-
-
-@dataclass
-class StudyOptions:
-    """Where a study is done, and how.
-
-    Args:
-        folder: of studies; those in one folder share what they have in common.
-        name: of the study; empty takes its file's.
-        on: a YAML file that says what to ask of the cluster, as of submit; empty: on this machine.
-        parallel: cells that run at the same time, on this machine.
-        retry: try cells again that failed.
-        wait: show how the jobs on a cluster proceed until they are done; else they are only sent.
-        dry_run: compute nothing; list the cells, finished ones marked.
-    """
-
-    folder: Path = field(default_factory=lambda: Path("studies"))
-    name: str = ""
-    on: str = ""
-    parallel: int = 1
-    retry: bool = False
-    wait: bool = True
-    dry_run: bool = False
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.parallel <= 256:
-            raise UserError(f"parallel is {self.parallel}: from 1 to 256 cells can run at the same time")
-        if self.name and (Path(self.name).name != self.name or self.name.startswith(".")):
-            raise UserError(f"name is {self.name}: it must be a name of a folder, and not a path")
 
 
 class Studied(NamedTuple):

@@ -13,7 +13,8 @@ import pretint.cli
 from pretext import ExportSettings, export, load_pretrained
 from pretext.engine.checkpoint import save_checkpoint
 from pretext.engine.signals import Ending
-from pretext.recipe import PretrainSettings, build_colorizer, colour_contract
+from pretext.pretrained import colour_contract
+from pretext.recipe import PretrainSettings, build_colorizer
 from pretext.settings import plain, settings_from
 from pretint.apps.studio.serve import StudioSettings, studio
 from pretint.colorization import ColorizeSettings, colorize, score

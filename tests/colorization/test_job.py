@@ -14,9 +14,11 @@ from PIL import Image
 from skimage.color import rgb2lab
 
 import pretint.cli
+from pretext.backbones.contract import BackboneSettings
 from pretext.engine.checkpoint import save_checkpoint
 from pretext.errors import UserError
-from pretext.recipe import BackboneSettings, PretrainSettings, build_colorizer, colour_contract, load_pretrained
+from pretext.pretrained import colour_contract, load_pretrained
+from pretext.recipe import PretrainSettings, build_colorizer
 from pretext.settings import plain
 from pretint.colorization import ColorizeSettings, colorize, colorize_picture
 from pretint.colorization.networks import NetworkColourist

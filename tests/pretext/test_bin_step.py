@@ -17,9 +17,11 @@ from pretext.engine.journal import read_journal
 from pretext.engine.run import newest_checkpoint
 from pretext.errors import UserError
 from pretext.gamut import STEP, STEPS, bin_centres
+from pretext.methods.objectives import ObjectiveSettings
 from pretext.plan.disk import pretrain_disk
 from pretext.pretrain import pretrain
-from pretext.recipe import ObjectiveSettings, PretrainSettings, build_colorizer, colour_contract, load_pretrained
+from pretext.pretrained import colour_contract, load_pretrained
+from pretext.recipe import PretrainSettings, build_colorizer
 from pretext.settings import plain, settings_from
 from pretext.weights.exporter import ExportSettings, export
 from pretint.colorization import ColorizeSettings, ScoreSettings, colorize, score

@@ -14,12 +14,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 import pretext.patches
 from pretext.backbones import Backbone, build_backbone
+from pretext.backbones.contract import BackboneSettings
 from pretext.color import rgb_to_lightness
 from pretext.data.bundled import Bundled
 from pretext.errors import UserError
 from pretext.initialization import Init, initialise
 from pretext.patches import cluster_filters, sample_patches
-from pretext.recipe import BackboneSettings
 
 LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 

@@ -17,7 +17,8 @@ from pretext.methods.colorizer import Colorizer
 from pretext.plan.disk import pretrain_disk
 from pretext.plan.job import plan
 from pretext.pretrain import pretrain
-from pretext.recipe import PretrainSettings, build_network, load_pretrained
+from pretext.pretrained import load_pretrained
+from pretext.recipe import PretrainSettings, build_network
 from pretext.replay import ReplaySettings, replay
 from pretext.settings import plain, settings_from
 from pretext.setup import open_pictures

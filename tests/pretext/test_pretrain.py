@@ -17,7 +17,8 @@ from pretext.engine.journal import read_journal, skipped_pictures
 from pretext.engine.run import newest_checkpoint
 from pretext.errors import UserError
 from pretext.pretrain import pretrain
-from pretext.recipe import PretrainSettings, load_pretrained
+from pretext.pretrained import load_pretrained
+from pretext.recipe import PretrainSettings
 from pretext.settings import settings_from
 from pretext.weights.exporter import ExportSettings, export
 from pretint.colorization import ColorizeSettings, colorize

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from pretext.data import Bundled
+from pretext.data.source import DataSettings
 from pretext.errors import UserError
-from pretext.recipe import DataSettings, PretrainSettings
+from pretext.recipe import PretrainSettings
 from pretext.setup import held_views, open_pictures
 
 

@@ -12,7 +12,8 @@ from pretext.color import rgb_to_lightness
 from pretext.engine.run import held_run, keep_checkpoint, newest_checkpoint
 from pretext.errors import UserError
 from pretext.gamut import bin_centres
-from pretext.recipe import PretrainSettings, build_colorizer, colour_contract
+from pretext.pretrained import colour_contract
+from pretext.recipe import PretrainSettings, build_colorizer
 from pretext.settings import plain, settings_from
 from pretext.weights.exporter import ExportSettings, export
 from transfer.networks import open_network

@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from pretint.study.call import call_of
-from pretint.study.plan import PRETRAIN
+from pretint.study.plan import PRETRAIN, call_of
 from pretint.study.report import charts
 from pretint.study.report.collect import HEALTH, Board, Findings, Line
 from pretint.study.report.color_scores import Colours

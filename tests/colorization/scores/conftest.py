@@ -9,15 +9,11 @@ import torch
 import yaml
 from PIL import Image
 
+from pretext.backbones.contract import BackboneSettings
 from pretext.engine.checkpoint import save_checkpoint
-from pretext.recipe import (
-    BackboneSettings,
-    CropSettings,
-    ObjectiveSettings,
-    PretrainSettings,
-    build_colorizer,
-    colour_contract,
-)
+from pretext.methods.objectives import ObjectiveSettings
+from pretext.pretrained import colour_contract
+from pretext.recipe import CropSettings, PretrainSettings, build_colorizer
 from pretext.settings import plain
 
 Make = Callable[..., Path]

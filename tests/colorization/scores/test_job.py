@@ -23,7 +23,7 @@ from pretext.color import lab_to_rgb, rgb_to_lab
 from pretext.data import Folder
 from pretext.errors import UserError
 from pretext.gamut import bin_centres
-from pretext.recipe import load_pretrained
+from pretext.pretrained import load_pretrained
 from pretint.colorization import Scores, ScoreSettings, score
 from pretint.colorization.scores import evaluators, panel
 from pretint.colorization.scores.frechet import frechet_distance

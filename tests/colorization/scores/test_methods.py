@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from pretext.color import rgb_to_lab
 from pretext.engine.checkpoint import load_checkpoint, save_checkpoint
 from pretext.errors import UserError
-from pretext.recipe import load_pretrained
+from pretext.pretrained import load_pretrained
 from pretint.colorization.methods.propagation import affinities
 from pretint.colorization.scores.methods import Batch, Method, hints_from_truth, open_method
 

@@ -24,7 +24,8 @@ from pretext.engine.run import newest_checkpoint
 from pretext.errors import UserError
 from pretext.methods.classifier import Classifier, label_health
 from pretext.pretrain import pretrain
-from pretext.recipe import PretrainSettings, build_colorizer, build_network, load_pretrained
+from pretext.pretrained import load_pretrained
+from pretext.recipe import PretrainSettings, build_colorizer, build_network
 from pretext.settings import settings_from
 from pretext.setup import _classes, held_views, open_pictures
 from pretext.weights.exporter import ExportSettings, export

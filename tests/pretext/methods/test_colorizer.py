@@ -8,13 +8,14 @@ import torch
 from torch import nn
 
 from pretext.backbones import Fusion, Siggraph17, Tiny, build_backbone
+from pretext.backbones.contract import BackboneSettings
 from pretext.color import rgb_to_ab, rgb_to_lightness
 from pretext.errors import UserError
 from pretext.gamut import Gamut
 from pretext.methods.colorizer import ClassBranch, Colorizer, join, resample
 from pretext.methods.hints import HintSettings, sample_hints
 from pretext.methods.objectives import Classification, Regression
-from pretext.recipe import BackboneSettings, PretrainSettings, build_colorizer
+from pretext.recipe import PretrainSettings, build_colorizer
 from pretext.settings import settings_from
 
 

@@ -7,8 +7,7 @@ from torch import Tensor
 
 from pretext.errors import UserError
 from pretext.gamut import Gamut, SoftTarget
-from pretext.methods.objectives import Classification, Objective, Regression, soft_cross_entropy
-from pretext.recipe import ObjectiveSettings
+from pretext.methods.objectives import Classification, Objective, ObjectiveSettings, Regression, soft_cross_entropy
 
 
 @pytest.fixture(scope="module")

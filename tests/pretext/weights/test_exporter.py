@@ -19,19 +19,15 @@ from skimage.color import rgb2lab
 from torch import Tensor
 
 import pretint.cli
+from pretext.backbones.contract import BackboneSettings
 from pretext.color import rgb_to_lightness
 from pretext.data import Folder
 from pretext.data.batches import centre_crop
 from pretext.engine.checkpoint import load_checkpoint, save_checkpoint
 from pretext.errors import UserError
-from pretext.recipe import (
-    BackboneSettings,
-    ObjectiveSettings,
-    PretrainSettings,
-    build_colorizer,
-    colour_contract,
-    load_pretrained,
-)
+from pretext.methods.objectives import ObjectiveSettings
+from pretext.pretrained import colour_contract, load_pretrained
+from pretext.recipe import PretrainSettings, build_colorizer
 from pretext.settings import plain
 from pretext.weights.exporter import ExportSettings, export
 from pretext.weights.inputs import FromRgb, affine_lightness

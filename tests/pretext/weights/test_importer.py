@@ -17,7 +17,7 @@ from pretext.engine.checkpoint import load_checkpoint
 from pretext.engine.run import find_checkpoint
 from pretext.errors import UserError
 from pretext.gamut import bin_centres
-from pretext.recipe import load_pretrained
+from pretext.pretrained import load_pretrained
 from pretext.weights.importer import ImportSettings, import_weights, load_published
 from pretint.colorization import ColorizeSettings, colorize
 

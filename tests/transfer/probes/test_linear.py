@@ -19,7 +19,8 @@ import transfer.probes.linear
 from pretext.data.order import mix, permutation
 from pretext.engine.device import pick_place
 from pretext.engine.run import held_run, keep_checkpoint
-from pretext.recipe import build_colorizer, colour_contract, load_pretrained
+from pretext.pretrained import colour_contract, load_pretrained
+from pretext.recipe import build_colorizer
 from pretext.settings import plain
 from pretext.weights.inputs import FromRgb
 from transfer.evaluation import Task

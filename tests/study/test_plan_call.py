@@ -10,8 +10,7 @@ from reported import finished_study
 from pretext import plugins
 from pretext.settings import Positional, parse_command
 from pretint.study import StudyOptions, study, write_study_report
-from pretint.study.call import Call, call_of
-from pretint.study.plan import read_plan
+from pretint.study.plan import Call, call_of, read_plan
 from tests.reporting import Page
 
 HOSTILE = "about: </pre><script>alert(1)</script>"

@@ -1,0 +1,146 @@
+"""A pretrained network from a run or a checkpoint: loaded, and checked against what its colors mean."""
+
+import hashlib
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pretext.engine.checkpoint import load_checkpoint
+from pretext.engine.run import find_checkpoint
+from pretext.errors import UserError
+from pretext.gamut import TEMPERATURE, bin_centres
+from pretext.methods.colorizer import Colorizer, NoHead
+from pretext.recipe import PretrainSettings, build_colorizer
+from pretext.settings import settings_from
+
+BACKBONE = "backbone."
+"""What the names of a backbone's weights begin with in a checkpoint."""
+
+
+class Pretrained(NamedTuple):
+    """What a checkpoint holds, ready to use."""
+
+    colorizer: Colorizer
+    settings: PretrainSettings
+    prior: Tensor
+    """(Q,), float64; uniform where labels were learnt."""
+    step: int
+    has_head: bool = True
+    """Whether there is a colour head; without one the colorizer can only give features."""
+    untrained: bool = False
+    """Whether it is the state of a run before its first step, and no import of published weights."""
+
+    @property
+    def warning(self) -> str:
+        """A line for the user of an untrained network; empty for others."""
+        if not self.untrained:
+            return ""
+        return "warning: no training step was done (step 0), so its colors mean nothing; train it first"
+
+
+CLASS_BRANCH = "class_branch."
+"""And those of what names classes besides; only a training has it."""
+
+
+def colour_contract(settings: PretrainSettings, prior: Tensor | None) -> dict[str, Any]:
+    """What a colour means to a checkpoint; checked when it is loaded, see ``check_contract``.
+
+    Where labels are learnt, only lightness means anything.
+    """
+    seen = {"white": "D65", "lightness": [0, 100]}
+    if settings.objective.supervised:
+        return seen
+    return {
+        **seen,
+        "bins": hashlib.sha256(bin_centres(settings.objective.bin_step).astype("<i8").tobytes()).hexdigest(),
+        "neighbours": settings.objective.neighbours,
+        "sigma": settings.objective.sigma,
+        "temperature": TEMPERATURE,
+        "prior": prior,
+    }
+
+
+def check_state(origin: Path, state: dict[str, Any], resumed: bool = False) -> None:
+    """Refuse, by a ``UserError``, what is a checkpoint of ours but not a whole one of a pretraining."""
+    if isinstance(state.get("settings"), dict) and "task" in state["settings"]:
+        raise UserError(f"{origin}: a fine-tuned network, which this cannot take; name the run that it began from")
+    kinds = {"step": int, "settings": dict, "colour": dict, "model": dict}
+    if resumed:
+        kinds |= {"optimizer": dict, "data": dict, "precision": str}
+    wrong = [name for name, kind in kinds.items() if not isinstance(state.get(name), kind)]
+    besides = state.get("class_branch", [])
+    if not isinstance(besides, list) or not all(isinstance(name, str) for name in besides):
+        wrong.append("class_branch")
+    if "classes" in state:  # it learns labels, and knows no colour
+        named = state["classes"]
+        if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
+            wrong.append("classes")
+    else:
+        prior = state["colour"].get("prior") if "colour" not in wrong else None
+        if not isinstance(prior, Tensor) or prior.ndim != 1 or not float(prior.sum()) > 0:
+            wrong.append("prior")
+    if not isinstance(state.get("head", True), bool):
+        wrong.append("head")
+    if wrong:
+        raise UserError(
+            f"{origin}: a checkpoint, but not a whole one of a pretraining: {', '.join(wrong)} missing or wrong"
+        )
+
+
+def check_contract(origin: Path, settings: PretrainSettings, state: dict[str, Any]) -> None:
+    """Refuse, by a ``UserError``, a checkpoint whose colours mean something else than ours."""
+    colour = state["colour"]
+    if settings.objective.supervised != ("classes" in state):
+        raise UserError(f"{origin}: its settings and what it holds are not of one run (objective and classes); edited?")
+    for name, value in colour_contract(settings, colour.get("prior")).items():
+        if name != "prior" and colour.get(name) != value:
+            raise UserError(f"{origin}: its colour contract has {name} {colour.get(name)}; this version needs {value}")
+    count, prior = settings.objective.bins, colour.get("prior")
+    if not settings.objective.supervised and len(prior) != count:
+        raise UserError(f"{origin}: its prior has {len(prior)} bins; those of its settings are {count}. Is it damaged?")
+
+
+def load_pretrained(path: Path) -> Pretrained:
+    """The colorizer of a run (its newest checkpoint) or of a checkpoint file, on the CPU, in eval mode.
+
+    Raises:
+        UserError: there is none, it cannot be read, or it does not fit this version's networks or colours.
+    """
+    file = find_checkpoint(path)
+    state = load_checkpoint(file)
+    check_state(file, state)
+    settings = settings_from(PretrainSettings, state["settings"], f"{file}: its settings")
+    check_contract(file, settings, state)
+    prior, weights = state["colour"].get("prior"), state.get("average", state["model"])
+    if settings.objective.supervised:
+        prior = torch.full((settings.objective.bins,), 1 / settings.objective.bins, dtype=torch.float64)
+    if settings.objective.labelled and isinstance(weights, dict):  # what it names classes by is of no use here
+        naming = "head." if settings.objective.supervised else CLASS_BRANCH
+        weights = {name: value for name, value in weights.items() if not str(name).startswith(naming)}
+    colorizer = build_colorizer(settings, prior)
+    has_head = state.get("head", True) and not settings.objective.supervised
+    expected = {key: value for key, value in colorizer.state_dict().items() if has_head or key.startswith(BACKBONE)}
+    wrong = _misfits(expected, weights)
+    if wrong:
+        raise UserError(
+            f"{file}: {len(wrong)} of its weights do not fit backbone {settings.backbone.name}, the first: {wrong[0]}"
+        )
+    colorizer.load_state_dict(weights, strict=has_head)
+    if not has_head:
+        colorizer.head = NoHead(str(path))
+    untrained = state["step"] == 0 and not state.get("imported_from")
+    return Pretrained(colorizer.eval(), settings, prior, state["step"], has_head, untrained)
+
+
+def _misfits(expected: dict[str, Tensor], found: Any) -> list[str]:
+    """What keeps ``found`` from being loaded where ``expected`` stands, a line per weight."""
+    found = found if isinstance(found, dict) else {}
+    wrong = [f"{name} is missing" for name in expected.keys() - found.keys()]
+    wrong += [f"{name} has no place" for name in found.keys() - expected.keys()]
+    for name in expected.keys() & found.keys():
+        is_, should = list(getattr(found[name], "shape", ())), list(expected[name].shape)
+        if is_ != should:
+            wrong.append(f"{name} has shape {is_}, not {should}")
+    return sorted(wrong)
