@@ -69,11 +69,11 @@ def decode(data: bytes, key: str, shorter: int | None = None) -> Image.Image:
                 image.draft(None, (shorter, shorter))
             image.load()
             turn = UPRIGHT.get(_orientation(image))
-            picture = _rgb(image)
+            upright = _rgb(image)
             if turn is not None:
-                picture = picture.transpose(turn)
-            picture.info.clear()  # or saving it would write the profile and orientation of the file
-            return picture
+                upright = upright.transpose(turn)
+            upright.info.clear()  # or saving it would write the profile and orientation of the file
+            return upright
     except Exception as problem:  # damaged bytes make Pillow raise nearly anything
         if isinstance(problem, MemoryError) and _is_memory_short(pixels):
             raise  # skipping it would make a run depend on the memory that is free

@@ -13,7 +13,7 @@ from pretext.data.source import Source
 from pretext.data.voc import CLASSES
 from pretext.data.voc_annotation import CORNERS, Annotated
 from pretext.errors import PictureError, UserError
-from transfer.voc.images import Picture, Pictures, open_parts, prefixes, whole
+from transfer.voc.images import ImageFile, Pictures, open_parts, prefixes, whole
 
 
 class Objects(NamedTuple):
@@ -37,7 +37,7 @@ class Boxed(Pictures):
         problems: as ``Pictures``.
     """
 
-    def __init__(self, found: Sequence[Picture], objects: Sequence[Objects], problems: list[tuple[str, str]]) -> None:
+    def __init__(self, found: Sequence[ImageFile], objects: Sequence[Objects], problems: list[tuple[str, str]]) -> None:
         assert len(found) == len(objects)
         super().__init__(found, problems)
         self._objects = objects
@@ -68,13 +68,13 @@ def open_boxed(name: str, training: bool = False, difficult: bool = False) -> Bo
         UserError: no such year, list or folder; a picture or an annotation is missing; an annotation is damaged, or
             has an unknown class, or an object without a box of four finite numbers; no picture is left.
     """
-    found: list[Picture] = []
+    found: list[ImageFile] = []
     objects: list[Objects] = []
     problems: list[tuple[str, str]] = []
     parts = open_parts(name, "Main")
     for part, prefix in zip(parts, prefixes(parts), strict=True):
         for index, stem in enumerate(part.stems):
-            picture = Picture(prefix + part.key(index), part.file(index))
+            picture = ImageFile(prefix + part.key(index), part.file(index))
             file = part.root / "Annotations" / f"{stem}.xml"
             inside, mended = _inside(file, part.objects(index), picture)
             key = f"{prefix}Annotations/{stem}.xml"
@@ -113,7 +113,7 @@ def _box(path: Path, one: Annotated) -> tuple[float, float, float, float]:
     return left - 1, top - 1, right, bottom
 
 
-def _inside(path: Path, annotated: Sequence[Annotated], picture: Picture) -> tuple[Objects, list[str]]:
+def _inside(path: Path, annotated: Sequence[Annotated], picture: ImageFile) -> tuple[Objects, list[str]]:
     """The objects of an annotation, cut at the picture's border, if they have any area; what was cut or dropped.
 
     A line or a point (xmax = xmin) has no area, though VOC's way to count would give it a pixel: it is a slip.

@@ -16,7 +16,7 @@ from pretext.data.voc import PREFIX, Voc, open_part
 from pretext.errors import PictureError, UserError
 
 
-class Picture(NamedTuple):
+class ImageFile(NamedTuple):
     """Where a picture is."""
 
     key: str
@@ -25,7 +25,7 @@ class Picture(NamedTuple):
 
 
 class Pictures(Files):
-    """Picture files, wherever they are, under keys of their own: a source.
+    """ImageFile files, wherever they are, under keys of their own: a source.
 
     Args:
         found: the pictures, at least one, in a stable order.
@@ -34,7 +34,7 @@ class Pictures(Files):
 
     _missing = "the file is gone since the list was read"
 
-    def __init__(self, found: Sequence[Picture], problems: list[tuple[str, str]]) -> None:
+    def __init__(self, found: Sequence[ImageFile], problems: list[tuple[str, str]]) -> None:
         super().__init__(b"", Paths.of(os.fsencode(one.path)[1:] for one in found))
         self._keys = [one.key for one in found]
         self.problems = problems

@@ -11,7 +11,7 @@ from PIL import Image
 from pretext.data.source import Source
 from pretext.data.voc import CLASSES, Voc, files_by_stem
 from pretext.errors import PictureError, UserError
-from transfer.voc.images import Picture, Pictures, open_parts, prefixes, require_size, whole
+from transfer.voc.images import ImageFile, Pictures, open_parts, prefixes, require_size, whole
 from transfer.voc.sbd import Extra, read_sbd
 
 BACKGROUND, UNCOUNTED = 0, 255
@@ -29,7 +29,7 @@ class Masked(Pictures):
         problems: as ``Pictures``.
     """
 
-    def __init__(self, found: Sequence[Picture], masks: Sequence[Picture], problems: list[tuple[str, str]]) -> None:
+    def __init__(self, found: Sequence[ImageFile], masks: Sequence[ImageFile], problems: list[tuple[str, str]]) -> None:
         assert len(found) == len(masks)
         super().__init__(found, problems)
         self._masks = masks
@@ -78,21 +78,21 @@ def open_masked(name: str, sbd: str = "") -> Masked:
         UserError: no such year, list or folder; a picture or a mask that a list names is missing; SBD is asked to
             join another part than train or trainval of 2012, or there is no such mask.
     """
-    found: list[Picture] = []
-    masks: list[Picture] = []
+    found: list[ImageFile] = []
+    masks: list[ImageFile] = []
     problems: list[tuple[str, str]] = []
     parts = open_parts(name, "Segmentation")
     for part, prefix in zip(parts, prefixes(parts), strict=True):
         files = _mask_files(part)
         for index, stem in enumerate(part.stems):
-            found.append(Picture(prefix + part.key(index), part.file(index)))
-            masks.append(Picture(f"{prefix}SegmentationClass/{files[stem].name}", files[stem]))
+            found.append(ImageFile(prefix + part.key(index), part.file(index)))
+            masks.append(ImageFile(f"{prefix}SegmentationClass/{files[stem].name}", files[stem]))
     if sbd:
         joined = [(part, prefix) for part, prefix in zip(parts, prefixes(parts), strict=True) if part.year == "2012"]
         own = {one.path for one in found}
         for part, prefix in joined:
             for extra, path in Extra(sbd, part).masks(problems):
-                picture = Picture(f"{prefix}JPEGImages/{path.name}", path)
+                picture = ImageFile(f"{prefix}JPEGImages/{path.name}", path)
                 if picture.path not in own:
                     own.add(picture.path)
                     found.append(picture)
