@@ -5,8 +5,8 @@ INSTALLED := .venv/installed
 .PHONY: help demo imagenette voc test check docs bench clean
 
 help:
-	@echo "make demo   learn features from bundled photographs, judge them, colour pictures (minutes)"
-	@echo "make imagenette PICTURES=imagenette-96   the table of docs/evaluation.md: 3 seeds (about 50 minutes on 2 cores)"
+	@echo "make demo   learn features from bundled photographs, judge them, color images (minutes)"
+	@echo "make imagenette IMAGES=imagenette-96   the table of docs/evaluation.md: 3 seeds (about 50 minutes on 2 cores)"
 	@echo "make voc VOC=VOCdevkit RUN=runs/x LABELS=runs/y   the tables of docs/finetuning.md (about 30 minutes on 2 cores)"
 	@echo "make test   run the tests"
 	@echo "make check  run the linter and the type checker"
@@ -18,14 +18,14 @@ demo: $(INSTALLED)
 
 # Random, colorization and labels, 3 seeds each. Stopped and called again it goes on.
 imagenette: $(INSTALLED)
-	@test -d "$(PICTURES)/train" -a -d "$(PICTURES)/val" || \
-	    { echo "make imagenette PICTURES=FOLDER: a folder with train/ and val/, one sub-folder per class in each" >&2; exit 2; }
+	@test -d "$(IMAGES)/train" -a -d "$(IMAGES)/val" || \
+	    { echo "make imagenette IMAGES=FOLDER: a folder with train/ and val/, one sub-folder per class in each" >&2; exit 2; }
 	set -e; for seed in 0 1 2; do for learns in rebalanced labels; do \
 	    $(BIN)/pretint pretrain runs/imagenette/$$learns-$$seed --config configs/pretext/laptop.yaml \
-	        --data.source "$(PICTURES)/train" --training.steps 5000 --objective.name $$learns --seed $$seed; \
+	        --data.source "$(IMAGES)/train" --training.steps 5000 --objective.name $$learns --seed $$seed; \
 	done; done
 	$(BIN)/pretint probe runs/imagenette/rebalanced-* runs/imagenette/labels-* \
-	    --train "$(PICTURES)/train" --test "$(PICTURES)/val"
+	    --train "$(IMAGES)/train" --test "$(IMAGES)/val"
 
 # A pretrained run and a supervised one (made by make imagenette, say) on three tasks, beside random weights, plain
 # and rescaled. Stopped and called again it goes on.

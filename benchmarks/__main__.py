@@ -21,15 +21,15 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import ceiling, colorizing, colours, data_path, frozen, loss, methods, step
+from benchmarks import ceiling, colorizing, colors, data_path, frozen, loss, methods, step
+from benchmarks.images import origin
 from benchmarks.paired import Row, Spread, skipped
-from benchmarks.pictures import origin
 from pretext.errors import UserError
 from pretext.files import write_atomically
 
 _Rows = Callable[[torch.device, int], Iterator[Row]]
 _ALL: dict[str, _Rows] = {
-    "step": step.rows, "ceiling": ceiling.rows, "data": data_path.rows, "loss": loss.rows, "colours": colours.rows,
+    "step": step.rows, "ceiling": ceiling.rows, "data": data_path.rows, "loss": loss.rows, "colors": colors.rows,
     "frozen": frozen.rows, "colorizing": colorizing.rows, "methods": methods.rows,
 }  # fmt: skip
 _KEY = ("what", "setting", "against", "threads")
@@ -79,7 +79,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="cpu, or cuda")
     parser.add_argument("--only", choices=_ALL, nargs="*", default=list(_ALL))
     parser.add_argument(
-        "--pictures", nargs=2, default=(), metavar=("TRAIN", "TEST"), help="of frozen: with labels, see docs/data.md"
+        "--images", nargs=2, default=(), metavar=("TRAIN", "TEST"), help="of frozen: with labels, see docs/data.md"
     )
     parser.add_argument(
         "--recipes", choices=ceiling.RECIPES, nargs="*", default=list(ceiling.RECIPES), help="of ceiling"
@@ -97,7 +97,7 @@ def main() -> None:
     name, cores = machine(device), len(os.sched_getaffinity(0))
     about = {
         "machine": name, "cores": cores, "threads": torch.get_num_threads(), "torch": torch.__version__,
-        "pictures": origin(), "rounds": given.rounds, "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "images": origin(), "rounds": given.rounds, "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
     }  # fmt: skip
     console = Console(width=150)
     table = Table(
@@ -111,7 +111,7 @@ def main() -> None:
     path = given.results / f"{re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')}.csv"
     parts: dict[str, _Rows] = {
         **_ALL,
-        "frozen": partial(frozen.rows, pictures=given.pictures),
+        "frozen": partial(frozen.rows, images=given.images),
         "ceiling": partial(ceiling.rows, recipes=given.recipes),
     }
     for part in given.only:

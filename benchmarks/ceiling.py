@@ -3,7 +3,7 @@
 Network, head, objective, optimizer and crops are those of configs/pretext; only the precision (bf16 where the device
 has it, also where a paper's recipe asks for fp32), first weights (random) and, on a CPU, the batch differ. A step's
 operations are counted as ``operations`` says; the machine's rate is measured in every round, next to the step.
-Pictures in memory lie in the device's; the whole data path reads shards of JPEGs, as a run of an epoch 1 does.
+Images in memory lie in the device's; the whole data path reads shards of JPEGs, as a run of an epoch 1 does.
 """
 
 import copy
@@ -17,11 +17,11 @@ from typing import NamedTuple
 
 import torch
 
+from benchmarks.images import shards_of
 from benchmarks.matrix_rate import fastest, over
 from benchmarks.matrix_rate import rows as matrix_rows
 from benchmarks.operations import operations
 from benchmarks.paired import Row, seconds, settle, skipped, spread
-from benchmarks.pictures import shards_of
 from benchmarks.step import QUEUED, until_idle
 from pretext.data import open_source
 from pretext.data.batches import Batch, Samples, batches
@@ -33,10 +33,10 @@ from pretext.settings import settings_file
 from pretext.setup import on_place
 
 RECIPES = {"laptop": 64, "paper_alexnet": 8, "paper_vgg": 4, "vit_small": 8, "resnet50": 8}
-"""Pictures that a step on a CPU takes; one on a GPU takes the recipe's."""
+"""Images that a step on a CPU takes; one on a GPU takes the recipe's."""
 
 _FOLDER = Path(__file__).resolve().parents[1] / "configs" / "pretext"
-_SHARE, _BUSY = 0.5, 0.97  # wanted on a GPU: of the machine's rate; of the time, not waiting for pictures
+_SHARE, _BUSY = 0.5, 0.97  # wanted on a GPU: of the machine's rate; of the time, not waiting for images
 _LASTING = 1.0  # seconds that a round of steps takes, about
 _LONGEST = 2.0  # seconds in which what workers prepared ahead is used up
 
@@ -47,9 +47,9 @@ class _Times(NamedTuple):
     product: list[float]
     """The machine's rate, operations per second."""
     memory: list[float]
-    """Seconds of a step on pictures in memory."""
+    """Seconds of a step on images in memory."""
     whole: list[float]
-    """Seconds of a step and what it takes to have its pictures."""
+    """Seconds of a step and what it takes to have its images."""
     waiting: list[float]
     """The share of that in which the device had nothing to do."""
 
@@ -119,21 +119,21 @@ def measured(recipe: str, settings: PretrainSettings, compiled: bool, rounds: in
         [each * batch / step / 1e12 for step in taken.memory], [r / 1e12 for r in taken.product]
     )
     yield Row(
-        "step, pictures in memory", setting, "measured matrix rate", "TFLOP/s", reached, rate, share,
+        "step, images in memory", setting, "measured matrix rate", "TFLOP/s", reached, rate, share,
         _SHARE if on_gpu else None,
-        f"{each / 1e9:.3g} GFLOP a picture, elementwise work not counted{fewer}",
+        f"{each / 1e9:.3g} GFLOP an image, elementwise work not counted{fewer}",
     )  # fmt: skip
-    pictures = asked.steps * asked.batch_size
-    hours, least = ([pictures / batch * step / 3600 for step in steps] for steps in (taken.whole, taken.memory))
+    images = asked.steps * asked.batch_size
+    hours, least = ([images / batch * step / 3600 for step in steps] for steps in (taken.whole, taken.memory))
     yield Row(
-        "training to the end", setting, "pictures in memory", "h", spread(hours), spread(least),
+        "training to the end", setting, "images in memory", "h", spread(hours), spread(least),
         spread([less / more for less, more in zip(least, hours, strict=True)]),
-        remark=f"{asked.steps:,} steps of {asked.batch_size}; {per_second:,.4g} pictures/s; {place.workers} "
+        remark=f"{asked.steps:,} steps of {asked.batch_size}; {per_second:,.4g} images/s; {place.workers} "
         f"worker{'s' if place.workers != 1 else ''}",
     )  # fmt: skip
     busy = [1 - share for share in taken.waiting]
     yield Row(
-        "the whole step", setting, "itself without waiting for pictures", "ms", spread([1e3 * t for t in taken.whole]),
+        "the whole step", setting, "itself without waiting for images", "ms", spread([1e3 * t for t in taken.whole]),
         spread([1e3 * share * t for share, t in zip(busy, taken.whole, strict=True)]), spread(busy),
         _BUSY if on_gpu else None, f"{1 - spread(busy).median:.1%} waiting",
     )  # fmt: skip
@@ -171,9 +171,9 @@ def _timed(learner: Learner, source: Iterator[Batch], one: Batch, rounds: int) -
 
 
 def _waiting(learner: Learner, source: Iterator[Batch], times: int, place: Place) -> float:
-    """The share of its time that a step waits for its pictures.
+    """The share of its time that a step waits for its images.
 
-    Every step is waited for: while a GPU still computes the last one, no time is lost by having no pictures.
+    Every step is waited for: while a GPU still computes the last one, no time is lost by having no images.
     """
     waited, started = 0.0, time.perf_counter()
     for _ in range(times):

@@ -1,8 +1,8 @@
-"""Colouring a 12-megapixel JPEG, everything but the network: time and memory.
+"""Coloring a 12-megapixel JPEG, everything but the network: time and memory.
 
-Ours is what ``pretint colorize`` does: open, reduce for the network, join colours (256 x 341, as a network gives them)
+Ours is what ``pretint colorize`` does: open, reduce for the network, join colors (256 x 341, as a network gives them)
 to the full-resolution lightness, write a JPEG of quality 95, 4:4:4. The plain way is the same by scikit-image, whole
-pictures in float64: ``rgb2lab``, colours enlarged, ``lab2rgb``. The floor is only decoding and encoding the file.
+images in float64: ``rgb2lab``, colors enlarged, ``lab2rgb``. The floor is only decoding and encoding the file.
 Memory is the peak beyond what is there before, in a process of its own.
 """
 
@@ -21,8 +21,8 @@ from skimage.color import lab2rgb, rgb2lab
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks.images import jpegs
 from benchmarks.paired import Row, paired, spread, times_as_fast
-from benchmarks.pictures import jpegs
 from pretext.color import rgb_to_lightness
 from pretext.engine.memory import forget_peak, peak
 from pretint.colorization.photographs import open_photograph
@@ -33,7 +33,7 @@ _SEEN = (341, 256)
 
 
 def rows(device: torch.device, rounds: int) -> Iterator[Row]:
-    """Time against both, and memory; of a JPEG in colour and of a gray one. All of it is the CPU's work."""
+    """Time against both, and memory; of a JPEG in color and of a gray one. All of it is the CPU's work."""
     device = torch.device("cpu")
     for kind, mode in (("RGB", "RGB"), ("gray", "L")):
         file = _mosaic(mode, _SIZE)
@@ -60,19 +60,19 @@ def ours(file: bytes) -> None:
     """As ``pretint colorize`` does it."""
     photograph = open_photograph(file, "mosaic")
     photograph.seen(_SEEN)
-    in_memory(photograph, _colours(), "jpeg")
+    in_memory(photograph, _colors(), "jpeg")
 
 
 def plain(file: bytes) -> None:
-    """By scikit-image, on whole pictures."""
-    picture = Image.open(io.BytesIO(file)).convert("RGB")
-    small = np.array(picture.resize(_SEEN, Image.Resampling.BICUBIC))
+    """By scikit-image, on whole images."""
+    image = Image.open(io.BytesIO(file)).convert("RGB")
+    small = np.array(image.resize(_SEEN, Image.Resampling.BICUBIC))
     rgb_to_lightness(torch.from_numpy(small).permute(2, 0, 1)[None])
-    lab = rgb2lab(np.asarray(picture))
-    size = (picture.height, picture.width)
-    lab[..., 1:] = F.interpolate(_colours().double(), size, mode="bilinear")[0].permute(1, 2, 0).numpy()
+    lab = rgb2lab(np.asarray(image))
+    size = (image.height, image.width)
+    lab[..., 1:] = F.interpolate(_colors().double(), size, mode="bilinear")[0].permute(1, 2, 0).numpy()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of colours that are clipped
+        warnings.simplefilter("ignore")  # of colors that are clipped
         result = np.rint(lab2rgb(lab) * 255).astype(np.uint8)
     _save(Image.fromarray(result))
 
@@ -93,18 +93,18 @@ def _peak(job: Callable[[bytes], None], file: bytes) -> float:
 
 
 @cache
-def _colours() -> Tensor:
+def _colors() -> Tensor:
     """As a network gives them."""
     coarse = torch.randn(1, 2, 8, 10, generator=torch.Generator().manual_seed(0)) * 25
     return F.interpolate(coarse, _SEEN[::-1], mode="bilinear")
 
 
-def _save(picture: Image.Image) -> None:
-    picture.save(io.BytesIO(), "JPEG", quality=QUALITY, subsampling=0)
+def _save(image: Image.Image) -> None:
+    image.save(io.BytesIO(), "JPEG", quality=QUALITY, subsampling=0)
 
 
 def _mosaic(mode: str, size: tuple[int, int]) -> bytes:
-    """A JPEG of quality 90 made of real pictures, each at 500 pixels."""
+    """A JPEG of quality 90 made of real images, each at 500 pixels."""
     whole = Image.new("RGB", size)
     cells = [(x, y) for y in range(0, size[1], 500) for x in range(0, size[0], 500)]
     for cell, data in zip(cells, jpegs(len(cells), 500), strict=True):

@@ -1,6 +1,6 @@
 """From JPEG bytes to the network's input and its soft targets, per core, against the publication's data path, plainly.
 
-Both take crops of 176 pixels from pictures of 256, and targets at every fourth pixel. The plain way, as the publication
+Both take crops of 176 pixels from images of 256, and targets at every fourth pixel. The plain way, as the publication
 describes it and its released code does it: squeeze to a square, crop, scikit-image's Lab of the whole crop, the ten
 nearest bins of every target pixel by a ball tree, and a dense vector of 313 numbers for each. The ceiling is Pillow
 decoding the same files and nothing else.
@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from PIL import Image
 
+from benchmarks.images import jpegs
 from benchmarks.paired import Row, paired, times_as_fast
-from benchmarks.pictures import jpegs
 from pretext.color import rgb_to_ab, rgb_to_lightness
 from pretext.data.batches import CropSettings, random_crop
 from pretext.data.decode import decode
-from pretext.gamut import Gamut, bin_centres
+from pretext.gamut import Gamut, bin_centers
 
 _SIZE, _STRIDE, _BATCH = 176, 4, 40
 _SHARE = (_SIZE / 256) ** 2
@@ -33,13 +33,13 @@ def rows(device: torch.device, rounds: int) -> Iterator[Row]:
     files = list(jpegs(_BATCH, 256))
     uniforms = np.random.default_rng(0).random((_BATCH, 5))
     gamut = Gamut(10, 5.0).to(device)
-    tree = NearestNeighbors(n_neighbors=10, algorithm="ball_tree").fit(bin_centres())
+    tree = NearestNeighbors(n_neighbors=10, algorithm="ball_tree").fit(bin_centers())
 
     def our_crops() -> np.ndarray:
         decoded = (decode(data, "", 256) for data in files)
-        return np.stack([random_crop(picture, _CROP, drawn) for picture, drawn in zip(decoded, uniforms, strict=True)])
+        return np.stack([random_crop(image, _CROP, drawn) for image, drawn in zip(decoded, uniforms, strict=True)])
 
-    def our_colours(crops: np.ndarray) -> object:
+    def our_colors(crops: np.ndarray) -> object:
         pieces = torch.from_numpy(crops).permute(0, 3, 1, 2).to(device).split(_BATCH if device.type == "cuda" else 8)
         return [
             (rgb_to_lightness(rgb), gamut.encode(rgb_to_ab(rgb[..., ::_STRIDE, ::_STRIDE]))) for rgb in pieces
@@ -56,7 +56,7 @@ def rows(device: torch.device, rounds: int) -> Iterator[Row]:
             crop = np.asarray(square.crop((left, top, left + _SIZE, top + _SIZE)))
             yield crop[:, ::-1] if mirror < 0.5 else crop
 
-    def plain_colours(crop: np.ndarray) -> object:
+    def plain_colors(crop: np.ndarray) -> object:
         lab = rgb2lab(crop)
         points = lab[::_STRIDE, ::_STRIDE, 1:].reshape(-1, 2)
         distances, bins = tree.kneighbors(points)
@@ -73,18 +73,18 @@ def rows(device: torch.device, rounds: int) -> Iterator[Row]:
         for what, ours, plain, target in (
             (
                 "data path, from JPEG",
-                lambda: our_colours(our_crops()),
-                lambda: [plain_colours(c) for c in plain_crops()],
+                lambda: our_colors(our_crops()),
+                lambda: [plain_colors(c) for c in plain_crops()],
                 8.0,
             ),
-            ("data path, decoded crops", lambda: our_colours(ready), lambda: [plain_colours(c) for c in ready], None),
+            ("data path, decoded crops", lambda: our_colors(ready), lambda: [plain_colors(c) for c in ready], None),
         ):
             taken = paired(ours, plain, device, rounds, cpu=on_cpu)
             where = "one core" if on_cpu else "one core and the GPU"
             setting = f"{_SIZE} px of 256, stride {_STRIDE}, 10 bins, {where}"
             yield times_as_fast(what, setting, "the publication's, plainly", *taken, _BATCH, target)
         if on_cpu:
-            taken = paired(lambda: our_colours(our_crops()), decoding, device, rounds, cpu=True)
+            taken = paired(lambda: our_colors(our_crops()), decoding, device, rounds, cpu=True)
             yield times_as_fast("data path, from JPEG", setting, "decoding the JPEGs alone", *taken, _BATCH)
             taken = paired(our_crops, decoding, device, rounds, cpu=True)
             yield times_as_fast("decoding and cropping", setting, "decoding the JPEGs alone", *taken, _BATCH)

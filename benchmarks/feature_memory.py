@@ -1,7 +1,7 @@
-"""What memory extraction takes as pictures grow in number: ``python -m benchmarks.feature_memory``.
+"""What memory extraction takes as images grow in number: ``python -m benchmarks.feature_memory``.
 
-For each number of pictures a process of its own extracts the five stages of the smallest backbone from
-generated pictures, to a scratch folder, and says the most memory that it and its worker had resident.
+For each number of images a process of its own extracts the five stages of the smallest backbone from
+generated images, to a scratch folder, and says the most memory that it and its worker had resident.
 """
 
 import argparse
@@ -18,7 +18,7 @@ RULE = "average:2048"
 
 
 class Generated:
-    """So many pictures, made when they are read."""
+    """So many images, made when they are read."""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -59,7 +59,7 @@ def used(count: int) -> dict[str, float]:
             Place(torch.device("cpu"), "fp32", workers=1),
             CacheSettings(Path(scratch)),
             (source, view),
-            f"{count:,} pictures",
+            f"{count:,} images",
         )
     own, worker = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return {"disk": features.nbytes / 1e6, "own": own * 1024 / 1e6, "worker": worker * 1024 / 1e6}
@@ -68,10 +68,10 @@ def used(count: int) -> dict[str, float]:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pictures", type=int, nargs="*", default=[5_000, 20_000])
+    parser.add_argument("--images", type=int, nargs="*", default=[5_000, 20_000])
     given = parser.parse_args()
-    print(f"{'pictures':>10} {'features, MB':>13} {'peak resident, MB':>18} {'of a worker, MB':>16}")
-    for count in given.pictures:
+    print(f"{'images':>10} {'features, MB':>13} {'peak resident, MB':>18} {'of a worker, MB':>16}")
+    for count in given.images:
         command = [sys.executable, "-m", "benchmarks.feature_memory", "used", str(count)]
         found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
         print(f"{count:>10,} {found['disk']:>13,.0f} {found['own']:>18,.0f} {found['worker']:>16,.0f}")

@@ -36,7 +36,7 @@ def memory() -> tuple[float, float]:
 
 
 def opened(root: str) -> Any:
-    """Seconds to open, pictures, how many folders were listed, and MB resident that opening added."""
+    """Seconds to open, images, how many folders were listed, and MB resident that opening added."""
     from pretext.data.folder import ClassFolder
 
     scans, scan = [], os.scandir
@@ -96,9 +96,9 @@ def main() -> None:
         print(f"{given.files:,} empty files made in {time.perf_counter() - began:.0f} s")
         time.sleep(2.5)  # a tree this young would not be indexed
         for how in ("first", "again", "again"):
-            seconds, pictures, scans, added = measured("opened", root)
+            seconds, images, scans, added = measured("opened", root)
             did = f"{scans:,} folders listed, {added:+.0f} MB resident"
-            print(f"opened {how}: {seconds:.2f} s, {pictures:,} pictures, {did}")
+            print(f"opened {how}: {seconds:.2f} s, {images:,} images, {did}")
         size = sum(path.stat().st_size for path in Path(scratch).rglob("*.idx"))
         print(f"index: {size / 1e6:.1f} MB")
         print(

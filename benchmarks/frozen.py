@@ -1,9 +1,9 @@
 """Judging every stage of a frozen network by the full grid of protocol `modern`, against having its features at all.
 
-Features alone: one pass over training and test pictures with an empty cache, which is written; then the cache as a
-later evaluation opens it (checksums verified, some pictures looked at), and every matrix read into memory once. Ours:
+Features alone: one pass over training and test images with an empty cache, which is written; then the cache as a
+later evaluation opens it (checksums verified, some images looked at), and every matrix read into memory once. Ours:
 the same, and all classifiers of all stages, trained, dropped, chosen and tested; they read the matrices themselves.
-What is read lies in the system's page cache. On few pictures the classifiers take 300 steps all the same, which are
+What is read lies in the system's page cache. On few images the classifiers take 300 steps all the same, which are
 then more than the protocol's 10 epochs: the remark says how many.
 
 And the classifiers side by side against a plain loop, which trains one after the other with torch.nn.Linear and
@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from benchmarks.frozen_ceiling import bare_network, extraction, products
 from benchmarks.paired import Row, paired, seconds, spread, times_as_fast
-from pretext.data import LabelledSource
+from pretext.data import LabeledSource
 from pretext.data.order import permutation
 from pretext.data.source import digest_of_keys
 from pretext.engine.device import Place, pick_place
@@ -49,7 +49,7 @@ class _Case(NamedTuple):
     size: int
     """Pixels; 0: as the network would be looked at."""
     most: int
-    """Training pictures, and a quarter as many test pictures; 0: all."""
+    """Training images, and a quarter as many test images; 0: all."""
     rounds: int
     """At most: each computes all features again."""
 
@@ -57,9 +57,9 @@ class _Case(NamedTuple):
 _CASES = (_Case("random:tiny", 0, 0, 5), _Case("random:resnet18", 96, 0, 3), _Case("random:alexnet", 0, 2000, 1))
 
 
-def rows(device: torch.device, rounds: int, pictures: Sequence[str] = ()) -> Iterator[Row]:
+def rows(device: torch.device, rounds: int, images: Sequence[str] = ()) -> Iterator[Row]:
     """For every network: the whole cost, and the classifiers' alone."""
-    train, test = pictures or _found()
+    train, test = images or _found()
     targets, place = open_targets(train, test), pick_place(str(device))
     shown = train if ":" in train else "/".join(Path(train).parts[-2:])
     for case in _CASES:
@@ -67,7 +67,7 @@ def rows(device: torch.device, rounds: int, pictures: Sequence[str] = ()) -> Ite
 
 
 def _found() -> tuple[str, str]:
-    """The pictures that are taken unless somebody says else."""
+    """The images that are taken unless somebody says else."""
     return (f"{_BESIDE}/train", f"{_BESIDE}/val") if _BESIDE.is_dir() else ("bundled:train", "bundled:test")
 
 
@@ -75,7 +75,7 @@ def _measured(case: _Case, targets: Targets, shown: str, place: Place, rounds: i
     protocol, network = find_protocol("modern", LinearProtocol), open_network(case.network)
     view = View(network.fit_size(case.size) if case.size else network.size_at(protocol.ratio), protocol.ratio)
     setting = (
-        f"{network.backbone}, {view.size} px, {len(targets.train):,} + {len(targets.test):,} pictures of {shown}, "
+        f"{network.backbone}, {view.size} px, {len(targets.train):,} + {len(targets.test):,} images of {shown}, "
         f"{place.precision}"
     )
     load = os.getloadavg()[0]
@@ -207,9 +207,9 @@ class _Plain:
 
 
 class _Some:
-    """Every so-manieth picture of a labelled source: a labelled source."""
+    """Every so-manieth image of a labeled source: a labeled source."""
 
-    def __init__(self, source: LabelledSource, count: int) -> None:
+    def __init__(self, source: LabeledSource, count: int) -> None:
         self.source, self.classes = source, source.classes
         self.chosen = [number * len(source) // count for number in range(count)]
         self.labels = source.labels[self.chosen]
@@ -228,7 +228,7 @@ class _Some:
 
 
 def _fewer(targets: Targets, most: int) -> Targets:
-    """With so many training pictures at most, and a quarter as many test pictures."""
+    """With so many training images at most, and a quarter as many test images."""
     if not most:
         return targets
     train, test = (

@@ -20,7 +20,7 @@ _FEW = 3  # batches
 
 
 def bare_network(network: Network, task: Task, place: Place) -> float:
-    """Seconds that the network alone takes for all pictures of a task, as many batches as there are."""
+    """Seconds that the network alone takes for all images of a task, as many batches as there are."""
     size = min(_AT_ONCE, len(task.targets.train))
     batch = next(iter(stream(Views(task.targets.train, *task.view), range(size), size, 0)))
     rgb = batch.rgb.to(place.device).contiguous(memory_format=torch.channels_last)
@@ -30,8 +30,8 @@ def bare_network(network: Network, task: Task, place: Place) -> float:
         _stages(network, rgb, place)
 
     job()
-    pictures = len(task.targets.train) + len(task.targets.test)
-    return seconds(job, place.device, _FEW) * pictures / len(rgb)
+    images = len(task.targets.train) + len(task.targets.test)
+    return seconds(job, place.device, _FEW) * images / len(rgb)
 
 
 def extraction(setting: str, extracted: list[float], bare: list[float], remark: str) -> Row:
@@ -51,7 +51,7 @@ def products(
         setting: the row's.
         step: ours.
         shapes: of every stack of classifiers: heads * classes, dims.
-        batch: pictures a step.
+        batch: images a step.
         device: where.
         rounds: how often.
     """

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.images import crops
 from benchmarks.paired import Row, Spread, paired, spread, times_as_fast
-from benchmarks.pictures import crops
 from pretext.color import rgb_to_ab
 from pretext.engine.memory import device_peak, forget_peak, peak
 from pretext.gamut import Gamut

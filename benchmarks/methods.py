@@ -1,7 +1,7 @@
-"""Colouring without a network against the plain way to do it.
+"""Coloring without a network against the plain way to do it.
 
 Scribbles: the publication's equations by scipy's ``spsolve``, channel by channel, as ports of the released program do,
-and, on a small picture, as it is printed: loops over pixels and a dense solver. Reference: the distance of every
+and, on a small image, as it is printed: loops over pixels and a dense solver. Reference: the distance of every
 pixel to every sample. Times are processor time.
 """
 
@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 from scipy.sparse import linalg
 
+from benchmarks.images import jpegs
 from benchmarks.paired import Job, Row, Spread, paired, spread, times_as_fast
-from benchmarks.pictures import jpegs
 from pretext.color import rgb_to_lab
 from pretext.engine.memory import forget_peak, peak
 from pretint.colorization.methods.propagation import Floats, affinities, propagate, random_walk
@@ -37,7 +37,7 @@ def rows(device: torch.device, rounds: int) -> Iterator[Row]:
     yield times_as_fast("scribbles", setting, "spsolve", *paired(*both, device, rounds, cpu=True))
     one, other = (_peaks(job, device) for job in both)
     ratio = spread([other.low / one.high, other.median / one.median, other.high / one.low])
-    yield Row("memory of the same", setting, "spsolve", "MB", one, other, ratio, remark="beyond the picture")
+    yield Row("memory of the same", setting, "spsolve", "MB", one, other, ratio, remark="beyond the image")
 
     pixels, samples = features(large[0]), samples_of(large[0], large[1:], 200, 0)
 
@@ -93,15 +93,15 @@ def _ours(lab: Floats, known: np.ndarray) -> object:
 
 
 def _grid(lab: Floats, step: int) -> np.ndarray:
-    """Flat indices of points whose true colour is given."""
+    """Flat indices of points whose true color is given."""
     places = np.arange(lab[0].size).reshape(lab.shape[1:])
     return np.asarray(places[step // 2 :: step, step // 2 :: step].ravel())
 
 
 def _lab(shorter: int) -> Floats:
-    """(3, h, w), of a real picture."""
-    picture = Image.open(BytesIO(next(iter(jpegs(1, shorter))))).convert("RGB")
-    return np.asarray(rgb_to_lab(torch.from_numpy(np.array(picture)).permute(2, 0, 1)).double().numpy())
+    """(3, h, w), of a real image."""
+    image = Image.open(BytesIO(next(iter(jpegs(1, shorter))))).convert("RGB")
+    return np.asarray(rgb_to_lab(torch.from_numpy(np.array(image)).permute(2, 0, 1)).double().numpy())
 
 
 def _pixels(lab: Floats) -> str:

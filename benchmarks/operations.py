@@ -12,15 +12,15 @@ from pretext.engine.trainer import Trainable
 
 
 def operations(network: Trainable, rgb: Tensor, labels: Tensor) -> float:
-    """Additions and multiplications that a picture's loss and its gradient take, by ``FlopCounterMode``.
+    """Additions and multiplications that an image's loss and its gradient take, by ``FlopCounterMode``.
 
-    Convolutions and products of matrices, a head's too; not what acts element by element (colour, norms, activations,
+    Convolutions and products of matrices, a head's too; not what acts element by element (color, norms, activations,
     loss, optimizer). Attention counts as its products, once, however a kernel computes it. The weights' gradients are
     added to what is there.
 
     Args:
         network: in training.
-        rgb: (B, 3, H, W), uint8, some pictures, on its device.
+        rgb: (B, 3, H, W), uint8, some images, on its device.
         labels: (B,), likewise.
     """
     counted = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.convolution_backward: _convolution})

@@ -81,14 +81,14 @@ def times_as_fast(
     per: int = 0,
     target: float | None = None,
 ) -> Row:
-    """A row of times: milliseconds, or, with ``per``, pictures/s of jobs that do so many."""
+    """A row of times: milliseconds, or, with ``per``, images/s of jobs that do so many."""
     ratio = spread([slow / quick for quick, slow in zip(ours, plain, strict=True)])
     if per:
         return Row(
             what,
             setting,
             against,
-            "pictures/s",
+            "images/s",
             *(spread([per / one for one in all_]) for all_ in (ours, plain)),
             ratio,
             target,

@@ -5,7 +5,7 @@
 A redesign that changes no behavior changes no number. This script checks out the first edition (``REFERENCE``) and
 HEAD into two folders, runs the same commands by both in one environment, and prints a line a job: "identical" and how
 many numbers that were, or the first that differs. Exit code 1 if one differs or a command fails. The commands are
-written in the words of the first edition; ``RENAMED`` says what is called otherwise now, and the functions that read
+written in the words of the first edition; ``RENAMED`` says what is written otherwise now, and the functions that read
 numbers from files (``READERS``) are a pair for each kind of file whose layout has changed.
 
 DATA is a folder with imagenette-mini/{train,val}, imagenet-sample and voc-mini/VOCdevkit. With ``--keep`` the numbers
@@ -36,9 +36,25 @@ from pretext.files import write_atomically
 REFERENCE = "c427e22"
 """The last commit of the first edition, that with its faults mended."""
 
-RENAMED: dict[str, str] = {}
-"""Words of a command of the first edition (``--objective.name``), or of its settings (``objective.name``), that have
-another name in HEAD."""
+RENAMED = {
+    "pictures": "images",
+    "picture": "image",
+    "colour": "color",
+    "neighbour": "neighbor",
+    "labelled": "labeled",
+    "centre": "center",
+    "learnt": "learned",
+    "synchronised": "synchronized",
+}
+"""Parts of names of the first edition that are written otherwise in HEAD: in options, settings, columns and values."""
+
+
+def rename(text: str) -> str:
+    """Write a text of the first edition in the words of HEAD."""
+    for old, new in RENAMED.items():
+        text = text.replace(old, new)
+    return text
+
 
 Numbers = dict[str, str]
 
@@ -130,7 +146,7 @@ def other_jobs() -> Iterator[Job]:
         (f"score {models} --pictures {{data}}/imagenet-sample --most 100 --size 96 --out scores --format csv",),
         ("stdout.csv",),
     )
-    yield Job("study", "study", ("study {data}/study.yaml",), ("studies/*/report.csv",))
+    yield Job("study", "study", ("study {data}/study-{edition}.yaml",), ("studies/*/report.csv",))
 
 
 def settings_jobs() -> Iterator[Job]:
@@ -155,7 +171,7 @@ def settings_jobs() -> Iterator[Job]:
 
 def read_losses(file: Path) -> Numbers:
     """Every training loss and validation number of a run, by step."""
-    timed = ("seconds", "rate", "wait", "pictures_per_second", "memory", "time")
+    timed = ("seconds", "rate", "wait", "per_second", "memory", "time")
     numbers = {}
     for line in file.read_text().splitlines():
         record = json.loads(line)
@@ -215,7 +231,7 @@ def read_settings(file: Path) -> Numbers:
             for key, inner in value.items():
                 walk(inner, f"{name}.{key}" if name else str(key))
         else:
-            flat[RENAMED.get(name, name)] = repr(value)
+            flat[name] = repr(value)
 
     walk(yaml.safe_load(file.read_text()), "")
     return flat
@@ -301,7 +317,9 @@ def run_job(job: Job, code: Path, place: Path, data: Path, threads: int, referen
     }  # fmt: skip
     for words in job.commands:
         command = [
-            (word if reference else RENAMED.get(word, word)).format(data=data, configs=code / "configs")
+            (word if reference else rename(word)).format(
+                data=data, configs=code / "configs", edition="first" if reference else "head"
+            )
             for word in shlex.split(words)
         ]
         done = subprocess.run(
@@ -319,7 +337,7 @@ def run_job(job: Job, code: Path, place: Path, data: Path, threads: int, referen
         for file in sorted(place.glob(output)):
             inside = "" if file.suffix == ".json" else f"{file.relative_to(place)} "  # results are named by digests
             numbers |= {f"{inside}{key}": value for key, value in read(file).items()}
-    return numbers
+    return {rename(key): rename(value) for key, value in numbers.items()} if reference else numbers
 
 
 def verdict(old: Numbers, new: Numbers) -> str:
@@ -339,14 +357,15 @@ def verdict(old: Numbers, new: Numbers) -> str:
 def prepare(folder: Path, code: Path, source: Path) -> Path:
     """The folder of data that both editions read: links to the images, and files that are made here."""
     data = folder / "data"
-    if not (data / "study.yaml").exists():
+    if not (data / "study-head.yaml").exists():
         data.mkdir(exist_ok=True)
         for name in ("imagenette-mini", "imagenet-sample", "voc-mini"):
             if not (data / name).exists():
                 (data / name).symlink_to((source / name).resolve())
         environment = {**os.environ, "PYTHONPATH": f"{code}:{code / 'tests'}"}
         subprocess.run([sys.executable, "-c", PREPARE, code, data], env=environment, cwd=code, check=True)
-        (data / "study.yaml").write_text(STUDY.replace("DATA", str(data)))
+        (data / "study-first.yaml").write_text(STUDY.replace("DATA", str(data)))
+        (data / "study-head.yaml").write_text(rename(STUDY).replace("DATA", str(data)))
     return data
 
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from benchmarks.images import shards_of
 from benchmarks.paired import Row, seconds, times_as_fast
-from benchmarks.pictures import shards_of
 from pretext.color import rgb_to_lightness
 from pretext.data import open_source
 from pretext.data.batches import Samples, batches
@@ -34,7 +34,7 @@ _GPU = (("tiny", 64, 8, 256), ("resnet18", 224, 8, 256), ("vgg", 176, 4, 40))
 
 
 class _Bare(nn.Module):
-    """A colorizer that trains towards nothing, on L that was computed once."""
+    """A colorizer that trains toward nothing, on L that was computed once."""
 
     def __init__(self, colorizer: Colorizer, lightness: Tensor) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class _Bare(nn.Module):
 
 
 def rows(device: torch.device, rounds: int) -> Iterator[Row]:
-    """Per network and precision: without the data path, with decoded pictures kept (machine.cache), with all of it."""
+    """Per network and precision: without the data path, with decoded images kept (machine.cache), with all of it."""
     with tempfile.TemporaryDirectory() as scratch:
         shards = shards_of(Path(scratch), 1000, 256)
         for name, size, stride, batch in _GPU if device.type == "cuda" else _CPU:
@@ -77,7 +77,7 @@ def _measured(settings: PretrainSettings, rounds: int) -> Iterator[Row]:
         closing(batches(samples, batch, 0, 2**30, place.workers)) as source_of_batches,
         closing(batches(kept, batch, 0, 2**30, place.workers)) as source_of_kept,
     ):
-        for _ in range(-(-len(source) // batch) + QUEUED * place.workers):  # an epoch: every picture is decoded
+        for _ in range(-(-len(source) // batch) + QUEUED * place.workers):  # an epoch: every image is decoded
             next(source_of_kept)
         steps: dict[str, Callable[[], object]] = {
             "bare": lambda: bare.step(rgb, labels),
@@ -98,7 +98,7 @@ def _measured(settings: PretrainSettings, rounds: int) -> Iterator[Row]:
                 else:
                     until_idle(place, batch)
                 taken[name].append(seconds(steps[name], place.device, times))
-    yield times_as_fast("step, pictures in memory", setting, "bare network", taken["memory"], taken["bare"], batch)
+    yield times_as_fast("step, images in memory", setting, "bare network", taken["memory"], taken["bare"], batch)
     yield times_as_fast(
         "the whole step, from epoch 2", setting, "bare network", taken["kept"], taken["bare"], batch, 0.95
     )

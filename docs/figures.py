@@ -43,32 +43,32 @@ STRIDE = 8
 
 def gamut() -> bytes:
     """The bins at three lightnesses: what of them sRGB can show."""
-    centres = Gamut().centres
+    centers = Gamut().centers
     figure, panels = _figure(3, 7.6, 2.9)
     for panel, lightness in zip(panels, (30, 55, 80), strict=True):
-        lab = torch.cat((torch.full((len(centres), 1), float(lightness)), centres), 1).T[None, :, :, None]
-        panel.scatter(centres[:, 1], centres[:, 0], c=lab_to_rgb(lab)[0, :, :, 0].T.clamp(0, 1), marker="s", s=18)
+        lab = torch.cat((torch.full((len(centers), 1), float(lightness)), centers), 1).T[None, :, :, None]
+        panel.scatter(centers[:, 1], centers[:, 0], c=lab_to_rgb(lab)[0, :, :, 0].T.clamp(0, 1), marker="s", s=18)
         _ab_axes(panel)
         panel.set_title(f"L = {lightness}")
     panels[0].set_ylabel("a")
     return _png(figure)
 
 
-def neighbours() -> bytes:
-    """One colour, and its soft target with 5 and with 10 neighbours."""
-    colour = torch.tensor([33.0, 27.0])
+def neighbors() -> bytes:
+    """One color, and its soft target with 5 and with 10 neighbors."""
+    color = torch.tensor([33.0, 27.0])
     figure, panels = _figure(2, 6.4, 3.2)
     for panel, count in zip(panels, (5, 10), strict=True):
         coder = Gamut(count)
-        target = coder.encode(colour.view(1, 2, 1, 1))
-        bins, weights = coder.centres[target.bins.flatten()], target.weights.flatten()
-        panel.scatter(coder.centres[:, 1], coder.centres[:, 0], s=6, color=INK, alpha=0.5, linewidths=0)
+        target = coder.encode(color.view(1, 2, 1, 1))
+        bins, weights = coder.centers[target.bins.flatten()], target.weights.flatten()
+        panel.scatter(coder.centers[:, 1], coder.centers[:, 0], s=6, color=INK, alpha=0.5, linewidths=0)
         panel.scatter(bins[:, 1], bins[:, 0], s=1500 * weights, color=LINES[2], alpha=0.8, linewidths=0)
         for (a, b), weight in zip(bins.tolist(), weights.tolist(), strict=True):
             above = 2 + (1500 * weight / np.pi) ** 0.5
             if weight >= 0.005:
                 panel.annotate(f"{weight:.2f}", (b, a), (0, above), textcoords="offset points", ha="center", fontsize=8)
-        panel.plot(colour[1], colour[0], "x", color=LINES[0])
+        panel.plot(color[1], color[0], "x", color=LINES[0])
         panel.set(xlim=(2, 52), ylim=(8, 58), xlabel="b", title=f"K = {count}", aspect="equal")
     panels[0].set_ylabel("a")
     return _png(figure)
@@ -79,9 +79,9 @@ def prior() -> bytes:
     coder, occurs = Gamut(), bundled_prior()
     figure, panels = _figure(1, 4.2, 3.4)
     seen = occurs > 1e-6
-    panels[0].scatter(coder.centres[~seen, 1], coder.centres[~seen, 0], s=5, color=INK, alpha=0.5, linewidths=0)
+    panels[0].scatter(coder.centers[~seen, 1], coder.centers[~seen, 0], s=5, color=INK, alpha=0.5, linewidths=0)
     drawn = panels[0].scatter(
-        coder.centres[seen, 1], coder.centres[seen, 0], c=occurs[seen].log10(), marker="s", s=26, cmap="viridis"
+        coder.centers[seen, 1], coder.centers[seen, 0], c=occurs[seen].log10(), marker="s", s=26, cmap="viridis"
     )
     _ab_axes(panels[0])
     panels[0].set_ylabel("a")
@@ -116,8 +116,8 @@ def annealing() -> bytes:
     for panel, temperature in zip(panels, (1.0, TEMPERATURE, 0.1), strict=True):
         sharp = torch.softmax(logits.flatten() / temperature, 0)
         a, b = coder.annealed_mean(logits, temperature).flatten().tolist()
-        panel.scatter(coder.centres[:, 1], coder.centres[:, 0], s=4, color=INK, alpha=0.4, linewidths=0)
-        panel.scatter(coder.centres[:, 1], coder.centres[:, 0], s=450 * sharp, color=LINES[2], linewidths=0, alpha=0.8)
+        panel.scatter(coder.centers[:, 1], coder.centers[:, 0], s=4, color=INK, alpha=0.4, linewidths=0)
+        panel.scatter(coder.centers[:, 1], coder.centers[:, 0], s=450 * sharp, color=LINES[2], linewidths=0, alpha=0.8)
         panel.plot(b, a, "X", color=LINES[0], markersize=9)
         _ab_axes(panel)
         panel.set_title(f"T = {temperature:g}")
@@ -126,7 +126,7 @@ def annealing() -> bytes:
 
 
 def temperature() -> bytes:
-    """A photograph, and its colours decoded from what each place's surroundings have, at falling T."""
+    """A photograph, and its colors decoded from what each place's surroundings have, at falling T."""
     rgb = torch.from_numpy(np.asarray(skimage.data.astronaut()[:480, 20:500]).copy()).permute(2, 0, 1)[None] / 255
     coder, side = Gamut(), rgb.shape[-1]
     target = coder.encode(rgb_to_ab(rgb[..., ::STRIDE, ::STRIDE]))
@@ -147,7 +147,7 @@ def temperature() -> bytes:
 
 FIGURES: dict[str, Callable[[], bytes]] = {
     "gamut.png": gamut,
-    "neighbours.png": neighbours,
+    "neighbors.png": neighbors,
     "prior.png": prior,
     "weights.png": weights,
     "annealing.png": annealing,

@@ -1,4 +1,4 @@
-"""Learn image features from unlabelled pictures by colorization (Zhang, Isola, Efros, ECCV 2016).
+"""Learn image features from unlabeled images by colorization (Zhang, Isola, Efros, ECCV 2016).
 
 The public interface is what ``__init__.pyi`` lists; the rest may change between versions. Its names
 are imported when they are asked for: torch and timm take seconds, and ``--help`` needs neither.

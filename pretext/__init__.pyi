@@ -1,10 +1,10 @@
 from .backbones import Backbone, Stage, build_backbone
 from .color import lab_to_rgb, rgb_to_lab
-from .data import Bundled, ClassFolder, Folder, LabelledShards, Shards, Source
+from .data import Bundled, ClassFolder, Folder, LabeledShards, Shards, Source
 from .data.pack import PackSettings, pack
 from .data.source import DataSettings
 from .engine.signals import Ending
-from .errors import PictureError, UserError
+from .errors import ImageError, UserError
 from .gamut import Gamut
 from .methods.colorizer import Colorizer
 from .methods.hints import HintSettings, sample_hints
@@ -30,10 +30,10 @@ __all__ = [
     "FromRgb",
     "Gamut",
     "HintSettings",
-    "LabelledShards",
+    "ImageError",
+    "LabeledShards",
     "Objective",
     "PackSettings",
-    "PictureError",
     "PretrainSettings",
     "Regression",
     "Shards",

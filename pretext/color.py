@@ -3,7 +3,7 @@
 Constants and formulas are those of scikit-image (``skimage.color.rgb2lab`` and ``lab2rgb``), so that
 both agree to float tolerance: IEC 61966-2-1 for the sRGB transfer curve, CIE 15 for Lab.
 
-L is in [0, 100]; a and b of sRGB colours are in about [-86.2, 98.3] and [-107.9, 94.5]. Half-precision
+L is in [0, 100]; a and b of sRGB colors are in about [-86.2, 98.3] and [-107.9, 94.5]. Half-precision
 input is promoted: neither float16 nor bfloat16 can hold Lab to better than a visible step.
 """
 
@@ -21,7 +21,7 @@ _SLOPE = 7.787
 
 
 def rgb_to_lab(rgb: Tensor) -> Tensor:
-    """Lab of sRGB pictures.
+    """Lab of sRGB images.
 
     Args:
         rgb: (..., 3, H, W), uint8 in [0, 255] or float in [0, 1].
@@ -51,7 +51,7 @@ def rgb_to_ab(rgb: Tensor) -> Tensor:
 
 
 def lab_to_rgb(lab: Tensor) -> Tensor:
-    """The sRGB pictures, float in [0, 1], of Lab pictures; colours outside sRGB are clipped.
+    """The sRGB images, float in [0, 1], of Lab images; colors outside sRGB are clipped.
 
     Args:
         lab: (..., 3, H, W), float, unscaled.
@@ -62,7 +62,7 @@ def lab_to_rgb(lab: Tensor) -> Tensor:
     lightness, a, b = at_least_float32(lab).unbind(-3)
     fy = (lightness + 16) / 116
     fx = fy + a / 500
-    fz = (fy - b / 200).clamp_min(0)  # as scikit-image: a negative Z is no colour
+    fz = (fy - b / 200).clamp_min(0)  # as scikit-image: a negative Z is no color
     xyz = torch.stack([_inverse_cube_root(f) * white for f, white in zip((fx, fy, fz), _WHITE, strict=True)], -3)
     inverse = torch.linalg.inv(torch.tensor(_XYZ_FROM_RGB, dtype=torch.float64))
     linear = torch.einsum("ij,...jhw->...ihw", inverse.to(xyz), xyz)

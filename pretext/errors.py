@@ -9,10 +9,10 @@ class UserError(Exception):
     """
 
 
-class PictureError(UserError):
-    """One picture that cannot be read: ``key`` names it, ``reason`` says why.
+class ImageError(UserError):
+    """One image that cannot be read: ``key`` names it, ``reason`` says why.
 
-    Long work over many pictures catches it, counts the picture as skipped, and lists it at the end.
+    Long work over many images catches it, counts the image as skipped, and lists it at the end.
     """
 
     def __init__(self, key: str, reason: str) -> None:
@@ -20,7 +20,7 @@ class PictureError(UserError):
         self.key = key
         self.reason = reason
 
-    def __reduce__(self) -> tuple[type["PictureError"], tuple[str, str]]:  # crosses worker processes
+    def __reduce__(self) -> tuple[type["ImageError"], tuple[str, str]]:  # crosses worker processes
         return type(self), (self.key, self.reason)
 
 

@@ -93,23 +93,23 @@ def held_folder(folder: Path, doing: str, waited: bool = False) -> Iterator[None
         yield
 
 
-def write_png(path: Path, picture: Image.Image) -> None:
-    """Write a picture as PNG, atomically, signed in its text chunk "Software"."""
-    write_atomically(path, png_bytes(picture))
+def write_png(path: Path, image: Image.Image) -> None:
+    """Write an image as PNG, atomically, signed in its text chunk "Software"."""
+    write_atomically(path, png_bytes(image))
 
 
-def png_bytes(picture: Image.Image) -> memoryview:
+def png_bytes(image: Image.Image) -> memoryview:
     """The content of the file that ``write_png`` writes."""
     buffer, text = io.BytesIO(), PngInfo()
     text.add_text("Software", _SIGNATURE)
-    picture.save(buffer, "PNG", pnginfo=text)
+    image.save(buffer, "PNG", pnginfo=text)
     return buffer.getbuffer()
 
 
 def is_ours(path: Path) -> bool:
     """Whether a file is a PNG that ``write_png`` wrote."""
     try:
-        with Image.open(path) as picture:
-            return picture.info.get("Software") == _SIGNATURE
+        with Image.open(path) as image:
+            return image.info.get("Software") == _SIGNATURE
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return False

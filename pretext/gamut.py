@@ -1,4 +1,4 @@
-"""The gamut: the quantized colours of the ab plane, Q = 313 as published, their soft encoding, and decoding.
+"""The gamut: the quantized colors of the ab plane, Q = 313 as published, their soft encoding, and decoding.
 
 A soft target is sparse: per pixel the K nearest bins and their Gaussian weights, two small tensors,
 never a dense Q-vector (paper section 2.1; the paper takes K = 5, the released code K = 10).
@@ -18,7 +18,7 @@ STEP = 10
 """Spacing of the published ab grid, in Lab units."""
 
 STEPS = (5, 40)
-"""The least and the greatest spacing that a recipe may have: 1,083 bins, and 40, coarser than most colours differ."""
+"""The least and the greatest spacing that a recipe may have: 1,083 bins, and 40, coarser than most colors differ."""
 
 TEMPERATURE = 0.38
 """The paper's temperature of the annealed mean."""
@@ -42,14 +42,14 @@ class SoftTarget(NamedTuple):
 
 
 @cache
-def bin_centres(step: int = STEP) -> np.ndarray:
-    """The centres of the in-gamut bins, int64 (Q, 2), ordered by a, then b.
+def bin_centers(step: int = STEP) -> np.ndarray:
+    """The centers of the in-gamut bins, int64 (Q, 2), ordered by a, then b.
 
     The rule: the points of the grid {..., -step, 0, step, ...}^2 whose Chebyshev distance to the convex
     hull of the sRGB cube's ab projection is at most one step, that is all corners of those grid cells
     that touch the hull. The paper names the number, 313, of the step 10, and the released code ships the
     list; the rule gives that list, byte for byte. (Goyal et al. 2019 also tried 5, 15 and 20, but with the
-    bins that the pictures of ImageNet fill: their lists are others.)
+    bins that the images of ImageNet fill: their lists are others.)
 
     Args:
         step: spacing of the grid, in Lab units, within ``STEPS``.
@@ -67,13 +67,13 @@ def bin_centres(step: int = STEP) -> np.ndarray:
     return bins
 
 
-def _squares_meet_polygon(centres: np.ndarray, radius: float, polygon: np.ndarray) -> np.ndarray:
+def _squares_meet_polygon(centers: np.ndarray, radius: float, polygon: np.ndarray) -> np.ndarray:
     """Which axis-parallel squares (half side ``radius``) meet a convex polygon (separating axes)."""
     edges = np.roll(polygon, -1, axis=0) - polygon
     normals = np.stack((edges[:, 1], -edges[:, 0]), axis=1)
     axes = np.concatenate((normals, np.eye(2)))
     shadow = polygon @ axes.T  # (vertices, axes)
-    middle = centres @ axes.T
+    middle = centers @ axes.T
     spread = radius * np.abs(axes).sum(1)
     apart = (middle - spread > shadow.max(0)) | (middle + spread < shadow.min(0))
     return np.asarray(~apart.any(1))
@@ -86,36 +86,36 @@ class Gamut(nn.Module):
     2 x 2 Lab units, the bins that can be among the K nearest of any point in it.
 
     Args:
-        neighbours: K, how many nearest bins share a pixel's colour: 5 in the paper, 10 in its code.
+        neighbors: K, how many nearest bins share a pixel's color: 5 in the paper, 10 in its code.
         sigma: of the Gaussian over the distance to the bins, in Lab units.
-        step: between neighbouring bins, in Lab units, see ``bin_centres``.
+        step: between neighboring bins, in Lab units, see ``bin_centers``.
     """
 
-    def __init__(self, neighbours: int = 10, sigma: float = 5.0, step: int = STEP) -> None:
+    def __init__(self, neighbors: int = 10, sigma: float = 5.0, step: int = STEP) -> None:
         super().__init__()
-        assert 1 <= neighbours <= len(bin_centres(step)) and sigma > 0
-        self.neighbours = neighbours
+        assert 1 <= neighbors <= len(bin_centers(step)) and sigma > 0
+        self.neighbors = neighbors
         self.sigma = sigma
         self.step = step
-        centres = torch.from_numpy(bin_centres(step).copy()).float()
-        self.centres: Tensor
+        centers = torch.from_numpy(bin_centers(step).copy()).float()
+        self.centers: Tensor
         self.candidates: Tensor
-        self.register_buffer("centres", centres, persistent=False)
+        self.register_buffer("centers", centers, persistent=False)
         self.candidates_a: Tensor
         self.candidates_b: Tensor
-        candidates = _candidates(neighbours, step)
+        candidates = _candidates(neighbors, step)
         self.register_buffer("candidates", candidates, persistent=False)
-        self.register_buffer("candidates_a", centres[candidates, 0], persistent=False)
-        self.register_buffer("candidates_b", centres[candidates, 1], persistent=False)
+        self.register_buffer("candidates_a", centers[candidates, 0], persistent=False)
+        self.register_buffer("candidates_b", centers[candidates, 1], persistent=False)
 
     def __len__(self) -> int:
-        return len(self.centres)
+        return len(self.centers)
 
     def encode(self, ab: Tensor) -> SoftTarget:
         """The soft target of every pixel.
 
         Args:
-            ab: (B, 2, h, w), float, unscaled; exact for |a|, |b| < 128, which holds every sRGB colour.
+            ab: (B, 2, h, w), float, unscaled; exact for |a|, |b| < 128, which holds every sRGB color.
 
         Returns:
             bins and weights, both (B, K, h, w), nearest first. Among bins at the very same distance
@@ -128,12 +128,12 @@ class Gamut(nn.Module):
         squared = (self.candidates_a.index_select(0, cell) - a) ** 2 + (
             self.candidates_b.index_select(0, cell) - b
         ) ** 2
-        nearest, order = squared.topk(self.neighbours, dim=1, largest=False, sorted=True)
+        nearest, order = squared.topk(self.neighbors, dim=1, largest=False, sorted=True)
         # Relative to the nearest, so that far away from every bin the weights do not all underflow.
         weights = torch.exp((nearest[:, :1] - nearest) / (2 * self.sigma**2))
         weights = weights / weights.sum(1, keepdim=True)
         bins = self.candidates.index_select(0, cell).gather(1, order)
-        shape = (len(ab), *ab.shape[-2:], self.neighbours)
+        shape = (len(ab), *ab.shape[-2:], self.neighbors)
         return SoftTarget(bins.view(shape).movedim(-1, 1), weights.view(shape).movedim(-1, 1))
 
     def annealed_mean(self, logits: Tensor, temperature: float = TEMPERATURE) -> Tensor:
@@ -141,17 +141,17 @@ class Gamut(nn.Module):
 
         Args:
             logits: (B, Q, h, w).
-            temperature: 1 is the mean, towards 0 the mode; above 0.
+            temperature: 1 is the mean, toward 0 the mode; above 0.
 
         Returns:
             (B, 2, h, w), float, unscaled.
         """
         probabilities = torch.softmax(logits.float() / temperature, dim=1)
-        return torch.einsum("bqhw,qc->bchw", probabilities, self.centres)
+        return torch.einsum("bqhw,qc->bchw", probabilities, self.centers)
 
 
 @cache  # half a second, for every network that is opened
-def _candidates(neighbours: int, step: int) -> Tensor:
+def _candidates(neighbors: int, step: int) -> Tensor:
     """(cells * cells, C): the bins that can be among the K nearest of some point of the cell.
 
     The K-th nearest bin of a point lies at most r farther than that of the cell's middle, where r is
@@ -160,9 +160,9 @@ def _candidates(neighbours: int, step: int) -> Tensor:
     """
     side = 2 * _REACH / _CELLS
     middle = torch.arange(_CELLS, dtype=torch.float64) * side - _REACH + side / 2
-    centres = torch.from_numpy(bin_centres(step).copy()).float().double()
-    distances = torch.cdist(torch.cartesian_prod(middle, middle), centres)
+    centers = torch.from_numpy(bin_centers(step).copy()).float().double()
+    distances = torch.cdist(torch.cartesian_prod(middle, middle), centers)
     ordered, bins = distances.sort(dim=1)
-    reach = ordered[:, neighbours - 1 : neighbours] + side * 2**0.5 + 1e-3
+    reach = ordered[:, neighbors - 1 : neighbors] + side * 2**0.5 + 1e-3
     most = int((ordered <= reach).sum(1).max())
     return bins[:, :most].contiguous()

@@ -1,4 +1,4 @@
-"""First weights from pictures: no unit starts dead, none drowns the others.
+"""First weights from images: no unit starts dead, none drowns the others.
 
 Method: Kraehenbuehl, Doersch, Donahue and Darrell, *Data-dependent Initializations of Convolutional
 Neural Networks* (ICLR 2016), within-layer part, and its released tool magic_init (the bias of 0.1, what is
@@ -26,12 +26,12 @@ _LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 
 
 @torch.no_grad()
-def initialise(network: nn.Module, pictures: Sequence[Tensor], method: Init, seed: int) -> tuple[str, ...]:
-    """Set the weights of a network from pictures, layer by layer in the order of its forward pass.
+def initialize(network: nn.Module, images: Sequence[Tensor], method: Init, seed: int) -> tuple[str, ...]:
+    """Set the weights of a network from images, layer by layer in the order of its forward pass.
 
-    A layer is initialised on what the already initialised ones before it give. Layers are convolutions
+    A layer is initialized on what the already initialized ones before it give. Layers are convolutions
     (strided, dilated, grouped), transposed convolutions and linear layers; its samples are all positions
-    or tokens of all pictures. Everything else, such as position embeddings, keeps its values.
+    or tokens of all images. Everything else, such as position embeddings, keeps its values.
 
     - "random" leaves the network as it is.
     - "data" keeps the direction of every unit's weights and scales it, so that over the samples each unit
@@ -42,19 +42,19 @@ def initialise(network: nn.Module, pictures: Sequence[Tensor], method: Init, see
       with fewer samples than units, keep their directions, as do inputs without any variance.
 
     A module used several times, or weights that several modules share, are set at their first use. A layer
-    that normalises its own weights (weight standardisation) takes the filters but cannot be scaled; one
+    that normalizes its own weights (weight standardization) takes the filters but cannot be scaled; one
     whose module is never called (attention may use the weights alone) stays as it is. Batch norm uses the
-    statistics of these pictures; its running ones, and the network's mode, are as before afterwards. Other
+    statistics of these images; its running ones, and the network's mode, are as before afterwards. Other
     layers act as in evaluation: no dropout.
 
-    All pictures pass through at once, so that the result does not depend on how they are split; the largest
+    All images pass through at once, so that the result does not depend on how they are split; the largest
     layer's features of all of them must fit into memory two to three times. The weights follow from the
-    pictures, the seed and the weights before; from one machine or number of threads to another, up to
+    images, the seed and the weights before; from one machine or number of threads to another, up to
     rounding, which k-means may amplify.
 
     Args:
-        network: a backbone, or a colorizer to have its head initialised too; not yet compiled or wrapped.
-        pictures: (B, 1, H, W) each, L in [0, 100], of one H and W; moved to the network's device.
+        network: a backbone, or a colorizer to have its head initialized too; not yet compiled or wrapped.
+        images: (B, 1, H, W) each, L in [0, 100], of one H and W; moved to the network's device.
         method: one of the three.
         seed: of the samples and the clustering, in [0, 2^63).
 
@@ -62,13 +62,13 @@ def initialise(network: nn.Module, pictures: Sequence[Tensor], method: Init, see
         The names of the layers that were scaled, in the order of the forward pass.
 
     Raises:
-        UserError: an unknown method, no pictures, pictures of several sizes or with values that are not numbers.
+        UserError: an unknown method, no images, images of several sizes or with values that are not numbers.
     """
     if method not in get_args(Init):
         raise UserError(f"init is {method!r}: use one of {', '.join(get_args(Init))}")
     if method == "random":
         return ()
-    lightness = _together(pictures)
+    lightness = _together(images)
     generator = torch.Generator().manual_seed(seed)
     seen: set[int] = set()
     scaled: list[str] = []
@@ -107,15 +107,15 @@ def initialise(network: nn.Module, pictures: Sequence[Tensor], method: Init, see
     return tuple(scaled)
 
 
-def _together(pictures: Sequence[Tensor]) -> Tensor:
-    if not sum(len(batch) for batch in pictures):
-        raise UserError("there are no pictures to initialise from: give at least one, or use init random")
-    sizes = {tuple(batch.shape[1:]) for batch in pictures}
+def _together(images: Sequence[Tensor]) -> Tensor:
+    if not sum(len(batch) for batch in images):
+        raise UserError("there are no images to initialize from: give at least one, or use init random")
+    sizes = {tuple(batch.shape[1:]) for batch in images}
     if len(sizes) > 1:
-        raise UserError(f"pictures to initialise from have {len(sizes)} shapes, such as {sorted(sizes)[:2]}: use one")
-    lightness = torch.cat(list(pictures))
+        raise UserError(f"images to initialize from have {len(sizes)} shapes, such as {sorted(sizes)[:2]}: use one")
+    lightness = torch.cat(list(images))
     if not bool(torch.isfinite(lightness).all()):
-        raise UserError("a picture to initialise from holds values that are not numbers: leave it out")
+        raise UserError("an image to initialize from holds values that are not numbers: leave it out")
     return lightness
 
 
@@ -174,7 +174,7 @@ def _scale(layer: _Layer, inputs: Tensor, output: Tensor) -> Tensor | None:
     # Not the old output scaled: its rounding differs, and deep networks amplify that.
     result: Tensor = layer.forward(inputs)
     if type(layer).forward not in (kind.forward for kind in _LAYERS):
-        # A subclass may do more than its parent, such as normalise the weights first.
+        # A subclass may do more than its parent, such as normalize the weights first.
         along = [-1 if dim == axis else 1 for dim in range(output.ndim)]
         if not torch.allclose(result, output / scale.view(along) + shift.view(along), rtol=1e-2, atol=1e-2):
             for values, value in zip((layer.weight, bias), before, strict=False):

@@ -1,7 +1,7 @@
 """The online probe: a quick look, during pretraining, at where the features are going. Never a result.
 
-Its pictures may be those that the backbone is trained on, and its protocol is made to be cheap. What a
-backbone is worth is said by the probes of ``transfer``, on pictures that nothing has seen.
+Its images may be those that the backbone is trained on, and its protocol is made to be cheap. What a
+backbone is worth is said by the probes of ``transfer``, on images that nothing has seen.
 """
 
 import math
@@ -16,7 +16,7 @@ from pretext.color import rgb_to_lightness
 from pretext.data.batches import Views
 from pretext.data.labels import single
 from pretext.data.order import mix, permuted
-from pretext.data.source import LabelledSource
+from pretext.data.source import LabeledSource
 from pretext.engine.device import Place, autocast
 from pretext.engine.progress import progress
 from pretext.errors import UserError
@@ -28,7 +28,7 @@ PENALTY = 0.1
 """Of the ridge classifier, in units of the features' mean variance: multiplying all features changes nothing."""
 
 MEMORY = 2**30
-"""The most bytes that the pictures may take."""
+"""The most bytes that the images may take."""
 
 _KEY = 0x0211E
 _AT_ONCE = 64
@@ -39,64 +39,62 @@ class OnlineSettings:
     """A quick look at the features during pretraining: a trend, not a result.
 
     Args:
-        source: labelled pictures: a folder with one sub-folder per class, or "bundled"; empty does not look.
-        pictures: at most so many of them, drawn by the seed: four fifths teach a classifier, one fifth judges it.
+        source: labeled images: a folder with one sub-folder per class, or "bundled"; empty does not look.
+        images: at most so many of them, drawn by the seed: four fifths teach a classifier, one fifth judges it.
             They stay in memory, 3 bytes a pixel, 1 GiB at most.
     """
 
     source: str = ""
-    pictures: int = 2000
+    images: int = 2000
 
     def __post_init__(self) -> None:
-        if self.pictures < 2:
-            raise UserError(f"online.pictures is {self.pictures}: some teach and others judge; give 2 at least")
+        if self.images < 2:
+            raise UserError(f"online.images is {self.images}: some teach and others judge; give 2 at least")
 
 
 class OnlineProbe:
-    """Labelled pictures, read once, on which a backbone can be looked at again and again.
+    """Labeled images, read once, on which a backbone can be looked at again and again.
 
-    Picture number r of the probe is a keyed permutation's r-th; the first four fifths teach. A picture
+    Image number r of the probe is a keyed permutation's r-th; the first four fifths teach. An image
     that cannot be read is left out, which moves no other from one part to the other.
 
     Args:
-        source: the pictures and their labels.
+        source: the images and their labels.
         settings: how many of them.
         view_size: side at which they are seen (the middle square, resized), pixels.
         seed: of the permutation.
 
     Raises:
-        UserError: fewer pictures than classes, one class only, several labels a picture, more pictures than
+        UserError: fewer images than classes, one class only, several labels an image, more images than
             the memory may hold, or too many that cannot be read.
     """
 
     fitted: list[int]
-    """The pictures that teach, by their index in the source."""
+    """The images that teach, by their index in the source."""
     judged: list[int]
-    """The pictures that judge, likewise."""
+    """The images that judge, likewise."""
     skipped: list[tuple[str, str]]
-    """Key and reason of the pictures that cannot be read."""
+    """Key and reason of the images that cannot be read."""
 
-    def __init__(self, source: LabelledSource, settings: OnlineSettings, view_size: int, seed: int) -> None:
-        count, names = min(settings.pictures, len(source)), source.classes
+    def __init__(self, source: LabeledSource, settings: OnlineSettings, view_size: int, seed: int) -> None:
+        count, names = min(settings.images, len(source)), source.classes
         where = f"online.source {settings.source}: "
         if len(names) < 2:
             raise UserError(f"{where}one class only ({', '.join(names)}); a classifier needs two")
         if count < len(names):
-            raise UserError(f"{where}{count} pictures of {len(names)} classes; raise online.pictures or give more")
-        labels = single(
-            source.labels, f"{where}pictures with several labels; the online probe wants one class a picture"
-        )
+            raise UserError(f"{where}{count} images of {len(names)} classes; raise online.images or give more")
+        labels = single(source.labels, f"{where}images with several labels; the online probe wants one class an image")
         each = 3 * view_size**2
         if count * each > MEMORY:
             raise UserError(
-                f"online.pictures is {settings.pictures}: at {view_size} x {view_size} pixels {MEMORY // each} fit in "
+                f"online.images is {settings.images}: at {view_size} x {view_size} pixels {MEMORY // each} fit in "
                 f"the {MEMORY >> 20} MiB that they may take; give no more"
             )
         drawn = [permuted(rank, len(source), mix(seed, _KEY)) for rank in range(count)]
         every, views = Views(source, view_size), torch.empty(count, 3, view_size, view_size, dtype=torch.uint8)
         kept: list[int] = []
         self.skipped = []
-        with progress("pictures of the online probe", count, "pictures") as advance:
+        with progress("images of the online probe", count, "images") as advance:
             for index in drawn:
                 sample = every[index]
                 if sample.rgb is not None:
@@ -111,7 +109,7 @@ class OnlineProbe:
         self._labels = torch.from_numpy(labels[kept])
         if len(set(labels[self.fitted].tolist())) < 2 or not self.judged:
             bad = f" ({len(self.skipped)} of {count} cannot be read)" if self.skipped else ""
-            raise UserError(f"{where}too few pictures to teach two classes and to judge{bad}; raise online.pictures")
+            raise UserError(f"{where}too few images to teach two classes and to judge{bad}; raise online.images")
 
     @torch.inference_mode()
     def __call__(self, backbone: Backbone, place: Place) -> dict[str, float]:
@@ -123,7 +121,7 @@ class OnlineProbe:
 
         Returns:
             accuracy_STAGE: of every stage, in [0, 1]; nan where features are not finite.
-            chance: the accuracy of always naming the class that is most frequent among the pictures that teach.
+            chance: the accuracy of always naming the class that is most frequent among the images that teach.
         """
         teach = len(self.fitted)
         given, asked = self._labels[:teach], self._labels[teach:]
@@ -137,7 +135,7 @@ class OnlineProbe:
         return found
 
     def _features(self, backbone: Backbone, place: Place) -> dict[str, Tensor]:
-        """Stage -> (pictures, dims), float32, on the CPU."""
+        """Stage -> (images, dims), float32, on the CPU."""
         found: dict[str, list[Tensor]] = {stage.name: [] for stage in backbone.stages}
         learning = [module for module in backbone.modules() if module.training]
         backbone.eval()
@@ -159,7 +157,7 @@ class OnlineProbe:
 def ridge(features: Tensor, labels: Tensor, classes: int, penalty: float = PENALTY) -> tuple[Tensor, Tensor]:
     """The linear classifier of least squares against one-hot targets, in closed form.
 
-    It minimises the squared error plus penalty * N * v * |weight|^2, where v is the mean variance of the
+    It minimizes the squared error plus penalty * N * v * |weight|^2, where v is the mean variance of the
     features; the bias is not penalised. (scikit-learn's RidgeClassifier with alpha = penalty * N * v.)
 
     Args:
@@ -169,13 +167,13 @@ def ridge(features: Tensor, labels: Tensor, classes: int, penalty: float = PENAL
         penalty: see above.
 
     Returns:
-        weight (dims, classes) and bias (classes,), float64; the class of a picture is the argmax of
+        weight (dims, classes) and bias (classes,), float64; the class of an image is the argmax of
         features @ weight + bias.
     """
     features, targets = features.double(), F.one_hot(labels, classes).double()
     mean, share = features.mean(0), targets.mean(0)
-    centred = features - mean
-    gram = centred.T @ centred
+    centerd = features - mean
+    gram = centerd.T @ centerd
     strength = penalty * float(gram.trace()) / len(gram) or 1.0  # constant features: any strength gives no weight
-    weight = torch.linalg.solve(gram + strength * torch.eye(len(gram), dtype=gram.dtype), centred.T @ (targets - share))
+    weight = torch.linalg.solve(gram + strength * torch.eye(len(gram), dtype=gram.dtype), centerd.T @ (targets - share))
     return weight, share - mean @ weight

@@ -40,13 +40,13 @@ def sample_patches(layer: nn.Conv2d | nn.Linear, inputs: Tensor, generator: torc
     rows = (height + 2 * above - apart_y * (high - 1) - 1) // down + 1
     columns = (width + 2 * left - apart_x * (wide - 1) - 1) // across + 1
     drawn = _draw(count * rows * columns, channels * high * wide, generator).to(inputs.device)
-    picture, row, column = drawn // (rows * columns), drawn // columns % rows, drawn % columns
+    image, row, column = drawn // (rows * columns), drawn // columns % rows, drawn % columns
     patches = inputs.new_zeros(len(drawn), channels, high, wide)
     for i in range(high):
         for j in range(wide):
             y, x = row * down - above + i * apart_y, column * across - left + j * apart_x
             inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
-            seen = inputs[picture, :, y.clamp(0, height - 1), x.clamp(0, width - 1)]
+            seen = inputs[image, :, y.clamp(0, height - 1), x.clamp(0, width - 1)]
             patches[:, :, i, j] = seen * inside[:, None]
     return patches.view(len(drawn), layer.groups, -1).float().cpu()
 
@@ -54,7 +54,7 @@ def sample_patches(layer: nn.Conv2d | nn.Linear, inputs: Tensor, generator: torc
 def cluster_filters(patches: Tensor, units: int, generator: torch.Generator) -> Tensor | None:
     """Filters that match the k-means centroids of whitened patches.
 
-    The patches are centred, whitened in as many of their principal components as there are units (PCA;
+    The patches are centerd, whitened in as many of their principal components as there are units (PCA;
     those with less than a millionth of the patches' mean square are left out) and brought to unit norm;
     mini-batch k-means gives as many centroids c; a filter is the direction whose response is c . whitened
     patch. Its scale means nothing.
@@ -80,16 +80,16 @@ def cluster_filters(patches: Tensor, units: int, generator: torch.Generator) -> 
         projection = torch.randn(values, max(units, WIDEST), generator=generator) / math.sqrt(values)
         patches = patches @ projection
     # Narrow layers see pixels, whose least components have hardly more variance than single precision resolves.
-    centred = patches.to(torch.float64 if patches.shape[1] <= WIDEST else torch.float32)
-    centred = centred - centred.mean(0)
-    variances, components = torch.linalg.eigh(centred.T @ centred / count)
+    centerd = patches.to(torch.float64 if patches.shape[1] <= WIDEST else torch.float32)
+    centerd = centerd - centerd.mean(0)
+    variances, components = torch.linalg.eigh(centerd.T @ centerd / count)
     variances, components = variances[-units:], components[:, -units:]
     # Below, single precision could not tell a filter's response from rounding; constant patches are there too.
     kept = variances > 1e-6 * patches.square().sum(1).mean()
     if not kept.any():
         return None
     whitening = components[:, kept] / variances[kept].sqrt()
-    white = centred @ whitening
+    white = centerd @ whitening
     white = (white / white.norm(dim=1, keepdim=True).clamp(min=1e-12)).float().numpy()
     passes = max(1, min(100, MOST_WORK // (white.size * units)))
     clustering = MiniBatchKMeans(

@@ -24,7 +24,7 @@ def load_plugins(*files: str | Path) -> None:
     """Run files that add to ``BACKBONES``, ``OBJECTIVES``, ``SOURCES`` or ``TASKS``; each once in a process.
 
     A file is imported under its own name, and its folder is put at the end of ``sys.path``, so that worker processes
-    find it. It should hold all that it needs: its neighbours are not in ``plugin_contents``, nor sent to a cluster.
+    find it. It should hold all that it needs: its neighbors are not in ``plugin_contents``, nor sent to a cluster.
 
     Args:
         files: ending in .py; without any, those that ``VARIABLE`` names, which is then written with full paths so that

@@ -1,4 +1,4 @@
-"""The job that trains: features from unlabelled pictures, by colorization; or, to compare, from labelled ones."""
+"""The job that trains: features from unlabeled images, by colorization; or, to compare, from labeled ones."""
 
 from contextlib import ExitStack
 from dataclasses import replace
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pretext.color import rgb_to_lightness
 from pretext.contact_sheet import contact_sheet
-from pretext.data import open_labelled
+from pretext.data import open_labeled
 from pretext.engine import distributed
 from pretext.engine.checkpoint import load_checkpoint
 from pretext.engine.device import Place, pick_place
@@ -25,19 +25,19 @@ from pretext.errors import UserError
 from pretext.files import write_png
 from pretext.methods.classifier import Classifier, label_health
 from pretext.methods.colorizer import Colorizer, join
-from pretext.methods.diagnostics import colour_health
+from pretext.methods.diagnostics import color_health
 from pretext.online import OnlineProbe
 from pretext.pretrained import check_contract, check_state
 from pretext.recipe import PretrainSettings, build_network
 from pretext.settings import plain
 from pretext.setup import (
-    Pictures,
+    Images,
     check_sizes,
     fill_source,
     find_prior,
     held_views,
     on_place,
-    open_pictures,
+    open_images,
     prepare_network,
     stored,
 )
@@ -75,79 +75,77 @@ def pretrain(run: Path, settings: PretrainSettings) -> Ending:
         settings = replace(settings, data=replace(settings.data, source=source))
         distributed.on_first(lambda: settings.training.share(distributed.world()))
         # The first process opens everything alone: it makes the indices that the others then read.
-        pictures = distributed.on_first(lambda: open_pictures(settings)) or open_pictures(settings)
+        images = distributed.on_first(lambda: open_images(settings)) or open_images(settings)
         if settings.online.source:  # a mistake there is said before anything takes long
-            distributed.on_first(lambda: open_labelled(settings.online.source))
+            distributed.on_first(lambda: open_labeled(settings.online.source))
         distributed.on_first(lambda: check_sizes(settings))
         distributed.on_first(lambda: held.enter_context(held_run(run, plain(settings), plain(PretrainSettings()))))
         begun = distributed.from_first(lambda: resumed_checkpoint(run))
-        state = None if begun is None else _restored(run, begun, settings, pictures)
+        state = None if begun is None else _restored(run, begun, settings, images)
         place = asked if state is None else asked._replace(precision=state["precision"])
         if state is None:
             prior = (
-                None
-                if settings.objective.supervised
-                else distributed.from_first(lambda: find_prior(pictures, settings))
+                None if settings.objective.supervised else distributed.from_first(lambda: find_prior(images, settings))
             )
-            network = prepare_network(pictures, settings, prior, place)
+            network = prepare_network(images, settings, prior, place)
         else:
-            prior = state["colour"].get("prior")
-            network = on_place(build_network(settings, prior, pictures.classes), settings, place)
+            prior = state["color"].get("prior")
+            network = on_place(build_network(settings, prior, images.classes), settings, place)
         learner = Learner(network, settings.training, settings.machine, place, settings.seed)
         if state is not None:
             learner.load(state, run)
             del state  # as large as the network and its optimizer
 
-        watch = distributed.on_first(lambda: _Watch(run, settings, pictures, learner, prior))
+        watch = distributed.on_first(lambda: _Watch(run, settings, images, learner, prior))
         return train(
             run,
             learner,
-            pictures.samples(settings, place.workers),
+            images.samples(settings, place.workers),
             watch or (lambda journal: None),
             warned,
             facts={
                 "versions": versions(),
                 "precision": place.precision,
                 "workers": place.workers,
-                "held_out": sum(map(len, pictures.held)),
+                "held_out": sum(map(len, images.held)),
             },
-            stored=stored(pictures, settings, prior, place.precision),
+            stored=stored(images, settings, prior, place.precision),
             skipped=watch.skipped if watch else [],
         )
 
 
-def _restored(run: Path, checkpoint: Path, settings: PretrainSettings, pictures: Pictures) -> dict[str, Any]:
+def _restored(run: Path, checkpoint: Path, settings: PretrainSettings, images: Images) -> dict[str, Any]:
     """The state to go on from.
 
     Raises:
-        UserError: it is damaged, of other colours, or of other pictures.
+        UserError: it is damaged, of other colors, or of other images.
     """
     state = load_checkpoint(checkpoint)
     check_state(run, state, resumed=True)
     check_contract(run, settings, state)
     moved = state["settings"]["data"].get("source") != plain(settings)["data"]["source"]
-    if not pictures.same_as(state["data"]) or (moved and "seen" not in state["data"]):
-        same = pictures.same_as({**state["data"], "labels": pictures.contents.get("labels")})
-        what = "labels" if same else "pictures"
+    if not images.same_as(state["data"]) or (moved and "seen" not in state["data"]):
+        same = images.same_as({**state["data"], "labels": images.contents.get("labels")})
+        what = "labels" if same else "images"
         raise UserError(
-            f"{pictures.name}: the {what} changed since the run {run} began ({state['data']['pictures']} "
-            f"then, {pictures.contents['pictures']} now); bring them back, or name a new folder for the run"
+            f"{images.name}: the {what} changed since the run {run} began ({state['data']['images']} "
+            f"then, {images.contents['images']} now); bring them back, or name a new folder for the run"
         )
     return state
 
 
 class _Watch:
-    """What is looked at now and then: how held-out pictures are coloured or named, and what the features know."""
+    """What is looked at now and then: how held-out images are colored or named, and what the features know."""
 
     def __init__(
-        self, run: Path, settings: PretrainSettings, pictures: Pictures, learner: Learner, prior: Tensor | None
+        self, run: Path, settings: PretrainSettings, images: Images, learner: Learner, prior: Tensor | None
     ) -> None:
         self.run, self.learner, self.prior = run, learner, prior
         size = self._judged.backbone.fit_size(settings.view_size)
-        self.views, self.labels, self.skipped, _ = held_views(pictures, settings.data.holdout, size)
+        self.views, self.labels, self.skipped, _ = held_views(images, settings.data.holdout, size)
         self.probe = None
         if settings.online.source:
-            self.probe = OnlineProbe(open_labelled(settings.online.source), settings.online, size, settings.seed)
+            self.probe = OnlineProbe(open_labeled(settings.online.source), settings.online, size, settings.seed)
             self.skipped += self.probe.skipped
 
     @property
@@ -165,22 +163,22 @@ class _Watch:
             path = self.run / "samples" / f"{step:08d}.png"
             sheet = sample_sheet(network, self.views, place)
             write_png(path, sheet)
-            journal.picture("samples", step, path.read_bytes(), *sheet.size)
-            journal.write("health", step, **colour_health(network, self.views.split(_AT_ONCE), self.prior, place))
+            journal.image("samples", step, path.read_bytes(), *sheet.size)
+            journal.write("health", step, **color_health(network, self.views.split(_AT_ONCE), self.prior, place))
         if self.probe is not None:
             journal.write("online", step, **self.probe(network.backbone, place))
         self.learner.network.train()
 
 
 def sample_sheet(colorizer: Colorizer, views: Tensor, place: Place) -> Image.Image:
-    """The first twelve of some pictures, uint8 (N, 3, H, W), side by side: gray, coloured by the network, original."""
+    """The first twelve of some images, uint8 (N, 3, H, W), side by side: gray, colored by the network, original."""
     rgb = views[:_SHOWN]
     lightness = rgb_to_lightness(rgb.to(place.device))
     ab = colorizer.colorize(lightness)
-    gray, coloured = (join(lightness, colour).cpu() for colour in (torch.zeros_like(ab), ab))
-    rows = [[_picture(one) for one in row] for row in zip(gray, coloured, rgb / 255, strict=True)]
-    return contact_sheet(rows, ("gray", "coloured", "original"), cell=max(96, rgb.shape[-1]), across=3)
+    gray, colored = (join(lightness, color).cpu() for color in (torch.zeros_like(ab), ab))
+    rows = [[_image(one) for one in row] for row in zip(gray, colored, rgb / 255, strict=True)]
+    return contact_sheet(rows, ("gray", "colored", "original"), cell=max(96, rgb.shape[-1]), across=3)
 
 
-def _picture(rgb: Tensor) -> Image.Image:
+def _image(rgb: Tensor) -> Image.Image:
     return Image.fromarray((rgb * 255).round().byte().permute(1, 2, 0).numpy())

@@ -10,7 +10,7 @@ from torch import Tensor
 from pretext.engine.checkpoint import load_checkpoint
 from pretext.engine.run import find_checkpoint
 from pretext.errors import UserError
-from pretext.gamut import TEMPERATURE, bin_centres
+from pretext.gamut import TEMPERATURE, bin_centers
 from pretext.methods.colorizer import Colorizer, NoHead
 from pretext.recipe import PretrainSettings, build_colorizer
 from pretext.settings import settings_from
@@ -25,10 +25,10 @@ class Pretrained(NamedTuple):
     colorizer: Colorizer
     settings: PretrainSettings
     prior: Tensor
-    """(Q,), float64; uniform where labels were learnt."""
+    """(Q,), float64; uniform where labels were learned."""
     step: int
     has_head: bool = True
-    """Whether there is a colour head; without one the colorizer can only give features."""
+    """Whether there is a color head; without one the colorizer can only give features."""
     untrained: bool = False
     """Whether it is the state of a run before its first step, and no import of published weights."""
 
@@ -44,18 +44,18 @@ CLASS_BRANCH = "class_branch."
 """And those of what names classes besides; only a training has it."""
 
 
-def colour_contract(settings: PretrainSettings, prior: Tensor | None) -> dict[str, Any]:
-    """What a colour means to a checkpoint; checked when it is loaded, see ``check_contract``.
+def color_contract(settings: PretrainSettings, prior: Tensor | None) -> dict[str, Any]:
+    """What a color means to a checkpoint; checked when it is loaded, see ``check_contract``.
 
-    Where labels are learnt, only lightness means anything.
+    Where labels are learned, only lightness means anything.
     """
     seen = {"white": "D65", "lightness": [0, 100]}
     if settings.objective.supervised:
         return seen
     return {
         **seen,
-        "bins": hashlib.sha256(bin_centres(settings.objective.bin_step).astype("<i8").tobytes()).hexdigest(),
-        "neighbours": settings.objective.neighbours,
+        "bins": hashlib.sha256(bin_centers(settings.objective.bin_step).astype("<i8").tobytes()).hexdigest(),
+        "neighbors": settings.objective.neighbors,
         "sigma": settings.objective.sigma,
         "temperature": TEMPERATURE,
         "prior": prior,
@@ -66,19 +66,19 @@ def check_state(origin: Path, state: dict[str, Any], resumed: bool = False) -> N
     """Refuse, by a ``UserError``, what is a checkpoint of ours but not a whole one of a pretraining."""
     if isinstance(state.get("settings"), dict) and "task" in state["settings"]:
         raise UserError(f"{origin}: a fine-tuned network, which this cannot take; name the run that it began from")
-    kinds = {"step": int, "settings": dict, "colour": dict, "model": dict}
+    kinds = {"step": int, "settings": dict, "color": dict, "model": dict}
     if resumed:
         kinds |= {"optimizer": dict, "data": dict, "precision": str}
     wrong = [name for name, kind in kinds.items() if not isinstance(state.get(name), kind)]
     besides = state.get("class_branch", [])
     if not isinstance(besides, list) or not all(isinstance(name, str) for name in besides):
         wrong.append("class_branch")
-    if "classes" in state:  # it learns labels, and knows no colour
+    if "classes" in state:  # it learns labels, and knows no color
         named = state["classes"]
         if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
             wrong.append("classes")
     else:
-        prior = state["colour"].get("prior") if "colour" not in wrong else None
+        prior = state["color"].get("prior") if "color" not in wrong else None
         if not isinstance(prior, Tensor) or prior.ndim != 1 or not float(prior.sum()) > 0:
             wrong.append("prior")
     if not isinstance(state.get("head", True), bool):
@@ -90,14 +90,14 @@ def check_state(origin: Path, state: dict[str, Any], resumed: bool = False) -> N
 
 
 def check_contract(origin: Path, settings: PretrainSettings, state: dict[str, Any]) -> None:
-    """Refuse, by a ``UserError``, a checkpoint whose colours mean something else than ours."""
-    colour = state["colour"]
+    """Refuse, by a ``UserError``, a checkpoint whose colors mean something else than ours."""
+    color = state["color"]
     if settings.objective.supervised != ("classes" in state):
         raise UserError(f"{origin}: its settings and what it holds are not of one run (objective and classes); edited?")
-    for name, value in colour_contract(settings, colour.get("prior")).items():
-        if name != "prior" and colour.get(name) != value:
-            raise UserError(f"{origin}: its colour contract has {name} {colour.get(name)}; this version needs {value}")
-    count, prior = settings.objective.bins, colour.get("prior")
+    for name, value in color_contract(settings, color.get("prior")).items():
+        if name != "prior" and color.get(name) != value:
+            raise UserError(f"{origin}: its color contract has {name} {color.get(name)}; this version needs {value}")
+    count, prior = settings.objective.bins, color.get("prior")
     if not settings.objective.supervised and len(prior) != count:
         raise UserError(f"{origin}: its prior has {len(prior)} bins; those of its settings are {count}. Is it damaged?")
 
@@ -106,17 +106,17 @@ def load_pretrained(path: Path) -> Pretrained:
     """The colorizer of a run (its newest checkpoint) or of a checkpoint file, on the CPU, in eval mode.
 
     Raises:
-        UserError: there is none, it cannot be read, or it does not fit this version's networks or colours.
+        UserError: there is none, it cannot be read, or it does not fit this version's networks or colors.
     """
     file = find_checkpoint(path)
     state = load_checkpoint(file)
     check_state(file, state)
     settings = settings_from(PretrainSettings, state["settings"], f"{file}: its settings")
     check_contract(file, settings, state)
-    prior, weights = state["colour"].get("prior"), state.get("average", state["model"])
+    prior, weights = state["color"].get("prior"), state.get("average", state["model"])
     if settings.objective.supervised:
         prior = torch.full((settings.objective.bins,), 1 / settings.objective.bins, dtype=torch.float64)
-    if settings.objective.labelled and isinstance(weights, dict):  # what it names classes by is of no use here
+    if settings.objective.labeled and isinstance(weights, dict):  # what it names classes by is of no use here
         naming = "head." if settings.objective.supervised else CLASS_BRANCH
         weights = {name: value for name, value in weights.items() if not str(name).startswith(naming)}
     colorizer = build_colorizer(settings, prior)

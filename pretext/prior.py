@@ -1,4 +1,4 @@
-"""How often each colour bin occurs, smoothed, and the rebalancing weights that follow from it.
+"""How often each color bin occurs, smoothed, and the rebalancing weights that follow from it.
 
 Paper section 2.2: w is inversely proportional to (1 - lambda) p + lambda / Q, scaled so that its
 expectation under the prior p is 1. The prior is smoothed with the Gaussian of the soft targets: it is

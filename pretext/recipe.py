@@ -26,15 +26,15 @@ class PretrainSettings:
     """A pretraining. All but the groups machine and online belong to its identity.
 
     Args:
-        data: where the pictures come from.
-        crop: how a picture becomes a training crop.
+        data: where the images come from.
+        crop: how an image becomes a training crop.
         backbone: the network that learns.
         objective: what it learns.
-        hints: colours that it is given while it learns.
+        hints: colors that it is given while it learns.
         training: how it is trained.
         machine: what may change between two calls on a run.
-        online: a quick look at the features while they are learnt; it too may change.
-        seed: of the initial weights, the order of pictures and their augmentation.
+        online: a quick look at the features while they are learned; it too may change.
+        seed: of the initial weights, the order of images and their augmentation.
     """
 
     data: DataSettings = field(default_factory=DataSettings)
@@ -55,15 +55,15 @@ class PretrainSettings:
                 f"objective.stride is {self.objective.stride}: it must not exceed crop.size, {self.crop.size}"
             )
         if self.hints.sampled and self.objective.supervised:
-            raise UserError("hints.sampled is for networks that colour; objective.name is labels")
+            raise UserError("hints.sampled is for networks that color; objective.name is labels")
         if self.hints.sampled and self.objective.classes_weight:
             raise UserError("hints.sampled and objective.classes_weight: no backbone takes hints and names classes")
 
     @property
     def view_size(self) -> int:
-        """The side at which a whole picture shows things as large as the crops of training do on average.
+        """The side at which a whole image shows things as large as the crops of training do on average.
 
-        The paper's: crops of 176 from pictures of 256 are looked at, later, at 256.
+        The paper's: crops of 176 from images of 256 are looked at, later, at 256.
         """
         return round(self.crop.size / math.sqrt(sum(self.crop.area) / 2))
 
@@ -73,7 +73,7 @@ def build_colorizer(
 ) -> Colorizer:
     """The colorizer of a recipe at random initial weights, which depend on the recipe's seed alone.
 
-    A recipe that learns labels has none: this one then has its backbone, and a head for two channels of colour
+    A recipe that learns labels has none: this one then has its backbone, and a head for two channels of color
     that nobody trained.
 
     Args:
@@ -95,7 +95,7 @@ def build_colorizer(
             raise UserError(f"hints.sampled: backbone {settings.backbone.name} takes no hints; siggraph17 does")
         if asked.classes_weight and not backbone.vector_channels:
             raise UserError(
-                f"objective.classes_weight: backbone {settings.backbone.name} knows nothing of whole pictures to name "
+                f"objective.classes_weight: backbone {settings.backbone.name} knows nothing of whole images to name "
                 "classes from; fusion does"
             )
         hinting = partial(sample_hints, seed=settings.seed, settings=settings.hints) if settings.hints.sampled else None
@@ -112,8 +112,8 @@ def build_network(
 
     Args:
         settings: the recipe.
-        prior: (Q,), of a recipe that learns colours.
-        classes: of one that learns labels, or these besides colours.
+        prior: (Q,), of a recipe that learns colors.
+        classes: of one that learns labels, or these besides colors.
         published: see ``build_colorizer``.
     """
     if not settings.objective.supervised:

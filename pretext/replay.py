@@ -25,7 +25,7 @@ from pretext.methods.colorizer import Colorizer
 from pretext.pretrained import check_contract, check_state
 from pretext.recipe import PretrainSettings, build_network
 from pretext.settings import settings_file
-from pretext.setup import on_place, open_pictures
+from pretext.setup import on_place, open_images
 
 
 @dataclass
@@ -48,8 +48,8 @@ class Replay:
     gradient_norm: float
     largest_weight: float
     """The greatest absolute weight before the step."""
-    pictures: list[str]
-    """Keys of the pictures whose own loss is not finite."""
+    images: list[str]
+    """Keys of the images whose own loss is not finite."""
     module: str | None
     """The first module, in the order of computation, whose output is not finite; None if all are."""
     gradients: list[str]
@@ -63,8 +63,8 @@ class Replay:
             f"step {self.step}: loss {loss}, norm of the gradient {norm}, largest weight before it {weight}",
             f"first output that is not finite: {self.module or 'none'}",
             f"gradients that are not finite: {', '.join(self.gradients[:3]) or 'none'}{more}",
-            f"pictures whose own loss is not finite: {', '.join(self.pictures[:5]) or 'none'}"
-            + (f" and {len(self.pictures) - 5} more" if len(self.pictures) > 5 else ""),
+            f"images whose own loss is not finite: {', '.join(self.images[:5]) or 'none'}"
+            + (f" and {len(self.images) - 5} more" if len(self.images) > 5 else ""),
         ]
 
 
@@ -80,24 +80,24 @@ def replay(folder: Path, settings: ReplaySettings) -> Replay:
         settings: how.
 
     Raises:
-        UserError: there is nothing to replay, or the pictures are not those of the run.
+        UserError: there is nothing to replay, or the images are not those of the run.
     """
     evidence = read_evidence(folder)
     recipe = settings_file(PretrainSettings, folder / "settings.yaml")
     state = load_checkpoint(folder / "checkpoint.pt")
     check_state(folder, state, resumed=True)
     check_contract(folder, recipe, state)
-    pictures = open_pictures(recipe)
-    if not pictures.same_as(state["data"]):
-        raise UserError(f"{pictures.name}: not the pictures of the run any more; bring them back")
+    images = open_images(recipe)
+    if not images.same_as(state["data"]):
+        raise UserError(f"{images.name}: not the images of the run any more; bring them back")
     place = pick_place(settings.machine.device, state["precision"], settings.machine.workers)
-    network = on_place(build_network(recipe, state["colour"].get("prior"), pictures.classes), recipe, place)
+    network = on_place(build_network(recipe, state["color"].get("prior"), images.classes), recipe, place)
     training = replace(recipe.training, micro_batch=evidence["micro_batch"])
     learner = Learner(network, training, settings.machine, place, recipe.seed)
     learner.load(state, folder)
-    samples = pictures.samples(recipe, place.workers)
+    samples = images.samples(recipe, place.workers)
     step, began = evidence["step"], learner.done
-    if not began < step <= training.steps or len(evidence["pictures"]) != training.batch_size:
+    if not began < step <= training.steps or len(evidence["images"]) != training.batch_size:
         raise UserError(f"{folder}: its evidence, checkpoint and settings are not of one run; have they been edited?")
     with progress("replay", step - began, "steps") as advance:
         for batch in batches(samples, training.batch_size, began, step, place.workers):
@@ -106,7 +106,7 @@ def replay(folder: Path, settings: ReplaySettings) -> Replay:
             learner.step(batch.rgb, batch.labels)
             advance(1, "")
         largest = max(float(weight.detach().abs().max()) for weight in network.parameters())
-        losses = _picture_losses(network, batch, learner)
+        losses = _image_losses(network, batch, learner)
         with _watched(network) as seen:
             loss, norm = learner.step(batch.rgb, batch.labels, optimize=False)
         gradients = [
@@ -115,7 +115,7 @@ def replay(folder: Path, settings: ReplaySettings) -> Replay:
             if weight.grad is not None and not bool(weight.grad.isfinite().all())
         ]
         advance(1, "")
-    bad = [key for key, own in zip(evidence["pictures"], losses.tolist(), strict=True) if not abs(own) < float("inf")]
+    bad = [key for key, own in zip(evidence["images"], losses.tolist(), strict=True) if not abs(own) < float("inf")]
     found = Replay(step, float(loss), float(norm), largest, bad, next(iter(seen), None), gradients)
     # JSON has no nan.
     record = {name: str(value) if isinstance(value, float) else value for name, value in vars(found).items()}
@@ -124,14 +124,14 @@ def replay(folder: Path, settings: ReplaySettings) -> Replay:
 
 
 @torch.no_grad()
-def _picture_losses(network: Colorizer | Classifier, batch: Batch, learner: Learner) -> Tensor:
-    """(B,): each picture's own loss, computed in the pieces of the step, without moving any statistics."""
+def _image_losses(network: Colorizer | Classifier, batch: Batch, learner: Learner) -> Tensor:
+    """(B,): each image's own loss, computed in the pieces of the step, without moving any statistics."""
     network.eval()
     losses = []
     known = (batch.rgb, batch.labels, *([learner.numbers()] if isinstance(network, Colorizer) else []))
     for piece in zip(*(part.split(learner.training.micro_batch) for part in known), strict=True):
         with autocast(learner.place):
-            losses.append(network.picture_losses(*(part.to(learner.place.device) for part in piece)))
+            losses.append(network.image_losses(*(part.to(learner.place.device) for part in piece)))
     network.train()
     return torch.cat(losses)
 

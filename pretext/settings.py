@@ -95,7 +95,7 @@ def parse_command(
 
     ``--config FILE`` (or what ``file`` names) sets many settings; every setting is also an option, and wins over the
     file. A list of words may be written with commas: ``--stages conv1,conv5``; ``--freeze-to`` is ``--freeze_to``,
-    and ``--colour`` alone is ``--colour true``.
+    and ``--color`` alone is ``--color true``.
 
     Raises:
         UserError: an unknown option, a wrong type, a missing argument, an unreadable file.

@@ -105,9 +105,9 @@ class _Attempt:
         self.lock = (self.folder / ".lock").open("a")
         self._alone()
         (self.folder / "progress.json").unlink(missing_ok=True)
-        if self._cancelled():  # amid the word that it had with Slurm
-            self._note("end", how="cancelled", code=1)
-            self._leave("it was cancelled", 1)
+        if self._canceled():  # amid the word that it had with Slurm
+            self._note("end", how="canceled", code=1)
+            self._leave("it was canceled", 1)
         if fruitless(before, first) >= self.patience:
             why = f"gave up: {self.patience} restarts in a row made no step"
             self._note("end", how="gave up", code=1, why=why)
@@ -211,7 +211,7 @@ class _Attempt:
         if not self.on_slurm:
             self._note("end", how="stopped", code=code)
             raise SystemExit(AGAIN)
-        if _contained() and not self._cancelled():  # the script around it will ask
+        if _contained() and not self._canceled():  # the script around it will ask
             (self.folder / records.REQUEUE).touch()
             _say("stopped, all is saved; to be requeued")
             self._note("end", how="requeued", code=code)
@@ -241,8 +241,8 @@ class _Attempt:
         Raises:
             ClusterError: Slurm does not answer.
         """
-        if self._cancelled():
-            return "cancelled"
+        if self._canceled():
+            return "canceled"
         state, restarts = queue.standing(self.job)
         if restarts != self.restart or self._superseded():
             return "started again"
@@ -276,7 +276,7 @@ class _Attempt:
         """Whether one of the processes of this start has said how it ended."""
         return any(one["kind"] == "end" and one.get("restart") == self.restart for one in records.attempts(self.folder))
 
-    def _cancelled(self) -> bool:
+    def _canceled(self) -> bool:
         return any(one["kind"] == "cancel" for one in records.attempts(self.folder))
 
     def _note(self, kind: str, **values: Any) -> None:

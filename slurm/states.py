@@ -13,7 +13,7 @@ from slurm.local import end_here
 from slurm.records import Record, Sent, attempts, note, progress, read_sent
 
 _ENDED = {
-    "CANCELLED": "cancelled",
+    "CANCELLED": "canceled",
     "TIMEOUT": "ran out of time",
     "OUT_OF_MEMORY": "out of memory",
     "NODE_FAIL": "its node failed",
@@ -23,7 +23,7 @@ _ENDED = {
     "COMPLETED": "complete",
     "PREEMPTED": "preempted",
 }
-_BAD = ("failed", "gave up", "cancelled", "not run")  # ends after which a job is not started again
+_BAD = ("failed", "gave up", "canceled", "not run")  # ends after which a job is not started again
 _UNASKED = queue.Queued("UNKNOWN", "", "", "")
 _BORN = 20.0  # seconds in which a process of this machine may not yet hold its job's folder
 _FRESH = 60.0  # seconds in which a job that was just sent may not yet be in the queue's answer
@@ -34,7 +34,7 @@ class State(NamedTuple):
 
     sent: Sent
     word: str
-    """complete, failed, cancelled, stopped, not run, lost, unknown; or live: waiting, running, ending, requeued,
+    """complete, failed, canceled, stopped, not run, lost, unknown; or live: waiting, running, ending, requeued,
     suspended."""
     live: bool
     """Whether it is in the queue, or at work."""
@@ -83,7 +83,7 @@ def states(folder: Path, ask: bool = True) -> list[State]:
         queued = answer.get(one.id) if ask else _UNASKED
         found[one.id] = state = _state(one, noted[one.id], queued, found)
         told = any(record.get("restart") == state.restarts for record in _ends(noted[one.id]))
-        if ask and state.word in ("failed", "cancelled", "not run") and not told:
+        if ask and state.word in ("failed", "canceled", "not run") and not told:
             with contextlib.suppress(OSError):  # the queue forgets it in minutes
                 note(Path(one.folder), kind="end", how=state.word, restart=state.restarts, rank=-1, why=state.why)
     return list(found.values())
@@ -111,7 +111,7 @@ def cancel(folder: Path, names: Sequence[str]) -> list[State]:
     for state in chosen:
         if state.sent.executor != "slurm":
             end_here(state.sent)
-        note(Path(state.sent.folder), kind="end", how="cancelled", restart=state.restarts, rank=-1)
+        note(Path(state.sent.folder), kind="end", how="canceled", restart=state.restarts, rank=-1)
     return chosen
 
 
@@ -174,7 +174,7 @@ def _word(
         if word == "complete":  # and it did not say so: the queue is ahead of the disk, or its runner never began
             never = "it ended without starting the command; see setup and python"
             return ("failed", f"{never}{_told(sent)}", False, "") if not noted else ("running", "", True, "")
-        if word == "cancelled":
+        if word == "canceled":
             return word, "", False, ""
         return "failed", f"Slurm: {word}{_told(sent) if word == 'failed' else ''}", False, ""
     if queued.state == "PENDING":
@@ -215,7 +215,7 @@ def _is_over(noted: Sequence[Record]) -> bool:
     """Whether the records alone say how a job ended, so that the queue need not be asked."""
     last = _last(noted)
     return any(
-        one.get("how") == "complete" or (one.get("how") == "cancelled" and one.get("restart") == last)
+        one.get("how") == "complete" or (one.get("how") == "canceled" and one.get("restart") == last)
         for one in noted
         if one["kind"] == "end"
     )

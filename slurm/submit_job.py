@@ -33,7 +33,7 @@ class Job:
 
     Args:
         words: a command and what belongs to it, as after ``pretint``: ("pretrain", "runs/x", "--seed", "1").
-        name: by which it is shown, cancelled, and waited for; no two live jobs of a folder share one.
+        name: by which it is shown, canceled, and waited for; no two live jobs of a folder share one.
         after: names of jobs, or numbers of Slurm's, that must be complete before it starts.
         asked: what it asks of the cluster.
         claims: what it alone may write to, if anything: a run.

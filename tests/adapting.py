@@ -1,4 +1,4 @@
-"""Networks to adapt, small and in the state of trained ones, and pictures to show them."""
+"""Networks to adapt, small and in the state of trained ones, and images to show them."""
 
 from functools import cache
 
@@ -15,7 +15,7 @@ SIDE = 64
 
 @cache
 def photographs(count: int, side: int = SIDE) -> Tensor:
-    """(count, 3, side, side), uint8, in colour."""
+    """(count, 3, side, side), uint8, in color."""
     source = Bundled("train", side)
     chosen = [np.asarray(source.read(index * len(source) // count)) for index in range(count)]
     return torch.from_numpy(np.stack(chosen)).permute(0, 3, 1, 2).contiguous()
@@ -27,7 +27,7 @@ def lived_in(spec: str, side: int = SIDE) -> Network:
 
 
 def live_in(network: Network, side: int) -> Network:
-    """Give its batch norms statistics, scales and shifts, in place; pictures of ``side`` pixels are its usual ones."""
+    """Give its batch norms statistics, scales and shifts, in place; images of ``side`` pixels are its usual ones."""
     generator = torch.Generator().manual_seed(1)
     for norm in norms(network.module):
         assert norm.running_mean is not None and norm.running_var is not None
@@ -51,7 +51,7 @@ def features(network: nn.Module, rgb: Tensor) -> dict[str, Tensor]:
 
 
 def take_steps(network: nn.Module, rgb: Tensor, steps: int = 3, rate: float = 0.01) -> None:
-    """Plain SGD towards larger features of every stage, weights that decay."""
+    """Plain SGD toward larger features of every stage, weights that decay."""
     weights = [weight for weight in network.parameters() if weight.requires_grad]
     optimizer = torch.optim.SGD(weights, rate, momentum=0.9, weight_decay=1e-2)
     for _ in range(steps):

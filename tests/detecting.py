@@ -14,7 +14,7 @@ Found = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]
 
 
 class Objects(NamedTuple):
-    """What is to be found in a picture."""
+    """What is to be found in an image."""
 
     boxes: NDArray[np.float32]
     labels: NDArray[np.int64]
@@ -27,10 +27,10 @@ def boxes(rng: np.random.Generator, count: int, side: int = 12) -> NDArray[np.fl
     return np.hstack([corners, corners + rng.integers(1, 7, (count, 2))]).astype(np.float32)
 
 
-def pictures(
+def images(
     rng: np.random.Generator, count: int, classes: int = 3, ties: bool = True, most: int = 5
 ) -> tuple[list[Found], list[Objects]]:
-    """Pictures with any number of objects and of found boxes: copies of objects, shifted ones, and others."""
+    """Images with any number of objects and of found boxes: copies of objects, shifted ones, and others."""
     found, truth = [], []
     for _ in range(count):
         n, extra = int(rng.integers(0, most)), int(rng.integers(0, most))
@@ -48,11 +48,11 @@ def pictures(
 def by_the_rules(found: Sequence[Found], truth: Sequence[Objects], label: int, eleven: bool) -> float:
     """Average precision of one class; nan where there is nothing to be found.
 
-    Boxes of the same score in the order of the pictures.
+    Boxes of the same score in the order of the images.
     """
     listed = [
-        (float(score), picture, box)
-        for picture, (placed, scores, labels) in enumerate(found)
+        (float(score), image, box)
+        for image, (placed, scores, labels) in enumerate(found)
         for box, score, of in zip(placed, scores, labels, strict=True)
         if of == label
     ]
@@ -63,16 +63,16 @@ def by_the_rules(found: Sequence[Found], truth: Sequence[Objects], label: int, e
     met: set[tuple[int, int]] = set()
     right = wrong = 0
     recalls, precisions = [], []
-    for _, picture, box in listed:
+    for _, image, box in listed:
         best, at = 0.0, -1
-        for index, (true, of) in enumerate(zip(truth[picture].boxes, truth[picture].labels, strict=True)):
+        for index, (true, of) in enumerate(zip(truth[image].boxes, truth[image].labels, strict=True)):
             if of == label and shared(box, true) > best:
                 best, at = shared(box, true), index
         if best >= 0.5:
-            if truth[picture].difficult[at]:
+            if truth[image].difficult[at]:
                 continue
-            right, wrong = (right, wrong + 1) if (picture, at) in met else (right + 1, wrong)
-            met.add((picture, at))
+            right, wrong = (right, wrong + 1) if (image, at) in met else (right + 1, wrong)
+            met.add((image, at))
         else:
             wrong += 1
         recalls.append(right / positives)
@@ -107,13 +107,13 @@ def by_coco(found: Sequence[Found], truth: Sequence[Objects], classes: int) -> N
         "categories": [{"id": label} for label in range(classes)],
         "annotations": [
             {
-                "image_id": picture,
+                "image_id": image,
                 "category_id": int(label),
                 "bbox": [float(x) for x in (*box[:2], *(box[2:] - box[:2]))],
                 "area": 1e11 if difficult else 1.0,
                 "iscrowd": 0,
             }
-            for picture, one in enumerate(truth)
+            for image, one in enumerate(truth)
             for box, label, difficult in zip(*one, strict=True)
         ],
     }
@@ -121,12 +121,12 @@ def by_coco(found: Sequence[Found], truth: Sequence[Objects], classes: int) -> N
         each["id"] = at
     listed = [
         {
-            "image_id": picture,
+            "image_id": image,
             "category_id": int(label),
             "bbox": [float(x) for x in (*box[:2], *(box[2:] - box[:2]))],
             "score": float(score),
         }
-        for picture, one in enumerate(found)
+        for image, one in enumerate(found)
         for box, score, label in zip(*one, strict=True)
     ]
     if not listed:  # pycocotools takes no empty list
@@ -139,5 +139,5 @@ def by_coco(found: Sequence[Found], truth: Sequence[Objects], classes: int) -> N
         judge = COCOeval(coco, coco.loadRes(listed), "bbox")
         judge.evaluate()
         judge.accumulate()
-    precision = judge.eval["precision"][:, :, :, 0, 2]  # overlaps, recalls, classes; all areas; 100 boxes a picture
+    precision = judge.eval["precision"][:, :, :, 0, 2]  # overlaps, recalls, classes; all areas; 100 boxes an image
     return np.where((precision < 0).all((0, 1)), np.nan, precision.mean((0, 1)))

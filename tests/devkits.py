@@ -1,4 +1,4 @@
-"""Made-up devkits of PASCAL VOC: pictures of one colour, with boxes and masks of other colours in them."""
+"""Made-up devkits of PASCAL VOC: images of one color, with boxes and masks of other colors in them."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,7 +30,7 @@ def write_devkit(
     part: str = "train",
     size: tuple[int, int] = (60, 40),
 ) -> Path:
-    """A devkit whose pictures are blue, and red in each of the boxes; returns VOC2007 or VOC2012 in ``folder``."""
+    """A devkit whose images are blue, and red in each of the boxes; returns VOC2007 or VOC2012 in ``folder``."""
     root = folder / f"VOC{year}"
     for inside in ("ImageSets/Main", "JPEGImages", "Annotations"):
         (root / inside).mkdir(parents=True, exist_ok=True)
@@ -48,7 +48,7 @@ def write_devkit(
 
 
 def write_masks(root: Path, masks: Mapping[str, np.ndarray], part: str = "train") -> None:
-    """A list of ``ImageSets/Segmentation``, its masks, and pictures in which class k has the shade 10 k."""
+    """A list of ``ImageSets/Segmentation``, its masks, and images in which class k has the shade 10 k."""
     for inside in ("ImageSets/Segmentation", "JPEGImages", "SegmentationClass"):
         (root / inside).mkdir(parents=True, exist_ok=True)
     (root / f"ImageSets/Segmentation/{part}.txt").write_text("".join(f"{stem}\n" for stem in masks))
@@ -60,5 +60,5 @@ def write_masks(root: Path, masks: Mapping[str, np.ndarray], part: str = "train"
 
 
 def save(path: Path, pixels: np.ndarray) -> None:
-    """A picture file as exact as can be: the name says JPEG, the content is PNG, which decoding does not mind."""
+    """An image file as exact as can be: the name says JPEG, the content is PNG, which decoding does not mind."""
     Image.fromarray(pixels).save(path, "PNG")

@@ -37,7 +37,7 @@ def tiny_run(folder: Path) -> Path:
     values = {
         "data": {"source": "bundled"},
         "crop": {"size": SIDE},
-        "objective": {"prior_pictures": 20, "stride": 4},
+        "objective": {"prior_images": 20, "stride": 4},
         "training": {"steps": 4, "batch_size": 8, "warmup": 1},
         "machine": {"workers": 0},
     }
@@ -45,16 +45,16 @@ def tiny_run(folder: Path) -> Path:
     return folder
 
 
-def pictures(folder: Path, seed: int, counts: Sequence[int] = (40, 40, 40), side: int = SIDE) -> Path:
-    """A folder of classes of noisy pictures that differ in brightness and stripes."""
+def images(folder: Path, seed: int, counts: Sequence[int] = (40, 40, 40), side: int = SIDE) -> Path:
+    """A folder of classes of noisy images that differ in brightness and stripes."""
     rng = np.random.default_rng(seed)
     for one, count in enumerate(counts):
         (folder / f"class{one}").mkdir(parents=True)
         for index in range(count):
             stripes = np.sin(np.arange(side) * (0.5 + one))[:, None, None] * np.array([60, 20, -40 + 30 * one])
             shown = 110 + 20 * one + stripes + rng.normal(0, 60, (side, side, 3))
-            picture = Image.fromarray(shown.clip(0, 255).astype(np.uint8))
-            picture.save(folder / f"class{one}" / f"{index}.png")
+            image = Image.fromarray(shown.clip(0, 255).astype(np.uint8))
+            image.save(folder / f"class{one}" / f"{index}.png")
     return folder
 
 

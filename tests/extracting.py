@@ -16,7 +16,7 @@ from PIL import Image
 import transfer.features.cache
 from pretext.data.source import digest_of_keys
 from pretext.engine.device import Place
-from pretext.errors import PictureError, UserError
+from pretext.errors import ImageError, UserError
 from transfer.features import CacheSettings, FeatureSet, View, extract
 from transfer.networks import Network, open_network
 
@@ -25,7 +25,7 @@ RULES = ("mean", "average:128")
 
 
 class Noise:
-    """Pictures that their index alone decides, which take a while to read and may be unreadable."""
+    """Images that their index alone decides, which take a while to read and may be unreadable."""
 
     def __init__(self, count: int, delay: float = 0.0, bad: tuple[int, ...] = (), seed: int = 0) -> None:
         self.count, self.delay, self.bad, self.seed = count, delay, bad, seed
@@ -40,7 +40,7 @@ class Noise:
         self.asked.add(shorter)
         time.sleep(self.delay)
         if index in self.bad:
-            raise PictureError(self.key(index), "torn")
+            raise ImageError(self.key(index), "torn")
         rng = np.random.default_rng([self.seed, index])
         return Image.fromarray(rng.integers(0, 256, (SIZE, SIZE + 4, 3), dtype=np.uint8))
 

@@ -1,4 +1,4 @@
-"""Real pictures with boxes and masks, and networks over-fitted to them: what the tests of the tasks share."""
+"""Real images with boxes and masks, and networks over-fitted to them: what the tests of the tasks share."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +16,7 @@ from pretext.weights.inputs import FromRgb
 
 
 class Known(NamedTuple):
-    """Pictures of PASCAL VOC, padded to one size, and what is known of them."""
+    """Images of PASCAL VOC, padded to one size, and what is known of them."""
 
     rgb: Tensor
     """uint8 (B, 3, H, W)."""
@@ -28,14 +28,14 @@ class Known(NamedTuple):
 
 
 def known(data: Path, count: int, shorter: int) -> Known:
-    """Pictures all over voc-mini's VOC2012 val, with a shorter side of so many pixels and no small object."""
+    """Images all over voc-mini's VOC2012 val, with a shorter side of so many pixels and no small object."""
     folder = data / "voc-mini" / "VOCdevkit" / "VOC2012"
     listed = (folder / "ImageSets" / "Segmentation" / "val.txt").read_text().split()
-    pictures, masks, targets, presence = [], [], [], []
+    images, masks, targets, presence = [], [], [], []
     for key in listed[::3]:
-        picture = Image.open(folder / "JPEGImages" / f"{key}.jpg")
-        scale = shorter / min(picture.size)
-        size = (round(picture.width * scale), round(picture.height * scale))
+        image = Image.open(folder / "JPEGImages" / f"{key}.jpg")
+        scale = shorter / min(image.size)
+        size = (round(image.width * scale), round(image.height * scale))
         corners, labels = [], []
         for thing in ElementTree.parse(folder / "Annotations" / f"{key}.xml").getroot().iter("object"):
             left, top, right, bottom = (
@@ -46,18 +46,18 @@ def known(data: Path, count: int, shorter: int) -> Known:
         boxes = torch.tensor(corners)
         if (boxes[:, 2:] - boxes[:, :2]).min() < shorter / 3:
             continue
-        pictures.append(torch.from_numpy(np.array(picture.resize(size))).permute(2, 0, 1))
+        images.append(torch.from_numpy(np.array(image.resize(size))).permute(2, 0, 1))
         mask = Image.open(folder / "SegmentationClass" / f"{key}.png").resize(size, Image.Resampling.NEAREST)
         masks.append(torch.from_numpy(np.array(mask)))
         targets.append({"boxes": boxes, "labels": torch.tensor(labels), "size": torch.tensor(size[::-1])})
         presence.append(torch.zeros(len(CLASSES), dtype=torch.int8).index_fill(0, torch.tensor(labels), 1))
-        if len(pictures) == count:
+        if len(images) == count:
             break
-    sides = [max(picture.shape[axis] for picture in pictures) for axis in (1, 2)]
+    sides = [max(image.shape[axis] for image in images) for axis in (1, 2)]
     rgb = torch.zeros(count, 3, *sides, dtype=torch.uint8)
     whole = torch.full((count, *sides), 255, dtype=torch.uint8)
-    for number, (picture, own) in enumerate(zip(pictures, masks, strict=True)):
-        rgb[number, :, : picture.shape[1], : picture.shape[2]] = picture
+    for number, (image, own) in enumerate(zip(images, masks, strict=True)):
+        rgb[number, :, : image.shape[1], : image.shape[2]] = image
         whole[number, : own.shape[0], : own.shape[1]] = own
     return Known(rgb, targets, whole, torch.stack(presence))
 
@@ -69,7 +69,7 @@ def tiny(name: str = "tiny", **arguments: Any) -> nn.Module:
 
 
 def fit(network: nn.Module, loss: Callable[[], Tensor], steps: int, lr: float, bf16: bool = True) -> list[float]:
-    """Train on the same pictures over and over, by plain Adam and a rate that falls at the end: the losses."""
+    """Train on the same images over and over, by plain Adam and a rate that falls at the end: the losses."""
     torch.manual_seed(1)
     made = torch.optim.Adam([weight for weight in network.parameters() if weight.requires_grad], lr, fused=True)
     losses = []

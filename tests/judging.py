@@ -22,7 +22,7 @@ def answers(share: float, seed: int, count: int = 400) -> Answers:
 
 
 def truth(count: int = 300, classes: int = 3, seed: int = 0) -> NDArray[np.int8]:
-    """About every fifth picture shows a class, every twentieth is not counted."""
+    """About every fifth image shows a class, every twentieth is not counted."""
     drawn = np.random.default_rng(seed).random((count, classes))
     return np.where(drawn < 0.2, 1, np.where(drawn < 0.25, -1, 0)).astype(np.int8)
 
@@ -41,7 +41,7 @@ def row(stage: str, outcome: Outcome | Sequence[Outcome], holdout: float | None 
 
 
 def result(
-    name: str = "colour", seed: int = 0, rows: Sequence[Row] | None = None, evaluation_seed: int = 0, **changed: Any
+    name: str = "color", seed: int = 0, rows: Sequence[Row] | None = None, evaluation_seed: int = 0, **changed: Any
 ) -> Result:
     """A result; fields of the network may be changed as its own."""
     of_network = {key: changed.pop(key) for key in ("group", "kind", "step", "backbone", "weights") if key in changed}
@@ -62,7 +62,7 @@ def result(
     made = Result(
         network=replace(network, **of_network),
         protocol="modern",
-        about="all pictures are looked at",
+        about="all images are looked at",
         settings={"dims": 9600, "rates": [0.1, 0.01]},
         mode="cached",
         metric=first.metric,

@@ -10,20 +10,20 @@ from PIL import Image
 from pretext.backbones.contract import BackboneSettings
 from pretext.engine.checkpoint import save_checkpoint
 from pretext.methods.objectives import ObjectiveSettings
-from pretext.pretrained import colour_contract
+from pretext.pretrained import color_contract
 from pretext.recipe import PretrainSettings, build_colorizer
 from pretext.settings import plain
 
 
 def checkpoint(path: Path, hints: bool = False) -> Path:
-    """A small network that says distributions; or the one that takes hints, and says one colour."""
+    """A small network that says distributions; or the one that takes hints, and says one color."""
     settings = PretrainSettings()
     if hints:
         regression = ObjectiveSettings(name="regression", stride=1, bounded=True)
         settings = PretrainSettings(backbone=BackboneSettings(name="siggraph17"), objective=regression)
     prior = torch.full((313,), 1 / 313, dtype=torch.float64)
     model = build_colorizer(settings, prior)
-    state = {"step": 7, "settings": plain(settings), "colour": colour_contract(settings, prior)}
+    state = {"step": 7, "settings": plain(settings), "color": color_contract(settings, prior)}
     save_checkpoint(path, {**state, "model": model.state_dict()})
     return path
 
@@ -33,7 +33,7 @@ def photograph(width: int = 120, height: int = 90, seed: int = 0) -> Image.Image
     return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
 
 
-def file_of(picture: Image.Image, kind: str = "PNG") -> bytes:
+def file_of(image: Image.Image, kind: str = "PNG") -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, kind)
+    image.save(buffer, kind)
     return buffer.getvalue()

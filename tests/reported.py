@@ -17,7 +17,7 @@ from pretext.data.source import DataSettings
 from pretext.engine.checkpoint import save_checkpoint
 from pretext.engine.settings import TrainingSettings
 from pretext.methods.objectives import ObjectiveSettings
-from pretext.pretrained import colour_contract
+from pretext.pretrained import color_contract
 from pretext.recipe import PretrainSettings, build_colorizer
 from pretext.settings import plain
 from pretint.colorization.scores.table import FORMAT
@@ -33,8 +33,8 @@ LEVELS = {"random": 0.30, "L2": 0.40, "rebalanced": 0.60}
 """Variants, and the shares of right answers at their last stage."""
 
 
-def pictures(folder: Path, count: int = 5) -> Path:
-    """A folder of small coloured pictures."""
+def images(folder: Path, count: int = 5) -> Path:
+    """A folder of small colored images."""
     rng = np.random.default_rng(0)
     folder.mkdir(parents=True)
     for index in range(count):
@@ -54,13 +54,13 @@ def trained(folder: Path, objective: str, seed: int, source: Path) -> Path:
         seed=seed,
     )
     prior = torch.full((313,), 1 / 313, dtype=torch.float64)
-    state = {"step": STEPS, "settings": plain(settings), "colour": colour_contract(settings, prior)}
+    state = {"step": STEPS, "settings": plain(settings), "color": color_contract(settings, prior)}
     model = build_colorizer(settings, prior).state_dict()
     save_checkpoint(folder / "checkpoints" / f"{STEPS:08}.pt", {**state, "model": model})
     (folder / "settings.yaml").write_text(yaml.safe_dump(plain(settings)))
     records = [
         {"kind": "start", "step": 0, "time": 1795385324.1, "device": "cpu", "held_out": 256},
-        {"kind": "speed", "step": STEPS, "pictures_per_second": 0.5},
+        {"kind": "speed", "step": STEPS, "images_per_second": 0.5},
         {"kind": "health", "step": 3, "loss": 9.0, "saturation": 0.1},
         {"kind": "health", "step": STEPS, "loss": 4.0 + seed, "saturation": 0.8, "recall_rare": None},
     ]
@@ -74,7 +74,7 @@ def finished_study(
     seeds: tuple[int, ...] = (0, 1),
     evaluations: tuple[str, ...] = ("probe",),
     without: tuple[str, ...] = (),
-    colours: bool = False,
+    colors: bool = False,
     about: str = "Does it matter?",
     **changed: Any,
 ) -> Path:
@@ -86,14 +86,14 @@ def finished_study(
         seeds: of all.
         evaluations: their names.
         without: names of cells that are not finished.
-        colours: whether all that are trained are scored, too.
+        colors: whether all that are trained are scored, too.
         about: what the study asks.
         changed: of the results.
     """
     cells, baseline = [], next(iter(levels))
     asked: dict[str, Any] = {name: {"command": "probe"} for name in evaluations}
-    photographs = pictures(folder / "pictures")
-    asked |= {"colour": {"command": "score", "pictures": str(photographs)}} if colours else {}
+    photographs = images(folder / "images")
+    asked |= {"color": {"command": "score", "images": str(photographs)}} if colors else {}
     for number, (variant, level) in enumerate(levels.items()):
         for seed in seeds:
             key = f"{number:06d}{seed:06d}"
@@ -109,7 +109,7 @@ def finished_study(
                 own = f"{at:06d}{number:03d}{seed:03d}"
                 place = f"results/{number}-{seed}-{at}.{own}"
                 words = [one["command"], run, f"--out={place}"]
-                words += [f"--pictures={photographs}", "--size=32"] if one["command"] == "score" else ["--train=a b"]
+                words += [f"--images={photographs}", "--size=32"] if one["command"] == "score" else ["--train=a b"]
                 cells.append(Cell(own, variant, seed, name, one["command"], tuple(words), place, after))
                 if cells[-1].name in without:
                     continue

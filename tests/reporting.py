@@ -20,8 +20,8 @@ from transfer.metrics import Answers, Outcome
 from transfer.results import write_result
 
 PHOTOS: dict[str, Any] = {
-    "train": "pictures/train",
-    "test": "pictures/val",
+    "train": "images/train",
+    "test": "images/val",
     "classes": ("tench", "church"),
     "n_fit": 8523,
     "n_holdout": 946,
@@ -31,7 +31,7 @@ PHOTOS: dict[str, Any] = {
 
 
 def known(right: int, count: int = 1000, offset: int = 0) -> Answers:
-    """So many right answers out of a thousand, from a picture on."""
+    """So many right answers out of a thousand, from an image on."""
     return Answers(np.roll(np.arange(count) < right, offset))
 
 
@@ -90,8 +90,8 @@ def trained(run: Path, *, skipped: int = 0) -> Path:
         records.append({"kind": "health", "step": step, **health})
     (run / "journal.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     (run / "samples").mkdir()
-    for step, colour in ((20, "gray"), (40, "orange")):
-        Image.new("RGB", (900, 300), colour).save(run / "samples" / f"{step:08d}.png")
+    for step, color in ((20, "gray"), (40, "orange")):
+        Image.new("RGB", (900, 300), color).save(run / "samples" / f"{step:08d}.png")
     return run
 
 
@@ -158,6 +158,6 @@ def tuned(
             {"kind": "skipped", "step": 40, "key": "000005.xml", "reason": "a box of no area was left out"},
         ]
     (folder / "journal.jsonl").write_text("".join(json.dumps(record) + "\n" for record in journal))
-    for at, picture in enumerate(("00000040", "test")):
-        Image.new("RGB", (940, 400), ("gray", "orange")[at]).save(folder / "samples" / f"{picture}.png")
+    for at, image in enumerate(("00000040", "test")):
+        Image.new("RGB", (940, 400), ("gray", "orange")[at]).save(folder / "samples" / f"{image}.png")
     return folder

@@ -12,7 +12,7 @@ PARTS = {"train": range(16), "val": range(16, 24), "trainval": range(24), "test"
 
 
 def make_devkit(folder: Path, year: str = "2007", side: int = 64, seed: int = 0) -> Path:
-    """The folder VOCdevkit, with one year of 40 pictures; every shape is in every part."""
+    """The folder VOCdevkit, with one year of 40 images; every shape is in every part."""
     root, random = folder / "VOCdevkit" / f"VOC{year}", np.random.default_rng(seed)
     for name in ("JPEGImages", "Annotations", "SegmentationClass", "ImageSets/Main", "ImageSets/Segmentation"):
         (root / name).mkdir(parents=True)
@@ -27,7 +27,7 @@ def make_devkit(folder: Path, year: str = "2007", side: int = 64, seed: int = 0)
 def _make(root: Path, name: str, first: str, second: str | None, side: int, random: np.random.Generator) -> None:
     width, height = side + int(random.integers(0, side // 4)), side
     rgb = random.normal(128, 12, (height, width, 1)).clip(0, 255).astype(np.uint8).repeat(3, 2)
-    picture, mask = Image.fromarray(rgb), Image.new("P", (width, height))
+    image, mask = Image.fromarray(rgb), Image.new("P", (width, height))
     mask.putpalette([0, 0, 0] * 256)
     objects = []
     halves = [(0, width // 2), (width // 2, width)] if second else [(0, width)]
@@ -36,7 +36,7 @@ def _make(root: Path, name: str, first: str, second: str | None, side: int, rand
         x, y = int(random.integers(left, right - size)), int(random.integers(0, height - size))
         box = (x, y, x + size - 1, y + size - 1)  # inclusive, from 0
         shade = 60 if kind == "cat" else 220
-        for draw, value in ((ImageDraw.Draw(picture), (shade,) * 3), (ImageDraw.Draw(mask), CLASSES.index(kind) + 1)):
+        for draw, value in ((ImageDraw.Draw(image), (shade,) * 3), (ImageDraw.Draw(mask), CLASSES.index(kind) + 1)):
             if kind == "car":
                 draw.rectangle(box, fill=value)
             elif kind == "cat":
@@ -47,7 +47,7 @@ def _make(root: Path, name: str, first: str, second: str | None, side: int, rand
             f"<object><name>{kind}</name><difficult>0</difficult><bndbox><xmin>{box[0] + 1}</xmin>"
             f"<ymin>{box[1] + 1}</ymin><xmax>{box[2] + 1}</xmax><ymax>{box[3] + 1}</ymax></bndbox></object>"
         )
-    picture.save(root / "JPEGImages" / f"{name}.jpg", quality=95)
+    image.save(root / "JPEGImages" / f"{name}.jpg", quality=95)
     mask.save(root / "SegmentationClass" / f"{name}.png")
     size_ = f"<size><width>{width}</width><height>{height}</height><depth>3</depth></size>"
     (root / "Annotations" / f"{name}.xml").write_text(f"<annotation>{size_}{''.join(objects)}</annotation>")

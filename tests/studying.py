@@ -26,8 +26,8 @@ HOSTILE_ALGORITHM = '"><script>alert(1)</script>'
 MakeStudy = Callable[..., Store]
 
 
-def write_pictures(folder: Path, names: list[str], algorithms: int = 2, size: tuple[int, int] = (48, 40)) -> list[Path]:
-    """Real pictures, and what each algorithm made of them: all green, all blue, ..."""
+def write_images(folder: Path, names: list[str], algorithms: int = 2, size: tuple[int, int] = (48, 40)) -> list[Path]:
+    """Real images, and what each algorithm made of them: all green, all blue, ..."""
     rng = np.random.default_rng(0)
     folders = [folder / "real", *(folder / f"fake-{index}" for index in range(algorithms))]
     for name in names:
@@ -50,7 +50,7 @@ def make_study(tmp_path: Path) -> Iterator[MakeStudy]:
             names: list[str] | None = None, algorithms: tuple[str, ...] = ("one", "two"), **settings: object
         ) -> Store:
             names = [*HOSTILE, "e", "f", "g"] if names is None else names
-            real, *fakes = write_pictures(tmp_path / "pictures", names, len(algorithms))
+            real, *fakes = write_images(tmp_path / "images", names, len(algorithms))
             given = {"practice": 2, "trials": 3, "seconds": 0.2, "size": 32, "seed": 0} | settings
             words = [f"{name}={fake}" for name, fake in zip(algorithms, fakes, strict=True)]
             asked = TuringSettings(real=str(real), algorithm=words, **given)  # type: ignore[arg-type]

@@ -116,7 +116,7 @@ def test_files_with_hostile_names(tmp_path: Path, capsys: pytest.CaptureFixture[
         "16",
         "--objective.stride",
         "4",
-        "--objective.prior_pictures",
+        "--objective.prior_images",
         "8",
         "--machine.workers",
         "0",

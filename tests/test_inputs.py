@@ -24,7 +24,7 @@ from transfer.probes.linear import ProbeSettings, probe
 SMALL = {
     "data": {"holdout": 4},
     "crop": {"size": 16},
-    "objective": {"stride": 4, "prior_pictures": 20},
+    "objective": {"stride": 4, "prior_images": 20},
     "training": {"steps": 2, "batch_size": 8, "warmup": 1},
     "machine": {"workers": 0},
 }
@@ -106,7 +106,7 @@ def test_judging_needs_both_sets(tmp_path: Path, capsys: pytest.CaptureFixture[s
             job([str(run)], settings)
     for task in ("classify", "detect", "segment"):
         assert "--train" in refused_line(["finetune", task, run], capsys)
-    assert "--pictures" in refused_line(["score", run], capsys)
+    assert "--images" in refused_line(["score", run], capsys)
     assert "no images are named" in refused_line(["colorize", run], capsys)
 
 
@@ -118,7 +118,7 @@ def test_a_job_without_images_is_not_sent(
     cluster = tmp_path / "cluster.yaml"
     cluster.write_text("executor: local\n")
     line = refused_line(["submit", "--on", cluster, *words.split()], capsys)
-    assert "--data.source" in line or "--train" in line or "--pictures" in line
+    assert "--data.source" in line or "--train" in line or "--images" in line
     jobs = tmp_path / "jobs.yaml"
     jobs.write_text(f"- {{name: first, command: {words}}}\n")
     assert refused_line(["submit", "--on", cluster, "--jobs", jobs], capsys).startswith("pretint: first: ")

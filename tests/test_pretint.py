@@ -19,7 +19,7 @@ SMALL = [
     "--data.source", "bundled",
     "--crop.size", "16",
     "--objective.stride", "4",
-    "--objective.prior_pictures", "20",
+    "--objective.prior_images", "20",
     "--training.steps", "6",
     "--training.batch_size", "8",
     "--training.warmup", "1",
@@ -51,8 +51,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    folder = tmp_path / "pictures"
+def images(tmp_path: Path) -> Path:
+    folder = tmp_path / "images"
     folder.mkdir()
     rng = np.random.default_rng(0)
     for index in range(12):
@@ -66,13 +66,13 @@ def refused(said: Said, *parts: str) -> None:
     *progress, line = err.rstrip("\n").split("\n")
     assert line.startswith("pretint: ") and all(part in line for part in parts), err
     assert "Traceback" not in err and len(line) < 500
-    assert all("pictures/s" in other or "prepare" in other for other in progress), err
+    assert all("images/s" in other or "prepare" in other for other in progress), err
 
 
 def test_the_road_from_end_to_end(said: Pretint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The demo, at a recipe that takes seconds: it runs the commands that it shows."""
     (tmp_path / "demo.yaml").write_text(
-        "data: {source: bundled}\ncrop: {size: 16}\nobjective: {stride: 4, prior_pictures: 20}\n"
+        "data: {source: bundled}\ncrop: {size: 16}\nobjective: {stride: 4, prior_images: 20}\n"
         "training: {steps: 4, batch_size: 8, warmup: 1}\nmachine: {workers: 0}\n"
     )
     monkeypatch.setattr(pretint.cli.commands, "RECIPES", tmp_path)
@@ -81,7 +81,7 @@ def test_the_road_from_end_to_end(said: Pretint, tmp_path: Path, monkeypatch: py
     assert code == 0
     shown = [line for line in out.splitlines() if line.startswith("$ pretint")]
     assert [line.split()[2] for line in shown] == ["pretrain", "colorize", "probe", "compare"]
-    assert len(list((run / "coloured").glob("*.png"))) == 8 + 1
+    assert len(list((run / "colored").glob("*.png"))) == 8 + 1
     table = [line for line in out.splitlines() if line.strip().startswith(("conv", "best"))]
     probed, compared = table[:5], table[5:]
     assert [line.count("[") for line in probed] == [2] * 5 and {line.count("[") for line in compared} == {3}, out
@@ -93,12 +93,12 @@ def test_the_road_from_end_to_end(said: Pretint, tmp_path: Path, monkeypatch: py
     assert code == 0 and "report.html" in out
 
 
-def test_bad_pictures_among_good_ones_are_listed_at_the_end(pictures: Path, tmp_path: Path, said: Pretint) -> None:
-    (pictures / "empty.jpg").touch()
-    (pictures / "text.png").write_text("no picture")
-    (pictures / "torn.jpg").write_bytes((pictures / "00.jpg").read_bytes()[:400])
-    Image.fromarray(np.zeros((1, 1), dtype=np.uint8)).save(pictures / "pixel.png")
-    code, out, _ = said("pretrain", tmp_path / "run", *SMALL, "--data.source", pictures)
+def test_bad_images_among_good_ones_are_listed_at_the_end(images: Path, tmp_path: Path, said: Pretint) -> None:
+    (images / "empty.jpg").touch()
+    (images / "text.png").write_text("no image")
+    (images / "torn.jpg").write_bytes((images / "00.jpg").read_bytes()[:400])
+    Image.fromarray(np.zeros((1, 1), dtype=np.uint8)).save(images / "pixel.png")
+    code, out, _ = said("pretrain", tmp_path / "run", *SMALL, "--data.source", images)
     assert code == 0
     assert "3 skipped, because they cannot be read:" in out
     assert all(name in out for name in ("empty.jpg", "text.png", "torn.jpg")) and "pixel.png" not in out
@@ -157,12 +157,12 @@ def test_wrong_places(said: Pretint, trained: Path, tmp_path: Path) -> None:
     empty, text = tmp_path / "empty", tmp_path / "text"
     empty.mkdir()
     text.mkdir()
-    (text / "a.txt").write_text("no picture")
+    (text / "a.txt").write_text("no image")
     for source in (tmp_path / "nowhere", empty, text, text / "a.txt"):
         refused(said("pretrain", tmp_path / "run", "--data.source", source), str(source))
         assert not (tmp_path / "run").exists(), "nothing is left behind"
         refused(said("probe", trained, "--train", source, "--test", "bundled:test"), str(source))
-    (text / "b.jpg").write_text("no picture either")
+    (text / "b.jpg").write_text("no image either")
     code, out, err = said("pretrain", tmp_path / "run2", *SMALL, "--data.source", text)
     left_out, _, refusal = err.partition("\n")
     assert left_out == f"{text}: 1 file left out: 1 .txt"
@@ -177,11 +177,11 @@ def test_other_settings_on_a_run(said: Pretint, trained: Path) -> None:
     refused(said("pretrain", trained, *SMALL, "--seed", "1"), str(trained), "seed was 0, is now 1")
 
 
-def test_changed_pictures(said: Pretint, pictures: Path, tmp_path: Path) -> None:
+def test_changed_images(said: Pretint, images: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    assert said("pretrain", run, *SMALL, "--data.source", pictures)[0] == 0
-    (pictures / "00.jpg").unlink()
-    refused(said("pretrain", run, *SMALL, "--data.source", pictures), "12 then, 11 now")
+    assert said("pretrain", run, *SMALL, "--data.source", images)[0] == 0
+    (images / "00.jpg").unlink()
+    refused(said("pretrain", run, *SMALL, "--data.source", images), "12 then, 11 now")
 
 
 def test_a_damaged_checkpoint(said: Pretint, trained: Path, tmp_path: Path) -> None:

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from evaluating import pictures
+from evaluating import images
 
 import pretint.cli
 from pretext.engine.run import held_run, keep_checkpoint
 from pretext.errors import UserError
 from pretext.pretrain import pretrain
-from pretext.pretrained import colour_contract
+from pretext.pretrained import color_contract
 from pretext.recipe import PretrainSettings, build_colorizer
 from pretext.settings import plain, settings_from
 
@@ -19,15 +19,15 @@ SMALL = ["--objective.stride", "8", "--training.batch_size", "4", "--machine.wor
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of inception_v3, which needs 75 pixels, at random weights; and two folders of small pictures."""
+    """A run of inception_v3, which needs 75 pixels, at random weights; and two folders of small images."""
     folder = tmp_path_factory.mktemp("sizes")
     settings = settings_from(PretrainSettings, {"backbone": {"name": "inception_v3"}, "crop": {"size": 96}}, "test")
     prior = torch.full((313,), 1 / 313, dtype=torch.float64)
-    state = {"step": 1, "settings": plain(settings), "colour": colour_contract(settings, prior)}
+    state = {"step": 1, "settings": plain(settings), "color": color_contract(settings, prior)}
     with held_run(folder / "run", plain(settings)):
         keep_checkpoint(folder / "run", {**state, "model": build_colorizer(settings, prior).state_dict()})
     for seed, part in enumerate(("train", "test")):
-        pictures(folder / part, seed, counts=(3, 3), side=80)
+        images(folder / part, seed, counts=(3, 3), side=80)
     return folder
 
 
@@ -43,7 +43,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "colorize RUN TRAIN --size 64 --out OUT",
         "export RUN OUT.onnx --format onnx --size 64",
         "export RUN OUT.safetensors --format timm --size 64",
-        "score RUN@size=64 --pictures TRAIN --out OUT",
+        "score RUN@size=64 --images TRAIN --out OUT",
     ],
 )
 def test_a_size_that_is_too_small_is_said_in_one_line(
@@ -68,7 +68,7 @@ def test_a_size_that_is_too_small_is_said_in_one_line(
 
 
 def test_a_crop_is_refused_before_anything_takes_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pretext.pretrain.find_prior", lambda *_: pytest.fail("pictures are read first"))
+    monkeypatch.setattr("pretext.pretrain.find_prior", lambda *_: pytest.fail("images are read first"))
     for name, size, words in (
         ("inception_v3", 32, "give it at least 75 x 75"),
         ("test_vit", 100, "give it 96 x 96"),

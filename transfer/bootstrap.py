@@ -1,6 +1,6 @@
-"""95% intervals by the bootstrap over test pictures, and tests of paired answers.
+"""95% intervals by the bootstrap over test images, and tests of paired answers.
 
-Every resample of one number of pictures is the same resample, whatever is judged by it: so what is
+Every resample of one number of images is the same resample, whatever is judged by it: so what is
 drawn for two networks is paired, and what is drawn for several seeds is drawn jointly.
 """
 
@@ -19,13 +19,13 @@ MAP_RESAMPLES = 1_000
 FLIPS = 99_999
 SWAPS = 999
 ABOUT: dict[str, str] = {
-    "top-1": f"95% percentile bootstrap over test pictures, {RESAMPLES:,} resamples; where all answers are alike, "
+    "top-1": f"95% percentile bootstrap over test images, {RESAMPLES:,} resamples; where all answers are alike, "
     "Clopper and Pearson's bound",
-    "mAP": f"95% percentile bootstrap over test pictures, {MAP_RESAMPLES:,} resamples, centred on the number "
-    "(pictures that occur twice raise average precision)",
-    "AP": f"95% percentile bootstrap over test pictures with all their boxes, {MAP_RESAMPLES:,} resamples, centred on "
+    "mAP": f"95% percentile bootstrap over test images, {MAP_RESAMPLES:,} resamples, centerd on the number "
+    "(images that occur twice raise average precision)",
+    "AP": f"95% percentile bootstrap over test images with all their boxes, {MAP_RESAMPLES:,} resamples, centerd on "
     "the number",
-    "mIoU": f"95% percentile bootstrap over test pictures with all their pixels, {MAP_RESAMPLES:,} resamples, centred "
+    "mIoU": f"95% percentile bootstrap over test images with all their pixels, {MAP_RESAMPLES:,} resamples, centerd "
     "on the number",
 }
 """What the interval of a metric is."""
@@ -50,21 +50,21 @@ class Estimate(NamedTuple):
 
 
 def mean(values: ArrayLike, lowest: float = 0.0, highest: float = 1.0) -> Estimate:
-    """The mean over pictures.
+    """The mean over images.
 
     Args:
-        values: one per picture, (N,): right or wrong, the share of seeds that are right, a difference.
+        values: one per image, (N,): right or wrong, the share of seeds that are right, a difference.
         lowest: that a value can be.
         highest: that a value can be.
 
-    Drawing N pictures with replacement is drawing how often each of the values occurs from a multinomial.
+    Drawing N images with replacement is drawing how often each of the values occurs from a multinomial.
     Where all are the same that has no width; then it is Clopper and Pearson's bound on the share of
-    pictures that are otherwise, none of which was met (Biometrika 1934): for a share of 1 or 0, their interval.
+    images that are otherwise, none of which was met (Biometrika 1934): for a share of 1 or 0, their interval.
     """
     # Means over seeds that are equal but for their last bits are one value.
     found, counts = np.unique(np.round(np.asarray(values, dtype=np.float64), 12), return_counts=True)
     count = int(counts.sum())
-    assert count, "no pictures"
+    assert count, "no images"
     value = float(found @ counts) / count
     if len(found) == 1:
         others = 1 - _TAIL ** (1 / count)
@@ -81,7 +81,7 @@ def accuracy(correct: ArrayLike) -> Estimate:
 
 
 def difference(correct: ArrayLike, other: ArrayLike) -> Estimate:
-    """How much greater the share of ``correct`` is than that of ``other``, on the same pictures: bool (N,) both."""
+    """How much greater the share of ``correct`` is than that of ``other``, on the same images: bool (N,) both."""
     return mean(np.asarray(correct, dtype=np.float64) - np.asarray(other, dtype=np.float64), lowest=-1)
 
 
@@ -91,23 +91,23 @@ def percentiles(value: float, draws: Floats) -> Estimate:
     return Estimate(value, float(low), float(high))
 
 
-def centred(value: float, draws: Floats, lowest: float = 0.0, highest: float = 1.0) -> Estimate:
+def centerd(value: float, draws: Floats, lowest: float = 0.0, highest: float = 1.0) -> Estimate:
     """As ``percentiles``, of resamples that are moved so that their mean is the value.
 
     Average precision is greater in resamples: a positive that occurs twice ranks high twice. With 5% of
-    1,500 pictures positive that is 0.8 points, and uncentred intervals would hold 89% instead of 93%.
+    1,500 images positive that is 0.8 points, and uncenterd intervals would hold 89% instead of 93%.
     """
     return percentiles(value, np.clip(draws - np.nanmean(draws) + value, lowest, highest))
 
 
 def resamples(measure: Callable[[NDArray[np.float32]], Floats], count: int) -> Floats:
-    """What a measure is on ``MAP_RESAMPLES`` resamples of the pictures, along the last axis.
+    """What a measure is on ``MAP_RESAMPLES`` resamples of the images, along the last axis.
 
     Args:
-        measure: of weights, (count, R): how often each picture was drawn; (..., R) out.
-        count: of the pictures.
+        measure: of weights, (count, R): how often each image was drawn; (..., R) out.
+        count: of the images.
 
-    Resample i is the same pictures for all that have as many.
+    Resample i is the same images for all that have as many.
     """
     rng, at_once = np.random.default_rng(0), max(1, _CELLS // count)
     draws = []
@@ -129,9 +129,9 @@ def mean_over_classes(each: Floats) -> Floats:
 
 
 def mcnemar(correct: ArrayLike, other: ArrayLike) -> float:
-    """Exact two-sided p of McNemar's test: whether two networks err equally often on the same pictures.
+    """Exact two-sided p of McNemar's test: whether two networks err equally often on the same images.
 
-    Of the pictures on which one alone is right, either is right with probability one half: a sign test.
+    Of the images on which one alone is right, either is right with probability one half: a sign test.
     """
     first, second = np.asarray(correct, dtype=bool), np.asarray(other, dtype=bool)
     only, only_other = int((first & ~second).sum()), int((second & ~first).sum())
@@ -139,10 +139,10 @@ def mcnemar(correct: ArrayLike, other: ArrayLike) -> float:
 
 
 def sign_flips(differences: ArrayLike, draws: int = FLIPS) -> float:
-    """Two-sided Monte-Carlo p of a mean difference: each picture's might as well have the other sign.
+    """Two-sided Monte-Carlo p of a mean difference: each image's might as well have the other sign.
 
     Args:
-        differences: one per picture, (N,).
+        differences: one per image, (N,).
         draws: of signs.
 
     Returns:
@@ -157,12 +157,12 @@ def sign_flips(differences: ArrayLike, draws: int = FLIPS) -> float:
 
 
 def swapped(differences: Callable[[NDArray[np.float32]], Floats], count: int, draws: int = SWAPS) -> float:
-    """Two-sided Monte-Carlo p of a difference between networks: what they said of each picture might be swapped.
+    """Two-sided Monte-Carlo p of a difference between networks: what they said of each image might be swapped.
 
     Args:
-        differences: of which pictures stay, 0 or 1, (count, R): the difference then, (R,).
-        count: of the pictures.
-        draws: of which pictures are swapped.
+        differences: of which images stay, 0 or 1, (count, R): the difference then, (R,).
+        count: of the images.
+        draws: of which images are swapped.
 
     Returns:
         As ``sign_flips``.

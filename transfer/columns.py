@@ -19,7 +19,7 @@ class Cell(NamedTuple):
     """One number of a table."""
 
     score: Estimate
-    """Mean over seeds (and samples), with its interval over test pictures."""
+    """Mean over seeds (and samples), with its interval over test images."""
     over_seeds: float | None
     """Standard deviation over seeds; None of one seed."""
     over_samples: float | None
@@ -32,7 +32,7 @@ class ClassCell(NamedTuple):
 
     name: str
     positives: int
-    """How many there are to be found in the test pictures."""
+    """How many there are to be found in the test images."""
     cell: Cell | None
     """None where the class has no number."""
 
@@ -70,7 +70,7 @@ class Column:
         return [result.row(name) for result in self.results]
 
     def outcomes(self, name: str) -> list[Sequence[Outcome]]:
-        """Of every seed, what the test pictures said."""
+        """Of every seed, what the test images said."""
         return [row.outcomes for row in self.rows(name)]
 
     @cached_property
@@ -160,7 +160,7 @@ def columns(results: Sequence[Result]) -> list[Column]:
 
 
 def score_gap(first: Column, second: Column, name: str, other: str) -> Estimate:
-    """Row ``other`` of the second minus row ``name`` of the first, on the same pictures."""
+    """Row ``other`` of the second minus row ``name`` of the first, on the same images."""
     one, two = first.outcomes(name), second.outcomes(other)
     return type(one[0][0]).gap(one, two)
 
@@ -168,8 +168,8 @@ def score_gap(first: Column, second: Column, name: str, other: str) -> Estimate:
 def tested_gap(first: Column, second: Column, name: str, other: str) -> Gap:
     """The difference of ``score_gap``, with a test that it is 0 for the networks as they are.
 
-    One outcome each of top-1: McNemar's. Several: sign flips of each picture's difference. Mean average
-    precision and the like: swaps of what was said of each picture; seed i goes with seed i, and where there are
+    One outcome each of top-1: McNemar's. Several: sign flips of each image's difference. Mean average
+    precision and the like: swaps of what was said of each image; seed i goes with seed i, and where there are
     more of the one than of the other, those are gone through again, so that each counts as often.
     """
     one, two = first.outcomes(name), second.outcomes(other)
@@ -203,7 +203,7 @@ def _merged(one: Result, other: Result) -> Result:
     cost = Cost(
         seconds,
         sum(part.extraction_seconds for part in parts),
-        sum(part.seconds * part.pictures_per_second for part in parts) / seconds if seconds else 0.0,
+        sum(part.seconds * part.images_per_second for part in parts) / seconds if seconds else 0.0,
         max(part.peak_bytes for part in parts),
         sum(part.cache_bytes for part in parts),
         " + ".join(dict.fromkeys(part.device for part in parts)),

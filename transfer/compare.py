@@ -1,4 +1,4 @@
-"""Whether two networks differ: paired differences on the same test pictures, tested, corrected for how many."""
+"""Whether two networks differ: paired differences on the same test images, tested, corrected for how many."""
 
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -50,7 +50,7 @@ class Line(NamedTuple):
     adjusted: float
     """p after Holm's correction for all lines of the comparison."""
     best: bool
-    """Whether both rows are those that held-out pictures chose."""
+    """Whether both rows are those that held-out images chose."""
 
 
 class Pair(NamedTuple):
@@ -84,7 +84,7 @@ def compare(groups: Sequence[Sequence[Result]], across_modes: bool = False) -> C
 
     Raises:
         UserError: a group is none, or not one network in one mode; the groups differ in data, test
-            pictures, protocol, metric or mode; no row is comparable.
+            images, protocol, metric or mode; no row is comparable.
     """
     if len(groups) < 2:
         raise UserError("one network alone cannot be compared; name two or more")
@@ -133,7 +133,7 @@ def compare_paths(words: Sequence[str], settings: CompareSettings | None = None)
     Args:
         words: a network each, at one seed or several: ``PATH[,PATH ...]`` or ``KIND:PATH[,PATH ...]``. A path
             is a result's file, a run, a folder of result files, a folder of runs, or a quoted pattern for
-            them ("runs/colour-*"). Where results of several networks lie there, the one that is meant is that
+            them ("runs/color-*"). Where results of several networks lie there, the one that is meant is that
             which is not random; ``random:RUN`` means the random one, and so do the other kinds
             (pretrained, supervised, published); ``rescaled:`` before either means the one that was rescaled before
             it was fine-tuned. Of several steps of a network the last counts.
@@ -168,7 +168,7 @@ def comparison_lines(comparison: Comparison) -> list[str | Table]:
     letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
     lines: list[str | Table] = [
         escape_controls(
-            f"{first.protocol}: {MEASURES[first.metric]} on {first.n_test:,} test pictures of {first.test}, %"
+            f"{first.protocol}: {MEASURES[first.metric]} on {first.n_test:,} test images of {first.test}, %"
         ),
     ]
     every = [comparison.pairs[0].first, *(pair.second for pair in comparison.pairs)]
@@ -180,14 +180,14 @@ def comparison_lines(comparison: Comparison) -> list[str | Table]:
             lines.append(escape_controls(f"only in {names[0]} or in {name}: {', '.join(pair.left_out)}"))
     tests = dict.fromkeys(line.gap.test for pair in comparison.pairs for line in pair.lines)
     lines += [
-        f"[..]: {first.interval}; of a difference: the same pictures for both",
+        f"[..]: {first.interval}; of a difference: the same images for both",
         f"p: {' or '.join(tests)}, two-sided, for these networks as they are; "
         f"Holm: corrected for {comparison.n_tests} {'test' if comparison.n_tests == 1 else 'tests'}",
     ]
     if any(line.gap.over_seeds is not None for pair in comparison.pairs for line in pair.lines):
         lines.append("over seeds: Welch's 95% t interval of the difference between networks trained anew")
     if any(line.best for pair in comparison.pairs for line in pair.lines):
-        lines.append("*: the best rows, chosen on held-out training pictures")
+        lines.append("*: the best rows, chosen on held-out training images")
     return lines
 
 
@@ -211,7 +211,7 @@ def _pairs_of_rows(first: Column, second: Column) -> list[tuple[str, str]]:
     if not rows:
         raise UserError(
             f"{_named(first.first)} and {_named(second.first)} have no row in common, and no best row; "
-            "judge both by a protocol that holds pictures out"
+            "judge both by a protocol that holds images out"
         )
     return rows
 

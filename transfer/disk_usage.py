@@ -10,7 +10,7 @@ from pretext.contact_sheet import contact_sheet
 from pretext.data.source import Source
 from pretext.engine.device import Place, pick_device, pick_precision
 from pretext.engine.journal import record_sizes
-from pretext.errors import PictureError, UserError
+from pretext.errors import ImageError, UserError
 from pretext.files import png_bytes
 from pretext.plan.disk import Disk, checkpoint_parts, checkpoint_size, looks_of, saves_of, training_records
 from pretext.versions import versions
@@ -35,10 +35,10 @@ _RESULTS = "Left out: results, a few MB at most."
 def probe_disk(networks: Sequence[str], settings: ProbeSettings) -> Disk:
     """What ``probe`` will write: features that are not kept yet, and half-trained classifiers.
 
-    One picture is shown to every network, for the shapes of its stages; some are read to know them again.
+    One image is shown to every network, for the shapes of its stages; some are read to know them again.
 
     Raises:
-        UserError: what ``probe`` would say of the networks, the pictures or the settings.
+        UserError: what ``probe`` would say of the networks, the images or the settings.
     """
     protocol = find_protocol(settings.protocol, ProbeProtocol)
     modes: list[Mode] = ["cached", "augmented"] if settings.mode == "both" else [settings.mode]
@@ -66,7 +66,7 @@ def finetune_disk(name: str, networks: Sequence[str], settings: FinetuneSettings
         settings: of that task.
 
     Raises:
-        UserError: what ``finetune`` would say of the networks, the pictures or the settings.
+        UserError: what ``finetune`` would say of the networks, the images or the settings.
     """
     assert type(settings) is TASKS[name].settings, name
     task, place = open_task(settings), Place(torch.device("cpu"), "fp32", 0)
@@ -190,18 +190,18 @@ def _partial(protocol: Protocol, mode: Mode, dims: Mapping[str, Set[int]], class
 
 
 def _scores(name: str) -> list[str]:
-    """What a look at held-out pictures journals: of detection three averages."""
+    """What a look at held-out images journals: of detection three averages."""
     return ["score", "score_50", "score_75"] if name == "detect" else ["score"]
 
 
 def _sheet(source: Source) -> int:
-    """Bytes of a sheet of some pictures, as if nothing were drawn into them; 0 if none can be read."""
-    pictures: list[Image.Image] = []
+    """Bytes of a sheet of some images, as if nothing were drawn into them; 0 if none can be read."""
+    images: list[Image.Image] = []
     step = max(1, len(source) // _SHOWN)
     for index in range(0, len(source), step)[:_SHOWN]:
         try:
-            pictures.append(draw.named(source.read(index), []))
-        except PictureError:
+            images.append(draw.named(source.read(index), []))
+        except ImageError:
             continue
-    rows = [(one, one) for one in pictures]
+    rows = [(one, one) for one in images]
     return len(png_bytes(contact_sheet(rows, ("truth", "found"), cell=_CELL, across=2))) if rows else 0

@@ -1,4 +1,4 @@
-"""A frozen evaluation, whatever its protocol: networks and pictures in, a result file for every network out.
+"""A frozen evaluation, whatever its protocol: networks and images in, a result file for every network out.
 
 What classifies the features is given as a function; all around it is here: opening, extraction, the split,
 results that are there already, what a kill leaves, the cost.
@@ -47,19 +47,19 @@ class EvaluationSettings:
     """What networks are judged on, and where.
 
     Args:
-        train: required: a folder with one sub-folder of pictures per class, or "bundled:train", or another source with
+        train: required: a folder with one sub-folder of images per class, or "bundled:train", or another source with
             labels: see docs/data.md.
-        test: required: the same for the test pictures, or "bundled:test". Both must name the same classes.
-        classes: of pictures with several labels, such as VOC's: those that are judged, if not all.
-        fraction: share of the training pictures' labels that is used, of every class alike: 0.01, 0.1, ...
-        size: side, in pixels, at which the networks see a picture; 0 takes the size at which things look
+        test: required: the same for the test images, or "bundled:test". Both must name the same classes.
+        classes: of images with several labels, such as VOC's: those that are judged, if not all.
+        fraction: share of the training images' labels that is used, of every class alike: 0.01, 0.1, ...
+        size: side, in pixels, at which the networks see an image; 0 takes the size at which things look
             as large as in training (networks that are no run's: their own).
         seed: of splits and orders, and of random weights that are no run's.
         stages: names of stages, if not all are to be judged.
         reference: judge beside every run the same network at random weights.
         device: auto (the GPU if there is one), cpu, cuda, ...
         precision: the network's, as in pretraining: auto, bf16, fp32.
-        workers: processes that decode pictures; -1 takes 1 beside a CPU and up to 12 beside a GPU.
+        workers: processes that decode images; -1 takes 1 beside a CPU and up to 12 beside a GPU.
         cache: folder of the features that are kept, for all evaluations; empty: $PRETINT_CACHE, or
             ~/.cache/pretint/features.
         storage: of kept features: float16, or float32 at twice the size.
@@ -160,11 +160,11 @@ class Task(NamedTuple):
 
     @property
     def tested(self) -> NDArray[np.int64]:
-        """The test pictures that can be read, by index."""
+        """The test images that can be read, by index."""
         return np.flatnonzero(self.test.good)
 
     def outcome(self, stage: str, scores: NDArray[np.floating]) -> Outcome:
-        """What scores of the test pictures, (len(tested), classes), say: the greatest is the answer, or all rank.
+        """What scores of the test images, (len(tested), classes), say: the greatest is the answer, or all rank.
 
         Raises:
             UserError: they are not finite.
@@ -301,7 +301,7 @@ class Evaluation:
             yield self.kept()
 
     def _unreadable(self, skipped: Sequence[tuple[str, str]]) -> bool:
-        """Whether the pictures that could not be read still cannot."""
+        """Whether the images that could not be read still cannot."""
         keys, lost = {key for key, _ in skipped}, 0
         for source in (self.targets.train, self.targets.test) if keys else ():
             views = Views(source, *self.view)
@@ -324,7 +324,7 @@ class Evaluation:
         divided = split(targets.train.labels, self.protocol.holdout, settings.seed, settings.fraction, train.good)
         if targets.multilabel and len(divided.held) and not (targets.train.labels[divided.held] == 1).any():
             raise UserError(
-                f"{settings.train}: none of the {len(divided.held)} training pictures held out to choose settings "
+                f"{settings.train}: none of the {len(divided.held)} training images held out to choose settings "
                 "shows a class that is asked for; take a larger fraction of labels, more classes, or another seed"
             )
         if divided.sha256 not in copies:
@@ -352,7 +352,7 @@ class Evaluation:
             cost=Cost(
                 seconds=partial.seconds + extraction,
                 extraction_seconds=extraction,
-                pictures_per_second=(train.rows + test.rows) / max(extraction, 1e-9),
+                images_per_second=(train.rows + test.rows) / max(extraction, 1e-9),
                 peak_bytes=peak(),
                 cache_bytes=train.nbytes + test.nbytes,
                 device=device_name(self.place.device),
@@ -396,7 +396,7 @@ class Evaluation:
         words += [f"{100 * settings.fraction:g}%"] if settings.fraction < 1 else []
         words += ["+".join(self.stages)] if settings.stages else []
         named = ".".join(re.sub(r"[^\w.+%@-]+", "-", word).strip("-.")[-50:] for word in words)
-        # Other training pictures, or a long name cut to the same end, must not take the place of a result.
+        # Other training images, or a long name cut to the same end, must not take the place of a result.
         told = json.dumps([self.targets.train_digest, self.targets.test_digest, self.stages])
         return f"{named}.{hashlib.sha256(told.encode()).hexdigest()[:6]}"
 

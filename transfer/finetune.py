@@ -16,7 +16,7 @@ from pretext.data.batches import Views, stream
 from pretext.engine import distributed
 from pretext.engine.checkpoint import load_checkpoint
 from pretext.engine.device import Place, device_name, pick_place
-from pretext.engine.journal import Journal, read_journal, skipped_pictures, training_seconds
+from pretext.engine.journal import Journal, read_journal, skipped_images, training_seconds
 from pretext.engine.loop import train
 from pretext.engine.memory import explain_memory_shortage, forget_peak, peak
 from pretext.engine.progress import say
@@ -39,7 +39,7 @@ from transfer.tasks.predict import predictions, sheet
 from transfer.tasks.registry import open_task
 from transfer.tasks.task import FinetuneSettings, Task, parts_of
 
-_STATISTICS = 96  # pictures that a network is rescaled to
+_STATISTICS = 96  # images that a network is rescaled to
 
 
 class Finetuned(NamedTuple):
@@ -71,7 +71,7 @@ class Start(NamedTuple):
     "machine.cache"
 )
 def finetune(networks: Sequence[str], settings: FinetuneSettings) -> Finetuned:
-    """Train networks on a task, each with a new head, and judge each once on the test pictures.
+    """Train networks on a task, each with a new head, and judge each once on the test images.
 
     Called again it goes on from where it was interrupted, to the bit on the same machine's CPU, and reads back
     what is done. Several processes (see ``pretext.engine.distributed``) that all call it share the training.
@@ -226,7 +226,7 @@ class Tuning:
             raise UserError(f"{checkpoint}: a checkpoint, but none of a fine-tuning; name a new folder by --out")
         if state["data"] != {"digest": self.task.train_digest}:
             raise UserError(
-                f"{self.settings.train}: the pictures or what is said of them changed since the run {self.folder} "
+                f"{self.settings.train}: the images or what is said of them changed since the run {self.folder} "
                 "began; bring them back, or remove that folder to begin anew"
             )
         return state
@@ -237,10 +237,10 @@ class Tuning:
         if fresh and start.network.calibrated:
             # By every process: statistics are no weights, which the first hands to all.
             calibrate_batch_norm(start.network, self.training, View(self._side, 1.0), place)
-        pictures = self._pictures() if fresh and start.rescale else None
-        asked = AdaptSettings(settings.freeze_to, settings.batch_norm, settings.colour)
+        images = self._images() if fresh and start.rescale else None
+        asked = AdaptSettings(settings.freeze_to, settings.batch_norm, settings.color)
         used = self.task.used(cast(Features, start.network.module))
-        features: Adapted = adapt(start.network, asked, pictures, start.rescale, used)
+        features: Adapted = adapt(start.network, asked, images, start.rescale, used)
         if fresh and distributed.is_first():
             for note in features.notes:
                 say(f"{start.judged.name}: {note}")
@@ -253,19 +253,19 @@ class Tuning:
         layout = torch.channels_last if settings.machine.channels_last else torch.contiguous_format
         return network.to(place.device).to(memory_format=layout)
 
-    def _pictures(self) -> torch.Tensor:
-        """Training pictures, (N, 3, size, size), that layers are rescaled to."""
+    def _images(self) -> torch.Tensor:
+        """Training images, (N, 3, size, size), that layers are rescaled to."""
         views = Views(self.training, self._side)
         wanted = range(min(_STATISTICS, len(self.training)))
         found = [batch.rgb for batch in stream(views, wanted, len(wanted), 0)]
         if not found or not len(found[0]):
-            raise UserError(f"{self.settings.train}: none of {len(wanted)} pictures can be read")
+            raise UserError(f"{self.settings.train}: none of {len(wanted)} images can be read")
         return found[0]
 
     def judge(self) -> Result | None:
-        """Judge the trained network on the test pictures and write the result, which the first process alone has.
+        """Judge the trained network on the test images and write the result, which the first process alone has.
 
-        All processes look at the pictures, each at its share.
+        All processes look at the images, each at its share.
         """
         task, start = self.task, self.start
         newest = distributed.from_first(lambda: newest_checkpoint(self.folder))
@@ -291,7 +291,7 @@ class Tuning:
         write_png(self.folder / "samples" / "test.png", sheet(task, task.test, found))
         trained = sum(weight.numel() for weight in network.parameters() if weight.requires_grad)
         records = read_journal(self.folder)
-        skipped = [*skipped_pictures(self.folder), *skipped]
+        skipped = [*skipped_images(self.folder), *skipped]
         rows = tuple(
             judged_row(settings.trained, variant, trained, task.head, {}, None, [outcome])
             for variant, outcome in outcomes
@@ -319,7 +319,7 @@ class Tuning:
             cost=Cost(
                 seconds=training_seconds(records, settings.training.batch_size) + took,
                 extraction_seconds=took,
-                pictures_per_second=len(found) / max(took, 1e-9),
+                images_per_second=len(found) / max(took, 1e-9),
                 peak_bytes=peak(),
                 cache_bytes=0,
                 device=device_name(place.device),
@@ -334,7 +334,7 @@ class Tuning:
 
 
 class _Watch:
-    """What is looked at now and then: how held-out pictures are answered."""
+    """What is looked at now and then: how held-out images are answered."""
 
     def __init__(self, run: Tuning, learner: Learner) -> None:
         self.run, self.learner = run, learner
@@ -350,7 +350,7 @@ class _Watch:
             path = self.run.folder / "samples" / f"{step:08d}.png"
             drawn = sheet(task, held, found)
             write_png(path, drawn)
-            journal.picture("samples", step, path.read_bytes(), *drawn.size)
+            journal.image("samples", step, path.read_bytes(), *drawn.size)
         self.learner.network.train()
 
 

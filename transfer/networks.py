@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from pretext.backbones import BACKBONES, Backbone, Stage, build_backbone
-from pretext.backbones.from_timm import TimmColour
+from pretext.backbones.from_timm import TimmColor
 from pretext.errors import UserError
 from pretext.pretrained import load_pretrained
 from pretext.recipe import PretrainSettings
@@ -35,14 +35,14 @@ _FREE = ("seed", "machine", "online")  # settings in which runs of one group may
 
 @dataclass
 class Network:
-    """A frozen network that is judged: sRGB pictures in, features of every stage out."""
+    """A frozen network that is judged: sRGB images in, features of every stage out."""
 
     name: str
     """In tables: the run's folder, "random", "timm:resnet50", "random:resnet18"."""
     group: str
     """Equal for the same thing at other seeds, and only then: 16 hex digits."""
     kind: Kind
-    """supervised: a run that learnt labels."""
+    """supervised: a run that learned labels."""
     seed: int
     """Of its training or of its random weights; 0 for published weights."""
     step: int
@@ -50,31 +50,31 @@ class Network:
     backbone: str
     stages: tuple[Stage, ...]
     view_size: int
-    """The side, in pixels, at which whole pictures are looked at unless a user says else."""
+    """The side, in pixels, at which whole images are looked at unless a user says else."""
     weights: str
     """SHA-256, in hex, of its architecture and of all its parameters and buffers as they were opened."""
     module: nn.Module
     """(B, 3, H, W) uint8 -> stage name -> (B, C, h, w); in eval mode, without gradients."""
     calibrated: bool
-    """Whether batch-norm statistics must be taken from training pictures first: ``features.calibrate_batch_norm``."""
+    """Whether batch-norm statistics must be taken from training images first: ``features.calibrate_batch_norm``."""
     run: Path | None
     """The run that it belongs to, where results lie."""
     own_view: bool = False
-    """Whether it is looked at with ``view_size`` whatever part of a picture it sees: what was made for one size."""
+    """Whether it is looked at with ``view_size`` whatever part of an image it sees: what was made for one size."""
     calibration: str = ""
     """What its batch-norm statistics were taken from, once they are."""
 
     def fit_size(self, size: int) -> int:
-        """The side nearest to ``size`` that a picture may have, in pixels."""
+        """The side nearest to ``size`` that an image may have, in pixels."""
         return _backbone(self.module).fit_size(size)
 
     def size_at(self, ratio: float) -> int:
-        """The side at which it looks at the middle square with ``ratio`` of a picture's shorter side."""
+        """The side at which it looks at the middle square with ``ratio`` of an image's shorter side."""
         return self.fit_size(self.view_size if self.own_view else round(self.view_size * ratio))
 
     @property
     def norms(self) -> list[nn.modules.batchnorm._BatchNorm]:
-        """Its batch normalisations."""
+        """Its batch normalizations."""
         return [module for module in self.module.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
 
 
@@ -85,7 +85,7 @@ def open_network(spec: str, seed: int = 0, arguments: Mapping[str, Any] | None =
     - ``random:RUN``: the same architecture at the random weights of that run's own seed.
     - ``random:RECIPE.yaml``: that of a recipe of pretraining, at the random weights of its seed.
     - ``random:BACKBONE``: any backbone by its name, at the random weights of ``seed``; sees lightness only.
-    - ``timm:MODEL``: in colour, with its published weights, from the hub or its local cache.
+    - ``timm:MODEL``: in color, with its published weights, from the hub or its local cache.
     - ``timm:MODEL:FILE``: the same with the weights in a local .safetensors or .pth file; ``FILE#PART`` is one of
       several networks in it, by its prefix: ``dino.pth#teacher.backbone``.
     - ``timm:MODEL:random``: the same at the random weights of ``seed``.
@@ -191,14 +191,14 @@ def _timm(spec: str, seed: int, arguments: dict[str, Any]) -> Network:
     name, _, given = spec.removeprefix("timm:").partition(":")
     kind: Kind = "random" if given == "random" else "published"
     with _seeded(seed):
-        module = TimmColour(name, weights=None if given in ("", "random") else given, **arguments)
+        module = TimmColor(name, weights=None if given in ("", "random") else given, **arguments)
     if not given:
         module.load_published()
     _frozen(module)
     weights = _digest(module, name, arguments)
     return Network(
         name=spec if kind == "random" or not given else f"timm:{name}:{weights_title(given)}",
-        group=_group(kind, "colour", name, "" if kind == "random" else weights, *([arguments] if arguments else [])),
+        group=_group(kind, "color", name, "" if kind == "random" else weights, *([arguments] if arguments else [])),
         kind=kind,
         seed=seed if kind == "random" else 0,
         step=0,

@@ -17,11 +17,11 @@ class Protocol:
     about: str
     """What it is and where it departs from what it is named after, in a sentence or two."""
     ratio: float
-    """A picture is seen as its middle square with this share of its shorter side."""
+    """An image is seen as its middle square with this share of its shorter side."""
     poolings: tuple[str, ...]
     """How a stage's map becomes a vector; see ``transfer.features.pool``."""
     holdout: float
-    """Share of the training pictures that choose: a setting, a stage. 0: nothing is chosen."""
+    """Share of the training images that choose: a setting, a stage. 0: nothing is chosen."""
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -47,7 +47,7 @@ class LinearProtocol(ProbeProtocol):
     weight_decays: tuple[float, ...] = (5e-4,)
     """L2 penalties that are tried, added to the gradient, biases apart."""
     scaling: Literal["none", "standardize", "batch"] = "none"
-    """Of the features: as they are; by mean and deviation of the training pictures; by batch norm without affine."""
+    """Of the features: as they are; by mean and deviation of the training images; by batch norm without affine."""
     epochs: int = 28
     least_steps: int = 0
     """Where the epochs have fewer steps, so many are taken."""
@@ -59,20 +59,20 @@ class LinearProtocol(ProbeProtocol):
     milestones: tuple[float, ...] = (40 / 140, 80 / 140, 120 / 140)
     """In shares of the training."""
     rungs: tuple[float, ...] = ()
-    """After these shares of the training the worse half of a stage's classifiers, on held-out pictures, is dropped."""
+    """After these shares of the training the worse half of a stage's classifiers, on held-out images, is dropped."""
     area: tuple[float, float] = (1.0, 1.0)
-    """Augmented mode: smallest and largest share of the picture that a training crop shows."""
+    """Augmented mode: smallest and largest share of the image that a training crop shows."""
     aspect: tuple[float, float] = (1.0, 1.0)
     """Augmented mode: smallest and largest width / height of a training crop."""
     square: bool = True
-    """Augmented mode: crops are cut from a picture's middle square, not from all of it."""
+    """Augmented mode: crops are cut from an image's middle square, not from all of it."""
     flip: float = 0.5
     """Augmented mode: probability of a mirror image."""
 
 
 @dataclass(frozen=True)
 class LogisticProtocol(ProbeProtocol):
-    """Multinomial logistic regression to its optimum by L-BFGS; fitted again to all training pictures."""
+    """Multinomial logistic regression to its optimum by L-BFGS; fitted again to all training images."""
 
     penalties: tuple[float, ...] = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
     """L2 penalties that are tried, from strong to weak; each starts where the stronger one ended."""
@@ -82,18 +82,18 @@ class LogisticProtocol(ProbeProtocol):
 
 @dataclass(frozen=True)
 class NearestProtocol(Protocol):
-    """Votes of the nearest training pictures by cosine, weighted by exp(similarity / temperature)."""
+    """Votes of the nearest training images by cosine, weighted by exp(similarity / temperature)."""
 
-    neighbours: tuple[int, ...] = (10, 20, 100, 200)
+    neighbors: tuple[int, ...] = (10, 20, 100, 200)
     temperature: float = 0.07
 
-    def possible_neighbours(self, n_fit: int) -> list[int]:
+    def possible_neighbors(self, n_fit: int) -> list[int]:
         """Return the numbers of neighbors with ``n_fit`` training images: a larger k is replaced by ``n_fit``."""
-        return list(dict.fromkeys(min(k, n_fit) for k in self.neighbours))
+        return list(dict.fromkeys(min(k, n_fit) for k in self.neighbors))
 
     def describe_cap(self, n_fit: int) -> str:
         """Say which k are replaced with ``n_fit`` training images; empty if none is."""
-        large = [str(k) for k in self.neighbours if k > n_fit]
+        large = [str(k) for k in self.neighbors if k > n_fit]
         return f"k={n_fit}, all training images, in place of k={', '.join(large)}" if large else ""
 
     def describe(self, n_fit: int) -> str:
@@ -104,12 +104,12 @@ class NearestProtocol(Protocol):
 
 @dataclass(frozen=True)
 class SvmProtocol(Protocol):
-    """A linear support vector machine per class, on L2-normalised features."""
+    """A linear support vector machine per class, on L2-normalized features."""
 
     costs: tuple[float, ...] = COSTS
     folds: int = 3
     shots: tuple[int, ...] = ()
-    """Positive pictures a class that teach, one result for each number; none: all teach."""
+    """Positive images a class that teach, one result for each number; none: all teach."""
     samples: int = 5
     """Draws of the positives, for each number of shots."""
 
@@ -127,7 +127,7 @@ PROTOCOLS: Mapping[str, Protocol] = {
             "modern",
             "a grid of linear classifiers after DINOv2: 13 learning rates x 2 weight decays x 2 poolings a stage, SGD "
             "with momentum and cosine for 10 epochs on standardized features; the worse half is dropped three times, "
-            "and the winner chosen, on held-out training pictures (DINOv2 chose on the pictures it reports)",
+            "and the winner chosen, on held-out training images (DINOv2 chose on the images it reports)",
             ratio=_RESNET,
             poolings=("mean", "average:2048"),
             holdout=0.1,
@@ -145,9 +145,9 @@ PROTOCOLS: Mapping[str, Protocol] = {
         LinearProtocol(
             "zhang2016",
             "linear classifiers as Zhang et al. 2016 state them: average pooling with equal kernel and stride until a "
-            "stage has less than 10,000 dimensions, no normalisation; solver of their released code (SGD, 0.01, "
+            "stage has less than 10,000 dimensions, no normalization; solver of their released code (SGD, 0.01, "
             "a tenth after 2/7, 4/7 and 6/7 of 28 epochs, batch 256, weight decay 5e-4); no setting is chosen, "
-            "all training pictures teach",
+            "all training images teach",
             ratio=_ALEXNET,
             poolings=("window:10000",),
             holdout=0.0,
@@ -179,14 +179,14 @@ PROTOCOLS: Mapping[str, Protocol] = {
         LogisticProtocol(
             "logistic",
             "multinomial logistic regression to its optimum on standardized features, average-pooled to at most 2,048 "
-            "dimensions; its L2 penalty is chosen on held-out training pictures, then it is fitted to all of them",
+            "dimensions; its L2 penalty is chosen on held-out training images, then it is fitted to all of them",
             ratio=1.0,
             poolings=("average:2048",),
             holdout=0.1,
         ),
         NearestProtocol(
             "knn",
-            "votes of the k nearest training pictures by cosine of globally average-pooled features, weighted by "
+            "votes of the k nearest training images by cosine of globally average-pooled features, weighted by "
             "exp(similarity / 0.07) (Wu et al. 2018); k = 20 and 200 are what others report, nothing is chosen",
             ratio=_RESNET,
             poolings=("mean",),
@@ -194,17 +194,17 @@ PROTOCOLS: Mapping[str, Protocol] = {
         ),
         SvmProtocol(
             "voc07_svm",
-            "a linear SVM per class on L2-normalised features after Goyal et al. 2019 (squared hinge, positives count "
+            "a linear SVM per class on L2-normalized features after Goyal et al. 2019 (squared hinge, positives count "
             "twice), its cost chosen for each class by 3-fold cross-validated average precision on the training "
-            "pictures; a picture is seen as its middle square, where theirs are squeezed to a square",
+            "images; an image is seen as its middle square, where theirs are squeezed to a square",
             ratio=1.0,
             poolings=("goyal2019",),
             holdout=0.0,
         ),
         SvmProtocol(
             "voc07_svm_lowshot",
-            "linear SVMs as voc07_svm from k positive pictures a class, 5 draws; the cost is chosen for each k on "
-            "training pictures that were not learnt from (Goyal et al. 2019 chose it on the test pictures)",
+            "linear SVMs as voc07_svm from k positive images a class, 5 draws; the cost is chosen for each k on "
+            "training images that were not learned from (Goyal et al. 2019 chose it on the test images)",
             ratio=1.0,
             poolings=("goyal2019",),
             holdout=0.0,

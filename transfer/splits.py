@@ -1,6 +1,6 @@
-"""Which training pictures teach, which choose settings, and which few stand for few labels: named and hashed.
+"""Which training images teach, which choose settings, and which few stand for few labels: named and hashed.
 
-All are drawn by keyed permutations of the pictures' indices, so they depend on the labels and the seed alone.
+All are drawn by keyed permutations of the images' indices, so they depend on the labels and the seed alone.
 """
 
 import hashlib
@@ -19,25 +19,25 @@ _FEW, _HELD, _SHOTS = 0xFE3, 0x4E1D, 0x5407
 
 
 class Split(NamedTuple):
-    """Two disjoint parts of the training pictures."""
+    """Two disjoint parts of the training images."""
 
     name: str
     """Such as "1% of labels, holdout 10%, seed 0"."""
     sha256: str
     """Over both lists, hex."""
     fit: Indices
-    """The pictures that teach: ascending indices."""
+    """The images that teach: ascending indices."""
     held: Indices
-    """The pictures that choose settings, likewise; none with a share of 0."""
+    """The images that choose settings, likewise; none with a share of 0."""
 
 
 class Shots(NamedTuple):
-    """The pictures from which a classifier of one class learns."""
+    """The images from which a classifier of one class learns."""
 
     positives: Indices
-    """k pictures of the class: ascending indices."""
+    """k images of the class: ascending indices."""
     negatives: Indices
-    """(C - 1) k pictures without it, likewise; what there is, where there are fewer."""
+    """(C - 1) k images without it, likewise; what there is, where there are fewer."""
 
 
 def split(
@@ -48,23 +48,23 @@ def split(
     good: NDArray[np.bool_] | None = None,
     most: int = 10_000,
 ) -> Split:
-    """Divide the training pictures.
+    """Divide the training images.
 
-    With one class a picture, each class gives its share to both parts: of a fraction of labels at least one
-    picture, and to the held-out part as near to its share as whole pictures allow, never its last. With several,
-    pictures are drawn whatever they show, and then as many more as it takes that no class that there is lacks a
-    picture that teaches. The pictures of a smaller fraction are among those of a larger one of the same seed.
+    With one class an image, each class gives its share to both parts: of a fraction of labels at least one
+    image, and to the held-out part as near to its share as whole images allow, never its last. With several,
+    images are drawn whatever they show, and then as many more as it takes that no class that there is lacks a
+    image that teaches. The images of a smaller fraction are among those of a larger one of the same seed.
 
     Args:
-        labels: of all training pictures.
-        share: of the pictures to be held out, in [0, 1).
+        labels: of all training images.
+        share: of the images to be held out, in [0, 1).
         seed: of the permutations.
-        fraction: of all pictures that may be used at all, in (0, 1].
+        fraction: of all images that may be used at all, in (0, 1].
         good: bool (N,): which can be read; the others are in neither part.
         most: how many are held out at most.
 
     Raises:
-        UserError: a share or fraction out of range, no picture can be read, or none can be held out.
+        UserError: a share or fraction out of range, no image can be read, or none can be held out.
     """
     if not 0 <= share < 1 or not 0 < fraction <= 1:
         raise UserError(
@@ -73,18 +73,18 @@ def split(
     assert good is None or good.shape == labels.shape[:1]
     usable = np.arange(len(labels)) if good is None else np.flatnonzero(good)
     if not len(usable):
-        raise UserError(f"none of {len(labels)} training pictures can be read; there is nothing to learn from")
+        raise UserError(f"none of {len(labels)} training images can be read; there is nothing to learn from")
     chosen = usable if fraction == 1 else _few(labels, usable, fraction, permutation(len(labels), mix(seed, _FEW)))
     count = min(max(1, round(share * len(chosen))), most) if share else 0
     held = _held(labels, chosen, count, permutation(len(labels), mix(seed, _HELD)), seed)
     if count and not len(held):
         raise UserError(
-            f"{len(chosen)} training pictures with labels are one of every class: none can be held out to choose "
+            f"{len(chosen)} training images with labels are one of every class: none can be held out to choose "
             "settings on; take a larger fraction of labels"
         )
     capped = share > 0 and round(share * len(chosen)) > most
     parts = [f"{100 * fraction:g}% of labels"] * (fraction < 1)
-    parts += [f"holdout {f'{most:,} pictures' if capped else f'{100 * share:g}%'}"] * (share > 0)
+    parts += [f"holdout {f'{most:,} images' if capped else f'{100 * share:g}%'}"] * (share > 0)
     fit = np.setdiff1d(chosen, held)
     return Split(", ".join([*parts, f"seed {seed}"]), digest_of_indices(fit, held), fit, held)
 
@@ -98,13 +98,13 @@ def shots(
     seed: int,
     good: NDArray[np.bool_] | None = None,
 ) -> Shots:
-    """k pictures of one class, and (C - 1) k without it, as Goyal et al. (ICCV 2019) draw them.
+    """k images of one class, and (C - 1) k without it, as Goyal et al. (ICCV 2019) draw them.
 
-    With one class a picture, the negatives are k of each other class. The shots of a smaller k are
+    With one class an image, the negatives are k of each other class. The shots of a smaller k are
     among those of a larger one of the same sample; those of two samples are drawn independently.
 
     Args:
-        labels: of all training pictures; those that are not counted for the class are not drawn.
+        labels: of all training images; those that are not counted for the class are not drawn.
         wanted: the class.
         classes: how many there are, C.
         k: how many positives.
@@ -135,7 +135,7 @@ def digest_of_indices(*lists: Indices) -> str:
 
 
 def _first(indices: Indices, ranks: Indices, count: int) -> Indices:
-    """Those ``count`` of some pictures that have the lowest ranks, ascending."""
+    """Those ``count`` of some images that have the lowest ranks, ascending."""
     return np.sort(indices[np.argsort(ranks[indices])[:count]])
 
 
@@ -172,7 +172,7 @@ def _held(labels: Labels, chosen: Indices, count: int, ranks: Indices, seed: int
 def _quotas(sizes: Indices, count: int, order: Indices) -> Indices:
     """How many of each class make up ``count``: in proportion, by largest remainder, one of each stays.
 
-    Equal remainders go by ``order``, or the first classes would always be favoured.
+    Equal remainders go by ``order``, or the first classes would always be favored.
     """
     exact = sizes.astype(np.float64) * (count / int(sizes.sum()))
     taken: Indices = np.minimum(exact.astype(np.int64), sizes - 1)

@@ -47,7 +47,7 @@ class Section:
 
     @property
     def _where(self) -> str:
-        return f"on {self.first.n_test:,} test pictures of {self.first.test}, %"
+        return f"on {self.first.n_test:,} test images of {self.first.test}, %"
 
     @property
     def sheet(self) -> Sheet:
@@ -104,10 +104,10 @@ class Section:
         if any(cell.over_seeds is not None for cell in cells):
             lines.append("+-: standard deviation over seeds")
         if any(cell.over_seeds is None and cell.over_samples is not None for cell in cells):
-            lines.append("+-: standard deviation over samples of the training pictures, where there is one seed")
+            lines.append("+-: standard deviation over samples of the training images, where there is one seed")
         if any(network.gaps for network in self.networks):
-            lines.append("gap: augmented minus cached, on the same pictures and seeds")
-        used = f"labels of {first.n_fit + first.n_holdout:,} of {first.n_train:,} training pictures of {first.train}"
+            lines.append("gap: augmented minus cached, on the same images and seeds")
+        used = f"labels of {first.n_fit + first.n_holdout:,} of {first.n_train:,} training images of {first.train}"
         if first.n_holdout:
             used += f"; {first.n_holdout:,} of them held out, which "
             if first.mode == "fine-tuned":
@@ -246,7 +246,7 @@ def _described(network: Network) -> str:
         words += [f"{column.first.mode} {column.seeds}" for column in network.modes]
     if first.first.network.step:
         words.append(f"step {first.first.network.step:,}")
-    words.append(f"seen at {first.first.view_size} px" if first.first.view_size else "seen at the pictures' own size")
+    words.append(f"seen at {first.first.view_size} px" if first.first.view_size else "seen at the images' own size")
     # Bold is lost where a table is printed to a file.
     chosen = [column for column in network.modes if column.best is not None]
     words += [f"best {f'{column.first.mode} ' if several else ''}{column.best}" for column in chosen]

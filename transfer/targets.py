@@ -1,4 +1,4 @@
-"""The pictures that a frozen network is judged on: a training and a test source that fit together."""
+"""The images that a frozen network is judged on: a training and a test source that fit together."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pretext.data import LabelledSource, open_labelled
+from pretext.data import LabeledSource, open_labeled
 from pretext.data.duplicates import find_shared
 from pretext.data.fingerprint import seen
 from pretext.data.labels import checked_labels, checked_presence, compose, compose_classes
@@ -24,14 +24,14 @@ from pretext.errors import UserError
 class Targets(NamedTuple):
     """A training and a test source, checked."""
 
-    train: LabelledSource
-    test: LabelledSource
+    train: LabeledSource
+    test: LabeledSource
     classes: list[str]
     """Of both, by label."""
     multilabel: bool
-    """Whether a picture shows several classes."""
+    """Whether an image shows several classes."""
     train_digest: str
-    """SHA-256, hex, over the keys of all pictures, the classes, the labels, and the pixels of some of the pictures."""
+    """SHA-256, hex, over the keys of all images, the classes, the labels, and the pixels of some of the images."""
     test_digest: str
     """Likewise."""
     n_shared: int
@@ -39,18 +39,18 @@ class Targets(NamedTuple):
 
 
 class OfClasses:
-    """A source with several labels a picture, of which only some classes are asked for: a labelled source.
+    """A source with several labels an image, of which only some classes are asked for: a labeled source.
 
     Args:
         name: what the user calls it, for the errors.
-        source: all its pictures stay.
+        source: all its images stay.
         classes: these, in this order.
 
     Raises:
-        UserError: one class a picture, or no such class.
+        UserError: one class an image, or no such class.
     """
 
-    def __init__(self, name: str, source: LabelledSource, classes: Sequence[str]) -> None:
+    def __init__(self, name: str, source: LabeledSource, classes: Sequence[str]) -> None:
         own, classes = ([compose(one) for one in names] for names in (source.classes, classes))
         unknown = [one for one in classes if one not in own]
         if unknown:
@@ -58,7 +58,7 @@ class OfClasses:
         if len(set(classes)) < len(classes):
             raise UserError(f"{name}: a class is named twice in {', '.join(classes)}")
         if source.labels.ndim != 2:
-            raise UserError(f"{name}: one class a picture, so none can be left out; name a folder without the pictures")
+            raise UserError(f"{name}: one class an image, so none can be left out; name a folder without the images")
         self.source, self.classes = source, list(classes)
         self.labels: Labels = source.labels[:, [own.index(one) for one in classes]]
 
@@ -82,25 +82,25 @@ def open_targets(train: str, test: str, classes: Sequence[str] = (), every_class
     """Open a training and a test source by name.
 
     Args:
-        train: the pictures that teach, see ``open_labelled``.
-        test: the pictures that judge.
-        classes: of sources with several labels a picture, those that are asked for; none stands for all.
+        train: the images that teach, see ``open_labeled``.
+        test: the images that judge.
+        classes: of sources with several labels an image, those that are asked for; none stands for all.
         every_class: as of ``checked_targets``.
 
     Raises:
-        UserError: one is not named; as ``open_labelled``, ``OfClasses`` and ``checked_targets``.
+        UserError: one is not named; as ``open_labeled``, ``OfClasses`` and ``checked_targets``.
     """
     require_named(train, test)
     if train == test or _same_place(train, test):
-        raise UserError(f"{train}: train and test are the same pictures; a test needs others")
-    sources = [open_labelled(train), open_labelled(test)]
+        raise UserError(f"{train}: train and test are the same images; a test needs others")
+    sources = [open_labeled(train), open_labeled(test)]
     if classes:
         sources = [OfClasses(name, one, classes) for name, one in zip((train, test), sources, strict=True)]
     return checked_targets(train, sources[0], test, sources[1], every_class)
 
 
 def require_named(train: str, test: str) -> None:
-    """Refuse a judgement on images that nobody named.
+    """Refuse a judgment on images that nobody named.
 
     Raises:
         UserError: one of the two names is empty.
@@ -113,32 +113,32 @@ def require_named(train: str, test: str) -> None:
 
 
 def checked_targets(
-    train_name: str, train: LabelledSource, test_name: str, test: LabelledSource, every_class: bool = True
+    train_name: str, train: LabeledSource, test_name: str, test: LabeledSource, every_class: bool = True
 ) -> Targets:
     """A training and a test source that fit together.
 
     Args:
         train_name: what the user calls it, for the errors.
-        train: the pictures that teach.
+        train: the images that teach.
         test_name: as above.
-        test: the pictures that judge.
-        every_class: refuse pictures with several labels of which one is in none or in all of them.
+        test: the images that judge.
+        every_class: refuse images with several labels of which one is in none or in all of them.
 
     Raises:
-        UserError: no picture; other classes in the one than in the other, or in another order; fewer than two; a
-            class without a picture, or (with several a picture) in every picture; labels out of range; all test
+        UserError: no image; other classes in the one than in the other, or in another order; fewer than two; a
+            class without an image, or (with several an image) in every image; labels out of range; all test
             images are training images.
     """
     both = ((train_name, train), (test_name, test))
     for name, source in both:
         if not len(source):
-            raise UserError(f"{name}: no picture in it; name others")
+            raise UserError(f"{name}: no image in it; name others")
     classes, asked = _names(both)
     _require_same_classes(train_name, classes, test_name, asked)
     labels = [np.asarray(source.labels) for _, source in both]
     if labels[0].ndim != labels[1].ndim:
         several, one = both if labels[0].ndim == 2 else both[::-1]
-        raise UserError(f"{several[0]} has several labels a picture and {one[0]} has one; give two of a kind")
+        raise UserError(f"{several[0]} has several labels an image and {one[0]} has one; give two of a kind")
     multilabel = labels[0].ndim == 2
     if len(classes) < 2 and not multilabel:
         raise UserError(f"{train_name}: one class only ({', '.join(classes)}); a classifier needs two")
@@ -150,7 +150,7 @@ def checked_targets(
         else:
             checked = checked_labels(name, given.tolist(), classes)
         if len(checked) != len(source):
-            raise UserError(f"{name}: {len(checked):,} labels of {len(source):,} pictures; is the set whole?")
+            raise UserError(f"{name}: {len(checked):,} labels of {len(source):,} images; is the set whole?")
         if every_class or not multilabel:
             _require_all_classes(name, checked, classes)
         digests.append(_digest(source, checked, classes))
@@ -166,10 +166,10 @@ def _same_place(one: str, other: str) -> bool:
         return False
 
 
-def _names(both: Sequence[tuple[str, LabelledSource]]) -> list[list[str]]:
+def _names(both: Sequence[tuple[str, LabeledSource]]) -> list[list[str]]:
     """The classes of the training and the test source, in Unicode's form NFC.
 
-    Of two lists one may have names and the other numbers (ImageNet's val pictures lie in one folder): the numbers
+    Of two lists one may have names and the other numbers (ImageNet's val images lie in one folder): the numbers
     mean the same, as they are of one data set.
     """
     own = [compose_classes(name, source.classes) for name, source in both]
@@ -199,9 +199,9 @@ def _require_all_classes(name: str, labels: Labels, classes: Sequence[str]) -> N
         empty = np.flatnonzero(np.bincount(labels, minlength=len(classes)) == 0)
         if len(empty):
             lacking = [classes[one] for one in empty.tolist()]
-            raise UserError(f"{name}: no picture of {_few(lacking)}; every class needs one")
+            raise UserError(f"{name}: no image of {_few(lacking)}; every class needs one")
         return
-    for value, what in ((1, "no picture with"), (0, "no picture without")):
+    for value, what in ((1, "no image with"), (0, "no image without")):
         lacking = [one for one, column in zip(classes, labels.T, strict=True) if not (column == value).any()]
         if lacking:
             raise UserError(f"{name}: {what} {_few(lacking)}; every class asked for needs both")
@@ -242,7 +242,7 @@ def every_image(source: Source) -> Source:
     return source.source if isinstance(source, OfClasses) else source
 
 
-def _digest(source: LabelledSource, labels: Labels, classes: Sequence[str]) -> str:
+def _digest(source: LabeledSource, labels: Labels, classes: Sequence[str]) -> str:
     facts = json.dumps([source.digest(), list(classes), list(labels.shape), seen(source)]).encode()
     kept: NDArray[np.generic] = labels.astype("<i8" if labels.ndim == 1 else "i1")
     return hashlib.sha256(facts + b"\n" + kept.tobytes()).hexdigest()

@@ -46,7 +46,7 @@ class AlexNet(Backbone):
     - "test": 227 pixels give 55, 27, 13 (conv3 to conv5), 6 (pool5) and 1 (fc6, fc7).
 
     In "test", pool5 to fc7 are twice as coarse and fc6 sees only whole 6 x 6 windows. As in the released net, batch
-    norm has no scale and no shift by default, there is no local response normalisation, and dropout only where it is
+    norm has no scale and no shift by default, there is no local response normalization, and dropout only where it is
     asked for. The net subtracts 50 from L.
 
     Args:

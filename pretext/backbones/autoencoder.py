@@ -1,4 +1,4 @@
-"""An encoder-decoder without skip connections: all that colours a place has passed through a narrow middle.
+"""An encoder-decoder without skip connections: all that colors a place has passed through a narrow middle.
 
 No published network: the plain form of what colorization networks before skip connections looked like, to stand beside
 those that keep local detail (``siggraph17``) or resolution (``vgg``).
@@ -16,11 +16,11 @@ _WIDTHS = (64, 128, 256, 512, 512, 512, 512)
 
 
 class Autoencoder(Backbone):
-    """Convolutions that halve the picture, then transposed ones that double it back, each with batch norm and ReLU.
+    """Convolutions that halve the image, then transposed ones that double it back, each with batch norm and ReLU.
 
     Stages encoder1 to encoder5 have strides 2 to 32, by 3 x 3 convolutions of stride 2, with 64, 128, 256, 512 and
     512 channels; decoder1 to decoder4 mirror encoder4 to encoder1 by 4 x 4 transposed convolutions of stride 2. The
-    colour head sits on decoder4, at half the picture's resolution. Nothing goes from encoder to decoder but the
+    color head sits on decoder4, at half the image's resolution. Nothing goes from encoder to decoder but the
     last stage's features, and, where a side is odd, the size to which what was doubled is cut. L goes in as
     (L - 50) / 50.
 

@@ -19,16 +19,16 @@ class BackboneSettings:
         arguments: passed to the backbone's constructor, such as {geometry: test} for alexnet.
         weights: of a timm model: a local file of published weights to start from, .safetensors or .pth, or
             published, which fetches timm's own from the hub; empty starts from random weights.
-        init: first weights, where no file gives them: random; data, scaled to pictures; or kmeans, clustered
+        init: first weights, where no file gives them: random; data, scaled to images; or kmeans, clustered
             from them, as the paper's were.
-        init_pictures: how many pictures init data or kmeans takes; all of them pass through memory at once.
+        init_images: how many images init data or kmeans takes; all of them pass through memory at once.
     """
 
     name: str = "tiny"
     arguments: dict[str, Any] = field(default_factory=dict)
     weights: str = ""
     init: Init = "random"
-    init_pictures: int = 160
+    init_images: int = 160
 
     def __post_init__(self) -> None:
         if not all(isinstance(name, str) for name in self.arguments):
@@ -37,8 +37,8 @@ class BackboneSettings:
             raise UserError("backbone.arguments holds weights; give them as backbone.weights")
         if self.weights and self.init != "random":
             raise UserError(f"backbone.init is {self.init}, which would undo backbone.weights: give one of them")
-        if self.init_pictures < 1:
-            raise UserError(f"backbone.init_pictures is {self.init_pictures}: it must be at least 1")
+        if self.init_images < 1:
+            raise UserError(f"backbone.init_images is {self.init_images}: it must be at least 1")
 
 
 class Stage(NamedTuple):
@@ -58,19 +58,19 @@ class Backbone(nn.Module):
     """
 
     stages: tuple[Stage, ...]
-    """In the order of the forward pass; the colour head sits on the last."""
+    """In the order of the forward pass; the color head sits on the last."""
 
     takes_hints = False
-    """Whether ``forward`` also takes the colours of some places: hints and mask, as ``Siggraph17.forward`` does."""
+    """Whether ``forward`` also takes the colors of some places: hints and mask, as ``Siggraph17.forward`` does."""
 
     vector_channels = 0
-    """How many numbers ``with_vector`` gives for a whole picture; 0: it gives none."""
+    """How many numbers ``with_vector`` gives for a whole image; 0: it gives none."""
 
     def forward(self, lightness: Tensor) -> dict[str, Tensor]:
         """Features of every stage, in the order of ``stages``.
 
         Args:
-            lightness: (B, 1, H, W), L of CIE Lab, unscaled, in [0, 100]. A backbone centres and
+            lightness: (B, 1, H, W), L of CIE Lab, unscaled, in [0, 100]. A backbone centers and
                 scales its input itself.
 
         Returns:
@@ -79,11 +79,11 @@ class Backbone(nn.Module):
         raise AssertionError("a backbone defines forward")
 
     def with_vector(self, lightness: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """The same features, and what a backbone with ``vector_channels`` knows of each picture as a whole: (B, C)."""
+        """The same features, and what a backbone with ``vector_channels`` knows of each image as a whole: (B, C)."""
         raise AssertionError("a backbone with vector_channels defines with_vector")
 
     def fit_size(self, size: int) -> int:
-        """The side nearest to ``size`` that a picture may have, in pixels: ``size``, unless a backbone says else."""
+        """The side nearest to ``size`` that an image may have, in pixels: ``size``, unless a backbone says else."""
         return size
 
     def __call__(self, lightness: Tensor, *hints: Tensor) -> dict[str, Tensor]:  # for the type checker

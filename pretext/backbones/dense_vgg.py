@@ -10,12 +10,12 @@ from torch.nn import functional as F
 
 
 class DensePool(nn.Module):
-    """The maximum of each place and its neighbours below and to the right: a 2 x 2 pool at every place.
+    """The maximum of each place and its neighbors below and to the right: a 2 x 2 pool at every place.
 
-    Every ``dilation * 2``-th place has what the pool that halves would have given. Beyond the picture there is nothing.
+    Every ``dilation * 2``-th place has what the pool that halves would have given. Beyond the image there is nothing.
 
     Args:
-        dilation: places to that neighbour.
+        dilation: places to that neighbor.
     """
 
     def __init__(self, dilation: int) -> None:

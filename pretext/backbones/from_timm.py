@@ -38,8 +38,8 @@ class TimmBackbone(Backbone):
     (``layer4``, ``stages_3``, ``blocks_11``), so that a name can name a submodule downstream. For a
     plain vision transformer those are its last three blocks unless ``out_indices`` says otherwise.
 
-    L / 100 is normalised as timm's configuration of the model says, with the mean and standard
-    deviation averaged over R, G and B: a gray picture looks to the model about as it did in RGB. Both
+    L / 100 is normalized as timm's configuration of the model says, with the mean and standard
+    deviation averaged over R, G and B: a gray image looks to the model about as it did in RGB. Both
     numbers are kept in the state dict. With ``gray`` it looks exactly so.
 
     Args:
@@ -51,9 +51,9 @@ class TimmBackbone(Backbone):
         last_stride: of the last stage's first block, in place of the model's 2; 1 keeps the resolution of the
             stage before, as Goyal et al. 2019 had it for ResNet-50 (VISSL: LAYER4_STRIDE 1). No weight
             changes and nothing is dilated, as ``output_stride`` would. For ResNets and their like. 2 is the model's.
-        gray: turn L into the gray of sRGB that has it, and hand that on as R, G and B, each normalised by its own
+        gray: turn L into the gray of sRGB that has it, and hand that on as R, G and B, each normalized by its own
             mean and standard deviation: to the rounding of floats published weights see what they saw of a gray
-            picture, at the border too. The first layer keeps its three channels.
+            image, at the border too. The first layer keeps its three channels.
         arguments: handed to ``timm.create_model``: ``out_indices``, ``output_stride`` (of a VGG also: its last
             pools then keep the resolution, and what follows is dilated), ``drop_path_rate``, ``img_size`` for a
             model that takes one size only.
@@ -61,7 +61,7 @@ class TimmBackbone(Backbone):
     Raises:
         UserError: an unknown name, a model without feature stages, an argument that it does not take,
             a file that does not hold its weights, a last stage without a stride to remove; in ``forward``,
-            a picture size that it cannot take.
+            an image size that it cannot take.
     """
 
     channels = 1
@@ -131,10 +131,10 @@ class TimmBackbone(Backbone):
                 )
             strides = kept
         self.stages = tuple(map(Stage, names, info.channels(), strides))
-        # Patches and windows must tile the picture.
+        # Patches and windows must tile the image.
         tiling = [stride for stride in strides if self.own_size % stride == 0] if self._fixed_size else []
         self._multiple: int = max(tiling, default=1)
-        self._keep_normalisation(published.mean, published.std)
+        self._keep_normalization(published.mean, published.std)
 
     def _make_meta_net(self, last_stride: int | None) -> nn.Module:
         """The net without values, to try sizes on; no random number is drawn."""
@@ -163,7 +163,7 @@ class TimmBackbone(Backbone):
                 ) from error
         return _STRIDES[key]
 
-    def _keep_normalisation(self, mean: Sequence[float], std: Sequence[float]) -> None:
+    def _keep_normalization(self, mean: Sequence[float], std: Sequence[float]) -> None:
         if self.gray:
             self.register_buffer("rgb_mean", torch.tensor(mean).view(3, 1, 1, 1))
             self.register_buffer("rgb_std", torch.tensor(std).view(3, 1, 1, 1))
@@ -178,14 +178,14 @@ class TimmBackbone(Backbone):
             return self._stages(((gray.unsqueeze(1) - self.rgb_mean) / self.rgb_std).flatten(1, 2))
         return self._stages((lightness - self.lightness_mean) / self.lightness_std)
 
-    def _stages(self, normalised: Tensor) -> dict[str, Tensor]:
-        size = tuple(normalised.shape[-2:])
+    def _stages(self, normalized: Tensor) -> dict[str, Tensor]:
+        size = tuple(normalized.shape[-2:])
         try:
-            maps = self.net(normalised)
+            maps = self.net(normalized)
         except Exception as error:  # as of ``_create``
             net = self._make_meta_net(self._last_stride).train(self.net.training)
             if (
-                find_error(net, (len(normalised), self.channels, *size)) is None
+                find_error(net, (len(normalized), self.channels, *size)) is None
             ):  # no fault of the size: memory, or the device
                 raise
             raise UserError(
@@ -213,10 +213,10 @@ class TimmBackbone(Backbone):
         return max(1, round(size / self._multiple)) * self._multiple
 
 
-class TimmColour(TimmBackbone):
-    """A timm model in colour, to be judged beside ours: it takes sRGB, so it is no backbone to pretrain here.
+class TimmColor(TimmBackbone):
+    """A timm model in color, to be judged beside ours: it takes sRGB, so it is no backbone to pretrain here.
 
-    R, G and B are normalised as timm's configuration of the model says.
+    R, G and B are normalized as timm's configuration of the model says.
 
     Args:
         name: as for ``TimmBackbone``.
@@ -229,7 +229,7 @@ class TimmColour(TimmBackbone):
 
     channels = 3
 
-    def _keep_normalisation(self, mean: Sequence[float], std: Sequence[float]) -> None:
+    def _keep_normalization(self, mean: Sequence[float], std: Sequence[float]) -> None:
         self.register_buffer("rgb_mean", torch.tensor(mean).view(3, 1, 1))
         self.register_buffer("rgb_std", torch.tensor(std).view(3, 1, 1))
 
@@ -257,7 +257,7 @@ def unknown_backbone(name: str, known: Iterable[str]) -> UserError:
 
 
 def _create(name: str, channels: int, arguments: dict[str, Any], fixed_size: bool) -> tuple[nn.Module, dict[str, bool]]:
-    """The model, and which of ``ANY_SIZE`` it was made with: none, if it takes pictures of one size only."""
+    """The model, and which of ``ANY_SIZE`` it was made with: none, if it takes images of one size only."""
     reason = ""
     for any_size in ANY_SIZE if fixed_size else ({},):
         settings = {**any_size, **arguments}

@@ -19,26 +19,26 @@ _LOW = ((64, 2), (128, 1), (128, 2), (256, 1), (256, 2), (512, 1))
 _MIDDLE = (512, 256)
 _GLOBAL = ((512, 2), (512, 1), (512, 2), (512, 1))
 _VECTOR = (1024, 512, 256)
-_COLOUR = (128, 64, 64, 32)
-_UP_BEFORE = (2, 4)  # of the colour convolutions: these see a grid of twice the resolution
+_COLOR = (128, 64, 64, 32)
+_UP_BEFORE = (2, 4)  # of the color convolutions: these see a grid of twice the resolution
 _GLOBAL_STRIDE = 32
 
 
 class Fusion(Backbone):
-    """What a place looks like, fused with a vector of what the whole picture is.
+    """What a place looks like, fused with a vector of what the whole image is.
 
     Stages low1 to low6 are the low-level features, at 1/2 to 1/8; mid1 and mid2 the mid-level ones; fusion these
-    and the whole picture's 256 numbers at every place, through a 1 x 1 convolution; colour1 to colour4 the
-    colorization network, at 1/8, 1/4, 1/4 and 1/2, whose last convolution, to two channels, is the colour head's
-    (there 3 x 3 with a sigmoid). The global branch has no stage: it sees the same picture resized to one size,
-    through the same low-level convolutions, which are computed once where the picture has that size already.
+    and the whole image's 256 numbers at every place, through a 1 x 1 convolution; color1 to color4 the
+    colorization network, at 1/8, 1/4, 1/4 and 1/2, whose last convolution, to two channels, is the color head's
+    (there 3 x 3 with a sigmoid). The global branch has no stage: it sees the same image resized to one size,
+    through the same low-level convolutions, which are computed once where the image has that size already.
 
     Every layer is a convolution with bias, batch norm and ReLU; the fully connected ones are written as
     convolutions over all that they see. L goes in as (L - 50) / 100, and resolution doubles by nearest
-    neighbours; where a side is no multiple of 8, what was doubled is cut.
+    neighbors; where a side is no multiple of 8, what was doubled is cut.
 
     Args:
-        global_size: side, in pixels, of the picture that the global branch sees; a multiple of 32.
+        global_size: side, in pixels, of the image that the global branch sees; a multiple of 32.
         width: multiplies the channels of every layer; 1 is the published network.
 
     Raises:
@@ -73,10 +73,10 @@ class Fusion(Backbone):
         fused = widths(_MIDDLE[-1])
         self.layers["fusion"] = _layer(fused + vectors[-1], fused, kernel=1, padding=0)
         stages.append(Stage("fusion", fused, stride))
-        for number, (before, outputs) in enumerate(pairwise((fused, *map(widths, _COLOUR))), 1):
+        for number, (before, outputs) in enumerate(pairwise((fused, *map(widths, _COLOR))), 1):
             stride //= 2 if number in _UP_BEFORE else 1
-            self.layers[f"colour{number}"] = _layer(before, outputs)
-            stages.append(Stage(f"colour{number}", outputs, stride))
+            self.layers[f"color{number}"] = _layer(before, outputs)
+            stages.append(Stage(f"color{number}", outputs, stride))
         self.stages = tuple(stages)
         self.vector_channels = vectors[2]
 
@@ -85,7 +85,7 @@ class Fusion(Backbone):
         return self.with_vector(lightness)[0]
 
     def with_vector(self, lightness: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """See ``Backbone.with_vector``: the 512 numbers from which the published net names a picture's class."""
+        """See ``Backbone.with_vector``: the 512 numbers from which the published net names an image's class."""
         x = (lightness - 50) / 100
         size = (self.global_size, self.global_size)
         features: dict[str, Tensor] = {}
@@ -103,7 +103,7 @@ class Fusion(Backbone):
             if number in _UP_BEFORE:
                 height, width = features[like].shape[-2:]
                 x = F.interpolate(x, scale_factor=2.0, mode="nearest")[..., :height, :width]
-            x = features[f"colour{number}"] = self.layers[f"colour{number}"](x)
+            x = features[f"color{number}"] = self.layers[f"color{number}"](x)
         return features, vector.flatten(1)
 
     def _through(self, name: str, numbers: range | tuple[int, ...], x: Tensor, features: dict[str, Tensor]) -> Tensor:

@@ -18,12 +18,12 @@ _STRIDES = (1, 2, 4, 8, 8, 8, 8, 4, 2, 1)
 
 
 class Siggraph17(Backbone):
-    """Blocks 1 to 10 of the siggraph17 net; the 1 x 1 convolution to two channels is the colour head's.
+    """Blocks 1 to 10 of the siggraph17 net; the 1 x 1 convolution to two channels is the color head's.
 
     Stages conv1 to conv10 are the ends of the blocks. Blocks 1 to 7 are those of ``Vgg`` without
     strides: every second row and column of conv1, conv2 and conv3 goes on. Blocks 8 to 10 double the
     resolution and add a convolution of conv3, conv2 and conv1, so that conv10 is as large as the
-    picture. Where a side is no multiple of 8, on which the release fails, what was doubled is cut to
+    image. Where a side is no multiple of 8, on which the release fails, what was doubled is cut to
     the size of what is added.
 
     Submodules are named as in the PyTorch release (``model1.0.weight`` to ``model10.1.weight``), whose
@@ -31,7 +31,7 @@ class Siggraph17(Backbone):
     backbone has. L goes in as (L - 50) / 100.
 
     Args:
-        mask_centre: is subtracted from the mask: 0 as in the PyTorch release, 0.5 as its training code does
+        mask_center: is subtracted from the mask: 0 as in the PyTorch release, 0.5 as its training code does
             (richzhang/colorization-pytorch, ``--mask_cent``). Weights trained with the one hardly heed hints with
             the other.
         width: multiplies the channels of every block; 1 is the published network.
@@ -42,11 +42,11 @@ class Siggraph17(Backbone):
 
     takes_hints = True
 
-    def __init__(self, mask_centre: float = 0.0, width: float = 1.0) -> None:
+    def __init__(self, mask_center: float = 0.0, width: float = 1.0) -> None:
         super().__init__()
-        if not isinstance(mask_centre, (int, float)) or not 0 <= mask_centre <= 1:
-            raise UserError(f"backbone siggraph17: mask_centre is {mask_centre!r}: it must lie in [0, 1]")
-        self.mask_centre = mask_centre
+        if not isinstance(mask_center, (int, float)) or not 0 <= mask_center <= 1:
+            raise UserError(f"backbone siggraph17: mask_center is {mask_center!r}: it must lie in [0, 1]")
+        self.mask_center = mask_center
         widths = scaled(width, "siggraph17")
         for number, block in enumerate(BLOCKS, start=1):
             inputs = 4 if number == 1 else widths(block.inputs)
@@ -78,7 +78,7 @@ class Siggraph17(Backbone):
         """
         hints = torch.zeros_like(lightness).repeat(1, 2, 1, 1) if hints is None else hints
         mask = torch.zeros_like(lightness) if mask is None else mask
-        x = torch.cat(((lightness - 50) / 100, hints / AB_SCALE, mask - self.mask_centre), dim=1)
+        x = torch.cat(((lightness - 50) / 100, hints / AB_SCALE, mask - self.mask_center), dim=1)
         features: dict[str, Tensor] = {}
         for number in range(1, 8):
             x = self.get_submodule(f"model{number}")(x)

@@ -62,7 +62,7 @@ def load_weights(
 
     Weights that the full model has and this net lacks (classifier, final norm, late stages) are left, and so is any
     other head in the classifier's place. A first layer made for RGB is summed over R, G and B for a net of one channel.
-    Weights in another layout, or for another picture size, are converted by timm's own function for the model.
+    Weights in another layout, or for another image size, are converted by timm's own function for the model.
 
     Args:
         net, name, arguments: as of ``load_file``.
@@ -102,7 +102,7 @@ def load_weights(
             fitted = _fit(converted, shapes, full, origin, f"timm's {name}")
         except UserError:
             raise error from None
-        lines.append(f"its weights are of another layout or picture size, and read as timm's {name} reads them")
+        lines.append(f"its weights are of another layout or image size, and read as timm's {name} reads them")
     net.load_state_dict({names[full_name]: value for full_name, value in fitted.items()}, strict=False)
     for line in lines if distributed.rank() == 0 else ():
         say(f"{origin}: {line}")

@@ -13,10 +13,10 @@ _STRIDES = (2, 2, 2, 2, 1)
 
 
 class Tiny(Backbone):
-    """Five stages of convolution, batch normalisation and ReLU, at strides 2, 4, 8, 16 and 16.
+    """Five stages of convolution, batch normalization and ReLU, at strides 2, 4, 8, 16 and 16.
 
-    Every stage but the last halves the picture: early striding is what makes it fast. On the input,
-    L is centred to (L - 50) / 50.
+    Every stage but the last halves the image: early striding is what makes it fast. On the input,
+    L is centerd to (L - 50) / 50.
 
     Args:
         widths: channels of the five stages; by default it has under a million weights.

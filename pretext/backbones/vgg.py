@@ -1,4 +1,4 @@
-"""The colour net of the paper (eccv16): VGG-like, dilated, with features at a quarter of the input.
+"""The color net of the paper (eccv16): VGG-like, dilated, with features at a quarter of the input.
 
 Layer facts: released ``models/colorization_train_val_v2.prototxt`` and ``colorizers/eccv16.py``.
 """
@@ -33,7 +33,7 @@ BLOCKS = (
 
 
 class Vgg(Backbone):
-    """Blocks 1 to 8 of the eccv16 net; the 1 x 1 convolution to the bins is the colour head's.
+    """Blocks 1 to 8 of the eccv16 net; the 1 x 1 convolution to the bins is the color head's.
 
     Stages conv1 to conv8 are the ends of the blocks, after batch norm where there is one: 176 pixels
     give 88, 44, 22, 22, 22, 22, 22 and 44. Submodules are named as in the PyTorch release

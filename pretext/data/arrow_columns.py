@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pretext.data.duplicates import stamp_files
-from pretext.data.labels import UNLABELLED, compose
+from pretext.data.labels import UNLABELED, compose
 from pretext.errors import UserError
 
 _BYTES = ("binary", "large_binary")
@@ -34,7 +34,7 @@ def find_image_column(name: str, features: Mapping[str, Any]) -> str:
         return "image" if "image" in encoded else encoded[0]
     column = "image" if "image" in features else "COLUMN"
     raise UserError(
-        f"{name}: no column of pictures (of the type Image, or of their bytes); there are {', '.join(features)}; "
+        f"{name}: no column of images (of the type Image, or of their bytes); there are {', '.join(features)}; "
         f'make one by dataset.cast_column("{column}", datasets.Image())'
     )
 
@@ -56,17 +56,17 @@ def encode_labels(values: Any, names: list[str] | None) -> tuple[NDArray[np.int6
             letters, numbers in that of their size. Texts that differ only in Unicode form are one class.
 
     Returns:
-        int64 (N,), ``UNLABELLED`` where there is no label (null, a negative number or an empty text), and the names.
+        int64 (N,), ``UNLABELED`` where there is no label (null, a negative number or an empty text), and the names.
     """
     import pyarrow.compute as pc
 
     if names is not None:
-        return pc.fill_null(values.cast("int64"), UNLABELLED).to_numpy(), names
+        return pc.fill_null(values.cast("int64"), UNLABELED).to_numpy(), names
     unique = pc.unique(values).combine_chunks() if values.num_chunks != 1 else pc.unique(values)
     known = unique.to_pylist()
     classes: list[Any] = sorted({_as_class(value) for value in known} - {None})
     place = {of_class: label for label, of_class in enumerate(classes)}
-    labels = np.array([place.get(_as_class(value), UNLABELLED) for value in known], np.int64)
+    labels = np.array([place.get(_as_class(value), UNLABELED) for value in known], np.int64)
     return labels[pc.index_in(values, unique).to_numpy()], [str(one) for one in classes]
 
 

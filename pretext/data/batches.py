@@ -1,4 +1,4 @@
-"""From a source to batches of uint8 crops: the part of a picture's way that runs in CPU workers."""
+"""From a source to batches of uint8 crops: the part of an image's way that runs in CPU workers."""
 
 import math
 import multiprocessing
@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from pretext.data.mixture import locate, quotas
 from pretext.data.order import permuted, uniforms
 from pretext.data.source import Source, digest_of_keys
-from pretext.errors import PictureError, UserError
+from pretext.errors import ImageError, UserError
 
 _PATIENCE = 100
 _GRAY = 128
@@ -30,15 +30,15 @@ WorkerStart = Literal["default", "fork", "spawn", "forkserver"]
 
 @dataclass
 class CropSettings:
-    """How a picture becomes a training crop (torchvision's RandomResizedCrop, and a mirror).
+    """How an image becomes a training crop (torchvision's RandomResizedCrop, and a mirror).
 
     Args:
         size: side of the crop, pixels.
-        area: smallest and largest share of the picture's area that a crop shows.
+        area: smallest and largest share of the image's area that a crop shows.
         ratio: smallest and largest width / height of the shown part.
         flip: probability of mirroring left and right.
-        squash: take pictures as if squeezed to a square first, as the publications do: ratio then is that
-            of the part to the picture's own.
+        squash: take images as if squeezed to a square first, as the publications do: ratio then is that
+            of the part to the image's own.
     """
 
     size: int = 64
@@ -62,11 +62,11 @@ class Sample(NamedTuple):
     """One crop, and what was met on the way to it."""
 
     rgb: Tensor | None
-    """uint8 (3, H, W); None if it cannot be had: no picture of 100 in a row can be read."""
+    """uint8 (3, H, W); None if it cannot be had: no image of 100 in a row can be read."""
     skipped: list[tuple[str, str]]
-    """Key and reason of pictures that cannot be read: the next in the source's order took their place."""
+    """Key and reason of images that cannot be read: the next in the source's order took their place."""
     label: Any = -1
-    """Of the picture that was read, not of one whose place it took; -1 where labels are not asked for. Other
+    """Of the image that was read, not of one whose place it took; -1 where labels are not asked for. Other
     examples than ``Samples`` may have boxes, masks, ... here: tensors of one shape, or else dicts of tensors."""
 
 
@@ -84,7 +84,7 @@ class Batch(NamedTuple):
 
 
 class Subset:
-    """Some pictures of a source: those whose rank in a keyed permutation lies in a range.
+    """Some images of a source: those whose rank in a keyed permutation lies in a range.
 
     Splits a source of any size into disjoint parts that depend on ``seed`` alone, without a list.
     """
@@ -97,7 +97,7 @@ class Subset:
         return len(self.ranks)
 
     def index(self, rank: int) -> int:
-        """The source's own index of picture ``rank`` of this part."""
+        """The source's own index of image ``rank`` of this part."""
         return permuted(self.ranks[rank], len(self.source), key=self.seed ^ 0x5EED)
 
     def read(self, index: int, shorter: int | None = None) -> Image.Image:
@@ -109,7 +109,7 @@ class Subset:
         return self.source.key(self.index(index))
 
     def label(self, index: int) -> Any:
-        """The label of picture ``index``, of a labelled source."""
+        """The label of image ``index``, of a labeled source."""
         return label_of(self.source, self.index(index))
 
     def digest(self) -> str:
@@ -118,7 +118,7 @@ class Subset:
 
 
 def label_of(source: Source, index: int) -> Any:
-    """The label of a picture of a labelled source, or of some pictures of one: int, or int8 (C,) of several labels."""
+    """The label of an image of a labeled source, or of some images of one: int, or int8 (C,) of several labels."""
     if isinstance(source, Subset):
         return source.label(index)
     label = source.labels[index]  # type: ignore[attr-defined]
@@ -126,12 +126,12 @@ def label_of(source: Source, index: int) -> Any:
 
 
 class Examples(Dataset[Sample]):
-    """Sample t of a run, for any t: an augmented picture with what is learnt from it, a pure function of (seed, t).
+    """Sample t of a run, for any t: an augmented image with what is learned from it, a pure function of (seed, t).
 
     A subclass defines ``make``.
 
     Args:
-        parts: sources; each with at least one picture.
+        parts: sources; each with at least one image.
         seed: of the order and of the augmentation.
         weights: the share of each source; by default all count the same.
     """
@@ -145,14 +145,14 @@ class Examples(Dataset[Sample]):
         self._quotas = quotas(weights or [1.0] * len(parts))
 
     def locate(self, t: int) -> tuple[int, int]:
-        """The part and the picture in it that sample ``t`` reads."""
+        """The part and the image in it that sample ``t`` reads."""
         return locate(self.seed, t, self._sizes, self._quotas)
 
     def make(self, part: int, index: int, uniform: np.ndarray) -> tuple[Tensor, Any]:
-        """Picture ``index`` of a part, augmented as the uniform numbers say, and its label: see ``Sample``.
+        """Image ``index`` of a part, augmented as the uniform numbers say, and its label: see ``Sample``.
 
         Raises:
-            PictureError: it cannot be read, or what is known of it is of no use; the next takes its place.
+            ImageError: it cannot be read, or what is known of it is of no use; the next takes its place.
         """
         raise AssertionError("a subclass defines make")
 
@@ -164,7 +164,7 @@ class Examples(Dataset[Sample]):
             index = (first + offset) % count
             try:
                 rgb, label = self.make(part, index, uniforms(self.seed, t, self.draws))
-            except PictureError as error:
+            except ImageError as error:
                 skipped.append((error.key, error.reason))
             else:
                 return Sample(rgb, skipped, label)
@@ -172,15 +172,15 @@ class Examples(Dataset[Sample]):
 
 
 class Samples(Examples):
-    """Random crops, with the label of their picture or without.
+    """Random crops, with the label of their image or without.
 
     Args:
         parts: as ``Examples``.
         crop: how they are cut.
         seed: as ``Examples``.
         weights: as ``Examples``.
-        cache_bytes: how much memory each worker may fill with decoded pictures.
-        labelled: samples carry labels; every part must be a labelled source, or some pictures of one.
+        cache_bytes: how much memory each worker may fill with decoded images.
+        labeled: samples carry labels; every part must be a labeled source, or some images of one.
     """
 
     def __init__(
@@ -190,10 +190,10 @@ class Samples(Examples):
         seed: int,
         weights: Sequence[float] | None = None,
         cache_bytes: int = 0,
-        labelled: bool = False,
+        labeled: bool = False,
     ) -> None:
         super().__init__(parts, seed, weights)
-        self.crop, self.labelled = crop, labelled
+        self.crop, self.labeled = crop, labeled
         self._cache: dict[tuple[int, int], np.ndarray] = {}
         self._room = cache_bytes
         # The smallest part that may be shown must still have a crop's worth of pixels.
@@ -202,30 +202,30 @@ class Samples(Examples):
     def make(self, part: int, index: int, uniform: np.ndarray) -> tuple[Tensor, Any]:
         """See ``Examples.make``."""
         crop = random_crop(self._read(part, index), self.crop, uniform)
-        return torch.from_numpy(crop).permute(2, 0, 1), label_of(self.parts[part], index) if self.labelled else -1
+        return torch.from_numpy(crop).permute(2, 0, 1), label_of(self.parts[part], index) if self.labeled else -1
 
     def _read(self, part: int, index: int) -> Image.Image:
         cached = self._cache.get((part, index))
         if cached is not None:
             return Image.fromarray(cached)
-        picture = self.parts[part].read(index, self._shorter)
-        size = 3 * picture.width * picture.height
+        image = self.parts[part].read(index, self._shorter)
+        size = 3 * image.width * image.height
         if size <= self._room:
             self._room -= size
-            self._cache[part, index] = np.asarray(picture)
-        return picture
+            self._cache[part, index] = np.asarray(image)
+        return image
 
 
-def random_crop(picture: Image.Image, crop: CropSettings, uniform: np.ndarray) -> np.ndarray:
+def random_crop(image: Image.Image, crop: CropSettings, uniform: np.ndarray) -> np.ndarray:
     """A crop drawn by five uniform numbers: area, ratio, left, top, mirror.
 
     Area and ratio are drawn as torchvision's RandomResizedCrop does (ratio log-uniform); a part that
-    would not fit is narrowed to the picture, where torchvision draws again.
+    would not fit is narrowed to the image, where torchvision draws again.
 
     Returns:
         uint8 (size, size, 3).
     """
-    width, height = picture.size
+    width, height = image.size
     area = (crop.area[0] + (crop.area[1] - crop.area[0]) * uniform[0]) * width * height
     low, high = math.log(crop.ratio[0]), math.log(crop.ratio[1])
     ratio = math.exp(low + (high - low) * uniform[1]) * (width / height if crop.squash else 1)
@@ -233,44 +233,44 @@ def random_crop(picture: Image.Image, crop: CropSettings, uniform: np.ndarray) -
     left, top = (width - w) * uniform[2], (height - h) * uniform[3]
     box = (left, top, min(left + w, width), min(top + h, height))
     size = (crop.size, crop.size)
-    shown = picture.resize(size, Image.Resampling.BILINEAR, box=box, reducing_gap=3.0)
+    shown = image.resize(size, Image.Resampling.BILINEAR, box=box, reducing_gap=3.0)
     if uniform[4] < crop.flip:
         shown = shown.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     return np.array(shown)
 
 
-def centre_crop(picture: Image.Image, size: int, ratio: float = 1.0) -> np.ndarray:
+def center_crop(image: Image.Image, size: int, ratio: float = 1.0) -> np.ndarray:
     """The square in the middle with ``ratio`` of the shorter side, resized (bicubic): uint8 (size, size, 3)."""
-    side = max(1, round(min(picture.size) * ratio))
-    left, top = (picture.width - side) // 2, (picture.height - side) // 2
+    side = max(1, round(min(image.size) * ratio))
+    left, top = (image.width - side) // 2, (image.height - side) // 2
     box = (left, top, left + side, top + side)
-    return np.array(picture.resize((size, size), Image.Resampling.BICUBIC, box=box, reducing_gap=3.0))
+    return np.array(image.resize((size, size), Image.Resampling.BICUBIC, box=box, reducing_gap=3.0))
 
 
 class Views(Dataset[Sample]):
-    """Every picture of a source as it is looked at: the middle square, resized.
+    """Every image of a source as it is looked at: the middle square, resized.
 
     Args:
-        source: of the pictures.
+        source: of the images.
         size: pixels.
-        ratio: the square's side as a share of the picture's shorter side.
-        labelled: as of ``Samples``.
+        ratio: the square's side as a share of the image's shorter side.
+        labeled: as of ``Samples``.
     """
 
-    def __init__(self, source: Source, size: int, ratio: float = 1.0, labelled: bool = False) -> None:
+    def __init__(self, source: Source, size: int, ratio: float = 1.0, labeled: bool = False) -> None:
         assert size >= 1 and 0 < ratio <= 1
-        self.source, self.size, self.ratio, self.labelled = source, size, ratio, labelled
+        self.source, self.size, self.ratio, self.labeled = source, size, ratio, labeled
 
     def __len__(self) -> int:
         return len(self.source)
 
     def __getitem__(self, index: int) -> Sample:
         try:
-            picture = self.source.read(index, math.ceil(self.size / self.ratio))
-            view = centre_crop(picture, self.size, self.ratio)
-        except PictureError as error:
+            image = self.source.read(index, math.ceil(self.size / self.ratio))
+            view = center_crop(image, self.size, self.ratio)
+        except ImageError as error:
             return Sample(None, [(error.key, error.reason)])
-        label = label_of(self.source, index) if self.labelled else -1
+        label = label_of(self.source, index) if self.labeled else -1
         return Sample(torch.from_numpy(view).permute(2, 0, 1), [], label)
 
 
@@ -290,7 +290,7 @@ def batches(
     copied to a GPU while that computes.
 
     Raises:
-        UserError: no picture of 100 in a row can be read.
+        UserError: no image of 100 in a row can be read.
     """
     share = range(batch_size) if positions is None else positions
     steps = range(start * batch_size, stop * batch_size, batch_size)
@@ -298,7 +298,7 @@ def batches(
     for batch in _loaded(samples, cuts, workers, pinned, worker_start):
         if batch.missing:
             tried = min(_PATIENCE, max(len(part) for part in samples.parts))
-            raise UserError(f"no picture of {tried} in a row can be read; the first: {': '.join(batch.missing[0])}")
+            raise UserError(f"no image of {tried} in a row can be read; the first: {': '.join(batch.missing[0])}")
         yield batch
 
 
@@ -340,7 +340,7 @@ def _loaded(
         if "DataLoader worker" not in str(error) or str(error).startswith("Caught"):  # by it, in what it did
             raise
         raise UserError(
-            "a process that decodes pictures was killed, for lack of memory perhaps: lower the number of "
+            "a process that decodes images was killed, for lack of memory perhaps: lower the number of "
             f"workers, or machine.cache ({' '.join(str(error).split())[:120]})"
         ) from error
     finally:
@@ -362,15 +362,15 @@ def collate(samples: Sequence[Sample]) -> Batch:
     return Batch(_stacked([sample.rgb for sample in there if sample.rgb is not None]), labels, skipped, missing)
 
 
-def _stacked(pictures: Sequence[Tensor]) -> Tensor:
+def _stacked(images: Sequence[Tensor]) -> Tensor:
     """(B, 3, H, W): the greatest height and width of all, with mid gray at the right and below the smaller ones."""
-    if len({picture.shape for picture in pictures}) <= 1:
-        return torch.stack(list(pictures)) if pictures else torch.empty(0, dtype=torch.uint8)
-    height, width = (max(picture.shape[axis] for picture in pictures) for axis in (1, 2))
+    if len({image.shape for image in images}) <= 1:
+        return torch.stack(list(images)) if images else torch.empty(0, dtype=torch.uint8)
+    height, width = (max(image.shape[axis] for image in images) for axis in (1, 2))
     # Gray, as black would be an edge, and far from the mean that networks expect.
-    stacked = pictures[0].new_full((len(pictures), 3, height, width), _GRAY)
-    for place, picture in zip(stacked, pictures, strict=True):
-        place[:, : picture.shape[1], : picture.shape[2]] = picture
+    stacked = images[0].new_full((len(images), 3, height, width), _GRAY)
+    for place, image in zip(stacked, images, strict=True):
+        place[:, : image.shape[1], : image.shape[2]] = image
     return stacked
 
 

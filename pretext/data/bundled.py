@@ -1,4 +1,4 @@
-"""The built-in pictures: tiles of the colour photographs that scikit-image carries in its package.
+"""The built-in images: tiles of the color photographs that scikit-image carries in its package.
 
 No download. The label of a tile is the photograph it is cut from. Each photograph is split across its
 longer axis (a square one from top to bottom):
@@ -44,7 +44,7 @@ Box = tuple[int, int, int, int]  # left, top, right, bottom
 
 
 class Bundled:
-    """Tiles of the built-in photographs, one part of them: a labelled source.
+    """Tiles of the built-in photographs, one part of them: a labeled source.
 
     Nearly flat tiles (luma with a standard deviation below 2 of 255) are left out: a network that
     sees lightness alone cannot tell which photograph they are from.

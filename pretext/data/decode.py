@@ -1,4 +1,4 @@
-"""Bytes of a picture file to an upright RGB picture.
+"""Bytes of an image file to an upright RGB image.
 
 The one place where files become pixels. What a format leaves open is decided here:
 
@@ -6,8 +6,8 @@ The one place where files become pixels. What a format leaves open is decided he
 - Gray of 16 bits is divided by 257. 32-bit integers and floats have no fixed white: those within
   [0, 65535], respectively [0, 1], are scaled by that range, all others from their least to their greatest
   value. Nothing is clipped; NaN and infinity are black.
-- An embedded ICC profile is converted to sRGB (RGB and CMYK pictures; skipped where it maps every colour
-  to itself within 2 levels of 255). An unusable profile is ignored, as is that of a gray picture, which
+- An embedded ICC profile is converted to sRGB (RGB and CMYK images; skipped where it maps every color
+  to itself within 2 levels of 255). An unusable profile is ignored, as is that of a gray image, which
   has only a tone curve and must stay neutral. CMYK without a profile is converted as Pillow does.
 - An EXIF block that cannot be read turns nothing. Of several frames the first is taken.
 """
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms, ImageMode, TiffImagePlugin, UnidentifiedImageError
 
 from pretext.data.formats import open_image, why_unidentified
-from pretext.errors import PictureError
+from pretext.errors import ImageError
 
 DECODER: str = f"pillow {PIL.__version__}"
 """What decodes, and its version: recorded in runs, since another decoder gives slightly other pixels."""
@@ -38,26 +38,26 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What makes a picture of an EXIF orientation upright; of 1 nothing."""
+"""What makes an image of an EXIF orientation upright; of 1 nothing."""
 
 
 def decode(data: bytes, key: str, shorter: int | None = None) -> Image.Image:
-    """The picture in ``data``: mode RGB, upright.
+    """The image in ``data``: mode RGB, upright.
 
     Args:
         data: the whole file, of any of ``formats.FORMATS``, whatever its name says.
-        key: the name of the picture, for the error.
+        key: the name of the image, for the error.
         shorter: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size as long as its shorter side stays at
             least this many pixels.
 
     Raises:
-        PictureError: the data is empty, truncated, damaged, of no known format, or has more pixels than
+        ImageError: the data is empty, truncated, damaged, of no known format, or has more pixels than
             ``PIL.Image.MAX_IMAGE_PIXELS``.
-        MemoryError: there is no memory for a picture of its size.
+        MemoryError: there is no memory for an image of its size.
     """
     assert shorter is None or shorter > 0, shorter
     if not data:
-        raise PictureError(key, "empty file (0 bytes)")
+        raise ImageError(key, "empty file (0 bytes)")
     pixels = 0
     try:
         with open_image(BytesIO(data)) as image:
@@ -77,11 +77,11 @@ def decode(data: bytes, key: str, shorter: int | None = None) -> Image.Image:
     except Exception as problem:  # damaged bytes make Pillow raise nearly anything
         if isinstance(problem, MemoryError) and _is_memory_short(pixels):
             raise  # skipping it would make a run depend on the memory that is free
-        raise PictureError(key, _reason(problem, data)) from problem
+        raise ImageError(key, _reason(problem, data)) from problem
 
 
 def _is_memory_short(pixels: int) -> bool:
-    """Whether memory is too small for any picture of so many pixels, so that it is no fault of this one's file."""
+    """Whether memory is too small for any image of so many pixels, so that it is no fault of this one's file."""
     try:
         bytearray(_BYTES_A_PIXEL * pixels)
     except MemoryError:
@@ -90,10 +90,10 @@ def _is_memory_short(pixels: int) -> bool:
 
 
 def size_of(path: Path, key: str) -> tuple[int, int]:
-    """Width and height of the picture that ``decode`` would make of a file, of which only the head is read.
+    """Width and height of the image that ``decode`` would make of a file, of which only the head is read.
 
     Raises:
-        PictureError: it cannot be read, or is no picture.
+        ImageError: it cannot be read, or is no image.
     """
     try:
         with open_image(path) as image:
@@ -101,7 +101,7 @@ def size_of(path: Path, key: str) -> tuple[int, int]:
             return (height, width) if 5 <= _orientation(image) <= 8 else (width, height)
     except Exception as problem:  # as in decode
         denied = problem.strerror if isinstance(problem, OSError) else None
-        raise PictureError(key, f"cannot be read: {denied}" if denied else _reason(problem, b"")) from problem
+        raise ImageError(key, f"cannot be read: {denied}" if denied else _reason(problem, b"")) from problem
 
 
 def _reason(problem: Exception, data: bytes) -> str:
@@ -169,7 +169,7 @@ def _to_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
         transform = ImageCms.buildTransform(
             ImageCms.ImageCmsProfile(BytesIO(profile)), ImageCms.createProfile("sRGB"), mode, "RGB"
         )
-    except Exception:  # a picture with a broken profile is still a picture
+    except Exception:  # an image with a broken profile is still an image
         return None
     if mode != "RGB":
         return transform

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from pretext.data.source import Source, StoredSource
 from pretext.engine.progress import Advance, progress
-from pretext.errors import PictureError, UserError
+from pretext.errors import ImageError, UserError
 from pretext.files import write_atomically
 
 Indices = NDArray[np.int64]
@@ -147,7 +147,7 @@ def _hash_images(
         hashes = []
         for index in indices[start : start + _BLOCK].tolist():
             size = int(sizes[index])
-            with contextlib.suppress(PictureError):
+            with contextlib.suppress(ImageError):
                 content = read(source, index, size)
                 hashes.append((hashlib.sha256(size.to_bytes(8, "little") + content).digest(), index))
         return hashes
@@ -185,7 +185,7 @@ def _shared_by_key(
 def _has_same_pixels(train: Source, index: int, test: Source, at: int, shorter: int | None) -> bool:
     try:
         return np.array_equal(np.asarray(train.read(index, shorter)), np.asarray(test.read(at, shorter)))
-    except PictureError:
+    except ImageError:
         return False
 
 

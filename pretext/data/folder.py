@@ -1,4 +1,4 @@
-"""Folders of pictures as sources: any folder, and one whose sub-folders are the classes."""
+"""Folders of images as sources: any folder, and one whose sub-folders are the classes."""
 
 import os
 from functools import cached_property
@@ -14,11 +14,11 @@ from pretext.data.index import open_listing
 from pretext.data.labels import compose_classes
 from pretext.data.scan import Listing, Paths, readable
 from pretext.data.source import digest_of_keys
-from pretext.errors import PictureError, UserError
+from pretext.errors import ImageError, UserError
 
 
 class Files:
-    """Picture files by their paths: a source.
+    """Image files by their paths: a source.
 
     Args:
         base: the absolute path that all others are relative to.
@@ -31,25 +31,25 @@ class Files:
         self._base, self._paths = base, paths
 
     def __len__(self) -> int:
-        """How many pictures."""
+        """How many images."""
         return len(self._paths)
 
     def read(self, index: int, shorter: int | None = None) -> Image.Image:
-        """Picture ``index``: mode RGB, upright; ``shorter`` as in `decode`.
+        """Image ``index``: mode RGB, upright; ``shorter`` as in `decode`.
 
         Raises:
-            PictureError: the file is gone, cannot be read or cannot be decoded.
+            ImageError: the file is gone, cannot be read or cannot be decoded.
         """
         return decode(self.data(index), self.key(index), shorter)
 
     def data(self, index: int) -> bytes:
-        """The bytes of picture ``index``; raises as ``read``."""
+        """The bytes of image ``index``; raises as ``read``."""
         try:
             return Path(os.fsdecode(self._file(index))).read_bytes()
         except FileNotFoundError as problem:
-            raise PictureError(self.key(index), self._missing) from problem
+            raise ImageError(self.key(index), self._missing) from problem
         except (OSError, MemoryError) as problem:
-            raise PictureError(
+            raise ImageError(
                 self.key(index), f"cannot be read: {getattr(problem, 'strerror', 'too large')}"
             ) from problem
 
@@ -64,18 +64,18 @@ class Files:
                 file.seek(start)
                 return file.read(-1 if stop is None else stop - start)
         except (OSError, MemoryError) as problem:
-            raise PictureError(self.key(index), "cannot be read") from problem
+            raise ImageError(self.key(index), "cannot be read") from problem
 
     def _file(self, index: int) -> bytes:
-        """The absolute path of picture ``index``."""
+        """The absolute path of image ``index``."""
         return self._base + b"/" + self._paths[index]
 
     def path(self, index: int) -> bytes:
-        """Where picture ``index`` lies, relative to the root."""
+        """Where image ``index`` lies, relative to the root."""
         return self._paths[index]
 
     def key(self, index: int) -> str:
-        """The path of picture ``index`` relative to the root; bytes not UTF-8 read ``\\xNN``."""
+        """The path of image ``index`` relative to the root; bytes not UTF-8 read ``\\xNN``."""
         return readable(self._paths[index])
 
     def digest(self) -> str:
@@ -84,16 +84,16 @@ class Files:
 
 
 class Folder(Files):
-    """All pictures below ``root``: a source, ordered by relative path.
+    """All images below ``root``: a source, ordered by relative path.
 
     Other files, hidden ones (a name that begins with a dot) and what a system made are skipped, which a line says;
     links to folders are followed, except into a folder that contains the link. A large folder is scanned once and
-    opened again from its index, see ``pretext.data.index``; the list of a million pictures takes some 50 MB,
+    opened again from its index, see ``pretext.data.index``; the list of a million images takes some 50 MB,
     which all processes of the machine share.
 
     Raises:
         UserError: ``root`` is missing, is not a folder, cannot be listed (it or a folder below), or
-            holds no picture.
+            holds no image.
     """
 
     _by_class = False
@@ -111,13 +111,13 @@ class Folder(Files):
 
 
 class ClassFolder(Folder):
-    """``root/CLASS/**/picture``: a labelled source; the classes are the sub-folders, sorted by name (in NFC).
+    """``root/CLASS/**/image``: a labeled source; the classes are the sub-folders, sorted by name (in NFC).
 
     Labels are those of torchvision's ``ImageFolder``, but for folders that a system made, which are no classes.
-    Pictures directly under ``root`` have no class and are left out, as there.
+    Images directly under ``root`` have no class and are left out, as there.
 
     Raises:
-        UserError: as for `Folder`, and where ``root`` has no sub-folder, a class has no picture, or the names of two
+        UserError: as for `Folder`, and where ``root`` has no sub-folder, a class has no image, or the names of two
             classes differ only in Unicode form.
     """
 
@@ -134,7 +134,7 @@ class ClassFolder(Folder):
 
     @cached_property
     def labels(self) -> NDArray[np.int64]:
-        """The label of every picture, by index: (N,)."""
+        """The label of every image, by index: (N,)."""
         label = {name: index for index, name in enumerate(sorted(self._names))}
         return np.repeat([label[name] for name in self._names], self._listing.counts)
 
@@ -142,7 +142,7 @@ class ClassFolder(Folder):
 def _folder(root: str | os.PathLike[str]) -> Path:
     """``root``, absolute; a `UserError` where it is not a folder."""
     if not os.fspath(root):
-        raise UserError("no folder is named: the name is empty; give a folder of pictures, or `bundled`")
+        raise UserError("no folder is named: the name is empty; give a folder of images, or `bundled`")
     try:
         path = Path(root).expanduser().absolute()
         if path.is_dir():
@@ -152,4 +152,4 @@ def _folder(root: str | os.PathLike[str]) -> Path:
         problem = f"cannot be reached: {denied.strerror}"
     except RuntimeError:  # ~nobody
         problem = "no such user"
-    raise UserError(f"{root}: {problem}; give a folder of pictures, or `bundled` for the built-in ones")
+    raise UserError(f"{root}: {problem}; give a folder of images, or `bundled` for the built-in ones")

@@ -102,7 +102,7 @@ def why_unidentified(head: bytes) -> str:
         name = "AVIF" if head[8:12] in (b"avif", b"avis") else "HEIF" if is_heif(head) else None
     if name:
         return f"damaged: begins like a{'n' * (name == 'AVIF')} {name} file, but its header cannot be read"
-    return "not a picture: no known format"
+    return "not an image: no known format"
 
 
 def _can_read_heif() -> bool:

@@ -1,6 +1,6 @@
 """Data sets of the Hugging Face hub, and local ones in its formats: ``hf:imagenet-1k:train``.
 
-Needs the extra ``pretint[hf]``. Pictures are taken by index from Arrow tables on disk, which all processes map
+Needs the extra ``pretint[hf]``. Images are taken by index from Arrow tables on disk, which all processes map
 into memory together. The library, from its version 4 on, has no way left to run a data set's own code.
 """
 
@@ -16,9 +16,9 @@ from PIL import Image
 
 from pretext.data.arrow_columns import encode_labels, find_image_column, find_label_column, read_cell, stamp_rows
 from pretext.data.decode import decode
-from pretext.data.labels import UNLABELLED, checked_labels, compose_classes
-from pretext.data.source import LabelledSource, digest_of_keys
-from pretext.errors import PictureError, UserError
+from pretext.data.labels import UNLABELED, checked_labels, compose_classes
+from pretext.data.source import LabeledSource, digest_of_keys
+from pretext.errors import ImageError, UserError
 
 PREFIX = "hf:"
 _PART = r"[^:\[\]()+]+(?:\[[^\[\]]*\])?(?:\([^()]*\))?"
@@ -26,17 +26,17 @@ _NAME = re.compile(rf"hf:(?P<data>[^:]+):(?:(?P<config>[^:]+):)?(?P<split>{_PART
 _LOCAL = "hf:FOLDER:SPLIT with a folder that save_to_disk wrote, or hf:FILE.parquet:SPLIT"
 
 
-def open_hugging_face(name: str, labelled: bool) -> LabelledSource | None:
+def open_hugging_face(name: str, labeled: bool) -> LabeledSource | None:
     """A data set in Hugging Face's formats; None where the name is of another kind.
 
     Args:
         name: ``hf:DATA:SPLIT`` or ``hf:DATA:CONFIG:SPLIT``. DATA is a folder that ``save_to_disk`` wrote, a
             parquet file, a folder of those, or a name on the hub. SPLIT may be cut and joined, as the library reads
             it: ``train[:70%]``, ``train[-5:]``, ``train+test``.
-        labelled: whether every picture must have a label.
+        labeled: whether every image must have a label.
 
     Raises:
-        UserError: no such data, configuration, split or hub; no column of pictures; labels are asked for and missing.
+        UserError: no such data, configuration, split or hub; no column of images; labels are asked for and missing.
     """
     if not name.startswith(PREFIX):
         return None
@@ -51,64 +51,64 @@ def open_hugging_face(name: str, labelled: bool) -> LabelledSource | None:
     table = _table(datasets, name, data, config, split)
     if not len(table):
         raise UserError(f"{name}: the split is empty; take another")
-    pictures = table.select_columns([find_image_column(name, table.features)])
+    images = table.select_columns([find_image_column(name, table.features)])
     label = find_label_column(table.features)
-    if labelled and label is None:
+    if labeled and label is None:
         raise UserError(
             f"{name}: no column of labels (of the type ClassLabel, or of integers or texts and called label); there "
             f'are {", ".join(table.features)}; make one by dataset.class_encode_column("COLUMN")'
         )
     shown = "/".join(filter(None, [Path(data).name, config, split]))
-    source = HuggingFace(name, pictures, shown, table.select_columns([label]) if label else None)
-    if labelled:
+    source = HuggingFace(name, images, shown, table.select_columns([label]) if label else None)
+    if labeled:
         assert len(source.labels) == len(source), name  # raises where there are none
     return source
 
 
 class HuggingFace:
-    """Pictures in an Arrow table: a labelled source. Made by ``open_hugging_face``.
+    """Images in an Arrow table: a labeled source. Made by ``open_hugging_face``.
 
     Args:
         name: as the user wrote it.
-        pictures: a ``datasets.Dataset`` of one column: see ``arrow_columns``.
+        images: a ``datasets.Dataset`` of one column: see ``arrow_columns``.
         shown: what keys begin with.
         labels: the same of one column of labels, if there is any.
     """
 
-    def __init__(self, name: str, pictures: Any, shown: str, labels: Any) -> None:
+    def __init__(self, name: str, images: Any, shown: str, labels: Any) -> None:
         self._name, self._shown = name, shown
-        self._pictures, self._labels = pictures, labels
+        self._images, self._labels = images, labels
 
     def __len__(self) -> int:
-        """How many pictures."""
-        return len(self._pictures)
+        """How many images."""
+        return len(self._images)
 
     def read(self, index: int, shorter: int | None = None) -> Image.Image:
-        """Picture ``index``: mode RGB, upright; ``shorter`` as in `decode`.
+        """Image ``index``: mode RGB, upright; ``shorter`` as in `decode`.
 
         Raises:
-            PictureError: it is missing, cannot be read or cannot be decoded.
+            ImageError: it is missing, cannot be read or cannot be decoded.
         """
         return decode(self.read_bytes(index), self.key(index), shorter)
 
     def stamps(self) -> NDArray[np.int64]:
         """See ``StoredSource.stamps``; the time is that of the Arrow files."""
-        return stamp_rows(self._pictures)
+        return stamp_rows(self._images)
 
     def read_bytes(self, index: int, start: int = 0, stop: int | None = None) -> bytes:
         """See ``StoredSource.read_bytes``; raises as ``read``."""
         key = self.key(index)
         try:
-            content, path = read_cell(self._pictures, index)
+            content, path = read_cell(self._images, index)
             if content is not None:
                 return bytes(content[start:stop])
             if path:  # made from files, and these not taken in
                 return Path(path).read_bytes()[start:stop]
         except FileNotFoundError as problem:
-            raise PictureError(key, f"the file {problem.filename} is gone since the data set was made") from problem
+            raise ImageError(key, f"the file {problem.filename} is gone since the data set was made") from problem
         except (OSError, MemoryError, ValueError) as problem:  # Arrow's own errors are among these
-            raise PictureError(key, f"cannot be read: {' '.join(str(problem).split())}") from problem
-        raise PictureError(key, "the data set has no picture here")
+            raise ImageError(key, f"cannot be read: {' '.join(str(problem).split())}") from problem
+        raise ImageError(key, "the data set has no image here")
 
     def key(self, index: int) -> str:
         """Data set, split and row: ``imagenet-1k/train/0000042``."""
@@ -126,7 +126,7 @@ class HuggingFace:
 
     @cached_property
     def labels(self) -> NDArray[np.int64]:
-        """The label of every picture, by index: (N,).
+        """The label of every image, by index: (N,).
 
         Raises:
             UserError: there are none.
@@ -136,7 +136,7 @@ class HuggingFace:
     @cached_property
     def _encoded(self) -> tuple[NDArray[np.int64], list[str]]:
         if self._labels is None:
-            return np.full(len(self), UNLABELLED), []
+            return np.full(len(self), UNLABELED), []
         ((_, feature),) = self._labels.features.items()
         names = getattr(feature, "names", None)
         classes = None if names is None else compose_classes(self._name, names)

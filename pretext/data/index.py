@@ -1,4 +1,4 @@
-"""The list of a large folder's pictures, kept in a file: scanned once, then mapped into memory.
+"""The list of a large folder's images, kept in a file: scanned once, then mapped into memory.
 
 ``$XDG_CACHE_HOME/pretint/folders/<hash>.idx`` (``~/.cache`` without that variable), one per folder and host,
 since device numbers of network drives differ between hosts. It holds a first line with a CRC of all that
@@ -31,7 +31,7 @@ from pretext.errors import UserError
 from pretext.files import write_atomically
 
 WORTH = 10_000
-"""Trees of fewer pictures are scanned each time: it takes some 20 ms."""
+"""Trees of fewer images are scanned each time: it takes some 20 ms."""
 _MAGIC = b"pretint folder index 1 "
 _SETTLED = 2_000_000_000  # ns: within a clock tick of a file system two changes of a folder look alike
 _CHUNK = 2**20

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pretext.data.source import Labels
 from pretext.errors import UserError
 
-UNLABELLED = -1
+UNLABELED = -1
 
 
 def compose(name: str) -> str:
@@ -39,23 +39,23 @@ def checked_labels(name: str, labels: Iterable[int | None], classes: Sequence[st
 
     Args:
         name: of the source, for the error.
-        labels: None, or any negative number, where a picture has none (Hugging Face's test parts have -1).
+        labels: None, or any negative number, where an image has none (Hugging Face's test parts have -1).
         classes: their names.
 
     Raises:
-        UserError: some pictures have no label, or one without a name.
+        UserError: some images have no label, or one without a name.
     """
     array = np.array([-1 if label is None else label for label in labels], np.int64)
     without = int((array < 0).sum())
     if without:
-        raise UserError(f"{name}: {without:,} of {len(array):,} pictures have no label; name a part that has them")
+        raise UserError(f"{name}: {without:,} of {len(array):,} images have no label; name a part that has them")
     if len(array) and array.max() >= len(classes):
         raise UserError(f"{name}: a label is {array.max()}, and there are {len(classes)} classes; is the set whole?")
     return array
 
 
 def checked_presence(name: str, labels: NDArray[np.generic], classes: Sequence[str]) -> NDArray[np.int8]:
-    """Labels of pictures that show several classes, as int8 (N, classes), in {1, 0, -1}: see ``Labels``.
+    """Labels of images that show several classes, as int8 (N, classes), in {1, 0, -1}: see ``Labels``.
 
     Args:
         name: of the source, for the error.
@@ -74,11 +74,11 @@ def checked_presence(name: str, labels: NDArray[np.generic], classes: Sequence[s
 
 
 def single(labels: Labels, refusal: str) -> NDArray[np.int64]:
-    """Labels of pictures that show one class each: int64 (N,).
+    """Labels of images that show one class each: int64 (N,).
 
     Args:
         labels: of a source.
-        refusal: what to tell the user where there are several a picture.
+        refusal: what to tell the user where there are several an image.
 
     Raises:
         UserError: the refusal.

@@ -1,4 +1,4 @@
-"""Lists of pictures as sources: ``list:FILE:FOLDER``, a line for each picture, its path below FOLDER and its label.
+"""Lists of images as sources: ``list:FILE:FOLDER``, a line for each image, its path below FOLDER and its label.
 
 So Places205, Places365 and Caffe's ImageNet come: ``a/abbey/gsun_0a1b.jpg 0``. White space or a comma stands
 between the two; a path may hold both, as the label is the last field. A list without labels is a source without.
@@ -33,16 +33,16 @@ _DIGITS = 6  # of a label: greater numbers are none
 _TRIED = 8
 
 
-def open_list(name: str, labelled: bool) -> "ListedFiles | None":
-    """The pictures that a list names; None where the name is of another kind.
+def open_list(name: str, labeled: bool) -> "ListedFiles | None":
+    """The images that a list names; None where the name is of another kind.
 
     Args:
         name: ``list:FILE:FOLDER``: the list, whose own path holds no colon, and the folder that its paths begin in.
-        labelled: whether every picture must have a label.
+        labeled: whether every image must have a label.
 
     Raises:
-        UserError: no such file or folder; a line is no picture, or leads out of the folder; no line; a picture is
-            listed twice; none of the pictures is there; labels are asked for and missing.
+        UserError: no such file or folder; a line is no image, or leads out of the folder; no line; an image is
+            listed twice; none of the images is there; labels are asked for and missing.
     """
     if not name.startswith(PREFIX):
         return None
@@ -50,13 +50,13 @@ def open_list(name: str, labelled: bool) -> "ListedFiles | None":
     if not file or not folder:
         raise UserError(f"{name}: {_GRAMMAR}")
     source = ListedFiles(name, _there(name, file, "file", stat.S_ISREG), _there(name, folder, "folder", stat.S_ISDIR))
-    if labelled:
+    if labeled:
         assert len(source.labels) == len(source), name  # raises where there are none
     return source
 
 
 class ListedFiles(Files):
-    """Picture files in the order of a list: a labelled source. Made by ``open_list``.
+    """Image files in the order of a list: a labeled source. Made by ``open_list``.
 
     Args:
         name: as the user wrote it.
@@ -73,7 +73,7 @@ class ListedFiles(Files):
         self._name = name
         lines = _Lines(name, file)
         if not len(lines.paths):
-            raise UserError(f"{name}: {file} is empty; it needs a line for every picture, such as a/abbey/1.jpg 0")
+            raise UserError(f"{name}: {file} is empty; it needs a line for every image, such as a/abbey/1.jpg 0")
         super().__init__(os.fsencode(folder).rstrip(b"/"), lines.paths)
         self._labels, self._folders = lines.labels, lines.folders
         self._require_once(lines.hashes)
@@ -81,7 +81,7 @@ class ListedFiles(Files):
 
     @cached_property
     def classes(self) -> list[str]:
-        """By label, up to the greatest: the folders of their pictures, or their numbers: see ``named``."""
+        """By label, up to the greatest: the folders of their images, or their numbers: see ``named``."""
         numbers = [str(label) for label in range(int(self.labels.max()) + 1)]
         if not self._folders:
             return numbers
@@ -101,7 +101,7 @@ class ListedFiles(Files):
 
     @cached_property
     def labels(self) -> NDArray[np.int64]:
-        """The label of every picture, by index: (N,).
+        """The label of every image, by index: (N,).
 
         Raises:
             UserError: the list has none, or negative ones.
@@ -145,12 +145,12 @@ class ListedFiles(Files):
             first, again = int(order[at]), int(order[at + 1])
             if self._paths[first] == self._paths[again]:
                 raise UserError(
-                    f"{self._name}: {self.key(first)} is listed twice, as picture {first + 1:,} and {again + 1:,}; "
+                    f"{self._name}: {self.key(first)} is listed twice, as image {first + 1:,} and {again + 1:,}; "
                     "list it once"
                 )
 
     def _require_some(self, folder: Path) -> None:
-        """Refuse a folder in which none of some pictures is: it is the wrong one."""
+        """Refuse a folder in which none of some images is: it is the wrong one."""
         tried = [number * (len(self) - 1) // (_TRIED - 1) for number in range(_TRIED)]
         if not any(os.path.exists(self._file(index)) for index in tried):  # noqa: PTH110 (bytes)
             raise UserError(
@@ -160,7 +160,7 @@ class ListedFiles(Files):
 
 
 class _Lines:
-    """What a list says, read in one pass; it takes the memory of the paths, and 20 bytes a picture."""
+    """What a list says, read in one pass; it takes the memory of the paths, and 20 bytes an image."""
 
     def __init__(self, name: str, file: Path) -> None:
         self._name, self._file = name, file
@@ -172,7 +172,7 @@ class _Lines:
                 continue
             path, label = _parted(text)
             if label is None and ending_of(path.rpartition(b"/")[2]) not in _ENDINGS:
-                self._broken(number, text, "is neither a path and a label nor a picture's path")
+                self._broken(number, text, "is neither a path and a label nor an image's path")
             own = (label is not None, path.startswith(b"/"))
             if own != kind:
                 if kind:
@@ -192,7 +192,7 @@ class _Lines:
         self.paths = Paths(np.frombuffer(blob, np.uint8), np.frombuffer(ends, np.int64))
         self.labels = np.frombuffer(labels, np.int32) if kind and kind[0] else None
         self.folders = classes.folders
-        """Label -> folder of its pictures; empty where these do not determine each other."""
+        """Label -> folder of its images; empty where these do not determine each other."""
         self.hashes = np.frombuffer(hashes, np.int64)
         """Of the paths: equal for equal ones."""
 
@@ -205,7 +205,7 @@ class _Lines:
                     lines = (left + chunk if number else (left + chunk).removeprefix(b"\xef\xbb\xbf")).split(b"\n")
                     left = lines.pop()
                     if b"\0" in chunk or len(left) > _LONGEST:
-                        raise UserError(f"{self._name}: {self._file} is no list of pictures in plain text; {_GRAMMAR}")
+                        raise UserError(f"{self._name}: {self._file} is no list of images in plain text; {_GRAMMAR}")
                     number += len(lines)
                     yield from lines
         except OSError as problem:
@@ -218,7 +218,7 @@ class _Lines:
 
 
 class _Classes:
-    """Which folder holds the pictures of which label, as long as each determines the other."""
+    """Which folder holds the images of which label, as long as each determines the other."""
 
     def __init__(self) -> None:
         self.folders: dict[int, bytes] = {}

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from functools import lru_cache
 
-from pretext.data.order import mix, permuted, picture_index
+from pretext.data.order import image_index, mix, permuted
 
 BLOCK = 1000
 """Samples over which the shares come out exactly; a weight counts in thousandths."""
@@ -27,7 +27,7 @@ def quotas(weights: Sequence[float]) -> list[int]:
 
 
 def locate(seed: int, t: int, sizes: Sequence[int], counts: Sequence[int]) -> tuple[int, int]:
-    """The source and the picture in it that sample ``t`` reads.
+    """The source and the image in it that sample ``t`` reads.
 
     Every block of ``BLOCK`` samples holds its quota of each source, in an order of its own. The samples of
     one source, taken by themselves, go through it in permutations, epoch by epoch.
@@ -35,14 +35,14 @@ def locate(seed: int, t: int, sizes: Sequence[int], counts: Sequence[int]) -> tu
     Args:
         seed: of the run.
         t: number of the sample.
-        sizes: pictures in each source.
+        sizes: images in each source.
         counts: ``quotas`` of the weights.
     """
     if len(sizes) == 1:
-        return 0, picture_index(seed, t, sizes[0])
+        return 0, image_index(seed, t, sizes[0])
     block, position = divmod(t, BLOCK)
     part, number = _arrangement(mix(seed ^ _KEY, block), tuple(counts))[position]
-    return part, picture_index(mix(seed, part), block * counts[part] + number, sizes[part])
+    return part, image_index(mix(seed, part), block * counts[part] + number, sizes[part])
 
 
 @lru_cache(maxsize=8)

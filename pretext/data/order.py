@@ -1,6 +1,6 @@
-"""Which picture a run sees when, and how it is augmented: pure functions of (seed, t).
+"""Which image a run sees when, and how it is augmented: pure functions of (seed, t).
 
-Sample t of a run reads picture ``permutation(seed, t // N)[t % N]`` and draws its augmentation from a
+Sample t of a run reads image ``permutation(seed, t // N)[t % N]`` and draws its augmentation from a
 counter-based generator keyed by (seed, t). So the whole data state of a run is one integer. It does
 not depend on workers, processes or batch size, and any run can go on from any t.
 """
@@ -13,8 +13,8 @@ _ROUNDS = 6
 _LEAST_HALF = 4  # bits; a network over fewer does not reach all permutations of a toy source alike
 
 
-def picture_index(seed: int, t: int, count: int) -> int:
-    """The picture that sample ``t`` reads, among ``count``; every epoch is a permutation of its own."""
+def image_index(seed: int, t: int, count: int) -> int:
+    """The image that sample ``t`` reads, among ``count``; every epoch is a permutation of its own."""
     epoch, position = divmod(t, count)
     return permuted(position, count, key=mix(seed, epoch))
 

@@ -131,7 +131,7 @@ def _in_folder(name: str, folder: Path) -> list[Path]:
         raise UserError(
             f"{name}: no tar file in the folder; the names of shards end in .tar, compressed ones must be unpacked"
         )
-    # Two sets in one folder are as a rule training and test pictures: they must not be mixed unasked.
+    # Two sets in one folder are as a rule training and test images: they must not be mixed unasked.
     sets = sorted({re.sub(r"\d+", "*", path.name) for path in paths})
     if len(sets) > 1:
         raise UserError(

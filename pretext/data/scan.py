@@ -1,4 +1,4 @@
-"""What lies below a folder: the paths of its pictures in order, found by one scan."""
+"""What lies below a folder: the paths of its images in order, found by one scan."""
 
 import contextlib
 import hashlib
@@ -56,7 +56,7 @@ class Paths:
 
 @dataclass(frozen=True)
 class Listing:
-    """The pictures below a folder."""
+    """The images below a folder."""
 
     paths: Paths
     """Relative to the folder, in order."""
@@ -67,13 +67,13 @@ class Listing:
     classes: list[bytes]
     """The sub-folders, in the order of ``paths``; empty where nobody asked for classes."""
     counts: NDArray[np.int64]
-    """How many pictures each class has."""
+    """How many images each class has."""
     left_out: LeftOut
     """What else lies there."""
 
 
 def scan(base: bytes, shown: str, by_class: bool) -> Listing:
-    """List the pictures below ``base``, ordered by relative path.
+    """List the images below ``base``, ordered by relative path.
 
     Hidden files and folders (a name that begins with a dot) and those that a system made (see ``left_out``) are
     skipped; links to folders are followed, except into a folder that contains the link. A scan that takes longer
@@ -82,10 +82,10 @@ def scan(base: bytes, shown: str, by_class: bool) -> Listing:
     Args:
         base: an absolute path; its own names are never skipped.
         shown: how messages name it.
-        by_class: leave out pictures directly in ``base``, and count those of each sub-folder.
+        by_class: leave out images directly in ``base``, and count those of each sub-folder.
 
     Raises:
-        UserError: a folder cannot be listed; there is no picture, or one of the classes has none.
+        UserError: a folder cannot be listed; there is no image, or one of the classes has none.
     """
     found = _Found(base, shown)
     if not by_class:
@@ -99,7 +99,7 @@ def scan(base: bytes, shown: str, by_class: bool) -> Listing:
         found.left_out.add_kind("in no class folder", loose)
     if not folders:
         others = f" ({found.left_out.describe()})" if found.left_out else ""
-        raise UserError(f"{shown}: no sub-folders; labelled pictures lie in one folder per class{others}")
+        raise UserError(f"{shown}: no sub-folders; labeled images lie in one folder per class{others}")
     counts, left_out = [], found.left_out
     for name, above in folders:
         before, found.left_out = found.count, LeftOut()
@@ -131,7 +131,7 @@ def readable(path: bytes) -> str:
 
 
 _Item = tuple[bytes, frozenset[tuple[int, int]]] | list[bytes]
-"""A folder still to be listed and the identities of those above it; or pictures."""
+"""A folder still to be listed and the identities of those above it; or images."""
 
 
 class _Found:
@@ -155,7 +155,7 @@ class _Found:
         return Listing(paths, self._hash.hexdigest(), self._marks, classes, np.array(counts, np.int64), self.left_out)
 
     def add_below(self, folder: bytes, above: frozenset[tuple[int, int]]) -> None:
-        """Add the pictures in and below ``folder``, in order, without holding all their names at once."""
+        """Add the images in and below ``folder``, in order, without holding all their names at once."""
         waiting: list[_Item] = [(folder, above)]
         while waiting:
             item = waiting.pop()
@@ -208,19 +208,19 @@ class _Found:
                 items.append([prefix + name for name in group])
         return items
 
-    def _add(self, pictures: list[bytes]) -> None:
+    def _add(self, images: list[bytes]) -> None:
         end = len(self._blob)
-        self._blob += b"".join(pictures)
-        self._ends.extend(itertools.islice(itertools.accumulate(map(len, pictures), initial=end), 1, None))
-        self._hash.update("".join([f"{readable(path)}\n" for path in pictures]).encode())
+        self._blob += b"".join(images)
+        self._ends.extend(itertools.islice(itertools.accumulate(map(len, images), initial=end), 1, None))
+        self._hash.update("".join([f"{readable(path)}\n" for path in images]).encode())
         if time.monotonic() >= self._speak_at:
             self._speak_at = time.monotonic() + _EVERY
             with contextlib.suppress(OSError):
-                sys.stderr.write(f"{self.shown}: listing pictures, {self.count:,} so far\n")
+                sys.stderr.write(f"{self.shown}: listing images, {self.count:,} so far\n")
 
 
 def _kind(entry: os.DirEntry[bytes]) -> Literal["folder", "file", "broken", "special"]:
-    """What an entry, or what it links to, is. A broken link counts as a picture: reading it says so.
+    """What an entry, or what it links to, is. A broken link counts as an image: reading it says so.
 
     A pipe or a device does not, under whatever name: reading it would hang or never end.
     """
@@ -236,7 +236,7 @@ def _kind(entry: os.DirEntry[bytes]) -> Literal["folder", "file", "broken", "spe
 
 
 def _none_found(where: str, left_out: LeftOut) -> str:
-    """The message for a folder without pictures."""
+    """The message for a folder without images."""
     if not left_out:
-        return f"{where}: the folder is empty; put pictures in it ({USUAL})"
-    return f"{where}: no pictures, {left_out.describe()}; names of pictures end in {USUAL}"
+        return f"{where}: the folder is empty; put images in it ({USUAL})"
+    return f"{where}: no images, {left_out.describe()}; names of images end in {USUAL}"

@@ -21,10 +21,10 @@ from pretext.data.left_out import LeftOut, system_name
 from pretext.data.local_copy import local_copies
 from pretext.data.patterns import MANIFEST, find_shards
 from pretext.data.scan import readable
-from pretext.data.tar_index import NO_NUMBER, UNLABELLED, TarIndex, known_index, new_index
+from pretext.data.tar_index import NO_NUMBER, UNLABELED, TarIndex, known_index, new_index
 from pretext.engine import distributed
 from pretext.engine.progress import progress, say
-from pretext.errors import PictureError, UserError
+from pretext.errors import ImageError, UserError
 
 CLASSES = "classes.txt"
 """Beside the shards: the names of the classes, one a line, by label."""
@@ -35,20 +35,20 @@ _OPEN = 256
 
 
 class Shards:
-    """The pictures in tar files, in the order of the files and of their members: a source.
+    """The images in tar files, in the order of the files and of their members: a source.
 
     Nothing is unpacked: headers are read once, for an index that is kept beside a packed shard or in
-    the user's cache. It takes 24 bytes a picture and its key, in blocks that forked workers share, and 4 more for
-    the checksum of each picture that `pretext.data.pack` wrote, which is compared when the picture is read.
-    Where ``PRETINT_LOCAL`` is set, pictures are read from a copy of the shards on the local disk, made here;
+    the user's cache. It takes 24 bytes an image and its key, in blocks that forked workers share, and 4 more for
+    the checksum of each image that `pretext.data.pack` wrote, which is compared when the image is read.
+    Where ``PRETINT_LOCAL`` is set, images are read from a copy of the shards on the local disk, made here;
     names, keys and errors stay those of the originals.
 
     Args:
         pattern: a tar file, a brace pattern such as ``train-{0000..0146}.tar``, a glob, or a folder.
 
     Raises:
-        UserError: a shard is missing, cut, damaged or compressed, there is no picture in one of them, or
-            two pictures have the same key. With ``PRETINT_LOCAL`` also if a shard is not what SHA256SUMS
+        UserError: a shard is missing, cut, damaged or compressed, there is no image in one of them, or
+            two images have the same key. With ``PRETINT_LOCAL`` also if a shard is not what SHA256SUMS
             says, or there is no room for the copy.
     """
 
@@ -60,7 +60,7 @@ class Shards:
         for path, index in zip(self.paths, indices, strict=True):
             if not len(index):
                 others = f", {index.left_out.describe()}" if index.left_out else ""
-                raise UserError(f"{path}: no pictures in the shard{others}; their names end in {USUAL}")
+                raise UserError(f"{path}: no images in the shard{others}; their names end in {USUAL}")
         self._firsts = np.cumsum([0, *map(len, indices)])
         self._offsets = np.concatenate([index.offsets for index in indices])
         self._sizes = np.concatenate([index.sizes for index in indices])
@@ -72,7 +72,7 @@ class Shards:
         self._lengths = [file.stat().st_size for file in self._files]
         self._open: dict[int, _Descriptor] = {}
         self._refuse_doubles(np.concatenate([index.hashes for index in indices]))
-        self._labelled(indices)
+        self._labeled(indices)
         left_out = LeftOut()
         for index in indices:
             left_out.add_all(index.left_out)
@@ -82,26 +82,26 @@ class Shards:
             _say_unchecked(folder)
 
     def __len__(self) -> int:
-        """How many pictures."""
+        """How many images."""
         return len(self._offsets)
 
     def read(self, index: int, shorter: int | None = None) -> Image.Image:
-        """Picture ``index``: mode RGB, upright; ``shorter`` as in `decode`.
+        """Image ``index``: mode RGB, upright; ``shorter`` as in `decode`.
 
         Raises:
-            PictureError: the shard is gone or changed, cannot be read, or the picture cannot be decoded.
+            ImageError: the shard is gone or changed, cannot be read, or the image cannot be decoded.
         """
         return decode(self.data(index), self.key(index), shorter)
 
     def data(self, index: int) -> bytes:
-        """The bytes of picture ``index``; raises as ``read``."""
+        """The bytes of image ``index``; raises as ``read``."""
         shard = self._shard(index)
         try:
             return self._data(index, shard)
-        except PictureError:
+        except ImageError:
             if self._files[shard] == self.paths[shard]:
                 raise
-            # Local disks are swept and wear out. A run must not skip pictures, and so differ, for that.
+            # Local disks are swept and wear out. A run must not skip images, and so differ, for that.
             self._files[shard] = self.paths[shard]
             self._open.pop(shard, None)
             return self._data(index, shard)
@@ -119,7 +119,7 @@ class Shards:
             length = (size if stop is None else min(stop, size)) - start
             return os.pread(descriptor.number, length, int(self._offsets[index]) + start)
         except (OSError, ValueError, MemoryError) as error:
-            raise PictureError(self.key(index), "cannot be read") from error
+            raise ImageError(self.key(index), "cannot be read") from error
 
     def _data(self, index: int, shard: int) -> bytes:
         size, name = int(self._sizes[index]), self.paths[shard].name
@@ -127,21 +127,21 @@ class Shards:
             # No position is kept in the descriptor: forked workers and threads may share it.
             data = os.pread(self._descriptor(shard).number, size, int(self._offsets[index]))
         except FileNotFoundError as error:
-            raise PictureError(self.key(index), f"its shard {name} is gone since it was opened") from error
+            raise ImageError(self.key(index), f"its shard {name} is gone since it was opened") from error
         except (OSError, MemoryError) as error:
             reason = getattr(error, "strerror", "too large")
-            raise PictureError(self.key(index), f"its shard {name} cannot be read: {reason}") from error
+            raise ImageError(self.key(index), f"its shard {name} cannot be read: {reason}") from error
         except ValueError as error:
-            raise PictureError(self.key(index), str(error)) from error
+            raise ImageError(self.key(index), str(error)) from error
         if len(data) < size:
-            raise PictureError(self.key(index), f"its shard {name} was cut since it was opened")
+            raise ImageError(self.key(index), f"its shard {name} was cut since it was opened")
         sums = self._sums[shard]
         if sums is not None and zlib.crc32(data) != sums[index - self._firsts[shard]]:
-            raise PictureError(self.key(index), f"its shard {name} is damaged: the checksum of this image differs")
+            raise ImageError(self.key(index), f"its shard {name} is damaged: the checksum of this image differs")
         return data
 
     def key(self, index: int) -> str:
-        """WebDataset's key of picture ``index``; what cannot be printed reads ``\\xNN``."""
+        """WebDataset's key of image ``index``; what cannot be printed reads ``\\xNN``."""
         assert 0 <= index < len(self), index
         return self._names[self._ends[index] : self._ends[index + 1] - 1].decode("utf-8", "backslashreplace")
 
@@ -152,7 +152,7 @@ class Shards:
     def __getstate__(self) -> dict[str, Any]:  # another process opens files of its own
         return {**self.__dict__, "_open": {}}
 
-    def _labelled(self, indices: Sequence[TarIndex]) -> None:
+    def _labeled(self, indices: Sequence[TarIndex]) -> None:
         """Take what the index knows of classes: nothing."""
 
     def _shard(self, index: int) -> int:
@@ -180,21 +180,21 @@ class Shards:
             one, other = self.paths[self._shard(first)], self.paths[self._shard(second)]
             if one == other:
                 raise UserError(
-                    f"{one}: two pictures have the key {self.key(first)} (a name up to its first dot); "
-                    "every picture needs its own"
+                    f"{one}: two images have the key {self.key(first)} (a name up to its first dot); "
+                    "every image needs its own"
                 )
             raise UserError(
                 f"{self.pattern}: the key {self.key(first)} is both in {one} and in {other}; give one of them"
             )
 
 
-class LabelledShards(Shards):
-    """Shards with a ``KEY.cls`` beside each picture, its class index in ASCII: a labelled source.
+class LabeledShards(Shards):
+    """Shards with a ``KEY.cls`` beside each image, its class index in ASCII: a labeled source.
 
     The names of the classes are the lines of ``classes.txt`` beside the shards; without it, the indices.
 
     Raises:
-        UserError: as for `Shards`, and where a picture has no class, or one that ``classes.txt`` lacks.
+        UserError: as for `Shards`, and where an image has no class, or one that ``classes.txt`` lacks.
     """
 
     @property
@@ -204,16 +204,16 @@ class LabelledShards(Shards):
 
     @property
     def labels(self) -> NDArray[np.int64]:
-        """The label of every picture, by index."""
+        """The label of every image, by index."""
         return self._labels
 
-    def _labelled(self, indices: Sequence[TarIndex]) -> None:
+    def _labeled(self, indices: Sequence[TarIndex]) -> None:
         self._labels = np.concatenate([index.labels for index in indices]).astype(np.int64)
-        for mark, what in ((UNLABELLED, "no .cls beside it"), (NO_NUMBER, "a .cls that holds no class index")):
+        for mark, what in ((UNLABELED, "no .cls beside it"), (NO_NUMBER, "a .cls that holds no class index")):
             if len(bad := np.flatnonzero(self._labels == mark)):
                 first, shard = int(bad[0]), self.paths[self._shard(int(bad[0]))]
                 raise UserError(
-                    f"{self.pattern}: {len(bad):,} of {len(self):,} pictures have {what}; "
+                    f"{self.pattern}: {len(bad):,} of {len(self):,} images have {what}; "
                     f"the first is {self.key(first)} in {shard.name}"
                 )
         most = int(self._labels.max())
@@ -238,7 +238,7 @@ class _Descriptor:
 
 
 def names_shards(name: str) -> bool:
-    """Whether a user means shards: by ``.tar``, or a folder that holds them and neither folders nor pictures."""
+    """Whether a user means shards: by ``.tar``, or a folder that holds them and neither folders nor images."""
     try:
         path = Path(name).expanduser()
         if not name or not path.is_dir():

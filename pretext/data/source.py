@@ -1,4 +1,4 @@
-"""The contract of every source: something that gives pictures by index, in a stable order."""
+"""The contract of every source: something that gives images by index, in a stable order."""
 
 import hashlib
 import math
@@ -12,19 +12,19 @@ from PIL import Image
 from pretext.errors import UserError
 
 Labels = NDArray[np.int64] | NDArray[np.int8]
-"""One class a picture: int64 (N,). Or several, int8 (N, classes): 1 present, 0 absent, -1 not counted (unknown, or
+"""One class an image: int64 (N,). Or several, int8 (N, classes): 1 present, 0 absent, -1 not counted (unknown, or
 shown only in a way that nobody is asked to see: VOC's ``difficult``)."""
 
 
 @dataclass
 class DataSettings:
-    """Where the pictures come from.
+    """Where the images come from.
 
     Args:
-        source: required to start a run: a folder of pictures, or "bundled": photographs that need no download, cut into
+        source: required to start a run: a folder of images, or "bundled": photographs that need no download, cut into
             tiles; or "torchvision:SET:PART:FOLDER", or "hf:DATA:SPLIT" (Hugging Face), or tar shards: see docs/data.md;
             or several, mixed by weight: {one/folder: 0.7, other/folder: 0.3}.
-        holdout: pictures, at most a tenth of all, that are never trained on; colour health (with
+        holdout: images, at most a tenth of all, that are never trained on; color health (with
             objective.name labels: the classifier) is judged on them.
     """
 
@@ -49,35 +49,35 @@ class DataSettings:
 
 @runtime_checkable
 class Source(Protocol):
-    """Pictures by index. The order never changes between two runs over the same data."""
+    """Images by index. The order never changes between two runs over the same data."""
 
     def __len__(self) -> int:
-        """How many pictures."""
+        """How many images."""
         ...
 
     def read(self, index: int, shorter: int | None = None) -> Image.Image:
-        """Picture ``index`` in mode RGB, upright.
+        """Image ``index`` in mode RGB, upright.
 
-        With ``shorter``, a decoder may return a smaller picture, as long as its shorter side is at
+        With ``shorter``, a decoder may return a smaller image, as long as its shorter side is at
         least ``shorter`` pixels (JPEG can be decoded at 1/2, 1/4 or 1/8 for a fraction of the work).
 
         Raises:
-            PictureError: the picture cannot be read.
+            ImageError: the image cannot be read.
         """
         ...
 
     def key(self, index: int) -> str:
-        """The name of picture ``index``: unique, stable, readable."""
+        """The name of image ``index``: unique, stable, readable."""
         ...
 
     def digest(self) -> str:
-        """What tells this list of pictures from another: SHA-256, in hex, of all keys in order, each with a newline."""
+        """What tells this list of images from another: SHA-256, in hex, of all keys in order, each with a newline."""
         ...
 
 
 @runtime_checkable
-class LabelledSource(Source, Protocol):
-    """A source that also knows what is in its pictures. Pretraining never asks."""
+class LabeledSource(Source, Protocol):
+    """A source that also knows what is in its images. Pretraining never asks."""
 
     @property
     def classes(self) -> list[str]:
@@ -86,7 +86,7 @@ class LabelledSource(Source, Protocol):
 
     @property
     def labels(self) -> Labels:
-        """What every picture shows, by index: see `Labels`."""
+        """What every image shows, by index: see `Labels`."""
         ...
 
 
@@ -105,7 +105,7 @@ class StoredSource(Source, Protocol):
         """Bytes ``start`` to ``stop`` (default: the end) of image ``index`` as it is stored.
 
         Raises:
-            PictureError: it cannot be read.
+            ImageError: it cannot be read.
         """
         ...
 

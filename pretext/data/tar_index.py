@@ -1,6 +1,6 @@
-"""Where the pictures of a tar file lie: read from its headers once, then kept in a small file.
+"""Where the images of a tar file lie: read from its headers once, then kept in a small file.
 
-A key is WebDataset's: the name of a member up to the first dot of its base name. Pictures are regular
+A key is WebDataset's: the name of a member up to the first dot of its base name. Images are regular
 members with the ending of one; of the others only ``KEY.cls`` counts, a class index in ASCII. Hidden
 members, what a system made (see ``left_out``), links and sparse files are passed over, and counted.
 """
@@ -26,7 +26,7 @@ from pretext.engine.archive import check_zip
 from pretext.errors import UserError
 from pretext.files import write_atomically
 
-UNLABELLED, NO_NUMBER = -1, -2
+UNLABELED, NO_NUMBER = -1, -2
 """In place of a label: there is no ``.cls`` member; it holds no class index."""
 
 MOST_CLASSES = 1_000_000
@@ -48,14 +48,14 @@ _PACKED = {
 
 @dataclass
 class TarIndex:
-    """The pictures of one tar file, in its order; row i of every array is picture i.
+    """The images of one tar file, in its order; row i of every array is image i.
 
     Args:
         offsets: int64, where its bytes begin.
         sizes: int64, how many they are.
         ends: int64, where its key ends in ``names``.
         hashes: uint64, of its key.
-        labels: int32, its class, or ``UNLABELLED`` or ``NO_NUMBER``.
+        labels: int32, its class, or ``UNLABELED`` or ``NO_NUMBER``.
         names: uint8, all keys in UTF-8, a newline after each.
         left_out: what else the file holds.
         sums: uint32, the CRC-32 of its bytes; None where nobody computed them when the file was written.
@@ -71,13 +71,13 @@ class TarIndex:
     sums: NDArray[np.uint32] | None = None
 
     def __len__(self) -> int:
-        """How many pictures."""
+        """How many images."""
         return len(self.offsets)
 
 
 @dataclass
 class Gathered:
-    """A ``TarIndex`` that grows picture by picture."""
+    """A ``TarIndex`` that grows image by image."""
 
     keys: list[str] = field(default_factory=list)
     places: list[tuple[int, int]] = field(default_factory=list)
@@ -88,7 +88,7 @@ class Gathered:
     sums: list[int] = field(default_factory=list)
 
     def add(self, key: str, offset: int, size: int, label: int | None = None, crc: int | None = None) -> None:
-        """Add a picture; ``offset`` and ``size`` in bytes, ``crc`` the CRC-32 of these: of all pictures or of none."""
+        """Add an image; ``offset`` and ``size`` in bytes, ``crc`` the CRC-32 of these: of all images or of none."""
         self.keys.append(key)
         self.places.append((offset, size))
         if crc is not None:
@@ -105,7 +105,7 @@ class Gathered:
             sizes=places[:, 1].copy(),
             ends=np.cumsum([len(line) for line in lines], dtype=np.int64),
             hashes=np.array([key_hash(key) for key in self.keys], np.uint64),
-            labels=np.array([self.labels.get(key, UNLABELLED) for key in self.keys], np.int32),
+            labels=np.array([self.labels.get(key, UNLABELED) for key in self.keys], np.int32),
             names=np.frombuffer(b"".join(lines), np.uint8),
             left_out=self.left_out,
             sums=np.array(self.sums, np.uint32) if self.sums else None,
@@ -129,7 +129,7 @@ def known_index(path: Path) -> TarIndex | None:
 def new_index(path: Path) -> TarIndex:
     """The index of a tar file from its headers; kept in the user's cache, if that can be written.
 
-    If an index with checksums lies beside the file and has the pictures at the same places, it is taken instead: it
+    If an index with checksums lies beside the file and has the images at the same places, it is taken instead: it
     was made for this file, which has been damaged since, and the checksums show where.
 
     Raises:
@@ -162,7 +162,7 @@ def keep_beside(path: Path, index: TarIndex) -> None:
 
 
 def add_sums(path: Path, index: TarIndex) -> None:
-    """Write the index of a packed shard beside it again, with the checksums of its pictures as they are now."""
+    """Write the index of a packed shard beside it again, with the checksums of its images as they are now."""
     with path.open("rb") as file:
         data = (os.pread(file.fileno(), size, at) for at, size in zip(index.offsets, index.sizes, strict=True))
         sums = np.array([zlib.crc32(content) for content in data], np.uint32)
@@ -272,9 +272,9 @@ def _is_in_system_folder(name: str, gathered: Gathered) -> bool:
 
 def _broken(path: Path, how: str, at: int, gathered: Gathered) -> UserError:
     count = len(gathered.keys)
-    pictures = "1 whole picture" if count == 1 else f"{count:,} whole pictures"
+    images = "1 whole image" if count == 1 else f"{count:,} whole images"
     return UserError(
-        f"{path}: the shard is {how} at byte {at:,}, after {pictures}; fetch it again, or leave it out of the pattern"
+        f"{path}: the shard is {how} at byte {at:,}, after {images}; fetch it again, or leave it out of the pattern"
     )
 
 

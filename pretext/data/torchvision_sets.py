@@ -1,6 +1,6 @@
 """torchvision's data sets by name: ``torchvision:CIFAR10:train:/data``.
 
-torchvision knows which files belong to a set and what they mean; the pictures are read here, so that one
+torchvision knows which files belong to a set and what they mean; the images are read here, so that one
 decoder and its errors serve all sources. Nothing is downloaded: a set that is missing is one line that
 says how to get it.
 
@@ -24,7 +24,7 @@ from PIL import Image
 from pretext.data.folder import ClassFolder, Files
 from pretext.data.labels import checked_labels, compose_classes
 from pretext.data.scan import Paths
-from pretext.data.source import LabelledSource, digest_of_keys
+from pretext.data.source import LabeledSource, digest_of_keys
 from pretext.engine.archive import check_content
 from pretext.errors import UserError
 
@@ -34,14 +34,14 @@ _REFUSED = {"LSUN", "LSUNClass", "FakeData", "ImageFolder", "DatasetFolder", "Vi
 _LISTS = ("samples", "imgs", "_samples", "_image_files", "_images")
 
 
-def open_torchvision(name: str, labelled: bool) -> LabelledSource | None:
+def open_torchvision(name: str, labeled: bool) -> LabeledSource | None:
     """A data set of torchvision; None where the name is of another kind.
 
     Args:
         name: ``torchvision:SET:PART:FOLDER``: a class of ``torchvision.datasets``, what it calls its split
             (``train`` or ``test`` where it only asks whether to train; empty where there is none), and
-            its root folder. ``val-256`` and the like take the small pictures of Places365.
-        labelled: whether every picture must have a label.
+            its root folder. ``val-256`` and the like take the small images of Places365.
+        labeled: whether every image must have a label.
 
     Raises:
         UserError: no such set or part, files are missing or damaged, or labels are asked for and missing.
@@ -59,13 +59,13 @@ def open_torchvision(name: str, labelled: bool) -> LabelledSource | None:
         there = False
     if not there:
         raise UserError(f"{name}: no folder {folder}; {_how_to_get(kind, maker, folder)}")
-    source: LabelledSource
+    source: LabeledSource
     if kind == "ImageNet":
         source = ImageNetFolder(name, root, part)
     else:
         made = _made(name, kind, maker, root, part)
         source = _files(name, made, root, part) or _array(name, made, f"{kind}/{part}" if part else kind)
-    if labelled:  # both raise where there are none
+    if labeled:  # both raise where there are none
         assert source.classes and len(source.labels) == len(source), name
     return source
 
@@ -125,7 +125,7 @@ class _Labels:
 
     @cached_property
     def labels(self) -> NDArray[np.int64]:
-        """The label of every picture, by index: (N,).
+        """The label of every image, by index: (N,).
 
         Raises:
             UserError: this part has none.
@@ -134,7 +134,7 @@ class _Labels:
 
 
 class FileSet(_Labels, Files):
-    """A set of picture files: a labelled source, ordered by path."""
+    """A set of image files: a labeled source, ordered by path."""
 
     def __init__(self, name: str, base: bytes, paths: Paths, labels: NDArray[Any], classes: list[str] | None) -> None:
         _Labels.__init__(self, name, labels, classes)
@@ -142,7 +142,7 @@ class FileSet(_Labels, Files):
 
 
 class ArraySet(_Labels):
-    """A set of small pictures that lie in memory, in one array that forked workers share: a labelled source.
+    """A set of small images that lie in memory, in one array that forked workers share: a labeled source.
 
     Args:
         name: as the user wrote it.
@@ -159,11 +159,11 @@ class ArraySet(_Labels):
         self._pixels, self._part = pixels, part
 
     def __len__(self) -> int:
-        """How many pictures."""
+        """How many images."""
         return len(self._pixels)
 
     def read(self, index: int, shorter: int | None = None) -> Image.Image:
-        """Picture ``index``: mode RGB; ``shorter`` has no use here."""
+        """Image ``index``: mode RGB; ``shorter`` has no use here."""
         return Image.fromarray(np.ascontiguousarray(self._pixels[index])).convert("RGB")
 
     def stamps(self) -> NDArray[np.int64]:
@@ -197,7 +197,7 @@ def _maker(name: str, kind: str) -> Any:
                 kinds[one] = maker
     if kind in kinds:
         return kinds[kind]
-    known = "of another kind than pictures with classes" if kind in datasets.__all__ else "not known to torchvision"
+    known = "of another kind than images with classes" if kind in datasets.__all__ else "not known to torchvision"
     by_lower = {one.lower(): one for one in kinds}
     near = difflib.get_close_matches(kind.lower(), by_lower, 1, 0.5)
     instead = by_lower[near[0]] if near else "ImageNet, Places365, CIFAR10, CIFAR100 or STL10"
@@ -262,7 +262,7 @@ def _files(name: str, made: Any, root: Path, part: str) -> FileSet | None:
     first = root / os.fsdecode(ordered[0][0])
     if not first.exists():
         small = f", or write {part}-256 for the small ones" if "small" in vars(made) else ""
-        raise UserError(f"{name}: no file {first}, which the set's list names; unpack the pictures there{small}")
+        raise UserError(f"{name}: no file {first}, which the set's list names; unpack the images there{small}")
     labels = np.array([label for _, label in ordered], np.int64)
     return FileSet(name, base, Paths.of(path for path, _ in ordered), labels, _class_names(made))
 
@@ -274,8 +274,8 @@ def _array(name: str, made: Any, part: str) -> ArraySet:
         pixels = pixels.transpose(0, 2, 3, 1)
     if pixels.dtype != np.uint8 or not (pixels.ndim == 3 or (pixels.ndim == 4 and pixels.shape[3] == 3)):
         raise UserError(
-            f"{name}: how torchvision keeps the pictures of {type(made).__name__} is not known here; "
-            "name a folder of pictures instead"
+            f"{name}: how torchvision keeps the images of {type(made).__name__} is not known here; "
+            "name a folder of images instead"
         )
     labels = np.array([-1 if label is None else label for label in _given_labels(made)], np.int64)
     return ArraySet(name, pixels, part, labels, _class_names(made))

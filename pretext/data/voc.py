@@ -1,6 +1,6 @@
-"""PASCAL VOC 2007 and 2012 as a source with several labels a picture: ``voc:2007:trainval:/data/VOCdevkit``.
+"""PASCAL VOC 2007 and 2012 as a source with several labels an image: ``voc:2007:trainval:/data/VOCdevkit``.
 
-A folder VOC2007 or VOC2012 as the devkit unpacks it: ``ImageSets/Main/PART.txt`` lists the pictures, ``JPEGImages``
+A folder VOC2007 or VOC2012 as the devkit unpacks it: ``ImageSets/Main/PART.txt`` lists the images, ``JPEGImages``
 holds them (with the ending of any image), and ``Annotations`` one XML file each. Nothing else is read, and nothing is
 downloaded.
 """
@@ -34,22 +34,22 @@ _LONGEST = 2**24  # bytes: a list has some hundred thousand
 _NAME = re.compile(rb"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 
 
-def open_voc(name: str, labelled: bool) -> "Voc | None":
+def open_voc(name: str, labeled: bool) -> "Voc | None":
     """A part of PASCAL VOC; None where the name is of another kind.
 
     Args:
         name: ``voc:YEAR:PART:FOLDER``: 2007 or 2012, a list of ``ImageSets/Main`` (train, val, trainval, test),
             and the folder VOCdevkit, or what holds it, or VOC2007 itself.
-        labelled: whether every picture must have an annotation.
+        labeled: whether every image must have an annotation.
 
     Raises:
-        UserError: no such year, list or folder; a picture of the list is missing; labels are asked for, and an
+        UserError: no such year, list or folder; an image of the list is missing; labels are asked for, and an
             annotation is missing or damaged.
     """
     if not name.startswith(PREFIX):
         return None
     source = open_part(name)
-    if labelled:
+    if labeled:
         assert len(source.labels) == len(source), name  # raises where they cannot be had
     return source
 
@@ -73,7 +73,7 @@ def open_part(name: str, task: str = "Main") -> "Voc":
 
 
 class Voc(Files):
-    """A part of PASCAL VOC, in the order of its list: a labelled source. Made by ``open_voc``.
+    """A part of PASCAL VOC, in the order of its list: a labeled source. Made by ``open_voc``.
 
     Args:
         name: as the user wrote it.
@@ -83,7 +83,7 @@ class Voc(Files):
         task: see ``open_part``.
 
     Raises:
-        UserError: no such list, or a picture of it is missing.
+        UserError: no such list, or an image of it is missing.
     """
 
     def __init__(self, name: str, root: Path, year: str, part: str, task: str = "Main") -> None:
@@ -97,7 +97,7 @@ class Voc(Files):
         if missing:
             raise UserError(
                 f"{name}: no file {root / 'JPEGImages' / missing[0]}.jpg: {len(missing):,} of the "
-                f"{len(self._ids):,} pictures that the list names are missing; unpack the {part} pictures there"
+                f"{len(self._ids):,} images that the list names are missing; unpack the {part} images there"
             )
         super().__init__(os.fsencode(root), Paths.of(b"JPEGImages/" + os.fsencode(files[stem]) for stem in self.stems))
 
@@ -108,7 +108,7 @@ class Voc(Files):
 
     @cached_property
     def labels(self) -> NDArray[np.int8]:
-        """What is in every picture: (N, 20); 1 present, 0 absent, -1 not counted: only ``difficult`` ones are there.
+        """What is in every image: (N, 20); 1 present, 0 absent, -1 not counted: only ``difficult`` ones are there.
 
         Raises:
             UserError: an annotation is missing or damaged.
@@ -122,11 +122,11 @@ class Voc(Files):
 
     @cached_property
     def stems(self) -> list[str]:
-        """The names of the pictures, without folder and ending."""
+        """The names of the images, without folder and ending."""
         return [one.decode() for one in self._ids]
 
     def file(self, index: int) -> Path:
-        """The file of picture ``index``."""
+        """The file of image ``index``."""
         return self.root / os.fsdecode(self.path(index))
 
     @cached_property
@@ -137,7 +137,7 @@ class Voc(Files):
             return {}
 
     def objects(self, index: int) -> list[Annotated]:
-        """The objects that the annotation of picture ``index`` has.
+        """The objects that the annotation of image ``index`` has.
 
         Raises:
             UserError: it is missing or damaged.
@@ -169,7 +169,7 @@ def _root(name: str, year: str, folder: str, task: str) -> Path:
 
 
 def listed(name: str, folder: Path, part: str) -> list[bytes]:
-    """The names in a list of pictures, without an ending, in its order."""
+    """The names in a list of images, without an ending, in its order."""
     try:
         lists = sorted(path.stem for path in folder.glob("[!.]*.txt"))
     except OSError as problem:
@@ -189,15 +189,13 @@ def listed(name: str, folder: Path, part: str) -> list[bytes]:
         raise UserError(f"{path}: the list is empty; take another part")
     for number, one in names:
         if re.fullmatch(rb"\S+\s+-?[01]", one):
-            raise UserError(f"{path}: this list is about one class; take one of whole pictures: {', '.join(whole)}")
+            raise UserError(f"{path}: this list is about one class; take one of whole images: {', '.join(whole)}")
         if not _NAME.fullmatch(one):
-            raise UserError(
-                f"{path}, line {number}: not the name of a picture: {one[:40].decode('ascii', 'replace')!a}"
-            )
+            raise UserError(f"{path}, line {number}: not the name of an image: {one[:40].decode('ascii', 'replace')!a}")
     ids = [one for _, one in names]
     double, times = Counter(ids).most_common(1)[0]
     if times > 1:
-        raise UserError(f"{path}: {double.decode()} stands in it {times} times; every picture counts once")
+        raise UserError(f"{path}: {double.decode()} stands in it {times} times; every image counts once")
     return ids
 
 

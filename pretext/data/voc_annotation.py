@@ -1,4 +1,4 @@
-"""An annotation of PASCAL VOC: the XML file that says which objects a picture shows, and where."""
+"""An annotation of PASCAL VOC: the XML file that says which objects an image shows, and where."""
 
 import codecs
 import re

@@ -19,7 +19,7 @@ from pretext.errors import PartnerGone, SaidElsewhere, UserError
 
 T = TypeVar("T")
 
-# The first process may estimate a prior, initialise by k-means or compile while the others wait for it.
+# The first process may estimate a prior, initialize by k-means or compile while the others wait for it.
 _PATIENCE = timedelta(minutes=30)
 
 

@@ -57,8 +57,8 @@ class Journal:
         if summary := _summary(kind, values):
             self._mirror(step=step, summary=summary)
 
-    def picture(self, tag: str, step: int, png: bytes, width: int, height: int) -> None:
-        """Show a picture, RGB, the bytes of a PNG file, in TensorBoard under ``tag``; the journal does not hold it."""
+    def image(self, tag: str, step: int, png: bytes, width: int, height: int) -> None:
+        """Show an image, RGB, the bytes of a PNG file, in TensorBoard under ``tag``; the journal does not hold it."""
         image = Summary.Image(width=width, height=height, colorspace=3, encoded_image_string=png)
         self._mirror(step=step, summary=Summary(value=[Summary.Value(tag=tag, image=image)]))
 
@@ -109,8 +109,8 @@ def read_journal(folder: Path) -> list[Record]:
     return list(_records(folder / "journal.jsonl"))
 
 
-def skipped_pictures(folder: Path) -> list[tuple[str, str]]:
-    """Key and reason of the pictures that a run met and could not read."""
+def skipped_images(folder: Path) -> list[tuple[str, str]]:
+    """Key and reason of the images that a run met and could not read."""
     return [
         (record["key"], record["reason"])
         for record in _records(folder / "journal.jsonl")
@@ -138,12 +138,12 @@ def training_seconds(records: Sequence[Record], batch: int) -> float:
 
     Args:
         records: of the journal.
-        batch: pictures a step.
+        batch: images a step.
     """
-    speeds = [record for record in records if record["kind"] == "speed" and record.get("pictures_per_second")]
+    speeds = [record for record in records if record["kind"] == "speed" and record.get("images_per_second")]
     steps = [0, *(record["step"] for record in speeds)]
     return math.fsum(
-        (after - before) * batch / record["pictures_per_second"]
+        (after - before) * batch / record["images_per_second"]
         for (before, after), record in zip(pairwise(steps), speeds, strict=True)
     )
 
@@ -161,7 +161,7 @@ def _records(path: Path) -> Iterator[Record]:
                     record = json.loads(line)
                     assert isinstance(record["step"], int) and isinstance(record["kind"], str)
                     assert record["kind"] != "skipped" or {"key", "reason"} <= record.keys()
-                    assert record["kind"] != "speed" or _is_speed(record.get("pictures_per_second"))
+                    assert record["kind"] != "speed" or _is_speed(record.get("images_per_second"))
                 except (ValueError, KeyError, TypeError, AssertionError, RecursionError):
                     broken = f"line {number}"
                 else:

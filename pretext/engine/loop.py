@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pretext.data.batches import Batch, Examples, batches
 from pretext.engine import distributed
-from pretext.engine.journal import Journal, Silence, skipped_pictures
+from pretext.engine.journal import Journal, Silence, skipped_images
 from pretext.engine.nonfinite import keep_evidence
 from pretext.engine.progress import Advance, progress
 from pretext.engine.run import keep_checkpoint, newest_checkpoint
@@ -47,8 +47,8 @@ def train(
         look: called now and then, on the first process only, to journal how the network does.
         warned: which signal of a machine has asked to stop, see ``stop_requests``; Ctrl-C is watched for here.
         facts: journaled at the start of every call, such as versions.
-        stored: what a checkpoint holds besides the learner's state (settings, colour contract).
-        skipped: key and reason of pictures that are known to be unreadable, for the journal.
+        stored: what a checkpoint holds besides the learner's state (settings, color contract).
+        skipped: key and reason of images that are known to be unreadable, for the journal.
         title: of the progress, if not the folder's name.
         replayable: whether ``pretint replay`` can compute a step of such a run again.
 
@@ -56,7 +56,7 @@ def train(
         How it ended; unless it is complete, with a checkpoint written.
 
     Raises:
-        UserError: the loss is no longer finite, the disk is full, no picture can be read, another
+        UserError: the loss is no longer finite, the disk is full, no image can be read, another
             process is gone.
     """
     training, machine, first = learner.training, learner.machine, distributed.is_first()
@@ -66,7 +66,7 @@ def train(
     with (
         closing(Journal(run, learner.done if begun else None) if first else Silence()) as journal,
         stop_requests(signal.SIGINT) as interrupted,
-        progress(title or run.name, training.steps, "pictures", learner.done, weight=training.batch_size)
+        progress(title or run.name, training.steps, "images", learner.done, weight=training.batch_size)
         if first
         else nullcontext(lambda more, remark: None) as advance,
     ):
@@ -134,7 +134,7 @@ class _Books:
         self.journal, self.advance = journal, advance
         self._steps: list[tuple[int, float, Tensor, Tensor]] = []  # losses stay on the device until they are noted
         self._bad = list(skipped)
-        self._known = set(skipped_pictures(run)) if distributed.is_first() else set()
+        self._known = set(skipped_images(run)) if distributed.is_first() else set()
         self._began, self._waited = time.perf_counter(), 0.0
 
     def waiting_for(self, batches: Iterator[Batch]) -> Iterator[Batch]:
@@ -150,7 +150,7 @@ class _Books:
             yield batch
 
     def add(self, loss: Tensor, norm: Tensor, skipped: Sequence[tuple[str, str]]) -> None:
-        """A step, and the pictures that it could not read."""
+        """A step, and the images that it could not read."""
         self._steps.append((self.learner.done, self.learner.rate, loss, norm))
         self._bad += skipped
 
@@ -173,7 +173,7 @@ class _Books:
             self.journal.write("step", step, loss=loss, lr=rate, gradient_norm=norm)
         count = len(self._steps)
         rate, waiting = self.lap(count * self.learner.training.batch_size)
-        self.journal.write("speed", done, pictures_per_second=rate, waiting=waiting)
+        self.journal.write("speed", done, images_per_second=rate, waiting=waiting)
         self.journal.flush()
         self.advance(count, f"loss {losses[-1]:.3f}, {waiting:.0%} waiting for data")
         self._steps.clear()
@@ -184,13 +184,13 @@ class _Books:
         self.journal.flush()  # first: the journal is never behind a checkpoint
         keep_checkpoint(self.run, {**self.learner.state(), **self.stored})
 
-    def lap(self, pictures: int = 0) -> tuple[float, float]:
-        """Pictures per second and the share of waiting since the last lap."""
+    def lap(self, images: int = 0) -> tuple[float, float]:
+        """Images per second and the share of waiting since the last lap."""
         now = time.perf_counter()
         seconds = max(now - self._began, 1e-9)
         share = min(1.0, self._waited / seconds)
         self._began, self._waited = now, 0.0
-        return pictures / seconds, share
+        return images / seconds, share
 
     def _ruin(self, step: int, loss: float, norm: float) -> UserError:
         said = f"{self.run}: the loss is {loss} and its gradient's norm {norm} at step {step}"
@@ -198,5 +198,5 @@ class _Books:
             return SaidElsewhere(said)
         settings = self.stored["settings"]
         evidence = keep_evidence(self.run, step, loss, norm, self.learner.training, self.samples, settings)
-        where = f"see where it began: pretint replay {evidence}" if self.replayable else f"{evidence} has the pictures"
+        where = f"see where it began: pretint replay {evidence}" if self.replayable else f"{evidence} has the images"
         return UserError(f"{said}; {where}, and start a new run with a lower training.lr or training.precision fp32")

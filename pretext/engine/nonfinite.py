@@ -22,7 +22,7 @@ def keep_evidence(
 ) -> Path:
     """Write ``nonfinite/STEP`` in the run.
 
-    evidence.json    the step, its samples and their pictures, and how they were shared out
+    evidence.json    the step, its samples and their images, and how they were shared out
     settings.yaml    the run's
     checkpoint.pt    the newest checkpoint before that step
 
@@ -38,9 +38,9 @@ def keep_evidence(
         "loss": str(loss),
         "gradient_norm": str(norm),
         "samples": [first, first + training.batch_size],
-        "pictures": [samples.parts[part].key(index) for part, index in seen],
+        "images": [samples.parts[part].key(index) for part, index in seen],
         "processes": distributed.world(),
-        "micro_batch": pieces * distributed.world() if training.batch_norm == "synchronised" else pieces,
+        "micro_batch": pieces * distributed.world() if training.batch_norm == "synchronized" else pieces,
     }
     write_atomically(folder / "evidence.json", json.dumps(evidence, indent=1).encode())
     write_atomically(folder / "settings.yaml", yaml.safe_dump(settings, sort_keys=False).encode())
@@ -65,9 +65,9 @@ def read_evidence(folder: Path) -> Evidence:
     try:
         evidence = json.loads(path.read_text(encoding="utf-8"))
         assert isinstance(evidence["step"], int) and isinstance(evidence["micro_batch"], int)
-        assert isinstance(evidence["pictures"], list) and evidence["step"] > 0
-        assert evidence["micro_batch"] > 0 and len(evidence["pictures"]) % evidence["micro_batch"] == 0
-        assert evidence["samples"][1] == evidence["step"] * len(evidence["pictures"])
+        assert isinstance(evidence["images"], list) and evidence["step"] > 0
+        assert evidence["micro_batch"] > 0 and len(evidence["images"]) % evidence["micro_batch"] == 0
+        assert evidence["samples"][1] == evidence["step"] * len(evidence["images"])
     except OSError as error:
         raise UserError(f"{folder}: nothing to replay (no readable evidence.json); name RUN/nonfinite/STEP") from error
     except (ValueError, KeyError, TypeError, IndexError, AssertionError) as error:

@@ -33,7 +33,7 @@ def progress(title: str, total: int, unit: str, done: int | None = None, weight:
     Args:
         title: what is being done.
         total: how many in all.
-        unit: of the rate, such as "pictures".
+        unit: of the rate, such as "images".
         done: how many an earlier call did; they count for the bar, not for the rate. None for work that is
             done anew by every call.
         weight: how many units one thing is worth in the rate (a step: its batch).

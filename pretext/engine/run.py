@@ -4,7 +4,7 @@ settings.yaml            what was asked for, every setting resolved
 journal.jsonl            what happened, a record a line
 tensorboard/             the same as curves
 checkpoints/00001500.pt  the state after step 1500; the newest two are kept
-samples/00001500.png     held-out pictures: gray, coloured, original
+samples/00001500.png     held-out images: gray, colored, original
 """
 
 import functools
@@ -207,7 +207,7 @@ def _differences(old: Settings, new: Settings, prefix: str = "") -> list[str]:
         if isinstance(was, dict) and isinstance(now, dict):
             found += _differences(was, now, f"{name}.")
         elif name == _PLACE and isinstance(was, str) and isinstance(now, str):
-            continue  # pictures may be moved; that they are the same ones is seen by their digest
+            continue  # images may be moved; that they are the same ones is seen by their digest
         elif was != now and name.partition(".")[0] not in _FREE:
             found.append(f"{name} was {was}, is now {now}")
     return found

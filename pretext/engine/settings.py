@@ -15,8 +15,8 @@ class TrainingSettings:
 
     Args:
         steps: optimizer steps in all.
-        batch_size: pictures a step, over all processes.
-        micro_batch: pictures that a process computes at once, adding up the gradients of its share of the
+        batch_size: images a step, over all processes.
+        micro_batch: images that a process computes at once, adding up the gradients of its share of the
             batch; 0 takes the whole share at once. Batch norm's statistics are those of a micro-batch.
         optimizer: adam, adamw (weight decay decoupled) or sgd (with momentum).
         lr: peak learning rate.
@@ -33,7 +33,7 @@ class TrainingSettings:
         decay_rate: see milestones.
         ema: decay of the exponential moving average of the weights, which is what is then looked at and
             transferred; it warms up, as timm's ModelEmaV3 does. 0: none.
-        batch_norm: statistics of every process's own pictures (local), or of all processes' (synchronised;
+        batch_norm: statistics of every process's own images (local), or of all processes' (synchronized;
             GPUs only). One process computes the same either way.
         precision: bf16 runs the network in bfloat16 (weights and loss stay float32); auto takes it
             where the device computes in it natively.
@@ -55,7 +55,7 @@ class TrainingSettings:
     milestones: list[int] = field(default_factory=list)
     decay_rate: float = 0.1
     ema: float = 0.0
-    batch_norm: Literal["local", "synchronised"] = "local"
+    batch_norm: Literal["local", "synchronized"] = "local"
     precision: Precision = "auto"
 
     def __post_init__(self) -> None:
@@ -91,7 +91,7 @@ class TrainingSettings:
             raise UserError("training.milestones go with training.schedule multistep, and only with it: give both")
 
     def share(self, processes: int) -> int:
-        """How many pictures of a batch each of so many processes takes.
+        """How many images of a batch each of so many processes takes.
 
         Raises:
             UserError: it cannot be shared out evenly, in whole micro-batches.
@@ -112,14 +112,14 @@ class MachineSettings:
 
     Args:
         device: auto (the GPU if there is one), cpu, cuda, cuda:1, ...
-        workers: processes that decode pictures; -1 takes 1 beside a CPU and up to 12 beside a GPU.
+        workers: processes that decode images; -1 takes 1 beside a CPU and up to 12 beside a GPU.
         worker_start: how they are started: fork, spawn or forkserver, see Python's multiprocessing; default
-            takes Python's own. Forked workers start at once and share the list of pictures.
-        cache: MiB of decoded pictures that all workers together may keep in memory.
+            takes Python's own. Forked workers start at once and share the list of images.
+        cache: MiB of decoded images that all workers together may keep in memory.
         checkpoint_every: steps between two checkpoints.
-        evaluate_every: steps between two looks at the colour health of held-out pictures.
+        evaluate_every: steps between two looks at the color health of held-out images.
         compile: let torch.compile translate the step: minutes at the start, faster after it.
-        channels_last: keep pictures with their channels innermost, which suits most kernels.
+        channels_last: keep images with their channels innermost, which suits most kernels.
         checkpoint_activations: keep only what goes into each block of the network, and compute the rest
             again for the gradient: less memory for more time.
     """

@@ -32,11 +32,11 @@ class Trainable(Protocol):
     """
 
     def loss(self, rgb: Tensor, labels: Any) -> Tensor:
-        """The mean over pictures, or over what counts in them, of their loss, a scalar.
+        """The mean over images, or over what counts in them, of their loss, a scalar.
 
         Args:
             rgb: (B, 3, H, W), uint8, on the module's device.
-            labels: (B,), int64, likewise, -1 where pictures have none; or what else its examples have, see
+            labels: (B,), int64, likewise, -1 where images have none; or what else its examples have, see
                 ``pretext.data.batches.Batch``.
         """
         ...
@@ -45,7 +45,7 @@ class Trainable(Protocol):
 class Learner:
     """A network, its optimizer, its learning-rate schedule and its moving average.
 
-    What a step computes depends on the state, the pictures and the number of steps done, on nothing
+    What a step computes depends on the state, the images and the number of steps done, on nothing
     else: random numbers are drawn from (seed, step, position in the batch). So it is the same for one
     process and many, up to the order in which floats are added; where batch norm or dropout asks
     what is computed at once, if that is a micro-batch of a fixed size.
@@ -67,9 +67,9 @@ class Learner:
         self.training, self.machine, self.place, self.seed = training, machine, place, seed
         self.share = training.share(distributed.world())
         self.done = 0
-        if training.batch_norm == "synchronised" and distributed.world() > 1:
+        if training.batch_norm == "synchronized" and distributed.world() > 1:
             if place.device.type != "cuda":
-                raise UserError("training.batch_norm is synchronised, which torch does on GPUs only; take local here")
+                raise UserError("training.batch_norm is synchronized, which torch does on GPUs only; take local here")
             network = convert_sync_batchnorm(network)
         self.network = network
         self.optimizer, self.schedule = optimizer_and_schedule(network, training)
@@ -91,7 +91,7 @@ class Learner:
 
         Args:
             rgb: (share, 3, H, W), uint8.
-            labels: (share,), int64, -1 where pictures have none; or of another kind, see ``Trainable``.
+            labels: (share,), int64, -1 where images have none; or of another kind, see ``Trainable``.
             optimize: False leaves the weights as they are, and their gradients where they can be seen.
 
         Returns:
@@ -215,7 +215,7 @@ def _parallel(loss: nn.Module, place: Place) -> DistributedDataParallel:
 
 def optimizer_and_schedule(network: nn.Module, training: TrainingSettings) -> tuple[torch.optim.Optimizer, Scheduler]:
     """The optimizer, and a learning rate that is a function of the step alone."""
-    # Biases and the scales and shifts of norms are vectors; decay and rate may spare or favour them.
+    # Biases and the scales and shifts of norms are vectors; decay and rate may spare or favor them.
     rates: dict[str, float] = getattr(network, "rates", {})
     groups = []
     for multiple in dict.fromkeys((1.0, *rates.values())):

@@ -1,6 +1,6 @@
-"""A classifier: a backbone and a linear layer, trained together on the labels of pictures.
+"""A classifier: a backbone and a linear layer, trained together on the labels of images.
 
-The supervised reference: the network that a colorizer's backbone is, shown the same pictures in the
+The supervised reference: the network that a colorizer's backbone is, shown the same images in the
 same way for as long, but told what is in them.
 """
 
@@ -36,17 +36,17 @@ class Classifier(nn.Module):
         return logits
 
     def loss(self, rgb: Tensor, labels: Tensor) -> Tensor:
-        """The mean cross-entropy, in nats, of pictures (B, 3, H, W), sRGB, with labels (B,), int64: a scalar."""
-        return self.picture_losses(rgb, labels).mean()
+        """The mean cross-entropy, in nats, of images (B, 3, H, W), sRGB, with labels (B,), int64: a scalar."""
+        return self.image_losses(rgb, labels).mean()
 
-    def picture_losses(self, rgb: Tensor, labels: Tensor) -> Tensor:
-        """(B,): each picture's own."""
+    def image_losses(self, rgb: Tensor, labels: Tensor) -> Tensor:
+        """(B,): each image's own."""
         return F.cross_entropy(self(rgb_to_lightness(rgb)), labels, reduction="none")
 
 
 @torch.inference_mode()
 def label_health(classifier: Classifier, rgb: Tensor, labels: Tensor, place: Place) -> dict[str, float]:
-    """How a classifier, in eval mode, names pictures.
+    """How a classifier, in eval mode, names images.
 
     Args:
         classifier: on the place's device.
@@ -56,13 +56,13 @@ def label_health(classifier: Classifier, rgb: Tensor, labels: Tensor, place: Pla
 
     Returns:
         loss: the mean cross-entropy, nats.
-        accuracy: share of the pictures whose highest score is that of their label.
+        accuracy: share of the images whose highest score is that of their label.
     """
     losses, right = 0.0, 0
-    for pictures, truth in zip(rgb.split(_AT_ONCE), labels.split(_AT_ONCE), strict=True):
+    for images, truth in zip(rgb.split(_AT_ONCE), labels.split(_AT_ONCE), strict=True):
         truth = truth.to(place.device)
         with autocast(place):
-            logits = classifier(rgb_to_lightness(pictures.to(place.device)))
+            logits = classifier(rgb_to_lightness(images.to(place.device)))
         losses += float(F.cross_entropy(logits, truth, reduction="sum"))
         right += int((logits.argmax(1) == truth).sum())
     return {"loss": losses / len(rgb), "accuracy": right / len(rgb)}

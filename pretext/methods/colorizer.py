@@ -1,4 +1,4 @@
-"""A colorizer: a backbone and a colour head, trained together for an objective."""
+"""A colorizer: a backbone and a color head, trained together for an objective."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -16,11 +16,11 @@ _NAMING = 256  # units of the class branch
 
 
 Hinting = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""The true ab (B, 2, H, W) and the sample numbers (B,) of pictures -> hints and mask, see ``pretext.methods.hints``."""
+"""The true ab (B, 2, H, W) and the sample numbers (B,) of images -> hints and mask, see ``pretext.methods.hints``."""
 
 
 class ClassBranch(nn.Module):
-    """Names a picture's class from the backbone's vector of it, to train that; nothing colours with it.
+    """Names an image's class from the backbone's vector of it, to train that; nothing colors with it.
 
     Layers: Iizuka et al. 2016, one fully connected layer of 256 before the scores.
 
@@ -43,7 +43,7 @@ class ClassBranch(nn.Module):
 
 
 class Colorizer(nn.Module):
-    """Lightness in, colour out.
+    """Lightness in, color out.
 
     The head is one 1 x 1 convolution on the backbone's last stage. Where that stage is coarser than
     ``target_stride``, its output is interpolated to the target's grid (bilinear), as the paper does
@@ -52,9 +52,9 @@ class Colorizer(nn.Module):
     Args:
         backbone: gives the features.
         objective: says how many channels the head emits, and decodes them.
-        target_stride: input pixels per point of the colour target, which is sampled, not averaged.
-        hinting: gives the hints that pictures are trained with, to a backbone that takes them.
-        class_branch: learns the labels of pictures besides their colours, from a backbone that has a vector.
+        target_stride: input pixels per point of the color target, which is sampled, not averaged.
+        hinting: gives the hints that images are trained with, to a backbone that takes them.
+        class_branch: learns the labels of images besides their colors, from a backbone that has a vector.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Colorizer(nn.Module):
         return self.output(self.backbone(lightness, *self._given(hints, mask)), lightness.shape[-2:])
 
     def output(self, features: Mapping[str, Tensor], size: Sequence[int]) -> Tensor:
-        """The head's output on a backbone's features of pictures of that size; see ``forward``."""
+        """The head's output on a backbone's features of images of that size; see ``forward``."""
         output: Tensor = self.head(features[self.backbone.stages[-1].name])
         height, width = (-(-side // self.target_stride) for side in size)
         if output.shape[-2:] != (height, width):
@@ -118,13 +118,13 @@ class Colorizer(nn.Module):
         Returns:
             A scalar.
         """
-        output, named = self._learnt(rgb, labels, numbers)
+        output, named = self._learned(rgb, labels, numbers)
         loss: Tensor = self.objective(output, self.target(rgb))
         return loss if named is None else loss + named.mean()
 
-    def picture_losses(self, rgb: Tensor, labels: Tensor | None = None, numbers: Tensor | None = None) -> Tensor:
-        """(B,): each picture's own loss, one without colour counted as any other; arguments as of ``loss``."""
-        output, named = self._learnt(rgb, labels, numbers)
+    def image_losses(self, rgb: Tensor, labels: Tensor | None = None, numbers: Tensor | None = None) -> Tensor:
+        """(B,): each image's own loss, one without color counted as any other; arguments as of ``loss``."""
+        output, named = self._learned(rgb, labels, numbers)
         losses = self.objective.pixel_losses(output, self.target(rgb)).flatten(1).mean(1)
         return losses if named is None else losses + named
 
@@ -136,7 +136,7 @@ class Colorizer(nn.Module):
         hints: Tensor | None = None,
         mask: Tensor | None = None,
     ) -> Tensor:
-        """The colour of pictures: ab, (B, 2, H, W), of their L, (B, 1, H, W), all unscaled; hints as in ``forward``."""
+        """The color of images: ab, (B, 2, H, W), of their L, (B, 1, H, W), all unscaled; hints as in ``forward``."""
         ab = self.objective.decode(self(lightness, hints, mask), temperature)
         return resample(ab, self.target_stride, lightness.shape[-2:])
 
@@ -148,8 +148,8 @@ class Colorizer(nn.Module):
         assert hints is not None and mask is not None, "hints come with their mask"
         return hints, mask
 
-    def _learnt(self, rgb: Tensor, labels: Tensor | None, numbers: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """The head's output, and what the class branch adds to each picture's loss."""
+    def _learned(self, rgb: Tensor, labels: Tensor | None, numbers: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """The head's output, and what the class branch adds to each image's loss."""
         lightness = rgb_to_lightness(rgb)
         if self.class_branch is not None:
             assert labels is not None
@@ -161,21 +161,21 @@ class Colorizer(nn.Module):
 
 
 class NoHead(nn.Module):
-    """Stands where weights came without a colour head: whoever asks it for colours is told so."""
+    """Stands where weights came without a color head: whoever asks it for colors is told so."""
 
     def __init__(self, origin: str) -> None:
         super().__init__()
         self.origin = origin
 
     def forward(self, features: Tensor) -> Tensor:
-        raise UserError(f"{self.origin}: these weights have no colour head; they can be probed, but colour nothing")
+        raise UserError(f"{self.origin}: these weights have no color head; they can be probed, but color nothing")
 
 
 def resample(grid: Tensor, factor: float, size: Sequence[int]) -> Tensor:
     """Bilinear interpolation between point samples.
 
     Point i of the grid lies at pixel i * ``factor`` of the result, as sampling with a stride and strided
-    convolutions put it. (``F.interpolate`` alone takes its points for the middles of cells: the colours
+    convolutions put it. (``F.interpolate`` alone takes its points for the middles of cells: the colors
     would come to lie half a stride off.) Beyond the last point its value goes on.
 
     Args:
@@ -194,5 +194,5 @@ def resample(grid: Tensor, factor: float, size: Sequence[int]) -> Tensor:
 
 
 def join(lightness: Tensor, ab: Tensor) -> Tensor:
-    """sRGB in [0, 1], (B, 3, H, W), of L and ab; colours that sRGB does not have are clipped, which moves L."""
+    """sRGB in [0, 1], (B, 3, H, W), of L and ab; colors that sRGB does not have are clipped, which moves L."""
     return lab_to_rgb(torch.cat((lightness, ab), dim=1))

@@ -1,4 +1,4 @@
-"""Colour health: is the network learning to colour, or only to be safely gray?"""
+"""Color health: is the network learning to color, or only to be safely gray?"""
 
 import math
 from collections.abc import Iterable
@@ -27,27 +27,27 @@ def common_bins(prior: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def colour_health(colorizer: Colorizer, pictures: Iterable[Tensor], prior: Tensor, place: Place) -> dict[str, Any]:
-    """How a colorizer, in eval mode, colours pictures.
+def color_health(colorizer: Colorizer, images: Iterable[Tensor], prior: Tensor, place: Place) -> dict[str, Any]:
+    """How a colorizer, in eval mode, colors images.
 
     Bins are those of its objective (of a regression: the published 313): what is said of bins compares networks of
     the same bins only.
 
     Args:
         colorizer: on the place's device.
-        pictures: batches, (B, 3, H, W), uint8 sRGB; at least one.
+        images: batches, (B, 3, H, W), uint8 sRGB; at least one.
         prior: (Q,), adds up to 1; says which bins are common, and what a pixel of each bin weighs.
         place: where, at which precision.
 
     Returns:
         loss: the objective.
-        saturation: mean chroma of the prediction over mean chroma of the truth; 1 is as colourful as the
+        saturation: mean chroma of the prediction over mean chroma of the truth; 1 is as colorful as the
             data, 0 is gray (nan if the data are gray).
         accuracy: share of the pixels whose most probable bin (of a regression: the bin of the predicted
-            colour) is the bin nearest to the truth.
+            color) is the bin nearest to the truth.
         accuracy_rebalanced: the same, where each pixel counts by the rebalancing weight of its true bin, with
             the paper's lambda of 1/2 whatever the objective's is: comparable between objectives.
-        recall: a list of Q: of the pixels of each true bin, the share whose decoded colour (the annealed
+        recall: a list of Q: of the pixels of each true bin, the share whose decoded color (the annealed
             mean) lies in that very bin; nan where the bin does not occur.
         recall_common, recall_rare: its mean over the common, and over the rare bins that occur.
         entropy: of the predicted distributions, nats per pixel; at most ln Q, 5.75 of 313. Not for regression.
@@ -55,10 +55,10 @@ def colour_health(colorizer: Colorizer, pictures: Iterable[Tensor], prior: Tenso
     objective = colorizer.objective
     classifies = isinstance(objective, Classification)
     step = objective.gamut.step if isinstance(objective, Classification) else STEP
-    gamut = Gamut(neighbours=1, step=step).to(place.device)
+    gamut = Gamut(neighbors=1, step=step).to(place.device)
     losses, entropies, chroma, true_chroma = 0.0, 0.0, 0.0, 0.0
     truths, decoded_right, named_right = torch.zeros(3, len(gamut), dtype=torch.int64, device=place.device)
-    for rgb in pictures:
+    for rgb in images:
         rgb = rgb.to(place.device)
         truth = colorizer.target(rgb)
         with autocast(place):

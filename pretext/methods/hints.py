@@ -1,4 +1,4 @@
-"""Hints: the colours of a few places, which a network is given beside lightness, as a user would click them.
+"""Hints: the colors of a few places, which a network is given beside lightness, as a user would click them.
 
 Sampling: Zhang et al., *Real-Time User-Guided Image Colorization with Learned Deep Priors* (SIGGRAPH 2017), and
 ``util/util.py`` of its released training code (richzhang/colorization-pytorch).
@@ -14,21 +14,21 @@ from pretext.data.order import mix
 from pretext.errors import UserError
 
 _KEY = 0x41A75  # hints and augmentations of a sample are drawn from different numbers
-_LEFT_OUT = 1e-6  # share of pictures with more hints than are drawn
+_LEFT_OUT = 1e-6  # share of images with more hints than are drawn
 _MASK = 2**64 - 1
 
 
 @dataclass
 class HintSettings:
-    """True colours of some places, shown to the network while it learns; held-out pictures are judged without.
+    """True colors of some places, shown to the network while it learns; held-out images are judged without.
 
     Args:
         sampled: show hints. Only backbone siggraph17 takes them.
-        stop: p of the geometric distribution of their number: the share of pictures without any.
-        smallest: a hint is a square of at least so many pixels a side, and the mean colour in it.
+        stop: p of the geometric distribution of their number: the share of images without any.
+        smallest: a hint is a square of at least so many pixels a side, and the mean color in it.
         largest: and of at most so many, each number as likely.
-        spread: standard deviation of its place around the middle of the picture, as a share of the side.
-        whole: share of the pictures of which every pixel's colour is given.
+        spread: standard deviation of its place around the middle of the image, as a share of the side.
+        whole: share of the images of which every pixel's color is given.
     """
 
     sampled: bool = False
@@ -58,15 +58,15 @@ def sample_hints(
 ) -> tuple[Tensor, Tensor]:
     """Hints taken from the truth: those of sample t of a run are a function of the seed, t and the settings alone.
 
-    Where two hints overlap, the later one's colour counts, as in the released code. Of one picture in a million
+    Where two hints overlap, the later one's color counts, as in the released code. Of one image in a million
     the last hints are left out.
 
     Args:
-        ab: (B, 2, H, W), the true colours, unscaled.
-        numbers: (B,), int64: t of every picture.
+        ab: (B, 2, H, W), the true colors, unscaled.
+        numbers: (B,), int64: t of every image.
         seed: of the run.
         settings: how many, how large and where.
-        count: give every picture exactly so many, and none its whole truth.
+        count: give every image exactly so many, and none its whole truth.
 
     Returns:
         hints (B, 2, H, W), ab where there is a hint, else 0; mask (B, 1, H, W), 1 where there is one, else 0.
@@ -107,7 +107,7 @@ def uniforms(seed: int, numbers: Tensor, count: int) -> Tensor:
 
 
 def _most(stop: float) -> int:
-    """How many hints all but a few pictures stay within."""
+    """How many hints all but a few images stay within."""
     return math.ceil(math.log(_LEFT_OUT) / math.log1p(-stop))
 
 
@@ -128,8 +128,8 @@ def _painted(
     rows = (tops[..., None] + step).clamp_max(height - 1)
     columns = (lefts[..., None] + step).clamp_max(width - 1)
     pixels = (rows[..., None] * width + columns[..., None, :]).flatten(1)  # (B, M * S * S)
-    colours = ab.flatten(2).gather(2, pixels[:, None].expand(-1, 2, -1)).unflatten(2, (most, -1))
-    means = (colours * inside.flatten(2)[:, None]).sum(3) / sides.square()[:, None]
+    colors = ab.flatten(2).gather(2, pixels[:, None].expand(-1, 2, -1)).unflatten(2, (most, -1))
+    means = (colors * inside.flatten(2)[:, None]).sum(3) / sides.square()[:, None]
     order = torch.arange(most, device=ab.device)[:, None]
     owners = torch.where(inside.flatten(2) & given[..., None], order, -1).flatten(1)
     last = torch.full((len(ab), height * width), -1, device=ab.device).scatter_reduce_(1, pixels, owners, "amax")

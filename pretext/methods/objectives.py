@@ -1,6 +1,6 @@
 """Objectives: from a network's output and the true ab to a scalar, and from output to ab.
 
-Three of them (paper section 2 and its ablations): classification over the colour bins, rebalanced or
+Three of them (paper section 2 and its ablations): classification over the color bins, rebalanced or
 plain, and regression, L2 or Huber's. Plugins add others to ``OBJECTIVES``.
 """
 
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from pretext.color import at_least_float32
 from pretext.errors import UserError
-from pretext.gamut import STEP, STEPS, TEMPERATURE, Gamut, SoftTarget, bin_centres
+from pretext.gamut import STEP, STEPS, TEMPERATURE, Gamut, SoftTarget, bin_centers
 from pretext.prior import rebalancing_weights
 from pretext.registry import Registry
 
@@ -30,33 +30,33 @@ class ObjectiveSettings:
     """What the network learns.
 
     Args:
-        name: rebalanced or plain classification over the colour bins, or regression; or labels, the
-            supervised reference: the backbone learns the classes of a labelled data.source, and no colour; or
+        name: rebalanced or plain classification over the color bins, or regression; or labels, the
+            supervised reference: the backbone learns the classes of a labeled data.source, and no color; or
             a plugin's.
-        stride: input pixels per point of the colour target.
-        bin_step: of a classification: Lab units between neighbouring colour bins, 5 to 40. 10 gives the paper's 313;
+        stride: input pixels per point of the color target.
+        bin_step: of a classification: Lab units between neighboring color bins, 5 to 40. 10 gives the paper's 313;
             5 gives 1,083, 15 gives 159, 20 gives 101.
-        neighbours: K, the bins that share a pixel's colour: 5 in the paper, 10 in its released code.
+        neighbors: K, the bins that share a pixel's color: 5 in the paper, 10 in its released code.
         sigma: of the Gaussian that shares them out, Lab units. With another bin_step, half of that shares them out
             in the same proportions, as 5 does at 10.
-        prior: "estimate" from the pictures that are trained on, or a .npy file with a number for each bin, such as the
+        prior: "estimate" from the images that are trained on, or a .npy file with a number for each bin, such as the
             published one of 313.
-        prior_pictures: how many pictures an estimate takes.
+        prior_images: how many images an estimate takes.
         uniform: lambda, the share of the uniform distribution in the rebalancing.
         gray_threshold: a crop with no |a| or |b| above it has no loss.
         bounded: of a regression: a tanh keeps |a| and |b| below 110.
         huber: of a regression: Huber's loss, linear beyond so many Lab units; 0 is the squared distance (L2).
-        classes_weight: alpha, the weight of naming each picture's class besides colouring it: a labelled data.source
-            and backbone fusion, whose authors take 1/300 (0.00333); 0 learns colours alone.
+        classes_weight: alpha, the weight of naming each image's class besides coloring it: a labeled data.source
+            and backbone fusion, whose authors take 1/300 (0.00333); 0 learns colors alone.
     """
 
     name: str = "rebalanced"
     stride: int = 8
     bin_step: int = STEP
-    neighbours: int = 10
+    neighbors: int = 10
     sigma: float = 5.0
     prior: str = "estimate"
-    prior_pictures: int = 2000
+    prior_images: int = 2000
     uniform: float = 0.5
     gray_threshold: float = 5.0
     bounded: bool = False
@@ -76,7 +76,7 @@ class ObjectiveSettings:
         if self.huber and self.name != "regression":
             raise UserError(f"objective.huber is for a regression; objective.name is {self.name}")
         if self.classes_weight and self.supervised:
-            raise UserError("objective.classes_weight is for networks that colour; objective.name is labels")
+            raise UserError("objective.classes_weight is for networks that color; objective.name is labels")
         if self.bounded and self.name != "regression":
             raise UserError(f"objective.bounded is for a regression; objective.name is {self.name}")
         if not STEPS[0] <= self.bin_step <= STEPS[1]:
@@ -84,37 +84,37 @@ class ObjectiveSettings:
                 f"objective.bin_step is {self.bin_step}: it must lie in [{STEPS[0]}, {STEPS[1]}], Lab units"
             )
         if self.bin_step != STEP and self.name in ("regression", "labels"):
-            raise UserError(f"objective.bin_step is for a classification of colours; objective.name is {self.name}")
-        if not 1 <= self.neighbours <= self.bins:
-            raise UserError(f"objective.neighbours is {self.neighbours}: from 1 to {self.bins} bins can share")
-        if not self.sigma >= 0.1 or self.stride < 1 or self.prior_pictures < 1:
-            raise UserError("objective.sigma must be at least 0.1, objective.stride and objective.prior_pictures 1")
+            raise UserError(f"objective.bin_step is for a classification of colors; objective.name is {self.name}")
+        if not 1 <= self.neighbors <= self.bins:
+            raise UserError(f"objective.neighbors is {self.neighbors}: from 1 to {self.bins} bins can share")
+        if not self.sigma >= 0.1 or self.stride < 1 or self.prior_images < 1:
+            raise UserError("objective.sigma must be at least 0.1, objective.stride and objective.prior_images 1")
         if not 0 <= self.uniform <= 1:
             raise UserError(f"objective.uniform is {self.uniform}: a share lies between 0 and 1")
 
     @property
     def bins(self) -> int:
-        """Q, how many colour bins there are."""
-        return len(bin_centres(self.bin_step))
+        """Q, how many color bins there are."""
+        return len(bin_centers(self.bin_step))
 
     @property
     def gamut(self) -> Gamut:
-        """The colour bins, and how the colours of pixels are shared out among them."""
-        return Gamut(self.neighbours, self.sigma, self.bin_step)
+        """The color bins, and how the colors of pixels are shared out among them."""
+        return Gamut(self.neighbors, self.sigma, self.bin_step)
 
     @property
     def supervised(self) -> bool:
-        """Whether labels are learnt, and not colours."""
+        """Whether labels are learned, and not colors."""
         return self.name == "labels"
 
     @property
-    def labelled(self) -> bool:
-        """Whether pictures must come with labels: instead of colours, or besides them."""
+    def labeled(self) -> bool:
+        """Whether images must come with labels: instead of colors, or besides them."""
         return self.supervised or self.classes_weight > 0
 
 
 class Objective(nn.Module, ABC):
-    """What a colour head is trained for."""
+    """What a color head is trained for."""
 
     channels: int
     """How many channels the head must emit."""
@@ -136,15 +136,15 @@ class Objective(nn.Module, ABC):
 
         Args:
             output: (B, channels, h, w), of any float type; the loss is computed in float32 at least.
-            ab: (B, 2, h, w), the true colours, unscaled.
+            ab: (B, 2, h, w), the true colors, unscaled.
 
-        A picture in which no |a| or |b| exceeds ``gray_threshold`` counts with zero loss: it would only
-        teach that colour is absent (the released code's mask, threshold 5; 0 lets every picture count
-        that has any colour at all).
+        An image in which no |a| or |b| exceeds ``gray_threshold`` counts with zero loss: it would only
+        teach that color is absent (the released code's mask, threshold 5; 0 lets every image count
+        that has any color at all).
         """
         losses = self.pixel_losses(output, ab)
-        coloured = ab.abs().flatten(1).amax(1) > self.gray_threshold
-        return (losses * coloured[:, None, None]).mean()
+        colored = ab.abs().flatten(1).amax(1) > self.gray_threshold
+        return (losses * colored[:, None, None]).mean()
 
 
 class Classification(Objective):

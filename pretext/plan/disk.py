@@ -21,13 +21,13 @@ from pretext.engine.trainer import optimizer_and_schedule
 from pretext.files import png_bytes
 from pretext.methods.classifier import Classifier, label_health
 from pretext.methods.colorizer import Colorizer
-from pretext.methods.diagnostics import colour_health
+from pretext.methods.diagnostics import color_health
 from pretext.methods.hints import HintSettings
 from pretext.pretrain import sample_sheet
 from pretext.prior import load_prior
 from pretext.recipe import PretrainSettings, build_network
 from pretext.settings import plain
-from pretext.setup import held_views, open_pictures, stored
+from pretext.setup import held_views, open_images, stored
 from pretext.versions import versions
 
 KEPT = 2
@@ -57,24 +57,24 @@ class Disk:
 def pretrain_disk(settings: PretrainSettings) -> Disk:
     """What ``pretrain`` will write into a new run.
 
-    The pictures are opened and the network is built, on the CPU, at random weights; no step is computed. Checkpoints
-    are exact but for some bytes; a sheet of samples is drawn with the colours of another, small, network.
+    The images are opened and the network is built, on the CPU, at random weights; no step is computed. Checkpoints
+    are exact but for some bytes; a sheet of samples is drawn with the colors of another, small, network.
 
     Raises:
-        UserError: what ``pretrain`` would say of the pictures or the network.
+        UserError: what ``pretrain`` would say of the images or the network.
     """
     place, training = Place(torch.device("cpu"), "fp32", 0), settings.training
-    pictures = open_pictures(settings)
+    images = open_images(settings)
     prior = any_prior(settings)
-    network = build_network(settings, prior, pictures.classes)
-    besides = stored(pictures, settings, prior, place.precision)
+    network = build_network(settings, prior, images.classes)
+    besides = stored(images, settings, prior, place.precision)
     first, later = (checkpoint_size(network, training, besides, begun) for begun in (False, True))
     views, labels, *_ = held_views(
-        pictures, min(_LOOKED_AT, settings.data.holdout), network.backbone.fit_size(settings.view_size)
+        images, min(_LOOKED_AT, settings.data.holdout), network.backbone.fit_size(settings.view_size)
     )
     plainer = dataclasses.replace(settings.objective, classes_weight=0.0)
     other = dataclasses.replace(settings, backbone=BackboneSettings("tiny"), objective=plainer, hints=HintSettings())
-    small = build_network(other, prior, pictures.classes).eval()
+    small = build_network(other, prior, images.classes).eval()
     sheet = sheet_size(small, views, place)
     health = record_sizes("health", training.steps // 2, **health_record(small, views, labels, prior, place))
     noted, mirrored = training_records(training, settings.machine, health)
@@ -97,7 +97,7 @@ def pretrain_disk(settings: PretrainSettings) -> Disk:
 
 
 def looks_of(training: TrainingSettings, machine: MachineSettings) -> int:
-    """How often held-out pictures are looked at: before the first step, then every so often and at the end."""
+    """How often held-out images are looked at: before the first step, then every so often and at the end."""
     return 1 + math.ceil(training.steps / machine.evaluate_every)
 
 
@@ -174,7 +174,7 @@ def file_size(state: dict[str, Any]) -> int:
 
 
 def _optimizer_state(training: TrainingSettings) -> list[tuple[str, bool]]:
-    """What an optimizer keeps for each weight, and whether that is of the weight's shape: learnt from a tiny one."""
+    """What an optimizer keeps for each weight, and whether that is of the weight's shape: learned from a tiny one."""
     weight = nn.Parameter(torch.zeros(2, 3))
     optimizer, _ = optimizer_and_schedule(nn.ParameterList([weight]), training)
     weight.grad = torch.zeros_like(weight)
@@ -198,7 +198,7 @@ def training_records(
     steps, middle = training.steps, training.steps // 2  # which has as many digits as most
     each = (
         record_sizes("step", middle, loss=loss, lr=rate, gradient_norm=norm),
-        record_sizes("speed", middle, pictures_per_second=speed, waiting=waiting),
+        record_sizes("speed", middle, images_per_second=speed, waiting=waiting),
         health,
     )
     periods = (_NOTED_EVERY, machine.evaluate_every, machine.checkpoint_every)
@@ -209,27 +209,27 @@ def training_records(
 
 
 def sheet_size(network: Colorizer | Classifier, views: Tensor, place: Place) -> int:
-    """Bytes of a sheet of samples, as a network in eval mode colours them; 0 where labels are learnt."""
+    """Bytes of a sheet of samples, as a network in eval mode colors them; 0 where labels are learned."""
     return 0 if isinstance(network, Classifier) else len(png_bytes(sample_sheet(network, views, place)))
 
 
 def health_record(
     network: Colorizer | Classifier, views: Tensor, labels: Tensor, prior: Tensor | None, place: Place
 ) -> dict[str, Any]:
-    """What is journaled of one look at pictures, with a network in eval mode."""
+    """What is journaled of one look at images, with a network in eval mode."""
     if isinstance(network, Classifier):
         return {**label_health(network, views, labels, place)}
     assert prior is not None
-    return {**colour_health(network, [views], prior, place)}
+    return {**color_health(network, [views], prior, place)}
 
 
 def estimates_prior(settings: PretrainSettings) -> bool:
-    """Whether a run begins by estimating the prior from pictures."""
+    """Whether a run begins by estimating the prior from images."""
     return settings.objective.prior == "estimate" and not settings.objective.supervised
 
 
 def any_prior(settings: PretrainSettings) -> Tensor | None:
-    """The recipe's, where a file holds it; else any: no number of a plan depends on it. None where labels are learnt.
+    """The recipe's, where a file holds it; else any: no number of a plan depends on it. None where labels are learned.
 
     Raises:
         UserError: the file holds none.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pretext.data import open_labelled
+from pretext.data import open_labeled
 from pretext.data.batches import Batch, Samples, batches
 from pretext.engine.checkpoint import checkpoint_bytes
 from pretext.engine.device import Place, pick_place
@@ -30,7 +30,7 @@ from pretext.plan.disk import (
 )
 from pretext.plan.measure import Rate, bytes_of, learner_of, rate, seconds_of, together, try_out
 from pretext.recipe import PretrainSettings, build_network
-from pretext.setup import Pictures, first_crops, held_views, on_place, open_pictures, stored
+from pretext.setup import Images, first_crops, held_views, on_place, open_images, stored
 
 _SECONDS = 6.0  # for each of: the network alone, the data path alone, both
 _LOOKED_AT = 32
@@ -40,11 +40,11 @@ _FIRST = 32  # crops that are read to say how long the first ones take
 
 @dataclass(frozen=True)
 class Plan:
-    """What a pretraining will take on this machine. Bytes, seconds, pictures; measured unless it says exact."""
+    """What a pretraining will take on this machine. Bytes, seconds, images; measured unless it says exact."""
 
     place: Place
     settings: PretrainSettings
-    pictures: int
+    images: int
     """That are trained on; exact."""
     held: int
     parameters: int
@@ -55,19 +55,19 @@ class Plan:
     average: int
     checkpoint: int
     network: Rate
-    """Alone: whole steps, on pictures that lie in memory."""
+    """Alone: whole steps, on images that lie in memory."""
     data: Rate
-    """Alone: without a cache of decoded pictures."""
+    """Alone: without a cache of decoded images."""
     both: Rate
     waiting: float
-    """Share of the time in which steps wait for pictures."""
+    """Share of the time in which steps wait for images."""
     first_step: float
     before: float
     """Seconds until the first step."""
     look: float
-    """Seconds for one look at held-out pictures."""
+    """Seconds for one look at held-out images."""
     save: float
-    """Seconds to serialise a checkpoint; the disk's own time is not in it."""
+    """Seconds to serialize a checkpoint; the disk's own time is not in it."""
     host: int
     """Peak of the process, Python and torch included."""
     device: int | None
@@ -83,12 +83,12 @@ class Plan:
 
     @property
     def seen(self) -> int:
-        """How many pictures training sees, one as often as it comes."""
+        """How many images training sees, one as often as it comes."""
         return self.settings.training.steps * self.settings.training.batch_size
 
     @property
     def looks(self) -> int:
-        """How often held-out pictures are looked at: before the first step, then every so often and at the end."""
+        """How often held-out images are looked at: before the first step, then every so often and at the end."""
         return looks_of(self.settings.training, self.settings.machine)
 
     @property
@@ -116,7 +116,7 @@ class Plan:
     def limit(self) -> str:
         """What keeps the run from being faster."""
         if self.waiting > 0.1:
-            return f"the data path: steps wait for pictures {self.waiting:.0%} of the time"
+            return f"the data path: steps wait for images {self.waiting:.0%} of the time"
         if self.both.high < 0.85 * self.network.low:
             return "the cores, which the network and the data path share"
         return "the network"
@@ -129,59 +129,59 @@ class Plan:
 def plan(settings: PretrainSettings) -> Plan:
     """Measure for about half a minute what a pretraining will take here. No run is made.
 
-    The pictures are opened and the network is built as ``pretrain`` does; then real steps are done on
-    pictures in memory, real batches are read, and both at once. A step that would take very long is
-    measured with fewer pictures.
+    The images are opened and the network is built as ``pretrain`` does; then real steps are done on
+    images in memory, real batches are read, and both at once. A step that would take very long is
+    measured with fewer images.
 
     Raises:
-        UserError: what ``pretrain`` would say of the pictures, the network or the device.
+        UserError: what ``pretrain`` would say of the images, the network or the device.
     """
     began = time.perf_counter()
     place = pick_place(settings.machine.device, settings.training.precision, settings.machine.workers)
-    pictures = open_pictures(settings)
+    images = open_images(settings)
     if settings.online.source:
-        open_labelled(settings.online.source)
+        open_labeled(settings.online.source)
     opened = time.perf_counter() - began
     prior = any_prior(settings)
     forget_peak(place.device)
-    built = on_place(build_network(settings, prior, pictures.classes, published=True), settings, place)
-    reading, first = _first_crops(pictures, settings)
+    built = on_place(build_network(settings, prior, images.classes, published=True), settings, place)
+    reading, first = _first_crops(images, settings)
     with progress("measuring", 4, "parts") as advance:
         trial = try_out(built, settings, place)
         forget_peak(place.device)
         advance(1, "")
-        learner = learner_of(built, settings, place, trial.pictures, trial.micro_batch, settings.machine.compile)
-        some = torch.arange(trial.pictures)
-        rgb, labels = first[some % len(first)], some % max(1, len(pictures.classes))
+        learner = learner_of(built, settings, place, trial.images, trial.micro_batch, settings.machine.compile)
+        some = torch.arange(trial.images)
+        rgb, labels = first[some % len(first)], some % max(1, len(images.classes))
         first_step, (loss, norm) = seconds_of(lambda: learner.step(rgb, labels), place)
-        network = rate(lambda: learner.step(rgb, labels), trial.pictures, place, _SECONDS)
+        network = rate(lambda: learner.step(rgb, labels), trial.images, place, _SECONDS)
         advance(1, "")
-        with closing(_loaded(pictures.samples(settings), trial.pictures, place)) as loaded:
-            data = rate(lambda: next(loaded), trial.pictures, place, _SECONDS)
+        with closing(_loaded(images.samples(settings), trial.images, place)) as loaded:
+            data = rate(lambda: next(loaded), trial.images, place, _SECONDS)
         advance(1, "")
-        with closing(_loaded(pictures.samples(settings, place.workers), trial.pictures, place)) as loaded:
-            both, waiting = together(loaded, learner, trial.pictures, _SECONDS)
+        with closing(_loaded(images.samples(settings, place.workers), trial.images, place)) as loaded:
+            both, waiting = together(loaded, learner, trial.images, _SECONDS)
             workers = of_children()
         advance(1, "")
 
     looked_at = _LOOKED_AT if trial.whole else _SHOWN
-    look, sheet, health = _look(learner, pictures, settings, prior, looked_at)
-    besides = stored(pictures, settings, prior, place.precision)
+    look, sheet, health = _look(learner, images, settings, prior, looked_at)
+    besides = stored(images, settings, prior, place.precision)
     save, checkpoint = seconds_of(lambda: len(checkpoint_bytes({**learner.state(), **besides})), place)
     numbers = (float(loss), learner.rate, float(norm), both.low, waiting)
     line, event = training_records(settings.training, settings.machine, health, numbers)
     state = learner.state()
-    notes = _notes(settings, trial.pictures, trial.whole, trial.fits)
+    notes = _notes(settings, trial.images, trial.whole, trial.fits)
     host, on_device = peak(), device_peak(place.device)
     if not trial.whole:
         wanted = settings.training.micro_batch or settings.training.batch_size
-        more = round(trial.per_picture * (wanted - trial.pictures))
+        more = round(trial.per_image * (wanted - trial.images))
         host, on_device = (host + more, None) if on_device is None else (host, on_device + more)
     return Plan(
         place,
         settings,
-        pictures=sum(map(len, pictures.training)),
-        held=sum(map(len, pictures.held)),
+        images=sum(map(len, images.training)),
+        held=sum(map(len, images.held)),
         parameters=sum(parameter.numel() for parameter in built.parameters()),
         weights=bytes_of(state["model"]),
         gradients=bytes_of([parameter for parameter in built.parameters() if parameter.requires_grad]),
@@ -193,7 +193,7 @@ def plan(settings: PretrainSettings) -> Plan:
         both=both,
         waiting=waiting,
         first_step=first_step,
-        before=opened + first_step + (reading * settings.objective.prior_pictures if estimates_prior(settings) else 0),
+        before=opened + first_step + (reading * settings.objective.prior_images if estimates_prior(settings) else 0),
         look=look,
         save=save,
         host=host,
@@ -206,29 +206,29 @@ def plan(settings: PretrainSettings) -> Plan:
     )
 
 
-def _first_crops(pictures: Pictures, settings: PretrainSettings) -> tuple[float, Tensor]:
+def _first_crops(images: Images, settings: PretrainSettings) -> tuple[float, Tensor]:
     """Seconds that a crop takes in one process, and some crops."""
     began = time.perf_counter()
-    crops = list(first_crops(pictures, settings, _FIRST))
+    crops = list(first_crops(images, settings, _FIRST))
     return (time.perf_counter() - began) / len(crops), torch.stack(crops)
 
 
-def _loaded(samples: Samples, pictures: int, place: Place) -> Generator[Batch, None, None]:
-    """Batches of so many pictures, without end."""
-    yield from batches(samples, pictures, 0, 2**40 // pictures, place.workers)
+def _loaded(samples: Samples, images: int, place: Place) -> Generator[Batch, None, None]:
+    """Batches of so many images, without end."""
+    yield from batches(samples, images, 0, 2**40 // images, place.workers)
 
 
 def _look(
-    learner: Learner, pictures: Pictures, settings: PretrainSettings, prior: Tensor | None, most: int
+    learner: Learner, images: Images, settings: PretrainSettings, prior: Tensor | None, most: int
 ) -> tuple[float, int, tuple[int, int]]:
-    """Seconds for one look at held-out pictures, bytes of its sheet, sizes of its record."""
+    """Seconds for one look at held-out images, bytes of its sheet, sizes of its record."""
     network, place = learner.judged.eval(), learner.place
     assert isinstance(network, (Colorizer, Classifier))
     wanted = settings.data.holdout
-    views, labels, *_ = held_views(pictures, min(most, wanted), network.backbone.fit_size(settings.view_size))
+    views, labels, *_ = held_views(images, min(most, wanted), network.backbone.fit_size(settings.view_size))
     drawing, png = seconds_of(lambda: sheet_size(network, views, place), place)
     judging, health = seconds_of(lambda: health_record(network, views, labels, prior, place), place)
-    count = min(wanted, sum(map(len, pictures.held))) or len(views)
+    count = min(wanted, sum(map(len, images.held))) or len(views)
     return drawing + judging * count / len(views), png, record_sizes("health", settings.training.steps, **health)
 
 
@@ -236,7 +236,7 @@ def _notes(settings: PretrainSettings, probed: int, whole: bool, fits: bool) -> 
     notes = ["Speeds are the slowest and the fastest of the measured laps; on a machine that others use, they move."]
     if probed < settings.training.batch_size:
         notes.append(
-            f"Steps were measured with {probed} pictures of {settings.training.batch_size}"
+            f"Steps were measured with {probed} images of {settings.training.batch_size}"
             + ("." if whole else ", and memory is extrapolated from them: about.")
         )
     if not fits:
@@ -244,5 +244,5 @@ def _notes(settings: PretrainSettings, probed: int, whole: bool, fits: bool) -> 
     if settings.backbone.init != "random":
         notes.append(f"Left out: the time for the first weights (backbone.init {settings.backbone.init}).")
     if settings.online.source:
-        notes.append("Left out: the online probe's time, and its pictures in memory.")
+        notes.append("Left out: the online probe's time, and its images in memory.")
     return tuple(notes)

@@ -17,13 +17,13 @@ from pretext.methods.colorizer import Colorizer
 from pretext.recipe import PretrainSettings
 
 _LAPS = 5
-_TRIAL = 4  # pictures; batch normalisation wants more than one
+_TRIAL = 4  # images; batch normalization wants more than one
 _LONGEST = 6.0  # seconds that a measured step may take
 T = TypeVar("T")
 
 
 class Rate(NamedTuple):
-    """Pictures per second: the slowest and the fastest lap of those measured."""
+    """Images per second: the slowest and the fastest lap of those measured."""
 
     low: float
     high: float
@@ -33,13 +33,13 @@ class Rate(NamedTuple):
 class Trial(NamedTuple):
     """What a measured step is to hold, found by a smaller one."""
 
-    pictures: int
+    images: int
     """Of these a measured step takes so many: all of the batch, or fewer of a batch that would take too long."""
     micro_batch: int
     whole: bool
     """Whether a measured step holds in memory at once what a step of the run does."""
-    per_picture: float
-    """About how many bytes one more picture in memory takes."""
+    per_image: float
+    """About how many bytes one more image in memory takes."""
     fits: bool
     """Whether a step of the run seems to find memory enough."""
 
@@ -59,8 +59,8 @@ def seconds_of(job: Callable[[], T], place: Place) -> tuple[float, T]:
     return time.perf_counter() - began, result
 
 
-def rate(once: Callable[[], object], pictures: int, place: Place, seconds: float) -> Rate:
-    """How fast something goes that takes so many pictures each time, repeated for about so long.
+def rate(once: Callable[[], object], images: int, place: Place, seconds: float) -> Rate:
+    """How fast something goes that takes so many images each time, repeated for about so long.
 
     The first time does not count: memory is laid out, kernels are chosen, workers start.
     """
@@ -70,7 +70,7 @@ def rate(once: Callable[[], object], pictures: int, place: Place, seconds: float
     laps: list[float] = []
     ends = time.perf_counter() + seconds
     while not laps or time.perf_counter() < ends:
-        laps.append(pictures * _lap(once, place, seconds / _LAPS))
+        laps.append(images * _lap(once, place, seconds / _LAPS))
     return Rate(min(laps), max(laps), len(laps))
 
 
@@ -84,8 +84,8 @@ def _lap(once: Callable[[], object], place: Place, seconds: float) -> float:
     return count / (time.perf_counter() - began)
 
 
-def together(source: Iterator[Batch], learner: Learner, pictures: int, seconds: float) -> tuple[Rate, float]:
-    """Both at once, as the training loop has them, and the share of the time in which steps waited for pictures."""
+def together(source: Iterator[Batch], learner: Learner, images: int, seconds: float) -> tuple[Rate, float]:
+    """Both at once, as the training loop has them, and the share of the time in which steps waited for images."""
     waits: list[float] = []
     went: list[float] = []
 
@@ -96,7 +96,7 @@ def together(source: Iterator[Batch], learner: Learner, pictures: int, seconds: 
         learner.step(batch.rgb, batch.labels)
         went.append(time.perf_counter() - began)
 
-    measured = rate(once, pictures, learner.place, seconds)
+    measured = rate(once, images, learner.place, seconds)
     return measured, sum(waits[1:]) / sum(went[1:])  # while the first waits, workers start
 
 
@@ -117,28 +117,28 @@ def try_out(network: Colorizer | Classifier, settings: PretrainSettings, place: 
     learner.step(rgb, labels)
     seconds, _ = seconds_of(lambda: learner.step(rgb, labels), place)
     kept = sum(map(bytes_of, (learner.state()["optimizer"], list(network.parameters()))))
-    per_picture = max(0, _taken(place) - before - kept) / small
-    fits = per_picture * (at_once - small) < available(place.device)
+    per_image = max(0, _taken(place) - before - kept) / small
+    fits = per_image * (at_once - small) < available(place.device)
     affordable = max(small, int(_LONGEST / seconds * small))
     if not fits:
         affordable = small
     if affordable >= share:
-        return Trial(share, training.micro_batch, True, per_picture, fits)
+        return Trial(share, training.micro_batch, True, per_image, fits)
     if affordable >= at_once:
-        return Trial(affordable // at_once * at_once, training.micro_batch, True, per_picture, fits)
-    return Trial(affordable, 0, False, per_picture, fits)
+        return Trial(affordable // at_once * at_once, training.micro_batch, True, per_image, fits)
+    return Trial(affordable, 0, False, per_image, fits)
 
 
 def learner_of(
     network: Colorizer | Classifier,
     settings: PretrainSettings,
     place: Place,
-    pictures: int,
+    images: int,
     micro_batch: int,
     compiled: bool,
 ) -> Learner:
-    """What trains the network, with another number of pictures a step than the recipe's."""
-    training = dataclasses.replace(settings.training, batch_size=pictures, micro_batch=micro_batch)
+    """What trains the network, with another number of images a step than the recipe's."""
+    training = dataclasses.replace(settings.training, batch_size=images, micro_batch=micro_batch)
     machine = dataclasses.replace(settings.machine, compile=compiled)
     return Learner(network, training, machine, place, settings.seed)
 

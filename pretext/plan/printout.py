@@ -23,15 +23,15 @@ def plan_lines(plan: Plan) -> list[str | Table]:
         table.add_row(name, value, remark, end_section=last)
 
     held = f"{plan.held:,} more are held out" if plan.held else "none is held out"
-    row("pictures", f"{plan.pictures:,}", held)
+    row("images", f"{plan.images:,}", held)
     row("", f"{plan.seen:,}", f"seen, in {training.steps:,} steps of {training.batch_size}: "
-        f"{_three(plan.seen / plan.pictures)} epochs", last=True)  # fmt: skip
-    row("network alone", _per_second(plan.network), "pictures/s, whole steps on pictures in memory")
-    row("data alone", _per_second(plan.data), f"pictures/s, no cache, {_workers(place)}")
-    row("together", _per_second(plan.both), "pictures/s, as the training loop has them", last=True)
+        f"{_three(plan.seen / plan.images)} epochs", last=True)  # fmt: skip
+    row("network alone", _per_second(plan.network), "images/s, whole steps on images in memory")
+    row("data alone", _per_second(plan.data), f"images/s, no cache, {_workers(place)}")
+    row("together", _per_second(plan.both), "images/s, as the training loop has them", last=True)
     row("time", _between(*plan.seconds, spoken), f"to the end of step {training.steps:,}")
     row("", spoken(plan.before), "of it before the first step")
-    row("", spoken(plan.looks * plan.look), f"for {plan.looks:,} looks at held-out pictures")
+    row("", spoken(plan.looks * plan.look), f"for {plan.looks:,} looks at held-out images")
     row("", spoken(plan.saves * plan.save), f"for {plan.saves:,} checkpoints, without the disk's own time", last=True)
     if plan.device is not None:
         row("memory", size(plan.device), f"on {place.device}, at the peak")

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pretext.data.batches import centre_crop
+from pretext.data.batches import center_crop
 from pretext.data.bundled import photographs
 from pretext.engine.checkpoint import load_checkpoint, save_portable
 from pretext.engine.memory import explain_memory_shortage
@@ -31,7 +31,7 @@ _INSTEAD = {
     "torchvision": "a plain module has no place for the exact conversion: take folded, which is near, or onnx",
     "onnx": "rgb, which is exact, costs nothing there",
 }
-_KEPT = ("step", "settings", "colour", "classes", "versions", "aside", "imported_from")
+_KEPT = ("step", "settings", "color", "classes", "versions", "aside", "imported_from")
 
 
 @dataclass
@@ -41,12 +41,12 @@ class ExportSettings:
     Args:
         format: safetensors, a checkpoint that Pretint reads again; timm or torchvision, a state dict of
             their plain module; onnx, a graph.
-        part: backbone; colorizer, which has the colour head too; auto takes the colorizer for
+        part: backbone; colorizer, which has the color head too; auto takes the colorizer for
             safetensors, the backbone otherwise.
-        input: lightness, L in [0, 100] as in training, or for timm and torchvision normalised as they do;
+        input: lightness, L in [0, 100] as in training, or for timm and torchvision normalized as they do;
             rgb (onnx): sRGB in [0, 1], from which L is computed exactly; folded (timm, torchvision):
-            normalised RGB in a first convolution of three channels, nearly the same.
-        size: side, in pixels, of the pictures that the result is checked on; 0 takes the size of training.
+            normalized RGB in a first convolution of three channels, nearly the same.
+        size: side, in pixels, of the images that the result is checked on; 0 takes the size of training.
     """
 
     format: Literal["safetensors", "timm", "torchvision", "onnx"] = "safetensors"
@@ -58,7 +58,7 @@ class ExportSettings:
         if not 0 <= self.size <= 4096:
             raise UserError(f"size is {self.size}: it must lie in [0, 4096]")
         if self.part == "colorizer" and self.format in ("timm", "torchvision"):
-            raise UserError(f"{self.format} modules have no colour head; leave part out, or take safetensors or onnx")
+            raise UserError(f"{self.format} modules have no color head; leave part out, or take safetensors or onnx")
         if self.input not in _WAYS[self.format]:
             raise UserError(f"input {self.input} is not for the format {self.format}: {_INSTEAD[self.format]}")
 
@@ -102,7 +102,7 @@ def export(model: Path, destination: Path, settings: ExportSettings) -> Exported
     if part == "auto":
         part = "colorizer" if settings.format == "safetensors" and pretrained.has_head else "backbone"
     if part == "colorizer" and not pretrained.has_head:
-        raise UserError(f"{model}: these weights have no colour head; export their backbone")
+        raise UserError(f"{model}: these weights have no color head; export their backbone")
     warnings = [pretrained.warning] if pretrained.untrained else []
     if settings.format == "safetensors":
         return Exported(destination, _write_safetensors(model, destination, part == "colorizer") + warnings)
@@ -110,9 +110,9 @@ def export(model: Path, destination: Path, settings: ExportSettings) -> Exported
     with torch.no_grad():
         if settings.format == "onnx":
             colorizer = pretrained.colorizer if part == "colorizer" else None
-            notes = write_onnx(destination, pretrained.colorizer.backbone, colorizer, settings.input, _pictures, size)
+            notes = write_onnx(destination, pretrained.colorizer.backbone, colorizer, settings.input, _images, size)
         else:
-            notes = write_plain(destination, settings.format, pretrained, settings.input, _pictures, size)
+            notes = write_plain(destination, settings.format, pretrained, settings.input, _images, size)
     return Exported(destination, [*notes, *warnings])
 
 
@@ -126,14 +126,14 @@ def _write_safetensors(model: Path, destination: Path, whole: bool) -> list[str]
     }
     kept: dict[str, Any] = {name: state[name] for name in _KEPT if name in state}
     save_portable(destination, {"model": weights, "head": whole, **kept})
-    what = "the backbone and its colour head" if whole else "the backbone alone"
+    what = "the backbone and its color head" if whole else "the backbone alone"
     return [
-        f"{len(weights)} tensors: {what}, with settings and colour contract; read as a checkpoint by every command "
+        f"{len(weights)} tensors: {what}, with settings and color contract; read as a checkpoint by every command "
         "and by pretext.load_pretrained"
     ]
 
 
-def _pictures(count: int, size: int) -> Tensor:
+def _images(count: int, size: int) -> Tensor:
     """The middles of the first built-in photographs: (count, 3, size, size), sRGB in [0, 1]."""
     chosen = list(photographs().values())[:count]
-    return torch.from_numpy(np.stack([centre_crop(one, size) for one in chosen])).permute(0, 3, 1, 2).float() / 255
+    return torch.from_numpy(np.stack([center_crop(one, size) for one in chosen])).permute(0, 3, 1, 2).float() / 255

@@ -12,9 +12,9 @@ from pretext.engine import distributed
 from pretext.engine.progress import say
 from pretext.engine.run import held_run, keep_checkpoint
 from pretext.errors import UserError
-from pretext.gamut import bin_centres
+from pretext.gamut import bin_centers
 from pretext.methods.colorizer import NoHead
-from pretext.pretrained import BACKBONE, Pretrained, colour_contract
+from pretext.pretrained import BACKBONE, Pretrained, color_contract
 from pretext.recipe import PretrainSettings, build_colorizer
 from pretext.settings import plain
 from pretext.versions import versions
@@ -46,12 +46,12 @@ class Imported(NamedTuple):
         aside = f"; {len(self.aside)} kept aside ({shorten(self.aside, _NAMED)})" if self.aside else ""
         absent = f" ({len(self.absent)} counters of batches, which evaluation does not need)" if self.absent else ""
         follow = f"pretint probe {self.run} --train FOLDER --test FOLDER" + (
-            f", pretint colorize {self.run} PICTURES" if self.has_head else ""
+            f", pretint colorize {self.run} IMAGES" if self.has_head else ""
         )
         return [
             f"{self.title}: {len(self.used)} keys used{aside}; {len(self.absent)} missing{absent}; 0 unused",
             *self.notes,
-            *([] if self.has_head else ["no colour head: it can be probed and exported, but colours nothing"]),
+            *([] if self.has_head else ["no color head: it can be probed and exported, but colors nothing"]),
             f"run: {self.run}",
             f"next: {follow}",
         ]
@@ -62,19 +62,19 @@ class ImportSettings:
     """What a file of weights does not say of itself.
 
     Args:
-        mask_centre: of SIGGRAPH17: what was subtracted from the mask of hints when the weights were trained: 0 of
+        mask_center: of SIGGRAPH17: what was subtracted from the mask of hints when the weights were trained: 0 of
             the release and of weights converted from Caffe, 0.5 of those retrained in PyTorch (--mask_cent there).
     """
 
-    mask_centre: float = 0.0
+    mask_center: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.mask_centre <= 1:
-            raise UserError(f"mask_centre is {self.mask_centre}: it must lie in [0, 1]")
+        if not 0 <= self.mask_center <= 1:
+            raise UserError(f"mask_center is {self.mask_center}: it must lie in [0, 1]")
 
 
 def import_weights(file: Path, run: Path, settings: ImportSettings | None = None) -> Imported:
-    """Import published weights as a run of no steps, which can be probed, exported and, with a head, colour.
+    """Import published weights as a run of no steps, which can be probed, exported and, with a head, color.
 
     Args:
         file: .pth, .torch or .safetensors: the release of ECCV16 or SIGGRAPH17, or VISSL's AlexNet or
@@ -130,19 +130,19 @@ def _published(file: Path, settings: ImportSettings) -> _State:
     file, part = split_part(file)
     if not file.exists():
         raise UserError(f"{file}: no such file; docs/weights.md says where published weights are")
-    release, names, weights, lines = _recognise(file, part)
+    release, names, weights, lines = _recognize(file, part)
     _check(file, weights, release, names)
-    recipe, centring = _centred(file, release, settings)
+    recipe, centering = _centerd(file, release, settings)
     model = {ours: weights[key].to(like.dtype) for ours, (key, like) in names.items() if key in weights}
     absent = [key for key, _ in names.values() if key not in weights]
     model |= {ours: torch.zeros_like(like, device="cpu") for ours, (key, like) in names.items() if key in absent}
     model |= release.given
     aside = {key: weights[key].float() for key in release.aside}
     try:
-        notes = release.finish(model, aside) + centring
+        notes = release.finish(model, aside) + centering
     except UserError as error:
         raise UserError(f"{file}: {release.title}, but {error}") from error
-    prior = torch.full((len(bin_centres()),), 1 / len(bin_centres()), dtype=torch.float64)
+    prior = torch.full((len(bin_centers()),), 1 / len(bin_centers()), dtype=torch.float64)
     if release.head:  # the objective's own values are no one's weights, but a checkpoint has them
         fresh = build_colorizer(recipe, prior).state_dict()
         model |= {name: value for name, value in fresh.items() if name.startswith("objective.")}
@@ -151,28 +151,28 @@ def _published(file: Path, settings: ImportSettings) -> _State:
     return _State(release, recipe, parts, prior, used, absent, lines + notes, lines)
 
 
-def _centred(file: Path, release: Release, settings: ImportSettings) -> tuple[PretrainSettings, list[str]]:
-    """The release's recipe with the mask centred as asked, and what to say of it."""
+def _centerd(file: Path, release: Release, settings: ImportSettings) -> tuple[PretrainSettings, list[str]]:
+    """The release's recipe with the mask centerd as asked, and what to say of it."""
     recipe = release.settings
     if recipe.backbone.name != "siggraph17":
-        if settings.mask_centre:
-            raise UserError(f"{file}: {release.title}: it takes no hints, so leave mask_centre out")
+        if settings.mask_center:
+            raise UserError(f"{file}: {release.title}: it takes no hints, so leave mask_center out")
         return recipe, []
-    backbone = replace(recipe.backbone, arguments={**recipe.backbone.arguments, "mask_centre": settings.mask_centre})
-    said = f"its mask of hints is 1 where there is one, less {settings.mask_centre:g}"
-    other = "0.5 for weights retrained by the PyTorch code" if not settings.mask_centre else "0 for the release"
-    return replace(recipe, backbone=backbone), [f"{said} (--mask_centre; {other}: the file does not say)"]
+    backbone = replace(recipe.backbone, arguments={**recipe.backbone.arguments, "mask_center": settings.mask_center})
+    said = f"its mask of hints is 1 where there is one, less {settings.mask_center:g}"
+    other = "0.5 for weights retrained by the PyTorch code" if not settings.mask_center else "0 for the release"
+    return replace(recipe, backbone=backbone), [f"{said} (--mask_center; {other}: the file does not say)"]
 
 
 def _write(run: Path, settings: PretrainSettings, state: dict[str, Any], prior: Tensor, file: Path) -> None:
     if run.exists() and (not run.is_dir() or any(run.iterdir())):
         raise UserError(f"{run}: exists; name a new folder for the imported weights")
-    shared = {"settings": plain(settings), "colour": colour_contract(settings, prior), "versions": versions()}
+    shared = {"settings": plain(settings), "color": color_contract(settings, prior), "versions": versions()}
     with held_run(run, plain(settings)):
         keep_checkpoint(run, {"step": 0, **shared, **state, "imported_from": file.name})
 
 
-def _recognise(file: Path, part: str) -> tuple[Release, dict[str, tuple[str, Tensor]], Weights, list[str]]:
+def _recognize(file: Path, part: str) -> tuple[Release, dict[str, tuple[str, Tensor]], Weights, list[str]]:
     """The release that a file is of; for every weight of ours its key in the file, and a tensor of its shape.
 
     Then the file's weights by these keys, and what to say of how they were found.
@@ -207,7 +207,7 @@ def _names(release: Release) -> dict[str, tuple[str, Tensor]]:
         if f"{BACKBONE}{name}" not in release.given
     }
     if release.head:
-        outputs = 2 if settings.objective.name == "regression" else len(bin_centres())
+        outputs = 2 if settings.objective.name == "regression" else len(bin_centers())
         shape = (outputs, backbone.stages[-1].channels, 1, 1)
         names["head.weight"] = (f"{release.head}.weight", torch.empty(shape, device="meta"))
         names["head.bias"] = (f"{release.head}.bias", torch.empty(outputs, device="meta"))

@@ -1,8 +1,8 @@
-"""Three ways to give a picture to a backbone that was made for lightness.
+"""Three ways to give an image to a backbone that was made for lightness.
 
 lightness    one channel in, as it was trained: L of CIE Lab.
 rgb          sRGB in; a front end computes L from it, exactly.
-folded       sRGB in, normalised as a classifier of ImageNet takes it; the first convolution is widened to three
+folded       sRGB in, normalized as a classifier of ImageNet takes it; the first convolution is widened to three
              channels, so that the network has no layer that its plain original lacks. L is no linear function of
              gamma-encoded RGB, so this is an approximation: L as the nearest affine one.
 """
@@ -22,7 +22,7 @@ InputWay = Literal["lightness", "rgb", "folded"]
 
 _SPREAD = 0.1
 _STEPS = 33
-_PLAIN_CONVOLUTIONS = ("Conv2d", "Conv2dSame")  # timm's other kinds standardise their weights over the input channels
+_PLAIN_CONVOLUTIONS = ("Conv2d", "Conv2dSame")  # timm's other kinds standardize their weights over the input channels
 
 
 class FromRgb(nn.Module):
@@ -54,7 +54,7 @@ class Affine(NamedTuple):
 def affine_lightness() -> Affine:
     """The affine function nearest to L over the sRGB cube, in least squares, near grays above all.
 
-    A colour counts by exp(-d^2 / (2 * 0.1^2)), d being its distance from the gray of the same mean: most
+    A color counts by exp(-d^2 / (2 * 0.1^2)), d being its distance from the gray of the same mean: most
     pixels of photographs lie there, and over the whole cube alike the fit would be 5 L units off on them.
     """
     axis = torch.linspace(0, 1, _STEPS, dtype=torch.float64)
@@ -75,18 +75,18 @@ def fold(
     rgb: tuple[Sequence[float], Sequence[float]],
     size: int,
 ) -> str:
-    """Give ``wide``, whose first convolution takes normalised RGB, the weights of ``gray``, which takes L.
+    """Give ``wide``, whose first convolution takes normalized RGB, the weights of ``gray``, which takes L.
 
     The affine function's slopes go into the weights. Its constant goes into the bias or, where there is
     none, into the running mean of the batch norm that follows. Where the first convolution pads its input
-    with zeros, they stood for the mean lightness in ``gray`` and stand for the mean colour in ``wide``,
+    with zeros, they stood for the mean lightness in ``gray`` and stand for the mean color in ``wide``,
     about 4 L units brighter: that is the same to neither net, and part of the measured deviation.
 
     Args:
         gray: in eval mode.
         wide: the same net for three channels, in eval mode; changed in place.
-        lightness: mean and standard deviation that L is normalised by, L in [0, 100].
-        rgb: means and standard deviations that R, G and B are normalised by, in [0, 1].
+        lightness: mean and standard deviation that L is normalized by, L in [0, 100].
+        rgb: means and standard deviations that R, G and B are normalized by, in [0, 1].
         size: a side, in pixels, that the nets take.
 
     Returns:

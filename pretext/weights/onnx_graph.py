@@ -19,14 +19,14 @@ from pretext.errors import UserError
 from pretext.files import write_atomically
 from pretext.methods.colorizer import Colorizer
 from pretext.weights.inputs import InputWay
-from pretext.weights.plain_modules import Pictures
+from pretext.weights.plain_modules import Images
 
 TOLERANCE = 1e-4
 _LIMIT = 2**31  # bytes of a protobuf message
 
 
 class _Graph(nn.Module):
-    """What the graph computes: every stage, and ab if there is a colour head."""
+    """What the graph computes: every stage, and ab if there is a color head."""
 
     def __init__(self, backbone: Backbone, colorizer: Colorizer | None, from_rgb: bool) -> None:
         super().__init__()
@@ -35,27 +35,27 @@ class _Graph(nn.Module):
         self.from_rgb = from_rgb
         self.outputs = [stage.name for stage in backbone.stages] + (["ab"] if colorizer else [])
 
-    def forward(self, picture: Tensor) -> tuple[Tensor, ...]:
-        features = self.backbone(rgb_to_lightness(picture) if self.from_rgb else picture)
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        features = self.backbone(rgb_to_lightness(image) if self.from_rgb else image)
         if self.colorizer is None:
             return tuple(features.values())
-        output = self.colorizer.output(features, picture.shape[-2:])
+        output = self.colorizer.output(features, image.shape[-2:])
         return (*features.values(), self.colorizer.objective.decode(output))
 
 
 def write_onnx(
-    destination: Path, backbone: Backbone, colorizer: Colorizer | None, way: InputWay, pictures: Pictures, size: int
+    destination: Path, backbone: Backbone, colorizer: Colorizer | None, way: InputWay, images: Images, size: int
 ) -> list[str]:
     """Write a graph whose outputs are the stages by name, and "ab" if a colorizer is given.
 
-    The number of pictures and, where the network allows, their size stay free.
+    The number of images and, where the network allows, their size stay free.
 
     Args:
         destination: the file.
         backbone: of the colorizer, if there is one.
-        colorizer: for ab, unscaled, at the grid of the colour target, decoded at the default temperature.
+        colorizer: for ab, unscaled, at the grid of the color target, decoded at the default temperature.
         way: lightness or rgb.
-        pictures: real ones, to compare on.
+        images: real ones, to compare on.
         size: their side.
 
     Returns:
@@ -72,13 +72,13 @@ def write_onnx(
     except ImportError as error:
         raise UserError(f"{error.name} is not installed: pip install 'pretint[export]'") from error
     graph = _Graph(backbone, colorizer, way == "rgb").eval()
-    batch = _batch(pictures, 2, size, way)
+    batch = _batch(images, 2, size, way)
     with torch.no_grad():
         graph(batch)  # a size that it cannot take is said in its own words, not in torch.export's
     larger = backbone.fit_size(size + max(stage.stride for stage in backbone.stages))
     reason = ""
     for free in (True, False) if _takes_any_size(backbone) else (False,):
-        others = [batch, _batch(pictures, 1, larger if free else size, way)]
+        others = [batch, _batch(images, 1, larger if free else size, way)]
         try:
             with _quiet():
                 model: Any = _translate(graph, batch, way, free)
@@ -110,7 +110,7 @@ def write_onnx(
 
 
 def _takes_any_size(backbone: Backbone) -> bool:
-    """Whether a graph of free height and width is worth trying: of windows that tile the picture it takes hours."""
+    """Whether a graph of free height and width is worth trying: of windows that tile the image it takes hours."""
     tiled = isinstance(backbone, TimmBackbone) and timm.get_pretrained_cfg(backbone.name).fixed_input_size
     return not tiled or len({stage.stride for stage in backbone.stages}) == 1  # as of plain vision transformers
 
@@ -131,8 +131,8 @@ def _translate(graph: _Graph, batch: Tensor, way: str, free: bool) -> Any:
     return program.model_proto
 
 
-def _batch(pictures: Pictures, count: int, size: int, way: InputWay) -> Tensor:
-    rgb = pictures(count, size)
+def _batch(images: Images, count: int, size: int, way: InputWay) -> Tensor:
+    rgb = images(count, size)
     return rgb if way == "rgb" else rgb_to_lightness(rgb)
 
 

@@ -18,7 +18,7 @@ from pretext.files import write_atomically
 from pretext.pretrained import Pretrained
 from pretext.weights.inputs import InputWay, affine_lightness, fold
 
-Pictures = Callable[[int, int], Tensor]
+Images = Callable[[int, int], Tensor]
 """(how many, side) -> (N, 3, side, side), sRGB in [0, 1]."""
 
 TOLERANCE = 1e-5
@@ -28,7 +28,7 @@ _ONLY_OURS = ("out_indices", "last_stride")  # arguments that no plain model tak
 
 
 def write_plain(
-    destination: Path, library: str, pretrained: Pretrained, way: InputWay, pictures: Pictures, size: int
+    destination: Path, library: str, pretrained: Pretrained, way: InputWay, images: Images, size: int
 ) -> list[str]:
     """Write the state dict, with how to load it and what to feed it in its metadata.
 
@@ -37,7 +37,7 @@ def write_plain(
         library: timm or torchvision.
         pretrained: what to write the backbone of.
         way: lightness or folded.
-        pictures: real ones, to compare on.
+        images: real ones, to compare on.
         size: their side.
 
     Returns:
@@ -64,8 +64,8 @@ def write_plain(
     published = timm.get_pretrained_cfg(backbone.name)
     mean, std = backbone.lightness_mean.item(), backbone.lightness_std.item()
     rgb = _IMAGENET if library == "torchvision" else (published.mean, published.std)
-    own = _features(backbone, pictures(_COMPARED, size))
-    found = _stages(plain, backbone, (rgb_to_lightness(pictures(_COMPARED, size)) - mean) / std)
+    own = _features(backbone, images(_COMPARED, size))
+    found = _stages(plain, backbone, (rgb_to_lightness(images(_COMPARED, size)) - mean) / std)
     worst = max(_difference(found[name], own[name]) for name in found)
     if not worst <= TOLERANCE:
         raise UserError(
@@ -91,7 +91,7 @@ def write_plain(
         )
     if way == "lightness":
         return [*notes, f"features as the backbone's to {worst:.1e} of the largest, on {_COMPARED} photographs"]
-    return [*notes, *_deviations(plain, backbone, rgb, pictures(_COMPARED, size))]
+    return [*notes, *_deviations(plain, backbone, rgb, images(_COMPARED, size))]
 
 
 def _made(
@@ -203,18 +203,18 @@ def _difference(found: Tensor, own: Tensor) -> float:
 
 
 def _deviations(
-    plain: nn.Module, backbone: TimmBackbone, rgb: tuple[Sequence[float], Sequence[float]], pictures: Tensor
+    plain: nn.Module, backbone: TimmBackbone, rgb: tuple[Sequence[float], Sequence[float]], images: Tensor
 ) -> list[str]:
     """How far folding takes L and the features of photographs from what they were."""
     means, stds = (torch.tensor(values)[:, None, None] for values in rgb)
-    off = affine_lightness().lightness(pictures) - rgb_to_lightness(pictures)
-    own, found = _features(backbone, pictures), _stages(plain, backbone, (pictures - means) / stds)
+    off = affine_lightness().lightness(images) - rgb_to_lightness(images)
+    own, found = _features(backbone, images), _stages(plain, backbone, (images - means) / stds)
     features = ", ".join(
         f"{name} {float((found[name] - own[name]).square().mean().sqrt() / own[name].square().mean().sqrt()):.1%}"
         for name in found
     )
     return [
-        f"on {len(pictures)} photographs L is off by {off.square().mean().sqrt():.2f} (root mean square; mean "
+        f"on {len(images)} photographs L is off by {off.square().mean().sqrt():.2f} (root mean square; mean "
         f"{off.mean():+.2f}, most {off.abs().max():.1f}) of 100",
         f"and the features by, root mean square over theirs: {features}",
     ]

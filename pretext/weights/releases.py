@@ -14,7 +14,7 @@ import torch
 from pretext.backbones.contract import BackboneSettings
 from pretext.data.batches import CropSettings
 from pretext.errors import UserError
-from pretext.gamut import TEMPERATURE, bin_centres
+from pretext.gamut import TEMPERATURE, bin_centers
 from pretext.methods.objectives import AB_SCALE, ObjectiveSettings
 from pretext.pretrained import BACKBONE
 from pretext.recipe import PretrainSettings
@@ -32,7 +32,7 @@ class Release(NamedTuple):
     published: Callable[[str], str]
     """The file's name of a weight of the backbone."""
     head: str = ""
-    """What the names of the colour head begin with in the file; empty: the file has none."""
+    """What the names of the color head begin with in the file; empty: the file has none."""
     given: Weights = {}  # noqa: RUF012 - a NamedTuple's default; never changed
     """Values of the backbone that are facts of the release and not in the file."""
     aside: dict[str, tuple[int, ...]] = {}  # noqa: RUF012
@@ -44,7 +44,7 @@ class Release(NamedTuple):
 def _recipe(
     name: str, size: int, stride: int, objective: ObjectiveSettings | None = None, **arguments: object
 ) -> PretrainSettings:
-    """A recipe whose pictures are seen at ``size``. Its other settings say nothing of how the weights were trained."""
+    """A recipe whose images are seen at ``size``. Its other settings say nothing of how the weights were trained."""
     return PretrainSettings(
         crop=CropSettings(size=size, area=(1.0, 1.0)),
         backbone=BackboneSettings(name, dict(arguments)),
@@ -56,22 +56,22 @@ def _finish_eccv16(model: Weights, aside: Weights) -> list[str]:
     """Put the head's bins into our order, and take the temperature out of its weights.
 
     The file's last layer averages the bins under the softmax itself: its temperature, 1 / 2.606 in the
-    Caffe net, can only be in the weights. Scaled by ours, 0.38, they give the release's colours where
+    Caffe net, can only be in the weights. Scaled by ours, 0.38, they give the release's colors where
     Pretint decodes at its default, and a plain softmax is the distribution that was trained.
     """
     theirs = AB_SCALE * aside["model_out.weight"].flatten(1).T.double().numpy()
-    ours = bin_centres()
+    ours = bin_centers()
     distances = np.abs(theirs[:, None] - ours[None]).max(2)
     order, deviation = distances.argmin(0), float(distances.min(0).max())
     if not deviation <= _SAME_BIN or len(set(order.tolist())) < len(ours):
         raise UserError(
-            f"its colour bins (model_out.weight) are not the {len(ours)} of the paper: off by {deviation:.1f}"
+            f"its color bins (model_out.weight) are not the {len(ours)} of the paper: off by {deviation:.1f}"
         )
     for name in ("head.weight", "head.bias"):
         model[name] = TEMPERATURE * model[name][torch.from_numpy(order)]
     moved = "in our order" if (order == np.arange(len(ours))).all() else "in another order, changed to ours"
     return [
-        f"its colour bins are ours to {deviation:.2g} Lab units, {moved}",
+        f"its color bins are ours to {deviation:.2g} Lab units, {moved}",
         f"its head is scaled by {TEMPERATURE}: decoded at that temperature, the default, it gives the release's ab",
     ]
 

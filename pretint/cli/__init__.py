@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        The exit code: 0 done, 1 some pictures could not be coloured, 2 the user's mistake (one line on standard error),
+        The exit code: 0 done, 1 some images could not be colored, 2 the user's mistake (one line on standard error),
         stopped and ready to go on: 75 by USR2 or because another process of the run is gone, 130 by Ctrl-C, 143 by
         TERM.
     """

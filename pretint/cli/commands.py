@@ -17,15 +17,15 @@ RUN = Positional("run", "directory of the run")
 NETWORKS = Positional(
     "networks", "runs, checkpoints, random:RUN, random:BACKBONE, timm:MODEL[:FILE]", nargs="+", kind=str
 )
-START = Positional("networks", "as of probe; rescaled:NETWORK is rescaled to the pictures first", nargs="+", kind=str)
+START = Positional("networks", "as of probe; rescaled:NETWORK is rescaled to the images first", nargs="+", kind=str)
 HERE = Path(__file__).parents[2]
 RECIPES = (HERE if (HERE / "configs").is_dir() else HERE / "pretext") / "configs" / "pretext"  # a checkout, a wheel
 
 
 def pretrain(arguments: Sequence[str]) -> int:
-    """Learn features from unlabelled pictures, by colorization."""
+    """Learn features from unlabeled images, by colorization."""
     from pretext.engine.distributed import is_first
-    from pretext.engine.journal import skipped_pictures
+    from pretext.engine.journal import skipped_images
     from pretext.engine.signals import Ending
     from pretext.pretrain import pretrain as job
     from pretext.recipe import PretrainSettings
@@ -38,7 +38,7 @@ def pretrain(arguments: Sequence[str]) -> int:
     ending = job(run, settings)
     if not is_first():  # of several processes: the first alone speaks, also to who started them
         return Ending.COMPLETE
-    say(*skips(skipped_pictures(run)))
+    say(*skips(skipped_images(run)))
     report = write_report(run)
     if ending != Ending.COMPLETE:
         say(f"stopped; the same command goes on: pretint pretrain {shlex.join(arguments)}")
@@ -76,7 +76,7 @@ def probe(arguments: Sequence[str]) -> int:
 
 
 def knn(arguments: Sequence[str]) -> int:
-    """Judge every stage of frozen networks by the nearest neighbours of the test pictures."""
+    """Judge every stage of frozen networks by the nearest neighbors of the test images."""
     from transfer.probes.knn import KnnSettings
     from transfer.probes.knn import knn as job
 
@@ -146,28 +146,28 @@ def table(arguments: Sequence[str]) -> int:
 
 
 def colorize(arguments: Sequence[str]) -> int:
-    """Colour photographs, and show them: gray, coloured, original."""
+    """Color photographs, and show them: gray, colored, original."""
     from pretint.colorization.job import FOLDER, require_images
     from pretint.colorization.job import colorize as job
     from pretint.colorization.settings import ColorizeSettings
 
     model = Positional(
         "model",
-        "a run, a checkpoint, exported weights, published ones of ECCV16 or SIGGRAPH17; reference:PICTURE; scribbles",
+        "a run, a checkpoint, exported weights, published ones of ECCV16 or SIGGRAPH17; reference:IMAGE; scribbles",
         kind=str,
     )
-    pictures = Positional("pictures", "picture files, folders of them, patterns; - is standard input", nargs="*")
+    images = Positional("images", "image files, folders of them, patterns; - is standard input", nargs="*")
     (run, paths), settings = read(
-        colorize, ColorizeSettings, [model, pictures], arguments, lambda named, _: require_images(*named)
+        colorize, ColorizeSettings, [model, images], arguments, lambda named, _: require_images(*named)
     )
     done = job(run, paths, settings)
-    if done.streamed:  # standard output is the picture
+    if done.streamed:  # standard output is the image
         complain(*(f"{key}: {note}" for key, note in done.notes))
         return 0
     say(*(f"{key}: {note}" for key, note in done.notes))
     if done.skipped:
         say(f"{len(done.skipped)} without a result:", *(f"  {error}" for error in done.skipped))
-    count = "1 coloured picture" if len(done.written) == 1 else f"{len(done.written):,} coloured pictures"
+    count = "1 colored image" if len(done.written) == 1 else f"{len(done.written):,} colored images"
     stood = f" ({done.stood:,} of them stood there already, made in the same way)" if done.stood else ""
     say(f"{count}: {settings.out or FOLDER}{stood}")
     if done.sheet:
@@ -176,13 +176,13 @@ def colorize(arguments: Sequence[str]) -> int:
 
 
 def score(arguments: Sequence[str]) -> int:
-    """Score networks' colours on pictures, beside gray, random colours and the truth."""
+    """Score networks' colors on images, beside gray, random colors and the truth."""
     from pretext.engine.progress import say as tell
-    from pretint.colorization.scores.job import ScoreSettings, require_pictures
+    from pretint.colorization.scores.job import ScoreSettings, require_images
     from pretint.colorization.scores.job import score as job
 
     models = Positional("models", "runs, checkpoints, RUN@hints=10, gray, random, truth", nargs="+", kind=str)
-    (named,), settings = read(score, ScoreSettings, [models], arguments, lambda _, given: require_pictures(given))
+    (named,), settings = read(score, ScoreSettings, [models], arguments, lambda _, given: require_images(given))
     done = job(named, settings)
     say(*done.shown(settings.format))
     told = (*skips(done.skipped), *done.notes, f"scores: {done.file}")
@@ -195,7 +195,7 @@ def score(arguments: Sequence[str]) -> int:
 
 
 def turing(arguments: Sequence[str]) -> int:
-    """Ask people which of two pictures is fake: a study as a web page, and how often each algorithm fools them."""
+    """Ask people which of two images is fake: a study as a web page, and how often each algorithm fools them."""
     from pretint.apps.turing.design import TuringSettings, gathered
     from pretint.apps.turing.serve import turing as job
 
@@ -206,7 +206,7 @@ def turing(arguments: Sequence[str]) -> int:
 
 
 def studio(arguments: Sequence[str]) -> int:
-    """Colour photographs on a local page: temperature, saturation, hints; nothing leaves this machine."""
+    """Color photographs on a local page: temperature, saturation, hints; nothing leaves this machine."""
     from pretint.apps.studio.serve import StudioSettings
     from pretint.apps.studio.serve import studio as job
 
@@ -217,7 +217,7 @@ def studio(arguments: Sequence[str]) -> int:
 
 
 def report(arguments: Sequence[str]) -> int:
-    """Write the report of a run, or of a study: one HTML file with its numbers, curves, pictures and settings."""
+    """Write the report of a run, or of a study: one HTML file with its numbers, curves, images and settings."""
     from transfer.report import write_report
 
     of = Positional("run", "directory of a run, or of a study")
@@ -247,16 +247,16 @@ def replay(arguments: Sequence[str]) -> int:
 
 
 def pack(arguments: Sequence[str]) -> int:
-    """Pack pictures into tar shards at a shorter side of 256 pixels: small, and quick to read."""
+    """Pack images into tar shards at a shorter side of 256 pixels: small, and quick to read."""
     from pretext.data.pack import PackSettings
     from pretext.data.pack import pack as job
 
-    source = Positional("source", "pictures: a folder, tar shards, ...", kind=str)
+    source = Positional("source", "images: a folder, tar shards, ...", kind=str)
     (name, folder), settings = read(pack, PackSettings, [source, Positional("dest", "folder of shards")], arguments)
     done = job(name, folder, settings)
     say(*skips(done.skipped))
     shards = "1 shard" if done.shards == 1 else f"{done.shards:,} shards"
-    say(f"{done.pictures:,} pictures in {shards}, {done.copied:,} of them copied as they are")
+    say(f"{done.images:,} images in {shards}, {done.copied:,} of them copied as they are")
     if not done.complete:
         say(f"stopped; the same command goes on: pretint pack {shlex.join(arguments)}")
         return done.ending
@@ -290,7 +290,7 @@ def import_(arguments: Sequence[str]) -> int:
 
 
 def demo(arguments: Sequence[str]) -> int:
-    """Pretrain, colour and probe on photographs that need no download, in minutes, by the commands shown."""
+    """Pretrain, color and probe on photographs that need no download, in minutes, by the commands shown."""
     from pretext.data.bundled import save_test_parts
 
     run = Positional("run", "directory of the run (default: runs/demo)", nargs="?")
@@ -307,8 +307,8 @@ def demo(arguments: Sequence[str]) -> int:
 
     return (
         step(pretrain, folder, "--config", RECIPES / "demo.yaml")
-        # The network learnt from tiles: it must see the photographs about as large as they were cut from.
-        or step(colorize, folder, photographs, "--size", "256", "--out", folder / "coloured")
+        # The network learned from tiles: it must see the photographs about as large as they were cut from.
+        or step(colorize, folder, photographs, "--size", "256", "--out", folder / "colored")
         or step(probe, folder, "--train", "bundled:train", "--test", "bundled:test")
         or step(compare, f"random:{folder}", folder)
     )

@@ -50,7 +50,7 @@ class _Escaped:
 
 
 def skips(skipped: Sequence[Sequence[str]], reason: str = "skipped, because they cannot be read") -> list[str]:
-    """The pictures that could not be read, or what else is wrong with them, listed."""
+    """The images that could not be read, or what else is wrong with them, listed."""
     if not skipped:
         return []
     lines = [f"  {key}: {reason}" for key, reason in skipped[:LISTED]]
@@ -59,13 +59,13 @@ def skips(skipped: Sequence[Sequence[str]], reason: str = "skipped, because they
 
 
 def judged(results: Sequence["Result"]) -> int:
-    """Tables of results, pictures that could not be read, and where all of it lies."""
+    """Tables of results, images that could not be read, and where all of it lies."""
     from transfer.report import write_report
     from transfer.table import tables
 
     unread = list(dict.fromkeys(skip for one in results for skip in one.skipped))
     tuned = any(one.mode == "fine-tuned" for one in results)
-    reason = "found in the pictures and what is said of them" if tuned else "skipped, because they cannot be read"
+    reason = "found in the images and what is said of them" if tuned else "skipped, because they cannot be read"
     say(*tables(results).terminal(), *skips(unread, reason))
     for folder in dict.fromkeys(Path(one.file).parent for one in results):
         run = folder.parent if (folder.parent / "settings.yaml").is_file() else None

@@ -89,7 +89,7 @@ def jobs(arguments: Sequence[str]) -> int:
     if stop and not names:
         raise UserError("cancel: which job? give names or numbers, or all")
     if stop:
-        say(*(f"{one.sent.name}: job {one.sent.id} cancelled" for one in cancel(settings.folder, names)))
+        say(*(f"{one.sent.name}: job {one.sent.id} canceled" for one in cancel(settings.folder, names)))
         return 0
     try:
         say(*lines(states(settings.folder), names, settings))
@@ -134,7 +134,7 @@ def _rehearse(jobs: "Sequence[Job]", settings: "SubmitSettings", said: Mapping[s
     for job in sent:
         try:
             disk = _disk(job.words, *said[job.name])
-        except UserError as error:  # pictures that only the nodes see, a run that another job will make
+        except UserError as error:  # images that only the nodes see, a run that another job will make
             unknown[job.name] = str(error)
         else:
             known += [disk] if disk else []
@@ -152,7 +152,7 @@ def _disk(words: Sequence[str], positionals: list[Any], settings: Any) -> "Disk 
     """What a command will write to disk, where that is known.
 
     Raises:
-        UserError: as the command itself would, of its pictures or networks.
+        UserError: as the command itself would, of its images or networks.
     """
     from pretext.plan.disk import pretrain_disk
     from pretext.setup import fill_source

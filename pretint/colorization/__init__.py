@@ -1,4 +1,4 @@
-"""Colour as a product: photographs in, colour out; what the colour is worth; pages to make it on and to judge it.
+"""Color as a product: photographs in, color out; what the color is worth; pages to make it on and to judge it.
 
 The public interface is what ``__init__.pyi`` lists; the rest may change between versions. Its names are imported when
 they are asked for.

@@ -1,27 +1,27 @@
-from .colorizers import Colourist, Prediction
+from .colorizers import Colorist, Prediction
 from .hints import Hints, from_points, read_hints
-from .job import Coloured, colorize, colorize_picture
-from .merge import join_picture
+from .job import Colored, colorize, colorize_image
+from .merge import join_image
 from .photographs import Photograph, open_photograph, write_photograph
-from .registry import open_colourist
+from .registry import open_colorist
 from .scores.job import ScoreSettings, score
 from .scores.table import Scores
 from .settings import ColorizeSettings
 
 __all__ = [
+    "Colored",
+    "Colorist",
     "ColorizeSettings",
-    "Coloured",
-    "Colourist",
     "Hints",
     "Photograph",
     "Prediction",
     "ScoreSettings",
     "Scores",
     "colorize",
-    "colorize_picture",
+    "colorize_image",
     "from_points",
-    "join_picture",
-    "open_colourist",
+    "join_image",
+    "open_colorist",
     "open_photograph",
     "read_hints",
     "score",

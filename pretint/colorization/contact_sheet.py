@@ -13,29 +13,29 @@ from pretint.colorization.photographs import Photograph, open_photograph
 SHEET = "sheet.png"
 """Its file, in the folder of results."""
 ROWS = 24
-"""Of so many pictures, the first."""
+"""Of so many images, the first."""
 
 _CELL = 320  # pixels
 
 
 class Row(NamedTuple):
-    """A picture, RGB, small enough for the sheet."""
+    """An image, RGB, small enough for the sheet."""
 
     original: Image.Image
-    coloured: Image.Image
+    colored: Image.Image
 
 
 def sheet_of(rows: Sequence[Row]) -> Image.Image:
-    """Every picture in gray, coloured, and as it was, where one of them had colour."""
-    shown = [[ImageOps.grayscale(row.original).convert("RGB"), row.coloured, row.original] for row in rows]
-    titles = ["gray", "coloured", "original"]
+    """Every image in gray, colored, and as it was, where one of them had color."""
+    shown = [[ImageOps.grayscale(row.original).convert("RGB"), row.colored, row.original] for row in rows]
+    titles = ["gray", "colored", "original"]
     if all(gray.tobytes() == original.tobytes() for gray, _, original in shown):
         titles, shown = titles[:2], [row[:2] for row in shown]
     return contact_sheet(shown, titles, cell=_CELL, across=1 + (len(shown) > 4))
 
 
 def small_of(file: Path) -> Image.Image:
-    """A picture file, as large as the sheet shows it; raises PictureError."""
+    """An image file, as large as the sheet shows it; raises ImageError."""
     return reduced_to_cell(open_photograph(file, megapixels=math.inf, first_frame=True))
 
 

@@ -10,20 +10,20 @@ from typing import Any
 from pretext.errors import UserError
 
 FILE = ".pretint-colorize.jsonl"
-"""In the folder of results: a line of JSON for every picture that was coloured."""
+"""In the folder of results: a line of JSON for every image that was colored."""
 
 _MEANING = 1  # raised when the same settings come to make something else
 
 
 class Memory:
-    """What was coloured into a folder, from what, how.
+    """What was colored into a folder, from what, how.
 
-    A result stands if its picture, everything that its colours depend on, and the result itself are as they were when
+    A result stands if its image, everything that its colors depend on, and the result itself are as they were when
     it was written. A line that cannot be read tells of nothing.
 
     Args:
         folder: of the results.
-        how: plain values on which results depend besides their picture.
+        how: plain values on which results depend besides their image.
         files: further files on which they depend.
     """
 
@@ -48,10 +48,10 @@ class Memory:
                 self._known[target] = record
 
     def notes(self, source: Path, targets: Sequence[Path]) -> list[str] | None:
-        """What was said of a picture whose results all stand; None if they don't.
+        """What was said of an image whose results all stand; None if they don't.
 
         Args:
-            source: of the picture.
+            source: of the image.
             targets: its results.
         """
         record = self._known.get(self._name(targets[0]))
@@ -61,18 +61,18 @@ class Memory:
         return list(record.get("notes", [])) if found == self._record(source, targets) else None
 
     def ab_range(self, targets: Sequence[Path]) -> Any:
-        """What ``add`` kept of a picture's colors; None if nothing."""
+        """What ``add`` kept of an image's colors; None if nothing."""
         return self._known.get(self._name(targets[0]), {}).get("ab")
 
     def require_ours(self, targets: Sequence[Path]) -> None:
-        """Raise a ``UserError`` if somebody changed one of a picture's results since it was written."""
+        """Raise a ``UserError`` if somebody changed one of an image's results since it was written."""
         written = self._known.get(self._name(targets[0]), {}).get("results")
         for state in written if isinstance(written, list) else []:
             if isinstance(state, list) and state and _state(Path(str(state[0]))) not in (None, state):
                 raise UserError(f"{state[0]}: was changed since pretint wrote it; name another folder with --out")
 
     def begin(self, targets: Sequence[Path]) -> None:
-        """Keep that a picture's results are about to be written: what is found of them later may be anything."""
+        """Keep that an image's results are about to be written: what is found of them later may be anything."""
         if self._known.pop(self._name(targets[0]), None) is not None:
             self._append({"target": self._name(targets[0])})
 

@@ -1,14 +1,14 @@
-"""Hints: some pixels of a picture, and the colours that somebody gave them.
+"""Hints: some pixels of an image, and the colors that somebody gave them.
 
 They are for a network that takes them, or for scribbles.
 
-Two forms. A picture of the photograph's size: coloured strokes on a transparent ground, or, where nothing in it is
+Two forms. An image of the photograph's size: colored strokes on a transparent ground, or, where nothing in it is
 transparent, on a gray one (white, or the gray photograph itself); what is not gray is a stroke there, so a stroke
 that says "gray" needs a transparent ground. Or a YAML list of points and strokes:
 
-    - {at: [120, 80], colour: "#c03020"}                       # a pixel
-    - {at: [310, 95], radius: 6, ab: [12.5, -30]}              # a disc; a and b instead of a colour
-    - {stroke: [[10, 200], [90, 190], [160, 220]], radius: 3, colour: teal}
+    - {at: [120, 80], color: "#c03020"}                       # a pixel
+    - {at: [310, 95], radius: 6, ab: [12.5, -30]}              # a disc; a and b instead of a color
+    - {stroke: [[10, 200], [90, 190], [160, 220]], radius: 3, color: teal}
 
 in pixels of the photograph as it is seen (after its EXIF orientation), the middle of the upper left one at (0, 0).
 """
@@ -31,11 +31,11 @@ from pretext.errors import UserError
 from pretext.yaml_reader import read_yaml
 from pretint.colorization.photographs import open_photograph
 
-COLOURED = 10.0
-"""The chroma, in Lab units, from which a pixel of an opaque picture of hints is not gray."""
+COLORED = 10.0
+"""The chroma, in Lab units, from which a pixel of an opaque image of hints is not gray."""
 
 _POINTS = 20_000
-_STRIP = 1 << 20  # pixels of a picture that are looked at at once
+_STRIP = 1 << 20  # pixels of an image that are looked at at once
 _SPANS = 1 << 18  # rows of segments
 _FAR = 1e9  # no pixel lies there, and sums of squares stay exact enough
 _ROUNDING = 1e-9
@@ -44,7 +44,7 @@ _HALF_DIAGONAL = 0.71  # a point between pixels covers at least one, and a line 
 
 
 class Given(NamedTuple):
-    """The pixels of a picture whose colour is known."""
+    """The pixels of an image whose color is known."""
 
     pixels: NDArray[np.int32]
     """(n,): flat indices, ascending, each once."""
@@ -52,7 +52,7 @@ class Given(NamedTuple):
     """(n, 2)."""
 
     def resized(self, size: tuple[int, int], to: tuple[int, int]) -> "Given":
-        """On a grid of ``to`` cells, (height, width), over a picture of ``size``: a cell's mean colour, where it has
+        """On a grid of ``to`` cells, (height, width), over an image of ``size``: a cell's mean color, where it has
         any given pixel. Where cells are smaller than pixels, a pixel gives all of its own."""
         if size == to:
             return self
@@ -72,7 +72,7 @@ class Given(NamedTuple):
 
 
 class Stroke(NamedTuple):
-    """A colour along a line, or at a point."""
+    """A color along a line, or at a point."""
 
     points: tuple[tuple[float, float], ...]
     """x and y."""
@@ -82,26 +82,26 @@ class Stroke(NamedTuple):
 
 
 class Hints(NamedTuple):
-    """What somebody gave: strokes, of which the later count where they overlap, or a picture of them."""
+    """What somebody gave: strokes, of which the later count where they overlap, or an image of them."""
 
     name: str
     """For errors."""
     strokes: tuple[Stroke, ...] = ()
     drawn: Given | None = None
     size: tuple[int, int] | None = None
-    """Height and width of the picture they were drawn on, if it is known."""
+    """Height and width of the image they were drawn on, if it is known."""
 
     def on(self, height: int, width: int) -> Given:
-        """The given pixels of a picture of that size.
+        """The given pixels of an image of that size.
 
         Raises:
-            UserError: the hints are for a picture of another size, or one lies outside.
+            UserError: the hints are for an image of another size, or one lies outside.
         """
         if self.size not in (None, (height, width)):
             assert self.size
             raise UserError(
-                f"{self.name}: has {self.size[1]} x {self.size[0]} pixels, the picture {width} x {height}; "
-                "draw on the picture at its own size"
+                f"{self.name}: has {self.size[1]} x {self.size[0]} pixels, the image {width} x {height}; "
+                "draw on the image at its own size"
             )
         return self.drawn if self.drawn is not None else _drawn(self.name, self.strokes, height, width)
 
@@ -109,8 +109,8 @@ class Hints(NamedTuple):
         """What a network takes: ab, (1, 2, h, w), unscaled, 0 where nothing is given, and mask, (1, 1, h, w), 1 or 0.
 
         Args:
-            size: height and width of the picture.
-            seen: those at which the network sees it, each of whose pixels has the mean colour given in it.
+            size: height and width of the image.
+            seen: those at which the network sees it, each of whose pixels has the mean color given in it.
 
         Raises:
             UserError: as ``on``.
@@ -124,13 +124,13 @@ class Hints(NamedTuple):
 
 
 def from_points(points: Iterable[tuple[float, float, float, float, float]], name: str = "hints") -> Hints:
-    """Hints of points: (x, y, radius, a, b) each, where (0, 0) is the picture's upper left corner, not the middle
+    """Hints of points: (x, y, radius, a, b) each, where (0, 0) is the image's upper left corner, not the middle
     of a pixel, as where somebody clicked."""
     return Hints(name, tuple(Stroke(((x - 0.5, y - 0.5),), radius, (a, b)) for x, y, radius, a, b in points))
 
 
 def read_hints(path: Path) -> Hints:
-    """Hints from a file: a picture, or YAML (.yaml, .yml). Nothing in it is run.
+    """Hints from a file: an image, or YAML (.yaml, .yml). Nothing in it is run.
 
     Raises:
         UserError: it cannot be read, holds no hint, or one is not understood.
@@ -138,7 +138,7 @@ def read_hints(path: Path) -> Hints:
     require_file(path, "hints")
     if path.suffix.lower() in (".yaml", ".yml"):
         return _listed(path)
-    return hints_of_picture(path)
+    return hints_of_image(path)
 
 
 def require_file(path: Path, what: str) -> None:
@@ -152,36 +152,36 @@ def require_file(path: Path, what: str) -> None:
         raise UserError(f"{path}: cannot read the {what}: it is no regular file")
 
 
-def hints_of_picture(file: Path | bytes, name: str = "") -> Hints:
-    """Hints of a picture file or its bytes; raises as ``read_hints``."""
-    picture = open_photograph(file, name, first_frame=True)
-    name, (width, height) = picture.key, picture.size
+def hints_of_image(file: Path | bytes, name: str = "") -> Hints:
+    """Hints of an image file or its bytes; raises as ``read_hints``."""
+    image = open_photograph(file, name, first_frame=True)
+    name, (width, height) = image.key, image.size
     step = max(1, _STRIP // width)
     strips = [(top, min(height, top + step)) for top in range(0, height, step)]
-    half = 128 if picture.bits == 8 else 1 << 15
-    layered = picture.alpha is not None and any(bool((picture.alpha_rows(*strip) < half).any()) for strip in strips)
-    pixels, colours = [], []
+    half = 128 if image.bits == 8 else 1 << 15
+    layered = image.alpha is not None and any(bool((image.alpha_rows(*strip) < half).any()) for strip in strips)
+    pixels, colors = [], []
     for top, bottom in strips:
-        rows = picture.rows(top, bottom)
+        rows = image.rows(top, bottom)
         if layered:
-            candidates = np.flatnonzero(picture.alpha_rows(top, bottom) >= half)
+            candidates = np.flatnonzero(image.alpha_rows(top, bottom) >= half)
         elif rows.ndim == 3:
             candidates = np.flatnonzero((rows[..., 0] != rows[..., 1]) | (rows[..., 1] != rows[..., 2]))
         else:
             candidates = np.zeros(0, np.int64)
         rgb = _scaled(rows.reshape(-1, *rows.shape[2:])[candidates])
-        if picture.alpha is not None and not layered:  # it is nearly opaque, and lies on white
-            opacity = _scaled(picture.alpha_rows(top, bottom).ravel()[candidates])[:, None]
+        if image.alpha is not None and not layered:  # it is nearly opaque, and lies on white
+            opacity = _scaled(image.alpha_rows(top, bottom).ravel()[candidates])[:, None]
             rgb = rgb * opacity + (1 - opacity)
         ab = _ab(rgb) if rgb.ndim == 2 else np.zeros((len(rgb), 2), np.float32)
-        found = slice(None) if layered else np.hypot(*ab.T) > COLOURED
+        found = slice(None) if layered else np.hypot(*ab.T) > COLORED
         pixels.append((candidates[found] + top * width).astype(np.int32))
-        colours.append(ab[found])
-    given = Given(np.concatenate(pixels), np.concatenate(colours))
+        colors.append(ab[found])
+    given = Given(np.concatenate(pixels), np.concatenate(colors))
     if not layered and len(given.pixels) == width * height:
-        raise UserError(f"{name}: every pixel is coloured; strokes need a transparent or gray ground")
+        raise UserError(f"{name}: every pixel is colored; strokes need a transparent or gray ground")
     if not len(given.pixels):
-        ground = f"nothing in it is transparent, and no pixel is coloured (chroma above {COLOURED:g})"
+        ground = f"nothing in it is transparent, and no pixel is colored (chroma above {COLORED:g})"
         raise UserError(f"{name}: no hints: {'no pixel is half opaque or more' if layered else ground}")
     return Hints(name, (), given, (height, width))
 
@@ -218,15 +218,15 @@ def _ab(rgb: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def _drawn(name: str, strokes: Sequence[Stroke], height: int, width: int) -> Given:
     if not strokes:
-        raise UserError(f"{name}: no hints; give at least one point with a colour")
+        raise UserError(f"{name}: no hints; give at least one point with a color")
     for number, stroke in enumerate(strokes, 1):
         for x, y in stroke.points:
             if not (-0.5 <= x < width - 0.5 and -0.5 <= y < height - 0.5):
                 raise UserError(
-                    f"{name}: hint {number} has a point outside the picture: "
+                    f"{name}: hint {number} has a point outside the image: "
                     f"({x:g}, {y:g}), where x goes to {width - 1} and y to {height - 1}"
                 )
-    colours = np.array([stroke.ab for stroke in strokes], np.float32)
+    colors = np.array([stroke.ab for stroke in strokes], np.float32)
     segments = [_segments(stroke) for stroke in strokes]
     boxes = np.array([_box(one, stroke.radius, height, width) for one, stroke in zip(segments, strokes, strict=True)])
     step = max(1, _STRIP // width)
@@ -244,7 +244,7 @@ def _drawn(name: str, strokes: Sequence[Stroke], height: int, width: int) -> Giv
             part[_covered(segments[number], strokes[number].radius, (first, last, left, right))] = number
         found = np.flatnonzero(owner >= 0)
         pixels.append((found + top * width).astype(np.int32))
-        ab.append(colours[owner.ravel()[found]])
+        ab.append(colors[owner.ravel()[found]])
     return Given(np.concatenate(pixels), np.concatenate(ab))
 
 
@@ -255,7 +255,7 @@ def _segments(stroke: Stroke) -> NDArray[np.float64]:
 
 
 def _box(segments: NDArray[np.float64], radius: float, height: int, width: int) -> tuple[int, int, int, int]:
-    """Rows and columns of a picture that a stroke may cover: top, bottom, left, right."""
+    """Rows and columns of an image that a stroke may cover: top, bottom, left, right."""
     reach = max(radius, _HALF_DIAGONAL)
     (left, top), (right, bottom) = (pick(segments.reshape(-1, 2), axis=0).tolist() for pick in (np.min, np.max))
     return (
@@ -316,24 +316,24 @@ def _spans(
 def _listed(path: Path) -> Hints:
     entries = read_yaml(path)
     if not isinstance(entries, list) or not entries:
-        raise UserError(f"{path}: no hints; a list of them is needed, such as - {{at: [120, 80], colour: red}}")
+        raise UserError(f"{path}: no hints; a list of them is needed, such as - {{at: [120, 80], color: red}}")
     points, strokes = 0, []
     for number, entry in enumerate(entries, 1):
         strokes.append(_stroke(entry, f"{path}: hint {number}"))
         points += len(strokes[-1].points)
         if points > _POINTS:
-            raise UserError(f"{path}: more than {_POINTS:,} points; give a picture of them instead")
+            raise UserError(f"{path}: more than {_POINTS:,} points; give an image of them instead")
     return Hints(str(path), tuple(strokes))
 
 
 def _stroke(entry: Any, where: str) -> Stroke:
-    known = {"at", "stroke", "radius", "colour", "ab"}
+    known = {"at", "stroke", "radius", "color", "ab"}
     if not isinstance(entry, dict):
-        raise UserError(f"{where}: is {shown(entry)}; give at or stroke, and colour or ab")
+        raise UserError(f"{where}: is {shown(entry)}; give at or stroke, and color or ab")
     if unknown := entry.keys() - known:
         raise UserError(f"{where}: {min(map(shown, unknown))} is unknown; known are {', '.join(sorted(known))}")
-    if ("at" in entry) == ("stroke" in entry) or ("colour" in entry) == ("ab" in entry):
-        raise UserError(f"{where}: give one of at and stroke, and one of colour and ab")
+    if ("at" in entry) == ("stroke" in entry) or ("color" in entry) == ("ab" in entry):
+        raise UserError(f"{where}: give one of at and stroke, and one of color and ab")
     radius = entry.get("radius", 0)
     if not _is_number(radius) or radius < 0:
         raise UserError(f"{where}: radius is {shown(radius)}; it is a number of pixels, 0 or more")
@@ -343,14 +343,14 @@ def _stroke(entry: Any, where: str) -> Stroke:
                         "a point is [x, y], a stroke a list of points")  # fmt: skip
     places = tuple((float(x), float(y)) for x, y in points)
     if "ab" not in entry:
-        return Stroke(places, float(radius), _colour(entry["colour"], where))
+        return Stroke(places, float(radius), _color(entry["color"], where))
     if not _are_numbers(entry["ab"], 2) or max(map(abs, entry["ab"])) > 128:
         raise UserError(f"{where}: ab is {shown(entry['ab'])}; it is [a, b], both in [-128, 128]")
     return Stroke(places, float(radius), (float(entry["ab"][0]), float(entry["ab"][1])))
 
 
-def _colour(value: Any, where: str) -> tuple[float, float]:
-    """ab of a colour's name, hexadecimal form, or red, green and blue of 255."""
+def _color(value: Any, where: str) -> tuple[float, float]:
+    """ab of a color's name, hexadecimal form, or red, green and blue of 255."""
     try:
         if isinstance(value, str):
             rgb = ImageColor.getrgb(value)[:3]  # "rgb(9999,0,0)" passes
@@ -362,7 +362,7 @@ def _colour(value: Any, where: str) -> tuple[float, float]:
             raise ValueError
     except ValueError as error:
         raise UserError(
-            f'{where}: colour is {shown(value)}; give a name (teal), "#c03020" in quotes, or [red, green, blue] of 255'
+            f'{where}: color is {shown(value)}; give a name (teal), "#c03020" in quotes, or [red, green, blue] of 255'
         ) from error
     a, b = rgb_to_ab(torch.tensor(rgb, dtype=torch.float64).view(3, 1, 1) / 255).flatten().tolist()
     return a, b

@@ -1,4 +1,4 @@
-"""Which pictures a call means, and where each result goes: nothing that exists is written over."""
+"""Which images a call means, and where each result goes: nothing that exists is written over."""
 
 import glob
 import itertools
@@ -20,11 +20,11 @@ STANDARD = Path("-")
 
 _WRITTEN: tuple[Format, ...] = ("jpeg", "png", "webp", "tiff")
 _ENDINGS: dict[str, Format] = {ending: one for one in _WRITTEN for ending in formats.FORMATS[one.upper()]}
-_OF_SEVERAL = (".mpo", ".apng")  # endings that say of a file that it holds several pictures; a result holds one
+_OF_SEVERAL = (".mpo", ".apng")  # endings that say of a file that it holds several images; a result holds one
 
 
 class Job(NamedTuple):
-    """A picture to colour."""
+    """An image to color."""
 
     source: Path
     """Its file, or ``STANDARD``."""
@@ -34,28 +34,28 @@ class Job(NamedTuple):
 
 
 def beside(target: Path, what: str, ending: str = "") -> Path:
-    """The name of another result of the same picture: a-sample1.jpg beside a.jpg."""
+    """The name of another result of the same image: a-sample1.jpg beside a.jpg."""
     return target.with_name(f"{target.stem}-{what}{ending or target.suffix}")
 
 
 def list_jobs(
-    pictures: Sequence[Path], out: Path, format: Format | None, others: Iterable[tuple[str, str]], reserved: Path | None
+    images: Sequence[Path], out: Path, format: Format | None, others: Iterable[tuple[str, str]], reserved: Path | None
 ) -> list[Job]:
-    """Every picture's job, in order. No result takes the place of another, nor of a file that is not ours.
+    """Every image's job, in order. No result takes the place of another, nor of a file that is not ours.
 
     Args:
-        pictures: files, folders, patterns such as photos/*.jpg, and ``STANDARD``; what lies in a folder keeps its place
+        images: files, folders, patterns such as photos/*.jpg, and ``STANDARD``; what lies in a folder keeps its place
             below it.
         out: folder of the results.
-        format: of the results; None takes that of the picture's name, or PNG where that is not written.
-        others: what else each picture gives, as ``beside`` takes it.
+        format: of the results; None takes that of the image's name, or PNG where that is not written.
+        others: what else each image gives, as ``beside`` takes it.
         reserved: a further file that is written.
 
     Raises:
         UserError: a path does not exist, a pattern matches nothing, or a result would take a place that is taken.
     """
     others = list(others)
-    found = list(dict.fromkeys(place for path in _expanded(pictures, out) for place in _files(path, out)))
+    found = list(dict.fromkeys(place for path in _expanded(images, out) for place in _files(path, out)))
     inputs = {_real(source) for source, _ in found if source != STANDARD}
     taken = {reserved} if reserved else set()
     jobs = []
@@ -76,16 +76,16 @@ def list_jobs(
         jobs.append(Job(source, target, chosen))
     for target in sorted(taken):
         if _real(target) in inputs:
-            raise UserError(f"{target}: a result would take the place of a picture; name another folder with --out")
+            raise UserError(f"{target}: a result would take the place of an image; name another folder with --out")
         if _exists(target) and not signed(target):
             raise UserError(f"{target}: exists, and was not made by pretint; name another folder with --out")
     return jobs
 
 
-def _expanded(pictures: Sequence[Path], out: Path) -> list[Path]:
+def _expanded(images: Sequence[Path], out: Path) -> list[Path]:
     """Patterns as what they match, but for earlier results, and for what lies in a folder that is matched too."""
     found: list[Path] = []
-    for path in pictures:
+    for path in images:
         if path == STANDARD or not is_pattern(str(path)):
             found.append(path)
             continue
@@ -132,12 +132,12 @@ def _without_system_names(pattern: Path, matches: Iterable[Path]) -> tuple[list[
 
 
 def _files(path: Path, out: Path) -> list[tuple[Path, Path]]:
-    """The pictures that a path means, each with its place below the folder of results."""
+    """The images that a path means, each with its place below the folder of results."""
     if path == STANDARD:
         return [(path, Path("stdin.png"))]
     if path.is_dir():
         if _real(out).is_relative_to(_real(path)):
-            raise UserError(f"{out}: lies in {path}, whose pictures are coloured; name a folder outside with --out")
+            raise UserError(f"{out}: lies in {path}, whose images are colored; name a folder outside with --out")
         folder = Folder(path)
         places = [Path(os.fsdecode(folder.path(index))) for index in range(len(folder))]
         return [(path / place, place) for place in places]

@@ -1,4 +1,4 @@
-"""The job that colours photographs."""
+"""The job that colors photographs."""
 
 import contextlib
 import math
@@ -15,40 +15,40 @@ from torch import Tensor
 
 from pretext.engine.memory import explain_memory_shortage
 from pretext.engine.progress import progress
-from pretext.errors import PictureError, UserError
+from pretext.errors import ImageError, UserError
 from pretext.files import held_folder, write_png
 from pretext.methods.colorizer import resample
 from pretext.settings import plain
 from pretint.colorization.color_range import PALE, ColorRange
-from pretint.colorization.colorizers import Colourist, Prediction
+from pretint.colorization.colorizers import Colorist, Prediction
 from pretint.colorization.contact_sheet import ROWS, SHEET, Row, reduced_to_cell, sheet_of, small_of
 from pretint.colorization.finished import Memory
 from pretint.colorization.images import STANDARD, Job, beside, list_jobs
-from pretint.colorization.merge import Colours, Scaled, join_picture
-from pretint.colorization.networks import MODELS, NetworkColourist
+from pretint.colorization.merge import Colors, Scaled, join_image
+from pretint.colorization.networks import MODELS, NetworkColorist
 from pretint.colorization.photographs import Format, Photograph, open_photograph, write_photograph
 from pretint.colorization.photographs.write import in_memory
-from pretint.colorization.registry import REFERENCE, SCRIBBLES, depended_on, open_colourist
+from pretint.colorization.registry import REFERENCE, SCRIBBLES, depended_on, open_colorist
 from pretint.colorization.sample import draw, entropy, quantile_fields
 from pretint.colorization.settings import ColorizeSettings
 
-FOLDER = Path("coloured")
+FOLDER = Path("colored")
 """Where results go if nobody says else."""
 
 _HELD = 60e6  # pixels of photographs that wait for others of their size
 _NAME = 255  # bytes
 
 
-class Coloured(NamedTuple):
+class Colored(NamedTuple):
     """What a call did."""
 
     written: list[Path]
-    """The coloured pictures; samples and maps of uncertainty lie beside them. Empty for standard output."""
+    """The colored images; samples and maps of uncertainty lie beside them. Empty for standard output."""
     sheet: Path | None
-    skipped: list[PictureError]
-    """Pictures without a result, and why."""
+    skipped: list[ImageError]
+    """Images without a result, and why."""
     notes: list[tuple[str, str]]
-    """Of a picture: what was done to it, or could not be kept. Of the model: that its colors are worth nothing."""
+    """Of an image: what was done to it, or could not be kept. Of the model: that its colors are worth nothing."""
     streamed: bool = False
     """Whether the result went to standard output."""
     stood: int = 0
@@ -56,40 +56,40 @@ class Coloured(NamedTuple):
 
 
 @explain_memory_shortage("lower size, batch or megapixels")
-def colorize(model: str | Path, pictures: Sequence[Path], settings: ColorizeSettings) -> Coloured:
-    """Colour files, all pictures in folders, and standard input.
+def colorize(model: str | Path, images: Sequence[Path], settings: ColorizeSettings) -> Colored:
+    """Color files, all images in folders, and standard input.
 
     Args:
         model: a run, a checkpoint, an exported .safetensors, or published weights of ECCV16 or SIGGRAPH17; or
-            ``reference:PICTURE``, or ``scribbles``.
-        pictures: files, folders, patterns; - is standard input. A picture keeps its place below its folder.
+            ``reference:IMAGE``, or ``scribbles``.
+        images: files, folders, patterns; - is standard input. An image keeps its place below its folder.
         settings: how, and where to.
 
     Returns:
-        What was written, and which pictures have no result.
+        What was written, and which images have no result.
 
     Raises:
-        UserError: a path does not exist, no picture could be coloured, a result would take the place of a file that is
+        UserError: a path does not exist, no image could be colored, a result would take the place of a file that is
             not ours, or the network cannot do what is asked.
     """
-    require_images(str(model), pictures)
-    streamed = settings.out == STANDARD or (settings.out is None and list(pictures) == [STANDARD])
-    if streamed and (len(pictures) != 1 or pictures[0].is_dir() or settings.samples or settings.uncertainty):
-        raise UserError("standard output takes one picture, without samples or uncertainty; name a folder with --out")
+    require_images(str(model), images)
+    streamed = settings.out == STANDARD or (settings.out is None and list(images) == [STANDARD])
+    if streamed and (len(images) != 1 or images[0].is_dir() or settings.samples or settings.uncertainty):
+        raise UserError("standard output takes one image, without samples or uncertainty; name a folder with --out")
     if streamed and sys.stdout.isatty():
-        raise UserError("a picture on a terminal cannot be read; redirect it, or name a folder with --out")
+        raise UserError("an image on a terminal cannot be read; redirect it, or name a folder with --out")
     _check_used(str(model), settings)
-    colourist = open_colourist(
+    colorist = open_colorist(
         model, settings.device, settings.size, settings.temperature, settings.hints, settings.reference,
         settings.scribbles,
     )  # fmt: skip
-    if (settings.samples or settings.uncertainty) and not colourist.has_distribution:
+    if (settings.samples or settings.uncertainty) and not colorist.has_distribution:
         raise UserError(
-            f"{model}: predicts one colour, and not how likely others are: there is nothing to draw from; leave "
-            "--samples and --uncertainty out, or take a network that learnt classification"
+            f"{model}: predicts one color, and not how likely others are: there is nothing to draw from; leave "
+            "--samples and --uncertainty out, or take a network that learned classification"
         )
     memory = None if streamed else _memory(model, settings)
-    return _Colouring(colourist, settings, memory, str(model)).run(pictures)
+    return _Coloring(colorist, settings, memory, str(model)).run(images)
 
 
 def require_images(model: str, images: Sequence[Path]) -> None:
@@ -105,13 +105,13 @@ def require_images(model: str, images: Sequence[Path]) -> None:
         )
 
 
-def colorize_picture(colourist: Colourist, picture: Image.Image, saturation: float = 1.0) -> Image.Image:
-    """Colour one picture, RGB, whose own L the result has, RGB too. (A predicted colour that sRGB does not have at that
+def colorize_image(colorist: Colorist, image: Image.Image, saturation: float = 1.0) -> Image.Image:
+    """Color one image, RGB, whose own L the result has, RGB too. (A predicted color that sRGB does not have at that
     L is clipped, which moves L.)
     """
-    lightness = Photograph.of(picture).seen(colourist.seen_size(picture.size))
-    ab = colourist.predict(lightness, picture.size).ab
-    return join_picture(picture, Scaled(colourist.enlarged(ab, lightness, picture.size), saturation))
+    lightness = Photograph.of(image).seen(colorist.seen_size(image.size))
+    ab = colorist.predict(lightness, image.size).ab
+    return join_image(image, Scaled(colorist.enlarged(ab, lightness, image.size), saturation))
 
 
 def _check_used(name: str, settings: ColorizeSettings) -> None:
@@ -125,7 +125,7 @@ def _check_used(name: str, settings: ColorizeSettings) -> None:
 
 
 def _memory(model: str | Path, settings: ColorizeSettings) -> Memory:
-    """Of what was coloured in the same way."""
+    """Of what was colored in the same way."""
     aside = {"out", "sheet", "batch", "device", "megapixels", "first_frame"}
     how = {key: value for key, value in plain(settings).items() if key not in aside}
     files = [] if str(model) == SCRIBBLES else [depended_on(model)]
@@ -134,53 +134,53 @@ def _memory(model: str | Path, settings: ColorizeSettings) -> Memory:
 
 
 class _Opened(NamedTuple):
-    """A photograph that waits to be coloured."""
+    """A photograph that waits to be colored."""
 
     job: Job
     photograph: Photograph
     lightness: Tensor
 
 
-class _Colouring:
-    """One call: photographs are opened one by one, and coloured as soon as enough of one seen size are there."""
+class _Coloring:
+    """One call: photographs are opened one by one, and colored as soon as enough of one seen size are there."""
 
-    def __init__(self, colourist: Colourist, settings: ColorizeSettings, memory: Memory | None, model: str) -> None:
+    def __init__(self, colorist: Colorist, settings: ColorizeSettings, memory: Memory | None, model: str) -> None:
         self.model, self.colors = model, ColorRange()
-        self.colourist, self.settings, self.memory = colourist, settings, memory
+        self.colorist, self.settings, self.memory = colorist, settings, memory
         self.streamed = memory is None
         self.held, self.locked = contextlib.ExitStack(), False  # the folder of results, from the first result on
-        self.batch = settings.batch or colourist.batch
+        self.batch = settings.batch or colorist.batch
         self.folder = settings.out or FOLDER
         self.waiting: dict[tuple[int, int], list[_Opened]] = {}
         self.originals: dict[Path, Image.Image] = {}
-        self.done = Coloured([], None, [], [], self.streamed)
+        self.done = Colored([], None, [], [], self.streamed)
 
-    def run(self, pictures: Sequence[Path]) -> Coloured:
-        """Colour all."""
-        jobs = self.jobs(pictures)
+    def run(self, images: Sequence[Path]) -> Colored:
+        """Color all."""
+        jobs = self.jobs(images)
         if self.settings.hints and len(jobs) != 1:
-            raise UserError(f"hints are for one picture, and {len(jobs)} were given; colour that one alone")
+            raise UserError(f"hints are for one image, and {len(jobs)} were given; color that one alone")
         if self.memory is not None:
             for job in jobs:
                 self.memory.require_ours(self.results(job))
         left = [job for job in jobs if not self.stands(job)]
         stood = len(jobs) - len(left)
-        with self.held, progress("colorize", len(jobs), "pictures", done=stood) as advance:
+        with self.held, progress("colorize", len(jobs), "images", done=stood) as advance:
             for number, job in enumerate(left, 1):
                 finished = self.open(job) + (self.flush() if number == len(left) else 0)
                 advance(finished, "")
             sheet = self.sheet(jobs)
         self.done = self.done._replace(stood=stood, sheet=sheet, notes=[*self.warnings(), *self.done.notes])
         if not self.done.written and not (self.streamed and not self.done.skipped):
-            raise UserError(f"none of {len(jobs)} pictures could be coloured; the first: {self.done.skipped[0]}")
+            raise UserError(f"none of {len(jobs)} images could be colored; the first: {self.done.skipped[0]}")
         return self.done
 
     def warnings(self) -> list[tuple[str, str]]:
         """What a user is to know of a network whose colors are worth nothing."""
-        if not isinstance(self.colourist, NetworkColourist):  # a gray reference or one stroke give one color by right
+        if not isinstance(self.colorist, NetworkColorist):  # a gray reference or one stroke give one color by right
             return []
         uniform = "" if self.colors.is_gray else self.colors.describe_uniform()  # of gray results there is a note each
-        return [(self.model, line) for line in (self.colourist.warning, uniform) if line]
+        return [(self.model, line) for line in (self.colorist.warning, uniform) if line]
 
     def sheet(self, jobs: Sequence[Job]) -> Path | None:
         """Bring what was written into the order of the jobs, and show the first of it."""
@@ -195,7 +195,7 @@ class _Colouring:
         return sheet
 
     def stands(self, job: Job) -> bool:
-        """Whether an earlier call coloured this very picture in this very way."""
+        """Whether an earlier call colored this very image in this very way."""
         if self.memory is None or job.source == STANDARD:
             return False
         notes = self.memory.notes(job.source, self.results(job))
@@ -207,93 +207,91 @@ class _Colouring:
         return True
 
     def row(self, job: Job) -> Row | None:
-        """A picture's row of the sheet, from its files, so that it is the same whichever call coloured it."""
+        """An image's row of the sheet, from its files, so that it is the same whichever call colored it."""
         try:
             return Row(self.originals.get(job.source) or small_of(job.source), small_of(job.target))
-        except PictureError:  # such as memory that does not suffice now; the result stands
+        except ImageError:  # such as memory that does not suffice now; the result stands
             return None
 
     def results(self, job: Job) -> list[Path]:
-        """All files that a picture gives, the coloured one first."""
+        """All files that an image gives, the colored one first."""
         return [job.target, *(beside(job.target, *other) for other in self.others())]
 
     def others(self) -> list[tuple[str, str]]:
-        """What each picture gives besides, as ``beside`` takes it."""
+        """What each image gives besides, as ``beside`` takes it."""
         samples = [(f"sample{number}", "") for number in range(1, self.settings.samples + 1)]
         return samples + ([("uncertainty", ".png")] if self.settings.uncertainty else [])
 
-    def jobs(self, pictures: Sequence[Path]) -> list[Job]:
+    def jobs(self, images: Sequence[Path]) -> list[Job]:
         """What there is to do."""
         asked: Format | None = None if self.settings.format == "auto" else self.settings.format
         if self.streamed:
-            return [Job(pictures[0], STANDARD, asked or "png")]
+            return [Job(images[0], STANDARD, asked or "png")]
         return list_jobs(
-            pictures, self.folder, asked, self.others(), self.folder / SHEET if self.settings.sheet else None
+            images, self.folder, asked, self.others(), self.folder / SHEET if self.settings.sheet else None
         )
 
     def open(self, job: Job) -> int:
-        """Open a picture, and colour those that have waited for it; gives how many are finished."""
+        """Open an image, and color those that have waited for it; gives how many are finished."""
         settings = self.settings
         key = "standard input" if job.source == STANDARD else str(job.source)
         try:
             _require_names(self.results(job), key)
             file = sys.stdin.buffer.read() if job.source == STANDARD else job.source
             photograph = open_photograph(file, key, settings.megapixels, settings.first_frame)
-        except PictureError as error:
+        except ImageError as error:
             self.done.skipped.append(error)
             return 1
         self.done.notes.extend((key, note) for note in photograph.notes)
-        seen = self.colourist.seen_size(photograph.size)
+        seen = self.colorist.seen_size(photograph.size)
         group = self.waiting.setdefault(seen, [])
         group.append(_Opened(job, photograph, photograph.seen(seen)))
         if len(group) >= self.batch:
-            return self.colour(self.waiting.pop(seen))
+            return self.color(self.waiting.pop(seen))
         held = sum(math.prod(one.photograph.size) for ones in self.waiting.values() for one in ones)
         return self.flush() if held > _HELD else 0
 
     def flush(self) -> int:
-        """Colour all that waits."""
+        """Color all that waits."""
         groups, self.waiting = self.waiting, {}
-        return sum(self.colour(group) for group in groups.values())
+        return sum(self.color(group) for group in groups.values())
 
-    def colour(self, group: list[_Opened]) -> int:
-        """Colour pictures of one seen size; gives how many."""
+    def color(self, group: list[_Opened]) -> int:
+        """Color images of one seen size; gives how many."""
         lightness = torch.cat([one.lightness for one in group])
         try:
-            predicted = self.colourist.predict(lightness, group[0].photograph.size)
+            predicted = self.colorist.predict(lightness, group[0].photograph.size)
         except UserError as error:
             # What was given does not fit this photograph; who gave something gets photographs one by one.
-            self.done.skipped.extend(PictureError(one.photograph.key, str(error)) for one in group)
+            self.done.skipped.extend(ImageError(one.photograph.key, str(error)) for one in group)
             return len(group)
         for number, one in enumerate(group):
             try:
                 own = None if predicted.logits is None else predicted.logits[number : number + 1]
                 self.finish(one, predicted._replace(ab=predicted.ab[number : number + 1], logits=own))
-            except PictureError as error:
+            except ImageError as error:
                 self.done.skipped.append(error)
             except MemoryError:
-                self.done.skipped.append(PictureError(one.photograph.key, "larger than memory allows"))
+                self.done.skipped.append(ImageError(one.photograph.key, "larger than memory allows"))
         return len(group)
 
     def finish(self, one: _Opened, predicted: Prediction) -> None:
-        """Write all results of one picture."""
+        """Write all results of one image."""
         job, photograph, settings = one.job, one.photograph, self.settings
         ab = predicted.ab
         if not bool(torch.isfinite(ab).all()):
-            raise PictureError(photograph.key, "the network's colours are no numbers; are its weights damaged?")
+            raise ImageError(photograph.key, "the network's colors are no numbers; are its weights damaged?")
         ab_range = self.colors.add(ab)
         if self.memory is not None:
             if not self.locked:
-                self.held.enter_context(held_folder(self.folder, "colouring into it"))
+                self.held.enter_context(held_folder(self.folder, "coloring into it"))
                 self.locked = True
             self.memory.begin(self.results(job))
-        colours: Colours = self.colourist.enlarged(ab, one.lightness, photograph.size)
+        colors: Colors = self.colorist.enlarged(ab, one.lightness, photograph.size)
         ab = ab * settings.saturation
-        notes = self.write(
-            job, photograph, colours if settings.saturation == 1 else Scaled(colours, settings.saturation)
-        )
+        notes = self.write(job, photograph, colors if settings.saturation == 1 else Scaled(colors, settings.saturation))
         if settings.saturation and float(ab.abs().max()) < PALE:
-            notes.append("came out as gray as it was: it was given no colour")
+            notes.append("came out as gray as it was: it was given no color")
         self.write_others(job, photograph, predicted, one.lightness.shape[-2:])
         self.done.notes.extend((photograph.key, note) for note in notes)
         if self.memory is None:
@@ -303,19 +301,19 @@ class _Colouring:
         if job.source == STANDARD:  # which cannot be read again
             self.originals[STANDARD] = reduced_to_cell(photograph)
 
-    def write(self, job: Job, photograph: Photograph, colours: Colours) -> list[str]:
-        """The coloured picture itself; gives notes."""
+    def write(self, job: Job, photograph: Photograph, colors: Colors) -> list[str]:
+        """The colored image itself; gives notes."""
         if not self.streamed:
-            return write_photograph(photograph, colours, job.target, job.format, self.settings.quality)
+            return write_photograph(photograph, colors, job.target, job.format, self.settings.quality)
         own: dict[str, Format] = {"JPEG": "jpeg", "PNG": "png", "WEBP": "webp", "TIFF": "tiff"}
         format = own.get(photograph.format, "png") if self.settings.format == "auto" else job.format
-        content, notes = in_memory(photograph, colours, format, self.settings.quality)
+        content, notes = in_memory(photograph, colors, format, self.settings.quality)
         sys.stdout.buffer.write(content)
         sys.stdout.buffer.flush()
         return notes
 
     def write_others(self, job: Job, photograph: Photograph, predicted: Prediction, seen: torch.Size) -> None:
-        """Samples, and the map of uncertainty, of whoever says how likely colours are."""
+        """Samples, and the map of uncertainty, of whoever says how likely colors are."""
         settings, logits, stride = self.settings, predicted.logits, predicted.stride
         if logits is None:
             return
@@ -328,10 +326,10 @@ class _Colouring:
             write_photograph(photograph, resample(ab, stride, seen), target, job.format, settings.quality)
         if settings.uncertainty:
             share = resample(entropy(logits)[:, None] / math.log(logits.shape[1]), stride, seen)[0, 0]
-            picture = Image.fromarray(np.rint(share.cpu().numpy() * 255).astype(np.uint8))
-            write_png(beside(job.target, "uncertainty", ".png"), picture)
+            image = Image.fromarray(np.rint(share.cpu().numpy() * 255).astype(np.uint8))
+            write_png(beside(job.target, "uncertainty", ".png"), image)
 
 
 def _require_names(targets: Sequence[Path], key: str) -> None:
     if any(len(os.fsencode(target.name)) > _NAME for target in targets):
-        raise PictureError(key, f"its name is too long for a result's, of {_NAME} bytes at most; rename it")
+        raise ImageError(key, f"its name is too long for a result's, of {_NAME} bytes at most; rename it")

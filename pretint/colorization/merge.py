@@ -1,8 +1,8 @@
-"""A picture's own lightness joined to new colours, at full resolution, a strip of rows at a time.
+"""An image's own lightness joined to new colors, at full resolution, a strip of rows at a time.
 
-Definition: ``lab2rgb`` of scikit-image on L of the picture (its ``rgb2lab``) and ab, which is enlarged as
+Definition: ``lab2rgb`` of scikit-image on L of the image (its ``rgb2lab``) and ab, which is enlarged as
 ``F.interpolate(mode="bilinear", align_corners=False)`` does. The result is that, computed in float64, to half a level
-of rounding; what float32 and the tables of 8-bit pictures add is below 0.01 of a level.
+of rounding; what float32 and the tables of 8-bit images add is below 0.01 of a level.
 
 An 8-bit strip is a chain of element-wise steps that stays in the cache. Two of them are tables over the root of a
 linear value, which spreads the dark levels: they take a fourth of the time of powers. It is NumPy's work and not
@@ -36,21 +36,21 @@ _WHITE = (0.95047, 1.0, 1.08883)
 _LINEAR_BELOW = 0.2068966  # where f of CIE Lab stops being a cube root; as in pretext.color
 
 
-class Colours(Protocol):
-    """ab at a picture's size, of which only the asked rows ever exist."""
+class Colors(Protocol):
+    """ab at an image's size, of which only the asked rows ever exist."""
 
     def rows(self, top: int, bottom: int, pixels: Rows) -> Floats:
-        """(2, bottom - top, W), unscaled, of those rows of the picture, whose pixels are given too."""
+        """(2, bottom - top, W), unscaled, of those rows of the image, whose pixels are given too."""
 
 
 class Enlarged:
-    """Colours by bilinear interpolation.
+    """Colors by bilinear interpolation.
 
-    Columns are interpolated once, at the few rows that ab has; a row of the picture then is a mixture of two.
+    Columns are interpolated once, at the few rows that ab has; a row of the image then is a mixture of two.
 
     Args:
         ab: (1, 2, h, w), float, unscaled, on any device.
-        size: width and height of the picture.
+        size: width and height of the image.
     """
 
     def __init__(self, ab: Tensor, size: tuple[int, int]) -> None:
@@ -72,19 +72,19 @@ class Enlarged:
 
 
 class Scaled:
-    """Colours of another saturation.
+    """Colors of another saturation.
 
     Args:
-        colours: of the picture.
+        colors: of the image.
         factor: on a and b.
     """
 
-    def __init__(self, colours: Colours, factor: float) -> None:
-        self.colours, self.factor = colours, np.float32(factor)
+    def __init__(self, colors: Colors, factor: float) -> None:
+        self.colors, self.factor = colors, np.float32(factor)
 
     def rows(self, top: int, bottom: int, pixels: Rows) -> Floats:
-        """See ``Colours``."""
-        return self.colours.rows(top, bottom, pixels) * self.factor
+        """See ``Colors``."""
+        return self.colors.rows(top, bottom, pixels) * self.factor
 
 
 def _between(points: int, length: int, first: int, last: int) -> tuple[NDArray[Any], NDArray[Any], Floats]:
@@ -95,11 +95,11 @@ def _between(points: int, length: int, first: int, last: int) -> tuple[NDArray[A
 
 
 def join_rows(rows: Rows, ab: Floats) -> Rows:
-    """The coloured rows: (rows, W, 3), sRGB, of the depth of ``rows``.
+    """The colored rows: (rows, W, 3), sRGB, of the depth of ``rows``.
 
     Args:
-        rows: of a picture; only their L counts.
-        ab: (2, rows, W), unscaled. A colour that sRGB does not have at that L is clipped.
+        rows: of an image; only their L counts.
+        ab: (2, rows, W), unscaled. A color that sRGB does not have at that L is clipped.
     """
     if rows.dtype == np.uint16:
         return _join_deep(rows, ab)
@@ -149,31 +149,31 @@ def _scratch(name: str, dtype: type, shape: tuple[int, ...]) -> NDArray[Any]:
     return held[:needed].reshape(shape)
 
 
-def join_picture(picture: Image.Image, ab: Tensor | Colours) -> Image.Image:
-    """A picture with its own L and new colours.
+def join_image(image: Image.Image, ab: Tensor | Colors) -> Image.Image:
+    """An image with its own L and new colors.
 
     Args:
-        picture: mode RGB or L.
-        ab: colours of the picture's size, or (1, 2, h, w), float, unscaled, of any size and on any device.
+        image: mode RGB or L.
+        ab: colors of the image's size, or (1, 2, h, w), float, unscaled, of any size and on any device.
 
     Returns:
-        RGB, of the picture's size.
+        RGB, of the image's size.
     """
-    assert picture.mode in ("RGB", "L"), picture.mode
-    colours = Enlarged(ab, picture.size) if isinstance(ab, Tensor) else ab
-    result = Image.new("RGB", picture.size)
+    assert image.mode in ("RGB", "L"), image.mode
+    colors = Enlarged(ab, image.size) if isinstance(ab, Tensor) else ab
+    result = Image.new("RGB", image.size)
 
     def strip(top: int, bottom: int) -> tuple[int, Image.Image]:
-        rows = np.asarray(picture.crop((0, top, picture.width, bottom)))
-        return top, Image.fromarray(join_rows(rows, colours.rows(top, bottom, rows)))
+        rows = np.asarray(image.crop((0, top, image.width, bottom)))
+        return top, Image.fromarray(join_rows(rows, colors.rows(top, bottom, rows)))
 
-    for top, joined in in_strips(picture.size, strip):
+    for top, joined in in_strips(image.size, strip):
         result.paste(joined, (0, top))
     return result
 
 
 def in_strips(size: tuple[int, int], job: Callable[[int, int], T]) -> Iterator[T]:
-    """What a job makes of each strip of a picture's rows (its top and bottom), from top to bottom.
+    """What a job makes of each strip of an image's rows (its top and bottom), from top to bottom.
 
     Threads work a few strips ahead, no more, so that what they made never adds up.
     """

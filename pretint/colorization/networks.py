@@ -1,4 +1,4 @@
-"""Networks that colour: a run, a checkpoint, an exported file of ours, or published weights as they were downloaded."""
+"""Networks that color: a run, a checkpoint, an exported file of ours, or published weights as they were downloaded."""
 
 import math
 import os
@@ -26,19 +26,19 @@ MODELS = (
 )
 """For a user who named none of them."""
 LARGEST = 4096
-"""The largest shorter side at which a network is shown a picture."""
+"""The largest shorter side at which a network is shown an image."""
 
-_LONG = 8  # how many times as long as wide: a longer picture is seen shortened, as memory grows with what is seen
+_LONG = 8  # how many times as long as wide: a longer image is seen shortened, as memory grows with what is seen
 
 
-class NetworkColourist:
-    """A trained network as a colourist.
+class NetworkColorist:
+    """A trained network as a colorist.
 
     Args:
-        colorizer: with a colour head, in eval mode.
-        size: shorter side, in pixels, at which it is shown a picture.
+        colorizer: with a color head, in eval mode.
+        size: shorter side, in pixels, at which it is shown an image.
         temperature: of the annealed mean.
-        hints: colours that it is told, of the one photograph that it colours.
+        hints: colors that it is told, of the one photograph that it colors.
         warning: a line for its user, see ``pretext.recipe.Pretrained.warning``.
     """
 
@@ -58,7 +58,7 @@ class NetworkColourist:
         self.has_distribution = isinstance(colorizer.objective, Classification)
 
     def seen_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Width and height at which it sees a picture of that size."""
+        """Width and height at which it sees an image of that size."""
         scale, fit = self.size / min(size), self.colorizer.backbone.fit_size
         width, height = (fit(min(_LONG * self.size, max(1, math.ceil(side * scale)))) for side in size)
         return width, height
@@ -71,7 +71,7 @@ class NetworkColourist:
         return self.decode(self.output(lightness), lightness.shape[-2:])
 
     def predict(self, lightness: Tensor, size: tuple[int, int]) -> Prediction:
-        """See ``Colourist``; raises a ``UserError`` for a hint outside the photograph."""
+        """See ``Colorist``; raises a ``UserError`` for a hint outside the photograph."""
         output = self.output(lightness, self.hints, size)
         ab, stride = self.decode(output, lightness.shape[-2:]), self.colorizer.target_stride
         if isinstance(self.colorizer.objective, Classification):
@@ -79,12 +79,12 @@ class NetworkColourist:
         return Prediction(ab)
 
     def enlarged(self, ab: Tensor, lightness: Tensor, size: tuple[int, int]) -> Enlarged:
-        """Bilinear: a network's colours have no edges finer than it saw."""
+        """Bilinear: a network's colors have no edges finer than it saw."""
         return Enlarged(ab, size)
 
     @torch.inference_mode()
     def output(self, lightness: Tensor, hints: Hints | None = None, size: tuple[int, int] = (0, 0)) -> Tensor:
-        """What the network says, which no temperature changes: (B, channels, ., .), at the grid of the colour target.
+        """What the network says, which no temperature changes: (B, channels, ., .), at the grid of the color target.
 
         Args:
             lightness: (B, 1, h, w).
@@ -121,20 +121,20 @@ def open_network(
     size: int = 0,
     temperature: float = TEMPERATURE,
     hints: Hints | None = None,
-) -> NetworkColourist:
-    """The colourist of a network; see ``pretint.colorization.registry.open_colourist``.
+) -> NetworkColorist:
+    """The colorist of a network; see ``pretint.colorization.registry.open_colorist``.
 
     Raises:
-        UserError: there is no such model or device, the file could run code, it has no colour head, or it takes no
+        UserError: there is no such model or device, the file could run code, it has no color head, or it takes no
             hints and is given some.
     """
     pretrained = open_pretrained(model)
     if not pretrained.has_head:
-        raise UserError(f"{model}: these weights have no colour head; they can be probed, but colour nothing")
+        raise UserError(f"{model}: these weights have no color head; they can be probed, but color nothing")
     if hints is not None and not pretrained.colorizer.backbone.takes_hints:
         raise UserError(f"{model}: its network takes no hints; siggraph17 does. Leave --hints out")
     colorizer = pretrained.colorizer.to(pick_device(device))
-    return NetworkColourist(colorizer, size or pretrained.settings.view_size, temperature, hints, pretrained.warning)
+    return NetworkColorist(colorizer, size or pretrained.settings.view_size, temperature, hints, pretrained.warning)
 
 
 def require_model(model: Path) -> None:

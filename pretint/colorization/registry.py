@@ -1,4 +1,4 @@
-"""The colourist of a name: a network (a run, a checkpoint, an exported file, published weights), a reference picture,
+"""The colorist of a name: a network (a run, a checkpoint, an exported file, published weights), a reference image,
 or scribbles.
 """
 
@@ -8,10 +8,10 @@ from pretext.engine.run import find_checkpoint
 from pretext.errors import UserError
 from pretext.gamut import TEMPERATURE
 from pretext.weights.file import split_part
-from pretint.colorization.colorizers import Colourist
+from pretint.colorization.colorizers import Colorist
 from pretint.colorization.hints import Hints, read_hints
 from pretint.colorization.methods.reference import ReferenceSettings, open_reference
-from pretint.colorization.methods.scribbles import ScribbleSettings, scribbles_colourist
+from pretint.colorization.methods.scribbles import ScribbleSettings, scribbles_colorist
 from pretint.colorization.networks import open_network
 
 REFERENCE = "reference:"
@@ -19,14 +19,14 @@ SCRIBBLES = "scribbles"
 
 
 def depended_on(name: str | Path) -> Path:
-    """The file on which a colourist's colours depend: the weights, or the reference picture."""
+    """The file on which a colorist's colors depend: the weights, or the reference image."""
     word = str(name)
     if word.startswith(REFERENCE):
         return Path(word.removeprefix(REFERENCE))
     return find_checkpoint(split_part(word)[0])
 
 
-def open_colourist(
+def open_colorist(
     name: str | Path,
     device: str = "auto",
     size: int = 0,
@@ -34,32 +34,32 @@ def open_colourist(
     hints: Path | Hints | None = None,
     reference: ReferenceSettings | None = None,
     scribbles: ScribbleSettings | None = None,
-) -> Colourist:
-    """The colourist of a name.
+) -> Colorist:
+    """The colorist of a name.
 
     Args:
         name: a run, a checkpoint, exported .safetensors, or published weights of ECCV16 or SIGGRAPH17;
-            ``reference:PICTURE``; or ``scribbles``.
+            ``reference:IMAGE``; or ``scribbles``.
         device: of a network: auto (the GPU if there is one), cpu, cuda, ...
-        size: shorter side at which a network sees pictures; 0 takes the size at which it was trained to.
+        size: shorter side at which a network sees images; 0 takes the size at which it was trained to.
         temperature: of a network's annealed mean.
         hints: what scribbles need and some networks take: a file of them (see ``read_hints``), or themselves.
-        reference: how colours are taken from a reference picture.
+        reference: how colors are taken from a reference image.
         scribbles: how they spread from scribbles.
 
     Raises:
-        UserError: there is no such model, file or device; a file could run code; the network has no colour head, or
-            takes no hints; the reference has no colour; or hints are missing or not understood.
+        UserError: there is no such model, file or device; a file could run code; the network has no color head, or
+            takes no hints; the reference has no color; or hints are missing or not understood.
     """
     name = str(name)
     if name == SCRIBBLES and hints is None:
         raise UserError("scribbles: name the file that holds them with --hints FILE")
     if name.startswith(REFERENCE):
         if hints is not None:
-            raise UserError(f"{name}: a reference picture takes no hints; leave --hints out")
+            raise UserError(f"{name}: a reference image takes no hints; leave --hints out")
         return open_reference(name.removeprefix(REFERENCE), reference)
     given = read_hints(hints) if isinstance(hints, Path) else hints
     if name == SCRIBBLES:
         assert given is not None
-        return scribbles_colourist(given, scribbles)
+        return scribbles_colorist(given, scribbles)
     return open_network(Path(name), device, size, temperature, given)

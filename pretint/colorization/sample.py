@@ -1,10 +1,10 @@
-"""Several colourings of one picture, drawn from the distribution that a network predicts, and how sure it is.
+"""Several colorings of one image, drawn from the distribution that a network predicts, and how sure it is.
 
-A colour drawn anew for every pixel would be confetti. Here a drawing is a pair of smooth random fields of quantiles,
-each uniform in [0, 1] at every place, and the colour is the point of these quantiles: of a first, then of b given a
-(the Knothe-Rosenblatt map). So the colours of every place have exactly the predicted distribution, and neighbours of
-alike distributions get alike colours. A bin stands for all of its square of 10 x 10 Lab units (or what the bins'
-spacing is), or colours would come in steps; where a passes from one row of bins to the next, b may still make one.
+A color drawn anew for every pixel would be confetti. Here a drawing is a pair of smooth random fields of quantiles,
+each uniform in [0, 1] at every place, and the color is the point of these quantiles: of a first, then of b given a
+(the Knothe-Rosenblatt map). So the colors of every place have exactly the predicted distribution, and neighbors of
+alike distributions get alike colors. A bin stands for all of its square of 10 x 10 Lab units (or what the bins'
+spacing is), or colors would come in steps; where a passes from one row of bins to the next, b may still make one.
 """
 
 import math
@@ -12,9 +12,9 @@ import math
 import torch
 from torch import Tensor
 
-from pretext.gamut import STEP, TEMPERATURE, bin_centres
+from pretext.gamut import STEP, TEMPERATURE, bin_centers
 
-_PATCHES = 4  # of independent colour along the shorter side
+_PATCHES = 4  # of independent color along the shorter side
 
 
 def entropy(logits: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ def quantile_fields(count: int, size: tuple[int, int], seed: int, patches: float
 
 
 def draw(logits: Tensor, quantiles: Tensor, temperature: float = TEMPERATURE, step: int = STEP) -> Tensor:
-    """Colours drawn from predicted distributions.
+    """Colors drawn from predicted distributions.
 
     Args:
         logits: (B, Q, h, w).
@@ -60,7 +60,7 @@ def draw(logits: Tensor, quantiles: Tensor, temperature: float = TEMPERATURE, st
     """
     probabilities = torch.softmax(logits.float() / temperature, dim=1)
     batch, _, height, width = logits.shape
-    places = torch.from_numpy(bin_centres(step) // step).to(logits.device)
+    places = torch.from_numpy(bin_centers(step) // step).to(logits.device)
     least = int(places.min())
     places = places - least
     side = int(places.max()) + 1  # of the grid that holds all bins

@@ -1,4 +1,4 @@
-"""The settings of colouring photographs."""
+"""The settings of coloring photographs."""
 
 import math
 from dataclasses import dataclass, field
@@ -16,28 +16,28 @@ from pretint.colorization.photographs.write import QUALITY
 
 @dataclass
 class ColorizeSettings:
-    """How pictures are coloured.
+    """How images are colored.
 
     Args:
-        out: folder for the coloured pictures and the sheet that shows them (default: coloured); - is standard output,
-            which is also the default where the picture is standard input.
-        format: of the files: jpeg, png, webp, tiff; auto takes the picture's own, or PNG where that has no colour.
+        out: folder for the colored images and the sheet that shows them (default: colored); - is standard output,
+            which is also the default where the image is standard input.
+        format: of the files: jpeg, png, webp, tiff; auto takes the image's own, or PNG where that has no color.
         quality: of JPEG and lossy WebP, 1 to 100.
-        size: shorter side, in pixels, at which a network sees a picture; 0 takes the size at which it
+        size: shorter side, in pixels, at which a network sees an image; 0 takes the size at which it
             was trained to. The result has the full resolution of the input.
-        temperature: of a network's annealed mean: towards 0 more vivid, 1 more cautious.
-        saturation: factor on the colours: 0 is gray, 1 as predicted.
-        samples: how many more colourings of each picture are drawn from what the network holds likely.
-        uncertainty: write beside each picture how unsure the network is of each place.
-        hints: colours given in places of a single picture, a YAML file or a picture of strokes: for scribbles, and
+        temperature: of a network's annealed mean: toward 0 more vivid, 1 more cautious.
+        saturation: factor on the colors: 0 is gray, 1 as predicted.
+        samples: how many more colorings of each image are drawn from what the network holds likely.
+        uncertainty: write beside each image how unsure the network is of each place.
+        hints: colors given in places of a single image, a YAML file or an image of strokes: for scribbles, and
             for a network that takes them.
-        first_frame: of an animation or of several pages colour the first; else it is refused.
-        megapixels: the largest picture that is opened.
-        sheet: write sheet.png, the pictures side by side: gray, coloured, and original where one has colour.
-        batch: how many pictures of one size a network sees at once; 0 is 8 on a GPU, else 1.
+        first_frame: of an animation or of several pages color the first; else it is refused.
+        megapixels: the largest image that is opened.
+        sheet: write sheet.png, the images side by side: gray, colored, and original where one has color.
+        batch: how many images of one size a network sees at once; 0 is 8 on a GPU, else 1.
         seed: of the samples.
         device: auto (the GPU if there is one), cpu, cuda, ...
-        reference: how colours are taken from a reference picture.
+        reference: how colors are taken from a reference image.
         scribbles: how they spread from scribbles.
     """
 

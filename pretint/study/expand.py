@@ -33,7 +33,7 @@ def expand(study: StudySettings, shelf: Shelf) -> Plan:
     Two that are the same, by whatever names, are one: it stands under the first.
 
     Raises:
-        UserError: a setting is wrong, or pictures cannot be had; it names the variant or the evaluation.
+        UserError: a setting is wrong, or images cannot be had; it names the variant or the evaluation.
     """
     cells: list[Cell] = []
     made: dict[str, PretrainSettings] = {}
@@ -51,7 +51,7 @@ def expand(study: StudySettings, shelf: Shelf) -> Plan:
             for name, asked in study.evaluations.items():
                 if not {variant.name, variant.family} & set(asked.get("variants") or [variant.name]):
                     continue
-                if asked.get("command") == "score" and not network.colours:
+                if asked.get("command") == "score" and not network.colors:
                     continue
                 with _said_of(f"evaluation {name}"):
                     cells.append(_judged(network, variant, seed, name, asked, shelf))
@@ -77,7 +77,7 @@ class _Network:
     key: str
     cell: Cell | None
     """Its pretraining, if it has one."""
-    colours: bool
+    colors: bool
     stages: tuple[str, ...]
     """Of its backbone; empty where they are not known."""
     recipe: dict[str, Any] = field(default_factory=dict)
@@ -129,7 +129,7 @@ def _published(variant: Variant) -> _Network:
 
 
 _OF_RANDOM = ("config", "backbone.name", "backbone.arguments", "crop.size", "crop.area")
-"""What random weights, and how large pictures are seen, depend on."""
+"""What random weights, and how large images are seen, depend on."""
 
 
 def _random(variant: Variant, seed: int, settings: PretrainSettings, stages: tuple[str, ...], shelf: Shelf) -> _Network:
@@ -152,14 +152,14 @@ def _judged(network: _Network, variant: Variant, seed: int, name: str, asked: di
     if taken := sorted({"out", "reference", "seed", "format"} & own.keys()):
         raise UserError(f"{taken[0]} is not set for one evaluation: the study minds it; leave it out")
     if command == "score" and variant.name in BASELINES:
-        raise UserError(f"variant {variant.name} colours, and has the name of a baseline of scores; rename it")
+        raise UserError(f"variant {variant.name} colors, and has the name of a baseline of scores; rename it")
     if command != "score" and asked.get("against"):
         raise UserError(f"against is of score alone; what {command} compares with, baseline and the variants say")
     prefix = _prefix(command, asked)
     words = ["--config", asked["config"]] if asked.get("config") else []
     kind = identity.EVALUATIONS[command]
     words += [f"--{key}={_written(key, value)}" for key, value in flat(own, kind).items()]
-    if command.startswith("finetune"):  # its head and its order of pictures are drawn anew with every seed
+    if command.startswith("finetune"):  # its head and its order of images are drawn anew with every seed
         words += [f"--seed={seed}"]
     if command != "score":
         words += ["--reference=false"]
@@ -190,11 +190,11 @@ def _prefix(command: str, asked: dict[str, Any]) -> str:
 
 
 def _require_named(settings: Any, own: dict[str, Any], config: str) -> None:
-    """Pictures must be named: the bundled ones that a command takes by default are nobody's question."""
+    """Images must be named: the bundled ones that a command takes by default are nobody's question."""
     given = own.keys() | (read_yaml(Path(config)).keys() if config else set())
-    for place in ("train", "test") if hasattr(settings, "train") else ("pictures",):
+    for place in ("train", "test") if hasattr(settings, "train") else ("images",):
         if place not in given or not getattr(settings, place):
-            raise UserError(f"{place} is not there; name pictures")
+            raise UserError(f"{place} is not there; name images")
 
 
 def _require_askable(ask: dict[str, Any]) -> None:

@@ -66,11 +66,11 @@ class StudySettings:
         seeds: of pretraining; and of fine-tuning.
         evaluations: by name: command (probe, knn, svm, finetune classify, score, ...) and its settings; config, a file
             of them; "rescaled", whether networks are rescaled before they are fine-tuned; "row", the one that the
-            study's table shows, where held-out pictures choose none; "against", the variant that the colours of all
+            study's table shows, where held-out images choose none; "against", the variant that the colors of all
             others are compared with; "variants", if not all are judged; "ask".
         baseline: the variant that all others are compared with.
-        places: what {name} stands for wherever it occurs: folders of pictures.
-        figures: pictures that the report shows as every variant colours them.
+        places: what {name} stands for wherever it occurs: folders of images.
+        figures: images that the report shows as every variant colors them.
     """
 
     about: str = ""

@@ -1,6 +1,6 @@
-"""What a cell is, whatever it is called and wherever it lies: a hash of its science settings and its pictures.
+"""What a cell is, whatever it is called and wherever it lies: a hash of its science settings and its images.
 
-Machine settings (workers, device, folders) are no part of it; pictures and files count by what they contain. So a
+Machine settings (workers, device, folders) are no part of it; images and files count by what they contain. So a
 study that is renamed, moved or widened finds its finished cells again.
 """
 
@@ -11,13 +11,13 @@ from functools import cache
 from typing import Any
 
 from pretext.backbones import BACKBONES
-from pretext.data import open_labelled, open_source
+from pretext.data import open_labeled, open_source
 from pretext.data.fingerprint import seen
 from pretext.methods.objectives import OBJECTIVES
 from pretext.plugins import plugin_contents
 from pretext.recipe import PretrainSettings
 from pretext.settings import plain
-from pretext.setup import open_pictures
+from pretext.setup import open_images
 from pretext.weights.file import split_part
 from pretint.colorization.scores.job import ScoreSettings
 from transfer.evaluation import EvaluationSettings
@@ -42,7 +42,7 @@ EVALUATIONS: dict[str, type[Any]] = {
 
 _MACHINE = {
     EvaluationSettings: ("device", "workers", "cache", "out", "reference", "train", "test"),
-    ScoreSettings: ("device", "batch", "format", "against", "out", "pictures", "disjoint", "classifier"),
+    ScoreSettings: ("device", "batch", "format", "against", "out", "images", "disjoint", "classifier"),
 }
 _PROTOCOLS: dict[type[Any], type[Any]] = {
     ProbeSettings: ProbeProtocol, KnnSettings: NearestProtocol, SvmSettings: SvmProtocol
@@ -60,14 +60,14 @@ def pretraining(settings: PretrainSettings) -> Any:
     """What a pretraining's weights depend on; plain values.
 
     Raises:
-        UserError: the pictures cannot be had.
+        UserError: the images cannot be had.
     """
     science = {name: value for name, value in told(settings).items() if name not in (*_FREE, "data", "seed")}
     source = settings.data.source
     named = {source: 1.0} if isinstance(source, str) else source
-    pictures = [[contents(name), weight] for name, weight in named.items()]
-    labels = open_pictures(settings).contents["labels"] if settings.objective.labelled else ""
-    return [_with_files(science), pictures, settings.data.holdout, labels, settings.seed]
+    images = [[contents(name), weight] for name, weight in named.items()]
+    labels = open_images(settings).contents["labels"] if settings.objective.labeled else ""
+    return [_with_files(science), images, settings.data.holdout, labels, settings.seed]
 
 
 def random_weights(settings: PretrainSettings) -> Any:
@@ -86,7 +86,7 @@ def evaluation(command: str, settings: Any) -> Any:
     """What an evaluation's numbers depend on, besides the network; plain values.
 
     Raises:
-        UserError: the pictures cannot be had, or there is no such protocol.
+        UserError: the images cannot be had, or there is no such protocol.
     """
     if isinstance(settings, FinetuneSettings):
         science = _without(settings.science, type(settings)().science)
@@ -97,9 +97,9 @@ def evaluation(command: str, settings: Any) -> Any:
     if isinstance(settings, ScoreSettings):
         disjoint = contents(settings.disjoint) if settings.disjoint else ""
         model, _, file = settings.classifier.partition(":")
-        labels = open_labelled(settings.pictures) if settings.classifier else None
+        labels = open_labeled(settings.images) if settings.classifier else None
         named = [model, _file(file), labels.classes if labels else [], labels.labels.tolist() if labels else []]
-        return [command, _with_files(science), contents(settings.pictures), disjoint, named]
+        return [command, _with_files(science), contents(settings.images), disjoint, named]
     name = getattr(settings, "protocol", "knn")
     protocol = json.loads(json.dumps(find_protocol(name, _PROTOCOLS[type(settings)]).settings))
     return [command, science, name, protocol, *_of_targets(settings.train, settings.test, tuple(settings.classes))]
@@ -134,7 +134,7 @@ def _plugged(value: Any) -> bool:
 
 @cache
 def contents(name: str) -> str:
-    """A digest of a source: its pictures' names, and the pixels of some of them."""
+    """A digest of a source: its images' names, and the pixels of some of them."""
     source = open_source(name)
     return hashlib.sha256(f"{source.digest()} {seen(source)}".encode()).hexdigest()
 
@@ -146,7 +146,7 @@ def _of_targets(train: str, test: str, classes: tuple[str, ...]) -> tuple[str, s
 
 
 class _Named:
-    """Settings of a fine-tuning, alike where the same pictures are opened."""
+    """Settings of a fine-tuning, alike where the same images are opened."""
 
     def __init__(self, settings: FinetuneSettings) -> None:
         self.settings = settings

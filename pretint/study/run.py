@@ -49,7 +49,7 @@ def study(file: Path, places: Sequence[str], options: StudyOptions, send: Send |
         send: what sends jobs to a cluster; needed if ``options.on`` names one.
 
     Raises:
-        UserError: the file is wrong, pictures cannot be had, or nothing can be written.
+        UserError: the file is wrong, images cannot be had, or nothing can be written.
         ClusterError: Slurm does not answer.
         KeyboardInterrupt: a second Ctrl-C; what runs was ended at once.
 
@@ -95,5 +95,5 @@ def _looks(plan: Plan, shelf: Shelf, options: StudyOptions, send: Send | None) -
 def _place(word: str) -> tuple[str, str]:
     name, equals, folder = word.partition("=")
     if not equals or not folder:
-        raise UserError(f"{word}: write PLACE=FOLDER, such as pictures=imagenette-96")
+        raise UserError(f"{word}: write PLACE=FOLDER, such as images=imagenette-96")
     return name, folder

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 from benchmarks import ceiling, matrix_rate, table
 from benchmarks.__main__ import keep, record
+from benchmarks.images import shards_of
 from benchmarks.operations import operations
 from benchmarks.paired import Row
-from benchmarks.pictures import shards_of
 from pretext.data.batches import CropSettings
 from pretext.errors import UserError
 
 CPU = torch.device("cpu")
-ABOUT = {"machine": "m", "cores": 2, "threads": 1, "torch": "t", "pictures": "p", "rounds": 1, "date": "2026-01-01"}
+ABOUT = {"machine": "m", "cores": 2, "threads": 1, "torch": "t", "images": "p", "rounds": 1, "date": "2026-01-01"}
 
 
 class _Net(nn.Module):
@@ -62,7 +62,7 @@ def test_operations_are_counted_as_defined() -> None:
         nn.Flatten(),
         nn.Linear(6 * 256, 5),
     )
-    # Forward, and the gradients of weights and of inputs; nobody asks for that of the pictures.
+    # Forward, and the gradients of weights and of inputs; nobody asks for that of the images.
     assert operations(network, rgb, labels) == 2 * first + 3 * (grouped + turned + last)
 
 

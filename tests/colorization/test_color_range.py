@@ -13,14 +13,14 @@ import pretint.cli
 from pretext import ExportSettings, export, load_pretrained
 from pretext.engine.checkpoint import save_checkpoint
 from pretext.engine.signals import Ending
-from pretext.pretrained import colour_contract
+from pretext.pretrained import color_contract
 from pretext.recipe import PretrainSettings, build_colorizer
 from pretext.settings import plain, settings_from
 from pretint.apps.studio.serve import StudioSettings, studio
 from pretint.colorization import ColorizeSettings, colorize, score
 from pretint.colorization.color_range import ColorRange
 from pretint.colorization.finished import FILE
-from pretint.colorization.networks import NetworkColourist
+from pretint.colorization.networks import NetworkColorist
 from pretint.colorization.scores.job import ScoreSettings
 
 UNTRAINED = "no training step was done (step 0)"
@@ -34,7 +34,7 @@ def checkpoint(path: Path, step: int, head: float = 1.0, **more: Any) -> Path:
     model = build_colorizer(settings, prior).state_dict()
     model["head.weight"] *= head
     model["head.bias"] = torch.linspace(-3, 3, 313)
-    state = {"step": step, "settings": plain(settings), "colour": colour_contract(settings, prior), "model": model}
+    state = {"step": step, "settings": plain(settings), "color": color_contract(settings, prior), "model": model}
     path.parent.mkdir(parents=True, exist_ok=True)
     save_checkpoint(path, {**state, **more})
     return path
@@ -105,11 +105,11 @@ def test_scores(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
         checkpoint(tmp_path / name / "checkpoints" / "00000000.pt", step, head)
         for name, step, head in (("fresh", 0, 300), ("flat", 7, 0), ("lively", 7, 300))
     )
-    settings = ScoreSettings(pictures=str(images), out=str(tmp_path / "scores"), size=32, device="cpu")
+    settings = ScoreSettings(images=str(images), out=str(tmp_path / "scores"), size=32, device="cpu")
     for _ in range(2):  # the second time from what is kept
         notes = [note for note in score([fresh, flat, lively], settings).notes if "warning" in note]
         assert len(notes) == 2 and UNTRAINED in notes[0] and UNIFORM in notes[1]
-    words = ["score", str(flat), "--pictures", str(images), "--out", str(tmp_path / "scores"), "--size", "32"]
+    words = ["score", str(flat), "--images", str(images), "--out", str(tmp_path / "scores"), "--size", "32"]
     assert pretint.cli.main(words) == 0
     assert UNIFORM in capsys.readouterr().out
 
@@ -151,7 +151,7 @@ def test_the_range_is_of_all_images_together() -> None:
 def test_gray_results_have_a_line_each_and_no_more(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decode = NetworkColourist.decode
-    monkeypatch.setattr(NetworkColourist, "decode", lambda *words, **more: 0.01 * decode(*words, **more))
+    decode = NetworkColorist.decode
+    monkeypatch.setattr(NetworkColorist, "decode", lambda *words, **more: 0.01 * decode(*words, **more))
     done = colorize(checkpoint(tmp_path / "x.pt", 7, head=0), [images], ColorizeSettings(out=tmp_path / "out"))
-    assert [note for _, note in done.notes] == ["came out as gray as it was: it was given no colour"] * 3
+    assert [note for _, note in done.notes] == ["came out as gray as it was: it was given no color"] * 3

@@ -1,4 +1,4 @@
-"""Colourists of every kind of file: runs, exports, published weights by path; files with code in them are refused."""
+"""Colorists of every kind of file: runs, exports, published weights by path; files with code in them are refused."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from pretext.weights.releases import RELEASES
 from pretint.colorization import ColorizeSettings, colorize
 from pretint.colorization.hints import from_points
 from pretint.colorization.networks import open_network
-from pretint.colorization.registry import open_colourist
+from pretint.colorization.registry import open_colorist
 
 
 def published(path: Path, number: int) -> Path:
@@ -32,9 +32,9 @@ def published(path: Path, number: int) -> Path:
     for name, shape in release.aside.items():
         weights[name] = torch.randn(shape, generator=generator) * 0.01
     if number == 0:
-        from pretext.gamut import bin_centres
+        from pretext.gamut import bin_centers
 
-        weights["model_out.weight"] = (torch.from_numpy(bin_centres()).float().T / 110).reshape(2, 313, 1, 1)
+        weights["model_out.weight"] = (torch.from_numpy(bin_centers()).float().T / 110).reshape(2, 313, 1, 1)
     torch.save(weights, path)
     return path
 
@@ -65,7 +65,7 @@ def test_hints_change_what_lies_around_them(siggraph17: Path) -> None:
     hints = from_points([(200, 300, 40, 60, -40)])
     free, given = open_network(siggraph17, "cpu", 64), open_network(siggraph17, "cpu", 64, hints=hints)
     lightness = torch.full((1, 1, 64, 96), 60.0)
-    none, told = (colourist.predict(lightness, (960, 640)).ab for colourist in (free, given))
+    none, told = (colorist.predict(lightness, (960, 640)).ab for colorist in (free, given))
     assert torch.equal(none, free(lightness))
     by_hand = free.colorizer.colorize(lightness, 0.38, *hints.maps((640, 960), (64, 96)))
     assert torch.equal(told, by_hand)
@@ -76,7 +76,7 @@ def test_hints_change_what_lies_around_them(siggraph17: Path) -> None:
 def test_hints_of_the_command(siggraph17: Path, eccv16: Path, tmp_path: Path) -> None:
     Image.effect_noise((90, 60), 40).save(tmp_path / "a.jpg")
     hints = tmp_path / "hints.yaml"
-    hints.write_text("- {at: [30, 30], radius: 9, colour: red}\n")
+    hints.write_text("- {at: [30, 30], radius: 9, color: red}\n")
     words = [str(tmp_path / "a.jpg"), "--hints", str(hints), "--size", "64", "--device", "cpu"]
     assert pretint.cli.main(["colorize", str(siggraph17), *words, "--out", str(tmp_path / "told")]) == 0
     assert pretint.cli.main(["colorize", str(siggraph17), words[0], *words[3:], "--out", str(tmp_path / "free")]) == 0
@@ -84,13 +84,13 @@ def test_hints_of_the_command(siggraph17: Path, eccv16: Path, tmp_path: Path) ->
     settings = {"size": 64, "device": "cpu", "hints": hints, "out": tmp_path / "out"}
     with pytest.raises(UserError, match="takes no hints; siggraph17 does"):
         colorize(eccv16, [tmp_path / "a.jpg"], ColorizeSettings(**settings))  # type: ignore[arg-type]
-    with pytest.raises(UserError, match="hints are for one picture, and 2 were given"):
+    with pytest.raises(UserError, match="hints are for one image, and 2 were given"):
         colorize(siggraph17, [tmp_path / "a.jpg", tmp_path / "told" / "a.jpg"], ColorizeSettings(**settings))  # type: ignore[arg-type]
-    hints.write_text("- {at: [90, 30], radius: 9, colour: red}\n")
-    with pytest.raises(UserError, match=r"outside the picture: \(90, 30\), where x goes to 89 and y to 59"):
+    hints.write_text("- {at: [90, 30], radius: 9, color: red}\n")
+    with pytest.raises(UserError, match=r"outside the image: \(90, 30\), where x goes to 89 and y to 59"):
         colorize(siggraph17, [tmp_path / "a.jpg"], ColorizeSettings(**settings))  # type: ignore[arg-type]
     assert not (tmp_path / "out").exists()
-    with pytest.raises(UserError, match="predicts one colour"):
+    with pytest.raises(UserError, match="predicts one color"):
         colorize(siggraph17, [tmp_path / "a.jpg"], ColorizeSettings(samples=1, out=tmp_path / "out"))
 
 
@@ -109,18 +109,18 @@ def test_files_with_code_in_them_are_refused(tmp_path: Path) -> None:
     for content in ({"model": Evil(mark)}, Evil(mark)):
         torch.save(content, tmp_path / "x.pth")
         with pytest.raises(UserError, match="would run code in it") as error:
-            open_colourist(tmp_path / "x.pth", "cpu")
+            open_colorist(tmp_path / "x.pth", "cpu")
         assert "\n" not in str(error.value) and not mark.exists()
 
 
 def test_other_files(tmp_path: Path, eccv16: Path) -> None:
     (tmp_path / "x.txt").write_text("no weights")
     with pytest.raises(UserError, match="no checkpoint of Pretint"):
-        open_colourist(tmp_path / "x.txt", "cpu")
+        open_colorist(tmp_path / "x.txt", "cpu")
     with pytest.raises(UserError, match="no such run or checkpoint"):
-        open_colourist(tmp_path / "nowhere", "cpu")
+        open_colorist(tmp_path / "nowhere", "cpu")
     weights = torch.load(eccv16, weights_only=True)
     del weights["model3.2.bias"]
     torch.save(weights, tmp_path / "cut.pth")
     with pytest.raises(UserError, match=r"ECCV16 .*1 missing \(model3\.2\.bias\)"):
-        open_colourist(tmp_path / "cut.pth", "cpu")
+        open_colorist(tmp_path / "cut.pth", "cpu")

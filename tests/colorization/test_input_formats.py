@@ -1,4 +1,4 @@
-"""Pictures of every format that is read are coloured, end to end; and what a folder or pattern leaves out is said."""
+"""Images of every format that is read are colored, end to end; and what a folder or pattern leaves out is said."""
 
 import io
 import os
@@ -17,7 +17,7 @@ from pretint.colorization.photographs import open_photograph
 
 @pytest.fixture
 def model(tmp_path: Path) -> str:
-    """The quickest colourist: another picture."""
+    """The quickest colorist: another image."""
     tint = np.zeros((32, 32, 3), np.uint8)
     tint[:, :16], tint[:, 16:] = (200, 120, 40), (40, 120, 200)
     Image.fromarray(tint).save(tmp_path / "tint.png")
@@ -67,9 +67,9 @@ def test_from_end_to_end(tmp_path: Path, model: str, name: str, kind: str, resul
         with Image.open(done.written[0]) as image:
             assert image.format == ("JPEG" if kind == "JPEG" else "PNG") and image.size == (40, 24)
             pixels = np.asarray(image.convert("RGB")).astype(int)
-        assert np.ptp(pixels, axis=2).max() > 8, "it has colours"
+        assert np.ptp(pixels, axis=2).max() > 8, "it has colors"
         ramp = np.asarray(Image.fromarray(pixels.astype(np.uint8)).convert("L")).astype(int)[12]
-        assert (np.diff(ramp[::6]) > 0).all(), "and the lightness of the picture"
+        assert (np.diff(ramp[::6]) > 0).all(), "and the lightness of the image"
 
 
 def test_a_folder_says_what_it_left_out(tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]) -> None:

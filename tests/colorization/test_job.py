@@ -1,4 +1,4 @@
-"""Colouring pictures: full resolution, own lightness, nothing overwritten, bad pictures listed."""
+"""Coloring images: full resolution, own lightness, nothing overwritten, bad images listed."""
 
 import io
 import os
@@ -17,11 +17,11 @@ import pretint.cli
 from pretext.backbones.contract import BackboneSettings
 from pretext.engine.checkpoint import save_checkpoint
 from pretext.errors import UserError
-from pretext.pretrained import colour_contract, load_pretrained
+from pretext.pretrained import color_contract, load_pretrained
 from pretext.recipe import PretrainSettings, build_colorizer
 from pretext.settings import plain
-from pretint.colorization import ColorizeSettings, colorize, colorize_picture
-from pretint.colorization.networks import NetworkColourist
+from pretint.colorization import ColorizeSettings, colorize, colorize_image
+from pretint.colorization.networks import NetworkColorist
 
 
 def checkpoint(path: Path, **changed: object) -> Path:
@@ -30,7 +30,7 @@ def checkpoint(path: Path, **changed: object) -> Path:
     state = {
         "step": 7,
         "settings": plain(settings),
-        "colour": colour_contract(settings, prior),
+        "color": color_contract(settings, prior),
         "model": build_colorizer(settings, prior).state_dict(),
         **changed,
     }
@@ -43,33 +43,33 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return checkpoint(tmp_path_factory.mktemp("model") / "x.pt")
 
 
-def picture(width: int, height: int, seed: int = 0) -> Image.Image:
+def image(width: int, height: int, seed: int = 0) -> Image.Image:
     noise = np.random.default_rng(seed).integers(60, 190, (6, 8, 3), dtype=np.uint8)
     return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
 
 
 def test_full_resolution_and_own_lightness(model: Path) -> None:
-    colourist = NetworkColourist(load_pretrained(model).colorizer, 64, temperature=1.0)
-    original = picture(631, 547)  # more than two strips, no round number
-    coloured = colorize_picture(colourist, original)  # T = 1: faint colours, in gamut
-    assert coloured.size == original.size and coloured.mode == "RGB"
-    before, after = (rgb2lab(np.asarray(one))[..., 0] for one in (original, coloured))
+    colorist = NetworkColorist(load_pretrained(model).colorizer, 64, temperature=1.0)
+    original = image(631, 547)  # more than two strips, no round number
+    colored = colorize_image(colorist, original)  # T = 1: faint colors, in gamut
+    assert colored.size == original.size and colored.mode == "RGB"
+    before, after = (rgb2lab(np.asarray(one))[..., 0] for one in (original, colored))
     assert np.abs(before - after).max() < 1.0, "8-bit rounding moves L by less than 1 of 100"
-    assert np.abs(np.asarray(original).astype(int) - np.asarray(coloured)).max() > 10, "but the colour is its own"
+    assert np.abs(np.asarray(original).astype(int) - np.asarray(colored)).max() > 10, "but the color is its own"
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (5000, 3)])
 def test_odd_shapes(model: Path, size: tuple[int, int]) -> None:
     original = Image.new("RGB", size, (120, 130, 140))
-    assert colorize_picture(NetworkColourist(load_pretrained(model).colorizer, 64), original).size == size
+    assert colorize_image(NetworkColorist(load_pretrained(model).colorizer, 64), original).size == size
 
 
 def test_files_and_folders_keep_their_places(model: Path, tmp_path: Path) -> None:
     source = tmp_path / "in"
     (source / "sub").mkdir(parents=True)
     for index, name in enumerate(("a.jpg", "a.png", "sub/b.webp")):
-        picture(60, 40, index).save(source / name)
-    picture(30, 30).save(tmp_path / "a.bmp")
+        image(60, 40, index).save(source / name)
+    image(30, 30).save(tmp_path / "a.bmp")
     out = tmp_path / "out"
     done = colorize(model, [source, tmp_path / "a.bmp"], ColorizeSettings(out=out))
     assert [path.relative_to(out).as_posix() for path in done.written] == ["a.jpg", "a.png", "sub/b.webp", "a-2.png"]
@@ -79,28 +79,28 @@ def test_files_and_folders_keep_their_places(model: Path, tmp_path: Path) -> Non
     assert not done.skipped
 
 
-def test_bad_pictures_are_skipped_and_listed(model: Path, tmp_path: Path) -> None:
+def test_bad_images_are_skipped_and_listed(model: Path, tmp_path: Path) -> None:
     source = tmp_path / "in"
     source.mkdir()
-    picture(60, 40).save(source / "good.jpg")
+    image(60, 40).save(source / "good.jpg")
     (source / "empty.jpg").touch()
-    (source / "text.png").write_text("no picture")
+    (source / "text.png").write_text("no image")
     (source / "torn.jpg").write_bytes((source / "good.jpg").read_bytes()[:300])
     done = colorize(model, [source], ColorizeSettings(out=tmp_path / "out"))
     assert [path.name for path in done.written] == ["good.jpg"]
     assert sorted(Path(error.key).name for error in done.skipped) == ["empty.jpg", "text.png", "torn.jpg"]
-    with pytest.raises(UserError, match="none of 1 pictures could be coloured"):
+    with pytest.raises(UserError, match="none of 1 images could be colored"):
         colorize(model, [source / "empty.jpg"], ColorizeSettings(out=tmp_path / "out2"))
     assert not (tmp_path / "out2").exists()
 
 
-def test_a_picture_is_never_overwritten(model: Path, tmp_path: Path) -> None:
+def test_a_image_is_never_overwritten(model: Path, tmp_path: Path) -> None:
     for name in ("a.png", "a.jpg", "sheet.png"):
-        picture(20, 20).save(tmp_path / name)
-    picture(20, 20).save(tmp_path / "b.jpg")
+        image(20, 20).save(tmp_path / name)
+    image(20, 20).save(tmp_path / "b.jpg")
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     for given in (["a.png"], ["a.jpg", "a.png"], ["sheet.png"], ["b.jpg"]):
-        with pytest.raises(UserError, match="take the place of a picture"):
+        with pytest.raises(UserError, match="take the place of an image"):
             colorize(model, [tmp_path / name for name in given], ColorizeSettings(out=tmp_path))
     with pytest.raises(UserError, match=r"sheet\.png: exists, and was not made by pretint"):
         colorize(model, [tmp_path / "b.jpg"], ColorizeSettings(out=tmp_path, format="png"))
@@ -110,7 +110,7 @@ def test_a_picture_is_never_overwritten(model: Path, tmp_path: Path) -> None:
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-def test_missing_pictures(model: Path, tmp_path: Path) -> None:
+def test_missing_images(model: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file or folder"):
         colorize(model, [tmp_path / "nowhere.jpg"], ColorizeSettings(out=tmp_path / "out"))
 
@@ -125,15 +125,15 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
     assert "\n" not in str(error.value) and len(str(error.value)) < 400
 
 
-def test_a_checkpoint_of_other_colours_is_refused(tmp_path: Path) -> None:
+def test_a_checkpoint_of_other_colors_is_refused(tmp_path: Path) -> None:
     settings = PretrainSettings()
-    contract = colour_contract(settings, torch.full((313,), 1 / 313, dtype=torch.float64))
-    path = checkpoint(tmp_path / "x.pt", colour={**contract, "white": "D50"})
+    contract = color_contract(settings, torch.full((313,), 1 / 313, dtype=torch.float64))
+    path = checkpoint(tmp_path / "x.pt", color={**contract, "white": "D50"})
     with pytest.raises(UserError, match="white D50; this version needs D65"):
         load_pretrained(path)
 
 
-@pytest.mark.parametrize("missing", ["settings", "colour", "model"])
+@pytest.mark.parametrize("missing", ["settings", "color", "model"])
 def test_a_checkpoint_without_a_part_is_refused(tmp_path: Path, missing: str) -> None:
     with pytest.raises(UserError, match=str(tmp_path)):
         load_pretrained(checkpoint(tmp_path / "x.pt", **{missing: None}))
@@ -143,7 +143,7 @@ def test_formats(model: Path, tmp_path: Path) -> None:
     source = tmp_path / "in"
     source.mkdir()
     for index, name in enumerate(("a.JPG", "b.tiff", "c.bmp", "d.jpeg")):
-        picture(60, 40, index).save(source / name, {".JPG": "JPEG"}.get(name[1:]))
+        image(60, 40, index).save(source / name, {".JPG": "JPEG"}.get(name[1:]))
     done = colorize(model, [source], ColorizeSettings(out=tmp_path / "own", sheet=False))
     assert [path.name for path in done.written] == ["a.JPG", "b.tiff", "c.png", "d.jpeg"] and done.sheet is None
     assert sorted(path.name for path in (tmp_path / "own").glob("[!.]*")) == ["a.JPG", "b.tiff", "c.png", "d.jpeg"]
@@ -158,7 +158,7 @@ def test_formats(model: Path, tmp_path: Path) -> None:
 def test_patterns(model: Path, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     for name in ("a1.png", "a2.png", "b1.png", "a[1].png"):
-        picture(20, 20).save(tmp_path / "in" / name)
+        image(20, 20).save(tmp_path / "in" / name)
     names = [
         [path.name for path in colorize(model, [tmp_path / "in" / given], ColorizeSettings(tmp_path / "o")).written]
         for given in ("a?.png", "a[1].png")
@@ -169,18 +169,18 @@ def test_patterns(model: Path, tmp_path: Path) -> None:
 
 
 def test_exit_codes(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    picture(20, 20).save(tmp_path / "good.jpg")
-    (tmp_path / "bad.jpg").write_bytes(b"no picture")
-    frames = [Image.new("RGB", (5, 5), colour) for colour in ("red", "blue")]
+    image(20, 20).save(tmp_path / "good.jpg")
+    (tmp_path / "bad.jpg").write_bytes(b"no image")
+    frames = [Image.new("RGB", (5, 5), color) for color in ("red", "blue")]
     frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
     words = ["--out", str(tmp_path / "out"), "--device", "cpu"]
     given = {name: str(tmp_path / name) for name in ("good.jpg", "bad.jpg", "moving.gif")}
     assert pretint.cli.main(["colorize", str(model), given["good.jpg"], *words]) == 0
     assert pretint.cli.main(["colorize", str(model), *given.values(), *words]) == 1
     out = capsys.readouterr().out
-    assert "2 without a result" in out and "bad.jpg: not a picture" in out and "moving.gif: holds 2 frames" in out
+    assert "2 without a result" in out and "bad.jpg: not an image" in out and "moving.gif: holds 2 frames" in out
     assert pretint.cli.main(["colorize", str(model), given["bad.jpg"], *words]) == 2
-    assert "none of 1 pictures could be coloured" in capsys.readouterr().err
+    assert "none of 1 images could be colored" in capsys.readouterr().err
     assert pretint.cli.main(["colorize", str(model), given["moving.gif"], *words, "--first-frame"]) == 0
     assert (
         pretint.cli.main(
@@ -199,7 +199,7 @@ def piped(model: Path, data: bytes, *words: str) -> subprocess.CompletedProcess[
 
 def test_standard_input(model: Path, tmp_path: Path) -> None:
     buffer = io.BytesIO()
-    picture(70, 50).save(buffer, "JPEG")
+    image(70, 50).save(buffer, "JPEG")
     done = piped(model, buffer.getvalue())
     assert done.returncode == 0, done.stderr
     result = Image.open(io.BytesIO(done.stdout))
@@ -212,17 +212,17 @@ def test_standard_input(model: Path, tmp_path: Path) -> None:
 
 def test_saturation(model: Path) -> None:
     colorizer = load_pretrained(model).colorizer
-    colourist = NetworkColourist(colorizer, 64, temperature=1.0)
-    original = picture(50, 40).convert("L").convert("RGB")
+    colorist = NetworkColorist(colorizer, 64, temperature=1.0)
+    original = image(50, 40).convert("L").convert("RGB")
     gray, once, half = (
-        rgb2lab(np.asarray(colorize_picture(colourist, original, saturation)))[..., 1:].mean((0, 1))
+        rgb2lab(np.asarray(colorize_image(colorist, original, saturation)))[..., 1:].mean((0, 1))
         for saturation in (0.0, 1.0, 0.5)
     )
     assert np.abs(gray).max() < 0.5 < np.abs(once).max() and np.abs(half - once / 2).max() < 0.7
 
 
 def test_samples_and_uncertainty(model: Path, tmp_path: Path) -> None:
-    picture(80, 60).save(tmp_path / "a.jpg")
+    image(80, 60).save(tmp_path / "a.jpg")
     settings = ColorizeSettings(out=tmp_path / "out", samples=2, uncertainty=True, sheet=False, format="png")
     done = colorize(model, [tmp_path / "a.jpg"], settings)
     names = sorted(path.name for path in (tmp_path / "out").glob("[!.]*"))
@@ -239,7 +239,7 @@ def test_batches_change_nothing(model: Path, tmp_path: Path) -> None:
     source = tmp_path / "in"
     source.mkdir()
     for index in range(7):
-        picture(60 if index % 3 else 40, 40, index).save(source / f"{index}.png")
+        image(60 if index % 3 else 40, 40, index).save(source / f"{index}.png")
     for batch in (1, 3):
         colorize(model, [source], ColorizeSettings(out=tmp_path / str(batch), batch=batch))
     for path in source.iterdir():
@@ -248,7 +248,7 @@ def test_batches_change_nothing(model: Path, tmp_path: Path) -> None:
 
 
 def test_a_network_gone_wrong_is_said(tmp_path: Path) -> None:
-    picture(20, 20).save(tmp_path / "a.png")
+    image(20, 20).save(tmp_path / "a.png")
     weights = build_colorizer(PretrainSettings(), torch.full((313,), 1 / 313)).state_dict()
     broken = checkpoint(tmp_path / "nan.pt", model={**weights, "head.bias": torch.full((313,), torch.nan)})
     with pytest.raises(UserError, match="no numbers"):
@@ -279,9 +279,9 @@ import sys
 from pathlib import Path
 from pretint.colorization.photographs import open_photograph, write_photograph
 from pretext.engine.memory import forget_peak, peak
-from pretint.colorization.merge import join_picture
+from pretint.colorization.merge import join_image
 from PIL import Image
-join_picture(Image.new("RGB", (300, 300)), torch.zeros(1, 2, 3, 3))
+join_image(Image.new("RGB", (300, 300)), torch.zeros(1, 2, 3, 3))
 forget_peak(torch.device("cpu"))
 before = peak()
 photograph = open_photograph(Path(sys.argv[1]))
@@ -329,13 +329,13 @@ def test_a_call_that_was_killed_goes_on(model: Path, tmp_path: Path) -> None:
     )
     killed = subprocess.run([sys.executable, "-c", code], capture_output=True, env={**os.environ, "PYTHONPATH": here})
     assert killed.returncode == -9
-    pictures = sorted(path for path in out.rglob("*.jpg") if not path.name.startswith("."))
-    assert len(pictures) == 5
-    before = {path: path.stat().st_mtime_ns for path in pictures}
+    images = sorted(path for path in out.rglob("*.jpg") if not path.name.startswith("."))
+    assert len(images) == 5
+    before = {path: path.stat().st_mtime_ns for path in images}
     settings = ColorizeSettings(out=out, size=32, device="cpu", uncertainty=True)
     done = colorize(model, [album], settings)
     assert (done.stood, len(done.written)) == (5, 12)
-    assert {path: path.stat().st_mtime_ns for path in pictures} == before
+    assert {path: path.stat().st_mtime_ns for path in images} == before
     whole = colorize(model, [album], ColorizeSettings(out=tmp_path / "whole", size=32, device="cpu", uncertainty=True))
     assert whole.stood == 0 and whole.sheet
     for path in [*whole.written, whole.sheet]:
@@ -343,7 +343,7 @@ def test_a_call_that_was_killed_goes_on(model: Path, tmp_path: Path) -> None:
         assert path.read_bytes() == other.read_bytes()
 
 
-def test_what_changed_is_coloured_again(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_changed_is_colored_again(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     album, out = tmp_path / "album", tmp_path / "out"
     album.mkdir()
     for name in ("a", "b", "c"):
@@ -379,7 +379,7 @@ def test_what_changed_is_coloured_again(model: Path, tmp_path: Path, capsys: pyt
 
 
 @pytest.mark.parametrize("named", [False, True])
-def test_standard_input_into_a_folder_is_always_coloured(
+def test_standard_input_into_a_folder_is_always_colored(
     model: Path, tmp_path: Path, named: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where a file is called -."""
@@ -389,7 +389,7 @@ def test_standard_input_into_a_folder_is_always_coloured(
     found = []
     for number in range(2):
         buffer = io.BytesIO()
-        picture(60, 40, number).save(buffer, "PNG")
+        image(60, 40, number).save(buffer, "PNG")
         assert piped(model, buffer.getvalue(), "--out", str(tmp_path / "out"), "--device", "cpu").returncode == 0
         found.append((tmp_path / "out" / "stdin.png").read_bytes())
     assert found[0] != found[1]
@@ -397,7 +397,7 @@ def test_standard_input_into_a_folder_is_always_coloured(
 
 def test_after_a_kill_in_mid_change_the_same_call_goes_on(model: Path, tmp_path: Path) -> None:
     """The first results are old, of other settings, the last ones new, and one is new but not remembered yet."""
-    picture(60, 40).save(tmp_path / "a.jpg")
+    image(60, 40).save(tmp_path / "a.jpg")
     old = ColorizeSettings(out=tmp_path / "out", size=32, device="cpu")
     colorize(model, [tmp_path / "a.jpg"], old)
     ledger = tmp_path / "out" / ".pretint-colorize.jsonl"
@@ -424,7 +424,7 @@ def test_a_file_that_finds_no_room_is_an_error(model: Path, tmp_path: Path, form
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
-    assert done.returncode == 2 and "cannot write the picture" in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 2 and "cannot write the image" in done.stderr and "Traceback" not in done.stderr
     assert not list((tmp_path / "out").glob("[!.]*"))
 
 
@@ -434,7 +434,7 @@ def test_a_pattern_with_results_beside_or_above(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "album").mkdir()
-    picture(40, 30).save(tmp_path / "album" / "a.gif")
+    image(40, 30).save(tmp_path / "album" / "a.gif")
     settings = ColorizeSettings(out=Path(out), size=32, device="cpu", sheet=False)
     for stood in (0, 1):
         done = colorize(model, [Path("album/*.gif")], settings)
@@ -445,8 +445,8 @@ def test_a_pattern_with_results_beside_or_above(
 def test_a_pattern_means_the_same_when_called_again(model: Path, tmp_path: Path, pattern: str) -> None:
     (tmp_path / "album" / "b").mkdir(parents=True)
     for name in ("a.png", "b/c.png"):
-        picture(40, 30).save(tmp_path / "album" / name)
-    settings = ColorizeSettings(out=tmp_path / "album" / "coloured", size=32, device="cpu")
+        image(40, 30).save(tmp_path / "album" / name)
+    settings = ColorizeSettings(out=tmp_path / "album" / "colored", size=32, device="cpu")
     first, second = (colorize(model, [tmp_path / "album" / pattern], settings) for _ in range(2))
     assert first.written == second.written and second.stood == len(first.written) == (1 if pattern == "*.png" else 2)
 
@@ -454,7 +454,7 @@ def test_a_pattern_means_the_same_when_called_again(model: Path, tmp_path: Path,
 def test_links_that_lead_nowhere(model: Path, tmp_path: Path) -> None:
     album = tmp_path / "album"
     album.mkdir()
-    picture(40, 30).save(album / "a.jpg")
+    image(40, 30).save(album / "a.jpg")
     (album / "self.jpg").symlink_to("self.jpg")
     settings = ColorizeSettings(out=tmp_path / "out", size=32, device="cpu")
     assert [path.name for path in colorize(model, [album], settings).written] == ["a.jpg"]
@@ -467,11 +467,11 @@ def test_links_that_lead_nowhere(model: Path, tmp_path: Path) -> None:
         colorize(model, [album], ColorizeSettings(out=tmp_path / "loop", size=32, device="cpu"))
 
 
-def test_names_that_are_too_long_cost_their_picture_alone(model: Path, tmp_path: Path) -> None:
+def test_names_that_are_too_long_cost_their_image_alone(model: Path, tmp_path: Path) -> None:
     album = tmp_path / "album"
     album.mkdir()
     for name in ("a" * 251, "\N{CJK UNIFIED IDEOGRAPH-5B57}" * 83, "short"):
-        picture(40, 30).save(album / f"{name}.jpg")
+        image(40, 30).save(album / f"{name}.jpg")
     settings = ColorizeSettings(out=tmp_path / "out", size=32, device="cpu")
     assert len(colorize(model, [album], settings).written) == 3
     done = colorize(model, [album], ColorizeSettings(out=tmp_path / "o", size=32, device="cpu", samples=1))
@@ -480,7 +480,7 @@ def test_names_that_are_too_long_cost_their_picture_alone(model: Path, tmp_path:
 
 
 def test_two_processes_into_one_folder(model: Path, tmp_path: Path) -> None:
-    picture(40, 30).save(tmp_path / "a.jpg")
+    image(40, 30).save(tmp_path / "a.jpg")
     settings = ColorizeSettings(out=tmp_path / "out", size=32, device="cpu")
     holding = (
         "import sys, pathlib, pretext.files as f\n"
@@ -493,7 +493,7 @@ def test_two_processes_into_one_folder(model: Path, tmp_path: Path) -> None:
         [sys.executable, "-c", holding, str(tmp_path / "out")], stdin=-1, stdout=-1, env=environment
     ) as other:
         assert other.stdout and other.stdout.readline() == b"held\n"
-        with pytest.raises(UserError, match="another process is colouring into it"):
+        with pytest.raises(UserError, match="another process is coloring into it"):
             colorize(model, [tmp_path / "a.jpg"], settings)
         other.communicate()
     assert len(colorize(model, [tmp_path / "a.jpg"], settings).written) == 1
@@ -501,7 +501,7 @@ def test_two_processes_into_one_folder(model: Path, tmp_path: Path) -> None:
 
 def test_what_is_no_file_at_the_place_of_ours(model: Path, tmp_path: Path) -> None:
     """A pipe would be waited for without end; a link would have its target written to."""
-    picture(40, 30).save(tmp_path / "a.jpg")
+    image(40, 30).save(tmp_path / "a.jpg")
     out, victim = tmp_path / "out", tmp_path / "victim"
     out.mkdir()
     victim.write_text("mine")
@@ -523,7 +523,7 @@ def test_what_is_no_file_at_the_place_of_ours(model: Path, tmp_path: Path) -> No
 
 
 def test_a_memory_that_cannot_be_read_is_a_line(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    picture(40, 30).save(tmp_path / "a.jpg")
+    image(40, 30).save(tmp_path / "a.jpg")
     settings = ColorizeSettings(out=tmp_path / "out", size=32, device="cpu")
     colorize(model, [tmp_path / "a.jpg"], settings)
     read = Path.read_bytes
@@ -539,7 +539,7 @@ def test_a_memory_that_cannot_be_read_is_a_line(model: Path, tmp_path: Path, mon
 
 
 def test_a_lock_that_is_none(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    picture(40, 30).save(tmp_path / "a.jpg")
+    image(40, 30).save(tmp_path / "a.jpg")
     (tmp_path / "out").mkdir()
     settings = ColorizeSettings(out=tmp_path / "out", size=32, device="cpu")
     for make in (os.mkfifo, lambda path: path.symlink_to(tmp_path / "target")):

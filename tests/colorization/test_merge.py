@@ -13,7 +13,7 @@ from PIL import Image
 from skimage.color import lab2rgb, rgb2lab
 
 from pretint.colorization import merge
-from pretint.colorization.merge import Enlarged, in_strips, join_picture, join_rows
+from pretint.colorization.merge import Enlarged, in_strips, join_image, join_rows
 
 
 def defined(rows: np.ndarray, ab: np.ndarray) -> np.ndarray:
@@ -23,7 +23,7 @@ def defined(rows: np.ndarray, ab: np.ndarray) -> np.ndarray:
     lab = rgb2lab(rgb)
     lab[..., 1:] = ab.transpose(1, 2, 0)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of colours that are clipped
+        warnings.simplefilter("ignore")  # of colors that are clipped
         return np.asarray(lab2rgb(lab) * most)
 
 
@@ -42,7 +42,7 @@ def test_the_nearest_level_to_scikit_images(dtype: type, gray: bool, spread: flo
     assert np.abs(found - defined(rows, ab)).max() <= 0.51
 
 
-def test_every_gray_level_without_colour_stays_itself() -> None:
+def test_every_gray_level_without_color_stays_itself() -> None:
     for dtype in (np.uint8, np.uint16):
         levels = np.arange(np.iinfo(dtype).max + 1, dtype=dtype)[None]
         same = join_rows(levels, np.zeros((2, 1, levels.shape[1]), np.float32))
@@ -64,15 +64,15 @@ def test_enlarged_as_torch_does(shape: tuple[int, int, int, int], seed: int) -> 
 
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("mode", ["RGB", "L"])
-def test_a_picture_is_its_strips(threads: int, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_image_is_its_strips(threads: int, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(merge, "_STRIP", 500)
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     monkeypatch.setattr(merge.os, "sched_getaffinity", lambda pid: range(8))
     rng = np.random.default_rng(0)
-    picture = Image.fromarray(rng.integers(0, 256, (97, 61, 3), dtype=np.uint8)).convert(mode)
+    image = Image.fromarray(rng.integers(0, 256, (97, 61, 3), dtype=np.uint8)).convert(mode)
     ab = torch.randn(1, 2, 7, 5) * 20
-    whole = join_rows(np.asarray(picture), Enlarged(ab, picture.size).rows(0, 97))
-    assert np.array_equal(np.asarray(join_picture(picture, ab)), whole)
+    whole = join_rows(np.asarray(image), Enlarged(ab, image.size).rows(0, 97))
+    assert np.array_equal(np.asarray(join_image(image, ab)), whole)
     strips = list(in_strips((61, 97), lambda top, bottom: (top, bottom)))
     assert strips[0][0] == 0 and strips[-1][1] == 97
     assert all(one[1] == other[0] for one, other in pairwise(strips))

@@ -19,8 +19,8 @@ from pretint.apps.studio.photographs import Look, Table, ab_of
 from pretint.apps.studio.serve import StudioSettings, studio
 from pretint.colorization import ColorizeSettings, colorize
 from pretint.colorization.hints import from_points
-from pretint.colorization.job import colorize_picture
-from pretint.colorization.methods.scribbles import scribbles_colourist
+from pretint.colorization.job import colorize_image
+from pretint.colorization.methods.scribbles import scribbles_colorist
 
 KINDS = ("a run", "a checkpoint", "published weights", "docs/weights.md")
 TEAL = (0.25, 0.5, 0.05, "#00a0a0")
@@ -48,7 +48,7 @@ def test_a_name_that_is_no_model(image: Path, tmp_path: Path, capsys: pytest.Cap
         ["colorize", str(image), str(image)],
         ["studio", "eccv16"],
         ["studio", str(image)],
-        ["score", "eccv16", "--pictures", str(tmp_path)],
+        ["score", "eccv16", "--images", str(tmp_path)],
     ):
         line = error_line(words, capsys)
         assert all(kind in line for kind in KINDS), line
@@ -71,32 +71,32 @@ def test_models_that_a_command_does_not_take(image: Path, tmp_path: Path, capsys
     assert "studio scribbles" in error_line(["studio", f"reference:{image}"], capsys)
     assert "scribbles, which needs no network" in error_line(["studio", "scribbles", "--size", "64"], capsys)
     for word in (f"reference:{image}", "scribbles"):
-        assert "scribbles@hints=10" in error_line(["score", word, "--pictures", str(tmp_path)], capsys)
+        assert "scribbles@hints=10" in error_line(["score", word, "--images", str(tmp_path)], capsys)
 
 
 def test_studio_colors_by_scribbles_as_colorize_does(image: Path) -> None:
     table = Table(None, "scribbles", 1_000_000)
     assert table.takes_hints and not table.has_distribution
     identity, lying = table.lay(image.read_bytes())
-    gray = np.asarray(table.coloured(identity, Look(0.38, 1)))
+    gray = np.asarray(table.colored(identity, Look(0.38, 1)))
     assert np.array_equal(gray, np.asarray(table.gray(identity))) and np.ptp(gray, axis=2).max() <= 2
     look = Look(0.38, 1, hints=(TEAL, RED))
     size = lying.full.size
     hints = from_points(
         (x * size[0], y * size[1], radius * min(size), *ab_of(color)) for x, y, radius, color in look.hints
     )
-    expected = np.asarray(colorize_picture(scribbles_colourist(hints), Image.open(image)))
-    assert np.array_equal(np.asarray(table.coloured(identity, look)), expected)
+    expected = np.asarray(colorize_image(scribbles_colorist(hints), Image.open(image)))
+    assert np.array_equal(np.asarray(table.colored(identity, look)), expected)
     file, _ = table.file(identity, look, "png")
     (path := image.with_name("full.png")).write_bytes(file)
     assert np.array_equal(np.asarray(Image.open(path)), expected)
-    assert np.ptp(np.asarray(table.coloured(identity, Look(0.38, 0, hints=look.hints))), axis=2).max() <= 2
+    assert np.ptp(np.asarray(table.colored(identity, Look(0.38, 0, hints=look.hints))), axis=2).max() <= 2
 
 
 def test_a_photograph_larger_than_the_page_shows() -> None:
     table = Table(None, "scribbles", 4_000_000)
     identity, _ = table.lay(file_of(photograph(1800, 900)))
-    shown = np.asarray(table.coloured(identity, Look(0.38, 1, hints=(TEAL, RED))))
+    shown = np.asarray(table.colored(identity, Look(0.38, 1, hints=(TEAL, RED))))
     file, _ = table.file(identity, Look(0.38, 1, hints=(TEAL, RED)), "png")
     assert shown.shape == (700, 1400, 3) and len(file) > 10_000
     left, right = shown[350, 350].astype(int), shown[350, 1050].astype(int)
@@ -114,7 +114,7 @@ def test_its_page_says_that_there_is_no_network(site: Site) -> None:
     with socket.create_connection(("localhost", int(site.address.rstrip("/").rpartition(":")[2])), 10) as plain:
         plain.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         text = b"".join(iter(lambda: plain.recv(65536), b"")).decode()
-    assert "No network: colors spread from your hints." in text and "Pick a colour" in text
+    assert "No network: colors spread from your hints." in text and "Pick a color" in text
     assert 'data-hints="yes"' in text and "disabled" in text and "This network" not in text
 
 

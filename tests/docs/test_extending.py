@@ -13,7 +13,7 @@ from PIL import Image
 
 import pretint.cli
 from pretext.backbones import BACKBONES
-from pretext.data import SOURCES, open_labelled, open_source
+from pretext.data import SOURCES, open_labeled, open_source
 from pretext.errors import UserError
 from pretext.methods.objectives import OBJECTIVES
 from pretext.plugins import VARIABLE, load_plugins, plugin_contents
@@ -25,15 +25,15 @@ PAGE = (Path(__file__).parents[2] / "docs" / "extending.md").read_text(encoding=
 EXAMPLES = dict(re.findall(r'^```python title="(\w+\.py)"\n(.*?)^```$', PAGE, re.MULTILINE | re.DOTALL))
 SHOWN = re.findall(rf"^    {VARIABLE}=(\w+\.py) pretint (.*)$", PAGE, re.MULTILINE)
 SMALLER = {
-    "pretrain": "--crop.size 16 --objective.stride 8 --objective.prior_pictures 20 --training.steps 3 "
+    "pretrain": "--crop.size 16 --objective.stride 8 --objective.prior_images 20 --training.steps 3 "
     "--training.batch_size 8 --training.warmup 1 --data.holdout 8 --machine.workers 0",
     "probe": "--protocol logistic --size 16 --workers 0",
     "colorize": "--size 32",
     "finetune": "--size 16 --training.steps 3 --training.batch_size 8 --training.warmup 1 --machine.workers 0 "
-    "--train pictures/train --test pictures/test --reference false",
+    "--train images/train --test images/test --reference false",
 }
 BUNDLED = ["--train", "bundled:train", "--test", "bundled:test"]
-FOLDERS = "--train pictures/train --test pictures/test"
+FOLDERS = "--train images/train --test images/test"
 SPAWNED = "--machine.workers 1 --machine.worker_start spawn"
 
 
@@ -77,12 +77,12 @@ def test_an_example_does_what_the_page_shows(example: str, monkeypatch: pytest.M
     rng = np.random.default_rng(0)
     for part, count in (("train", 12), ("test", 8)):
         for index in range(count):
-            file = Path(f"pictures/{part}/{index % 2}/{index}.png")
+            file = Path(f"images/{part}/{index % 2}/{index}.png")
             file.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(rng.integers(0, 256, (20, 26, 3), dtype=np.uint8)).save(file)
     for part, count in (("train", 48), ("test", 24)):
-        pictures = rng.integers(0, 256, (count, 24, 24, 3), dtype=np.uint8)
-        np.savez(f"{part}.npz", pictures=pictures, labels=np.arange(count) % 2, names=np.array(["left", "right"]))
+        images = rng.integers(0, 256, (count, 24, 24, 3), dtype=np.uint8)
+        np.savez(f"{part}.npz", images=images, labels=np.arange(count) % 2, names=np.array(["left", "right"]))
     if example == "upright.py":
         assert pretint.cli.main(shlex.split(f"pretrain runs/x --data.source bundled {SMALLER['pretrain']}")) == 0
     for file, words in SHOWN:
@@ -91,7 +91,7 @@ def test_an_example_does_what_the_page_shows(example: str, monkeypatch: pytest.M
             more = FOLDERS if words == "probe runs/ladder" else SPAWNED if "runs/arrays --data" in words else ""
             assert call(file, f"{words} {SMALLER[command]} {more}", monkeypatch) == 0, words
     if example == "vivid.py":
-        assert len(list(Path("coloured").glob("*/*/*.png"))) == 20
+        assert len(list(Path("colored").glob("*/*/*.png"))) == 20
     else:
         assert find_results([Path("runs").resolve() / {"upright.py": "x"}.get(example, Path(example).stem)])
 
@@ -162,15 +162,15 @@ def test_a_misspelt_objective_is_told_the_nearest(capsys: pytest.CaptureFixture[
 
 
 def test_what_a_plugin_opens_must_be_a_source() -> None:
-    plugin("odd.py", "from pretext.data import SOURCES\nSOURCES['odd'] = lambda rest, labelled: [rest]\n")
+    plugin("odd.py", "from pretext.data import SOURCES\nSOURCES['odd'] = lambda rest, labeled: [rest]\n")
     plugin("arrays.py", EXAMPLES["arrays.py"])
     load_plugins("odd.py", "arrays.py")
     with pytest.raises(UserError, match=r"odd:x: what the plugin opens is no Source"):
         open_source("odd:x")
-    np.savez("bare.npz", pictures=np.zeros((3, 8, 8, 3), np.uint8))
+    np.savez("bare.npz", images=np.zeros((3, 8, 8, 3), np.uint8))
     assert len(open_source("npz:bare.npz")) == 3
     with pytest.raises(UserError, match=r"npz:bare.npz: cannot be read"):
-        open_labelled("npz:bare.npz")
+        open_labeled("npz:bare.npz")
     load_plugins(plugin("again.py", "from pretext.data import SOURCES\nSOURCES['arrays'] = SOURCES['npz']\n"))
     with pytest.raises(UserError, match=r"array:bare.npz: no such folder; did you mean arrays:bare.npz"):
         open_source("array:bare.npz")

@@ -25,7 +25,7 @@ def test_the_path_of_a_newcomer(
     rng = np.random.default_rng(0)
     for part, count in (("train", 24), ("val", 8)):
         for index in range(count):
-            file = Path(f"pictures/{part}/{('cat', 'dog')[index % 2]}/{index}.png")
+            file = Path(f"images/{part}/{('cat', 'dog')[index % 2]}/{index}.png")
             file.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(rng.integers(0, 256, (24, 24, 3), dtype=np.uint8)).save(file)
     commands = [words.split()[0] for words in SHOWN]
@@ -36,6 +36,6 @@ def test_the_path_of_a_newcomer(
         assert pretint.cli.main(shlex.split(f"{words} {SHORTER.get(command, '')}")) == 0, words
         said[command] = capsys.readouterr().out
     assert "next: pretint probe runs/mine" in said["pretrain"]
-    assert "top-1 accuracy on 8 test pictures of pictures/val" in said["probe"] and "conv5" in said["probe"]
+    assert "top-1 accuracy on 8 test images of images/val" in said["probe"] and "conv5" in said["probe"]
     assert "Holm" in said["compare"] and "| stage | mine | random |" in said["table"]
-    assert Path("coloured/sheet.png").is_file() and Path("mine.safetensors").is_file()
+    assert Path("colored/sheet.png").is_file() and Path("mine.safetensors").is_file()

@@ -1,4 +1,4 @@
-"""Other numbers of colour bins, from the recipe to what is made of the network."""
+"""Other numbers of color bins, from the recipe to what is made of the network."""
 
 import json
 import math
@@ -16,11 +16,11 @@ from pretext.engine.checkpoint import save_checkpoint
 from pretext.engine.journal import read_journal
 from pretext.engine.run import newest_checkpoint
 from pretext.errors import UserError
-from pretext.gamut import STEP, STEPS, bin_centres
+from pretext.gamut import STEP, STEPS, bin_centers
 from pretext.methods.objectives import ObjectiveSettings
 from pretext.plan.disk import pretrain_disk
 from pretext.pretrain import pretrain
-from pretext.pretrained import colour_contract, load_pretrained
+from pretext.pretrained import color_contract, load_pretrained
 from pretext.recipe import PretrainSettings, build_colorizer
 from pretext.settings import plain, settings_from
 from pretext.weights.exporter import ExportSettings, export
@@ -35,7 +35,7 @@ def settings(step: int = COARSE, **objective: Any) -> PretrainSettings:
     values: dict[str, Any] = {
         "data": {"source": "bundled"},
         "crop": {"size": 32},
-        "objective": {"prior_pictures": 8, "bin_step": step, "sigma": step / 2, **objective},
+        "objective": {"prior_images": 8, "bin_step": step, "sigma": step / 2, **objective},
         "training": {"steps": 4, "batch_size": 4, "warmup": 1},
         "machine": {"workers": 0, "checkpoint_every": 2, "evaluate_every": 2},
     }
@@ -50,8 +50,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    folder = tmp_path / "pictures"
+def images(tmp_path: Path) -> Path:
+    folder = tmp_path / "images"
     folder.mkdir()
     for seed in range(4):
         noise = np.random.default_rng(seed).integers(0, 256, (5, 6, 3), dtype=np.uint8)
@@ -83,28 +83,28 @@ def test_resumed_it_computes_the_same(run: Path, tmp_path: Path) -> None:
         pretrain(other, settings(STEP, sigma=10.0))
 
 
-def test_photographs_are_coloured_and_colours_drawn(run: Path, pictures: Path, tmp_path: Path) -> None:
+def test_photographs_are_colored_and_colors_drawn(run: Path, images: Path, tmp_path: Path) -> None:
     how = ColorizeSettings(out=tmp_path / "out", samples=1, uncertainty=True, sheet=False)
-    done = colorize(run, [pictures / "0.png"], how)
+    done = colorize(run, [images / "0.png"], how)
     assert not done.skipped and len(list((tmp_path / "out").glob("0*.png"))) == 3
     unsure = np.asarray(Image.open(tmp_path / "out" / "0-uncertainty.png"))
     assert unsure.min() > 200, "white is log 101: an untrained network knows next to nothing"
 
 
-def test_the_balanced_auc_weighs_by_the_published_bins(run: Path, pictures: Path, tmp_path: Path) -> None:
-    score([str(run)], ScoreSettings(pictures=str(pictures), size=32, out=str(tmp_path / "out")))
+def test_the_balanced_auc_weighs_by_the_published_bins(run: Path, images: Path, tmp_path: Path) -> None:
+    score([str(run)], ScoreSettings(images=str(images), size=32, out=str(tmp_path / "out")))
     lines = next((run / "scores").glob("coarse*.jsonl")).read_text().splitlines()
     records = [record for record in map(json.loads, lines) if "bins" in record]
     assert len(records) == 4
     for record in records:
-        pixels = planes([square(Folder(pictures).read(record["index"]), 32)])
+        pixels = planes([square(Folder(images).read(record["index"]), 32)])
         ab = rgb_to_lab(pixels)[0, 1:].flatten(1).T.numpy()
-        nearest = np.square(ab[:, None] - bin_centres()).sum(2).argmin(1)
+        nearest = np.square(ab[:, None] - bin_centers()).sum(2).argmin(1)
         bins, counts = np.unique(nearest, return_counts=True)
         assert (record["bins"], record["pixels"]) == (bins.tolist(), counts.tolist())
 
 
-def test_exported_it_gives_the_same_colours(run: Path, tmp_path: Path) -> None:
+def test_exported_it_gives_the_same_colors(run: Path, tmp_path: Path) -> None:
     lightness = 100 * torch.rand(1, 1, 32, 32, generator=torch.Generator().manual_seed(0))
     colorizer = load_pretrained(run).colorizer
     export(run, tmp_path / "x.safetensors", ExportSettings())
@@ -114,7 +114,7 @@ def test_exported_it_gives_the_same_colours(run: Path, tmp_path: Path) -> None:
 
 def test_the_report_shows_them(run: Path) -> None:
     page = write_report(run).read_text()
-    assert "ln 101 = 4.62" in page and "uniform guess over all 101 colour bins" in page and "Of 101 bins" in page
+    assert "ln 101 = 4.62" in page and "uniform guess over all 101 color bins" in page and "Of 101 bins" in page
 
 
 def test_the_plan_counts_them(run: Path) -> None:
@@ -127,7 +127,7 @@ def of_before(step: int) -> dict[str, Any]:
     """What a checkpoint of an untrained network holds, if its settings knew of no step."""
     asked = settings(step)
     prior = torch.full((asked.objective.bins,), 1 / asked.objective.bins, dtype=torch.float64)
-    state = {"step": 7, "settings": plain(asked), "colour": colour_contract(asked, prior)}
+    state = {"step": 7, "settings": plain(asked), "color": color_contract(asked, prior)}
     del state["settings"]["objective"]["bin_step"]
     return {**state, "model": build_colorizer(asked, prior).state_dict()}
 
@@ -143,12 +143,12 @@ def test_a_checkpoint_of_before_the_setting_has_the_published_bins(tmp_path: Pat
 def test_a_checkpoint_whose_bins_are_not_its_settings_is_refused(tmp_path: Path) -> None:
     state = of_before(COARSE)
     save_checkpoint(tmp_path / "x.pt", state)
-    with pytest.raises(UserError, match=r"its colour contract has bins [0-9a-f]{64}; this version needs 2a39983e"):
+    with pytest.raises(UserError, match=r"its color contract has bins [0-9a-f]{64}; this version needs 2a39983e"):
         load_pretrained(tmp_path / "x.pt")
     state["settings"]["objective"]["bin_step"] = COARSE
     save_checkpoint(tmp_path / "x.pt", state)
     assert len(load_pretrained(tmp_path / "x.pt").prior) == BINS
-    state["colour"]["prior"] = torch.full((313,), 1 / 313)
+    state["color"]["prior"] = torch.full((313,), 1 / 313)
     save_checkpoint(tmp_path / "x.pt", state)
     with pytest.raises(UserError, match=r"its prior has 313 bins; those of its settings are 101"):
         load_pretrained(tmp_path / "x.pt")
@@ -175,9 +175,9 @@ def test_a_prior_of_other_bins_is_refused(tmp_path: Path) -> None:
         ({"bin_step": -10}, "objective.bin_step is -10: it must lie in"),
         ({"bin_step": 12.5}, "objective.bin_step"),
         ({"bin_step": "fine"}, "objective.bin_step"),
-        ({"bin_step": 20, "name": "regression"}, "bin_step is for a classification of colours; objective.name is regr"),
-        ({"bin_step": 20, "name": "labels"}, "bin_step is for a classification of colours; objective.name is labels"),
-        ({"bin_step": 20, "neighbours": 102}, "objective.neighbours is 102: from 1 to 101 bins can share"),
+        ({"bin_step": 20, "name": "regression"}, "bin_step is for a classification of colors; objective.name is regr"),
+        ({"bin_step": 20, "name": "labels"}, "bin_step is for a classification of colors; objective.name is labels"),
+        ({"bin_step": 20, "neighbors": 102}, "objective.neighbors is 102: from 1 to 101 bins can share"),
     ],
 )
 def test_steps_that_mean_nothing(values: dict[str, Any], said: str) -> None:

@@ -16,7 +16,7 @@ from pretext.color import lab_to_rgb, rgb_to_ab, rgb_to_lab, rgb_to_lightness
 Array = np.ndarray[Any, Any]
 
 
-def picture(values: Array) -> Tensor:
+def image(values: Array) -> Tensor:
     """(N, 3) as (3, 1, N)."""
     return torch.from_numpy(values).T[:, None]
 
@@ -40,12 +40,12 @@ def grid() -> Array:
     return np.stack(np.meshgrid(levels, levels, levels), -1).reshape(-1, 3)
 
 
-def test_lab_of_all_colours_is_that_of_scikit_image() -> None:
+def test_lab_of_all_colors_is_that_of_scikit_image() -> None:
     green, blue = np.meshgrid(np.arange(256, dtype=np.uint8), np.arange(256, dtype=np.uint8), indexing="ij")
     for first in range(0, 256, 8):
         red = np.arange(first, first + 8, dtype=np.uint8)[:, None, None]
         rgb = np.stack(np.broadcast_arrays(red, green, blue), -1).reshape(-1, 3)
-        got = rgb_to_lab(picture(rgb))
+        got = rgb_to_lab(image(rgb))
         assert got.dtype == torch.float32
         expected = rgb2lab(rgb.astype(np.float32) / 255)
         assert np.abs(list_of(got) - expected).max() < 1e-3, first
@@ -56,15 +56,15 @@ def test_lab_of_floats_is_that_of_scikit_image(grid: Array, dtype: type, toleran
     between = np.random.default_rng(0).random((50_000, 3))
     dark = between * 0.1  # where the transfer curve and the cube root change to lines
     rgb = np.concatenate((grid / 255, between, dark)).astype(dtype)
-    got = rgb_to_lab(picture(rgb))
+    got = rgb_to_lab(image(rgb))
     assert list_of(got).dtype == dtype
     assert np.abs(list_of(got) - rgb2lab(rgb.astype(np.float64))).max() < tolerance
 
 
-def test_published_colours() -> None:
+def test_published_colors() -> None:
     rgb = np.array([[255, 255, 255], [0, 0, 0], [255, 0, 0], [0, 255, 0], [0, 0, 255]], dtype=np.uint8)
     lab = [[100, 0, 0], [0, 0, 0], [53.24, 80.09, 67.20], [87.73, -86.18, 83.18], [32.30, 79.19, -107.86]]
-    assert np.abs(list_of(rgb_to_lab(picture(rgb))) - lab).max() < 0.01
+    assert np.abs(list_of(rgb_to_lab(image(rgb))) - lab).max() < 0.01
 
 
 @pytest.mark.parametrize("leading", [(), (1,), (3,), (2, 3), (2, 1, 2)])
@@ -105,23 +105,23 @@ def test_rgb_of_lab_is_that_of_scikit_image_in_and_out_of_gamut() -> None:
     outside = ((expected == 0) | (expected == 1)).any(1).mean()
     assert 0.5 < outside < 0.95  # both kinds are there
     for values, tolerance in ((lab, 1e-9), (lab.astype(np.float32), 1e-4)):
-        got = list_of(lab_to_rgb(picture(values)))
+        got = list_of(lab_to_rgb(image(values)))
         assert got.dtype == values.dtype
         assert got.min() == 0 and got.max() == 1
         assert np.abs(got - expected).max() < tolerance
 
 
 def test_there_and_back(grid: Array) -> None:
-    back = list_of(lab_to_rgb(rgb_to_lab(picture(grid))))
+    back = list_of(lab_to_rgb(rgb_to_lab(image(grid))))
     assert (np.rint(back * 255) == grid).all()
-    exact = list_of(lab_to_rgb(rgb_to_lab(picture(grid / 255.0))))
+    exact = list_of(lab_to_rgb(rgb_to_lab(image(grid / 255.0))))
     assert np.abs(exact - grid / 255.0).max() < 2e-6  # the two transfer curves meet only to that
 
 
 @given(st.tuples(*[st.floats(0, 1, width=32)] * 3))
-def test_every_float_colour(rgb: tuple[float, float, float]) -> None:
+def test_every_float_color(rgb: tuple[float, float, float]) -> None:
     value = np.array([rgb], dtype=np.float32)
-    assert np.abs(list_of(rgb_to_lab(picture(value))) - rgb2lab(value.astype(np.float64))).max() < 1e-3
+    assert np.abs(list_of(rgb_to_lab(image(value))) - rgb2lab(value.astype(np.float64))).max() < 1e-3
 
 
 @pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])

@@ -1,4 +1,4 @@
-"""Contact sheets: every picture whole, the same white margin left and right."""
+"""Contact sheets: every image whole, the same white margin left and right."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from pretext.contact_sheet import contact_sheet
 
 
 @pytest.mark.parametrize("across", [1, 2, 3, 9])
-def test_pictures_are_whole_and_margins_even(across: int) -> None:
+def test_images_are_whole_and_margins_even(across: int) -> None:
     rows = [[Image.new("RGB", (20, 20), "black")] * 2 for _ in range(4)]
     sheet = np.asarray(contact_sheet(rows, ("one", "two"), cell=20, across=across).convert("L"))
     dark = (sheet == 0)[22:]  # below the titles

@@ -14,7 +14,7 @@ from skimage.color import rgb2lab
 from torch import Tensor
 
 from pretext.color import rgb_to_ab
-from pretext.gamut import TEMPERATURE, Gamut, SoftTarget, bin_centres
+from pretext.gamut import TEMPERATURE, Gamut, SoftTarget, bin_centers
 
 Array = np.ndarray[Any, Any]
 
@@ -52,9 +52,9 @@ def as_map(points: Array) -> Tensor:
 
 def check(gamut: Gamut, ab: Tensor) -> None:
     """``gamut.encode`` against all distances, sorted. At ties any of the equally near bins will do."""
-    target, centres = gamut.encode(ab), bin_centres(gamut.step)
+    target, centers = gamut.encode(ab), bin_centers(gamut.step)
     batch, _, height, width = ab.shape
-    shape = (batch, gamut.neighbours, height, width)
+    shape = (batch, gamut.neighbors, height, width)
     assert isinstance(target, SoftTarget)
     assert target.bins.shape == target.weights.shape == shape
     assert target.bins.dtype == torch.int64
@@ -66,8 +66,8 @@ def check(gamut: Gamut, ab: Tensor) -> None:
     points, bins, weights = pixels(ab.double()), pixels(target.bins), pixels(target.weights)
     for part in range(0, len(points), 10_000):
         some = slice(part, part + 10_000)
-        squared = ((points[some, None] - centres) ** 2).sum(-1)
-        nearest = np.sort(squared, axis=1)[:, : gamut.neighbours]
+        squared = ((points[some, None] - centers) ** 2).sum(-1)
+        nearest = np.sort(squared, axis=1)[:, : gamut.neighbors]
         # Less the least: the same weights, but they do not all underflow far away from every bin.
         expected = np.exp((nearest[:, :1] - nearest) / (2 * gamut.sigma**2))
         expected /= expected.sum(1, keepdims=True)
@@ -86,11 +86,11 @@ def gamut(request: pytest.FixtureRequest) -> Gamut:
 
 @pytest.fixture(scope="module")
 def paper_gamut() -> Gamut:
-    return Gamut(neighbours=5)
+    return Gamut(neighbors=5)
 
 
 def test_bins_are_the_published_ones() -> None:
-    bins = bin_centres()
+    bins = bin_centers()
     assert bins.shape == (313, 2)
     assert bins.dtype == np.int64
     assert (bins == PUBLISHED).all()
@@ -102,11 +102,11 @@ def test_bins_are_the_published_ones() -> None:
 
 
 def test_bins_are_the_released_file(shared_data: Path) -> None:
-    assert (np.load(shared_data / "colour-bins" / "pts_in_hull.npy") == bin_centres()).all()
+    assert (np.load(shared_data / "colour-bins" / "pts_in_hull.npy") == bin_centers()).all()
 
 
 def brute_force(step: int) -> tuple[Array, Array]:
-    """Points of a grid that reaches beyond all colours, and their Chebyshev distance to the hull of sRGB's ab.
+    """Points of a grid that reaches beyond all colors, and their Chebyshev distance to the hull of sRGB's ab.
 
     The hull is that of scikit-image's Lab over the sRGB cube's surface; its rim is taken as many points.
     """
@@ -128,27 +128,27 @@ def brute_force(step: int) -> tuple[Array, Array]:
 def test_bins_of_a_step_are_the_grid_points_within_a_step_of_the_hull(step: int, count: int) -> None:
     grid, distance = brute_force(step)
     assert np.abs(distance - step).min() > 0.005, "no point so near the limit that rounding decides"
-    bins = bin_centres(step)
+    bins = bin_centers(step)
     assert bins.dtype == np.int64 and len(bins) == count
     assert (bins == grid[distance <= step]).all()
     assert (bins % step == 0).all() and [0, 0] in bins.tolist()
 
 
-def test_steps_cover_every_colour() -> None:
-    """All corners of a colour's cell are bins, so that its nearest is at most half a step away in a and in b."""
+def test_steps_cover_every_color() -> None:
+    """All corners of a color's cell are bins, so that its nearest is at most half a step away in a and in b."""
     rgb = torch.randint(0, 256, (1, 3, 100, 100), dtype=torch.uint8, generator=torch.Generator().manual_seed(5))
     ab = rgb_to_ab(rgb)
     for step in (10, 15, 20, 40):
-        gamut = Gamut(neighbours=1, step=step)
-        centres = gamut.centres[gamut.encode(ab).nearest].movedim(-1, 1)
-        assert float((centres - ab).abs().max()) <= step / 2 + 1e-4
+        gamut = Gamut(neighbors=1, step=step)
+        centers = gamut.centers[gamut.encode(ab).nearest].movedim(-1, 1)
+        assert float((centers - ab).abs().max()) <= step / 2 + 1e-4
 
 
 def test_module_holds_the_bins() -> None:
     gamut = Gamut()
     assert len(gamut) == 313
-    assert (gamut.centres.numpy() == PUBLISHED).all()
-    assert (gamut.neighbours, gamut.sigma) == (10, 5.0)  # of the released code
+    assert (gamut.centers.numpy() == PUBLISHED).all()
+    assert (gamut.neighbors, gamut.sigma) == (10, 5.0)  # of the released code
 
 
 def test_encode_random_points(gamut: Gamut) -> None:
@@ -156,14 +156,14 @@ def test_encode_random_points(gamut: Gamut) -> None:
     check(gamut, as_map(points))
 
 
-def test_encode_colours_of_pictures(gamut: Gamut) -> None:
+def test_encode_colors_of_images(gamut: Gamut) -> None:
     rgb = torch.randint(0, 256, (3, 3, 60, 50), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     check(gamut, rgb_to_ab(rgb))
     check(gamut, rgb_to_ab(rgb // 16 + 100))  # nearly gray
 
 
 def test_encode_on_bins_borders_and_corners(gamut: Gamut) -> None:
-    check(gamut, as_map(bin_centres(gamut.step)))
+    check(gamut, as_map(bin_centers(gamut.step)))
     fives = np.arange(-125, 126, 5)
     check(gamut, as_map(np.stack(np.meshgrid(fives, fives), -1).reshape(-1, 2)))  # equally near to 2 or 4 bins
     random = np.random.default_rng(2)
@@ -194,11 +194,11 @@ def test_encode_promotes_half_precision(paper_gamut: Gamut) -> None:
     assert torch.equal(half.bins, full.bins) and torch.equal(half.weights, full.weights)
 
 
-@pytest.mark.parametrize(("neighbours", "centre", "beside"), [(5, 0.649, 0.088), (10, 0.619, 0.084)])
-def test_published_weights_at_a_bin(neighbours: int, centre: float, beside: float) -> None:
-    bins, weights = Gamut(neighbours).encode(torch.zeros(1, 2, 1, 1))
+@pytest.mark.parametrize(("neighbors", "center", "beside"), [(5, 0.649, 0.088), (10, 0.619, 0.084)])
+def test_published_weights_at_a_bin(neighbors: int, center: float, beside: float) -> None:
+    bins, weights = Gamut(neighbors).encode(torch.zeros(1, 2, 1, 1))
     assert bins[0, 0, 0, 0] == 120
-    assert weights[0, 0, 0, 0].item() == pytest.approx(centre, abs=5e-4)
+    assert weights[0, 0, 0, 0].item() == pytest.approx(center, abs=5e-4)
     assert weights[0, 1:5, 0, 0].tolist() == pytest.approx([beside] * 4, abs=5e-4)
     around = {tuple(PUBLISHED[index]) for index in bins[0, 1:5, 0, 0]}
     assert around == {(-10, 0), (10, 0), (0, -10), (0, 10)}
@@ -241,19 +241,19 @@ def test_annealed_mean_takes_the_papers_temperature(paper_gamut: Gamut) -> None:
     assert torch.allclose(paper_gamut.annealed_mean(logits, 1 / 2.606), released, atol=1e-3)
 
 
-def test_mean_of_a_soft_target_is_near_its_colour(paper_gamut: Gamut) -> None:
+def test_mean_of_a_soft_target_is_near_its_color(paper_gamut: Gamut) -> None:
     inside = torch.randint(0, 256, (1, 3, 40, 40), dtype=torch.uint8, generator=torch.Generator().manual_seed(5))
     ab = rgb_to_ab(inside)
     target = paper_gamut.encode(ab)
     log_p = torch.full((1, 313, 40, 40), -1e4).scatter(1, target.bins, target.weights.log())
-    # 0.22 to 0.24 over the colours of photographs; saturated ones at the rim have fewer bins around.
+    # 0.22 to 0.24 over the colors of photographs; saturated ones at the rim have fewer bins around.
     assert (paper_gamut.annealed_mean(log_p, 1.0) - ab).norm(dim=1).median() < 0.4
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_on_a_gpu(gamut: Gamut) -> None:
     ab = as_map(np.random.default_rng(6).uniform(-110, 110, (5000, 2)))
-    there = Gamut(gamut.neighbours, gamut.sigma, gamut.step).cuda().encode(ab.cuda())
+    there = Gamut(gamut.neighbors, gamut.sigma, gamut.step).cuda().encode(ab.cuda())
     here = gamut.encode(ab)
     assert torch.equal(there.bins.cpu(), here.bins)
     assert torch.allclose(there.weights.cpu(), here.weights, atol=1e-5)

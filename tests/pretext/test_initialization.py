@@ -1,4 +1,4 @@
-"""First weights from pictures, against their definitions."""
+"""First weights from images, against their definitions."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,13 +18,13 @@ from pretext.backbones.contract import BackboneSettings
 from pretext.color import rgb_to_lightness
 from pretext.data.bundled import Bundled
 from pretext.errors import UserError
-from pretext.initialization import Init, initialise
+from pretext.initialization import Init, initialize
 from pretext.patches import cluster_filters, sample_patches
 
 LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 
 
-def real_pictures(count: int, side: int) -> Tensor:
+def real_images(count: int, side: int) -> Tensor:
     source = Bundled("train", side)
     chosen = [np.asarray(source.read(index * len(source) // count)) for index in range(count)]
     return rgb_to_lightness(torch.from_numpy(np.stack(chosen)).permute(0, 3, 1, 2))
@@ -48,7 +48,7 @@ def directions(net: nn.Module) -> dict[str, Tensor]:
     return found
 
 
-def measured(net: nn.Module, pictures: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+def measured(net: nn.Module, images: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
     """Mean and standard deviation of every unit of every layer at its first use, in float64."""
     found: dict[str, tuple[Tensor, Tensor]] = {}
 
@@ -68,7 +68,7 @@ def measured(net: nn.Module, pictures: Tensor) -> dict[str, tuple[Tensor, Tensor
         if isinstance(module, _BatchNorm):
             module.train()
     with torch.no_grad():
-        net(pictures)
+        net(images)
     return found
 
 
@@ -87,11 +87,11 @@ def measured(net: nn.Module, pictures: Tensor) -> dict[str, tuple[Tensor, Tensor
 def test_every_unit_has_its_mean_and_deviation(
     name: str, arguments: dict[str, Any], count: int, side: int, method: Init
 ) -> None:
-    pictures, net = real_pictures(count, side), built(name, **arguments)
+    images, net = real_images(count, side), built(name, **arguments)
     before = directions(net)
-    names = initialise(net, pictures.split(5), method, seed=0)
+    names = initialize(net, images.split(5), method, seed=0)
     layers = {path: layer for path, layer in net.named_modules() if isinstance(layer, LAYERS)}
-    found = measured(net, pictures)
+    found = measured(net, images)
     assert list(names) == list(found)
     for path, (mean, std) in found.items():
         assert torch.allclose(std, torch.ones_like(std), atol=1e-4), path
@@ -102,7 +102,7 @@ def test_every_unit_has_its_mean_and_deviation(
     if method == "data":
         assert kept == set(before)
     elif name in ("tiny", "resnet18", "vit_tiny_patch16_224"):
-        few = {path for path, layer in layers.items() if samples_of(layer, net, pictures) < len(layer.weight)}
+        few = {path for path, layer in layers.items() if samples_of(layer, net, images) < len(layer.weight)}
         assert kept == few
         assert len(kept) <= len(before) / 2
     else:  # depthwise, transposed, fewer samples than units
@@ -110,7 +110,7 @@ def test_every_unit_has_its_mean_and_deviation(
         assert {"vgg": "model1.0", "alexnet": "conv1.0", "convnext_atto": "net.stem_0"}[name] not in kept
 
 
-def samples_of(layer: nn.Module, net: nn.Module, pictures: Tensor) -> int:
+def samples_of(layer: nn.Module, net: nn.Module, images: Tensor) -> int:
     counts: list[int] = []
     hook = layer.register_forward_hook(
         lambda module, _, output: counts.append(
@@ -118,19 +118,19 @@ def samples_of(layer: nn.Module, net: nn.Module, pictures: Tensor) -> int:
         )
     )
     with torch.no_grad():
-        net(pictures)
+        net(images)
     hook.remove()
     return counts[0]
 
 
 def test_filters_are_the_centroids_of_whitened_patches() -> None:
-    pictures, net = real_pictures(16, 32), built("tiny")
-    initialise(net, [pictures], "kmeans", seed=7)
-    patches = F.unfold((pictures - 50) / 50, 3, padding=1, stride=2).transpose(1, 2).reshape(-1, 9).double().numpy()
-    centred = patches - patches.mean(0)
-    _, deviations, components = np.linalg.svd(centred / len(centred) ** 0.5, full_matrices=False)
+    images, net = real_images(16, 32), built("tiny")
+    initialize(net, [images], "kmeans", seed=7)
+    patches = F.unfold((images - 50) / 50, 3, padding=1, stride=2).transpose(1, 2).reshape(-1, 9).double().numpy()
+    centerd = patches - patches.mean(0)
+    _, deviations, components = np.linalg.svd(centerd / len(centerd) ** 0.5, full_matrices=False)
     whitening = components.T / deviations
-    white = centred @ whitening
+    white = centerd @ whitening
     white /= np.linalg.norm(white, axis=1, keepdims=True)
     seed = int(torch.randint(2**31, (), generator=torch.Generator().manual_seed(7)))
     centroids = (
@@ -139,7 +139,7 @@ def test_filters_are_the_centroids_of_whitened_patches() -> None:
     expected = F.normalize(torch.from_numpy(centroids @ whitening.T), dim=1)
     found = directions(net)["blocks.conv1.0"].double()
     assert (found * expected).sum(1).min() > 1 - 1e-4
-    # Patches of real pictures have edges: not two of random filters agree with one of these.
+    # Patches of real images have edges: not two of random filters agree with one of these.
     random = directions(built("tiny"))["blocks.conv1.0"].double()
     assert (found * random).sum(1).abs().max() < 0.99
 
@@ -169,9 +169,9 @@ def test_patches_are_what_the_filters_see(layer: nn.Conv2d, monkeypatch: pytest.
 
 def test_wide_patches_are_projected_and_still_told_apart() -> None:
     generator = torch.Generator().manual_seed(0)
-    centres = torch.randn(8, 1500, generator=generator)
+    centers = torch.randn(8, 1500, generator=generator)
     kinds = torch.arange(400) % 8
-    patches = centres[kinds] + 0.1 * torch.randn(400, 1500, generator=generator) + 5
+    patches = centers[kinds] + 0.1 * torch.randn(400, 1500, generator=generator) + 5
     filters = cluster_filters(patches, 8, generator)
     assert filters is not None
     best = ((patches - patches.mean(0)) @ filters.T).argmax(1)
@@ -180,14 +180,14 @@ def test_wide_patches_are_projected_and_still_told_apart() -> None:
 
 
 @pytest.mark.parametrize("method", ["data", "kmeans"])
-def test_the_weights_follow_from_pictures_and_seed(method: Init) -> None:
-    pictures = real_pictures(12, 32)
+def test_the_weights_follow_from_images_and_seed(method: Init) -> None:
+    images = real_images(12, 32)
     once, again, split, other = (built("tiny") for _ in range(4))
     state = torch.get_rng_state()
-    initialise(once, [pictures], method, seed=1)
-    initialise(again, [pictures], method, seed=1)
-    initialise(split, pictures.split([1, 8, 3]), method, seed=1)
-    initialise(other, [pictures], method, seed=2)
+    initialize(once, [images], method, seed=1)
+    initialize(again, [images], method, seed=1)
+    initialize(split, images.split([1, 8, 3]), method, seed=1)
+    initialize(other, [images], method, seed=2)
     assert torch.equal(state, torch.get_rng_state())
     for name, weight in once.state_dict().items():
         assert torch.equal(weight, again.state_dict()[name]), name
@@ -197,16 +197,16 @@ def test_the_weights_follow_from_pictures_and_seed(method: Init) -> None:
 
 
 def test_the_memory_format_changes_nothing() -> None:
-    pictures = real_pictures(6, 32)
+    images = real_images(6, 32)
     nets = [built("tiny"), built("tiny").to(memory_format=torch.channels_last)]
     for net in nets:
-        initialise(net, [pictures.to(memory_format=torch.channels_last)], "kmeans", seed=0)
+        initialize(net, [images.to(memory_format=torch.channels_last)], "kmeans", seed=0)
     first = [directions(net)["blocks.conv1.0"] for net in nets]  # later ones may amplify another rounding
     assert (first[0] * first[1]).sum(1).min() > 1 - 1e-4
     layer = nets[1].get_submodule("blocks.conv2.0")
     assert isinstance(layer, nn.Conv2d)
     assert layer.weight.is_contiguous(memory_format=torch.channels_last)
-    for _, std in measured(nets[1], pictures).values():
+    for _, std in measured(nets[1], images).values():
         assert torch.allclose(std, torch.ones_like(std), atol=1e-3)
 
 
@@ -214,7 +214,7 @@ def test_statistics_and_mode_stay() -> None:
     net = built("resnet18").train()
     frozen = next(module for module in net.modules() if isinstance(module, nn.BatchNorm2d)).eval()
     buffers = {name: buffer.clone() for name, buffer in net.named_buffers()}
-    initialise(net, [real_pictures(4, 32)], "data", seed=0)
+    initialize(net, [real_images(4, 32)], "data", seed=0)
     assert all(torch.equal(buffer, buffers[name]) for name, buffer in net.named_buffers())
     assert all(module.training == (module is not frozen) for module in net.modules())
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in net.modules())
@@ -223,23 +223,23 @@ def test_statistics_and_mode_stay() -> None:
 
 def test_random_leaves_the_network_as_it_is() -> None:
     net, untouched = built("tiny"), built("tiny")
-    assert initialise(net, [], "random", seed=0) == ()
+    assert initialize(net, [], "random", seed=0) == ()
     assert all(torch.equal(a, b) for a, b in zip(net.parameters(), untouched.parameters(), strict=True))
 
 
 @pytest.mark.parametrize("method", ["data", "kmeans"])
 @pytest.mark.parametrize("level", [50.0, 30.0])
-def test_pictures_without_content_leave_no_nan(level: float, method: Init) -> None:
-    pictures = torch.full((3, 1, 32, 32), level)
+def test_images_without_content_leave_no_nan(level: float, method: Init) -> None:
+    images = torch.full((3, 1, 32, 32), level)
     for name in ("tiny", "vgg", "test_vit"):
         net = built(name)
-        initialise(net, [pictures], method, seed=0)
+        initialize(net, [images], method, seed=0)
         assert all(parameter.isfinite().all() for parameter in net.parameters()), name
-        assert all(maps.isfinite().all() for maps in net.eval()(real_pictures(2, 32)).values()), name
+        assert all(maps.isfinite().all() for maps in net.eval()(real_images(2, 32)).values()), name
 
 
 class Twice(nn.Module):
-    """One layer used twice, one that normalises its own weights, and one that nothing calls."""
+    """One layer used twice, one that normalizes its own weights, and one that nothing calls."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -259,11 +259,11 @@ class Twice(nn.Module):
 @pytest.mark.parametrize("method", ["data", "kmeans"])
 def test_layers_used_twice_or_not_at_all_or_out_of_reach(method: Init) -> None:
     torch.manual_seed(0)
-    net, pictures = Twice(), real_pictures(6, 32)
+    net, images = Twice(), real_images(6, 32)
     before = {name: parameter.clone() for name, parameter in net.named_parameters()}
-    assert initialise(net, [pictures], method, seed=0) == ("first", "again")
+    assert initialize(net, [images], method, seed=0) == ("first", "again")
     for name in ("first", "again"):  # at the first use
-        mean, std = measured(net, pictures)[name]
+        mean, std = measured(net, images)[name]
         assert torch.allclose(std, torch.ones_like(std), atol=1e-3)
         assert torch.allclose(mean, torch.full_like(mean, 0.1), atol=1e-3)
     assert torch.equal(net.idle.weight, before["idle.weight"])
@@ -274,36 +274,36 @@ def test_layers_used_twice_or_not_at_all_or_out_of_reach(method: Init) -> None:
 
 def test_transposed_convolutions_in_groups_are_scaled() -> None:
     torch.manual_seed(0)
-    net, pictures = nn.Sequential(nn.Conv2d(1, 6, 3), nn.ConvTranspose2d(6, 4, 4, 2, groups=2)), real_pictures(6, 32)
-    assert initialise(net, [pictures], "kmeans", seed=0) == ("0", "1")
-    assert all(torch.allclose(std, torch.ones_like(std), atol=1e-3) for _, std in measured(net, pictures).values())
+    net, images = nn.Sequential(nn.Conv2d(1, 6, 3), nn.ConvTranspose2d(6, 4, 4, 2, groups=2)), real_images(6, 32)
+    assert initialize(net, [images], "kmeans", seed=0) == ("0", "1")
+    assert all(torch.allclose(std, torch.ones_like(std), atol=1e-3) for _, std in measured(net, images).values())
 
 
 def test_mistakes_are_said_in_one_line() -> None:
-    net, pictures = built("tiny"), real_pictures(2, 32)
-    broken = pictures.clone()
+    net, images = built("tiny"), real_images(2, 32)
+    broken = images.clone()
     broken[0, 0, 0, 0] = torch.nan
     for given, method, words in (
-        ([pictures], "pca", "init is 'pca': use one of random, data, kmeans"),
-        ([], "data", "no pictures"),
-        ([pictures[:0]], "data", "no pictures"),
-        ([pictures, pictures[..., 1:]], "kmeans", "2 shapes"),
+        ([images], "pca", "init is 'pca': use one of random, data, kmeans"),
+        ([], "data", "no images"),
+        ([images[:0]], "data", "no images"),
+        ([images, images[..., 1:]], "kmeans", "2 shapes"),
         ([broken], "data", "not numbers"),
     ):
         with pytest.raises(UserError, match=words) as error:
-            initialise(net, given, method, seed=0)  # type: ignore[arg-type]
+            initialize(net, given, method, seed=0)  # type: ignore[arg-type]
         assert "\n" not in str(error.value)
     for settings, words in (
         ({"init": "kmeans", "weights": "resnet18.pth"}, "backbone.init is kmeans, which would undo backbone.weights"),
-        ({"init_pictures": 0}, "backbone.init_pictures is 0"),
+        ({"init_images": 0}, "backbone.init_images is 0"),
     ):
         with pytest.raises(UserError, match=words):
             BackboneSettings(**settings)  # type: ignore[arg-type]
 
 
-def test_a_picture_that_the_network_refuses_leaves_no_trace() -> None:
+def test_a_image_that_the_network_refuses_leaves_no_trace() -> None:
     net = built("test_vit")
     with pytest.raises(UserError, match="cannot take 33 x 33"):
-        initialise(net, [torch.zeros(2, 1, 33, 33)], "data", seed=0)
+        initialize(net, [torch.zeros(2, 1, 33, 33)], "data", seed=0)
     assert net.training
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in net.modules())

@@ -1,4 +1,4 @@
-"""The online probe: against scikit-learn, on pictures whose answer is known, and without a trace in the model."""
+"""The online probe: against scikit-learn, on images whose answer is known, and without a trace in the model."""
 
 import copy
 import math
@@ -13,16 +13,16 @@ from torch import Tensor, nn
 
 from pretext.backbones import Backbone, build_backbone
 from pretext.backbones.contract import Stage
-from pretext.data import open_labelled
+from pretext.data import open_labeled
 from pretext.engine.device import Place
-from pretext.errors import PictureError, UserError
+from pretext.errors import ImageError, UserError
 from pretext.online import PENALTY, OnlineProbe, OnlineSettings, ridge
 
 CPU = Place(torch.device("cpu"), "fp32", 0)
 
 
 class Shades:
-    """A labelled source in memory: class k is a gray of its own, with a little noise."""
+    """A labeled source in memory: class k is a gray of its own, with a little noise."""
 
     def __init__(self, labels: list[int], bad: tuple[int, ...] = (), classes: int = 3) -> None:
         self.labels, self.bad = labels, bad
@@ -35,7 +35,7 @@ class Shades:
     def read(self, index: int, shorter: int | None = None) -> Image.Image:
         self.reads.append(index)
         if index in self.bad:
-            raise PictureError(self.key(index), "damaged")
+            raise ImageError(self.key(index), "damaged")
         noise = np.random.default_rng(index).integers(-9, 10, (20, 24, 3))
         return Image.fromarray((50 + 60 * self.labels[index] + noise).astype(np.uint8))
 
@@ -90,7 +90,7 @@ def test_ridge_does_not_depend_on_the_scale_of_the_features() -> None:
     torch.testing.assert_close(small, large * 1000)
 
 
-def test_ridge_on_more_dimensions_than_pictures_and_on_constant_ones() -> None:
+def test_ridge_on_more_dimensions_than_images_and_on_constant_ones() -> None:
     features, labels = torch.randn(9, 50, generator=torch.Generator().manual_seed(2)), torch.arange(9) % 3
     weight, bias = ridge(features, labels, 3)
     assert ((features.double() @ weight + bias).argmax(1) == labels).all()
@@ -100,7 +100,7 @@ def test_ridge_on_more_dimensions_than_pictures_and_on_constant_ones() -> None:
 
 def test_what_each_stage_shows() -> None:
     source = Shades(shades())
-    probe = OnlineProbe(source, OnlineSettings(pictures=80), 16, seed=0)
+    probe = OnlineProbe(source, OnlineSettings(images=80), 16, seed=0)
     judged = [source.labels[index] for index in probe.judged]
     found = probe(Twofold(), CPU)
     assert list(found) == ["chance", "accuracy_seeing", "accuracy_blind", "accuracy_broken"]
@@ -111,19 +111,19 @@ def test_what_each_stage_shows() -> None:
 
 def test_parts_are_disjoint_and_fixed_by_the_seed() -> None:
     source = Shades(shades(200))
-    probes = [OnlineProbe(source, OnlineSettings(pictures=100), 8, seed) for seed in (0, 0, 1)]
+    probes = [OnlineProbe(source, OnlineSettings(images=100), 8, seed) for seed in (0, 0, 1)]
     for probe in probes:
         assert (len(probe.fitted), len(probe.judged)) == (80, 20)
         assert len({*probe.fitted, *probe.judged}) == 100
     assert probes[0].fitted == probes[1].fitted and probes[0].judged == probes[1].judged
     assert set(probes[0].judged) != set(probes[2].judged)
     assert max(probes[0].fitted) > 150, "drawn from all of the source"
-    assert len(source.reads) == 300, "every picture is read once"
+    assert len(source.reads) == 300, "every image is read once"
     probes[0](Twofold(), CPU)
     assert len(source.reads) == 300
 
 
-def test_pictures_that_cannot_be_read_move_no_other() -> None:
+def test_images_that_cannot_be_read_move_no_other() -> None:
     whole = OnlineProbe(Shades(shades()), OnlineSettings(), 8, seed=0)
     bad = (whole.fitted[3], whole.judged[0], whole.fitted[40])
     holed = OnlineProbe(Shades(shades(), bad), OnlineSettings(), 8, seed=0)
@@ -157,40 +157,40 @@ def test_modes_come_back_after_an_error() -> None:
     assert all(module.training for module in backbone.modules())
 
 
-def test_random_features_of_real_pictures_are_above_chance(shared_data: Path) -> None:
-    source = open_labelled(str(shared_data / "imagenette-96" / "train"))
+def test_random_features_of_real_images_are_above_chance(shared_data: Path) -> None:
+    source = open_labeled(str(shared_data / "imagenette-96" / "train"))
     torch.manual_seed(0)
     backbone = build_backbone("tiny")
-    found = OnlineProbe(source, OnlineSettings(pictures=1000), 64, seed=0)(backbone, CPU)
+    found = OnlineProbe(source, OnlineSettings(images=1000), 64, seed=0)(backbone, CPU)
     assert set(found) == {"chance", *(f"accuracy_{stage.name}" for stage in backbone.stages)}
     assert found["chance"] < 0.15
-    # Of 200 pictures, at a chance of 0.1, 0.18 lies nearly four standard deviations above.
+    # Of 200 images, at a chance of 0.1, 0.18 lies nearly four standard deviations above.
     assert all(value > 0.18 for name, value in found.items() if name != "chance"), found
 
 
 @pytest.mark.parametrize(
-    ("labels", "classes", "pictures", "view_size", "bad", "complaint"),
+    ("labels", "classes", "images", "view_size", "bad", "complaint"),
     [
         ([0] * 20, 1, 20, 8, 0, r"one class only \(shade 0\)"),
-        ([0, 1, 2], 9, 2000, 8, 0, "3 pictures of 9 classes"),
-        (shades(), 9, 8, 8, 0, "8 pictures of 9 classes"),
+        ([0, 1, 2], 9, 2000, 8, 0, "3 images of 9 classes"),
+        (shades(), 9, 8, 8, 0, "8 images of 9 classes"),
         (shades(), 3, 100, 4096, 0, "21 fit in the 1024 MiB"),
-        (shades(), 3, 100, 8, 100, r"too few .* \(100 of 100 cannot be read\); raise online.pictures"),
-        ([0] * 99 + [1], 2, 10, 8, 0, "too few pictures to teach two classes and to judge; raise online.pictures"),
+        (shades(), 3, 100, 8, 100, r"too few .* \(100 of 100 cannot be read\); raise online.images"),
+        ([0] * 99 + [1], 2, 10, 8, 0, "too few images to teach two classes and to judge; raise online.images"),
     ],
 )
 def test_complaints_are_one_line(
-    labels: list[int], classes: int, pictures: int, view_size: int, bad: int, complaint: str
+    labels: list[int], classes: int, images: int, view_size: int, bad: int, complaint: str
 ) -> None:
     source = Shades(labels, tuple(range(bad)), classes)
     with pytest.raises(UserError, match=complaint) as caught:
-        OnlineProbe(source, OnlineSettings("somewhere", pictures), view_size, seed=0)
+        OnlineProbe(source, OnlineSettings("somewhere", images), view_size, seed=0)
     assert "\n" not in str(caught.value)
 
 
 def test_settings_and_sources_without_labels_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"online\.pictures is 1: "):
-        OnlineSettings(pictures=1)
+    with pytest.raises(UserError, match=r"online\.images is 1: "):
+        OnlineSettings(images=1)
     Image.new("RGB", (9, 9)).save(tmp_path / "alone.png")
-    with pytest.raises(UserError, match="no sub-folders; labelled pictures lie in one folder per class"):
-        open_labelled(str(tmp_path))
+    with pytest.raises(UserError, match="no sub-folders; labeled images lie in one folder per class"):
+        open_labeled(str(tmp_path))

@@ -1,4 +1,4 @@
-"""Pretraining on what users bring: other backbones, few pictures, bad ones among the held out."""
+"""Pretraining on what users bring: other backbones, few images, bad ones among the held out."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from pretext.data import Folder
 from pretext.data.batches import Subset
 from pretext.engine.checkpoint import load_checkpoint, save_checkpoint
-from pretext.engine.journal import read_journal, skipped_pictures
+from pretext.engine.journal import read_journal, skipped_images
 from pretext.engine.run import newest_checkpoint
 from pretext.errors import UserError
 from pretext.pretrain import pretrain
@@ -28,7 +28,7 @@ def settings(**changed: Any) -> PretrainSettings:
     values: dict[str, Any] = {
         "data": {"source": "bundled"},
         "crop": {"size": 32},
-        "objective": {"prior_pictures": 8},
+        "objective": {"prior_images": 8},
         "training": {"steps": 2, "batch_size": 4, "warmup": 1},
         "machine": {"workers": 0},
     }
@@ -45,51 +45,51 @@ def folder_of(root: Path, count: int, gray: bool = False) -> Path:
 
 
 @pytest.mark.parametrize("name", ["test_vit", "test_convnext", "test_resnet"])
-def test_any_timm_model_can_be_trained_looked_at_and_coloured_with(name: str, tmp_path: Path) -> None:
+def test_any_timm_model_can_be_trained_looked_at_and_colored_with(name: str, tmp_path: Path) -> None:
     """A vision transformer takes only multiples of its patches: what it is shown must follow."""
     assert not pretrain(tmp_path / "run", settings(backbone={"name": name}))
-    picture = folder_of(tmp_path / "pictures", 1)
-    done = colorize(tmp_path / "run", [picture], ColorizeSettings(out=tmp_path / "out"))
+    image = folder_of(tmp_path / "images", 1)
+    done = colorize(tmp_path / "run", [image], ColorizeSettings(out=tmp_path / "out"))
     assert Image.open(done.written[0]).size == (48, 36)
 
 
 @pytest.mark.parametrize("name", ["plain", "regression"])
 def test_every_objective_can_be_trained(name: str, tmp_path: Path) -> None:
-    assert not pretrain(tmp_path / "run", settings(objective={"name": name, "prior_pictures": 8}))
+    assert not pretrain(tmp_path / "run", settings(objective={"name": name, "prior_images": 8}))
 
 
 @pytest.mark.parametrize("count", [1, 2, 30])
-def test_few_pictures(count: int, tmp_path: Path) -> None:
-    source = folder_of(tmp_path / "pictures", count)
+def test_few_images(count: int, tmp_path: Path) -> None:
+    source = folder_of(tmp_path / "images", count)
     assert not pretrain(tmp_path / "run", settings(data={"source": str(source)}))
     (start,) = (record for record in read_journal(tmp_path / "run") if record["kind"] == "start")
     assert start["held_out"] == count // 10
 
 
 @pytest.mark.parametrize("given", [False, True])
-def test_gray_pictures_alone_are_refused(given: bool, tmp_path: Path) -> None:
-    source = folder_of(tmp_path / "pictures", 12, gray=True)
+def test_gray_images_alone_are_refused(given: bool, tmp_path: Path) -> None:
+    source = folder_of(tmp_path / "images", 12, gray=True)
     np.save(tmp_path / "prior.npy", np.full(313, 1 / 313))
-    objective = {"prior": str(tmp_path / "prior.npy")} if given else {"prior_pictures": 8}
-    with pytest.raises(UserError, match="nothing to learn from gray pictures"):
+    objective = {"prior": str(tmp_path / "prior.npy")} if given else {"prior_images": 8}
+    with pytest.raises(UserError, match="nothing to learn from gray images"):
         pretrain(tmp_path / "run", settings(data={"source": str(source)}, objective=objective))
 
 
-def test_bad_pictures_among_the_held_out_are_listed(tmp_path: Path) -> None:
-    source = folder_of(tmp_path / "pictures", 40)
+def test_bad_images_among_the_held_out_are_listed(tmp_path: Path) -> None:
+    source = folder_of(tmp_path / "images", 40)
     held = Subset(Folder(source), range(4), seed=0)
     (source / held.key(1)).write_bytes(b"")
     assert not pretrain(tmp_path / "run", settings(data={"source": str(source)}))
-    assert [key for key, _ in skipped_pictures(tmp_path / "run")] == [held.key(1)]
+    assert [key for key, _ in skipped_images(tmp_path / "run")] == [held.key(1)]
 
 
-def test_any_of_ten_pictures_may_be_bad(tmp_path: Path) -> None:
+def test_any_of_ten_images_may_be_bad(tmp_path: Path) -> None:
     """Also the one that is held out."""
-    source = folder_of(tmp_path / "pictures", 10)
+    source = folder_of(tmp_path / "images", 10)
     held = Subset(Folder(source), range(1), seed=0).key(0)
-    (source / held).write_text("no picture")
+    (source / held).write_text("no image")
     assert not pretrain(tmp_path / "run", settings(data={"source": str(source)}))
-    assert [key for key, _ in skipped_pictures(tmp_path / "run")] == [held]
+    assert [key for key, _ in skipped_images(tmp_path / "run")] == [held]
 
 
 def test_published_weights_are_only_where_it_starts(tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_published_weights_are_only_where_it_starts(tmp_path: Path) -> None:
     torch.testing.assert_close(weights["net.conv1.0.weight"], expected, atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("part", ["step", "model", "optimizer", "colour", "data", "precision"])
+@pytest.mark.parametrize("part", ["step", "model", "optimizer", "color", "data", "precision"])
 def test_a_checkpoint_that_lacks_a_part_is_refused(part: str, tmp_path: Path) -> None:
     run = tmp_path / "run"
     assert not pretrain(run, settings())
@@ -135,12 +135,12 @@ def test_a_step_that_cannot_be_computed_is_one_line(tmp_path: Path) -> None:
     [
         ({2012: 0.5, 2013: 0.5}, r"2012 is no name; if it is a folder's, write \./2012"),
         ({"bundled": 1e308, "bundled:test": 1e308}, "the weights are too large"),
-        ({"bundled": 1, "bundled:train": 1}, "bundled and bundled:train are the same pictures"),
-        ({"FOLDER": 1, "FOLDER/": 1}, "are the same pictures; give them once"),
+        ({"bundled": 1, "bundled:train": 1}, "bundled and bundled:train are the same images"),
+        ({"FOLDER": 1, "FOLDER/": 1}, "are the same images; give them once"),
     ],
 )
 def test_mixtures_that_mean_something_else(source: dict[Any, float], said: str, tmp_path: Path) -> None:
-    folder = folder_of(tmp_path / "pictures", 12)
+    folder = folder_of(tmp_path / "images", 12)
     named = {
         str(name).replace("FOLDER", str(folder)) if isinstance(name, str) else name: w for name, w in source.items()
     }
@@ -173,8 +173,8 @@ def test_a_run_with_a_damaged_checkpoint_goes_on_from_the_one_before(
     assert path is not None and path.name == "00000004.pt"
     weights = load_checkpoint(path)["model"]
     _damage(path)
-    picture = folder_of(tmp_path / "pictures", 1)
-    colorize(run, [picture], ColorizeSettings(out=tmp_path / "out"))
+    image = folder_of(tmp_path / "images", 1)
+    colorize(run, [image], ColorizeSettings(out=tmp_path / "out"))
     assert load_pretrained(run).step == 2
     export(run, tmp_path / "x.safetensors", ExportSettings())
     assert load_pretrained(tmp_path / "x.safetensors").step == 2

@@ -13,34 +13,34 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pretext.errors import UserError
-from pretext.gamut import Gamut, bin_centres
+from pretext.gamut import Gamut, bin_centers
 from pretext.prior import estimate_prior, load_prior, rebalancing_weights
 
 
 @pytest.fixture(scope="module")
 def gamut() -> Gamut:
-    return Gamut(neighbours=5)
+    return Gamut(neighbors=5)
 
 
-def dense_mean(points: np.ndarray, neighbours: int, sigma: float, step: int) -> np.ndarray:
-    """The mean of the dense soft targets of (N, 2) colours, from all distances."""
-    squared = ((points[:, None] - bin_centres(step)) ** 2).sum(-1)
+def dense_mean(points: np.ndarray, neighbors: int, sigma: float, step: int) -> np.ndarray:
+    """The mean of the dense soft targets of (N, 2) colors, from all distances."""
+    squared = ((points[:, None] - bin_centers(step)) ** 2).sum(-1)
     weights = np.exp(-squared / (2 * sigma**2))
-    weights[squared > np.sort(squared, axis=1)[:, neighbours - 1 : neighbours]] = 0
+    weights[squared > np.sort(squared, axis=1)[:, neighbors - 1 : neighbors]] = 0
     return (weights / weights.sum(1, keepdims=True)).mean(0)
 
 
-@pytest.mark.parametrize(("neighbours", "sigma", "step"), [(1, 5.0, 10), (5, 5.0, 10), (10, 3.0, 10), (5, 10.0, 20)])
-def test_estimate_is_the_mean_soft_target(neighbours: int, sigma: float, step: int) -> None:
+@pytest.mark.parametrize(("neighbors", "sigma", "step"), [(1, 5.0, 10), (5, 5.0, 10), (10, 3.0, 10), (5, 10.0, 20)])
+def test_estimate_is_the_mean_soft_target(neighbors: int, sigma: float, step: int) -> None:
     generator = torch.Generator().manual_seed(0)
     # Batches of different size: every pixel counts the same.
     batches = [
         torch.randn(size, 2, *side, generator=generator) * 30 for size, side in ((1, (4, 5)), (6, (7, 3)), (2, (1, 1)))
     ]
-    prior = estimate_prior(iter(batches), Gamut(neighbours, sigma, step))
+    prior = estimate_prior(iter(batches), Gamut(neighbors, sigma, step))
     points = np.concatenate([batch.double().movedim(1, -1).reshape(-1, 2).numpy() for batch in batches])
-    expected = dense_mean(points, neighbours, sigma, step)
-    assert prior.shape == (len(bin_centres(step)),) and prior.dtype == torch.float64
+    expected = dense_mean(points, neighbors, sigma, step)
+    assert prior.shape == (len(bin_centers(step)),) and prior.dtype == torch.float64
     assert np.abs(prior.numpy() - expected).max() < 1e-6
     assert ((prior.numpy() == 0) == (expected == 0)).all() and (prior == 0).any()
     assert prior.sum().item() == pytest.approx(1, abs=1e-12)

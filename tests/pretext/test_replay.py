@@ -14,11 +14,11 @@ from pretext.engine.run import newest_checkpoint
 from pretext.recipe import PretrainSettings
 from pretext.replay import ReplaySettings, replay
 from pretext.settings import plain, settings_file
-from pretext.setup import open_pictures
+from pretext.setup import open_images
 
 WORDS = [
     "--data.source", "bundled",
-    "--crop.size", "16", "--objective.stride", "4", "--objective.prior_pictures", "20", "--data.holdout", "8",
+    "--crop.size", "16", "--objective.stride", "4", "--objective.prior_images", "20", "--data.holdout", "8",
     "--training.batch_size", "8", "--training.steps", "60", "--training.warmup", "0", "--training.optimizer", "sgd",
     "--training.lr", "1e25", "--training.clip", "0", "--machine.checkpoint_every", "3",
 ]  # fmt: skip
@@ -36,7 +36,7 @@ def test_the_run_stops_and_keeps_the_evidence(failed: Path) -> None:
     evidence = json.loads((folder / "evidence.json").read_text())
     step = evidence["step"]
     assert folder.name == f"{step:08d}" and evidence["samples"] == [(step - 1) * 8, step * 8]
-    assert len(evidence["pictures"]) == 8
+    assert len(evidence["images"]) == 8
     assert max((r["step"] for r in read_journal(failed) if r["kind"] == "step"), default=0) == step - 1
     newest = newest_checkpoint(failed)
     assert newest is not None and load_checkpoint(newest)["step"] < step, "no checkpoint of the ruin is written"
@@ -52,7 +52,7 @@ def test_one_command_replays_it(failed: Path, capsys: pytest.CaptureFixture[str]
     assert found["step"] == evidence["step"] and found["loss"] == evidence["loss"]
     assert found["gradient_norm"] == evidence["gradient_norm"]
     assert found["module"] in said and "backbone" in found["module"]
-    assert set(found["pictures"]) <= set(evidence["pictures"])
+    assert set(found["images"]) <= set(evidence["images"])
 
 
 @pytest.mark.parametrize(("world", "objective"), [(1, "rebalanced"), (2, "rebalanced"), (1, "labels")])
@@ -65,7 +65,7 @@ def test_a_replayed_step_is_the_step(world: int, objective: str, launcher: Launc
     )
     assert [process.wait() for process in processes] == [0] * world, processes[0].said
     settings = settings_file(PretrainSettings, run / "settings.yaml")
-    samples = open_pictures(settings).samples(settings)
+    samples = open_images(settings).samples(settings)
     record = next(r for r in read_journal(run) if r["kind"] == "step" and r["step"] == 5)
     folder = keep_evidence(run, 5, record["loss"], record["gradient_norm"], settings.training, samples, plain(settings))
     evidence = json.loads((folder / "evidence.json").read_text())
@@ -76,7 +76,7 @@ def test_a_replayed_step_is_the_step(world: int, objective: str, launcher: Launc
     found = replay(folder, ReplaySettings())
     assert found.loss == pytest.approx(record["loss"], rel=0 if world == 1 else 1e-5, abs=0)
     assert found.gradient_norm == pytest.approx(record["gradient_norm"], rel=0 if world == 1 else 1e-3, abs=0)
-    assert (found.module, found.gradients, found.pictures) == (None, [], [])
+    assert (found.module, found.gradients, found.images) == (None, [], [])
 
 
 def test_the_run_refuses_to_pass_that_step_again(failed: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -91,7 +91,7 @@ def test_the_run_refuses_to_pass_that_step_again(failed: Path, capsys: pytest.Ca
         ("evidence.json", "{}", "has the file been edited"),
         ("evidence.json", {"step": 0, "samples": [-8, 0]}, "has the file been edited"),
         ("evidence.json", {"micro_batch": 0}, "has the file been edited"),
-        ("evidence.json", {"pictures": []}, "has the file been edited"),
+        ("evidence.json", {"images": []}, "has the file been edited"),
         ("evidence.json", {"step": 10**9, "samples": [8 * 10**9 - 8, 8 * 10**9]}, "not of one run"),
         ("checkpoint.pt", None, "checkpoint"),
         ("settings.yaml", "seed: no", "settings.yaml"),

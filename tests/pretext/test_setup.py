@@ -1,4 +1,4 @@
-"""What a training begins with: pictures to look at."""
+"""What a training begins with: images to look at."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from pretext.data import Bundled
 from pretext.data.source import DataSettings
 from pretext.errors import UserError
 from pretext.recipe import PretrainSettings
-from pretext.setup import held_views, open_pictures
+from pretext.setup import held_views, open_images
 
 
 def test_all_that_a_mixture_holds_out_is_looked_at(tmp_path: Path) -> None:
@@ -18,16 +18,16 @@ def test_all_that_a_mixture_holds_out_is_looked_at(tmp_path: Path) -> None:
         for index in range(100):
             tiles.read(index).save(tmp_path / name / f"{index:02}.png")
     mixture: dict[str, float] = {str(tmp_path / "much"): 0.8, str(tmp_path / "little"): 0.2}
-    pictures = open_pictures(PretrainSettings(data=DataSettings(mixture, holdout=10)))
-    assert [len(part) for part in pictures.held] == [8, 2]
-    views = held_views(pictures, 10, 32)
+    images = open_images(PretrainSettings(data=DataSettings(mixture, holdout=10)))
+    assert [len(part) for part in images.held] == [8, 2]
+    views = held_views(images, 10, 32)
     assert views.rgb.shape == (10, 3, 32, 32) and not views.skipped
     assert views.labels.tolist() == [-1] * 10, "nobody asked for labels"
 
 
 def test_nothing_to_look_at_is_one_line(tmp_path: Path) -> None:
     for index in range(20):
-        (tmp_path / f"{index:02}.png").write_bytes(b"no picture")
-    pictures = open_pictures(PretrainSettings(data=DataSettings(str(tmp_path), holdout=2)))
-    with pytest.raises(UserError, match="none of 20 pictures can be read; the first: "):
-        held_views(pictures, 256, 32)
+        (tmp_path / f"{index:02}.png").write_bytes(b"no image")
+    images = open_images(PretrainSettings(data=DataSettings(str(tmp_path), holdout=2)))
+    with pytest.raises(UserError, match="none of 20 images can be read; the first: "):
+        held_views(images, 256, 32)

@@ -118,9 +118,9 @@ def test_files_that_are_read(tmp_path: Path) -> None:
 
 def test_anchors_in_a_recipe_still_work(tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text("training: {steps: &n 300}\ncrop: {size: 16}\nonline: {pictures: *n}\n")
+    recipe.write_text("training: {steps: &n 300}\ncrop: {size: 16}\nonline: {images: *n}\n")
     _, settings = parse_command("x", "", PretrainSettings, [Positional("run", "")], ["run", "--config", str(recipe)])
-    assert settings.training.steps == settings_file(PretrainSettings, recipe).online.pictures == 300
+    assert settings.training.steps == settings_file(PretrainSettings, recipe).online.images == 300
 
 
 def test_settings_from_a_checkpoint_are_guarded(tmp_path: Path) -> None:

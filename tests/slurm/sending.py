@@ -24,7 +24,7 @@ SETTINGS = [
     "--data.holdout", "16",
     "--crop.size", "16",
     "--objective.stride", "4",
-    "--objective.prior_pictures", "50",
+    "--objective.prior_images", "50",
     "--training.warmup", "10",
     "--training.batch_size", "48",
     "--machine.checkpoint_every", "50",
@@ -131,7 +131,7 @@ def child_of(pid: int) -> int:
     return int(found[0])
 
 
-def signalled(number: str) -> Callable[[Sent, int], bool]:
+def signaled(number: str) -> Callable[[Sent, int], bool]:
     def interrupt(sent: Sent, command: int) -> bool:
         subprocess.run(["scancel", f"--signal={number}", sent.id], check=True, timeout=30)
         return True

@@ -15,7 +15,7 @@ from sending import (
     requeued,
     restarts,
     send,
-    signalled,
+    signaled,
     state,
     until,
 )
@@ -41,7 +41,7 @@ def test_every_interrupt_with_every_kind_of_worker(
         workers = ["--machine.workers", "4", "--machine.worker_start", start]
         command = shlex.join(["pretrain", f"runs/{start}", *SETTINGS, *STEPS, *workers])
         entries.append({"name": start, "command": command})
-        watched.append(Watched(start, f"runs/{start}", [signalled("USR2"), signalled("TERM"), requeued]))
+        watched.append(Watched(start, f"runs/{start}", [signaled("USR2"), signaled("TERM"), requeued]))
     Path("jobs.yaml").write_text(json.dumps(entries))
     assert send("--jobs", "jobs.yaml") == 0
     assert {one.sent.id.partition("_")[2] for one in watched[3:]} == {"0", "1", "2"}, "they are one array"

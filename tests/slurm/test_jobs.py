@@ -24,7 +24,7 @@ from sending import (
     overview,
     restarts,
     send,
-    signalled,
+    signaled,
     state,
     until,
 )
@@ -53,7 +53,7 @@ def test_two_nodes_of_two_tasks_compute_what_four_processes_do(launcher: Launche
     words = ["pretrain", f"{folder}/runs/{{}}", *SETTINGS, "--training.steps", "60", "--machine.workers", "1"]
     for name in ("slurm", "hit"):
         assert send(*(word.format(name) for word in words), nodes=2, tasks_per_node=2) == 0
-    hit = Watched("pretrain-hit", "runs/hit", [signalled("USR2")])
+    hit = Watched("pretrain-hit", "runs/hit", [signaled("USR2")])
     until(hit.look, "interrupted")
     here = launcher.together(4, *(word.format("here") for word in words))
     assert [one.wait() for one in here] == [0] * 4, here[0].said
@@ -97,7 +97,7 @@ def test_a_container_without_commands_of_slurm(folder: Path) -> None:
     inside = folder / "nothing"
     inside.mkdir()
     assert send(*words, python=f"env PATH={inside} {sys.executable}") == 0
-    job = Watched("pretrain-x", "runs/x", [signalled("USR2")])
+    job = Watched("pretrain-x", "runs/x", [signaled("USR2")])
     until(job.look, "interrupted")
     finished("pretrain-x")
     assert restarts(job.sent) == 1
@@ -173,10 +173,10 @@ def test_a_list_in_which_some_fail_is_sent_again_and_does_only_what_is_missing(
     found = {one.sent.name: one.word for one in states(JOBS)}
     assert found == {
         "train-one": "complete",
-        "train-two": "failed",  # its folder has no pictures
+        "train-two": "failed",  # its folder has no images
         "probe-one-0": "complete",
         "probe-one-1": "complete",
-        "probe-one-2": "failed",  # its pictures are not there yet
+        "probe-one-2": "failed",  # its images are not there yet
         **{f"probe-two-{seed}": "not run" for seed in range(3)},
     }, overview()
     capsys.readouterr()
@@ -196,7 +196,7 @@ def test_a_list_in_which_some_fail_is_sent_again_and_does_only_what_is_missing(
     finished(*(entry["name"] for entry in entries))
 
 
-def test_jobs_are_cancelled_and_stay_so(capsys: pytest.CaptureFixture[str]) -> None:
+def test_jobs_are_canceled_and_stay_so(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["pretrain", "runs/x", *SETTINGS, "--training.steps", "100000", "--machine.workers", "0"]
     assert send(*words) == 0
     until(lambda: Path("runs/x/journal.jsonl").exists() and losses("runs/x"), "steps")
@@ -213,7 +213,7 @@ def test_jobs_are_cancelled_and_stay_so(capsys: pytest.CaptureFixture[str]) -> N
     until(
         lambda: not subprocess.run(["squeue", "-h", "-j", f"{number},1"], capture_output=True).stdout, "left the queue"
     )
-    assert state("pretrain-x").word == "cancelled"
+    assert state("pretrain-x").word == "canceled"
     log = running.sent.log.read_text()
     assert "pretint pretrain" in log and "requeued" not in log
     assert restarts(running.sent) == 0
@@ -222,7 +222,7 @@ def test_jobs_are_cancelled_and_stay_so(capsys: pytest.CaptureFixture[str]) -> N
 
 def test_a_job_that_makes_no_step_gives_up(folder: Path) -> None:
     words = ["pretrain", "runs/x", *SETTINGS, "--training.steps", "100000", "--machine.workers", "0"]
-    # It stands still, as if its pictures were on a disk that is gone.
+    # It stands still, as if its images were on a disk that is gone.
     still = ["import os, signal, sys", "if 'pretrain' in sys.argv: os.kill(os.getpid(), signal.SIGSTOP)"]
     (folder / "hook").mkdir()
     (folder / "hook" / "sitecustomize.py").write_text("\n".join(still))
@@ -397,4 +397,4 @@ def test_fifty_jobs_are_sent_as_one_array(capsys: pytest.CaptureFixture[str]) ->
     found = states(JOBS)
     assert len({one.sent.id.partition("_")[0] for one in found}) == 1 and len(found) == 50
     assert pretint.cli.main(["jobs", "cancel", "all"]) == 0
-    assert {one.word for one in states(JOBS)} == {"cancelled"}
+    assert {one.word for one in states(JOBS)} == {"canceled"}

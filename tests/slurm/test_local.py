@@ -36,7 +36,7 @@ def ended(name: str) -> str:
     return state(name).word
 
 
-def test_a_job_in_the_background_is_cancelled_and_goes_on_when_sent_again(folder: Path) -> None:
+def test_a_job_in_the_background_is_canceled_and_goes_on_when_sent_again(folder: Path) -> None:
     setup = ["export SAID=before", f'echo "$SAID $CUDA_VISIBLE_DEVICES" > {folder}/said']
     os.environ["CUDA_VISIBLE_DEVICES"] = "7"
     try:
@@ -47,7 +47,7 @@ def test_a_job_in_the_background_is_cancelled_and_goes_on_when_sent_again(folder
     assert state("pretrain-x").word == "running" and Path("said").read_text() == "before 7\n"
     sent = state("pretrain-x").sent
     assert pretint.cli.main(["jobs", "cancel", "pretrain-x"]) == 0
-    assert state("pretrain-x").word == "cancelled"
+    assert state("pretrain-x").word == "canceled"
     until(lambda: not Path(f"/proc/{sent.id}").exists() or "defunct" in _command(sent.id), "gone")
     done = losses("runs/x")
     kinds = [one["kind"] for one in attempts(Path(sent.folder))]
@@ -55,7 +55,7 @@ def test_a_job_in_the_background_is_cancelled_and_goes_on_when_sent_again(folder
     assert send(*WORDS, "100000") == 0
     until(lambda: len(losses("runs/x")) > len(done), "steps")
     assert pretint.cli.main(["jobs", "cancel", "all"]) == 0
-    assert ended("pretrain-x") == "cancelled"
+    assert ended("pretrain-x") == "canceled"
 
 
 def _command(pid: str) -> str:

@@ -56,8 +56,8 @@ def test_a_job_that_was_never_seen_again(tmp_path: Path, answer: Answer) -> None
     sent = job(tmp_path, "1")
     started(sent)
     assert only(tmp_path).word == "lost" and "its log may say why" in only(tmp_path).why
-    ended(sent, "stopped", why="Slurm: cancelled")
-    assert only(tmp_path).why == "left the queue without a word; Slurm: cancelled"
+    ended(sent, "stopped", why="Slurm: canceled")
+    assert only(tmp_path).why == "left the queue without a word; Slurm: canceled"
 
 
 def test_slurm_knows_better_that_it_is_started_again(tmp_path: Path, answer: Answer) -> None:
@@ -79,7 +79,7 @@ def test_slurm_knows_better_that_it_is_started_again(tmp_path: Path, answer: Ans
     assert only(tmp_path).word == "complete"
 
 
-def test_cancelled_before_it_began(tmp_path: Path, answer: Answer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_canceled_before_it_began(tmp_path: Path, answer: Answer, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[list[str]] = []
     monkeypatch.setattr(queue, "cancel", lambda ids: asked.append(list(ids)))
     job(tmp_path, "1")
@@ -87,28 +87,28 @@ def test_cancelled_before_it_began(tmp_path: Path, answer: Answer, monkeypatch: 
     assert only(tmp_path).word == "waiting"
     assert [one.sent.id for one in cancel(tmp_path, ["job-1"])] == ["1"] and asked == [["1"]]
     answer.clear()
-    assert only(tmp_path).word == "cancelled" and not only(tmp_path).live
+    assert only(tmp_path).word == "canceled" and not only(tmp_path).live
 
 
-def test_cancelled_by_hand(tmp_path: Path, answer: Answer) -> None:
+def test_canceled_by_hand(tmp_path: Path, answer: Answer) -> None:
     job(tmp_path, "1")
     answer["1"] = queued("CANCELLED")
-    assert only(tmp_path).word == "cancelled"
+    assert only(tmp_path).word == "canceled"
     answer.clear()
-    assert only(tmp_path).word == "cancelled"
+    assert only(tmp_path).word == "canceled"
 
 
 def test_what_waited_in_vain(tmp_path: Path, answer: Answer) -> None:
     first = job(tmp_path, "1")
     started(first)
-    ended(first, "failed", why="pretint: no pictures")
+    ended(first, "failed", why="pretint: no images")
     job(tmp_path, "2", after=("1",))
     for known in (queued("CANCELLED"), None):
         answer.clear()
         if known:
             answer["2"] = known
         assert [(one.word, one.why) for one in states(tmp_path)] == [
-            ("failed", "pretint: no pictures"),
+            ("failed", "pretint: no images"),
             ("not run", "waited for job-1"),
         ]
     job(tmp_path, "3", name="job-1")  # sent again, alone

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from evaluating import pictures
+from evaluating import images
 from sending import cluster_file, overview, until
 
 import pretint.cli
@@ -17,9 +17,9 @@ pytestmark = pytest.mark.usefixtures("cluster")
 
 STUDY = """
 settings:
-  data.source: pictures/train
+  data.source: images/train
   crop.size: 16
-  objective: {stride: 4, prior_pictures: 20}
+  objective: {stride: 4, prior_images: 20}
   training: {steps: 6, batch_size: 8, warmup: 1}
   machine: {workers: 0, device: cpu}
 variants:
@@ -28,15 +28,15 @@ variants:
   broken: {objective.prior: prior.npy}
 baseline: random
 evaluations:
-  neighbours: {command: knn, train: pictures/train, test: pictures/test}
+  neighbors: {command: knn, train: images/train, test: images/test}
 """
 
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(tmp_path)
-    pictures(tmp_path / "pictures" / "train", 1)
-    pictures(tmp_path / "pictures" / "test", 2)
+    images(tmp_path / "images" / "train", 1)
+    images(tmp_path / "images" / "test", 2)
     (tmp_path / "asked.yaml").write_text(STUDY)
     (tmp_path / "prior.npy").write_text("no prior")
     yield tmp_path
@@ -65,7 +65,7 @@ def test_cells_are_jobs(folder: Path, shared_data: Path, capsys: pytest.CaptureF
         "broken knn": "not run",
     }, overview()
     assert "failed: broken 0: " in out and "prior.npy" in out and "3 of 5 cells are finished" in out
-    assert "rebalanced 0 neighbours: finished" in err
+    assert "rebalanced 0 neighbors: finished" in err
     asked = {state.sent.name.partition("-")[0]: state.sent.asked["cpus_per_task"] for state in states(JOBS)}
     assert asked == {"random": 1, "rebalanced": 1, "broken": 1}, "the newest of each is the evaluation"
     pretraining = next(one for one in states(JOBS) if one.sent.words[0] == "pretrain" and one.word == "complete")
@@ -96,4 +96,4 @@ def test_jobs_go_on_when_the_study_is_left(folder: Path, capsys: pytest.CaptureF
     assert {state.sent.id for state in states(JOBS)} == numbers, "they are in the queue already"
     cancel(JOBS, ["all"])
     assert pretint.cli.main(call) == 1
-    assert "cancelled" in capsys.readouterr().out
+    assert "canceled" in capsys.readouterr().out

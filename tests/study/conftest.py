@@ -3,14 +3,14 @@
 from pathlib import Path
 
 import pytest
-from evaluating import pictures
+from evaluating import images
 
 SMALL = """
 about: Does it run?
 settings:
-  data.source: "{pictures}/train"
+  data.source: "{images}/train"
   crop.size: 16
-  objective: {stride: 4, prior_pictures: 20}
+  objective: {stride: 4, prior_images: 20}
   training: {steps: 6, batch_size: 8, warmup: 1}
   machine: {workers: 0, device: cpu}
 variants:
@@ -20,18 +20,18 @@ variants:
 baseline: random
 seeds: [0, 1]
 evaluations:
-  neighbours: {command: knn, train: "{pictures}/train", test: "{pictures}/test"}
-  colour: {command: score, pictures: "{pictures}/test", size: 16}
-places: {pictures: ""}
+  neighbors: {command: knn, train: "{images}/train", test: "{images}/test"}
+  color: {command: score, images: "{images}/test", size: 16}
+places: {images: ""}
 """
 
 
 @pytest.fixture(scope="session")
 def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with ``train`` and ``test``: three classes of small pictures that differ."""
+    """A folder with ``train`` and ``test``: three classes of small images that differ."""
     folder = tmp_path_factory.mktemp("sets")
-    pictures(folder / "train", 1)
-    pictures(folder / "test", 2)
+    images(folder / "train", 1)
+    images(folder / "test", 2)
     return folder
 
 

@@ -11,11 +11,11 @@ from pretint.study.plan import read_plan
 from transfer.results import Result, read_result
 
 
-@pytest.mark.parametrize("evaluation", ["probe", "colour"])
+@pytest.mark.parametrize("evaluation", ["probe", "color"])
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": "another"}', "[" * 100_000, '{"format": "pretint'])
 def test_a_damaged_result_is_not_finished_until_it_is_mended(tmp_path: Path, evaluation: str, text: str) -> None:
     plan, shelf = (
-        read_plan(finished_study(tmp_path, {"random": 0.3, "L2": 0.4}, (0,), colours=True) / "plan.json"),
+        read_plan(finished_study(tmp_path, {"random": 0.3, "L2": 0.4}, (0,), colors=True) / "plan.json"),
         Shelf(tmp_path),
     )
     (cell,) = plan.of("L2", evaluation)

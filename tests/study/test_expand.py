@@ -31,23 +31,23 @@ def plan(small: Path, sets: Path, tmp_path: Path) -> Callable[..., Plan]:
     """The cells of the small study, after a change."""
 
     def make(change: Change = lambda study: None, folder: Path = sets, root: Path = tmp_path / "studies") -> Plan:
-        study = read_study(small, {"pictures": str(folder)})
+        study = read_study(small, {"images": str(folder)})
         change(study)
         return expand(study, Shelf(root))
 
     return make
 
 
-def keys(plan: Plan, evaluation: str = "neighbours") -> dict[tuple[str, int], str]:
+def keys(plan: Plan, evaluation: str = "neighbors") -> dict[tuple[str, int], str]:
     return {(cell.variant, cell.seed): cell.key for cell in plan.cells if cell.evaluation == evaluation}
 
 
 def test_every_variant_seed_and_evaluation_has_its_cell(plan: Callable[..., Plan], tmp_path: Path) -> None:
     found = plan()
     assert [cell.name for cell in found.cells] == [
-        *(f"random {seed} neighbours" for seed in (0, 1)),
-        *(f"{v} {s}{e}" for v in ("L2", "rebalanced") for s in (0, 1) for e in ("", " neighbours", " colour")),
-    ], "random weights are not pretrained, and have no colours"
+        *(f"random {seed} neighbors" for seed in (0, 1)),
+        *(f"{v} {s}{e}" for v in ("L2", "rebalanced") for s in (0, 1) for e in ("", " neighbors", " color")),
+    ], "random weights are not pretrained, and have no colors"
     assert len({cell.key for cell in found.cells}) == len(found.cells)
     by_key = {cell.key: cell for cell in found.cells}
     for cell in found.cells:
@@ -70,11 +70,11 @@ def rename(study: StudySettings) -> None:
 
 def machine(study: StudySettings) -> None:
     study.settings["machine"] = {"workers": 1, "cache": 0}
-    study.evaluations["neighbours"] |= {"workers": 1, "device": "cpu"}
+    study.evaluations["neighbors"] |= {"workers": 1, "device": "cpu"}
 
 
 def oppose(study: StudySettings) -> None:
-    study.evaluations["colour"]["against"] = "rebalanced"
+    study.evaluations["color"]["against"] = "rebalanced"
 
 
 def widen(study: StudySettings) -> None:
@@ -92,7 +92,7 @@ def test_names_machines_and_more_of_it_change_no_cell(plan: Callable[..., Plan])
     assert before.items() <= keys(plan(widen)).items()
 
 
-def test_moved_pictures_are_the_same_and_changed_ones_are_not(
+def test_moved_images_are_the_same_and_changed_ones_are_not(
     plan: Callable[..., Plan], sets: Path, tmp_path: Path
 ) -> None:
     moved = shutil.copytree(sets, tmp_path / "moved")
@@ -118,11 +118,11 @@ def test_science_changes_the_cells(plan: Callable[..., Plan], change: Change) ->
 
 def test_an_evaluation_by_other_settings_is_another(plan: Callable[..., Plan]) -> None:
     def change(study: StudySettings) -> None:
-        study.evaluations["neighbours"]["fraction"] = 0.5
+        study.evaluations["neighbors"]["fraction"] = 0.5
 
     before, after = plan(), plan(change)
     assert not set(keys(before).values()) & set(keys(after).values())
-    assert keys(before, "") == keys(after, "") and keys(before, "colour") == keys(after, "colour")
+    assert keys(before, "") == keys(after, "") and keys(before, "color") == keys(after, "color")
 
 
 def test_two_variants_that_are_the_same_are_made_once(plan: Callable[..., Plan]) -> None:
@@ -130,7 +130,7 @@ def test_two_variants_that_are_the_same_are_made_once(plan: Callable[..., Plan])
         study.variants["again"] = {"objective": {"uniform": 0.5}}
 
     found = plan(change)
-    for cell in found.of("again", "") + found.of("again", "neighbours"):
+    for cell in found.of("again", "") + found.of("again", "neighbors"):
         (twin,) = [one for one in found.of("rebalanced", cell.evaluation) if one.seed == cell.seed]
         assert (cell.key, cell.folder) == (twin.key, twin.folder)
 
@@ -209,9 +209,9 @@ BAD = {
     ),
     "no command": ({"evaluations": {"e": {}}}, "evaluation e: command is not there"),
     "no such command": ({"evaluations": {"e": {"command": "prob"}}}, "evaluation e: command is prob"),
-    "no pictures": ({"evaluations": {"e": {"command": "score"}}}, "evaluation e: pictures is not there"),
-    "no such pictures": (
-        {"evaluations": {"e": {"command": "score", "pictures": "/nowhere"}}},
+    "no images": ({"evaluations": {"e": {"command": "score"}}}, "evaluation e: images is not there"),
+    "no such images": (
+        {"evaluations": {"e": {"command": "score", "images": "/nowhere"}}},
         "evaluation e: /nowhere",
     ),
     "out is the study's": ({"evaluations": {"e": {"command": "knn", "out": "x"}}}, "out is not set for one evaluation"),
@@ -225,7 +225,7 @@ BAD = {
     "no such backbone": ({"variants": {"a": {"backbone.name": "resnet18x"}}}, "variant a: "),
     "no such prior": ({"variants": {"a": {"objective.prior": "/no.npy"}}}, "variant a: /no.npy: no such file"),
     "a date": ({"variants": {"a": {"data.source": datetime.date(2026, 11, 20)}}}, "put it in quotes"),
-    "bundled pictures unasked": ({"evaluations": {"e": {"command": "knn"}}}, "evaluation e: train is not there"),
+    "bundled images unasked": ({"evaluations": {"e": {"command": "knn"}}}, "evaluation e: train is not there"),
     "no such protocol": (
         {"evaluations": {"e": {"command": "svm", "protocol": "voc7", "train": "{sets}/train", "test": "{sets}/test"}}},
         "did you mean voc07_svm?",
@@ -239,8 +239,8 @@ BAD = {
         "make two evaluations",
     ),
     "a network called as a baseline": (
-        {"variants": {"gray": {}}, "evaluations": {"e": {"command": "score", "pictures": "{sets}/test"}}},
-        "variant gray colours",
+        {"variants": {"gray": {}}, "evaluations": {"e": {"command": "score", "images": "{sets}/test"}}},
+        "variant gray colors",
     ),
 }
 
@@ -276,7 +276,7 @@ def everything(sets: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     voc, named = (tmp_path_factory.mktemp(name) for name in ("voc", "named"))
     shutil.copytree(sets / "train", named / "train")
     shutil.copytree(sets / "test", named / "val")
-    places = {"pictures": named, "imagenet": named, "shards": named / "train", "test": named / "val", "voc": voc}
+    places = {"images": named, "imagenet": named, "shards": named / "train", "test": named / "val", "voc": voc}
     boxes = np.array([[1.0, 1, 20, 20], [3, 3, 30, 30]])
     classes = sorted(CLASSES)
     for part, right in (("trainval", 30), ("test", 50)):  # no image is in both
@@ -303,7 +303,7 @@ def test_shipped_studies_are_right(file: Path, everything: dict[str, str], tmp_p
     text = file.read_text()
     places = {name: everything[name] for name in yaml.safe_load(text)["places"]}
     if file.stem == "voc_small":
-        places["pictures"] = everything["shards"]
+        places["images"] = everything["shards"]
     study = read_study(file, places)
     found = expand(study, Shelf(tmp_path))
     assert {cell.variant for cell in found.cells} == set(found.variants)
@@ -330,14 +330,14 @@ def test_the_example_of_the_documentation_is_right(everything: dict[str, str], t
     file = tmp_path / "study" / "example.yaml"
     file.parent.mkdir()
     file.write_text(example.replace("resnet18.safetensors", "random"))
-    study = read_study(file, {name: everything[name] for name in ("pictures", "voc")})
+    study = read_study(file, {name: everything[name] for name in ("images", "voc")})
     found = expand(study, Shelf(tmp_path / "studies"))
     assert {cell.evaluation for cell in found.of("published", "k-NN")} == set()
     assert len(found.of("published", "linear probe")) == len(found.of("L2", "k-NN")) == 3
     assert len(found.of("rebalanced", "detection")) == 3
 
 
-def test_labels_that_are_learnt_belong_to_the_pictures(plan: Callable[..., Plan], sets: Path, tmp_path: Path) -> None:
+def test_labels_that_are_learned_belong_to_the_images(plan: Callable[..., Plan], sets: Path, tmp_path: Path) -> None:
     def supervised(study: StudySettings) -> None:
         study.variants["rebalanced"] = {"objective.name": "labels"}
 
@@ -353,7 +353,7 @@ def test_a_setting_that_is_the_default_changes_no_cell(plan: Callable[..., Plan]
     """So that one which a later version adds does not either."""
 
     def change(study: StudySettings) -> None:
-        study.settings["objective"] |= {"uniform": 0.5, "neighbours": 10}
-        study.evaluations["neighbours"] |= {"fraction": 1.0, "storage": "float16"}
+        study.settings["objective"] |= {"uniform": 0.5, "neighbors": 10}
+        study.evaluations["neighbors"] |= {"fraction": 1.0, "storage": "float16"}
 
     assert keys(plan(change)) == keys(plan()) and keys(plan(change), "") == keys(plan(), "")

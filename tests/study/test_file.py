@@ -35,10 +35,10 @@ def test_places_and_recipes(small: Path) -> None:
     (small.parent / "recipes").mkdir()
     (small.parent / "recipes" / "mine.yaml").write_text("seed: 3\n")
     small.write_text(small.read_text() + "config: recipes/../recipes/mine.yaml\n")
-    study = read_study(small, {"pictures": "/some/where"})
+    study = read_study(small, {"images": "/some/where"})
     assert study.config == str(small.parent / "recipes" / "mine.yaml"), "found from the study's file"
     assert study.settings["data.source"] == "/some/where/train"
-    assert study.evaluations["neighbours"]["test"] == "/some/where/test"
+    assert study.evaluations["neighbors"]["test"] == "/some/where/test"
     assert [variant.config for variant in study.expanded] == [study.config] * 3
 
 
@@ -63,7 +63,7 @@ BAD = {
     ),
     "no such baseline": ("variants: {a: {}}\nbaseline: b\n", "", "which is no variant; there are a"),
     "no such opponent": ("variants: {a: {against: b}}\n", "", "which is no variant"),
-    "colours against nobody": ("variants: {a: {}}\nevaluations: {e: {against: b}}\n", "", "against b, which is no"),
+    "colors against nobody": ("variants: {a: {}}\nevaluations: {e: {against: b}}\n", "", "against b, which is no"),
     "an evaluation of nobody": ("variants: {a: {}}\nevaluations: {e: {variants: [b]}}\n", "", "b is no variant"),
     "variants that are none": ("variants: {a: {}}\nevaluations: {e: {variants: []}}\n", "", "variants is empty"),
     "variants that are a number": ("variants: {a: {}}\nevaluations: {e: {variants: 5}}\n", "", "a list of names"),
@@ -93,7 +93,7 @@ def test_what_is_wrong_is_one_line(case: str, tmp_path: Path) -> None:
 
 
 def test_an_unknown_place_is_refused(small: Path) -> None:
-    with pytest.raises(UserError, match=r"imagenet: no place of .* is called so \(pictures\)"):
+    with pytest.raises(UserError, match=r"imagenet: no place of .* is called so \(images\)"):
         read_study(small, {"imagenet": "x"})
 
 

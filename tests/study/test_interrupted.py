@@ -18,7 +18,7 @@ STEPS = 60
 
 
 def start(small: Path, sets: Path, folder: Path) -> "subprocess.Popen[bytes]":
-    words = ["study", str(small), f"pictures={sets}", "--folder", str(folder), "--parallel", "2"]
+    words = ["study", str(small), f"images={sets}", "--folder", str(folder), "--parallel", "2"]
     cache = folder.with_name(f"{folder.name}-cache")
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PRETINT_CACHE": str(cache)}
     folder.mkdir(exist_ok=True)

@@ -34,7 +34,7 @@ def one_thread(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.fixture
 def plan(small: Path, sets: Path, tmp_path: Path) -> Plan:
     """One seed of the small study."""
-    study = read_study(small, {"pictures": str(sets)})
+    study = read_study(small, {"images": str(sets)})
     study.seeds = [0]
     study.variants.pop("random")
     study.baseline = ""
@@ -73,11 +73,11 @@ def test_a_failure_is_said_blocks_what_needs_it_and_is_tried_again_on_demand(pla
     assert ending == Ending.COMPLETE and most == 2
     assert found == {
         ("L2", 0, ""): Word.FAILED,
-        ("L2", 0, "neighbours"): Word.BLOCKED,
-        ("L2", 0, "colour"): Word.BLOCKED,
+        ("L2", 0, "neighbors"): Word.BLOCKED,
+        ("L2", 0, "color"): Word.BLOCKED,
         ("rebalanced", 0, ""): Word.FINISHED,
-        ("rebalanced", 0, "neighbours"): Word.FINISHED,
-        ("rebalanced", 0, "colour"): Word.FINISHED,
+        ("rebalanced", 0, "neighbors"): Word.FINISHED,
+        ("rebalanced", 0, "color"): Word.FINISHED,
     }
     failure = shelf.failure(first)
     assert failure and failure.code == 2 and "exists and is no run of Pretint" in failure.said
@@ -207,8 +207,8 @@ def test_the_command(said: Callable[..., tuple[int, str, str]], small: Path, set
     """Rehearsed, done, widened, asked for again, and reported."""
     root = tmp_path / "studies"
     small.write_text(small.read_text().replace("  L2: {objective.name: regression}\n", ""))
-    call = ("study", small, f"pictures={sets}", "--folder", root)
-    code, out, _ = said("study", "--dry-run", small, "--folder", root, f"pictures={sets}")
+    call = ("study", small, f"images={sets}", "--folder", root)
+    code, out, _ = said("study", "--dry-run", small, "--folder", root, f"images={sets}")
     assert code == 0 and out.count("waiting") == 8 and not root.exists()
 
     small.write_text(small.read_text().replace("seeds: [0, 1]", "seeds: [0]"))
@@ -237,14 +237,14 @@ def test_mistakes_are_one_line(
     monkeypatch.chdir(tmp_path)
     for given, part in (
         ((tmp_path / "no.yaml",), "cannot read"),
-        ((small,), "pictures=FOLDER"),
-        ((small, "pictures"), "write PLACE=FOLDER"),
-        ((small, "pictures="), "write PLACE=FOLDER"),
+        ((small,), "images=FOLDER"),
+        ((small, "images"), "write PLACE=FOLDER"),
+        ((small, "images="), "write PLACE=FOLDER"),
         ((small, "photos=x"), "no place of"),
-        ((small, f"pictures={tmp_path}/none"), "none"),
-        ((small, "pictures=x", "--parallel", "0"), "parallel is 0"),
-        ((small, "pictures=x", "--name", "../x"), "not a path"),
-        ((small, "pictures=x", "--paralel", "2"), "the nearest is parallel"),
+        ((small, f"images={tmp_path}/none"), "none"),
+        ((small, "images=x", "--parallel", "0"), "parallel is 0"),
+        ((small, "images=x", "--name", "../x"), "not a path"),
+        ((small, "images=x", "--paralel", "2"), "the nearest is parallel"),
     ):
         code, out, err = said("study", *given)
         assert code == 2 and not out and err.startswith("pretint: ") and part in err, err
@@ -254,7 +254,7 @@ def test_mistakes_are_one_line(
 
 def test_a_network_that_was_damaged_is_trained_to_its_end_again(plan: Plan, tmp_path: Path) -> None:
     """Not judged as it was some steps before."""
-    cells = [cell for cell in plan.cells if cell.variant == "rebalanced" and cell.evaluation in ("", "neighbours")]
+    cells = [cell for cell in plan.cells if cell.variant == "rebalanced" and cell.evaluation in ("", "neighbors")]
     train, judge = cells
     *_, (found, _) = run_here([train], Shelf(tmp_path / "studies"), 1, False)
     assert found[train.key].word == Word.FINISHED

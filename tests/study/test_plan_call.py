@@ -21,7 +21,7 @@ def test_the_line_of_a_plan_gives_the_same_plan(
 ) -> None:
     monkeypatch.setattr("pretint.study.run.watched", lambda *_: ())  # nothing is computed
     monkeypatch.setattr(plugins, "_contents", {})  # other tests have loaded some
-    done = study(small, [f"pictures={sets}"], StudyOptions(folder=tmp_path / "a b", name="other"))
+    done = study(small, [f"images={sets}"], StudyOptions(folder=tmp_path / "a b", name="other"))
     kept = call_of(read_plan(done.folder / "plan.json"))
     assert kept.files == {str(small): small.read_text()}
     assert kept.plugins == {}
@@ -42,9 +42,9 @@ def test_recipes_that_are_named_are_kept_and_usual_options_are_not(
     monkeypatch.setattr(plugins, "_contents", {Path("/a b/mine.py"): b"x = 1"})
     (tmp_path / "recipe.yaml").write_text("crop: {size: 16}\n")
     small.write_text(f"config: recipe.yaml\n{small.read_text()}")
-    done = study(Path("small.yaml"), [f"pictures={sets}"], StudyOptions())
+    done = study(Path("small.yaml"), [f"images={sets}"], StudyOptions())
     kept = call_of(read_plan(done.folder / "plan.json"))
-    assert kept.words == ("study", "small.yaml", f"pictures={sets}")
+    assert kept.words == ("study", "small.yaml", f"images={sets}")
     assert kept.files == {"small.yaml": small.read_text(), "recipe.yaml": "crop: {size: 16}\n"}
     assert shlex.split(kept.line)[0] == "PRETINT_PLUGINS=/a b/mine.py"
     assert {len(digest) for digest in kept.plugins.values()} == {64}
@@ -54,7 +54,7 @@ def test_the_page_begins_its_commands_with_the_call(tmp_path: Path) -> None:
     folder = finished_study(tmp_path)
     told = json.loads((folder / "plan.json").read_text())
     told["call"] = {
-        "words": ["study", "s.yaml", "pictures=a b"],
+        "words": ["study", "s.yaml", "images=a b"],
         "files": {"s.yaml": HOSTILE, "deep/r.yaml": "crop: {size: 5}"},
         "plugins": {"/mine.py": "ab" * 32},
     }
@@ -62,7 +62,7 @@ def test_the_page_begins_its_commands_with_the_call(tmp_path: Path) -> None:
     (folder / "plan.json").write_text(json.dumps(told))
     write_study_report(folder)
     page = Page(folder / "report.html")
-    assert "Commands This study is PRETINT_PLUGINS=/mine.py pretint study s.yaml 'pictures=a b'" in page.text
+    assert "Commands This study is PRETINT_PLUGINS=/mine.py pretint study s.yaml 'images=a b'" in page.text
     assert HOSTILE in page.text
     assert "script" not in page.tags
     assert "A recipe: deep/r.yaml crop: {size: 5}" in page.text

@@ -7,7 +7,7 @@ from zlib import crc32
 import numpy as np
 import pytest
 import torch
-from evaluating import pictures
+from evaluating import images
 from PIL import Image
 
 
@@ -22,10 +22,10 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def class_folder() -> Callable[[Path], Path]:
-    """Makes a folder of two classes with three pictures of noise each."""
+    """Makes a folder of two classes with three images of noise each."""
 
     def make(root: Path) -> Path:
-        rng = np.random.default_rng(crc32(root.name.encode()))  # no two folders hold the same pictures
+        rng = np.random.default_rng(crc32(root.name.encode()))  # no two folders hold the same images
         for name in ("cat", "dog"):
             (root / name).mkdir(parents=True)
             for index in range(3):
@@ -38,8 +38,8 @@ def class_folder() -> Callable[[Path], Path]:
 
 @pytest.fixture(scope="module")
 def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with ``train`` and ``test``: three classes of small pictures that differ."""
+    """A folder with ``train`` and ``test``: three classes of small images that differ."""
     folder = tmp_path_factory.mktemp("sets")
-    pictures(folder / "train", 1)
-    pictures(folder / "test", 2)
+    images(folder / "train", 1)
+    images(folder / "test", 2)
     return folder

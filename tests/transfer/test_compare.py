@@ -61,7 +61,7 @@ def test_several_seeds() -> None:
         wanted = welch([correct(each, at).mean() for each in first], [correct(each, at).mean() for each in second])
         assert wanted is not None and line.gap.over_seeds == pytest.approx(wanted)
     text = printed(compare([first, second]))
-    assert "sign flips of pictures" in text and "over seeds: Welch's" in text
+    assert "sign flips of images" in text and "over seeds: Welch's" in text
     assert "A: a (pretrained alexnet, 3 seeds (0, 1, 2), step 1,000, cached)" in text
 
 
@@ -123,9 +123,9 @@ def test_mean_average_precision() -> None:
     assert line.gap.difference[1:] == pytest.approx((low, high))
     pairs = [(sides[0][i % 2].scores, sides[1][i % 3].scores) for i in range(6)]
     assert line.gap.p == swaps(pairs, known)  # type: ignore[arg-type]
-    assert line.gap.p < 0.05 and line.gap.test == "swaps of pictures" and line.gap.over_seeds is not None
+    assert line.gap.p < 0.05 and line.gap.test == "swaps of images" and line.gap.over_seeds is not None
     (alone,) = compare([first[:1], second[:1]]).pairs[0].lines
-    assert alone.gap.test == "swaps of pictures" and alone.gap.p == swaps(
+    assert alone.gap.test == "swaps of images" and alone.gap.p == swaps(
         [(sides[0][0].scores, sides[1][0].scores)], known
     )
 
@@ -144,7 +144,7 @@ def test_a_network_with_itself() -> None:
         ({"protocol": "knn"}, "other protocol: knn"),
         ({"test_digest": "e" * 64}, "other test data"),
         ({"train_digest": "e" * 64}, "other training data"),
-        ({"skipped": ()}, "other unreadable pictures"),
+        ({"skipped": ()}, "other unreadable images"),
     ],
 )
 def test_what_is_not_compared(changed: dict[str, Any], said: str) -> None:
@@ -180,7 +180,7 @@ def saved(folder: Path, *results: Result) -> list[Path]:
 @pytest.fixture
 def runs(tmp_path: Path) -> Path:
     """Runs of two recipes at two seeds each, with their random references."""
-    for name, share in (("plain", 0.5), ("colour", 0.6)):
+    for name, share in (("plain", 0.5), ("color", 0.6)):
         for seed in range(2):
             own = [of(share, seed, name), of(share + 0.02, seed, name, mode="augmented"), of(0.2, seed, name, step=5)]
             saved(tmp_path / f"{name}-{seed}", *own, of(0.3, seed, "random", kind="random"))
@@ -188,22 +188,22 @@ def runs(tmp_path: Path) -> Path:
 
 
 def test_words_of_the_command_line(runs: Path) -> None:
-    one, two = f"{runs}/plain-0", f"{runs}/colour-0"
+    one, two = f"{runs}/plain-0", f"{runs}/color-0"
 
     def found(*words: str, **settings: Any) -> list[tuple[str, int, str]]:
         comparison = compare_paths(words, CompareSettings(**settings))
         every = [comparison.pairs[0].first, *(pair.second for pair in comparison.pairs)]
         return [(column.label, len(column.results), column.first.mode) for column in every]
 
-    assert found(one, two) == [("plain0", 1, "augmented"), ("colour0", 1, "augmented")], "step 5 is over"
+    assert found(one, two) == [("plain0", 1, "augmented"), ("color0", 1, "augmented")], "step 5 is over"
     assert found(one, two, mode="cached")[0] == ("plain0", 1, "cached")
     assert found(f"random:{one}", one, two) == [
         ("random0", 1, "cached"),
         ("plain0", 1, "cached"),
-        ("colour0", 1, "cached"),
+        ("color0", 1, "cached"),
     ]
-    assert found(f"{one},{runs}/plain-1", f"{runs}/colour-*") == [("plain", 2, "augmented"), ("colour", 2, "augmented")]
-    assert found(f"random:{runs}", f"pretrained:{runs}/colour-[01]")[0] == ("random", 2, "cached")
+    assert found(f"{one},{runs}/plain-1", f"{runs}/color-*") == [("plain", 2, "augmented"), ("color", 2, "augmented")]
+    assert found(f"random:{runs}", f"pretrained:{runs}/color-[01]")[0] == ("random", 2, "cached")
     file = next((runs / "plain-0" / "results").glob("modern.cached.*random*"))
     assert found(str(file), two)[0] == ("random0", 1, "cached")
     augmented = next((runs / "plain-0" / "results").glob("modern.augmented.*plain0*"))
@@ -232,10 +232,10 @@ def test_complaints(runs: Path, words: list[str], settings: dict[str, Any], said
 
 
 def test_several_evaluations(runs: Path) -> None:
-    for name in ("plain", "colour"):
+    for name in ("plain", "color"):
         saved(runs / f"{name}-0", of(0.5, 0, name, protocol="knn"), of(0.5, 0, name, fraction=0.01))
     saved(runs / "plain-0", of(0.4, 0, "plain", protocol="goyal2019"))
-    words = [f"{runs}/plain-0", f"{runs}/colour-0"]
+    words = [f"{runs}/plain-0", f"{runs}/color-0"]
     with pytest.raises(UserError, match=r"3 evaluations are there: .*knn on photos/test with 100% of the labels"):
         compare_paths(words)
     assert compare_paths(words, CompareSettings(protocol="knn")).pairs[0].first.first.protocol == "knn"
@@ -244,7 +244,7 @@ def test_several_evaluations(runs: Path) -> None:
         compare_paths(words, CompareSettings(protocol="goyal2019"))
     with pytest.raises(UserError, match="other protocol"):
         files = [next((runs / f"{name}-0" / "results").glob(pattern)) for name, pattern in
-                 (("plain", "knn*"), ("colour", "modern.cached*colour*"))]  # fmt: skip
+                 (("plain", "knn*"), ("color", "modern.cached*color*"))]  # fmt: skip
         compare_paths([str(file) for file in files])
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from evaluating import QUICK, Blow, in_process, numbers, pictures, tiny_run
+from evaluating import QUICK, Blow, images, in_process, numbers, tiny_run
 
 import pretint.cli
 import transfer.evaluation
@@ -69,7 +69,7 @@ def judge(trained: Path, sets: Path, tmp_path: Path) -> Judge:
 
 @pytest.fixture
 def uninterrupted(judge: Judge, trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Judge:
-    """The same elsewhere, from the first picture to the result in one go."""
+    """The same elsewhere, from the first image to the result in one go."""
 
     def call(*given: Any, **changed: Any) -> list[Result]:
         place = tmp_path_factory.mktemp("whole")
@@ -114,9 +114,9 @@ def test_a_second_call_reads_back_and_what_was_made_otherwise_is_made_anew(
     assert steps[0]
 
 
-def test_other_training_pictures_do_not_take_the_place_of_a_result(judge: Judge, tmp_path: Path) -> None:
+def test_other_training_images_do_not_take_the_place_of_a_result(judge: Judge, tmp_path: Path) -> None:
     judge()
-    judge(train=str(pictures(tmp_path / "others", 7, (20, 20, 20))))
+    judge(train=str(images(tmp_path / "others", 7, (20, 20, 20))))
     assert len(list((tmp_path / "run" / "results").glob("*.json"))) == 2
 
 
@@ -210,7 +210,7 @@ def test_stops_when_asked_to(
 
 
 STOPPED: dict[str, tuple[Any, type, dict[str, Any], Blow]] = {
-    "neighbours": (knn, KnnSettings, {}, Blow(transfer.probes.knn, "progress", 1, signal.SIGUSR2)),
+    "neighbors": (knn, KnnSettings, {}, Blow(transfer.probes.knn, "progress", 1, signal.SIGUSR2)),
     "SVMs": (svm, SvmSettings, {}, Blow(transfer.evaluation.Partial, "offer", 3, signal.SIGTERM)),
     "few shots": (
         svm,
@@ -297,7 +297,7 @@ def test_features_that_are_damaged_or_of_other_weights_are_not_used(
     assert "damaged" in again()
 
 
-def test_pictures_that_cannot_be_read_are_named_until_they_can(
+def test_images_that_cannot_be_read_are_named_until_they_can(
     judge: Judge, sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for part in ("train", "test"):
@@ -354,10 +354,10 @@ def lines(capsys: pytest.CaptureFixture[str], *words: str | Path) -> list[str]:
 @pytest.fixture
 def bad(sets: Path, tmp_path: Path) -> Iterator[Path]:
     """Sets that no one should give."""
-    pictures(tmp_path / "one" / "train", 3, (4,))
-    pictures(tmp_path / "one" / "test", 4, (4,))
-    pictures(tmp_path / "two", 5, (4, 4))
-    pictures(tmp_path / "few", 6, (40, 2, 40))
+    images(tmp_path / "one" / "train", 3, (4,))
+    images(tmp_path / "one" / "test", 4, (4,))
+    images(tmp_path / "two", 5, (4, 4))
+    images(tmp_path / "few", 6, (40, 2, 40))
     shutil.copytree(sets / "test", tmp_path / "empty")
     shutil.rmtree(tmp_path / "empty" / "class1")
     (tmp_path / "empty" / "class1").mkdir()
@@ -368,9 +368,9 @@ BAD: dict[str, tuple[str, str]] = {
     "one class": ("probe RUN --train BAD/one/train --test BAD/one/test", "one class only"),
     "different classes": ("probe RUN --train TRAIN --test BAD/two", "class2"),
     "empty class": ("probe RUN --train TRAIN --test BAD/empty", "class1"),
-    "the same": ("probe RUN --train TRAIN --test TRAIN", "same pictures"),
+    "the same": ("probe RUN --train TRAIN --test TRAIN", "same images"),
     "nowhere": ("probe RUN --train BAD/nowhere --test TEST", "nowhere"),
-    "too few for folds": ("svm RUN --train BAD/few --test TEST --stages [conv1]", "2 training pictures with class1"),
+    "too few for folds": ("svm RUN --train BAD/few --test TEST --stages [conv1]", "2 training images with class1"),
     "stage": ("probe RUN --train TRAIN --test TEST --stages [conv9]", "conv9"),
     "stage of another": ("probe RUN random:resnet18 --train TRAIN --test TEST --stages [conv3]", "has no conv3"),
     "protocol": ("probe RUN --train TRAIN --test TEST --protocol moderne", "did you mean modern?"),
@@ -381,7 +381,7 @@ BAD: dict[str, tuple[str, str]] = {
     "fraction 0": ("probe RUN --fraction 0", "(0, 1]"),
     "fraction nan": ("probe RUN --fraction nan", "fraction"),
     "no labels to speak of": ("probe RUN --train TRAIN --test TEST --fraction 1e-9", "larger fraction"),
-    "classes of one label": ("probe RUN --train TRAIN --test TEST --classes [class1]", "one class a picture"),
+    "classes of one label": ("probe RUN --train TRAIN --test TEST --classes [class1]", "one class an image"),
     "no home": ("probe RUN --train TRAIN --test TEST --cache ~nobody-at-all/x", "name a folder"),
     "workers": ("probe RUN --workers -2", "workers"),
     "cache is a file": ("knn RUN --train TRAIN --test TEST --cache TRAIN/class0/0.png", "another cache folder"),
@@ -440,11 +440,11 @@ def test_a_classifier_that_diverges_is_said(judge: Judge, monkeypatch: pytest.Mo
         judge()
 
 
-def test_unreadable_pictures_alone(sets: Path, trained: Path, tmp_path: Path) -> None:
+def test_unreadable_images_alone(sets: Path, trained: Path, tmp_path: Path) -> None:
     for one in range(3):
         (tmp_path / "test" / f"class{one}").mkdir(parents=True)
         (tmp_path / "test" / f"class{one}" / "0.png").write_bytes(b"torn")
-    with pytest.raises(UserError, match="none of 3 pictures can be read"):
+    with pytest.raises(UserError, match="none of 3 images can be read"):
         knn([str(trained)], KnnSettings(str(sets / "train"), str(tmp_path / "test"), workers=0, cache=str(tmp_path)))
 
 

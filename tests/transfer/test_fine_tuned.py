@@ -11,8 +11,8 @@ from judging import answers, ranked, result, row
 from rich.console import Console
 
 from pretext.errors import UserError
-from tests.detecting import pictures
-from transfer.bootstrap import centred
+from tests.detecting import images
+from transfer.bootstrap import centerd
 from transfer.columns import columns
 from transfer.compare import compare, compare_paths, comparison_lines
 from transfer.metrics import Detected, Detections, Row, Segmented, judged_row
@@ -23,8 +23,8 @@ CLASSES = ("cat", "dog", "fish", "newt")
 
 
 def trained(stage: str, weights: int, seed: int = 0) -> list[Row]:
-    """Three rows of one detector; no picture shows the last class."""
-    found, truth = pictures(np.random.default_rng(0), 40, 3)
+    """Three rows of one detector; no image shows the last class."""
+    found, truth = images(np.random.default_rng(0), 40, 3)
     rng = np.random.default_rng(seed + 1)
     said = [(one[0], rng.random(len(one[1])).astype(np.float32), one[2]) for one in found]
     boxes = Detections.of(said, truth, 4)
@@ -32,7 +32,7 @@ def trained(stage: str, weights: int, seed: int = 0) -> list[Row]:
     return [judged_row(stage, rule, weights, "", {}, None, [Detected(boxes, rule)]) for rule in rules]  # type: ignore[arg-type]
 
 
-def tuned(name: str = "colour", seed: int = 0, stage: str = "all", weights: int = 900, **changed: Any) -> Result:
+def tuned(name: str = "color", seed: int = 0, stage: str = "all", weights: int = 900, **changed: Any) -> Result:
     rows = trained(stage, weights, seed + weights)
     known = {"rows": rows, "mode": "fine-tuned", "protocol": "detection", "classes": CLASSES, "n_holdout": 0}
     return result(name, seed, **(known | changed))
@@ -57,7 +57,7 @@ def test_what_was_trained_stands_in_one_column() -> None:
     assert list(column.names) == wanted and len(column.results) == 1 and column.best is None
     assert column.cells["above conv3, COCO"].score == parts[2].rows[2].score
     assert column.first.cost.seconds == sum(part.cost.seconds for part in parts)
-    assert column.first.cost.pictures_per_second == pytest.approx(parts[0].cost.pictures_per_second)
+    assert column.first.cost.images_per_second == pytest.approx(parts[0].cost.images_per_second)
     others = tuned("random", stage="above conv4", weights=200), tuned("random")
     (grid,) = [section.grid for section in tables([*parts, *others]).sections]
     assert [name for name, _ in grid.rows][2:6] == [
@@ -72,7 +72,7 @@ def test_what_was_trained_stands_in_one_column() -> None:
 
 def test_seeds_of_fine_tuning_are_joined() -> None:
     made = [
-        tuned(f"colour-{seed}", seed, stage, weights, group="g")
+        tuned(f"color-{seed}", seed, stage, weights, group="g")
         for seed in range(2)
         for stage, weights in (("all", 900), ("above conv4", 5))
     ]
@@ -96,23 +96,23 @@ def test_numbers_by_class() -> None:
     made = tuned()
     first, *_ = tables([made], per_class=True).sheets
     assert first.title == (
-        "detection, all, 11 points: average precision of boxes by class on 40 test pictures of photos/test, %"
+        "detection, all, 11 points: average precision of boxes by class on 40 test images of photos/test, %"
     )
-    assert first.grid.header == ("objects", "colour") and [name for name, _ in first.grid.rows] == list(CLASSES)
+    assert first.grid.header == ("objects", "color") and [name for name, _ in first.grid.rows] == list(CLASSES)
     outcome = made.rows[0].outcomes[0]
     assert isinstance(outcome, Detected)
     for at, (_, (count, cell)) in enumerate(first.grid.rows[:3]):
         assert count == f"{outcome.positives[at]:,}"
-        assert cell.score == centred(float(outcome.per_class()[at]), outcome.resampled_classes[at])  # type: ignore[union-attr]
-    assert first.grid.rows[3] == ("newt", ("0", "")), "a class that no picture shows has no number"
+        assert cell.score == centerd(float(outcome.per_class()[at]), outcome.resampled_classes[at])  # type: ignore[union-attr]
+    assert first.grid.rows[3] == ("newt", ("0", "")), "a class that no image shows has no number"
     shown = text(formatted([made], TableSettings(per_class=True)))
-    assert shown.count("by class on") == 3 and shown.count("pictures with all their boxes") == 1
+    assert shown.count("by class on") == 3 and shown.count("images with all their boxes") == 1
     for kind in ("markdown", "latex"):
         assert text(formatted([made], TableSettings(kind, per_class=True))).count("newt") == 3  # type: ignore[arg-type]
 
 
 def test_numbers_by_class_as_csv() -> None:
-    made = [tuned(f"colour-{seed}", seed, group="g") for seed in range(2)]
+    made = [tuned(f"color-{seed}", seed, group="g") for seed in range(2)]
     written = "\n".join(map(str, formatted(made, TableSettings("csv", per_class=True))))
     lines = list(csv.DictReader(io.StringIO(str(written))))
     assert len(lines) == 3 * 3 and [line["class"] for line in lines[:3]] == list(CLASSES[:3])
@@ -130,13 +130,13 @@ def test_multi_label_and_masks_have_numbers_by_class_and_top_1_has_not() -> None
     counts = np.random.default_rng(0).integers(0, 99, (20, 4, 4))
     masks = result(rows=[row("all", Segmented(counts), None)], mode="fine-tuned", classes=CLASSES, protocol="masks")
     found = tables([several, masks], per_class=True)
-    assert [sheet.grid.header[0] for sheet in found.sheets] == ["pictures", "pictures", "pixels"]
+    assert [sheet.grid.header[0] for sheet in found.sheets] == ["images", "images", "pixels"]
     assert found.sheets[1].grid.rows[0][1][1].spread is not None  # type: ignore[union-attr]
     assert "average precision by class" in found.sheets[0].title
     assert "masks, all: intersection over union by class" in found.markdown()
     assert tables([result(), several], per_class=True).sheets == tables([several], per_class=True).sheets
     with pytest.raises(
-        UserError, match=r"^colour: no numbers by class.*top-1 accuracy; leave out --per-class"
+        UserError, match=r"^color: no numbers by class.*top-1 accuracy; leave out --per-class"
     ) as caught:
         tables([result()], per_class=True)
     assert "\n" not in str(caught.value)
@@ -145,14 +145,14 @@ def test_multi_label_and_masks_have_numbers_by_class_and_top_1_has_not() -> None
 
 
 def test_comparison() -> None:
-    first, second = tuned("random", kind="random"), tuned("colour", 1)
+    first, second = tuned("random", kind="random"), tuned("color", 1)
     found = compare([[first], [second]])
     assert [line.name for line in found.pairs[0].lines] == ["all, 11 points", "all, all points", "all, COCO"]
     line = found.pairs[0].lines[0]
     assert line.gap.difference.value == pytest.approx(line.second.value - line.first.value)
-    assert line.gap.test == "swaps of pictures" and 0 < line.gap.p <= 1
+    assert line.gap.test == "swaps of images" and 0 < line.gap.p <= 1
     shown = text(comparison_lines(found))
-    assert "mean average precision of boxes on 40 test pictures" in shown
+    assert "mean average precision of boxes on 40 test images" in shown
     with pytest.raises(UserError, match="other metric"):
         compare([[first], [result(rows=[row("all", answers(0.5, 0, 40))], protocol="detection", n_holdout=0)]])
 

@@ -131,7 +131,7 @@ def test_a_network_beside_itself_at_random(
     assert [file.stat().st_mtime_ns for file in files] == before, "it is read back"
     assert pretint.cli.main(["table", str(run)]) == 0
     printed = capsys.readouterr().out
-    assert "16 test pictures" in printed and "all" in printed
+    assert "16 test images" in printed and "all" in printed
 
 
 def test_results_say_what_was_trained_in_one_table(run: Path, devkit: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -142,11 +142,11 @@ def test_results_say_what_was_trained_in_one_table(run: Path, devkit: Path, caps
     assert [row[0] if row[0] == "all" else " ".join(row) for row in rows] == ["above conv5", "above conv2", "all"]
 
 
-def test_test_pictures_at_their_own_size(run: Path, devkit: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_test_images_at_their_own_size(run: Path, devkit: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (result,) = tuned([run], "segment", devkit, reference=False, size=0)
-    assert result.view_size == 0 and "at the size that a picture has" in result.about
+    assert result.view_size == 0 and "at the size that an image has" in result.about
     assert pretint.cli.main(["table", str(run)]) == 0
-    assert "seen at the pictures' own size" in capsys.readouterr().out
+    assert "seen at the images' own size" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("batch_norm", ["train", "frozen", "absorbed"])
@@ -171,7 +171,7 @@ def test_last_stages_that_look_at_regions(run: Path, devkit: Path) -> None:
     original = open_network(str(run)).module.state_dict()
     places = {"head.boxes.box_head.0": "conv4", "head.boxes.box_head.1": "conv5"}
     places |= {f"features.features.backbone.blocks.{name}": name for name in ("conv1", "conv2", "conv3")}
-    for frozen, learnt in (("", [*places.values()]), ("conv4", ["conv5"])):
+    for frozen, learned in (("", [*places.values()]), ("conv4", ["conv5"])):
         (result,) = tuned([run], "detect", devkit, freeze_to=frozen, **changed)
         state = torch.load(newest_checkpoint(folder_of(result)), weights_only=True)["model"]  # type: ignore[arg-type]
         moved = set()
@@ -182,7 +182,7 @@ def test_last_stages_that_look_at_regions(run: Path, devkit: Path) -> None:
                 before = original[key.replace(prefix, f"backbone.blocks.{name}")]
                 moved |= set() if torch.equal(value, before) else {name}
                 assert "running" not in key or torch.equal(value, before), "statistics stay"
-        assert moved == set(learnt)
+        assert moved == set(learned)
 
 
 def test_rescaled_networks_are_others(run: Path, devkit: Path) -> None:
@@ -209,14 +209,14 @@ def test_one_random_network_stands_beside_runs_of_one_seed(run: Path, devkit: Pa
     assert [result.network.name for result in results] == ["random", "run", "other"]
 
 
-def test_moving_averages_are_judged_and_colour_is_let_in(run: Path, devkit: Path) -> None:
+def test_moving_averages_are_judged_and_color_is_let_in(run: Path, devkit: Path) -> None:
     (gray,) = tuned([run], "classify", devkit, reference=False, training={"ema": 0.9})
-    (colour,) = tuned([run], "classify", devkit, reference=False, training={"ema": 0.9}, colour=True)
-    assert gray.settings["colour"] is False and colour.settings["colour"] is True
-    state = torch.load(newest_checkpoint(folder_of(colour)), weights_only=True)  # type: ignore[arg-type]
+    (color,) = tuned([run], "classify", devkit, reference=False, training={"ema": 0.9}, color=True)
+    assert gray.settings["color"] is False and color.settings["color"] is True
+    state = torch.load(newest_checkpoint(folder_of(color)), weights_only=True)  # type: ignore[arg-type]
     assert "average" in state
     (ab,) = [value for key, value in state["model"].items() if value.ndim == 4 and value.shape[1] == 2]
-    assert ab.abs().max() < 1e-6, "the pictures are gray, so there is nothing to learn from their ab"
+    assert ab.abs().max() < 1e-6, "the images are gray, so there is nothing to learn from their ab"
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -269,14 +269,14 @@ def test_two_processes_do_what_one_does(task: str, run: Path, devkit: Path, laun
     ("words", "said"),
     [
         (["detekt"], "did you mean detect?"),
-        (["detect", "RUN"], "give pictures to learn from and to test on"),
+        (["detect", "RUN"], "give images to learn from and to test on"),
         (["detect", "RUN", "DATA", "--freeze-to", "conv9"], "it has conv1, conv2, conv3, conv4, conv5"),
         (["detect", "RUN", "DATA", "--head.neck", "conv9"], "conv9"),
-        (["segment", "RUN", "DATA", "--sbd", "/nowhere"], "masks of SBD are of pictures of VOC2012"),
+        (["segment", "RUN", "DATA", "--sbd", "/nowhere"], "masks of SBD are of images of VOC2012"),
         (["detect", "RUN", "DATA", "--head.form", "fast", "--proposals", "/nowhere.mat"], "/nowhere.mat"),
         (["classify", "RUN", "DATA", "--size", "0"], "size is 0"),
         (["classify", "/nowhere", "DATA"], "no such network"),
-        (["classify", "RUN", "DATA", "--test", "voc:2007:train:DEVKIT"], "same pictures"),
+        (["classify", "RUN", "DATA", "--test", "voc:2007:train:DEVKIT"], "same images"),
         (["segment", "RUN", "DATA", "--test", "voc:2007:train:DEVKIT"], "all 16 test images are also"),
         (["detect", "RUN", "DATA", "--test", "voc:2007:train:DEVKIT"], "all 16 test images are also"),
         (["detect", "RUN", "DATA", "--test", "voc:2008:test:DEVKIT"], "2008"),
@@ -310,8 +310,8 @@ def test_other_data_is_another_run(run: Path, devkit: Path, tmp_path: Path) -> N
 def test_masks_that_are_of_no_use_are_listed(run: Path, devkit: Path, tmp_path: Path) -> None:
     copied = Path(shutil.copytree(devkit, tmp_path / "VOCdevkit"))
     masks = copied / "VOC2007" / "SegmentationClass"
-    (masks / "000003.png").write_bytes(b"no picture")
-    (masks / "000030.png").write_bytes(b"no picture")
+    (masks / "000003.png").write_bytes(b"no image")
+    (masks / "000030.png").write_bytes(b"no image")
     (result,) = tuned([run], "segment", copied, reference=False, training={"steps": 12})
     listed = dict(result.skipped)
     assert any("000030" in key for key in listed) and result.n_test == 15
@@ -320,7 +320,7 @@ def test_masks_that_are_of_no_use_are_listed(run: Path, devkit: Path, tmp_path: 
 
 @pytest.fixture
 def answers(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Task, dict[int, Any]]]:
-    """What the networks say of the test pictures, as they say it."""
+    """What the networks say of the test images, as they say it."""
     kept: list[tuple[Task, dict[int, Any]]] = []
 
     def noted(task: Task, *others: Any) -> Any:
@@ -377,7 +377,7 @@ def test_overlap_of_real_masks_is_that_of_scikit_learn(
     assert row.score.value == pytest.approx(wanted.mean(), abs=1e-6)
 
 
-def test_ranks_of_real_pictures_are_those_of_scikit_learn(
+def test_ranks_of_real_images_are_those_of_scikit_learn(
     run: Path, shared_data: Path, answers: list[tuple[Task, dict[int, Any]]]
 ) -> None:
     (result,) = tuned([run], "classify", **real(shared_data, steps=60))
@@ -407,7 +407,7 @@ def test_other_proposals_are_another_run(run: Path, devkit: Path, tmp_path: Path
     assert found[0].train_digest != found[1].train_digest and found[0].file != found[1].file
 
 
-def test_the_same_pictures_elsewhere_are_the_same_run(run: Path, devkit: Path, tmp_path: Path) -> None:
+def test_the_same_images_elsewhere_are_the_same_run(run: Path, devkit: Path, tmp_path: Path) -> None:
     (first,) = tuned([run], "segment", devkit, reference=False)
     (tmp_path / "link").symlink_to(devkit, target_is_directory=True)
     (again,) = tuned([run], "segment", tmp_path / "link", reference=False)

@@ -11,22 +11,22 @@ from pretext.backbones import build_backbone
 from pretext.color import rgb_to_lightness
 from pretext.engine.run import held_run, keep_checkpoint, newest_checkpoint
 from pretext.errors import UserError
-from pretext.gamut import bin_centres
-from pretext.pretrained import colour_contract
+from pretext.gamut import bin_centers
+from pretext.pretrained import color_contract
 from pretext.recipe import PretrainSettings, build_colorizer
 from pretext.settings import plain, settings_from
 from pretext.weights.exporter import ExportSettings, export
 from transfer.networks import open_network
 
-PICTURES = torch.randint(0, 256, (2, 3, 48, 48), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+IMAGES = torch.randint(0, 256, (2, 3, 48, 48), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
 def make_run(folder: Path, seed: int = 0, step: int = 7, name: str = "tiny", trained: int = 5) -> Path:
     """A run whose weights are those of another seed, as if trained."""
     settings = settings_from(PretrainSettings, {"seed": seed, "backbone": {"name": name}}, "test")
-    prior = torch.full((len(bin_centres()),), 1 / len(bin_centres()), dtype=torch.float64)
+    prior = torch.full((len(bin_centers()),), 1 / len(bin_centers()), dtype=torch.float64)
     other = settings_from(PretrainSettings, {"seed": trained, "backbone": {"name": name}}, "test")
-    state = {"step": step, "settings": plain(settings), "colour": colour_contract(settings, prior)}
+    state = {"step": step, "settings": plain(settings), "color": color_contract(settings, prior)}
     with held_run(folder, plain(settings)):
         keep_checkpoint(folder, {**state, "model": build_colorizer(other, prior).state_dict()})
     return folder
@@ -47,8 +47,8 @@ def test_a_run(tmp_path: Path) -> None:
     assert network.view_size == PretrainSettings().view_size == network.fit_size(network.view_size)
     assert not network.module.training and not any(weight.requires_grad for weight in network.module.parameters())
     torch.manual_seed(5)
-    expected = build_backbone("tiny").eval()(rgb_to_lightness(PICTURES))
-    found = network.module(PICTURES)
+    expected = build_backbone("tiny").eval()(rgb_to_lightness(IMAGES))
+    found = network.module(IMAGES)
     assert list(found) == [stage.name for stage in network.stages] == list(expected)
     for stage, maps in expected.items():
         torch.testing.assert_close(found[stage], maps, atol=1e-5, rtol=1e-4)
@@ -71,7 +71,7 @@ def test_the_random_network_of_a_run_is_its_beginning(tmp_path: Path) -> None:
     assert (network.name, network.kind, network.seed, network.step) == ("random", "random", 3, 0)
     assert network.calibrated and network.run == tmp_path / "mine"
     settings = PretrainSettings(seed=3)
-    beginning = build_colorizer(settings, torch.ones(len(bin_centres()), dtype=torch.float64)).backbone.state_dict()
+    beginning = build_colorizer(settings, torch.ones(len(bin_centers()), dtype=torch.float64)).backbone.state_dict()
     for name, value in network.module.state_dict().items():
         assert torch.equal(value, beginning[name.removeprefix("backbone.")])
     assert open_network("random:tiny", seed=3).weights == network.weights
@@ -128,7 +128,7 @@ def test_weights_tell_what_is_computed() -> None:
     geometries = [
         build_colorizer(
             settings_from(PretrainSettings, {"backbone": {"name": "resnet18", "arguments": arguments}}, "test"),
-            torch.ones(len(bin_centres()), dtype=torch.float64),
+            torch.ones(len(bin_centers()), dtype=torch.float64),
         ).backbone.state_dict()
         for arguments in ({}, {"last_stride": 1})
     ]
@@ -141,7 +141,7 @@ def test_weights_tell_what_is_computed() -> None:
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_convnext"])
-def test_timm_in_colour_from_a_file(name: str, suffix: str, tmp_path: Path) -> None:
+def test_timm_in_color_from_a_file(name: str, suffix: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = timm.create_model(name, num_classes=7).eval()
     file = tmp_path / f"odd:name{suffix}"
@@ -161,7 +161,7 @@ def test_timm_in_colour_from_a_file(name: str, suffix: str, tmp_path: Path) -> N
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
 
 
-def test_timm_in_colour_at_random() -> None:
+def test_timm_in_color_at_random() -> None:
     one, other = (open_network("timm:test_resnet:random", seed=seed) for seed in (1, 2))
     assert one.kind == "random" and one.calibrated and (one.seed, other.seed) == (1, 2)
     assert one.group == other.group != open_network("random:test_resnet").group

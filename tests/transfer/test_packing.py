@@ -9,7 +9,7 @@ import pytest
 from judging import result, row
 
 from pretext.errors import UserError
-from tests.detecting import pictures
+from tests.detecting import images
 from transfer.metrics import Detected, Detections, Segmented
 from transfer.results import Result, read_result, write_result
 
@@ -18,8 +18,8 @@ CLASSES = ("cat", "dog", "fish")
 
 def detected(seed: int = 0, count: int = 30) -> Result:
     """Two networks' worth of rows, by all three rules each."""
-    found, truth = pictures(np.random.default_rng(seed), count)
-    others, _ = pictures(np.random.default_rng(seed + 1), count)
+    found, truth = images(np.random.default_rng(seed), count)
+    others, _ = images(np.random.default_rng(seed + 1), count)
     rows = [
         row(trained, Detected(boxes, points), None, points)
         for trained, boxes in (
@@ -52,8 +52,8 @@ def test_boxes_survive(tmp_path: Path) -> None:
     assert len(json.loads((tmp_path / "a.json").read_text())["found"]) == 2
 
 
-def test_pictures_without_boxes_survive(tmp_path: Path) -> None:
-    found, truth = pictures(np.random.default_rng(3), 10)
+def test_images_without_boxes_survive(tmp_path: Path) -> None:
+    found, truth = images(np.random.default_rng(3), 10)
     nothing = [(one[0][:0], one[1][:0], one[2][:0]) for one in found]
     made = result(rows=[row("all", Detected(Detections.of(nothing, truth, 3), "COCO"), None)], classes=CLASSES)
     write_result(tmp_path / "a.json", made)

@@ -76,10 +76,10 @@ def test_samples_survive(tmp_path: Path) -> None:
     assert len(back.rows[0].outcomes) == 5
     assert back.rows[0].spread == pytest.approx(np.std([one.value for one in samples], ddof=1))
     assert back.rows[0].score.value == pytest.approx(np.mean([one.value for one in samples]))
-    assert back.best is None, "rows that were given other pictures are not chosen among"
+    assert back.best is None, "rows that were given other images are not chosen among"
 
 
-def test_the_best_row_is_chosen_on_held_out_pictures() -> None:
+def test_the_best_row_is_chosen_on_held_out_images() -> None:
     rows = [row("conv1", answers(0.9, 0), 0.3), row("conv2", answers(0.2, 1), 0.6), row("conv3", answers(0.5, 2), 0.6)]
     assert result(rows=rows).best == "conv2"
     assert result(rows=[row("conv1", answers(0.9, 0), None)]).best is None
@@ -207,8 +207,8 @@ def test_torn_file(tmp_path: Path) -> None:
 
 def test_found_in_files_runs_and_folders(tmp_path: Path) -> None:
     for seed in range(3):
-        run = tmp_path / "runs" / f"colour{seed}"
-        for one in (result(f"colour{seed}", seed), result(f"random{seed}", seed, kind="random")):
+        run = tmp_path / "runs" / f"color{seed}"
+        for one in (result(f"color{seed}", seed), result(f"random{seed}", seed, kind="random")):
             write_result(run / "results" / f"{one.network.name}.json", one)
     (run / "settings.json").write_text("{}")  # a run holds other things too
     file = next((run / "results").glob("*.json"))
@@ -234,12 +234,12 @@ def test_found_in_files_runs_and_folders(tmp_path: Path) -> None:
             r"other test data: other \(eeeeeeee\) instead of photos/test \(bbbb",
         ),
         ({"train_digest": "e" * 64}, "other training data"),
-        ({"n_train": 7}, "other training pictures: 7 instead of 1000"),
+        ({"n_train": 7}, "other training images: 7 instead of 1000"),
         ({"classes": ("cat", "dog", "bird")}, "other classes"),
         ({"fraction": 0.01}, "other share of the labels"),
-        ({"view_ratio": 0.875}, "other part of a picture"),
-        ({"skipped": (("x.jpg", "empty"),)}, "other unreadable pictures"),
-        ({"rows": [row("conv1", answers(0.5, 0, 401))]}, "other test pictures: 401 instead of 400"),
+        ({"view_ratio": 0.875}, "other part of an image"),
+        ({"skipped": (("x.jpg", "empty"),)}, "other unreadable images"),
+        ({"rows": [row("conv1", answers(0.5, 0, 401))]}, "other test images: 401 instead of 400"),
         ({"rows": [row("conv1", ranked(1, 0))]}, "other metric: mAP instead of top-1"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Splits of the training pictures: disjoint, stratified, nested, named, the same for ever."""
+"""Splits of the training images: disjoint, stratified, nested, named, the same for ever."""
 
 import itertools
 
@@ -43,7 +43,7 @@ def test_the_split_of_every_version_before() -> None:
     st.floats(0.01, 1),
     st.integers(0, 2**63 - 1),
 )
-def test_no_class_loses_its_last_picture(sizes: list[int], share: float, fraction: float, seed: int) -> None:
+def test_no_class_loses_its_last_image(sizes: list[int], share: float, fraction: float, seed: int) -> None:
     labels = np.repeat(np.arange(len(sizes)), sizes)
     there = [one for one, size in enumerate(sizes) if size]
     try:
@@ -76,11 +76,11 @@ def test_a_fraction_of_labels_holds_every_smaller_one() -> None:
 
 def test_at_most_so_many_are_held_out() -> None:
     found = split(LABELS, 0.5, 0, most=30)
-    assert found.name == "holdout 30 pictures, seed 0" and len(found.held) == 30
+    assert found.name == "holdout 30 images, seed 0" and len(found.held) == 30
     assert counts(found.held)[:3] == [16, 8, 4]
 
 
-def test_several_labels_a_picture() -> None:
+def test_several_labels_a_image() -> None:
     for seed in range(20):
         found = split(SEVERAL, 0.9, seed)
         assert not set(found.fit) & set(found.held) and len(found.fit) + len(found.held) == 500
@@ -89,7 +89,7 @@ def test_several_labels_a_picture() -> None:
         assert (SEVERAL[few.fit] == 1).any(0).all() and 5 <= len(few.fit) <= 11
 
 
-def test_pictures_that_cannot_be_read_are_in_no_part() -> None:
+def test_images_that_cannot_be_read_are_in_no_part() -> None:
     good = RNG.random(752) < 0.9
     found = split(LABELS, 0.1, 0, good=good)
     assert sorted([*found.fit, *found.held]) == np.flatnonzero(good).tolist()
@@ -108,7 +108,7 @@ def test_what_cannot_be_split() -> None:
             split(LABELS, share, 0, fraction)
 
 
-def test_shots_of_one_class_a_picture() -> None:
+def test_shots_of_one_class_a_image() -> None:
     few, more, other = (shots(LABELS, 1, 5, k, sample, 0) for k, sample in ((2, 0), (50, 0), (2, 1)))
     assert LABELS[few.positives].tolist() == [1, 1] and counts(few.negatives) == [2, 0, 2, 2, 2]
     assert counts(more.negatives) == [50, 0, 50, 50, 2]
@@ -118,7 +118,7 @@ def test_shots_of_one_class_a_picture() -> None:
     assert set(shots(LABELS, 0, 5, 2, 0, 0).positives) < set(few.negatives)
 
 
-def test_shots_of_several_classes_a_picture() -> None:
+def test_shots_of_several_classes_a_image() -> None:
     good = np.arange(500) % 2 == 0
     drawn = shots(SEVERAL, 2, 6, 8, 0, 0, good)
     assert (SEVERAL[drawn.positives, 2] == 1).all() and len(drawn.positives) == 8

@@ -45,16 +45,16 @@ def seeds(name: str, count: int = 3, **changed: Any) -> list[Result]:
 def test_one_network() -> None:
     made = result()
     text = printed(tables([made]))
-    assert "modern: top-1 accuracy on 400 test pictures of photos/test, %" in text
+    assert "modern: top-1 accuracy on 400 test images of photos/test, %" in text
     for one in made.rows:
         value, low, high = (f"{100 * number:.1f}" for number in one.score)
         assert re.search(rf"{one.stage} +{value} \[{low}, {high}\]", text)
     for words in (
-        "[..]: 95% percentile bootstrap over test pictures, 10,000 resamples",
-        "modern: all pictures are looked at",
-        "labels of 1,000 of 1,000 training pictures of photos/train; 100 of them held out, which chose settings and",
+        "[..]: 95% percentile bootstrap over test images, 10,000 resamples",
+        "modern: all images are looked at",
+        "labels of 1,000 of 1,000 training images of photos/train; 100 of them held out, which chose settings and",
         "split: holdout 10%, seed 0 (cccccccc)",
-        "colour: pretrained alexnet, seed 0, step 1,000, seen at 96 px, best conv3",
+        "color: pretrained alexnet, seed 0, step 1,000, seen at 96 px, best conv3",
     ):
         assert words in text, words
     assert "+-" not in text and "gap" not in text
@@ -73,9 +73,9 @@ def test_the_best_row_is_bold() -> None:
 
 
 def test_seeds_are_joined() -> None:
-    made = seeds("colour")
+    made = seeds("color")
     found = tables([*made, *seeds("random", kind="random")])
-    line = next(line for line in records(found) if (line["network"], line["stage"]) == ("colour", "conv2"))
+    line = next(line for line in records(found) if (line["network"], line["stage"]) == ("color", "conv2"))
     correct = np.array([one.rows[1].outcomes[0].correct for one in made])
     assert float(line["value"]) == pytest.approx(correct.mean())
     assert (float(line["low"]), float(line["high"])) == mean(correct.mean(0))[1:]
@@ -86,14 +86,14 @@ def test_seeds_are_joined() -> None:
     text = printed(found)
     assert f"{100 * correct.mean():.1f}" in text and f"+-{100 * correct.mean(1).std(ddof=1):.1f}" in text
     assert "+-: standard deviation over seeds" in text
-    assert "colour: pretrained alexnet, 3 seeds (0, 1, 2), step 1,000" in text
+    assert "color: pretrained alexnet, 3 seeds (0, 1, 2), step 1,000" in text
     assert "random: random alexnet, 3 seeds (0, 1, 2), seen" in text
 
 
 def test_the_best_row_of_several_seeds() -> None:
     held = ((0.5, 0.4), (0.1, 0.5), (0.5, 0.4))
     made = [
-        result(f"colour{seed}", seed, [row(s, answers(0.5, seed), h) for s, h in zip(STAGES, pair, strict=False)])
+        result(f"color{seed}", seed, [row(s, answers(0.5, seed), h) for s, h in zip(STAGES, pair, strict=False)])
         for seed, pair in enumerate(held)
     ]
     assert [one.best for one in made] == ["conv1", "conv2", "conv1"]
@@ -114,15 +114,15 @@ def test_of_all_stages_and_some_all_count() -> None:
 
 
 def test_probe_seeds_are_no_training_seeds() -> None:
-    (column,) = columns([result("colour", evaluation_seed=seed, weights="w") for seed in range(3)])
+    (column,) = columns([result("color", evaluation_seed=seed, weights="w") for seed in range(3)])
     assert column.seeds == "seed 0 of the network, 3 seeds (0, 1, 2) of the evaluation"
 
 
 def test_cached_beside_augmented_with_their_gap() -> None:
     cached, augmented = (
-        seeds("colour", 2),
+        seeds("color", 2),
         [
-            result(f"colour{seed}", seed, [row(s, answers(0.7, 50 + seed), 0.5) for s in STAGES], mode="augmented")
+            result(f"color{seed}", seed, [row(s, answers(0.7, 50 + seed), 0.5) for s in STAGES], mode="augmented")
             for seed in range(3)  # one seed more, which the gap must leave out
         ],
     )
@@ -132,13 +132,11 @@ def test_cached_beside_augmented_with_their_gap() -> None:
     wanted = mean(sides[1] - sides[0], lowest=-1)
     assert tuple(float(gap[key]) for key in ("value", "low", "high")) == pytest.approx(wanted)
     text = printed(found)
-    places = [
-        text.index(f"\n {words} ") for words in ("colour cached", "colour augmented", "colour gap", "other cached")
-    ]
+    places = [text.index(f"\n {words} ") for words in ("color cached", "color augmented", "color gap", "other cached")]
     assert places == sorted(places)
     assert "cached 2 seeds (0, 1), augmented 3 seeds (0, 1, 2), step 1,000" in text
     two = printed(tables([*augmented, *cached]))
-    assert re.search(r"colour +colour +colour *\n.* cached +augmented +gap", two)
+    assert re.search(r"color +color +color *\n.* cached +augmented +gap", two)
     assert f"{100 * wanted.value:+.1f} [{100 * wanted.low:+.1f}, {100 * wanted.high:+.1f}]" in text
     assert "gap: augmented minus cached" in text
     assert len(records(found)) == 3 * 4
@@ -236,9 +234,9 @@ def test_low_shot_and_map() -> None:
     assert (
         "mean average precision" in text and "conv5, 8 shots" in text and "+-: standard deviation over samples" in text
     )
-    joined = tables([made, result("colour1", 1, rows)])
+    joined = tables([made, result("color1", 1, rows)])
     assert float(records(joined)[1]["value"]) == pytest.approx(float(line["value"]))
-    assert float(records(joined)[1]["low"]) == pytest.approx(float(line["low"])), "the same pictures were resampled"
+    assert float(records(joined)[1]["low"]) == pytest.approx(float(line["low"])), "the same images were resampled"
 
 
 def test_what_comes_from_outside_is_escaped() -> None:
@@ -260,7 +258,7 @@ def test_what_comes_from_outside_is_escaped() -> None:
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs LaTeX")
 def test_latex_compiles(tmp_path: Path) -> None:
-    made = [result(HOSTILE.replace("\u202e", "")), *seeds("colour", 2), result("colour0", mode="augmented")]
+    made = [result(HOSTILE.replace("\u202e", "")), *seeds("color", 2), result("color0", mode="augmented")]
     (tmp_path / "a.tex").write_text(
         "\\documentclass{article}\\usepackage[T1]{fontenc}\\usepackage{booktabs}\\begin{document}\n"
         f"{tables(made).latex()}\\end{{document}}\n"
@@ -269,19 +267,19 @@ def test_latex_compiles(tmp_path: Path) -> None:
 
 
 def test_latex_is_whole() -> None:
-    latex = tables([*seeds("colour_map", 2), result("b", mode="augmented"), result("b")]).latex()
+    latex = tables([*seeds("color_map", 2), result("b", mode="augmented"), result("b")]).latex()
     rows = [line for line in latex.splitlines() if line.endswith(r"\\")]
     assert len(rows) == 4 and {line.count(" & ") for line in rows} == {4}
-    assert r"\begin{tabular}{lrrrr}" in latex and r"colour\_map" in latex and r"$\pm$" in latex
+    assert r"\begin{tabular}{lrrrr}" in latex and r"color\_map" in latex and r"$\pm$" in latex
     assert latex.count("{") == latex.count("}") and r"\toprule" in latex
 
 
-def test_of_fine_tuning_held_out_pictures_choose_nothing() -> None:
+def test_of_fine_tuning_held_out_images_choose_nothing() -> None:
     rows = [row("all", ranked(1.0, 1), None)]
     one = result(rows=rows, mode="fine-tuned", n_holdout=40, view_size=0)
     (section,) = tables([one]).sections
     assert any(
         line.endswith("; 40 of them held out, which were only looked at: nothing is chosen") for line in section.footer
     )
-    assert section.grid.corner == "trained" and "seen at the pictures' own size" in section.footer[-1]
+    assert section.grid.corner == "trained" and "seen at the images' own size" in section.footer[-1]
     assert tables([result()]).sections[0].grid.corner == "stage"

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pretext.data import open_labelled
+from pretext.data import open_labeled
 from pretext.data.source import digest_of_keys
-from pretext.errors import PictureError, UserError
+from pretext.errors import ImageError, UserError
 from transfer.targets import OfClasses, checked_targets, open_targets
 
 
 class Told:
-    """A labelled source in memory that says what it is told; every picture is a shade of its own."""
+    """A labeled source in memory that says what it is told; every image is a shade of its own."""
 
     def __init__(
         self, labels: Sequence[object], classes: Sequence[str] = ("cat", "dog"), part: str = "", shade: int = 0
@@ -35,7 +35,7 @@ class Told:
 
     def read(self, index: int, shorter: int | None = None) -> Image.Image:
         if self.shade < 0:
-            raise PictureError(self.key(index), "damaged")
+            raise ImageError(self.key(index), "damaged")
         return Image.new("RGB", (4, 4), (index % 256, self.shade, 0))
 
     def digest(self) -> str:
@@ -63,15 +63,15 @@ def test_what_fits_and_what_the_digests_tell_apart() -> None:
     renamed = checked_targets("a", Told([0, 1, 1, 0], "xy", "train/"), "b", Told([0, 1], "xy"))
     assert renamed.test_digest != found.test_digest
     reshot = checked_targets("a", GOOD, "b", Told([0, 1], shade=9))
-    assert reshot.test_digest != found.test_digest, "other pictures of the same names"
+    assert reshot.test_digest != found.test_digest, "other images of the same names"
     both = checked_targets("a", SEVERAL, "b", Told(SEVERAL.labels, part="t"))  # type: ignore[arg-type]
     assert both.multilabel and both.train_digest != found.train_digest
 
 
-def test_real_pictures(shared_data: Path) -> None:
+def test_real_images(shared_data: Path) -> None:
     folder = shared_data / "voc-mini" / "VOCdevkit"
     train, test, val = (f"voc:2007:{part}:{folder}" for part in ("trainval", "test", "val"))
-    with pytest.raises(UserError, match=r"trainval:.*: no picture with cow; every class"):
+    with pytest.raises(UserError, match=r"trainval:.*: no image with cow; every class"):
         open_targets(train, test)  # a small part of the real set lacks it
     asked = ["person", "bus", "car"]
     found = open_targets(train, test, asked)
@@ -83,7 +83,7 @@ def test_real_pictures(shared_data: Path) -> None:
     for wrong, said in ((["unicorn"], "no class unicorn"), (["bus", "bus"], "twice")):
         with pytest.raises(UserError, match=said):
             open_targets(train, test, wrong)
-    with pytest.raises(UserError, match="one class a picture"):
+    with pytest.raises(UserError, match="one class an image"):
         open_targets("bundled:train", "bundled:test", ["coffee"])
     mini = shared_data / "imagenette-mini"
     assert not open_targets(str(mini / "train"), str(mini / "val")).multilabel
@@ -91,7 +91,7 @@ def test_real_pictures(shared_data: Path) -> None:
         open_targets(train, str(mini / "val"))
 
 
-def test_same_pictures(tmp_path: Path) -> None:
+def test_same_images(tmp_path: Path) -> None:
     for at, (part, kind) in enumerate((part, kind) for part in ("train", "test", "copy") for kind in ("cat", "dog")):
         (tmp_path / part / kind).mkdir(parents=True)
         shade = at % 2 if part == "copy" else at
@@ -100,15 +100,15 @@ def test_same_pictures(tmp_path: Path) -> None:
     train = str(tmp_path / "train")
     assert open_targets(train, str(tmp_path / "test")).classes == ["cat", "dog"], "keys alone prove nothing"
     for other in (train, train + "/", str(tmp_path / "link")):
-        with pytest.raises(UserError, match="same pictures"):
+        with pytest.raises(UserError, match="same images"):
             open_targets(train, other)
     with pytest.raises(UserError, match=r"all 2 test images are also training images, first cat/1.png"):
         open_targets(train, str(tmp_path / "copy"))
-    with pytest.raises(UserError, match="same pictures"):
+    with pytest.raises(UserError, match="same images"):
         open_targets("bundled:test", "bundled:test")
 
 
-def test_pictures_in_both_are_found_where_they_can_be_read() -> None:
+def test_images_in_both_are_found_where_they_can_be_read() -> None:
     assert checked_targets("a", GOOD, "b", Told([0, 1], part="train/", shade=9))
     assert checked_targets("a", GOOD, "b", Told([0, 1], part="train/", shade=-1))
     refused(GOOD, Told([0, 1], part="train/"), "all 2 test images are also training images, first train/0")
@@ -119,27 +119,27 @@ def test_classes_that_do_not_fit() -> None:
     refused(GOOD, Told([0, 1, 2], ["cat", "dog", "eel"]), "eel only in TEST")
     refused(GOOD, Told([0, 1], ["dog", "cat"]), "0 is cat in the one and dog in the other")
     refused(Told([0, 0], ["cat"]), Told([0], ["cat"]), "one class only (cat)")
-    refused(Told([0, 2], ["cat", "dog", "eel"]), Told([0, 1, 2], ["cat", "dog", "eel"]), "TRAIN: no picture of dog")
-    refused(GOOD, Told([1, 1]), "TEST: no picture of cat")
+    refused(Told([0, 2], ["cat", "dog", "eel"]), Told([0, 1, 2], ["cat", "dog", "eel"]), "TRAIN: no image of dog")
+    refused(GOOD, Told([1, 1]), "TEST: no image of cat")
     refused(GOOD, SEVERAL, "TEST has several labels", "TRAIN has one")
     refused(SEVERAL, GOOD, "TRAIN has several labels")
 
 
 def test_labels_that_cannot_be() -> None:
-    refused(GOOD, Told([]), "TEST: no picture")
+    refused(GOOD, Told([]), "TEST: no image")
     refused(GOOD, Told([0, 2]), "TEST: a label is 2")
-    refused(Told([0, -1]), GOOD, "TRAIN: 1 of 2 pictures have no label")
+    refused(Told([0, -1]), GOOD, "TRAIN: 1 of 2 images have no label")
     refused(SEVERAL, Told([[1, 0], [0, 2]]), "TEST: a label is 2", "1 (present)")
     refused(SEVERAL, Told([[1, 0, 1]]), "shape (1, 3)", "2 classes")
-    refused(SEVERAL, Told([[1, 0], [0, 0]]), "TEST: no picture with dog")
-    refused(Told([[1, 1], [1, 0], [-1, 1]]), SEVERAL, "TRAIN: no picture without cat")
+    refused(SEVERAL, Told([[1, 0], [0, 0]]), "TEST: no image with dog")
+    refused(Told([[1, 1], [1, 0], [-1, 1]]), SEVERAL, "TRAIN: no image without cat")
     short = Told([0, 1])
     short.count = 3
-    refused(GOOD, short, "2 labels of 3 pictures")
+    refused(GOOD, short, "2 labels of 3 images")
 
 
 def put(root: Path, classes: Sequence[str], first: int = 0) -> str:
-    """A folder of classes, with a picture in each."""
+    """A folder of classes, with an image in each."""
     for at, name in enumerate(classes):
         (root / name).mkdir(parents=True)
         Image.new("RGB", (9, 9), (first + at, 0, 0)).save(root / name / "1.png")
@@ -182,7 +182,7 @@ def test_lists_shards_and_other_sources_in_two_unicode_forms(tmp_path: Path) -> 
     again = [f"{DECOMPOSED[1]}/1.png 0", f"{COMPOSED[1]}/2.png 0", f"{COMPOSED[2]}/1.png 1"]  # one class in two forms
     shutil.copy(tmp_path / "train" / COMPOSED[1] / "1.png", tmp_path / "train" / COMPOSED[1] / "2.png")
     (tmp_path / "both.txt").write_text("\n".join(again))
-    assert open_labelled(f"list:{tmp_path}/both.txt:{tmp_path}/train").classes == [COMPOSED[1], COMPOSED[2]]
+    assert open_labeled(f"list:{tmp_path}/both.txt:{tmp_path}/train").classes == [COMPOSED[1], COMPOSED[2]]
     for part, names in (("train", DECOMPOSED), ("test", COMPOSED)):
         (tmp_path / "tar" / part).mkdir(parents=True)
         (tmp_path / "tar" / part / "classes.txt").write_text("\n".join(names))

@@ -1,4 +1,4 @@
-"""A network before fine-tuning: batch norm absorbed, weights rescaled, colour let in, stages frozen."""
+"""A network before fine-tuning: batch norm absorbed, weights rescaled, color let in, stages frozen."""
 
 from transfer.adapt.backbone import Adapted, AdaptSettings, adapt
 

@@ -13,7 +13,7 @@ from pretext.backbones.contract import Stage
 from pretext.errors import UserError
 from pretext.weights.inputs import FromRgb
 from transfer.adapt.bn_fold import absorb
-from transfer.adapt.color_input import add_colour
+from transfer.adapt.color_input import add_color
 from transfer.adapt.freeze import split
 from transfer.adapt.graph import trace
 from transfer.adapt.rescale import rescale
@@ -32,13 +32,13 @@ class AdaptSettings:
         batch_norm: train uses and moves statistics of the batch; frozen keeps those of pretraining, while scale and
             shift are trained (DeepCluster's fine-tuning); absorbed makes it part of the convolutions before it (as the
             paper did).
-        colour: a network of lightness sees ab too, through filters in its first layer that start at zero. One that
-            sees colour already is left as it is.
+        color: a network of lightness sees ab too, through filters in its first layer that start at zero. One that
+            sees color already is left as it is.
     """
 
     freeze_to: str = ""
     batch_norm: BatchNorm = "train"
-    colour: bool = False
+    color: bool = False
 
 
 class Adapted(nn.Module):
@@ -65,7 +65,7 @@ class Adapted(nn.Module):
     def train(self, mode: bool = True) -> "Adapted":
         """As of any module, but that what is frozen stays in evaluation mode."""
         super().train(mode)
-        for name in self.still:  # by name: synchronising batch norm puts others in their place
+        for name in self.still:  # by name: synchronizing batch norm puts others in their place
             self.features.get_submodule(name).training = False
         return self
 
@@ -80,7 +80,7 @@ class Adapted(nn.Module):
 def adapt(
     network: Network,
     settings: AdaptSettings,
-    pictures: Tensor | None = None,
+    images: Tensor | None = None,
     rescaled: bool = False,
     used: Sequence[str] = (),
 ) -> Adapted:
@@ -92,7 +92,7 @@ def adapt(
     Args:
         network: stays as it is.
         settings: what is done.
-        pictures: (N, 3, H, W), uint8, sRGB, of a size that the network takes, to rescale it with; None where
+        images: (N, 3, H, W), uint8, sRGB, of a size that the network takes, to rescale it with; None where
             weights are loaded into it afterwards.
         rescaled: whether its weights are rescaled, see ``transfer.adapt.rescale``. Its batch norm is then absorbed
             whatever the settings say, as it was where this was published: it would undo the rescaling.
@@ -100,14 +100,14 @@ def adapt(
 
     Returns:
         The copy, on the network's device, in training mode. Its structure and the names of its state do not depend on
-        the pictures.
+        the images.
 
     Raises:
         UserError: the network has no such stage, or cannot be made ready so.
     """
     features = copy.deepcopy(network.module).requires_grad_(True)
     side, device = network.view_size, next(features.parameters()).device
-    # Any picture does, but for a constant one, of which little would be left after normalisation.
+    # Any image does, but for a constant one, of which little would be left after normalization.
     example = torch.linspace(0, 1, 3 * side * side, device=device).view(1, 3, side, side)
     notes: list[str] = []
     names = [stage.name for stage in network.stages]
@@ -120,13 +120,13 @@ def adapt(
             kept = absorb(features, example)
             if kept:
                 notes.append(f"{len(kept)} batch norms, such as {kept[0]}, became layers: none before is theirs alone")
-        if rescaled and pictures is not None:
-            before, after = rescale(features, pictures.to(device), taken[-1], network.kind == "random")
+        if rescaled and images is not None:
+            before, after = rescale(features, images.to(device), taken[-1], network.kind == "random")
             notes.append(f"ratios of gradient to weights spanned a factor of {before:.3g}, rescaled {after:.3g}")
-        if settings.colour and isinstance(features, FromRgb):
-            features = add_colour(features, trace(features, example))
+        if settings.color and isinstance(features, FromRgb):
+            features = add_color(features, trace(features, example))
             if settings.freeze_to:
-                notes.append(f"frozen to {settings.freeze_to}, it cannot learn to see colour")
+                notes.append(f"frozen to {settings.freeze_to}, it cannot learn to see color")
         found = split(features, trace(features, example), settings.freeze_to, taken)
     except UserError as error:
         raise UserError(f"{network.name}: {error}") from error

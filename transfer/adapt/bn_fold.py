@@ -21,7 +21,7 @@ _TOLERANCE = 1e-3
 
 
 def is_plain(module: nn.Module) -> bool:
-    """Whether a module is a layer that applies its weights as they are: none that standardises or computes them."""
+    """Whether a module is a layer that applies its weights as they are: none that standardizes or computes them."""
     forwards = {kind.forward for kind in (*LAYERS, Conv2dSame)}
     return isinstance(module, LAYERS) and type(module).forward in forwards and "weight" in module._parameters
 

@@ -1,6 +1,6 @@
-"""Colour for a backbone that was made for lightness: ab joins its first layer by filters that start at zero.
+"""Color for a backbone that was made for lightness: ab joins its first layer by filters that start at zero.
 
-Method: the paper's fine-tuning in colour; released ``feature_learning_tests/segmentation`` (conv1_ab).
+Method: the paper's fine-tuning in color; released ``feature_learning_tests/segmentation`` (conv1_ab).
 """
 
 from typing import Any
@@ -18,10 +18,10 @@ from transfer.adapt.graph import Trace, ancestors, leaves
 _GRAY = 50.0
 
 
-class FromColour(nn.Module):
+class FromColor(nn.Module):
     """A backbone of lightness, its first layer widened: sRGB in, features of every stage out.
 
-    It is handed four channels, L, a + 50, b + 50 and 50, so that whatever it does to centre and scale L it does to
+    It is handed four channels, L, a + 50, b + 50 and 50, so that whatever it does to center and scale L it does to
     all, and the difference of the last to the middle two is ab in the units that L has in the network.
     """
 
@@ -39,7 +39,7 @@ class FromColour(nn.Module):
         return self.backbone(torch.cat((lightness, ab + _GRAY, torch.full_like(lightness, _GRAY)), dim=1))
 
 
-class WithColour(nn.Module):
+class WithColor(nn.Module):
     """A first layer with one for ab beside it, whose filters start at zero.
 
     Args:
@@ -51,19 +51,19 @@ class WithColour(nn.Module):
         kind = Conv2dSame if "Same" in type(lightness).__name__ else nn.Conv2d
         self.lightness = lightness
         of: Any = lightness
-        with torch.random.fork_rng(devices=[]):  # what is drawn after it must not depend on whether there is colour
+        with torch.random.fork_rng(devices=[]):  # what is drawn after it must not depend on whether there is color
             ab = kind(2, of.out_channels, of.kernel_size, of.stride, of.padding, of.dilation, bias=False)
         self.ab = ab.to(lightness.weight)
         nn.init.zeros_(self.ab.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, 4 n, H, W): each of the n channels that the first layer takes as four, see ``FromColour``."""
+        """(B, 4 n, H, W): each of the n channels that the first layer takes as four, see ``FromColor``."""
         ab = x[:, 1:3] - x[:, 3:4]
         joined: Tensor = self.lightness(x[:, ::4].contiguous()) + self.ab(ab)
         return joined
 
 
-def add_colour(features: FromRgb, trace: Trace) -> FromColour:
+def add_color(features: FromRgb, trace: Trace) -> FromColor:
     """Widen a backbone's first layers, in place: what it gives is the same to the bit until they are trained.
 
     Args:
@@ -76,7 +76,7 @@ def add_colour(features: FromRgb, trace: Trace) -> FromColour:
     first = {call.name: call.module for call in trace.calls if call.inputs and not leaves(ancestors(call.inputs))}
     widened = [(name, layer) for name, layer in first.items() if isinstance(layer, nn.Conv2d)]
     if not widened:
-        raise UserError("its first layer is no convolution, so colour cannot join there: leave colour out")
+        raise UserError("its first layer is no convolution, so color cannot join there: leave color out")
     for name, layer in widened:
-        features.set_submodule(name, WithColour(layer))
-    return FromColour(features.backbone)
+        features.set_submodule(name, WithColor(layer))
+    return FromColor(features.backbone)

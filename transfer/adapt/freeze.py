@@ -24,7 +24,7 @@ def split(network: nn.Module, trace: Trace, freeze_to: str, used: Collection[str
         network: what was traced.
         trace: its forward pass.
         freeze_to: the stage; "" for none.
-        used: the stages that something is learnt from.
+        used: the stages that something is learned from.
     """
     kept = ancestors([trace.stages[freeze_to]]) if freeze_to else set()
     frozen, needed = leaves(kept), leaves(ancestors([trace.stages[stage] for stage in used]))

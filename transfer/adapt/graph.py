@@ -86,7 +86,7 @@ def ancestors(nodes: Iterable[Node]) -> set[Node]:
 def leaves(nodes: Iterable[Node]) -> set[nn.Parameter]:
     """The parameters among what some nodes depend on."""
     found = {getattr(node, "variable", None) for node in nodes}
-    return {leaf for leaf in found if isinstance(leaf, nn.Parameter)}  # not the picture
+    return {leaf for leaf in found if isinstance(leaf, nn.Parameter)}  # not the image
 
 
 def _nodes(value: Any) -> Iterator[Node]:

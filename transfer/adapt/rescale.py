@@ -1,4 +1,4 @@
-"""Weights rescaled on pictures before fine-tuning, so that all layers learn at about the same pace.
+"""Weights rescaled on images before fine-tuning, so that all layers learn at about the same pace.
 
 Method: Kraehenbuehl, Doersch, Donahue and Darrell, *Data-dependent Initializations of Convolutional Neural Networks*
 (ICLR 2016), and its released tool magic_init with -cs, by which the paper's networks went into fine-tuning.
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pretext.errors import UserError
-from pretext.initialization import initialise
+from pretext.initialization import initialize
 from transfer.adapt.bn_fold import LAYERS, Layer, is_plain
 
 _ROUNDS = 10
@@ -21,7 +21,7 @@ _CLOSE = 0.01
 _AT_ONCE = 16
 
 
-def rescale(network: nn.Module, pictures: Tensor, stage: str, random: bool) -> tuple[float, float]:
+def rescale(network: nn.Module, images: Tensor, stage: str, random: bool) -> tuple[float, float]:
     """Rescale a network that has absorbed its batch norms, in place.
 
     Random weights first get, in the order of the forward pass, standard deviation 1 and mean 0.1 at every unit (the
@@ -31,24 +31,24 @@ def rescale(network: nn.Module, pictures: Tensor, stage: str, random: bool) -> t
 
     Args:
         network: sRGB in, stage name -> features out; in evaluation mode, without batch norm.
-        pictures: (N, 3, H, W), uint8, on its device.
+        images: (N, 3, H, W), uint8, on its device.
         stage: the last that is used.
-        random: whether nothing has been learnt yet.
+        random: whether nothing has been learned yet.
 
     Returns:
         As ``calibrate``.
 
     Raises:
-        UserError: there are no pictures, or no gradient gets through the network.
+        UserError: there are no images, or no gradient gets through the network.
     """
-    if not len(pictures):
-        raise UserError("there are no pictures to rescale with: give at least one")
+    if not len(images):
+        raise UserError("there are no images to rescale with: give at least one")
     if random:
-        initialise(network, [pictures], "data", seed=0)
-    return calibrate(network, pictures, stage)
+        initialize(network, [images], "data", seed=0)
+    return calibrate(network, images, stage)
 
 
-def calibrate(network: nn.Module, pictures: Tensor, stage: str) -> tuple[float, float]:
+def calibrate(network: nn.Module, images: Tensor, stage: str) -> tuple[float, float]:
     """Give all layers the same ratio of gradient to weights, in place: the between-layer part.
 
     The ratio of a layer is sqrt(mean(dW^2) / mean(W^2)), for gradients of N(0, 1) at the end. In each of up to ten
@@ -64,7 +64,7 @@ def calibrate(network: nn.Module, pictures: Tensor, stage: str) -> tuple[float, 
 
     Args:
         network: as for ``rescale``.
-        pictures: likewise.
+        images: likewise.
         stage: the end.
 
     Returns:
@@ -76,7 +76,7 @@ def calibrate(network: nn.Module, pictures: Tensor, stage: str) -> tuple[float, 
     spreads: list[float] = []
     least, best, state = math.inf, 0, network.state_dict()
     for done in range(_ROUNDS + 1):
-        ratios, inputs, deviation = _measure(network, pictures, stage)
+        ratios, inputs, deviation = _measure(network, images, stage)
         if not ratios or not 0 < deviation < math.inf:
             if done:  # it ran away: what was best stays
                 break
@@ -91,12 +91,12 @@ def calibrate(network: nn.Module, pictures: Tensor, stage: str) -> tuple[float, 
         if off < _CLOSE or done == _ROUNDS:
             break
         factors = {layer: math.exp((log - target) / 2) for layer, log in logs.items()}
-        _apply(network, pictures[:_AT_ONCE], factors, inputs)
+        _apply(network, images[:_AT_ONCE], factors, inputs)
     network.load_state_dict(state)
     return spreads[0], spreads[best]
 
 
-def _measure(network: nn.Module, pictures: Tensor, stage: str) -> tuple[dict[Layer, float], dict[Layer, float], float]:
+def _measure(network: nn.Module, images: Tensor, stage: str) -> tuple[dict[Layer, float], dict[Layer, float], float]:
     """Every layer's ratio, the mean size of what goes into it, and the mean standard deviation of the end's units."""
     layers = list({id(layer.weight): layer for layer in _layers(network) if is_plain(layer)}.values())
     if not layers:
@@ -110,7 +110,7 @@ def _measure(network: nn.Module, pictures: Tensor, stage: str) -> tuple[dict[Lay
         inputs.setdefault(layer, float(x.detach().abs().mean()))
 
     with _at_layers(network, look), torch.enable_grad():
-        for batch in pictures.split(_AT_ONCE):
+        for batch in images.split(_AT_ONCE):
             end = network(batch)[stage]
             noise = torch.randn(end.shape, generator=generator).to(end)
             gradients = torch.autograd.grad(end, [layer.weight for layer in layers], noise, allow_unused=True)

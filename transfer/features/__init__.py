@@ -1,4 +1,4 @@
-"""Features of frozen networks: pooled, in one pass over the pictures, kept on disk, read back in rows."""
+"""Features of frozen networks: pooled, in one pass over the images, kept on disk, read back in rows."""
 
 from transfer.features.extraction import (
     CacheSettings,

@@ -3,8 +3,8 @@
 An entry is a folder, named by the hash of its identity:
 
 identity.json   what the rows are of; an entry whose file says anything else is begun anew
-conv1.f16 ...   a column of vectors: a row for each picture, in order, raw, little-endian
-blocks.jsonl    a line for each block of rows: first and last row, the CRC-32 of every column's part, pictures that
+conv1.f16 ...   a column of vectors: a row for each image, in order, raw, little-endian
+blocks.jsonl    a line for each block of rows: first and last row, the CRC-32 of every column's part, images that
                 cannot be read, seconds; and the CRC-32 of the line itself
 
 A block counts once its line stands, which is after its rows are on the disk. So a kill at any moment
@@ -33,7 +33,7 @@ from pretext.files import write_atomically
 
 Storage = Literal["float16", "float32"]
 Skip = tuple[int, str, str]
-"""Row, key and reason of a picture that cannot be read."""
+"""Row, key and reason of an image that cannot be read."""
 
 ROWS = 1024
 """Of a block, at most."""

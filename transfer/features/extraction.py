@@ -1,4 +1,4 @@
-"""Pooled features of every stage of several networks, in one pass over the pictures, kept on disk."""
+"""Pooled features of every stage of several networks, in one pass over the images, kept on disk."""
 
 import hashlib
 import json
@@ -29,7 +29,7 @@ from transfer.networks import Network
 from transfer.results import code_digest
 
 _FORMAT = 1  # of entries: another one where the same identity would give other rows
-# What makes features of pixels, which `_pictures` looks at itself: kept features of other code would speak for this.
+# What makes features of pixels, which `_images` looks at itself: kept features of other code would speak for this.
 _MAKERS = ("pretext/backbones", "pretext/color.py", "pretext/weights/inputs.py", "transfer/features/pool.py")
 _AT_ONCE = 64  # blocks end where batches do, so that rows are computed in the same company after a kill
 _CALIBRATING = 2048
@@ -49,12 +49,12 @@ class WantedEntry(NamedTuple):
 
 
 class View(NamedTuple):
-    """How a picture is looked at: the middle square, resized."""
+    """How an image is looked at: the middle square, resized."""
 
     size: int
     """Of what the network sees, pixels."""
     ratio: float = 1.0
-    """The square's side as a share of the picture's shorter side: 0.875 is a crop of 224 from 256."""
+    """The square's side as a share of the image's shorter side: 0.875 is a crop of 224 from 256."""
 
 
 @dataclass(frozen=True)
@@ -87,11 +87,11 @@ class FeatureSet:
     """Features of one network on one source, complete and checked."""
 
     rows: int
-    """One for each picture, in the source's order."""
+    """One for each image, in the source's order."""
     skipped: list[tuple[str, str]]
-    """Key and reason of the pictures that cannot be read."""
+    """Key and reason of the images that cannot be read."""
     good: NDArray[np.bool_]
-    """(rows,): which pictures could be read; the rows of the others are zeros."""
+    """(rows,): which images could be read; the rows of the others are zeros."""
     seconds: float
     """That computing took, in this process and earlier ones, with all that was computed in the same passes."""
     nbytes: int
@@ -120,17 +120,17 @@ def extract(
 ) -> list[FeatureSet]:
     """Features of every stage of every network under every pooling rule: from the cache, what lacks is computed.
 
-    All that lacks is computed in one pass over the pictures, from the first row that any of it lacks. A kill
+    All that lacks is computed in one pass over the images, from the first row that any of it lacks. A kill
     loses less than a minute of that; the rows are then the same, to the bit, as those of one pass.
 
     Args:
         networks: they are moved to the place's device.
-        source: the pictures.
+        source: the images.
         view: how they are looked at; a size that all networks take.
         rules: see ``transfer.features.pool``.
         place: where, at which precision.
         cache: where features are kept, and how.
-        calibrate_on: pictures for the batch-norm statistics of networks that need them, and how they are
+        calibrate_on: images for the batch-norm statistics of networks that need them, and how they are
             looked at; None if no network needs any.
         title: of the progress bar.
 
@@ -138,7 +138,7 @@ def extract(
         One for each network.
 
     Raises:
-        UserError: no picture can be read; a network gives what is no number, or too great for the storage; the
+        UserError: no image can be read; a network gives what is no number, or too great for the storage; the
             cache cannot be written, or has too little room.
         KeyboardInterrupt, SystemExit: a signal asked to stop; all that was computed is kept.
     """
@@ -177,19 +177,19 @@ def wanted_entries(
 ) -> list[dict[str, WantedEntry]]:
     """The entries of the cache in which ``extract`` keeps what it is asked for: one for each network and rule.
 
-    They are named, not made: a picture of zeros goes through every network for the shapes of its stages, and some
-    pictures are read, by which they are known again. The arguments are those of ``extract``.
+    They are named, not made: an image of zeros goes through every network for the shapes of its stages, and some
+    images are read, by which they are known again. The arguments are those of ``extract``.
     """
     assert len(source) and rules
-    pictures = _pictures(source, view)
+    images = _images(source, view)
     calibration: dict[str, Any] | None = None
     if calibrate_on:
         same = calibrate_on[0] is source and calibrate_on[1] == view
-        calibration = {**(pictures if same else _pictures(*calibrate_on)), "precision": place.precision}
+        calibration = {**(images if same else _images(*calibrate_on)), "precision": place.precision}
     wanted: list[dict[str, WantedEntry]] = []
     for network in networks:
         statistics = calibration if network.calibrated and network.norms else None
-        assert statistics or not (network.calibrated and network.norms), "batch-norm statistics need pictures"
+        assert statistics or not (network.calibrated and network.norms), "batch-norm statistics need images"
         shapes = _shapes(network, view.size, place)
         wanted.append({})
         for rule in rules:
@@ -197,7 +197,7 @@ def wanted_entries(
                 "format": _FORMAT,
                 "weights": network.weights,
                 "calibration": statistics,
-                "pictures": pictures,
+                "images": images,
                 "rule": rule,
                 "precision": place.precision,
                 "storage": storage,
@@ -211,26 +211,26 @@ def wanted_entries(
 
 @torch.no_grad()
 def calibrate_batch_norm(network: Network, source: Source, view: View, place: Place) -> None:
-    """Give a network of random weights the batch-norm statistics of pictures, in place; weights stay.
+    """Give a network of random weights the batch-norm statistics of images, in place; weights stay.
 
-    A network at random initialisation has never seen a picture: with the mean 0 and variance 1 that its
+    A network at random initialization has never seen an image: with the mean 0 and variance 1 that its
     layers start with, its deeper features shrink, and a comparison would credit pretraining with
-    having run batch normalisation at all. Nothing is done to a network that needs no statistics, or has
+    having run batch normalization at all. Nothing is done to a network that needs no statistics, or has
     these already.
 
     Args:
         network: it is moved to the place's device.
-        source: the pictures; up to 2,048 of them are seen, drawn evenly.
+        source: the images; up to 2,048 of them are seen, drawn evenly.
         view: how they are looked at.
         place: where, at which precision.
 
     Raises:
-        UserError: not even two of the pictures can be read.
+        UserError: not even two of the images can be read.
     """
     norms = network.norms
     if not network.calibrated or not norms:
         return
-    mark = json.dumps({**_pictures(source, view), "precision": place.precision})
+    mark = json.dumps({**_images(source, view), "precision": place.precision})
     if network.calibration == mark:
         return
     network.module.to(place.device)
@@ -250,14 +250,14 @@ def calibrate_batch_norm(network: Network, source: Source, view: View, place: Pl
             norm.momentum = momentum
             norm.eval()
     if not seen:
-        raise UserError(f"{network.name}: its batch-norm statistics need two pictures that can be read, at least")
+        raise UserError(f"{network.name}: its batch-norm statistics need two images that can be read, at least")
     network.calibration = mark
 
 
 def _compute(lacking: Sequence[Job], source: Source, view: View, place: Place, title: str, began: float) -> None:
     """Write the rows that entries lack; their time counts from ``began``."""
     rows, at = len(source), min(entry.done for _, _, entry in lacking)
-    with stop_requests() as asked, progress(title, rows, "pictures", done=at) as advance:
+    with stop_requests() as asked, progress(title, rows, "images", done=at) as advance:
         for batch in stream(Views(source, *view), range(at, rows), _AT_ONCE, place.workers):
             count = min(_AT_ONCE, rows - at)
             skipped = _skipped_rows(batch, source, range(at, at + count))
@@ -276,11 +276,11 @@ def _compute(lacking: Sequence[Job], source: Source, view: View, place: Place, t
             if asked():  # after the last batch too: who comes next would not know of it
                 for _, _, entry in lacking:
                     entry.flush()
-                leave(asked(), f"features of {at:,} of {rows:,} pictures are kept")
+                leave(asked(), f"features of {at:,} of {rows:,} images are kept")
 
 
 def _key(source: Source, at: int, good: NDArray[np.bool_], number: int) -> str:
-    """Of a picture of the batch at a row, by its number among those that can be read."""
+    """Of an image of the batch at a row, by its number among those that can be read."""
     return source.key(at + int(np.flatnonzero(good)[number]))
 
 
@@ -291,7 +291,7 @@ def _networks(jobs: Sequence[Job]) -> list[Network]:
 def _rows(
     jobs: Sequence[Job], rgb: Tensor, good: NDArray[np.bool_], key: Callable[[int], str], place: Place
 ) -> Iterator[dict[str, NDArray[Any]]]:
-    """The rows of a batch for every job: stage -> (B, dims), with zeros where a picture cannot be read."""
+    """The rows of a batch for every job: stage -> (B, dims), with zeros where an image cannot be read."""
     if not jobs:
         return
     storage = jobs[0][2].storage
@@ -353,10 +353,10 @@ def _shapes(network: Network, size: int, place: Place) -> dict[str, tuple[int, i
     return {name: (maps.shape[1], maps.shape[2], maps.shape[3]) for name, maps in stages.items()}
 
 
-def _pictures(source: Source, view: View) -> dict[str, Any]:
-    """What tells these pictures, as they are looked at, from others.
+def _images(source: Source, view: View) -> dict[str, Any]:
+    """What tells these images, as they are looked at, from others.
 
-    Names do not: 0001.png is in many folders. Some of the pictures themselves do.
+    Names do not: 0001.png is in many folders. Some of the images themselves do.
     """
     count, views, seen = len(source), Views(source, *view), hashlib.sha256()
     for index in sorted({number * (count - 1) // (_LOOKED_AT - 1) for number in range(_LOOKED_AT)}):
@@ -380,7 +380,7 @@ def _skipped_rows(batch: Batch, source: Source, rows: range) -> list[Skip]:
 
 
 def _forget_repaired(entries: Sequence[Entry], source: Source, view: View) -> None:
-    """Drop rows of pictures that could not be read, but can now."""
+    """Drop rows of images that could not be read, but can now."""
     views, readable = Views(source, *view), {}
     for entry in entries:
         for row, _, _ in (skip for block in list(entry.blocks) for skip in block.skipped):
@@ -396,7 +396,7 @@ def _feature_set(entries: Mapping[str, Entry]) -> FeatureSet:
     blocks = [block for entry in entries.values() for block in entry.blocks]
     skipped = {row: (key, reason) for block in blocks for row, key, reason in block.skipped}
     if len(skipped) == count:
-        raise UserError(f"none of {count} pictures can be read; the first: {': '.join(skipped[0])}")
+        raise UserError(f"none of {count} images can be read; the first: {': '.join(skipped[0])}")
     good = np.ones(count, bool)
     good[list(skipped)] = False
     return FeatureSet(

@@ -14,7 +14,7 @@ _AT_ONCE = 4096
 
 
 class Rows:
-    """The features of some pictures, by stage and pooling: float32 on the device, whatever they are stored as.
+    """The features of some images, by stage and pooling: float32 on the device, whatever they are stored as.
 
     A matrix that fits is kept on the device; a larger one is read from its file row by row.
 
@@ -45,15 +45,15 @@ class Rows:
             yield self[indices[start : start + _AT_ONCE]]
 
     def statistics(self, indices: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """Mean and variance (of the population) of every feature over some pictures: (dims,) each, float64.
+        """Mean and variance (of the population) of every feature over some images: (dims,) each, float64.
 
         Pieces are joined as Chan, Golub and LeVeque (1979) do, which loses nothing where means are large.
         """
         mean = torch.zeros(self.dims, dtype=torch.float64, device=self.device)
         squares, count = torch.zeros_like(mean), 0
         for chunk in self.chunks(indices):
-            variance, centre = (part.double() for part in torch.var_mean(chunk, 0, correction=0))
-            moved, both = centre - mean, count + len(chunk)
+            variance, center = (part.double() for part in torch.var_mean(chunk, 0, correction=0))
+            moved, both = center - mean, count + len(chunk)
             squares += variance * len(chunk) + moved.square() * (count * len(chunk) / both)
             mean += moved * (len(chunk) / both)
             count = both

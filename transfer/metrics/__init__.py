@@ -1,7 +1,7 @@
-"""What the test pictures said of a network, by the kind of its task, and the numbers that follow from it.
+"""What the test images said of a network, by the kind of its task, and the numbers that follow from it.
 
-A number here is a function of how often each picture counts. So its interval is that function of random counts,
-and its difference between two networks is tested by swapping what they said of each picture.
+A number here is a function of how often each image counts. So its interval is that function of random counts,
+and its difference between two networks is tested by swapping what they said of each image.
 """
 
 from transfer.metrics.accuracy import Answers

@@ -1,4 +1,4 @@
-"""Multi-class answers: which test pictures are answered right."""
+"""Multi-class answers: which test images are answered right."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ class Answers(Outcome):
     """Top-1 accuracy.
 
     Args:
-        correct: which pictures are answered right, bool (N,).
+        correct: which images are answered right, bool (N,).
     """
 
     metric = "top-1"
@@ -38,24 +38,24 @@ class Answers(Outcome):
 
     @classmethod
     def joint(cls, seeds: Sequence[Sequence[Outcome]]) -> Estimate:
-        """Of the share of seeds that are right, picture by picture."""
+        """Of the share of seeds that are right, image by image."""
         return mean(_shares(seeds))
 
     @classmethod
     def gap(cls, first: Sequence[Sequence[Outcome]], second: Sequence[Sequence[Outcome]]) -> Estimate:
-        """Of each picture's difference."""
+        """Of each image's difference."""
         return mean(_shares(second) - _shares(first), lowest=-1)
 
     @classmethod
     def tested(cls, first: Sequence[Outcome], second: Sequence[Outcome]) -> Tested:
-        """One outcome each: McNemar's. Several: sign flips of each picture's difference."""
+        """One outcome each: McNemar's. Several: sign flips of each image's difference."""
         if len(first) == len(second) == 1:
             return Tested(mcnemar(_correct(first[0]), _correct(second[0])), "McNemar, exact")
-        return Tested(sign_flips(_shares([second]) - _shares([first])), "sign flips of pictures")
+        return Tested(sign_flips(_shares([second]) - _shares([first])), "sign flips of images")
 
 
 def _shares(seeds: Sequence[Sequence[Outcome]]) -> Floats:
-    """Of each picture how often it is answered right, over samples and seeds, in [0, 1]: (N,)."""
+    """Of each image how often it is answered right, over samples and seeds, in [0, 1]: (N,)."""
     each = [np.mean([_correct(outcome) for outcome in outcomes], axis=0) for outcomes in seeds]
     total: Floats = np.mean(each, axis=0)
     return total

@@ -1,4 +1,4 @@
-"""Average precision of ranked pictures, under any weights of them."""
+"""Average precision of ranked images, under any weights of them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from transfer.bootstrap import SWAPS, Floats, mean_over_classes, resamples, swap
 
 
 class Ranking:
-    """The pictures of one class by falling score: its average precision, whatever weight each picture has.
+    """The images of one class by falling score: its average precision, whatever weight each image has.
 
     Args:
         scores: (N,).
@@ -20,7 +20,7 @@ class Ranking:
 
     Average precision is the area under the steps of the precision-recall curve: the sum over the
     distinct scores, falling, of precision times what recall gains; so ties are one step. It is what
-    scikit-learn's ``average_precision_score`` is. Weights are how often each picture was drawn: so a
+    scikit-learn's ``average_precision_score`` is. Weights are how often each image was drawn: so a
     resample needs no sorting of its own, and a product with two sparse matrices is all of it.
     """
 
@@ -61,23 +61,23 @@ def mean_average_precision(scores: NDArray[Any], truth: NDArray[Any]) -> float:
 
 
 def resampled_map(scores: NDArray[Any], truth: NDArray[Any]) -> Floats:
-    """Mean average precision of ``MAP_RESAMPLES`` resamples of the pictures.
+    """Mean average precision of ``MAP_RESAMPLES`` resamples of the images.
 
     A class of which a resample has no positive is left out of its mean. Resample i is the same
-    pictures for all that have as many: means over seeds and paired differences are those of these numbers.
+    images for all that have as many: means over seeds and paired differences are those of these numbers.
     """
     rankings = _rankings(scores, truth)
     return resamples(lambda weights: _mean_ap(rankings, weights), len(truth))
 
 
 def swaps(pairs: Sequence[tuple[NDArray[Any], NDArray[Any]]], truth: NDArray[Any], draws: int = SWAPS) -> float:
-    """Two-sided Monte-Carlo p of a difference in mean average precision: each picture's scores might be swapped.
+    """Two-sided Monte-Carlo p of a difference in mean average precision: each image's scores might be swapped.
 
     Args:
         pairs: scores of the one and of the other network, (N, C) each; the difference is the mean over
-            pairs, and a picture is swapped in all of them or in none.
+            pairs, and an image is swapped in all of them or in none.
         truth: (N, C), 1 present, 0 absent, -1 not counted.
-        draws: of which pictures are swapped.
+        draws: of which images are swapped.
 
     Scores are first replaced by their ranks within class and network, which changes no average
     precision: so networks whose scores have other units can be swapped.
@@ -104,7 +104,7 @@ def stretch_sums(members: NDArray[np.intp], ends: NDArray[np.intp], count: int) 
 
 
 def _area(gained: NDArray[Any], seen: NDArray[Any]) -> NDArray[Any]:
-    """Under the steps of precision over recall, of positives and pictures between one step and the next."""
+    """Under the steps of precision over recall, of positives and images between one step and the next."""
     if not len(gained):
         return np.full(gained.shape[1], np.nan, gained.dtype)
     found = np.cumsum(gained, 0)

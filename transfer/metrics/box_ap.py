@@ -1,4 +1,4 @@
-"""Detection: the boxes that were found in the test pictures, and their average precision by three rules."""
+"""Detection: the boxes that were found in the test images, and their average precision by three rules."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from transfer.metrics.precision import Curve, Points
 
 
 class Objects(Protocol):
-    """What is to be found in a picture."""
+    """What is to be found in an image."""
 
     @property
     def boxes(self) -> NDArray[np.float32]:
@@ -32,10 +32,10 @@ class Objects(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Truth:
-    """What is to be found in all test pictures, one after the other.
+    """What is to be found in all test images, one after the other.
 
     Args:
-        counts: of each picture how many objects it has, int64 (N,).
+        counts: of each image how many objects it has, int64 (N,).
         boxes: float32 (G, 4).
         labels: int64 (G,).
         difficult: bool (G,).
@@ -50,24 +50,24 @@ class Truth:
 
     @cached_property
     def positives(self) -> NDArray[np.int64]:
-        """Of each picture and class how many are to be found, (N, C)."""
+        """Of each image and class how many are to be found, (N, C)."""
         counts = np.zeros((len(self.counts), self.classes), dtype=np.int64)
-        np.add.at(counts, (_pictures(self.counts)[~self.difficult], self.labels[~self.difficult]), 1)
+        np.add.at(counts, (_images(self.counts)[~self.difficult], self.labels[~self.difficult]), 1)
         return counts
 
 
 @dataclass(frozen=True, eq=False)
 class Detections:
-    """What was found in all test pictures, one after the other.
+    """What was found in all test images, one after the other.
 
     Args:
-        counts: of each picture how many boxes were found, int64 (N,).
+        counts: of each image how many boxes were found, int64 (N,).
         boxes: float32 (M, 4), xyxy in continuous pixel coordinates.
         scores: float32 (M,).
         labels: int64 (M,), below the truth's classes.
-        truth: of the same pictures.
+        truth: of the same images.
 
-    Boxes of the same score stand in the order of the pictures, and within one as given.
+    Boxes of the same score stand in the order of the images, and within one as given.
     """
 
     counts: NDArray[np.int64]
@@ -80,11 +80,11 @@ class Detections:
     def of(
         cls, found: Sequence[tuple[ArrayLike, ArrayLike, ArrayLike]], truth: Sequence[Objects], classes: int = 20
     ) -> "Detections":
-        """Of pictures, at least one of which has an object that is not difficult.
+        """Of images, at least one of which has an object that is not difficult.
 
         Args:
-            found: of each picture its boxes (n, 4), scores (n,) and labels (n,).
-            truth: of each picture its objects.
+            found: of each image its boxes (n, 4), scores (n,) and labels (n,).
+            truth: of each image its objects.
             classes: C, above any label.
         """
         known = Truth(
@@ -105,7 +105,7 @@ class Detections:
         )
 
     def __post_init__(self) -> None:
-        assert len(self.counts) == len(self.truth.counts), "other pictures than those of the truth"
+        assert len(self.counts) == len(self.truth.counts), "other images than those of the truth"
         assert len(self.boxes) == len(self.scores) == len(self.labels) == self.counts.sum()
         assert np.isfinite(self.boxes).all() and np.isfinite(self.scores).all(), "boxes and scores must be finite"
         assert (self.boxes[:, :2] <= self.boxes[:, 2:]).all(), "a box from right to left"
@@ -114,13 +114,13 @@ class Detections:
     @cached_property
     def _found(self) -> Boxes:
         order = np.argsort(-self.scores, kind="stable")
-        return Boxes(self.boxes[order], self.labels[order], _pictures(self.counts)[order])
+        return Boxes(self.boxes[order], self.labels[order], _images(self.counts)[order])
 
     @cached_property
     def _verdicts(self) -> dict[bool, Verdicts]:
         """By the devkit's rules, (1, M), and by COCO's, (10, M)."""
         found, truth = self._found, self.truth
-        pairs = overlaps(found, Boxes(truth.boxes, truth.labels, _pictures(truth.counts)))
+        pairs = overlaps(found, Boxes(truth.boxes, truth.labels, _images(truth.counts)))
         voc = voc_verdicts(len(found.labels), pairs, truth.difficult)
         return {False: voc[None], True: coco_verdicts(found, pairs, truth.difficult)}
 
@@ -131,9 +131,9 @@ class Detections:
         curves = []
         for label in range(self.truth.classes):
             of_class = found.labels == label
-            pictures = found.pictures[of_class]
+            images = found.images[of_class]
             counted = [(each != IGNORED, each == RIGHT) for each in verdicts[:, of_class]]
-            curves.append([Curve(pictures[use], right[use], positives[:, label]) for use, right in counted])
+            curves.append([Curve(images[use], right[use], positives[:, label]) for use, right in counted])
         return curves
 
 
@@ -173,7 +173,7 @@ class Detected(Weighted):
 
     @classmethod
     def tested(cls, first: Sequence[Outcome], second: Sequence[Outcome]) -> Tested:
-        """Swaps of what two networks said of a picture, in all pairs of networks or in none."""
+        """Swaps of what two networks said of an image, in all pairs of networks or in none."""
         measures = [
             one.side_by_side(two)
             for one, two in pairs(first, second)
@@ -182,7 +182,7 @@ class Detected(Weighted):
         return tested_by_swaps(measures, first[0].count)
 
     def side_by_side(self, other: "Detected") -> Measure:
-        """The number, of weights (2N, R): how often each picture counts as this network saw it, then as the other.
+        """The number, of weights (2N, R): how often each image counts as this network saw it, then as the other.
 
         Boxes stand by their place in their own network's order.
         """
@@ -211,7 +211,7 @@ def _precisions(curves: Sequence[Sequence[Curve]], weights: NDArray[Any], points
     )
 
 
-def _pictures(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+def _images(counts: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.repeat(np.arange(len(counts)), counts)
 
 

@@ -16,22 +16,22 @@ RIGHT, WRONG, IGNORED = 1, -1, 0
 
 VOC_OVERLAP = 0.5
 COCO_OVERLAPS = np.linspace(0.5, 0.95, 10)
-COCO_MOST = 100  # boxes of a picture and class that count: the highest-scoring ones
+COCO_MOST = 100  # boxes of an image and class that count: the highest-scoring ones
 
 
 class Boxes(NamedTuple):
-    """Boxes of all pictures, one after the other."""
+    """Boxes of all images, one after the other."""
 
     boxes: NDArray[np.float32]
     """(M, 4)"""
     labels: NDArray[np.int64]
     """(M,)"""
-    pictures: NDArray[np.int64]
-    """Index of the picture that each is in, (M,)."""
+    images: NDArray[np.int64]
+    """Index of the image that each is in, (M,)."""
 
 
 class Overlaps(NamedTuple):
-    """Pairs of a found and a true box of one class in one picture, that overlap."""
+    """Pairs of a found and a true box of one class in one image, that overlap."""
 
     found: NDArray[np.int64]
     """Index of the found box; rises."""
@@ -42,9 +42,9 @@ class Overlaps(NamedTuple):
 
 
 def overlaps(found: Boxes, true: Boxes) -> Overlaps:
-    """Every pair of a found and a true box of one class in one picture that have area in common."""
+    """Every pair of a found and a true box of one class in one image that have area in common."""
     classes = 1 + max([0, *found.labels.tolist(), *true.labels.tolist()])
-    keys, groups = (each.pictures * classes + each.labels for each in (found, true))
+    keys, groups = (each.images * classes + each.labels for each in (found, true))
     order = np.argsort(groups, kind="stable")
     starts, ends = (np.searchsorted(groups[order], keys, side) for side in ("left", "right"))
     counts = ends - starts
@@ -117,9 +117,9 @@ def _areas(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _places(found: Boxes) -> NDArray[np.int64]:
-    """Of each box how many of its picture and class stand before it."""
-    order = np.lexsort((np.arange(len(found.labels)), found.labels, found.pictures))
-    key = np.stack([found.pictures[order], found.labels[order]])
+    """Of each box how many of its image and class stand before it."""
+    order = np.lexsort((np.arange(len(found.labels)), found.labels, found.images))
+    key = np.stack([found.images[order], found.labels[order]])
     begins = np.flatnonzero(np.append(True, (np.diff(key) != 0).any(0))[: key.shape[1]])
     places = np.empty(len(order), dtype=np.int64)
     places[order] = np.arange(len(order)) - np.repeat(begins, np.diff(np.append(begins, len(order))))

@@ -8,10 +8,10 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from transfer.bootstrap import Estimate, Floats, Metric, centred, mean_over_classes, resamples, swapped
+from transfer.bootstrap import Estimate, Floats, Metric, centerd, mean_over_classes, resamples, swapped
 
 Measure = Callable[[NDArray[Any]], Floats]
-"""Of weights, (N, R), how often each picture counts: a number for each column, (..., R); nan where there is none."""
+"""Of weights, (N, R), how often each image counts: a number for each column, (..., R); nan where there is none."""
 
 
 class Tested(NamedTuple):
@@ -23,7 +23,7 @@ class Tested(NamedTuple):
 
 
 class Outcome(ABC):
-    """What the test pictures said of one network; of each metric there is one kind."""
+    """What the test images said of one network; of each metric there is one kind."""
 
     metric: ClassVar[Metric]
     slow: ClassVar[bool]
@@ -32,7 +32,7 @@ class Outcome(ABC):
     @property
     @abstractmethod
     def count(self) -> int:
-        """N, of the test pictures."""
+        """N, of the test images."""
 
     @property
     @abstractmethod
@@ -42,12 +42,12 @@ class Outcome(ABC):
     @classmethod
     @abstractmethod
     def joint(cls, seeds: Sequence[Sequence["Outcome"]]) -> Estimate:
-        """Mean over seeds of the mean over samples; the pictures are resampled for all of them at once."""
+        """Mean over seeds of the mean over samples; the images are resampled for all of them at once."""
 
     @classmethod
     @abstractmethod
     def gap(cls, first: Sequence[Sequence["Outcome"]], second: Sequence[Sequence["Outcome"]]) -> Estimate:
-        """What ``joint`` gives for the second minus what it gives for the first, on the same pictures."""
+        """What ``joint`` gives for the second minus what it gives for the first, on the same images."""
 
     @classmethod
     @abstractmethod
@@ -56,7 +56,7 @@ class Outcome(ABC):
 
 
 class Weighted(Outcome):
-    """One whose number is a mean over classes, and any function of how often each picture counts."""
+    """One whose number is a mean over classes, and any function of how often each image counts."""
 
     slow = True
     counted: ClassVar[str]
@@ -69,10 +69,10 @@ class Weighted(Outcome):
 
     @abstractmethod
     def classes_under(self, weights: NDArray[Any]) -> Floats:
-        """Each class's number where pictures count as often as weights, (N, R), say: (C, R); nan where it has none."""
+        """Each class's number where images count as often as weights, (N, R), say: (C, R); nan where it has none."""
 
     def under(self, weights: NDArray[Any]) -> Floats:
-        """The number where pictures count as often as weights, (N, R), say: (R,); nan where no class has one."""
+        """The number where images count as often as weights, (N, R), say: (R,); nan where no class has one."""
         return mean_over_classes(self.classes_under(weights))
 
     def per_class(self) -> Floats:
@@ -87,19 +87,19 @@ class Weighted(Outcome):
 
     @cached_property
     def resampled_classes(self) -> Floats:
-        """Each class's number on resamples of the pictures: (C, resamples)."""
+        """Each class's number on resamples of the images: (C, resamples)."""
         return resamples(self.classes_under, self.count)
 
     @property
     def resampled(self) -> Floats:
-        """The number on resamples of the pictures; a class that has none on one is left out of its mean."""
+        """The number on resamples of the images; a class that has none on one is left out of its mean."""
         return mean_over_classes(self.resampled_classes)
 
     @classmethod
     def joint(cls, seeds: Sequence[Sequence[Outcome]]) -> Estimate:
-        """Centred on the number: see ``transfer.bootstrap.centred``."""
+        """Centerd on the number: see ``transfer.bootstrap.centerd``."""
         found = _weighted(seeds)
-        return centred(_mean([[one.value for one in each] for each in found]), _resampled(found))
+        return centerd(_mean([[one.value for one in each] for each in found]), _resampled(found))
 
     @classmethod
     def joint_classes(cls, seeds: Sequence[Sequence[Outcome]]) -> list[Estimate]:
@@ -109,23 +109,23 @@ class Weighted(Outcome):
         draws = np.mean([np.mean([one.resampled_classes for one in each], axis=0) for each in found], axis=0)
         nothing = Estimate(float("nan"), float("nan"), float("nan"))
         return [
-            centred(float(value), of_class) if np.isfinite(value) else nothing
+            centerd(float(value), of_class) if np.isfinite(value) else nothing
             for value, of_class in zip(values, draws, strict=True)
         ]
 
     @classmethod
     def gap(cls, first: Sequence[Sequence[Outcome]], second: Sequence[Sequence[Outcome]]) -> Estimate:
-        """Centred, of the differences on the same resamples."""
+        """Centerd, of the differences on the same resamples."""
         sides = _weighted(first), _weighted(second)
         one, two = (_mean([[outcome.value for outcome in each] for each in side]) for side in sides)
-        return centred(two - one, _resampled(sides[1]) - _resampled(sides[0]), lowest=-1)
+        return centerd(two - one, _resampled(sides[1]) - _resampled(sides[0]), lowest=-1)
 
 
 def tested_by_swaps(measures: Sequence[Measure], count: int) -> Tested:
-    """Swap what two networks said of a picture, in all pairs of networks or in none.
+    """Swap what two networks said of an image, in all pairs of networks or in none.
 
     Args:
-        measures: of each pair the number, of weights (2N, R): how often each picture counts as the first network
+        measures: of each pair the number, of weights (2N, R): how often each image counts as the first network
             saw it, then as the second.
         count: N.
     """
@@ -135,7 +135,7 @@ def tested_by_swaps(measures: Sequence[Measure], count: int) -> Tested:
         each: Floats = np.mean([measure(side) - measure(1 - side) for measure in measures], axis=0)
         return each
 
-    return Tested(swapped(differences, count), "swaps of pictures")
+    return Tested(swapped(differences, count), "swaps of images")
 
 
 def pairs(first: Sequence[Any], second: Sequence[Any]) -> list[tuple[Any, Any]]:

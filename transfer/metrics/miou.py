@@ -1,4 +1,4 @@
-"""Segmentation: how often pixels of one class are given another, picture by picture."""
+"""Segmentation: how often pixels of one class are given another, image by image."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class Segmented(Weighted):
     """Mean intersection over union, of all test pixels together.
 
     Args:
-        confusions: of each picture how many pixels of each class (rows) were given each class (columns),
+        confusions: of each image how many pixels of each class (rows) were given each class (columns),
             int64 (N, C, C).
 
     A class's number is its true positives by the sum of these, false positives and false negatives; a class that
@@ -57,7 +57,7 @@ class Segmented(Weighted):
 
     @classmethod
     def tested(cls, first: Sequence[Outcome], second: Sequence[Outcome]) -> Tested:
-        """Swaps of what two networks said of a picture, in all pairs of networks or in none."""
+        """Swaps of what two networks said of an image, in all pairs of networks or in none."""
         measures = [
             one.side_by_side(two)
             for one, two in pairs(first, second)
@@ -66,13 +66,13 @@ class Segmented(Weighted):
         return tested_by_swaps(measures, first[0].count)
 
     def side_by_side(self, other: "Segmented") -> Measure:
-        """The number, of weights (2N, R): how often each picture counts as this network saw it, then as the other."""
+        """The number, of weights (2N, R): how often each image counts as this network saw it, then as the other."""
         both = np.concatenate([self.confusions, other.confusions])
         return lambda weights: mean_over_classes(_overlaps(both, weights))
 
 
 def confusion(mask: ArrayLike, predicted: ArrayLike, classes: int = 21) -> NDArray[np.int64]:
-    """Of one picture how many pixels of each class (rows) were given each class (columns): (C, C).
+    """Of one image how many pixels of each class (rows) were given each class (columns): (C, C).
 
     Args:
         mask: the truth, (H, W), each 0 to C - 1, or 255, which is not counted.
@@ -88,7 +88,7 @@ def confusion(mask: ArrayLike, predicted: ArrayLike, classes: int = 21) -> NDArr
 
 
 def segmentation_outcome(confusions: Sequence[NDArray[np.int64]]) -> Segmented:
-    """The outcome of pictures, of each its ``confusion``; at least one pixel of them is counted."""
+    """The outcome of images, of each its ``confusion``; at least one pixel of them is counted."""
     outcome = Segmented(np.stack(confusions).astype(np.int64))
     assert outcome.confusions.any(), "no pixel is counted"
     return outcome

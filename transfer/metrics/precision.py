@@ -1,4 +1,4 @@
-"""Precision over recall of found boxes, under any weights of the pictures that they are in."""
+"""Precision over recall of found boxes, under any weights of the images that they are in."""
 
 from typing import Any, Literal
 
@@ -23,19 +23,19 @@ class Curve:
     """Found boxes of one class by falling score, those that are ignored left out.
 
     Args:
-        pictures: index of the picture of each, (M,).
+        images: index of the image of each, (M,).
         right: which are right, (M,).
-        positives: of each picture how many there are to be found, (N,).
+        positives: of each image how many there are to be found, (N,).
 
     Precision at a recall is the greatest at any recall as high or higher. So only the last box of each stretch of
-    right ones matters; and a picture that counts twice counts as if its boxes stood there twice in a row.
+    right ones matters; and an image that counts twice counts as if its boxes stood there twice in a row.
     """
 
-    def __init__(self, pictures: NDArray[np.int64], right: NDArray[np.bool_], positives: NDArray[np.int64]) -> None:
-        self._pictures, self._right, self._positives = pictures, right, positives
+    def __init__(self, images: NDArray[np.int64], right: NDArray[np.bool_], positives: NDArray[np.int64]) -> None:
+        self._images, self._right, self._positives = images, right, positives
         ends = np.flatnonzero(right & ~np.append(right[1:], False)) + 1
-        self._seen = stretch_sums(pictures, ends, len(positives))
-        self._found = stretch_sums(pictures[right], np.cumsum(right, dtype=np.intp)[ends - 1], len(positives))
+        self._seen = stretch_sums(images, ends, len(positives))
+        self._found = stretch_sums(images[right], np.cumsum(right, dtype=np.intp)[ends - 1], len(positives))
 
     def average_precision(self, weights: NDArray[Any], points: Points) -> Floats:
         """Under each column of weights, (N, R): (R,); nan where there is nothing to be found."""
@@ -49,15 +49,15 @@ class Curve:
         return np.where(positives > 0, area, np.nan)
 
     def beside(self, other: "Curve") -> "Curve":
-        """Both networks' boxes as those of 2N pictures, this one's first.
+        """Both networks' boxes as those of 2N images, this one's first.
 
         They stand by their place in their own network's order, which has no units: first both networks' first
         boxes, then the second ones.
         """
         count = len(self._positives)
-        pictures = np.concatenate([self._pictures, other._pictures])
-        places = np.concatenate([np.arange(len(self._pictures)), np.arange(len(other._pictures))])
-        order = np.lexsort((pictures, places))
-        pictures = np.concatenate([self._pictures, other._pictures + count])[order]
+        images = np.concatenate([self._images, other._images])
+        places = np.concatenate([np.arange(len(self._images)), np.arange(len(other._images))])
+        order = np.lexsort((images, places))
+        images = np.concatenate([self._images, other._images + count])[order]
         right = np.concatenate([self._right, other._right])[order]
-        return Curve(pictures, right, np.concatenate([self._positives, other._positives]))
+        return Curve(images, right, np.concatenate([self._positives, other._positives]))

@@ -1,4 +1,4 @@
-"""Multi-label classification: how the test pictures are ranked for each class."""
+"""Multi-label classification: how the test images are ranked for each class."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class Ranked(Weighted):
     """
 
     metric = "mAP"
-    counted = "pictures"
+    counted = "images"
 
     scores: NDArray[np.float32]
     truth: NDArray[np.int8]
@@ -37,7 +37,7 @@ class Ranked(Weighted):
 
     @property
     def positives(self) -> NDArray[np.int64]:
-        """Pictures of each class."""
+        """Images of each class."""
         counts: NDArray[np.int64] = (self.truth == 1).sum(0)
         return counts
 
@@ -57,6 +57,6 @@ class Ranked(Weighted):
 
     @classmethod
     def tested(cls, first: Sequence[Outcome], second: Sequence[Outcome]) -> Tested:
-        """Swaps of two networks' ranks of a picture, in all pairs of networks or in none."""
+        """Swaps of two networks' ranks of an image, in all pairs of networks or in none."""
         one, two = ([each for each in side if isinstance(each, Ranked)] for side in (first, second))
-        return Tested(swaps([(a.scores, b.scores) for a, b in pairs(one, two)], one[0].truth), "swaps of pictures")
+        return Tested(swaps([(a.scores, b.scores) for a, b in pairs(one, two)], one[0].truth), "swaps of images")

@@ -26,9 +26,9 @@ class Row:
     holdout: float | None
     """The score on the held-out part that chose it, in [0, 1]."""
     outcomes: tuple[Outcome, ...] = field(compare=False)
-    """One; of low-shot rows one per sample of the training pictures."""
+    """One; of low-shot rows one per sample of the training images."""
     score: Estimate
-    """Mean over the outcomes, with its interval over test pictures."""
+    """Mean over the outcomes, with its interval over test images."""
 
     @property
     def name(self) -> str:
@@ -55,10 +55,10 @@ def judged_row(
 
 
 def joint_score(seeds: Sequence[Sequence[Outcome]]) -> Estimate:
-    """Mean over seeds of the mean over samples; the pictures are resampled for all of them at once.
+    """Mean over seeds of the mean over samples; the images are resampled for all of them at once.
 
     Args:
-        seeds: of each seed its outcomes, all on the same pictures.
+        seeds: of each seed its outcomes, all on the same images.
     """
     return type(seeds[0][0]).joint(seeds)
 

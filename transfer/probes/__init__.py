@@ -1,1 +1,1 @@
-"""What frozen features are judged by: stacks of linear classifiers, logistic regression, neighbours, SVMs."""
+"""What frozen features are judged by: stacks of linear classifiers, logistic regression, neighbors, SVMs."""

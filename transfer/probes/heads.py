@@ -193,7 +193,7 @@ def loss(logits: Tensor, targets: Tensor, multilabel: bool) -> Tensor:
         multilabel: which of the two.
 
     Returns:
-        A scalar, the mean over pictures.
+        A scalar, the mean over images.
     """
     if not multilabel:
         return F.cross_entropy(logits, targets)

@@ -1,4 +1,4 @@
-"""The jobs that judge without gradient descent: nearest neighbours and support vector machines."""
+"""The jobs that judge without gradient descent: nearest neighbors and support vector machines."""
 
 import os
 from collections import UserDict
@@ -28,7 +28,7 @@ _FIT = 28  # bytes for each number of the training features: float32, float64, a
 
 @dataclass
 class KnnSettings(EvaluationSettings):
-    """What nearest neighbours are looked for among, and where."""
+    """What nearest neighbors are looked for among, and where."""
 
 
 @dataclass
@@ -43,9 +43,9 @@ class SvmSettings(EvaluationSettings):
 
 
 def knn(networks: Sequence[str], settings: KnnSettings) -> list[Result]:
-    """Judge frozen networks by the k nearest neighbours of every test picture; see ``probing.probe``."""
+    """Judge frozen networks by the k nearest neighbors of every test image; see ``probing.probe``."""
     protocol = find_protocol("knn", NearestProtocol)
-    return evaluate(networks, settings, protocol, "cached", partial(_neighbours, protocol=protocol))
+    return evaluate(networks, settings, protocol, "cached", partial(_neighbors, protocol=protocol))
 
 
 def svm(networks: Sequence[str], settings: SvmSettings) -> list[Result]:
@@ -55,16 +55,16 @@ def svm(networks: Sequence[str], settings: SvmSettings) -> list[Result]:
     return evaluate(networks, settings, protocol, "cached", partial(judge, protocol=protocol))
 
 
-def _neighbours(task: Task, protocol: NearestProtocol) -> list[Row]:
+def _neighbors(task: Task, protocol: NearestProtocol) -> list[Row]:
     """A row for every stage and k; a k that is more than all training images is replaced by their number."""
     (rule,) = protocol.poolings
     known = task.split.fit
-    ks = protocol.possible_neighbours(len(known))
+    ks = protocol.possible_neighbors(len(known))
     if cap := protocol.describe_cap(len(known)):
         say(f"{task.network.name}, {protocol.name}: {cap}")
     rows = []
     with progress(
-        f"neighbours in {task.network.name}", len(task.tested) * len(task.stages), "pictures", done=0
+        f"neighbors in {task.network.name}", len(task.tested) * len(task.stages), "images", done=0
     ) as advance:
 
         def after(more: int, remark: str = "") -> None:
@@ -154,12 +154,12 @@ def _few_shots(task: Task, protocol: SvmProtocol) -> list[Row]:
 
 
 def _possible(task: Task, shots: Sequence[int]) -> list[int]:
-    """The numbers of shots for which every class has pictures enough, and some class has others to choose a cost by."""
+    """The numbers of shots for which every class has images enough, and some class has others to choose a cost by."""
     shown = (one_against_rest(task.targets.train.labels[task.split.fit], len(task.targets.classes)) == 1).sum(0)
     found = [k for k in shots if k <= shown.min() and k < shown.max()] or [min(shots)]
     if left := [k for k in shots if k not in found]:
         few = task.targets.classes[int(shown.argmin())]
-        say(f"left out: {', '.join(map(str, left))} shots; {few} has {shown.min()} training pictures")
+        say(f"left out: {', '.join(map(str, left))} shots; {few} has {shown.min()} training images")
     return found
 
 
@@ -187,7 +187,7 @@ class _Kept:
 
 
 def _matrices(task: Task, stage: str, rule: str) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """Features of the training pictures, their labels, features of the test pictures."""
+    """Features of the training images, their labels, features of the test images."""
     known = task.split.fit
     train, test = task.train.matrix(stage, rule), task.test.matrix(stage, rule)
     needed, free = train.shape[1] * (8 * (len(known) + len(task.tested)) + _FIT * len(known)), available(_CPU)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pretext.data.batches import CropSettings, Samples, batches
 from pretext.data.order import mix, permutation
-from pretext.data.source import LabelledSource, digest_of_keys
+from pretext.data.source import LabeledSource, digest_of_keys
 from pretext.engine.device import autocast
 from pretext.engine.memory import available
 from pretext.engine.progress import progress
@@ -30,10 +30,10 @@ from transfer.protocols import LinearProtocol, LogisticProtocol, ProbeProtocol, 
 from transfer.results import Mode, Result
 
 Order = Callable[[int], NDArray[np.int64]]
-"""Of an epoch: the pictures that teach, by their place among these."""
+"""Of an epoch: the images that teach, by their place among these."""
 
 
-_KEPT = 2**22  # places of pictures in epochs, 8 bytes each
+_KEPT = 2**22  # places of images in epochs, 8 bytes each
 
 
 @dataclass
@@ -42,7 +42,7 @@ class ProbeSettings(EvaluationSettings):
 
     Args:
         protocol: modern, zhang2016, splitbrain, goyal2019, or logistic: see docs/evaluation.md.
-        mode: cached trains the classifiers on features of one view of each picture, which are kept on disk: fast;
+        mode: cached trains the classifiers on features of one view of each image, which are kept on disk: fast;
             augmented on fresh crops, computed again for every epoch; both, to see the gap.
     """
 
@@ -87,7 +87,7 @@ def _linear(task: Task, protocol: LinearProtocol, mode: Mode) -> list[Row]:
     """
     fit, held = task.split.fit, task.split.held
     steps, batch_size = steps_of(protocol, len(fit))
-    # Every stage has the same epochs: of few pictures they are all kept.
+    # Every stage has the same epochs: of few images they are all kept.
     order: Order = lru_cache(maxsize=max(2, _KEPT // len(fit)))(
         lambda epoch: permutation(len(fit), mix(task.seed, epoch))
     )
@@ -178,7 +178,7 @@ def _heads(task: Task, protocol: LinearProtocol, rows: Rows, settings: Sequence[
 
 
 def _targets(task: Task, indices: NDArray[np.int64]) -> Tensor:
-    """Of training pictures, on the device."""
+    """Of training images, on the device."""
     return torch.from_numpy(task.targets.train.labels[indices]).to(task.place.device)
 
 
@@ -194,7 +194,7 @@ def _kept_views(task: Task, rows: dict[Cell, Rows], contest: Contest, batch_size
 def _fresh_views(
     task: Task, protocol: LinearProtocol, contest: Contest, batch_size: int, order: Order
 ) -> Iterator[Fed]:
-    """Features of batches of fresh crops, likewise; the same pictures in the same order."""
+    """Features of batches of fresh crops, likewise; the same images in the same order."""
     fit, place, module = task.split.fit, task.place, task.network.module.to(task.place.device)
     calibrate_batch_norm(task.network, task.targets.train, task.view, place)  # not yet, where features were kept
     crop = CropSettings(task.view.size, protocol.area, protocol.aspect, protocol.flip)
@@ -203,7 +203,7 @@ def _fresh_views(
         batches(samples, batch_size, contest.done, contest.steps, place.workers), contest.done
     ):
         if batch.skipped:
-            raise UserError(f"{': '.join(batch.skipped[0])}: it could be read before; were pictures changed meanwhile?")
+            raise UserError(f"{': '.join(batch.skipped[0])}: it could be read before; were images changed meanwhile?")
         with autocast(place):
             rgb = batch.rgb.to(place.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
             stages = module(rgb)
@@ -212,21 +212,21 @@ def _fresh_views(
 
 
 class _Picked:
-    """Some pictures of a source, perhaps only their middle squares: a source."""
+    """Some images of a source, perhaps only their middle squares: a source."""
 
-    def __init__(self, source: LabelledSource, indices: NDArray[np.int64], square: bool) -> None:
+    def __init__(self, source: LabeledSource, indices: NDArray[np.int64], square: bool) -> None:
         self.source, self.indices, self.square = source, indices, square
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def read(self, index: int, shorter: int | None = None) -> Image.Image:
-        picture = self.source.read(int(self.indices[index]), shorter)
+        image = self.source.read(int(self.indices[index]), shorter)
         if not self.square:
-            return picture
-        side = min(picture.size)
-        left, top = (picture.width - side) // 2, (picture.height - side) // 2
-        return picture.crop((left, top, left + side, top + side))
+            return image
+        side = min(image.size)
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        return image.crop((left, top, left + side, top + side))
 
     def key(self, index: int) -> str:
         return self.source.key(int(self.indices[index]))
@@ -236,7 +236,7 @@ class _Picked:
 
 
 def _row(task: Task, winner: Winner) -> Row:
-    """A stage's line: its winner's answers on the test pictures, read here and nowhere else."""
+    """A stage's line: its winner's answers on the test images, read here and nowhere else."""
     rows = Rows(task.test.matrix(*winner.cell), task.place.device)
     logits = torch.cat([winner.classifier.scores(chunk) for chunk in rows.chunks(task.tested)]).cpu().numpy()
     stage, pooling = winner.cell

@@ -42,7 +42,7 @@ class SvmResult(NamedTuple):
     """A classifier of every class, with the cost that cross-validation chose."""
 
     scores: Array
-    """(M, classes): distances of the test pictures to the planes, positive on the class's side."""
+    """(M, classes): distances of the test images to the planes, positive on the class's side."""
     chosen: NDArray[np.float64]
     """(classes,): the cost of each, the lowest of those that are best."""
     precision: NDArray[np.float64]
@@ -68,7 +68,7 @@ def svm_scores(
 
     Args:
         train: (N, dims), of any floating type; taken to unit length here.
-        labels: of the N pictures; those not counted for a class are left out of its fits.
+        labels: of the N images; those not counted for a class are left out of its fits.
         test: (M, dims).
         classes: their names.
         costs: C, to choose from.
@@ -80,7 +80,7 @@ def svm_scores(
         title: of the progress bar.
 
     Raises:
-        UserError: a class has fewer pictures with it, or without it, than there are folds.
+        UserError: a class has fewer images with it, or without it, than there are folds.
     """
     kept = {} if kept is None else kept
     truth = one_against_rest(labels, len(classes))
@@ -89,7 +89,7 @@ def svm_scores(
             count = int((column == value).sum())
             if count < folds:
                 raise UserError(
-                    f"{count} training pictures {what} {name}: {folds} folds of the cross-validation need {folds}; "
+                    f"{count} training images {what} {name}: {folds} folds of the cross-validation need {folds}; "
                     "give more of them, or leave the class out"
                 )
     x = unit_length(train)
@@ -116,14 +116,14 @@ def svm_scores(
 
 
 def average_precision(scores: NDArray[np.floating], truth: NDArray[np.int8]) -> float:
-    """Area under the precision-recall curve, as scikit-learn sums it, over pictures that are counted.
+    """Area under the precision-recall curve, as scikit-learn sums it, over images that are counted.
 
     Args:
         scores: (M,).
         truth: (M,), 1 present, 0 absent, -1 not counted.
 
     Returns:
-        nan where no counted picture shows the class.
+        nan where no counted image shows the class.
     """
     counted = truth != -1
     if not (truth == 1).any():
@@ -199,7 +199,7 @@ def _fold_precision(
 
 
 def _final(x: Array, test: Array, column: NDArray[np.int8], cost: float, seed: int) -> NDArray[np.float64]:
-    """Scores of the test pictures, and the turns it took."""
+    """Scores of the test images, and the turns it took."""
     rows = np.flatnonzero(column != -1)
     model = fitted(x[rows].astype(np.float64), column[rows] == 1, cost, seed)
     return np.append(model.decision_function(test), model.n_iter_)

@@ -45,16 +45,16 @@ def fit_linear(
 def choose_logistic(
     fit: tuple[Tensor, Tensor], held: tuple[Tensor, Tensor], classes: int, protocol: LogisticProtocol
 ) -> tuple[Linear, float, float]:
-    """Fit with every penalty, choose on held-out pictures, fit again to all.
+    """Fit with every penalty, choose on held-out images, fit again to all.
 
     Args:
-        fit: features (N, dims) and targets of the pictures that teach.
+        fit: features (N, dims) and targets of the images that teach.
         held: of those that choose.
         classes: how many.
         protocol: how.
 
     Returns:
-        The classifier, the penalty, and its score on the held-out pictures.
+        The classifier, the penalty, and its score on the held-out images.
     """
     known, mean, scale = _standardized(fit[0])
     asked = (held[0] - mean) * scale

@@ -1,6 +1,6 @@
-"""Low-shot classification: linear SVMs learnt from few pictures of every class, as Goyal et al. (ICCV 2019) draw them.
+"""Low-shot classification: linear SVMs learned from few images of every class, as Goyal et al. (ICCV 2019) draw them.
 
-They chose the cost on the test pictures; here training pictures that were not learnt from choose it.
+They chose the cost on the test images; here training images that were not learned from choose it.
 """
 
 from collections.abc import Sequence
@@ -31,14 +31,14 @@ _WATCHED = 0x3A7C
 
 
 class LowShot(NamedTuple):
-    """Classifiers learnt from k pictures of every class, for several k and samples."""
+    """Classifiers learned from k images of every class, for several k and samples."""
 
     scores: dict[int, list[Array]]
     """k -> for every sample (M, classes), as in ``SvmResult``."""
     chosen: dict[int, float]
     """k -> the cost: of all samples and classes."""
     precision: dict[int, float]
-    """k -> its average precision on the training pictures that were not learnt from, mean over classes and samples."""
+    """k -> its average precision on the training images that were not learned from, mean over classes and samples."""
     unconverged: int
     fits: int
 
@@ -57,18 +57,18 @@ def lowshot(
     processes: int = 1,
     title: str = "low-shot SVMs",
 ) -> LowShot:
-    """Fit linear SVMs on k pictures of every class, and (C - 1) k without it; see ``splits.shots``.
+    """Fit linear SVMs on k images of every class, and (C - 1) k without it; see ``splits.shots``.
 
     One cost serves all samples and classes of a k, as with Goyal et al.: the one with the best average precision, mean
-    over classes and samples, on those of ``most`` training pictures, drawn by the
-    seed, that the class was not learnt from. Test pictures choose nothing.
+    over classes and samples, on those of ``most`` training images, drawn by the
+    seed, that the class was not learned from. Test images choose nothing.
 
     Args:
         train: (N, dims).
-        labels: of the N pictures.
+        labels: of the N images.
         test: (M, dims).
         classes: their names.
-        ks: how many pictures with a class it is learnt from.
+        ks: how many images with a class it is learned from.
         samples: how many samples of each k.
         costs: C, to choose from.
         seed: of the samples and of the solver.
@@ -78,8 +78,8 @@ def lowshot(
         title: of the progress bar.
 
     Raises:
-        UserError: a class has fewer pictures with it than k, or none without it; or all pictures with any class
-            are learnt from, so that none is left to choose a cost by.
+        UserError: a class has fewer images with it than k, or none without it; or all images with any class
+            are learned from, so that none is left to choose a cost by.
     """
     kept = {} if kept is None else kept
     costs = sorted(costs)
@@ -94,7 +94,7 @@ def lowshot(
     for (k, _, one), drawn in units.items():
         if len(drawn.positives) < k or not len(drawn.negatives):
             raise UserError(
-                f"{int((truth[:, one] == 1).sum())} training pictures with {classes[one]} and "
+                f"{int((truth[:, one] == 1).sum())} training images with {classes[one]} and "
                 f"{int((truth[:, one] == 0).sum())} without: {k} shots need {k}, and one without; take fewer shots"
             )
     x = unit_length(train)
@@ -108,7 +108,7 @@ def lowshot(
         blind = np.isnan(each).all((1, 2))
         if blind.any():
             raise UserError(
-                f"{ks[int(blind.argmax())]} shots take all training pictures of every class, and none is left to "
+                f"{ks[int(blind.argmax())]} shots take all training images of every class, and none is left to "
                 "choose a cost by; take fewer shots"
             )
         mean = np.nanmean(each, 1)
@@ -139,7 +139,7 @@ def _shot(unit: tuple[int, int, int]) -> str:
 def _shot_precisions(
     x: Array, column: NDArray[np.int8], drawn: Shots, watched: NDArray[np.int64], costs: Sequence[float], seed: int
 ) -> NDArray[np.float64]:
-    """Average precision for every cost on watched pictures (nan: none shows the class), and how many did not settle."""
+    """Average precision for every cost on watched images (nan: none shows the class), and how many did not settle."""
     own, basis, positive = _small(x, drawn)
     rest = np.setdiff1d(watched[column[watched] != -1], np.concatenate(drawn))
     if not len(rest):

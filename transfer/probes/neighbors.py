@@ -1,6 +1,6 @@
-"""Weighted k nearest neighbours, exact, in bounded memory.
+"""Weighted k nearest neighbors, exact, in bounded memory.
 
-Wu et al. (CVPR 2018, "instance discrimination"): cosine similarity, a neighbour's vote weighs exp(similarity / T).
+Wu et al. (CVPR 2018, "instance discrimination"): cosine similarity, a neighbor's vote weighs exp(similarity / T).
 """
 
 from collections.abc import Sequence
@@ -32,44 +32,44 @@ def knn_scores(
     test_rows: NDArray[np.int64] | None = None,
     advance: Advance = lambda more, remark: None,
 ) -> dict[int, NDArray[np.float32]]:
-    """What the nearest neighbours say of every test picture, for several numbers of neighbours at once.
+    """What the nearest neighbors say of every test image, for several numbers of neighbors at once.
 
     Both matrices are read block by block and never held whole, so memory maps of any size will do. Of
-    neighbours that are exactly as near, the one that stands first is the nearer.
+    neighbors that are exactly as near, the one that stands first is the nearer.
 
     Args:
         train: (N, dims), of any floating type; rows need not be of unit length.
-        labels: of the N pictures; with several a picture, (N, classes).
+        labels: of the N images; with several an image, (N, classes).
         test: (M, dims).
         classes: how many.
-        ks: numbers of neighbours.
+        ks: numbers of neighbors.
         temperature: T.
         device: where to compute, in float32.
-        rows: which pictures of ``train`` may be neighbours; all by default.
+        rows: which images of ``train`` may be neighbors; all by default.
         test_rows: which of ``test`` are asked about, in this order; all by default.
-        advance: told of every picture that is done.
+        advance: told of every image that is done.
 
     Returns:
-        k -> float32 (M, classes) in [0, 1]: the share of the k neighbours' votes that fall to a class. With one
-        class a picture they add up to 1. With several, neighbours that are not counted for a class have
+        k -> float32 (M, classes) in [0, 1]: the share of the k neighbors' votes that fall to a class. With one
+        class an image they add up to 1. With several, neighbors that are not counted for a class have
         no vote on it; where none has one, it is 0.
 
     Raises:
-        UserError: a k below 1 or above the number of training pictures, or no positive temperature.
+        UserError: a k below 1 or above the number of training images, or no positive temperature.
     """
     rows = np.arange(len(train)) if rows is None else rows
     test_rows = np.arange(len(test)) if test_rows is None else test_rows
     assert train.shape[1] == test.shape[1] and len(labels) == len(train)
     if not temperature > 0:
-        raise UserError(f"the temperature of the neighbours' votes is {temperature:g}; give one above 0, such as 0.07")
+        raise UserError(f"the temperature of the neighbors' votes is {temperature:g}; give one above 0, such as 0.07")
     for k in ks:
         if not 1 <= k <= len(rows):
-            raise UserError(f"{k} nearest neighbours of {len(rows):,} training pictures; give k from 1 to {len(rows)}")
+            raise UserError(f"{k} nearest neighbors of {len(rows):,} training images; give k from 1 to {len(rows)}")
     step = max(1, min(_MOST, _BLOCK // (4 * train.shape[1])))
     found = {k: np.zeros((len(test_rows), classes), np.float32) for k in ks}
     for at in range(0, len(test_rows), step):
         asked = _block(test, test_rows[at : at + step], device)
-        similarity, position = _neighbours(train, rows, asked, max(ks), step, device)
+        similarity, position = _neighbors(train, rows, asked, max(ks), step, device)
         given = torch.from_numpy(labels[rows[position.cpu().numpy()]]).to(device)
         for k in ks:
             # The nearest has weight 1: no temperature overflows, and shares do not change.
@@ -84,7 +84,7 @@ def _block(features: NDArray[np.floating], rows: NDArray[np.int64], device: torc
     return F.normalize(torch.from_numpy(features[rows].astype(np.float32, copy=False)).to(device), dim=1)
 
 
-def _neighbours(
+def _neighbors(
     train: NDArray[np.floating],
     rows: NDArray[np.int64],
     asked: Tensor,
@@ -118,7 +118,7 @@ def _first(similarity: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def _shares(weights: Tensor, given: Tensor, classes: int) -> Tensor:
-    """The share of votes (B, k) that falls to every class, by the neighbours' labels (B, k) or (B, k, classes)."""
+    """The share of votes (B, k) that falls to every class, by the neighbors' labels (B, k) or (B, k, classes)."""
     if given.ndim == 2:
         votes = torch.zeros(len(weights), classes, device=weights.device).scatter_add_(1, given, weights)
         return votes / weights.sum(1, keepdim=True)

@@ -1,6 +1,6 @@
 """Classifiers of many settings, stages and poolings, trained together; the worse are dropped on the way.
 
-One pass over the pictures serves all. What is dropped and who wins is decided on held-out training pictures.
+One pass over the images serves all. What is dropped and who wins is decided on held-out training images.
 """
 
 import math
@@ -31,14 +31,14 @@ class Winner(NamedTuple):
     chosen: dict[str, float]
     """Its setting, by name."""
     holdout: float | None
-    """Its score on the held-out pictures; None where there are none."""
+    """Its score on the held-out images; None where there are none."""
     classifier: Linear
 
 
 Fed = tuple[Mapping[Cell, Tensor], Tensor]
 """A step's features by cell, and its targets."""
 Held = Callable[[Cell], Iterator[Tensor]]
-"""The features of the held-out pictures, in pieces."""
+"""The features of the held-out images, in pieces."""
 
 
 class Contest:
@@ -48,7 +48,7 @@ class Contest:
         heads: by cell; stages compete each by itself, over their poolings and settings.
         protocol: how they are trained.
         steps: in all.
-        held: features of the held-out pictures.
+        held: features of the held-out images.
         held_targets: theirs, as in ``Heads.step``; empty where none are held out: then a cell of one
             classifier is all that a stage may have.
     """
@@ -80,7 +80,7 @@ class Contest:
         return [self._winner(stage) for stage in self._stages()]
 
     def state(self) -> dict[str, Any]:
-        """All that the next step depends on, besides protocol and pictures."""
+        """All that the next step depends on, besides protocol and images."""
         return {"done": self.done, "heads": [[*cell, heads.state()] for cell, heads in self.heads.items()]}
 
     def load(self, state: dict[str, Any]) -> None:
@@ -120,11 +120,11 @@ class Contest:
             score, cell, head = self._ranked(stage)[0]
             return Winner(cell, self.heads[cell].settings[head]._asdict(), score, self.heads[cell].classifier(head))
         ((cell, heads),) = ((cell, heads) for cell, heads in self.heads.items() if cell.stage == stage)
-        assert len(heads) == 1, "a choice needs held-out pictures"
+        assert len(heads) == 1, "a choice needs held-out images"
         return Winner(cell, heads.settings[0]._asdict(), None, heads.classifier(0))
 
     def _holdout(self, cell: Cell) -> list[float]:
-        """The score of every classifier of a cell on the held-out pictures; -1 where one has diverged."""
+        """The score of every classifier of a cell on the held-out images; -1 where one has diverged."""
         heads, truth = self.heads[cell], self.held_targets
         if heads.multilabel:
             logits = torch.cat([heads.scores(chunk) for chunk in self.held(cell)])
@@ -162,17 +162,15 @@ def grid(protocol: LinearProtocol, batch_size: int) -> list[Setting]:
     return [Setting(rate * batch_size / 256, decay) for rate in protocol.rates for decay in protocol.weight_decays]
 
 
-def steps_of(protocol: LinearProtocol, pictures: int) -> tuple[int, int]:
-    """Steps and batch size of a training on so many pictures."""
-    batch_size = min(protocol.batch_size, pictures)
-    return max(protocol.least_steps, math.ceil(protocol.epochs * pictures / batch_size)), batch_size
+def steps_of(protocol: LinearProtocol, images: int) -> tuple[int, int]:
+    """Steps and batch size of a training on so many images."""
+    batch_size = min(protocol.batch_size, images)
+    return max(protocol.least_steps, math.ceil(protocol.epochs * images / batch_size)), batch_size
 
 
-def positions(
-    step: int, batch_size: int, pictures: int, order: Callable[[int], NDArray[np.int64]]
-) -> NDArray[np.int64]:
-    """Which of the pictures a step sees: the epochs' orders, one after the other, cut into batches."""
+def positions(step: int, batch_size: int, images: int, order: Callable[[int], NDArray[np.int64]]) -> NDArray[np.int64]:
+    """Which of the images a step sees: the epochs' orders, one after the other, cut into batches."""
     start, stop = step * batch_size, (step + 1) * batch_size
-    first, last = start // pictures, (stop - 1) // pictures
+    first, last = start // images, (stop - 1) // images
     parts: Sequence[NDArray[np.int64]] = [order(epoch) for epoch in range(first, last + 1)]
-    return np.concatenate(parts)[start - first * pictures : stop - first * pictures]
+    return np.concatenate(parts)[start - first * images : stop - first * images]

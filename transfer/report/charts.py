@@ -23,16 +23,16 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
 from pretext.color import lab_to_rgb
-from pretext.gamut import STEP, bin_centres
+from pretext.gamut import STEP, bin_centers
 
 INK, MUTED, GRID = "#1f2328", "#59636e", "#e6e8eb"
 CELL = "#eceef0"
-RANDOM, PRETRAINED = "#7d858e", "#0072b2"  # blue and gray differ for every kind of colour vision
+RANDOM, PRETRAINED = "#7d858e", "#0072b2"  # blue and gray differ for every kind of color vision
 LIGHT = "#a9cfe6"  # of PRETRAINED, for what lies behind
-ONLINE = "YlOrBr"  # a colour map, light to dark: what is no result looks like none of the results
+ONLINE = "YlOrBr"  # a color map, light to dark: what is no result looks like none of the results
 
 WIDTH, _HEIGHT, _LOW = 440, 250, 170
-_SHOWN_LIGHTNESS = 65.0  # at which a bin's colour is shown: most bins are inside of sRGB there
+_SHOWN_LIGHTNESS = 65.0  # at which a bin's color is shown: most bins are inside of sRGB there
 _DOTTED = 60  # a curve of more points is drawn without dots
 _DRAWN = 600  # columns of a chart; a curve of more points is drawn as the range of each column
 STYLE = {
@@ -83,7 +83,7 @@ def loss_chart(steps: ArrayLike, loss: ArrayLike, held_steps: ArrayLike, held_lo
     Args:
         steps: ascending; at least one has a finite loss.
         loss: one per step; what is not finite is left out.
-        held_steps: steps at which held-out pictures were looked at.
+        held_steps: steps at which held-out images were looked at.
         held_loss: their loss.
     """
     x, y = finite(steps, loss)
@@ -118,7 +118,7 @@ def rate_chart(steps: ArrayLike, rate: ArrayLike) -> str:
 
 
 def health_chart(name: str, steps: ArrayLike, curves: Sequence[Curve], line: tuple[float, str] | None = None) -> str:
-    """A measure of colour health over steps.
+    """A measure of color health over steps.
 
     Args:
         name: what is shown, for those who cannot see it.
@@ -152,25 +152,25 @@ def health_chart(name: str, steps: ArrayLike, curves: Sequence[Curve], line: tup
 
 
 def recall_map(recall: ArrayLike, step: int = STEP) -> str:
-    """Recall of every colour bin, at its place in the ab plane and in its own colour.
+    """Recall of every color bin, at its place in the ab plane and in its own color.
 
     Args:
         recall: (Q,), in [0, 1]; nan where a bin does not occur.
         step: Lab units between the bins.
     """
-    values, centres = np.asarray(recall, dtype=float), bin_centres(step).astype(float)
-    lab = np.column_stack((np.full(len(centres), _SHOWN_LIGHTNESS), centres))
-    colours = lab_to_rgb(torch.from_numpy(lab.T[:, :, None])).squeeze(-1).T.numpy()
+    values, centers = np.asarray(recall, dtype=float), bin_centers(step).astype(float)
+    lab = np.column_stack((np.full(len(centers), _SHOWN_LIGHTNESS), centers))
+    colors = lab_to_rgb(torch.from_numpy(lab.T[:, :, None])).squeeze(-1).T.numpy()
     occurs = np.isfinite(values)
     with matplotlib.rc_context(STYLE):
         figure, axes = new_axes(WIDTH + 20)
         whole, dot = 0.92 * step, min(1.4, 0.14 * step)
-        axes.add_patch(PathPatch(_squares(centres[~occurs], dot), fc=RANDOM, lw=0))
-        for centre, value, colour in zip(centres[occurs], values[occurs], colours[occurs], strict=True):
-            axes.add_patch(PathPatch(_squares(centre[None], whole), fc=1 - 0.2 * (1 - colour), lw=0))
-            axes.add_patch(PathPatch(_squares(centre[None], whole * math.sqrt(value)), fc=colour, lw=0))
-        (left, low), (right, top) = centres.min(0) - step / 2, centres.max(0) + step / 2
-        low -= 2  # for the key, in a corner that no colour reaches
+        axes.add_patch(PathPatch(_squares(centers[~occurs], dot), fc=RANDOM, lw=0))
+        for center, value, color in zip(centers[occurs], values[occurs], colors[occurs], strict=True):
+            axes.add_patch(PathPatch(_squares(center[None], whole), fc=1 - 0.2 * (1 - color), lw=0))
+            axes.add_patch(PathPatch(_squares(center[None], whole * math.sqrt(value)), fc=color, lw=0))
+        (left, low), (right, top) = centers.min(0) - step / 2, centers.max(0) + step / 2
+        low -= 2  # for the key, in a corner that no color reaches
         key = np.array([[left + 10, low + 31], [left + 10, low + 19], [left + 10, low + 7]])
         axes.add_patch(PathPatch(_squares(key[:2], 9.2), fc=CELL, lw=0))
         axes.add_patch(PathPatch(_squares(key[:1], 9.2), fc=MUTED, lw=0))
@@ -182,7 +182,7 @@ def recall_map(recall: ArrayLike, step: int = STEP) -> str:
         axes.set_xlabel("a: green to red")
         axes.set_ylabel("b: blue to yellow")
         axes.grid(visible=False)
-        return as_svg(figure, "recall", "Recall of every colour bin over the ab plane")
+        return as_svg(figure, "recall", "Recall of every color bin over the ab plane")
 
 
 def online_chart(steps: ArrayLike, stages: Sequence[Curve], chance: float = math.nan) -> str:
@@ -250,16 +250,16 @@ def running_median(x: ArrayLike, y: ArrayLike, points: int = 400) -> tuple[Float
     """The median of y in a window of a fortieth of all of them (21 at least), at up to ``points`` places."""
     x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     half = max(10, len(y) // 80)
-    centres = np.unique(np.linspace(0, len(y) - 1, points).round().astype(int))
-    middle = [np.median(y[max(0, centre - half) : centre + half + 1]) for centre in centres]
-    return x[centres], np.array(middle)
+    centers = np.unique(np.linspace(0, len(y) - 1, points).round().astype(int))
+    middle = [np.median(y[max(0, center - half) : center + half + 1]) for center in centers]
+    return x[centers], np.array(middle)
 
 
-def _squares(centres: Floats, side: float) -> Path:
+def _squares(centers: Floats, side: float) -> Path:
     """Squares as one path: (n, 2) -> n squares of that side."""
     corners = side / 2 * np.array([[-1, -1], [1, -1], [1, 1], [-1, 1], [-1, -1]])
     codes = [Path.MOVETO, Path.LINETO, Path.LINETO, Path.LINETO, Path.CLOSEPOLY]
-    return Path((centres[:, None] + corners).reshape(-1, 2), codes * len(centres))
+    return Path((centers[:, None] + corners).reshape(-1, 2), codes * len(centers))
 
 
 def new_axes(height: int = _HEIGHT) -> tuple[Figure, Axes]:

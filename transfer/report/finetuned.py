@@ -9,9 +9,9 @@ from markupsafe import Markup
 from pretext.engine.journal import Record
 from pretext.engine.run import Settings
 from transfer.report.charts import finite
-from transfer.report.images import picture
+from transfer.report.images import image
 from transfer.report.panels import column, of_kind, setting
-from transfer.report.result_charts import colour_of
+from transfer.report.result_charts import color_of
 from transfer.report.result_panels import result_panels
 from transfer.report.trainings import result_file, words_of
 from transfer.report.tuning_charts import Course, courses_chart
@@ -25,7 +25,7 @@ def finetuned_facts(run: Path, settings: Settings, records: Sequence[Record]) ->
     """What is said besides what is said of every run.
 
     Raises:
-        UserError: the result or the pictures cannot be read.
+        UserError: the result or the images cannot be read.
     """
     file = result_file(run)
     result = None if file is None else read_result(file)
@@ -46,12 +46,12 @@ def finetuned_facts(run: Path, settings: Settings, records: Sequence[Record]) ->
         "result": result,
         "panels": [] if result is None else result_panels([result], alone=True),
         "scores": _scores(records),
-        "tested": picture(run / "samples" / "test.png"),
+        "tested": image(run / "samples" / "test.png"),
     }
 
 
 def _scores(records: Sequence[Record]) -> dict[str, Any] | None:
-    """The scores on held-out pictures: chart, and the newest of each rule."""
+    """The scores on held-out images: chart, and the newest of each rule."""
     looks = of_kind(records, "health")
     steps = [record["step"] for record in looks]
     values = {rule: column(looks, key) for key, rule in _RULES.items()}
@@ -60,8 +60,7 @@ def _scores(records: Sequence[Record]) -> dict[str, Any] | None:
     if not shown:
         return None
     courses = [
-        Course(rule or "held out", steps, values[rule], colour_of("pretrained", at), at)
-        for at, rule in enumerate(shown)
+        Course(rule or "held out", steps, values[rule], color_of("pretrained", at), at) for at, rule in enumerate(shown)
     ]
-    chart = courses_chart("held-out", "Score on held-out pictures over steps", courses, dots=True, percent=True)
+    chart = courses_chart("held-out", "Score on held-out images over steps", courses, dots=True, percent=True)
     return {"svg": Markup(chart), "newest": shown, "from_start": steps[0] == 0}

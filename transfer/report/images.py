@@ -1,4 +1,4 @@
-"""Pictures that stand in a page: data URLs, made smaller where they are too heavy to send."""
+"""Images that stand in a page: data URLs, made smaller where they are too heavy to send."""
 
 import base64
 import io
@@ -10,22 +10,22 @@ from PIL import Image
 from pretext.errors import UserError
 
 HEAVY = 2_000_000
-"""Bytes of a picture that stands alone."""
+"""Bytes of an image that stands alone."""
 
 _WIDEST = 1600  # pixels
-_SMALLER = (1.0, 0.85, 0.7, 0.6, 0.5, 0.4)  # shares of the width that are tried until a picture is light enough
+_SMALLER = (1.0, 0.85, 0.7, 0.6, 0.5, 0.4)  # shares of the width that are tried until an image is light enough
 _QUALITY = 90
 
 
-def picture(path: Path, heavy: int = HEAVY) -> dict[str, Any] | None:
+def image(path: Path, heavy: int = HEAVY) -> dict[str, Any] | None:
     """A PNG as a data URL, with its size; None if there is none.
 
     Args:
         path: the file.
-        heavy: bytes; a picture of more is made a JPEG, and smaller, as is one that is too wide for a page.
+        heavy: bytes; an image of more is made a JPEG, and smaller, as is one that is too wide for a page.
 
     Raises:
-        UserError: the file is no picture.
+        UserError: the file is no image.
     """
     if not path.is_file():
         return None
@@ -37,15 +37,15 @@ def picture(path: Path, heavy: int = HEAVY) -> dict[str, Any] | None:
                 data, size = _lighter(whole.convert("RGB"), heavy)
                 kind = "jpeg"
     except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path}: cannot be read as a picture; make it again or move it away") from error
+        raise UserError(f"{path}: cannot be read as an image; make it again or move it away") from error
     url = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
     return {"url": url, "width": size[0], "height": size[1]}
 
 
 def newest_samples(run: Path) -> dict[str, Any] | None:
-    """The step and the picture of a run's newest samples; None if there are none."""
+    """The step and the image of a run's newest samples; None if there are none."""
     path = max(filter(Path.is_file, (run / "samples").glob("[0-9]*.png")), default=None)
-    return None if path is None else {"step": path.stem.lstrip("0") or "0", "picture": picture(path)}
+    return None if path is None else {"step": path.stem.lstrip("0") or "0", "image": image(path)}
 
 
 def _lighter(whole: Image.Image, heavy: int) -> tuple[bytes, tuple[int, int]]:
@@ -57,7 +57,7 @@ def _lighter(whole: Image.Image, heavy: int) -> tuple[bytes, tuple[int, int]]:
         small = whole.copy()
         small.thumbnail((side, 4 * side), Image.Resampling.LANCZOS)
         buffer = io.BytesIO()
-        small.save(buffer, "JPEG", quality=_QUALITY, subsampling=0)  # colour at full resolution: it is what we show
+        small.save(buffer, "JPEG", quality=_QUALITY, subsampling=0)  # color at full resolution: it is what we show
         data, size = buffer.getvalue(), small.size
         if len(data) <= heavy:
             break

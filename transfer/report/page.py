@@ -14,7 +14,7 @@ from pretext.engine.run import Settings, run_settings
 from pretext.files import write_atomically
 from transfer.report.facts import calls, groups, remarks, steps_done
 from transfer.report.finetuned import finetuned_facts
-from transfer.report.images import newest_samples, picture
+from transfer.report.images import image, newest_samples
 from transfer.report.panels import (
     health_panels,
     loss_panel,
@@ -72,7 +72,7 @@ def _pretraining_facts(run: Path, settings: Settings, records: Sequence[Record])
         "asked_for": {
             "Backbone": setting(settings, "backbone", "name"),
             "Objective": setting(settings, "objective", "name"),
-            "Pictures": _sources(setting(settings, "data", "source")),
+            "Images": _sources(setting(settings, "data", "source")),
             "Batch": setting(settings, "training", "batch_size"),
             "Seed": settings.get("seed"),
         },
@@ -83,7 +83,7 @@ def _pretraining_facts(run: Path, settings: Settings, records: Sequence[Record])
         "recall": recall_panel(settings, records),
         "online": online_panel(settings, records),
         "held_out": any(record.get("held_out") for record in of_kind(records, "start")),
-        "coloured": picture(run / "coloured" / "sheet.png"),
+        "colored": image(run / "colored" / "sheet.png"),
     }
 
 

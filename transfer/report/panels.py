@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from pretext.engine.journal import Record
 from pretext.engine.run import Settings
-from pretext.gamut import STEP, STEPS, bin_centres
+from pretext.gamut import STEP, STEPS, bin_centers
 from pretext.methods.diagnostics import COMMON_MASS
 from transfer.report.charts import (
     Curve,
@@ -26,8 +26,8 @@ from transfer.report.charts import (
 
 _STAGE = "accuracy_"  # of the online probe's records, before a stage's name
 _LOSSES = {
-    "rebalanced": "cross-entropy over the colour bins, each pixel weighted by how rare its colour is, in nats",
-    "plain": "cross-entropy over the colour bins, in nats",
+    "rebalanced": "cross-entropy over the color bins, each pixel weighted by how rare its color is, in nats",
+    "plain": "cross-entropy over the color bins, in nats",
     "regression": "half the squared distance to the true ab, in units of 110 squared",
     "labels": "cross-entropy over the classes, in nats",
 }
@@ -38,29 +38,29 @@ _TASKS = {
 }
 _Panel = tuple[str, dict[str, str], tuple[float, str] | None, str]
 """Title, the records' keys by the names of their curves, a line to compare with, and how to read it."""
-_COLOUR: tuple[_Panel, ...] = (
+_COLOR: tuple[_Panel, ...] = (
     (
         "Saturation",
         {"predicted": "saturation"},
-        (1.0, "as colourful as the originals"),
-        "Mean chroma of the predicted colours divided by that of the true ones. At 1 the pictures are as "
-        "colourful as the originals; towards 0 the network plays safe and stays gray; above 1 it overdoes it.",
+        (1.0, "as colorful as the originals"),
+        "Mean chroma of the predicted colors divided by that of the true ones. At 1 the images are as "
+        "colorful as the originals; toward 0 the network plays safe and stays gray; above 1 it overdoes it.",
     ),
     (
         "Accuracy",
         {"plain": "accuracy", "rebalanced": "accuracy_rebalanced"},
         None,
-        "Share of the pixels whose most probable colour bin (of a regression: the bin of the predicted colour) is "
+        "Share of the pixels whose most probable color bin (of a regression: the bin of the predicted color) is "
         "the true one. Plain accuracy is high for whoever names the common grays; rebalanced, a pixel counts the "
-        "more the rarer its true colour is. Both mean the same for every objective.",
+        "more the rarer its true color is. Both mean the same for every objective.",
     ),
     (
         "Recall",
         {"common bins": "recall_common", "rare bins": "recall_rare"},
         None,
-        "Share of the pixels of a true colour bin that are given that very bin, averaged over bins. The common "
+        "Share of the pixels of a true color bin that are given that very bin, averaged over bins. The common "
         f"bins are the most frequent, which together hold {100 * COMMON_MASS:.0f} % of the pixels. Rare bins that "
-        "stay at 0 mean that the network never dares an unusual colour.",
+        "stay at 0 mean that the network never dares an unusual color.",
     ),
 )
 _CLASSIFIER: tuple[_Panel, ...] = (
@@ -68,29 +68,29 @@ _CLASSIFIER: tuple[_Panel, ...] = (
         "Accuracy",
         {"accuracy": "accuracy"},
         None,
-        "Share of the pictures whose class is named right, a look now and then at whether the network still learns; "
+        "Share of the images whose class is named right, a look now and then at whether the network still learns; "
         "what its features are worth is said by the probes.",
     ),
 )
 
 
-def _colour(step: int) -> tuple[_Panel, ...]:
-    """The panels of colour health, of bins that are so many Lab units apart."""
-    bins = len(bin_centres(step))
+def _color(step: int) -> tuple[_Panel, ...]:
+    """The panels of color health, of bins that are so many Lab units apart."""
+    bins = len(bin_centers(step))
     entropy: _Panel = (
         "Entropy",
         {"predicted": "entropy"},
         (math.log(bins), f"ln {bins} = {math.log(bins):.2f}"),
-        "How undecided the network is about a pixel's colour, in nats. The line is a uniform guess over all "
-        f"{bins} colour bins; a lower curve is a surer network. Near 0 it has settled on one colour "
+        "How undecided the network is about a pixel's color, in nats. The line is a uniform guess over all "
+        f"{bins} color bins; a lower curve is a surer network. Near 0 it has settled on one color "
         "per pixel, which is good only if recall rises with it.",
     )
-    saturation, *others = _COLOUR
+    saturation, *others = _COLOR
     return (saturation, entropy, *others)
 
 
 def _bin_step(settings: Settings) -> int:
-    """Lab units between the colour bins; runs of before that was a setting had the published ones."""
+    """Lab units between the color bins; runs of before that was a setting had the published ones."""
     step = setting(settings, "objective", "bin_step")
     return step if type(step) is int and STEPS[0] <= step <= STEPS[1] else STEP
 
@@ -127,16 +127,16 @@ def loss_panel(settings: Settings, records: Sequence[Record]) -> dict[str, Any] 
 
 
 def supervised(settings: Settings) -> bool:
-    """Whether labels were learnt, and not colours."""
+    """Whether labels were learned, and not colors."""
     return bool(setting(settings, "objective", "name") == "labels")
 
 
 def health_panels(settings: Settings, records: Sequence[Record]) -> list[dict[str, Any]]:
-    """The panels of colour health, or of a classifier's: title, latest value, chart, how to read it."""
+    """The panels of color health, or of a classifier's: title, latest value, chart, how to read it."""
     looks = of_kind(records, "health")
     steps = [record["step"] for record in looks]
     panels = []
-    for name, keys, line, reading in _CLASSIFIER if supervised(settings) else _colour(_bin_step(settings)):
+    for name, keys, line, reading in _CLASSIFIER if supervised(settings) else _color(_bin_step(settings)):
         values = {label: column(looks, key) for label, key in keys.items()}
         latest = [
             (label if len(keys) > 1 else "", found[-1]) for label, taken in values.items() if (found := _finite(taken))
@@ -153,7 +153,7 @@ def recall_panel(settings: Settings, records: Sequence[Record]) -> dict[str, Any
     step = _bin_step(settings)
     for record in reversed(of_kind(records, "health")):
         recall = record.get("recall")
-        if isinstance(recall, list) and len(recall) == len(bin_centres(step)):
+        if isinstance(recall, list) and len(recall) == len(bin_centers(step)):
             values = _numbers(recall)
             occur = _finite(values)
             return {
@@ -184,7 +184,7 @@ def speed_panels(records: Sequence[Record]) -> list[dict[str, Any]]:
     steps = [record["step"] for record in taken]
     panels = []
     for name, key, scale, unit, most in (
-        ("Pictures a second", "pictures_per_second", 1, "", None),
+        ("Images a second", "images_per_second", 1, "", None),
         ("Waiting for data", "waiting", 100, "\N{NO-BREAK SPACE}%", 100),
     ):
         values = [scale * value for value in column(taken, key)]

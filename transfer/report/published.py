@@ -36,8 +36,8 @@ class Published(NamedTuple):
     """Whether it was read where it was published."""
     remark: str = ""
     """Where it departs from these protocols."""
-    colour: bool | None = None
-    """Of a row that has a twin in gray or in colour: whether the network saw colour."""
+    color: bool | None = None
+    """Of a row that has a twin in gray or in color: whether the network saw color."""
 
 
 class PublishedTable(NamedTuple):
@@ -53,7 +53,7 @@ class PublishedTable(NamedTuple):
     train: str = ""
     """Of fine-tuning: the part of VOC that teaches."""
     n_train: int = 0
-    """Of fine-tuning: pictures that teach; 0 where that part tells."""
+    """Of fine-tuning: images that teach; 0 where that part tells."""
     steps: int = 0
     """Of fine-tuning: how long; a recipe that was cut short keeps its name."""
 
@@ -61,7 +61,7 @@ class PublishedTable(NamedTuple):
 def published(result: Result, *others: Result) -> PublishedTable | None:
     """The published rows that a result may stand beside; None where there are none.
 
-    The data are told by the number of test pictures and of classes, those that a network is fine-tuned on by their
+    The data are told by the number of test images and of classes, those that a network is fine-tuned on by their
     part of VOC too; the network by its backbone and stages.
 
     Args:
@@ -90,7 +90,7 @@ def _fits(table: PublishedTable, result: Result) -> bool:
 
 
 def _seen_alike(row: Published, result: Result) -> bool:
-    return row.colour in (None, bool(result.settings.get("colour")))
+    return row.color in (None, bool(result.settings.get("color")))
 
 
 def _at(table: PublishedTable, rows: Sequence[Published], found: set[str]) -> PublishedTable | None:
@@ -128,18 +128,18 @@ _VOC = (  # classification: fc8, fc6 to fc8, all; detection; segmentation
         *("later tables have 60.1 for all, 46.9 in detection, 35.2 in segmentation", None),
     ),
     ("colorization, gray", "52.4 61.5 65.9 46.1 35.0", "Zhang et al. 2016, as cited in later tables", "", False),
-    ("colorization, colour", "52.4 61.5 65.6 46.9 35.6", "Zhang et al. 2016, as cited in later tables", "", True),
+    ("colorization, color", "52.4 61.5 65.6 46.9 35.6", "Zhang et al. 2016, as cited in later tables", "", True),
 )
-_JUDGED = "the released code judges on 736 pictures of VOC2011, the publication says VOC2012"
+_JUDGED = "the released code judges on 736 images of VOC2011, the publication says VOC2012"
 
 
 def _voc(columns: slice, protocol: str, further: str = "") -> tuple[Published, ...]:
     """The rows of one task, with what is to be said of all of them."""
     rows = []
-    for name, percent, source, remark, colour in _VOC:
+    for name, percent, source, remark, color in _VOC:
         scores = tuple(math.nan if one == "-" else float(one) / 100 for one in percent.split()[columns])
         said = "; ".join(filter(None, (remark, further)))
-        rows.append(Published(name, scores, (protocol,), source, remark=said, colour=colour))
+        rows.append(Published(name, scores, (protocol,), source, remark=said, color=color))
     return tuple(row for row in rows if not all(map(math.isnan, row.scores)))
 
 

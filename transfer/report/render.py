@@ -10,7 +10,7 @@ from transfer.bootstrap import MEASURES, Estimate
 from transfer.report.published import STAGES
 
 LISTED = 50
-"""At most so many skipped pictures are listed."""
+"""At most so many skipped images are listed."""
 
 
 def rendered(template: str | Path, **facts: Any) -> bytes:

@@ -15,13 +15,13 @@ from transfer.bootstrap import Estimate
 from transfer.report.charts import INK, MUTED, PRETRAINED, RANDOM, STYLE, WIDTH, as_svg, new_axes
 from transfer.report.published import Published
 
-COLOURS: dict[str, tuple[str, ...]] = {
+COLORS: dict[str, tuple[str, ...]] = {
     "random": (RANDOM, "#4d545b", "#aab1b8"),
     "pretrained": (PRETRAINED, "#56b4e9", "#7b5ea7", "#00507a"),
     "supervised": ("#d55e00", "#e69f00", "#8c3d00"),
     "published": ("#00795a", "#66a61e", "#00402f"),
 }
-"""By a network's kind: what is told apart within a kind may look alike, kinds may not, for any colour vision."""
+"""By a network's kind: what is told apart within a kind may look alike, kinds may not, for any color vision."""
 
 STYLES: tuple[tuple[str, str], ...] = (("-", "o"), ("--", "s"), (":", "D"), ("-.", "^"))
 """Dashes and marker, in order."""
@@ -40,16 +40,16 @@ class Line(NamedTuple):
     label: str
     scores: Sequence[Estimate | None]
     """One per place on the axis, in [0, 1]; None leaves a gap."""
-    colour: str
+    color: str
     style: int = 0
     """Which of the ways to draw: what is drawn in one way has something in common."""
     ringed: int | None = None
     """The place of the one that was chosen."""
 
 
-def colour_of(kind: str, rank: int = 0) -> str:
-    """The colour of the network that is so-manieth of its kind."""
-    shades = COLOURS.get(kind, COLOURS["published"])
+def color_of(kind: str, rank: int = 0) -> str:
+    """The color of the network that is so-manieth of its kind."""
+    shades = COLORS.get(kind, COLORS["published"])
     return shades[rank % len(shades)]
 
 
@@ -98,7 +98,7 @@ def stages_chart(
 
 
 def shots_chart(name: str, measure: str, shots: Sequence[int], panels: Sequence[tuple[str, Sequence[Line]]]) -> str:
-    """Score against the number of positive pictures a class: a small chart for each stage, on one scale.
+    """Score against the number of positive images a class: a small chart for each stage, on one scale.
 
     Args:
         name: tells this chart from the others of a page.
@@ -109,7 +109,7 @@ def shots_chart(name: str, measure: str, shots: Sequence[int], panels: Sequence[
     across = min(3, len(panels))
     down = -(-len(panels) // across)
     lines = [line for _, inner in panels for line in inner]
-    met = list({(line.label, line.colour, line.style): line for line in lines}.values())
+    met = list({(line.label, line.color, line.style): line for line in lines}.values())
     labels: list[int] = []  # from the greatest down, where there is room
     for count in reversed(shots):
         if not labels or count * (shots[-1] / shots[0]) ** 0.28 <= labels[-1]:
@@ -135,14 +135,14 @@ def shots_chart(name: str, measure: str, shots: Sequence[int], panels: Sequence[
             axes.grid(visible=False, axis="x")
         _frame(grid[0, 0], "", lines)
         figure.supylabel(f"{measure}, %", size=10, color=MUTED)
-        figure.supxlabel("positive pictures a class", size=10, color=MUTED)
+        figure.supxlabel("positive images a class", size=10, color=MUTED)
         legend = figure.legend(
             *_handles(met), loc="outside upper left", ncols=legend_columns(met), borderaxespad=0.2,
             handlelength=2.2, columnspacing=1.2,
         )  # fmt: skip
         for text in legend.get_texts():
             text.set_parse_math(False)
-        return as_svg(figure, name, f"{measure} of every stage against the number of pictures that teach a class")
+        return as_svg(figure, name, f"{measure} of every stage against the number of images that teach a class")
 
 
 def _draw(axes: Axes, places: "np.typing.NDArray[np.number]", line: Line, size: float = 5) -> None:
@@ -150,13 +150,13 @@ def _draw(axes: Axes, places: "np.typing.NDArray[np.number]", line: Line, size: 
     nothing = Estimate(math.nan, math.nan, math.nan)
     value, low, high = 100 * np.array([score or nothing for score in line.scores], dtype=float).T
     dashes, marker = STYLES[line.style % len(STYLES)]
-    axes.fill_between(places, low, high, color=line.colour, alpha=_BAND, lw=0)
+    axes.fill_between(places, low, high, color=line.color, alpha=_BAND, lw=0)
     if len(places) == 1:
-        axes.vlines(places, low, high, color=line.colour, lw=1.6)
-    face = line.colour if line.style == 0 else "white"
-    axes.plot(places, value, dashes, marker=marker, ms=size, mfc=face, color=line.colour, lw=1.6, zorder=3)
+        axes.vlines(places, low, high, color=line.color, lw=1.6)
+    face = line.color if line.style == 0 else "white"
+    axes.plot(places, value, dashes, marker=marker, ms=size, mfc=face, color=line.color, lw=1.6, zorder=3)
     if line.ringed is not None:
-        axes.plot(places[line.ringed], value[line.ringed], "o", ms=11, mfc="none", mec=line.colour, mew=1.2, zorder=3)
+        axes.plot(places[line.ringed], value[line.ringed], "o", ms=11, mfc="none", mec=line.color, mew=1.2, zorder=3)
 
 
 def _frame(axes: Axes, measure: str, lines: Sequence[Line], rows: Sequence[Published] = ()) -> None:
@@ -210,9 +210,9 @@ def _handles(lines: Sequence[Line], joined: bool = True) -> tuple[list[Line2D], 
     handles = []
     for line in lines:
         dashes, marker = STYLES[line.style % len(STYLES)]
-        face = line.colour if line.style == 0 else "white"
+        face = line.color if line.style == 0 else "white"
         dashes = dashes if joined else ""
-        handles.append(Line2D([], [], color=line.colour, ls=dashes, marker=marker, ms=5, mfc=face, lw=1.6))
+        handles.append(Line2D([], [], color=line.color, ls=dashes, marker=marker, ms=5, mfc=face, lw=1.6))
     return handles, [line.label for line in lines]
 
 

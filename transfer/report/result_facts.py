@@ -14,7 +14,7 @@ def facts(section: Section) -> dict[str, str]:
     """What the numbers depend on, by name."""
     columns, first = section.columns, section.first
     results = [result for column in columns for result in column.results]
-    used = f"{first.n_train:,} pictures of {first.train}"
+    used = f"{first.n_train:,} images of {first.train}"
     if first.fraction < 1:
         used += f", of which the labels of {first.n_fit + first.n_holdout:,} are used"
     taught = f"; {first.n_fit:,} teach, {first.n_holdout:,} are held out and " if first.n_holdout else ""
@@ -25,16 +25,16 @@ def facts(section: Section) -> dict[str, str]:
     spread = (
         "standard deviation over seeds"
         if any(cell.over_seeds is not None for cell in cells)
-        else "standard deviation over draws of the pictures that teach"
+        else "standard deviation over draws of the images that teach"
         if any(cell.over_samples is not None for cell in cells)
         else ""
     )
     named = {
         "Protocol": f"{first.protocol}: {first.about}",
-        "Number": f"{MEASURES[first.metric]}, in percent, on {first.n_test:,} test pictures",
+        "Number": f"{MEASURES[first.metric]}, in percent, on {first.n_test:,} test images",
         "In brackets": first.interval,
         "After \N{PLUS-MINUS SIGN}": spread,
-        "Test": f"{first.n_test:,} pictures of {first.test}, {len(first.classes):,} classes; "
+        "Test": f"{first.n_test:,} images of {first.test}, {len(first.classes):,} classes; "
         f"SHA-256 {first.test_digest[:12]}" + (f"; also training images: {shared:,}" if shared else ""),
         "Training": f"{used}; SHA-256 {first.train_digest[:12]}{taught}",
         "Split": _joined(f"{result.split} (SHA-256 {result.split_sha256[:12]})" for result in results),
@@ -53,7 +53,7 @@ def facts(section: Section) -> dict[str, str]:
 
 
 def _seen(results: Sequence[Result]) -> dict[str, str]:
-    """How the networks saw the pictures."""
+    """How the networks saw the images."""
     if results[0].mode == "fine-tuned":
         return {
             "View": _joined(
@@ -81,7 +81,7 @@ def cost(column: Column, result: Result) -> dict[str, str]:
         "weights": result.network.weights[:8],
         "time": _duration(took.seconds),
         "extraction": _duration(took.extraction_seconds),
-        "speed": f"{took.pictures_per_second:,.0f}",
+        "speed": f"{took.images_per_second:,.0f}",
         "memory": _size(took.peak_bytes),
         "cache": _size(took.cache_bytes),
     }

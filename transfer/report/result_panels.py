@@ -13,7 +13,7 @@ from transfer.columns import Column, evaluations, row_names, score_gap
 from transfer.layout import Cell
 from transfer.protocols import PROTOCOLS
 from transfer.report.published import published
-from transfer.report.result_charts import Line, colour_of, shortened, shots_chart, stages_chart
+from transfer.report.result_charts import Line, color_of, shortened, shots_chart, stages_chart
 from transfer.report.result_facts import cost, facts, flat, made
 from transfer.report.trainings import sheets_of, trainings, trainings_panel, words_of
 from transfer.report.tuning_charts import dots_chart
@@ -24,7 +24,7 @@ _KINDS = ("random", "pretrained", "supervised", "published")  # from left to rig
 _MOST = 12  # lines of a chart
 _LETTERS = 26  # of a network's name in a chart's legend
 _SHOTS = re.compile(r"(\d+) shots?")
-_NEIGHBOURS = ("k=20", "k=200")  # what others report
+_NEIGHBORS = ("k=20", "k=200")  # what others report
 
 
 class Said(NamedTuple):
@@ -33,7 +33,7 @@ class Said(NamedTuple):
     column: Column
     name: str
     chosen: bool
-    """Whether held-out pictures chose the row; if not, it is the last stage, or that of which most was trained."""
+    """Whether held-out images chose the row; if not, it is the last stage, or that of which most was trained."""
     reference: Column | None
     other: str
     """The row of the reference."""
@@ -67,7 +67,7 @@ def result_panels(results: Sequence[Result], alone: bool = False) -> list[dict[s
 
     Args:
         results: of any number of evaluations.
-        alone: whether what led to them is shown elsewhere: the training of fine-tuned networks, and test pictures.
+        alone: whether what led to them is shown elsewhere: the training of fine-tuned networks, and test images.
     """
     groups = sorted(evaluations(results), key=_order)
     sheets = {} if alone else sheets_of(results)
@@ -103,7 +103,7 @@ def _panel(anchor: str, group: Sequence[Result], sheets: dict[str, dict[str, Any
     columns = section.columns
     shown = first.mode == "fine-tuned" and sheets is not None
     return panel | {
-        "trainings": trainings_panel(anchor, trainings(group, columns, _colours(section)), sheets or {})
+        "trainings": trainings_panel(anchor, trainings(group, columns, _colors(section)), sheets or {})
         if shown
         else None,
         "by_class": _by_class(section) if first.mode == "fine-tuned" and first.counted else [],
@@ -160,7 +160,7 @@ def _standing(column: Column) -> tuple[int, bool, bool]:
 
 
 def _speaker(column: Column) -> tuple[str, bool]:
-    """Its best row, if held-out pictures chose one; else the last stage's, of few neighbours or most shots.
+    """Its best row, if held-out images chose one; else the last stage's, of few neighbors or most shots.
 
     Of a fine-tuned network that of which most was trained, by the first of the rules.
     """
@@ -171,7 +171,7 @@ def _speaker(column: Column) -> tuple[str, bool]:
     rows = [row for row in column.first.rows if row.stage == most]
     if column.first.mode == "fine-tuned":
         return rows[0].name, False
-    usual = [row for row in rows if row.variant == _NEIGHBOURS[0]]
+    usual = [row for row in rows if row.variant == _NEIGHBORS[0]]
     return (usual or rows)[-1].name, False
 
 
@@ -190,7 +190,7 @@ def _figures(anchor: str, section: Section) -> list[dict[str, Any]]:
         ]
     if first.mode == "fine-tuned":
         return _tuned_figures(anchor, section, stages, variants)
-    shown = [one for one in _NEIGHBOURS if one in variants] or list(dict.fromkeys([variants[0], variants[-1]]))
+    shown = [one for one in _NEIGHBORS if one in variants] or list(dict.fromkeys([variants[0], variants[-1]]))
     lines = _lines(section, stages, shown)
     figures = [{"svg": Markup(stages_chart(anchor, measure, stages, lines[:_MOST])), "left_out": _left_out(lines)}]
     if table := published(first):
@@ -244,7 +244,7 @@ def _lines(section: Section, places: Sequence[str], variants: Sequence[str] = ("
     """A line for every column and variant, over the places of an axis: stages, or rows if there is no variant."""
     modes = list(dict.fromkeys(column.first.mode for column in section.columns))
     found = []
-    for column, colour in zip(section.columns, _colours(section), strict=True):
+    for column, color in zip(section.columns, _colors(section), strict=True):
         for number, variant in enumerate(variants):
             names = [f"{place}, {variant}" if variant else place for place in places]
             scores = [column.cells[name].score if name in column.cells else None for name in names]
@@ -252,30 +252,30 @@ def _lines(section: Section, places: Sequence[str], variants: Sequence[str] = ("
             style = modes.index(column.first.mode) + len(modes) * number
             ringed = names.index(column.best) if column.best in names else None
             if any(scores):
-                found.append(Line(", ".join(filter(None, words)), scores, colour, style, ringed))
+                found.append(Line(", ".join(filter(None, words)), scores, color, style, ringed))
     return found
 
 
-def _colours(section: Section) -> list[str]:
+def _colors(section: Section) -> list[str]:
     """Of every column; a network's modes share it."""
-    colours, met = [], dict.fromkeys(_KINDS, 0)
+    colors, met = [], dict.fromkeys(_KINDS, 0)
     for network in section.networks:
         kind = network.modes[0].first.network.kind
-        colours += [colour_of(kind, met.get(kind, 0))] * len(network.modes)
+        colors += [color_of(kind, met.get(kind, 0))] * len(network.modes)
         met[kind] = met.get(kind, 0) + 1
-    return colours
+    return colors
 
 
 def _header(section: Section) -> list[dict[str, str]]:
-    """Of every column of the table: network, mode, and the colour that it has in the chart."""
+    """Of every column of the table: network, mode, and the color that it has in the chart."""
     several = len({column.first.mode for column in section.columns}) > 1
-    colours = iter(_colours(section))
+    colors = iter(_colors(section))
     found = []
     for network in section.networks:
         for column in network.modes:
-            found.append({"label": column.label, "mode": column.first.mode if several else "", "colour": next(colours)})
+            found.append({"label": column.label, "mode": column.first.mode if several else "", "color": next(colors)})
         if network.gaps:
-            found.append({"label": network.modes[0].label, "mode": "gap", "colour": ""})
+            found.append({"label": network.modes[0].label, "mode": "gap", "color": ""})
     return found
 
 

@@ -1,4 +1,4 @@
-"""How the networks of an evaluation were fine-tuned: their losses, held-out scores, and what they answer to pictures.
+"""How the networks of an evaluation were fine-tuned: their losses, held-out scores, and what they answer to images.
 
 A result RUN/results/NAME.json was made by the run RUN/finetuned/NAME; one that is no run's lies beside the folder
 ``finetuned``.
@@ -14,7 +14,7 @@ from markupsafe import Markup
 from pretext.engine.journal import Record, read_journal
 from transfer.columns import Column
 from transfer.report.charts import finite, running_median
-from transfer.report.images import picture
+from transfer.report.images import image
 from transfer.report.panels import column, of_kind
 from transfer.report.result_charts import shortened
 from transfer.report.tuning_charts import Course, courses_chart
@@ -34,7 +34,7 @@ class Training(NamedTuple):
     result: Result
     label: str
     """Of its network; with what was trained, and the seed, where these tell it from others."""
-    colour: str
+    color: str
     style: int
     folder: Path
 
@@ -54,26 +54,26 @@ def result_file(run: Path) -> Path | None:
 
 
 def sheets_of(results: Sequence[Result]) -> dict[str, dict[str, Any]]:
-    """The sheets of test pictures by file of result: the newest weights first, and so light that a page holds all."""
+    """The sheets of test images by file of result: the newest weights first, and so light that a page holds all."""
     tuned = [result for result in results if result.mode == "fine-tuned" and result.file]
     tuned.sort(key=lambda result: -result.network.step)
     found = [(one.file, path) for one in tuned if (path := folder_of(one) / "samples" / "test.png").is_file()]
     shown = found[:MOST_SHEETS]
-    drawn = ((file, picture(path, _ROOM // len(shown))) for file, path in shown)
+    drawn = ((file, image(path, _ROOM // len(shown))) for file, path in shown)
     return {file: sheet for file, sheet in drawn if sheet is not None}
 
 
-def trainings(group: Sequence[Result], columns: Sequence[Column], colours: Sequence[str]) -> list[Training]:
+def trainings(group: Sequence[Result], columns: Sequence[Column], colors: Sequence[str]) -> list[Training]:
     """The trainings of an evaluation, by column, those of which the least was trained first.
 
     Args:
         group: its results.
         columns: what they were joined to.
-        colours: of every column.
+        colors: of every column.
     """
     trained = list(dict.fromkeys(row.stage for column in columns for row in column.first.rows))
     found = []
-    for of_column, colour in zip(columns, colours, strict=True):
+    for of_column, color in zip(columns, colors, strict=True):
         first = of_column.first
         own = [r for r in group if (r.network.group, r.view_size) == (first.network.group, first.view_size)]
         seeds = {(result.network.seed, result.seed) for result in own}
@@ -82,7 +82,7 @@ def trainings(group: Sequence[Result], columns: Sequence[Column], colours: Seque
             words = [of_column.label, words_of(stage) if len(trained) > 1 else ""]
             words += [f"seed {result.network.seed}/{result.seed}" if len(seeds) > 1 else ""]
             style = trained.index(stage)
-            found.append(Training(result, ", ".join(filter(None, words)), colour, style, folder_of(result)))
+            found.append(Training(result, ", ".join(filter(None, words)), color, style, folder_of(result)))
     return found
 
 
@@ -92,7 +92,7 @@ def words_of(trained: str) -> str:
 
 
 def trainings_panel(anchor: str, found: Sequence[Training], sheets: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Charts of the losses and of the held-out scores; the sheets of test pictures, where most was trained first.
+    """Charts of the losses and of the held-out scores; the sheets of test images, where most was trained first.
 
     Args:
         anchor: of the evaluation.
@@ -105,11 +105,11 @@ def trainings_panel(anchor: str, found: Sequence[Training], sheets: dict[str, di
     variant = found[0].result.rows[0].variant if found else ""
     return {
         "loss": _chart(f"{anchor}-loss", "Training loss over steps", losses),
-        "score": _chart(f"{anchor}-held-out", "Score on held-out pictures over steps", scores, percent=True),
+        "score": _chart(f"{anchor}-held-out", "Score on held-out images over steps", scores, percent=True),
         "variant": variant,
         "left_out": max(0, len(journals) - _DRAWN),
         "sheets": [
-            {"label": one.label, "words": words_of(one.result.rows[0].stage), "picture": sheets[one.result.file]}
+            {"label": one.label, "words": words_of(one.result.rows[0].stage), "image": sheets[one.result.file]}
             for one in sorted(found, key=lambda one: -one.style)
             if one.result.file in sheets
         ],
@@ -120,20 +120,20 @@ def trainings_panel(anchor: str, found: Sequence[Training], sheets: dict[str, di
 
 
 def score_key(variant: str) -> str:
-    """Under which the journal has a row's score on the held-out pictures."""
+    """Under which the journal has a row's score on the held-out images."""
     return re.sub(r"\W+", "_", variant or "score")
 
 
 def _loss(one: Training, records: Sequence[Record]) -> Course:
     taken = of_kind(records, "step")
     x, y = finite([record["step"] for record in taken], column(taken, "loss"))
-    return Course(shortened(one.label, _LETTERS), *(running_median(x, y) if len(x) else (x, y)), one.colour, one.style)
+    return Course(shortened(one.label, _LETTERS), *(running_median(x, y) if len(x) else (x, y)), one.color, one.style)
 
 
 def _score(one: Training, records: Sequence[Record]) -> Course:
     looks = of_kind(records, "health")
     values = column(looks, score_key(one.result.rows[0].variant))
-    return Course(shortened(one.label, _LETTERS), [record["step"] for record in looks], values, one.colour, one.style)
+    return Course(shortened(one.label, _LETTERS), [record["step"] for record in looks], values, one.color, one.style)
 
 
 def _chart(name: str, title: str, courses: Sequence[Course], percent: bool = False) -> Markup | None:

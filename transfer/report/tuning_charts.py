@@ -35,7 +35,7 @@ class Course(NamedTuple):
     steps: ArrayLike
     values: ArrayLike
     """One per step; what is not finite is left out."""
-    colour: str
+    color: str
     style: int = 0
     """Which of the ways to draw."""
 
@@ -57,10 +57,10 @@ def dots_chart(name: str, measure: str, rows: Sequence[str], lines: Sequence[Lin
             nothing = Estimate(math.nan, math.nan, math.nan)
             value, low, high = 100 * np.array([score or nothing for score in line.scores], dtype=float).T
             places = np.arange(len(rows)) - 0.5 + share * (at + 1)
-            face = line.colour if line.style == 0 else "white"
-            axes.hlines(places, low, high, color=line.colour, lw=1.6)
+            face = line.color if line.style == 0 else "white"
+            axes.hlines(places, low, high, color=line.color, lw=1.6)
             marker = STYLES[line.style % len(STYLES)][1]
-            axes.plot(value, places, marker, ms=6, mfc=face, color=line.colour, zorder=3)
+            axes.plot(value, places, marker, ms=6, mfc=face, color=line.color, zorder=3)
         for edge in range(1, len(rows)):
             axes.axhline(edge - 0.5, color=GRID, lw=0.8)
         axes.set_yticks(range(len(rows)), labels=[shortened(row, LETTERS) for row in rows], **MATH)
@@ -85,7 +85,7 @@ def courses_chart(name: str, title: str, courses: Sequence[Course], *, dots: boo
         percent: whether the values are scores, whose axis begins at 0.
     """
     with matplotlib.rc_context(STYLE):
-        lines = [Line(course.label, [], course.colour, course.style) for course in courses]
+        lines = [Line(course.label, [], course.color, course.style) for course in courses]
         across = legend_columns(lines)
         of_legend = -(-len(courses) // across)
         figure, axes = new_axes(180 + 17 * of_legend)
@@ -93,10 +93,10 @@ def courses_chart(name: str, title: str, courses: Sequence[Course], *, dots: boo
         for course in courses:
             dashes, marker = STYLES[course.style % len(STYLES)]
             x, y = thinned(*finite(course.steps, course.values))
-            face = course.colour if course.style == 0 else "white"
+            face = course.color if course.style == 0 else "white"
             look = {"ls": dashes, "marker": marker if dots else "", "ms": 4.5, "mfc": face, "lw": 1.5}
-            axes.plot(x, 100 * y if percent else y, color=course.colour, clip_on=not dots, **look)  # type: ignore[arg-type]
-            handles.append(Line2D([], [], color=course.colour, **look))  # type: ignore[arg-type]
+            axes.plot(x, 100 * y if percent else y, color=course.color, clip_on=not dots, **look)  # type: ignore[arg-type]
+            handles.append(Line2D([], [], color=course.color, **look))  # type: ignore[arg-type]
         if percent:
             axes.set_ylim(0, max(_LEAST, axes.get_ylim()[1]))
             axes.set_ylabel("%")

@@ -1,6 +1,6 @@
 """A result: what one network is worth by one protocol on one data set, as one JSON file.
 
-It holds, besides the numbers, which test pictures were answered right (or how they were ranked, or what was found
+It holds, besides the numbers, which test images were answered right (or how they were ranked, or what was found
 in them), so every number and interval can be computed again, and what the numbers depend on: see ``Result``.
 """
 

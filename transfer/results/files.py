@@ -107,7 +107,7 @@ def _result(found: dict[str, Any], file: str) -> Result:
     classes, skipped = texts(found["classes"]), tuple(pair(entry) for entry in found["skipped"])
     least = 0 if values["mode"] == "fine-tuned" else 1  # pixels
     if min(values["n_test"], len(classes), values["view_size"] + 1 - least) < 1:
-        raise ValueError("no test pictures, no classes or no view")
+        raise ValueError("no test images, no classes or no view")
     outcomes = unpacked_outcomes(found, Told(values["metric"], values["n_test"], len(classes)))
     rows = tuple(_row(row, of_row) for row, of_row in zip(listed(found["rows"]), outcomes, strict=True))
     if not rows or len({row.name for row in rows}) != len(rows):

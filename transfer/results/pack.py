@@ -1,4 +1,4 @@
-"""What a file keeps of the test pictures, as text: answers bit by bit, ranks, confusions, found and true boxes."""
+"""What a file keeps of the test images, as text: answers bit by bit, ranks, confusions, found and true boxes."""
 
 import base64
 import binascii
@@ -24,7 +24,7 @@ class Told(NamedTuple):
     """What the rest of a file says of its answers."""
 
     metric: Metric
-    pictures: int
+    images: int
     classes: int
 
 
@@ -46,7 +46,7 @@ def unpacked_outcomes(found: dict[str, Any], told: Told) -> list[tuple[Outcome, 
     answers = [listed(row) for row in listed(found["answers"])]
     if told.metric == "AP":
         return _unpacked_detections(found, answers, told)
-    shape = told.pictures, told.classes
+    shape = told.images, told.classes
     truth = None if found["truth"] is None else unpacked(text(found["truth"]), "<i1", shape).astype(np.int8)
     if (told.metric == "mAP") != (truth is not None):
         raise ValueError("truth goes with mAP")
@@ -77,7 +77,7 @@ def unpacked(content: str, kind: str, shape: tuple[int, int]) -> NDArray[Any]:
     except binascii.Error as error:
         raise ValueError(f"not base64: {error}") from error
     if len(found) != wanted:
-        raise ValueError("answers of another number of pictures or classes")
+        raise ValueError("answers of another number of images or classes")
     planes = np.frombuffer(found, np.uint8).reshape(size, -1)
     return np.ascontiguousarray(planes.T).view(kind).reshape(shape[1], shape[0]).T
 
@@ -86,7 +86,7 @@ def _packed_outcome(outcome: Outcome) -> str:
     if isinstance(outcome, Answers):
         return base64.b64encode(np.packbits(outcome.correct).tobytes()).decode()
     if isinstance(outcome, Segmented):
-        assert outcome.confusions.max() < 2**32, "more pixels than a picture has"
+        assert outcome.confusions.max() < 2**32, "more pixels than an image has"
         return packed(outcome.confusions.reshape(outcome.count, -1).astype("<u4"))
     assert isinstance(outcome, Ranked)
     ranks = [np.unique(column, return_inverse=True)[1] for column in outcome.scores.T]
@@ -94,7 +94,7 @@ def _packed_outcome(outcome: Outcome) -> str:
 
 
 def _unpacked_outcome(content: str, told: Told, truth: NDArray[np.int8] | None) -> Outcome:
-    count, classes = told.pictures, told.classes
+    count, classes = told.images, told.classes
     if truth is not None:
         return Ranked(unpacked(content, "<u4", (count, classes)).astype(np.float32), truth)
     if told.metric == "mIoU":
@@ -104,7 +104,7 @@ def _unpacked_outcome(content: str, told: Told, truth: NDArray[np.int8] | None) 
         return Segmented(confusions.reshape(count, classes, classes))
     bits = np.frombuffer(base64.b64decode(content, validate=True), np.uint8)
     if len(bits) != -(-count // 8):
-        raise ValueError("answers of another number of pictures")
+        raise ValueError("answers of another number of images")
     return Answers(np.unpackbits(bits, count=count).astype(np.bool_))
 
 
@@ -156,8 +156,8 @@ def _packed_boxes(some: Truth | Detections) -> dict[str, str]:
 def _unpacked_boxes(
     found: dict[str, Any], told: Told
 ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]:
-    """How many each picture has, boxes, labels."""
-    counts = unpacked(text(found["counts"]), "<u4", (told.pictures, 1))[:, 0].astype(np.int64)
+    """How many each image has, boxes, labels."""
+    counts = unpacked(text(found["counts"]), "<u4", (told.images, 1))[:, 0].astype(np.int64)
     total = int(counts.sum())
     boxes = unpacked(text(found["boxes"]), "<f4", (total, 4)).astype(np.float32)
     labels = unpacked(text(found["labels"]), "<u2", (total, 1))[:, 0].astype(np.int64)

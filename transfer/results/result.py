@@ -11,7 +11,7 @@ from transfer.metrics import Row, Weighted
 from transfer.results.plain import short
 
 PREFIX = "rescaled:"
-"""Before a network's name on the command line: it is rescaled to the training pictures first."""
+"""Before a network's name on the command line: it is rescaled to the training images first."""
 RESCALED = "rescaled "
 """What the names of such networks begin with."""
 
@@ -47,7 +47,7 @@ class Cost:
     seconds: float
     extraction_seconds: float
     """Of them, in the network: in this call and in the earlier ones that filled the cache."""
-    pictures_per_second: float
+    images_per_second: float
     peak_bytes: int
     cache_bytes: int
     device: str
@@ -68,20 +68,20 @@ class Result:
     train: str
     test: str
     train_digest: str
-    """Over the pictures' names and labels, and the pixels of some of them: see ``transfer.targets``."""
+    """Over the images' names and labels, and the pixels of some of them: see ``transfer.targets``."""
     test_digest: str
     classes: tuple[str, ...]
     n_fit: int
     n_holdout: int
     n_train: int
     n_test: int
-    """Test pictures that could be read: N of every outcome."""
+    """Test images that could be read: N of every outcome."""
     fraction: float
-    """Of the training pictures whose labels were used."""
+    """Of the training images whose labels were used."""
     split: str
     split_sha256: str
     view_size: int
-    """Pixels; 0 of a fine-tuned network that saw every test picture at its own size."""
+    """Pixels; 0 of a fine-tuned network that saw every test image at its own size."""
     view_ratio: float
     precision: str
     storage: str
@@ -94,7 +94,7 @@ class Result:
     """SHA-256 of the code: see ``code_digest``."""
     versions: dict[str, str]
     skipped: tuple[tuple[str, str], ...]
-    """Key and reason of the pictures that could not be read; of fine-tuning also what else is wrong with the pictures
+    """Key and reason of the images that could not be read; of fine-tuning also what else is wrong with the images
     and what is said of them; which of it training met is a matter of chance."""
     interval: str
     """What the intervals are."""
@@ -107,7 +107,7 @@ class Result:
     def best(self) -> str | None:
         """Name of the row that did best on the held-out part; None where that chooses nothing.
 
-        Low-shot rows are given other pictures each: none of them is the best.
+        Low-shot rows are given other images each: none of them is the best.
         """
         chosen = [row for row in self.rows if row.holdout is not None]
         if not chosen or any(len(row.outcomes) > 1 for row in self.rows):
@@ -116,7 +116,7 @@ class Result:
 
     @property
     def counted(self) -> str | None:
-        """What is counted of each class: "objects", "pictures", "pixels"; None where there is no number by class."""
+        """What is counted of each class: "objects", "images", "pixels"; None where there is no number by class."""
         first = self.rows[0].outcomes[0]
         return first.counted if isinstance(first, Weighted) else None
 
@@ -134,11 +134,11 @@ def evaluation(result: Result) -> list[tuple[str, Any]]:
         ("test data", result.test_digest),
         ("training data", result.train_digest),
         ("share of the labels", result.fraction),
-        ("test pictures", result.n_test),
-        ("training pictures", result.n_train),
+        ("test images", result.n_test),
+        ("training images", result.n_train),
         ("classes", list(result.classes)),
-        ("part of a picture that is seen", result.view_ratio),
-        ("unreadable pictures", [] if result.mode == "fine-tuned" else sorted(key for key, _ in result.skipped)),
+        ("part of an image that is seen", result.view_ratio),
+        ("unreadable images", [] if result.mode == "fine-tuned" else sorted(key for key, _ in result.skipped)),
     ]
 
 

@@ -1,4 +1,4 @@
-"""Where the places of a feature map lie in the picture, and bilinear reading between them.
+"""Where the places of a feature map lie in the image, and bilinear reading between them.
 
 Convolutions of odd size, padded all round, put the first place of a map on the first pixel; patches put it in the
 middle of the first patch, half a stride further. A head that says where things are must know which.
@@ -51,7 +51,7 @@ class Grid(NamedTuple):
 def grids(features: Features) -> dict[str, Grid]:
     """The grid of every stage, by its name.
 
-    A network that pads alike on all sides is its own mirror image, so its map lies in the middle of a picture whose
+    A network that pads alike on all sides is its own mirror image, so its map lies in the middle of an image whose
     size leaves no remainder: one at which the map has just become one place longer. For odd convolutions that is a
     multiple of the stride and one pixel, for patches a multiple of the stride, for AlexNet without padding (first 11
     pixels, then 4 more for each place) 3 more than one; so sizes tell, whatever the weights. A network that takes one

@@ -83,13 +83,13 @@ class Classify(nn.Module):
         return logits
 
     def loss(self, rgb: Tensor, labels: Tensor) -> Tensor:
-        """How badly the pictures' labels are told, in nats: a scalar.
+        """How badly the images' labels are told, in nats: a scalar.
 
         Args:
             rgb: (B, 3, H, W), uint8.
             labels: int64 (B,), the class: the mean cross-entropy. Or int8 (B, classes), 1 where the class is in the
-                picture, 0 where not, -1 where it does not count: the mean binary cross-entropy over what counts
-                (Caffe's is the sum over the classes of a picture, which is as many times as much as there are
+                image, 0 where not, -1 where it does not count: the mean binary cross-entropy over what counts
+                (Caffe's is the sum over the classes of an image, which is as many times as much as there are
                 classes), 0 where nothing does.
         """
         logits = self(rgb)

@@ -12,17 +12,17 @@ from torch import Tensor
 from pretext.data.batches import Examples, Sample, Views, label_of
 from pretext.data.order import mix, uniforms
 from pretext.data.source import Source
-from pretext.errors import PictureError, UserError
+from pretext.errors import ImageError, UserError
 
 
 @dataclass
 class JitterSettings:
-    """Crops of the network's size out of the picture at a scale that is drawn.
+    """Crops of the network's size out of the image at a scale that is drawn.
 
     Args:
         size: side of the crop, pixels.
-        scale: smallest and largest scale of the picture; at 1 it has its own size. Where a crop would not fit into
-            it, the picture is scaled so that it does.
+        scale: smallest and largest scale of the image; at 1 it has its own size. Where a crop would not fit into
+            it, the image is scaled so that it does.
         flip: probability of mirroring left and right.
     """
 
@@ -40,10 +40,10 @@ class JitterSettings:
 
 
 class JitteredExamples(Examples):
-    """Crops at scales that vary, with the label of their picture.
+    """Crops at scales that vary, with the label of their image.
 
     Args:
-        parts: labelled sources, or some pictures of such.
+        parts: labeled sources, or some images of such.
         jitter: how crops are drawn.
         seed: as ``Examples``.
         weights: as ``Examples``.
@@ -64,13 +64,13 @@ class JitteredExamples(Examples):
 
 
 class JitteredViews(Views):
-    """Every picture of a source as the protocol looks at it when it judges: by several crops, drawn as in training.
+    """Every image of a source as the protocol looks at it when it judges: by several crops, drawn as in training.
 
-    Crop k of a picture is a pure function of (seed, index, k). A sample's ``rgb`` holds them all: uint8
+    Crop k of an image is a pure function of (seed, index, k). A sample's ``rgb`` holds them all: uint8
     (crops, 3, size, size), so a batch's is (B, crops, 3, size, size); its label is a dict with its ``index``, int64.
 
     Args:
-        source: of the pictures.
+        source: of the images.
         jitter: how crops are drawn.
         crops: how many; the protocol takes 10.
         seed: of the crops.
@@ -83,30 +83,30 @@ class JitteredViews(Views):
 
     def __getitem__(self, index: int) -> Sample:
         try:
-            picture = self.source.read(index)
-        except PictureError as error:
+            image = self.source.read(index)
+        except ImageError as error:
             return Sample(None, [(error.key, error.reason)])
         key = mix(self.seed, index)
-        crops = [jittered_crop(picture, self.jitter, uniforms(key, k, 4)) for k in range(self.crops)]
+        crops = [jittered_crop(image, self.jitter, uniforms(key, k, 4)) for k in range(self.crops)]
         return Sample(torch.stack(crops), [], {"index": torch.tensor(index)})
 
 
-class CentreViews(Views):
-    """The middle square of every picture; its label is a dict with its ``index``, int64."""
+class CenterViews(Views):
+    """The middle square of every image; its label is a dict with its ``index``, int64."""
 
     def __getitem__(self, index: int) -> Sample:
         return super().__getitem__(index)._replace(label={"index": torch.tensor(index)})
 
 
-def jittered_crop(picture: Image.Image, jitter: JitterSettings, uniform: np.ndarray) -> Tensor:
+def jittered_crop(image: Image.Image, jitter: JitterSettings, uniform: np.ndarray) -> Tensor:
     """A crop drawn by four uniform numbers: scale, left, top, mirror. Returns uint8 (3, size, size)."""
     size = jitter.size
     low, high = jitter.scale
-    scale = max(low + (high - low) * uniform[0], size / min(picture.size))
+    scale = max(low + (high - low) * uniform[0], size / min(image.size))
     side = size / scale
-    left, top = ((length - side) * at for length, at in zip(picture.size, uniform[1:3], strict=True))
-    box = (left, top, min(left + side, picture.width), min(top + side, picture.height))
-    crop = picture.resize((size, size), Image.Resampling.BILINEAR, box=box, reducing_gap=3.0)
+    left, top = ((length - side) * at for length, at in zip(image.size, uniform[1:3], strict=True))
+    box = (left, top, min(left + side, image.width), min(top + side, image.height))
+    crop = image.resize((size, size), Image.Resampling.BILINEAR, box=box, reducing_gap=3.0)
     if uniform[3] < jitter.flip:
         crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     return torch.from_numpy(np.array(crop)).permute(2, 0, 1)

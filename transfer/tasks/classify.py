@@ -1,4 +1,4 @@
-"""Classification as a task: which of some classes a picture shows, one or several."""
+"""Classification as a task: which of some classes an image shows, one or several."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -17,11 +17,11 @@ from transfer.targets import Targets, open_targets
 from transfer.tasks import draw
 from transfer.tasks.alignment import Features, stage_of
 from transfer.tasks.classification import Classify, ClassifyHeadSettings
-from transfer.tasks.classification_examples import CentreViews, JitteredExamples, JitteredViews, JitterSettings
+from transfer.tasks.classification_examples import CenterViews, JitteredExamples, JitteredViews, JitterSettings
 from transfer.tasks.task import FinetuneSettings, Task, diverged
 from transfer.voc.images import whole
 
-_NAMED = 3  # classes that are named on a drawn picture, at most
+_NAMED = 3  # classes that are named on a drawn image, at most
 
 
 @dataclass
@@ -29,12 +29,12 @@ class ClassifySettings(FinetuneSettings):
     """A fine-tuning of classification: on what, from where, how.
 
     Args:
-        classes: of pictures with several labels, such as VOC's: those that are learnt, if not all.
-        way: how training pictures are cropped: resized, as group crop says; or jittered, as group jitter says and
+        classes: of images with several labels, such as VOC's: those that are learned, if not all.
+        way: how training images are cropped: resized, as group crop says; or jittered, as group jitter says and
             Kraehenbuehl et al. 2016 did. The crops' size is that of setting size.
         crop: of way resized.
         jitter: of way jittered.
-        test_crops: 1 looks at the middle square of a test picture; more, of way jittered, at so many random crops,
+        test_crops: 1 looks at the middle square of a test image; more, of way jittered, at so many random crops,
             whose logits are averaged.
         head: what is put on the backbone.
     """
@@ -49,7 +49,7 @@ class ClassifySettings(FinetuneSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.size:
-            raise UserError("size is 0: pictures that are classified together have one size; name it")
+            raise UserError("size is 0: images that are classified together have one size; name it")
         if not 1 <= self.test_crops <= 1000 or (self.test_crops > 1 and self.way != "jittered"):
             raise UserError(f"test_crops is {self.test_crops}: from 1 to 1000, above 1 for way jittered")
         for name, given, usual in (
@@ -81,7 +81,7 @@ class Classification(Task):
         looked = "the middle square" if settings.test_crops == 1 else f"{settings.test_crops} random crops"
         self.about = (
             f"classification by a network trained on the labels, {settings.training.steps:,} steps of "
-            f"{settings.training.batch_size}; a test picture is judged by {looked}"
+            f"{settings.training.batch_size}; a test image is judged by {looked}"
         )
 
     @property
@@ -98,13 +98,13 @@ class Classification(Task):
         settings = self.settings
         if settings.way == "jittered":
             return JitteredExamples([part], settings.jitter, settings.seed)
-        return Samples([part], settings.crop, settings.seed, cache_bytes=cache_bytes, labelled=True)
+        return Samples([part], settings.crop, settings.seed, cache_bytes=cache_bytes, labeled=True)
 
     def views(self, source: Source) -> Views:
         settings = self.settings
         if settings.test_crops > 1:
             return JitteredViews(source, settings.jitter, settings.test_crops, settings.seed)
-        return CentreViews(source, settings.size)
+        return CenterViews(source, settings.size)
 
     def predict(self, network: nn.Module, batch: Batch, rgb: Tensor) -> list[Any]:
         logits = network(rgb.flatten(0, -4)).float()
@@ -120,34 +120,34 @@ class Classification(Task):
         return [("", Answers(scores.argmax(1) == truth))]
 
     def drawn(self, source: Source, index: int, found: Any) -> tuple[Image.Image, Image.Image]:
-        picture, truth = source.read(index), self._truth(source, index)
+        image, truth = source.read(index), self._truth(source, index)
         shown = np.flatnonzero(truth == 1).tolist() if self.multilabel else [int(truth)]
         chances = expit(found) if self.multilabel else softmax(found)
         likely = np.argsort(-chances)[:_NAMED].tolist()
         said = [one for one in likely if chances[one] >= 0.5 * chances[likely[0]]]
         return (
-            draw.named(picture, [(self.classes[one], True) for one in shown]),
-            draw.named(picture, [(f"{self.classes[one]} {chances[one]:.0%}", one in shown) for one in said]),
+            draw.named(image, [(self.classes[one], True) for one in shown]),
+            draw.named(image, [(f"{self.classes[one]} {chances[one]:.0%}", one in shown) for one in said]),
         )
 
     def _truth(self, source: Source, index: int) -> Any:
-        labelled, own = whole(source, index)
-        return labelled.labels[own]  # type: ignore[attr-defined]
+        labeled, own = whole(source, index)
+        return labeled.labels[own]  # type: ignore[attr-defined]
 
 
 def _lacking(targets: Targets) -> list[tuple[str, str]]:
-    """Classes that nothing can be learnt or said of, as problems of the pictures.
+    """Classes that nothing can be learned or said of, as problems of the images.
 
     Raises:
         UserError: there is no other.
     """
     found = []
     for number, name in enumerate(targets.classes):
-        learnt, asked = ((source.labels[:, number] == 1).any() for source in (targets.train, targets.test))
+        learned, asked = ((source.labels[:, number] == 1).any() for source in (targets.train, targets.test))
         if not asked:
-            found.append((name, "no test picture shows it: it is left out of the mean"))
-        elif not learnt:
-            found.append((name, "no training picture shows it, but a test picture does"))
+            found.append((name, "no test image shows it: it is left out of the mean"))
+        elif not learned:
+            found.append((name, "no training image shows it, but a test image does"))
     if len([one for one in found if "left out" in one[1]]) == len(targets.classes):
-        raise UserError("test: no picture shows any of the classes; name another part")
+        raise UserError("test: no image shows any of the classes; name another part")
     return found

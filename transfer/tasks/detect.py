@@ -1,4 +1,4 @@
-"""Detection as a task: where in a picture the objects of some classes are."""
+"""Detection as a task: where in an image the objects of some classes are."""
 
 import hashlib
 from collections.abc import Mapping
@@ -36,11 +36,11 @@ class DetectSettings(FinetuneSettings):
     """A fine-tuning of detection: on what, from where, how.
 
     Args:
-        size: shorter side, in pixels, at which the network is shown a test picture; at most sizes.longest.
-        sizes: how training pictures are scaled; a test picture's longer side is at most sizes.longest, too.
-        proposals: of head.form fast: where objects may be in training pictures: a .mat or .npz file; or "windows", a
+        size: shorter side, in pixels, at which the network is shown a test image; at most sizes.longest.
+        sizes: how training images are scaled; a test image's longer side is at most sizes.longest, too.
+        proposals: of head.form fast: where objects may be in training images: a .mat or .npz file; or "windows", a
             fixed grid.
-        test_proposals: the same of test pictures; empty takes that of proposals.
+        test_proposals: the same of test images; empty takes that of proposals.
         head: what is put on the backbone.
     """
 
@@ -109,18 +109,18 @@ class Detection(Task):
         return DetectionViews(source, settings.size, settings.sizes.longest, proposals[0] if proposals else None)
 
     def _proposals(self, part: Source) -> list[Proposals] | None:
-        """Of the source that pictures are of, if there are any."""
+        """Of the source that images are of, if there are any."""
         found = self.proposals.get(id(whole(part, 0)[0])) if self.proposals else None
         return [found] if found else None
 
     def predict(self, network: nn.Module, batch: Batch, rgb: Tensor) -> list[Any]:
         assert isinstance(network, Detector)
         found = []
-        # One by one: what is found in a picture is no matter of its neighbours in a batch.
-        for picture, label in zip(rgb, batch.labels, strict=True):
+        # One by one: what is found in an image is no matter of its neighbors in a batch.
+        for image, label in zip(rgb, batch.labels, strict=True):
             height, width = label["size"].tolist()
             given = [label["proposals"].to(rgb.device)] if "proposals" in label else None
-            ((boxes, scores, labels),) = network.predict(picture[None, :, :height, :width], [(height, width)], given)
+            ((boxes, scores, labels),) = network.predict(image[None, :, :height, :width], [(height, width)], given)
             if not (bool(boxes.isfinite().all()) and bool(scores.isfinite().all())):
                 raise diverged(self.name)
             placed = boxes.float() / label["scale"].to(boxes.device)
@@ -137,7 +137,7 @@ class Detection(Task):
         return [(points, Detected(every, points)) for points in POINTS]
 
     def drawn(self, source: Source, index: int, found: Any) -> tuple[Image.Image, Image.Image]:
-        picture, truth = source.read(index), objects_of(source, index)
+        image, truth = source.read(index), objects_of(source, index)
         words = [
             f"{self.classes[one]}{' (difficult)' if hard else ''}"
             for one, hard in zip(truth.labels, truth.difficult, strict=True)
@@ -146,13 +146,13 @@ class Detection(Task):
         best = [at for at in np.argsort(-scores)[:_MOST] if scores[at] >= min(_SHOWN, float(scores.max()))]
         said = [f"{self.classes[labels[at]]} {scores[at]:.0%}" for at in best]
         return (
-            draw.boxed(picture, truth.boxes, words, [draw.colour(one + 1) for one in truth.labels.tolist()]),
-            draw.boxed(picture, boxes[best], said, [draw.colour(int(labels[at]) + 1) for at in best]),
+            draw.boxed(image, truth.boxes, words, [draw.color(one + 1) for one in truth.labels.tolist()]),
+            draw.boxed(image, boxes[best], said, [draw.color(int(labels[at]) + 1) for at in best]),
         )
 
 
 def _known(source: Boxed, proposals: Proposals | None) -> bytes:
-    """All that is known of its pictures; of proposals a digest."""
+    """All that is known of its images; of proposals a digest."""
     told = hashlib.sha256()
     for index in range(len(source) if proposals is not None else 0):
         assert proposals is not None

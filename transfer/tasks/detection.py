@@ -29,11 +29,11 @@ _FINEST = 4
 
 @dataclass
 class DetectHeadSettings:
-    """What is put on the backbone. Defaults are those published for pictures of 600 to 800 pixels.
+    """What is put on the backbone. Defaults are those published for images of 600 to 800 pixels.
 
     Args:
         form: faster: proposals come from a network on the same features (Ren et al. 2015). fast: they are given with
-            the pictures (Girshick 2015).
+            the images (Girshick 2015).
         neck: fpn: a feature pyramid (Lin et al. 2017) on the last stage of every stride from 4 on, and that halved
             once more. STAGE+STAGE...: one on these. STAGE: that stage's features alone.
         channels: of every level of a pyramid.
@@ -48,15 +48,15 @@ class DetectHeadSettings:
             of the map there (RoI pooling, Girshick 2015).
         anchors: of faster: roots of their areas, in pixels; each in ratios 1:2, 1:1 and 2:1. A pyramid divides them
             among its levels, in order.
-        sampled: of faster: anchors of a picture that its loss counts, at most half of them on objects.
-        candidates: of faster: the best boxes of each level of a picture that overlaps are removed from, in training
+        sampled: of faster: anchors of an image that its loss counts, at most half of them on objects.
+        candidates: of faster: the best boxes of each level of an image that overlaps are removed from, in training
             and in testing.
-        proposals: of faster: how many boxes of a picture are left by that, likewise.
-        rois: boxes of a picture that the head learns from in a step.
+        proposals: of faster: how many boxes of an image are left by that, likewise.
+        rois: boxes of an image that the head learns from in a step.
         positive: the largest share of them on objects.
         least_score: boxes of a lower score are not given as found.
         overlap: of two boxes of a class whose intersection over union is higher, the better is given.
-        most: boxes given for a picture at most.
+        most: boxes given for an image at most.
     """
 
     form: Literal["faster", "fast"] = "faster"
@@ -96,10 +96,10 @@ class DetectHeadSettings:
 
 
 class Detections(NamedTuple):
-    """What is found in a picture, the best first."""
+    """What is found in an image, the best first."""
 
     boxes: Tensor
-    """float32 (n, 4): left, top, right, bottom, in pixels of the picture that was given, 0 its edge."""
+    """float32 (n, 4): left, top, right, bottom, in pixels of the image that was given, 0 its edge."""
     scores: Tensor
     """float32 (n,), in [0, 1]."""
     labels: Tensor
@@ -158,8 +158,8 @@ class Detector(nn.Module):
         """The parts of the loss, scalars, of a network in training mode.
 
         Args:
-            rgb: (B, 3, H, W), uint8; smaller pictures padded at the right and below.
-            targets: of each picture "boxes", float32 (n, 4), n >= 0, within the picture and none empty; "labels",
+            rgb: (B, 3, H, W), uint8; smaller images padded at the right and below.
+            targets: of each image "boxes", float32 (n, 4), n >= 0, within the image and none empty; "labels",
                 int64 (n,); "size", int64 (2,), its height and width without padding; in form fast "proposals",
                 float32 (m, 4), m >= 0.
 
@@ -182,12 +182,12 @@ class Detector(nn.Module):
     def predict(
         self, rgb: Tensor, sizes: Sequence[tuple[int, int]] | Tensor, proposals: Sequence[Tensor] | None = None
     ) -> list[Detections]:
-        """What is found in each picture, by a network in eval mode.
+        """What is found in each image, by a network in eval mode.
 
         Args:
             rgb: as of ``losses``.
-            sizes: height and width of each picture without padding.
-            proposals: in form fast of each picture, float32 (m, 4).
+            sizes: height and width of each image without padding.
+            proposals: in form fast of each image, float32 (m, 4).
         """
         assert not self.training
         shown = _sizes(sizes)
@@ -199,7 +199,7 @@ class Detector(nn.Module):
         return [Detections(own["boxes"], own["scores"], own["labels"] - 1) for own in found]
 
     def _maps(self, rgb: Tensor, sizes: Sequence[tuple[int, int]]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The pictures, padded no more than they need among each other, and what the box head looks at."""
+        """The images, padded no more than they need among each other, and what the box head looks at."""
         # Padding reaches into the features, so it must not depend on what else is in a batch that is computed in parts.
         height, width = (max(side) for side in zip(*sizes, strict=True))
         rgb = rgb[:, :, :height, :width]
@@ -215,12 +215,12 @@ class Detector(nn.Module):
         given: Sequence[Tensor | None],
         truth: list[dict[str, Tensor]] | None,
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
-        """Boxes to look at in each picture, and the losses of what proposes them."""
+        """Boxes to look at in each image, and the losses of what proposes them."""
         if self.form == "faster":
             boxes, losses = self.head["rpn"](ImageList(rgb, sizes), maps, truth)
             return boxes, losses
         if len(given) != len(sizes) or any(boxes is None for boxes in given):
-            raise UserError("head.form is fast: it needs proposals with the pictures; name a file of them, or windows")
+            raise UserError("head.form is fast: it needs proposals with the images; name a file of them, or windows")
         return [_within(boxes, size) for boxes, size in zip(given, sizes, strict=True) if boxes is not None], {}
 
 
@@ -305,13 +305,13 @@ def _proposing(head: DetectHeadSettings, levels: list[Grid], channels: int) -> n
 
 
 def _sizes(sizes: Any) -> list[tuple[int, int]]:
-    """(height, width) of each picture."""
+    """(height, width) of each image."""
     listed = sizes.tolist() if isinstance(sizes, Tensor) else sizes
     return [(int(height), int(width)) for height, width in listed]
 
 
 def _within(boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Proposals within their picture; where there are none, the picture itself."""
+    """Proposals within their image; where there are none, the image itself."""
     clipped: Tensor = clip_boxes_to_image(boxes.float(), size)
     clipped = clipped[(clipped[:, 2:] > clipped[:, :2]).all(1)]
     return clipped if len(clipped) else clipped.new_tensor([[0, 0, size[1], size[0]]])

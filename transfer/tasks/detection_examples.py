@@ -1,4 +1,4 @@
-"""What a detector learns from, and what it is asked: whole pictures, scaled, with the boxes of their objects."""
+"""What a detector learns from, and what it is asked: whole images, scaled, with the boxes of their objects."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pretext.data.batches import Examples, Sample, Views
 from pretext.data.source import Source
-from pretext.errors import PictureError, UserError
+from pretext.errors import ImageError, UserError
 from transfer.voc.boxes import objects_of
 from transfer.voc.images import whole
 from transfer.voc.proposals import Proposals
@@ -20,11 +20,11 @@ from transfer.voc.proposals import Proposals
 
 @dataclass
 class DetectionSizes:
-    """How pictures are scaled for a detector.
+    """How images are scaled for a detector.
 
     Args:
-        shorter: lengths of the shorter side, pixels, one of which is drawn for every picture that is learnt from.
-        longest: length that the longer side may have, pixels: a picture is scaled down until it has.
+        shorter: lengths of the shorter side, pixels, one of which is drawn for every image that is learned from.
+        longest: length that the longer side may have, pixels: an image is scaled down until it has.
         flip: probability of mirroring left and right.
         difficult: learn from objects marked difficult, too.
     """
@@ -44,17 +44,17 @@ class DetectionSizes:
 
 
 class DetectionExamples(Examples):
-    """Scaled pictures and the objects in them.
+    """Scaled images and the objects in them.
 
-    A label is a dict: ``boxes`` float32 (n, 4) in the scaled picture, ``labels`` int64 (n,), ``size`` int64 (2,), the
-    picture's height and width before it is padded to those of a batch, and ``proposals`` float32 (m, 4) where there
+    A label is a dict: ``boxes`` float32 (n, 4) in the scaled image, ``labels`` int64 (n,), ``size`` int64 (2,), the
+    image's height and width before it is padded to those of a batch, and ``proposals`` float32 (m, 4) where there
     are any.
 
     Args:
-        parts: of ``Boxed`` pictures, opened for training.
-        sizes: how pictures are scaled.
+        parts: of ``Boxed`` images, opened for training.
+        sizes: how images are scaled.
         seed: as ``Examples``.
-        proposals: of every part; where a part is some pictures of a source, those of the source.
+        proposals: of every part; where a part is some images of a source, those of the source.
         weights: as ``Examples``.
     """
 
@@ -92,29 +92,29 @@ class DetectionExamples(Examples):
 
 
 class DetectionView(NamedTuple):
-    """A picture as a detector looks at it."""
+    """An image as a detector looks at it."""
 
     rgb: Tensor
     """uint8 (3, H, W)."""
     scale: NDArray[np.float32]
-    """(4,): by what boxes in the picture itself are multiplied to be boxes in ``rgb``, and found ones divided."""
+    """(4,): by what boxes in the image itself are multiplied to be boxes in ``rgb``, and found ones divided."""
 
     def boxes(self, boxes: NDArray[np.float32]) -> Tensor:
-        """Boxes (n, 4) in the picture itself as boxes in ``rgb``: float32 (n, 4)."""
+        """Boxes (n, 4) in the image itself as boxes in ``rgb``: float32 (n, 4)."""
         return torch.from_numpy(boxes * self.scale)
 
 
 class DetectionViews(Views):
-    """Every picture of a source as a detector that is judged looks at it.
+    """Every image of a source as a detector that is judged looks at it.
 
-    A label is a dict: ``index`` int64, of the picture in the source; ``size`` int64 (2,) and ``proposals``, as of
+    A label is a dict: ``index`` int64, of the image in the source; ``size`` int64 (2,) and ``proposals``, as of
     ``DetectionExamples``; ``scale`` float32 (4,), as of ``DetectionView``.
 
     Args:
-        source: of ``Boxed`` pictures.
+        source: of ``Boxed`` images.
         shorter: length of the shorter side, pixels.
         longest: length that the longer side may have, pixels.
-        proposals: of the source's pictures.
+        proposals: of the source's images.
     """
 
     def __init__(self, source: Source, shorter: int, longest: int, proposals: Proposals | None = None) -> None:
@@ -131,20 +131,20 @@ class DetectionViews(Views):
             }
             if self.proposals is not None:
                 label["proposals"] = view.boxes(self.proposals.boxes(whole(self.source, index)[1]))
-        except PictureError as error:
+        except ImageError as error:
             return Sample(None, [(error.key, error.reason)])
         return Sample(view.rgb, [], label)
 
 
 def detection_view(source: Source, index: int, shorter: int, longest: int) -> DetectionView:
-    """A picture scaled so that its shorter side has ``shorter`` pixels, or fewer: its longer one at most ``longest``.
+    """An image scaled so that its shorter side has ``shorter`` pixels, or fewer: its longer one at most ``longest``.
 
     Raises:
-        PictureError: it cannot be read.
+        ImageError: it cannot be read.
     """
-    picture = source.read(index)
-    factor = min(shorter / min(picture.size), longest / max(picture.size))
-    size = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
-    scaled = picture.resize(size, Image.Resampling.BILINEAR)
-    exact = np.array([size[0] / picture.width, size[1] / picture.height] * 2, np.float32)
+    image = source.read(index)
+    factor = min(shorter / min(image.size), longest / max(image.size))
+    size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
+    scaled = image.resize(size, Image.Resampling.BILINEAR)
+    exact = np.array([size[0] / image.width, size[1] / image.height] * 2, np.float32)
     return DetectionView(torch.from_numpy(np.array(scaled)).permute(2, 0, 1), exact)

@@ -1,4 +1,4 @@
-"""What is known of a picture, and what a network found in it, drawn into it: words, boxes, masks."""
+"""What is known of an image, and what a network found in it, drawn into it: words, boxes, masks."""
 
 from collections.abc import Sequence
 
@@ -7,14 +7,14 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 SIDE = 225
-"""Shorter side, in pixels, of what is drawn: words must be readable beside small pictures."""
+"""Shorter side, in pixels, of what is drawn: words must be readable beside small images."""
 
-_GOOD, _BAD = "#0072b2", "#d55e00"  # blue and vermilion: told apart also by the colour-blind
-_MIX = 0.6  # of a class's colour in a mask
+_GOOD, _BAD = "#0072b2", "#d55e00"  # blue and vermilion: told apart also by the color-blind
+_MIX = 0.6  # of a class's color in a mask
 
 
-def colour(number: int) -> tuple[int, int, int]:
-    """The colour of class ``number`` in PASCAL VOC's masks: its bits, from the lowest, are the high bits of R, G, B."""
+def color(number: int) -> tuple[int, int, int]:
+    """The color of class ``number`` in PASCAL VOC's masks: its bits, from the lowest, are the high bits of R, G, B."""
     channels = [0, 0, 0]
     for place in range(8):
         for channel in range(3):
@@ -22,9 +22,9 @@ def colour(number: int) -> tuple[int, int, int]:
     return channels[0], channels[1], channels[2]
 
 
-def named(picture: Image.Image, words: Sequence[tuple[str, bool]]) -> Image.Image:
-    """A picture with words below one another; each is right or wrong."""
-    drawn = _enlarged(picture)
+def named(image: Image.Image, words: Sequence[tuple[str, bool]]) -> Image.Image:
+    """An image with words below one another; each is right or wrong."""
+    drawn = _enlarged(image)
     draw, font, y = ImageDraw.Draw(drawn), _font(15), 4.0
     for word, right in words:
         y = _label(draw, (4, y), word, _GOOD if right else _BAD, font) + 3
@@ -32,37 +32,37 @@ def named(picture: Image.Image, words: Sequence[tuple[str, bool]]) -> Image.Imag
 
 
 def boxed(
-    picture: Image.Image, boxes: NDArray[np.float32], words: Sequence[str], colours: Sequence[tuple[int, int, int]]
+    image: Image.Image, boxes: NDArray[np.float32], words: Sequence[str], colors: Sequence[tuple[int, int, int]]
 ) -> Image.Image:
-    """A picture with boxes, (n, 4) xyxy in its pixels, and a word at each."""
-    drawn = _enlarged(picture)
-    scale = drawn.width / picture.width
+    """An image with boxes, (n, 4) xyxy in its pixels, and a word at each."""
+    drawn = _enlarged(image)
+    scale = drawn.width / image.width
     draw, font = ImageDraw.Draw(drawn), _font(13)
-    for box, word, own in zip(boxes, words, colours, strict=True):
+    for box, word, own in zip(boxes, words, colors, strict=True):
         left, top, right, bottom = (float(side) * scale for side in box)
         draw.rectangle((left, top, max(left, right - 1), max(top, bottom - 1)), outline=own, width=3)
         _label(draw, (left, min(max(0.0, top - 16), drawn.height - 17)), word, own, font)
     return drawn
 
 
-def painted(picture: Image.Image, mask: NDArray[np.uint8], classes: Sequence[str]) -> Image.Image:
-    """A picture with a mask of its size: classes in their colours, by name; 255, not counted, white."""
-    palette = np.array([colour(number) for number in range(256)], np.float32)
+def painted(image: Image.Image, mask: NDArray[np.uint8], classes: Sequence[str]) -> Image.Image:
+    """An image with a mask of its size: classes in their colors, by name; 255, not counted, white."""
+    palette = np.array([color(number) for number in range(256)], np.float32)
     palette[255] = 255
-    rgb = np.asarray(picture, np.float32)
+    rgb = np.asarray(image, np.float32)
     shown = mask > 0
     mixed = np.where(shown[..., None], (1 - _MIX) * rgb + _MIX * palette[mask], rgb)
     drawn = _enlarged(Image.fromarray(mixed.round().astype(np.uint8)))
     draw, font, y = ImageDraw.Draw(drawn), _font(13), 4.0
     numbers, counts = np.unique(mask[shown & (mask < 255)], return_counts=True)
     for number in numbers[np.argsort(-counts)][:4].tolist():
-        y = _label(draw, (4, y), classes[number], colour(number), font) + 3
+        y = _label(draw, (4, y), classes[number], color(number), font) + 3
     return drawn
 
 
-def _enlarged(picture: Image.Image) -> Image.Image:
-    factor = SIDE / min(picture.size)
-    return ImageOps.scale(picture, factor, Image.Resampling.LANCZOS) if factor > 1 else picture.copy()
+def _enlarged(image: Image.Image) -> Image.Image:
+    factor = SIDE / min(image.size)
+    return ImageOps.scale(image, factor, Image.Resampling.LANCZOS) if factor > 1 else image.copy()
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:

@@ -1,4 +1,4 @@
-"""What a trained network says of pictures, and how that looks beside the truth."""
+"""What a trained network says of images, and how that looks beside the truth."""
 
 import contextlib
 from typing import Any
@@ -23,7 +23,7 @@ _AT_ONCE = 8
 def predictions(
     task: Task, network: nn.Module, source: Source, place: Place, title: str = "", processes: int = 1
 ) -> tuple[dict[int, Any], list[tuple[str, str]]]:
-    """What a network says of every picture of a source, by index; and those that cannot be read, key and reason.
+    """What a network says of every image of a source, by index; and those that cannot be read, key and reason.
 
     So many processes each look at a share, and all of them know of all.
     """
@@ -33,7 +33,7 @@ def predictions(
     found: dict[int, Any] = {}
     skipped: list[tuple[str, str]] = []
     shown = (
-        progress(title, len(own), "pictures")
+        progress(title, len(own), "images")
         if title and distributed.is_first()
         else contextlib.nullcontext(lambda more, remark: None)
     )
@@ -52,7 +52,7 @@ def predictions(
 
 
 def sheet(task: Task, source: Source, found: dict[int, Any]) -> Image.Image:
-    """Some pictures, spread over all that were answered: with the truth, and with what was found."""
+    """Some images, spread over all that were answered: with the truth, and with what was found."""
     indices = sorted(found)
     step = max(1, len(indices) // _SHOWN)
     rows = [task.drawn(source, index, found[index]) for index in indices[::step][:_SHOWN]]

@@ -1,6 +1,6 @@
-"""Regions of a picture and the places of feature maps: anchors on every place, and what a map holds in a box.
+"""Regions of an image and the places of feature maps: anchors on every place, and what a map holds in a box.
 
-Both go by the grid that a map has, see ``alignment``; torchvision's own take its stride for the picture's size divided
+Both go by the grid that a map has, see ``alignment``; torchvision's own take its stride for the image's size divided
 by the map's, rounded, and its first place to lie on the first pixel.
 """
 
@@ -39,8 +39,8 @@ class Anchors(nn.Module):
         """Of each map; torchvision's name."""
         return [len(shapes) for shapes in self.shapes]
 
-    def forward(self, pictures: ImageList, maps: list[Tensor]) -> list[Tensor]:
-        """For each picture the anchors of all maps, (n, 4): place by place, row by row."""
+    def forward(self, images: ImageList, maps: list[Tensor]) -> list[Tensor]:
+        """For each image the anchors of all maps, (n, 4): place by place, row by row."""
         found = []
         for grid, shapes, values in zip(self.maps, self.shapes, maps, strict=True):
             # A pixel's middle is half a pixel from its edge, where coordinates of boxes count from.
@@ -50,7 +50,7 @@ class Anchors(nn.Module):
             )
             middles = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).repeat(1, 1, 2).view(-1, 1, 4)
             found.append((middles + shapes.to(values.device)).view(-1, 4))
-        return [torch.cat(found)] * len(pictures.image_sizes)
+        return [torch.cat(found)] * len(images.image_sizes)
 
 
 class Pool(nn.Module):
@@ -69,7 +69,7 @@ class Pool(nn.Module):
         self.maps, self.smallest, self.size, self.way = maps, smallest, size, way
 
     def forward(self, maps: dict[str, Tensor], boxes: list[Tensor], sizes: list[tuple[int, int]]) -> Tensor:
-        """(n, C, size, size), float32, of all boxes of all pictures; ``boxes`` holds each picture's, (., 4)."""
+        """(n, C, size, size), float32, of all boxes of all images; ``boxes`` holds each image's, (., 4)."""
         numbers = torch.cat([own.new_full((len(own), 1), number) for number, own in enumerate(boxes)])
         rois = torch.cat((numbers, torch.cat(boxes)), dim=1)
         chosen = self.level(rois[:, 1:])
@@ -107,14 +107,14 @@ class Pool(nn.Module):
         return read
 
 
-def read_boxes(values: Tensor, pictures: Tensor, boxes: Tensor, size: int) -> Tensor:
+def read_boxes(values: Tensor, images: Tensor, boxes: Tensor, size: int) -> Tensor:
     """torchvision's ``roi_align``, aligned, as products of matrices: on a CPU its gradient takes a tenth of the time.
 
     The same wherever a box lies less than a place outside of the map.
 
     Args:
         values: (B, C, h, w).
-        pictures: (n,), int64, ascending: whose box each is.
+        images: (n,), int64, ascending: whose box each is.
         boxes: (n, 4), in cells: the first place is the middle of the first.
         size: places along each side of the result.
 
@@ -122,14 +122,14 @@ def read_boxes(values: Tensor, pictures: Tensor, boxes: Tensor, size: int) -> Te
         (n, C, size, size).
     """
     channels, height, width = values.shape[1:]
-    counts = torch.bincount(pictures, minlength=len(values)).tolist()
+    counts = torch.bincount(images, minlength=len(values)).tolist()
     across, down = (
         _means(boxes[:, axis], boxes[:, axis + 2], places, size).split(counts)
         for axis, places in ((0, width), (1, height))
     )
     found = []
     for one, count, x, y in zip(values, counts, across, down, strict=True):
-        rows = x.reshape(-1, width) @ one.permute(2, 1, 0).reshape(width, -1)  # one product for all boxes of a picture
+        rows = x.reshape(-1, width) @ one.permute(2, 1, 0).reshape(width, -1)  # one product for all boxes of an image
         rows = rows.view(count, size, height, channels).transpose(1, 2).reshape(count, height, size * channels)
         found.append((y @ rows).view(count, size, size, channels).permute(0, 3, 1, 2))
     return torch.cat(found)

@@ -33,8 +33,8 @@ class Kind(NamedTuple):
 TASKS = Registry(
     "task",
     {
-        "classify": Kind(ClassifySettings, Classification, "Learn which classes a picture shows."),
-        "detect": Kind(DetectSettings, Detection, "Learn where in a picture the objects of some classes are."),
+        "classify": Kind(ClassifySettings, Classification, "Learn which classes an image shows."),
+        "detect": Kind(DetectSettings, Detection, "Learn where in an image the objects of some classes are."),
         "segment": Kind(SegmentSettings, Segmentation, "Learn which class every pixel belongs to."),
     },
 )
@@ -45,7 +45,7 @@ def open_task(settings: FinetuneSettings) -> Task:
     """The task that settings are of.
 
     Raises:
-        UserError: its pictures, or what must be known of them, cannot be had; or two tasks share their settings.
+        UserError: its images, or what must be known of them, cannot be had; or two tasks share their settings.
     """
     require_sources(settings)
     known = {name: kind for name, kind in TASKS.items() if type(settings) is kind.settings}
@@ -62,4 +62,4 @@ def require_sources(settings: FinetuneSettings) -> None:
         UserError: it has none to learn from, or none to test on.
     """
     if not settings.train or not settings.test:
-        raise UserError("give pictures to learn from and to test on: --train voc:2007:trainval:FOLDER --test ...")
+        raise UserError("give images to learn from and to test on: --train voc:2007:trainval:FOLDER --test ...")

@@ -1,4 +1,4 @@
-"""Segmentation as a task: which class every pixel of a picture belongs to."""
+"""Segmentation as a task: which class every pixel of an image belongs to."""
 
 import zlib
 from collections.abc import Mapping
@@ -30,9 +30,9 @@ class SegmentSettings(FinetuneSettings):
     """A fine-tuning of segmentation: on what, from where, how.
 
     Args:
-        size: shorter side, in pixels, at which the network is shown a test picture; 0: its own.
-        sbd: a folder with SBD's masks, which are added to the training pictures (never one of VOC's val list).
-        crops: how training pictures are scaled and cropped.
+        size: shorter side, in pixels, at which the network is shown a test image; 0: its own.
+        sbd: a folder with SBD's masks, which are added to the training images (never one of VOC's val list).
+        crops: how training images are scaled and cropped.
         head: what is put on the backbone.
     """
 
@@ -44,14 +44,14 @@ class SegmentSettings(FinetuneSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.head.kind == "deeplab" and 1 in (self.training.micro_batch, self.training.batch_size):
-            raise UserError("head.kind deeplab normalises over a batch: it needs 2 pictures at once or more")
+            raise UserError("head.kind deeplab normalizes over a batch: it needs 2 images at once or more")
 
 
 class Painted(NamedTuple):
-    """What was found in a picture."""
+    """What was found in an image."""
 
     packed: bytes
-    """The mask, compressed: those of all test pictures are kept for some time."""
+    """The mask, compressed: those of all test images are kept for some time."""
     shape: tuple[int, ...]
     confusion: NDArray[np.int64]
 
@@ -78,7 +78,7 @@ class Segmentation(Task):
         self.train_digest, self.test_digest = (
             digest_of(source, self.classes, source.masks_digest()) for source in (self.train, self.test)
         )
-        shown = f"a shorter side of {settings.size} pixels" if settings.size else "the size that a picture has"
+        shown = f"a shorter side of {settings.size} pixels" if settings.size else "the size that an image has"
         self.about = (
             f"segmentation by head {settings.head.kind}, {settings.training.steps:,} steps of "
             f"{settings.training.batch_size}{', with the masks of SBD' if settings.sbd else ''}, tested at {shown}; "
@@ -104,10 +104,10 @@ class Segmentation(Task):
     def predict(self, network: nn.Module, batch: Batch, rgb: Tensor) -> list[Any]:
         assert isinstance(network, Segment)
         found = []
-        for picture, label in zip(rgb, batch.labels, strict=True):  # one by one: their sizes differ
+        for image, label in zip(rgb, batch.labels, strict=True):  # one by one: their sizes differ
             height, width = label["size"].tolist()
             mask = label["mask"].numpy()
-            logits = network(picture[None, :, :height, :width], mask.shape)
+            logits = network(image[None, :, :height, :width], mask.shape)
             if not bool(logits.isfinite().all()):
                 raise diverged(self.name)
             predicted = logits[0].argmax(0).to(torch.uint8).cpu().numpy()
@@ -120,6 +120,6 @@ class Segmentation(Task):
         return [("", segmentation_outcome(confusions))] if any(one.any() for one in confusions) else []
 
     def drawn(self, source: Source, index: int, found: Any) -> tuple[Image.Image, Image.Image]:
-        picture = source.read(index)
+        image = source.read(index)
         truth = mask_of(source, index)
-        return draw.painted(picture, truth, self.classes), draw.painted(picture, found.mask, self.classes)
+        return draw.painted(image, truth, self.classes), draw.painted(image, found.mask, self.classes)

@@ -85,9 +85,9 @@ class Segment(nn.Module):
             self.head[stage.name] = Exact(_score(stage.channels, classes, std=0))
 
     def forward(self, rgb: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-        """Logits, (B, classes, H, W), float32, of pictures (B, 3, h, w), uint8 or float in [0, 1].
+        """Logits, (B, classes, H, W), float32, of images (B, 3, h, w), uint8 or float in [0, 1].
 
-        ``size`` is (H, W), that of the same pictures as they are asked about; by default their own.
+        ``size`` is (H, W), that of the same images as they are asked about; by default their own.
         """
         maps = self.features(rgb)
         (name, grid), *skips = self.grids.items()

@@ -1,4 +1,4 @@
-"""What a network that segments learns from, and what it is asked: crops of scaled pictures, with their masks."""
+"""What a network that segments learns from, and what it is asked: crops of scaled images, with their masks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,20 +11,20 @@ from torch import Tensor
 
 from pretext.data.batches import Examples, Sample, Views
 from pretext.data.source import Source
-from pretext.errors import PictureError, UserError
+from pretext.errors import ImageError, UserError
 from transfer.voc.masks import UNCOUNTED, mask_of
 
 GRAY = 128
-"""Of every channel, where a crop reaches beyond its picture."""
+"""Of every channel, where a crop reaches beyond its image."""
 
 
 @dataclass
 class SegmentationCrops:
-    """Square crops of scaled pictures.
+    """Square crops of scaled images.
 
     Args:
-        size: side of the crop, pixels. What reaches beyond the picture is gray, and not counted.
-        shorter: length that the picture's shorter side has at scale 1, pixels; 0: its own.
+        size: side of the crop, pixels. What reaches beyond the image is gray, and not counted.
+        shorter: length that the image's shorter side has at scale 1, pixels; 0: its own.
         scale: smallest and largest scale; one is drawn.
         flip: probability of mirroring left and right.
     """
@@ -49,7 +49,7 @@ class SegmentationExamples(Examples):
     """Crops, and as labels the same crops of their masks: uint8 (size, size), 255 where nothing counts.
 
     Args:
-        parts: of ``Masked`` pictures.
+        parts: of ``Masked`` images.
         crops: how they are drawn.
         seed: as ``Examples``.
         weights: as ``Examples``.
@@ -64,18 +64,18 @@ class SegmentationExamples(Examples):
         self.crops = crops
 
     def make(self, part: int, index: int, uniform: np.ndarray) -> tuple[Tensor, Any]:
-        """See ``Examples.make``; a mask that is damaged or not of its picture is an error of the picture's."""
+        """See ``Examples.make``; a mask that is damaged or not of its image is an error of the image's."""
         source = self.parts[part]
-        picture, mask = source.read(index), Image.fromarray(mask_of(source, index))
-        assert mask.size == picture.size, source.key(index)
-        rgb, mask = cropped(picture, mask, self.crops, uniform)
+        image, mask = source.read(index), Image.fromarray(mask_of(source, index))
+        assert mask.size == image.size, source.key(index)
+        rgb, mask = cropped(image, mask, self.crops, uniform)
         return torch.from_numpy(np.array(rgb)).permute(2, 0, 1), torch.from_numpy(np.array(mask))
 
 
 def cropped(
-    picture: Image.Image, mask: Image.Image, crops: SegmentationCrops, uniform: np.ndarray
+    image: Image.Image, mask: Image.Image, crops: SegmentationCrops, uniform: np.ndarray
 ) -> tuple[Image.Image, Image.Image]:
-    """The crop of a picture and of its mask that four uniform numbers draw: scale, left, top, mirror.
+    """The crop of an image and of its mask that four uniform numbers draw: scale, left, top, mirror.
 
     As if both were scaled whole, the mask to its nearest pixels, and then cut; what is missing is at the right and
     below.
@@ -83,22 +83,22 @@ def cropped(
     low, high = crops.scale
     factor = low + (high - low) * uniform[0]
     if crops.shorter:
-        factor *= crops.shorter / min(picture.size)
-    scaled = [max(1, round(length * factor)) for length in picture.size]
+        factor *= crops.shorter / min(image.size)
+    scaled = [max(1, round(length * factor)) for length in image.size]
     shown = [min(length, crops.size) for length in scaled]
     start = [int((whole - part + 1) * at) for whole, part, at in zip(scaled, shown, uniform[1:3], strict=True)]
-    x, y = (own / length for own, length in zip(picture.size, scaled, strict=True))
+    x, y = (own / length for own, length in zip(image.size, scaled, strict=True))
     box = (
         start[0] * x,
         start[1] * y,
-        min((start[0] + shown[0]) * x, picture.width),
-        min((start[1] + shown[1]) * y, picture.height),
+        min((start[0] + shown[0]) * x, image.width),
+        min((start[1] + shown[1]) * y, image.height),
     )
-    rgb = picture.resize((shown[0], shown[1]), Image.Resampling.BILINEAR, box=box)
+    rgb = image.resize((shown[0], shown[1]), Image.Resampling.BILINEAR, box=box)
     # Not resize, in which rounding decides where the middle of a pixel falls between two.
     columns, rows = (
         (2 * np.arange(first, first + part) + 1) * own // (2 * length)
-        for first, part, own, length in zip(start, shown, picture.size, scaled, strict=True)
+        for first, part, own, length in zip(start, shown, image.size, scaled, strict=True)
     )
     classes = Image.fromarray(np.asarray(mask)[np.ix_(rows, columns)])
     if uniform[3] < crops.flip:
@@ -111,13 +111,13 @@ def cropped(
 
 
 class SegmentationViews(Views):
-    """Every picture of a source as a network that is judged looks at it.
+    """Every image of a source as a network that is judged looks at it.
 
-    A label is a dict: ``index`` int64, of the picture in the source; ``size`` int64 (2,), height and width before it
-    is padded to those of a batch; ``mask`` uint8 (H, W), at the size of the picture itself.
+    A label is a dict: ``index`` int64, of the image in the source; ``size`` int64 (2,), height and width before it
+    is padded to those of a batch; ``mask`` uint8 (H, W), at the size of the image itself.
 
     Args:
-        source: of ``Masked`` pictures.
+        source: of ``Masked`` images.
         shorter: as ``segmentation_view``.
     """
 
@@ -129,20 +129,20 @@ class SegmentationViews(Views):
         try:
             rgb = segmentation_view(self.source, index, self.shorter)
             mask = torch.from_numpy(mask_of(self.source, index))
-        except PictureError as error:
+        except ImageError as error:
             return Sample(None, [(error.key, error.reason)])
         return Sample(rgb, [], {"index": torch.tensor(index), "size": torch.tensor(rgb.shape[1:]), "mask": mask})
 
 
 def segmentation_view(source: Source, index: int, shorter: int = 0) -> Tensor:
-    """A picture scaled so that its shorter side has ``shorter`` pixels; 0: as it is. Returns uint8 (3, H, W).
+    """An image scaled so that its shorter side has ``shorter`` pixels; 0: as it is. Returns uint8 (3, H, W).
 
     Raises:
-        PictureError: it cannot be read.
+        ImageError: it cannot be read.
     """
-    picture = source.read(index)
+    image = source.read(index)
     if shorter:
-        factor = shorter / min(picture.size)
-        size = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
-        picture = picture.resize(size, Image.Resampling.BILINEAR)
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+        factor = shorter / min(image.size)
+        size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
+        image = image.resize(size, Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)

@@ -30,9 +30,9 @@ class FinetuneSettings:
     """A fine-tuning: on what, from where, how.
 
     Args:
-        train: the pictures that teach; on PASCAL VOC voc:YEAR:PART:FOLDER, such as
+        train: the images that teach; on PASCAL VOC voc:YEAR:PART:FOLDER, such as
             voc:2007:trainval:/data/VOCdevkit, several joined by +.
-        test: the pictures that judge; they are read once, when training is complete.
+        test: the images that judge; they are read once, when training is complete.
         protocol: the name that is printed with every number: that of the recipe.
         freeze_to: the stage of the backbone up to which, inclusive, nothing is trained; the last one's trains the
             head alone. Empty trains all.
@@ -40,15 +40,15 @@ class FinetuneSettings:
             convolutions before training begins.
         backbone: arguments of the backbones in place of those that they were trained with, such as
             {geometry: test, dropout: 0.5} for alexnet.
-        colour: let a backbone that was made for lightness see ab too, by filters that start at zero.
+        color: let a backbone that was made for lightness see ab too, by filters that start at zero.
         head_rate: learning rate of the head, as a multiple of training.lr.
-        size: shorter side, in pixels, at which the network is shown a test picture.
-        holdout: training pictures, at most a tenth of all, that are not trained on; how they are answered is
+        size: shorter side, in pixels, at which the network is shown a test image.
+        holdout: training images, at most a tenth of all, that are not trained on; how they are answered is
             journaled now and then. Nothing is chosen by it.
         reference: train beside every run the same network from random weights.
         training: how it is trained.
         machine: what may change between two calls without changing the result.
-        seed: of the head's first weights, the order of pictures and their augmentation, and of random weights
+        seed: of the head's first weights, the order of images and their augmentation, and of random weights
             that are no run's.
         out: folder of all that comes of it; empty: a run's own folder, and runs/finetuned for other networks.
     """
@@ -59,7 +59,7 @@ class FinetuneSettings:
     freeze_to: str = ""
     batch_norm: BatchNorm = "train"
     backbone: dict[str, Any] = field(default_factory=dict)
-    colour: bool = False
+    color: bool = False
     head_rate: float = 1.0
     size: int = 224
     holdout: int = 64
@@ -79,12 +79,12 @@ class FinetuneSettings:
 
     @property
     def science(self) -> dict[str, Any]:
-        """What numbers depend on, besides the pictures, the network, what is frozen, and the seed; plain values."""
+        """What numbers depend on, besides the images, the network, what is frozen, and the seed; plain values."""
         return {one.name: plain(getattr(self, one.name)) for one in fields(self) if one.name not in _NOT_SCIENCE}
 
     @property
     def places(self) -> dict[str, str]:
-        """Where the pictures, and what is known of them, lie."""
+        """Where the images, and what is known of them, lie."""
         return {name: getattr(self, name) for name in _PLACES if hasattr(self, name)}
 
     @property
@@ -94,12 +94,12 @@ class FinetuneSettings:
 
 
 class Task(ABC):
-    """One task: its pictures with what is known of them, its network, and what a prediction is worth."""
+    """One task: its images with what is known of them, its network, and what a prediction is worth."""
 
     name: ClassVar[str]
     metric: Metric
     about: str
-    """What is learnt and how it is judged, in a sentence."""
+    """What is learned and how it is judged, in a sentence."""
     classes: list[str]
     train: Source
     test: Source
@@ -108,7 +108,7 @@ class Task(ABC):
     n_shared: int = 0
     """How many test images are also training images: see ``transfer.targets.count_shared``."""
     problems: list[tuple[str, str]]
-    """What is wrong with the pictures or what is said of them, and was mended or left out: key and reason."""
+    """What is wrong with the images or what is said of them, and was mended or left out: key and reason."""
 
     @abstractmethod
     def network(self, features: Features) -> nn.Module:
@@ -120,23 +120,23 @@ class Task(ABC):
 
     @abstractmethod
     def examples(self, part: Source, cache_bytes: int) -> Examples:
-        """The training examples from some of the training pictures; each worker may keep so many bytes of them."""
+        """The training examples from some of the training images; each worker may keep so many bytes of them."""
 
     @abstractmethod
     def views(self, source: Source) -> Views:
-        """Pictures as they are looked at, with a label that is a dict and has their "index"."""
+        """Images as they are looked at, with a label that is a dict and has their "index"."""
 
     @abstractmethod
     def predict(self, network: nn.Module, batch: Batch, rgb: Tensor) -> list[Any]:
-        """Of every picture of a batch what the network says; ``rgb`` is the batch's, on the network's device."""
+        """Of every image of a batch what the network says; ``rgb`` is the batch's, on the network's device."""
 
     @abstractmethod
     def outcomes(self, source: Source, found: Mapping[int, Any]) -> list[tuple[str, Outcome]]:
-        """What the predictions of pictures, by index, are worth: a variant's name ("" for the only one) and outcome."""
+        """What the predictions of images, by index, are worth: a variant's name ("" for the only one) and outcome."""
 
     @abstractmethod
     def drawn(self, source: Source, index: int, found: Any) -> tuple[Image.Image, Image.Image]:
-        """A picture with the truth drawn into it, and with what was found."""
+        """An image with the truth drawn into it, and with what was found."""
 
     @property
     @abstractmethod
@@ -145,13 +145,13 @@ class Task(ABC):
 
 
 def digest_of(source: Source, classes: Sequence[str], truth: bytes) -> str:
-    """SHA-256, hex, over the keys of all pictures, the classes, what is known, and the pixels of some pictures."""
+    """SHA-256, hex, over the keys of all images, the classes, what is known, and the pixels of some images."""
     facts = json.dumps([source.digest(), list(classes), seen(source)]).encode()
     return hashlib.sha256(facts + b"\n" + truth).hexdigest()
 
 
 def parts_of(source: Source, holdout: int, seed: int) -> tuple[Subset, Subset]:
-    """The pictures that are trained on, and those that are not: at most ``holdout``, and at most a tenth."""
+    """The images that are trained on, and those that are not: at most ``holdout``, and at most a tenth."""
     aside = min(holdout, len(source) // 10)
     return Subset(source, range(aside, len(source)), seed), Subset(source, range(aside), seed)
 

@@ -1,4 +1,4 @@
-"""Pictures with boxes: the objects that VOC's annotations mark, for detection."""
+"""Images with boxes: the objects that VOC's annotations mark, for detection."""
 
 import math
 from collections.abc import Sequence
@@ -12,15 +12,15 @@ from pretext.data.decode import size_of
 from pretext.data.source import Source
 from pretext.data.voc import CLASSES
 from pretext.data.voc_annotation import CORNERS, Annotated
-from pretext.errors import PictureError, UserError
-from transfer.voc.images import ImageFile, Pictures, open_parts, prefixes, whole
+from pretext.errors import ImageError, UserError
+from transfer.voc.images import ImageFile, Images, open_parts, prefixes, whole
 
 
 class Objects(NamedTuple):
-    """What is marked in one picture."""
+    """What is marked in one image."""
 
     boxes: NDArray[np.float32]
-    """(n, 4): left, top, right, bottom in pixels from the picture's upper left corner, so that a width is right - left.
+    """(n, 4): left, top, right, bottom in pixels from the image's upper left corner, so that a width is right - left.
     VOC counts pixels from 1 and names the last one in the box: its xmin..xmax is [xmin - 1, xmax) here."""
     labels: NDArray[np.int64]
     """(n,): the class of each, 0..19."""
@@ -28,13 +28,13 @@ class Objects(NamedTuple):
     """(n,): which of them nobody is asked to find."""
 
 
-class Boxed(Pictures):
-    """Pictures and the objects in them: a source. Made by ``open_boxed``.
+class Boxed(Images):
+    """Images and the objects in them: a source. Made by ``open_boxed``.
 
     Args:
-        found: the pictures.
+        found: the images.
         objects: what each shows.
-        problems: as ``Pictures``.
+        problems: as ``Images``.
     """
 
     def __init__(self, found: Sequence[ImageFile], objects: Sequence[Objects], problems: list[tuple[str, str]]) -> None:
@@ -48,25 +48,25 @@ class Boxed(Pictures):
         return list(CLASSES)
 
     def objects(self, index: int) -> Objects:
-        """The objects in picture ``index``."""
+        """The objects in image ``index``."""
         return self._objects[index]
 
 
 def open_boxed(name: str, training: bool = False, difficult: bool = False) -> Boxed:
-    """Pictures of PASCAL VOC with the boxes of their objects.
+    """Images of PASCAL VOC with the boxes of their objects.
 
-    Boxes are cut at the picture's border; those without area, or wholly outside, are dropped. Both are listed in
-    ``problems``, as are pictures that are left out.
+    Boxes are cut at the image's border; those without area, or wholly outside, are dropped. Both are listed in
+    ``problems``, as are images that are left out.
 
     Args:
         name: as of ``pretext.data.voc.open_voc``; or several, joined by +, for what is known as 07+12:
             ``voc:2007:trainval:FOLDER+voc:2012:trainval:FOLDER``.
-        training: leave out pictures that show nothing to learn from.
+        training: leave out images that show nothing to learn from.
         difficult: difficult objects are something to learn from.
 
     Raises:
-        UserError: no such year, list or folder; a picture or an annotation is missing; an annotation is damaged, or
-            has an unknown class, or an object without a box of four finite numbers; no picture is left.
+        UserError: no such year, list or folder; an image or an annotation is missing; an annotation is damaged, or
+            has an unknown class, or an object without a box of four finite numbers; no image is left.
     """
     found: list[ImageFile] = []
     objects: list[Objects] = []
@@ -74,24 +74,24 @@ def open_boxed(name: str, training: bool = False, difficult: bool = False) -> Bo
     parts = open_parts(name, "Main")
     for part, prefix in zip(parts, prefixes(parts), strict=True):
         for index, stem in enumerate(part.stems):
-            picture = ImageFile(prefix + part.key(index), part.file(index))
+            image = ImageFile(prefix + part.key(index), part.file(index))
             file = part.root / "Annotations" / f"{stem}.xml"
-            inside, mended = _inside(file, part.objects(index), picture)
+            inside, mended = _inside(file, part.objects(index), image)
             key = f"{prefix}Annotations/{stem}.xml"
             problems += [(key, one) for one in mended]
             if training and (len(inside.labels) == 0 or (inside.difficult.all() and not difficult)):
                 what = "only difficult objects" if len(inside.labels) else "no object"
-                problems.append((key, f"{what}: the picture is left out of training"))
+                problems.append((key, f"{what}: the image is left out of training"))
                 continue
-            found.append(picture)
+            found.append(image)
             objects.append(inside)
     if not found:
-        raise UserError(f"{name}: none of its pictures has an object to learn from; take another part")
+        raise UserError(f"{name}: none of its images has an object to learn from; take another part")
     return Boxed(found, objects, problems)
 
 
 def objects_of(source: Source, index: int) -> Objects:
-    """The objects in a picture of a ``Boxed``, or of some pictures of one."""
+    """The objects in an image of a ``Boxed``, or of some images of one."""
     boxed, at = whole(source, index)
     assert isinstance(boxed, Boxed), boxed
     return boxed.objects(at)
@@ -113,14 +113,14 @@ def _box(path: Path, one: Annotated) -> tuple[float, float, float, float]:
     return left - 1, top - 1, right, bottom
 
 
-def _inside(path: Path, annotated: Sequence[Annotated], picture: ImageFile) -> tuple[Objects, list[str]]:
-    """The objects of an annotation, cut at the picture's border, if they have any area; what was cut or dropped.
+def _inside(path: Path, annotated: Sequence[Annotated], image: ImageFile) -> tuple[Objects, list[str]]:
+    """The objects of an annotation, cut at the image's border, if they have any area; what was cut or dropped.
 
     A line or a point (xmax = xmin) has no area, though VOC's way to count would give it a pixel: it is a slip.
     """
     try:
-        size = size_of(picture.path, picture.key)
-    except PictureError:  # who reads it will say so
+        size = size_of(image.path, image.key)
+    except ImageError:  # who reads it will say so
         size = (2**24, 2**24)
     width, height = size
     boxes: list[tuple[float, ...]] = []
@@ -133,12 +133,12 @@ def _inside(path: Path, annotated: Sequence[Annotated], picture: ImageFile) -> t
         if right - left <= 1 or bottom - top <= 1:
             what = "has no area: dropped"
         elif cut[2] <= cut[0] or cut[3] <= cut[1]:
-            what = f"lies outside the picture of {width} x {height}: dropped"
+            what = f"lies outside the image of {width} x {height}: dropped"
         else:
             boxes.append(cut)
             kept.append(one)
             if cut != box:
-                what = f"reaches outside the picture of {width} x {height}: cut"
+                what = f"reaches outside the image of {width} x {height}: cut"
         if what:
             problems.append(f"the box of object {number} ({one.kind}) {what}")
     inside = Objects(

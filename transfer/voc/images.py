@@ -1,4 +1,4 @@
-"""Pictures of one or several VOC parts as one source: what boxes and masks are given for."""
+"""Images of one or several VOC parts as one source: what boxes and masks are given for."""
 
 import os
 import re
@@ -13,22 +13,22 @@ from pretext.data.folder import Files
 from pretext.data.scan import Paths
 from pretext.data.source import Source
 from pretext.data.voc import PREFIX, Voc, open_part
-from pretext.errors import PictureError, UserError
+from pretext.errors import ImageError, UserError
 
 
 class ImageFile(NamedTuple):
-    """Where a picture is."""
+    """Where an image is."""
 
     key: str
-    """Its file relative to VOC2007 or VOC2012; with that in front where pictures of both years are joined."""
+    """Its file relative to VOC2007 or VOC2012; with that in front where images of both years are joined."""
     path: Path
 
 
-class Pictures(Files):
+class Images(Files):
     """ImageFile files, wherever they are, under keys of their own: a source.
 
     Args:
-        found: the pictures, at least one, in a stable order.
+        found: the images, at least one, in a stable order.
         problems: what was mended or left out when they were listed: key of the file, and what.
     """
 
@@ -44,14 +44,14 @@ class Pictures(Files):
         return self._keys[index]
 
     def stem(self, index: int) -> str:
-        """The name of picture ``index`` without folder and ending: what lists and proposals call it."""
+        """The name of image ``index`` without folder and ending: what lists and proposals call it."""
         return Path(self._keys[index]).stem
 
     def size(self, index: int) -> tuple[int, int]:
-        """Width and height of picture ``index``, from the head of its file.
+        """Width and height of image ``index``, from the head of its file.
 
         Raises:
-            PictureError: it cannot be read.
+            ImageError: it cannot be read.
         """
         return size_of(Path(os.fsdecode(b"/" + self._paths[index])), self.key(index))
 
@@ -61,16 +61,16 @@ def open_parts(name: str, task: str) -> list[Voc]:
 
     Args:
         name: one or several names of ``open_voc``, with + between them.
-        task: whose lists of pictures: ``Main`` or ``Segmentation``.
+        task: whose lists of images: ``Main`` or ``Segmentation``.
 
     Raises:
-        UserError: as ``open_part``, or two parts have a picture in common.
+        UserError: as ``open_part``, or two parts have an image in common.
     """
     parts = [open_part(one, task) for one in re.split(rf"\+(?={PREFIX})", name)]
     times = Counter((part.year, stem) for part in parts for stem in part.stems)
     (year, stem), most = times.most_common(1)[0]
     if most > 1:
-        raise UserError(f"{name}: the picture {stem} of VOC{year} is in {most} of these parts; join parts that differ")
+        raise UserError(f"{name}: the image {stem} of VOC{year} is in {most} of these parts; join parts that differ")
     return parts
 
 
@@ -81,25 +81,25 @@ def prefixes(parts: Sequence[Voc]) -> list[str]:
 
 
 def whole(source: Source, index: int) -> tuple[Source, int]:
-    """The source that a picture is of, and its index there: what lies below any ``Subset``."""
+    """The source that an image is of, and its index there: what lies below any ``Subset``."""
     if isinstance(source, Subset):
         return whole(source.source, source.index(index))
     return source, index
 
 
-def require_size(key: str, what: str, given: tuple[int, int], picture: tuple[int, int]) -> None:
-    """Refuse what was drawn for a picture of another size.
+def require_size(key: str, what: str, given: tuple[int, int], image: tuple[int, int]) -> None:
+    """Refuse what was drawn for an image of another size.
 
     Args:
         key: of the file that was drawn.
         what: is in it.
         given: its width and height.
-        picture: those of the picture.
+        image: those of the image.
 
     Raises:
-        PictureError: they differ.
+        ImageError: they differ.
     """
-    if given != picture:
-        raise PictureError(
-            key, f"{what} {given[0]} x {given[1]} pixels, and the picture {picture[0]} x {picture[1]}; take its own"
+    if given != image:
+        raise ImageError(
+            key, f"{what} {given[0]} x {given[1]} pixels, and the image {image[0]} x {image[1]}; take its own"
         )

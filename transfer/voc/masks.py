@@ -1,4 +1,4 @@
-"""Pictures with masks: which class every pixel of them shows, for segmentation."""
+"""Images with masks: which class every pixel of them shows, for segmentation."""
 
 import hashlib
 from collections.abc import Sequence
@@ -10,8 +10,8 @@ from PIL import Image
 
 from pretext.data.source import Source
 from pretext.data.voc import CLASSES, Voc, files_by_stem
-from pretext.errors import PictureError, UserError
-from transfer.voc.images import ImageFile, Pictures, open_parts, prefixes, require_size, whole
+from pretext.errors import ImageError, UserError
+from transfer.voc.images import ImageFile, Images, open_parts, prefixes, require_size, whole
 from transfer.voc.sbd import Extra, read_sbd
 
 BACKGROUND, UNCOUNTED = 0, 255
@@ -20,13 +20,13 @@ _LOSSLESS = {".png": "PNG", ".bmp": "BMP", ".tif": "TIFF", ".tiff": "TIFF"}
 """Endings of masks, the one that counts where there are several first; other formats may change the numbers."""
 
 
-class Masked(Pictures):
-    """Pictures and the class of every pixel: a source. Made by ``open_masked``.
+class Masked(Images):
+    """Images and the class of every pixel: a source. Made by ``open_masked``.
 
     Args:
-        found: the pictures.
+        found: the images.
         masks: the key of every mask's file, and where it is.
-        problems: as ``Pictures``.
+        problems: as ``Images``.
     """
 
     def __init__(self, found: Sequence[ImageFile], masks: Sequence[ImageFile], problems: list[tuple[str, str]]) -> None:
@@ -50,11 +50,11 @@ class Masked(Pictures):
         return digest.digest()
 
     def mask(self, index: int) -> NDArray[np.uint8]:
-        """The class of every pixel of picture ``index``: (H, W), 0 background, 1..20 classes, 255 not counted.
+        """The class of every pixel of image ``index``: (H, W), 0 background, 1..20 classes, 255 not counted.
 
         Raises:
-            PictureError: it is gone or damaged, of another size than the picture, or has other values; or the
-                picture cannot be read.
+            ImageError: it is gone or damaged, of another size than the image, or has other values; or the
+                image cannot be read.
         """
         key, path = self._masks[index]
         mask = read_sbd(path, key) if path.suffix.lower() == ".mat" else _read_mask(path, key)
@@ -62,20 +62,20 @@ class Masked(Pictures):
         values = np.unique(mask)
         odd = values[(values > len(CLASSES)) & (values != UNCOUNTED)]
         if len(odd):
-            raise PictureError(key, f"the mask has the value {odd[0]}, and classes are 0..20, or 255: not counted")
+            raise ImageError(key, f"the mask has the value {odd[0]}, and classes are 0..20, or 255: not counted")
         return mask
 
 
 def open_masked(name: str, sbd: str = "") -> Masked:
-    """Pictures of PASCAL VOC with masks of their classes, in the order of the lists of ``ImageSets/Segmentation``.
+    """Images of PASCAL VOC with masks of their classes, in the order of the lists of ``ImageSets/Segmentation``.
 
     Args:
         name: as of ``pretext.data.voc.open_voc``; or several, joined by +, as ``open_boxed``.
-        sbd: a folder with the masks of SBD, see ``transfer.voc.sbd``: they join a part of VOC2012 that is learnt
-            from, but for pictures of VOC's own val list. Where both have one, VOC's is taken.
+        sbd: a folder with the masks of SBD, see ``transfer.voc.sbd``: they join a part of VOC2012 that is learned
+            from, but for images of VOC's own val list. Where both have one, VOC's is taken.
 
     Raises:
-        UserError: no such year, list or folder; a picture or a mask that a list names is missing; SBD is asked to
+        UserError: no such year, list or folder; an image or a mask that a list names is missing; SBD is asked to
             join another part than train or trainval of 2012, or there is no such mask.
     """
     found: list[ImageFile] = []
@@ -92,25 +92,25 @@ def open_masked(name: str, sbd: str = "") -> Masked:
         own = {one.path for one in found}
         for part, prefix in joined:
             for extra, path in Extra(sbd, part).masks(problems):
-                picture = ImageFile(f"{prefix}JPEGImages/{path.name}", path)
-                if picture.path not in own:
-                    own.add(picture.path)
-                    found.append(picture)
+                image = ImageFile(f"{prefix}JPEGImages/{path.name}", path)
+                if image.path not in own:
+                    own.add(image.path)
+                    found.append(image)
                     masks.append(extra)
         if not joined:
-            raise UserError(f"{name}: the masks of SBD are of pictures of VOC2012; name a part of it, or give no SBD")
+            raise UserError(f"{name}: the masks of SBD are of images of VOC2012; name a part of it, or give no SBD")
     return Masked(found, masks, problems)
 
 
 def mask_of(source: Source, index: int) -> NDArray[np.uint8]:
-    """The mask of a picture of a ``Masked``, or of some pictures of one; raises as ``Masked.mask``."""
+    """The mask of an image of a ``Masked``, or of some images of one; raises as ``Masked.mask``."""
     masked, at = whole(source, index)
     assert isinstance(masked, Masked), masked
     return masked.mask(at)
 
 
 def _mask_files(part: Voc) -> dict[str, Path]:
-    """The file of every mask that a part needs, by the name of its picture."""
+    """The file of every mask that a part needs, by the name of its image."""
     folder = part.root / "SegmentationClass"
     unpublished = "; of the 2012 test part none were published: take val" if part.part == "test" else ""
     try:
@@ -127,17 +127,17 @@ def _mask_files(part: Voc) -> dict[str, Path]:
 
 
 def _read_mask(path: Path, key: str) -> NDArray[np.uint8]:
-    """The numbers in a mask as VOC has it: a picture of one byte a pixel, with a palette or in gray."""
+    """The numbers in a mask as VOC has it: an image of one byte a pixel, with a palette or in gray."""
     try:
         with Image.open(path, formats=list(_LOSSLESS.values())) as image:
             mode, size = image.mode, image.width * image.height
             if mode not in ("P", "L") or size > (Image.MAX_IMAGE_PIXELS or size):
-                raise PictureError(key, f"{mode} of {size:,} pixels, where a mask has one number a pixel (mode P or L)")
+                raise ImageError(key, f"{mode} of {size:,} pixels, where a mask has one number a pixel (mode P or L)")
             return np.array(image)
-    except PictureError:
+    except ImageError:
         raise
     except FileNotFoundError as problem:
-        raise PictureError(key, "the mask is gone since the list was read") from problem
+        raise ImageError(key, "the mask is gone since the list was read") from problem
     except Exception as problem:  # damaged bytes make Pillow raise nearly anything
         said = " ".join(str(problem).split())[:200]
-        raise PictureError(key, f"the mask cannot be read: {said or type(problem).__name__}") from problem
+        raise ImageError(key, f"the mask cannot be read: {said or type(problem).__name__}") from problem

@@ -19,7 +19,7 @@ from pretext.files import written_atomically
 from transfer.voc.boxes import Boxed
 
 WINDOWS = "windows"
-_SIDES = (1.0, 0.75, 0.55, 0.4, 0.3, 0.2)  # root of the window's area, against that of the picture's
+_SIDES = (1.0, 0.75, 0.55, 0.4, 0.3, 0.2)  # root of the window's area, against that of the image's
 _RATIOS = (0.5, 1.0, 2.0)  # width / height
 _MOST_UNPACKED = 100  # times the size of a file: boxes are squeezed to a fifth or so
 _STEP = 0.5  # of the window, at most, from one to the next
@@ -28,24 +28,24 @@ Boxes = NDArray[np.float32]
 
 
 class Proposals(Protocol):
-    """Regions for every picture of a ``Boxed``."""
+    """Regions for every image of a ``Boxed``."""
 
     def boxes(self, index: int) -> Boxes:
-        """Those of picture ``index``: float32 (n, 4), within the picture."""
+        """Those of image ``index``: float32 (n, 4), within the image."""
         ...
 
 
 def open_proposals(path: str, source: Boxed) -> Proposals:
-    """The regions that a file, or several joined by +, proposes for the pictures of a source.
+    """The regions that a file, or several joined by +, proposes for the images of a source.
 
     Args:
         path: a ``.mat`` as the boxes of Selective Search were published for Fast R-CNN (``images``: names without
             ending; ``boxes``: rows of y1 x1 y2 x2 that count pixels from 1); or a ``.npz`` as ``write_proposals``
-            makes it; or ``windows``: no file, but some hundred windows of all sizes in every picture.
-        source: what they are for; the file may have more pictures.
+            makes it; or ``windows``: no file, but some hundred windows of all sizes in every image.
+        source: what they are for; the file may have more images.
 
     Raises:
-        UserError: no such file; it is damaged or of another layout; pictures have no proposals in it.
+        UserError: no such file; it is damaged or of another layout; images have no proposals in it.
     """
     if path == WINDOWS:
         return Windows(source)
@@ -60,13 +60,13 @@ def open_proposals(path: str, source: Boxed) -> Proposals:
     if missing:
         raise UserError(
             f"{path}: no proposals for {source.key(missing[0])}, nor for {len(missing) - 1:,} others of the "
-            f"{len(source):,} pictures; name the file that was made for them"
+            f"{len(source):,} images; name the file that was made for them"
         )
     return Given(source, [found[source.stem(index)] for index in range(len(source))])
 
 
 def write_proposals(path: Path, boxes: Mapping[str, Boxes]) -> None:
-    """Write a ``.npz``: one array (n, 4) for every picture, named by its stem (000005).
+    """Write a ``.npz``: one array (n, 4) for every image, named by its stem (000005).
 
     Raises:
         UserError: it cannot be written.
@@ -83,8 +83,8 @@ class Given:
     """Proposals from a file. Made by ``open_proposals``.
 
     Args:
-        source: of the pictures.
-        boxes: of every picture: (n, 4).
+        source: of the images.
+        boxes: of every image: (n, 4).
     """
 
     def __init__(self, source: Boxed, boxes: list[Boxes]) -> None:
@@ -92,10 +92,10 @@ class Given:
         self._source, self._boxes = source, boxes
 
     def boxes(self, index: int) -> Boxes:
-        """See ``Proposals``; what is cut by the picture's border to less than a pixel is left out.
+        """See ``Proposals``; what is cut by the image's border to less than a pixel is left out.
 
         Raises:
-            PictureError: the picture cannot be read.
+            ImageError: the image cannot be read.
         """
         size = np.array([*self._source.size(index)] * 2, np.float32)
         cut: Boxes = np.clip(self._boxes[index], 0, size)
@@ -106,23 +106,23 @@ class Windows:
     """Windows of every size and three shapes, at least half of each in common with the next: see ``windows``.
 
     Args:
-        source: of the pictures.
+        source: of the images.
     """
 
     def __init__(self, source: Boxed) -> None:
         self._source = source
 
     def boxes(self, index: int) -> Boxes:
-        """See ``Proposals``; raises PictureError where the picture cannot be read."""
+        """See ``Proposals``; raises ImageError where the image cannot be read."""
         return windows(*self._source.size(index)).copy()
 
 
 @lru_cache(maxsize=256)
 def windows(width: int, height: int) -> Boxes:
-    """A fixed grid of windows in a picture: float32 (n, 4), n about 500; the greatest is the picture.
+    """A fixed grid of windows in an image: float32 (n, 4), n about 500; the greatest is the image.
 
-    Their areas are 1, 0.75^2, ... 0.2^2 of the picture's, their sides in ratios of 1:2, 1:1 and 2:1 (or what the
-    picture has room for), and neighbours are at most half a window apart.
+    Their areas are 1, 0.75^2, ... 0.2^2 of the image's, their sides in ratios of 1:2, 1:1 and 2:1 (or what the
+    image has room for), and neighbors are at most half a window apart.
     """
     found = set()
     for side in _SIDES:
@@ -144,7 +144,7 @@ def _places(whole: float, part: float) -> list[float]:
 
 
 def _read(path: Path) -> Iterator[tuple[str, Any]]:
-    """Names and boxes of all pictures in a file."""
+    """Names and boxes of all images in a file."""
     try:
         if not path.is_file():  # some of scipy's readers have other words for it
             raise UserError(f"{path}: no such file; name one with proposals, or take {WINDOWS!r}")
@@ -188,7 +188,7 @@ def _checked(file: str, stem: str, boxes: Any) -> Boxes:
         raise UserError(f"{file}: the boxes of {stem} are {boxes.dtype} of the shape {boxes.shape}, not numbers (n, 4)")
     wide: NDArray[np.float64] = boxes.astype(np.float64)
     if not (np.abs(wide) < 2**24).all():  # also where it is no number
-        raise UserError(f"{file}: a box of {stem} has a coordinate that is no number, or beyond any picture")
+        raise UserError(f"{file}: a box of {stem} has a coordinate that is no number, or beyond any image")
     if (wide[:, 2:] < wide[:, :2]).any():
         raise UserError(f"{file}: a box of {stem} ends before it begins; boxes are left, top, right, bottom")
     return wide.astype(np.float32)

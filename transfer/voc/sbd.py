@@ -1,4 +1,4 @@
-"""Masks of SBD, the Semantic Boundaries Dataset (Hariharan et al., ICCV 2011), for pictures of VOC2012.
+"""Masks of SBD, the Semantic Boundaries Dataset (Hariharan et al., ICCV 2011), for images of VOC2012.
 
 A folder of ``.mat`` files as published (``benchmark_RELEASE/dataset/cls``), or of PNGs as it is passed on with VOC's
 own masks among them (``SegmentationClassAug``). Its masks have no contour of 255.
@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from pretext.data.formats import KNOWN
 from pretext.data.voc import Voc, files_by_stem, listed, read_file
-from pretext.errors import PictureError, UserError
-from transfer.voc.images import Picture
+from pretext.errors import ImageError, UserError
+from transfer.voc.images import ImageFile
 
 _INSIDE = ("", "cls", "dataset/cls", "benchmark_RELEASE/dataset/cls", "SegmentationClassAug")
 _LARGEST = 2**22  # bytes: a mask has some ten thousand
@@ -30,20 +30,20 @@ class Extra:
         part: train or trainval, by its list of ``ImageSets/Segmentation``.
 
     Raises:
-        UserError: another part; no mask in the folder; no list of the pictures that VOC keeps for judging.
+        UserError: another part; no mask in the folder; no list of the images that VOC keeps for judging.
     """
 
     def __init__(self, folder: str, part: Voc) -> None:
         if part.part not in ("train", "trainval"):
-            raise UserError(f"{part.name}: the masks of SBD join what is learnt from, train or trainval; give no SBD")
+            raise UserError(f"{part.name}: the masks of SBD join what is learned from, train or trainval; give no SBD")
         self._part = part
         self._kept_for_judging = {
             one.decode() for one in listed(part.name, part.root / "ImageSets/Segmentation", "val")
         }
         self._paths = _found(folder)
 
-    def masks(self, problems: list[tuple[str, str]]) -> list[tuple[Picture, Path]]:
-        """Masks whose picture VOC2012 has, but for its val list, by name, each with its picture's file; says what is
+    def masks(self, problems: list[tuple[str, str]]) -> list[tuple[ImageFile, Path]]:
+        """Masks whose image VOC2012 has, but for its val list, by name, each with its image's file; says what is
         left out.
         """
         images = self._part.root / "JPEGImages"
@@ -52,9 +52,9 @@ class Extra:
         for path in self._paths:
             key = f"{path.parent.name}/{path.name}"
             if path.stem not in files:
-                problems.append((key, f"VOC2012 has no picture {path.stem}.jpg: the mask is left out"))
+                problems.append((key, f"VOC2012 has no image {path.stem}.jpg: the mask is left out"))
             elif path.stem not in self._kept_for_judging:
-                masks.append((Picture(key, path), images / files[path.stem]))
+                masks.append((ImageFile(key, path), images / files[path.stem]))
         return masks
 
 
@@ -76,7 +76,7 @@ def read_sbd(path: Path, key: str) -> NDArray[np.uint8]:
     """The mask in a ``.mat`` file of SBD's ``cls``: (H, W), 0 background, 1..20 classes.
 
     Raises:
-        PictureError: it is gone, damaged, or has no such mask.
+        ImageError: it is gone, damaged, or has no such mask.
     """
     try:
         content = scipy.io.loadmat(io.BytesIO(read_file(path, _LARGEST)), variable_names=["GTcls"])
@@ -87,7 +87,7 @@ def read_sbd(path: Path, key: str) -> NDArray[np.uint8]:
             raise ValueError(f"its mask has the values {mask.min()}..{mask.max()}")
         return np.ascontiguousarray(mask, np.uint8)
     except FileNotFoundError as problem:
-        raise PictureError(key, "the mask is gone since the folder was listed") from problem
+        raise ImageError(key, "the mask is gone since the folder was listed") from problem
     except Exception as problem:  # damaged bytes make the reader raise nearly anything
         said = " ".join(str(problem).split())[:200]
-        raise PictureError(key, f"not a mask of SBD: {said or type(problem).__name__}") from problem
+        raise ImageError(key, f"not a mask of SBD: {said or type(problem).__name__}") from problem

@@ -1,10 +1,10 @@
-"""The job that packs pictures: small JPEGs in tar shards, the WebDataset layout.
+"""The job that packs images: small JPEGs in tar shards, the WebDataset layout.
 
 shard-000000.tar         KEY.jpg, and KEY.cls beside it where the source has classes
-shard-000000.index.npz   where its pictures lie: opening the shards takes no scan
+shard-000000.index.npz   where its images lie: opening the shards takes no scan
 classes.txt              the names of the classes, by label
 manifest.json            what was packed, how, and every shard: first and stop in the source's order, checksum
-skipped.jsonl            the pictures that cannot be read: key and reason
+skipped.jsonl            the images that cannot be read: key and reason
 SHA256SUMS               of all of these, for sha256sum -c
 """
 
@@ -27,7 +27,7 @@ from typing import NamedTuple
 
 from torch.utils.data import DataLoader, Dataset
 
-from pretext.data import open_labelled, open_source
+from pretext.data import open_labeled, open_source
 from pretext.data.labels import single
 from pretext.data.order import permuted
 from pretext.data.pack.encode import Small, small_jpeg
@@ -35,12 +35,12 @@ from pretext.data.pack.manifest import Manifest, PackedShard, held_manifest, wri
 from pretext.data.pack.names import Names
 from pretext.data.patterns import MANIFEST
 from pretext.data.shards import CLASSES
-from pretext.data.source import LabelledSource, Source
+from pretext.data.source import LabeledSource, Source
 from pretext.data.tar_index import Gathered, add_sums, index_path, keep_beside, known_index
 from pretext.engine.memory import explain_memory_shortage
 from pretext.engine.progress import progress
 from pretext.engine.signals import Ending, stop_requests
-from pretext.errors import PictureError, UserError
+from pretext.errors import ImageError, UserError
 from pretext.files import write_atomically, written_atomically
 from pretext.settings import plain
 
@@ -51,14 +51,14 @@ _RECORD = 20 * tarfile.BLOCKSIZE
 
 @dataclass
 class PackSettings:
-    """How pictures are packed.
+    """How images are packed.
 
     Args:
-        shorter: shorter side in pixels that larger pictures are reduced to; smaller ones stay as they are.
+        shorter: shorter side in pixels that larger images are reduced to; smaller ones stay as they are.
         quality: of the JPEGs that are encoded anew, 1 to 100.
-        shard_mb: a shard ends with the picture that brings it to this size, in MB (1e6 bytes).
-        labels: whether the class of each picture is packed with it, where the source has classes.
-        shuffle: whether pictures are packed in random order, for programs that read shards from end to
+        shard_mb: a shard ends with the image that brings it to this size, in MB (1e6 bytes).
+        labels: whether the class of each image is packed with it, where the source has classes.
+        shuffle: whether images are packed in random order, for programs that read shards from end to
             end. Pretint reads by index and needs none.
         seed: of the random order.
         workers: processes that read and encode; -1 takes one per core, 0 this one.
@@ -87,9 +87,9 @@ class Packed(NamedTuple):
     """What lies in the destination now."""
 
     shards: int
-    pictures: int
+    images: int
     copied: int
-    """Of the pictures, those whose bytes are the original's."""
+    """Of the images, those whose bytes are the original's."""
     skipped: list[tuple[str, str]]
     """Key and reason of those that cannot be read."""
     classes: int | None
@@ -104,9 +104,9 @@ class Packed(NamedTuple):
 
 @explain_memory_shortage("lower workers")
 def pack(source: str, destination: Path, settings: PackSettings) -> Packed:
-    """Pack the pictures of a source into tar shards, or go on with what was interrupted.
+    """Pack the images of a source into tar shards, or go on with what was interrupted.
 
-    The shards' bytes depend on the pictures, the settings and the decoder alone, not on the workers
+    The shards' bytes depend on the images, the settings and the decoder alone, not on the workers
     nor on interruptions. A shard gets its name when it is finished; what was begun after the last
     finished one is packed again.
 
@@ -116,24 +116,24 @@ def pack(source: str, destination: Path, settings: PackSettings) -> Packed:
         settings: how.
 
     Raises:
-        UserError: the source cannot be opened or no picture of it read, the destination holds something
+        UserError: the source cannot be opened or no image of it read, the destination holds something
             else, lies in the source or is being written by another process, or the disk is full.
     """
     if Path(source).is_dir() and destination.resolve().is_relative_to(Path(source).resolve()):
         raise UserError(f"{destination}: lies in {source}, whose folders it would change; name a folder elsewhere")
-    pictures = _opened(source, settings.labels)
+    images = _opened(source, settings.labels)
     labels = None
-    if isinstance(pictures, LabelledSource) and settings.labels:
+    if isinstance(images, LabeledSource) and settings.labels:
         labels = single(
-            pictures.labels,
-            f"{source}: its pictures have several labels each, and a shard's KEY.cls holds one; "
-            "give --labels false to pack the pictures alone",
+            images.labels,
+            f"{source}: its images have several labels each, and a shard's KEY.cls holds one; "
+            "give --labels false to pack the images alone",
         )
-    classes = pictures.classes if isinstance(pictures, LabelledSource) and settings.labels else None
-    names = Names(pictures)
+    classes = images.classes if isinstance(images, LabeledSource) and settings.labels else None
+    names = Names(images)
     wanted = {
         "source": {
-            "pictures": len(pictures),
+            "images": len(images),
             "digest": names.digest,
             "classes": None if classes is None else len(classes),
         },
@@ -151,19 +151,19 @@ def pack(source: str, destination: Path, settings: PackSettings) -> Packed:
 
         def members(smalls: Iterator["_Sent"]) -> Iterator[_Member]:
             for sent in smalls:
-                key = pictures.key(sent.picture)
-                label = None if labels is None else int(labels[sent.picture])
-                yield _Member(names.safe(key, sent.picture), key, label, sent)
+                key = images.key(sent.image)
+                label = None if labels is None else int(labels[sent.image])
+                yield _Member(names.safe(key, sent.image), key, label, sent)
 
         first = manifest.stop
         try:
             with (
                 stop_requests() as stopping,
-                progress("pack", len(pictures), "pictures", done=first) as advance,
-                contextlib.closing(_smalls(pictures, settings, first, stopping, advance)) as smalls,
+                progress("pack", len(images), "images", done=first) as advance,
+                contextlib.closing(_smalls(images, settings, first, stopping, advance)) as smalls,
             ):
                 stream = members(smalls)
-                while manifest.stop < len(pictures):
+                while manifest.stop < len(images):
                     _next_shard(destination, manifest, stream, settings.shard_mb * 1e6)
         except _Stopped as stopped:
             return _packed(manifest)._replace(ending=stopped.ending)
@@ -180,9 +180,9 @@ class _Stopped(Exception):
 
 
 class _Sent(NamedTuple):
-    """What a worker made of a picture."""
+    """What a worker made of an image."""
 
-    picture: int
+    image: int
     """Its index in the source."""
     small: Small | None
     reason: str
@@ -197,7 +197,7 @@ class _Member(NamedTuple):
 
 
 class _Smalls(Dataset[_Sent]):
-    """The pictures by rank in the order of packing."""
+    """The images by rank in the order of packing."""
 
     def __init__(self, source: Source, settings: PackSettings) -> None:
         self.source, self.settings = source, settings
@@ -207,18 +207,18 @@ class _Smalls(Dataset[_Sent]):
         index = permuted(rank, len(self.source), key=settings.seed) if settings.shuffle else rank
         try:
             return _Sent(index, small_jpeg(self.source, index, settings.shorter, settings.quality), "")
-        except PictureError as error:
+        except ImageError as error:
             return _Sent(index, None, error.reason)
 
 
 def _opened(name: str, labels: bool) -> Source:
-    """The source, a labelled one if it has classes for all its pictures."""
+    """The source, a labeled one if it has classes for all its images."""
     source = open_source(name)
     if labels:
         with contextlib.suppress(UserError):  # no classes: it is packed without
-            labelled = open_labelled(name)
-            if len(labelled) == len(source) and len(labelled.classes) > 1:
-                return labelled
+            labeled = open_labeled(name)
+            if len(labeled) == len(source) and len(labeled.classes) > 1:
+                return labeled
     return source
 
 
@@ -229,7 +229,7 @@ def _smalls(
     stopping: Callable[[], Ending],
     advance: Callable[[int, str], None],
 ) -> Generator[_Sent]:
-    """The pictures from rank ``first`` on, in order, made by the workers."""
+    """The images from rank ``first`` on, in order, made by the workers."""
     left = len(source) - first
     cores = len(os.sched_getaffinity(0))
     workers = min(cores if settings.workers < 0 else settings.workers, math.ceil(left / _AT_ONCE))
@@ -267,14 +267,12 @@ def _end_with(job: int, worker: int) -> None:
 
 
 def _next_shard(folder: Path, manifest: Manifest, members: Iterator[_Member], limit: float) -> None:
-    """Write one more shard, or find that no picture is left for one."""
+    """Write one more shard, or find that no image is left for one."""
     skipped: list[tuple[str, str]] = []
     first = next((member for member in _readable(members, skipped)), None)
     if first is None:
         if not manifest.shards:
-            raise UserError(
-                f"{manifest.name}: none of its {len(skipped)} pictures can be read; {': '.join(skipped[0])}"
-            )
+            raise UserError(f"{manifest.name}: none of its {len(skipped)} images can be read; {': '.join(skipped[0])}")
         manifest.shards[-1].skipped += skipped
         manifest.shards[-1].stop += len(skipped)
         return
@@ -330,7 +328,7 @@ def _drop_unrecorded(folder: Path, manifest: Manifest) -> None:
 
 
 def _add_sums(folder: Path, manifest: Manifest) -> bool:
-    """Add the checksums of single pictures to shards of versions that wrote none; whether there were any.
+    """Add the checksums of single images to shards of versions that wrote none; whether there were any.
 
     Raises:
         UserError: a shard is not the one that was packed.
@@ -370,7 +368,7 @@ def _finish(folder: Path, manifest: Manifest, classes: list[str] | None) -> None
 def _packed(manifest: Manifest, already: bool = False) -> Packed:
     return Packed(
         shards=len(manifest.shards),
-        pictures=sum(shard.pictures for shard in manifest.shards),
+        images=sum(shard.images for shard in manifest.shards),
         copied=sum(shard.copied for shard in manifest.shards),
         skipped=[skip for shard in manifest.shards for skip in shard.skipped],
         classes=manifest.wanted["source"]["classes"],

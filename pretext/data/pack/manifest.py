@@ -24,15 +24,15 @@ class PackedShard:
 
     name: str
     first: int
-    """Rank of its first picture in the order of packing."""
+    """Rank of its first image in the order of packing."""
     stop: int
-    """Rank after its last picture."""
-    pictures: int
+    """Rank after its last image."""
+    images: int
     copied: int
     bytes: int
     sha256: str
     skipped: list[tuple[str, str]]
-    """Key and reason of the pictures in between that cannot be read."""
+    """Key and reason of the images in between that cannot be read."""
 
 
 @dataclass
@@ -42,7 +42,7 @@ class Manifest:
     name: str
     """The source's, as the user gave it."""
     wanted: dict[str, Any]
-    """Count and digest of the source's pictures, and the settings: what must not change on the way."""
+    """Count and digest of the source's images, and the settings: what must not change on the way."""
     decoder: str = DECODER
     shards: list[PackedShard] = field(default_factory=list)
     complete: bool = False
@@ -62,7 +62,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
         "decoder": manifest.decoder,
         "source": {"name": manifest.name, **manifest.wanted["source"]},
         "settings": manifest.wanted["settings"],
-        "pictures": sum(shard.pictures for shard in manifest.shards),
+        "images": sum(shard.images for shard in manifest.shards),
         "skipped": sum(len(shard.skipped) for shard in manifest.shards),
         "shards": [dataclasses.asdict(shard) for shard in manifest.shards],
     }
@@ -76,7 +76,7 @@ def held_manifest(folder: Path, name: str, wanted: dict[str, Any]) -> Iterator[M
     It lists the shards up to the first that is missing or not of its recorded size.
 
     Raises:
-        UserError: the folder holds something else, was packed from other pictures, with other settings or
+        UserError: the folder holds something else, was packed from other images, with other settings or
             another decoder, or is held by another process.
     """
     path = folder / MANIFEST
@@ -130,8 +130,8 @@ def _check(folder: Path, manifest: Manifest, wanted: dict[str, Any]) -> None:
     then, now = manifest.wanted["source"], wanted["source"]
     if then != now:
         raise UserError(
-            f"{folder}: was packed from other pictures ({then.get('pictures')} of {manifest.name}, now "
-            f"{now['pictures']}, or other names or classes); bring those back, or name a new folder"
+            f"{folder}: was packed from other images ({then.get('images')} of {manifest.name}, now "
+            f"{now['images']}, or other names or classes); bring those back, or name a new folder"
         )
 
 

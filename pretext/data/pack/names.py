@@ -1,4 +1,4 @@
-"""Names that pictures get in shards: WebDataset's keys, which end at the first dot of the base name."""
+"""Names that images get in shards: WebDataset's keys, which end at the first dot of the base name."""
 
 import hashlib
 
@@ -10,11 +10,11 @@ from pretext.data.tar_index import key_hash
 
 
 class Names:
-    """The names of a source's pictures in shards: unique, and a function of the source's keys alone.
+    """The names of a source's images in shards: unique, and a function of the source's keys alone.
 
-    A name is the source's key without the ending of a picture, ``_`` in place of dots in its last part.
-    Pictures that would share a name (``x.jpg`` and ``x.png``) get ``~`` and their index at the end. Eight
-    bytes a picture are needed while it is made.
+    A name is the source's key without the ending of an image, ``_`` in place of dots in its last part.
+    Images that would share a name (``x.jpg`` and ``x.png``) get ``~`` and their index at the end. Eight
+    bytes an image are needed while it is made.
     """
 
     def __init__(self, source: Source) -> None:
@@ -28,7 +28,7 @@ class Names:
         self.digest = digest.hexdigest()
 
     def safe(self, key: str, index: int) -> str:
-        """The name of the picture with that key and index in the source."""
+        """The name of the image with that key and index in the source."""
         name = _safe(key)
         return f"{name}~{index}" if key_hash(name) in self._shared else name
 

@@ -1,1 +1,1 @@
-"""A local page on which photographs are coloured by hand and eye."""
+"""A local page on which photographs are colored by hand and eye."""

@@ -31,7 +31,7 @@ from pretint.colorization.photographs import Format
 T = TypeVar("T")
 
 _HINTS = 200
-_COLOUR = re.compile(r"#[0-9a-f]{6}")
+_COLOR = re.compile(r"#[0-9a-f]{6}")
 _FILES = 4  # of the largest size that uploads may have together, until they are opened
 _COOKIE = "pretint-studio"
 _LOOK_BYTES = 64 * 1024
@@ -41,7 +41,7 @@ def studio_app(table: Table, megabytes: int, names: set[str]) -> ASGIApp:
     """The application.
 
     Args:
-        table: colours and holds the photographs.
+        table: colors and holds the photographs.
         megabytes: that a file may have.
         names: host names the page goes by, see `Guard`.
     """
@@ -50,7 +50,7 @@ def studio_app(table: Table, megabytes: int, names: set[str]) -> ASGIApp:
         Route("/", studio.page),
         Route("/photographs", studio.open, methods=["POST"]),
         Route("/photographs/{identity}/gray", studio.gray),
-        Route("/photographs/{identity}/coloured", studio.coloured, methods=["POST"]),
+        Route("/photographs/{identity}/colored", studio.colored, methods=["POST"]),
         static_route("pretint.apps.web", "pretint.apps.studio"),
     ]
     handlers: dict[Any, Callable[[Request, Exception], Response]] = {
@@ -58,7 +58,7 @@ def studio_app(table: Table, megabytes: int, names: set[str]) -> ASGIApp:
         UserError: _mistake,
         Superseded: lambda request, problem: JSONResponse({"problem": "A later request took its place."}, 409),
         Crowded: lambda request, problem: JSONResponse(
-            {"problem": "Too much waits to be coloured; try again in a while."}, 503
+            {"problem": "Too much waits to be colored; try again in a while."}, 503
         ),
     }
     app = Starlette(routes=routes, exception_handlers=handlers, lifespan=studio.life)
@@ -87,7 +87,7 @@ class _Studio:
             self.render(
                 "studio.html",
                 model=self.table.name,
-                network=self.table.colourist is not None,
+                network=self.table.colorist is not None,
                 takes_hints=self.table.takes_hints,
                 has_distribution=self.table.has_distribution,
                 temperature=TEMPERATURE,
@@ -119,14 +119,14 @@ class _Studio:
 
         return Response(await self._done(request, ("gray", identity), job), media_type="image/jpeg")
 
-    async def coloured(self, request: Request) -> Response:
+    async def colored(self, request: Request) -> Response:
         identity = request.path_params["identity"]
         sent = await sent_object(request)
         look, full = _look(sent), sent.get("full") is True
         kind: Format = "png" if full and sent.get("format") == "png" else "jpeg"
 
         def job() -> tuple[bytes, list[str]]:
-            return self.table.file(identity, look, kind) if full else (_jpeg(self.table.coloured(identity, look)), [])
+            return self.table.file(identity, look, kind) if full else (_jpeg(self.table.colored(identity, look)), [])
 
         content, notes = await self._done(request, ("full" if full else "shown", identity), job)
         return Response(content, media_type=f"image/{kind}", headers={"x-notes": json.dumps(notes)})
@@ -154,9 +154,9 @@ def _client(request: Request) -> Client:
     return Client(client_of(request.scope), request.cookies.get(_COOKIE, ""))
 
 
-def _jpeg(picture: Image.Image) -> bytes:
+def _jpeg(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=95, subsampling=0)
+    image.save(buffer, "JPEG", quality=95, subsampling=0)
     return buffer.getvalue()
 
 
@@ -180,7 +180,7 @@ def _look(sent: dict[str, Any]) -> Look:
         temperature=_number(sent, "temperature", 0.01, 10),
         saturation=_number(sent, "saturation", 0, 4),
         hints=tuple(
-            (_number(hint, "x", 0, 1), _number(hint, "y", 0, 1), _number(hint, "radius", 0, 0.5), _colour(hint))
+            (_number(hint, "x", 0, 1), _number(hint, "y", 0, 1), _number(hint, "radius", 0, 0.5), _color(hint))
             for hint in hints
         ),
         reference=reference if isinstance(reference, str) else "",
@@ -194,8 +194,8 @@ def _number(sent: dict[str, Any], name: str, least: float, most: float) -> float
     return float(value)
 
 
-def _colour(hint: dict[str, Any]) -> str:
-    colour = hint.get("colour")
-    if not isinstance(colour, str) or not _COLOUR.fullmatch(colour):
-        raise HTTPException(400, "A hint's colour is #rrggbb.")
-    return colour
+def _color(hint: dict[str, Any]) -> str:
+    color = hint.get("color")
+    if not isinstance(color, str) or not _COLOR.fullmatch(color):
+        raise HTTPException(400, "A hint's color is #rrggbb.")
+    return color

@@ -1,4 +1,4 @@
-"""The photographs that the studio has on its table: bounded in bytes, pixels and number; and how they are coloured."""
+"""The photographs that the studio has on its table: bounded in bytes, pixels and number; and how they are colored."""
 
 import secrets
 import threading
@@ -12,12 +12,12 @@ from PIL import Image
 from torch import Tensor
 
 from pretext.color import rgb_to_ab
-from pretext.errors import PictureError, UserError
+from pretext.errors import ImageError, UserError
 from pretint.colorization.hints import Hints, from_points
-from pretint.colorization.merge import Colours, Enlarged, Scaled, join_picture
-from pretint.colorization.methods.reference import reference_colourist
-from pretint.colorization.methods.scribbles import scribbles_colourist
-from pretint.colorization.networks import NetworkColourist
+from pretint.colorization.merge import Colors, Enlarged, Scaled, join_image
+from pretint.colorization.methods.reference import reference_colorist
+from pretint.colorization.methods.scribbles import scribbles_colorist
+from pretint.colorization.networks import NetworkColorist
 from pretint.colorization.photographs import Format, Photograph, open_photograph
 from pretint.colorization.photographs.write import in_memory
 
@@ -33,13 +33,13 @@ Point = tuple[float, float, float, str]
 
 @dataclass(frozen=True)
 class Look:
-    """How a photograph is to be coloured.
+    """How a photograph is to be colored.
 
     Args:
         temperature: of the annealed mean.
         saturation: what a and b are multiplied by.
-        hints: colours that are known.
-        reference: identity of another photograph whose colours are taken, or nothing.
+        hints: colors that are known.
+        reference: identity of another photograph whose colors are taken, or nothing.
     """
 
     temperature: float
@@ -50,7 +50,7 @@ class Look:
 
 @dataclass
 class Lying:
-    """A picture on the table."""
+    """An image on the table."""
 
     full: Photograph
     shown: Image.Image
@@ -58,10 +58,10 @@ class Lying:
     """As the network sees it, if there is one."""
     outputs: "OrderedDict[tuple[Point, ...], Tensor]" = field(default_factory=OrderedDict)
     """What the network said of it, by the hints that it was told."""
-    referred: "OrderedDict[tuple[str | tuple[Point, ...], tuple[int, int]], Colours]" = field(
+    referred: "OrderedDict[tuple[str | tuple[Point, ...], tuple[int, int]], Colors]" = field(
         default_factory=OrderedDict
     )
-    """Its colours by the reference or the scribbles they are of, and the size at which it was coloured."""
+    """Its colors by the reference or the scribbles they are of, and the size at which it was colored."""
 
 
 class UnusableReference(UserError):
@@ -72,15 +72,15 @@ class Table:
     """Photographs by their unguessable identity. Of too many, those not used for longest are put away.
 
     Args:
-        colourist: the network that colours them; without one, colors spread from the hints.
+        colorist: the network that colors them; without one, colors spread from the hints.
         name: its, for the page.
         pixels: that a photograph may have, and twice that of all together.
     """
 
-    def __init__(self, colourist: NetworkColourist | None, name: str, pixels: int) -> None:
-        self.colourist, self.name, self.pixels = colourist, name, pixels
-        self.takes_hints = colourist is None or colourist.takes_hints
-        self.has_distribution = colourist is not None and colourist.has_distribution
+    def __init__(self, colorist: NetworkColorist | None, name: str, pixels: int) -> None:
+        self.colorist, self.name, self.pixels = colorist, name, pixels
+        self.takes_hints = colorist is None or colorist.takes_hints
+        self.has_distribution = colorist is not None and colorist.has_distribution
         self._lying: OrderedDict[str, Lying] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -88,21 +88,21 @@ class Table:
         """Open an uploaded file.
 
         Raises:
-            UserError: it is no picture, damaged, or too large.
+            UserError: it is no image, damaged, or too large.
         """
         try:
             # Who sees it knows which it is.
             full = open_photograph(data, "This file", self.pixels / 1e6, first_frame=True)
-        except PictureError as error:
+        except ImageError as error:
             if "--" not in error.reason:
                 raise
             # Of settings a page knows nothing.
             most = f"the studio takes at most {self.pixels / 1e6:,.0f}"
-            raise PictureError(error.key, f"{error.reason.partition(';')[0]}; {most}") from error
+            raise ImageError(error.key, f"{error.reason.partition(';')[0]}; {most}") from error
         scale = min(1.0, SHOWN / max(full.size))
         shown = full.reduced((max(1, round(full.size[0] * scale)), max(1, round(full.size[1] * scale))))
         identity = secrets.token_urlsafe(12)
-        seen = full.seen(self.colourist.seen_size(full.size)) if self.colourist else None
+        seen = full.seen(self.colorist.seen_size(full.size)) if self.colorist else None
         photograph = Lying(full, shown, seen)
         with self._lock:
             self._lying[identity] = photograph
@@ -119,87 +119,87 @@ class Table:
             return self._lying[identity]
 
     def gray(self, identity: str) -> Image.Image:
-        """A photograph as the page shows it, without colour."""
-        return join_picture(self.get(identity).shown, torch.zeros(1, 2, 1, 1))
+        """A photograph as the page shows it, without color."""
+        return join_image(self.get(identity).shown, torch.zeros(1, 2, 1, 1))
 
-    def coloured(self, identity: str, look: Look) -> Image.Image:
+    def colored(self, identity: str, look: Look) -> Image.Image:
         """A photograph as it is asked for, as large as the page shows it; raises `UserError`."""
         photograph = self.get(identity)
-        return join_picture(photograph.shown, self._colours(photograph, Photograph.of(photograph.shown), look))
+        return join_image(photograph.shown, self._colors(photograph, Photograph.of(photograph.shown), look))
 
     def file(self, identity: str, look: Look, format: Format) -> tuple[bytes, list[str]]:
         """The same at all its pixels, with all that belongs to it, as a file, and what could not be kept.
 
         Raises:
-            UserError: as the others; or the format cannot hold such a picture.
+            UserError: as the others; or the format cannot hold such an image.
         """
         photograph = self.get(identity)
         try:
-            return in_memory(photograph.full, self._colours(photograph, photograph.full, look), format)
-        except PictureError as error:
+            return in_memory(photograph.full, self._colors(photograph, photograph.full, look), format)
+        except ImageError as error:
             if format == "png":
                 raise
             why = "is partly transparent" if photograph.full.alpha is not None else "has too many pixels a side"
             raise UserError(f"This photograph {why}, so it cannot be a JPEG; choose PNG.") from error
 
-    def _colours(self, photograph: Lying, picture: Photograph, look: Look) -> Colours:
+    def _colors(self, photograph: Lying, image: Photograph, look: Look) -> Colors:
         if look.reference:
-            colours = self._by_reference(photograph, picture, look)
-        elif self.colourist is None or photograph.lightness is None:
-            colours = self._by_scribbles(photograph, picture, look)
+            colors = self._by_reference(photograph, image, look)
+        elif self.colorist is None or photograph.lightness is None:
+            colors = self._by_scribbles(photograph, image, look)
         else:
-            colours = self._by_network(self.colourist, photograph, photograph.lightness, picture.size, look)
-        return Scaled(colours, look.saturation)
+            colors = self._by_network(self.colorist, photograph, photograph.lightness, image.size, look)
+        return Scaled(colors, look.saturation)
 
-    def _by_reference(self, photograph: Lying, picture: Photograph, look: Look) -> Colours:
+    def _by_reference(self, photograph: Lying, image: Photograph, look: Look) -> Colors:
         try:
             reference = self.get(look.reference, "The reference")
-            if (key := (look.reference, picture.size)) not in photograph.referred:
-                colourist = reference_colourist(reference.shown, name="The reference")
-                lightness = picture.seen(colourist.seen_size(picture.size))
-                ab = colourist.predict(lightness, picture.size).ab
-                photograph.referred[key] = colourist.enlarged(ab, lightness, picture.size)
+            if (key := (look.reference, image.size)) not in photograph.referred:
+                colorist = reference_colorist(reference.shown, name="The reference")
+                lightness = image.seen(colorist.seen_size(image.size))
+                ab = colorist.predict(lightness, image.size).ab
+                photograph.referred[key] = colorist.enlarged(ab, lightness, image.size)
                 _forget(photograph.referred)
         except UserError as error:
             raise UnusableReference(str(error)) from error
         photograph.referred.move_to_end(key)
         return photograph.referred[key]
 
-    def _by_scribbles(self, photograph: Lying, picture: Photograph, look: Look) -> Colours:
-        """Spread from the hints, at the size of the picture: what the page shows is quicker than what is downloaded."""
+    def _by_scribbles(self, photograph: Lying, image: Photograph, look: Look) -> Colors:
+        """Spread from the hints, at the size of the image: what the page shows is quicker than what is downloaded."""
         if not look.hints:
-            return Enlarged(torch.zeros(1, 2, 1, 1), picture.size)
-        if (key := (look.hints, picture.size)) not in photograph.referred:
-            colourist = scribbles_colourist(_hints_at(look.hints, picture.size))
-            lightness = picture.seen(colourist.seen_size(picture.size))
-            ab = colourist.predict(lightness, picture.size).ab
-            photograph.referred[key] = colourist.enlarged(ab, lightness, picture.size)
+            return Enlarged(torch.zeros(1, 2, 1, 1), image.size)
+        if (key := (look.hints, image.size)) not in photograph.referred:
+            colorist = scribbles_colorist(_hints_at(look.hints, image.size))
+            lightness = image.seen(colorist.seen_size(image.size))
+            ab = colorist.predict(lightness, image.size).ab
+            photograph.referred[key] = colorist.enlarged(ab, lightness, image.size)
             _forget(photograph.referred)
         photograph.referred.move_to_end(key)
         return photograph.referred[key]
 
     def _by_network(
-        self, colourist: NetworkColourist, photograph: Lying, lightness: Tensor, shown: tuple[int, int], look: Look
-    ) -> Colours:
+        self, colorist: NetworkColorist, photograph: Lying, lightness: Tensor, shown: tuple[int, int], look: Look
+    ) -> Colors:
         """From the network's output, which neither temperature nor saturation changes."""
         size = photograph.full.size
         if look.hints not in photograph.outputs:
             hints = _hints_at(look.hints, size) if look.hints else None
-            photograph.outputs[look.hints] = colourist.output(lightness, hints, size)
+            photograph.outputs[look.hints] = colorist.output(lightness, hints, size)
             _forget(photograph.outputs)
         photograph.outputs.move_to_end(look.hints)
-        ab = colourist.decode(photograph.outputs[look.hints], lightness.shape[-2:], look.temperature)
-        return colourist.enlarged(ab, lightness, shown)
+        ab = colorist.decode(photograph.outputs[look.hints], lightness.shape[-2:], look.temperature)
+        return colorist.enlarged(ab, lightness, shown)
 
     def _area(self) -> int:
         return sum(one.full.size[0] * one.full.size[1] for one in self._lying.values())
 
 
 def _hints_at(points: Sequence[Point], size: tuple[int, int]) -> Hints:
-    """The hints of the page in the pixels of a picture of that width and height."""
+    """The hints of the page in the pixels of an image of that width and height."""
     return from_points(
-        (min(x * size[0], size[0] - 1), min(y * size[1], size[1] - 1), radius * min(size), *ab_of(colour))
-        for x, y, radius, colour in points
+        (min(x * size[0], size[0] - 1), min(y * size[1], size[1] - 1), radius * min(size), *ab_of(color))
+        for x, y, radius, color in points
     )
 
 
@@ -208,8 +208,8 @@ def _forget(kept: OrderedDict[Any, Any]) -> None:
         kept.popitem(last=False)
 
 
-def ab_of(colour: str) -> tuple[float, float]:
+def ab_of(color: str) -> tuple[float, float]:
     """a and b of #rrggbb."""
-    rgb = torch.tensor([int(colour[at : at + 2], 16) for at in (1, 3, 5)], dtype=torch.uint8)
+    rgb = torch.tensor([int(color[at : at + 2], 16) for at in (1, 3, 5)], dtype=torch.uint8)
     a, b = rgb_to_ab(rgb[:, None, None])[:, 0, 0].tolist()
     return a, b

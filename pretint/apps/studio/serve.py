@@ -17,7 +17,7 @@ Say = Callable[..., None]
 
 @dataclass
 class StudioSettings:
-    """How photographs are coloured, and where the page is.
+    """How photographs are colored, and where the page is.
 
     Args:
         size: shorter side, in pixels, at which the network sees a photograph; 0 takes the size at which it was
@@ -57,7 +57,7 @@ def studio(model: str | Path, settings: StudioSettings, say: Say) -> None:
         say: prints lines.
 
     Raises:
-        UserError: the network cannot be loaded or has no colours, or the port is in use.
+        UserError: the network cannot be loaded or has no colors, or the port is in use.
         KeyboardInterrupt: it was Ctrl-C.
         SystemExit: it was TERM.
     """
@@ -75,14 +75,14 @@ def studio(model: str | Path, settings: StudioSettings, say: Say) -> None:
 
     listener = bound(settings.host, settings.port)  # first: loading a network takes longer
     try:
-        colourist = None if name == SCRIBBLES else open_network(Path(name), settings.device, settings.size)
-        table = Table(colourist, Path(name).name, settings.megapixels * 1_000_000)
+        colorist = None if name == SCRIBBLES else open_network(Path(name), settings.device, settings.size)
+        table = Table(colorist, Path(name).name, settings.megapixels * 1_000_000)
     except BaseException:
         listener.close()
         raise
     say(
         f"studio: {address_of(listener)}/",
         "photographs stay in this machine's memory, and nothing is sent elsewhere; Ctrl-C stops",
-        *([f"{name}: {colourist.warning}"] if colourist and colourist.warning else []),
+        *([f"{name}: {colorist.warning}"] if colorist and colorist.warning else []),
     )
     leave(serve(studio_app(table, settings.megabytes, names_here(settings.host)), listener))

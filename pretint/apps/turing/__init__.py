@@ -1,1 +1,1 @@
-"""The study "which one is fake?" of the paper: real beside coloured pictures, as a web page."""
+"""The study "which one is fake?" of the paper: real beside colored images, as a web page."""

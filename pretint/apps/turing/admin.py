@@ -41,7 +41,7 @@ class Admin:
             Route("/admin/leave", self.leave, methods=["POST"]),
             Route("/admin/answers.csv", self.answers_csv),
             Route("/admin/results.json", self.results_json),
-            Route("/admin/picture/{pair:count}/{which}", self.picture),
+            Route("/admin/image/{pair:count}/{which}", self.image),
         ]
 
     def results(self, request: Request) -> Response:
@@ -70,13 +70,13 @@ class Admin:
         response.headers["content-disposition"] = 'attachment; filename="results.json"'
         return response
 
-    def picture(self, request: Request) -> Response:
+    def image(self, request: Request) -> Response:
         self._must_be_in(request)
         which = request.path_params["which"]
         known = {"real": REAL, **{str(index): index for index in range(len(self.facts.names))}}
-        found = self.store.picture(request.path_params["pair"], known[which]) if which in known else None
+        found = self.store.image(request.path_params["pair"], known[which]) if which in known else None
         if found is None:
-            raise HTTPException(404, "No such picture.")
+            raise HTTPException(404, "No such image.")
         return Response(found, media_type="image/png", headers={"cache-control": "private, max-age=3600"})
 
     def _let_in(self, request: Request, token: str) -> Response:

@@ -1,4 +1,4 @@
-"""The job of a study: made of folders of pictures, or opened again, and served."""
+"""The job of a study: made of folders of images, or opened again, and served."""
 
 import json
 import secrets
@@ -10,7 +10,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from pretext.engine.progress import progress
-from pretext.errors import PictureError, UserError
+from pretext.errors import ImageError, UserError
 from pretext.files import held_folder
 from pretint.apps.turing.images import Pairs
 from pretint.apps.turing.store import Facts, Store
@@ -38,16 +38,16 @@ class Protocol(NamedTuple):
 class TuringSettings:
     """What a study shows, and where.
 
-    A study that exists is opened by its folder alone; its pictures, algorithms, protocol and seed stay as they are.
+    A study that exists is opened by its folder alone; its images, algorithms, protocol and seed stay as they are.
 
     Args:
-        real: folder of the real pictures.
-        algorithm: NAME=FOLDER of every algorithm's coloured pictures, which have the paths of the real ones.
+        real: folder of the real images.
+        algorithm: NAME=FOLDER of every algorithm's colored images, which have the paths of the real ones.
         practice: trials with feedback, which do not count; 10 if none is given.
         trials: scored trials of every participant; 40 if none is given.
         seconds: for which a pair is shown; 1 if none is given.
-        size: side of the pictures, in pixels: the middle of each is cut out square; 256 if none is given.
-        seed: of the order of pictures, their sides, and who sees which algorithm; drawn if none is given, when the
+        size: side of the images, in pixels: the middle of each is cut out square; 256 if none is given.
+        seed: of the order of images, their sides, and who sees which algorithm; drawn if none is given, when the
             study is made, so that nobody can compute what they will see.
         host: address to serve on: 127.0.0.1 is this machine alone, 0.0.0.0 all that can reach it.
         port: to serve on; 0 takes one that is free.
@@ -138,7 +138,7 @@ def opened_study(folder: Path, settings: TuringSettings) -> Iterator[tuple[Store
     """The study in a folder, made if there is none, for this process alone; and what there is to say about it.
 
     Raises:
-        UserError: pictures, pairs or folders are not as they should be; the study is another than the settings say;
+        UserError: images, pairs or folders are not as they should be; the study is another than the settings say;
             another process serves it.
     """
     file = folder / FILE
@@ -171,14 +171,14 @@ def _make(file: Path, pairs: Pairs, settings: TuringSettings) -> tuple[Store, li
     skipped: list[str] = []
 
     def encoded() -> Iterator[tuple[str, list[bytes]]]:
-        with progress("pictures", len(pairs), "pairs") as advance:
+        with progress("images", len(pairs), "pairs") as advance:
             for pair in pairs.pairs:
                 try:
-                    pictures = list(pairs.encoded(pair, settings.protocol.size))
-                except PictureError as error:
-                    skipped.append(f"skipped, because a picture of it cannot be read: {pair.name} ({error})")
+                    images = list(pairs.encoded(pair, settings.protocol.size))
+                except ImageError as error:
+                    skipped.append(f"skipped, because an image of it cannot be read: {pair.name} ({error})")
                 else:
-                    yield pair.name, pictures
+                    yield pair.name, images
                 advance(1, "")
             _check_count(len(pairs) - len(skipped), settings)
 
@@ -190,7 +190,7 @@ def _make(file: Path, pairs: Pairs, settings: TuringSettings) -> tuple[Store, li
         token=secrets.token_urlsafe(12),
     )
     store = Store.create(file, facts, encoded())
-    unused = [f"{pairs.unused} coloured pictures have no real one, and are not shown"] if pairs.unused else []
+    unused = [f"{pairs.unused} colored images have no real one, and are not shown"] if pairs.unused else []
     return store, [*skipped, *unused]
 
 
@@ -201,7 +201,7 @@ def _check_count(pairs: int, settings: TuringSettings) -> None:
         raise UserError(
             f"{settings.real}: {pairs} pairs, and {needed} trials ({practice} practice, {trials} scored) "
             "need as many: nobody sees one twice; "
-            "give more pictures, or fewer --practice and --trials"
+            "give more images, or fewer --practice and --trials"
         )
 
 

@@ -49,7 +49,7 @@ def study_app(store: Store, token: str, address: str, names: set[str]) -> ASGIAp
         Route("/join/{token}", part.join, methods=["POST"]),
         Route("/go/{identity}", part.page),
         Route("/go/{identity}/state", part.state),
-        Route("/go/{identity}/picture/{trial:count}/{place}", part.picture),
+        Route("/go/{identity}/image/{trial:count}/{place}", part.image),
         Route("/go/{identity}/seen", part.seen, methods=["POST"]),
         Route("/go/{identity}/answer", part.answer, methods=["POST"]),
         *admin.routes(),
@@ -64,7 +64,7 @@ def study_app(store: Store, token: str, address: str, names: set[str]) -> ASGIAp
     @asynccontextmanager
     async def life(app: Starlette) -> AsyncIterator[None]:
         yield
-        # Threads that still wait for another program's lock, one after the other, cannot be cancelled.
+        # Threads that still wait for another program's lock, one after the other, cannot be canceled.
         store.refuse_writes()
 
     app = Starlette(routes=routes, exception_handlers=handlers, lifespan=life)
@@ -103,7 +103,7 @@ class _Part:
         form = parse_qs((await request.body()).decode("utf-8", "replace"))
         vision = form.get("vision", [""])[0]
         if vision not in _VISIONS:
-            raise HTTPException(400, "Please say whether you see colours normally; then go on.")
+            raise HTTPException(400, "Please say whether you see colors normally; then go on.")
         identity = secrets.token_urlsafe(16)
         await run_in_threadpool(self.store.join, identity, vision)
         self.limits.admit(identity)
@@ -116,18 +116,18 @@ class _Part:
     def state(self, request: Request) -> Response:
         return JSONResponse(self._state(self._who(request)))
 
-    def picture(self, request: Request) -> Response:
+    def image(self, request: Request) -> Response:
         """One of a pair that was not shown yet: the next, and those that are fetched ahead of it."""
         who = self._who(request)
         trial, place = request.path_params["trial"], request.path_params["place"]
         first = -1 if who.trial is None else who.trial + who.seen
         if who.trial is None or place not in ("first", "second") or not first <= trial <= who.trial + AHEAD:
-            raise HTTPException(404, "No such picture, or not now.")
+            raise HTTPException(404, "No such image, or not now.")
         if trial >= self.facts.practice + self.facts.trials:
-            raise HTTPException(404, "No such picture.")
+            raise HTTPException(404, "No such image.")
         shown = self.store.trial(who.number, trial)
         algorithm = who.algorithm if shown.fake_first == (place == "first") else REAL
-        return Response(self.store.picture(shown.pair, algorithm), media_type="image/png")
+        return Response(self.store.image(shown.pair, algorithm), media_type="image/png")
 
     async def seen(self, request: Request) -> Response:
         return await run_in_threadpool(self._seen, self._identity(request), await _sent(request))

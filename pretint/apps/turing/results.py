@@ -1,4 +1,4 @@
-"""What a study says: how often each algorithm passes for real, and with which pictures."""
+"""What a study says: how often each algorithm passes for real, and with which images."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -25,7 +25,7 @@ class Answer(NamedTuple):
     algorithm: int
     pair: int
     fooled: bool
-    """Whether the real picture was called fake."""
+    """Whether the real image was called fake."""
 
 
 class Rate(NamedTuple):
@@ -39,7 +39,7 @@ class Rate(NamedTuple):
 
 
 class Judged(NamedTuple):
-    """How often a picture fooled."""
+    """How often an image fooled."""
 
     pair: int
     fooled: int
@@ -93,8 +93,8 @@ def rate_of(answers: Iterable[Answer], algorithm: int) -> Rate | None:
     return fooling_rate([fooled[who] for who in trials], [trials[who] for who in trials])
 
 
-def judged_pictures(answers: Iterable[Answer], algorithm: int) -> list[Judged]:
-    """The pictures of one algorithm that were judged, the most convincing first."""
+def judged_images(answers: Iterable[Answer], algorithm: int) -> list[Judged]:
+    """The images of one algorithm that were judged, the most convincing first."""
     counts: dict[int, list[int]] = {}
     for answer in answers:
         if answer.algorithm == algorithm:
@@ -106,7 +106,7 @@ def judged_pictures(answers: Iterable[Answer], algorithm: int) -> list[Judged]:
 
 
 def extremes(judged: Sequence[Judged], count: int) -> tuple[list[Judged], list[Judged]]:
-    """The most and the least convincing pictures, at most ``count`` each, none in both."""
+    """The most and the least convincing images, at most ``count`` each, none in both."""
     half = min(count, len(judged) // 2)
     most = list(judged[: max(half, min(count, 1, len(judged)))])
     return most, list(reversed(judged[len(judged) - half :]))

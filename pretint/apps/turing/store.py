@@ -1,4 +1,4 @@
-"""A study on disk: one SQLite file with its pictures, participants and answers.
+"""A study on disk: one SQLite file with its images, participants and answers.
 
 Every answer is committed, and synced to the disk, before its participant is told so.
 """
@@ -18,7 +18,7 @@ from pretext.errors import UserError
 from pretint.apps.turing.trials import Trial, next_algorithm, trials_of
 
 REAL = -1
-"""Stands for an algorithm where the real picture is meant."""
+"""Stands for an algorithm where the real image is meant."""
 
 _OURS = 0x50725475  # PRAGMA application_id
 _VERSION = 1
@@ -29,7 +29,7 @@ _TIMING_OFF = 0.25  # of the nominal time: beyond, a pair was not shown as it sh
 _SCHEMA = """
 CREATE TABLE study (facts TEXT NOT NULL);
 CREATE TABLE pair (id INTEGER PRIMARY KEY, name TEXT NOT NULL);
-CREATE TABLE picture (pair INTEGER, algorithm INTEGER, png BLOB NOT NULL, PRIMARY KEY (pair, algorithm));
+CREATE TABLE image (pair INTEGER, algorithm INTEGER, png BLOB NOT NULL, PRIMARY KEY (pair, algorithm));
 CREATE TABLE participant (
     number INTEGER PRIMARY KEY, id TEXT UNIQUE NOT NULL, algorithm INTEGER NOT NULL, vision TEXT NOT NULL,
     joined_at REAL NOT NULL, touched_at REAL NOT NULL, finished_at REAL
@@ -112,7 +112,7 @@ class Row(NamedTuple):
 
     @property
     def fooled(self) -> bool:
-        """Whether the real picture was called fake."""
+        """Whether the real image was called fake."""
         return self.fake_first != self.chose_first
 
     @property
@@ -163,7 +163,7 @@ class Store:
         Args:
             file: where; replaced.
             facts: what it is.
-            pairs: name, and the encoded pictures: the real one, then one of each algorithm.
+            pairs: name, and the encoded images: the real one, then one of each algorithm.
         """
         part = file.with_name(f".{file.name}.part")
         parts = [part, *(part.with_name(part.name + ending) for ending in ("-wal", "-shm"))]
@@ -178,10 +178,10 @@ class Store:
                 )
                 connection.execute("BEGIN")
                 connection.execute("INSERT INTO study VALUES (?)", (json.dumps(asdict(facts)),))
-                for pair, (name, pictures) in enumerate(pairs):
+                for pair, (name, images) in enumerate(pairs):
                     connection.execute("INSERT INTO pair VALUES (?, ?)", (pair, name))
-                    rows = [(pair, algorithm, zlib.compress(png)) for algorithm, png in enumerate(pictures, start=REAL)]
-                    connection.executemany("INSERT INTO picture VALUES (?, ?, ?)", rows)
+                    rows = [(pair, algorithm, zlib.compress(png)) for algorithm, png in enumerate(images, start=REAL)]
+                    connection.executemany("INSERT INTO image VALUES (?, ?, ?)", rows)
                 connection.execute("COMMIT")
             finally:
                 connection.close()  # after which the log beside it is part of the file
@@ -204,11 +204,11 @@ class Store:
         with self._lock:
             self._db.close()
 
-    def picture(self, pair: int, algorithm: int) -> bytes | None:
-        """A picture as it is served; ``algorithm`` may be ``REAL``. None where there is none."""
+    def image(self, pair: int, algorithm: int) -> bytes | None:
+        """An image as it is served; ``algorithm`` may be ``REAL``. None where there is none."""
         with self._lock:
             row = self._db.execute(
-                "SELECT png FROM picture WHERE pair = ? AND algorithm = ?", (pair, algorithm)
+                "SELECT png FROM image WHERE pair = ? AND algorithm = ?", (pair, algorithm)
             ).fetchone()
         return zlib.decompress(row[0]) if row else None
 
@@ -217,7 +217,7 @@ class Store:
 
         Args:
             identity: the unguessable name by which the participant goes on.
-            vision: whether they see colours normally: yes, no or unsure.
+            vision: whether they see colors normally: yes, no or unsure.
         """
         now = self.clock()
         with self._transaction() as db:
@@ -293,7 +293,7 @@ class Store:
         return done.rowcount == 1
 
     def fooled(self, participant: int) -> int:
-        """How many coloured pictures of scored trials somebody took for real."""
+        """How many colored images of scored trials somebody took for real."""
         with self._lock:
             (count,) = self._db.execute(
                 "SELECT count(*) FROM trial WHERE participant = ? AND number >= ? AND chose_first != fake_first",

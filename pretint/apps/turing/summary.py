@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pretext.escape import csv_text
-from pretint.apps.turing.results import ABOUT, Answer, Rate, extremes, judged_pictures, rate_of
+from pretint.apps.turing.results import ABOUT, Answer, Rate, extremes, judged_images, rate_of
 from pretint.apps.turing.store import Row, Store, without_token
 
 _EXTREMES = 6
@@ -17,7 +17,7 @@ def summary(store: Store) -> dict[str, Any]:
     answers = [_answer(row) for row in scored if row.counts]
     found = []
     for index, name in enumerate(store.facts.names):
-        judged = judged_pictures(answers, index)
+        judged = judged_images(answers, index)
         most, least = extremes(judged, _EXTREMES)
         found.append(
             {
@@ -40,7 +40,7 @@ def summary(store: Store) -> dict[str, Any]:
         "finished": sum(done for _, done in people),
         "answers": len(scored),
         "late": sum(not row.on_time for row in scored),
-        "colour_blind": sum(row.on_time and row.vision == "no" for row in scored),
+        "color_blind": sum(row.on_time and row.vision == "no" for row in scored),
         "top": top,
         "ticks": [round(top * step / 6 * 100) for step in range(7)] if top < 1 else [0, 25, 50, 75, 100],
         "about": ABOUT,
@@ -64,13 +64,13 @@ def results_json(store: Store) -> dict[str, Any]:
                 "trials": rate.trials if rate else 0,
                 "joined": one["joined"],
                 "finished": one["finished"],
-                "pictures": [
+                "images": [
                     {"name": store.names[pair], "fooled": fooled, "trials": trials}
                     for pair, fooled, trials in one["judged"]
                 ],
             }
         )
-    left_out = {"not_shown_as_long_as_they_should_be": found["late"], "colour_vision": found["colour_blind"]}
+    left_out = {"not_shown_as_long_as_they_should_be": found["late"], "color_vision": found["color_blind"]}
     facts = without_token(store.facts) | {"pairs": len(store.names)}
     return {
         "study": facts,
@@ -96,7 +96,7 @@ def result_lines(store: Store) -> list[str]:
             f"{rate.participants} participants, {rate.trials} trials"
             + (" (the interval of one participant says nothing about other people)" if rate.participants < 2 else "")
         )
-    left_out = [(found["late"], "not shown as long as they should be"), (found["colour_blind"], "colour vision")]
+    left_out = [(found["late"], "not shown as long as they should be"), (found["color_blind"], "color vision")]
     lines += [f"left out: {count} answers ({why})" for count, why in left_out if count]
     return [*lines, f"interval: {ABOUT}"]
 
@@ -104,7 +104,7 @@ def result_lines(store: Store) -> list[str]:
 def answers_csv(store: Store) -> str:
     """All answers, one a line. No cell of it begins as a spreadsheet's formula does."""
     shown = ("shown_ms", "frames", "longest_frame_ms", "hidden", "response_ms", "layout", "side_px", "pixel_ratio")
-    about = ("participant", "vision", "algorithm", "trial", "practice", "picture", "fake", "chosen", "fooled")
+    about = ("participant", "vision", "algorithm", "trial", "practice", "image", "fake", "chosen", "fooled")
     lines: list[list[Any]] = []
     for row in store.rows():
         cells: list[Any] = [row.participant, row.vision, store.facts.names[row.algorithm], row.number]

@@ -12,9 +12,9 @@ class Trial(NamedTuple):
     """What one trial shows."""
 
     pair: int
-    """Index of the picture."""
+    """Index of the image."""
     fake_first: bool
-    """Whether the coloured one is on the left (above, where they are stacked)."""
+    """Whether the colored one is on the left (above, where they are stacked)."""
 
 
 def trials_of(seed: int, participant: int, pairs: int, count: int) -> list[Trial]:

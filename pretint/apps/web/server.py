@@ -23,7 +23,7 @@ class PageServer(uvicorn.Server):
     """Serves an application until a signal.
 
     Args:
-        app: the application. When it is cancelled, it returns (as ``Guard`` does): by then its client is gone.
+        app: the application. When it is canceled, it returns (as ``Guard`` does): by then its client is gone.
         behind_proxy: believe a proxy on this machine about who asks.
     """
 
@@ -65,7 +65,7 @@ class PageServer(uvicorn.Server):
             await asyncio.sleep(0.05)
         for connection in list(state.connections):
             connection.transport.abort()
-        await asyncio.sleep(0.01)  # uvicorn notes that they are gone, and logs nothing of what is cancelled
+        await asyncio.sleep(0.01)  # uvicorn notes that they are gone, and logs nothing of what is canceled
         for task in list(state.tasks):
             task.cancel()
         if state.tasks:

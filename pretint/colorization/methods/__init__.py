@@ -1,1 +1,1 @@
-"""Ways to colour without a network: from a reference picture, and from scribbles."""
+"""Ways to color without a network: from a reference image, and from scribbles."""

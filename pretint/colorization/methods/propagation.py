@@ -1,18 +1,18 @@
-"""Colour that spreads from some pixels over a picture (Levin, Lischinski, Weiss 2004).
+"""Color that spreads from some pixels over an image (Levin, Lischinski, Weiss 2004).
 
-A pixel r is asked to have the weighted mean colour of its neighbours s in the 3 x 3 window. The weights are
-exp(-(Y_r - Y_s)^2 / v_r), normalised to add up to 1; the window is cut off at the border. As in the released code:
+A pixel r is asked to have the weighted mean color of its neighbors s in the 3 x 3 window. The weights are
+exp(-(Y_r - Y_s)^2 / v_r), normalized to add up to 1; the window is cut off at the border. As in the released code:
 
 - v_r = 0.6 times the variance of Y in the window, r included (the paper prints 2 times);
-- v_r is at least so large that the neighbour most like r has a weight of 0.01 before normalising, and at least 2e-6;
-- a pixel with a given colour has it exactly, and nothing else is asked of it. (The paper's sum goes over all
-  pixels.) So there are as many equations as unknowns, the least sum of squares is 0, and every colour lies
+- v_r is at least so large that the neighbor most like r has a weight of 0.01 before normalizing, and at least 2e-6;
+- a pixel with a given color has it exactly, and nothing else is asked of it. (The paper's sum goes over all
+  pixels.) So there are as many equations as unknowns, the least sum of squares is 0, and every color lies
   between the given ones.
 
-Y is L / 100 here: in the publication the luma of a gamma-encoded picture, in [0, 1].
+Y is L / 100 here: in the publication the luma of a gamma-encoded image, in [0, 1].
 
 The matrix I - W of the unknown pixels is a diagonally dominant M-matrix: it is factored without pivoting, in an
-order of least fill. For small pictures that is the solution. For large ones the factors are made in single
+order of least fill. For small images that is the solution. For large ones the factors are made in single
 precision, for little more than half the memory, and precondition BiCGSTAB in double precision.
 
 The error is known, not guessed: for any t > 0 with (I - W) t >= c > 0, no pixel of a solution with residual r is
@@ -32,16 +32,16 @@ VARIANCE = 0.6
 """The released code's factor on the variance of the window; the paper prints 2."""
 
 TOLERANCE = 1e-3
-"""How far from the exact solution a colour may be, in Lab units."""
+"""How far from the exact solution a color may be, in Lab units."""
 
 DIRECT = 1 << 16
 """Up to so many unknowns the factors are made in double precision."""
 
 _NEAREST = 0.01
 _FLOOR = 2e-6
-_LEAST = 1e-8  # of any weight, so that a region behind sharp edges without a given colour still takes one
+_LEAST = 1e-8  # of any weight, so that a region behind sharp edges without a given color still takes one
 _ITERATIONS = 60
-_NEIGHBOURS = tuple((dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if dy or dx)
+_NEIGHBORS = tuple((dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if dy or dx)
 
 
 class Propagated(NamedTuple):
@@ -54,18 +54,18 @@ class Propagated(NamedTuple):
 
 
 def affinities(lightness: Floats, variance: float = VARIANCE) -> Floats:
-    """The weights of every pixel's eight neighbours.
+    """The weights of every pixel's eight neighbors.
 
     Args:
         lightness: (h, w), L in [0, 100].
         variance: factor on the variance of the window.
 
     Returns:
-        (8, h, w), in the order of rows, then columns; 0 for neighbours outside the picture; the others add up to 1.
+        (8, h, w), in the order of rows, then columns; 0 for neighbors outside the image; the others add up to 1.
     """
     y = lightness / 100
-    around = np.stack([_moved(y, dy, dx, 0.0) for dy, dx in _NEIGHBOURS])
-    inside = np.stack([_moved(np.ones(y.shape, bool), dy, dx, False) for dy, dx in _NEIGHBOURS])
+    around = np.stack([_moved(y, dy, dx, 0.0) for dy, dx in _NEIGHBORS])
+    inside = np.stack([_moved(np.ones(y.shape, bool), dy, dx, False) for dy, dx in _NEIGHBORS])
     count = 1 + inside.sum(0)
     mean = (y + around.sum(0)) / count
     spread = ((y - mean) ** 2 + (np.square(around - mean) * inside).sum(0)) / count
@@ -78,21 +78,21 @@ def affinities(lightness: Floats, variance: float = VARIANCE) -> Floats:
 
 
 def propagate(
-    lightness: Floats, given: NDArray[np.int64], colours: Floats, variance: float = VARIANCE, direct: int = DIRECT
+    lightness: Floats, given: NDArray[np.int64], colors: Floats, variance: float = VARIANCE, direct: int = DIRECT
 ) -> Propagated:
-    """Spread colours over a picture.
+    """Spread colors over an image.
 
     Args:
         lightness: (h, w), L in [0, 100].
-        given: (n,), at least one: flat indices, each once, of the pixels whose colour is known.
-        colours: (n, 2), their ab.
+        given: (n,), at least one: flat indices, each once, of the pixels whose color is known.
+        colors: (n, 2), their ab.
         variance: see ``affinities``.
         direct: up to so many unknown pixels the factors are in double precision.
     """
-    assert len(given) == len(colours) > 0
+    assert len(given) == len(colors) > 0
     height, width = lightness.shape
     ab = np.empty((height * width, 2))
-    ab[given] = colours
+    ab[given] = colors
     unknown = np.ones(height * width, bool)
     unknown[given] = False
     error = 0.0
@@ -103,21 +103,21 @@ def propagate(
         del walk
         found, error = _solved(system, right, direct)
         # Rounding may leave the solution a last digit outside what is given.
-        ab[unknown] = found.clip(colours.min(0), colours.max(0))
+        ab[unknown] = found.clip(colors.min(0), colors.max(0))
     return Propagated(np.ascontiguousarray(ab.T).reshape(2, height, width), error)
 
 
 def _moved(values: NDArray[Any], dy: int, dx: int, outside: Any) -> NDArray[Any]:
-    """Every pixel's neighbour at that offset."""
+    """Every pixel's neighbor at that offset."""
     padded = np.pad(values, 1, constant_values=outside)
     return padded[1 + dy : 1 + dy + values.shape[0], 1 + dx : 1 + dx + values.shape[1]]
 
 
 def random_walk(weights: Floats) -> Any:
-    """W, a sparse (pixels, pixels) matrix whose row r holds the weights of r's neighbours; of ``affinities``."""
+    """W, a sparse (pixels, pixels) matrix whose row r holds the weights of r's neighbors; of ``affinities``."""
     _, height, width = weights.shape
     pixels = np.arange(height * width, dtype=np.int32).reshape(height, width)
-    columns = np.stack([_moved(pixels, dy, dx, -1) for dy, dx in _NEIGHBOURS], -1).reshape(-1, 8)
+    columns = np.stack([_moved(pixels, dy, dx, -1) for dy, dx in _NEIGHBORS], -1).reshape(-1, 8)
     inside = columns >= 0
     starts = np.concatenate(([0], np.cumsum(inside.sum(1, dtype=np.int32), dtype=np.int32)))
     values = np.moveaxis(weights, 0, -1).reshape(-1, 8)[inside]

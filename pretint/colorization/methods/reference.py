@@ -1,4 +1,4 @@
-"""Colour from a reference picture (Welsh, Ashikhmin, Mueller 2002: Transferring Color to Greyscale Images).
+"""Color from a reference image (Welsh, Ashikhmin, Mueller 2002: Transferring Color to Greyscale Images).
 
 The reference's L is shifted and scaled to the mean and standard deviation of the photograph's. About 200 of its
 pixels, one at a random place in every cell of a grid, stand for it. A pixel of the photograph takes ab of that sample
@@ -7,9 +7,9 @@ samples equal in both, the first. The publication speaks of a weighted average o
 take the average of the differences, as an average of the values would mistake bright and smooth for dark and rough.
 Windows are cut off at the border.
 
-With swatches, pairs of rectangles, that is done for each pair by itself. The photograph's coloured rectangles then
-colour the rest of it: a pixel takes ab of that sample, about 200 in each rectangle, whose 5 x 5 window of L has the
-least sum of squared differences. The user marked what belongs together, and the search stays within one picture.
+With swatches, pairs of rectangles, that is done for each pair by itself. The photograph's colored rectangles then
+color the rest of it: a pixel takes ab of that sample, about 200 in each rectangle, whose 5 x 5 window of L has the
+least sum of squared differences. The user marked what belongs together, and the search stays within one image.
 """
 
 from collections.abc import Sequence
@@ -38,7 +38,7 @@ SAMPLES = 200
 """As in the publication."""
 
 GRAY = 5.0
-"""A reference whose every |a| and |b| is at most this has no colour."""
+"""A reference whose every |a| and |b| is at most this has no color."""
 
 _WINDOW = 5
 _MOST_SAMPLES = 4_000_000
@@ -54,7 +54,7 @@ class Box(NamedTuple):
     height: int
 
     def scaled(self, size: tuple[int, int], to: tuple[int, int]) -> "Box":
-        """The same on a picture, (height, width), that was reduced; at least a pixel."""
+        """The same on an image, (height, width), that was reduced; at least a pixel."""
         left, top = self.x * to[1] // size[1], self.y * to[0] // size[0]
         right = max(left + 1, (self.x + self.width) * to[1] // size[1])
         bottom = max(top + 1, (self.y + self.height) * to[0] // size[0])
@@ -75,12 +75,12 @@ class Swatch(NamedTuple):
 
 @dataclass
 class ReferenceSettings:
-    """How colour is taken from a reference picture.
+    """How color is taken from a reference image.
 
     Args:
         samples: pixels of the reference that stand for it; 0 takes all.
         seed: of the places of the samples.
-        pixels: larger pictures, photograph and reference, are compared reduced to so many; the colour is then
+        pixels: larger images, photograph and reference, are compared reduced to so many; the color is then
             brought to every pixel along the edges of the photograph.
         swatches: none, or a YAML file with a list of pairs of rectangles, [x, y, width, height] in pixels, such as
             - {reference: [10, 20, 80, 60], photo: [200, 40, 50, 50]}
@@ -100,7 +100,7 @@ class ReferenceSettings:
 
 
 class Samples(NamedTuple):
-    """What stands for a picture or a part of it."""
+    """What stands for an image or a part of it."""
 
     features: Floats
     """(n, 2): half of L, half of its standard deviation in the window."""
@@ -108,8 +108,8 @@ class Samples(NamedTuple):
     """(n, 2)."""
 
 
-class ReferenceColourist:
-    """Colours photographs after a reference picture."""
+class ReferenceColorist:
+    """Colors photographs after a reference image."""
 
     batch, takes_hints, has_distribution = 1, False, False
 
@@ -123,12 +123,12 @@ class ReferenceColourist:
         self.boxes = [swatch.reference.scaled(size, (lab.shape[1], lab.shape[2])) for swatch in self.swatches]
 
     def seen_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Width and height to which a picture of that width and height is reduced."""
+        """Width and height to which an image of that width and height is reduced."""
         height, width = reduced_size(size[1], size[0], self.settings.pixels)
         return width, height
 
     def at(self, seen: Tensor, size: tuple[int, int]) -> Tensor:
-        """ab, (2, h, w), float32, of the L, (h, w), of a picture of ``size``, height and width, that was reduced."""
+        """ab, (2, h, w), float32, of the L, (h, w), of an image of ``size``, height and width, that was reduced."""
         for swatch in self.swatches:
             _check_inside(swatch.photo, size, self.settings.swatches, "the photograph")
         gray = seen.double().numpy()
@@ -140,7 +140,7 @@ class ReferenceColourist:
         return torch.from_numpy(found.astype(np.float32))
 
     def predict(self, lightness: Tensor, size: tuple[int, int]) -> Prediction:
-        """See ``Colourist``; raises a ``UserError`` for a swatch outside the photograph."""
+        """See ``Colorist``; raises a ``UserError`` for a swatch outside the photograph."""
         (one,) = lightness[:, 0]
         return Prediction(self.at(one, (size[1], size[0]))[None])
 
@@ -154,28 +154,28 @@ class ReferenceColourist:
     def _by_swatches(self, gray: Floats, boxes: Sequence[Box]) -> Floats:
         """The rectangles after the reference's, the rest after the rectangles."""
         ab = np.empty((2, *gray.shape))
-        coloured = np.zeros(gray.shape, bool)
-        windows, colours = [], []
+        colored = np.zeros(gray.shape, bool)
+        windows, colors = [], []
         for source, box in zip(self.boxes, boxes, strict=True):
             part = gray[box.slices]
             ab[:, *box.slices] = matched(features(part), self._samples(self.lab[:, *source.slices], part))
-            coloured[box.slices] = True
+            colored[box.slices] = True
         for box in boxes:  # after all: where two overlap, the later one holds
             y, x = jittered(box.height, box.width, self.settings.samples, self.settings.seed)
             windows.append(_windows(gray, y + box.y, x + box.x))
-            colours.append(ab[:, y + box.y, x + box.x].T)
-        known, known_ab = np.concatenate(windows), np.concatenate(colours)
-        y, x = np.nonzero(~coloured)
+            colors.append(ab[:, y + box.y, x + box.x].T)
+        known, known_ab = np.concatenate(windows), np.concatenate(colors)
+        y, x = np.nonzero(~colored)
         for start in range(0, len(y), _ROWS):
             part_y, part_x = y[start : start + _ROWS], x[start : start + _ROWS]
             ab[:, part_y, part_x] = known_ab[_nearest_windows(_windows(gray, part_y, part_x), known)].T
         return ab
 
 
-def reference_colourist(
+def reference_colorist(
     reference: Image.Image, settings: ReferenceSettings | None = None, name: str = "the reference"
-) -> ReferenceColourist:
-    """A colourist of a reference picture.
+) -> ReferenceColorist:
+    """A colorist of a reference image.
 
     Args:
         reference: mode RGB, upright.
@@ -183,7 +183,7 @@ def reference_colourist(
         name: of the reference, for errors.
 
     Raises:
-        UserError: the reference has no colour, or a swatch lies outside it or cannot be read.
+        UserError: the reference has no color, or a swatch lies outside it or cannot be read.
     """
     settings = settings or ReferenceSettings()
     size = (reference.height, reference.width)
@@ -191,24 +191,24 @@ def reference_colourist(
     small = reference if to == size else reference.resize((to[1], to[0]), Image.Resampling.BOX)
     lab = rgb_to_lab(torch.from_numpy(np.array(small)).permute(2, 0, 1)).double().numpy()
     if np.abs(lab[1:]).max() <= GRAY:
-        raise UserError(f"{name}: has no colour (every |a| and |b| is at most {GRAY:g}); take a coloured picture")
-    return ReferenceColourist(lab, size, settings, name)
+        raise UserError(f"{name}: has no color (every |a| and |b| is at most {GRAY:g}); take a colored image")
+    return ReferenceColorist(lab, size, settings, name)
 
 
-def open_reference(picture: str, settings: ReferenceSettings | None = None) -> ReferenceColourist:
-    """A colourist of a reference picture's file.
+def open_reference(image: str, settings: ReferenceSettings | None = None) -> ReferenceColorist:
+    """A colorist of a reference image's file.
 
     Raises:
-        UserError: it cannot be read, or as ``reference_colourist``.
+        UserError: it cannot be read, or as ``reference_colorist``.
     """
-    if not picture:
-        raise UserError("reference: name the picture, reference:PICTURE")
-    require_file(Path(picture), "reference")
+    if not image:
+        raise UserError("reference: name the image, reference:IMAGE")
+    require_file(Path(image), "reference")
     try:
-        data = Path(picture).read_bytes()
+        data = Path(image).read_bytes()
     except OSError as error:
-        raise UserError(f"{picture}: cannot read the reference ({error.strerror})") from error
-    return reference_colourist(decode(data, picture), settings, picture)
+        raise UserError(f"{image}: cannot read the reference ({error.strerror})") from error
+    return reference_colorist(decode(data, image), settings, image)
 
 
 def remapped(reference: Floats, gray: Floats) -> Floats:
@@ -220,7 +220,7 @@ def remapped(reference: Floats, gray: Floats) -> Floats:
 
 def features(lightness: Floats) -> Floats:
     """(h, w, 2), in which the publication's distance is the sum of the differences: half of L, and half of the
-    standard deviation of L in the 5 x 5 window around the pixel, as far as that lies in the picture."""
+    standard deviation of L in the 5 x 5 window around the pixel, as far as that lies in the image."""
     around = _WINDOW // 2
     height, width = lightness.shape
     padded = np.pad(lightness, around)
@@ -232,7 +232,7 @@ def features(lightness: Floats) -> Floats:
 
     count = sum(each(inside))
     mean = sum(each(padded)) / count
-    # From the mean: from the sum of squares a flat part of the picture would not have exactly 0.
+    # From the mean: from the sum of squares a flat part of the image would not have exactly 0.
     variance = sum(there * (one - mean) ** 2 for one, there in zip(each(padded), each(inside), strict=True)) / count
     return np.stack((lightness / 2, np.sqrt(variance) / 2), -1)
 
@@ -254,9 +254,9 @@ def jittered(height: int, width: int, samples: int, seed: int) -> tuple[NDArray[
 
 
 def samples_of(lightness: Floats, ab: Floats, samples: int, seed: int) -> Samples:
-    """Samples of a picture with L, (h, w), and ab, (2, h, w)."""
+    """Samples of an image with L, (h, w), and ab, (2, h, w)."""
     y, x = jittered(lightness.shape[0], lightness.shape[1], samples, seed)
-    # Without the last digits, in which what is equal in the picture may differ.
+    # Without the last digits, in which what is equal in the image may differ.
     return Samples(features(lightness)[y, x].round(9), ab[:, y, x].T)
 
 

@@ -1,8 +1,8 @@
-"""Colour found on a reduced picture, brought to the full one along its edges.
+"""Color found on a reduced image, brought to the full one along its edges.
 
 Joint bilateral upsampling (Kopf, Cohen, Lischinski, Uyttendaele 2007, section 2): a pixel takes the mean of the
-nearest 3 x 3 colours of the reduced picture, weighted by place and by how near their lightness is to its own. The
-result is a convex combination, so no colour appears that was not there; it is computed for any rows of the picture.
+nearest 3 x 3 colors of the reduced image, weighted by place and by how near their lightness is to its own. The
+result is a convex combination, so no color appears that was not there; it is computed for any rows of the image.
 
 The spatial kernel is the quadratic B-spline, which has the standard deviation of the publication's Gaussian, half a
 reduced pixel, and ends exactly where the window does: a Gaussian cut off there would leave seams.
@@ -26,7 +26,7 @@ RANGE = 5.0
 """Standard deviation of the weight over the difference in L: what differs by more lies across an edge."""
 
 _MOST_PIXELS = 4_000_000
-_LEAST = 1e-6  # where no neighbour has a near lightness, the place alone decides
+_LEAST = 1e-6  # where no neighbor has a near lightness, the place alone decides
 
 
 def check_pixels(pixels: int) -> None:
@@ -36,7 +36,7 @@ def check_pixels(pixels: int) -> None:
 
 
 def reduced_size(height: int, width: int, pixels: int) -> tuple[int, int]:
-    """Height and width of at most so many pixels, in the picture's proportions; its own where it has no more."""
+    """Height and width of at most so many pixels, in the image's proportions; its own where it has no more."""
     assert height > 0 and width > 0 and pixels > 0
     if height * width <= pixels:
         return height, width
@@ -47,14 +47,14 @@ def reduced_size(height: int, width: int, pixels: int) -> tuple[int, int]:
 
 
 def enlarged_rows(ab: Tensor, seen: Tensor, lightness: Tensor, top: int, height: int) -> Tensor:
-    """The colour of some rows of a picture.
+    """The color of some rows of an image.
 
     Args:
-        ab: (2, h, w), float32, of the reduced picture.
+        ab: (2, h, w), float32, of the reduced image.
         seen: (h, w), float32, its L, in [0, 100].
         lightness: (rows, W), float32, of the rows from ``top`` on.
         top: the first of them.
-        height: of the full picture.
+        height: of the full image.
 
     Returns:
         (2, rows, W), float32.
@@ -76,20 +76,20 @@ def enlarged_rows(ab: Tensor, seen: Tensor, lightness: Tensor, top: int, height:
 
 
 class AlongEdges:
-    """Colours of a photograph, which is never whole in memory.
+    """Colors of a photograph, which is never whole in memory.
 
     Args:
-        ab: (1, 2, h, w), of the reduced picture.
+        ab: (1, 2, h, w), of the reduced image.
         seen: (1, 1, h, w), its L.
         size: width and height of the photograph.
-        given: pixels of the photograph that have the very colour that somebody gave them.
+        given: pixels of the photograph that have the very color that somebody gave them.
     """
 
     def __init__(self, ab: Tensor, seen: Tensor, size: tuple[int, int], given: Given | None = None) -> None:
         self.ab, self.seen, self.size, self.given = ab[0].float(), seen[0, 0], size, given
 
     def rows(self, top: int, bottom: int, pixels: Rows) -> Floats:
-        """See ``pretint.colorization.merge.Colours``."""
+        """See ``pretint.colorization.merge.Colors``."""
         width, height = self.size
         if self.seen.shape == (height, width):
             mixed = self.ab[:, top:bottom].numpy().copy()
@@ -114,7 +114,7 @@ def _lightness(pixels: Rows) -> Tensor:
 
 
 def _taps(positions: Tensor, scale: float, side: int) -> list[tuple[Tensor, Tensor]]:
-    """The three neighbours of every position on a grid of ``side`` cells, and their weights; the border goes on."""
+    """The three neighbors of every position on a grid of ``side`` cells, and their weights; the border goes on."""
     at = (positions.double() + 0.5) * scale - 0.5
     middle = at.round()
     off = at - middle

@@ -1,4 +1,4 @@
-"""Pictures of more than 8 bits a sample, which Pillow reads only where they are gray.
+"""Images of more than 8 bits a sample, which Pillow reads only where they are gray.
 
 PNG goes through torchvision, TIFF through tifffile (which needs imagecodecs for LZW and JPEG compression).
 """
@@ -17,7 +17,7 @@ from pretext.errors import UserError
 
 _MOST = 65535
 _LONG_HEAD = 2**16  # bytes in which a file says how deep it is
-_ASSOCIATED, _UNASSOCIATED = 1, 2  # values of TIFF's ExtraSamples: colour multiplied by alpha, or not
+_ASSOCIATED, _UNASSOCIATED = 1, 2  # values of TIFF's ExtraSamples: color multiplied by alpha, or not
 
 
 class Deep(NamedTuple):
@@ -32,7 +32,7 @@ class Deep(NamedTuple):
 
 
 def is_deep(image: Image.Image, file: Path | bytes) -> bool:
-    """Whether an opened picture has samples of 16 bits, or 32; CMYK has not: it is read as 8."""
+    """Whether an opened image has samples of 16 bits, or 32; CMYK has not: it is read as 8."""
     if image.mode.startswith("I") or image.mode == "F":
         return True
     if isinstance(image, TiffImagePlugin.TiffImageFile):
@@ -63,7 +63,7 @@ def color_bits(image: Image.Image, file: Path | bytes) -> int:
 
 
 def read_deep(image: Image.Image, file: Path | bytes) -> Deep:
-    """The pixels of such a picture.
+    """The pixels of such an image.
 
     Raises:
         UserError: it is compressed in a way that needs imagecodecs.
@@ -84,18 +84,18 @@ def read_deep(image: Image.Image, file: Path | bytes) -> Deep:
         data = torch.frombuffer(content, dtype=torch.uint8)
         samples = decode_png(data, ImageReadMode.UNCHANGED).permute(1, 2, 0).numpy()
         assert samples.dtype == np.uint16, samples.dtype
-    colours = 1 if samples.shape[2] < 3 else 3
-    pixels = samples[..., 0] if colours == 1 else samples[..., :3]
-    if samples.shape[2] == colours:
+    colors = 1 if samples.shape[2] < 3 else 3
+    pixels = samples[..., 0] if colors == 1 else samples[..., :3]
+    if samples.shape[2] == colors:
         return Deep(pixels, _keyed(samples, image), loaded=False)
-    alpha = samples[..., colours] if kind in (_ASSOCIATED, _UNASSOCIATED) else None  # else a scanner's infrared, say
+    alpha = samples[..., colors] if kind in (_ASSOCIATED, _UNASSOCIATED) else None  # else a scanner's infrared, say
     if kind == _ASSOCIATED and alpha is not None:
         pixels = _apart(pixels, alpha)
     return Deep(pixels, alpha, loaded=False)
 
 
 def _keyed(samples: NDArray[Any], image: Image.Image) -> NDArray[Any] | None:
-    """Alpha of a PNG that names one colour, in samples, (H, W, 1 or 3), as the transparent one."""
+    """Alpha of a PNG that names one color, in samples, (H, W, 1 or 3), as the transparent one."""
     key = image.info.get("transparency")
     if key is None or not isinstance(image, PngImagePlugin.PngImageFile):
         return None
@@ -104,7 +104,7 @@ def _keyed(samples: NDArray[Any], image: Image.Image) -> NDArray[Any] | None:
 
 
 def _apart(pixels: NDArray[Any], alpha: NDArray[Any]) -> NDArray[Any]:
-    """Colours that were multiplied by alpha, as they were before."""
+    """Colors that were multiplied by alpha, as they were before."""
     result = np.empty_like(pixels)
     for top in range(0, len(pixels), 256):
         part = alpha[top : top + 256].astype(np.float64)

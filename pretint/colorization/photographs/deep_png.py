@@ -22,7 +22,7 @@ def write_deep_png(
     profile: bytes,
     alpha: bool,
 ) -> None:
-    """Write a picture of which only a strip exists at a time.
+    """Write an image of which only a strip exists at a time.
 
     Args:
         file: to write to.
@@ -61,7 +61,7 @@ def _chunk(file: IO[bytes], kind: bytes, data: bytes) -> None:
 
 
 def _filtered(samples: NDArray[np.uint8], above: NDArray[np.uint8], pixel: int) -> bytes:
-    """Rows of bytes, each minus its left or upper neighbour, whichever leaves less (section 12.7)."""
+    """Rows of bytes, each minus its left or upper neighbor, whichever leaves less (section 12.7)."""
     up = samples - np.vstack((above[None], samples[:-1]))
     left = samples.copy()
     left[:, pixel:] -= samples[:, :-pixel]

@@ -1,7 +1,7 @@
 """What a photograph's file says beside its pixels, kept for the file of the result.
 
-EXIF is written anew by Pillow: all tags and maker notes stay; the thumbnail, which would show the picture without
-colour, goes, and so does what described the old file's storage. The orientation is 1, since the result is upright,
+EXIF is written anew by Pillow: all tags and maker notes stay; the thumbnail, which would show the image without
+color, goes, and so does what described the old file's storage. The orientation is 1, since the result is upright,
 and ProcessingSoftware says that Pretint made it. XMP stays as it is, but for its orientation.
 """
 
@@ -36,11 +36,11 @@ class Metadata:
 
 
 def read_metadata(image: Image.Image, size: tuple[int, int], notes: list[str]) -> Metadata:
-    """What an opened picture says.
+    """What an opened image says.
 
     Args:
         image: as opened by Pillow; its pixels need not have been read.
-        size: of the upright picture.
+        size: of the upright image.
         notes: what cannot be kept is added.
     """
     said = False
@@ -65,7 +65,7 @@ def read_metadata(image: Image.Image, size: tuple[int, int], notes: list[str]) -
 
 
 def in_srgb(exif: bytes) -> bytes:
-    """A block of EXIF that calls the picture's colours, if it says anything of them, those of sRGB."""
+    """A block of EXIF that calls the image's colors, if it says anything of them, those of sRGB."""
     found = Image.Exif()
     found.load(b"Exif\0\0" + exif)
     if ExifTags.Base.ColorSpace not in found.get_ifd(_EXIF_IFD):

@@ -1,4 +1,4 @@
-"""ICC profiles: pixels become sRGB, since that is what colours are computed in, and go back to their own in the result.
+"""ICC profiles: pixels become sRGB, since that is what colors are computed in, and go back to their own in the result.
 
 8 bits go through Pillow's LittleCMS, 16 bits through that of imagecodecs (Pillow's has no such pixels). Rendering
 intent is perceptual, LittleCMS's default, as in ``pretext.data.decode``.
@@ -17,7 +17,7 @@ from pretext.errors import UserError
 
 _MODES = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK"}
 _SPACES = {"RGB ": "rgb", "GRAY": "gray"}
-_SAME = 2  # of 255: a profile that moves no colour by more is one of sRGB, written down by someone else
+_SAME = 2  # of 255: a profile that moves no color by more is one of sRGB, written down by someone else
 
 
 class UnusableProfile(Exception):
@@ -26,7 +26,7 @@ class UnusableProfile(Exception):
 
 @lru_cache(maxsize=1)
 def srgb_profile() -> bytes:
-    """What a picture is tagged with that was converted."""
+    """What an image is tagged with that was converted."""
     return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
@@ -57,20 +57,20 @@ def is_srgb(profile: bytes, mode: str) -> bool:
     return bool(np.abs(moved - (cube if mode == "RGB" else cube[..., None])).max() <= _SAME)
 
 
-def to_srgb(picture: Image.Image, profile: bytes) -> Image.Image:
-    """An 8-bit picture (RGB, L, CMYK) in sRGB: gray stays gray, all else becomes RGB.
+def to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
+    """An 8-bit image (RGB, L, CMYK) in sRGB: gray stays gray, all else becomes RGB.
 
     Raises:
         UnusableProfile: see there.
     """
-    transform = _transform(profile, picture.mode)
-    if picture.mode == "L":  # by a table: sRGB's own gray is the middle one of the three
+    transform = _transform(profile, image.mode)
+    if image.mode == "L":  # by a table: sRGB's own gray is the middle one of the three
         ramp = Image.fromarray(np.arange(256, dtype=np.uint8)[None])
-        return picture.point(list(np.asarray(ImageCms.applyTransform(ramp, transform))[0, :, 1]))
-    if picture.mode == "RGB":
-        ImageCms.applyTransform(picture, transform, inPlace=True)
-        return picture
-    converted = ImageCms.applyTransform(picture, transform)
+        return image.point(list(np.asarray(ImageCms.applyTransform(ramp, transform))[0, :, 1]))
+    if image.mode == "RGB":
+        ImageCms.applyTransform(image, transform, inPlace=True)
+        return image
+    converted = ImageCms.applyTransform(image, transform)
     assert converted is not None
     return converted
 
@@ -89,7 +89,7 @@ def deep_transform(profile: bytes, gray: bool) -> Callable[[NDArray[Any]], NDArr
     except ImportError as error:
         raise UserError(
             f"16 bits with the profile {profile_name(profile)}: converting them needs imagecodecs; pip install "
-            "'pretint[color]', or convert the picture to sRGB first"
+            "'pretint[color]', or convert the image to sRGB first"
         ) from error
 
     def convert(rows: NDArray[Any]) -> NDArray[Any]:
@@ -111,14 +111,14 @@ def deep_transform(profile: bytes, gray: bool) -> Callable[[NDArray[Any]], NDArr
 
 
 def from_srgb(profile: bytes, bits: int) -> Callable[[NDArray[Any]], NDArray[Any]]:
-    """The way back, of a profile of RGB that was converted: rows, (rows, W, 3), of sRGB in that profile's colours.
+    """The way back, of a profile of RGB that was converted: rows, (rows, W, 3), of sRGB in that profile's colors.
 
     Args:
         profile: of the photograph.
         bits: 8 or 16.
 
     Raises:
-        UnusableProfile: it describes only how to read colours, as a scanner's may.
+        UnusableProfile: it describes only how to read colors, as a scanner's may.
     """
     try:
         transform = ImageCms.buildTransform(ImageCms.createProfile("sRGB"), _opened(profile), "RGB", "RGB")

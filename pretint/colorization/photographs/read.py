@@ -1,6 +1,6 @@
 """Photographs from files: pixels of 8 or 16 bits in sRGB, upright, alpha apart, and their metadata.
 
-Nothing is decoded before the size is known and allowed. A picture is held once, in its own depth; what is computed
+Nothing is decoded before the size is known and allowed. An image is held once, in its own depth; what is computed
 from it is asked for in strips.
 """
 
@@ -22,7 +22,7 @@ from pretext.color import rgb_to_lightness
 from pretext.data.decode import UPRIGHT, decode
 from pretext.data.formats import open_image
 from pretext.engine.memory import available
-from pretext.errors import PictureError, UserError
+from pretext.errors import ImageError, UserError
 from pretint.colorization.photographs.deep import Deep, color_bits, is_deep, read_deep
 from pretint.colorization.photographs.metadata import Metadata, in_srgb, read_metadata
 from pretint.colorization.photographs.profiles import (
@@ -36,14 +36,14 @@ from pretint.colorization.photographs.profiles import (
 )
 
 MEGAPIXELS = 200.0
-"""The largest picture that is opened if nobody says else."""
+"""The largest image that is opened if nobody says else."""
 
 _BYTES_A_PIXEL = {8: 13, 16: 14}  # at the worst moment: source, its upright copy or the result, the encoder's buffer
 
 
 @dataclass
 class Photograph:
-    """A picture that was opened: sRGB, upright."""
+    """An image that was opened: sRGB, upright."""
 
     key: str
     """Names it."""
@@ -66,18 +66,18 @@ class Photograph:
     """What was done to it that its owner may want to know."""
 
     @classmethod
-    def of(cls, picture: Image.Image) -> "Photograph":
-        """A picture, mode RGB or L, that has no file."""
-        assert picture.mode in ("RGB", "L"), picture.mode
+    def of(cls, image: Image.Image) -> "Photograph":
+        """An image, mode RGB or L, that has no file."""
+        assert image.mode in ("RGB", "L"), image.mode
         return cls(
-            "picture",
+            "image",
             "PNG",
-            picture.size,
-            picture,
+            image.size,
+            image,
             None,
             b"",
             True,
-            read_metadata(Image.new("L", (1, 1)), picture.size, []),
+            read_metadata(Image.new("L", (1, 1)), image.size, []),
         )
 
     @property
@@ -115,7 +115,7 @@ class Photograph:
 def open_photograph(
     file: Path | bytes, key: str = "", megapixels: float = MEGAPIXELS, first_frame: bool = False
 ) -> Photograph:
-    """Open a picture file of any of ``pretext.data.formats.FORMATS``, whatever its name says.
+    """Open an image file of any of ``pretext.data.formats.FORMATS``, whatever its name says.
 
     Args:
         file: its path, or all of its bytes.
@@ -124,7 +124,7 @@ def open_photograph(
         first_frame: of an animation, or of several pages, take the first; else it is refused.
 
     Raises:
-        PictureError: it cannot be read, is damaged, has more pixels than allowed or than memory holds, or has
+        ImageError: it cannot be read, is damaged, has more pixels than allowed or than memory holds, or has
             several frames; or reading it needs a package that is missing.
     """
     key = key or str(file)
@@ -134,11 +134,11 @@ def open_photograph(
             _check_frames(image, first_frame)
             return _read(image, file, key)
     except UserError as error:
-        raise PictureError(key, str(error)) from error
+        raise ImageError(key, str(error)) from error
     except MemoryError as error:
-        raise PictureError(key, "larger than memory allows") from error
+        raise ImageError(key, "larger than memory allows") from error
     except Exception as error:  # damaged bytes make Pillow raise nearly anything
-        raise PictureError(key, _reason(error, file)) from error
+        raise ImageError(key, _reason(error, file)) from error
 
 
 @contextlib.contextmanager
@@ -171,8 +171,8 @@ def _check_size(image: Image.Image, megapixels: float) -> None:
 
 def _check_frames(image: Image.Image, first_frame: bool) -> None:
     frames = getattr(image, "n_frames", 1)
-    if frames > 1 and not first_frame and image.format != "MPO":  # MPO: a phone's JPEG with a second picture in it
-        raise UserError(f"holds {frames} frames or pages, and only a single picture is coloured; or give --first-frame")
+    if frames > 1 and not first_frame and image.format != "MPO":  # MPO: a phone's JPEG with a second image in it
+        raise UserError(f"holds {frames} frames or pages, and only a single image is colored; or give --first-frame")
 
 
 def _read(image: Image.Image, file: Path | bytes, key: str) -> Photograph:
@@ -209,7 +209,7 @@ def _read(image: Image.Image, file: Path | bytes, key: str) -> Photograph:
 
 
 def _without_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
-    """The picture as L, RGB or CMYK, and its alpha, if there is any."""
+    """The image as L, RGB or CMYK, and its alpha, if there is any."""
     if image.has_transparency_data:
         gray = ImageMode.getmode(image.mode).basemode == "L" and image.mode != "P"
         layer = image.convert("LA") if image.mode == "La" else image
@@ -221,7 +221,7 @@ def _without_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]
 
 
 def _in_srgb(flat: Image.Image, profile: bytes, notes: list[str]) -> tuple[Image.Image, bytes, Any]:
-    """An 8-bit picture in sRGB, L or RGB; the profile of the result, and how to get there."""
+    """An 8-bit image in sRGB, L or RGB; the profile of the result, and how to get there."""
     if profile:
         try:
             if is_srgb(profile, flat.mode):
@@ -229,7 +229,7 @@ def _in_srgb(flat: Image.Image, profile: bytes, notes: list[str]) -> tuple[Image
             own = flat.mode == "RGB"
             converted = to_srgb(flat, profile)
         except UnusableProfile:
-            notes.append("its ICC profile is damaged or of another kind of picture: ignored")
+            notes.append("its ICC profile is damaged or of another kind of image: ignored")
         else:
             if own:
                 return converted, *_result_profile(profile, 8, notes)
@@ -248,7 +248,7 @@ def _deep_in_srgb(pixels: NDArray[Any], profile: bytes, notes: list[str]) -> tup
             return srgb_profile() if gray else profile, None
         convert = deep_transform(profile, gray)
     except UnusableProfile:
-        notes.append("its ICC profile is damaged or of another kind of picture: ignored")
+        notes.append("its ICC profile is damaged or of another kind of image: ignored")
         return b"", None
     for top in range(0, len(pixels), 256):
         pixels[top : top + 256] = convert(pixels[top : top + 256])
@@ -275,11 +275,11 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _result_profile(profile: bytes, bits: int, notes: list[str]) -> tuple[bytes, Any]:
-    """Of a picture that was converted: the profile of its result, and how to get there from sRGB."""
+    """Of an image that was converted: the profile of its result, and how to get there from sRGB."""
     try:
         return profile, from_srgb(profile, bits)
     except UnusableProfile:
-        notes.append(f"the result is in sRGB: {profile_name(profile)} says only how its colours are read")
+        notes.append(f"the result is in sRGB: {profile_name(profile)} says only how its colors are read")
         return srgb_profile(), None
 
 
@@ -320,13 +320,13 @@ def _is_lossless_webp(file: Path | bytes) -> bool:
 
 
 def _reason(error: Exception, file: Path | bytes) -> str:
-    """Why a picture could not be opened, in the words of ``pretext.data.decode``, which is asked again."""
+    """Why an image could not be opened, in the words of ``pretext.data.decode``, which is asked again."""
     if isinstance(error, OSError) and error.strerror:
         return f"cannot be read ({error.strerror})"
     if isinstance(error, UnidentifiedImageError) or isinstance(file, bytes):
         try:
             decode(file if isinstance(file, bytes) else file.read_bytes()[: 1 << 20], "")
-        except PictureError as said:
+        except ImageError as said:
             return said.reason
     said_so = " ".join(str(error).split())
     return f"{'truncated' if 'truncated' in said_so.lower() else 'damaged'}: {said_so or type(error).__name__}"

@@ -2,7 +2,7 @@
 
 Why not a library: none writes 16 bits and an EXIF directory both. The block of EXIF is a small TIFF itself; the file
 begins with it, so that what it points to stays where it says, and its main directory is written once more, at the end,
-with the tags of the picture.
+with the tags of the image.
 """
 
 import struct
@@ -28,7 +28,7 @@ def write_tiff(
     profile: bytes,
     alpha: bool,
 ) -> None:
-    """Write a picture of which only a strip exists at a time: little-endian, deflated, differences of neighbours.
+    """Write an image of which only a strip exists at a time: little-endian, deflated, differences of neighbors.
 
     Args:
         file: to write to.

@@ -1,4 +1,4 @@
-"""Photographs to files: coloured, with what their own files said beside the pixels."""
+"""Photographs to files: colored, with what their own files said beside the pixels."""
 
 from collections.abc import Iterator
 from io import BytesIO
@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 from torch import Tensor
 
-from pretext.errors import PictureError
+from pretext.errors import ImageError
 from pretext.files import is_ours, written_atomically
-from pretint.colorization.merge import Colours, Enlarged, in_strips, join_rows
+from pretint.colorization.merge import Colors, Enlarged, in_strips, join_rows
 from pretint.colorization.photographs.deep_png import write_deep_png
 from pretint.colorization.photographs.metadata import SIGNATURE, in_jpeg
 from pretint.colorization.photographs.read import Photograph, unlimited
@@ -29,15 +29,15 @@ _MADE_BY = 11  # ProcessingSoftware of EXIF
 
 
 def write_photograph(
-    photograph: Photograph, ab: Tensor | Colours, to: Path | IO[bytes], format: Format, quality: int = QUALITY
+    photograph: Photograph, ab: Tensor | Colors, to: Path | IO[bytes], format: Format, quality: int = QUALITY
 ) -> list[str]:
-    """Write a photograph with its own L and new colours, in the depth of the photograph where the format has it.
+    """Write a photograph with its own L and new colors, in the depth of the photograph where the format has it.
 
-    JPEG is written at 4:4:4, since colour is what it is about. WebP is lossless where the photograph's file was.
+    JPEG is written at 4:4:4, since color is what it is about. WebP is lossless where the photograph's file was.
 
     Args:
         photograph: of which only L, alpha, profile and metadata count.
-        ab: colours of its size, or (1, 2, h, w), float, unscaled, of any size.
+        ab: colors of its size, or (1, 2, h, w), float, unscaled, of any size.
         to: a path, written atomically, or an open file.
         format: of the file.
         quality: 1 to 100.
@@ -46,26 +46,26 @@ def write_photograph(
         What could not be kept, a line each.
 
     Raises:
-        PictureError: the format cannot hold such a picture.
+        ImageError: the format cannot hold such an image.
         UserError: the file cannot be written.
     """
     limit = _SIDES.get(format)
     if limit and max(photograph.size) > limit:
-        raise PictureError(photograph.key, f"{format} holds at most {limit:,} pixels a side; take --format png or tiff")
+        raise ImageError(photograph.key, f"{format} holds at most {limit:,} pixels a side; take --format png or tiff")
     if format == "jpeg" and photograph.alpha is not None:
-        raise PictureError(photograph.key, "is partly transparent, which jpeg cannot be; take --format png, webp, tiff")
+        raise ImageError(photograph.key, "is partly transparent, which jpeg cannot be; take --format png, webp, tiff")
     notes: list[str] = []
-    colours = Enlarged(ab, photograph.size) if isinstance(ab, Tensor) else ab
+    colors = Enlarged(ab, photograph.size) if isinstance(ab, Tensor) else ab
     if isinstance(to, Path):
-        with written_atomically(to, f"the picture, of {photograph.size[0]} x {photograph.size[1]} pixels") as file:
-            _write(photograph, colours, file, format, quality, notes)
+        with written_atomically(to, f"the image, of {photograph.size[0]} x {photograph.size[1]} pixels") as file:
+            _write(photograph, colors, file, format, quality, notes)
     else:
-        _write(photograph, colours, to, format, quality, notes)
+        _write(photograph, colors, to, format, quality, notes)
     return notes
 
 
 def signed(path: Path) -> bool:
-    """Whether a file is a picture that ``write_photograph`` or ``pretext.files.write_png`` wrote."""
+    """Whether a file is an image that ``write_photograph`` or ``pretext.files.write_png`` wrote."""
     if not path.is_file():  # opening a pipe would wait for somebody
         return False
     try:
@@ -79,27 +79,27 @@ def signed(path: Path) -> bool:
 
 
 def _write(
-    photograph: Photograph, colours: Colours, file: IO[bytes], format: Format, quality: int, notes: list[str]
+    photograph: Photograph, colors: Colors, file: IO[bytes], format: Format, quality: int, notes: list[str]
 ) -> None:
     deep = photograph.bits == 16
     found, profile = photograph.metadata, photograph.profile
     if format == "tiff":
         write_tiff(
-            file, photograph.size, 16 if deep else 8, _strips(photograph, colours), found, profile,
+            file, photograph.size, 16 if deep else 8, _strips(photograph, colors), found, profile,
             alpha=photograph.alpha is not None,
         )  # fmt: skip
         return
     if format == "png" and deep:
         alpha = photograph.alpha is not None
-        write_deep_png(file, photograph.size, _strips(photograph, colours), found, profile, alpha=alpha)
+        write_deep_png(file, photograph.size, _strips(photograph, colors), found, profile, alpha=alpha)
         return
     if deep:
         notes.append(f"{format} has 8 bits: the 16 of the photograph were rounded")
-    picture = Image.new("RGB" if photograph.alpha is None else "RGBA", photograph.size)
+    image = Image.new("RGB" if photograph.alpha is None else "RGBA", photograph.size)
     top = 0
-    for rows in _strips(photograph, colours):
+    for rows in _strips(photograph, colors):
         eight = np.rint(rows / 257).astype(np.uint8) if deep else rows
-        picture.paste(Image.fromarray(eight), (0, top))
+        image.paste(Image.fromarray(eight), (0, top))
         top += len(rows)
     shared: dict[str, Any] = {"icc_profile": profile or None}
     if format == "jpeg":
@@ -109,26 +109,26 @@ def _write(
             name: value for name, value in (("xmp", xmp), ("dpi", found.dpi), ("comment", found.comment)) if value
         }
         buffer = BytesIO()  # to a file Pillow writes past Python, and takes a write that was cut short for a whole one
-        picture.save(buffer, "JPEG", **shared)
+        image.save(buffer, "JPEG", **shared)
         file.write(buffer.getbuffer())
     elif format == "webp":
         how = {"lossless": True, "exact": True} if photograph.lossless else {"quality": quality}
-        picture.save(file, "WEBP", exif=b"Exif\0\0" + found.exif, xmp=found.xmp, **shared, **how)
+        image.save(file, "WEBP", exif=b"Exif\0\0" + found.exif, xmp=found.xmp, **shared, **how)
     else:
         text = PngImagePlugin.PngInfo()
         text.add_text("Software", SIGNATURE)
         if found.xmp:
             text.add_itxt("XML:com.adobe.xmp", found.xmp.decode("utf-8", "replace"))
         dpi = {"dpi": found.dpi} if found.dpi else {}
-        picture.save(file, "PNG", exif=b"Exif\0\0" + found.exif, pnginfo=text, **dpi, **shared)
+        image.save(file, "PNG", exif=b"Exif\0\0" + found.exif, pnginfo=text, **dpi, **shared)
 
 
-def _strips(photograph: Photograph, colours: Colours) -> Iterator[NDArray[Any]]:
-    """The coloured picture from top to bottom: (rows, W, 3), or 4 with alpha."""
+def _strips(photograph: Photograph, colors: Colors) -> Iterator[NDArray[Any]]:
+    """The colored image from top to bottom: (rows, W, 3), or 4 with alpha."""
 
     def strip(top: int, bottom: int) -> NDArray[Any]:
         pixels = photograph.rows(top, bottom)
-        rows = join_rows(pixels, colours.rows(top, bottom, pixels))
+        rows = join_rows(pixels, colors.rows(top, bottom, pixels))
         if photograph.in_profile is not None:
             rows = photograph.in_profile(rows)
         return rows if photograph.alpha is None else np.dstack((rows, photograph.alpha_rows(top, bottom)))
@@ -137,7 +137,7 @@ def _strips(photograph: Photograph, colours: Colours) -> Iterator[NDArray[Any]]:
 
 
 def in_memory(
-    photograph: Photograph, ab: Tensor | Colours, format: Format, quality: int = QUALITY
+    photograph: Photograph, ab: Tensor | Colors, format: Format, quality: int = QUALITY
 ) -> tuple[bytes, list[str]]:
     """The content of the file, and what could not be kept."""
     buffer = BytesIO()

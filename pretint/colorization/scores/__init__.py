@@ -1,1 +1,1 @@
-"""Scores of coloured pictures: accuracy, likeness, colourfulness, what networks make of them; as tables."""
+"""Scores of colored images: accuracy, likeness, colorfulness, what networks make of them; as tables."""

@@ -1,10 +1,10 @@
-"""AuC: how near predicted colours come to the true ones, over all ways to say "near" at once.
+"""AuC: how near predicted colors come to the true ones, over all ways to say "near" at once.
 
 Source: Zhang, Isola and Efros, ECCV 2016, section 3.1 (raw accuracy): the share of pixels whose predicted ab lies
-within a threshold t of the true ab (L2 distance), for t from 0 to 150, as a curve whose area is normalised; and its
-class-rebalanced variant, in which each pixel weighs by the inverse frequency of its true colour bin (equation 4 with
+within a threshold t of the true ab (L2 distance), for t from 0 to 150, as a curve whose area is normalized; and its
+class-rebalanced variant, in which each pixel weighs by the inverse frequency of its true color bin (equation 4 with
 lambda = 0). The bins are the published 313, whatever bins a network was trained with: a number must not depend on how
-the network that it judges divides colours.
+the network that it judges divides colors.
 
 With e the error of a pixel, F(t) is the share, by weight, of the pixels with e <= t. The curve is taken at the 151
 thresholds t = 0, 1, ..., 150 and joined by straight lines:
@@ -35,7 +35,7 @@ def pixel_areas(errors: Tensor) -> Tensor:
 
 
 def areas_by_bin(ab: Tensor, truth: Tensor, bins: Tensor, n_bins: int) -> Tensor:
-    """Areas of pictures, summed by the true bin of the pixels.
+    """Areas of images, summed by the true bin of the pixels.
 
     Args:
         ab: (B, 2, h, w), predicted, unscaled.
@@ -50,7 +50,7 @@ def areas_by_bin(ab: Tensor, truth: Tensor, bins: Tensor, n_bins: int) -> Tensor
 
 
 def sums_by_bin(values: Tensor, bins: Tensor, n_bins: int) -> Tensor:
-    """(B, Q), int64: whole numbers, (B, h, w), of every picture, summed by bin, (B, h, w)."""
+    """(B, Q), int64: whole numbers, (B, h, w), of every image, summed by bin, (B, h, w)."""
     sums = torch.zeros(len(bins), n_bins, dtype=torch.int64, device=bins.device)
     return sums.scatter_add_(1, bins.flatten(1), values.flatten(1))
 
@@ -63,7 +63,7 @@ def raw_auc(areas: Sums, pixels: Sums) -> NDArray[np.float64]:
         pixels: (N, Q), how many there are.
 
     Returns:
-        (N,), in [0, 1], of every picture; all have the same size, so that their mean is the AuC of all pixels.
+        (N,), in [0, 1], of every image; all have the same size, so that their mean is the AuC of all pixels.
     """
     shares: NDArray[np.float64] = areas.sum(1) / (WHOLE * pixels.sum(1))
     return shares
@@ -77,7 +77,7 @@ def balanced_auc(
     Args:
         areas: (N, Q), of ``areas_by_bin``.
         pixels: (N, Q), how many there are.
-        times: (N, R), how often each picture counts, in R resamples; a column of ones is the pictures as they are.
+        times: (N, R), how often each image counts, in R resamples; a column of ones is the images as they are.
         weights: (Q,), per pixel: the inverse of a prior. None takes the inverse frequency among the pixels that are
             counted, so that every bin that occurs weighs the same, and a bin that does not occur nothing.
 

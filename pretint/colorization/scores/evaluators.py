@@ -1,4 +1,4 @@
-"""Networks that look at coloured pictures: LPIPS, Inception's features, a classifier; weights from files or a hub."""
+"""Networks that look at colored images: LPIPS, Inception's features, a classifier; weights from files or a hub."""
 
 import hashlib
 from abc import ABC, abstractmethod
@@ -35,7 +35,7 @@ class Judge(nn.Module, ABC):
 
 
 class Lpips(Judge):
-    """LPIPS (Zhang et al., CVPR 2018), version 0.1, by the package ``lpips``: 0 for the same pictures.
+    """LPIPS (Zhang et al., CVPR 2018), version 0.1, by the package ``lpips``: 0 for the same images.
 
     Args:
         file: torchvision's weights of AlexNet or VGG-16 (the trunk), or ``hub`` (AlexNet). The linear layers come with
@@ -70,7 +70,7 @@ class Lpips(Judge):
 
     @torch.inference_mode()
     def forward(self, rgb: Tensor, truth: Tensor) -> Tensor:
-        """(B,), of pictures (B, 3, H, W), uint8."""
+        """(B,), of images (B, 3, H, W), uint8."""
         distance: Tensor = self.net(_scaled(rgb), _scaled(truth))
         return distance.flatten()
 
@@ -82,11 +82,11 @@ class Features(Judge):
 
     @abstractmethod
     def forward(self, rgb: Tensor) -> Tensor:
-        """(B, width), float32, of pictures (B, 3, H, W), uint8."""
+        """(B, width), float32, of images (B, 3, H, W), uint8."""
 
 
 class Inception(Features):
-    """The 2,048 pooled features of Inception v3, of pictures brought to 299 pixels (bilinear, no antialiasing).
+    """The 2,048 pooled features of Inception v3, of images brought to 299 pixels (bilinear, no antialiasing).
 
     By the file it is the network of FID (Heusel et al. 2017) as the package pytorch-fid ported it, whose pools leave
     out the padding, the last of which takes the maximum; or torchvision's, as it is. Their distances differ: only the
@@ -133,7 +133,7 @@ class Inception(Features):
 class TopClass(Judge):
     """A classifier of timm's: whether the class it gives the highest score is that of the label.
 
-    Pictures are brought to the model's input size (bicubic) and normalised as its weights ask for; no crop.
+    Images are brought to the model's input size (bicubic) and normalized as its weights ask for; no crop.
 
     Args:
         word: ``MODEL:FILE``, timm's name and a file of its weights; or ``MODEL``, with those of the hub.
@@ -173,7 +173,7 @@ class TopClass(Judge):
 
     @torch.inference_mode()
     def forward(self, rgb: Tensor, labels: Tensor) -> Tensor:
-        """(B,), bool: right or wrong, of pictures (B, 3, H, W), uint8, and labels, (B,)."""
+        """(B,), bool: right or wrong, of images (B, 3, H, W), uint8, and labels, (B,)."""
         side = (self.side, self.side)
         seen = F.interpolate(rgb.float() / 255, size=side, mode="bicubic", align_corners=False, antialias=True)
         scores: Tensor = self.net((seen.clamp(0, 1) - self.mean) / self.std)
@@ -190,7 +190,7 @@ def _places(model: str, net: nn.Module, classes: Sequence[str]) -> list[int]:
     if outputs == len(classes):
         return list(range(outputs))
     raise UserError(
-        f"classifier {model}: it knows {outputs:,} classes, and the pictures have {len(classes)} "
+        f"classifier {model}: it knows {outputs:,} classes, and the images have {len(classes)} "
         f"({', '.join(classes[:3])}, ...); folders named n01440764, ... go with the 1,000 of ImageNet"
     )
 

@@ -1,4 +1,4 @@
-"""The pictures that are scored: each decoded once, cut to one square, the gray ones left out."""
+"""The images that are scored: each decoded once, cut to one square, the gray ones left out."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -13,17 +13,17 @@ from torch import Tensor
 
 from pretext.color import rgb_to_ab
 from pretext.data.source import Source
-from pretext.errors import PictureError
+from pretext.errors import ImageError
 from pretint.colorization.scores.ledger import Ledger, Record
 
-_AHEAD = 8  # pictures decoded while others are scored
+_AHEAD = 8  # images decoded while others are scored
 
 Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A picture, and the one whose colours it takes where colours are drawn at random."""
+    """An image, and the one whose colors it takes where colors are drawn at random."""
 
     index: int
     pixels: Pixels
@@ -32,18 +32,18 @@ class Pair:
 
 
 class Circle:
-    """The pictures of a source in a shuffled order, as a circle.
+    """The images of a source in a shuffled order, as a circle.
 
-    A picture's random colours are those of the next one in the circle that is kept. That is a derangement of the kept
-    ones, fixed by the seed, and no picture need be read twice for it.
+    An image's random colors are those of the next one in the circle that is kept. That is a derangement of the kept
+    ones, fixed by the seed, and no image need be read twice for it.
 
     Args:
-        source: of the pictures.
+        source: of the images.
         size: of the squares, in pixels.
         gray_threshold: see ``is_gray``.
         seed: of the order.
-        most: so many pictures, the first of the order; 0 takes all.
-        seen: of every picture that was ever met, see ``is_state``; grows.
+        most: so many images, the first of the order; 0 takes all.
+        seen: of every image that was ever met, see ``is_state``; grows.
     """
 
     def __init__(self, source: Source, size: int, gray_threshold: float, seed: int, most: int, seen: Ledger) -> None:
@@ -56,12 +56,12 @@ class Circle:
 
     @property
     def kept(self) -> list[int]:
-        """In colour, of those that were met; in the order of the circle."""
+        """In color, of those that were met; in the order of the circle."""
         return [index for index in self.order if index in self.seen and self.seen[index]["state"] == "kept"]
 
     @property
     def gray(self) -> int:
-        """How many are left out because they have no colour."""
+        """How many are left out because they have no color."""
         return sum(index in self.seen and self.seen[index]["state"] == "gray" for index in self.order)
 
     @property
@@ -71,18 +71,18 @@ class Circle:
         return [(self.source.key(index), state) for index, state in states if state not in ("kept", "gray")]
 
     def pairs(self, done: set[int]) -> Iterator[Pair]:
-        """The pictures in colour that are not done yet, each read once.
+        """The images in color that are not done yet, each read once.
 
         Args:
-            done: what needs no scoring any more; it is read only where one that is not done takes its colours.
+            done: what needs no scoring any more; it is read only where one that is not done takes its colors.
 
-        Yields nothing for the only one that is kept: nobody's colours are left for it.
+        Yields nothing for the only one that is kept: nobody's colors are left for it.
         """
         waiting: tuple[int, Pixels] | None = None
         first: tuple[int, Pixels] | None = None
         for index, found in self._read_ahead(self._wanted(done)):
             state = self._met(index, found)
-            if state != "kept" or isinstance(found, PictureError):
+            if state != "kept" or isinstance(found, ImageError):
                 continue
             if waiting is not None:
                 yield Pair(*waiting, found)
@@ -91,22 +91,22 @@ class Circle:
         if waiting is not None and first is not None and first[0] != waiting[0]:
             yield Pair(*waiting, first[1])
 
-    def _met(self, index: int, found: Pixels | PictureError) -> str:
-        """The state of a picture, which is kept from now on."""
+    def _met(self, index: int, found: Pixels | ImageError) -> str:
+        """The state of an image, which is kept from now on."""
         if index not in self.seen:
-            if isinstance(found, PictureError):
+            if isinstance(found, ImageError):
                 record = {"state": found.reason, "pixels": ""}
             else:
                 digest = hashlib.sha256(found.tobytes()).hexdigest()[:16]
                 record = {"state": "gray" if is_gray(found, self.gray_threshold) else "kept", "pixels": digest}
             self.seen.add([{"index": index, **record}])
         state = str(self.seen[index]["state"])
-        if isinstance(found, PictureError) and state == "kept":
+        if isinstance(found, ImageError) and state == "kept":
             raise found  # an earlier call could read it
         return state
 
     def _wanted(self, done: set[int]) -> list[int]:
-        """What must be read: what is not done, and whose colours that takes, in the order of the circle."""
+        """What must be read: what is not done, and whose colors that takes, in the order of the circle."""
         unknown = [index not in self.seen for index in self.order]
         candidates = [
             (index, new or index not in done)
@@ -116,13 +116,13 @@ class Circle:
         before = [needed for _, needed in [*candidates[-1:], *candidates[:-1]]]
         return [index for (index, needed), donor in zip(candidates, before, strict=True) if needed or donor]
 
-    def _read_ahead(self, indices: Sequence[int]) -> Iterator[tuple[int, Pixels | PictureError]]:
+    def _read_ahead(self, indices: Sequence[int]) -> Iterator[tuple[int, Pixels | ImageError]]:
         """Decoded in another thread (one: sources need not bear several), some ahead of who takes them."""
 
-        def read(index: int) -> Pixels | PictureError:
+        def read(index: int) -> Pixels | ImageError:
             try:
                 return square(self.source.read(index, shorter=self.size), self.size)
-            except PictureError as error:
+            except ImageError as error:
                 return error
 
         with ThreadPoolExecutor(1) as pool:
@@ -137,27 +137,27 @@ class Circle:
                     future.cancel()
 
 
-def square(picture: Image.Image, size: int) -> Pixels:
-    """The middle square of a picture, RGB, at ``size`` pixels a side (Pillow's bicubic filter): uint8 (size, size, 3).
+def square(image: Image.Image, size: int) -> Pixels:
+    """The middle square of an image, RGB, at ``size`` pixels a side (Pillow's bicubic filter): uint8 (size, size, 3).
 
-    The shorter side becomes ``size`` and the longer is cut; a smaller picture is enlarged.
+    The shorter side becomes ``size`` and the longer is cut; a smaller image is enlarged.
     """
-    side = min(picture.size)
-    left, top = (picture.width - side) / 2, (picture.height - side) / 2
+    side = min(image.size)
+    left, top = (image.width - side) / 2, (image.height - side) / 2
     box = (left, top, left + side, top + side)
-    return np.array(picture.resize((size, size), Image.Resampling.BICUBIC, box=box, reducing_gap=3.0))
+    return np.array(image.resize((size, size), Image.Resampling.BICUBIC, box=box, reducing_gap=3.0))
 
 
 def is_state(record: Record) -> bool:
-    """Of the ledger of pictures: "kept", "gray", or why one cannot be read; and a digest of its pixels."""
+    """Of the ledger of images: "kept", "gray", or why one cannot be read; and a digest of its pixels."""
     return all(isinstance(record.get(name), str) for name in ("state", "pixels"))
 
 
 def is_gray(pixels: Pixels, threshold: float) -> bool:
-    """Whether no |a| or |b| of a picture exceeds the threshold, in Lab units."""
+    """Whether no |a| or |b| of an image exceeds the threshold, in Lab units."""
     return float(rgb_to_ab(planes([pixels])).abs().max()) <= threshold
 
 
-def planes(pictures: Sequence[Pixels]) -> Tensor:
+def planes(images: Sequence[Pixels]) -> Tensor:
     """uint8 (B, 3, H, W)."""
-    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()

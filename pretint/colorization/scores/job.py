@@ -1,4 +1,4 @@
-"""The job that scores ways to colour, on the same pictures: `pretint score`."""
+"""The job that scores ways to color, on the same images: `pretint score`."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pretext.data import LabelledSource, Source, open_labelled, open_source
+from pretext.data import LabeledSource, Source, open_labeled, open_source
 from pretext.data.labels import single
 from pretext.engine.device import pick_device
 from pretext.engine.memory import explain_memory_shortage
@@ -45,28 +45,28 @@ class ScoreSettings:
     """How methods are scored.
 
     Args:
-        pictures: where from: a folder, tar shards, "bundled:test", ..., see docs/data.md; with labels for a classifier.
+        images: where from: a folder, tar shards, "bundled:test", ..., see docs/data.md; with labels for a classifier.
         out: folder for the scores; by default the folder scores in the first run that is named.
-        size: pictures are cut to their middle square and brought to this side, in pixels; all methods see them so.
-        most: so many pictures, drawn by the seed; 0 takes all.
-        gray_threshold: a picture in which no |a| or |b| exceeds it, in Lab units, is left out.
+        size: images are cut to their middle square and brought to this side, in pixels; all methods see them so.
+        most: so many images, drawn by the seed; 0 takes all.
+        gray_threshold: an image in which no |a| or |b| exceeds it, in Lab units, is left out.
         temperature: of the annealed mean of the networks; 0.01 or more.
         prior: a .npy file, such as the published prior_probs.npy, whose inverse weighs the pixels of the balanced
-            AuC; by default the frequencies of the bins in the scored pictures.
+            AuC; by default the frequencies of the bins in the scored images.
         lpips: torchvision's weights of AlexNet or VGG-16, a file; "hub" fetches AlexNet's. Without, no LPIPS.
         inception: weights of Inception v3, a file: pytorch-fid's, or torchvision's; "hub" fetches the first. Without,
             no FID.
-        disjoint: real pictures that are not among those scored, for the FID to disjoint pictures; by default a method's
-            pictures of one half are compared with the truth of the other half.
+        disjoint: real images that are not among those scored, for the FID to disjoint images; by default a method's
+            images of one half are compared with the truth of the other half.
         classifier: a timm model that names what it sees, MODEL:FILE; MODEL fetches its weights. Without, no top-1.
         against: the method that the others are compared with; by default the first that is named.
         format: terminal; csv; markdown; latex (booktabs).
-        seed: of the order of pictures, the random colours and the hints.
-        batch: pictures at once.
+        seed: of the order of images, the random colors and the hints.
+        batch: images at once.
         device: auto (the GPU if there is one), cpu, cuda, ...
     """
 
-    pictures: str = ""
+    images: str = ""
     out: str = ""
     size: int = 256
     most: int = 0
@@ -94,43 +94,43 @@ class ScoreSettings:
             raise UserError("most must be 0 or more, batch 1 or more, and seed lie in [0, 2^63)")
         if self.disjoint and not self.inception:
             raise UserError("disjoint is for FID, which needs weights of Inception; name them with --inception")
-        if self.disjoint and self.disjoint == self.pictures:
-            raise UserError(f"disjoint is {self.disjoint}, the pictures that are scored; name others, or none")
+        if self.disjoint and self.disjoint == self.images:
+            raise UserError(f"disjoint is {self.disjoint}, the images that are scored; name others, or none")
 
 
-def require_pictures(settings: ScoreSettings) -> None:
+def require_images(settings: ScoreSettings) -> None:
     """Refuse to score on images that nobody named.
 
     Raises:
         UserError: none are named.
     """
-    if not settings.pictures:
-        raise UserError("no pictures are named; give a folder or another source of them with --pictures")
+    if not settings.images:
+        raise UserError("no images are named; give a folder or another source of them with --images")
 
 
 @explain_memory_shortage("lower size, or score fewer models at once")
 def score(
     models: Sequence[str | Path], settings: ScoreSettings, seeds: Mapping[str, Sequence[str]] | None = None
 ) -> Scores:
-    """Score networks on pictures, beside gray, random colours and the truth.
+    """Score networks on images, beside gray, random colors and the truth.
 
-    What is known of each picture is kept at once, so that a call that was stopped goes on, and a later one with
+    What is known of each image is kept at once, so that a call that was stopped goes on, and a later one with
     another network takes the others' scores as they are. The table is also written as a JSON file.
 
     Args:
         models: see ``open_method``. The baselines are in every table, and may be named too.
-        settings: on which pictures, and how.
+        settings: on which images, and how.
         seeds: by label, those of the models that are seeds of one network: they stand in one line, as their mean, and
             ``settings.against`` may be a label.
 
     Raises:
-        UserError: a method, the pictures or weights cannot be had; there is nothing to score.
+        UserError: a method, the images or weights cannot be had; there is nothing to score.
         SystemExit, KeyboardInterrupt: it was asked to stop.
     """
-    require_pictures(settings)
+    require_images(settings)
     device = pick_device(settings.device)
     words = list(dict.fromkeys([*map(str, models), *BASELINES]))
-    source = open_labelled(settings.pictures) if settings.classifier else open_source(settings.pictures)
+    source = open_labeled(settings.images) if settings.classifier else open_source(settings.images)
     weights = _bin_weights(settings.prior)
     panel = _panel(settings, source, device)
     opened = _each_once([open_method(word, device, settings.temperature, settings.seed) for word in words], words)
@@ -139,7 +139,7 @@ def score(
     joined = {label: [named[word] for word in group if word in named] for label, group in (seeds or {}).items()}
     against = settings.against if joined.get(settings.against) else _against(settings.against, opened, methods)
     out = _out(settings.out, methods)
-    identity = _identity(settings, settings.pictures, source)
+    identity = _identity(settings, settings.images, source)
     homes = [method.home / FOLDER if method.home else out for method in methods]
     with ExitStack() as held:
         held.enter_context(warnings.catch_warnings())  # here, as filters are those of all threads
@@ -148,14 +148,14 @@ def score(
         for folder in sorted({folder.resolve() for folder in (out, *homes)}):
             held.enter_context(held_folder(folder, "scoring there", waited=True))
         shared = identity | {"judges": [judge.digest for judge in panel.present]}
-        whole = partial(is_score, pixels=settings.size**2, n_bins=len(Gamut(neighbours=1)), judged=panel.fields)
+        whole = partial(is_score, pixels=settings.size**2, n_bins=len(Gamut(neighbors=1)), judged=panel.fields)
         ledgers = [
             Ledger(home, method.name, shared | {"scored": method.identity}, whole, panel.width)
             for home, method in zip(homes, opened.values(), strict=True)
         ]
-        circle = _circle(settings, source, Ledger(out, "pictures", identity, is_state))
+        circle = _circle(settings, source, Ledger(out, "images", identity, is_state))
         record_scores(circle, methods, ledgers, panel, settings.batch, device)
-        _require_two(settings.pictures, circle)
+        _require_two(settings.images, circle)
         disjoint = _disjoint(settings, out, panel, circle, device)
         lines = _lines(methods, ledgers, circle, panel, weights, disjoint, against, joined)
         notes = (*panel.missing, *_warnings(methods, ledgers, circle.kept))
@@ -165,7 +165,7 @@ def score(
 
 
 class _Disjoint(NamedTuple):
-    """Features of other real pictures."""
+    """Features of other real images."""
 
     rows: NDArray[np.float32] | None
     about: str
@@ -181,8 +181,8 @@ def _bin_weights(prior: str) -> NDArray[np.float64] | None:
 def _panel(settings: ScoreSettings, source: Source, device: torch.device) -> Panel:
     labels, classes = None, []
     if settings.classifier:
-        assert isinstance(source, LabelledSource)
-        labels = single(source.labels, f"{settings.pictures}: several classes a picture; top-1 needs one of each")
+        assert isinstance(source, LabeledSource)
+        labels = single(source.labels, f"{settings.images}: several classes an image; top-1 needs one of each")
         classes = source.classes
     return open_panel(settings.lpips, settings.inception, settings.classifier, labels, classes, device)
 
@@ -217,10 +217,10 @@ def _out(folder: str, methods: Sequence[Method]) -> Path:
 
 
 def _identity(settings: ScoreSettings, name: str, source: Source) -> dict[str, Any]:
-    """What a picture's record depends on besides the method and the judges."""
+    """What an image's record depends on besides the method and the judges."""
     return {
         "records": _RECORDS,
-        "pictures": name,
+        "images": name,
         "digest": source.digest(),
         **{key: getattr(settings, key) for key in ("size", "most", "gray_threshold", "seed")},
     }
@@ -234,26 +234,26 @@ def _require_two(name: str, circle: Circle) -> None:
     if len(circle.kept) >= 2:
         return
     skipped = circle.skipped
-    told = f"{circle.gray} of {len(circle)} pictures are gray, {len(skipped)} cannot be read"
+    told = f"{circle.gray} of {len(circle)} images are gray, {len(skipped)} cannot be read"
     first = f" (the first: {': '.join(skipped[0])})" if skipped else ""
-    raise UserError(f"{name}: {told}{first}; a score needs two or more in colour")
+    raise UserError(f"{name}: {told}{first}; a score needs two or more in color")
 
 
 def _disjoint(settings: ScoreSettings, out: Path, panel: Panel, scored: Circle, device: torch.device) -> _Disjoint:
-    """Features of real pictures that are not scored; of none where the other half of those that are scored serves."""
+    """Features of real images that are not scored; of none where the other half of those that are scored serves."""
     if panel.features is None or not settings.disjoint:
-        return _Disjoint(None, "one half of the method's pictures, to the truth of the other half")
+        return _Disjoint(None, "one half of the method's images, to the truth of the other half")
     source = open_source(settings.disjoint)
     identity = _identity(settings, settings.disjoint, source)
-    circle = _circle(settings, source, Ledger(out, "disjoint-pictures", identity, is_state))
+    circle = _circle(settings, source, Ledger(out, "disjoint-images", identity, is_state))
     ledger = Ledger(out, "disjoint", identity | {"judges": panel.features.digest}, width=panel.width)
     record_features(circle, ledger, panel.features, settings.batch, device)
     met = {scored.seen[index]["pixels"] for index in scored.kept}
     others = [index for index in circle.kept if circle.seen[index]["pixels"] not in met and index in ledger]
     if len(others) < 2:
-        raise UserError(f"{settings.disjoint}: no two pictures in colour that are not among those scored; name others")
+        raise UserError(f"{settings.disjoint}: no two images in color that are not among those scored; name others")
     left_out = len(circle.kept) - len(others)
-    about = f"to {len(others):,} pictures of {settings.disjoint}"
+    about = f"to {len(others):,} images of {settings.disjoint}"
     return _Disjoint(ledger.rows(others), about + (f" ({left_out:,} that are scored left out)" if left_out else ""))
 
 
@@ -268,7 +268,7 @@ def _lines(
     joined: Mapping[str, Sequence[str]],
 ) -> tuple[Line, ...]:
     found: dict[str, Known] = {}
-    kept, bins = circle.kept, len(Gamut(neighbours=1))
+    kept, bins = circle.kept, len(Gamut(neighbors=1))
     pixels: NDArray[np.int64] = np.empty((0, bins), np.int64)
     for method, ledger in zip(methods, ledgers, strict=True):
         rows = ledger.rows(kept) if panel.width else None
@@ -319,7 +319,7 @@ def _scores(
     footer = [f"{left_out}{len(skipped):,} that cannot be read", INTERVAL, *titles(shown)]
     footer += [f"{line.method}: {line.about}" for line in lines]
     of = [facts, {line.method: line.identity for line in lines}, against, [judge.digest for judge in panel.present]]
-    file = out / f"{slug(settings.pictures)}-{hashlib.sha256(json.dumps(of).encode()).hexdigest()[:12]}.json"
+    file = out / f"{slug(settings.images)}-{hashlib.sha256(json.dumps(of).encode()).hexdigest()[:12]}.json"
     return Scores(lines, metrics, against, facts, tuple(footer), notes, tuple(skipped), file)
 
 
@@ -343,8 +343,8 @@ def _described(prior: str, panel: Panel, disjoint: _Disjoint, count: int) -> tup
     if panel.lpips is not None:
         about["lpips"] = panel.lpips.about
     if panel.features is not None:
-        bias = "biased upwards, the more the fewer pictures: compare only at the same n"
-        about["fid_same"] = f"to the truth of the same {count:,} pictures; {panel.features.about}; {bias}"
+        bias = "biased upwards, the more the fewer images: compare only at the same n"
+        about["fid_same"] = f"to the truth of the same {count:,} images; {panel.features.about}; {bias}"
         halves = f" ({(count + 1) // 2:,} and {count // 2:,})" if disjoint.rows is None else ""
         about["fid_disjoint"] = f"{disjoint.about}{halves}; {bias}"
     if panel.classifier is not None:

@@ -1,4 +1,4 @@
-"""What is known of each picture, in a file that only grows: a stopped scoring goes on from it."""
+"""What is known of each image, in a file that only grows: a stopped scoring goes on from it."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ Floats = NDArray[np.float32]
 
 
 class Ledger:
-    """Records by picture, a line of JSON each, and for each a row of numbers, if there is a ``width``.
+    """Records by image, a line of JSON each, and for each a row of numbers, if there is a ``width``.
 
     The first line is the identity: of what, how. The rows lie in a second file, float32, in the order of the lines. A
     row is written before its line, so that a line says that its row is there; what a kill cut short is dropped when
@@ -26,7 +26,7 @@ class Ledger:
     Args:
         folder: of the files; made if it does not exist.
         name: for people; the identity's hash is added to it.
-        identity: plain values; everything that a record depends on but the picture.
+        identity: plain values; everything that a record depends on but the image.
         whole: whether a record that was read is one that was written, beyond its index.
         width: of the rows; 0 for none.
 
@@ -82,7 +82,7 @@ class Ledger:
             self._records[record["index"]] = record
 
     def rows(self, indices: Sequence[int]) -> Floats:
-        """(len(indices), width): the rows of these pictures."""
+        """(len(indices), width): the rows of these images."""
         if not indices:
             return np.empty((0, self.width), np.float32)
         stored = np.memmap(self._rows_path, "<f4", "r", shape=(len(self), self.width))

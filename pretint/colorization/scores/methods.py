@@ -21,47 +21,47 @@ from pretint.colorization.methods.propagation import propagate
 from pretint.colorization.networks import LARGEST, open_pretrained, require_model
 
 BASELINES = {
-    "gray": "no colour: ab = 0",
-    "random": "ab of another picture, which one is fixed by the seed",
-    "truth": "the picture itself",
+    "gray": "no color: ab = 0",
+    "random": "ab of another image, which one is fixed by the seed",
+    "truth": "the image itself",
 }
 """They are in every table."""
 
 REFERENCE, SCRIBBLES = "reference:", "scribbles"
 
 COLDEST = 0.01
-"""The least temperature: towards 0 the annealed mean is that of the likeliest bins long before numbers run out."""
+"""The least temperature: toward 0 the annealed mean is that of the likeliest bins long before numbers run out."""
 
 _SIDE = 6  # of a hint, as the publication tests it
 _MOST_HINTS = 10_000
 
 
 class Batch(NamedTuple):
-    """Pictures of one size, on the device."""
+    """Images of one size, on the device."""
 
     indices: list[int]
-    """Of the pictures, in their source."""
+    """Of the images, in their source."""
     rgb: Tensor
     """(B, 3, S, S), uint8: the truth."""
     lab: Tensor
     """(B, 3, S, S), float: the same."""
     bins: Tensor
-    """(B, S, S), int64: the colour bin nearest to the truth."""
+    """(B, S, S), int64: the color bin nearest to the truth."""
     donor_ab: Tensor
-    """(B, 2, S, S): ab of another picture each."""
+    """(B, 2, S, S): ab of another image each."""
 
 
 class Method(NamedTuple):
-    """A way to colour, ready to use."""
+    """A way to color, ready to use."""
 
     name: str
     """As the table shows it."""
     about: str
     identity: dict[str, Any]
-    """What its colours depend on but the pictures: plain values."""
+    """What its colors depend on but the images: plain values."""
     home: Path | None
     """The run that it is of."""
-    colour: Callable[[Batch], Tensor]
+    color: Callable[[Batch], Tensor]
     """ab, (B, 2, S, S), unscaled."""
     warning: str = ""
     """A line for the user, if its colors are worth nothing."""
@@ -73,20 +73,20 @@ def open_method(word: str, device: torch.device, temperature: float, seed: int) 
     - ``gray``, ``random``, ``truth``: the baselines. A run of that name is ``./gray``.
     - ``RUN``: a run's folder or a checkpoint file.
     - ``RUN@hints=10``: the same, which is given 10 hints from the truth, see ``hints_from_truth``.
-    - ``RUN@size=128``: the network sees the pictures at 128 pixels; its colours are enlarged (bilinear). By default it
+    - ``RUN@size=128``: the network sees the images at 128 pixels; its colors are enlarged (bilinear). By default it
       sees them as ``pretint colorize`` shows them: as large as those that it was trained on.
     - ``RUN@temperature=0.5``: another temperature of the annealed mean. Several with commas: ``RUN@hints=1,size=128``.
-    - ``scribbles@hints=10``: no network, but colour that spreads from such hints over the pictures as they are scored,
+    - ``scribbles@hints=10``: no network, but color that spreads from such hints over the images as they are scored,
       see ``pretint.colorization.methods.propagation``. A run of that name is ``./scribbles``.
 
     Args:
         word: one of these.
         device: where a network runs.
         temperature: unless the word says else.
-        seed: of the hints, and of the random colours.
+        seed: of the hints, and of the random colors.
 
     Raises:
-        UserError: there is no such method, or the network has no colours, or takes no hints.
+        UserError: there is no such method, or the network has no colors, or takes no hints.
     """
     if word in BASELINES:
         own = {"gray": _gray, "random": _random, "truth": _truth}[word]
@@ -100,12 +100,12 @@ def open_method(word: str, device: torch.device, temperature: float, seed: int) 
 def hints_from_truth(truth: Tensor, indices: list[int], count: int, seed: int) -> tuple[Tensor, Tensor]:
     """Hints as the publication of the network that takes them tests it: squares of 6 pixels, see ``sample_hints``.
 
-    They depend on the seed and each picture's index alone; the first n of more are the same as if only n were asked
+    They depend on the seed and each image's index alone; the first n of more are the same as if only n were asked
     for.
 
     Args:
         truth: (B, 2, H, W), ab, unscaled.
-        indices: of the pictures, in their source.
+        indices: of the images, in their source.
         count: of hints.
         seed: any whole number from 0.
     """
@@ -119,20 +119,20 @@ def _scribbles(word: str, seed: int) -> Method:
     path, options = _parsed(word)
     count = int(options.get("hints", 0))
     if options.keys() != {"hints"} or not count or path != Path(SCRIBBLES):
-        raise UserError(f"{word}: colour spreads from hints; say how many, and nothing else: {SCRIBBLES}@hints=10")
+        raise UserError(f"{word}: color spreads from hints; say how many, and nothing else: {SCRIBBLES}@hints=10")
 
-    def colour(batch: Batch) -> Tensor:
+    def color(batch: Batch) -> Tensor:
         truth = batch.lab[:, 1:]
         hints, mask = hints_from_truth(truth, batch.indices, count, seed)
         found = []
         for lightness, ab, given in zip(batch.lab[:, 0], hints, mask, strict=True):
             pixels = given.flatten().nonzero()[:, 0].cpu().numpy()
-            colours = ab.flatten(1).T.double().cpu().numpy()[pixels]
-            found.append(torch.from_numpy(propagate(lightness.double().cpu().numpy(), pixels, colours).ab))
+            colors = ab.flatten(1).T.double().cpu().numpy()[pixels]
+            found.append(torch.from_numpy(propagate(lightness.double().cpu().numpy(), pixels, colors).ab))
         return torch.stack(found).to(truth)
 
     about = f"{_counted(count)} of {_SIDE} x {_SIDE} pixels from the truth, spread by Levin et al. 2004"
-    return Method(word, about, {"method": SCRIBBLES, "hints": count, "side": _SIDE, "seed": seed}, None, colour)
+    return Method(word, about, {"method": SCRIBBLES, "hints": count, "side": _SIDE, "seed": seed}, None, color)
 
 
 def _network(word: str, device: torch.device, temperature: float, seed: int) -> Method:
@@ -145,7 +145,7 @@ def _network(word: str, device: torch.device, temperature: float, seed: int) -> 
     pretrained = open_pretrained(Path(f"{checkpoint}#{part}") if part else checkpoint)
     backbone, objective = pretrained.settings.backbone.name, pretrained.settings.objective.name
     if not pretrained.has_head:
-        raise UserError(f"{path}: a network without a colour head: it colours nothing, so that nothing can be scored")
+        raise UserError(f"{path}: a network without a color head: it colors nothing, so that nothing can be scored")
     colorizer = pretrained.colorizer.to(device)
     hints = int(options["hints"]) if "hints" in options else None
     if hints is not None and not colorizer.backbone.takes_hints:

@@ -1,4 +1,4 @@
-"""Measures of 8-bit RGB pictures that need no network: squared error, SSIM, colourfulness."""
+"""Measures of 8-bit RGB images that need no network: squared error, SSIM, colorfulness."""
 
 import torch
 from torch import Tensor
@@ -36,7 +36,7 @@ def ssim(rgb: Tensor, truth: Tensor) -> Tensor:
     """Structural similarity (Wang et al., IEEE TIP 2004), of R, G and B each, averaged.
 
     Gaussian window of sigma 1.5, cut off at 11 x 11, covariances of the population, K1 = 0.01, K2 = 0.03, a range of
-    255; the mean over all windows that lie in the picture. That is scikit-image's ``structural_similarity`` with
+    255; the mean over all windows that lie in the image. That is scikit-image's ``structural_similarity`` with
     ``gaussian_weights=True, use_sample_covariance=False``.
 
     Args:
@@ -51,12 +51,12 @@ def ssim(rgb: Tensor, truth: Tensor) -> Tensor:
     """
     _of_one_shape(rgb, truth)
     if min(rgb.shape[-2:]) < 2 * _RADIUS + 1:
-        raise UserError(f"SSIM needs pictures of {2 * _RADIUS + 1} pixels or more a side, not {tuple(rgb.shape[-2:])}")
+        raise UserError(f"SSIM needs images of {2 * _RADIUS + 1} pixels or more a side, not {tuple(rgb.shape[-2:])}")
     return torch.stack([_ssim(one, other) for one, other in zip(rgb, truth, strict=True)])
 
 
-def colourfulness(rgb: Tensor, absolute: bool = False) -> Tensor:
-    """M3 of Hasler and Suesstrunk ("Measuring colourfulness in natural images", Proc. SPIE 5007, 2003).
+def colorfulness(rgb: Tensor, absolute: bool = False) -> Tensor:
+    """M3 of Hasler and Suesstrunk ("Measuring colorfulness in natural images", Proc. SPIE 5007, 2003).
 
     With rg = R - G and yb = (R + G) / 2 - B, both on the scale of 255, it is
     sqrt(var(rg) + var(yb)) + 0.3 sqrt(mean(rg)^2 + mean(yb)^2), variances of the population.
@@ -67,7 +67,7 @@ def colourfulness(rgb: Tensor, absolute: bool = False) -> Tensor:
             and others does. It is another number.
 
     Returns:
-        (B,), float64, 0 for gray pictures.
+        (B,), float64, 0 for gray images.
     """
     red, green, blue = rgb.flatten(2).int().unbind(1)
     # Twice, so that they are whole numbers: their sums are exact, and gray is exactly 0.
@@ -92,7 +92,7 @@ def _ssim(rgb: Tensor, truth: Tensor) -> Tensor:
 
 
 def _blurred(maps: Tensor) -> Tensor:
-    """(..., H, W) by the window, where it lies in the picture: (..., H - 10, W - 10)."""
+    """(..., H, W) by the window, where it lies in the image: (..., H - 10, W - 10)."""
     at = torch.arange(-_RADIUS, _RADIUS + 1, dtype=torch.float64)
     window = torch.exp(-(at**2) / (2 * _SIGMA**2))
     weights = (window / window.sum()).tolist()
@@ -115,6 +115,6 @@ def _blurred(maps: Tensor) -> Tensor:
 def _of_one_shape(rgb: Tensor, truth: Tensor) -> None:
     if rgb.shape != truth.shape:
         raise UserError(
-            f"pictures of {tuple(rgb.shape[-2:])} and {tuple(truth.shape[-2:])} pixels cannot be compared; "
+            f"images of {tuple(rgb.shape[-2:])} and {tuple(truth.shape[-2:])} pixels cannot be compared; "
             "bring them to one size"
         )

@@ -1,4 +1,4 @@
-"""The networks that look at coloured pictures, as the settings name them; each that cannot be had is told of."""
+"""The networks that look at colored images, as the settings name them; each that cannot be had is told of."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeVar
@@ -13,7 +13,7 @@ from pretint.colorization.scores.weights import Unavailable
 _LATER = (  # what needs weights that nobody named
     "LPIPS is left out: name AlexNet's weights (torchvision's alexnet-owt-7be5be79.pth) with --lpips",
     "FID is left out: name Inception's weights (pt_inception-2015-12-05-6726825d.pth) with --inception",
-    "top-1 is left out: name a classifier, as in --classifier vgg16:FILE, and pictures with labels",
+    "top-1 is left out: name a classifier, as in --classifier vgg16:FILE, and images with labels",
 )
 
 J = TypeVar("J", bound=Judge)
@@ -26,7 +26,7 @@ class Panel(NamedTuple):
     features: Features | None
     classifier: TopClass | None
     labels: NDArray[np.int64] | None
-    """Of all pictures of the source."""
+    """Of all images of the source."""
     missing: list[str]
     """Why others are not there, a line each."""
 
@@ -60,7 +60,7 @@ def open_panel(
         lpips: see ``Lpips``; "" for none, as of the others.
         inception: see ``Inception``.
         classifier: see ``TopClass``.
-        labels: of the pictures; a classifier needs them.
+        labels: of the images; a classifier needs them.
         classes: their names.
         device: where they run.
 

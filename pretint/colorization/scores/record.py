@@ -1,4 +1,4 @@
-"""What is recorded of each picture and method, and kept at once."""
+"""What is recorded of each image and method, and kept at once."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -18,7 +18,7 @@ from pretint.colorization.scores.evaluators import Features
 from pretint.colorization.scores.images import Circle, Pair, planes
 from pretint.colorization.scores.ledger import Floats, Ledger, Record
 from pretint.colorization.scores.methods import Batch, Method
-from pretint.colorization.scores.metrics import colourfulness, squared_error, ssim
+from pretint.colorization.scores.metrics import colorfulness, squared_error, ssim
 from pretint.colorization.scores.panel import Panel
 
 _RANGES = {"error": (0, 255**2), "ssim": (-1.01, 1.01), "cf": (0, 1e3), "cf_abs": (0, 1e3), "lpips": (-1, 1e3)}
@@ -35,21 +35,21 @@ def record_scores(
     """Score what is not scored yet.
 
     Args:
-        circle: of the pictures.
-        methods: that colour them.
+        circle: of the images.
+        methods: that color them.
         ledgers: of the methods; they grow.
         panel: networks that judge.
-        batch_size: pictures at once.
+        batch_size: images at once.
         device: where.
 
     Raises:
-        UserError: a method gives no colours for a picture of its size.
+        UserError: a method gives no colors for an image of its size.
         SystemExit, KeyboardInterrupt: it was asked to stop.
     """
     done = {index for index in circle.order if all(index in ledger for ledger in ledgers)}
     settled = len(done) + circle.gray + len(circle.skipped)
-    gamut = Gamut(neighbours=1).to(device)
-    with progress("score", len(circle), "pictures", settled) as advance, stop_requests() as asked:
+    gamut = Gamut(neighbors=1).to(device)
+    with progress("score", len(circle), "images", settled) as advance, stop_requests() as asked:
         for group in _batched(circle.pairs(done), batch_size):
             batch = _batch(group, gamut, device)
             for method, ledger in zip(methods, ledgers, strict=True):
@@ -59,43 +59,43 @@ def record_scores(
             settled += len(group)
             advance(len(group), "")
             if ending := asked():
-                leave(ending, f"the scores of {settled:,} pictures are kept")
+                leave(ending, f"the scores of {settled:,} images are kept")
         if len(circle) > settled:
             advance(len(circle) - settled, "")  # those that turned out gray or unreadable
 
 
 def record_features(circle: Circle, ledger: Ledger, network: Features, batch_size: int, device: torch.device) -> None:
-    """Features of real pictures, where there are none yet; as ``record_scores``."""
+    """Features of real images, where there are none yet; as ``record_scores``."""
     done = {index for index in circle.order if index in ledger}
     settled = len(done) + circle.gray + len(circle.skipped)
-    with progress("disjoint", len(circle), "pictures", settled) as advance, stop_requests() as asked:
+    with progress("disjoint", len(circle), "images", settled) as advance, stop_requests() as asked:
         for group in _batched(circle.pairs(done), batch_size):
             ledger.add([{"index": pair.index} for pair in group], _rows(network, _planes(group).to(device)))
             advance(len(group), "")
             if ending := asked():
-                leave(ending, f"the features of {len(ledger):,} pictures are kept")
+                leave(ending, f"the features of {len(ledger):,} images are kept")
 
 
 def score_batch(batch: Batch, method: Method, panel: Panel, n_bins: int) -> tuple[list[Record], Floats | None]:
-    """Records of a method on pictures, and rows of features, (B, D), if there is a network for them.
+    """Records of a method on images, and rows of features, (B, D), if there is a network for them.
 
     Args:
-        batch: of the pictures.
-        method: that colours them.
+        batch: of the images.
+        method: that colors them.
         panel: networks that judge.
         n_bins: Q.
 
     Raises:
-        UserError: it gives colours of another size, or that are no numbers.
+        UserError: it gives colors of another size, or that are no numbers.
     """
     truth = batch.lab[:, 1:]
     with torch.inference_mode():
-        ab = method.colour(batch)
+        ab = method.color(batch)
         if ab.shape != truth.shape:
             sizes = [tuple(maps.shape[-2:]) for maps in (ab, truth)]
-            raise UserError(f"{method.name}: gave colours of {sizes[0]} pixels for pictures of {sizes[1]}")
+            raise UserError(f"{method.name}: gave colors of {sizes[0]} pixels for images of {sizes[1]}")
         if not bool(ab.isfinite().all()):
-            raise UserError(f"{method.name}: gave colours that are no numbers; is the network whole?")
+            raise UserError(f"{method.name}: gave colors that are no numbers; is the network whole?")
         rgb = batch.rgb if method.name == "truth" else to_rgb(batch.lab[:, :1], ab)
         areas = areas_by_bin(ab, truth, batch.bins, n_bins).cpu()
         pixels = sums_by_bin(torch.ones_like(batch.bins), batch.bins, n_bins).cpu()
@@ -104,8 +104,8 @@ def score_batch(batch: Batch, method: Method, panel: Panel, n_bins: int) -> tupl
         columns: dict[str, list[Any]] = {
             "error": squared_error(ours, real).tolist(),
             "ssim": ssim(ours, real).tolist(),
-            "cf": colourfulness(ours).tolist(),
-            "cf_abs": colourfulness(ours, absolute=True).tolist(),
+            "cf": colorfulness(ours).tolist(),
+            "cf_abs": colorfulness(ours, absolute=True).tolist(),
             "ab": [ColorRange().add(one) for one in ab.split(1)],
         }
         if panel.lpips is not None:
@@ -128,7 +128,7 @@ def is_score(record: Record, pixels: int, n_bins: int, judged: Sequence[str]) ->
 
     Args:
         record: with whatever in it.
-        pixels: of a picture.
+        pixels: of an image.
         n_bins: Q.
         judged: fields of the networks that judge.
     """
@@ -150,7 +150,7 @@ def is_score(record: Record, pixels: int, n_bins: int, judged: Sequence[str]) ->
 
 
 def to_rgb(lightness: Tensor, ab: Tensor) -> Tensor:
-    """The 8-bit picture that a method is judged by where RGB is: (B, 3, H, W), of L and ab; see ``join``."""
+    """The 8-bit image that a method is judged by where RGB is: (B, 3, H, W), of L and ab; see ``join``."""
     return (join(lightness, ab) * 255).round().byte()
 
 

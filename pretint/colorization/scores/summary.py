@@ -1,4 +1,4 @@
-"""From what is known of each picture to scores with intervals, and to paired differences between methods."""
+"""From what is known of each image to scores with intervals, and to paired differences between methods."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -13,49 +13,49 @@ from pretint.colorization.scores.frechet import frechet_distance
 from pretint.colorization.scores.ledger import Record
 from pretint.colorization.scores.metrics import psnr
 from pretint.colorization.scores.table import Metric
-from transfer.bootstrap import MAP_RESAMPLES, Estimate, accuracy, centred, difference, percentiles, resamples
+from transfer.bootstrap import MAP_RESAMPLES, Estimate, accuracy, centerd, difference, percentiles, resamples
 
 Floats = NDArray[np.float64]
 
 INTERVAL = (
-    f"[..]: 95% percentile bootstrap over pictures, {MAP_RESAMPLES:,} resamples; of AuC balanced centred on the number "
+    f"[..]: 95% percentile bootstrap over images, {MAP_RESAMPLES:,} resamples; of AuC balanced centerd on the number "
     "(a resample lacks some rare bins); top-1 as the probes' (10,000 resamples); FID has none"
 )
 
 METRICS = (
     Metric("auc", "AuC", "area under the share of pixels within t of the true ab, t = 0..150, %", 1, 100),
     Metric("auc_balanced", "AuC balanced", "the same, each pixel by the inverse frequency of its true bin, %", 1, 100),
-    Metric("psnr", "PSNR", "dB, 8-bit sRGB, squared error over R, G and B; mean over pictures", 1, digits=2),
+    Metric("psnr", "PSNR", "dB, 8-bit sRGB, squared error over R, G and B; mean over images", 1, digits=2),
     Metric("ssim", "SSIM", "Wang et al. 2004, of R, G and B each, averaged", 1, digits=3),
     Metric("lpips", "LPIPS", "", -1, digits=3),
-    Metric("cf", "CF", "colourfulness, Hasler and Suesstrunk 2003", 0),
+    Metric("cf", "CF", "colorfulness, Hasler and Suesstrunk 2003", 0),
     Metric("cf_abs", "CF abs", "the variant that takes absolute values first; not comparable with CF", 0),
-    Metric("fid_same", "FID same", "to the truth of the same pictures", -1, digits=2),
-    Metric("fid_disjoint", "FID disjoint", "to other pictures", -1, digits=2),
+    Metric("fid_same", "FID same", "to the truth of the same images", -1, digits=2),
+    Metric("fid_disjoint", "FID disjoint", "to other images", -1, digits=2),
     Metric("top1", "top-1", "", 1, 100),
 )
 _MEANS = ("auc", "psnr", "ssim", "lpips", "cf", "cf_abs")
 
 
 class Known(NamedTuple):
-    """What is known of a method on N pictures."""
+    """What is known of a method on N images."""
 
     areas: Sums
     """(N, Q), see ``pretint.colorization.scores.auc``."""
     values: dict[str, Floats]
-    """By metric, of every picture, (N,)."""
+    """By metric, of every image, (N,)."""
     right: NDArray[np.bool_] | None
     features: NDArray[np.float32] | None
     """(N, D)."""
 
 
 class Real(NamedTuple):
-    """Features of real pictures that a method's are compared with."""
+    """Features of real images that a method's are compared with."""
 
     same: NDArray[np.float32]
-    """Of the same pictures, (N, D)."""
+    """Of the same images, (N, D)."""
     disjoint: NDArray[np.float32] | None
-    """Of others; without them a method's odd pictures are compared with the truth of the even ones."""
+    """Of others; without them a method's odd images are compared with the truth of the even ones."""
 
 
 def known(records: Sequence[Record], n_bins: int, features: NDArray[np.float32] | None) -> tuple[Known, Sums]:
@@ -73,7 +73,7 @@ def known(records: Sequence[Record], n_bins: int, features: NDArray[np.float32] 
 def pooled(seeds: Sequence[Known]) -> Known:
     """What is known of several seeds of one method, as one: every score is then the mean of theirs.
 
-    Scores are sums over pictures, so the mean over seeds may be taken first. Classes that were named and distances of
+    Scores are sums over images, so the mean over seeds may be taken first. Classes that were named and distances of
     features are no such sums, and are left out.
     """
     if len(seeds) == 1:
@@ -84,7 +84,7 @@ def pooled(seeds: Sequence[Known]) -> Known:
 
 
 class Summary:
-    """Scores of methods on the same pictures. Resamples are the same for all, so that differences are paired.
+    """Scores of methods on the same images. Resamples are the same for all, so that differences are paired.
 
     Args:
         methods: by name.
@@ -109,7 +109,7 @@ class Summary:
             self._draws[name, "auc_balanced"] = resamples(balanced, self._count)
 
     def _mean_draws(self, method: Known) -> dict[str, Floats]:
-        """Of each metric that is a mean over pictures, its resamples; nan where it is infinite."""
+        """Of each metric that is a mean over images, its resamples; nan where it is infinite."""
         keys = [key for key in _MEANS if key in method.values]
         values = np.stack([method.values[key] for key in keys])
         finite = np.isfinite(values).all(1, keepdims=True)
@@ -137,7 +137,7 @@ class Summary:
         return {key: spread for key, spread in found.items() if np.isfinite(spread)}
 
     def differences(self, name: str, other: str) -> dict[str, Estimate]:
-        """A method's scores minus another's, of those that are over pictures."""
+        """A method's scores minus another's, of those that are over images."""
         found = {}
         for (of, key), draws in self._draws.items():
             if of == name and (other, key) in self._draws:
@@ -155,7 +155,7 @@ class Summary:
             return Estimate(value, np.nan, np.nan)
         if np.ptp(draws) <= 1e-12 * max(1.0, abs(value)):  # the truth's, for one, is 1 by definition
             return Estimate(value, value, value)
-        return centred(value, draws, lowest) if key == "auc_balanced" else percentiles(value, draws)
+        return centerd(value, draws, lowest) if key == "auc_balanced" else percentiles(value, draws)
 
     def _distances(self, features: NDArray[np.float32]) -> list[tuple[str, float]]:
         assert self._real is not None

@@ -39,33 +39,33 @@ class Line(NamedTuple):
     scores: dict[str, Estimate]
     """The interval is nan where there is none."""
     differences: dict[str, Estimate]
-    """To the method that all are compared with, on the same pictures; empty for itself."""
+    """To the method that all are compared with, on the same images; empty for itself."""
     spreads: dict[str, float] = {}  # noqa: RUF012
     """Standard deviations over seeds, where several stand in one line."""
 
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """What methods scored on the same pictures."""
+    """What methods scored on the same images."""
 
     lines: tuple[Line, ...]
     metrics: tuple[Metric, ...]
     against: str
     """The method that all others are compared with."""
     facts: dict[str, Any]
-    """About the pictures: name, digest, size, how many were scored and left out; and how: seed, versions."""
+    """About the images: name, digest, size, how many were scored and left out; and how: seed, versions."""
     footer: tuple[str, ...]
     notes: tuple[str, ...]
     """What was asked for, or could be, and is not there."""
     skipped: tuple[tuple[str, str], ...]
-    """Pictures that cannot be read: key and reason."""
+    """Images that cannot be read: key and reason."""
     file: Path
 
     @property
     def title(self) -> str:
         """What is shown."""
         facts = self.facts
-        return f"colour on {facts['n']:,} pictures of {facts['pictures']}, at {facts['size']} x {facts['size']} px"
+        return f"color on {facts['n']:,} images of {facts['images']}, at {facts['size']} x {facts['size']} px"
 
     @property
     def sheets(self) -> list[Sheet]:
@@ -92,7 +92,7 @@ class Scores:
                 for line in others
             )
             grid = Grid("method", tuple(metric.title for metric in compared), gaps, "score")
-            about = ("[..]: of the paired difference, from the same resamples of the same pictures",)
+            about = ("[..]: of the paired difference, from the same resamples of the same images",)
             sheets.append(Sheet(f"differences: method minus {self.against}", grid, about))
         return sheets
 

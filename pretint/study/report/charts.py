@@ -14,10 +14,10 @@ from transfer.columns import Column, row_names
 from transfer.report.charts import STYLE, as_svg, new_axes
 from transfer.report.published import STAGES
 from transfer.report.result_charts import (
-    COLOURS,
+    COLORS,
     STYLES,
     Line,
-    colour_of,
+    color_of,
     draw_legend,
     legend_lines,
     limits,
@@ -34,7 +34,7 @@ _LETTERS = 26
 class Look(NamedTuple):
     """How a variant is drawn, in all charts."""
 
-    colour: str
+    color: str
     style: int
 
 
@@ -56,7 +56,7 @@ def looks(found: Findings) -> dict[str, Look]:
         kind = columns[0].first.network.kind if columns else "pretrained"
         rank = met.get(kind, 0)
         met[kind] = rank + 1
-        shown[variant] = Look(colour_of(kind, rank), rank // len(COLOURS.get(kind, COLOURS["published"])))
+        shown[variant] = Look(color_of(kind, rank), rank // len(COLORS.get(kind, COLORS["published"])))
     return shown
 
 
@@ -115,10 +115,10 @@ def cost(found: Findings, board: Board, drawn: Mapping[str, Look], anchor: str) 
         for took, point in points:
             (score,) = point.scores
             assert score is not None
-            face = point.colour if point.style == 0 else "white"
-            axes.vlines(took, 100 * score.low, 100 * score.high, color=point.colour, lw=1.6)
+            face = point.color if point.style == 0 else "white"
+            axes.vlines(took, 100 * score.low, 100 * score.high, color=point.color, lw=1.6)
             marker = STYLES[point.style % len(STYLES)][1]
-            axes.plot(took, 100 * score.value, marker, ms=6, mfc=face, color=point.colour, zorder=3)
+            axes.plot(took, 100 * score.value, marker, ms=6, mfc=face, color=point.color, zorder=3)
         most = max(took for took, _ in points)
         axes.set_xlim(-0.04 * most, 1.06 * most)
         axes.set_ylim(*limits(lines))

@@ -26,9 +26,9 @@ HEALTH = {
     "recall_common": "recall, common bins",
     "recall_rare": "recall, rare bins",
 }
-"""What a journal says of colours on pictures that are looked at, and how it is called."""
+"""What a journal says of colors on images that are looked at, and how it is called."""
 
-_USUAL_NEIGHBOURS = "k=20"
+_USUAL_NEIGHBORS = "k=20"
 
 
 class Line(NamedTuple):
@@ -38,7 +38,7 @@ class Line(NamedTuple):
     column: Column | None
     """Its results, a seed each; None if none is finished."""
     row: str
-    """The row that stands for it: the one that held-out pictures chose, or the board's rule."""
+    """The row that stands for it: the one that held-out images chose, or the board's rule."""
     missing: tuple[int, ...]
     """Seeds that are not finished."""
     gap: Gap | None
@@ -48,7 +48,7 @@ class Line(NamedTuple):
 
     @property
     def number(self) -> Number | None:
-        """Its number: mean over seeds, interval over test pictures, deviation over seeds."""
+        """Its number: mean over seeds, interval over test images, deviation over seeds."""
         return self.column.cells[self.row] if self.column else None
 
 
@@ -73,19 +73,19 @@ class Cost(NamedTuple):
 
     seconds: float
     steps: int
-    pictures: int
+    images: int
     device: str
 
 
 class Health(NamedTuple):
-    """What a variant's colours were like when its trainings looked at them last."""
+    """What a variant's colors were like when its trainings looked at them last."""
 
     values: dict[str, tuple[float, float | None]]
     """By key of ``HEALTH``: mean over seeds, and deviation over them, None of one."""
     step: int
     seeds: int
     held_out: int
-    """How many pictures were looked at that are never trained on; 0 if it were some of those of training."""
+    """How many images were looked at that are never trained on; 0 if it were some of those of training."""
 
 
 class Missing(NamedTuple):
@@ -101,13 +101,13 @@ class Findings:
 
     plan: Plan
     boards: tuple[Board, ...]
-    """One for each evaluation but those of colours."""
+    """One for each evaluation but those of colors."""
     costs: dict[str, Cost]
     """By variant, of those that are pretrained."""
     tests: int
     """How many gaps Holm's correction is for."""
     health: dict[str, Health]
-    """By variant, of those that learn to colour."""
+    """By variant, of those that learn to color."""
     missing: tuple[Missing, ...]
     remarks: tuple[str, ...] = ()
     """Which finished runs count neither in costs nor in health, or not in costs, and why."""
@@ -188,7 +188,7 @@ def _board(plan: Plan, shelf: Shelf, evaluation: str) -> Board:
         error, columns, rows = str(stop), {}, {}
     if columns:
         chosen = not asked and all(column.best for column in columns.values())
-        rule = "chosen on held-out training pictures" if chosen else _said(asked, rows)
+        rule = "chosen on held-out training images" if chosen else _said(asked, rows)
     lines = []
     for variant in there:
         against = plan.against.get(variant, "")
@@ -219,7 +219,7 @@ def row_of(column: Column, asked: str) -> str:
     if column.best is not None:
         return column.best
     last = [row for row in column.first.rows if row.stage == column.first.rows[-1].stage]
-    usual = [row for row in last if row.variant == _USUAL_NEIGHBOURS]
+    usual = [row for row in last if row.variant == _USUAL_NEIGHBORS]
     return (usual or last)[0].name
 
 
@@ -240,7 +240,7 @@ class _Run(NamedTuple):
 
     @property
     def batch(self) -> int:
-        """Pictures a step."""
+        """Images a step."""
         return int(self.settings["training"]["batch_size"])
 
     @property
@@ -258,7 +258,7 @@ def _runs(plan: Plan, shelf: Shelf) -> tuple[list[_Run], list[str]]:
             settings = run_settings(run, {"training.batch_size": int, "objective.name": str})
             found.append(_Run(cell, settings, read_journal(run)))
         except UserError as error:
-            remarks.append(f"without minutes and colour health of {cell.name}: {error}")
+            remarks.append(f"without minutes and color health of {cell.name}: {error}")
     silent = [run.cell.name for run in found if not run.seconds]
     if silent:
         remarks.append(f"without minutes of {', '.join(silent)}: no journal there, or none that tells the speed")

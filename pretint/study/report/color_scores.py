@@ -1,7 +1,7 @@
-"""The colours of a study's variants: the scores of all that colour on the same pictures, seeds joined.
+"""The colors of a study's variants: the scores of all that color on the same images, seeds joined.
 
-They need the networks and the pictures. What was found is kept in the study's folder, so that it is made anew only when
-more is finished, and can still be shown when the pictures are gone.
+They need the networks and the images. What was found is kept in the study's folder, so that it is made anew only when
+more is finished, and can still be shown when the images are gone.
 """
 
 import json
@@ -22,13 +22,13 @@ from transfer.bootstrap import Estimate
 
 MEASURE = "auc_balanced"
 """The one that stands in a study's table."""
-KEPT = "colours.json"
-_SCORES = "scores"  # a folder in the study's: what is known of each picture by those that are no run
-_FORMAT = "pretint study colours 1"
+KEPT = "colors.json"
+_SCORES = "scores"  # a folder in the study's: what is known of each image by those that are no run
+_FORMAT = "pretint study colors 1"
 
 
-class Colours(NamedTuple):
-    """What all variants that colour scored by one evaluation."""
+class Colors(NamedTuple):
+    """What all variants that color scored by one evaluation."""
 
     evaluation: str
     scores: Scores | None
@@ -63,8 +63,8 @@ class Colours(NamedTuple):
         return f"{self.metric.title}, {whole}, {self.metric.about.removeprefix('the same, ')}; {self.scores.title}"
 
 
-def colours(plan: Plan, shelf: Shelf, folder: Path) -> tuple[Colours, ...]:
-    """The scores of every evaluation of colours, as far as they can be had.
+def colors(plan: Plan, shelf: Shelf, folder: Path) -> tuple[Colors, ...]:
+    """The scores of every evaluation of colors, as far as they can be had.
 
     Args:
         plan: its cells.
@@ -80,7 +80,7 @@ def colours(plan: Plan, shelf: Shelf, folder: Path) -> tuple[Colours, ...]:
         of = [against, {variant: [[cell.seed, cell.key] for cell in cells] for variant, cells in finished.items()}]
         remark = ""
         if not finished:
-            found.append(Colours(name, None, "nothing is finished", {}))
+            found.append(Colors(name, None, "nothing is finished", {}))
             continue
         if _known(name, kept.get(name), "") is None or kept[name]["of"] != of:
             try:
@@ -89,7 +89,7 @@ def colours(plan: Plan, shelf: Shelf, folder: Path) -> tuple[Colours, ...]:
                 write_atomically(folder / KEPT, json.dumps({"format": _FORMAT, "evaluations": kept}).encode())
             except UserError as error:
                 remark = str(error)
-        found.append(_known(name, kept.get(name), remark) or Colours(name, None, f"cannot be scored: {remark}", {}))
+        found.append(_known(name, kept.get(name), remark) or Colors(name, None, f"cannot be scored: {remark}", {}))
     return tuple(found)
 
 
@@ -102,7 +102,7 @@ def _finished(plan: Plan, shelf: Shelf, evaluation: str) -> dict[str, list[Cell]
 
 
 def _compared_with(plan: Plan, evaluation: str, variants: list[str]) -> str:
-    """The one that the study's file names; else the one that most are compared with, if it colours; else the first."""
+    """The one that the study's file names; else the one that most are compared with, if it colors; else the first."""
     asked = str(plan.evaluations[evaluation].get("against", ""))
     if asked in variants:
         return asked
@@ -129,8 +129,8 @@ def _read(file: Path) -> dict[str, Any]:
         return {}
 
 
-def _known(name: str, kept: Any, remark: str) -> Colours | None:
-    """The colours that the kept file holds, see ``Scores.json``; None if there are none, or they are damaged.
+def _known(name: str, kept: Any, remark: str) -> Colors | None:
+    """The colors that the kept file holds, see ``Scores.json``; None if there are none, or they are damaged.
 
     Args:
         name: of the evaluation.
@@ -153,7 +153,7 @@ def _known(name: str, kept: Any, remark: str) -> Colours | None:
             Path(),
         )
         again = f"these are of an earlier time, as they cannot be scored anew: {remark}" if remark else ""
-        return Colours(name, scores, again, seeds)
+        return Colors(name, scores, again, seeds)
     except (KeyError, IndexError, TypeError, ValueError, AttributeError):
         return None
 

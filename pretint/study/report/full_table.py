@@ -51,7 +51,7 @@ def full_sheet(found: Findings, board: Board) -> Sheet | None:
     grid = Grid(corner, tuple(line.variant for line in lines), rows, "variant")
     if table:
         grid = _with_published(grid, [_published_stage(lines, name) for name in names], lines, table)
-    title = f"{board.evaluation}, every row: {MEASURES[first.metric]} on {first.n_test:,} test pictures, %"
+    title = f"{board.evaluation}, every row: {MEASURES[first.metric]} on {first.n_test:,} test images, %"
     return Sheet(title, grid, tuple(_footer(board, lines, names, table)))
 
 

@@ -10,19 +10,19 @@ import yaml
 from pretint.study.plan import PRETRAIN, call_of
 from pretint.study.report import charts
 from pretint.study.report.collect import HEALTH, Board, Findings, Line
-from pretint.study.report.color_scores import Colours
+from pretint.study.report.color_scores import Colors
 from pretint.study.report.figures import Figures
 from pretint.study.report.full_table import board_line, cited, full_sheet, published_of
-from pretint.study.report.tables import best_of, colour_number, minutes, p_text, took
+from pretint.study.report.tables import best_of, color_number, minutes, p_text, took
 from transfer.bootstrap import MEASURES, Estimate
 from transfer.layout import Cell, Number
-from transfer.report.images import picture
+from transfer.report.images import image
 from transfer.report.render import rendered
 from transfer.report.result_facts import facts, made
 from transfer.table import Network, Section
 
 _TEMPLATE = Path(__file__).with_name("study.html.jinja")
-_HEAVY = 1_200_000  # bytes of the sheet of pictures
+_HEAVY = 1_200_000  # bytes of the sheet of images
 _SURE = 0.05
 
 
@@ -47,18 +47,18 @@ class Shown(NamedTuple):
     """What is missing."""
 
 
-def page(folder: Path, found: Findings, colours: Sequence[Colours], figures: Figures) -> bytes:
+def page(folder: Path, found: Findings, colors: Sequence[Colors], figures: Figures) -> bytes:
     """The page.
 
     Args:
         folder: of the study.
         found: what its cells say.
-        colours: the joint scores of colours.
-        figures: sample pictures.
+        colors: the joint scores of colors.
+        figures: sample images.
     """
     plan = found.plan
     drawn = charts.looks(found)
-    scored = [one for one in colours if one.metric]
+    scored = [one for one in colors if one.metric]
     return rendered(
         _TEMPLATE,
         name=folder.resolve().name,
@@ -69,13 +69,13 @@ def page(folder: Path, found: Findings, colours: Sequence[Colours], figures: Fig
         best=_headline(found),
         tests=found.tests,
         sure=_SURE,
-        header=[*((board.evaluation, _of(board)) for board in found.boards), *map(_of_colours, scored)],
+        header=[*((board.evaluation, _of(board)) for board in found.boards), *map(_of_colors, scored)],
         rows=[_row(found, variant, scored) for variant in found.variants],
-        keys={variant: look.colour for variant, look in drawn.items()},
+        keys={variant: look.color for variant, look in drawn.items()},
         boards=[_board(found, board, drawn, f"evaluation-{at}") for at, board in enumerate(found.boards, 1)],
-        colours=[_coloured(one) for one in colours],
+        colors=[_colored(one) for one in colors],
         figures=figures,
-        picture=picture(figures.file, _HEAVY) if figures.file else None,
+        image=image(figures.file, _HEAVY) if figures.file else None,
         health_names=[HEALTH[key] for key in HEALTH if any(key in one.values for one in found.health.values())],
         health=_health(found),
         costs={variant: found.costs[variant] for variant in found.variants if variant in found.costs},
@@ -110,10 +110,10 @@ def _headline(found: Findings) -> dict[str, Any] | None:
     return None
 
 
-def _row(found: Findings, variant: str, scored: Sequence[Colours]) -> dict[str, Any]:
+def _row(found: Findings, variant: str, scored: Sequence[Colors]) -> dict[str, Any]:
     cells = [_cell(found, board, variant) for board in found.boards]
     for one in scored:
-        cells.append(Shown(colour_number(found, one, variant), "", _colour_difference(one, variant), ""))
+        cells.append(Shown(color_number(found, one, variant), "", _color_difference(one, variant), ""))
     cost = found.costs.get(variant)
     return {"variant": variant, "cells": cells, "minutes": minutes(cost.seconds) if cost else ""}
 
@@ -138,7 +138,7 @@ def _difference(found: Findings, line: Line) -> Difference | None:
     return Difference(number, found.plan.against[line.variant], p_text(line.adjusted), sure, over)
 
 
-def _colour_difference(one: Colours, variant: str) -> Difference | None:
+def _color_difference(one: Colors, variant: str) -> Difference | None:
     line, metric = one.line(variant), one.metric
     gap: Estimate | None = line.differences.get(metric.key) if line and metric else None
     if gap is None or metric is None:
@@ -152,7 +152,7 @@ def _of(board: Board) -> str:
     return f"{MEASURES[first.metric]}, %" if first else ""
 
 
-def _of_colours(one: Colours) -> tuple[str, str]:
+def _of_colors(one: Colors) -> tuple[str, str]:
     assert one.metric
     return one.evaluation, f"{one.metric.title}, %"
 
@@ -178,7 +178,7 @@ def _board(found: Findings, board: Board, drawn: dict[str, charts.Look], anchor:
     }
 
 
-def _coloured(one: Colours) -> dict[str, Any]:
+def _colored(one: Colors) -> dict[str, Any]:
     return {
         "name": one.evaluation,
         "remark": one.remark,

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from pretext.escape import csv_text
 from pretint.study.report.collect import HEALTH, Board, Findings, Line
-from pretint.study.report.color_scores import Colours
+from pretint.study.report.color_scores import Colors
 from pretint.study.report.full_table import board_line, full_sheet
 from transfer.bootstrap import MEASURES
 from transfer.columns import Column
@@ -27,26 +27,26 @@ class Sheets(NamedTuple):
     """What all variants are worth, and what each differs by from the one that it is compared with."""
     full: list[Sheet]
     """Every row of every evaluation; what was looked at besides; what it took."""
-    colours: list[Sheet]
+    colors: list[Sheet]
 
     @property
     def brief(self) -> list[Sheet]:
         """What the terminal shows."""
-        return self.results + self.colours
+        return self.results + self.colors
 
     @property
     def all(self) -> list[Sheet]:
         """What files hold."""
-        return self.results + self.full + self.colours
+        return self.results + self.full + self.colors
 
 
-def sheets(found: Findings, colours: Sequence[Colours] = ()) -> Sheets:
+def sheets(found: Findings, colors: Sequence[Colors] = ()) -> Sheets:
     """What is known, as tables."""
     full = [*(full_sheet(found, board) for board in found.boards), _health(found), took(found)]
     return Sheets(
-        [sheet for sheet in (_main(found, colours), _differences(found)) if sheet],
+        [sheet for sheet in (_main(found, colors), _differences(found)) if sheet],
         [sheet for sheet in full if sheet],
-        [sheet for one in colours if one.scores for sheet in one.scores.sheets],
+        [sheet for one in colors if one.scores for sheet in one.scores.sheets],
     )
 
 
@@ -56,20 +56,20 @@ def best_of(board: Board) -> str:
     return max(there, key=there.__getitem__) if len(there) > 1 else ""
 
 
-def best_coloured(found: Findings, colours: Colours) -> str:
+def best_colored(found: Findings, colors: Colors) -> str:
     """The variant that scored best."""
     there = {
-        v: line.scores[colours.metric.key].value for v in found.variants if colours.metric and (line := colours.line(v))
+        v: line.scores[colors.metric.key].value for v in found.variants if colors.metric and (line := colors.line(v))
     }
     return max(there, key=there.__getitem__) if len(there) > 1 else ""
 
 
-def colour_number(found: Findings, colours: Colours, variant: str) -> Number | None:
-    """What stands for a variant's colours in the study's table."""
-    line, metric = colours.line(variant), colours.metric
+def color_number(found: Findings, colors: Colors, variant: str) -> Number | None:
+    """What stands for a variant's colors in the study's table."""
+    line, metric = colors.line(variant), colors.metric
     if line is None or metric is None or metric.key not in line.scores:
         return None
-    best = variant == best_coloured(found, colours)
+    best = variant == best_colored(found, colors)
     return Number(line.scores[metric.key], line.spreads.get(metric.key), best, False, metric.scale, metric.digits)
 
 
@@ -85,9 +85,9 @@ def minutes(seconds: float) -> str:
     return f"{seconds / 60:.1f}" if seconds < 6000 else f"{seconds / 60:,.0f}"
 
 
-def _main(found: Findings, colours: Sequence[Colours]) -> Sheet:
+def _main(found: Findings, colors: Sequence[Colors]) -> Sheet:
     boards = found.boards
-    scored = [one for one in colours if one.metric]
+    scored = [one for one in colors if one.metric]
     best = {board.evaluation: best_of(board) for board in boards}
     rows = []
     for variant in found.variants:
@@ -98,13 +98,13 @@ def _main(found: Findings, colours: Sequence[Colours]) -> Sheet:
             bold = best[board.evaluation] == variant
             missing = "missing" if line and not board.error else ""
             cells.append(Number(number.score, number.over_seeds, bold) if number else missing)
-        cells += [colour_number(found, one, variant) or "" for one in scored]
+        cells += [color_number(found, one, variant) or "" for one in scored]
         cost = found.costs.get(variant)
         rows.append((variant, (*cells, minutes(cost.seconds) if cost else "")))
     names = [board.evaluation for board in boards]
     names += [f"{one.evaluation}\n{one.metric.title}" for one in scored if one.metric]
     grid = Grid("variant", (*names, "minutes"), tuple(rows), "evaluation")
-    return Sheet(found.plan.about or "study", grid, tuple(_footer(found, colours)))
+    return Sheet(found.plan.about or "study", grid, tuple(_footer(found, colors)))
 
 
 def _differences(found: Findings) -> Sheet | None:
@@ -117,7 +117,7 @@ def _differences(found: Findings) -> Sheet | None:
             rows.append((f"{variant} - {found.plan.against[variant]}", cells))
     if not rows:
         return None
-    about = ["[..]: 95% interval of the paired difference, on the same test pictures"]
+    about = ["[..]: 95% interval of the paired difference, on the same test images"]
     for board in boards:
         gaps = [(line, line.gap) for line in board.lines if line.gap]
         told = [f"{line.variant} {p_text(line.adjusted)}" for line, _ in gaps if line.adjusted is not None]
@@ -146,7 +146,7 @@ def _health(found: Findings) -> Sheet | None:
         "at the last look of training, mean over seeds; +-: standard deviation over seeds",
         "loss: compare only where the objective is the same",
     )
-    return Sheet("colour health", Grid("variant", tuple(HEALTH[key] for key in keys), rows, "measure"), about)
+    return Sheet("color health", Grid("variant", tuple(HEALTH[key] for key in keys), rows, "measure"), about)
 
 
 def took(found: Findings) -> Sheet | None:
@@ -176,7 +176,7 @@ def _spread(value: tuple[float, float | None] | None) -> str:
     return f"{value[0]:.3f}" + (f" +-{value[1]:.3f}" if value[1] is not None else "")
 
 
-def _footer(found: Findings, colours: Sequence[Colours]) -> Iterator[str]:
+def _footer(found: Findings, colors: Sequence[Colors]) -> Iterator[str]:
     boards = [board for board in found.boards if board.first]
     for board in found.boards:
         if board.error:
@@ -186,11 +186,11 @@ def _footer(found: Findings, colours: Sequence[Colours]) -> Iterator[str]:
         assert first is not None
         yield (
             f"{board.evaluation}: protocol {first.protocol}, {MEASURES[first.metric]}, %, on {first.n_test:,} test "
-            f"pictures of {first.test}; row: {board.rule}"
+            f"images of {first.test}; row: {board.rule}"
         )
         chosen = [f"{line.variant} {line.row}" for line in board.lines if line.column]
         yield f"{board.evaluation}, rows shown: {', '.join(chosen)}"
-    for one in colours:
+    for one in colors:
         if one.about:
             yield f"{one.evaluation}: {one.about}"
         if one.remark:
@@ -201,17 +201,17 @@ def _footer(found: Findings, colours: Sequence[Colours]) -> Iterator[str]:
         yield f"missing: {', '.join(names)}: {reason}"
     yield from found.remarks
     for variant, cost in found.costs.items():
-        yield f"{variant}: {cost.steps:,} steps, {cost.pictures:,} pictures, {cost.device}"
+        yield f"{variant}: {cost.steps:,} steps, {cost.images:,} images, {cost.device}"
 
 
-def csv_of(found: Findings, colours: Sequence[Colours] = ()) -> str:
+def csv_of(found: Findings, colors: Sequence[Colors] = ()) -> str:
     """A line for each number: all rows of all variants; the rows that are shown with their differences. No percent."""
     lines: list[dict[str, object]] = []
     for board in found.boards:
         for line in board.lines:
             if line.column:
                 lines += _records(found, board, line, line.column)
-    for one in colours:
+    for one in colors:
         for variant in found.variants:
             line_ = one.line(variant)
             for key, score in line_.scores.items() if line_ and one.scores else ():

@@ -9,7 +9,7 @@ from pretext.files import write_atomically
 from pretint.study.cells import Shelf
 from pretint.study.plan import read_plan
 from pretint.study.report.collect import Findings, gather
-from pretint.study.report.color_scores import colours
+from pretint.study.report.color_scores import colors
 from pretint.study.report.figures import figures
 from pretint.study.report.page import page
 from pretint.study.report.tables import Sheets, csv_of, sheets
@@ -18,7 +18,7 @@ from transfer.layout import WIDTH
 
 
 def findings(folder: Path) -> Findings:
-    """What is known of the study in a folder, but for its colours.
+    """What is known of the study in a folder, but for its colors.
 
     Raises:
         UserError: there is none.
@@ -44,13 +44,13 @@ def write_study_report(folder: Path) -> Written:
         UserError: there is no study, or its report cannot be written.
     """
     found, shelf = findings(folder), Shelf(folder.parent)
-    coloured = colours(found.plan, shelf, folder)
-    shown = sheets(found, coloured)
+    colored = colors(found.plan, shelf, folder)
+    shown = sheets(found, colored)
     texts = {
-        "html": page(folder, found, coloured, figures(found.plan, shelf, folder)),
+        "html": page(folder, found, colored, figures(found.plan, shelf, folder)),
         "md": "\n".join(sheet.markdown() for sheet in shown.all).encode(),
         "tex": "\n".join(sheet.latex() for sheet in shown.all).encode(),
-        "csv": csv_of(found, coloured).encode(),
+        "csv": csv_of(found, colored).encode(),
     }
     files = [folder / f"report.{ending}" for ending in texts]
     for file, text in zip(files, texts.values(), strict=True):

@@ -47,7 +47,7 @@ def test_fifty_slow_senders_keep_nobody_waiting(model: Path, tmp_path: Path) -> 
             began = time.monotonic()
             uploaded = page.ask("/photographs", file_of(photograph(300, 200)))
             assert uploaded.status == 201
-            colored = page.post(f"/photographs/{uploaded.json['photograph']}/coloured", LOOK)
+            colored = page.post(f"/photographs/{uploaded.json['photograph']}/colored", LOOK)
             seconds = time.monotonic() - began
         finally:
             ended.set()

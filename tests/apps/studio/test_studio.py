@@ -18,9 +18,9 @@ from pretext.errors import UserError
 from pretint.apps.studio.pages import studio_app
 from pretint.apps.studio.photographs import Table
 from pretint.apps.studio.serve import StudioSettings
-from pretint.colorization.job import colorize_picture
-from pretint.colorization.methods.reference import reference_colourist
-from pretint.colorization.networks import NetworkColourist, open_network
+from pretint.colorization.job import colorize_image
+from pretint.colorization.methods.reference import reference_colorist
+from pretint.colorization.networks import NetworkColorist, open_network
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, FileChooser, FilePayload, Page, Route
@@ -30,7 +30,7 @@ LOOK = {"temperature": 0.38, "saturation": 1}
 
 
 @pytest.fixture(scope="module")
-def painters(tmp_path_factory: pytest.TempPathFactory) -> dict[str, NetworkColourist]:
+def painters(tmp_path_factory: pytest.TempPathFactory) -> dict[str, NetworkColorist]:
     folder = tmp_path_factory.mktemp("models")
     return {
         "tiny": open_network(checkpoint(folder / "tiny.pt"), "cpu", 48),
@@ -39,36 +39,36 @@ def painters(tmp_path_factory: pytest.TempPathFactory) -> dict[str, NetworkColou
 
 
 @pytest.fixture
-def studio(painters: dict[str, NetworkColourist]) -> Iterator[Site]:
+def studio(painters: dict[str, NetworkColorist]) -> Iterator[Site]:
     table = Table(painters["tiny"], "tiny", 1_000_000)
     with serving(lambda address: studio_app(table, 1, {"localhost"})) as site:
         yield site
 
 
 @pytest.fixture
-def hinted(painters: dict[str, NetworkColourist]) -> Iterator[Site]:
+def hinted(painters: dict[str, NetworkColorist]) -> Iterator[Site]:
     table = Table(painters["siggraph17"], "siggraph17", 1_000_000)
     with serving(lambda address: studio_app(table, 1, {"localhost"})) as site:
         yield site
 
 
-def upload(picture: Image.Image | bytes, name: str = "mine.png") -> "FilePayload":
+def upload(image: Image.Image | bytes, name: str = "mine.png") -> "FilePayload":
     return {
         "name": name,
         "mimeType": "image/png",
-        "buffer": picture if isinstance(picture, bytes) else file_of(picture),
+        "buffer": image if isinstance(image, bytes) else file_of(image),
     }
 
 
-def opened(page: "Page", site: Site, picture: Image.Image, name: str = "mine.png") -> None:
+def opened(page: "Page", site: Site, image: Image.Image, name: str = "mine.png") -> None:
     page.goto(site.address)
-    page.get_by_label("Choose a photograph").set_input_files(upload(picture, name))
-    page.locator("#coloured").wait_for()
+    page.get_by_label("Choose a photograph").set_input_files(upload(image, name))
+    page.locator("#colored").wait_for()
 
 
 def shown(page: "Page") -> str:
-    """The pixels of the coloured picture on the page."""
-    levels = page.locator("#coloured").evaluate(
+    """The pixels of the colored image on the page."""
+    levels = page.locator("#colored").evaluate(
         """async image => {
             for (let tries = 0; tries < 100; tries++) {
                 try { await image.decode(); break; }
@@ -99,14 +99,14 @@ def changed(page: "Page", *before: str) -> str:
     return shows(page, lambda now: now not in before)
 
 
-def test_what_is_asked_for_is_what_is_painted(studio: Site, painters: dict[str, NetworkColourist]) -> None:
-    picture = photograph(200, 150)
-    laid = studio.ask("/photographs", file_of(picture), content_type="application/octet-stream")
+def test_what_is_asked_for_is_what_is_painted(studio: Site, painters: dict[str, NetworkColorist]) -> None:
+    image = photograph(200, 150)
+    laid = studio.ask("/photographs", file_of(image), content_type="application/octet-stream")
     assert laid.status == 201 and (laid.json["width"], laid.json["height"]) == (200, 150)
     place = f"/photographs/{laid.json['photograph']}"
-    full = studio.post(f"{place}/coloured", {**LOOK, "full": True, "format": "png"})
+    full = studio.post(f"{place}/colored", {**LOOK, "full": True, "format": "png"})
     assert full.headers["content-type"] == "image/png" and full.headers["cache-control"] == "no-store"
-    expected = colorize_picture(painters["tiny"], picture)
+    expected = colorize_image(painters["tiny"], image)
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(full.body))), np.asarray(expected))
     gray = np.asarray(Image.open(io.BytesIO(studio.ask(f"{place}/gray").body)).convert("RGB")).astype(int)
     assert np.ptp(gray, axis=2).max() <= 3
@@ -123,17 +123,17 @@ def test_what_is_asked_for_is_what_is_painted(studio: Site, painters: dict[str, 
         {"temperature": 0.4, "saturation": True},
         {**LOOK, "hints": {}},
         {**LOOK, "hints": [1]},
-        {**LOOK, "hints": [{"x": 2, "y": 0, "radius": 0, "colour": "#000000"}]},
-        {**LOOK, "hints": [{"x": 0, "y": 0, "radius": 0, "colour": "red"}]},
-        {**LOOK, "hints": [{"x": 0, "y": 0, "radius": 0, "colour": "#000000"}] * 201},
+        {**LOOK, "hints": [{"x": 2, "y": 0, "radius": 0, "color": "#000000"}]},
+        {**LOOK, "hints": [{"x": 0, "y": 0, "radius": 0, "color": "red"}]},
+        {**LOOK, "hints": [{"x": 0, "y": 0, "radius": 0, "color": "#000000"}] * 201},
     ],
 )
 def test_what_no_page_of_ours_asks(studio: Site, wrong: object) -> None:
     identity = studio.ask("/photographs", file_of(photograph())).json["photograph"]
-    refused = studio.post(f"/photographs/{identity}/coloured", wrong)
+    refused = studio.post(f"/photographs/{identity}/colored", wrong)
     assert refused.status == 400 and "\n" not in refused.json["problem"]
     for text in (b"", b"{", b'{"temperature": NaN, "saturation": 1}'):
-        assert studio.ask(f"/photographs/{identity}/coloured", text).status == 400
+        assert studio.ask(f"/photographs/{identity}/colored", text).status == 400
 
 
 def test_uploads_are_bounded_and_only_ours(studio: Site) -> None:
@@ -144,18 +144,18 @@ def test_uploads_are_bounded_and_only_ours(studio: Site) -> None:
     data = file_of(photograph())
     assert studio.ask("/photographs", data, origin="http://evil.example").status == 403
     assert studio.ask("/photographs", data, host="evil.example").status == 421
-    gone = studio.post("/photographs/unknown/coloured", LOOK)
+    gone = studio.post("/photographs/unknown/colored", LOOK)
     assert gone.status == 422 and "put away" in gone.json["problem"]
     assert studio.ask("/photographs/..%2f..%2fetc%2fpasswd/gray").status in (404, 422)
-    hints = [{"x": 0, "y": 0, "radius": 0, "colour": "#000000"}]
+    hints = [{"x": 0, "y": 0, "radius": 0, "color": "#000000"}]
     identity = studio.ask("/photographs", data).json["photograph"]
-    assert "no hints" in studio.post(f"/photographs/{identity}/coloured", {**LOOK, "hints": hints}).json["problem"]
+    assert "no hints" in studio.post(f"/photographs/{identity}/colored", {**LOOK, "hints": hints}).json["problem"]
 
 
-def test_open_slide_and_download(browser: "Browser", studio: Site, painters: dict[str, NetworkColourist]) -> None:
-    picture, name = photograph(300, 200), "<img src=x onerror=document.title='owned'>\"'ü漢.png"
+def test_open_slide_and_download(browser: "Browser", studio: Site, painters: dict[str, NetworkColorist]) -> None:
+    image, name = photograph(300, 200), "<img src=x onerror=document.title='owned'>\"'ü漢.png"
     with watched(browser, accept_downloads=True) as page:
-        opened(page, studio, picture, name)
+        opened(page, studio, image, name)
         assert page.title() == "Pretint studio" and page.locator("img[src=x]").count() == 0
         assert page.get_by_text("takes no hints").is_visible()
         before = shown(page)
@@ -164,26 +164,26 @@ def test_open_slide_and_download(browser: "Browser", studio: Site, painters: dic
         page.get_by_role("button", name="Back to the start").click()
         shows(page, lambda now: now == before != after)
         clip = "image => getComputedStyle(image).clipPath"
-        page.get_by_role("slider", name="From gray to colour").fill("30")
-        assert "70%" in page.locator("#coloured").evaluate(clip)
+        page.get_by_role("slider", name="From gray to color").fill("30")
+        assert "70%" in page.locator("#colored").evaluate(clip)
         page.get_by_role("slider", name="Saturation").fill("0.5")
         changed(page, before)
         with page.expect_download() as download:
             page.get_by_role("button", name="Download").click()
         file = download.value.path()
-        assert download.value.suggested_filename.endswith("-coloured.png")
-        expected = colorize_picture(painters["tiny"], picture, 0.5)
+        assert download.value.suggested_filename.endswith("-colored.png")
+        expected = colorize_image(painters["tiny"], image, 0.5)
         assert np.array_equal(np.asarray(Image.open(file)), np.asarray(expected)), "at full resolution"
 
 
-def test_a_reference_picture_and_back(browser: "Browser", studio: Site) -> None:
-    picture, other = photograph(300, 200), photograph(90, 70, seed=5)
+def test_a_reference_image_and_back(browser: "Browser", studio: Site) -> None:
+    image, other = photograph(300, 200), photograph(90, 70, seed=5)
     with watched(browser, accept_downloads=True) as page:
-        opened(page, studio, picture)
+        opened(page, studio, image)
         before = shown(page)
-        chosen = page.get_by_label("Choose a reference picture")
+        chosen = page.get_by_label("Choose a reference image")
         chosen.set_input_files(upload(Image.new("L", (30, 20), 90), "gray.png"))
-        page.get_by_role("alert").filter(has_text="The reference gray.png: has no colour").wait_for()
+        page.get_by_role("alert").filter(has_text="The reference gray.png: has no color").wait_for()
         assert not page.get_by_role("button", name="Without the reference").is_visible(), "it is not chosen"
         page.get_by_role("slider", name="Saturation").fill("0.5")
         changed(page, before)
@@ -192,11 +192,11 @@ def test_a_reference_picture_and_back(browser: "Browser", studio: Site) -> None:
         chosen.set_input_files(upload(other))
         referred = changed(page, before)
         chosen.set_input_files(upload(Image.new("L", (30, 20), 90), "gray.png"))
-        page.get_by_role("alert").filter(has_text="The reference gray.png: has no colour").wait_for()
+        page.get_by_role("alert").filter(has_text="The reference gray.png: has no color").wait_for()
         shows(page, lambda now: now == referred)
         with page.expect_download() as download:
             page.get_by_role("button", name="Download").click()
-        expected = colorize_picture(reference_colourist(other), picture)
+        expected = colorize_image(reference_colorist(other), image)
         assert np.array_equal(np.asarray(Image.open(download.value.path())), np.asarray(expected))
         page.get_by_role("button", name="Without").click()
         shows(page, lambda now: now == before)
@@ -205,14 +205,14 @@ def test_a_reference_picture_and_back(browser: "Browser", studio: Site) -> None:
 @pytest.mark.parametrize(
     ("data", "line"),
     [
-        (b"no picture at all", "not a picture"),
+        (b"no image at all", "not an image"),
         (b"", "empty file"),
         (file_of(photograph())[:200], "truncated"),
         (b"x" * 1_000_001, "at most 1 MB"),
         (file_of(Image.new("1", (2000, 2000))), "has 4 megapixels"),
     ],
 )
-def test_an_upload_that_is_no_picture_is_a_line(browser: "Browser", studio: Site, data: bytes, line: str) -> None:
+def test_an_upload_that_is_no_image_is_a_line(browser: "Browser", studio: Site, data: bytes, line: str) -> None:
     with watched(browser) as page:
         page.goto(studio.address)
         chosen = page.get_by_label("Choose a photograph")
@@ -220,7 +220,7 @@ def test_an_upload_that_is_no_picture_is_a_line(browser: "Browser", studio: Site
         page.get_by_role("alert").filter(has_text=line).wait_for()
         assert page.get_by_text("Drop a photograph here").is_visible()
         chosen.set_input_files(upload(photograph()))  # and the page goes on
-        page.locator("#coloured").wait_for()
+        page.locator("#colored").wait_for()
         assert not page.get_by_role("alert").text_content()
 
 
@@ -241,14 +241,14 @@ def test_by_keyboard_alone(browser: "Browser", studio: Site) -> None:
                 break
             page.wait_for_timeout(50)
         choosers[0].set_files(upload(photograph()))
-        page.locator("#coloured").wait_for()
+        page.locator("#colored").wait_for()
         before, reached = shown(page), []
         for _ in range(9):
             page.keyboard.press("Tab")
             reached.append(page.evaluate("document.activeElement.id"))
             if reached[-1] == "reveal":
                 page.keyboard.press("Home")
-                assert "100%" in page.locator("#coloured").evaluate("image => getComputedStyle(image).clipPath")
+                assert "100%" in page.locator("#colored").evaluate("image => getComputedStyle(image).clipPath")
             if reached[-1] == "temperature":
                 page.keyboard.press("End")
                 changed(page, before)
@@ -262,7 +262,7 @@ def test_by_keyboard_alone(browser: "Browser", studio: Site) -> None:
 def test_hints_by_click_and_by_keys(browser: "Browser", hinted: Site) -> None:
     with watched(browser) as page:
         sent: list[dict[str, object]] = []
-        page.on("request", lambda one: sent.append(json.loads(one.post_data or "")) if "coloured" in one.url else None)
+        page.on("request", lambda one: sent.append(json.loads(one.post_data or "")) if "colored" in one.url else None)
         opened(page, hinted, photograph(300, 200))
         assert page.get_by_role("slider", name="Temperature").is_disabled()
         before = shown(page)
@@ -273,7 +273,7 @@ def test_hints_by_click_and_by_keys(browser: "Browser", hinted: Site) -> None:
         with_one = changed(page, before)
         (hint,) = sent[-1]["hints"]  # type: ignore[misc]
         assert hint["x"] == pytest.approx(0.25, abs=0.01) and hint["y"] == pytest.approx(0.5, abs=0.01)
-        assert hint["colour"] == "#b23a3a"
+        assert hint["color"] == "#b23a3a"
         page.get_by_role("button", name="Add in the middle").focus()
         page.keyboard.press("Enter")
         page.get_by_text("Hint 2", exact=True).wait_for()
@@ -296,7 +296,7 @@ def test_swatches_by_arrow_keys(browser: "Browser", hinted: Site) -> None:
         sky.focus()
         page.keyboard.press("ArrowRight")
         assert page.get_by_role("radio", name="sea").is_checked() and not sky.is_checked()
-        assert page.get_by_label("Another colour").input_value() == "#3f7f8c"
+        assert page.get_by_label("Another color").input_value() == "#3f7f8c"
 
 
 def test_hints_do_not_count_while_there_is_a_reference(browser: "Browser", hinted: Site) -> None:
@@ -305,8 +305,8 @@ def test_hints_do_not_count_while_there_is_a_reference(browser: "Browser", hinte
         page.locator("#sheet").click(position={"x": 2, "y": 2})
         mark = page.locator(".mark")
         sheet, box = page.locator("#sheet").bounding_box(), mark.bounding_box()
-        assert sheet and box and box["x"] >= sheet["x"] and box["y"] >= sheet["y"], "inside the picture"
-        page.get_by_label("Choose a reference picture").set_input_files(upload(photograph(90, 70, seed=5)))
+        assert sheet and box and box["x"] >= sheet["x"] and box["y"] >= sheet["y"], "inside the image"
+        page.get_by_label("Choose a reference image").set_input_files(upload(photograph(90, 70, seed=5)))
         page.get_by_text("They do not count").wait_for()
         assert not mark.is_visible() and page.get_by_role("button", name="Add in the middle").is_disabled()
         page.locator("#sheet").click(position={"x": 90, "y": 90})
@@ -323,7 +323,7 @@ def test_a_drag_that_the_system_cancels_ends(browser: "Browser", hinted: Site) -
         page.mouse.move(box["x"] + 12, box["y"] + 12)
         page.mouse.down()
         page.mouse.move(box["x"] + 62, box["y"] + 12)
-        page.locator(".mark").evaluate("mark => mark.releasePointerCapture(1)")  # as a cancelled pointer does
+        page.locator(".mark").evaluate("mark => mark.releasePointerCapture(1)")  # as a canceled pointer does
         page.mouse.move(box["x"] + 65, box["y"] + 12)
         there = page.locator(".mark").bounding_box()
         page.mouse.move(box["x"] + 70, box["y"] + 12)
@@ -356,7 +356,7 @@ def test_of_two_photographs_the_later_one_is_opened(browser: "Browser", studio: 
         page.get_by_role("slider", name="Saturation").fill("0.5")
         page.wait_for_function("document.getElementById('status').textContent === ''")
         assert page.get_by_text("All 90 \u00d7 60 pixels").is_visible()
-        assert page.locator("#coloured").evaluate("image => image.naturalWidth") == 90
+        assert page.locator("#colored").evaluate("image => image.naturalWidth") == 90
 
 
 def test_a_download_says_what_it_could_not_keep(browser: "Browser", studio: Site) -> None:
@@ -365,7 +365,7 @@ def test_a_download_says_what_it_could_not_keep(browser: "Browser", studio: Site
     with watched(browser, accept_downloads=True) as page:
         page.goto(studio.address)
         page.get_by_label("Choose a photograph").set_input_files(upload(buffer.getvalue()))
-        page.locator("#coloured").wait_for()
+        page.locator("#colored").wait_for()
         page.get_by_label("Format").select_option("jpeg")
         with page.expect_download():
             page.get_by_role("button", name="Download").click()
@@ -373,7 +373,7 @@ def test_a_download_says_what_it_could_not_keep(browser: "Browser", studio: Site
         assert not page.get_by_role("alert").text_content()
 
 
-def test_the_picture_stays_in_sight(browser: "Browser", hinted: Site) -> None:
+def test_the_image_stays_in_sight(browser: "Browser", hinted: Site) -> None:
     with watched(browser, viewport={"width": 1200, "height": 600}) as page:
         opened(page, hinted, photograph(300, 200))
         page.get_by_role("button", name="Download").scroll_into_view_if_needed()
@@ -399,7 +399,7 @@ def test_on_a_phone_nothing_sticks_out(browser: "Browser", hinted: Site) -> None
                 assert size and size["height"] >= 35, "large enough for a thumb"
 
 
-def test_a_stopped_studio_is_a_line_on_the_page(browser: "Browser", painters: dict[str, NetworkColourist]) -> None:
+def test_a_stopped_studio_is_a_line_on_the_page(browser: "Browser", painters: dict[str, NetworkColorist]) -> None:
     table = Table(painters["tiny"], "tiny", 1_000_000)
     with watched(browser) as page:
         with serving(lambda address: studio_app(table, 1, {"localhost"})) as site:

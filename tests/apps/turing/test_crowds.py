@@ -12,7 +12,7 @@ from urllib.parse import quote
 import pytest
 from browsing import Answered, Site, serving
 from launching import Launcher
-from studying import MakeStudy, wait_until_served, write_pictures
+from studying import MakeStudy, wait_until_served, write_images
 
 from pretint.apps.turing.pages import study_app
 from pretint.apps.turing.store import Store
@@ -74,7 +74,7 @@ class Participant:
             if not state["seen"]:
                 for side in ("first", "second"):
                     # Not asked for again: in another tab it may have been seen meanwhile.
-                    self.statuses.append(self.site.ask(f"{self.place}/picture/{trial}/{side}").status)
+                    self.statuses.append(self.site.ask(f"{self.place}/image/{trial}/{side}").status)
                 self.ask(f"{self.place}/seen", f'{{"trial": {trial}}}')
                 time.sleep(0.05)
             self.ask(f"{self.place}/answer", f'{{"trial": {trial}, "chosen": "first", "shown_ms": 50}}')
@@ -115,7 +115,7 @@ def test_a_class_behind_one_address_takes_part_at_once(study: Site, store: Store
 
 
 def test_a_study_that_is_started_again_loses_no_answer(launcher: Launcher, tmp_path: Path) -> None:
-    real, fake = write_pictures(tmp_path / "pictures", ["a", "b", "c", "d"], 1)
+    real, fake = write_images(tmp_path / "images", ["a", "b", "c", "d"], 1)
     words = ["--real", real, "--algorithm", f"one={fake}", "--practice", "0", "--trials", "4", "--size", "16"]
     first = launcher.start("turing", tmp_path / "study", "--port", "0", *words)
     site, link = wait_until_served(first)

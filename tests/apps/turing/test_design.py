@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from launching import Launcher
 from PIL import Image
-from studying import wait_until_served, write_pictures
+from studying import wait_until_served, write_images
 
 import pretint.cli
 from pretext.errors import UserError
@@ -34,7 +34,7 @@ def refused(folder: Path, asked: TuringSettings, *parts: str) -> None:
 
 @pytest.fixture
 def folders(tmp_path: Path) -> list[Path]:
-    return write_pictures(tmp_path / "pictures", ["a", "b", "c", "d"])
+    return write_images(tmp_path / "images", ["a", "b", "c", "d"])
 
 
 def test_pairs_go_by_name_whatever_the_ending(folders: list[Path]) -> None:
@@ -47,7 +47,7 @@ def test_pairs_go_by_name_whatever_the_ending(folders: list[Path]) -> None:
         Image.new("RGB", (9, 9)).save(fake / "of nothing.png")
     pairs = Pairs(folders[0], {"one": folders[1], "two": folders[2]})
     assert [pair.name for pair in pairs.pairs] == ["a.jpg", "b.jpg", "c.jpg", "d.jpg", "deep/x.y.webp"]
-    assert pairs.unused == 2, "the one that belongs to nothing, twice; the contact sheet is no picture"
+    assert pairs.unused == 2, "the one that belongs to nothing, twice; the contact sheet is no image"
     real, *fakes = pairs.encoded(pairs.pairs[0], 16)
     for index, fake in enumerate(fakes, start=1):
         assert np.asarray(Image.open(io.BytesIO(fake)))[..., index].min() == 255
@@ -56,8 +56,8 @@ def test_pairs_go_by_name_whatever_the_ending(folders: list[Path]) -> None:
 
 def test_what_is_served_has_one_size_whatever_it_shows() -> None:
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 200, 3), dtype=np.uint8))
-    pictures = [noise, noise.convert("L"), Image.new("RGB", (1, 900), "red"), Image.new("RGB", (20, 20))]
-    files = [served(picture, 64) for picture in pictures]
+    images = [noise, noise.convert("L"), Image.new("RGB", (1, 900), "red"), Image.new("RGB", (20, 20))]
+    files = [served(image, 64) for image in images]
     assert len({len(file) for file in files}) == 1
     assert {Image.open(io.BytesIO(file)).size for file in files} == {(64, 64)}
     assert {Image.open(io.BytesIO(file)).mode for file in files} == {"RGB"}
@@ -71,14 +71,14 @@ def test_every_mistake_is_a_line_and_leaves_no_study(folders: list[Path], tmp_pa
     refused(study, TuringSettings(), "no study yet", "--real")
     assert pretint.cli.main(["turing", str(study), "--results"]) == 2
     (folders[2] / "b.png").unlink()
-    refused(study, settings(folders), "1 of 4 real pictures have no coloured one of algorithm name 1", ": b")
+    refused(study, settings(folders), "1 of 4 real images have no colored one of algorithm name 1", ": b")
     refused(study, settings([folders[0], folders[0] / "a.jpg"]), "not a folder")
     Image.new("RGB", (48, 40)).save(folders[0] / "a.png")
     refused(study, settings(folders[:2]), "a.jpg and a.png have one name")
     assert not study.exists()
 
 
-def test_a_picture_that_shows_another_part_is_refused(folders: list[Path], tmp_path: Path) -> None:
+def test_a_image_that_shows_another_part_is_refused(folders: list[Path], tmp_path: Path) -> None:
     Image.new("RGB", (40, 40)).save(folders[1] / "c.png")
     refused(tmp_path / "study", settings(folders), "c.png", "another shape")
     assert not (tmp_path / "study" / FILE).exists()
@@ -91,7 +91,7 @@ def test_pairs_that_cannot_be_read_are_listed_until_too_few_are_left(folders: li
     (folders[1] / "b.png").write_bytes((folders[1] / "b.png").read_bytes()[:60])
     with opened_study(tmp_path / "study", settings(folders)) as (store, said):
         assert store.names == ["a.jpg", "c.jpg", "d.jpg"] and len(said) == 1 and "b.jpg" in said[0]
-    (folders[0] / "a.jpg").write_text("no picture")
+    (folders[0] / "a.jpg").write_text("no image")
     refused(tmp_path / "other", settings(folders), "2 pairs, and 3 trials")
     assert not (tmp_path / "other" / FILE).exists() and not list((tmp_path / "other").glob(".study*"))
 

@@ -56,9 +56,9 @@ def test_nothing_but_the_pixels_tells_real_from_fake(study: Study) -> None:
     told: dict[bool, list[dict[str, str]]] = {True: [], False: []}
     for trial in range(5):
         for side in ("first", "second"):
-            answered = study.ask(f"{place}/picture/{trial}/{side}")
+            answered = study.ask(f"{place}/image/{trial}/{side}")
             pixels = np.asarray(Image.open(io.BytesIO(answered.body)))
-            fake = pixels.reshape(-1, 3).min(0).max() == 255  # all of one colour, as only the fakes are
+            fake = pixels.reshape(-1, 3).min(0).max() == 255  # all of one color, as only the fakes are
             told[bool(fake)].append({name: value for name, value in answered.headers.items() if name != "date"})
         study.take(place, trial)
     assert [len(one) for one in told.values()] == [5, 5]
@@ -67,11 +67,11 @@ def test_nothing_but_the_pixels_tells_real_from_fake(study: Study) -> None:
     assert int(told[True][0]["content-length"]) > 32 * 32 * 3
 
 
-def test_pictures_are_there_from_shortly_before_they_are_shown_until_then(study: Study) -> None:
+def test_images_are_there_from_shortly_before_they_are_shown_until_then(study: Study) -> None:
     place = study.join()
 
     def there() -> list[int]:
-        return [trial for trial in range(6) if study.ask(f"{place}/picture/{trial}/first").status == 200]
+        return [trial for trial in range(6) if study.ask(f"{place}/image/{trial}/first").status == 200]
 
     assert there() == [0, 1, 2]
     study.post(f"{place}/seen", {"trial": 0})
@@ -141,17 +141,17 @@ def test_numbers_that_json_has_not(study: Study) -> None:
 @pytest.mark.parametrize(
     "path",
     [
-        f"/admin/picture/{'9' * 5000}/real",
-        f"/admin/picture/{'9' * 30}/real",
-        f"/go/x/picture/{'9' * 5000}/first",
+        f"/admin/image/{'9' * 5000}/real",
+        f"/admin/image/{'9' * 30}/real",
+        f"/go/x/image/{'9' * 5000}/first",
         "/static/../../../../etc/passwd",
         "/static/..%2f..%2f..%2fetc%2fpasswd",
         "/static/%2e%2e/pages.py",
         "/static/join.html",
         "/study.db",
-        "/admin/picture/0/..%2freal",
-        "/admin/picture/-1/real",
-        "/go/x/picture/0/first",
+        "/admin/image/0/..%2freal",
+        "/admin/image/-1/real",
+        "/go/x/image/0/first",
         "/go/../admin/answers.csv",
         "/go/%00",
         "//etc/passwd",
@@ -194,7 +194,7 @@ def test_bodies_are_bounded(study: Study) -> None:
 
 def test_the_admin_page_is_behind_its_token(study: Study) -> None:
     study.take(study.join(), 0)
-    inside = ["/admin/answers.csv", "/admin/results.json", "/admin/picture/0/real"]
+    inside = ["/admin/answers.csv", "/admin/results.json", "/admin/image/0/real"]
     assert all(study.ask(path).status == 403 for path in inside)
     outside = study.ask("/admin")
     assert (
@@ -214,7 +214,7 @@ def test_the_admin_page_is_behind_its_token(study: Study) -> None:
 
 
 def test_hostile_names_stay_text_in_the_page_and_in_the_table(study: Study) -> None:
-    for _ in range(6):  # until all pictures were judged
+    for _ in range(6):  # until all images were judged
         place = study.join()
         for trial in range(5):
             study.take(place, trial, shown_ms=200, hidden=False)
@@ -228,12 +228,12 @@ def test_hostile_names_stay_text_in_the_page_and_in_the_table(study: Study) -> N
     assert not any(cell.startswith(("=", "+", "-", "@")) for cell in cells)
 
 
-def test_very_long_numbers_are_no_pictures(study: Study) -> None:
+def test_very_long_numbers_are_no_images(study: Study) -> None:
     kept = study.ask("/admin?token=open%20sesame").headers["set-cookie"].partition(";")[0]
     place = study.join()
     for number in ("9" * 5000, "9" * 30, "-1"):
-        assert study.ask(f"/admin/picture/{number}/real", cookie=kept).status == 404
-        assert study.ask(f"{place}/picture/{number}/first").status == 404
+        assert study.ask(f"/admin/image/{number}/real", cookie=kept).status == 404
+        assert study.ask(f"{place}/image/{number}/first").status == 404
         sent = f'{{"trial": {number}, "chosen": "first"}}'.encode()
         assert study.ask(f"{place}/answer", sent, content_type="application/json").status == 400
 
@@ -260,7 +260,7 @@ def test_the_interval_of_one_participant_is_no_ones_else(study: Study) -> None:
         assert page.count("says nothing about other people") == (2 if count == 1 else 0)
         lines = result_lines(study.store)
         assert sum("says nothing about other people" in line for line in lines) == (2 if count == 1 else 0)
-    assert "<h1>Results of the study</h1>" in page and page.index("<b>coloured</b> one is on the left") < page.index(
+    assert "<h1>Results of the study</h1>" in page and page.index("<b>colored</b> one is on the left") < page.index(
         "<h3>"
     )
 
@@ -282,7 +282,7 @@ def test_the_results_of_a_study_made_up(study: Study) -> None:
     assert (never["fooling_rate"], never["participants"], never["trials"]) == (0, 2, 6)
     assert often["fooling_rate"] == pytest.approx(2 / 3) and often["interval"][0] < 2 / 3 < often["interval"][1]
     assert never["joined"] + often["joined"] == 5 and never["finished"] == often["finished"] == 2
-    assert sum(picture["fooled"] for picture in often["pictures"]) == 4
+    assert sum(image["fooled"] for image in often["images"]) == 4
     assert "token" not in found["study"] and study.store.facts.token not in json.dumps(found)
     lines = result_lines(study.store)
     assert lines[0].startswith("5 participants, 4 of them finished; 12 scored answers")

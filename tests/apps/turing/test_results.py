@@ -1,11 +1,11 @@
-"""The fooling rate against brute force, and the order of pictures."""
+"""The fooling rate against brute force, and the order of images."""
 
 import itertools
 
 import numpy as np
 import pytest
 
-from pretint.apps.turing.results import Answer, Judged, extremes, fooling_rate, judged_pictures, rate_of
+from pretint.apps.turing.results import Answer, Judged, extremes, fooling_rate, judged_images, rate_of
 
 
 def every_resample(answers: list[list[int]]) -> dict[float, float]:
@@ -59,21 +59,21 @@ def test_where_all_answers_are_alike_the_interval_has_a_width() -> None:
         assert (found.estimate.low, found.estimate.high) == pytest.approx(ends)
 
 
-def test_rates_and_pictures_of_an_algorithm() -> None:
+def test_rates_and_images_of_an_algorithm() -> None:
     answers = [Answer(0, 0, 5, True), Answer(0, 0, 6, False), Answer(1, 1, 5, False), Answer(2, 0, 5, True)]
     rate = rate_of(answers, 0)
     assert rate is not None and (rate.estimate.value, rate.participants, rate.trials) == (2 / 3, 2, 3)
     assert rate_of(answers, 2) is None
-    assert judged_pictures(answers, 0) == [Judged(5, 2, 2), Judged(6, 0, 1)]
+    assert judged_images(answers, 0) == [Judged(5, 2, 2), Judged(6, 0, 1)]
 
 
 def test_one_lucky_answer_does_not_outrank_many() -> None:
     answers = [Answer(who, 0, 1, who < 9) for who in range(10)] + [Answer(0, 0, 2, True)]
-    assert [one.pair for one in judged_pictures(answers, 0)] == [1, 2]
+    assert [one.pair for one in judged_images(answers, 0)] == [1, 2]
 
 
 @pytest.mark.parametrize(("count", "sizes"), [(0, (0, 0)), (1, (1, 0)), (2, (1, 1)), (5, (2, 2)), (30, (6, 6))])
-def test_no_picture_is_among_the_most_and_the_least_convincing(count: int, sizes: tuple[int, int]) -> None:
+def test_no_image_is_among_the_most_and_the_least_convincing(count: int, sizes: tuple[int, int]) -> None:
     judged = [Judged(pair, count - pair, count) for pair in range(count)]
     most, least = extremes(judged, 6)
     assert (len(most), len(least)) == sizes and not set(most) & set(least)

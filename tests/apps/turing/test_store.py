@@ -71,7 +71,7 @@ def at(store: Store, seconds: float) -> Store:
     return store
 
 
-def test_who_does_not_see_colours_is_kept_apart(make_study: MakeStudy) -> None:
+def test_who_does_not_see_colors_is_kept_apart(make_study: MakeStudy) -> None:
     store = make_study(practice=0)
     for vision in ("yes", "unsure", "no"):
         number = store.join(vision, vision)
@@ -153,11 +153,11 @@ def test_only_its_owner_reads_a_study(make_study: MakeStudy) -> None:
     assert store.file.parent.stat().st_mode & 0o777 == 0o700
 
 
-def test_pictures_by_number_alone(make_study: MakeStudy) -> None:
+def test_images_by_number_alone(make_study: MakeStudy) -> None:
     store = make_study()
-    real, fake = store.picture(0, REAL), store.picture(0, 1)
+    real, fake = store.image(0, REAL), store.image(0, 1)
     assert real and fake and real != fake and len(real) == len(fake)
-    assert store.picture(0, 2) is None and store.picture(99, REAL) is None
+    assert store.image(0, 2) is None and store.image(99, REAL) is None
 
 
 @pytest.mark.parametrize("content", [b"", b"no database at all, but some text" * 100, None])

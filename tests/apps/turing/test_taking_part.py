@@ -77,9 +77,9 @@ def test_a_whole_participation_by_keyboard_alone(browser: "Browser", make_study:
             if trial == 1:
                 page.get_by_role("button", name="Go on").wait_for()
                 page.keyboard.press("Enter")
-        page.get_by_text("You took 2 of 3 coloured pictures for real.").wait_for()
+        page.get_by_text("You took 2 of 3 colored images for real.").wait_for()
         page.reload()
-        page.get_by_text("You took 2 of 3 coloured pictures for real.").wait_for()
+        page.get_by_text("You took 2 of 3 colored images for real.").wait_for()
     rows = store.rows()
     assert [row.fooled for row in rows] == [False, True, True, False, True]
     assert store.participants()[0][1], "finished"
@@ -100,10 +100,10 @@ def test_the_pair_is_on_the_screen_and_then_it_is_gone(browser: "Browser", make_
         canvas = page.locator("canvas").first
         assert canvas.is_visible() and page.locator("#first").is_disabled()
         painted = "canvas => { const c = canvas.getContext('2d'); return [...c.getImageData(3, 3, 1, 1).data]; }"
-        colours = [page.locator("canvas").nth(index).evaluate(painted)[:3] for index in range(2)]
+        colors = [page.locator("canvas").nth(index).evaluate(painted)[:3] for index in range(2)]
         page.wait_for_selector(".asking")
         assert not canvas.is_visible() and canvas.evaluate(painted)[:3] == [0, 0, 0]
-    assert [colour in ([0, 255, 0], [0, 0, 255]) for colour in colours] == [
+    assert [color in ([0, 255, 0], [0, 0, 255]) for color in colors] == [
         store.trial(0, 0).fake_first,
         not store.trial(0, 0).fake_first,
     ]
@@ -121,12 +121,12 @@ def test_a_reload_while_a_pair_is_shown_asks_and_shows_nothing(
         page.reload()
         page.wait_for_selector(".asking")
         assert not page.locator("canvas").first.is_visible()
-        pictures: list[str] = []
-        page.on("request", lambda request: pictures.append(request.url) if "/picture/0/" in request.url else None)
+        images: list[str] = []
+        page.on("request", lambda request: images.append(request.url) if "/image/0/" in request.url else None)
         page.reload()
         answer(page)
         page.get_by_role("button", name="Next pair").wait_for()
-        assert not pictures, "what was seen is not even fetched"
+        assert not images, "what was seen is not even fetched"
     (row,) = store.rows()
     assert row.shown.shown_ms is None and not row.on_time and row.shown.response_ms is not None
 
@@ -261,7 +261,7 @@ def test_a_second_click_answers_nothing(
     assert [row.chose_first for row in store.rows()] == [True, False]
 
 
-def test_no_picture_is_marked_until_the_mouse_moves(browser: "Browser", make_study: MakeStudy, serve: Serve) -> None:
+def test_no_image_is_marked_until_the_mouse_moves(browser: "Browser", make_study: MakeStudy, serve: Serve) -> None:
     store = make_study(practice=0)
     address = serve(store)
     with watched(browser) as page:

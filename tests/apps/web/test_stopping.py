@@ -21,7 +21,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from studying import MakeStudy, make_study, write_pictures
+from studying import MakeStudy, make_study, write_images
 
 from pretext.engine.signals import Ending
 from pretint.apps.studio.pages import studio_app
@@ -58,7 +58,7 @@ def busy(model: Path, tmp_path: Path) -> Iterator[Served]:
 
 def request_colors(identity: str, session: str) -> str:
     body = json.dumps({"temperature": 0.38, "saturation": 1})
-    head = f"POST /photographs/{identity}/coloured HTTP/1.1\r\nHost: HOST\r\nCookie: pretint-studio={session}\r\n"
+    head = f"POST /photographs/{identity}/colored HTTP/1.1\r\nHost: HOST\r\nCookie: pretint-studio={session}\r\n"
     return f"{head}Content-Length: {len(body)}\r\n\r\n{body}"
 
 
@@ -78,7 +78,7 @@ def test_signals_end_a_studio_at_work(busy: Served, numbers: list[int]) -> None:
 
 
 def test_one_signal_ends_a_study_at_work(tmp_path: Path) -> None:
-    real, fake = write_pictures(tmp_path / "pictures", ["a", "b", "c"], 1)
+    real, fake = write_images(tmp_path / "images", ["a", "b", "c"], 1)
     words = ["--real", real, "--algorithm", f"one={fake}", "--practice", "1", "--trials", "2", "--size", "16"]
     with served(tmp_path, "turing", tmp_path / "study", *words) as page, ExitStack() as stack:
         place = join(page, page.output.partition("/join/")[2].split()[0])
@@ -177,9 +177,9 @@ def test_what_was_begun_is_answered(model: Path, monkeypatch: pytest.MonkeyPatch
     def color(identity: str, look: Look) -> Image.Image:
         begun.set()
         time.sleep(0.5)  # so that the stop is under way
-        return Table.coloured(table, identity, look)
+        return Table.colored(table, identity, look)
 
-    monkeypatch.setattr(table, "coloured", color)
+    monkeypatch.setattr(table, "colored", color)
     with ExitStack() as stack:
         with serving(lambda address: studio_app(table, 1, set())) as site:
             identity = site.ask("/photographs", file_of(photograph())).json["photograph"]

@@ -1,4 +1,4 @@
-"""Spreading colour, against the published code written out, and where the answer is known."""
+"""Spreading color, against the published code written out, and where the answer is known."""
 
 import numpy as np
 import pytest
@@ -45,7 +45,7 @@ def spread(lightness: Floats, mask: NDArray[np.bool_], ab: Floats, variance: flo
 
 
 @st.composite
-def pictures(draw: st.DrawFn) -> tuple[Floats, NDArray[np.bool_], Floats]:
+def images(draw: st.DrawFn) -> tuple[Floats, NDArray[np.bool_], Floats]:
     height, width = draw(st.integers(1, 9)), draw(st.integers(1, 9))
     random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     levels = draw(st.sampled_from([2, 3, 256]))  # few: hard edges and flat parts
@@ -56,7 +56,7 @@ def pictures(draw: st.DrawFn) -> tuple[Floats, NDArray[np.bool_], Floats]:
 
 
 @settings(max_examples=60)
-@given(pictures(), st.sampled_from([0.6, 2.0]), st.sampled_from([DIRECT, ITERATED]))
+@given(images(), st.sampled_from([0.6, 2.0]), st.sampled_from([DIRECT, ITERATED]))
 def test_is_what_the_released_program_solves(
     case: tuple[Floats, NDArray[np.bool_], Floats], variance: float, direct: int
 ) -> None:
@@ -76,7 +76,7 @@ def test_the_error_is_at_most_what_is_said(seed: int, direct: int) -> None:
     assert off <= found.error + 1e-10 and found.error <= TOLERANCE
 
 
-def test_weights_add_up_to_one_and_stay_in_the_picture() -> None:
+def test_weights_add_up_to_one_and_stay_in_the_image() -> None:
     lightness = np.random.default_rng(0).uniform(0, 100, (4, 5))
     weights = affinities(lightness)
     np.testing.assert_allclose(weights.sum(0), 1)
@@ -87,7 +87,7 @@ def test_weights_add_up_to_one_and_stay_in_the_picture() -> None:
 
 @BOTH
 @pytest.mark.parametrize("lightness", [np.full((1, 41), 50.0), np.linspace(20, 80, 41)[None]], ids=["flat", "ramp"])
-def test_between_two_ends_of_a_row_colour_is_linear(lightness: Floats, direct: int) -> None:
+def test_between_two_ends_of_a_row_color_is_linear(lightness: Floats, direct: int) -> None:
     found = propagate(lightness, np.array([0, 40]), np.array([[40.0, -20.0], [-40.0, 60.0]]), direct=direct).ab[:, 0]
     np.testing.assert_allclose(found, [np.linspace(40, -40, 41), np.linspace(-20, 60, 41)], atol=TOLERANCE)
     upright = propagate(lightness.T, np.array([0, 40]), np.array([[40.0, -20.0], [-40.0, 60.0]]), direct=direct)
@@ -101,17 +101,17 @@ def regions() -> tuple[Floats, NDArray[np.int64]]:
     return np.array([30.0, 75.0, 55.0])[part], part
 
 
-COLOURS = np.array([[60.0, 40.0], [-50.0, 30.0], [10.0, -70.0]])
+COLORS = np.array([[60.0, 40.0], [-50.0, 30.0], [10.0, -70.0]])
 
 
 @BOTH
-def test_one_scribble_colours_its_whole_region(direct: int) -> None:
+def test_one_scribble_colors_its_whole_region(direct: int) -> None:
     """To a hundredth of a Lab unit, with weights that fall so steeply that an edge holds."""
     lightness, part = regions()
     at = np.array([5 * 48 + 26, 12 * 48 + 14, 30 * 48 + 44])
     assert part.flat[at].tolist() == [0, 1, 2]
-    found = propagate(lightness, at, COLOURS, variance=0.05, direct=direct).ab
-    np.testing.assert_allclose(found, np.moveaxis(COLOURS[part], -1, 0), atol=0.01)
+    found = propagate(lightness, at, COLORS, variance=0.05, direct=direct).ab
+    np.testing.assert_allclose(found, np.moveaxis(COLORS[part], -1, 0), atol=0.01)
 
 
 def test_with_the_published_weights_little_leaks() -> None:
@@ -120,14 +120,14 @@ def test_with_the_published_weights_little_leaks() -> None:
     lines = np.zeros(lightness.shape, bool)
     lines[3:33, 24], lines[12, 8:20], lines[3:33, 44] = True, True, True
     at = np.flatnonzero(lines)
-    found = propagate(lightness, at, COLOURS[part.flat[at]]).ab
-    off = np.hypot(*(found - np.moveaxis(COLOURS[part], -1, 0)))
-    reach = max(np.hypot(*(one - other)) for one in COLOURS for other in COLOURS)
+    found = propagate(lightness, at, COLORS[part.flat[at]]).ab
+    off = np.hypot(*(found - np.moveaxis(COLORS[part], -1, 0)))
+    reach = max(np.hypot(*(one - other)) for one in COLORS for other in COLORS)
     assert off.max() < 0.05 * reach and off.mean() < 0.01 * reach
 
 
 @BOTH
-def test_one_colour_fills_the_picture(direct: int) -> None:
+def test_one_color_fills_the_image(direct: int) -> None:
     lightness = np.random.default_rng(1).uniform(0, 100, (30, 20))
     found = propagate(lightness, np.array([7, 300]), np.array([[31.0, -17.0]] * 2), direct=direct).ab
     assert (found[0] == 31).all() and (found[1] == -17).all()
@@ -141,7 +141,7 @@ def noise() -> tuple[Floats, NDArray[np.bool_], Floats]:
 
 
 @BOTH
-def test_given_colours_are_kept_to_the_bit_and_bound_all_others(
+def test_given_colors_are_kept_to_the_bit_and_bound_all_others(
     noise: tuple[Floats, NDArray[np.bool_], Floats], direct: int
 ) -> None:
     lightness, mask, ab = noise
@@ -165,7 +165,7 @@ def test_turning_brightening_and_adding(noise: tuple[Floats, NDArray[np.bool_], 
 
 @BOTH
 @pytest.mark.parametrize("variance", [0.02, 0.6])
-def test_a_region_without_a_scribble_takes_colour_from_around(variance: float, direct: int) -> None:
+def test_a_region_without_a_scribble_takes_color_from_around(variance: float, direct: int) -> None:
     lightness = np.full((40, 40), 20.0)
     lightness[10:30, 10:30] = 90.0
     found = propagate(lightness, np.arange(40), np.tile([12.0, 34.0], (40, 1)), variance, direct)
@@ -176,7 +176,7 @@ def test_where_single_precision_does_not_do_double_does() -> None:
     """An island in an island, both all but cut off, which singly rounded factors do not see."""
     lightness = np.full((60, 90), 20.0)
     lightness[15:45, 15:75], lightness[27:33, 30:60] = 90.0, 20.0
-    at, colours = np.array([0, 89, 59 * 90]), np.array([[12.0, 34.0], [50.0, 0.0], [-30.0, 10.0]])
-    one, other = (propagate(lightness, at, colours, 0.02, direct) for direct in (DIRECT, ITERATED))
+    at, colors = np.array([0, 89, 59 * 90]), np.array([[12.0, 34.0], [50.0, 0.0], [-30.0, 10.0]])
+    one, other = (propagate(lightness, at, colors, 0.02, direct) for direct in (DIRECT, ITERATED))
     assert one.error <= TOLERANCE and other.error <= TOLERANCE
     np.testing.assert_allclose(one.ab, other.ab, atol=one.error + other.error)

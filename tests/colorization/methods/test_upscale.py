@@ -49,8 +49,8 @@ def test_strips_leave_no_seam() -> None:
     assert torch.equal(torch.cat(strips, 1), enlarged_rows(ab, seen, lightness, 0, 23))
 
 
-def test_edges_of_the_full_picture_are_followed() -> None:
-    """Half a reduced pixel beside an edge there is the colour of the own side, where bilinear would mix both."""
+def test_edges_of_the_full_image_are_followed() -> None:
+    """Half a reduced pixel beside an edge there is the color of the own side, where bilinear would mix both."""
     lightness = torch.full((40, 40), 20.0)
     lightness[:, 20:] = 80.0
     seen = lightness[::4, ::4]
@@ -59,7 +59,7 @@ def test_edges_of_the_full_picture_are_followed() -> None:
     torch.testing.assert_close(found, torch.where(lightness > 50, 60.0, -60.0).expand(2, -1, -1), atol=0.01, rtol=0)
 
 
-def test_no_new_colours() -> None:
+def test_no_new_colors() -> None:
     torch.manual_seed(1)
     ab = torch.rand(2, 9, 9) * 30 + 10
     found = enlarged_rows(ab, torch.rand(9, 9) * 100, torch.rand(50, 40) * 100, 0, 50)

@@ -19,12 +19,12 @@ from PIL import Image, ImageCms, ImageOps
 from skimage.color import lab2rgb, rgb2lab
 
 from pretext.data.decode import decode
-from pretext.errors import PictureError
+from pretext.errors import ImageError
 from pretint.colorization.merge import Enlarged, join_rows
 from pretint.colorization.photographs import FORMATS, Format, open_photograph, read, signed, write_photograph
 from pretint.colorization.photographs.profiles import srgb_profile
 
-NO_COLOUR = torch.zeros(1, 2, 2, 2)
+NO_COLOR = torch.zeros(1, 2, 2, 2)
 AB = torch.tensor([[20.0, 20.0], [-30.0, -30.0]]).view(1, 2, 1, 2)
 UPRIGHT = {
     1: lambda a: a,
@@ -59,15 +59,15 @@ def oriented(orientation: int) -> bytes:
 
 
 def file_of(samples: np.ndarray, format: str, orientation: int) -> bytes:
-    """A lossless picture file of (H, W) or (H, W, 2 to 4), uint8 or uint16."""
+    """A lossless image file of (H, W) or (H, W, 2 to 4), uint8 or uint16."""
     if samples.dtype == np.uint16 and format == "PNG":
         return deep_png(samples, oriented(orientation))
     buffer = io.BytesIO()
     if format == "TIFF":
-        colours = samples.ndim == 3 and samples.shape[2] > 2
+        colors = samples.ndim == 3 and samples.shape[2] > 2
         extra = ["unassalpha"] if samples.ndim == 3 and samples.shape[2] in (2, 4) else None
         tifffile.imwrite(
-            buffer, samples, photometric="rgb" if colours else "minisblack", extrasamples=extra,
+            buffer, samples, photometric="rgb" if colors else "minisblack", extrasamples=extra,
             planarconfig="contig" if samples.ndim == 3 else None, extratags=[(274, "H", 1, orientation, True)],
         )  # fmt: skip
         return buffer.getvalue()
@@ -138,9 +138,9 @@ def rich(tmp_path: Path) -> Path:
     xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><tiff:Orientation>6</tiff:Orientation> caf\xc3\xa9</x:xmpmeta>'
     iptc = b"\xff\xed" + struct.pack(">H", 2 + 21) + b"Photoshop 3.0\0caption"
     rng = np.random.default_rng(0)
-    picture = Image.fromarray(rng.integers(0, 256, (40, 60), dtype=np.uint8))
+    image = Image.fromarray(rng.integers(0, 256, (40, 60), dtype=np.uint8))
     path = tmp_path / "rich.jpg"
-    picture.save(path, exif=exif, xmp=xmp, dpi=(300, 300), comment=b"a note", extra=iptc)
+    image.save(path, exif=exif, xmp=xmp, dpi=(300, 300), comment=b"a note", extra=iptc)
     return path
 
 
@@ -197,7 +197,7 @@ def gray_profile() -> bytes:
 
 
 @pytest.mark.parametrize("bits", [8, 16])
-def test_a_profile_is_kept_and_colours_are_computed_in_srgb(bits: int, tmp_path: Path) -> None:
+def test_a_profile_is_kept_and_colors_are_computed_in_srgb(bits: int, tmp_path: Path) -> None:
     """Against LittleCMS by other hands there, and back: what the result's profile makes of its pixels is the joining in
     sRGB, to the rounding of 8 bits."""
     steps = np.linspace(0, 255, 18).astype(np.uint8)
@@ -240,15 +240,15 @@ def test_a_profile_that_only_reads_is_said(tmp_path: Path, monkeypatch: pytest.M
     assert photograph.profile == srgb_profile() and "the result is in sRGB" in photograph.notes[0]
 
 
-@pytest.mark.parametrize("colours", [1, 3])
-def test_a_colour_that_stands_for_transparency(colours: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("colors", [1, 3])
+def test_a_color_that_stands_for_transparency(colors: int, tmp_path: Path) -> None:
     """A PNG's tRNS, of 16 bits."""
-    samples = np.random.default_rng(0).integers(0, 65536, (6, 5, colours), np.uint16)
-    samples[2, 3] = samples[4, 1] = [40_000, 3, 777][:colours]
-    plain = deep_png(samples[..., 0] if colours == 1 else samples, b"")
-    key = b"tRNS" + struct.pack(f">{colours}H", *samples[2, 3])
+    samples = np.random.default_rng(0).integers(0, 65536, (6, 5, colors), np.uint16)
+    samples[2, 3] = samples[4, 1] = [40_000, 3, 777][:colors]
+    plain = deep_png(samples[..., 0] if colors == 1 else samples, b"")
+    key = b"tRNS" + struct.pack(f">{colors}H", *samples[2, 3])
     at = plain.index(b"IDAT") - 4
-    file = plain[:at] + struct.pack(">I", 2 * colours) + key + struct.pack(">I", zlib.crc32(key)) + plain[at:]
+    file = plain[:at] + struct.pack(">I", 2 * colors) + key + struct.pack(">I", zlib.crc32(key)) + plain[at:]
     photograph = open_photograph(file)
     assert photograph.bits == 16 and photograph.alpha is not None
     assert np.array_equal(photograph.alpha_rows(0, 6) == 0, (samples == samples[2, 3]).all(-1))
@@ -293,18 +293,18 @@ def test_gray_profiles_too(bits: int, tmp_path: Path) -> None:
 
 
 def test_a_profile_of_srgb_stays_and_a_damaged_one_is_said(tmp_path: Path) -> None:
-    picture = Image.new("RGB", (8, 8), "gray")
-    picture.save(tmp_path / "x.png", icc_profile=srgb_profile())
+    image = Image.new("RGB", (8, 8), "gray")
+    image.save(tmp_path / "x.png", icc_profile=srgb_profile())
     photograph = open_photograph(tmp_path / "x.png")
     assert photograph.profile == srgb_profile() and not photograph.notes
     for wrong in (b"no profile", gray_profile()):
-        picture.save(tmp_path / "x.png", icc_profile=wrong)
+        image.save(tmp_path / "x.png", icc_profile=wrong)
         photograph = open_photograph(tmp_path / "x.png")
         assert not photograph.profile and "ignored" in photograph.notes[0]
 
 
 def test_cmyk_palettes_and_bilevel(tmp_path: Path) -> None:
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8))
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8))
     for mode, name in (
         ("CMYK", "x.jpg"),
         ("P", "x.png"),
@@ -313,7 +313,7 @@ def test_cmyk_palettes_and_bilevel(tmp_path: Path) -> None:
         ("L", "x.bmp"),
         ("P", "x.gif"),
     ):
-        picture.convert(mode).save(tmp_path / name)
+        image.convert(mode).save(tmp_path / name)
         photograph = open_photograph(tmp_path / name)
         own = decode((tmp_path / name).read_bytes(), name)
         rows = photograph.rows(0, 20)
@@ -322,7 +322,7 @@ def test_cmyk_palettes_and_bilevel(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("bits", [8, 16])
 def test_the_network_sees_what_it_was_trained_on(bits: int) -> None:
-    """The reduced picture is that of Pillow's own resizing, within rounding."""
+    """The reduced image is that of Pillow's own resizing, within rounding."""
     base = Image.fromarray(np.random.default_rng(1).integers(0, 256, (9, 12, 3), dtype=np.uint8))
     large = base.resize((611, 433), Image.Resampling.BICUBIC)
     samples = np.asarray(large) if bits == 8 else np.asarray(large).astype(np.uint16) * 257
@@ -340,7 +340,7 @@ def test_what_is_transparent_is_white_to_the_network() -> None:
 
 
 def refused(data: Path | bytes, said: str, **more: Any) -> None:
-    with pytest.raises(PictureError, match=said) as error:
+    with pytest.raises(ImageError, match=said) as error:
         open_photograph(data, "x", **more)
     assert "\n" not in str(error.value) and len(str(error.value)) < 300
 
@@ -348,7 +348,7 @@ def refused(data: Path | bytes, said: str, **more: Any) -> None:
 def test_bad_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     good = deep_png(np.random.default_rng(0).integers(0, 65536, (40, 50, 3), dtype=np.uint16))
     refused(b"", "empty file")
-    refused(b"no picture at all", "not a picture")
+    refused(b"no image at all", "not an image")
     refused(b"\xff\xd8\xff\xe0 rest", "damaged|truncated")
     refused(good[: len(good) // 2], "truncated|damaged")
     jpeg = io.BytesIO()
@@ -373,10 +373,10 @@ def test_bad_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_no_file_is_written_that_the_format_cannot_hold(tmp_path: Path) -> None:
     clear = open_photograph(file_of(np.zeros((4, 4, 4), np.uint8), "PNG", 1))
-    with pytest.raises(PictureError, match="partly transparent"):
+    with pytest.raises(ImageError, match="partly transparent"):
         write_photograph(clear, AB, tmp_path / "x.jpg", "jpeg")
     long = open_photograph(file_of(np.zeros((1, 16_384), np.uint8), "PNG", 1))
-    with pytest.raises(PictureError, match="at most 16,383"):
+    with pytest.raises(ImageError, match="at most 16,383"):
         write_photograph(long, AB, tmp_path / "x.webp", "webp")
     assert not list(tmp_path.iterdir())
     deep = open_photograph(deep_png(np.full((4, 4), 30_000, np.uint16)))
@@ -396,20 +396,20 @@ def test_an_exif_block_too_long_for_a_jpeg_is_said(tmp_path: Path) -> None:
 
 def test_upright_as_pillow_turns(tmp_path: Path) -> None:
     """The table of this file's orientations is itself Pillow's."""
-    picture = Image.fromarray(np.arange(60, dtype=np.uint8).reshape(6, 10))
+    image = Image.fromarray(np.arange(60, dtype=np.uint8).reshape(6, 10))
     for orientation, turn in UPRIGHT.items():
-        picture.save(tmp_path / "x.png", exif=oriented(orientation))
+        image.save(tmp_path / "x.png", exif=oriented(orientation))
         with Image.open(tmp_path / "x.png") as opened:
-            assert np.array_equal(np.asarray(ImageOps.exif_transpose(opened)), turn(np.asarray(picture)))
+            assert np.array_equal(np.asarray(ImageOps.exif_transpose(opened)), turn(np.asarray(image)))
 
 
 @pytest.mark.parametrize(("mode", "profile", "space"), [("RGB", "wide", 65535), ("L", "gray", 1), ("RGB", "", 1)])
-def test_the_colour_space_that_exif_names_is_the_results(mode: str, profile: str, space: int) -> None:
+def test_the_color_space_that_exif_names_is_the_results(mode: str, profile: str, space: int) -> None:
     exif = Image.Exif()
     exif[271], exif.get_ifd(0x8769)[40961] = "Camera", 65535
     buffer, made = io.BytesIO(), {"wide": wide_profile(), "gray": gray_profile(), "": None}[profile]
     Image.new(mode, (8, 8), 120).save(buffer, "PNG", exif=exif, icc_profile=made)
     out = io.BytesIO()
-    write_photograph(open_photograph(buffer.getvalue()), NO_COLOUR, out, "png")
+    write_photograph(open_photograph(buffer.getvalue()), NO_COLOR, out, "png")
     with Image.open(out) as result:
         assert result.getexif().get_ifd(0x8769)[40961] == space

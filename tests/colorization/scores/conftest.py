@@ -12,7 +12,7 @@ from PIL import Image
 from pretext.backbones.contract import BackboneSettings
 from pretext.engine.checkpoint import save_checkpoint
 from pretext.methods.objectives import ObjectiveSettings
-from pretext.pretrained import colour_contract
+from pretext.pretrained import color_contract
 from pretext.recipe import CropSettings, PretrainSettings, build_colorizer
 from pretext.settings import plain
 
@@ -45,7 +45,7 @@ def make_run() -> Make:
         state = {
             "step": 7,
             "settings": plain(settings),
-            "colour": colour_contract(settings, prior),
+            "color": color_contract(settings, prior),
             "model": build_colorizer(settings, prior).state_dict(),
         }
         save_checkpoint(folder / "checkpoints" / "00000007.pt", state)
@@ -56,8 +56,8 @@ def make_run() -> Make:
 
 
 @pytest.fixture(scope="session")
-def make_pictures() -> Make:
-    """Makes a folder of soft coloured pictures of several sizes, and of gray ones."""
+def make_images() -> Make:
+    """Makes a folder of soft colored images of several sizes, and of gray ones."""
 
     def make(root: Path, count: int = 5, gray: int = 0, seed: int = 0) -> Path:
         rng = np.random.default_rng(seed)

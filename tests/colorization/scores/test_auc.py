@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from pretext.gamut import Gamut, bin_centres
+from pretext.gamut import Gamut, bin_centers
 from pretint.colorization.scores.auc import areas_by_bin, balanced_auc, pixel_areas, raw_auc, sums_by_bin
 
 
@@ -29,22 +29,22 @@ def test_of_no_error_and_of_all() -> None:
     assert pixel_areas(torch.tensor([0.0, 150.0, 150.001])).tolist() == [300, 1, 0]
 
 
-def colours(seed: int, pictures: int = 5, side: int = 24) -> tuple[torch.Tensor, torch.Tensor]:
+def colors(seed: int, images: int = 5, side: int = 24) -> tuple[torch.Tensor, torch.Tensor]:
     rng = torch.Generator().manual_seed(seed)
-    truth = torch.randn(pictures, 2, side, side, generator=rng) * 30
+    truth = torch.randn(images, 2, side, side, generator=rng) * 30
     return truth + torch.randn(truth.shape, generator=rng) * 40, truth
 
 
 def nearest(truth: torch.Tensor) -> NDArray[np.int64]:
     """By search over all bins."""
     points = truth.permute(0, 2, 3, 1).reshape(-1, 1, 2).numpy()
-    return np.asarray(np.square(points - bin_centres()).sum(2).argmin(1))
+    return np.asarray(np.square(points - bin_centers()).sum(2).argmin(1))
 
 
 @pytest.mark.parametrize("weighted", [False, True])
 def test_raw_and_balanced_are_their_definitions(weighted: bool) -> None:
-    ab, truth = colours(1)
-    bins = Gamut(neighbours=1).encode(truth).nearest
+    ab, truth = colors(1)
+    bins = Gamut(neighbors=1).encode(truth).nearest
     areas = areas_by_bin(ab, truth, bins, 313).numpy()
     pixels = sums_by_bin(torch.ones_like(bins), bins, 313).numpy()
     errors = (ab - truth).norm(dim=1).double().numpy()
@@ -59,9 +59,9 @@ def test_raw_and_balanced_are_their_definitions(weighted: bool) -> None:
     assert found == pytest.approx([area(errors.ravel(), of_bins[own])])
 
 
-def test_a_picture_drawn_twice_counts_twice() -> None:
-    ab, truth = colours(3)
-    bins = Gamut(neighbours=1).encode(truth).nearest
+def test_a_image_drawn_twice_counts_twice() -> None:
+    ab, truth = colors(3)
+    bins = Gamut(neighbors=1).encode(truth).nearest
     areas = areas_by_bin(ab, truth, bins, 313).numpy()
     pixels = sums_by_bin(torch.ones_like(bins), bins, 313).numpy()
     times = np.array([[2, 0], [0, 0], [1, 1], [0, 4], [1, 0]])
@@ -70,10 +70,10 @@ def test_a_picture_drawn_twice_counts_twice() -> None:
     assert balanced_auc(areas, pixels, times) == pytest.approx(by_hand)
 
 
-def test_rare_colours_count_as_much_as_common_ones() -> None:
+def test_rare_colors_count_as_much_as_common_ones() -> None:
     truth = torch.zeros(1, 2, 10, 10)
     truth[0, :, 0, 0] = 60.0  # one pixel of a hundred
-    bins = Gamut(neighbours=1).encode(truth).nearest
+    bins = Gamut(neighbors=1).encode(truth).nearest
     pixels = sums_by_bin(torch.ones_like(bins), bins, 313).numpy()
     areas = areas_by_bin(torch.zeros_like(truth), truth, bins, 313).numpy()
     rare = (301 - 2 * 85) / 300  # 60 sqrt(2) = 84.9

@@ -24,7 +24,7 @@ from pretint.colorization.scores.weights import Unavailable
 CPU = torch.device("cpu")
 
 
-def pictures(seed: int, count: int = 2, size: int = 64) -> Tensor:
+def images(seed: int, count: int = 2, size: int = 64) -> Tensor:
     return torch.from_numpy(np.random.default_rng(seed).integers(0, 256, (count, 3, size, size), dtype=np.uint8))
 
 
@@ -57,7 +57,7 @@ def state() -> dict[str, Tensor]:
 
 class TestLpips:
     def test_it_is_the_packages_own_on_the_same_weights(self, files: Path) -> None:
-        first, second = pictures(1), pictures(2)
+        first, second = images(1), images(2)
         reference = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False).eval()
         features = torch.load(files / "alex.pth", weights_only=True)
         for key, value in reference.net.named_parameters():
@@ -82,7 +82,7 @@ class TestInception:
             theirs = reference.InceptionV3().eval()
         finally:
             reference.load_state_dict_from_url = kept
-        seen = pictures(1, 2, 75)
+        seen = images(1, 2, 75)
         with torch.inference_mode():
             expected = theirs(seen.float() / 255)[0].flatten(1)
         ours = Inception(str(tmp_path / "fid.pth"))
@@ -114,7 +114,7 @@ class TestTopClass:
         judge = TopClass(f"test_resnet:{files / 'resnet.pth'}", classes)
         net = timm.create_model("test_resnet", num_classes=1000).eval()
         net.load_state_dict(torch.load(files / "resnet.pth", weights_only=True))
-        seen = pictures(1, 6, judge.side)  # its own size: nothing is resized
+        seen = images(1, 6, judge.side)  # its own size: nothing is resized
         with torch.inference_mode():
             named = net((seen / 255 - judge.mean) / judge.std).argmax(1).tolist()
         for label, place in enumerate((7, 3, 500)):
@@ -124,7 +124,7 @@ class TestTopClass:
         assert own(seen, torch.arange(6)).all()
 
     def test_as_many_classes_as_it_has(self, tmp_path: Path) -> None:
-        with pytest.raises(UserError, match=r"1,000 classes, and the pictures have 2 \(cat, dog"):
+        with pytest.raises(UserError, match=r"1,000 classes, and the images have 2 \(cat, dog"):
             TopClass(f"test_resnet:{saved(tmp_path / 'x.pth', timm.create_model('test_resnet'))}", ["cat", "dog"])
 
     def test_no_such_model(self) -> None:

@@ -52,5 +52,5 @@ def test_it_is_biased_upwards_by_few_rows() -> None:
 
 
 def test_one_row_is_refused() -> None:
-    with pytest.raises(UserError, match="two pictures"):
+    with pytest.raises(UserError, match="two images"):
         frechet_distance(np.zeros((1, 3)), np.zeros((5, 3)))

@@ -1,4 +1,4 @@
-"""The circle of pictures: each read once, a derangement, the same after any stop."""
+"""The circle of images: each read once, a derangement, the same after any stop."""
 
 from collections import Counter
 from pathlib import Path
@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pretext.data.source import digest_of_keys
-from pretext.errors import PictureError
+from pretext.errors import ImageError
 from pretint.colorization.scores.images import Circle, is_gray, is_state, square
 from pretint.colorization.scores.ledger import Ledger
 
 
 class Told:
-    """A source in memory that counts how often it is read: "c" in colour, "g" gray, "x" unreadable."""
+    """A source in memory that counts how often it is read: "c" in color, "g" gray, "x" unreadable."""
 
     def __init__(self, kinds: str) -> None:
         self.kinds, self.reads = kinds, Counter[int]()
@@ -27,9 +27,9 @@ class Told:
     def read(self, index: int, shorter: int | None = None) -> Image.Image:
         self.reads[index] += 1
         if self.kinds[index] == "x":
-            raise PictureError(self.key(index), "damaged")
-        colour = (200, 30 + index, 40) if self.kinds[index] == "c" else (90, 90, 90)
-        return Image.new("RGB", (20, 16), colour)
+            raise ImageError(self.key(index), "damaged")
+        color = (200, 30 + index, 40) if self.kinds[index] == "c" else (90, 90, 90)
+        return Image.new("RGB", (20, 16), color)
 
     def key(self, index: int) -> str:
         return f"{index}.png"
@@ -49,19 +49,19 @@ class Memory(Ledger):
         self._records |= {record["index"]: record for record in records}
 
 
-def colour_of(pixels: np.ndarray) -> int:
-    """The index of the picture that it is."""
+def color_of(pixels: np.ndarray) -> int:
+    """The index of the image that it is."""
     return int(pixels[0, 0, 1]) - 30
 
 
 @given(st.text("ccgx", min_size=1, max_size=14), st.integers(0, 9), st.integers(0, 14))
-def test_a_derangement_of_those_in_colour_each_read_once(kinds: str, seed: int, most: int) -> None:
+def test_a_derangement_of_those_in_color_each_read_once(kinds: str, seed: int, most: int) -> None:
     source = Told(kinds)
     circle = Circle(source, 16, 5.0, seed, most, Memory())
-    found = [(pair.index, colour_of(pair.pixels), colour_of(pair.donor)) for pair in circle.pairs(set())]
-    coloured = [index for index in circle.order if kinds[index] == "c"]
-    assert circle.kept == coloured
-    expected = zip(coloured, coloured, [*coloured[1:], *coloured[:1]], strict=True) if len(coloured) > 1 else ()
+    found = [(pair.index, color_of(pair.pixels), color_of(pair.donor)) for pair in circle.pairs(set())]
+    colored = [index for index in circle.order if kinds[index] == "c"]
+    assert circle.kept == colored
+    expected = zip(colored, colored, [*colored[1:], *colored[:1]], strict=True) if len(colored) > 1 else ()
     assert found == list(expected)
     assert set(source.reads.values()) <= {1} and sorted(source.reads) == sorted(circle.order)
     assert circle.gray == sum(kinds[index] == "g" for index in circle.order)
@@ -70,7 +70,7 @@ def test_a_derangement_of_those_in_colour_each_read_once(kinds: str, seed: int, 
 
 @given(st.text("ccgx", min_size=1, max_size=14), st.integers(0, 9), st.sets(st.integers(0, 13)), st.integers(0, 14))
 def test_after_any_stop_the_rest_is_what_it_would_have_been(kinds: str, seed: int, done: set[int], met: int) -> None:
-    whole = {pair.index: colour_of(pair.donor) for pair in Circle(Told(kinds), 16, 5.0, seed, 0, Memory()).pairs(set())}
+    whole = {pair.index: color_of(pair.donor) for pair in Circle(Told(kinds), 16, 5.0, seed, 0, Memory()).pairs(set())}
     seen = Memory()
     first = Circle(Told(kinds), 16, 5.0, seed, 0, seen)
     for _, _pair in zip(range(met), first.pairs(set()), strict=False):
@@ -78,7 +78,7 @@ def test_after_any_stop_the_rest_is_what_it_would_have_been(kinds: str, seed: in
     done = {index for index in done if index in seen}
     known = {index for index in range(len(kinds)) if index in seen}
     source = Told(kinds)
-    rest = {pair.index: colour_of(pair.donor) for pair in Circle(source, 16, 5.0, seed, 0, seen).pairs(done)}
+    rest = {pair.index: color_of(pair.donor) for pair in Circle(source, 16, 5.0, seed, 0, seen).pairs(done)}
     assert rest == {index: donor for index, donor in whole.items() if index not in done}
     assert set(source.reads.values()) <= {1}
     assert not any(source.reads[index] for index in known if kinds[index] != "c"), "what is left out stays so, unread"
@@ -92,26 +92,26 @@ def test_nothing_is_read_when_all_is_done() -> None:
     assert not list(Circle(source, 16, 5.0, 0, 0, seen).pairs({0, 1, 3})) and not source.reads
 
 
-def test_a_picture_that_is_gone_since_is_told_of() -> None:
+def test_a_image_that_is_gone_since_is_told_of() -> None:
     seen, source = Memory(), Told("ccc")
     for _ in Circle(source, 16, 5.0, 0, 0, seen).pairs(set()):
         pass
     source.kinds = "xxx"
-    with pytest.raises(PictureError, match="damaged"):
+    with pytest.raises(ImageError, match="damaged"):
         list(Circle(source, 16, 5.0, 0, 0, seen).pairs(set()))
 
 
 @pytest.mark.parametrize("size", [(40, 40), (100, 40), (39, 80), (1, 1), (1, 300), (5, 3)])
 def test_the_middle_square(size: tuple[int, int]) -> None:
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
-    found = square(picture, 40)
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
+    found = square(image, 40)
     assert found.shape == (40, 40, 3) and found.dtype == np.uint8
     if min(size) == 40:
         left, top = (size[0] - 40) // 2, (size[1] - 40) // 2
-        assert (found == np.asarray(picture)[top : top + 40, left : left + 40]).all()
+        assert (found == np.asarray(image)[top : top + 40, left : left + 40]).all()
 
 
-def test_gray_means_no_colour_beyond_the_threshold() -> None:
+def test_gray_means_no_color_beyond_the_threshold() -> None:
     almost = np.full((16, 16, 3), 128, np.uint8)
     almost[0, 0] = (131, 128, 127)  # a and b of 1 or 2
     assert is_gray(almost, 5.0) and not is_gray(almost, 0.5)
@@ -119,8 +119,8 @@ def test_gray_means_no_colour_beyond_the_threshold() -> None:
     assert not is_gray(almost, 5.0)
 
 
-def test_the_state_of_a_picture_is_kept_in_files(tmp_path: Path) -> None:
-    circle = Circle(Told("cgxc"), 16, 5.0, 0, 0, Ledger(tmp_path, "pictures", {}, is_state))
+def test_the_state_of_a_image_is_kept_in_files(tmp_path: Path) -> None:
+    circle = Circle(Told("cgxc"), 16, 5.0, 0, 0, Ledger(tmp_path, "images", {}, is_state))
     assert len(list(circle.pairs(set()))) == 2
-    again = Circle(Told("cgxc"), 16, 5.0, 0, 0, Ledger(tmp_path, "pictures", {}, is_state))
+    again = Circle(Told("cgxc"), 16, 5.0, 0, 0, Ledger(tmp_path, "images", {}, is_state))
     assert (again.kept, again.gray, again.skipped) == (circle.kept, 1, [("2.png", "damaged")])

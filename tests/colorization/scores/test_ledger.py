@@ -8,7 +8,7 @@ import pytest
 from pretext.errors import UserError
 from pretint.colorization.scores.ledger import Ledger, slug
 
-WHO = {"pictures": "x", "size": 64}
+WHO = {"images": "x", "size": 64}
 
 
 def has_value(record: dict[str, object]) -> bool:

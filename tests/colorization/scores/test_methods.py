@@ -43,9 +43,9 @@ def hinted(tmp_path_factory: pytest.TempPathFactory, make_run: Make) -> Path:
 
 def test_baselines() -> None:
     seen = batch()
-    assert not opened("gray").colour(seen).any()
-    assert (opened("random").colour(seen) == seen.donor_ab).all()
-    assert (opened("truth").colour(seen) == seen.lab[:, 1:]).all()
+    assert not opened("gray").color(seen).any()
+    assert (opened("random").color(seen) == seen.donor_ab).all()
+    assert (opened("truth").color(seen) == seen.lab[:, 1:]).all()
     assert opened("random", 1).identity != opened("random", 2).identity
     assert opened("gray", 1).identity == opened("gray", 2).identity
 
@@ -57,22 +57,22 @@ def test_a_run_and_its_checkpoint_are_one(run: Path) -> None:
     assert "step 7" in by_run.about and "T = 0.38" in by_run.about
     seen = batch(size=32)
     expected = load_pretrained(run).colorizer.colorize(seen.lab[:, :1], 0.38)
-    assert torch.equal(by_run.colour(seen), expected)
+    assert torch.equal(by_run.color(seen), expected)
 
 
 def test_temperature_and_size(run: Path) -> None:
     seen, colorizer = batch(), load_pretrained(run).colorizer
     warm = opened(f"{run}@temperature=1,size=48")
-    assert torch.equal(warm.colour(seen), colorizer.colorize(seen.lab[:, :1], 1.0))
+    assert torch.equal(warm.color(seen), colorizer.colorize(seen.lab[:, :1], 1.0))
     small = opened(f"{run}@size=24,temperature=1")
     assert small.name == "plain@size=24,temperature=1" and small.about.endswith("sees 24 x 24 pixels")
     lightness = F.interpolate(seen.lab[:, :1], size=(24, 24), mode="bicubic", align_corners=False, antialias=True)
     expected = F.interpolate(colorizer.colorize(lightness.clamp(0, 100), 1.0), size=(48, 48), mode="bilinear")
-    torch.testing.assert_close(small.colour(seen), expected)
+    torch.testing.assert_close(small.color(seen), expected)
     assert len({str(method.identity) for method in (opened(run), warm, small)}) == 3
 
 
-def test_hints_are_squares_of_the_truth_which_a_picture_keeps() -> None:
+def test_hints_are_squares_of_the_truth_which_a_image_keeps() -> None:
     """Alone or among others, and the first of them whatever their number."""
     truth = batch(size=78).lab[:, 1:]
     together, mask = hints_from_truth(truth, [3, 8], 10, seed=1)
@@ -89,7 +89,7 @@ def test_hints_are_squares_of_the_truth_which_a_picture_keeps() -> None:
 
 def test_scribbles_spread_the_same_hints() -> None:
     seen = batch(size=24)
-    ab = opened("scribbles@hints=3", 4).colour(seen)
+    ab = opened("scribbles@hints=3", 4).color(seen)
     hints, mask = hints_from_truth(seen.lab[:, 1:], seen.indices, 3, 4)
     assert ab.dtype == torch.float32 and ab.shape == hints.shape
     given = mask.expand_as(ab) > 0
@@ -98,7 +98,7 @@ def test_scribbles_spread_the_same_hints() -> None:
         walk = affinities(seen.lab[row, 0].double().numpy())
         padded = np.pad(ab[row].double().numpy(), ((0, 0), (1, 1), (1, 1)))
         moved = [padded[:, 1 + dy : 25 + dy, 1 + dx : 25 + dx] for dy in (-1, 0, 1) for dx in (-1, 0, 1) if dy or dx]
-        mean = sum(weight * neighbour for weight, neighbour in zip(walk, moved, strict=True))
+        mean = sum(weight * neighbor for weight, neighbor in zip(walk, moved, strict=True))
         free = (mask[row, 0] == 0).numpy()
         np.testing.assert_allclose(ab[row].numpy()[:, free], mean[:, free], atol=1e-3)
     assert opened("scribbles@hints=3", 4).identity != opened("scribbles@hints=3", 5).identity
@@ -112,7 +112,7 @@ def test_scribbles_need_hints_and_nothing_else(word: str) -> None:
 
 def test_a_network_is_given_its_hints(hinted: Path) -> None:
     seen = batch(size=32)
-    none, zero, ten = (opened(f"{hinted}{tail}").colour(seen) for tail in ("", "@hints=0", "@hints=10"))
+    none, zero, ten = (opened(f"{hinted}{tail}").color(seen) for tail in ("", "@hints=0", "@hints=10"))
     torch.testing.assert_close(none, zero)
     assert (none - ten).abs().max() > 1e-3
     assert opened(f"{hinted}@hints=10").about.endswith(
@@ -141,7 +141,7 @@ def test_a_network_is_given_its_hints(hinted: Path) -> None:
         ("@temperature=1e-300", "'temperature=1e-300' is no option"),
         ("@temperature=nan", "'temperature=nan' is no option"),
         ("@size=32,size=64", "'size=64' is no option"),
-        ("@colour=1", "'colour=1' is no option"),
+        ("@color=1", "'color=1' is no option"),
         ("@5", "no such run or checkpoint"),
         ("x", "no such run or checkpoint"),
     ],
@@ -157,11 +157,11 @@ def test_a_folder_with_a_strange_name_is_a_run(run: Path, tmp_path: Path, make_r
         opened(tmp_path)
 
 
-def test_weights_without_a_head_have_no_colours(tmp_path: Path, make_run: Make) -> None:
+def test_weights_without_a_head_have_no_colors(tmp_path: Path, make_run: Make) -> None:
     run = make_run(tmp_path / "x")
     file = run / "checkpoints" / "00000007.pt"
     state = load_checkpoint(file)
     backbone = {name: value for name, value in state["model"].items() if name.startswith("backbone.")}
     save_checkpoint(file, state | {"head": False, "model": backbone})
-    with pytest.raises(UserError, match="without a colour head"):
+    with pytest.raises(UserError, match="without a color head"):
         opened(run)

@@ -1,4 +1,4 @@
-"""Measures of RGB pictures against scikit-image and against their formulas."""
+"""Measures of RGB images against scikit-image and against their formulas."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from pretext.data import Folder
 from pretext.errors import UserError
 from pretint.colorization.scores.images import planes, square
-from pretint.colorization.scores.metrics import colourfulness, psnr, squared_error, ssim
+from pretint.colorization.scores.metrics import colorfulness, psnr, squared_error, ssim
 
 Pixels = NDArray[np.uint8]
 
@@ -20,8 +20,8 @@ def noise(seed: int, shape: tuple[int, int] = (37, 52)) -> Pixels:
     return np.random.default_rng(seed).integers(0, 256, (*shape, 3), dtype=np.uint8)
 
 
-def blurred(picture: Pixels, seed: int) -> Pixels:
-    moved = picture.astype(int) + np.random.default_rng(seed).integers(-20, 21, picture.shape)
+def blurred(image: Pixels, seed: int) -> Pixels:
+    moved = image.astype(int) + np.random.default_rng(seed).integers(-20, 21, image.shape)
     return np.asarray(np.clip(moved, 0, 255), np.uint8)
 
 
@@ -46,22 +46,22 @@ def test_psnr_and_ssim_are_those_of_scikit_image(case: int) -> None:
     )
 
 
-def test_the_same_picture() -> None:
+def test_the_same_image() -> None:
     same = planes([noise(5)])
     assert ssim(same, same).tolist() == [1.0]
     assert squared_error(same, same).tolist() == [0.0]
     assert psnr(squared_error(same, same)).tolist() == [float("inf")]
 
 
-def test_a_batch_is_its_pictures() -> None:
+def test_a_batch_is_its_images() -> None:
     first, second = planes([noise(1), noise(2)]), planes([noise(3), noise(4)])
     for measure in (squared_error, ssim):
         whole = measure(first, second).tolist()
         assert whole == [float(measure(first[i : i + 1], second[i : i + 1])[0]) for i in range(2)]
 
 
-def by_formula(picture: Pixels, absolute: bool) -> float:
-    red, green, blue = picture.astype(np.float64).reshape(-1, 3).T
+def by_formula(image: Pixels, absolute: bool) -> float:
+    red, green, blue = image.astype(np.float64).reshape(-1, 3).T
     rg, yb = red - green, 0.5 * (red + green) - blue
     if absolute:
         rg, yb = np.abs(rg), np.abs(yb)
@@ -69,33 +69,33 @@ def by_formula(picture: Pixels, absolute: bool) -> float:
 
 
 @pytest.mark.parametrize("absolute", [False, True])
-def test_colourfulness_is_its_formula(absolute: bool) -> None:
-    pictures = [noise(1), noise(2), skimage.data.coffee()[:37, :52]]
-    found = colourfulness(planes(pictures), absolute).tolist()
-    assert found == pytest.approx([by_formula(each, absolute) for each in pictures], rel=1e-12)
+def test_colorfulness_is_its_formula(absolute: bool) -> None:
+    images = [noise(1), noise(2), skimage.data.coffee()[:37, :52]]
+    found = colorfulness(planes(images), absolute).tolist()
+    assert found == pytest.approx([by_formula(each, absolute) for each in images], rel=1e-12)
 
 
-def test_gray_has_no_colourfulness_and_the_two_differ() -> None:
+def test_gray_has_no_colorfulness_and_the_two_differ() -> None:
     gray = np.repeat(noise(1)[..., :1], 3, axis=2)
-    assert colourfulness(planes([gray])).tolist() == [0.0]
-    both = [float(colourfulness(planes([noise(1)]), absolute)[0]) for absolute in (False, True)]
+    assert colorfulness(planes([gray])).tolist() == [0.0]
+    both = [float(colorfulness(planes([noise(1)]), absolute)[0]) for absolute in (False, True)]
     assert both[0] > both[1] + 1
 
 
-def test_of_real_pictures(shared_data: Path) -> None:
+def test_of_real_images(shared_data: Path) -> None:
     folder = Folder(shared_data / "imagenet-sample")
-    pictures = [square(folder.read(index), 96) for index in (0, 5, 9)]
-    others = [blurred(each, 1) for each in pictures]
+    images = [square(folder.read(index), 96) for index in (0, 5, 9)]
+    others = [blurred(each, 1) for each in images]
     expected = [
         structural_similarity(
             a, b, channel_axis=2, data_range=255, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
         )
-        for a, b in zip(pictures, others, strict=True)
+        for a, b in zip(images, others, strict=True)
     ]
-    assert ssim(planes(pictures), planes(others)).tolist() == pytest.approx(expected, abs=1e-9)
+    assert ssim(planes(images), planes(others)).tolist() == pytest.approx(expected, abs=1e-9)
     for absolute in (False, True):
-        expected = [by_formula(each, absolute) for each in pictures]
-        assert colourfulness(planes(pictures), absolute).tolist() == pytest.approx(expected, rel=1e-12)
+        expected = [by_formula(each, absolute) for each in images]
+        assert colorfulness(planes(images), absolute).tolist() == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize("measure", [squared_error, ssim])

@@ -37,7 +37,7 @@ def scores() -> Scores:
         Line("gray", "none", {}, gray, {"auc": Estimate(-0.02, -0.03, -0.01), "psnr": Estimate(0, -0.5, 0.5)}),
         Line("truth", "itself", {}, truth, {"auc": Estimate(0.1, 0.09, 0.11)}),
     )
-    facts = {"pictures": "folder", "digest": "d", "size": 64, "n": 10, "versions": {"x": "1"}}
+    facts = {"images": "folder", "digest": "d", "size": 64, "n": 10, "versions": {"x": "1"}}
     return Scores(lines, METRICS, "mine_1", facts, ("n is 10",), ("LPIPS is left out",), (), Path("x.json"))
 
 
@@ -82,7 +82,7 @@ def test_csv_has_all_that_a_number_depends_on() -> None:
     gray = next(row for row in rows if row["method"] == "gray" and row["metric"] == "auc")
     assert (gray["value"], gray["low"], gray["high"]) == ("0.88", "0.87", "0.89")
     assert (gray["against"], gray["difference"], gray["difference_high"]) == ("mine_1", "-0.02", "-0.01")
-    assert (gray["n"], gray["size"], gray["pictures"]) == ("10", "64", "folder")
+    assert (gray["n"], gray["size"], gray["images"]) == ("10", "64", "folder")
     fid = next(row for row in rows if row["metric"] == "fid_same")
     assert (fid["low"], fid["difference"], fid["checkpoint"]) == ("", "", "abc")
 
@@ -95,7 +95,7 @@ def record(index: int, seed: int) -> dict[str, object]:
     return found | {"error": 10.0 + index, "ssim": rng.uniform(), "cf": 1.0, "cf_abs": 2.0}
 
 
-def test_intervals_are_those_of_the_resampled_pictures() -> None:
+def test_intervals_are_those_of_the_resampled_images() -> None:
     one, pixels = known([record(index, 0) for index in range(40)], 313, None)
     two = Known(one.areas // 2, {**one.values, "ssim": one.values["ssim"] + 0.1}, None, None)
     summary = Summary({"one": one, "two": two}, pixels)
@@ -103,18 +103,18 @@ def test_intervals_are_those_of_the_resampled_pictures() -> None:
     spread = one.values["ssim"].std() / np.sqrt(40)
     assert ssim.high - ssim.low == pytest.approx(2 * 1.96 * spread, rel=0.1)
     gap = summary.differences("two", "one")["ssim"]
-    assert gap == pytest.approx((0.1, 0.1, 0.1)), "the same for every picture: no spread"
+    assert gap == pytest.approx((0.1, 0.1, 0.1)), "the same for every image: no spread"
     assert summary.differences("two", "one")["auc_balanced"].high < 0
     assert summary.scores("one")["cf"] == (1, 1, 1)
 
 
-def test_the_command(make_run: Make, make_pictures: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run, folder = make_run(tmp_path / "run"), make_pictures(tmp_path / "x", 4, gray=1)
+def test_the_command(make_run: Make, make_images: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, folder = make_run(tmp_path / "run"), make_images(tmp_path / "x", 4, gray=1)
     (folder / "bad.png").write_text("")
-    words = ["score", str(run), "--pictures", str(folder), "--size", "24"]
+    words = ["score", str(run), "--images", str(folder), "--size", "24"]
     assert pretint.cli.main(words) == 0
     said = capsys.readouterr()
-    assert f"colour on 4 pictures of {folder}, at 24 x 24 px" in said.out
+    assert f"color on 4 images of {folder}, at 24 x 24 px" in said.out
     assert "left out: 1 gray" in said.out and "bad.png: empty file" in said.out
     assert "FID is left out: name Inception's weights" in said.out
     file = next((run / "scores").glob("*.json"))
@@ -124,4 +124,4 @@ def test_the_command(make_run: Make, make_pictures: Make, tmp_path: Path, capsys
     assert said.out.startswith("method,metric,value") and len(said.out.splitlines()) == 1 + 4 * 6
     assert "bad.png: empty file" in said.err and "scores: " in said.err
     assert pretint.cli.main(["score", str(run), "--size", "24"]) == 2
-    assert capsys.readouterr().err.startswith("pretint: no pictures are named")
+    assert capsys.readouterr().err.startswith("pretint: no images are named")

@@ -46,9 +46,9 @@ def test_published_sizes_and_one_state_dict_for_both_geometries() -> None:
     assert [stage.stride for stage in pretrain.stages] == [4, 8, 16, 16, 16, 16, 16, 16]
     assert [stage.stride for stage in test.stages] == [4, 8, 16, 16, 16, 32, 32, 32]
     test.load_state_dict(pretrain.state_dict(), strict=True)
-    picture = torch.rand(1, 1, 230, 230) * 100
+    image = torch.rand(1, 1, 230, 230) * 100
     with torch.no_grad():
-        wide, narrow = pretrain(picture)["conv1"], test(picture[..., 3:, 3:].contiguous())["conv1"]
+        wide, narrow = pretrain(image)["conv1"], test(image[..., 3:, 3:].contiguous())["conv1"]
     # Padding 5 starts the windows at -5, -1, 3: from the third on they lie inside, as without padding.
     assert torch.allclose(wide[..., 2:57, 2:57], narrow, atol=1e-3)
 
@@ -61,7 +61,7 @@ def test_without_batch_norm_the_names_of_the_weights_stay() -> None:
     assert sum("running_mean" in name for name in normed.state_dict()) == 7
 
 
-def test_lightness_is_centred_at_50() -> None:
+def test_lightness_is_centerd_at_50() -> None:
     net = AlexNet().eval()
     with torch.no_grad():
         gray = net(torch.full((1, 1, 64, 64), 50.0))["conv1"]

@@ -69,7 +69,7 @@ def test_a_state_dict_makes_the_same_net(named: tuple[str, Backbone]) -> None:
     assert all(torch.equal(ours[stage.name], theirs[stage.name]) for stage in net.stages)
 
 
-def test_colour_is_refused(named: tuple[str, Backbone]) -> None:
+def test_color_is_refused(named: tuple[str, Backbone]) -> None:
     with torch.no_grad(), pytest.raises(RuntimeError, match="channels"):
         named[1].eval()(torch.rand(1, 3, 64, 64))
 

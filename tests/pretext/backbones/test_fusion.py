@@ -14,7 +14,7 @@ MIDDLE = [(512, 512, 3, 1), (512, 256, 3, 1)]
 GLOBAL = [(512, 512, 3, 2), (512, 512, 3, 1), (512, 512, 3, 2), (512, 512, 3, 1)]
 CONNECTED = [(7 * 7 * 512, 1024), (1024, 512), (512, 256)]
 FUSION = (256 + 256, 256)
-COLOUR = [(256, 128), (128, 64), (64, 64), (64, 32)]
+COLOR = [(256, 128), (128, 64), (64, 64), (64, 32)]
 
 
 @pytest.fixture(scope="module")
@@ -51,19 +51,19 @@ def plain(net: Fusion, lightness: Tensor) -> tuple[dict[str, Tensor], Tensor]:
     last = apply(net, "vector3", whole)
     y = torch.cat((x, last[:, :, None, None].repeat(1, 1, *x.shape[2:])), 1)
     y = features["fusion"] = apply(net, "fusion", y, kernel=1)
-    y = features["colour1"] = apply(net, "colour1", y)
+    y = features["color1"] = apply(net, "color1", y)
     y = y.repeat_interleave(2, 2).repeat_interleave(2, 3)
-    y = features["colour2"] = apply(net, "colour2", y)
-    y = features["colour3"] = apply(net, "colour3", y)
+    y = features["color2"] = apply(net, "color2", y)
+    y = features["color3"] = apply(net, "color3", y)
     y = y.repeat_interleave(2, 2).repeat_interleave(2, 3)
-    features["colour4"] = apply(net, "colour4", y)
+    features["color4"] = apply(net, "color4", y)
     return features, whole
 
 
 def test_parameters_are_those_of_the_table() -> None:
     with torch.device("meta"):
         net = Fusion()
-    convolutions = LOW + MIDDLE + GLOBAL + [(a, b, 3, 1) for a, b in COLOUR] + [(*FUSION, 1, 1)]
+    convolutions = LOW + MIDDLE + GLOBAL + [(a, b, 3, 1) for a, b in COLOR] + [(*FUSION, 1, 1)]
     weights = sum(k * k * a * b for a, b, k, _ in convolutions) + sum(a * b for a, b in CONNECTED)
     outputs = sum(b for _, b, *_ in convolutions) + sum(b for _, b in CONNECTED)
     expected = weights + 3 * outputs  # a bias, a scale and a shift each
@@ -84,7 +84,7 @@ def test_it_computes_the_published_layers(net: Fusion, size: tuple[int, int]) ->
 
 
 @torch.no_grad()
-def test_every_place_knows_of_the_whole_picture() -> None:
+def test_every_place_knows_of_the_whole_image() -> None:
     torch.manual_seed(0)
     net = Fusion(global_size=32, width=0.1).eval()
     dark = torch.full((1, 1, 64, 64), 20.0)

@@ -8,7 +8,7 @@ from pretext.gamut import Gamut
 from pretext.methods.colorizer import Colorizer
 from pretext.methods.objectives import Classification
 
-BIN_CENTRES = 2 * 313  # the release keeps them as a convolution's weights, we in the gamut
+BIN_CENTERS = 2 * 313  # the release keeps them as a convolution's weights, we in the gamut
 
 
 def parameters(net: torch.nn.Module) -> int:
@@ -18,7 +18,7 @@ def parameters(net: torch.nn.Module) -> int:
 @pytest.mark.parametrize(("affine", "published"), [(True, 32_236_011), (False, 32_231_019)])
 def test_vgg_has_the_published_number_of_parameters(affine: bool, published: int) -> None:
     net = Colorizer(Vgg(affine=affine), Classification(Gamut(), None), target_stride=4)
-    assert parameters(net) == published - BIN_CENTRES
+    assert parameters(net) == published - BIN_CENTERS
     assert parameters(net.head) == 256 * 313 + 313
 
 

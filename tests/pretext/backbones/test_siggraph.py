@@ -47,16 +47,16 @@ def test_sides_of_any_length(net: Siggraph17, size: tuple[int, int]) -> None:
 
 
 @torch.no_grad()
-def test_a_centred_mask_is_the_mask_less_its_centre(net: Siggraph17) -> None:
-    centred = Siggraph17(mask_centre=0.5).eval()
-    centred.load_state_dict(net.state_dict())
+def test_a_centerd_mask_is_the_mask_less_its_center(net: Siggraph17) -> None:
+    centerd = Siggraph17(mask_center=0.5).eval()
+    centerd.load_state_dict(net.state_dict())
     lightness, hints = torch.rand(2, 1, 24, 24) * 100, torch.randn(2, 2, 24, 24) * 30
     mask = (torch.rand(2, 1, 24, 24) > 0.8).float()
     assert torch.equal(
-        centred.forward(lightness, hints, mask)["conv10"], net.forward(lightness, hints, mask - 0.5)["conv10"]
+        centerd.forward(lightness, hints, mask)["conv10"], net.forward(lightness, hints, mask - 0.5)["conv10"]
     )
     none = torch.full_like(mask, -0.5)
-    assert torch.equal(centred(lightness)["conv10"], net.forward(lightness, 0 * hints, none)["conv10"])
+    assert torch.equal(centerd(lightness)["conv10"], net.forward(lightness, 0 * hints, none)["conv10"])
 
 
 def test_a_narrower_net_has_the_same_layers() -> None:
@@ -70,7 +70,7 @@ def test_a_narrower_net_has_the_same_layers() -> None:
         assert list(value.shape) == expected, name
 
 
-@pytest.mark.parametrize("arguments", [{"mask_centre": 2}, {"mask_centre": "half"}, {"width": 0}])
+@pytest.mark.parametrize("arguments", [{"mask_center": 2}, {"mask_center": "half"}, {"width": 0}])
 def test_what_cannot_be_built(arguments: dict[str, float]) -> None:
     with pytest.raises(UserError, match=f"backbone siggraph17: {next(iter(arguments))}"):
         Siggraph17(**arguments)

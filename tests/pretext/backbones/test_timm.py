@@ -53,7 +53,7 @@ def test_stage_names_can_name_submodules() -> None:
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_convnext"])
-def test_rgb_weights_see_a_gray_picture_as_before(name: str, suffix: str, tmp_path: Path) -> None:
+def test_rgb_weights_see_a_gray_image_as_before(name: str, suffix: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     rgb = timm.create_model(name, num_classes=7).eval()
     file = tmp_path / f"weights{suffix}"
@@ -73,7 +73,7 @@ def test_rgb_weights_see_a_gray_picture_as_before(name: str, suffix: str, tmp_pa
     assert torch.allclose(last, expected, atol=1e-4)
 
 
-def test_normalisation_is_that_of_the_weights_and_is_kept() -> None:
+def test_normalization_is_that_of_the_weights_and_is_kept() -> None:
     with_tag = TimmBackbone("test_vit.r160_in1k")
     assert with_tag.lightness_mean.item() == pytest.approx(100 * sum(timm.get_pretrained_cfg("test_vit").mean) / 3)
     assert {"lightness_mean", "lightness_std"} < set(with_tag.state_dict())
@@ -231,17 +231,17 @@ def rgb_net(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 @torch.no_grad()
-def test_a_gray_picture_is_seen_exactly_as_by_the_rgb_net(rgb_net: tuple[nn.Module, Path, str]) -> None:
-    """From sRGB pixels to features, borders too: L -> its gray -> normalised as R, G and B each are."""
+def test_a_gray_image_is_seen_exactly_as_by_the_rgb_net(rgb_net: tuple[nn.Module, Path, str]) -> None:
+    """From sRGB pixels to features, borders too: L -> its gray -> normalized as R, G and B each are."""
     net, file, name = rgb_net
     values = torch.randint(0, 256, (2, 1, 160, 160), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
-    picture = values.expand(-1, 3, -1, -1)
+    image = values.expand(-1, 3, -1, -1)
     published = timm.get_pretrained_cfg(name)
     mean, std = (torch.tensor(numbers).view(3, 1, 1) for numbers in (published.mean, published.std))
-    seen = net.forward_intermediates((picture / 255 - mean) / std, intermediates_only=True)
+    seen = net.forward_intermediates((image / 255 - mean) / std, intermediates_only=True)
     expected = {maps.shape: maps for maps in seen}
     ours = TimmBackbone(name, weights=file, gray=True).eval()
-    found = ours(rgb_to_lightness(picture))
+    found = ours(rgb_to_lightness(image))
     for stage, maps in found.items():
         wanted = expected[maps.shape]
         if list(found).index(stage) == len(found) - 1:
@@ -251,7 +251,7 @@ def test_a_gray_picture_is_seen_exactly_as_by_the_rgb_net(rgb_net: tuple[nn.Modu
         assert (maps - wanted).abs().max() <= 2e-5 * wanted.abs().max(), stage
     folded = TimmBackbone(name, weights=file).eval()
     last = folded.stages[-1].name
-    off = (folded(rgb_to_lightness(picture))[last] - seen[-1]).abs().max() / seen[-1].abs().max()
+    off = (folded(rgb_to_lightness(image))[last] - seen[-1]).abs().max() / seen[-1].abs().max()
     assert off > 1e-3, "one channel only comes near: else gray would buy nothing"
 
 

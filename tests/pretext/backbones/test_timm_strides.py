@@ -66,7 +66,7 @@ def test_a_stride_is_where_its_places_look(module: str) -> None:
     for stage in net.stages:
         assert features[stage.name].shape[1] == stage.channels, (name, stage)
         for places in features[stage.name].shape[2:]:
-            # Places lie a stride apart, and cover the picture but for what convolutions without padding leave out.
+            # Places lie a stride apart, and cover the image but for what convolutions without padding leave out.
             assert (places - 1) * stage.stride < side <= (places + 1.5) * stage.stride, (name, stage, places)
     first, last = (reach_of_corners(features[stage.name], lightness) for stage in (net.stages[0], net.stages[-1]))
     assert bool((first.argmax(1) == torch.arange(4)).all()), (name, first)
@@ -75,7 +75,7 @@ def test_a_stride_is_where_its_places_look(module: str) -> None:
 
 
 def reach_of_corners(maps: torch.Tensor, lightness: torch.Tensor) -> torch.Tensor:
-    """(4, 4): how much each corner place of a map depends on each quarter of the picture, over the corners' mean."""
+    """(4, 4): how much each corner place of a map depends on each quarter of the image, over the corners' mean."""
     rows = []
     for row in (0, -1):
         for column in (0, -1):
@@ -90,7 +90,7 @@ def reach_of_corners(maps: torch.Tensor, lightness: torch.Tensor) -> torch.Tenso
 
 
 @pytest.mark.parametrize(("name", "strides"), [("levit_128s", [16, 32, 64]), ("efficientvit_m0", [16, 32, 64])])
-def test_colors_cover_the_picture_at_a_stride_above_32(name: str, strides: list[int]) -> None:
+def test_colors_cover_the_image_at_a_stride_above_32(name: str, strides: list[int]) -> None:
     net = TimmBackbone(name).eval()
     assert [stage.stride for stage in net.stages] == strides
     settings = ObjectiveSettings("regression", stride=8)

@@ -9,7 +9,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from pretext.backbones.from_timm import TimmBackbone, TimmColour
+from pretext.backbones.from_timm import TimmBackbone, TimmColor
 from pretext.errors import UserError
 from pretext.recipe import PretrainSettings, build_colorizer
 from pretext.settings import settings_from
@@ -53,7 +53,7 @@ def weights(resnet: nn.Module) -> Weights:
 
 def assert_loaded(file: str | Path, resnet: nn.Module) -> None:
     """The file's weights are those of the network in color, feature by feature."""
-    net = TimmColour("test_resnet", weights=file).eval()
+    net = TimmColor("test_resnet", weights=file).eval()
     rgb = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         expected = resnet.forward_intermediates((rgb - net.rgb_mean) / net.rgb_std, intermediates_only=True)[-1]
@@ -98,7 +98,7 @@ def test_another_models_file_is_refused(model: str, other: str, key: str, tmp_pa
 )
 def test_the_models_own_file_is_taken(change: Callable[[Weights], object], weights: Weights, tmp_path: Path) -> None:
     torch.save(change(weights), tmp_path / "own.pth")
-    net = TimmColour("test_resnet", weights=tmp_path / "own.pth").net.state_dict()
+    net = TimmColor("test_resnet", weights=tmp_path / "own.pth").net.state_dict()
     for key, value in net.items():
         if not key.endswith("num_batches_tracked"):
             torch.testing.assert_close(value, weights[key], rtol=1e-3, atol=1e-3)
@@ -215,7 +215,7 @@ def test_metas_own_layout_of_dinov2_with_registers(wrap: Callable[[Weights], obj
     state["pos_embed"] = torch.cat((place, state["pos_embed"]), 1)
     state["mask_token"] = torch.zeros(1, 384)
     torch.save(wrap(state), tmp_path / "x.pth")
-    net = TimmColour(name, weights=tmp_path / "x.pth", img_size=98).eval()
+    net = TimmColor(name, weights=tmp_path / "x.pth", img_size=98).eval()
     rgb = torch.rand(1, 3, 98, 98)
     with torch.no_grad():
         maps = full.forward_intermediates((rgb - net.rgb_mean) / net.rgb_std, indices=3, intermediates_only=True)
@@ -224,13 +224,13 @@ def test_metas_own_layout_of_dinov2_with_registers(wrap: Callable[[Weights], obj
     assert "has no weight" in refusal("vit_small_patch14_dinov2", tmp_path / "x.pth", img_size=98)
 
 
-def test_positions_for_another_picture_size_are_resized_as_timm_does(
+def test_positions_for_another_image_size_are_resized_as_timm_does(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     torch.manual_seed(0)
     torch.save(timm.create_model("test_vit").state_dict(), tmp_path / "x.pth")
     net = TimmBackbone("test_vit", weights=tmp_path / "x.pth", img_size=96).eval()
-    assert "another layout or picture size" in capsys.readouterr().err
+    assert "another layout or image size" in capsys.readouterr().err
     expected = timm.create_model(
         "test_vit", img_size=96, pretrained=True, num_classes=0,
         pretrained_cfg_overlay={"state_dict": torch.load(tmp_path / "x.pth")},

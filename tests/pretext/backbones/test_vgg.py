@@ -4,7 +4,7 @@ import torch
 from pretext.backbones.vgg import Vgg
 
 HEAD = 256 * 313 + 313
-BIN_CENTRES = 2 * 313
+BIN_CENTERS = 2 * 313
 
 
 def parameters(net: Vgg) -> int:
@@ -13,7 +13,7 @@ def parameters(net: Vgg) -> int:
 
 def test_parameters_are_the_published_number() -> None:
     with torch.device("meta"):
-        assert parameters(Vgg()) + HEAD + BIN_CENTRES == 32_236_011
+        assert parameters(Vgg()) + HEAD + BIN_CENTERS == 32_236_011
         scale_and_shift = 2 * (64 + 128 + 256 + 4 * 512)
         assert parameters(Vgg(affine=False)) == parameters(Vgg()) - scale_and_shift
 
@@ -47,7 +47,7 @@ def test_stages_are_taken_after_batch_norm() -> None:
     assert (features["conv8"] >= 0).all()  # no batch norm there, ReLU last
 
 
-def test_lightness_is_centred_and_scaled() -> None:
+def test_lightness_is_centerd_and_scaled() -> None:
     seen = []
     net = Vgg().eval()
     net.model1.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))

@@ -1,4 +1,4 @@
-"""Batches: the same whoever prepares them, crops against their definition, and unreadable pictures."""
+"""Batches: the same whoever prepares them, crops against their definition, and unreadable images."""
 
 import math
 import os
@@ -27,50 +27,50 @@ from pretext.data.batches import (
     Views,
     WorkerStart,
     batches,
-    centre_crop,
+    center_crop,
     random_crop,
     stream,
 )
-from pretext.data.order import picture_index, uniforms
-from pretext.errors import PictureError, UserError
+from pretext.data.order import image_index, uniforms
+from pretext.errors import ImageError, UserError
 
 Array = np.ndarray[Any, Any]
 SMALL = CropSettings(size=8)
 
 
 class Memory:
-    """Pictures in memory; None cannot be read. Counts how often each is."""
+    """Images in memory; None cannot be read. Counts how often each is."""
 
-    def __init__(self, pictures: list[Array | None]) -> None:
-        self.pictures = pictures
+    def __init__(self, images: list[Array | None]) -> None:
+        self.images = images
         self.reads: Counter[int] = Counter()
         self.asked: set[int | None] = set()
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
     def read(self, index: int, shorter: int | None = None) -> Image.Image:
         self.reads[index] += 1
         self.asked.add(shorter)
-        picture = self.pictures[index]
-        if picture is None:
-            raise PictureError(self.key(index), "torn")
-        return Image.fromarray(picture)
+        image = self.images[index]
+        if image is None:
+            raise ImageError(self.key(index), "torn")
+        return Image.fromarray(image)
 
     def key(self, index: int) -> str:
-        return f"picture {index}"
+        return f"image {index}"
 
 
 def noise(count: int, bad: tuple[int, ...] = ()) -> Memory:
-    """Pictures of noise, each of another size."""
+    """Images of noise, each of another size."""
     random = np.random.default_rng(0)
     sides = random.integers(5, 40, (count, 2))
-    pictures = [random.integers(0, 256, (height, width, 3), dtype=np.uint8) for height, width in sides]
-    return Memory([None if index in bad else picture for index, picture in enumerate(pictures)])
+    images = [random.integers(0, 256, (height, width, 3), dtype=np.uint8) for height, width in sides]
+    return Memory([None if index in bad else image for index, image in enumerate(images)])
 
 
 def plain(count: int, bad: tuple[int, ...] = ()) -> Memory:
-    """Pictures of one shade each: their index."""
+    """Images of one shade each: their index."""
     return Memory([None if index in bad else np.full((9, 12, 3), index, np.uint8) for index in range(count)])
 
 
@@ -123,17 +123,17 @@ def test_seeds_differ() -> None:
     assert not torch.equal(one.rgb, other.rgb)
 
 
-def test_sample_is_the_crop_of_its_picture() -> None:
+def test_sample_is_the_crop_of_its_image() -> None:
     source, seed = noise(11), 9
     samples = Samples([source], SMALL, seed)
     for t in (0, 5, 11, 40, 12_345):
-        picture = source.read(picture_index(seed, t, 11))
+        image = source.read(image_index(seed, t, 11))
         rgb = samples[t].rgb
         assert rgb is not None
-        assert (rgb.permute(1, 2, 0).numpy() == random_crop(picture, SMALL, uniforms(seed, t, 5))).all()
+        assert (rgb.permute(1, 2, 0).numpy() == random_crop(image, SMALL, uniforms(seed, t, 5))).all()
 
 
-def test_epochs_see_every_picture_once_and_crop_it_anew() -> None:
+def test_epochs_see_every_image_once_and_crop_it_anew() -> None:
     samples = Samples([plain(24)], SMALL, seed=0)
     for epoch in range(3):
         shades = [int(samples[t].rgb[0, 0, 0]) for t in range(24 * epoch, 24 * (epoch + 1))]  # type: ignore[index]
@@ -142,26 +142,26 @@ def test_epochs_see_every_picture_once_and_crop_it_anew() -> None:
     assert len({one[t].rgb.numpy().tobytes() for t in range(20)}) == 20  # type: ignore[union-attr]
 
 
-def test_pictures_are_asked_for_no_smaller_than_a_crop_needs() -> None:
+def test_images_are_asked_for_no_smaller_than_a_crop_needs() -> None:
     source = plain(3)
     Samples([source], CropSettings(size=50, area=(0.25, 1)), seed=0)[0]
     assert source.asked == {100}  # a quarter of a square of 100 x 100 has 50 x 50 pixels
 
 
 class Masks(Memory):
-    """Tells which signals are blocked where pictures are read, and stops there."""
+    """Tells which signals are blocked where images are read, and stops there."""
 
     def read(self, index: int, shorter: int | None = None) -> Image.Image:
         if index:
             return super().read(index, shorter)
-        raise PictureError("mask", str(sorted(signal.pthread_sigmask(signal.SIG_BLOCK, []))))
+        raise ImageError("mask", str(sorted(signal.pthread_sigmask(signal.SIG_BLOCK, []))))
 
 
 def test_workers_do_not_see_the_signals_that_stop_a_run() -> None:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
     asked = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR2}
     assert not asked & before
-    samples = Samples([Masks(plain(2).pictures)], SMALL, seed=0)
+    samples = Samples([Masks(plain(2).images)], SMALL, seed=0)
     [batch] = batches(samples, 4, 0, 1, workers=1)
     assert {reason for _, reason in batch.skipped} == {str(sorted(before | asked))}
     [batch] = batches(samples, 4, 0, 1, workers=0)
@@ -171,18 +171,18 @@ def test_workers_do_not_see_the_signals_that_stop_a_run() -> None:
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Source]:
-    """The same few pictures in a folder and in shards; built-in ones."""
+    """The same few images in a folder and in shards; built-in ones."""
     folder, tiles = tmp_path_factory.mktemp("sources"), Bundled("train")
-    (folder / "pictures").mkdir()
+    (folder / "images").mkdir()
     for index in range(24):
-        tiles.read(7 * index).save(folder / "pictures" / f"{index:02}.png")
+        tiles.read(7 * index).save(folder / "images" / f"{index:02}.png")
     for number in (0, 1):
         with tarfile.open(folder / f"{number}.tar", "w") as tar:
-            for picture in sorted((folder / "pictures").iterdir())[number::2]:
-                tar.add(picture, picture.name)
+            for image in sorted((folder / "images").iterdir())[number::2]:
+                tar.add(image, image.name)
     shards = Shards(f"{folder}/{{0..1}}.tar")
     shards.read(0)  # a shard that is open here
-    return {"folder": Folder(folder / "pictures"), "shards": shards, "bundled": tiles}
+    return {"folder": Folder(folder / "images"), "shards": shards, "bundled": tiles}
 
 
 @pytest.mark.parametrize("start", ["fork", "forkserver", "spawn"])
@@ -195,11 +195,11 @@ def test_batches_do_not_depend_on_how_workers_are_started(start: WorkerStart, so
 
 SEES = """
 import signal, sys
-sys.path.insert(0, "tests/pretext/pictures")
+sys.path.insert(0, "tests/pretext/images")
 from test_batches import SMALL, Masks, Samples, batches, plain
 
 if __name__ == "__main__":
-    samples = Samples([Masks(plain(2).pictures)], SMALL, seed=0)
+    samples = Samples([Masks(plain(2).images)], SMALL, seed=0)
     [batch] = batches(samples, 4, 0, 1, workers=1, worker_start=sys.argv[1])
     print(*{reason for _, reason in batch.skipped}, signal.pthread_sigmask(signal.SIG_BLOCK, []), sep="; ")
 """
@@ -218,11 +218,11 @@ def test_the_first_worker_ever_started_does_not_see_them_either(start: str, tmp_
     assert done.stdout == f"{asked}; set()\n", done.stderr
 
 
-# Pictures that cannot be read.
+# Images that cannot be read.
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_the_next_picture_takes_the_place_of_a_bad_one(workers: int) -> None:
+def test_the_next_image_takes_the_place_of_a_bad_one(workers: int) -> None:
     bad = (0, 4, 5, 11)
     stand_in = {0: 1, 4: 6, 5: 6, 11: 1}  # after the last comes the first
     passed = {0: [0], 4: [4, 5], 5: [5], 11: [11, 0]}
@@ -231,47 +231,47 @@ def test_the_next_picture_takes_the_place_of_a_bad_one(workers: int) -> None:
     for batch in batches(samples, 6, 0, 6, workers):
         shown += batch.rgb[:, 0, 0, 0].tolist()
         skipped += batch.skipped
-    drawn = [picture_index(3, t, 12) for t in range(36)]
+    drawn = [image_index(3, t, 12) for t in range(36)]
     assert set(bad) <= set(drawn)
     assert shown == [stand_in.get(index, index) for index in drawn]
     for index in drawn:
-        expected += [(f"picture {step}", "torn") for step in passed.get(index, [])]
+        expected += [(f"image {step}", "torn") for step in passed.get(index, [])]
     assert skipped == expected
 
 
 class Named(Memory):
-    """Pictures of one shade each, with labels that tell them apart."""
+    """Images of one shade each, with labels that tell them apart."""
 
     def __init__(self, count: int, bad: tuple[int, ...]) -> None:
-        super().__init__(plain(count, bad).pictures)
+        super().__init__(plain(count, bad).images)
         self.classes = [f"class {label}" for label in range(7 * count)]
         self.labels = 7 * np.arange(count)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_labels_are_those_of_the_pictures_that_were_read(workers: int) -> None:
+def test_labels_are_those_of_the_images_that_were_read(workers: int) -> None:
     whole = Named(12, bad=(0, 4, 5, 11))
     parts = [Subset(whole, range(3, 12), seed=1), whole]
-    for labelled in (True, False):
-        samples = Samples(parts, SMALL, seed=3, labelled=labelled)
+    for labeled in (True, False):
+        samples = Samples(parts, SMALL, seed=3, labeled=labeled)
         for batch in batches(samples, 6, 0, 6, workers, positions=range(1, 5)):
             shades = batch.rgb[:, 0, 0, 0].long()
             assert batch.labels.dtype == torch.int64
-            assert torch.equal(batch.labels, 7 * shades if labelled else torch.full((4,), -1))
-    (views,) = stream(Views(whole, 6, labelled=True), range(12), 12, workers)
+            assert torch.equal(batch.labels, 7 * shades if labeled else torch.full((4,), -1))
+    (views,) = stream(Views(whole, 6, labeled=True), range(12), 12, workers)
     assert views.labels.tolist() == [7 * index for index in (1, 2, 3, 6, 7, 8, 9, 10)]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_only_bad_pictures_are_an_error_that_names_one(workers: int) -> None:
+def test_only_bad_images_are_an_error_that_names_one(workers: int) -> None:
     samples = Samples([plain(3, bad=(0, 1, 2))], SMALL, seed=0)
-    with pytest.raises(UserError, match=r"picture \d: torn"):
+    with pytest.raises(UserError, match=r"image \d: torn"):
         next(batches(samples, 4, 0, 2, workers))
 
 
 def test_a_batch_is_whole_or_an_error() -> None:
     source = plain(130, bad=tuple(range(120)))
-    hopeless = next(t for t in range(130) if picture_index(0, t, 130) <= 20)
+    hopeless = next(t for t in range(130) if image_index(0, t, 130) <= 20)
     assert hopeless > 0
     step = hopeless // 3
     made = batches(Samples([source], SMALL, seed=0), 3, 0, 40, workers=0)
@@ -280,20 +280,20 @@ def test_a_batch_is_whole_or_an_error() -> None:
         next(made)
 
 
-def test_the_error_counts_the_pictures_in_a_row() -> None:
-    with pytest.raises(UserError, match="no picture of 3 in a row"):
+def test_the_error_counts_the_images_in_a_row() -> None:
+    with pytest.raises(UserError, match="no image of 3 in a row"):
         next(batches(Samples([plain(3, bad=(0, 1, 2))], SMALL, seed=0), 4, 0, 1, workers=0))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_views_leave_out_bad_pictures(workers: int) -> None:
+def test_views_leave_out_bad_images(workers: int) -> None:
     source = noise(8, bad=(1, 4, 5))
     made = list(stream(Views(source, 6), range(8), 3, workers))
-    expected = [centre_crop(source.read(index, 6), 6) for index in (0, 2, 3, 6, 7)]
+    expected = [center_crop(source.read(index, 6), 6) for index in (0, 2, 3, 6, 7)]
     assert [len(batch.rgb) for batch in made] == [2, 1, 2]
     rgb = torch.cat([batch.rgb for batch in made]).permute(0, 2, 3, 1).numpy()
     assert rgb.dtype == np.uint8 and (rgb == np.stack(expected)).all()
-    assert [entry for batch in made for entry in batch.skipped] == [(f"picture {i}", "torn") for i in (1, 4, 5)]
+    assert [entry for batch in made for entry in batch.skipped] == [(f"image {i}", "torn") for i in (1, 4, 5)]
     [nothing] = stream(Views(source, 6), range(4, 6), 3, workers)
     assert len(nothing.rgb) == 0 and len(nothing.skipped) == 2
 
@@ -301,7 +301,7 @@ def test_views_leave_out_bad_pictures(workers: int) -> None:
 def test_patience_ends_after_a_hundred() -> None:
     samples = Samples([plain(130, bad=tuple(range(120)))], SMALL, seed=0)
     for t in range(130):
-        first = picture_index(0, t, 130)
+        first = image_index(0, t, 130)
         sample = samples[t]
         assert (sample.rgb is None) == (first <= 20), first
         assert len(sample.skipped) == min(100, max(0, 120 - first))
@@ -319,10 +319,10 @@ def ramp(width: int, height: int) -> Image.Image:
 def shown_box(crop: Array) -> tuple[float, float, float, float]:
     """Left, top, width, height shown of a ``ramp``, to 2 pixels as levels are rounded. Negative width: mirrored."""
     size = len(crop)
-    inner = slice(2, -2)  # the filter stops at the picture's border
-    centres = np.arange(size)[inner] + 0.5
+    inner = slice(2, -2)  # the filter stops at the image's border
+    centers = np.arange(size)[inner] + 0.5
     (w, left), (h, top) = (
-        np.polyfit(centres / size, line[inner] + 0.5, 1)
+        np.polyfit(centers / size, line[inner] + 0.5, 1)
         for line in (crop[..., 0].mean(0, dtype=float), crop[..., 1].mean(1, dtype=float))
     )
     return left, top, w, h
@@ -345,8 +345,8 @@ def test_five_numbers_are_area_ratio_left_top_and_mirror(flip: float, numbers: l
 
 def test_distribution_of_crops() -> None:
     crop = CropSettings(size=32, area=(0.1, 0.4), ratio=(0.5, 2.0), flip=0.3)
-    picture = ramp(256, 256)
-    boxes = np.array([shown_box(random_crop(picture, crop, uniforms(0, t, 5))) for t in range(800)])
+    image = ramp(256, 256)
+    boxes = np.array([shown_box(random_crop(image, crop, uniforms(0, t, 5))) for t in range(800)])
     left, top, w, h = boxes.T
     mirrored = w < 0
     assert mirrored.mean() == pytest.approx(0.3, abs=0.05)
@@ -408,11 +408,11 @@ def test_crops_lie_inside(
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1), (2, 2), (2500, 1700)])
-def test_crops_of_odd_pictures(size: tuple[int, int]) -> None:
-    picture = Image.new("RGB", size, (1, 2, 3))
+def test_crops_of_odd_images(size: tuple[int, int]) -> None:
+    image = Image.new("RGB", size, (1, 2, 3))
     for t in range(8):
         for edge in (1, 64):
-            got = random_crop(picture, CropSettings(size=edge), uniforms(0, t, 5))
+            got = random_crop(image, CropSettings(size=edge), uniforms(0, t, 5))
             assert got.shape == (edge, edge, 3)
             assert (got == (1, 2, 3)).all()
 
@@ -420,21 +420,21 @@ def test_crops_of_odd_pictures(size: tuple[int, int]) -> None:
 def test_a_part_that_does_not_fit_is_narrowed() -> None:
     crop = CropSettings(size=40, area=(0.9, 0.9), ratio=(1, 1), flip=0)
     left, top, w, h = shown_box(random_crop(ramp(200, 80), crop, np.array([0.5, 0.5, 0.25, 0.5, 0.5])))
-    side = math.sqrt(0.9 * 200 * 80)  # 120: higher than the picture
+    side = math.sqrt(0.9 * 200 * 80)  # 120: higher than the image
     assert (left, top, w, h) == pytest.approx(((200 - side) / 4, 0, side, 80), abs=1.2)
 
 
-def test_centre_crop() -> None:
+def test_center_crop() -> None:
     random = np.random.default_rng(2)
     for height, width in ((64, 101), (101, 64), (64, 64)):
-        picture = random.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        image = random.integers(0, 256, (height, width, 3), dtype=np.uint8)
         top, left = (height - 64) // 2, (width - 64) // 2
-        square = picture[top : top + 64, left : left + 64]
-        assert (centre_crop(Image.fromarray(picture), 64) == square).all()
+        square = image[top : top + 64, left : left + 64]
+        assert (center_crop(Image.fromarray(image), 64) == square).all()
         expected = Image.fromarray(square).resize((16, 16), Image.Resampling.BICUBIC)
-        got = centre_crop(Image.fromarray(picture), 16)
+        got = center_crop(Image.fromarray(image), 16)
         assert np.abs(got.astype(int) - np.asarray(expected))[2:-2, 2:-2].max() <= 1
-    assert centre_crop(Image.new("RGB", (1, 9)), 5).shape == (5, 5, 3)
+    assert center_crop(Image.new("RGB", (1, 9)), 5).shape == (5, 5, 3)
 
 
 NAN, INF = float("nan"), float("inf")
@@ -520,29 +520,29 @@ def test_subset_reads_what_it_names() -> None:
     part = Subset(source, range(10, 30), seed=1)
     for rank in range(20):
         shade = int(np.asarray(part.read(rank, 7))[0, 0, 0])
-        assert part.key(rank) == source.key(part.index(rank)) == f"picture {shade}"
+        assert part.key(rank) == source.key(part.index(rank)) == f"image {shade}"
     assert source.asked == {7}
     other = Subset(source, range(10, 30), seed=2)
     assert [part.index(rank) for rank in range(20)] != [other.index(rank) for rank in range(20)]
 
 
-# Real pictures.
+# Real images.
 
 
-def test_real_pictures_with_workers(shared_data: Path) -> None:
+def test_real_images_with_workers(shared_data: Path) -> None:
 
     samples = Samples([Folder(shared_data / "imagenette-mini" / "val")], CropSettings(size=32), seed=1)
     assert same(list(batches(samples, 8, 2, 5, workers=0)), list(batches(samples, 8, 2, 5, workers=2)))
 
 
-def test_bundled_pictures() -> None:
+def test_bundled_images() -> None:
     [batch] = batches(Samples([Bundled("train")], CropSettings(size=16), seed=0), 32, 0, 1, workers=0)
     assert batch.skipped == []
     assert batch.rgb.float().std((1, 2, 3)).min() > 0.5  # no crop is empty
 
 
-def test_squashed_crops_are_crops_of_a_squashed_picture() -> None:
-    """The publications resize to a square first; a quarter of the square is half of each side of the picture."""
+def test_squashed_crops_are_crops_of_a_squashed_image() -> None:
+    """The publications resize to a square first; a quarter of the square is half of each side of the image."""
     ramp = np.zeros((40, 80, 3), np.uint8)
     ramp[..., 0], ramp[..., 1] = np.arange(80)[None] * 3, np.arange(40)[:, None] * 6
     crop = CropSettings(size=20, area=(0.25, 0.25), ratio=(1, 1), flip=0, squash=True)
@@ -552,15 +552,15 @@ def test_squashed_crops_are_crops_of_a_squashed_picture() -> None:
 
 
 class Boxed(Examples):
-    """Whole pictures, each of its own size, with a dict of what is known; some cannot be used."""
+    """Whole images, each of its own size, with a dict of what is known; some cannot be used."""
 
     draws = 1
 
     def make(self, part: int, index: int, uniform: Array) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         if index == 2:
-            raise PictureError(f"picture {index}", "its boxes lie outside")
-        picture = torch.from_numpy(np.array(self.parts[part].read(index))).permute(2, 0, 1)
-        return picture, {"index": torch.tensor(index), "drawn": torch.tensor(float(uniform[0]))}
+            raise ImageError(f"image {index}", "its boxes lie outside")
+        image = torch.from_numpy(np.array(self.parts[part].read(index))).permute(2, 0, 1)
+        return image, {"index": torch.tensor(index), "drawn": torch.tensor(float(uniform[0]))}
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -569,27 +569,27 @@ def test_examples_of_any_kind(workers: int) -> None:
     for batch in batches(Boxed([source], seed=5), 4, 0, 6, workers):
         assert batch.rgb.shape == (4, 3, *batch.rgb.shape[2:]) and len(batch.labels) == 4
         for rgb, label in zip(batch.rgb, batch.labels, strict=True):
-            picture = torch.from_numpy(source.pictures[int(label["index"])]).permute(2, 0, 1)  # type: ignore[arg-type]
-            height, width = picture.shape[1:]
-            assert torch.equal(rgb[:, :height, :width], picture)
+            image = torch.from_numpy(source.images[int(label["index"])]).permute(2, 0, 1)  # type: ignore[arg-type]
+            height, width = image.shape[1:]
+            assert torch.equal(rgb[:, :height, :width], image)
             assert (rgb[:, height:] == 128).all() and (rgb[:, :, width:] == 128).all(), "gray at the right and below"
         met |= set(batch.skipped)
-    assert met == {("picture 2", "its boxes lie outside")}
+    assert met == {("image 2", "its boxes lie outside")}
     again = [label["drawn"] for batch in batches(Boxed([source], seed=5), 8, 1, 2, 0) for label in batch.labels]
     first = [label["drawn"] for batch in batches(Boxed([source], seed=5), 4, 2, 4, workers) for label in batch.labels]
     assert again == first, "sample t is the same in batches of any size"
 
 
-def test_several_labels_a_picture() -> None:
+def test_several_labels_a_image() -> None:
     labels = np.arange(33, dtype=np.int8).reshape(11, 3) % 3 - 1
 
     class Several(Memory):
         def __init__(self) -> None:
-            super().__init__(noise(11).pictures)
+            super().__init__(noise(11).images)
             self.labels = labels
 
     part = Subset(Several(), range(4), seed=1)
-    (batch,) = batches(Samples([part], SMALL, seed=3, labelled=True), 4, 0, 1, 0)
+    (batch,) = batches(Samples([part], SMALL, seed=3, labeled=True), 4, 0, 1, 0)
     assert batch.labels.dtype == torch.int8
     known = {tuple(labels[part.index(rank)]) for rank in range(4)}
     assert {tuple(row.tolist()) for row in batch.labels} == known

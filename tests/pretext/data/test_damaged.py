@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageFile
 
 from pretext.data import decode
-from pretext.errors import PictureError
+from pretext.errors import ImageError
 
 
-def colours(width: int = 24, height: int = 16) -> np.ndarray[Any, Any]:
-    """A smooth picture in which every corner and side differs."""
+def colors(width: int = 24, height: int = 16) -> np.ndarray[Any, Any]:
+    """A smooth image in which every corner and side differs."""
     y, x = np.mgrid[0:height, 0:width]
     return np.stack([x * 255 // width, y * 255 // height, (x + y) * 255 // (width + height)], -1).astype(np.uint8)
 
@@ -34,17 +34,17 @@ def heif(image: Image.Image) -> bytes:
 
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-JPEG = encoded(Image.fromarray(colours(64, 64)), "JPEG")
+JPEG = encoded(Image.fromarray(colors(64, 64)), "JPEG")
 
 
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
         (b"", "empty file (0 bytes)"),
-        (b"Hello, this is text.\n" * 20, "not a picture: no known format"),
+        (b"Hello, this is text.\n" * 20, "not an image: no known format"),
         (
             b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n",
-            "not a picture: no known format",
+            "not an image: no known format",
         ),
         (b"GIF89a" + bytes(3), "damaged: begins like a GIF file, but its header cannot be read"),
         (JPEG[:10], "truncated: "),
@@ -53,7 +53,7 @@ JPEG = encoded(Image.fromarray(colours(64, 64)), "JPEG")
     ],
 )
 def test_reason(data: bytes, reason: str) -> None:
-    with pytest.raises(PictureError) as caught:
+    with pytest.raises(ImageError) as caught:
         decode(data, "some/key.jpg")
     assert caught.value.key == "some/key.jpg"
     assert caught.value.reason.startswith(reason)
@@ -66,40 +66,40 @@ def test_decompression_bomb(limit: int, filters: Any, monkeypatch: pytest.Monkey
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
     with warnings.catch_warnings(record=filters == "always"):
         warnings.simplefilter(filters)
-        with pytest.raises(PictureError, match=f"too large: more than {limit} pixels"):
+        with pytest.raises(ImageError, match=f"too large: more than {limit} pixels"):
             decode(JPEG, "k")
     assert limit == Image.MAX_IMAGE_PIXELS
 
 
 WHOLE = [
     JPEG,
-    encoded(Image.fromarray(colours()), "JPEG", icc_profile=SRGB, exif=b"Exif\0\0II*\0\x08\0\0\0\0\0"),
-    encoded(Image.fromarray(colours()).convert("CMYK"), "JPEG"),
-    encoded(Image.fromarray(colours()), "PNG", icc_profile=SRGB),
-    encoded(Image.fromarray(colours()).quantize(8), "PNG"),
-    encoded(Image.fromarray(colours()), "WEBP"),
-    encoded(Image.fromarray(colours()), "BMP"),
-    encoded(Image.fromarray(colours()), "GIF"),
-    encoded(Image.fromarray(colours()), "PPM"),
+    encoded(Image.fromarray(colors()), "JPEG", icc_profile=SRGB, exif=b"Exif\0\0II*\0\x08\0\0\0\0\0"),
+    encoded(Image.fromarray(colors()).convert("CMYK"), "JPEG"),
+    encoded(Image.fromarray(colors()), "PNG", icc_profile=SRGB),
+    encoded(Image.fromarray(colors()).quantize(8), "PNG"),
+    encoded(Image.fromarray(colors()), "WEBP"),
+    encoded(Image.fromarray(colors()), "BMP"),
+    encoded(Image.fromarray(colors()), "GIF"),
+    encoded(Image.fromarray(colors()), "PPM"),
     b"P2 3 2 255\n" + b"9 99 255 " * 2,
-    encoded(Image.fromarray(colours()[..., 0].astype(np.float32)), "PPM"),
-    encoded(Image.fromarray(colours()), "JPEG2000"),
-    encoded(Image.fromarray(colours()).convert("RGBA"), "JPEG2000", no_jp2=True),
-    encoded(Image.fromarray(colours()), "AVIF", exif=b"Exif\0\0II*\0\x08\0\0\0\0\0"),
-    heif(Image.fromarray(colours())),
-    encoded(Image.fromarray(colours()), "TIFF", compression="tiff_lzw"),
-    encoded(Image.fromarray(colours()[..., 0].astype(np.float32)), "TIFF"),
-    encoded(Image.fromarray(colours()[..., 0].astype("<u2")), "TIFF"),
+    encoded(Image.fromarray(colors()[..., 0].astype(np.float32)), "PPM"),
+    encoded(Image.fromarray(colors()), "JPEG2000"),
+    encoded(Image.fromarray(colors()).convert("RGBA"), "JPEG2000", no_jp2=True),
+    encoded(Image.fromarray(colors()), "AVIF", exif=b"Exif\0\0II*\0\x08\0\0\0\0\0"),
+    heif(Image.fromarray(colors())),
+    encoded(Image.fromarray(colors()), "TIFF", compression="tiff_lzw"),
+    encoded(Image.fromarray(colors()[..., 0].astype(np.float32)), "TIFF"),
+    encoded(Image.fromarray(colors()[..., 0].astype("<u2")), "TIFF"),
 ]
 
 
 @pytest.mark.parametrize("kind", ["PPM", "JPEG2000", "AVIF", "HEIF"])
 def test_decompression_bombs_of_other_formats(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    image = Image.fromarray(colours(64, 64))
+    image = Image.fromarray(colors(64, 64))
     data = heif(image) if kind == "HEIF" else encoded(image, kind)
     for limit in (3000, 100):
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
-        with pytest.raises(PictureError, match=f"too large: more than {limit} pixels"):
+        with pytest.raises(ImageError, match=f"too large: more than {limit} pixels"):
             decode(data, "k")
     monkeypatch.undo()
     bombs = {"PPM": b"P6 99999 99999 255\n" + bytes(99)}
@@ -109,7 +109,7 @@ def test_decompression_bombs_of_other_formats(kind: str, monkeypatch: pytest.Mon
         at = data.index(b"ihdr") + 4
         bombs[kind] = bombs[kind][:at] + (99999).to_bytes(4, "big") * 2 + bombs[kind][at + 8 :]
     if kind in bombs:
-        with pytest.raises(PictureError, match=r"too large|damaged"):
+        with pytest.raises(ImageError, match=r"too large|damaged"):
             decode(bombs[kind], "k")
 
 
@@ -120,7 +120,7 @@ def survives(data: bytes, shorter: int | None = None) -> None:
         filters = list(warnings.filters)
         try:
             assert decode(data, "k", shorter).mode == "RGB"
-        except PictureError as problem:
+        except ImageError as problem:
             assert "\n" not in str(problem)
             assert problem.reason.isprintable()
         assert warnings.filters == filters

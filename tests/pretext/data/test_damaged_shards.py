@@ -1,4 +1,4 @@
-"""Packed shards that were damaged: every picture is the one that was packed, or refused."""
+"""Packed shards that were damaged: every image is the one that was packed, or refused."""
 
 import random
 import shutil
@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pretext.data import LabelledShards, Shards
+from pretext.data import LabeledShards, Shards
 from pretext.data.pack import PackSettings, pack
 from pretext.data.tar_index import index_path, known_index, new_index
-from pretext.errors import PictureError, UserError
+from pretext.errors import ImageError, UserError
 
 SMALL = PackSettings(shorter=16, shard_mb=0.2, workers=0)
 
@@ -31,7 +31,7 @@ def packed(original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     return Path(shutil.copytree(original, tmp_path / "packed"))
 
 
-def contents(source: LabelledShards) -> list[tuple[str, int, bytes]]:
+def contents(source: LabeledShards) -> list[tuple[str, int, bytes]]:
     return [(source.key(at), int(source.labels[at]), source.data(at)) for at in range(len(source))]
 
 
@@ -43,16 +43,16 @@ def flip(path: Path, bit: int) -> None:
 
 @pytest.mark.parametrize("name", ["shard-000000.tar", "shard-000000.index.npz"])
 @pytest.mark.parametrize("part", ["start", "all"])
-def test_a_flipped_bit_changes_no_picture_or_label(name: str, part: str, packed: Path) -> None:
+def test_a_flipped_bit_changes_no_image_or_label(name: str, part: str, packed: Path) -> None:
     path = packed / name
     shard = packed / "shard-000000.tar"
-    expected, content = contents(LabelledShards(shard)), path.read_bytes()
+    expected, content = contents(LabeledShards(shard)), path.read_bytes()
     refused, size = 0, min(len(content), 2**15) if part == "start" else len(content)
     for bit in random.Random(0).sample(range(8 * size), 40):
         flip(path, bit)
         shutil.rmtree(packed.parent / "cache", ignore_errors=True)
         try:
-            source = LabelledShards(shard)
+            source = LabeledShards(shard)
             assert len(source) == len(expected)
         except UserError as error:
             assert str(packed) in str(error)
@@ -62,7 +62,7 @@ def test_a_flipped_bit_changes_no_picture_or_label(name: str, part: str, packed:
                 assert (source.key(at), source.labels[at]) == (key, label)
                 try:
                     assert source.data(at) == data
-                except PictureError as error:
+                except ImageError as error:
                     assert "shard-000000.tar is damaged" in str(error)
                     refused += 1
         path.write_bytes(content)
@@ -70,15 +70,15 @@ def test_a_flipped_bit_changes_no_picture_or_label(name: str, part: str, packed:
 
 
 def test_the_index_beside_is_known_when_the_ends_are_damaged(packed: Path) -> None:
-    """A scan would find the pictures, but no checksums, and the damaged label."""
+    """A scan would find the images, but no checksums, and the damaged label."""
     shard = packed / "shard-000000.tar"
-    expected = LabelledShards(shard)
+    expected = LabeledShards(shard)
     content = bytearray(shard.read_bytes())
     label = content.index(b".cls") // 512 * 512 + 512
     content[label] ^= 1
     shard.write_bytes(content)
     assert known_index(shard) is None and new_index(shard).sums is not None
-    assert (LabelledShards(shard).labels == expected.labels).all()
+    assert (LabeledShards(shard).labels == expected.labels).all()
 
 
 def without_sums(packed: Path) -> None:

@@ -16,11 +16,11 @@ from PIL import ExifTags, Image
 
 from pretext.data import DECODER, decode
 from pretext.data.decode import size_of
-from pretext.errors import PictureError
+from pretext.errors import ImageError
 
 
-def colours(width: int = 24, height: int = 16) -> np.ndarray[Any, Any]:
-    """A smooth picture in which every corner and side differs."""
+def colors(width: int = 24, height: int = 16) -> np.ndarray[Any, Any]:
+    """A smooth image in which every corner and side differs."""
     y, x = np.mgrid[0:height, 0:width]
     return np.stack([x * 255 // width, y * 255 // height, (x + y) * 255 // (width + height)], -1).astype(np.uint8)
 
@@ -32,10 +32,10 @@ def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
 
 
 def pixels(data: bytes) -> np.ndarray[Any, Any]:
-    picture = decode(data, "k")
-    assert picture.mode == "RGB"
-    assert picture.info == {}
-    return np.asarray(picture)
+    image = decode(data, "k")
+    assert image.mode == "RGB"
+    assert image.info == {}
+    return np.asarray(image)
 
 
 def test_decoder_names_pillow() -> None:
@@ -47,13 +47,13 @@ def test_decoder_names_pillow() -> None:
                           ("WEBP", {"lossless": True})]
 )  # fmt: skip
 def test_lossless_formats_are_exact(kind: str, options: dict[str, Any]) -> None:
-    assert (pixels(encoded(Image.fromarray(colours()), kind, **options)) == colours()).all()
+    assert (pixels(encoded(Image.fromarray(colors()), kind, **options)) == colors()).all()
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "WEBP"])
 def test_lossy_formats_are_near(kind: str) -> None:
-    got = pixels(encoded(Image.fromarray(colours()), kind, quality=95)).astype(int)
-    assert np.abs(got - colours()).mean() < 4
+    got = pixels(encoded(Image.fromarray(colors()), kind, quality=95)).astype(int)
+    assert np.abs(got - colors()).mean() < 4
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "JPEG", "WEBP", "GIF"])
@@ -66,7 +66,7 @@ def test_one_pixel(kind: str) -> None:
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP", "JPEG"])
 def test_orientation(orientation: int, kind: str) -> None:
-    want = colours()
+    want = colors()
     # What the camera stored, by the definition of the tag: row 0 / column 0 of the file is the named side.
     stored = {
         1: want, 2: want[:, ::-1], 3: want[::-1, ::-1], 4: want[::-1],
@@ -86,18 +86,18 @@ def test_orientation(orientation: int, kind: str) -> None:
 def test_size_is_that_of_what_is_decoded(orientation: int, tmp_path: Path) -> None:
     path, exif = tmp_path / "a.jpg", Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
-    path.write_bytes(encoded(Image.fromarray(colours()), "JPEG", exif=exif))
+    path.write_bytes(encoded(Image.fromarray(colors()), "JPEG", exif=exif))
     assert size_of(path, "a") == decode(path.read_bytes(), "a").size
     assert size_of(path, "a") == ((16, 24) if orientation in (5, 6, 7, 8) else (24, 16))
 
 
 @pytest.mark.parametrize(
-    ("content", "reason"), [(None, "No such file"), (b"", "not a picture"), (b"abc", "not a picture")]
+    ("content", "reason"), [(None, "No such file"), (b"", "not an image"), (b"abc", "not an image")]
 )
-def test_size_of_what_is_no_picture(content: bytes | None, reason: str, tmp_path: Path) -> None:
+def test_size_of_what_is_no_image(content: bytes | None, reason: str, tmp_path: Path) -> None:
     if content is not None:
         (tmp_path / "a.jpg").write_bytes(content)
-    with pytest.raises(PictureError, match=f"^a: .*{reason}") as caught:
+    with pytest.raises(ImageError, match=f"^a: .*{reason}") as caught:
         size_of(tmp_path / "a.jpg", "a")
     assert "\n" not in str(caught.value)
 
@@ -107,7 +107,7 @@ def test_size_of_what_is_no_picture(content: bytes | None, reason: str, tmp_path
 )
 @pytest.mark.filterwarnings("ignore")
 def test_broken_exif_turns_nothing(exif: bytes) -> None:
-    assert pixels(encoded(Image.fromarray(colours()), "JPEG", exif=exif)).shape == colours().shape
+    assert pixels(encoded(Image.fromarray(colors()), "JPEG", exif=exif)).shape == colors().shape
 
 
 def test_cmyk_jpeg_is_as_pillow_converts_it() -> None:
@@ -120,13 +120,13 @@ def test_cmyk_jpeg_is_as_pillow_converts_it() -> None:
 
 
 def test_ycbcr_tiff() -> None:
-    ycbcr = Image.fromarray(colours()).convert("YCbCr")
+    ycbcr = Image.fromarray(colors()).convert("YCbCr")
     assert (pixels(encoded(ycbcr, "TIFF")) == np.asarray(ycbcr.convert("RGB"))).all()
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "GIF"])
 def test_palette(kind: str) -> None:
-    indexed = Image.fromarray(colours()).quantize(16)
+    indexed = Image.fromarray(colors()).quantize(16)
     assert (pixels(encoded(indexed, kind)) == np.asarray(indexed.convert("RGB"))).all()
 
 
@@ -143,7 +143,7 @@ def test_palette_with_transparency(transparency: int | bytes) -> None:
 
 
 def test_one_bit() -> None:
-    bits = (colours()[..., 0] > 100).astype(np.uint8) * 255
+    bits = (colors()[..., 0] > 100).astype(np.uint8) * 255
     for kind in ("PNG", "TIFF", "BMP"):
         assert (pixels(encoded(Image.fromarray(bits).convert("1"), kind)) == bits[..., None]).all()
 
@@ -151,17 +151,17 @@ def test_one_bit() -> None:
 @pytest.mark.parametrize("mode", ["LA", "RGBA"])
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])
 def test_alpha_lies_on_white(mode: str, kind: str) -> None:
-    colour = colours()[..., :1] if mode == "LA" else colours()
-    alpha = np.random.default_rng(0).integers(0, 256, (*colour.shape[:2], 1), dtype=np.uint8)
+    color = colors()[..., :1] if mode == "LA" else colors()
+    alpha = np.random.default_rng(0).integers(0, 256, (*color.shape[:2], 1), dtype=np.uint8)
     options = {"lossless": True, "exact": True} if kind == "WEBP" else {}
-    got = pixels(encoded(Image.fromarray(np.concatenate([colour, alpha], -1), mode), kind, **options))
-    want = 255 + (colour.astype(float) - 255) * (alpha / 255)
+    got = pixels(encoded(Image.fromarray(np.concatenate([color, alpha], -1), mode), kind, **options))
+    want = 255 + (color.astype(float) - 255) * (alpha / 255)
     assert np.abs(got - want).max() <= 1
 
 
-def test_transparent_colour_of_png_lies_on_white() -> None:
-    got = pixels(encoded(Image.fromarray(colours()), "PNG", transparency=tuple(colours()[3, 5].tolist())))
-    want = colours()
+def test_transparent_color_of_png_lies_on_white() -> None:
+    got = pixels(encoded(Image.fromarray(colors()), "PNG", transparency=tuple(colors()[3, 5].tolist())))
+    want = colors()
     want[3, 5] = 255
     assert (got == want).all()
 
@@ -187,7 +187,7 @@ def test_sixteen_bit_tiff_with_white_at_zero() -> None:
 
 def test_sixteen_bit_rgb_png() -> None:
     # Pillow cannot write one: header, one filter byte per row, big-endian samples.
-    wide = colours().astype(">u2") * 257
+    wide = colors().astype(">u2") * 257
     rows = b"".join(b"\0" + row.tobytes() for row in wide)
 
     def chunk(name: bytes, body: bytes) -> bytes:
@@ -195,7 +195,7 @@ def test_sixteen_bit_rgb_png() -> None:
 
     header = struct.pack(">IIBBBBB", 24, 16, 16, 2, 0, 0, 0)
     parts = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-    assert (pixels(b"\x89PNG\r\n\x1a\n" + parts) == colours()).all()
+    assert (pixels(b"\x89PNG\r\n\x1a\n" + parts) == colors()).all()
 
 
 @pytest.mark.parametrize(
@@ -236,11 +236,11 @@ def test_shorter_side_stays_long_enough(mode: str, width: int, height: int, shor
         assert got.size == (-(-width // 8), -(-height // 8))
 
 
-def test_shorter_changes_no_lossless_picture() -> None:
+def test_shorter_changes_no_lossless_image() -> None:
     assert decode(encoded(Image.new("RGB", (64, 64)), "PNG"), "k", shorter=8).size == (64, 64)
 
 
-def test_real_pictures(shared_data: Path) -> None:
+def test_real_images(shared_data: Path) -> None:
     files = sorted((shared_data / "imagenet-sample" / "images").iterdir())[::25]
     files += sorted((shared_data / "bw-historic").iterdir())
     assert len(files) > 40

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pretext.data import Bundled, ClassFolder, Folder, LabelledSource, Source, open_labelled, open_source
+from pretext.data import Bundled, ClassFolder, Folder, LabeledSource, Source, open_labeled, open_source
 from pretext.data.source import digest_of_keys
-from pretext.errors import PictureError, UserError
+from pretext.errors import ImageError, UserError
 
 
 def put(root: Path, *names: str) -> None:
@@ -28,7 +28,7 @@ def keys(source: Source) -> list[str]:
     return [source.key(index) for index in range(len(source))]
 
 
-def test_finds_pictures_in_order_and_reads_them(tmp_path: Path) -> None:
+def test_finds_images_in_order_and_reads_them(tmp_path: Path) -> None:
     names = ["a/2.JPG", "a-b/x.png", "a/10.jpg", "z.tif", "A/u.PnG", "a/deep/er/1.png", "\u00e9t\u00e9.png"]
     put(tmp_path, *names)
     for other in ("notes.txt", "a/jpg", "a/x.jpg.part", ".hidden.png", "a/.cache/y.png", "a/.DS_Store"):
@@ -77,7 +77,7 @@ def test_links(tmp_path: Path) -> None:
     (root / "dangling.jpg").symlink_to(tmp_path / "nowhere")
     source = Folder(root)
     assert keys(source) == ["a/1.png", "dangling.jpg", "far/2.png", "one.png"]
-    with pytest.raises(PictureError, match=r"^dangling\.jpg: the file is gone"):
+    with pytest.raises(ImageError, match=r"^dangling\.jpg: the file is gone"):
         source.read(1)
     with pytest.raises(UserError, match=r"root/far"):  # the way back up is no way for a class either
         shutil.rmtree(root / "a")
@@ -85,7 +85,7 @@ def test_links(tmp_path: Path) -> None:
         ClassFolder(root)
 
 
-def test_pipes_are_not_pictures(tmp_path: Path) -> None:
+def test_pipes_are_not_images(tmp_path: Path) -> None:
     put(tmp_path, "1.png")
     os.mkfifo(tmp_path / "2.png")
     assert keys(Folder(tmp_path)) == ["1.png"]
@@ -98,7 +98,7 @@ def test_names_that_are_not_utf8(tmp_path: Path) -> None:
         pytest.skip("this file system takes UTF-8 names only")
     source = Folder(tmp_path)
     assert source.key(0) == "\\xff.png"
-    with pytest.raises(PictureError, match="empty file"):
+    with pytest.raises(ImageError, match="empty file"):
         source.read(0)
 
 
@@ -113,11 +113,11 @@ def test_pickles_and_survives_a_change_of_folder(tmp_path: Path, monkeypatch: py
         monkeypatch.chdir(tmp_path)
 
 
-def test_pictures_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(tmp_path, "a/gone.png", "b.png")
     source = Folder(tmp_path)
     (tmp_path / "a" / "gone.png").unlink()
-    with pytest.raises(PictureError, match=r"^a/gone\.png: the file is gone") as caught:
+    with pytest.raises(ImageError, match=r"^a/gone\.png: the file is gone") as caught:
         source.read(0)
     assert caught.value.key == "a/gone.png"
 
@@ -125,11 +125,11 @@ def test_pictures_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.Monkey
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "read_bytes", denied)
-    with pytest.raises(PictureError, match=r"^b\.png: cannot be read: Permission denied$"):
+    with pytest.raises(ImageError, match=r"^b\.png: cannot be read: Permission denied$"):
         source.read(1)
 
 
-@pytest.mark.parametrize("kind", [Folder, ClassFolder, open_source, open_labelled])
+@pytest.mark.parametrize("kind", [Folder, ClassFolder, open_source, open_labeled])
 def test_no_such_folder(tmp_path: Path, kind: Any) -> None:
     (tmp_path / "file").touch()
     for name, problem in (("nowhere", "no such folder"), ("file", "is a file, not a folder")):
@@ -138,15 +138,15 @@ def test_no_such_folder(tmp_path: Path, kind: Any) -> None:
         assert "\n" not in str(caught.value)
 
 
-def test_no_pictures(tmp_path: Path) -> None:
+def test_no_images(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"the folder is empty.*\.png"):
         Folder(tmp_path)
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "a.mov").touch()
-    with pytest.raises(UserError, match=r"no pictures, 1 file left out: 1 \.mov; .*\.jpg \.png"):
+    with pytest.raises(UserError, match=r"no images, 1 file left out: 1 \.mov; .*\.jpg \.png"):
         Folder(tmp_path)
     (tmp_path / "b.txt").touch()
-    with pytest.raises(UserError, match=r"no pictures, 2 files left out: 1 \.mov, 1 \.txt;"):
+    with pytest.raises(UserError, match=r"no images, 2 files left out: 1 \.mov, 1 \.txt;"):
         Folder(tmp_path)
 
 
@@ -169,7 +169,7 @@ def test_classes_are_those_of_torchvision(tmp_path: Path) -> None:
 
     put(tmp_path, "b/2.png", "a/1.png", "a/deep/3.jpg", "a-b/4.png", "C/5.bmp", "loose.png")
     source = ClassFolder(tmp_path)
-    assert isinstance(source, LabelledSource)
+    assert isinstance(source, LabeledSource)
     assert keys(source) == ["C/5.bmp", "a-b/4.png", "a/1.png", "a/deep/3.jpg", "b/2.png"]
     theirs = ImageFolder(str(tmp_path))
     assert source.classes == theirs.classes == ["C", "a", "a-b", "b"]
@@ -179,7 +179,7 @@ def test_classes_are_those_of_torchvision(tmp_path: Path) -> None:
 
 def test_class_folder_says_what_is_missing(tmp_path: Path) -> None:
     put(tmp_path, "1.png")
-    with pytest.raises(UserError, match="no sub-folders; labelled pictures lie in one folder per class"):
+    with pytest.raises(UserError, match="no sub-folders; labeled images lie in one folder per class"):
         ClassFolder(tmp_path)
     put(tmp_path, "a/1.png", "b/2.png")
     (tmp_path / ".git").mkdir()
@@ -192,8 +192,8 @@ def test_class_folder_says_what_is_missing(tmp_path: Path) -> None:
 def test_open(tmp_path: Path) -> None:
     put(tmp_path, "a/1.png")
     assert type(open_source(str(tmp_path))) is Folder
-    assert type(open_labelled(str(tmp_path))) is ClassFolder
-    for opener in (open_source, open_labelled):
+    assert type(open_labeled(str(tmp_path))) is ClassFolder
+    for opener in (open_source, open_labeled):
         for name, part in (("bundled", "train"), ("bundled:train", "train"), ("bundled:test", "test")):
             source = opener(name)
             assert isinstance(source, Bundled)
@@ -226,5 +226,5 @@ def test_a_nearly_right_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
             open_source(wrong)
     for name in ("bundle", "hff:x:train", "hf:x:train", "torchvision:CIFAR10:train:x"):
         put(Path(name), "a/1.png")
-        assert keys(open_labelled(f"./{name}")) == ["a/1.png"]
+        assert keys(open_labeled(f"./{name}")) == ["a/1.png"]
     assert keys(open_source("bundle")) == ["a/1.png"]

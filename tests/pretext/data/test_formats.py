@@ -11,7 +11,7 @@ from PIL import Image
 from pretext.data import ClassFolder, Folder, Shards, Source, decode, formats, left_out, open_source
 from pretext.data import index as index_module
 from pretext.data.pack import PackSettings, pack
-from pretext.errors import PictureError, UserError
+from pretext.errors import ImageError, UserError
 
 ENDINGS = {
     "JPEG": "jpg jpeg jpe jfif JPG Jfif mpo", "PNG": "png apng", "WEBP": "webp", "TIFF": "tif tiff", "BMP": "bmp dib",
@@ -56,7 +56,7 @@ def test_every_ending_from_every_source(tmp_path: Path, kind: str, ending: str) 
     for source in sources:
         assert source.read(0).getpixel((3, 3)) == pytest.approx((100, 100, 100), abs=4)  # type: ignore[arg-type]
     packed = pack(str(root), tmp_path / "packed", PackSettings(workers=0))
-    assert packed.pictures == 1 and keys(Shards(tmp_path / "packed")) == ["a/1"]
+    assert packed.images == 1 and keys(Shards(tmp_path / "packed")) == ["a/1"]
 
 
 def test_what_is_left_out_is_counted_by_ending(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -107,7 +107,7 @@ def test_without_the_extra_for_heif(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert keys(Folder(root)) == ["2.png"]
     said = capsys.readouterr().err
     assert said == f"{root}: 1 file left out: 1 .heic; to read .heic: pip install 'pretint[heif]'\n"
-    with pytest.raises(PictureError, match=r"1\.HEIC: is a HEIF image .*pip install 'pretint\[heif\]'"):
+    with pytest.raises(ImageError, match=r"1\.HEIC: is a HEIF image .*pip install 'pretint\[heif\]'"):
         decode((root / "1.HEIC").read_bytes(), "1.HEIC")
 
 

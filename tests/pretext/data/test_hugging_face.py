@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from pretext.data import LabelledSource, open_labelled, open_source
+from pretext.data import LabeledSource, open_labeled, open_source
 from pretext.data.source import digest_of_keys
-from pretext.errors import PictureError, UserError
+from pretext.errors import ImageError, UserError
 from transfer.targets import open_targets
 
 if os.environ.get("CI") == "true":
@@ -34,8 +34,8 @@ def quiet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def encoded(shade: int, **options: Any) -> bytes:
     out = io.BytesIO()
-    picture = Image.fromarray(np.full((30, 40, 3), shade, np.uint8))
-    picture.save(out, options.pop("kind", "PNG"), **options)
+    image = Image.fromarray(np.full((30, 40, 3), shade, np.uint8))
+    image.save(out, options.pop("kind", "PNG"), **options)
     return out.getvalue()
 
 
@@ -50,8 +50,8 @@ def table(labels: list[int] | None = LABELS, **columns: Any) -> Any:
     return datasets.Dataset.from_dict(rows, features=datasets.Features(features))
 
 
-def check(source: LabelledSource, first: str) -> None:
-    assert isinstance(source, LabelledSource)
+def check(source: LabeledSource, first: str) -> None:
+    assert isinstance(source, LabeledSource)
     assert source.key(0) == first
     assert len(source) == COUNT
     for index in range(COUNT):
@@ -65,9 +65,9 @@ def check(source: LabelledSource, first: str) -> None:
 
 def test_saved_folder_and_dictionary(tmp_path: Path) -> None:
     table().save_to_disk(tmp_path / "one")
-    check(open_labelled(f"hf:{tmp_path}/one:train"), "one/train/0000000")
+    check(open_labeled(f"hf:{tmp_path}/one:train"), "one/train/0000000")
     datasets.DatasetDict({"train": table(), "test": table(None)}).save_to_disk(tmp_path / "both")
-    check(open_labelled(f"hf:{tmp_path}/both:train"), "both/train/0000000")
+    check(open_labeled(f"hf:{tmp_path}/both:train"), "both/train/0000000")
     assert len(open_source(f"hf:{tmp_path}/both:test")) == COUNT
     with pytest.raises(UserError, match=r"no split tset in it: there are train, test; did you mean test\?"):
         open_source(f"hf:{tmp_path}/both:tset")
@@ -77,9 +77,9 @@ def test_parquet_file_and_folder(tmp_path: Path) -> None:
     (tmp_path / "all" / "data").mkdir(parents=True)
     table().to_parquet(tmp_path / "x.parquet")
     table().to_parquet(tmp_path / "all" / "data" / "train-00000-of-00001.parquet")
-    check(open_labelled(f"hf:{tmp_path}/x.parquet:train"), "x.parquet/train/0000000")
-    check(open_labelled(f"hf:{tmp_path}/all:train"), "all/train/0000000")
-    check(open_labelled(f"hf:{tmp_path}/all:default:train"), "all/default/train/0000000")
+    check(open_labeled(f"hf:{tmp_path}/x.parquet:train"), "x.parquet/train/0000000")
+    check(open_labeled(f"hf:{tmp_path}/all:train"), "all/train/0000000")
+    check(open_labeled(f"hf:{tmp_path}/all:default:train"), "all/default/train/0000000")
     assert len(open_source(f"hf:{tmp_path}/all:train[1:4]")) == 3
     with pytest.raises(UserError, match=r"all:test: Unknown split .*train"):
         open_source(f"hf:{tmp_path}/all:test")
@@ -89,7 +89,7 @@ def test_parquet_file_and_folder(tmp_path: Path) -> None:
         open_source(f"hf:{tmp_path}/saved:test")
 
 
-def test_pictures_go_through_the_one_decoder(tmp_path: Path) -> None:
+def test_images_go_through_the_one_decoder(tmp_path: Path) -> None:
     turned = Image.Exif()
     turned[ExifTags.Base.Orientation] = 6
     rows = [
@@ -103,44 +103,44 @@ def test_pictures_go_through_the_one_decoder(tmp_path: Path) -> None:
     source = open_source(f"hf:{tmp_path}/x.parquet:val")
     assert source.read(0).size == (30, 40)
     assert source.read(3, shorter=8).size == (20, 15)  # the half: its shorter side is 8 or more, a quarter is 7.5
-    for index, says in ((1, "truncated"), (2, "has no picture here")):
-        with pytest.raises(PictureError, match=rf"^x\.parquet/val/000000{index}: .*{says}"):
+    for index, says in ((1, "truncated"), (2, "has no image here")):
+        with pytest.raises(ImageError, match=rf"^x\.parquet/val/000000{index}: .*{says}"):
             source.read(index)
     with pytest.raises(UserError, match=r"no column of labels \(of the type ClassLabel,.*there are photo;"):
-        open_labelled(f"hf:{tmp_path}/x.parquet:val")
+        open_labeled(f"hf:{tmp_path}/x.parquet:val")
 
 
-def test_a_folder_of_picture_files(tmp_path: Path) -> None:
+def test_a_folder_of_image_files(tmp_path: Path) -> None:
     for index, label in enumerate(LABELS):
         file = tmp_path / "files" / "train" / ["cat", "dog"][label] / f"{index}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(encoded(40 * index))
-    source = open_labelled(f"hf:{tmp_path}/files:train")
+    source = open_labeled(f"hf:{tmp_path}/files:train")
     shades = [int(np.asarray(source.read(index)).mean()) // 40 for index in range(COUNT)]
     assert [LABELS[shade] for shade in shades] == source.labels.tolist()
     assert sorted(shades) == list(range(COUNT))
     (tmp_path / "files" / "train" / "cat" / "0.png").unlink()
-    with pytest.raises(PictureError, match=r"the file .*/0\.png is gone"):
+    with pytest.raises(ImageError, match=r"the file .*/0\.png is gone"):
         source.read(shades.index(0))
 
 
 def test_labels_that_are_missing(tmp_path: Path) -> None:
     table([-1] * COUNT).save_to_disk(tmp_path / "hidden")
     assert len(open_source(f"hf:{tmp_path}/hidden:test")) == COUNT
-    with pytest.raises(UserError, match="5 of 5 pictures have no label"):
-        open_labelled(f"hf:{tmp_path}/hidden:test")
+    with pytest.raises(UserError, match="5 of 5 images have no label"):
+        open_labeled(f"hf:{tmp_path}/hidden:test")
     table([0, 1, None, 0, 1]).save_to_disk(tmp_path / "hole")  # type: ignore[list-item]
-    with pytest.raises(UserError, match="1 of 5 pictures have no label"):
-        open_labelled(f"hf:{tmp_path}/hole:test")
+    with pytest.raises(UserError, match="1 of 5 images have no label"):
+        open_labeled(f"hf:{tmp_path}/hole:test")
 
 
 def test_which_columns(tmp_path: Path) -> None:
     other = (datasets.Image(), [encoded(200)] * COUNT)
     kinds = (datasets.ClassLabel(names=["a", "b", "c"]), [2] * COUNT)
     table(mask=other, coarse=kinds).select_columns(["mask", "coarse", "image", "label"]).save_to_disk(tmp_path / "x")
-    check(open_labelled(f"hf:{tmp_path}/x:train"), "x/train/0000000")
+    check(open_labeled(f"hf:{tmp_path}/x:train"), "x/train/0000000")
     table().select_columns(["id"]).save_to_disk(tmp_path / "none")
-    with pytest.raises(UserError, match=r"no column of pictures \(of the type Image,.*there are id;"):
+    with pytest.raises(UserError, match=r"no column of images \(of the type Image,.*there are id;"):
         open_source(f"hf:{tmp_path}/none:train")
     table().select([]).save_to_disk(tmp_path / "empty")
     with pytest.raises(UserError, match="empty"):
@@ -159,7 +159,7 @@ def test_a_data_set_with_code_is_refused(tmp_path: Path) -> None:
 
 def test_pickles(tmp_path: Path) -> None:
     table().save_to_disk(tmp_path / "one")
-    check(pickle.loads(pickle.dumps(open_labelled(f"hf:{tmp_path}/one:train"))), "one/train/0000000")
+    check(pickle.loads(pickle.dumps(open_labeled(f"hf:{tmp_path}/one:train"))), "one/train/0000000")
 
 
 def test_a_hub_that_cannot_be_reached(tmp_path: Path) -> None:
@@ -199,7 +199,7 @@ except UserError as error:
 )
 def test_mistakes_are_one_line(tmp_path: Path, name: str, says: str) -> None:
     (tmp_path / "notes.txt").write_text("hello")
-    for opener in (open_source, open_labelled):
+    for opener in (open_source, open_labeled):
         with pytest.raises(UserError, match=says) as caught:
             opener(name.format(tmp_path))
         assert "\n" not in str(caught.value)
@@ -253,7 +253,7 @@ def test_a_split_is_cut_as_the_library_cuts_it(tmp_path: Path, kind: str) -> Non
         elif kind == "parquet":
             path = path / "train-00000-of-00001.parquet"
     for split, rows in CUTS.items():
-        source = open_labelled(f"hf:{path}:{split}")
+        source = open_labeled(f"hf:{path}:{split}")
         assert rows_of(source) == list(rows), split
         assert source.labels.tolist() == [row % 2 for row in rows], split
         assert len({source.key(index) for index in range(len(source))}) == len(source)
@@ -312,14 +312,14 @@ def test_parquet_as_pandas_and_pyarrow_write_it(tmp_path: Path, image: str, labe
     columns = {"id": list(range(COUNT)), "image": pyarrow.array(cells, kind)}
     columns["label"] = pyarrow.array(values, kind_of_label)
     pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "x.parquet")
-    source = open_labelled(f"hf:{tmp_path}/x.parquet:train")
+    source = open_labeled(f"hf:{tmp_path}/x.parquet:train")
     assert rows_of(source) == [0, 40, 80, 120, 160]
     names = ["False", "True"] if label == "bool" else ["2", "9", "10"] if "int" in label else ["ant", "cat", "dog"]
     assert source.classes == names, "numbers in order of their size"
     assert [source.classes[one] for one in source.labels] == [str(value) for value in values]
     again = pickle.loads(pickle.dumps(source))
     assert rows_of(again) == rows_of(source) and again.labels.tolist() == source.labels.tolist()
-    part = open_labelled(f"hf:{tmp_path}/x.parquet:train[2:4]")
+    part = open_labeled(f"hf:{tmp_path}/x.parquet:train[2:4]")
     assert rows_of(part) == [80, 120] and len(part.classes) == 2
 
 
@@ -333,18 +333,18 @@ def test_labels_of_values_that_are_missing_or_differ(tmp_path: Path) -> None:
         return f"hf:{tmp_path}/{name}.parquet:train"
 
     for labels, count in (([3, None, 4], 1), ([3, -1, -1], 2), (["a", "", "b"], 1)):
-        with pytest.raises(UserError, match=f"{count} of 3 pictures have no label"):
-            open_labelled(write("hole", labels))
+        with pytest.raises(UserError, match=f"{count} of 3 images have no label"):
+            open_labeled(write("hole", labels))
         assert len(open_source(write("hole", labels))) == 3
     train = write("train", [5, 7, 30, 5])
     assert open_targets(train, write("test", [30, 7, 5], 100)).test.labels.tolist() == [2, 1, 0]
     with pytest.raises(UserError, match=r"different classes: 7 only in hf:.*train\.parquet"):
         open_targets(train, write("fewer", [30, 5], 100))  # 30 must not become label 1
     accent = write("accent", ["Ba\u0308r", "Bb", "B\u00e4r"])
-    assert open_labelled(accent).classes == ["Bb", "B\u00e4r"] and open_labelled(accent).labels.tolist() == [1, 0, 1]
+    assert open_labeled(accent).classes == ["Bb", "B\u00e4r"] and open_labeled(accent).labels.tolist() == [1, 0, 1]
     for labels in ([0.5, 1.5], [[0], [1]]):
         with pytest.raises(UserError, match=r'dataset\.class_encode_column\("COLUMN"\)$'):
-            open_labelled(write("float", labels))
+            open_labeled(write("float", labels))
 
 
 def test_a_column_of_paths_names_the_call(tmp_path: Path) -> None:

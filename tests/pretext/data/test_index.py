@@ -17,9 +17,9 @@ from pretext.data import ClassFolder, Folder
 from pretext.data import index as index_module
 from pretext.data import scan as listing_module
 from pretext.data.source import digest_of_keys
-from pretext.errors import PictureError
+from pretext.errors import ImageError
 
-CLASSES, EACH = 40, 300  # 12,000 pictures: enough to be indexed
+CLASSES, EACH = 40, 300  # 12,000 images: enough to be indexed
 KINDS = pytest.mark.parametrize("kind", [Folder, ClassFolder])
 Counted = Callable[[Callable[[], Folder]], int]
 
@@ -101,7 +101,7 @@ def test_both_kinds_and_every_name_of_a_folder(
         for kind, count in ((Folder, CLASSES * EACH + 1), (ClassFolder, CLASSES * EACH)):
             assert listed(lambda kind=kind, name=name: kind(name)) == 0  # type: ignore[misc]
             assert len(kind(name)) == count
-    with pytest.raises(PictureError, match=r"^loose\.png: empty file"):
+    with pytest.raises(ImageError, match=r"^loose\.png: empty file"):
         Folder(tmp_path / "link").read(0)
 
 
@@ -255,9 +255,7 @@ def test_a_file_that_vanished_since(tree: Path, tmp_path: Path, eager: None) -> 
     time.sleep(0.02)
     source = ClassFolder(tmp_path / "tree")
     (tmp_path / "tree" / "n00000000" / "deep" / "deep_7.JPEG").unlink()
-    with pytest.raises(
-        PictureError, match=r"^n00000000/deep/deep_7\.JPEG: the file is gone since the folder was listed"
-    ):
+    with pytest.raises(ImageError, match=r"^n00000000/deep/deep_7\.JPEG: the file is gone since the folder was listed"):
         source.read(1)
 
 
@@ -266,4 +264,4 @@ def test_a_long_scan_speaks(tree: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     assert capsys.readouterr().err == ""
     monkeypatch.setattr(listing_module, "_PATIENCE", 0)
     ClassFolder(tree)
-    assert capsys.readouterr().err == f"{tree}: listing pictures, {EACH} so far\n"
+    assert capsys.readouterr().err == f"{tree}: listing images, {EACH} so far\n"

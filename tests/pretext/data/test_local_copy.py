@@ -1,4 +1,4 @@
-"""Shards copied to a local disk: the same pictures, each byte checked, copied once, whatever breaks."""
+"""Shards copied to a local disk: the same images, each byte checked, copied once, whatever breaks."""
 
 import fcntl
 import hashlib
@@ -16,19 +16,19 @@ import pytest
 from launching import Launcher, Trained
 
 import pretint
-from pretext.data import ClassFolder, Shards, local_copy, open_labelled, open_source
+from pretext.data import ClassFolder, Shards, local_copy, open_labeled, open_source
 from pretext.data.pack import PackSettings, pack
 from pretext.engine.progress import Advance
 from pretext.engine.signals import Ending
-from pretext.errors import PictureError, UserError
+from pretext.errors import ImageError, UserError
 
 ROOT = Path(pretint.__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small folder of classes."""
-    folder = tmp_path_factory.mktemp("pictures")
+    folder = tmp_path_factory.mktemp("images")
     tiles = open_source("bundled:train")
     for index in range(0, 120, 2):
         path = folder / "ab"[index % 4 // 2] / f"{index:03}.png"
@@ -38,10 +38,10 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def original(pictures: Path) -> Path:
+def original(images: Path) -> Path:
     """It packed, not to be changed."""
-    to = pictures.with_name("packed")
-    pack(str(pictures), to, PackSettings(shorter=48, shard_mb=0.03, workers=0))
+    to = images.with_name("packed")
+    pack(str(images), to, PackSettings(shorter=48, shard_mb=0.03, workers=0))
     assert len(list(to.glob("*.tar"))) > 3
     return to
 
@@ -81,17 +81,17 @@ def refused(source: Path, *parts: str) -> None:
 
 
 def test_the_same_source_from_the_copy(
-    packed: Path, pictures: Path, local: Path, monkeypatch: pytest.MonkeyPatch
+    packed: Path, images: Path, local: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    copied = open_labelled(str(packed))
+    copied = open_labeled(str(packed))
     assert isinstance(copied, Shards)
     there = place(packed, local)
     names = {path.name for path in packed.iterdir() if path.suffix in (".tar", ".npz")}
     assert set(inodes(there)) == names
     assert all((there / name).read_bytes() == (packed / name).read_bytes() for name in names)
     monkeypatch.delenv("PRETINT_LOCAL")
-    plain = open_labelled(str(packed))
-    assert copied.digest() == plain.digest() and copied.classes == plain.classes == ClassFolder(pictures).classes
+    plain = open_labeled(str(packed))
+    assert copied.digest() == plain.digest() and copied.classes == plain.classes == ClassFolder(images).classes
     assert list(copied.labels) == list(plain.labels) and copied.paths == Shards(packed).paths
     want = data(plain)
     for path in packed.glob("*.tar"):
@@ -99,7 +99,7 @@ def test_the_same_source_from_the_copy(
     assert data(copied) == want, "it reads the copy"
     assert isinstance(plain, Shards)
     plain._open.clear()
-    with pytest.raises(PictureError, match="shard-000000"):
+    with pytest.raises(ImageError, match="shard-000000"):
         plain.data(0)
 
 
@@ -285,7 +285,7 @@ SETTINGS = [
     "--data.holdout", "6",
     "--crop.size", "16",
     "--objective.stride", "4",
-    "--objective.prior_pictures", "20",
+    "--objective.prior_images", "20",
     "--training.steps", "30",
     "--training.warmup", "5",
     "--training.batch_size", "16",

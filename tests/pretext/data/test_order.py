@@ -1,4 +1,4 @@
-"""The order of pictures: permutations, their independence, and that no version changes them."""
+"""The order of images: permutations, their independence, and that no version changes them."""
 
 import itertools
 from collections import Counter
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pretext.data.order import mix, permutation, permuted, picture_index, uniforms
+from pretext.data.order import image_index, mix, permutation, permuted, uniforms
 
 KEYS = st.integers(0, 2**64 - 1)
 
@@ -41,7 +41,7 @@ def test_all_at_once_is_one_by_one(count: int, key: int) -> None:
 
 
 def test_every_permutation_occurs_for_some_key() -> None:
-    """All 24 of four pictures, each about as often as the others."""
+    """All 24 of four images, each about as often as the others."""
     times = Counter(tuple(whole(4, mix(0, number))) for number in range(4800))
     assert len(times) == 24
     chi_squared = sum((count - 200) ** 2 / 200 for count in times.values())
@@ -49,29 +49,29 @@ def test_every_permutation_occurs_for_some_key() -> None:
 
 
 @pytest.mark.parametrize("count", [10, 37])
-def test_every_position_sees_every_picture_as_often(count: int) -> None:
+def test_every_position_sees_every_image_as_often(count: int) -> None:
     epochs = 2000
-    orders = np.array([[picture_index(5, e * count + p, count) for p in range(count)] for e in range(epochs)])
+    orders = np.array([[image_index(5, e * count + p, count) for p in range(count)] for e in range(epochs)])
     table = np.stack([np.bincount(column, minlength=count) for column in orders.T])
     expected = epochs / count
     chi_squared = ((table - expected) ** 2 / expected).sum()
     freedom = (count - 1) ** 2
     assert abs(chi_squared - freedom) < 4 * np.sqrt(2 * freedom)
-    # One fixed point an epoch, and one picture that keeps its place in the next: as of random permutations.
+    # One fixed point an epoch, and one image that keeps its place in the next: as of random permutations.
     assert (orders == np.arange(count)).sum(1).mean() == pytest.approx(1, abs=0.12)
     assert (orders[1:] == orders[:-1]).sum(1).mean() == pytest.approx(1, abs=0.12)
 
 
 @pytest.mark.parametrize("count", [1, 7, 64, 500])
-def test_every_picture_once_an_epoch(count: int) -> None:
+def test_every_image_once_an_epoch(count: int) -> None:
     for epoch in range(4):
-        seen = [picture_index(1, t, count) for t in range(epoch * count, (epoch + 1) * count)]
+        seen = [image_index(1, t, count) for t in range(epoch * count, (epoch + 1) * count)]
         assert sorted(seen) == list(range(count))
 
 
 def test_epochs_and_seeds_differ() -> None:
     orders = [
-        tuple(picture_index(seed, epoch * 50 + position, 50) for position in range(50))
+        tuple(image_index(seed, epoch * 50 + position, 50) for position in range(50))
         for seed, epoch in itertools.product((0, 1, 2, 3, 2**32, 2**63, 2**64 - 1), range(20))
     ]
     assert len(set(orders)) == len(orders)
@@ -80,8 +80,8 @@ def test_epochs_and_seeds_differ() -> None:
 def test_order_is_that_of_every_version_before() -> None:
     """A change here makes every run a different one when it is resumed: it needs a very good reason."""
     assert whole(10, 7) == [2, 3, 4, 7, 8, 9, 6, 0, 5, 1]
-    assert [picture_index(3, t, 5) for t in range(15)] == [1, 0, 3, 2, 4, 2, 0, 1, 4, 3, 3, 4, 0, 2, 1]
-    assert [picture_index(0, t, 10**12) for t in (0, 1, 10**12)] == [611370569814, 64311266861, 680692619641]
+    assert [image_index(3, t, 5) for t in range(15)] == [1, 0, 3, 2, 4, 2, 0, 1, 4, 3, 3, 4, 0, 2, 1]
+    assert [image_index(0, t, 10**12) for t in (0, 1, 10**12)] == [611370569814, 64311266861, 680692619641]
     assert mix(0, 0) == 12035550249420947055
     assert mix(1, 2) == 13608149317741381227
     first, second = "0x1.7a5d3204726c0p-7", "0x1.eeb1585ce5460p-3"

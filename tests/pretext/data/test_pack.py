@@ -1,4 +1,4 @@
-"""Packing real pictures: the same bytes whoever does it and however often it is killed, and true colours."""
+"""Packing real images: the same bytes whoever does it and however often it is killed, and true colors."""
 
 import hashlib
 import io
@@ -23,7 +23,7 @@ from PIL import Image, ImageCms
 
 import pretint.cli
 from pretext.color import rgb_to_ab
-from pretext.data import ClassFolder, LabelledShards, Shards, open_labelled, open_source
+from pretext.data import ClassFolder, LabeledShards, Shards, open_labeled, open_source
 from pretext.data.pack import Packed, PackSettings, pack
 from pretext.data.tar_index import index_path, known_index, new_index
 from pretext.errors import UserError
@@ -41,8 +41,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def classes(tmp_path: Path, shared_data: Path) -> Path:
-    """Real pictures of two classes, 30 each, and three files that are none."""
-    folder = tmp_path / "pictures"
+    """Real images of two classes, 30 each, and three files that are none."""
+    folder = tmp_path / "images"
     for name in ("n01440764", "n03028079"):
         (folder / name).mkdir(parents=True)
         for path in sorted((shared_data / "imagenette-mini" / "train" / name).iterdir())[:30]:
@@ -79,8 +79,8 @@ def test_a_folder_of_classes(classes: Path, tmp_path: Path) -> None:
     torn = ["n01440764/aa.jpg", "n03028079/empty.png", "n03028079/zz.jpg"]
     assert done == Packed(len(list((tmp_path / "to").glob("*.tar"))), 60, 0, done.skipped, 2, True, False)
     assert done.shards > 3 and [key for key, _ in done.skipped] == torn
-    source, packed = ClassFolder(classes), open_labelled(str(tmp_path / "to"))
-    assert isinstance(packed, LabelledShards) and packed.classes == source.classes
+    source, packed = ClassFolder(classes), open_labeled(str(tmp_path / "to"))
+    assert isinstance(packed, LabeledShards) and packed.classes == source.classes
     whole = [index for index in range(63) if source.key(index) not in torn]
     assert [packed.key(at) for at in range(60)] == [source.key(index).rpartition(".")[0] for index in whole]
     assert list(packed.labels) == [source.labels[index] for index in whole]
@@ -93,7 +93,7 @@ def test_a_folder_of_classes(classes: Path, tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (tmp_path / "to" / "skipped.jsonl").read_text().splitlines()]
     assert [(line["key"], line["reason"]) for line in lines] == done.skipped
     manifest = json.loads((tmp_path / "to" / "manifest.json").read_text())
-    assert manifest["complete"] is True and (manifest["pictures"], manifest["skipped"]) == (60, 3)
+    assert manifest["complete"] is True and (manifest["images"], manifest["skipped"]) == (60, 3)
     assert (
         manifest["source"]["digest"]
         == hashlib.sha256("".join(f"{source.key(index)}\n" for index in range(63)).encode()).hexdigest()
@@ -125,8 +125,8 @@ def test_shards_are_sound(classes: Path, tmp_path: Path) -> None:
 
 
 def test_the_names_in_shards(tmp_path: Path) -> None:
-    picture = io.BytesIO()
-    Image.new("RGB", (6, 4), "red").save(picture, "PNG")
+    image = io.BytesIO()
+    Image.new("RGB", (6, 4), "red").save(image, "PNG")
     names = [
         "a/x.jpg",
         "a/x.png",
@@ -139,7 +139,7 @@ def test_the_names_in_shards(tmp_path: Path) -> None:
     ]
     for name in names:
         (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "in" / name).write_bytes(picture.getvalue())
+        (tmp_path / "in" / name).write_bytes(image.getvalue())
     done = pack(str(tmp_path / "in"), tmp_path / "to", SMALL)
     assert done.classes is None
     assert list(members(tmp_path / "to")) == [
@@ -159,23 +159,23 @@ def test_labels_can_be_left_out_and_order_shuffled(classes: Path, tmp_path: Path
 
 def test_every_kind_of_source(tmp_path: Path, shared_data: Path) -> None:
     done = pack("bundled:test", tmp_path / "bundled", SMALL)
-    assert done.classes == 8 and done.pictures == len(open_source("bundled:test"))
+    assert done.classes == 8 and done.images == len(open_source("bundled:test"))
     again = pack(str(tmp_path / "bundled"), tmp_path / "again", SMALL)
-    assert again.copied == again.pictures == done.pictures
+    assert again.copied == again.images == done.images
     assert members(tmp_path / "again") == members(tmp_path / "bundled")
-    assert open_labelled(str(tmp_path / "again")).classes == open_labelled("bundled:test").classes
+    assert open_labeled(str(tmp_path / "again")).classes == open_labeled("bundled:test").classes
     shard = tmp_path / "some.tar"
     with tarfile.open(shared_data / "imagenette-96-shards" / "train-0000.tar") as tar, tarfile.open(shard, "w") as some:
         for member in list(tar)[:400]:
             some.addfile(member, tar.extractfile(member))
     copied = pack(str(shard), tmp_path / "shard", PackSettings(workers=0))
-    assert copied.pictures == copied.copied == 200 and copied.classes is not None
+    assert copied.images == copied.copied == 200 and copied.classes is not None
     with tarfile.open(shard) as tar:
         want = {member.name: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
     assert members(tmp_path / "shard") == want
 
 
-# Colour.
+# Color.
 
 
 def test_only_plain_pixels_are_copied(tmp_path: Path, shared_data: Path) -> None:
@@ -222,7 +222,7 @@ def _swapping() -> bytes:
     return profile.replace(b"rXYZ", b"____").replace(b"gXYZ", b"rXYZ").replace(b"____", b"gXYZ")
 
 
-def test_colours_stay(tmp_path: Path, shared_data: Path) -> None:
+def test_colors_stay(tmp_path: Path, shared_data: Path) -> None:
     """Of 96-pixel originals packed at 80 pixels, ab is off by less than a tenth of a bin's width on average."""
     import torch
 
@@ -241,12 +241,12 @@ def test_colours_stay(tmp_path: Path, shared_data: Path) -> None:
     assert np.mean(errors) < 1.5, errors  # with 4:2:0 it is above 2
 
 
-def test_a_picture_too_long_for_jpeg_is_skipped(tmp_path: Path) -> None:
+def test_a_image_too_long_for_jpeg_is_skipped(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     Image.new("RGB", (66_000, 2)).save(tmp_path / "in" / "long.png")
     Image.new("RGB", (60, 60)).save(tmp_path / "in" / "ok.png")
     done = pack(str(tmp_path / "in"), tmp_path / "to", SMALL)
-    assert done.pictures == 1 and done.skipped == [("long.png", "66000 pixels long; a JPEG has at most 65500")]
+    assert done.images == 1 and done.skipped == [("long.png", "66000 pixels long; a JPEG has at most 65500")]
 
 
 # The same bytes, whatever happens.
@@ -366,7 +366,7 @@ def test_finished_work_is_left_alone(classes: Path, tmp_path: Path, capsys: pyte
     to = tmp_path / "to"
     assert pretint.cli.main(["pack", str(classes), str(to), *WORDS]) == 0
     out, _ = capsys.readouterr()
-    assert "60 pictures in" in out and "labels: 2 classes" in out and "3 skipped" in out and "aa.jpg: " in out
+    assert "60 images in" in out and "labels: 2 classes" in out and "3 skipped" in out and "aa.jpg: " in out
     before = {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in to.iterdir()}
     assert pretint.cli.main(["pack", str(classes), str(to), *WORDS]) == 0
     assert "was complete already" in capsys.readouterr().out
@@ -376,12 +376,12 @@ def test_finished_work_is_left_alone(classes: Path, tmp_path: Path, capsys: pyte
 # Refusals.
 
 
-def test_other_settings_pictures_and_folders(classes: Path, tmp_path: Path) -> None:
+def test_other_settings_images_and_folders(classes: Path, tmp_path: Path) -> None:
     to = tmp_path / "to"
     pack(str(classes), to, SMALL)
     refused("shorter was 48, is now 50", source=classes, to=to, settings=PackSettings(shorter=50, shard_mb=0.03))
     (classes / "n01440764" / "aa.jpg").unlink()
-    refused("packed from other pictures (63 of", "now 62", source=classes, to=to)
+    refused("packed from other images (63 of", "now 62", source=classes, to=to)
     full = tmp_path / "full"
     full.mkdir()
     (full / "thesis.tex").touch()
@@ -410,11 +410,11 @@ def test_another_decoder_would_mix_pixels(classes: Path, tmp_path: Path) -> None
 def test_nothing_can_be_read(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.jpg").write_bytes(b"")
-    refused("none of its 1 pictures can be read; a.jpg: empty file", source=tmp_path / "in", to=tmp_path / "to")
+    refused("none of its 1 images can be read; a.jpg: empty file", source=tmp_path / "in", to=tmp_path / "to")
 
 
 def test_a_file_that_vanishes_is_skipped(classes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = open_labelled(str(classes))
+    source = open_labeled(str(classes))
     monkeypatch.setattr("pretext.data.pack.job._opened", lambda name, labels: source)
     (classes / "n01440764" / "aa.jpg").unlink()
     done = pack(str(classes), tmp_path / "to", SMALL)

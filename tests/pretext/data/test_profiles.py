@@ -1,4 +1,4 @@
-"""Embedded ICC profiles: small ones made here, whose effect is known without a colour engine."""
+"""Embedded ICC profiles: small ones made here, whose effect is known without a color engine."""
 
 import struct
 from io import BytesIO
@@ -11,8 +11,8 @@ from PIL import Image, ImageCms
 from pretext.data import decode
 
 
-def colours(width: int = 24, height: int = 16) -> np.ndarray[Any, Any]:
-    """A smooth picture in which every corner and side differs."""
+def colors(width: int = 24, height: int = 16) -> np.ndarray[Any, Any]:
+    """A smooth image in which every corner and side differs."""
     y, x = np.mgrid[0:height, 0:width]
     return np.stack([x * 255 // width, y * 255 // height, (x + y) * 255 // (width + height)], -1).astype(np.uint8)
 
@@ -24,10 +24,10 @@ def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
 
 
 def pixels(data: bytes) -> np.ndarray[Any, Any]:
-    picture = decode(data, "k")
-    assert picture.mode == "RGB"
-    assert picture.info == {}
-    return np.asarray(picture)
+    image = decode(data, "k")
+    assert image.mode == "RGB"
+    assert image.info == {}
+    return np.asarray(image)
 
 
 def srgb(**swapped: str) -> bytes:
@@ -41,16 +41,16 @@ def srgb(**swapped: str) -> bytes:
 
 @pytest.mark.parametrize("profile", [srgb(), b"no profile", srgb()[:200]])
 def test_srgb_and_broken_profiles_change_nothing(profile: bytes) -> None:
-    assert (pixels(encoded(Image.fromarray(colours()), "PNG", icc_profile=profile)) == colours()).all()
+    assert (pixels(encoded(Image.fromarray(colors()), "PNG", icc_profile=profile)) == colors()).all()
 
 
 def test_other_profile_is_converted() -> None:
-    got = pixels(encoded(Image.fromarray(colours()), "PNG", icc_profile=srgb(rXYZ="bXYZ")))
-    assert np.abs(got.astype(int) - colours()[..., ::-1]).max() <= 2  # red and blue have changed places
+    got = pixels(encoded(Image.fromarray(colors()), "PNG", icc_profile=srgb(rXYZ="bXYZ")))
+    assert np.abs(got.astype(int) - colors()[..., ::-1]).max() <= 2  # red and blue have changed places
 
 
 def test_gray_stays_neutral_under_a_profile() -> None:
-    gray = Image.fromarray(colours()[..., 0])
+    gray = Image.fromarray(colors()[..., 0])
     assert (pixels(encoded(gray, "PNG", icc_profile=srgb(rXYZ="gXYZ"))) == np.asarray(gray)[..., None]).all()
 
 

@@ -1,4 +1,4 @@
-"""Tar shards: the index against tarfile and bash, pictures against their bytes, and everything a tar can be."""
+"""Tar shards: the index against tarfile and bash, images against their bytes, and everything a tar can be."""
 
 import hashlib
 import io
@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pretext.data import Folder, LabelledShards, LabelledSource, Shards, Source, decode, open_labelled, open_source
+from pretext.data import Folder, LabeledShards, LabeledSource, Shards, Source, decode, open_labeled, open_source
 from pretext.data.batches import Views, stream
 from pretext.data.patterns import expand
 from pretext.data.tar_index import keep_beside, known_index, new_index
-from pretext.errors import PictureError, UserError
+from pretext.errors import ImageError, UserError
 
 Member = tuple[str, bytes]
 
@@ -77,8 +77,8 @@ def test_real_shards_are_those_of_tarfile(real: Path) -> None:
             if key.endswith(".jpg")
         ]
     for _ in range(2):  # from the headers, then from the cache
-        source = LabelledShards(f"{real}/{{train,val}}-0000.tar")
-        assert isinstance(source, LabelledSource)
+        source = LabeledShards(f"{real}/{{train,val}}-0000.tar")
+        assert isinstance(source, LabeledSource)
         assert len(source) == len(want) == 2368 + 3925
         assert keys(source) == [key for key, _, _ in want]
         assert list(source.labels) == [label for _, label, _ in want]
@@ -95,13 +95,13 @@ LONG = "d" * 90 + "/" + "e" * 120
 
 @pytest.mark.parametrize("format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 def test_every_kind_of_header(tmp_path: Path, format: int) -> None:
-    pictures = {"a/1": png(1), "a.b/c/2": png(2), "./3": png(3), "d" * 90 + "/" + "e" * 60: png(4)}
+    images = {"a/1": png(1), "a.b/c/2": png(2), "./3": png(3), "d" * 90 + "/" + "e" * 60: png(4)}
     if format != tarfile.USTAR_FORMAT:
-        pictures |= {LONG: png(5), "\u00e9t\u00e9": png(6)}
-    write(tmp_path / "s.tar", [(f"{key}.png", data) for key, data in pictures.items()], format)
+        images |= {LONG: png(5), "\u00e9t\u00e9": png(6)}
+    write(tmp_path / "s.tar", [(f"{key}.png", data) for key, data in images.items()], format)
     source = Shards(tmp_path / "s.tar")
-    assert keys(source) == list(pictures)
-    assert [source.data(index) for index in range(len(source))] == list(pictures.values())
+    assert keys(source) == list(images)
+    assert [source.data(index) for index in range(len(source))] == list(images.values())
 
 
 @pytest.mark.parametrize("format", ["gnu", "posix", "ustar", "v7", "oldgnu"])
@@ -198,7 +198,7 @@ def test_folders(tmp_path: Path) -> None:
     (folder / "notes.txt").touch()
     assert type(open_source(str(folder))) is Shards
     assert type(open_source(str(folder / "t-{0..1}.tar"))) is Shards
-    assert open_labelled(str(folder)).classes == ["0", "1"]
+    assert open_labeled(str(folder)).classes == ["0", "1"]
     write(folder / "val-0.tar", [("2.png", png())])
     refused(lambda: open_source(str(folder)), "2 sets of shards (t-*.tar, val-*.tar)", "f/t-*.tar")
     assert len(open_source(f"{folder}/*.tar")) == 3
@@ -216,17 +216,17 @@ def test_cut_anywhere(tmp_path: Path) -> None:
     for length in range(512, 5632, 64):  # member by member: 1536, 1024, and a PAX header of 1024 before 512 + 1024
         path.write_bytes(whole[:length])
         count = (length >= 1536) + (length >= 2560) + (length >= 5120)
-        pictures = "1 whole picture;" if count == 1 else f"{count} whole pictures;"
+        images = "1 whole image;" if count == 1 else f"{count} whole images;"
         found = "cut" if length < 2560 or length >= 4096 else ""  # in the PAX header it may also read as damage
-        refused(lambda: Shards(path), "t.tar: the shard is", found, f"{pictures} fetch it again")
+        refused(lambda: Shards(path), "t.tar: the shard is", found, f"{images} fetch it again")
     path.write_bytes(whole[:5632])  # one block of zeros ends it, too
     assert len(Shards(path)) == 3
     path.write_bytes(whole[:1536] + bytes(2**21))  # a download that reserved its room first
-    refused(lambda: Shards(path), "2,098,688 bytes long but ends at byte 1,536, after 1 whole picture")
+    refused(lambda: Shards(path), "2,098,688 bytes long but ends at byte 1,536, after 1 whole image")
     path.write_bytes(whole + whole)
     refused(lambda: Shards(path), "bytes long but ends at byte 5,120")
     path.write_bytes(whole[:1536] + b"?" * 512 + whole[2048:])
-    refused(lambda: Shards(path), "damaged at byte 1,536, after 1 whole picture")
+    refused(lambda: Shards(path), "damaged at byte 1,536, after 1 whole image")
 
 
 def test_no_tar(tmp_path: Path) -> None:
@@ -236,7 +236,7 @@ def test_no_tar(tmp_path: Path) -> None:
         refused(lambda: Shards(path), "t.tar", said)
     for content in (bytes(10240), write(path, [("a.txt", b"x")]).read_bytes()):
         path.write_bytes(content)
-        refused(lambda: Shards(path), "t.tar: no pictures in the shard", ".jpg")
+        refused(lambda: Shards(path), "t.tar: no images in the shard", ".jpg")
     with tarfile.open(tmp_path / "t.tar.gz", "w:gz") as tar:
         tar.addfile(tarfile.TarInfo("a.png"))
     refused(lambda: open_source(f"{tmp_path}/t.tar.gz"), "compressed", "unpack it first: gzip -d")
@@ -249,28 +249,28 @@ def test_doubled_keys(tmp_path: Path) -> None:
     other = write(tmp_path / "2.tar", [("c.png", png()), ("a.jpg", png())])
     refused(lambda: Shards(f"{tmp_path}/{{1,2}}.tar"), "the key a is both", str(one), str(other))
     write(other, [("x/c.png", png()), ("x/c.seg.png", png())])
-    refused(lambda: Shards(other), "2.tar: two pictures have the key x/c ")
+    refused(lambda: Shards(other), "2.tar: two images have the key x/c ")
 
 
 def test_labels_that_are_none(tmp_path: Path) -> None:
     path = tmp_path / "t.tar"
     write(path, [("a.png", png()), ("a.cls", b"3"), ("b.png", png()), ("c.png", png())])
     assert len(Shards(path)) == 3
-    refused(lambda: LabelledShards(path), "2 of 3 pictures have no .cls", "b in t.tar")
+    refused(lambda: LabeledShards(path), "2 of 3 images have no .cls", "b in t.tar")
     for bad in (b"cat", b"", b"-1", b"1.5", b"1_0", b"9" * 30, b"1000000", "\u0663".encode()):
         write(path, [("a.cls", bad), ("a.png", png())])
-        refused(lambda: LabelledShards(path), "1 of 1 pictures have a .cls that holds no class index", "a in t.tar")
+        refused(lambda: LabeledShards(path), "1 of 1 images have a .cls that holds no class index", "a in t.tar")
     write(path, [("a.png", png()), ("a.cls", b" 2\n")])
-    assert LabelledShards(path).classes == ["0", "1", "2"]
+    assert LabeledShards(path).classes == ["0", "1", "2"]
     (tmp_path / "classes.txt").write_text("cat\ndog\n")
-    refused(lambda: LabelledShards(path), "a is of class 2", "classes.txt", "2 lines")
+    refused(lambda: LabeledShards(path), "a is of class 2", "classes.txt", "2 lines")
     (tmp_path / "classes.txt").write_text("cat\ndog\ncat\n")
-    refused(lambda: LabelledShards(path), "classes.txt: the class cat stands twice")
+    refused(lambda: LabeledShards(path), "classes.txt: the class cat stands twice")
     (tmp_path / "more").mkdir()
     write(tmp_path / "more" / "u.tar", [("b.png", png()), ("b.cls", b"0")])
     (tmp_path / "classes.txt").write_bytes(b"\xef\xbb\xbfcat\r\ndog\r\ncow\r\n")  # as Windows writes it
-    assert LabelledShards(path).classes == ["cat", "dog", "cow"]
-    refused(lambda: LabelledShards(f"{tmp_path}/{{t,more/u}}.tar"), "do not name the same classes")
+    assert LabeledShards(path).classes == ["cat", "dog", "cow"]
+    refused(lambda: LabeledShards(f"{tmp_path}/{{t,more/u}}.tar"), "do not name the same classes")
 
 
 def test_shards_that_change_while_they_are_read(tmp_path: Path) -> None:
@@ -279,28 +279,28 @@ def test_shards_that_change_while_they_are_read(tmp_path: Path) -> None:
         return path, Shards(path)
 
     path, source = opened()
-    with pytest.raises(PictureError, match=r"^bad: not a picture"):
+    with pytest.raises(ImageError, match=r"^bad: not an image"):
         source.read(2)
     path.unlink()  # a file that is open stays readable
     assert source.read(1).getpixel((0, 0)) == (2, 2, 2)
     path, source = opened()
     path.unlink()
-    with pytest.raises(PictureError, match=r"^b: its shard t\.tar is gone since it was opened$"):
+    with pytest.raises(ImageError, match=r"^b: its shard t\.tar is gone since it was opened$"):
         source.read(1)
     path, source = opened()
     with path.open("ab") as file:
         file.write(b"x")
-    with pytest.raises(PictureError, match=r"^a: its shard t\.tar changed since it was opened$"):
+    with pytest.raises(ImageError, match=r"^a: its shard t\.tar changed since it was opened$"):
         source.read(0)
     path, source = opened()
     source.read(0)
     os.truncate(path, 600)
-    with pytest.raises(PictureError, match=r"^b: its shard t\.tar was cut since it was opened$"):
+    with pytest.raises(ImageError, match=r"^b: its shard t\.tar was cut since it was opened$"):
         source.read(1)
     path, source = opened()
     path.unlink()
     path.mkdir()
-    with pytest.raises(PictureError, match=r"^a: its shard t\.tar (changed|cannot be read)"):
+    with pytest.raises(ImageError, match=r"^a: its shard t\.tar (changed|cannot be read)"):
         source.read(0)
 
 
@@ -387,7 +387,7 @@ def _is_block(thing: object) -> bool:
 # Many processes.
 
 
-def test_workers_read_the_right_pictures(real: Path) -> None:
+def test_workers_read_the_right_images(real: Path) -> None:
     source = Shards(f"{real}/{{val,train}}-0000.tar")
     source.read(0)  # the parent has a file open when the workers are forked
     some = range(3900, 3950)  # across the two files

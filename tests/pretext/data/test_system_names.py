@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from pretext.data import ClassFolder, Folder, Shards, Source, left_out, open_labelled, open_source
+from pretext.data import ClassFolder, Folder, Shards, Source, left_out, open_labeled, open_source
 from pretext.errors import UserError
 
 FOLDERS = (
@@ -63,7 +63,7 @@ def test_classes_of_which_only_a_systems_are_left(tmp_path: Path) -> None:
 def test_a_folder_that_is_named_inside_of_one(tmp_path: Path, folder: str) -> None:
     root = tmp_path / folder / "set"
     put(root, "a/1.png", "b/2.png")
-    assert keys(Folder(root)) == keys(open_labelled(str(root))) == ["a/1.png", "b/2.png"]
+    assert keys(Folder(root)) == keys(open_labeled(str(root))) == ["a/1.png", "b/2.png"]
     assert keys(Folder(root.parent)) == ["set/a/1.png", "set/b/2.png"]
     (tmp_path / "list.txt").write_text(f"{folder}/set/a/1.png\n")
     assert len(open_source(f"list:{tmp_path / 'list.txt'}:{tmp_path}")) == 1, "a list names its files by hand"

@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 from torchvision import datasets
 
-from pretext.data import LabelledSource, Source, open_labelled, open_source
+from pretext.data import LabeledSource, Source, open_labeled, open_source
 from pretext.data.source import digest_of_keys
-from pretext.errors import PictureError, UserError
+from pretext.errors import ImageError, UserError
 
 RNG = np.random.default_rng(0)
 
@@ -23,14 +23,14 @@ def md5(path: Path) -> str:
     return hashlib.md5(path.read_bytes()).hexdigest()
 
 
-def picture(path: Path, shade: int) -> None:
+def image(path: Path, shade: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (40, 30), (shade, 0, 255 - shade)).save(path, "JPEG", quality=95)
 
 
 @pytest.fixture
 def cifar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """CIFAR-10's files with 4 pictures each; torchvision is told their sums, in place of the real files'."""
+    """CIFAR-10's files with 4 images each; torchvision is told their sums, in place of the real files'."""
     folder = tmp_path / "cifar-10-batches-py"
     folder.mkdir()
     for part in ("train_list", "test_list"):
@@ -47,8 +47,8 @@ def cifar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def agree(source: Source, theirs: Any) -> None:
-    """Pictures and labels are torchvision's, in its order."""
-    assert isinstance(source, LabelledSource)
+    """Images and labels are torchvision's, in its order."""
+    assert isinstance(source, LabeledSource)
     assert len(source) == len(theirs) > 0
     for index in range(len(theirs)):
         image, label = theirs[index]
@@ -63,7 +63,7 @@ def agree(source: Source, theirs: Any) -> None:
 
 @pytest.mark.parametrize("part", ["train", "test"])
 def test_cifar(cifar: Path, part: str) -> None:
-    source = open_labelled(f"torchvision:CIFAR10:{part}:{cifar}")
+    source = open_labeled(f"torchvision:CIFAR10:{part}:{cifar}")
     agree(source, datasets.CIFAR10(str(cifar), train=part == "train"))
     assert source.classes[9] == "kind 9"
     assert source.key(1) == f"CIFAR10/{part}/00001"
@@ -113,31 +113,31 @@ def test_stl(stl: Path, part: str, count: int) -> None:
     source = open_source(name)
     assert len(source) == count
     if "unlabeled" not in part:
-        agree(open_labelled(name), theirs)
+        agree(open_labeled(name), theirs)
         return
     for index in range(count):
         assert (np.asarray(source.read(index)) == np.asarray(theirs[index][0])).all()
-    with pytest.raises(UserError, match=rf"STL10.*: 4 of {count} pictures have no label"):
-        open_labelled(name)
+    with pytest.raises(UserError, match=rf"STL10.*: 4 of {count} images have no label"):
+        open_labeled(name)
 
 
 @pytest.fixture
 def imagenet(tmp_path: Path) -> Path:
     for part in ("train", "val"):
         for shade, wnid in enumerate(("n02012849", "n01440764", "n03126707")):
-            picture(tmp_path / part / wnid / f"{wnid}_{shade}.JPEG", 50 * shade)
+            image(tmp_path / part / wnid / f"{wnid}_{shade}.JPEG", 50 * shade)
     words = {"n02012849": ("crane",), "n01440764": ("tench", "Tinca tinca"), "n03126707": ("crane",)}
     torch.save((words, []), tmp_path / "meta.bin")
     return tmp_path
 
 
 def test_imagenet(imagenet: Path) -> None:
-    source = open_labelled(f"torchvision:ImageNet:val:{imagenet}")
+    source = open_labeled(f"torchvision:ImageNet:val:{imagenet}")
     agree(source, datasets.ImageNet(str(imagenet), "val"))
     assert source.classes == ["n01440764 tench, Tinca tinca", "n02012849 crane", "n03126707 crane"]
     assert source.key(0) == "n01440764/n01440764_1.JPEG"
     (imagenet / "val" / "n01440764" / "n01440764_1.JPEG").unlink()
-    with pytest.raises(PictureError, match="gone since"):
+    with pytest.raises(ImageError, match="gone since"):
         source.read(0)
 
 
@@ -145,13 +145,13 @@ def test_imagenet_says_what_is_missing(imagenet: Path) -> None:
     with pytest.raises(UserError, match="no part 'test'; take train or val"):
         open_source(f"torchvision:ImageNet:test:{imagenet}")
     (imagenet / "meta.bin").write_bytes(b"junk")
-    assert len(open_source(f"torchvision:ImageNet:train:{imagenet}")) == 3  # no names needed to learn from pictures
+    assert len(open_source(f"torchvision:ImageNet:train:{imagenet}")) == 3  # no names needed to learn from images
     for damage in (b"junk", pickle.dumps(Bomb(imagenet / "trace"), 2), None):
         (imagenet / "meta.bin").unlink()
         if damage:
             (imagenet / "meta.bin").write_bytes(damage)
         with pytest.raises(UserError, match=rf"ILSVRC2012_devkit_t12.*or name {imagenet}/train itself") as caught:
-            assert open_labelled(f"torchvision:ImageNet:train:{imagenet}").classes
+            assert open_labeled(f"torchvision:ImageNet:train:{imagenet}").classes
         assert "\n" not in str(caught.value)
         assert not (imagenet / "trace").exists()
         (imagenet / "meta.bin").touch()
@@ -180,19 +180,19 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             "data_large_standard/a/airfield/0001.jpg",
         )
     ):
-        picture(tmp_path / name, 40 * shade)
+        image(tmp_path / name, 40 * shade)
     return tmp_path
 
 
 def test_places(places: Path) -> None:
-    source = open_labelled(f"torchvision:Places365:val-256:{places}")
+    source = open_labeled(f"torchvision:Places365:val-256:{places}")
     assert [source.key(index) for index in range(2)] == ["val_256/Places365_val_1.jpg", "val_256/Places365_val_2.jpg"]
     theirs = datasets.Places365(str(places), "val", small=True)
     theirs.imgs.sort()  # ours are by path
     agree(source, theirs)
     assert [source.classes[label] for label in source.labels] == ["/a/airfield", "/z/zoo"]
     assert source.read(0, shorter=10).size == (20, 15)
-    train = open_labelled(f"torchvision:Places365:train-standard:{places}")
+    train = open_labeled(f"torchvision:Places365:train-standard:{places}")
     assert [train.key(index) for index in range(2)] == [
         f"data_large_standard/a/{one}/0001.jpg" for one in ("airfield", "arch")
     ]
@@ -203,8 +203,8 @@ def test_places_says_what_is_missing(places: Path) -> None:
     with pytest.raises(UserError, match=r"no file .*/val_large/Places365_val_1\.jpg.*; unpack .*val-256"):
         open_source(f"torchvision:Places365:val:{places}")
     assert len(open_source(f"torchvision:Places365:test-256:{places}")) == 1
-    with pytest.raises(UserError, match="1 of 1 pictures have no label"):
-        open_labelled(f"torchvision:Places365:test-256:{places}")
+    with pytest.raises(UserError, match="1 of 1 images have no label"):
+        open_labeled(f"torchvision:Places365:test-256:{places}")
     with pytest.raises(UserError, match=r"no part 'vla'.*train-standard"):
         open_source(f"torchvision:Places365:vla:{places}")
     (places / "places365_val.txt").write_text("Places365_val_1.jpg 1\n")
@@ -213,17 +213,17 @@ def test_places_says_what_is_missing(places: Path) -> None:
 
 
 def test_sets_with_other_ways(tmp_path: Path) -> None:
-    """Paths in one list and labels in another; no parts at all; gray pictures."""
+    """Paths in one list and labels in another; no parts at all; gray images."""
     root = tmp_path / "dtd" / "dtd"
     for shade, name in enumerate(("zigzag/zigzag_1.jpg", "banded/banded_1.jpg")):
-        picture(root / "images" / name, 90 * shade)
+        image(root / "images" / name, 90 * shade)
     (root / "labels").mkdir()
     (root / "labels" / "val1.txt").write_text("zigzag/zigzag_1.jpg\nbanded/banded_1.jpg\n")
-    source = open_labelled(f"torchvision:DTD:val:{tmp_path}")
+    source = open_labeled(f"torchvision:DTD:val:{tmp_path}")
     assert [(source.key(i), source.classes[source.labels[i]]) for i in range(2)] == [
         ("dtd/dtd/images/banded/banded_1.jpg", "banded"), ("dtd/dtd/images/zigzag/zigzag_1.jpg", "zigzag")]  # fmt: skip
-    picture(tmp_path / "eurosat" / "2750" / "River" / "1.jpg", 7)
-    eurosat = open_labelled(f"torchvision:EuroSAT::{tmp_path}")
+    image(tmp_path / "eurosat" / "2750" / "River" / "1.jpg", 7)
+    eurosat = open_labeled(f"torchvision:EuroSAT::{tmp_path}")
     agree(eurosat, datasets.EuroSAT(str(tmp_path)))
     with pytest.raises(UserError, match=r"EuroSAT has no parts; write torchvision:EuroSAT::/"):
         open_source(f"torchvision:EuroSAT:train:{tmp_path}")
@@ -234,7 +234,7 @@ def test_sets_with_other_ways(tmp_path: Path) -> None:
         for part in ("train", "t10k"):
             magic = bytes([0, 0, 8, len(head)])
             (raw / f"{part}-{stem}-ubyte").write_bytes(magic + np.array(head, ">i4").tobytes() + body)
-    agree(open_labelled(f"torchvision:MNIST:test:{tmp_path}"), datasets.MNIST(str(tmp_path), train=False))
+    agree(open_labeled(f"torchvision:MNIST:test:{tmp_path}"), datasets.MNIST(str(tmp_path), train=False))
 
 
 @pytest.mark.parametrize(
@@ -255,17 +255,17 @@ def test_sets_with_other_ways(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_mistakes_are_one_line(tmp_path: Path, name: str, says: str) -> None:
-    for opener in (open_source, open_labelled):
+    for opener in (open_source, open_labeled):
         with pytest.raises(UserError, match=says) as caught:
             opener(name.format(tmp_path))
         assert "\n" not in str(caught.value)
 
 
-def test_a_set_whose_pictures_are_kept_in_no_known_way(tmp_path: Path) -> None:
+def test_a_set_whose_images_are_kept_in_no_known_way(tmp_path: Path) -> None:
     (tmp_path / "MovingMNIST").mkdir()
     np.save(tmp_path / "MovingMNIST" / "mnist_test_seq.npy", np.zeros((20, 2, 64, 64), np.uint8))
-    picture(tmp_path / "Kitti2012" / "testing" / "colored_0" / "0_10.png", 0)
-    picture(tmp_path / "Kitti2012" / "testing" / "colored_1" / "0_10.png", 0)
+    image(tmp_path / "Kitti2012" / "testing" / "colored_0" / "0_10.png", 0)
+    image(tmp_path / "Kitti2012" / "testing" / "colored_1" / "0_10.png", 0)
     for name in ("MovingMNIST", "Kitti2012Stereo"):
         with pytest.raises(UserError, match=f"{name} is not known here"):
             open_source(f"torchvision:{name}:test:{tmp_path}")
@@ -273,7 +273,7 @@ def test_a_set_whose_pictures_are_kept_in_no_known_way(tmp_path: Path) -> None:
 
 def test_pickles(cifar: Path, imagenet: Path) -> None:
     for name in (f"torchvision:CIFAR10:test:{cifar}", f"torchvision:ImageNet:val:{imagenet}"):
-        source = open_labelled(name)
+        source = open_labeled(name)
         copy = pickle.loads(pickle.dumps(source))
         assert copy.digest() == source.digest()
         assert (np.asarray(copy.read(1)) == np.asarray(source.read(1))).all()

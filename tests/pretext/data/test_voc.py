@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pretext.data import LabelledSource, open_labelled, open_source
+from pretext.data import LabeledSource, open_labeled, open_source
 from pretext.data.batches import Subset
 from pretext.data.pack import PackSettings, pack
 from pretext.data.source import digest_of_keys
@@ -27,7 +27,7 @@ def annotation(*objects: tuple[str, int]) -> str:
 
 @pytest.fixture
 def devkit(tmp_path: Path) -> Path:
-    """VOC 2007 with three pictures."""
+    """VOC 2007 with three images."""
     root = tmp_path / "VOCdevkit" / "VOC2007"
     for folder in ("ImageSets/Main", "JPEGImages", "Annotations"):
         (root / folder).mkdir(parents=True)
@@ -44,16 +44,16 @@ def devkit(tmp_path: Path) -> Path:
     return tmp_path / "VOCdevkit"
 
 
-def refused(name: str, *parts: str, labelled: bool = True) -> None:
+def refused(name: str, *parts: str, labeled: bool = True) -> None:
     with pytest.raises(UserError) as caught:
-        (open_labelled if labelled else open_source)(name)
+        (open_labeled if labeled else open_source)(name)
     assert all(part in str(caught.value) for part in parts), str(caught.value)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
 
 
 def test_present_absent_and_difficult(devkit: Path) -> None:
-    source = open_labelled(f"voc:2007:val:{devkit}")
-    assert isinstance(source, LabelledSource) and source.classes == list(CLASSES) == sorted(CLASSES)
+    source = open_labeled(f"voc:2007:val:{devkit}")
+    assert isinstance(source, LabeledSource) and source.classes == list(CLASSES) == sorted(CLASSES)
     assert [source.key(index) for index in range(3)] == [f"JPEGImages/00000{one}.jpg" for one in "21"] + [
         "JPEGImages/000010.jpg"
     ]
@@ -79,7 +79,7 @@ def test_real_annotations_say_what_the_lists_of_classes_say(
     shared_data: Path, year: str, part: str, count: int
 ) -> None:
     folder = shared_data / "voc-mini" / "VOCdevkit"
-    source = open_labelled(f"voc:{year}:{part}:{folder}")
+    source = open_labeled(f"voc:{year}:{part}:{folder}")
     assert len(source) == count
     lists = folder / f"VOC{year}" / "ImageSets" / "Main"
     for label, name in enumerate(CLASSES):
@@ -115,7 +115,7 @@ def test_names_that_cannot_be(devkit: Path) -> None:
 def test_lists_that_cannot_be_right(devkit: Path, text: str, parts: list[str]) -> None:
     path = devkit / "VOC2007/ImageSets/Main/val.txt"
     path.write_text(text)
-    refused(f"voc:2007:val:{devkit}", *parts, labelled=False)
+    refused(f"voc:2007:val:{devkit}", *parts, labeled=False)
 
 
 def declared(encoding: str, inside: bytes) -> bytes:
@@ -187,14 +187,14 @@ def test_2012_test_part_has_no_labels(devkit: Path) -> None:
     refused(f"voc:2012:test:{devkit}", "000002.xml", "take val")
 
 
-def test_what_wants_one_class_a_picture_says_so(devkit: Path, tmp_path: Path) -> None:
+def test_what_wants_one_class_a_image_says_so(devkit: Path, tmp_path: Path) -> None:
     name = f"voc:2007:val:{devkit}"
     with pytest.raises(UserError, match="several labels") as caught:
         pack(name, tmp_path / "packed", PackSettings(workers=1))
     assert "--labels false" in str(caught.value) and not (tmp_path / "packed").exists()
-    assert pack(name, tmp_path / "packed", PackSettings(workers=1, labels=False)).pictures == 3
-    source = open_labelled(name)
-    few = open_labelled(f"voc:2007:val:{devkit}")
+    assert pack(name, tmp_path / "packed", PackSettings(workers=1, labels=False)).images == 3
+    source = open_labeled(name)
+    few = open_labeled(f"voc:2007:val:{devkit}")
     few.__class__ = type("Two", (type(few),), {"classes": property(lambda self: ["a", "b"])})
     with pytest.raises(UserError, match=r"online.source.*several labels"):
         OnlineProbe(few, OnlineSettings(source=name), 16, seed=0)
@@ -209,7 +209,7 @@ def test_images_with_other_endings(devkit: Path, ending: str) -> None:
     (images / "000010.jpg").rename(images / f"000010.{ending}")
     for extra in ("._000010.jpg", "Thumbs.db", "other.png"):
         (images / extra).touch()
-    source = open_labelled(f"voc:2007:val:{devkit}")
+    source = open_labeled(f"voc:2007:val:{devkit}")
     assert [source.key(index)[-10:] for index in range(3)] == ["000002.jpg", "000001.jpg", f"000010.{ending}"[-10:]]
     assert source.read(2).getpixel((3, 3)) == pytest.approx((120, 0, 0), abs=2)  # type: ignore[arg-type]
     (images / "000010.jpg").write_bytes((images / f"000010.{ending}").read_bytes())
@@ -234,7 +234,7 @@ def test_annotations_in_other_encodings(devkit: Path, encoding: str) -> None:
     text = declared(name, b"%s").decode().replace("%s", word)
     content = b"\xef\xbb\xbf" + text.encode() if encoding == "bom" else text.encode(encoding)
     (devkit / "VOC2007/Annotations/000001.xml").write_bytes(content)
-    labels = open_labelled(f"voc:2007:val:{devkit}").labels[1]
+    labels = open_labeled(f"voc:2007:val:{devkit}").labels[1]
     assert labels.tolist() == [-(name == "dog") for name in CLASSES]
 
 
@@ -242,7 +242,7 @@ def test_annotations_in_other_encodings(devkit: Path, encoding: str) -> None:
 def test_annotations_whose_encoding_is_declared_loosely(devkit: Path, name: str, encoding: str) -> None:
     content = declared(name, "\u93ad".encode(encoding))  # gb2312 has no such character
     (devkit / "VOC2007/Annotations/000001.xml").write_bytes(content)
-    assert open_labelled(f"voc:2007:val:{devkit}").labels[1].sum() == -1
+    assert open_labeled(f"voc:2007:val:{devkit}").labels[1].sum() == -1
 
 
 @pytest.mark.parametrize(
@@ -256,4 +256,4 @@ def test_annotations_whose_encoding_is_declared_loosely(devkit: Path, name: str,
 )
 def test_difficult_as_tools_write_it(devkit: Path, text: str, difficult: bool) -> None:
     (devkit / "VOC2007/Annotations/000001.xml").write_text(XML.format(f"<object><name>dog</name>{text}</object>"))
-    assert open_labelled(f"voc:2007:val:{devkit}").labels[1][CLASSES.index("dog")] == (-1 if difficult else 1)
+    assert open_labeled(f"voc:2007:val:{devkit}").labels[1][CLASSES.index("dog")] == (-1 if difficult else 1)

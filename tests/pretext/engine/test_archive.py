@@ -23,7 +23,7 @@ from pretext.weights.importer import load_published
 STATE: dict[str, Any] = {
     "step": 3,
     "model": {"w": torch.arange(15.0).reshape(5, 3), "b": torch.ones(()), "h": torch.ones(3, dtype=torch.bfloat16)},
-    "colour": {"prior": torch.full((4,), 0.25), "step": 10},
+    "color": {"prior": torch.full((4,), 0.25), "step": 10},
     "settings": {"seed": 0},
 }
 

@@ -20,7 +20,7 @@ SETTINGS = {
     "data": {"source": "bundled", "holdout": 16},
     "crop": {"size": 32},
     "backbone": {"name": "test_convnext", "arguments": {"out_indices": [0, 1]}},
-    "objective": {"stride": 8, "prior_pictures": 50},
+    "objective": {"stride": 8, "prior_images": 50},
     "training": {"steps": STEPS, "warmup": 5, "batch_size": 16, "lr": 1e-3, "precision": "fp32"},
     "machine": {"checkpoint_every": 5, "evaluate_every": 1000, "workers": 0},
 }
@@ -138,7 +138,7 @@ def test_a_run_that_others_work_on_is_refused_by_all(launcher: Launcher, tmp_pat
     [
         (3, [], "training.batch_size is 16: 3 processes cannot share it evenly"),
         (2, ["--training.micro_batch", "16"], "in micro-batches of 16"),
-        (2, ["--training.batch_norm", "synchronised"], "on GPUs only"),
+        (2, ["--training.batch_norm", "synchronized"], "on GPUs only"),
         (2, ["--data.source", "nowhere"], "nowhere: no such folder"),
         (2, ["--online.source", "nowhere"], "nowhere: no such folder"),
     ],
@@ -155,24 +155,24 @@ def test_what_the_first_alone_finds_wrong_it_alone_says(launcher: Launcher, tmp_
     assert "nowhere: no such folder" in processes[0].said and not processes[1].said
 
 
-def test_bad_pictures_that_any_of_them_meets_are_listed(launcher: Launcher, tmp_path: Path) -> None:
+def test_bad_images_that_any_of_them_meets_are_listed(launcher: Launcher, tmp_path: Path) -> None:
     from pretext.data import Bundled
 
-    pictures = tmp_path / "pictures"
-    pictures.mkdir()
+    images = tmp_path / "images"
+    images.mkdir()
     for index in range(40):
-        Bundled("train").read(index * 10).save(pictures / f"{index:02}.png")
+        Bundled("train").read(index * 10).save(images / f"{index:02}.png")
     bad = {f"{index:02}.png" for index in range(3, 40, 7)}
     for name in bad:
-        (pictures / name).write_bytes(b"no picture")
+        (images / name).write_bytes(b"no image")
     words = [
         "--data.source",
-        pictures,
+        images,
         "--data.holdout",
         "0",
         "--training.steps",
         "10",
-        "--objective.prior_pictures",
+        "--objective.prior_images",
         "9",
     ]
     processes = launcher.together(2, "pretrain", tmp_path / "run", *WORDS, *words)

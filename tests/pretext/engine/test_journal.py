@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from pretext.engine.journal import Journal, read_journal, skipped_pictures
+from pretext.engine.journal import Journal, read_journal, skipped_images
 from pretext.errors import UserError
 
 
@@ -48,13 +48,13 @@ def test_lists_are_stored_without_nan_and_not_mirrored(tmp_path: Path) -> None:
     assert set(events.Tags()["scalars"]) == {"health/loss", "health/empty"}
 
 
-def test_pictures_in_tensorboard(tmp_path: Path) -> None:
+def test_images_in_tensorboard(tmp_path: Path) -> None:
     for start, steps in ((0, (10, 20, 30)), (20, (30,))):  # the second call goes on from a checkpoint at 20
         journal = Journal(tmp_path, start)
         for step in steps:
             buffer = io.BytesIO()
             Image.new("RGB", (30 + start, step), "orange").save(buffer, "PNG")
-            journal.picture("samples", step, buffer.getvalue(), 30 + start, step)
+            journal.image("samples", step, buffer.getvalue(), 30 + start, step)
         journal.flush()
         if start:
             journal.close()
@@ -62,17 +62,17 @@ def test_pictures_in_tensorboard(tmp_path: Path) -> None:
     shown = EventAccumulator(str(tmp_path / "tensorboard")).Reload().Images("samples")
     assert [(one.step, one.width, one.height) for one in shown] == [(10, 30, 10), (20, 30, 20), (30, 50, 30)]
     for one in shown:
-        with Image.open(io.BytesIO(one.encoded_image_string)) as picture:
-            assert picture.size == (one.width, one.height) and picture.getpixel((0, 0)) == (255, 165, 0)
+        with Image.open(io.BytesIO(one.encoded_image_string)) as image:
+            assert image.size == (one.width, one.height) and image.getpixel((0, 0)) == (255, 165, 0)
 
 
-def test_lists_skipped_pictures(tmp_path: Path) -> None:
+def test_lists_skipped_images(tmp_path: Path) -> None:
     journal = Journal(tmp_path, 0)
     journal.write("skipped", 1, key="a.jpg", reason="truncated")
     journal.write("step", 1, loss=0.5)
     journal.close()
-    assert skipped_pictures(tmp_path) == [("a.jpg", "truncated")]
-    assert skipped_pictures(tmp_path / "nowhere") == []
+    assert skipped_images(tmp_path) == [("a.jpg", "truncated")]
+    assert skipped_images(tmp_path / "nowhere") == []
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_lists_skipped_pictures(tmp_path: Path) -> None:
         "[]",
         '{"kind": "step"}',
         '{"step": "one"}',
-        *(f'{{"kind": "speed", "step": 1, "pictures_per_second": {one}}}' for one in ('"x"', "[]", "true", -1, "NaN")),
+        *(f'{{"kind": "speed", "step": 1, "images_per_second": {one}}}' for one in ('"x"', "[]", "true", -1, "NaN")),
     ],
 )
 def test_an_edited_journal_is_named(tmp_path: Path, line: str) -> None:

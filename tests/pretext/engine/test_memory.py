@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from pretext.data import decode
 from pretext.data.batches import Sample
 from pretext.engine.memory import explain_memory_shortage, is_memory_shortage
-from pretext.errors import PictureError
+from pretext.errors import ImageError
 from pretext.pretrain import pretrain
 from pretext.recipe import PretrainSettings
 from pretext.settings import settings_from
@@ -25,7 +25,7 @@ HUGE = 2**50
 
 
 class Hungry(Dataset[Sample]):
-    """Every picture asks for more memory than there is."""
+    """Every image asks for more memory than there is."""
 
     def __init__(self, of: str) -> None:
         self.of = of
@@ -107,13 +107,13 @@ def test_commands_say_what_to_lower(tmp_path: Path) -> None:
     small: dict[str, Any] = {
         "data": {"source": "bundled"},
         "crop": {"size": 16},
-        "objective": {"prior_pictures": 8},
+        "objective": {"prior_images": 8},
         "training": {"steps": 1, "batch_size": 4, "warmup": 0},
         "machine": {"workers": 0},
     }
     assert not pretrain(run, settings_from(PretrainSettings, small, "test"))
     Image.new("RGB", (400, 400), (200, 30, 90)).save(tmp_path / "photo.png")
-    big = ["--data.source", "bundled", "--crop.size", "512", "--objective.prior_pictures", "8", "--machine.workers"]
+    big = ["--data.source", "bundled", "--crop.size", "512", "--objective.prior_images", "8", "--machine.workers"]
     bundled = ["--train", "bundled:train", "--test", "bundled:test"]
     said = limited(
         400,
@@ -122,7 +122,7 @@ def test_commands_say_what_to_lower(tmp_path: Path) -> None:
         ["knn", "run", *bundled, "--size", "2048", "--workers", "0"],
         ["probe", "run", *bundled, "--size", "2048", "--workers", "0"],
         ["colorize", "run", "photo.png", "--size", "4096", "--sheet", "false"],
-        ["score", "run", "--pictures", "bundled:test", "--size", "2048"],
+        ["score", "run", "--images", "bundled:test", "--size", "2048"],
         folder=tmp_path,
     )
     remedies = ["training.batch_size"] * 2 + ["lower size or workers"] * 2 + ["lower size"] * 2
@@ -133,7 +133,7 @@ def test_commands_say_what_to_lower(tmp_path: Path) -> None:
         assert text.rstrip().endswith("code 2") and "Traceback" not in text
 
 
-def test_a_picture_is_not_blamed_for_memory_that_is_short(tmp_path: Path) -> None:
+def test_a_image_is_not_blamed_for_memory_that_is_short(tmp_path: Path) -> None:
     """A run that skipped it would depend on the memory that is free."""
     script = """
 import resource, sys
@@ -154,12 +154,12 @@ except BaseException as error:
     assert subprocess.run(words, capture_output=True, text=True, check=True).stdout == "MemoryError\n"
 
 
-def test_a_picture_that_asks_for_absurd_memory_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_image_that_asks_for_absurd_memory_is(monkeypatch: pytest.MonkeyPatch) -> None:
     def absurd(image: Image.Image) -> None:
         bytearray(HUGE)
 
     monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", absurd)
     content = io.BytesIO()
     Image.new("RGB", (6, 6)).save(content, "PNG")
-    with pytest.raises(PictureError, match="needs more memory than there is"):
+    with pytest.raises(ImageError, match="needs more memory than there is"):
         decode(content.getvalue(), "x")

@@ -42,10 +42,10 @@ def test_the_file_keeps_up(
     first = {"title": "run", "total": 100, "done": 20}
     with progress("copy", 3, "MB"):
         assert read(told)["title"] == "copy" and not read(told)["first"], "every call does it anew"
-    with progress("run", 100, "pictures", done=20, weight=8) as advance:
+    with progress("run", 100, "images", done=20, weight=8) as advance:
         begun = read(told)
         assert abs(begun.pop("time") - time.time()) < 60
-        assert begun == {**first, "unit": "pictures", "rate": None, "left": None, "remark": "", "first": first}
+        assert begun == {**first, "unit": "images", "rate": None, "left": None, "remark": "", "first": first}
         clock[0] += 1
         advance(10, "early")
         assert read(told)["done"] == 20, "not more often than every two seconds"

@@ -19,7 +19,7 @@ SETTINGS = [
     "--data.holdout", "16",
     "--crop.size", "16",
     "--objective.stride", "4",
-    "--objective.prior_pictures", "50",
+    "--objective.prior_images", "50",
     "--training.steps", str(STEPS),
     "--training.warmup", "10",
     "--training.batch_size", "48",  # an epoch is not a whole number of steps
@@ -30,7 +30,7 @@ SETTINGS = [
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of pictures."""
+    """A folder of images."""
     made = tmp_path_factory.mktemp("folder")
     tiles = Bundled("train")
     for index in range(0, len(tiles), 3):
@@ -41,13 +41,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def shards(folder: Path) -> str:
     """The same in two tar files."""
-    pictures = sorted(folder.iterdir())
+    images = sorted(folder.iterdir())
     made = folder.with_name("shards")
     made.mkdir()
     for number in (0, 1):
         with tarfile.open(made / f"{number}.tar", "w") as tar:
-            for picture in pictures[number::2]:
-                tar.add(picture, picture.name)
+            for image in images[number::2]:
+                tar.add(image, image.name)
     return f"{made}/{{0..1}}.tar"
 
 

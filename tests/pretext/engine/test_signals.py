@@ -54,7 +54,7 @@ def warned_from_the_first_moment() -> None:
 
 def test_a_run_started_with_a_warning_pending_stops_after_its_first_step(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    words = ["--crop.size", "16", "--objective.stride", "4", "--objective.prior_pictures", "20", "--data.holdout", "8"]
+    words = ["--crop.size", "16", "--objective.stride", "4", "--objective.prior_images", "20", "--data.holdout", "8"]
     words += ["--data.source", "bundled"]
     words += ["--training.steps", "200", "--training.batch_size", "8", "--training.warmup", "1"]
     done = subprocess.run(

@@ -20,7 +20,7 @@ from pretext.methods.objectives import Classification
 
 PLACE = Place(torch.device("cpu"), "fp32", 0)
 TRAINING = TrainingSettings(steps=50, warmup=0, batch_size=8, lr=1e-2, precision="fp32")
-UNLABELLED = torch.full((8,), -1)
+UNLABELED = torch.full((8,), -1)
 
 
 class Line(nn.Module):
@@ -36,7 +36,7 @@ class Line(nn.Module):
         return F.linear(self.drop(rgb.float().mean((2, 3)) / 255), self.weight, self.bias).square().mean()
 
 
-def pictures(count: int = 8, size: int = 32) -> Tensor:
+def images(count: int = 8, size: int = 32) -> Tensor:
     return torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
@@ -45,10 +45,10 @@ def colorizer(name: str, **arguments: Any) -> Colorizer:
     return Colorizer(build_backbone(name, **arguments), Classification(Gamut(5)), 8)
 
 
-def learnt(network: nn.Module, steps: int = 5, machine: MachineSettings | None = None, **training: Any) -> Learner:
+def learned(network: nn.Module, steps: int = 5, machine: MachineSettings | None = None, **training: Any) -> Learner:
     learner = Learner(network, replace(TRAINING, **training), machine or MachineSettings(), PLACE, seed=3)
     for _ in range(steps):
-        learner.step(pictures(), UNLABELLED)
+        learner.step(images(), UNLABELED)
     return learner
 
 
@@ -88,7 +88,7 @@ def test_the_moving_average_by_its_definition() -> None:
     learner = Learner(network, replace(TRAINING, ema=0.7), MachineSettings(), PLACE, seed=0)
     expected = network.weight.detach().clone()
     for step in range(1, 20):
-        learner.step(pictures(), UNLABELLED)
+        learner.step(images(), UNLABELED)
         decay = 0.0 if step == 1 else min(0.7, 1 - step ** (-2 / 3))
         expected = decay * expected + (1 - decay) * network.weight.detach()
         assert isinstance(learner.judged, Line)
@@ -99,18 +99,18 @@ def test_the_moving_average_by_its_definition() -> None:
 @pytest.mark.parametrize("name", ["test_convnext", "test_vit"])
 def test_micro_batches_add_up_to_the_batch(name: str) -> None:
     arguments = {"img_size": 32} if name == "test_vit" else {}
-    whole, pieces = (learnt(colorizer(name, **arguments), micro_batch=size) for size in (0, 2))
+    whole, pieces = (learned(colorizer(name, **arguments), micro_batch=size) for size in (0, 2))
     same(whole.network, pieces.network, atol=2e-4)
 
 
 def test_what_a_step_draws_does_not_depend_on_the_past() -> None:
     """Dropout draws from (seed, step): a step computed again after others is the same step."""
-    one, other = learnt(Line(), 6), learnt(Line(), 3)
+    one, other = learned(Line(), 6), learned(Line(), 3)
     again = Learner(Line(), TRAINING, MachineSettings(), PLACE, seed=3)
     again.load(other.state(), "here")
     torch.rand(5)
     for _ in range(3):
-        again.step(pictures(), UNLABELLED)
+        again.step(images(), UNLABELED)
     same(one.network, again.network)
 
 
@@ -120,8 +120,8 @@ def test_activations_computed_again_change_nothing(name: str) -> None:
     if name in ("fusion", "autoencoder"):
         arguments = {"width": 0.05, **({"global_size": 64} if name == "fusion" else {})}
     assert list(blocks(build_backbone(name, **arguments)))
-    kept = learnt(colorizer(name, **arguments), ema=0.9)
-    again = learnt(colorizer(name, **arguments), machine=MachineSettings(checkpoint_activations=True), ema=0.9)
+    kept = learned(colorizer(name, **arguments), ema=0.9)
+    again = learned(colorizer(name, **arguments), machine=MachineSettings(checkpoint_activations=True), ema=0.9)
     same(kept.network, again.network)
     same(kept.judged, again.judged)
 
@@ -138,7 +138,7 @@ def test_blocks_are_those_a_reader_would_name(name: str, count: int) -> None:
 def test_compiled_is_the_same_to_float_tolerance() -> None:
     # Not Adam, whose first steps are the signs of gradients however small.
     plain, compiled = (
-        learnt(
+        learned(
             colorizer("tiny").to(memory_format=torch.channels_last),
             steps=3,
             optimizer="sgd",
@@ -150,11 +150,11 @@ def test_compiled_is_the_same_to_float_tolerance() -> None:
 
 
 def test_a_state_of_another_network_is_refused() -> None:
-    state = learnt(Line(), 1).state()
+    state = learned(Line(), 1).state()
     with pytest.raises(UserError, match="here: its newest checkpoint does not fit the network"):
-        learnt(colorizer("tiny"), 0).load(state, "here")
+        learned(colorizer("tiny"), 0).load(state, "here")
     with pytest.raises(UserError, match="average"):
-        learnt(Line(), 0, ema=0.5).load(state, "here")
+        learned(Line(), 0, ema=0.5).load(state, "here")
 
 
 def test_settings_that_exclude_each_other() -> None:
@@ -188,7 +188,7 @@ def test_labels_of_any_kind_in_micro_batches() -> None:
     for micro in (0, 2):
         torch.manual_seed(1)
         learner = Learner(Boxes(), replace(TRAINING, micro_batch=micro), MachineSettings(), PLACE, seed=3)
-        losses.append(torch.stack([learner.step(pictures(), labels)[0] for _ in range(5)]))
+        losses.append(torch.stack([learner.step(images(), labels)[0] for _ in range(5)]))
     torch.testing.assert_close(losses[0], losses[1])
 
 
@@ -215,7 +215,7 @@ def test_plain_momentum() -> None:
     for _ in range(4):
         for one, optimizer in ((network, made), (plain, reference)):
             optimizer.zero_grad()
-            one.loss(pictures(), UNLABELLED).backward()
+            one.loss(images(), UNLABELED).backward()
             optimizer.step()
     same(network, plain, rtol=1e-6, atol=1e-7)
     with pytest.raises(UserError, match="nesterov needs momentum"):

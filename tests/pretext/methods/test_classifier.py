@@ -1,4 +1,4 @@
-"""The supervised reference: labels that stay with their pictures, and all that holds for any other run."""
+"""The supervised reference: labels that stay with their images, and all that holds for any other run."""
 
 import io
 import signal
@@ -27,7 +27,7 @@ from pretext.pretrain import pretrain
 from pretext.pretrained import load_pretrained
 from pretext.recipe import PretrainSettings, build_colorizer, build_network
 from pretext.settings import settings_from
-from pretext.setup import _classes, held_views, open_pictures
+from pretext.setup import _classes, held_views, open_images
 from pretext.weights.exporter import ExportSettings, export
 from pretint.colorization import ColorizeSettings, colorize
 from transfer.report import write_report
@@ -69,7 +69,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def pictures(count: int) -> torch.Tensor:
+def images(count: int) -> torch.Tensor:
     return torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
@@ -77,13 +77,13 @@ def pictures(count: int) -> torch.Tensor:
 def test_scores_loss_and_health_by_their_definition(name: str) -> None:
     arguments = {"img_size": 32} if name == "test_vit" else {}
     classifier = Classifier(build_backbone(name, **arguments), 3).eval()
-    rgb, labels = pictures(37), torch.arange(37) % 3
+    rgb, labels = images(37), torch.arange(37) % 3
     with torch.inference_mode():
         last = list(classifier.backbone(rgb_to_lightness(rgb)).values())[-1]
         logits = last.mean((2, 3)) @ classifier.head.weight.T + classifier.head.bias
         torch.testing.assert_close(classifier(rgb_to_lightness(rgb)), logits)
         expected = torch.stack([-row.log_softmax(0)[label] for row, label in zip(logits, labels, strict=True)])
-        torch.testing.assert_close(classifier.picture_losses(rgb, labels), expected)
+        torch.testing.assert_close(classifier.image_losses(rgb, labels), expected)
         torch.testing.assert_close(classifier.loss(rgb, labels), expected.mean())
     health = label_health(classifier, rgb, labels, PLACE)
     assert health["loss"] == pytest.approx(float(expected.mean()), rel=1e-5)
@@ -93,7 +93,7 @@ def test_scores_loss_and_health_by_their_definition(name: str) -> None:
 def test_scores_are_exact_where_the_backbone_is_not() -> None:
     classifier = Classifier(build_backbone("tiny"), 3).eval()
     with torch.autocast("cpu", dtype=torch.bfloat16), torch.inference_mode():
-        lightness = rgb_to_lightness(pictures(2))
+        lightness = rgb_to_lightness(images(2))
         last = classifier.backbone(lightness)[classifier.backbone.stages[-1].name]
         logits = classifier(lightness)
     assert last.dtype == torch.bfloat16 and logits.dtype == torch.float32
@@ -111,23 +111,23 @@ def test_it_begins_with_the_weights_that_a_colorizer_begins_with() -> None:
 
 
 def test_it_sees_what_a_colorizer_sees(tmp_path: Path) -> None:
-    source = class_folder(tmp_path / "pictures", "cat", "dog", "emu")
-    labelled, plain = (
-        open_pictures(settings(data={"source": source, "holdout": 3}, objective={"name": name}))
+    source = class_folder(tmp_path / "images", "cat", "dog", "emu")
+    labeled, plain = (
+        open_images(settings(data={"source": source, "holdout": 3}, objective={"name": name}))
         for name in ("labels", "rebalanced")
     )
-    assert labelled.classes == ["cat", "dog", "emu"] and not plain.classes
+    assert labeled.classes == ["cat", "dog", "emu"] and not plain.classes
     asked = settings(data={"source": source})
-    with_labels, without = (found.samples(asked) for found in (labelled, plain))
+    with_labels, without = (found.samples(asked) for found in (labeled, plain))
     for t in range(100):
         one, other = with_labels[t], without[t]
         assert one.rgb is not None and other.rgb is not None and torch.equal(one.rgb, other.rgb)
         part, index = with_labels.locate(t)
-        assert labelled.classes[one.label] == with_labels.parts[part].key(index).partition("/")[0]
+        assert labeled.classes[one.label] == with_labels.parts[part].key(index).partition("/")[0]
         assert other.label == -1
-    views = held_views(labelled, 3, 32)
-    assert [labelled.classes[label] for label in views.labels] == [
-        labelled.held[0].key(index).partition("/")[0] for index in range(3)
+    views = held_views(labeled, 3, 32)
+    assert [labeled.classes[label] for label in views.labels] == [
+        labeled.held[0].key(index).partition("/")[0] for index in range(3)
     ]
 
 
@@ -142,38 +142,38 @@ def test_it_learns(tmp_path: Path) -> None:
     assert last["loss"] < first["loss"] / 1.5
 
 
-def test_a_checkpoint_gives_the_backbone_and_no_colours(run: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_gives_the_backbone_and_no_colors(run: Path, tmp_path: Path) -> None:
     path = newest_checkpoint(run)
     assert path is not None
     state = load_checkpoint(path)
-    assert state["classes"] == Bundled("train").classes and "prior" not in state["colour"]
+    assert state["classes"] == Bundled("train").classes and "prior" not in state["color"]
     pretrained = load_pretrained(run)
     assert not pretrained.has_head and pretrained.settings.objective.supervised and pretrained.step == 4
     for name, value in pretrained.colorizer.backbone.state_dict().items():
         assert torch.equal(value, state["average"][f"backbone.{name}"])
-    Image.new("RGB", (40, 30)).save(tmp_path / "picture.png")
-    with pytest.raises(UserError, match="these weights have no colour head; they can be probed"):
-        colorize(run, [tmp_path / "picture.png"], ColorizeSettings(out=tmp_path / "out"))
+    Image.new("RGB", (40, 30)).save(tmp_path / "image.png")
+    with pytest.raises(UserError, match="these weights have no color head; they can be probed"):
+        colorize(run, [tmp_path / "image.png"], ColorizeSettings(out=tmp_path / "out"))
 
 
 def test_it_is_exported(run: Path, tmp_path: Path) -> None:
     file = tmp_path / "weights.safetensors"
     export(run, file, ExportSettings())
-    lightness = rgb_to_lightness(pictures(2))
+    lightness = rgb_to_lightness(images(2))
     before, after = (load_pretrained(model) for model in (run, file))
     assert not after.has_head and after.settings == before.settings
     with torch.inference_mode():
         for one, other in zip(*(each.colorizer.backbone(lightness).values() for each in (before, after)), strict=True):
             assert torch.equal(one, other)
-    with pytest.raises(UserError, match="no colour head; export their backbone"):
+    with pytest.raises(UserError, match="no color head; export their backbone"):
         export(run, tmp_path / "whole.safetensors", ExportSettings(part="colorizer"))
 
 
 def test_the_report_speaks_of_classes(run: Path) -> None:
     page = write_report(run).read_text(encoding="utf-8")
-    assert "name the classes of pictures" in page and "whose class is named right" in page
+    assert "name the classes of images" in page and "whose class is named right" in page
     assert "cross-entropy over the classes" in page.lower()
-    assert all(word not in page for word in ("Colour health", "safely gray", "colour bin", "<h2>Samples</h2>"))
+    assert all(word not in page for word in ("Color health", "safely gray", "color bin", "<h2>Samples</h2>"))
 
 
 def test_a_killed_run_goes_on_to_the_bit(launcher: Launcher, tmp_path: Path) -> None:
@@ -214,7 +214,7 @@ def test_sources_that_name_the_same_classes_are_mixed(tmp_path: Path) -> None:
         ([["cat", "dog"], ["cat", "emu"]], r"hold different classes \(dog, emu\)"),
     ],
 )
-def test_what_cannot_be_learnt_is_one_line(folders: list[list[str]], said: str, tmp_path: Path) -> None:
+def test_what_cannot_be_learned_is_one_line(folders: list[list[str]], said: str, tmp_path: Path) -> None:
     for number, names in enumerate(folders):
         class_folder(tmp_path / str(number), *names or [""])
     mixture = {str(tmp_path / str(number)): 1.0 for number in range(len(folders))}
@@ -225,14 +225,14 @@ def test_what_cannot_be_learnt_is_one_line(folders: list[list[str]], said: str, 
 
 
 class Several:
-    """Pictures with any number of labels each, as VOC has them."""
+    """Images with any number of labels each, as VOC has them."""
 
     classes = ("cat", "dog")
     labels: NDArray[np.int8] = np.array([[1, 0], [1, 1], [0, -1]], np.int8)
 
 
-def test_several_labels_for_one_picture_are_refused() -> None:
-    with pytest.raises(UserError, match="voc: a picture may have several labels"):
+def test_several_labels_for_one_image_are_refused() -> None:
+    with pytest.raises(UserError, match="voc: an image may have several labels"):
         _classes({"voc": Several()})  # type: ignore[dict-item]
 
 
@@ -251,7 +251,7 @@ def tar_of(path: Path, labels: list[int]) -> str:
 
 def test_one_class_of_several_is_one_class(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"one class only \(2\); a classifier needs two"):
-        open_pictures(settings(data={"source": tar_of(tmp_path / "0.tar", [2] * 12)}))
+        open_images(settings(data={"source": tar_of(tmp_path / "0.tar", [2] * 12)}))
 
 
 def test_a_run_does_not_go_on_with_other_labels(tmp_path: Path) -> None:

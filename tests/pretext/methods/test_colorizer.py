@@ -31,7 +31,7 @@ def test_output_and_target_share_a_grid(stride: int, side: int) -> None:
     torch.testing.assert_close(target, sampled, atol=1e-3, rtol=0)
 
 
-def test_colour_comes_from_lightness_alone() -> None:
+def test_color_comes_from_lightness_alone() -> None:
     colorizer = Colorizer(Tiny(), Classification(Gamut()), 8).eval()
     lightness = torch.rand(1, 1, 40, 48) * 100
     ab = colorizer.colorize(lightness)
@@ -48,7 +48,7 @@ def test_join_keeps_lightness() -> None:
 
 
 @pytest.mark.parametrize("stride", [2, 4, 8])
-def test_colours_come_to_lie_where_they_were_sampled(stride: int) -> None:
+def test_colors_come_to_lie_where_they_were_sampled(stride: int) -> None:
     """A ramp that is sampled with a stride and interpolated is the ramp again, up to the last sample."""
     ramp = torch.arange(50.0).expand(1, 2, 41, 50)
     back = resample(ramp[..., ::stride, ::stride], stride, (41, 50))
@@ -73,11 +73,11 @@ def test_initial_weights_depend_on_the_seed_alone() -> None:
 
 
 @pytest.mark.parametrize("name", ["tiny", "resnet18"])
-def test_it_learns_a_colour(name: str) -> None:
-    """Light pictures are orange, dark ones blue: a few steps on any backbone must tell them apart."""
+def test_it_learns_a_color(name: str) -> None:
+    """Light images are orange, dark ones blue: a few steps on any backbone must tell them apart."""
     settings = PretrainSettings(backbone=BackboneSettings(name))
     colorizer = build_colorizer(settings, torch.full((313,), 1 / 313, dtype=torch.float64))
-    orange, blue = (torch.tensor(colour, dtype=torch.uint8)[:, None, None] for colour in ((250, 180, 90), (20, 30, 90)))
+    orange, blue = (torch.tensor(color, dtype=torch.uint8)[:, None, None] for color in ((250, 180, 90), (20, 30, 90)))
     rgb = torch.cat((orange.expand(4, 3, 32, 32), blue.expand(4, 3, 32, 32)))
     optimizer = torch.optim.Adam(colorizer.parameters(), lr=1e-2)
     for _ in range(20):
@@ -104,16 +104,16 @@ def test_training_sees_the_hints_of_its_samples_and_nothing_else_does() -> None:
     numbers = torch.tensor([5, 6, 7, 8])
     lightness, ab = rgb_to_lightness(rgb), rgb_to_ab(rgb)
     hints, mask = sample_hints(ab, numbers, 3, HintSettings())
-    assert mask.any(), "of four pictures one has a hint"
+    assert mask.any(), "of four images one has a hint"
     expected = colorizer.objective(colorizer(lightness, hints, mask), ab)
     torch.testing.assert_close(colorizer.loss(rgb, None, numbers), expected)
-    torch.testing.assert_close(colorizer.picture_losses(rgb, None, numbers).mean(), expected)
+    torch.testing.assert_close(colorizer.image_losses(rgb, None, numbers).mean(), expected)
     unhinted = colorizer.objective(colorizer(lightness), ab)
     torch.testing.assert_close(colorizer.loss(rgb), unhinted)
     assert not torch.allclose(expected, unhinted)
 
 
-def test_colours_are_asked_for_with_hints_and_without() -> None:
+def test_colors_are_asked_for_with_hints_and_without() -> None:
     colorizer = hinted().eval()
     lightness, hints, mask = torch.rand(1, 1, 24, 24) * 100, torch.zeros(1, 2, 24, 24), torch.zeros(1, 1, 24, 24)
     without = colorizer.colorize(lightness)
@@ -134,10 +134,10 @@ def test_the_class_branch_adds_alpha_times_cross_entropy() -> None:
     lightness = rgb_to_lightness(rgb)
     scores = branch.layers(fusion.with_vector(lightness)[1]).log_softmax(1)
     named = -scores[torch.arange(4), labels] / 300
-    colours = colorizer.objective(colorizer(lightness), colorizer.target(rgb))
-    torch.testing.assert_close(colorizer.loss(rgb, labels), colours + named.mean())
+    colors = colorizer.objective(colorizer(lightness), colorizer.target(rgb))
+    torch.testing.assert_close(colorizer.loss(rgb, labels), colors + named.mean())
     each = colorizer.objective.pixel_losses(colorizer(lightness), colorizer.target(rgb)).mean((1, 2))
-    torch.testing.assert_close(colorizer.picture_losses(rgb, labels), each + named)
+    torch.testing.assert_close(colorizer.image_losses(rgb, labels), each + named)
 
 
 @pytest.mark.parametrize(

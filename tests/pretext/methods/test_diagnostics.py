@@ -1,4 +1,4 @@
-"""Colour health of predictors whose output is known, against loops over pixels."""
+"""Color health of predictors whose output is known, against loops over pixels."""
 
 import math
 from collections import defaultdict
@@ -13,9 +13,9 @@ from pretext.backbones import Backbone
 from pretext.backbones.contract import Stage
 from pretext.color import rgb_to_ab
 from pretext.engine.device import Place
-from pretext.gamut import Gamut, bin_centres
+from pretext.gamut import Gamut, bin_centers
 from pretext.methods.colorizer import Colorizer
-from pretext.methods.diagnostics import colour_health, common_bins
+from pretext.methods.diagnostics import color_health, common_bins
 from pretext.methods.objectives import Classification, Objective, Regression
 from pretext.prior import rebalancing_weights
 
@@ -42,8 +42,8 @@ def predictor(outputs: list[Tensor], objective: Objective) -> Colorizer:
     return colorizer.eval()
 
 
-def pictures() -> list[Tensor]:
-    """Batches of two and of one picture in five colours; in the second picture only the grays."""
+def images() -> list[Tensor]:
+    """Batches of two and of one image in five colors; in the second image only the grays."""
     random = np.random.default_rng(0)
     palette = np.array([[200, 40, 30], [30, 60, 200], [90, 160, 60], [128, 128, 128], [60, 60, 60]], dtype=np.uint8)
     chosen = random.integers(0, 5, (3, 12, 16))
@@ -61,7 +61,7 @@ def pixels(batches: list[Tensor]) -> np.ndarray:
 
 
 def nearest(ab: np.ndarray) -> int:
-    return int(((bin_centres() - ab) ** 2).sum(1).argmin())
+    return int(((bin_centers() - ab) ** 2).sum(1).argmin())
 
 
 def recalls(true: np.ndarray, decoded: np.ndarray) -> list[float]:
@@ -96,7 +96,7 @@ def accuracies(true: np.ndarray, named: list[int]) -> tuple[float, float]:
 
 
 def prior() -> Tensor:
-    """Gray and one colour of the pictures are common, the other two rare."""
+    """Gray and one color of the images are common, the other two rare."""
     frequency = torch.full((313,), 1e-4, dtype=torch.float64)
     frequency[nearest(np.zeros(2))] = 0.5
     frequency[nearest(truth(torch.tensor([30, 60, 200], dtype=torch.uint8)[:, None, None])[:, 0, 0].numpy())] = 0.4
@@ -107,10 +107,10 @@ COMMON = {int(index) for index in prior().topk(2).indices}
 
 
 def test_a_perfect_predictor() -> None:
-    outputs = [truth(batch) / 110 for batch in pictures()]
-    health = colour_health(predictor(outputs, Regression()), pictures(), prior(), CPU)
+    outputs = [truth(batch) / 110 for batch in images()]
+    health = color_health(predictor(outputs, Regression()), images(), prior(), CPU)
     recall = health.pop("recall")
-    occur = {nearest(ab) for ab in pixels([truth(batch) for batch in pictures()])}
+    occur = {nearest(ab) for ab in pixels([truth(batch) for batch in images()])}
     assert [1.0 if index in occur else None for index in range(313)] == [one if one == one else None for one in recall]
     assert health == {
         "loss": pytest.approx(0, abs=1e-9),
@@ -123,26 +123,26 @@ def test_a_perfect_predictor() -> None:
 
 
 def test_a_gray_predictor() -> None:
-    outputs = [torch.zeros_like(truth(batch)) for batch in pictures()]
-    health = colour_health(predictor(outputs, Regression()), pictures(), prior(), CPU)
+    outputs = [torch.zeros_like(truth(batch)) for batch in images()]
+    health = color_health(predictor(outputs, Regression()), images(), prior(), CPU)
     assert health["saturation"] == 0
     assert health["recall_common"] == 0.5  # gray, and not blue
     assert health["recall_rare"] == 0
 
 
-def test_half_the_colour() -> None:
-    outputs = [truth(batch) / 220 for batch in pictures()]
-    health = colour_health(predictor(outputs, Regression()), pictures(), prior(), CPU)
+def test_half_the_color() -> None:
+    outputs = [truth(batch) / 220 for batch in images()]
+    health = color_health(predictor(outputs, Regression()), images(), prior(), CPU)
     assert health["saturation"] == pytest.approx(0.5, abs=1e-5)
 
 
 def test_regression_against_a_loop() -> None:
     generator = torch.Generator().manual_seed(1)
     # Errors of half a bin, so that some pixels keep their bin and others do not.
-    outputs = [(truth(batch) + torch.randn(truth(batch).shape, generator=generator) * 5) / 110 for batch in pictures()]
-    health = colour_health(predictor(outputs, Regression()), pictures(), prior(), CPU)
-    true, decoded = pixels([truth(batch) for batch in pictures()]), pixels(outputs) * 110
-    counts = np.repeat([1, 0, 1], len(true) // 3)  # the second picture is gray
+    outputs = [(truth(batch) + torch.randn(truth(batch).shape, generator=generator) * 5) / 110 for batch in images()]
+    health = color_health(predictor(outputs, Regression()), images(), prior(), CPU)
+    true, decoded = pixels([truth(batch) for batch in images()]), pixels(outputs) * 110
+    counts = np.repeat([1, 0, 1], len(true) // 3)  # the second image is gray
     loss = (((true - decoded) / 110) ** 2).sum(1) / 2 * counts
     assert health["loss"] == pytest.approx(loss.mean(), rel=1e-4)
     saturation = np.linalg.norm(decoded, axis=1).mean() / np.linalg.norm(true, axis=1).mean()
@@ -154,24 +154,24 @@ def test_regression_against_a_loop() -> None:
 
 def test_classification_against_a_loop() -> None:
     generator = torch.Generator().manual_seed(2)
-    gamut = Gamut(neighbours=5)
+    gamut = Gamut(neighbors=5)
     outputs = []
-    for batch in pictures():
+    for batch in images():
         target = gamut.encode(truth(batch))
         logits = torch.randn(len(batch), 313, *target.nearest.shape[1:], generator=generator)
-        towards = 12 * torch.rand(target.nearest.shape, generator=generator)
-        outputs.append(logits.scatter_add(1, target.bins[:, :1], towards[:, None]))
+        toward = 12 * torch.rand(target.nearest.shape, generator=generator)
+        outputs.append(logits.scatter_add(1, target.bins[:, :1], toward[:, None]))
     weights = rebalancing_weights(prior())
-    health = colour_health(predictor(outputs, Classification(gamut, weights)), pictures(), prior(), CPU)
+    health = color_health(predictor(outputs, Classification(gamut, weights)), images(), prior(), CPU)
 
-    true, logits = pixels([truth(batch) for batch in pictures()]), pixels(outputs)
+    true, logits = pixels([truth(batch) for batch in images()]), pixels(outputs)
     log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
     annealed = np.exp(log_p / 0.38)
-    decoded = annealed @ bin_centres() / annealed.sum(1, keepdims=True)
+    decoded = annealed @ bin_centers() / annealed.sum(1, keepdims=True)
     entropy = -(np.exp(log_p) * log_p).sum(1)
     losses = []
     for one, predicted in zip(true, log_p, strict=True):
-        squared = ((bin_centres() - one) ** 2).sum(1)
+        squared = ((bin_centers() - one) ** 2).sum(1)
         bins = squared.argsort()[:5]
         soft = np.exp(-squared[bins] / 50)
         losses.append(-(soft / soft.sum() * predicted[bins]).sum() * float(weights[bins[0]]))
@@ -189,37 +189,37 @@ def test_classification_against_a_loop() -> None:
 
 def test_entropy_of_knowing_nothing_and_everything() -> None:
     for scale, entropy in ((0.0, math.log(313)), (1e4, 0.0)):
-        outputs = [torch.zeros(len(batch), 313, 6, 8) for batch in pictures()]
+        outputs = [torch.zeros(len(batch), 313, 6, 8) for batch in images()]
         for output in outputs:
             output[:, 7] = scale
-        health = colour_health(predictor(outputs, Classification(Gamut())), pictures(), prior(), CPU)
+        health = color_health(predictor(outputs, Classification(Gamut())), images(), prior(), CPU)
         assert health["entropy"] == pytest.approx(entropy, abs=1e-5)
 
 
 def test_other_bins_are_those_of_the_objective() -> None:
-    gamut = Gamut(neighbours=1, step=20)
+    gamut = Gamut(neighbors=1, step=20)
     outputs = []
-    for batch in pictures():
+    for batch in images():
         target = gamut.encode(truth(batch))
         logits = torch.zeros(len(batch), 101, *target.nearest.shape[1:])
         outputs.append(logits.scatter(1, target.bins, 99.0))
     uniform = torch.full((101,), 1 / 101, dtype=torch.float64)
-    health = colour_health(predictor(outputs, Classification(gamut)), pictures(), uniform, CPU)
+    health = color_health(predictor(outputs, Classification(gamut)), images(), uniform, CPU)
     assert health["accuracy"] == health["accuracy_rebalanced"] == 1
-    points = pixels([truth(batch) for batch in pictures()])
-    occurring = np.unique(((points[:, None] - bin_centres(20)) ** 2).sum(2).argmin(1))
+    points = pixels([truth(batch) for batch in images()])
+    occurring = np.unique(((points[:, None] - bin_centers(20)) ** 2).sum(2).argmin(1))
     assert len(health["recall"]) == 101
     assert np.flatnonzero(np.array(health["recall"]) == 1).tolist() == occurring.tolist()
 
 
-def test_how_pictures_are_batched_does_not_matter() -> None:
+def test_how_images_are_batched_does_not_matter() -> None:
     generator = torch.Generator().manual_seed(3)
-    every = torch.cat(pictures())
+    every = torch.cat(images())
     outputs = torch.randn(3, 313, 6, 8, generator=generator) * 5
     results = []
     for size in (1, 2, 3):
         colorizer = predictor(list(outputs.split(size)), Classification(Gamut()))
-        results.append(colour_health(colorizer, every.split(size), prior(), CPU))
+        results.append(color_health(colorizer, every.split(size), prior(), CPU))
     recall, *others = (result.pop("recall") for result in results)
     assert all(other == pytest.approx(recall, nan_ok=True) for other in others)
     assert results[0] == pytest.approx(results[1], rel=1e-5)
@@ -228,17 +228,17 @@ def test_how_pictures_are_batched_does_not_matter() -> None:
 
 def test_accuracies_of_the_same_guess_do_not_depend_on_the_objective() -> None:
     """Not on its own rebalancing either: a plain and a rebalanced classification are comparable."""
-    outputs = [torch.randn(len(batch), 313, 6, 8, generator=torch.Generator().manual_seed(4)) for batch in pictures()]
-    for output, batch in zip(outputs, pictures(), strict=True):  # right on the left half, and surely so
+    outputs = [torch.randn(len(batch), 313, 6, 8, generator=torch.Generator().manual_seed(4)) for batch in images()]
+    for output, batch in zip(outputs, images(), strict=True):  # right on the left half, and surely so
         output[..., :4].scatter_add_(
             1,
             Gamut(1).encode(truth(batch)).bins[..., :4],
             torch.full((1, 1, 6, 4), 99.0).expand(len(batch), -1, -1, -1),
         )
     gamut, weights = Gamut(), rebalancing_weights(prior(), uniform=0.1)
-    named = [gamut.centres[output.argmax(1)].movedim(-1, 1) / 110 for output in outputs]
+    named = [gamut.centers[output.argmax(1)].movedim(-1, 1) / 110 for output in outputs]
     found = [
-        colour_health(predictor(given, objective), pictures(), prior(), CPU)
+        color_health(predictor(given, objective), images(), prior(), CPU)
         for given, objective in (
             (outputs, Classification(gamut)),
             (outputs, Classification(gamut, weights)),
@@ -253,7 +253,7 @@ def test_accuracies_of_the_same_guess_do_not_depend_on_the_objective() -> None:
 def test_what_the_data_cannot_tell_is_nan() -> None:
     black = torch.zeros(1, 3, 4, 4, dtype=torch.uint8)
     assert not truth(black).any()
-    health = colour_health(predictor([torch.ones(1, 2, 2, 2)], Regression()), [black], prior(), CPU)
+    health = color_health(predictor([torch.ones(1, 2, 2, 2)], Regression()), [black], prior(), CPU)
     assert math.isnan(health["saturation"])
     assert math.isnan(health["recall_rare"])
     assert health["recall_common"] == 0

@@ -16,7 +16,7 @@ from pretext.methods.hints import HintSettings, sample_hints, uniforms
 NUMBERS = torch.tensor([0, 1, 2, 77, 2**31 + 5, 2**40])
 
 
-def pictures(count: int, height: int = 24, width: int = 31) -> Tensor:
+def images(count: int, height: int = 24, width: int = 31) -> Tensor:
     return torch.rand(count, 2, height, width, generator=torch.Generator().manual_seed(3)) * 200 - 100
 
 
@@ -50,7 +50,7 @@ def published(ab: np.ndarray, number: int, seed: int, settings: HintSettings) ->
     return hints, mask
 
 
-def test_uniforms_are_those_of_the_order_of_pictures() -> None:
+def test_uniforms_are_those_of_the_order_of_images() -> None:
     for seed in (0, 5, 2**63 - 1, 2**64 - 1):
         found = uniforms(seed, NUMBERS, 7)
         expected = [[(mix(mix(seed, t), i) >> 11) * 2.0**-53 for i in range(7)] for t in NUMBERS.tolist()]
@@ -69,7 +69,7 @@ def test_uniforms_are_those_of_the_order_of_pictures() -> None:
 @pytest.mark.parametrize("size", [(24, 31), (5, 40)])
 def test_hints_by_the_released_code(settings: HintSettings, size: tuple[int, int]) -> None:
     numbers = torch.arange(60) * 1001
-    ab = pictures(len(numbers), *size)
+    ab = images(len(numbers), *size)
     hints, mask = sample_hints(ab, numbers, 11, settings)
     assert hints.dtype == mask.dtype == torch.float32
     for index, number in enumerate(numbers.tolist()):
@@ -79,7 +79,7 @@ def test_hints_by_the_released_code(settings: HintSettings, size: tuple[int, int
 
 
 def test_a_sample_has_its_hints_wherever_it_is_computed() -> None:
-    ab = pictures(len(NUMBERS))
+    ab = images(len(NUMBERS))
     together = sample_hints(ab, NUMBERS, 1, HintSettings())
     for index in range(len(NUMBERS)):
         alone = sample_hints(ab[index : index + 1], NUMBERS[index : index + 1], 1, HintSettings())
@@ -107,7 +107,7 @@ def test_how_many_and_where() -> None:
 
 @pytest.mark.parametrize("count", [0, 1, 10])
 def test_a_number_that_is_asked_for(count: int) -> None:
-    ab = pictures(50, 64, 64)
+    ab = images(50, 64, 64)
     settings = HintSettings(smallest=2, largest=2, whole=1.0)
     hints, mask = sample_hints(ab, torch.arange(50), 0, settings, count)
     areas = mask.sum((1, 2, 3))

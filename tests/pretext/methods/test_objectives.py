@@ -12,7 +12,7 @@ from pretext.methods.objectives import Classification, Objective, ObjectiveSetti
 
 @pytest.fixture(scope="module")
 def gamut() -> Gamut:
-    return Gamut(neighbours=5)
+    return Gamut(neighbors=5)
 
 
 def random(*shape: int, seed: int = 0, scale: float = 1.0) -> Tensor:
@@ -20,7 +20,7 @@ def random(*shape: int, seed: int = 0, scale: float = 1.0) -> Tensor:
 
 
 def some_ab() -> Tensor:
-    """Four pictures: three of colour, of which one has a single coloured pixel, and a gray one (the second)."""
+    """Four images: three of color, of which one has a single colored pixel, and a gray one (the second)."""
     ab = random(4, 2, 3, 5, seed=1, scale=30)
     ab[1] = torch.linspace(-5, 5, 30).reshape(2, 3, 5)
     ab[2] = 0
@@ -28,7 +28,7 @@ def some_ab() -> Tensor:
     return ab
 
 
-COLOURED = torch.tensor([True, False, True, True])
+COLORED = torch.tensor([True, False, True, True])
 
 
 def dense_cross_entropy(logits: Tensor, target: SoftTarget) -> Tensor:
@@ -42,9 +42,9 @@ def gradients(loss: Tensor, leaf: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("scale", [1.0, 30.0, 1e4])
-@pytest.mark.parametrize("neighbours", [1, 5, 10])
-def test_sparse_is_dense_cross_entropy(neighbours: int, scale: float) -> None:
-    target = Gamut(neighbours).encode(some_ab())
+@pytest.mark.parametrize("neighbors", [1, 5, 10])
+def test_sparse_is_dense_cross_entropy(neighbors: int, scale: float) -> None:
+    target = Gamut(neighbors).encode(some_ab())
     logits = random(4, 313, 3, 5, scale=scale).requires_grad_()
     upstream = random(4, 3, 5, seed=2)
     sparse, dense = soft_cross_entropy(logits, target), dense_cross_entropy(logits, target)
@@ -82,10 +82,10 @@ def test_classification_is_the_weighted_dense_loss(gamut: Gamut) -> None:
     objective = Classification(gamut, weights)
     assert objective.channels == 313
     logits = random(4, 313, 3, 5, scale=3).requires_grad_()
-    nearest = ((ab.movedim(1, -1)[..., None, :] - gamut.centres.double()) ** 2).sum(-1).argmin(-1)
+    nearest = ((ab.movedim(1, -1)[..., None, :] - gamut.centers.double()) ** 2).sum(-1).argmin(-1)
     pixels = dense_cross_entropy(logits, gamut.encode(ab)) * weights[nearest]
     assert torch.allclose(objective.pixel_losses(logits, ab), pixels, rtol=1e-6)
-    expected = (pixels * COLOURED[:, None, None]).sum() / (4 * 3 * 5)
+    expected = (pixels * COLORED[:, None, None]).sum() / (4 * 3 * 5)
     loss = objective(logits, ab)
     assert loss.shape == ()
     assert torch.allclose(loss, expected, rtol=1e-6)
@@ -118,8 +118,8 @@ def test_regression_is_half_the_squared_distance() -> None:
     pixels = (difference[:, 0] ** 2 + difference[:, 1] ** 2) / 2
     assert torch.allclose(objective.pixel_losses(output, ab).double(), pixels, rtol=1e-5)
     loss = objective(output, ab)
-    assert loss.item() == pytest.approx((pixels * COLOURED[:, None, None]).mean().item(), rel=1e-5)
-    expected = difference * COLOURED[:, None, None, None] / (4 * 3 * 5)
+    assert loss.item() == pytest.approx((pixels * COLORED[:, None, None]).mean().item(), rel=1e-5)
+    expected = difference * COLORED[:, None, None, None] / (4 * 3 * 5)
     assert torch.allclose(gradients(loss, output).double(), expected, atol=1e-6)
     half = output.detach().bfloat16()
     assert torch.equal(objective.pixel_losses(half, ab.float()), objective.pixel_losses(half.float(), ab.float()))
@@ -130,7 +130,7 @@ def test_regression_is_half_the_squared_distance() -> None:
     ("threshold", "counts"),
     [(5.0, [0, 0, 1, 1]), (0.0, [0, 1, 1, 1]), (5.5, [0, 0, 0, 1])],
 )
-def test_gray_pictures_count_with_zero_loss(gamut: Gamut, kind: str, threshold: float, counts: list[int]) -> None:
+def test_gray_images_count_with_zero_loss(gamut: Gamut, kind: str, threshold: float, counts: list[int]) -> None:
     ab = torch.zeros(4, 2, 3, 3)
     ab[1, 0, 2, 1] = -5.0  # at the threshold of 5, not above
     ab[2, 1, 0, 0] = -5.01
@@ -142,12 +142,12 @@ def test_gray_pictures_count_with_zero_loss(gamut: Gamut, kind: str, threshold: 
     )
     output = random(4, objective.channels, 3, 3).requires_grad_()
     loss = objective(output, ab)
-    per_picture = objective.pixel_losses(output, ab).mean((1, 2))
-    assert loss.item() == pytest.approx((per_picture * torch.tensor(counts)).sum().item() / 4, rel=1e-6)
+    per_image = objective.pixel_losses(output, ab).mean((1, 2))
+    assert loss.item() == pytest.approx((per_image * torch.tensor(counts)).sum().item() / 4, rel=1e-6)
     assert gradients(loss, output).abs().sum((1, 2, 3)).bool().tolist() == [bool(count) for count in counts]
 
 
-def test_only_gray_pictures_make_a_zero_loss_with_a_gradient(gamut: Gamut) -> None:
+def test_only_gray_images_make_a_zero_loss_with_a_gradient(gamut: Gamut) -> None:
     output = random(2, 313, 3, 3).requires_grad_()
     loss = Classification(gamut)(output, torch.zeros(2, 2, 3, 3))
     assert loss.item() == 0
@@ -158,7 +158,7 @@ def test_decode(gamut: Gamut) -> None:
     logits = random(2, 313, 3, 4, scale=3).float()
     classification = Classification(gamut)
     for temperature in (0.38, 1.0):
-        expected = torch.einsum("bqhw,qc->bchw", (logits / temperature).softmax(1), gamut.centres)
+        expected = torch.einsum("bqhw,qc->bchw", (logits / temperature).softmax(1), gamut.centers)
         assert torch.allclose(classification.decode(logits, temperature), expected, atol=1e-4)
     assert torch.equal(classification.decode(logits), classification.decode(logits, 0.38))
     output = random(2, 2, 3, 4, seed=5).bfloat16()

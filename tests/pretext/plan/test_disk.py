@@ -21,7 +21,7 @@ from pretext.settings import settings_file, settings_from
 def settings(**changed: Any) -> PretrainSettings:
     values: dict[str, Any] = {
         "crop": {"size": 32},
-        "objective": {"stride": 4, "prior_pictures": 20},
+        "objective": {"stride": 4, "prior_images": 20},
         "training": {"steps": 45, "batch_size": 8, "warmup": 1, "ema": 0.9},
         "machine": {"workers": 0, "device": "cpu", "evaluate_every": 20, "checkpoint_every": 10},
         "data": {"source": "bundled", "holdout": 40},

@@ -32,7 +32,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 def settings(**changed: Any) -> PretrainSettings:
     values: dict[str, Any] = {
         "crop": {"size": 32},
-        "objective": {"stride": 4, "prior_pictures": 20},
+        "objective": {"stride": 4, "prior_images": 20},
         "training": {"steps": 45, "batch_size": 8, "warmup": 1, "ema": 0.9},
         "machine": {"workers": 0, "device": "cpu", "evaluate_every": 20, "checkpoint_every": 10},
         "data": {"source": "bundled", "holdout": 40},
@@ -82,13 +82,13 @@ def test_the_disk_is_that_of_a_real_run(planned: Plan, run: Path) -> None:
         return sum(path.stat().st_size for path in run.glob(pattern))
 
     assert planned.kept == pytest.approx(taken("checkpoints/*.pt"), rel=0.01)
-    # A sheet's bytes depend on what the network colours, and that changes as it learns; the gray and the
-    # original pictures, two thirds of it, do not.
+    # A sheet's bytes depend on what the network colors, and that changes as it learns; the gray and the
+    # original images, two thirds of it, do not.
     assert planned.looks * planned.sheet == pytest.approx(taken("samples/*.png"), rel=0.33)
     assert planned.looks == len(list(run.glob("samples/*.png")))
     # The samples once more, and a few records that are not counted, such as each call's versions.
     assert planned.tensorboard == pytest.approx(taken("tensorboard/*"), rel=0.33)
-    # Colour recall lists a number per bin: as more held-out pictures are seen, more numbers are no null.
+    # Color recall lists a number per bin: as more held-out images are seen, more numbers are no null.
     assert planned.journal == pytest.approx(taken("journal.jsonl"), rel=0.33)
     assert planned.disk == pytest.approx(taken("**/*.*"), rel=0.1)
 
@@ -104,7 +104,7 @@ def test_numbers_are_positive_and_fit_together(planned: Plan) -> None:
     assert planned.host > planned.weights + planned.gradients + planned.optimizer + planned.average
     assert planned.device is None
     assert planned.workers == 0
-    assert planned.held == 40 and planned.pictures > 0
+    assert planned.held == 40 and planned.images > 0
 
 
 def test_it_is_printed_without_more_digits_than_are_known(planned: Plan) -> None:
@@ -115,32 +115,32 @@ def test_it_is_printed_without_more_digits_than_are_known(planned: Plan) -> None
     text = console.export_text()
     assert isinstance(title, str) and title.startswith("tiny on cpu")
     assert "…" not in text and max(map(len, text.splitlines())) <= 100
-    for name in ("pictures", "network alone", "data alone", "together", "time", "memory", "disk"):
+    for name in ("images", "network alone", "data alone", "together", "time", "memory", "disk"):
         assert name in text
     assert "moving average" in text and notes
 
 
 def test_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pictures = tmp_path / "pictures"
-    pictures.mkdir()
+    images = tmp_path / "images"
+    images.mkdir()
     rng = np.random.default_rng(0)
     for index in range(12):
-        Image.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(pictures / f"{index}.png")
+        Image.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(images / f"{index}.png")
     monkeypatch.chdir(tmp_path)
     before = sorted(tmp_path.rglob("*"))
     workers = {"workers": 1, "device": "cpu"}
-    drawn = plan(settings(data={"source": "pictures", "holdout": 0}, machine=workers))
+    drawn = plan(settings(data={"source": "images", "holdout": 0}, machine=workers))
     assert sorted(tmp_path.rglob("*")) == before
-    assert drawn.workers > 0 and drawn.held == 0 and drawn.pictures == 12
+    assert drawn.workers > 0 and drawn.held == 0 and drawn.images == 12
 
 
-def test_a_step_that_takes_too_long_is_measured_with_fewer_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_that_takes_too_long_is_measured_with_fewer_images(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "_LONGEST", 0.0)
     drawn = plan(settings())
-    assert any("with 4 pictures of 8" in note and "about" in note for note in drawn.notes)
+    assert any("with 4 images of 8" in note and "about" in note for note in drawn.notes)
     training = {"steps": 45, "batch_size": 8, "warmup": 1, "micro_batch": 2}
     drawn = plan(settings(training=training))
-    assert any(note == "Steps were measured with 2 pictures of 8." for note in drawn.notes)
+    assert any(note == "Steps were measured with 2 images of 8." for note in drawn.notes)
 
 
 def test_a_step_that_would_not_fit_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:

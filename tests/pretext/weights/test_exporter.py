@@ -22,11 +22,11 @@ import pretint.cli
 from pretext.backbones.contract import BackboneSettings
 from pretext.color import rgb_to_lightness
 from pretext.data import Folder
-from pretext.data.batches import centre_crop
+from pretext.data.batches import center_crop
 from pretext.engine.checkpoint import load_checkpoint, save_checkpoint
 from pretext.errors import UserError
 from pretext.methods.objectives import ObjectiveSettings
-from pretext.pretrained import colour_contract, load_pretrained
+from pretext.pretrained import color_contract, load_pretrained
 from pretext.recipe import PretrainSettings, build_colorizer
 from pretext.settings import plain
 from pretext.weights.exporter import ExportSettings, export
@@ -54,7 +54,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
             state = {
                 "step": 7,
                 "settings": plain(settings),
-                "colour": colour_contract(settings, PRIOR),
+                "color": color_contract(settings, PRIOR),
                 "model": colorizer.state_dict(),
             }
             save_checkpoint(path, state)
@@ -100,11 +100,11 @@ def test_a_checkpoint_as_safetensors(checkpoint: Checkpoint, rgb: Tensor, whole:
         assert torch.equal(after.colorizer(lightness), before.colorizer(lightness))
         states = load_checkpoint(model), load_checkpoint(file)
         assert states[0]["model"].keys() == states[1]["model"].keys()
-        assert {**states[0]["colour"], "prior": 0} == {**states[1]["colour"], "prior": 0}
+        assert {**states[0]["color"], "prior": 0} == {**states[1]["color"], "prior": 0}
     else:
-        with pytest.raises(UserError, match="no colour head"):
+        with pytest.raises(UserError, match="no color head"):
             after.colorizer.colorize(lightness)
-        with pytest.raises(UserError, match="no colour head; export their backbone"):
+        with pytest.raises(UserError, match="no color head; export their backbone"):
             export(file, tmp_path / "y.safetensors", ExportSettings(part="colorizer"))
         export(file, tmp_path / "y.safetensors", ExportSettings())
 
@@ -186,11 +186,11 @@ def test_rgb_folded_into_batch_norm_differs_at_the_border_only(checkpoint: Check
     assert names == {"fc.weight", "fc.bias"}  # a plain module, all of whose layers are as made
 
 
-def test_the_affine_lightness_is_near_on_real_pictures(shared_data: Path) -> None:
+def test_the_affine_lightness_is_near_on_real_images(shared_data: Path) -> None:
     folder = Folder(shared_data / "imagenet-sample")
-    pictures = np.stack([centre_crop(folder.read(index), 96) for index in range(0, len(folder), 10)])
-    true = torch.from_numpy(rgb2lab(pictures)[..., 0])
-    near = affine_lightness().lightness(torch.from_numpy(pictures).permute(0, 3, 1, 2).double() / 255)[:, 0]
+    images = np.stack([center_crop(folder.read(index), 96) for index in range(0, len(folder), 10)])
+    true = torch.from_numpy(rgb2lab(images)[..., 0])
+    near = affine_lightness().lightness(torch.from_numpy(images).permute(0, 3, 1, 2).double() / 255)[:, 0]
     assert (near - true).square().mean().sqrt() < 2.5
     assert abs((near - true).mean()) < 0.6
     slopes = affine_lightness().rgb
@@ -245,7 +245,7 @@ def test_an_onnx_graph_from_rgb_to_ab(checkpoint: Checkpoint, tmp_path: Path) ->
         ("resnet18", {"format": "timm", "input": "rgb"}, "input rgb is not for the format timm"),
         ("resnet18", {"format": "onnx", "input": "folded"}, "rgb, which is exact"),
         ("resnet18", {"input": "rgb"}, "pretext.FromRgb"),
-        ("resnet18", {"format": "timm", "part": "colorizer"}, "no colour head"),
+        ("resnet18", {"format": "timm", "part": "colorizer"}, "no color head"),
         ("test_nfnet", {"format": "timm", "input": "folded"}, "no plain convolution"),
         ("tiny", {"size": -1}, "size is -1"),
     ],

@@ -16,7 +16,7 @@ from pretext.data.bundled import save_test_parts
 from pretext.engine.checkpoint import load_checkpoint
 from pretext.engine.run import find_checkpoint
 from pretext.errors import UserError
-from pretext.gamut import bin_centres
+from pretext.gamut import bin_centers
 from pretext.pretrained import load_pretrained
 from pretext.weights.importer import ImportSettings, import_weights, load_published
 from pretint.colorization import ColorizeSettings, colorize
@@ -64,7 +64,7 @@ def eccv16() -> Weights:
     for position in (2, 4):
         convolution(weights, f"model8.{position}", 256, 256, 3)
     convolution(weights, "model8.6", 256, 313, 1)
-    weights["model_out.weight"] = torch.from_numpy(bin_centres().T.copy()).float()[:, :, None, None] / 110
+    weights["model_out.weight"] = torch.from_numpy(bin_centers().T.copy()).float()[:, :, None, None] / 110
     return weights
 
 
@@ -260,27 +260,27 @@ def test_siggraph17(files: Files, lightness: Tensor, tmp_path: Path) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("centre", [0.0, 0.5])
-def test_siggraph17_with_hints(centre: float, files: Files, lightness: Tensor, tmp_path: Path) -> None:
-    """What the file's own code is fed where a hint is, and where none is: mask 1 and 0, less what it was centred by."""
+@pytest.mark.parametrize("center", [0.0, 0.5])
+def test_siggraph17_with_hints(center: float, files: Files, lightness: Tensor, tmp_path: Path) -> None:
+    """What the file's own code is fed where a hint is, and where none is: mask 1 and 0, less what it was centerd by."""
     file, weights = files["siggraph17"]
-    done = import_weights(file, tmp_path / "run", ImportSettings(mask_centre=centre))
-    assert any(f"less {centre:g}" in line for line in done.notes)
+    done = import_weights(file, tmp_path / "run", ImportSettings(mask_center=center))
+    assert any(f"less {center:g}" in line for line in done.notes)
     colorizer = load_pretrained(tmp_path / "run").colorizer
     mask = torch.zeros_like(lightness)
     mask[..., 20:26, 30:36] = 1
     hints = mask * torch.tensor([40.0, -25.0])[:, None, None]
-    _, ab = run_siggraph17(lightness, weights, hints, mask - centre)
+    _, ab = run_siggraph17(lightness, weights, hints, mask - center)
     assert torch.allclose(colorizer.colorize(lightness, hints=hints, mask=mask), ab, atol=1e-3)
-    _, ab = run_siggraph17(lightness, weights, mask=torch.full_like(mask, -centre))
+    _, ab = run_siggraph17(lightness, weights, mask=torch.full_like(mask, -center))
     assert torch.allclose(colorizer.colorize(lightness), ab, atol=1e-3)
 
 
-def test_a_mask_is_centred_only_where_there_is_one(files: Files, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="takes no hints, so leave mask_centre out"):
-        import_weights(files["eccv16"][0], tmp_path / "run", ImportSettings(mask_centre=0.5))
-    with pytest.raises(UserError, match="mask_centre is 2"):
-        ImportSettings(mask_centre=2)
+def test_a_mask_is_centerd_only_where_there_is_one(files: Files, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="takes no hints, so leave mask_center out"):
+        import_weights(files["eccv16"][0], tmp_path / "run", ImportSettings(mask_center=0.5))
+    with pytest.raises(UserError, match="mask_center is 2"):
+        ImportSettings(mask_center=2)
     assert not (tmp_path / "run").exists()
 
 
@@ -311,11 +311,11 @@ def test_vissl_resnet(lightness: Tensor, tmp_path: Path) -> None:
     close(pretrained.colorizer.backbone(lightness), stages)
 
 
-def test_a_trunk_colours_nothing_and_says_so(files: Files, tmp_path: Path) -> None:
+def test_a_trunk_colors_nothing_and_says_so(files: Files, tmp_path: Path) -> None:
     import_weights(files["vissl_alexnet"][0], tmp_path / "run")
-    save_test_parts(tmp_path / "pictures")
-    with pytest.raises(UserError, match="these weights have no colour head"):
-        colorize(tmp_path / "run", [tmp_path / "pictures"], ColorizeSettings(tmp_path / "out"))
+    save_test_parts(tmp_path / "images")
+    with pytest.raises(UserError, match="these weights have no color head"):
+        colorize(tmp_path / "run", [tmp_path / "images"], ColorizeSettings(tmp_path / "out"))
 
 
 def cut(weights: Weights) -> None:
@@ -350,7 +350,7 @@ def renamed(weights: Weights) -> None:
         (added, r"6 unknown \(more.0, more.1, more.2, more.3, and 2 more\)"),
         (reshaped, r"1 of another shape \(model1.0.weight \(64, 3, 3, 3\), not \(64, 1, 3, 3\)\)"),
         (infinite, r"1 not finite \(model7.0.bias\)"),
-        (other_bins, "its colour bins .* are not the 313 of the paper"),
+        (other_bins, "its color bins .* are not the 313 of the paper"),
         (renamed, "weights of no release known"),
     ],
 )
@@ -406,10 +406,10 @@ def test_one_of_several_networks_is_named(files: Files, lightness: Tensor, tmp_p
     import_weights(Path(f"{tmp_path / 'x.pth'}#model_ema"), tmp_path / "run")
     state = load_pretrained(tmp_path / "run").colorizer.state_dict()
     assert torch.equal(state["backbone.model1.0.weight"], other["model1.0.weight"])
-    save_test_parts(tmp_path / "pictures")
+    save_test_parts(tmp_path / "images")
     for part in ("model", "model_ema"):
         colorize(
-            f"{tmp_path / 'x.pth'}#{part}", [tmp_path / "pictures"], ColorizeSettings(tmp_path / part, size=32, batch=8)
+            f"{tmp_path / 'x.pth'}#{part}", [tmp_path / "images"], ColorizeSettings(tmp_path / part, size=32, batch=8)
         )
     first, second = (sorted((tmp_path / part).glob("*.png")) for part in ("model", "model_ema"))
     assert first and [path.read_bytes() for path in first] != [path.read_bytes() for path in second]

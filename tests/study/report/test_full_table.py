@@ -26,8 +26,8 @@ def full(folder: Path) -> Sheet | None:
     return full_sheet(found, found.boards[0])
 
 
-def stages(count: int = 5, pictures: int = 400) -> tuple[Row, ...]:
-    return tuple(row(f"conv{at}", answers(0.2 + at / 50, at, pictures), at / 10) for at in range(1, count + 1))
+def stages(count: int = 5, images: int = 400) -> tuple[Row, ...]:
+    return tuple(row(f"conv{at}", answers(0.2 + at / 50, at, images), at / 10) for at in range(1, count + 1))
 
 
 def test_every_row_of_every_variant_is_in_all_files_and_not_in_the_terminal(tmp_path: Path) -> None:
@@ -60,7 +60,7 @@ def test_every_row_of_every_variant_is_in_all_files_and_not_in_the_terminal(tmp_
         for line in done.terminal():
             console.print(line)
     assert "conv2" not in caught.get()
-    assert "colour health" not in caught.get()
+    assert "color health" not in caught.get()
 
 
 def test_one_row_says_no_more_than_the_table(tmp_path: Path) -> None:

@@ -101,21 +101,21 @@ def test_cost_and_health_are_means_over_seeds(tmp_path: Path) -> None:
     found = findings(folder)
     assert "random" not in found.costs
     assert found.costs["L2"].seconds == pytest.approx(STEPS * 10 / 0.5)
-    assert found.costs["L2"].pictures == STEPS * 10
+    assert found.costs["L2"].images == STEPS * 10
     health = found.health["L2"]
     assert health.values == {"loss": (4.5, pytest.approx(0.5**0.5)), "saturation": (0.8, 0.0)}
     assert (health.step, health.seeds, health.held_out) == (STEPS, 2, 256)
     write_study_report(folder)
     page = Page(folder / "report.html")
     assert "L2 4.500 ±0.707 0.800 ±0.000 7 2" in page.text
-    assert "on pictures that are never trained on: mean over seeds" in page.text
+    assert "on images that are never trained on: mean over seeds" in page.text
     assert "L2 2.3 7 70 cpu" in page.text
     assert "pretint probe runs/0-0.000000000000 --out=results/0-0-0.000000000000 '--train=a b'" in page.text
     assert "objective.name regression regression" in page.text
 
 
 def test_evaluations_take_their_mean_over_seeds(tmp_path: Path) -> None:
-    folder = finished_study(tmp_path, evaluations=("probe", "neighbours"), without=("rebalanced 1 probe",))
+    folder = finished_study(tmp_path, evaluations=("probe", "neighbors"), without=("rebalanced 1 probe",))
     for number, seed, seconds in ((1, 0, 60.0), (1, 1, 201.0), (2, 0, 2.9)):
         rewritten(tmp_path, f"{number}-{seed}-0.*", cost=Cost(seconds, 1.0, 1.0, 0, 0, "a GPU"))
     write_study_report(folder)
@@ -123,14 +123,14 @@ def test_evaluations_take_their_mean_over_seeds(tmp_path: Path) -> None:
     took = {(one["variant"], one["evaluation"]): float(one["evaluation_minutes"]) for one in lines}
     assert len(took) == 6
     assert (took["L2", "probe"], took["rebalanced", "probe"]) == (130.5 / 60, 2.9 / 60)
-    assert took["random", "neighbours"] == 12.5 / 60
+    assert took["random", "neighbors"] == 12.5 / 60
     for row in ("| random | 0.2 | 0.2 |", "| L2 | 2.2 | 0.2 |", "| rebalanced | \\<0.1 | 0.2 |"):
         assert row in (folder / "report.md").read_text()
     assert "rebalanced & \\textless{}0.1 & 0.2" in (folder / "report.tex").read_text()
     page = Page(folder / "report.html")
-    assert "variant probe neighbours random 0.2 0.2 L2 2.2 0.2 rebalanced <0.1 0.2" in page.text
+    assert "variant probe neighbors random 0.2 0.2 L2 2.2 0.2 rebalanced <0.1 0.2" in page.text
     assert "mean over seeds; on cpu, a GPU" in page.text
-    assert "What scoring colours took is not kept" not in page.text
+    assert "What scoring colors took is not kept" not in page.text
 
 
 def test_what_is_missing_is_said_with_its_reason(tmp_path: Path) -> None:
@@ -155,17 +155,17 @@ def test_what_is_missing_is_said_with_its_reason(tmp_path: Path) -> None:
 
 
 def test_nothing_is_finished_yet(tmp_path: Path) -> None:
-    cells = [f"{name} 0{end}" for name in ("random", "L2") for end in ("", " probe", " colour")]
-    folder = finished_study(tmp_path, {"random": 0.3, "L2": 0.4}, (0,), without=tuple(cells), colours=True)
+    cells = [f"{name} 0{end}" for name in ("random", "L2") for end in ("", " probe", " color")]
+    folder = finished_study(tmp_path, {"random": 0.3, "L2": 0.4}, (0,), without=tuple(cells), colors=True)
     write_study_report(folder)
     page = Page(folder / "report.html")
     assert "Cells finished 0 of 4" in page.text
     assert page.text.count("Nothing is finished") == 2
-    assert "No variant that colours is finished" in page.text
+    assert "No variant that colors is finished" in page.text
 
 
 def test_a_damaged_result_is_missing_with_its_reason(tmp_path: Path) -> None:
-    folder = finished_study(tmp_path, colours=True)
+    folder = finished_study(tmp_path, colors=True)
     torn, scores = (next((tmp_path / "results").glob(one)) for one in ("1-0-0.*/*.json", "2-1-1.*/*.json"))
     torn.write_bytes(torn.read_bytes()[:400])
     scores.write_text("")
@@ -173,11 +173,11 @@ def test_a_damaged_result_is_missing_with_its_reason(tmp_path: Path) -> None:
     page, text = Page(folder / "report.html"), (folder / "report.md").read_text()
     assert "Cells finished 12 of 14" in page.text
     assert f"L2 0 probe {torn}: no result, or a damaged one" in page.text and "without seed 0" in page.text
-    assert f"rebalanced 1 colour {scores}: no scores, or damaged ones" in page.text
+    assert f"rebalanced 1 color {scores}: no scores, or damaged ones" in page.text
     assert "| L2 | " in text and "missing: L2 0 probe: " in text
     lines = list(csv.DictReader((folder / "report.csv").open()))
     seeds = {(one["variant"], one["evaluation"]): one["seeds"] for one in lines}
-    assert (seeds["L2", "probe"], seeds["L2", "colour"], seeds["rebalanced", "colour"]) == ("1", "0 1", "0")
+    assert (seeds["L2", "probe"], seeds["L2", "color"], seeds["rebalanced", "color"]) == ("1", "0 1", "0")
 
 
 SILENT = "minutes of L2 0: no journal there, or none that tells the speed"
@@ -190,7 +190,7 @@ SILENT = "minutes of L2 0: no journal there, or none that tells the speed"
         ("journal.jsonl", '{"kind": "start", "step": 0, "held_out": "x"}', SILENT),
         (
             "journal.jsonl",
-            '{"kind": "speed", "step": 4, "pictures_per_second": "x"}\n{}',
+            '{"kind": "speed", "step": 4, "images_per_second": "x"}\n{}',
             "line 1 is no journal record",
         ),
         ("settings.yaml", "{}", "settings.yaml holds no training.batch_size; has the file been edited?"),
@@ -255,7 +255,7 @@ def test_a_folder_of_studies_names_them(tmp_path: Path, capsys: pytest.CaptureFi
         assert line == f"pretint: {asked}: neither a run nor a study; name one: {folder}"
 
 
-def test_results_of_different_pictures_are_no_table(tmp_path: Path) -> None:
+def test_results_of_different_images_are_no_table(tmp_path: Path) -> None:
     folder = finished_study(tmp_path)
     file = next((tmp_path / "results").glob("2-0-0.*/*.json"))
     told = json.loads(file.read_text())
@@ -266,10 +266,10 @@ def test_results_of_different_pictures_are_no_table(tmp_path: Path) -> None:
     assert "probe cannot be shown in one table: " in (folder / "report.md").read_text()
 
 
-def test_colours_are_compared_with_the_variant_that_the_study_names(tmp_path: Path) -> None:
-    folder = finished_study(tmp_path, colours=True)
+def test_colors_are_compared_with_the_variant_that_the_study_names(tmp_path: Path) -> None:
+    folder = finished_study(tmp_path, colors=True)
     plan = json.loads((folder / "plan.json").read_text())
-    plan["evaluations"]["colour"]["against"] = "rebalanced"
+    plan["evaluations"]["color"]["against"] = "rebalanced"
     (folder / "plan.json").write_text(json.dumps(plan))
     write_study_report(folder)
     lines = [one for one in csv.DictReader((folder / "report.csv").open()) if one["row"] == "auc_balanced"]
@@ -277,16 +277,16 @@ def test_colours_are_compared_with_the_variant_that_the_study_names(tmp_path: Pa
     assert "differences: method minus rebalanced" in (folder / "report.md").read_text()
 
 
-def test_colours_join_seeds_are_kept_and_outlive_the_networks(tmp_path: Path) -> None:
-    folder = finished_study(tmp_path, colours=True)
+def test_colors_join_seeds_are_kept_and_outlive_the_networks(tmp_path: Path) -> None:
+    folder = finished_study(tmp_path, colors=True)
     write_study_report(folder)
     text = (folder / "report.md").read_text()
-    assert "| variant | probe | colour, AuC balanced | minutes |" in text
-    kept = json.loads((folder / "colours.json").read_text())["evaluations"]["colour"]["scores"]
+    assert "| variant | probe | color, AuC balanced | minutes |" in text
+    kept = json.loads((folder / "colors.json").read_text())["evaluations"]["color"]["scores"]
     methods = {one["method"]: one for one in kept["methods"]}
     assert list(methods) == ["L2", "rebalanced", "gray", "random", "truth"]
     (line,) = [one for one in text.splitlines() if one.startswith("| random |") and "missing" not in one][:1]
-    assert line.count("[") == 1, "the baseline of random colours is not the variant of that name"
+    assert line.count("[") == 1, "the baseline of random colors is not the variant of that name"
     score = methods["L2"]["scores"]["auc_balanced"]
     number = f"{100 * score['value']:.1f} [{100 * score['low']:.1f}, {100 * score['high']:.1f}]"
     assert f"{number} +-{100 * methods['L2']['spreads']['auc_balanced']:.1f}" in text.replace("**", "")
@@ -297,12 +297,12 @@ def test_colours_join_seeds_are_kept_and_outlive_the_networks(tmp_path: Path) ->
     ]
     assert [one["against"] for one in lines] == ["", "L2"]
     page = Page(folder / "report.html")
-    assert "colour AuC balanced, %" in page.text
+    assert "color AuC balanced, %" in page.text
     with Image.open(folder / "figures.png") as sheet:
         assert sheet.width > 600
     assert [one for one in page.addresses if one.startswith("data:image/")]
 
-    before = {name: (folder / name).read_bytes() for name in ("report.md", "report.html", "colours.json")}
+    before = {name: (folder / name).read_bytes() for name in ("report.md", "report.html", "colors.json")}
     for run in (tmp_path / "runs").iterdir():
         (run / "checkpoints" / f"{STEPS:08}.pt").write_bytes(b"")
     write_study_report(folder)
@@ -314,7 +314,7 @@ def test_colours_join_seeds_are_kept_and_outlive_the_networks(tmp_path: Path) ->
     write_study_report(folder)
     page = Page(folder / "report.html")
     assert "These are of an earlier time, as they cannot be scored anew: " in page.text
-    (folder / "colours.json").write_text("{}")
+    (folder / "colors.json").write_text("{}")
     (folder / "figures.png").unlink()
     write_study_report(folder)
     page = Page(folder / "report.html")
@@ -344,7 +344,7 @@ def test_no_study_is_a_line(tmp_path: Path) -> None:
 
 def test_no_horizontal_scroll_and_no_request_in_a_browser(browser: "Browser", tmp_path: Path) -> None:
     names = {f"a-long-name-of-a-variant-{number}" * 2: 0.3 + number / 20 for number in range(7)}
-    folder = finished_study(tmp_path, names, (0,), ("probe", "neighbours", "shots", "detection"))
+    folder = finished_study(tmp_path, names, (0,), ("probe", "neighbors", "shots", "detection"))
     write_study_report(folder)
     for width in (400, 1100):
         assert laid_out(browser, folder / "report.html", width) == (width, [])

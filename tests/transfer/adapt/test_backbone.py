@@ -114,7 +114,7 @@ def test_the_network_itself_and_the_random_numbers_stay() -> None:
     network = lived_in("random:tiny")
     before = {name: value.clone() for name, value in network.module.state_dict().items()}
     drawn = torch.random.get_rng_state()
-    adapted = adapt(network, AdaptSettings(batch_norm="absorbed", colour=True), photographs(4), rescaled=True)
+    adapted = adapt(network, AdaptSettings(batch_norm="absorbed", color=True), photographs(4), rescaled=True)
     assert torch.equal(torch.random.get_rng_state(), drawn)
     take_steps(adapted, photographs(4))
     assert all(torch.equal(value, before[name]) for name, value in network.module.state_dict().items())
@@ -131,9 +131,9 @@ def test_the_network_itself_and_the_random_numbers_stay() -> None:
         ("random:resnet18", False, "absorbed"),
     ],
 )
-def test_a_state_loads_without_pictures(spec: str, rescaled: bool, batch_norm: BatchNorm) -> None:
+def test_a_state_loads_without_images(spec: str, rescaled: bool, batch_norm: BatchNorm) -> None:
     network, rgb = lived_in(spec), photographs(4)
-    settings = AdaptSettings(freeze_to=network.stages[0].name, batch_norm=batch_norm, colour=True)
+    settings = AdaptSettings(freeze_to=network.stages[0].name, batch_norm=batch_norm, color=True)
     made = adapt(network, settings, rgb, rescaled)
     take_steps(made, rgb, 1)
     other = adapt(network, settings, None, rescaled)

@@ -1,4 +1,4 @@
-"""Colour for networks of lightness, against what it is to be: nothing at the start, and never for gray pictures."""
+"""Color for networks of lightness, against what it is to be: nothing at the start, and never for gray images."""
 
 import dataclasses
 
@@ -13,7 +13,7 @@ from pretext.color import rgb_to_lab
 from pretext.errors import UserError
 from pretext.weights.inputs import FromRgb
 from transfer.adapt import AdaptSettings, adapt
-from transfer.adapt.color_input import WithColour
+from transfer.adapt.color_input import WithColor
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ from transfer.adapt.color_input import WithColour
         "random:resnet18",
         "random:tf_efficientnet_b0",  # pads as TensorFlow does
         "random:convnext_atto",
-        "random:resnetv2_50x1_bit",  # standardises its weights
+        "random:resnetv2_50x1_bit",  # standardizes its weights
         "random:vit_tiny_patch16_224",
     ],
 )
@@ -33,16 +33,16 @@ def test_ab_joins_and_changes_nothing_at_first(spec: str) -> None:
     size = 224 if "vit" in spec else 64
     network, rgb = lived_in(spec, size), photographs(2, size)
     gray = rgb.float().mean(1, keepdim=True).byte().expand(-1, 3, -1, -1)
-    adapted = adapt(network, AdaptSettings(colour=True, batch_norm="frozen")).eval()
+    adapted = adapt(network, AdaptSettings(color=True, batch_norm="frozen")).eval()
     before = features(network.module, rgb)
     after = features(adapted, rgb)
     assert all(torch.equal(before[name], after[name]) for name in before)
     adapted(rgb)[network.stages[0].name].square().mean().backward()
-    joined = [module for module in adapted.modules() if isinstance(module, WithColour)]
+    joined = [module for module in adapted.modules() if isinstance(module, WithColor)]
     assert len(joined) == 1
     gradient = joined[0].ab.weight.grad
     assert gradient is not None and gradient.flatten(1).norm(dim=1).gt(0).any()
-    # Filters that have learnt see colour, but not in gray pictures, whether bytes or floats.
+    # Filters that have learned see color, but not in gray images, whether bytes or floats.
     with torch.no_grad():
         joined[0].ab.weight.normal_(generator=torch.Generator().manual_seed(0))
     first, last = network.stages[0].name, network.stages[-1].name
@@ -54,8 +54,8 @@ def test_ab_joins_and_changes_nothing_at_first(spec: str) -> None:
 def test_ab_is_in_the_units_of_lightness() -> None:
     """Against the definition, for a network that divides L by 50."""
     network, rgb = lived_in("random:tiny"), photographs(2)
-    adapted = adapt(network, AdaptSettings(colour=True, batch_norm="absorbed")).eval()
-    joined = next(module for module in adapted.modules() if isinstance(module, WithColour))
+    adapted = adapt(network, AdaptSettings(color=True, batch_norm="absorbed")).eval()
+    joined = next(module for module in adapted.modules() if isinstance(module, WithColor))
     with torch.no_grad():
         joined.ab.weight.normal_(generator=torch.Generator().manual_seed(0))
     lab = rgb_to_lab(rgb)
@@ -66,23 +66,23 @@ def test_ab_is_in_the_units_of_lightness() -> None:
 
 
 def test_training_moves_the_filters_and_bfloat16_works() -> None:
-    adapted, rgb = adapt(lived_in("random:tiny"), AdaptSettings(colour=True)), photographs(4)
-    joined = next(module for module in adapted.modules() if isinstance(module, WithColour))
+    adapted, rgb = adapt(lived_in("random:tiny"), AdaptSettings(color=True)), photographs(4)
+    joined = next(module for module in adapted.modules() if isinstance(module, WithColor))
     with torch.autocast("cpu", torch.bfloat16):
         take_steps(adapted, rgb)
     assert joined.ab.weight.abs().min() > 0
 
 
-def test_what_sees_colour_already_is_left() -> None:
+def test_what_sees_color_already_is_left() -> None:
     network = lived_in("timm:resnet18:random")
-    adapted = adapt(network, AdaptSettings(colour=True, freeze_to="layer1"))
-    assert not any(isinstance(module, WithColour) for module in adapted.modules())
+    adapted = adapt(network, AdaptSettings(color=True, freeze_to="layer1"))
+    assert not any(isinstance(module, WithColor) for module in adapted.modules())
     assert not adapted.notes
 
 
 def test_a_frozen_first_layer_is_said() -> None:
-    adapted = adapt(lived_in("random:tiny"), AdaptSettings(colour=True, freeze_to="conv1"))
-    assert adapted.notes == ("frozen to conv1, it cannot learn to see colour",)
+    adapted = adapt(lived_in("random:tiny"), AdaptSettings(color=True, freeze_to="conv1"))
+    assert adapted.notes == ("frozen to conv1, it cannot learn to see color",)
 
 
 class Tokens(Backbone):
@@ -101,5 +101,5 @@ class Tokens(Backbone):
 
 def test_a_first_layer_that_is_no_convolution_is_an_error() -> None:
     network = dataclasses.replace(lived_in("random:tiny"), module=FromRgb(Tokens()).eval(), stages=Tokens.stages)
-    with pytest.raises(UserError, match=r"^random:tiny: its first layer is no convolution, .* leave colour out$"):
-        adapt(network, AdaptSettings(colour=True))
+    with pytest.raises(UserError, match=r"^random:tiny: its first layer is no convolution, .* leave color out$"):
+        adapt(network, AdaptSettings(color=True))

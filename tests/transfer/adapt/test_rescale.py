@@ -23,7 +23,7 @@ LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 
 
 class AfterReLU(Backbone):
-    """A chain whose batch norms follow ReLUs, as in the paper's colour net, and remain layers."""
+    """A chain whose batch norms follow ReLUs, as in the paper's color net, and remain layers."""
 
     stages = (Stage("one", 8, 1), Stage("two", 8, 2))
 
@@ -45,7 +45,7 @@ def after_relu() -> Network:
     return live_in(dataclasses.replace(open_network("random:tiny"), module=module, stages=module.stages), 32)
 
 
-def learnt(network: Network) -> Network:
+def learned(network: Network) -> Network:
     """As if it were trained: its kind says so, and its layers have unlike scales."""
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
@@ -69,8 +69,8 @@ def spread(network: nn.Module, rgb: Tensor) -> float:
 
 
 @pytest.mark.parametrize("make", [lambda: lived_in("random:tiny"), after_relu], ids=["tiny", "after ReLU"])
-def test_a_learnt_chain_gives_the_same_up_to_a_factor(make: Callable[[], Network]) -> None:
-    network, rgb = learnt(make()), photographs(8, 32)
+def test_a_learned_chain_gives_the_same_up_to_a_factor(make: Callable[[], Network]) -> None:
+    network, rgb = learned(make()), photographs(8, 32)
     absorbed = adapt(network, AdaptSettings(batch_norm="absorbed")).eval()
     rescaled = adapt(network, AdaptSettings(), rgb, rescaled=True).eval()
     before, after = features(absorbed, rgb[:2]), features(rescaled, rgb[:2])
@@ -86,7 +86,7 @@ def test_a_learnt_chain_gives_the_same_up_to_a_factor(make: Callable[[], Network
 
 @pytest.mark.parametrize("spec", ["random:resnet18", "random:convnext_atto"])
 def test_the_spread_comes_down_in_any_network(spec: str) -> None:
-    network = learnt(lived_in(spec))
+    network = learned(lived_in(spec))
     rescaled = adapt(network, AdaptSettings(), photographs(4, 32), rescaled=True)
     before, after = (float(word.rstrip(",")) for word in rescaled.notes[-1].split() if word[0].isdecimal())
     assert after < before / 3
@@ -131,7 +131,7 @@ def test_random_weights_are_calibrated_too() -> None:
 
 
 def test_the_end_is_the_last_stage_that_is_used() -> None:
-    network, rgb = learnt(lived_in("random:tiny")), photographs(8)
+    network, rgb = learned(lived_in("random:tiny")), photographs(8)
     absorbed = adapt(network, AdaptSettings(batch_norm="absorbed"))
     adapted: Adapted = adapt(network, AdaptSettings(), rgb, rescaled=True, used=("conv3", "conv2"))
     weights = [dict(one.named_parameters())["features.backbone.blocks.conv5.0.weight"] for one in (absorbed, adapted)]
@@ -140,14 +140,14 @@ def test_the_end_is_the_last_stage_that_is_used() -> None:
     assert 0.9 < deviation < 1.1
 
 
-def test_no_pictures_and_dead_networks_are_errors() -> None:
-    network = learnt(lived_in("random:tiny"))
-    with pytest.raises(UserError, match=r"^random:tiny: there are no pictures to rescale with"):
+def test_no_images_and_dead_networks_are_errors() -> None:
+    network = learned(lived_in("random:tiny"))
+    with pytest.raises(UserError, match=r"^random:tiny: there are no images to rescale with"):
         adapt(network, AdaptSettings(), photographs(2)[:0], rescaled=True)
     with torch.no_grad():
         for weight in network.module.parameters():
             weight.zero_()
     with pytest.raises(UserError, match=r"^random:tiny: it cannot be rescaled"):
         adapt(network, AdaptSettings(), photographs(2), rescaled=True)
-    with pytest.raises(UserError, match=r"it cannot be rescaled"):  # all its layers standardise their weights
+    with pytest.raises(UserError, match=r"it cannot be rescaled"):  # all its layers standardize their weights
         calibrate(lived_in("random:resnetv2_50x1_bit").module, photographs(1), "stages_3")

@@ -1,4 +1,4 @@
-"""Pooled features: one pass over several networks, bad pictures, calibration, kills, two processes, full disks."""
+"""Pooled features: one pass over several networks, bad images, calibration, kills, two processes, full disks."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ from extracting import RULES, SIZE, Noise, extracted, in_process
 
 from pretext.color import rgb_to_lightness
 from pretext.data import ClassFolder
-from pretext.data.batches import Views, centre_crop
+from pretext.data.batches import Views, center_crop
 from pretext.engine.device import Place
 from pretext.errors import UserError
 from transfer.features import CacheSettings, View, cache_folder, calibrate_batch_norm, extract
@@ -37,7 +37,7 @@ def one_line(error: pytest.ExceptionInfo[UserError]) -> str:
 
 
 @pytest.mark.parametrize("storage", ["float16", "float32"])
-def test_equals_one_picture_at_a_time(tmp_path: Path, class_folder: ClassFolderMaker, storage: str) -> None:
+def test_equals_one_image_at_a_time(tmp_path: Path, class_folder: ClassFolderMaker, storage: str) -> None:
     source = ClassFolder(class_folder(tmp_path / "data"))
     networks = [open_network("random:tiny", seed=seed) for seed in (0, 1)]
     networks.append(open_network("timm:test_resnet:random"))
@@ -47,7 +47,7 @@ def test_equals_one_picture_at_a_time(tmp_path: Path, class_folder: ClassFolderM
     for network, features in zip(networks, found, strict=True):
         assert features.rows == 6 and features.good.all() and not features.skipped and features.seconds > 0
         for index in range(6):
-            square = torch.from_numpy(centre_crop(source.read(index), 32, 0.8)).permute(2, 0, 1)[None]
+            square = torch.from_numpy(center_crop(source.read(index), 32, 0.8)).permute(2, 0, 1)[None]
             for stage, maps in network.module(square).items():
                 for rule in RULES:
                     expected = pool(maps, rule)[0].numpy()
@@ -59,7 +59,7 @@ def test_equals_one_picture_at_a_time(tmp_path: Path, class_folder: ClassFolderM
 
 def test_a_view_is_the_middle_at_the_ratio_asked() -> None:
     source = Noise(1)
-    view = Views(source, 8, 0.5)[0].rgb  # of a picture of 16 by 20
+    view = Views(source, 8, 0.5)[0].rgb  # of an image of 16 by 20
     assert view is not None
     assert (view.permute(1, 2, 0).numpy() == np.asarray(source.read(0))[4:12, 6:14]).all()
     assert source.asked == {16, None}  # a decoder may not go below what is shown
@@ -91,7 +91,7 @@ def test_the_cache_is_asked_first_and_shared(tmp_path: Path) -> None:
         {"cache": "float32"},
         {"place": Place(torch.device("cpu"), "bf16", 0)},
         {"calibrate_on": (Noise(100, seed=8), View(SIZE))},
-        {"source": Noise(65, seed=1)},  # other pictures of the same names
+        {"source": Noise(65, seed=1)},  # other images of the same names
         {"source": Noise(66)},
     ],
 )
@@ -107,7 +107,7 @@ def test_what_changes_features_is_another_entry(tmp_path: Path, change: dict[str
     assert len(after) == 2 * len(before) and before.items() <= after.items()
 
 
-def test_unreadable_pictures_are_rows_of_zeros(tmp_path: Path) -> None:
+def test_unreadable_images_are_rows_of_zeros(tmp_path: Path) -> None:
     bad = (0, 3, 64, 129)
     [whole] = extracted(Noise(130), tmp_path / "whole")
     [features] = extracted(Noise(130, bad=bad), tmp_path / "torn", place=Place(torch.device("cpu"), "fp32", 1))
@@ -121,7 +121,7 @@ def test_unreadable_pictures_are_rows_of_zeros(tmp_path: Path) -> None:
         )
 
 
-def test_a_picture_that_was_repaired_is_taken_in(tmp_path: Path) -> None:
+def test_a_image_that_was_repaired_is_taken_in(tmp_path: Path) -> None:
     extracted(Noise(200, bad=(70,)), tmp_path)
     source = Noise(200)
     [features] = extracted(source, tmp_path)
@@ -130,8 +130,8 @@ def test_a_picture_that_was_repaired_is_taken_in(tmp_path: Path) -> None:
     assert (features.matrix("conv5", "mean") == expected.matrix("conv5", "mean")).all()
 
 
-def test_only_bad_pictures(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"none of 3 pictures can be read; the first: 000000.png: torn"):
+def test_only_bad_images(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"none of 3 images can be read; the first: 000000.png: torn"):
         extracted(Noise(3, bad=(0, 1, 2)), tmp_path)
 
 
@@ -166,12 +166,12 @@ def test_features_too_great_for_their_storage(tmp_path: Path) -> None:
     assert (features.matrix("conv3", "mean") == 65520).all()
 
 
-def test_batch_norm_statistics_are_those_of_the_pictures(tmp_path: Path, class_folder: ClassFolderMaker) -> None:
+def test_batch_norm_statistics_are_those_of_the_images(tmp_path: Path, class_folder: ClassFolderMaker) -> None:
     source = ClassFolder(class_folder(tmp_path))
     network = open_network("random:tiny")
     before = [weight.clone() for weight in network.module.parameters()]
     calibrate_batch_norm(network, source, View(32, 0.9), PLACE)
-    views = torch.stack([torch.from_numpy(centre_crop(source.read(index), 32, 0.9)) for index in range(6)])
+    views = torch.stack([torch.from_numpy(center_crop(source.read(index), 32, 0.9)) for index in range(6)])
     blocks = network.module.backbone.blocks  # type: ignore[union-attr]
     first = blocks["conv1"][0]((rgb_to_lightness(views.permute(0, 3, 1, 2)) - 50) / 50)  # type: ignore[index,operator]
     norm = network.norms[0]
@@ -192,7 +192,7 @@ def test_calibration_is_determined_and_not_repeated() -> None:
     assert len(source.reads) == 32
     calibrate_batch_norm(networks[0], Noise(90, seed=1), View(32), PLACE)
     assert not torch.equal(*(network.module.state_dict()["backbone.net.bn1.running_mean"] for network in networks))
-    with pytest.raises(UserError, match="two pictures"):
+    with pytest.raises(UserError, match="two images"):
         calibrate_batch_norm(networks[0], Noise(2, bad=(0,)), View(32), PLACE)
 
 

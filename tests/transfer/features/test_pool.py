@@ -87,7 +87,7 @@ def test_bilinear_gives_the_sizes_of_the_released_code() -> None:
 def test_goyal(channels: int, side: int, kernel: int, stride: int, padding: int, grid: int) -> None:
     features = torch.rand(1, channels, side, side)
     padded = F.pad(features, [padding] * 4, value=float("nan"))
-    windows = padded.unfold(2, kernel, stride).unfold(3, kernel, stride).nanmean((4, 5))  # of what is in the picture
+    windows = padded.unfold(2, kernel, stride).unfold(3, kernel, stride).nanmean((4, 5))  # of what is in the image
     assert windows.shape[2:] == (grid, grid)
     torch.testing.assert_close(pool(features, "goyal2019"), windows.flatten(1), atol=1e-5, rtol=1e-4)
     other = torch.rand(1, channels, side + 1, side + 1)

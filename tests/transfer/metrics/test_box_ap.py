@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
-from tests.detecting import Found, Objects, boxes, by_coco, by_the_rules, pictures
+from tests.detecting import Found, Objects, boxes, by_coco, by_the_rules, images
 from transfer.metrics import Points, detections_outcome
 from transfer.metrics.box_ap import Detected, Detections
 from transfer.metrics.precision import LEVELS
@@ -24,7 +24,7 @@ def some_to_find(truth: Sequence[Objects]) -> bool:
 @settings(max_examples=150, deadline=None)
 @given(st.integers(1, 12), st.integers(1, 4), st.booleans(), st.integers(0, 10**6))
 def test_voc_by_the_rules(count: int, classes: int, ties: bool, seed: int) -> None:
-    found, truth = pictures(np.random.default_rng(seed), count, classes, ties)
+    found, truth = images(np.random.default_rng(seed), count, classes, ties)
     if some_to_find(truth):
         for rule in ("11 points", "all points"):
             outcome = detections_outcome(found, truth, rule, classes)  # type: ignore[arg-type]
@@ -36,7 +36,7 @@ def test_voc_by_the_rules(count: int, classes: int, ties: bool, seed: int) -> No
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 12), st.integers(1, 4), st.booleans(), st.integers(0, 10**6))
 def test_coco_by_pycocotools(count: int, classes: int, ties: bool, seed: int) -> None:
-    found, truth = pictures(np.random.default_rng(seed), count, classes, ties)
+    found, truth = images(np.random.default_rng(seed), count, classes, ties)
     if some_to_find(truth):
         outcome = detections_outcome(found, truth, "COCO", classes)
         wanted = by_coco(found, truth, classes)
@@ -44,10 +44,10 @@ def test_coco_by_pycocotools(count: int, classes: int, ties: bool, seed: int) ->
         assert outcome.value == pytest.approx(np.nanmean(wanted), abs=1e-6)
 
 
-def test_many_pictures() -> None:
-    """Recalls of many values, so that every level of recall is met; boxes beyond the hundredth of a picture."""
+def test_many_images() -> None:
+    """Recalls of many values, so that every level of recall is met; boxes beyond the hundredth of an image."""
     rng = np.random.default_rng(0)
-    found, truth = pictures(rng, 300, 5, ties=False, most=8)
+    found, truth = images(rng, 300, 5, ties=False, most=8)
     found[0] = (boxes(rng, 400), rng.random(400).astype(np.float32), rng.integers(0, 2, 400))
     assert detections_outcome(found, truth, "COCO", 5).per_class() == pytest.approx(by_coco(found, truth, 5), abs=1e-6)
     for rule in ("11 points", "all points"):
@@ -131,7 +131,7 @@ def test_half_an_overlap_is_enough() -> None:
 @given(st.integers(0, 10**6), st.booleans(), st.sampled_from(RULES))
 def test_weights_are_repetitions(seed: int, ties: bool, rule: Points) -> None:
     rng = np.random.default_rng(seed)
-    found, truth = pictures(rng, 8, 2, ties)
+    found, truth = images(rng, 8, 2, ties)
     weights = rng.integers(0, 4, (8, 3))
     if not some_to_find(truth):
         return
@@ -158,7 +158,7 @@ def in_order(found: Sequence[Found]) -> list[Found]:
 
 
 def test_the_same_boxes_serve_all_rules() -> None:
-    found, truth = pictures(np.random.default_rng(2), 40)
+    found, truth = images(np.random.default_rng(2), 40)
     shared = Detections.of(found, truth, 3)
     for rule in RULES:
         assert Detected(shared, rule).value == detections_outcome(found, truth, rule, 3).value

@@ -1,4 +1,4 @@
-"""Intervals and tests of boxes, masks and ranks against pictures that are really drawn again, or swapped."""
+"""Intervals and tests of boxes, masks and ranks against images that are really drawn again, or swapped."""
 
 from collections.abc import Callable
 from itertools import product
@@ -8,9 +8,9 @@ import pytest
 from judging import ranked, truth
 from numpy.typing import NDArray
 
-from tests.detecting import Found, Objects, boxes, pictures
+from tests.detecting import Found, Objects, boxes, images
 from transfer import bootstrap
-from transfer.bootstrap import centred
+from transfer.bootstrap import centerd
 from transfer.metrics import (
     Detected,
     Detections,
@@ -27,7 +27,7 @@ RULES: tuple[Points, ...] = ("11 points", "all points", "COCO")
 
 
 def masked(rng: np.random.Generator, count: int = 60, classes: int = 4, skill: float = 0.5) -> Segmented:
-    """Pictures of some difficulty each."""
+    """Images of some difficulty each."""
     counts = rng.integers(0, 30, (count, classes, classes))
     right = (skill * rng.random((count, 1)) * 200).astype(np.int64)
     counts[:, range(classes), range(classes)] += right * (rng.random((count, classes)) < 0.6)
@@ -35,8 +35,8 @@ def masked(rng: np.random.Generator, count: int = 60, classes: int = 4, skill: f
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_resamples_are_pictures_drawn_again(rule: Points) -> None:
-    found, known = pictures(np.random.default_rng(0), 40, ties=False)
+def test_resamples_are_images_drawn_again(rule: Points) -> None:
+    found, known = images(np.random.default_rng(0), 40, ties=False)
     draws = detections_outcome(found, known, rule, 3).resampled
     rng = np.random.default_rng(0)
     for draw in draws[:20]:
@@ -67,7 +67,7 @@ def test_of_each_class_the_interval_is_its_own() -> None:
     of_classes = Segmented.joint_classes([[outcome]])
     assert [one.value for one in of_classes] == pytest.approx(outcome.per_class().tolist())
     draws = outcome.resampled_classes[1]
-    assert of_classes[1] == centred(float(outcome.per_class()[1]), draws)
+    assert of_classes[1] == centerd(float(outcome.per_class()[1]), draws)
     gone = Segmented(outcome.confusions * (np.arange(4) != 3) * (np.arange(4) != 3)[:, None])
     assert np.isnan(Segmented.joint_classes([[gone]])[3].value) and gone.value == pytest.approx(
         np.mean(gone.per_class()[:3])
@@ -86,7 +86,7 @@ def test_seeds_are_resampled_jointly() -> None:
 
 def both_networks(rng: np.random.Generator, count: int) -> tuple[list[Found], list[Found], list[Objects]]:
     """What two networks found, the same number of boxes of each class, and what is there."""
-    found, known = pictures(rng, count, 2, ties=False)
+    found, known = images(rng, count, 2, ties=False)
     places = rng.permutation(sum(len(scores) for _, scores, _ in found)).astype(np.float32)
     parts = np.split(places, np.cumsum([len(scores) for _, scores, _ in found])[:-1])
     return found, [(one[0], part, one[2]) for one, part in zip(found, parts, strict=True)], known
@@ -113,7 +113,7 @@ def test_swaps_are_all_swaps() -> None:
         parts = np.split(-(places + later), np.cumsum([len(each[1]) for each in found])[:-1])
         return [(each[0], part.astype(np.float32), each[2]) for each, part in zip(found, parts, strict=True)]
 
-    # Of the same place the lower picture is first: a hundredth of a place per picture.
+    # Of the same place the lower image is first: a hundredth of a place per image.
     sides = [
         [(b, (s - at / 100).astype(np.float32), c) for at, (b, s, c) in enumerate(placed(found, 0))]
         for found in (first, second)
@@ -131,7 +131,7 @@ def test_swaps_are_all_swaps() -> None:
     assert every[0] == pytest.approx(one.value - two.value)
     wanted = np.mean(np.abs(every) >= abs(every[0]) - 1e-6)
     found = Detected.tested([one], [two])
-    assert found.p == pytest.approx(wanted, abs=0.05) and found.test == "swaps of pictures"
+    assert found.p == pytest.approx(wanted, abs=0.05) and found.test == "swaps of images"
     assert Detected.tested([two], [one]).p == pytest.approx(found.p, abs=0.05)
     assert Detected.tested([one, one], [one]).p == 1
 
@@ -150,7 +150,7 @@ def test_swaps_of_masks_are_all_swaps() -> None:
 
 def test_a_better_network_is_told_from_a_worse_one() -> None:
     rng = np.random.default_rng(7)
-    found, known = pictures(rng, 60, ties=False)
+    found, known = images(rng, 60, ties=False)
     blind = [(one[0], rng.random(len(one[1])).astype(np.float32), one[2]) for one in found]
     exact = [(one.boxes, np.full(len(one.labels), 0.9, np.float32), one.labels) for one in known]
     best, worst = (Detected(Detections.of(each, known, 3), "11 points") for each in (exact, blind))
@@ -158,13 +158,13 @@ def test_a_better_network_is_told_from_a_worse_one() -> None:
 
 
 def covered(drawn: Callable[[], Weighted], wanted: float, times: int = 60) -> float:
-    """How often an interval holds the number of all pictures that there could be."""
+    """How often an interval holds the number of all images that there could be."""
     scores = [judged_row("all", "", 0, "", {}, None, [drawn()]).score for _ in range(times)]
     return float(np.mean([one.low <= wanted <= one.high for one in scores]))
 
 
 def test_coverage(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of pictures drawn from very many."""
+    """Of images drawn from very many."""
     monkeypatch.setattr(bootstrap, "MAP_RESAMPLES", 200)
     rng = np.random.default_rng(8)
     found, known = detected_world(rng, 3000)
@@ -179,7 +179,7 @@ def test_coverage(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def detected_world(rng: np.random.Generator, count: int) -> tuple[list[Found], list[Objects]]:
-    """Pictures with one or two objects, found more often and with higher scores than what is not there."""
+    """Images with one or two objects, found more often and with higher scores than what is not there."""
     found, known = [], []
     for _ in range(count):
         n = int(rng.integers(1, 3))

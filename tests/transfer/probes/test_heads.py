@@ -15,11 +15,11 @@ GRID = [Setting(lr, decay) for lr in (0.003, 0.03, 0.1) for decay in (0.0, 0.02)
 
 def batches(multilabel: bool = False) -> list[tuple[Tensor, Tensor]]:
     drawn = torch.Generator().manual_seed(0)
-    centres = 2 * torch.randn(CLASSES, DIMS, generator=drawn)
+    centers = 2 * torch.randn(CLASSES, DIMS, generator=drawn)
     found = []
     for _ in range(STEPS):
         labels = torch.randint(0, CLASSES, (16,), generator=drawn)
-        features = 3 + centres[labels] + 1.5 * torch.randn(16, DIMS, generator=drawn)
+        features = 3 + centers[labels] + 1.5 * torch.randn(16, DIMS, generator=drawn)
         several = torch.randint(-1, 2, (16, CLASSES), generator=drawn, dtype=torch.int8)
         found.append((features, several if multilabel else labels))
     return found

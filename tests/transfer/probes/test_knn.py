@@ -1,4 +1,4 @@
-"""Nearest neighbours and support vector machines as whole evaluations."""
+"""Nearest neighbors and support vector machines as whole evaluations."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from evaluating import pictures, tiny_run
+from evaluating import images, tiny_run
 from sklearn.metrics import average_precision_score
 from sklearn.svm import LinearSVC
 from torch.nn import functional as F
@@ -44,7 +44,7 @@ def features(result: Result, run: Path, cache: Path, rule: str) -> tuple[Targets
     return targets, found
 
 
-def test_neighbours_are_those_of_a_search_by_force(run: Path, sets: Path, cache: Path) -> None:
+def test_neighbors_are_those_of_a_search_by_force(run: Path, sets: Path, cache: Path) -> None:
     (sets / "train" / "class1" / "3.png").write_bytes(b"torn")
     settings = KnnSettings(str(sets / "train"), str(sets / "test"), reference=False, workers=0)
     (result,) = knn([str(run)], settings)
@@ -65,7 +65,7 @@ def test_neighbours_are_those_of_a_search_by_force(run: Path, sets: Path, cache:
         correct = votes.argmax(1).numpy() == targets.test.labels
         (outcome,) = row.outcomes
         assert outcome.correct is not None
-        # float32 may tell two votes, or two neighbours, apart otherwise than float64
+        # float32 may tell two votes, or two neighbors, apart otherwise than float64
         assert (outcome.correct != correct).sum() <= 1
         assert row.score.value == outcome.correct.mean()
 
@@ -74,8 +74,8 @@ def test_neighbours_are_those_of_a_search_by_force(run: Path, sets: Path, cache:
 def test_k_is_at_most_the_number_of_training_images(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], count: int, fraction: float, ks: list[int]
 ) -> None:
-    train = pictures(tmp_path / "train", 1, (count, count, count))
-    test = pictures(tmp_path / "test", 2, (3, 3, 3))
+    train = images(tmp_path / "train", 1, (count, count, count))
+    test = images(tmp_path / "test", 2, (3, 3, 3))
     words = ["knn", str(run), "--train", str(train), "--test", str(test), "--fraction", str(fraction)]
     words += ["--out", str(tmp_path / "out")]
     assert main([*words, "--stages", "conv5", "--workers", "0", "--reference", "false"]) == 0
@@ -99,7 +99,7 @@ def machines(monkeypatch: pytest.MonkeyPatch) -> SvmProtocol:
     return fewer
 
 
-def test_a_machine_for_every_class_of_pictures_with_several(
+def test_a_machine_for_every_class_of_images_with_several(
     run: Path, shared_data: Path, cache: Path, machines: SvmProtocol
 ) -> None:
     voc = shared_data / "voc-mini"

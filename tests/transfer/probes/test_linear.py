@@ -10,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
-from evaluating import MODERN, QUICK, SIDE, pictures, tiny_run
+from evaluating import MODERN, QUICK, SIDE, images, tiny_run
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -19,7 +19,7 @@ import transfer.probes.linear
 from pretext.data.order import mix, permutation
 from pretext.engine.device import pick_place
 from pretext.engine.run import held_run, keep_checkpoint
-from pretext.pretrained import colour_contract, load_pretrained
+from pretext.pretrained import color_contract, load_pretrained
 from pretext.recipe import build_colorizer
 from pretext.settings import plain
 from pretext.weights.inputs import FromRgb
@@ -74,8 +74,8 @@ def test_a_result_is_complete_and_can_be_recomputed(run: Path, monkeypatch: pyte
         assert max(row.score.value for row in result.rows) > 1.5 / len(result.classes)
 
 
-def test_random_is_the_initialisation_of_the_run(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run that has learnt nothing but its batch-norm statistics is worth exactly as much as at random."""
+def test_random_is_the_initialization_of_the_run(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that has learned nothing but its batch-norm statistics is worth exactly as much as at random."""
     take(monkeypatch, QUICK)
     settings = load_pretrained(run).settings
     prior = torch.full((313,), 1 / 313, dtype=torch.float64)
@@ -90,7 +90,7 @@ def test_random_is_the_initialisation_of_the_run(run: Path, tmp_path: Path, monk
     view = View(network.fit_size(round(network.view_size * QUICK.ratio)), QUICK.ratio)
     calibrate_batch_norm(network, targets.train, view, pick_place("cpu", workers=0))
     colorizer.backbone.load_state_dict(network.module.backbone.state_dict())
-    state = {"settings": plain(settings), "colour": colour_contract(settings, prior)}
+    state = {"settings": plain(settings), "color": color_contract(settings, prior)}
     keep_checkpoint(tmp_path / "first", {**state, "step": 0, "model": colorizer.state_dict()})
     random, first = probe([str(tmp_path / "first")], ProbeSettings(*BUNDLED, workers=0))
     assert (random.network.kind, first.network.kind) == ("random", "pretrained")
@@ -138,7 +138,7 @@ def _alone(task: Task, protocol: LinearProtocol, stage: str) -> list[tuple[str, 
     return found
 
 
-def test_on_real_pictures_it_is_torch_and_scikit_learn(
+def test_on_real_images_it_is_torch_and_scikit_learn(
     run: Path, shared_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     protocol = replace(MODERN, rates=(1e-3, 1e-2, 1e-1), least_steps=100, epochs=4)
@@ -163,7 +163,7 @@ def test_on_real_pictures_it_is_torch_and_scikit_learn(
     assert found[0].holdout == pytest.approx(score)
     whole = next(one for one, numbers in alone.items() if numbers[0] == score)
     assert (found[0].pooling, *found[0].chosen.values()) == whole
-    for mine in found:  # who survives the rungs has learnt what it learns alone
+    for mine in found:  # who survives the rungs has learned what it learns alone
         holdout, correct = alone[mine.pooling, mine.chosen["lr"], mine.chosen["weight_decay"]]
         assert mine.holdout == pytest.approx(holdout)
         assert abs(mine.score.value - float(correct.double().mean())) <= 0.002 + 1e-9
@@ -183,9 +183,9 @@ def test_on_real_pictures_it_is_torch_and_scikit_learn(
 
     held = task.split.held
     share = theirs(task.split.fit, 0.1).score(x[held], labels[held])
-    assert mine.chosen == {"penalty": 0.1} and mine.holdout == pytest.approx(share, abs=0.011)  # one of 100 pictures
+    assert mine.chosen == {"penalty": 0.1} and mine.holdout == pytest.approx(share, abs=0.011)  # one of 100 images
     share = theirs(np.arange(len(x)), 0.1).score(test, asked)
-    assert abs(mine.score.value - share) <= 0.002 + 1e-9  # one of 500 pictures
+    assert abs(mine.score.value - share) <= 0.002 + 1e-9  # one of 500 images
 
 
 @pytest.fixture
@@ -211,9 +211,9 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[list[tuple[Tensor, Tensor]]]:
 def test_fresh_crops_that_show_what_the_views_show_teach_the_same(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seen: list[list[tuple[Tensor, Tensor]]]
 ) -> None:
-    """Also to the random network, whose batch norm must have seen the same pictures in both modes."""
+    """Also to the random network, whose batch norm must have seen the same images in both modes."""
     size = open_network(str(run)).fit_size(SIDE)
-    train, test = (str(pictures(tmp_path / name, seed, side=size)) for name, seed in (("train", 1), ("test", 2)))
+    train, test = (str(images(tmp_path / name, seed, side=size)) for name, seed in (("train", 1), ("test", 2)))
     take(monkeypatch, replace(QUICK, ratio=1.0, area=(1.0, 1.0), aspect=(1.0, 1.0), square=True, flip=0.0))
     settings = ProbeSettings(
         train, test, mode="both", size=size, workers=0, stages=["conv3"], storage="float32", precision="fp32"
@@ -236,7 +236,7 @@ def test_fresh_crops_that_show_what_the_views_show_teach_the_same(
             assert (_correct(row) != _correct(other)).sum() <= 1
 
 
-def test_fresh_crops_are_of_the_same_pictures_in_the_same_order(
+def test_fresh_crops_are_of_the_same_images_in_the_same_order(
     run: Path, monkeypatch: pytest.MonkeyPatch, seen: list[list[tuple[Tensor, Tensor]]]
 ) -> None:
     take(monkeypatch, replace(QUICK, batch_size=227, least_steps=4, epochs=1, rungs=(), area=(0.7, 1.0)))
@@ -247,7 +247,7 @@ def test_fresh_crops_are_of_the_same_pictures_in_the_same_order(
     order = [torch.from_numpy(permutation(454, mix(0, epoch))).argsort() for epoch in (0, 1)]
     assert torch.equal(views[0][order[0]], views[1][order[1]])
     assert not torch.isclose(crops[0][order[0]], crops[1][order[1]]).all(1).any()
-    # A crop is more like the view of its own picture than like those of others.
+    # A crop is more like the view of its own image than like those of others.
     nearest = torch.cdist(crops[0], views[0]).argmin(1)
     assert (nearest == torch.arange(454)).float().mean() > 0.2
 
@@ -261,7 +261,7 @@ def test_published_protocols_choose_nothing(name: str, run: Path, monkeypatch: p
     assert [(row.holdout, row.chosen["weight_decay"]) for row in result.rows] == [(None, 5e-4)]
 
 
-def test_several_labels_a_picture(run: Path, shared_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_labels_a_image(run: Path, shared_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     take(monkeypatch, QUICK)
     voc = shared_data / "voc-mini"
     settings = ProbeSettings(

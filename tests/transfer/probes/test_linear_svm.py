@@ -108,14 +108,14 @@ def test_fits_that_do_not_settle_are_counted_and_not_warned_about(monkeypatch: p
     assert unconverged(12, 12).startswith("12 of 12 SVM fits") and not unconverged(0, 12)
 
 
-def test_classes_with_too_few_pictures() -> None:
+def test_classes_with_too_few_images() -> None:
     labels = np.array([0] * 100 + [1] * 18 + [2] * 2)
-    with pytest.raises(UserError, match="2 training pictures with eel: 3 folds"):
+    with pytest.raises(UserError, match="2 training images with eel: 3 folds"):
         svm_scores(TRAIN, labels, TEST, NAMES)
     several = np.where(RNG.random((120, 3)) < 0.5, 1, 0).astype(np.int8)
     several[:, 1] = 1
     several[:40, 1] = -1
-    with pytest.raises(UserError, match="0 training pictures without dog"):
+    with pytest.raises(UserError, match="0 training images without dog"):
         svm_scores(TRAIN, several, TEST, NAMES)
 
 

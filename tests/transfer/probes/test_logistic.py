@@ -20,8 +20,8 @@ PROTOCOL = cast(LogisticProtocol, PROTOCOLS["logistic"])
 def data(count: int, seed: int) -> tuple[Tensor, Tensor]:
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 3, count)
-    centres = np.random.default_rng(0).normal(size=(3, 12))
-    features = centres[labels] + 1.5 * rng.normal(size=(count, 12))
+    centers = np.random.default_rng(0).normal(size=(3, 12))
+    features = centers[labels] + 1.5 * rng.normal(size=(count, 12))
     return torch.from_numpy(features).float(), torch.from_numpy(labels)
 
 

@@ -17,7 +17,7 @@ ONE = np.repeat(np.arange(3), 50)
 SEVERAL = RNG.choice(np.array([1, 0, 0, -1], np.int8), (150, 3))
 
 
-@pytest.mark.parametrize("dims", [12, 200], ids=["more pictures than dimensions", "fewer"])
+@pytest.mark.parametrize("dims", [12, 200], ids=["more images than dimensions", "fewer"])
 @pytest.mark.parametrize("labels", [ONE, SEVERAL], ids=["one", "several"])
 def test_plain_svms_on_the_same_shots(labels: NDArray[np.int64], dims: int) -> None:
     train = (RNG.normal(size=(150, dims)) + 3 * np.eye(3, dims)[ONE]).astype(np.float32)
@@ -58,15 +58,15 @@ def test_nothing_depends_on_processes_or_lives() -> None:
         assert all(np.array_equal(*pair) for pair in zip(whole.scores[k], again.scores[k], strict=True))
 
 
-def test_the_test_pictures_choose_nothing() -> None:
+def test_the_test_images_choose_nothing() -> None:
     train = RNG.normal(size=(150, 8))
     found = [lowshot(train, ONE, RNG.normal(size=(9, 8)), NAMES, (4,), 1, COSTS, 0) for _ in range(2)]
     assert found[0].chosen == found[1].chosen and found[0].precision == found[1].precision
 
 
-def test_too_few_pictures() -> None:
+def test_too_few_images() -> None:
     train, few = RNG.normal(size=(150, 8)), np.minimum(np.arange(150), 2)
-    with pytest.raises(UserError, match="1 training pictures with cat and 149 without: 2 shots need 2"):
+    with pytest.raises(UserError, match="1 training images with cat and 149 without: 2 shots need 2"):
         lowshot(train, few, train[:3], NAMES, (1, 2), 1, COSTS)
     with pytest.raises(UserError, match="50 shots take all"):
         lowshot(train, ONE, train[:3], NAMES, (50,), 1, COSTS)

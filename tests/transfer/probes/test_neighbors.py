@@ -1,4 +1,4 @@
-"""k nearest neighbours against brute force, scikit-learn, and a rule for ties."""
+"""k nearest neighbors against brute force, scikit-learn, and a rule for ties."""
 
 import tracemalloc
 from pathlib import Path
@@ -24,7 +24,7 @@ KS = (1, 5, 20, 300)
 def brute(
     train: NDArray[np.floating], labels: NDArray[np.integer], test: NDArray[np.floating], k: int, t: float
 ) -> NDArray[np.float64]:
-    """The definition, picture by picture, in float64."""
+    """The definition, image by image, in float64."""
     rows = []
     for one in test.astype(np.float64):
         similarity = [float(one @ x / np.linalg.norm(one) / np.linalg.norm(x)) for x in train.astype(np.float64)]
@@ -94,7 +94,7 @@ def test_a_low_temperature_and_dead_features() -> None:
     assert dead[1].tolist() == [[1, 0]] * 2 and dead[4].tolist() == [[0.25, 0.75]] * 2
 
 
-def test_memory_does_not_grow_with_the_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_does_not_grow_with_the_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(neighbors, "_BLOCK", 2**16)
     peaks = []
     for count in (2_000, 20_000):
@@ -111,9 +111,9 @@ def test_memory_does_not_grow_with_the_pictures(tmp_path: Path, monkeypatch: pyt
 
 def test_what_cannot_be_asked() -> None:
     for ks in ([0], [5, 301]):
-        with pytest.raises(UserError, match=f"{ks[-1]} nearest neighbours of 300"):
+        with pytest.raises(UserError, match=f"{ks[-1]} nearest neighbors of 300"):
             knn_scores(TRAIN, ONE, TEST, 7, ks)
-    with pytest.raises(UserError, match="21 nearest neighbours of 20"):
+    with pytest.raises(UserError, match="21 nearest neighbors of 20"):
         knn_scores(TRAIN, ONE, TEST, 7, [21], rows=np.arange(20))
     for t in (0.0, -1.0, float("nan")):
         with pytest.raises(UserError, match="temperature"):

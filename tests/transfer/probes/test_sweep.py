@@ -25,9 +25,9 @@ class Data:
     def __init__(self, several: bool = False) -> None:
         drawn = torch.Generator().manual_seed(1)
         labels = torch.randint(0, CLASSES, (600,), generator=drawn)
-        centres = torch.randn(CLASSES, DIMS, generator=drawn)
+        centers = torch.randn(CLASSES, DIMS, generator=drawn)
         noise = {cell: 2 * torch.randn(600, DIMS, generator=drawn) for cell in CELLS}
-        self.features = {cell: one + (centres[labels] if cell != CELLS[0] else 0) for cell, one in noise.items()}
+        self.features = {cell: one + (centers[labels] if cell != CELLS[0] else 0) for cell, one in noise.items()}
         self.targets: Tensor = labels
         if several:
             self.targets = torch.nn.functional.one_hot(labels, CLASSES).to(torch.int8)
@@ -49,7 +49,7 @@ class Data:
 
 
 @pytest.mark.parametrize("several", [False, True])
-def test_the_winner_is_the_best_on_held_out_pictures_of_all_that_a_stage_has(several: bool) -> None:
+def test_the_winner_is_the_best_on_held_out_images_of_all_that_a_stage_has(several: bool) -> None:
     data = Data(several)
     protocol = replace(PROTOCOL, rungs=())
     contest = data.contest(protocol)
@@ -88,7 +88,7 @@ def test_the_worse_half_of_a_stage_goes_at_every_rung() -> None:
     ]
 
 
-def test_dropping_the_worse_does_not_change_what_the_winner_has_learnt() -> None:
+def test_dropping_the_worse_does_not_change_what_the_winner_has_learned() -> None:
     data = Data()
     pruned, whole = (data.run(replace(PROTOCOL, rungs=rungs)) for rungs in ((0.5, 0.75), ()))
     for one, other in zip(pruned, whole, strict=True):
@@ -117,7 +117,7 @@ def test_goes_on_from_a_state_to_the_bit(stop: int) -> None:
         assert all(torch.equal(mine, theirs) for mine, theirs in zip(one.classifier, other.classifier, strict=True))
 
 
-def test_without_held_out_pictures_there_is_nothing_to_choose() -> None:
+def test_without_held_out_images_there_is_nothing_to_choose() -> None:
     data = Data()
     protocol = replace(PROTOCOL, rates=(0.01,), weight_decays=(0.0,), rungs=())
     contest = data.contest(protocol)
@@ -142,7 +142,7 @@ def test_rates_are_those_of_torch_s_schedules(name: str) -> None:
         schedule.step()
 
 
-def test_steps_and_order_of_pictures() -> None:
+def test_steps_and_order_of_images() -> None:
     assert steps_of(cast(LinearProtocol, PROTOCOLS["zhang2016"]), 1_281_167) == (140_128, 256)
     assert steps_of(MODERN, 100) == (300, 100)
     seen = np.concatenate([positions(step, 7, 10, lambda epoch: np.arange(10) + 100 * epoch) for step in range(5)])

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pretext.color import lab_to_rgb
-from pretext.gamut import bin_centres
+from pretext.gamut import bin_centers
 from transfer.report.charts import Curve, loss_chart, online_chart, recall_map, running_median, speed_chart
 
 
@@ -29,13 +29,13 @@ def test_loss_chart_keeps_the_extremes_and_counts_what_it_cuts_off() -> None:
 
 @pytest.mark.parametrize(("step", "at"), [(10, 150), (20, 50)])
 def test_the_recall_map_fills_each_cell_by_its_recall(step: int, at: int) -> None:
-    recall = np.full(len(bin_centres(step)), np.nan)
+    recall = np.full(len(bin_centers(step)), np.nan)
     areas = {}
     for value in (0.0, 0.25, 1.0):
         recall[at] = value
         svg = recall_map(recall, step)
-        colour = lab_to_rgb(torch.tensor([65.0, *bin_centres(step)[at]]).reshape(3, 1, 1)).flatten()
-        fill = "#" + "".join(f"{round(255 * float(one)):02x}" for one in colour)
+        color = lab_to_rgb(torch.tensor([65.0, *bin_centers(step)[at]]).reshape(3, 1, 1)).flatten()
+        fill = "#" + "".join(f"{round(255 * float(one)):02x}" for one in color)
         path = re.search(rf'<path d="([^"]*)"[^>]*style="fill: {fill}', svg)
         assert path is not None
         corners = np.array(re.findall(r"[ML] (\S+) (\S+)", path[1]), dtype=float)

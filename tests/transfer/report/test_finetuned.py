@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from pretext.errors import UserError
-from tests.detecting import pictures
+from tests.detecting import images
 from tests.judging import answers, ranked, truth
 from tests.reporting import Page, begun, both, trained, tuned
 from transfer.metrics import Outcome, Points, Weighted, confusion, detections_outcome, segmentation_outcome
@@ -20,8 +20,8 @@ CLASSES = ("cat", "dog", "fish")
 
 
 def detected(seed: int = 0, share: float = 1.0) -> dict[str, Outcome]:
-    """By every rule, of the same pictures; of what was found a share is told."""
-    found, known = pictures(np.random.default_rng(0), 60)
+    """By every rule, of the same images; of what was found a share is told."""
+    found, known = images(np.random.default_rng(0), 60)
     keep = np.random.default_rng(seed + 1)
     found = [tuple(part[taken] for part in one) for one in found for taken in [keep.random(len(one[2])) < share]]  # type: ignore[misc]
     return {rule: detections_outcome(found, known, rule, 3) for rule in RULES}
@@ -63,15 +63,15 @@ def test_detection_by_three_rules_beside_random_weights(tmp_path: Path) -> None:
     assert "After 40 steps the network, fine-tuned with all trained, 11 points, finds what is in 60 test" in page.text
     assert f"a mean average precision of boxes of {shown(first)} % [" in page.text
     for piece in (
-        "the same network at random initialisation",
+        "the same network at random initialization",
         "(fine-tuned in the same way)",
         "Nothing was chosen: the network of which most was trained is named here.",
-        "Mean average precision of boxes of fine-tuned networks on 60 test pictures, 3 classes.",
+        "Mean average precision of boxes of fine-tuned networks on 60 test images, 3 classes.",
         "Nothing is chosen: every network is trained once",
         "Fine-tuned in the same way, all trained, 11 points: first minus random: +",
         "8,523 teach, 40 are held out and only looked at: nothing is chosen",
         "trained weights trained random first all 11 points 9,600 ",
-        "on 40 training pictures that were held out: a trend to look at",
+        "on 40 training images that were held out: a trend to look at",
         "laptop-detect, first, all trained: of each pair the truth, then what the network found",
         "By other rules: pretint table FILES --per-class",
     ):
@@ -93,7 +93,7 @@ def test_classes_stand_in_a_table_of_their_own(tmp_path: Path) -> None:
     page = Page(write_report(run))
     for name, value, count in zip(CLASSES, outcome.per_class(), (known == 1).sum(0), strict=True):
         assert re.search(rf"{name} {count} {100 * value:.1f} \[\d", page.text), name
-    assert "--per_class" not in page.text and "class pictures first" in page.text
+    assert "--per_class" not in page.text and "class images first" in page.text
 
 
 def test_what_was_trained_stands_one_under_the_other(tmp_path: Path) -> None:
@@ -102,9 +102,9 @@ def test_what_was_trained_stands_one_under_the_other(tmp_path: Path) -> None:
         tuned(run, "first", {"": ranked(1.0 + seed, 1)}, part, classes=CLASSES, protocol="laptop-classify")
     page = Page(write_report(run))
     assert "first, trained above conv3" in page.text and "first, all trained" in page.text
-    places = [page.text.index(f"Test pictures: first, {words}") for words in ("all trained", "trained above conv3")]
+    places = [page.text.index(f"Test images: first, {words}") for words in ("all trained", "trained above conv3")]
     assert places == sorted(places), "of which most was trained first"
-    assert "the network, fine-tuned with all trained, ranks 300 test pictures" in page.text
+    assert "the network, fine-tuned with all trained, ranks 300 test images" in page.text
 
 
 def test_segmentation_and_top_1(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_segmentation_and_top_1(tmp_path: Path) -> None:
     tuned(run, "first", {"": found}, classes=("background", "cat", "dog"), protocol="laptop-segment")
     tuned(run, "other", {"": answers(0.6, 1)}, protocol="folders", classes=CLASSES)
     page = Page(write_report(run))
-    assert "Mean intersection over union of fine-tuned networks on 40 test pictures" in page.text
+    assert "Mean intersection over union of fine-tuned networks on 40 test images" in page.text
     assert isinstance(found, Weighted) and f"{shown(found)} [" in page.text
     assert page.text.count("By class") == 1, "right or wrong has no classes"
 
@@ -135,7 +135,7 @@ def test_results_without_their_runs(tmp_path: Path) -> None:
     for file in sorted(folder.rglob("*"), reverse=True):
         file.unlink() if file.is_file() else file.rmdir()
     page = Page(write_report(run))
-    assert "How they were trained" not in page.text and "Test pictures:" not in page.text and "img" not in page.tags
+    assert "How they were trained" not in page.text and "Test images:" not in page.text and "img" not in page.tags
 
 
 def test_many_sheets_keep_the_page_light(tmp_path: Path) -> None:
@@ -147,9 +147,9 @@ def test_many_sheets_keep_the_page_light(tmp_path: Path) -> None:
         )
         Image.fromarray(noise).save(folder / "samples" / "test.png")
     page = Page(write_report(run))
-    assert page.tags.count("img") == trainings.MOST_SHEETS and "2 more sheets of test pictures" in page.text
-    assert f"Test pictures of {trainings.MOST_SHEETS - 2} more" in page.text
-    assert len(page.source) < 8e6  # of noise; a picture is a fraction of it
+    assert page.tags.count("img") == trainings.MOST_SHEETS and "2 more sheets of test images" in page.text
+    assert f"Test images of {trainings.MOST_SHEETS - 2} more" in page.text
+    assert len(page.source) < 8e6  # of noise; an image is a fraction of it
 
 
 def test_own_page(tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_own_page(tmp_path: Path) -> None:
     page = Page(folder / "report.html")
     for piece in (
         "Detect: first, trained above conv3",
-        "After 40 steps of fine-tuning, trained above conv3, the network finds what is in 60 test pictures with a "
+        "After 40 steps of fine-tuning, trained above conv3, the network finds what is in 60 test images with a "
         f"mean average precision of boxes (11 points) of {shown(outcomes['11 points'])} % [",
         "Training is complete: 40 of 40 steps.",
         "Learns from voc:2007:trainval:D Judged on voc:2007:test:D",
@@ -169,13 +169,13 @@ def test_own_page(tmp_path: Path) -> None:
         "11 points 21.0 % ; all points 21.0 % ; COCO 21.0 %",
         "(40 of them)",
         "The first value is that of the head before it was trained.",
-        "Held-out training pictures, step 40",
+        "Held-out training images, step 40",
         "000005.xml a box of no area was left out",
         "freeze_to conv3",
         "torch 2.11.0",
     ):
         assert piece in page.text, piece
-    assert not re.search("colour|[Pp]robe|gray|frozen", re.sub(r"<svg.*?</svg>", "", page.text))
+    assert not re.search("color|[Pp]robe|gray|frozen", re.sub(r"<svg.*?</svg>", "", page.text))
     assert page.tags.count("img") == 2 and page.tags.count("svg") == 4
     assert "None" not in page.text.replace("None.", "") and "nan" not in page.text
     assert {address.split(",")[0] for address in page.addresses if not address.startswith("#")} == {
@@ -191,10 +191,10 @@ def test_own_page_before_there_is_a_result(tmp_path: Path) -> None:
     (folder / "samples" / "00000040.png").unlink()
     page = Page(write_report(folder))
     for piece in (
-        "There is no result yet: the test pictures are read once, when training is complete.",
+        "There is no result yet: the test images are read once, when training is complete.",
         "Training is not complete: 0 of 40 steps are done.",
         "The journal holds no step yet.",
-        "No pictures have been looked at yet",
+        "No images have been looked at yet",
         "There are none yet.",
     ):
         assert piece in page.text, piece
@@ -207,7 +207,7 @@ def test_result_beside_the_folder_of_networks_that_are_no_runs(tmp_path: Path) -
     file = run / "results" / f"{folder.name}.json"
     file.rename(run / file.name)
     assert trainings.result_file(folder) == run / file.name
-    assert "ranks 300 test pictures" in Page(write_report(folder)).text
+    assert "ranks 300 test images" in Page(write_report(folder)).text
 
 
 def test_hostile_names_are_escaped(tmp_path: Path) -> None:
@@ -221,9 +221,9 @@ def test_hostile_names_are_escaped(tmp_path: Path) -> None:
 def test_damaged_sheets_and_results_are_one_line(tmp_path: Path) -> None:
     run = begun(tmp_path / "run")
     folder = tuned(run, "first", {"": ranked(1.0, 1)}, classes=CLASSES)
-    (folder / "samples" / "test.png").write_bytes(b"no picture")
+    (folder / "samples" / "test.png").write_bytes(b"no image")
     for place in (run, folder):
-        with pytest.raises(UserError, match=r"test\.png: cannot be read as a picture") as caught:
+        with pytest.raises(UserError, match=r"test\.png: cannot be read as an image") as caught:
             write_report(place)
         assert "\n" not in str(caught.value)
     file = run / "results" / f"{folder.name}.json"

@@ -32,21 +32,21 @@ def test_whole_report(tmp_path: Path) -> None:
     assert {path for path in run.rglob("*") if path.is_file()} - before == {run / "report.html"}
     page = Page(run / "report.html")
     assert (
-        "After 40 steps the best frozen stage, conv5, classifies 66.2 % [63.3, 69.1] of 1,000 test pictures; "
-        "the same network at random initialisation 54.6 % [51.5, 57.7] (its best stage, conv2). "
+        "After 40 steps the best frozen stage, conv5, classifies 66.2 % [63.3, 69.1] of 1,000 test images; "
+        "the same network at random initialization 54.6 % [51.5, 57.7] (its best stage, conv2). "
         "The difference is +11.6 points [9.7, 13.6]."
     ) in page.text
     for piece in (
         "Training is complete: 40 of 40 steps.",
-        "Protocol modern, cached, on pictures/val : 2 classes, 9,469 training pictures; seed 0; in brackets: 95%",
-        "the row of each network that did best on 946 training pictures held out for it",
+        "Protocol modern, cached, on images/val : 2 classes, 9,469 training images; seed 0; in brackets: 95%",
+        "the row of each network that did best on 946 training images held out for it",
         "Best against best, cached: first, conv5, minus random, conv2: +11.6 points [9.7, 13.6].",
         "stage dims random first conv2 9,600 54.6 [51.5, 57.7] 56.1 [53.1, 59.1]",
         "conv5 9,600 47.8 [44.7, 50.8] 66.2 [63.3, 69.1]",
-        "modern: all pictures are looked at",
-        "top-1 accuracy, in percent, on 1,000 test pictures",
-        "1,000 pictures of pictures/val, 2 classes; SHA-256 bbbbbbbbbbbb",
-        "9,469 pictures of pictures/train; SHA-256 aaaaaaaaaaaa; 8,523 teach, 946 are held out and choose",
+        "modern: all images are looked at",
+        "top-1 accuracy, in percent, on 1,000 test images",
+        "1,000 images of images/val, 2 classes; SHA-256 bbbbbbbbbbbb",
+        "9,469 images of images/train; SHA-256 aaaaaaaaaaaa; 8,523 teach, 946 are held out and choose",
         "Split holdout 10%, seed 0 (SHA-256 cccccccccccc)",
         "Seeds seed 0",
         "random: random alexnet; first: pretrained alexnet, step 40",
@@ -62,12 +62,12 @@ def test_whole_report(tmp_path: Path) -> None:
         "Entropy 4.170",
         "ln 313 = 5.75",
         "common bins 0.100",
-        "1 picture could not be read.",
+        "1 image could not be read.",
         "train/000.jpg truncated",
         "Begun 2026-11-22 22:08 UTC; went on 1 time, last at step 1",
         "torch 2.11.0",
-        "prior_pictures 2000",
-        "pictures at step 40",
+        "prior_images 2000",
+        "images at step 40",
     ):
         assert piece in page.text, piece
     assert "None" not in page.text.replace("None.", "") and "nan" not in page.text
@@ -88,7 +88,7 @@ def watched(run: Path, *, skipped: int = 0) -> Path:
         journal.write("online", step, chance=0.1, accuracy_conv1=0.3, accuracy_conv2=math.nan)
     for step in range(1, 41):
         waiting = math.nan if step == 1 else 0.031 + (step == 7) / 2
-        journal.write("speed", step, pictures_per_second=1234.0 + 10 * (step % 3 - 1), waiting=waiting)
+        journal.write("speed", step, images_per_second=1234.0 + 10 * (step % 3 - 1), waiting=waiting)
     journal.close()
     return run
 
@@ -98,11 +98,11 @@ def test_what_newer_journals_hold(tmp_path: Path) -> None:
     for piece in (
         "Accuracy plain 0.400; rebalanced 0.123",
         "Recall of every bin step 40",
-        "Of 313 bins 4 occur in these pictures; at least one pixel is right in 3 of them.",
+        "Of 313 bins 4 occur in these images; at least one pixel is right in 3 of them.",
         "does not occur",
         "Online probe a trend, not a result",
         "online accuracy, %",
-        "Pictures a second median 1,234",
+        "Images a second median 1,234",
         "Waiting for data median 3.1 %",
     ):
         assert piece in page.text, piece
@@ -126,7 +126,7 @@ def test_older_journals_have_none_of_it(tmp_path: Path) -> None:
         {"kind": "online"},
         {"kind": "online", "accuracy_conv1": None, "chance": 0.1},
         {"kind": "speed"},
-        {"kind": "speed", "pictures_per_second": None, "waiting": "long"},
+        {"kind": "speed", "images_per_second": None, "waiting": "long"},
     ],
 )
 def test_records_that_say_nothing_are_passed_over(tmp_path: Path, record: dict[str, Any]) -> None:
@@ -149,7 +149,7 @@ def test_a_single_look(tmp_path: Path, step: int) -> None:
     page = Page(write_report(run))
     assert page.tags.count("svg") == 4 and "script" not in page.tags
     assert page.text.count(f"$x${HOSTILE}") == 1 and "median 0.0 %" in page.text
-    assert "Pictures a second" not in page.text
+    assert "Images a second" not in page.text
 
 
 def test_one_file_that_asks_for_nothing(tmp_path: Path) -> None:
@@ -202,7 +202,7 @@ def test_run_that_has_just_begun(tmp_path: Path) -> None:
         f"pretint probe '{run}'",
         "Training is not complete: 0 of 40 steps are done.",
         "The journal holds no step yet.",
-        "The colours have not been looked at yet",
+        "The colors have not been looked at yet",
         "There are no samples yet.",
     ):
         assert piece in page.text, piece
@@ -216,7 +216,7 @@ def test_first_step_alone(tmp_path: Path) -> None:
     assert "1 of 40 steps are done" in page.text and page.tags.count("svg") == 2
 
 
-def test_health_of_a_regression_on_gray_pictures(tmp_path: Path) -> None:
+def test_health_of_a_regression_on_gray_images(tmp_path: Path) -> None:
     """No entropy, and nothing to compare the saturation with."""
     run = trained(tmp_path / "run")
     record = {"kind": "health", "step": 40, "loss": 0.1, "saturation": math.nan, "recall_common": 0.2, "recall_rare": 0}
@@ -226,22 +226,22 @@ def test_health_of_a_regression_on_gray_pictures(tmp_path: Path) -> None:
     assert "Saturation" not in page.text and "Entropy" not in page.text
 
 
-def test_at_most_fifty_skipped_pictures_are_listed(tmp_path: Path) -> None:
+def test_at_most_fifty_skipped_images_are_listed(tmp_path: Path) -> None:
     run = begun(tmp_path / "run")
     judged(run, skipped=tuple((f"val/{number}.jpg", "empty") for number in range(51)))
     record = {"kind": "skipped", "step": 3, "reason": "truncated"}
     lines = [json.dumps({**record, "key": f"train/{number}.jpg"}) for number in [*range(62), 0]]
     (run / "journal.jsonl").write_text("\n".join(lines))
     page = Page(write_report(run))
-    assert "62 pictures could not be read." in page.text and "And 12 more." in page.text
-    assert "51 pictures skipped" in page.text and "And 1 more." in page.text
+    assert "62 images could not be read." in page.text and "And 12 more." in page.text
+    assert "51 images skipped" in page.text and "And 1 more." in page.text
     assert page.text.count(".jpg truncated") == page.text.count(".jpg empty") == 50
 
 
-def test_heavy_pictures_are_made_smaller(tmp_path: Path) -> None:
+def test_heavy_images_are_made_smaller(tmp_path: Path) -> None:
     run = begun(tmp_path / "run")
-    (run / "coloured").mkdir()
-    Image.new("RGB", (2000, 1500), "teal").save(run / "coloured" / "sheet.png")
+    (run / "colored").mkdir()
+    Image.new("RGB", (2000, 1500), "teal").save(run / "colored" / "sheet.png")
     page = Page(write_report(run))
     assert sum(address.startswith("data:image/jpeg") for address in page.addresses) == 1
     assert 'width="1600" height="1200"' in page.source
@@ -266,7 +266,7 @@ def test_complaints_are_one_line(tmp_path: Path, made: str) -> None:
         both(run)
         first = run / "results" / "00.json"
         if made == "damaged samples":
-            (run / "samples" / "00000040.png").write_bytes(b"no picture")
+            (run / "samples" / "00000040.png").write_bytes(b"no image")
         else:
             first.write_text(first.read_text()[:500] if made == "torn result" else '{"stages": []}')
     with pytest.raises(UserError) as caught:

@@ -22,7 +22,7 @@ TUNED: dict[str, dict[str, Any]] = {
 
 
 def of(n_test: int, classes: int, protocol: str, stages: tuple[str, ...] = (*STAGES, "fc6")) -> Result:
-    """A result of so many test pictures and classes."""
+    """A result of so many test images and classes."""
     rows = [row(stage, answers(0.3, 0, n_test)) for stage in stages]
     return result(rows=rows, classes=tuple(map(str, range(classes))), protocol=protocol)
 
@@ -79,10 +79,10 @@ def test_other_networks_and_few_labels_have_none() -> None:
     assert published(of(50_000, 1000, "zhang2016", STAGES[1:])) is None
 
 
-def tuned(task: str, trained: str = "all", colour: bool = False, **changed: Any) -> Result:
+def tuned(task: str, trained: str = "all", color: bool = False, **changed: Any) -> Result:
     """A result by the paper's recipe of a task, of which only what tells it from others is true."""
     recipe = read_yaml(commands.RECIPES.parent / "transfer" / f"paper_{task}.yaml")
-    settings = {"training": {"steps": recipe["training"]["steps"]}, "colour": colour}
+    settings = {"training": {"steps": recipe["training"]["steps"]}, "color": color}
     facts = {
         "protocol": recipe["protocol"], "settings": settings, "mode": "fine-tuned",
         "classes": tuple(map(str, range(21 if task == "segment" else 20))),
@@ -97,7 +97,7 @@ def percent(table: PublishedTable | None) -> dict[str, list[float]]:
 
 
 @pytest.mark.parametrize(
-    ("task", "trained", "gray", "colour", "others", "missing"),
+    ("task", "trained", "gray", "color", "others", "missing"),
     [
         ("classify", "above fc7", 52.4, 52.4, {"k-means, rescaled": [32.0]}, "random (Gaussian)"),
         ("classify", "above pool5", 61.5, 61.5, {"tracking": [55.6]}, "random (Gaussian)"),
@@ -107,15 +107,15 @@ def percent(table: PublishedTable | None) -> dict[str, list[float]]:
     ],
 )
 def test_what_was_trained_chooses_the_column_of_voc(
-    task: str, trained: str, gray: float, colour: float, others: dict[str, list[float]], missing: str
+    task: str, trained: str, gray: float, color: float, others: dict[str, list[float]], missing: str
 ) -> None:
     table = published(tuned(task, trained))
     found = percent(table)
     assert table is not None and table.stages == (trained,) and table.metric == TUNED[task]["metric"]
-    assert found["colorization, gray"] == [gray] and "colorization, colour" not in found
+    assert found["colorization, gray"] == [gray] and "colorization, color" not in found
     assert others.items() <= found.items() and missing not in found
-    found = percent(published(tuned(task, trained, colour=True)))
-    assert found["colorization, colour"] == [colour] and "colorization, gray" not in found
+    found = percent(published(tuned(task, trained, color=True)))
+    assert found["colorization, color"] == [color] and "colorization, gray" not in found
 
 
 def test_parts_that_were_trained_stand_in_one_table() -> None:

@@ -7,16 +7,16 @@ import pytest
 
 from transfer.bootstrap import Estimate
 from transfer.report.published import STAGES, TABLES, Published
-from transfer.report.result_charts import COLOURS, Line, colour_of, shortened, shots_chart, stages_chart
+from transfer.report.result_charts import COLORS, Line, color_of, shortened, shots_chart, stages_chart
 
 
 def bar(value: float, half: float = 0.02) -> Estimate:
     return Estimate(value, value - half, value + half)
 
 
-def markers(svg: str, colour: str) -> list[float]:
+def markers(svg: str, color: str) -> list[float]:
     """Heights of a line's points, in pixels from the top."""
-    path = re.search(rf'<path d="([^"]*)"[^>]*style="fill: none; stroke: {colour}; stroke-width: 1.6', svg)
+    path = re.search(rf'<path d="([^"]*)"[^>]*style="fill: none; stroke: {color}; stroke-width: 1.6', svg)
     assert path is not None
     return [float(y) for _, y in re.findall(r"[ML] (\S+) (\S+)", path[1])]
 
@@ -95,8 +95,8 @@ def test_names_are_cut_in_the_middle() -> None:
     assert cut == "a-run-of-...-name@9000" and len(cut) <= 22
 
 
-def test_kinds_never_share_a_colour() -> None:
-    colours = [shade for shades in COLOURS.values() for shade in shades]
-    assert len(set(colours)) == len(colours)
-    assert colour_of("random", 3) == colour_of("random", 0) != colour_of("random", 1)
-    assert colour_of("of another version") in COLOURS["published"]
+def test_kinds_never_share_a_color() -> None:
+    colors = [shade for shades in COLORS.values() for shade in shades]
+    assert len(set(colors)) == len(colors)
+    assert color_of("random", 3) == color_of("random", 0) != color_of("random", 1)
+    assert color_of("of another version") in COLORS["published"]

@@ -34,8 +34,8 @@ def test_the_summary_is_that_of_the_newest_weights(tmp_path: Path) -> None:
     judged(run, "run@30", step=30, protocol="logistic", group="b" * 16)
     page = Page(write_report(run))
     assert "After 30 steps" in page.text and "The newest result is of step 30." in page.text
-    assert re.findall(r"<h2>(\w+ on [^<]*)", page.source) == ["modern on pictures/val", "logistic on pictures/val"]
-    assert page.text.count("of 1,000 test pictures.") == 1, "no reference, no difference"
+    assert re.findall(r"<h2>(\w+ on [^<]*)", page.source) == ["modern on images/val", "logistic on images/val"]
+    assert page.text.count("of 1,000 test images.") == 1, "no reference, no difference"
 
 
 def test_cached_and_augmented_stand_side_by_side_with_their_gap(tmp_path: Path) -> None:
@@ -53,7 +53,7 @@ def test_cached_and_augmented_stand_side_by_side_with_their_gap(tmp_path: Path) 
         assert page.text.count(label) >= 1, label
 
 
-def test_neighbours_have_a_line_for_20_and_200_and_all_rows_in_the_table(tmp_path: Path) -> None:
+def test_neighbors_have_a_line_for_20_and_200_and_all_rows_in_the_table(tmp_path: Path) -> None:
     run = trained(tmp_path / "run")
     rows = [row(stage, known(100 + k), None, f"k={k}") for stage in ("conv1", "conv2") for k in (10, 20, 100, 200)]
     judged(run, rows=rows, protocol="knn", n_holdout=0)
@@ -80,9 +80,9 @@ def test_mean_average_precision_and_few_shots(tmp_path: Path) -> None:
     ]
     judged(run, rows=rows, protocol="voc07_svm_lowshot", n_holdout=0)
     page = Page(write_report(run))
-    assert "ranks 300 test pictures with a mean average precision of" in page.text
-    assert "did best in cross-validation on the training pictures" in page.text
-    assert "positive pictures a class" in page.text and "those of more shots learn from more pictures" in page.text
+    assert "ranks 300 test images with a mean average precision of" in page.text
+    assert "did best in cross-validation on the training images" in page.text
+    assert "positive images a class" in page.text and "those of more shots learn from more images" in page.text
     assert "standard deviation over draws" in page.text and re.search(r"96 shots 9,600 \d\d\.\d \u00b1\d", page.text)
     assert "mean average precision, %" in page.text and "top-1" not in page.text
 
@@ -113,7 +113,7 @@ def test_seeds_of_other_stages_are_said_not_to_fit(tmp_path: Path) -> None:
     judged(run, rows=[row("conv5", known(662))], evaluation_seed=1)
     page = Page(write_report(run))
     assert "cannot be shown in one table" in page.text and "has other rows than" in page.text
-    assert "Colour health" in page.text
+    assert "Color health" in page.text
 
 
 def test_many_results_stay_readable(tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_fine_tuned_networks(tmp_path: Path) -> None:
         judged(run, name, rows=rows, kind=kind, mode="fine-tuned", protocol="segmentation", n_holdout=0)
     page = Page(write_report(run))
     assert (
-        "After 40 steps the network, fine-tuned with all trained, segments 30 test pictures with a mean inter"
+        "After 40 steps the network, fine-tuned with all trained, segments 30 test images with a mean inter"
         in page.text
     )
     assert "Mean intersection over union" in page.text and "By class" in page.text

@@ -13,9 +13,9 @@ from transfer.report.tuning_charts import Course, courses_chart, dots_chart
 BLUE, GRAY = "#0072b2", "#7d858e"
 
 
-def dots(svg: str, colour: str) -> list[tuple[float, float]]:
+def dots(svg: str, color: str) -> list[tuple[float, float]]:
     """Places of a network's dots, in the order of the rows; the legend's is not among them."""
-    found = re.findall(rf'<use xlink:href="#\w+" x="(\S+)" y="(\S+)" style="[^"]*stroke: {colour}', svg)
+    found = re.findall(rf'<use xlink:href="#\w+" x="(\S+)" y="(\S+)" style="[^"]*stroke: {color}', svg)
     return [(float(x), float(y)) for x, y in found][:-1]
 
 

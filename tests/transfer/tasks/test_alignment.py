@@ -94,7 +94,7 @@ def test_reading_is_the_publications_deconvolution() -> None:
 
 @pytest.mark.parametrize("size", [(40, 32), (80, 64), (17, 31)])
 def test_reading_of_patches_is_interpolation(size: tuple[int, int]) -> None:
-    maps = torch.randn(2, 3, 5, 4)  # of a picture of 40 x 32 pixels in patches of 8, asked about in any size
+    maps = torch.randn(2, 3, 5, 4)  # of an image of 40 x 32 pixels in patches of 8, asked about in any size
     expected = F.interpolate(maps, size, mode="bilinear", align_corners=False)
     rows, columns = ((torch.arange(n) + 0.5) * (side / n) - 0.5 for n, side in zip(size, (40, 32), strict=True))
     torch.testing.assert_close(read_between(maps, Grid(8, 3.5), rows, columns), expected)

@@ -1,4 +1,4 @@
-"""Classification: heads, losses of one label and of several, on real pictures."""
+"""Classification: heads, losses of one label and of several, on real images."""
 
 import math
 from pathlib import Path
@@ -14,13 +14,13 @@ from transfer.tasks.classification import Classify, ClassifyHeadSettings
 RGB = torch.randint(0, 256, (3, 3, 64, 80), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
-def test_over_fits_real_pictures(shared_data: Path) -> None:
-    pictures = known(shared_data, 16, 96)
+def test_over_fits_real_images(shared_data: Path) -> None:
+    images = known(shared_data, 16, 96)
     network = Classify(tiny(), 20)
-    losses = fit(network, lambda: network.loss(pictures.rgb, pictures.presence), 60, 2e-3)
+    losses = fit(network, lambda: network.loss(images.rgb, images.presence), 60, 2e-3)
     assert losses[0] == pytest.approx(math.log(2), abs=0.1) and losses[-1] < 0.05
     with torch.inference_mode():
-        assert torch.equal(network.predict(pictures.rgb) > 0, pictures.presence == 1)
+        assert torch.equal(network.predict(images.rgb) > 0, images.presence == 1)
 
 
 @pytest.mark.parametrize("kind", ["linear", "fc"])

@@ -1,4 +1,4 @@
-"""Examples of classification at scales that vary: against whole scaled pictures, and ten crops when judged."""
+"""Examples of classification at scales that vary: against whole scaled images, and ten crops when judged."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from pretext.data import open_labelled
+from pretext.data import open_labeled
 from pretext.data.batches import Subset, batches, stream
 from pretext.data.order import mix, uniforms
 from pretext.errors import UserError
@@ -17,14 +17,14 @@ from transfer.tasks.classification_examples import JitteredExamples, JitteredVie
 
 
 def ramp(width: int, height: int) -> Image.Image:
-    """A picture that tells where each of its pixels is: red is x, green is y."""
+    """An image that tells where each of its pixels is: red is x, green is y."""
     pixels = np.zeros((height, width, 3), np.uint8)
     pixels[..., 0], pixels[..., 1] = np.arange(width), np.arange(height)[:, None]
     return Image.fromarray(pixels)
 
 
 @given(st.integers(0, 10**6), st.sampled_from([0.0, 1.0]), st.sampled_from([(200, 120), (90, 240), (50, 50)]))
-def test_a_crop_shows_size_by_scale_of_the_picture(t: int, flip: float, whole: tuple[int, int]) -> None:
+def test_a_crop_shows_size_by_scale_of_the_image(t: int, flip: float, whole: tuple[int, int]) -> None:
     jitter, uniform = JitterSettings(40, (0.5, 2.0), flip), uniforms(1, t, 4)
     crop = jittered_crop(ramp(*whole), jitter, uniform).float()
     assert crop.shape == (3, 40, 40)
@@ -38,7 +38,7 @@ def test_a_crop_shows_size_by_scale_of_the_picture(t: int, flip: float, whole: t
 
 
 def test_labels_and_batches(shared_data: Path) -> None:
-    source = open_labelled(f"voc:2007:trainval:{shared_data / 'voc-mini' / 'VOCdevkit'}")
+    source = open_labeled(f"voc:2007:trainval:{shared_data / 'voc-mini' / 'VOCdevkit'}")
     examples = JitteredExamples([Subset(source, range(50), seed=0)], JitterSettings(48, (0.25, 1)), seed=2)
     alone, workers = (list(batches(examples, 8, 0, 2, count)) for count in (0, 1))
     for batch, same in zip(alone, workers, strict=True):
@@ -52,8 +52,8 @@ def test_labels_and_batches(shared_data: Path) -> None:
         assert torch.equal(alone[0].rgb[t], jittered_crop(source.read(index), examples.jitter, uniforms(2, t, 4)))
 
 
-def test_ten_crops_of_every_picture(shared_data: Path) -> None:
-    source = open_labelled(f"voc:2007:test:{shared_data / 'voc-mini' / 'VOCdevkit'}")
+def test_ten_crops_of_every_image(shared_data: Path) -> None:
+    source = open_labeled(f"voc:2007:test:{shared_data / 'voc-mini' / 'VOCdevkit'}")
     jitter = JitterSettings(32, (0.25, 1))
     views = JitteredViews(source, jitter, 10, seed=5)
     alone, workers = (list(stream(views, range(6), 4, count)) for count in (0, 1))
@@ -61,7 +61,7 @@ def test_ten_crops_of_every_picture(shared_data: Path) -> None:
     assert all(torch.equal(a.rgb, b.rgb) for a, b in zip(alone, workers, strict=True))
     assert [int(label["index"]) for batch in alone for label in batch.labels] == list(range(6))
     third = jittered_crop(source.read(5), jitter, uniforms(mix(5, 5), 3, 4))
-    assert torch.equal(alone[1].rgb[1, 3], third), "a pure function of seed, picture and number"
+    assert torch.equal(alone[1].rgb[1, 3], third), "a pure function of seed, image and number"
     assert len({crop.numpy().tobytes() for crop in alone[0].rgb[0]}) == 10
     other = JitteredViews(source, jitter, 10, seed=6)[0]
     assert other.rgb is not None and not torch.equal(other.rgb, alone[0].rgb[0])

@@ -1,4 +1,4 @@
-"""Detection: Faster and Fast R-CNN on single stages and pyramids, on real pictures."""
+"""Detection: Faster and Fast R-CNN on single stages and pyramids, on real images."""
 
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ def head(**settings: Any) -> DetectHeadSettings:
 
 
 def targets() -> list[dict[str, Tensor]]:
-    """One picture with two objects, one with none and no proposals."""
+    """One image with two objects, one with none and no proposals."""
     two = torch.tensor([[10.0, 20.0, 90.0, 80.0], [30.0, 30.0, 60.0, 60.0]])
     given = torch.tensor([[8.0, 22.0, 88.0, 84.0], [0.0, 0.0, 20.0, 20.0], [30.0, 20.0, 200.0, 60.0]])
     return [
@@ -63,14 +63,14 @@ def average_precision(found: list[Detections], truth: list[dict[str, Tensor]], l
     return float((highest * right).sum() / objects) if objects else None
 
 
-def test_over_fits_real_pictures(shared_data: Path) -> None:
-    pictures = known(shared_data, 16, 96)
+def test_over_fits_real_images(shared_data: Path) -> None:
+    images = known(shared_data, 16, 96)
     network = Detector(tiny(), 20, head(neck="conv5", rois=32, width=256))
-    losses = fit(network, lambda: network.loss(pictures.rgb, pictures.targets), 80, 2e-3)
+    losses = fit(network, lambda: network.loss(images.rgb, images.targets), 80, 2e-3)
     assert losses[-1] < 0.6 < 3 < losses[0]
     with torch.inference_mode():
-        found = network.predict(pictures.rgb, torch.stack([target["size"] for target in pictures.targets]))
-    scores = [average_precision(found, pictures.targets, label) for label in range(20)]
+        found = network.predict(images.rgb, torch.stack([target["size"] for target in images.targets]))
+    scores = [average_precision(found, images.targets, label) for label in range(20)]
     there = torch.tensor([score for score in scores if score is not None])
     assert len(there) > 5 and float(there.mean()) > 0.95
 
@@ -118,7 +118,7 @@ def test_forms(name: str, settings: dict[str, Any]) -> None:
         assert (scores[:-1] >= scores[1:]).all() and labels.min() >= 0 and labels.max() <= 19
 
 
-def test_no_object_in_any_picture() -> None:
+def test_no_object_in_any_image() -> None:
     for settings in ({"neck": "conv5"}, {"neck": "conv5", "form": "fast"}, {"neck": "fpn"}):
         network, nothing = Detector(tiny(), 20, head(**settings)), targets()[1]
         loss = network.loss(RGB, [nothing, nothing])

@@ -1,4 +1,4 @@
-"""Examples of detection: boxes stay on what they were drawn around, whatever happens to the picture."""
+"""Examples of detection: boxes stay on what they were drawn around, whatever happens to the image."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ MARKED: dict[str, list[Marked]] = {
 
 @pytest.fixture
 def boxed(tmp_path: Path) -> Boxed:
-    """Blue pictures of 60 x 40 pixels, each with one red box."""
+    """Blue images of 60 x 40 pixels, each with one red box."""
     write_devkit(tmp_path, MARKED)
     return open_boxed(f"voc:2007:train:{tmp_path}", training=True)
 
@@ -77,36 +77,36 @@ def test_difficult_objects(tmp_path: Path) -> None:
         assert examples[0].label["labels"].tolist() == labels and len(examples[0].label["boxes"]) == len(labels)
 
 
-def test_proposals_go_with_the_picture(boxed: Boxed, tmp_path: Path) -> None:
+def test_proposals_go_with_the_image(boxed: Boxed, tmp_path: Path) -> None:
     write_proposals(tmp_path / "a.npz", {boxed.stem(at): boxed.objects(at).boxes for at in range(4)})
     proposals = open_proposals(str(tmp_path / "a.npz"), boxed)
     part = Subset(boxed, range(1, 4), seed=8)
     examples = DetectionExamples([part], DetectionSizes([20, 30, 50], 90), seed=0, proposals=[proposals])
     for t in range(30):
         label = examples[t].label
-        assert torch.equal(label["proposals"], label["boxes"]), "those of the picture, through the subset, mirrored too"
+        assert torch.equal(label["proposals"], label["boxes"]), "those of the image, through the subset, mirrored too"
     views = DetectionViews(part, 50, 90, proposals)
     for index in range(3):
         want = torch.from_numpy(boxed.objects(part.index(index)).boxes) * views[index].label["scale"]
         assert torch.equal(views[index].label["proposals"], want)
 
 
-def test_batches_of_pictures_of_several_sizes(shared_data: Path) -> None:
+def test_batches_of_images_of_several_sizes(shared_data: Path) -> None:
     boxed = open_boxed(f"voc:2007:trainval:{shared_data / 'voc-mini' / 'VOCdevkit'}", training=True)
     examples = DetectionExamples([boxed], DetectionSizes([96, 128], 160), seed=0)
     alone, workers = (list(batches(examples, 4, 0, 3, count)) for count in (0, 1))
     for batch, same in zip(alone, workers, strict=True):
         assert torch.equal(batch.rgb, same.rgb) and batch.rgb.shape[:2] == (4, 3)
-        for picture, label, again in zip(batch.rgb, batch.labels, same.labels, strict=True):
+        for image, label, again in zip(batch.rgb, batch.labels, same.labels, strict=True):
             assert all(torch.equal(label[name], again[name]) for name in label)
             height, width = label["size"].tolist()
-            assert (picture[:, height:] == 128).all() and (picture[:, :, width:] == 128).all()
+            assert (image[:, height:] == 128).all() and (image[:, :, width:] == 128).all()
             assert max(height, width) <= 160
             assert len(label["boxes"]) and (label["boxes"][:, 2:] > label["boxes"][:, :2]).all()
             assert (label["boxes"] >= 0).all() and (label["boxes"][:, 2:] <= torch.tensor([width, height]) + 1e-3).all()
 
 
-def test_views_lead_back_to_the_picture(boxed: Boxed, tmp_path: Path) -> None:
+def test_views_lead_back_to_the_image(boxed: Boxed, tmp_path: Path) -> None:
     views = DetectionViews(boxed, 33, 400)
     (tmp_path / "VOC2007/JPEGImages/000002.jpg").write_bytes(b"torn")
     [batch] = stream(views, range(4), 4, 0)

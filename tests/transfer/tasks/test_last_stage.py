@@ -48,7 +48,7 @@ def detector(network: Network, head: DetectHeadSettings, **settings: Any) -> Det
     return Detector(adapt(network, AdaptSettings(**settings), used=used), 20, head)
 
 
-def learnt(network: Detector) -> set[str]:
+def learned(network: Detector) -> set[str]:
     """What of the backbone a step changes, as AlexNet and ResNets call it."""
     names = {weight: name for name, weight in network.named_parameters() if weight.requires_grad}
     loss = network.loss(RGB, [TARGET])
@@ -74,7 +74,7 @@ def test_on_the_whole_map_it_is_the_backbone(alexnet: Network) -> None:
 def test_the_gradient_reaches_all_layers(alexnet: Network) -> None:
     network = detector(alexnet, ALEXNET)
     assert {own.split(".")[0] for own, _ in network.named_parameters()} == {"features", "head"}
-    changed = learnt(network)
+    changed = learned(network)
     for name in ("head.boxes.box_head.0.0.weight", "head.boxes.box_head.2.0.weight"):  # fc6, fc7
         assert name in changed
     for name in ("conv1", "conv5"):
@@ -101,7 +101,7 @@ def test_frozen_stages_of_alexnet(frozen: str, trained: list[str], alexnet: Netw
         "head.boxes.box_head.0": "fc6",
         "head.boxes.box_head.2": "fc7",
     }
-    changed = {places.get(name.rsplit(".", 2)[0]) for name in learnt(network) if "box_predictor" not in name}
+    changed = {places.get(name.rsplit(".", 2)[0]) for name in learned(network) if "box_predictor" not in name}
     assert changed == set(trained)
     for mode in (network.train, network.eval, network.train):
         mode()
@@ -126,7 +126,7 @@ def test_frozen_stages_of_alexnet(frozen: str, trained: list[str], alexnet: Netw
 )
 def test_the_last_stage_of_an_adapted_resnet(settings: dict[str, Any], training: bool | None, resnet: Network) -> None:
     network = detector(resnet, C4, **settings)
-    changed = learnt(network)
+    changed = learned(network)
     network.eval().train()
     box = network.get_submodule("head.boxes.box_head")
     norms = [module for module in box.modules() if isinstance(module, nn.BatchNorm2d)]

@@ -17,10 +17,10 @@ def boxes(count: int, side: float) -> torch.Tensor:
 
 
 def test_anchors_lie_around_the_places() -> None:
-    pictures = ImageList(torch.zeros(2, 3, 64, 96), [(64, 96), (50, 80)])
+    images = ImageList(torch.zeros(2, 3, 64, 96), [(64, 96), (50, 80)])
     maps = [torch.zeros(2, 5, 8, 12), torch.zeros(2, 5, 4, 6)]
-    found = Anchors([Grid(8, 0.0), Grid(16, 7.5)], [[16.0, 64.0], [128.0, 256.0]])(pictures, maps)
-    expected = AnchorGenerator(((16, 64), (128, 256)), ((0.5, 1.0, 2.0),) * 2)(pictures, maps)
+    found = Anchors([Grid(8, 0.0), Grid(16, 7.5)], [[16.0, 64.0], [128.0, 256.0]])(images, maps)
+    expected = AnchorGenerator(((16, 64), (128, 256)), ((0.5, 1.0, 2.0),) * 2)(images, maps)
     assert len(found) == 2 and torch.equal(found[0], found[1])
     shift = torch.cat((torch.full((8 * 12 * 6, 1), 0.5), torch.full((4 * 6 * 6, 1), 8.0)))
     torch.testing.assert_close(found[0], expected[0] + shift, atol=0.5, rtol=0)  # torchvision's are rounded
@@ -39,15 +39,15 @@ def test_anchors_of_sizes_that_leave_a_remainder() -> None:
 def test_boxes_are_read_as_torchvision_does() -> None:
     torch.manual_seed(0)
     values = torch.randn(3, 5, 9, 13, requires_grad=True)
-    pictures, found = torch.tensor([0, 0, 0, 2, 2]), boxes(5, 9)
+    images, found = torch.tensor([0, 0, 0, 2, 2]), boxes(5, 9)
     found[0] += torch.tensor([-0.9, -0.5, 5.0, 0.5])  # a little beyond the edges
-    ours = read_boxes(values, pictures, found, 7)
-    theirs = roi_align(values, torch.cat((pictures[:, None].float(), found), 1), 7, 1.0, 2, aligned=True)
+    ours = read_boxes(values, images, found, 7)
+    theirs = roi_align(values, torch.cat((images[:, None].float(), found), 1), 7, 1.0, 2, aligned=True)
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
     weight = torch.randn_like(ours)
     (one,), (other,) = (torch.autograd.grad((read * weight).sum(), values) for read in (ours, theirs))
     torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
-    assert read_boxes(values, pictures[:0], found[:0], 7).shape == (0, 5, 7, 7)
+    assert read_boxes(values, images[:0], found[:0], 7).shape == (0, 5, 7, 7)
 
 
 def test_a_box_is_read_where_it_lies() -> None:

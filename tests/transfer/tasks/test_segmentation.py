@@ -1,4 +1,4 @@
-"""Segmentation: heads of FCN and DeepLab, the loss that leaves 255 out, on real pictures."""
+"""Segmentation: heads of FCN and DeepLab, the loss that leaves 255 out, on real images."""
 
 import math
 from pathlib import Path
@@ -18,15 +18,15 @@ def head(kind: str, **settings: float) -> SegmentHeadSettings:
     return SegmentHeadSettings(kind=kind, width=16, **settings)  # type: ignore[arg-type]
 
 
-def test_over_fits_real_pictures(shared_data: Path) -> None:
-    pictures = known(shared_data, 16, 96)
+def test_over_fits_real_images(shared_data: Path) -> None:
+    images = known(shared_data, 16, 96)
     network = Segment(tiny(), 21, head("fcn8", dropout=0.0))
-    losses = fit(network, lambda: network.loss(pictures.rgb, pictures.masks), 80, 3e-3)
+    losses = fit(network, lambda: network.loss(images.rgb, images.masks), 80, 3e-3)
     assert losses[-1] < 0.1 < 2 < losses[0]
     with torch.inference_mode():
-        found = network.predict(pictures.rgb, tuple(pictures.masks.shape[1:]))  # type: ignore[arg-type]
-    counted = pictures.masks != 255
-    truth, said = pictures.masks[counted], found[counted]
+        found = network.predict(images.rgb, tuple(images.masks.shape[1:]))  # type: ignore[arg-type]
+    counted = images.masks != 255
+    truth, said = images.masks[counted], found[counted]
     shares = [((truth == one) & (said == one)).sum() / ((truth == one) | (said == one)).sum() for one in truth.unique()]
     assert len(shares) > 6 and float(torch.stack(shares).mean()) > 0.93
 

@@ -55,21 +55,21 @@ def test_a_checkerboard_of_pixels_stays_aligned(t: int, size: int, flip: float, 
 
 
 @given(st.integers(0, 10**6), st.floats(0.3, 3.0), st.integers(3, 30))
-def test_a_crop_is_one_of_the_scaled_picture(t: int, scale: float, size: int) -> None:
+def test_a_crop_is_one_of_the_scaled_image(t: int, scale: float, size: int) -> None:
     random = np.random.default_rng(t)
-    picture = Image.fromarray(random.integers(0, 256, (31, 44, 3), dtype=np.uint8))
+    image = Image.fromarray(random.integers(0, 256, (31, 44, 3), dtype=np.uint8))
     mask = Image.fromarray(random.integers(0, 21, (31, 44), dtype=np.uint8))
     uniform = uniforms(2, t, 4)
-    rgb, classes = cropped(picture, mask, SegmentationCrops(size, 0, (scale, scale), 0), uniform)
+    rgb, classes = cropped(image, mask, SegmentationCrops(size, 0, (scale, scale), 0), uniform)
     whole = (round(44 * scale), round(31 * scale))
     left, top = (int(max(0, length - size + 1) * at) for length, at in zip(whole, uniform[1:3], strict=True))
     box = (left, top, min(left + size, whole[0]), min(top + size, whole[1]))
-    want = np.asarray(picture.resize(whole, Image.Resampling.BILINEAR).crop(box)).astype(int)
+    want = np.asarray(image.resize(whole, Image.Resampling.BILINEAR).crop(box)).astype(int)
     found = np.asarray(rgb)[: want.shape[0], : want.shape[1]]
     assert np.abs(found - want).max() <= 2, "but for the rounding of the filter's weights"
     for x in range(box[2] - box[0]):
         for y in range(box[3] - box[1]):
-            # Where the middle of the scaled pixel lies in the picture; between two pixels either is the nearest.
+            # Where the middle of the scaled pixel lies in the image; between two pixels either is the nearest.
             middle = (Fraction(2 * (left + x) + 1, 2) * 44 / whole[0], Fraction(2 * (top + y) + 1, 2) * 31 / whole[1])
             near = [
                 {min(ceil(at) - 1, most - 1), min(floor(at), most - 1)}
@@ -80,12 +80,12 @@ def test_a_crop_is_one_of_the_scaled_picture(t: int, scale: float, size: int) ->
 
 @pytest.fixture
 def masked(tmp_path: Path) -> Masked:
-    """Three pictures of large squares, 48 x 32 pixels."""
+    """Three images of large squares, 48 x 32 pixels."""
     write_masks(tmp_path / "VOC2012", {f"2008_{at:06}": board(32, 48, 8 + at) for at in range(3)})
     return open_masked(f"voc:2012:train:{tmp_path}")
 
 
-def test_scaled_masks_stay_on_their_picture(masked: Masked) -> None:
+def test_scaled_masks_stay_on_their_image(masked: Masked) -> None:
     examples = SegmentationExamples([Subset(masked, range(3), seed=1)], SegmentationCrops(40, 0, (0.5, 2.0)), seed=3)
     for t in range(30):
         sample = examples[t]
@@ -121,7 +121,7 @@ def test_views(masked: Masked) -> None:
     assert np.abs(np.asarray(rgb) - want).max() <= 2, "a crop at scale 1 is of what is looked at"
 
 
-def test_real_pictures(shared_data: Path) -> None:
+def test_real_images(shared_data: Path) -> None:
     masked = open_masked(f"voc:2012:train:{shared_data / 'voc-mini' / 'VOCdevkit'}")
     examples = SegmentationExamples([masked], SegmentationCrops(96, 128), seed=0)
     alone, workers = (list(batches(examples, 8, 0, 2, count)) for count in (0, 1))

@@ -12,7 +12,7 @@ from pretext.data import Source
 from pretext.data.batches import Subset
 from pretext.data.source import digest_of_keys
 from pretext.data.voc import CLASSES
-from pretext.errors import PictureError, UserError
+from pretext.errors import ImageError, UserError
 from transfer.voc.boxes import objects_of, open_boxed
 
 DOG: Marked = ("dog", (11, 6, 30, 25), 0)
@@ -77,7 +77,7 @@ def test_boxes_outside_are_cut_or_dropped_and_counted(tmp_path: Path) -> None:
     assert "60 x 40" in boxed.problems[1][1] and "no area" in boxed.problems[3][1]
 
 
-def test_training_leaves_out_pictures_that_show_nothing(tmp_path: Path) -> None:
+def test_training_leaves_out_images_that_show_nothing(tmp_path: Path) -> None:
     write_devkit(
         tmp_path, {"000003": [], "000001": [DOG, HARD], "000002": [HARD], "000004": [("cow", (9, 9, 8, 8), 0)]}
     )
@@ -91,7 +91,7 @@ def test_training_leaves_out_pictures_that_show_nothing(tmp_path: Path) -> None:
         out = [key for key, reason in boxed.problems if "left out" in reason]
         assert {Path(key).stem for key in out} == {kept.stem(at) for at in range(4)} - set(stems)
     (tmp_path / "VOC2007/ImageSets/Main/train.txt").write_text("000003\n")
-    refused(name, "none of its pictures", training=True)
+    refused(name, "none of its images", training=True)
 
 
 def test_both_years_joined(tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_files_that_are_missing(tmp_path: Path) -> None:
     assert len(open_boxed(name).objects(1).boxes) == 1, "what cannot be read is said by who reads it"
     (root / "JPEGImages/000002.jpg").unlink()
     for failing in (boxed.read, boxed.size):
-        with pytest.raises(PictureError, match=re.escape("JPEGImages/000002.jpg: ")):
+        with pytest.raises(ImageError, match=re.escape("JPEGImages/000002.jpg: ")):
             failing(1)
     refused(name, "000002.jpg", "1 of the 2")
     write_devkit(tmp_path, {"000001": [DOG], "000002": [DOG]})

@@ -13,7 +13,7 @@ from PIL import Image
 from pretext.data import Source
 from pretext.data.batches import Subset
 from pretext.data.voc import CLASSES
-from pretext.errors import PictureError, UserError
+from pretext.errors import ImageError, UserError
 from transfer.voc.masks import mask_of, open_masked
 
 Mask = np.ndarray
@@ -25,7 +25,7 @@ def drawn(seed: int, height: int = 12, width: int = 20) -> Mask:
 
 
 def write_sbd(path: Path, mask: Mask) -> None:
-    """A file as SBD has it for every picture."""
+    """A file as SBD has it for every image."""
     path.parent.mkdir(parents=True, exist_ok=True)
     present = np.setdiff1d(mask, 0)[:, None]
     scipy.io.savemat(
@@ -42,7 +42,7 @@ def refused(name: str, *parts: str, sbd: str = "") -> None:
 
 @pytest.fixture
 def devkit(tmp_path: Path) -> Path:
-    """VOC2012 with two pictures to learn from, one to judge by, and two more without masks."""
+    """VOC2012 with two images to learn from, one to judge by, and two more without masks."""
     root = tmp_path / "VOC2012"
     write_masks(root, {f"2008_{at:06}": drawn(at) for at in range(5)}, "all")
     for part, stems in {"train": (1, 0), "val": (2,), "trainval": (1, 0, 2)}.items():
@@ -64,7 +64,7 @@ def test_real_masks(shared_data: Path, year: str, part: str) -> None:
         assert mask.shape == masked.read(index).size[::-1] and mask.dtype == np.uint8
         with Image.open(devkit / f"VOC{year}/SegmentationClass/{stems[index]}.png") as image:
             shown = np.asarray(image.convert("RGB"))
-        # The devkit's colours: bit 0, 3, ... of the class are the high bits of red, bit 1, 4, ... of green.
+        # The devkit's colors: bit 0, 3, ... of the class are the high bits of red, bit 1, 4, ... of green.
         red, green, blue = (
             sum(((mask.astype(int) >> (3 * bit + channel)) & 1) << (7 - bit) for bit in range(3))
             for channel in range(3)
@@ -88,11 +88,11 @@ def gray(path: Path, mask: Mask) -> None:
 
 
 BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
-    "another size": (lambda path: gray(path, drawn(0, 13, 20)), "20 x 13 pixels, and the picture 20 x 12"),
-    "turned": (lambda path: gray(path, drawn(0, 20, 12)), "12 x 20 pixels, and the picture 20 x 12"),
+    "another size": (lambda path: gray(path, drawn(0, 13, 20)), "20 x 13 pixels, and the image 20 x 12"),
+    "turned": (lambda path: gray(path, drawn(0, 20, 12)), "12 x 20 pixels, and the image 20 x 12"),
     "21": (lambda path: gray(path, np.full((12, 20), 21, np.uint8)), "value 21"),
     "254": (lambda path: gray(path, np.full((12, 20), 254, np.uint8)), "value 254"),
-    "colours": (lambda path: Image.new("RGB", (20, 12)).save(path), "RGB"),
+    "colors": (lambda path: Image.new("RGB", (20, 12)).save(path), "RGB"),
     "wide": (lambda path: Image.fromarray(np.zeros((12, 20), np.uint16)).save(path), "I;16"),
     "empty": (lambda path: path.write_bytes(b""), "cannot be read"),
     "cut": (lambda path: path.write_bytes(path.read_bytes()[:-60]), "cannot be read"),
@@ -106,7 +106,7 @@ def test_masks_that_cannot_be_right(devkit: Path, kind: str) -> None:
     damage, reason = BROKEN[kind]
     masked = open_masked(f"voc:2012:train:{devkit}")
     damage(devkit / "VOC2012/SegmentationClass/2008_000001.png")
-    with pytest.raises(PictureError, match=re.escape(reason)) as caught:
+    with pytest.raises(ImageError, match=re.escape(reason)) as caught:
         masked.mask(0)
     assert caught.value.key == "SegmentationClass/2008_000001.png" and "\n" not in str(caught.value)
     assert np.array_equal(masked.mask(1), drawn(0))
@@ -122,14 +122,14 @@ def test_lists_that_name_what_is_missing(devkit: Path) -> None:
     (root / "ImageSets/Segmentation/train.txt").write_text("2008_000001\n2008_000003\n")
     refused(f"voc:2012:train:{devkit}", "2008_000003.png", "1 of the 2 masks")
     (root / "ImageSets/Segmentation/train.txt").write_text("2008_000001\n2008_000009\n")
-    refused(f"voc:2012:train:{devkit}", "2008_000009.jpg", "1 of the 2 pictures")
+    refused(f"voc:2012:train:{devkit}", "2008_000009.jpg", "1 of the 2 images")
     (root / "ImageSets/Segmentation/test.txt").write_text("2008_000003\n")
     refused(f"voc:2012:test:{devkit}", "2008_000003.png", "take val")
     refused(f"voc:2007:train:{devkit}", "VOC2007/ImageSets/Segmentation")
 
 
 @pytest.mark.parametrize("below", ["", "cls", "dataset/cls", "benchmark_RELEASE/dataset/cls"])
-def test_sbd_joins_what_is_learnt_from(devkit: Path, below: str) -> None:
+def test_sbd_joins_what_is_learned_from(devkit: Path, below: str) -> None:
     for at in (0, 2, 3, 4):
         write_sbd(devkit / "sbd" / below / f"2008_{at:06}.mat", drawn(10 + at) % 21)
     write_sbd(devkit / "sbd" / below / "2008_000077.mat", drawn(0) % 21)
@@ -139,13 +139,13 @@ def test_sbd_joins_what_is_learnt_from(devkit: Path, below: str) -> None:
         assert np.array_equal(masked.mask(at), want)
         assert masked.read(at).size == (20, 12)
     [(key, reason)] = masked.problems
-    assert key.endswith("2008_000077.mat") and "no picture" in reason
+    assert key.endswith("2008_000077.mat") and "no image" in reason
     whole = open_masked(f"voc:2012:trainval:{devkit}", str(devkit / "sbd"))
     assert [whole.stem(at)[-1] for at in range(len(whole))] == ["1", "0", "2", "3", "4"]
     assert np.array_equal(whole.mask(2), drawn(2)), "VOC's own mask is taken where there are two"
 
 
-def test_sbd_as_pictures(devkit: Path) -> None:
+def test_sbd_as_images(devkit: Path) -> None:
     folder = devkit / "SegmentationClassAug"
     folder.mkdir()
     for at in range(4):
@@ -189,7 +189,7 @@ def test_sbd_that_is_damaged(devkit: Path, content: dict[str, object] | bytes, r
     else:
         scipy.io.savemat(path, content)
     masked = open_masked(f"voc:2012:train:{devkit}", str(path.parent))
-    with pytest.raises(PictureError, match=re.escape(reason)) as caught:
+    with pytest.raises(ImageError, match=re.escape(reason)) as caught:
         masked.mask(2)
     assert caught.value.key == "sbd/2008_000003.mat" and "\n" not in str(caught.value)
 

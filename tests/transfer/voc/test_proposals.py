@@ -21,7 +21,7 @@ STEMS = ("000001", "000007", "file")
 
 @pytest.fixture
 def boxed(tmp_path: Path) -> Boxed:
-    """Three pictures of 60 x 40 pixels."""
+    """Three images of 60 x 40 pixels."""
     write_devkit(tmp_path, {stem: [] for stem in STEMS})
     return open_boxed(f"voc:2007:train:{tmp_path}")
 
@@ -87,7 +87,7 @@ def test_several_files(boxed: Boxed, tmp_path: Path) -> None:
 
 
 @given(st.integers(1, 700), st.integers(1, 700))
-def test_windows_are_within_the_picture_and_cover_it(width: int, height: int) -> None:
+def test_windows_are_within_the_image_and_cover_it(width: int, height: int) -> None:
     boxes = windows(width, height)
     assert boxes.dtype == np.float32 and [0, 0, width, height] in boxes.tolist()
     assert (boxes[:, :2] >= 0).all() and (boxes[:, 2:] <= np.array([width, height]) * (1 + 1e-6)).all()
@@ -127,7 +127,7 @@ def test_files_that_cannot_be_right(boxed: Boxed, tmp_path: Path) -> None:
     odd: dict[str, list[list[Any]]] = {
         "(2, 5)": [[0] * 5] * 2,
         "no number": [[0, 0, np.nan, 5]],
-        "beyond any picture": [[0, 0, 1e30, 5]],
+        "beyond any image": [[0, 0, 1e30, 5]],
         "not numbers": [["a", "b", "c", "d"]],
     }
     for what, boxes in odd.items():

@@ -56,7 +56,7 @@ async function open(file) {
     hints = [];
     drawHints();
     sheet.style.setProperty("--shape", opened.width / opened.height);
-    at("coloured").hidden = true;
+    at("colored").hidden = true;
     await put(at("gray"), blob);
     if (mine !== opening) return;
     at("drop").hidden = true;
@@ -69,7 +69,7 @@ async function open(file) {
   if (mine === opening) at("status").textContent = "";
 }
 
-// A picture is exchanged when the new one is there, so that nothing flickers.
+// An image is exchanged when the new one is there, so that nothing flickers.
 async function put(image, blob) {
   const before = image.src;
   const next = URL.createObjectURL(blob);
@@ -82,14 +82,14 @@ function look() {
   return {
     temperature: Number(at("temperature").value),
     saturation: Number(at("saturation").value),
-    hints: hints.map(({ x, y, colour }) => ({ x, y, colour, radius: Number(at("radius").value) / 100 })),
+    hints: hints.map(({ x, y, color }) => ({ x, y, color, radius: Number(at("radius").value) / 100 })),
     reference: reference && reference.photograph,
   };
 }
 
-// Its picture, and what of the photograph could not be kept in it.
-async function coloured(more, signal) {
-  const response = await fetch(`/photographs/${photograph.photograph}/coloured`, {
+// Its image, and what of the photograph could not be kept in it.
+async function colored(more, signal) {
+  const response = await fetch(`/photographs/${photograph.photograph}/colored`, {
     method: "POST", body: JSON.stringify({ ...look(), ...more }), headers: { "content-type": "application/json" }, signal,
   });
   const { headers } = await answered(response);
@@ -100,12 +100,12 @@ async function paint(said = "") {
   if (!photograph) return;
   asking?.abort();
   const mine = asking = new AbortController();
-  const slow = setTimeout(() => { at("status").textContent = "Colouring\u2026"; }, 250);
+  const slow = setTimeout(() => { at("status").textContent = "Coloring\u2026"; }, 250);
   try {
-    const { blob } = await coloured({}, mine.signal);
+    const { blob } = await colored({}, mine.signal);
     if (mine !== asking) return;
-    await put(at("coloured"), blob);
-    at("coloured").hidden = false;
+    await put(at("colored"), blob);
+    at("colored").hidden = false;
     trouble(said);
     worked = reference;
   } catch (problem) {
@@ -124,12 +124,12 @@ async function paint(said = "") {
 async function download() {
   const button = at("download"), format = at("format").value;
   button.disabled = true;
-  at("status").textContent = "Colouring all pixels\u2026";
+  at("status").textContent = "Coloring all pixels\u2026";
   try {
     const link = document.createElement("a");
-    const { blob, notes } = await coloured({ full: true, format });
+    const { blob, notes } = await colored({ full: true, format });
     link.href = URL.createObjectURL(blob);
-    link.download = `${name}-coloured.${format === "png" ? "png" : "jpg"}`;
+    link.download = `${name}-colored.${format === "png" ? "png" : "jpg"}`;
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 60000);
     trouble("");
@@ -157,7 +157,7 @@ const where = (event) => {
 
 function addHint(place) {
   grown += 1;
-  hints.push({ ...place, colour: at("brush").value, number: grown });
+  hints.push({ ...place, color: at("brush").value, number: grown });
   drawHints();
   paint();
   return hints.length - 1;
@@ -179,8 +179,8 @@ function marked(hint) {
   const mark = document.createElement("button");
   mark.type = "button";
   mark.className = "mark";
-  mark.style.background = hint.colour;
-  mark.setAttribute("aria-label", `Hint ${hint.number}, ${hint.colour}: arrow keys move it, Delete removes it`);
+  mark.style.background = hint.color;
+  mark.setAttribute("aria-label", `Hint ${hint.number}, ${hint.color}: arrow keys move it, Delete removes it`);
   place(mark, hint);
   mark.addEventListener("keydown", (event) => {
     const step = event.shiftKey ? 0.05 : 0.01;
@@ -206,17 +206,17 @@ function marked(hint) {
 
 function listed(hint) {
   const row = document.createElement("li");
-  const colour = document.createElement("input"), words = document.createElement("span"), gone = document.createElement("button");
-  colour.type = "color";
-  colour.value = hint.colour;
-  colour.setAttribute("aria-label", `Colour of hint ${hint.number}`);
-  colour.addEventListener("input", () => { hint.colour = colour.value; redrawMarks(); paint(); });
+  const color = document.createElement("input"), words = document.createElement("span"), gone = document.createElement("button");
+  color.type = "color";
+  color.value = hint.color;
+  color.setAttribute("aria-label", `Color of hint ${hint.number}`);
+  color.addEventListener("input", () => { hint.color = color.value; redrawMarks(); paint(); });
   words.textContent = `Hint ${hint.number}`;
   gone.type = "button";
   gone.textContent = "Remove";
   gone.setAttribute("aria-label", `Remove hint ${hint.number}`);
   gone.addEventListener("click", () => removeHint(hint));
-  row.append(colour, words, gone);
+  row.append(color, words, gone);
   return row;
 }
 
@@ -228,21 +228,21 @@ function drawHints() {
   at("hints").replaceChildren(...hints.map(listed));
 }
 
-function pick(colour) {
-  at("brush").value = colour;
-  for (const swatch of at("swatches").children) swatch.checked = swatch.value === colour;
+function pick(color) {
+  at("brush").value = color;
+  for (const swatch of at("swatches").children) swatch.checked = swatch.value === color;
 }
 
 if (takesHints) {
-  for (const [colour, words] of Object.entries(SWATCHES)) {
+  for (const [color, words] of Object.entries(SWATCHES)) {
     const swatch = document.createElement("input");
     swatch.type = "radio";
     swatch.name = "swatch";
-    swatch.value = colour;
-    swatch.style.background = colour;
+    swatch.value = color;
+    swatch.style.background = color;
     swatch.title = words;
     swatch.setAttribute("aria-label", words);
-    swatch.addEventListener("input", () => pick(colour));
+    swatch.addEventListener("input", () => pick(color));
     at("swatches").append(swatch);
   }
   pick("#6f9fd8");
@@ -252,14 +252,14 @@ if (takesHints) {
   slider("radius", (value) => `${value.toFixed(1)}%`);
 }
 
-// Colours are taken from that picture from now on, or from none.
-function refer(picture) {
-  reference = picture;
-  main.classList.toggle("by-reference", Boolean(picture));
-  at("reference-shown").hidden = at("no-reference").hidden = !picture;
-  at("hinting").disabled = takesHints && Boolean(picture);
-  at("hints-off").hidden = !(takesHints && picture);
-  if (picture) put(at("reference-shown"), picture.file);
+// Colors are taken from that image from now on, or from none.
+function refer(image) {
+  reference = image;
+  main.classList.toggle("by-reference", Boolean(image));
+  at("reference-shown").hidden = at("no-reference").hidden = !image;
+  at("hinting").disabled = takesHints && Boolean(image);
+  at("hints-off").hidden = !(takesHints && image);
+  if (image) put(at("reference-shown"), image.file);
 }
 
 at("reference").addEventListener("change", async () => {

@@ -43,7 +43,7 @@ const bitmap = async (response) => createImageBitmap(await response.blob());
 
 function fetched(trial) {
   if (!pairs.has(trial)) {
-    const two = ["first", "second"].map((place) => request(`/picture/${trial}/${place}`, undefined, bitmap));
+    const two = ["first", "second"].map((place) => request(`/image/${trial}/${place}`, undefined, bitmap));
     pairs.set(trial, Promise.all(two));
     pairs.get(trial).catch(() => pairs.delete(trial));
   }
@@ -233,7 +233,7 @@ async function run() {
   header();
   await say([
     ["h2", "Thank you"],
-    ["p", `You took ${state.fooled} of ${state.trials} coloured pictures for real.`],
+    ["p", `You took ${state.fooled} of ${state.trials} colored images for real.`],
     ["p", "All your answers are kept; you can close this page.", "note"],
   ]);
 }

@@ -1,4 +1,4 @@
-"""The networks of neighbouring methods, trained by the same command, with all that holds for the others."""
+"""The networks of neighboring methods, trained by the same command, with all that holds for the others."""
 
 import shutil
 from pathlib import Path
@@ -21,7 +21,7 @@ from pretext.pretrained import load_pretrained
 from pretext.recipe import PretrainSettings, build_network
 from pretext.replay import ReplaySettings, replay
 from pretext.settings import plain, settings_from
-from pretext.setup import open_pictures
+from pretext.setup import open_images
 from pretext.weights.exporter import ExportSettings, export
 
 STEPS = 6
@@ -34,7 +34,7 @@ METHODS: dict[str, dict[str, Any]] = {
     },
     "autoencoder": {"backbone": {"name": "autoencoder", "arguments": {"width": 0.1}}, "objective": {"name": "plain"}},
     "hints": {
-        "backbone": {"name": "siggraph17", "arguments": {"width": 0.1, "mask_centre": 0.5}},
+        "backbone": {"name": "siggraph17", "arguments": {"width": 0.1, "mask_center": 0.5}},
         "objective": {"name": "regression", "stride": 1, "bounded": True, "huber": 1.0},
         "hints": {"sampled": True, "whole": 0.2},
     },
@@ -52,7 +52,7 @@ def settings_of(method: str, **more: dict[str, Any]) -> dict[str, Any]:
     values: dict[str, dict[str, Any]] = {
         "data": {"source": "bundled", "holdout": 8},
         "crop": {"size": 32},
-        "objective": {"prior_pictures": 20},
+        "objective": {"prior_images": 20},
         "training": {"steps": STEPS, "batch_size": 8, "micro_batch": 4, "warmup": 1, "lr": 1e-3, "precision": "fp32"},
         "machine": {"workers": 0, "checkpoint_every": 3, "evaluate_every": 100},
     }
@@ -73,7 +73,7 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return request.param, run
 
 
-def test_it_learns_and_colours(trained: tuple[str, Path]) -> None:
+def test_it_learns_and_colors(trained: tuple[str, Path]) -> None:
     method, run = trained
     assert [step for step, _ in Trained(run).losses] == list(range(1, STEPS + 1))
     [begun, ended] = Trained(run).health
@@ -81,7 +81,7 @@ def test_it_learns_and_colours(trained: tuple[str, Path]) -> None:
     pretrained = load_pretrained(run)
     ab = pretrained.colorizer.colorize(torch.rand(1, 1, 40, 56) * 100)
     assert ab.shape == (1, 2, 40, 56) and bool(ab.isfinite().all())
-    assert pretrained.colorizer.class_branch is None, "nothing is coloured with it"
+    assert pretrained.colorizer.class_branch is None, "nothing is colored with it"
     held = load_checkpoint(find_checkpoint(run))
     assert ("class_branch" in held) == (method == "fusion") and "classes" not in held
 
@@ -118,7 +118,7 @@ def test_a_replayed_step_is_the_step(trained: tuple[str, Path], tmp_path: Path) 
     shutil.copytree(own, run)
     (run / "checkpoints" / f"{STEPS:08d}.pt").unlink()  # what was newest before the step in question
     settings = read(settings_of(method))
-    samples = open_pictures(settings).samples(settings)
+    samples = open_images(settings).samples(settings)
     record = next(r for r in read_journal(run) if r["kind"] == "step" and r["step"] == 5)
     folder = keep_evidence(run, 5, record["loss"], record["gradient_norm"], settings.training, samples, plain(settings))
     assert replay(folder, ReplaySettings()).loss == record["loss"]
@@ -129,7 +129,7 @@ def test_it_is_planned(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pretext.plan.job._SECONDS", 0.1)
     settings = read(settings_of(method))
     planned = plan(settings)
-    classes = open_pictures(settings).classes
+    classes = open_images(settings).classes
     network = build_network(settings, torch.full((313,), 1 / 313, dtype=torch.float64), classes)
     assert planned.parameters == sum(parameter.numel() for parameter in network.parameters())
     assert planned.sheet > 0
@@ -161,7 +161,7 @@ def test_hints_belong_to_a_run(tmp_path: Path) -> None:
 
 
 def test_class_branch_needs_labels(tmp_path: Path) -> None:
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     folder.mkdir()
     for index in range(3):
         from pretext.data import Bundled
@@ -173,8 +173,8 @@ def test_class_branch_needs_labels(tmp_path: Path) -> None:
 
 def test_the_class_branch_names_the_classes_of_the_source() -> None:
     settings = read(settings_of("fusion"))
-    pictures = open_pictures(settings)
-    network = build_network(settings, torch.full((313,), 1 / 313, dtype=torch.float64), pictures.classes)
+    images = open_images(settings)
+    network = build_network(settings, torch.full((313,), 1 / 313, dtype=torch.float64), images.classes)
     assert isinstance(network, Colorizer) and network.class_branch is not None
-    assert network.class_branch.layers[-1].out_features == len(pictures.classes) > 1
+    assert network.class_branch.layers[-1].out_features == len(images.classes) > 1
     assert network.class_branch.weight == 0.01

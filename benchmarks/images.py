@@ -1,4 +1,4 @@
-"""The pictures that are measured with: real JPEGs, those beside the checkout, else the bundled photographs."""
+"""The images that are measured with: real JPEGs, those beside the checkout, else the bundled photographs."""
 
 from collections.abc import Iterator
 from io import BytesIO
@@ -23,11 +23,11 @@ def jpegs(count: int, shorter: int) -> Iterator[bytes]:
     """So many JPEG files of quality 90, resized to a shorter side."""
     source: Source = Folder(str(_BESIDE)) if _BESIDE.is_dir() else Bundled("train", tile=128, stride=32, cap=200)
     for index in range(count):
-        picture = source.read(index % len(source))
-        factor = shorter / min(picture.size)
-        size = (round(picture.width * factor), round(picture.height * factor))
+        image = source.read(index % len(source))
+        factor = shorter / min(image.size)
+        size = (round(image.width * factor), round(image.height * factor))
         buffer = BytesIO()
-        picture.resize(size, Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=90)
+        image.resize(size, Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=90)
         yield buffer.getvalue()
 
 
@@ -41,14 +41,14 @@ def folder_of(root: Path, count: int, shorter: int) -> Path:
 
 def shards_of(scratch: Path, count: int, shorter: int) -> Path:
     """A folder of shards of them, as ``pretint pack`` makes it."""
-    photographs = folder_of(scratch / "pictures", count, shorter)
+    photographs = folder_of(scratch / "images", count, shorter)
     pack(str(photographs), scratch / "shards", PackSettings(labels=False))
     return scratch / "shards"
 
 
 def crops(count: int, size: int) -> np.ndarray:
     """Their middles: uint8 (count, size, size, 3)."""
-    from pretext.data.batches import centre_crop
+    from pretext.data.batches import center_crop
 
     opened = (Image.open(BytesIO(data)).convert("RGB") for data in jpegs(count, 256))
-    return np.stack([centre_crop(picture, size) for picture in islice(opened, count)])
+    return np.stack([center_crop(image, size) for image in islice(opened, count)])
