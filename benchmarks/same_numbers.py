@@ -146,7 +146,7 @@ def other_jobs() -> Iterator[Job]:
         (f"score {models} --pictures {{data}}/imagenet-sample --most 100 --size 96 --out scores --format csv",),
         ("stdout.csv",),
     )
-    yield Job("study", "study", ("study {data}/study-{edition}.yaml",), ("studies/*/report.csv",))
+    yield Job("study", "study", ("study {data}/study-{edition}.yaml --name study",), ("studies/*/report.csv",))
 
 
 def settings_jobs() -> Iterator[Job]:
