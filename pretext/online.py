@@ -172,8 +172,8 @@ def ridge(features: Tensor, labels: Tensor, classes: int, penalty: float = PENAL
     """
     features, targets = features.double(), F.one_hot(labels, classes).double()
     mean, share = features.mean(0), targets.mean(0)
-    centerd = features - mean
-    gram = centerd.T @ centerd
+    centered = features - mean
+    gram = centered.T @ centered
     strength = penalty * float(gram.trace()) / len(gram) or 1.0  # constant features: any strength gives no weight
-    weight = torch.linalg.solve(gram + strength * torch.eye(len(gram), dtype=gram.dtype), centerd.T @ (targets - share))
+    weight = torch.linalg.solve(gram + strength * torch.eye(len(gram), dtype=gram.dtype), centered.T @ (targets - share))
     return weight, share - mean @ weight

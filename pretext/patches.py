@@ -54,7 +54,7 @@ def sample_patches(layer: nn.Conv2d | nn.Linear, inputs: Tensor, generator: torc
 def cluster_filters(patches: Tensor, units: int, generator: torch.Generator) -> Tensor | None:
     """Filters that match the k-means centroids of whitened patches.
 
-    The patches are centerd, whitened in as many of their principal components as there are units (PCA;
+    The patches are centered, whitened in as many of their principal components as there are units (PCA;
     those with less than a millionth of the patches' mean square are left out) and brought to unit norm;
     mini-batch k-means gives as many centroids c; a filter is the direction whose response is c . whitened
     patch. Its scale means nothing.
@@ -80,16 +80,16 @@ def cluster_filters(patches: Tensor, units: int, generator: torch.Generator) -> 
         projection = torch.randn(values, max(units, WIDEST), generator=generator) / math.sqrt(values)
         patches = patches @ projection
     # Narrow layers see pixels, whose least components have hardly more variance than single precision resolves.
-    centerd = patches.to(torch.float64 if patches.shape[1] <= WIDEST else torch.float32)
-    centerd = centerd - centerd.mean(0)
-    variances, components = torch.linalg.eigh(centerd.T @ centerd / count)
+    centered = patches.to(torch.float64 if patches.shape[1] <= WIDEST else torch.float32)
+    centered = centered - centered.mean(0)
+    variances, components = torch.linalg.eigh(centered.T @ centered / count)
     variances, components = variances[-units:], components[:, -units:]
     # Below, single precision could not tell a filter's response from rounding; constant patches are there too.
     kept = variances > 1e-6 * patches.square().sum(1).mean()
     if not kept.any():
         return None
     whitening = components[:, kept] / variances[kept].sqrt()
-    white = centerd @ whitening
+    white = centered @ whitening
     white = (white / white.norm(dim=1, keepdim=True).clamp(min=1e-12)).float().numpy()
     passes = max(1, min(100, MOST_WORK // (white.size * units)))
     clustering = MiniBatchKMeans(

@@ -21,11 +21,11 @@ SWAPS = 999
 ABOUT: dict[str, str] = {
     "top-1": f"95% percentile bootstrap over test images, {RESAMPLES:,} resamples; where all answers are alike, "
     "Clopper and Pearson's bound",
-    "mAP": f"95% percentile bootstrap over test images, {MAP_RESAMPLES:,} resamples, centerd on the number "
+    "mAP": f"95% percentile bootstrap over test images, {MAP_RESAMPLES:,} resamples, centered on the number "
     "(images that occur twice raise average precision)",
-    "AP": f"95% percentile bootstrap over test images with all their boxes, {MAP_RESAMPLES:,} resamples, centerd on "
+    "AP": f"95% percentile bootstrap over test images with all their boxes, {MAP_RESAMPLES:,} resamples, centered on "
     "the number",
-    "mIoU": f"95% percentile bootstrap over test images with all their pixels, {MAP_RESAMPLES:,} resamples, centerd "
+    "mIoU": f"95% percentile bootstrap over test images with all their pixels, {MAP_RESAMPLES:,} resamples, centered "
     "on the number",
 }
 """What the interval of a metric is."""
@@ -91,11 +91,11 @@ def percentiles(value: float, draws: Floats) -> Estimate:
     return Estimate(value, float(low), float(high))
 
 
-def centerd(value: float, draws: Floats, lowest: float = 0.0, highest: float = 1.0) -> Estimate:
+def centered(value: float, draws: Floats, lowest: float = 0.0, highest: float = 1.0) -> Estimate:
     """As ``percentiles``, of resamples that are moved so that their mean is the value.
 
     Average precision is greater in resamples: a positive that occurs twice ranks high twice. With 5% of
-    1,500 images positive that is 0.8 points, and uncenterd intervals would hold 89% instead of 93%.
+    1,500 images positive that is 0.8 points, and uncentered intervals would hold 89% instead of 93%.
     """
     return percentiles(value, np.clip(draws - np.nanmean(draws) + value, lowest, highest))
 

@@ -16,7 +16,7 @@ class Tiny(Backbone):
     """Five stages of convolution, batch normalization and ReLU, at strides 2, 4, 8, 16 and 16.
 
     Every stage but the last halves the image: early striding is what makes it fast. On the input,
-    L is centerd to (L - 50) / 50.
+    L is centered to (L - 50) / 50.
 
     Args:
         widths: channels of the five stages; by default it has under a million weights.

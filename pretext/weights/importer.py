@@ -132,7 +132,7 @@ def _published(file: Path, settings: ImportSettings) -> _State:
         raise UserError(f"{file}: no such file; docs/weights.md says where published weights are")
     release, names, weights, lines = _recognize(file, part)
     _check(file, weights, release, names)
-    recipe, centering = _centerd(file, release, settings)
+    recipe, centering = _centered(file, release, settings)
     model = {ours: weights[key].to(like.dtype) for ours, (key, like) in names.items() if key in weights}
     absent = [key for key, _ in names.values() if key not in weights]
     model |= {ours: torch.zeros_like(like, device="cpu") for ours, (key, like) in names.items() if key in absent}
@@ -151,8 +151,8 @@ def _published(file: Path, settings: ImportSettings) -> _State:
     return _State(release, recipe, parts, prior, used, absent, lines + notes, lines)
 
 
-def _centerd(file: Path, release: Release, settings: ImportSettings) -> tuple[PretrainSettings, list[str]]:
-    """The release's recipe with the mask centerd as asked, and what to say of it."""
+def _centered(file: Path, release: Release, settings: ImportSettings) -> tuple[PretrainSettings, list[str]]:
+    """The release's recipe with the mask centered as asked, and what to say of it."""
     recipe = release.settings
     if recipe.backbone.name != "siggraph17":
         if settings.mask_center:

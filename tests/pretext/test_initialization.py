@@ -127,10 +127,10 @@ def test_filters_are_the_centroids_of_whitened_patches() -> None:
     images, net = real_images(16, 32), built("tiny")
     initialize(net, [images], "kmeans", seed=7)
     patches = F.unfold((images - 50) / 50, 3, padding=1, stride=2).transpose(1, 2).reshape(-1, 9).double().numpy()
-    centerd = patches - patches.mean(0)
-    _, deviations, components = np.linalg.svd(centerd / len(centerd) ** 0.5, full_matrices=False)
+    centered = patches - patches.mean(0)
+    _, deviations, components = np.linalg.svd(centered / len(centered) ** 0.5, full_matrices=False)
     whitening = components.T / deviations
-    white = centerd @ whitening
+    white = centered @ whitening
     white /= np.linalg.norm(white, axis=1, keepdims=True)
     seed = int(torch.randint(2**31, (), generator=torch.Generator().manual_seed(7)))
     centroids = (

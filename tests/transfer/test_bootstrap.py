@@ -13,7 +13,7 @@ from scipy.stats import binomtest, ttest_ind
 from sklearn.metrics import average_precision_score
 
 from transfer import bootstrap
-from transfer.bootstrap import accuracy, centerd, difference, holm, mcnemar, mean, percentiles, sign_flips, welch
+from transfer.bootstrap import accuracy, centered, difference, holm, mcnemar, mean, percentiles, sign_flips, welch
 from transfer.metrics.average_precision import (
     Ranking,
     average_precision,
@@ -142,7 +142,7 @@ def test_resampled_map_is_literal_resampling(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_coverage_of_mean_average_precision(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of what the mean over many test sets is; uncenterd intervals lie too high."""
+    """Of what the mean over many test sets is; uncentered intervals lie too high."""
     monkeypatch.setattr(bootstrap, "MAP_RESAMPLES", 250)
     rng = np.random.default_rng(2)
 
@@ -155,17 +155,17 @@ def test_coverage_of_mean_average_precision(monkeypatch: pytest.MonkeyPatch) -> 
     for _ in range(150):
         scores, known = drawn()
         value, draws = mean_average_precision(scores, known), resampled_map(scores, known)
-        one = centerd(value, draws)
+        one = centered(value, draws)
         inside += one.low <= wanted <= one.high
         high += percentiles(value, draws).low > wanted
     assert 0.88 < inside / 150 <= 1
     assert high > 150 * 0.05, "twice what the lower end of an interval may miss"
 
 
-def test_a_centerd_interval_stays_within_what_is_possible() -> None:
+def test_a_centered_interval_stays_within_what_is_possible() -> None:
     draws = np.array([0.9, 1.0, 1.0, 1.0])
-    assert centerd(1.0, draws).high == 1
-    assert centerd(0.5, np.full(9, 0.7)) == (0.5, 0.5, 0.5)
+    assert centered(1.0, draws).high == 1
+    assert centered(0.5, np.full(9, 0.7)) == (0.5, 0.5, 0.5)
 
 
 def test_mcnemar_is_a_sign_test() -> None:

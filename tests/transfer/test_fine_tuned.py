@@ -12,7 +12,7 @@ from rich.console import Console
 
 from pretext.errors import UserError
 from tests.detecting import images
-from transfer.bootstrap import centerd
+from transfer.bootstrap import centered
 from transfer.columns import columns
 from transfer.compare import compare, compare_paths, comparison_lines
 from transfer.metrics import Detected, Detections, Row, Segmented, judged_row
@@ -103,7 +103,7 @@ def test_numbers_by_class() -> None:
     assert isinstance(outcome, Detected)
     for at, (_, (count, cell)) in enumerate(first.grid.rows[:3]):
         assert count == f"{outcome.positives[at]:,}"
-        assert cell.score == centerd(float(outcome.per_class()[at]), outcome.resampled_classes[at])  # type: ignore[union-attr]
+        assert cell.score == centered(float(outcome.per_class()[at]), outcome.resampled_classes[at])  # type: ignore[union-attr]
     assert first.grid.rows[3] == ("newt", ("0", "")), "a class that no image shows has no number"
     shown = text(formatted([made], TableSettings(per_class=True)))
     assert shown.count("by class on") == 3 and shown.count("images with all their boxes") == 1

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from transfer.bootstrap import Estimate, Floats, Metric, centerd, mean_over_classes, resamples, swapped
+from transfer.bootstrap import Estimate, Floats, Metric, centered, mean_over_classes, resamples, swapped
 
 Measure = Callable[[NDArray[Any]], Floats]
 """Of weights, (N, R), how often each image counts: a number for each column, (..., R); nan where there is none."""
@@ -97,9 +97,9 @@ class Weighted(Outcome):
 
     @classmethod
     def joint(cls, seeds: Sequence[Sequence[Outcome]]) -> Estimate:
-        """Centerd on the number: see ``transfer.bootstrap.centerd``."""
+        """Centered on the number: see ``transfer.bootstrap.centered``."""
         found = _weighted(seeds)
-        return centerd(_mean([[one.value for one in each] for each in found]), _resampled(found))
+        return centered(_mean([[one.value for one in each] for each in found]), _resampled(found))
 
     @classmethod
     def joint_classes(cls, seeds: Sequence[Sequence[Outcome]]) -> list[Estimate]:
@@ -109,16 +109,16 @@ class Weighted(Outcome):
         draws = np.mean([np.mean([one.resampled_classes for one in each], axis=0) for each in found], axis=0)
         nothing = Estimate(float("nan"), float("nan"), float("nan"))
         return [
-            centerd(float(value), of_class) if np.isfinite(value) else nothing
+            centered(float(value), of_class) if np.isfinite(value) else nothing
             for value, of_class in zip(values, draws, strict=True)
         ]
 
     @classmethod
     def gap(cls, first: Sequence[Sequence[Outcome]], second: Sequence[Sequence[Outcome]]) -> Estimate:
-        """Centerd, of the differences on the same resamples."""
+        """Centered, of the differences on the same resamples."""
         sides = _weighted(first), _weighted(second)
         one, two = (_mean([[outcome.value for outcome in each] for each in side]) for side in sides)
-        return centerd(two - one, _resampled(sides[1]) - _resampled(sides[0]), lowest=-1)
+        return centered(two - one, _resampled(sides[1]) - _resampled(sides[0]), lowest=-1)
 
 
 def tested_by_swaps(measures: Sequence[Measure], count: int) -> Tested:

@@ -61,7 +61,7 @@ def test_without_batch_norm_the_names_of_the_weights_stay() -> None:
     assert sum("running_mean" in name for name in normed.state_dict()) == 7
 
 
-def test_lightness_is_centerd_at_50() -> None:
+def test_lightness_is_centered_at_50() -> None:
     net = AlexNet().eval()
     with torch.no_grad():
         gray = net(torch.full((1, 1, 64, 64), 50.0))["conv1"]

@@ -47,16 +47,16 @@ def test_sides_of_any_length(net: Siggraph17, size: tuple[int, int]) -> None:
 
 
 @torch.no_grad()
-def test_a_centerd_mask_is_the_mask_less_its_center(net: Siggraph17) -> None:
-    centerd = Siggraph17(mask_center=0.5).eval()
-    centerd.load_state_dict(net.state_dict())
+def test_a_centered_mask_is_the_mask_less_its_center(net: Siggraph17) -> None:
+    centered = Siggraph17(mask_center=0.5).eval()
+    centered.load_state_dict(net.state_dict())
     lightness, hints = torch.rand(2, 1, 24, 24) * 100, torch.randn(2, 2, 24, 24) * 30
     mask = (torch.rand(2, 1, 24, 24) > 0.8).float()
     assert torch.equal(
-        centerd.forward(lightness, hints, mask)["conv10"], net.forward(lightness, hints, mask - 0.5)["conv10"]
+        centered.forward(lightness, hints, mask)["conv10"], net.forward(lightness, hints, mask - 0.5)["conv10"]
     )
     none = torch.full_like(mask, -0.5)
-    assert torch.equal(centerd(lightness)["conv10"], net.forward(lightness, 0 * hints, none)["conv10"])
+    assert torch.equal(centered(lightness)["conv10"], net.forward(lightness, 0 * hints, none)["conv10"])
 
 
 def test_a_narrower_net_has_the_same_layers() -> None:

@@ -47,7 +47,7 @@ def test_stages_are_taken_after_batch_norm() -> None:
     assert (features["conv8"] >= 0).all()  # no batch norm there, ReLU last
 
 
-def test_lightness_is_centerd_and_scaled() -> None:
+def test_lightness_is_centered_and_scaled() -> None:
     seen = []
     net = Vgg().eval()
     net.model1.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))

@@ -262,7 +262,7 @@ def test_siggraph17(files: Files, lightness: Tensor, tmp_path: Path) -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("center", [0.0, 0.5])
 def test_siggraph17_with_hints(center: float, files: Files, lightness: Tensor, tmp_path: Path) -> None:
-    """What the file's own code is fed where a hint is, and where none is: mask 1 and 0, less what it was centerd by."""
+    """What the file's own code is fed where a hint is, and where none is: mask 1 and 0, less what it was centered by."""
     file, weights = files["siggraph17"]
     done = import_weights(file, tmp_path / "run", ImportSettings(mask_center=center))
     assert any(f"less {center:g}" in line for line in done.notes)
@@ -276,7 +276,7 @@ def test_siggraph17_with_hints(center: float, files: Files, lightness: Tensor, t
     assert torch.allclose(colorizer.colorize(lightness), ab, atol=1e-3)
 
 
-def test_a_mask_is_centerd_only_where_there_is_one(files: Files, tmp_path: Path) -> None:
+def test_a_mask_is_centered_only_where_there_is_one(files: Files, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="takes no hints, so leave mask_center out"):
         import_weights(files["eccv16"][0], tmp_path / "run", ImportSettings(mask_center=0.5))
     with pytest.raises(UserError, match="mask_center is 2"):

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from tests.detecting import Found, Objects, boxes, images
 from transfer import bootstrap
-from transfer.bootstrap import centerd
+from transfer.bootstrap import centered
 from transfer.metrics import (
     Detected,
     Detections,
@@ -67,7 +67,7 @@ def test_of_each_class_the_interval_is_its_own() -> None:
     of_classes = Segmented.joint_classes([[outcome]])
     assert [one.value for one in of_classes] == pytest.approx(outcome.per_class().tolist())
     draws = outcome.resampled_classes[1]
-    assert of_classes[1] == centerd(float(outcome.per_class()[1]), draws)
+    assert of_classes[1] == centered(float(outcome.per_class()[1]), draws)
     gone = Segmented(outcome.confusions * (np.arange(4) != 3) * (np.arange(4) != 3)[:, None])
     assert np.isnan(Segmented.joint_classes([[gone]])[3].value) and gone.value == pytest.approx(
         np.mean(gone.per_class()[:3])
