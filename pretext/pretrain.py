@@ -1,28 +1,24 @@
 """The job that trains: features from unlabeled images, by colorization; or, to compare, from labeled ones."""
 
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from pretext.color import rgb_to_lightness
 from pretext.contact_sheet import contact_sheet
 from pretext.data import open_labeled
 from pretext.engine import distributed
-from pretext.engine.checkpoint import load_checkpoint
 from pretext.engine.device import Place, pick_place
-from pretext.engine.journal import Journal
+from pretext.engine.job import Validation, resume_or_start
 from pretext.engine.loop import train
 from pretext.engine.memory import explain_memory_shortage
-from pretext.engine.run import held_run, resumed_checkpoint
 from pretext.engine.signals import WARNINGS, Ending, stop_requests
 from pretext.engine.trainer import Learner
 from pretext.errors import UserError
-from pretext.files import write_png
 from pretext.methods.classifier import Classifier, label_health
 from pretext.methods.colorizer import Colorizer, join
 from pretext.methods.diagnostics import color_health
@@ -68,9 +64,9 @@ def pretrain(run: Path, settings: PretrainSettings) -> Ending:
     Raises:
         UserError: see the message.
     """
-    asked = pick_place(settings.machine.device, settings.training.precision, settings.machine.workers)
+    place = pick_place(settings.machine.device, settings.training.precision, settings.machine.workers)
     # From here on a cluster's warning waits for the first step, after which all is saved.
-    with stop_requests(*WARNINGS) as warned, distributed.joined(asked.device), ExitStack() as held:
+    with stop_requests(*WARNINGS) as warned, distributed.joined(place.device):
         source = distributed.from_first(lambda: fill_source(run, settings).data.source)
         settings = replace(settings, data=replace(settings.data, source=source))
         distributed.on_first(lambda: settings.training.share(distributed.world()))
@@ -79,50 +75,47 @@ def pretrain(run: Path, settings: PretrainSettings) -> Ending:
         if settings.online.source:  # a mistake there is said before anything takes long
             distributed.on_first(lambda: open_labeled(settings.online.source))
         distributed.on_first(lambda: check_sizes(settings))
-        distributed.on_first(lambda: held.enter_context(held_run(run, plain(settings), plain(PretrainSettings()))))
-        begun = distributed.from_first(lambda: resumed_checkpoint(run))
-        state = None if begun is None else _restored(run, begun, settings, images)
-        place = asked if state is None else asked._replace(precision=state["precision"])
-        if state is None:
-            prior = (
-                None if settings.objective.supervised else distributed.from_first(lambda: find_prior(images, settings))
+        prior: Tensor | None = None
+
+        def build(state: dict[str, Any] | None, place: Place) -> Learner:
+            nonlocal prior
+            if state is not None:
+                prior = state["color"].get("prior")
+                network = on_place(build_network(settings, prior, images.classes), settings, place)
+            else:
+                if not settings.objective.supervised:
+                    prior = distributed.from_first(lambda: find_prior(images, settings))
+                network = prepare_network(images, settings, prior, place)
+            return Learner(network, settings.training, settings.machine, place, settings.seed)
+
+        def check(checkpoint: Path, state: dict[str, Any]) -> None:
+            check_state(run, state, resumed=True)
+            check_contract(run, settings, state)
+            check_images(run, state, settings, images)
+
+        with resume_or_start(run, plain(settings), place, build, check, plain(PretrainSettings())) as learner:
+            validation, skipped = distributed.on_first(
+                lambda: build_validation(run, settings, images, learner, prior)
+            ) or (lambda journal: None, [])
+            return train(
+                run,
+                learner,
+                images.samples(settings, learner.place.workers),
+                validation,
+                warned,
+                facts={
+                    "versions": versions(),
+                    "precision": learner.place.precision,
+                    "workers": learner.place.workers,
+                    "held_out": sum(map(len, images.held)),
+                },
+                stored=stored(images, settings, prior, learner.place.precision),
+                skipped=skipped,
             )
-            network = prepare_network(images, settings, prior, place)
-        else:
-            prior = state["color"].get("prior")
-            network = on_place(build_network(settings, prior, images.classes), settings, place)
-        learner = Learner(network, settings.training, settings.machine, place, settings.seed)
-        if state is not None:
-            learner.load(state, run)
-            del state  # as large as the network and its optimizer
-
-        watch = distributed.on_first(lambda: _Watch(run, settings, images, learner, prior))
-        return train(
-            run,
-            learner,
-            images.samples(settings, place.workers),
-            watch or (lambda journal: None),
-            warned,
-            facts={
-                "versions": versions(),
-                "precision": place.precision,
-                "workers": place.workers,
-                "held_out": sum(map(len, images.held)),
-            },
-            stored=stored(images, settings, prior, place.precision),
-            skipped=watch.skipped if watch else [],
-        )
 
 
-def _restored(run: Path, checkpoint: Path, settings: PretrainSettings, images: Images) -> dict[str, Any]:
-    """The state to go on from.
-
-    Raises:
-        UserError: it is damaged, of other colors, or of other images.
-    """
-    state = load_checkpoint(checkpoint)
-    check_state(run, state, resumed=True)
-    check_contract(run, settings, state)
+def check_images(run: Path, state: dict[str, Any], settings: PretrainSettings, images: Images) -> None:
+    """Refuse, by a ``UserError``, to resume a run with other images or labels than it began with."""
     moved = state["settings"]["data"].get("source") != plain(settings)["data"]["source"]
     if not images.same_as(state["data"]) or (moved and "seen" not in state["data"]):
         same = images.same_as({**state["data"], "labels": images.contents.get("labels")})
@@ -131,43 +124,38 @@ def _restored(run: Path, checkpoint: Path, settings: PretrainSettings, images: I
             f"{images.name}: the {what} changed since the run {run} began ({state['data']['images']} "
             f"then, {images.contents['images']} now); bring them back, or name a new folder for the run"
         )
-    return state
 
 
-class _Watch:
-    """What is looked at now and then: how held-out images are colored or named, and what the features know."""
+def build_validation(
+    run: Path, settings: PretrainSettings, images: Images, learner: Learner, prior: Tensor | None
+) -> tuple[Validation, list[tuple[str, str]]]:
+    """Read the held-out images, and return how the network does on them, and the images that cannot be read.
 
-    def __init__(
-        self, run: Path, settings: PretrainSettings, images: Images, learner: Learner, prior: Tensor | None
-    ) -> None:
-        self.run, self.learner, self.prior = run, learner, prior
-        size = self._judged.backbone.fit_size(settings.view_size)
-        self.views, self.labels, self.skipped, _ = held_views(images, settings.data.holdout, size)
-        self.probe = None
-        if settings.online.source:
-            self.probe = OnlineProbe(open_labeled(settings.online.source), settings.online, size, settings.seed)
-            self.skipped += self.probe.skipped
+    It says how held-out images are colored or named and, with an online probe, what the features know.
+    """
+    network, place = learner.judged, learner.place
+    assert isinstance(network, (Colorizer, Classifier))
+    size = network.backbone.fit_size(settings.view_size)
+    views, labels, skipped, _ = held_views(images, settings.data.holdout, size)
+    probe = None
+    if settings.online.source:
+        probe = OnlineProbe(open_labeled(settings.online.source), settings.online, size, settings.seed)
+        skipped += probe.skipped
 
-    @property
-    def _judged(self) -> Colorizer | Classifier:
-        judged = self.learner.judged
-        assert isinstance(judged, (Colorizer, Classifier))
-        return judged
-
-    def __call__(self, journal: Journal) -> None:
-        step, place, network = self.learner.done, self.learner.place, self._judged.eval()
+    def evaluate(network: nn.Module) -> tuple[dict[str, dict[str, Any]], Image.Image | None]:
+        records: dict[str, dict[str, Any]] = {}
         if isinstance(network, Classifier):
-            journal.write("health", step, **label_health(network, self.views, self.labels, place))
+            sheet = None
+            records["health"] = {**label_health(network, views, labels, place)}
         else:
-            assert self.prior is not None
-            path = self.run / "samples" / f"{step:08d}.png"
-            sheet = sample_sheet(network, self.views, place)
-            write_png(path, sheet)
-            journal.image("samples", step, path.read_bytes(), *sheet.size)
-            journal.write("health", step, **color_health(network, self.views.split(_AT_ONCE), self.prior, place))
-        if self.probe is not None:
-            journal.write("online", step, **self.probe(network.backbone, place))
-        self.learner.network.train()
+            assert isinstance(network, Colorizer) and prior is not None
+            sheet = sample_sheet(network, views, place)
+            records["health"] = color_health(network, views.split(_AT_ONCE), prior, place)
+        if probe is not None:
+            records["online"] = {**probe(network.backbone, place)}
+        return records, sheet
+
+    return Validation(run, learner, evaluate), skipped
 
 
 def sample_sheet(colorizer: Colorizer, views: Tensor, place: Place) -> Image.Image:
@@ -176,9 +164,8 @@ def sample_sheet(colorizer: Colorizer, views: Tensor, place: Place) -> Image.Ima
     lightness = rgb_to_lightness(rgb.to(place.device))
     ab = colorizer.colorize(lightness)
     gray, colored = (join(lightness, color).cpu() for color in (torch.zeros_like(ab), ab))
-    rows = [[_image(one) for one in row] for row in zip(gray, colored, rgb / 255, strict=True)]
+    rows = [
+        [Image.fromarray((image * 255).round().byte().permute(1, 2, 0).numpy()) for image in row]
+        for row in zip(gray, colored, rgb / 255, strict=True)
+    ]
     return contact_sheet(rows, ("gray", "colored", "original"), cell=max(96, rgb.shape[-1]), across=3)
-
-
-def _image(rgb: Tensor) -> Image.Image:
-    return Image.fromarray((rgb * 255).round().byte().permute(1, 2, 0).numpy())

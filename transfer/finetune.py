@@ -1,6 +1,5 @@
 """The job that fine-tunes: networks and a task in, a trained run and a result file for each network out."""
 
-import contextlib
 import hashlib
 import json
 import re
@@ -10,17 +9,19 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
+from PIL import Image
 from torch import nn
 
 from pretext.data.batches import Views, stream
 from pretext.engine import distributed
 from pretext.engine.checkpoint import load_checkpoint
 from pretext.engine.device import Place, device_name, pick_place
-from pretext.engine.journal import Journal, read_journal, skipped_images, training_seconds
+from pretext.engine.job import Validation, resume_or_start
+from pretext.engine.journal import read_journal, skipped_images, training_seconds
 from pretext.engine.loop import train
 from pretext.engine.memory import explain_memory_shortage, forget_peak, peak
 from pretext.engine.progress import say
-from pretext.engine.run import held_run, newest_checkpoint, resumed_checkpoint
+from pretext.engine.run import newest_checkpoint
 from pretext.engine.signals import WARNINGS, Ending, stop_requests
 from pretext.engine.trainer import Learner
 from pretext.errors import UserError
@@ -187,22 +188,16 @@ class Tuning:
     def train(self, warned: Any) -> Ending:
         """Train to the end, or to where it is asked to stop."""
         settings, task, run = self.settings, self.task, self.folder
-        with contextlib.ExitStack() as held:
-            distributed.on_first(lambda: held.enter_context(held_run(run, self.stored_settings)))
-            begun = distributed.from_first(lambda: resumed_checkpoint(run))
-            state = None if begun is None else self._restored(begun)
-            place = self.place if state is None else self.place._replace(precision=state["precision"])
-            network = self.built(place, fresh=state is None)
-            learner = Learner(network, settings.training, settings.machine, place, settings.seed)
-            if state is not None:
-                learner.load(state, run)
-                del state
+        with resume_or_start(run, self.stored_settings, self.place, self._learner, self._check_resumed) as learner:
+            place = learner.place
+            validation = Validation(run, learner, lambda network: self._evaluate_held(network, place))
             room = settings.machine.cache * 2**20 // (max(1, place.workers) * distributed.local_world())
             return train(
                 run,
                 learner,
                 task.examples(self.training, room),
-                _Watch(self, learner),
+                # Without held-out images nothing is switched to evaluation mode and back.
+                validation if len(self.held) else lambda journal: None,
                 warned,
                 facts={
                     "versions": versions(),
@@ -220,16 +215,28 @@ class Tuning:
                 title=f"{task.name}: {self.start.judged.name}",
             )
 
-    def _restored(self, checkpoint: Path) -> dict[str, Any]:
-        state = load_checkpoint(checkpoint)
+    def _learner(self, state: dict[str, Any] | None, place: Place) -> Learner:
+        network = self.built(place, fresh=state is None)
+        return Learner(network, self.settings.training, self.settings.machine, place, self.settings.seed)
+
+    def _check_resumed(self, checkpoint: Path, state: dict[str, Any]) -> None:
+        """Refuse, by a ``UserError``, a checkpoint of another job or of other images."""
         if not {"model", "optimizer", "precision", "data", "step"} <= state.keys():
             raise UserError(f"{checkpoint}: a checkpoint, but none of a fine-tuning; name a new folder by --out")
         if state["data"] != {"digest": self.task.train_digest}:
             raise UserError(
-                f"{self.settings.train}: the images or what is said of them changed since the run {self.folder} "
+                f"{self.settings.train}: the images or their annotations changed since the run {self.folder} "
                 "began; bring them back, or remove that folder to begin anew"
             )
-        return state
+
+    def _evaluate_held(self, network: nn.Module, place: Place) -> tuple[dict[str, dict[str, Any]], Image.Image | None]:
+        """Return the scores on the held-out images, as a record of the journal, and a sheet of some of them."""
+        answers, _ = predictions(self.task, network, self.held, place)
+        if not answers:
+            return {}, None
+        outcomes = self.task.outcomes(self.held, answers)
+        scores = {re.sub(r"\W+", "_", variant or "score"): outcome.value for variant, outcome in outcomes}
+        return {"health": scores}, sheet(self.task, self.held, answers)
 
     def built(self, place: Place, fresh: bool) -> nn.Module:
         """The network, with the weights that training begins with if it is to begin."""
@@ -331,27 +338,6 @@ class Tuning:
         )
         write_result(self.file, result)
         return read_result(self.file)
-
-
-class _Watch:
-    """What is looked at now and then: how held-out images are answered."""
-
-    def __init__(self, run: Tuning, learner: Learner) -> None:
-        self.run, self.learner = run, learner
-
-    def __call__(self, journal: Journal) -> None:
-        if not len(self.run.held):
-            return
-        step, task, held = self.learner.done, self.run.task, self.run.held
-        found, _ = predictions(task, self.learner.judged, held, self.learner.place)
-        if found:
-            scores = {variant or "score": outcome.value for variant, outcome in task.outcomes(held, found)}
-            journal.write("health", step, **{re.sub(r"\W+", "_", name): value for name, value in scores.items()})
-            path = self.run.folder / "samples" / f"{step:08d}.png"
-            drawn = sheet(task, held, found)
-            write_png(path, drawn)
-            journal.image("samples", step, path.read_bytes(), *drawn.size)
-        self.learner.network.train()
 
 
 def _hashed(*identity: Any) -> str:
