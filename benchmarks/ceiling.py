@@ -28,9 +28,8 @@ from pretext.data.batches import Batch, Samples, batches
 from pretext.engine.device import Place, pick_place
 from pretext.engine.trainer import Learner
 from pretext.errors import UserError
-from pretext.recipe import PretrainSettings, build_colorizer
+from pretext.recipe import PretrainSettings, build_colorizer, on_place
 from pretext.settings import settings_file
-from pretext.setup import on_place
 
 RECIPES = {"laptop": 64, "paper_alexnet": 8, "paper_vgg": 4, "vit_small": 8, "resnet50": 8}
 """Images that a step on a CPU takes; one on a GPU takes the recipe's."""

@@ -24,9 +24,8 @@ from pretext.engine.device import Place, pick_place
 from pretext.engine.settings import MachineSettings
 from pretext.engine.trainer import Learner
 from pretext.methods.colorizer import Colorizer
-from pretext.recipe import PretrainSettings, build_colorizer
+from pretext.recipe import PretrainSettings, build_colorizer, on_place
 from pretext.settings import settings_from
-from pretext.setup import on_place
 
 QUEUED = 4  # batches that a worker prepares ahead
 _CPU = (("tiny", 64, 8, 64), ("resnet18", 112, 16, 16))  # backbone, crop, stride of the target, batch

@@ -1,4 +1,4 @@
-"""Plugins: Python files of a user's own that add backbones, objectives, sources and tasks by name.
+"""Plugins: Python files of a user's own that add backbones, objectives, sources and tasks by name to a ``Registry``.
 
 Such a file runs with all that its user may do, so that user alone names it: in the environment, or by
 ``load_plugins``. Nothing that Pretint reads (a checkpoint, a recipe) can name one.
@@ -8,16 +8,50 @@ import hashlib
 import importlib
 import importlib.util
 import os
+import re
 import sys
 import traceback
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 from pretext.errors import UserError
+
+T = TypeVar("T")
 
 VARIABLE = "PRETINT_PLUGINS"
 """The environment variable that names such files, with the system's separator of paths (a colon) between them."""
 
 _contents: dict[Path, bytes] = {}
+
+
+class Registry(dict[str, T]):
+    """Name -> what it stands for. A name is given once: what it means must not depend on what was loaded last.
+
+    Args:
+        what: all these are, in a word, for the errors.
+        own: Pretint's own.
+        taken: whether a name means something else already.
+    """
+
+    def __init__(self, what: str, own: Mapping[str, T], taken: Callable[[str], bool] = lambda name: False) -> None:
+        super().__init__(own)
+        self.what, self.taken = what, taken
+        self.added: set[str] = set()
+        """By plugins."""
+
+    def __setitem__(self, name: str, value: T) -> None:
+        """Add one.
+
+        Raises:
+            UserError: the name is not one, or is taken.
+        """
+        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z_][\w-]*", name, re.ASCII):
+            raise UserError(f"{name!r} cannot name a new {self.what}: take letters, digits, _ and -")
+        if name in self or self.taken(name):
+            raise UserError(f"{self.what} {name} is there already; give yours another name")
+        super().__setitem__(name, value)
+        self.added.add(name)
 
 
 def load_plugins(*files: str | Path) -> None:

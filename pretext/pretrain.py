@@ -8,39 +8,39 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from pretext.color import rgb_to_lightness
+from pretext.backbones import build_backbone
+from pretext.color import rgb_to_ab, rgb_to_lightness
 from pretext.contact_sheet import contact_sheet
 from pretext.data import open_labeled
 from pretext.engine import distributed
-from pretext.engine.device import Place, pick_place
-from pretext.engine.job import Validation, resume_or_start
-from pretext.engine.loop import train
+from pretext.engine.device import Place, pick_place, versions
+from pretext.engine.loop import Validation, resume_or_start, train
 from pretext.engine.memory import explain_memory_shortage
 from pretext.engine.signals import WARNINGS, Ending, stop_requests
 from pretext.engine.trainer import Learner
 from pretext.errors import UserError
-from pretext.methods.classifier import Classifier, label_health
+from pretext.initialization import initialize
+from pretext.methods.classifier import Classifier
 from pretext.methods.colorizer import Colorizer, join
-from pretext.methods.diagnostics import color_health
+from pretext.methods.diagnostics import color_health, label_health
 from pretext.online import OnlineProbe
-from pretext.pretrained import check_contract, check_state
-from pretext.recipe import PretrainSettings, build_network
-from pretext.settings import plain
-from pretext.setup import (
+from pretext.pretrained import check_contract, check_state, color_contract
+from pretext.prior import estimate_prior, load_prior
+from pretext.recipe import (
     Images,
-    check_sizes,
+    PretrainSettings,
+    build_network,
     fill_source,
-    find_prior,
+    first_crops,
     held_views,
     on_place,
     open_images,
-    prepare_network,
-    stored,
 )
-from pretext.versions import versions
+from pretext.settings import plain
 
 _SHOWN = 12
 _AT_ONCE = 32
+_ENOUGH = 100  # crops, all of them gray, that say that all images are
 
 
 @explain_memory_shortage(
@@ -169,3 +169,70 @@ def sample_sheet(colorizer: Colorizer, views: Tensor, place: Place) -> Image.Ima
         for row in zip(gray, colored, rgb / 255, strict=True)
     ]
     return contact_sheet(rows, ("gray", "colored", "original"), cell=max(96, rgb.shape[-1]), across=3)
+
+
+def check_sizes(settings: PretrainSettings) -> None:
+    """Refuse a crop that the backbone cannot take, before anything takes long: nothing is computed.
+
+    Raises:
+        UserError: as the backbone's ``forward``.
+    """
+    try:
+        with torch.device("meta"):
+            backbone = build_backbone(settings.backbone.name, **settings.backbone.arguments)
+            for size in (settings.crop.size, backbone.fit_size(settings.view_size)):
+                backbone(torch.zeros(2, 1, size, size))
+    except UserError:
+        raise
+    except Exception:  # a plugin's backbone may compute what tensors without values cannot: training will show
+        return
+
+
+def find_prior(images: Images, settings: PretrainSettings) -> Tensor:
+    """The prior that the settings ask for, (Q,): of a file, or of the crops that training will see first.
+
+    Raises:
+        UserError: the file holds none; the images cannot be read, or are all gray.
+    """
+    gamut = settings.objective.gamut
+    file, stride = settings.objective.prior, settings.objective.stride
+    given = None if file == "estimate" else load_prior(Path(file), gamut)
+    crops = first_crops(images, settings, settings.objective.prior_images if given is None else _ENOUGH)
+    colors = [rgb_to_ab(crop[None, :, ::stride, ::stride]) for crop in crops]
+    if not any(bool((ab.abs() > settings.objective.gray_threshold).any()) for ab in colors):
+        raise UserError(
+            f"{images.name}: none of {len(colors)} crops has a color beyond objective.gray_threshold "
+            f"({settings.objective.gray_threshold:g}): there is nothing to learn from gray images"
+        )
+    return estimate_prior(colors, gamut) if given is None else given
+
+
+def prepare_network(
+    images: Images, settings: PretrainSettings, prior: Tensor | None, place: Place
+) -> Colorizer | Classifier:
+    """What a recipe trains, as training begins with it, on the place's device.
+
+    Weights from images are made by the first process; the others are given them when training begins.
+    """
+    network = on_place(build_network(settings, prior, images.classes, published=True), settings, place)
+    asked = settings.backbone
+
+    def from_images() -> None:
+        crops = torch.stack(list(first_crops(images, settings, asked.init_images)))
+        initialize(network.backbone, [rgb_to_lightness(crops)], asked.init, settings.seed)
+
+    if asked.init != "random":
+        distributed.on_first(from_images)
+    return network
+
+
+def stored(images: Images, settings: PretrainSettings, prior: Tensor | None, precision: str) -> dict[str, Any]:
+    """What a checkpoint holds besides the learner's state."""
+    return {
+        "settings": plain(settings),
+        "precision": precision,
+        "data": images.contents,
+        "color": color_contract(settings, prior),
+        **({"classes" if settings.objective.supervised else "class_branch": images.classes} if images.classes else {}),
+        "versions": versions(),
+    }

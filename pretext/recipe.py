@@ -1,17 +1,27 @@
-"""A recipe: every setting of a pretraining, and the network that follows from it."""
+"""A recipe: every setting of a pretraining, and the images and the network that follow from it."""
 
+import hashlib
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pretext.backbones import Backbone, build_backbone
 from pretext.backbones.contract import BackboneSettings
-from pretext.data.batches import CropSettings
-from pretext.data.source import DataSettings
+from pretext.data import open_labeled, open_source
+from pretext.data.batches import Batch, CropSettings, Sample, Samples, Subset, Views, collate
+from pretext.data.fingerprint import seen
+from pretext.data.labels import checked_labels, compose_classes
+from pretext.data.source import DataSettings, LabeledSource, Source
+from pretext.engine import distributed
+from pretext.engine.device import Place
+from pretext.engine.run import run_settings
 from pretext.engine.settings import MachineSettings, TrainingSettings
 from pretext.errors import UserError
 from pretext.methods.classifier import Classifier
@@ -19,6 +29,9 @@ from pretext.methods.colorizer import ClassBranch, Colorizer
 from pretext.methods.hints import HintSettings, sample_hints
 from pretext.methods.objectives import OBJECTIVES, ObjectiveSettings
 from pretext.online import OnlineSettings
+from pretext.settings import settings_from
+
+N = TypeVar("N", bound=nn.Module)
 
 
 @dataclass
@@ -127,3 +140,177 @@ def build_network(
 def _backbone(settings: PretrainSettings, published: bool) -> Backbone:
     file = {"weights": settings.backbone.weights} if published and settings.backbone.weights else {}
     return build_backbone(settings.backbone.name, **settings.backbone.arguments, **file)
+
+
+@dataclass
+class Images:
+    """The sources of a recipe: what is trained on, and what is only looked at."""
+
+    name: str
+    """As the user wrote it."""
+    training: list[Source]
+    weights: list[float]
+    """The share of each, as the user wrote it."""
+    held: list[Source]
+    """Of each source some images that are not trained on; of few images none."""
+    contents: dict[str, Any]
+    """How many images, and digests of names, of labels and of a look at some: a run goes on with the same only."""
+    classes: list[str] = field(default_factory=list)
+    """Names of the classes, by label, where labels are learned, alone or besides colors."""
+
+    def same_as(self, contents: dict[str, Any]) -> bool:
+        """Whether a checkpoint is of the same images; older ones do not know what was seen of them."""
+        return {key: value for key, value in self.contents.items() if key != "seen" or key in contents} == contents
+
+    def samples(self, settings: PretrainSettings, workers: int | None = None) -> Samples:
+        """The training crops of a run. Among so many workers machine.cache is shared out; without, there is none."""
+        shared_by = max(1, workers or 0) * distributed.local_world()
+        room = 0 if workers is None else settings.machine.cache * 2**20 // shared_by
+        return Samples(self.training, settings.crop, settings.seed, self.weights, room, labeled=bool(self.classes))
+
+
+def fill_source(run: Path, settings: PretrainSettings) -> PretrainSettings:
+    """Return the settings with a data.source: their own, else the one that the run in this folder began with.
+
+    Raises:
+        UserError: neither names one.
+    """
+    if not settings.data.source and (run / "settings.yaml").is_file():
+        data = settings_from(DataSettings, run_settings(run, {"data.source": (str, dict)})["data"], str(run))
+        settings = replace(settings, data=replace(settings.data, source=data.source))
+    require_source(settings)
+    return settings
+
+
+def require_source(settings: PretrainSettings) -> None:
+    """Refuse settings that do not say what to learn from.
+
+    Raises:
+        UserError: data.source is empty.
+    """
+    if not settings.data.source:
+        raise UserError(
+            "data.source is not set: name the images to learn from with --data.source FOLDER; "
+            "--data.source bundled trains on the bundled tiles"
+        )
+
+
+def open_images(settings: PretrainSettings) -> Images:
+    """Open every source of a recipe.
+
+    Raises:
+        UserError: none is named; one cannot be opened, or stands twice: what is held out of the one would be trained on
+            from the other. Where labels are learned also if there are none, or not the same classes.
+    """
+    require_source(settings)
+    asked = settings.data.source
+    weights = dict(asked) if isinstance(asked, Mapping) else {asked: 1.0}
+    sources: list[Source] = []
+    classes, labels = [], {}
+    if settings.objective.labeled:
+        labeled = {name: open_labeled(name) for name in weights}
+        classes, labels = _classes(labeled), {"labels": _digest_of_labels(labeled)}
+        sources += labeled.values()
+    else:
+        sources += map(open_source, weights)
+    digests = [source.digest() for source in sources]
+    opened: dict[tuple[str, str], str] = {}
+    for name, digest in zip(weights, digests, strict=True):
+        other = opened.setdefault((_place(name), digest), name)
+        if other != name:
+            raise UserError(f"data.source: {other} and {name} are the same images; give them once, with one weight")
+    count = sum(map(len, sources))
+    wanted = min(settings.data.holdout, count // 10)
+    total = sum(weights.values())
+    training: list[Source] = []
+    held: list[Source] = []
+    for source, weight in zip(sources, weights.values(), strict=True):
+        aside = min(round(wanted * weight / total), len(source) // 10)
+        training.append(Subset(source, range(aside, len(source)), settings.seed))
+        if aside:
+            held.append(Subset(source, range(aside), settings.seed))
+    names = digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
+    looks = hashlib.sha256("\n".join(map(seen, sources)).encode()).hexdigest()
+    contents = {"images": count, "names": names, "seen": looks, **labels}
+    return Images(" + ".join(weights), training, list(weights.values()), held, contents, classes)
+
+
+def _classes(sources: Mapping[str, LabeledSource]) -> list[str]:
+    """The classes that a classifier of all of these tells apart."""
+    (first, classes), *others = ((name, compose_classes(name, source.classes)) for name, source in sources.items())
+    seen: set[int] = set()
+    for name, source in sources.items():
+        if source.labels.ndim != 1:
+            raise UserError(f"{name}: an image may have several labels; one for each is learned")
+        seen |= set(checked_labels(name, source.labels, source.classes).tolist())
+    for name, named in others:
+        if named != classes:
+            different = sorted(set(named) ^ set(classes)) or ["the same in another order"]
+            raise UserError(
+                f"data.source: {first} and {name} hold different classes ({', '.join(different[:5])}); labels of a "
+                "mixture must mean the same"
+            )
+    if len(seen) < 2:
+        only = ", ".join(classes[label] for label in seen)
+        raise UserError(f"{' + '.join(sources)}: one class only ({only}); a classifier needs two")
+    return list(classes)
+
+
+def _digest_of_labels(sources: Mapping[str, LabeledSource]) -> str:
+    digest = hashlib.sha256()
+    for source in sources.values():
+        digest.update("\n".join(source.classes).encode() + source.labels.astype("<i8").tobytes())
+    return digest.hexdigest()
+
+
+def _place(name: str) -> str:
+    """What tells apart two sources whose images have the same names: 0001.jpg is in many folders."""
+    return os.path.realpath(Path(name).expanduser()) if Path(name).exists() else name.removesuffix(":train")
+
+
+def on_place(network: N, settings: PretrainSettings, place: Place) -> N:
+    """The network on the device, in the memory layout that the settings ask for."""
+    layout = torch.channels_last if settings.machine.channels_last else torch.contiguous_format
+    return network.to(place.device).to(memory_format=layout)
+
+
+def first_crops(images: Images, settings: PretrainSettings, count: int) -> Iterator[Tensor]:
+    """The crops that training will see first, uint8 (3, size, size), at most one for each image.
+
+    Raises:
+        UserError: no image can be read.
+    """
+    samples = images.samples(settings)
+    for t in range(min(count, sum(map(len, images.training)))):
+        sample = samples[t]
+        if sample.rgb is None:
+            reason = ": ".join(sample.skipped[0])
+            raise UserError(f"{images.name}: no image of {len(sample.skipped)} in a row can be read; {reason}")
+        yield sample.rgb
+
+
+def held_views(images: Images, count: int, size: int) -> Batch:
+    """Images to look at, uint8 (N, 3, size, size), at most ``count``, and those left out as bad.
+
+    Held-out ones, or, where none of those can be read, some that are trained on.
+
+    Raises:
+        UserError: none of these can be read either.
+    """
+    views = _views(images, images.held, count, size)
+    if all(view.rgb is None for view in views):
+        images.held.clear()
+        views += _views(images, images.training, -(-max(1, count) // len(images.training)), size)
+    looked_at = collate(views)
+    if not len(looked_at.rgb):
+        bad = looked_at.skipped
+        raise UserError(f"{images.name}: none of {len(bad)} images can be read; the first: {': '.join(bad[0])}")
+    return looked_at
+
+
+def _views(images: Images, sources: list[Source], each: int, size: int) -> list[Sample]:
+    samples = []
+    for source in sources:
+        looked_at = Views(source, size, labeled=bool(images.classes))
+        samples += [looked_at[index] for index in range(min(len(source), each))]
+    return samples

@@ -14,8 +14,8 @@ from pretext.data.batches import Batch, batches
 from pretext.engine.checkpoint import load_checkpoint
 from pretext.engine.device import autocast, pick_place
 from pretext.engine.memory import explain_memory_shortage
-from pretext.engine.nonfinite import read_evidence
 from pretext.engine.progress import progress
+from pretext.engine.run import read_evidence
 from pretext.engine.settings import MachineSettings
 from pretext.engine.trainer import Learner
 from pretext.errors import UserError
@@ -23,9 +23,8 @@ from pretext.files import write_atomically
 from pretext.methods.classifier import Classifier
 from pretext.methods.colorizer import Colorizer
 from pretext.pretrained import check_contract, check_state
-from pretext.recipe import PretrainSettings, build_network
+from pretext.recipe import PretrainSettings, build_network, on_place, open_images
 from pretext.settings import settings_file
-from pretext.setup import on_place, open_images
 
 
 @dataclass
@@ -76,7 +75,7 @@ def replay(folder: Path, settings: ReplaySettings) -> Replay:
     ``replay.json`` in the folder.
 
     Args:
-        folder: ``RUN/nonfinite/STEP``, see ``pretext.engine.nonfinite``.
+        folder: ``RUN/nonfinite/STEP``, see ``pretext.engine.run``.
         settings: how.
 
     Raises:

@@ -8,12 +8,11 @@ from PIL import Image
 
 from pretext.contact_sheet import contact_sheet
 from pretext.data.source import Source
-from pretext.engine.device import Place, pick_device, pick_precision
+from pretext.engine.device import Place, pick_device, pick_precision, versions
 from pretext.engine.journal import record_sizes
 from pretext.errors import ImageError, UserError
 from pretext.files import png_bytes
 from pretext.plan.disk import Disk, checkpoint_parts, checkpoint_size, looks_of, saves_of, training_records
-from pretext.versions import versions
 from transfer.evaluation import Evaluation, EvaluationSettings
 from transfer.features import cache_folder, wanted_entries
 from transfer.features.cache import Entry, key_of

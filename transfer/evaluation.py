@@ -21,12 +21,11 @@ from numpy.typing import NDArray
 from pretext.data.batches import Views
 from pretext.data.duplicates import find_shared
 from pretext.engine.checkpoint import load_checkpoint, save_checkpoint
-from pretext.engine.device import Place, device_name, pick_place
+from pretext.engine.device import Place, device_name, pick_place, versions
 from pretext.engine.memory import explain_memory_shortage, forget_peak, peak
 from pretext.engine.progress import say
 from pretext.engine.signals import Ending, leave, stop_requests
 from pretext.errors import UserError
-from pretext.versions import versions
 from transfer.bootstrap import ABOUT, Metric
 from transfer.features import CacheSettings, FeatureSet, View, cache_folder, extract
 from transfer.metrics import Answers, Outcome, Ranked, Row

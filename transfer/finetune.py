@@ -15,10 +15,9 @@ from torch import nn
 from pretext.data.batches import Views, stream
 from pretext.engine import distributed
 from pretext.engine.checkpoint import load_checkpoint
-from pretext.engine.device import Place, device_name, pick_place
-from pretext.engine.job import Validation, resume_or_start
+from pretext.engine.device import Place, device_name, pick_place, versions
 from pretext.engine.journal import read_journal, skipped_images, training_seconds
-from pretext.engine.loop import train
+from pretext.engine.loop import Validation, resume_or_start, train
 from pretext.engine.memory import explain_memory_shortage, forget_peak, peak
 from pretext.engine.progress import say
 from pretext.engine.run import newest_checkpoint
@@ -27,7 +26,6 @@ from pretext.engine.trainer import Learner
 from pretext.errors import UserError
 from pretext.files import write_png
 from pretext.settings import plain
-from pretext.versions import versions
 from transfer.adapt import Adapted, AdaptSettings, adapt
 from transfer.bootstrap import ABOUT
 from transfer.features import View, calibrate_batch_norm

@@ -20,8 +20,8 @@ from pretext.errors import UserError
 from pretext.pretrained import load_pretrained
 from pretext.recipe import PretrainSettings
 from pretext.settings import plain, settings_file
-from pretext.weights.file import weights_title
 from pretext.weights.inputs import FromRgb
+from pretext.weights.state_dict import weights_title
 
 Kind = Literal["random", "pretrained", "supervised", "published"]
 

@@ -18,7 +18,7 @@ from pretext.backbones.siggraph import Siggraph17
 from pretext.backbones.tiny import Tiny
 from pretext.backbones.vgg import Vgg
 from pretext.errors import UserError
-from pretext.registry import Registry
+from pretext.plugins import Registry
 
 __all__ = [
     "BACKBONES",

@@ -8,8 +8,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from pretext.backbones.contract import Backbone, Stage
-from pretext.backbones.width import scaled
+from pretext.backbones.contract import Backbone, Stage, scaled
 from pretext.errors import UserError
 
 _WIDTHS = (64, 128, 256, 512, 512, 512, 512)

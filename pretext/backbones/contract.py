@@ -1,5 +1,6 @@
 """The contract of every backbone: named stages, and a forward pass that returns them all."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -89,3 +90,14 @@ class Backbone(nn.Module):
     def __call__(self, lightness: Tensor, *hints: Tensor) -> dict[str, Tensor]:  # for the type checker
         features: dict[str, Tensor] = super().__call__(lightness, *hints)
         return features
+
+
+def scaled(width: float, name: str) -> Callable[[int], int]:
+    """What makes of a layer's channels those at a multiple ``width``: at least 1, rounded.
+
+    Raises:
+        UserError: no such multiple of backbone ``name`` can be built.
+    """
+    if not isinstance(width, (int, float)) or not 0.01 <= width <= 8:
+        raise UserError(f"backbone {name}: width is {width!r}: take a multiple of its channels from 0.01 to 8")
+    return lambda channels: max(1, round(channels * width))

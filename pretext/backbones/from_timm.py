@@ -8,10 +8,9 @@ from typing import Any
 import timm
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from pretext.backbones.contract import Backbone, Stage
-from pretext.backbones.dense_vgg import keep_stride
-from pretext.backbones.sizes import find_error, find_least_size, measure_strides
 from pretext.backbones.timm_weights import fetch_weights, first_line, load_file, load_weights
 from pretext.color import lightness_to_gray
 from pretext.errors import UserError
@@ -28,6 +27,8 @@ ANY_SIZE: tuple[dict[str, bool], ...] = (
 )
 
 
+_FURTHER = 512  # pixels between the two sizes whose features are compared
+_LARGEST = 1024
 _STRIDES: dict[str, tuple[int, ...]] = {}  # as measured, by model and arguments
 
 
@@ -290,3 +291,102 @@ def _remove_last_stride(net: nn.Module) -> bool:
         else:
             return False
     return bool(halving)
+
+
+def find_error(net: nn.Module, shape: Sequence[int]) -> Exception | None:
+    """Return the error that a network raises for inputs of that shape, in its present mode; None if it takes them."""
+    try:
+        with torch.no_grad():
+            net(torch.empty(tuple(shape), device="meta"))
+    except Exception as error:  # networks refuse in as many ways as they have authors
+        return error
+    return None
+
+
+def find_least_size(net: nn.Module, channels: int, size: int) -> int:
+    """Return the least side above ``size`` that a network takes, in pixels; 0 if it takes none up to 1,024."""
+    refused, accepted = size, 2 * size
+    while find_error(net, (2, channels, accepted, accepted)):
+        refused, accepted = accepted, 2 * accepted
+        if accepted > _LARGEST:
+            return 0
+    while accepted - refused > 1:
+        middle = (accepted + refused) // 2
+        if find_error(net, (2, channels, middle, middle)):
+            refused = middle
+        else:
+            accepted = middle
+    return accepted
+
+
+def measure_strides(
+    net: nn.Module, channels: int, declared: Sequence[int], size: int, channels_last: bool
+) -> tuple[int, ...]:
+    """Return input pixels per feature pixel of every map that a network gives, measured by forward passes.
+
+    Two sizes are compared, so that what padding or its lack adds at the border does not count. Of a network that takes
+    one size only, the declared strides stand if they give the maps' sides to rounding; else the sides' ratio does.
+
+    Args:
+        net: in eval mode; gives a list of maps.
+        channels: of its input.
+        declared: what the maps' strides are said to be.
+        size: a side that it takes, in pixels.
+        channels_last: whether maps are (B, h, w, C).
+
+    Raises:
+        Exception: the network does not take that size, whatever it raises.
+    """
+    sides = _measure_sides(net, channels, size, channels_last)
+    for larger in (size + _FURTHER, 2 * size):
+        if find_error(net, (1, channels, larger, larger)) is None:
+            more = _measure_sides(net, channels, larger, channels_last)
+            if all(after > before for before, after in zip(sides, more, strict=True)):
+                return tuple(
+                    round((larger - size) / (after - before)) for before, after in zip(sides, more, strict=True)
+                )
+    return tuple(
+        stride if abs(size / stride - side) < 1 else round(size / side)
+        for stride, side in zip(declared, sides, strict=True)
+    )
+
+
+@torch.no_grad()
+def _measure_sides(net: nn.Module, channels: int, size: int, channels_last: bool) -> list[int]:
+    maps: list[Tensor] = net(torch.empty(1, channels, size, size, device="meta"))
+    return [features.shape[-2 if channels_last else -1] for features in maps]
+
+
+class DensePool(nn.Module):
+    """The maximum of each place and its neighbors below and to the right: a 2 x 2 pool at every place.
+
+    Every ``dilation * 2``-th place has what the pool that halves would have given. Beyond the image there is nothing.
+
+    Args:
+        dilation: places to that neighbor.
+    """
+
+    def __init__(self, dilation: int) -> None:
+        super().__init__()
+        self.dilation = dilation
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> the same shape."""
+        padded = F.pad(x, (0, self.dilation, 0, self.dilation), value=-torch.inf)
+        return F.max_pool2d(padded, 2, stride=1, dilation=self.dilation)
+
+
+def keep_stride(net: nn.Module, stride: int) -> None:
+    """Let no pool of a timm VGG, in place, go beyond a stride: 1, 2, 4, 8 or 16."""
+    reached, dilation = 1, 1
+    for name, module in list(net.named_modules()):
+        if isinstance(module, nn.MaxPool2d):
+            assert module.kernel_size == module.stride == 2
+            if reached < stride:
+                reached *= 2
+                continue
+            net.set_submodule(name, DensePool(dilation))
+            dilation *= 2
+        elif isinstance(module, nn.Conv2d) and module.kernel_size != (1, 1):
+            module.dilation = (dilation, dilation)
+            module.padding = tuple(dilation * (side // 2) for side in module.kernel_size)

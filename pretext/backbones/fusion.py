@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pretext.backbones.contract import Backbone, Stage
-from pretext.backbones.width import scaled
+from pretext.backbones.contract import Backbone, Stage, scaled
 from pretext.errors import UserError
 
 _LOW = ((64, 2), (128, 1), (128, 2), (256, 1), (256, 2), (512, 1))

@@ -6,9 +6,8 @@ Layer facts: released ``colorizers/siggraph17.py``.
 import torch
 from torch import Tensor, nn
 
-from pretext.backbones.contract import Backbone, Stage
+from pretext.backbones.contract import Backbone, Stage, scaled
 from pretext.backbones.vgg import BLOCKS, Block, sequence
-from pretext.backbones.width import scaled
 from pretext.errors import UserError
 
 AB_SCALE = 110.0

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from pretext.engine import distributed
 from pretext.engine.progress import say
 from pretext.errors import UserError
-from pretext.weights.file import read_file, split_part
-from pretext.weights.state_dict import COUNTER, Weights, check_names, find_weights, flatten_names
+from pretext.weights.state_dict import COUNTER, Weights, check_names, find_weights, flatten_names, read_file, split_part
 
 
 def fetch_weights(name: str, origin: str, instead: str) -> Weights:

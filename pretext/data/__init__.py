@@ -14,7 +14,7 @@ from pretext.data.source import LabeledSource, Source
 from pretext.data.torchvision_sets import open_torchvision
 from pretext.data.voc import open_voc
 from pretext.errors import UserError
-from pretext.registry import Registry
+from pretext.plugins import Registry
 
 __all__ = [
     "DECODER",

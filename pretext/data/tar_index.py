@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from pretext.data.formats import is_image_name
 from pretext.data.left_out import RULES, LeftOut, system_name
 from pretext.data.scan import readable
-from pretext.engine.archive import check_zip
+from pretext.engine.checkpoint import check_zip
 from pretext.errors import UserError
 from pretext.files import write_atomically
 

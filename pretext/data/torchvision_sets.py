@@ -25,7 +25,7 @@ from pretext.data.folder import ClassFolder, Files
 from pretext.data.labels import checked_labels, compose_classes
 from pretext.data.scan import Paths
 from pretext.data.source import LabeledSource, digest_of_keys
-from pretext.engine.archive import check_content
+from pretext.engine.checkpoint import check_content
 from pretext.errors import UserError
 
 PREFIX = "torchvision:"

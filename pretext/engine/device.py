@@ -1,12 +1,14 @@
-"""The device a job runs on, and the precision it computes in."""
+"""The device a job runs on, the precision it computes in, and the versions of what computes."""
 
 import os
 import platform
+from importlib.metadata import version
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
 
+from pretext.data import DECODER
 from pretext.engine import distributed
 from pretext.errors import UserError
 
@@ -95,3 +97,14 @@ def pick_precision(precision: Precision, device: torch.device) -> Literal["bf16"
 def autocast(place: Place) -> torch.autocast:
     """The context in which a network runs at the place's precision; its weights stay float32."""
     return torch.autocast(place.device.type, dtype=torch.bfloat16, enabled=place.precision == "bf16")
+
+
+def versions() -> dict[str, str]:
+    """Versions by name: Pretint's, Python's, those of the libraries that compute, and the decoder."""
+    packages = ("pretint", "torch", "torchvision", "timm", "numpy", "scikit-image")
+    return {
+        **{name: version(name) for name in packages},
+        "python": platform.python_version(),
+        "decoder": DECODER,
+        "platform": f"{platform.system()} {platform.machine()}",
+    }

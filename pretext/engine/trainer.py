@@ -17,8 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from pretext.data.order import mix
 from pretext.engine import distributed
 from pretext.engine.device import Place, autocast
-from pretext.engine.memory import is_memory_shortage
-from pretext.engine.recompute import recompute_activations
+from pretext.engine.memory import is_memory_shortage, recompute_activations
 from pretext.engine.settings import MachineSettings, TrainingSettings
 from pretext.errors import UserError
 

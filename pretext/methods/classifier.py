@@ -10,9 +10,6 @@ from torch.nn import functional as F
 
 from pretext.backbones.contract import Backbone
 from pretext.color import rgb_to_lightness
-from pretext.engine.device import Place, autocast
-
-_AT_ONCE = 32
 
 
 class Classifier(nn.Module):
@@ -42,27 +39,3 @@ class Classifier(nn.Module):
     def image_losses(self, rgb: Tensor, labels: Tensor) -> Tensor:
         """(B,): each image's own."""
         return F.cross_entropy(self(rgb_to_lightness(rgb)), labels, reduction="none")
-
-
-@torch.inference_mode()
-def label_health(classifier: Classifier, rgb: Tensor, labels: Tensor, place: Place) -> dict[str, float]:
-    """How a classifier, in eval mode, names images.
-
-    Args:
-        classifier: on the place's device.
-        rgb: (N, 3, H, W), uint8 sRGB; at least one.
-        labels: (N,), int64.
-        place: where, at which precision.
-
-    Returns:
-        loss: the mean cross-entropy, nats.
-        accuracy: share of the images whose highest score is that of their label.
-    """
-    losses, right = 0.0, 0
-    for images, truth in zip(rgb.split(_AT_ONCE), labels.split(_AT_ONCE), strict=True):
-        truth = truth.to(place.device)
-        with autocast(place):
-            logits = classifier(rgb_to_lightness(images.to(place.device)))
-        losses += float(F.cross_entropy(logits, truth, reduction="sum"))
-        right += int((logits.argmax(1) == truth).sum())
-    return {"loss": losses / len(rgb), "accuracy": right / len(rgb)}

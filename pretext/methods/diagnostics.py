@@ -1,4 +1,4 @@
-"""Color health: is the network learning to color, or only to be safely gray?"""
+"""Diagnostics of a network in training: does it learn to color, or only to be safely gray; does it learn labels?"""
 
 import math
 from collections.abc import Iterable
@@ -6,14 +6,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from pretext.color import rgb_to_lightness
 from pretext.engine.device import Place, autocast
 from pretext.gamut import STEP, Gamut
+from pretext.methods.classifier import Classifier
 from pretext.methods.colorizer import Colorizer
 from pretext.methods.objectives import Classification
 from pretext.prior import rebalancing_weights
 
+_AT_ONCE = 32
 COMMON_MASS = 0.8
 """Common bins are the most frequent that together hold this share of the prior; the others are rare."""
 
@@ -88,3 +91,27 @@ def color_health(colorizer: Colorizer, images: Iterable[Tensor], prior: Tensor, 
     if classifies:
         health["entropy"] = entropies / int(truths.sum())
     return health
+
+
+@torch.inference_mode()
+def label_health(classifier: Classifier, rgb: Tensor, labels: Tensor, place: Place) -> dict[str, float]:
+    """How a classifier, in eval mode, names images.
+
+    Args:
+        classifier: on the place's device.
+        rgb: (N, 3, H, W), uint8 sRGB; at least one.
+        labels: (N,), int64.
+        place: where, at which precision.
+
+    Returns:
+        loss: the mean cross-entropy, nats.
+        accuracy: share of the images whose highest score is that of their label.
+    """
+    losses, right = 0.0, 0
+    for images, truth in zip(rgb.split(_AT_ONCE), labels.split(_AT_ONCE), strict=True):
+        truth = truth.to(place.device)
+        with autocast(place):
+            logits = classifier(rgb_to_lightness(images.to(place.device)))
+        losses += float(F.cross_entropy(logits, truth, reduction="sum"))
+        right += int((logits.argmax(1) == truth).sum())
+    return {"loss": losses / len(rgb), "accuracy": right / len(rgb)}

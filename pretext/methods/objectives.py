@@ -18,8 +18,8 @@ from torch.nn import functional as F
 from pretext.color import at_least_float32
 from pretext.errors import UserError
 from pretext.gamut import STEP, STEPS, TEMPERATURE, Gamut, SoftTarget, bin_centers
+from pretext.plugins import Registry
 from pretext.prior import rebalancing_weights
-from pretext.registry import Registry
 
 AB_SCALE = 110.0
 """A regression head emits ab divided by this, as in the released code."""

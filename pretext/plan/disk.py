@@ -14,21 +14,19 @@ from torch import Tensor, nn
 
 from pretext.backbones.contract import BackboneSettings
 from pretext.engine.checkpoint import checkpoint_bytes
-from pretext.engine.device import Place
+from pretext.engine.device import Place, versions
 from pretext.engine.journal import record_sizes
 from pretext.engine.settings import MachineSettings, TrainingSettings
 from pretext.engine.trainer import optimizer_and_schedule
 from pretext.files import png_bytes
-from pretext.methods.classifier import Classifier, label_health
+from pretext.methods.classifier import Classifier
 from pretext.methods.colorizer import Colorizer
-from pretext.methods.diagnostics import color_health
+from pretext.methods.diagnostics import color_health, label_health
 from pretext.methods.hints import HintSettings
-from pretext.pretrain import sample_sheet
+from pretext.pretrain import sample_sheet, stored
 from pretext.prior import load_prior
-from pretext.recipe import PretrainSettings, build_network
+from pretext.recipe import PretrainSettings, build_network, held_views, open_images
 from pretext.settings import plain
-from pretext.setup import held_views, open_images, stored
-from pretext.versions import versions
 
 KEPT = 2
 """Checkpoints of a finished run; a moment before the older one goes, there is one more."""

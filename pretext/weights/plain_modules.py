@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pretext.backbones.from_timm import ANY_SIZE, TimmBackbone
 from pretext.color import rgb_to_lightness
-from pretext.engine.archive import safetensors_bytes
+from pretext.engine.checkpoint import safetensors_bytes
 from pretext.errors import UserError
 from pretext.files import write_atomically
 from pretext.pretrained import Pretrained

@@ -28,8 +28,7 @@ def pretrain(arguments: Sequence[str]) -> int:
     from pretext.engine.journal import skipped_images
     from pretext.engine.signals import Ending
     from pretext.pretrain import pretrain as job
-    from pretext.recipe import PretrainSettings
-    from pretext.setup import fill_source
+    from pretext.recipe import PretrainSettings, fill_source
     from transfer.report import write_report
 
     (run,), settings = read(
@@ -50,9 +49,8 @@ def pretrain(arguments: Sequence[str]) -> int:
 def plan(arguments: Sequence[str]) -> int:
     """Say what a pretraining will take here, before it is started: memory, speed, time, disk."""
     from pretext.plan.job import plan as job
-    from pretext.plan.printout import plan_lines
-    from pretext.recipe import PretrainSettings
-    from pretext.setup import require_source
+    from pretext.plan.job import plan_lines
+    from pretext.recipe import PretrainSettings, require_source
 
     recipe = Positional("recipe", "a YAML file of settings; options win over it", recipe=True)
     _, settings = read(plan, PretrainSettings, [recipe], arguments, lambda _, given: require_source(given))

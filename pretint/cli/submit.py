@@ -110,7 +110,7 @@ def jobs_of(items: "Sequence[Item]", settings: "SubmitSettings") -> "list[Job]":
 
 def _rehearse(jobs: "Sequence[Job]", settings: "SubmitSettings", said: Mapping[str, tuple[list[Any], Any]]) -> int:
     """Show what would be sent, and what it would take."""
-    from pretext.plan.printout import size
+    from pretext.plan.job import size
     from slurm.submit_job import describe_unchecked, require_sendable, script
 
     skipped = dict(require_sendable(jobs, settings.folder, settings.again))
@@ -155,7 +155,7 @@ def _disk(words: Sequence[str], positionals: list[Any], settings: Any) -> "Disk 
         UserError: as the command itself would, of its images or networks.
     """
     from pretext.plan.disk import pretrain_disk
-    from pretext.setup import fill_source
+    from pretext.recipe import fill_source
     from transfer.disk_usage import finetune_disk, knn_disk, probe_disk, svm_disk
 
     if words[0] == "pretrain":

@@ -7,7 +7,7 @@ from pathlib import Path
 from pretext.engine.run import find_checkpoint
 from pretext.errors import UserError
 from pretext.gamut import TEMPERATURE
-from pretext.weights.file import split_part
+from pretext.weights.state_dict import split_part
 from pretint.colorization.colorizers import Colorist
 from pretint.colorization.hints import Hints, read_hints
 from pretint.colorization.methods.reference import ReferenceSettings, open_reference

@@ -14,10 +14,9 @@ import torch
 from pretext.backbones import build_backbone
 from pretext.backbones.from_timm import PUBLISHED
 from pretext.errors import UserError
-from pretext.recipe import PretrainSettings
+from pretext.recipe import PretrainSettings, require_source
 from pretext.settings import Positional, parse_command, plain, settings_from
-from pretext.setup import require_source
-from pretext.weights.file import split_part
+from pretext.weights.state_dict import split_part
 from pretext.yaml_reader import read_yaml
 from pretint.colorization.scores.methods import BASELINES
 from pretint.study import identity

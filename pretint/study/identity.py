@@ -15,10 +15,9 @@ from pretext.data import open_labeled, open_source
 from pretext.data.fingerprint import seen
 from pretext.methods.objectives import OBJECTIVES
 from pretext.plugins import plugin_contents
-from pretext.recipe import PretrainSettings
+from pretext.recipe import PretrainSettings, open_images
 from pretext.settings import plain
-from pretext.setup import open_images
-from pretext.weights.file import split_part
+from pretext.weights.state_dict import split_part
 from pretint.colorization.scores.job import ScoreSettings
 from transfer.evaluation import EvaluationSettings
 from transfer.probes.knn import KnnSettings, SvmSettings

@@ -10,8 +10,7 @@ import pretint.cli
 from pretext.errors import UserError
 from pretext.recipe import build_colorizer
 from pretext.weights.exporter import ExportSettings, export
-from pretext.weights.importer import import_weights
-from pretext.weights.releases import RELEASES
+from pretext.weights.importer import RELEASES, import_weights
 from pretint.colorization import ColorizeSettings, colorize
 from pretint.colorization.hints import from_points
 from pretint.colorization.networks import open_network

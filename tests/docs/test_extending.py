@@ -16,8 +16,7 @@ from pretext.backbones import BACKBONES
 from pretext.data import SOURCES, open_labeled, open_source
 from pretext.errors import UserError
 from pretext.methods.objectives import OBJECTIVES
-from pretext.plugins import VARIABLE, load_plugins, plugin_contents
-from pretext.registry import Registry
+from pretext.plugins import VARIABLE, Registry, load_plugins, plugin_contents
 from transfer.results import code_digest, find_results
 from transfer.tasks.registry import TASKS
 

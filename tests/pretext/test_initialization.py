@@ -12,14 +12,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-import pretext.patches
+import pretext.initialization
 from pretext.backbones import Backbone, build_backbone
 from pretext.backbones.contract import BackboneSettings
 from pretext.color import rgb_to_lightness
 from pretext.data.bundled import Bundled
 from pretext.errors import UserError
-from pretext.initialization import Init, initialize
-from pretext.patches import cluster_filters, sample_patches
+from pretext.initialization import Init, cluster_filters, initialize, sample_patches
 
 LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 
@@ -159,7 +158,7 @@ def test_patches_are_what_the_filters_see(layer: nn.Conv2d, monkeypatch: pytest.
     seen = torch.einsum("ngd,gud->ngu", patches, layer.weight.view(groups, 6 // groups, -1)).flatten(1)
     assert torch.allclose(seen, output.permute(0, 2, 3, 1).reshape(-1, 6), atol=1e-5)
 
-    monkeypatch.setattr(pretext.patches, "MOST_PATCHES", 20)
+    monkeypatch.setattr(pretext.initialization, "MOST_PATCHES", 20)
     some = sample_patches(layer, inputs, torch.Generator().manual_seed(3))
     where = (some.flatten(1)[:, None] == patches.flatten(1)).all(2).nonzero()[:, 1]
     assert len(some) == 20

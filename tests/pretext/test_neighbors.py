@@ -10,18 +10,16 @@ from launching import Launcher, Trained
 
 from pretext.engine.checkpoint import load_checkpoint
 from pretext.engine.journal import read_journal
-from pretext.engine.nonfinite import keep_evidence
-from pretext.engine.run import find_checkpoint
+from pretext.engine.run import find_checkpoint, keep_evidence
 from pretext.errors import UserError
 from pretext.methods.colorizer import Colorizer
 from pretext.plan.disk import pretrain_disk
 from pretext.plan.job import plan
 from pretext.pretrain import pretrain
 from pretext.pretrained import load_pretrained
-from pretext.recipe import PretrainSettings, build_network
+from pretext.recipe import PretrainSettings, build_network, open_images
 from pretext.replay import ReplaySettings, replay
 from pretext.settings import plain, settings_from
-from pretext.setup import open_images
 from pretext.weights.exporter import ExportSettings, export
 
 STEPS = 6

@@ -9,12 +9,10 @@ from launching import Launcher
 import pretint.cli
 from pretext.engine.checkpoint import load_checkpoint
 from pretext.engine.journal import read_journal
-from pretext.engine.nonfinite import keep_evidence
-from pretext.engine.run import newest_checkpoint
-from pretext.recipe import PretrainSettings
+from pretext.engine.run import keep_evidence, newest_checkpoint
+from pretext.recipe import PretrainSettings, open_images
 from pretext.replay import ReplaySettings, replay
 from pretext.settings import plain, settings_file
-from pretext.setup import open_images
 
 WORDS = [
     "--data.source", "bundled",

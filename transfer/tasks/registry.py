@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from pretext.errors import UserError
-from pretext.registry import Registry
+from pretext.plugins import Registry
 from transfer.tasks.classify import Classification, ClassifySettings
 from transfer.tasks.detect import Detection, DetectSettings
 from transfer.tasks.segment import Segmentation, SegmentSettings

@@ -16,13 +16,12 @@ from numpy.typing import NDArray
 
 from pretext.data import LabeledSource, Source, open_labeled, open_source
 from pretext.data.labels import single
-from pretext.engine.device import pick_device
+from pretext.engine.device import pick_device, versions
 from pretext.engine.memory import explain_memory_shortage
 from pretext.errors import UserError
 from pretext.files import held_folder, write_atomically
 from pretext.gamut import TEMPERATURE, Gamut
 from pretext.prior import load_prior, rebalancing_weights
-from pretext.versions import versions
 from pretint.colorization.color_range import ColorRange
 from pretint.colorization.networks import LARGEST
 from pretint.colorization.scores.images import Circle, is_state

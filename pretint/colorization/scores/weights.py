@@ -9,11 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pretext.engine.archive import DamagedFileError, check_published
+from pretext.engine.checkpoint import DamagedFileError, check_published
 from pretext.engine.progress import say
 from pretext.errors import UserError
-from pretext.weights.file import read_file, split_part
-from pretext.weights.state_dict import find_weights, flatten_names
+from pretext.weights.state_dict import find_weights, flatten_names, read_file, split_part
 
 HUB = "hub"
 """In place of a file: the weights that are published for it, from the hub or its local cache."""

@@ -13,8 +13,7 @@ import torch
 from pretext.data import Shards
 from pretext.data.pack import PackSettings, pack
 from pretext.data.tar_index import index_path, known_index
-from pretext.engine.archive import DamagedFileError
-from pretext.engine.checkpoint import load_checkpoint, save_checkpoint
+from pretext.engine.checkpoint import DamagedFileError, load_checkpoint, save_checkpoint
 from pretext.errors import UserError
 from pretext.gamut import Gamut
 from pretext.prior import load_prior

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from pretext.backbones import build_backbone
 from pretext.engine.device import Place
-from pretext.engine.recompute import blocks
+from pretext.engine.memory import blocks
 from pretext.engine.settings import MachineSettings, TrainingSettings
 from pretext.engine.trainer import Learner, optimizer_and_schedule
 from pretext.errors import UserError

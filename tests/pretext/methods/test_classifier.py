@@ -22,12 +22,12 @@ from pretext.engine.device import Place
 from pretext.engine.journal import read_journal
 from pretext.engine.run import newest_checkpoint
 from pretext.errors import UserError
-from pretext.methods.classifier import Classifier, label_health
+from pretext.methods.classifier import Classifier
+from pretext.methods.diagnostics import label_health
 from pretext.pretrain import pretrain
 from pretext.pretrained import load_pretrained
-from pretext.recipe import PretrainSettings, build_colorizer, build_network
+from pretext.recipe import PretrainSettings, _classes, build_colorizer, build_network, held_views, open_images
 from pretext.settings import settings_from
-from pretext.setup import _classes, held_views, open_images
 from pretext.weights.exporter import ExportSettings, export
 from pretint.colorization import ColorizeSettings, colorize
 from transfer.report import write_report

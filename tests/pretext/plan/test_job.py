@@ -15,9 +15,8 @@ from pretext.engine.checkpoint import load_checkpoint
 from pretext.engine.run import newest_checkpoint
 from pretext.errors import UserError
 from pretext.plan import job, measure
-from pretext.plan.job import Plan, plan
+from pretext.plan.job import Plan, plan, plan_lines, size, spoken
 from pretext.plan.measure import bytes_of
-from pretext.plan.printout import plan_lines, size, spoken
 from pretext.pretrain import pretrain
 from pretext.recipe import PretrainSettings
 from pretext.settings import settings_from

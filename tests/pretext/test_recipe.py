@@ -1,4 +1,4 @@
-"""What a training begins with: images to look at."""
+"""What follows from a recipe: the images to validate on."""
 
 from pathlib import Path
 
@@ -7,8 +7,7 @@ import pytest
 from pretext.data import Bundled
 from pretext.data.source import DataSettings
 from pretext.errors import UserError
-from pretext.recipe import PretrainSettings
-from pretext.setup import held_views, open_images
+from pretext.recipe import PretrainSettings, held_views, open_images
 
 
 def test_all_that_a_mixture_holds_out_is_looked_at(tmp_path: Path) -> None:
