@@ -14,12 +14,12 @@ def escape_controls(text: str) -> str:
 
     Spaces of every width stay, and so do letters of every script.
     """
-    return text if text.isprintable() else "".join(map(_escape_control, text))
-
-
-def _escape_control(character: str) -> str:
-    harmless = character.isprintable() or unicodedata.category(character) == "Zs"
-    return character if harmless else ascii(character)[1:-1]
+    if text.isprintable():
+        return text
+    return "".join(
+        character if character.isprintable() or unicodedata.category(character) == "Zs" else ascii(character)[1:-1]
+        for character in text
+    )
 
 
 def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]], end: str = "\n") -> str:
@@ -34,13 +34,13 @@ def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]], end: str =
     """
     lines = []
     for row in (header, *rows):
+        harmless = [
+            f"'{cell}"
+            if isinstance(cell, str) and (cell.startswith(_BEFORE) or cell.lstrip().startswith(_FORMULA))
+            else cell
+            for cell in row
+        ]
         buffer = io.StringIO()
-        csv.writer(buffer, lineterminator="\r\n").writerow([_csv_cell(cell) for cell in row])  # quotes both in a cell
+        csv.writer(buffer, lineterminator="\r\n").writerow(harmless)  # quotes both in a cell
         lines.append(buffer.getvalue().removesuffix("\r\n"))
     return "".join(f"{line}{end}" for line in lines)
-
-
-def _csv_cell(cell: object) -> object:
-    if isinstance(cell, str) and (cell.startswith(_BEFORE) or cell.lstrip().startswith(_FORMULA)):
-        return f"'{cell}"
-    return cell

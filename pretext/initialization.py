@@ -77,7 +77,14 @@ def initialize(network: nn.Module, images: Sequence[Tensor], method: Init, seed:
         raise UserError(f"init is {method!r}: use one of {', '.join(get_args(Init))}")
     if method == "random":
         return ()
-    lightness = _together(images)
+    if not sum(len(batch) for batch in images):
+        raise UserError("there are no images to initialize from: give at least one, or use init random")
+    sizes = {tuple(batch.shape[1:]) for batch in images}
+    if len(sizes) > 1:
+        raise UserError(f"images to initialize from have {len(sizes)} shapes, such as {sorted(sizes)[:2]}: use one")
+    lightness = torch.cat(list(images))
+    if not bool(torch.isfinite(lightness).all()):
+        raise UserError("an image to initialize from holds values that are not numbers: leave it out")
     generator = torch.Generator().manual_seed(seed)
     seen: set[int] = set()
     scaled: list[str] = []
@@ -114,18 +121,6 @@ def initialize(network: nn.Module, images: Sequence[Tensor], method: Init, seed:
         for hook in hooks:
             hook.remove()
     return tuple(scaled)
-
-
-def _together(images: Sequence[Tensor]) -> Tensor:
-    if not sum(len(batch) for batch in images):
-        raise UserError("there are no images to initialize from: give at least one, or use init random")
-    sizes = {tuple(batch.shape[1:]) for batch in images}
-    if len(sizes) > 1:
-        raise UserError(f"images to initialize from have {len(sizes)} shapes, such as {sorted(sizes)[:2]}: use one")
-    lightness = torch.cat(list(images))
-    if not bool(torch.isfinite(lightness).all()):
-        raise UserError("an image to initialize from holds values that are not numbers: leave it out")
-    return lightness
 
 
 @contextmanager
@@ -210,7 +205,12 @@ def sample_patches(layer: nn.Conv2d | nn.Linear, inputs: Tensor, generator: torc
         tokens = inputs.reshape(-1, layer.in_features)
         return tokens[_draw(len(tokens), layer.in_features, generator).to(inputs.device)][:, None].float().cpu()
     (high, wide), (down, across), (apart_y, apart_x) = layer.kernel_size, layer.stride, layer.dilation
-    above, left = _padding(layer)
+    if layer.padding == "valid":
+        above, left = 0, 0
+    elif layer.padding == "same":
+        above, left = apart_y * (high - 1) // 2, apart_x * (wide - 1) // 2
+    else:
+        above, left = (int(side) for side in layer.padding)
     count, channels, height, width = inputs.shape
     rows = (height + 2 * above - apart_y * (high - 1) - 1) // down + 1
     columns = (width + 2 * left - apart_x * (wide - 1) - 1) // across + 1
@@ -285,12 +285,3 @@ def _draw(count: int, values: int, generator: torch.Generator) -> Tensor:
     if count <= most:
         return torch.arange(count)
     return torch.randperm(count, generator=generator)[:most].sort().values
-
-
-def _padding(layer: nn.Conv2d) -> list[int]:
-    """Above and to the left."""
-    if layer.padding == "valid":
-        return [0, 0]
-    if layer.padding == "same":
-        return [apart * (side - 1) // 2 for side, apart in zip(layer.kernel_size, layer.dilation, strict=True)]
-    return [int(side) for side in layer.padding]

@@ -123,21 +123,22 @@ class OnlineProbe:
             accuracy_STAGE: of every stage, in [0, 1]; nan where features are not finite.
             chance: the accuracy of always naming the class that is most frequent among the images that teach.
         """
-        teach = len(self.fitted)
-        given, asked = self._labels[:teach], self._labels[teach:]
-        found = {"chance": float((asked == given.bincount().argmax()).double().mean())}
+        count = len(self.fitted)
+        train_labels, test_labels = self._labels[:count], self._labels[count:]
+        accuracies = {"chance": float((test_labels == train_labels.bincount().argmax()).double().mean())}
         for stage, features in self._features(backbone, place).items():
-            right = math.nan
+            accuracy = math.nan
             if bool(features.isfinite().all()):
-                weight, bias = ridge(features[:teach], given, self._classes)
-                right = float(((features[teach:].double() @ weight + bias).argmax(1) == asked).double().mean())
-            found[f"accuracy_{stage}"] = right
-        return found
+                weight, bias = ridge(features[:count], train_labels, self._classes)
+                predicted = (features[count:].double() @ weight + bias).argmax(1)
+                accuracy = float((predicted == test_labels).double().mean())
+            accuracies[f"accuracy_{stage}"] = accuracy
+        return accuracies
 
     def _features(self, backbone: Backbone, place: Place) -> dict[str, Tensor]:
-        """Stage -> (images, dims), float32, on the CPU."""
-        found: dict[str, list[Tensor]] = {stage.name: [] for stage in backbone.stages}
-        learning = [module for module in backbone.modules() if module.training]
+        """Return stage -> (images, dims), float32, on the CPU."""
+        pooled: dict[str, list[Tensor]] = {stage.name: [] for stage in backbone.stages}
+        in_training = [module for module in backbone.modules() if module.training]
         backbone.eval()
         try:
             for rgb in self._views.split(_AT_ONCE):
@@ -147,11 +148,11 @@ class OnlineProbe:
                 for stage, features in stages.items():
                     side = max(1, math.isqrt(DIMS // features.shape[1]))
                     height, width = (min(side, length) for length in features.shape[-2:])
-                    found[stage].append(F.adaptive_avg_pool2d(features.float(), (height, width)).flatten(1).cpu())
+                    pooled[stage].append(F.adaptive_avg_pool2d(features.float(), (height, width)).flatten(1).cpu())
         finally:
-            for module in learning:  # one by one: part of a backbone may be frozen in eval mode
+            for module in in_training:  # one by one: part of a backbone may be frozen in eval mode
                 module.training = True
-        return {stage: torch.cat(parts) for stage, parts in found.items()}
+        return {stage: torch.cat(parts) for stage, parts in pooled.items()}
 
 
 def ridge(features: Tensor, labels: Tensor, classes: int, penalty: float = PENALTY) -> tuple[Tensor, Tensor]:

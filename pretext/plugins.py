@@ -72,8 +72,33 @@ def load_plugins(*files: str | Path) -> None:
     if paths and not files:
         os.environ[VARIABLE] = os.pathsep.join(map(str, paths))
     for path in paths:
-        if path.resolve() not in _contents:
-            _load(path)
+        if path.resolve() in _contents:
+            continue
+        name = path.stem
+        if path.suffix != ".py" or "." in name:
+            raise UserError(f"plugin {path}: give a Python file, NAME.py, without another dot in its name")
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise UserError(f"plugin {path}: cannot be read ({error.strerror}); see {VARIABLE}") from error
+        if str(path.parent) not in sys.path:
+            sys.path.append(str(path.parent))
+        importlib.invalidate_caches()
+        spec = sys.modules[name].__spec__ if name in sys.modules else importlib.util.find_spec(name)
+        if spec is None or spec.origin is None or Path(spec.origin).resolve() != path.resolve():
+            raise UserError(f"plugin {path}: there is another module called {name}; rename the file")
+        try:
+            importlib.import_module(name)
+        except Exception as error:  # whatever the file does
+            lines = [
+                frame.lineno for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == path
+            ]
+            if isinstance(error, SyntaxError) and error.lineno:
+                lines.append(error.lineno)
+            where = f"line {lines[-1]}: " if lines else ""
+            reason = next(iter(str(error).splitlines()), "") or "no reason given"
+            raise UserError(f"plugin {path}, {where}{type(error).__name__}: {reason}") from error
+        _contents[path.resolve()] = content
 
 
 def plugin_contents() -> tuple[bytes, ...]:
@@ -84,36 +109,3 @@ def plugin_contents() -> tuple[bytes, ...]:
 def plugin_digests() -> dict[str, str]:
     """SHA-256 of the files that were loaded, by their paths, in the order in which they were."""
     return {str(path): hashlib.sha256(content).hexdigest() for path, content in _contents.items()}
-
-
-def _load(path: Path) -> None:
-    name = path.stem
-    if path.suffix != ".py" or "." in name:
-        raise UserError(f"plugin {path}: give a Python file, NAME.py, without another dot in its name")
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"plugin {path}: cannot be read ({error.strerror}); see {VARIABLE}") from error
-    if str(path.parent) not in sys.path:
-        sys.path.append(str(path.parent))
-    importlib.invalidate_caches()
-    found = sys.modules[name].__spec__ if name in sys.modules else importlib.util.find_spec(name)
-    if found is None or found.origin is None or Path(found.origin).resolve() != path.resolve():
-        raise UserError(f"plugin {path}: there is another module called {name}; rename the file")
-    try:
-        importlib.import_module(name)
-    except Exception as error:  # whatever the file does
-        raise UserError(f"plugin {path}, {_place(error, path)}{type(error).__name__}: {_first_line(error)}") from error
-    _contents[path.resolve()] = content
-
-
-def _place(error: Exception, path: Path) -> str:
-    """The line of the file at which it failed, where there is one."""
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == path]
-    if isinstance(error, SyntaxError) and error.lineno:
-        lines.append(error.lineno)
-    return f"line {lines[-1]}: " if lines else ""
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), "") or "no reason given"

@@ -122,8 +122,15 @@ def load_pretrained(path: Path) -> Pretrained:
     colorizer = build_colorizer(settings, prior)
     has_head = state.get("head", True) and not settings.objective.supervised
     expected = {key: value for key, value in colorizer.state_dict().items() if has_head or key.startswith(BACKBONE)}
-    wrong = _misfits(expected, weights)
+    tensors = weights if isinstance(weights, dict) else {}
+    wrong = [f"{name} is missing" for name in expected.keys() - tensors.keys()]
+    wrong += [f"{name} has no place" for name in tensors.keys() - expected.keys()]
+    for name in expected.keys() & tensors.keys():
+        shape, should = list(getattr(tensors[name], "shape", ())), list(expected[name].shape)
+        if shape != should:
+            wrong.append(f"{name} has shape {shape}, not {should}")
     if wrong:
+        wrong.sort()
         raise UserError(
             f"{file}: {len(wrong)} of its weights do not fit backbone {settings.backbone.name}, the first: {wrong[0]}"
         )
@@ -132,15 +139,3 @@ def load_pretrained(path: Path) -> Pretrained:
         colorizer.head = NoHead(str(path))
     untrained = state["step"] == 0 and not state.get("imported_from")
     return Pretrained(colorizer.eval(), settings, prior, state["step"], has_head, untrained)
-
-
-def _misfits(expected: dict[str, Tensor], found: Any) -> list[str]:
-    """What keeps ``found`` from being loaded where ``expected`` stands, a line per weight."""
-    found = found if isinstance(found, dict) else {}
-    wrong = [f"{name} is missing" for name in expected.keys() - found.keys()]
-    wrong += [f"{name} has no place" for name in found.keys() - expected.keys()]
-    for name in expected.keys() & found.keys():
-        is_, should = list(getattr(found[name], "shape", ())), list(expected[name].shape)
-        if is_ != should:
-            wrong.append(f"{name} has shape {is_}, not {should}")
-    return sorted(wrong)

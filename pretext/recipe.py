@@ -203,20 +203,27 @@ def open_images(settings: PretrainSettings) -> Images:
             from the other. Where labels are learned also if there are none, or not the same classes.
     """
     require_source(settings)
-    asked = settings.data.source
-    weights = dict(asked) if isinstance(asked, Mapping) else {asked: 1.0}
+    named = settings.data.source
+    weights = dict(named) if isinstance(named, Mapping) else {named: 1.0}
     sources: list[Source] = []
-    classes, labels = [], {}
+    classes: list[str] = []
+    labels: dict[str, str] = {}
     if settings.objective.labeled:
         labeled = {name: open_labeled(name) for name in weights}
-        classes, labels = _classes(labeled), {"labels": _digest_of_labels(labeled)}
+        classes = _shared_classes(labeled)
+        digest = hashlib.sha256()
+        for labeled_source in labeled.values():
+            digest.update("\n".join(labeled_source.classes).encode() + labeled_source.labels.astype("<i8").tobytes())
+        labels = {"labels": digest.hexdigest()}
         sources += labeled.values()
     else:
         sources += map(open_source, weights)
     digests = [source.digest() for source in sources]
     opened: dict[tuple[str, str], str] = {}
-    for name, digest in zip(weights, digests, strict=True):
-        other = opened.setdefault((_place(name), digest), name)
+    for name, content in zip(weights, digests, strict=True):
+        # 0001.jpg is in many folders: of the same names, the path tells two sources apart.
+        path = os.path.realpath(Path(name).expanduser()) if Path(name).exists() else name.removesuffix(":train")
+        other = opened.setdefault((path, content), name)
         if other != name:
             raise UserError(f"data.source: {other} and {name} are the same images; give them once, with one weight")
     count = sum(map(len, sources))
@@ -235,8 +242,8 @@ def open_images(settings: PretrainSettings) -> Images:
     return Images(" + ".join(weights), training, list(weights.values()), held, contents, classes)
 
 
-def _classes(sources: Mapping[str, LabeledSource]) -> list[str]:
-    """The classes that a classifier of all of these tells apart."""
+def _shared_classes(sources: Mapping[str, LabeledSource]) -> list[str]:
+    """Return the classes that a classifier of all these sources tells apart."""
     (first, classes), *others = ((name, compose_classes(name, source.classes)) for name, source in sources.items())
     seen: set[int] = set()
     for name, source in sources.items():
@@ -254,18 +261,6 @@ def _classes(sources: Mapping[str, LabeledSource]) -> list[str]:
         only = ", ".join(classes[label] for label in seen)
         raise UserError(f"{' + '.join(sources)}: one class only ({only}); a classifier needs two")
     return list(classes)
-
-
-def _digest_of_labels(sources: Mapping[str, LabeledSource]) -> str:
-    digest = hashlib.sha256()
-    for source in sources.values():
-        digest.update("\n".join(source.classes).encode() + source.labels.astype("<i8").tobytes())
-    return digest.hexdigest()
-
-
-def _place(name: str) -> str:
-    """What tells apart two sources whose images have the same names: 0001.jpg is in many folders."""
-    return os.path.realpath(Path(name).expanduser()) if Path(name).exists() else name.removesuffix(":train")
 
 
 def on_place(network: N, settings: PretrainSettings, place: Place) -> N:

@@ -1,6 +1,7 @@
 """The job that computes again the step at which a run's loss stopped being a number, and looks where it began."""
 
 import json
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pretext.data.batches import Batch, batches
+from pretext.data.batches import batches
 from pretext.engine.checkpoint import load_checkpoint
 from pretext.engine.device import autocast, pick_place
 from pretext.engine.memory import explain_memory_shortage
@@ -20,7 +21,6 @@ from pretext.engine.settings import MachineSettings
 from pretext.engine.trainer import Learner
 from pretext.errors import UserError
 from pretext.files import write_atomically
-from pretext.methods.classifier import Classifier
 from pretext.methods.colorizer import Colorizer
 from pretext.pretrained import check_contract, check_state
 from pretext.recipe import PretrainSettings, build_network, on_place, open_images
@@ -105,7 +105,14 @@ def replay(folder: Path, settings: ReplaySettings) -> Replay:
             learner.step(batch.rgb, batch.labels)
             advance(1, "")
         largest = max(float(weight.detach().abs().max()) for weight in network.parameters())
-        losses = _image_losses(network, batch, learner)
+        losses = []  # each image's own, computed in the pieces of the step, without moving any statistics
+        inputs = (batch.rgb, batch.labels, *([learner.numbers()] if isinstance(network, Colorizer) else []))
+        network.eval()
+        with torch.no_grad():
+            for piece in zip(*(part.split(training.micro_batch) for part in inputs), strict=True):
+                with autocast(place):
+                    losses += network.image_losses(*(part.to(place.device) for part in piece)).tolist()
+        network.train()
         with _watched(network) as seen:
             loss, norm = learner.step(batch.rgb, batch.labels, optimize=False)
         gradients = [
@@ -114,25 +121,12 @@ def replay(folder: Path, settings: ReplaySettings) -> Replay:
             if weight.grad is not None and not bool(weight.grad.isfinite().all())
         ]
         advance(1, "")
-    bad = [key for key, own in zip(evidence["images"], losses.tolist(), strict=True) if not abs(own) < float("inf")]
-    found = Replay(step, float(loss), float(norm), largest, bad, next(iter(seen), None), gradients)
+    bad = [key for key, value in zip(evidence["images"], losses, strict=True) if not math.isfinite(value)]
+    result = Replay(step, float(loss), float(norm), largest, bad, next(iter(seen), None), gradients)
     # JSON has no nan.
-    record = {name: str(value) if isinstance(value, float) else value for name, value in vars(found).items()}
+    record = {name: str(value) if isinstance(value, float) else value for name, value in vars(result).items()}
     write_atomically(folder / "replay.json", json.dumps(record, indent=1).encode())
-    return found
-
-
-@torch.no_grad()
-def _image_losses(network: Colorizer | Classifier, batch: Batch, learner: Learner) -> Tensor:
-    """(B,): each image's own loss, computed in the pieces of the step, without moving any statistics."""
-    network.eval()
-    losses = []
-    known = (batch.rgb, batch.labels, *([learner.numbers()] if isinstance(network, Colorizer) else []))
-    for piece in zip(*(part.split(learner.training.micro_batch) for part in known), strict=True):
-        with autocast(learner.place):
-            losses.append(network.image_losses(*(part.to(learner.place.device) for part in piece)))
-    network.train()
-    return torch.cat(losses)
+    return result
 
 
 @contextmanager
@@ -143,7 +137,7 @@ def _watched(network: nn.Module) -> Iterator[list[str]]:
     def watch(name: str) -> Any:
         def look(module: nn.Module, inputs: object, output: object) -> None:
             outputs = output.values() if isinstance(output, dict) else [output]
-            if any(isinstance(one, Tensor) and not bool(one.isfinite().all()) for one in outputs):
+            if any(isinstance(value, Tensor) and not bool(value.isfinite().all()) for value in outputs):
                 seen.append(name)
 
         return look

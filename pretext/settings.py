@@ -20,6 +20,7 @@ from jsonargparse import ArgumentParser
 from pretext.errors import UserError
 from pretext.yaml_reader import read_yaml, require_small
 
+_ANSWERS = ("true", "false", "yes", "no")
 S = TypeVar("S")
 Parsed = tuple[list[Any], S]
 """A command's positional arguments, and its settings."""
@@ -102,7 +103,17 @@ def parse_command(
         SystemExit: after ``--help``.
     """
     parser = _parser_of_words(program, about, kind, tuple(positionals), file)  # type: ignore[arg-type]
-    arguments = _answered(kind, [_underscored(argument) for argument in arguments])
+    underscored = []  # an option has the name of its setting, whichever dash was typed
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        is_option = re.fullmatch(r"--[A-Za-z][\w.-]*", name)
+        underscored.append(f"--{name[2:].replace('-', '_')}{equals}{value}" if is_option else argument)
+    # An option that asks for yes or no and has no answer means yes.
+    switches = {f"--{name}" for name in _names(kind, of=bool)}
+    arguments = [
+        f"{argument}=true" if argument in switches and following.lower() not in _ANSWERS else argument
+        for argument, following in pairwise([*underscored, ""])
+    ]
     for part, path in _config_files(arguments, file, kind):  # first by itself, so that a complaint can name the file
         changed = path.stat().st_mtime_ns if path.is_file() else 0
         _require_right(part, path, changed)  # type: ignore[arg-type]
@@ -189,35 +200,19 @@ def _config_first(arguments: Sequence[str], file: str) -> list[str]:
     return [*front, *joined, *(word for word in rest if word not in joined)]
 
 
-def _underscored(argument: str) -> str:
-    """An option by the name of its setting, whichever dash was typed."""
-    name, equals, value = argument.partition("=")
-    return f"--{name[2:].replace('-', '_')}{equals}{value}" if re.fullmatch(r"--[A-Za-z][\w.-]*", name) else argument
-
-
-def _answered(kind: type[Any], arguments: Sequence[str]) -> list[str]:
-    """The arguments with a yes after every option that asks for yes or no and has no answer."""
-    asking = {f"--{name}" for name in _names(kind, of=bool)}
-    answers = ("true", "false", "yes", "no")
-    return [
-        f"{argument}=true" if argument in asking and following.lower() not in answers else argument
-        for argument, following in pairwise([*arguments, ""])
-    ]
-
-
 def _bracketed(kind: type[Any], arguments: Sequence[str]) -> list[str]:
     """The arguments with ``--classes person,car`` as the list that YAML calls ``[person, car]``."""
     lists = {f"--{field.name}" for field in dataclasses.fields(kind) if field.type == list[str]}
-    found: list[str] = []
+    bracketed: list[str] = []
     for before, argument in pairwise(["", *arguments]):
         option, equals, value = argument.partition("=")
         if before in lists and not argument.startswith(("[", "-")):
-            found.append(json.dumps(argument.split(",")))
+            bracketed.append(json.dumps(argument.split(",")))
         elif equals and option in lists and not value.startswith("["):
-            found.append(f"{option}={json.dumps(value.split(','))}")
+            bracketed.append(f"{option}={json.dumps(value.split(','))}")
         else:
-            found.append(argument)
-    return found
+            bracketed.append(argument)
+    return bracketed
 
 
 def _names(kind: type[Any], prefix: str = "", of: type | None = None) -> Iterator[str]:

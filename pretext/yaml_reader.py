@@ -73,17 +73,14 @@ class _Loader(yaml.SafeLoader):
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
         if id(node) not in self._flattened:  # what is merged in stands among the keys afterwards
             self._flattened.add(id(node))
-            self._require_unique(key for key, _ in node.value)
+            keys: set[Hashable] = set()
+            for part, _ in node.value:
+                key = part.value if part.tag == _MERGE else self.construct_object(part, deep=True)
+                with contextlib.suppress(TypeError):  # a list, say, which no mapping takes
+                    if key in keys:
+                        raise yaml.YAMLError(f"{key} is set twice")
+                    keys.add(key)
         super().flatten_mapping(node)
-
-    def _require_unique(self, nodes: Iterable[yaml.Node]) -> None:
-        keys: set[Hashable] = set()
-        for node in nodes:
-            key = node.value if node.tag == _MERGE else self.construct_object(node, deep=True)
-            with contextlib.suppress(TypeError):  # a list, say, which no mapping takes
-                if key in keys:
-                    raise yaml.YAMLError(f"{key} is set twice")
-                keys.add(key)
 
 
 def _require_few_repeated(value: Any, parts_of: Callable[[Any], Iterable[Any]]) -> None:

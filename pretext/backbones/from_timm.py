@@ -189,23 +189,20 @@ class TimmBackbone(Backbone):
                 find_error(net, (len(normalized), self.channels, *size)) is None
             ):  # no fault of the size: memory, or the device
                 raise
+            nearest = self.fit_size(max(size))
+            if self.only_size is not None:
+                advice = f"give it {self.only_size[0]} x {self.only_size[1]}, or set img_size if the model has it"
+            elif nearest != max(size) and find_error(net, (2, self.channels, nearest, nearest)) is None:
+                advice = f"give it {nearest} x {nearest}"
+            else:
+                least = find_least_size(net, self.channels, max(size))
+                advice = f"give it at least {least} x {least}" if least else "take another model"
             raise UserError(
-                f"timm model {self.name} cannot take {size[0]} x {size[1]} pixels ({first_line(error)}): "
-                f"{self._suggest_size(net, max(size))}"
+                f"timm model {self.name} cannot take {size[0]} x {size[1]} pixels ({first_line(error)}): {advice}"
             ) from error
         if self.channels_last:
             maps = [features.permute(0, 3, 1, 2) for features in maps]
         return {stage.name: features for stage, features in zip(self.stages, maps, strict=True)}
-
-    def _suggest_size(self, net: nn.Module, size: int) -> str:
-        """What to do about a size that the model does not take."""
-        if self.only_size is not None:
-            return f"give it {self.only_size[0]} x {self.only_size[1]}, or set img_size if the model has it"
-        nearest = self.fit_size(size)
-        if nearest != size and find_error(net, (2, self.channels, nearest, nearest)) is None:
-            return f"give it {nearest} x {nearest}"
-        least = find_least_size(net, self.channels, size)
-        return f"give it at least {least} x {least}" if least else "take another model"
 
     def fit_size(self, size: int) -> int:
         """See ``Backbone.fit_size``: a model of one size takes that, one of patches a multiple of theirs."""

@@ -210,10 +210,23 @@ def check_content(path: Path) -> None:
         DamagedFileError: it is not what was written.
         OSError: it cannot be read.
     """
-    if path.suffix == ".safetensors":
-        _check_safetensors(path)
-    elif is_zip(path):
-        check_zip(path)
+    if path.suffix != ".safetensors":
+        if is_zip(path):
+            check_zip(path)
+        return
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            expected = metadata.pop(DIGEST, None)
+            if expected is None:
+                return
+            # One tensor at a time: all of them would take the memory twice.
+            names = sorted(file.keys())
+            digest = safetensors_digest(((name, file.get_tensor(name)) for name in names), metadata)
+    except SafetensorError:
+        return  # no such file: who reads it says so
+    if digest != expected:
+        raise DamagedFileError(f"{path}: damaged (the SHA-256 of its tensors is another); export or copy it again")
 
 
 def check_published(path: Path) -> None:
@@ -232,22 +245,6 @@ def check_published(path: Path) -> None:
                 "it again, or rename it if the name means something else"
             )
     check_content(path)
-
-
-def _check_safetensors(path: Path) -> None:
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            expected = metadata.pop(DIGEST, None)
-            if expected is None:
-                return
-            # One tensor at a time: all of them would take the memory twice.
-            names = sorted(file.keys())
-            digest = safetensors_digest(((name, file.get_tensor(name)) for name in names), metadata)
-    except SafetensorError:
-        return  # no such file: who reads it says so
-    if digest != expected:
-        raise DamagedFileError(f"{path}: damaged (the SHA-256 of its tensors is another); export or copy it again")
 
 
 def safetensors_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:

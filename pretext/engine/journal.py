@@ -44,7 +44,7 @@ class Journal:
         with self._disk():
             mirror.mkdir(exist_ok=True)
             self._file = self.path.open("a", encoding="utf-8")
-            # Not SummaryWriter: it writes in a thread, where a full disk ends in a traceback.
+            # Not SummaryWriter: it writes in a thread, where a full disk prints a traceback before its error is raised.
             name = f"events.out.tfevents.{int(time.time()):010d}.{platform.node()}.{os.getpid()}.{step:08d}"
             self._events = RecordWriter((mirror / name).open("wb"))
         self._mirror(file_version="brain.Event:2")
@@ -161,17 +161,14 @@ def _records(path: Path) -> Iterator[Record]:
                     record = json.loads(line)
                     assert isinstance(record["step"], int) and isinstance(record["kind"], str)
                     assert record["kind"] != "skipped" or {"key", "reason"} <= record.keys()
-                    assert record["kind"] != "speed" or _is_speed(record.get("images_per_second"))
+                    speed = record.get("images_per_second") if record["kind"] == "speed" else None
+                    assert speed is None or (type(speed) in (int, float) and speed >= 0)
                 except (ValueError, KeyError, TypeError, AssertionError, RecursionError):
                     broken = f"line {number}"
                 else:
                     yield record
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-
-
-def _is_speed(value: Any) -> bool:
-    return value is None or (type(value) in (int, float) and value >= 0)
 
 
 def _line(record: Record) -> str:

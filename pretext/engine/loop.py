@@ -25,7 +25,8 @@ from pretext.files import write_png
 
 State = dict[str, Any]
 
-_NOTED_EVERY = 20
+LOG_EVERY = 20
+"""Steps between two records of speed in the journal, at most."""
 
 
 @contextmanager
@@ -101,50 +102,51 @@ def train(
     run: Path,
     learner: Learner,
     samples: Examples,
-    look: Callable[[Journal], None],
-    warned: Callable[[], Ending],
+    validate: Callable[[Journal], None],
+    stop_signal: Callable[[], Ending],
     facts: dict[str, Any],
     stored: dict[str, Any],
     skipped: Sequence[tuple[str, str]] = (),
     replayable: bool = True,
     title: str = "",
 ) -> Ending:
-    """Train from where the learner stands to the end, writing the run's journal and checkpoints.
+    """Train to the last step, and write the run's journal and checkpoints.
 
-    Step s sees the samples s * batch_size and on, shared out among the processes in that order. All
+    Step s trains on the samples s * batch_size and on, shared out among the processes in that order. All
     processes run this; the first alone writes.
 
     Args:
-        run: its folder, held by the caller.
-        learner: what is trained.
-        samples: where batches come from.
-        look: called now and then, on the first process only, to journal how the network does.
-        warned: which signal of a machine has asked to stop, see ``stop_requests``; Ctrl-C is watched for here.
+        run: its folder, locked by the caller.
+        learner: the network and its optimizer, at the step to go on from.
+        samples: the training images.
+        validate: called now and then, on the first process only, to journal how the network does.
+        stop_signal: says which signal of a machine has asked to stop, see ``stop_requests``; Ctrl-C is watched for
+            here.
         facts: journaled at the start of every call, such as versions.
         stored: what a checkpoint holds besides the learner's state (settings, color contract).
         skipped: key and reason of images that are known to be unreadable, for the journal.
-        title: of the progress, if not the folder's name.
         replayable: whether ``pretint replay`` can compute a step of such a run again.
+        title: of the progress, if not the folder's name.
 
     Returns:
-        How it ended; unless it is complete, with a checkpoint written.
+        How training ended; unless it is complete, a checkpoint was written.
 
     Raises:
         UserError: the loss is no longer finite, the disk is full, no image can be read, another
             process is gone.
     """
-    training, machine, first = learner.training, learner.machine, distributed.is_first()
+    training, machine, is_first = learner.training, learner.machine, distributed.is_first()
     if learner.done >= training.steps:
         return Ending.COMPLETE
-    begun = newest_checkpoint(run) is not None
+    resumed = newest_checkpoint(run) is not None
     with (
-        closing(Journal(run, learner.done if begun else None) if first else Silence()) as journal,
-        stop_requests(signal.SIGINT) as interrupted,
+        closing(Journal(run, learner.done if resumed else None) if is_first else Silence()) as journal,
+        stop_requests(signal.SIGINT) as interrupt,
         progress(title or run.name, training.steps, "images", learner.done, weight=training.batch_size)
-        if first
+        if is_first
         else nullcontext(lambda more, remark: None) as advance,
     ):
-        books = _Books(run, learner, samples, stored, journal, advance, skipped, replayable)
+        log = _TrainLog(run, learner, samples, stored, journal, advance, skipped, replayable)
         journal.write(
             "start",
             learner.done,
@@ -153,44 +155,44 @@ def train(
             processes=distributed.world(),
             **facts,
         )
-        if first and not begun:
-            look(journal)
-            books.keep()
-        for batch in books.waiting_for(
-            batches(
-                samples,
-                training.batch_size,
-                learner.done,
-                training.steps,
-                learner.place.workers,
-                positions=range(distributed.rank() * learner.share, (distributed.rank() + 1) * learner.share),
-                pinned=learner.place.device.type == "cuda",
-                worker_start=machine.worker_start,
-            )
-        ):
+        if is_first and not resumed:
+            validate(journal)
+            log.save_checkpoint()
+        loader = batches(
+            samples,
+            training.batch_size,
+            learner.done,
+            training.steps,
+            learner.place.workers,
+            positions=range(distributed.rank() * learner.share, (distributed.rank() + 1) * learner.share),
+            pinned=learner.place.device.type == "cuda",
+            worker_start=machine.worker_start,
+        )
+        for batch in log.time_loading(loader):
             loss, norm = learner.step(batch.rgb, batch.labels)
-            books.add(loss, norm, batch.skipped)
+            log.add_step(loss, norm, batch.skipped)
 
-            stop = Ending(distributed.agree(max(warned(), interrupted())))
-            last = learner.done == training.steps
-            look_due = learner.done % machine.evaluate_every == 0 or last
-            keep_due = learner.done % machine.checkpoint_every == 0 or last or stop != Ending.COMPLETE
-            if learner.done % _NOTED_EVERY == 0 or look_due or keep_due:
-                books.note()
-            if first and look_due:
-                look(journal)
-            if first and keep_due:
-                books.keep()
-            if look_due or keep_due:
-                books.lap()
-            if stop != Ending.COMPLETE and not last:
+            step = learner.done
+            stop = Ending(distributed.agree(max(stop_signal(), interrupt())))
+            is_last = step == training.steps
+            validation_due = step % machine.evaluate_every == 0 or is_last
+            checkpoint_due = step % machine.checkpoint_every == 0 or is_last or stop != Ending.COMPLETE
+            if step % LOG_EVERY == 0 or validation_due or checkpoint_due:
+                log.log_metrics()
+            if is_first and validation_due:
+                validate(journal)
+            if is_first and checkpoint_due:
+                log.save_checkpoint()
+            if validation_due or checkpoint_due:
+                log.restart_clock()
+            if stop != Ending.COMPLETE and not is_last:
                 distributed.agree(0)  # nobody leaves before all is saved: torchrun would end the others
                 return stop
     return Ending.COMPLETE
 
 
-class _Books:
-    """What happened since it was last noted, on every process, and what the first process writes of it."""
+class _TrainLog:
+    """The steps since the last log, on every process, and what the first process writes of them."""
 
     def __init__(
         self,
@@ -206,71 +208,71 @@ class _Books:
         self.run, self.learner, self.samples, self.stored = run, learner, samples, stored
         self.replayable = replayable
         self.journal, self.advance = journal, advance
-        self._steps: list[tuple[int, float, Tensor, Tensor]] = []  # losses stay on the device until they are noted
-        self._bad = list(skipped)
-        self._known = set(skipped_images(run)) if distributed.is_first() else set()
-        self._began, self._waited = time.perf_counter(), 0.0
+        self._steps: list[tuple[int, float, Tensor, Tensor]] = []  # losses stay on the device until they are logged
+        self._skipped = list(skipped)
+        self._journaled = set(skipped_images(run)) if distributed.is_first() else set()
+        self.restart_clock()
 
-    def waiting_for(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """The same batches; the time until each comes counts as waiting."""
-        self.lap()
+    def restart_clock(self) -> None:
+        """Measure the speed of training from now on."""
+        self._started, self._waited = time.perf_counter(), 0.0
+
+    def time_loading(self, loader: Iterator[Batch]) -> Iterator[Batch]:
+        """Yield the loader's batches, and add up the time until each comes."""
+        self.restart_clock()
         while True:
-            began = time.perf_counter()
+            asked_at = time.perf_counter()
             try:
-                batch = next(batches)
+                batch = next(loader)
             except StopIteration:
                 return
-            self._waited += time.perf_counter() - began
+            self._waited += time.perf_counter() - asked_at
             yield batch
 
-    def add(self, loss: Tensor, norm: Tensor, skipped: Sequence[tuple[str, str]]) -> None:
-        """A step, and the images that it could not read."""
+    def add_step(self, loss: Tensor, norm: Tensor, skipped: Sequence[tuple[str, str]]) -> None:
+        """Add a step, and the images that it could not read."""
         self._steps.append((self.learner.done, self.learner.rate, loss, norm))
-        self._bad += skipped
+        self._skipped += skipped
 
-    def note(self) -> None:
-        """Journal what was added, of all processes.
+    def log_metrics(self) -> None:
+        """Journal the steps that were added, the mean loss over all processes, and show the progress.
 
         Raises:
-            UserError: a loss or a gradient is not finite; the evidence is kept.
+            UserError: a loss or a gradient is not finite; the batch and the checkpoint before it are kept.
         """
-        done = self.learner.done
-        for key, reason in distributed.gathered(self._bad):
-            if (key, reason) not in self._known:
-                self._known.add((key, reason))
-                self.journal.write("skipped", done, key=key, reason=reason)
+        step_now, training = self.learner.done, self.learner.training
+        for key, reason in distributed.gathered(self._skipped):
+            if (key, reason) not in self._journaled:
+                self._journaled.add((key, reason))
+                self.journal.write("skipped", step_now, key=key, reason=reason)
         losses = distributed.averaged(torch.stack([loss for _, _, loss, _ in self._steps])).tolist()
         norms = torch.stack([norm for *_, norm in self._steps]).tolist()
         for (step, rate, *_), loss, norm in zip(self._steps, losses, norms, strict=True):
-            if not abs(loss) + norm < float("inf"):  # nan too
-                raise self._ruin(step, loss, norm)
-            self.journal.write("step", step, loss=loss, lr=rate, gradient_norm=norm)
+            if abs(loss) + norm < float("inf"):  # false of nan too
+                self.journal.write("step", step, loss=loss, lr=rate, gradient_norm=norm)
+                continue
+            message = f"{self.run}: the loss is {loss} and its gradient's norm {norm} at step {step}"
+            if not distributed.is_first():
+                raise SaidElsewhere(message)
+            evidence = keep_evidence(self.run, step, loss, norm, training, self.samples, self.stored["settings"])
+            where = (
+                f"see where it began: pretint replay {evidence}" if self.replayable else f"{evidence} has the images"
+            )
+            raise UserError(
+                f"{message}; {where}, and start a new run with a lower training.lr or training.precision fp32"
+            )
         count = len(self._steps)
-        rate, waiting = self.lap(count * self.learner.training.batch_size)
-        self.journal.write("speed", done, images_per_second=rate, waiting=waiting)
+        seconds = max(time.perf_counter() - self._started, 1e-9)
+        waiting = min(1.0, self._waited / seconds)
+        self.restart_clock()
+        speed = count * training.batch_size / seconds
+        self.journal.write("speed", step_now, images_per_second=speed, waiting=waiting)
         self.journal.flush()
         self.advance(count, f"loss {losses[-1]:.3f}, {waiting:.0%} waiting for data")
         self._steps.clear()
-        self._bad.clear()
+        self._skipped.clear()
 
-    def keep(self) -> None:
+    def save_checkpoint(self) -> None:
         """Write a checkpoint."""
         self.journal.flush()  # first: the journal is never behind a checkpoint
         keep_checkpoint(self.run, {**self.learner.state(), **self.stored})
-
-    def lap(self, images: int = 0) -> tuple[float, float]:
-        """Images per second and the share of waiting since the last lap."""
-        now = time.perf_counter()
-        seconds = max(now - self._began, 1e-9)
-        share = min(1.0, self._waited / seconds)
-        self._began, self._waited = now, 0.0
-        return images / seconds, share
-
-    def _ruin(self, step: int, loss: float, norm: float) -> UserError:
-        said = f"{self.run}: the loss is {loss} and its gradient's norm {norm} at step {step}"
-        if not distributed.is_first():
-            return SaidElsewhere(said)
-        settings = self.stored["settings"]
-        evidence = keep_evidence(self.run, step, loss, norm, self.learner.training, self.samples, settings)
-        where = f"see where it began: pretint replay {evidence}" if self.replayable else f"{evidence} has the images"
-        return UserError(f"{said}; {where}, and start a new run with a lower training.lr or training.precision fp32")

@@ -12,7 +12,6 @@ import resource
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -148,21 +147,19 @@ def recompute_activations(network: nn.Module) -> int:
 
 
 def blocks(module: nn.Module) -> Iterator[nn.Module]:
-    """The innermost sequences' elements, in order."""
-    for child in module.children():
+    """Yield the elements of the innermost sequences, in order."""
+    # The children come one after another: by the module's type, or because most of them are sequences.
+    children = list(module.children())
+    sequences = sum(isinstance(child, nn.Sequential) for child in children)
+    is_sequence = isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict)) or (
+        len(children) > 1 and sequences > len(children) / 2
+    )
+    for child in children:
         inner = list(blocks(child))
         if inner:
             yield from inner
-        elif _is_sequence(module) and any(True for _ in child.children()):
+        elif is_sequence and any(True for _ in child.children()):
             yield child
-
-
-def _is_sequence(module: nn.Module) -> bool:
-    """Whether the children come one after another: by the module's type, or because they all are sequences."""
-    if isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict)):
-        return True
-    children = list(module.children())
-    return len(children) > 1 and sum(isinstance(child, nn.Sequential) for child in children) > len(children) / 2
 
 
 class _Recomputed:
@@ -171,14 +168,10 @@ class _Recomputed:
     def __init__(self, block: nn.Module, forward: Callable[..., Any]) -> None:
         self.forward = forward
         norms = [module for module in block.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
-        self.contexts: Contexts = partial(_contexts, norms)
+        self.contexts: Contexts = lambda: (nullcontext(), _uncounted(norms))
 
     def __call__(self, *inputs: Any, **named: Any) -> Any:
         return checkpoint(self.forward, *inputs, use_reentrant=False, context_fn=self.contexts, **named)
-
-
-def _contexts(norms: list[_BatchNorm]) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    return nullcontext(), _uncounted(norms)
 
 
 @contextmanager

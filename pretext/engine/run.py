@@ -49,7 +49,11 @@ def held_run(folder: Path, settings: Settings, defaults: Settings | None = None)
         UserError: the folder is no run's, was begun with other settings, or is held by another process.
     """
     path = folder / "settings.yaml"
-    if folder.exists() and not path.exists() and not _is_empty(folder):
+    if (
+        folder.exists()
+        and not path.exists()  # an attempt to start a run may leave hidden files
+        and not (folder.is_dir() and all(entry.name.startswith(".") for entry in folder.iterdir()))
+    ):
         raise UserError(f"{folder}: exists and is no run of Pretint; name a new folder for the run")
     with held_folder(folder, "working on this run"):
         if path.exists() and newest_checkpoint(folder):  # before that nothing of the old settings is left to go on
@@ -189,11 +193,6 @@ def _say_once(line: str) -> None:
 def _checkpoints(folder: Path) -> list[Path]:
     """Those that ``keep_checkpoint`` wrote; a copy kept beside them is neither gone on from nor dropped."""
     return [path for path in (folder / "checkpoints").glob("*.pt") if re.fullmatch(r"[0-9]{8,}\.pt", path.name)]
-
-
-def _is_empty(folder: Path) -> bool:
-    """Whether it is a folder with nothing in it but what an attempt to start a run may leave."""
-    return folder.is_dir() and all(entry.name.startswith(".") for entry in folder.iterdir())
 
 
 def _completed(settings: Settings, defaults: Settings) -> Settings:

@@ -38,10 +38,6 @@ WARNINGS = (signal.SIGUSR2, signal.SIGTERM)
 _unheard: set[int] = set()  # what came between two who listen
 
 
-def _remember(number: int, frame: FrameType | None) -> None:
-    _unheard.add(number)
-
-
 @contextmanager
 def stop_requests(*signals: signal.Signals) -> Iterator[Callable[[], Ending]]:
     """Within it, a signal only sets the ending that the yielded function returns.
@@ -66,7 +62,7 @@ def stop_requests(*signals: signal.Signals) -> Iterator[Callable[[], Ending]]:
     if ours:
         # Not blocked again at the end: a thread started meanwhile would not have it blocked, and be killed by it.
         blocked = signal.pthread_sigmask(signal.SIG_UNBLOCK, before)
-        before |= dict.fromkeys(before.keys() & blocked, _remember)
+        before |= dict.fromkeys(before.keys() & blocked, lambda number, frame: _unheard.add(number))
     for number in _unheard & before.keys():
         _unheard.discard(number)
         ask(number, None)

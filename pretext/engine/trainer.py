@@ -1,9 +1,8 @@
-"""A network while it is trained: its weights and all that moves them, one step at a time."""
+"""A network in training: its weights, optimizer, schedule and moving average, one step at a time."""
 
 import contextlib
 import math
 import warnings
-from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import torch
@@ -23,7 +22,7 @@ from pretext.errors import UserError
 
 
 class Trainable(Protocol):
-    """A module that knows its own loss.
+    """A module that computes its own loss.
 
     It may have an attribute ``rates``: multiples of the learning rate, by what the names of its weights begin with;
     and one ``numbered``: where that is true, ``loss`` is given the numbers of its samples in the run, (B,), int64, on
@@ -31,7 +30,7 @@ class Trainable(Protocol):
     """
 
     def loss(self, rgb: Tensor, labels: Any) -> Tensor:
-        """The mean over images, or over what counts in them, of their loss, a scalar.
+        """Return the mean loss over images, or over what counts in them, a scalar.
 
         Args:
             rgb: (B, 3, H, W), uint8, on the module's device.
@@ -75,18 +74,18 @@ class Learner:
         loss: nn.Module = _Loss(network)
         if machine.compile:
             loss = torch.compile(loss)  # type: ignore[assignment]
-        self._loss = loss if distributed.world() == 1 else _parallel(loss, place)
+        self._loss = loss if distributed.world() == 1 else _data_parallel(loss, place)
         self.average = ModelEmaV3(network, decay=training.ema, use_warmup=True, foreach=True) if training.ema else None
         if machine.checkpoint_activations:
             recompute_activations(network)
 
     @property
     def judged(self) -> nn.Module:
-        """The network that is looked at and transferred: the moving average where there is one."""
+        """The network to validate and to transfer: the moving average if there is one."""
         return self.network if self.average is None else self.average.module
 
     def step(self, rgb: Tensor, labels: Any, optimize: bool = True) -> tuple[Tensor, Tensor]:
-        """One optimizer step on this process's share of a batch.
+        """Do one optimizer step on this process's share of a batch.
 
         Args:
             rgb: (share, 3, H, W), uint8.
@@ -111,9 +110,16 @@ class Learner:
         for number, piece in enumerate(pieces):
             torch.manual_seed(mix(mix(self.seed, self.done), first + number * size))
             try:
-                with distributed.partners(), self._quiet(number + 1 < len(pieces)):
+                # Gradients are exchanged once a step, with its last piece.
+                is_last = number + 1 == len(pieces)
+                with (
+                    distributed.partners(),
+                    self._loss.no_sync()
+                    if isinstance(self._loss, DistributedDataParallel) and not is_last
+                    else contextlib.nullcontext(),
+                ):
                     with autocast(self.place):
-                        loss = self._loss(*_moved(piece, self.place.device)) / len(pieces)
+                        loss = self._loss(*_to_device(piece, self.place.device)) / len(pieces)
                     loss.backward()
             except (RuntimeError, ValueError) as error:  # crops too small for the network, ...
                 if is_memory_shortage(error):
@@ -131,7 +137,7 @@ class Learner:
         return total, norm
 
     def numbers(self) -> Tensor:
-        """(share,), int64: which samples of the run the next step sees in this process."""
+        """Return the numbers, (share,), int64, of the run's samples that the next step trains on in this process."""
         first = self.done * self.training.batch_size + distributed.rank() * self.share
         return torch.arange(first, first + self.share)
 
@@ -141,7 +147,7 @@ class Learner:
         return float(self.optimizer.param_groups[0]["lr"])
 
     def state(self) -> dict[str, Any]:
-        """All that the next step depends on, besides the settings."""
+        """Return everything that the next step depends on, besides the settings."""
         average = {} if self.average is None else {"average": self.average.module.state_dict()}
         return {
             "step": self.done,
@@ -151,10 +157,10 @@ class Learner:
         }
 
     def load(self, state: dict[str, Any], origin: object) -> None:
-        """Go on from a ``state``.
+        """Load a ``state``, to resume from it.
 
         Raises:
-            UserError: it is not of this network; ``origin`` is named.
+            UserError: it is not of this network; the message names ``origin``.
         """
         try:
             self.network.load_state_dict(state["model"])
@@ -165,13 +171,6 @@ class Learner:
             reason = " ".join(str(error).split())[:200]
             raise UserError(f"{origin}: its newest checkpoint does not fit the network ({reason})") from error
         self.done = state["step"]
-
-    def _quiet(self, more: bool) -> AbstractContextManager[None]:
-        """Gradients are exchanged once a step, with its last piece."""
-        if more and isinstance(self._loss, DistributedDataParallel):
-            quiet: AbstractContextManager[None] = self._loss.no_sync()
-            return quiet
-        return contextlib.nullcontext()
 
 
 class _Loss(nn.Module):
@@ -184,24 +183,24 @@ class _Loss(nn.Module):
         self.numbered = bool(getattr(network, "numbered", False))
 
     def forward(self, rgb: Tensor, labels: Any, numbers: Tensor) -> Tensor:
-        known = (rgb, labels, numbers) if self.numbered else (rgb, labels)
-        loss: Tensor = self.network.loss(*known)  # type: ignore[operator]
+        inputs = (rgb, labels, numbers) if self.numbered else (rgb, labels)
+        loss: Tensor = self.network.loss(*inputs)  # type: ignore[operator]
         return loss
 
 
-def _moved(things: Any, device: torch.device) -> Any:
-    """Tensors, also in lists and dicts, on the device."""
-    if isinstance(things, Tensor):
-        return things.to(device, non_blocking=True)
-    if isinstance(things, dict):
-        return {name: _moved(thing, device) for name, thing in things.items()}
-    return [_moved(thing, device) for thing in things]
+def _to_device(values: Any, device: torch.device) -> Any:
+    """Return tensors, also those in lists and dicts, on the device."""
+    if isinstance(values, Tensor):
+        return values.to(device, non_blocking=True)
+    if isinstance(values, dict):
+        return {name: _to_device(value, device) for name, value in values.items()}
+    return [_to_device(value, device) for value in values]
 
 
-def _parallel(loss: nn.Module, place: Place) -> DistributedDataParallel:
-    """Among several processes the weights are the first one's, and gradients are averaged.
+def _data_parallel(loss: nn.Module, place: Place) -> DistributedDataParallel:
+    """Return the loss for several processes: they begin with the first one's weights and average their gradients.
 
-    Every process keeps its own batch-norm statistics; the first's are saved.
+    Every process keeps its own batch-norm statistics; those of the first are saved.
     """
     devices = [place.device] if place.device.type == "cuda" else None
     with (
@@ -213,24 +212,24 @@ def _parallel(loss: nn.Module, place: Place) -> DistributedDataParallel:
 
 
 def optimizer_and_schedule(network: nn.Module, training: TrainingSettings) -> tuple[torch.optim.Optimizer, Scheduler]:
-    """The optimizer, and a learning rate that is a function of the step alone."""
+    """Return the optimizer, and its learning-rate schedule, a function of the step alone."""
     # Biases and the scales and shifts of norms are vectors; decay and rate may spare or favor them.
     rates: dict[str, float] = getattr(network, "rates", {})
     groups = []
     for multiple in dict.fromkeys((1.0, *rates.values())):
-        own = [
+        weights = [
             weight
             for name, weight in network.named_parameters()
             if weight.requires_grad and next((r for k, r in rates.items() if name.startswith(k)), 1.0) == multiple
         ]
         groups += [
             {
-                "params": [weight for weight in own if weight.ndim > 1],
+                "params": [weight for weight in weights if weight.ndim > 1],
                 "weight_decay": training.weight_decay,
                 "lr_scale": multiple,
             },
             {
-                "params": [weight for weight in own if weight.ndim <= 1],
+                "params": [weight for weight in weights if weight.ndim <= 1],
                 "weight_decay": training.weight_decay if training.decay_biases else 0.0,
                 "lr_scale": training.bias_rate * multiple,
             },

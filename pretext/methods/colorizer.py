@@ -91,7 +91,12 @@ class Colorizer(nn.Module):
         Raises:
             UserError: hints for a backbone that takes none.
         """
-        return self.output(self.backbone(lightness, *self._given(hints, mask)), lightness.shape[-2:])
+        if hints is None and mask is None:
+            return self.output(self.backbone(lightness), lightness.shape[-2:])
+        if not self.backbone.takes_hints:
+            raise UserError("this network takes no hints; one of backbone siggraph17 does")
+        assert hints is not None and mask is not None, "hints come with their mask"
+        return self.output(self.backbone(lightness, hints, mask), lightness.shape[-2:])
 
     def output(self, features: Mapping[str, Tensor], size: Sequence[int]) -> Tensor:
         """The head's output on a backbone's features of images of that size; see ``forward``."""
@@ -139,14 +144,6 @@ class Colorizer(nn.Module):
         """The color of images: ab, (B, 2, H, W), of their L, (B, 1, H, W), all unscaled; hints as in ``forward``."""
         ab = self.objective.decode(self(lightness, hints, mask), temperature)
         return resample(ab, self.target_stride, lightness.shape[-2:])
-
-    def _given(self, hints: Tensor | None, mask: Tensor | None) -> tuple[Tensor, ...]:
-        if hints is None and mask is None:
-            return ()
-        if not self.backbone.takes_hints:
-            raise UserError("this network takes no hints; one of backbone siggraph17 does")
-        assert hints is not None and mask is not None, "hints come with their mask"
-        return hints, mask
 
     def _learned(self, rgb: Tensor, labels: Tensor | None, numbers: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """The head's output, and what the class branch adds to each image's loss."""

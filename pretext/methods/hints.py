@@ -72,7 +72,8 @@ def sample_hints(
         hints (B, 2, H, W), ab where there is a hint, else 0; mask (B, 1, H, W), 1 where there is one, else 0.
     """
     height, width = ab.shape[-2:]
-    most = _most(settings.stop) if count is None else count
+    # All but a few images have no more hints than that.
+    most = math.ceil(math.log(_LEFT_OUT) / math.log1p(-settings.stop)) if count is None else count
     if not most:
         return torch.zeros_like(ab), torch.zeros_like(ab[:, :1])
     at = numbers.cpu() if numbers.device.type == "mps" else numbers  # which has no float64
@@ -86,9 +87,14 @@ def sample_hints(
     sides = (settings.smallest + (size * (settings.largest - settings.smallest + 1)).floor()).clamp_max(
         min(height, width)
     )
-    tops, lefts = (
-        _place(room - sides, where, settings.spread).to(ab.device) for room, where in ((height, down), (width, across))
-    )
+    # Where a hint begins on an axis, from 0 to the room that it has: normal around the middle, cut off.
+    starts = []
+    for length, uniform in ((height, down), (width, across)):
+        room = length - sides
+        normal = torch.special.ndtri(uniform + 2.0**-54)  # never of 0
+        start: Tensor = (room + 1) * (0.5 + settings.spread * normal)
+        starts.append(start.clamp_min(0).minimum(room).floor().long().to(ab.device))
+    tops, lefts = starts
     sides = sides.long().to(ab.device)
     given = torch.arange(most, device=ab.device) < wanted.to(ab.device)[:, None]
     hints, mask = _painted(ab, tops, lefts, sides, given, settings.largest)
@@ -104,18 +110,6 @@ def uniforms(seed: int, numbers: Tensor, count: int) -> Tensor:
     key = _mixed(_mixed(torch.full_like(numbers, _signed(seed))) ^ numbers)
     raw = _mixed(_mixed(key)[:, None] ^ torch.arange(count, device=numbers.device))
     return _shifted(raw, 11).double() * 2.0**-53
-
-
-def _most(stop: float) -> int:
-    """How many hints all but a few images stay within."""
-    return math.ceil(math.log(_LEFT_OUT) / math.log1p(-stop))
-
-
-def _place(room: Tensor, uniform: Tensor, spread: float) -> Tensor:
-    """Where a hint begins on an axis, whole and from 0 to ``room``: normal around the middle, cut off."""
-    normal = torch.special.ndtri(uniform + 2.0**-54)  # never of 0
-    place: Tensor = (room + 1) * (0.5 + spread * normal)
-    return place.clamp_min(0).minimum(room).floor().long()
 
 
 def _painted(

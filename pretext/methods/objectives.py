@@ -208,21 +208,16 @@ class Regression(Objective):
         return torch.tanh(output) if self.bounded else output
 
 
-def _rebalanced(asked: "ObjectiveSettings", prior: Tensor) -> Objective:
-    weights = rebalancing_weights(prior, asked.uniform)
-    return Classification(asked.gamut, weights, asked.gray_threshold)
-
-
-def _plain(asked: "ObjectiveSettings", prior: Tensor) -> Objective:
-    return Classification(asked.gamut, None, asked.gray_threshold)
-
-
-def _regression(asked: "ObjectiveSettings", prior: Tensor) -> Objective:
-    return Regression(asked.gray_threshold, asked.bounded, asked.huber)
-
-
 OBJECTIVES: Registry[Callable[["ObjectiveSettings", Tensor], Objective]] = Registry(
-    "objective", {"rebalanced": _rebalanced, "plain": _plain, "regression": _regression}, taken="labels".__eq__
+    "objective",
+    {
+        "rebalanced": lambda settings, prior: Classification(
+            settings.gamut, rebalancing_weights(prior, settings.uniform), settings.gray_threshold
+        ),
+        "plain": lambda settings, prior: Classification(settings.gamut, None, settings.gray_threshold),
+        "regression": lambda settings, prior: Regression(settings.gray_threshold, settings.bounded, settings.huber),
+    },
+    taken="labels".__eq__,
 )
 """Name -> what builds it from the settings and the prior, (Q,), float64, which a checkpoint keeps too."""
 

@@ -16,6 +16,7 @@ from pretext.backbones.contract import BackboneSettings
 from pretext.engine.checkpoint import checkpoint_bytes
 from pretext.engine.device import Place, versions
 from pretext.engine.journal import record_sizes
+from pretext.engine.loop import LOG_EVERY
 from pretext.engine.settings import MachineSettings, TrainingSettings
 from pretext.engine.trainer import optimizer_and_schedule
 from pretext.files import png_bytes
@@ -31,7 +32,6 @@ from pretext.settings import plain
 KEPT = 2
 """Checkpoints of a finished run; a moment before the older one goes, there is one more."""
 
-_NOTED_EVERY = 20  # steps; as the training loop does
 _LOOKED_AT = 32
 _LARGE = 2**16  # bytes: larger tensors are counted, not written
 _FEW = 16  # elements, in place of a larger tensor's
@@ -132,11 +132,22 @@ def checkpoint_size(network: nn.Module, training: TrainingSettings, besides: dic
     """
     optimizer, _ = optimizer_and_schedule(network, training)
     if begun:
-        kinds = _optimizer_state(training)
-        for weight in (one for group in optimizer.param_groups for one in group["params"]):
-            optimizer.state[weight] = {
-                name: torch.empty_like(weight, device="meta") if alike else torch.zeros(()) for name, alike in kinds
-            }
+        # A step of a tiny weight shows what the optimizer keeps for each, and whether that has the weight's shape.
+        tiny = nn.Parameter(torch.zeros(2, 3))
+        tiny_optimizer, _ = optimizer_and_schedule(nn.ParameterList([tiny]), training)
+        tiny.grad = torch.zeros_like(tiny)
+        tiny_optimizer.step()
+        has_shape = {
+            name: value.shape == tiny.shape
+            for name, value in tiny_optimizer.state[tiny].items()
+            if isinstance(value, Tensor)
+        }
+        for group in optimizer.param_groups:
+            for weight in group["params"]:
+                optimizer.state[weight] = {
+                    name: torch.empty_like(weight, device="meta") if alike else torch.zeros(())
+                    for name, alike in has_shape.items()
+                }
     model = network.state_dict()
     average = {"average": {name: torch.empty_like(one, device="meta") for name, one in model.items()}}
     state = {"step": training.steps, "model": model, "optimizer": optimizer.state_dict(), **besides}
@@ -171,16 +182,6 @@ def file_size(state: dict[str, Any]) -> int:
     return written + sum(more for _, more in counted.values())
 
 
-def _optimizer_state(training: TrainingSettings) -> list[tuple[str, bool]]:
-    """What an optimizer keeps for each weight, and whether that is of the weight's shape: learned from a tiny one."""
-    weight = nn.Parameter(torch.zeros(2, 3))
-    optimizer, _ = optimizer_and_schedule(nn.ParameterList([weight]), training)
-    weight.grad = torch.zeros_like(weight)
-    optimizer.step()
-    kept = optimizer.state[weight].items()
-    return [(name, one.shape == weight.shape) for name, one in kept if isinstance(one, Tensor)]
-
-
 def training_records(
     training: TrainingSettings, machine: MachineSettings, health: tuple[int, int], numbers: Sequence[float] = ()
 ) -> tuple[int, int]:
@@ -199,7 +200,7 @@ def training_records(
         record_sizes("speed", middle, images_per_second=speed, waiting=waiting),
         health,
     )
-    periods = (_NOTED_EVERY, machine.evaluate_every, machine.checkpoint_every)
+    periods = (LOG_EVERY, machine.evaluate_every, machine.checkpoint_every)
     noted = {steps, *(step for period in periods for step in range(period, steps + 1, period))}
     counts = (steps, len(noted), looks_of(training, machine))
     line, event = (sum(n * sizes[part] for n, sizes in zip(counts, each, strict=True)) for part in (0, 1))

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from rich import box
 from rich.table import Table
-from torch import Tensor
 
 from pretext.data import open_labeled
 from pretext.data.batches import Batch, Samples, batches
@@ -17,7 +16,6 @@ from pretext.engine.device import Place, pick_place
 from pretext.engine.journal import record_sizes
 from pretext.engine.memory import device_peak, explain_memory_shortage, forget_peak, of_children, peak
 from pretext.engine.progress import progress
-from pretext.engine.trainer import Learner
 from pretext.methods.classifier import Classifier
 from pretext.methods.colorizer import Colorizer
 from pretext.plan.disk import (
@@ -32,10 +30,10 @@ from pretext.plan.disk import (
 )
 from pretext.plan.measure import Rate, bytes_of, learner_of, rate, seconds_of, together, try_out
 from pretext.pretrain import stored
-from pretext.recipe import Images, PretrainSettings, build_network, first_crops, held_views, on_place, open_images
+from pretext.recipe import PretrainSettings, build_network, first_crops, held_views, on_place, open_images
 
 _SECONDS = 6.0  # for each of: the network alone, the data path alone, both
-_LOOKED_AT = 32
+_VALIDATED = 32
 _SHOWN = 12  # of these on a sheet of samples
 _FIRST = 32  # crops that are read to say how long the first ones take
 
@@ -147,14 +145,16 @@ def plan(settings: PretrainSettings) -> Plan:
     prior = any_prior(settings)
     forget_peak(place.device)
     built = on_place(build_network(settings, prior, images.classes, published=True), settings, place)
-    reading, first = _first_crops(images, settings)
+    began = time.perf_counter()
+    crops = torch.stack(list(first_crops(images, settings, _FIRST)))
+    reading = (time.perf_counter() - began) / len(crops)  # seconds that a crop takes in one process
     with progress("measuring", 4, "parts") as advance:
         trial = try_out(built, settings, place)
         forget_peak(place.device)
         advance(1, "")
         learner = learner_of(built, settings, place, trial.images, trial.micro_batch, settings.machine.compile)
-        some = torch.arange(trial.images)
-        rgb, labels = first[some % len(first)], some % max(1, len(images.classes))
+        numbers = torch.arange(trial.images)
+        rgb, labels = crops[numbers % len(crops)], numbers % max(1, len(images.classes))
         first_step, (loss, norm) = seconds_of(lambda: learner.step(rgb, labels), place)
         network = rate(lambda: learner.step(rgb, labels), trial.images, place, _SECONDS)
         advance(1, "")
@@ -166,18 +166,37 @@ def plan(settings: PretrainSettings) -> Plan:
             workers = of_children()
         advance(1, "")
 
-    looked_at = _LOOKED_AT if trial.whole else _SHOWN
-    look, sheet, health = _look(learner, images, settings, prior, looked_at)
-    besides = stored(images, settings, prior, place.precision)
-    save, checkpoint = seconds_of(lambda: len(checkpoint_bytes({**learner.state(), **besides})), place)
-    numbers = (float(loss), learner.rate, float(norm), both.low, waiting)
-    line, event = training_records(settings.training, settings.machine, health, numbers)
+    # One validation, on as many held-out images as are needed to know how long all of them take.
+    judged = learner.judged.eval()
+    assert isinstance(judged, (Colorizer, Classifier))
+    wanted = min(_VALIDATED if trial.whole else _SHOWN, settings.data.holdout)
+    views, held_labels, *_ = held_views(images, wanted, judged.backbone.fit_size(settings.view_size))
+    drawing, sheet = seconds_of(lambda: sheet_size(judged, views, place), place)
+    judging, health = seconds_of(lambda: health_record(judged, views, held_labels, prior, place), place)
+    held = min(settings.data.holdout, sum(map(len, images.held))) or len(views)
+    look = drawing + judging * held / len(views)
+    record = record_sizes("health", settings.training.steps, **health)
+    extra = stored(images, settings, prior, place.precision)
+    save, checkpoint = seconds_of(lambda: len(checkpoint_bytes({**learner.state(), **extra})), place)
+    metrics = (float(loss), learner.rate, float(norm), both.low, waiting)
+    line, event = training_records(settings.training, settings.machine, record, metrics)
     state = learner.state()
-    notes = _notes(settings, trial.images, trial.whole, trial.fits)
+    notes = ["Speeds are the slowest and the fastest of the measured laps; on a machine that others use, they move."]
+    if trial.images < settings.training.batch_size:
+        notes.append(
+            f"Steps were measured with {trial.images} images of {settings.training.batch_size}"
+            + ("." if trial.whole else ", and memory is extrapolated from them: about.")
+        )
+    if not trial.fits:
+        notes.append("A step of this size seems not to fit into memory: take a smaller training.micro_batch.")
+    if settings.backbone.init != "random":
+        notes.append(f"Left out: the time for the first weights (backbone.init {settings.backbone.init}).")
+    if settings.online.source:
+        notes.append("Left out: the online probe's time, and its images in memory.")
     host, on_device = peak(), device_peak(place.device)
     if not trial.whole:
-        wanted = settings.training.micro_batch or settings.training.batch_size
-        more = round(trial.per_image * (wanted - trial.images))
+        at_once = settings.training.micro_batch or settings.training.batch_size
+        more = round(trial.per_image * (at_once - trial.images))
         host, on_device = (host + more, None) if on_device is None else (host, on_device + more)
     return Plan(
         place,
@@ -204,50 +223,13 @@ def plan(settings: PretrainSettings) -> Plan:
         sheet=sheet,
         journal=line,
         tensorboard=event + looks_of(settings.training, settings.machine) * sheet,
-        notes=notes,
+        notes=tuple(notes),
     )
-
-
-def _first_crops(images: Images, settings: PretrainSettings) -> tuple[float, Tensor]:
-    """Seconds that a crop takes in one process, and some crops."""
-    began = time.perf_counter()
-    crops = list(first_crops(images, settings, _FIRST))
-    return (time.perf_counter() - began) / len(crops), torch.stack(crops)
 
 
 def _loaded(samples: Samples, images: int, place: Place) -> Generator[Batch, None, None]:
     """Batches of so many images, without end."""
     yield from batches(samples, images, 0, 2**40 // images, place.workers)
-
-
-def _look(
-    learner: Learner, images: Images, settings: PretrainSettings, prior: Tensor | None, most: int
-) -> tuple[float, int, tuple[int, int]]:
-    """Seconds for one look at held-out images, bytes of its sheet, sizes of its record."""
-    network, place = learner.judged.eval(), learner.place
-    assert isinstance(network, (Colorizer, Classifier))
-    wanted = settings.data.holdout
-    views, labels, *_ = held_views(images, min(most, wanted), network.backbone.fit_size(settings.view_size))
-    drawing, png = seconds_of(lambda: sheet_size(network, views, place), place)
-    judging, health = seconds_of(lambda: health_record(network, views, labels, prior, place), place)
-    count = min(wanted, sum(map(len, images.held))) or len(views)
-    return drawing + judging * count / len(views), png, record_sizes("health", settings.training.steps, **health)
-
-
-def _notes(settings: PretrainSettings, probed: int, whole: bool, fits: bool) -> tuple[str, ...]:
-    notes = ["Speeds are the slowest and the fastest of the measured laps; on a machine that others use, they move."]
-    if probed < settings.training.batch_size:
-        notes.append(
-            f"Steps were measured with {probed} images of {settings.training.batch_size}"
-            + ("." if whole else ", and memory is extrapolated from them: about.")
-        )
-    if not fits:
-        notes.append("A step of this size seems not to fit into memory: take a smaller training.micro_batch.")
-    if settings.backbone.init != "random":
-        notes.append(f"Left out: the time for the first weights (backbone.init {settings.backbone.init}).")
-    if settings.online.source:
-        notes.append("Left out: the online probe's time, and its images in memory.")
-    return tuple(notes)
 
 
 def plan_lines(plan: Plan) -> list[str | Table]:

@@ -120,7 +120,20 @@ def export(model: Path, destination: Path, settings: ExportSettings) -> Exported
         raise UserError(f"{model}: these weights have no color head; export their backbone")
     warnings = [pretrained.warning] if pretrained.untrained else []
     if settings.format == "safetensors":
-        return Exported(destination, _write_safetensors(model, destination, part == "colorizer") + warnings)
+        state, has_head = load_checkpoint(find_checkpoint(model)), part == "colorizer"
+        weights = {
+            name: value
+            for name, value in state.get("average", state["model"]).items()
+            if name.startswith(BACKBONE) or (has_head and not name.startswith(CLASS_BRANCH))
+        }
+        extra: dict[str, Any] = {name: state[name] for name in _KEPT if name in state}
+        save_portable(destination, {"model": weights, "head": has_head, **extra})
+        what = "the backbone and its color head" if has_head else "the backbone alone"
+        note = (
+            f"{len(weights)} tensors: {what}, with settings and color contract; read as a checkpoint by every command "
+            "and by pretext.load_pretrained"
+        )
+        return Exported(destination, [note, *warnings])
     size = pretrained.colorizer.backbone.fit_size(settings.size or pretrained.settings.view_size)
     with torch.no_grad():
         if settings.format == "onnx":
@@ -129,23 +142,6 @@ def export(model: Path, destination: Path, settings: ExportSettings) -> Exported
         else:
             notes = write_plain(destination, settings.format, pretrained, settings.input, _images, size)
     return Exported(destination, [*notes, *warnings])
-
-
-def _write_safetensors(model: Path, destination: Path, whole: bool) -> list[str]:
-    state = load_checkpoint(find_checkpoint(model))
-    judged = state.get("average", state["model"])
-    weights = {
-        name: value
-        for name, value in judged.items()
-        if name.startswith(BACKBONE) or (whole and not name.startswith(CLASS_BRANCH))
-    }
-    kept: dict[str, Any] = {name: state[name] for name in _KEPT if name in state}
-    save_portable(destination, {"model": weights, "head": whole, **kept})
-    what = "the backbone and its color head" if whole else "the backbone alone"
-    return [
-        f"{len(weights)} tensors: {what}, with settings and color contract; read as a checkpoint by every command "
-        "and by pretext.load_pretrained"
-    ]
 
 
 def _images(count: int, size: int) -> Tensor:
@@ -206,15 +202,29 @@ def write_onnx(
         graph(batch)  # a size that it cannot take is said in its own words, not in torch.export's
     larger = backbone.fit_size(size + max(stage.stride for stage in backbone.stages))
     reason = ""
-    for free in (True, False) if _takes_any_size(backbone) else (False,):
+    # Windows that tile the image take hours to translate with a free size; plain vision transformers do not.
+    tiled = isinstance(backbone, TimmBackbone) and timm.get_pretrained_cfg(backbone.name).fixed_input_size
+    takes_any_size = not tiled or len({stage.stride for stage in backbone.stages}) == 1
+    for free in (True, False) if takes_any_size else (False,):
         others = [batch, _batch(images, 1, larger if free else size, way)]
         try:
+            side = torch.export.Dim.AUTO if free else torch.export.Dim.STATIC
             with _quiet():
-                model: Any = _translate(graph, batch, way, free)
+                program = torch.onnx.export(
+                    graph,
+                    (batch,),
+                    dynamo=True,
+                    input_names=[way],
+                    output_names=graph.outputs,
+                    dynamic_shapes=({0: torch.export.Dim.AUTO, 2: side, 3: side},),
+                    verbose=False,
+                )
+                assert program is not None
+                model: Any = program.model_proto
             if model.ByteSize() >= _LIMIT:
                 raise UserError("the network is too large for one ONNX file (2 GB); take the format safetensors")
             session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-            worst = max(_difference(graph, session, way, one) for one in others)
+            worst = max(_difference(graph, session, way, images_batch) for images_batch in others)
         except UserError:
             raise
         except Exception as error:  # translation and run fail in as many ways as there are operators
@@ -238,28 +248,6 @@ def write_onnx(
     ]
 
 
-def _takes_any_size(backbone: Backbone) -> bool:
-    """Whether a graph of free height and width is worth trying: of windows that tile the image it takes hours."""
-    tiled = isinstance(backbone, TimmBackbone) and timm.get_pretrained_cfg(backbone.name).fixed_input_size
-    return not tiled or len({stage.stride for stage in backbone.stages}) == 1  # as of plain vision transformers
-
-
-def _translate(graph: _Graph, batch: Tensor, way: str, free: bool) -> Any:
-    kept = torch.export.Dim.AUTO if free else torch.export.Dim.STATIC
-    shape = {0: torch.export.Dim.AUTO, 2: kept, 3: kept}
-    program = torch.onnx.export(
-        graph,
-        (batch,),
-        dynamo=True,
-        input_names=[way],
-        output_names=graph.outputs,
-        dynamic_shapes=(shape,),
-        verbose=False,
-    )
-    assert program is not None
-    return program.model_proto
-
-
 def _batch(images: Images, count: int, size: int, way: InputWay) -> Tensor:
     rgb = images(count, size)
     return rgb if way == "rgb" else rgb_to_lightness(rgb)
@@ -267,9 +255,9 @@ def _batch(images: Images, count: int, size: int, way: InputWay) -> Tensor:
 
 def _difference(graph: _Graph, session: Any, way: str, batch: Tensor) -> float:
     """The largest difference of any output, relative to its largest value."""
-    found = session.run(None, {way: batch.numpy()})
+    outputs = session.run(None, {way: batch.numpy()})
     worst = 0.0
-    for ours, theirs in zip(graph(batch), found, strict=True):
+    for ours, theirs in zip(graph(batch), outputs, strict=True):
         other = torch.from_numpy(theirs)
         if other.shape != ours.shape:
             return float("inf")

@@ -191,7 +191,15 @@ def import_weights(file: Path, run: Path, settings: ImportSettings | None = None
             weights is missing, unknown, of another shape or not finite; the folder is taken.
     """
     state = _published(file, settings or ImportSettings())
-    _write(run, state.recipe, state.parts, state.prior, file)
+    if run.exists() and (not run.is_dir() or any(run.iterdir())):
+        raise UserError(f"{run}: exists; name a new folder for the imported weights")
+    shared = {
+        "settings": plain(state.recipe),
+        "color": color_contract(state.recipe, state.prior),
+        "versions": versions(),
+    }
+    with held_run(run, plain(state.recipe)):
+        keep_checkpoint(run, {"step": 0, **shared, **state.parts, "imported_from": file.name})
     head = bool(state.release.head)
     return Imported(
         run, state.release.title, state.used, list(state.release.aside), state.absent, state.notes, has_head=head
@@ -230,12 +238,40 @@ class _State(NamedTuple):
 
 
 def _published(file: Path, settings: ImportSettings) -> _State:
+    """Find the release that a file is of, and return its weights by our names; raises as ``import_weights``."""
     file, part = split_part(file)
     if not file.exists():
         raise UserError(f"{file}: no such file; docs/weights.md says where published weights are")
-    release, names, weights, lines = _recognize(file, part)
+    stored = flatten_names(read_file(file), str(file))
+    candidates = []
+    for release in RELEASES:
+        names = _names(release)
+        needed = {key for key, _ in names.values()} | release.aside.keys()
+        keys = {key: key for key in needed if not key.endswith(COUNTER)}
+        candidates.append((max(find_prefixes(stored, keys).values(), default=0), release, names, keys))
+    score, release, names, keys = max(candidates, key=lambda candidate: candidate[0])
+    if not score:
+        known = "; ".join(release.title for release in RELEASES)
+        first = f" (its first key: {min(stored)})" if stored else ""
+        raise UnknownWeights(
+            f"{file}: weights of no release known{first}; known are: {known}. Those of a timm model are given as "
+            "backbone.weights"
+        )
+    network = find_weights(stored, keys, part, str(file))
+    weights, lines = network.weights, network.lines()
     _check(file, weights, release, names)
-    recipe, centering = _centered(file, release, settings)
+    recipe, centering = release.settings, []
+    if recipe.backbone.name == "siggraph17":
+        center = settings.mask_center
+        backbone = replace(recipe.backbone, arguments={**recipe.backbone.arguments, "mask_center": center})
+        recipe = replace(recipe, backbone=backbone)
+        other = "0.5 for weights retrained by the PyTorch code" if not center else "0 for the release"
+        centering.append(
+            f"its mask of hints is 1 where there is one, less {center:g} (--mask_center; {other}: the file does not "
+            "say)"
+        )
+    elif settings.mask_center:
+        raise UserError(f"{file}: {release.title}: it takes no hints, so leave mask_center out")
     model = {ours: weights[key].to(like.dtype) for ours, (key, like) in names.items() if key in weights}
     absent = [key for key, _ in names.values() if key not in weights]
     model |= {ours: torch.zeros_like(like, device="cpu") for ours, (key, like) in names.items() if key in absent}
@@ -254,53 +290,8 @@ def _published(file: Path, settings: ImportSettings) -> _State:
     return _State(release, recipe, parts, prior, used, absent, lines + notes, lines)
 
 
-def _centered(file: Path, release: Release, settings: ImportSettings) -> tuple[PretrainSettings, list[str]]:
-    """The release's recipe with the mask centered as asked, and what to say of it."""
-    recipe = release.settings
-    if recipe.backbone.name != "siggraph17":
-        if settings.mask_center:
-            raise UserError(f"{file}: {release.title}: it takes no hints, so leave mask_center out")
-        return recipe, []
-    backbone = replace(recipe.backbone, arguments={**recipe.backbone.arguments, "mask_center": settings.mask_center})
-    said = f"its mask of hints is 1 where there is one, less {settings.mask_center:g}"
-    other = "0.5 for weights retrained by the PyTorch code" if not settings.mask_center else "0 for the release"
-    return replace(recipe, backbone=backbone), [f"{said} (--mask_center; {other}: the file does not say)"]
-
-
-def _write(run: Path, settings: PretrainSettings, state: dict[str, Any], prior: Tensor, file: Path) -> None:
-    if run.exists() and (not run.is_dir() or any(run.iterdir())):
-        raise UserError(f"{run}: exists; name a new folder for the imported weights")
-    shared = {"settings": plain(settings), "color": color_contract(settings, prior), "versions": versions()}
-    with held_run(run, plain(settings)):
-        keep_checkpoint(run, {"step": 0, **shared, **state, "imported_from": file.name})
-
-
-def _recognize(file: Path, part: str) -> tuple[Release, dict[str, tuple[str, Tensor]], Weights, list[str]]:
-    """The release that a file is of; for every weight of ours its key in the file, and a tensor of its shape.
-
-    Then the file's weights by these keys, and what to say of how they were found.
-    """
-    stored = flatten_names(read_file(file), str(file))
-    scores = []
-    for release in RELEASES:
-        names = _names(release)
-        keys = {
-            key: key for key in {key for key, _ in names.values()} | release.aside.keys() if not key.endswith(COUNTER)
-        }
-        scores.append((max(find_prefixes(stored, keys).values(), default=0), release, names, keys))
-    score, release, names, keys = max(scores, key=lambda entry: entry[0])
-    if not score:
-        known = "; ".join(release.title for release in RELEASES)
-        first = f" (its first key: {min(stored)})" if stored else ""
-        raise UnknownWeights(
-            f"{file}: weights of no release known{first}; known are: {known}. Those of a timm model are given as "
-            "backbone.weights"
-        )
-    network = find_weights(stored, keys, part, str(file))
-    return release, names, network.weights, network.lines()
-
-
 def _names(release: Release) -> dict[str, tuple[str, Tensor]]:
+    """Return, for every weight of ours, its key in a release's file, and a tensor of its shape."""
     settings = release.settings
     with torch.device("meta"):
         backbone = build_backbone(settings.backbone.name, **settings.backbone.arguments)
@@ -318,7 +309,7 @@ def _names(release: Release) -> dict[str, tuple[str, Tensor]]:
 
 
 def _check(file: Path, weights: Weights, release: Release, names: dict[str, tuple[str, Tensor]]) -> None:
-    """Refuse what is not all of a release, and nothing else."""
+    """Refuse, by a ``UserError``, weights that are not exactly those of a release."""
     shapes = {key: tuple(like.shape) for key, like in names.values()} | release.aside
     missing = [key for key in shapes if key not in weights and not key.endswith(COUNTER)]
     unknown = [key for key in weights if key not in shapes]
@@ -335,6 +326,6 @@ def _check(file: Path, weights: Weights, release: Release, names: dict[str, tupl
         if tuple(weights[key].shape) == shapes[key] and not bool(torch.isfinite(weights[key]).all())
     ]
     wrong = {"missing": missing, "unknown": unknown, "of another shape": shaped, "not finite": infinite}
-    said = "; ".join(f"{len(keys)} {what} ({shorten(keys, _NAMED)})" for what, keys in wrong.items() if keys)
-    if said:
-        raise UserError(f"{file}: {release.title}, but not all of it, or more, of {len(shapes)} keys: {said}")
+    faults = "; ".join(f"{len(keys)} {what} ({shorten(keys, _NAMED)})" for what, keys in wrong.items() if keys)
+    if faults:
+        raise UserError(f"{file}: {release.title}, but not all of it, or more, of {len(shapes)} keys: {faults}")

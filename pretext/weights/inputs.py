@@ -103,8 +103,8 @@ def fold(
         raise UserError("its first layer is no plain convolution, so RGB cannot be folded into it; use another input")
     affine, (mean, std), (means, stds) = affine_lightness(), lightness, rgb
     narrow = state[f"{name}.weight"]
-    slopes = torch.tensor([slope * own / std for slope, own in zip(affine.rgb, stds, strict=True)])
-    middle = affine.constant + sum(slope * own for slope, own in zip(affine.rgb, means, strict=True))
+    slopes = torch.tensor([slope * scale / std for slope, scale in zip(affine.rgb, stds, strict=True)])
+    middle = affine.constant + sum(slope * mean_rgb for slope, mean_rgb in zip(affine.rgb, means, strict=True))
     constant = narrow.sum((1, 2, 3)) * ((middle - mean) / std)
     wide.load_state_dict({**state, f"{name}.weight": narrow * slopes[:, None, None]})
     if first.bias is not None:
@@ -123,16 +123,16 @@ def fold(
 def _norm_after(net: nn.Module, convolution: nn.Conv2d, size: int) -> nn.modules.batchnorm._BatchNorm | None:
     """The batch norm that takes the very output of a convolution, found by running the net once."""
     outputs: list[Tensor] = []
-    found: list[nn.modules.batchnorm._BatchNorm] = []
+    norms_after: list[nn.modules.batchnorm._BatchNorm] = []
 
-    def look(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def compare(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         if outputs and inputs[0] is outputs[0]:
-            found.append(module)  # type: ignore[arg-type]
+            norms_after.append(module)  # type: ignore[arg-type]
 
     hooks = [convolution.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))]
     norms = [module for module in net.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    hooks += [norm.register_forward_pre_hook(look) for norm in norms]
+    hooks += [norm.register_forward_pre_hook(compare) for norm in norms]
     net(torch.zeros(1, 3, size, size))
     for hook in hooks:
         hook.remove()
-    return found[0] if found else None
+    return norms_after[0] if norms_after else None

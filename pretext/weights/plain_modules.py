@@ -59,14 +59,15 @@ def write_plain(
         )
     channels = 3 if way == "folded" else 1
     plain, make = _made(library, backbone, pretrained.settings.backbone.arguments, channels=1)
-    untrained = _fill(plain, backbone)
+    untrained = _load_backbone(plain, backbone)
     changes = _convolutions(plain, backbone)
     published = timm.get_pretrained_cfg(backbone.name)
     mean, std = backbone.lightness_mean.item(), backbone.lightness_std.item()
     rgb = _IMAGENET if library == "torchvision" else (published.mean, published.std)
-    own = _features(backbone, images(_COMPARED, size))
-    found = _stages(plain, backbone, (rgb_to_lightness(images(_COMPARED, size)) - mean) / std)
-    worst = max(_difference(found[name], own[name]) for name in found)
+    photographs = images(_COMPARED, size)
+    features = backbone(rgb_to_lightness(photographs))
+    plain_features = _stages(plain, backbone, (rgb_to_lightness(photographs) - mean) / std)
+    worst = max(_difference(plain_features[name], features[name]) for name in plain_features)
     if not worst <= TOLERANCE:
         raise UserError(
             f"{library}'s plain {backbone.name} computes other features than the backbone (relative difference "
@@ -91,7 +92,20 @@ def write_plain(
         )
     if way == "lightness":
         return [*notes, f"features as the backbone's to {worst:.1e} of the largest, on {_COMPARED} photographs"]
-    return [*notes, *_deviations(plain, backbone, rgb, images(_COMPARED, size))]
+    # How far folding takes L and the features of photographs from what they were.
+    means, stds = (torch.tensor(values)[:, None, None] for values in rgb)
+    off = affine_lightness().lightness(photographs) - rgb_to_lightness(photographs)
+    folded = _stages(plain, backbone, (photographs - means) / stds)
+    shares = []
+    for name, values in folded.items():
+        error, norm = (values - features[name]).square().mean().sqrt(), features[name].square().mean().sqrt()
+        shares.append(f"{name} {float(error / norm):.1%}")
+    return [
+        *notes,
+        f"on {len(photographs)} photographs L is off by {off.square().mean().sqrt():.2f} (root mean square; mean "
+        f"{off.mean():+.2f}, most {off.abs().max():.1f}) of 100",
+        f"and the features by, root mean square over theirs: {', '.join(shares)}",
+    ]
 
 
 def _made(
@@ -128,19 +142,19 @@ def _made(
     raise UserError(f"timm cannot make a plain {backbone.name} with the backbone's arguments; take the format onnx")
 
 
-def _fill(plain: nn.Module, backbone: TimmBackbone) -> list[str]:
-    """Load the backbone's weights where they belong; gives the names of those it has none for."""
-    own = {_flat(backbone, name): value for name, value in backbone.net.state_dict().items()}
+def _load_backbone(plain: nn.Module, backbone: TimmBackbone) -> list[str]:
+    """Load the backbone's weights into the plain module, and return the names of those that it has none for."""
+    weights = {_flat(backbone, name): value for name, value in backbone.net.state_dict().items()}
     state = plain.state_dict()
     places = {name.replace(".", "_"): name for name in state}
-    lost = [name for name in own if name not in places or own[name].shape != state[places[name]].shape]
+    lost = [name for name in weights if name not in places or weights[name].shape != state[places[name]].shape]
     if lost:
         raise UserError(
             f"the plain {backbone.name} has no place for {len(lost)} of the backbone's weights, first {lost[0]}; take "
             "the format safetensors or onnx"
         )
-    plain.load_state_dict({**state, **{places[name]: value for name, value in own.items()}})
-    return [name for key, name in places.items() if key not in own]
+    plain.load_state_dict({**state, **{places[name]: value for name, value in weights.items()}})
+    return [name for key, name in places.items() if key not in weights]
 
 
 def _flat(backbone: TimmBackbone, name: str) -> str:
@@ -163,10 +177,6 @@ def _convolutions(plain: nn.Module, backbone: TimmBackbone) -> list[str]:
                 setattr(module, attribute, getattr(like, attribute))
                 code.append(f'model.get_submodule("{name}").{attribute} = {getattr(like, attribute)}')
     return code
-
-
-def _features(backbone: TimmBackbone, rgb: Tensor) -> dict[str, Tensor]:
-    return backbone(rgb_to_lightness(rgb))
 
 
 def _stages(plain: nn.Module, backbone: TimmBackbone, batch: Tensor) -> dict[str, Tensor]:
@@ -195,29 +205,11 @@ def _stages(plain: nn.Module, backbone: TimmBackbone, batch: Tensor) -> dict[str
     return dict(zip(names, maps, strict=True))
 
 
-def _difference(found: Tensor, own: Tensor) -> float:
-    """The largest difference, relative to the largest value."""
-    if found.shape != own.shape:
+def _difference(features: Tensor, reference: Tensor) -> float:
+    """Return the largest difference, relative to the reference's largest value."""
+    if features.shape != reference.shape:
         return float("inf")
-    return float((found - own).abs().max() / own.abs().max().clamp_min(1e-12))
-
-
-def _deviations(
-    plain: nn.Module, backbone: TimmBackbone, rgb: tuple[Sequence[float], Sequence[float]], images: Tensor
-) -> list[str]:
-    """How far folding takes L and the features of photographs from what they were."""
-    means, stds = (torch.tensor(values)[:, None, None] for values in rgb)
-    off = affine_lightness().lightness(images) - rgb_to_lightness(images)
-    own, found = _features(backbone, images), _stages(plain, backbone, (images - means) / stds)
-    features = ", ".join(
-        f"{name} {float((found[name] - own[name]).square().mean().sqrt() / own[name].square().mean().sqrt()):.1%}"
-        for name in found
-    )
-    return [
-        f"on {len(images)} photographs L is off by {off.square().mean().sqrt():.2f} (root mean square; mean "
-        f"{off.mean():+.2f}, most {off.abs().max():.1f}) of 100",
-        f"and the features by, root mean square over theirs: {features}",
-    ]
+    return float((features - reference).abs().max() / reference.abs().max().clamp_min(1e-12))
 
 
 def _numbers(values: Sequence[float]) -> str:

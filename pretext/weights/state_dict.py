@@ -186,9 +186,13 @@ def find_weights(
     prefixes = list(find_prefixes(weights, expected)) or _find_other_layout(weights, expected, convert)
     titles = [prefix.removesuffix(".") for prefix in prefixes]
     if part:
-        prefixes = _select(prefixes, part) or [_shared_prefix(name for name in weights if f".{part}." in f".{name}")]
+        exact = [prefix for prefix in prefixes if prefix == f"{part}."]
+        prefixes = exact or [prefix for prefix in prefixes if f".{part}." in f".{prefix}"]
+        prefixes = prefixes or [_shared_prefix(name for name in weights if f".{part}." in f".{name}")]
         if not prefixes[0]:
-            known = f"it holds {shorten(titles)}" if any(titles) else f"its names begin with {_first_words(weights)}"
+            first_words = shorten(dict.fromkeys(name.partition(".")[0] for name in weights))
+            names = f"its names begin with {first_words or 'nothing: it holds no tensors'}"
+            known = f"it holds {shorten(titles)}" if any(titles) else names
             raise UserError(f"{origin}: holds no network named {part}; {known}")
     elif "" in prefixes or not prefixes:
         prefixes = [""]
@@ -248,11 +252,6 @@ def _find_other_layout(
     return [prefix for prefix in sorted(groups) if "" in find_prefixes(convert(_under(weights, prefix)), expected)]
 
 
-def _select(prefixes: list[str], part: str) -> list[str]:
-    exact = [prefix for prefix in prefixes if prefix == f"{part}."]
-    return exact or [prefix for prefix in prefixes if f".{part}." in f".{prefix}"]
-
-
 def _under(weights: Weights, prefix: str) -> Weights:
     return {name[len(prefix) :]: value for name, value in weights.items() if name.startswith(prefix)}
 
@@ -265,7 +264,3 @@ def _shared_prefix(names: Iterable[str]) -> str:
         same = [word for word, _ in takewhile(lambda pair: pair[0] == pair[1], zip(prefix or (), words, strict=False))]
         prefix = words if prefix is None else same
     return "".join(f"{word}." for word in prefix or ())
-
-
-def _first_words(weights: Weights) -> str:
-    return shorten(dict.fromkeys(name.partition(".")[0] for name in weights)) or "nothing: it holds no tensors"

@@ -55,7 +55,7 @@ def test_every_way_to_give_yaml_is_guarded(words: list[str], tmp_path: Path) -> 
     bomb = tmp_path / "bomb.yaml"
     bomb.write_text(ALIASES)
     (tmp_path / "cluster.yaml").write_text("executor: local\n")
-    call = "import resource, sys, pretint\nresource.setrlimit(resource.RLIMIT_CPU, (60, 60))\n"
+    call = "import resource, sys, pretint.cli\nresource.setrlimit(resource.RLIMIT_CPU, (60, 60))\n"
     call += "sys.exit(pretint.cli.main(sys.argv[1:]))"
     command = [
         sys.executable,

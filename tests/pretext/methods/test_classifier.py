@@ -26,7 +26,7 @@ from pretext.methods.classifier import Classifier
 from pretext.methods.diagnostics import label_health
 from pretext.pretrain import pretrain
 from pretext.pretrained import load_pretrained
-from pretext.recipe import PretrainSettings, _classes, build_colorizer, build_network, held_views, open_images
+from pretext.recipe import PretrainSettings, _shared_classes, build_colorizer, build_network, held_views, open_images
 from pretext.settings import settings_from
 from pretext.weights.exporter import ExportSettings, export
 from pretint.colorization import ColorizeSettings, colorize
@@ -233,7 +233,7 @@ class Several:
 
 def test_several_labels_for_one_image_are_refused() -> None:
     with pytest.raises(UserError, match="voc: an image may have several labels"):
-        _classes({"voc": Several()})  # type: ignore[dict-item]
+        _shared_classes({"voc": Several()})  # type: ignore[dict-item]
 
 
 def tar_of(path: Path, labels: list[int]) -> str:
