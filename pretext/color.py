@@ -21,7 +21,7 @@ _SLOPE = 7.787
 
 
 def rgb_to_lab(rgb: Tensor) -> Tensor:
-    """Lab of sRGB images.
+    """Convert sRGB images to Lab.
 
     Args:
         rgb: (..., 3, H, W), uint8 in [0, 255] or float in [0, 1].
@@ -34,24 +34,24 @@ def rgb_to_lab(rgb: Tensor) -> Tensor:
 
 
 def rgb_to_lightness(rgb: Tensor) -> Tensor:
-    """Only L of ``rgb_to_lab``, (..., 1, H, W), at a third of its cost."""
+    """Return only L of ``rgb_to_lab``, (..., 1, H, W), at a third of its cost."""
     (fy,) = _cube_roots(_linear(rgb), rows=(1,))
     return (116 * fy - 16).unsqueeze(-3)
 
 
 def lightness_to_gray(lightness: Tensor) -> Tensor:
-    """The gray of sRGB whose L this is: the value that R, G and B share, in [0, 1] for L in [0, 100]; any shape."""
+    """Return the sRGB gray of that L: the value that R, G and B share, in [0, 1] for L in [0, 100]; any shape."""
     f = (at_least_float32(lightness) + 16) / 116
     return _encoded(_inverse_cube_root(f))
 
 
 def rgb_to_ab(rgb: Tensor) -> Tensor:
-    """Only a and b of ``rgb_to_lab``, (..., 2, H, W). Subsample ``rgb`` first: it acts per pixel."""
+    """Return only a and b of ``rgb_to_lab``, (..., 2, H, W). Subsample ``rgb`` first: it acts per pixel."""
     return rgb_to_lab(rgb)[..., 1:, :, :]
 
 
 def lab_to_rgb(lab: Tensor) -> Tensor:
-    """The sRGB images, float in [0, 1], of Lab images; colors outside sRGB are clipped.
+    """Convert Lab images to sRGB, float in [0, 1]; colors outside sRGB are clipped.
 
     Args:
         lab: (..., 3, H, W), float, unscaled.
@@ -70,7 +70,7 @@ def lab_to_rgb(lab: Tensor) -> Tensor:
 
 
 def _linear(rgb: Tensor) -> Tensor:
-    """Linear light of sRGB values (IEC 61966-2-1)."""
+    """Convert sRGB values to linear light (IEC 61966-2-1)."""
     if rgb.dtype == torch.uint8:  # 256 values: a table is exact and saves a power per sample
         table = _linear(torch.arange(256, dtype=torch.float64) / 255)
         # Indexing by table[rgb] would take eight times as long on a CPU.
@@ -80,13 +80,13 @@ def _linear(rgb: Tensor) -> Tensor:
 
 
 def _encoded(linear: Tensor) -> Tensor:
-    """sRGB values of linear light (IEC 61966-2-1)."""
+    """Convert linear light to sRGB values (IEC 61966-2-1)."""
     gamma = 1.055 * linear.clamp_min(0.0031308) ** (1 / 2.4) - 0.055
     return torch.where(linear > 0.0031308, gamma, linear * 12.92)
 
 
 def _cube_roots(linear: Tensor, rows: tuple[int, ...]) -> list[Tensor]:
-    """f(X / Xn), f(Y / Yn), f(Z / Zn) of CIE Lab, for the asked rows of XYZ."""
+    """Return f(X / Xn), f(Y / Yn), f(Z / Zn) of CIE Lab, for the given rows of XYZ."""
     r, g, b = linear.unbind(-3)
     roots = []
     for row in rows:
@@ -101,5 +101,5 @@ def _inverse_cube_root(f: Tensor) -> Tensor:
 
 
 def at_least_float32(values: Tensor) -> Tensor:
-    """float64 stays, anything else becomes float32."""
+    """Return float64 unchanged, and anything else as float32."""
     return values if values.dtype == torch.float64 else values.float()

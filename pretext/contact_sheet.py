@@ -11,7 +11,7 @@ _TITLE = 22
 def contact_sheet(
     rows: Sequence[Sequence[Image.Image]], titles: Sequence[str], cell: int | tuple[int, int], across: int = 1
 ) -> Image.Image:
-    """One image of many.
+    """Arrange many images in one.
 
     Args:
         rows: each holds one image per title.

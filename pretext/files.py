@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Files that are written completely or not at all, and folders that are locked."""
 
 import contextlib
 import fcntl
@@ -17,7 +17,7 @@ _SIGNATURE = "Pretint"
 
 
 def write_atomically(path: Path, content: bytes | memoryview) -> None:
-    """Write a file so that at any moment either the old content stands there or the new.
+    """Write a file so that at any moment it has either the old content or the new.
 
     Raises:
         UserError: the disk is full, or the folder cannot be written; nothing half-written is left.
@@ -28,7 +28,7 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
 
 @contextlib.contextmanager
 def written_atomically(path: Path, size: str) -> Iterator[IO[bytes]]:
-    """A file to write to, which gets its name when the block ends without an exception.
+    """Yield a file to write to, which gets its name when the block ends without an exception.
 
     Args:
         path: its name then.
@@ -64,7 +64,7 @@ def written_atomically(path: Path, size: str) -> Iterator[IO[bytes]]:
 
 @contextlib.contextmanager
 def held_folder(folder: Path, doing: str, waited: bool = False) -> Iterator[None]:
-    """A folder, made if it does not exist, in which no other process can do the same meanwhile.
+    """Lock a folder, made if it does not exist, so that no other process can do the same meanwhile.
 
     Args:
         folder: where.
@@ -99,7 +99,7 @@ def write_png(path: Path, image: Image.Image) -> None:
 
 
 def png_bytes(image: Image.Image) -> memoryview:
-    """The content of the file that ``write_png`` writes."""
+    """Return the content of the file that ``write_png`` writes."""
     buffer, text = io.BytesIO(), PngInfo()
     text.add_text("Software", _SIGNATURE)
     image.save(buffer, "PNG", pnginfo=text)

@@ -43,7 +43,7 @@ class SoftTarget(NamedTuple):
 
 @cache
 def bin_centers(step: int = STEP) -> np.ndarray:
-    """The centers of the in-gamut bins, int64 (Q, 2), ordered by a, then b.
+    """Return the centers of the in-gamut bins, int64 (Q, 2), ordered by a, then b.
 
     The rule: the points of the grid {..., -step, 0, step, ...}^2 whose Chebyshev distance to the convex
     hull of the sRGB cube's ab projection is at most one step, that is all corners of those grid cells
@@ -68,7 +68,7 @@ def bin_centers(step: int = STEP) -> np.ndarray:
 
 
 def _squares_meet_polygon(centers: np.ndarray, radius: float, polygon: np.ndarray) -> np.ndarray:
-    """Which axis-parallel squares (half side ``radius``) meet a convex polygon (separating axes)."""
+    """Return which axis-parallel squares (half side ``radius``) meet a convex polygon (separating axes), bool."""
     edges = np.roll(polygon, -1, axis=0) - polygon
     normals = np.stack((edges[:, 1], -edges[:, 0]), axis=1)
     axes = np.concatenate((normals, np.eye(2)))
@@ -112,7 +112,7 @@ class Gamut(nn.Module):
         return len(self.centers)
 
     def encode(self, ab: Tensor) -> SoftTarget:
-        """The soft target of every pixel.
+        """Return the soft target of every pixel.
 
         Args:
             ab: (B, 2, h, w), float, unscaled; exact for |a|, |b| < 128, which holds every sRGB color.
@@ -137,7 +137,7 @@ class Gamut(nn.Module):
         return SoftTarget(bins.view(shape).movedim(-1, 1), weights.view(shape).movedim(-1, 1))
 
     def annealed_mean(self, logits: Tensor, temperature: float = TEMPERATURE) -> Tensor:
-        """ab of predicted distributions (paper section 2.3, equation 5).
+        """Return ab of predicted distributions (paper section 2.3, equation 5).
 
         Args:
             logits: (B, Q, h, w).
@@ -152,7 +152,7 @@ class Gamut(nn.Module):
 
 @cache  # half a second, for every network that is opened
 def _candidates(neighbors: int, step: int) -> Tensor:
-    """(cells * cells, C): the bins that can be among the K nearest of some point of the cell.
+    """Return, (cells * cells, C), the bins that can be among the K nearest of some point of each cell.
 
     The K-th nearest bin of a point lies at most r farther than that of the cell's middle, where r is
     the cell's half diagonal; so such a bin lies at most 2 r farther from the middle. Cells with fewer

@@ -86,20 +86,20 @@ def initialize(network: nn.Module, images: Sequence[Tensor], method: Init, seed:
     if not bool(torch.isfinite(lightness).all()):
         raise UserError("an image to initialize from holds values that are not numbers: leave it out")
     generator = torch.Generator().manual_seed(seed)
-    seen: set[int] = set()
+    done: set[int] = set()
     scaled: list[str] = []
 
     def before(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
         assert isinstance(layer, _LAYERS)
-        if method == "kmeans" and id(layer.weight) not in seen:
+        if method == "kmeans" and id(layer.weight) not in done:
             _set_filters(layer, inputs[0], generator)
 
     def after(name: str) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor | None]:
         def hook(layer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor | None:
             assert isinstance(layer, _LAYERS)
-            if id(layer.weight) in seen:
+            if id(layer.weight) in done:
                 return None
-            seen.add(id(layer.weight))
+            done.add(id(layer.weight))
             advance(1, name)
             result = _scale(layer, inputs[0], output)
             if result is not None:
@@ -116,7 +116,7 @@ def initialize(network: nn.Module, images: Sequence[Tensor], method: Init, seed:
     try:
         with _batch_statistics(network), progress("first weights", len(hooks) // 2, "layers") as advance:
             network(lightness.to(next(network.parameters()).device))
-            advance(len(hooks) // 2 - len(seen), "")  # layers that are never called, or share their weights
+            advance(len(hooks) // 2 - len(done), "")  # layers that are never called, or share their weights
     finally:
         for hook in hooks:
             hook.remove()
@@ -125,7 +125,7 @@ def initialize(network: nn.Module, images: Sequence[Tensor], method: Init, seed:
 
 @contextmanager
 def _batch_statistics(network: nn.Module) -> Iterator[None]:
-    """Evaluation mode, but for batch norm, which uses and does not keep the statistics of the batch."""
+    """Set evaluation mode, but let batch norm use (and not keep) the statistics of the batch, in this context."""
     modes = [(module, module.training) for module in network.modules()]
     norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
     buffers = [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers()]
@@ -189,7 +189,7 @@ def _scale(layer: _Layer, inputs: Tensor, output: Tensor) -> Tensor | None:
 
 
 def sample_patches(layer: nn.Conv2d | nn.Linear, inputs: Tensor, generator: torch.Generator) -> Tensor:
-    """What the filters of a layer see at positions drawn without replacement, or at all if they are few.
+    """Return input patches of a layer's filters, at positions drawn without replacement, or at all if they are few.
 
     Args:
         layer: says kernel, stride, padding (taken for zeros), dilation and groups; of a linear layer, a
@@ -221,13 +221,13 @@ def sample_patches(layer: nn.Conv2d | nn.Linear, inputs: Tensor, generator: torc
         for j in range(wide):
             y, x = row * down - above + i * apart_y, column * across - left + j * apart_x
             inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
-            seen = inputs[image, :, y.clamp(0, height - 1), x.clamp(0, width - 1)]
-            patches[:, :, i, j] = seen * inside[:, None]
+            values = inputs[image, :, y.clamp(0, height - 1), x.clamp(0, width - 1)]
+            patches[:, :, i, j] = values * inside[:, None]
     return patches.view(len(drawn), layer.groups, -1).float().cpu()
 
 
 def cluster_filters(patches: Tensor, units: int, generator: torch.Generator) -> Tensor | None:
-    """Filters that match the k-means centroids of whitened patches.
+    """Return filters that match the k-means centroids of whitened patches.
 
     The patches are centered, whitened in as many of their principal components as there are units (PCA;
     those with less than a millionth of the patches' mean square are left out) and brought to unit norm;
@@ -260,10 +260,10 @@ def cluster_filters(patches: Tensor, units: int, generator: torch.Generator) -> 
     variances, components = torch.linalg.eigh(centered.T @ centered / count)
     variances, components = variances[-units:], components[:, -units:]
     # Below, single precision could not tell a filter's response from rounding; constant patches are there too.
-    kept = variances > 1e-6 * patches.square().sum(1).mean()
-    if not kept.any():
+    has_variance = variances > 1e-6 * patches.square().sum(1).mean()
+    if not has_variance.any():
         return None
-    whitening = components[:, kept] / variances[kept].sqrt()
+    whitening = components[:, has_variance] / variances[has_variance].sqrt()
     white = centered @ whitening
     white = (white / white.norm(dim=1, keepdim=True).clamp(min=1e-12)).float().numpy()
     passes = max(1, min(100, MOST_WORK // (white.size * units)))
@@ -280,7 +280,7 @@ def cluster_filters(patches: Tensor, units: int, generator: torch.Generator) -> 
 
 
 def _draw(count: int, values: int, generator: torch.Generator) -> Tensor:
-    """Which of ``count`` samples of so many values are taken, in ascending order."""
+    """Draw which of ``count`` samples of so many values are taken, in ascending order."""
     most = max(1, min(MOST_PATCHES, MOST_VALUES // values))
     if count <= most:
         return torch.arange(count)

@@ -92,28 +92,28 @@ class OnlineProbe:
             )
         drawn = [permuted(rank, len(source), mix(seed, _KEY)) for rank in range(count)]
         every, views = Views(source, view_size), torch.empty(count, 3, view_size, view_size, dtype=torch.uint8)
-        kept: list[int] = []
+        read: list[int] = []
         self.skipped = []
         with progress("images of the online probe", count, "images") as advance:
             for index in drawn:
                 sample = every[index]
                 if sample.rgb is not None:
-                    views[len(kept)] = sample.rgb
-                    kept.append(index)
+                    views[len(read)] = sample.rgb
+                    read.append(index)
                 self.skipped += sample.skipped
                 advance(1, "")
         teaching = set(drawn[: count * 4 // 5])
-        self.fitted = [index for index in kept if index in teaching]
-        self.judged = [index for index in kept if index not in teaching]
-        self._views, self._classes = views[: len(kept)], len(names)
-        self._labels = torch.from_numpy(labels[kept])
+        self.fitted = [index for index in read if index in teaching]
+        self.judged = [index for index in read if index not in teaching]
+        self._views, self._classes = views[: len(read)], len(names)
+        self._labels = torch.from_numpy(labels[read])
         if len(set(labels[self.fitted].tolist())) < 2 or not self.judged:
             bad = f" ({len(self.skipped)} of {count} cannot be read)" if self.skipped else ""
             raise UserError(f"{where}too few images to teach two classes and to judge{bad}; raise online.images")
 
     @torch.inference_mode()
     def __call__(self, backbone: Backbone, place: Place) -> dict[str, float]:
-        """Look at a backbone, which is left as it was: weights, statistics, modes; no random number is drawn.
+        """Evaluate a backbone; its weights, statistics and modes stay as they were, no random number is drawn.
 
         Args:
             backbone: on the place's device.
@@ -156,7 +156,7 @@ class OnlineProbe:
 
 
 def ridge(features: Tensor, labels: Tensor, classes: int, penalty: float = PENALTY) -> tuple[Tensor, Tensor]:
-    """The linear classifier of least squares against one-hot targets, in closed form.
+    """Return the linear classifier of least squares against one-hot targets, in closed form.
 
     It minimizes the squared error plus penalty * N * v * |weight|^2, where v is the mean variance of the
     features; the bias is not penalised. (scikit-learn's RidgeClassifier with alpha = penalty * N * v.)

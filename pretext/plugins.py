@@ -26,7 +26,7 @@ _contents: dict[Path, bytes] = {}
 
 
 class Registry(dict[str, T]):
-    """Name -> what it stands for. A name is given once: what it means must not depend on what was loaded last.
+    """Values by name. A name is given once: its meaning must not depend on what was loaded last.
 
     Args:
         what: all these are, in a word, for the errors.
@@ -41,7 +41,7 @@ class Registry(dict[str, T]):
         """By plugins."""
 
     def __setitem__(self, name: str, value: T) -> None:
-        """Add one.
+        """Add a value.
 
         Raises:
             UserError: the name is not one, or is taken.
@@ -67,8 +67,8 @@ def load_plugins(*files: str | Path) -> None:
     Raises:
         UserError: a file is missing, has a name that something else has, or fails; says in which line.
     """
-    named = [Path(file) for file in files or filter(None, os.environ.get(VARIABLE, "").split(os.pathsep))]
-    paths = [file.expanduser().absolute() for file in named]
+    given_paths = [Path(file) for file in files or filter(None, os.environ.get(VARIABLE, "").split(os.pathsep))]
+    paths = [file.expanduser().absolute() for file in given_paths]
     if paths and not files:
         os.environ[VARIABLE] = os.pathsep.join(map(str, paths))
     for path in paths:
@@ -102,10 +102,10 @@ def load_plugins(*files: str | Path) -> None:
 
 
 def plugin_contents() -> tuple[bytes, ...]:
-    """What is in the files that were loaded, sorted: a part of the code that gave a result."""
+    """Return the contents of the files that were loaded, sorted: they are part of the code behind a result."""
     return tuple(sorted(_contents.values()))
 
 
 def plugin_digests() -> dict[str, str]:
-    """SHA-256 of the files that were loaded, by their paths, in the order in which they were."""
+    """Return the SHA-256 of the files that were loaded, by their paths, in the order of loading."""
     return {str(path): hashlib.sha256(content).hexdigest() for path, content in _contents.items()}

@@ -1,4 +1,4 @@
-"""The job that trains: features from unlabeled images, by colorization; or, to compare, from labeled ones."""
+"""The job that pretrains: features from unlabeled images, by colorization; for comparison also from labeled ones."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -129,9 +129,9 @@ def check_images(run: Path, state: dict[str, Any], settings: PretrainSettings, i
 def build_validation(
     run: Path, settings: PretrainSettings, images: Images, learner: Learner, prior: Tensor | None
 ) -> tuple[Validation, list[tuple[str, str]]]:
-    """Read the held-out images, and return how the network does on them, and the images that cannot be read.
+    """Read the held-out images, and return their validation, and those images that cannot be read.
 
-    It says how held-out images are colored or named and, with an online probe, what the features know.
+    It measures how well they are colored or classified and, with an online probe, how good the features are.
     """
     network, place = learner.judged, learner.place
     assert isinstance(network, (Colorizer, Classifier))
@@ -159,7 +159,7 @@ def build_validation(
 
 
 def sample_sheet(colorizer: Colorizer, views: Tensor, place: Place) -> Image.Image:
-    """The first twelve of some images, uint8 (N, 3, H, W), side by side: gray, colored by the network, original."""
+    """Draw the first twelve images of uint8 (N, 3, H, W) side by side: gray, colored by the network, original."""
     rgb = views[:_SHOWN]
     lightness = rgb_to_lightness(rgb.to(place.device))
     ab = colorizer.colorize(lightness)
@@ -189,45 +189,45 @@ def check_sizes(settings: PretrainSettings) -> None:
 
 
 def find_prior(images: Images, settings: PretrainSettings) -> Tensor:
-    """The prior that the settings ask for, (Q,): of a file, or of the crops that training will see first.
+    """Return the prior that the settings ask for, (Q,): from a file, or of the crops that training will see first.
 
     Raises:
         UserError: the file holds none; the images cannot be read, or are all gray.
     """
     gamut = settings.objective.gamut
     file, stride = settings.objective.prior, settings.objective.stride
-    given = None if file == "estimate" else load_prior(Path(file), gamut)
-    crops = first_crops(images, settings, settings.objective.prior_images if given is None else _ENOUGH)
+    loaded = None if file == "estimate" else load_prior(Path(file), gamut)
+    crops = first_crops(images, settings, settings.objective.prior_images if loaded is None else _ENOUGH)
     colors = [rgb_to_ab(crop[None, :, ::stride, ::stride]) for crop in crops]
     if not any(bool((ab.abs() > settings.objective.gray_threshold).any()) for ab in colors):
         raise UserError(
             f"{images.name}: none of {len(colors)} crops has a color beyond objective.gray_threshold "
             f"({settings.objective.gray_threshold:g}): there is nothing to learn from gray images"
         )
-    return estimate_prior(colors, gamut) if given is None else given
+    return estimate_prior(colors, gamut) if loaded is None else loaded
 
 
 def prepare_network(
     images: Images, settings: PretrainSettings, prior: Tensor | None, place: Place
 ) -> Colorizer | Classifier:
-    """What a recipe trains, as training begins with it, on the place's device.
+    """Return the network of a recipe with its first weights, on the place's device.
 
     Weights from images are made by the first process; the others are given them when training begins.
     """
     network = on_place(build_network(settings, prior, images.classes, published=True), settings, place)
-    asked = settings.backbone
+    backbone = settings.backbone
 
     def from_images() -> None:
-        crops = torch.stack(list(first_crops(images, settings, asked.init_images)))
-        initialize(network.backbone, [rgb_to_lightness(crops)], asked.init, settings.seed)
+        crops = torch.stack(list(first_crops(images, settings, backbone.init_images)))
+        initialize(network.backbone, [rgb_to_lightness(crops)], backbone.init, settings.seed)
 
-    if asked.init != "random":
+    if backbone.init != "random":
         distributed.on_first(from_images)
     return network
 
 
 def stored(images: Images, settings: PretrainSettings, prior: Tensor | None, precision: str) -> dict[str, Any]:
-    """What a checkpoint holds besides the learner's state."""
+    """Return what a checkpoint holds besides the learner's state."""
     return {
         "settings": plain(settings),
         "precision": precision,

@@ -16,11 +16,11 @@ from pretext.recipe import PretrainSettings, build_colorizer
 from pretext.settings import settings_from
 
 BACKBONE = "backbone."
-"""What the names of a backbone's weights begin with in a checkpoint."""
+"""The prefix of the names of a backbone's weights in a checkpoint."""
 
 
 class Pretrained(NamedTuple):
-    """What a checkpoint holds, ready to use."""
+    """A network from a checkpoint, ready to use."""
 
     colorizer: Colorizer
     settings: PretrainSettings
@@ -41,19 +41,19 @@ class Pretrained(NamedTuple):
 
 
 CLASS_BRANCH = "class_branch."
-"""And those of what names classes besides; only a training has it."""
+"""The prefix of the class branch's weights; only networks in training have one."""
 
 
 def color_contract(settings: PretrainSettings, prior: Tensor | None) -> dict[str, Any]:
-    """What a color means to a checkpoint; checked when it is loaded, see ``check_contract``.
+    """Return what a color means to a checkpoint; checked when it is loaded, see ``check_contract``.
 
     Where labels are learned, only lightness means anything.
     """
-    seen = {"white": "D65", "lightness": [0, 100]}
+    lightness = {"white": "D65", "lightness": [0, 100]}
     if settings.objective.supervised:
-        return seen
+        return lightness
     return {
-        **seen,
+        **lightness,
         "bins": hashlib.sha256(bin_centers(settings.objective.bin_step).astype("<i8").tobytes()).hexdigest(),
         "neighbors": settings.objective.neighbors,
         "sigma": settings.objective.sigma,
@@ -70,12 +70,12 @@ def check_state(origin: Path, state: dict[str, Any], resumed: bool = False) -> N
     if resumed:
         kinds |= {"optimizer": dict, "data": dict, "precision": str}
     wrong = [name for name, kind in kinds.items() if not isinstance(state.get(name), kind)]
-    besides = state.get("class_branch", [])
-    if not isinstance(besides, list) or not all(isinstance(name, str) for name in besides):
+    class_branch = state.get("class_branch", [])
+    if not isinstance(class_branch, list) or not all(isinstance(name, str) for name in class_branch):
         wrong.append("class_branch")
     if "classes" in state:  # it learns labels, and knows no color
-        named = state["classes"]
-        if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
+        classes = state["classes"]
+        if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
             wrong.append("classes")
     else:
         prior = state["color"].get("prior") if "color" not in wrong else None
@@ -103,7 +103,7 @@ def check_contract(origin: Path, settings: PretrainSettings, state: dict[str, An
 
 
 def load_pretrained(path: Path) -> Pretrained:
-    """The colorizer of a run (its newest checkpoint) or of a checkpoint file, on the CPU, in eval mode.
+    """Load the colorizer of a run (its newest checkpoint) or of a checkpoint file, on the CPU, in eval mode.
 
     Raises:
         UserError: there is none, it cannot be read, or it does not fit this version's networks or colors.

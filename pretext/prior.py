@@ -1,4 +1,4 @@
-"""How often each color bin occurs, smoothed, and the rebalancing weights that follow from it.
+"""The prior: how often each color bin occurs, smoothed; and the rebalancing weights that follow from it.
 
 Paper section 2.2: w is inversely proportional to (1 - lambda) p + lambda / Q, scaled so that its
 expectation under the prior p is 1. The prior is smoothed with the Gaussian of the soft targets: it is
@@ -17,7 +17,7 @@ from pretext.gamut import Gamut
 
 
 def estimate_prior(batches_ab: Iterable[Tensor], gamut: Gamut) -> Tensor:
-    """The smoothed frequency of every bin.
+    """Estimate the smoothed frequency of every bin.
 
     Args:
         batches_ab: (B, 2, h, w) tensors, unscaled; at least one pixel in all.
@@ -35,7 +35,7 @@ def estimate_prior(batches_ab: Iterable[Tensor], gamut: Gamut) -> Tensor:
 
 
 def rebalancing_weights(prior: Tensor, uniform: float = 0.5) -> Tensor:
-    """The weight of every bin (paper equation 4).
+    """Return the weight of every bin (paper equation 4).
 
     Args:
         prior: (Q,), adds up to 1.
@@ -54,7 +54,7 @@ def rebalancing_weights(prior: Tensor, uniform: float = 0.5) -> Tensor:
 
 
 def load_prior(path: Path, gamut: Gamut) -> Tensor:
-    """A prior from a ``.npy`` file, such as the published ``prior_probs.npy`` of 313: (Q,), float64, adds up to 1.
+    """Load a prior, (Q,), float64, sum 1, from a ``.npy`` file, such as the published ``prior_probs.npy`` of 313.
 
     Raises:
         UserError: the file is missing, is no such array, or holds no distribution.

@@ -74,7 +74,7 @@ class PretrainSettings:
 
     @property
     def view_size(self) -> int:
-        """The side at which a whole image shows things as large as the crops of training do on average.
+        """The side at which an image shows objects as large as the training crops do on average.
 
         The paper's: crops of 176 from images of 256 are looked at, later, at 256.
         """
@@ -84,7 +84,7 @@ class PretrainSettings:
 def build_colorizer(
     settings: PretrainSettings, prior: Tensor, published: bool = False, classes: Sequence[str] = ()
 ) -> Colorizer:
-    """The colorizer of a recipe at random initial weights, which depend on the recipe's seed alone.
+    """Build the colorizer of a recipe at random initial weights, which depend on the recipe's seed alone.
 
     A recipe that learns labels has none: this one then has its backbone, and a head for two channels of color
     that nobody trained.
@@ -99,29 +99,33 @@ def build_colorizer(
         UserError: the backbone does not exist, does not take its arguments, its weights or hints, or has nothing to
             name classes from.
     """
-    asked = settings.objective
-    objective = OBJECTIVES["regression" if asked.supervised else asked.name](asked, prior)
+    objective_settings = settings.objective
+    objective = OBJECTIVES["regression" if objective_settings.supervised else objective_settings.name](
+        objective_settings, prior
+    )
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
         backbone = _backbone(settings, published)
         if settings.hints.sampled and not backbone.takes_hints:
             raise UserError(f"hints.sampled: backbone {settings.backbone.name} takes no hints; siggraph17 does")
-        if asked.classes_weight and not backbone.vector_channels:
+        if objective_settings.classes_weight and not backbone.vector_channels:
             raise UserError(
                 f"objective.classes_weight: backbone {settings.backbone.name} knows nothing of whole images to name "
                 "classes from; fusion does"
             )
         hinting = partial(sample_hints, seed=settings.seed, settings=settings.hints) if settings.hints.sampled else None
-        colorizer = Colorizer(backbone, objective, asked.stride, hinting)
-        if asked.classes_weight and classes:
-            colorizer.class_branch = ClassBranch(backbone.vector_channels, len(classes), asked.classes_weight)
+        colorizer = Colorizer(backbone, objective, objective_settings.stride, hinting)
+        if objective_settings.classes_weight and classes:
+            colorizer.class_branch = ClassBranch(
+                backbone.vector_channels, len(classes), objective_settings.classes_weight
+            )
         return colorizer
 
 
 def build_network(
     settings: PretrainSettings, prior: Tensor | None, classes: Sequence[str], published: bool = False
 ) -> Colorizer | Classifier:
-    """What a recipe trains; the backbone's first weights are the same whatever the objective.
+    """Build the network of a recipe; the backbone's first weights are the same for every objective.
 
     Args:
         settings: the recipe.
@@ -144,7 +148,7 @@ def _backbone(settings: PretrainSettings, published: bool) -> Backbone:
 
 @dataclass
 class Images:
-    """The sources of a recipe: what is trained on, and what is only looked at."""
+    """The images of a recipe: those to train on, and those that are held out for validation."""
 
     name: str
     """As the user wrote it."""
@@ -154,7 +158,7 @@ class Images:
     held: list[Source]
     """Of each source some images that are not trained on; of few images none."""
     contents: dict[str, Any]
-    """How many images, and digests of names, of labels and of a look at some: a run goes on with the same only."""
+    """How many images, and digests of names, labels and some pixels: a run is resumed only with the same."""
     classes: list[str] = field(default_factory=list)
     """Names of the classes, by label, where labels are learned, alone or besides colors."""
 
@@ -163,7 +167,7 @@ class Images:
         return {key: value for key, value in self.contents.items() if key != "seen" or key in contents} == contents
 
     def samples(self, settings: PretrainSettings, workers: int | None = None) -> Samples:
-        """The training crops of a run. Among so many workers machine.cache is shared out; without, there is none."""
+        """Return the training crops of a run; the workers share machine.cache, without ``workers`` there is none."""
         shared_by = max(1, workers or 0) * distributed.local_world()
         room = 0 if workers is None else settings.machine.cache * 2**20 // shared_by
         return Samples(self.training, settings.crop, settings.seed, self.weights, room, labeled=bool(self.classes))
@@ -203,8 +207,8 @@ def open_images(settings: PretrainSettings) -> Images:
             from the other. Where labels are learned also if there are none, or not the same classes.
     """
     require_source(settings)
-    named = settings.data.source
-    weights = dict(named) if isinstance(named, Mapping) else {named: 1.0}
+    source_names = settings.data.source
+    weights = dict(source_names) if isinstance(source_names, Mapping) else {source_names: 1.0}
     sources: list[Source] = []
     classes: list[str] = []
     labels: dict[str, str] = {}
@@ -245,32 +249,32 @@ def open_images(settings: PretrainSettings) -> Images:
 def _shared_classes(sources: Mapping[str, LabeledSource]) -> list[str]:
     """Return the classes that a classifier of all these sources tells apart."""
     (first, classes), *others = ((name, compose_classes(name, source.classes)) for name, source in sources.items())
-    seen: set[int] = set()
+    labels: set[int] = set()
     for name, source in sources.items():
         if source.labels.ndim != 1:
             raise UserError(f"{name}: an image may have several labels; one for each is learned")
-        seen |= set(checked_labels(name, source.labels, source.classes).tolist())
-    for name, named in others:
-        if named != classes:
-            different = sorted(set(named) ^ set(classes)) or ["the same in another order"]
+        labels |= set(checked_labels(name, source.labels, source.classes).tolist())
+    for name, other_classes in others:
+        if other_classes != classes:
+            different = sorted(set(other_classes) ^ set(classes)) or ["the same in another order"]
             raise UserError(
                 f"data.source: {first} and {name} hold different classes ({', '.join(different[:5])}); labels of a "
                 "mixture must mean the same"
             )
-    if len(seen) < 2:
-        only = ", ".join(classes[label] for label in seen)
+    if len(labels) < 2:
+        only = ", ".join(classes[label] for label in labels)
         raise UserError(f"{' + '.join(sources)}: one class only ({only}); a classifier needs two")
     return list(classes)
 
 
 def on_place(network: N, settings: PretrainSettings, place: Place) -> N:
-    """The network on the device, in the memory layout that the settings ask for."""
+    """Return the network on the device, in the memory layout that the settings ask for."""
     layout = torch.channels_last if settings.machine.channels_last else torch.contiguous_format
     return network.to(place.device).to(memory_format=layout)
 
 
 def first_crops(images: Images, settings: PretrainSettings, count: int) -> Iterator[Tensor]:
-    """The crops that training will see first, uint8 (3, size, size), at most one for each image.
+    """Yield the crops that training will see first, uint8 (3, size, size), at most one for each image.
 
     Raises:
         UserError: no image can be read.
@@ -285,7 +289,7 @@ def first_crops(images: Images, settings: PretrainSettings, count: int) -> Itera
 
 
 def held_views(images: Images, count: int, size: int) -> Batch:
-    """Images to look at, uint8 (N, 3, size, size), at most ``count``, and those left out as bad.
+    """Return images to validate on, uint8 (N, 3, size, size), at most ``count``, and those that cannot be read.
 
     Held-out ones, or, where none of those can be read, some that are trained on.
 
@@ -296,16 +300,16 @@ def held_views(images: Images, count: int, size: int) -> Batch:
     if all(view.rgb is None for view in views):
         images.held.clear()
         views += _views(images, images.training, -(-max(1, count) // len(images.training)), size)
-    looked_at = collate(views)
-    if not len(looked_at.rgb):
-        bad = looked_at.skipped
+    batch = collate(views)
+    if not len(batch.rgb):
+        bad = batch.skipped
         raise UserError(f"{images.name}: none of {len(bad)} images can be read; the first: {': '.join(bad[0])}")
-    return looked_at
+    return batch
 
 
 def _views(images: Images, sources: list[Source], each: int, size: int) -> list[Sample]:
     samples = []
     for source in sources:
-        looked_at = Views(source, size, labeled=bool(images.classes))
-        samples += [looked_at[index] for index in range(min(len(source), each))]
+        dataset = Views(source, size, labeled=bool(images.classes))
+        samples += [dataset[index] for index in range(min(len(source), each))]
     return samples

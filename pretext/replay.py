@@ -1,4 +1,4 @@
-"""The job that computes again the step at which a run's loss stopped being a number, and looks where it began."""
+"""The job that computes again the step at which a run's loss became NaN or infinite, and finds where that began."""
 
 import json
 import math
@@ -40,7 +40,7 @@ class ReplaySettings:
 
 @dataclass
 class Replay:
-    """What a step looked like from inside."""
+    """The values inside a step that failed."""
 
     step: int
     loss: float
@@ -55,7 +55,7 @@ class Replay:
     """The weights whose gradient is not finite."""
 
     def lines(self) -> list[str]:
-        """For a user to read."""
+        """Return the result as lines for a user."""
         weight, loss, norm = f"{self.largest_weight:.3g}", f"{self.loss:.4g}", f"{self.gradient_norm:.4g}"
         more = f" and {len(self.gradients) - 3} more" if len(self.gradients) > 3 else ""
         return [
@@ -69,7 +69,7 @@ class Replay:
 
 @explain_memory_shortage("lower machine.workers, or compute it where the run was trained")
 def replay(folder: Path, settings: ReplaySettings) -> Replay:
-    """Go from the checkpoint that was kept to the step that failed, and compute that one under watch.
+    """Train from the checkpoint that was kept to the step that failed, and compute that one under observation.
 
     One process computes it, in the pieces in which several did. The result is also written to
     ``replay.json`` in the folder.
@@ -131,20 +131,20 @@ def replay(folder: Path, settings: ReplaySettings) -> Replay:
 
 @contextmanager
 def _watched(network: nn.Module) -> Iterator[list[str]]:
-    """The names of the modules that put out something not finite, in the order in which they do."""
-    seen: list[str] = []
+    """Yield a list that collects the names of modules whose output is not finite, in the order of computation."""
+    names: list[str] = []
 
     def watch(name: str) -> Any:
-        def look(module: nn.Module, inputs: object, output: object) -> None:
+        def check_output(module: nn.Module, inputs: object, output: object) -> None:
             outputs = output.values() if isinstance(output, dict) else [output]
             if any(isinstance(value, Tensor) and not bool(value.isfinite().all()) for value in outputs):
-                seen.append(name)
+                names.append(name)
 
-        return look
+        return check_output
 
     hooks = [module.register_forward_hook(watch(name)) for name, module in network.named_modules() if name]
     try:
-        yield seen
+        yield names
     finally:
         for hook in hooks:
             hook.remove()

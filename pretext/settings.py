@@ -1,6 +1,6 @@
 """Settings: dataclasses are the only list of them; YAML sets them, the command line overrides.
 
-jsonargparse does the work; this file turns its complaints into one line that names the key, the file
+jsonargparse does the work; this file turns its errors into one line that names the key, the file
 and the nearest right one.
 """
 
@@ -27,7 +27,7 @@ Parsed = tuple[list[Any], S]
 
 
 def settings_from(kind: type[S], values: Any, where: str) -> S:
-    """Settings of dataclass ``kind`` from nested plain values.
+    """Return settings of dataclass ``kind`` from nested plain values.
 
     Args:
         kind: a dataclass whose fields all have defaults, possibly dataclasses themselves.
@@ -58,12 +58,12 @@ def settings_from(kind: type[S], values: Any, where: str) -> S:
 
 
 def settings_file(kind: type[S], path: Path) -> S:
-    """Settings from a YAML file; raises as ``settings_from``, and if the file cannot be read."""
+    """Read settings from a YAML file; raises as ``settings_from``, and if the file cannot be read."""
     return settings_from(kind, read_yaml(path), str(path))
 
 
 def plain(settings: Any) -> Any:
-    """Settings as nested plain values (dicts, lists, strings, numbers), as YAML holds them."""
+    """Return settings as nested plain values (dicts, lists, strings, numbers), as YAML holds them."""
     if dataclasses.is_dataclass(settings):
         return {field.name: plain(getattr(settings, field.name)) for field in dataclasses.fields(settings)}
     if isinstance(settings, dict):
@@ -92,7 +92,7 @@ def parse_command(
     arguments: Sequence[str],
     file: str = "--config",
 ) -> Parsed[S]:
-    """A command's positional arguments and settings, from its words.
+    """Parse a command's positional arguments and settings.
 
     ``--config FILE`` (or what ``file`` names) sets many settings; every setting is also an option, and wins over the
     file. A list of words may be written with commas: ``--stages conv1,conv5``; ``--freeze-to`` is ``--freeze_to``,
@@ -124,8 +124,8 @@ def parse_command(
             raise UserError(f"{argument[:40]!r}...: {error} (see {program} --help)") from error
     try:
         if any(positional.recipe for positional in positionals):
-            named = parser.parse_args(_config_first(arguments, file))
-            recipes = [named[positional.name] for positional in positionals if positional.recipe]
+            recipe_arguments = parser.parse_args(_config_first(arguments, file))
+            recipes = [recipe_arguments[positional.name] for positional in positionals if positional.recipe]
             for path in recipes:
                 settings_file(kind, path)
             arguments = [*(word for path in recipes for word in (file, str(path))), *arguments]
@@ -162,7 +162,7 @@ def _parser_of_values(kind: type[Any]) -> ArgumentParser:
 
 
 def _empty(values: dict[str, Any], prefix: str = "") -> str | None:
-    """The name of a setting without a value (YAML's null), if there is one."""
+    """Return the name of a setting without a value (YAML's null), if there is one."""
     for name, value in values.items():
         inner = _empty(value, f"{prefix}{name}.") if isinstance(value, dict) else None
         if value is None or inner:
@@ -176,8 +176,10 @@ def _built(parsed: Any, kind: type[S]) -> S:
 
 
 def _config_files(arguments: Sequence[str], file: str, kind: type[Any]) -> Iterator[tuple[type[Any], Path]]:
-    """The files of settings among the arguments, each with what it sets: --config FILE all, --training FILE a part."""
-    groups = {f"--{one.name}": one.type for one in dataclasses.fields(kind) if dataclasses.is_dataclass(one.type)}
+    """Yield the files of settings among the arguments, each with its dataclass: all settings, or a group's."""
+    groups = {
+        f"--{field.name}": field.type for field in dataclasses.fields(kind) if dataclasses.is_dataclass(field.type)
+    }
     for argument, following in pairwise([*arguments, ""]):
         option, equals, value = argument.partition("=")
         value = value if equals else following
@@ -190,18 +192,18 @@ def _config_files(arguments: Sequence[str], file: str, kind: type[Any]) -> Itera
 
 
 def _config_first(arguments: Sequence[str], file: str) -> list[str]:
-    """The arguments with every file of settings in front: jsonargparse lets the last word win."""
+    """Return the arguments with every file of settings in front: in jsonargparse the last argument wins."""
     front, rest = [], list(arguments)
     while file in rest[:-1]:
         at = rest.index(file)
         front += rest[at : at + 2]
         del rest[at : at + 2]
-    joined = [word for word in rest if word.startswith(f"{file}=")]
-    return [*front, *joined, *(word for word in rest if word not in joined)]
+    joined = [argument for argument in rest if argument.startswith(f"{file}=")]
+    return [*front, *joined, *(argument for argument in rest if argument not in joined)]
 
 
 def _bracketed(kind: type[Any], arguments: Sequence[str]) -> list[str]:
-    """The arguments with ``--classes person,car`` as the list that YAML calls ``[person, car]``."""
+    """Return the arguments with ``--classes person,car`` as the list that YAML calls ``[person, car]``."""
     lists = {f"--{field.name}" for field in dataclasses.fields(kind) if field.type == list[str]}
     bracketed: list[str] = []
     for before, argument in pairwise(["", *arguments]):
@@ -216,7 +218,7 @@ def _bracketed(kind: type[Any], arguments: Sequence[str]) -> list[str]:
 
 
 def _names(kind: type[Any], prefix: str = "", of: type | None = None) -> Iterator[str]:
-    """Of all settings, or of those of one type."""
+    """Yield the names of all settings, or of those of one type."""
     for field in dataclasses.fields(kind):
         if of in (None, field.type):
             yield prefix + field.name
@@ -226,7 +228,7 @@ def _names(kind: type[Any], prefix: str = "", of: type | None = None) -> Iterato
 
 
 def _one_line(error: Exception, kind: type[Any]) -> str:
-    """jsonargparse's complaint on one line; for an unknown setting, with the nearest known one."""
+    """Return jsonargparse's message on one line; for an unknown setting, with the nearest known one."""
     text = " ".join(str(error).split())
     patterns = (
         r"Group '(?P<group>[^']+)' does not accept option '(?P<name>[^']+)'",

@@ -50,7 +50,7 @@ BACKBONES: Registry[Callable[..., Backbone]] = Registry(
 
 
 def build_backbone(name: str, /, **arguments: Any) -> Backbone:
-    """The backbone of that name, with fresh weights.
+    """Return the backbone of that name, with fresh weights.
 
     Args:
         name: a key of ``BACKBONES`` or the name of a timm model; "timm/NAME" is always timm's.

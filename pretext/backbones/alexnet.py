@@ -133,7 +133,7 @@ class AlexNet(Backbone):
         return max(size, self.smallest)
 
     def forward(self, lightness: Tensor) -> dict[str, Tensor]:
-        """Features of every stage; see ``Backbone.forward``."""
+        """Return the features of every stage; see ``Backbone.forward``."""
         if min(lightness.shape[-2:]) < self.smallest:
             height, width = lightness.shape[-2:]
             raise UserError(

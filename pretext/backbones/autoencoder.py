@@ -48,7 +48,7 @@ class Autoencoder(Backbone):
         self.stages = tuple(stages)
 
     def forward(self, lightness: Tensor) -> dict[str, Tensor]:
-        """Features of every stage; see ``Backbone.forward``."""
+        """Return the features of every stage; see ``Backbone.forward``."""
         features, x = {}, (lightness - 50) / 50
         for name, block in self.encoder.items():
             x = features[name] = block(x)

@@ -43,7 +43,7 @@ class BackboneSettings:
 
 
 class Stage(NamedTuple):
-    """A named tap of a backbone."""
+    """A named point of a backbone at which features are taken."""
 
     name: str
     channels: int
@@ -52,7 +52,7 @@ class Stage(NamedTuple):
 
 
 class Backbone(nn.Module):
-    """The part that transfers: lightness in, features of every stage out.
+    """The part of a network that is transferred: it turns lightness into the features of every stage.
 
     A subclass sets ``stages`` and defines ``forward``. Everything downstream (pretraining, probes,
     fine-tuning, export) uses only these two.
@@ -62,13 +62,13 @@ class Backbone(nn.Module):
     """In the order of the forward pass; the color head sits on the last."""
 
     takes_hints = False
-    """Whether ``forward`` also takes the colors of some places: hints and mask, as ``Siggraph17.forward`` does."""
+    """Whether ``forward`` also takes hints (the colors of some pixels) and their mask, see ``Siggraph17.forward``."""
 
     vector_channels = 0
-    """How many numbers ``with_vector`` gives for a whole image; 0: it gives none."""
+    """The length of the vector that ``with_vector`` returns for each image; 0 if there is none."""
 
     def forward(self, lightness: Tensor) -> dict[str, Tensor]:
-        """Features of every stage, in the order of ``stages``.
+        """Return the features of every stage, in the order of ``stages``.
 
         Args:
             lightness: (B, 1, H, W), L of CIE Lab, unscaled, in [0, 100]. A backbone centers and
@@ -80,11 +80,11 @@ class Backbone(nn.Module):
         raise AssertionError("a backbone defines forward")
 
     def with_vector(self, lightness: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """The same features, and what a backbone with ``vector_channels`` knows of each image as a whole: (B, C)."""
+        """Return the same features, and a vector for each whole image, (B, C); only with ``vector_channels``."""
         raise AssertionError("a backbone with vector_channels defines with_vector")
 
     def fit_size(self, size: int) -> int:
-        """The side nearest to ``size`` that an image may have, in pixels: ``size``, unless a backbone says else."""
+        """Return the side nearest to ``size`` that an image may have, in pixels; ``size`` by default."""
         return size
 
     def __call__(self, lightness: Tensor, *hints: Tensor) -> dict[str, Tensor]:  # for the type checker
@@ -93,7 +93,7 @@ class Backbone(nn.Module):
 
 
 def scaled(width: float, name: str) -> Callable[[int], int]:
-    """What makes of a layer's channels those at a multiple ``width``: at least 1, rounded.
+    """Return a function that multiplies a number of channels by ``width``, rounded, at least 1.
 
     Raises:
         UserError: no such multiple of backbone ``name`` can be built.

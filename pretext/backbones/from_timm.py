@@ -16,7 +16,7 @@ from pretext.color import lightness_to_gray
 from pretext.errors import UserError
 
 PUBLISHED = "published"
-"""In place of a file of weights: those that timm names for the model."""
+"""Instead of a file of weights: the weights that timm publishes for the model."""
 
 # How timm's models of a fixed input size are told to take others: which of these one knows, if any, differs.
 ANY_SIZE: tuple[dict[str, bool], ...] = (
@@ -124,13 +124,13 @@ class TimmBackbone(Backbone):
             keep_stride(self.net, dense)
         if last_stride == 1:
             halved = _remove_last_stride(self.net)
-            kept = (*strides[:-1], strides[-1] // 2)
-            if not halved or self._measure_strides(last_stride) != kept:
+            kept_strides = (*strides[:-1], strides[-1] // 2)
+            if not halved or self._measure_strides(last_stride) != kept_strides:
                 raise UserError(
                     f"timm model {name}: no stride can be removed from its last stage, {names[-1]}: leave out "
                     "last_stride"
                 )
-            strides = kept
+            strides = kept_strides
         self.stages = tuple(map(Stage, names, info.channels(), strides))
         # Patches and windows must tile the image.
         tiling = [stride for stride in strides if self.own_size % stride == 0] if self._fixed_size else []
@@ -138,7 +138,7 @@ class TimmBackbone(Backbone):
         self._keep_normalization(published.mean, published.std)
 
     def _make_meta_net(self, last_stride: int | None) -> nn.Module:
-        """The net without values, to try sizes on; no random number is drawn."""
+        """Return the net on the device meta, to try sizes on; no random number is drawn."""
         with torch.device("meta"), torch.random.fork_rng(devices=[]):
             net, _ = _create(self.name, self.channels, self._arguments, self._fixed_size)
         if self._dense < 32:
@@ -148,7 +148,7 @@ class TimmBackbone(Backbone):
         return net
 
     def _measure_strides(self, last_stride: int | None) -> tuple[int, ...]:
-        """The true stride of every stage, measured once for a model of these arguments; () if it fits no more."""
+        """Return the true stride of every stage, measured once for these arguments; () if its parts no longer fit."""
         key = f"{self.name} {self.channels} {sorted(self._arguments.items())} {self._dense} {last_stride}"
         if key not in _STRIDES:
             net, declared = self._make_meta_net(last_stride).eval(), self.net.feature_info.reduction()  # type: ignore[operator, union-attr]
@@ -173,7 +173,7 @@ class TimmBackbone(Backbone):
         self.register_buffer("lightness_std", torch.tensor(100 * sum(std) / len(std)))
 
     def forward(self, lightness: Tensor) -> dict[str, Tensor]:
-        """Features of every stage; see ``Backbone.forward``."""
+        """Return the features of every stage; see ``Backbone.forward``."""
         if self.gray:
             gray = lightness_to_gray(lightness)
             return self._stages(((gray.unsqueeze(1) - self.rgb_mean) / self.rgb_std).flatten(1, 2))
@@ -212,7 +212,7 @@ class TimmBackbone(Backbone):
 
 
 class TimmColor(TimmBackbone):
-    """A timm model in color, to be judged beside ours: it takes sRGB, so it is no backbone to pretrain here.
+    """A timm model for sRGB images, to be compared with ours; it cannot be pretrained here.
 
     R, G and B are normalized as timm's configuration of the model says.
 
@@ -232,7 +232,7 @@ class TimmColor(TimmBackbone):
         self.register_buffer("rgb_std", torch.tensor(std).view(3, 1, 1))
 
     def forward(self, rgb: Tensor) -> dict[str, Tensor]:
-        """(B, 3, H, W), uint8 in [0, 255] or float in [0, 1] -> stage name -> (B, channels, h, w)."""
+        """Return stage name -> (B, channels, h, w), of sRGB (B, 3, H, W), uint8 in [0, 255] or float in [0, 1]."""
         scaled = rgb if rgb.is_floating_point() else rgb.float() / 255
         return self._stages((scaled - self.rgb_mean) / self.rgb_std)
 
@@ -248,14 +248,14 @@ class TimmColor(TimmBackbone):
 
 
 def unknown_backbone(name: str, known: Iterable[str]) -> UserError:
-    """The error for a name that no backbone has, with the nearest of ``known``."""
+    """Return the error for a name that no backbone has, with the nearest of ``known``."""
     nearest = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     hint = f"did you mean {', '.join(nearest)}?" if nearest else "timm.list_models() lists timm's names"
     return UserError(f"no backbone is named {name!r}: {hint} (one of your own is in a file: PRETINT_PLUGINS=FILE.py)")
 
 
 def _create(name: str, channels: int, arguments: dict[str, Any], fixed_size: bool) -> tuple[nn.Module, dict[str, bool]]:
-    """The model, and which of ``ANY_SIZE`` it was made with: none, if it takes images of one size only."""
+    """Return the model, and the entry of ``ANY_SIZE`` that it was made with; {} if it takes images of one size only."""
     reason = ""
     for any_size in ANY_SIZE if fixed_size else ({},):
         settings = {**any_size, **arguments}
@@ -265,12 +265,12 @@ def _create(name: str, channels: int, arguments: dict[str, Any], fixed_size: boo
             reason = first_line(error)
         else:
             return net, any_size
-    given = f" with {', '.join(f'{key}={value}' for key, value in arguments.items())}" if arguments else ""
-    raise UserError(f"timm model {name} cannot be a backbone{given}: {reason}")
+    with_arguments = f" with {', '.join(f'{key}={value}' for key, value in arguments.items())}" if arguments else ""
+    raise UserError(f"timm model {name} cannot be a backbone{with_arguments}: {reason}")
 
 
 def _remove_last_stride(net: nn.Module) -> bool:
-    """Take the strides of 2 out of the last stage; whether it had any, and all could be taken."""
+    """Remove the strides of 2 from the last stage; return whether it had any and all could be removed."""
     info: Any = net.feature_info
     module, parts = info.module_name()[-1], dict(net.named_modules())
     last = parts.get(module, parts.get(module.replace(".", "_")))
@@ -355,7 +355,7 @@ def _measure_sides(net: nn.Module, channels: int, size: int, channels_last: bool
 
 
 class DensePool(nn.Module):
-    """The maximum of each place and its neighbors below and to the right: a 2 x 2 pool at every place.
+    """A 2 x 2 maximum pool at every position: each value with its neighbors below and to the right.
 
     Every ``dilation * 2``-th place has what the pool that halves would have given. Beyond the image there is nothing.
 
@@ -368,13 +368,13 @@ class DensePool(nn.Module):
         self.dilation = dilation
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> the same shape."""
+        """Return the pooled map, of the same shape as ``x``, (B, C, H, W)."""
         padded = F.pad(x, (0, self.dilation, 0, self.dilation), value=-torch.inf)
         return F.max_pool2d(padded, 2, stride=1, dilation=self.dilation)
 
 
 def keep_stride(net: nn.Module, stride: int) -> None:
-    """Let no pool of a timm VGG, in place, go beyond a stride: 1, 2, 4, 8 or 16."""
+    """Replace the pools of a timm VGG that would exceed a stride (1, 2, 4, 8 or 16), in place."""
     reached, dilation = 1, 1
     for name, module in list(net.named_modules()):
         if isinstance(module, nn.MaxPool2d):

@@ -80,7 +80,7 @@ class Fusion(Backbone):
         self.vector_channels = vectors[2]
 
     def forward(self, lightness: Tensor) -> dict[str, Tensor]:
-        """Features of every stage; see ``Backbone.forward``."""
+        """Return the features of every stage; see ``Backbone.forward``."""
         return self.with_vector(lightness)[0]
 
     def with_vector(self, lightness: Tensor) -> tuple[dict[str, Tensor], Tensor]:
@@ -90,12 +90,12 @@ class Fusion(Backbone):
         features: dict[str, Tensor] = {}
         local = self._through("low", range(1, 7), x, features)
         if x.shape[-2:] == size:
-            whole = local
+            image = local
         else:
-            whole = F.interpolate(x, size=size, mode="bilinear", align_corners=False, antialias=True)
-            whole = self._through("low", range(1, 7), whole, {})
+            image = F.interpolate(x, size=size, mode="bilinear", align_corners=False, antialias=True)
+            image = self._through("low", range(1, 7), image, {})
         local = self._through("mid", (1, 2), local, features)
-        vector = self._through("vector", (1, 2), self._through("global", range(1, 5), whole, {}), {})
+        vector = self._through("vector", (1, 2), self._through("global", range(1, 5), image, {}), {})
         everywhere = self.layers["vector3"](vector).expand(-1, -1, *local.shape[-2:])
         x = features["fusion"] = self.layers["fusion"](torch.cat((local, everywhere), dim=1))
         for number, like in ((1, "low6"), (2, "low3"), (3, "low3"), (4, "low1")):

@@ -63,12 +63,12 @@ class Siggraph17(Backbone):
         self.model10 = nn.Sequential(nn.ReLU(), nn.Conv2d(second, second, 3, padding=1), nn.LeakyReLU(0.2))
         channels = (first, second, third, *[fourth] * 4, third, second, second)
         self.stages = tuple(
-            Stage(f"conv{number}", own, stride)
-            for number, (own, stride) in enumerate(zip(channels, _STRIDES, strict=True), start=1)
+            Stage(f"conv{number}", count, stride)
+            for number, (count, stride) in enumerate(zip(channels, _STRIDES, strict=True), start=1)
         )
 
     def forward(self, lightness: Tensor, hints: Tensor | None = None, mask: Tensor | None = None) -> dict[str, Tensor]:
-        """Features of every stage; see ``Backbone.forward``.
+        """Return the features of every stage; see ``Backbone.forward``.
 
         Args:
             lightness: (B, 1, H, W), L in [0, 100].

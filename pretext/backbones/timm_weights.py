@@ -83,14 +83,16 @@ def load_weights(
             "cannot be told from another's"
         ) from error
     names = _names_in_full_model(net, full)
-    expected = {full_name: full_name for full_name in names} | {own: full_name for full_name, own in names.items()}
+    expected = {full_name: full_name for full_name in names} | {
+        net_name: full_name for full_name, net_name in names.items()
+    }
     counterless = {alias: full_name for alias, full_name in expected.items() if not full_name.endswith(COUNTER)}
     convert = _find_converter(name, full)
     network = find_weights(stored, counterless, part, origin, convert)
     lines = network.lines()
     weights = {expected.get(key, key): value for key, value in network.weights.items()}
     state = net.state_dict()
-    shapes = {full_name: state[own].shape for full_name, own in names.items()}
+    shapes = {full_name: state[net_name].shape for full_name, net_name in names.items()}
     try:
         fitted = _fit(weights, shapes, full, origin, f"timm's {name}")
     except UserError as error:
@@ -110,12 +112,12 @@ def load_weights(
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an error's message, or its kind if it has none."""
+    """Return the first line of an error's message, or the error's type if the message is empty."""
     return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
 def _names_in_full_model(net: nn.Module, full: nn.Module) -> dict[str, str]:
-    """Name in the full model -> name in its features-only net.
+    """Return the names of the features-only net's weights, by their names in the full model.
 
     That wraps the model in one child, or joins its first two levels of names by underscores.
     """
@@ -123,15 +125,15 @@ def _names_in_full_model(net: nn.Module, full: nn.Module) -> dict[str, str]:
     wrapper = f"{children[0]}." if len(children) == 1 else ""
     flat = {key.replace(".", "_"): key for key in full.state_dict()}
     names = {}
-    for own in net.state_dict():
-        full_name = flat.get(own.replace(".", "_")) or flat.get(own.removeprefix(wrapper).replace(".", "_"))
-        assert full_name is not None, f"timm's features-only net has a weight that the model lacks: {own}"
-        names[full_name] = own
+    for net_name in net.state_dict():
+        full_name = flat.get(net_name.replace(".", "_")) or flat.get(net_name.removeprefix(wrapper).replace(".", "_"))
+        assert full_name is not None, f"timm's features-only net has a weight that the model lacks: {net_name}"
+        names[full_name] = net_name
     return names
 
 
 def _find_converter(name: str, full: nn.Module) -> Callable[[Weights], Weights]:
-    """timm's function that turns a checkpoint of another layout into the model's; it gives nothing where it fails."""
+    """Return timm's function that converts a checkpoint of another layout; it returns {} where it fails."""
     module = sys.modules[timm.model_entrypoint(name.partition(".")[0]).__module__]
     functions = [value for key, value in vars(module).items() if "filter" in key and inspect.isfunction(value)]
     known = inspect.signature(functions[0]).parameters if functions else {}
@@ -150,7 +152,7 @@ def _find_converter(name: str, full: nn.Module) -> Callable[[Weights], Weights]:
 
 
 def _fit(weights: Weights, shapes: Mapping[str, torch.Size], full: nn.Module, origin: str, network: str) -> Weights:
-    """The weights that a net of these shapes takes, by the full model's names."""
+    """Return the weights that a net of these shapes takes, by the full model's names."""
     published = full.state_dict()
     config: Any = full.pretrained_cfg
     classifier = config.get("classifier") or ()

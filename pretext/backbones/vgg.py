@@ -69,7 +69,7 @@ class Vgg(Backbone):
         )
 
     def forward(self, lightness: Tensor) -> dict[str, Tensor]:
-        """Features of every stage; see ``Backbone.forward``."""
+        """Return the features of every stage; see ``Backbone.forward``."""
         x = (lightness - 50) / 100
         features = {}
         for stage, block in zip(self.stages, self.children(), strict=True):
@@ -79,7 +79,7 @@ class Vgg(Backbone):
 
 
 def sequence(block: Block, affine: bool = True) -> nn.Sequential:
-    """The layers of a block."""
+    """Return the layers of a block."""
     layers: list[nn.Module] = []
     for position in range(block.convolutions):
         last = position == block.convolutions - 1

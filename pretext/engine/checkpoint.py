@@ -49,7 +49,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def checkpoint_bytes(state: dict[str, Any]) -> memoryview:
-    """The content of a checkpoint file."""
+    """Return the content of a checkpoint file."""
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, **state}, buffer)
     return buffer.getbuffer()
@@ -68,15 +68,15 @@ def save_portable(path: Path, state: dict[str, Any]) -> None:
         if name == "model":
             continue
         inner = group if isinstance(group, dict) else {}
-        found = {key: value for key, value in inner.items() if isinstance(value, Tensor)}
-        tensors |= {f"{name}.{key}": value for key, value in found.items()}
-        plain = {key: value for key, value in inner.items() if key not in found} if inner else group
+        inner_tensors = {key: value for key, value in inner.items() if isinstance(value, Tensor)}
+        tensors |= {f"{name}.{key}": value for key, value in inner_tensors.items()}
+        plain = {key: value for key, value in inner.items() if key not in inner_tensors} if inner else group
         metadata[name] = json.dumps(plain)
     write_atomically(path, safetensors_bytes(tensors, metadata))
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """What ``save_checkpoint`` or ``save_portable`` wrote, on the CPU; every byte is checked before it is used.
+    """Load what ``save_checkpoint`` or ``save_portable`` wrote, on the CPU; every byte is checked before it is used.
 
     Raises:
         DamagedFileError: its bytes are not those that were written.
@@ -182,7 +182,7 @@ def check_stored(path: Path, archive: zipfile.ZipFile) -> None:
 
 
 def _directory(file: IO[bytes], size: int) -> int:
-    """Where an archive says that its list of records begins; -1 if its end is not as torch and NumPy write it."""
+    """Return the offset of an archive's list of records; -1 if its end is not as torch and NumPy write it."""
     end, locator = size - 22, size - 22 - _LOCATOR.size
     mark, _, offset, comment = _read(file, end, _END)
     if mark != b"PK\x05\x06" or comment:
@@ -198,9 +198,9 @@ def _directory(file: IO[bytes], size: int) -> int:
     return int(offset) if mark == b"PK\x06\x06" else -1
 
 
-def _read(file: IO[bytes], at: int, what: struct.Struct) -> tuple[Any, ...]:
+def _read(file: IO[bytes], at: int, layout: struct.Struct) -> tuple[Any, ...]:
     file.seek(at)
-    return what.unpack(file.read(what.size))
+    return layout.unpack(file.read(layout.size))
 
 
 def check_content(path: Path) -> None:
@@ -236,28 +236,28 @@ def check_published(path: Path) -> None:
         DamagedFileError: it is not what was written.
         OSError: it cannot be read.
     """
-    if named := _NAMED_DIGEST.search(path.stem):
+    if name_digest := _NAMED_DIGEST.search(path.stem):
         with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()[: len(named[1])]
-        if digest != named[1]:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()[: len(name_digest[1])]
+        if digest != name_digest[1]:
             raise DamagedFileError(
-                f"{path}: its name says that its SHA-256 begins with {named[1]}, but it begins with {digest}; download "
-                "it again, or rename it if the name means something else"
+                f"{path}: its name says that its SHA-256 begins with {name_digest[1]}, but it begins with {digest}; "
+                "download it again, or rename it if the name means something else"
             )
     check_content(path)
 
 
 def safetensors_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
-    """The content of a safetensors file with a digest in its metadata."""
-    whole = {
+    """Return the content of a safetensors file with a digest in its metadata."""
+    contiguous = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
     }
-    digest = safetensors_digest(sorted(whole.items()), metadata)
-    return safetensors.torch.save(whole, {**metadata, DIGEST: digest})
+    digest = safetensors_digest(sorted(contiguous.items()), metadata)
+    return safetensors.torch.save(contiguous, {**metadata, DIGEST: digest})
 
 
 def safetensors_digest(tensors: Iterable[tuple[str, Tensor]], metadata: Mapping[str, str]) -> str:
-    """SHA-256 of metadata, and of names, types, shapes and values of tensors, which are sorted by name."""
+    """Return the SHA-256 of metadata, and of names, types, shapes and values of tensors, sorted by name."""
     digest = hashlib.sha256(json.dumps(sorted(metadata.items())).encode())
     for name, tensor in tensors:
         digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())

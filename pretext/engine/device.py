@@ -16,7 +16,7 @@ Precision = Literal["auto", "bf16", "fp32"]
 
 
 class Place(NamedTuple):
-    """Where a job runs, everything resolved."""
+    """The resolved device, precision and number of workers of a job."""
 
     device: torch.device
     precision: Literal["bf16", "fp32"]
@@ -24,7 +24,7 @@ class Place(NamedTuple):
 
 
 def pick_place(device: str, precision: Precision = "auto", workers: int = -1) -> Place:
-    """The place that settings mean on this machine (see ``MachineSettings`` and ``TrainingSettings``).
+    """Return the place that settings mean on this machine (see ``MachineSettings`` and ``TrainingSettings``).
 
     Raises:
         UserError: there is no such device here.
@@ -45,7 +45,7 @@ def pick_place(device: str, precision: Precision = "auto", workers: int = -1) ->
 
 
 def _own_gpu() -> str:
-    """This process's GPU among those that it sees: the only one, or that of its number on the machine."""
+    """Return this process's GPU: the only one that it sees, or the one of its number on the machine."""
     visible, number = torch.cuda.device_count(), distributed.local_rank()
     if visible == 1:
         return "cuda:0"
@@ -57,7 +57,7 @@ def _own_gpu() -> str:
 
 
 def pick_device(name: str) -> torch.device:
-    """The device called ``name``; "auto" is the GPU if there is one.
+    """Return the device called ``name``; "auto" is the GPU if there is one.
 
     Raises:
         UserError: there is no such device here.
@@ -74,7 +74,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def device_name(device: torch.device) -> str:
-    """What the device is, for records: the GPU's name, or the processor's and its cores."""
+    """Return the name of the GPU, or of the processor and the number of its cores, for records."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
@@ -83,7 +83,7 @@ def device_name(device: torch.device) -> str:
 
 
 def pick_precision(precision: Precision, device: torch.device) -> Literal["bf16", "fp32"]:
-    """What "auto" stands for: bf16 where the device computes in it natively, else fp32."""
+    """Return the precision that "auto" stands for: bf16 where the device computes in it natively, else fp32."""
     if precision != "auto":
         return precision
     if device.type == "cuda":
@@ -95,12 +95,12 @@ def pick_precision(precision: Precision, device: torch.device) -> Literal["bf16"
 
 
 def autocast(place: Place) -> torch.autocast:
-    """The context in which a network runs at the place's precision; its weights stay float32."""
+    """Return the context in which a network runs at the place's precision; its weights stay float32."""
     return torch.autocast(place.device.type, dtype=torch.bfloat16, enabled=place.precision == "bf16")
 
 
 def versions() -> dict[str, str]:
-    """Versions by name: Pretint's, Python's, those of the libraries that compute, and the decoder."""
+    """Return versions by name: of Pretint, Python, the libraries that compute, and the decoder."""
     packages = ("pretint", "torch", "torchvision", "timm", "numpy", "scikit-image")
     return {
         **{name: version(name) for name in packages},

@@ -1,4 +1,4 @@
-"""Several processes on one run: who is who, and what they tell each other.
+"""Several processes on one run: their ranks, and how they exchange values.
 
 The processes are started by torchrun, or by anything else that sets its variables (RANK, WORLD_SIZE,
 LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT). Without them there is one process, and every
@@ -24,22 +24,22 @@ _PATIENCE = timedelta(minutes=30)
 
 
 def rank() -> int:
-    """The number of this process among all."""
+    """Return the number of this process among all."""
     return int(os.environ["RANK"]) if world() > 1 else 0
 
 
 def world() -> int:
-    """How many processes work on the run."""
+    """Return how many processes work on the run."""
     return int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
 
 
 def local_rank() -> int:
-    """The number of this process among those on its machine."""
+    """Return the number of this process among those on its machine."""
     return int(os.environ.get("LOCAL_RANK", "0")) if world() > 1 else 0
 
 
 def local_world() -> int:
-    """How many of the processes are on this machine."""
+    """Return how many of the processes are on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if world() > 1 else 1
 
 
@@ -50,7 +50,7 @@ def is_first() -> bool:
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[None]:
-    """Within it the processes can talk; does nothing for one process.
+    """Connect the processes while the context lasts; does nothing for one process.
 
     Numbers on a GPU travel by NCCL, all else by gloo.
 
@@ -77,7 +77,7 @@ def joined(device: torch.device) -> Iterator[None]:
 
 
 def from_first(compute: Callable[[], T]) -> T:
-    """What the first process computes, on every process.
+    """Compute something on the first process, and return it on every process.
 
     Raises:
         UserError: the first process met one; it says so, the others raise ``SaidElsewhere``.
@@ -92,21 +92,21 @@ def from_first(compute: Callable[[], T]) -> T:
             answer = [(None, error)]
     with partners():
         dist.broadcast_object_list(answer, src=0, device=torch.device("cpu"))
-    result, refused = answer[0]
-    if refused is not None:
-        raise refused if is_first() else SaidElsewhere(str(refused))
+    result, first_error = answer[0]
+    if first_error is not None:
+        raise first_error if is_first() else SaidElsewhere(str(first_error))
     return result  # type: ignore[return-value]
 
 
 def on_first(compute: Callable[[], T]) -> T | None:
-    """What the first process computes, there alone; the others wait for it, and have None. Raises as ``from_first``."""
+    """Compute something on the first process; the others wait and return None. Raises as ``from_first``."""
     made: list[T] = []
     from_first(lambda: made.append(compute()))
     return made[0] if made else None
 
 
 def agree(value: int) -> int:
-    """The greatest of all processes' values: what one of them was asked, all of them know."""
+    """Return the greatest of all processes' values, on every process."""
     if world() == 1:
         return value
     box = torch.tensor(value)
@@ -115,18 +115,18 @@ def agree(value: int) -> int:
     return int(box)
 
 
-def gathered(things: list[T]) -> list[T]:
-    """All processes' things in one list, on every process."""
+def gathered(values: list[T]) -> list[T]:
+    """Return the values of all processes in one list, on every process."""
     if world() == 1:
-        return list(things)
-    boxes: list[list[T]] = [[] for _ in range(world())]
+        return list(values)
+    gathered_values: list[list[T]] = [[] for _ in range(world())]
     with partners():
-        dist.all_gather_object(boxes, things)
-    return [thing for box in boxes for thing in box]
+        dist.all_gather_object(gathered_values, values)
+    return [value for rank_values in gathered_values for value in rank_values]
 
 
 def averaged(values: Tensor) -> Tensor:
-    """The mean of all processes' values, on the device that they are on."""
+    """Return the mean of all processes' values, on their device."""
     if world() > 1:
         with partners():
             dist.all_reduce(values)
@@ -136,18 +136,18 @@ def averaged(values: Tensor) -> Tensor:
 
 @contextmanager
 def partners() -> Iterator[None]:
-    """Within it, what breaks because another process is gone is said in one line.
+    """Turn errors because another process is gone into a message of one line, while the context lasts.
 
     Raises:
-        PartnerGone: so it is.
+        PartnerGone: another process is gone.
     """
     try:
         yield
     except RuntimeError as error:
-        told = str(error)
-        if world() == 1 or not (isinstance(error, dist.DistError) or "gloo" in told or "onnection" in told):
+        message = str(error)
+        if world() == 1 or not (isinstance(error, dist.DistError) or "gloo" in message or "onnection" in message):
             raise
         raise PartnerGone(
-            f"process {rank()} of {world()}: another process of this run is gone ({' '.join(told.split())[:160]}); "
+            f"process {rank()} of {world()}: another process of this run is gone ({' '.join(message.split())[:160]}); "
             "see what it said last, and start all of them again: they go on from the newest checkpoint"
         ) from error

@@ -23,7 +23,7 @@ _FRAME = 16  # bytes of a TensorBoard file around each event: its length, and tw
 
 
 class Journal:
-    """What happened in a run, by step. A record of kind "step" stands for every training step.
+    """The records of a run, by step. There is a record of kind "step" for every training step.
 
     Opened at step s, it first forgets what an interrupted run wrote beyond: those steps are
     computed again, and the journal reads as if nothing had happened.
@@ -37,9 +37,9 @@ class Journal:
 
     def __init__(self, folder: Path, step: int | None) -> None:
         self.path = folder / "journal.jsonl"
-        kept = [record for record in _records(self.path) if step is not None and record["step"] <= step]
+        records = [record for record in _records(self.path) if step is not None and record["step"] <= step]
         step = step or 0
-        write_atomically(self.path, "".join(_line(record) for record in kept).encode())
+        write_atomically(self.path, "".join(_line(record) for record in records).encode())
         mirror = folder / "tensorboard"
         with self._disk():
             mirror.mkdir(exist_ok=True)
@@ -63,13 +63,13 @@ class Journal:
         self._mirror(step=step, summary=Summary(value=[Summary.Value(tag=tag, image=image)]))
 
     def flush(self) -> None:
-        """Hand everything written so far to the system."""
+        """Hand everything written so far to the operating system."""
         with self._disk():
             self._file.flush()
             self._events.flush()
 
     def close(self) -> None:
-        """Flush and let go of the files."""
+        """Flush and close the files."""
         with self._disk():
             try:
                 self._file.close()
@@ -95,22 +95,22 @@ class Silence(Journal):
         pass
 
     def write(self, kind: str, step: int, **values: Any) -> None:
-        """Nothing is written."""
+        """Write nothing."""
 
     def flush(self) -> None:
-        """Nothing is written."""
+        """Write nothing."""
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: no file is open."""
 
 
 def read_journal(folder: Path) -> list[Record]:
-    """The records of a run, in order; a last line that a crash cut short is left out."""
+    """Return the records of a run, in order; a last line that a crash cut short is left out."""
     return list(_records(folder / "journal.jsonl"))
 
 
 def skipped_images(folder: Path) -> list[tuple[str, str]]:
-    """Key and reason of the images that a run met and could not read."""
+    """Return key and reason of the images that a run could not read."""
     return [
         (record["key"], record["reason"])
         for record in _records(folder / "journal.jsonl")
@@ -119,7 +119,7 @@ def skipped_images(folder: Path) -> list[tuple[str, str]]:
 
 
 def record_sizes(kind: str, step: int, **values: Any) -> tuple[int, int]:
-    """What a record takes on the disk, in bytes: its line in the journal, and its event in TensorBoard's file."""
+    """Return a record's size on the disk, in bytes: its line in the journal, and its event in TensorBoard's file."""
     line = len(_line({"kind": kind, "step": step, **values}))
     summary = _summary(kind, values)
     event = Event(wall_time=time.time(), step=step, summary=summary).ByteSize() + _FRAME if summary else 0
@@ -127,14 +127,14 @@ def record_sizes(kind: str, step: int, **values: Any) -> tuple[int, int]:
 
 
 def _summary(kind: str, values: Record) -> Summary | None:
-    """What TensorBoard shows of a record."""
+    """Return a record's numbers as TensorBoard shows them; None if it has none."""
     numbers = {f"{kind}/{name}": value for name, value in values.items() if isinstance(value, float)}
     shown = [Summary.Value(tag=tag, simple_value=value) for tag, value in numbers.items()]
     return Summary(value=shown) if shown else None
 
 
 def training_seconds(records: Sequence[Record], batch: int) -> float:
-    """How long a training took, from the speeds that its journal tells; what an interruption lost does not count.
+    """Return how long a training took, by the speeds in its journal; steps lost by interruptions do not count.
 
     Args:
         records: of the journal.
@@ -176,7 +176,7 @@ def _line(record: Record) -> str:
 
 
 def _storable(value: Any) -> Any:
-    """JSON has neither nan nor infinity: null stands for them, in lists too."""
+    """Return a value with None for nan and infinity, which JSON has not, in lists too."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
-    return [_storable(one) for one in value] if isinstance(value, (list, tuple)) else value
+    return [_storable(part) for part in value] if isinstance(value, (list, tuple)) else value

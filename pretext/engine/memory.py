@@ -33,7 +33,7 @@ _AMOUNT = re.compile(r"allocate ([\d.]+) ?(bytes|[KMGTPE]iB)")
 
 
 def forget_peak(device: torch.device) -> None:
-    """Let ``peak`` and ``device_peak`` begin anew (that of the host: on Linux; elsewhere it is since the start)."""
+    """Reset ``peak`` (on Linux only; elsewhere it counts from the start) and ``device_peak``."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
     if device.type == "cuda":
@@ -42,19 +42,19 @@ def forget_peak(device: torch.device) -> None:
 
 
 def peak() -> int:
-    """The most memory that this process held resident, bytes: Python and torch included."""
+    """Return the most memory that this process held resident, in bytes, with Python and torch."""
     with contextlib.suppress(OSError):
         return _kilobytes(Path("/proc/self/status"), "VmHWM") * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def device_peak(device: torch.device) -> int | None:
-    """The most memory that torch's tensors took on a GPU, bytes; None on other devices."""
+    """Return the most memory that torch's tensors took on a GPU, in bytes; None on other devices."""
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
 
 
 def of_children() -> int:
-    """What the processes that this one started hold for themselves alone, bytes; 0 where the system does not say."""
+    """Return the private memory of the processes that this one started, in bytes; 0 where it is unknown."""
     total = 0
     for child in multiprocessing.active_children():
         rollup = Path(f"/proc/{child.pid}/smaps_rollup")
@@ -64,7 +64,7 @@ def of_children() -> int:
 
 
 def available(device: torch.device) -> int:
-    """Memory that can still be taken where ``device`` computes, bytes."""
+    """Return the memory that is still available where ``device`` computes, in bytes."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     room = sys.maxsize
@@ -88,7 +88,7 @@ def is_memory_shortage(error: BaseException) -> bool:
 
 @contextlib.contextmanager
 def explain_memory_shortage(remedy: str) -> Iterator[None]:
-    """Within it, or in a function that it decorates, memory that runs out is a mistake of the user's, in one line.
+    """Turn an error of memory that ran out into a ``UserError``, in this context or a function that it decorates.
 
     Args:
         remedy: what to change, such as "lower workers".
@@ -105,7 +105,7 @@ def explain_memory_shortage(remedy: str) -> Iterator[None]:
 
 
 def describe_memory_shortage(error: BaseException) -> str:
-    """Where memory ran out, and for how much, as far as the error says it."""
+    """Return where memory ran out and how much more was needed, as far as the error says it."""
     text = str(error)
     where = ""
     if "DataLoader worker" in text:
@@ -128,7 +128,7 @@ def _kilobytes(path: Path, field: str) -> int:
 
 
 def recompute_activations(network: nn.Module) -> int:
-    """Keep only what goes into each of a network's blocks, and compute the rest again for the gradient.
+    """Keep only the input of each of a network's blocks, and compute the rest again for the gradient.
 
     A block is an element of a sequence of modules that have parts of their own: a residual block, a
     transformer block, a stage of the paper's nets. Results are the same to the bit: random numbers are
@@ -140,10 +140,10 @@ def recompute_activations(network: nn.Module) -> int:
     Returns:
         How many blocks there are.
     """
-    found = list(blocks(network))
-    for block in found:
+    block_list = list(blocks(network))
+    for block in block_list:
         block.forward = _Recomputed(block, block.forward)
-    return len(found)
+    return len(block_list)
 
 
 def blocks(module: nn.Module) -> Iterator[nn.Module]:
@@ -170,13 +170,13 @@ class _Recomputed:
         norms = [module for module in block.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
         self.contexts: Contexts = lambda: (nullcontext(), _uncounted(norms))
 
-    def __call__(self, *inputs: Any, **named: Any) -> Any:
-        return checkpoint(self.forward, *inputs, use_reentrant=False, context_fn=self.contexts, **named)
+    def __call__(self, *inputs: Any, **named_inputs: Any) -> Any:
+        return checkpoint(self.forward, *inputs, use_reentrant=False, context_fn=self.contexts, **named_inputs)
 
 
 @contextmanager
 def _uncounted(norms: list[_BatchNorm]) -> Iterator[None]:
-    """Within it the norms compute as ever, but do not move their running statistics a second time."""
+    """Keep the norms' running statistics unchanged while the context lasts; they compute as always."""
     before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]  # type: ignore[union-attr]
     for norm in norms:
         norm.momentum = 0.0

@@ -26,7 +26,7 @@ _WRITTEN_EVERY = 2.0  # seconds between two writes of $PRETINT_PROGRESS
 
 @contextmanager
 def progress(title: str, total: int, unit: str, done: int | None = None, weight: int = 1) -> Iterator[Advance]:
-    """Show how ``total`` things proceed.
+    """Show the progress of ``total`` items.
 
     With $PRETINT_PROGRESS, the name of a file, the first process also keeps the numbers there, see ``_Tally``.
 
@@ -60,14 +60,14 @@ def progress(title: str, total: int, unit: str, done: int | None = None, weight:
 
                 yield advance
         else:
-            spoken = time.monotonic()
+            last_print = time.monotonic()
 
             def speak(more: int, remark: str = "") -> None:
-                nonlocal spoken
+                nonlocal last_print
                 tally.add(more, remark)
                 now = time.monotonic()
-                if now - spoken >= _EVERY or tally.done == total:
-                    spoken = now
+                if now - last_print >= _EVERY or tally.done == total:
+                    last_print = now
                     parts = [f"{title}: {tally.done}/{total}", tally.pace, escape_controls(remark)]
                     console.print(Text(", ".join(part for part in parts if part)), soft_wrap=True)
 
@@ -92,8 +92,8 @@ class _Tally:
         self.done = self._before = done or 0
         self._remark = ""
         self._began = time.monotonic()
-        named = os.environ.get("PRETINT_PROGRESS", "")
-        self._file = Path(named) if named and distributed.is_first() else None
+        path = os.environ.get("PRETINT_PROGRESS", "")
+        self._file = Path(path) if path and distributed.is_first() else None
         if self._file and done is not None and not self._first:
             self._first.update(title=title, total=total, done=done)
         self.write()
@@ -119,18 +119,18 @@ class _Tally:
         return f"{f'{rate:,.0f}' if rate >= 10 else f'{rate:.2g}'} {self.unit}/s, {clock(left)} left"
 
     def add(self, more: int, remark: str) -> None:
-        """So many more are done."""
+        """Add to the number that is done."""
         self.done += more
         self._remark = remark
         if time.monotonic() - self._written >= _WRITTEN_EVERY:
             self.write()
 
     def write(self) -> None:
-        """Tell how it stands now. That nobody can be told does no harm to the work."""
+        """Write the numbers to the file; that it cannot be written does no harm to the work."""
         self._written = time.monotonic()
         if self._file is None:
             return
-        told = {
+        numbers = {
             "title": self.title,
             "unit": self.unit,
             "total": self.total,
@@ -143,12 +143,12 @@ class _Tally:
         }
         with contextlib.suppress(OSError, ValueError):  # ValueError: no name for a file
             part = self._file.with_name(f".{self._file.name}.part")
-            part.write_text(json.dumps(told))
+            part.write_text(json.dumps(numbers))
             part.replace(self._file)
 
 
 def say(line: str) -> None:
-    """A line on standard error, for a user who may wonder; it is one line, whatever names it holds."""
+    """Print a line on standard error for the user; it stays one line, whatever names it holds."""
     with contextlib.suppress(OSError):
         sys.stderr.write(f"{escape_controls(line)}\n")
         sys.stderr.flush()
@@ -171,7 +171,7 @@ class _Forgiving:
 
 
 def clock(seconds: float) -> str:
-    """A time as a clock shows it: 1:02:03, 2:03."""
+    """Return a time as a clock shows it: 1:02:03, 2:03."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -37,7 +37,7 @@ Settings = dict[str, Any]
 
 @contextmanager
 def held_run(folder: Path, settings: Settings, defaults: Settings | None = None) -> Iterator[None]:
-    """Create a run or open it again, and hold it: no other process can write to it meanwhile.
+    """Create a run or open it again, and lock it: no other process can write to it meanwhile.
 
     Args:
         folder: the run's; made if it does not exist.
@@ -69,7 +69,7 @@ def held_run(folder: Path, settings: Settings, defaults: Settings | None = None)
 
 
 def run_settings(folder: Path, needed: Mapping[str, type | tuple[type, ...]] | None = None) -> Settings:
-    """The settings of a run.
+    """Return the settings of a run.
 
     Args:
         folder: the run's.
@@ -95,12 +95,12 @@ def run_settings(folder: Path, needed: Mapping[str, type | tuple[type, ...]] | N
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint of a run, if it has any; whether it is damaged is not looked at."""
+    """Return the newest checkpoint of a run, if it has any, without checking whether it is damaged."""
     return max(_checkpoints(folder), default=None)
 
 
 def whole_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint of a run that is not damaged, if the run has any; a line tells of those that are.
+    """Return the newest undamaged checkpoint of a run, if it has any, and print a line for each damaged one.
 
     Raises:
         UserError: all of them are damaged.
@@ -125,19 +125,19 @@ def whole_checkpoint(folder: Path) -> Path | None:
 
 
 def resumed_checkpoint(folder: Path) -> Path | None:
-    """As ``whole_checkpoint``, for the process that holds the run: damaged ones that are newer are renamed.
+    """Return as ``whole_checkpoint``, and rename newer damaged ones; for the process that locked the run.
 
     They end in .damaged then, and are removed when the run has a checkpoint of their step again.
     """
-    whole = whole_checkpoint(folder)
+    undamaged = whole_checkpoint(folder)
     for path in _checkpoints(folder):
-        if whole is not None and path.name > whole.name:
+        if undamaged is not None and path.name > undamaged.name:
             path.rename(path.with_suffix(_DAMAGED))
-    return whole
+    return undamaged
 
 
 def find_checkpoint(path: Path) -> Path:
-    """The checkpoint that a user means: a checkpoint file, or a run, whose newest it is that is not damaged.
+    """Return the checkpoint that a user names: a checkpoint file, or the newest undamaged one of a run.
 
     Raises:
         UserError: there is none.
@@ -153,7 +153,7 @@ def find_checkpoint(path: Path) -> Path:
 
 
 def keep_checkpoint(folder: Path, state: dict[str, Any]) -> None:
-    """Write the checkpoint of a state, named after its ``step``, and drop all but the newest two."""
+    """Write the checkpoint of a state, named after its ``step``, and remove all but the newest two."""
     newest = folder / "checkpoints" / f"{state['step']:08d}.pt"
     save_checkpoint(newest, state)
     damaged = [path for path in newest.parent.glob(f"*{_DAMAGED}") if path.stem <= newest.stem]
@@ -162,7 +162,7 @@ def keep_checkpoint(folder: Path, state: dict[str, Any]) -> None:
 
 
 def checkpoint_damage(path: Path) -> str:
-    """What is wrong with the bytes of a checkpoint; empty if nothing is. A process reads it once while it stays as is.
+    """Return what is wrong with a checkpoint's bytes, or ""; a process reads a file again only if it changed.
 
     Raises:
         FileNotFoundError: it is gone.
@@ -191,29 +191,29 @@ def _say_once(line: str) -> None:
 
 
 def _checkpoints(folder: Path) -> list[Path]:
-    """Those that ``keep_checkpoint`` wrote; a copy kept beside them is neither gone on from nor dropped."""
+    """Return the checkpoints that ``keep_checkpoint`` wrote; copies of other names are neither used nor removed."""
     return [path for path in (folder / "checkpoints").glob("*.pt") if re.fullmatch(r"[0-9]{8,}\.pt", path.name)]
 
 
 def _completed(settings: Settings, defaults: Settings) -> Settings:
-    """The settings, with the defaults of those that are missing."""
+    """Return the settings, with the defaults of those that are missing."""
     both = {key: (settings.get(key), default) for key, default in defaults.items()}
     nested = {k: _completed(a, b) for k, (a, b) in both.items() if isinstance(a, dict) and isinstance(b, dict)}
     return {**defaults, **settings, **nested}
 
 
 def _differences(old: Settings, new: Settings, prefix: str = "") -> list[str]:
-    found = []
+    differences = []
     for key in sorted(old.keys() | new.keys()):
         name = f"{prefix}{key}"
         was, now = old.get(key), new.get(key)
         if isinstance(was, dict) and isinstance(now, dict):
-            found += _differences(was, now, f"{name}.")
+            differences += _differences(was, now, f"{name}.")
         elif name == _PLACE and isinstance(was, str) and isinstance(now, str):
             continue  # images may be moved; that they are the same ones is seen by their digest
         elif was != now and name.partition(".")[0] not in _FREE:
-            found.append(f"{name} was {was}, is now {now}")
-    return found
+            differences.append(f"{name} was {was}, is now {now}")
+    return differences
 
 
 Evidence = dict[str, Any]
@@ -233,14 +233,14 @@ def keep_evidence(
     """
     folder = run / "nonfinite" / f"{step:08d}"
     first = (step - 1) * training.batch_size
-    seen = [samples.locate(t) for t in range(first, first + training.batch_size)]
+    sample_places = [samples.locate(t) for t in range(first, first + training.batch_size)]
     pieces = training.micro_batch or training.share(distributed.world())
     evidence: Evidence = {
         "step": step,
         "loss": str(loss),
         "gradient_norm": str(norm),
         "samples": [first, first + training.batch_size],
-        "images": [samples.parts[part].key(index) for part, index in seen],
+        "images": [samples.parts[part].key(index) for part, index in sample_places],
         "processes": distributed.world(),
         "micro_batch": pieces * distributed.world() if training.batch_norm == "synchronized" else pieces,
     }
@@ -258,7 +258,7 @@ def keep_evidence(
 
 
 def read_evidence(folder: Path) -> Evidence:
-    """What ``keep_evidence`` wrote.
+    """Read what ``keep_evidence`` wrote.
 
     Raises:
         UserError: there is none.

@@ -91,7 +91,7 @@ class TrainingSettings:
             raise UserError("training.milestones go with training.schedule multistep, and only with it: give both")
 
     def share(self, processes: int) -> int:
-        """How many images of a batch each of so many processes takes.
+        """Return how many images of a batch each process takes.
 
         Raises:
             UserError: it cannot be shared out evenly, in whole micro-batches.

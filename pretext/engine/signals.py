@@ -1,4 +1,4 @@
-"""A polite stop: a signal sets a flag that the loop reads at a step's end."""
+"""Signals that ask to stop: each sets a flag that the training loop reads at the end of a step."""
 
 import signal
 import threading
@@ -40,7 +40,7 @@ _unheard: set[int] = set()  # what came between two who listen
 
 @contextmanager
 def stop_requests(*signals: signal.Signals) -> Iterator[Callable[[], Ending]]:
-    """Within it, a signal only sets the ending that the yielded function returns.
+    """Let signals, while the context lasts, only set the ending that the yielded function returns.
 
     A second INT acts at once, for a user who can't wait. Who starts this process may have blocked a signal, so
     that none is lost before somebody listens: then what came is heard now, and what comes when nobody listens any
@@ -49,32 +49,32 @@ def stop_requests(*signals: signal.Signals) -> Iterator[Callable[[], Ending]]:
     Args:
         signals: of ``ENDINGS``; by default all.
     """
-    asked = Ending.COMPLETE
+    ending = Ending.COMPLETE
 
-    def ask(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        if asked == Ending.INTERRUPTED and number == signal.SIGINT:
+    def set_ending(number: int, frame: FrameType | None) -> None:
+        nonlocal ending
+        if ending == Ending.INTERRUPTED and number == signal.SIGINT:
             raise KeyboardInterrupt
-        asked = max(asked, ENDINGS[signal.Signals(number)])
+        ending = max(ending, ENDINGS[signal.Signals(number)])
 
-    ours = threading.current_thread() is threading.main_thread()  # elsewhere Python lets nobody listen
-    before = {number: signal.signal(number, ask) for number in signals or ENDINGS if ours}
-    if ours:
+    is_main_thread = threading.current_thread() is threading.main_thread()  # elsewhere Python lets nobody listen
+    before = {number: signal.signal(number, set_ending) for number in signals or ENDINGS if is_main_thread}
+    if is_main_thread:
         # Not blocked again at the end: a thread started meanwhile would not have it blocked, and be killed by it.
         blocked = signal.pthread_sigmask(signal.SIG_UNBLOCK, before)
         before |= dict.fromkeys(before.keys() & blocked, lambda number, frame: _unheard.add(number))
     for number in _unheard & before.keys():
         _unheard.discard(number)
-        ask(number, None)
+        set_ending(number, None)
     try:
-        yield lambda: asked
+        yield lambda: ending
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
 def leave(ending: Ending, kept: str = "") -> NoReturn:
-    """End the command as it was asked to, and say what is kept, if anything was in work.
+    """End the command with the exit code of ``ending``, and say what is kept, if any work was in progress.
 
     Raises:
         KeyboardInterrupt: it was Ctrl-C.

@@ -26,16 +26,16 @@ class Classifier(nn.Module):
         self.head = nn.Linear(backbone.stages[-1].channels, classes)
 
     def forward(self, lightness: Tensor) -> Tensor:
-        """(B, 1, H, W), L in [0, 100] -> logits, (B, classes), float32 at least."""
+        """Return logits, (B, classes), float32 at least, of images (B, 1, H, W), L in [0, 100]."""
         features = self.backbone(lightness)[self.backbone.stages[-1].name]
         with torch.autocast(features.device.type, enabled=False):  # too small to gain by bf16
             logits: Tensor = self.head(features.to(self.head.weight.dtype).mean((2, 3)))
         return logits
 
     def loss(self, rgb: Tensor, labels: Tensor) -> Tensor:
-        """The mean cross-entropy, in nats, of images (B, 3, H, W), sRGB, with labels (B,), int64: a scalar."""
+        """Return the mean cross-entropy, in nats, of images (B, 3, H, W), sRGB, with labels (B,), int64: a scalar."""
         return self.image_losses(rgb, labels).mean()
 
     def image_losses(self, rgb: Tensor, labels: Tensor) -> Tensor:
-        """(B,): each image's own."""
+        """Return each image's cross-entropy, (B,)."""
         return F.cross_entropy(self(rgb_to_lightness(rgb)), labels, reduction="none")

@@ -20,7 +20,7 @@ Hinting = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 class ClassBranch(nn.Module):
-    """Names an image's class from the backbone's vector of it, to train that; nothing colors with it.
+    """Predicts an image's class from the backbone's vector, to train it; no color depends on it.
 
     Layers: Iizuka et al. 2016, one fully connected layer of 256 before the scores.
 
@@ -38,7 +38,7 @@ class ClassBranch(nn.Module):
         )
 
     def forward(self, vector: Tensor, labels: Tensor) -> Tensor:
-        """(B, channels), (B,) int64 -> (B,): alpha times the cross-entropy, nats."""
+        """Return alpha times the cross-entropy, (B,), nats, of vectors (B, channels) and labels (B,), int64."""
         return self.weight * F.cross_entropy(self.layers(vector).float(), labels, reduction="none")
 
 
@@ -81,7 +81,7 @@ class Colorizer(nn.Module):
         return self.hinting is not None
 
     def forward(self, lightness: Tensor, hints: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """The head's output, (B, channels, ceil(H / s), ceil(W / s)).
+        """Return the head's output, (B, channels, ceil(H / s), ceil(W / s)).
 
         Args:
             lightness: (B, 1, H, W), L in [0, 100].
@@ -99,7 +99,7 @@ class Colorizer(nn.Module):
         return self.output(self.backbone(lightness, hints, mask), lightness.shape[-2:])
 
     def output(self, features: Mapping[str, Tensor], size: Sequence[int]) -> Tensor:
-        """The head's output on a backbone's features of images of that size; see ``forward``."""
+        """Return the head's output on a backbone's features of images of that size; see ``forward``."""
         output: Tensor = self.head(features[self.backbone.stages[-1].name])
         height, width = (-(-side // self.target_stride) for side in size)
         if output.shape[-2:] != (height, width):
@@ -108,12 +108,12 @@ class Colorizer(nn.Module):
         return output
 
     def target(self, rgb: Tensor) -> Tensor:
-        """The true ab at the head's grid: (B, 3, H, W), sRGB -> (B, 2, ceil(H / s), ceil(W / s))."""
+        """Return the true ab at the head's grid, (B, 2, ceil(H / s), ceil(W / s)), of sRGB images (B, 3, H, W)."""
         s = self.target_stride
         return rgb_to_ab(rgb[..., ::s, ::s])
 
     def loss(self, rgb: Tensor, labels: Tensor | None = None, numbers: Tensor | None = None) -> Tensor:
-        """What is trained: the objective, and with a class branch alpha times the cross-entropy of the labels.
+        """Return the loss: the objective, and with a class branch alpha times the cross-entropy of the labels.
 
         Args:
             rgb: (B, 3, H, W), sRGB.
@@ -123,15 +123,15 @@ class Colorizer(nn.Module):
         Returns:
             A scalar.
         """
-        output, named = self._learned(rgb, labels, numbers)
+        output, class_losses = self._learned(rgb, labels, numbers)
         loss: Tensor = self.objective(output, self.target(rgb))
-        return loss if named is None else loss + named.mean()
+        return loss if class_losses is None else loss + class_losses.mean()
 
     def image_losses(self, rgb: Tensor, labels: Tensor | None = None, numbers: Tensor | None = None) -> Tensor:
-        """(B,): each image's own loss, one without color counted as any other; arguments as of ``loss``."""
-        output, named = self._learned(rgb, labels, numbers)
+        """Return each image's loss, (B,), gray images not left out; arguments as of ``loss``."""
+        output, class_losses = self._learned(rgb, labels, numbers)
         losses = self.objective.pixel_losses(output, self.target(rgb)).flatten(1).mean(1)
-        return losses if named is None else losses + named
+        return losses if class_losses is None else losses + class_losses
 
     @torch.inference_mode()
     def colorize(
@@ -141,12 +141,12 @@ class Colorizer(nn.Module):
         hints: Tensor | None = None,
         mask: Tensor | None = None,
     ) -> Tensor:
-        """The color of images: ab, (B, 2, H, W), of their L, (B, 1, H, W), all unscaled; hints as in ``forward``."""
+        """Return ab, (B, 2, H, W), for L, (B, 1, H, W), all unscaled; hints as in ``forward``."""
         ab = self.objective.decode(self(lightness, hints, mask), temperature)
         return resample(ab, self.target_stride, lightness.shape[-2:])
 
     def _learned(self, rgb: Tensor, labels: Tensor | None, numbers: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """The head's output, and what the class branch adds to each image's loss."""
+        """Return the head's output, and what the class branch adds to each image's loss."""
         lightness = rgb_to_lightness(rgb)
         if self.class_branch is not None:
             assert labels is not None
@@ -158,7 +158,7 @@ class Colorizer(nn.Module):
 
 
 class NoHead(nn.Module):
-    """Stands where weights came without a color head: whoever asks it for colors is told so."""
+    """A placeholder for a missing color head: its ``forward`` raises a ``UserError``."""
 
     def __init__(self, origin: str) -> None:
         super().__init__()
@@ -169,7 +169,7 @@ class NoHead(nn.Module):
 
 
 def resample(grid: Tensor, factor: float, size: Sequence[int]) -> Tensor:
-    """Bilinear interpolation between point samples.
+    """Interpolate bilinearly between point samples.
 
     Point i of the grid lies at pixel i * ``factor`` of the result, as sampling with a stride and strided
     convolutions put it. (``F.interpolate`` alone takes its points for the middles of cells: the colors
@@ -191,5 +191,5 @@ def resample(grid: Tensor, factor: float, size: Sequence[int]) -> Tensor:
 
 
 def join(lightness: Tensor, ab: Tensor) -> Tensor:
-    """sRGB in [0, 1], (B, 3, H, W), of L and ab; colors that sRGB does not have are clipped, which moves L."""
+    """Join L and ab to sRGB in [0, 1], (B, 3, H, W); colors outside sRGB are clipped, which changes L."""
     return lab_to_rgb(torch.cat((lightness, ab), dim=1))

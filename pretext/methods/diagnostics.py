@@ -22,7 +22,7 @@ COMMON_MASS = 0.8
 
 
 def common_bins(prior: Tensor) -> Tensor:
-    """Which bins are common: bool (Q,)."""
+    """Return which bins are common: bool (Q,)."""
     frequency, order = prior.sort(descending=True)
     common = torch.zeros(len(prior), dtype=torch.bool)
     common[order[frequency.cumsum(0) - frequency < COMMON_MASS]] = True
@@ -31,7 +31,7 @@ def common_bins(prior: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def color_health(colorizer: Colorizer, images: Iterable[Tensor], prior: Tensor, place: Place) -> dict[str, Any]:
-    """How a colorizer, in eval mode, colors images.
+    """Measure how a colorizer, in eval mode, colors images.
 
     Bins are those of its objective (of a regression: the published 313): what is said of bins compares networks of
     the same bins only.
@@ -73,9 +73,13 @@ def color_health(colorizer: Colorizer, images: Iterable[Tensor], prior: Tensor, 
         if classifies:
             entropies += float(torch.special.entr(output.softmax(1)).sum())
         bins, lies_in = (gamut.encode(ab).nearest for ab in (truth, decoded))
-        named = output.argmax(1) if classifies else lies_in
-        for counts, asked in ((truths, bins >= 0), (decoded_right, bins == lies_in), (named_right, bins == named)):
-            counts += torch.bincount(bins[asked], minlength=len(gamut))
+        predicted = output.argmax(1) if classifies else lies_in
+        for counts, selected in (
+            (truths, bins >= 0),
+            (decoded_right, bins == lies_in),
+            (named_right, bins == predicted),
+        ):
+            counts += torch.bincount(bins[selected], minlength=len(gamut))
     truths, decoded_right, named_right = (counts.cpu() for counts in (truths, decoded_right, named_right))
     common, weights = common_bins(prior), rebalancing_weights(prior, uniform=0.5)
     recall = decoded_right.double() / truths  # nan where a bin does not occur
@@ -95,7 +99,7 @@ def color_health(colorizer: Colorizer, images: Iterable[Tensor], prior: Tensor, 
 
 @torch.inference_mode()
 def label_health(classifier: Classifier, rgb: Tensor, labels: Tensor, place: Place) -> dict[str, float]:
-    """How a classifier, in eval mode, names images.
+    """Measure how a classifier, in eval mode, classifies images.
 
     Args:
         classifier: on the place's device.

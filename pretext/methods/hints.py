@@ -56,7 +56,7 @@ class HintSettings:
 def sample_hints(
     ab: Tensor, numbers: Tensor, seed: int, settings: HintSettings, count: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Hints taken from the truth: those of sample t of a run are a function of the seed, t and the settings alone.
+    """Draw hints from the true colors; those of sample t of a run depend on the seed, t and the settings alone.
 
     Where two hints overlap, the later one's color counts, as in the released code. Of one image in a million
     the last hints are left out.
@@ -78,11 +78,11 @@ def sample_hints(
         return torch.zeros_like(ab), torch.zeros_like(ab[:, :1])
     at = numbers.cpu() if numbers.device.type == "mps" else numbers  # which has no float64
     drawn = uniforms(mix(seed, _KEY), at, 2 + 3 * most)
-    whole = drawn[:, 0] < settings.whole
+    shows_all = drawn[:, 0] < settings.whole
     if count is None:
-        wanted = (torch.log1p(-drawn[:, 1]) / math.log1p(-settings.stop)).floor()
+        numbers_of_hints = (torch.log1p(-drawn[:, 1]) / math.log1p(-settings.stop)).floor()
     else:
-        wanted, whole = torch.full_like(drawn[:, 1], count), torch.zeros_like(whole)
+        numbers_of_hints, shows_all = torch.full_like(drawn[:, 1], count), torch.zeros_like(shows_all)
     size, down, across = drawn[:, 2:].unflatten(1, (most, 3)).unbind(2)
     sides = (settings.smallest + (size * (settings.largest - settings.smallest + 1)).floor()).clamp_max(
         min(height, width)
@@ -96,14 +96,14 @@ def sample_hints(
         starts.append(start.clamp_min(0).minimum(room).floor().long().to(ab.device))
     tops, lefts = starts
     sides = sides.long().to(ab.device)
-    given = torch.arange(most, device=ab.device) < wanted.to(ab.device)[:, None]
-    hints, mask = _painted(ab, tops, lefts, sides, given, settings.largest)
-    whole = whole.to(ab.device)[:, None, None, None]
-    return torch.where(whole, ab, hints), torch.where(whole, 1.0, mask).to(ab.dtype)
+    is_given = torch.arange(most, device=ab.device) < numbers_of_hints.to(ab.device)[:, None]
+    hints, mask = _draw_squares(ab, tops, lefts, sides, is_given, settings.largest)
+    shows_all = shows_all.to(ab.device)[:, None, None, None]
+    return torch.where(shows_all, ab, hints), torch.where(shows_all, 1.0, mask).to(ab.dtype)
 
 
 def uniforms(seed: int, numbers: Tensor, count: int) -> Tensor:
-    """``count`` floats in [0, 1) for each of some samples, (B, count), float64, on the device of their numbers.
+    """Return ``count`` floats in [0, 1) for each sample, (B, count), float64, on the device of ``numbers``.
 
     Number i of sample t is made of the upper 53 bits of ``order.mix(order.mix(seed, t), i)``.
     """
@@ -112,10 +112,10 @@ def uniforms(seed: int, numbers: Tensor, count: int) -> Tensor:
     return _shifted(raw, 11).double() * 2.0**-53
 
 
-def _painted(
-    ab: Tensor, tops: Tensor, lefts: Tensor, sides: Tensor, given: Tensor, largest: int
+def _draw_squares(
+    ab: Tensor, tops: Tensor, lefts: Tensor, sides: Tensor, is_given: Tensor, largest: int
 ) -> tuple[Tensor, Tensor]:
-    """The hints whose squares are told by (B, M) each, those that are ``given``, later ones over earlier ones."""
+    """Draw the squares of hints, (B, M) of each argument, where ``is_given``, later ones over earlier ones."""
     (height, width), most = ab.shape[-2:], tops.shape[1]
     step = torch.arange(min(largest, height, width), device=ab.device)
     inside = (step < sides[..., None, None]) & (step[:, None] < sides[..., None, None])
@@ -125,7 +125,7 @@ def _painted(
     colors = ab.flatten(2).gather(2, pixels[:, None].expand(-1, 2, -1)).unflatten(2, (most, -1))
     means = (colors * inside.flatten(2)[:, None]).sum(3) / sides.square()[:, None]
     order = torch.arange(most, device=ab.device)[:, None]
-    owners = torch.where(inside.flatten(2) & given[..., None], order, -1).flatten(1)
+    owners = torch.where(inside.flatten(2) & is_given[..., None], order, -1).flatten(1)
     last = torch.full((len(ab), height * width), -1, device=ab.device).scatter_reduce_(1, pixels, owners, "amax")
     shown = (last >= 0)[:, None]
     hints = means.gather(2, last.clamp_min(0)[:, None].expand(-1, 2, -1)) * shown
@@ -133,17 +133,17 @@ def _painted(
 
 
 def _signed(value: int) -> int:
-    """The same 64 bits as a number that torch's int64 holds."""
+    """Return the same 64 bits as a number that torch's int64 holds."""
     return (value & _MASK ^ 1 << 63) - (1 << 63)
 
 
 def _shifted(values: Tensor, by: int) -> Tensor:
-    """Shifted to the right as if unsigned."""
+    """Shift to the right as if unsigned."""
     return values >> by & (1 << 64 - by) - 1
 
 
 def _mixed(values: Tensor) -> Tensor:
-    """The finalizer of splitmix64, as in ``pretext.data.order``; int64 products wrap around."""
+    """Return the finalizer of splitmix64, as in ``pretext.data.order``; int64 products wrap around."""
     values = values + _signed(0x9E3779B97F4A7C15)
     values = (values ^ _shifted(values, 30)) * _signed(0xBF58476D1CE4E5B9)
     values = (values ^ _shifted(values, 27)) * _signed(0x94D049BB133111EB)

@@ -125,14 +125,14 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def pixel_losses(self, output: Tensor, ab: Tensor) -> Tensor:
-        """The loss of every pixel, (B, h, w); arguments as for ``forward``."""
+        """Return the loss of every pixel, (B, h, w); arguments as for ``forward``."""
 
     @abstractmethod
     def decode(self, output: Tensor, temperature: float = TEMPERATURE) -> Tensor:
-        """(B, channels, h, w) -> ab, (B, 2, h, w), float, unscaled."""
+        """Return ab, (B, 2, h, w), float, unscaled, for the head's output, (B, channels, h, w)."""
 
     def forward(self, output: Tensor, ab: Tensor) -> Tensor:
-        """The loss, a scalar: the mean over all pixels.
+        """Return the loss, a scalar: the mean over all pixels.
 
         Args:
             output: (B, channels, h, w), of any float type; the loss is computed in float32 at least.
@@ -164,12 +164,12 @@ class Classification(Objective):
         self.register_buffer("weights", torch.ones(len(gamut)) if weights is None else weights.float())
 
     def pixel_losses(self, output: Tensor, ab: Tensor) -> Tensor:
-        """(B, h, w), in nats, weighted."""
+        """Return the weighted cross-entropy, (B, h, w), in nats."""
         target = self.gamut.encode(ab)
         return soft_cross_entropy(output, target) * self.weights[target.nearest]
 
     def decode(self, output: Tensor, temperature: float = TEMPERATURE) -> Tensor:
-        """The annealed mean."""
+        """Return the annealed mean."""
         return self.gamut.annealed_mean(output, temperature)
 
 
@@ -192,18 +192,18 @@ class Regression(Objective):
         self.bounded, self.huber = bounded, huber
 
     def pixel_losses(self, output: Tensor, ab: Tensor) -> Tensor:
-        """(B, h, w), in units of 110^2."""
+        """Return the loss of every pixel, (B, h, w), in units of 110^2."""
         error = self._scaled(output) - ab / AB_SCALE
         if not self.huber:
             return error.square().sum(1) / 2
         return F.huber_loss(error, torch.zeros_like(error), reduction="none", delta=self.huber / AB_SCALE).sum(1)
 
     def decode(self, output: Tensor, temperature: float = TEMPERATURE) -> Tensor:
-        """The prediction itself; a regression has no temperature."""
+        """Return the prediction; a regression has no temperature."""
         return self._scaled(output) * AB_SCALE
 
     def _scaled(self, output: Tensor) -> Tensor:
-        """The prediction divided by 110."""
+        """Return the prediction divided by 110."""
         output = at_least_float32(output)
         return torch.tanh(output) if self.bounded else output
 
@@ -223,7 +223,7 @@ OBJECTIVES: Registry[Callable[["ObjectiveSettings", Tensor], Objective]] = Regis
 
 
 def soft_cross_entropy(logits: Tensor, target: SoftTarget) -> Tensor:
-    """Cross-entropy of sparse soft targets, per pixel: log-sum-exp minus the K weighted logits.
+    """Return the cross-entropy of sparse soft targets, per pixel: log-sum-exp minus the K weighted logits.
 
     The same number and gradient as against the dense (B, Q, h, w) target, which is never built.
 

@@ -1,4 +1,4 @@
-"""What a pretraining will write to disk, known before it is started: nothing is trained and no speed is measured."""
+"""Disk space that a pretraining will need, computed before it starts: nothing is trained, no speed is measured."""
 
 import dataclasses
 import math
@@ -40,7 +40,7 @@ _NUMBER = math.pi / 3  # has as many digits as most numbers
 
 @dataclass(frozen=True)
 class Disk:
-    """What a job writes, in bytes of files; a file system may round each file up to whole blocks."""
+    """The size of what a job writes, in bytes; a file system may round each file up to whole blocks."""
 
     lasting: int
     """When the job is complete."""
@@ -53,7 +53,7 @@ class Disk:
 
 
 def pretrain_disk(settings: PretrainSettings) -> Disk:
-    """What ``pretrain`` will write into a new run.
+    """Compute what ``pretrain`` will write into a new run.
 
     The images are opened and the network is built, on the CPU, at random weights; no step is computed. Checkpoints
     are exact but for some bytes; a sheet of samples is drawn with the colors of another, small, network.
@@ -65,8 +65,8 @@ def pretrain_disk(settings: PretrainSettings) -> Disk:
     images = open_images(settings)
     prior = any_prior(settings)
     network = build_network(settings, prior, images.classes)
-    besides = stored(images, settings, prior, place.precision)
-    first, later = (checkpoint_size(network, training, besides, begun) for begun in (False, True))
+    extra = stored(images, settings, prior, place.precision)
+    first, later = (checkpoint_size(network, training, extra, begun) for begun in (False, True))
     views, labels, *_ = held_views(
         images, min(_LOOKED_AT, settings.data.holdout), network.backbone.fit_size(settings.view_size)
     )
@@ -79,50 +79,50 @@ def pretrain_disk(settings: PretrainSettings) -> Disk:
     looks = looks_of(training, settings.machine)
     facts = {"versions": versions(), "precision": place.precision, "workers": 0, "held_out": settings.data.holdout}
     noted += record_sizes("start", 0, time=time.time(), device="cpu", processes=1, **facts)[0]
-    asked = len(yaml.safe_dump(plain(settings), sort_keys=False).encode())
-    kept, passing = checkpoint_parts(first, later, saves_of(training, settings.machine))
+    settings_size = len(yaml.safe_dump(plain(settings), sort_keys=False).encode())
+    checkpoints, passing = checkpoint_parts(first, later, saves_of(training, settings.machine))
     samples = (("samples", looks * sheet),) if sheet else ()
-    again = "TensorBoard, samples once more" if sheet else "TensorBoard"
-    written = (("journal and settings", noted + asked), (again, mirrored + looks * sheet))
+    mirror = "TensorBoard, samples once more" if sheet else "TensorBoard"
+    written = (("journal and settings", noted + settings_size), (mirror, mirrored + looks * sheet))
     notes = ["A run that is stopped and goes on writes some kB more for each time."]
     if settings.online.source:
         notes.append("Left out: the online probe's records, which are small.")
     if sheet:
         notes.append("Sheets of samples are as large as a small network's: by a third more or less.")
-    parts = (*kept, *samples, *written)
+    parts = (*checkpoints, *samples, *written)
     lasting = sum(count for _, count in parts) - passing
     return Disk(lasting, passing, parts, tuple(notes))
 
 
 def looks_of(training: TrainingSettings, machine: MachineSettings) -> int:
-    """How often held-out images are looked at: before the first step, then every so often and at the end."""
+    """Return the number of validations: before the first step, then every so many steps and at the end."""
     return 1 + math.ceil(training.steps / machine.evaluate_every)
 
 
 def saves_of(training: TrainingSettings, machine: MachineSettings) -> int:
-    """How often a checkpoint is written: likewise."""
+    """Return how often a checkpoint is written: before the first step, then every so many steps and at the end."""
     return 1 + math.ceil(training.steps / machine.checkpoint_every)
 
 
 def checkpoint_parts(first: int, later: int, saves: int) -> tuple[tuple[tuple[str, int], ...], int]:
-    """The checkpoints as parts of a ``Disk``, and how much of them is passing.
+    """Return the checkpoints as parts of a ``Disk``, and how much of them is passing.
 
     Args:
         first: bytes of that before the first step.
         later: of each other.
         saves: how many are written, of a run that nobody stops.
     """
-    one = f"{later / 1e6:,.1f} MB"
+    size_text = f"{later / 1e6:,.1f} MB"
     if saves == KEPT:
-        kept = ((f"a checkpoint of {one}, and one before the first step", first + later),)
+        parts = ((f"a checkpoint of {size_text}, and one before the first step", first + later),)
     else:
-        kept = ((f"two checkpoints of {one}", KEPT * later),)
+        parts = ((f"two checkpoints of {size_text}", KEPT * later),)
     # Also where only two are due: whoever is stopped in between saves once more.
-    return (*kept, ("for moments one more", later)), later
+    return (*parts, ("for moments one more", later)), later
 
 
 def checkpoint_size(network: nn.Module, training: TrainingSettings, besides: dict[str, Any], begun: bool) -> int:
-    """Bytes of a checkpoint file of a network in training.
+    """Return the size of a checkpoint file of a network in training, in bytes.
 
     Args:
         network: of any weights, also of the meta device.
@@ -155,7 +155,7 @@ def checkpoint_size(network: nn.Module, training: TrainingSettings, besides: dic
 
 
 def file_size(state: dict[str, Any]) -> int:
-    """Bytes of the checkpoint file of a state, without making it: large tensors are counted, the rest is written.
+    """Return the size of a state's checkpoint file, in bytes: large tensors are counted, only the rest is written.
 
     Tensors of the meta device will do. Tensors that share their memory count once, as in the file.
     """
@@ -163,7 +163,7 @@ def file_size(state: dict[str, Any]) -> int:
 
     def smaller(value: Any) -> Any:
         if isinstance(value, dict):
-            return {name: smaller(one) for name, one in value.items()}
+            return {name: smaller(part) for name, part in value.items()}
         if isinstance(value, (list, tuple)):
             return type(value)(map(smaller, value))
         if not isinstance(value, Tensor):
@@ -174,8 +174,8 @@ def file_size(state: dict[str, Any]) -> int:
             return value
         key = storage._cdata  # of meta tensors too, which have no address
         if key not in counted:
-            few = torch.zeros(min(_FEW, value.numel()), dtype=value.dtype)
-            counted[key] = few, size - few.numel() * few.element_size()
+            stand_in = torch.zeros(min(_FEW, value.numel()), dtype=value.dtype)
+            counted[key] = stand_in, size - stand_in.numel() * stand_in.element_size()
         return counted[key][0]
 
     written = len(checkpoint_bytes(smaller(state)))
@@ -185,7 +185,7 @@ def file_size(state: dict[str, Any]) -> int:
 def training_records(
     training: TrainingSettings, machine: MachineSettings, health: tuple[int, int], numbers: Sequence[float] = ()
 ) -> tuple[int, int]:
-    """Bytes of what a training loop writes into the journal, and into TensorBoard's file.
+    """Return the bytes that a training loop writes into the journal, and into TensorBoard's file.
 
     Args:
         training: how long.
@@ -208,14 +208,14 @@ def training_records(
 
 
 def sheet_size(network: Colorizer | Classifier, views: Tensor, place: Place) -> int:
-    """Bytes of a sheet of samples, as a network in eval mode colors them; 0 where labels are learned."""
+    """Return the size of a sheet of samples by a network in eval mode, in bytes; 0 where labels are learned."""
     return 0 if isinstance(network, Classifier) else len(png_bytes(sample_sheet(network, views, place)))
 
 
 def health_record(
     network: Colorizer | Classifier, views: Tensor, labels: Tensor, prior: Tensor | None, place: Place
 ) -> dict[str, Any]:
-    """What is journaled of one look at images, with a network in eval mode."""
+    """Return the journal's record of one validation, with a network in eval mode."""
     if isinstance(network, Classifier):
         return {**label_health(network, views, labels, place)}
     assert prior is not None
@@ -228,7 +228,7 @@ def estimates_prior(settings: PretrainSettings) -> bool:
 
 
 def any_prior(settings: PretrainSettings) -> Tensor | None:
-    """The recipe's, where a file holds it; else any: no number of a plan depends on it. None where labels are learned.
+    """Return the prior of the recipe's file, else a uniform one, which suffices for a plan; None for labels.
 
     Raises:
         UserError: the file holds none.

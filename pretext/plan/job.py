@@ -99,8 +99,8 @@ class Plan:
     @property
     def seconds(self) -> tuple[float, float]:
         """In all: with the fastest measured lap, and with the slowest."""
-        besides = self.before + self.looks * self.look + self.saves * self.save
-        return self.seen / self.both.high + besides, self.seen / self.both.low + besides
+        overhead = self.before + self.looks * self.look + self.saves * self.save
+        return self.seen / self.both.high + overhead, self.seen / self.both.low + overhead
 
     @property
     def kept(self) -> int:
@@ -228,12 +228,12 @@ def plan(settings: PretrainSettings) -> Plan:
 
 
 def _loaded(samples: Samples, images: int, place: Place) -> Generator[Batch, None, None]:
-    """Batches of so many images, without end."""
+    """Yield batches of so many images, without end."""
     yield from batches(samples, images, 0, 2**40 // images, place.workers)
 
 
 def plan_lines(plan: Plan) -> list[str | Table]:
-    """A title, a table, and what to know of it."""
+    """Return a title, a table, and notes."""
     training, place = plan.settings.training, plan.place
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_header=False)
     for style in ("bold", "", ""):
@@ -279,7 +279,7 @@ def plan_lines(plan: Plan) -> list[str | Table]:
 
 
 def size(count: int) -> str:
-    """Bytes, as people say it: 12.3 MB."""
+    """Format a number of bytes: 12.3 MB."""
     for unit, name in ((10**10, "GB"), (10**5, "MB")):
         if count >= unit:
             return f"{count / {'GB': 1e9, 'MB': 1e6}[name]:,.1f} {name}"
@@ -287,7 +287,7 @@ def size(count: int) -> str:
 
 
 def spoken(seconds: float) -> str:
-    """A time, as exactly as a plan can know it: 0.4 s, 45 s, 12 min, 2 h 10 min, 3 d 4 h."""
+    """Format a time, as exactly as a plan can know it: 0.4 s, 45 s, 12 min, 2 h 10 min, 3 d 4 h."""
     if seconds < 90:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     minutes = round(seconds / 60)
@@ -301,8 +301,8 @@ def spoken(seconds: float) -> str:
 
 
 def _between(low: float, high: float, text: Callable[[float], str]) -> str:
-    one, other = text(low), text(high)
-    return f"about {one}" if one == other else f"{one} to {other}"
+    low_text, high_text = text(low), text(high)
+    return f"about {low_text}" if low_text == high_text else f"{low_text} to {high_text}"
 
 
 def _per_second(measured: Rate) -> str:
@@ -310,7 +310,7 @@ def _per_second(measured: Rate) -> str:
 
 
 def _three(value: float) -> str:
-    """Two significant digits, three of a thousand and more."""
+    """Format a number with two significant digits, with three from 100 on."""
     return f"{value:.2g}" if value < 100 else f"{float(f'{value:.3g}'):,.0f}"
 
 

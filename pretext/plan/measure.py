@@ -1,4 +1,4 @@
-"""How fast a recipe's parts are on this machine: the network, the data path, and both together."""
+"""Measurements of a recipe's speed on this machine: the network, the loading of images, and both together."""
 
 import dataclasses
 import time
@@ -31,7 +31,7 @@ class Rate(NamedTuple):
 
 
 class Trial(NamedTuple):
-    """What a measured step is to hold, found by a smaller one."""
+    """The size of the steps to measure, found by smaller ones."""
 
     images: int
     """Of these a measured step takes so many: all of the batch, or fewer of a batch that would take too long."""
@@ -45,13 +45,13 @@ class Trial(NamedTuple):
 
 
 def settle(place: Place) -> None:
-    """Wait until the device has done all it was asked to."""
+    """Wait until the device has finished its work."""
     if place.device.type != "cpu":
         torch.accelerator.synchronize(place.device)
 
 
 def seconds_of(job: Callable[[], T], place: Place) -> tuple[float, T]:
-    """How long it takes, and what it returns."""
+    """Return how many seconds a job takes, and its result."""
     settle(place)
     began = time.perf_counter()
     result = job()
@@ -60,7 +60,7 @@ def seconds_of(job: Callable[[], T], place: Place) -> tuple[float, T]:
 
 
 def rate(once: Callable[[], object], images: int, place: Place, seconds: float) -> Rate:
-    """How fast something goes that takes so many images each time, repeated for about so long.
+    """Measure the speed of a function that takes so many images each time, repeated for about so long.
 
     The first time does not count: memory is laid out, kernels are chosen, workers start.
     """
@@ -75,7 +75,7 @@ def rate(once: Callable[[], object], images: int, place: Place, seconds: float) 
 
 
 def _lap(once: Callable[[], object], place: Place, seconds: float) -> float:
-    """How many times a second, over at least so long and at least once."""
+    """Return how many times a second it runs, measured over at least so long and at least once."""
     began, count = time.perf_counter(), 0
     while not count or time.perf_counter() - began < seconds:
         once()
@@ -85,7 +85,7 @@ def _lap(once: Callable[[], object], place: Place, seconds: float) -> float:
 
 
 def together(source: Iterator[Batch], learner: Learner, images: int, seconds: float) -> tuple[Rate, float]:
-    """Both at once, as the training loop has them, and the share of the time in which steps waited for images."""
+    """Measure loading and training at once, and the share of the time in which steps waited for images."""
     waits: list[float] = []
     went: list[float] = []
 
@@ -101,7 +101,7 @@ def together(source: Iterator[Batch], learner: Learner, images: int, seconds: fl
 
 
 def try_out(network: Colorizer | Classifier, settings: PretrainSettings, place: Place) -> Trial:
-    """Find by two small steps what a measured step may hold.
+    """Find by two small steps how many images a measured step may have.
 
     Raises:
         UserError: not even a small step can be computed.
@@ -116,8 +116,8 @@ def try_out(network: Colorizer | Classifier, settings: PretrainSettings, place: 
     labels = torch.zeros(small, dtype=torch.int64)
     learner.step(rgb, labels)
     seconds, _ = seconds_of(lambda: learner.step(rgb, labels), place)
-    kept = sum(map(bytes_of, (learner.state()["optimizer"], list(network.parameters()))))
-    per_image = max(0, _taken(place) - before - kept) / small
+    lasting = sum(map(bytes_of, (learner.state()["optimizer"], list(network.parameters()))))
+    per_image = max(0, _taken(place) - before - lasting) / small
     fits = per_image * (at_once - small) < available(place.device)
     affordable = max(small, int(_LONGEST / seconds * small))
     if not fits:
@@ -137,14 +137,14 @@ def learner_of(
     micro_batch: int,
     compiled: bool,
 ) -> Learner:
-    """What trains the network, with another number of images a step than the recipe's."""
+    """Return a learner of the network, with another number of images a step than the recipe's."""
     training = dataclasses.replace(settings.training, batch_size=images, micro_batch=micro_batch)
     machine = dataclasses.replace(settings.machine, compile=compiled)
     return Learner(network, training, machine, place, settings.seed)
 
 
 def bytes_of(state: object) -> int:
-    """What the tensors in nested lists and dicts take."""
+    """Return the size of the tensors in nested lists and dicts, in bytes."""
     if isinstance(state, Tensor):
         return state.numel() * state.element_size()
     if isinstance(state, dict):
@@ -153,5 +153,5 @@ def bytes_of(state: object) -> int:
 
 
 def _taken(place: Place) -> int:
-    """Bytes at the peak so far, where the network computes."""
+    """Return the peak of memory so far, in bytes, where the network computes."""
     return int(torch.cuda.max_memory_allocated(place.device)) if place.device.type == "cuda" else peak()

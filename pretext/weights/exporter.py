@@ -51,7 +51,7 @@ _KEPT = ("step", "settings", "color", "classes", "versions", "aside", "imported_
 
 @dataclass
 class ExportSettings:
-    """What is written.
+    """Settings of an export.
 
     Args:
         format: safetensors, a checkpoint that Pretint reads again; timm or torchvision, a state dict of
@@ -84,7 +84,7 @@ class ExportSettings:
 
 
 class Exported(NamedTuple):
-    """What was written."""
+    """The result of an export."""
 
     file: Path
     notes: list[str]
@@ -145,13 +145,16 @@ def export(model: Path, destination: Path, settings: ExportSettings) -> Exported
 
 
 def _images(count: int, size: int) -> Tensor:
-    """The middles of the first built-in photographs: (count, 3, size, size), sRGB in [0, 1]."""
+    """Return the middles of the first built-in photographs: (count, 3, size, size), sRGB in [0, 1]."""
     chosen = list(photographs().values())[:count]
-    return torch.from_numpy(np.stack([center_crop(one, size) for one in chosen])).permute(0, 3, 1, 2).float() / 255
+    return (
+        torch.from_numpy(np.stack([center_crop(photograph, size) for photograph in chosen])).permute(0, 3, 1, 2).float()
+        / 255
+    )
 
 
 class _Graph(nn.Module):
-    """What the graph computes: every stage, and ab if there is a color head."""
+    """The module behind the graph: it returns every stage, and ab if there is a color head."""
 
     def __init__(self, backbone: Backbone, colorizer: Colorizer | None, from_rgb: bool) -> None:
         super().__init__()
@@ -254,7 +257,7 @@ def _batch(images: Images, count: int, size: int, way: InputWay) -> Tensor:
 
 
 def _difference(graph: _Graph, session: Any, way: str, batch: Tensor) -> float:
-    """The largest difference of any output, relative to its largest value."""
+    """Return the largest difference of any output, relative to its largest value."""
     outputs = session.run(None, {way: batch.numpy()})
     worst = 0.0
     for ours, theirs in zip(graph(batch), outputs, strict=True):
@@ -267,7 +270,7 @@ def _difference(graph: _Graph, session: Any, way: str, batch: Tensor) -> float:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what torch and onnxscript say about their own insides."""
+    """Silence the warnings of torch and onnxscript about their internals, while the context lasts."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

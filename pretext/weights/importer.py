@@ -54,21 +54,21 @@ class Release(NamedTuple):
     title: str
     settings: PretrainSettings
     published: Callable[[str], str]
-    """The file's name of a weight of the backbone."""
+    """Returns the name in the file of a weight of the backbone."""
     head: str = ""
-    """What the names of the color head begin with in the file; empty: the file has none."""
+    """The prefix of the color head's names in the file; empty if the file has none."""
     given: Weights = {}  # noqa: RUF012 - a NamedTuple's default; never changed
     """Values of the backbone that are facts of the release and not in the file."""
     aside: dict[str, tuple[int, ...]] = {}  # noqa: RUF012
     """Shapes of the weights in the file that no part of the colorizer takes; they are kept beside it."""
     finish: Callable[[Weights, Weights], list[str]] = lambda model, aside: []
-    """Changes the weights to our scalings, in place, and says what it did."""
+    """Changes the weights to our scalings, in place, and returns notes on what it did."""
 
 
 def _recipe(
     name: str, size: int, stride: int, objective: ObjectiveSettings | None = None, **arguments: object
 ) -> PretrainSettings:
-    """A recipe whose images are seen at ``size``. Its other settings say nothing of how the weights were trained."""
+    """Return a recipe for images of ``size``. Its other settings do not tell how the weights were trained."""
     return PretrainSettings(
         crop=CropSettings(size=size, area=(1.0, 1.0)),
         backbone=BackboneSettings(name, dict(arguments)),
@@ -131,7 +131,7 @@ RELEASES = (
 
 
 class Imported(NamedTuple):
-    """What was imported, and what became of every key."""
+    """The result of an import: what became of every key."""
 
     run: Path
     title: str
@@ -145,7 +145,7 @@ class Imported(NamedTuple):
     has_head: bool
 
     def lines(self) -> list[str]:
-        """The same for a reader, a line each."""
+        """Return the result as lines for a user."""
         aside = f"; {len(self.aside)} kept aside ({shorten(self.aside, _NAMED)})" if self.aside else ""
         absent = f" ({len(self.absent)} counters of batches, which evaluation does not need)" if self.absent else ""
         follow = f"pretint probe {self.run} --train FOLDER --test FOLDER" + (
@@ -162,7 +162,7 @@ class Imported(NamedTuple):
 
 @dataclass
 class ImportSettings:
-    """What a file of weights does not say of itself.
+    """Settings of an import: what a file of weights does not tell.
 
     Args:
         mask_center: of SIGGRAPH17: what was subtracted from the mask of hints when the weights were trained: 0 of
@@ -207,7 +207,7 @@ def import_weights(file: Path, run: Path, settings: ImportSettings | None = None
 
 
 def load_published(file: Path) -> Pretrained:
-    """The colorizer of published weights, on the CPU, in eval mode, without a run; see ``import_weights``.
+    """Load the colorizer of published weights, on the CPU, in eval mode, without a run; see ``import_weights``.
 
     Raises:
         UnknownWeights: the file is of no release known.
@@ -224,7 +224,7 @@ def load_published(file: Path) -> Pretrained:
 
 
 class _State(NamedTuple):
-    """What a checkpoint of published weights holds, and how it came about."""
+    """The state of published weights for a checkpoint, and how the weights were found."""
 
     release: Release
     recipe: PretrainSettings
@@ -234,7 +234,7 @@ class _State(NamedTuple):
     absent: list[str]
     notes: list[str]
     lines: list[str]
-    """What to say of how the weights were found in the file."""
+    """Lines for the user on how the weights were found in the file."""
 
 
 def _published(file: Path, settings: ImportSettings) -> _State:

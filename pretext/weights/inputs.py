@@ -34,7 +34,7 @@ class FromRgb(nn.Module):
         self.stages: tuple[Stage, ...] = backbone.stages
 
     def forward(self, rgb: Tensor) -> dict[str, Tensor]:
-        """(B, 3, H, W), uint8 in [0, 255] or float in [0, 1] -> as ``Backbone.forward`` of its lightness."""
+        """Return ``Backbone.forward`` of the lightness of (B, 3, H, W), uint8 in [0, 255] or float in [0, 1]."""
         return self.backbone(rgb_to_lightness(rgb))
 
 
@@ -45,14 +45,14 @@ class Affine(NamedTuple):
     constant: float
 
     def lightness(self, rgb: Tensor) -> Tensor:
-        """(B, 3, H, W), float in [0, 1] -> (B, 1, H, W)."""
+        """Return L, (B, 1, H, W), of images (B, 3, H, W), float in [0, 1]."""
         weights = torch.tensor(self.rgb, dtype=rgb.dtype, device=rgb.device)
         return torch.einsum("bchw,c->bhw", rgb, weights).unsqueeze(1) + self.constant
 
 
 @cache
 def affine_lightness() -> Affine:
-    """The affine function nearest to L over the sRGB cube, in least squares, near grays above all.
+    """Return the affine function nearest to L over the sRGB cube, in least squares, weighted toward grays.
 
     A color counts by exp(-d^2 / (2 * 0.1^2)), d being its distance from the gray of the same mean: most
     pixels of photographs lie there, and over the whole cube alike the fit would be 5 L units off on them.
@@ -121,7 +121,7 @@ def fold(
 
 
 def _norm_after(net: nn.Module, convolution: nn.Conv2d, size: int) -> nn.modules.batchnorm._BatchNorm | None:
-    """The batch norm that takes the very output of a convolution, found by running the net once."""
+    """Return the batch norm that takes the output of a convolution, found by running the net once."""
     outputs: list[Tensor] = []
     norms_after: list[nn.modules.batchnorm._BatchNorm] = []
 

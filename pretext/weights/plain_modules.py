@@ -111,7 +111,7 @@ def write_plain(
 def _made(
     library: str, backbone: TimmBackbone, arguments: Mapping[str, Any], channels: int
 ) -> tuple[nn.Module, list[str]]:
-    """The plain module without classifier, in eval mode, and the code that makes it."""
+    """Return the plain module without classifier, in eval mode, and the code that makes it."""
     if library == "torchvision":
         name = backbone.name.partition(".")[0]
         build = getattr(torchvision.models, name, None)
@@ -132,13 +132,13 @@ def _made(
     settings |= {key: value for key, value in arguments.items() if key not in _ONLY_OURS}
     fixed = timm.get_pretrained_cfg(backbone.name).fixed_input_size
     for any_size in ANY_SIZE if fixed else ({},):
-        given = {**settings, **any_size, **{key: arguments[key] for key in any_size if key in arguments}}
+        model_arguments = {**settings, **any_size, **{key: arguments[key] for key in any_size if key in arguments}}
         try:
-            model = timm.create_model(backbone.name, pretrained=False, **given)
+            model = timm.create_model(backbone.name, pretrained=False, **model_arguments)
         except Exception:  # as in from_timm: the next way to say it may be known
             continue
-        words = "".join(f", {key}={value!r}" for key, value in given.items())
-        return model.eval(), [f'model = timm.create_model("{backbone.name}", pretrained=False{words})']
+        argument_text = "".join(f", {key}={value!r}" for key, value in model_arguments.items())
+        return model.eval(), [f'model = timm.create_model("{backbone.name}", pretrained=False{argument_text})']
     raise UserError(f"timm cannot make a plain {backbone.name} with the backbone's arguments; take the format onnx")
 
 
@@ -158,18 +158,18 @@ def _load_backbone(plain: nn.Module, backbone: TimmBackbone) -> list[str]:
 
 
 def _flat(backbone: TimmBackbone, name: str) -> str:
-    """A name in timm's features-only wrapper as in the plain model, dots as underscores."""
+    """Return a name in timm's features-only wrapper as in the plain model, dots as underscores."""
     children = [child for child, _ in backbone.net.named_children()]
     wrapper = f"{children[0]}." if len(children) == 1 else ""
     return name.removeprefix(wrapper).replace(".", "_")
 
 
 def _convolutions(plain: nn.Module, backbone: TimmBackbone) -> list[str]:
-    """Give the plain convolutions the strides, dilations and paddings of the backbone's; gives the code for it."""
-    own = {_flat(backbone, name): module for name, module in backbone.net.named_modules()}
+    """Give the plain convolutions the strides, dilations and paddings of the backbone's; return the code for it."""
+    modules = {_flat(backbone, name): module for name, module in backbone.net.named_modules()}
     code = []
     for name, module in plain.named_modules():
-        like = own.get(name.replace(".", "_"))
+        like = modules.get(name.replace(".", "_"))
         if not isinstance(module, nn.Conv2d) or not isinstance(like, nn.Conv2d):
             continue
         for attribute in ("stride", "dilation", "padding"):
@@ -180,21 +180,21 @@ def _convolutions(plain: nn.Module, backbone: TimmBackbone) -> list[str]:
 
 
 def _stages(plain: nn.Module, backbone: TimmBackbone, batch: Tensor) -> dict[str, Tensor]:
-    """What a plain module computes at the backbone's stages; torchvision's has no module for the first."""
+    """Return a plain module's features at the backbone's stages; torchvision's has no module for the first."""
     names = [stage.name for stage in backbone.stages]
     if isinstance(plain, torchvision.models.ResNet):
-        found: dict[str, Tensor] = {}
-        kept = [name for name in names if hasattr(plain, name)]
+        features: dict[str, Tensor] = {}
+        hooked = [name for name in names if hasattr(plain, name)]
         hooks = [
             plain.get_submodule(name).register_forward_hook(
-                lambda _module, _inputs, output, name=name: found.__setitem__(name, output)
+                lambda _module, _inputs, output, name=name: features.__setitem__(name, output)
             )
-            for name in kept
+            for name in hooked
         ]
         plain(batch)
         for hook in hooks:
             hook.remove()
-        return found
+        return features
     if not hasattr(plain, "forward_intermediates"):
         raise UserError(
             f"timm's plain {backbone.name} shows no features to compare; take the format safetensors or onnx"

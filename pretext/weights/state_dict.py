@@ -99,7 +99,7 @@ class FoundWeights(NamedTuple):
 
     weights: Weights
     prefix: str
-    """What was taken off every name, "backbone." and the like; "" if nothing was."""
+    """The prefix that was removed from every name, such as "backbone."; "" if none was."""
     outside: list[str]
     """Names of the file's other tensors."""
 
@@ -243,7 +243,7 @@ def shorten(names: Collection[str], most: int = _LISTED) -> str:
 def _find_other_layout(
     weights: Weights, expected: Mapping[str, str], convert: Callable[[Weights], Weights] | None
 ) -> list[str]:
-    """The prefixes under which a network of another layout lies."""
+    """Return the prefixes under which a network of another layout lies."""
     if convert is None:
         return []
     sizes = Counter(name[: end + 1] for name in weights for end, letter in enumerate(name) if letter == ".")
@@ -257,7 +257,7 @@ def _under(weights: Weights, prefix: str) -> Weights:
 
 
 def _shared_prefix(names: Iterable[str]) -> str:
-    """What all names begin with, up to a dot."""
+    """Return the prefix that all names share, up to a dot."""
     prefix: list[str] | None = None
     for name in names:
         words = name.split(".")[:-1]
