@@ -12,10 +12,9 @@ from PIL import Image
 
 from pretext.data import LabeledSource, open_labeled
 from pretext.data.duplicates import find_shared
-from pretext.data.fingerprint import seen
 from pretext.data.labels import checked_labels, checked_presence, compose, compose_classes
 from pretext.data.list_file import ListedFiles
-from pretext.data.source import Labels, Source
+from pretext.data.source import Labels, Source, fingerprint
 from pretext.engine import distributed
 from pretext.engine.progress import say
 from pretext.errors import UserError
@@ -243,7 +242,7 @@ def every_image(source: Source) -> Source:
 
 
 def _digest(source: LabeledSource, labels: Labels, classes: Sequence[str]) -> str:
-    facts = json.dumps([source.digest(), list(classes), list(labels.shape), seen(source)]).encode()
+    facts = json.dumps([source.digest(), list(classes), list(labels.shape), fingerprint(source)]).encode()
     kept: NDArray[np.generic] = labels.astype("<i8" if labels.ndim == 1 else "i1")
     return hashlib.sha256(facts + b"\n" + kept.tobytes()).hexdigest()
 

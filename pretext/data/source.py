@@ -2,18 +2,23 @@
 
 import hashlib
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
-from pretext.errors import UserError
+from pretext.errors import ImageError, UserError
 
 Labels = NDArray[np.int64] | NDArray[np.int8]
 """One class an image: int64 (N,). Or several, int8 (N, classes): 1 present, 0 absent, -1 not counted (unknown, or
 shown only in a way that nobody is asked to see: VOC's ``difficult``)."""
+
+
+_FINGERPRINTED = 32  # images
 
 
 @dataclass
@@ -120,4 +125,29 @@ def digest_of_keys(source: _Named) -> str:
     digest = hashlib.sha256()
     for index in range(len(source)):
         digest.update(source.key(index).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def fingerprint(source: Source, view: Callable[[int], Tensor | None] | None = None) -> str:
+    """Return a digest of the pixels of 32 images, which tells sources apart that have the same names.
+
+    Imagenette in 96 pixels and in 160 has the same names and labels, and 0001.png is in many folders.
+
+    Args:
+        source: at least one image.
+        view: returns the pixels of the image of an index as a network sees them, None if it cannot be read; by
+            default the images themselves are read.
+    """
+    digest = hashlib.sha256()
+    for index in sorted({number * (len(source) - 1) // (_FINGERPRINTED - 1) for number in range(_FINGERPRINTED)}):
+        if view is not None:
+            pixels = view(index)
+            digest.update(b"none" if pixels is None else pixels.contiguous().numpy().data)
+            continue
+        try:
+            image = source.read(index)
+        except ImageError:
+            digest.update(b"none")
+        else:
+            digest.update(f"{image.size}".encode() + image.tobytes())
     return digest.hexdigest()

@@ -12,7 +12,7 @@ from typing import Any
 
 from pretext.backbones import BACKBONES
 from pretext.data import open_labeled, open_source
-from pretext.data.fingerprint import seen
+from pretext.data.source import fingerprint
 from pretext.methods.objectives import OBJECTIVES
 from pretext.plugins import plugin_contents
 from pretext.recipe import PretrainSettings, open_images
@@ -135,7 +135,7 @@ def _plugged(value: Any) -> bool:
 def contents(name: str) -> str:
     """A digest of a source: its images' names, and the pixels of some of them."""
     source = open_source(name)
-    return hashlib.sha256(f"{source.digest()} {seen(source)}".encode()).hexdigest()
+    return hashlib.sha256(f"{source.digest()} {fingerprint(source)}".encode()).hexdigest()
 
 
 @cache

@@ -1,6 +1,5 @@
 """Pooled features of every stage of several networks, in one pass over the images, kept on disk."""
 
-import hashlib
 import json
 import os
 import time
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from pretext.data import DECODER, Source
 from pretext.data.batches import Batch, Subset, Views, stream
+from pretext.data.source import fingerprint
 from pretext.engine.device import Place, autocast
 from pretext.engine.progress import progress
 from pretext.engine.signals import leave, stop_requests
@@ -33,7 +33,6 @@ _FORMAT = 1  # of entries: another one where the same identity would give other 
 _MAKERS = ("pretext/backbones", "pretext/color.py", "pretext/weights/inputs.py", "transfer/features/pool.py")
 _AT_ONCE = 64  # blocks end where batches do, so that rows are computed in the same company after a kill
 _CALIBRATING = 2048
-_LOOKED_AT = 32
 _TOO_GREAT = {"float16": 65520.0, "float32": float("inf")}  # what rounds to infinity
 
 
@@ -358,14 +357,11 @@ def _images(source: Source, view: View) -> dict[str, Any]:
 
     Names do not: 0001.png is in many folders. Some of the images themselves do.
     """
-    count, views, seen = len(source), Views(source, *view), hashlib.sha256()
-    for index in sorted({number * (count - 1) // (_LOOKED_AT - 1) for number in range(_LOOKED_AT)}):
-        rgb = views[index].rgb
-        seen.update(b"none" if rgb is None else rgb.contiguous().numpy().data)
+    views = Views(source, *view)
     return {
-        "count": count,
+        "count": len(source),
         "names": source.digest(),
-        "seen": seen.hexdigest(),
+        "seen": fingerprint(source, lambda index: views[index].rgb),
         "view": [view.size, view.ratio],
         "decoder": DECODER,
     }

@@ -11,8 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from pretext.data.batches import Batch, Examples, Subset, Views
-from pretext.data.fingerprint import seen
-from pretext.data.source import Source
+from pretext.data.source import Source, fingerprint
 from pretext.engine.settings import MachineSettings, TrainingSettings
 from pretext.errors import UserError
 from pretext.settings import plain
@@ -146,7 +145,7 @@ class Task(ABC):
 
 def digest_of(source: Source, classes: Sequence[str], truth: bytes) -> str:
     """SHA-256, hex, over the keys of all images, the classes, what is known, and the pixels of some images."""
-    facts = json.dumps([source.digest(), list(classes), seen(source)]).encode()
+    facts = json.dumps([source.digest(), list(classes), fingerprint(source)]).encode()
     return hashlib.sha256(facts + b"\n" + truth).hexdigest()
 
 
