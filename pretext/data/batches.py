@@ -15,8 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from pretext.data.mixture import locate, quotas
-from pretext.data.order import permuted, uniforms
+from pretext.data.order import locate, permuted, quotas, uniforms
 from pretext.data.source import Source, digest_of_keys
 from pretext.errors import ImageError, UserError
 

@@ -10,9 +10,8 @@ from PIL import Image
 
 from pretext.data.decode import decode
 from pretext.data.duplicates import stamp_files
-from pretext.data.index import open_listing
 from pretext.data.labels import compose_classes
-from pretext.data.scan import Listing, Paths, readable
+from pretext.data.scan import Listing, Paths, open_listing, readable
 from pretext.data.source import digest_of_keys
 from pretext.errors import ImageError, UserError
 
@@ -88,7 +87,7 @@ class Folder(Files):
 
     Other files, hidden ones (a name that begins with a dot) and what a system made are skipped, which a line says;
     links to folders are followed, except into a folder that contains the link. A large folder is scanned once and
-    opened again from its index, see ``pretext.data.index``; the list of a million images takes some 50 MB,
+    opened again from its index, see ``pretext.data.scan``; the list of a million images takes some 50 MB,
     which all processes of the machine share.
 
     Raises:

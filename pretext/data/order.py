@@ -3,7 +3,12 @@
 Sample t of a run reads image ``permutation(seed, t // N)[t % N]`` and draws its augmentation from a
 counter-based generator keyed by (seed, t). So the whole data state of a run is one integer. It does
 not depend on workers, processes or batch size, and any run can go on from any t.
+
+Several sources can be mixed by weight: which of them sample t comes from is a function of (seed, t), too.
 """
+
+from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +16,11 @@ from numpy.typing import NDArray
 _MASK = 2**64 - 1
 _ROUNDS = 6
 _LEAST_HALF = 4  # bits; a network over fewer does not reach all permutations of a toy source alike
+
+BLOCK = 1000
+"""Samples over which the shares come out exactly; a weight counts in thousandths."""
+
+_BLOCK_KEY = 0x3117
 
 
 def image_index(seed: int, t: int, count: int) -> int:
@@ -86,3 +96,50 @@ def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
     values = (values ^ values >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ values >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
     return values ^ values >> np.uint64(31)
+
+
+def quotas(weights: Sequence[float]) -> list[int]:
+    """How many of ``BLOCK`` samples each source gives: its share, rounded (largest remainders), at least 1."""
+    total = sum(weights)
+    exact = [BLOCK * weight / total for weight in weights]
+    counts = [max(1, int(share)) for share in exact]
+    by_remainder = sorted(range(len(exact)), key=lambda part: (counts[part] - exact[part], part))
+    turn = 0
+    while sum(counts) < BLOCK:
+        counts[by_remainder[turn % len(counts)]] += 1
+        turn += 1
+    while sum(counts) > BLOCK:
+        counts[counts.index(max(counts))] -= 1
+    return counts
+
+
+def locate(seed: int, t: int, sizes: Sequence[int], counts: Sequence[int]) -> tuple[int, int]:
+    """The source and the image in it that sample ``t`` reads.
+
+    Every block of ``BLOCK`` samples holds its quota of each source, in an order of its own. The samples of
+    one source, taken by themselves, go through it in permutations, epoch by epoch.
+
+    Args:
+        seed: of the run.
+        t: number of the sample.
+        sizes: images in each source.
+        counts: ``quotas`` of the weights.
+    """
+    if len(sizes) == 1:
+        return 0, image_index(seed, t, sizes[0])
+    block, position = divmod(t, BLOCK)
+    part, number = _arrangement(mix(seed ^ _BLOCK_KEY, block), tuple(counts))[position]
+    return part, image_index(mix(seed, part), block * counts[part] + number, sizes[part])
+
+
+@lru_cache(maxsize=8)
+def _arrangement(key: int, counts: tuple[int, ...]) -> list[tuple[int, int]]:
+    """Of every position in a block: its source, and how many of that source's come before it."""
+    owners = [part for part, count in enumerate(counts) for _ in range(count)]
+    before = [0] * len(counts)
+    arranged = []
+    for position in range(BLOCK):
+        part = owners[permuted(position, BLOCK, key)]
+        arranged.append((part, before[part]))
+        before[part] += 1
+    return arranged

@@ -15,9 +15,8 @@ from PIL import Image
 
 from pretext.data.decode import decode
 from pretext.data.duplicates import stamp_files
-from pretext.data.formats import USUAL, is_image_name
+from pretext.data.formats import USUAL, LeftOut, is_image_name, system_name
 from pretext.data.labels import compose_classes
-from pretext.data.left_out import LeftOut, system_name
 from pretext.data.local_copy import local_copies
 from pretext.data.patterns import MANIFEST, find_shards
 from pretext.data.scan import readable

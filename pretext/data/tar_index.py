@@ -19,8 +19,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pretext.data.formats import is_image_name
-from pretext.data.left_out import RULES, LeftOut, system_name
+from pretext.data.formats import RULES, LeftOut, is_image_name, system_name
 from pretext.data.scan import readable
 from pretext.engine.checkpoint import check_zip
 from pretext.errors import UserError

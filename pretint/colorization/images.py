@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from pretext.data import formats
 from pretext.data.folder import Folder
-from pretext.data.left_out import LeftOut, system_name
+from pretext.data.formats import LeftOut, system_name
 from pretext.data.patterns import is_pattern, match_paths, split_existing
 from pretext.data.scan import readable
 from pretext.errors import UserError

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 import pretint.cli
-from pretext.data import left_out
+from pretext.data import formats
 from pretext.errors import UserError
 from pretint.colorization import ColorizeSettings, colorize
 from pretint.colorization.photographs import open_photograph
@@ -26,7 +26,7 @@ def model(tmp_path: Path) -> str:
 
 @pytest.fixture(autouse=True)
 def _told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(left_out, "_told", set())
+    monkeypatch.setattr(formats, "_told", set())
 
 
 def gray(kind: str) -> bytes:

@@ -13,7 +13,7 @@ import yaml
 from devkits import write_devkit, write_masks
 from PIL import Image
 
-from pretext.data.voc_annotation import CLASSES
+from pretext.data.voc import CLASSES
 from pretext.errors import UserError
 from pretint.study import identity
 from pretint.study.cells import Shelf

@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from pretext.data.decode import size_of
 from pretext.data.source import Source
-from pretext.data.voc import CLASSES
-from pretext.data.voc_annotation import CORNERS, Annotated
+from pretext.data.voc import CLASSES, CORNERS, Annotated
 from pretext.errors import ImageError, UserError
 from transfer.voc.images import ImageFile, Images, open_parts, prefixes, whole
 

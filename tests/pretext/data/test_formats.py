@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pretext.data import ClassFolder, Folder, Shards, Source, decode, formats, left_out, open_source
-from pretext.data import index as index_module
+from pretext.data import ClassFolder, Folder, Shards, Source, decode, formats, open_source
+from pretext.data import scan as scan_module
 from pretext.data.pack import PackSettings, pack
 from pretext.errors import ImageError, UserError
 
@@ -39,7 +39,7 @@ def keys(source: Source) -> list[str]:
 @pytest.fixture(autouse=True)
 def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(left_out, "_told", set())
+    monkeypatch.setattr(formats, "_told", set())
 
 
 @pytest.mark.parametrize(("kind", "ending"), EVERY)
@@ -75,7 +75,7 @@ def test_what_is_left_out_is_counted_by_ending(tmp_path: Path, capsys: pytest.Ca
         for name in ("a.txt", "x.png"):
             tar.add(root / name, name)
     for _ in range(2):  # the second time from the index that was kept
-        left_out._told.clear()
+        formats._told.clear()
         Shards(tmp_path / "s.tar")
         assert capsys.readouterr().err == f"{tmp_path / 's.tar'}: 1 file left out: 1 .txt\n"
 
@@ -92,7 +92,6 @@ def test_images_outside_the_class_folders_are_said(tmp_path: Path, capsys: pytes
 def _without_heif(monkeypatch: pytest.MonkeyPatch) -> None:
     kept = tuple(ending for ending in formats.KNOWN if ending not in formats.HEIF)
     monkeypatch.setattr(formats, "ENDINGS", kept)
-    monkeypatch.setattr(left_out, "ENDINGS", kept)
     monkeypatch.setattr(formats, "_ENDINGS", tuple(ending.encode() for ending in kept))
 
 
@@ -112,15 +111,15 @@ def test_without_the_extra_for_heif(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 def test_a_kept_listing_of_other_rules_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(index_module, "WORTH", 1)
-    monkeypatch.setattr(index_module, "_SETTLED", 0)
+    monkeypatch.setattr(scan_module, "WORTH", 1)
+    monkeypatch.setattr(scan_module, "_SETTLED", 0)
     root = tmp_path / "set"
     root.mkdir()
     for name in ("1.png", "2.jp2"):
         (root / name).touch()
     with monkeypatch.context() as old:  # as a version that knew fewer endings left it
         old.setattr(formats, "_ENDINGS", (b".png",))
-        old.setattr(index_module, "RULES", "older")
+        old.setattr(scan_module, "RULES", "older")
         assert keys(Folder(root)) == ["1.png"]
         assert len(list((tmp_path / "cache/pretint/folders").glob("*.idx"))) == 1
     assert keys(Folder(root)) == ["1.png", "2.jp2"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from pretext.data import ClassFolder, Folder, Shards, Source, left_out, open_labeled, open_source
+from pretext.data import ClassFolder, Folder, Shards, Source, formats, open_labeled, open_source
 from pretext.errors import UserError
 
 FOLDERS = (
@@ -36,7 +36,7 @@ def keys(source: Source) -> list[str]:
 @pytest.fixture(autouse=True)
 def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(left_out, "_told", set())
+    monkeypatch.setattr(formats, "_told", set())
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
@@ -91,4 +91,4 @@ def test_a_folder_of_shards_on_a_photo_server(tmp_path: Path) -> None:
 @pytest.mark.parametrize("files", [{"a": 2**63}, {"a": -1}, {"a": 1.0}, {"a" * 41: 1}, {"\x1b[2J": 1}])
 def test_kept_counts_that_nobody_of_us_wrote(files: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=r"count|kind"):
-        left_out.LeftOut.from_dict({"files": files, "folders": {}})
+        formats.LeftOut.from_dict({"files": files, "folders": {}})

@@ -14,8 +14,7 @@ from pathlib import Path
 import pytest
 
 from pretext.data import ClassFolder, Folder
-from pretext.data import index as index_module
-from pretext.data import scan as listing_module
+from pretext.data import scan as scan_module
 from pretext.data.source import digest_of_keys
 from pretext.errors import ImageError
 
@@ -51,8 +50,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small and young trees are indexed too."""
-    monkeypatch.setattr(index_module, "WORTH", 1)
-    monkeypatch.setattr(index_module, "_SETTLED", 0)
+    monkeypatch.setattr(scan_module, "WORTH", 1)
+    monkeypatch.setattr(scan_module, "_SETTLED", 0)
 
 
 @pytest.fixture
@@ -172,7 +171,7 @@ def test_a_changed_tree_is_scanned_again(
     after = keys(kind(root))
     assert after != before
     time.sleep(0.02)
-    plain = listing_module.scan(os.fsencode(root), str(root), kind is ClassFolder)
+    plain = scan_module.scan(os.fsencode(root), str(root), kind is ClassFolder)
     assert after == [os.fsdecode(plain.paths[index]) for index in range(len(plain.paths))]
     kind(root)
     assert listed(lambda: kind(root)) == 0
@@ -182,8 +181,8 @@ def test_young_and_small_trees_are_not_indexed(tmp_path: Path, cache: Path, monk
     make(tmp_path / "small", 3, 2)
     time.sleep(0.02)
     for worth, settled, indexed in ((1, 2 * 10**9, 0), (100, 0, 0), (1, 0, 1)):
-        monkeypatch.setattr(index_module, "WORTH", worth)
-        monkeypatch.setattr(index_module, "_SETTLED", settled)
+        monkeypatch.setattr(scan_module, "WORTH", worth)
+        monkeypatch.setattr(scan_module, "_SETTLED", settled)
         Folder(tmp_path / "small")
         assert len(list(cache.glob("*.idx"))) == indexed
 
@@ -262,6 +261,6 @@ def test_a_file_that_vanished_since(tree: Path, tmp_path: Path, eager: None) -> 
 def test_a_long_scan_speaks(tree: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     Folder(tree)
     assert capsys.readouterr().err == ""
-    monkeypatch.setattr(listing_module, "_PATIENCE", 0)
+    monkeypatch.setattr(scan_module, "_PATIENCE", 0)
     ClassFolder(tree)
     assert capsys.readouterr().err == f"{tree}: listing images, {EACH} so far\n"
