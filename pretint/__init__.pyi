@@ -16,11 +16,11 @@ from transfer.compare import compare as compare
 from transfer.compare import compare_paths as compare_paths
 from transfer.finetune import finetune as finetune
 from transfer.probes.knn import KnnSettings as KnnSettings
-from transfer.probes.knn import SvmSettings as SvmSettings
 from transfer.probes.knn import knn as knn
-from transfer.probes.knn import svm as svm
 from transfer.probes.linear import ProbeSettings as ProbeSettings
 from transfer.probes.linear import probe as probe
+from transfer.probes.svm import SvmSettings as SvmSettings
+from transfer.probes.svm import svm as svm
 from transfer.report import write_report as write_report
 from transfer.results import find_results as find_results
 from transfer.tasks.registry import ClassifySettings as ClassifySettings

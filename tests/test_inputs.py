@@ -18,8 +18,9 @@ from pretext.pretrain import pretrain
 from pretext.recipe import PretrainSettings
 from pretext.settings import settings_file, settings_from
 from pretint.study import identity
-from transfer.probes.knn import KnnSettings, SvmSettings, knn, svm
+from transfer.probes.knn import KnnSettings, knn
 from transfer.probes.linear import ProbeSettings, probe
+from transfer.probes.svm import SvmSettings, svm
 
 SMALL = {
     "data": {"holdout": 4},

@@ -3,8 +3,9 @@ from .bootstrap import Estimate, accuracy, difference
 from .compare import CompareSettings, compare_paths
 from .metrics import Outcome, Row
 from .networks import Network, open_network
-from .probes.knn import KnnSettings, SvmSettings, knn, svm
+from .probes.knn import KnnSettings, knn
 from .probes.linear import ProbeSettings, probe
+from .probes.svm import SvmSettings, svm
 from .protocols import PROTOCOLS
 from .report import write_report
 from .results import Result, find_results, read_result

@@ -18,8 +18,9 @@ from transfer.features import cache_folder, wanted_entries
 from transfer.features.cache import Entry, key_of
 from transfer.finetune import Tuning, starts
 from transfer.networks import open_networks
-from transfer.probes.knn import KnnSettings, SvmSettings
+from transfer.probes.knn import KnnSettings
 from transfer.probes.linear import ProbeSettings
+from transfer.probes.svm import SvmSettings
 from transfer.protocols import LinearProtocol, NearestProtocol, ProbeProtocol, Protocol, SvmProtocol, find_protocol
 from transfer.results import Mode
 from transfer.targets import open_targets

@@ -6,7 +6,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeVar
 
 from pretext.errors import UserError
-from transfer.probes.linear_svm import COSTS
+
+COSTS = tuple(sorted({10.0**power for power in range(-7, 3)} | {0.5**power for power in range(4, 20)}))
+"""The costs that Goyal et al. try for SVMs: decades from 1e-7 to 100, and halvings from 0.5^4 to 0.5^19."""
 
 
 @dataclass(frozen=True)

@@ -84,8 +84,8 @@ def knn(arguments: Sequence[str]) -> int:
 
 def svm(arguments: Sequence[str]) -> int:
     """Fit a linear SVM per class on every stage of frozen networks, as Goyal et al. 2019."""
-    from transfer.probes.knn import SvmSettings
-    from transfer.probes.knn import svm as job
+    from transfer.probes.svm import SvmSettings
+    from transfer.probes.svm import svm as job
 
     (networks,), settings = read(svm, SvmSettings, [NETWORKS], arguments, _require_labeled)
     return judged(job(networks, settings))

@@ -20,8 +20,9 @@ from pretext.settings import plain
 from pretext.weights.state_dict import split_part
 from pretint.colorization.scores.job import ScoreSettings
 from transfer.evaluation import EvaluationSettings
-from transfer.probes.knn import KnnSettings, SvmSettings
+from transfer.probes.knn import KnnSettings
 from transfer.probes.linear import ProbeSettings
+from transfer.probes.svm import SvmSettings
 from transfer.protocols import NearestProtocol, ProbeProtocol, SvmProtocol, find_protocol
 from transfer.targets import open_targets
 from transfer.tasks.registry import TASKS, open_task

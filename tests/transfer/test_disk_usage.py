@@ -15,8 +15,9 @@ from pretext.engine.signals import Ending
 from pretext.settings import settings_from
 from transfer.disk_usage import finetune_disk, knn_disk, probe_disk, svm_disk
 from transfer.finetune import finetune
-from transfer.probes.knn import KnnSettings, SvmSettings, knn, svm
+from transfer.probes.knn import KnnSettings, knn
 from transfer.probes.linear import ProbeSettings, probe
+from transfer.probes.svm import SvmSettings, svm
 from transfer.protocols import PROTOCOLS, SvmProtocol
 from transfer.tasks.registry import TASKS
 from transfer.tasks.task import FinetuneSettings

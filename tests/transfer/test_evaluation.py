@@ -17,12 +17,13 @@ from evaluating import QUICK, Blow, images, in_process, numbers, tiny_run
 import pretint.cli
 import transfer.evaluation
 import transfer.probes.knn
-import transfer.probes.linear_svm
+import transfer.probes.svm
 from pretext.engine.signals import ENDINGS
 from pretext.errors import UserError
 from transfer.probes.heads import Heads
-from transfer.probes.knn import KnnSettings, SvmSettings, knn, svm
+from transfer.probes.knn import KnnSettings, knn
 from transfer.probes.linear import ProbeSettings, probe
+from transfer.probes.svm import SvmSettings, svm
 from transfer.protocols import PROTOCOLS, SvmProtocol
 from transfer.results import Result
 

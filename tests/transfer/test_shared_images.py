@@ -15,8 +15,9 @@ from pretext.settings import settings_from
 from pretint.cli import main
 from transfer.evaluation import EvaluationSettings
 from transfer.finetune import Finetuned, finetune
-from transfer.probes.knn import KnnSettings, SvmSettings, knn, svm
+from transfer.probes.knn import KnnSettings, knn
 from transfer.probes.linear import ProbeSettings, probe
+from transfer.probes.svm import SvmSettings, svm
 from transfer.protocols import PROTOCOLS
 from transfer.results import Result, read_result
 from transfer.table import TableSettings, formatted

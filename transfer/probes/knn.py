@@ -1,78 +1,59 @@
-"""The jobs that judge without gradient descent: nearest neighbors and support vector machines."""
+"""Weighted k nearest neighbors on frozen features: the job, and the search, exact and in bounded memory.
 
-import os
-from collections import UserDict
+Wu et al. (CVPR 2018, "instance discrimination"): cosine similarity, a neighbor's vote weighs exp(similarity / T).
+"""
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
 
-from pretext.engine.memory import available
-from pretext.engine.progress import progress, say
+from pretext.data.source import Labels
+from pretext.engine.progress import Advance, progress, say
 from pretext.errors import UserError
 from transfer.evaluation import EvaluationSettings, Task, evaluate
 from transfer.metrics import Row, judged_row
-from transfer.probes.linear_svm import one_against_rest, svm_scores, unconverged
-from transfer.probes.low_shot import lowshot
-from transfer.probes.neighbors import knn_scores
-from transfer.protocols import NearestProtocol, SvmProtocol, find_protocol
+from transfer.protocols import NearestProtocol, find_protocol
 from transfer.results import Result
 
-_CPU = torch.device("cpu")
-_FIT = 28  # bytes for each number of the training features: float32, float64, and liblinear's index and value
+_BLOCK = 2**26  # bytes of float32 that a block of features, or of similarities, takes at most
+_MAX_ROWS = 4096  # of a block
 
 
 @dataclass
 class KnnSettings(EvaluationSettings):
-    """What nearest neighbors are looked for among, and where."""
-
-
-@dataclass
-class SvmSettings(EvaluationSettings):
-    """What support vector machines are fitted on, and how.
-
-    Args:
-        protocol: voc07_svm, or voc07_svm_lowshot: see docs/evaluation.md.
-    """
-
-    protocol: str = "voc07_svm"
+    """Data and options of the nearest-neighbor evaluation."""
 
 
 def knn(networks: Sequence[str], settings: KnnSettings) -> list[Result]:
-    """Judge frozen networks by the k nearest neighbors of every test image; see ``probing.probe``."""
+    """Evaluate frozen networks by the k nearest neighbors of every test image; see ``linear.probe``."""
     protocol = find_protocol("knn", NearestProtocol)
-    return evaluate(networks, settings, protocol, "cached", partial(_neighbors, protocol=protocol))
+    return evaluate(networks, settings, protocol, "cached", partial(knn_rows, protocol=protocol))
 
 
-def svm(networks: Sequence[str], settings: SvmSettings) -> list[Result]:
-    """Judge frozen networks by a linear SVM for every class; see ``probing.probe``."""
-    protocol = find_protocol(settings.protocol, SvmProtocol)
-    judge = _few_shots if protocol.shots else _machines
-    return evaluate(networks, settings, protocol, "cached", partial(judge, protocol=protocol))
-
-
-def _neighbors(task: Task, protocol: NearestProtocol) -> list[Row]:
-    """A row for every stage and k; a k that is more than all training images is replaced by their number."""
+def knn_rows(task: Task, protocol: NearestProtocol) -> list[Row]:
+    """Return a row for every stage and k; a k above the number of training images is replaced by that number."""
     (rule,) = protocol.poolings
-    known = task.split.fit
-    ks = protocol.possible_neighbors(len(known))
-    if cap := protocol.describe_cap(len(known)):
+    fit = task.split.fit
+    ks = protocol.possible_neighbors(len(fit))
+    if cap := protocol.describe_cap(len(fit)):
         say(f"{task.network.name}, {protocol.name}: {cap}")
     rows = []
     with progress(
         f"neighbors in {task.network.name}", len(task.tested) * len(task.stages), "images", done=0
     ) as advance:
 
-        def after(more: int, remark: str = "") -> None:
-            advance(more, remark)
-            task.partial.heed()  # quickly computed again
+        def after(count: int, remark: str = "") -> None:
+            advance(count, remark)
+            task.partial.heed()  # nothing is saved here: neighbors are quickly computed again
 
         for stage in task.stages:
-            found = knn_scores(
+            scores_by_k = knn_scores(
                 task.train.matrix(stage, rule),
                 task.targets.train.labels,
                 task.test.matrix(stage, rule),
@@ -80,126 +61,113 @@ def _neighbors(task: Task, protocol: NearestProtocol) -> list[Row]:
                 ks,
                 protocol.temperature,
                 task.place.device,
-                known,
+                fit,
                 task.tested,
                 after,
             )
-            for k, scores in found.items():
+            for k, scores in scores_by_k.items():
                 outcome = task.outcome(stage, scores)
                 rows.append(judged_row(stage, f"k={k}", task.train.dims(stage, rule), rule, {}, None, [outcome]))
     return rows
 
 
-def _machines(task: Task, protocol: SvmProtocol) -> list[Row]:
-    """A row for every stage."""
-    (rule,) = protocol.poolings
-    kept, stopped, fits = _Kept(task), 0, 0
-    rows = []
-    for stage in task.stages:
-        found = svm_scores(
-            *_matrices(task, stage, rule),
-            task.targets.classes,
-            protocol.costs,
-            protocol.folds,
-            task.seed,
-            kept.of(stage),
-            _processes(task, stage, rule),
-            f"SVMs on {task.network.name}, {stage}",
-        )
-        stopped, fits = stopped + found.unconverged, fits + found.fits
-        chosen = {"C": found.chosen.tolist()}
-        score = float(found.precision.mean())
-        outcome = task.outcome(stage, found.scores)
-        rows.append(judged_row(stage, "", task.train.dims(stage, rule), rule, chosen, score, [outcome]))
-    if line := unconverged(stopped, fits):
-        say(f"{task.network.name}: {line}")
-    return rows
+@torch.inference_mode()
+def knn_scores(
+    train: NDArray[np.floating],
+    labels: Labels,
+    test: NDArray[np.floating],
+    classes: int,
+    ks: Sequence[int],
+    temperature: float = 0.07,
+    device: torch.device | str = "cpu",
+    rows: NDArray[np.int64] | None = None,
+    test_rows: NDArray[np.int64] | None = None,
+    advance: Advance = lambda more, remark: None,
+) -> dict[int, NDArray[np.float32]]:
+    """Return the neighbors' votes for every test image, for several numbers of neighbors at once.
+
+    Both matrices are read block by block and never held in memory as a whole, so memory maps of any size will do.
+    Of neighbors that are equally near, the one that stands first counts as nearer.
+
+    Args:
+        train: (N, dims), of any floating type; rows need not be of unit length.
+        labels: of the N images; with several an image, (N, classes).
+        test: (M, dims).
+        classes: the number of classes.
+        ks: numbers of neighbors.
+        temperature: T.
+        device: where to compute, in float32.
+        rows: which images of ``train`` may be neighbors; all by default.
+        test_rows: which images of ``test`` get scores, in this order; all by default.
+        advance: called with the number of images that are done.
+
+    Returns:
+        k -> float32 (M, classes) in [0, 1]: the share of the k neighbors' votes that fall to a class. With one
+        class an image they add up to 1. With several, neighbors that are not counted for a class have
+        no vote on it; where none has one, it is 0.
+
+    Raises:
+        UserError: a k is below 1 or above the number of training images, or the temperature is not positive.
+    """
+    rows = np.arange(len(train)) if rows is None else rows
+    test_rows = np.arange(len(test)) if test_rows is None else test_rows
+    assert train.shape[1] == test.shape[1] and len(labels) == len(train)
+    if not temperature > 0:
+        raise UserError(f"the temperature of the neighbors' votes is {temperature:g}; give one above 0, such as 0.07")
+    for k in ks:
+        if not 1 <= k <= len(rows):
+            raise UserError(f"{k} nearest neighbors of {len(rows):,} training images; give k from 1 to {len(rows)}")
+    step = max(1, min(_MAX_ROWS, _BLOCK // (4 * train.shape[1])))
+    scores = {k: np.zeros((len(test_rows), classes), np.float32) for k in ks}
+    for start in range(0, len(test_rows), step):
+        queries = _load_block(test, test_rows[start : start + step], device)
+        similarity, position = _nearest(train, rows, queries, max(ks), step, device)
+        neighbor_labels = torch.from_numpy(labels[rows[position.cpu().numpy()]]).to(device)
+        for k in ks:
+            # The nearest has weight 1: no temperature overflows, and shares do not change.
+            weights = ((similarity[:, :k] - similarity[:, :1]) / temperature).exp()
+            if labels.ndim == 1:
+                votes = torch.zeros(len(weights), classes, device=weights.device)
+                shares = votes.scatter_add_(1, neighbor_labels[:, :k], weights) / weights.sum(1, keepdim=True)
+            else:
+                votes = torch.einsum("bk,bkc->bc", weights, (neighbor_labels[:, :k] == 1).float())
+                counted = torch.einsum("bk,bkc->bc", weights, (neighbor_labels[:, :k] != -1).float())
+                shares = votes / counted.clamp_min(torch.finfo(torch.float32).tiny)
+            scores[k][start : start + step] = shares.cpu().numpy()
+        advance(len(queries), "")
+    return scores
 
 
-def _few_shots(task: Task, protocol: SvmProtocol) -> list[Row]:
-    """A row for every stage and number of shots, with an outcome for every sample; see ``_possible``."""
-    (rule,) = protocol.poolings
-    kept, stopped, fits = _Kept(task), 0, 0
-    rows = []
-    shots = _possible(task, protocol.shots)
-    for stage in task.stages:
-        found = lowshot(
-            *_matrices(task, stage, rule),
-            task.targets.classes,
-            shots,
-            protocol.samples,
-            protocol.costs,
-            task.seed,
-            kept=kept.of(stage),
-            processes=_processes(task, stage, rule),
-            title=f"few shots on {task.network.name}, {stage}",
-        )
-        stopped, fits = stopped + found.unconverged, fits + found.fits
-        for k, samples in found.scores.items():
-            outcomes = [task.outcome(stage, scores) for scores in samples]
-            rows.append(
-                judged_row(
-                    stage,
-                    f"{k} shots" if k > 1 else "1 shot",
-                    task.train.dims(stage, rule),
-                    rule,
-                    {"C": found.chosen[k]},
-                    found.precision[k],
-                    outcomes,
-                )
-            )
-    if line := unconverged(stopped, fits):
-        say(f"{task.network.name}: {line}")
-    return rows
+def _load_block(features: NDArray[np.floating], rows: NDArray[np.int64], device: torch.device | str) -> Tensor:
+    """Return some rows as float32 of unit length."""
+    return F.normalize(torch.from_numpy(features[rows].astype(np.float32, copy=False)).to(device), dim=1)
 
 
-def _possible(task: Task, shots: Sequence[int]) -> list[int]:
-    """The numbers of shots for which every class has images enough, and some class has others to choose a cost by."""
-    shown = (one_against_rest(task.targets.train.labels[task.split.fit], len(task.targets.classes)) == 1).sum(0)
-    found = [k for k in shots if k <= shown.min() and k < shown.max()] or [min(shots)]
-    if left := [k for k in shots if k not in found]:
-        few = task.targets.classes[int(shown.argmin())]
-        say(f"left out: {', '.join(map(str, left))} shots; {few} has {shown.min()} training images")
-    return found
-
-
-class _Kept:
-    """What is finished of every stage, offered to the evaluation's partial file."""
-
-    def __init__(self, task: Task) -> None:
-        self._task = task
-        self._stages: dict[str, dict[str, torch.Tensor]] = task.partial.load().get("fits", {})
-
-    def of(self, stage: str) -> UserDict[str, NDArray[np.float64]]:
-        """A mapping of one stage's."""
-        here = self._stages.setdefault(stage, {})
-        offer = partial(self._task.partial.offer, lambda: {"fits": self._stages})
-
-        class Fits(UserDict[str, Any]):
-            def __setitem__(self, name: str, value: NDArray[np.float64]) -> None:
-                super().__setitem__(name, value)
-                here[name] = torch.from_numpy(value)
-                offer()
-
-        fits = Fits()
-        fits.data.update({name: value.numpy() for name, value in here.items()})
-        return fits
-
-
-def _matrices(task: Task, stage: str, rule: str) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """Features of the training images, their labels, features of the test images."""
-    known = task.split.fit
-    train, test = task.train.matrix(stage, rule), task.test.matrix(stage, rule)
-    needed, free = train.shape[1] * (8 * (len(known) + len(task.tested)) + _FIT * len(known)), available(_CPU)
-    if needed > free:
-        raise UserError(
-            f"SVMs need {needed / 1e9:.0f} GB for the features of {stage} at once, and {free / 1e9:.0f} GB are free; "
-            "take fewer labels by --fraction, or pretint probe"
-        )
-    return train[known], task.targets.train.labels[known], test[task.tested]
-
-
-def _processes(task: Task, stage: str, rule: str) -> int:
-    """How many fits at once: one a core, as far as there is memory for what each copies."""
-    copied = _FIT * len(task.split.fit) * task.train.dims(stage, rule)
-    return max(1, min(len(os.sched_getaffinity(0)), available(_CPU) // (2 * copied)))
+def _nearest(
+    train: NDArray[np.floating],
+    rows: NDArray[np.int64],
+    queries: Tensor,
+    k: int,
+    step: int,
+    device: torch.device | str,
+) -> tuple[Tensor, Tensor]:
+    """Return the similarity to the k nearest, nearest first, and their positions among ``rows``: both (B, k)."""
+    near = torch.empty(len(queries), 0, device=device)
+    position = torch.empty(len(queries), 0, dtype=torch.int64, device=device)
+    for start in range(0, len(rows), step):
+        similarity = queries @ _load_block(train, rows[start : start + step], device).T
+        first = min(k, similarity.shape[1])
+        # topk with a rule for equal values: the lower index first. topk takes any of those that equal the least it
+        # takes; only rows where some of these are left out need a full sort.
+        value, index = similarity.topk(first, dim=1, sorted=False)
+        cut = (similarity >= value.min(1, keepdim=True).values).sum(1) > first
+        if bool(cut.any()):
+            index[cut] = similarity[cut].sort(dim=1, descending=True, stable=True).indices[:, :first]
+        index = index.sort(dim=1).values
+        value, order = similarity.gather(1, index).sort(dim=1, descending=True, stable=True)
+        index = index.gather(1, order)
+        # Neighbors of earlier blocks stand first, and win over equally near ones of this block.
+        near, order = torch.cat([near, value], 1).sort(dim=1, descending=True, stable=True)
+        position = torch.cat([position, index + start], 1).gather(1, order)[:, :k]
+        near = near[:, :k]
+    return near, position

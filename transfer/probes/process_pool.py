@@ -1,27 +1,46 @@
-"""Independent pieces of work in forked processes, which see all that this one has in memory and copy none of it."""
+"""Independent tasks in forked processes, which see all that this process has in memory and copy none of it."""
 
 import contextlib
 import multiprocessing
 import signal
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, MutableMapping, Sequence
 from multiprocessing.connection import Connection, wait
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
+from pretext.engine.progress import Advance
 from pretext.errors import UserError
 
-Piece = Callable[[str], NDArray[np.float64]]
+Values = NDArray[np.float64]
+Finished = MutableMapping[str, Values]
+"""Results of tasks, by name: small arrays. A dict forgets them; one that writes to disk lets a killed call go on."""
 
 
-def forked(work: Piece, names: Sequence[str], processes: int) -> Generator[tuple[str, NDArray[np.float64]], None, None]:
-    """Each name and ``work(name)``, as they are finished; one by one in this process if it is to be the only one.
+def run_tasks(
+    tasks: Mapping[str, Callable[[], Values]], finished: Finished, processes: int, advance: Advance
+) -> list[Values]:
+    """Return the result of every task, in their order; run those that are not finished, and note each result."""
+    missing = [name for name in tasks if name not in finished]
+    results = map_forked(lambda name: tasks[name](), missing, processes)
+    with threadpool_limits(1), contextlib.closing(results):  # one core a process
+        for name, value in results:
+            finished[name] = value
+            advance(1, "")
+    return [finished[name] for name in tasks]
 
-    The processes end with the iterator; if this one is killed, each ends after the piece it is at.
+
+def map_forked(
+    work: Callable[[str], Values], names: Sequence[str], processes: int
+) -> Generator[tuple[str, Values], None, None]:
+    """Yield each name and ``work(name)``, in the order in which they finish; with one process, run here one by one.
+
+    The processes end with the iterator; if this process is killed, each ends after its current task.
 
     Args:
-        work: without effects, for they would be lost; with none of torch in it, which must not be forked at work.
-        names: of the pieces, begun in this order.
+        work: without side effects, which would be lost; it must not use torch, which cannot be forked at work.
+        names: of the tasks, started in this order.
         processes: how many at once.
 
     Raises:
@@ -50,7 +69,7 @@ def forked(work: Piece, names: Sequence[str], processes: int) -> Generator[tuple
                     value = ready.recv()
                 except (EOFError, ConnectionError) as problem:
                     raise UserError(
-                        f"a process that worked on {name} was killed, for lack of memory perhaps; take fewer at once"
+                        f"a process that worked on {name} was killed, perhaps for lack of memory; take fewer at once"
                     ) from problem
                 if isinstance(value, Exception):
                     raise value
@@ -65,16 +84,16 @@ def forked(work: Piece, names: Sequence[str], processes: int) -> Generator[tuple
             worker.join()
 
 
-def _serve(work: Piece, asked: Connection, inherited: Sequence[Connection]) -> None:
-    """Do what is asked for until nobody is there to ask. Only the parent decides when to stop."""
-    for end in inherited:  # a pipe whose other end is held here would never say that the parent is gone
+def _serve(work: Callable[[str], Values], requests: Connection, inherited: Sequence[Connection]) -> None:
+    """Run tasks until nobody asks for more. Only the parent decides when to stop."""
+    for end in inherited:  # with the other end of a pipe held here, the end of the parent would not be noticed
         end.close()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGUSR2})
     with contextlib.suppress(EOFError, ConnectionError):
         while True:
-            name = asked.recv()
+            name = requests.recv()
             try:
-                value: NDArray[np.float64] | Exception = work(name)
+                value: Values | Exception = work(name)
             except Exception as problem:
                 value = problem
-            asked.send(value)
+            requests.send(value)

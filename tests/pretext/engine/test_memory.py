@@ -77,7 +77,8 @@ LIMITED = """
 import json, resource, sys
 import pretint.cli
 from pretext.engine import loop  # all that a command imports later takes memory too
-import pretext.pretrain, pretext.plan.job, transfer.probes.knn, transfer.probes.linear, transfer.report
+import pretext.pretrain, pretext.plan.job
+import transfer.probes.knn, transfer.probes.linear, transfer.probes.svm, transfer.report
 import pretint.colorization.job, pretint.colorization.scores.job
 from pathlib import Path
 size = int(next(line for line in open("/proc/self/status") if line.startswith("VmSize")).split()[1]) * 1024

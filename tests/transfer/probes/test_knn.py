@@ -1,24 +1,139 @@
-"""Nearest neighbors and support vector machines as whole evaluations."""
+"""k nearest neighbors against brute force, scikit-learn and a rule for ties; and as whole evaluations."""
 
-from dataclasses import replace
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from evaluating import images, tiny_run
-from sklearn.metrics import average_precision_score
-from sklearn.svm import LinearSVC
+from numpy.typing import NDArray
+from sklearn.neighbors import KNeighborsClassifier
 from torch.nn import functional as F
 
+import transfer.probes.knn
 from pretext.engine.device import pick_place
+from pretext.errors import UserError
 from pretint.cli import main
 from transfer.features import CacheSettings, FeatureSet, View, extract
 from transfer.networks import open_network
-from transfer.probes.knn import KnnSettings, SvmSettings, knn, svm
-from transfer.protocols import PROTOCOLS, SvmProtocol
+from transfer.probes.knn import KnnSettings, knn, knn_scores
 from transfer.results import Result, find_results
 from transfer.targets import Targets, open_targets
+
+RNG = np.random.default_rng(0)
+TRAIN = RNG.normal(size=(300, 24)).astype(np.float32) * RNG.uniform(0.1, 9, (300, 1)).astype(np.float32)
+TEST = RNG.normal(size=(70, 24)).astype(np.float32)
+ONE = RNG.integers(0, 7, 300)
+SEVERAL = RNG.choice(np.array([1, 0, 0, -1], np.int8), (300, 7))
+KS = (1, 5, 20, 300)
+
+
+def brute(
+    train: NDArray[np.floating], labels: NDArray[np.integer], test: NDArray[np.floating], k: int, t: float
+) -> NDArray[np.float64]:
+    """The definition, image by image, in float64."""
+    rows = []
+    for one in test.astype(np.float64):
+        similarity = [float(one @ x / np.linalg.norm(one) / np.linalg.norm(x)) for x in train.astype(np.float64)]
+        near = sorted(range(len(train)), key=lambda at: (-similarity[at], at))[:k]
+        weights = {at: np.exp(similarity[at] / t) for at in near}
+        row = []
+        for c in range(7):
+            value = {at: int(labels[at] == c) if labels.ndim == 1 else int(labels[at, c]) for at in near}
+            counted = sum(weights[at] for at in near if value[at] != -1)
+            row.append(sum(weights[at] for at in near if value[at] == 1) / counted if counted else 0.0)
+        rows.append(row)
+    return np.array(rows)
+
+
+@pytest.fixture(params=[2**26, 24 * 4 * 17])
+def blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All in one block, and blocks of 17 rows: less than k, and not a part of either matrix."""
+    monkeypatch.setattr(transfer.probes.knn, "_BLOCK", request.param)
+
+
+@pytest.mark.usefixtures("blocks")
+@pytest.mark.parametrize("labels", [ONE, SEVERAL], ids=["one", "several"])
+def test_brute_force(labels: NDArray[np.int64]) -> None:
+    found = knn_scores(TRAIN, labels, TEST, 7, KS, 0.07)
+    for k in KS:
+        assert found[k].dtype == np.float32 and found[k].shape == (70, 7)
+        assert found[k] == pytest.approx(brute(TRAIN, labels, TEST, k, 0.07), abs=2e-5)
+
+
+@pytest.mark.usefixtures("blocks")
+def test_scikit_learn() -> None:
+    found = knn_scores(TRAIN, ONE, TEST, 7, KS, 0.1)
+    for k in KS:
+        reference = KNeighborsClassifier(k, weights=lambda far: np.exp((1 - far) / 0.1), metric="cosine")
+        reference.fit(TRAIN, ONE)
+        assert found[k] == pytest.approx(reference.predict_proba(TEST), abs=2e-5)
+        assert (found[k].argmax(1) == reference.predict(TEST)).all()
+
+
+@pytest.mark.usefixtures("blocks")
+def test_of_equally_near_ones_the_first_counts() -> None:
+    # Coordinates of 0, 1 and -1, two of them not 0: all similarities are exactly 0, 1/2 or 1, and most are equal.
+    corners = np.array([[a * (i == c) + b * (j == c) for c in range(24)] for i in range(5) for j in range(i + 1, 6)
+                        for a in (1, -1) for b in (1, -1)], np.float32)  # fmt: skip
+    train = corners[RNG.integers(0, len(corners), 300)]
+    for k in (1, 3, 17, 18, 40):
+        want = brute(train, ONE, corners, k, 0.07)
+        assert knn_scores(train, ONE, corners, 7, [k], 0.07)[k] == pytest.approx(want, abs=2e-5)
+
+
+@pytest.mark.usefixtures("blocks")
+def test_rows_that_are_left_out_and_memory_maps(tmp_path: Path) -> None:
+    maps = []
+    for name, features in (("train", TRAIN), ("test", TEST)):
+        np.save(tmp_path / f"{name}.npy", features.astype(np.float16))
+        maps.append(np.load(tmp_path / f"{name}.npy", mmap_mode="r"))
+    rows, test_rows = np.flatnonzero(RNG.random(300) < 0.5), np.array([5, 3, 60])
+    found = knn_scores(maps[0], ONE, maps[1], 7, [9], 0.07, rows=rows, test_rows=test_rows)[9]
+    want = brute(maps[0][rows], ONE[rows], maps[1][test_rows], 9, 0.07)
+    assert found == pytest.approx(want, abs=2e-4)
+
+
+def test_a_low_temperature_and_dead_features() -> None:
+    first = knn_scores(TRAIN, ONE, TEST, 7, [1, 20], 1e-4)
+    assert np.isfinite(first[20]).all() and (first[20].argmax(1) == first[1].argmax(1)).all()
+    dead = knn_scores(np.zeros((4, 3), np.float16), np.array([0, 1, 1, 1]), np.zeros((2, 3), np.float16), 2, [1, 4])
+    assert dead[1].tolist() == [[1, 0]] * 2 and dead[4].tolist() == [[0.25, 0.75]] * 2
+
+
+def test_memory_does_not_grow_with_the_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transfer.probes.knn, "_BLOCK", 2**16)
+    peaks = []
+    for count in (2_000, 20_000):
+        big = np.lib.format.open_memmap(tmp_path / f"{count}.npy", "w+", np.float16, (count, 64))
+        big[:] = RNG.normal(size=(count, 64))
+        rows = np.arange(count)
+        labels = np.zeros(count, np.int64)
+        tracemalloc.start()
+        knn_scores(big, labels, big, 1, [20], rows=rows, test_rows=rows[:600])
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < peaks[0] + 200_000 < 20_000 * 64 * 2
+
+
+def test_what_cannot_be_asked() -> None:
+    for ks in ([0], [5, 301]):
+        with pytest.raises(UserError, match=f"{ks[-1]} nearest neighbors of 300"):
+            knn_scores(TRAIN, ONE, TEST, 7, ks)
+    with pytest.raises(UserError, match="21 nearest neighbors of 20"):
+        knn_scores(TRAIN, ONE, TEST, 7, [21], rows=np.arange(20))
+    for t in (0.0, -1.0, float("nan")):
+        with pytest.raises(UserError, match="temperature"):
+            knn_scores(TRAIN, ONE, TEST, 7, [1], t)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("labels", [ONE, SEVERAL], ids=["one", "several"])
+def test_a_gpu_says_the_same(labels: NDArray[np.int64]) -> None:
+    found = knn_scores(TRAIN, labels, TEST, 7, KS, 0.07, "cuda")
+    for k, want in knn_scores(TRAIN, labels, TEST, 7, KS, 0.07).items():
+        assert found[k] == pytest.approx(want, abs=2e-5)
 
 
 @pytest.fixture(scope="module")
@@ -86,65 +201,3 @@ def test_k_is_at_most_the_number_of_training_images(
     assert f"nothing is chosen; {line}" in " ".join(printed.out.split())
     (result,) = find_results([tmp_path / "out"])
     assert [row.variant for row in result.rows] == [f"k={k}" for k in ks] and result.n_fit == ks[-1]
-
-
-@pytest.fixture
-def machines(monkeypatch: pytest.MonkeyPatch) -> SvmProtocol:
-    protocol = PROTOCOLS["voc07_svm"]
-    assert isinstance(protocol, SvmProtocol)
-    fewer = replace(protocol, costs=(0.01, 1.0))
-    monkeypatch.setitem(PROTOCOLS, "voc07_svm", fewer)
-    low = replace(fewer, name="voc07_svm_lowshot", shots=(1, 2, 64), samples=2)
-    monkeypatch.setitem(PROTOCOLS, "voc07_svm_lowshot", low)
-    return fewer
-
-
-def test_a_machine_for_every_class_of_images_with_several(
-    run: Path, shared_data: Path, cache: Path, machines: SvmProtocol
-) -> None:
-    voc = shared_data / "voc-mini"
-    settings = SvmSettings(
-        f"voc:2007:trainval:{voc}",
-        f"voc:2007:test:{voc}",
-        ["person", "dog"],
-        stages=["conv4"],
-        reference=False,
-        workers=0,
-    )
-    (result,) = svm([str(run)], settings)
-    (row,) = result.rows
-    assert (result.metric, result.best, result.classes) == ("mAP", "conv4", ("person", "dog"))
-    targets, (train, test) = features(result, run, cache, "goyal2019")
-    x, asked = (np.array(part.matrix("conv4", "goyal2019"), np.float32) for part in (train, test))
-    x, asked = (one / (np.linalg.norm(one, axis=1, keepdims=True) + 1e-5) for one in (x, asked))
-    precisions = []
-    for one, cost in enumerate(row.chosen["C"]):
-        column, truth = targets.train.labels[:, one], targets.test.labels[:, one]
-        known, counted = column != -1, truth != -1
-        model = LinearSVC(C=cost, tol=1e-4, max_iter=2000, class_weight={1: 2, -1: 1}, random_state=0)
-        model.fit(x[known].astype(np.float64), np.where(column[known] == 1, 1, -1))
-        precisions.append(average_precision_score(truth[counted], model.decision_function(asked[counted])))
-    assert row.score.value == pytest.approx(np.mean(precisions), abs=0.002)
-    assert set(row.chosen["C"]) <= set(machines.costs)
-
-
-def test_machines_of_few_shots(
-    run: Path, sets: Path, machines: SvmProtocol, capsys: pytest.CaptureFixture[str]
-) -> None:
-    settings = SvmSettings(
-        str(sets / "train"),
-        str(sets / "test"),
-        stages=["conv4"],
-        reference=False,
-        workers=0,
-        protocol="voc07_svm_lowshot",
-    )
-    (result,) = svm([str(run)], settings)
-    assert [(row.name, len(row.outcomes)) for row in result.rows] == [("conv4, 1 shot", 2), ("conv4, 2 shots", 2)]
-    assert "left out: 64 shots; class" in capsys.readouterr().err
-    assert result.best is None
-    for row in result.rows:
-        one, other = (outcome.correct for outcome in row.outcomes)
-        assert one is not None and other is not None
-        assert row.score.value == pytest.approx((one.mean() + other.mean()) / 2)
-        assert not np.array_equal(one, other) and row.chosen["C"] in machines.costs

@@ -1,0 +1,448 @@
+"""Linear SVMs on frozen features, one against the rest, as Goyal et al. (ICCV 2019) evaluate on VOC07.
+
+Features of unit length; liblinear's dual solver. With all labels, 3-fold cross-validation chooses a cost for every
+class. With few labels (low-shot), training images that were not learned from choose one cost for all classes; Goyal
+et al. chose it on the test images.
+
+liblinear draws from one generator per process, so threads would change one another's results: several fits at once
+take several processes. Every fit begins at the same seed, so no number depends on how many there are, nor on what an
+earlier call had finished.
+"""
+
+import os
+import warnings
+from collections import UserDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import average_precision_score
+from sklearn.model_selection import StratifiedKFold
+from sklearn.svm import LinearSVC
+
+from pretext.data.order import mix, permutation
+from pretext.data.source import Labels
+from pretext.engine.memory import available
+from pretext.engine.progress import progress, say
+from pretext.errors import UserError
+from transfer.evaluation import EvaluationSettings, Task, evaluate
+from transfer.metrics import Row, judged_row
+from transfer.probes.process_pool import Finished, run_tasks
+from transfer.protocols import COSTS, SvmProtocol, find_protocol
+from transfer.results import Result
+from transfer.splits import Shots, shots
+
+Array = NDArray[np.float32]
+
+ITERATIONS = 2000
+"""The solver's limit."""
+
+_CPU = torch.device("cpu")
+_FIT = 28  # bytes for each number of the training features: float32, float64, and liblinear's index and value
+_VALIDATION = 0x3A7C
+
+
+@dataclass
+class SvmSettings(EvaluationSettings):
+    """Data and options of the SVM evaluation.
+
+    Args:
+        protocol: voc07_svm, or voc07_svm_lowshot: see docs/evaluation.md.
+    """
+
+    protocol: str = "voc07_svm"
+
+
+def svm(networks: Sequence[str], settings: SvmSettings) -> list[Result]:
+    """Evaluate frozen networks by a linear SVM for every class; see ``linear.probe``."""
+    protocol = find_protocol(settings.protocol, SvmProtocol)
+    return evaluate(networks, settings, protocol, "cached", partial(svm_rows, protocol=protocol))
+
+
+def svm_rows(task: Task, protocol: SvmProtocol) -> list[Row]:
+    """Return a row for every stage; low-shot one for every stage and number of shots, an outcome for each sample.
+
+    Numbers of shots are left out where a class has fewer images, or where no class has more to choose a cost by.
+    """
+    (rule,) = protocol.poolings
+    classes, fit = task.targets.classes, task.split.fit
+    labels = task.targets.train.labels[fit]
+    ks: list[int] = []
+    if protocol.shots:
+        counts = (one_against_rest(labels, len(classes)) == 1).sum(0)
+        ks = [k for k in protocol.shots if k <= counts.min() and k < counts.max()] or [min(protocol.shots)]
+        if left_out := [k for k in protocol.shots if k not in ks]:
+            smallest = classes[int(counts.argmin())]
+            say(f"left out: {', '.join(map(str, left_out))} shots; {smallest} has {counts.min()} training images")
+    stage_fits: dict[str, dict[str, torch.Tensor]] = task.partial.load().get("fits", {})
+    rows, unconverged, fits = [], 0, 0
+    for stage in task.stages:
+        dims = task.train.dims(stage, rule)
+        fit_bytes = _FIT * len(fit) * dims
+        needed, free = 8 * dims * (len(fit) + len(task.tested)) + fit_bytes, available(_CPU)
+        if needed > free:
+            raise UserError(
+                f"SVMs need {needed / 1e9:.0f} GB for the features of {stage} at once, and {free / 1e9:.0f} GB are "
+                "free; take fewer labels by --fraction, or pretint probe"
+            )
+        train, test = task.train.matrix(stage, rule)[fit], task.test.matrix(stage, rule)[task.tested]
+        finished = _SavedFits(
+            stage_fits.setdefault(stage, {}), lambda: task.partial.offer(lambda: {"fits": stage_fits})
+        )
+        # A process for each core, as far as there is memory for what each copies.
+        processes = max(1, min(len(os.sched_getaffinity(0)), available(_CPU) // (2 * fit_bytes)))
+        result: SvmResult | LowShot
+        if protocol.shots:
+            title = f"few shots on {task.network.name}, {stage}"
+            low_shot = result = low_shot_scores(
+                train,
+                labels,
+                test,
+                classes,
+                ks,
+                protocol.samples,
+                protocol.costs,
+                task.seed,
+                finished=finished,
+                processes=processes,
+                title=title,
+            )
+            for k, samples in low_shot.scores.items():
+                variant = f"{k} shots" if k > 1 else "1 shot"
+                chosen, precision = {"C": low_shot.chosen[k]}, low_shot.precision[k]
+                outcomes = [task.outcome(stage, scores) for scores in samples]
+                rows.append(judged_row(stage, variant, dims, rule, chosen, precision, outcomes))
+        else:
+            title = f"SVMs on {task.network.name}, {stage}"
+            full = result = svm_scores(
+                train,
+                labels,
+                test,
+                classes,
+                protocol.costs,
+                protocol.folds,
+                task.seed,
+                finished,
+                processes,
+                title,
+            )
+            outcome = task.outcome(stage, full.scores)
+            precision = float(full.precision.mean())
+            rows.append(judged_row(stage, "", dims, rule, {"C": full.chosen.tolist()}, precision, [outcome]))
+        unconverged, fits = unconverged + result.unconverged, fits + result.fits
+    if line := describe_unconverged(unconverged, fits):
+        say(f"{task.network.name}: {line}")
+    return rows
+
+
+class _SavedFits(UserDict[str, NDArray[np.float64]]):
+    """Finished fits of one stage, by name; ``save`` is called after each new one.
+
+    Args:
+        tensors: the same as tensors, which are saved.
+        save: offers them to the evaluation's partial file.
+    """
+
+    def __init__(self, tensors: dict[str, torch.Tensor], save: Callable[[], None]) -> None:
+        super().__init__()
+        self.data.update({name: tensor.numpy() for name, tensor in tensors.items()})
+        self._tensors, self._save = tensors, save
+
+    def __setitem__(self, name: str, value: NDArray[np.float64]) -> None:
+        super().__setitem__(name, value)
+        self._tensors[name] = torch.from_numpy(value)
+        self._save()
+
+
+class SvmResult(NamedTuple):
+    """A classifier of every class, with the cost that cross-validation chose."""
+
+    scores: Array
+    """(M, classes): distances of the test images to the planes, positive on the class's side."""
+    chosen: NDArray[np.float64]
+    """(classes,): the cost of each, the lowest of those that are best."""
+    precision: NDArray[np.float64]
+    """(classes,): its average precision, mean over the folds."""
+    unconverged: int
+    """How many of the fits reached ``ITERATIONS`` before they converged."""
+    fits: int
+
+
+def svm_scores(
+    train: NDArray[np.floating],
+    labels: Labels,
+    test: NDArray[np.floating],
+    classes: Sequence[str],
+    costs: Sequence[float] = COSTS,
+    folds: int = 3,
+    seed: int = 0,
+    finished: Finished | None = None,
+    processes: int = 1,
+    title: str = "SVMs",
+) -> SvmResult:
+    """Fit a linear SVM for every class, with the cost that has the best average precision in cross-validation.
+
+    Args:
+        train: (N, dims), of any floating type; scaled to unit length here.
+        labels: of the N images; those not counted for a class are left out of its fits.
+        test: (M, dims).
+        classes: their names.
+        costs: values of C to choose from.
+        folds: of the stratified, shuffled cross-validation.
+        seed: of the folds and of the solver.
+        finished: fits of an earlier call with the same arguments; every new fit is added.
+        processes: how many fits at once.
+        title: of the progress bar.
+
+    Raises:
+        UserError: a class has fewer images with it, or without it, than there are folds.
+    """
+    finished = {} if finished is None else finished
+    truth = one_against_rest(labels, len(classes))
+    for name, column in zip(classes, truth.T, strict=True):
+        for value, preposition in ((1, "with"), (0, "without")):
+            count = int((column == value).sum())
+            if count < folds:
+                raise UserError(
+                    f"{count} training images {preposition} {name}: {folds} folds of the cross-validation need "
+                    f"{folds}; give more of them, or leave the class out"
+                )
+    x = unit_length(train)
+    trials = {
+        f"class {label}, C {cost!r}, fold {fold}": partial(_validate_fold, x, truth[:, label], cost, fold, folds, seed)
+        for label in range(len(classes))
+        for cost in sorted(costs)
+        for fold in range(folds)
+    }
+    done = sum(name in finished for name in trials)
+    with progress(title, len(trials) + len(classes), "fits", done=done) as advance:
+        validations = run_tasks(trials, finished, processes, advance)
+        precision = np.array([value[0] for value in validations]).reshape(len(classes), len(costs), folds).mean(2)
+        best = precision.argmax(1)
+        chosen = np.array(sorted(costs))[best]
+        test_x = unit_length(test)
+
+        def score(label: int, cost: float) -> NDArray[np.float64]:
+            rows = np.flatnonzero(truth[:, label] != -1)
+            model = fit_svm(x[rows].astype(np.float64), truth[rows, label] == 1, cost, seed)
+            return np.append(model.decision_function(test_x), model.n_iter_)
+
+        finals = {
+            f"class {label}, C {cost!r}": partial(score, label, cost) for label, cost in enumerate(chosen.tolist())
+        }
+        advance(sum(name in finished for name in finals), "")
+        final = run_tasks(finals, finished, processes, advance)
+    unconverged = sum(value[-1] >= ITERATIONS for value in [*validations, *final])
+    scores = np.stack([value[:-1] for value in final], 1).astype(np.float32)
+    chosen_precision = precision[np.arange(len(classes)), best]
+    return SvmResult(scores, chosen, chosen_precision, unconverged, len(validations) + len(final))
+
+
+def _validate_fold(
+    x: Array, column: NDArray[np.int8], cost: float, fold: int, folds: int, seed: int
+) -> NDArray[np.float64]:
+    """Fit on all folds but one; return the average precision on that one, and the solver's iterations."""
+    rows = np.flatnonzero(column != -1)
+    parts = StratifiedKFold(folds, shuffle=True, random_state=seed % 2**32).split(rows, column[rows])
+    fit, held = list(parts)[fold]
+    model = fit_svm(x[rows[fit]].astype(np.float64), column[rows[fit]] == 1, cost, seed)
+    precision = average_precision(model.decision_function(x[rows[held]]), column[rows[held]])
+    return np.array([precision, model.n_iter_], np.float64)
+
+
+class LowShot(NamedTuple):
+    """Classifiers learned from k images of every class, for several k and samples."""
+
+    scores: dict[int, list[Array]]
+    """k -> for every sample (M, classes), as in ``SvmResult``."""
+    chosen: dict[int, float]
+    """k -> the cost, one for all samples and classes."""
+    precision: dict[int, float]
+    """k -> its average precision on the training images that were not learned from, mean over classes and samples."""
+    unconverged: int
+    fits: int
+
+
+def low_shot_scores(
+    train: NDArray[np.floating],
+    labels: Labels,
+    test: NDArray[np.floating],
+    classes: Sequence[str],
+    ks: Sequence[int],
+    samples: int = 5,
+    costs: Sequence[float] = COSTS,
+    seed: int = 0,
+    most: int = 2000,
+    finished: Finished | None = None,
+    processes: int = 1,
+    title: str = "low-shot SVMs",
+) -> LowShot:
+    """Fit linear SVMs on k images of every class, and (C - 1) k without it; see ``splits.shots``.
+
+    As with Goyal et al., one cost serves all samples and classes of a k: the one with the best average precision,
+    mean over classes and samples, on training images that the class was not learned from. These are taken from
+    ``most`` images that the seed draws. Test images choose nothing.
+
+    Args:
+        train: (N, dims).
+        labels: of the N images.
+        test: (M, dims).
+        classes: their names.
+        ks: numbers of images with a class that it is learned from.
+        samples: the number of samples for each k.
+        costs: values of C to choose from.
+        seed: of the samples and of the solver.
+        most: see above.
+        finished: as in ``svm_scores``.
+        processes: how many classes at once.
+        title: of the progress bar.
+
+    Raises:
+        UserError: a class has fewer images with it than k, or none without it; or all images with any class
+            are learned from, so that none is left to choose a cost by.
+    """
+    finished = {} if finished is None else finished
+    costs = sorted(costs)
+    truth = one_against_rest(labels, len(classes))
+    validation = np.sort(np.argsort(permutation(len(truth), mix(seed, _VALIDATION)))[:most])
+    units = {
+        (k, sample, label): shots(labels, label, len(classes), k, sample, seed)
+        for k in ks
+        for sample in range(samples)
+        for label in range(len(classes))
+    }
+    for (k, _, label), drawn in units.items():
+        if len(drawn.positives) < k or not len(drawn.negatives):
+            raise UserError(
+                f"{int((truth[:, label] == 1).sum())} training images with {classes[label]} and "
+                f"{int((truth[:, label] == 0).sum())} without: {k} shots need {k}, and one without; take fewer shots"
+            )
+    x = unit_length(train)
+    names = {unit: "k {}, sample {}, class {}".format(*unit) for unit in units}
+    trials = {
+        names[unit]: partial(_validate_shots, x, truth[:, unit[2]], drawn, validation, costs, seed)
+        for unit, drawn in units.items()
+    }
+    done = sum(name in finished for name in trials)
+    with progress(title, 2 * len(units), "classifiers", done=done) as advance:
+        validations = run_tasks(trials, finished, processes, advance)
+        precision = np.array([value[:-1] for value in validations])
+        precision = precision.reshape(len(ks), samples * len(classes), len(costs))
+        blind = np.isnan(precision).all((1, 2))
+        if blind.any():
+            raise UserError(
+                f"{ks[int(blind.argmax())]} shots take all training images of every class, and none is left to "
+                "choose a cost by; take fewer shots"
+            )
+        mean = np.nanmean(precision, 1)
+        chosen = {k: costs[int(row.argmax())] for k, row in zip(ks, mean, strict=True)}
+        test_x = unit_length(test)
+
+        def score(drawn: Shots, cost: float) -> NDArray[np.float64]:
+            shot_x, basis, positive = _rotate(x, drawn)
+            model = fit_svm(shot_x, positive, cost, seed)
+            return np.append(model.decision_function(test_x @ basis), model.n_iter_)
+
+        finals = {
+            f"{names[unit]}, C {chosen[unit[0]]!r}": partial(score, drawn, chosen[unit[0]])
+            for unit, drawn in units.items()
+        }
+        advance(sum(name in finished for name in finals), "")
+        final = run_tasks(finals, finished, processes, advance)
+    unconverged = int(sum(value[-1] for value in validations) + sum(value[-1] >= ITERATIONS for value in final))
+    scores = np.stack([value[:-1] for value in final], 1).astype(np.float32)
+    planes = np.split(scores, len(ks) * samples, 1)
+    return LowShot(
+        {k: planes[place * samples : (place + 1) * samples] for place, k in enumerate(ks)},
+        chosen,
+        {k: float(row.max()) for k, row in zip(ks, mean, strict=True)},
+        unconverged,
+        len(validations) * len(costs) + len(final),
+    )
+
+
+def _validate_shots(
+    x: Array, column: NDArray[np.int8], drawn: Shots, validation: NDArray[np.int64], costs: Sequence[float], seed: int
+) -> NDArray[np.float64]:
+    """Return the average precision of every cost on validation images, and how many fits did not converge.
+
+    Where none of the images shows the class, it is nan.
+    """
+    shot_x, basis, positive = _rotate(x, drawn)
+    rest = np.setdiff1d(validation[column[validation] != -1], np.concatenate(drawn))
+    if not len(rest):
+        return np.append(np.full(len(costs), np.nan), 0.0)
+    rest_x = x[rest] @ basis
+    models = [fit_svm(shot_x, positive, cost, seed) for cost in costs]
+    precisions = [average_precision(model.decision_function(rest_x), column[rest]) for model in models]
+    return np.array([*precisions, sum(model.n_iter_ >= ITERATIONS for model in models)], np.float64)
+
+
+def _rotate(x: Array, drawn: Shots) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
+    """Return the shots in an orthonormal basis of their span, that basis (dims, n), and which are positive.
+
+    An SVM depends on inner products only: so it is the same in this basis, which has far fewer dimensions.
+    """
+    rows = np.concatenate(drawn)
+    positive = np.arange(len(rows)) < len(drawn.positives)
+    shot_x = x[rows].astype(np.float64)
+    if len(rows) >= shot_x.shape[1]:
+        return shot_x, np.eye(shot_x.shape[1]), positive
+    basis, triangle = np.linalg.qr(shot_x.T)
+    return np.ascontiguousarray(triangle.T), basis, positive
+
+
+def fit_svm(x: NDArray[np.float64], positive: NDArray[np.bool_], cost: float, seed: int) -> LinearSVC:
+    """Fit a classifier of unit features x (n, dims) with the protocol's settings."""
+    model = LinearSVC(
+        C=cost, dual=True, tol=1e-4, max_iter=ITERATIONS, class_weight={1: 2, -1: 1}, random_state=seed % 2**32
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # they are counted
+        return model.fit(x, np.where(positive, 1, -1))
+
+
+def average_precision(scores: NDArray[np.floating], truth: NDArray[np.int8]) -> float:
+    """Return the area under the precision-recall curve, as scikit-learn computes it, over the counted images.
+
+    Args:
+        scores: (M,).
+        truth: (M,), 1 present, 0 absent, -1 not counted.
+
+    Returns:
+        nan where no counted image shows the class.
+    """
+    counted = truth != -1
+    if not (truth == 1).any():
+        return float("nan")
+    return float(average_precision_score(truth[counted], scores[counted]))
+
+
+def unit_length(features: NDArray[np.floating]) -> Array:
+    """Divide rows by their length plus 1e-5, as in Goyal et al.'s released code: float32 (N, dims)."""
+    x = np.array(features, np.float32)
+    x /= np.linalg.norm(x, axis=1, keepdims=True) + np.float32(1e-5)
+    return x
+
+
+def one_against_rest(labels: Labels, classes: int) -> NDArray[np.int8]:
+    """Return int8 (N, classes) in {1, 0, -1}, see ``Labels``, from labels of either kind."""
+    if labels.ndim == 2:
+        return labels.astype(np.int8, copy=False)
+    truth: NDArray[np.int8] = (labels[:, None] == np.arange(classes)).astype(np.int8)
+    return truth
+
+
+def describe_unconverged(unconverged: int, fits: int) -> str:
+    """Return a line for the user on fits that did not converge; empty if all did."""
+    if not unconverged:
+        return ""
+    return (
+        f"{unconverged:,} of {fits:,} SVM fits did not converge within the solver's {ITERATIONS:,} iterations; "
+        "their scores count as they are"
+    )
