@@ -15,8 +15,7 @@ from pretext.escape import escape_controls
 from transfer.bootstrap import MEASURES, Estimate, holm
 from transfer.columns import Column, Gap, columns, tested_gap
 from transfer.layout import drawn
-from transfer.results import Result, evaluation, find_results, require_comparable
-from transfer.results.result import PREFIX
+from transfer.results import PREFIX, Result, evaluation, find_results, require_comparable
 
 KINDS = ("random", "pretrained", "supervised", "published")
 

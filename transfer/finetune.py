@@ -31,8 +31,7 @@ from transfer.bootstrap import ABOUT
 from transfer.features import View, calibrate_batch_norm
 from transfer.metrics import judged_row
 from transfer.networks import Network, open_networks
-from transfer.results import Cost, Judged, Result, code_digest, kept_result, read_result, write_result
-from transfer.results.result import PREFIX, RESCALED
+from transfer.results import PREFIX, RESCALED, Cost, Judged, Result, code_digest, kept_result, read_result, write_result
 from transfer.tasks.alignment import Features
 from transfer.tasks.predict import predictions, sheet
 from transfer.tasks.registry import open_task

@@ -23,7 +23,7 @@ from pretint.study import identity
 from pretint.study.cells import Shelf
 from pretint.study.file import StudySettings, Variant, flat
 from pretint.study.plan import PRETRAIN, Cell, Plan
-from transfer.results.result import PREFIX
+from transfer.results import PREFIX
 
 
 def expand(study: StudySettings, shelf: Shelf) -> Plan:

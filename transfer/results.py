@@ -1,0 +1,337 @@
+"""A result: one network, evaluated by one protocol on one data set, as one JSON file that is checked when it is read.
+
+It holds, besides the numbers, which test images were answered right (or how they were ranked, or which boxes or
+pixels were predicted), so every number and interval can be computed again, and all that the numbers depend on.
+"""
+
+import hashlib
+import json
+import math
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from pretext.engine.progress import say
+from pretext.errors import UserError
+from pretext.files import write_atomically
+from pretext.plugins import plugin_contents
+from transfer.bootstrap import Estimate, Metric
+from transfer.metrics import Row, Weighted, seed_scores
+from transfer.result_format import (
+    LARGEST,
+    ResultFacts,
+    pack_outcomes,
+    read_fields,
+    refuse_constant,
+    require_dict,
+    require_list,
+    require_number,
+    require_pair,
+    require_text,
+    require_texts,
+    shorten,
+    unpack_outcomes,
+)
+
+FORMAT = "pretint result 1"
+PREFIX = "rescaled:"
+"""Before a network's name on the command line: it is rescaled to the training images first."""
+RESCALED = "rescaled "
+"""What the names of such networks begin with."""
+
+Mode = Literal["cached", "augmented", "fine-tuned"]
+"""Classifiers on cached features, or on fresh crops; or a network that was trained further."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The network of a result; its fields are those of ``transfer.networks.Network``."""
+
+    name: str
+    group: str
+    """Equal for the same network at other seeds."""
+    kind: str
+    """random, pretrained, supervised or published."""
+    seed: int
+    step: int
+    backbone: str
+    weights: str
+    """SHA-256 of its weights."""
+
+    @property
+    def rescaled(self) -> bool:
+        """Whether it was rescaled before it was fine-tuned, and so differs from the network of its name."""
+        return self.name.startswith(RESCALED)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The time and memory that a result took."""
+
+    seconds: float
+    extraction_seconds: float
+    """The part of them spent in the network: in this call and in earlier ones that filled the cache."""
+    images_per_second: float
+    peak_bytes: int
+    cache_bytes: int
+    device: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """One network by one protocol, in one mode, on one data set; a row per stage and variant."""
+
+    network: Judged
+    protocol: str
+    about: str
+    """The protocol in a sentence."""
+    settings: dict[str, Any]
+    """The protocol's; plain values."""
+    mode: Mode
+    metric: Metric
+    train: str
+    test: str
+    train_digest: str
+    """Over the images' names and labels, and the pixels of some of them: see ``transfer.targets``."""
+    test_digest: str
+    classes: tuple[str, ...]
+    n_fit: int
+    n_holdout: int
+    n_train: int
+    n_test: int
+    """Number of test images that could be read: N of every outcome."""
+    fraction: float
+    """The share of the training images whose labels were used."""
+    split: str
+    split_sha256: str
+    view_size: int
+    """Pixels; 0 if a fine-tuned network saw every test image at its own size."""
+    view_ratio: float
+    precision: str
+    storage: str
+    """Of the kept features: float16 or float32."""
+    seed: int
+    """Of the evaluation."""
+    rows: tuple[Row, ...]
+    cost: Cost
+    code: str
+    """SHA-256 of the code: see ``code_digest``."""
+    versions: dict[str, str]
+    skipped: tuple[tuple[str, str], ...]
+    """Key and reason of the images that could not be read. With fine-tuning also other faults of images and
+    annotations; which of these training met is a matter of chance."""
+    interval: str
+    """How the intervals were computed."""
+    n_shared: int = 0
+    """Number of test images that are also training images; 0 in results from before they were counted."""
+    file: str = field(default="", compare=False)
+    """Where it was read from."""
+
+    @property
+    def best(self) -> str | None:
+        """The name of the row that did best on the held-out part; None where that chooses nothing.
+
+        Low-shot rows learn from different images: none of them is the best.
+        """
+        chosen = [row for row in self.rows if row.holdout is not None]
+        if not chosen or any(len(row.outcomes) > 1 for row in self.rows):
+            return None
+        return max(chosen, key=lambda row: row.holdout or 0.0).name
+
+    @property
+    def counted(self) -> str | None:
+        """The unit in which a class is counted: "objects", "images", "pixels"; None without a number by class."""
+        first = self.rows[0].outcomes[0]
+        return first.counted if isinstance(first, Weighted) else None
+
+    def row(self, name: str) -> Row:
+        """Return the row with this name."""
+        return next(row for row in self.rows if row.name == name)
+
+
+def evaluation(result: Result) -> list[tuple[str, Any]]:
+    """Return, by name, the plain values that must be equal for two results to stand in one table."""
+    return [
+        ("protocol", result.protocol),
+        ("protocol settings", json.dumps(result.settings, sort_keys=True)),
+        ("metric", result.metric),
+        ("test data", result.test_digest),
+        ("training data", result.train_digest),
+        ("share of the labels", result.fraction),
+        ("test images", result.n_test),
+        ("training images", result.n_train),
+        ("classes", list(result.classes)),
+        ("part of an image that is seen", result.view_ratio),
+        ("unreadable images", [] if result.mode == "fine-tuned" else sorted(key for key, _ in result.skipped)),
+    ]
+
+
+def require_comparable(results: Sequence[Result]) -> None:
+    """Refuse to compare results of different protocols, data or metrics.
+
+    Raises:
+        UserError: two results differ in one of these; it names the first difference.
+    """
+    for other in results[1:]:
+        for (name, first), (_, second) in zip(evaluation(results[0]), evaluation(other), strict=True):
+            if first != second:
+                shown = [
+                    {
+                        "test data": f"{r.test} ({r.test_digest[:8]})",
+                        "training data": f"{r.train} ({r.train_digest[:8]})",
+                    }
+                    for r in (results[0], other)
+                ]
+                was, now = (
+                    texts.get(name, shorten(value)) for texts, value in zip(shown, (first, second), strict=True)
+                )
+                names = [result.file or result.network.name for result in (other, results[0])]
+                raise UserError(
+                    f"{names[0]} cannot be compared with {names[1]}: other {name}: {now} instead of {was}; "
+                    "evaluate both in the same way"
+                )
+
+
+def write_result(path: Path, result: Result) -> None:
+    """Write a result's file, whole or not at all.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    content = {
+        "format": FORMAT,
+        **{f.name: getattr(result, f.name) for f in fields(Result) if f.name not in ("rows", "file")},
+        "network": asdict(result.network),
+        "cost": asdict(result.cost),
+        "best": result.best,
+        "rows": [
+            {f.name: getattr(row, f.name) for f in fields(Row) if f.name not in ("outcomes", "score")}
+            | {"score": row.score._asdict(), "spread": row.spread}
+            for row in result.rows
+        ],
+        # Last, so that a person who reads the file meets the numbers first.
+        **pack_outcomes([row.outcomes for row in result.rows]),
+    }
+    write_atomically(path, json.dumps(content, indent=1, allow_nan=False).encode())
+
+
+def read_result(path: Path) -> Result:
+    """Return a file's result, checked: also that each number follows from its outcomes (intervals are not checked).
+
+    Raises:
+        UserError: it cannot be read, is no result, or a damaged one.
+    """
+    try:
+        if path.stat().st_size > LARGEST:
+            raise ValueError("too large")
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse_constant)
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            raise ValueError(f"its format is not {FORMAT!r}")
+        return _parse_result(content, str(path))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, zlib.error) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise UserError(f"{path}: no result, or a damaged one ({reason}); make it again or move it away") from error
+
+
+def _parse_result(content: dict[str, Any], file: str) -> Result:
+    """Return the result in a file's content, or raise an error that says what is wrong with it."""
+    content = {"n_shared": 0, **content}  # results were written before they were counted
+    values = read_fields(Result, content)
+    classes = require_texts(content["classes"])
+    skipped = tuple(require_pair(entry) for entry in content["skipped"])
+    least = 0 if values["mode"] == "fine-tuned" else 1  # pixels
+    if min(values["n_test"], len(classes), values["view_size"] + 1 - least) < 1:
+        raise ValueError("no test images, no classes or no view")
+    outcomes_by_row = unpack_outcomes(content, ResultFacts(values["metric"], values["n_test"], len(classes)))
+    rows: list[Row] = []
+    for entry, outcomes in zip(require_list(content["rows"]), outcomes_by_row, strict=True):
+        holdout = None if entry["holdout"] is None else require_number(entry["holdout"])
+        if not outcomes:
+            raise ValueError("a row without answers")
+        score = Estimate(**{name: require_number(entry["score"][name]) for name in Estimate._fields})
+        value = seed_scores([outcomes])[0]
+        if not math.isclose(value, score.value, abs_tol=1e-9) or not score.low <= score.high:
+            raise ValueError(f"its number {score.value} is not that of its answers, {value}")
+        chosen = require_dict(entry["chosen"])
+        rows.append(Row(**read_fields(Row, entry), chosen=chosen, holdout=holdout, outcomes=outcomes, score=score))
+    if not rows or len({row.name for row in rows}) != len(rows):
+        raise ValueError("no rows, or two of one name")
+    result = Result(
+        **values,
+        network=Judged(**read_fields(Judged, content["network"])),
+        cost=Cost(**read_fields(Cost, content["cost"])),
+        settings=require_dict(content["settings"]),
+        versions={name: require_text(value) for name, value in require_dict(content["versions"]).items()},
+        classes=classes,
+        skipped=skipped,
+        rows=tuple(rows),
+        file=file,
+    )
+    if content["best"] != result.best:
+        raise ValueError("its best row is not the one that its held-out scores choose")
+    return result
+
+
+def kept_result(path: Path, network: Judged, facts: Mapping[str, Any]) -> Result | None:
+    """Return a file's result if it has this network and these facts; report a damaged one and return None."""
+    if not path.exists():
+        return None
+    try:
+        result = read_result(path)
+    except UserError as error:
+        say(f"{error}; it is made again now")
+        return None
+    same = all(getattr(result, name) == value for name, value in facts.items())
+    return result if same and result.network == network else None
+
+
+def find_results(paths: Sequence[Path]) -> list[Result]:
+    """Return the results of files, runs and folders, each once.
+
+    Args:
+        paths: a result's file; a run, whose ``results`` folder is read; a folder of result files; a folder of runs.
+
+    Raises:
+        UserError: there is none at one of them, or one cannot be read.
+    """
+    files: dict[Path, Path] = {}
+    for path in paths:
+        matches = [path] if path.is_file() else []
+        for pattern in ("results/*.json", "*.json", "*/results/*.json"):
+            matches = matches or sorted(path.glob(pattern))
+        if not matches:
+            missing = (
+                "no results there; make one with pretint probe, knn, svm or finetune"
+                if path.exists()
+                else "does not exist"
+            )
+            raise UserError(f"{path}: {missing}")
+        files |= {file.resolve(): file for file in matches if file.resolve() not in files}
+    return [read_result(path) for path in files.values()]
+
+
+def code_digest(*parts: str) -> str:
+    """Return SHA-256 over the Python files of pretext and transfer, or of some parts of them, and over every plugin."""
+    digest_of_files, plugins = _digest_files(*parts), plugin_contents()
+    if not plugins:
+        return digest_of_files
+    digest = hashlib.sha256(digest_of_files.encode())
+    for content in plugins:
+        digest.update(hashlib.sha256(content).digest())
+    return digest.hexdigest()
+
+
+@cache
+def _digest_files(*parts: str) -> str:
+    """Return SHA-256 over the names and bytes of Python files, once per process."""
+    root, digest = Path(__file__).parents[1], hashlib.sha256()
+    places = [root / part for part in parts or ("pretext", "transfer")]
+    for path in sorted(path for place in places for path in (place.rglob("*.py") if place.is_dir() else [place])):
+        content = path.read_bytes()
+        digest.update(f"{path.relative_to(root).as_posix()}\0{len(content)}\0".encode() + content)
+    return digest.hexdigest()
