@@ -30,8 +30,7 @@ from pretext.data.order import permutation
 from pretext.data.source import digest_of_keys
 from pretext.engine.device import Place, pick_place
 from transfer.evaluation import Partial, Task
-from transfer.features import CacheSettings, View, calibrate_batch_norm, extract
-from transfer.features.rows import Rows
+from transfer.features import CacheSettings, Rows, View, calibrate_batch_norm, extract
 from transfer.networks import open_network
 from transfer.probes.linear import _heads, _linear
 from transfer.probes.sweep import Cell, grid, positions, steps_of

@@ -14,7 +14,7 @@ from sklearn.metrics import average_precision_score
 
 from transfer import bootstrap
 from transfer.bootstrap import accuracy, centered, difference, holm, mcnemar, mean, percentiles, sign_flips, welch
-from transfer.metrics.average_precision import (
+from transfer.metrics.classification import (
     Ranking,
     average_precision,
     mean_average_precision,

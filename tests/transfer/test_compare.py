@@ -14,7 +14,7 @@ from pretext.errors import UserError
 from transfer.bootstrap import difference, holm, mcnemar, mean, sign_flips, welch
 from transfer.compare import CompareSettings, Comparison, compare, compare_paths, comparison_lines
 from transfer.metrics import Answers
-from transfer.metrics.average_precision import mean_average_precision, swaps
+from transfer.metrics.classification import mean_average_precision, swaps
 from transfer.results import Result, write_result
 
 

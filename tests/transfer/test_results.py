@@ -14,7 +14,7 @@ from judging import answers, ranked, result, row, truth
 
 from pretext.errors import UserError
 from transfer.metrics import Ranked
-from transfer.metrics.average_precision import mean_average_precision
+from transfer.metrics.classification import mean_average_precision
 from transfer.results import (
     Result,
     code_digest,

@@ -1,13 +1,22 @@
 """Features of frozen networks: pooled, in one pass over the images, kept on disk, read back in rows."""
 
+from transfer.features.cache import CacheSettings, cache_folder
 from transfer.features.extraction import (
-    CacheSettings,
     FeatureSet,
+    Rows,
     View,
-    cache_folder,
     calibrate_batch_norm,
     extract,
     wanted_entries,
 )
 
-__all__ = ["CacheSettings", "FeatureSet", "View", "cache_folder", "calibrate_batch_norm", "extract", "wanted_entries"]
+__all__ = [
+    "CacheSettings",
+    "FeatureSet",
+    "Rows",
+    "View",
+    "cache_folder",
+    "calibrate_batch_norm",
+    "extract",
+    "wanted_entries",
+]

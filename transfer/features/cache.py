@@ -46,6 +46,31 @@ _CHUNK = 2**22
 
 
 @dataclass(frozen=True)
+class CacheSettings:
+    """Where features are kept, and how."""
+
+    folder: Path
+    storage: Storage = "float16"
+
+
+def cache_folder(named: str = "") -> Path:
+    """Where features are kept: where is said, else $PRETINT_CACHE, else in the user's folder of caches.
+
+    Raises:
+        UserError: it is in the home folder of a user who has none.
+    """
+    named, caches = named or os.environ.get("PRETINT_CACHE", ""), Path(os.environ.get("XDG_CACHE_HOME", ""))
+    try:
+        if named:
+            return Path(named).expanduser()
+        return (caches if caches.is_absolute() else Path.home() / ".cache") / "pretint" / "features"
+    except RuntimeError as error:
+        said = f"cache: {named}: no such user has a home; name a folder"
+        none = "there is no home folder to keep features in: set PRETINT_CACHE to a folder"
+        raise UserError(said if named else none) from error
+
+
+@dataclass(frozen=True)
 class Block:
     """Rows that were written together."""
 

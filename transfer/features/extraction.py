@@ -1,13 +1,11 @@
 """Pooled features of every stage of several networks, in one pass over the images, kept on disk."""
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,10 +18,11 @@ from pretext.data import DECODER, Source
 from pretext.data.batches import Batch, Subset, Views, stream
 from pretext.data.source import fingerprint
 from pretext.engine.device import Place, autocast
+from pretext.engine.memory import available
 from pretext.engine.progress import progress
 from pretext.engine.signals import leave, stop_requests
 from pretext.errors import UserError
-from transfer.features.cache import Entry, Skip, Storage, held_entry, key_of, require_room
+from transfer.features.cache import CacheSettings, Entry, Skip, Storage, held_entry, key_of, require_room
 from transfer.features.pool import dims_of, pool
 from transfer.networks import Network
 from transfer.results import code_digest
@@ -33,6 +32,9 @@ _FORMAT = 1  # of entries: another one where the same identity would give other 
 _MAKERS = ("pretext/backbones", "pretext/color.py", "pretext/weights/inputs.py", "transfer/features/pool.py")
 _AT_ONCE = 64  # blocks end where batches do, so that rows are computed in the same company after a kill
 _CALIBRATING = 2048
+_LOOKED_AT = 32
+_MEMORY_SHARE = 4  # a matrix may take one part in so many of the free memory
+_CHUNK_ROWS = 4096
 _TOO_GREAT = {"float16": 65520.0, "float32": float("inf")}  # what rounds to infinity
 
 
@@ -54,31 +56,6 @@ class View(NamedTuple):
     """Of what the network sees, pixels."""
     ratio: float = 1.0
     """The square's side as a share of the image's shorter side: 0.875 is a crop of 224 from 256."""
-
-
-@dataclass(frozen=True)
-class CacheSettings:
-    """Where features are kept, and how."""
-
-    folder: Path
-    storage: Storage = "float16"
-
-
-def cache_folder(named: str = "") -> Path:
-    """Where features are kept: where is said, else $PRETINT_CACHE, else in the user's folder of caches.
-
-    Raises:
-        UserError: it is in the home folder of a user who has none.
-    """
-    named, caches = named or os.environ.get("PRETINT_CACHE", ""), Path(os.environ.get("XDG_CACHE_HOME", ""))
-    try:
-        if named:
-            return Path(named).expanduser()
-        return (caches if caches.is_absolute() else Path.home() / ".cache") / "pretint" / "features"
-    except RuntimeError as error:
-        said = f"cache: {named}: no such user has a home; name a folder"
-        none = "there is no home folder to keep features in: set PRETINT_CACHE to a folder"
-        raise UserError(said if named else none) from error
 
 
 @dataclass(frozen=True)
@@ -104,6 +81,53 @@ class FeatureSet:
     def matrix(self, stage: str, rule: str) -> NDArray[Any]:
         """(rows, dims), float16 or float32, read-only, mapped from the file: slices are read when they are used."""
         return self._entries[rule].matrix(stage)
+
+
+class Rows:
+    """A matrix of features as a probe reads it: float32 on the device, whatever type is stored.
+
+    A matrix that fits is kept on the device; a larger one is read from its file row by row.
+
+    Args:
+        matrix: (N, dims), float16 or float32, perhaps a memory map.
+        device: where the rows go.
+    """
+
+    def __init__(self, matrix: NDArray[np.floating], device: torch.device) -> None:
+        self._matrix, self.device = matrix, device
+        fits = matrix.nbytes * _MEMORY_SHARE <= available(device)
+        self._copy = torch.from_numpy(np.array(matrix)).to(device) if fits else None
+
+    @property
+    def dims(self) -> int:
+        """Dimensions of a row."""
+        return int(self._matrix.shape[1])
+
+    def __getitem__(self, indices: NDArray[np.int64]) -> Tensor:
+        """Return the rows at ``indices``: (len(indices), dims), float32, on the device."""
+        if self._copy is not None:
+            return self._copy[torch.from_numpy(indices).to(self.device)].float()
+        return torch.from_numpy(self._matrix[indices]).to(self.device).float()
+
+    def chunks(self, indices: NDArray[np.int64]) -> Iterator[Tensor]:
+        """Yield the rows at ``indices``, in that order, some thousand at a time."""
+        for start in range(0, len(indices), _CHUNK_ROWS):
+            yield self[indices[start : start + _CHUNK_ROWS]]
+
+    def statistics(self, indices: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """Return mean and variance (of the population) of every feature over some images: (dims,) each, float64.
+
+        Chunks are combined as in Chan, Golub and LeVeque (1979), which stays accurate where means are large.
+        """
+        mean = torch.zeros(self.dims, dtype=torch.float64, device=self.device)
+        squares, count = torch.zeros_like(mean), 0
+        for chunk in self.chunks(indices):
+            variance, center = (part.double() for part in torch.var_mean(chunk, 0, correction=0))
+            moved, both = center - mean, count + len(chunk)
+            squares += variance * len(chunk) + moved.square() * (count * len(chunk) / both)
+            mean += moved * (len(chunk) / both)
+            count = both
+        return mean, squares / count
 
 
 @torch.no_grad()

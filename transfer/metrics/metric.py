@@ -1,7 +1,11 @@
-"""What every kind of outcome can say: its number, that of each class, its interval, and whether another's differs."""
+"""The base of all metrics, and the rows of a result.
+
+An outcome gives its number, that of each class, its interval, and a test of its difference from another outcome.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
 
@@ -11,19 +15,19 @@ from numpy.typing import NDArray
 from transfer.bootstrap import Estimate, Floats, Metric, centered, mean_over_classes, resamples, swapped
 
 Measure = Callable[[NDArray[Any]], Floats]
-"""Of weights, (N, R), how often each image counts: a number for each column, (..., R); nan where there is none."""
+"""A function of weights, (N, R), how often each image counts: a number for each column, (..., R), or nan."""
 
 
 class Tested(NamedTuple):
-    """Whether a difference is 0 for the networks as they are."""
+    """A test of the hypothesis that a difference is 0."""
 
     p: float
     test: str
-    """What gave p."""
+    """The name of the test."""
 
 
 class Outcome(ABC):
-    """What the test images said of one network; of each metric there is one kind."""
+    """One network's outcome on each of the test images; every metric is a subclass."""
 
     metric: ClassVar[Metric]
     slow: ClassVar[bool]
@@ -32,7 +36,7 @@ class Outcome(ABC):
     @property
     @abstractmethod
     def count(self) -> int:
-        """N, of the test images."""
+        """N, the number of test images."""
 
     @property
     @abstractmethod
@@ -42,43 +46,43 @@ class Outcome(ABC):
     @classmethod
     @abstractmethod
     def joint(cls, seeds: Sequence[Sequence["Outcome"]]) -> Estimate:
-        """Mean over seeds of the mean over samples; the images are resampled for all of them at once."""
+        """Estimate the mean over seeds of the mean over samples; the images are resampled for all of them at once."""
 
     @classmethod
     @abstractmethod
     def gap(cls, first: Sequence[Sequence["Outcome"]], second: Sequence[Sequence["Outcome"]]) -> Estimate:
-        """What ``joint`` gives for the second minus what it gives for the first, on the same images."""
+        """Estimate ``joint`` of the second minus ``joint`` of the first, on the same images."""
 
     @classmethod
     @abstractmethod
     def tested(cls, first: Sequence["Outcome"], second: Sequence["Outcome"]) -> Tested:
-        """Test that ``gap`` is 0. Where there are more of the one than of the other, those are gone through again."""
+        """Test that ``gap`` is 0. The outcomes of the shorter side are used again until both sides are equally long."""
 
 
 class Weighted(Outcome):
-    """One whose number is a mean over classes, and any function of how often each image counts."""
+    """An outcome whose number is a mean over classes, and a function of how often each image counts."""
 
     slow = True
     counted: ClassVar[str]
-    """What ``positives`` counts."""
+    """The unit of ``positives``."""
 
     @property
     @abstractmethod
     def positives(self) -> NDArray[np.int64]:
-        """Of each class how many there are to be found: (C,)."""
+        """The number of positives of each class: (C,)."""
 
     @abstractmethod
     def classes_under(self, weights: NDArray[Any]) -> Floats:
-        """Each class's number where images count as often as weights, (N, R), say: (C, R); nan where it has none."""
+        """Return each class's number under weights of the images, (N, R): (C, R); nan where it has none."""
 
     def under(self, weights: NDArray[Any]) -> Floats:
-        """The number where images count as often as weights, (N, R), say: (R,); nan where no class has one."""
+        """Return the number under weights of the images, (N, R): (R,); nan where no class has one."""
         return mean_over_classes(self.classes_under(weights))
 
     def per_class(self) -> Floats:
-        """The number of each class: (C,); nan where it has none."""
-        result: Floats = self.classes_under(np.ones((self.count, 1)))[:, 0]
-        return result
+        """Return the number of each class: (C,); nan where it has none."""
+        numbers: Floats = self.classes_under(np.ones((self.count, 1)))[:, 0]
+        return numbers
 
     @cached_property
     def value(self) -> float:
@@ -97,62 +101,130 @@ class Weighted(Outcome):
 
     @classmethod
     def joint(cls, seeds: Sequence[Sequence[Outcome]]) -> Estimate:
-        """Centered on the number: see ``transfer.bootstrap.centered``."""
-        found = _weighted(seeds)
-        return centered(_mean([[one.value for one in each] for each in found]), _resampled(found))
+        """Estimate the mean, with an interval centered on it: see ``transfer.bootstrap.centered``."""
+        weighted = _require_weighted(seeds)
+        return centered(_mean_value(weighted), _mean_resampled(weighted))
 
     @classmethod
     def joint_classes(cls, seeds: Sequence[Sequence[Outcome]]) -> list[Estimate]:
-        """As ``joint``, of each class; nan where it has no number."""
-        found = _weighted(seeds)
-        values = np.mean([np.mean([one.per_class() for one in each], axis=0) for each in found], axis=0)
-        draws = np.mean([np.mean([one.resampled_classes for one in each], axis=0) for each in found], axis=0)
+        """Return ``joint`` of each class; nan where it has no number."""
+        weighted = _require_weighted(seeds)
+        values = np.mean(
+            [np.mean([outcome.per_class() for outcome in outcomes], axis=0) for outcomes in weighted], axis=0
+        )
+        draws = np.mean(
+            [np.mean([outcome.resampled_classes for outcome in outcomes], axis=0) for outcomes in weighted], axis=0
+        )
         nothing = Estimate(float("nan"), float("nan"), float("nan"))
         return [
-            centered(float(value), of_class) if np.isfinite(value) else nothing
-            for value, of_class in zip(values, draws, strict=True)
+            centered(float(value), class_draws) if np.isfinite(value) else nothing
+            for value, class_draws in zip(values, draws, strict=True)
         ]
 
     @classmethod
     def gap(cls, first: Sequence[Sequence[Outcome]], second: Sequence[Sequence[Outcome]]) -> Estimate:
-        """Centered, of the differences on the same resamples."""
-        sides = _weighted(first), _weighted(second)
-        one, two = (_mean([[outcome.value for outcome in each] for each in side]) for side in sides)
-        return centered(two - one, _resampled(sides[1]) - _resampled(sides[0]), lowest=-1)
+        """Estimate the difference on the same resamples, with a centered interval."""
+        left, right = _require_weighted(first), _require_weighted(second)
+        draws = _mean_resampled(right) - _mean_resampled(left)
+        return centered(_mean_value(right) - _mean_value(left), draws, lowest=-1)
 
 
 def tested_by_swaps(measures: Sequence[Measure], count: int) -> Tested:
-    """Swap what two networks said of an image, in all pairs of networks or in none.
+    """Test by swapping two networks' outcomes of an image, in all pairs of networks or in none.
 
     Args:
-        measures: of each pair the number, of weights (2N, R): how often each image counts as the first network
-            saw it, then as the second.
+        measures: for each pair the number as a function of weights (2N, R): of each image as the first network saw
+            it, then as the second.
         count: N.
     """
 
     def differences(stays: NDArray[np.float32]) -> Floats:
         side = np.concatenate([stays, 1 - stays])
-        each: Floats = np.mean([measure(side) - measure(1 - side) for measure in measures], axis=0)
-        return each
+        mean: Floats = np.mean([measure(side) - measure(1 - side) for measure in measures], axis=0)
+        return mean
 
     return Tested(swapped(differences, count), "swaps of images")
 
 
 def pairs(first: Sequence[Any], second: Sequence[Any]) -> list[tuple[Any, Any]]:
-    """One of each side, until both have been gone through equally often."""
+    """Pair the items of both sides, each side repeated until both are equally long."""
     return [(first[i % len(first)], second[i % len(second)]) for i in range(int(np.lcm(len(first), len(second))))]
 
 
-def _mean(seeds: Sequence[Sequence[float]]) -> float:
-    return float(np.mean([float(np.mean(each)) for each in seeds]))
+def _mean_value(seeds: Sequence[Sequence[Weighted]]) -> float:
+    return float(np.mean([float(np.mean([outcome.value for outcome in outcomes])) for outcomes in seeds]))
 
 
-def _resampled(seeds: Sequence[Sequence[Weighted]]) -> Floats:
-    total: Floats = np.mean([np.mean([one.resampled for one in each], axis=0) for each in seeds], axis=0)
-    return total
+def _mean_resampled(seeds: Sequence[Sequence[Weighted]]) -> Floats:
+    means = [np.mean([outcome.resampled for outcome in outcomes], axis=0) for outcomes in seeds]
+    mean: Floats = np.mean(means, axis=0)
+    return mean
 
 
-def _weighted(seeds: Sequence[Sequence[Outcome]]) -> list[list[Weighted]]:
-    found = [[one for one in each if isinstance(one, Weighted)] for each in seeds]
-    assert [len(each) for each in found] == [len(each) for each in seeds]
-    return found
+def _require_weighted(seeds: Sequence[Sequence[Outcome]]) -> list[list[Weighted]]:
+    weighted = [[outcome for outcome in outcomes if isinstance(outcome, Weighted)] for outcomes in seeds]
+    assert [len(outcomes) for outcomes in weighted] == [len(outcomes) for outcomes in seeds]
+    return weighted
+
+
+@dataclass(frozen=True)
+class Row:
+    """One stage in one variant of a protocol, with its outcomes and their number; made by ``judged_row``."""
+
+    stage: str
+    """The frozen stage that was evaluated; with fine-tuning the part that was trained: "all", "above conv4"."""
+    variant: str
+    """The variant of the protocol: "", "k=20", "4 shots", "11 points"."""
+    dims: int
+    """Dimensions of the features; with fine-tuning the number of trained weights, the head's among them."""
+    pooling: str
+    chosen: dict[str, Any]
+    """The settings that were chosen on the held-out part: learning rate, penalty, C, ...; plain values."""
+    holdout: float | None
+    """The score on the held-out part that chose it, in [0, 1]."""
+    outcomes: tuple[Outcome, ...] = field(compare=False)
+    """One outcome; in low-shot rows one per sample of the training images."""
+    score: Estimate
+    """Mean over the outcomes, with its interval over test images."""
+
+    @property
+    def name(self) -> str:
+        """Its name in tables: "conv4", or "conv4, k=20"."""
+        return f"{self.stage}, {self.variant}" if self.variant else self.stage
+
+    @property
+    def spread(self) -> float | None:
+        """Standard deviation over samples; None with a single one."""
+        return deviation([outcome.value for outcome in self.outcomes])
+
+
+def judged_row(
+    stage: str,
+    variant: str,
+    dims: int,
+    pooling: str,
+    chosen: dict[str, Any],
+    holdout: float | None,
+    outcomes: Sequence[Outcome],
+) -> Row:
+    """Return a row, with the score that its outcomes give."""
+    return Row(stage, variant, dims, pooling, chosen, holdout, tuple(outcomes), joint_score([outcomes]))
+
+
+def joint_score(seeds: Sequence[Sequence[Outcome]]) -> Estimate:
+    """Estimate the mean over seeds of the mean over samples; the images are resampled for all of them at once.
+
+    Args:
+        seeds: the outcomes of each seed, all on the same images.
+    """
+    return type(seeds[0][0]).joint(seeds)
+
+
+def seed_scores(seeds: Sequence[Sequence[Outcome]]) -> list[float]:
+    """Return the mean over each seed's outcomes."""
+    return [float(np.mean([outcome.value for outcome in outcomes])) for outcomes in seeds]
+
+
+def deviation(values: Sequence[float]) -> float | None:
+    """Return the standard deviation of a sample; None for fewer than two numbers."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else None

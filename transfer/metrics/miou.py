@@ -1,4 +1,4 @@
-"""Segmentation: how often pixels of one class are given another, image by image."""
+"""Segmentation: mean intersection over union, from the confusion matrix of each image."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,19 +11,18 @@ from transfer.bootstrap import Floats, mean_over_classes
 from transfer.metrics.metric import Measure, Outcome, Tested, Weighted, pairs, tested_by_swaps
 
 NOT_COUNTED = 255
-"""The value of a mask's pixels that are neither right nor wrong."""
+"""The mask value of pixels that are left out."""
 
 
 @dataclass(frozen=True, eq=False)
 class Segmented(Weighted):
-    """Mean intersection over union, of all test pixels together.
+    """Mean intersection over union, over all test pixels together.
 
     Args:
-        confusions: of each image how many pixels of each class (rows) were given each class (columns),
-            int64 (N, C, C).
+        confusions: for each image the number of pixels of each class (rows) that were predicted as each class
+            (columns), int64 (N, C, C).
 
-    A class's number is its true positives by the sum of these, false positives and false negatives; a class that
-    neither is anywhere nor was given anywhere has none.
+    A class's number is TP / (TP + FP + FN); a class that is in no mask and in no prediction has none.
     """
 
     metric = "mIoU"
@@ -41,66 +40,66 @@ class Segmented(Weighted):
 
     @property
     def positives(self) -> NDArray[np.int64]:
-        """Pixels of each class."""
+        """Number of pixels of each class."""
         counts: NDArray[np.int64] = self.confusions.sum((0, 2))
         return counts
 
     @property
     def pixel_accuracy(self) -> float:
-        """The share of all pixels that were given their class."""
+        """The share of all pixels whose predicted class is right."""
         total = self.confusions.sum(0)
         return float(np.trace(total) / total.sum())
 
     def classes_under(self, weights: NDArray[Any]) -> Floats:
-        """Intersection over union of each class."""
-        return _overlaps(self.confusions, weights)
+        """Return the intersection over union of each class."""
+        return _weighted_iou(self.confusions, weights)
 
     @classmethod
     def tested(cls, first: Sequence[Outcome], second: Sequence[Outcome]) -> Tested:
-        """Swaps of what two networks said of an image, in all pairs of networks or in none."""
+        """Test by swapping two networks' predictions of an image, in all pairs of networks or in none."""
         measures = [
-            one.side_by_side(two)
-            for one, two in pairs(first, second)
-            if isinstance(one, Segmented) and isinstance(two, Segmented)
+            left.side_by_side(right)
+            for left, right in pairs(first, second)
+            if isinstance(left, Segmented) and isinstance(right, Segmented)
         ]
         return tested_by_swaps(measures, first[0].count)
 
     def side_by_side(self, other: "Segmented") -> Measure:
-        """The number, of weights (2N, R): how often each image counts as this network saw it, then as the other."""
+        """Return the number as a function of weights (2N, R): of images as this network saw them, then as the other."""
         both = np.concatenate([self.confusions, other.confusions])
-        return lambda weights: mean_over_classes(_overlaps(both, weights))
+        return lambda weights: mean_over_classes(_weighted_iou(both, weights))
 
 
 def confusion(mask: ArrayLike, predicted: ArrayLike, classes: int = 21) -> NDArray[np.int64]:
-    """Of one image how many pixels of each class (rows) were given each class (columns): (C, C).
+    """Return the confusion matrix of an image: true classes in rows, predicted classes in columns, (C, C).
 
     Args:
-        mask: the truth, (H, W), each 0 to C - 1, or 255, which is not counted.
+        mask: the true classes, (H, W), each 0 to C - 1, or 255, which is left out.
         predicted: (H, W), each 0 to C - 1.
         classes: C.
     """
-    truth, given = np.asarray(mask), np.asarray(predicted)
-    assert truth.shape == given.shape, f"a mask of {truth.shape} and a prediction of {given.shape}"
+    truth, prediction = np.asarray(mask), np.asarray(predicted)
+    assert truth.shape == prediction.shape, f"a mask of {truth.shape} and a prediction of {prediction.shape}"
     counted = truth != NOT_COUNTED
-    truth, given = truth[counted].astype(np.int64), given[counted].astype(np.int64)
-    assert not truth.size or max(truth.max(), given.max()) < classes, "a class beyond the last"
-    return np.bincount(classes * truth + given, minlength=classes**2).reshape(classes, classes)
+    truth, prediction = truth[counted].astype(np.int64), prediction[counted].astype(np.int64)
+    assert not truth.size or max(truth.max(), prediction.max()) < classes, "a class beyond the last"
+    return np.bincount(classes * truth + prediction, minlength=classes**2).reshape(classes, classes)
 
 
 def segmentation_outcome(confusions: Sequence[NDArray[np.int64]]) -> Segmented:
-    """The outcome of images, of each its ``confusion``; at least one pixel of them is counted."""
+    """Return the outcome of images, given the ``confusion`` of each; at least one pixel must be counted."""
     outcome = Segmented(np.stack(confusions).astype(np.int64))
     assert outcome.confusions.any(), "no pixel is counted"
     return outcome
 
 
-def _overlaps(confusions: NDArray[np.int64], weights: NDArray[Any]) -> Floats:
-    """Intersection over union under weights (N, R): (C, R); nan where the union is empty."""
-    given, truth, right = (
+def _weighted_iou(confusions: NDArray[np.int64], weights: NDArray[Any]) -> Floats:
+    """Return the intersection over union under weights (N, R): (C, R); nan where the union is empty."""
+    predicted, truth, right = (
         part.T.astype(np.float64) @ weights.astype(np.float64)
         for part in (confusions.sum(1), confusions.sum(2), np.diagonal(confusions, axis1=1, axis2=2))
     )
-    union = given + truth - right
+    union = predicted + truth - right
     with np.errstate(invalid="ignore"):
-        result: Floats = right / np.where(union > 0, union, np.nan)
-    return result
+        iou: Floats = right / np.where(union > 0, union, np.nan)
+    return iou

@@ -1,5 +1,6 @@
-"""The job that probes: what a linear classifier can read from each stage of a frozen network."""
+"""Linear probes: a linear classifier on each stage of a frozen network, by gradient descent or logistic regression."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -19,26 +20,23 @@ from pretext.engine.memory import available
 from pretext.engine.progress import progress
 from pretext.errors import UserError
 from transfer.evaluation import EvaluationSettings, Task, evaluate
-from transfer.features import calibrate_batch_norm
+from transfer.features import Rows, calibrate_batch_norm
 from transfer.features.pool import pool
-from transfer.features.rows import Rows
 from transfer.metrics import Row, judged_row
-from transfer.probes.heads import Heads, Linear, Setting
-from transfer.probes.logistic import choose_logistic
-from transfer.probes.sweep import Cell, Contest, Fed, Winner, grid, positions, steps_of
+from transfer.probes.heads import Heads, Linear, Setting, loss
+from transfer.probes.sweep import Cell, Contest, Fed, Winner, grid, positions, score, steps_of
 from transfer.protocols import LinearProtocol, LogisticProtocol, ProbeProtocol, find_protocol
 from transfer.results import Mode, Result
 
 Order = Callable[[int], NDArray[np.int64]]
-"""Of an epoch: the images that teach, by their place among these."""
+"""Maps an epoch to its order of the images to fit to, by their place among these."""
 
-
-_KEPT = 2**22  # places of images in epochs, 8 bytes each
+_CACHED_PLACES = 2**22  # places of images in the cached epochs, 8 bytes each
 
 
 @dataclass
 class ProbeSettings(EvaluationSettings):
-    """What linear probes are fitted on, and how.
+    """Data and options of linear probes.
 
     Args:
         protocol: modern, zhang2016, splitbrain, goyal2019, or logistic: see docs/evaluation.md.
@@ -51,13 +49,13 @@ class ProbeSettings(EvaluationSettings):
 
 
 def probe(networks: Sequence[str], settings: ProbeSettings) -> list[Result]:
-    """Judge frozen networks by linear classifiers on every stage.
+    """Evaluate frozen networks by linear classifiers on every stage.
 
-    Called again it goes on from where it was interrupted, and reads back what is done.
+    A second call goes on where the first was interrupted, and reads finished results back.
 
     Args:
         networks: runs, or other networks, see ``transfer.networks.open_network``.
-        settings: on what, how.
+        settings: the data and the protocol.
 
     Returns:
         A result for every network and mode.
@@ -80,53 +78,64 @@ def probe(networks: Sequence[str], settings: ProbeSettings) -> list[Result]:
 
 
 def _linear(task: Task, protocol: LinearProtocol, mode: Mode) -> list[Row]:
-    """Rows of a protocol of gradient descent.
+    """Return the rows of a protocol of gradient descent.
 
-    From kept features the stages are trained one after the other, which needs the features of one at a time; on
+    On cached features the stages are trained one after the other, which needs the features of one at a time; on
     fresh crops all together, so that each crop passes through the network once.
     """
     fit, held = task.split.fit, task.split.held
     steps, batch_size = steps_of(protocol, len(fit))
-    # Every stage has the same epochs: of few images they are all kept.
-    order: Order = lru_cache(maxsize=max(2, _KEPT // len(fit)))(
+    # Every stage has the same epochs: with few images they are all cached.
+    order: Order = lru_cache(maxsize=max(2, _CACHED_PLACES // len(fit)))(
         lambda epoch: permutation(len(fit), mix(task.seed, epoch))
     )
     stages = task.stages
     groups = [[stage] for stage in stages] if mode == "cached" else [stages]
     state = task.partial.load()
-    winners: list[Winner] = [_unpacked(one) for one in state.get("winners", [])]
+    winners: list[Winner] = [_unpack(winner) for winner in state.get("winners", [])]
     begun: dict[str, Any] | None = state.get("contest")
     done = len(winners) * steps + (begun["done"] if begun else 0)
     with progress(f"{task.network.name}, {mode}", len(groups) * steps, "steps", done) as advance:
         for group in groups[len(winners) :]:
-            cells = [Cell(stage, rule) for stage in group for rule in _distinct(task, stage, protocol.poolings)]
+            cells: list[Cell] = []
+            for stage in group:
+                first: dict[int, str] = {}  # poolings of equal dimensions are the same, as where a stage has one place
+                for rule in protocol.poolings:
+                    first.setdefault(task.train.dims(stage, rule), rule)
+                cells += [Cell(stage, rule) for rule in first.values()]
             rows = {cell: Rows(task.train.matrix(*cell), task.place.device) for cell in cells}
             heads = {cell: _heads(task, protocol, rows[cell], grid(protocol, batch_size)) for cell in cells}
-            contest = Contest(heads, protocol, steps, partial(_held, rows, held), _targets(task, held))
+
+            def held_chunks(cell: Cell, rows: dict[Cell, Rows] = rows) -> Iterator[Tensor]:
+                return rows[cell].chunks(held)
+
+            contest = Contest(heads, protocol, steps, held_chunks, _targets(task, held))
             if begun:
                 contest.load(begun)
                 begun = None
 
             def after(contest: Contest = contest) -> None:
                 advance(1, "")
-                task.partial.offer(lambda: {"winners": [_packed(one) for one in winners], "contest": contest.state()})
+                task.partial.offer(
+                    lambda: {"winners": [_pack(winner) for winner in winners], "contest": contest.state()}
+                )
 
             if mode == "cached":
-                fed = _kept_views(task, rows, contest, batch_size, order)
+                batches_of_features = _cached_batches(task, rows, contest, batch_size, order)
             else:
-                fed = _fresh_views(task, protocol, contest, batch_size, order)
-            winners.extend(contest.run(fed, after))
+                batches_of_features = _fresh_batches(task, protocol, contest, batch_size, order)
+            winners.extend(contest.run(batches_of_features, after))
     return [_row(task, winner) for winner in winners]
 
 
 def _logistic(task: Task, protocol: LogisticProtocol) -> list[Row]:
-    """Rows of a protocol of logistic regression."""
+    """Return the rows of a protocol of logistic regression."""
     fit, held = task.split.fit, task.split.held
     stages = task.stages
-    winners: list[Winner] = [_unpacked(one) for one in task.partial.load().get("winners", [])]
+    winners: list[Winner] = [_unpack(winner) for winner in task.partial.load().get("winners", [])]
     with progress(f"{task.network.name}, logistic", len(stages), "stages", len(winners)) as advance:
         for stage in stages[len(winners) :]:
-            found = []
+            candidates = []
             for rule in protocol.poolings:
                 rows = Rows(task.train.matrix(stage, rule), task.place.device)
                 needed = 3 * 4 * rows.dims * (len(fit) + len(held))
@@ -141,23 +150,79 @@ def _logistic(task: Task, protocol: LogisticProtocol) -> list[Row]:
                     len(task.targets.classes),
                     protocol,
                 )
-                found.append(Winner(Cell(stage, rule), {"penalty": penalty}, score, classifier))
-            winners.append(max(found, key=lambda winner: winner.holdout or 0.0))
-            task.partial.offer(lambda: {"winners": [_packed(one) for one in winners]})
+                candidates.append(Winner(Cell(stage, rule), {"penalty": penalty}, score, classifier))
+            winners.append(max(candidates, key=lambda winner: winner.holdout or 0.0))
+            task.partial.offer(lambda: {"winners": [_pack(winner) for winner in winners]})
             advance(1, "")
     return [_row(task, winner) for winner in winners]
 
 
-def _distinct(task: Task, stage: str, rules: Sequence[str]) -> list[str]:
-    """Of poolings that come to the same, as all do that leave a stage one place, the first."""
-    kinds: dict[int, str] = {}
-    for rule in rules:
-        kinds.setdefault(task.train.dims(stage, rule), rule)
-    return list(kinds.values())
+def fit_linear(
+    features: Tensor, targets: Tensor, start: Linear, penalty: float, iterations: int, tolerance: float = 1e-4
+) -> Linear:
+    """Fit logistic regression by L-BFGS: mean loss plus penalty / 2 times the squared weights.
+
+    Args:
+        features: (N, dims), scaled already.
+        targets: as in ``Heads.step``.
+        start: the initial classifier.
+        penalty: on the weights, not on the bias. scikit-learn's C is 1 / (N * penalty).
+        iterations: the limit.
+        tolerance: the solver ends where no part of the gradient is greater (scikit-learn's default).
+
+    Returns:
+        The classifier, with ``start``'s scaling.
+    """
+    weight, bias = (part.clone().requires_grad_() for part in (start.weight, start.bias))
+    optimizer = torch.optim.LBFGS(
+        [weight, bias], max_iter=iterations, history_size=10, tolerance_grad=tolerance, line_search_fn="strong_wolfe"
+    )
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        logits = torch.nn.functional.linear(features, weight, bias)
+        value = loss(logits, targets, targets.ndim == 2) + penalty / 2 * weight.square().sum()
+        value.backward()
+        return value
+
+    optimizer.step(closure)
+    return start._replace(weight=weight.detach(), bias=bias.detach())
 
 
-def _held(rows: dict[Cell, Rows], held: NDArray[np.int64], cell: Cell) -> Iterator[Tensor]:
-    return rows[cell].chunks(held)
+def choose_logistic(
+    fit: tuple[Tensor, Tensor], held: tuple[Tensor, Tensor], classes: int, protocol: LogisticProtocol
+) -> tuple[Linear, float, float]:
+    """Fit with every penalty, choose on held-out images, fit again to all.
+
+    Args:
+        fit: features (N, dims) and targets of the images to fit to.
+        held: of the held-out images.
+        classes: the number of classes.
+        protocol: the penalties to try, and the limit of iterations.
+
+    Returns:
+        The classifier, the penalty, and its score on the held-out images.
+    """
+    x, mean, scale = _standardize(fit[0])
+    held_x = (held[0] - mean) * scale
+    start = Linear(x.new_zeros(classes, x.shape[1]), x.new_zeros(classes), mean, scale)
+    best_score, chosen, best = -math.inf, 0.0, start
+    classifier = start
+    for penalty in protocol.penalties:
+        classifier = fit_linear(x, fit[1], classifier, penalty, protocol.iterations)
+        held_score = score(torch.nn.functional.linear(held_x, classifier.weight, classifier.bias), held[1])
+        if held_score > best_score:
+            best_score, chosen, best = held_score, penalty, classifier
+    x, mean, scale = _standardize(torch.cat((fit[0], held[0])))
+    start = best._replace(mean=mean, scale=scale)
+    return fit_linear(x, torch.cat((fit[1], held[1])), start, chosen, protocol.iterations), chosen, best_score
+
+
+def _standardize(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return features with mean 0 and deviation 1, the mean that was subtracted, and the scale."""
+    variance, mean = torch.var_mean(features, 0, correction=0)
+    scale = torch.where(variance > 1e-12, variance, 1.0).rsqrt()
+    return (features - mean) * scale, mean, scale
 
 
 def _heads(task: Task, protocol: LinearProtocol, rows: Rows, settings: Sequence[Setting]) -> Heads:
@@ -178,12 +243,14 @@ def _heads(task: Task, protocol: LinearProtocol, rows: Rows, settings: Sequence[
 
 
 def _targets(task: Task, indices: NDArray[np.int64]) -> Tensor:
-    """Of training images, on the device."""
+    """Return the targets of training images, on the device."""
     return torch.from_numpy(task.targets.train.labels[indices]).to(task.place.device)
 
 
-def _kept_views(task: Task, rows: dict[Cell, Rows], contest: Contest, batch_size: int, order: Order) -> Iterator[Fed]:
-    """Batches of kept features, from the step at which the contest stands."""
+def _cached_batches(
+    task: Task, rows: dict[Cell, Rows], contest: Contest, batch_size: int, order: Order
+) -> Iterator[Fed]:
+    """Yield batches of cached features, from the contest's current step on."""
     fit = task.split.fit
     for step in range(contest.done, contest.steps):
         chosen = fit[positions(step, batch_size, len(fit), order)]
@@ -191,14 +258,16 @@ def _kept_views(task: Task, rows: dict[Cell, Rows], contest: Contest, batch_size
 
 
 @torch.no_grad()
-def _fresh_views(
+def _fresh_batches(
     task: Task, protocol: LinearProtocol, contest: Contest, batch_size: int, order: Order
 ) -> Iterator[Fed]:
-    """Features of batches of fresh crops, likewise; the same images in the same order."""
+    """Yield the features of batches of fresh crops likewise; the same images in the same order."""
     fit, place, module = task.split.fit, task.place, task.network.module.to(task.place.device)
-    calibrate_batch_norm(task.network, task.targets.train, task.view, place)  # not yet, where features were kept
+    calibrate_batch_norm(
+        task.network, task.targets.train, task.view, place
+    )  # not done yet if all features were in the cache
     crop = CropSettings(task.view.size, protocol.area, protocol.aspect, protocol.flip)
-    samples = Samples([_Picked(task.targets.train, fit, protocol.square)], crop, task.seed)
+    samples = Samples([_Selection(task.targets.train, fit, protocol.square)], crop, task.seed)
     for step, batch in enumerate(
         batches(samples, batch_size, contest.done, contest.steps, place.workers), contest.done
     ):
@@ -211,8 +280,8 @@ def _fresh_views(
         yield features, _targets(task, fit[positions(step, batch_size, len(fit), order)])
 
 
-class _Picked:
-    """Some images of a source, perhaps only their middle squares: a source."""
+class _Selection:
+    """A source of some images of another source, or of their middle squares only."""
 
     def __init__(self, source: LabeledSource, indices: NDArray[np.int64], square: bool) -> None:
         self.source, self.indices, self.square = source, indices, square
@@ -236,15 +305,15 @@ class _Picked:
 
 
 def _row(task: Task, winner: Winner) -> Row:
-    """A stage's line: its winner's answers on the test images, read here and nowhere else."""
+    """Return a stage's row: its winner's predictions on the test images, which are read here and nowhere else."""
     rows = Rows(task.test.matrix(*winner.cell), task.place.device)
     logits = torch.cat([winner.classifier.scores(chunk) for chunk in rows.chunks(task.tested)]).cpu().numpy()
     stage, pooling = winner.cell
     return judged_row(stage, "", rows.dims, pooling, winner.chosen, winner.holdout, [task.outcome(stage, logits)])
 
 
-def _packed(winner: Winner) -> dict[str, Any]:
-    """A winner as a checkpoint holds it."""
+def _pack(winner: Winner) -> dict[str, Any]:
+    """Return a winner as plain values and tensors, for a checkpoint."""
     return {
         "cell": list(winner.cell),
         "chosen": winner.chosen,
@@ -253,5 +322,5 @@ def _packed(winner: Winner) -> dict[str, Any]:
     }
 
 
-def _unpacked(kept: dict[str, Any]) -> Winner:
-    return Winner(Cell(*kept["cell"]), kept["chosen"], kept["holdout"], Linear(*kept["classifier"]))
+def _unpack(state: dict[str, Any]) -> Winner:
+    return Winner(Cell(*state["cell"]), state["chosen"], state["holdout"], Linear(*state["classifier"]))

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from transfer.metrics.average_precision import mean_average_precision
+from transfer.metrics.classification import mean_average_precision
 from transfer.probes.heads import Heads, Linear, Setting
 from transfer.protocols import LinearProtocol
 

@@ -1,4 +1,4 @@
-"""Pooled features: one pass over several networks, bad images, calibration, kills, two processes, full disks."""
+"""Pooled features: one pass over several networks, bad images, calibration, kills, full disks; and rows for probes."""
 
 import os
 import signal
@@ -13,12 +13,13 @@ import pytest
 import torch
 from extracting import RULES, SIZE, Noise, extracted, in_process
 
+import transfer.features.extraction
 from pretext.color import rgb_to_lightness
 from pretext.data import ClassFolder
 from pretext.data.batches import Views, center_crop
 from pretext.engine.device import Place
 from pretext.errors import UserError
-from transfer.features import CacheSettings, View, cache_folder, calibrate_batch_norm, extract
+from transfer.features import CacheSettings, Rows, View, cache_folder, calibrate_batch_norm, extract
 from transfer.features.pool import pool
 from transfer.networks import Network, open_network
 
@@ -280,3 +281,26 @@ def test_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert cache_folder() == tmp_path / ".cache" / "pretint" / "features"
+
+
+@pytest.mark.parametrize("free", [0, 10**12])
+def test_rows_are_those_of_the_file_wherever_they_lie(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int
+) -> None:
+    monkeypatch.setattr(transfer.features.extraction, "available", lambda device: free)
+    stored = np.random.default_rng(0).normal(size=(9000, 7)).astype(np.float16)
+    stored.tofile(tmp_path / "file")
+    rows = Rows(np.memmap(tmp_path / "file", np.float16, "r", shape=(9000, 7)), PLACE.device)
+    chosen = np.random.default_rng(1).permutation(9000)[:8500]
+    assert rows.dims == 7 and rows[chosen].dtype == torch.float32
+    assert np.array_equal(rows[chosen].numpy(), stored[chosen].astype(np.float32))
+    assert np.array_equal(torch.cat(list(rows.chunks(chosen))).numpy(), stored[chosen].astype(np.float32))
+
+
+def test_statistics_are_numpy_s_also_far_from_0() -> None:
+    features = np.random.default_rng(0).normal(size=(9001, 5)) * [1e-3, 1, 1, 100, 0] + [0, 0, 1000, -5, 3]
+    stored = features.astype(np.float32)
+    chosen = np.arange(0, 9001, 2)
+    mean, variance = Rows(stored, PLACE.device).statistics(chosen)
+    np.testing.assert_allclose(mean, stored[chosen].mean(0, np.float64), rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(variance, stored[chosen].var(0, np.float64), rtol=1e-4, atol=1e-12)

@@ -11,8 +11,7 @@ from sklearn.metrics import average_precision_score
 
 from tests.detecting import Found, Objects, boxes, by_coco, by_the_rules, images
 from transfer.metrics import Points, detections_outcome
-from transfer.metrics.box_ap import Detected, Detections
-from transfer.metrics.precision import LEVELS
+from transfer.metrics.box_ap import LEVELS, Detected, Detections
 
 RULES: tuple[Points, ...] = ("11 points", "all points", "COCO")
 

@@ -21,7 +21,7 @@ from transfer.metrics import (
     joint_score,
     judged_row,
 )
-from transfer.metrics.average_precision import average_precision, resampled_map
+from transfer.metrics.classification import average_precision, resampled_map
 
 RULES: tuple[Points, ...] = ("11 points", "all points", "COCO")
 
