@@ -24,7 +24,7 @@ from transfer.probes.svm import SvmSettings
 from transfer.protocols import LinearProtocol, NearestProtocol, ProbeProtocol, Protocol, SvmProtocol, find_protocol
 from transfer.results import Mode
 from transfer.targets import open_targets
-from transfer.tasks import draw
+from transfer.tasks import visualize
 from transfer.tasks.registry import TASKS, open_task
 from transfer.tasks.task import FinetuneSettings
 
@@ -200,7 +200,7 @@ def _sheet(source: Source) -> int:
     step = max(1, len(source) // _SHOWN)
     for index in range(0, len(source), step)[:_SHOWN]:
         try:
-            images.append(draw.named(source.read(index), []))
+            images.append(visualize.named(source.read(index), []))
         except ImageError:
             continue
     rows = [(one, one) for one in images]

@@ -33,9 +33,9 @@ from transfer.metrics import judged_row
 from transfer.networks import Network, open_networks
 from transfer.results import PREFIX, RESCALED, Cost, Judged, Result, code_digest, kept_result, read_result, write_result
 from transfer.tasks.alignment import Features
-from transfer.tasks.predict import predictions, sheet
 from transfer.tasks.registry import open_task
-from transfer.tasks.task import FinetuneSettings, Task, parts_of
+from transfer.tasks.task import FinetuneSettings, Task, parts_of, predictions
+from transfer.tasks.visualize import sheet
 
 _STATISTICS = 96  # images that a network is rescaled to
 

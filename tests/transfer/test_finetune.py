@@ -28,9 +28,8 @@ from transfer.finetune import finetune
 from transfer.metrics import Detected, Ranked, Segmented
 from transfer.networks import open_network
 from transfer.results import Result, read_result
-from transfer.tasks.predict import predictions
 from transfer.tasks.registry import TASKS
-from transfer.tasks.task import FinetuneSettings, Task
+from transfer.tasks.task import FinetuneSettings, Task, predictions
 from transfer.voc.boxes import objects_of
 from transfer.voc.masks import mask_of
 from transfer.voc.proposals import write_proposals

@@ -11,13 +11,11 @@ from pretext.backbones import build_backbone
 from pretext.settings import settings_file
 from pretext.weights.inputs import FromRgb
 from pretint.cli import commands
-from transfer.tasks.classification import Classify
-from transfer.tasks.classify import ClassifySettings
-from transfer.tasks.detect import DetectSettings
-from transfer.tasks.detection import Detector
+from transfer.tasks.classification import Classify, ClassifySettings
+from transfer.tasks.detection import DetectSettings
+from transfer.tasks.detection_head import Detector
 from transfer.tasks.registry import TASKS
-from transfer.tasks.segment import SegmentSettings
-from transfer.tasks.segmentation import Segment
+from transfer.tasks.segmentation import Segment, SegmentSettings
 from transfer.tasks.task import FinetuneSettings
 
 RECIPES = sorted((commands.RECIPES.parent / "transfer").glob("*.yaml"))

@@ -1,14 +1,26 @@
-"""Classification: a backbone, and one linear layer or three as its head."""
+"""Classification: the network, its training crops, and the task: which of some classes an image shows."""
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal
 
+import numpy as np
+import torch
+from PIL import Image
+from scipy.special import expit, softmax
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pretext.errors import UserError
+from pretext.data.batches import Batch, CropSettings, Examples, Sample, Samples, Views, label_of
+from pretext.data.order import mix, uniforms
+from pretext.data.source import Source
+from pretext.errors import ImageError, UserError
+from transfer.metrics import Answers, Outcome, Ranked
+from transfer.targets import Targets, open_targets
+from transfer.tasks import visualize
 from transfer.tasks.alignment import Features, stage_of
-from transfer.tasks.exact import Exact
+from transfer.tasks.task import Exact, FinetuneSettings, Task, diverged
+from transfer.voc.images import whole
 
 
 @dataclass
@@ -104,3 +116,232 @@ class Classify(nn.Module):
         assert not self.training
         logits: Tensor = self(rgb)
         return logits
+
+
+@dataclass
+class JitterSettings:
+    """Crops of the network's size out of the image at a scale that is drawn.
+
+    Args:
+        size: side of the crop, pixels.
+        scale: smallest and largest scale of the image; at 1 it has its own size. Where a crop would not fit into
+            it, the image is scaled so that it does.
+        flip: probability of mirroring left and right.
+    """
+
+    size: int = 227
+    scale: tuple[float, float] = (0.5, 2.0)
+    flip: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.size <= 4096:
+            raise UserError(f"jitter.size is {self.size}: it must lie in [1, 4096] pixels")
+        if not 1 / 64 <= self.scale[0] <= self.scale[1] <= 64:
+            raise UserError(f"jitter.scale is {list(self.scale)}: give two with 1/64 <= smallest <= largest <= 64")
+        if not 0 <= self.flip <= 1:
+            raise UserError(f"jitter.flip is {self.flip}: a probability lies between 0 and 1")
+
+
+class JitteredExamples(Examples):
+    """Crops at scales that vary, with the label of their image.
+
+    Args:
+        parts: labeled sources, or some images of such.
+        jitter: how crops are drawn.
+        seed: as ``Examples``.
+        weights: as ``Examples``.
+    """
+
+    draws = 4
+
+    def __init__(
+        self, parts: Sequence[Source], jitter: JitterSettings, seed: int, weights: Sequence[float] | None = None
+    ) -> None:
+        super().__init__(parts, seed, weights)
+        self.jitter = jitter
+
+    def make(self, part: int, index: int, uniform: np.ndarray) -> tuple[Tensor, Any]:
+        """See ``Examples.make``."""
+        source = self.parts[part]
+        return jittered_crop(source.read(index), self.jitter, uniform), label_of(source, index)
+
+
+class JitteredViews(Views):
+    """Every image of a source as the protocol looks at it when it judges: by several crops, drawn as in training.
+
+    Crop k of an image is a pure function of (seed, index, k). A sample's ``rgb`` holds them all: uint8
+    (crops, 3, size, size), so a batch's is (B, crops, 3, size, size); its label is a dict with its ``index``, int64.
+
+    Args:
+        source: of the images.
+        jitter: how crops are drawn.
+        crops: how many; the protocol takes 10.
+        seed: of the crops.
+    """
+
+    def __init__(self, source: Source, jitter: JitterSettings, crops: int, seed: int) -> None:
+        super().__init__(source, jitter.size)
+        assert crops >= 1
+        self.jitter, self.crops, self.seed = jitter, crops, seed
+
+    def __getitem__(self, index: int) -> Sample:
+        try:
+            image = self.source.read(index)
+        except ImageError as error:
+            return Sample(None, [(error.key, error.reason)])
+        key = mix(self.seed, index)
+        crops = [jittered_crop(image, self.jitter, uniforms(key, k, 4)) for k in range(self.crops)]
+        return Sample(torch.stack(crops), [], {"index": torch.tensor(index)})
+
+
+class CenterViews(Views):
+    """The middle square of every image; its label is a dict with its ``index``, int64."""
+
+    def __getitem__(self, index: int) -> Sample:
+        return super().__getitem__(index)._replace(label={"index": torch.tensor(index)})
+
+
+def jittered_crop(image: Image.Image, jitter: JitterSettings, uniform: np.ndarray) -> Tensor:
+    """A crop drawn by four uniform numbers: scale, left, top, mirror. Returns uint8 (3, size, size)."""
+    size = jitter.size
+    low, high = jitter.scale
+    scale = max(low + (high - low) * uniform[0], size / min(image.size))
+    side = size / scale
+    left, top = ((length - side) * at for length, at in zip(image.size, uniform[1:3], strict=True))
+    box = (left, top, min(left + side, image.width), min(top + side, image.height))
+    crop = image.resize((size, size), Image.Resampling.BILINEAR, box=box, reducing_gap=3.0)
+    if uniform[3] < jitter.flip:
+        crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return torch.from_numpy(np.array(crop)).permute(2, 0, 1)
+
+
+_NAMED = 3  # classes that are named on a drawn image, at most
+
+
+@dataclass
+class ClassifySettings(FinetuneSettings):
+    """A fine-tuning of classification: on what, from where, how.
+
+    Args:
+        classes: of images with several labels, such as VOC's: those that are learned, if not all.
+        way: how training images are cropped: resized, as group crop says; or jittered, as group jitter says and
+            Kraehenbuehl et al. 2016 did. The crops' size is that of setting size.
+        crop: of way resized.
+        jitter: of way jittered.
+        test_crops: 1 looks at the middle square of a test image; more, of way jittered, at so many random crops,
+            whose logits are averaged.
+        head: what is put on the backbone.
+    """
+
+    classes: list[str] = field(default_factory=list)
+    way: Literal["resized", "jittered"] = "resized"
+    crop: CropSettings = field(default_factory=CropSettings)
+    jitter: JitterSettings = field(default_factory=JitterSettings)
+    test_crops: int = 1
+    head: ClassifyHeadSettings = field(default_factory=ClassifyHeadSettings)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.size:
+            raise UserError("size is 0: images that are classified together have one size; name it")
+        if not 1 <= self.test_crops <= 1000 or (self.test_crops > 1 and self.way != "jittered"):
+            raise UserError(f"test_crops is {self.test_crops}: from 1 to 1000, above 1 for way jittered")
+        for name, given, usual in (
+            ("crop", self.crop.size, CropSettings()),
+            ("jitter", self.jitter.size, JitterSettings()),
+        ):
+            if given not in (usual.size, self.size):
+                raise UserError(
+                    f"{name}.size is {given}, but crops are as large as size, {self.size}; leave {name}.size out"
+                )
+        self.crop = replace(self.crop, size=self.size)
+        self.jitter = replace(self.jitter, size=self.size)
+
+
+class Classification(Task):
+    """See the module."""
+
+    name: ClassVar[str] = "classify"
+
+    def __init__(self, settings: ClassifySettings) -> None:
+        targets = open_targets(settings.train, settings.test, settings.classes, every_class=False)
+        self.settings, self.multilabel = settings, targets.multilabel
+        self.train, self.test = targets.train, targets.test
+        self.classes = targets.classes
+        self.problems = _lacking(targets) if targets.multilabel else []
+        self.train_digest, self.test_digest = targets.train_digest, targets.test_digest
+        self.n_shared = targets.n_shared
+        self.metric = "mAP" if targets.multilabel else "top-1"
+        looked = "the middle square" if settings.test_crops == 1 else f"{settings.test_crops} random crops"
+        self.about = (
+            f"classification by a network trained on the labels, {settings.training.steps:,} steps of "
+            f"{settings.training.batch_size}; a test image is judged by {looked}"
+        )
+
+    @property
+    def head(self) -> str:
+        return self.settings.head.kind
+
+    def network(self, features: Features) -> nn.Module:
+        return Classify(features, len(self.classes), self.settings.head)
+
+    def used(self, features: Features) -> list[str]:
+        return [stage_of(features, self.settings.head.stage).name]
+
+    def examples(self, part: Source, cache_bytes: int) -> Examples:
+        settings = self.settings
+        if settings.way == "jittered":
+            return JitteredExamples([part], settings.jitter, settings.seed)
+        return Samples([part], settings.crop, settings.seed, cache_bytes=cache_bytes, labeled=True)
+
+    def views(self, source: Source) -> Views:
+        settings = self.settings
+        if settings.test_crops > 1:
+            return JitteredViews(source, settings.jitter, settings.test_crops, settings.seed)
+        return CenterViews(source, settings.size)
+
+    def predict(self, network: nn.Module, batch: Batch, rgb: Tensor) -> list[Any]:
+        logits = network(rgb.flatten(0, -4)).float()
+        if not bool(logits.isfinite().all()):
+            raise diverged(self.name)
+        return list(logits.view(len(rgb), -1, logits.shape[-1]).mean(1).cpu().numpy())
+
+    def outcomes(self, source: Source, found: Mapping[int, Any]) -> list[tuple[str, Outcome]]:
+        scores = np.stack([found[index] for index in sorted(found)]).astype(np.float32)
+        truth = np.stack([self._truth(source, index) for index in sorted(found)])
+        if self.multilabel:
+            return [("", Ranked(scores, truth.astype(np.int8)))] if (truth == 1).any() else []
+        return [("", Answers(scores.argmax(1) == truth))]
+
+    def drawn(self, source: Source, index: int, found: Any) -> tuple[Image.Image, Image.Image]:
+        image, truth = source.read(index), self._truth(source, index)
+        shown = np.flatnonzero(truth == 1).tolist() if self.multilabel else [int(truth)]
+        chances = expit(found) if self.multilabel else softmax(found)
+        likely = np.argsort(-chances)[:_NAMED].tolist()
+        said = [one for one in likely if chances[one] >= 0.5 * chances[likely[0]]]
+        return (
+            visualize.named(image, [(self.classes[one], True) for one in shown]),
+            visualize.named(image, [(f"{self.classes[one]} {chances[one]:.0%}", one in shown) for one in said]),
+        )
+
+    def _truth(self, source: Source, index: int) -> Any:
+        labeled, own = whole(source, index)
+        return labeled.labels[own]  # type: ignore[attr-defined]
+
+
+def _lacking(targets: Targets) -> list[tuple[str, str]]:
+    """Classes that nothing can be learned or said of, as problems of the images.
+
+    Raises:
+        UserError: there is no other.
+    """
+    found = []
+    for number, name in enumerate(targets.classes):
+        learned, asked = ((source.labels[:, number] == 1).any() for source in (targets.train, targets.test))
+        if not asked:
+            found.append((name, "no test image shows it: it is left out of the mean"))
+        elif not learned:
+            found.append((name, "no training image shows it, but a test image does"))
+    if len([one for one in found if "left out" in one[1]]) == len(targets.classes):
+        raise UserError("test: no image shows any of the classes; name another part")
+    return found

@@ -1,317 +1,295 @@
-"""Detection: a backbone, and the head of Faster R-CNN, or of Fast R-CNN on proposals that are given.
+"""Detection: the scaled images, and the task: where in an image the objects of some classes are."""
 
-Built from torchvision's region proposal network, RoI heads and feature pyramid; anchors and pooling go by the true
-places of the backbone's maps, see ``regions``.
-"""
-
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor, nn
-from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
-from torchvision.models.detection.image_list import ImageList
-from torchvision.models.detection.roi_heads import RoIHeads
-from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
-from torchvision.ops import FeaturePyramidNetwork, clip_boxes_to_image
-from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from pretext.backbones.contract import Stage
-from pretext.errors import UserError
-from transfer.tasks.alignment import Features, Grid, grids, stage_of
-from transfer.tasks.exact import Exact
-from transfer.tasks.last_stage import LastStages, start_of, take_last_stages
-from transfer.tasks.regions import Anchors, Pool
-
-_FINEST = 4
+from pretext.data.batches import Batch, Examples, Sample, Views
+from pretext.data.source import Source
+from pretext.errors import ImageError, UserError
+from transfer.bootstrap import Metric
+from transfer.metrics import Detected, Detections, Outcome, Points
+from transfer.targets import count_shared
+from transfer.tasks import visualize
+from transfer.tasks.alignment import Features
+from transfer.tasks.detection_head import DetectHeadSettings, Detector, necked
+from transfer.tasks.task import FinetuneSettings, Task, digest_of, diverged
+from transfer.voc.boxes import Boxed, objects_of, open_boxed
+from transfer.voc.images import whole
+from transfer.voc.proposals import Proposals, open_proposals
 
 
 @dataclass
-class DetectHeadSettings:
-    """What is put on the backbone. Defaults are those published for images of 600 to 800 pixels.
+class DetectionSizes:
+    """How images are scaled for a detector.
 
     Args:
-        form: faster: proposals come from a network on the same features (Ren et al. 2015). fast: they are given with
-            the images (Girshick 2015).
-        neck: fpn: a feature pyramid (Lin et al. 2017) on the last stage of every stride from 4 on, and that halved
-            once more. STAGE+STAGE...: one on these. STAGE: that stage's features alone.
-        channels: of every level of a pyramid.
-        box: layers: two hidden layers look at what a box holds. stage: the stages of the backbone after the neck's do,
-            such as ResNet's layer4 after layer3 (the C4 form); they are taken out of the backbone.
-        box_after: of stage: the stage in whose place boxes go on, if not the neck's: with neck conv5, pool5 leaves
-            AlexNet's fc6 and fc7 to look at them (the Fast R-CNN of its time).
-        width: of layers: units of each.
-        pooled: places along each side that a box's features are pooled to; for box stage, 14 is published for ResNets,
-            6 for AlexNet.
-        pooling: mean: of four points bilinearly read in each of these (RoIAlign, He et al. 2017). max: of the places
-            of the map there (RoI pooling, Girshick 2015).
-        anchors: of faster: roots of their areas, in pixels; each in ratios 1:2, 1:1 and 2:1. A pyramid divides them
-            among its levels, in order.
-        sampled: of faster: anchors of an image that its loss counts, at most half of them on objects.
-        candidates: of faster: the best boxes of each level of an image that overlaps are removed from, in training
-            and in testing.
-        proposals: of faster: how many boxes of an image are left by that, likewise.
-        rois: boxes of an image that the head learns from in a step.
-        positive: the largest share of them on objects.
-        least_score: boxes of a lower score are not given as found.
-        overlap: of two boxes of a class whose intersection over union is higher, the better is given.
-        most: boxes given for an image at most.
+        shorter: lengths of the shorter side, pixels, one of which is drawn for every image that is learned from.
+        longest: length that the longer side may have, pixels: an image is scaled down until it has.
+        flip: probability of mirroring left and right.
+        difficult: learn from objects marked difficult, too.
     """
 
-    form: Literal["faster", "fast"] = "faster"
-    neck: str = "fpn"
-    channels: int = 256
-    box: Literal["layers", "stage"] = "layers"
-    box_after: str = ""
-    width: int = 1024
-    pooled: int = 7
-    pooling: Literal["mean", "max"] = "mean"
-    anchors: list[float] = field(default_factory=lambda: [32.0, 64.0, 128.0, 256.0, 512.0])
-    sampled: int = 256
-    candidates: tuple[int, int] = (2000, 1000)
-    proposals: tuple[int, int] = (2000, 1000)
-    rois: int = 512
-    positive: float = 0.25
-    least_score: float = 0.05
-    overlap: float = 0.5
-    most: int = 100
+    shorter: list[int] = field(default_factory=lambda: [480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800])
+    longest: int = 1333
+    flip: float = 0.5
+    difficult: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("channels", "width", "pooled", "sampled", "rois", "most"):
-            if getattr(self, name) < 1:
-                raise UserError(f"head.{name} is {getattr(self, name)}: it must be 1 or more")
-        for name in ("candidates", "proposals"):
-            if min(getattr(self, name)) < 1:
-                raise UserError(f"head.{name} is {list(getattr(self, name))}: both must be 1 or more")
-        if not self.anchors or not 0 < min(self.anchors) <= max(self.anchors) < 1e5:
-            raise UserError(f"head.anchors is {self.anchors}: give one size or more, in pixels")
-        for name in ("positive", "overlap"):
-            if not 0 < getattr(self, name) <= 1:
-                raise UserError(f"head.{name} is {getattr(self, name)}: a share in (0, 1]")
-        if self.box_after and self.box != "stage":
-            raise UserError(f"head.box_after is {self.box_after}: that is of box stage; set head.box to it, too")
-        if not 0 <= self.least_score < 1:
-            raise UserError(f"head.least_score is {self.least_score}: it must lie in [0, 1)")
+        if not self.shorter or not all(1 <= one <= 4096 for one in self.shorter):
+            raise UserError(f"sizes.shorter is {self.shorter}: give lengths in [1, 4096] pixels")
+        if not max(self.shorter) <= self.longest <= 8192:
+            raise UserError(f"sizes.longest is {self.longest}: it must lie in [{max(self.shorter)}, 8192] pixels")
+        if not 0 <= self.flip <= 1:
+            raise UserError(f"sizes.flip is {self.flip}: a probability lies between 0 and 1")
 
 
-class Detections(NamedTuple):
-    """What is found in an image, the best first."""
+class DetectionExamples(Examples):
+    """Scaled images and the objects in them.
 
-    boxes: Tensor
-    """float32 (n, 4): left, top, right, bottom, in pixels of the image that was given, 0 its edge."""
-    scores: Tensor
-    """float32 (n,), in [0, 1]."""
-    labels: Tensor
-    """int64 (n,), 0 the first class."""
-
-
-class Detector(nn.Module):
-    """sRGB in, boxes of objects out.
+    A label is a dict: ``boxes`` float32 (n, 4) in the scaled image, ``labels`` int64 (n,), ``size`` int64 (2,), the
+    image's height and width before it is padded to those of a batch, and ``proposals`` float32 (m, 4) where there
+    are any.
 
     Args:
-        features: the backbone, in its first form or adapted; ``box: stage`` takes its last stages out of it.
-        classes: how many, without background.
-        head: what is put on it.
-
-    Raises:
-        UserError: the backbone does not have the stages that the head asks for, or anchors that fit them.
+        parts: of ``Boxed`` images, opened for training.
+        sizes: how images are scaled.
+        seed: as ``Examples``.
+        proposals: of every part; where a part is some images of a source, those of the source.
+        weights: as ``Examples``.
     """
 
-    def __init__(self, features: Features, classes: int = 20, head: DetectHeadSettings | None = None) -> None:
-        super().__init__()
-        head = head or DetectHeadSettings()
-        used, known = necked(features, head), grids(features)
-        maps = [known[stage.name] for stage in used]
-        self.form, self.names = head.form, [stage.name for stage in used]
-        parts: dict[str, nn.Module] = {}
-        channels = used[0].channels
-        if len(used) > 1:
-            channels = head.channels
-            halved = LastLevelMaxPool() if head.form == "faster" else None
-            parts["neck"] = FeaturePyramidNetwork([stage.channels for stage in used], channels, halved)
-        if head.form == "faster":
-            levels = maps if len(used) == 1 else [*maps, Grid(2 * maps[-1].stride, maps[-1].first)]
-            parts["rpn"] = _proposing(head, levels, channels)
-        box: nn.Module
-        if head.box == "stage":
-            box, width = _last_stages(features, used, head), features.stages[-1].channels
-            self.rates = {"head.boxes.box_head.": 1.0}  # of the backbone, whatever the rate of the head
-        else:
-            box, width = TwoMLPHead(channels * head.pooled**2, head.width), head.width
-        parts["boxes"] = RoIHeads(
-            Pool(maps, min(head.anchors), head.pooled, head.pooling),
-            box,
-            Exact(FastRCNNPredictor(width, classes + 1)),
-            fg_iou_thresh=0.5,
-            bg_iou_thresh=0.5,
-            batch_size_per_image=head.rois,
-            positive_fraction=head.positive,
-            bbox_reg_weights=None,
-            score_thresh=head.least_score,
-            nms_thresh=head.overlap,
-            detections_per_img=head.most,
-        )
-        self.features, self.head = features, nn.ModuleDict(parts)
+    draws = 2
 
-    def losses(self, rgb: Tensor, targets: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """The parts of the loss, scalars, of a network in training mode.
-
-        Args:
-            rgb: (B, 3, H, W), uint8; smaller images padded at the right and below.
-            targets: of each image "boxes", float32 (n, 4), n >= 0, within the image and none empty; "labels",
-                int64 (n,); "size", int64 (2,), its height and width without padding; in form fast "proposals",
-                float32 (m, 4), m >= 0.
-
-        Returns:
-            loss_classifier and loss_box_reg of the boxes; loss_objectness and loss_rpn_box_reg of the proposals.
-        """
-        assert self.training
-        sizes = _sizes([target["size"] for target in targets])
-        truth = [{"boxes": target["boxes"].float(), "labels": target["labels"] + 1} for target in targets]
-        rgb, maps = self._maps(rgb, sizes)
-        given = [target.get("proposals") for target in targets]
-        boxes, first = self._proposed(rgb, maps, sizes, given, truth)
-        _, second = self.head["boxes"]({name: maps[name] for name in self.names}, boxes, sizes, truth)
-        return {**first, **second}
-
-    def loss(self, rgb: Tensor, targets: Sequence[dict[str, Tensor]]) -> Tensor:
-        """The sum of ``losses``, a scalar."""
-        return torch.stack(list(self.losses(rgb, targets).values())).sum()
-
-    def predict(
-        self, rgb: Tensor, sizes: Sequence[tuple[int, int]] | Tensor, proposals: Sequence[Tensor] | None = None
-    ) -> list[Detections]:
-        """What is found in each image, by a network in eval mode.
-
-        Args:
-            rgb: as of ``losses``.
-            sizes: height and width of each image without padding.
-            proposals: in form fast of each image, float32 (m, 4).
-        """
-        assert not self.training
-        shown = _sizes(sizes)
-        rgb, maps = self._maps(rgb, shown)
-        if not all(bool(values.isfinite().all()) for values in maps.values()):
-            raise UserError("the network's features are not finite; train it again with a lower training.lr")
-        boxes, _ = self._proposed(rgb, maps, shown, proposals or [None] * len(shown), None)
-        found, _ = self.head["boxes"]({name: maps[name] for name in self.names}, boxes, shown)
-        return [Detections(own["boxes"], own["scores"], own["labels"] - 1) for own in found]
-
-    def _maps(self, rgb: Tensor, sizes: Sequence[tuple[int, int]]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The images, padded no more than they need among each other, and what the box head looks at."""
-        # Padding reaches into the features, so it must not depend on what else is in a batch that is computed in parts.
-        height, width = (max(side) for side in zip(*sizes, strict=True))
-        rgb = rgb[:, :, :height, :width]
-        found = self.features(rgb)
-        maps = {name: found[name] for name in self.names}
-        return rgb, self.head["neck"](maps) if "neck" in self.head else maps
-
-    def _proposed(
+    def __init__(
         self,
-        rgb: Tensor,
-        maps: dict[str, Tensor],
-        sizes: list[tuple[int, int]],
-        given: Sequence[Tensor | None],
-        truth: list[dict[str, Tensor]] | None,
-    ) -> tuple[list[Tensor], dict[str, Tensor]]:
-        """Boxes to look at in each image, and the losses of what proposes them."""
-        if self.form == "faster":
-            boxes, losses = self.head["rpn"](ImageList(rgb, sizes), maps, truth)
-            return boxes, losses
-        if len(given) != len(sizes) or any(boxes is None for boxes in given):
-            raise UserError("head.form is fast: it needs proposals with the images; name a file of them, or windows")
-        return [_within(boxes, size) for boxes, size in zip(given, sizes, strict=True) if boxes is not None], {}
+        parts: Sequence[Source],
+        sizes: DetectionSizes,
+        seed: int,
+        proposals: Sequence[Proposals] | None = None,
+        weights: Sequence[float] | None = None,
+    ) -> None:
+        super().__init__(parts, seed, weights)
+        assert proposals is None or len(proposals) == len(parts)
+        self.sizes, self.proposals = sizes, proposals
+
+    def make(self, part: int, index: int, uniform: np.ndarray) -> tuple[Tensor, Any]:
+        """See ``Examples.make``."""
+        source, sizes = self.parts[part], self.sizes
+        shorter = sizes.shorter[int(uniform[0] * len(sizes.shorter))]
+        view = detection_view(source, index, shorter, sizes.longest)
+        objects = objects_of(source, index)
+        counted = ~objects.difficult | sizes.difficult
+        label = {"boxes": view.boxes(objects.boxes[counted]), "labels": torch.from_numpy(objects.labels[counted])}
+        if self.proposals is not None:
+            label["proposals"] = view.boxes(self.proposals[part].boxes(whole(source, index)[1]))
+        rgb, (height, width) = view.rgb, view.rgb.shape[1:]
+        if uniform[1] < sizes.flip:
+            rgb = rgb.flip(2)
+            for name in label.keys() & {"boxes", "proposals"}:
+                left, top, right, bottom = label[name].unbind(1)
+                label[name] = torch.stack((width - right, top, width - left, bottom), 1)
+        return rgb, {**label, "size": torch.tensor([height, width])}
 
 
-class _ExactProposing(nn.Module):
-    """torchvision's head of proposals with its last layers in float32."""
+class DetectionView(NamedTuple):
+    """An image as a detector looks at it."""
 
-    def __init__(self, channels: int, anchors: int) -> None:
-        super().__init__()
-        plain = RPNHead(channels, anchors)
-        self.conv, self.score, self.box = plain.conv, Exact(plain.cls_logits), Exact(plain.bbox_pred)
+    rgb: Tensor
+    """uint8 (3, H, W)."""
+    scale: NDArray[np.float32]
+    """(4,): by what boxes in the image itself are multiplied to be boxes in ``rgb``, and found ones divided."""
 
-    def forward(self, maps: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        hidden = [self.conv(values) for values in maps]
-        return [self.score(values) for values in hidden], [self.box(values) for values in hidden]
+    def boxes(self, boxes: NDArray[np.float32]) -> Tensor:
+        """Boxes (n, 4) in the image itself as boxes in ``rgb``: float32 (n, 4)."""
+        return torch.from_numpy(boxes * self.scale)
 
 
-def necked(features: Features, head: DetectHeadSettings) -> list[Stage]:
-    """The stages that the neck takes, fine before coarse.
+class DetectionViews(Views):
+    """Every image of a source as a detector that is judged looks at it.
+
+    A label is a dict: ``index`` int64, of the image in the source; ``size`` int64 (2,) and ``proposals``, as of
+    ``DetectionExamples``; ``scale`` float32 (4,), as of ``DetectionView``.
+
+    Args:
+        source: of ``Boxed`` images.
+        shorter: length of the shorter side, pixels.
+        longest: length that the longer side may have, pixels.
+        proposals: of the source's images.
+    """
+
+    def __init__(self, source: Source, shorter: int, longest: int, proposals: Proposals | None = None) -> None:
+        super().__init__(source, shorter)
+        self.longest, self.proposals = longest, proposals
+
+    def __getitem__(self, index: int) -> Sample:
+        try:
+            view = detection_view(self.source, index, self.size, self.longest)
+            label = {
+                "index": torch.tensor(index),
+                "size": torch.tensor(view.rgb.shape[1:]),
+                "scale": torch.from_numpy(view.scale),
+            }
+            if self.proposals is not None:
+                label["proposals"] = view.boxes(self.proposals.boxes(whole(self.source, index)[1]))
+        except ImageError as error:
+            return Sample(None, [(error.key, error.reason)])
+        return Sample(view.rgb, [], label)
+
+
+def detection_view(source: Source, index: int, shorter: int, longest: int) -> DetectionView:
+    """An image scaled so that its shorter side has ``shorter`` pixels, or fewer: its longer one at most ``longest``.
 
     Raises:
-        UserError: the backbone does not have them, they make no pyramid, or box stage cannot follow them.
+        ImageError: it cannot be read.
     """
-    if head.neck == "fpn":
-        used = list({stage.stride: stage for stage in features.stages if stage.stride >= _FINEST}.values())
-    else:
-        used = [stage_of(features, name) for name in head.neck.split("+")]
-    strides = [stage.stride for stage in used]
-    if strides != sorted(set(strides)) or (head.neck == "fpn" and len(used) < 2):
-        raise UserError(
-            f"head.neck is {head.neck}: a pyramid needs stages of growing stride, from {_FINEST} on; the backbone has "
-            + ", ".join(f"{stage.name} ({stage.stride})" for stage in features.stages)
-            + "; name one stage to take it alone"
+    image = source.read(index)
+    factor = min(shorter / min(image.size), longest / max(image.size))
+    size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
+    scaled = image.resize(size, Image.Resampling.BILINEAR)
+    exact = np.array([size[0] / image.width, size[1] / image.height] * 2, np.float32)
+    return DetectionView(torch.from_numpy(np.array(scaled)).permute(2, 0, 1), exact)
+
+
+POINTS: tuple[Points, ...] = ("11 points", "all points", "COCO")
+"""The three kinds of average precision that are told of the same detections."""
+
+_SHOWN = 0.3  # least score of a box that is drawn
+_MOST = 8
+
+
+@dataclass
+class DetectSettings(FinetuneSettings):
+    """A fine-tuning of detection: on what, from where, how.
+
+    Args:
+        size: shorter side, in pixels, at which the network is shown a test image; at most sizes.longest.
+        sizes: how training images are scaled; a test image's longer side is at most sizes.longest, too.
+        proposals: of head.form fast: where objects may be in training images: a .mat or .npz file; or "windows", a
+            fixed grid.
+        test_proposals: the same of test images; empty takes that of proposals.
+        head: what is put on the backbone.
+    """
+
+    size: int = 800
+    sizes: DetectionSizes = field(default_factory=DetectionSizes)
+    proposals: str = "windows"
+    test_proposals: str = ""
+    head: DetectHeadSettings = field(default_factory=DetectHeadSettings)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 16 <= self.size <= self.sizes.longest:
+            raise UserError(f"size is {self.size}: it must lie in [16, {self.sizes.longest}] pixels (sizes.longest)")
+
+
+class Detection(Task):
+    """See the module."""
+
+    name: ClassVar[str] = "detect"
+    metric: Metric = "AP"
+    train: Boxed
+    test: Boxed
+
+    def __init__(self, settings: DetectSettings) -> None:
+        self.settings = settings
+        self.train = open_boxed(settings.train, training=True, difficult=settings.sizes.difficult)
+        self.test = open_boxed(settings.test)
+        self.n_shared = count_shared(settings.train, self.train, settings.test, self.test)
+        self.classes = list(self.train.classes)
+        self.problems = [*self.train.problems, *self.test.problems]
+        if all(self.test.objects(index).difficult.all() for index in range(len(self.test))):
+            raise UserError(f"{settings.test}: no object to be found is marked in it; name another part")
+        self.proposals: dict[int, Proposals] = {}
+        if settings.head.form == "fast":
+            for source, file in ((self.train, settings.proposals), (self.test, settings.test_proposals)):
+                self.proposals[id(source)] = open_proposals(file or settings.proposals, source)
+        self.train_digest, self.test_digest = (
+            digest_of(source, self.classes, _known(source, self.proposals.get(id(source))))
+            for source in (self.train, self.test)
         )
-    if head.box == "stage":
-        start_of(features, used, head.box_after)
-    return used
+        head = settings.head
+        self.about = (
+            f"{'Faster' if head.form == 'faster' else 'Fast'} R-CNN on {head.neck}, "
+            f"{settings.training.steps:,} steps of {settings.training.batch_size}, tested at a shorter side of "
+            f"{settings.size} pixels; average precision at an overlap of 0.5 by 11 points (VOC2007), all points "
+            "(VOC2012), and COCO's over 0.5 to 0.95"
+        )
+
+    @property
+    def head(self) -> str:
+        return f"{self.settings.head.form}, {self.settings.head.neck}"
+
+    def network(self, features: Features) -> nn.Module:
+        return Detector(features, len(self.classes), self.settings.head)
+
+    def used(self, features: Features) -> list[str]:
+        last = [features.stages[-1]] if self.settings.head.box == "stage" else []
+        return [stage.name for stage in (*necked(features, self.settings.head), *last)]
+
+    def examples(self, part: Source, cache_bytes: int) -> Examples:
+        return DetectionExamples([part], self.settings.sizes, self.settings.seed, self._proposals(part))
+
+    def views(self, source: Source) -> Views:
+        settings = self.settings
+        proposals = self._proposals(source)
+        return DetectionViews(source, settings.size, settings.sizes.longest, proposals[0] if proposals else None)
+
+    def _proposals(self, part: Source) -> list[Proposals] | None:
+        """Of the source that images are of, if there are any."""
+        found = self.proposals.get(id(whole(part, 0)[0])) if self.proposals else None
+        return [found] if found else None
+
+    def predict(self, network: nn.Module, batch: Batch, rgb: Tensor) -> list[Any]:
+        assert isinstance(network, Detector)
+        found = []
+        # One by one: what is found in an image is no matter of its neighbors in a batch.
+        for image, label in zip(rgb, batch.labels, strict=True):
+            height, width = label["size"].tolist()
+            given = [label["proposals"].to(rgb.device)] if "proposals" in label else None
+            ((boxes, scores, labels),) = network.predict(image[None, :, :height, :width], [(height, width)], given)
+            if not (bool(boxes.isfinite().all()) and bool(scores.isfinite().all())):
+                raise diverged(self.name)
+            placed = boxes.float() / label["scale"].to(boxes.device)
+            found.append((placed.cpu().numpy(), scores.float().cpu().numpy(), labels.cpu().numpy()))
+        return found
+
+    def outcomes(self, source: Source, found: Mapping[int, Any]) -> list[tuple[str, Outcome]]:
+        indices = sorted(found)
+        truth = [objects_of(source, index) for index in indices]
+        said = [found[index] for index in indices]
+        if not any((~one.difficult).any() for one in truth):
+            return []
+        every = Detections.of(said, truth, len(self.classes))
+        return [(points, Detected(every, points)) for points in POINTS]
+
+    def drawn(self, source: Source, index: int, found: Any) -> tuple[Image.Image, Image.Image]:
+        image, truth = source.read(index), objects_of(source, index)
+        words = [
+            f"{self.classes[one]}{' (difficult)' if hard else ''}"
+            for one, hard in zip(truth.labels, truth.difficult, strict=True)
+        ]
+        boxes, scores, labels = found
+        best = [at for at in np.argsort(-scores)[:_MOST] if scores[at] >= min(_SHOWN, float(scores.max()))]
+        said = [f"{self.classes[labels[at]]} {scores[at]:.0%}" for at in best]
+        return (
+            visualize.boxed(image, truth.boxes, words, [visualize.color(one + 1) for one in truth.labels.tolist()]),
+            visualize.boxed(image, boxes[best], said, [visualize.color(int(labels[at]) + 1) for at in best]),
+        )
 
 
-def _last_stages(features: Features, used: Sequence[Stage], head: DetectHeadSettings) -> LastStages:
-    """The backbone's last stages, out of it, for boxes that are read from what is used.
-
-    Raises:
-        UserError: they cannot be had, or need more places than boxes are pooled to.
-    """
-    start = start_of(features, used, head.box_after)
-    box = take_last_stages(features, start.name)
-    weight = next(box.parameters(), torch.zeros(0))
-    try:
-        with torch.no_grad():
-            box.eval()(weight.new_zeros(1, start.channels, head.pooled, head.pooled))
-    except RuntimeError as error:
-        raise UserError(
-            f"head.pooled is {head.pooled}: what comes after {start.name} cannot look at so few places; 6 is AlexNet's"
-        ) from error
-    box.train()
-    return box
-
-
-def _proposing(head: DetectHeadSettings, levels: list[Grid], channels: int) -> nn.Module:
-    """The network that proposes boxes.
-
-    Raises:
-        UserError: the anchors cannot be divided among the levels.
-    """
-    each, left = divmod(len(head.anchors), len(levels))
-    if left or not each:
-        raise UserError(f"head.anchors: {len(head.anchors)} sizes for {len(levels)} levels; give each as many")
-    ordered = sorted(head.anchors)
-    anchors = Anchors(levels, [ordered[at : at + each] for at in range(0, len(ordered), each)])
-    network: nn.Module = RegionProposalNetwork(
-        anchors,
-        _ExactProposing(channels, anchors.num_anchors_per_location()[0]),
-        fg_iou_thresh=0.7,
-        bg_iou_thresh=0.3,
-        batch_size_per_image=head.sampled,
-        positive_fraction=0.5,
-        pre_nms_top_n=dict(zip(("training", "testing"), head.candidates, strict=True)),
-        post_nms_top_n=dict(zip(("training", "testing"), head.proposals, strict=True)),
-        nms_thresh=0.7,
-    )
-    return network
-
-
-def _sizes(sizes: Any) -> list[tuple[int, int]]:
-    """(height, width) of each image."""
-    listed = sizes.tolist() if isinstance(sizes, Tensor) else sizes
-    return [(int(height), int(width)) for height, width in listed]
-
-
-def _within(boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Proposals within their image; where there are none, the image itself."""
-    clipped: Tensor = clip_boxes_to_image(boxes.float(), size)
-    clipped = clipped[(clipped[:, 2:] > clipped[:, :2]).all(1)]
-    return clipped if len(clipped) else clipped.new_tensor([[0, 0, size[1], size[0]]])
+def _known(source: Boxed, proposals: Proposals | None) -> bytes:
+    """All that is known of its images; of proposals a digest."""
+    told = hashlib.sha256()
+    for index in range(len(source) if proposals is not None else 0):
+        assert proposals is not None
+        told.update(proposals.boxes(index).tobytes() + b"\n")
+    known = [b"".join(array.tobytes() for array in source.objects(index)) for index in range(len(source))]
+    return b"\n".join([*known, told.digest()])

@@ -4,10 +4,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from pretext.errors import UserError
-from pretext.plugins import Registry
-from transfer.tasks.classify import Classification, ClassifySettings
-from transfer.tasks.detect import Detection, DetectSettings
-from transfer.tasks.segment import Segmentation, SegmentSettings
+from pretext.registry import Registry
+from transfer.tasks.classification import Classification, ClassifySettings
+from transfer.tasks.detection import Detection, DetectSettings
+from transfer.tasks.segmentation import Segmentation, SegmentSettings
 from transfer.tasks.task import FinetuneSettings, Task
 
 __all__ = [

@@ -1,17 +1,29 @@
-"""Segmentation: a backbone, and the head of a fully convolutional network or of DeepLab."""
+"""Segmentation: the network, its training crops, and the task: which class every pixel of an image belongs to."""
 
+import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.segmentation.deeplabv3 import ASPP
 
 from pretext.backbones.contract import Stage
-from pretext.errors import UserError
+from pretext.data.batches import Batch, Examples, Sample, Views
+from pretext.data.source import Source
+from pretext.errors import ImageError, UserError
+from transfer.bootstrap import Metric
+from transfer.metrics import Outcome, confusion, segmentation_outcome
+from transfer.targets import count_shared
+from transfer.tasks import visualize
 from transfer.tasks.alignment import Features, grids, read_between
-from transfer.tasks.exact import Exact
+from transfer.tasks.task import Exact, FinetuneSettings, Task, digest_of, diverged
+from transfer.voc.masks import UNCOUNTED, Masked, mask_of, open_masked
 
 IGNORED = 255
 """The label of pixels that count neither in training nor in the score."""
@@ -149,3 +161,237 @@ def _score(channels: int, classes: int, std: float) -> nn.Conv2d:
 
 def _count(number: int, like: Tensor) -> Tensor:
     return torch.arange(number, dtype=torch.float32, device=like.device)
+
+
+GRAY = 128
+"""Of every channel, where a crop reaches beyond its image."""
+
+
+@dataclass
+class SegmentationCrops:
+    """Square crops of scaled images.
+
+    Args:
+        size: side of the crop, pixels. What reaches beyond the image is gray, and not counted.
+        shorter: length that the image's shorter side has at scale 1, pixels; 0: its own.
+        scale: smallest and largest scale; one is drawn.
+        flip: probability of mirroring left and right.
+    """
+
+    size: int = 480
+    shorter: int = 0
+    scale: tuple[float, float] = (0.5, 2.0)
+    flip: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.size <= 4096:
+            raise UserError(f"crops.size is {self.size}: it must lie in [1, 4096] pixels")
+        if not 0 <= self.shorter <= 4096:
+            raise UserError(f"crops.shorter is {self.shorter}: it must lie in [1, 4096] pixels, or be 0: as they are")
+        if not 1 / 64 <= self.scale[0] <= self.scale[1] <= 64:
+            raise UserError(f"crops.scale is {list(self.scale)}: give two with 1/64 <= smallest <= largest <= 64")
+        if not 0 <= self.flip <= 1:
+            raise UserError(f"crops.flip is {self.flip}: a probability lies between 0 and 1")
+
+
+class SegmentationExamples(Examples):
+    """Crops, and as labels the same crops of their masks: uint8 (size, size), 255 where nothing counts.
+
+    Args:
+        parts: of ``Masked`` images.
+        crops: how they are drawn.
+        seed: as ``Examples``.
+        weights: as ``Examples``.
+    """
+
+    draws = 4
+
+    def __init__(
+        self, parts: Sequence[Source], crops: SegmentationCrops, seed: int, weights: Sequence[float] | None = None
+    ) -> None:
+        super().__init__(parts, seed, weights)
+        self.crops = crops
+
+    def make(self, part: int, index: int, uniform: np.ndarray) -> tuple[Tensor, Any]:
+        """See ``Examples.make``; a mask that is damaged or not of its image is an error of the image's."""
+        source = self.parts[part]
+        image, mask = source.read(index), Image.fromarray(mask_of(source, index))
+        assert mask.size == image.size, source.key(index)
+        rgb, mask = cropped(image, mask, self.crops, uniform)
+        return torch.from_numpy(np.array(rgb)).permute(2, 0, 1), torch.from_numpy(np.array(mask))
+
+
+def cropped(
+    image: Image.Image, mask: Image.Image, crops: SegmentationCrops, uniform: np.ndarray
+) -> tuple[Image.Image, Image.Image]:
+    """The crop of an image and of its mask that four uniform numbers draw: scale, left, top, mirror.
+
+    As if both were scaled whole, the mask to its nearest pixels, and then cut; what is missing is at the right and
+    below.
+    """
+    low, high = crops.scale
+    factor = low + (high - low) * uniform[0]
+    if crops.shorter:
+        factor *= crops.shorter / min(image.size)
+    scaled = [max(1, round(length * factor)) for length in image.size]
+    shown = [min(length, crops.size) for length in scaled]
+    start = [int((whole - part + 1) * at) for whole, part, at in zip(scaled, shown, uniform[1:3], strict=True)]
+    x, y = (own / length for own, length in zip(image.size, scaled, strict=True))
+    box = (
+        start[0] * x,
+        start[1] * y,
+        min((start[0] + shown[0]) * x, image.width),
+        min((start[1] + shown[1]) * y, image.height),
+    )
+    rgb = image.resize((shown[0], shown[1]), Image.Resampling.BILINEAR, box=box)
+    # Not resize, in which rounding decides where the middle of a pixel falls between two.
+    columns, rows = (
+        (2 * np.arange(first, first + part) + 1) * own // (2 * length)
+        for first, part, own, length in zip(start, shown, image.size, scaled, strict=True)
+    )
+    classes = Image.fromarray(np.asarray(mask)[np.ix_(rows, columns)])
+    if uniform[3] < crops.flip:
+        rgb, classes = (one.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for one in (rgb, classes))
+    square = (crops.size, crops.size)
+    padded, uncounted = Image.new("RGB", square, (GRAY,) * 3), Image.new("L", square, UNCOUNTED)
+    padded.paste(rgb)
+    uncounted.paste(classes)
+    return padded, uncounted
+
+
+class SegmentationViews(Views):
+    """Every image of a source as a network that is judged looks at it.
+
+    A label is a dict: ``index`` int64, of the image in the source; ``size`` int64 (2,), height and width before it
+    is padded to those of a batch; ``mask`` uint8 (H, W), at the size of the image itself.
+
+    Args:
+        source: of ``Masked`` images.
+        shorter: as ``segmentation_view``.
+    """
+
+    def __init__(self, source: Source, shorter: int = 0) -> None:
+        super().__init__(source, max(1, shorter))
+        self.shorter = shorter
+
+    def __getitem__(self, index: int) -> Sample:
+        try:
+            rgb = segmentation_view(self.source, index, self.shorter)
+            mask = torch.from_numpy(mask_of(self.source, index))
+        except ImageError as error:
+            return Sample(None, [(error.key, error.reason)])
+        return Sample(rgb, [], {"index": torch.tensor(index), "size": torch.tensor(rgb.shape[1:]), "mask": mask})
+
+
+def segmentation_view(source: Source, index: int, shorter: int = 0) -> Tensor:
+    """An image scaled so that its shorter side has ``shorter`` pixels; 0: as it is. Returns uint8 (3, H, W).
+
+    Raises:
+        ImageError: it cannot be read.
+    """
+    image = source.read(index)
+    if shorter:
+        factor = shorter / min(image.size)
+        size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
+        image = image.resize(size, Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+@dataclass
+class SegmentSettings(FinetuneSettings):
+    """A fine-tuning of segmentation: on what, from where, how.
+
+    Args:
+        size: shorter side, in pixels, at which the network is shown a test image; 0: its own.
+        sbd: a folder with SBD's masks, which are added to the training images (never one of VOC's val list).
+        crops: how training images are scaled and cropped.
+        head: what is put on the backbone.
+    """
+
+    size: int = 0
+    sbd: str = ""
+    crops: SegmentationCrops = field(default_factory=SegmentationCrops)
+    head: SegmentHeadSettings = field(default_factory=SegmentHeadSettings)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.head.kind == "deeplab" and 1 in (self.training.micro_batch, self.training.batch_size):
+            raise UserError("head.kind deeplab normalizes over a batch: it needs 2 images at once or more")
+
+
+class Painted(NamedTuple):
+    """What was found in an image."""
+
+    packed: bytes
+    """The mask, compressed: those of all test images are kept for some time."""
+    shape: tuple[int, ...]
+    confusion: NDArray[np.int64]
+
+    @property
+    def mask(self) -> NDArray[np.uint8]:
+        """(H, W), the class of every pixel."""
+        return np.frombuffer(zlib.decompress(self.packed), np.uint8).reshape(self.shape)
+
+
+class Segmentation(Task):
+    """See the module."""
+
+    name: ClassVar[str] = "segment"
+    metric: Metric = "mIoU"
+    train: Masked
+    test: Masked
+
+    def __init__(self, settings: SegmentSettings) -> None:
+        self.settings = settings
+        self.train, self.test = open_masked(settings.train, settings.sbd), open_masked(settings.test)
+        self.n_shared = count_shared(settings.train, self.train, settings.test, self.test)
+        self.classes = list(self.train.classes)
+        self.problems = [*self.train.problems, *self.test.problems]
+        self.train_digest, self.test_digest = (
+            digest_of(source, self.classes, source.masks_digest()) for source in (self.train, self.test)
+        )
+        shown = f"a shorter side of {settings.size} pixels" if settings.size else "the size that an image has"
+        self.about = (
+            f"segmentation by head {settings.head.kind}, {settings.training.steps:,} steps of "
+            f"{settings.training.batch_size}{', with the masks of SBD' if settings.sbd else ''}, tested at {shown}; "
+            "mean over classes of intersection over union of all pixels, at full size, 255 not counted"
+        )
+
+    @property
+    def head(self) -> str:
+        return self.settings.head.kind
+
+    def network(self, features: Features) -> nn.Module:
+        return Segment(features, len(self.classes), self.settings.head)
+
+    def used(self, features: Features) -> list[str]:
+        return [stage.name for stage in (*skips(features.stages, self.settings.head.kind), features.stages[-1])]
+
+    def examples(self, part: Source, cache_bytes: int) -> Examples:
+        return SegmentationExamples([part], self.settings.crops, self.settings.seed)
+
+    def views(self, source: Source) -> Views:
+        return SegmentationViews(source, self.settings.size)
+
+    def predict(self, network: nn.Module, batch: Batch, rgb: Tensor) -> list[Any]:
+        assert isinstance(network, Segment)
+        found = []
+        for image, label in zip(rgb, batch.labels, strict=True):  # one by one: their sizes differ
+            height, width = label["size"].tolist()
+            mask = label["mask"].numpy()
+            logits = network(image[None, :, :height, :width], mask.shape)
+            if not bool(logits.isfinite().all()):
+                raise diverged(self.name)
+            predicted = logits[0].argmax(0).to(torch.uint8).cpu().numpy()
+            counts = confusion(mask, predicted, len(self.classes))
+            found.append(Painted(zlib.compress(predicted.tobytes(), 1), predicted.shape, counts))
+        return found
+
+    def outcomes(self, source: Source, found: Mapping[int, Any]) -> list[tuple[str, Outcome]]:
+        confusions = [found[index].confusion for index in sorted(found)]
+        return [("", segmentation_outcome(confusions))] if any(one.any() for one in confusions) else []
+
+    def drawn(self, source: Source, index: int, found: Any) -> tuple[Image.Image, Image.Image]:
+        image = source.read(index)
+        truth = mask_of(source, index)
+        return visualize.painted(image, truth, self.classes), visualize.painted(image, found.mask, self.classes)

@@ -1,5 +1,6 @@
 """What every task of fine-tuning has in common: its settings, and what it must be able to say."""
 
+import contextlib
 import hashlib
 import json
 from abc import ABC, abstractmethod
@@ -7,11 +8,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
+import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from pretext.data.batches import Batch, Examples, Subset, Views
-from pretext.data.source import Source, fingerprint
+from pretext.data.batches import Batch, Examples, Subset, Views, stream
+from pretext.data.fingerprint import seen
+from pretext.data.source import Source
+from pretext.engine import distributed
+from pretext.engine.device import Place, autocast
+from pretext.engine.progress import progress
 from pretext.engine.settings import MachineSettings, TrainingSettings
 from pretext.errors import UserError
 from pretext.settings import plain
@@ -20,6 +26,7 @@ from transfer.bootstrap import Metric
 from transfer.metrics import Outcome
 from transfer.tasks.alignment import Features
 
+_AT_ONCE = 8  # test images
 _PLACES = ("train", "test", "sbd", "proposals", "test_proposals")  # what lies there is told by digests
 _NOT_SCIENCE = (*_PLACES, "protocol", "freeze_to", "reference", "seed", "machine", "out")
 
@@ -141,6 +148,55 @@ class Task(ABC):
     @abstractmethod
     def head(self) -> str:
         """The head in some words."""
+
+
+class Exact(nn.Module):
+    """A module in float32, also where autocast is on.
+
+    Args:
+        inner: takes and gives what it will; it is handed its input in float32.
+    """
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Any:
+        """What ``inner`` gives."""
+        with torch.autocast(x.device.type, enabled=False):
+            return self.inner(x.float())
+
+
+@torch.inference_mode()
+def predictions(
+    task: Task, network: nn.Module, source: Source, place: Place, title: str = "", processes: int = 1
+) -> tuple[dict[int, Any], list[tuple[str, str]]]:
+    """What a network says of every image of a source, by index; and those that cannot be read, key and reason.
+
+    So many processes each look at a share, and all of them know of all.
+    """
+    network.eval()
+    views = task.views(source)
+    own = range(distributed.rank() if processes > 1 else 0, len(views), processes)
+    found: dict[int, Any] = {}
+    skipped: list[tuple[str, str]] = []
+    shown = (
+        progress(title, len(own), "images")
+        if title and distributed.is_first()
+        else contextlib.nullcontext(lambda more, remark: None)
+    )
+    with shown as advance:
+        for batch in stream(views, own, _AT_ONCE, place.workers):
+            skipped += batch.skipped
+            if len(batch.rgb):
+                with autocast(place):
+                    said = task.predict(network, batch, batch.rgb.to(place.device, non_blocking=True))
+                for label, one in zip(batch.labels, said, strict=True):
+                    found[int(label["index"])] = one
+            advance(len(batch.rgb) + len(batch.missing), "")
+    if processes > 1:
+        return dict(distributed.gathered(list(found.items()))), distributed.gathered(skipped)
+    return found, skipped
 
 
 def digest_of(source: Source, classes: Sequence[str], truth: bytes) -> str:

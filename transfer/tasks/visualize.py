@@ -1,15 +1,21 @@
 """What is known of an image, and what a network found in it, drawn into it: words, boxes, masks."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from pretext.contact_sheet import contact_sheet
+from pretext.data.source import Source
+from transfer.tasks.task import Task
+
 SIDE = 225
 """Shorter side, in pixels, of what is drawn: words must be readable beside small images."""
 
 _GOOD, _BAD = "#0072b2", "#d55e00"  # blue and vermilion: told apart also by the color-blind
+_SHOWN = 8  # images of a sheet
 _MIX = 0.6  # of a class's color in a mask
 
 
@@ -82,3 +88,11 @@ def _label(
     light = not isinstance(ground, str) and sum(w * c for w, c in zip((0.3, 0.59, 0.11), ground, strict=True)) > 140
     draw.text(at, word, fill="black" if light else "white", font=font)
     return float(bottom + 2)
+
+
+def sheet(task: Task, source: Source, found: dict[int, Any]) -> Image.Image:
+    """Some images, spread over all that were answered: with the truth, and with what was found."""
+    indices = sorted(found)
+    step = max(1, len(indices) // _SHOWN)
+    rows = [task.drawn(source, index, found[index]) for index in indices[::step][:_SHOWN]]
+    return contact_sheet(rows, ("truth", "found"), cell=(300, 225), across=2)

@@ -1,0 +1,316 @@
+"""Detection: a backbone, and the head of Faster R-CNN, or of Fast R-CNN on proposals that are given.
+
+Built from torchvision's region proposal network, RoI heads and feature pyramid; anchors and pooling go by the true
+places of the backbone's maps, see ``regions``.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.roi_heads import RoIHeads
+from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
+from torchvision.ops import FeaturePyramidNetwork, clip_boxes_to_image
+from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+
+from pretext.backbones.contract import Stage
+from pretext.errors import UserError
+from transfer.tasks.alignment import Features, Grid, grids, stage_of
+from transfer.tasks.regions import Anchors, LastStages, Pool, start_of, take_last_stages
+from transfer.tasks.task import Exact
+
+_FINEST = 4
+
+
+@dataclass
+class DetectHeadSettings:
+    """What is put on the backbone. Defaults are those published for images of 600 to 800 pixels.
+
+    Args:
+        form: faster: proposals come from a network on the same features (Ren et al. 2015). fast: they are given with
+            the images (Girshick 2015).
+        neck: fpn: a feature pyramid (Lin et al. 2017) on the last stage of every stride from 4 on, and that halved
+            once more. STAGE+STAGE...: one on these. STAGE: that stage's features alone.
+        channels: of every level of a pyramid.
+        box: layers: two hidden layers look at what a box holds. stage: the stages of the backbone after the neck's do,
+            such as ResNet's layer4 after layer3 (the C4 form); they are taken out of the backbone.
+        box_after: of stage: the stage in whose place boxes go on, if not the neck's: with neck conv5, pool5 leaves
+            AlexNet's fc6 and fc7 to look at them (the Fast R-CNN of its time).
+        width: of layers: units of each.
+        pooled: places along each side that a box's features are pooled to; for box stage, 14 is published for ResNets,
+            6 for AlexNet.
+        pooling: mean: of four points bilinearly read in each of these (RoIAlign, He et al. 2017). max: of the places
+            of the map there (RoI pooling, Girshick 2015).
+        anchors: of faster: roots of their areas, in pixels; each in ratios 1:2, 1:1 and 2:1. A pyramid divides them
+            among its levels, in order.
+        sampled: of faster: anchors of an image that its loss counts, at most half of them on objects.
+        candidates: of faster: the best boxes of each level of an image that overlaps are removed from, in training
+            and in testing.
+        proposals: of faster: how many boxes of an image are left by that, likewise.
+        rois: boxes of an image that the head learns from in a step.
+        positive: the largest share of them on objects.
+        least_score: boxes of a lower score are not given as found.
+        overlap: of two boxes of a class whose intersection over union is higher, the better is given.
+        most: boxes given for an image at most.
+    """
+
+    form: Literal["faster", "fast"] = "faster"
+    neck: str = "fpn"
+    channels: int = 256
+    box: Literal["layers", "stage"] = "layers"
+    box_after: str = ""
+    width: int = 1024
+    pooled: int = 7
+    pooling: Literal["mean", "max"] = "mean"
+    anchors: list[float] = field(default_factory=lambda: [32.0, 64.0, 128.0, 256.0, 512.0])
+    sampled: int = 256
+    candidates: tuple[int, int] = (2000, 1000)
+    proposals: tuple[int, int] = (2000, 1000)
+    rois: int = 512
+    positive: float = 0.25
+    least_score: float = 0.05
+    overlap: float = 0.5
+    most: int = 100
+
+    def __post_init__(self) -> None:
+        for name in ("channels", "width", "pooled", "sampled", "rois", "most"):
+            if getattr(self, name) < 1:
+                raise UserError(f"head.{name} is {getattr(self, name)}: it must be 1 or more")
+        for name in ("candidates", "proposals"):
+            if min(getattr(self, name)) < 1:
+                raise UserError(f"head.{name} is {list(getattr(self, name))}: both must be 1 or more")
+        if not self.anchors or not 0 < min(self.anchors) <= max(self.anchors) < 1e5:
+            raise UserError(f"head.anchors is {self.anchors}: give one size or more, in pixels")
+        for name in ("positive", "overlap"):
+            if not 0 < getattr(self, name) <= 1:
+                raise UserError(f"head.{name} is {getattr(self, name)}: a share in (0, 1]")
+        if self.box_after and self.box != "stage":
+            raise UserError(f"head.box_after is {self.box_after}: that is of box stage; set head.box to it, too")
+        if not 0 <= self.least_score < 1:
+            raise UserError(f"head.least_score is {self.least_score}: it must lie in [0, 1)")
+
+
+class Detections(NamedTuple):
+    """What is found in an image, the best first."""
+
+    boxes: Tensor
+    """float32 (n, 4): left, top, right, bottom, in pixels of the image that was given, 0 its edge."""
+    scores: Tensor
+    """float32 (n,), in [0, 1]."""
+    labels: Tensor
+    """int64 (n,), 0 the first class."""
+
+
+class Detector(nn.Module):
+    """sRGB in, boxes of objects out.
+
+    Args:
+        features: the backbone, in its first form or adapted; ``box: stage`` takes its last stages out of it.
+        classes: how many, without background.
+        head: what is put on it.
+
+    Raises:
+        UserError: the backbone does not have the stages that the head asks for, or anchors that fit them.
+    """
+
+    def __init__(self, features: Features, classes: int = 20, head: DetectHeadSettings | None = None) -> None:
+        super().__init__()
+        head = head or DetectHeadSettings()
+        used, known = necked(features, head), grids(features)
+        maps = [known[stage.name] for stage in used]
+        self.form, self.names = head.form, [stage.name for stage in used]
+        parts: dict[str, nn.Module] = {}
+        channels = used[0].channels
+        if len(used) > 1:
+            channels = head.channels
+            halved = LastLevelMaxPool() if head.form == "faster" else None
+            parts["neck"] = FeaturePyramidNetwork([stage.channels for stage in used], channels, halved)
+        if head.form == "faster":
+            levels = maps if len(used) == 1 else [*maps, Grid(2 * maps[-1].stride, maps[-1].first)]
+            parts["rpn"] = _proposing(head, levels, channels)
+        box: nn.Module
+        if head.box == "stage":
+            box, width = _last_stages(features, used, head), features.stages[-1].channels
+            self.rates = {"head.boxes.box_head.": 1.0}  # of the backbone, whatever the rate of the head
+        else:
+            box, width = TwoMLPHead(channels * head.pooled**2, head.width), head.width
+        parts["boxes"] = RoIHeads(
+            Pool(maps, min(head.anchors), head.pooled, head.pooling),
+            box,
+            Exact(FastRCNNPredictor(width, classes + 1)),
+            fg_iou_thresh=0.5,
+            bg_iou_thresh=0.5,
+            batch_size_per_image=head.rois,
+            positive_fraction=head.positive,
+            bbox_reg_weights=None,
+            score_thresh=head.least_score,
+            nms_thresh=head.overlap,
+            detections_per_img=head.most,
+        )
+        self.features, self.head = features, nn.ModuleDict(parts)
+
+    def losses(self, rgb: Tensor, targets: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """The parts of the loss, scalars, of a network in training mode.
+
+        Args:
+            rgb: (B, 3, H, W), uint8; smaller images padded at the right and below.
+            targets: of each image "boxes", float32 (n, 4), n >= 0, within the image and none empty; "labels",
+                int64 (n,); "size", int64 (2,), its height and width without padding; in form fast "proposals",
+                float32 (m, 4), m >= 0.
+
+        Returns:
+            loss_classifier and loss_box_reg of the boxes; loss_objectness and loss_rpn_box_reg of the proposals.
+        """
+        assert self.training
+        sizes = _sizes([target["size"] for target in targets])
+        truth = [{"boxes": target["boxes"].float(), "labels": target["labels"] + 1} for target in targets]
+        rgb, maps = self._maps(rgb, sizes)
+        given = [target.get("proposals") for target in targets]
+        boxes, first = self._proposed(rgb, maps, sizes, given, truth)
+        _, second = self.head["boxes"]({name: maps[name] for name in self.names}, boxes, sizes, truth)
+        return {**first, **second}
+
+    def loss(self, rgb: Tensor, targets: Sequence[dict[str, Tensor]]) -> Tensor:
+        """The sum of ``losses``, a scalar."""
+        return torch.stack(list(self.losses(rgb, targets).values())).sum()
+
+    def predict(
+        self, rgb: Tensor, sizes: Sequence[tuple[int, int]] | Tensor, proposals: Sequence[Tensor] | None = None
+    ) -> list[Detections]:
+        """What is found in each image, by a network in eval mode.
+
+        Args:
+            rgb: as of ``losses``.
+            sizes: height and width of each image without padding.
+            proposals: in form fast of each image, float32 (m, 4).
+        """
+        assert not self.training
+        shown = _sizes(sizes)
+        rgb, maps = self._maps(rgb, shown)
+        if not all(bool(values.isfinite().all()) for values in maps.values()):
+            raise UserError("the network's features are not finite; train it again with a lower training.lr")
+        boxes, _ = self._proposed(rgb, maps, shown, proposals or [None] * len(shown), None)
+        found, _ = self.head["boxes"]({name: maps[name] for name in self.names}, boxes, shown)
+        return [Detections(own["boxes"], own["scores"], own["labels"] - 1) for own in found]
+
+    def _maps(self, rgb: Tensor, sizes: Sequence[tuple[int, int]]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The images, padded no more than they need among each other, and what the box head looks at."""
+        # Padding reaches into the features, so it must not depend on what else is in a batch that is computed in parts.
+        height, width = (max(side) for side in zip(*sizes, strict=True))
+        rgb = rgb[:, :, :height, :width]
+        found = self.features(rgb)
+        maps = {name: found[name] for name in self.names}
+        return rgb, self.head["neck"](maps) if "neck" in self.head else maps
+
+    def _proposed(
+        self,
+        rgb: Tensor,
+        maps: dict[str, Tensor],
+        sizes: list[tuple[int, int]],
+        given: Sequence[Tensor | None],
+        truth: list[dict[str, Tensor]] | None,
+    ) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """Boxes to look at in each image, and the losses of what proposes them."""
+        if self.form == "faster":
+            boxes, losses = self.head["rpn"](ImageList(rgb, sizes), maps, truth)
+            return boxes, losses
+        if len(given) != len(sizes) or any(boxes is None for boxes in given):
+            raise UserError("head.form is fast: it needs proposals with the images; name a file of them, or windows")
+        return [_within(boxes, size) for boxes, size in zip(given, sizes, strict=True) if boxes is not None], {}
+
+
+class _ExactProposing(nn.Module):
+    """torchvision's head of proposals with its last layers in float32."""
+
+    def __init__(self, channels: int, anchors: int) -> None:
+        super().__init__()
+        plain = RPNHead(channels, anchors)
+        self.conv, self.score, self.box = plain.conv, Exact(plain.cls_logits), Exact(plain.bbox_pred)
+
+    def forward(self, maps: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        hidden = [self.conv(values) for values in maps]
+        return [self.score(values) for values in hidden], [self.box(values) for values in hidden]
+
+
+def necked(features: Features, head: DetectHeadSettings) -> list[Stage]:
+    """The stages that the neck takes, fine before coarse.
+
+    Raises:
+        UserError: the backbone does not have them, they make no pyramid, or box stage cannot follow them.
+    """
+    if head.neck == "fpn":
+        used = list({stage.stride: stage for stage in features.stages if stage.stride >= _FINEST}.values())
+    else:
+        used = [stage_of(features, name) for name in head.neck.split("+")]
+    strides = [stage.stride for stage in used]
+    if strides != sorted(set(strides)) or (head.neck == "fpn" and len(used) < 2):
+        raise UserError(
+            f"head.neck is {head.neck}: a pyramid needs stages of growing stride, from {_FINEST} on; the backbone has "
+            + ", ".join(f"{stage.name} ({stage.stride})" for stage in features.stages)
+            + "; name one stage to take it alone"
+        )
+    if head.box == "stage":
+        start_of(features, used, head.box_after)
+    return used
+
+
+def _last_stages(features: Features, used: Sequence[Stage], head: DetectHeadSettings) -> LastStages:
+    """The backbone's last stages, out of it, for boxes that are read from what is used.
+
+    Raises:
+        UserError: they cannot be had, or need more places than boxes are pooled to.
+    """
+    start = start_of(features, used, head.box_after)
+    box = take_last_stages(features, start.name)
+    weight = next(box.parameters(), torch.zeros(0))
+    try:
+        with torch.no_grad():
+            box.eval()(weight.new_zeros(1, start.channels, head.pooled, head.pooled))
+    except RuntimeError as error:
+        raise UserError(
+            f"head.pooled is {head.pooled}: what comes after {start.name} cannot look at so few places; 6 is AlexNet's"
+        ) from error
+    box.train()
+    return box
+
+
+def _proposing(head: DetectHeadSettings, levels: list[Grid], channels: int) -> nn.Module:
+    """The network that proposes boxes.
+
+    Raises:
+        UserError: the anchors cannot be divided among the levels.
+    """
+    each, left = divmod(len(head.anchors), len(levels))
+    if left or not each:
+        raise UserError(f"head.anchors: {len(head.anchors)} sizes for {len(levels)} levels; give each as many")
+    ordered = sorted(head.anchors)
+    anchors = Anchors(levels, [ordered[at : at + each] for at in range(0, len(ordered), each)])
+    network: nn.Module = RegionProposalNetwork(
+        anchors,
+        _ExactProposing(channels, anchors.num_anchors_per_location()[0]),
+        fg_iou_thresh=0.7,
+        bg_iou_thresh=0.3,
+        batch_size_per_image=head.sampled,
+        positive_fraction=0.5,
+        pre_nms_top_n=dict(zip(("training", "testing"), head.candidates, strict=True)),
+        post_nms_top_n=dict(zip(("training", "testing"), head.proposals, strict=True)),
+        nms_thresh=0.7,
+    )
+    return network
+
+
+def _sizes(sizes: Any) -> list[tuple[int, int]]:
+    """(height, width) of each image."""
+    listed = sizes.tolist() if isinstance(sizes, Tensor) else sizes
+    return [(int(height), int(width)) for height, width in listed]
+
+
+def _within(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """Proposals within their image; where there are none, the image itself."""
+    clipped: Tensor = clip_boxes_to_image(boxes.float(), size)
+    clipped = clipped[(clipped[:, 2:] > clipped[:, :2]).all(1)]
+    return clipped if len(clipped) else clipped.new_tensor([[0, 0, size[1], size[0]]])
