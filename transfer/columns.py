@@ -1,4 +1,4 @@
-"""Results that stand in one column: one network in one mode, its seeds joined."""
+"""Columns of a table: the results of one network in one mode, with its seeds joined."""
 
 import re
 from collections.abc import Sequence
@@ -21,14 +21,14 @@ class Cell(NamedTuple):
     score: Estimate
     """Mean over seeds (and samples), with its interval over test images."""
     over_seeds: float | None
-    """Standard deviation over seeds; None of one seed."""
+    """Standard deviation over seeds; None if there is one seed."""
     over_samples: float | None
     """Mean over seeds of the standard deviation over low-shot samples."""
     holdout: float | None
 
 
 class ClassCell(NamedTuple):
-    """One class's number."""
+    """The number of one class."""
 
     name: str
     positives: int
@@ -38,14 +38,14 @@ class ClassCell(NamedTuple):
 
 
 class Gap(NamedTuple):
-    """A paired difference."""
+    """A paired difference between two networks."""
 
     difference: Estimate
     p: float
     test: str
-    """What gave p."""
+    """Name of the test that gave p."""
     over_seeds: Estimate | None
-    """Welch's interval, which holds for other seeds too; None of fewer than two seeds on a side."""
+    """Welch's interval, which holds for other seeds too; None if a side has fewer than two seeds."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,148 +57,155 @@ class Column:
 
     @property
     def first(self) -> Result:
-        """What all of them have in common is read from this one."""
+        """The first result; what all of them have in common is read from it."""
         return self.results[0]
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """Its rows, in order."""
+        """The names of its rows, in order."""
         return tuple(row.name for row in self.first.rows)
 
     def rows(self, name: str) -> list[Row]:
-        """The row of a name, of every seed."""
+        """Return the row of that name, for every seed."""
         return [result.row(name) for result in self.results]
 
     def outcomes(self, name: str) -> list[Sequence[Outcome]]:
-        """Of every seed, what the test images said."""
+        """Return the outcomes on the test images, for every seed."""
         return [row.outcomes for row in self.rows(name)]
 
     @cached_property
     def cells(self) -> dict[str, Cell]:
         """Its numbers by name of row."""
-        return {name: self._cell(name) for name in self.names}
+        cells = {}
+        for name in self.names:
+            rows, outcomes = self.rows(name), self.outcomes(name)
+            spreads = [row.spread for row in rows if row.spread is not None]
+            holdouts = [row.holdout for row in rows if row.holdout is not None]
+            cells[name] = Cell(
+                score=rows[0].score if len(rows) == 1 else joint_score(outcomes),
+                over_seeds=deviation(seed_scores(outcomes)),
+                over_samples=float(np.mean(spreads)) if spreads else None,
+                holdout=float(np.mean(holdouts)) if len(holdouts) == len(rows) else None,
+            )
+        return cells
 
     def classes(self, name: str) -> list[ClassCell]:
-        """A row's number by class; the outcomes are of a kind that has them."""
+        """Return a row's number for each class; its outcomes must be of a kind that has them (``Weighted``)."""
         outcomes = self.outcomes(name)
         first = outcomes[0][0]
         assert isinstance(first, Weighted)
-        each = [[one.per_class() for one in of_seed if isinstance(one, Weighted)] for of_seed in outcomes]
-        means = np.array([np.mean(of_seed, axis=0) for of_seed in each])
-        spreads = [np.std(of_seed, axis=0, ddof=1) for of_seed in each if len(of_seed) > 1]
+        by_seed = [
+            [outcome.per_class() for outcome in of_seed if isinstance(outcome, Weighted)] for of_seed in outcomes
+        ]
+        means = np.array([np.mean(scores, axis=0) for scores in by_seed])
+        spreads = [np.std(scores, axis=0, ddof=1) for scores in by_seed if len(scores) > 1]
         cells = []
         for at, score in enumerate(type(first).joint_classes(outcomes)):
             over_samples = float(np.mean([spread[at] for spread in spreads])) if spreads else None
             cells.append(Cell(score, deviation(means[:, at].tolist()), over_samples, None))
-        named = zip(self.first.classes, first.positives.tolist(), cells, strict=True)
-        return [ClassCell(of, n, cell if np.isfinite(cell.score.value) else None) for of, n, cell in named]
+        return [
+            ClassCell(name, positives, cell if np.isfinite(cell.score.value) else None)
+            for name, positives, cell in zip(self.first.classes, first.positives.tolist(), cells, strict=True)
+        ]
 
     @cached_property
     def best(self) -> str | None:
-        """The row that did best on the held-out parts, on average over seeds; None where that chooses nothing."""
+        """The row that did best on the held-out images, on average over seeds; None if they choose nothing."""
         if any(result.best is None for result in self.results):
             return None
         rows = {name: [row.holdout for row in self.rows(name)] for name in self.names}
-        holdouts = {name: float(np.mean(each)) for name, each in rows.items() if None not in each}  # type: ignore[arg-type]
+        holdouts = {name: float(np.mean(scores)) for name, scores in rows.items() if None not in scores}  # type: ignore[arg-type]
         return max(holdouts, key=holdouts.__getitem__) if holdouts else None
 
     @property
     def seeds(self) -> str:
-        """Which seeds are joined, in words."""
+        """The joined seeds, in words."""
         networks = sorted({result.network.seed for result in self.results})
-        asked = sorted({result.seed for result in self.results})
-        words = [f"{_seeds(networks)} of the network" if len(asked) > 1 else _seeds(networks)]
-        if len(asked) > 1:  # the spread is then not, or not only, that of training
-            words.append(f"{_seeds(asked)} of the evaluation")
+        evaluation_seeds = sorted({result.seed for result in self.results})
+        words = [f"{_seeds(networks)} of the network" if len(evaluation_seeds) > 1 else _seeds(networks)]
+        if len(evaluation_seeds) > 1:  # the spread is then not, or not only, that of training
+            words.append(f"{_seeds(evaluation_seeds)} of the evaluation")
         return ", ".join(words)
-
-    def _cell(self, name: str) -> Cell:
-        rows, outcomes = self.rows(name), self.outcomes(name)
-        score = rows[0].score if len(rows) == 1 else joint_score(outcomes)
-        spreads = [row.spread for row in rows if row.spread is not None]
-        holdouts = [row.holdout for row in rows if row.holdout is not None]
-        return Cell(
-            score,
-            deviation(seed_scores(outcomes)),
-            float(np.mean(spreads)) if spreads else None,
-            float(np.mean(holdouts)) if len(holdouts) == len(rows) else None,
-        )
 
 
 def evaluations(results: Sequence[Result]) -> list[list[Result]]:
-    """The results by what may stand in one table, each in the order given."""
-    found: dict[str, list[Result]] = {}
+    """Group results by what may stand in one table; each group keeps the order given."""
+    groups: dict[str, list[Result]] = {}
     for result in results:
-        found.setdefault(repr(evaluation(result)), []).append(result)
-    return list(found.values())
+        groups.setdefault(repr(evaluation(result)), []).append(result)
+    return list(groups.values())
 
 
 def columns(results: Sequence[Result]) -> list[Column]:
-    """Comparable results by network and mode, in the order in which they are met.
+    """Return comparable results as columns, one for each network and mode, in the order of their first results.
 
-    A network that was judged twice with the same seed (a random reference of two runs; once some stages only)
+    A network that was evaluated twice with the same seed (a random reference of two runs; once some stages only)
     counts once, with the more rows. One that was fine-tuned several times, each time from another stage on, has the
-    rows of all, those of which the least was trained first.
+    rows of all; those of which the least was trained come first.
 
     Raises:
-        UserError: seeds of one network have other rows.
+        UserError: seeds of one network have different rows.
     """
-    found: dict[tuple[str, Mode, int], dict[tuple[str, int], Result]] = {}
+    by_column: dict[tuple[str, Mode, int], dict[tuple[str, int], Result]] = {}
     for result in results:
-        joined = found.setdefault((result.network.group, result.mode, result.view_size), {})
+        by_seed = by_column.setdefault((result.network.group, result.mode, result.view_size), {})
         seed = result.network.weights, result.seed
-        joined[seed] = _merged(joined[seed], result) if seed in joined else result
-    groups = [tuple(sorted(group.values(), key=_by_seed)) for group in found.values()]
+        by_seed[seed] = _merge_results(by_seed[seed], result) if seed in by_seed else result
+    groups = [
+        tuple(sorted(group.values(), key=lambda result: (result.network.seed, result.seed)))
+        for group in by_column.values()
+    ]
     for first, *others in groups:
         for other in others:
             if [row.name for row in other.rows] != [row.name for row in first.rows]:
                 raise UserError(
                     f"{other.file or other.network.name} has other rows than {first.file or first.network.name}, "
-                    "and they are seeds of one network; judge both again"
+                    "but they are seeds of one network; evaluate both again"
                 )
     return [Column(label, group) for label, group in zip(_labels(groups), groups, strict=True)]
 
 
 def score_gap(first: Column, second: Column, name: str, other: str) -> Estimate:
-    """Row ``other`` of the second minus row ``name`` of the first, on the same images."""
-    one, two = first.outcomes(name), second.outcomes(other)
-    return type(one[0][0]).gap(one, two)
+    """Return row ``other`` of the second column minus row ``name`` of the first, on the same images."""
+    before, after = first.outcomes(name), second.outcomes(other)
+    return type(before[0][0]).gap(before, after)
 
 
 def tested_gap(first: Column, second: Column, name: str, other: str) -> Gap:
-    """The difference of ``score_gap``, with a test that it is 0 for the networks as they are.
+    """Return the difference of ``score_gap``, with a test that it is 0 for the networks as they are.
 
-    One outcome each of top-1: McNemar's. Several: sign flips of each image's difference. Mean average
-    precision and the like: swaps of what was said of each image; seed i goes with seed i, and where there are
-    more of the one than of the other, those are gone through again, so that each counts as often.
+    One outcome each of top-1: McNemar's test. Several: sign flips of each image's difference. Mean average
+    precision and the like: swaps of the two networks' predictions for each image; seed i is paired with seed i, and
+    if one side has fewer seeds, its seeds are used again in turn, so that each counts as often.
     """
-    one, two = first.outcomes(name), second.outcomes(other)
-    all_one, all_two = ([outcome for outcomes in side for outcome in outcomes] for side in (one, two))
-    tested = type(all_one[0]).tested(all_one, all_two)
-    return Gap(score_gap(first, second, name, other), *tested, welch(seed_scores(one), seed_scores(two)))
+    sides = first.outcomes(name), second.outcomes(other)
+    before, after = ([outcome for outcomes in side for outcome in outcomes] for side in sides)
+    p, test = type(before[0]).tested(before, after)
+    difference = score_gap(first, second, name, other)
+    return Gap(difference, p, test, welch(*(seed_scores(side) for side in sides)))
 
 
-def row_names(found: Sequence[Column]) -> list[str]:
-    """The names of all rows, in the order in which they are met; of fine-tuning those first of which least was trained.
+def row_names(table: Sequence[Column]) -> list[str]:
+    """Return the names of all rows, in order; for fine-tuning, those of which the least was trained come first.
 
     Args:
-        found: columns of one table.
+        table: its columns.
     """
-    names = list(dict.fromkeys(name for column in found for name in column.names))
-    if any(column.first.mode != "fine-tuned" for column in found):
+    names = list(dict.fromkeys(name for column in table for name in column.names))
+    if any(column.first.mode != "fine-tuned" for column in table):
         return names
-    weights = {name: max(column.first.row(name).dims for column in found if name in column.names) for name in names}
+    weights = {name: max(column.first.row(name).dims for column in table if name in column.names) for name in names}
     return sorted(names, key=weights.__getitem__)
 
 
-def _merged(one: Result, other: Result) -> Result:
-    """Of one network at one seed."""
-    if one.mode != "fine-tuned":
-        return other if len(other.rows) > len(one.rows) else one
-    added = [row for row in other.rows if row.name not in {known.name for known in one.rows}]
+def _merge_results(first: Result, second: Result) -> Result:
+    """Return two results of one network at one seed as one."""
+    if first.mode != "fine-tuned":
+        return second if len(second.rows) > len(first.rows) else first
+    added = [row for row in second.rows if row.name not in {known.name for known in first.rows}]
     if not added:
-        return one
-    parts = one.cost, other.cost
+        return first
+    parts = first.cost, second.cost
     seconds = sum(part.seconds for part in parts)
     cost = Cost(
         seconds,
@@ -208,11 +215,7 @@ def _merged(one: Result, other: Result) -> Result:
         sum(part.cache_bytes for part in parts),
         " + ".join(dict.fromkeys(part.device for part in parts)),
     )
-    return replace(one, rows=tuple(sorted((*one.rows, *added), key=lambda row: row.dims)), cost=cost)
-
-
-def _by_seed(result: Result) -> tuple[int, int]:
-    return result.network.seed, result.seed
+    return replace(first, rows=tuple(sorted((*first.rows, *added), key=lambda row: row.dims)), cost=cost)
 
 
 def _seeds(numbers: Sequence[int]) -> str:
@@ -222,35 +225,32 @@ def _seeds(numbers: Sequence[int]) -> str:
 
 
 def _labels(groups: Sequence[Sequence[Result]]) -> list[str]:
-    """A name for each group, told apart by whatever differs where the names are the same.
+    """Return a name for each group of seeds; equal names are told apart by whatever differs.
 
-    The two modes of one network have the same name: the mode is shown besides.
+    The name is what the names of all seeds begin with, without "seed" and what joins it; else the first name.
+    The two modes of one network have the same name: the mode is shown elsewhere.
     """
-    labels = [_shared_name([result.network.name for result in group]) for group in groups]
+    labels = []
+    for group in groups:
+        names = [result.network.name for result in group]
+        alike = takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False))
+        start = "".join(letters[0] for letters in alike)
+        start = re.sub(r"([-_. =]+(seed|s)?[-_. =]*\d*|seed\d*)$", "", start)
+        labels.append(names[0] if len(set(names)) == 1 else start or names[0])
     keys = [(group[0].network.group, group[0].view_size) for group in groups]
     for at in range(len(groups)):
         same = {keys[i]: groups[i][0] for i in range(len(groups)) if labels[i] == labels[at]}
         if len(same) < 2:
             continue
-        told = [
+        candidates = [
             {key: f"{r.network.kind}" for key, r in same.items()},
             {key: f"{r.network.backbone}" for key, r in same.items()},
             {key: f"step {r.network.step:,}" for key, r in same.items()},
             {key: f"{r.view_size} px" for key, r in same.items()},
             {key: f"{r.network.group[:6]}, {r.view_size} px" for key, r in same.items()},
         ]
-        words = next(words for words in told if len(set(words.values())) == len(same))
+        suffixes = next(words for words in candidates if len(set(words.values())) == len(same))
         for i in [i for i in range(len(groups)) if labels[i] == labels[at] and i != at]:
-            labels[i] = f"{labels[i]} ({words[keys[i]]})"
-        labels[at] = f"{labels[at]} ({words[keys[at]]})"
+            labels[i] = f"{labels[i]} ({suffixes[keys[i]]})"
+        labels[at] = f"{labels[at]} ({suffixes[keys[at]]})"
     return labels
-
-
-def _shared_name(names: Sequence[str]) -> str:
-    """What the names of several seeds begin with, without "seed" and what joins it; else the first."""
-    if len(set(names)) == 1:
-        return names[0]
-    alike = takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False))
-    shared = "".join(letters[0] for letters in alike)
-    shared = re.sub(r"([-_. =]+(seed|s)?[-_. =]*\d*|seed\d*)$", "", shared)
-    return shared or names[0]

@@ -1,6 +1,6 @@
-"""Results as tables: in the terminal, as CSV, Markdown and LaTeX."""
+"""Tables of results: for the terminal, as CSV, Markdown and LaTeX."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, NamedTuple
@@ -8,41 +8,106 @@ from typing import Literal, NamedTuple
 from rich.table import Table
 
 from pretext.errors import UserError
+from pretext.escape import csv_text
 from transfer.bootstrap import MEASURES, Estimate
 from transfer.columns import Cell, Column, columns, evaluations, row_names, score_gap
 from transfer.layout import WIDTH, Grid, Number, Sheet
-from transfer.records import csv_of, csv_of_classes
 from transfer.results import Result
+
+_HEADER = [
+    "network",
+    "group",
+    "kind",
+    "step",
+    "seeds",
+    "evaluation_seeds",
+    "stage",
+    "variant",
+    "mode",
+    "metric",
+    "value",
+    "low",
+    "high",
+    "sd_over_seeds",
+    "sd_over_samples",
+    "best",
+    "holdout",
+    "n",
+    "n_seeds",
+    "dims",
+    "pooling",
+    "view_size",
+    "protocol",
+    "fraction",
+    "train",
+    "test",
+    "train_digest",
+    "test_digest",
+    "split",
+    "split_sha256",
+    "weights",
+    "n_shared",
+]
+_SHARED = (  # fields that all results of a column share
+    "mode",
+    "metric",
+    "view_size",
+    "protocol",
+    "fraction",
+    "train",
+    "test",
+    "train_digest",
+    "test_digest",
+)
+_CLASS_HEADER = ["class", "positives"]  # additional columns of tables by class
 
 
 class Network(NamedTuple):
-    """One network's columns."""
+    """The columns of one network."""
 
     modes: tuple[Column, ...]
     """Cached, augmented, or both in this order; or fine-tuned."""
     gaps: dict[str, Estimate]
     """By row: augmented minus cached, over the seeds that have both."""
 
+    @property
+    def description(self) -> str:
+        """The network, its seeds and its best stage, as a line below a table."""
+        first, several = self.modes[0], len(self.modes) > 1
+        seeds = dict.fromkeys(column.seeds for column in self.modes)
+        words = [f"{first.first.network.kind} {first.first.network.backbone}"]
+        if len(seeds) == 1:
+            words.append(first.seeds)
+        else:
+            words += [f"{column.first.mode} {column.seeds}" for column in self.modes]
+        if first.first.network.step:
+            words.append(f"step {first.first.network.step:,}")
+        words.append(f"seen at {first.first.view_size} px" if first.first.view_size else "seen at the images' own size")
+        # Bold is lost where a table is printed to a file.
+        chosen = [column for column in self.modes if column.best is not None]
+        words += [f"best {f'{column.first.mode} ' if several else ''}{column.best}" for column in chosen]
+        return f"{first.label}: {', '.join(words)}"
+
 
 @dataclass(frozen=True, eq=False)
 class Section:
-    """What stands in one table: results of one protocol and metric on the same data."""
+    """The content of one table: results of one protocol and metric on the same data."""
 
     networks: tuple[Network, ...]
 
     @property
     def columns(self) -> list[Column]:
-        """Of all networks."""
+        """The columns of all networks."""
         return [column for network in self.networks for column in network.modes]
 
     @property
     def first(self) -> Result:
-        """What all of them have in common is read from this one."""
+        """The first result; what all of them have in common is read from it."""
         return self.networks[0].modes[0].first
 
     @property
     def title(self) -> str:
-        """What is shown."""
+        """The protocol, the metric and the test images."""
         return f"{self.first.protocol}: {MEASURES[self.first.metric]} {self._where}"
 
     @property
@@ -51,12 +116,12 @@ class Section:
 
     @property
     def sheet(self) -> Sheet:
-        """As one table."""
+        """The table with its title and footer."""
         return Sheet(self.title, self.grid, tuple(self.footer))
 
     @cached_property
     def class_sheets(self) -> list[Sheet]:
-        """A table for each row: its number by class."""
+        """A table for each row, with its number for each class."""
         measure = MEASURES[self.first.metric].removeprefix("mean ")
         sheets = [
             Sheet(f"{self.first.protocol}, {name}: {measure} by class {self._where}", self.class_grid(name), ())
@@ -66,16 +131,16 @@ class Section:
         return sheets
 
     def class_grid(self, name: str) -> Grid:
-        """The number of a row, of all networks that have it, by class; the metric is a mean over classes."""
-        of_row = [(column, column.classes(name)) for column in self.columns if name in column.names]
-        first = of_row[0][1]
-        counts = tuple(f"{each.positives:,}" for each in first)
-        found = {self.first.counted or "": counts} | {
-            self._label(column): tuple("" if c.cell is None else _shown(c.cell) for c in each)
-            for column, each in of_row
+        """Return a row's number for each class, of all networks that have it; the metric is a mean over classes."""
+        by_column = [(column, column.classes(name)) for column in self.columns if name in column.names]
+        first = by_column[0][1]
+        counts = tuple(f"{number.positives:,}" for number in first)
+        cells = {self.first.counted or "": counts} | {
+            self._label(column): tuple("" if number.cell is None else _to_number(number.cell) for number in numbers)
+            for column, numbers in by_column
         }
-        rows = zip((each.name for each in first), zip(*found.values(), strict=True), strict=True)
-        return Grid("class", tuple(found), tuple(rows))
+        rows = zip((number.name for number in first), zip(*cells.values(), strict=True), strict=True)
+        return Grid("class", tuple(cells), tuple(rows))
 
     def _label(self, column: Column) -> str:
         several = len({column.first.mode for column in self.columns}) > 1
@@ -83,21 +148,24 @@ class Section:
 
     @cached_property
     def grid(self) -> Grid:
-        """Rows are stages; a column for each network and mode, and one for the gap between the modes."""
+        """The table: a row for each stage, a column for each network and mode, and one for their gap."""
         names = row_names(self.columns)
-        found: dict[str, list[Number | str]] = {}
+        cells: dict[str, list[Number | str]] = {}
         for network in self.networks:
             for column in network.modes:
-                found[self._label(column)] = [_number(column, name) for name in names]
+                cells[self._label(column)] = [
+                    _to_number(column.cells[name], best=name == column.best) if name in column.cells else ""
+                    for name in names
+                ]
             if network.gaps:
                 gaps = [Number(network.gaps[name], signed=True) if name in network.gaps else "" for name in names]
-                found[f"{network.modes[0].label}\ngap"] = gaps
+                cells[f"{network.modes[0].label}\ngap"] = gaps
         corner = "trained" if self.first.mode == "fine-tuned" else "stage"
-        return Grid(corner, tuple(found), tuple(zip(names, zip(*found.values(), strict=True), strict=True)))
+        return Grid(corner, tuple(cells), tuple(zip(names, zip(*cells.values(), strict=True), strict=True)))
 
     @cached_property
     def footer(self) -> list[str]:
-        """What the numbers depend on."""
+        """The lines below the table: what the numbers depend on."""
         first, results = self.first, [result for column in self.columns for result in column.results]
         cells = [cell for column in self.columns for cell in column.cells.values()]
         lines = [f"[..]: {first.interval}"]
@@ -120,7 +188,7 @@ class Section:
             used += f"; test images that are also training images: {shared:,}"
         splits = dict.fromkeys(f"{result.split} ({result.split_sha256[:8]})" for result in results)
         lines += [f"{first.protocol}: {first.about}", used, f"split: {'; '.join(splits)}"]
-        return lines + [_described(network) for network in self.networks]
+        return lines + [network.description for network in self.networks]
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,8 +196,8 @@ class Tables:
     """Tables of results, one for each protocol, metric and data.
 
     Args:
-        sections: what is shown.
-        per_class: whether by class; the sections are then of metrics that are means over classes.
+        sections: the content of the tables.
+        per_class: show numbers by class; all metrics are then means over classes.
     """
 
     sections: tuple[Section, ...]
@@ -137,37 +205,52 @@ class Tables:
 
     @property
     def sheets(self) -> list[Sheet]:
-        """One for each section, or for each of its rows."""
+        """A table for each section; by class, one for each row of each section."""
         if self.per_class:
             return [sheet for section in self.sections for sheet in section.class_sheets]
         return [section.sheet for section in self.sections]
 
     def terminal(self, width: int = WIDTH) -> list[str | Table]:
-        """Titles, tables and what their numbers depend on.
+        """Return titles, tables and what their numbers depend on, as lines to print.
 
-        A table is turned, given two lines a cell, or cut into several, so that it keeps to ``width``; only one
-        that has a single column may be wider. It is as wide as its text: print it with ``crop=False``.
+        A table that is wider than ``width`` is transposed, given two lines a cell, or cut into several; only a table
+        of a single column may stay wider. It is as wide as its text: print it with ``crop=False``.
         """
         return [line for sheet in self.sheets for line in sheet.terminal(width)]
 
     def markdown(self) -> str:
-        """Pipe tables, as GitHub reads them."""
+        """Return pipe tables, as GitHub reads them."""
         return "\n".join(sheet.markdown() for sheet in self.sheets)
 
     def latex(self) -> str:
-        """Tables for the package booktabs."""
+        """Return tables for the LaTeX package booktabs."""
         return "\n".join(sheet.latex() for sheet in self.sheets)
 
     def csv(self) -> str:
-        """One line per number, with all that it depends on; numbers are fractions, not percent."""
+        """Return one line per number, with all that it depends on; numbers are fractions, not percent."""
+        header, lines = list(_HEADER), []
+        for network in [network for section in self.sections for network in section.networks]:
+            for column in network.modes:
+                if not self.per_class:
+                    lines += [_csv_line(column, name, cell) for name, cell in column.cells.items()]
+                    continue
+                for name in column.names:
+                    for number in column.classes(name):
+                        if number.cell is not None:  # a class without a number has no line
+                            facts = {"class": number.name, "positives": number.positives}
+                            lines.append(_csv_line(column, name, number.cell) | facts)
+            if not self.per_class:
+                for name, gap in network.gaps.items():
+                    lines.append(_csv_line(network.modes[0], name) | {"mode": "augmented - cached"} | gap._asdict())
         if self.per_class:
-            return csv_of_classes([column for section in self.sections for column in section.columns])
-        return csv_of([(network.modes, network.gaps) for section in self.sections for network in section.networks])
+            at = header.index("value")
+            header[at:at] = _CLASS_HEADER
+        return csv_text(header, ([line.get(name) for name in header] for line in lines))
 
 
 @dataclass
 class TableSettings:
-    """How results are shown.
+    """How tables of results are printed.
 
     Args:
         format: terminal; csv, a line for each number with all that it depends on; markdown; latex (booktabs).
@@ -179,27 +262,27 @@ class TableSettings:
 
 
 def formatted(results: Sequence[Result], settings: TableSettings) -> list[str | Table]:
-    """Tables of results in a format: lines to print.
+    """Return tables of results in a format, as lines to print.
 
     Raises:
         UserError: as ``tables``.
     """
-    found = tables(results, settings.per_class)
+    shown = tables(results, settings.per_class)
     if settings.format == "terminal":
-        return found.terminal()
-    text: str = getattr(found, settings.format)()
+        return shown.terminal()
+    text: str = getattr(shown, settings.format)()
     return list(text.removesuffix("\n").split("\n"))
 
 
 def tables(results: Sequence[Result], per_class: bool = False) -> Tables:
-    """Results as tables: a column for each network and mode, its seeds joined; a table for each protocol and data.
+    """Return results as tables: one for each protocol and data, with a column for each network and mode, seeds joined.
 
     Args:
         results: in the order of the columns.
-        per_class: whether by class.
+        per_class: show numbers by class.
 
     Raises:
-        UserError: there is none; seeds of one network have other rows; none has numbers by class.
+        UserError: there is no result; seeds of one network have different rows; no result has numbers by class.
     """
     if not results:
         raise UserError("no results to show; make some with pretint probe, knn, svm or finetune")
@@ -211,51 +294,68 @@ def tables(results: Sequence[Result], per_class: bool = False) -> Tables:
                 f"{MEASURES[results[0].metric]}; leave out --per-class, or name result files of other metrics"
             )
         results = shown
-    return Tables(tuple(_section(columns(group)) for group in evaluations(results)), per_class)
+    sections = []
+    for group in evaluations(results):
+        networks: dict[tuple[str, int], list[Column]] = {}
+        for column in columns(group):
+            networks.setdefault((column.first.network.group, column.first.view_size), []).append(column)
+        sections.append(Section(tuple(_join_modes(modes) for modes in networks.values())))
+    return Tables(tuple(sections), per_class)
 
 
-def _section(found: Sequence[Column]) -> Section:
-    networks: dict[tuple[str, int], list[Column]] = {}
-    for column in found:
-        networks.setdefault((column.first.network.group, column.first.view_size), []).append(column)
-    return Section(tuple(_network(modes) for modes in networks.values()))
-
-
-def _network(found: Sequence[Column]) -> Network:
-    modes = sorted(found, key=lambda column: column.first.mode == "augmented")
+def _join_modes(columns: Sequence[Column]) -> Network:
+    """Return the columns of one network, with the gaps between its modes on the seeds that both have."""
+    modes = tuple(sorted(columns, key=lambda column: column.first.mode == "augmented"))
     if len(modes) < 2:
-        return Network(tuple(modes), {})
+        return Network(modes, {})
     seeds = [{(result.network.weights, result.seed): result for result in column.results} for column in modes]
     both = [seed for seed in seeds[0] if seed in seeds[1]]
     if not both:
-        return Network(tuple(modes), {})
+        return Network(modes, {})
     cached, augmented = (
-        Column(column.label, tuple(of[seed] for seed in both)) for column, of in zip(modes, seeds, strict=True)
+        Column(column.label, tuple(results[seed] for seed in both))
+        for column, results in zip(modes, seeds, strict=True)
     )
     names = [name for name in cached.names if name in augmented.names]
-    return Network(tuple(modes), {name: score_gap(cached, augmented, name, name) for name in names})
+    return Network(modes, {name: score_gap(cached, augmented, name, name) for name in names})
 
 
-def _described(network: Network) -> str:
-    first, several = network.modes[0], len(network.modes) > 1
-    seeds = dict.fromkeys(column.seeds for column in network.modes)
-    words = [f"{first.first.network.kind} {first.first.network.backbone}"]
-    if len(seeds) == 1:
-        words.append(first.seeds)
-    else:
-        words += [f"{column.first.mode} {column.seeds}" for column in network.modes]
-    if first.first.network.step:
-        words.append(f"step {first.first.network.step:,}")
-    words.append(f"seen at {first.first.view_size} px" if first.first.view_size else "seen at the images' own size")
-    # Bold is lost where a table is printed to a file.
-    chosen = [column for column in network.modes if column.best is not None]
-    words += [f"best {f'{column.first.mode} ' if several else ''}{column.best}" for column in chosen]
-    return f"{first.label}: {', '.join(words)}"
-
-
-def _number(column: Column, name: str) -> Number | str:
-    return _shown(column.cells[name], best=name == column.best) if name in column.cells else ""
-
-
-def _shown(cell: Cell, best: bool = False) -> Number:
+def _to_number(cell: Cell, best: bool = False) -> Number:
+    """Return a cell as the layout shows it; its spread is that over seeds, if there are several."""
     return Number(cell.score, cell.over_samples if cell.over_seeds is None else cell.over_seeds, best=best)
+
+
+def _csv_line(column: Column, name: str, cell: Cell | None = None) -> dict[str, object]:
+    """Return what the CSV says of a row of a column, by the names of the header; with a number, if it is given."""
+    first, row = column.first, column.first.row(name)
+
+    def join(values: Iterable[object]) -> str:
+        return ";".join(dict.fromkeys(map(str, values)))
+
+    line: dict[str, object] = {
+        "network": column.label,
+        "group": first.network.group,
+        "kind": first.network.kind,
+        "step": first.network.step,
+        "seeds": join(result.network.seed for result in column.results),
+        "evaluation_seeds": join(result.seed for result in column.results),
+        "stage": row.stage,
+        "variant": row.variant,
+        "dims": row.dims,
+        "pooling": row.pooling,
+        "n": first.n_test,
+        "n_shared": max(result.n_shared for result in column.results),
+        "n_seeds": len(column.results),
+        "weights": join(result.network.weights for result in column.results),
+        "split": join(result.split for result in column.results),
+        "split_sha256": join(result.split_sha256 for result in column.results),
+        **{field: getattr(first, field) for field in _SHARED},
+    }
+    if cell is not None:
+        line |= cell.score._asdict() | {
+            "sd_over_seeds": cell.over_seeds,
+            "sd_over_samples": cell.over_samples,
+            "holdout": cell.holdout,
+            "best": name == column.best,
+        }
+    return line

@@ -1,11 +1,15 @@
-"""How a page is made of a template, and how it writes numbers."""
+"""Pages of the report: how a template becomes one, how numbers and images stand in it."""
 
+import base64
+import io
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from PIL import Image
 
+from pretext.errors import UserError
 from transfer.bootstrap import MEASURES, Estimate
 from transfer.report.published import STAGES
 
@@ -58,3 +62,58 @@ def signs(text: str) -> str:
 def count(number: int) -> str:
     """8000 -> 8,000."""
     return f"{number:,}"
+
+
+HEAVY = 2_000_000
+"""Bytes of an image that stands alone."""
+
+_WIDEST = 1600  # pixels
+_SMALLER = (1.0, 0.85, 0.7, 0.6, 0.5, 0.4)  # shares of the width that are tried until an image is light enough
+_QUALITY = 90
+
+
+def image(path: Path, heavy: int = HEAVY) -> dict[str, Any] | None:
+    """A PNG as a data URL, with its size; None if there is none.
+
+    Args:
+        path: the file.
+        heavy: bytes; an image of more is made a JPEG, and smaller, as is one that is too wide for a page.
+
+    Raises:
+        UserError: the file is no image.
+    """
+    if not path.is_file():
+        return None
+    try:
+        data, kind = path.read_bytes(), "png"
+        with Image.open(io.BytesIO(data)) as whole:
+            size = whole.size
+            if len(data) > heavy or whole.width > _WIDEST:
+                data, size = _lighter(whole.convert("RGB"), heavy)
+                kind = "jpeg"
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path}: cannot be read as an image; make it again or move it away") from error
+    url = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+    return {"url": url, "width": size[0], "height": size[1]}
+
+
+def newest_samples(run: Path) -> dict[str, Any] | None:
+    """The step and the image of a run's newest samples; None if there are none."""
+    path = max(filter(Path.is_file, (run / "samples").glob("[0-9]*.png")), default=None)
+    return None if path is None else {"step": path.stem.lstrip("0") or "0", "image": image(path)}
+
+
+def _lighter(whole: Image.Image, heavy: int) -> tuple[bytes, tuple[int, int]]:
+    """The widest of some sizes that is light enough; the smallest if none is."""
+    widest = min(whole.width, _WIDEST)
+    data, size = b"", whole.size
+    for share in _SMALLER:
+        side = max(1, round(share * widest))
+        small = whole.copy()
+        small.thumbnail((side, 4 * side), Image.Resampling.LANCZOS)
+        buffer = io.BytesIO()
+        small.save(buffer, "JPEG", quality=_QUALITY, subsampling=0)  # color at full resolution: it is what we show
+        data, size = buffer.getvalue(), small.size
+        if len(data) <= heavy:
+            break
+    return data, size

@@ -13,10 +13,9 @@ from transfer.columns import Column, evaluations, row_names, score_gap
 from transfer.layout import Cell
 from transfer.protocols import PROTOCOLS
 from transfer.report.published import published
-from transfer.report.result_charts import Line, color_of, shortened, shots_chart, stages_chart
+from transfer.report.result_charts import Line, color_of, dots_chart, shortened, shots_chart, stages_chart
 from transfer.report.result_facts import cost, facts, flat, made
 from transfer.report.trainings import sheets_of, trainings, trainings_panel, words_of
-from transfer.report.tuning_charts import dots_chart
 from transfer.results import Result
 from transfer.table import Section, tables
 

@@ -14,10 +14,9 @@ from markupsafe import Markup
 from pretext.engine.journal import Record, read_journal
 from transfer.columns import Column
 from transfer.report.charts import finite, running_median
-from transfer.report.images import image
 from transfer.report.panels import column, of_kind
-from transfer.report.result_charts import shortened
-from transfer.report.tuning_charts import Course, courses_chart
+from transfer.report.render import image
+from transfer.report.result_charts import Course, courses_chart, shortened
 from transfer.results import Result
 
 MOST_SHEETS = 24

@@ -18,13 +18,13 @@ from transfer.report.result_charts import (
     STYLES,
     Line,
     color_of,
+    dots_chart,
     draw_legend,
     legend_lines,
     limits,
     shortened,
     stages_chart,
 )
-from transfer.report.tuning_charts import dots_chart
 
 MOST = 12
 """Lines of a chart."""

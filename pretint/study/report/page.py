@@ -16,8 +16,7 @@ from pretint.study.report.full_table import board_line, cited, full_sheet, publi
 from pretint.study.report.tables import best_of, color_number, minutes, p_text, took
 from transfer.bootstrap import MEASURES, Estimate
 from transfer.layout import Cell, Number
-from transfer.report.images import image
-from transfer.report.render import rendered
+from transfer.report.render import image, rendered
 from transfer.report.result_facts import facts, made
 from transfer.table import Network, Section
 

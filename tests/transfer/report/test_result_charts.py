@@ -1,5 +1,6 @@
-"""The charts of results, read as SVG."""
+"""Charts of results and of fine-tuning: positions in proportion, names that can be read."""
 
+import math
 import re
 from itertools import pairwise
 
@@ -7,7 +8,17 @@ import pytest
 
 from transfer.bootstrap import Estimate
 from transfer.report.published import STAGES, TABLES, Published
-from transfer.report.result_charts import COLORS, Line, color_of, shortened, shots_chart, stages_chart
+from transfer.report.result_charts import (
+    COLORS,
+    Course,
+    Line,
+    color_of,
+    courses_chart,
+    dots_chart,
+    shortened,
+    shots_chart,
+    stages_chart,
+)
 
 
 def bar(value: float, half: float = 0.02) -> Estimate:
@@ -100,3 +111,38 @@ def test_kinds_never_share_a_color() -> None:
     assert len(set(colors)) == len(colors)
     assert color_of("random", 3) == color_of("random", 0) != color_of("random", 1)
     assert color_of("of another version") in COLORS["published"]
+
+
+BLUE, GRAY = "#0072b2", "#7d858e"
+
+
+def dots(svg: str, color: str) -> list[tuple[float, float]]:
+    """Places of a network's dots, in the order of the rows; the legend's is not among them."""
+    found = re.findall(rf'<use xlink:href="#\w+" x="(\S+)" y="(\S+)" style="[^"]*stroke: {color}', svg)
+    return [(float(x), float(y)) for x, y in found][:-1]
+
+
+def test_dots_are_in_proportion_and_rows_from_the_top() -> None:
+    lines = [Line("ours", [bar(0.2), bar(0.6)], BLUE), Line("$random$", [bar(0.4), None], GRAY)]
+    svg = dots_chart("chart", "mAP", ["above conv3", "all"], lines)
+    (first, second), (other, *_) = dots(svg, BLUE), dots(svg, GRAY)
+    assert other[0] - first[0] == pytest.approx((second[0] - first[0]) / 2, rel=1e-3)
+    assert first[1] < other[1] < second[1], "a row's networks stand together"
+    assert "nan" not in svg and ">$random$<" in svg and ">above conv3<" in svg and ">mAP, %<" in svg
+    bars = re.findall(rf'd="M (\S+) \S+\s+L (\S+) \S+\s*"[^>]*stroke: {BLUE}; stroke-width: 1.6', svg)
+    assert float(bars[0][1]) - float(bars[0][0]) == pytest.approx((second[0] - first[0]) / 10, rel=1e-2)
+
+
+def test_an_axis_does_not_make_much_of_nothing() -> None:
+    svg = dots_chart("chart", "AP", ["all"], [Line("ours", [Estimate(0.0, 0.0, 1e-5)], BLUE)])
+    assert ">0.0<" in svg and ">0.8<" in svg
+    assert ">1.0<" in courses_chart("c", "c", [Course("ours", [0, 1], [0.0, 1e-6], BLUE)], dots=True, percent=True)
+
+
+def test_courses_are_named_and_long_ones_stay_small() -> None:
+    steps = list(range(50_000))
+    courses = [Course(f"run-{n}", steps, [1 / (1 + step) for step in steps], BLUE, n) for n in range(4)]
+    svg = courses_chart("loss", "Training loss", [*courses, Course("<$x$>", [1, 2], [math.nan, 2.0], GRAY)], dots=False)
+    assert (
+        len(svg) < 400_000 and all(f">run-{n}<" in svg for n in range(4)) and "&lt;$x$&gt;" in svg and "nan" not in svg
+    )
