@@ -33,12 +33,15 @@ from transfer.report.result_panels import headline, result_panels
 from transfer.report.trainings import result_file, words_of
 from transfer.results import read_result
 
+_RULES = {"score": "", "11_points": "11 points", "all_points": "all points", "COCO": "COCO"}
+"""The keys of held-out scores in a journal, with the names of their rules."""
+
 
 def write_report(run: Path) -> Path:
     """Write RUN/report.html: the results, the curves, the samples and the settings of a run.
 
     Args:
-        run: of pretraining; or of fine-tuning, RUN/finetuned/NAME, whose page is of that one network on that task.
+        run: a pretraining run; or a fine-tuning run, RUN/finetuned/NAME, whose page shows that one network and task.
 
     Returns:
         The file.
@@ -48,19 +51,23 @@ def write_report(run: Path) -> Path:
     """
     settings = run_settings(run)
     records = read_journal(run)
+    steps = setting(settings, "training", "steps")
+    # What was skipped in training, or was mended: key and reason, each once.
+    skipped = dict.fromkeys((str(record["key"]), str(record["reason"])) for record in of_kind(records, "skipped"))
     facts: dict[str, Any] = {
         "name": run.resolve().name,
         "path": str(run),
         "loss": loss_panel(settings, records),
         "speed": speed_panels(records),
         "samples": newest_samples(run),
-        "skipped": remarks(records),
-        "settings": groups(settings),
-        "calls": calls(records),
-        **steps_done(settings, records),
+        "skipped": list(skipped),
+        "settings": _setting_groups(settings),
+        "calls": _calls(records),
+        "done": max((record["step"] for record in of_kind(records, "step")), default=0),
+        "asked": steps if isinstance(steps, int) else None,
     }
     if "task" in settings:
-        page = rendered("finetuned.html.jinja", **facts, **finetuned_facts(run, settings, records))
+        page = rendered("finetuned.html.jinja", **facts, **_finetuning_facts(run, settings, records))
     else:
         page = rendered("report.html.jinja", **facts, **_pretraining_facts(run, settings, records))
     path = run / "report.html"
@@ -69,14 +76,17 @@ def write_report(run: Path) -> Path:
 
 
 def _pretraining_facts(run: Path, settings: Settings, records: Sequence[Record]) -> dict[str, Any]:
-    """What is said of a pretraining alone."""
+    """Return what only the page of a pretraining says."""
     panels = result_panels([read_result(path) for path in sorted((run / "results").glob("*.json"))])
+    source = setting(settings, "data", "source")
+    if isinstance(source, dict):  # a mixture: its sources with their weights, on one line
+        source = ", ".join(f"{name} ({weight:g})" for name, weight in source.items())
     return {
         "probe_command": f"pretint probe {shlex.quote(str(run))} --train FOLDER --test FOLDER",
         "asked_for": {
             "Backbone": setting(settings, "backbone", "name"),
             "Objective": setting(settings, "objective", "name"),
-            "Images": _sources(setting(settings, "data", "source")),
+            "Images": source,
             "Batch": setting(settings, "training", "batch_size"),
             "Seed": settings.get("seed"),
         },
@@ -91,17 +101,8 @@ def _pretraining_facts(run: Path, settings: Settings, records: Sequence[Record])
     }
 
 
-def _sources(named: Any) -> Any:
-    """The sources of a mixture with their weights, on one line; a single source as it is."""
-    return ", ".join(f"{name} ({weight:g})" for name, weight in named.items()) if isinstance(named, dict) else named
-
-
-_RULES = {"score": "", "11_points": "11 points", "all_points": "all points", "COCO": "COCO"}
-"""The keys of held-out scores in a journal, with the names of what they count by."""
-
-
-def finetuned_facts(run: Path, settings: Settings, records: Sequence[Record]) -> dict[str, Any]:
-    """What is said besides what is said of every run.
+def _finetuning_facts(run: Path, settings: Settings, records: Sequence[Record]) -> dict[str, Any]:
+    """Return what only the page of a fine-tuning says: of one network, on one task.
 
     Raises:
         UserError: the result or the images cannot be read.
@@ -109,6 +110,19 @@ def finetuned_facts(run: Path, settings: Settings, records: Sequence[Record]) ->
     file = result_file(run)
     result = None if file is None else read_result(file)
     trained = f"above {settings['freeze_to']}" if settings.get("freeze_to") else "all"
+    health = of_kind(records, "health")
+    steps = [record["step"] for record in health]
+    values = {rule: column(health, key) for key, rule in _RULES.items()}
+    known = {rule: finite(steps, scores)[1] for rule, scores in values.items()}
+    newest = {rule: float(scores[-1]) for rule, scores in known.items() if len(scores)}
+    held_out = None
+    if newest:
+        courses = [
+            Course(rule or "held out", steps, values[rule], color_of("pretrained", at), at)
+            for at, rule in enumerate(newest)
+        ]
+        chart = courses_chart("held-out", "Score on held-out images over steps", courses, dots=True, percent=True)
+        held_out = {"svg": Markup(chart), "newest": newest, "from_start": steps[0] == 0}
     return {
         "task": str(settings["task"]),
         "network": setting(settings, "network", "name"),
@@ -124,36 +138,13 @@ def finetuned_facts(run: Path, settings: Settings, records: Sequence[Record]) ->
         },
         "result": result,
         "panels": [] if result is None else result_panels([result], alone=True),
-        "scores": _scores(records),
+        "scores": held_out,
         "tested": image(run / "samples" / "test.png"),
     }
 
 
-def _scores(records: Sequence[Record]) -> dict[str, Any] | None:
-    """The scores on held-out images: chart, and the newest of each rule."""
-    looks = of_kind(records, "health")
-    steps = [record["step"] for record in looks]
-    values = {rule: column(looks, key) for key, rule in _RULES.items()}
-    known = {rule: finite(steps, of_rule)[1] for rule, of_rule in values.items()}
-    shown = {rule: float(found[-1]) for rule, found in known.items() if len(found)}
-    if not shown:
-        return None
-    courses = [
-        Course(rule or "held out", steps, values[rule], color_of("pretrained", at), at) for at, rule in enumerate(shown)
-    ]
-    chart = courses_chart("held-out", "Score on held-out images over steps", courses, dots=True, percent=True)
-    return {"svg": Markup(chart), "newest": shown, "from_start": steps[0] == 0}
-
-
-def steps_done(settings: Settings, records: Sequence[Record]) -> dict[str, int | None]:
-    """How many steps were taken, and how many were asked for, if that is known."""
-    asked = setting(settings, "training", "steps")
-    done = max((record["step"] for record in of_kind(records, "step")), default=0)
-    return {"done": done, "asked": asked if isinstance(asked, int) else None}
-
-
-def groups(settings: Settings) -> dict[str, dict[str, str]]:
-    """Settings by group, as text; those of no group come last."""
+def _setting_groups(settings: Settings) -> dict[str, dict[str, str]]:
+    """Return settings by group, as text; those of no group come last."""
     groups = {name: values for name, values in settings.items() if isinstance(values, dict)}
     groups["other"] = {name: value for name, value in settings.items() if not isinstance(value, dict)}
     return {
@@ -173,8 +164,8 @@ def _text(value: Any) -> str:
     return str(value)
 
 
-def calls(records: Sequence[Record]) -> dict[str, Any] | None:
-    """The job's calls on this run: when, on what; the last one's facts and versions."""
+def _calls(records: Sequence[Record]) -> dict[str, Any] | None:
+    """Return the times of the job's calls on this run, with the facts and the versions of the last one."""
     starts = of_kind(records, "start")
     if not starts:
         return None
@@ -182,20 +173,15 @@ def calls(records: Sequence[Record]) -> dict[str, Any] | None:
     versions = last.get("versions")
     return {
         "resumed": [record["step"] for record in starts[1:]],
-        "first": _when(starts[0]),
-        "last": _when(last),
+        "first": _start_time(starts[0]),
+        "last": _start_time(last),
         "facts": {name: _text(last[name]) for name in last if name not in ("kind", "step", "time", "versions")},
         "versions": {str(name): _text(value) for name, value in versions.items()} if isinstance(versions, dict) else {},
     }
 
 
-def _when(record: Record) -> str:
+def _start_time(record: Record) -> str:
     try:
         return f"{datetime.fromtimestamp(record['time'], UTC):%Y-%m-%d %H:%M} UTC"
     except (KeyError, TypeError, ValueError, OverflowError, OSError):
         return "at an unknown time"
-
-
-def remarks(records: Sequence[Record]) -> list[tuple[str, str]]:
-    """Key and reason of what was skipped in training, or was mended, each once."""
-    return list(dict.fromkeys((str(one["key"]), str(one["reason"])) for one in of_kind(records, "skipped")))

@@ -1,4 +1,4 @@
-"""Pages of the report: how a template becomes one, how numbers and images stand in it."""
+"""Pages of the report from templates, with the numbers and images in them."""
 
 import base64
 import io
@@ -14,15 +14,15 @@ from transfer.bootstrap import MEASURES, Estimate
 from transfer.report.published import STAGES
 
 LISTED = 50
-"""At most so many skipped images are listed."""
+"""The largest number of skipped images that a page lists."""
 
 
 def rendered(template: str | Path, **facts: Any) -> bytes:
-    """A page: whatever is not a chart of our own is escaped.
+    """Return a page; whatever is not a chart of our own is escaped.
 
     Args:
         template: the name of a file beside this one; or the path of a file elsewhere, which may extend those.
-        facts: what it speaks of.
+        facts: the values that it names.
     """
     file = Path(__file__).parent / template
     environment = Environment(
@@ -40,27 +40,27 @@ def rendered(template: str | Path, **facts: Any) -> bytes:
 
 
 def percent(fraction: float) -> str:
-    """0.6618 -> 66.2 %, not broken across lines."""
+    """Write a fraction in percent, not broken across lines: 0.6618 -> 66.2 %."""
     return f"{100 * fraction:.1f}\N{NO-BREAK SPACE}%"
 
 
 def points(fraction: float) -> str:
-    """A difference with its sign, in percentage points: 0.116 -> +11.6."""
+    """Write a difference with its sign, in percentage points: 0.116 -> +11.6."""
     return f"{100 * fraction:+.1f}".replace("-", "\N{MINUS SIGN}")
 
 
 def interval(bar: Estimate) -> str:
-    """[64.7, 67.7], in percent."""
+    """Write an interval in percent: [64.7, 67.7]."""
     return f"[{100 * bar.low:.1f}, {100 * bar.high:.1f}]".replace("-", "\N{MINUS SIGN}")
 
 
 def signs(text: str) -> str:
-    """The signs of a table's number as they are printed."""
+    """Write the signs of a table's number as they are printed."""
     return text.replace("+-", "\N{PLUS-MINUS SIGN}").replace("-", "\N{MINUS SIGN}")
 
 
 def count(number: int) -> str:
-    """8000 -> 8,000."""
+    """Write a number with its thousands apart: 8000 -> 8,000."""
     return f"{number:,}"
 
 
@@ -73,11 +73,12 @@ _QUALITY = 90
 
 
 def image(path: Path, heavy: int = HEAVY) -> dict[str, Any] | None:
-    """A PNG as a data URL, with its size; None if there is none.
+    """Return a PNG as a data URL, with its size; None if the file does not exist.
 
     Args:
         path: the file.
-        heavy: bytes; an image of more is made a JPEG, and smaller, as is one that is too wide for a page.
+        heavy: bytes; a heavier image becomes a JPEG, and smaller, as does one that is too wide for a page: the widest
+            of some sizes that is light enough, or the smallest if none is.
 
     Raises:
         UserError: the file is no image.
@@ -86,11 +87,19 @@ def image(path: Path, heavy: int = HEAVY) -> dict[str, Any] | None:
         return None
     try:
         data, kind = path.read_bytes(), "png"
-        with Image.open(io.BytesIO(data)) as whole:
-            size = whole.size
-            if len(data) > heavy or whole.width > _WIDEST:
-                data, size = _lighter(whole.convert("RGB"), heavy)
-                kind = "jpeg"
+        with Image.open(io.BytesIO(data)) as original:
+            size = original.size
+            if len(data) > heavy or original.width > _WIDEST:
+                kind, rgb = "jpeg", original.convert("RGB")
+                for share in _SMALLER:
+                    side = max(1, round(share * min(rgb.width, _WIDEST)))
+                    small = rgb.copy()
+                    small.thumbnail((side, 4 * side), Image.Resampling.LANCZOS)
+                    buffer = io.BytesIO()
+                    small.save(buffer, "JPEG", quality=_QUALITY, subsampling=0)  # color, which we show, at full size
+                    data, size = buffer.getvalue(), small.size
+                    if len(data) <= heavy:
+                        break
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{path}: cannot be read as an image; make it again or move it away") from error
     url = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
@@ -98,22 +107,6 @@ def image(path: Path, heavy: int = HEAVY) -> dict[str, Any] | None:
 
 
 def newest_samples(run: Path) -> dict[str, Any] | None:
-    """The step and the image of a run's newest samples; None if there are none."""
+    """Return the step and the image of a run's newest samples; None if there are none."""
     path = max(filter(Path.is_file, (run / "samples").glob("[0-9]*.png")), default=None)
     return None if path is None else {"step": path.stem.lstrip("0") or "0", "image": image(path)}
-
-
-def _lighter(whole: Image.Image, heavy: int) -> tuple[bytes, tuple[int, int]]:
-    """The widest of some sizes that is light enough; the smallest if none is."""
-    widest = min(whole.width, _WIDEST)
-    data, size = b"", whole.size
-    for share in _SMALLER:
-        side = max(1, round(share * widest))
-        small = whole.copy()
-        small.thumbnail((side, 4 * side), Image.Resampling.LANCZOS)
-        buffer = io.BytesIO()
-        small.save(buffer, "JPEG", quality=_QUALITY, subsampling=0)  # color at full resolution: it is what we show
-        data, size = buffer.getvalue(), small.size
-        if len(data) <= heavy:
-            break
-    return data, size

@@ -1,4 +1,4 @@
-"""What the numbers of an evaluation depend on, and what they took, as text."""
+"""Facts of an evaluation as text: what its numbers depend on, and what they cost."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import PurePath
@@ -11,7 +11,7 @@ from transfer.table import Section
 
 
 def facts(section: Section) -> dict[str, str]:
-    """What the numbers depend on, by name."""
+    """Return what the numbers depend on, by name."""
     columns, first = section.columns, section.first
     results = [result for column in columns for result in column.results]
     used = f"{first.n_train:,} images of {first.train}"
@@ -29,6 +29,19 @@ def facts(section: Section) -> dict[str, str]:
         if any(cell.over_samples is not None for cell in cells)
         else ""
     )
+    if first.mode == "fine-tuned":
+        views = {
+            "View": _join(f"at {r.view_size} pixels" if r.view_size else "at its own size" for r in results),
+            "Head": _join(row.pooling for result in results for row in result.rows),
+            "Precision": _join(result.precision for result in results),
+        }
+    else:
+        views = {
+            "View": f"the middle square, {100 * first.view_ratio:.4g} % of the shorter side, at "
+            + _join(f"{result.view_size} x {result.view_size} pixels" for result in results),
+            "Features": _join(f"pooled by {row.pooling}" for result in results for row in result.rows),
+            "Precision": _join(f"{result.precision}, features kept as {result.storage}" for result in results),
+        }
     named = {
         "Protocol": f"{first.protocol}: {first.about}",
         "Number": f"{MEASURES[first.metric]}, in percent, on {first.n_test:,} test images",
@@ -37,41 +50,23 @@ def facts(section: Section) -> dict[str, str]:
         "Test": f"{first.n_test:,} images of {first.test}, {len(first.classes):,} classes; "
         f"SHA-256 {first.test_digest[:12]}" + (f"; also training images: {shared:,}" if shared else ""),
         "Training": f"{used}; SHA-256 {first.train_digest[:12]}{taught}",
-        "Split": _joined(f"{result.split} (SHA-256 {result.split_sha256[:12]})" for result in results),
+        "Split": _join(f"{result.split} (SHA-256 {result.split_sha256[:12]})" for result in results),
         "Seeds": columns[0].seeds
         if len({column.seeds for column in columns}) == 1
-        else _joined(f"{column.label}: {column.seeds}" for column in columns),
-        "Networks": _joined(
+        else _join(f"{column.label}: {column.seeds}" for column in columns),
+        "Networks": _join(
             f"{column.label}: {column.first.network.kind} {column.first.network.backbone}"
             + (f", step {column.first.network.step:,}" if column.first.network.step else "")
             for column in columns
         ),
-        **_seen(results),
-        "Device": _joined(result.cost.device for result in results),
+        **views,
+        "Device": _join(result.cost.device for result in results),
     }
     return {name: text for name, text in named.items() if text}
 
 
-def _seen(results: Sequence[Result]) -> dict[str, str]:
-    """How the networks saw the images."""
-    if results[0].mode == "fine-tuned":
-        return {
-            "View": _joined(
-                f"at {result.view_size} pixels" if result.view_size else "at its own size" for result in results
-            ),
-            "Head": _joined(row.pooling for result in results for row in result.rows),
-            "Precision": _joined(result.precision for result in results),
-        }
-    return {
-        "View": f"the middle square, {100 * results[0].view_ratio:.4g} % of the shorter side, at "
-        + _joined(f"{result.view_size} x {result.view_size} pixels" for result in results),
-        "Features": _joined(f"pooled by {row.pooling}" for result in results for row in result.rows),
-        "Precision": _joined(f"{result.precision}, features kept as {result.storage}" for result in results),
-    }
-
-
 def cost(column: Column, result: Result) -> dict[str, str]:
-    """What one result took, as a line of a table."""
+    """Return the cost of one result, as a line of a table."""
     took = result.cost
     return {
         "network": column.label,
@@ -88,16 +83,16 @@ def cost(column: Column, result: Result) -> dict[str, str]:
 
 
 def made(results: Sequence[Result]) -> dict[str, str]:
-    """By what code and from which files."""
+    """Return the code, the versions and the files of results."""
     versions = dict.fromkeys(f"{name} {version}" for result in results for name, version in result.versions.items())
     return {
-        "Code": _joined(f"SHA-256 {result.code[:12]}" for result in results),
+        "Code": _join(f"SHA-256 {result.code[:12]}" for result in results),
         "Versions": ", ".join(versions),
-        "Files": _joined(PurePath(result.file).name for result in results),
+        "Files": _join(PurePath(result.file).name for result in results),
     }
 
 
-def _joined(words: Iterable[str]) -> str:
+def _join(words: Iterable[str]) -> str:
     return "; ".join(dict.fromkeys(words))
 
 
@@ -112,12 +107,12 @@ def _size(count: int) -> str:
 
 
 def flat(settings: dict[str, Any], group: str = "") -> dict[str, str]:
-    """Settings by name, as text; of those in a group the name is "group.name"."""
-    found: dict[str, str] = {}
+    """Return settings by name, as text; a setting in a group is called "group.name"."""
+    texts: dict[str, str] = {}
     for name, value in settings.items():
         inner = isinstance(value, dict) and value
-        found |= flat(value, f"{group}{name}.") if inner else {f"{group}{name}": _text(value)}
-    return found
+        texts |= flat(value, f"{group}{name}.") if inner else {f"{group}{name}": _text(value)}
+    return texts
 
 
 def _text(value: Any) -> str:

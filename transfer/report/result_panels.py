@@ -1,4 +1,4 @@
-"""The report's panels of results: what was measured in; charts, tables and the words beside them out."""
+"""The report's panels of results: charts, tables and the words beside them, made of results."""
 
 import re
 from collections.abc import Sequence
@@ -26,8 +26,8 @@ _SHOTS = re.compile(r"(\d+) shots?")
 _NEIGHBORS = ("k=20", "k=200")  # what others report
 
 
-class Said(NamedTuple):
-    """The one row that speaks for a network, beside that of the same network at random weights."""
+class Headline(NamedTuple):
+    """The row that stands for a network, next to that of the same network at random weights."""
 
     column: Column
     name: str
@@ -37,61 +37,74 @@ class Said(NamedTuple):
     other: str
     """The row of the reference."""
     difference: Estimate | None
-    """Paired: the network's minus the reference's."""
+    """Paired: the network's score minus the reference's."""
 
     @property
     def score(self) -> Estimate:
-        """Of the network."""
+        """The score of the network."""
         return self.column.cells[self.name].score
 
     @property
     def at_random(self) -> Estimate | None:
-        """Of the reference."""
+        """The score of the reference."""
         return None if self.reference is None else self.reference.cells[self.other].score
 
     @property
     def words(self) -> str:
-        """Of a fine-tuned network, what was trained, and the rule that counts."""
+        """For a fine-tuned network: what was trained, and the rule that counts."""
         row = self.column.first.row(self.name)
         return ", ".join(filter(None, (words_of(row.stage), row.variant)))
 
     @property
     def tells_apart(self) -> bool:
-        """Whether the interval of the difference is without 0."""
+        """Whether the interval of the difference excludes 0."""
         return self.difference is not None and not self.difference.low <= 0 <= self.difference.high
 
 
 def result_panels(results: Sequence[Result], alone: bool = False) -> list[dict[str, Any]]:
-    """A panel for every evaluation: those of all labels first, in the order of the list of protocols.
+    """Return a panel for every evaluation: those of all labels first, in the order of the list of protocols.
 
     Args:
         results: of any number of evaluations.
-        alone: whether what led to them is shown elsewhere: the training of fine-tuned networks, and test images.
+        alone: leave out the training of fine-tuned networks and the test images, which the page shows elsewhere.
     """
-    groups = sorted(evaluations(results), key=_order)
+    protocols = list(PROTOCOLS)
+    groups = sorted(
+        evaluations(results),
+        key=lambda group: (
+            -group[0].fraction,
+            protocols.index(group[0].protocol) if group[0].protocol in protocols else len(protocols),
+            group[0].test,
+        ),
+    )
     sheets = {} if alone else sheets_of(results)
     return [_panel(f"evaluation-{number}", group, None if alone else sheets) for number, group in enumerate(groups, 1)]
 
 
-def headline(panels: Sequence[dict[str, Any]]) -> Said | None:
-    """What the page begins with: of the newest weights, the first that has a chosen stage and a reference, if any."""
-    said: list[Said] = [panel["said"] for panel in panels if panel.get("said")]
-    if not said:
-        return None
-    return max(said, key=lambda one: (one.column.first.network.step, one.chosen, one.reference is not None))
+def headline(panels: Sequence[dict[str, Any]]) -> Headline | None:
+    """Return the first row of the page: of the newest weights, preferably with a chosen stage and a reference."""
+    headlines: list[Headline] = [panel["headline"] for panel in panels if panel.get("headline")]
+    return max(
+        headlines,
+        key=lambda row: (row.column.first.network.step, row.chosen, row.reference is not None),
+        default=None,
+    )
 
 
 def _panel(anchor: str, group: Sequence[Result], sheets: dict[str, dict[str, Any]] | None) -> dict[str, Any]:
+    """Return what the page says of one evaluation; ``sheets`` is None if the training is not shown."""
+    kinds = {kind: place for place, kind in enumerate(_KINDS)}
     # A result of few stages must not hide one of all stages, of the same network.
-    group = sorted(group, key=lambda result: (_kind(result), -len(result.rows)))
+    group = sorted(group, key=lambda result: (kinds.get(result.network.kind, len(kinds)), -len(result.rows)))
     first = group[0]
+    tuned = first.mode == "fine-tuned"
     panel: dict[str, Any] = {
         "id": anchor,
         "title": f"{first.protocol} on {_short_source(first.test)}"
         + (f", {100 * first.fraction:g}\N{NO-BREAK SPACE}% of the labels" if first.fraction < 1 else ""),
         "first": first,
         "measure": MEASURES[first.metric],
-        "tuned": first.mode == "fine-tuned",
+        "tuned": tuned,
         "error": None,
         "trainings": None,
     }
@@ -100,13 +113,20 @@ def _panel(anchor: str, group: Sequence[Result], sheets: dict[str, dict[str, Any
     except UserError as error:
         return panel | {"error": str(error)}
     columns = section.columns
-    shown = first.mode == "fine-tuned" and sheets is not None
+    if tuned and sheets is not None:
+        panel["trainings"] = trainings_panel(anchor, trainings(group, columns, _colors(section)), sheets)
+    by_class = []  # tables, one for each part that was trained, by the first of the rules
+    if tuned and first.counted:
+        rows = {row.name: row for column in columns for row in column.first.rows}
+        rule = section.first.rows[0].variant
+        by_class = [
+            {"trained": words_of(rows[name].stage), "rule": rule, "grid": section.class_grid(name)}
+            for name in row_names(columns)
+            if rows[name].variant == rule
+        ]
     return panel | {
-        "trainings": trainings_panel(anchor, trainings(group, columns, _colors(section)), sheets or {})
-        if shown
-        else None,
-        "by_class": _by_class(section) if first.mode == "fine-tuned" and first.counted else [],
-        "said": _said(columns),
+        "by_class": by_class,
+        "headline": _headline(columns),
         "figures": _figures(anchor, section),
         "published": published(*group),
         "header": _header(section),
@@ -119,77 +139,72 @@ def _panel(anchor: str, group: Sequence[Result], sheets: dict[str, dict[str, Any
         "facts": facts(section),
         "costs": [cost(column, result) for column in columns for result in column.results],
         "settings": flat(first.settings),
-        "made": made(group if first.mode == "fine-tuned" else [one for column in columns for one in column.results]),
+        "made": made(group if tuned else [result for column in columns for result in column.results]),
     }
 
 
-def _order(group: Sequence[Result]) -> tuple[float, int, str]:
-    names = list(PROTOCOLS)
-    first = group[0]
-    return -first.fraction, names.index(first.protocol) if first.protocol in names else len(names), first.test
+def _headline(columns: Sequence[Column]) -> Headline | None:
+    """Return the row that stands for an evaluation: of the network at its newest weights, on kept features.
 
-
-def _kind(result: Result) -> int:
-    kind = result.network.kind
-    return _KINDS.index(kind) if kind in _KINDS else len(_KINDS)
-
-
-def _said(columns: Sequence[Column]) -> Said | None:
-    """Of the network at its newest weights; features that were kept before fresh crops."""
-    trained = [column for column in columns if column.first.network.kind != "random"]
-    column = max(trained, key=_standing, default=None)
+    The row is the best one, if held-out images chose one; else that of the last stage, of few neighbors or most shots.
+    For a fine-tuned network it is that of which most was trained, by the first of the rules.
+    """
+    column = max(
+        (column for column in columns if column.first.network.kind != "random"),
+        key=lambda one: (one.first.network.step, not one.first.network.rescaled, one.first.mode == "cached"),
+        default=None,
+    )
     if column is None:
         return None
-    name, chosen = _speaker(column)
-    alike = [one for one in columns if one.first.network.kind == "random" and one.first.mode == column.first.mode]
-    alike = [one for one in alike if one.first.network.backbone == column.first.network.backbone]
-    alike = [one for one in alike if one.first.network.rescaled == column.first.network.rescaled]
-    alike.sort(key=lambda one: one.first.view_size != column.first.view_size)
-    for reference in alike:
+    first = column.first
+    chosen = column.best is not None
+    if column.best is not None:
+        name = column.best
+    else:
+        stages = [row.stage for row in first.rows]
+        stage = "all" if first.mode == "fine-tuned" and "all" in stages else stages[-1]
+        rows = [row for row in first.rows if row.stage == stage]
+        usual = [row for row in rows if row.variant == _NEIGHBORS[0]]
+        name = rows[0].name if first.mode == "fine-tuned" else (usual or rows)[-1].name
+    references = [
+        reference
+        for reference in columns
+        if (reference.first.network.kind, reference.first.mode) == ("random", first.mode)
+        and reference.first.network.backbone == first.network.backbone
+        and reference.first.network.rescaled == first.network.rescaled
+    ]
+    references.sort(key=lambda reference: reference.first.view_size != first.view_size)
+    for reference in references:
         other = (reference.best or "") if chosen else name
         if other in reference.cells:
-            return Said(column, name, chosen, reference, other, score_gap(reference, column, other, name))
-    return Said(column, name, chosen, None, "", None)
-
-
-def _standing(column: Column) -> tuple[int, bool, bool]:
-    """What speaks for a network first: its newest weights, as they were, on features that were kept."""
-    network = column.first.network
-    return network.step, not network.rescaled, column.first.mode == "cached"
-
-
-def _speaker(column: Column) -> tuple[str, bool]:
-    """Its best row, if held-out images chose one; else the last stage's, of few neighbors or most shots.
-
-    Of a fine-tuned network that of which most was trained, by the first of the rules.
-    """
-    if column.best is not None:
-        return column.best, True
-    stages = [row.stage for row in column.first.rows]
-    most = "all" if column.first.mode == "fine-tuned" and "all" in stages else stages[-1]
-    rows = [row for row in column.first.rows if row.stage == most]
-    if column.first.mode == "fine-tuned":
-        return rows[0].name, False
-    usual = [row for row in rows if row.variant == _NEIGHBORS[0]]
-    return (usual or rows)[-1].name, False
+            return Headline(column, name, chosen, reference, other, score_gap(reference, column, other, name))
+    return Headline(column, name, chosen, None, "", None)
 
 
 def _figures(anchor: str, section: Section) -> list[dict[str, Any]]:
-    """Charts with their captions: of the stages or of the shots, and beside published rows; or of what was trained."""
+    """Return charts with their captions: of stages, of shots, beside published rows, or of what was trained."""
     first, measure = section.first, MEASURES[section.first.metric]
     rows = {row.name: row for column in section.columns for result in column.results for row in result.rows}
     stages = list(dict.fromkeys(row.stage for row in rows.values()))
     variants = list(dict.fromkeys(row.variant for row in rows.values()))
-    shots = {int(found[1]): variant for variant in variants if (found := _SHOTS.fullmatch(variant))}
+    shots = {int(match[1]): variant for variant in variants if (match := _SHOTS.fullmatch(variant))}
     if len(shots) == len(variants):
         counts = sorted(shots)
         panels = [(stage, _lines(section, [f"{stage}, {shots[count]}" for count in counts])) for stage in stages]
-        return [
-            {"svg": Markup(shots_chart(anchor, measure, counts, _capped(panels))), "left_out": _left_out(panels[0][1])}
-        ]
-    if first.mode == "fine-tuned":
-        return _tuned_figures(anchor, section, stages, variants)
-    shown = [one for one in _NEIGHBORS if one in variants] or list(dict.fromkeys([variants[0], variants[-1]]))
+        chart = shots_chart(anchor, measure, counts, [(stage, lines[:_MOST]) for stage, lines in panels])
+        return [{"svg": Markup(chart), "left_out": _left_out(panels[0][1])}]
+    if first.mode == "fine-tuned":  # where several rules count and several parts were trained, a chart of each rule
+        if len(stages) == 1:
+            charts = [("", [variant or words_of(stages[0]) for variant in variants], _names(stages, variants))]
+        else:
+            charts = [(rule, [words_of(stage) for stage in stages], _names(stages, [rule])) for rule in variants]
+        figures = []
+        for number, (title, labels, names) in enumerate(charts):
+            lines = _lines(section, names)
+            chart = dots_chart(f"{anchor}-{number}", measure, labels, lines[:_MOST])
+            figures.append({"title": title, "svg": Markup(chart), "left_out": _left_out(lines)})
+        return figures
+    shown = [rule for rule in _NEIGHBORS if rule in variants] or list(dict.fromkeys([variants[0], variants[-1]]))
     lines = _lines(section, stages, shown)
     figures = [{"svg": Markup(stages_chart(anchor, measure, stages, lines[:_MOST])), "left_out": _left_out(lines)}]
     if table := published(first):
@@ -199,40 +214,8 @@ def _figures(anchor: str, section: Section) -> list[dict[str, Any]]:
     return figures
 
 
-def _tuned_figures(
-    anchor: str, section: Section, stages: Sequence[str], variants: Sequence[str]
-) -> list[dict[str, Any]]:
-    """A chart; where several rules count and several parts were trained, one of each rule."""
-    measure = MEASURES[section.first.metric]
-    if len(stages) == 1:
-        charts = [("", [variant or words_of(stages[0]) for variant in variants], _names(stages, variants))]
-    else:
-        charts = [(rule, [words_of(stage) for stage in stages], _names(stages, [rule])) for rule in variants]
-    figures = []
-    for number, (title, rows, names) in enumerate(charts):
-        lines = _lines(section, names)
-        chart = dots_chart(f"{anchor}-{number}", measure, rows, lines[:_MOST])
-        figures.append({"title": title, "svg": Markup(chart), "left_out": _left_out(lines)})
-    return figures
-
-
 def _names(stages: Sequence[str], variants: Sequence[str]) -> list[str]:
     return [f"{stage}, {variant}" if variant else stage for stage in stages for variant in variants]
-
-
-def _by_class(section: Section) -> list[dict[str, Any]]:
-    """Tables of the classes' numbers: one for each part that was trained, by the first of the rules."""
-    rows = {row.name: row for column in section.columns for row in column.first.rows}
-    first = section.first.rows[0].variant
-    return [
-        {"trained": words_of(rows[name].stage), "rule": first, "grid": section.class_grid(name)}
-        for name in row_names(section.columns)
-        if rows[name].variant == first
-    ]
-
-
-def _capped(panels: Sequence[tuple[str, Sequence[Line]]]) -> list[tuple[str, Sequence[Line]]]:
-    return [(stage, lines[:_MOST]) for stage, lines in panels]
 
 
 def _left_out(lines: Sequence[Line]) -> int:
@@ -240,9 +223,9 @@ def _left_out(lines: Sequence[Line]) -> int:
 
 
 def _lines(section: Section, places: Sequence[str], variants: Sequence[str] = ("",)) -> list[Line]:
-    """A line for every column and variant, over the places of an axis: stages, or rows if there is no variant."""
+    """Return a line for every column and variant, over the places of an axis: stages, or whole rows."""
     modes = list(dict.fromkeys(column.first.mode for column in section.columns))
-    found = []
+    lines = []
     for column, color in zip(section.columns, _colors(section), strict=True):
         for number, variant in enumerate(variants):
             names = [f"{place}, {variant}" if variant else place for place in places]
@@ -251,35 +234,35 @@ def _lines(section: Section, places: Sequence[str], variants: Sequence[str] = ("
             style = modes.index(column.first.mode) + len(modes) * number
             ringed = names.index(column.best) if column.best in names else None
             if any(scores):
-                found.append(Line(", ".join(filter(None, words)), scores, color, style, ringed))
-    return found
+                lines.append(Line(", ".join(filter(None, words)), scores, color, style, ringed))
+    return lines
 
 
 def _colors(section: Section) -> list[str]:
-    """Of every column; a network's modes share it."""
-    colors, met = [], dict.fromkeys(_KINDS, 0)
+    """Return the color of every column; the modes of a network share it."""
+    colors, counts = [], dict.fromkeys(_KINDS, 0)
     for network in section.networks:
         kind = network.modes[0].first.network.kind
-        colors += [color_of(kind, met.get(kind, 0))] * len(network.modes)
-        met[kind] = met.get(kind, 0) + 1
+        colors += [color_of(kind, counts.get(kind, 0))] * len(network.modes)
+        counts[kind] = counts.get(kind, 0) + 1
     return colors
 
 
 def _header(section: Section) -> list[dict[str, str]]:
-    """Of every column of the table: network, mode, and the color that it has in the chart."""
+    """Return network, mode and color in the chart, for every column of the table."""
     several = len({column.first.mode for column in section.columns}) > 1
     colors = iter(_colors(section))
-    found = []
+    header = []
     for network in section.networks:
         for column in network.modes:
-            found.append({"label": column.label, "mode": column.first.mode if several else "", "color": next(colors)})
+            header.append({"label": column.label, "mode": column.first.mode if several else "", "color": next(colors)})
         if network.gaps:
-            found.append({"label": network.modes[0].label, "mode": "gap", "color": ""})
-    return found
+            header.append({"label": network.modes[0].label, "mode": "gap", "color": ""})
+    return header
 
 
 def _rows(section: Section) -> list[dict[str, Any]]:
-    """Of the table: stage (once for all of its variants), variant, cells."""
+    """Return the rows of the table: stage (once for all of its variants), variant, cells."""
     known = {row.name: row for column in section.columns for row in column.first.rows}
     rows: list[dict[str, Any]] = []
     for name, cells in section.grid.rows:
@@ -294,7 +277,7 @@ def _rows(section: Section) -> list[dict[str, Any]]:
 
 
 def _short_source(source: str) -> str:
-    """The last two folders of a path; of other sources their name, without where they lie."""
+    """Return the last two folders of a path; for other sources their name, without their folder."""
     name, _, path = source.rpartition(":")
     if ":" in name:
         return name
