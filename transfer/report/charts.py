@@ -61,24 +61,24 @@ Floats = NDArray[np.float64]
 
 
 class Curve(NamedTuple):
-    """One of several curves in a chart."""
+    """A curve of a chart."""
 
     label: str
     values: ArrayLike
-    """One per step; what is not finite is left out."""
+    """One for each step; what is not finite is left out."""
     strong: bool = True
-    """Filled dots and a full line; otherwise open ones and dashes."""
+    """Whether it has filled dots and a full line; otherwise open dots and dashes."""
 
 
 class LossChart(NamedTuple):
-    """The chart, and how many steps lie outside of its frame."""
+    """The chart of the loss, and how many steps lie outside of its frame."""
 
     svg: str
     outside: int
 
 
 def loss_chart(steps: ArrayLike, loss: ArrayLike, held_steps: ArrayLike, held_loss: ArrayLike) -> LossChart:
-    """The loss of every step, its running median, and the held-out loss.
+    """Draw the loss of every step, its running median, and the held-out loss.
 
     Args:
         steps: ascending; at least one has a finite loss.
@@ -106,7 +106,7 @@ def loss_chart(steps: ArrayLike, loss: ArrayLike, held_steps: ArrayLike, held_lo
 
 
 def rate_chart(steps: ArrayLike, rate: ArrayLike) -> str:
-    """The learning rate of every step."""
+    """Draw the learning rate of every step."""
     with matplotlib.rc_context(STYLE):
         figure, axes = new_axes()
         axes.plot(*thinned(*finite(steps, rate)), color=PRETRAINED, lw=1.6)
@@ -118,7 +118,7 @@ def rate_chart(steps: ArrayLike, rate: ArrayLike) -> str:
 
 
 def health_chart(name: str, steps: ArrayLike, curves: Sequence[Curve], line: tuple[float, str] | None = None) -> str:
-    """A measure of color health over steps.
+    """Draw a measure of color health over steps.
 
     Args:
         name: what is shown, for those who cannot see it.
@@ -152,7 +152,7 @@ def health_chart(name: str, steps: ArrayLike, curves: Sequence[Curve], line: tup
 
 
 def recall_map(recall: ArrayLike, step: int = STEP) -> str:
-    """Recall of every color bin, at its place in the ab plane and in its own color.
+    """Draw the recall of every color bin, at its place in the ab plane and in its own color.
 
     Args:
         recall: (Q,), in [0, 1]; nan where a bin does not occur.
@@ -186,7 +186,7 @@ def recall_map(recall: ArrayLike, step: int = STEP) -> str:
 
 
 def online_chart(steps: ArrayLike, stages: Sequence[Curve], chance: float = math.nan) -> str:
-    """The online probe: accuracy of every stage over steps.
+    """Draw the online probe's accuracy of every stage over steps.
 
     Args:
         steps: ascending.
@@ -224,7 +224,7 @@ def online_chart(steps: ArrayLike, stages: Sequence[Curve], chance: float = math
 
 
 def speed_chart(name: str, steps: ArrayLike, values: ArrayLike, most: float | None = None) -> str:
-    """A measure of speed over steps, and its running median.
+    """Draw a measure of speed over steps, and its running median.
 
     Args:
         name: what is shown, for those who cannot see it.
@@ -247,7 +247,7 @@ def speed_chart(name: str, steps: ArrayLike, values: ArrayLike, most: float | No
 
 
 def running_median(x: ArrayLike, y: ArrayLike, points: int = 400) -> tuple[Floats, Floats]:
-    """The median of y in a window of a fortieth of all of them (21 at least), at up to ``points`` places."""
+    """Return the median of y in a window of a fortieth of all of them (21 at least), at up to ``points`` places."""
     x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     half = max(10, len(y) // 80)
     centers = np.unique(np.linspace(0, len(y) - 1, points).round().astype(int))
@@ -256,27 +256,27 @@ def running_median(x: ArrayLike, y: ArrayLike, points: int = 400) -> tuple[Float
 
 
 def _squares(centers: Floats, side: float) -> Path:
-    """Squares as one path: (n, 2) -> n squares of that side."""
+    """Return squares as one path: (n, 2) -> n squares of that side."""
     corners = side / 2 * np.array([[-1, -1], [1, -1], [1, 1], [-1, 1], [-1, -1]])
     codes = [Path.MOVETO, Path.LINETO, Path.LINETO, Path.LINETO, Path.CLOSEPOLY]
     return Path((centers[:, None] + corners).reshape(-1, 2), codes * len(centers))
 
 
 def new_axes(height: int = _HEIGHT) -> tuple[Figure, Axes]:
-    """An empty chart of that many CSS pixels; draw within ``matplotlib.rc_context(STYLE)``."""
+    """Return an empty chart of that many CSS pixels; draw within ``matplotlib.rc_context(STYLE)``."""
     figure = Figure(figsize=(WIDTH / 72, height / 72), facecolor="none")
     axes = figure.add_subplot(facecolor="none")
     return figure, axes
 
 
 def _from_zero(axes: Axes) -> None:
-    """Both axes begin at 0; that of steps reaches 1 at least, for a run that has only begun."""
+    """Let both axes begin at 0; that of steps reaches at least 1, for a run that has only begun."""
     axes.set_xlim(0, max(1.0, axes.get_xlim()[1]))
     axes.set_ylim(bottom=0)
 
 
 def step_axis(axes: Axes) -> None:
-    """The horizontal axis counts steps."""
+    """Let the horizontal axis count steps."""
     axes.set_xlabel("step")
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10], integer=True))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
@@ -284,26 +284,26 @@ def step_axis(axes: Axes) -> None:
 
 
 def finite(x: ArrayLike, y: ArrayLike) -> tuple[Floats, Floats]:
-    """Those of the points that have a finite height."""
+    """Return the points that have a finite height."""
     x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     keep = np.isfinite(y)
     return x[keep], y[keep]
 
 
 def thinned(x: Floats, y: Floats) -> tuple[Floats, Floats]:
-    """What the eye sees of a long curve: of every column of the chart the lowest and the highest point."""
+    """Return the visible part of a long curve: the lowest and the highest point of every column of the chart."""
     if len(x) <= 2 * _DRAWN:
         return x, y
     edges = np.linspace(0, len(x), _DRAWN + 1).astype(int)
-    kept = {0, len(x) - 1}
+    places = {0, len(x) - 1}
     for start, end in pairwise(edges):
-        kept |= {start + int(y[start:end].argmin()), start + int(y[start:end].argmax())}
-    at = sorted(kept)
+        places |= {start + int(y[start:end].argmin()), start + int(y[start:end].argmax())}
+    at = sorted(places)
     return x[at], y[at]
 
 
 def as_svg(figure: Figure, name: str, label: str) -> str:
-    """An <svg> element that scales with the page and shares no identifiers with others."""
+    """Return an <svg> element that scales with the page and shares no identifiers with others."""
     file = io.StringIO()
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": name}):
         figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})

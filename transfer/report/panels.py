@@ -1,6 +1,6 @@
-"""The report's panels: a run's journal in, charts and the words beside them out.
+"""The report's panels of training: charts and the words beside them, made of a run's journal.
 
-Records that are not there make a panel empty, since a report is also written of a run of another version.
+A panel without records is empty, because a report may also be written for a run of another version.
 """
 
 import math
@@ -38,7 +38,7 @@ _TASKS = {
 }
 _Panel = tuple[str, dict[str, str], tuple[float, str] | None, str]
 """Title, the records' keys by the names of their curves, a line to compare with, and how to read it."""
-_COLOR: tuple[_Panel, ...] = (
+_COLOR: tuple[_Panel, ...] = (  # the panel of entropy, which depends on the bins, comes after the first
     (
         "Saturation",
         {"predicted": "saturation"},
@@ -74,47 +74,32 @@ _CLASSIFIER: tuple[_Panel, ...] = (
 )
 
 
-def _color(step: int) -> tuple[_Panel, ...]:
-    """The panels of color health, of bins that are so many Lab units apart."""
-    bins = len(bin_centers(step))
-    entropy: _Panel = (
-        "Entropy",
-        {"predicted": "entropy"},
-        (math.log(bins), f"ln {bins} = {math.log(bins):.2f}"),
-        "How undecided the network is about a pixel's color, in nats. The line is a uniform guess over all "
-        f"{bins} color bins; a lower curve is a surer network. Near 0 it has settled on one color "
-        "per pixel, which is good only if recall rises with it.",
-    )
-    saturation, *others = _COLOR
-    return (saturation, entropy, *others)
-
-
 def _bin_step(settings: Settings) -> int:
-    """Lab units between the color bins; runs of before that was a setting had the published ones."""
+    """Return the Lab units between the color bins; runs from before that was a setting have the published ones."""
     step = setting(settings, "objective", "bin_step")
     return step if type(step) is int and STEPS[0] <= step <= STEPS[1] else STEP
 
 
 def of_kind(records: Sequence[Record], kind: str) -> list[Record]:
-    """Those of the records that are of a kind, in order."""
+    """Return the records of a kind, in order."""
     return [record for record in records if record.get("kind") == kind]
 
 
 def setting(settings: Settings, group: str, name: str) -> Any:
-    """One setting; None where there is none."""
+    """Return a setting; None if there is none."""
     values = settings.get(group)
     return values.get(name) if isinstance(values, dict) else None
 
 
 def loss_panel(settings: Settings, records: Sequence[Record]) -> dict[str, Any] | None:
-    """Loss and learning rate, if a step has a finite loss."""
-    taken, looks = of_kind(records, "step"), of_kind(records, "health")
-    losses = column(taken, "loss")
+    """Return the charts of loss and learning rate; None if no step has a finite loss."""
+    training, health = of_kind(records, "step"), of_kind(records, "health")
+    losses = column(training, "loss")
     if not any(map(math.isfinite, losses)):
         return None
-    steps = [record["step"] for record in taken]
-    held_out = column(looks, "loss")
-    chart = loss_chart(steps, losses, [record["step"] for record in looks], held_out)
+    steps = [record["step"] for record in training]
+    held_out = column(health, "loss")
+    chart = loss_chart(steps, losses, [record["step"] for record in health], held_out)
     return {
         "svg": Markup(chart.svg),
         "outside": chart.outside,
@@ -122,34 +107,45 @@ def loss_panel(settings: Settings, records: Sequence[Record]) -> dict[str, Any] 
         or _LOSSES.get(str(setting(settings, "objective", "name")), "the objective"),
         "looked": bool(_finite(held_out)),
         "held_out": held_out[-1] if _finite(held_out[-1:]) else None,
-        "rate_svg": Markup(rate_chart(steps, column(taken, "lr"))),
+        "rate_svg": Markup(rate_chart(steps, column(training, "lr"))),
     }
 
 
 def supervised(settings: Settings) -> bool:
-    """Whether labels were learned, and not colors."""
+    """Return whether the run learned labels, not colors."""
     return bool(setting(settings, "objective", "name") == "labels")
 
 
 def health_panels(settings: Settings, records: Sequence[Record]) -> list[dict[str, Any]]:
-    """The panels of color health, or of a classifier's: title, latest value, chart, how to read it."""
-    looks = of_kind(records, "health")
-    steps = [record["step"] for record in looks]
+    """Return the panels of color health, or of a classifier: title, latest value, chart, how to read it."""
+    health = of_kind(records, "health")
+    steps = [record["step"] for record in health]
+    kinds = _CLASSIFIER
+    if not supervised(settings):
+        bins = len(bin_centers(_bin_step(settings)))
+        entropy: _Panel = (
+            "Entropy",
+            {"predicted": "entropy"},
+            (math.log(bins), f"ln {bins} = {math.log(bins):.2f}"),
+            "How undecided the network is about a pixel's color, in nats. The line is a uniform guess over all "
+            f"{bins} color bins; a lower curve is a surer network. Near 0 it has settled on one color "
+            "per pixel, which is good only if recall rises with it.",
+        )
+        kinds = (_COLOR[0], entropy, *_COLOR[1:])
     panels = []
-    for name, keys, line, reading in _CLASSIFIER if supervised(settings) else _color(_bin_step(settings)):
-        values = {label: column(looks, key) for label, key in keys.items()}
-        latest = [
-            (label if len(keys) > 1 else "", found[-1]) for label, taken in values.items() if (found := _finite(taken))
-        ]
+    for name, keys, line, reading in kinds:
+        values = {label: column(health, key) for label, key in keys.items()}
+        finite = {label: _finite(numbers) for label, numbers in values.items()}
+        latest = [(label if len(keys) > 1 else "", numbers[-1]) for label, numbers in finite.items() if numbers]
         if latest:
-            curves = [Curve(label, taken, strong=not number) for number, (label, taken) in enumerate(values.items())]
+            curves = [Curve(label, numbers, strong=not at) for at, (label, numbers) in enumerate(values.items())]
             svg = Markup(health_chart(name, steps, curves, line))
             panels.append({"name": name, "latest": latest, "svg": svg, "reading": reading})
     return panels
 
 
 def recall_panel(settings: Settings, records: Sequence[Record]) -> dict[str, Any] | None:
-    """Recall per bin at the newest look that has it, and how many bins occur, and are ever met."""
+    """Return the newest recall per bin, and how many bins occur and are ever predicted."""
     step = _bin_step(settings)
     for record in reversed(of_kind(records, "health")):
         recall = record.get("recall")
@@ -167,29 +163,29 @@ def recall_panel(settings: Settings, records: Sequence[Record]) -> dict[str, Any
 
 
 def online_panel(settings: Settings, records: Sequence[Record]) -> dict[str, Any] | None:
-    """The online probe's accuracies. A chart only: a number without protocol and interval would pass for a result."""
-    looks = of_kind(records, "online")
-    names = dict.fromkeys(name for record in looks for name in record if name.startswith(_STAGE))
-    stages = [Curve(name.removeprefix(_STAGE), column(looks, name)) for name in names]
-    if not any(_finite(column(looks, name)) for name in names):
+    """Return the chart of the online probe's accuracies; no number, which without interval would pass for a result."""
+    online = of_kind(records, "online")
+    names = dict.fromkeys(name for record in online for name in record if name.startswith(_STAGE))
+    stages = [Curve(name.removeprefix(_STAGE), column(online, name)) for name in names]
+    if not any(_finite(column(online, name)) for name in names):
         return None
-    chance = [math.nan, *_finite(column(looks, "chance"))][-1]
-    chart = online_chart([record["step"] for record in looks], stages, chance)
+    chance = [math.nan, *_finite(column(online, "chance"))][-1]
+    chart = online_chart([record["step"] for record in online], stages, chance)
     return {"svg": Markup(chart), "source": setting(settings, "online", "source")}
 
 
 def speed_panels(records: Sequence[Record]) -> list[dict[str, Any]]:
-    """How fast the training went, and how much of it was waiting for data: title, median, chart."""
-    taken = of_kind(records, "speed")
-    steps = [record["step"] for record in taken]
+    """Return the panels of speed and of the time spent waiting for data: title, median, chart."""
+    speed = of_kind(records, "speed")
+    steps = [record["step"] for record in speed]
     panels = []
     for name, key, scale, unit, most in (
         ("Images a second", "images_per_second", 1, "", None),
         ("Waiting for data", "waiting", 100, "\N{NO-BREAK SPACE}%", 100),
     ):
-        values = [scale * value for value in column(taken, key)]
-        if found := _finite(values):
-            middle = median(found)
+        values = [scale * value for value in column(speed, key)]
+        if numbers := _finite(values):
+            middle = median(numbers)
             shown = f"{middle:,.0f}" if middle >= 10 else f"{middle:.1f}"
             panels.append({"name": name, "median": shown + unit, "svg": Markup(speed_chart(name, steps, values, most))})
     return panels
@@ -200,7 +196,7 @@ def _finite(values: Sequence[float]) -> list[float]:
 
 
 def column(records: Sequence[Record], name: str) -> list[float]:
-    """One value of every record; nan where there is no number."""
+    """Return one value of every record; nan where there is no number."""
     return _numbers([record.get(name) for record in records])
 
 

@@ -1,20 +1,19 @@
-"""Numbers of published tables, to draw beside one's own where data and protocol are theirs.
+"""Numbers of published tables, drawn next to the user's own where data and protocol are the same.
 
 Few of the rows were checked against their papers: those of AlexNet's stages and of PASCAL VOC are written down from
-memory, as later papers cite them, and a report says so. Those of one number are the best stages of VISSL's list of
+memory, as later papers cite them, and a report says so. Rows of one number are the best stages in VISSL's list of
 models.
 """
 
 import math
 import re
-from collections.abc import Sequence
 from typing import NamedTuple
 
 from transfer.bootstrap import Metric
 from transfer.results import Result
 
 STAGES = ("conv1", "conv2", "conv3", "conv4", "conv5")
-"""Of AlexNet: what the rows of five numbers are of."""
+"""The stages of AlexNet, which rows of five numbers are about."""
 
 _BOTH = ("zhang2016", "splitbrain")
 _CITED = "as cited in Zhang et al. 2017 (Split-Brain Autoencoders) and later"
@@ -28,83 +27,75 @@ class Published(NamedTuple):
 
     name: str
     scores: tuple[float, ...]
-    """In [0, 1], of the table's stages, NaN where none was published; or one: of the best stage, whichever that is."""
+    """In [0, 1]: one for each of the table's stages, NaN where none was published; or one number, of the best stage."""
     protocols: tuple[str, ...]
-    """Those of ours that it may stand beside."""
+    """Our protocols that it may stand next to."""
     source: str
     verified: bool = False
-    """Whether it was read where it was published."""
+    """Whether it was checked in the publication itself."""
     remark: str = ""
-    """Where it departs from these protocols."""
+    """How it departs from these protocols."""
     color: bool | None = None
-    """Of a row that has a twin in gray or in color: whether the network saw color."""
+    """For a row that exists in gray and in color: whether the network saw color."""
 
 
 class PublishedTable(NamedTuple):
-    """Rows of one data set."""
+    """A published table: the rows of one data set."""
 
     data: str
     n_test: int
     classes: int
     rows: tuple[Published, ...]
     stages: tuple[str, ...] = STAGES
-    """What the numbers of a row are of; of fine-tuning what was trained, as our results call it."""
+    """The stages of a row's numbers; for fine-tuning what was trained, as our results call it."""
     metric: Metric = "top-1"
     train: str = ""
-    """Of fine-tuning: the part of VOC that teaches."""
+    """For fine-tuning: the part of VOC that is trained on."""
     n_train: int = 0
-    """Of fine-tuning: images that teach; 0 where that part tells."""
+    """For fine-tuning: the number of training images; 0 if that part determines it."""
     steps: int = 0
-    """Of fine-tuning: how long; a recipe that was cut short keeps its name."""
+    """For fine-tuning: its length; a recipe that was cut short keeps its name."""
 
 
 def published(result: Result, *others: Result) -> PublishedTable | None:
-    """The published rows that a result may stand beside; None where there are none.
+    """Return the published rows that may stand next to a result; None if there are none.
 
-    The data are told by the number of test images and of classes, those that a network is fine-tuned on by their
-    part of VOC too; the network by its backbone and stages.
+    The data are recognized by the number of test images and of classes, and for fine-tuning by the training part of
+    VOC; the network by its backbone and stages. For frozen networks a table has all stages, which are drawn as
+    lines; for fine-tuned ones only what was trained.
 
     Args:
-        result: one of an evaluation.
-        others: of the same evaluation: fine-tuned ones may have been trained in other parts.
+        result: one result of an evaluation.
+        others: more results of it: fine-tuned networks may differ in what was trained.
     """
     if result.fraction != 1 or result.network.backbone != "alexnet":
         return None
-    found = {row.stage for one in (result, *others) for row in one.rows}
+    tuned = result.mode == "fine-tuned"
     for table in TABLES:
-        if _fits(table, result):
-            rows = [row for row in table.rows if result.protocol in row.protocols and _seen_alike(row, result)]
-            return _at(table, rows, found)
+        if (result.metric, result.n_test, len(result.classes)) != (table.metric, table.n_test, table.classes):
+            continue
+        if tuned != bool(table.train):
+            continue
+        if tuned and (
+            re.findall(r"voc:\d+:\w+", result.train) != [table.train]
+            or table.n_train not in (0, result.n_train)
+            or result.settings.get("training", {}).get("steps") != table.steps
+        ):
+            continue
+        color = bool(result.settings.get("color"))
+        rows = [row for row in table.rows if result.protocol in row.protocols and row.color in (None, color)]
+        stages = {row.stage for shown in (result, *others) for row in shown.rows}
+        if not tuned:
+            return table._replace(rows=tuple(rows)) if rows and stages >= set(table.stages) else None
+        places = [at for at, stage in enumerate(table.stages) if stage in stages]
+        rows = [row._replace(scores=tuple(row.scores[at] for at in places)) for row in rows]
+        rows = [row for row in rows if not all(map(math.isnan, row.scores))]
+        return table._replace(rows=tuple(rows), stages=tuple(table.stages[at] for at in places)) if rows else None
     return None
 
 
-def _fits(table: PublishedTable, result: Result) -> bool:
-    told = (result.metric, result.n_test, len(result.classes))
-    if told != (table.metric, table.n_test, table.classes) or (result.mode == "fine-tuned") != bool(table.train):
-        return False
-    return not table.train or (
-        re.findall(r"voc:\d+:\w+", result.train) == [table.train]
-        and table.n_train in (0, result.n_train)
-        and result.settings.get("training", {}).get("steps") == table.steps
-    )
-
-
-def _seen_alike(row: Published, result: Result) -> bool:
-    return row.color in (None, bool(result.settings.get("color")))
-
-
-def _at(table: PublishedTable, rows: Sequence[Published], found: set[str]) -> PublishedTable | None:
-    """Frozen networks: all stages, which are drawn as lines. Fine-tuned ones: what was trained of them."""
-    if not table.train:
-        return table._replace(rows=tuple(rows)) if rows and found >= set(table.stages) else None
-    kept = [at for at, stage in enumerate(table.stages) if stage in found]
-    cut = [row._replace(scores=tuple(row.scores[at] for at in kept)) for row in rows]
-    cut = [row for row in cut if not all(map(math.isnan, row.scores))]
-    return table._replace(rows=tuple(cut), stages=tuple(table.stages[at] for at in kept)) if cut else None
-
-
 def _row(name: str, percent: str, source: str, protocols: tuple[str, ...] = _BOTH, remark: str = "") -> Published:
-    return Published(name, tuple(float(one) / 100 for one in percent.split()), protocols, source, remark=remark)
+    return Published(name, tuple(float(number) / 100 for number in percent.split()), protocols, source, remark=remark)
 
 
 def _best(name: str, percent: float) -> Published:
@@ -134,12 +125,12 @@ _JUDGED = "the released code judges on 736 images of VOC2011, the publication sa
 
 
 def _voc(columns: slice, protocol: str, further: str = "") -> tuple[Published, ...]:
-    """The rows of one task, with what is to be said of all of them."""
+    """Return the rows of one task; ``further`` is a remark on all of them."""
     rows = []
     for name, percent, source, remark, color in _VOC:
-        scores = tuple(math.nan if one == "-" else float(one) / 100 for one in percent.split()[columns])
-        said = "; ".join(filter(None, (remark, further)))
-        rows.append(Published(name, scores, (protocol,), source, remark=said, color=color))
+        scores = tuple(math.nan if text == "-" else float(text) / 100 for text in percent.split()[columns])
+        remarks = "; ".join(filter(None, (remark, further)))
+        rows.append(Published(name, scores, (protocol,), source, remark=remarks, color=color))
     return tuple(row for row in rows if not all(map(math.isnan, row.scores)))
 
 

@@ -35,47 +35,47 @@ COLORS: dict[str, tuple[str, ...]] = {
     "supervised": ("#d55e00", "#e69f00", "#8c3d00"),
     "published": ("#00795a", "#66a61e", "#00402f"),
 }
-"""By a network's kind: what is told apart within a kind may look alike, kinds may not, for any color vision."""
+"""Shades by kind of network: shades of one kind may look alike, kinds may not, for any color vision."""
 
 STYLES: tuple[tuple[str, str], ...] = (("-", "o"), ("--", "s"), (":", "D"), ("-.", "^"))
-"""Dashes and marker, in order."""
+"""Dashes and markers, in order of use."""
 _BEHIND = "#9aa1a9"  # of published rows
 _BAND = 0.16  # opacity
 MATH: dict[str, Any] = {"parse_math": False}
-"""Of texts from outside: a name with dollar signs is no formula."""
+"""Settings for texts from outside: a name with dollar signs is no formula."""
 LETTERS = 24
-"""Of a stage's name."""
+"""Letters of a stage's name, at most."""
 _ROOM = 2.2  # stages' widths, right of the last stage, for the names of published rows
 
 
 class Line(NamedTuple):
-    """One line of a chart."""
+    """A line of a chart."""
 
     label: str
     scores: Sequence[Estimate | None]
-    """One per place on the axis, in [0, 1]; None leaves a gap."""
+    """One for each place on the axis, in [0, 1]; None leaves a gap."""
     color: str
     style: int = 0
-    """Which of the ways to draw: what is drawn in one way has something in common."""
+    """Index of the dashes and markers; lines of one style have something in common."""
     ringed: int | None = None
-    """The place of the one that was chosen."""
+    """The place of the score that was chosen."""
 
 
 def color_of(kind: str, rank: int = 0) -> str:
-    """The color of the network that is so-manieth of its kind."""
+    """Return the color of a network, by its kind and its rank within the kind."""
     shades = COLORS.get(kind, COLORS["published"])
     return shades[rank % len(shades)]
 
 
 def shortened(name: str, letters: int) -> str:
-    """A name cut in its middle: beginnings tell runs apart, ends their seeds and steps."""
+    """Return a name cut in its middle: beginnings tell runs apart, ends their seeds and steps."""
     return name if len(name) <= letters else f"{name[: letters // 2 - 2]}...{name[1 - letters // 2 :]}"
 
 
 def stages_chart(
     name: str, measure: str, stages: Sequence[str], lines: Sequence[Line], rows: Sequence[Published] = ()
 ) -> str:
-    """Score of every stage, a line for each network, with a band for the interval.
+    """Draw the score of every stage, a line for each network, with a band for the interval.
 
     Args:
         name: tells this chart from the others of a page.
@@ -92,7 +92,11 @@ def stages_chart(
         height = (330 if rows else 250) + 17 * of_legend + (5 * max(map(len, stages)) if slanted else 0)
         figure, axes = new_axes(height)
         for row in rows:
-            _behind(axes, row, len(stages))
+            values = 100 * np.array(row.scores)
+            if len(values) == 1:
+                axes.hlines(values, 0, len(stages) - 1, color=_BEHIND, lw=0.8, ls="--")
+            else:
+                axes.plot(np.arange(len(stages)), values, color=_BEHIND, lw=0.8)
         for line in lines:
             _draw(axes, places, line)
         every = -(-len(stages) // 30)
@@ -106,13 +110,22 @@ def stages_chart(
         _frame(axes, measure, lines, rows)
         axes.set_xlim(-0.35, len(stages) - 0.65 + (_ROOM if rows else 0))
         if rows:
-            _name(axes, rows, len(stages), height - 60 - 17 * of_legend)
+            # Names beside the last numbers, moved so far apart that they can be read.
+            ordered = sorted(rows, key=lambda row: row.scores[-1])
+            ends = 100 * np.array([row.scores[-1] for row in ordered])
+            low, high = axes.get_ylim()
+            offsets = np.arange(len(ends)) * 12.5 * (high - low) / (height - 60 - 17 * of_legend)
+            heights = isotonic_regression(ends - offsets).x + offsets
+            last = len(stages) - 1
+            for row, end, at in zip(ordered, ends, heights, strict=True):
+                axes.plot([last, last + 0.28], [end, at], color=_BEHIND, lw=0.6)
+                axes.text(last + 0.32, at, row.name, va="center", size=9.5, color=MUTED, **MATH)
         draw_legend(axes, lines, of_legend)
         return as_svg(figure, name, f"{measure} of every stage, with 95 % intervals")
 
 
 def shots_chart(name: str, measure: str, shots: Sequence[int], panels: Sequence[tuple[str, Sequence[Line]]]) -> str:
-    """Score against the number of positive images a class: a small chart for each stage, on one scale.
+    """Draw scores against the number of positive images per class: a small chart for each stage, on one scale.
 
     Args:
         name: tells this chart from the others of a page.
@@ -160,7 +173,7 @@ def shots_chart(name: str, measure: str, shots: Sequence[int], panels: Sequence[
 
 
 def _draw(axes: Axes, places: "np.typing.NDArray[np.number]", line: Line, size: float = 5) -> None:
-    """Line, markers and band; where no band can be seen, bars."""
+    """Draw line, markers and band; bars where a band would be invisible."""
     nothing = Estimate(math.nan, math.nan, math.nan)
     value, low, high = 100 * np.array([score or nothing for score in line.scores], dtype=float).T
     dashes, marker = STYLES[line.style % len(STYLES)]
@@ -174,7 +187,7 @@ def _draw(axes: Axes, places: "np.typing.NDArray[np.number]", line: Line, size: 
 
 
 def _frame(axes: Axes, measure: str, lines: Sequence[Line], rows: Sequence[Published] = ()) -> None:
-    """Axes that hold all intervals, and a little more."""
+    """Set axes that hold all intervals, and a little more."""
     axes.set_ylim(*limits(lines, [score for row in rows for score in row.scores]))
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
     axes.grid(visible=False, axis="x")
@@ -183,40 +196,20 @@ def _frame(axes: Axes, measure: str, lines: Sequence[Line], rows: Sequence[Publi
 
 
 def limits(lines: Sequence[Line], others: Sequence[float] = ()) -> tuple[float, float]:
-    """Of an axis that holds all intervals and some other scores, and a little more: in percent."""
+    """Return the limits, in percent, of an axis that holds all intervals, some other scores, and a little more."""
     edges = [edge for line in lines for score in line.scores if score for edge in score] + [*others]
     low, high = 100 * min(edges), 100 * max(edges)
     margin = 0.05 * (high - low) or 1
     return max(low - margin, -margin), high + margin
 
 
-def _behind(axes: Axes, row: Published, stages: int) -> None:
-    scores = 100 * np.array(row.scores)
-    if len(scores) == 1:
-        axes.hlines(scores, 0, stages - 1, color=_BEHIND, lw=0.8, ls="--")
-    else:
-        axes.plot(np.arange(stages), scores, color=_BEHIND, lw=0.8)
-
-
-def _name(axes: Axes, rows: Sequence[Published], stages: int, pixels: float) -> None:
-    """Names of published rows beside their last numbers, moved so far apart that they can be read."""
-    ordered = sorted(rows, key=lambda row: row.scores[-1])
-    ends = 100 * np.array([row.scores[-1] for row in ordered])
-    low, high = axes.get_ylim()
-    steps = np.arange(len(ends)) * 12.5 * (high - low) / pixels
-    heights = isotonic_regression(ends - steps).x + steps
-    for row, end, height in zip(ordered, ends, heights, strict=True):
-        axes.plot([stages - 1, stages - 0.72], [end, height], color=_BEHIND, lw=0.6)
-        axes.text(stages - 0.68, height, row.name, va="center", size=9.5, color=MUTED, **MATH)
-
-
 def legend_columns(lines: Sequence[Line]) -> int:
-    """How many names stand on one line of the legend."""
+    """Return how many names fit on one line of the legend."""
     return max(1, min(len(lines), 3, WIDTH // (48 + 7 * max(len(line.label) for line in lines))))
 
 
 def legend_lines(lines: Sequence[Line]) -> int:
-    """How many lines of text the legend takes."""
+    """Return how many lines of text the legend takes."""
     return -(-len(lines) // legend_columns(lines))
 
 
@@ -231,7 +224,7 @@ def _handles(lines: Sequence[Line], joined: bool = True) -> tuple[list[Line2D], 
 
 
 def draw_legend(axes: Axes, lines: Sequence[Line], count: int, joined: bool = True) -> None:
-    """A legend above the chart, on so many lines of text; of points that are joined, or of dots alone."""
+    """Draw a legend above the chart, on ``count`` lines of text; for joined points, or for dots alone."""
     legend = axes.legend(
         *_handles(lines, joined), loc="lower left", bbox_to_anchor=(0, 1), ncols=-(-len(lines) // count),
         borderaxespad=0.2, handlelength=2.2, columnspacing=1.2,
@@ -245,19 +238,19 @@ _LEAST = 1.0  # percentage points that an axis spans: less would make much of no
 
 
 class Course(NamedTuple):
-    """What one training's measure was, step by step."""
+    """A measure of one training, step by step."""
 
     label: str
     steps: ArrayLike
     values: ArrayLike
-    """One per step; what is not finite is left out."""
+    """One for each step; what is not finite is left out."""
     color: str
     style: int = 0
-    """Which of the ways to draw."""
+    """Index of the dashes and markers."""
 
 
 def dots_chart(name: str, measure: str, rows: Sequence[str], lines: Sequence[Line]) -> str:
-    """Score of every row, a dot for each network, with a bar for its interval.
+    """Draw the score of every row, a dot for each network, with a bar for its interval.
 
     Args:
         name: tells this chart from the others of a page.
@@ -291,7 +284,7 @@ def dots_chart(name: str, measure: str, rows: Sequence[str], lines: Sequence[Lin
 
 
 def courses_chart(name: str, title: str, courses: Sequence[Course], *, dots: bool, percent: bool = False) -> str:
-    """A measure of several trainings over their steps.
+    """Draw a measure of several trainings over their steps.
 
     Args:
         name: tells this chart from the others of a page.
