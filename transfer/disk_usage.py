@@ -200,7 +200,7 @@ def _sheet(source: Source) -> int:
     step = max(1, len(source) // _SHOWN)
     for index in range(0, len(source), step)[:_SHOWN]:
         try:
-            images.append(visualize.named(source.read(index), []))
+            images.append(visualize.draw_words(source.read(index), []))
         except ImageError:
             continue
     rows = [(one, one) for one in images]

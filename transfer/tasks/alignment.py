@@ -1,7 +1,7 @@
-"""Where the places of a feature map lie in the image, and bilinear reading between them.
+"""The places of a feature map in the image, and bilinear interpolation between them.
 
 Convolutions of odd size, padded all round, put the first place of a map on the first pixel; patches put it in the
-middle of the first patch, half a stride further. A head that says where things are must know which.
+middle of the first patch, half a stride further. A head that predicts where things are must know which.
 """
 
 import math
@@ -27,10 +27,10 @@ class Features(Protocol):
 
 
 def stage_of(features: Features, name: str) -> Stage:
-    """The stage of that name; "" is the last.
+    """Return the stage of that name; "" is the last.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no such stage.
     """
     stages = {stage.name: stage for stage in features.stages}
     if name and name not in stages:
@@ -39,9 +39,9 @@ def stage_of(features: Features, name: str) -> Stage:
 
 
 class Grid(NamedTuple):
-    """The places of a feature map along one axis: number i lies on pixel ``first + i * stride``, 0 the first's middle.
+    """The places of a feature map along an axis: number i lies on pixel ``first + i * stride``, 0 the first's middle.
 
-    The same along both axes.
+    Both axes have the same grid.
     """
 
     stride: int
@@ -49,36 +49,36 @@ class Grid(NamedTuple):
 
 
 def grids(features: Features) -> dict[str, Grid]:
-    """The grid of every stage, by its name.
+    """Return the grid of every stage, by its name.
 
     A network that pads alike on all sides is its own mirror image, so its map lies in the middle of an image whose
     size leaves no remainder: one at which the map has just become one place longer. For odd convolutions that is a
     multiple of the stride and one pixel, for patches a multiple of the stride, for AlexNet without padding (first 11
-    pixels, then 4 more for each place) 3 more than one; so sizes tell, whatever the weights. A network that takes one
-    size only is taken to have patches.
+    pixels, then 4 more for each place) 3 more than one; so sizes suffice, whatever the weights. A network that takes
+    one size only is assumed to have patches.
     """
     strides = {stage.name: stage.stride for stage in features.stages}
     side = probe_side(features)
     before = {name: values.shape[-1] for name, values in probed(features, side).items()}
-    found: dict[str, Grid] = {}
+    known: dict[str, Grid] = {}
     for more in sorted({1, 2, 3, *strides.values()}):
-        if len(found) == len(strides):
+        if len(known) == len(strides):
             break
         for name, values in probed(features, side + more).items():
             places, stride = values.shape[-1], strides[name]
-            if name not in found and places > before.get(name, 0):
-                found[name] = Grid(stride, (side + more - 1 - (places - 1) * stride) / 2)
-    return {name: found.get(name, Grid(stride, (stride - 1) / 2)) for name, stride in strides.items()}
+            if name not in known and places > before.get(name, 0):
+                known[name] = Grid(stride, (side + more - 1 - (places - 1) * stride) / 2)
+    return {name: known.get(name, Grid(stride, (stride - 1) / 2)) for name, stride in strides.items()}
 
 
 def probe_side(features: Features) -> int:
-    """A side, in pixels, that the network should take, and all its strides divide."""
+    """Return a side, in pixels, that the network should take and that all its strides divide."""
     longest = max(stage.stride for stage in features.stages)
     return longest * math.ceil(_PROBE / longest)
 
 
 def probed(features: Features, side: int) -> dict[str, Tensor]:
-    """What a gray square gives, in eval mode; nothing if the network does not take that size."""
+    """Return the features of a gray square, in eval mode; nothing if the network does not take that size."""
     assert isinstance(features, nn.Module)
     modes = {module: module.training for module in features.modules()}
     weight = next(features.parameters(), None)
@@ -95,14 +95,14 @@ def probed(features: Features, side: int) -> dict[str, Tensor]:
 
 
 def read_between(maps: Tensor, grid: Grid, rows: Tensor, columns: Tensor) -> Tensor:
-    """A map at any pixels, bilinearly between its places; beyond the outermost, their values go on.
+    """Interpolate a map bilinearly at any pixels; beyond the outermost places their values are repeated.
 
     Inside, a deconvolution by a fixed bilinear kernel of 2 * stride - 1 (the publications' FCN: 63 at stride 32)
-    gives the same. As a product of matrices it fits any size, and its gradient is the same at every run.
+    gives the same. As a product of matrices it fits any size, and its gradient is the same in every run.
 
     Args:
         maps: (B, C, h, w), float32.
-        grid: of the maps.
+        grid: the grid of the maps.
         rows: (H,), float32, in pixels: 0 is the middle of the first pixel.
         columns: (W,), likewise.
 
@@ -115,6 +115,6 @@ def read_between(maps: Tensor, grid: Grid, rows: Tensor, columns: Tensor) -> Ten
 
 
 def _weights(pixels: Tensor, grid: Grid, places: int) -> Tensor:
-    """(pixels, places): what each place gives to each pixel, sums of 1."""
+    """Return (pixels, places): the weight of each place for each pixel; weights of a pixel sum to 1."""
     at = ((pixels - grid.first) / grid.stride).clamp(0, places - 1)
     return (1 - (at[:, None] - torch.arange(places, device=at.device)).abs()).clamp(min=0)

@@ -16,7 +16,7 @@ from pretext.data.order import mix, uniforms
 from pretext.data.source import Source
 from pretext.errors import ImageError, UserError
 from transfer.metrics import Answers, Outcome, Ranked
-from transfer.targets import Targets, open_targets
+from transfer.targets import open_targets
 from transfer.tasks import visualize
 from transfer.tasks.alignment import Features, stage_of
 from transfer.tasks.task import Exact, FinetuneSettings, Task, diverged
@@ -25,15 +25,15 @@ from transfer.voc.images import whole
 
 @dataclass
 class ClassifyHeadSettings:
-    """What is put on the backbone.
+    """The settings of the head.
 
     Args:
         kind: linear: one layer on the mean over all places. fc: two hidden layers with ReLU and dropout on a grid of
             means, and one on top, as AlexNet's fc6, fc7 and fc8.
-        stage: whose features it takes; "" is the last.
-        width: of fc: units of each hidden layer.
-        grid: of fc: places along each side that the features are averaged to.
-        dropout: of fc: the share of the hidden units that is dropped in training.
+        stage: the stage whose features it takes; "" is the last.
+        width: for fc: units of each hidden layer.
+        grid: for fc: places along each side that the features are averaged to.
+        dropout: for fc: the share of the hidden units that is dropped in training.
     """
 
     kind: Literal["linear", "fc"] = "linear"
@@ -51,14 +51,14 @@ class ClassifyHeadSettings:
 
 
 class Classify(nn.Module):
-    """sRGB in, a score per class out.
+    """A classifier: sRGB in, a score per class out.
 
     The last layer starts with weights from N(0, 0.01^2) and no bias, as the publications' fc8.
 
     Args:
-        features: the backbone, in its first form or adapted.
-        classes: how many.
-        head: what is put on it.
+        features: the backbone, as it was pretrained or adapted.
+        classes: the number of classes.
+        head: the settings of the head.
 
     Raises:
         UserError: the backbone has no such stage.
@@ -90,12 +90,12 @@ class Classify(nn.Module):
         nn.init.zeros_(last.bias)
 
     def forward(self, rgb: Tensor) -> Tensor:
-        """(B, 3, H, W), uint8 or float in [0, 1] -> logits, (B, classes), float32."""
+        """Map (B, 3, H, W), uint8 or float in [0, 1], to logits, (B, classes), float32."""
         logits: Tensor = self.head(self.features(rgb)[self.stage])
         return logits
 
     def loss(self, rgb: Tensor, labels: Tensor) -> Tensor:
-        """How badly the images' labels are told, in nats: a scalar.
+        """Return the cross-entropy of the images' labels, in nats: a scalar.
 
         Args:
             rgb: (B, 3, H, W), uint8.
@@ -112,7 +112,7 @@ class Classify(nn.Module):
         return (losses * counted).sum() / counted.sum().clamp(min=1)
 
     def predict(self, rgb: Tensor) -> Tensor:
-        """As ``forward``, of a network in eval mode."""
+        """Return the logits, as ``forward``; the network must be in eval mode."""
         assert not self.training
         logits: Tensor = self(rgb)
         return logits
@@ -120,12 +120,12 @@ class Classify(nn.Module):
 
 @dataclass
 class JitterSettings:
-    """Crops of the network's size out of the image at a scale that is drawn.
+    """The settings of jittered crops: crops of the network's size, from the image at a random scale.
 
     Args:
         size: side of the crop, pixels.
         scale: smallest and largest scale of the image; at 1 it has its own size. Where a crop would not fit into
-            it, the image is scaled so that it does.
+            it, the image is enlarged until the crop fits.
         flip: probability of mirroring left and right.
     """
 
@@ -143,10 +143,10 @@ class JitterSettings:
 
 
 class JitteredExamples(Examples):
-    """Crops at scales that vary, with the label of their image.
+    """Crops at varying scales, with the label of their image (Kraehenbuehl et al., 2016).
 
     Args:
-        parts: labeled sources, or some images of such.
+        parts: labeled sources, or some images of such sources.
         jitter: how crops are drawn.
         seed: as ``Examples``.
         weights: as ``Examples``.
@@ -167,15 +167,15 @@ class JitteredExamples(Examples):
 
 
 class JitteredViews(Views):
-    """Every image of a source as the protocol looks at it when it judges: by several crops, drawn as in training.
+    """Every image of a source as the protocol tests it: by several crops, drawn as in training.
 
     Crop k of an image is a pure function of (seed, index, k). A sample's ``rgb`` holds them all: uint8
     (crops, 3, size, size), so a batch's is (B, crops, 3, size, size); its label is a dict with its ``index``, int64.
 
     Args:
-        source: of the images.
+        source: the images.
         jitter: how crops are drawn.
-        crops: how many; the protocol takes 10.
+        crops: the number of crops of an image; the protocol takes 10.
         seed: of the crops.
     """
 
@@ -195,14 +195,14 @@ class JitteredViews(Views):
 
 
 class CenterViews(Views):
-    """The middle square of every image; its label is a dict with its ``index``, int64."""
+    """The middle square of every image; the label is a dict with its ``index``, int64."""
 
     def __getitem__(self, index: int) -> Sample:
         return super().__getitem__(index)._replace(label={"index": torch.tensor(index)})
 
 
 def jittered_crop(image: Image.Image, jitter: JitterSettings, uniform: np.ndarray) -> Tensor:
-    """A crop drawn by four uniform numbers: scale, left, top, mirror. Returns uint8 (3, size, size)."""
+    """Return the crop that four uniform numbers draw (scale, left, top, mirror): uint8 (3, size, size)."""
     size = jitter.size
     low, high = jitter.scale
     scale = max(low + (high - low) * uniform[0], size / min(image.size))
@@ -220,17 +220,17 @@ _NAMED = 3  # classes that are named on a drawn image, at most
 
 @dataclass
 class ClassifySettings(FinetuneSettings):
-    """A fine-tuning of classification: on what, from where, how.
+    """The settings of fine-tuning for classification.
 
     Args:
-        classes: of images with several labels, such as VOC's: those that are learned, if not all.
-        way: how training images are cropped: resized, as group crop says; or jittered, as group jitter says and
-            Kraehenbuehl et al. 2016 did. The crops' size is that of setting size.
-        crop: of way resized.
-        jitter: of way jittered.
-        test_crops: 1 looks at the middle square of a test image; more, of way jittered, at so many random crops,
+        classes: for images with several labels, such as VOC's: the classes to learn, if not all.
+        way: how training images are cropped: resized, by group crop; or jittered, by group jitter, as in
+            Kraehenbuehl et al. 2016. The crops' size is that of setting size.
+        crop: the crops of way resized.
+        jitter: the crops of way jittered.
+        test_crops: 1 tests on the middle square of an image; more, for way jittered, on that many random crops,
             whose logits are averaged.
-        head: what is put on the backbone.
+        head: the head on the backbone.
     """
 
     classes: list[str] = field(default_factory=list)
@@ -246,20 +246,20 @@ class ClassifySettings(FinetuneSettings):
             raise UserError("size is 0: images that are classified together have one size; name it")
         if not 1 <= self.test_crops <= 1000 or (self.test_crops > 1 and self.way != "jittered"):
             raise UserError(f"test_crops is {self.test_crops}: from 1 to 1000, above 1 for way jittered")
-        for name, given, usual in (
+        for name, size, default in (
             ("crop", self.crop.size, CropSettings()),
             ("jitter", self.jitter.size, JitterSettings()),
         ):
-            if given not in (usual.size, self.size):
+            if size not in (default.size, self.size):
                 raise UserError(
-                    f"{name}.size is {given}, but crops are as large as size, {self.size}; leave {name}.size out"
+                    f"{name}.size is {size}, but crops are as large as size, {self.size}; leave {name}.size out"
                 )
         self.crop = replace(self.crop, size=self.size)
         self.jitter = replace(self.jitter, size=self.size)
 
 
 class Classification(Task):
-    """See the module."""
+    """The task of classification."""
 
     name: ClassVar[str] = "classify"
 
@@ -268,14 +268,23 @@ class Classification(Task):
         self.settings, self.multilabel = settings, targets.multilabel
         self.train, self.test = targets.train, targets.test
         self.classes = targets.classes
-        self.problems = _lacking(targets) if targets.multilabel else []
+        self.problems = []
+        if targets.multilabel:
+            shown, learned = ((part.labels == 1).any(0).tolist() for part in (targets.test, targets.train))
+            if not any(shown):
+                raise UserError("test: no image shows any of the classes; name another part")
+            for name, in_test, in_train in zip(targets.classes, shown, learned, strict=True):
+                if not in_test:
+                    self.problems.append((name, "no test image shows it: it is left out of the mean"))
+                elif not in_train:
+                    self.problems.append((name, "no training image shows it, but a test image does"))
         self.train_digest, self.test_digest = targets.train_digest, targets.test_digest
         self.n_shared = targets.n_shared
         self.metric = "mAP" if targets.multilabel else "top-1"
-        looked = "the middle square" if settings.test_crops == 1 else f"{settings.test_crops} random crops"
+        views = "the middle square" if settings.test_crops == 1 else f"{settings.test_crops} random crops"
         self.about = (
             f"classification by a network trained on the labels, {settings.training.steps:,} steps of "
-            f"{settings.training.batch_size}; a test image is judged by {looked}"
+            f"{settings.training.batch_size}; a test image is judged by {views}"
         )
 
     @property
@@ -306,42 +315,25 @@ class Classification(Task):
             raise diverged(self.name)
         return list(logits.view(len(rgb), -1, logits.shape[-1]).mean(1).cpu().numpy())
 
-    def outcomes(self, source: Source, found: Mapping[int, Any]) -> list[tuple[str, Outcome]]:
-        scores = np.stack([found[index] for index in sorted(found)]).astype(np.float32)
-        truth = np.stack([self._truth(source, index) for index in sorted(found)])
+    def outcomes(self, source: Source, results: Mapping[int, Any]) -> list[tuple[str, Outcome]]:
+        scores = np.stack([results[index] for index in sorted(results)]).astype(np.float32)
+        truth = np.stack([self._truth(source, index) for index in sorted(results)])
         if self.multilabel:
             return [("", Ranked(scores, truth.astype(np.int8)))] if (truth == 1).any() else []
         return [("", Answers(scores.argmax(1) == truth))]
 
-    def drawn(self, source: Source, index: int, found: Any) -> tuple[Image.Image, Image.Image]:
+    def drawn(self, source: Source, index: int, result: Any) -> tuple[Image.Image, Image.Image]:
         image, truth = source.read(index), self._truth(source, index)
-        shown = np.flatnonzero(truth == 1).tolist() if self.multilabel else [int(truth)]
-        chances = expit(found) if self.multilabel else softmax(found)
+        labels = np.flatnonzero(truth == 1).tolist() if self.multilabel else [int(truth)]
+        chances = expit(result) if self.multilabel else softmax(result)
         likely = np.argsort(-chances)[:_NAMED].tolist()
-        said = [one for one in likely if chances[one] >= 0.5 * chances[likely[0]]]
+        predicted = [label for label in likely if chances[label] >= 0.5 * chances[likely[0]]]
+        words = [(f"{self.classes[label]} {chances[label]:.0%}", label in labels) for label in predicted]
         return (
-            visualize.named(image, [(self.classes[one], True) for one in shown]),
-            visualize.named(image, [(f"{self.classes[one]} {chances[one]:.0%}", one in shown) for one in said]),
+            visualize.draw_words(image, [(self.classes[label], True) for label in labels]),
+            visualize.draw_words(image, words),
         )
 
     def _truth(self, source: Source, index: int) -> Any:
-        labeled, own = whole(source, index)
-        return labeled.labels[own]  # type: ignore[attr-defined]
-
-
-def _lacking(targets: Targets) -> list[tuple[str, str]]:
-    """Classes that nothing can be learned or said of, as problems of the images.
-
-    Raises:
-        UserError: there is no other.
-    """
-    found = []
-    for number, name in enumerate(targets.classes):
-        learned, asked = ((source.labels[:, number] == 1).any() for source in (targets.train, targets.test))
-        if not asked:
-            found.append((name, "no test image shows it: it is left out of the mean"))
-        elif not learned:
-            found.append((name, "no training image shows it, but a test image does"))
-    if len([one for one in found if "left out" in one[1]]) == len(targets.classes):
-        raise UserError("test: no image shows any of the classes; name another part")
-    return found
+        labeled, position = whole(source, index)
+        return labeled.labels[position]  # type: ignore[attr-defined]

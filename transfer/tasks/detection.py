@@ -28,11 +28,11 @@ from transfer.voc.proposals import Proposals, open_proposals
 
 @dataclass
 class DetectionSizes:
-    """How images are scaled for a detector.
+    """The settings of how images are scaled for a detector.
 
     Args:
-        shorter: lengths of the shorter side, pixels, one of which is drawn for every image that is learned from.
-        longest: length that the longer side may have, pixels: an image is scaled down until it has.
+        shorter: lengths of the shorter side, pixels; one is drawn for every training image.
+        longest: the largest length of the longer side, pixels: an image is scaled down to it.
         flip: probability of mirroring left and right.
         difficult: learn from objects marked difficult, too.
     """
@@ -43,7 +43,7 @@ class DetectionSizes:
     difficult: bool = False
 
     def __post_init__(self) -> None:
-        if not self.shorter or not all(1 <= one <= 4096 for one in self.shorter):
+        if not self.shorter or not all(1 <= length <= 4096 for length in self.shorter):
             raise UserError(f"sizes.shorter is {self.shorter}: give lengths in [1, 4096] pixels")
         if not max(self.shorter) <= self.longest <= 8192:
             raise UserError(f"sizes.longest is {self.longest}: it must lie in [{max(self.shorter)}, 8192] pixels")
@@ -62,7 +62,7 @@ class DetectionExamples(Examples):
         parts: of ``Boxed`` images, opened for training.
         sizes: how images are scaled.
         seed: as ``Examples``.
-        proposals: of every part; where a part is some images of a source, those of the source.
+        proposals: for every part; where a part is some images of a source, the proposals of that source.
         weights: as ``Examples``.
     """
 
@@ -100,29 +100,29 @@ class DetectionExamples(Examples):
 
 
 class DetectionView(NamedTuple):
-    """An image as a detector looks at it."""
+    """An image as a detector sees it."""
 
     rgb: Tensor
     """uint8 (3, H, W)."""
     scale: NDArray[np.float32]
-    """(4,): by what boxes in the image itself are multiplied to be boxes in ``rgb``, and found ones divided."""
+    """(4,): boxes in the image times this are boxes in ``rgb``; found boxes are divided by it."""
 
     def boxes(self, boxes: NDArray[np.float32]) -> Tensor:
-        """Boxes (n, 4) in the image itself as boxes in ``rgb``: float32 (n, 4)."""
+        """Map boxes (n, 4) in the image itself to boxes in ``rgb``: float32 (n, 4)."""
         return torch.from_numpy(boxes * self.scale)
 
 
 class DetectionViews(Views):
-    """Every image of a source as a detector that is judged looks at it.
+    """Every image of a source as a detector is tested on it.
 
     A label is a dict: ``index`` int64, of the image in the source; ``size`` int64 (2,) and ``proposals``, as of
     ``DetectionExamples``; ``scale`` float32 (4,), as of ``DetectionView``.
 
     Args:
-        source: of ``Boxed`` images.
+        source: ``Boxed`` images.
         shorter: length of the shorter side, pixels.
-        longest: length that the longer side may have, pixels.
-        proposals: of the source's images.
+        longest: the largest length of the longer side, pixels.
+        proposals: those of the source's images.
     """
 
     def __init__(self, source: Source, shorter: int, longest: int, proposals: Proposals | None = None) -> None:
@@ -145,7 +145,7 @@ class DetectionViews(Views):
 
 
 def detection_view(source: Source, index: int, shorter: int, longest: int) -> DetectionView:
-    """An image scaled so that its shorter side has ``shorter`` pixels, or fewer: its longer one at most ``longest``.
+    """Return an image scaled to a shorter side of ``shorter`` pixels, or less if its longer side exceeds ``longest``.
 
     Raises:
         ImageError: it cannot be read.
@@ -159,23 +159,23 @@ def detection_view(source: Source, index: int, shorter: int, longest: int) -> De
 
 
 POINTS: tuple[Points, ...] = ("11 points", "all points", "COCO")
-"""The three kinds of average precision that are told of the same detections."""
+"""The three kinds of average precision that are computed of the same detections."""
 
 _SHOWN = 0.3  # least score of a box that is drawn
-_MOST = 8
+_MOST = 8  # boxes that are drawn
 
 
 @dataclass
 class DetectSettings(FinetuneSettings):
-    """A fine-tuning of detection: on what, from where, how.
+    """The settings of fine-tuning for detection.
 
     Args:
         size: shorter side, in pixels, at which the network is shown a test image; at most sizes.longest.
         sizes: how training images are scaled; a test image's longer side is at most sizes.longest, too.
-        proposals: of head.form fast: where objects may be in training images: a .mat or .npz file; or "windows", a
+        proposals: for head.form fast: where objects may be in training images: a .mat or .npz file; or "windows", a
             fixed grid.
-        test_proposals: the same of test images; empty takes that of proposals.
-        head: what is put on the backbone.
+        test_proposals: the same for test images; if empty, the file of proposals.
+        head: the head on the backbone.
     """
 
     size: int = 800
@@ -191,7 +191,7 @@ class DetectSettings(FinetuneSettings):
 
 
 class Detection(Task):
-    """See the module."""
+    """The task of detection."""
 
     name: ClassVar[str] = "detect"
     metric: Metric = "AP"
@@ -212,8 +212,7 @@ class Detection(Task):
             for source, file in ((self.train, settings.proposals), (self.test, settings.test_proposals)):
                 self.proposals[id(source)] = open_proposals(file or settings.proposals, source)
         self.train_digest, self.test_digest = (
-            digest_of(source, self.classes, _known(source, self.proposals.get(id(source))))
-            for source in (self.train, self.test)
+            digest_of(source, self.classes, self._annotations(source)) for source in (self.train, self.test)
         )
         head = settings.head
         self.about = (
@@ -242,54 +241,53 @@ class Detection(Task):
         proposals = self._proposals(source)
         return DetectionViews(source, settings.size, settings.sizes.longest, proposals[0] if proposals else None)
 
+    def _annotations(self, source: Boxed) -> bytes:
+        """Return the objects of all images as bytes, and a digest of their proposals."""
+        digest = hashlib.sha256()
+        if (proposals := self.proposals.get(id(source))) is not None:
+            for index in range(len(source)):
+                digest.update(proposals.boxes(index).tobytes() + b"\n")
+        objects = [b"".join(array.tobytes() for array in source.objects(index)) for index in range(len(source))]
+        return b"\n".join([*objects, digest.digest()])
+
     def _proposals(self, part: Source) -> list[Proposals] | None:
-        """Of the source that images are of, if there are any."""
-        found = self.proposals.get(id(whole(part, 0)[0])) if self.proposals else None
-        return [found] if found else None
+        """Return the proposals of the source that some images are from, if it has any."""
+        proposals = self.proposals.get(id(whole(part, 0)[0])) if self.proposals else None
+        return [proposals] if proposals else None
 
     def predict(self, network: nn.Module, batch: Batch, rgb: Tensor) -> list[Any]:
         assert isinstance(network, Detector)
-        found = []
-        # One by one: what is found in an image is no matter of its neighbors in a batch.
+        detections = []
+        # One by one: what is detected in an image must not depend on its neighbors in a batch.
         for image, label in zip(rgb, batch.labels, strict=True):
             height, width = label["size"].tolist()
-            given = [label["proposals"].to(rgb.device)] if "proposals" in label else None
-            ((boxes, scores, labels),) = network.predict(image[None, :, :height, :width], [(height, width)], given)
+            proposals = [label["proposals"].to(rgb.device)] if "proposals" in label else None
+            ((boxes, scores, labels),) = network.predict(image[None, :, :height, :width], [(height, width)], proposals)
             if not (bool(boxes.isfinite().all()) and bool(scores.isfinite().all())):
                 raise diverged(self.name)
             placed = boxes.float() / label["scale"].to(boxes.device)
-            found.append((placed.cpu().numpy(), scores.float().cpu().numpy(), labels.cpu().numpy()))
-        return found
+            detections.append((placed.cpu().numpy(), scores.float().cpu().numpy(), labels.cpu().numpy()))
+        return detections
 
-    def outcomes(self, source: Source, found: Mapping[int, Any]) -> list[tuple[str, Outcome]]:
-        indices = sorted(found)
+    def outcomes(self, source: Source, results: Mapping[int, Any]) -> list[tuple[str, Outcome]]:
+        indices = sorted(results)
         truth = [objects_of(source, index) for index in indices]
-        said = [found[index] for index in indices]
-        if not any((~one.difficult).any() for one in truth):
+        if not any((~objects.difficult).any() for objects in truth):
             return []
-        every = Detections.of(said, truth, len(self.classes))
-        return [(points, Detected(every, points)) for points in POINTS]
+        detections = Detections.of([results[index] for index in indices], truth, len(self.classes))
+        return [(points, Detected(detections, points)) for points in POINTS]
 
-    def drawn(self, source: Source, index: int, found: Any) -> tuple[Image.Image, Image.Image]:
+    def drawn(self, source: Source, index: int, result: Any) -> tuple[Image.Image, Image.Image]:
         image, truth = source.read(index), objects_of(source, index)
         words = [
-            f"{self.classes[one]}{' (difficult)' if hard else ''}"
-            for one, hard in zip(truth.labels, truth.difficult, strict=True)
+            f"{self.classes[label]}{' (difficult)' if difficult else ''}"
+            for label, difficult in zip(truth.labels, truth.difficult, strict=True)
         ]
-        boxes, scores, labels = found
+        boxes, scores, labels = result
         best = [at for at in np.argsort(-scores)[:_MOST] if scores[at] >= min(_SHOWN, float(scores.max()))]
-        said = [f"{self.classes[labels[at]]} {scores[at]:.0%}" for at in best]
+        predicted = [f"{self.classes[labels[at]]} {scores[at]:.0%}" for at in best]
+        colors = [visualize.color(label + 1) for label in truth.labels.tolist()]
         return (
-            visualize.boxed(image, truth.boxes, words, [visualize.color(one + 1) for one in truth.labels.tolist()]),
-            visualize.boxed(image, boxes[best], said, [visualize.color(int(labels[at]) + 1) for at in best]),
+            visualize.draw_boxes(image, truth.boxes, words, colors),
+            visualize.draw_boxes(image, boxes[best], predicted, [visualize.color(int(labels[at]) + 1) for at in best]),
         )
-
-
-def _known(source: Boxed, proposals: Proposals | None) -> bytes:
-    """All that is known of its images; of proposals a digest."""
-    told = hashlib.sha256()
-    for index in range(len(source) if proposals is not None else 0):
-        assert proposals is not None
-        told.update(proposals.boxes(index).tobytes() + b"\n")
-    known = [b"".join(array.tobytes() for array in source.objects(index)) for index in range(len(source))]
-    return b"\n".join([*known, told.digest()])

@@ -1,6 +1,6 @@
-"""Detection: a backbone, and the head of Faster R-CNN, or of Fast R-CNN on proposals that are given.
+"""The detector: a backbone with the head of Faster R-CNN, or of Fast R-CNN on given proposals.
 
-Built from torchvision's region proposal network, RoI heads and feature pyramid; anchors and pooling go by the true
+Built from torchvision's region proposal network, RoI heads and feature pyramid; anchors and pooling use the true
 places of the backbone's maps, see ``regions``.
 """
 
@@ -28,34 +28,34 @@ _FINEST = 4
 
 @dataclass
 class DetectHeadSettings:
-    """What is put on the backbone. Defaults are those published for images of 600 to 800 pixels.
+    """The settings of the head. Defaults are those published for images of 600 to 800 pixels.
 
     Args:
-        form: faster: proposals come from a network on the same features (Ren et al. 2015). fast: they are given with
+        form: faster: proposals come from a network on the same features (Ren et al. 2015). fast: they come with
             the images (Girshick 2015).
-        neck: fpn: a feature pyramid (Lin et al. 2017) on the last stage of every stride from 4 on, and that halved
-            once more. STAGE+STAGE...: one on these. STAGE: that stage's features alone.
+        neck: fpn: a feature pyramid (Lin et al. 2017) on the last stage of every stride from 4 on, and the last one
+            halved once more. STAGE+STAGE...: a pyramid on these stages. STAGE: that stage's features alone.
         channels: of every level of a pyramid.
-        box: layers: two hidden layers look at what a box holds. stage: the stages of the backbone after the neck's do,
-            such as ResNet's layer4 after layer3 (the C4 form); they are taken out of the backbone.
-        box_after: of stage: the stage in whose place boxes go on, if not the neck's: with neck conv5, pool5 leaves
-            AlexNet's fc6 and fc7 to look at them (the Fast R-CNN of its time).
-        width: of layers: units of each.
+        box: layers: two hidden layers process the features of a box. stage: the stages of the backbone after the
+            neck's do, such as ResNet's layer4 after layer3 (the C4 form); they are taken out of the backbone.
+        box_after: for stage: the stage after which boxes go on, if not the neck's: with neck conv5, pool5 leaves
+            AlexNet's fc6 and fc7 to process them (the Fast R-CNN of its time).
+        width: for layers: units of each.
         pooled: places along each side that a box's features are pooled to; for box stage, 14 is published for ResNets,
             6 for AlexNet.
         pooling: mean: of four points bilinearly read in each of these (RoIAlign, He et al. 2017). max: of the places
             of the map there (RoI pooling, Girshick 2015).
-        anchors: of faster: roots of their areas, in pixels; each in ratios 1:2, 1:1 and 2:1. A pyramid divides them
+        anchors: for faster: roots of their areas, in pixels; each in ratios 1:2, 1:1 and 2:1. A pyramid divides them
             among its levels, in order.
-        sampled: of faster: anchors of an image that its loss counts, at most half of them on objects.
-        candidates: of faster: the best boxes of each level of an image that overlaps are removed from, in training
-            and in testing.
-        proposals: of faster: how many boxes of an image are left by that, likewise.
+        sampled: for faster: anchors of an image that its loss counts, at most half of them on objects.
+        candidates: for faster: the number of best boxes of each level of an image among which overlapping ones are
+            removed, in training and in testing.
+        proposals: for faster: the number of boxes of an image that remain after that, likewise.
         rois: boxes of an image that the head learns from in a step.
         positive: the largest share of them on objects.
-        least_score: boxes of a lower score are not given as found.
-        overlap: of two boxes of a class whose intersection over union is higher, the better is given.
-        most: boxes given for an image at most.
+        least_score: boxes of a lower score are no detections.
+        overlap: of two boxes of a class whose intersection over union is higher, only the better one counts.
+        most: detections of an image, at most.
     """
 
     form: Literal["faster", "fast"] = "faster"
@@ -95,10 +95,10 @@ class DetectHeadSettings:
 
 
 class Detections(NamedTuple):
-    """What is found in an image, the best first."""
+    """The detections of an image, the best first."""
 
     boxes: Tensor
-    """float32 (n, 4): left, top, right, bottom, in pixels of the image that was given, 0 its edge."""
+    """float32 (n, 4): left, top, right, bottom, in pixels of the input image, 0 its edge."""
     scores: Tensor
     """float32 (n,), in [0, 1]."""
     labels: Tensor
@@ -106,12 +106,12 @@ class Detections(NamedTuple):
 
 
 class Detector(nn.Module):
-    """sRGB in, boxes of objects out.
+    """A detector: sRGB in, boxes of objects out.
 
     Args:
-        features: the backbone, in its first form or adapted; ``box: stage`` takes its last stages out of it.
-        classes: how many, without background.
-        head: what is put on it.
+        features: the backbone, as it was pretrained or adapted; ``box: stage`` takes its last stages out of it.
+        classes: the number of classes, without background.
+        head: the settings of the head.
 
     Raises:
         UserError: the backbone does not have the stages that the head asks for, or anchors that fit them.
@@ -131,7 +131,7 @@ class Detector(nn.Module):
             parts["neck"] = FeaturePyramidNetwork([stage.channels for stage in used], channels, halved)
         if head.form == "faster":
             levels = maps if len(used) == 1 else [*maps, Grid(2 * maps[-1].stride, maps[-1].first)]
-            parts["rpn"] = _proposing(head, levels, channels)
+            parts["rpn"] = _proposal_network(head, levels, channels)
         box: nn.Module
         if head.box == "stage":
             box, width = _last_stages(features, used, head), features.stages[-1].channels
@@ -154,11 +154,11 @@ class Detector(nn.Module):
         self.features, self.head = features, nn.ModuleDict(parts)
 
     def losses(self, rgb: Tensor, targets: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """The parts of the loss, scalars, of a network in training mode.
+        """Return the parts of the loss, scalars; the network must be in training mode.
 
         Args:
             rgb: (B, 3, H, W), uint8; smaller images padded at the right and below.
-            targets: of each image "boxes", float32 (n, 4), n >= 0, within the image and none empty; "labels",
+            targets: for each image "boxes", float32 (n, 4), n >= 0, within the image and none empty; "labels",
                 int64 (n,); "size", int64 (2,), its height and width without padding; in form fast "proposals",
                 float32 (m, 4), m >= 0.
 
@@ -169,61 +169,67 @@ class Detector(nn.Module):
         sizes = _sizes([target["size"] for target in targets])
         truth = [{"boxes": target["boxes"].float(), "labels": target["labels"] + 1} for target in targets]
         rgb, maps = self._maps(rgb, sizes)
-        given = [target.get("proposals") for target in targets]
-        boxes, first = self._proposed(rgb, maps, sizes, given, truth)
+        proposals = [target.get("proposals") for target in targets]
+        boxes, first = self._propose(rgb, maps, sizes, proposals, truth)
         _, second = self.head["boxes"]({name: maps[name] for name in self.names}, boxes, sizes, truth)
         return {**first, **second}
 
     def loss(self, rgb: Tensor, targets: Sequence[dict[str, Tensor]]) -> Tensor:
-        """The sum of ``losses``, a scalar."""
+        """Return the sum of ``losses``, a scalar."""
         return torch.stack(list(self.losses(rgb, targets).values())).sum()
 
     def predict(
         self, rgb: Tensor, sizes: Sequence[tuple[int, int]] | Tensor, proposals: Sequence[Tensor] | None = None
     ) -> list[Detections]:
-        """What is found in each image, by a network in eval mode.
+        """Return the detections of each image; the network must be in eval mode.
 
         Args:
-            rgb: as of ``losses``.
+            rgb: as for ``losses``.
             sizes: height and width of each image without padding.
-            proposals: in form fast of each image, float32 (m, 4).
+            proposals: in form fast, for each image, float32 (m, 4).
         """
         assert not self.training
         shown = _sizes(sizes)
         rgb, maps = self._maps(rgb, shown)
         if not all(bool(values.isfinite().all()) for values in maps.values()):
             raise UserError("the network's features are not finite; train it again with a lower training.lr")
-        boxes, _ = self._proposed(rgb, maps, shown, proposals or [None] * len(shown), None)
-        found, _ = self.head["boxes"]({name: maps[name] for name in self.names}, boxes, shown)
-        return [Detections(own["boxes"], own["scores"], own["labels"] - 1) for own in found]
+        boxes, _ = self._propose(rgb, maps, shown, proposals or [None] * len(shown), None)
+        detections, _ = self.head["boxes"]({name: maps[name] for name in self.names}, boxes, shown)
+        return [Detections(found["boxes"], found["scores"], found["labels"] - 1) for found in detections]
 
     def _maps(self, rgb: Tensor, sizes: Sequence[tuple[int, int]]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The images, padded no more than they need among each other, and what the box head looks at."""
+        """Return the images, padded only to the largest of them, and the maps that the box head reads."""
         # Padding reaches into the features, so it must not depend on what else is in a batch that is computed in parts.
         height, width = (max(side) for side in zip(*sizes, strict=True))
         rgb = rgb[:, :, :height, :width]
-        found = self.features(rgb)
-        maps = {name: found[name] for name in self.names}
+        features = self.features(rgb)
+        maps = {name: features[name] for name in self.names}
         return rgb, self.head["neck"](maps) if "neck" in self.head else maps
 
-    def _proposed(
+    def _propose(
         self,
         rgb: Tensor,
         maps: dict[str, Tensor],
         sizes: list[tuple[int, int]],
-        given: Sequence[Tensor | None],
+        proposals: Sequence[Tensor | None],
         truth: list[dict[str, Tensor]] | None,
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
-        """Boxes to look at in each image, and the losses of what proposes them."""
+        """Return proposals for each image, and the losses of the network that proposes them."""
         if self.form == "faster":
             boxes, losses = self.head["rpn"](ImageList(rgb, sizes), maps, truth)
             return boxes, losses
-        if len(given) != len(sizes) or any(boxes is None for boxes in given):
+        boxes = [given for given in proposals if given is not None]
+        if not len(boxes) == len(proposals) == len(sizes):
             raise UserError("head.form is fast: it needs proposals with the images; name a file of them, or windows")
-        return [_within(boxes, size) for boxes, size in zip(given, sizes, strict=True) if boxes is not None], {}
+        for at, (height, width) in enumerate(sizes):
+            clipped = clip_boxes_to_image(boxes[at].float(), (height, width))
+            clipped = clipped[(clipped[:, 2:] > clipped[:, :2]).all(1)]
+            # Where none is left, the image itself.
+            boxes[at] = clipped if len(clipped) else clipped.new_tensor([[0, 0, width, height]])
+        return boxes, {}
 
 
-class _ExactProposing(nn.Module):
+class _ExactProposalHead(nn.Module):
     """torchvision's head of proposals with its last layers in float32."""
 
     def __init__(self, channels: int, anchors: int) -> None:
@@ -237,7 +243,7 @@ class _ExactProposing(nn.Module):
 
 
 def necked(features: Features, head: DetectHeadSettings) -> list[Stage]:
-    """The stages that the neck takes, fine before coarse.
+    """Return the stages that the neck takes, fine before coarse.
 
     Raises:
         UserError: the backbone does not have them, they make no pyramid, or box stage cannot follow them.
@@ -259,10 +265,10 @@ def necked(features: Features, head: DetectHeadSettings) -> list[Stage]:
 
 
 def _last_stages(features: Features, used: Sequence[Stage], head: DetectHeadSettings) -> LastStages:
-    """The backbone's last stages, out of it, for boxes that are read from what is used.
+    """Take the last stages out of the backbone, for boxes that are read from the ``used`` stages.
 
     Raises:
-        UserError: they cannot be had, or need more places than boxes are pooled to.
+        UserError: they cannot be taken out, or need more places than boxes are pooled to.
     """
     start = start_of(features, used, head.box_after)
     box = take_last_stages(features, start.name)
@@ -278,8 +284,8 @@ def _last_stages(features: Features, used: Sequence[Stage], head: DetectHeadSett
     return box
 
 
-def _proposing(head: DetectHeadSettings, levels: list[Grid], channels: int) -> nn.Module:
-    """The network that proposes boxes.
+def _proposal_network(head: DetectHeadSettings, levels: list[Grid], channels: int) -> nn.Module:
+    """Return the network that proposes boxes.
 
     Raises:
         UserError: the anchors cannot be divided among the levels.
@@ -291,7 +297,7 @@ def _proposing(head: DetectHeadSettings, levels: list[Grid], channels: int) -> n
     anchors = Anchors(levels, [ordered[at : at + each] for at in range(0, len(ordered), each)])
     network: nn.Module = RegionProposalNetwork(
         anchors,
-        _ExactProposing(channels, anchors.num_anchors_per_location()[0]),
+        _ExactProposalHead(channels, anchors.num_anchors_per_location()[0]),
         fg_iou_thresh=0.7,
         bg_iou_thresh=0.3,
         batch_size_per_image=head.sampled,
@@ -304,13 +310,6 @@ def _proposing(head: DetectHeadSettings, levels: list[Grid], channels: int) -> n
 
 
 def _sizes(sizes: Any) -> list[tuple[int, int]]:
-    """(height, width) of each image."""
+    """Return (height, width) of each image."""
     listed = sizes.tolist() if isinstance(sizes, Tensor) else sizes
     return [(int(height), int(width)) for height, width in listed]
-
-
-def _within(boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Proposals within their image; where there are none, the image itself."""
-    clipped: Tensor = clip_boxes_to_image(boxes.float(), size)
-    clipped = clipped[(clipped[:, 2:] > clipped[:, :2]).all(1)]
-    return clipped if len(clipped) else clipped.new_tensor([[0, 0, size[1], size[0]]])

@@ -1,7 +1,7 @@
-"""Regions of an image and the places of feature maps: anchors, what a map holds in a box, the last stages on boxes.
+"""Regions of an image: anchors, pooling of feature maps in boxes, and the last stages of a backbone on boxes.
 
-Anchors and pooling go by the grid that a map has, see ``alignment``; torchvision's own take its stride for the
-image's size divided by the map's, rounded, and its first place to lie on the first pixel.
+Anchors and pooling use the grid of a map, see ``alignment``. torchvision's own assume that the stride is the image's
+size divided by the map's, rounded, and that the first place lies on the first pixel.
 """
 
 from collections import Counter
@@ -27,25 +27,25 @@ class Anchors(nn.Module):
     """Boxes of some sizes and of the ratios 1:2, 1:1 and 2:1 (height to width) around every place of every map.
 
     Args:
-        maps: of each map, in order.
-        sizes: of each map: roots of the boxes' areas, in pixels.
+        maps: the grid of each map, in order.
+        sizes: for each map: roots of the boxes' areas, in pixels.
     """
 
     def __init__(self, maps: Sequence[Grid], sizes: Sequence[Sequence[float]]) -> None:
         super().__init__()
         self.maps = maps
         self.shapes = []
-        for own in sizes:
-            halves = [(size / ratio**0.5 / 2, size * ratio**0.5 / 2) for ratio in _RATIOS for size in own]
+        for of_map in sizes:
+            halves = [(size / ratio**0.5 / 2, size * ratio**0.5 / 2) for ratio in _RATIOS for size in of_map]
             self.shapes.append(torch.tensor([(-x, -y, x, y) for x, y in halves], dtype=torch.float32))
 
     def num_anchors_per_location(self) -> list[int]:
-        """Of each map; torchvision's name."""
+        """Return the number of anchors at a place, for each map; torchvision's name."""
         return [len(shapes) for shapes in self.shapes]
 
     def forward(self, images: ImageList, maps: list[Tensor]) -> list[Tensor]:
-        """For each image the anchors of all maps, (n, 4): place by place, row by row."""
-        found = []
+        """Return the anchors of all maps for each image, (n, 4): place by place, row by row."""
+        anchors = []
         for grid, shapes, values in zip(self.maps, self.shapes, maps, strict=True):
             # A pixel's middle is half a pixel from its edge, where coordinates of boxes count from.
             y, x = (
@@ -53,16 +53,16 @@ class Anchors(nn.Module):
                 for side in values.shape[2:]
             )
             middles = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).repeat(1, 1, 2).view(-1, 1, 4)
-            found.append((middles + shapes.to(values.device)).view(-1, 4))
-        return [torch.cat(found)] * len(images.image_sizes)
+            anchors.append((middles + shapes.to(values.device)).view(-1, 4))
+        return [torch.cat(anchors)] * len(images.image_sizes)
 
 
 class Pool(nn.Module):
-    """What the maps hold in boxes, as maps of one size.
+    """Pooling of maps in boxes, to maps of one size.
 
     Args:
-        maps: of each map, in order.
-        smallest: the smallest anchor, in pixels: which map a box is read from goes by it (Lin et al. 2017, eq. 1).
+        maps: the grid of each map, in order.
+        smallest: the smallest anchor, in pixels; it decides which map a box is read from (Lin et al. 2017, eq. 1).
         size: places along each side of the result.
         way: mean of four points in each cell, RoIAlign (He et al. 2017); or max over the places of the map in it, RoI
             pooling (Girshick 2015), where cells begin and end with whole places, and 0 stands for what is outside.
@@ -73,23 +73,23 @@ class Pool(nn.Module):
         self.maps, self.smallest, self.size, self.way = maps, smallest, size, way
 
     def forward(self, maps: dict[str, Tensor], boxes: list[Tensor], sizes: list[tuple[int, int]]) -> Tensor:
-        """(n, C, size, size), float32, of all boxes of all images; ``boxes`` holds each image's, (., 4)."""
-        numbers = torch.cat([own.new_full((len(own), 1), number) for number, own in enumerate(boxes)])
+        """Return (n, C, size, size), float32, for all boxes of all images; ``boxes`` holds each image's, (., 4)."""
+        numbers = torch.cat([of_image.new_full((len(of_image), 1), number) for number, of_image in enumerate(boxes)])
         rois = torch.cat((numbers, torch.cat(boxes)), dim=1)
         chosen = self.level(rois[:, 1:])
         pooled: Tensor | None = None
         for number, (grid, values) in enumerate(zip(self.maps, maps.values(), strict=True)):
             if len(self.maps) == 1:
                 return self._read(grid, values, rois)
-            own = torch.where(chosen == number)[0]
-            read = self._read(grid, values, rois[own])
+            rows = torch.where(chosen == number)[0]
+            read = self._read(grid, values, rois[rows])
             empty = read.new_zeros((len(rois), *read.shape[1:])) if pooled is None else pooled
-            pooled = empty.index_put((own,), read)
+            pooled = empty.index_put((rows,), read)
         assert pooled is not None
         return pooled
 
     def level(self, boxes: Tensor) -> Tensor:
-        """The number of the map that each box is read from, int64 (n,)."""
+        """Return the index of the map that each box is read from, int64 (n,)."""
         side = box_area(boxes).clamp(min=1e-6).sqrt()
         return (2 + torch.log2(side / (_CANONICAL * self.smallest)) + 1e-6).floor().clamp(0, len(self.maps) - 1).long()
 
@@ -98,8 +98,8 @@ class Pool(nn.Module):
             # From the place nearest to the first pixel to that nearest to the last one.
             ends = (rois[:, 1:] - rois.new_tensor([0, 0, 1, 1]) - grid.first) / grid.stride
             with torch.autocast(values.device.type, enabled=False):
-                found: Tensor = roi_pool(values.float(), torch.cat((rois[:, :1], ends), dim=1), self.size, 1.0)
-            return found
+                pooled: Tensor = roi_pool(values.float(), torch.cat((rois[:, :1], ends), dim=1), self.size, 1.0)
+            return pooled
         # RoIAlign takes places to lie in the middle of cells of stride pixels.
         shift = (grid.stride - 1) / 2 - grid.first
         at = (rois[:, 1:] + shift) / grid.stride
@@ -112,13 +112,13 @@ class Pool(nn.Module):
 
 
 def read_boxes(values: Tensor, images: Tensor, boxes: Tensor, size: int) -> Tensor:
-    """torchvision's ``roi_align``, aligned, as products of matrices: on a CPU its gradient takes a tenth of the time.
+    """Compute torchvision's ``roi_align``, aligned, as products of matrices: a tenth of the time for a CPU's gradient.
 
-    The same wherever a box lies less than a place outside of the map.
+    The result is the same wherever a box lies less than a place outside of the map.
 
     Args:
         values: (B, C, h, w).
-        images: (n,), int64, ascending: whose box each is.
+        images: (n,), int64, ascending: the image of each box.
         boxes: (n, 4), in cells: the first place is the middle of the first.
         size: places along each side of the result.
 
@@ -131,16 +131,16 @@ def read_boxes(values: Tensor, images: Tensor, boxes: Tensor, size: int) -> Tens
         _means(boxes[:, axis], boxes[:, axis + 2], places, size).split(counts)
         for axis, places in ((0, width), (1, height))
     )
-    found = []
-    for one, count, x, y in zip(values, counts, across, down, strict=True):
-        rows = x.reshape(-1, width) @ one.permute(2, 1, 0).reshape(width, -1)  # one product for all boxes of an image
+    pooled = []
+    for maps, count, x, y in zip(values, counts, across, down, strict=True):
+        rows = x.reshape(-1, width) @ maps.permute(2, 1, 0).reshape(width, -1)  # one product for all boxes of an image
         rows = rows.view(count, size, height, channels).transpose(1, 2).reshape(count, height, size * channels)
-        found.append((y @ rows).view(count, size, size, channels).permute(0, 3, 1, 2))
-    return torch.cat(found)
+        pooled.append((y @ rows).view(count, size, size, channels).permute(0, 3, 1, 2))
+    return torch.cat(pooled)
 
 
 def _means(first: Tensor, last: Tensor, places: int, size: int) -> Tensor:
-    """(n, size, places): what each place gives to the mean over the points of each of ``size`` parts of a span."""
+    """Return (n, size, places): each place's weight in the mean over the points of each of ``size`` parts of a span."""
     points = size * _POINTS
     steps = (torch.arange(points, dtype=torch.float32, device=first.device) + 0.5) / points
     at = (first[:, None] + (last - first)[:, None] * steps - 0.5).clamp(0, places - 1)
@@ -149,11 +149,13 @@ def _means(first: Tensor, last: Tensor, places: int, size: int) -> Tensor:
 
 
 class LastStages(nn.Sequential):
-    """Modules that were a backbone's, one after the other; given maps, the mean over all places of what they make.
+    """The last modules of a backbone, one after the other: ResNet's layer4 (C4), AlexNet's fc6 and fc7.
+
+    Their output is averaged over all places.
 
     Args:
         modules: in the order in which they run.
-        still: names, within this, of modules that act as in evaluation whatever the mode.
+        still: names, within this module, of modules that stay in evaluation mode.
     """
 
     def __init__(self, modules: Sequence[nn.Module], still: Sequence[str]) -> None:
@@ -161,12 +163,12 @@ class LastStages(nn.Sequential):
         self.still = tuple(still)
 
     def forward(self, pooled: Tensor) -> Tensor:
-        """(n, C, h, w) -> (n, D)."""
+        """Map (n, C, h, w) to (n, D)."""
         maps: Tensor = super().forward(pooled)  # type: ignore[no-untyped-call]
         return maps.mean((2, 3))
 
     def train(self, mode: bool = True) -> "LastStages":
-        """As of any module, but that what is frozen stays in evaluation mode."""
+        """Set the mode; what is frozen stays in evaluation mode."""
         super().train(mode and any(weight.requires_grad for weight in self.parameters()))
         for name in self.still:
             self.get_submodule(name).training = False
@@ -174,20 +176,20 @@ class LastStages(nn.Sequential):
 
 
 def start_of(features: Features, neck: Sequence[Stage], after: str) -> Stage:
-    """The stage in whose place regions go into the last stages.
+    """Return the stage whose features of regions go into the last stages.
 
     Args:
         features: the backbone.
-        neck: the stages that regions are read from: one.
+        neck: the one stage that regions are read from.
         after: the name of the stage; "" is the neck's.
 
     Raises:
-        UserError: nothing comes after it, the neck does not come before it or has other channels.
+        UserError: no stage comes after it, the neck comes after it or has another number of channels.
     """
     names = [stage.name for stage in features.stages]
     if len(neck) > 1 or neck[0].name == names[-1]:
-        said, takes = "+".join(stage.name for stage in neck), ", ".join(names[:-1]) or "none here"
-        raise UserError(f"head.neck is {said}: box stage takes one stage that is not the last: {takes}")
+        chosen, choices = "+".join(stage.name for stage in neck), ", ".join(names[:-1]) or "none here"
+        raise UserError(f"head.neck is {chosen}: box stage takes one stage that is not the last: {choices}")
     start = stage_of(features, after or neck[0].name)
     if not names.index(neck[0].name) <= names.index(start.name) < len(names) - 1:
         raise UserError(
@@ -202,12 +204,12 @@ def start_of(features: Features, neck: Sequence[Stage], after: str) -> Stage:
 
 
 def take_last_stages(features: Features, after: str) -> LastStages:
-    """The modules that make the last stage of the one called ``after``, taken out of ``features``.
+    """Take the modules that compute the last stage from the stage ``after`` out of ``features``.
 
-    What ``features`` gives for the stages behind ``after`` is afterwards of no use, and costs nothing.
+    What ``features`` then returns for the stages behind ``after`` is of no use, and costs nothing.
 
     Raises:
-        UserError: no modules do, one after the other, or not with maps of (B, C, H, W).
+        UserError: no chain of modules computes it, or not from maps of (B, C, H, W).
     """
     assert isinstance(features, nn.Module)
     ran: dict[int, tuple[nn.Module, Tensor, Tensor]] = {}
@@ -217,7 +219,7 @@ def take_last_stages(features: Features, after: str) -> LastStages:
         times[module] += 1
         if len(inputs) != 1 or not isinstance(inputs[0], Tensor) or not isinstance(output, Tensor):
             return output
-        output = output.clone()  # its own, also where a module hands on what it is given, so that all are found
+        output = output.clone()  # so that a module that returns its input is found too
         ran[id(output)] = (module, inputs[0], output)
         return output
 
@@ -237,7 +239,7 @@ def take_last_stages(features: Features, after: str) -> LastStages:
         raise UserError(f"head.box is stage: no part of the backbone makes {last} from {after}; take layers")
     still: list[str] = []
     for number, module in enumerate(taken):
-        path = next(path for path, own in features.named_modules() if own is module)
+        path = next(path for path, known in features.named_modules() if known is module)
         if isinstance(features, Adapted):
             still += [f"{number}.{name}".rstrip(".") for name in features.release(path)]
         features.set_submodule(path, nn.Identity())

@@ -1,4 +1,4 @@
-"""The tasks by name, and how settings become one."""
+"""The tasks by name, and how a task is opened from its settings."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -23,7 +23,7 @@ __all__ = [
 
 
 class Kind(NamedTuple):
-    """A task, as a user names it."""
+    """A task as the command line knows it."""
 
     settings: type[FinetuneSettings]
     open: Callable[[Any], Task]
@@ -38,28 +38,28 @@ TASKS = Registry(
         "segment": Kind(SegmentSettings, Segmentation, "Learn which class every pixel belongs to."),
     },
 )
-"""By name; plugins add others."""
+"""The tasks by name; plugins add others."""
 
 
 def open_task(settings: FinetuneSettings) -> Task:
-    """The task that settings are of.
+    """Return the task of some settings.
 
     Raises:
-        UserError: its images, or what must be known of them, cannot be had; or two tasks share their settings.
+        UserError: its images or annotations cannot be read; or two tasks share one class of settings.
     """
     require_sources(settings)
-    known = {name: kind for name, kind in TASKS.items() if type(settings) is kind.settings}
-    if len(known) > 1:
-        raise UserError(f"tasks {' and '.join(known)} have the same settings; give each a class of its own")
-    (kind,) = known.values()
+    kinds = {name: kind for name, kind in TASKS.items() if type(settings) is kind.settings}
+    if len(kinds) > 1:
+        raise UserError(f"tasks {' and '.join(kinds)} have the same settings; give each a class of its own")
+    (kind,) = kinds.values()
     return kind.open(settings)
 
 
 def require_sources(settings: FinetuneSettings) -> None:
-    """Refuse a fine-tuning without images.
+    """Refuse settings without images.
 
     Raises:
-        UserError: it has none to learn from, or none to test on.
+        UserError: there are no training images, or no test images.
     """
     if not settings.train or not settings.test:
         raise UserError("give images to learn from and to test on: --train voc:2007:trainval:FOLDER --test ...")

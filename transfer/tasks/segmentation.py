@@ -31,16 +31,16 @@ IGNORED = 255
 
 @dataclass
 class SegmentHeadSettings:
-    """What is put on the backbone.
+    """The settings of the head.
 
     Args:
-        kind: fcn32, fcn16, fcn8: scores at every place of the last stage, joined by those of the stages before it
-            at stride 16, or 16 and 8 (Long et al. 2015). The last stage counts whatever its stride is: where that is
-            16, fcn32 works at 16, and fcn16 is refused, as it has nothing to add. deeplab: dilated convolutions side
-            by side on the last stage (Chen et al. 2017, DeepLabV3).
-        dropout: of the fcn kinds: the share of the last stage's channels that is dropped in training (deeplab: 0.5).
-        width: of deeplab: channels of every branch.
-        rates: of deeplab: dilations of the branches, in places. 12, 24, 36 is published for stride 8, 6, 12, 18 for 16.
+        kind: fcn32, fcn16, fcn8: scores at every place of the last stage, plus those of the stages before it
+            at stride 16, or 16 and 8 (Long et al. 2015). The last stage counts whatever its stride is: if that is
+            16, fcn32 works at 16, and fcn16 is refused, because it has nothing to add. deeplab: dilated
+            convolutions side by side on the last stage (Chen et al. 2017, DeepLabV3).
+        dropout: for the fcn kinds: the share of the last stage's channels that is dropped in training (deeplab: 0.5).
+        width: for deeplab: channels of every branch.
+        rates: for deeplab: dilations of the branches, in places. Published: 12, 24, 36 for stride 8; 6, 12, 18 for 16.
     """
 
     kind: Literal["fcn32", "fcn16", "fcn8", "deeplab"] = "fcn32"
@@ -58,15 +58,15 @@ class SegmentHeadSettings:
 
 
 class Segment(nn.Module):
-    """sRGB in, a score per class and pixel out.
+    """A segmentation network: sRGB in, a score per class and pixel out.
 
-    Scores are read between the places of the coarser map by a fixed bilinear rule, see ``alignment.read_between``. The
-    scores of finer stages start at 0, as published.
+    Scores are interpolated between the places of the coarser map by a fixed bilinear rule, see
+    ``alignment.read_between``. The scores of finer stages start at 0, as published.
 
     Args:
-        features: the backbone, in its first form or adapted.
-        classes: how many, with background.
-        head: what is put on it.
+        features: the backbone, as it was pretrained or adapted.
+        classes: the number of classes, with background.
+        head: the settings of the head.
 
     Raises:
         UserError: the head needs finer stages than the backbone has.
@@ -79,7 +79,7 @@ class Segment(nn.Module):
         last, finer = features.stages[-1], skips(features.stages, head.kind)
         known = grids(features)
         self.grids = {stage.name: known[stage.name] for stage in (last, *finer)}
-        """Of the stages that are used, the last first."""
+        """The grids of the stages that are used, the last stage first."""
         self.head = nn.ModuleDict()
         if head.kind == "deeplab":
             self.head[last.name] = nn.Sequential(
@@ -97,9 +97,9 @@ class Segment(nn.Module):
             self.head[stage.name] = Exact(_score(stage.channels, classes, std=0))
 
     def forward(self, rgb: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-        """Logits, (B, classes, H, W), float32, of images (B, 3, h, w), uint8 or float in [0, 1].
+        """Return logits, (B, classes, H, W), float32, of images (B, 3, h, w), uint8 or float in [0, 1].
 
-        ``size`` is (H, W), that of the same images as they are asked about; by default their own.
+        ``size`` is (H, W), the size of the masks to predict; by default that of the images.
         """
         maps = self.features(rgb)
         (name, grid), *skips = self.grids.items()
@@ -108,36 +108,35 @@ class Segment(nn.Module):
             score = self.head[name](maps[name])
             rows, columns = (finer.first + finer.stride * _count(side, score) for side in score.shape[2:])
             logits, grid = read_between(logits, grid, rows, columns) + score, finer
-        shown = rgb.shape[2:]
         rows, columns = (
-            (_count(asked, logits) + 0.5) * (side / asked) - 0.5
-            for side, asked in zip(shown, size or shown, strict=True)
+            (_count(target, logits) + 0.5) * (side / target) - 0.5
+            for side, target in zip(rgb.shape[2:], size or rgb.shape[2:], strict=True)
         )
         return read_between(logits, grid, rows, columns)
 
     def loss(self, rgb: Tensor, mask: Tensor) -> Tensor:
-        """The mean cross-entropy of the pixels that count, in nats: a scalar, 0 where none does.
+        """Return the mean cross-entropy of the pixels that count, in nats: a scalar, 0 if none does.
 
         Args:
             rgb: (B, 3, H, W), uint8.
-            mask: (B, H, W), uint8 or int64: classes, and 255 where it does not count.
+            mask: (B, H, W), uint8 or int64: classes, and 255 for pixels that do not count.
         """
         target = mask.long()
         losses = F.cross_entropy(self(rgb), target, ignore_index=IGNORED, reduction="sum")
         return losses / (target != IGNORED).sum().clamp(min=1)
 
     def predict(self, rgb: Tensor, size: tuple[int, int]) -> Tensor:
-        """The likeliest class of every pixel: (B, H, W), uint8, for ``size`` (H, W); of a network in eval mode."""
+        """Return the likeliest class of every pixel: (B, H, W), uint8, for ``size`` (H, W); needs eval mode."""
         assert not self.training
         logits: Tensor = self(rgb, size)
         return logits.argmax(1).to(torch.uint8)
 
 
 def skips(stages: tuple[Stage, ...], kind: str) -> list[Stage]:
-    """The stages, besides the last, whose scores a head adds: the last of each stride, coarse before fine.
+    """Return the stages, except the last, whose scores a head adds: the last of each stride, coarse before fine.
 
     Raises:
-        UserError: there is none at a stride that the head is named after.
+        UserError: the backbone has no stage of the stride in the head's name.
     """
     wanted = {"fcn16": [16], "fcn8": [16, 8]}.get(kind, [])
     finer = {stage.stride: stage for stage in stages if stage.stride < stages[-1].stride}
@@ -151,7 +150,7 @@ def skips(stages: tuple[Stage, ...], kind: str) -> list[Stage]:
 
 
 def _score(channels: int, classes: int, std: float) -> nn.Conv2d:
-    """A score for each class at each place, from N(0, std^2); no bias yet."""
+    """Return a layer of scores for each class at each place: weights from N(0, std^2), no bias yet."""
     score = nn.Conv2d(channels, classes, 1)
     assert score.bias is not None
     nn.init.normal_(score.weight, std=std)
@@ -164,16 +163,16 @@ def _count(number: int, like: Tensor) -> Tensor:
 
 
 GRAY = 128
-"""Of every channel, where a crop reaches beyond its image."""
+"""The value of every channel where a crop reaches beyond its image."""
 
 
 @dataclass
 class SegmentationCrops:
-    """Square crops of scaled images.
+    """The settings of training crops: squares of scaled images.
 
     Args:
-        size: side of the crop, pixels. What reaches beyond the image is gray, and not counted.
-        shorter: length that the image's shorter side has at scale 1, pixels; 0: its own.
+        size: side of the crop, pixels. Where it reaches beyond the image it is gray and does not count.
+        shorter: length of the image's shorter side at scale 1, pixels; 0: its own.
         scale: smallest and largest scale; one is drawn.
         flip: probability of mirroring left and right.
     """
@@ -198,8 +197,8 @@ class SegmentationExamples(Examples):
     """Crops, and as labels the same crops of their masks: uint8 (size, size), 255 where nothing counts.
 
     Args:
-        parts: of ``Masked`` images.
-        crops: how they are drawn.
+        parts: ``Masked`` images.
+        crops: how crops are drawn.
         seed: as ``Examples``.
         weights: as ``Examples``.
     """
@@ -213,21 +212,21 @@ class SegmentationExamples(Examples):
         self.crops = crops
 
     def make(self, part: int, index: int, uniform: np.ndarray) -> tuple[Tensor, Any]:
-        """See ``Examples.make``; a mask that is damaged or not of its image is an error of the image's."""
+        """See ``Examples.make``; a damaged mask, or one that is not of its image, is an error of the image."""
         source = self.parts[part]
         image, mask = source.read(index), Image.fromarray(mask_of(source, index))
         assert mask.size == image.size, source.key(index)
-        rgb, mask = cropped(image, mask, self.crops, uniform)
+        rgb, mask = crop_with_mask(image, mask, self.crops, uniform)
         return torch.from_numpy(np.array(rgb)).permute(2, 0, 1), torch.from_numpy(np.array(mask))
 
 
-def cropped(
+def crop_with_mask(
     image: Image.Image, mask: Image.Image, crops: SegmentationCrops, uniform: np.ndarray
 ) -> tuple[Image.Image, Image.Image]:
-    """The crop of an image and of its mask that four uniform numbers draw: scale, left, top, mirror.
+    """Return the crop of an image and of its mask that four uniform numbers draw: scale, left, top, mirror.
 
-    As if both were scaled whole, the mask to its nearest pixels, and then cut; what is missing is at the right and
-    below.
+    The result is as if both were scaled whole, the mask to its nearest pixels, and then cut. A smaller image is padded
+    at the right and below.
     """
     low, high = crops.scale
     factor = low + (high - low) * uniform[0]
@@ -235,8 +234,8 @@ def cropped(
         factor *= crops.shorter / min(image.size)
     scaled = [max(1, round(length * factor)) for length in image.size]
     shown = [min(length, crops.size) for length in scaled]
-    start = [int((whole - part + 1) * at) for whole, part, at in zip(scaled, shown, uniform[1:3], strict=True)]
-    x, y = (own / length for own, length in zip(image.size, scaled, strict=True))
+    start = [int((length - part + 1) * at) for length, part, at in zip(scaled, shown, uniform[1:3], strict=True)]
+    x, y = (side / length for side, length in zip(image.size, scaled, strict=True))
     box = (
         start[0] * x,
         start[1] * y,
@@ -246,27 +245,27 @@ def cropped(
     rgb = image.resize((shown[0], shown[1]), Image.Resampling.BILINEAR, box=box)
     # Not resize, in which rounding decides where the middle of a pixel falls between two.
     columns, rows = (
-        (2 * np.arange(first, first + part) + 1) * own // (2 * length)
-        for first, part, own, length in zip(start, shown, image.size, scaled, strict=True)
+        (2 * np.arange(first, first + part) + 1) * side // (2 * length)
+        for first, part, side, length in zip(start, shown, image.size, scaled, strict=True)
     )
     classes = Image.fromarray(np.asarray(mask)[np.ix_(rows, columns)])
     if uniform[3] < crops.flip:
-        rgb, classes = (one.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for one in (rgb, classes))
+        rgb, classes = (layer.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for layer in (rgb, classes))
     square = (crops.size, crops.size)
-    padded, uncounted = Image.new("RGB", square, (GRAY,) * 3), Image.new("L", square, UNCOUNTED)
+    padded, mask = Image.new("RGB", square, (GRAY,) * 3), Image.new("L", square, UNCOUNTED)
     padded.paste(rgb)
-    uncounted.paste(classes)
-    return padded, uncounted
+    mask.paste(classes)
+    return padded, mask
 
 
 class SegmentationViews(Views):
-    """Every image of a source as a network that is judged looks at it.
+    """Every image of a source as a network is tested on it.
 
     A label is a dict: ``index`` int64, of the image in the source; ``size`` int64 (2,), height and width before it
     is padded to those of a batch; ``mask`` uint8 (H, W), at the size of the image itself.
 
     Args:
-        source: of ``Masked`` images.
+        source: ``Masked`` images.
         shorter: as ``segmentation_view``.
     """
 
@@ -284,7 +283,7 @@ class SegmentationViews(Views):
 
 
 def segmentation_view(source: Source, index: int, shorter: int = 0) -> Tensor:
-    """An image scaled so that its shorter side has ``shorter`` pixels; 0: as it is. Returns uint8 (3, H, W).
+    """Return an image scaled to a shorter side of ``shorter`` pixels, or as it is for 0: uint8 (3, H, W).
 
     Raises:
         ImageError: it cannot be read.
@@ -299,13 +298,13 @@ def segmentation_view(source: Source, index: int, shorter: int = 0) -> Tensor:
 
 @dataclass
 class SegmentSettings(FinetuneSettings):
-    """A fine-tuning of segmentation: on what, from where, how.
+    """The settings of fine-tuning for segmentation.
 
     Args:
         size: shorter side, in pixels, at which the network is shown a test image; 0: its own.
-        sbd: a folder with SBD's masks, which are added to the training images (never one of VOC's val list).
-        crops: how training images are scaled and cropped.
-        head: what is put on the backbone.
+        sbd: a folder with SBD's masks, which join the training images (never those of VOC's val list).
+        crops: how training images are scaled and crop_with_mask.
+        head: the head on the backbone.
     """
 
     size: int = 0
@@ -320,10 +319,10 @@ class SegmentSettings(FinetuneSettings):
 
 
 class Painted(NamedTuple):
-    """What was found in an image."""
+    """The predicted mask of an image, and its confusion with the truth."""
 
     packed: bytes
-    """The mask, compressed: those of all test images are kept for some time."""
+    """The mask, compressed, because those of all test images are in memory together."""
     shape: tuple[int, ...]
     confusion: NDArray[np.int64]
 
@@ -334,7 +333,7 @@ class Painted(NamedTuple):
 
 
 class Segmentation(Task):
-    """See the module."""
+    """The task of segmentation."""
 
     name: ClassVar[str] = "segment"
     metric: Metric = "mIoU"
@@ -375,7 +374,7 @@ class Segmentation(Task):
 
     def predict(self, network: nn.Module, batch: Batch, rgb: Tensor) -> list[Any]:
         assert isinstance(network, Segment)
-        found = []
+        predictions = []
         for image, label in zip(rgb, batch.labels, strict=True):  # one by one: their sizes differ
             height, width = label["size"].tolist()
             mask = label["mask"].numpy()
@@ -384,14 +383,16 @@ class Segmentation(Task):
                 raise diverged(self.name)
             predicted = logits[0].argmax(0).to(torch.uint8).cpu().numpy()
             counts = confusion(mask, predicted, len(self.classes))
-            found.append(Painted(zlib.compress(predicted.tobytes(), 1), predicted.shape, counts))
-        return found
+            predictions.append(Painted(zlib.compress(predicted.tobytes(), 1), predicted.shape, counts))
+        return predictions
 
-    def outcomes(self, source: Source, found: Mapping[int, Any]) -> list[tuple[str, Outcome]]:
-        confusions = [found[index].confusion for index in sorted(found)]
-        return [("", segmentation_outcome(confusions))] if any(one.any() for one in confusions) else []
+    def outcomes(self, source: Source, results: Mapping[int, Any]) -> list[tuple[str, Outcome]]:
+        confusions = [results[index].confusion for index in sorted(results)]
+        return [("", segmentation_outcome(confusions))] if any(counts.any() for counts in confusions) else []
 
-    def drawn(self, source: Source, index: int, found: Any) -> tuple[Image.Image, Image.Image]:
-        image = source.read(index)
-        truth = mask_of(source, index)
-        return visualize.painted(image, truth, self.classes), visualize.painted(image, found.mask, self.classes)
+    def drawn(self, source: Source, index: int, result: Any) -> tuple[Image.Image, Image.Image]:
+        image, truth = source.read(index), mask_of(source, index)
+        return (
+            visualize.draw_mask(image, truth, self.classes),
+            visualize.draw_mask(image, result.mask, self.classes),
+        )

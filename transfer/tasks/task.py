@@ -1,4 +1,4 @@
-"""What every task of fine-tuning has in common: its settings, and what it must be able to say."""
+"""What all tasks of fine-tuning share: settings, the contract of a task, and prediction."""
 
 import contextlib
 import hashlib
@@ -27,36 +27,36 @@ from transfer.metrics import Outcome
 from transfer.tasks.alignment import Features
 
 _AT_ONCE = 8  # test images
-_PLACES = ("train", "test", "sbd", "proposals", "test_proposals")  # what lies there is told by digests
+_PLACES = ("train", "test", "sbd", "proposals", "test_proposals")  # a result depends on the digests of their content
 _NOT_SCIENCE = (*_PLACES, "protocol", "freeze_to", "reference", "seed", "machine", "out")
 
 
 @dataclass
 class FinetuneSettings:
-    """A fine-tuning: on what, from where, how.
+    """The settings of a fine-tuning.
 
     Args:
-        train: the images that teach; on PASCAL VOC voc:YEAR:PART:FOLDER, such as
+        train: the training images; on PASCAL VOC voc:YEAR:PART:FOLDER, such as
             voc:2007:trainval:/data/VOCdevkit, several joined by +.
-        test: the images that judge; they are read once, when training is complete.
+        test: the test images; they are read once, when training is complete.
         protocol: the name that is printed with every number: that of the recipe.
-        freeze_to: the stage of the backbone up to which, inclusive, nothing is trained; the last one's trains the
-            head alone. Empty trains all.
-        batch_norm: of the backbone: train; frozen, its statistics stay as they are; absorbed, folded into the
-            convolutions before training begins.
-        backbone: arguments of the backbones in place of those that they were trained with, such as
+        freeze_to: the stage of the backbone up to which, inclusive, nothing is trained; the last stage trains only
+            the head. Empty trains all.
+        batch_norm: of the backbone: train; frozen: its statistics stay as they are; absorbed: it is folded into
+            the convolutions before training begins.
+        backbone: arguments that replace those with which the backbones were trained, such as
             {geometry: test, dropout: 0.5} for alexnet.
-        color: let a backbone that was made for lightness see ab too, by filters that start at zero.
+        color: let a backbone for lightness see ab too, by filters that start at zero.
         head_rate: learning rate of the head, as a multiple of training.lr.
         size: shorter side, in pixels, at which the network is shown a test image.
-        holdout: training images, at most a tenth of all, that are not trained on; how they are answered is
-            journaled now and then. Nothing is chosen by it.
-        reference: train beside every run the same network from random weights.
+        holdout: training images, at most a tenth of all, that are not trained on; the score on them is logged
+            now and then. Nothing is chosen by it.
+        reference: for every run, also train the same network from random weights.
         training: how it is trained.
-        machine: what may change between two calls without changing the result.
+        machine: settings that may change between two calls without changing the result.
         seed: of the head's first weights, the order of images and their augmentation, and of random weights
-            that are no run's.
-        out: folder of all that comes of it; empty: a run's own folder, and runs/finetuned for other networks.
+            that belong to no run.
+        out: the folder for all output; empty: the run's own folder, and runs/finetuned for other networks.
     """
 
     train: str = ""
@@ -85,76 +85,77 @@ class FinetuneSettings:
 
     @property
     def science(self) -> dict[str, Any]:
-        """What numbers depend on, besides the images, the network, what is frozen, and the seed; plain values."""
-        return {one.name: plain(getattr(self, one.name)) for one in fields(self) if one.name not in _NOT_SCIENCE}
+        """The settings that change a result, without images, network, frozen stages and seed; plain values."""
+        names = [setting.name for setting in fields(self)]
+        return {name: plain(getattr(self, name)) for name in names if name not in _NOT_SCIENCE}
 
     @property
     def places(self) -> dict[str, str]:
-        """Where the images, and what is known of them, lie."""
+        """The paths of the images and of their annotations, by setting."""
         return {name: getattr(self, name) for name in _PLACES if hasattr(self, name)}
 
     @property
     def trained(self) -> str:
-        """What is trained, as tables call it: "all", or "above conv4"."""
+        """The trained part, as tables call it: "all", or "above conv4"."""
         return f"above {self.freeze_to}" if self.freeze_to else "all"
 
 
 class Task(ABC):
-    """One task: its images with what is known of them, its network, and what a prediction is worth."""
+    """A task: its annotated images, its network, and the score of predictions."""
 
     name: ClassVar[str]
     metric: Metric
     about: str
-    """What is learned and how it is judged, in a sentence."""
+    """What is learned and how it is evaluated, in a sentence."""
     classes: list[str]
     train: Source
     test: Source
     train_digest: str
     test_digest: str
     n_shared: int = 0
-    """How many test images are also training images: see ``transfer.targets.count_shared``."""
+    """The number of test images that are also training images: see ``transfer.targets.count_shared``."""
     problems: list[tuple[str, str]]
-    """What is wrong with the images or what is said of them, and was mended or left out: key and reason."""
+    """Faults of images or annotations that were mended or left out: key and reason."""
 
     @abstractmethod
     def network(self, features: Features) -> nn.Module:
-        """What is trained: ``features`` (sRGB to stages) and a head, with a ``loss``. Its weights are drawn here."""
+        """Return the network to train: ``features`` (sRGB to stages) and a head, with a ``loss``. Draws its weights."""
 
     @abstractmethod
     def used(self, features: Features) -> list[str]:
-        """The stages of ``features`` that the head reads; nothing else of the backbone is trained."""
+        """Return the stages of ``features`` that the head reads; nothing else of the backbone is trained."""
 
     @abstractmethod
     def examples(self, part: Source, cache_bytes: int) -> Examples:
-        """The training examples from some of the training images; each worker may keep so many bytes of them."""
+        """Return training examples of some training images; each worker may keep ``cache_bytes`` of them in memory."""
 
     @abstractmethod
     def views(self, source: Source) -> Views:
-        """Images as they are looked at, with a label that is a dict and has their "index"."""
+        """Return images as the trained network sees them; their label is a dict that has their "index"."""
 
     @abstractmethod
     def predict(self, network: nn.Module, batch: Batch, rgb: Tensor) -> list[Any]:
-        """Of every image of a batch what the network says; ``rgb`` is the batch's, on the network's device."""
+        """Return the prediction for every image of a batch; ``rgb`` is the batch's, on the network's device."""
 
     @abstractmethod
-    def outcomes(self, source: Source, found: Mapping[int, Any]) -> list[tuple[str, Outcome]]:
-        """What the predictions of images, by index, are worth: a variant's name ("" for the only one) and outcome."""
+    def outcomes(self, source: Source, results: Mapping[int, Any]) -> list[tuple[str, Outcome]]:
+        """Return the outcomes of predictions by image index, each with its variant's name: "" for the only one."""
 
     @abstractmethod
-    def drawn(self, source: Source, index: int, found: Any) -> tuple[Image.Image, Image.Image]:
-        """An image with the truth drawn into it, and with what was found."""
+    def drawn(self, source: Source, index: int, result: Any) -> tuple[Image.Image, Image.Image]:
+        """Return an image with its truth drawn into it, and with its prediction."""
 
     @property
     @abstractmethod
     def head(self) -> str:
-        """The head in some words."""
+        """The head, in a few words."""
 
 
 class Exact(nn.Module):
-    """A module in float32, also where autocast is on.
+    """A module that computes in float32 under autocast too: a head's last layer is too small to gain by bf16.
 
     Args:
-        inner: takes and gives what it will; it is handed its input in float32.
+        inner: any module of one input; it gets the input in float32.
     """
 
     def __init__(self, inner: nn.Module) -> None:
@@ -162,7 +163,7 @@ class Exact(nn.Module):
         self.inner = inner
 
     def forward(self, x: Tensor) -> Any:
-        """What ``inner`` gives."""
+        """Return the output of ``inner``."""
         with torch.autocast(x.device.type, enabled=False):
             return self.inner(x.float())
 
@@ -171,46 +172,46 @@ class Exact(nn.Module):
 def predictions(
     task: Task, network: nn.Module, source: Source, place: Place, title: str = "", processes: int = 1
 ) -> tuple[dict[int, Any], list[tuple[str, str]]]:
-    """What a network says of every image of a source, by index; and those that cannot be read, key and reason.
+    """Return predictions for every image of a source, by index; and key and reason of those that cannot be read.
 
-    So many processes each look at a share, and all of them know of all.
+    Each of ``processes`` processes predicts a share of the images, and all of them return all predictions.
     """
     network.eval()
     views = task.views(source)
-    own = range(distributed.rank() if processes > 1 else 0, len(views), processes)
-    found: dict[int, Any] = {}
+    indices = range(distributed.rank() if processes > 1 else 0, len(views), processes)
+    results: dict[int, Any] = {}
     skipped: list[tuple[str, str]] = []
-    shown = (
-        progress(title, len(own), "images")
+    bar = (
+        progress(title, len(indices), "images")
         if title and distributed.is_first()
         else contextlib.nullcontext(lambda more, remark: None)
     )
-    with shown as advance:
-        for batch in stream(views, own, _AT_ONCE, place.workers):
+    with bar as advance:
+        for batch in stream(views, indices, _AT_ONCE, place.workers):
             skipped += batch.skipped
             if len(batch.rgb):
                 with autocast(place):
-                    said = task.predict(network, batch, batch.rgb.to(place.device, non_blocking=True))
-                for label, one in zip(batch.labels, said, strict=True):
-                    found[int(label["index"])] = one
+                    outputs = task.predict(network, batch, batch.rgb.to(place.device, non_blocking=True))
+                for label, output in zip(batch.labels, outputs, strict=True):
+                    results[int(label["index"])] = output
             advance(len(batch.rgb) + len(batch.missing), "")
     if processes > 1:
-        return dict(distributed.gathered(list(found.items()))), distributed.gathered(skipped)
-    return found, skipped
+        return dict(distributed.gathered(list(results.items()))), distributed.gathered(skipped)
+    return results, skipped
 
 
 def digest_of(source: Source, classes: Sequence[str], truth: bytes) -> str:
-    """SHA-256, hex, over the keys of all images, the classes, what is known, and the pixels of some images."""
-    facts = json.dumps([source.digest(), list(classes), fingerprint(source)]).encode()
+    """Return SHA-256, hex, over the keys of all images, the classes, the annotations, and the pixels of some images."""
+    facts = json.dumps([source.digest(), list(classes), seen(source)]).encode()
     return hashlib.sha256(facts + b"\n" + truth).hexdigest()
 
 
 def parts_of(source: Source, holdout: int, seed: int) -> tuple[Subset, Subset]:
-    """The images that are trained on, and those that are not: at most ``holdout``, and at most a tenth."""
-    aside = min(holdout, len(source) // 10)
-    return Subset(source, range(aside, len(source)), seed), Subset(source, range(aside), seed)
+    """Split the images into those to train on and the held-out ones: at most ``holdout``, and at most a tenth."""
+    count = min(holdout, len(source) // 10)
+    return Subset(source, range(count, len(source)), seed), Subset(source, range(count), seed)
 
 
 def diverged(task: str) -> UserError:
-    """The error for a trained network whose answers are no numbers."""
+    """Return the error for a trained network whose predictions are not finite."""
     return UserError(f"{task}: the trained network's answers are not finite; train it again with a lower training.lr")

@@ -1,4 +1,4 @@
-"""What is known of an image, and what a network found in it, drawn into it: words, boxes, masks."""
+"""Truth and predictions drawn into an image: words, boxes, masks; and sheets of such images."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from pretext.data.source import Source
 from transfer.tasks.task import Task
 
 SIDE = 225
-"""Shorter side, in pixels, of what is drawn: words must be readable beside small images."""
+"""Shorter side, in pixels, of a drawn image: words must be readable on small images."""
 
 _GOOD, _BAD = "#0072b2", "#d55e00"  # blue and vermilion: told apart also by the color-blind
 _SHOWN = 8  # images of a sheet
@@ -20,7 +20,7 @@ _MIX = 0.6  # of a class's color in a mask
 
 
 def color(number: int) -> tuple[int, int, int]:
-    """The color of class ``number`` in PASCAL VOC's masks: its bits, from the lowest, are the high bits of R, G, B."""
+    """Return a class's color in PASCAL VOC's masks: its bits, from the lowest, are the high bits of R, G, B."""
     channels = [0, 0, 0]
     for place in range(8):
         for channel in range(3):
@@ -28,8 +28,8 @@ def color(number: int) -> tuple[int, int, int]:
     return channels[0], channels[1], channels[2]
 
 
-def named(image: Image.Image, words: Sequence[tuple[str, bool]]) -> Image.Image:
-    """An image with words below one another; each is right or wrong."""
+def draw_words(image: Image.Image, words: Sequence[tuple[str, bool]]) -> Image.Image:
+    """Return an image with words below one another, each right or wrong."""
     drawn = _enlarged(image)
     draw, font, y = ImageDraw.Draw(drawn), _font(15), 4.0
     for word, right in words:
@@ -37,22 +37,22 @@ def named(image: Image.Image, words: Sequence[tuple[str, bool]]) -> Image.Image:
     return drawn
 
 
-def boxed(
+def draw_boxes(
     image: Image.Image, boxes: NDArray[np.float32], words: Sequence[str], colors: Sequence[tuple[int, int, int]]
 ) -> Image.Image:
-    """An image with boxes, (n, 4) xyxy in its pixels, and a word at each."""
+    """Return an image with boxes, (n, 4) xyxy in its pixels, and a word at each."""
     drawn = _enlarged(image)
     scale = drawn.width / image.width
     draw, font = ImageDraw.Draw(drawn), _font(13)
-    for box, word, own in zip(boxes, words, colors, strict=True):
+    for box, word, shade in zip(boxes, words, colors, strict=True):
         left, top, right, bottom = (float(side) * scale for side in box)
-        draw.rectangle((left, top, max(left, right - 1), max(top, bottom - 1)), outline=own, width=3)
-        _label(draw, (left, min(max(0.0, top - 16), drawn.height - 17)), word, own, font)
+        draw.rectangle((left, top, max(left, right - 1), max(top, bottom - 1)), outline=shade, width=3)
+        _label(draw, (left, min(max(0.0, top - 16), drawn.height - 17)), word, shade, font)
     return drawn
 
 
-def painted(image: Image.Image, mask: NDArray[np.uint8], classes: Sequence[str]) -> Image.Image:
-    """An image with a mask of its size: classes in their colors, by name; 255, not counted, white."""
+def draw_mask(image: Image.Image, mask: NDArray[np.uint8], classes: Sequence[str]) -> Image.Image:
+    """Return an image with a mask of its size: classes in their colors, with names; 255 (uncounted) in white."""
     palette = np.array([color(number) for number in range(256)], np.float32)
     palette[255] = 255
     rgb = np.asarray(image, np.float32)
@@ -82,7 +82,7 @@ def _label(
     ground: str | tuple[int, int, int],
     font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
 ) -> float:
-    """A word on a ground of its own; returns where it ends below."""
+    """Draw a word on a colored ground; return its lower end."""
     left, top, right, bottom = draw.textbbox(at, word, font=font)
     draw.rectangle((left - 3, top - 2, right + 3, bottom + 2), fill=ground)
     light = not isinstance(ground, str) and sum(w * c for w, c in zip((0.3, 0.59, 0.11), ground, strict=True)) > 140
@@ -90,9 +90,9 @@ def _label(
     return float(bottom + 2)
 
 
-def sheet(task: Task, source: Source, found: dict[int, Any]) -> Image.Image:
-    """Some images, spread over all that were answered: with the truth, and with what was found."""
-    indices = sorted(found)
+def sheet(task: Task, source: Source, results: dict[int, Any]) -> Image.Image:
+    """Return a sheet of some predicted images, spread over all: with the truth, and with the prediction."""
+    indices = sorted(results)
     step = max(1, len(indices) // _SHOWN)
-    rows = [task.drawn(source, index, found[index]) for index in indices[::step][:_SHOWN]]
+    rows = [task.drawn(source, index, results[index]) for index in indices[::step][:_SHOWN]]
     return contact_sheet(rows, ("truth", "found"), cell=(300, 225), across=2)

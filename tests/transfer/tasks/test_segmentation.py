@@ -25,7 +25,7 @@ from transfer.tasks.segmentation import (
     SegmentationExamples,
     SegmentationViews,
     SegmentHeadSettings,
-    cropped,
+    crop_with_mask,
     segmentation_view,
 )
 from transfer.voc.masks import Masked, open_masked
@@ -159,7 +159,7 @@ def shades(mask: np.ndarray) -> Image.Image:
 )
 def test_a_checkerboard_of_pixels_stays_aligned(t: int, size: int, flip: float, shape: tuple[int, int]) -> None:
     mask = board(*shape)
-    rgb, classes = cropped(
+    rgb, classes = crop_with_mask(
         shades(mask), Image.fromarray(mask), SegmentationCrops(size, 0, (1, 1), flip), uniforms(1, t, 4)
     )
     classes_array, pixels = np.asarray(classes), np.asarray(rgb)
@@ -175,7 +175,7 @@ def test_a_crop_is_one_of_the_scaled_image(t: int, scale: float, size: int) -> N
     image = Image.fromarray(random.integers(0, 256, (31, 44, 3), dtype=np.uint8))
     mask = Image.fromarray(random.integers(0, 21, (31, 44), dtype=np.uint8))
     uniform = uniforms(2, t, 4)
-    rgb, classes = cropped(image, mask, SegmentationCrops(size, 0, (scale, scale), 0), uniform)
+    rgb, classes = crop_with_mask(image, mask, SegmentationCrops(size, 0, (scale, scale), 0), uniform)
     whole = (round(44 * scale), round(31 * scale))
     left, top = (int(max(0, length - size + 1) * at) for length, at in zip(whole, uniform[1:3], strict=True))
     box = (left, top, min(left + size, whole[0]), min(top + size, whole[1]))
@@ -231,7 +231,7 @@ def test_views(masked: Masked) -> None:
     assert sample.rgb is not None and sample.rgb.shape == (3, 64, 96)
     assert sample.label["size"].tolist() == [64, 96] and sample.label["mask"].shape == (32, 48)
     crops = SegmentationCrops(8, shorter=16, scale=(1, 1), flip=0)
-    rgb, _ = cropped(masked.read(0), Image.fromarray(masked.mask(0)), crops, np.zeros(4))
+    rgb, _ = crop_with_mask(masked.read(0), Image.fromarray(masked.mask(0)), crops, np.zeros(4))
     want = segmentation_view(masked, 0, 16)[:, :8, :8].permute(1, 2, 0).numpy().astype(int)
     assert np.abs(np.asarray(rgb) - want).max() <= 2, "a crop at scale 1 is of what is looked at"
 
