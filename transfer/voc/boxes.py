@@ -1,4 +1,4 @@
-"""Images with boxes: the objects that VOC's annotations mark, for detection."""
+"""Images with the boxes of objects in VOC's annotations, for detection."""
 
 import math
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from transfer.voc.images import ImageFile, Images, open_parts, prefixes, whole
 
 
 class Objects(NamedTuple):
-    """What is marked in one image."""
+    """The annotated objects of an image."""
 
     boxes: NDArray[np.float32]
     """(n, 4): left, top, right, bottom in pixels from the image's upper left corner, so that a width is right - left.
@@ -24,21 +24,23 @@ class Objects(NamedTuple):
     labels: NDArray[np.int64]
     """(n,): the class of each, 0..19."""
     difficult: NDArray[np.bool_]
-    """(n,): which of them nobody is asked to find."""
+    """(n,): whether an object need not be found."""
 
 
 class Boxed(Images):
-    """Images and the objects in them: a source. Made by ``open_boxed``.
+    """A source of images with objects, made by ``open_boxed``.
 
     Args:
-        found: the images.
-        objects: what each shows.
+        images: the images.
+        objects: the objects of each.
         problems: as ``Images``.
     """
 
-    def __init__(self, found: Sequence[ImageFile], objects: Sequence[Objects], problems: list[tuple[str, str]]) -> None:
-        assert len(found) == len(objects)
-        super().__init__(found, problems)
+    def __init__(
+        self, images: Sequence[ImageFile], objects: Sequence[Objects], problems: list[tuple[str, str]]
+    ) -> None:
+        assert len(images) == len(objects)
+        super().__init__(images, problems)
         self._objects = objects
 
     @property
@@ -47,27 +49,27 @@ class Boxed(Images):
         return list(CLASSES)
 
     def objects(self, index: int) -> Objects:
-        """The objects in image ``index``."""
+        """Return the objects in image ``index``."""
         return self._objects[index]
 
 
 def open_boxed(name: str, training: bool = False, difficult: bool = False) -> Boxed:
-    """Images of PASCAL VOC with the boxes of their objects.
+    """Open images of PASCAL VOC with the boxes of their objects.
 
-    Boxes are cut at the image's border; those without area, or wholly outside, are dropped. Both are listed in
+    Boxes are clipped to the image; those without area, or entirely outside, are dropped. Both are listed in
     ``problems``, as are images that are left out.
 
     Args:
-        name: as of ``pretext.data.voc.open_voc``; or several, joined by +, for what is known as 07+12:
+        name: as for ``pretext.data.voc.open_voc``; or several, joined by +, for what is known as 07+12:
             ``voc:2007:trainval:FOLDER+voc:2012:trainval:FOLDER``.
-        training: leave out images that show nothing to learn from.
-        difficult: difficult objects are something to learn from.
+        training: leave out images without objects to learn from.
+        difficult: learn from difficult objects, too.
 
     Raises:
         UserError: no such year, list or folder; an image or an annotation is missing; an annotation is damaged, or
             has an unknown class, or an object without a box of four finite numbers; no image is left.
     """
-    found: list[ImageFile] = []
+    images: list[ImageFile] = []
     objects: list[Objects] = []
     problems: list[tuple[str, str]] = []
     parts = open_parts(name, "Main")
@@ -75,74 +77,71 @@ def open_boxed(name: str, training: bool = False, difficult: bool = False) -> Bo
         for index, stem in enumerate(part.stems):
             image = ImageFile(prefix + part.key(index), part.file(index))
             file = part.root / "Annotations" / f"{stem}.xml"
-            inside, mended = _inside(file, part.objects(index), image)
+            inside, mended = _clip_objects(file, part.objects(index), image)
             key = f"{prefix}Annotations/{stem}.xml"
-            problems += [(key, one) for one in mended]
+            problems += [(key, problem) for problem in mended]
             if training and (len(inside.labels) == 0 or (inside.difficult.all() and not difficult)):
-                what = "only difficult objects" if len(inside.labels) else "no object"
-                problems.append((key, f"{what}: the image is left out of training"))
+                content = "only difficult objects" if len(inside.labels) else "no object"
+                problems.append((key, f"{content}: the image is left out of training"))
                 continue
-            found.append(image)
+            images.append(image)
             objects.append(inside)
-    if not found:
+    if not images:
         raise UserError(f"{name}: none of its images has an object to learn from; take another part")
-    return Boxed(found, objects, problems)
+    return Boxed(images, objects, problems)
 
 
 def objects_of(source: Source, index: int) -> Objects:
-    """The objects in an image of a ``Boxed``, or of some images of one."""
+    """Return the objects in an image of a ``Boxed``, or of some of its images."""
     boxed, at = whole(source, index)
     assert isinstance(boxed, Boxed), boxed
     return boxed.objects(at)
 
 
-def _box(path: Path, one: Annotated) -> tuple[float, float, float, float]:
-    numbers = []
-    for corner, text in zip(CORNERS, one.corners, strict=True):
-        if text is None:
-            raise UserError(f"{path}: a {one.kind} has no <{corner}> in a <bndbox>; give its box, or take it out")
-        try:
-            number = float(text)
-        except ValueError:
-            number = math.nan
-        if not math.isfinite(number):
-            raise UserError(f"{path}: {corner} of a {one.kind} is {text.strip()[:40]!a}, which is no number; mend it")
-        numbers.append(number)
-    left, top, right, bottom = numbers
-    return left - 1, top - 1, right, bottom
+def _clip_objects(path: Path, annotated: Sequence[Annotated], image: ImageFile) -> tuple[Objects, list[str]]:
+    """Return the objects of an annotation, clipped to the image, and what was clipped or dropped.
 
-
-def _inside(path: Path, annotated: Sequence[Annotated], image: ImageFile) -> tuple[Objects, list[str]]:
-    """The objects of an annotation, cut at the image's border, if they have any area; what was cut or dropped.
-
-    A line or a point (xmax = xmin) has no area, though VOC's way to count would give it a pixel: it is a slip.
+    A line or a point (xmax = xmin) has no area, though VOC's way of counting would give it a pixel: it is a slip, and
+    dropped.
     """
     try:
-        size = size_of(image.path, image.key)
-    except ImageError:  # who reads it will say so
-        size = (2**24, 2**24)
-    width, height = size
+        width, height = size_of(image.path, image.key)
+    except ImageError:  # whoever reads the image reports it
+        width, height = 2**24, 2**24
     boxes: list[tuple[float, ...]] = []
-    kept: list[Annotated] = []
+    shown: list[Annotated] = []
     problems: list[str] = []
-    for number, one in enumerate(annotated, 1):
-        left, top, right, bottom = box = _box(path, one)
-        cut = (max(left, 0.0), max(top, 0.0), min(right, width), min(bottom, height))
-        what = ""
+    for number, item in enumerate(annotated, 1):
+        corners = []
+        for corner, text in zip(CORNERS, item.corners, strict=True):
+            if text is None:
+                raise UserError(f"{path}: a {item.kind} has no <{corner}> in a <bndbox>; give its box, or take it out")
+            try:
+                pixel = float(text)
+            except ValueError:
+                pixel = math.nan
+            if not math.isfinite(pixel):
+                raise UserError(
+                    f"{path}: {corner} of a {item.kind} is {text.strip()[:40]!a}, which is no number; mend it"
+                )
+            corners.append(pixel)
+        left, top, right, bottom = box = corners[0] - 1, corners[1] - 1, corners[2], corners[3]
+        clipped = (max(left, 0.0), max(top, 0.0), min(right, width), min(bottom, height))
+        problem = ""
         if right - left <= 1 or bottom - top <= 1:
-            what = "has no area: dropped"
-        elif cut[2] <= cut[0] or cut[3] <= cut[1]:
-            what = f"lies outside the image of {width} x {height}: dropped"
+            problem = "has no area: dropped"
+        elif clipped[2] <= clipped[0] or clipped[3] <= clipped[1]:
+            problem = f"lies outside the image of {width} x {height}: dropped"
         else:
-            boxes.append(cut)
-            kept.append(one)
-            if cut != box:
-                what = f"reaches outside the image of {width} x {height}: cut"
-        if what:
-            problems.append(f"the box of object {number} ({one.kind}) {what}")
-    inside = Objects(
+            boxes.append(clipped)
+            shown.append(item)
+            if clipped != box:
+                problem = f"reaches outside the image of {width} x {height}: cut"
+        if problem:
+            problems.append(f"the box of object {number} ({item.kind}) {problem}")
+    objects = Objects(
         np.array(boxes, np.float32).reshape(-1, 4),
-        np.array([CLASSES.index(one.kind) for one in kept], np.int64),
-        np.array([one.difficult for one in kept], np.bool_),
+        np.array([CLASSES.index(item.kind) for item in shown], np.int64),
+        np.array([item.difficult for item in shown], np.bool_),
     )
-    return inside, problems
+    return objects, problems

@@ -1,4 +1,4 @@
-"""Images of one or several VOC parts as one source: what boxes and masks are given for."""
+"""Images of one or several VOC parts as one source, to which boxes and masks belong."""
 
 import os
 import re
@@ -17,26 +17,26 @@ from pretext.errors import ImageError, UserError
 
 
 class ImageFile(NamedTuple):
-    """Where an image is."""
+    """The file of an image."""
 
     key: str
-    """Its file relative to VOC2007 or VOC2012; with that in front where images of both years are joined."""
+    """The file relative to VOC2007 or VOC2012; with that in front if images of both years are joined."""
     path: Path
 
 
 class Images(Files):
-    """ImageFile files, wherever they are, under keys of their own: a source.
+    """A source of image files in any folders, with keys of their own.
 
     Args:
-        found: the images, at least one, in a stable order.
-        problems: what was mended or left out when they were listed: key of the file, and what.
+        images: the images, at least one, in a stable order.
+        problems: what was mended or left out when they were listed: key of the file, and reason.
     """
 
     _missing = "the file is gone since the list was read"
 
-    def __init__(self, found: Sequence[ImageFile], problems: list[tuple[str, str]]) -> None:
-        super().__init__(b"", Paths.of(os.fsencode(one.path)[1:] for one in found))
-        self._keys = [one.key for one in found]
+    def __init__(self, images: Sequence[ImageFile], problems: list[tuple[str, str]]) -> None:
+        super().__init__(b"", Paths.of(os.fsencode(image.path)[1:] for image in images))
+        self._keys = [image.key for image in images]
         self.problems = problems
 
     def key(self, index: int) -> str:
@@ -44,11 +44,11 @@ class Images(Files):
         return self._keys[index]
 
     def stem(self, index: int) -> str:
-        """The name of image ``index`` without folder and ending: what lists and proposals call it."""
+        """Return the name of image ``index`` without folder and ending, as lists and proposals use it."""
         return Path(self._keys[index]).stem
 
     def size(self, index: int) -> tuple[int, int]:
-        """Width and height of image ``index``, from the head of its file.
+        """Return width and height of image ``index``, from the head of its file.
 
         Raises:
             ImageError: it cannot be read.
@@ -57,16 +57,16 @@ class Images(Files):
 
 
 def open_parts(name: str, task: str) -> list[Voc]:
-    """The parts that ``voc:2007:trainval:D+voc:2012:trainval:D`` names.
+    """Open the parts that a name such as ``voc:2007:trainval:D+voc:2012:trainval:D`` joins.
 
     Args:
         name: one or several names of ``open_voc``, with + between them.
-        task: whose lists of images: ``Main`` or ``Segmentation``.
+        task: the task of the lists of images: ``Main`` or ``Segmentation``.
 
     Raises:
         UserError: as ``open_part``, or two parts have an image in common.
     """
-    parts = [open_part(one, task) for one in re.split(rf"\+(?={PREFIX})", name)]
+    parts = [open_part(part, task) for part in re.split(rf"\+(?={PREFIX})", name)]
     times = Counter((part.year, stem) for part in parts for stem in part.stems)
     (year, stem), most = times.most_common(1)[0]
     if most > 1:
@@ -75,29 +75,29 @@ def open_parts(name: str, task: str) -> list[Voc]:
 
 
 def prefixes(parts: Sequence[Voc]) -> list[str]:
-    """What goes before the keys of every part's files so that no two of all are called the same."""
+    """Return the prefix of every part's keys that makes the keys of all parts unique."""
     years = Counter(part.year for part in parts)
     return ["" if len(years) == 1 else f"VOC{part.year}/" for part in parts]
 
 
 def whole(source: Source, index: int) -> tuple[Source, int]:
-    """The source that an image is of, and its index there: what lies below any ``Subset``."""
+    """Return the source below any ``Subset`` that an image is from, and its index there."""
     if isinstance(source, Subset):
         return whole(source.source, source.index(index))
     return source, index
 
 
 def require_size(key: str, what: str, given: tuple[int, int], image: tuple[int, int]) -> None:
-    """Refuse what was drawn for an image of another size.
+    """Refuse an annotation for an image of another size.
 
     Args:
-        key: of the file that was drawn.
-        what: is in it.
+        key: of the annotation's file.
+        what: its subject and verb, such as "the mask has".
         given: its width and height.
-        image: those of the image.
+        image: width and height of the image.
 
     Raises:
-        ImageError: they differ.
+        ImageError: the sizes differ.
     """
     if given != image:
         raise ImageError(

@@ -1,4 +1,4 @@
-"""Images with masks: which class every pixel of them shows, for segmentation."""
+"""Images with masks, the class of every pixel, for segmentation; of VOC, and of SBD."""
 
 import hashlib
 import io
@@ -17,34 +17,55 @@ from pretext.data.voc import CLASSES, Voc, files_by_stem, listed, read_file
 from pretext.errors import ImageError, UserError
 from transfer.voc.images import ImageFile, Images, open_parts, prefixes, require_size, whole
 
-_INSIDE = ("", "cls", "dataset/cls", "benchmark_RELEASE/dataset/cls", "SegmentationClassAug")
+BACKGROUND, UNCOUNTED = 0, 255
+"""Values of a mask other than the classes 1..20: pixels of no class, and contours, which do not count."""
+_LOSSLESS = {".png": "PNG", ".bmp": "BMP", ".tif": "TIFF", ".tiff": "TIFF"}
+"""Endings of masks, the preferred one first; other formats may change the numbers."""
+
+_SBD_FOLDERS = ("", "cls", "dataset/cls", "benchmark_RELEASE/dataset/cls", "SegmentationClassAug")
 _LARGEST = 2**22  # bytes: a mask has some ten thousand
 _SIDE = 2**14
 
 
-class Extra:
+class SbdMasks:
     """The masks of SBD that may join a part of VOC2012.
 
+    SBD is the Semantic Boundaries Dataset (Hariharan et al., ICCV 2011): a folder of ``.mat`` files as published
+    (``benchmark_RELEASE/dataset/cls``), or of PNGs as it is passed on with VOC's own masks among them
+    (``SegmentationClassAug``). Its masks have no contour of 255.
+
     Args:
-        folder: as the user named it: of the masks, or what they were unpacked to.
+        folder: as the user named it: the folder of the masks, or what they were unpacked to.
         part: train or trainval, by its list of ``ImageSets/Segmentation``.
 
     Raises:
-        UserError: another part; no mask in the folder; no list of the images that VOC keeps for judging.
+        UserError: another part; no mask in the folder; no list of VOC's validation images.
     """
 
     def __init__(self, folder: str, part: Voc) -> None:
         if part.part not in ("train", "trainval"):
-            raise UserError(f"{part.name}: the masks of SBD join what is learned from, train or trainval; give no SBD")
+            raise UserError(f"{part.name}: the masks of SBD join training images, train or trainval; give no SBD")
         self._part = part
-        self._kept_for_judging = {
-            one.decode() for one in listed(part.name, part.root / "ImageSets/Segmentation", "val")
-        }
-        self._paths = _found(folder)
+        self._validation = {stem.decode() for stem in listed(part.name, part.root / "ImageSets/Segmentation", "val")}
+        self._paths: list[Path] = []
+        advice = "the folder with SBD's masks, benchmark_RELEASE/dataset/cls"
+        try:
+            root = Path(folder).expanduser().absolute()
+            if not root.is_dir():
+                raise UserError(f"{folder}: no such folder; give {advice}")
+            for inside in filter(Path.is_dir, (root / name for name in _SBD_FOLDERS)):
+                for ending in (".mat", ".png"):
+                    if not self._paths:
+                        self._paths = sorted(inside / name for name in files_by_stem(inside, (ending,)).values())
+        except (OSError, RuntimeError) as problem:  # denied, or ~nobody
+            raise UserError(f"{folder}: cannot be reached: {problem}") from problem
+        if not self._paths:
+            raise UserError(f"{folder}: no .mat or .png in it; give {advice}")
 
     def masks(self, problems: list[tuple[str, str]]) -> list[tuple[ImageFile, Path]]:
-        """Masks whose image VOC2012 has, but for its val list, by name, each with its image's file; says what is
-        left out.
+        """Return the masks of VOC2012's images outside its val list, by name, each with its image's file.
+
+        Masks that are left out are added to ``problems``.
         """
         images = self._part.root / "JPEGImages"
         files = files_by_stem(images, (".jpg", *KNOWN))
@@ -53,30 +74,16 @@ class Extra:
             key = f"{path.parent.name}/{path.name}"
             if path.stem not in files:
                 problems.append((key, f"VOC2012 has no image {path.stem}.jpg: the mask is left out"))
-            elif path.stem not in self._kept_for_judging:
+            elif path.stem not in self._validation:
                 masks.append((ImageFile(key, path), images / files[path.stem]))
         return masks
 
 
-def _found(folder: str) -> list[Path]:
-    try:
-        given = Path(folder).expanduser().absolute()
-        if not given.is_dir():
-            raise UserError(f"{folder}: no such folder; give the one with SBD's masks, benchmark_RELEASE/dataset/cls")
-        for inside in filter(Path.is_dir, (given / one for one in _INSIDE)):
-            for ending in (".mat", ".png"):
-                if files := files_by_stem(inside, (ending,)):
-                    return sorted(inside / name for name in files.values())
-    except (OSError, RuntimeError) as problem:  # denied, or ~nobody
-        raise UserError(f"{folder}: cannot be reached: {problem}") from problem
-    raise UserError(f"{folder}: no .mat or .png in it; give the folder with SBD's masks, benchmark_RELEASE/dataset/cls")
-
-
 def read_sbd(path: Path, key: str) -> NDArray[np.uint8]:
-    """The mask in a ``.mat`` file of SBD's ``cls``: (H, W), 0 background, 1..20 classes.
+    """Read a mask from a ``.mat`` file of SBD's ``cls``: (H, W), 0 background, 1..20 classes.
 
     Raises:
-        ImageError: it is gone, damaged, or has no such mask.
+        ImageError: the file is gone, damaged, or has no such mask.
     """
     try:
         content = scipy.io.loadmat(io.BytesIO(read_file(path, _LARGEST)), variable_names=["GTcls"])
@@ -89,28 +96,24 @@ def read_sbd(path: Path, key: str) -> NDArray[np.uint8]:
     except FileNotFoundError as problem:
         raise ImageError(key, "the mask is gone since the folder was listed") from problem
     except Exception as problem:  # damaged bytes make the reader raise nearly anything
-        said = " ".join(str(problem).split())[:200]
-        raise ImageError(key, f"not a mask of SBD: {said or type(problem).__name__}") from problem
-
-
-BACKGROUND, UNCOUNTED = 0, 255
-"""Values of a mask beside 1..20, the classes: what shows none of them, and contours, which nobody is asked about."""
-_LOSSLESS = {".png": "PNG", ".bmp": "BMP", ".tif": "TIFF", ".tiff": "TIFF"}
-"""Endings of masks, the one that counts where there are several first; other formats may change the numbers."""
+        reason = " ".join(str(problem).split())[:200]
+        raise ImageError(key, f"not a mask of SBD: {reason or type(problem).__name__}") from problem
 
 
 class Masked(Images):
-    """Images and the class of every pixel: a source. Made by ``open_masked``.
+    """A source of images with the class of every pixel, made by ``open_masked``.
 
     Args:
-        found: the images.
-        masks: the key of every mask's file, and where it is.
+        images: the images.
+        masks: the key and the path of every mask's file.
         problems: as ``Images``.
     """
 
-    def __init__(self, found: Sequence[ImageFile], masks: Sequence[ImageFile], problems: list[tuple[str, str]]) -> None:
-        assert len(found) == len(masks)
-        super().__init__(found, problems)
+    def __init__(
+        self, images: Sequence[ImageFile], masks: Sequence[ImageFile], problems: list[tuple[str, str]]
+    ) -> None:
+        assert len(images) == len(masks)
+        super().__init__(images, problems)
         self._masks = masks
 
     @property
@@ -119,7 +122,7 @@ class Masked(Images):
         return ["background", *CLASSES]
 
     def masks_digest(self) -> bytes:
-        """What tells these masks from others: over the bytes of all files, as far as they can be read."""
+        """Return a digest of these masks, over the bytes of all files that can be read."""
         digest = hashlib.sha256()
         for key, path in self._masks:
             try:
@@ -129,10 +132,10 @@ class Masked(Images):
         return digest.digest()
 
     def mask(self, index: int) -> NDArray[np.uint8]:
-        """The class of every pixel of image ``index``: (H, W), 0 background, 1..20 classes, 255 not counted.
+        """Return the class of every pixel of image ``index``: (H, W), 0 background, 1..20 classes, 255 not counted.
 
         Raises:
-            ImageError: it is gone or damaged, of another size than the image, or has other values; or the
+            ImageError: the mask is gone or damaged, of another size than the image, or has other values; or the
                 image cannot be read.
         """
         key, path = self._masks[index]
@@ -146,67 +149,62 @@ class Masked(Images):
 
 
 def open_masked(name: str, sbd: str = "") -> Masked:
-    """Images of PASCAL VOC with masks of their classes, in the order of the lists of ``ImageSets/Segmentation``.
+    """Open images of PASCAL VOC with masks of their classes, in the order of the lists in ``ImageSets/Segmentation``.
 
     Args:
-        name: as of ``pretext.data.voc.open_voc``; or several, joined by +, as ``open_boxed``.
-        sbd: a folder with the masks of SBD, see ``transfer.voc.masks``: they join a part of VOC2012 that is learned
-            from, but for images of VOC's own val list. Where both have one, VOC's is taken.
+        name: as for ``pretext.data.voc.open_voc``; or several, joined by +, as ``open_boxed``.
+        sbd: a folder with the masks of SBD, see ``SbdMasks``: they join a training part of VOC2012, except for
+            images of VOC's own val list. Where both have a mask, VOC's is taken.
 
     Raises:
         UserError: no such year, list or folder; an image or a mask that a list names is missing; SBD is asked to
             join another part than train or trainval of 2012, or there is no such mask.
     """
-    found: list[ImageFile] = []
+    images: list[ImageFile] = []
     masks: list[ImageFile] = []
     problems: list[tuple[str, str]] = []
     parts = open_parts(name, "Segmentation")
     for part, prefix in zip(parts, prefixes(parts), strict=True):
-        files = _mask_files(part)
+        folder = part.root / "SegmentationClass"
+        unpublished = "; of the 2012 test part none were published: take val" if part.part == "test" else ""
+        try:
+            files = files_by_stem(folder, tuple(_LOSSLESS))
+        except OSError as problem:
+            raise UserError(f"{part.name}: cannot list {folder}: {problem.strerror}{unpublished}") from problem
+        missing = [stem for stem in part.stems if stem not in files]
+        if missing:
+            raise UserError(
+                f"{part.name}: no file {folder / missing[0]}.png: {len(missing):,} of the {len(part):,} masks that "
+                f"the list names are missing{unpublished or '; unpack them there'}"
+            )
         for index, stem in enumerate(part.stems):
-            found.append(ImageFile(prefix + part.key(index), part.file(index)))
-            masks.append(ImageFile(f"{prefix}SegmentationClass/{files[stem].name}", files[stem]))
+            images.append(ImageFile(prefix + part.key(index), part.file(index)))
+            path = folder / files[stem]
+            masks.append(ImageFile(f"{prefix}SegmentationClass/{path.name}", path))
     if sbd:
-        joined = [(part, prefix) for part, prefix in zip(parts, prefixes(parts), strict=True) if part.year == "2012"]
-        own = {one.path for one in found}
-        for part, prefix in joined:
-            for extra, path in Extra(sbd, part).masks(problems):
+        extended = [(part, prefix) for part, prefix in zip(parts, prefixes(parts), strict=True) if part.year == "2012"]
+        known = {image.path for image in images}
+        for part, prefix in extended:
+            for mask, path in SbdMasks(sbd, part).masks(problems):
                 image = ImageFile(f"{prefix}JPEGImages/{path.name}", path)
-                if image.path not in own:
-                    own.add(image.path)
-                    found.append(image)
-                    masks.append(extra)
-        if not joined:
+                if image.path not in known:
+                    known.add(image.path)
+                    images.append(image)
+                    masks.append(mask)
+        if not extended:
             raise UserError(f"{name}: the masks of SBD are of images of VOC2012; name a part of it, or give no SBD")
-    return Masked(found, masks, problems)
+    return Masked(images, masks, problems)
 
 
 def mask_of(source: Source, index: int) -> NDArray[np.uint8]:
-    """The mask of an image of a ``Masked``, or of some images of one; raises as ``Masked.mask``."""
+    """Return the mask of an image of a ``Masked``, or of some of its images; raises as ``Masked.mask``."""
     masked, at = whole(source, index)
     assert isinstance(masked, Masked), masked
     return masked.mask(at)
 
 
-def _mask_files(part: Voc) -> dict[str, Path]:
-    """The file of every mask that a part needs, by the name of its image."""
-    folder = part.root / "SegmentationClass"
-    unpublished = "; of the 2012 test part none were published: take val" if part.part == "test" else ""
-    try:
-        files = files_by_stem(folder, tuple(_LOSSLESS))
-    except OSError as problem:
-        raise UserError(f"{part.name}: cannot list {folder}: {problem.strerror}{unpublished}") from problem
-    missing = [stem for stem in part.stems if stem not in files]
-    if missing:
-        raise UserError(
-            f"{part.name}: no file {folder / missing[0]}.png: {len(missing):,} of the {len(part):,} masks that "
-            f"the list names are missing{unpublished or '; unpack them there'}"
-        )
-    return {stem: folder / files[stem] for stem in part.stems}
-
-
 def _read_mask(path: Path, key: str) -> NDArray[np.uint8]:
-    """The numbers in a mask as VOC has it: an image of one byte a pixel, with a palette or in gray."""
+    """Return the numbers in a mask as VOC has it: an image of one byte per pixel, with a palette or in gray."""
     try:
         with Image.open(path, formats=list(_LOSSLESS.values())) as image:
             mode, size = image.mode, image.width * image.height
@@ -218,5 +216,5 @@ def _read_mask(path: Path, key: str) -> NDArray[np.uint8]:
     except FileNotFoundError as problem:
         raise ImageError(key, "the mask is gone since the list was read") from problem
     except Exception as problem:  # damaged bytes make Pillow raise nearly anything
-        said = " ".join(str(problem).split())[:200]
-        raise ImageError(key, f"the mask cannot be read: {said or type(problem).__name__}") from problem
+        reason = " ".join(str(problem).split())[:200]
+        raise ImageError(key, f"the mask cannot be read: {reason or type(problem).__name__}") from problem
