@@ -18,8 +18,8 @@ from benchmarks.images import jpegs
 from benchmarks.paired import Job, Row, Spread, paired, spread, times_as_fast
 from pretext.color import rgb_to_lab
 from pretext.engine.memory import forget_peak, peak
-from pretint.colorization.methods.propagation import Floats, affinities, propagate, random_walk
-from pretint.colorization.methods.reference import features, matched, samples_of
+from pretint.colorization.reference import features, matched, samples_of
+from pretint.colorization.scribbles import Floats, affinities, propagate, random_walk
 
 
 def rows(device: torch.device, rounds: int) -> Iterator[Row]:

@@ -23,8 +23,7 @@ _MODULES = {
     "transfer.report": ["write_report"],
     "transfer.results": ["find_results"],
     "transfer.tasks.registry": ["ClassifySettings", "DetectSettings", "SegmentSettings"],
-    "pretint.colorization.job": ["colorize"],
-    "pretint.colorization.settings": ["ColorizeSettings"],
+    "pretint.colorization.job": ["ColorizeSettings", "colorize"],
     "pretint.colorization.scores.job": ["ScoreSettings", "score"],
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}

@@ -7,10 +7,10 @@ from pretext.recipe import PretrainSettings as PretrainSettings
 from pretext.weights.exporter import ExportSettings as ExportSettings
 from pretext.weights.exporter import export as export
 from pretext.weights.importer import import_weights as import_weights
+from pretint.colorization.job import ColorizeSettings as ColorizeSettings
 from pretint.colorization.job import colorize as colorize
 from pretint.colorization.scores.job import ScoreSettings as ScoreSettings
 from pretint.colorization.scores.job import score as score
-from pretint.colorization.settings import ColorizeSettings as ColorizeSettings
 from transfer.compare import CompareSettings as CompareSettings
 from transfer.compare import compare as compare
 from transfer.compare import compare_paths as compare_paths

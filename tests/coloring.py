@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pretext.color import lightness_to_gray
-from pretint.colorization.colorizers import Colorist
+from pretint.colorization.registry import Colorist
 
 
 def colored(colorist: Colorist, lightness: Tensor, step: int = 13) -> Tensor:

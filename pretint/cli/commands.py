@@ -145,9 +145,8 @@ def table(arguments: Sequence[str]) -> int:
 
 def colorize(arguments: Sequence[str]) -> int:
     """Color photographs, and show them: gray, colored, original."""
-    from pretint.colorization.job import FOLDER, require_images
+    from pretint.colorization.job import FOLDER, ColorizeSettings, require_images
     from pretint.colorization.job import colorize as job
-    from pretint.colorization.settings import ColorizeSettings
 
     model = Positional(
         "model",
@@ -195,7 +194,7 @@ def score(arguments: Sequence[str]) -> int:
 def turing(arguments: Sequence[str]) -> int:
     """Ask people which of two images is fake: a study as a web page, and how often each algorithm fools them."""
     from pretint.apps.turing.design import TuringSettings, gathered
-    from pretint.apps.turing.serve import turing as job
+    from pretint.apps.turing.design import turing as job
 
     study = Positional("study", "folder of the study; made if it does not exist")
     (folder,), settings = read(turing, TuringSettings, [study], gathered(arguments))

@@ -24,6 +24,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from pretext.gamut import STEP
+
 Rows = NDArray[Any]
 """(rows, W) gray or (rows, W, 3) sRGB, uint8 or uint16."""
 Floats = NDArray[np.float32]
@@ -41,6 +43,19 @@ class Colors(Protocol):
 
     def rows(self, top: int, bottom: int, pixels: Rows) -> Floats:
         """(2, bottom - top, W), unscaled, of those rows of the image, whose pixels are given too."""
+
+
+class Prediction(NamedTuple):
+    """What a colorist makes of photographs."""
+
+    ab: Tensor
+    """(B, 2, h, w), float32, unscaled, at the size at which they were seen."""
+    logits: Tensor | None = None
+    """(B, Q, ., .), float32, at the grid of the color target; of a network that says how likely colors are."""
+    stride: int = 1
+    """Pixels, of those seen, per point of that grid."""
+    step: int = STEP
+    """Lab units between the bins of the logits."""
 
 
 class Enlarged:

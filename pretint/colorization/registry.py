@@ -1,18 +1,58 @@
-"""The colorist of a name: a network (a run, a checkpoint, an exported file, published weights), a reference image,
-or scribbles.
+"""Colorists by name: a network (a run, a checkpoint, an exported file, published weights), a reference image, or
+scribbles.
+
+A colorist predicts the colors of a photograph from its lightness. It sees the photograph at a size of its choice, and
+brings the colors to all pixels.
 """
 
 from pathlib import Path
+from typing import Protocol
+
+from torch import Tensor
 
 from pretext.engine.run import find_checkpoint
 from pretext.errors import UserError
 from pretext.gamut import TEMPERATURE
-from pretext.weights.state_dict import split_part
-from pretint.colorization.colorizers import Colorist
+from pretext.weights.file import split_part
 from pretint.colorization.hints import Hints, read_hints
-from pretint.colorization.methods.reference import ReferenceSettings, open_reference
-from pretint.colorization.methods.scribbles import ScribbleSettings, scribbles_colorist
+from pretint.colorization.merge import Colors, Prediction
 from pretint.colorization.networks import open_network
+from pretint.colorization.reference import ReferenceSettings, open_reference
+from pretint.colorization.scribbles import ScribbleSettings, scribbles_colorist
+
+
+class Colorist(Protocol):
+    """Colors photographs."""
+
+    batch: int
+    """How many photographs of one seen size it is best given at once."""
+    takes_hints: bool
+    has_distribution: bool
+    """Whether it says how likely colors are, and not only which."""
+
+    def seen_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Width and height at which it sees a photograph of that width and height."""
+
+    def predict(self, lightness: Tensor, size: tuple[int, int]) -> Prediction:
+        """The colors of photographs.
+
+        Args:
+            lightness: (B, 1, h, w), L in [0, 100], of photographs as they are seen.
+            size: width and height of the photograph, if what a user gave is in its pixels: of one then.
+
+        Raises:
+            UserError: what the user gave lies outside the photograph.
+        """
+
+    def enlarged(self, ab: Tensor, lightness: Tensor, size: tuple[int, int]) -> Colors:
+        """The colors at a photograph's own size.
+
+        Args:
+            ab: (1, 2, h, w), of ``predict``.
+            lightness: (1, 1, h, w), as it was seen.
+            size: width and height of the photograph.
+        """
+
 
 REFERENCE = "reference:"
 SCRIBBLES = "scribbles"

@@ -18,9 +18,8 @@ from pretext.recipe import PretrainSettings, build_colorizer
 from pretext.settings import plain, settings_from
 from pretint.apps.studio.serve import StudioSettings, studio
 from pretint.colorization import ColorizeSettings, colorize, score
-from pretint.colorization.color_range import ColorRange
-from pretint.colorization.finished import FILE
-from pretint.colorization.networks import NetworkColorist
+from pretint.colorization.networks import ColorRange, NetworkColorist
+from pretint.colorization.paths import FILE
 from pretint.colorization.scores.job import ScoreSettings
 
 UNTRAINED = "no training step was done (step 0)"
@@ -115,7 +114,7 @@ def test_scores(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 
 def test_the_studio_says_it_when_it_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pretint.apps.web.serve.serve", lambda app, listener: listener.close() or Ending.TERMINATED)
+    monkeypatch.setattr("pretint.apps.web.server.serve", lambda app, listener: listener.close() or Ending.TERMINATED)
     said: list[str] = []
     with pytest.raises(SystemExit):
         studio(checkpoint(tmp_path / "fresh.pt", 0), StudioSettings(port=0), lambda *lines: said.extend(lines))

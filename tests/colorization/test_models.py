@@ -20,7 +20,7 @@ from pretint.apps.studio.serve import StudioSettings, studio
 from pretint.colorization import ColorizeSettings, colorize
 from pretint.colorization.hints import from_points
 from pretint.colorization.job import colorize_image
-from pretint.colorization.methods.scribbles import scribbles_colorist
+from pretint.colorization.scribbles import scribbles_colorist
 
 KINDS = ("a run", "a checkpoint", "published weights", "docs/weights.md")
 TEAL = (0.25, 0.5, 0.05, "#00a0a0")
@@ -126,7 +126,7 @@ def test_the_job_takes_scribbles(monkeypatch: pytest.MonkeyPatch) -> None:
         listener.close()
         return Ending.TERMINATED
 
-    monkeypatch.setattr("pretint.apps.web.serve.serve", serve)
+    monkeypatch.setattr("pretint.apps.web.server.serve", serve)
     said: list[str] = []
     with pytest.raises(SystemExit):
         studio("scribbles", StudioSettings(port=0), lambda *lines: said.extend(lines))

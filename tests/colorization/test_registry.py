@@ -16,9 +16,9 @@ from pretext.errors import UserError
 from pretext.settings import plain, settings_from
 from pretint.colorization import ColorizeSettings, colorize
 from pretint.colorization.hints import from_points
-from pretint.colorization.methods.reference import ReferenceColorist, ReferenceSettings
-from pretint.colorization.methods.scribbles import ScribblesColorist, ScribbleSettings
+from pretint.colorization.reference import ReferenceColorist, ReferenceSettings
 from pretint.colorization.registry import open_colorist
+from pretint.colorization.scribbles import ScribblesColorist, ScribbleSettings
 
 
 @pytest.fixture

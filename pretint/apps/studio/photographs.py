@@ -15,11 +15,11 @@ from pretext.color import rgb_to_ab
 from pretext.errors import ImageError, UserError
 from pretint.colorization.hints import Hints, from_points
 from pretint.colorization.merge import Colors, Enlarged, Scaled, join_image
-from pretint.colorization.methods.reference import reference_colorist
-from pretint.colorization.methods.scribbles import scribbles_colorist
 from pretint.colorization.networks import NetworkColorist
 from pretint.colorization.photographs import Format, Photograph, open_photograph
 from pretint.colorization.photographs.write import in_memory
+from pretint.colorization.reference import reference_colorist
+from pretint.colorization.scribbles import scribbles_colorist
 
 SHOWN = 1400
 """Longer side of what the page shows; a download has all pixels."""

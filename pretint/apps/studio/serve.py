@@ -69,7 +69,7 @@ def studio(model: str | Path, settings: StudioSettings, say: Say) -> None:
     with needing_extra("this page"):
         from pretint.apps.studio.pages import studio_app
         from pretint.apps.web.security import names_here
-        from pretint.apps.web.serve import serve
+        from pretint.apps.web.server import serve
     from pretint.apps.studio.photographs import Table
     from pretint.colorization.networks import open_network
 

@@ -11,9 +11,9 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from starlette.routing import Route
 from starlette.types import Scope
 
+from pretint.apps.turing.results import answers_csv, results_json, summary
 from pretint.apps.turing.store import REAL, Store
-from pretint.apps.turing.summary import answers_csv, results_json, summary
-from pretint.apps.web.serve import renderer
+from pretint.apps.web.responses import renderer
 
 
 class Admin:

@@ -1,20 +1,117 @@
-"""The job of a study: made of folders of images, or opened again, and served."""
+"""The job of a study: its settings, its pairs of images, and how it is made or opened, and served.
 
+Images are paired by file name. Their encoding tells nothing of which one is real.
+"""
+
+import io
 import json
 import secrets
-from collections.abc import Iterator, Sequence
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from PIL import Image, ImageOps
+
+from pretext.data.folder import Folder
 from pretext.engine.progress import progress
+from pretext.engine.signals import leave
 from pretext.errors import ImageError, UserError
 from pretext.files import held_folder
-from pretint.apps.turing.images import Pairs
+from pretint.apps.turing.results import result_lines
 from pretint.apps.turing.store import Facts, Store
-from pretint.apps.web.sockets import check_port
+from pretint.apps.web.sockets import address_of, bound, check_port, needing_extra
+from pretint.colorization.paths import SHEET
+
+_SHAPES_DIFFER = 0.02  # of the sides' ratio: rounding a small image's sides makes so much
+
+
+class Pair(NamedTuple):
+    """A real image and what every algorithm made of it."""
+
+    name: str
+    real: int
+    """Index in the folder of real images."""
+    fakes: list[int]
+    """Index in the folder of every algorithm."""
+
+
+class Pairs:
+    """Real images and their colored twins.
+
+    A colored image belongs to the real one whose path it has below its folder, whatever the ending: so
+    ``pretint colorize`` writes them. Its contact sheet counts as no image.
+
+    Args:
+        real: folder of the real images.
+        algorithms: name -> folder of the colored images.
+
+    Raises:
+        UserError: a folder cannot be read, two images have one name, or a real image has no twin.
+    """
+
+    def __init__(self, real: Path, algorithms: dict[str, Path]) -> None:
+        self._folders = [Folder(real), *(Folder(path) for path in algorithms.values())]
+        known = _by_stem(self._folders[0], real)
+        twins = [_by_stem(folder, path) for folder, path in zip(self._folders[1:], algorithms.values(), strict=True)]
+        for (name, path), found in zip(algorithms.items(), twins, strict=True):
+            missing = [stem for stem in known if stem not in found]
+            if missing:
+                raise UserError(
+                    f"{path}: {len(missing)} of {len(known)} real images have no colored one of algorithm {name}, "
+                    f"the first: {missing[0]}; color them, or take them out of {real}"
+                )
+        self.pairs = [
+            Pair(self._folders[0].key(index), index, [found[stem] for found in twins]) for stem, index in known.items()
+        ]
+        self.unused = sum(len(found) - len(known) for found in twins)
+        """Colored images that have no real one."""
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def encoded(self, pair: Pair, size: int) -> Iterator[bytes]:
+        """The real image of a pair and all its fakes, as they are served; raises `ImageError`."""
+        images = [folder.read(index) for folder, index in zip(self._folders, [pair.real, *pair.fakes], strict=True)]
+        shapes = [image.width / image.height for image in images]
+        for folder, index, shape in zip(self._folders[1:], pair.fakes, shapes[1:], strict=True):
+            if abs(shape / shapes[0] - 1) > _SHAPES_DIFFER:
+                raise UserError(
+                    f"{Path(folder.root) / folder.key(index)}: has another shape than the real image {pair.name}; "
+                    "it would show another part of it"
+                )
+        yield from (served(image, size) for image in images)
+
+
+def served(image: Image.Image, size: int) -> bytes:
+    """An image as participants get it: its middle, ``size`` x ``size``, PNG without compression.
+
+    Compressed, a colored image would be smaller than a real one, whose color has more detail. So all
+    have the same number of bytes, as long as they have the same size.
+    """
+    square = ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    square.save(buffer, "PNG", compress_level=0)
+    return buffer.getvalue()
+
+
+def _by_stem(folder: Folder, root: Path) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for index in range(len(folder)):
+        path = PurePosixPath(folder.key(index))
+        if str(path) == SHEET:
+            continue
+        stem = str(path.with_suffix(""))
+        if stem in found:
+            raise UserError(f"{root}: {folder.key(found[stem])} and {path} have one name; pairs go by it: rename one")
+        found[stem] = index
+    if not found:
+        raise UserError(f"{root}: no image but a contact sheet; give a folder of images")
+    return found
+
 
 FILE = "study.db"
 """The file, in the folder of a study, that holds all of it."""
@@ -218,3 +315,54 @@ def _check_same(folder: Path, facts: Facts, settings: TuringSettings) -> None:
             raise UserError(
                 f"{folder}: this study was made with another {name} ({kept}); name another folder for a new study"
             )
+
+
+Say = Callable[..., None]
+
+
+def turing(folder: Path, settings: TuringSettings, say: Say) -> None:
+    """Make or open the study in a folder, and serve it until Ctrl-C or TERM.
+
+    Args:
+        folder: of the study.
+        settings: what it shows, and where.
+        say: prints lines.
+
+    Raises:
+        UserError: see ``opened_study`` and ``bound``.
+        KeyboardInterrupt: it was Ctrl-C; the results so far are said.
+        SystemExit: it was TERM; likewise.
+    """
+    if settings.results:  # also while another process serves
+        store = Store.open(folder / FILE)
+        try:
+            say(*_results(store))
+        finally:
+            store.close()
+        return
+    with opened_study(folder, settings) as (store, said):
+        say(*said)
+        with needing_extra("this page"):
+            from pretint.apps.turing.pages import study_app
+            from pretint.apps.web.security import names_here
+            from pretint.apps.web.server import serve
+        token = settings.token or secrets.token_urlsafe(16)
+        listener = bound(settings.host, settings.port)
+        address = address_of(listener, settings.public)
+        shown = f"?token={token}" if not settings.token else ""
+        say(
+            f"participants: {address}/join/{store.facts.token}",
+            f"admin:        {address}/admin{shown}",
+            "every answer is kept at once; Ctrl-C stops, the same command goes on",
+        )
+        app = study_app(store, token, address, names_here(settings.host, settings.public))
+        ending = serve(app, listener, behind_proxy=bool(settings.public))
+        say("", *_results(store))
+    leave(ending)
+
+
+def _results(store: Store) -> list[str]:
+    try:
+        return result_lines(store)
+    except sqlite3.Error as error:
+        raise UserError(f"{store.file}: the study cannot be read any more ({error})") from error

@@ -8,14 +8,57 @@ import sqlite3
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from pretext.errors import UserError
-from pretint.apps.turing.trials import Trial, next_algorithm, trials_of
+
+_ORDER, _ALGORITHM = 0, 1  # what is drawn: two streams of one seed
+
+
+class Trial(NamedTuple):
+    """What one trial shows."""
+
+    pair: int
+    """Index of the image."""
+    fake_first: bool
+    """Whether the colored one is on the left (above, where they are stacked)."""
+
+
+def trials_of(seed: int, participant: int, pairs: int, count: int) -> list[Trial]:
+    """A participant's trials, a function of the arguments alone.
+
+    Args:
+        seed: of the study.
+        participant: its number in the study, from 0.
+        pairs: how many there are.
+        count: of the trials, practice included; at most ``pairs``, of which none is seen twice.
+
+    Sides are tossed independently: were they balanced, who counts could tell the last ones.
+    """
+    rng = np.random.default_rng((seed, participant, _ORDER))
+    order = rng.permutation(pairs)[:count]
+    sides = rng.integers(0, 2, count)
+    return [Trial(int(pair), bool(side)) for pair, side in zip(order, sides, strict=True)]
+
+
+def next_algorithm(seed: int, participant: int, counts: Sequence[int]) -> int:
+    """The algorithm that a new participant sees: one of those that have fewest participants, drawn at random.
+
+    Args:
+        seed: of the study.
+        participant: its number in the study.
+        counts: participants of every algorithm so far.
+    """
+    fewest = [index for index, count in enumerate(counts) if count == min(counts)]
+    rng = np.random.default_rng((seed, participant, _ALGORITHM))
+    return fewest[int(rng.integers(len(fewest)))]
+
 
 REAL = -1
 """Stands for an algorithm where the real image is meant."""

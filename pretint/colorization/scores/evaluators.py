@@ -1,18 +1,112 @@
-"""Networks that look at colored images: LPIPS, Inception's features, a classifier; weights from files or a hub."""
+"""Networks that judge colored images: LPIPS, features of Inception, a classifier.
+
+Their weights come from files or a hub, and are read without running any code in them.
+"""
 
 import hashlib
+import logging
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
 import timm
 import torch
+from numpy.typing import NDArray
 from timm.data import ImageNetInfo, resolve_model_data_config
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pretext.backbones.timm_weights import load_file
+from pretext.engine.archive import DamagedFileError, check_published
+from pretext.engine.progress import say
 from pretext.errors import UserError
-from pretint.colorization.scores.weights import HUB, Unavailable, hub_file, load, quietly, stored
+from pretext.weights.file import read_file, split_part
+from pretext.weights.state_dict import find_weights, flatten_names
+
+HUB = "hub"
+"""In place of a file: the weights that are published for it, from the hub or its local cache."""
+
+
+class Unavailable(UserError):
+    """A judge that cannot be had here: its column is left out, and the user is told why."""
+
+
+def stored(file: str, names: Iterable[str]) -> dict[str, Tensor]:
+    """The weights of the network in a file that has these names among its own.
+
+    Raises:
+        UserError: it cannot be read, holds more than tensors, or several such networks.
+    """
+    path, part = split_part(file)
+    network = find_weights(flatten_names(read_file(path), str(path)), {name: name for name in names}, part, str(path))
+    for line in network.lines():
+        say(f"{path}: {line}")
+    return network.weights
+
+
+def hub_file(what: str, url: str) -> dict[str, Tensor]:
+    """The weights at an address, from the hub or its local cache.
+
+    Args:
+        what: is left out without them, for the error.
+        url: of the file.
+
+    Raises:
+        Unavailable: they cannot be fetched.
+    """
+    name = url.rpartition("/")[2]
+    file = Path(torch.hub.get_dir()) / "checkpoints" / name
+    try:
+        if file.is_file():
+            check_published(file)
+        # torch compares the digest in the name when it downloads, not when it reads its cache.
+        found: dict[str, Tensor] = torch.hub.load_state_dict_from_url(
+            url, map_location="cpu", progress=False, weights_only=True, check_hash=True
+        )
+    except DamagedFileError as error:
+        raise Unavailable(f"{what} is left out: {error}") from error
+    except Exception as error:  # as of a hub
+        raise Unavailable(
+            f"{what} is left out: {name} cannot be fetched ({type(error).__name__}); go online once, or name the file"
+        ) from error
+    return found
+
+
+def load(net: nn.Module, weights: dict[str, Tensor], origin: str) -> None:
+    """Put weights into a network, all of them and no others, but for batch norm's counters.
+
+    Raises:
+        UserError: they do not fit; ``origin`` names them.
+    """
+    try:
+        missing, unexpected = net.load_state_dict(weights, strict=False)
+    except RuntimeError as error:  # shapes
+        raise UserError(f"weights {origin}: of another network ({' '.join(str(error).split())[:120]})") from error
+    missing = [key for key in missing if not key.endswith("num_batches_tracked")]
+    if missing or unexpected:
+        raise UserError(
+            f"weights {origin}: of another network: {len(missing)} tensors are missing, {len(unexpected)} are too "
+            f"many, the first: {[*missing, *unexpected][0]}"
+        )
+
+
+def quietly(make: Callable[[], Any]) -> Any:
+    """What is made, without the warnings and retries that others tell of meanwhile."""
+    hub = logging.getLogger("huggingface_hub")  # it tells of every retry, for a minute
+    level = hub.level
+    hub.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore"
+            )  # lpips asks torchvision in an old way; a pickle of odd make is read or refused
+            return make()
+    finally:
+        hub.setLevel(level)
+
 
 _INCEPTION_SIDE, _INCEPTION_LEAST = 299, 2048
 _FID_INCEPTION = (
@@ -219,3 +313,78 @@ def _largest(x: Tensor) -> Tensor:
 
 def _scaled(rgb: Tensor) -> Tensor:
     return rgb.float() / 127.5 - 1
+
+
+_LATER = (  # what needs weights that nobody named
+    "LPIPS is left out: name AlexNet's weights (torchvision's alexnet-owt-7be5be79.pth) with --lpips",
+    "FID is left out: name Inception's weights (pt_inception-2015-12-05-6726825d.pth) with --inception",
+    "top-1 is left out: name a classifier, as in --classifier vgg16:FILE, and images with labels",
+)
+
+J = TypeVar("J", bound=Judge)
+
+
+class Panel(NamedTuple):
+    """On the device."""
+
+    lpips: Lpips | None
+    features: Features | None
+    classifier: TopClass | None
+    labels: NDArray[np.int64] | None
+    """Of all images of the source."""
+    missing: list[str]
+    """Why others are not there, a line each."""
+
+    @property
+    def present(self) -> list[Judge]:
+        """All of them."""
+        return [judge for judge in (self.lpips, self.features, self.classifier) if judge is not None]
+
+    @property
+    def fields(self) -> list[str]:
+        """Of the records, beyond the usual."""
+        return ["lpips"] * (self.lpips is not None) + ["right"] * (self.classifier is not None)
+
+    @property
+    def width(self) -> int:
+        """Of the features; 0 without them."""
+        return self.features.width if self.features is not None else 0
+
+
+def open_panel(
+    lpips: str,
+    inception: str,
+    classifier: str,
+    labels: NDArray[np.int64] | None,
+    classes: Sequence[str],
+    device: torch.device,
+) -> Panel:
+    """The networks that are named.
+
+    Args:
+        lpips: see ``Lpips``; "" for none, as of the others.
+        inception: see ``Inception``.
+        classifier: see ``TopClass``.
+        labels: of the images; a classifier needs them.
+        classes: their names.
+        device: where they run.
+
+    Raises:
+        UserError: weights that are named cannot be read, or are of another network.
+    """
+    missing = [said for name, said in zip((lpips, inception, classifier), _LATER, strict=True) if not name]
+
+    def opened(make: Callable[[], J], named: str) -> J | None:
+        try:
+            return make().to(device).eval() if named else None
+        except Unavailable as error:
+            missing.append(str(error))
+            return None
+
+    return Panel(
+        opened(lambda: Lpips(lpips), lpips),
+        opened(lambda: Inception(inception), inception),
+        opened(lambda: TopClass(classifier, classes), classifier),
+        labels,
+        missing,
+    )

@@ -22,15 +22,27 @@ from pretext.errors import UserError
 from pretext.files import held_folder, write_atomically
 from pretext.gamut import TEMPERATURE, Gamut
 from pretext.prior import load_prior, rebalancing_weights
-from pretint.colorization.color_range import ColorRange
-from pretint.colorization.networks import LARGEST
+from pretext.versions import versions
+from pretint.colorization.networks import LARGEST, ColorRange
+from pretint.colorization.scores.evaluators import Panel, open_panel
 from pretint.colorization.scores.images import Circle, is_state
 from pretint.colorization.scores.ledger import Ledger, slug
 from pretint.colorization.scores.methods import BASELINES, COLDEST, Method, open_method
-from pretint.colorization.scores.panel import Panel, open_panel
 from pretint.colorization.scores.record import is_score, record_features, record_scores
-from pretint.colorization.scores.summary import INTERVAL, METRICS, Known, Real, Summary, known, pooled
-from pretint.colorization.scores.table import Line, Metric, Scores, Shown, titles
+from pretint.colorization.scores.table import (
+    INTERVAL,
+    METRICS,
+    Known,
+    Line,
+    Metric,
+    Real,
+    Scores,
+    Shown,
+    Summary,
+    known,
+    pooled,
+    titles,
+)
 
 FOLDER = "scores"
 """The folder of a run that holds its scores."""

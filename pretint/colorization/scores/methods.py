@@ -16,9 +16,9 @@ from pretext.gamut import TEMPERATURE
 from pretext.methods.colorizer import Colorizer
 from pretext.methods.hints import HintSettings, sample_hints
 from pretext.methods.objectives import Classification
-from pretext.weights.state_dict import split_part, weights_title
-from pretint.colorization.methods.propagation import propagate
+from pretext.weights.file import split_part, weights_title
 from pretint.colorization.networks import LARGEST, open_pretrained, require_model
+from pretint.colorization.scribbles import propagate
 
 BASELINES = {
     "gray": "no color: ab = 0",
@@ -77,7 +77,7 @@ def open_method(word: str, device: torch.device, temperature: float, seed: int) 
       sees them as ``pretint colorize`` shows them: as large as those that it was trained on.
     - ``RUN@temperature=0.5``: another temperature of the annealed mean. Several with commas: ``RUN@hints=1,size=128``.
     - ``scribbles@hints=10``: no network, but color that spreads from such hints over the images as they are scored,
-      see ``pretint.colorization.methods.propagation``. A run of that name is ``./scribbles``.
+      see ``pretint.colorization.scribbles``. A run of that name is ``./scribbles``.
 
     Args:
         word: one of these.

@@ -12,14 +12,12 @@ from pretext.engine.signals import leave, stop_requests
 from pretext.errors import UserError
 from pretext.gamut import Gamut
 from pretext.methods.colorizer import join
-from pretint.colorization.color_range import ColorRange
-from pretint.colorization.scores.auc import WHOLE, areas_by_bin, sums_by_bin
-from pretint.colorization.scores.evaluators import Features
+from pretint.colorization.networks import ColorRange
+from pretint.colorization.scores.evaluators import Features, Panel
 from pretint.colorization.scores.images import Circle, Pair, planes
 from pretint.colorization.scores.ledger import Floats, Ledger, Record
 from pretint.colorization.scores.methods import Batch, Method
-from pretint.colorization.scores.metrics import colorfulness, squared_error, ssim
-from pretint.colorization.scores.panel import Panel
+from pretint.colorization.scores.metrics import WHOLE, areas_by_bin, colorfulness, squared_error, ssim, sums_by_bin
 
 _RANGES = {"error": (0, 255**2), "ssim": (-1.01, 1.01), "cf": (0, 1e3), "cf_abs": (0, 1e3), "lpips": (-1, 1e3)}
 

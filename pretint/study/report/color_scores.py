@@ -14,8 +14,7 @@ from pretext.errors import UserError
 from pretext.files import write_atomically
 from pretext.settings import Positional, parse_command
 from pretint.colorization.scores.job import ScoreSettings, score
-from pretint.colorization.scores.summary import METRICS
-from pretint.colorization.scores.table import Line, Metric, Scores
+from pretint.colorization.scores.table import METRICS, Line, Metric, Scores
 from pretint.study.cells import Shelf
 from pretint.study.plan import Cell, Plan
 from transfer.bootstrap import Estimate

@@ -14,11 +14,9 @@ from hypothesis import strategies as st
 from painters import checkpoint, file_of, photograph
 from served import served
 
-from pretint.apps.studio.fair_queue import Client, FairQueue
-from pretint.apps.studio.pages import studio_app
+from pretint.apps.studio.pages import Uploads, studio_app
 from pretint.apps.studio.photographs import Table
-from pretint.apps.studio.uploads import Uploads
-from pretint.apps.studio.worker import Crowded
+from pretint.apps.studio.worker import Client, Crowded, FairQueue
 from pretint.colorization.networks import open_network
 
 LOOK = {"temperature": 0.38, "saturation": 1}

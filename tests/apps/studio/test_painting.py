@@ -10,15 +10,14 @@ from painters import checkpoint, file_of, photograph
 from PIL import Image
 
 from pretext.errors import UserError
-from pretint.apps.studio.fair_queue import Client
 from pretint.apps.studio.photographs import SHOWN, Look, Table, ab_of
-from pretint.apps.studio.worker import Crowded, Superseded, Workshop
+from pretint.apps.studio.worker import Client, Crowded, Superseded, Workshop
 from pretint.colorization.hints import from_points
 from pretint.colorization.job import colorize_image
 from pretint.colorization.merge import join_image
-from pretint.colorization.methods.reference import ReferenceColorist, reference_colorist
 from pretint.colorization.networks import NetworkColorist, open_network
 from pretint.colorization.photographs import Photograph
+from pretint.colorization.reference import ReferenceColorist, reference_colorist
 
 ME = Client("10.0.0.1", "mine")
 

@@ -19,8 +19,8 @@ from pretint.apps.studio.pages import studio_app
 from pretint.apps.studio.photographs import Table
 from pretint.apps.studio.serve import StudioSettings
 from pretint.colorization.job import colorize_image
-from pretint.colorization.methods.reference import reference_colorist
 from pretint.colorization.networks import NetworkColorist, open_network
+from pretint.colorization.reference import reference_colorist
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, FileChooser, FilePayload, Page, Route

@@ -15,8 +15,7 @@ from studying import wait_until_served, write_images
 import pretint.cli
 from pretext.errors import UserError
 from pretext.files import write_png
-from pretint.apps.turing.design import FILE, TuringSettings, gathered, opened_study
-from pretint.apps.turing.images import Pairs, served
+from pretint.apps.turing.design import FILE, Pairs, TuringSettings, gathered, opened_study, served
 
 SMALL = {"practice": 1, "trials": 2, "size": 16, "seed": 0}
 
@@ -139,7 +138,7 @@ def test_a_damaged_study_is_a_line(
 
     damage()
     assert pretint.cli.main(["turing", str(study), "--results"]) == 2
-    monkeypatch.setattr("pretint.apps.web.serve.serve", lambda app, listener, behind_proxy: listener.close())
+    monkeypatch.setattr("pretint.apps.web.server.serve", lambda app, listener, behind_proxy: listener.close())
     assert pretint.cli.main(["turing", str(study), "--port", "0"]) == 2, "nor when it ends"
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("pretint: ")]
     assert len(lines) == 2 and all("study.db: the study cannot be read any more (" in line for line in lines)

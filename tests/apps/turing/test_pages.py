@@ -14,8 +14,8 @@ from PIL import Image
 from studying import HOSTILE, HOSTILE_ALGORITHM, MakeStudy
 
 from pretint.apps.turing.pages import study_app
+from pretint.apps.turing.results import answers_csv, result_lines, results_json
 from pretint.apps.turing.store import Store
-from pretint.apps.turing.summary import answers_csv, result_lines, results_json
 from pretint.apps.web.security import HEADERS
 
 FORM = "application/x-www-form-urlencoded"

@@ -10,8 +10,7 @@ from browsing import serving, watched
 from studying import HOSTILE, HOSTILE_ALGORITHM, MakeStudy
 
 from pretint.apps.turing.pages import study_app
-from pretint.apps.turing.store import Store
-from pretint.apps.turing.trials import trials_of
+from pretint.apps.turing.store import Store, trials_of
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

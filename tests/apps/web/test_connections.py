@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from pretint.apps.web import connections
+from pretint.apps.web import server
 from pretint.apps.web.security import Guard
 
 
@@ -52,7 +52,7 @@ POST = "POST / HTTP/1.1\r\nHost: HERE\r\nContent-Length: 9\r\n\r\n"
 
 def test_idle_connections_lock_nobody_out(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """A class of 43 browsers behind one address has 6 connections each."""
-    monkeypatch.setattr(connections, "EACH", 20)
+    monkeypatch.setattr(server, "EACH", 20)
     with ExitStack() as stack:
         for _ in range(60):
             connection = stack.enter_context(connected(site, GET))
@@ -63,7 +63,7 @@ def test_idle_connections_lock_nobody_out(site: Site, monkeypatch: pytest.Monkey
 def test_an_idle_connection_gives_way_and_one_with_a_request_does_not(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connections, "EACH", 2)
+    monkeypatch.setattr(server, "EACH", 2)
     with ExitStack() as stack:
         busy = stack.enter_context(connected(site, POST))
         idle = stack.enter_context(connected(site, GET))
@@ -77,7 +77,7 @@ def test_an_idle_connection_gives_way_and_one_with_a_request_does_not(
 
 
 def test_connections_are_bounded_together(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "MOST", 1)
+    monkeypatch.setattr(server, "MOST", 1)
     with connected(site, GET) as idle:
         assert idle.recv(4000).startswith(b"HTTP/1.1 200")
         assert site.ask("/").status == 200
@@ -86,7 +86,7 @@ def test_connections_are_bounded_together(site: Site, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("sent", ["", "GET / HTTP/1.1\r\nHost: HE", GET])
 def test_a_head_that_does_not_come_is_not_waited_for(site: Site, monkeypatch: pytest.MonkeyPatch, sent: str) -> None:
-    monkeypatch.setattr(connections, "_HEAD", 0.2)
+    monkeypatch.setattr(server, "_HEAD", 0.2)
     with connected(site, sent) as connection:
         if sent == GET:
             assert connection.recv(4000).startswith(b"HTTP/1.1 200")
@@ -95,7 +95,7 @@ def test_a_head_that_does_not_come_is_not_waited_for(site: Site, monkeypatch: py
 
 
 def test_a_head_in_drops_has_no_more_time(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "_HEAD", 0.3)
+    monkeypatch.setattr(server, "_HEAD", 0.3)
     with connected(site, "GET / HTTP/1.1\r\n") as connection:
         connection.settimeout(0.02)
         for _ in range(500):  # 10 seconds: keep-alive, which each drop would begin again, has 15
@@ -111,7 +111,7 @@ def test_a_head_in_drops_has_no_more_time(site: Site, monkeypatch: pytest.Monkey
 
 
 def test_a_proxy_has_as_many_connections_as_it_likes(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "EACH", 1)
+    monkeypatch.setattr(server, "EACH", 1)
     app = Starlette(routes=[Route("/", length, methods=["GET", "POST"])])
     with serving(lambda address: app, behind_proxy=True) as proxied, connected(proxied, POST) as one:
         assert proxied.ask("/").status == 200
@@ -122,8 +122,8 @@ def test_a_proxy_has_as_many_connections_as_it_likes(site: Site, monkeypatch: py
 @pytest.fixture
 def large_site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     """It answers 20 MB, and expects them to be read at 1 MB/s."""
-    monkeypatch.setattr(connections, "_PATIENCE", 0.5)
-    monkeypatch.setattr(connections, "_SLOWEST", 1e6)
+    monkeypatch.setattr(server, "_PATIENCE", 0.5)
+    monkeypatch.setattr(server, "_SLOWEST", 1e6)
     app = Starlette(routes=[Route("/", lambda request: PlainTextResponse(b"x" * 20_000_000))])
     with serving(lambda address: Guard(app, set())) as served:
         yield served

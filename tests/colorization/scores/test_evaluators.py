@@ -17,9 +17,7 @@ from timm.data import ImageNetInfo
 from torch import Tensor
 
 from pretext.errors import UserError
-from pretint.colorization.scores.evaluators import Inception, Lpips, TopClass
-from pretint.colorization.scores.panel import open_panel
-from pretint.colorization.scores.weights import Unavailable
+from pretint.colorization.scores.evaluators import Inception, Lpips, TopClass, Unavailable, open_panel
 
 CPU = torch.device("cpu")
 

@@ -25,9 +25,9 @@ from pretext.errors import UserError
 from pretext.gamut import bin_centers
 from pretext.pretrained import load_pretrained
 from pretint.colorization import Scores, ScoreSettings, score
-from pretint.colorization.scores import evaluators, panel
-from pretint.colorization.scores.frechet import frechet_distance
+from pretint.colorization.scores import evaluators
 from pretint.colorization.scores.images import planes, square
+from pretint.colorization.scores.metrics import frechet_distance
 
 Make = Callable[..., Path]
 SIZE = 32
@@ -46,7 +46,7 @@ class Small(evaluators.Features):
 
 @pytest.fixture
 def small_features(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(panel, "Inception", lambda file: Small())
+    monkeypatch.setattr(evaluators, "Inception", lambda file: Small())
 
 
 @pytest.fixture(scope="module")

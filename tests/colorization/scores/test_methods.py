@@ -13,8 +13,8 @@ from pretext.color import rgb_to_lab
 from pretext.engine.checkpoint import load_checkpoint, save_checkpoint
 from pretext.errors import UserError
 from pretext.pretrained import load_pretrained
-from pretint.colorization.methods.propagation import affinities
 from pretint.colorization.scores.methods import Batch, Method, hints_from_truth, open_method
+from pretint.colorization.scribbles import affinities
 
 Make = Callable[..., Path]
 CPU = torch.device("cpu")

@@ -10,8 +10,7 @@ import pytest
 from rich.console import Console
 
 import pretint.cli
-from pretint.colorization.scores.summary import METRICS, Known, Summary, known
-from pretint.colorization.scores.table import Line, Scores
+from pretint.colorization.scores.table import METRICS, Known, Line, Scores, Summary, known
 from transfer.bootstrap import Estimate
 
 Make = Callable[..., Path]

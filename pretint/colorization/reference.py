@@ -28,9 +28,9 @@ from pretext.color import rgb_to_lab
 from pretext.data.decode import decode
 from pretext.errors import UserError
 from pretext.yaml_reader import read_yaml
-from pretint.colorization.colorizers import Prediction
 from pretint.colorization.hints import require_file, shown
-from pretint.colorization.methods.upscale import PIXELS, AlongEdges, check_pixels, reduced_size
+from pretint.colorization.merge import Prediction
+from pretint.colorization.upscale import PIXELS, AlongEdges, check_pixels, reduced_size
 
 Floats = NDArray[np.float64]
 

@@ -10,7 +10,7 @@ from PIL import Image
 from skimage.color import lab2rgb, rgb2lab
 
 from pretext.errors import UserError
-from pretint.colorization.methods.reference import (
+from pretint.colorization.reference import (
     Floats,
     ReferenceSettings,
     Samples,

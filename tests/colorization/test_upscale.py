@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pretint.colorization.methods.upscale import RANGE, enlarged_rows, reduced_size
+from pretint.colorization.upscale import RANGE, enlarged_rows, reduced_size
 
 
 def by_definition(ab: torch.Tensor, seen: torch.Tensor, lightness: torch.Tensor) -> np.ndarray:

@@ -1,7 +1,6 @@
-"""Serving an application until somebody stops it, and the files that its pages are made of."""
+"""Answers of a page: its files, its templates, and the JSON that its scripts send."""
 
 import json
-import socket
 from collections.abc import Callable
 from importlib.resources import files
 from typing import Any
@@ -11,11 +10,6 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp
-
-from pretext.engine.signals import Ending
-from pretint.apps.web.connections import allow_files
-from pretint.apps.web.server import PageServer, run_server
 
 _KINDS = {
     "css": "text/css; charset=utf-8",
@@ -39,22 +33,6 @@ class Count(Convertor[int]):
 
 
 register_url_convertor("count", Count())
-
-
-def serve(app: ASGIApp, listener: socket.socket, behind_proxy: bool = False) -> Ending:
-    """Answer requests until Ctrl-C or TERM, after which what was begun is answered if it takes no longer than seconds.
-
-    Args:
-        app: what answers.
-        listener: of ``bound``; closed at the end.
-        behind_proxy: believe a proxy on this machine about who asks.
-
-    Returns:
-        Which signal it was; for ``leave``.
-    """
-    allow_files()
-    with listener:
-        return run_server(PageServer(app, behind_proxy), listener)
 
 
 async def sent_object(request: Request) -> dict[str, Any]:

@@ -1,1 +1,0 @@
-"""Ways to color without a network: from a reference image, and from scribbles."""
