@@ -83,7 +83,7 @@ def slurm_executor(asked: ClusterSettings, name: str, after: Sequence[str], fold
             "fi",
             "exit $code",
         ],
-        array_parallelizm=asked.at_once,
+        array_parallelism=asked.at_once,
         # srun has not passed the cores on since Slurm 22.05: without this all workers share one.
         # A task that dies ends the others, which would wait for it until the time limit.
         srun_args=[f"--cpus-per-task={asked.cpus_per_task}", "--kill-on-bad-exit=1"],

@@ -74,7 +74,7 @@ def test_two_nodes_of_two_tasks_compute_what_four_processes_do(launcher: Launche
 def test_the_code_is_that_of_the_day_it_was_sent(folder: Path) -> None:
     """From a checkout, which is edited while the job waits, as is its recipe."""
     tree = folder / "tree"
-    for name in ("pretint", "pretext", "transfer", "slurm", "colorization", "study", "configs"):
+    for name in ("pretint", "pretext", "transfer", "slurm", "configs"):
         shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
     recipe = tree / "mine.yaml"
     recipe.write_text("training: {steps: 15, warmup: 5}\n")
@@ -222,18 +222,29 @@ def test_jobs_are_canceled_and_stay_so(capsys: pytest.CaptureFixture[str]) -> No
 
 def test_a_job_that_makes_no_step_gives_up(folder: Path) -> None:
     words = ["pretrain", "runs/x", *SETTINGS, "--training.steps", "100000", "--machine.workers", "0"]
-    # It stands still, as if its images were on a disk that is gone.
-    still = ["import os, signal, sys", "if 'pretrain' in sys.argv: os.kill(os.getpid(), signal.SIGSTOP)"]
+    # It stands still, as if its images were on a disk that is gone; also when Slurm wakes it to end it.
+    still = [
+        "import os, signal, sys",
+        "while 'pretrain' in sys.argv:",
+        "    os.kill(os.getpid(), signal.SIGSTOP)",
+    ]
     (folder / "hook").mkdir()
     (folder / "hook" / "sitecustomize.py").write_text("\n".join(still))
     assert send(*words, patience=1, environment={"PYTHONPATH": str(folder / "hook")}) == 0
     sent = state("pretrain-x").sent
-    for restart in range(2):
-        until(lambda restart=restart: len(starts(sent)) > restart and stopped(sent), "started")  # type: ignore[misc]
-        subprocess.run(["scontrol", "requeue", sent.id], check=True, timeout=30)
-    until(lambda: not state("pretrain-x").live, "gave up")
-    found = state("pretrain-x")
-    assert found.word == "failed" and "gave up: 1 restarts in a row made no step" in found.why
+    requeues = 0
+
+    def gave_up() -> bool:
+        nonlocal requeues
+        if len(starts(sent)) > requeues and stopped(sent):  # each start that stands still, however many there are
+            subprocess.run(["scontrol", "requeue", sent.id], check=True, timeout=30)
+            requeues += 1
+        return not state("pretrain-x").live
+
+    until(gave_up, "gave up")
+    last = state("pretrain-x")
+    assert last.word == "failed" and "gave up: 1 restarts in a row made no step" in last.why
+    assert requeues == 2 and len(starts(sent)) == 3
 
 
 def starts(sent: Sent) -> list[Record]:
