@@ -176,5 +176,7 @@ def ridge(features: Tensor, labels: Tensor, classes: int, penalty: float = PENAL
     centered = features - mean
     gram = centered.T @ centered
     strength = penalty * float(gram.trace()) / len(gram) or 1.0  # constant features: any strength gives no weight
-    weight = torch.linalg.solve(gram + strength * torch.eye(len(gram), dtype=gram.dtype), centered.T @ (targets - share))
+    weight = torch.linalg.solve(
+        gram + strength * torch.eye(len(gram), dtype=gram.dtype), centered.T @ (targets - share)
+    )
     return weight, share - mean @ weight

@@ -16,9 +16,8 @@ from pretext.backbones import Backbone, build_backbone
 from pretext.backbones.contract import BackboneSettings
 from pretext.data import open_labeled, open_source
 from pretext.data.batches import Batch, CropSettings, Sample, Samples, Subset, Views, collate
-from pretext.data.fingerprint import seen
 from pretext.data.labels import checked_labels, compose_classes
-from pretext.data.source import DataSettings, LabeledSource, Source
+from pretext.data.source import DataSettings, LabeledSource, Source, fingerprint
 from pretext.engine import distributed
 from pretext.engine.device import Place
 from pretext.engine.run import run_settings
@@ -241,7 +240,7 @@ def open_images(settings: PretrainSettings) -> Images:
         if aside:
             held.append(Subset(source, range(aside), settings.seed))
     names = digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
-    looks = hashlib.sha256("\n".join(map(seen, sources)).encode()).hexdigest()
+    looks = hashlib.sha256("\n".join(map(fingerprint, sources)).encode()).hexdigest()
     contents = {"images": count, "names": names, "seen": looks, **labels}
     return Images(" + ".join(weights), training, list(weights.values()), held, contents, classes)
 

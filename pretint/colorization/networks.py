@@ -15,7 +15,8 @@ from pretext.gamut import TEMPERATURE
 from pretext.methods.colorizer import Colorizer, resample
 from pretext.methods.objectives import Classification
 from pretext.pretrained import Pretrained, load_pretrained
-from pretext.weights.importer import UnknownWeights, load_published
+from pretext.weights.importer import load_published
+from pretext.weights.state_dict import UnknownWeights, split_part
 from pretint.colorization.hints import Hints
 from pretint.colorization.merge import Enlarged, Prediction
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from pretext.engine.run import find_checkpoint
 from pretext.errors import UserError
 from pretext.gamut import TEMPERATURE
-from pretext.weights.file import split_part
+from pretext.weights.state_dict import split_part
 from pretint.colorization.hints import Hints, read_hints
 from pretint.colorization.merge import Colors, Prediction
 from pretint.colorization.networks import open_network

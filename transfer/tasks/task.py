@@ -13,8 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from pretext.data.batches import Batch, Examples, Subset, Views, stream
-from pretext.data.fingerprint import seen
-from pretext.data.source import Source
+from pretext.data.source import Source, fingerprint
 from pretext.engine import distributed
 from pretext.engine.device import Place, autocast
 from pretext.engine.progress import progress
@@ -202,7 +201,7 @@ def predictions(
 
 def digest_of(source: Source, classes: Sequence[str], truth: bytes) -> str:
     """Return SHA-256, hex, over the keys of all images, the classes, the annotations, and the pixels of some images."""
-    facts = json.dumps([source.digest(), list(classes), seen(source)]).encode()
+    facts = json.dumps([source.digest(), list(classes), fingerprint(source)]).encode()
     return hashlib.sha256(facts + b"\n" + truth).hexdigest()
 
 

@@ -22,7 +22,6 @@ from pretext.errors import UserError
 from pretext.files import held_folder, write_atomically
 from pretext.gamut import TEMPERATURE, Gamut
 from pretext.prior import load_prior, rebalancing_weights
-from pretext.versions import versions
 from pretint.colorization.networks import LARGEST, ColorRange
 from pretint.colorization.scores.evaluators import Panel, open_panel
 from pretint.colorization.scores.images import Circle, is_state

@@ -16,7 +16,7 @@ from pretext.gamut import TEMPERATURE
 from pretext.methods.colorizer import Colorizer
 from pretext.methods.hints import HintSettings, sample_hints
 from pretext.methods.objectives import Classification
-from pretext.weights.file import split_part, weights_title
+from pretext.weights.state_dict import split_part, weights_title
 from pretint.colorization.networks import LARGEST, open_pretrained, require_model
 from pretint.colorization.scribbles import propagate
 

@@ -221,8 +221,8 @@ Rows = NDArray[np.floating]
 def frechet_distance(first: Rows, second: Rows) -> float:
     """|m1 - m2|^2 + tr(S1) + tr(S2) - 2 tr((S1 S2)^(1/2)) of the Gaussians fitted to two sets (Dowson and Landau 1982).
 
-    S are the covariances of the sample (divided by n - 1), as in the published code. With C the centerd rows divided by
-    sqrt(n - 1), S = C' C, and the trace of the root is the sum of the singular values of C1 C2': no matrix root is
+    S are the covariances of the sample (divided by n - 1), as in the published code. With C the centered rows divided
+    by sqrt(n - 1), S = C' C, and the trace of the root is the sum of the singular values of C1 C2': no matrix root is
     taken, nothing is added to a singular covariance, and fewer rows than features are cheaper, not worse.
 
     The estimate from n rows is too large on average, by about a constant over n (Chong and Forsyth, CVPR 2020):
@@ -247,7 +247,7 @@ def _gaussian(rows: Rows) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The mean, (D,), and a matrix C with C' C the covariance, of at most D rows."""
     exact = rows.astype(np.float64)
     mean = exact.mean(0)
-    centerd = (exact - mean) / np.sqrt(len(rows) - 1)
-    if len(centerd) > centerd.shape[1]:
-        centerd = np.linalg.qr(centerd, mode="r")
-    return mean, centerd
+    centered = (exact - mean) / np.sqrt(len(rows) - 1)
+    if len(centered) > centered.shape[1]:
+        centered = np.linalg.qr(centered, mode="r")
+    return mean, centered

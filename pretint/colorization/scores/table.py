@@ -16,7 +16,7 @@ from rich.table import Table
 from pretext.escape import csv_text
 from pretint.colorization.scores.ledger import Record
 from pretint.colorization.scores.metrics import Sums, balanced_auc, frechet_distance, psnr, raw_auc
-from transfer.bootstrap import MAP_RESAMPLES, Estimate, accuracy, centerd, difference, percentiles, resamples
+from transfer.bootstrap import MAP_RESAMPLES, Estimate, accuracy, centered, difference, percentiles, resamples
 from transfer.layout import WIDTH, Cell, Grid, Number, Sheet
 
 FORMAT = "pretint scores 1"
@@ -190,7 +190,7 @@ def titles(metrics: Sequence[Metric]) -> list[str]:
 Floats = NDArray[np.float64]
 
 INTERVAL = (
-    f"[..]: 95% percentile bootstrap over images, {MAP_RESAMPLES:,} resamples; of AuC balanced centerd on the number "
+    f"[..]: 95% percentile bootstrap over images, {MAP_RESAMPLES:,} resamples; of AuC balanced centered on the number "
     "(a resample lacks some rare bins); top-1 as the probes' (10,000 resamples); FID has none"
 )
 
@@ -327,7 +327,7 @@ class Summary:
             return Estimate(value, np.nan, np.nan)
         if np.ptp(draws) <= 1e-12 * max(1.0, abs(value)):  # the truth's, for one, is 1 by definition
             return Estimate(value, value, value)
-        return centerd(value, draws, lowest) if key == "auc_balanced" else percentiles(value, draws)
+        return centered(value, draws, lowest) if key == "auc_balanced" else percentiles(value, draws)
 
     def _distances(self, features: NDArray[np.float32]) -> list[tuple[str, float]]:
         assert self._real is not None

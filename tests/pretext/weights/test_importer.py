@@ -262,7 +262,7 @@ def test_siggraph17(files: Files, lightness: Tensor, tmp_path: Path) -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("center", [0.0, 0.5])
 def test_siggraph17_with_hints(center: float, files: Files, lightness: Tensor, tmp_path: Path) -> None:
-    """What the file's own code is fed where a hint is, and where none is: mask 1 and 0, less what it was centered by."""
+    """What the file's own code is fed where a hint is, and where none is: mask 1 and 0, less its center."""
     file, weights = files["siggraph17"]
     done = import_weights(file, tmp_path / "run", ImportSettings(mask_center=center))
     assert any(f"less {center:g}" in line for line in done.notes)
