@@ -195,7 +195,7 @@ def test_batches_do_not_depend_on_how_workers_are_started(start: WorkerStart, so
 
 SEES = """
 import signal, sys
-sys.path.insert(0, "tests/pretext/images")
+sys.path.insert(0, "tests/pretext/data")
 from test_batches import SMALL, Masks, Samples, batches, plain
 
 if __name__ == "__main__":
