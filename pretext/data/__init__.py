@@ -1,4 +1,4 @@
-"""Images in: where they come from (sources) and how their bytes become pixels (decoding)."""
+"""Images in: where they come from (sources), how their bytes become pixels, and how they reach a training step."""
 
 import difflib
 import os
@@ -31,14 +31,14 @@ __all__ = [
     "open_source",
 ]
 
-_OWN = ("bundled", "torchvision", "hf", "voc", "list")
+_BUILTIN = ("bundled", "torchvision", "hf", "voc", "list")
 
-SOURCES: Registry[Callable[[str, bool], Source]] = Registry("source", {}, taken=_OWN.__contains__)
-"""Sources that plugins add: NAME of ``NAME:REST`` -> what opens it, from the rest and whether labels are asked for."""
+SOURCES: Registry[Callable[[str, bool], Source]] = Registry("source", {}, taken=_BUILTIN.__contains__)
+"""Sources that plugins add: NAME of ``NAME:REST`` -> function of REST and of whether labels are needed."""
 
 
 def open_source(name: str) -> Source:
-    """The source a user names.
+    """Open the source that a user names.
 
     - ``bundled``, ``bundled:train``, ``bundled:test``: the built-in images; ``bundled`` alone is its train part.
     - ``torchvision:SET:PART:FOLDER``: see ``pretext.data.torchvision_sets``.
@@ -47,73 +47,45 @@ def open_source(name: str) -> Source:
     - ``list:FILE:FOLDER``: see ``pretext.data.list_file``.
     - ``NAME:REST`` of a plugin: see ``SOURCES``.
     - tar shards: a name that ends in ``.tar``, with braces or globs, or a folder that holds them and no images.
-    - any other: a folder of images. One whose path begins like the above is written ``./bundled``, ``./hf:...``.
+    - any other name: a folder of images. Write ``./bundled``, ``./hf:...`` if its path begins like one of the above.
 
     Raises:
-        UserError: no such source, or no image in it.
+        UserError: there is no such source, or no image in it.
     """
-    return _opened(name, labeled=False)
+    return _open(name, labeled=False)
 
 
 def open_labeled(name: str) -> LabeledSource:
-    """As `open_source`, with labels: a folder holds one sub-folder per class.
+    """Open a source as `open_source`, with labels: a folder holds one sub-folder per class.
 
     Raises:
-        UserError: as in `open_source`, or there are images without a label.
+        UserError: as in `open_source`, or some images have no label.
     """
-    source = _opened(name, labeled=True)
-    if not isinstance(source, LabeledSource):  # a plugin's
+    source = _open(name, labeled=True)
+    if not isinstance(source, LabeledSource):  # of a plugin
         raise UserError(f"{name}: has no labels (a LabeledSource has classes and labels); name another source")
     return source
 
 
-def _bundled(name: str, labeled: bool) -> Bundled | None:
-    match name.split(":"):
-        case ["bundled"] | ["bundled", "train"]:
-            return Bundled("train")
-        case ["bundled", "test"]:
-            return Bundled("test")
-        case ["bundled", *_]:
-            raise UserError(f"{name}: no such part; take bundled:train or bundled:test")
-    return None
-
-
-def _plugin(name: str, labeled: bool) -> Source | None:
-    kind, _, rest = name.partition(":")
-    if kind not in SOURCES:
-        return None
-    source = SOURCES[kind](rest, labeled)
-    if not isinstance(source, Source):
-        raise UserError(f"{name}: what the plugin opens is no Source, which has __len__, read, key and digest")
-    return source
-
-
-def _shards(name: str, labeled: bool) -> Shards | None:
-    if not names_shards(name):
-        return None
-    return LabeledShards(name) if labeled else Shards(name)
-
-
-def _folder(name: str, labeled: bool) -> Folder:
+def _open(name: str, labeled: bool) -> Source:
+    """Open the first source that takes the name; a folder takes any."""
     kind, colon, rest = name.partition(":")
-    near = difflib.get_close_matches(kind, [*_OWN, *SOURCES] if colon else ["bundled"], 1, 0.7)
+    if kind == "bundled":
+        if rest not in ("train", "test") and colon:
+            raise UserError(f"{name}: no such part; take bundled:train or bundled:test")
+        return Bundled("test" if rest == "test" else "train")
+    for opener in (open_torchvision, open_hugging_face, open_voc, open_list):
+        source: Source | None = opener(name, labeled)
+        if source is not None:
+            return source
+    if kind in SOURCES:
+        source = SOURCES[kind](rest, labeled)
+        if not isinstance(source, Source):
+            raise UserError(f"{name}: what the plugin opens is no Source, which has __len__, read, key and digest")
+        return source
+    if names_shards(name):
+        return LabeledShards(name) if labeled else Shards(name)
+    near = difflib.get_close_matches(kind, [*_BUILTIN, *SOURCES] if colon else ["bundled"], 1, 0.7)
     if near and not os.path.lexists(name):
         raise UserError(f"{name}: no such folder; did you mean {near[0]}{colon}{rest}?")
     return ClassFolder(name) if labeled else Folder(name)
-
-
-_OPENERS: tuple[Callable[[str, bool], Source | None], ...] = (
-    _bundled,
-    open_torchvision,
-    open_hugging_face,
-    open_voc,
-    open_list,
-    _plugin,
-    _shards,
-    _folder,  # the last: it takes any name
-)
-"""Asked in turn with (name, labeled); the first that does not answer None has the source, or says what is wrong."""
-
-
-def _opened(name: str, labeled: bool) -> Source:
-    return next(source for opener in _OPENERS if (source := opener(name, labeled)) is not None)

@@ -1,10 +1,9 @@
-"""From a source to batches of uint8 crops: the part of an image's way that runs in CPU workers."""
+"""Batches of uint8 crops from sources: all that CPU workers do."""
 
 import math
 import multiprocessing
 import signal
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import forkserver, resource_tracker
 from typing import Any, Literal, NamedTuple
@@ -24,12 +23,12 @@ _GRAY = 128
 _SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR2}
 
 WorkerStart = Literal["default", "fork", "spawn", "forkserver"]
-"""How worker processes are started, see Python's multiprocessing; default is Python's own way."""
+"""The start method of worker processes, see Python's multiprocessing; default is Python's own."""
 
 
 @dataclass
 class CropSettings:
-    """How an image becomes a training crop (torchvision's RandomResizedCrop, and a mirror).
+    """Settings of the training crops (torchvision's RandomResizedCrop, and a mirror).
 
     Args:
         size: side of the crop, pixels.
@@ -58,32 +57,32 @@ class CropSettings:
 
 
 class Sample(NamedTuple):
-    """One crop, and what was met on the way to it."""
+    """One crop, its label, and the images that could not be read."""
 
     rgb: Tensor | None
-    """uint8 (3, H, W); None if it cannot be had: no image of 100 in a row can be read."""
+    """uint8 (3, H, W); None if none of 100 images in a row can be read."""
     skipped: list[tuple[str, str]]
-    """Key and reason of images that cannot be read: the next in the source's order took their place."""
+    """Key and reason of the images that cannot be read: the next in the source's order takes their place."""
     label: Any = -1
-    """Of the image that was read, not of one whose place it took; -1 where labels are not asked for. Other
-    examples than ``Samples`` may have boxes, masks, ... here: tensors of one shape, or else dicts of tensors."""
+    """The label of the image that was read, not of one whose place it took; -1 without labels. Other examples than
+    ``Samples`` may have boxes, masks, ... here: tensors of one shape, or else dicts of tensors."""
 
 
 class Batch(NamedTuple):
-    """What a step sees."""
+    """The input of one training step."""
 
     rgb: Tensor
-    """uint8 (B, 3, H, W); where sizes differ with mid gray at the right and below."""
+    """uint8 (B, 3, H, W); where sizes differ, smaller images have mid gray at the right and below."""
     labels: Any
-    """int64 (B,), or labels of another kind: those of all samples stacked, or dicts in a list; see ``Sample``."""
+    """int64 (B,), or labels of another kind: stacked tensors, or dicts in a list; see ``Sample``."""
     skipped: list[tuple[str, str]]
-    """As in ``Sample``, of the whole batch."""
+    """Those of all samples, see ``Sample``."""
     missing: list[tuple[str, str]]
-    """Of these, the first of every sample that could not be had."""
+    """The first of these of every sample without an image."""
 
 
 class Subset:
-    """Some images of a source: those whose rank in a keyed permutation lies in a range.
+    """A part of a source: the images whose rank in a keyed permutation lies in a range.
 
     Splits a source of any size into disjoint parts that depend on ``seed`` alone, without a list.
     """
@@ -96,7 +95,7 @@ class Subset:
         return len(self.ranks)
 
     def index(self, rank: int) -> int:
-        """The source's own index of image ``rank`` of this part."""
+        """Return the index in the source of image ``rank`` of this part."""
         return permuted(self.ranks[rank], len(self.source), key=self.seed ^ 0x5EED)
 
     def read(self, index: int, shorter: int | None = None) -> Image.Image:
@@ -108,7 +107,7 @@ class Subset:
         return self.source.key(self.index(index))
 
     def label(self, index: int) -> Any:
-        """The label of image ``index``, of a labeled source."""
+        """Return the label of image ``index``, of a labeled source."""
         return label_of(self.source, self.index(index))
 
     def digest(self) -> str:
@@ -117,7 +116,7 @@ class Subset:
 
 
 def label_of(source: Source, index: int) -> Any:
-    """The label of an image of a labeled source, or of some images of one: int, or int8 (C,) of several labels."""
+    """Return the label of an image of a labeled source or a `Subset` of one: int, or int8 (C,) for several labels."""
     if isinstance(source, Subset):
         return source.label(index)
     label = source.labels[index]  # type: ignore[attr-defined]
@@ -125,7 +124,7 @@ def label_of(source: Source, index: int) -> Any:
 
 
 class Examples(Dataset[Sample]):
-    """Sample t of a run, for any t: an augmented image with what is learned from it, a pure function of (seed, t).
+    """Augmented images with their labels: sample t of a run is a pure function of (seed, t), for any t.
 
     A subclass defines ``make``.
 
@@ -136,7 +135,7 @@ class Examples(Dataset[Sample]):
     """
 
     draws = 5
-    """How many uniform numbers ``make`` is given."""
+    """The number of uniform numbers that ``make`` takes."""
 
     def __init__(self, parts: Sequence[Source], seed: int, weights: Sequence[float] | None = None) -> None:
         self.parts, self.seed = parts, seed
@@ -144,14 +143,14 @@ class Examples(Dataset[Sample]):
         self._quotas = quotas(weights or [1.0] * len(parts))
 
     def locate(self, t: int) -> tuple[int, int]:
-        """The part and the image in it that sample ``t`` reads."""
+        """Return the part and the image in it that sample ``t`` reads."""
         return locate(self.seed, t, self._sizes, self._quotas)
 
     def make(self, part: int, index: int, uniform: np.ndarray) -> tuple[Tensor, Any]:
-        """Image ``index`` of a part, augmented as the uniform numbers say, and its label: see ``Sample``.
+        """Return image ``index`` of a part, augmented by the uniform numbers, and its label: see ``Sample``.
 
         Raises:
-            ImageError: it cannot be read, or what is known of it is of no use; the next takes its place.
+            ImageError: it cannot be read, or its annotation cannot be used; the next takes its place.
         """
         raise AssertionError("a subclass defines make")
 
@@ -175,11 +174,11 @@ class Samples(Examples):
 
     Args:
         parts: as ``Examples``.
-        crop: how they are cut.
+        crop: settings of the crops.
         seed: as ``Examples``.
         weights: as ``Examples``.
-        cache_bytes: how much memory each worker may fill with decoded images.
-        labeled: samples carry labels; every part must be a labeled source, or some images of one.
+        cache_bytes: memory that each worker may fill with decoded images.
+        labeled: samples carry labels; every part must be a labeled source, or a `Subset` of one.
     """
 
     def __init__(
@@ -200,23 +199,21 @@ class Samples(Examples):
 
     def make(self, part: int, index: int, uniform: np.ndarray) -> tuple[Tensor, Any]:
         """See ``Examples.make``."""
-        crop = random_crop(self._read(part, index), self.crop, uniform)
-        return torch.from_numpy(crop).permute(2, 0, 1), label_of(self.parts[part], index) if self.labeled else -1
-
-    def _read(self, part: int, index: int) -> Image.Image:
         cached = self._cache.get((part, index))
         if cached is not None:
-            return Image.fromarray(cached)
-        image = self.parts[part].read(index, self._shorter)
-        size = 3 * image.width * image.height
-        if size <= self._room:
-            self._room -= size
-            self._cache[part, index] = np.asarray(image)
-        return image
+            image = Image.fromarray(cached)
+        else:
+            image = self.parts[part].read(index, self._shorter)
+            size = 3 * image.width * image.height
+            if size <= self._room:
+                self._room -= size
+                self._cache[part, index] = np.asarray(image)
+        crop = random_crop(image, self.crop, uniform)
+        return torch.from_numpy(crop).permute(2, 0, 1), label_of(self.parts[part], index) if self.labeled else -1
 
 
 def random_crop(image: Image.Image, crop: CropSettings, uniform: np.ndarray) -> np.ndarray:
-    """A crop drawn by five uniform numbers: area, ratio, left, top, mirror.
+    """Return a crop drawn by five uniform numbers: area, ratio, left, top, mirror.
 
     Area and ratio are drawn as torchvision's RandomResizedCrop does (ratio log-uniform); a part that
     would not fit is narrowed to the image, where torchvision draws again.
@@ -232,14 +229,14 @@ def random_crop(image: Image.Image, crop: CropSettings, uniform: np.ndarray) -> 
     left, top = (width - w) * uniform[2], (height - h) * uniform[3]
     box = (left, top, min(left + w, width), min(top + h, height))
     size = (crop.size, crop.size)
-    shown = image.resize(size, Image.Resampling.BILINEAR, box=box, reducing_gap=3.0)
+    resized = image.resize(size, Image.Resampling.BILINEAR, box=box, reducing_gap=3.0)
     if uniform[4] < crop.flip:
-        shown = shown.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    return np.array(shown)
+        resized = resized.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return np.array(resized)
 
 
 def center_crop(image: Image.Image, size: int, ratio: float = 1.0) -> np.ndarray:
-    """The square in the middle with ``ratio`` of the shorter side, resized (bicubic): uint8 (size, size, 3)."""
+    """Return the middle square with ``ratio`` of the shorter side, resized (bicubic): uint8 (size, size, 3)."""
     side = max(1, round(min(image.size) * ratio))
     left, top = (image.width - side) // 2, (image.height - side) // 2
     box = (left, top, left + side, top + side)
@@ -247,13 +244,13 @@ def center_crop(image: Image.Image, size: int, ratio: float = 1.0) -> np.ndarray
 
 
 class Views(Dataset[Sample]):
-    """Every image of a source as it is looked at: the middle square, resized.
+    """Every image of a source without augmentation: the middle square, resized.
 
     Args:
-        source: of the images.
-        size: pixels.
+        source: the images.
+        size: side of the resized square, pixels.
         ratio: the square's side as a share of the image's shorter side.
-        labeled: as of ``Samples``.
+        labeled: as for ``Samples``.
     """
 
     def __init__(self, source: Source, size: int, ratio: float = 1.0, labeled: bool = False) -> None:
@@ -283,10 +280,10 @@ def batches(
     pinned: bool = False,
     worker_start: WorkerStart = "default",
 ) -> Iterator[Batch]:
-    """The batches of steps ``start`` to ``stop``: step s holds samples s * batch_size and on.
+    """Yield the batches of steps ``start`` to ``stop``: step s holds samples s * batch_size and on.
 
-    With ``positions``, a process's share: only what stands there in every batch. ``pinned`` memory is
-    copied to a GPU while that computes.
+    With ``positions``, only the samples at these positions of every batch: the share of one process. ``pinned``
+    memory is copied to a GPU while the GPU computes.
 
     Raises:
         UserError: no image of 100 in a row can be read.
@@ -294,7 +291,7 @@ def batches(
     share = range(batch_size) if positions is None else positions
     steps = range(start * batch_size, stop * batch_size, batch_size)
     cuts = (range(at + share.start, at + share.stop) for at in steps)
-    for batch in _loaded(samples, cuts, workers, pinned, worker_start):
+    for batch in _load(samples, cuts, workers, pinned, worker_start):
         if batch.missing:
             tried = min(_PATIENCE, max(len(part) for part in samples.parts))
             raise UserError(f"no image of {tried} in a row can be read; the first: {': '.join(batch.missing[0])}")
@@ -302,24 +299,24 @@ def batches(
 
 
 def stream(samples: Dataset[Sample], indices: range, batch_size: int, workers: int) -> Iterator[Batch]:
-    """The samples at ``indices``, in that order, in batches; what cannot be read is left out."""
+    """Yield the samples at ``indices``, in that order, in batches; images that cannot be read are left out."""
     cuts = (indices[at : at + batch_size] for at in range(0, len(indices), batch_size))
-    return _loaded(samples, cuts, workers)
+    return _load(samples, cuts, workers)
 
 
-def _loaded(
+def _load(
     samples: Dataset[Sample],
     batches: Iterable[range],
     workers: int,
     pinned: bool = False,
     worker_start: WorkerStart = "default",
 ) -> Iterator[Batch]:
-    """The samples at the indices of every batch, prepared by ``workers`` processes (0: this one).
+    """Yield the samples at the indices of every batch, prepared by ``workers`` processes (0: this one).
 
-    They never see the signals that ask a job to stop: those are blocked while workers are started, so
-    that the job alone decides when.
+    Workers never see the signals that ask a job to stop: those are blocked while workers start, so that only the job
+    decides when to stop.
     """
-    way = multiprocessing.get_start_method() if worker_start == "default" else worker_start
+    method = multiprocessing.get_start_method() if worker_start == "default" else worker_start
     loader = DataLoader(
         samples,
         batch_sampler=batches,  # type: ignore[arg-type]  # any iterable will do
@@ -327,16 +324,24 @@ def _loaded(
         collate_fn=collate,
         prefetch_factor=4 if workers else None,
         pin_memory=pinned,
-        multiprocessing_context=way if workers else None,
+        multiprocessing_context=method if workers else None,
     )
-    with _signals_blocked():
-        if workers and way != "fork":
-            _start_companions(way)
-        loaded = iter(loader)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
-        yield from loaded
+        if workers and method != "fork":
+            # Python's helper processes are in our process group, too: start them with the signals blocked.
+            resource_tracker.ensure_running()
+            # To start it Python before 3.12 unblocks INT and TERM, even where they were blocked.
+            signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+            if method == "forkserver":
+                forkserver.ensure_running()
+        iterator = iter(loader)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    try:
+        yield from iterator
     except RuntimeError as error:
-        if "DataLoader worker" not in str(error) or str(error).startswith("Caught"):  # by it, in what it did
+        if "DataLoader worker" not in str(error) or str(error).startswith("Caught"):  # an exception in a worker
             raise
         raise UserError(
             "a process that decodes images was killed, for lack of memory perhaps: lower the number of "
@@ -345,48 +350,28 @@ def _loaded(
     finally:
         # At once: an error's traceback holds the loader until Python collects its garbage. By then the queues that end
         # its workers are gone, and the signal that torch sends instead is blocked in them: Python would wait forever.
-        getattr(loaded, "_shutdown_workers", lambda: None)()
+        getattr(iterator, "_shutdown_workers", lambda: None)()
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Samples as a batch; those that could not be had are left out."""
-    there = [sample for sample in samples if sample.rgb is not None]
-    labels: Any = [sample.label for sample in there]
-    if not there or isinstance(labels[0], int):
+    """Return samples as a batch; those without an image are left out.
+
+    Images of different sizes get mid gray at the right and below, up to the greatest height and width.
+    """
+    images = [sample.rgb for sample in samples if sample.rgb is not None]
+    if len({image.shape for image in images}) > 1:
+        height, width = (max(image.shape[axis] for image in images) for axis in (1, 2))
+        # Gray, as black would be an edge, and far from the mean that networks expect.
+        rgb = images[0].new_full((len(images), 3, height, width), _GRAY)
+        for padded, image in zip(rgb, images, strict=True):
+            padded[:, : image.shape[1], : image.shape[2]] = image
+    else:
+        rgb = torch.stack(images) if images else torch.empty(0, dtype=torch.uint8)
+    labels: Any = [sample.label for sample in samples if sample.rgb is not None]
+    if not labels or isinstance(labels[0], int):
         labels = torch.tensor(labels, dtype=torch.int64)
     elif isinstance(labels[0], Tensor):
         labels = torch.stack(labels)
     skipped = [entry for sample in samples for entry in sample.skipped]
     missing = [sample.skipped[0] for sample in samples if sample.rgb is None]
-    return Batch(_stacked([sample.rgb for sample in there if sample.rgb is not None]), labels, skipped, missing)
-
-
-def _stacked(images: Sequence[Tensor]) -> Tensor:
-    """(B, 3, H, W): the greatest height and width of all, with mid gray at the right and below the smaller ones."""
-    if len({image.shape for image in images}) <= 1:
-        return torch.stack(list(images)) if images else torch.empty(0, dtype=torch.uint8)
-    height, width = (max(image.shape[axis] for image in images) for axis in (1, 2))
-    # Gray, as black would be an edge, and far from the mean that networks expect.
-    stacked = images[0].new_full((len(images), 3, height, width), _GRAY)
-    for place, image in zip(stacked, images, strict=True):
-        place[:, : image.shape[1], : image.shape[2]] = image
-    return stacked
-
-
-def _start_companions(way: str) -> None:
-    """Start what Python runs beside spawned processes, which is in our process group too, with signals blocked."""
-    resource_tracker.ensure_running()
-    # To start it Python before 3.12 unblocks INT and TERM, even where they were blocked.
-    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    if way == "forkserver":
-        forkserver.ensure_running()
-
-
-@contextmanager
-def _signals_blocked() -> Iterator[None]:
-    """Workers started in here never see the signals that ask a run to stop: only the run decides."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return Batch(rgb, labels, skipped, missing)

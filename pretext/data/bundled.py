@@ -5,7 +5,7 @@ longer axis (a square one from top to bottom):
 
     | train: tiles side by side | gap: 16 pixels, in no tile | test: the last 43 %, tiles side by side |
 
-so that no pixel is in both parts, nor in two tiles: what is held out of either is really unseen. The
+so that no pixel is in both parts, nor in two tiles: tiles that are held out are really unseen. The
 two largest photographs (retina, hubble_deep_field) are halved first by averaging 2 x 2 pixels, which
 brings all eight to a like scale: their longer sides are 451 to 741 pixels.
 """
@@ -44,7 +44,7 @@ Box = tuple[int, int, int, int]  # left, top, right, bottom
 
 
 class Bundled:
-    """Tiles of the built-in photographs, one part of them: a labeled source.
+    """A labeled source: one part of the tiles of the built-in photographs.
 
     Nearly flat tiles (luma with a standard deviation below 2 of 255) are left out: a network that
     sees lightness alone cannot tell which photograph they are from.
@@ -52,9 +52,9 @@ class Bundled:
     Args:
         part: ``train`` or ``test``.
         tile: the side of a tile in pixels.
-        stride: from one tile to the next. Default: a whole tile; less makes tiles overlap, which test
-            refuses.
-        cap: at most so many tiles per photograph, evenly spaced. Default: as many as the photograph
+        stride: distance from one tile to the next. Default: a whole tile; less makes tiles overlap, which
+            the part ``test`` refuses.
+        cap: the largest number of tiles per photograph, evenly spaced. Default: as many as the photograph
             with the fewest has, so that all classes are of one size.
 
     Raises:
@@ -79,23 +79,23 @@ class Bundled:
         self.part = part
         self.tile = tile
         corners = [list(_corners(name, part, tile, stride)) for name in NAMES]
-        for name, own in zip(NAMES, corners, strict=True):
-            if not own:
+        for name, tiles in zip(NAMES, corners, strict=True):
+            if not tiles:
                 raise UserError(f"bundled:{part}: {name} has no tile of {tile} pixels; take a smaller tile")
         cap = cap or min(map(len, corners))
         self._labels: list[int] = []
         self._corners: list[tuple[int, int]] = []
-        for label, own in enumerate(corners):
-            kept = [own[i * len(own) // cap] for i in range(cap)] if len(own) > cap else own
-            self._labels += [label] * len(kept)
-            self._corners += kept
+        for label, tiles in enumerate(corners):
+            chosen = [tiles[i * len(tiles) // cap] for i in range(cap)] if len(tiles) > cap else tiles
+            self._labels += [label] * len(chosen)
+            self._corners += chosen
 
     def __len__(self) -> int:
-        """How many tiles."""
+        """Return the number of tiles."""
         return len(self._corners)
 
     def read(self, index: int, shorter: int | None = None) -> Image.Image:
-        """Tile ``index``: mode RGB, ``tile`` x ``tile``; ``shorter`` has no use here."""
+        """Return tile ``index``: mode RGB, ``tile`` x ``tile``; ``shorter`` has no effect."""
         x, y = self._corners[index]
         return _photograph(NAMES[self._labels[index]]).crop((x, y, x + self.tile, y + self.tile))
 
@@ -108,18 +108,18 @@ class Bundled:
         return self.read(index).tobytes()[start:stop]
 
     def key(self, index: int) -> str:
-        """Photograph, part, and upper left corner in the photograph: ``coffee/test/x0344-y0048``."""
+        """Return photograph, part, and upper left corner in the photograph: ``coffee/test/x0344-y0048``."""
         x, y = self._corners[index]
         return f"{NAMES[self._labels[index]]}/{self.part}/x{x:04}-y{y:04}"
 
     @property
     def classes(self) -> list[str]:
-        """The names of the photographs, by label."""
+        """Return the names of the photographs, by label."""
         return list(NAMES)
 
     @property
     def labels(self) -> NDArray[np.int64]:
-        """The label of every tile, by index: (N,)."""
+        """Return the label of every tile, by index: (N,)."""
         return np.array(self._labels, np.int64)
 
     def digest(self) -> str:
@@ -128,12 +128,12 @@ class Bundled:
 
 
 def photographs() -> dict[str, Image.Image]:
-    """The whole photographs by name, at the scale the tiles are cut from; the caller's own copies."""
+    """Return copies of the whole photographs by name, at the scale the tiles are cut from."""
     return {name: _photograph(name).copy() for name in NAMES}
 
 
 def test_part(name: str) -> Image.Image:
-    """The region of photograph ``name`` that holds its test tiles, and no pixel of a train tile.
+    """Return the region of photograph ``name`` that holds its test tiles, and no pixel of a train tile.
 
     Raises:
         UserError: there is no such photograph.
@@ -152,7 +152,7 @@ def save_test_parts(folder: Path) -> None:
 
 @cache
 def _photograph(name: str) -> Image.Image:
-    """Shared within the process: never handed out, only crops and copies of it."""
+    """Return a photograph that the process shares: callers pass on crops and copies only."""
     load = skimage.data.stereo_motorcycle if name == "motorcycle" else getattr(skimage.data, name)
     pixels = load()[0] if name == "motorcycle" else load()
     photograph = Image.fromarray(pixels).convert("RGB")
@@ -160,7 +160,7 @@ def _photograph(name: str) -> Image.Image:
 
 
 def _region(size: tuple[int, int], part: str) -> Box:
-    """Where in a photograph of ``size`` (width, height) the tiles of ``part`` lie."""
+    """Return the box of a photograph of ``size`` (width, height) in which the tiles of ``part`` lie."""
     width, height = size
     longer = max(size)
     start = longer - round(_TEST_SHARE * longer)
@@ -169,7 +169,7 @@ def _region(size: tuple[int, int], part: str) -> Box:
 
 
 def _corners(name: str, part: str, tile: int, stride: int) -> Iterator[tuple[int, int]]:
-    """Upper left corners (x, y) of the tiles of one photograph that are not flat, row by row."""
+    """Yield the upper left corners (x, y) of the tiles of one photograph that are not flat, row by row."""
     photograph = _photograph(name)
     luma = np.asarray(photograph.convert("L"))
     left, top, right, bottom = _region(photograph.size, part)

@@ -1,6 +1,6 @@
-"""Bytes of an image file to an upright RGB image.
+"""Decoding: from the bytes of an image file to an upright RGB image.
 
-The one place where files become pixels. What a format leaves open is decided here:
+This is the only place where files become pixels. It decides what a format leaves open:
 
 - Transparency is composited on white.
 - Gray of 16 bits is divided by 257. 32-bit integers and floats have no fixed white: those within
@@ -9,7 +9,7 @@ The one place where files become pixels. What a format leaves open is decided he
 - An embedded ICC profile is converted to sRGB (RGB and CMYK images; skipped where it maps every color
   to itself within 2 levels of 255). An unusable profile is ignored, as is that of a gray image, which
   has only a tone curve and must stay neutral. CMYK without a profile is converted as Pillow does.
-- An EXIF block that cannot be read turns nothing. Of several frames the first is taken.
+- An EXIF block that cannot be read is ignored. Of several frames the first is taken.
 """
 
 from functools import lru_cache
@@ -26,9 +26,9 @@ from pretext.data.formats import open_image, why_unidentified
 from pretext.errors import ImageError
 
 DECODER: str = f"pillow {PIL.__version__}"
-"""What decodes, and its version: recorded in runs, since another decoder gives slightly other pixels."""
+"""The decoder and its version: recorded in runs, since another decoder gives slightly other pixels."""
 
-_BYTES_A_PIXEL = 12  # Pillow keeps 4; with a copy turned or converted, and what is read meanwhile
+_BYTES_A_PIXEL = 12  # Pillow keeps 4; with a rotated or converted copy, and buffers
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -38,11 +38,11 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What makes an image of an EXIF orientation upright; of 1 nothing."""
+"""EXIF orientation -> the operation that makes an image upright; none for 1."""
 
 
 def decode(data: bytes, key: str, shorter: int | None = None) -> Image.Image:
-    """The image in ``data``: mode RGB, upright.
+    """Return the image in ``data``: mode RGB, upright.
 
     Args:
         data: the whole file, of any of ``formats.FORMATS``, whatever its name says.
@@ -68,20 +68,20 @@ def decode(data: bytes, key: str, shorter: int | None = None) -> Image.Image:
             if shorter is not None:
                 image.draft(None, (shorter, shorter))
             image.load()
-            turn = UPRIGHT.get(_orientation(image))
-            upright = _rgb(image)
-            if turn is not None:
-                upright = upright.transpose(turn)
+            operation = UPRIGHT.get(_orientation(image))
+            upright = _to_rgb(image)
+            if operation is not None:
+                upright = upright.transpose(operation)
             upright.info.clear()  # or saving it would write the profile and orientation of the file
             return upright
     except Exception as problem:  # damaged bytes make Pillow raise nearly anything
         if isinstance(problem, MemoryError) and _is_memory_short(pixels):
-            raise  # skipping it would make a run depend on the memory that is free
+            raise  # to skip it would make a run depend on the free memory
         raise ImageError(key, _reason(problem, data)) from problem
 
 
 def _is_memory_short(pixels: int) -> bool:
-    """Whether memory is too small for any image of so many pixels, so that it is no fault of this one's file."""
+    """Whether memory is too small for any image of so many pixels, so that this file is not at fault."""
     try:
         bytearray(_BYTES_A_PIXEL * pixels)
     except MemoryError:
@@ -90,7 +90,7 @@ def _is_memory_short(pixels: int) -> bool:
 
 
 def size_of(path: Path, key: str) -> tuple[int, int]:
-    """Width and height of the image that ``decode`` would make of a file, of which only the head is read.
+    """Return width and height of the image that ``decode`` would make of a file; only its head is read.
 
     Raises:
         ImageError: it cannot be read, or is no image.
@@ -105,7 +105,8 @@ def size_of(path: Path, key: str) -> tuple[int, int]:
 
 
 def _reason(problem: Exception, data: bytes) -> str:
-    said = " ".join(str(problem).split())
+    """Return why data cannot be decoded, in words for the user."""
+    message = " ".join(str(problem).split())
     match problem:
         case Image.DecompressionBombError() | Image.DecompressionBombWarning():
             return f"too large: more than {Image.MAX_IMAGE_PIXELS} pixels; scale it down first"
@@ -114,9 +115,9 @@ def _reason(problem: Exception, data: bytes) -> str:
         case MemoryError():
             return "damaged or too large: decoding it needs more memory than there is"
         case EOFError():
-            return f"truncated: {said or 'the data ends too early'}"
-    kind = "truncated" if "truncated" in said.lower() else "damaged"
-    return f"{kind}: {said or type(problem).__name__}"
+            return f"truncated: {message or 'the data ends too early'}"
+    kind = "truncated" if "truncated" in message.lower() else "damaged"
+    return f"{kind}: {message or type(problem).__name__}"
 
 
 def _orientation(image: Image.Image) -> int:
@@ -127,9 +128,22 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Return a loaded image in mode RGB, by the rules of this module."""
     if image.mode == "F" or image.mode.startswith("I"):
-        return _eight_bits(image).convert("RGB")
+        gray: NDArray[np.floating[Any]] = np.array(image, np.float64 if image.mode == "F" else np.float32)
+        gray[~np.isfinite(gray)] = 0
+        low, high = 0.0, 1.0 if image.mode == "F" else 65535.0
+        if image.mode.startswith("I;16"):
+            # Pillow hands 12-bit samples and white-is-zero TIFF over as they are in the file.
+            tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
+            high = 2.0 ** tags.get(TiffImagePlugin.BITSPERSAMPLE, (16,))[0] - 1
+            if tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0:
+                gray = high - gray
+        elif not low <= gray.min() <= gray.max() <= high:
+            low, high = float(gray.min()), float(gray.max())
+        scale = 255 / (high - low) if high > low else 0.0
+        return Image.fromarray(np.rint((gray - low) * scale).astype(np.uint8)).convert("RGB")
     profile = image.info.get("icc_profile")
     if image.has_transparency_data:
         # Premultiplied gray (La) converts to LA only.
@@ -145,26 +159,9 @@ def _rgb(image: Image.Image) -> Image.Image:
     return flat.convert("RGB") if flat.mode == "CMYK" else flat
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """Gray of 16 or 32 bits (modes I;16*, I, F) as mode L."""
-    gray: NDArray[np.floating[Any]] = np.array(image, np.float64 if image.mode == "F" else np.float32)
-    gray[~np.isfinite(gray)] = 0
-    low, high = 0.0, 1.0 if image.mode == "F" else 65535.0
-    if image.mode.startswith("I;16"):
-        # Pillow hands 12-bit samples and white-is-zero TIFF over as they are in the file.
-        tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
-        high = 2.0 ** tags.get(TiffImagePlugin.BITSPERSAMPLE, (16,))[0] - 1
-        if tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0:
-            gray = high - gray
-    elif not low <= gray.min() <= gray.max() <= high:
-        low, high = float(gray.min()), float(gray.max())
-    scale = 255 / (high - low) if high > low else 0.0
-    return Image.fromarray(np.rint((gray - low) * scale).astype(np.uint8))
-
-
 @lru_cache(maxsize=16)
 def _to_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """The transform from ``profile`` to sRGB; None where it would change nothing or cannot be built."""
+    """Return the transform from ``profile`` to sRGB; None if it would change nothing or cannot be built."""
     try:
         transform = ImageCms.buildTransform(
             ImageCms.ImageCmsProfile(BytesIO(profile)), ImageCms.createProfile("sRGB"), mode, "RGB"
@@ -175,5 +172,5 @@ def _to_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
         return transform
     steps = np.arange(0, 256, 51, dtype=np.uint8)
     cube = np.stack(np.meshgrid(steps, steps, steps), -1).reshape(1, -1, 3)
-    moved = np.asarray(ImageCms.applyTransform(Image.fromarray(cube), transform)).astype(int) - cube
-    return transform if np.abs(moved).max() > 2 else None
+    difference = np.asarray(ImageCms.applyTransform(Image.fromarray(cube), transform)).astype(int) - cube
+    return transform if np.abs(difference).max() > 2 else None

@@ -3,12 +3,13 @@
 Cheap facts come first: sizes, then a hash of some bytes amid an image, then a hash of all of its bytes. Each step looks
 only at the images that the step before could not tell apart, so of ImageNet a small part is read.
 
-What was found in large sets is kept in ``$XDG_CACHE_HOME/pretint/shared`` (``~/.cache`` without that variable), under
+The results of large sets are stored in ``$XDG_CACHE_HOME/pretint/shared`` (``~/.cache`` without that variable), under
 a name that depends on the keys, sizes and change times of all images. Any file there may be deleted at any time.
 """
 
 import contextlib
 import hashlib
+import itertools
 import os
 import stat
 import time
@@ -28,9 +29,9 @@ from pretext.files import write_atomically
 Indices = NDArray[np.int64]
 
 _AMID = 1024  # bytes that are hashed first: in the middle, since either end may be a header that many images share
-_BLOCK = 512  # images that a thread reads before it reports
+_BLOCK = 512  # images that a thread reads between two reports
 _THREADS = 4  # a network drive answers several readers at once
-_MANY = 10_000  # images: fewer take a second at most, so that nothing is kept and no progress is shown
+_MANY = 10_000  # images: fewer take a second at most, so that nothing is stored and no progress is shown
 _SETTLED = 2_000_000_000  # ns: within a clock tick of a file system two changes of a file look alike
 _THUMBNAIL = 8  # pixels
 
@@ -38,14 +39,14 @@ _THUMBNAIL = 8  # pixels
 def find_shared(
     train: Source, test: Source, train_indices: Indices | None = None, test_indices: Indices | None = None
 ) -> Indices:
-    """Find the images of one set that stand in another set, too.
+    """Find the images of one set that are in another set, too.
 
-    Two images are the same if all bytes in which they are stored are. Where one of the sources cannot tell (it is no
-    ``StoredSource``), they are the same if their keys and all decoded pixels are.
+    Two images are the same if all bytes in which they are stored are equal. If one of the sources is no
+    ``StoredSource``, they are the same if their keys and all decoded pixels are equal.
 
     Args:
         train: one set.
-        test: the other; it may be the same source with other indices.
+        test: the other set; it may be the same source with other indices.
         train_indices: which images of ``train`` to compare; all by default.
         test_indices: the same for ``test``.
 
@@ -60,15 +61,26 @@ def find_shared(
     test_stamps = train_stamps if test is train else test.stamps()
     file = None
     if len(train_indices) + len(test_indices) >= _MANY and _is_settled(train_stamps) and _is_settled(test_stamps):
-        file = _cache_file(
-            train.digest().encode(), test.digest().encode(), train_stamps, test_stamps, train_indices, test_indices
-        )
-    pairs = _load(file) if file else None
-    if pairs is None:
-        sizes = train_stamps[:, 0], test_stamps[:, 0]
-        pairs = _as_pairs(_shared_by_bytes(train, test, *sizes, train_indices, test_indices))
-        if file:
-            _save(file, pairs)
+        digest = hashlib.sha256()
+        digests = train.digest().encode(), test.digest().encode()
+        arrays = train_stamps, test_stamps, train_indices, test_indices
+        for content in itertools.chain(digests, (array.astype("<i8").tobytes() for array in arrays)):
+            digest.update(len(content).to_bytes(8, "little") + content)
+        with contextlib.suppress(RuntimeError):  # no home
+            directory = Path(os.environ.get("XDG_CACHE_HOME", ""))
+            cache = directory if directory.is_absolute() else Path.home() / ".cache"
+            file = cache / "pretint" / "shared" / digest.hexdigest()[:32]
+    if file:
+        with contextlib.suppress(OSError):  # a damaged file is not used
+            stored = file.read_bytes()
+            if hashlib.sha256(stored[32:]).digest() == stored[:32]:
+                return np.frombuffer(stored[32:], "<i8").reshape(-1, 2).astype(np.int64)
+    sizes = train_stamps[:, 0], test_stamps[:, 0]
+    pairs = _as_pairs(_shared_by_bytes(train, test, *sizes, train_indices, test_indices))
+    if file:
+        content = pairs.astype("<i8").tobytes()
+        with contextlib.suppress(OSError, UserError):  # no room, or no right: they are computed again next time
+            write_atomically(file, hashlib.sha256(content).digest() + content)
     return pairs
 
 
@@ -76,8 +88,8 @@ def stamp_files(path_of: Callable[[int], bytes], count: int) -> Indices:
     """Return ``StoredSource.stamps`` of images that are files.
 
     Args:
-        path_of: the path of the image of an index.
-        count: how many images there are.
+        path_of: returns the path of the image of an index.
+        count: number of images.
     """
     stamps = np.full((count, 2), (-1, 1), np.int64)
 
@@ -110,10 +122,12 @@ def _shared_by_bytes(
     sizes = sizes[sizes > 0]
     train_indices = train_indices[np.isin(train_sizes[train_indices], sizes)]
     test_indices = test_indices[np.isin(test_sizes[test_indices], sizes)]
-    for read in (_read_middle, _read_all):
-        with _progress(len(train_indices) + len(test_indices)) as advance:
+    for amid in (True, False):
+        count, title = len(train_indices) + len(test_indices), "compare train and test images"
+        quiet = contextlib.nullcontext(lambda more, remark: None)
+        with progress(title, count, "images") if count >= _MANY else quiet as advance:
             by_digest = [
-                _hash_images(source, indices, sizes, read, advance)
+                _hash_images(source, indices, sizes, amid, advance)
                 for source, indices, sizes in ((train, train_indices, train_sizes), (test, test_indices, test_sizes))
             ]
         common = by_digest[0].keys() & by_digest[1].keys()
@@ -125,30 +139,22 @@ def _shared_by_bytes(
         yield from ((index, first) for index in by_digest[1][digest])
 
 
-def _read_all(source: StoredSource, index: int, size: int) -> bytes:
-    return source.read_bytes(index)
-
-
-def _read_middle(source: StoredSource, index: int, size: int) -> bytes:
-    start = max(0, size - _AMID) // 2
-    return source.read_bytes(index, start, start + _AMID)
-
-
 def _hash_images(
     source: StoredSource,
     indices: Indices,
     sizes: Indices,
-    read: Callable[[StoredSource, int, int], bytes],
+    amid: bool,
     advance: Advance,
 ) -> dict[bytes, list[int]]:
-    """The images by a hash of their size and what ``read`` reads of them; those that cannot be read are left out."""
+    """Return images by a hash of size and bytes: all or, ``amid``, some in the middle; unreadable ones are left out."""
 
     def hash_block(start: int) -> list[tuple[bytes, int]]:
         hashes = []
         for index in indices[start : start + _BLOCK].tolist():
             size = int(sizes[index])
             with contextlib.suppress(ImageError):
-                content = read(source, index, size)
+                start = max(0, size - _AMID) // 2
+                content = source.read_bytes(index, start, start + _AMID) if amid else source.read_bytes(index)
                 hashes.append((hashlib.sha256(size.to_bytes(8, "little") + content).digest(), index))
         return hashes
 
@@ -161,12 +167,6 @@ def _hash_images(
     return by_digest
 
 
-def _progress(count: int) -> contextlib.AbstractContextManager[Advance]:
-    if count < _MANY:
-        return contextlib.nullcontext(lambda more, remark: None)
-    return progress("compare train and test images", count, "images")
-
-
 def _shared_by_key(
     train: Source, test: Source, train_indices: Indices, test_indices: Indices
 ) -> Iterator[tuple[int, int]]:
@@ -175,50 +175,19 @@ def _shared_by_key(
 
     if train is test:
         return  # keys are unique
-    tested = {key(test, index): index for index in test_indices.tolist()}
+    test_keys = {key(test, index): index for index in test_indices.tolist()}
     for index in np.sort(train_indices).tolist():
-        at = tested.get(key(train, index))
-        if at is not None and all(_has_same_pixels(train, index, test, at, side) for side in (_THUMBNAIL, None)):
-            yield at, index
-
-
-def _has_same_pixels(train: Source, index: int, test: Source, at: int, shorter: int | None) -> bool:
-    try:
-        return np.array_equal(np.asarray(train.read(index, shorter)), np.asarray(test.read(at, shorter)))
-    except ImageError:
-        return False
+        match = test_keys.get(key(train, index))
+        if match is None:
+            continue
+        with contextlib.suppress(ImageError):  # what cannot be read is not the same
+            if all(
+                np.array_equal(np.asarray(train.read(index, shorter)), np.asarray(test.read(match, shorter)))
+                for shorter in (_THUMBNAIL, None)
+            ):
+                yield match, index
 
 
 def _is_settled(stamps: Indices) -> bool:
-    """Whether equal times will mean that nothing has changed."""
+    """Whether equal times in a later call will mean that no image has changed."""
     return bool((stamps[:, 1] != 0).all()) and time.time_ns() - int(stamps[:, 1].max()) > _SETTLED
-
-
-def _cache_file(*facts: bytes | Indices) -> Path | None:
-    digest = hashlib.sha256()
-    for fact in facts:
-        content = fact if isinstance(fact, bytes) else fact.astype("<i8").tobytes()
-        digest.update(len(content).to_bytes(8, "little") + content)
-    named = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    try:
-        cache = named if named.is_absolute() else Path.home() / ".cache"
-    except RuntimeError:  # no home
-        return None
-    return cache / "pretint" / "shared" / digest.hexdigest()[:32]
-
-
-def _save(file: Path, pairs: Indices) -> None:
-    content = pairs.astype("<i8").tobytes()
-    with contextlib.suppress(OSError, UserError):  # no room, or no right: they are found again next time
-        write_atomically(file, hashlib.sha256(content).digest() + content)
-
-
-def _load(file: Path) -> Indices | None:
-    """The pairs that a file keeps; None where there is no such file, or a damaged one."""
-    try:
-        kept = file.read_bytes()
-    except OSError:
-        return None
-    if hashlib.sha256(kept[32:]).digest() != kept[:32]:
-        return None
-    return np.frombuffer(kept[32:], "<i8").reshape(-1, 2).astype(np.int64)

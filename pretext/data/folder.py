@@ -1,4 +1,4 @@
-"""Folders of images as sources: any folder, and one whose sub-folders are the classes."""
+"""Folders of images: any folder, and one whose sub-folders are the classes."""
 
 import os
 from functools import cached_property
@@ -17,11 +17,11 @@ from pretext.errors import ImageError, UserError
 
 
 class Files:
-    """Image files by their paths: a source.
+    """A source of image files, given by their paths.
 
     Args:
         base: the absolute path that all others are relative to.
-        paths: of the files, at least one, in a stable order.
+        paths: paths of the files, at least one, in a stable order.
     """
 
     _missing = "the file is gone since the folder was listed"
@@ -30,11 +30,11 @@ class Files:
         self._base, self._paths = base, paths
 
     def __len__(self) -> int:
-        """How many images."""
+        """Return the number of images."""
         return len(self._paths)
 
     def read(self, index: int, shorter: int | None = None) -> Image.Image:
-        """Image ``index``: mode RGB, upright; ``shorter`` as in `decode`.
+        """Return image ``index``: mode RGB, upright; ``shorter`` as in `decode`.
 
         Raises:
             ImageError: the file is gone, cannot be read or cannot be decoded.
@@ -42,7 +42,7 @@ class Files:
         return decode(self.data(index), self.key(index), shorter)
 
     def data(self, index: int) -> bytes:
-        """The bytes of image ``index``; raises as ``read``."""
+        """Return the bytes of the file of image ``index``; raises as ``read``."""
         try:
             return Path(os.fsdecode(self._file(index))).read_bytes()
         except FileNotFoundError as problem:
@@ -66,15 +66,15 @@ class Files:
             raise ImageError(self.key(index), "cannot be read") from problem
 
     def _file(self, index: int) -> bytes:
-        """The absolute path of image ``index``."""
+        """Return the absolute path of image ``index``."""
         return self._base + b"/" + self._paths[index]
 
     def path(self, index: int) -> bytes:
-        """Where image ``index`` lies, relative to the root."""
+        """Return the path of image ``index``, relative to the root."""
         return self._paths[index]
 
     def key(self, index: int) -> str:
-        """The path of image ``index`` relative to the root; bytes not UTF-8 read ``\\xNN``."""
+        """Return the path of image ``index`` relative to the root; bytes that are not UTF-8 become ``\\xNN``."""
         return readable(self._paths[index])
 
     def digest(self) -> str:
@@ -83,12 +83,12 @@ class Files:
 
 
 class Folder(Files):
-    """All images below ``root``: a source, ordered by relative path.
+    """A source of all images below ``root``, ordered by relative path.
 
-    Other files, hidden ones (a name that begins with a dot) and what a system made are skipped, which a line says;
-    links to folders are followed, except into a folder that contains the link. A large folder is scanned once and
-    opened again from its index, see ``pretext.data.scan``; the list of a million images takes some 50 MB,
-    which all processes of the machine share.
+    Other files, hidden ones (a name that begins with a dot) and files that a system made are skipped, and a line counts
+    them. Links to folders are followed, except into a folder that contains the link. A large folder is scanned once and
+    opened again from its index, see ``pretext.data.scan``; the list of a million images takes some 50 MB, which all
+    processes of the machine share.
 
     Raises:
         UserError: ``root`` is missing, is not a folder, cannot be listed (it or a folder below), or
@@ -99,7 +99,20 @@ class Folder(Files):
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self.root = os.fspath(root)
-        base = os.fsencode(_folder(root))
+        if not self.root:
+            raise UserError("no folder is named: the name is empty; give a folder of images, or `bundled`")
+        problem = ""
+        try:
+            folder = Path(root).expanduser().absolute()
+            if not folder.is_dir():
+                problem = "is a file, not a folder" if folder.exists() else "no such folder"
+        except OSError as denied:
+            problem = f"cannot be reached: {denied.strerror}"
+        except RuntimeError:  # ~nobody
+            problem = "no such user"
+        if problem:
+            raise UserError(f"{root}: {problem}; give a folder of images, or `bundled` for the built-in ones")
+        base = os.fsencode(folder)
         self._listing: Listing = open_listing(base, self.root, self._by_class)
         self._listing.left_out.tell(readable(os.fsencode(self.root)))
         super().__init__(base, self._listing.paths)
@@ -110,10 +123,10 @@ class Folder(Files):
 
 
 class ClassFolder(Folder):
-    """``root/CLASS/**/image``: a labeled source; the classes are the sub-folders, sorted by name (in NFC).
+    """A labeled source of the images ``root/CLASS/**/image``; the classes are sorted by name (in NFC).
 
-    Labels are those of torchvision's ``ImageFolder``, but for folders that a system made, which are no classes.
-    Images directly under ``root`` have no class and are left out, as there.
+    Labels are those of torchvision's ``ImageFolder``, except that folders which a system made are no classes. Images
+    directly under ``root`` have no class and are left out, as there.
 
     Raises:
         UserError: as for `Folder`, and where ``root`` has no sub-folder, a class has no image, or the names of two
@@ -128,27 +141,11 @@ class ClassFolder(Folder):
 
     @property
     def classes(self) -> list[str]:
-        """The names of the sub-folders, by label."""
+        """Return the names of the sub-folders, by label."""
         return sorted(self._names)
 
     @cached_property
     def labels(self) -> NDArray[np.int64]:
-        """The label of every image, by index: (N,)."""
+        """Return the label of every image, by index: (N,)."""
         label = {name: index for index, name in enumerate(sorted(self._names))}
         return np.repeat([label[name] for name in self._names], self._listing.counts)
-
-
-def _folder(root: str | os.PathLike[str]) -> Path:
-    """``root``, absolute; a `UserError` where it is not a folder."""
-    if not os.fspath(root):
-        raise UserError("no folder is named: the name is empty; give a folder of images, or `bundled`")
-    try:
-        path = Path(root).expanduser().absolute()
-        if path.is_dir():
-            return path
-        problem = "is a file, not a folder" if path.exists() else "no such folder"
-    except OSError as denied:
-        problem = f"cannot be reached: {denied.strerror}"
-    except RuntimeError:  # ~nobody
-        problem = "no such user"
-    raise UserError(f"{root}: {problem}; give a folder of images, or `bundled` for the built-in ones")

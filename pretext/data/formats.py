@@ -40,7 +40,7 @@ HEIF_HINT = "pip install 'pretint[heif]'"
 KNOWN = tuple(ending for endings in FORMATS.values() for ending in endings)
 """All endings, whether or not the extra is installed."""
 ENDINGS = KNOWN if find_spec("pillow_heif") else tuple(ending for ending in KNOWN if ending not in HEIF)
-"""A file is taken for an image by the ending of its name, in any case."""
+"""Endings of the names of images, in any case."""
 USUAL = ".jpg .png .webp .tif .bmp .gif .ppm .jp2 .avif .heic"
 """The endings that messages name; the others are in docs/data.md."""
 
@@ -77,7 +77,7 @@ _LONGEST_KIND = 40  # characters: all of ours are shorter
 _LONGEST = 8  # characters of an ending: what is longer is a sentence with a dot in it
 
 RULES = hashlib.sha256("\n".join([*ENDINGS, "", *_SYSTEM, *_BEGINNINGS]).encode()).hexdigest()[:16]
-"""Tells the rules by which files are taken or left out from those of another version: a kept listing names them."""
+"""A hash of the rules by which files are taken or left out: another version may have others. Indices store it."""
 
 _told: set[str] = set()
 
@@ -99,7 +99,7 @@ def open_image(file: Path | IO[bytes], formats: Sequence[str] = ()) -> Image.Ima
 
     Args:
         file: a path, or a file that is open at its beginning.
-        formats: keys of ``FORMATS``; none stands for all.
+        formats: keys of ``FORMATS``; all by default.
 
     Raises:
         UnidentifiedImageError: it has none of the formats.
@@ -109,18 +109,24 @@ def open_image(file: Path | IO[bytes], formats: Sequence[str] = ()) -> Image.Ima
     try:
         return Image.open(file, formats=builtin)
     except UnidentifiedImageError:
-        if (formats and "HEIF" not in formats) or not is_heif(_head(file)) or not _can_read_heif():
+        if isinstance(file, Path):
+            with file.open("rb") as stream:
+                head = stream.read(32)
+        else:
+            file.seek(0)
+            head = file.read(32)
+        if (formats and "HEIF" not in formats) or not is_heif(head) or not _can_read_heif():
             raise
         return Image.open(file, formats=("HEIF",))
 
 
 def is_heif(head: bytes) -> bool:
-    """Whether a file that begins so is HEIF: a phone's photograph as a rule."""
+    """Whether a file that begins so is HEIF: most are photographs from phones."""
     return head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS
 
 
 def why_unidentified(head: bytes) -> str:
-    """Say why a file that begins so has none of the formats.
+    """Return why a file that begins so has none of the formats, in words for the user.
 
     Args:
         head: its first bytes, 32 or more if it has them.
@@ -145,28 +151,20 @@ def _can_read_heif() -> bool:
     return False
 
 
-def _head(file: Path | IO[bytes]) -> bytes:
-    if not isinstance(file, Path):
-        file.seek(0)
-        return file.read(32)
-    with file.open("rb") as opened:
-        return opened.read(32)
-
-
 def system_name(name: bytes) -> str | None:
-    """Return how messages call a file or folder that a system made; None where a person named it so."""
+    """Return the name in messages of a file or folder that a system made; None if a person named it so."""
     lower = name.lower()
     if lower in _NAMES:
         return _NAMES[lower]
-    return next((f"{one}*" for one in _BEGINNINGS if lower.startswith(one.lower().encode())), None)
+    return next((f"{prefix}*" for prefix in _BEGINNINGS if lower.startswith(prefix.lower().encode())), None)
 
 
 class LeftOut:
-    """Counts of what is left out.
+    """Counts of the files and folders that a listing leaves out.
 
     Args:
-        files: kind -> how many files; a kind is an ending, or what stands in the place of one.
-        folders: kind -> how many folders.
+        files: kind -> number of files; a kind is an ending, or a word in its place.
+        folders: kind -> number of folders.
     """
 
     def __init__(self, files: Mapping[str, int] | None = None, folders: Mapping[str, int] | None = None) -> None:
@@ -177,10 +175,13 @@ class LeftOut:
 
     def add_file(self, name: bytes) -> None:
         """Count a file by its name."""
-        self.add_kind(system_name(name) or ("hidden" if name.startswith(b".") else _ending_kind(name)))
+        ending = ending_of(name).decode("ascii", "replace")
+        usual = 1 < len(ending) <= _LONGEST + 1 and ending[1:].isascii() and ending[1:].isalnum()
+        kind = "hidden" if name.startswith(b".") else ending if usual else "without an ending"
+        self.add_kind(system_name(name) or kind)
 
     def add_folder(self, name: bytes) -> None:
-        """Count a folder that is not looked into, by its name."""
+        """Count a folder that is not searched, by its name."""
         _count(self.folders, system_name(name) or "hidden")
 
     def add_kind(self, kind: str, count: int = 1) -> None:
@@ -194,7 +195,7 @@ class LeftOut:
 
     @classmethod
     def from_dict(cls, counts: Any) -> "LeftOut":
-        """Return what ``as_dict`` was called on; ``ValueError`` where it cannot be that."""
+        """Return the counts that ``as_dict`` returned; ``ValueError`` if they cannot be counts."""
         left_out = cls(**counts)
         for kind, count in (*left_out.files.items(), *left_out.folders.items()):
             if not kind.isprintable() or len(kind) > _LONGEST_KIND:
@@ -204,36 +205,30 @@ class LeftOut:
         return left_out
 
     def as_dict(self) -> dict[str, dict[str, int]]:
-        """Return the arguments that make an equal one, as JSON can hold them."""
+        """Return the arguments that make equal counts, for JSON."""
         return {"files": dict(self.files), "folders": dict(self.folders)}
 
     def describe(self) -> str:
-        """Say what is left out: ``6 files left out: 3 .txt, 2 .mov, 1 without an ending``; empty for nothing."""
-        parts = [_described(self.files, "file"), _described(self.folders, "folder")]
+        """Return a text, empty for no files: ``6 files left out: 3 .txt, 2 .mov, 1 without an ending``."""
+        parts = [_describe(self.files, "file"), _describe(self.folders, "folder")]
         missed = [ending for ending in HEIF if ending in self.files and ending not in ENDINGS]
         if missed:
             parts.append(f"to read {' '.join(missed)}: {HEIF_HINT}")
         return "; ".join(filter(None, parts))
 
     def tell(self, where: str) -> None:
-        """Print the line for the source or folder that a user named ``where``: once, by one process of a run."""
+        """Print the text for the source or folder ``where``: once, by one process of a run."""
         line = f"{where}: {self.describe()}"
         if self and line not in _told and distributed.is_first():
             _told.add(line)
             say(line)
 
 
-def _ending_kind(name: bytes) -> str:
-    ending = ending_of(name).decode("ascii", "replace")
-    usual = 1 < len(ending) <= _LONGEST + 1 and ending[1:].isascii() and ending[1:].isalnum()
-    return ending if usual else "without an ending"
-
-
 def _count(counts: Counter[str], kind: str, count: int = 1) -> None:
     counts[kind if kind in counts or len(counts) < _KINDS else "of other kinds"] += count
 
 
-def _described(counts: Counter[str], what: str) -> str:
+def _describe(counts: Counter[str], what: str) -> str:
     if not counts:
         return ""
     kinds = sorted(counts.items(), key=lambda item: (-item[1], item[0]))

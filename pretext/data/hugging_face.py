@@ -1,12 +1,13 @@
 """Data sets of the Hugging Face hub, and local ones in its formats: ``hf:imagenet-1k:train``.
 
 Needs the extra ``pretint[hf]``. Images are taken by index from Arrow tables on disk, which all processes map
-into memory together. The library, from its version 4 on, has no way left to run a data set's own code.
+into memory together. The library, from its version 4 on, cannot run a data set's own code.
 
 An image is encoded bytes, or a struct of ``bytes`` and ``path`` (of which one may be missing), whatever the table's
 own description calls it: pandas and pyarrow write such columns without Hugging Face's type ``Image``.
 """
 
+import contextlib
 import difflib
 import os
 import re
@@ -35,16 +36,17 @@ _WHOLE = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint6
 
 
 def open_hugging_face(name: str, labeled: bool) -> LabeledSource | None:
-    """A data set in Hugging Face's formats; None where the name is of another kind.
+    """Open a data set in Hugging Face's formats; return None if the name is of another kind.
 
     Args:
         name: ``hf:DATA:SPLIT`` or ``hf:DATA:CONFIG:SPLIT``. DATA is a folder that ``save_to_disk`` wrote, a
-            parquet file, a folder of those, or a name on the hub. SPLIT may be cut and joined, as the library reads
-            it: ``train[:70%]``, ``train[-5:]``, ``train+test``.
+            parquet file, a folder of those, or a name on the hub. SPLIT may have slices and sums, as in the
+            library: ``train[:70%]``, ``train[-5:]``, ``train+test``.
         labeled: whether every image must have a label.
 
     Raises:
-        UserError: no such data, configuration, split or hub; no column of images; labels are asked for and missing.
+        UserError: there is no such data, configuration, split or hub, or no column of images; labels are needed and
+            missing.
     """
     if not name.startswith(PREFIX):
         return None
@@ -56,7 +58,7 @@ def open_hugging_face(name: str, labeled: bool) -> LabeledSource | None:
     except ImportError as problem:
         raise UserError(f"{name}: needs Hugging Face's library; pip install 'pretint[hf]'") from problem
     data, config, split = parts["data"], parts["config"], parts["split"]
-    table = _table(datasets, name, data, config, split)
+    table = _load_split(datasets, name, data, config, split)
     if not len(table):
         raise UserError(f"{name}: the split is empty; take another")
     images = table.select_columns([find_image_column(name, table.features)])
@@ -66,33 +68,33 @@ def open_hugging_face(name: str, labeled: bool) -> LabeledSource | None:
             f"{name}: no column of labels (of the type ClassLabel, or of integers or texts and called label); there "
             f'are {", ".join(table.features)}; make one by dataset.class_encode_column("COLUMN")'
         )
-    shown = "/".join(filter(None, [Path(data).name, config, split]))
-    source = HuggingFace(name, images, shown, table.select_columns([label]) if label else None)
+    prefix = "/".join(filter(None, [Path(data).name, config, split]))
+    source = HuggingFace(name, images, prefix, table.select_columns([label]) if label else None)
     if labeled:
-        assert len(source.labels) == len(source), name  # raises where there are none
+        assert len(source.labels) == len(source), name  # raises if there are none
     return source
 
 
 class HuggingFace:
-    """Images in an Arrow table: a labeled source. Made by ``open_hugging_face``.
+    """A labeled source of images in an Arrow table. ``open_hugging_face`` makes it.
 
     Args:
         name: as the user wrote it.
         images: a ``datasets.Dataset`` of one column: see ``find_image_column``.
-        shown: what keys begin with.
+        prefix: the first part of all keys.
         labels: the same of one column of labels, if there is any.
     """
 
-    def __init__(self, name: str, images: Any, shown: str, labels: Any) -> None:
-        self._name, self._shown = name, shown
+    def __init__(self, name: str, images: Any, prefix: str, labels: Any) -> None:
+        self._name, self._prefix = name, prefix
         self._images, self._labels = images, labels
 
     def __len__(self) -> int:
-        """How many images."""
+        """Return the number of images."""
         return len(self._images)
 
     def read(self, index: int, shorter: int | None = None) -> Image.Image:
-        """Image ``index``: mode RGB, upright; ``shorter`` as in `decode`.
+        """Return image ``index``: mode RGB, upright; ``shorter`` as in `decode`.
 
         Raises:
             ImageError: it is missing, cannot be read or cannot be decoded.
@@ -110,7 +112,7 @@ class HuggingFace:
             content, path = read_cell(self._images, index)
             if content is not None:
                 return bytes(content[start:stop])
-            if path:  # made from files, and these not taken in
+            if path:  # the table refers to files
                 return Path(path).read_bytes()[start:stop]
         except FileNotFoundError as problem:
             raise ImageError(key, f"the file {problem.filename} is gone since the data set was made") from problem
@@ -119,9 +121,9 @@ class HuggingFace:
         raise ImageError(key, "the data set has no image here")
 
     def key(self, index: int) -> str:
-        """Data set, split and row: ``imagenet-1k/train/0000042``."""
+        """Return data set, split and row: ``imagenet-1k/train/0000042``."""
         assert 0 <= index < len(self), index
-        return f"{self._shown}/{index:07}"
+        return f"{self._prefix}/{index:07}"
 
     def digest(self) -> str:
         """See ``Source.digest``."""
@@ -129,12 +131,12 @@ class HuggingFace:
 
     @property
     def classes(self) -> list[str]:
-        """Names of the classes, by label: those of the type ClassLabel, else the labels themselves, sorted."""
+        """Return the names of the classes, by label: of the type ClassLabel, else the labels themselves, sorted."""
         return self._encoded[1]
 
     @cached_property
     def labels(self) -> NDArray[np.int64]:
-        """The label of every image, by index: (N,).
+        """Return the label of every image, by index: (N,).
 
         Raises:
             UserError: there are none.
@@ -151,28 +153,32 @@ class HuggingFace:
         return encode_labels(self._labels.with_format("arrow")[:].column(0), classes)
 
 
-def _table(datasets: Any, name: str, data: str, config: str | None, split: str) -> Any:
-    """The split as a ``datasets.Dataset``."""
+def _load_split(datasets: Any, name: str, data: str, config: str | None, split: str) -> Any:
+    """Return the split as a ``datasets.Dataset``."""
     path = Path(data)
     try:
         path = path.expanduser()
-        there = path.exists()
+        exists = path.exists()
     except (OSError, RuntimeError):  # denied, or ~nobody
-        there = False
-    if not there and (data[0] in "./~" or data.count("/") > 1 or data.endswith(".parquet")):
+        exists = False
+    if not exists and (data[0] in "./~" or data.count("/") > 1 or data.endswith(".parquet")):
         raise UserError(f"{name}: no such file or folder as {data}; write {_LOCAL}")
-    if not there and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", data):
+    if not exists and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", data):
         raise UserError(f"{name}: {data} is neither a file nor a name that the hub could have; write {_LOCAL}")
-    if there and path.is_file() and not _is_parquet(path):
-        raise UserError(f"{name}: {data} is no parquet file; write {_LOCAL}")
-    saved = there and any((path / file).exists() for file in ("dataset_dict.json", "state.json"))
+    if exists and path.is_file():
+        magic = b""
+        with contextlib.suppress(OSError), path.open("rb") as file:
+            magic = file.read(4)
+        if magic != b"PAR1":
+            raise UserError(f"{name}: {data} is no parquet file; write {_LOCAL}")
+    is_saved = exists and any((path / file).exists() for file in ("dataset_dict.json", "state.json"))
     try:
-        if saved:
-            return _cut(datasets, name, datasets.load_from_disk(str(path)), config, split)
-        if there and path.is_file():
+        if is_saved:
+            return _select_split(datasets, name, datasets.load_from_disk(str(path)), config, split)
+        if exists and path.is_file():
             _require_no_config(name, config, None)
             return datasets.load_dataset("parquet", data_files={_only_split(name, split): str(path)}, split=split)
-        return datasets.load_dataset(str(path) if there else data, config, split=split)
+        return datasets.load_dataset(str(path) if exists else data, config, split=split)
     except UserError:
         raise
     except (ConnectionError, TimeoutError) as problem:
@@ -180,16 +186,16 @@ def _table(datasets: Any, name: str, data: str, config: str | None, split: str) 
             f"{name}: the hub cannot be reached ({_line(problem)}), and no copy of {data} is kept here; "
             f"a local one would do instead: {_LOCAL}"
         ) from problem
-    except Exception as problem:  # the library lets through what its readers and the network raise
-        hint = f"; or give a local copy: {_LOCAL}" if not there else ""
+    except Exception as problem:  # the library passes on all errors of its readers and of the network
+        hint = f"; or give a local copy: {_LOCAL}" if not exists else ""
         raise UserError(f"{name}: {_line(problem)}{hint}") from problem
 
 
-def _cut(datasets: Any, name: str, saved: Any, config: str | None, split: str) -> Any:
-    """The split of what ``save_to_disk`` wrote; the library itself loads such a folder only as a whole."""
+def _select_split(datasets: Any, name: str, saved: Any, config: str | None, split: str) -> Any:
+    """Return the split of what ``save_to_disk`` wrote; the library itself loads such a folder only whole."""
     if isinstance(saved, dict):
         splits = dict(saved)
-    else:  # without a name of its own it goes by any one
+    else:  # a set without a name of its own takes any one name
         splits = {str(saved.split) if saved.split else _only_split(name, split): saved}
     _require_no_config(name, config, next(iter(splits.values())).config_name if splits else None)
     if split in splits:
@@ -208,12 +214,12 @@ def _cut(datasets: Any, name: str, saved: Any, config: str | None, split: str) -
 
 
 def _split_names(split: str) -> list[str]:
-    """The names in ``train[:10]+test``."""
+    """Return the names in ``train[:10]+test``."""
     return [re.split(r"[\[(]", part)[0].strip() for part in split.split("+")]
 
 
 def _only_split(name: str, split: str) -> str:
-    """The name by which the user calls a set that has no splits."""
+    """Return the name that the user gives to a set without splits."""
     names = list(dict.fromkeys(_split_names(split)))
     if len(names) > 1:
         raise UserError(f"{name}: it has no splits, so {' and '.join(names)} would be the same; take one name")
@@ -222,16 +228,8 @@ def _only_split(name: str, split: str) -> str:
 
 def _require_no_config(name: str, config: str | None, known: str | None) -> None:
     if config not in (None, known):
-        own = f"its only one is {known}" if known else "it has none"
-        raise UserError(f"{name}: no configuration {config}: {own}; leave it out")
-
-
-def _is_parquet(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            return file.read(4) == b"PAR1"
-    except OSError:
-        return False
+        others = f"its only one is {known}" if known else "it has none"
+        raise UserError(f"{name}: no configuration {config}: {others}; leave it out")
 
 
 def _line(problem: Exception) -> str:
@@ -239,15 +237,19 @@ def _line(problem: Exception) -> str:
 
 
 def find_image_column(name: str, features: Mapping[str, Any]) -> str:
-    """Find the column of images: of the type Image, else of bytes; of several the one that is called image.
+    """Return the column of images: of the type Image, else of bytes; of several the one that is called image.
 
     Raises:
-        UserError: there is none, or several without that name and type; ``name`` is the source's.
+        UserError: there is none, or several without that name and type. ``name`` is the source's, for the message.
     """
     images = [column for column, feature in features.items() if _kind(feature) == "Image"]
     if images:
         return "image" if "image" in images else images[0]
-    encoded = [column for column, feature in features.items() if _holds_bytes(feature)]
+    encoded = []
+    for column, feature in features.items():
+        content = feature.get("bytes") if isinstance(feature, dict) else feature
+        if getattr(content, "dtype", "") in _BYTES:
+            encoded.append(column)
     if "image" in encoded or len(encoded) == 1:
         return "image" if "image" in encoded else encoded[0]
     column = "image" if "image" in features else "COLUMN"
@@ -258,7 +260,7 @@ def find_image_column(name: str, features: Mapping[str, Any]) -> str:
 
 
 def find_label_column(features: Mapping[str, Any]) -> str | None:
-    """Find the column of labels: of the type ClassLabel (of several the one called label), else one called label."""
+    """Return the column of labels: of the type ClassLabel (of several the one called label), else one called label."""
     named = [column for column, feature in features.items() if _kind(feature) == "ClassLabel"]
     if named:
         return "label" if "label" in named else named[0]
@@ -270,11 +272,11 @@ def encode_labels(values: Any, names: list[str] | None) -> tuple[NDArray[np.int6
 
     Args:
         values: a ``pyarrow.ChunkedArray`` of integers, texts or booleans.
-        names: what the table calls classes 0, 1, ...; None: the values are the classes, texts in order of their
-            letters, numbers in that of their size. Texts that differ only in Unicode form are one class.
+        names: the table's names of classes 0, 1, ...; None: the values are the classes, texts in order of their
+            letters, numbers in order of their size. Texts that differ only in Unicode form are one class.
 
     Returns:
-        int64 (N,), ``UNLABELED`` where there is no label (null, a negative number or an empty text), and the names.
+        int64 (N,), ``UNLABELED`` if there is no label (null, a negative number or an empty text), and the names.
     """
     import pyarrow.compute as pc
 
@@ -283,17 +285,17 @@ def encode_labels(values: Any, names: list[str] | None) -> tuple[NDArray[np.int6
     unique = pc.unique(values).combine_chunks() if values.num_chunks != 1 else pc.unique(values)
     known = unique.to_pylist()
     classes: list[Any] = sorted({_as_class(value) for value in known} - {None})
-    place = {of_class: label for label, of_class in enumerate(classes)}
-    labels = np.array([place.get(_as_class(value), UNLABELED) for value in known], np.int64)
-    return labels[pc.index_in(values, unique).to_numpy()], [str(one) for one in classes]
+    label_of = {of_class: label for label, of_class in enumerate(classes)}
+    labels = np.array([label_of.get(_as_class(value), UNLABELED) for value in known], np.int64)
+    return labels[pc.index_in(values, unique).to_numpy()], [str(of_class) for of_class in classes]
 
 
 def read_cell(table: Any, index: int) -> tuple[Any, str | None]:
-    """Return the bytes of an image as a ``pyarrow.Buffer``, and its path; None for what it lacks.
+    """Return the bytes of an image as a ``pyarrow.Buffer``, and its path; None for each that is missing.
 
     Args:
         table: a ``datasets.Dataset`` of the one column.
-        index: of the row.
+        index: the row.
     """
     row = index if table._indices is None else table._indices.column(0)[index].as_py()
     cell = table.data.column(0)[row]
@@ -333,12 +335,8 @@ def _kind(feature: Any) -> str:
     return type(feature).__name__
 
 
-def _holds_bytes(feature: Any) -> bool:
-    inner = feature.get("bytes") if isinstance(feature, dict) else feature
-    return getattr(inner, "dtype", "") in _BYTES
-
-
 def _as_class(value: Any) -> Any:
+    """Return a label as a class; None for an empty text and a negative number."""
     if isinstance(value, str):
         return compose(value) or None
     return value if value is not None and value >= 0 else None

@@ -1,4 +1,4 @@
-"""Labels as data sets give them, checked before anything is judged by them."""
+"""Checks of labels, before anything is evaluated by them."""
 
 import unicodedata
 from collections import Counter
@@ -22,7 +22,7 @@ def compose_classes(where: str, names: Iterable[str]) -> list[str]:
     """Return the names of classes in form NFC.
 
     Raises:
-        UserError: two classes have the same name then; ``where`` says where they are from.
+        UserError: two classes have the same name then; ``where`` names their source in the message.
     """
     composed = [compose(name) for name in names]
     if len(set(composed)) < len(composed):
@@ -35,50 +35,50 @@ def compose_classes(where: str, names: Iterable[str]) -> list[str]:
 
 
 def checked_labels(name: str, labels: Iterable[int | None], classes: Sequence[str]) -> NDArray[np.int64]:
-    """Labels as int64 (N,), every one of which stands for one of ``classes``.
+    """Return labels as int64 (N,), each of which is an index into ``classes``.
 
     Args:
-        name: of the source, for the error.
+        name: name of the source, for messages.
         labels: None, or any negative number, where an image has none (Hugging Face's test parts have -1).
-        classes: their names.
+        classes: names of the classes.
 
     Raises:
-        UserError: some images have no label, or one without a name.
+        UserError: some images have no label, or a label has no name.
     """
     array = np.array([-1 if label is None else label for label in labels], np.int64)
-    without = int((array < 0).sum())
-    if without:
-        raise UserError(f"{name}: {without:,} of {len(array):,} images have no label; name a part that has them")
+    unlabeled = int((array < 0).sum())
+    if unlabeled:
+        raise UserError(f"{name}: {unlabeled:,} of {len(array):,} images have no label; name a part that has them")
     if len(array) and array.max() >= len(classes):
         raise UserError(f"{name}: a label is {array.max()}, and there are {len(classes)} classes; is the set whole?")
     return array
 
 
 def checked_presence(name: str, labels: NDArray[np.generic], classes: Sequence[str]) -> NDArray[np.int8]:
-    """Labels of images that show several classes, as int8 (N, classes), in {1, 0, -1}: see ``Labels``.
+    """Return labels of images that show several classes, as int8 (N, classes), in {1, 0, -1}: see ``Labels``.
 
     Args:
-        name: of the source, for the error.
+        name: name of the source, for messages.
         labels: (N, classes).
-        classes: their names.
+        classes: names of the classes.
 
     Raises:
         UserError: another shape, or another value.
     """
     if labels.ndim != 2 or labels.shape[1] != len(classes):
         raise UserError(f"{name}: labels of the shape {labels.shape}, and there are {len(classes)} classes")
-    odd = labels[(labels != 1) & (labels != 0) & (labels != -1)]
-    if len(odd):
-        raise UserError(f"{name}: a label is {odd[0]}, which is none of 1 (present), 0 (absent), -1 (not counted)")
+    invalid = labels[(labels != 1) & (labels != 0) & (labels != -1)]
+    if len(invalid):
+        raise UserError(f"{name}: a label is {invalid[0]}, which is none of 1 (present), 0 (absent), -1 (not counted)")
     return labels.astype(np.int8, copy=False)
 
 
 def single(labels: Labels, refusal: str) -> NDArray[np.int64]:
-    """Labels of images that show one class each: int64 (N,).
+    """Return labels of images that show one class each: int64 (N,).
 
     Args:
-        labels: of a source.
-        refusal: what to tell the user where there are several an image.
+        labels: labels of a source.
+        refusal: the message if an image can have several labels.
 
     Raises:
         UserError: the refusal.

@@ -1,7 +1,7 @@
-"""Lists of images as sources: ``list:FILE:FOLDER``, a line for each image, its path below FOLDER and its label.
+"""Lists of images: ``list:FILE:FOLDER``, a line for each image, its path below FOLDER and its label.
 
-So Places205, Places365 and Caffe's ImageNet come: ``a/abbey/gsun_0a1b.jpg 0``. White space or a comma stands
-between the two; a path may hold both, as the label is the last field. A list without labels is a source without.
+Places205, Places365 and Caffe's ImageNet have this form: ``a/abbey/gsun_0a1b.jpg 0``. White space or a comma separates
+the two; a path may hold both, as the label is the last field. A list may have no labels.
 """
 
 import hashlib
@@ -30,38 +30,40 @@ _ENDINGS = frozenset(ending.encode() for ending in KNOWN)
 _CHUNK = 2**20
 _LONGEST = 2**14  # bytes of a line: paths end at 4096
 _DIGITS = 6  # of a label: greater numbers are none
-_TRIED = 8
+_CHECKED = 8  # images
 
 
 def open_list(name: str, labeled: bool) -> "ListedFiles | None":
-    """The images that a list names; None where the name is of another kind.
+    """Open the images that a list names; return None if the name is of another kind.
 
     Args:
-        name: ``list:FILE:FOLDER``: the list, whose own path holds no colon, and the folder that its paths begin in.
+        name: ``list:FILE:FOLDER``: the list, whose own path holds no colon, and the folder that its paths start from.
         labeled: whether every image must have a label.
 
     Raises:
-        UserError: no such file or folder; a line is no image, or leads out of the folder; no line; an image is
-            listed twice; none of the images is there; labels are asked for and missing.
+        UserError: there is no such file or folder; a line is no image, or leads out of the folder; there is no line;
+            an image is listed twice; none of the images exists; labels are needed and missing.
     """
     if not name.startswith(PREFIX):
         return None
     file, _, folder = name.removeprefix(PREFIX).partition(":")
     if not file or not folder:
         raise UserError(f"{name}: {_GRAMMAR}")
-    source = ListedFiles(name, _there(name, file, "file", stat.S_ISREG), _there(name, folder, "folder", stat.S_ISDIR))
+    source = ListedFiles(
+        name, _resolve(name, file, "file", stat.S_ISREG), _resolve(name, folder, "folder", stat.S_ISDIR)
+    )
     if labeled:
-        assert len(source.labels) == len(source), name  # raises where there are none
+        assert len(source.labels) == len(source), name  # raises if there are none
     return source
 
 
 class ListedFiles(Files):
-    """Image files in the order of a list: a labeled source. Made by ``open_list``.
+    """A labeled source of image files in the order of a list. ``open_list`` makes it.
 
     Args:
         name: as the user wrote it.
         file: the list.
-        folder: what its paths are relative to, absolute.
+        folder: the absolute path that the paths in the list are relative to.
 
     Raises:
         UserError: see ``open_list``.
@@ -76,19 +78,32 @@ class ListedFiles(Files):
             raise UserError(f"{name}: {file} is empty; it needs a line for every image, such as a/abbey/1.jpg 0")
         super().__init__(os.fsencode(folder).rstrip(b"/"), lines.paths)
         self._labels, self._folders = lines.labels, lines.folders
-        self._require_once(lines.hashes)
-        self._require_some(folder)
+        self._keys_digest = ""
+        order = np.argsort(lines.hashes, kind="stable")
+        for at in np.flatnonzero(np.diff(lines.hashes[order]) == 0).tolist():
+            first, again = int(order[at]), int(order[at + 1])
+            if self._paths[first] == self._paths[again]:
+                raise UserError(
+                    f"{name}: {self.key(first)} is listed twice, as image {first + 1:,} and {again + 1:,}; list it once"
+                )
+        # A folder that holds none of some images is the wrong one.
+        indices = [number * (len(self) - 1) // (_CHECKED - 1) for number in range(_CHECKED)]
+        if not any(os.path.exists(self._file(index)) for index in indices):  # noqa: PTH110 (bytes)
+            raise UserError(
+                f"{name}: no file {folder / self.key(0)}, nor others that the list names; give the folder that "
+                "its paths begin in"
+            )
 
     @cached_property
     def classes(self) -> list[str]:
-        """By label, up to the greatest: the folders of their images, or their numbers: see ``named``."""
+        """Return the classes by label, up to the greatest: the folders of their images, or numbers: see ``named``."""
         numbers = [str(label) for label in range(int(self.labels.max()) + 1)]
         if not self._folders:
             return numbers
         parts = [folder.split(b"/") for folder in self._folders.values()]
-        shared = (len(set(column)) == 1 for column in zip(*(one[:-1] for one in parts), strict=False))
-        above = sum(itertools.takewhile(bool, shared))  # such as train/, where another list has val/
-        names = {label: b"/".join(one[above:]) for label, one in zip(self._folders, parts, strict=True)}
+        shared = (len(set(column)) == 1 for column in zip(*(part[:-1] for part in parts), strict=False))
+        above = sum(itertools.takewhile(bool, shared))  # such as train/, when another list has val/
+        names = {label: b"/".join(part[above:]) for label, part in zip(self._folders, parts, strict=True)}
         classes = [
             compose(readable(names[label])) if label in names else numbers[label] for label in range(len(numbers))
         ]
@@ -96,12 +111,12 @@ class ListedFiles(Files):
 
     @property
     def named(self) -> bool:
-        """Whether the classes have names: where each has a folder to itself, and this is not a number by chance."""
+        """Whether the classes have names: each has a folder of its own, whose name is not the number of the class."""
         return self.classes != [str(label) for label in range(len(self.classes))]
 
     @cached_property
     def labels(self) -> NDArray[np.int64]:
-        """The label of every image, by index: (N,).
+        """Return the label of every image, by index: (N,).
 
         Raises:
             UserError: the list has none, or negative ones.
@@ -109,26 +124,24 @@ class ListedFiles(Files):
         if self._labels is None:
             raise UserError(f"{self._name}: the list has no labels; a line needs one behind its path: a/abbey/1.jpg 0")
         labels = self._labels.astype(np.int64)
-        without = np.flatnonzero(labels < 0)
-        if len(without):
-            first = int(without[0])
+        negative = np.flatnonzero(labels < 0)
+        if len(negative):
+            first = int(negative[0])
             raise UserError(
-                f"{self._name}: {len(without):,} of {len(labels):,} labels are negative, the first that of "
+                f"{self._name}: {len(negative):,} of {len(labels):,} labels are negative, the first that of "
                 f"{self.key(first)}: {labels[first]}; labels count from 0"
             )
         return labels
 
     def digest(self) -> str:
         """See ``Source.digest``."""
-        return self._digest
-
-    @cached_property
-    def _digest(self) -> str:
-        digest = hashlib.sha256()
-        for start in range(0, len(self), 4096):
-            keys = (self.key(index) for index in range(start, min(start + 4096, len(self))))
-            digest.update("".join(f"{key}\n" for key in keys).encode())
-        return digest.hexdigest()
+        if not self._keys_digest:
+            digest = hashlib.sha256()
+            for start in range(0, len(self), 4096):
+                keys = (self.key(index) for index in range(start, min(start + 4096, len(self))))
+                digest.update("".join(f"{key}\n" for key in keys).encode())
+            self._keys_digest = digest.hexdigest()
+        return self._keys_digest
 
     def _file(self, index: int) -> bytes:
         """See ``Files``; a list and a folder may write the same letters in different Unicode forms."""
@@ -139,28 +152,9 @@ class ListedFiles(Files):
         forms = (self._base + b"/" + os.fsencode(unicodedata.normalize(form, path)) for form in ("NFC", "NFD"))
         return next((other for other in forms if os.path.exists(other)), file)  # noqa: PTH110 (bytes)
 
-    def _require_once(self, hashes: NDArray[np.int64]) -> None:
-        order = np.argsort(hashes, kind="stable")
-        for at in np.flatnonzero(np.diff(hashes[order]) == 0).tolist():
-            first, again = int(order[at]), int(order[at + 1])
-            if self._paths[first] == self._paths[again]:
-                raise UserError(
-                    f"{self._name}: {self.key(first)} is listed twice, as image {first + 1:,} and {again + 1:,}; "
-                    "list it once"
-                )
-
-    def _require_some(self, folder: Path) -> None:
-        """Refuse a folder in which none of some images is: it is the wrong one."""
-        tried = [number * (len(self) - 1) // (_TRIED - 1) for number in range(_TRIED)]
-        if not any(os.path.exists(self._file(index)) for index in tried):  # noqa: PTH110 (bytes)
-            raise UserError(
-                f"{self._name}: no file {folder / self.key(0)}, nor others that the list names; give the folder that "
-                "its paths begin in"
-            )
-
 
 class _Lines:
-    """What a list says, read in one pass; it takes the memory of the paths, and 20 bytes an image."""
+    """The content of a list, read in one pass; it takes the memory of the paths, and 20 bytes an image."""
 
     def __init__(self, name: str, file: Path) -> None:
         self._name, self._file = name, file
@@ -170,15 +164,17 @@ class _Lines:
         for number, line in enumerate(self._read(), 1):
             if not (text := line.strip()):
                 continue
-            path, label = _parted(text)
+            path, label = _split_line(text)
             if label is None and ending_of(path.rpartition(b"/")[2]) not in _ENDINGS:
                 self._broken(number, text, "is neither a path and a label nor an image's path")
-            own = (label is not None, path.startswith(b"/"))
-            if own != kind:
+            line_kind = (label is not None, path.startswith(b"/"))
+            if line_kind != kind:
                 if kind:
-                    what = f"has {'a' if own[0] else 'no'} label" if own[0] != kind[0] else "begins at another folder"
+                    what = f"has {'a' if line_kind[0] else 'no'} label"
+                    if line_kind[0] == kind[0]:
+                        what = "begins at another folder"
                     self._broken(number, text, f"{what}, unlike those before it")
-                kind = own
+                kind = line_kind
             if path.startswith((b"/", b"./")):  # lists of Places365 begin every path with a slash, and mean the folder
                 path = path.removeprefix(b".").lstrip(b"/")
             if not path or (b".." in path and b".." in path.split(b"/")):
@@ -192,12 +188,12 @@ class _Lines:
         self.paths = Paths(np.frombuffer(blob, np.uint8), np.frombuffer(ends, np.int64))
         self.labels = np.frombuffer(labels, np.int32) if kind and kind[0] else None
         self.folders = classes.folders
-        """Label -> folder of its images; empty where these do not determine each other."""
+        """Label -> folder of its images; empty if these do not determine each other."""
         self.hashes = np.frombuffer(hashes, np.int64)
-        """Of the paths: equal for equal ones."""
+        """Hashes of the paths."""
 
     def _read(self) -> Iterator[bytes]:
-        """The lines, without their ends."""
+        """Yield the lines, without their ends."""
         number, left = 0, b""
         try:
             with self._file.open("rb") as file:
@@ -218,7 +214,7 @@ class _Lines:
 
 
 class _Classes:
-    """Which folder holds the images of which label, as long as each determines the other."""
+    """The folder of the images of each label, as long as each determines the other."""
 
     def __init__(self) -> None:
         self.folders: dict[int, bytes] = {}
@@ -236,8 +232,8 @@ class _Classes:
             self._apart, self.folders = False, {}
 
 
-def _parted(text: bytes) -> tuple[bytes, int | None]:
-    """Path and label of a line that is stripped; all of it, and None, where its last field is no label."""
+def _split_line(text: bytes) -> tuple[bytes, int | None]:
+    """Return path and label of a stripped line; all of it, and None, if its last field is no label."""
     path, last = fields if len(fields := text.rsplit(None, 1)) == 2 else (b"", text)
     if b"," in last:
         path, _, last = text.rpartition(b",")
@@ -247,11 +243,11 @@ def _parted(text: bytes) -> tuple[bytes, int | None]:
     return text, None
 
 
-def _there(name: str, given: str, what: str, right: Callable[[int], bool]) -> Path:
-    """A path that a user named, absolute; a ``UserError`` where there is nothing of that kind."""
+def _resolve(name: str, text: str, what: str, is_right: Callable[[int], bool]) -> Path:
+    """Return a path that a user named, absolute; ``UserError`` if there is nothing of that kind."""
     try:
-        path = Path(given).expanduser().absolute()
-        if right(path.stat().st_mode):
+        path = Path(text).expanduser().absolute()
+        if is_right(path.stat().st_mode):
             return path
         problem = f"is no {what}"
     except FileNotFoundError:
@@ -260,4 +256,4 @@ def _there(name: str, given: str, what: str, right: Callable[[int], bool]) -> Pa
         problem = f"cannot be reached: {denied.strerror}"
     except RuntimeError:  # ~nobody
         problem = "names no user"
-    raise UserError(f"{name}: {given} {problem}; {_GRAMMAR}")
+    raise UserError(f"{name}: {text} {problem}; {_GRAMMAR}")

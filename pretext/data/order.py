@@ -1,10 +1,10 @@
-"""Which image a run sees when, and how it is augmented: pure functions of (seed, t).
+"""The order of images in a run, and the random numbers of their augmentation: pure functions of (seed, t).
 
 Sample t of a run reads image ``permutation(seed, t // N)[t % N]`` and draws its augmentation from a
 counter-based generator keyed by (seed, t). So the whole data state of a run is one integer. It does
 not depend on workers, processes or batch size, and any run can go on from any t.
 
-Several sources can be mixed by weight: which of them sample t comes from is a function of (seed, t), too.
+Several sources can be mixed by weight. The source of sample t is a function of (seed, t), too.
 """
 
 from collections.abc import Sequence
@@ -18,19 +18,19 @@ _ROUNDS = 6
 _LEAST_HALF = 4  # bits; a network over fewer does not reach all permutations of a toy source alike
 
 BLOCK = 1000
-"""Samples over which the shares come out exactly; a weight counts in thousandths."""
+"""Samples over which the shares are exact; a weight counts in thousandths."""
 
 _BLOCK_KEY = 0x3117
 
 
 def image_index(seed: int, t: int, count: int) -> int:
-    """The image that sample ``t`` reads, among ``count``; every epoch is a permutation of its own."""
+    """Return the image that sample ``t`` reads, among ``count``; every epoch is a permutation of its own."""
     epoch, position = divmod(t, count)
     return permuted(position, count, key=mix(seed, epoch))
 
 
 def permuted(position: int, count: int, key: int) -> int:
-    """Where a keyed permutation of range(``count``) sends ``position``, without building it.
+    """Return the image of ``position`` under a keyed permutation of range(``count``), without building it.
 
     A Feistel network over the smallest even power of two that holds ``count``, walked until it lands
     inside (Black and Rogaway, "Ciphers with arbitrary finite domains", 2002): less than four turns
@@ -51,26 +51,26 @@ def permuted(position: int, count: int, key: int) -> int:
 
 
 def permutation(count: int, key: int) -> NDArray[np.int64]:
-    """``permuted`` of every position in range(``count``), at once: int64 (count,)."""
+    """Return ``permuted`` of every position in range(``count``), at once: int64 (count,)."""
     half = max(_LEAST_HALF, ((count - 1).bit_length() + 1) // 2)
     low, shift = np.uint64((1 << half) - 1), np.uint64(half)
-    found = np.arange(count, dtype=np.uint64)
+    positions = np.arange(count, dtype=np.uint64)
     outside = np.arange(count if count > 1 else 0)
     while len(outside):
-        left, right = found[outside] >> shift, found[outside] & low
+        left, right = positions[outside] >> shift, positions[outside] & low
         for turn in range(_ROUNDS):
-            inner = _mixed(right * np.uint64(_ROUNDS) + np.uint64(turn))
-            left, right = right, left ^ (_mixed(inner ^ np.uint64(key & _MASK)) & low)
-        found[outside] = left << shift | right
-        outside = outside[found[outside] >= count]
-    return found.astype(np.int64)
+            inner = _mix_array(right * np.uint64(_ROUNDS) + np.uint64(turn))
+            left, right = right, left ^ (_mix_array(inner ^ np.uint64(key & _MASK)) & low)
+        positions[outside] = left << shift | right
+        outside = outside[positions[outside] >= count]
+    return positions.astype(np.int64)
 
 
 def uniforms(seed: int, t: int, count: int) -> np.ndarray:
-    """``count`` floats in [0, 1) for sample ``t``, float64.
+    """Return ``count`` floats in [0, 1) for sample ``t``, float64.
 
-    Taken from the raw output of Philox, which numpy promises never to change, not from its
-    distributions, which it does not.
+    They come from the raw output of Philox, which numpy promises never to change. It makes no such promise for its
+    distributions.
     """
     key = np.array([seed & _MASK, t], dtype=np.uint64)
     raw = np.random.Philox(key=key).random_raw(count)
@@ -78,20 +78,20 @@ def uniforms(seed: int, t: int, count: int) -> np.ndarray:
 
 
 def mix(seed: int, number: int) -> int:
-    """A 64-bit key made of a run's seed and a number, such as an epoch or a step."""
+    """Return a 64-bit key made of a run's seed and a number, such as an epoch or a step."""
     return _mix(_mix(seed) ^ number)
 
 
 def _mix(value: int) -> int:
-    """The finalizer of splitmix64 (Steele, Lea, Flood 2014): 64 bits in, 64 well-mixed bits out."""
+    """Return the finalizer of splitmix64 (Steele, Lea, Flood 2014): 64 bits in, 64 well-mixed bits out."""
     value = (value + 0x9E3779B97F4A7C15) & _MASK
     value = ((value ^ value >> 30) * 0xBF58476D1CE4E5B9) & _MASK
     value = ((value ^ value >> 27) * 0x94D049BB133111EB) & _MASK
     return value ^ value >> 31
 
 
-def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """`_mix` of every value; products wrap around in uint64 as they are meant to."""
+def _mix_array(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Return `_mix` of every value; products wrap around in uint64, which is intended."""
     values = values + np.uint64(0x9E3779B97F4A7C15)
     values = (values ^ values >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ values >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
@@ -99,7 +99,7 @@ def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def quotas(weights: Sequence[float]) -> list[int]:
-    """How many of ``BLOCK`` samples each source gives: its share, rounded (largest remainders), at least 1."""
+    """Return how many of ``BLOCK`` samples each source gives: its share, rounded (largest remainders), at least 1."""
     total = sum(weights)
     exact = [BLOCK * weight / total for weight in weights]
     counts = [max(1, int(share)) for share in exact]
@@ -114,16 +114,16 @@ def quotas(weights: Sequence[float]) -> list[int]:
 
 
 def locate(seed: int, t: int, sizes: Sequence[int], counts: Sequence[int]) -> tuple[int, int]:
-    """The source and the image in it that sample ``t`` reads.
+    """Return the source and the image in it that sample ``t`` reads.
 
-    Every block of ``BLOCK`` samples holds its quota of each source, in an order of its own. The samples of
-    one source, taken by themselves, go through it in permutations, epoch by epoch.
+    Every block of ``BLOCK`` samples holds its quota of each source, in an order of its own. The samples of one source
+    alone go through it in permutations, epoch by epoch.
 
     Args:
-        seed: of the run.
-        t: number of the sample.
-        sizes: images in each source.
-        counts: ``quotas`` of the weights.
+        seed: the seed of the run.
+        t: the number of the sample.
+        sizes: the number of images in each source.
+        counts: the result of ``quotas`` for the weights.
     """
     if len(sizes) == 1:
         return 0, image_index(seed, t, sizes[0])
@@ -134,12 +134,12 @@ def locate(seed: int, t: int, sizes: Sequence[int], counts: Sequence[int]) -> tu
 
 @lru_cache(maxsize=8)
 def _arrangement(key: int, counts: tuple[int, ...]) -> list[tuple[int, int]]:
-    """Of every position in a block: its source, and how many of that source's come before it."""
+    """Return, for every position in a block, its source and how many samples of that source come before it."""
     owners = [part for part, count in enumerate(counts) for _ in range(count)]
     before = [0] * len(counts)
-    arranged = []
+    arrangement = []
     for position in range(BLOCK):
         part = owners[permuted(position, BLOCK, key)]
-        arranged.append((part, before[part]))
+        arrangement.append((part, before[part]))
         before[part] += 1
-    return arranged
+    return arrangement

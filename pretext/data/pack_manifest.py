@@ -1,4 +1,4 @@
-"""The manifest of packed shards: what is finished, and of what it was made."""
+"""The manifest of packed shards: the finished shards, their source and their settings."""
 
 import dataclasses
 import json
@@ -37,24 +37,24 @@ class PackedShard:
 
 @dataclass
 class Manifest:
-    """What was packed."""
+    """The content of the manifest file."""
 
     name: str
-    """The source's, as the user gave it."""
+    """The name of the source, as the user wrote it."""
     wanted: dict[str, Any]
-    """Count and digest of the source's images, and the settings: what must not change on the way."""
+    """Count and digest of the source's images, and the settings: these must not change between calls."""
     decoder: str = DECODER
     shards: list[PackedShard] = field(default_factory=list)
     complete: bool = False
 
     @property
     def stop(self) -> int:
-        """The rank up to which all is packed."""
+        """Return the rank up to which all images are packed."""
         return self.shards[-1].stop if self.shards else 0
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write it, atomically."""
+    """Write the manifest file, atomically."""
     content = {
         "format": _FORMAT,
         "complete": manifest.complete,
@@ -71,7 +71,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 @contextmanager
 def held_manifest(folder: Path, name: str, wanted: dict[str, Any]) -> Iterator[Manifest]:
-    """The manifest of a folder of shards, a new one if it is empty; no other process can pack there meanwhile.
+    """Yield the manifest of a folder of shards, a new one if it is empty; meanwhile no other process can pack there.
 
     It lists the shards up to the first that is missing or not of its recorded size.
 
@@ -90,8 +90,27 @@ def held_manifest(folder: Path, name: str, wanted: dict[str, Any]) -> Iterator[M
             yield Manifest(name, wanted)
             return
         manifest = _read(path)
-        _check(folder, manifest, wanted)
-        good = _intact(folder, manifest.shards)
+        before, now = manifest.wanted["settings"], wanted["settings"]
+        if before != now:
+            changes = [
+                f"{key} was {before.get(key)}, is now {now.get(key)}" for key in now if before.get(key) != now[key]
+            ]
+            raise UserError(
+                f"{folder}: was packed with other settings ({'; '.join(changes)}); repeat those, or name a new folder"
+            )
+        before, now = manifest.wanted["source"], wanted["source"]
+        if before != now:
+            raise UserError(
+                f"{folder}: was packed from other images ({before.get('images')} of {manifest.name}, now "
+                f"{now['images']}, or other names or classes); bring those back, or name a new folder"
+            )
+        good = stop = 0  # shards that lie there as they are recorded, and the rank after them
+        for shard in manifest.shards:
+            shard_path = folder / shard.name
+            is_whole = shard_path.is_file() and shard_path.stat().st_size == shard.bytes
+            if not is_whole or not index_path(shard_path).is_file() or shard.first != stop:
+                break
+            good, stop = good + 1, shard.stop
         if good < len(manifest.shards):
             manifest.complete = False
         if not manifest.complete and manifest.decoder != DECODER and good:
@@ -106,6 +125,7 @@ def held_manifest(folder: Path, name: str, wanted: dict[str, Any]) -> Iterator[M
 
 
 def _read(path: Path) -> Manifest:
+    """Return the manifest in a file; it may be another program's, or edited."""
     try:
         content = json.loads(path.read_bytes())
         if content["format"] != _FORMAT:
@@ -118,30 +138,3 @@ def _read(path: Path) -> Manifest:
         return Manifest(source.pop("name"), wanted, content["decoder"], shards, content["complete"] is True)
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path}: is no manifest of pretint pack, or was edited; name a new folder") from error
-
-
-def _check(folder: Path, manifest: Manifest, wanted: dict[str, Any]) -> None:
-    then, now = manifest.wanted["settings"], wanted["settings"]
-    if then != now:
-        different = [f"{key} was {then.get(key)}, is now {now.get(key)}" for key in now if then.get(key) != now[key]]
-        raise UserError(
-            f"{folder}: was packed with other settings ({'; '.join(different)}); repeat those, or name a new folder"
-        )
-    then, now = manifest.wanted["source"], wanted["source"]
-    if then != now:
-        raise UserError(
-            f"{folder}: was packed from other images ({then.get('images')} of {manifest.name}, now "
-            f"{now['images']}, or other names or classes); bring those back, or name a new folder"
-        )
-
-
-def _intact(folder: Path, shards: list[PackedShard]) -> int:
-    """How many shards from the first on lie there as they are recorded."""
-    at = 0
-    for count, shard in enumerate(shards):
-        path = folder / shard.name
-        sound = path.is_file() and path.stat().st_size == shard.bytes and index_path(path).is_file()
-        if not sound or shard.first != at:
-            return count
-        at = shard.stop
-    return len(shards)

@@ -1,20 +1,23 @@
-"""Names to lists of files: brace patterns, globs, and folders of tar shards.
+"""Lists of files from names: brace patterns, globs, and folders of tar shards.
 
-What exists is no pattern: of ``scan[1940]/*.tif``, where a folder ``scan[1940]`` exists, only ``*.tif`` is one.
+A name that exists is no pattern: of ``scan[1940]/*.tif``, where a folder ``scan[1940]`` exists, only ``*.tif`` is one.
 """
 
+import contextlib
 import glob
+import itertools
 import json
 import os
 import re
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from pretext.errors import UserError
 
 MANIFEST = "manifest.json"
-"""What `pretint pack` writes beside its shards."""
+"""The file that `pretint pack` writes beside its shards."""
 
 _MOST = 100_000  # names of one pattern: more is a slip of the keyboard
 _RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)(?:\.\.(-?\d+))?")
@@ -22,7 +25,7 @@ _LETTERS = re.compile(r"([A-Za-z])\.\.([A-Za-z])")
 
 
 def expand(pattern: str) -> Iterator[str]:
-    """The names that a pattern with braces stands for, as bash expands it.
+    """Yield the names that a pattern with braces stands for, as bash expands it.
 
     ``{0000..0146}`` is a range (zero-padded if its ends are; ``..STEP`` may follow), ``{a..e}`` one of
     letters, ``{a,b}`` a list; they may be nested and stand side by side. Braces that hold none of these
@@ -53,7 +56,7 @@ def split_existing(pattern: str) -> tuple[str, str]:
 
 
 def is_pattern(path: str) -> bool:
-    """Whether a path is a glob, behind what of it exists as it is written."""
+    """Whether a path is a glob, behind its leading part that exists as it is written."""
     return glob.has_magic(split_existing(path)[1])
 
 
@@ -61,7 +64,7 @@ def match_paths(pattern: str, recursive: bool = False) -> list[str]:
     """Return the paths that a glob matches, sorted.
 
     Args:
-        pattern: what of it exists as it is written stands for itself, see ``split_existing``.
+        pattern: a glob; its leading part that exists as it is written stands for itself, see ``split_existing``.
         recursive: ``**`` stands for any depth.
     """
     existing, rest = split_existing(pattern)
@@ -69,30 +72,36 @@ def match_paths(pattern: str, recursive: bool = False) -> list[str]:
 
 
 def find_shards(pattern: str) -> list[Path]:
-    """The tar files that a path, a brace pattern, a glob or a folder means, in order.
+    """Return the tar files that a path, a brace pattern, a glob or a folder stands for, in order.
 
     Raises:
-        UserError: there is none, one of a brace pattern is missing, or a folder holds several sets.
+        UserError: there is none, a file of a brace pattern is missing, or a folder holds several sets.
     """
     if not pattern:
         raise UserError("no shards are named: the name is empty; give a tar file, a brace pattern or a folder")
     try:
-        whole = Path(pattern).expanduser().absolute()
+        path = Path(pattern).expanduser().absolute()
     except RuntimeError as error:  # ~nobody
         raise UserError(f"{pattern}: no such user; give the path of the shards") from error
     try:
-        if whole.is_dir():
-            return _in_folder(pattern, whole)
-        if whole.is_file():
-            return [whole]
-        if whole.exists():  # a pipe would keep its reader waiting
+        if path.is_dir():
+            return _find_in_folder(pattern, path)
+        if path.is_file():
+            return [path]
+        if path.exists():  # a pipe would keep its reader waiting
             raise UserError(f"{pattern}: is neither a file nor a folder; copy the shard to a file")
-        existing, rest = split_existing(str(whole))
-        names = [existing + name for name in _some(pattern, expand(rest))]
-        found = {name: _matches(name) for name in names}
+        existing, rest = split_existing(str(path))
+        names = [existing + name for name in itertools.islice(expand(rest), _MOST + 1)]
+        if len(names) > _MOST:
+            raise UserError(f"{pattern}: stands for more than {_MOST:,} names; is a number too long?")
+        files: dict[str, list[Path]] = {}
+        for name in names:
+            is_glob = not Path(name).is_file() and is_pattern(name)
+            paths = map(Path, match_paths(name) if is_glob else [name])
+            files[name] = [path for path in paths if path.is_file()]
     except OSError as error:
         raise UserError(f"{pattern}: the shards cannot be looked up: {error.strerror}") from error
-    missing = [name for name in names if not found[name]]
+    missing = [name for name in names if not files[name]]
     if missing:
         what = "nothing matches" if any(map(is_pattern, missing)) else "no such file"
         if len(names) == 1:
@@ -100,27 +109,19 @@ def find_shards(pattern: str) -> list[Path]:
                 f"{pattern}: {what}; give a tar file, a pattern such as train-{{0000..0146}}.tar, or a folder"
             )
         raise UserError(f"{pattern}: {len(missing)} of {len(names)} shards are missing; the first is {missing[0]}")
-    return [path for name in names for path in found[name]]
+    return [path for name in names for path in files[name]]
 
 
-def _some(pattern: str, names: Iterator[str]) -> Iterator[str]:
-    for count, name in enumerate(names):
-        if count == _MOST:
-            raise UserError(f"{pattern}: stands for more than {_MOST:,} names; is a number too long?")
-        yield name
-
-
-def _matches(name: str) -> list[Path]:
-    path = Path(name)
-    if path.is_file() or not is_pattern(name):
-        return [path] if path.is_file() else []
-    return [Path(found) for found in match_paths(name) if Path(found).is_file()]
-
-
-def _in_folder(name: str, folder: Path) -> list[Path]:
-    """All shards of a folder, if they are one set: whole, where `pretint pack` wrote it."""
+def _find_in_folder(name: str, folder: Path) -> list[Path]:
+    """Return all shards of a folder, which must be one set, and complete if `pretint pack` wrote it."""
     paths = sorted(path for path in folder.glob("*.tar") if not path.name.startswith(".") and path.is_file())
-    recorded = _recorded(name, folder / MANIFEST)
+    recorded: set[str] = set()
+    is_complete: Any = True
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):  # another program's manifest
+        manifest = json.loads((folder / MANIFEST).read_bytes())
+        is_complete, recorded = manifest["complete"], {str(shard["name"]) for shard in manifest["shards"]}
+    if is_complete is not True:
+        raise UserError(f"{name}: packing has not come to its end; call pretint pack again to go on")
     missing = recorded - {path.name for path in paths}
     if missing:
         raise UserError(
@@ -131,7 +132,7 @@ def _in_folder(name: str, folder: Path) -> list[Path]:
         raise UserError(
             f"{name}: no tar file in the folder; the names of shards end in .tar, compressed ones must be unpacked"
         )
-    # Two sets in one folder are as a rule training and test images: they must not be mixed unasked.
+    # Two sets in one folder are mostly training and test images: they must not be mixed by accident.
     sets = sorted({re.sub(r"\d+", "*", path.name) for path in paths})
     if len(sets) > 1:
         raise UserError(
@@ -141,20 +142,8 @@ def _in_folder(name: str, folder: Path) -> list[Path]:
     return paths
 
 
-def _recorded(name: str, path: Path) -> set[str]:
-    """The shards that `pretint pack` says it wrote; none if it did not write them."""
-    try:
-        manifest = json.loads(path.read_bytes())
-        complete, names = manifest["complete"], {str(shard["name"]) for shard in manifest["shards"]}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):  # somebody else's, which is no mistake
-        return set()
-    if complete is not True:
-        raise UserError(f"{name}: packing has not come to its end; call pretint pack again to go on")
-    return names
-
-
 def _parts(pattern: str, start: int) -> tuple[list[str] | Iterator[str], int] | None:
-    """What the brace at ``start`` stands for, and where it ends; None where it stands for itself."""
+    """Return the names that the brace at ``start`` stands for, and its end; None if it stands for itself."""
     depth, commas = 0, [start]
     for at in range(start, len(pattern)):
         character = pattern[at]
@@ -171,15 +160,15 @@ def _parts(pattern: str, start: int) -> tuple[list[str] | Iterator[str], int] | 
     inside = pattern[start + 1 : at]
     if len(commas) > 1:
         edges = [*commas, at]
-        listed = [pattern[left + 1 : right] for left, right in pairwise(edges)]
-        return (name for choice in listed for name in expand(choice)), at + 1
-    if found := _RANGE.fullmatch(inside):
-        first, last, step = int(found[1]), int(found[2]), abs(int(found[3] or 1)) or 1
-        padded = any(re.match(r"-?0\d", end) for end in found.group(1, 2))
-        width = max(map(len, found.group(1, 2))) if padded else 0
+        choices = [pattern[left + 1 : right] for left, right in pairwise(edges)]
+        return (name for choice in choices for name in expand(choice)), at + 1
+    if match := _RANGE.fullmatch(inside):
+        first, last, step = int(match[1]), int(match[2]), abs(int(match[3] or 1)) or 1
+        padded = any(re.match(r"-?0\d", end) for end in match.group(1, 2))
+        width = max(map(len, match.group(1, 2))) if padded else 0
         return (f"{number:0{width}d}" for number in _span(first, last, step)), at + 1
-    if found := _LETTERS.fullmatch(inside):
-        return (chr(code) for code in _span(ord(found[1]), ord(found[2]), 1)), at + 1
+    if match := _LETTERS.fullmatch(inside):
+        return (chr(code) for code in _span(ord(match[1]), ord(match[2]), 1)), at + 1
     if "{" in inside:  # {x{1,2}} keeps its outer pair
         return ("{" + name + "}" for name in expand(inside)), at + 1
     return None

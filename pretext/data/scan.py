@@ -22,7 +22,7 @@ import sys
 import time
 import zlib
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -34,15 +34,15 @@ from pretext.data.formats import RULES, USUAL, LeftOut, is_image_name, system_na
 from pretext.errors import UserError
 from pretext.files import write_atomically
 
-_PATIENCE = 3.0  # seconds of silence before the first word on a scan
-_EVERY = 30.0  # seconds between two words
+_PATIENCE = 3.0  # seconds before the first message about a scan
+_EVERY = 30.0  # seconds between two messages
 
 Mark = tuple[int, int, int, int]
 """Device, inode, mtime and ctime in ns of a folder: they change with its entries (mtime alone can be set back)."""
 NOWHERE: Mark = (0, 0, 0, 0)
 
 _Item = tuple[bytes, frozenset[tuple[int, int]]] | list[bytes]
-"""A folder still to be listed and the identities of those above it; or images."""
+"""A folder to list and the identities of the folders above it; or images."""
 
 WORTH = 10_000
 """Trees of fewer images are scanned each time: it takes some 20 ms."""
@@ -64,7 +64,7 @@ class Paths:
 
     @classmethod
     def of(cls, paths: Iterable[bytes]) -> "Paths":
-        """These paths, in this order."""
+        """Return these paths, in this order."""
         blob, ends = bytearray(), array("q", [0])
         for path in paths:
             blob += path
@@ -88,13 +88,13 @@ class Listing:
     digest: str
     """SHA-256 over their keys, see ``Source.digest``."""
     marks: dict[bytes, Mark]
-    """Of every folder that was listed, and of every link that led nowhere, by relative path."""
+    """The marks of every folder that was listed, and of every broken link, by relative path."""
     classes: list[bytes]
-    """The sub-folders, in the order of ``paths``; empty where nobody asked for classes."""
+    """The sub-folders, in the order of ``paths``; empty without classes."""
     counts: NDArray[np.int64]
-    """How many images each class has."""
+    """The number of images of each class."""
     left_out: LeftOut
-    """What else lies there."""
+    """The other files and folders."""
 
 
 def scan(base: bytes, shown: str, by_class: bool) -> Listing:
@@ -112,51 +112,51 @@ def scan(base: bytes, shown: str, by_class: bool) -> Listing:
     Raises:
         UserError: a folder cannot be listed; there is no image, or one of the classes has none.
     """
-    found = _Found(base, shown)
+    state = _Scan(base, shown)
     if not by_class:
-        found.add_below(b"", frozenset())
-        if not found.count:
-            raise UserError(_none_found(shown, found.left_out))
-        return found.listing([], [])
-    items = found.children(b"", frozenset())
+        state.add_below(b"", frozenset())
+        if not state.count:
+            raise UserError(_no_images(shown, state.left_out))
+        return state.listing([], [])
+    items = state.children(b"", frozenset())
     folders = [item for item in items if isinstance(item, tuple)]
     if loose := sum(len(item) for item in items if isinstance(item, list)):
-        found.left_out.add_kind("in no class folder", loose)
+        state.left_out.add_kind("in no class folder", loose)
     if not folders:
-        others = f" ({found.left_out.describe()})" if found.left_out else ""
+        others = f" ({state.left_out.describe()})" if state.left_out else ""
         raise UserError(f"{shown}: no sub-folders; labeled images lie in one folder per class{others}")
-    counts, left_out = [], found.left_out
+    counts, left_out = [], state.left_out
     for name, above in folders:
-        before, found.left_out = found.count, LeftOut()
-        found.add_below(name, above)
-        counts.append(found.count - before)
+        before, state.left_out = state.count, LeftOut()
+        state.add_below(name, above)
+        counts.append(state.count - before)
         if not counts[-1]:
-            raise UserError(_none_found(f"{shown.rstrip('/')}/{readable(name)}", found.left_out))
-        left_out.add_all(found.left_out)
-    found.left_out = left_out
-    return found.listing([name for name, _ in folders], counts)
+            raise UserError(_no_images(f"{shown.rstrip('/')}/{readable(name)}", state.left_out))
+        left_out.add_all(state.left_out)
+    state.left_out = left_out
+    return state.listing([name for name, _ in folders], counts)
 
 
 def mark(path: bytes) -> Mark:
-    """What tells whether a folder has changed."""
+    """Return the mark of a folder, which shows whether it has changed."""
     try:
-        return _mark(os.stat(path))  # noqa: PTH116 (paths here are bytes)
+        return _mark_of(os.stat(path))  # noqa: PTH116 (paths here are bytes)
     except OSError:
         return NOWHERE
 
 
-def _mark(status: os.stat_result) -> Mark:
+def _mark_of(status: os.stat_result) -> Mark:
     return (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns)
 
 
 def readable(path: bytes) -> str:
-    """A path as text, without control characters; bytes that are not UTF-8 read ``\\xNN``."""
+    """Return a path as text, without control characters; bytes that are not UTF-8 become ``\\xNN``."""
     text = path.decode("utf-8", "backslashreplace")
-    return text if text.isprintable() else "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
+    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
-class _Found:
-    """What a scan has found so far."""
+class _Scan:
+    """The images that a scan has found so far."""
 
     def __init__(self, base: bytes, shown: str) -> None:
         self.base, self.shown = base, shown
@@ -182,22 +182,29 @@ class _Found:
             item = waiting.pop()
             if isinstance(item, tuple):
                 waiting += reversed(self.children(*item))
-            else:
-                self._add(item)
+                continue
+            end = len(self._blob)
+            self._blob += b"".join(item)
+            self._ends.extend(itertools.islice(itertools.accumulate(map(len, item), initial=end), 1, None))
+            self._hash.update("".join([f"{readable(path)}\n" for path in item]).encode())
+            if time.monotonic() >= self._speak_at:
+                self._speak_at = time.monotonic() + _EVERY
+                with contextlib.suppress(OSError):
+                    sys.stderr.write(f"{self.shown}: listing images, {self.count:,} so far\n")
 
     def children(self, folder: bytes, above: frozenset[tuple[int, int]]) -> list[_Item]:
-        """What is in ``folder``, ordered as the paths below it are."""
-        here = self.base + b"/" + folder
+        """Return the content of ``folder``, in the order of the paths below it."""
+        path = self.base + b"/" + folder
         names = []
         try:
-            status = os.stat(here)  # noqa: PTH116 (paths here are bytes)
-            # Taken before the names: what comes while they are read must count as a change.
-            self._marks[folder] = _mark(status)
+            status = os.stat(path)  # noqa: PTH116 (paths here are bytes)
+            # Taken before the names: a file that is added while they are read must count as a change.
+            self._marks[folder] = _mark_of(status)
             identity = (status.st_dev, status.st_ino)
             if identity in above:  # a link back up
                 return []
             prefix = folder + b"/" if folder else b""
-            with os.scandir(here) as entries:
+            with os.scandir(path) as entries:
                 for entry in entries:
                     name = entry.name
                     kind, hidden = _kind(entry), name.startswith(b".")
@@ -205,7 +212,7 @@ class _Found:
                         if hidden or system_name(name):
                             self.left_out.add_folder(name)
                         else:
-                            names.append(name + b"/")  # where it belongs among paths, not among names
+                            names.append(name + b"/")  # sorted as a part of paths, not as a name
                     elif hidden:
                         self.left_out.add_file(name)
                         continue
@@ -218,7 +225,7 @@ class _Found:
                     if kind == "broken":
                         self._marks[prefix + name] = NOWHERE  # it may lead to a folder one day
         except OSError as problem:
-            raise UserError(f"{readable(here)}: the folder cannot be listed: {problem.strerror}") from problem
+            raise UserError(f"{readable(path)}: the folder cannot be listed: {problem.strerror}") from problem
         names.sort()
         inside = above | {identity}
         items: list[_Item] = []
@@ -229,19 +236,9 @@ class _Found:
                 items.append([prefix + name for name in group])
         return items
 
-    def _add(self, images: list[bytes]) -> None:
-        end = len(self._blob)
-        self._blob += b"".join(images)
-        self._ends.extend(itertools.islice(itertools.accumulate(map(len, images), initial=end), 1, None))
-        self._hash.update("".join([f"{readable(path)}\n" for path in images]).encode())
-        if time.monotonic() >= self._speak_at:
-            self._speak_at = time.monotonic() + _EVERY
-            with contextlib.suppress(OSError):
-                sys.stderr.write(f"{self.shown}: listing images, {self.count:,} so far\n")
-
 
 def _kind(entry: os.DirEntry[bytes]) -> Literal["folder", "file", "broken", "special"]:
-    """What an entry, or what it links to, is. A broken link counts as an image: reading it says so.
+    """Return the kind of an entry, or of what it links to. A broken link counts as an image: reading it fails.
 
     A pipe or a device does not, under whatever name: reading it would hang or never end.
     """
@@ -256,67 +253,61 @@ def _kind(entry: os.DirEntry[bytes]) -> Literal["folder", "file", "broken", "spe
     return "special"
 
 
-def _none_found(where: str, left_out: LeftOut) -> str:
-    """The message for a folder without images."""
+def _no_images(where: str, left_out: LeftOut) -> str:
+    """Return the message for a folder without images."""
     if not left_out:
         return f"{where}: the folder is empty; put images in it ({USUAL})"
     return f"{where}: no images, {left_out.describe()}; names of images end in {USUAL}"
 
 
 def open_listing(base: bytes, shown: str, by_class: bool) -> Listing:
-    """As ``scan``, from the folder's index where that is still true; else scanned, and indexed if large.
+    """Return the listing of ``scan``, from the folder's index if that is still true; else scan, and index if large.
 
     The index counts as true while device, inode, mtime and ctime of every folder in the tree are
-    those of the scan. Where it cannot be written, it is done without.
+    those of the scan. If it cannot be written, it is not used.
     """
     root = os.path.realpath(base)
-    path = _path(root, by_class)
     facts = {"root": root.hex(), "by_class": by_class, "rules": RULES}
-    known = _load(path, facts) if path else None
-    if known and all(mark(base + b"/" + folder) == then for folder, then in known.marks.items()):
-        return known
-    began = time.time_ns()
+    path, listing = None, None
+    with contextlib.suppress(RuntimeError):  # no home
+        directory = Path(os.environ.get("XDG_CACHE_HOME", ""))
+        cache = directory if directory.is_absolute() else Path.home() / ".cache"
+        name = hashlib.sha256(b"\0".join([os.uname().nodename.encode(), b"classes" * by_class, root])).hexdigest()
+        path = cache / "pretint" / "folders" / f"{name[:32]}.idx"
+        listing = _load(path, facts)
+    if listing and all(mark(base + b"/" + folder) == known for folder, known in listing.marks.items()):
+        return listing
+    start = time.time_ns()
     listing = scan(base, shown, by_class)
-    settled = began - max(max(then[2:]) for then in listing.marks.values()) > _SETTLED
+    settled = start - max(max(times) for _, _, *times in listing.marks.values()) > _SETTLED
     if path and settled and len(listing.paths) >= WORTH:
         _save(path, facts, listing)
         return _load(path, facts) or listing  # mapped, the list is shared with other processes
     return listing
 
 
-def _path(root: bytes, by_class: bool) -> Path | None:
-    given = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    try:
-        cache = given if given.is_absolute() else Path.home() / ".cache"
-    except RuntimeError:  # no home
-        return None
-    name = hashlib.sha256(b"\0".join([os.uname().nodename.encode(), b"classes" * by_class, root])).hexdigest()
-    return cache / "pretint" / "folders" / f"{name[:32]}.idx"
-
-
 def _save(path: Path, facts: dict[str, Any], listing: Listing) -> None:
+    """Write the index of a folder, if that is possible now."""
     arrays = [listing.paths.ends.astype("<i8", copy=False), np.array(list(listing.marks.values()), "<u8")]
     arrays += [listing.counts.astype("<i8"), listing.paths.blob]
     names = [b"\0".join(listing.marks), b"\0".join(listing.classes)]
     sizes = [array.size for array in arrays] + [len(name) for name in names]
-    known = {"digest": listing.digest, "sizes": sizes, "left_out": listing.left_out.as_dict()}
-    header = json.dumps({**facts, **known}).encode()
+    content = {"digest": listing.digest, "sizes": sizes, "left_out": listing.left_out.as_dict()}
+    header = json.dumps({**facts, **content}).encode()
     padding = b" " * (-(len(_MAGIC) + 9 + len(header) + 1) % 8)  # the arrays begin at a multiple of 8
     body = [header + padding + b"\n", *(array.tobytes() for array in arrays), *names]
     crc = 0
     for part in body:
         crc = zlib.crc32(part, crc)
-    try:
+    with contextlib.suppress(OSError, UserError):  # no room, no right, or another process writes it
         path.parent.mkdir(parents=True, exist_ok=True)
         with (path.parent / ".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             write_atomically(path, b"".join([_MAGIC + b"%08x\n" % crc, *body]))
-    except (OSError, UserError):  # no room, no right, or another process is at it
-        return
 
 
 def _load(path: Path, facts: dict[str, Any]) -> Listing | None:
-    """The listing in an index; None where there is none, or none that can be trusted to be of these facts."""
+    """Return the listing in an index; None if there is no index, or it is damaged or of other facts."""
     try:
         with path.open("rb") as file:
             first = file.readline(64)
@@ -332,7 +323,11 @@ def _load(path: Path, facts: dict[str, Any]) -> Listing | None:
     header = json.loads(data[len(first) : start])
     if {key: header.get(key) for key in facts} != facts:
         return None
-    ends, marks, counts, blob, folders, classes = _arrays(data, start, header["sizes"])
+    arrays: list[NDArray[Any]] = []
+    for size, kind in zip(header["sizes"], ("<i8", "<i8", "<i8", "u1", "u1", "u1"), strict=True):
+        arrays.append(np.frombuffer(data, kind, size, start))
+        start += arrays[-1].nbytes
+    ends, marks, counts, blob, folders, classes = arrays
     names = folders.tobytes().split(b"\0")
     return Listing(
         Paths(blob, ends),
@@ -342,12 +337,3 @@ def _load(path: Path, facts: dict[str, Any]) -> Listing | None:
         counts,
         LeftOut.from_dict(header["left_out"]),
     )
-
-
-def _arrays(data: mmap.mmap, start: int, sizes: Sequence[int]) -> list[NDArray[Any]]:
-    arrays: list[NDArray[Any]] = []
-    for size, kind in zip(sizes, ("<i8", "<i8", "<i8", "u1", "u1", "u1"), strict=True):
-        array = np.frombuffer(data, kind, size, start)
-        start += array.nbytes
-        arrays.append(array)
-    return arrays

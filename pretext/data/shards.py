@@ -1,6 +1,6 @@
-"""Tar shards in the WebDataset layout as sources, read by index."""
+"""Tar shards in the WebDataset layout, read by index."""
 
-import functools
+import contextlib
 import hashlib
 import itertools
 import os
@@ -21,8 +21,7 @@ from pretext.data.local_copy import local_copies
 from pretext.data.patterns import MANIFEST, find_shards
 from pretext.data.scan import readable
 from pretext.data.tar_index import NO_NUMBER, UNLABELED, TarIndex, known_index, new_index
-from pretext.engine import distributed
-from pretext.engine.progress import progress, say
+from pretext.engine.progress import progress, say_once
 from pretext.errors import ImageError, UserError
 
 CLASSES = "classes.txt"
@@ -34,9 +33,9 @@ _OPEN = 256
 
 
 class Shards:
-    """The images in tar files, in the order of the files and of their members: a source.
+    """A source of the images in tar files, in the order of the files and of their members.
 
-    Nothing is unpacked: headers are read once, for an index that is kept beside a packed shard or in
+    Nothing is unpacked: headers are read once, for an index that is stored beside a packed shard or in
     the user's cache. It takes 24 bytes an image and its key, in blocks that forked workers share, and 4 more for
     the checksum of each image that `pretext.data.pack` wrote, which is compared when the image is read.
     Where ``PRETINT_LOCAL`` is set, images are read from a copy of the shards on the local disk, made here;
@@ -55,7 +54,19 @@ class Shards:
         self.pattern = os.fspath(pattern)
         self.paths = find_shards(self.pattern)
         self._files = local_copies(self.paths)
-        indices = _indices(self.paths, self._files)
+        # Only originals are scanned, and named in errors.
+        known = [
+            copied if file != path and (copied := known_index(file)) is not None else known_index(path)
+            for path, file in zip(self.paths, self._files, strict=True)
+        ]
+        unknown = known.count(None)
+        quiet = contextlib.nullcontext(lambda more, remark: None)
+        with progress("index shards", unknown, "shards") if unknown > _MANY else quiet as advance:
+            for at, path in enumerate(self.paths):
+                if known[at] is None:
+                    known[at] = new_index(path)
+                    advance(1, "")
+        indices = [index for index in known if index is not None]
         for path, index in zip(self.paths, indices, strict=True):
             if not len(index):
                 others = f", {index.left_out.describe()}" if index.left_out else ""
@@ -70,22 +81,40 @@ class Shards:
         self._sums = [index.sums for index in indices]
         self._lengths = [file.stat().st_size for file in self._files]
         self._open: dict[int, _Descriptor] = {}
-        self._refuse_doubles(np.concatenate([index.hashes for index in indices]))
-        self._labeled(indices)
+        hashes = np.concatenate([index.hashes for index in indices])
+        order = np.argsort(hashes, kind="stable")
+        same = np.flatnonzero(hashes[order[1:]] == hashes[order[:-1]])
+        for first, second in zip(order[same].tolist(), order[same + 1].tolist(), strict=True):
+            if self.key(first) != self.key(second):
+                continue  # two keys of one hash, which does no harm
+            path, other = self.paths[self._shard(first)], self.paths[self._shard(second)]
+            if path == other:
+                raise UserError(
+                    f"{path}: two images have the key {self.key(first)} (a name up to its first dot); "
+                    "every image needs its own"
+                )
+            raise UserError(
+                f"{self.pattern}: the key {self.key(first)} is both in {path} and in {other}; give one of them"
+            )
+        self._take_labels(indices)
         left_out = LeftOut()
         for index in indices:
             left_out.add_all(index.left_out)
         left_out.tell(readable(os.fsencode(self.pattern)))
         unchecked = [path.parent for path, sums in zip(self.paths, self._sums, strict=True) if sums is None]
         for folder in dict.fromkeys(unchecked):
-            _say_unchecked(folder)
+            if (folder / MANIFEST).is_file():
+                say_once(
+                    f"{folder}: packed by an earlier version, without a checksum for each image, so a damaged image "
+                    "may be used; call the same pretint pack again to add them"
+                )
 
     def __len__(self) -> int:
-        """How many images."""
+        """Return the number of images."""
         return len(self._offsets)
 
     def read(self, index: int, shorter: int | None = None) -> Image.Image:
-        """Image ``index``: mode RGB, upright; ``shorter`` as in `decode`.
+        """Return image ``index``: mode RGB, upright; ``shorter`` as in `decode`.
 
         Raises:
             ImageError: the shard is gone or changed, cannot be read, or the image cannot be decoded.
@@ -93,14 +122,14 @@ class Shards:
         return decode(self.data(index), self.key(index), shorter)
 
     def data(self, index: int) -> bytes:
-        """The bytes of image ``index``; raises as ``read``."""
+        """Return the bytes of image ``index``; raises as ``read``."""
         shard = self._shard(index)
         try:
             return self._data(index, shard)
         except ImageError:
             if self._files[shard] == self.paths[shard]:
                 raise
-            # Local disks are swept and wear out. A run must not skip images, and so differ, for that.
+            # Local disks are cleaned up and fail. A run must not skip images, and so differ, because of that.
             self._files[shard] = self.paths[shard]
             self._open.pop(shard, None)
             return self._data(index, shard)
@@ -114,7 +143,9 @@ class Shards:
         """See ``StoredSource.read_bytes``."""
         size = int(self._sizes[index])
         try:
-            descriptor = self._descriptor(self._shard(index))  # held: another thread may put it out of the table
+            descriptor = self._descriptor(
+                self._shard(index)
+            )  # a reference, since another thread may drop it from the table
             length = (size if stop is None else min(stop, size)) - start
             return os.pread(descriptor.number, length, int(self._offsets[index]) + start)
         except (OSError, ValueError, MemoryError) as error:
@@ -140,26 +171,26 @@ class Shards:
         return data
 
     def key(self, index: int) -> str:
-        """WebDataset's key of image ``index``; what cannot be printed reads ``\\xNN``."""
+        """Return WebDataset's key of image ``index``; bytes that are not UTF-8 become ``\\xNN``."""
         assert 0 <= index < len(self), index
         return self._names[self._ends[index] : self._ends[index + 1] - 1].decode("utf-8", "backslashreplace")
 
     def digest(self) -> str:
-        """SHA-256 over all keys in order, a newline after each."""
+        """Return the SHA-256 of all keys in order, a newline after each."""
         return hashlib.sha256(self._names).hexdigest()
 
     def __getstate__(self) -> dict[str, Any]:  # another process opens files of its own
         return {**self.__dict__, "_open": {}}
 
-    def _labeled(self, indices: Sequence[TarIndex]) -> None:
-        """Take what the index knows of classes: nothing."""
+    def _take_labels(self, indices: Sequence[TarIndex]) -> None:
+        """Take the labels from the indices: none here."""
 
     def _shard(self, index: int) -> int:
         assert 0 <= index < len(self), index
         return int(np.searchsorted(self._firsts, index, "right")) - 1
 
     def _descriptor(self, shard: int) -> "_Descriptor":
-        """The open shard; ValueError if it is no longer as long as it was."""
+        """Return the open shard; ValueError if its size has changed."""
         descriptor = self._open.get(shard)
         if descriptor is None:
             descriptor = _Descriptor(self._files[shard])
@@ -170,25 +201,9 @@ class Shards:
             self._open[shard] = descriptor
         return descriptor
 
-    def _refuse_doubles(self, hashes: NDArray[np.uint64]) -> None:
-        order = np.argsort(hashes, kind="stable")
-        same = np.flatnonzero(hashes[order[1:]] == hashes[order[:-1]])
-        for first, second in zip(order[same].tolist(), order[same + 1].tolist(), strict=True):
-            if self.key(first) != self.key(second):
-                continue  # two keys of one hash, which does no harm
-            one, other = self.paths[self._shard(first)], self.paths[self._shard(second)]
-            if one == other:
-                raise UserError(
-                    f"{one}: two images have the key {self.key(first)} (a name up to its first dot); "
-                    "every image needs its own"
-                )
-            raise UserError(
-                f"{self.pattern}: the key {self.key(first)} is both in {one} and in {other}; give one of them"
-            )
-
 
 class LabeledShards(Shards):
-    """Shards with a ``KEY.cls`` beside each image, its class index in ASCII: a labeled source.
+    """A labeled source: shards with a ``KEY.cls`` beside each image, which holds its class index in ASCII.
 
     The names of the classes are the lines of ``classes.txt`` beside the shards; without it, the indices.
 
@@ -198,15 +213,15 @@ class LabeledShards(Shards):
 
     @property
     def classes(self) -> list[str]:
-        """The names of the classes, by label."""
+        """Return the names of the classes, by label."""
         return self._classes
 
     @property
     def labels(self) -> NDArray[np.int64]:
-        """The label of every image, by index."""
+        """Return the label of every image, by index."""
         return self._labels
 
-    def _labeled(self, indices: Sequence[TarIndex]) -> None:
+    def _take_labels(self, indices: Sequence[TarIndex]) -> None:
         self._labels = np.concatenate([index.labels for index in indices]).astype(np.int64)
         for mark, what in ((UNLABELED, "no .cls beside it"), (NO_NUMBER, "a .cls that holds no class index")):
             if len(bad := np.flatnonzero(self._labels == mark)):
@@ -215,8 +230,21 @@ class LabeledShards(Shards):
                     f"{self.pattern}: {len(bad):,} of {len(self):,} images have {what}; "
                     f"the first is {self.key(first)} in {shard.name}"
                 )
+        lines: dict[Path, list[str]] = {}
+        for folder in dict.fromkeys(path.parent for path in self.paths):
+            path = folder / CLASSES
+            try:
+                lines[path] = path.read_text(encoding="utf-8-sig").splitlines() if path.is_file() else []
+            except (OSError, ValueError) as error:
+                raise UserError(f"{path}: the names of the classes cannot be read; one a line, in UTF-8") from error
+        for (path, names), (other, other_names) in itertools.pairwise(lines.items()):
+            if names != other_names:
+                raise UserError(f"{path} and {other} do not name the same classes; give shards of one data set")
+        file, names = next(iter(lines.items()))
+        if doubles := [name for name, after in itertools.pairwise(sorted(names)) if name == after]:
+            raise UserError(f"{file}: the class {doubles[0] or '(an empty line)'} stands twice")
         most = int(self._labels.max())
-        self._classes = _class_names(self.paths) or [str(label) for label in range(most + 1)]
+        self._classes = compose_classes(str(file), names) or [str(label) for label in range(most + 1)]
         if most >= len(self._classes):
             first = int(self._labels.argmax())
             raise UserError(
@@ -237,7 +265,7 @@ class _Descriptor:
 
 
 def names_shards(name: str) -> bool:
-    """Whether a user means shards: by ``.tar``, or a folder that holds them and neither folders nor images."""
+    """Whether a name means shards: it ends in ``.tar``, or is a folder with tar files and no folders or images."""
     try:
         path = Path(name).expanduser()
         if not name or not path.is_dir():
@@ -248,47 +276,3 @@ def names_shards(name: str) -> bool:
         return tars and not any(is_image_name(name) or entry.is_dir() for name, entry in entries.items())
     except (OSError, RuntimeError):
         return False
-
-
-@functools.cache
-def _say_unchecked(folder: Path) -> None:
-    if (folder / MANIFEST).is_file() and distributed.is_first():
-        say(
-            f"{folder}: packed by an earlier version, without a checksum for each image, so a damaged image may be "
-            "used; call the same pretint pack again to add them"
-        )
-
-
-def _indices(paths: Sequence[Path], files: Sequence[Path]) -> list[TarIndex]:
-    """The indices of shards; ``files`` are copies of them, or the same. Only originals are scanned, and named."""
-    known = [
-        beside if file != path and (beside := known_index(file)) is not None else known_index(path)
-        for path, file in zip(paths, files, strict=True)
-    ]
-    unknown = known.count(None)
-    if unknown <= _MANY:
-        return [new_index(path) if index is None else index for path, index in zip(paths, known, strict=True)]
-    with progress("index shards", unknown, "shards") as advance:
-        for at, path in enumerate(paths):
-            if known[at] is None:
-                known[at] = new_index(path)
-                advance(1, "")
-    return [index for index in known if index is not None]
-
-
-def _class_names(paths: Sequence[Path]) -> list[str]:
-    """The lines of ``classes.txt`` beside the shards; none where there is no such file."""
-    found: dict[Path, list[str]] = {}
-    for folder in dict.fromkeys(path.parent for path in paths):
-        path = folder / CLASSES
-        try:
-            found[path] = path.read_text(encoding="utf-8-sig").splitlines() if path.is_file() else []
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path}: the names of the classes cannot be read; one a line, in UTF-8") from error
-    for (one, names), (other, more) in itertools.pairwise(found.items()):
-        if names != more:
-            raise UserError(f"{one} and {other} do not name the same classes; give shards of one data set")
-    names = next(iter(found.values()))
-    if doubles := [name for name, after in itertools.pairwise(sorted(names)) if name == after]:
-        raise UserError(f"{next(iter(found))}: the class {doubles[0] or '(an empty line)'} stands twice")
-    return compose_classes(str(next(iter(found))), names)

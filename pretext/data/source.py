@@ -1,4 +1,4 @@
-"""The contract of every source: something that gives images by index, in a stable order."""
+"""The contract of every source: images by index, in a stable order."""
 
 import hashlib
 import math
@@ -15,7 +15,7 @@ from pretext.errors import ImageError, UserError
 
 Labels = NDArray[np.int64] | NDArray[np.int8]
 """One class an image: int64 (N,). Or several, int8 (N, classes): 1 present, 0 absent, -1 not counted (unknown, or
-shown only in a way that nobody is asked to see: VOC's ``difficult``)."""
+so hard to see that it counts neither way: VOC's ``difficult``)."""
 
 
 _FINGERPRINTED = 32  # images
@@ -23,14 +23,14 @@ _FINGERPRINTED = 32  # images
 
 @dataclass
 class DataSettings:
-    """Where the images come from.
+    """The images of a run.
 
     Args:
         source: required to start a run: a folder of images, or "bundled": photographs that need no download, cut into
             tiles; or "torchvision:SET:PART:FOLDER", or "hf:DATA:SPLIT" (Hugging Face), or tar shards: see docs/data.md;
             or several, mixed by weight: {one/folder: 0.7, other/folder: 0.3}.
-        holdout: images, at most a tenth of all, that are never trained on; color health (with
-            objective.name labels: the classifier) is judged on them.
+        holdout: the number of images, at most a tenth of all, that are never trained on; color health (with
+            objective.name labels: the classifier) is measured on them.
     """
 
     source: str | dict[str, float] = ""
@@ -38,9 +38,9 @@ class DataSettings:
 
     def __post_init__(self) -> None:
         if isinstance(self.source, dict):
-            wrong = [name for name, weight in self.source.items() if not 0 < weight < math.inf]
-            if wrong or not self.source:
-                raise UserError(f"data.source: {wrong[0] if wrong else 'an empty mixture'}: give a weight above 0")
+            invalid = [name for name, weight in self.source.items() if not 0 < weight < math.inf]
+            if invalid or not self.source:
+                raise UserError(f"data.source: {invalid[0] if invalid else 'an empty mixture'}: give a weight above 0")
             unnamed = [name for name in self.source if not isinstance(name, str)]  # YAML reads 2012 as a number
             if unnamed:
                 raise UserError(f"data.source: {unnamed[0]} is no name; if it is a folder's, write ./{unnamed[0]}")
@@ -57,11 +57,11 @@ class Source(Protocol):
     """Images by index. The order never changes between two runs over the same data."""
 
     def __len__(self) -> int:
-        """How many images."""
+        """Return the number of images."""
         ...
 
     def read(self, index: int, shorter: int | None = None) -> Image.Image:
-        """Image ``index`` in mode RGB, upright.
+        """Return image ``index`` in mode RGB, upright.
 
         With ``shorter``, a decoder may return a smaller image, as long as its shorter side is at
         least ``shorter`` pixels (JPEG can be decoded at 1/2, 1/4 or 1/8 for a fraction of the work).
@@ -72,42 +72,42 @@ class Source(Protocol):
         ...
 
     def key(self, index: int) -> str:
-        """The name of image ``index``: unique, stable, readable."""
+        """Return the name of image ``index``: unique, stable, readable."""
         ...
 
     def digest(self) -> str:
-        """What tells this list of images from another: SHA-256, in hex, of all keys in order, each with a newline."""
+        """Return the SHA-256, in hex, of all keys in order, each with a newline: it identifies this list of images."""
         ...
 
 
 @runtime_checkable
 class LabeledSource(Source, Protocol):
-    """A source that also knows what is in its images. Pretraining never asks."""
+    """A source with labels. Pretraining does not use them, except supervised pretraining."""
 
     @property
     def classes(self) -> list[str]:
-        """Names of the classes, by label."""
+        """Return the names of the classes, by label."""
         ...
 
     @property
     def labels(self) -> Labels:
-        """What every image shows, by index: see `Labels`."""
+        """Return the labels of every image, by index: see `Labels`."""
         ...
 
 
 @runtime_checkable
 class StoredSource(Source, Protocol):
-    """A source that can tell its images apart without decoding them: see ``pretext.data.duplicates``."""
+    """A source whose images can be compared without decoding: see ``pretext.data.duplicates``."""
 
     def stamps(self) -> NDArray[np.int64]:
-        """The size and the time of the last change of every stored image: int64 (N, 2), bytes and ns.
+        """Return size and time of the last change of every stored image: int64 (N, 2), bytes and ns.
 
         The size is -1 for an image that is missing, the time 0 for an image that is in no file.
         """
         ...
 
     def read_bytes(self, index: int, start: int = 0, stop: int | None = None) -> bytes:
-        """Bytes ``start`` to ``stop`` (default: the end) of image ``index`` as it is stored.
+        """Return bytes ``start`` to ``stop`` (default: the end) of image ``index`` as it is stored.
 
         Raises:
             ImageError: it cannot be read.
@@ -115,13 +115,13 @@ class StoredSource(Source, Protocol):
         ...
 
 
-class _Named(Protocol):
+class _Keyed(Protocol):
     def __len__(self) -> int: ...
     def key(self, index: int) -> str: ...
 
 
-def digest_of_keys(source: _Named) -> str:
-    """``Source.digest`` by its definition: a loop over all keys, some seconds for a million."""
+def digest_of_keys(source: _Keyed) -> str:
+    """Return ``Source.digest`` by its definition: a loop over all keys, some seconds for a million."""
     digest = hashlib.sha256()
     for index in range(len(source)):
         digest.update(source.key(index).encode() + b"\n")

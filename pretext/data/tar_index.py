@@ -1,8 +1,8 @@
-"""Where the images of a tar file lie: read from its headers once, then kept in a small file.
+"""The positions of the images in a tar file: read from its headers once, then stored in a small file.
 
 A key is WebDataset's: the name of a member up to the first dot of its base name. Images are regular
 members with the ending of one; of the others only ``KEY.cls`` counts, a class index in ASCII. Hidden
-members, what a system made (see ``left_out``), links and sparse files are passed over, and counted.
+members, files that a system made (see ``formats``), links and sparse files are passed over, and counted.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ from pretext.errors import UserError
 from pretext.files import write_atomically
 
 UNLABELED, NO_NUMBER = -1, -2
-"""In place of a label: there is no ``.cls`` member; it holds no class index."""
+"""Values in place of a label: there is no ``.cls`` member; it holds no class index."""
 
 MOST_CLASSES = 1_000_000
 
@@ -47,17 +47,17 @@ _PACKED = {
 
 @dataclass
 class TarIndex:
-    """The images of one tar file, in its order; row i of every array is image i.
+    """An index of the images of one tar file, in its order; row i of every array is image i.
 
     Args:
-        offsets: int64, where its bytes begin.
-        sizes: int64, how many they are.
-        ends: int64, where its key ends in ``names``.
-        hashes: uint64, of its key.
+        offsets: int64, position of its first byte.
+        sizes: int64, number of its bytes.
+        ends: int64, end of its key in ``names``.
+        hashes: uint64, hash of its key.
         labels: int32, its class, or ``UNLABELED`` or ``NO_NUMBER``.
         names: uint8, all keys in UTF-8, a newline after each.
-        left_out: what else the file holds.
-        sums: uint32, the CRC-32 of its bytes; None where nobody computed them when the file was written.
+        left_out: counts of the other members.
+        sums: uint32, the CRC-32 of its bytes; None if they were not computed when the file was written.
     """
 
     offsets: NDArray[np.int64]
@@ -70,7 +70,7 @@ class TarIndex:
     sums: NDArray[np.uint32] | None = None
 
     def __len__(self) -> int:
-        """How many images."""
+        """Return the number of images."""
         return len(self.offsets)
 
 
@@ -83,7 +83,7 @@ class Gathered:
     labels: dict[str, int] = field(default_factory=dict)
     left_out: LeftOut = field(default_factory=LeftOut)
     system_folders: set[str] = field(default_factory=set)
-    """Paths of those that are left out: each counts once."""
+    """Paths of the system folders that are left out: each counts once."""
     sums: list[int] = field(default_factory=list)
 
     def add(self, key: str, offset: int, size: int, label: int | None = None, crc: int | None = None) -> None:
@@ -95,8 +95,20 @@ class Gathered:
         if label is not None:
             self.labels[key] = label
 
+    def is_in_system_folder(self, name: str) -> bool:
+        """Whether a member of this name lies in a folder that a system made; count that folder once."""
+        *folders, _ = name.split("/")
+        for depth, folder in enumerate(folders, 1):
+            if folder and system_name(encoded := folder.encode("utf-8", "surrogateescape")):
+                path = "/".join(folders[:depth])
+                if path not in self.system_folders:
+                    self.system_folders.add(path)
+                    self.left_out.add_folder(encoded)
+                return True
+        return False
+
     def index(self) -> TarIndex:
-        """What was gathered."""
+        """Return the index."""
         lines = [key.encode() + b"\n" for key in self.keys]
         places = np.array(self.places, np.int64).reshape(-1, 2)
         return TarIndex(
@@ -112,45 +124,47 @@ class Gathered:
 
 
 def key_hash(key: str) -> int:
-    """64 bits that tell keys apart, as good as always."""
+    """Return a 64-bit hash of a key."""
     return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little")
 
 
 def known_index(path: Path) -> TarIndex | None:
-    """The index beside a tar file, or in the user's cache, if the tar file is still the same."""
+    """Return the index beside a tar file, or in the user's cache, if the tar file is still the same; else None."""
     with contextlib.suppress(OSError, RuntimeError), path.open("rb") as file:
         beside = index_path(path)
         index = _load(beside, _content_stamp(file), file) if beside.is_file() else None
-        return _load(_cached(path), _time_stamp(path, file), file) if index is None else index
+        return _load(_cache_path(path), _time_stamp(path, file), file) if index is None else index
     return None
 
 
 def new_index(path: Path) -> TarIndex:
-    """The index of a tar file from its headers; kept in the user's cache, if that can be written.
+    """Return the index of a tar file from its headers, and store it in the user's cache, if that can be written.
 
-    If an index with checksums lies beside the file and has the images at the same places, it is taken instead: it
-    was made for this file, which has been damaged since, and the checksums show where.
+    If an index with checksums lies beside the file and has the images at the same positions, it is returned instead:
+    it was made for this file, which has been damaged since, and the checksums show where.
 
     Raises:
         UserError: the file cannot be read, is no tar file, is compressed, or is cut or damaged.
     """
     try:
-        # Small, since it is filled after every seek; yet it takes in a small label, and the next header.
+        # A small buffer, since it is filled after every seek; yet it holds a small label and the next header.
         with path.open("rb", buffering=4096) as file:
             stamp = _time_stamp(path, file)
             index = _scan(file, path)
             beside = _load(index_path(path), None, file)
-            if beside is not None and beside.sums is not None and _is_same_layout(beside, index):
-                index = beside
+            if beside is not None and beside.sums is not None:
+                same_offsets = np.array_equal(beside.offsets, index.offsets)
+                if same_offsets and np.array_equal(beside.sizes, index.sizes):
+                    index = beside
     except (OSError, MemoryError) as error:
         raise UserError(f"{path}: the shard cannot be read: {getattr(error, 'strerror', 'too large')}") from error
     with contextlib.suppress(OSError, RuntimeError, UserError):
-        write_atomically(_cached(path), _dump(index, stamp))
+        write_atomically(_cache_path(path), _dump(index, stamp))
     return index
 
 
 def index_path(path: Path) -> Path:
-    """Where the index lies that belongs to a packed shard: ``shard-000000.tar``, ``shard-000000.index.npz``."""
+    """Return the path of the index of a packed shard: ``shard-000000.index.npz`` for ``shard-000000.tar``."""
     return path.with_suffix(".index.npz")
 
 
@@ -168,11 +182,8 @@ def add_sums(path: Path, index: TarIndex) -> None:
     keep_beside(path, replace(index, sums=sums))
 
 
-def _is_same_layout(one: TarIndex, other: TarIndex) -> bool:
-    return np.array_equal(one.offsets, other.offsets) and np.array_equal(one.sizes, other.sizes)
-
-
 def _scan(file: IO[bytes], path: Path) -> TarIndex:
+    """Return the index of an open tar file from its headers; raises as ``new_index``."""
     gathered, at = Gathered(), 0
     length = os.fstat(file.fileno()).st_size
     if not length:
@@ -193,7 +204,16 @@ def _scan(file: IO[bytes], path: Path) -> TarIndex:
         except OSError:
             raise
         except Exception as error:  # damaged headers make tarfile raise nearly anything
-            raise _broken(path, "damaged", at, gathered) if at else _no_tar(path, block) from error
+            if at:
+                raise _broken(path, "damaged", at, gathered) from error
+            command = next((command for magic, command in _PACKED.items() if block.startswith(magic)), None)
+            if command:
+                raise UserError(
+                    f"{path}: is compressed and cannot be read by index; unpack it first: {command} {path}"
+                ) from error
+            raise UserError(
+                f"{path}: no tar file (its first header cannot be read); give shards in the WebDataset layout"
+            ) from error
         if member.size < 0 or tar.offset <= at:
             raise _broken(path, "damaged", at, gathered)
         if tar.offset > length:
@@ -202,7 +222,7 @@ def _scan(file: IO[bytes], path: Path) -> TarIndex:
         if member.isreg() and not member.issparse() and member.offset_data + padded != tar.offset:
             raise _broken(path, "damaged", at, gathered)  # a record says another size than the header
         at = tar.offset
-        _take(member, file, gathered)
+        _add_member(member, file, gathered)
     rest = file.read(_SLACK + 1)
     if len(rest) > _SLACK or any(rest):
         # A download that reserved its room first looks like this, and so do two archives in one file.
@@ -210,15 +230,8 @@ def _scan(file: IO[bytes], path: Path) -> TarIndex:
     return gathered.index()
 
 
-def _no_tar(path: Path, start: bytes) -> UserError:
-    for magic, command in _PACKED.items():
-        if start.startswith(magic):
-            return UserError(f"{path}: is compressed and cannot be read by index; unpack it first: {command} {path}")
-    return UserError(f"{path}: no tar file (its first header cannot be read); give shards in the WebDataset layout")
-
-
 class _Headers:
-    """A tar file as its headers are read: tarfile believes whatever size a header says that the next one has."""
+    """A tar file whose headers are limited in size: tarfile reads as much as a header says that the next one has."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.tell, self.seek = file.tell, file.seek
@@ -231,8 +244,9 @@ class _Headers:
         return self._file.read(size)
 
 
-def _take(member: tarfile.TarInfo, file: IO[bytes], gathered: Gathered) -> None:
-    if member.isdir() or _is_in_system_folder(member.name, gathered):
+def _add_member(member: tarfile.TarInfo, file: IO[bytes], gathered: Gathered) -> None:
+    """Add a member of a tar file: an image, the label of one, or what is left out."""
+    if member.isdir() or gathered.is_in_system_folder(member.name):
         return
     folder, slash, base = member.name.rpartition("/")
     stem, _, ending = base.partition(".")
@@ -256,19 +270,6 @@ def _take(member: tarfile.TarInfo, file: IO[bytes], gathered: Gathered) -> None:
         gathered.labels[key] = int(digits) if small else NO_NUMBER
 
 
-def _is_in_system_folder(name: str, gathered: Gathered) -> bool:
-    """Whether a member lies in a folder that a system made, which is counted."""
-    *folders, _ = name.split("/")
-    for depth, folder in enumerate(folders, 1):
-        if folder and system_name(encoded := folder.encode("utf-8", "surrogateescape")):
-            path = "/".join(folders[:depth])
-            if path not in gathered.system_folders:
-                gathered.system_folders.add(path)
-                gathered.left_out.add_folder(encoded)
-            return True
-    return False
-
-
 def _broken(path: Path, how: str, at: int, gathered: Gathered) -> UserError:
     count = len(gathered.keys)
     images = "1 whole image" if count == 1 else f"{count:,} whole images"
@@ -283,16 +284,16 @@ def _time_stamp(path: Path, file: IO[bytes]) -> bytes:
 
 
 def _content_stamp(file: IO[bytes]) -> bytes:
-    """Of the length, the beginning and the end: a copy has it, another pack has not."""
+    """Return a stamp of length, beginning and end: a copy has the same, another pack has not."""
     length = os.fstat(file.fileno()).st_size
     ends = os.pread(file.fileno(), _ENDS, 0) + os.pread(file.fileno(), _ENDS, max(0, length - _ENDS))
     return f"{_FORMAT} {length} {hashlib.sha256(ends).hexdigest()}".encode()
 
 
-def _cached(path: Path) -> Path:
-    """The place of a tar file's index in the user's cache; RuntimeError where there is no home."""
-    named = os.environ.get("XDG_CACHE_HOME", "")
-    cache = Path(named) if named.startswith("/") else Path.home() / ".cache"
+def _cache_path(path: Path) -> Path:
+    """Return the path of a tar file's index in the user's cache; RuntimeError if there is no home."""
+    directory = os.environ.get("XDG_CACHE_HOME", "")
+    cache = Path(directory) if directory.startswith("/") else Path.home() / ".cache"
     return cache / "pretint" / "shards" / f"{hashlib.sha256(os.fsencode(path)).hexdigest()[:32]}.npz"
 
 
@@ -308,7 +309,7 @@ def _dump(index: TarIndex, stamp: bytes) -> bytes:
 
 
 def _load(path: Path, stamp: bytes | None, tar: IO[bytes]) -> TarIndex | None:
-    """A kept index, if it is sound and bears this stamp (None: any): it may have been fetched with its tar file."""
+    """Return a stored index if it is valid and has this stamp (None: any); it may come from outside with its tar."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             check_zip(path)  # also that it does not unpack to more than its size
@@ -317,7 +318,7 @@ def _load(path: Path, stamp: bytes | None, tar: IO[bytes]) -> TarIndex | None:
             index = TarIndex(**{name: arrays[name] for name in (*_DTYPES, "sums") if name in arrays.files})
             if "left_out" in arrays:
                 index.left_out = LeftOut.from_dict(json.loads(arrays["left_out"].tobytes()))
-    except Exception:  # a damaged zip makes NumPy raise nearly anything; a new index mends it
+    except Exception:  # a damaged zip makes NumPy raise nearly anything; a new index replaces it
         return None
     columns = [(name, getattr(index, name)) for name in _DTYPES]
     if any(column.dtype != _DTYPES[name] or column.ndim != 1 for name, column in columns):

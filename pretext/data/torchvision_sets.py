@@ -1,10 +1,9 @@
 """torchvision's data sets by name: ``torchvision:CIFAR10:train:/data``.
 
-torchvision knows which files belong to a set and what they mean; the images are read here, so that one
-decoder and its errors serve all sources. Nothing is downloaded: a set that is missing is one line that
-says how to get it.
+torchvision knows which files belong to a set and what they mean; the images are read here, so that all sources have
+the same decoder and errors. Nothing is downloaded: for a missing set the message says how to get it.
 
-Nothing is unpickled that anybody could have put there: torchvision compares CIFAR's files with MD5 sums in its
+No file of unknown origin is unpickled: torchvision compares CIFAR's files with MD5 sums in its
 own code before it opens them (to make other files of the same sum is beyond known attacks),
 ImageNet's list of names is read with ``weights_only``, and LSUN, which unpickles a file unseen, is refused.
 """
@@ -35,37 +34,37 @@ _LISTS = ("samples", "imgs", "_samples", "_image_files", "_images")
 
 
 def open_torchvision(name: str, labeled: bool) -> LabeledSource | None:
-    """A data set of torchvision; None where the name is of another kind.
+    """Open a data set of torchvision; return None if the name is of another kind.
 
     Args:
-        name: ``torchvision:SET:PART:FOLDER``: a class of ``torchvision.datasets``, what it calls its split
-            (``train`` or ``test`` where it only asks whether to train; empty where there is none), and
+        name: ``torchvision:SET:PART:FOLDER``: a class of ``torchvision.datasets``, its name of the split
+            (``train`` or ``test`` if it only has an option ``train``; empty if there is none), and
             its root folder. ``val-256`` and the like take the small images of Places365.
         labeled: whether every image must have a label.
 
     Raises:
-        UserError: no such set or part, files are missing or damaged, or labels are asked for and missing.
+        UserError: there is no such set or part, files are missing or damaged, or labels are needed and missing.
     """
     if not name.startswith(PREFIX):
         return None
     kind, part, folder = [*name.removeprefix(PREFIX).split(":", 2), "", ""][:3]
     if not kind or not folder:
         raise UserError(f"{name}: {_GRAMMAR}; PART stays empty where the set has only one")
-    maker = _maker(name, kind)
+    maker = _find_class(name, kind)
     try:
         root = Path(folder).expanduser().absolute()
-        there = root.is_dir()
+        exists = root.is_dir()
     except (OSError, RuntimeError):  # denied, or ~nobody
-        there = False
-    if not there:
+        exists = False
+    if not exists:
         raise UserError(f"{name}: no folder {folder}; {_how_to_get(kind, maker, folder)}")
     source: LabeledSource
     if kind == "ImageNet":
         source = ImageNetFolder(name, root, part)
     else:
-        made = _made(name, kind, maker, root, part)
-        source = _files(name, made, root, part) or _array(name, made, f"{kind}/{part}" if part else kind)
-    if labeled:  # both raise where there are none
+        dataset = _open_dataset(name, kind, maker, root, part)
+        source = _wrap_dataset(name, dataset, root, part, f"{kind}/{part}" if part else kind)
+    if labeled:  # both raise if there are none
         assert source.classes and len(source.labels) == len(source), name
     return source
 
@@ -91,7 +90,7 @@ class ImageNetFolder(ClassFolder):
 
     @cached_property
     def classes(self) -> list[str]:
-        """WordNet id and words of every class: two classes are both called "crane"."""
+        """Return WordNet id and words of every class: two classes are both called "crane"."""
         from torchvision.datasets.imagenet import load_meta_file, parse_devkit_archive
 
         ids = super().classes
@@ -100,7 +99,7 @@ class ImageNetFolder(ClassFolder):
                 parse_devkit_archive(str(self._meta))
             check_content(self._meta / "meta.bin")
             words = load_meta_file(str(self._meta))[0]
-            return [f"{one} {', '.join(words[one])}" for one in ids]
+            return [f"{wnid} {', '.join(words[wnid])}" for wnid in ids]
         except Exception as problem:  # a damaged file makes torch.load raise nearly anything
             raise UserError(
                 f"{self._name}: the names of the classes cannot be read from {self._meta}/meta.bin, which torchvision "
@@ -110,31 +109,31 @@ class ImageNetFolder(ClassFolder):
 
 
 class _Labels:
-    """Labels and classes of a set that torchvision has opened, looked at when they are asked for."""
+    """Labels and classes of a set that torchvision has opened, checked when they are used."""
 
     def __init__(self, name: str, labels: Sequence[int | None] | NDArray[Any], classes: list[str] | None) -> None:
-        self._name, self._given = name, labels
+        self._name, self._unchecked = name, labels
         self._classes = classes
 
     @property
     def classes(self) -> list[str]:
-        """Names of the classes, by label; their numbers where the set has no names."""
+        """Return the names of the classes, by label; their numbers if the set has no names."""
         if self._classes is None:
-            return [str(label) for label in range(1 + max((int(label or 0) for label in self._given), default=0))]
+            return [str(label) for label in range(1 + max((int(label or 0) for label in self._unchecked), default=0))]
         return compose_classes(self._name, self._classes)
 
     @cached_property
     def labels(self) -> NDArray[np.int64]:
-        """The label of every image, by index: (N,).
+        """Return the label of every image, by index: (N,).
 
         Raises:
             UserError: this part has none.
         """
-        return checked_labels(self._name, self._given, self.classes)
+        return checked_labels(self._name, self._unchecked, self.classes)
 
 
 class FileSet(_Labels, Files):
-    """A set of image files: a labeled source, ordered by path."""
+    """A labeled source of image files, ordered by path."""
 
     def __init__(self, name: str, base: bytes, paths: Paths, labels: NDArray[Any], classes: list[str] | None) -> None:
         _Labels.__init__(self, name, labels, classes)
@@ -142,14 +141,14 @@ class FileSet(_Labels, Files):
 
 
 class ArraySet(_Labels):
-    """A set of small images that lie in memory, in one array that forked workers share: a labeled source.
+    """A labeled source of small images in memory, in one array that forked workers share.
 
     Args:
         name: as the user wrote it.
         pixels: uint8 (N, H, W) or (N, H, W, 3).
-        part: what keys begin with.
+        part: the first part of all keys.
         labels: see ``checked_labels``.
-        classes: None where they have no names.
+        classes: None if they have no names.
     """
 
     def __init__(
@@ -159,11 +158,11 @@ class ArraySet(_Labels):
         self._pixels, self._part = pixels, part
 
     def __len__(self) -> int:
-        """How many images."""
+        """Return the number of images."""
         return len(self._pixels)
 
     def read(self, index: int, shorter: int | None = None) -> Image.Image:
-        """Image ``index``: mode RGB; ``shorter`` has no use here."""
+        """Return image ``index``: mode RGB; ``shorter`` has no effect."""
         return Image.fromarray(np.ascontiguousarray(self._pixels[index])).convert("RGB")
 
     def stamps(self) -> NDArray[np.int64]:
@@ -175,7 +174,7 @@ class ArraySet(_Labels):
         return bytes(self._pixels[index].tobytes()[start:stop])
 
     def key(self, index: int) -> str:
-        """Set, part and number: ``CIFAR10/train/00042``."""
+        """Return set, part and number: ``CIFAR10/train/00042``."""
         assert 0 <= index < len(self), index
         return f"{self._part}/{index:05}"
 
@@ -184,32 +183,32 @@ class ArraySet(_Labels):
         return digest_of_keys(self)
 
 
-def _maker(name: str, kind: str) -> Any:
-    """The class of that name, if it can be opened by a root folder and a part."""
+def _find_class(name: str, kind: str) -> Any:
+    """Return the class of that name, if it can be opened by a root folder and a part."""
     from torchvision import datasets
 
-    kinds = {}
-    for one in set(datasets.__all__) - _REFUSED:
-        maker = getattr(datasets, one)
+    makers = {}
+    for candidate in set(datasets.__all__) - _REFUSED:
+        maker = getattr(datasets, candidate)
         if inspect.isclass(maker) and issubclass(maker, datasets.VisionDataset):
             needed = [p.name for p in _parameters(maker).values() if p.default is p.empty and p.kind not in (2, 4)]
             if set(needed) <= {"root", "split", "train"}:
-                kinds[one] = maker
-    if kind in kinds:
-        return kinds[kind]
-    known = "of another kind than images with classes" if kind in datasets.__all__ else "not known to torchvision"
-    by_lower = {one.lower(): one for one in kinds}
+                makers[candidate] = maker
+    if kind in makers:
+        return makers[kind]
+    problem = "of another kind than images with classes" if kind in datasets.__all__ else "not known to torchvision"
+    by_lower = {known_kind.lower(): known_kind for known_kind in makers}
     near = difflib.get_close_matches(kind.lower(), by_lower, 1, 0.5)
     instead = by_lower[near[0]] if near else "ImageNet, Places365, CIFAR10, CIFAR100 or STL10"
-    raise UserError(f"{name}: the set {kind} is {known}; did you mean {instead}?")
+    raise UserError(f"{name}: the set {kind} is {problem}; did you mean {instead}?")
 
 
 def _parameters(maker: Any) -> dict[str, inspect.Parameter]:
     return dict(inspect.signature(maker).parameters)
 
 
-def _made(name: str, kind: str, maker: Any, root: Path, part: str) -> Any:
-    """The data set, opened by torchvision."""
+def _open_dataset(name: str, kind: str, maker: Any, root: Path, part: str) -> Any:
+    """Open the data set by torchvision."""
     parameters = _parameters(maker)
     options: dict[str, str | bool] = {}
     if "small" in parameters and part.endswith("-256"):
@@ -235,66 +234,61 @@ def _made(name: str, kind: str, maker: Any, root: Path, part: str) -> Any:
 
 
 def _how_to_get(kind: str, maker: Any, root: str) -> str:
+    """Return how a user gets the data set."""
     if kind == "ImageNet":
         return "name the folder that holds its train and val"
     if "download" not in _parameters(maker):
         return f"torchvision cannot download it: see the documentation of torchvision.datasets.{kind}"
-    files = [getattr(maker, one) for one in ("base_folder", "filename") if isinstance(getattr(maker, one, None), str)]
+    files = [
+        getattr(maker, name) for name in ("base_folder", "filename") if isinstance(getattr(maker, name, None), str)
+    ]
     wanted = f"it wants {files[0]}/, unpacked from {files[1]}, there; " if len(files) == 2 else ""
     return f"{wanted}torchvision.datasets.{kind}({root!r}, download=True) downloads it"
 
 
-def _files(name: str, made: Any, root: Path, part: str) -> FileSet | None:
-    """A set that knows its files; None for one that does not."""
-    given = next((getattr(made, one) for one in _LISTS if isinstance(getattr(made, one, None), list)), None)
-    if not given:
-        return None
-    pairs = given if isinstance(given[0], tuple) else list(zip(given, _given_labels(made), strict=True))
-    if not isinstance(pairs[0][0], str | os.PathLike) or not isinstance(
-        pairs[0][1], int | None
-    ):  # such as stereo pairs
-        return None
-    base = os.fsencode(root).rstrip(b"/")
-    # By path: some sets list a folder in no order.
-    ordered = sorted(
-        (os.fsencode(path).removeprefix(base + b"/"), -1 if label is None else label) for path, label in pairs
-    )
-    first = root / os.fsdecode(ordered[0][0])
-    if not first.exists():
-        small = f", or write {part}-256 for the small ones" if "small" in vars(made) else ""
-        raise UserError(f"{name}: no file {first}, which the set's list names; unpack the images there{small}")
-    labels = np.array([label for _, label in ordered], np.int64)
-    return FileSet(name, base, Paths.of(path for path, _ in ordered), labels, _class_names(made))
-
-
-def _array(name: str, made: Any, part: str) -> ArraySet:
-    data = getattr(made, "data", None)
+def _wrap_dataset(name: str, dataset: Any, root: Path, part: str, prefix: str) -> LabeledSource:
+    """Return a data set of torchvision as a source: by its files if it has a list of them, else by its array."""
+    classes: list[str] | None = None
+    class_to_idx = getattr(dataset, "class_to_idx", None)
+    if class_to_idx and sorted(class_to_idx.values()) == list(range(len(class_to_idx))):
+        classes = sorted(map(str, class_to_idx), key=class_to_idx.__getitem__)
+    elif names := getattr(dataset, "classes", None):
+        classes = list(map(str, names))
+    entries = next((getattr(dataset, key) for key in _LISTS if isinstance(getattr(dataset, key, None), list)), None)
+    if entries:
+        pairs = entries if isinstance(entries[0], tuple) else list(zip(entries, _labels_of(dataset), strict=True))
+        # Other entries are stereo pairs, for example.
+        if isinstance(pairs[0][0], str | os.PathLike) and isinstance(pairs[0][1], int | None):
+            base = os.fsencode(root).rstrip(b"/")
+            # By path: some sets list a folder in no order.
+            ordered = sorted(
+                (os.fsencode(path).removeprefix(base + b"/"), -1 if label is None else label) for path, label in pairs
+            )
+            first = root / os.fsdecode(ordered[0][0])
+            if not first.exists():
+                small = f", or write {part}-256 for the small ones" if "small" in vars(dataset) else ""
+                raise UserError(f"{name}: no file {first}, which the set's list names; unpack the images there{small}")
+            labels = np.array([label for _, label in ordered], np.int64)
+            return FileSet(name, base, Paths.of(path for path, _ in ordered), labels, classes)
+    data = getattr(dataset, "data", None)
     pixels: NDArray[Any] = np.asarray(data) if hasattr(data, "dtype") else np.zeros(0)
     if pixels.ndim == 4 and pixels.shape[1] == 3:
         pixels = pixels.transpose(0, 2, 3, 1)
     if pixels.dtype != np.uint8 or not (pixels.ndim == 3 or (pixels.ndim == 4 and pixels.shape[3] == 3)):
         raise UserError(
-            f"{name}: how torchvision keeps the images of {type(made).__name__} is not known here; "
+            f"{name}: how torchvision keeps the images of {type(dataset).__name__} is not known here; "
             "name a folder of images instead"
         )
-    labels = np.array([-1 if label is None else label for label in _given_labels(made)], np.int64)
-    return ArraySet(name, pixels, part, labels, _class_names(made))
+    labels = np.array([-1 if label is None else label for label in _labels_of(dataset)], np.int64)
+    return ArraySet(name, pixels, prefix, labels, classes)
 
 
-def _given_labels(made: Any) -> Sequence[Any]:
-    for one in ("targets", "labels", "_labels"):
-        labels = getattr(made, one, None)
-        if labels is not None and len(labels) == len(made):
+def _labels_of(dataset: Any) -> Sequence[Any]:
+    for attribute in ("targets", "labels", "_labels"):
+        labels = getattr(dataset, attribute, None)
+        if labels is not None and len(labels) == len(dataset):
             return [int(label) if label is not None else None for label in labels]
-    return [None] * len(made)
-
-
-def _class_names(made: Any) -> list[str] | None:
-    index = getattr(made, "class_to_idx", None)
-    if index and sorted(index.values()) == list(range(len(index))):
-        return sorted(map(str, index), key=index.__getitem__)
-    names = getattr(made, "classes", None)
-    return [str(one) for one in names] if names else None
+    return [None] * len(dataset)
 
 
 def _line(problem: Exception) -> str:

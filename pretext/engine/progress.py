@@ -1,6 +1,7 @@
 """Progress of long work: a bar with rate and time left on a terminal, a line now and then elsewhere."""
 
 import contextlib
+import functools
 import json
 import os
 import sys
@@ -152,6 +153,13 @@ def say(line: str) -> None:
     with contextlib.suppress(OSError):
         sys.stderr.write(f"{escape_controls(line)}\n")
         sys.stderr.flush()
+
+
+@functools.cache
+def say_once(text: str) -> None:
+    """Print a line, only the first time in this process and only in the first process of a run."""
+    if distributed.is_first():
+        say(text)
 
 
 class _Forgiving:

@@ -18,7 +18,7 @@ from launching import Launcher, Trained
 import pretint
 from pretext.data import ClassFolder, Shards, local_copy, open_labeled, open_source
 from pretext.data.pack import PackSettings, pack
-from pretext.engine.progress import Advance
+from pretext.engine.progress import Advance, say_once
 from pretext.engine.signals import Ending
 from pretext.errors import ImageError, UserError
 
@@ -55,7 +55,7 @@ def packed(original: Path, tmp_path: Path) -> Path:
 def local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("PRETINT_LOCAL", str(tmp_path / "local"))
-    local_copy._say_in_place.cache_clear()
+    say_once.cache_clear()
     return tmp_path / "local"
 
 

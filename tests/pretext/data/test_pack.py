@@ -415,7 +415,7 @@ def test_nothing_can_be_read(tmp_path: Path) -> None:
 
 def test_a_file_that_vanishes_is_skipped(classes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = open_labeled(str(classes))
-    monkeypatch.setattr("pretext.data.pack._opened", lambda name, labels: source)
+    monkeypatch.setattr("pretext.data.pack._open_images", lambda name, labels: source)
     (classes / "n01440764" / "aa.jpg").unlink()
     done = pack(str(classes), tmp_path / "to", SMALL)
     assert done.skipped[0] == ("n01440764/aa.jpg", "the file is gone since the folder was listed")
