@@ -76,11 +76,10 @@ def held_folder(folder: Path, doing: str, waited: bool = False) -> Iterator[None
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK  # no link is followed, no pipe waited for
-        opened = os.open(folder / ".lock", flags, 0o666)
+        lock = (folder / ".lock").open("a")
     except OSError as error:
         raise UserError(f"{folder}: cannot write there ({error.strerror}); name another folder") from error
-    with os.fdopen(opened, "w") as lock:
+    with lock:
         try:
             # Not flock, which workers inherit: they outlive a kill of this process for some seconds.
             fcntl.lockf(lock, fcntl.LOCK_EX | (0 if waited else fcntl.LOCK_NB))

@@ -1,4 +1,4 @@
-"""The online probe: a quick look, during pretraining, at where the features are going. Never a result.
+"""The online probe: a quick evaluation of the features during pretraining. It is never a result.
 
 Its images may be those that the backbone is trained on, and its protocol is made to be cheap. What a
 backbone is worth is said by the probes of ``transfer``, on images that nothing has seen.
@@ -36,7 +36,7 @@ _AT_ONCE = 64
 
 @dataclass
 class OnlineSettings:
-    """A quick look at the features during pretraining: a trend, not a result.
+    """A quick evaluation of the features during pretraining: a trend, not a result.
 
     Args:
         source: labeled images: a folder with one sub-folder per class, or "bundled"; empty does not look.
@@ -53,7 +53,7 @@ class OnlineSettings:
 
 
 class OnlineProbe:
-    """Labeled images, read once, on which a backbone can be looked at again and again.
+    """Labeled images, read once, on which a backbone is evaluated repeatedly.
 
     Image number r of the probe is a keyed permutation's r-th; the first four fifths teach. An image
     that cannot be read is left out, which moves no other from one part to the other.

@@ -48,18 +48,18 @@ _ENOUGH = 100  # crops, all of them gray, that say that all images are
     "machine.workers or machine.cache"
 )
 def pretrain(run: Path, settings: PretrainSettings) -> Ending:
-    """Train a colorizer (of objective.name labels: a classifier), or go on with a run that was interrupted.
+    """Train a colorizer (with objective.name labels: a classifier), or resume a run that was interrupted.
 
-    Called again with the same settings it goes on from the newest checkpoint, and computes what an
-    uninterrupted run would have computed, to the bit on the same machine's CPU. Several processes
-    (see ``pretext.engine.distributed``) that all call it share the work.
+    Called again with the same settings it resumes from the newest checkpoint, and computes the same as an
+    uninterrupted run, to the bit on the same machine's CPU. Several processes that all call it share the
+    work, see ``pretext.engine.distributed``.
 
     Args:
         run: the run's directory, see ``pretext.engine.run``.
-        settings: the recipe. Its data.source may be left out only where the run exists: its own is taken then.
+        settings: the recipe. Its data.source may be left out if the run exists: then the run's own is taken.
 
     Returns:
-        Whether it is complete, or by what it was stopped and can go on.
+        Whether training is complete, or which signal stopped it; then it can be resumed.
 
     Raises:
         UserError: see the message.
@@ -72,7 +72,7 @@ def pretrain(run: Path, settings: PretrainSettings) -> Ending:
         distributed.on_first(lambda: settings.training.share(distributed.world()))
         # The first process opens everything alone: it makes the indices that the others then read.
         images = distributed.on_first(lambda: open_images(settings)) or open_images(settings)
-        if settings.online.source:  # a mistake there is said before anything takes long
+        if settings.online.source:  # report a mistake there before anything takes long
             distributed.on_first(lambda: open_labeled(settings.online.source))
         distributed.on_first(lambda: check_sizes(settings))
         prior: Tensor | None = None

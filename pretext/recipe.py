@@ -45,7 +45,7 @@ class PretrainSettings:
         hints: colors that it is given while it learns.
         training: how it is trained.
         machine: what may change between two calls on a run.
-        online: a quick look at the features while they are learned; it too may change.
+        online: a quick evaluation of the features during training; it too may change.
         seed: of the initial weights, the order of images and their augmentation.
     """
 
@@ -75,7 +75,7 @@ class PretrainSettings:
     def view_size(self) -> int:
         """The side at which an image shows objects as large as the training crops do on average.
 
-        The paper's: crops of 176 from images of 256 are looked at, later, at 256.
+        The paper trains on crops of 176 from images of 256, and evaluates images of 256.
         """
         return round(self.crop.size / math.sqrt(sum(self.crop.area) / 2))
 
@@ -150,19 +150,19 @@ class Images:
     """The images of a recipe: those to train on, and those that are held out for validation."""
 
     name: str
-    """As the user wrote it."""
+    """The name that the user wrote."""
     training: list[Source]
     weights: list[float]
-    """The share of each, as the user wrote it."""
+    """The share of each source, as the user wrote it."""
     held: list[Source]
-    """Of each source some images that are not trained on; of few images none."""
+    """Some images of each source, which are not trained on; none of a small source."""
     contents: dict[str, Any]
     """How many images, and digests of names, labels and some pixels: a run is resumed only with the same."""
     classes: list[str] = field(default_factory=list)
-    """Names of the classes, by label, where labels are learned, alone or besides colors."""
+    """Names of the classes, by label, if labels are learned, alone or together with colors."""
 
     def same_as(self, contents: dict[str, Any]) -> bool:
-        """Whether a checkpoint is of the same images; older ones do not know what was seen of them."""
+        """Whether a checkpoint is of the same images; older ones have no digest of pixels ("seen")."""
         return {key: value for key, value in self.contents.items() if key != "seen" or key in contents} == contents
 
     def samples(self, settings: PretrainSettings, workers: int | None = None) -> Samples:
@@ -202,8 +202,8 @@ def open_images(settings: PretrainSettings) -> Images:
     """Open every source of a recipe.
 
     Raises:
-        UserError: none is named; one cannot be opened, or stands twice: what is held out of the one would be trained on
-            from the other. Where labels are learned also if there are none, or not the same classes.
+        UserError: none is named; one cannot be opened, or is given twice (images held out of one would be trained on
+            from the other); or labels are to be learned, and there are none, or the classes differ.
     """
     require_source(settings)
     source_names = settings.data.source
@@ -240,8 +240,8 @@ def open_images(settings: PretrainSettings) -> Images:
         if aside:
             held.append(Subset(source, range(aside), settings.seed))
     names = digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
-    looks = hashlib.sha256("\n".join(map(fingerprint, sources)).encode()).hexdigest()
-    contents = {"images": count, "names": names, "seen": looks, **labels}
+    pixels = hashlib.sha256("\n".join(map(seen, sources)).encode()).hexdigest()
+    contents = {"images": count, "names": names, "seen": pixels, **labels}
     return Images(" + ".join(weights), training, list(weights.values()), held, contents, classes)
 
 
@@ -290,10 +290,10 @@ def first_crops(images: Images, settings: PretrainSettings, count: int) -> Itera
 def held_views(images: Images, count: int, size: int) -> Batch:
     """Return images to validate on, uint8 (N, 3, size, size), at most ``count``, and those that cannot be read.
 
-    Held-out ones, or, where none of those can be read, some that are trained on.
+    They are held-out ones or, if none of those can be read, training images.
 
     Raises:
-        UserError: none of these can be read either.
+        UserError: no training image can be read either.
     """
     views = _views(images, images.held, count, size)
     if all(view.rgb is None for view in views):

@@ -163,7 +163,7 @@ def _records(path: Path) -> Iterator[Record]:
                     assert record["kind"] != "skipped" or {"key", "reason"} <= record.keys()
                     speed = record.get("images_per_second") if record["kind"] == "speed" else None
                     assert speed is None or (type(speed) in (int, float) and speed >= 0)
-                except (ValueError, KeyError, TypeError, AssertionError, RecursionError):
+                except (ValueError, KeyError, TypeError, AssertionError):
                     broken = f"line {number}"
                 else:
                     yield record

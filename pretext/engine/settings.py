@@ -31,7 +31,7 @@ class TrainingSettings:
         warmup: steps of linear warm-up.
         milestones: after so many steps multistep multiplies the rate by decay_rate.
         decay_rate: see milestones.
-        ema: decay of the exponential moving average of the weights, which is what is then looked at and
+        ema: decay of the exponential moving average of the weights, which is then validated and
             transferred; it warms up, as timm's ModelEmaV3 does. 0: none.
         batch_norm: statistics of every process's own images (local), or of all processes' (synchronized;
             GPUs only). One process computes the same either way.
@@ -117,7 +117,7 @@ class MachineSettings:
             takes Python's own. Forked workers start at once and share the list of images.
         cache: MiB of decoded images that all workers together may keep in memory.
         checkpoint_every: steps between two checkpoints.
-        evaluate_every: steps between two looks at the color health of held-out images.
+        evaluate_every: steps between two validations on held-out images.
         compile: let torch.compile translate the step: minutes at the start, faster after it.
         channels_last: keep images with their channels innermost, which suits most kernels.
         checkpoint_activations: keep only what goes into each block of the network, and compute the rest

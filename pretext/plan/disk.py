@@ -189,7 +189,7 @@ def training_records(
 
     Args:
         training: how long.
-        machine: how often something is looked at or kept.
+        machine: how often the network is validated and saved.
         health: of the record of one look, as ``record_sizes``.
         numbers: loss, rate, gradient's norm, speed and share of waiting, where they are known.
     """

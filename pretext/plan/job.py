@@ -65,7 +65,7 @@ class Plan:
     before: float
     """Seconds until the first step."""
     look: float
-    """Seconds for one look at held-out images."""
+    """Seconds for one validation on held-out images."""
     save: float
     """Seconds to serialize a checkpoint; the disk's own time is not in it."""
     host: int
@@ -88,7 +88,7 @@ class Plan:
 
     @property
     def looks(self) -> int:
-        """How often held-out images are looked at: before the first step, then every so often and at the end."""
+        """The number of validations: before the first step, then every so many steps and at the end."""
         return looks_of(self.settings.training, self.settings.machine)
 
     @property
