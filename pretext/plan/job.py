@@ -28,7 +28,7 @@ from pretext.plan.disk import (
     sheet_size,
     training_records,
 )
-from pretext.plan.measure import Rate, bytes_of, learner_of, rate, seconds_of, together, try_out
+from pretext.plan.measure import Rate, build_learner, count_bytes, measure_both, measure_rate, run_trial, time_call
 from pretext.pretrain import stored
 from pretext.recipe import PretrainSettings, build_network, first_crops, held_views, on_place, open_images
 
@@ -149,20 +149,20 @@ def plan(settings: PretrainSettings) -> Plan:
     crops = torch.stack(list(first_crops(images, settings, _FIRST)))
     reading = (time.perf_counter() - began) / len(crops)  # seconds that a crop takes in one process
     with progress("measuring", 4, "parts") as advance:
-        trial = try_out(built, settings, place)
+        trial = run_trial(built, settings, place)
         forget_peak(place.device)
         advance(1, "")
-        learner = learner_of(built, settings, place, trial.images, trial.micro_batch, settings.machine.compile)
+        learner = build_learner(built, settings, place, trial.images, trial.micro_batch, settings.machine.compile)
         numbers = torch.arange(trial.images)
         rgb, labels = crops[numbers % len(crops)], numbers % max(1, len(images.classes))
-        first_step, (loss, norm) = seconds_of(lambda: learner.step(rgb, labels), place)
-        network = rate(lambda: learner.step(rgb, labels), trial.images, place, _SECONDS)
+        first_step, (loss, norm) = time_call(lambda: learner.step(rgb, labels), place)
+        network = measure_rate(lambda: learner.step(rgb, labels), trial.images, place, _SECONDS)
         advance(1, "")
         with closing(_loaded(images.samples(settings), trial.images, place)) as loaded:
-            data = rate(lambda: next(loaded), trial.images, place, _SECONDS)
+            data = measure_rate(lambda: next(loaded), trial.images, place, _SECONDS)
         advance(1, "")
         with closing(_loaded(images.samples(settings, place.workers), trial.images, place)) as loaded:
-            both, waiting = together(loaded, learner, trial.images, _SECONDS)
+            both, waiting = measure_both(loaded, learner, trial.images, _SECONDS)
             workers = of_children()
         advance(1, "")
 
@@ -171,13 +171,13 @@ def plan(settings: PretrainSettings) -> Plan:
     assert isinstance(judged, (Colorizer, Classifier))
     wanted = min(_VALIDATED if trial.whole else _SHOWN, settings.data.holdout)
     views, held_labels, *_ = held_views(images, wanted, judged.backbone.fit_size(settings.view_size))
-    drawing, sheet = seconds_of(lambda: sheet_size(judged, views, place), place)
-    judging, health = seconds_of(lambda: health_record(judged, views, held_labels, prior, place), place)
+    drawing, sheet = time_call(lambda: sheet_size(judged, views, place), place)
+    judging, health = time_call(lambda: health_record(judged, views, held_labels, prior, place), place)
     held = min(settings.data.holdout, sum(map(len, images.held))) or len(views)
     look = drawing + judging * held / len(views)
     record = record_sizes("health", settings.training.steps, **health)
     extra = stored(images, settings, prior, place.precision)
-    save, checkpoint = seconds_of(lambda: len(checkpoint_bytes({**learner.state(), **extra})), place)
+    save, checkpoint = time_call(lambda: len(checkpoint_bytes({**learner.state(), **extra})), place)
     metrics = (float(loss), learner.rate, float(norm), both.low, waiting)
     line, event = training_records(settings.training, settings.machine, record, metrics)
     state = learner.state()
@@ -204,10 +204,10 @@ def plan(settings: PretrainSettings) -> Plan:
         images=sum(map(len, images.training)),
         held=sum(map(len, images.held)),
         parameters=sum(parameter.numel() for parameter in built.parameters()),
-        weights=bytes_of(state["model"]),
-        gradients=bytes_of([parameter for parameter in built.parameters() if parameter.requires_grad]),
-        optimizer=bytes_of(state["optimizer"]),
-        average=bytes_of(state.get("average", {})),
+        weights=count_bytes(state["model"]),
+        gradients=count_bytes([parameter for parameter in built.parameters() if parameter.requires_grad]),
+        optimizer=count_bytes(state["optimizer"]),
+        average=count_bytes(state.get("average", {})),
         checkpoint=checkpoint,
         network=network,
         data=data,
@@ -252,7 +252,7 @@ def plan_lines(plan: Plan) -> list[str | Table]:
     row("together", _per_second(plan.both), "images/s, as the training loop has them", last=True)
     row("time", _between(*plan.seconds, spoken), f"to the end of step {training.steps:,}")
     row("", spoken(plan.before), "of it before the first step")
-    row("", spoken(plan.looks * plan.look), f"for {plan.looks:,} looks at held-out images")
+    row("", spoken(plan.looks * plan.look), f"for {plan.looks:,} validations on held-out images")
     row("", spoken(plan.saves * plan.save), f"for {plan.saves:,} checkpoints, without the disk's own time", last=True)
     if plan.device is not None:
         row("memory", size(plan.device), f"on {place.device}, at the peak")

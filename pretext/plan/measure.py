@@ -44,27 +44,27 @@ class Trial(NamedTuple):
     """Whether a step of the run seems to find memory enough."""
 
 
-def settle(place: Place) -> None:
+def synchronize(place: Place) -> None:
     """Wait until the device has finished its work."""
     if place.device.type != "cpu":
         torch.accelerator.synchronize(place.device)
 
 
-def seconds_of(job: Callable[[], T], place: Place) -> tuple[float, T]:
+def time_call(job: Callable[[], T], place: Place) -> tuple[float, T]:
     """Return how many seconds a job takes, and its result."""
-    settle(place)
+    synchronize(place)
     began = time.perf_counter()
     result = job()
-    settle(place)
+    synchronize(place)
     return time.perf_counter() - began, result
 
 
-def rate(once: Callable[[], object], images: int, place: Place, seconds: float) -> Rate:
+def measure_rate(once: Callable[[], object], images: int, place: Place, seconds: float) -> Rate:
     """Measure the speed of a function that takes so many images each time, repeated for about so long.
 
     The first time does not count: memory is laid out, kernels are chosen, workers start.
     """
-    warm, _ = seconds_of(once, place)
+    warm, _ = time_call(once, place)
     if warm < seconds / _LAPS:
         _lap(once, place, seconds / _LAPS)
     laps: list[float] = []
@@ -80,11 +80,11 @@ def _lap(once: Callable[[], object], place: Place, seconds: float) -> float:
     while not count or time.perf_counter() - began < seconds:
         once()
         count += 1
-    settle(place)
+    synchronize(place)
     return count / (time.perf_counter() - began)
 
 
-def together(source: Iterator[Batch], learner: Learner, images: int, seconds: float) -> tuple[Rate, float]:
+def measure_both(source: Iterator[Batch], learner: Learner, images: int, seconds: float) -> tuple[Rate, float]:
     """Measure loading and training at once, and the share of the time in which steps waited for images."""
     waits: list[float] = []
     went: list[float] = []
@@ -96,11 +96,11 @@ def together(source: Iterator[Batch], learner: Learner, images: int, seconds: fl
         learner.step(batch.rgb, batch.labels)
         went.append(time.perf_counter() - began)
 
-    measured = rate(once, images, learner.place, seconds)
+    measured = measure_rate(once, images, learner.place, seconds)
     return measured, sum(waits[1:]) / sum(went[1:])  # while the first waits, workers start
 
 
-def try_out(network: Colorizer | Classifier, settings: PretrainSettings, place: Place) -> Trial:
+def run_trial(network: Colorizer | Classifier, settings: PretrainSettings, place: Place) -> Trial:
     """Find by two small steps how many images a measured step may have.
 
     Raises:
@@ -111,12 +111,12 @@ def try_out(network: Colorizer | Classifier, settings: PretrainSettings, place: 
     at_once = training.micro_batch or share
     small = min(_TRIAL, at_once)
     before = _taken(place)
-    learner = learner_of(network, settings, place, small, small, compiled=False)
+    learner = build_learner(network, settings, place, small, small, compiled=False)
     rgb = torch.zeros(small, 3, settings.crop.size, settings.crop.size, dtype=torch.uint8)
     labels = torch.zeros(small, dtype=torch.int64)
     learner.step(rgb, labels)
-    seconds, _ = seconds_of(lambda: learner.step(rgb, labels), place)
-    lasting = sum(map(bytes_of, (learner.state()["optimizer"], list(network.parameters()))))
+    seconds, _ = time_call(lambda: learner.step(rgb, labels), place)
+    lasting = sum(map(count_bytes, (learner.state()["optimizer"], list(network.parameters()))))
     per_image = max(0, _taken(place) - before - lasting) / small
     fits = per_image * (at_once - small) < available(place.device)
     affordable = max(small, int(_LONGEST / seconds * small))
@@ -129,7 +129,7 @@ def try_out(network: Colorizer | Classifier, settings: PretrainSettings, place: 
     return Trial(affordable, 0, False, per_image, fits)
 
 
-def learner_of(
+def build_learner(
     network: Colorizer | Classifier,
     settings: PretrainSettings,
     place: Place,
@@ -143,13 +143,13 @@ def learner_of(
     return Learner(network, training, machine, place, settings.seed)
 
 
-def bytes_of(state: object) -> int:
+def count_bytes(state: object) -> int:
     """Return the size of the tensors in nested lists and dicts, in bytes."""
     if isinstance(state, Tensor):
         return state.numel() * state.element_size()
     if isinstance(state, dict):
         state = list(state.values())
-    return sum(map(bytes_of, state)) if isinstance(state, (list, tuple)) else 0
+    return sum(map(count_bytes, state)) if isinstance(state, (list, tuple)) else 0
 
 
 def _taken(place: Place) -> int:

@@ -16,7 +16,7 @@ from pretext.engine.run import newest_checkpoint
 from pretext.errors import UserError
 from pretext.plan import job, measure
 from pretext.plan.job import Plan, plan, plan_lines, size, spoken
-from pretext.plan.measure import bytes_of
+from pretext.plan.measure import count_bytes
 from pretext.pretrain import pretrain
 from pretext.recipe import PretrainSettings
 from pretext.settings import settings_from
@@ -57,9 +57,9 @@ def test_the_exact_numbers_are_those_of_a_real_checkpoint(planned: Plan, run: Pa
     path = newest_checkpoint(run)
     assert path is not None
     state = load_checkpoint(path)
-    assert planned.weights == bytes_of(state["model"])
-    assert planned.optimizer == bytes_of(state["optimizer"])
-    assert planned.average == bytes_of(state["average"])
+    assert planned.weights == count_bytes(state["model"])
+    assert planned.optimizer == count_bytes(state["optimizer"])
+    assert planned.average == count_bytes(state["average"])
     assert planned.gradients == 4 * planned.parameters
     # The file also holds names, settings and a ZIP entry a tensor; nothing of the size of weights.
     assert planned.checkpoint == pytest.approx(path.stat().st_size, rel=0.01)
@@ -184,4 +184,4 @@ def test_the_limit_is_named(planned: Plan) -> None:
 
 def test_bytes_of_nested_tensors() -> None:
     nested = {"a": [torch.zeros(3), {"b": torch.zeros(2, dtype=torch.float64)}], "c": 1}
-    assert bytes_of(nested) == 3 * 4 + 2 * 8
+    assert count_bytes(nested) == 3 * 4 + 2 * 8
