@@ -49,7 +49,9 @@ class OnlineSettings:
 
     def __post_init__(self) -> None:
         if self.images < 2:
-            raise UserError(f"online.images is {self.images}: some teach and others judge; give 2 at least")
+            raise UserError(
+                f"online.images is {self.images}: some are for training, others for testing; give at least 2"
+            )
 
 
 class OnlineProbe:

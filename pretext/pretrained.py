@@ -63,7 +63,7 @@ def color_contract(settings: PretrainSettings, prior: Tensor | None) -> dict[str
 
 
 def check_state(origin: Path, state: dict[str, Any], resumed: bool = False) -> None:
-    """Refuse, by a ``UserError``, what is a checkpoint of ours but not a whole one of a pretraining."""
+    """Refuse, by a ``UserError``, what is a checkpoint of ours but not a complete one of a pretraining."""
     if isinstance(state.get("settings"), dict) and "task" in state["settings"]:
         raise UserError(f"{origin}: a fine-tuned network, which this cannot take; name the run that it began from")
     kinds = {"step": int, "settings": dict, "color": dict, "model": dict}
@@ -85,7 +85,7 @@ def check_state(origin: Path, state: dict[str, Any], resumed: bool = False) -> N
         wrong.append("head")
     if wrong:
         raise UserError(
-            f"{origin}: a checkpoint, but not a whole one of a pretraining: {', '.join(wrong)} missing or wrong"
+            f"{origin}: a checkpoint, but not a complete one of a pretraining: {', '.join(wrong)} missing or wrong"
         )
 
 

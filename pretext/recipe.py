@@ -69,7 +69,9 @@ class PretrainSettings:
         if self.hints.sampled and self.objective.supervised:
             raise UserError("hints.sampled is for networks that color; objective.name is labels")
         if self.hints.sampled and self.objective.classes_weight:
-            raise UserError("hints.sampled and objective.classes_weight: no backbone takes hints and names classes")
+            raise UserError(
+                "hints.sampled and objective.classes_weight: no backbone takes hints and predicts classes; set one"
+            )
 
     @property
     def view_size(self) -> int:
@@ -109,8 +111,8 @@ def build_colorizer(
             raise UserError(f"hints.sampled: backbone {settings.backbone.name} takes no hints; siggraph17 does")
         if objective_settings.classes_weight and not backbone.vector_channels:
             raise UserError(
-                f"objective.classes_weight: backbone {settings.backbone.name} knows nothing of whole images to name "
-                "classes from; fusion does"
+                f"objective.classes_weight: backbone {settings.backbone.name} has no vector of whole images to predict "
+                "classes from; fusion has one"
             )
         hinting = partial(sample_hints, seed=settings.seed, settings=settings.hints) if settings.hints.sampled else None
         colorizer = Colorizer(backbone, objective, objective_settings.stride, hinting)
@@ -251,7 +253,7 @@ def _shared_classes(sources: Mapping[str, LabeledSource]) -> list[str]:
     labels: set[int] = set()
     for name, source in sources.items():
         if source.labels.ndim != 1:
-            raise UserError(f"{name}: an image may have several labels; one for each is learned")
+            raise UserError(f"{name}: an image may have several labels; training needs one label per image")
         labels |= set(checked_labels(name, source.labels, source.classes).tolist())
     for name, other_classes in others:
         if other_classes != classes:

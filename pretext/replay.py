@@ -88,7 +88,7 @@ def replay(folder: Path, settings: ReplaySettings) -> Replay:
     check_contract(folder, recipe, state)
     images = open_images(recipe)
     if not images.same_as(state["data"]):
-        raise UserError(f"{images.name}: not the images of the run any more; bring them back")
+        raise UserError(f"{images.name}: these are no longer the images of the run; bring them back")
     place = pick_place(settings.machine.device, state["precision"], settings.machine.workers)
     network = on_place(build_network(recipe, state["color"].get("prior"), images.classes), recipe, place)
     training = replace(recipe.training, micro_batch=evidence["micro_batch"])

@@ -195,7 +195,7 @@ def test_a_damaged_checkpoint(said: Pretint, trained: Path, tmp_path: Path) -> N
     assert "the checkpoint before it, is used" in err.splitlines()[0]
     for checkpoint in (run / "checkpoints").iterdir():
         checkpoint.write_bytes(checkpoint.read_bytes()[:5000])
-    refused(said("pretrain", run, *SMALL), str(newest), "no other checkpoint that is whole")
+    refused(said("pretrain", run, *SMALL), str(newest), "no other undamaged checkpoint")
     refused(said("probe", run, *JUDGED), str(newest))
 
 

@@ -149,5 +149,5 @@ def partners() -> Iterator[None]:
             raise
         raise PartnerGone(
             f"process {rank()} of {world()}: another process of this run is gone ({' '.join(message.split())[:160]}); "
-            "see what it said last, and start all of them again: they go on from the newest checkpoint"
+            "see its last message, and start all of them again: they go on from the newest checkpoint"
         ) from error

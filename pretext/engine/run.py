@@ -118,7 +118,7 @@ def whole_checkpoint(folder: Path) -> Path | None:
         damages.append(damage)
     if damages:
         raise UserError(
-            f"{damages[0]}; {folder} has no other checkpoint that is whole: restore one from a copy, or train again in "
+            f"{damages[0]}; {folder} has no other undamaged checkpoint: restore one from a copy, or train again in "
             "a new folder"
         )
     return None

@@ -165,7 +165,7 @@ class NoHead(nn.Module):
         self.origin = origin
 
     def forward(self, features: Tensor) -> Tensor:
-        raise UserError(f"{self.origin}: these weights have no color head; they can be probed, but color nothing")
+        raise UserError(f"{self.origin}: these weights have no color head; they can be probed, but they cannot color")
 
 
 def resample(grid: Tensor, factor: float, size: Sequence[int]) -> Tensor:

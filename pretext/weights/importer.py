@@ -187,7 +187,7 @@ def import_weights(file: Path, run: Path, settings: ImportSettings | None = None
         settings: what to know besides.
 
     Raises:
-        UserError: the file cannot be read without running code in it, is of no release known, or one of its
+        UserError: the file cannot be read without running code in it, is of no known release, or one of its
             weights is missing, unknown, of another shape or not finite; the folder is taken.
     """
     state = _published(file, settings or ImportSettings())
@@ -210,7 +210,7 @@ def load_published(file: Path) -> Pretrained:
     """Load the colorizer of published weights, on the CPU, in eval mode, without a run; see ``import_weights``.
 
     Raises:
-        UnknownWeights: the file is of no release known.
+        UnknownWeights: the file is of no known release.
         UserError: as ``import_weights``.
     """
     state = _published(file, ImportSettings())
@@ -254,7 +254,7 @@ def _published(file: Path, settings: ImportSettings) -> _State:
         known = "; ".join(release.title for release in RELEASES)
         first = f" (its first key: {min(stored)})" if stored else ""
         raise UnknownWeights(
-            f"{file}: weights of no release known{first}; known are: {known}. Those of a timm model are given as "
+            f"{file}: weights of no known release{first}; known are: {known}. Those of a timm model are given as "
             "backbone.weights"
         )
     network = find_weights(stored, keys, part, str(file))

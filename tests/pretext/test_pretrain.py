@@ -117,7 +117,7 @@ def test_a_checkpoint_that_lacks_a_part_is_refused(part: str, tmp_path: Path) ->
     state = load_checkpoint(path)
     del state[part]
     save_checkpoint(path, state)
-    with pytest.raises(UserError, match=f"not a whole one of a pretraining: .*{part}"):
+    with pytest.raises(UserError, match=f"not a complete one of a pretraining: .*{part}"):
         pretrain(run, settings())
 
 
@@ -190,6 +190,6 @@ def test_a_run_with_a_damaged_checkpoint_goes_on_from_the_one_before(
     for damaged in (run / "checkpoints").iterdir():
         _damage(damaged)
     for call in (lambda: pretrain(run, asked), lambda: load_pretrained(run)):
-        with pytest.raises(UserError, match="no other checkpoint that is whole") as error:
+        with pytest.raises(UserError, match="no other undamaged checkpoint") as error:
             call()
         assert "\n" not in str(error.value)

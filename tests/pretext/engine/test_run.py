@@ -155,7 +155,7 @@ def test_the_checkpoint_before_a_damaged_one_is_used(tmp_path: Path, capfd: pyte
     assert find_checkpoint(tmp_path) == older
     assert newest.exists(), "a reader changes nothing"
     _damage(older)
-    with pytest.raises(UserError, match=r"begin as a checkpoint.*; .* has no other checkpoint that is whole") as error:
+    with pytest.raises(UserError, match=r"begin as a checkpoint.*; .* has no other undamaged checkpoint") as error:
         find_checkpoint(tmp_path)
     assert "\n" not in str(error.value)
 
@@ -174,6 +174,6 @@ def test_a_resumed_run_puts_damaged_checkpoints_aside(tmp_path: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == ["00000007.pt", "00000010.pt"]
     for path in folder.iterdir():
         _damage(path)
-    with pytest.raises(UserError, match="no other checkpoint that is whole"):
+    with pytest.raises(UserError, match="no other undamaged checkpoint"):
         resumed_checkpoint(tmp_path)
     assert sorted(path.name for path in folder.iterdir()) == ["00000007.pt", "00000010.pt"]

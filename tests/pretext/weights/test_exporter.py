@@ -283,7 +283,7 @@ def test_damaged_safetensors(checkpoint: Checkpoint, tmp_path: Path) -> None:
         (whole[:40], "damaged"),
         (b"", "damaged"),
         (safetensors.torch.save(tensors), "no checkpoint of Pretint"),
-        (safetensors.torch.save(tensors, {"format": "pretint checkpoint 1"}), "not a whole one"),
+        (safetensors.torch.save(tensors, {"format": "pretint checkpoint 1"}), "not a complete one"),
         (safetensors.torch.save(tensors, {"format": "pretint checkpoint 1", "step": "{"}), "damaged"),
     ):
         file.write_bytes(content)
@@ -312,6 +312,6 @@ def test_the_commands(checkpoint: Checkpoint, tmp_path: Path, capsys: pytest.Cap
     assert pretint.cli.main(["export", str(checkpoint("tiny")), str(file)]) == 0
     assert f"written: {file}" in capsys.readouterr().out
     assert pretint.cli.main(["import", str(file), str(tmp_path / "run")]) == 2
-    assert "weights of no release known" in capsys.readouterr().err
+    assert "weights of no known release" in capsys.readouterr().err
     assert pretint.cli.main(["export", str(tmp_path / "none"), str(tmp_path / "y.safetensors")]) == 2
     assert "no such run or checkpoint" in capsys.readouterr().err

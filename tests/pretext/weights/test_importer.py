@@ -351,7 +351,7 @@ def renamed(weights: Weights) -> None:
         (reshaped, r"1 of another shape \(model1.0.weight \(64, 3, 3, 3\), not \(64, 1, 3, 3\)\)"),
         (infinite, r"1 not finite \(model7.0.bias\)"),
         (other_bins, "its color bins .* are not the 313 of the paper"),
-        (renamed, "weights of no release known"),
+        (renamed, "weights of no known release"),
     ],
 )
 def test_less_or_more_than_all_is_refused(
