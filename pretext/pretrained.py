@@ -18,6 +18,9 @@ from pretext.settings import settings_from
 BACKBONE = "backbone."
 """The prefix of the names of a backbone's weights in a checkpoint."""
 
+CLASS_BRANCH = "class_branch."
+"""The prefix of the class branch's weights; only networks in training have one."""
+
 
 class Pretrained(NamedTuple):
     """A network from a checkpoint, ready to use."""
@@ -38,10 +41,6 @@ class Pretrained(NamedTuple):
         if not self.untrained:
             return ""
         return "warning: no training step was done (step 0), so its colors mean nothing; train it first"
-
-
-CLASS_BRANCH = "class_branch."
-"""The prefix of the class branch's weights; only networks in training have one."""
 
 
 def color_contract(settings: PretrainSettings, prior: Tensor | None) -> dict[str, Any]:

@@ -54,8 +54,8 @@ class Stage(NamedTuple):
 class Backbone(nn.Module):
     """The part of a network that is transferred: it turns lightness into the features of every stage.
 
-    A subclass sets ``stages`` and defines ``forward``. Everything downstream (pretraining, probes,
-    fine-tuning, export) uses only these two.
+    A subclass sets ``stages`` and defines ``forward``. Pretraining, probes, fine-tuning and export use only
+    these two.
     """
 
     stages: tuple[Stage, ...]

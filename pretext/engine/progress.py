@@ -78,7 +78,7 @@ def progress(title: str, total: int, unit: str, done: int | None = None, weight:
 
 
 class _Tally:
-    """What is done of one bar, how fast, and the file that tells it to others.
+    """The numbers of one progress bar, and the file that shows them to other programs.
 
     The file is JSON, replaced as a whole, so that it can be read at any moment: title, unit, total, done, rate
     (units a second, or null), left (seconds, or null), remark, time (of this, as ``time.time``), and first: title,
@@ -163,7 +163,7 @@ def say_once(text: str) -> None:
 
 
 class _Forgiving:
-    """Standard error, where nobody may be reading any more: work goes on unseen instead of failing."""
+    """Standard error, which may be closed: then work goes on without output instead of failing."""
 
     def write(self, text: str) -> int:
         with contextlib.suppress(OSError):

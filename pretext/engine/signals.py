@@ -15,13 +15,13 @@ class Ending(IntEnum):
     """How work ended; the value is the command's exit code. If several signals came, the greatest counts."""
 
     COMPLETE = 0
-    """All is done."""
+    """The work is done."""
     PREEMPTED = 75
-    """USR2, a cluster's warning, asked to stop; the same call goes on. EX_TEMPFAIL of sysexits.h."""
+    """USR2, a cluster's warning, asked to stop; the same call resumes. EX_TEMPFAIL of sysexits.h."""
     INTERRUPTED = 130
-    """INT (Ctrl-C) asked to stop; the same call goes on."""
+    """INT (Ctrl-C) asked to stop; the same call resumes."""
     TERMINATED = 143
-    """TERM asked to stop; the same call goes on, if anybody wants it."""
+    """TERM asked to stop; the same call resumes, if the user calls it again."""
 
 
 ENDINGS = {
@@ -35,16 +35,16 @@ WARNINGS = (signal.SIGUSR2, signal.SIGTERM)
 """Those that a machine sends, not a user at a keyboard."""
 
 
-_unheard: set[int] = set()  # what came between two who listen
+_unheard: set[int] = set()  # signals that came between two contexts
 
 
 @contextmanager
 def stop_requests(*signals: signal.Signals) -> Iterator[Callable[[], Ending]]:
     """Let signals, while the context lasts, only set the ending that the yielded function returns.
 
-    A second INT acts at once, for a user who can't wait. Who starts this process may have blocked a signal, so
-    that none is lost before somebody listens: then what came is heard now, and what comes when nobody listens any
-    more waits for the next who does.
+    A second INT acts at once, for a user who can't wait. The process that starts this one may have blocked a
+    signal, so that none is lost before a context begins: then a signal that came before counts now, and one that
+    comes after the context waits for the next context.
 
     Args:
         signals: of ``ENDINGS``; by default all.

@@ -43,10 +43,9 @@ class Trainable(Protocol):
 class Learner:
     """A network, its optimizer, its learning-rate schedule and its moving average.
 
-    What a step computes depends on the state, the images and the number of steps done, on nothing
-    else: random numbers are drawn from (seed, step, position in the batch). So it is the same for one
-    process and many, up to the order in which floats are added; where batch norm or dropout asks
-    what is computed at once, if that is a micro-batch of a fixed size.
+    A step's result depends only on the state, the images and the number of steps done: random numbers are
+    drawn from (seed, step, position in the batch). So one process and several compute the same, up to the
+    order in which floats are added; with batch norm or dropout only if the micro-batch has a fixed size.
 
     Args:
         network: a module with a ``loss``, on the place's device; changed in place.
