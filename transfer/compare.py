@@ -1,4 +1,4 @@
-"""Whether two networks differ: paired differences on the same test images, tested, corrected for how many."""
+"""Comparison of networks: paired differences on the same test images, with tests and Holm's correction."""
 
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -22,12 +22,12 @@ KINDS = ("random", "pretrained", "supervised", "published")
 
 @dataclass
 class CompareSettings:
-    """Which results are compared, where there are several.
+    """The choice of results to compare, if there are several.
 
     Args:
-        protocol: its name; needed only if all networks were judged by several.
-        test: the test data, as it was named when they were judged; needed only if there are several.
-        fraction: share of the labels that were used; 0 takes the one that there is.
+        protocol: its name; needed only if all networks were evaluated by several.
+        test: the test data, as they were named in the evaluation; needed only if there are several.
+        fraction: share of the labels that were used; 0 if there is only one.
         mode: cached, augmented, or any, which also compares across the two; by default augmented if all have it.
     """
 
@@ -38,7 +38,7 @@ class CompareSettings:
 
 
 class Line(NamedTuple):
-    """One row of the first network against one of the other."""
+    """A row of the first network against one of the other."""
 
     name: str
     other: str
@@ -49,7 +49,7 @@ class Line(NamedTuple):
     adjusted: float
     """p after Holm's correction for all lines of the comparison."""
     best: bool
-    """Whether both rows are those that held-out images chose."""
+    """Whether held-out images chose both rows."""
 
 
 class Pair(NamedTuple):
@@ -58,7 +58,7 @@ class Pair(NamedTuple):
     first: Column
     second: Column
     lines: tuple[Line, ...]
-    """The rows that both have; last, if it is none of these, best row against best row."""
+    """The rows that both have; and last, if it is none of these, best row against best row."""
     left_out: tuple[str, ...]
     """Rows that only one of them has."""
 
@@ -70,7 +70,7 @@ class Comparison(NamedTuple):
 
     @property
     def n_tests(self) -> int:
-        """How many tests Holm's correction is for."""
+        """The number of tests that Holm's correction is for."""
         return sum(len(pair.lines) for pair in self.pairs)
 
 
@@ -78,31 +78,41 @@ def compare(groups: Sequence[Sequence[Result]], across_modes: bool = False) -> C
     """Compare two networks or more with the first, row by row and best against best.
 
     Args:
-        groups: of each network the results at its seeds.
-        across_modes: whether cached may be compared with augmented.
+        groups: for each network the results at its seeds.
+        across_modes: allow to compare cached with augmented.
 
     Raises:
-        UserError: a group is none, or not one network in one mode; the groups differ in data, test
+        UserError: a group is empty, or not one network in one mode; the groups differ in data, test
             images, protocol, metric or mode; no row is comparable.
     """
     if len(groups) < 2:
         raise UserError("one network alone cannot be compared; name two or more")
     require_comparable([result for group in groups for result in group])
-    found = [_column(group) for group in groups]
-    for other in found[1:]:
-        if not across_modes and other.first.mode != found[0].first.mode:
+    first, *others = [_column(group) for group in groups]
+    drafts = []  # of each other network: its column, and the rows to compare, of the first and of it
+    for other in others:
+        if not across_modes and other.first.mode != first.first.mode:
             raise UserError(
-                f"{_named(other.first)} is {other.first.mode}, {_named(found[0].first)} is {found[0].first.mode}; "
-                "choose one mode, or ask for any"
+                f"{_file_or_name(other.first)} is {other.first.mode}, {_file_or_name(first.first)} is "
+                f"{first.first.mode}; choose one mode, or ask for any"
             )
-    drafts = [(other, _pairs_of_rows(found[0], other)) for other in found[1:]]
+    for other in others:
+        rows = [(name, name) for name in first.names if name in other.names]
+        if first.best is not None and other.best is not None and (first.best, other.best) not in rows:
+            rows.append((first.best, other.best))
+        if not rows:
+            raise UserError(
+                f"{_file_or_name(first.first)} and {_file_or_name(other.first)} have no row in common, and no best "
+                "row; evaluate both by a protocol that holds images out"
+            )
+        drafts.append((other, rows))
     gaps: list[list[Gap]] = []
-    slow = found[0].first.rows[0].outcomes[0].slow
+    slow = first.first.rows[0].outcomes[0].slow
     with progress("tests", sum(len(rows) for _, rows in drafts), "tests") if slow else nullcontext() as advance:
         for other, rows in drafts:
             gaps.append([])
             for names in rows:
-                gaps[-1].append(tested_gap(found[0], other, *names))
+                gaps[-1].append(tested_gap(first, other, *names))
                 if advance is not None:
                     advance(1, "")
     adjusted = iter(holm([gap.p for of_pair in gaps for gap in of_pair]))
@@ -112,37 +122,37 @@ def compare(groups: Sequence[Sequence[Result]], across_modes: bool = False) -> C
             Line(
                 name,
                 against,
-                found[0].cells[name].score,
+                first.cells[name].score,
                 other.cells[against].score,
                 gap,
                 next(adjusted),
-                best=(name, against) == (found[0].best, other.best),
+                best=(name, against) == (first.best, other.best),
             )
             for (name, against), gap in zip(rows, of_pair, strict=True)
         )
-        both = {*found[0].names} & {*other.names}
-        alone = [name for name in (*found[0].names, *other.names) if name not in both]
-        pairs.append(Pair(found[0], other, lines, tuple(dict.fromkeys(alone))))
+        both = {*first.names} & {*other.names}
+        alone = [name for name in (*first.names, *other.names) if name not in both]
+        pairs.append(Pair(first, other, lines, tuple(dict.fromkeys(alone))))
     return Comparison(tuple(pairs))
 
 
 def compare_paths(words: Sequence[str], settings: CompareSettings | None = None) -> Comparison:
-    """The job of ``pretint compare A B [C ...]``: every network against A.
+    """Compare every network with the first one: the job of ``pretint compare A B [C ...]``.
 
     Args:
-        words: a network each, at one seed or several: ``PATH[,PATH ...]`` or ``KIND:PATH[,PATH ...]``. A path
+        words: each names a network, at one seed or several: ``PATH[,PATH ...]`` or ``KIND:PATH[,PATH ...]``. A path
             is a result's file, a run, a folder of result files, a folder of runs, or a quoted pattern for
-            them ("runs/color-*"). Where results of several networks lie there, the one that is meant is that
-            which is not random; ``random:RUN`` means the random one, and so do the other kinds
-            (pretrained, supervised, published); ``rescaled:`` before either means the one that was rescaled before
-            it was fine-tuned. Of several steps of a network the last counts.
-        settings: which evaluation, where there are several.
+            them ("runs/color-*"). If there are results of several networks, the path means the one that is not random;
+            ``random:RUN`` means the random one, and the other kinds (pretrained, supervised, published) likewise;
+            ``rescaled:`` in front means the network that was rescaled before fine-tuning. Of several steps of a
+            network the last counts.
+        settings: the evaluation to compare, if there are several.
 
     Raises:
-        UserError: as ``compare``; nothing is found, or it is not clear which network or evaluation is meant.
+        UserError: as ``compare``; there are no results, or the network or the evaluation is not clear.
     """
     settings = settings or CompareSettings()
-    groups = [_meant(word, settings) for word in words]
+    groups = [_results_of(word, settings) for word in words]
     if len(groups) < 2:
         raise UserError("one network alone cannot be compared; name two or more")
     common = set.intersection(*({repr(evaluation(result)) for result in group} for group in groups))
@@ -162,7 +172,7 @@ def compare_paths(words: Sequence[str], settings: CompareSettings | None = None)
 
 
 def comparison_lines(comparison: Comparison) -> list[str | Table]:
-    """For the terminal: a table per pair, and what its numbers depend on."""
+    """Return a table for each pair, and what its numbers depend on, as lines for the terminal."""
     first = comparison.pairs[0].first.first
     letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
     lines: list[str | Table] = [
@@ -172,9 +182,18 @@ def comparison_lines(comparison: Comparison) -> list[str | Table]:
     ]
     every = [comparison.pairs[0].first, *(pair.second for pair in comparison.pairs)]
     names = [letters[at] if at < len(letters) else f"#{at + 1}" for at in range(len(every))]
-    lines += [escape_controls(f"{name}: {_described(column)}") for name, column in zip(names, every, strict=True)]
+    lines += [escape_controls(f"{name}: {_describe(column)}") for name, column in zip(names, every, strict=True)]
     for name, pair in zip(names[1:], comparison.pairs, strict=True):
-        lines.append(_table(pair, names[0], name))
+        seeds = any(line.gap.over_seeds is not None for line in pair.lines)
+        rows = []
+        for line in pair.lines:
+            row = line.name if line.name == line.other else f"{line.name} | {line.other}"
+            cells = [_percent(line.first), _percent(line.second), _percent(line.gap.difference, "+")]
+            if seeds:
+                cells.append("" if line.gap.over_seeds is None else _interval(line.gap.over_seeds, "+"))
+            rows.append([f"{row} *" if line.best else row, *cells, _p(line.gap.p), _p(line.adjusted)])
+        over = ["over seeds"] if seeds else []
+        lines.append(drawn(["stage", names[0], name, f"{name} - {names[0]}", *over, "p", "Holm"], rows))
         if pair.left_out:
             lines.append(escape_controls(f"only in {names[0]} or in {name}: {', '.join(pair.left_out)}"))
     tests = dict.fromkeys(line.gap.test for pair in comparison.pairs for line in pair.lines)
@@ -190,45 +209,21 @@ def comparison_lines(comparison: Comparison) -> list[str | Table]:
     return lines
 
 
-def _table(pair: Pair, first: str, second: str) -> Table:
-    seeds = any(line.gap.over_seeds is not None for line in pair.lines)
-    rows = []
-    for line in pair.lines:
-        name = line.name if line.name == line.other else f"{line.name} | {line.other}"
-        cells = [_percent(line.first), _percent(line.second), _percent(line.gap.difference, "+")]
-        if seeds:
-            cells.append("" if line.gap.over_seeds is None else _interval(line.gap.over_seeds, "+"))
-        rows.append([f"{name} *" if line.best else name, *cells, _p(line.gap.p), _p(line.adjusted)])
-    over = ["over seeds"] if seeds else []
-    return drawn(["stage", first, second, f"{second} - {first}", *over, "p", "Holm"], rows)
-
-
-def _pairs_of_rows(first: Column, second: Column) -> list[tuple[str, str]]:
-    rows = [(name, name) for name in first.names if name in second.names]
-    if first.best is not None and second.best is not None and (first.best, second.best) not in rows:
-        rows.append((first.best, second.best))
-    if not rows:
-        raise UserError(
-            f"{_named(first.first)} and {_named(second.first)} have no row in common, and no best row; "
-            "judge both by a protocol that holds images out"
-        )
-    return rows
-
-
 def _column(group: Sequence[Result]) -> Column:
+    """Return the one column of a group, or raise a UserError."""
     found = columns(group)
     if not found:
         raise UserError("a group without results; name two or more networks")
     if len(found) > 1:
-        names = "; ".join(_described(column) for column in found)
+        names = "; ".join(_describe(column) for column in found)
         raise UserError(
             f"not one network in one mode but {len(found)}: {names}; name result files, or a kind: random:RUN"
         )
     return found[0]
 
 
-def _meant(word: str, settings: CompareSettings) -> list[Result]:
-    """The results of the network that a word of the command line names."""
+def _results_of(word: str, settings: CompareSettings) -> list[Result]:
+    """Return the results of the network that a word of the command line names."""
     rescaled = word.startswith(PREFIX) and not Path(word).exists()
     named = word.removeprefix(PREFIX) if rescaled else word
     kind, _, rest = named.partition(":")
@@ -236,7 +231,17 @@ def _meant(word: str, settings: CompareSettings) -> list[Result]:
         kind, rest = "", named
     if not rest.strip(","):
         raise UserError(f"{word!r} names no results; name a result's file, a run, or a folder of them")
-    results = find_results([path for part in _parts(rest) for path in _paths(part)])
+    paths = []
+    for part in [rest] if Path(rest).exists() else filter(None, rest.split(",")):
+        if not is_pattern(part):
+            paths.append(Path(part))
+            continue
+        matches = [Path(path) for path in match_paths(part)]
+        matches = [path for path in matches if path.is_dir() or path.suffix == ".json"]  # not a log beside a run
+        if not matches:
+            raise UserError(f"{part}: no folder and no .json file matches this pattern")
+        paths += matches
+    results = find_results(paths)
     if kind:
         results = [result for result in results if result.network.kind == kind]
     else:
@@ -246,42 +251,27 @@ def _meant(word: str, settings: CompareSettings) -> list[Result]:
     if not results:
         raise UserError(f"{word}: no result of a {kind or 'rescaled'} network there")
     for name in ("protocol", "test", "fraction", "mode"):
-        asked = getattr(settings, name)
-        if asked and asked != "any":
-            there = dict.fromkeys(str(getattr(result, name)) for result in results)
-            results = [result for result in results if getattr(result, name) == asked]
+        value = getattr(settings, name)
+        if value and value != "any":
+            choices = dict.fromkeys(str(getattr(result, name)) for result in results)
+            results = [result for result in results if getattr(result, name) == value]
             if not results:
-                raise UserError(f"{word}: no result with {name} {asked}; there is {', '.join(there)}")
-    last = {key: max(r.network.step for r in results if _same(r) == key) for key in map(_same, results)}
-    return [result for result in results if result.network.step == last[_same(result)]]
+                raise UserError(f"{word}: no result with {name} {value}; there is {', '.join(choices)}")
+    last = {key: max(r.network.step for r in results if _network_key(r) == key) for key in map(_network_key, results)}
+    return [result for result in results if result.network.step == last[_network_key(result)]]
 
 
-def _same(result: Result) -> tuple[str, str, int]:
+def _network_key(result: Result) -> tuple[str, str, int]:
     return result.network.name, result.network.kind, result.network.seed
 
 
-def _parts(text: str) -> list[str]:
-    return [text] if Path(text).exists() else [part for part in text.split(",") if part]
-
-
-def _paths(part: str) -> list[Path]:
-    """A path, or what a pattern finds."""
-    if not is_pattern(part):
-        return [Path(part)]
-    every = [Path(path) for path in match_paths(part)]
-    found = [path for path in every if path.is_dir() or path.suffix == ".json"]  # a log beside a run is not meant
-    if not found:
-        raise UserError(f"{part}: no folder and no .json file is found by this pattern")
-    return found
-
-
-def _described(column: Column) -> str:
+def _describe(column: Column) -> str:
     network = column.first.network
     steps = f", step {network.step:,}" if network.step else ""
     return f"{column.label} ({network.kind} {network.backbone}, {column.seeds}{steps}, {column.first.mode})"
 
 
-def _named(result: Result) -> str:
+def _file_or_name(result: Result) -> str:
     return result.file or result.network.name
 
 

@@ -1,4 +1,4 @@
-"""A network before fine-tuning: batch norm absorbed, weights rescaled, color let in, stages frozen."""
+"""Preparation of a network for fine-tuning: absorb batch norm, rescale weights, add color, freeze stages."""
 
 from transfer.adapt.backbone import Adapted, AdaptSettings, adapt
 

@@ -1,4 +1,4 @@
-"""A network as it goes into fine-tuning: trainable, but for what is to stay as it is."""
+"""A network prepared for fine-tuning: trainable, except for what is frozen."""
 
 import copy
 from collections.abc import Collection, Sequence
@@ -20,29 +20,29 @@ from transfer.networks import Network
 
 
 class Split(NamedTuple):
-    """What stays as it is while a network is trained."""
+    """The frozen part of a network."""
 
     weights: list[str]
     """Names of the parameters that are not trained."""
     modules: list[str]
-    """Names of the modules that act as in evaluation: their statistics stay, nothing is dropped."""
+    """Names of the modules that stay in evaluation mode: their statistics stay, nothing is dropped."""
 
 
 def split(network: nn.Module, trace: Trace, freeze_to: str, used: Collection[str]) -> Split:
-    """What must stay for the features of a stage to stay, to the bit; and what no used stage depends on.
+    """Find what must be frozen for the features of a stage to stay, to the bit; and what no used stage depends on.
 
     Args:
-        network: what was traced.
+        network: the network.
         trace: its forward pass.
         freeze_to: the stage; "" for none.
-        used: the stages that something is learned from.
+        used: the stages that the task uses.
     """
-    kept = ancestors([trace.stages[freeze_to]]) if freeze_to else set()
-    frozen, needed = leaves(kept), leaves(ancestors([trace.stages[stage] for stage in used]))
+    fixed = ancestors([trace.stages[freeze_to]]) if freeze_to else set()
+    frozen, needed = leaves(fixed), leaves(ancestors([trace.stages[stage] for stage in used]))
     return Split(
         [name for name, weight in network.named_parameters() if weight in frozen or weight not in needed],
-        # One that gives several tensors may make some of them only later.
-        list(dict.fromkeys(call.name for call in trace.calls if call.outputs and kept.issuperset(call.outputs))),
+        # A module that returns several tensors may compute some of them only later.
+        list(dict.fromkeys(call.name for call in trace.calls if call.outputs and fixed.issuperset(call.outputs))),
     )
 
 
@@ -51,16 +51,16 @@ BatchNorm = Literal["train", "frozen", "absorbed"]
 
 @dataclass
 class AdaptSettings:
-    """What of a network is trained, and how it is made ready for that.
+    """The settings of what is trained, and how a network is prepared for that.
 
     Args:
-        freeze_to: the stage up to which, inclusive, nothing is trained, batch-norm statistics included; all is trained
-            if empty, nothing but the head if it is the last stage that the task uses.
-        batch_norm: train uses and moves statistics of the batch; frozen keeps those of pretraining, while scale and
-            shift are trained (DeepCluster's fine-tuning); absorbed makes it part of the convolutions before it (as the
+        freeze_to: the stage up to which, inclusive, nothing is trained, batch-norm statistics included. If empty, all
+            is trained; if it is the last stage that the task uses, only the head.
+        batch_norm: train uses and updates statistics of the batch; frozen keeps those of pretraining, while scale and
+            shift are trained (DeepCluster's fine-tuning); absorbed folds it into the convolutions before it (as the
             paper did).
-        color: a network of lightness sees ab too, through filters in its first layer that start at zero. One that
-            sees color already is left as it is.
+        color: let a network for lightness see ab too, through filters in its first layer that start at zero. A
+            network that sees color already stays as it is.
     """
 
     freeze_to: str = ""
@@ -69,12 +69,12 @@ class AdaptSettings:
 
 
 class Adapted(nn.Module):
-    """sRGB in, features of every stage out, to be trained.
+    """A trainable backbone: sRGB in, features of every stage out.
 
     Args:
-        features: the network; what is not to be trained asks for no gradients.
-        still: names of its modules that act as in evaluation whatever the mode.
-        notes: what a user should know of how it was made.
+        features: the network; frozen weights do not require gradients.
+        still: names of its modules that stay in evaluation mode.
+        notes: what a user should know about the preparation.
     """
 
     def __init__(self, features: nn.Module, still: Sequence[str], notes: Sequence[str] = ()) -> None:
@@ -85,19 +85,19 @@ class Adapted(nn.Module):
         self.train()
 
     def forward(self, rgb: Tensor) -> dict[str, Tensor]:
-        """(B, 3, H, W), uint8 in [0, 255] or float in [0, 1] -> stage name -> (B, channels, h, w)."""
+        """Map (B, 3, H, W), uint8 in [0, 255] or float in [0, 1], to stage name -> (B, channels, h, w)."""
         features: dict[str, Tensor] = self.features(rgb)
         return features
 
     def train(self, mode: bool = True) -> "Adapted":
-        """As of any module, but that what is frozen stays in evaluation mode."""
+        """Set the mode; what is frozen stays in evaluation mode."""
         super().train(mode)
-        for name in self.still:  # by name: synchronizing batch norm puts others in their place
+        for name in self.still:  # by name: synchronizing batch norm replaces modules
             self.features.get_submodule(name).training = False
         return self
 
     def release(self, path: str) -> list[str]:
-        """The names, within the module at a path, of those that are kept still: whoever takes it out keeps them so."""
+        """Give up the module at a path; return the names, within it, of modules to keep in evaluation mode."""
         inside = f"{path.removeprefix('features.')}."
         taken = [name for name in self.still if f"{name}.".startswith(inside)]
         self.still = tuple(name for name in self.still if name not in taken)
@@ -111,30 +111,30 @@ def adapt(
     rescaled: bool = False,
     used: Sequence[str] = (),
 ) -> Adapted:
-    """A copy of a network, made ready for fine-tuning.
+    """Return a copy of a network, prepared for fine-tuning.
 
-    Batch norms that are frozen or absorbed, by ``batch_norm`` or by ``freeze_to``, keep the statistics that they have:
-    a network that has none yet (``network.calibrated``) needs them first.
+    Batch norms that are frozen or absorbed, by ``batch_norm`` or by ``freeze_to``, keep their statistics: a network
+    without statistics (``network.calibrated``) needs them first.
 
     Args:
-        network: stays as it is.
-        settings: what is done.
-        images: (N, 3, H, W), uint8, sRGB, of a size that the network takes, to rescale it with; None where
-            weights are loaded into it afterwards.
-        rescaled: whether its weights are rescaled, see ``transfer.adapt.rescale``. Its batch norm is then absorbed
-            whatever the settings say, as it was where this was published: it would undo the rescaling.
-        used: names of the stages that the task uses; all by default. What none of them depends on is not trained.
+        network: the network; it is not changed.
+        settings: how it is prepared.
+        images: (N, 3, H, W), uint8, sRGB, of a size that the network takes, to rescale it with; None if weights are
+            loaded into it afterwards.
+        rescaled: rescale its weights, see ``transfer.adapt.rescale``. Its batch norm is then always absorbed, as in
+            the publication: it would undo the rescaling.
+        used: names of the stages that the task uses; all by default. Weights that they do not depend on are frozen.
 
     Returns:
         The copy, on the network's device, in training mode. Its structure and the names of its state do not depend on
         the images.
 
     Raises:
-        UserError: the network has no such stage, or cannot be made ready so.
+        UserError: the network has no such stage, or cannot be prepared so.
     """
     features = copy.deepcopy(network.module).requires_grad_(True)
     side, device = network.view_size, next(features.parameters()).device
-    # Any image does, but for a constant one, of which little would be left after normalization.
+    # Any image will do except a constant one, of which normalization would leave little.
     example = torch.linspace(0, 1, 3 * side * side, device=device).view(1, 3, side, side)
     notes: list[str] = []
     names = [stage.name for stage in network.stages]
@@ -144,9 +144,11 @@ def adapt(
     taken = [name for name in names if name in used or not used]
     try:
         if rescaled or settings.batch_norm == "absorbed":
-            kept = absorb(features, example)
-            if kept:
-                notes.append(f"{len(kept)} batch norms, such as {kept[0]}, became layers: none before is theirs alone")
+            separate = absorb(features, example)
+            if separate:
+                notes.append(
+                    f"{len(separate)} batch norms, such as {separate[0]}, became layers: none before is theirs alone"
+                )
         if rescaled and images is not None:
             before, after = rescale(features, images.to(device), taken[-1], network.kind == "random")
             notes.append(f"ratios of gradient to weights spanned a factor of {before:.3g}, rescaled {after:.3g}")
@@ -154,12 +156,12 @@ def adapt(
             features = add_color(features, trace(features, example))
             if settings.freeze_to:
                 notes.append(f"frozen to {settings.freeze_to}, it cannot learn to see color")
-        found = split(features, trace(features, example), settings.freeze_to, taken)
+        frozen = split(features, trace(features, example), settings.freeze_to, taken)
     except UserError as error:
         raise UserError(f"{network.name}: {error}") from error
-    for name in found.weights:
+    for name in frozen.weights:
         features.get_parameter(name).requires_grad_(False)
-    still = list(found.modules)
+    still = list(frozen.modules)
     if settings.batch_norm == "frozen":
         still += [name for name, module in features.named_modules() if isinstance(module, _BatchNorm)]
     return Adapted(features, still, notes)

@@ -1,4 +1,4 @@
-"""Batch norm made part of the layers before it, for networks that are trained on without it.
+"""Batch norm folded into the layers before it (the paper's "absorption"), for training without it.
 
 Method: the paper's postprocessing of its networks; released ``batch_norm_absorb.py``, here for any network.
 """
@@ -21,83 +21,78 @@ _TOLERANCE = 1e-3
 
 
 def is_plain(module: nn.Module) -> bool:
-    """Whether a module is a layer that applies its weights as they are: none that standardizes or computes them."""
+    """Return whether a module is a layer that uses its weights as they are: none that standardizes or computes them."""
     forwards = {kind.forward for kind in (*LAYERS, Conv2dSame)}
     return isinstance(module, LAYERS) and type(module).forward in forwards and "weight" in module._parameters
 
 
 def absorb(network: nn.Module, example: Tensor) -> list[str]:
-    """Take batch norm, as it is in evaluation, out of a network, in place; what it gives stays, up to rounding.
+    """Take batch norm, as it is in evaluation, out of a network, in place; the features stay, up to rounding.
 
     With s = scale / sqrt(variance + eps), the weights of unit u of the layer before are multiplied by s_u, and its
-    bias b becomes s_u (b - mean_u) + shift_u. That is right where nothing but the norm sees the layer's output. A norm
-    of anything else, such as a ReLU's output in ``Vgg``, becomes a convolution of 1 x 1 for each channel: within the
+    bias b becomes s_u (b - mean_u) + shift_u. That is correct if only the norm uses the layer's output. A norm of
+    anything else, such as a ReLU's output in ``Vgg``, becomes a 1 x 1 convolution for each channel: folded into the
     convolution after it, it would be wrong at borders, where zeros are padded after the norm.
 
     Args:
-        network: sRGB in, stage name -> features out; in evaluation mode, all its parameters asking for gradients.
+        network: sRGB in, stage name -> features out; in evaluation mode, all its parameters requiring gradients.
         example: (1, 3, H, W), float in [0, 1], of a size that it takes.
 
     Returns:
-        The names of the norms that became convolutions of their own.
+        The names of the norms that became separate convolutions.
 
     Raises:
         UserError: a norm cannot be absorbed.
     """
-    seen = trace(network, example)
-    times = Counter(call.module for call in seen.calls)
-    makers = {call.outputs[0]: call.module for call in seen.calls if is_plain(call.module) and times[call.module] == 1}
-    norms = {call.module: call for call in seen.calls if isinstance(call.module, _BatchNorm)}
-    kept = []
+    graph = trace(network, example)
+    times = Counter(call.module for call in graph.calls)
+    makers = {call.outputs[0]: call.module for call in graph.calls if is_plain(call.module) and times[call.module] == 1}
+    norms = {call.module: call for call in graph.calls if isinstance(call.module, _BatchNorm)}
+    separate = []
     with torch.no_grad():
         before = network(example)
         for norm, call in norms.items():
             assert isinstance(norm, _BatchNorm)
-            layer = _before(call.inputs[0], makers, seen) if times[norm] == 1 else None
+            layer = _layer_before(call.inputs[0], makers, graph) if times[norm] == 1 else None
             if norm.running_mean is None or norm.running_var is None:
                 raise UserError(f"batch norm {call.name} keeps no statistics to absorb: set batch_norm to train")
             scale = (norm.running_var + norm.eps).rsqrt() * (1.0 if norm.weight is None else norm.weight)
             shift = (0.0 if norm.bias is None else norm.bias) - norm.running_mean * scale
             if layer is not None:
-                _multiply(layer, scale)
+                if isinstance(layer, nn.ConvTranspose2d):
+                    by_group = layer.weight.view(layer.groups, -1, *layer.weight.shape[1:])
+                    by_group *= scale.view(layer.groups, 1, -1, 1, 1)
+                else:
+                    layer.weight *= scale.view(-1, *[1] * (layer.weight.ndim - 1))
                 layer.bias = nn.Parameter(shift if layer.bias is None else layer.bias * scale + shift)
                 rest = list(norm.children()) or [nn.Identity()]  # timm's may hold the activation that follows
             else:
-                rest = [_alone(scale, shift), *norm.children()]
-                kept.append(call.name)
+                rest = [_channel_affine(scale, shift), *norm.children()]
+                separate.append(call.name)
             _replace(network, norm, rest[0] if len(rest) == 1 else nn.Sequential(*rest))
         try:
             after = network(example)
-        except RuntimeError as error:  # a norm of what is no map
+        except RuntimeError as error:  # a norm of something that is no map
             raise UserError(
                 "its batch norms are not all of maps, so they cannot be absorbed: set batch_norm to frozen"
             ) from error
     for name, features in before.items():
         if not torch.allclose(after[name], features, rtol=0, atol=_TOLERANCE * float(features.abs().max())):
             raise UserError(f"its batch norms cannot be absorbed (stage {name} would change): set batch_norm to frozen")
-    return kept
+    return separate
 
 
-def _before(node: Node, makers: dict[Node, nn.Module], seen: Trace) -> Layer | None:
-    """The layer whose output a node is, if that is used nowhere else."""
-    while seen.uses[node] == 1 and node not in makers and node.name() == COPY:
+def _layer_before(node: Node, makers: dict[Node, nn.Module], graph: Trace) -> Layer | None:
+    """Return the layer whose output a node is, if that is used nowhere else."""
+    while graph.uses[node] == 1 and node not in makers and node.name() == COPY:
         node = node.next_functions[0][0]  # type: ignore[assignment]
     layer = makers.get(node)
     assert layer is None or isinstance(layer, LAYERS)
-    return layer if seen.uses[node] == 1 else None
+    return layer if graph.uses[node] == 1 else None
 
 
-def _multiply(layer: Layer, factors: Tensor) -> None:
-    """Multiply the weights of every unit."""
-    if isinstance(layer, nn.ConvTranspose2d):
-        grouped = layer.weight.view(layer.groups, -1, *layer.weight.shape[1:])
-        grouped *= factors.view(layer.groups, 1, -1, 1, 1)
-    else:
-        layer.weight *= factors.view(-1, *[1] * (layer.weight.ndim - 1))
-
-
-def _alone(scale: Tensor, shift: Tensor) -> nn.Conv2d:
-    """The convolution that scales and shifts every channel."""
+def _channel_affine(scale: Tensor, shift: Tensor) -> nn.Conv2d:
+    """Return the convolution that scales and shifts every channel."""
     channels = len(scale)
     layer: nn.Conv2d = nn.utils.skip_init(nn.Conv2d, channels, channels, 1, groups=channels).to(scale)
     layer.weight.copy_(scale.view(-1, 1, 1, 1))
@@ -107,7 +102,7 @@ def _alone(scale: Tensor, shift: Tensor) -> nn.Conv2d:
 
 
 def _replace(network: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    """Put a module into every place that another has."""
+    """Replace a module in every place of a network."""
     for module in list(network.modules()):
         for name, child in module._modules.items():
             if child is old:

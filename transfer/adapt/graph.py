@@ -1,6 +1,6 @@
-"""What depends on what in a network: its forward pass as autograd records it, call by call.
+"""The graph of a network: its forward pass as autograd records it, call by call.
 
-Nothing is asked of how a network is written: parallel branches, shared modules, skip connections and functions
+A network may be written in any way: parallel branches, shared modules, skip connections and functions
 that are no modules are all in the graph.
 """
 
@@ -23,25 +23,25 @@ class Call(NamedTuple):
     name: str
     module: nn.Module
     inputs: tuple[Node, ...]
-    """What made its tensors, as they were then."""
+    """The nodes that computed its input tensors, as they were then."""
     outputs: tuple[Node, ...]
 
 
 class Trace(NamedTuple):
-    """One forward pass."""
+    """The graph of a forward pass."""
 
     calls: list[Call]
     """In the order in which they ended."""
     stages: dict[str, Node]
     uses: Counter[Node]
-    """How often what a node made is used on the way to a stage, being a stage included."""
+    """How often a node's output is used on the way to a stage; to be a stage counts as a use."""
 
 
 def trace(network: nn.Module, rgb: Tensor) -> Trace:
-    """Run a network once, without changing it, and note what made what.
+    """Run a network once, without changing it, and record its graph.
 
     Args:
-        network: sRGB in, stage name -> features out; in eval mode, all its parameters asking for gradients.
+        network: sRGB in, stage name -> features out; in eval mode, all its parameters requiring gradients.
         rgb: (B, 3, H, W), float in [0, 1].
     """
     calls: list[Call] = []
@@ -52,7 +52,7 @@ def trace(network: nn.Module, rgb: Tensor) -> Trace:
 
     def after(name: str, module: nn.Module, _inputs: tuple[Any, ...], output: Any) -> Any:
         if isinstance(output, Tensor):
-            output = output.clone()  # a node of its own, also for what hands its input on or is changed in place
+            output = output.clone()  # a separate node, also if the module returns its input or changes it in place
         calls.append(Call(name, module, begun.pop(), tuple(_nodes(output))))
         return output
 
@@ -73,24 +73,24 @@ def trace(network: nn.Module, rgb: Tensor) -> Trace:
 
 
 def ancestors(nodes: Iterable[Node]) -> set[Node]:
-    """All that some nodes depend on, and they themselves."""
-    found, left = set(nodes), list(nodes)
+    """Return all nodes that some nodes depend on, and these nodes."""
+    known, left = set(nodes), list(nodes)
     while left:
         for node, _ in left.pop().next_functions:
-            if node is not None and node not in found:
-                found.add(node)
+            if node is not None and node not in known:
+                known.add(node)
                 left.append(node)
-    return found
+    return known
 
 
 def leaves(nodes: Iterable[Node]) -> set[nn.Parameter]:
-    """The parameters among what some nodes depend on."""
-    found = {getattr(node, "variable", None) for node in nodes}
-    return {leaf for leaf in found if isinstance(leaf, nn.Parameter)}  # not the image
+    """Return the parameters among some nodes."""
+    variables = {getattr(node, "variable", None) for node in nodes}
+    return {leaf for leaf in variables if isinstance(leaf, nn.Parameter)}  # not the image
 
 
 def _nodes(value: Any) -> Iterator[Node]:
-    """Of the tensors in a value."""
+    """Yield the nodes of the tensors in a value."""
     if isinstance(value, Tensor):
         if value.grad_fn is not None:
             yield value.grad_fn

@@ -1,7 +1,7 @@
-"""Weights rescaled on images before fine-tuning, so that all layers learn at about the same pace.
+"""Rescaling of weights before fine-tuning, so that all layers learn at about the same pace.
 
 Method: Kraehenbuehl, Doersch, Donahue and Darrell, *Data-dependent Initializations of Convolutional Neural Networks*
-(ICLR 2016), and its released tool magic_init with -cs, by which the paper's networks went into fine-tuning.
+(ICLR 2016), and its released tool magic_init with -cs, which prepared the paper's networks for fine-tuning.
 """
 
 import math
@@ -17,23 +17,23 @@ from pretext.initialization import initialize
 from transfer.adapt.bn_fold import LAYERS, Layer, is_plain
 
 _ROUNDS = 10
-_CLOSE = 0.01
-_AT_ONCE = 16
+_CLOSE = 0.01  # of a ratio's logarithm to the target
+_AT_ONCE = 16  # images
 
 
 def rescale(network: nn.Module, images: Tensor, stage: str, random: bool) -> tuple[float, float]:
     """Rescale a network that has absorbed its batch norms, in place.
 
     Random weights first get, in the order of the forward pass, standard deviation 1 and mean 0.1 at every unit (the
-    within-layer part, ``pretext.initialization``). Learnt ones do not: in the released tool that part is for weights
-    that are zero only, and rightly, as it would change what units mean to those after them. Then both are calibrated:
+    within-layer part, ``pretext.initialization``). Learned weights do not: in the released tool that part is only for
+    weights that are zero, because it would change what units mean to those after them. Then both are calibrated:
     see ``calibrate``.
 
     Args:
         network: sRGB in, stage name -> features out; in evaluation mode, without batch norm.
         images: (N, 3, H, W), uint8, on its device.
-        stage: the last that is used.
-        random: whether nothing has been learned yet.
+        stage: the last stage that is used.
+        random: whether the weights are random.
 
     Returns:
         As ``calibrate``.
@@ -56,29 +56,29 @@ def calibrate(network: nn.Module, images: Tensor, stage: str) -> tuple[float, fl
     ratios times d^(1 / layers), where d is the standard deviation at the end, by which d goes to 1. Biases follow the
     scale of their layer's inputs, as it is measured. So a network that is positively homogeneous, such as a chain of
     convolutions, ReLUs and pools, gives the same features up to a factor for each stage. In others, branches that are
-    added may get unlike factors, and where an activation is not homogeneous the rounds may run away: what stays is
-    the round that came nearest to the target.
+    added may get different factors, and with an activation that is not homogeneous the rounds may diverge: the result
+    is that of the round that came nearest to the target.
 
     It ends early when all ratios are within 1% of the target. (The released tool compares logarithms by their
     quotient, which means little near a target of 1, and draws other gradients in each round.)
 
     Args:
         network: as for ``rescale``.
-        images: likewise.
+        images: as for ``rescale``.
         stage: the end.
 
     Returns:
         The largest ratio over the smallest, before and after.
 
     Raises:
-        UserError: no gradient gets through the network, or what it gives is constant.
+        UserError: no gradient gets through the network, or its features are constant.
     """
     spreads: list[float] = []
     least, best, state = math.inf, 0, network.state_dict()
     for done in range(_ROUNDS + 1):
         ratios, inputs, deviation = _measure(network, images, stage)
         if not ratios or not 0 < deviation < math.inf:
-            if done:  # it ran away: what was best stays
+            if done:  # it diverged: the best round stays
                 break
             raise UserError("it cannot be rescaled: no gradient gets through it, or its features are constant")
         logs = {layer: math.log(ratio) for layer, ratio in ratios.items()}
@@ -97,7 +97,7 @@ def calibrate(network: nn.Module, images: Tensor, stage: str) -> tuple[float, fl
 
 
 def _measure(network: nn.Module, images: Tensor, stage: str) -> tuple[dict[Layer, float], dict[Layer, float], float]:
-    """Every layer's ratio, the mean size of what goes into it, and the mean standard deviation of the end's units."""
+    """Return every layer's ratio and mean absolute input, and the mean standard deviation of the end's units."""
     layers = list({id(layer.weight): layer for layer in _layers(network) if is_plain(layer)}.values())
     if not layers:
         return {}, {}, 0.0
@@ -106,10 +106,10 @@ def _measure(network: nn.Module, images: Tensor, stage: str) -> tuple[dict[Layer
     ends: list[Tensor] = []
     generator = torch.Generator().manual_seed(0)
 
-    def look(layer: Layer, x: Tensor) -> None:
+    def note(layer: Layer, x: Tensor) -> None:
         inputs.setdefault(layer, float(x.detach().abs().mean()))
 
-    with _at_layers(network, look), torch.enable_grad():
+    with _at_layers(network, note), torch.enable_grad():
         for batch in images.split(_AT_ONCE):
             end = network(batch)[stage]
             noise = torch.randn(end.shape, generator=generator).to(end)
@@ -128,7 +128,7 @@ def _measure(network: nn.Module, images: Tensor, stage: str) -> tuple[dict[Layer
 
 @torch.no_grad()
 def _apply(network: nn.Module, batch: Tensor, factors: dict[Layer, float], inputs: dict[Layer, float]) -> None:
-    """Multiply the weights of layers; their biases too, and by what became of their inputs."""
+    """Multiply the weights of layers; and their biases, by the change of their inputs too."""
     seen: set[Layer] = set()
 
     def change(layer: Layer, x: Tensor) -> None:
@@ -147,7 +147,7 @@ def _apply(network: nn.Module, batch: Tensor, factors: dict[Layer, float], input
 
 @contextmanager
 def _at_layers(network: nn.Module, look: Callable[[Layer, Tensor], None]) -> Iterator[None]:
-    """Within it every layer and its input are shown just before it is called."""
+    """Call ``look`` with every layer and its input just before the layer runs, within this context."""
 
     def hook(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
         look(cast(Layer, layer), inputs[0])

@@ -97,7 +97,7 @@ def test_the_spread_comes_down_in_any_network(spec: str) -> None:
 )
 def test_every_unit_of_random_weights_has_its_deviation(spec: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Within layers: standard deviation 1, and mean 0.1 where there is a bias, before anything is calibrated."""
-    import transfer.adapt.rescale as rescaling
+    from transfer.adapt import rescale as rescaling
 
     monkeypatch.setattr(rescaling, "calibrate", lambda *_: (1.0, 1.0))
     network, rgb = lived_in(spec), photographs(8, 32)
