@@ -211,15 +211,15 @@ def comparison_lines(comparison: Comparison) -> list[str | Table]:
 
 def _column(group: Sequence[Result]) -> Column:
     """Return the one column of a group, or raise a UserError."""
-    found = columns(group)
-    if not found:
+    candidates = columns(group)
+    if not candidates:
         raise UserError("a group without results; name two or more networks")
-    if len(found) > 1:
-        names = "; ".join(_describe(column) for column in found)
+    if len(candidates) > 1:
+        names = "; ".join(_describe(column) for column in candidates)
         raise UserError(
-            f"not one network in one mode but {len(found)}: {names}; name result files, or a kind: random:RUN"
+            f"not one network in one mode but {len(candidates)}: {names}; name result files, or a kind: random:RUN"
         )
-    return found[0]
+    return candidates[0]
 
 
 def _results_of(word: str, settings: CompareSettings) -> list[Result]:

@@ -1,4 +1,4 @@
-"""The job that fine-tunes: networks and a task in, a trained run and a result file for each network out."""
+"""The job of fine-tuning: it makes a trained run and a result file for each network on a task."""
 
 import hashlib
 import json
@@ -37,31 +37,32 @@ from transfer.tasks.registry import open_task
 from transfer.tasks.task import FinetuneSettings, Task, parts_of, predictions
 from transfer.tasks.visualize import sheet
 
-_STATISTICS = 96  # images that a network is rescaled to
+_STATISTICS = 96  # images that a network is rescaled with
 
 
 class Finetuned(NamedTuple):
-    """What became of a call."""
+    """The results of a call."""
 
     results: list[Result]
-    """Of the networks that are done, in order; on the first of several processes alone."""
+    """The results of the networks that are done, in order; only on the first of several processes."""
     ending: Ending
-    """Whether all are complete, or by what the work was stopped and can go on."""
+    """Whether all networks are done, or what stopped the work, which can go on."""
 
 
 class Start(NamedTuple):
-    """What a network is fine-tuned from."""
+    """The start of a fine-tuning: a network, rescaled or not."""
 
     network: Network
     rescale: bool
 
     @property
     def judged(self) -> Judged:
-        """The network as results and tables name it; rescaled it is another one."""
-        one = self.network
-        words = (f"{RESCALED}{one.name}", *(_hashed(text, "rescaled") for text in (one.group, one.weights)))
-        name, group, weights = words if self.rescale else (one.name, one.group, one.weights)
-        return Judged(name, group[:16], one.kind, one.seed, one.step, one.backbone, weights)
+        """The network as results and tables name it; a rescaled one counts as another network."""
+        network = self.network
+        name, group, weights = network.name, network.group, network.weights
+        if self.rescale:
+            name, group, weights = f"{RESCALED}{name}", _hash(group, "rescaled"), _hash(weights, "rescaled")
+        return Judged(name, group[:16], network.kind, network.seed, network.step, network.backbone, weights)
 
 
 @explain_memory_shortage(
@@ -69,17 +70,18 @@ class Start(NamedTuple):
     "machine.cache"
 )
 def finetune(networks: Sequence[str], settings: FinetuneSettings) -> Finetuned:
-    """Train networks on a task, each with a new head, and judge each once on the test images.
+    """Train networks on a task, each with a new head, and evaluate each once on the test images.
 
-    Called again it goes on from where it was interrupted, to the bit on the same machine's CPU, and reads back
-    what is done. Several processes (see ``pretext.engine.distributed``) that all call it share the training.
+    A second call continues where the first was interrupted, to the bit on the same machine's CPU, and reads the
+    results of networks that are done. Several processes (see ``pretext.engine.distributed``) that all call it share
+    the training.
 
     Args:
         networks: see ``transfer.networks.open_network``; ``rescaled:`` before one rescales it first.
-        settings: those of one task.
+        settings: the settings of one task.
 
     Returns:
-        The results, and whether that is all.
+        The results, and whether they are complete.
 
     Raises:
         UserError: see the message.
@@ -106,20 +108,20 @@ def finetune(networks: Sequence[str], settings: FinetuneSettings) -> Finetuned:
 
 
 def starts(specs: Sequence[str], settings: FinetuneSettings) -> list[Start]:
-    """What is trained, each once: runs of one architecture and seed have one network at random weights."""
-    found: dict[str, Start] = {}
+    """Return what is trained, each once: runs of one architecture and seed share a network at random weights."""
+    unique: dict[str, Start] = {}
     for rescale in (False, True):
-        own = [spec.removeprefix(PREFIX) for spec in specs if spec.startswith(PREFIX) == rescale]
-        if wrong := [name for name in own if rescale and (not name or name.startswith(PREFIX))]:
+        names = [spec.removeprefix(PREFIX) for spec in specs if spec.startswith(PREFIX) == rescale]
+        if wrong := [name for name in names if rescale and (not name or name.startswith(PREFIX))]:
             raise UserError(f"{PREFIX}{wrong[0]}: name one network after {PREFIX}, such as {PREFIX}random:RUN")
-        opened = open_networks(own, settings.seed, settings.reference, settings.backbone)
+        opened = open_networks(names, settings.seed, settings.reference, settings.backbone)
         for start in (Start(network, rescale) for network in opened):
-            found.setdefault(start.judged.weights, start)
-    return list(found.values())
+            unique.setdefault(start.judged.weights, start)
+    return list(unique.values())
 
 
 class Tuning:
-    """One network on one task: its run, and its result."""
+    """A network on a task: its run and its result."""
 
     def __init__(self, start: Start, task: Task, settings: FinetuneSettings, place: Place) -> None:
         self.start, self.task, self.settings, self.place = start, task, settings, place
@@ -129,22 +131,17 @@ class Tuning:
             raise UserError(f"freeze_to is {settings.freeze_to}: {self.network.name} has no such stage; it has {names}")
         self.training, self.held = parts_of(task.train, settings.holdout, settings.seed)
         home = Path(settings.out) if settings.out else self.network.run or Path("runs/finetuned")
-        name = self._name()
+        # Of voc:2007:test:/data/VOCdevkit the part, of a path its end; the digest tells equal names apart.
+        test = settings.test.rpartition(":")[0] or settings.test
+        words = [task.name, test, settings.protocol, start.judged.name, settings.trained, f"seed{settings.seed}"]
+        name = ".".join(re.sub(r"[^\w.+%@-]+", "-", word).strip("-.")[-40:] for word in words)
+        name = f"{name}.{_hash(self.facts, start.judged.weights)[:6]}"
         self.folder = home / "finetuned" / name
         self.file = (home / "results" if home == self.network.run else home) / f"{name}.json"
 
-    def _name(self) -> str:
-        settings = self.settings
-        # Of voc:2007:test:/data/VOCdevkit the part, of a path its end; the digest tells apart what is called alike.
-        test = settings.test.rpartition(":")[0] or settings.test
-        words = [self.task.name, test, settings.protocol, self.start.judged.name, settings.trained]
-        words += [f"seed{settings.seed}"]
-        named = ".".join(re.sub(r"[^\w.+%@-]+", "-", word).strip("-.")[-40:] for word in words)
-        return f"{named}.{_hashed(self.facts, self.start.judged.weights)[:6]}"
-
     @property
     def facts(self) -> dict[str, Any]:
-        """What the result depends on besides the network; plain values."""
+        """What the result depends on, except the network; plain values."""
         settings, task = self.settings, self.task
         return {
             "protocol": settings.protocol,
@@ -158,16 +155,21 @@ class Tuning:
 
     @property
     def stored_settings(self) -> dict[str, Any]:
-        """What the run's settings.yaml holds."""
-        one = self.start.judged
-        network = {"name": one.name, "backbone": one.backbone, "weights": one.weights, "rescaled": self.start.rescale}
+        """The content of the run's settings.yaml."""
+        judged = self.start.judged
+        network = {
+            "name": judged.name,
+            "backbone": judged.backbone,
+            "weights": judged.weights,
+            "rescaled": self.start.rescale,
+        }
         places = self.settings.places
         shown = {k: v for k, v in plain(self.settings).items() if k not in ("reference", "out", *places)}
         return {"task": self.task.name, "network": network, "places": places, **shown}
 
     @property
     def _side(self) -> int:
-        """Of squares that statistics are taken from, pixels."""
+        """Side, in pixels, of the squares that statistics are computed of."""
         return self.network.fit_size(self.settings.size or self.network.view_size)
 
     def check(self) -> None:
@@ -175,11 +177,11 @@ class Tuning:
         try:
             self.built(self.place._replace(device=torch.device("cpu")), fresh=False)
         except UserError as error:
-            own = f"{self.network.name}: "  # some name it, some cannot know it
-            raise UserError(own + str(error).removeprefix(own)) from error
+            prefix = f"{self.network.name}: "  # some messages have it
+            raise UserError(prefix + str(error).removeprefix(prefix)) from error
 
     def kept(self) -> Result | None:
-        """The result that was made of the very same things, if there is one."""
+        """Return the result that was made of the very same network, data and settings, if there is one."""
         return kept_result(self.file, self.start.judged, self.facts)
 
     def train(self, warned: Any) -> Ending:
@@ -236,15 +238,21 @@ class Tuning:
         return {"health": scores}, sheet(self.task, self.held, answers)
 
     def built(self, place: Place, fresh: bool) -> nn.Module:
-        """The network, with the weights that training begins with if it is to begin."""
+        """Return the network; if ``fresh``, with the weights that training begins with."""
         settings, start = self.settings, self.start
         if fresh and start.network.calibrated:
-            # By every process: statistics are no weights, which the first hands to all.
+            # By every process: statistics are no weights, which the first process sends to all.
             calibrate_batch_norm(start.network, self.training, View(self._side, 1.0), place)
-        images = self._images() if fresh and start.rescale else None
-        asked = AdaptSettings(settings.freeze_to, settings.batch_norm, settings.color)
+        images: torch.Tensor | None = None
+        if fresh and start.rescale:
+            wanted = range(min(_STATISTICS, len(self.training)))
+            batches = [batch.rgb for batch in stream(Views(self.training, self._side), wanted, len(wanted), 0)]
+            if not batches or not len(batches[0]):
+                raise UserError(f"{settings.train}: none of {len(wanted)} images can be read")
+            images = batches[0]
+        adaptation = AdaptSettings(settings.freeze_to, settings.batch_norm, settings.color)
         used = self.task.used(cast(Features, start.network.module))
-        features: Adapted = adapt(start.network, asked, images, start.rescale, used)
+        features: Adapted = adapt(start.network, adaptation, images, start.rescale, used)
         if fresh and distributed.is_first():
             for note in features.notes:
                 say(f"{start.judged.name}: {note}")
@@ -252,24 +260,15 @@ class Tuning:
             torch.manual_seed(settings.seed)
             network = self.task.network(features)
         if settings.head_rate != 1:
-            own: dict[str, float] = getattr(network, "rates", {})  # the first that fits a name counts
-            network.rates = {**own, "head.": settings.head_rate}  # type: ignore[assignment]
+            rates: dict[str, float] = getattr(network, "rates", {})  # the first that fits a name counts
+            network.rates = {**rates, "head.": settings.head_rate}  # type: ignore[assignment]
         layout = torch.channels_last if settings.machine.channels_last else torch.contiguous_format
         return network.to(place.device).to(memory_format=layout)
 
-    def _images(self) -> torch.Tensor:
-        """Training images, (N, 3, size, size), that layers are rescaled to."""
-        views = Views(self.training, self._side)
-        wanted = range(min(_STATISTICS, len(self.training)))
-        found = [batch.rgb for batch in stream(views, wanted, len(wanted), 0)]
-        if not found or not len(found[0]):
-            raise UserError(f"{self.settings.train}: none of {len(wanted)} images can be read")
-        return found[0]
-
     def judge(self) -> Result | None:
-        """Judge the trained network on the test images and write the result, which the first process alone has.
+        """Evaluate the trained network on the test images and write the result, which only the first process returns.
 
-        All processes look at the images, each at its share.
+        Each process predicts its share of the images.
         """
         task, start = self.task, self.start
         newest = distributed.from_first(lambda: newest_checkpoint(self.folder))
@@ -279,20 +278,22 @@ class Tuning:
         network = self.built(place, fresh=False)
         network.load_state_dict(state.get("average", state["model"]))
         began = time.monotonic()
-        found, skipped = predictions(task, network, task.test, place, f"test: {start.judged.name}", distributed.world())
-        took = time.monotonic() - began
-        return distributed.on_first(lambda: self._result(network, place, found, skipped, took))
+        results, skipped = predictions(
+            task, network, task.test, place, f"test: {start.judged.name}", distributed.world()
+        )
+        seconds = time.monotonic() - began
+        return distributed.on_first(lambda: self._write_result(network, place, results, skipped, seconds))
 
-    def _result(
-        self, network: nn.Module, place: Place, found: dict[int, Any], skipped: list[tuple[str, str]], took: float
+    def _write_result(
+        self, network: nn.Module, place: Place, results: dict[int, Any], skipped: list[tuple[str, str]], seconds: float
     ) -> Result:
-        """Write the result of what was found, and read it back."""
+        """Write the result of predictions for the test images, and read it back."""
         settings, task, start = self.settings, self.task, self.start
-        outcomes = task.outcomes(task.test, found) if found else []
+        outcomes = task.outcomes(task.test, results) if results else []
         if not outcomes:
             reason = f"the first that cannot be read: {': '.join(skipped[0])}" if skipped else "none shows anything"
             raise UserError(f"{settings.test}: there is nothing to judge the network by; {reason}")
-        write_png(self.folder / "samples" / "test.png", sheet(task, task.test, found))
+        write_png(self.folder / "samples" / "test.png", sheet(task, task.test, results))
         trained = sum(weight.numel() for weight in network.parameters() if weight.requires_grad)
         records = read_journal(self.folder)
         skipped = [*skipped_images(self.folder), *skipped]
@@ -312,18 +313,18 @@ class Tuning:
             n_fit=len(self.training),
             n_holdout=len(self.held),
             n_train=len(task.train),
-            n_test=len(found),
+            n_test=len(results),
             fraction=1.0,
             split=f"holdout {len(self.held)}, seed {settings.seed}",
-            split_sha256=_hashed(task.train_digest, len(self.held), settings.seed),
+            split_sha256=_hash(task.train_digest, len(self.held), settings.seed),
             view_ratio=1.0,
             precision=place.precision,
             storage="",
             rows=rows,
             cost=Cost(
-                seconds=training_seconds(records, settings.training.batch_size) + took,
-                extraction_seconds=took,
-                images_per_second=len(found) / max(took, 1e-9),
+                seconds=training_seconds(records, settings.training.batch_size) + seconds,
+                extraction_seconds=seconds,
+                images_per_second=len(results) / max(seconds, 1e-9),
                 peak_bytes=peak(),
                 cache_bytes=0,
                 device=device_name(place.device),
@@ -337,5 +338,26 @@ class Tuning:
         return read_result(self.file)
 
 
-def _hashed(*identity: Any) -> str:
+class _Watch:
+    """What is looked at now and then: how held-out images are answered."""
+
+    def __init__(self, run: Tuning, learner: Learner) -> None:
+        self.run, self.learner = run, learner
+
+    def __call__(self, journal: Journal) -> None:
+        if not len(self.run.held):
+            return
+        step, task, held = self.learner.done, self.run.task, self.run.held
+        found, _ = predictions(task, self.learner.judged, held, self.learner.place)
+        if found:
+            scores = {variant or "score": outcome.value for variant, outcome in task.outcomes(held, found)}
+            journal.write("health", step, **{re.sub(r"\W+", "_", name): value for name, value in scores.items()})
+            path = self.run.folder / "samples" / f"{step:08d}.png"
+            drawn = sheet(task, held, found)
+            write_png(path, drawn)
+            journal.image("samples", step, path.read_bytes(), *drawn.size)
+        self.learner.network.train()
+
+
+def _hash(*identity: Any) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""A table of numbers, whatever they are of: in the terminal, as Markdown and LaTeX."""
+"""Layout of a table of any numbers: in the terminal, as Markdown and as LaTeX."""
 
 import re
 from collections.abc import Sequence
@@ -14,10 +14,10 @@ from pretext.escape import escape_controls
 from transfer.bootstrap import Estimate
 
 WIDTH = 100
-"""Columns of text that a table keeps to, where it can."""
+"""The width of a table in columns of text, if it can keep to it."""
 
 _LATEX = {
-    **{one: f"\\{one}" for one in "&%$#_{}"},
+    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
@@ -31,7 +31,7 @@ _LATEX = {
 
 
 class Number(NamedTuple):
-    """What stands in a cell."""
+    """A number in a cell."""
 
     score: Estimate
     spread: float | None = None
@@ -39,7 +39,7 @@ class Number(NamedTuple):
     best: bool = False
     signed: bool = False
     scale: float = 100
-    """What it is multiplied by to be shown: 100 for percent."""
+    """The factor by which it is multiplied when shown: 100 for percent."""
     digits: int = 1
 
     @property
@@ -63,66 +63,83 @@ class Number(NamedTuple):
 
 
 Cell = Number | str
-"""What stands in one place of a table."""
+"""The content of a cell."""
 
 
 class Grid(NamedTuple):
-    """A table of whatever format: names, and a cell for each; a name may have two lines."""
+    """A table before it has a format: names and cells; a name may have two lines."""
 
     corner: str
     header: tuple[str, ...]
     rows: tuple[tuple[str, tuple[Cell, ...]], ...]
     across: str = "network"
-    """What its columns are, which is its corner when it is turned."""
+    """What its columns are; the corner of the transposed table."""
     turns: bool = True
-    """Whether it may be turned to be less wide; the terminal turns it anyway."""
+    """Whether it may be transposed to be narrower; the terminal transposes it anyway."""
 
     def turned(self) -> "Grid":
-        """Rows as columns."""
+        """Return the transposed table."""
         across = zip(*(cells for _, cells in self.rows), strict=True)
         header = tuple(name for name, _ in self.rows)
         return Grid(self.across, header, tuple(zip(self.header, across, strict=True)), self.corner)
 
     def flat(self) -> "Grid":
-        """For a page: turned if it is wide and would be less so, names on one line."""
-        ways = (self, self.turned()) if self.turns else (self,)
-        widths = {way: _terminal_table(way, tall=False).width or 0 for way in ways}
+        """Return the table for a page: transposed if it is wide and gets narrower so, names on one line."""
+        grids = (self, self.turned()) if self.turns else (self,)
+        widths = {grid: _terminal_table(grid, tall=False).width or 0 for grid in grids}
         best = self if widths[self] <= WIDTH else min(widths, key=widths.__getitem__)
         rows = tuple((name.replace("\n", ", "), cells) for name, cells in best.rows)
         return best._replace(header=tuple(name.replace("\n", ", ") for name in best.header), rows=rows)
 
     def part(self, start: int, end: int) -> "Grid":
-        """The columns from ``start`` to before ``end``."""
+        """Return the columns from ``start`` to before ``end``."""
         rows = tuple((name, cells[start:end]) for name, cells in self.rows)
         return self._replace(header=self.header[start:end], rows=rows)
 
 
 class Sheet(NamedTuple):
-    """A table with what is said above and below it."""
+    """A table with its title and the lines below it."""
 
     title: str
     grid: Grid
     footer: tuple[str, ...]
 
     def terminal(self, width: int) -> list[str | Table]:
-        """For the terminal: see ``transfer.table.Tables.terminal``."""
-        return [escape_controls(self.title), *_fitted(self.grid, width), *map(escape_controls, self.footer)]
+        """Return lines for the terminal: see ``transfer.table.Tables.terminal``."""
+        return [escape_controls(self.title), *_fit_tables(self.grid, width), *map(escape_controls, self.footer)]
 
     def markdown(self) -> str:
-        """A pipe table, as GitHub reads it."""
+        """Return a pipe table, as GitHub reads it."""
         grid = self.grid.flat()
         head = [_in_markdown(text) for text in (grid.corner, *grid.header)]
-        rows = [[_in_markdown(name), *map(_markdown_cell, cells)] for name, cells in grid.rows]
+        rows = []
+        for name, cells in grid.rows:
+            rows.append([_in_markdown(name)])
+            for cell in cells:
+                if isinstance(cell, str):
+                    rows[-1].append(_in_markdown(cell))
+                    continue
+                value = f"**{cell.value}**" if cell.best else cell.value
+                rows[-1].append(f"{value} {cell.interval}{cell.deviation}")
         ruler = ["---", *["---:"] * len(grid.header)]
         table = "\n".join(f"| {' | '.join(row)} |" for row in (head, ruler, *rows))
         parts = [f"**{_in_markdown(self.title)}**", table, "\n".join(f"- {_in_markdown(line)}" for line in self.footer)]
         return "\n\n".join(part for part in parts if part) + "\n"
 
     def latex(self) -> str:
-        """A table for the package booktabs."""
+        """Return a table for the LaTeX package booktabs."""
         grid = self.grid.flat()
         head = [_in_latex(text) for text in (grid.corner, *grid.header)]
-        rows = [[_in_latex(name), *map(_latex_cell, cells)] for name, cells in grid.rows]
+        rows = []
+        for name, cells in grid.rows:
+            rows.append([_in_latex(name)])
+            for cell in cells:
+                if isinstance(cell, str):
+                    rows[-1].append(_in_latex(cell))
+                    continue
+                value = rf"\textbf{{{cell.value}}}" if cell.best else cell.value
+                deviation = cell.deviation.replace("+-", r"$\pm$")
+                rows[-1].append(rf"{value} {{\scriptsize {cell.interval}{deviation}}}".replace("-", "$-$"))
         lines = [f"    {' & '.join(row)} \\\\" for row in (head, *rows)]
         caption = " ".join(f"{_in_latex(line.rstrip('.'))}." for line in (self.title, *self.footer))
         return "\n".join(
@@ -144,7 +161,7 @@ class Sheet(NamedTuple):
 
 
 def drawn(header: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> Table:
-    """A table exactly as wide as its text, for the terminal: the first column to the left, the others to the right."""
+    """Return a table exactly as wide as its text: the first column aligned to the left, the others to the right."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for at, name in enumerate(header):
         title = Text("\n".join(map(escape_controls, name.split("\n"))))
@@ -157,19 +174,19 @@ def drawn(header: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> Table:
     return table
 
 
-def _fitted(grid: Grid, width: int) -> list[Table]:
-    """As one table that keeps to the width, if there is one; else as several."""
+def _fit_tables(grid: Grid, width: int) -> list[Table]:
+    """Return one table that keeps to the width, if possible; else several."""
     for tall in (False, True):
         for candidate in (grid, grid.turned()):
             table = _terminal_table(candidate, tall)
             if (table.width or 0) <= width:
                 return [table]
-    found, start = [], 0
+    parts, start = [], 0
     for end in range(1, len(grid.header) + 1):
         if end == len(grid.header) or (_terminal_table(grid.part(start, end + 1), tall=True).width or 0) > width:
-            found.append(_terminal_table(grid.part(start, end), tall=True))
+            parts.append(_terminal_table(grid.part(start, end), tall=True))
             start = end
-    return found
+    return parts
 
 
 def _terminal_table(grid: Grid, tall: bool) -> Table:
@@ -187,24 +204,9 @@ def _terminal_table(grid: Grid, tall: bool) -> Table:
     return drawn((grid.corner, *grid.header), rows)
 
 
-def _markdown_cell(cell: Cell) -> str:
-    if isinstance(cell, str):
-        return _in_markdown(cell)
-    value = f"**{cell.value}**" if cell.best else cell.value
-    return f"{value} {cell.interval}{cell.deviation}"
-
-
-def _latex_cell(cell: Cell) -> str:
-    if isinstance(cell, str):
-        return _in_latex(cell)
-    value = rf"\textbf{{{cell.value}}}" if cell.best else cell.value
-    deviation = cell.deviation.replace("+-", r"$\pm$")
-    return rf"{value} {{\scriptsize {cell.interval}{deviation}}}".replace("-", "$-$")
-
-
 def _in_markdown(text: str) -> str:
     return re.sub(r"([\\`*_\[\]<>|#~&$])", r"\\\1", escape_controls(text))
 
 
 def _in_latex(text: str) -> str:
-    return "".join(_LATEX.get(one, one) for one in escape_controls(text).replace("+-", "\N{PLUS-MINUS SIGN}"))
+    return "".join(_LATEX.get(sign, sign) for sign in escape_controls(text).replace("+-", "\N{PLUS-MINUS SIGN}"))
