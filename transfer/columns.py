@@ -32,7 +32,7 @@ class ClassCell(NamedTuple):
 
     name: str
     positives: int
-    """How many there are to be found in the test images."""
+    """The number of objects, or of images, of this class in the test images."""
     cell: Cell | None
     """None where the class has no number."""
 

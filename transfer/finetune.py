@@ -86,24 +86,24 @@ def finetune(networks: Sequence[str], settings: FinetuneSettings) -> Finetuned:
     Raises:
         UserError: see the message.
     """
-    asked = pick_place(settings.machine.device, settings.training.precision, settings.machine.workers)
-    with stop_requests(*WARNINGS) as warned, distributed.joined(asked.device):
+    place = pick_place(settings.machine.device, settings.training.precision, settings.machine.workers)
+    with stop_requests(*WARNINGS) as warned, distributed.joined(place.device):
         distributed.on_first(lambda: settings.training.share(distributed.world()))
         task = distributed.on_first(lambda: open_task(settings)) or open_task(settings)
-        runs = [Tuning(start, task, settings, asked) for start in starts(networks, settings)]
+        runs = [Tuning(start, task, settings, place) for start in starts(networks, settings)]
         for run in runs:  # what does not fit is said before anything takes long
             run.check()
         results: list[Result] = []
         for run in runs:
-            kept = distributed.on_first(run.kept)
-            if not distributed.from_first(lambda kept=kept: kept is not None):  # type: ignore[misc]
-                forget_peak(asked.device)
+            result = distributed.on_first(run.kept)
+            if not distributed.from_first(lambda result=result: result is not None):  # type: ignore[misc]
+                forget_peak(place.device)
                 ending = run.train(warned)
                 if ending != Ending.COMPLETE:
                     return Finetuned(results, ending)
-                kept = run.judge()
-            if kept is not None:
-                results.append(kept)
+                result = run.judge()
+            if result is not None:
+                results.append(result)
     return Finetuned(results, Ending.COMPLETE)
 
 
@@ -141,7 +141,7 @@ class Tuning:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What the result depends on, except the network; plain values."""
+        """The facts that the result depends on, except the network; plain values."""
         settings, task = self.settings, self.task
         return {
             "protocol": settings.protocol,

@@ -73,7 +73,7 @@ class Grid(NamedTuple):
     header: tuple[str, ...]
     rows: tuple[tuple[str, tuple[Cell, ...]], ...]
     across: str = "network"
-    """What its columns are; the corner of the transposed table."""
+    """The name of its columns; the corner of the transposed table."""
     turns: bool = True
     """Whether it may be transposed to be narrower; the terminal transposes it anyway."""
 

@@ -68,7 +68,7 @@ class Network(NamedTuple):
     modes: tuple[Column, ...]
     """Cached, augmented, or both in this order; or fine-tuned."""
     gaps: dict[str, Estimate]
-    """By row: augmented minus cached, over the seeds that have both."""
+    """For each row: augmented minus cached, over the seeds that have both."""
 
     @property
     def description(self) -> str:
@@ -250,7 +250,7 @@ class Tables:
 
 @dataclass
 class TableSettings:
-    """How tables of results are printed.
+    """The settings of how tables of results are printed.
 
     Args:
         format: terminal; csv, a line for each number with all that it depends on; markdown; latex (booktabs).

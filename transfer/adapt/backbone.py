@@ -141,7 +141,7 @@ def adapt(
     for stage in (*filter(None, [settings.freeze_to]), *used):
         if stage not in names:
             raise UserError(f"{network.name}: it has no stage {stage!r}: take one of {', '.join(names)}")
-    taken = [name for name in names if name in used or not used]
+    stages = [name for name in names if name in used or not used]
     try:
         if rescaled or settings.batch_norm == "absorbed":
             separate = absorb(features, example)
@@ -150,13 +150,13 @@ def adapt(
                     f"{len(separate)} batch norms, such as {separate[0]}, became layers: none before is theirs alone"
                 )
         if rescaled and images is not None:
-            before, after = rescale(features, images.to(device), taken[-1], network.kind == "random")
+            before, after = rescale(features, images.to(device), stages[-1], network.kind == "random")
             notes.append(f"ratios of gradient to weights spanned a factor of {before:.3g}, rescaled {after:.3g}")
         if settings.color and isinstance(features, FromRgb):
             features = add_color(features, trace(features, example))
             if settings.freeze_to:
                 notes.append(f"frozen to {settings.freeze_to}, it cannot learn to see color")
-        frozen = split(features, trace(features, example), settings.freeze_to, taken)
+        frozen = split(features, trace(features, example), settings.freeze_to, stages)
     except UserError as error:
         raise UserError(f"{network.name}: {error}") from error
     for name in frozen.weights:

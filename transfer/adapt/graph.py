@@ -34,7 +34,7 @@ class Trace(NamedTuple):
     """In the order in which they ended."""
     stages: dict[str, Node]
     uses: Counter[Node]
-    """How often a node's output is used on the way to a stage; to be a stage counts as a use."""
+    """The number of times that a node's output is used on the way to a stage; to be a stage counts as a use."""
 
 
 def trace(network: nn.Module, rgb: Tensor) -> Trace:

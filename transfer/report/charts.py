@@ -164,11 +164,11 @@ def recall_map(recall: ArrayLike, step: int = STEP) -> str:
     occurs = np.isfinite(values)
     with matplotlib.rc_context(STYLE):
         figure, axes = new_axes(WIDTH + 20)
-        whole, dot = 0.92 * step, min(1.4, 0.14 * step)
+        full, dot = 0.92 * step, min(1.4, 0.14 * step)
         axes.add_patch(PathPatch(_squares(centers[~occurs], dot), fc=RANDOM, lw=0))
         for center, value, color in zip(centers[occurs], values[occurs], colors[occurs], strict=True):
-            axes.add_patch(PathPatch(_squares(center[None], whole), fc=1 - 0.2 * (1 - color), lw=0))
-            axes.add_patch(PathPatch(_squares(center[None], whole * math.sqrt(value)), fc=color, lw=0))
+            axes.add_patch(PathPatch(_squares(center[None], full), fc=1 - 0.2 * (1 - color), lw=0))
+            axes.add_patch(PathPatch(_squares(center[None], full * math.sqrt(value)), fc=color, lw=0))
         (left, low), (right, top) = centers.min(0) - step / 2, centers.max(0) + step / 2
         low -= 2  # for the key, in a corner that no color reaches
         key = np.array([[left + 10, low + 31], [left + 10, low + 19], [left + 10, low + 7]])

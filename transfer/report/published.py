@@ -34,7 +34,7 @@ class Published(NamedTuple):
     verified: bool = False
     """Whether it was checked in the publication itself."""
     remark: str = ""
-    """How it departs from these protocols."""
+    """Its differences from these protocols."""
     color: bool | None = None
     """For a row that exists in gray and in color: whether the network saw color."""
 
@@ -222,4 +222,4 @@ TABLES: tuple[PublishedTable, ...] = (
         steps=150_000,
     ),
 )
-"""By data set."""
+"""The published tables, one for each data set."""

@@ -151,7 +151,11 @@ def _headline(columns: Sequence[Column]) -> Headline | None:
     """
     column = max(
         (column for column in columns if column.first.network.kind != "random"),
-        key=lambda one: (one.first.network.step, not one.first.network.rescaled, one.first.mode == "cached"),
+        key=lambda column: (
+            column.first.network.step,
+            not column.first.network.rescaled,
+            column.first.mode == "cached",
+        ),
         default=None,
     )
     if column is None:

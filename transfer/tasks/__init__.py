@@ -1,1 +1,1 @@
-"""What is trained on PASCAL VOC: a backbone with a head for classes, boxes or masks; the examples it learns from."""
+"""Tasks of fine-tuning: a backbone with a head for classes, boxes or masks, and the examples it learns from."""

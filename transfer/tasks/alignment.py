@@ -22,7 +22,7 @@ class Features(Protocol):
     stages: tuple[Stage, ...]
 
     def __call__(self, rgb: Tensor) -> dict[str, Tensor]:
-        """(B, 3, H, W), uint8 or float in [0, 1] -> stage name -> (B, channels, about H / stride, about W / stride)."""
+        """Map (B, 3, H, W), uint8 or float in [0, 1], to stages: (B, channels, about H / stride, about W / stride)."""
         ...
 
 

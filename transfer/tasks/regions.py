@@ -64,13 +64,15 @@ class Pool(nn.Module):
         maps: the grid of each map, in order.
         smallest: the smallest anchor, in pixels; it decides which map a box is read from (Lin et al. 2017, eq. 1).
         size: places along each side of the result.
-        way: mean of four points in each cell, RoIAlign (He et al. 2017); or max over the places of the map in it, RoI
-            pooling (Girshick 2015), where cells begin and end with whole places, and 0 stands for what is outside.
+        pooling: mean of four points in each cell, RoIAlign (He et al. 2017); or max over the places of the map in it,
+            RoI pooling (Girshick 2015), where cells begin and end with whole places, and 0 stands for what is outside.
     """
 
-    def __init__(self, maps: Sequence[Grid], smallest: float, size: int, way: Literal["mean", "max"] = "mean") -> None:
+    def __init__(
+        self, maps: Sequence[Grid], smallest: float, size: int, pooling: Literal["mean", "max"] = "mean"
+    ) -> None:
         super().__init__()
-        self.maps, self.smallest, self.size, self.way = maps, smallest, size, way
+        self.maps, self.smallest, self.size, self.pooling = maps, smallest, size, pooling
 
     def forward(self, maps: dict[str, Tensor], boxes: list[Tensor], sizes: list[tuple[int, int]]) -> Tensor:
         """Return (n, C, size, size), float32, for all boxes of all images; ``boxes`` holds each image's, (., 4)."""
@@ -94,7 +96,7 @@ class Pool(nn.Module):
         return (2 + torch.log2(side / (_CANONICAL * self.smallest)) + 1e-6).floor().clamp(0, len(self.maps) - 1).long()
 
     def _read(self, grid: Grid, values: Tensor, rois: Tensor) -> Tensor:
-        if self.way == "max":
+        if self.pooling == "max":
             # From the place nearest to the first pixel to that nearest to the last one.
             ends = (rois[:, 1:] - rois.new_tensor([0, 0, 1, 1]) - grid.first) / grid.stride
             with torch.autocast(values.device.type, enabled=False):
@@ -228,19 +230,19 @@ def take_last_stages(features: Features, after: str) -> LastStages:
     for hook in hooks:
         hook.remove()
     last = features.stages[-1].name
-    at, taken = maps.get(last), list[nn.Module]()
+    at, chain = maps.get(last), list[nn.Module]()
     while at is not None and at is not maps[after]:
         module, at, _ = ran.get(id(at), (None, None, None))
         if module is not None and times[module] == 1:
-            taken.insert(0, module)
+            chain.insert(0, module)
         else:
             at = None
     if at is None:
         raise UserError(f"head.box is stage: no part of the backbone makes {last} from {after}; take layers")
     still: list[str] = []
-    for number, module in enumerate(taken):
+    for number, module in enumerate(chain):
         path = next(path for path, known in features.named_modules() if known is module)
         if isinstance(features, Adapted):
             still += [f"{number}.{name}".rstrip(".") for name in features.release(path)]
         features.set_submodule(path, nn.Identity())
-    return LastStages(taken, still)
+    return LastStages(chain, still)

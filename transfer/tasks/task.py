@@ -1,4 +1,4 @@
-"""What all tasks of fine-tuning share: settings, the contract of a task, and prediction."""
+"""The common part of all tasks of fine-tuning: settings, the contract of a task, and prediction."""
 
 import contextlib
 import hashlib
@@ -105,7 +105,7 @@ class Task(ABC):
     name: ClassVar[str]
     metric: Metric
     about: str
-    """What is learned and how it is evaluated, in a sentence."""
+    """A sentence on what is learned and how it is evaluated."""
     classes: list[str]
     train: Source
     test: Source

@@ -87,19 +87,19 @@ def whole(source: Source, index: int) -> tuple[Source, int]:
     return source, index
 
 
-def require_size(key: str, what: str, given: tuple[int, int], image: tuple[int, int]) -> None:
+def require_size(key: str, what: str, size: tuple[int, int], image: tuple[int, int]) -> None:
     """Refuse an annotation for an image of another size.
 
     Args:
         key: of the annotation's file.
         what: its subject and verb, such as "the mask has".
-        given: its width and height.
+        size: its width and height.
         image: width and height of the image.
 
     Raises:
         ImageError: the sizes differ.
     """
-    if given != image:
+    if size != image:
         raise ImageError(
-            key, f"{what} {given[0]} x {given[1]} pixels, and the image {image[0]} x {image[1]}; take its own"
+            key, f"{what} {size[0]} x {size[1]} pixels, and the image {image[0]} x {image[1]}; take its own"
         )
