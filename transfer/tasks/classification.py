@@ -137,7 +137,9 @@ class JitterSettings:
         if not 1 <= self.size <= 4096:
             raise UserError(f"jitter.size is {self.size}: it must lie in [1, 4096] pixels")
         if not 1 / 64 <= self.scale[0] <= self.scale[1] <= 64:
-            raise UserError(f"jitter.scale is {list(self.scale)}: give two with 1/64 <= smallest <= largest <= 64")
+            raise UserError(
+                f"jitter.scale is {list(self.scale)}: give two numbers with 1/64 <= smallest <= largest <= 64"
+            )
         if not 0 <= self.flip <= 1:
             raise UserError(f"jitter.flip is {self.flip}: a probability lies between 0 and 1")
 

@@ -206,7 +206,7 @@ class Detection(Task):
         self.classes = list(self.train.classes)
         self.problems = [*self.train.problems, *self.test.problems]
         if all(self.test.objects(index).difficult.all() for index in range(len(self.test))):
-            raise UserError(f"{settings.test}: no object to be found is marked in it; name another part")
+            raise UserError(f"{settings.test}: its annotations have no object to be found; name another part")
         self.proposals: dict[int, Proposals] = {}
         if settings.head.form == "fast":
             for source, file in ((self.train, settings.proposals), (self.test, settings.test_proposals)):

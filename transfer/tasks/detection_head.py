@@ -278,7 +278,7 @@ def _last_stages(features: Features, used: Sequence[Stage], head: DetectHeadSett
             box.eval()(weight.new_zeros(1, start.channels, head.pooled, head.pooled))
     except RuntimeError as error:
         raise UserError(
-            f"head.pooled is {head.pooled}: what comes after {start.name} cannot look at so few places; 6 is AlexNet's"
+            f"head.pooled is {head.pooled}: the layers after {start.name} need more places; AlexNet takes 6"
         ) from error
     box.train()
     return box
@@ -292,7 +292,9 @@ def _proposal_network(head: DetectHeadSettings, levels: list[Grid], channels: in
     """
     each, left = divmod(len(head.anchors), len(levels))
     if left or not each:
-        raise UserError(f"head.anchors: {len(head.anchors)} sizes for {len(levels)} levels; give each as many")
+        raise UserError(
+            f"head.anchors: {len(head.anchors)} sizes for {len(levels)} levels; give the same number for each level"
+        )
     ordered = sorted(head.anchors)
     anchors = Anchors(levels, [ordered[at : at + each] for at in range(0, len(ordered), each)])
     network: nn.Module = RegionProposalNetwork(

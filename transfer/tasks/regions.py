@@ -199,7 +199,7 @@ def start_of(features: Features, neck: Sequence[Stage], after: str) -> Stage:
         )
     if start.channels != neck[0].channels:
         raise UserError(
-            f"head.box_after is {start.name}, of {start.channels} channels: what comes after it cannot look at the "
+            f"head.box_after is {start.name}, of {start.channels} channels: the layers after it cannot process the "
             f"{neck[0].channels} of {neck[0].name}"
         )
     return start
@@ -238,7 +238,9 @@ def take_last_stages(features: Features, after: str) -> LastStages:
         else:
             at = None
     if at is None:
-        raise UserError(f"head.box is stage: no part of the backbone makes {last} from {after}; take layers")
+        raise UserError(
+            f"head.box is stage: no chain of the backbone's modules computes {last} from {after}; take layers"
+        )
     still: list[str] = []
     for number, module in enumerate(chain):
         path = next(path for path, known in features.named_modules() if known is module)

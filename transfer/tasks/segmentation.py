@@ -188,7 +188,9 @@ class SegmentationCrops:
         if not 0 <= self.shorter <= 4096:
             raise UserError(f"crops.shorter is {self.shorter}: it must lie in [1, 4096] pixels, or be 0: as they are")
         if not 1 / 64 <= self.scale[0] <= self.scale[1] <= 64:
-            raise UserError(f"crops.scale is {list(self.scale)}: give two with 1/64 <= smallest <= largest <= 64")
+            raise UserError(
+                f"crops.scale is {list(self.scale)}: give two numbers with 1/64 <= smallest <= largest <= 64"
+            )
         if not 0 <= self.flip <= 1:
             raise UserError(f"crops.flip is {self.flip}: a probability lies between 0 and 1")
 

@@ -213,4 +213,6 @@ def parts_of(source: Source, holdout: int, seed: int) -> tuple[Subset, Subset]:
 
 def diverged(task: str) -> UserError:
     """Return the error for a trained network whose predictions are not finite."""
-    return UserError(f"{task}: the trained network's answers are not finite; train it again with a lower training.lr")
+    return UserError(
+        f"{task}: the trained network's predictions are not finite; train it again with a lower training.lr"
+    )

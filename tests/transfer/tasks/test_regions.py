@@ -259,7 +259,7 @@ class Jumps(nn.Module):
         ({"box_after": "conv9"}, "no stage conv9"),
         ({"box_after": "fc7"}, "from the neck, conv5, on, and before fc7"),
         ({"box_after": "conv4"}, "from the neck, conv5, on, and before fc7"),
-        ({"neck": "conv4"}, "pool5, of 256 channels: what comes after it cannot look at the 384 of conv4"),
+        ({"neck": "conv4"}, "pool5, of 256 channels: the layers after it cannot process the 384 of conv4"),
         ({"pooled": 5}, "head.pooled is 5"),
     ],
 )
@@ -275,5 +275,5 @@ def test_what_is_no_chain(resnet: Network) -> None:
         DetectHeadSettings(box_after="pool5")
     first = resnet.stages[0]
     network = Jumps((first._replace(name="first", stride=1), first._replace(name="last", stride=1)))
-    with pytest.raises(UserError, match="no part of the backbone makes last from first"):
+    with pytest.raises(UserError, match="no chain of the backbone's modules computes last from first"):
         take_last_stages(network, "first")
