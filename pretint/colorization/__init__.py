@@ -1,7 +1,7 @@
-"""Color as a product: photographs in, color out; what the color is worth; pages to make it on and to judge it.
+"""Coloring of photographs: read them, color them, write them, and score the colors.
 
-The public interface is what ``__init__.pyi`` lists; the rest may change between versions. Its names are imported when
-they are asked for.
+``__init__.pyi`` lists the public interface; the rest may change between versions. Names are imported when they are
+used.
 """
 
 import lazy_loader

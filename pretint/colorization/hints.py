@@ -1,10 +1,8 @@
-"""Hints: some pixels of an image, and the colors that somebody gave them.
+"""Hints: given colors of some pixels of an image, for a network that takes them, or for scribbles.
 
-They are for a network that takes them, or for scribbles.
-
-Two forms. An image of the photograph's size: colored strokes on a transparent ground, or, where nothing in it is
-transparent, on a gray one (white, or the gray photograph itself); what is not gray is a stroke there, so a stroke
-that says "gray" needs a transparent ground. Or a YAML list of points and strokes:
+They have two forms. One is an image of the photograph's size with colored strokes on a transparent ground. If nothing
+in it is transparent, the ground is gray (white, or the gray photograph itself), and all that is not gray is a stroke;
+so a gray stroke needs a transparent ground. The other form is a YAML list of points and strokes:
 
     - {at: [120, 80], color: "#c03020"}                       # a pixel
     - {at: [310, 95], radius: 6, ab: [12.5, -30]}              # a disc; a and b instead of a color
@@ -32,19 +30,19 @@ from pretext.yaml_reader import read_yaml
 from pretint.colorization.photographs import open_photograph
 
 COLORED = 10.0
-"""The chroma, in Lab units, from which a pixel of an opaque image of hints is not gray."""
+"""A pixel of an opaque image of hints is a hint if its chroma exceeds this, in Lab units."""
 
 _POINTS = 20_000
-_STRIP = 1 << 20  # pixels of an image that are looked at at once
+_STRIP = 1 << 20  # pixels of an image that are processed at once
 _SPANS = 1 << 18  # rows of segments
-_FAR = 1e9  # no pixel lies there, and sums of squares stay exact enough
+_FAR = 1e9  # beyond any pixel, and small enough that sums of squares stay exact
 _ROUNDING = 1e-9
 _ALL, _NONE = np.array([[[-np.inf]], [[np.inf]]]), np.array([[[np.inf]], [[-np.inf]]])
 _HALF_DIAGONAL = 0.71  # a point between pixels covers at least one, and a line has no gaps
 
 
 class Given(NamedTuple):
-    """The pixels of an image whose color is known."""
+    """The pixels of an image whose color is given."""
 
     pixels: NDArray[np.int32]
     """(n,): flat indices, ascending, each once."""
@@ -52,23 +50,26 @@ class Given(NamedTuple):
     """(n, 2)."""
 
     def resized(self, size: tuple[int, int], to: tuple[int, int]) -> "Given":
-        """On a grid of ``to`` cells, (height, width), over an image of ``size``: a cell's mean color, where it has
-        any given pixel. Where cells are smaller than pixels, a pixel gives all of its own."""
+        """Return the mean color of each cell with a given pixel, on a grid of ``to`` cells over an image of ``size``.
+
+        Both are (height, width). If cells are smaller than pixels, a pixel colors all of its cells.
+        """
         if size == to:
             return self
         cells = to[0] * to[1]
         total, count = np.zeros((2, cells)), np.zeros(cells, np.int64)
         for start in range(0, len(self.pixels), _STRIP):
             rows, columns = np.divmod(self.pixels[start : start + _STRIP].astype(np.int64), size[1])
-            which, rows = _cells(rows, size[0], to[0])
-            again, columns = _cells(columns[which], size[1], to[1])
-            place = rows[again] * to[1] + columns
-            ab = self.ab[start : start + _STRIP][which[again]]
+            pixel, rows = _overlap_cells(rows, size[0], to[0])
+            column_pixel, columns = _overlap_cells(columns[pixel], size[1], to[1])
+            place = rows[column_pixel] * to[1] + columns
+            ab = self.ab[start : start + _STRIP][pixel[column_pixel]]
             count += np.bincount(place, minlength=cells)
             for channel in range(2):
                 total[channel] += np.bincount(place, ab[:, channel], cells)
-        found = np.flatnonzero(count)
-        return Given(found.astype(np.int32), (total[:, found] / count[found]).T.astype(np.float32))
+        cells_hinted = np.flatnonzero(count)
+        means = (total[:, cells_hinted] / count[cells_hinted]).T.astype(np.float32)
+        return Given(cells_hinted.astype(np.int32), means)
 
 
 class Stroke(NamedTuple):
@@ -77,22 +78,22 @@ class Stroke(NamedTuple):
     points: tuple[tuple[float, float], ...]
     """x and y."""
     radius: float
-    """Pixels no farther than this from the line belong to it, but at least the nearest."""
+    """Pixels no farther than this from the line belong to it; at least the nearest does."""
     ab: tuple[float, float]
 
 
 class Hints(NamedTuple):
-    """What somebody gave: strokes, of which the later count where they overlap, or an image of them."""
+    """Strokes, of which later ones cover earlier ones, or an image of hints."""
 
     name: str
-    """For errors."""
+    """The name in errors."""
     strokes: tuple[Stroke, ...] = ()
     drawn: Given | None = None
     size: tuple[int, int] | None = None
-    """Height and width of the image they were drawn on, if it is known."""
+    """Height and width of the image of hints, if there is one."""
 
     def on(self, height: int, width: int) -> Given:
-        """The given pixels of an image of that size.
+        """Return the given pixels of an image of that size.
 
         Raises:
             UserError: the hints are for an image of another size, or one lies outside.
@@ -103,57 +104,69 @@ class Hints(NamedTuple):
                 f"{self.name}: has {self.size[1]} x {self.size[0]} pixels, the image {width} x {height}; "
                 "draw on the image at its own size"
             )
-        return self.drawn if self.drawn is not None else _drawn(self.name, self.strokes, height, width)
+        return self.drawn if self.drawn is not None else _draw_strokes(self.name, self.strokes, height, width)
 
     def maps(self, size: tuple[int, int], seen: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """What a network takes: ab, (1, 2, h, w), unscaled, 0 where nothing is given, and mask, (1, 1, h, w), 1 or 0.
+        """Return the hint inputs of a network: ab, (1, 2, h, w), unscaled, 0 where no color is given; and the mask,
+        (1, 1, h, w), 1 or 0.
 
         Args:
             size: height and width of the image.
-            seen: those at which the network sees it, each of whose pixels has the mean color given in it.
+            seen: height and width at which the network sees it. A pixel there has the mean of the colors given in it.
 
         Raises:
             UserError: as ``on``.
         """
-        given = self.on(*size).resized(size, seen)
+        hinted = self.on(*size).resized(size, seen)
         ab, mask = torch.zeros(2, seen[0] * seen[1]), torch.zeros(seen[0] * seen[1])
-        pixels = torch.from_numpy(given.pixels)
-        ab[:, pixels] = torch.from_numpy(given.ab.T.astype(np.float32))
+        pixels = torch.from_numpy(hinted.pixels)
+        ab[:, pixels] = torch.from_numpy(hinted.ab.T.astype(np.float32))
         mask[pixels] = 1
         return ab.view(1, 2, *seen), mask.view(1, 1, *seen)
 
 
 def from_points(points: Iterable[tuple[float, float, float, float, float]], name: str = "hints") -> Hints:
-    """Hints of points: (x, y, radius, a, b) each, where (0, 0) is the image's upper left corner, not the middle
-    of a pixel, as where somebody clicked."""
+    """Make hints of points, (x, y, radius, a, b) each, as somebody clicks them.
+
+    (0, 0) is the image's upper left corner, not the middle of a pixel.
+    """
     return Hints(name, tuple(Stroke(((x - 0.5, y - 0.5),), radius, (a, b)) for x, y, radius, a, b in points))
 
 
 def read_hints(path: Path) -> Hints:
-    """Hints from a file: an image, or YAML (.yaml, .yml). Nothing in it is run.
+    """Read hints from a file: an image, or YAML (.yaml, .yml). Nothing in it is run.
 
     Raises:
-        UserError: it cannot be read, holds no hint, or one is not understood.
+        UserError: the file cannot be read, holds no hint, or a hint is not valid.
     """
     require_file(path, "hints")
-    if path.suffix.lower() in (".yaml", ".yml"):
-        return _listed(path)
-    return hints_of_image(path)
+    if path.suffix.lower() not in (".yaml", ".yml"):
+        return hints_of_image(path)
+    entries = read_yaml(path)
+    if not isinstance(entries, list) or not entries:
+        raise UserError(f"{path}: no hints; a list of them is needed, such as - {{at: [120, 80], color: red}}")
+    points, strokes = 0, []
+    for number, entry in enumerate(entries, 1):
+        strokes.append(_parse_stroke(entry, f"{path}: hint {number}"))
+        points += len(strokes[-1].points)
+        if points > _POINTS:
+            raise UserError(f"{path}: more than {_POINTS:,} points; give an image of them instead")
+    return Hints(str(path), tuple(strokes))
 
 
 def require_file(path: Path, what: str) -> None:
-    """Raises UserError for what is there and no regular file: a pipe would be waited for, a device never end."""
+    """Raise UserError if a path is no regular file: a pipe would block, and a device never end."""
     try:
         regular = stat.S_ISREG(path.stat().st_mode)
     except (OSError, ValueError) as error:  # a name with a null byte
         reason = error.strerror if isinstance(error, OSError) else error
         raise UserError(f"{path}: cannot read the {what} ({reason})") from error
     if not regular:
-        raise UserError(f"{path}: cannot read the {what}: it is no regular file")
+        raise UserError(f"{path}: cannot read the {what}: it is not a regular file")
 
 
 def hints_of_image(file: Path | bytes, name: str = "") -> Hints:
-    """Hints of an image file or its bytes; raises as ``read_hints``."""
+    """Read hints from an image file or its bytes; raises as ``read_hints``."""
     image = open_photograph(file, name, first_frame=True)
     name, (width, height) = image.key, image.size
     step = max(1, _STRIP // width)
@@ -169,25 +182,27 @@ def hints_of_image(file: Path | bytes, name: str = "") -> Hints:
             candidates = np.flatnonzero((rows[..., 0] != rows[..., 1]) | (rows[..., 1] != rows[..., 2]))
         else:
             candidates = np.zeros(0, np.int64)
-        rgb = _scaled(rows.reshape(-1, *rows.shape[2:])[candidates])
+        rgb = _to_unit(rows.reshape(-1, *rows.shape[2:])[candidates])
         if image.alpha is not None and not layered:  # it is nearly opaque, and lies on white
-            opacity = _scaled(image.alpha_rows(top, bottom).ravel()[candidates])[:, None]
+            opacity = _to_unit(image.alpha_rows(top, bottom).ravel()[candidates])[:, None]
             rgb = rgb * opacity + (1 - opacity)
-        ab = _ab(rgb) if rgb.ndim == 2 else np.zeros((len(rgb), 2), np.float32)
-        found = slice(None) if layered else np.hypot(*ab.T) > COLORED
-        pixels.append((candidates[found] + top * width).astype(np.int32))
-        colors.append(ab[found])
-    given = Given(np.concatenate(pixels), np.concatenate(colors))
-    if not layered and len(given.pixels) == width * height:
+        ab: NDArray[np.float32] = np.zeros((len(rgb), 2), np.float32)
+        if rgb.ndim == 2:
+            ab = rgb_to_ab(torch.from_numpy(rgb.T.copy())[..., None])[..., 0].T.numpy()
+        hinted = slice(None) if layered else np.hypot(*ab.T) > COLORED
+        pixels.append((candidates[hinted] + top * width).astype(np.int32))
+        colors.append(ab[hinted])
+    drawn = Given(np.concatenate(pixels), np.concatenate(colors))
+    if not layered and len(drawn.pixels) == width * height:
         raise UserError(f"{name}: every pixel is colored; strokes need a transparent or gray ground")
-    if not len(given.pixels):
+    if not len(drawn.pixels):
         ground = f"nothing in it is transparent, and no pixel is colored (chroma above {COLORED:g})"
         raise UserError(f"{name}: no hints: {'no pixel is half opaque or more' if layered else ground}")
-    return Hints(name, (), given, (height, width))
+    return Hints(name, (), drawn, (height, width))
 
 
 def shown(value: Any) -> str:
-    """A value that a user wrote, at a length that fits a line, whatever it is."""
+    """Return any value that a user wrote, shortened to fit a line."""
     short = reprlib.Repr()  # which stops early, where repr would first write out all of it
     short.maxlevel = 2
     try:
@@ -196,8 +211,8 @@ def shown(value: Any) -> str:
         return "a number of thousands of digits"
 
 
-def _cells(at: NDArray[np.int64], side: int, to: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Of pixels on a line of ``side``: the cells they lie in, of ``to``, each with the number of its pixel first."""
+def _overlap_cells(at: NDArray[np.int64], side: int, to: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return, for pixels on a line of ``side``, the index of the pixel and the cell, of ``to``, for each overlap."""
     first = at * to // side
     count = np.maximum((at + 1) * to // side - first, 1)
     which = np.repeat(np.arange(len(at)), count)
@@ -205,18 +220,12 @@ def _cells(at: NDArray[np.int64], side: int, to: int) -> tuple[NDArray[np.int64]
     return which, first[which] + within
 
 
-def _scaled(values: NDArray[Any]) -> NDArray[np.float32]:
-    """In [0, 1], of 8 or 16 bits."""
+def _to_unit(values: NDArray[Any]) -> NDArray[np.float32]:
+    """Scale values of 8 or 16 bits to [0, 1]."""
     return values.astype(np.float32) / np.float32(np.iinfo(values.dtype).max)
 
 
-def _ab(rgb: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(n, 2), of (n, 3) in [0, 1]."""
-    found: NDArray[np.float32] = rgb_to_ab(torch.from_numpy(rgb.T.copy())[..., None])[..., 0].T.numpy()
-    return found
-
-
-def _drawn(name: str, strokes: Sequence[Stroke], height: int, width: int) -> Given:
+def _draw_strokes(name: str, strokes: Sequence[Stroke], height: int, width: int) -> Given:
     if not strokes:
         raise UserError(f"{name}: no hints; give at least one point with a color")
     for number, stroke in enumerate(strokes, 1):
@@ -227,8 +236,19 @@ def _drawn(name: str, strokes: Sequence[Stroke], height: int, width: int) -> Giv
                     f"({x:g}, {y:g}), where x goes to {width - 1} and y to {height - 1}"
                 )
     colors = np.array([stroke.ab for stroke in strokes], np.float32)
-    segments = [_segments(stroke) for stroke in strokes]
-    boxes = np.array([_box(one, stroke.radius, height, width) for one, stroke in zip(segments, strokes, strict=True)])
+    segments, boxes = [], np.empty((len(strokes), 4), np.int64)  # top, bottom, left, right of what strokes may cover
+    for number, stroke in enumerate(strokes):
+        ends = np.array(stroke.points, np.float64)
+        # x and y of both ends of each segment; a point is a segment of no length.
+        segments.append(np.hstack((ends[:-1], ends[1:])) if len(ends) > 1 else np.hstack((ends, ends)))
+        reach = max(stroke.radius, _HALF_DIAGONAL)
+        (left, upper), (right, lower) = ends.min(axis=0).tolist(), ends.max(axis=0).tolist()
+        boxes[number] = (
+            max(0, math.floor(upper - reach)),
+            min(height, math.ceil(lower + reach) + 1),
+            max(0, math.floor(left - reach)),
+            min(width, math.ceil(right + reach) + 1),
+        )
     step = max(1, _STRIP // width)
     pixels, ab = [], []
     for top in range(0, height, step):
@@ -241,36 +261,18 @@ def _drawn(name: str, strokes: Sequence[Stroke], height: int, width: int) -> Giv
             first, last, left, right = boxes[number].tolist()
             first, last = max(first, top), min(last, bottom)
             part = owner[first - top : last - top, left:right]
-            part[_covered(segments[number], strokes[number].radius, (first, last, left, right))] = number
-        found = np.flatnonzero(owner >= 0)
-        pixels.append((found + top * width).astype(np.int32))
-        ab.append(colors[owner.ravel()[found]])
+            part[_cover(segments[number], strokes[number].radius, (first, last, left, right))] = number
+        covered = np.flatnonzero(owner >= 0)
+        pixels.append((covered + top * width).astype(np.int32))
+        ab.append(colors[owner.ravel()[covered]])
     return Given(np.concatenate(pixels), np.concatenate(ab))
 
 
-def _segments(stroke: Stroke) -> NDArray[np.float64]:
-    """(n, 4): x and y of the ends of each; of a point, one of no length."""
-    points = np.array(stroke.points, np.float64)
-    return np.hstack((points[:-1], points[1:])) if len(points) > 1 else np.hstack((points, points))
+def _cover(segments: NDArray[np.float64], radius: float, box: tuple[int, int, int, int]) -> NDArray[np.bool_]:
+    """Return which pixels of a box a stroke covers: (rows, columns).
 
-
-def _box(segments: NDArray[np.float64], radius: float, height: int, width: int) -> tuple[int, int, int, int]:
-    """Rows and columns of an image that a stroke may cover: top, bottom, left, right."""
-    reach = max(radius, _HALF_DIAGONAL)
-    (left, top), (right, bottom) = (pick(segments.reshape(-1, 2), axis=0).tolist() for pick in (np.min, np.max))
-    return (
-        max(0, math.floor(top - reach)),
-        min(height, math.ceil(bottom + reach) + 1),
-        max(0, math.floor(left - reach)),
-        min(width, math.ceil(right + reach) + 1),
-    )
-
-
-def _covered(segments: NDArray[np.float64], radius: float, box: tuple[int, int, int, int]) -> NDArray[np.bool_]:
-    """(rows, columns): which pixels of a box a stroke covers.
-
-    What lies that near a segment is convex, so that each row has one span of it: time and memory go by rows and
-    segments, not by the pixels between them.
+    The pixels near a segment form a convex shape, so each row has one span of them. Time and memory grow with rows and
+    segments, not with the pixels of the spans.
     """
     reach = max(radius, _HALF_DIAGONAL)
     top, bottom, left, right = box
@@ -282,18 +284,21 @@ def _covered(segments: NDArray[np.float64], radius: float, box: tuple[int, int, 
     for start in range(0, len(segments), step):
         first, last = _spans(segments[start : start + step], reach, y)
         first, last = np.ceil(first - left).clip(0), np.floor(last - left).clip(max=line - 2)
-        there = first <= last
-        row = np.broadcast_to(np.arange(len(y)) * line, there.shape)[there]
-        changes += np.bincount(row + first[there].astype(np.int64), minlength=len(changes))
-        changes -= np.bincount(row + last[there].astype(np.int64) + 1, minlength=len(changes))
+        crosses = first <= last
+        row = np.broadcast_to(np.arange(len(y)) * line, crosses.shape)[crosses]
+        changes += np.bincount(row + first[crosses].astype(np.int64), minlength=len(changes))
+        changes -= np.bincount(row + last[crosses].astype(np.int64) + 1, minlength=len(changes))
     return np.cumsum(changes.reshape(len(y), line), 1)[:, :-1] > 0
 
 
 def _spans(
     segments: NDArray[np.float64], reach: float, y: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The least and the greatest x within ``reach`` of each segment in each row, (n, rows); infinity and less than
-    that where there is none: of the discs around both ends, and of the rectangle between them."""
+    """Return the least and the greatest x within ``reach`` of each segment in each row, (n, rows).
+
+    They are those of the discs around both ends, and of the rectangle between them. A row that has none gets infinity
+    and minus infinity.
+    """
     x0, y0, x1, y1 = segments.T[..., None]
     across, down = x1 - x0, y1 - y0
     length = np.hypot(across, down)
@@ -313,25 +318,12 @@ def _spans(
     return first - _ROUNDING, last + _ROUNDING
 
 
-def _listed(path: Path) -> Hints:
-    entries = read_yaml(path)
-    if not isinstance(entries, list) or not entries:
-        raise UserError(f"{path}: no hints; a list of them is needed, such as - {{at: [120, 80], color: red}}")
-    points, strokes = 0, []
-    for number, entry in enumerate(entries, 1):
-        strokes.append(_stroke(entry, f"{path}: hint {number}"))
-        points += len(strokes[-1].points)
-        if points > _POINTS:
-            raise UserError(f"{path}: more than {_POINTS:,} points; give an image of them instead")
-    return Hints(str(path), tuple(strokes))
-
-
-def _stroke(entry: Any, where: str) -> Stroke:
-    known = {"at", "stroke", "radius", "color", "ab"}
+def _parse_stroke(entry: Any, where: str) -> Stroke:
+    keys = {"at", "stroke", "radius", "color", "ab"}
     if not isinstance(entry, dict):
         raise UserError(f"{where}: is {shown(entry)}; give at or stroke, and color or ab")
-    if unknown := entry.keys() - known:
-        raise UserError(f"{where}: {min(map(shown, unknown))} is unknown; known are {', '.join(sorted(known))}")
+    if unknown := entry.keys() - keys:
+        raise UserError(f"{where}: {min(map(shown, unknown))} is unknown; known are {', '.join(sorted(keys))}")
     if ("at" in entry) == ("stroke" in entry) or ("color" in entry) == ("ab" in entry):
         raise UserError(f"{where}: give one of at and stroke, and one of color and ab")
     radius = entry.get("radius", 0)
@@ -343,14 +335,14 @@ def _stroke(entry: Any, where: str) -> Stroke:
                         "a point is [x, y], a stroke a list of points")  # fmt: skip
     places = tuple((float(x), float(y)) for x, y in points)
     if "ab" not in entry:
-        return Stroke(places, float(radius), _color(entry["color"], where))
+        return Stroke(places, float(radius), _parse_color(entry["color"], where))
     if not _are_numbers(entry["ab"], 2) or max(map(abs, entry["ab"])) > 128:
         raise UserError(f"{where}: ab is {shown(entry['ab'])}; it is [a, b], both in [-128, 128]")
     return Stroke(places, float(radius), (float(entry["ab"][0]), float(entry["ab"][1])))
 
 
-def _color(value: Any, where: str) -> tuple[float, float]:
-    """ab of a color's name, hexadecimal form, or red, green and blue of 255."""
+def _parse_color(value: Any, where: str) -> tuple[float, float]:
+    """Return ab of a color's name, hexadecimal form, or red, green and blue up to 255."""
     try:
         if isinstance(value, str):
             rgb = ImageColor.getrgb(value)[:3]  # "rgb(9999,0,0)" passes
@@ -369,7 +361,7 @@ def _color(value: Any, where: str) -> tuple[float, float]:
 
 
 def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and abs(value) <= _FAR  # what is no number is not
+    return type(value) in (int, float) and abs(value) <= _FAR  # false for NaN
 
 
 def _are_numbers(value: Any, count: int) -> bool:

@@ -29,47 +29,24 @@ from pretint.colorization.photographs import Format, Photograph, open_photograph
 from pretint.colorization.photographs.read import MEGAPIXELS
 from pretint.colorization.photographs.write import QUALITY, in_memory
 from pretint.colorization.reference import ReferenceSettings
-from pretint.colorization.registry import REFERENCE, SCRIBBLES, Colorist, depended_on, open_colorist
+from pretint.colorization.registry import REFERENCE, SCRIBBLES, Colorist, colorist_file, open_colorist
 from pretint.colorization.sample import draw, entropy, quantile_fields
 from pretint.colorization.scribbles import ScribbleSettings
 
 ROWS = 24
-"""Of so many images, the first."""
+"""The number of images shown: the first ones."""
+FOLDER = Path("colored")
+"""The default folder of the results."""
 
 _CELL = 320  # pixels
-
-
-class Row(NamedTuple):
-    """An image, RGB, small enough for the sheet."""
-
-    original: Image.Image
-    colored: Image.Image
-
-
-def sheet_of(rows: Sequence[Row]) -> Image.Image:
-    """Every image in gray, colored, and as it was, where one of them had color."""
-    shown = [[ImageOps.grayscale(row.original).convert("RGB"), row.colored, row.original] for row in rows]
-    titles = ["gray", "colored", "original"]
-    if all(gray.tobytes() == original.tobytes() for gray, _, original in shown):
-        titles, shown = titles[:2], [row[:2] for row in shown]
-    return contact_sheet(shown, titles, cell=_CELL, across=1 + (len(shown) > 4))
-
-
-def small_of(file: Path) -> Image.Image:
-    """An image file, as large as the sheet shows it; raises ImageError."""
-    return reduced_to_cell(open_photograph(file, megapixels=math.inf, first_frame=True))
-
-
-def reduced_to_cell(photograph: Photograph) -> Image.Image:
-    """The same of a photograph."""
-    width, height = photograph.size
-    scale = min(1.0, _CELL / max(width, height))
-    return photograph.reduced((max(1, round(width * scale)), max(1, round(height * scale))))
+_HELD = 60e6  # pixels of photographs that wait for others of their size
+_NAME = 255  # bytes
+_MACHINE = {"out", "sheet", "batch", "device", "megapixels", "first_frame"}  # settings that change no colors
 
 
 @dataclass
 class ColorizeSettings:
-    """How images are colored.
+    """Settings of ``colorize``.
 
     Args:
         out: folder for the colored images and the sheet that shows them (default: colored); - is standard output,
@@ -80,18 +57,18 @@ class ColorizeSettings:
             was trained to. The result has the full resolution of the input.
         temperature: of a network's annealed mean: toward 0 more vivid, 1 more cautious.
         saturation: factor on the colors: 0 is gray, 1 as predicted.
-        samples: how many more colorings of each image are drawn from what the network holds likely.
-        uncertainty: write beside each image how unsure the network is of each place.
-        hints: colors given in places of a single image, a YAML file or an image of strokes: for scribbles, and
-            for a network that takes them.
-        first_frame: of an animation or of several pages color the first; else it is refused.
+        samples: the number of further colorings of each image, drawn from the distribution that the network predicts.
+        uncertainty: write beside each image how uncertain the network is at each pixel.
+        hints: given colors of parts of a single image, a YAML file or an image of strokes: for scribbles, and for a
+            network that takes them.
+        first_frame: color the first frame of an animation, or the first of several pages; else it is refused.
         megapixels: the largest image that is opened.
         sheet: write sheet.png, the images side by side: gray, colored, and original where one has color.
-        batch: how many images of one size a network sees at once; 0 is 8 on a GPU, else 1.
-        seed: of the samples.
+        batch: the number of images of one size that a network sees at once; 0 is 8 on a GPU, else 1.
+        seed: the seed of the samples.
         device: auto (the GPU if there is one), cpu, cuda, ...
-        reference: how colors are taken from a reference image.
-        scribbles: how they spread from scribbles.
+        reference: settings of coloring by a reference image.
+        scribbles: settings of coloring by scribbles.
     """
 
     out: Path | None = None
@@ -131,53 +108,51 @@ class ColorizeSettings:
             raise UserError(f"seed is {self.seed}: it must lie in [0, 2^62)")
 
 
-FOLDER = Path("colored")
-"""Where results go if nobody says else."""
-
-_HELD = 60e6  # pixels of photographs that wait for others of their size
-_NAME = 255  # bytes
-
-
 class Colored(NamedTuple):
-    """What a call did."""
+    """The result of a call."""
 
     written: list[Path]
     """The colored images; samples and maps of uncertainty lie beside them. Empty for standard output."""
     sheet: Path | None
     skipped: list[ImageError]
-    """Images without a result, and why."""
+    """The images without a result, and why."""
     notes: list[tuple[str, str]]
-    """Of an image: what was done to it, or could not be kept. Of the model: that its colors are worth nothing."""
+    """Notes on images (changes, and what could not be kept) and on the model (that its colors are useless)."""
     streamed: bool = False
     """Whether the result went to standard output."""
     stood: int = 0
-    """How many of those written stood already, from an earlier call."""
+    """The number of those written that were there already, from an earlier call."""
 
 
 @explain_memory_shortage("lower size, batch or megapixels")
 def colorize(model: str | Path, images: Sequence[Path], settings: ColorizeSettings) -> Colored:
-    """Color files, all images in folders, and standard input.
+    """Color image files, all images in folders, and standard input.
 
     Args:
         model: a run, a checkpoint, an exported .safetensors, or published weights of ECCV16 or SIGGRAPH17; or
             ``reference:IMAGE``, or ``scribbles``.
         images: files, folders, patterns; - is standard input. An image keeps its place below its folder.
-        settings: how, and where to.
+        settings: how they are colored, and where the results go.
 
     Returns:
-        What was written, and which images have no result.
+        The files that were written, and the images that have no result.
 
     Raises:
-        UserError: a path does not exist, no image could be colored, a result would take the place of a file that is
-            not ours, or the network cannot do what is asked.
+        UserError: a path does not exist, no image could be colored, a result would overwrite a file that is
+            not ours, or the network cannot do what the settings need.
     """
     require_images(str(model), images)
     streamed = settings.out == STANDARD or (settings.out is None and list(images) == [STANDARD])
     if streamed and (len(images) != 1 or images[0].is_dir() or settings.samples or settings.uncertainty):
-        raise UserError("standard output takes one image, without samples or uncertainty; name a folder with --out")
+        raise UserError("standard output takes one image, without samples and uncertainty; name a folder with --out")
     if streamed and sys.stdout.isatty():
-        raise UserError("an image on a terminal cannot be read; redirect it, or name a folder with --out")
-    _check_used(str(model), settings)
+        raise UserError("an image cannot be shown in a terminal; redirect standard output, or name a folder with --out")
+    is_reference, is_scribbles = str(model).startswith(REFERENCE), str(model) == SCRIBBLES
+    of_networks = dict.fromkeys(("size", "temperature", "batch"), not (is_reference or is_scribbles))
+    values, defaults = plain(settings), plain(ColorizeSettings())
+    for key, is_used in {"reference": is_reference, "scribbles": is_scribbles, **of_networks}.items():
+        if not is_used and values[key] != defaults[key]:
+            raise UserError(f"--{key}: has no effect on {model}; leave it out")
     colorist = open_colorist(
         model, settings.device, settings.size, settings.temperature, settings.hints, settings.reference,
         settings.scribbles,
@@ -187,16 +162,17 @@ def colorize(model: str | Path, images: Sequence[Path], settings: ColorizeSettin
             f"{model}: predicts one color, and not how likely others are: there is nothing to draw from; leave "
             "--samples and --uncertainty out, or take a network that learned classification"
         )
-    memory = None if streamed else _memory(model, settings)
+    memory = None
+    if not streamed:
+        science = {key: value for key, value in values.items() if key not in _MACHINE}
+        files = [] if is_scribbles else [colorist_file(model)]
+        files += [Path(file) for file in (settings.hints, settings.reference.swatches) if file]
+        memory = Memory(settings.out or FOLDER, [str(model), science], files)
     return _Coloring(colorist, settings, memory, str(model)).run(images)
 
 
 def require_images(model: str, images: Sequence[Path]) -> None:
-    """Refuse a call that names no images, as one does that forgets the model: colorize photo.jpg.
-
-    Raises:
-        UserError: so it is.
-    """
+    """Raise UserError if no images are named, for example because the model was forgotten: colorize photo.jpg."""
     if not images:
         raise UserError(
             f"no images are named after {model}; write MODEL IMAGE ...: {MODELS}; without a network: reference:IMAGE, "
@@ -205,31 +181,38 @@ def require_images(model: str, images: Sequence[Path]) -> None:
 
 
 def colorize_image(colorist: Colorist, image: Image.Image, saturation: float = 1.0) -> Image.Image:
-    """Color one image, RGB, whose own L the result has, RGB too. (A predicted color that sRGB does not have at that
-    L is clipped, which moves L.)
-    """
+    """Color one RGB image. The result has its L, except where a color is clipped because sRGB does not have it."""
     lightness = Photograph.of(image).seen(colorist.seen_size(image.size))
     ab = colorist.predict(lightness, image.size).ab
     return join_image(image, Scaled(colorist.enlarged(ab, lightness, image.size), saturation))
 
 
-def _check_used(name: str, settings: ColorizeSettings) -> None:
-    """Refuse what is set and would change nothing."""
-    reference, scribbles = name.startswith(REFERENCE), name == SCRIBBLES
-    of_networks = dict.fromkeys(("size", "temperature", "batch"), not (reference or scribbles))
-    given, fresh = plain(settings), plain(ColorizeSettings())
-    for key, used in {"reference": reference, "scribbles": scribbles, **of_networks}.items():
-        if not used and given[key] != fresh[key]:
-            raise UserError(f"--{key}: changes nothing of {name}; leave it out")
+class Row(NamedTuple):
+    """A row of the sheet: small RGB images."""
+
+    original: Image.Image
+    colored: Image.Image
 
 
-def _memory(model: str | Path, settings: ColorizeSettings) -> Memory:
-    """Of what was colored in the same way."""
-    aside = {"out", "sheet", "batch", "device", "megapixels", "first_frame"}
-    how = {key: value for key, value in plain(settings).items() if key not in aside}
-    files = [] if str(model) == SCRIBBLES else [depended_on(model)]
-    files += [Path(file) for file in (settings.hints, settings.reference.swatches) if file]
-    return Memory(settings.out or FOLDER, [str(model), how], files)
+def draw_sheet(rows: Sequence[Row]) -> Image.Image:
+    """Draw every image in gray and colored; if any original has color, the originals too."""
+    images = [[ImageOps.grayscale(row.original).convert("RGB"), row.colored, row.original] for row in rows]
+    titles = ["gray", "colored", "original"]
+    if all(gray.tobytes() == original.tobytes() for gray, _, original in images):
+        titles, images = titles[:2], [row[:2] for row in images]
+    return contact_sheet(images, titles, cell=_CELL, across=1 + (len(images) > 4))
+
+
+def open_small(file: Path) -> Image.Image:
+    """Open an image file at the size of the sheet's cells; raises ImageError."""
+    return reduced_to_cell(open_photograph(file, megapixels=math.inf, first_frame=True))
+
+
+def reduced_to_cell(photograph: Photograph) -> Image.Image:
+    """Reduce a photograph to the size of the sheet's cells."""
+    width, height = photograph.size
+    scale = min(1.0, _CELL / max(width, height))
+    return photograph.reduced((max(1, round(width * scale)), max(1, round(height * scale))))
 
 
 class _Opened(NamedTuple):
@@ -241,13 +224,13 @@ class _Opened(NamedTuple):
 
 
 class _Coloring:
-    """One call: photographs are opened one by one, and colored as soon as enough of one seen size are there."""
+    """One call: photographs are opened one by one, and colored when a batch of one seen size is complete."""
 
     def __init__(self, colorist: Colorist, settings: ColorizeSettings, memory: Memory | None, model: str) -> None:
         self.model, self.colors = model, ColorRange()
         self.colorist, self.settings, self.memory = colorist, settings, memory
         self.streamed = memory is None
-        self.held, self.locked = contextlib.ExitStack(), False  # the folder of results, from the first result on
+        self.locks, self.locked = contextlib.ExitStack(), False  # on the folder, from the first result on
         self.batch = settings.batch or colorist.batch
         self.folder = settings.out or FOLDER
         self.waiting: dict[tuple[int, int], list[_Opened]] = {}
@@ -255,16 +238,16 @@ class _Coloring:
         self.done = Colored([], None, [], [], self.streamed)
 
     def run(self, images: Sequence[Path]) -> Colored:
-        """Color all."""
+        """Color all images."""
         jobs = self.jobs(images)
         if self.settings.hints and len(jobs) != 1:
             raise UserError(f"hints are for one image, and {len(jobs)} were given; color that one alone")
         if self.memory is not None:
             for job in jobs:
                 self.memory.require_ours(self.results(job))
-        left = [job for job in jobs if not self.stands(job)]
+        left = [job for job in jobs if not self.is_done(job)]
         stood = len(jobs) - len(left)
-        with self.held, progress("colorize", len(jobs), "images", done=stood) as advance:
+        with self.locks, progress("colorize", len(jobs), "images", done=stood) as advance:
             for number, job in enumerate(left, 1):
                 finished = self.open(job) + (self.flush() if number == len(left) else 0)
                 advance(finished, "")
@@ -275,26 +258,26 @@ class _Coloring:
         return self.done
 
     def warnings(self) -> list[tuple[str, str]]:
-        """What a user is to know of a network whose colors are worth nothing."""
-        if not isinstance(self.colorist, NetworkColorist):  # a gray reference or one stroke give one color by right
+        """Return notes on a network whose colors are useless."""
+        if not isinstance(self.colorist, NetworkColorist):  # one stroke may give one color
             return []
         uniform = "" if self.colors.is_gray else self.colors.describe_uniform()  # of gray results there is a note each
         return [(self.model, line) for line in (self.colorist.warning, uniform) if line]
 
     def sheet(self, jobs: Sequence[Job]) -> Path | None:
-        """Bring what was written into the order of the jobs, and show the first of it."""
+        """Sort the written images by the jobs, and write the contact sheet of the first ones."""
         written = set(self.done.written)
         self.done.written[:] = [job.target for job in jobs if job.target in written]
-        shown = [job for job in jobs if job.target in written][:ROWS]
-        rows = [row for row in map(self.row, shown) if row] if self.settings.sheet else []
+        shown_jobs = [job for job in jobs if job.target in written][:ROWS]
+        rows = [row for row in map(self.row, shown_jobs) if row] if self.settings.sheet else []
         if not rows:
             return None
         sheet = self.folder / SHEET
-        write_png(sheet, sheet_of(rows))
+        write_png(sheet, draw_sheet(rows))
         return sheet
 
-    def stands(self, job: Job) -> bool:
-        """Whether an earlier call colored this very image in this very way."""
+    def is_done(self, job: Job) -> bool:
+        """Whether an earlier call colored this image in the same way."""
         if self.memory is None or job.source == STANDARD:
             return False
         notes = self.memory.notes(job.source, self.results(job))
@@ -306,36 +289,37 @@ class _Coloring:
         return True
 
     def row(self, job: Job) -> Row | None:
-        """An image's row of the sheet, from its files, so that it is the same whichever call colored it."""
+        """Return an image's row of the sheet, from its files: the same for each call, whichever colored it."""
         try:
-            return Row(self.originals.get(job.source) or small_of(job.source), small_of(job.target))
-        except ImageError:  # such as memory that does not suffice now; the result stands
+            return Row(self.originals.get(job.source) or open_small(job.source), open_small(job.target))
+        except ImageError:  # for example too little memory now; the result is valid
             return None
 
     def results(self, job: Job) -> list[Path]:
-        """All files that an image gives, the colored one first."""
+        """Return all result paths of an image, the colored one first."""
         return [job.target, *(beside(job.target, *other) for other in self.others())]
 
     def others(self) -> list[tuple[str, str]]:
-        """What each image gives besides, as ``beside`` takes it."""
+        """Return the further results of each image, as ``beside`` takes them."""
         samples = [(f"sample{number}", "") for number in range(1, self.settings.samples + 1)]
         return samples + ([("uncertainty", ".png")] if self.settings.uncertainty else [])
 
     def jobs(self, images: Sequence[Path]) -> list[Job]:
-        """What there is to do."""
-        asked: Format | None = None if self.settings.format == "auto" else self.settings.format
+        """Return the jobs of the images."""
+        format: Format | None = None if self.settings.format == "auto" else self.settings.format
         if self.streamed:
-            return [Job(images[0], STANDARD, asked or "png")]
+            return [Job(images[0], STANDARD, format or "png")]
         return list_jobs(
-            images, self.folder, asked, self.others(), self.folder / SHEET if self.settings.sheet else None
+            images, self.folder, format, self.others(), self.folder / SHEET if self.settings.sheet else None
         )
 
     def open(self, job: Job) -> int:
-        """Open an image, and color those that have waited for it; gives how many are finished."""
+        """Open an image, and color its batch if that is complete. Return the number of images that are finished."""
         settings = self.settings
         key = "standard input" if job.source == STANDARD else str(job.source)
         try:
-            _require_names(self.results(job), key)
+            if any(len(os.fsencode(target.name)) > _NAME for target in self.results(job)):
+                raise ImageError(key, f"its name is too long for a result's, of {_NAME} bytes at most; rename it")
             file = sys.stdin.buffer.read() if job.source == STANDARD else job.source
             photograph = open_photograph(file, key, settings.megapixels, settings.first_frame)
         except ImageError as error:
@@ -347,72 +331,73 @@ class _Coloring:
         group.append(_Opened(job, photograph, photograph.seen(seen)))
         if len(group) >= self.batch:
             return self.color(self.waiting.pop(seen))
-        held = sum(math.prod(one.photograph.size) for ones in self.waiting.values() for one in ones)
-        return self.flush() if held > _HELD else 0
+        pixels = sum(math.prod(each.photograph.size) for batch in self.waiting.values() for each in batch)
+        return self.flush() if pixels > _HELD else 0
 
     def flush(self) -> int:
-        """Color all that waits."""
+        """Color all images that wait."""
         groups, self.waiting = self.waiting, {}
         return sum(self.color(group) for group in groups.values())
 
     def color(self, group: list[_Opened]) -> int:
-        """Color images of one seen size; gives how many."""
-        lightness = torch.cat([one.lightness for one in group])
+        """Color images of one seen size. Return their number."""
+        lightness = torch.cat([opened.lightness for opened in group])
         try:
             predicted = self.colorist.predict(lightness, group[0].photograph.size)
         except UserError as error:
-            # What was given does not fit this photograph; who gave something gets photographs one by one.
-            self.done.skipped.extend(ImageError(one.photograph.key, str(error)) for one in group)
+            # Hints or swatches do not fit this photograph; a colorist with these takes photographs one by one.
+            self.done.skipped.extend(ImageError(opened.photograph.key, str(error)) for opened in group)
             return len(group)
-        for number, one in enumerate(group):
+        for number, opened in enumerate(group):
             try:
-                own = None if predicted.logits is None else predicted.logits[number : number + 1]
-                self.finish(one, predicted._replace(ab=predicted.ab[number : number + 1], logits=own))
+                logits = None if predicted.logits is None else predicted.logits[number : number + 1]
+                self.finish(opened, predicted._replace(ab=predicted.ab[number : number + 1], logits=logits))
             except ImageError as error:
                 self.done.skipped.append(error)
             except MemoryError:
-                self.done.skipped.append(ImageError(one.photograph.key, "larger than memory allows"))
+                self.done.skipped.append(ImageError(opened.photograph.key, "larger than memory allows"))
         return len(group)
 
-    def finish(self, one: _Opened, predicted: Prediction) -> None:
+    def finish(self, opened: _Opened, predicted: Prediction) -> None:
         """Write all results of one image."""
-        job, photograph, settings = one.job, one.photograph, self.settings
+        job, photograph, settings = opened.job, opened.photograph, self.settings
         ab = predicted.ab
         if not bool(torch.isfinite(ab).all()):
-            raise ImageError(photograph.key, "the network's colors are no numbers; are its weights damaged?")
+            message = "the network predicted colors that are NaN or infinite; are its weights damaged?"
+            raise ImageError(photograph.key, message)
         ab_range = self.colors.add(ab)
         if self.memory is not None:
             if not self.locked:
-                self.held.enter_context(held_folder(self.folder, "coloring into it"))
+                self.locks.enter_context(held_folder(self.folder, "coloring into it"))
                 self.locked = True
             self.memory.begin(self.results(job))
-        colors: Colors = self.colorist.enlarged(ab, one.lightness, photograph.size)
+        colors: Colors = self.colorist.enlarged(ab, opened.lightness, photograph.size)
         ab = ab * settings.saturation
         notes = self.write(job, photograph, colors if settings.saturation == 1 else Scaled(colors, settings.saturation))
         if settings.saturation and float(ab.abs().max()) < PALE:
-            notes.append("came out as gray as it was: it was given no color")
-        self.write_others(job, photograph, predicted, one.lightness.shape[-2:])
+            notes.append("the result is gray: almost no color was predicted")
+        self.write_others(job, photograph, predicted, opened.lightness.shape[-2:])
         self.done.notes.extend((photograph.key, note) for note in notes)
         if self.memory is None:
             return
         self.memory.add(job.source, self.results(job), [*photograph.notes, *notes], ab_range)
         self.done.written.append(job.target)
-        if job.source == STANDARD:  # which cannot be read again
+        if job.source == STANDARD:  # it cannot be read again
             self.originals[STANDARD] = reduced_to_cell(photograph)
 
     def write(self, job: Job, photograph: Photograph, colors: Colors) -> list[str]:
-        """The colored image itself; gives notes."""
+        """Write the colored image. Return notes."""
         if not self.streamed:
             return write_photograph(photograph, colors, job.target, job.format, self.settings.quality)
-        own: dict[str, Format] = {"JPEG": "jpeg", "PNG": "png", "WEBP": "webp", "TIFF": "tiff"}
-        format = own.get(photograph.format, "png") if self.settings.format == "auto" else job.format
+        formats: dict[str, Format] = {"JPEG": "jpeg", "PNG": "png", "WEBP": "webp", "TIFF": "tiff"}
+        format = formats.get(photograph.format, "png") if self.settings.format == "auto" else job.format
         content, notes = in_memory(photograph, colors, format, self.settings.quality)
         sys.stdout.buffer.write(content)
         sys.stdout.buffer.flush()
         return notes
 
     def write_others(self, job: Job, photograph: Photograph, predicted: Prediction, seen: torch.Size) -> None:
-        """Samples, and the map of uncertainty, of whoever says how likely colors are."""
+        """Write samples and the map of uncertainty, if the colorist predicts a distribution."""
         settings, logits, stride = self.settings, predicted.logits, predicted.stride
         if logits is None:
             return
@@ -424,11 +409,6 @@ class _Coloring:
             target = beside(job.target, f"sample{number + 1}")
             write_photograph(photograph, resample(ab, stride, seen), target, job.format, settings.quality)
         if settings.uncertainty:
-            share = resample(entropy(logits)[:, None] / math.log(logits.shape[1]), stride, seen)[0, 0]
-            image = Image.fromarray(np.rint(share.cpu().numpy() * 255).astype(np.uint8))
+            uncertainty = resample(entropy(logits)[:, None] / math.log(logits.shape[1]), stride, seen)[0, 0]
+            image = Image.fromarray(np.rint(uncertainty.cpu().numpy() * 255).astype(np.uint8))
             write_png(beside(job.target, "uncertainty", ".png"), image)
-
-
-def _require_names(targets: Sequence[Path], key: str) -> None:
-    if any(len(os.fsencode(target.name)) > _NAME for target in targets):
-        raise ImageError(key, f"its name is too long for a result's, of {_NAME} bytes at most; rename it")

@@ -1,4 +1,4 @@
-"""An image's own lightness joined to new colors, at full resolution, a strip of rows at a time.
+"""Merging of an image's own lightness with new colors, at full resolution, a strip of rows at a time.
 
 Definition: ``lab2rgb`` of scikit-image on L of the image (its ``rgb2lab``) and ab, which is enlarged as
 ``F.interpolate(mode="bilinear", align_corners=False)`` does. The result is that, computed in float64, to half a level
@@ -39,21 +39,21 @@ _LINEAR_BELOW = 0.2068966  # where f of CIE Lab stops being a cube root; as in p
 
 
 class Colors(Protocol):
-    """ab at an image's size, of which only the asked rows ever exist."""
+    """ab at an image's size, computed for some rows at a time."""
 
     def rows(self, top: int, bottom: int, pixels: Rows) -> Floats:
-        """(2, bottom - top, W), unscaled, of those rows of the image, whose pixels are given too."""
+        """Return ab, (2, bottom - top, W), unscaled, of those rows of the image, whose own pixels are ``pixels``."""
 
 
 class Prediction(NamedTuple):
-    """What a colorist makes of photographs."""
+    """The colors that a colorist predicts for photographs."""
 
     ab: Tensor
-    """(B, 2, h, w), float32, unscaled, at the size at which they were seen."""
+    """(B, 2, h, w), float32, unscaled, at the size at which it saw them."""
     logits: Tensor | None = None
-    """(B, Q, ., .), float32, at the grid of the color target; of a network that says how likely colors are."""
+    """(B, Q, ., .), float32, at the grid of the color target, if it predicts a distribution."""
     stride: int = 1
-    """Pixels, of those seen, per point of that grid."""
+    """Seen pixels per point of that grid."""
     step: int = STEP
     """Lab units between the bins of the logits."""
 
@@ -71,49 +71,49 @@ class Enlarged:
     def __init__(self, ab: Tensor, size: tuple[int, int]) -> None:
         width, self._height = size
         narrow = ab[0].float().cpu().numpy()
-        left, right, share = _between(narrow.shape[2], width, 0, width)
+        left, right, share = _interpolate(narrow.shape[2], width, 0, width)
         self._wide = narrow.take(left, axis=2)  # not narrow[:, :, left], which lies in memory by columns
         self._wide += (narrow.take(right, axis=2) - self._wide) * share
         self._steps = np.diff(self._wide, axis=1, append=self._wide[:, -1:])
 
     def rows(self, top: int, bottom: int, pixels: Rows | None = None) -> Floats:
-        """(2, bottom - top, W); the pixels do not count."""
-        above, _, share = _between(self._wide.shape[1], self._height, top, bottom)
+        """Return ab, (2, bottom - top, W); the pixels are not used."""
+        above, _, share = _interpolate(self._wide.shape[1], self._height, top, bottom)
         mixed = np.empty((2, bottom - top, self._wide.shape[2]), np.float32)
-        for row, (one, part) in enumerate(zip(above, share, strict=True)):
-            np.multiply(self._steps[:, one], part, out=mixed[:, row])
-            mixed[:, row] += self._wide[:, one]
+        for row, (point, part) in enumerate(zip(above, share, strict=True)):
+            np.multiply(self._steps[:, point], part, out=mixed[:, row])
+            mixed[:, row] += self._wide[:, point]
         return mixed
 
 
 class Scaled:
-    """Colors of another saturation.
+    """Colors with another saturation.
 
     Args:
-        colors: of the image.
-        factor: on a and b.
+        colors: the colors of the image.
+        factor: multiplies a and b.
     """
 
     def __init__(self, colors: Colors, factor: float) -> None:
         self.colors, self.factor = colors, np.float32(factor)
 
     def rows(self, top: int, bottom: int, pixels: Rows) -> Floats:
-        """See ``Colors``."""
+        """Return rows of ab; see ``Colors``."""
         return self.colors.rows(top, bottom, pixels) * self.factor
 
 
-def _between(points: int, length: int, first: int, last: int) -> tuple[NDArray[Any], NDArray[Any], Floats]:
-    """For pixels of a line of ``length``: the two of ``points`` that each lies between, and the second's share."""
+def _interpolate(points: int, length: int, first: int, last: int) -> tuple[NDArray[Any], NDArray[Any], Floats]:
+    """Return, for pixels of a line of ``length``, the two of ``points`` beside each, and the share of the second."""
     at = ((np.arange(first, last) + 0.5) * (points / length) - 0.5).clip(0, points - 1)
     before = at.astype(np.intp)
     return before, (before + 1).clip(max=points - 1), (at - before).astype(np.float32)
 
 
 def join_rows(rows: Rows, ab: Floats) -> Rows:
-    """The colored rows: (rows, W, 3), sRGB, of the depth of ``rows``.
+    """Return the colored rows: (rows, W, 3), sRGB, of the depth of ``rows``.
 
     Args:
-        rows: of an image; only their L counts.
+        rows: the rows of an image; only their L is used.
         ab: (2, rows, W), unscaled. A color that sRGB does not have at that L is clipped.
     """
     if rows.dtype == np.uint16:
@@ -133,8 +133,18 @@ def join_rows(rows: Rows, ab: Floats) -> Rows:
     fz = np.multiply(ab[1], -1 / 200, out=z)
     fz += fy
     np.maximum(fz, 0, out=fz)
+    # The inverse of f of CIE Lab, in place: f^3, and below the bend the line that goes on there. np.where would take
+    # longer than all of this.
+    bend = _LINEAR_BELOW**3 - (_LINEAR_BELOW - 16 / 116) / 7.787  # of 5e-8
     for f in (fx, fy, fz):
-        _cube(f, linear, part)
+        np.minimum(f, _LINEAR_BELOW, out=linear)
+        np.multiply(f, f, out=part)
+        f *= part
+        np.multiply(linear, linear, out=part)  # linear^3 - linear / 7.787 - constant, by Horner's rule
+        part -= 1 / 7.787
+        part *= linear
+        part -= bend - 16 / 116 / 7.787
+        f -= part
     result = np.empty((*shape, 3), np.uint8)
     levels = _scratch("levels", np.uint8, shape)
     for channel, (of_x, of_y, of_z) in enumerate(tables.rgb_from_xyz):
@@ -151,21 +161,21 @@ def _look_up(table: NDArray[Any], where: NDArray[Any], place: NDArray[np.intp], 
     return table.take(place, mode="clip", out=out)
 
 
-_OWN = threading.local()
+_BUFFERS = threading.local()
 
 
 def _scratch(name: str, dtype: type, shape: tuple[int, ...]) -> NDArray[Any]:
-    """This thread's memory of that name, contents undefined: to take fresh memory costs more than the arithmetic."""
-    held: NDArray[Any] | None = getattr(_OWN, name, None)
+    """Return this thread's buffer of that name, contents undefined: fresh memory costs more than the arithmetic."""
+    buffer: NDArray[Any] | None = getattr(_BUFFERS, name, None)
     needed = math.prod(shape)
-    if held is None or held.size < needed:
-        held = np.empty(needed, dtype)
-        setattr(_OWN, name, held)
-    return held[:needed].reshape(shape)
+    if buffer is None or buffer.size < needed:
+        buffer = np.empty(needed, dtype)
+        setattr(_BUFFERS, name, buffer)
+    return buffer[:needed].reshape(shape)
 
 
 def join_image(image: Image.Image, ab: Tensor | Colors) -> Image.Image:
-    """An image with its own L and new colors.
+    """Return an image with its own L and new colors.
 
     Args:
         image: mode RGB or L.
@@ -188,9 +198,9 @@ def join_image(image: Image.Image, ab: Tensor | Colors) -> Image.Image:
 
 
 def in_strips(size: tuple[int, int], job: Callable[[int, int], T]) -> Iterator[T]:
-    """What a job makes of each strip of an image's rows (its top and bottom), from top to bottom.
+    """Yield the result of a job for each strip of an image's rows (its top and bottom), from top to bottom.
 
-    Threads work a few strips ahead, no more, so that what they made never adds up.
+    Threads work only a few strips ahead, so that the memory of their results is bounded.
     """
     width, height = size
     step = max(1, _STRIP // width)
@@ -207,22 +217,22 @@ def in_strips(size: tuple[int, int], job: Callable[[int, int], T]) -> Iterator[T
                 if following < len(strips):
                     waiting.append(pool.submit(job, *strips[following]))
         finally:
-            for one in waiting:
-                one.cancel()
+            for future in waiting:
+                future.cancel()
 
 
 def _join_deep(rows: Rows, ab: Floats) -> Rows:
-    """Of 16 bits: a level is so small that nothing but float64 gets all of them right."""
+    """Color rows of 16 bits. A level is so small that only float64 gets all of them right."""
     curve, to_y, rgb_from_xyz = _deep_tables()
     linear = curve.take(rows)
-    y = linear * to_y.sum() if rows.ndim == 2 else sum(linear[..., one] * to_y[one] for one in range(3))
+    y = linear * to_y.sum() if rows.ndim == 2 else sum(linear[..., channel] * to_y[channel] for channel in range(3))
     fy = np.where(y > 0.008856, np.cbrt(y), 7.787 * y + 16 / 116)
     xyz = []
     for f in (fy + ab[0].astype(np.float64) / 500, fy, np.maximum(fy - ab[1].astype(np.float64) / 200, 0)):
         xyz.append(np.where(f > _LINEAR_BELOW, f * f * f, (f - 16 / 116) / 7.787))
     result = np.empty((*rows.shape[:2], 3), np.uint16)
     for channel, weights in enumerate(rgb_from_xyz):
-        value = sum(one * weight for one, weight in zip(xyz, weights, strict=True))
+        value = sum(part * weight for part, weight in zip(xyz, weights, strict=True))
         bright = np.maximum(value, 0.0031308) ** (1 / 2.4) * 1.055 - 0.055
         result[..., channel] = np.where(value > 0.0031308, bright, 12.92 * value).clip(0, 1) * 65535 + 0.5
     return result
@@ -230,46 +240,25 @@ def _join_deep(rows: Rows, ab: Floats) -> Rows:
 
 @cache
 def _deep_tables() -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Linear values of all levels of 16 bits; the weights that give Y; the matrix of ``_Tables.rgb_from_xyz``."""
+    """Return linear values of all levels of 16 bits, weights that give Y, and the matrix ``_Tables.rgb_from_xyz``."""
     xyz = np.array(_XYZ_FROM_RGB)
     return _curve(65535), xyz[1], np.linalg.inv(xyz) * np.array(_WHITE)
 
 
 def _curve(most: int) -> NDArray[np.float64]:
-    """(most + 1,): linear values of sRGB levels."""
+    """Return linear values of sRGB levels: (most + 1,)."""
     levels = np.arange(most + 1) / most
     return np.where(levels > 0.04045, ((levels + 0.055) / 1.055) ** 2.4, levels / 12.92)
 
 
-def _cube(f: Floats, low: Floats, part: Floats) -> None:
-    """The inverse of f of CIE Lab, in place: f^3, its part below the bend exchanged for the line that goes on there.
-
-    Without ``np.where``, which would take longer than all of this.
-
-    Args:
-        f: (rows, W).
-        low: of that shape, overwritten.
-        part: of that shape, overwritten.
-    """
-    np.minimum(f, _LINEAR_BELOW, out=low)
-    np.multiply(f, f, out=part)
-    f *= part
-    np.multiply(low, low, out=part)  # low^3 - low / 7.787 - constant, by Horner's rule
-    part -= 1 / 7.787
-    part *= low
-    bend = _LINEAR_BELOW**3 - (_LINEAR_BELOW - 16 / 116) / 7.787  # of 5e-8
-    part -= bend - 16 / 116 / 7.787
-    f -= part
-
-
 class _Tables(NamedTuple):
-    """What 8-bit joining looks up.
+    """The tables for 8 bits.
 
-    Linear values are in units of 1 / _STEPS ^ 2: their root, cut, is a place in a table.
+    Linear values are in units of 1 / _STEPS ^ 2: their truncated root is an index of a table.
     """
 
     red: Floats
-    """(256,): what a level of red adds to Y."""
+    """(256,): the part of Y of each level of red."""
     green: Floats
     blue: Floats
     gray: Floats
@@ -284,7 +273,7 @@ class _Tables(NamedTuple):
 
 @cache
 def _tables() -> _Tables:
-    """With the constants of pretext.color."""
+    """Compute the tables, with the constants of pretext.color."""
     curve, xyz = _curve(255), np.array(_XYZ_FROM_RGB)
     linear = ((np.arange(_STEPS + 2) + 0.5) / _STEPS) ** 2  # white may come out a step above 1
     root = np.where(linear > 0.008856, np.cbrt(linear), 7.787 * linear + 16 / 116)

@@ -24,22 +24,25 @@ MODELS = (
     "a model that colors is a run, a checkpoint, a file that pretint export wrote, or a file of published weights "
     "(docs/weights.md says where ECCV16 and SIGGRAPH17 are)"
 )
-"""For a user who named none of them."""
+"""The kinds of models, for messages."""
 LARGEST = 4096
-"""The largest shorter side at which a network is shown an image."""
+"""The largest shorter side, in pixels, at which a network sees an image."""
+PALE = 2.0
+"""Lab units: smaller a and b are not visible."""
 
-_LONG = 8  # how many times as long as wide: a longer image is seen shortened, as memory grows with what is seen
+_UNIFORM = 1.0  # Lab units
+_LONG = 8  # times as long as wide: a longer image is squeezed, because memory grows with the seen size
 
 
 class NetworkColorist:
     """A trained network as a colorist.
 
     Args:
-        colorizer: with a color head, in eval mode.
-        size: shorter side, in pixels, at which it is shown an image.
-        temperature: of the annealed mean.
-        hints: colors that it is told, of the one photograph that it colors.
-        warning: a line for its user, see ``pretext.recipe.Pretrained.warning``.
+        colorizer: a network with a color head, in eval mode.
+        size: shorter side, in pixels, at which it sees an image.
+        temperature: the temperature of the annealed mean.
+        hints: given colors of the one photograph that it colors.
+        warning: a line for the user, see ``pretext.recipe.Pretrained.warning``.
     """
 
     def __init__(
@@ -58,20 +61,23 @@ class NetworkColorist:
         self.has_distribution = isinstance(colorizer.objective, Classification)
 
     def seen_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Width and height at which it sees an image of that size."""
+        """Return width and height at which it sees an image of that size."""
         scale, fit = self.size / min(size), self.colorizer.backbone.fit_size
         width, height = (fit(min(_LONG * self.size, max(1, math.ceil(side * scale)))) for side in size)
         return width, height
 
     def __call__(self, lightness: Tensor) -> Tensor:
-        """L, (B, 1, h, w), float32, in [0, 100] -> ab, (B, 2, h, w), float32, unscaled, on the network's device.
+        """Predict ab, (B, 2, h, w), float32, unscaled, on the network's device.
 
-        Without hints, whose pixels are those of a photograph: see ``predict``.
+        Hints are not used, since they need the size of the photograph: see ``predict``.
+
+        Args:
+            lightness: L, (B, 1, h, w), float32, in [0, 100].
         """
         return self.decode(self.output(lightness), lightness.shape[-2:])
 
     def predict(self, lightness: Tensor, size: tuple[int, int]) -> Prediction:
-        """See ``Colorist``; raises a ``UserError`` for a hint outside the photograph."""
+        """Predict as a ``Colorist``; raises a ``UserError`` for a hint outside the photograph."""
         output = self.output(lightness, self.hints, size)
         ab, stride = self.decode(output, lightness.shape[-2:]), self.colorizer.target_stride
         if isinstance(self.colorizer.objective, Classification):
@@ -79,37 +85,37 @@ class NetworkColorist:
         return Prediction(ab)
 
     def enlarged(self, ab: Tensor, lightness: Tensor, size: tuple[int, int]) -> Enlarged:
-        """Bilinear: a network's colors have no edges finer than it saw."""
+        """Enlarge bilinearly: a network's colors have no edges finer than it saw."""
         return Enlarged(ab, size)
 
     @torch.inference_mode()
     def output(self, lightness: Tensor, hints: Hints | None = None, size: tuple[int, int] = (0, 0)) -> Tensor:
-        """What the network says, which no temperature changes: (B, channels, ., .), at the grid of the color target.
+        """Return the network's output, before any temperature: (B, channels, ., .), at the grid of the color target.
 
         Args:
             lightness: (B, 1, h, w).
-            hints: of a single photograph; nothing is told by default.
-            size: width and height of that.
+            hints: given colors of a single photograph.
+            size: its width and height.
 
         Raises:
             UserError: a hint lies outside the photograph, or the network takes none.
         """
-        given: tuple[Tensor, ...] = ()
+        hint_inputs: tuple[Tensor, ...] = ()
         if hints is not None:
             assert len(lightness) == 1
             height, width = lightness.shape[-2:]
-            given = hints.maps((size[1], size[0]), (height, width))
-        output: Tensor = self.colorizer(lightness.to(self.device), *(one.to(self.device) for one in given))
+            hint_inputs = hints.maps((size[1], size[0]), (height, width))
+        output: Tensor = self.colorizer(lightness.to(self.device), *(each.to(self.device) for each in hint_inputs))
         return output
 
     @torch.inference_mode()
     def decode(self, output: Tensor, seen: Sequence[int], temperature: float | None = None) -> Tensor:
-        """ab, (B, 2, h, w), of an output; cheap beside the network.
+        """Decode an output to ab, (B, 2, h, w); this is cheap, compared to the network.
 
         Args:
-            output: of ``output``.
+            output: a result of ``output``.
             seen: h and w.
-            temperature: instead of its own.
+            temperature: replaces the colorist's own.
         """
         ab = self.colorizer.objective.decode(output, self.temperature if temperature is None else temperature)
         return resample(ab, self.colorizer.target_stride, seen)
@@ -122,11 +128,11 @@ def open_network(
     temperature: float = TEMPERATURE,
     hints: Hints | None = None,
 ) -> NetworkColorist:
-    """The colorist of a network; see ``pretint.colorization.registry.open_colorist``.
+    """Open a network as a colorist; see ``pretint.colorization.registry.open_colorist``.
 
     Raises:
-        UserError: there is no such model or device, the file could run code, it has no color head, or it takes no
-            hints and is given some.
+        UserError: there is no such model or device, the file could run code, or the network has no color head or
+            takes no hints.
     """
     pretrained = open_pretrained(model)
     if not pretrained.has_head:
@@ -138,20 +144,16 @@ def open_network(
 
 
 def require_model(model: Path) -> None:
-    """Refuse the name of a network where nothing has that name.
-
-    Raises:
-        UserError: so it is.
-    """
+    """Raise UserError if there is no file or folder of that name."""
     if not os.path.lexists(split_part(model)[0]):
         raise UserError(f"{model}: no such run or checkpoint; {MODELS}; without a network: reference:IMAGE, scribbles")
 
 
 def open_pretrained(model: Path) -> Pretrained:
-    """As ``load_pretrained``, and of published weights too.
+    """Load a network as ``load_pretrained`` does, or published weights.
 
     Raises:
-        UserError: it is neither, or could run code.
+        UserError: the file is neither, or could run code.
     """
     require_model(model)
     try:
@@ -159,22 +161,17 @@ def open_pretrained(model: Path) -> Pretrained:
     except UserError as error:
         if not split_part(model)[0].is_file():
             raise
-        own = error
+        load_error = error
     try:
         return load_published(model)
     except UnknownWeights:
-        raise UserError(f"{own}; {MODELS}") from None
-
-
-PALE = 2.0
-"""Lab units: less of a and b than this cannot be seen."""
-_UNIFORM = 1.0  # Lab units
+        raise UserError(f"{load_error}; {MODELS}") from None
 
 
 class ColorRange:
-    """The least and the greatest a and b over all pixels of all images that were added: four numbers, of any count.
+    """The least and the greatest a and b over all pixels of all images that were added.
 
-    Colors are uniform if both a and b vary by less than 1 Lab unit, as greatest less least.
+    Colors are uniform if both a and b vary by less than 1 Lab unit, as greatest minus least.
     """
 
     def __init__(self) -> None:
@@ -185,27 +182,27 @@ class ColorRange:
     def add(self, ab: Tensor) -> list[float]:
         """Add one image's ab, (1, 2, h, w), Lab units; return its range: least and greatest a, least and greatest b."""
         low, high = ab.amin((0, 2, 3)).tolist(), ab.amax((0, 2, 3)).tolist()
-        found = [round(value, 3) for value in (low[0], high[0], low[1], high[1])]
-        self.add_range(found)
-        return found
+        ab_range = [round(value, 3) for value in (low[0], high[0], low[1], high[1])]
+        self.add_range(ab_range)
+        return ab_range
 
-    def add_range(self, found: Any) -> None:
-        """Add an image by what ``add`` returned for it earlier; anything else says nothing of it."""
-        numbers = isinstance(found, list) and all(type(value) in (int, float) for value in found)
-        if not numbers or len(found) != 4 or not all(map(math.isfinite, found)):
+    def add_range(self, ab_range: Any) -> None:
+        """Add an image by the range that ``add`` returned earlier; for anything else, its range is unknown."""
+        numbers = isinstance(ab_range, list) and all(type(value) in (int, float) for value in ab_range)
+        if not numbers or len(ab_range) != 4 or not all(map(math.isfinite, ab_range)):
             self._complete = False
             return
         self.images += 1
-        both = zip(self._ranges, (found[:2], found[2:]), strict=True)
+        both = zip(self._ranges, (ab_range[:2], ab_range[2:]), strict=True)
         self._ranges = [(min(low, least), max(high, most)) for (low, high), (least, most) in both]
 
     @property
     def is_gray(self) -> bool:
-        """Whether no color of any image can be seen."""
+        """Whether all colors of all images are too pale to see."""
         return all(low > -PALE and high < PALE for low, high in self._ranges)
 
     def describe_uniform(self) -> str:
-        """Return a line for the user if all colors are uniform; empty if not, or if those of an image are not known."""
+        """Return a line for the user if all colors are uniform; empty if not, or if an image's range is unknown."""
         if not self.images or not self._complete or any(high - low >= _UNIFORM for low, high in self._ranges):
             return ""
         (a, a_high), (b, b_high) = self._ranges

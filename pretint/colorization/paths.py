@@ -25,9 +25,13 @@ SHEET = "sheet.png"
 STANDARD = Path("-")
 """Standard input, or standard output."""
 
+FILE = ".pretint-colorize.jsonl"
+"""A file in the folder of results: a line of JSON for every image that was colored."""
+
+_MEANING = 1  # raised when the same settings come to make something else
 _WRITTEN: tuple[Format, ...] = ("jpeg", "png", "webp", "tiff")
-_ENDINGS: dict[str, Format] = {ending: one for one in _WRITTEN for ending in formats.FORMATS[one.upper()]}
-_OF_SEVERAL = (".mpo", ".apng")  # endings that say of a file that it holds several images; a result holds one
+_ENDINGS: dict[str, Format] = {ending: format for format in _WRITTEN for ending in formats.FORMATS[format.upper()]}
+_OF_SEVERAL = (".mpo", ".apng")  # endings of files with several images; a result holds one
 
 
 class Job(NamedTuple):
@@ -36,41 +40,42 @@ class Job(NamedTuple):
     source: Path
     """Its file, or ``STANDARD``."""
     target: Path
-    """The file of the result; others of it have something more before the ending, see ``beside``."""
+    """The file of the result; the names of its further results are longer, see ``beside``."""
     format: Format
 
 
 def beside(target: Path, what: str, ending: str = "") -> Path:
-    """The name of another result of the same image: a-sample1.jpg beside a.jpg."""
+    """Return the path of a further result of the same image: a-sample1.jpg beside a.jpg."""
     return target.with_name(f"{target.stem}-{what}{ending or target.suffix}")
 
 
 def list_jobs(
     images: Sequence[Path], out: Path, format: Format | None, others: Iterable[tuple[str, str]], reserved: Path | None
 ) -> list[Job]:
-    """Every image's job, in order. No result takes the place of another, nor of a file that is not ours.
+    """Return every image's job, in order. No result replaces another, or a file that is not ours.
 
     Args:
-        images: files, folders, patterns such as photos/*.jpg, and ``STANDARD``; what lies in a folder keeps its place
-            below it.
-        out: folder of the results.
-        format: of the results; None takes that of the image's name, or PNG where that is not written.
-        others: what else each image gives, as ``beside`` takes it.
-        reserved: a further file that is written.
+        images: files, folders, patterns such as photos/*.jpg, and ``STANDARD``; a file in a folder keeps its
+            path below it.
+        out: the folder of the results.
+        format: the format of the results; None takes that of the image's name, or PNG if that cannot be written.
+        others: the further results of each image, as ``beside`` takes them.
+        reserved: another file that is written.
 
     Raises:
-        UserError: a path does not exist, a pattern matches nothing, or a result would take a place that is taken.
+        UserError: a path does not exist, a pattern matches nothing, or a result would replace an image or a file that
+            is not ours.
     """
     others = list(others)
-    found = list(dict.fromkeys(place for path in _expanded(images, out) for place in _files(path, out)))
-    inputs = {_real(source) for source, _ in found if source != STANDARD}
+    sources = list(dict.fromkeys(entry for path in _expand_patterns(images, out) for entry in _list_files(path, out)))
+    inputs = {_real(source) for source, _ in sources if source != STANDARD}
     taken = {reserved} if reserved else set()
     jobs = []
-    for source, place in found:
+    for source, place in sources:
         chosen = format or _ENDINGS.get(place.suffix.lower(), "png")
         ending = place.suffix.lower()
-        kept = _ENDINGS.get(ending) == chosen and ending not in _OF_SEVERAL
-        suffix = place.suffix if kept else FORMATS[chosen]
+        keeps_ending = _ENDINGS.get(ending) == chosen and ending not in _OF_SEVERAL
+        suffix = place.suffix if keeps_ending else FORMATS[chosen]
         number = 1
         while True:
             name = f"{place.stem}{'' if number == 1 else f'-{number}'}{suffix}"
@@ -83,63 +88,66 @@ def list_jobs(
         jobs.append(Job(source, target, chosen))
     for target in sorted(taken):
         if _real(target) in inputs:
-            raise UserError(f"{target}: a result would take the place of an image; name another folder with --out")
-        if _exists(target) and not signed(target):
+            raise UserError(f"{target}: a result would overwrite an image; name another folder with --out")
+        try:
+            exists = target.exists() or target.is_symlink()
+        except OSError:  # the name is too long for any file
+            exists = False
+        if exists and not signed(target):
             raise UserError(f"{target}: exists, and was not made by pretint; name another folder with --out")
     return jobs
 
 
-def _expanded(images: Sequence[Path], out: Path) -> list[Path]:
-    """Patterns as what they match, but for earlier results, and for what lies in a folder that is matched too."""
-    found: list[Path] = []
+def _expand_patterns(images: Sequence[Path], out: Path) -> list[Path]:
+    """Replace patterns by their matches, without earlier results and without files in a folder that is matched too."""
+    paths: list[Path] = []
     for path in images:
         if path == STANDARD or not is_pattern(str(path)):
-            found.append(path)
+            paths.append(path)
             continue
-        matches, left_out = _without_system_names(path, map(Path, match_paths(str(path), recursive=True)))
-        mine, fixed = _real(out), _real(_fixed(path))
-        if mine != fixed and mine.is_relative_to(fixed):
-            matches = [match for match in matches if not _real(match).is_relative_to(mine)]
+        # Without names that a system made, unless the pattern has them.
+        matches, left_out, counted = [], LeftOut(), set[Path]()
+        depth = len(_fixed_folder(path).parts)
+        for match in map(Path, match_paths(str(path), recursive=True)):
+            parts = (part for part in match.parts[depth:] if part not in path.parts)
+            name = next((part for part in parts if system_name(os.fsencode(part))), None)
+            if name is None:
+                matches.append(match)
+                continue
+            place = Path(*match.parts[: match.parts.index(name, depth) + 1])
+            if place not in counted:
+                counted.add(place)
+                (left_out.add_folder if place.is_dir() else left_out.add_file)(os.fsencode(name))
+        out_folder, fixed = _real(out), _real(_fixed_folder(path))
+        if out_folder != fixed and out_folder.is_relative_to(fixed):
+            matches = [match for match in matches if not _real(match).is_relative_to(out_folder)]
         within = {parent for match in matches for parent in match.parents}
         # A folder that the results lie in stands only for the other matches in it.
-        folders = {one for one in matches if one.is_dir() and not (one in within and mine.is_relative_to(_real(one)))}
-        matches = [one for one in matches if folders.isdisjoint(one.parents)]
-        chosen = [one for one in matches if one in folders or one.is_file()]
-        for odd in (one for one in matches if not one.is_dir() and not one.is_file()):
+        folders = {
+            match
+            for match in matches
+            if match.is_dir() and not (match in within and out_folder.is_relative_to(_real(match)))
+        }
+        matches = [match for match in matches if folders.isdisjoint(match.parents)]
+        chosen = [match for match in matches if match in folders or match.is_file()]
+        for odd in (match for match in matches if not match.is_dir() and not match.is_file()):
             left_out.add_kind("broken link" if odd.is_symlink() else "pipe, socket or device")
         left_out.tell(readable(os.fsencode(path)))
         if not chosen:
             raise UserError(f"{path}: no file matches this pattern")
-        found += chosen
-    return found
+        paths += chosen
+    return paths
 
 
-def _fixed(pattern: Path) -> Path:
-    """The folder in which a pattern looks."""
+def _fixed_folder(pattern: Path) -> Path:
+    """Return the folder that a pattern searches: its parts before the first wildcard."""
     existing, rest = split_existing(str(pattern))
     plain = itertools.takewhile(lambda name: not glob.has_magic(name), Path(rest.lstrip("/")).parts[:-1])
     return Path(existing, *plain)
 
 
-def _without_system_names(pattern: Path, matches: Iterable[Path]) -> tuple[list[Path], LeftOut]:
-    """Matches without those that a system made, unless the pattern names them; and the counts of what goes."""
-    left_out, kept, seen = LeftOut(), [], set[Path]()
-    depth = len(_fixed(pattern).parts)
-    for match in matches:
-        names = (name for name in match.parts[depth:] if name not in pattern.parts)
-        name = next((name for name in names if system_name(os.fsencode(name))), None)
-        if name is None:
-            kept.append(match)
-            continue
-        place = Path(*match.parts[: match.parts.index(name, depth) + 1])
-        if place not in seen:
-            seen.add(place)
-            (left_out.add_folder if place.is_dir() else left_out.add_file)(os.fsencode(name))
-    return kept, left_out
-
-
-def _files(path: Path, out: Path) -> list[tuple[Path, Path]]:
-    """The images that a path means, each with its place below the folder of results."""
+def _list_files(path: Path, out: Path) -> list[tuple[Path, Path]]:
+    """Return the images of a path, each with its path below the folder of results."""
     if path == STANDARD:
         return [(path, Path("stdin.png"))]
     if path.is_dir():
@@ -154,34 +162,20 @@ def _files(path: Path, out: Path) -> list[tuple[Path, Path]]:
 
 
 def _real(path: Path) -> Path:
-    """Without links; one that leads to itself stays, where ``Path.resolve`` would raise."""
+    """Resolve links. A link to itself stays, where ``Path.resolve`` would raise."""
     return Path(os.path.realpath(path))
 
 
-def _exists(path: Path) -> bool:
-    """Whether something has this name; no such name can be had if it is too long."""
-    try:
-        return path.exists() or path.is_symlink()
-    except OSError:
-        return False
-
-
-FILE = ".pretint-colorize.jsonl"
-"""In the folder of results: a line of JSON for every image that was colored."""
-
-_MEANING = 1  # raised when the same settings come to make something else
-
-
 class Memory:
-    """What was colored into a folder, from what, how.
+    """A record of the images that were colored into a folder.
 
-    A result stands if its image, everything that its colors depend on, and the result itself are as they were when
-    it was written. A line that cannot be read tells of nothing.
+    A result is valid if its image, everything that its colors depend on, and the result itself have not changed since
+    it was written. Lines that cannot be read are ignored.
 
     Args:
-        folder: of the results.
-        how: plain values on which results depend besides their image.
-        files: further files on which they depend.
+        folder: the folder of the results.
+        how: plain values on which all results depend.
+        files: the files on which all results depend.
     """
 
     def __init__(self, folder: Path, how: Any, files: Iterable[Path]) -> None:
@@ -199,53 +193,56 @@ class Memory:
             try:
                 record = json.loads(line)
                 target, notes = record["target"], record.get("notes", [])
-            except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            except (ValueError, TypeError, KeyError, AttributeError):
                 continue
             if isinstance(target, str) and isinstance(notes, list) and all(isinstance(note, str) for note in notes):
                 self._known[target] = record
 
     def notes(self, source: Path, targets: Sequence[Path]) -> list[str] | None:
-        """What was said of an image whose results all stand; None if they don't.
+        """Return the notes on an image whose results are all valid; None if one is not.
 
         Args:
-            source: of the image.
+            source: the image.
             targets: its results.
         """
         record = self._known.get(self._name(targets[0]))
         if record is None or any(state is None for state in map(_state, [source, *targets])):
             return None
-        found = {key: record.get(key) for key in ("how", "source", "results")}
-        return list(record.get("notes", [])) if found == self._record(source, targets) else None
+        written = {key: record.get(key) for key in ("how", "source", "results")}
+        return list(record.get("notes", [])) if written == self._record(source, targets) else None
 
     def ab_range(self, targets: Sequence[Path]) -> Any:
-        """What ``add`` kept of an image's colors; None if nothing."""
+        """Return the range of an image's colors as given to ``add``; None if there is none."""
         return self._known.get(self._name(targets[0]), {}).get("ab")
 
     def require_ours(self, targets: Sequence[Path]) -> None:
-        """Raise a ``UserError`` if somebody changed one of an image's results since it was written."""
+        """Raise a ``UserError`` if one of an image's results was changed since it was written."""
         written = self._known.get(self._name(targets[0]), {}).get("results")
         for state in written if isinstance(written, list) else []:
             if isinstance(state, list) and state and _state(Path(str(state[0]))) not in (None, state):
                 raise UserError(f"{state[0]}: was changed since pretint wrote it; name another folder with --out")
 
     def begin(self, targets: Sequence[Path]) -> None:
-        """Keep that an image's results are about to be written: what is found of them later may be anything."""
+        """Forget an image's results before they are written again: after a kill they may be incomplete."""
         if self._known.pop(self._name(targets[0]), None) is not None:
             self._append({"target": self._name(targets[0])})
 
     def add(self, source: Path, targets: Sequence[Path], notes: Sequence[str], ab_range: Sequence[float]) -> None:
-        """Keep that they were written just now, and the range of the colors (see ``ColorRange``)."""
-        kept = {"notes": list(notes), "ab": list(ab_range)}
-        self._append({"target": self._name(targets[0]), **self._record(source, targets), **kept})
+        """Record that an image's results were just written, with notes and range of colors (see ``ColorRange``)."""
+        details = {"notes": list(notes), "ab": list(ab_range)}
+        self._append({"target": self._name(targets[0]), **self._record(source, targets), **details})
 
     def _append(self, record: dict[str, Any]) -> None:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            opened = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
-            with os.fdopen(opened, "a") as file:
+            # In a folder that others may write to: a link or a pipe is refused.
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+            with os.fdopen(os.open(self.path, flags, 0o666), "a") as file:
                 file.write(json.dumps(record) + "\n")
         except OSError as error:
-            raise UserError(f"{self.path}: cannot be written ({error.strerror}); make room and call again") from error
+            raise UserError(
+                f"{self.path}: cannot be written ({error.strerror}); free some disk space and run the command again"
+            ) from error
 
     def _record(self, source: Path, targets: Sequence[Path]) -> dict[str, Any]:
         return {"how": self.how, "source": _state(source), "results": [_state(target) for target in targets]}
@@ -255,9 +252,9 @@ class Memory:
 
 
 def _state(file: Path) -> list[Any] | None:
-    """Place, size and time of change; None if there is no such file."""
+    """Return path, size and time of change; None if there is no such file."""
     try:
-        found = file.stat()
+        status = file.stat()
     except OSError:
         return None
-    return [str(file.resolve()), found.st_size, found.st_mtime_ns]
+    return [str(file.resolve()), status.st_size, status.st_mtime_ns]

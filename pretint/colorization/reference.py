@@ -12,7 +12,6 @@ color the rest of it: a pixel takes ab of that sample, about 200 in each rectang
 least sum of squared differences. The user marked what belongs together, and the search stays within one image.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -38,7 +37,7 @@ SAMPLES = 200
 """As in the publication."""
 
 GRAY = 5.0
-"""A reference whose every |a| and |b| is at most this has no color."""
+"""A reference has no color if every |a| and |b| is at most this."""
 
 _WINDOW = 5
 _MOST_SAMPLES = 4_000_000
@@ -54,7 +53,7 @@ class Box(NamedTuple):
     height: int
 
     def scaled(self, size: tuple[int, int], to: tuple[int, int]) -> "Box":
-        """The same on an image, (height, width), that was reduced; at least a pixel."""
+        """Return the rectangle on an image reduced from ``size`` to ``to``, (height, width); at least a pixel."""
         left, top = self.x * to[1] // size[1], self.y * to[0] // size[0]
         right = max(left + 1, (self.x + self.width) * to[1] // size[1])
         bottom = max(top + 1, (self.y + self.height) * to[0] // size[0])
@@ -62,12 +61,12 @@ class Box(NamedTuple):
 
     @property
     def slices(self) -> tuple[slice, slice]:
-        """Rows and columns."""
+        """The rows and columns."""
         return slice(self.y, self.y + self.height), slice(self.x, self.x + self.width)
 
 
 class Swatch(NamedTuple):
-    """Rectangles that belong together."""
+    """Two rectangles that belong together."""
 
     reference: Box
     photo: Box
@@ -75,12 +74,12 @@ class Swatch(NamedTuple):
 
 @dataclass
 class ReferenceSettings:
-    """How color is taken from a reference image.
+    """Settings of coloring by a reference image.
 
     Args:
-        samples: pixels of the reference that stand for it; 0 takes all.
-        seed: of the places of the samples.
-        pixels: larger images, photograph and reference, are compared reduced to so many; the color is then
+        samples: the number of pixels of the reference that stand for it; 0 takes all.
+        seed: the seed of the places of the samples.
+        pixels: larger images, photograph and reference, are reduced to this number of pixels; the color is then
             brought to every pixel along the edges of the photograph.
         swatches: none, or a YAML file with a list of pairs of rectangles, [x, y, width, height] in pixels, such as
             - {reference: [10, 20, 80, 60], photo: [200, 40, 50, 50]}
@@ -100,7 +99,7 @@ class ReferenceSettings:
 
 
 class Samples(NamedTuple):
-    """What stands for an image or a part of it."""
+    """The pixels that stand for an image or a part of it."""
 
     features: Floats
     """(n, 2): half of L, half of its standard deviation in the window."""
@@ -109,50 +108,38 @@ class Samples(NamedTuple):
 
 
 class ReferenceColorist:
-    """Colors photographs after a reference image."""
+    """A colorist that takes the colors of a reference image."""
 
     batch, takes_hints, has_distribution = 1, False, False
 
     def __init__(self, lab: Floats, size: tuple[int, int], settings: ReferenceSettings, name: str) -> None:
         self.lab = lab
-        """(3, h, w), of the reference, reduced."""
+        """(3, h, w), the reduced reference."""
         self.settings = settings
         self.swatches = read_swatches(Path(settings.swatches)) if settings.swatches else ()
         for swatch in self.swatches:
-            _check_inside(swatch.reference, size, settings.swatches, name)
+            _require_inside(swatch.reference, size, settings.swatches, name)
         self.boxes = [swatch.reference.scaled(size, (lab.shape[1], lab.shape[2])) for swatch in self.swatches]
 
     def seen_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Width and height to which an image of that width and height is reduced."""
+        """Return width and height to which an image of that width and height is reduced."""
         height, width = reduced_size(size[1], size[0], self.settings.pixels)
         return width, height
 
-    def at(self, seen: Tensor, size: tuple[int, int]) -> Tensor:
-        """ab, (2, h, w), float32, of the L, (h, w), of an image of ``size``, height and width, that was reduced."""
+    def color_lightness(self, seen: Tensor, size: tuple[int, int]) -> Tensor:
+        """Return ab, (2, h, w), float32, of a reduced image.
+
+        Args:
+            seen: (h, w), L of the reduced image.
+            size: height and width of the image.
+        """
         for swatch in self.swatches:
-            _check_inside(swatch.photo, size, self.settings.swatches, "the photograph")
+            _require_inside(swatch.photo, size, self.settings.swatches, "the photograph")
         gray = seen.double().numpy()
-        if self.swatches:
-            boxes = [swatch.photo.scaled(size, (gray.shape[0], gray.shape[1])) for swatch in self.swatches]
-            found = self._by_swatches(gray, boxes)
-        else:
-            found = matched(features(gray), self._samples(self.lab, gray))
-        return torch.from_numpy(found.astype(np.float32))
-
-    def predict(self, lightness: Tensor, size: tuple[int, int]) -> Prediction:
-        """See ``Colorist``; raises a ``UserError`` for a swatch outside the photograph."""
-        (one,) = lightness[:, 0]
-        return Prediction(self.at(one, (size[1], size[0]))[None])
-
-    def enlarged(self, ab: Tensor, lightness: Tensor, size: tuple[int, int]) -> AlongEdges:
-        """Along the photograph's edges."""
-        return AlongEdges(ab, lightness, size)
-
-    def _samples(self, lab: Floats, gray: Floats) -> Samples:
-        return samples_of(remapped(lab[0], gray), lab[1:], self.settings.samples, self.settings.seed)
-
-    def _by_swatches(self, gray: Floats, boxes: Sequence[Box]) -> Floats:
-        """The rectangles after the reference's, the rest after the rectangles."""
+        if not self.swatches:
+            return torch.from_numpy(matched(features(gray), self._samples(self.lab, gray)).astype(np.float32))
+        # The rectangles take the colors of the reference's, and the rest takes those of the rectangles.
+        boxes = [swatch.photo.scaled(size, (gray.shape[0], gray.shape[1])) for swatch in self.swatches]
         ab = np.empty((2, *gray.shape))
         colored = np.zeros(gray.shape, bool)
         windows, colors = [], []
@@ -160,7 +147,7 @@ class ReferenceColorist:
             part = gray[box.slices]
             ab[:, *box.slices] = matched(features(part), self._samples(self.lab[:, *source.slices], part))
             colored[box.slices] = True
-        for box in boxes:  # after all: where two overlap, the later one holds
+        for box in boxes:  # in a second pass: where two overlap, the later one counts
             y, x = jittered(box.height, box.width, self.settings.samples, self.settings.seed)
             windows.append(_windows(gray, y + box.y, x + box.x))
             colors.append(ab[:, y + box.y, x + box.x].T)
@@ -168,19 +155,33 @@ class ReferenceColorist:
         y, x = np.nonzero(~colored)
         for start in range(0, len(y), _ROWS):
             part_y, part_x = y[start : start + _ROWS], x[start : start + _ROWS]
-            ab[:, part_y, part_x] = known_ab[_nearest_windows(_windows(gray, part_y, part_x), known)].T
-        return ab
+            unknown = _windows(gray, part_y, part_x)
+            nearest = ((known**2).sum(1) - 2 * unknown @ known.T).argmin(1)  # |p - q|^2 less |p|^2: the same order
+            ab[:, part_y, part_x] = known_ab[nearest].T
+        return torch.from_numpy(ab.astype(np.float32))
+
+    def predict(self, lightness: Tensor, size: tuple[int, int]) -> Prediction:
+        """Predict as a ``Colorist``; raises a ``UserError`` for a swatch outside the photograph."""
+        (seen,) = lightness[:, 0]
+        return Prediction(self.color_lightness(seen, (size[1], size[0]))[None])
+
+    def enlarged(self, ab: Tensor, lightness: Tensor, size: tuple[int, int]) -> AlongEdges:
+        """Enlarge ab along the photograph's edges."""
+        return AlongEdges(ab, lightness, size)
+
+    def _samples(self, lab: Floats, gray: Floats) -> Samples:
+        return samples_of(remapped(lab[0], gray), lab[1:], self.settings.samples, self.settings.seed)
 
 
 def reference_colorist(
     reference: Image.Image, settings: ReferenceSettings | None = None, name: str = "the reference"
 ) -> ReferenceColorist:
-    """A colorist of a reference image.
+    """Make a colorist of a reference image.
 
     Args:
         reference: mode RGB, upright.
-        settings: how.
-        name: of the reference, for errors.
+        settings: how colors are taken.
+        name: the name of the reference in errors.
 
     Raises:
         UserError: the reference has no color, or a swatch lies outside it or cannot be read.
@@ -196,10 +197,10 @@ def reference_colorist(
 
 
 def open_reference(image: str, settings: ReferenceSettings | None = None) -> ReferenceColorist:
-    """A colorist of a reference image's file.
+    """Open a reference image's file as a colorist.
 
     Raises:
-        UserError: it cannot be read, or as ``reference_colorist``.
+        UserError: the file cannot be read; or see ``reference_colorist``.
     """
     if not image:
         raise UserError("reference: name the image, reference:IMAGE")
@@ -212,15 +213,17 @@ def open_reference(image: str, settings: ReferenceSettings | None = None) -> Ref
 
 
 def remapped(reference: Floats, gray: Floats) -> Floats:
-    """The reference's L, shifted and scaled to mean and standard deviation of the photograph's."""
+    """Shift and scale the reference's L to the mean and standard deviation of the photograph's."""
     spread = reference.std()
     scale = gray.std() / spread if spread > 1e-9 else 0.0
     return cast("Floats", (reference - reference.mean()) * scale + gray.mean())
 
 
 def features(lightness: Floats) -> Floats:
-    """(h, w, 2), in which the publication's distance is the sum of the differences: half of L, and half of the
-    standard deviation of L in the 5 x 5 window around the pixel, as far as that lies in the image."""
+    """Return half of L and half of its standard deviation in the 5 x 5 window around the pixel: (h, w, 2).
+
+    The window is cut off at the border. The publication's distance is the sum of the differences of both.
+    """
     around = _WINDOW // 2
     height, width = lightness.shape
     padded = np.pad(lightness, around)
@@ -233,13 +236,13 @@ def features(lightness: Floats) -> Floats:
     count = sum(each(inside))
     mean = sum(each(padded)) / count
     # From the mean: from the sum of squares a flat part of the image would not have exactly 0.
-    variance = sum(there * (one - mean) ** 2 for one, there in zip(each(padded), each(inside), strict=True)) / count
+    variance = sum(mask * (value - mean) ** 2 for value, mask in zip(each(padded), each(inside), strict=True)) / count
     return np.stack((lightness / 2, np.sqrt(variance) / 2), -1)
 
 
 def jittered(height: int, width: int, samples: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows and columns of about so many pixels: one in every cell of a grid of nearly square cells, at random.
-    All pixels for 0, or where there are no more."""
+    """Return rows and columns of about ``samples`` pixels: a random one in every cell of a grid of nearly square cells.
+    0 returns all pixels, and so does a number that is not below theirs."""
     if samples == 0 or samples >= height * width:
         y, x = np.divmod(np.arange(height * width), width)
         return y, x
@@ -254,17 +257,16 @@ def jittered(height: int, width: int, samples: int, seed: int) -> tuple[NDArray[
 
 
 def samples_of(lightness: Floats, ab: Floats, samples: int, seed: int) -> Samples:
-    """Samples of an image with L, (h, w), and ab, (2, h, w)."""
+    """Draw samples of an image with L, (h, w), and ab, (2, h, w)."""
     y, x = jittered(lightness.shape[0], lightness.shape[1], samples, seed)
-    # Without the last digits, in which what is equal in the image may differ.
+    # Without the last digits: equal parts of the image may differ in them.
     return Samples(features(lightness)[y, x].round(9), ab[:, y, x].T)
 
 
 def matched(pixels: Floats, samples: Samples) -> Floats:
-    """ab, (2, h, w), of the nearest sample to each of the features, (h, w, 2).
+    """Return ab, (2, h, w), of the nearest sample to each of the features, (h, w, 2).
 
-    By a k-d tree, which finds the nearest exactly; among different samples at the very same distance the choice is
-    arbitrary.
+    A k-d tree finds the nearest exactly. Among different samples at the same distance the choice is arbitrary.
     """
     different, first = np.unique(samples.features, axis=0, return_index=True)
     _, nearest = KDTree(different).query(pixels.reshape(-1, 2), p=1)
@@ -272,42 +274,36 @@ def matched(pixels: Floats, samples: Samples) -> Floats:
 
 
 def read_swatches(path: Path) -> tuple[Swatch, ...]:
-    """Swatches from a YAML file; see ``ReferenceSettings``.
+    """Read swatches from a YAML file; see ``ReferenceSettings``.
 
     Raises:
-        UserError: it cannot be read, or does not hold a list of pairs of rectangles.
+        UserError: the file cannot be read, or does not hold a list of pairs of rectangles.
     """
     entries = read_yaml(path)
     if not isinstance(entries, list) or not entries:
         raise UserError(f"{path}: no swatches; give a list of pairs of rectangles, reference and photo")
-    found = []
+    swatches = []
     for number, entry in enumerate(entries, 1):
         if not isinstance(entry, dict) or entry.keys() != {"reference", "photo"}:
             raise UserError(f"{path}: swatch {number}: give reference and photo, a rectangle each")
         for name, box in entry.items():
-            whole = isinstance(box, list) and len(box) == 4 and all(type(one) is int for one in box)
-            if not whole or min(box[:2]) < 0 or min(box[2:]) < 1:
+            is_box = isinstance(box, list) and len(box) == 4 and all(type(value) is int for value in box)
+            if not is_box or min(box[:2]) < 0 or min(box[2:]) < 1:
                 raise UserError(
                     f"{path}: swatch {number}: {name} is {shown(box)}; a rectangle is [x, y, width, height] in pixels"
                 )
-        found.append(Swatch(Box(*entry["reference"]), Box(*entry["photo"])))
-    return tuple(found)
+        swatches.append(Swatch(Box(*entry["reference"]), Box(*entry["photo"])))
+    return tuple(swatches)
 
 
-def _check_inside(box: Box, size: tuple[int, int], where: str, name: str) -> None:
+def _require_inside(box: Box, size: tuple[int, int], where: str, name: str) -> None:
     if box.x + box.width > size[1] or box.y + box.height > size[0]:
         raise UserError(f"{where}: {shown(list(box))} lies outside {name}, which has {size[1]} x {size[0]} pixels")
 
 
 def _windows(gray: Floats, y: NDArray[np.int64], x: NDArray[np.int64]) -> Floats:
-    """(n, 25): L around pixels; the border goes on."""
+    """Return L around pixels, (n, 25); the border is repeated."""
     around = np.arange(_WINDOW) - _WINDOW // 2
     rows = (y[:, None] + around).clip(0, gray.shape[0] - 1)
     columns = (x[:, None] + around).clip(0, gray.shape[1] - 1)
     return cast("Floats", gray[rows[:, :, None], columns[:, None, :]].reshape(len(y), -1))
-
-
-def _nearest_windows(windows: Floats, known: Floats) -> NDArray[np.int64]:
-    """Of each window, the known one at the least sum of squared differences."""
-    # |p - q|^2 less |p|^2, which does not change the order
-    return cast("NDArray[np.int64]", ((known**2).sum(1) - 2 * windows @ known.T).argmin(1))

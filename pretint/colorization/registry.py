@@ -25,31 +25,31 @@ class Colorist(Protocol):
     """Colors photographs."""
 
     batch: int
-    """How many photographs of one seen size it is best given at once."""
+    """The best number of photographs of one seen size to predict at once."""
     takes_hints: bool
     has_distribution: bool
-    """Whether it says how likely colors are, and not only which."""
+    """Whether it predicts a distribution over colors, and not only one color."""
 
     def seen_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Width and height at which it sees a photograph of that width and height."""
+        """Return width and height at which it sees a photograph of that width and height."""
 
     def predict(self, lightness: Tensor, size: tuple[int, int]) -> Prediction:
-        """The colors of photographs.
+        """Predict the colors of photographs.
 
         Args:
-            lightness: (B, 1, h, w), L in [0, 100], of photographs as they are seen.
-            size: width and height of the photograph, if what a user gave is in its pixels: of one then.
+            lightness: (B, 1, h, w), L in [0, 100], of photographs at the seen size.
+            size: width and height of the photograph. Hints and swatches are in its pixels; with them B is 1.
 
         Raises:
-            UserError: what the user gave lies outside the photograph.
+            UserError: a hint or swatch lies outside the photograph.
         """
 
     def enlarged(self, ab: Tensor, lightness: Tensor, size: tuple[int, int]) -> Colors:
-        """The colors at a photograph's own size.
+        """Return the colors at a photograph's own size.
 
         Args:
-            ab: (1, 2, h, w), of ``predict``.
-            lightness: (1, 1, h, w), as it was seen.
+            ab: (1, 2, h, w), from ``predict``.
+            lightness: (1, 1, h, w), at the seen size.
             size: width and height of the photograph.
         """
 
@@ -58,12 +58,12 @@ REFERENCE = "reference:"
 SCRIBBLES = "scribbles"
 
 
-def depended_on(name: str | Path) -> Path:
-    """The file on which a colorist's colors depend: the weights, or the reference image."""
-    word = str(name)
-    if word.startswith(REFERENCE):
-        return Path(word.removeprefix(REFERENCE))
-    return find_checkpoint(split_part(word)[0])
+def colorist_file(name: str | Path) -> Path:
+    """Return the file on which a colorist's colors depend: the weights, or the reference image."""
+    name = str(name)
+    if name.startswith(REFERENCE):
+        return Path(name.removeprefix(REFERENCE))
+    return find_checkpoint(split_part(name)[0])
 
 
 def open_colorist(
@@ -75,17 +75,17 @@ def open_colorist(
     reference: ReferenceSettings | None = None,
     scribbles: ScribbleSettings | None = None,
 ) -> Colorist:
-    """The colorist of a name.
+    """Open the colorist of a name.
 
     Args:
         name: a run, a checkpoint, exported .safetensors, or published weights of ECCV16 or SIGGRAPH17;
             ``reference:IMAGE``; or ``scribbles``.
-        device: of a network: auto (the GPU if there is one), cpu, cuda, ...
-        size: shorter side at which a network sees images; 0 takes the size at which it was trained to.
-        temperature: of a network's annealed mean.
-        hints: what scribbles need and some networks take: a file of them (see ``read_hints``), or themselves.
-        reference: how colors are taken from a reference image.
-        scribbles: how they spread from scribbles.
+        device: the device of a network: auto (the GPU if there is one), cpu, cuda, ...
+        size: shorter side at which a network sees images; 0 takes the size of its training images.
+        temperature: the temperature of a network's annealed mean.
+        hints: hints, or a file of them (see ``read_hints``): scribbles need them, and some networks take them.
+        reference: settings of coloring by a reference image.
+        scribbles: settings of coloring by scribbles.
 
     Raises:
         UserError: there is no such model, file or device; a file could run code; the network has no color head, or
@@ -98,8 +98,9 @@ def open_colorist(
         if hints is not None:
             raise UserError(f"{name}: a reference image takes no hints; leave --hints out")
         return open_reference(name.removeprefix(REFERENCE), reference)
-    given = read_hints(hints) if isinstance(hints, Path) else hints
+    if isinstance(hints, Path):
+        hints = read_hints(hints)
     if name == SCRIBBLES:
-        assert given is not None
-        return scribbles_colorist(given, scribbles)
-    return open_network(Path(name), device, size, temperature, given)
+        assert hints is not None
+        return scribbles_colorist(hints, scribbles)
+    return open_network(Path(name), device, size, temperature, hints)

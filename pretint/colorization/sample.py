@@ -1,4 +1,4 @@
-"""Several colorings of one image, drawn from the distribution that a network predicts, and how sure it is.
+"""Samples of colors from the distribution that a network predicts, and its entropy.
 
 A color drawn anew for every pixel would be confetti. Here a drawing is a pair of smooth random fields of quantiles,
 each uniform in [0, 1] at every place, and the color is the point of these quantiles: of a first, then of b given a
@@ -18,19 +18,19 @@ _PATCHES = 4  # of independent color along the shorter side
 
 
 def entropy(logits: Tensor) -> Tensor:
-    """Of the predicted distributions, (B, Q, h, w) -> (B, h, w), in nats: 0 to log Q."""
+    """Return the entropy of predicted distributions, (B, Q, h, w) -> (B, h, w), in nats: 0 to log Q."""
     logs = torch.log_softmax(logits.float(), dim=1)
     return -(logs.exp() * logs).sum(1)
 
 
 def quantile_fields(count: int, size: tuple[int, int], seed: int, patches: float = _PATCHES) -> Tensor:
-    """Smooth random fields, every value of which is uniform in [0, 1]: (count, h, w).
+    """Return smooth random fields, every value of which is uniform in [0, 1]: (count, h, w).
 
-    White noise on a coarse grid, interpolated by cubic B-splines, divided by the standard deviation that this leaves
-    at the place, through the normal distribution function.
+    White noise on a coarse grid is interpolated by cubic B-splines, divided by its standard deviation at each pixel,
+    and mapped by the normal distribution function.
 
     Args:
-        count: how many, independent of each other.
+        count: the number of fields; they are independent.
         size: h, w.
         seed: the same fields for the same seed.
         patches: grid cells along the shorter side.
@@ -46,13 +46,13 @@ def quantile_fields(count: int, size: tuple[int, int], seed: int, patches: float
 
 
 def draw(logits: Tensor, quantiles: Tensor, temperature: float = TEMPERATURE, step: int = STEP) -> Tensor:
-    """Colors drawn from predicted distributions.
+    """Draw colors from predicted distributions.
 
     Args:
         logits: (B, Q, h, w).
         quantiles: (2, h, w) or (B, 2, h, w), in [0, 1]: for a, then b.
-        temperature: at 1 from the distribution itself; below, from it sharpened as the annealed mean has it, of which
-            that then is the mean.
+        temperature: 1 draws from the distribution itself; less sharpens it as for the annealed mean, which is then its
+            mean.
         step: Lab units between the bins.
 
     Returns:
@@ -68,15 +68,15 @@ def draw(logits: Tensor, quantiles: Tensor, temperature: float = TEMPERATURE, st
     grid[:, places[:, 0] * side + places[:, 1]] = probabilities
     grid = grid.view(batch, side, side, height, width)
     quantiles = quantiles.to(logits.device).expand(batch, 2, height, width)
-    a, row = _inverse(grid.sum(2), quantiles[:, :1])
+    a, row = _invert_quantile(grid.sum(2), quantiles[:, :1])
     index = row[:, :, None].expand(-1, -1, side, -1, -1)
-    given = grid.gather(1, index)[:, 0]
-    b, _ = _inverse(given / given.sum(1, keepdim=True).clamp_min(1e-30), quantiles[:, 1:])
+    conditional = grid.gather(1, index)[:, 0]  # b given a
+    b, _ = _invert_quantile(conditional / conditional.sum(1, keepdim=True).clamp_min(1e-30), quantiles[:, 1:])
     return step * least + step * torch.cat((a, b), dim=1)
 
 
-def _inverse(probabilities: Tensor, quantile: Tensor) -> tuple[Tensor, Tensor]:
-    """The point of a quantile where each bin is spread evenly over 1 around its number: (B, 1, h, w), and the bin."""
+def _invert_quantile(probabilities: Tensor, quantile: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the point of a quantile, (B, 1, h, w), and its bin. Each bin is spread evenly over 1 around its number."""
     total = probabilities.cumsum(1)
     quantile = quantile.clamp_min(1e-7) * total[:, -1:]  # above 0, where bins lie that never occur; the last is about 1
     bin_ = (total < quantile).sum(1, keepdim=True).clamp_max(total.shape[1] - 1)
@@ -86,7 +86,7 @@ def _inverse(probabilities: Tensor, quantile: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _spline(length: int, step: float) -> Tensor:
-    """(length, knots), float64: the weights of cubic B-splines, knots every ``step`` pixels."""
+    """Return the weights of cubic B-splines with knots every ``step`` pixels: (length, knots), float64."""
     knots = math.ceil(length / step) + 3
     place = (torch.arange(length, dtype=torch.float64) + 0.5) / step + 1
     distance = (place[:, None] - torch.arange(knots, dtype=torch.float64)).abs()

@@ -43,8 +43,9 @@ TOLERANCE = 1e-3
 """How far from the exact solution a color may be, in Lab units."""
 
 DIRECT = 1 << 16
-"""Up to so many unknowns the factors are made in double precision."""
+"""The largest number of unknowns for which the factors are in double precision."""
 
+_LEAST_VARIANCE, _MOST_VARIANCE = 0.02, 100.0
 _NEAREST = 0.01
 _FLOOR = 2e-6
 _LEAST = 1e-8  # of any weight, so that a region behind sharp edges without a given color still takes one
@@ -53,16 +54,16 @@ _NEIGHBORS = tuple((dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if dy or d
 
 
 class Propagated(NamedTuple):
-    """A solution."""
+    """Colors that spread over an image."""
 
     ab: Floats
     """(2, h, w)."""
     error: float
-    """No value is farther than this from the exact solution, in Lab units."""
+    """A bound on the error of every value, in Lab units."""
 
 
 def affinities(lightness: Floats, variance: float = VARIANCE) -> Floats:
-    """The weights of every pixel's eight neighbors.
+    """Return the weights of every pixel's eight neighbors.
 
     Args:
         lightness: (h, w), L in [0, 100].
@@ -72,8 +73,8 @@ def affinities(lightness: Floats, variance: float = VARIANCE) -> Floats:
         (8, h, w), in the order of rows, then columns; 0 for neighbors outside the image; the others add up to 1.
     """
     y = lightness / 100
-    around = np.stack([_moved(y, dy, dx, 0.0) for dy, dx in _NEIGHBORS])
-    inside = np.stack([_moved(np.ones(y.shape, bool), dy, dx, False) for dy, dx in _NEIGHBORS])
+    around = np.stack([_shift(y, dy, dx, 0.0) for dy, dx in _NEIGHBORS])
+    inside = np.stack([_shift(np.ones(y.shape, bool), dy, dx, False) for dy, dx in _NEIGHBORS])
     count = 1 + inside.sum(0)
     mean = (y + around.sum(0)) / count
     spread = ((y - mean) ** 2 + (np.square(around - mean) * inside).sum(0)) / count
@@ -95,7 +96,7 @@ def propagate(
         given: (n,), at least one: flat indices, each once, of the pixels whose color is known.
         colors: (n, 2), their ab.
         variance: see ``affinities``.
-        direct: up to so many unknown pixels the factors are in double precision.
+        direct: the largest number of unknown pixels for which the factors are in double precision.
     """
     assert len(given) == len(colors) > 0
     height, width = lightness.shape
@@ -109,49 +110,49 @@ def propagate(
         system = (sp.identity(walk.shape[0], format="csr") - walk[:, unknown]).tocsr()
         right = walk[:, ~unknown] @ ab[~unknown]
         del walk
-        found, error = _solved(system, right, direct)
+        solution, error = _solve(system, right, direct)
         # Rounding may leave the solution a last digit outside what is given.
-        ab[unknown] = found.clip(colors.min(0), colors.max(0))
+        ab[unknown] = solution.clip(colors.min(0), colors.max(0))
     return Propagated(np.ascontiguousarray(ab.T).reshape(2, height, width), error)
 
 
-def _moved(values: NDArray[Any], dy: int, dx: int, outside: Any) -> NDArray[Any]:
-    """Every pixel's neighbor at that offset."""
+def _shift(values: NDArray[Any], dy: int, dx: int, outside: Any) -> NDArray[Any]:
+    """Return every pixel's neighbor at that offset."""
     padded = np.pad(values, 1, constant_values=outside)
     return padded[1 + dy : 1 + dy + values.shape[0], 1 + dx : 1 + dx + values.shape[1]]
 
 
 def random_walk(weights: Floats) -> Any:
-    """W, a sparse (pixels, pixels) matrix whose row r holds the weights of r's neighbors; of ``affinities``."""
+    """Return W, a sparse (pixels, pixels) matrix whose row r holds the weights of r's neighbors; see ``affinities``."""
     _, height, width = weights.shape
     pixels = np.arange(height * width, dtype=np.int32).reshape(height, width)
-    columns = np.stack([_moved(pixels, dy, dx, -1) for dy, dx in _NEIGHBORS], -1).reshape(-1, 8)
+    columns = np.stack([_shift(pixels, dy, dx, -1) for dy, dx in _NEIGHBORS], -1).reshape(-1, 8)
     inside = columns >= 0
     starts = np.concatenate(([0], np.cumsum(inside.sum(1, dtype=np.int32), dtype=np.int32)))
     values = np.moveaxis(weights, 0, -1).reshape(-1, 8)[inside]
     return sp.csr_matrix((values, columns[inside], starts), shape=(pixels.size, pixels.size))
 
 
-def _solved(system: Any, right: Floats, direct: int) -> tuple[Floats, float]:
-    """The solution for every column of ``right``, and a bound on its error."""
+def _solve(system: Any, right: Floats, direct: int) -> tuple[Floats, float]:
+    """Solve for every column of ``right``; return the solution and a bound on its error."""
     if system.shape[0] > direct:
         try:
             with np.errstate(all="ignore"):  # what overflows has no bound, and is solved below
-                found, error = _iterated(system, right)
+                solution, error = _solve_iteratively(system, right)
         except RuntimeError:  # a region all but cut off can be singular in single precision
             error = np.inf
         if error <= TOLERANCE:
-            return found, error
-    factors = _factors(system)
-    found = factors.solve(right)
-    found += factors.solve(right - system @ found)
-    times, least = _times(system, factors.solve(np.ones(len(right))))
-    return found, float(np.abs(right - system @ found).max() * times / least)
+            return solution, error
+    factors = _factorize(system)
+    solution = factors.solve(right)
+    solution += factors.solve(right - system @ solution)
+    times, least = _error_factors(system, factors.solve(np.ones(len(right))))
+    return solution, float(np.abs(right - system @ solution).max() * times / least)
 
 
-def _iterated(system: Any, right: Floats) -> tuple[Floats, float]:
-    """The same by BiCGSTAB, preconditioned by factors in single precision."""
-    factors = _factors(system.astype(np.float32))
+def _solve_iteratively(system: Any, right: Floats) -> tuple[Floats, float]:
+    """Solve by BiCGSTAB, preconditioned by factors in single precision; returns as ``_solve``."""
+    factors = _factorize(system.astype(np.float32))
 
     def approximate(residual: Floats) -> Floats:
         # Scaled, because single precision ends at 1e-38 and late residuals are tiny.
@@ -160,40 +161,39 @@ def _iterated(system: Any, right: Floats) -> tuple[Floats, float]:
 
     preconditioner = linalg.LinearOperator(system.shape, dtype=np.float64, matvec=lambda v: approximate(v.ravel()))
 
-    def solve(one: Floats, allowed: float) -> Floats:
+    def solve(column: Floats, allowed: float) -> Floats:
         # In the 2-norm, which is never less than the greatest residual.
-        how = {"rtol": 0.0, "atol": allowed, "maxiter": _ITERATIONS, "M": preconditioner}
-        return cast("Floats", linalg.bicgstab(system, one, x0=approximate(one), **how)[0])
+        options = {"rtol": 0.0, "atol": allowed, "maxiter": _ITERATIONS, "M": preconditioner}
+        return cast("Floats", linalg.bicgstab(system, column, x0=approximate(column), **options)[0])
 
-    times, least = _times(system, solve(np.ones(len(right)), 0.5))
+    times, least = _error_factors(system, solve(np.ones(len(right)), 0.5))
     if not np.isfinite(times):
         return right, np.inf
-    found = np.stack([solve(one, 0.5 * TOLERANCE * least / times) for one in right.T], 1)
-    return found, float(np.abs(right - system @ found).max() * times / least)
+    solution = np.stack([solve(column, 0.5 * TOLERANCE * least / times) for column in right.T], 1)
+    return solution, float(np.abs(right - system @ solution).max() * times / least)
 
 
-def _factors(system: Any) -> Any:
+def _factorize(system: Any) -> Any:
     return linalg.splu(
         system.tocsc(), permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True}
     )
 
 
-def _times(system: Any, t: Floats) -> tuple[float, float]:
-    """The greatest of t and the least of (I - W) t, of which t was to make 1: the error is at most the residual
-    times the one over the other. Infinity and 1 where t shows nothing."""
+def _error_factors(system: Any, t: Floats) -> tuple[float, float]:
+    """Return the greatest of t and the least of (I - W) t, which approximates 1; infinity and 1 if t gives no bound.
+
+    The error is at most the residual times their quotient.
+    """
     least = float((system @ t).min())
     return (float(t.max()), least) if least > 0 and t.min() > 0 else (float("inf"), 1.0)
 
 
-_LEAST_VARIANCE, _MOST_VARIANCE = 0.02, 100.0
-
-
 @dataclass
 class ScribbleSettings:
-    """How color spreads from scribbles.
+    """Settings of coloring by scribbles.
 
     Args:
-        pixels: a larger image is solved reduced to so many, and its color is then brought to every pixel along
+        pixels: a larger image is reduced to this number of pixels, and its color is then brought to every pixel along
             the edges of the image.
         variance: factor on the variance of lightness in a 3 x 3 window: 0.6 as the released code, 2 as the paper
             prints; less keeps colors better behind weak edges, and spreads them less over texture.
@@ -209,7 +209,7 @@ class ScribbleSettings:
 
 
 class ScribblesColorist:
-    """Colors the one image that was scribbled on."""
+    """A colorist of the one image that has scribbles."""
 
     batch, takes_hints, has_distribution = 1, True, False
 
@@ -218,27 +218,25 @@ class ScribblesColorist:
         self.settings = settings
 
     def seen_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Width and height to which an image of that width and height is reduced."""
+        """Return width and height to which an image of that width and height is reduced."""
         height, width = reduced_size(size[1], size[0], self.settings.pixels)
         return width, height
 
-    def at(self, seen: Tensor, size: tuple[int, int]) -> Tensor:
-        """ab, (2, h, w), float32, of the L, (h, w), of an image of ``size``, height and width, that was reduced."""
-        known = self.hints.on(*size).resized(size, (seen.shape[0], seen.shape[1]))
-        pixels, ab = known.pixels.astype(np.int64), known.ab.astype(np.float64)
-        found = propagate(seen.double().numpy(), pixels, ab, self.settings.variance)
-        return torch.from_numpy(found.ab.astype(np.float32))
-
     def predict(self, lightness: Tensor, size: tuple[int, int]) -> Prediction:
-        """See ``pretint.colorization.registry.Colorist``; of one photograph."""
-        (one,) = lightness[:, 0]
-        return Prediction(self.at(one, (size[1], size[0]))[None])
+        """Predict as a ``Colorist``, for one photograph."""
+        (seen,) = lightness[:, 0]
+        height, width = seen.shape
+        full = (size[1], size[0])
+        known = self.hints.on(*full).resized(full, (height, width))
+        pixels, colors = known.pixels.astype(np.int64), known.ab.astype(np.float64)
+        solution = propagate(seen.double().numpy(), pixels, colors, self.settings.variance)
+        return Prediction(torch.from_numpy(solution.ab.astype(np.float32))[None])
 
     def enlarged(self, ab: Tensor, lightness: Tensor, size: tuple[int, int]) -> AlongEdges:
-        """Along the photograph's edges; scribbled pixels have their very color."""
+        """Enlarge ab along the photograph's edges; scribbled pixels keep their color."""
         return AlongEdges(ab, lightness, size, self.hints.on(size[1], size[0]))
 
 
 def scribbles_colorist(hints: Hints, settings: ScribbleSettings | None = None) -> ScribblesColorist:
-    """A colorist of scribbles: see ``pretint.colorization.hints``."""
+    """Make a colorist of scribbles: see ``pretint.colorization.hints``."""
     return ScribblesColorist(hints, settings or ScribbleSettings())

@@ -1,4 +1,4 @@
-"""Color found on a reduced image, brought to the full one along its edges.
+"""Upscaling of colors from a reduced image to the full one, along its edges.
 
 Joint bilateral upsampling (Kopf, Cohen, Lischinski, Uyttendaele 2007, section 2): a pixel takes the mean of the
 nearest 3 x 3 colors of the reduced image, weighted by place and by how near their lightness is to its own. The
@@ -20,23 +20,23 @@ from pretint.colorization.hints import Given
 from pretint.colorization.merge import Floats, Rows
 
 PIXELS = 500_000
-"""At most so many pixels are looked at: seconds, and below a gigabyte."""
+"""The number of pixels to which an image is reduced: this takes seconds, and less than a gigabyte."""
 
 RANGE = 5.0
-"""Standard deviation of the weight over the difference in L: what differs by more lies across an edge."""
+"""Standard deviation of the weight over the difference in L; a larger difference is an edge."""
 
 _MOST_PIXELS = 4_000_000
-_LEAST = 1e-6  # where no neighbor has a near lightness, the place alone decides
+_LEAST = 1e-6  # if no neighbor has a near lightness, only the place counts
 
 
 def check_pixels(pixels: int) -> None:
-    """Raises UserError for a number of pixels that nothing is computed at."""
+    """Raise UserError if ``pixels`` is out of range."""
     if not 1 <= pixels <= _MOST_PIXELS:
         raise UserError(f"pixels is {pixels}: it must lie in [1, {_MOST_PIXELS:,}]")
 
 
 def reduced_size(height: int, width: int, pixels: int) -> tuple[int, int]:
-    """Height and width of at most so many pixels, in the image's proportions; its own where it has no more."""
+    """Return height and width, in the image's proportions, of at most that many pixels; its own if it has no more."""
     assert height > 0 and width > 0 and pixels > 0
     if height * width <= pixels:
         return height, width
@@ -47,13 +47,13 @@ def reduced_size(height: int, width: int, pixels: int) -> tuple[int, int]:
 
 
 def enlarged_rows(ab: Tensor, seen: Tensor, lightness: Tensor, top: int, height: int) -> Tensor:
-    """The color of some rows of an image.
+    """Return the color of some rows of an image.
 
     Args:
         ab: (2, h, w), float32, of the reduced image.
         seen: (h, w), float32, its L, in [0, 100].
         lightness: (rows, W), float32, of the rows from ``top`` on.
-        top: the first of them.
+        top: the first row.
         height: of the full image.
 
     Returns:
@@ -76,25 +76,27 @@ def enlarged_rows(ab: Tensor, seen: Tensor, lightness: Tensor, top: int, height:
 
 
 class AlongEdges:
-    """Colors of a photograph, which is never whole in memory.
+    """Colors of a photograph, computed for some rows at a time.
 
     Args:
         ab: (1, 2, h, w), of the reduced image.
         seen: (1, 1, h, w), its L.
         size: width and height of the photograph.
-        given: pixels of the photograph that have the very color that somebody gave them.
+        given: pixels of the photograph whose color is given; they keep it exactly.
     """
 
     def __init__(self, ab: Tensor, seen: Tensor, size: tuple[int, int], given: Given | None = None) -> None:
         self.ab, self.seen, self.size, self.given = ab[0].float(), seen[0, 0], size, given
 
     def rows(self, top: int, bottom: int, pixels: Rows) -> Floats:
-        """See ``pretint.colorization.merge.Colors``."""
+        """Return rows of ab; see ``pretint.colorization.merge.Colors``."""
         width, height = self.size
         if self.seen.shape == (height, width):
             mixed = self.ab[:, top:bottom].numpy().copy()
         else:
-            mixed = enlarged_rows(self.ab, self.seen, _lightness(pixels), top, height).numpy()
+            planes = torch.from_numpy(pixels.astype(np.float32) / np.iinfo(pixels.dtype).max)
+            planes = planes[None].expand(3, -1, -1) if pixels.ndim == 2 else planes.permute(2, 0, 1)
+            mixed = enlarged_rows(self.ab, self.seen, rgb_to_lightness(planes)[0], top, height).numpy()
         if self.given is not None:
             ends = np.array(
                 (top * width, bottom * width), self.given.pixels.dtype
@@ -105,16 +107,8 @@ class AlongEdges:
         return mixed
 
 
-def _lightness(pixels: Rows) -> Tensor:
-    """L, (rows, W), of rows of a photograph."""
-    most = np.iinfo(pixels.dtype).max
-    planes = torch.from_numpy(pixels.astype(np.float32) / most)
-    planes = planes[None].expand(3, -1, -1) if pixels.ndim == 2 else planes.permute(2, 0, 1)
-    return rgb_to_lightness(planes)[0]
-
-
 def _taps(positions: Tensor, scale: float, side: int) -> list[tuple[Tensor, Tensor]]:
-    """The three neighbors of every position on a grid of ``side`` cells, and their weights; the border goes on."""
+    """Return each position's three neighbors on a grid of ``side`` cells, and their weights; the border is repeated."""
     at = (positions.double() + 0.5) * scale - 0.5
     middle = at.round()
     off = at - middle

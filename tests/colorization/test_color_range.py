@@ -153,4 +153,4 @@ def test_gray_results_have_a_line_each_and_no_more(
     decode = NetworkColorist.decode
     monkeypatch.setattr(NetworkColorist, "decode", lambda *words, **more: 0.01 * decode(*words, **more))
     done = colorize(checkpoint(tmp_path / "x.pt", 7, head=0), [images], ColorizeSettings(out=tmp_path / "out"))
-    assert [note for _, note in done.notes] == ["came out as gray as it was: it was given no color"] * 3
+    assert [note for _, note in done.notes] == ["the result is gray: almost no color was predicted"] * 3

@@ -306,7 +306,7 @@ def test_what_is_no_regular_file_is_not_waited_for(name: str, tmp_path: Path) ->
     os.mkfifo(tmp_path / name)
     (tmp_path / f"zero-{name}").symlink_to("/dev/zero")
     for path in (tmp_path / name, tmp_path / f"zero-{name}"):
-        with pytest.raises(UserError, match="cannot read the hints: it is no regular file"):
+        with pytest.raises(UserError, match="cannot read the hints: it is not a regular file"):
             read_hints(path)
 
 

@@ -61,7 +61,7 @@ def test_a_reference_that_is_no_regular_file_is_not_waited_for(tmp_path: Path, f
     if fifo:
         path = tmp_path / "x.jpg"
         os.mkfifo(path)
-    with pytest.raises(UserError, match="cannot read the reference: it is no regular file"):
+    with pytest.raises(UserError, match="cannot read the reference: it is not a regular file"):
         open_colorist(f"reference:{path}")
 
 
@@ -128,8 +128,8 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         (["scribbles"], "--hints FILE"),
         ([*words["reference"], "--samples", "2"], "predicts one color"),
         (["scribbles", "--hints", str(tmp_path / "strokes.png"), "--scribbles.variance", "0"], "variance is 0.0"),
-        ([words["reference"][0], "--temperature", "0.2"], "--temperature: changes nothing of reference:"),
-        ([words["reference"][0], "--scribbles.variance", "2"], "--scribbles: changes nothing of reference:"),
+        ([words["reference"][0], "--temperature", "0.2"], "--temperature: has no effect on reference:"),
+        ([words["reference"][0], "--scribbles.variance", "2"], "--scribbles: has no effect on reference:"),
         ([words["reference"][0], "--hints", str(tmp_path / "strokes.png")], "takes no hints"),
     ):
         model, *options = wrong

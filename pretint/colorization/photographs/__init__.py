@@ -1,4 +1,4 @@
-"""Photographs as files: pixels of 8 or 16 bits, and all that belongs to them, read and written."""
+"""Reading and writing of photographs: pixels of 8 or 16 bits, profiles and metadata."""
 
 from pretint.colorization.photographs.read import Photograph, open_photograph
 from pretint.colorization.photographs.write import FORMATS, Format, signed, write_photograph

@@ -1,6 +1,6 @@
-"""Images of more than 8 bits a sample, which Pillow reads only where they are gray.
+"""Reading of images with more than 8 bits a sample, which Pillow reads only if they are gray.
 
-PNG goes through torchvision, TIFF through tifffile (which needs imagecodecs for LZW and JPEG compression).
+torchvision reads PNG, and tifffile reads TIFF (which needs imagecodecs for LZW and JPEG compression).
 """
 
 from io import BytesIO
@@ -16,7 +16,7 @@ from PIL import Image, ImageFile, PngImagePlugin, TiffImagePlugin
 from pretext.errors import UserError
 
 _MOST = 65535
-_LONG_HEAD = 2**16  # bytes in which a file says how deep it is
+_LONG_HEAD = 2**16  # bytes of a file that hold its depth
 _ASSOCIATED, _UNASSOCIATED = 1, 2  # values of TIFF's ExtraSamples: color multiplied by alpha, or not
 
 
@@ -28,11 +28,11 @@ class Deep(NamedTuple):
     alpha: NDArray[Any] | None
     """uint16, (H, W)."""
     loaded: bool
-    """Whether they are as Pillow loads them."""
+    """Whether they come from Pillow."""
 
 
 def is_deep(image: Image.Image, file: Path | bytes) -> bool:
-    """Whether an opened image has samples of 16 bits, or 32; CMYK has not: it is read as 8."""
+    """Whether an opened image has samples of 16 or 32 bits. CMYK counts as 8 bits, as it is read."""
     if image.mode.startswith("I") or image.mode == "F":
         return True
     if isinstance(image, TiffImagePlugin.TiffImageFile):
@@ -45,7 +45,7 @@ def is_deep(image: Image.Image, file: Path | bytes) -> bool:
 
 
 def color_bits(image: Image.Image, file: Path | bytes) -> int:
-    """Bits a channel of an opened PPM, JPEG 2000, AVIF or HEIF, which Pillow reads with 8 where it has colors."""
+    """Return bits a channel of an opened PPM, JPEG 2000, AVIF or HEIF; Pillow reads 8 of them if it has colors."""
     match image.format:
         case "PPM" if isinstance(image, ImageFile.ImageFile) and image.tile and isinstance(image.tile[0].args, tuple):
             return int(image.tile[0].args[-1]).bit_length() if len(image.tile[0].args) == 2 else 8  # greatest value
@@ -63,19 +63,19 @@ def color_bits(image: Image.Image, file: Path | bytes) -> int:
 
 
 def read_deep(image: Image.Image, file: Path | bytes) -> Deep:
-    """The pixels of such an image.
+    """Read the pixels of an image for which ``is_deep`` holds.
 
     Raises:
         UserError: it is compressed in a way that needs imagecodecs.
-        Exception: of many kinds, where it is damaged.
+        Exception: of many kinds, if it is damaged.
     """
     if image.mode.startswith("I") or image.mode == "F":
         image.load()
         samples = np.array(image)
-        return Deep(_gray(image), _keyed(samples[..., None], image), loaded=True)
+        return Deep(_convert_gray(image), _color_key_alpha(samples[..., None], image), loaded=True)
     kind = _UNASSOCIATED
     if isinstance(image, TiffImagePlugin.TiffImageFile):
-        samples = _tiff(file)
+        samples = _read_tiff(file)
         kind = (*image.tag_v2.get(TiffImagePlugin.EXTRASAMPLES, ()), 0)[0]
     else:
         from torchvision.io import ImageReadMode, decode_png
@@ -87,31 +87,26 @@ def read_deep(image: Image.Image, file: Path | bytes) -> Deep:
     colors = 1 if samples.shape[2] < 3 else 3
     pixels = samples[..., 0] if colors == 1 else samples[..., :3]
     if samples.shape[2] == colors:
-        return Deep(pixels, _keyed(samples, image), loaded=False)
+        return Deep(pixels, _color_key_alpha(samples, image), loaded=False)
     alpha = samples[..., colors] if kind in (_ASSOCIATED, _UNASSOCIATED) else None  # else a scanner's infrared, say
     if kind == _ASSOCIATED and alpha is not None:
-        pixels = _apart(pixels, alpha)
+        separated = np.empty_like(pixels)  # the colors before they were multiplied by alpha
+        for top in range(0, len(pixels), 256):
+            part = alpha[top : top + 256].astype(np.float64)
+            part = part if pixels.ndim == 2 else part[..., None]
+            full = pixels[top : top + 256].astype(np.float64) * _MOST / np.maximum(part, 1)
+            separated[top : top + 256] = np.rint(full).clip(0, _MOST)
+        pixels = separated
     return Deep(pixels, alpha, loaded=False)
 
 
-def _keyed(samples: NDArray[Any], image: Image.Image) -> NDArray[Any] | None:
-    """Alpha of a PNG that names one color, in samples, (H, W, 1 or 3), as the transparent one."""
+def _color_key_alpha(samples: NDArray[Any], image: Image.Image) -> NDArray[Any] | None:
+    """Return the alpha of a PNG in which one color is transparent; samples are (H, W, 1 or 3)."""
     key = image.info.get("transparency")
     if key is None or not isinstance(image, PngImagePlugin.PngImageFile):
         return None
-    named = np.array(key if isinstance(key, tuple) else (key,), samples.dtype)
-    return np.where((samples == named).all(-1), 0, _MOST).astype(np.uint16)
-
-
-def _apart(pixels: NDArray[Any], alpha: NDArray[Any]) -> NDArray[Any]:
-    """Colors that were multiplied by alpha, as they were before."""
-    result = np.empty_like(pixels)
-    for top in range(0, len(pixels), 256):
-        part = alpha[top : top + 256].astype(np.float64)
-        part = part if pixels.ndim == 2 else part[..., None]
-        full = pixels[top : top + 256].astype(np.float64) * _MOST / np.maximum(part, 1)
-        result[top : top + 256] = np.rint(full).clip(0, _MOST)
-    return result
+    color = np.array(key if isinstance(key, tuple) else (key,), samples.dtype)
+    return np.where((samples == color).all(-1), 0, _MOST).astype(np.uint16)
 
 
 def _head(file: Path | bytes, size: int = 32) -> bytes:
@@ -121,8 +116,8 @@ def _head(file: Path | bytes, size: int = 32) -> bytes:
         return opened.read(size)
 
 
-def _tiff(file: Path | bytes) -> NDArray[Any]:
-    """(H, W, samples), uint16."""
+def _read_tiff(file: Path | bytes) -> NDArray[Any]:
+    """Read a TIFF: (H, W, samples), uint16."""
     with tifffile.TiffFile(BytesIO(file) if isinstance(file, bytes) else file) as opened:
         page = opened.pages.first
         try:
@@ -138,8 +133,8 @@ def _tiff(file: Path | bytes) -> NDArray[Any]:
     return samples[..., None] if samples.ndim == 2 else samples
 
 
-def _gray(image: Image.Image) -> NDArray[Any]:
-    """Gray of 16 or 32 bits (modes I;16*, I, F), by the rules of ``pretext.data.decode``, as uint16."""
+def _convert_gray(image: Image.Image) -> NDArray[Any]:
+    """Convert gray of 16 or 32 bits (modes I;16*, I, F) to uint16, by the rules of ``pretext.data.decode``."""
     if image.mode.startswith("I;16"):
         tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
         bits = tags.get(TiffImagePlugin.BITSPERSAMPLE, (16,))[0]

@@ -1,6 +1,6 @@
-"""ICC profiles: pixels become sRGB, since that is what colors are computed in, and go back to their own in the result.
+"""ICC profiles: pixels are converted to sRGB, in which colors are computed, and back in the result.
 
-8 bits go through Pillow's LittleCMS, 16 bits through that of imagecodecs (Pillow's has no such pixels). Rendering
+Pillow's LittleCMS converts 8 bits. That of imagecodecs converts 16 bits, which Pillow's cannot. Rendering
 intent is perceptual, LittleCMS's default, as in ``pretext.data.decode``.
 """
 
@@ -17,32 +17,34 @@ from pretext.errors import UserError
 
 _MODES = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK"}
 _SPACES = {"RGB ": "rgb", "GRAY": "gray"}
-_SAME = 2  # of 255: a profile that moves no color by more is one of sRGB, written down by someone else
+_SAME = 2  # of 255: a profile that moves no color by more is a variant of sRGB
 
 
 class UnusableProfile(Exception):
-    """A profile that cannot be read, or is not for such pixels."""
+    """A profile that cannot be read, or is for other pixels."""
 
 
 @lru_cache(maxsize=1)
 def srgb_profile() -> bytes:
-    """What an image is tagged with that was converted."""
+    """Return the profile of a converted image."""
     return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
 def profile_name(profile: bytes) -> str:
-    """What a profile calls itself."""
+    """Return the name in a profile."""
     try:
-        return " ".join(ImageCms.getProfileDescription(_opened(profile)).split())[:60] or "a profile without a name"
+        return (
+            " ".join(ImageCms.getProfileDescription(_open_profile(profile)).split())[:60] or "a profile without a name"
+        )
     except (ImageCms.PyCMSError, UnusableProfile):
         return "a profile without a name"
 
 
 def is_srgb(profile: bytes, mode: str) -> bool:
-    """Whether pixels of a mode (RGB or L), so profiled, are sRGB already, within 2 levels of 255.
+    """Whether pixels of a mode (RGB or L) with this profile are sRGB already, within 2 levels of 255.
 
     Raises:
-        UnusableProfile: see there.
+        UnusableProfile: the profile cannot be read, or is for other pixels.
     """
     transform = _transform(profile, mode)
     if mode == "CMYK":
@@ -58,10 +60,10 @@ def is_srgb(profile: bytes, mode: str) -> bool:
 
 
 def to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
-    """An 8-bit image (RGB, L, CMYK) in sRGB: gray stays gray, all else becomes RGB.
+    """Convert an 8-bit image (RGB, L, CMYK) to sRGB: gray stays gray, all else becomes RGB.
 
     Raises:
-        UnusableProfile: see there.
+        UnusableProfile: the profile cannot be read, or is for other pixels.
     """
     transform = _transform(profile, image.mode)
     if image.mode == "L":  # by a table: sRGB's own gray is the middle one of the three
@@ -76,13 +78,13 @@ def to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
 
 
 def deep_transform(profile: bytes, gray: bool) -> Callable[[NDArray[Any]], NDArray[Any]]:
-    """The same for rows of uint16, (rows, W) if gray, else (rows, W, 3).
+    """Return the conversion to sRGB of rows of uint16, (rows, W) if gray, else (rows, W, 3).
 
     Raises:
-        UnusableProfile: see there.
+        UnusableProfile: the profile cannot be read, or is for other pixels.
         UserError: imagecodecs is missing.
     """
-    if _MODES.get(_opened(profile).profile.xcolor_space) != ("L" if gray else "RGB"):
+    if _MODES.get(_open_profile(profile).profile.xcolor_space) != ("L" if gray else "RGB"):
         raise UnusableProfile
     try:
         import imagecodecs
@@ -100,7 +102,8 @@ def deep_transform(profile: bytes, gray: bool) -> Callable[[NDArray[Any]], NDArr
             colorspace="gray" if gray else "rgb",
             outcolorspace="rgb",
             outdtype=np.uint16,
-            flags=imagecodecs.CMS.FLAGS.NOOPTIMIZE,  # else by a table of 33 steps a side: 10 levels of 255 off
+            # Otherwise a table of 33 steps a side is used, with errors up to 10 levels of 255.
+            flags=imagecodecs.CMS.FLAGS.NOOPTIMIZE,
         )
         return converted[..., 1] if gray else converted
 
@@ -111,21 +114,21 @@ def deep_transform(profile: bytes, gray: bool) -> Callable[[NDArray[Any]], NDArr
 
 
 def from_srgb(profile: bytes, bits: int) -> Callable[[NDArray[Any]], NDArray[Any]]:
-    """The way back, of a profile of RGB that was converted: rows, (rows, W, 3), of sRGB in that profile's colors.
+    """Return the conversion of rows, (rows, W, 3), from sRGB back to an RGB profile.
 
     Args:
-        profile: of the photograph.
+        profile: the profile of the photograph.
         bits: 8 or 16.
 
     Raises:
-        UnusableProfile: it describes only how to read colors, as a scanner's may.
+        UnusableProfile: the profile describes only how to read colors, as a scanner's may.
     """
     try:
-        transform = ImageCms.buildTransform(ImageCms.createProfile("sRGB"), _opened(profile), "RGB", "RGB")
+        transform = ImageCms.buildTransform(ImageCms.createProfile("sRGB"), _open_profile(profile), "RGB", "RGB")
     except ImageCms.PyCMSError as error:
         raise UnusableProfile from error
     if bits == 16:
-        import imagecodecs  # it was there to convert the photograph
+        import imagecodecs  # the photograph was converted with it
 
         def convert(rows: NDArray[Any]) -> NDArray[Any]:
             converted: NDArray[Any] = imagecodecs.cms_transform(
@@ -143,16 +146,16 @@ def from_srgb(profile: bytes, bits: int) -> Callable[[NDArray[Any]], NDArray[Any
     return lambda rows: np.asarray(ImageCms.applyTransform(Image.fromarray(np.ascontiguousarray(rows)), transform))
 
 
-def _opened(profile: bytes) -> ImageCms.ImageCmsProfile:
+def _open_profile(profile: bytes) -> ImageCms.ImageCmsProfile:
     try:
         return ImageCms.ImageCmsProfile(BytesIO(profile))
-    except Exception as error:  # bytes of unknown origin
+    except Exception as error:  # bytes from outside
         raise UnusableProfile from error
 
 
 @lru_cache(maxsize=8)
 def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform:
-    opened = _opened(profile)
+    opened = _open_profile(profile)
     if _MODES.get(opened.profile.xcolor_space) != mode:
         raise UnusableProfile
     try:

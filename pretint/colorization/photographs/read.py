@@ -1,7 +1,7 @@
-"""Photographs from files: pixels of 8 or 16 bits in sRGB, upright, alpha apart, and their metadata.
+"""Photographs from files: pixels of 8 or 16 bits in sRGB, upright, with alpha apart, and their metadata.
 
-Nothing is decoded before the size is known and allowed. An image is held once, in its own depth; what is computed
-from it is asked for in strips.
+Nothing is decoded before the size is known and allowed. An image is held once, in its own depth; the rest is computed
+in strips.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from pretext.data.formats import open_image
 from pretext.engine.memory import available
 from pretext.errors import ImageError, UserError
 from pretint.colorization.photographs.deep import Deep, color_bits, is_deep, read_deep
-from pretint.colorization.photographs.metadata import Metadata, in_srgb, read_metadata
+from pretint.colorization.photographs.metadata import Metadata, read_metadata, set_srgb
 from pretint.colorization.photographs.profiles import (
     UnusableProfile,
     deep_transform,
@@ -36,38 +36,38 @@ from pretint.colorization.photographs.profiles import (
 )
 
 MEGAPIXELS = 200.0
-"""The largest image that is opened if nobody says else."""
+"""The default of the largest image that is opened."""
 
 _BYTES_A_PIXEL = {8: 13, 16: 14}  # at the worst moment: source, its upright copy or the result, the encoder's buffer
 
 
 @dataclass
 class Photograph:
-    """An image that was opened: sRGB, upright."""
+    """An opened image: sRGB, upright."""
 
     key: str
-    """Names it."""
+    """Its name in messages."""
     format: str
-    """Of its file: one of ``pretext.data.formats.FORMATS``."""
+    """The format of its file: one of ``pretext.data.formats.FORMATS``."""
     size: tuple[int, int]
     """Width and height."""
     pixels: Image.Image | NDArray[Any]
-    """Mode L or RGB; of 16 bits uint16 (H, W) or (H, W, 3)."""
+    """Mode L or RGB; with 16 bits, uint16 (H, W) or (H, W, 3)."""
     alpha: Image.Image | NDArray[Any] | None
     """Mode L or uint16 (H, W)."""
     profile: bytes
-    """What the result is tagged with: the file's own, sRGB's where that is not of RGB, or nothing, as the file."""
+    """The ICC profile of the result: the file's own, sRGB's if that is not of RGB, or nothing if the file has none."""
     lossless: bool
-    """Whether the file kept every pixel as it was."""
+    """Whether the file's compression is lossless."""
     metadata: Metadata
     in_profile: Callable[[NDArray[Any]], NDArray[Any]] | None = None
-    """Rows of sRGB, (rows, W, 3), as they are in ``profile``; None where that is sRGB's."""
+    """Converts rows of sRGB, (rows, W, 3), to ``profile``; None if that is sRGB's."""
     notes: list[str] = field(default_factory=list)
-    """What was done to it that its owner may want to know."""
+    """Changes to it that its owner may want to know."""
 
     @classmethod
     def of(cls, image: Image.Image) -> "Photograph":
-        """An image, mode RGB or L, that has no file."""
+        """Make a photograph of an image, mode RGB or L, that has no file."""
         assert image.mode in ("RGB", "L"), image.mode
         return cls(
             "image",
@@ -86,29 +86,29 @@ class Photograph:
         return 8 if isinstance(self.pixels, Image.Image) else 16
 
     def rows(self, top: int, bottom: int) -> NDArray[Any]:
-        """Some rows: uint8 or uint16, (rows, W) or (rows, W, 3)."""
+        """Return some rows: uint8 or uint16, (rows, W) or (rows, W, 3)."""
         return _rows(self.pixels, self.size, top, bottom)
 
     def alpha_rows(self, top: int, bottom: int) -> NDArray[Any]:
-        """The same of the alpha channel, (rows, W)."""
+        """Return some rows of the alpha channel, (rows, W)."""
         assert self.alpha is not None
         return _rows(self.alpha, self.size, top, bottom)
 
     def reduced(self, size: tuple[int, int]) -> Image.Image:
-        """All of it at another size, RGB of 8 bits, what is transparent on white."""
+        """Return the image at another size, RGB of 8 bits, transparent pixels on white."""
         if self.alpha is None:
-            return _resized(self.pixels, size).convert("RGB")
+            return _resize(self.pixels, size).convert("RGB")
         if isinstance(self.pixels, Image.Image) and isinstance(self.alpha, Image.Image):
-            whole = self.pixels.convert("RGB")
-            whole.putalpha(self.alpha)  # so that what is transparent does not bleed into what is not
-            small = _resized(whole, size)
+            image = self.pixels.convert("RGB")
+            image.putalpha(self.alpha)  # so that what is transparent does not bleed into what is not
+            small = _resize(image, size)
         else:
-            small = _resized(self.pixels, size).convert("RGB")
-            small.putalpha(_resized(self.alpha, size))
+            small = _resize(self.pixels, size).convert("RGB")
+            small.putalpha(_resize(self.alpha, size))
         return Image.alpha_composite(Image.new("RGBA", size, "white"), small).convert("RGB")
 
     def seen(self, size: tuple[int, int]) -> Tensor:
-        """L of ``reduced``, (1, 1, h, w), float32."""
+        """Return L of ``reduced``, (1, 1, h, w), float32."""
         return rgb_to_lightness(torch.from_numpy(np.array(self.reduced(size))).permute(2, 0, 1)[None])
 
 
@@ -119,9 +119,9 @@ def open_photograph(
 
     Args:
         file: its path, or all of its bytes.
-        key: names it in errors; by default the path.
-        megapixels: the most it may have.
-        first_frame: of an animation, or of several pages, take the first; else it is refused.
+        key: its name in errors; by default the path.
+        megapixels: the largest size.
+        first_frame: take the first frame of an animation, or the first of several pages; else it is refused.
 
     Raises:
         ImageError: it cannot be read, is damaged, has more pixels than allowed or than memory holds, or has
@@ -130,8 +130,23 @@ def open_photograph(
     key = key or str(file)
     try:
         with unlimited(), open_image(BytesIO(file) if isinstance(file, bytes) else file) as image:
-            _check_size(image, megapixels)
-            _check_frames(image, first_frame)
+            pixels = image.width * image.height
+            if pixels > megapixels * 1e6:
+                raise UserError(
+                    f"has {pixels / 1e6:,.0f} megapixels; to open more than {megapixels:,.0f}, which a small file can "
+                    "claim to have, raise --megapixels"
+                )
+            needed, free = pixels * max(_BYTES_A_PIXEL.values()), available(torch.device("cpu"))
+            if needed > free:
+                raise UserError(
+                    f"has {pixels / 1e6:,.0f} megapixels: it takes about {needed / 1e9:.1f} GB of memory, and "
+                    f"{free / 1e9:.1f} GB are free"
+                )
+            frames = getattr(image, "n_frames", 1)
+            if frames > 1 and not first_frame and image.format != "MPO":  # MPO: a phone's JPEG with a second image
+                raise UserError(
+                    f"holds {frames} frames or pages, and only a single image is colored; or give --first-frame"
+                )
             return _read(image, file, key)
     except UserError as error:
         raise ImageError(key, str(error)) from error
@@ -143,103 +158,83 @@ def open_photograph(
 
 @contextlib.contextmanager
 def unlimited() -> Iterator[None]:
-    """Without Pillow's own limit of pixels, which is the same for everybody: ours is checked instead."""
+    """Lift Pillow's own limit of pixels, which is global; ours is checked instead."""
     before = Image.MAX_IMAGE_PIXELS
     Image.MAX_IMAGE_PIXELS = None
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of odd tags, which do no harm here
+            warnings.simplefilter("ignore")  # about odd tags, which do no harm here
             yield
     finally:
         Image.MAX_IMAGE_PIXELS = before
 
 
-def _check_size(image: Image.Image, megapixels: float) -> None:
-    pixels = image.width * image.height
-    if pixels > megapixels * 1e6:
-        raise UserError(
-            f"has {pixels / 1e6:,.0f} megapixels; to open more than {megapixels:,.0f}, which a small file can claim "
-            "to have, raise --megapixels"
-        )
-    needed, free = pixels * max(_BYTES_A_PIXEL.values()), available(torch.device("cpu"))
-    if needed > free:
-        raise UserError(
-            f"has {pixels / 1e6:,.0f} megapixels: it takes about {needed / 1e9:.1f} GB of memory, and {free / 1e9:.1f} "
-            "GB are free"
-        )
-
-
-def _check_frames(image: Image.Image, first_frame: bool) -> None:
-    frames = getattr(image, "n_frames", 1)
-    if frames > 1 and not first_frame and image.format != "MPO":  # MPO: a phone's JPEG with a second image in it
-        raise UserError(f"holds {frames} frames or pages, and only a single image is colored; or give --first-frame")
-
-
 def _read(image: Image.Image, file: Path | bytes, key: str) -> Photograph:
-    turned = image.format == "TIFF"  # by Pillow: its size at once, its pixels when they are loaded
-    orientation = _orientation(image)
+    by_pillow = image.format == "TIFF"  # Pillow turns its size at once, and its pixels when they are loaded
+    try:
+        orientation = image.getexif().get(274, 1)
+    except Exception:  # an EXIF block that cannot be read turns nothing
+        orientation = 1
+    if not isinstance(orientation, int) or not 1 <= orientation <= 8:
+        orientation = 1
     width, height = image.size
-    size = (height, width) if orientation >= 5 and not turned else (width, height)
-    shown = {"MPO": "JPEG"}.get(image.format or "", image.format or "")
-    lossless = shown in ("PNG", "TIFF", "BMP", "GIF", "PPM") or (shown == "WEBP" and _is_lossless_webp(file))
+    size = (height, width) if orientation >= 5 and not by_pillow else (width, height)
+    format = {"MPO": "JPEG"}.get(image.format or "", image.format or "")
+    lossless = format in ("PNG", "TIFF", "BMP", "GIF", "PPM") or (format == "WEBP" and _is_lossless_webp(file))
     notes: list[str] = []
-    found = read_metadata(image, size, notes)
-    own = image.info.get("icc_profile") or b""
+    metadata = read_metadata(image, size, notes)
+    icc_profile = image.info.get("icc_profile") or b""
     pixels: Image.Image | NDArray[Any]
     alpha: Image.Image | NDArray[Any] | None
     if is_deep(image, file):
         deep: Deep = read_deep(image, file)
-        orientation = 1 if deep.loaded and turned else orientation
+        orientation = 1 if deep.loaded and by_pillow else orientation
         pixels = _upright(deep.pixels, orientation)
         alpha = None if deep.alpha is None else _upright(deep.alpha, orientation)
-        profile, back = _deep_in_srgb(pixels, own, notes)
+        profile, back = _convert_deep(pixels, icc_profile, notes)
     else:
         if (bits := color_bits(image, file)) > 8:
             notes.append(f"of its {bits} bits a channel, 8 were read")
         image.load()
-        flat, layer = _without_alpha(image)
-        flat, profile, back = _in_srgb(flat, own, notes)
-        turn = None if turned else UPRIGHT.get(orientation)
+        layer: Image.Image | None = None
+        flat: Image.Image = image
+        if image.has_transparency_data:
+            gray = ImageMode.getmode(image.mode).basemode == "L" and image.mode != "P"
+            transparent = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+            flat, layer = transparent.convert("L" if gray else "RGB"), transparent.getchannel("A")
+            del transparent  # it is large
+        elif image.mode not in ("L", "RGB", "CMYK"):
+            flat = image.convert("L" if image.mode == "1" else "RGB")
+        flat, profile, back = _convert(flat, icc_profile, notes)
+        turn = None if by_pillow else UPRIGHT.get(orientation)
         pixels = flat if turn is None else flat.transpose(turn)
         alpha = layer if turn is None or layer is None else layer.transpose(turn)
         pixels.info.clear()
     if back is None:
-        found.exif = in_srgb(found.exif)
-    return Photograph(key, shown, size, pixels, alpha, profile, lossless, found, back, notes)
+        metadata.exif = set_srgb(metadata.exif)
+    return Photograph(key, format, size, pixels, alpha, profile, lossless, metadata, back, notes)
 
 
-def _without_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
-    """The image as L, RGB or CMYK, and its alpha, if there is any."""
-    if image.has_transparency_data:
-        gray = ImageMode.getmode(image.mode).basemode == "L" and image.mode != "P"
-        layer = image.convert("LA") if image.mode == "La" else image
-        layer = layer.convert("RGBA")
-        return layer.convert("L" if gray else "RGB"), layer.getchannel("A")
-    if image.mode in ("L", "RGB", "CMYK"):
-        return image, None
-    return image.convert("L" if image.mode == "1" else "RGB"), None
-
-
-def _in_srgb(flat: Image.Image, profile: bytes, notes: list[str]) -> tuple[Image.Image, bytes, Any]:
-    """An 8-bit image in sRGB, L or RGB; the profile of the result, and how to get there."""
+def _convert(flat: Image.Image, profile: bytes, notes: list[str]) -> tuple[Image.Image, bytes, Any]:
+    """Convert an 8-bit image to sRGB, L or RGB. Return it, the profile of the result, and how to get there."""
     if profile:
         try:
             if is_srgb(profile, flat.mode):
                 return flat, profile if flat.mode == "RGB" else srgb_profile(), None
-            own = flat.mode == "RGB"
+            is_rgb = flat.mode == "RGB"
             converted = to_srgb(flat, profile)
         except UnusableProfile:
             notes.append("its ICC profile is damaged or of another kind of image: ignored")
         else:
-            if own:
+            if is_rgb:
                 return converted, *_result_profile(profile, 8, notes)
             notes.append(f"converted from {profile_name(profile)} to sRGB")
             return converted, srgb_profile(), None
     return (flat.convert("RGB") if flat.mode == "CMYK" else flat), b"", None
 
 
-def _deep_in_srgb(pixels: NDArray[Any], profile: bytes, notes: list[str]) -> tuple[bytes, Any]:
-    """Convert 16-bit pixels to sRGB, in place; gives the profile of the result, and how to get there."""
+def _convert_deep(pixels: NDArray[Any], profile: bytes, notes: list[str]) -> tuple[bytes, Any]:
+    """Convert 16-bit pixels to sRGB, in place. Return the profile of the result, and how to get there."""
     if not profile:
         return b"", None
     gray = pixels.ndim == 2
@@ -259,23 +254,15 @@ def _deep_in_srgb(pixels: NDArray[Any], profile: bytes, notes: list[str]) -> tup
 
 
 def _upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
-    """The same pixels, looked at in another order."""
+    """Return the same pixels in another order, without a copy."""
     if orientation >= 5:
         pixels = pixels.swapaxes(0, 1)
     across, down = orientation in (2, 3, 6, 7), orientation in (3, 4, 7, 8)
     return pixels[:: -1 if down else 1, :: -1 if across else 1]
 
 
-def _orientation(image: Image.Image) -> int:
-    try:
-        orientation = image.getexif().get(274, 1)
-    except Exception:  # an EXIF block that cannot be read turns nothing
-        return 1
-    return orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
-
-
 def _result_profile(profile: bytes, bits: int, notes: list[str]) -> tuple[bytes, Any]:
-    """Of an image that was converted: the profile of its result, and how to get there from sRGB."""
+    """Return the profile of the result of a converted image, and how to get there from sRGB."""
     try:
         return profile, from_srgb(profile, bits)
     except UnusableProfile:
@@ -289,8 +276,8 @@ def _rows(pixels: Image.Image | NDArray[Any], size: tuple[int, int], top: int, b
     return pixels[top:bottom]
 
 
-def _resized(pixels: Image.Image | NDArray[Any], size: tuple[int, int]) -> Image.Image:
-    """8 bits of it: means of whole blocks of 16-bit pixels first, as ``reducing_gap`` does for 8."""
+def _resize(pixels: Image.Image | NDArray[Any], size: tuple[int, int]) -> Image.Image:
+    """Resize to an 8-bit image. Of 16-bit pixels, whole blocks are averaged first, as ``reducing_gap`` does for 8."""
     if not isinstance(pixels, Image.Image):
         height, width = pixels.shape[:2]
         block = [max(1, int(side / (3 * small))) for side, small in ((height, size[1]), (width, size[0]))]
@@ -320,13 +307,13 @@ def _is_lossless_webp(file: Path | bytes) -> bool:
 
 
 def _reason(error: Exception, file: Path | bytes) -> str:
-    """Why an image could not be opened, in the words of ``pretext.data.decode``, which is asked again."""
+    """Return why an image could not be opened, in the words of ``pretext.data.decode``, which tries again."""
     if isinstance(error, OSError) and error.strerror:
         return f"cannot be read ({error.strerror})"
     if isinstance(error, UnidentifiedImageError) or isinstance(file, bytes):
         try:
             decode(file if isinstance(file, bytes) else file.read_bytes()[: 1 << 20], "")
-        except ImageError as said:
-            return said.reason
-    said_so = " ".join(str(error).split())
-    return f"{'truncated' if 'truncated' in said_so.lower() else 'damaged'}: {said_so or type(error).__name__}"
+        except ImageError as image_error:
+            return image_error.reason
+    message = " ".join(str(error).split())
+    return f"{'truncated' if 'truncated' in message.lower() else 'damaged'}: {message or type(error).__name__}"

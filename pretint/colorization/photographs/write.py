@@ -22,16 +22,20 @@ from torch import Tensor
 from pretext.errors import ImageError, UserError
 from pretext.files import is_ours, written_atomically
 from pretint.colorization.merge import Colors, Enlarged, in_strips, join_rows
-from pretint.colorization.photographs.metadata import SIGNATURE, Metadata, in_jpeg
+from pretint.colorization.photographs.metadata import SIGNATURE, Metadata, prepare_for_jpeg
 from pretint.colorization.photographs.read import Photograph, unlimited
 
 Format = Literal["jpeg", "png", "webp", "tiff"]
 FORMATS: dict[Format, str] = {"jpeg": ".jpg", "png": ".png", "webp": ".webp", "tiff": ".tif"}
-"""What can be written, and the ending of its files."""
+"""The formats that can be written, and the ending of their files."""
 QUALITY = 95
-"""Of a JPEG or a lossy WebP, if nobody says else."""
+"""The default quality of a JPEG or a lossy WebP."""
 
 _SIDES = {"jpeg": 65_500, "webp": 16_383}
+_SHORT, _LONG, _RATIONAL, _BYTES = 3, 4, 5, 7
+_LARGEST = 2**32 - 1
+_SUB, _UP = 1, 2  # kinds of filter
+_METRE = 1 / 0.0254  # inches
 _MADE_BY = 11  # ProcessingSoftware of EXIF
 
 
@@ -40,17 +44,17 @@ def write_photograph(
 ) -> list[str]:
     """Write a photograph with its own L and new colors, in the depth of the photograph where the format has it.
 
-    JPEG is written at 4:4:4, since color is what it is about. WebP is lossless where the photograph's file was.
+    JPEG is written at 4:4:4, to keep all color. WebP is lossless if the photograph's file was.
 
     Args:
-        photograph: of which only L, alpha, profile and metadata count.
+        photograph: gives L, alpha, profile and metadata; its colors are not used.
         ab: colors of its size, or (1, 2, h, w), float, unscaled, of any size.
         to: a path, written atomically, or an open file.
         format: of the file.
         quality: 1 to 100.
 
     Returns:
-        What could not be kept, a line each.
+        A line for everything that could not be kept.
 
     Raises:
         ImageError: the format cannot hold such an image.
@@ -73,7 +77,7 @@ def write_photograph(
 
 def signed(path: Path) -> bool:
     """Whether a file is an image that ``write_photograph`` or ``pretext.files.write_png`` wrote."""
-    if not path.is_file():  # opening a pipe would wait for somebody
+    if not path.is_file():  # opening a pipe would block
         return False
     try:
         with unlimited():
@@ -89,16 +93,16 @@ def _write(
     photograph: Photograph, colors: Colors, file: IO[bytes], format: Format, quality: int, notes: list[str]
 ) -> None:
     deep = photograph.bits == 16
-    found, profile = photograph.metadata, photograph.profile
+    metadata, profile = photograph.metadata, photograph.profile
     if format == "tiff":
         write_tiff(
-            file, photograph.size, 16 if deep else 8, _strips(photograph, colors), found, profile,
+            file, photograph.size, 16 if deep else 8, _strips(photograph, colors), metadata, profile,
             alpha=photograph.alpha is not None,
         )  # fmt: skip
         return
     if format == "png" and deep:
         alpha = photograph.alpha is not None
-        write_deep_png(file, photograph.size, _strips(photograph, colors), found, profile, alpha=alpha)
+        write_deep_png(file, photograph.size, _strips(photograph, colors), metadata, profile, alpha=alpha)
         return
     if deep:
         notes.append(f"{format} has 8 bits: the 16 of the photograph were rounded")
@@ -110,28 +114,28 @@ def _write(
         top += len(rows)
     shared: dict[str, Any] = {"icc_profile": profile or None}
     if format == "jpeg":
-        exif, xmp, segments = in_jpeg(found, notes)
+        exif, xmp, segments = prepare_for_jpeg(metadata, notes)
         shared |= {"exif": exif, "extra": segments, "quality": quality, "subsampling": 0}
         shared |= {
-            name: value for name, value in (("xmp", xmp), ("dpi", found.dpi), ("comment", found.comment)) if value
+            name: value for name, value in (("xmp", xmp), ("dpi", metadata.dpi), ("comment", metadata.comment)) if value
         }
-        buffer = BytesIO()  # to a file Pillow writes past Python, and takes a write that was cut short for a whole one
+        buffer = BytesIO()  # Pillow itself writes to a file without a check that all of it was written
         image.save(buffer, "JPEG", **shared)
         file.write(buffer.getbuffer())
     elif format == "webp":
-        how = {"lossless": True, "exact": True} if photograph.lossless else {"quality": quality}
-        image.save(file, "WEBP", exif=b"Exif\0\0" + found.exif, xmp=found.xmp, **shared, **how)
+        quality_options = {"lossless": True, "exact": True} if photograph.lossless else {"quality": quality}
+        image.save(file, "WEBP", exif=b"Exif\0\0" + metadata.exif, xmp=metadata.xmp, **shared, **quality_options)
     else:
         text = PngImagePlugin.PngInfo()
         text.add_text("Software", SIGNATURE)
-        if found.xmp:
-            text.add_itxt("XML:com.adobe.xmp", found.xmp.decode("utf-8", "replace"))
-        dpi = {"dpi": found.dpi} if found.dpi else {}
-        image.save(file, "PNG", exif=b"Exif\0\0" + found.exif, pnginfo=text, **dpi, **shared)
+        if metadata.xmp:
+            text.add_itxt("XML:com.adobe.xmp", metadata.xmp.decode("utf-8", "replace"))
+        dpi = {"dpi": metadata.dpi} if metadata.dpi else {}
+        image.save(file, "PNG", exif=b"Exif\0\0" + metadata.exif, pnginfo=text, **dpi, **shared)
 
 
 def _strips(photograph: Photograph, colors: Colors) -> Iterator[NDArray[Any]]:
-    """The colored image from top to bottom: (rows, W, 3), or 4 with alpha."""
+    """Yield the colored image from top to bottom: (rows, W, 3), or 4 with alpha."""
 
     def strip(top: int, bottom: int) -> NDArray[Any]:
         pixels = photograph.rows(top, bottom)
@@ -146,14 +150,10 @@ def _strips(photograph: Photograph, colors: Colors) -> Iterator[NDArray[Any]]:
 def in_memory(
     photograph: Photograph, ab: Tensor | Colors, format: Format, quality: int = QUALITY
 ) -> tuple[bytes, list[str]]:
-    """The content of the file, and what could not be kept."""
+    """Encode a photograph as ``write_photograph`` does. Return the content, and what could not be kept."""
     buffer = BytesIO()
     notes = write_photograph(photograph, ab, buffer, format, quality)
     return buffer.getvalue(), notes
-
-
-_SHORT, _LONG, _RATIONAL, _BYTES = 3, 4, 5, 7
-_LARGEST = 2**32 - 1
 
 
 def write_tiff(
@@ -165,7 +165,7 @@ def write_tiff(
     profile: bytes,
     alpha: bool,
 ) -> None:
-    """Write an image of which only a strip exists at a time: little-endian, deflated, differences of neighbors.
+    """Write a TIFF strip by strip: little-endian, deflated, differences of neighbors.
 
     Args:
         file: to write to.
@@ -205,7 +205,7 @@ def write_tiff(
             raise UserError("a TIFF holds at most 4 GB; take --format png")
         file.write(data)
     samples = 4 if alpha else 3
-    more: dict[int, tuple[int, bytes]] = {
+    tags: dict[int, tuple[int, bytes]] = {
         256: (_LONG, _longs(size[:1])),
         257: (_LONG, _longs(size[1:])),
         258: (_SHORT, _shorts([bits] * samples)),
@@ -219,35 +219,35 @@ def write_tiff(
         317: (_SHORT, _shorts([2])),  # horizontal differences
     }
     if alpha:
-        more[338] = (_SHORT, _shorts([2]))  # unassociated
+        tags[338] = (_SHORT, _shorts([2]))  # unassociated
     if metadata.dpi:
         for tag, value in zip((282, 283), metadata.dpi, strict=True):
-            more[tag] = (_RATIONAL, _longs([round(value * 1000), 1000]))
-        more[296] = (_SHORT, _shorts([2]))  # an inch
+            tags[tag] = (_RATIONAL, _longs([round(value * 1000), 1000]))
+        tags[296] = (_SHORT, _shorts([2]))  # an inch
     if metadata.xmp:
-        more[700] = (1, metadata.xmp)
+        tags[700] = (1, metadata.xmp)
     if profile:
-        more[34675] = (_BYTES, profile)
-    _write_directory(file, position, entries, more)
+        tags[34675] = (_BYTES, profile)
+    _write_directory(file, position, entries, tags)
     file.seek(start + 4)
     file.write(struct.pack("<I", position))
     file.seek(0, 2)
 
 
 def _write_directory(
-    file: IO[bytes], position: int, entries: dict[int, bytes], more: dict[int, tuple[int, bytes]]
+    file: IO[bytes], position: int, entries: dict[int, bytes], tags: dict[int, tuple[int, bytes]]
 ) -> None:
-    """The main directory, and behind it the values that are longer than four bytes."""
-    behind = position + 2 + 12 * len(entries.keys() | more.keys()) + 4
+    """Write the main directory, and behind it the values that are longer than four bytes."""
+    behind = position + 2 + 12 * len(entries.keys() | tags.keys()) + 4
     values = bytearray()
-    for tag, (kind, value) in more.items():
+    for tag, (kind, value) in tags.items():
         count = len(value) // {_SHORT: 2, _LONG: 4, _RATIONAL: 8}.get(kind, 1)
         if len(value) > 4:
-            here = _longs([behind + len(values)])
+            inline = _longs([behind + len(values)])
             values += value + b"\0" * (len(value) % 2)
         else:
-            here = value.ljust(4, b"\0")
-        entries[tag] = struct.pack("<HHI", tag, kind, count) + here
+            inline = value.ljust(4, b"\0")
+        entries[tag] = struct.pack("<HHI", tag, kind, count) + inline
     file.write(struct.pack("<H", len(entries)))
     file.writelines(entries[tag] for tag in sorted(entries))
     file.write(b"\0\0\0\0")
@@ -262,10 +262,6 @@ def _longs(values: Iterable[int]) -> bytes:
     return b"".join(struct.pack("<I", value) for value in values)
 
 
-_SUB, _UP = 1, 2  # kinds of filter
-_METRE = 1 / 0.0254  # inches
-
-
 def write_deep_png(
     file: IO[bytes],
     size: tuple[int, int],
@@ -274,7 +270,7 @@ def write_deep_png(
     profile: bytes,
     alpha: bool,
 ) -> None:
-    """Write an image of which only a strip exists at a time.
+    """Write a PNG of 16 bits strip by strip.
 
     Args:
         file: to write to.
@@ -289,16 +285,24 @@ def write_deep_png(
     if profile:
         _chunk(file, b"iCCP", b"ICC profile\0\0" + zlib.compress(profile))
     if metadata.dpi:
-        _chunk(file, b"pHYs", struct.pack(">IIB", *(round(one * _METRE) for one in metadata.dpi), 1))
+        _chunk(file, b"pHYs", struct.pack(">IIB", *(round(value * _METRE) for value in metadata.dpi), 1))
     _chunk(file, b"eXIf", metadata.exif)
     _chunk(file, b"tEXt", b"Software\0" + SIGNATURE.encode())
     if metadata.xmp:
         _chunk(file, b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + metadata.xmp)
     squeeze = zlib.compressobj(6)
-    above = np.zeros(size[0] * (8 if alpha else 6), np.uint8)
+    pixel = 8 if alpha else 6  # bytes
+    above = np.zeros(size[0] * pixel, np.uint8)
     for strip in strips:
         samples = np.ascontiguousarray(strip.astype(">u2")).view(np.uint8).reshape(len(strip), -1)
-        filtered = _filtered(samples, above, 8 if alpha else 6)
+        # Each row minus its left or upper neighbors, whichever leaves less (section 12.7).
+        up = samples - np.vstack((above[None], samples[:-1]))
+        left = samples.copy()
+        left[:, pixel:] -= samples[:, :-pixel]
+        costs = [np.abs(rows.view(np.int8).astype(np.int16)).sum(1) for rows in (left, up)]
+        is_up = costs[1] < costs[0]
+        kinds = np.where(is_up, _UP, _SUB).astype(np.uint8)
+        filtered = np.hstack((kinds[:, None], np.where(is_up[:, None], up, left))).tobytes()
         above = samples[-1]
         if data := squeeze.compress(filtered):
             _chunk(file, b"IDAT", data)
@@ -310,14 +314,3 @@ def _chunk(file: IO[bytes], kind: bytes, data: bytes) -> None:
     file.write(struct.pack(">I", len(data)) + kind)
     file.write(data)
     file.write(struct.pack(">I", zlib.crc32(data, zlib.crc32(kind))))
-
-
-def _filtered(samples: NDArray[np.uint8], above: NDArray[np.uint8], pixel: int) -> bytes:
-    """Rows of bytes, each minus its left or upper neighbor, whichever leaves less (section 12.7)."""
-    up = samples - np.vstack((above[None], samples[:-1]))
-    left = samples.copy()
-    left[:, pixel:] -= samples[:, :-pixel]
-    costs = [np.abs(rows.view(np.int8).astype(np.int16)).sum(1) for rows in (left, up)]
-    better = costs[1] < costs[0]
-    kinds = np.where(better, _UP, _SUB).astype(np.uint8)
-    return np.hstack((kinds[:, None], np.where(better[:, None], up, left))).tobytes()

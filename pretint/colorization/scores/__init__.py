@@ -1,1 +1,1 @@
-"""Scores of colored images: accuracy, likeness, colorfulness, what networks make of them; as tables."""
+"""Scores of colored images: accuracy, similarity, colorfulness, judgments of networks; and their table."""

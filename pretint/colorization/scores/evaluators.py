@@ -8,6 +8,7 @@ import logging
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -26,18 +27,31 @@ from pretext.errors import UserError
 from pretext.weights.state_dict import find_weights, flatten_names, read_file, split_part
 
 HUB = "hub"
-"""In place of a file: the weights that are published for it, from the hub or its local cache."""
+"""Stands for the published weights, from the hub or its local cache, in place of a file."""
+
+_INCEPTION_SIDE = 299
+_FID_INCEPTION = (
+    "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth"
+)
+
+_MISSING = (  # lines for the metrics whose weights are not named
+    "LPIPS is left out: name AlexNet's weights (torchvision's alexnet-owt-7be5be79.pth) with --lpips",
+    "FID is left out: name Inception's weights (pt_inception-2015-12-05-6726825d.pth) with --inception",
+    "top-1 is left out: name a classifier, as in --classifier vgg16:FILE, and images with labels",
+)
+
+J = TypeVar("J", bound="Judge")
 
 
 class Unavailable(UserError):
-    """A judge that cannot be had here: its column is left out, and the user is told why."""
+    """An evaluator that is not available here: its column is left out, and the user is told why."""
 
 
-def stored(file: str, names: Iterable[str]) -> dict[str, Tensor]:
-    """The weights of the network in a file that has these names among its own.
+def read_weights(file: str, names: Iterable[str]) -> dict[str, Tensor]:
+    """Return the weights of the network in a file whose tensors have these names.
 
     Raises:
-        UserError: it cannot be read, holds more than tensors, or several such networks.
+        UserError: the file cannot be read, holds more than tensors, or holds several such networks.
     """
     path, part = split_part(file)
     network = find_weights(flatten_names(read_file(path), str(path)), {name: name for name in names}, part, str(path))
@@ -46,12 +60,12 @@ def stored(file: str, names: Iterable[str]) -> dict[str, Tensor]:
     return network.weights
 
 
-def hub_file(what: str, url: str) -> dict[str, Tensor]:
-    """The weights at an address, from the hub or its local cache.
+def fetch_weights(what: str, url: str) -> dict[str, Tensor]:
+    """Return the weights at an address, from the hub or its local cache.
 
     Args:
-        what: is left out without them, for the error.
-        url: of the file.
+        what: the metric that is left out without them, for the error.
+        url: the address of the file.
 
     Raises:
         Unavailable: they cannot be fetched.
@@ -62,7 +76,7 @@ def hub_file(what: str, url: str) -> dict[str, Tensor]:
         if file.is_file():
             check_published(file)
         # torch compares the digest in the name when it downloads, not when it reads its cache.
-        found: dict[str, Tensor] = torch.hub.load_state_dict_from_url(
+        weights: dict[str, Tensor] = torch.hub.load_state_dict_from_url(
             url, map_location="cpu", progress=False, weights_only=True, check_hash=True
         )
     except DamagedFileError as error:
@@ -71,14 +85,14 @@ def hub_file(what: str, url: str) -> dict[str, Tensor]:
         raise Unavailable(
             f"{what} is left out: {name} cannot be fetched ({type(error).__name__}); go online once, or name the file"
         ) from error
-    return found
+    return weights
 
 
-def load(net: nn.Module, weights: dict[str, Tensor], origin: str) -> None:
-    """Put weights into a network, all of them and no others, but for batch norm's counters.
+def load_all(net: nn.Module, weights: dict[str, Tensor], origin: str) -> None:
+    """Load all weights, and no others, into a network; batch norm's counters may be missing.
 
     Raises:
-        UserError: they do not fit; ``origin`` names them.
+        UserError: they do not fit; the message names them by ``origin``.
     """
     try:
         missing, unexpected = net.load_state_dict(weights, strict=False)
@@ -92,9 +106,9 @@ def load(net: nn.Module, weights: dict[str, Tensor], origin: str) -> None:
         )
 
 
-def quietly(make: Callable[[], Any]) -> Any:
-    """What is made, without the warnings and retries that others tell of meanwhile."""
-    hub = logging.getLogger("huggingface_hub")  # it tells of every retry, for a minute
+def call_quietly(make: Callable[[], Any]) -> Any:
+    """Call ``make`` and return its result, without warnings and the hub's lines on retries."""
+    hub = logging.getLogger("huggingface_hub")  # it logs every retry, for a minute
     level = hub.level
     hub.setLevel(logging.ERROR)
     try:
@@ -107,24 +121,18 @@ def quietly(make: Callable[[], Any]) -> Any:
         hub.setLevel(level)
 
 
-_INCEPTION_SIDE, _INCEPTION_LEAST = 299, 2048
-_FID_INCEPTION = (
-    "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth"
-)
-
-
 class Judge(nn.Module, ABC):
-    """A network with fixed weights."""
+    """A network with fixed weights that judges images."""
 
     about: str
 
     @property
     def digest(self) -> str:
-        """Of its name and all its weights."""
-        found = hashlib.sha256(self.about.encode())
+        """The hash of its name and all its weights."""
+        digest = hashlib.sha256(self.about.encode())
         for key, value in sorted(self.state_dict().items()):
-            found.update(key.encode() + value.detach().cpu().contiguous().numpy().tobytes())
-        return found.hexdigest()[:16]
+            digest.update(key.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
 
 
 class Lpips(Judge):
@@ -147,24 +155,26 @@ class Lpips(Judge):
             raise Unavailable("LPIPS is left out: its package is missing; pip install 'pretint[color]'") from error
         from torchvision.models import AlexNet_Weights
 
-        found = (
-            hub_file("LPIPS", AlexNet_Weights.IMAGENET1K_V1.url) if file == HUB else stored(file, ["features.0.weight"])
+        weights = (
+            fetch_weights("LPIPS", AlexNet_Weights.IMAGENET1K_V1.url)
+            if file == HUB
+            else read_weights(file, ["features.0.weight"])
         )
-        first = getattr(found.get("features.0.weight"), "shape", ())
+        first = getattr(weights.get("features.0.weight"), "shape", ())
         kinds = {(64, 3, 11, 11): "alex", (64, 3, 3, 3): "vgg"}
         if tuple(first) not in kinds:
             raise UserError(f"{file}: neither torchvision's AlexNet nor its VGG-16, which LPIPS is made of")
         kind = kinds[tuple(first)]
         self.about = f"LPIPS 0.1 ({'AlexNet' if kind == 'alex' else 'VGG-16'})"
-        self.net: nn.Module = quietly(lambda: lpips.LPIPS(net=kind, pnet_rand=True, verbose=False)).eval()
+        self.net: nn.Module = call_quietly(lambda: lpips.LPIPS(net=kind, pnet_rand=True, verbose=False)).eval()
         # The package cuts the trunk into slices, whose layers keep their numbers.
         trunk = {key: f"features.{key.split('.', 1)[1]}" for key in self.net.net.state_dict()}
-        load(self.net.net, {key: found[name] for key, name in trunk.items() if name in found}, file)
+        load_all(self.net.net, {key: weights[name] for key, name in trunk.items() if name in weights}, file)
 
     @torch.inference_mode()
     def forward(self, rgb: Tensor, truth: Tensor) -> Tensor:
-        """(B,), of images (B, 3, H, W), uint8."""
-        distance: Tensor = self.net(_scaled(rgb), _scaled(truth))
+        """Return the distance of images, (B, 3, H, W), uint8: (B,)."""
+        distance: Tensor = self.net(_scale(rgb), _scale(truth))
         return distance.flatten()
 
 
@@ -175,15 +185,15 @@ class Features(Judge):
 
     @abstractmethod
     def forward(self, rgb: Tensor) -> Tensor:
-        """(B, width), float32, of images (B, 3, H, W), uint8."""
+        """Return features, (B, width), float32, of images (B, 3, H, W), uint8."""
 
 
 class Inception(Features):
-    """The 2,048 pooled features of Inception v3, of images brought to 299 pixels (bilinear, no antialiasing).
+    """The 2,048 pooled features of Inception v3, of images resized to 299 pixels (bilinear, no antialiasing).
 
-    By the file it is the network of FID (Heusel et al. 2017) as the package pytorch-fid ported it, whose pools leave
-    out the padding, the last of which takes the maximum; or torchvision's, as it is. Their distances differ: only the
-    first is what is called FID elsewhere.
+    The file decides between two networks. One is that of FID (Heusel et al. 2017), as ported by the package
+    pytorch-fid: its pools leave out the padding, and the last one takes the maximum. The other is torchvision's,
+    unchanged. Their distances differ: only the first is what is called FID elsewhere.
 
     Args:
         file: pt_inception-2015-12-05-6726825d.pth, or torchvision's inception_v3; or ``hub`` (the first).
@@ -199,24 +209,25 @@ class Inception(Features):
         super().__init__()
         from torchvision.models import inception_v3
 
-        found = hub_file("FID", _FID_INCEPTION) if file == HUB else stored(file, ["fc.weight"])
-        classes = len(found["fc.weight"]) if "fc.weight" in found else 0
+        weights = fetch_weights("FID", _FID_INCEPTION) if file == HUB else read_weights(file, ["fc.weight"])
+        classes = len(weights["fc.weight"]) if "fc.weight" in weights else 0
         if classes not in (1000, 1008):
             raise UserError(f"{file}: not Inception v3 of pytorch-fid (1,008 classes) nor of torchvision (1,000)")
         as_published = classes == 1008
         self.about = "Inception v3 of pytorch-fid" if as_published else "Inception v3 of torchvision: not the usual FID"
         self.net: nn.Module = inception_v3(num_classes=classes, aux_logits=False, init_weights=False).eval()
-        own = {key: value for key, value in found.items() if not key.startswith("AuxLogits.")}
-        load(self.net, own, file)
+        load_all(self.net, {key: value for key, value in weights.items() if not key.startswith("AuxLogits.")}, file)
         self.net.fc = nn.Identity()
         if as_published:
             for name in ("5b", "5c", "5d", "6b", "6c", "6d", "6e", "7b"):
-                _pool_by(self.net.get_submodule(f"Mixed_{name}"), _mean_without_padding)
-            _pool_by(self.net.get_submodule("Mixed_7c"), _largest)
+                mean_pool = partial(F.avg_pool2d, kernel_size=3, stride=1, padding=1, count_include_pad=False)
+                _replace_pool(self.net.get_submodule(f"Mixed_{name}"), mean_pool)
+            max_pool = partial(F.max_pool2d, kernel_size=3, stride=1, padding=1)
+            _replace_pool(self.net.get_submodule("Mixed_7c"), max_pool)
 
     @torch.inference_mode()
     def forward(self, rgb: Tensor) -> Tensor:
-        """See ``Features.forward``."""
+        """Return features, (B, 2048); see ``Features.forward``."""
         side = (_INCEPTION_SIDE, _INCEPTION_SIDE)
         seen = F.interpolate(rgb.float() / 255, size=side, mode="bilinear", align_corners=False)
         features: Tensor = self.net(2 * seen - 1)
@@ -224,16 +235,16 @@ class Inception(Features):
 
 
 class TopClass(Judge):
-    """A classifier of timm's: whether the class it gives the highest score is that of the label.
+    """A classifier of timm: whether its top class is the label.
 
-    Images are brought to the model's input size (bicubic) and normalized as its weights ask for; no crop.
+    Images are resized to the model's input size (bicubic), not cropped, and normalized as its weights need.
 
     Args:
         word: ``MODEL:FILE``, timm's name and a file of its weights; or ``MODEL``, with those of the hub.
-        classes: names of the source's classes, by label.
+        classes: the names of the classes in the data, by label.
 
     Raises:
-        UserError: timm has no such model, the file does not fit, or its classes are not the source's.
+        UserError: timm has no such model, the file does not fit, or its classes are not those of the data.
         Unavailable: the hub cannot be reached.
     """
 
@@ -245,8 +256,8 @@ class TopClass(Judge):
                 f"classifier {word}: timm has no model {model}; give MODEL:FILE, as in resnet50:weights.pth"
             )
         try:
-            net: nn.Module = quietly(lambda: timm.create_model(model, pretrained=not file))
-        except Exception as error:  # a hub fails in as many ways as there are layers between
+            net: nn.Module = call_quietly(lambda: timm.create_model(model, pretrained=not file))
+        except Exception as error:  # a hub fails in many ways
             raise Unavailable(
                 f"top-1 is left out: {model}'s weights cannot be fetched ({type(error).__name__}); go online once, or "
                 f"name a file: {model}:FILE"
@@ -262,24 +273,24 @@ class TopClass(Judge):
         for name in ("mean", "std"):
             self.register_buffer(name, torch.tensor(config[name]).view(1, 3, 1, 1))
         self.place: Tensor
-        self.register_buffer("place", torch.tensor(_places(model, net, classes)))
+        self.register_buffer("place", torch.tensor(_match_classes(model, net, classes)))
 
     @torch.inference_mode()
     def forward(self, rgb: Tensor, labels: Tensor) -> Tensor:
-        """(B,), bool: right or wrong, of images (B, 3, H, W), uint8, and labels, (B,)."""
+        """Whether each image, (B, 3, H, W), uint8, is classified as its label, (B,): (B,), bool."""
         side = (self.side, self.side)
         seen = F.interpolate(rgb.float() / 255, size=side, mode="bicubic", align_corners=False, antialias=True)
         scores: Tensor = self.net((seen.clamp(0, 1) - self.mean) / self.std)
         return scores.argmax(1) == self.place[labels]
 
 
-def _places(model: str, net: nn.Module, classes: Sequence[str]) -> list[int]:
-    """Which of the classifier's outputs stands for each class of the source."""
+def _match_classes(model: str, net: nn.Module, classes: Sequence[str]) -> list[int]:
+    """Return the output of the classifier that stands for each class of the data."""
     outputs = int(getattr(net, "num_classes", 0))
-    if outputs == 1000:  # ImageNet's: by WordNet's names, which its folders have
-        named = {name: place for place, name in enumerate(ImageNetInfo().label_names())}
-        if all(name in named for name in classes):
-            return [named[name] for name in classes]
+    if outputs == 1000:  # of ImageNet, by the WordNet names of its folders
+        outputs_by_name = {name: output for output, name in enumerate(ImageNetInfo().label_names())}
+        if all(name in outputs_by_name for name in classes):
+            return [outputs_by_name[name] for name in classes]
     if outputs == len(classes):
         return list(range(outputs))
     raise UserError(
@@ -288,8 +299,8 @@ def _places(model: str, net: nn.Module, classes: Sequence[str]) -> list[int]:
     )
 
 
-def _pool_by(block: nn.Module, pool: Callable[[Tensor], Tensor]) -> None:
-    """In place of the block's own pooling, which is a function and cannot be exchanged: its result is not used."""
+def _replace_pool(block: nn.Module, pool: Callable[[Tensor], Tensor]) -> None:
+    """Use another pooling in a block. The block's own is a function and cannot be replaced: its result is not used."""
     seen: list[Tensor] = []
 
     def keep(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -302,51 +313,35 @@ def _pool_by(block: nn.Module, pool: Callable[[Tensor], Tensor]) -> None:
     block.get_submodule("branch_pool").register_forward_pre_hook(exchange)
 
 
-def _mean_without_padding(x: Tensor) -> Tensor:
-    return F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
-
-
-def _largest(x: Tensor) -> Tensor:
-    return F.max_pool2d(x, 3, stride=1, padding=1)
-
-
-def _scaled(rgb: Tensor) -> Tensor:
+def _scale(rgb: Tensor) -> Tensor:
     return rgb.float() / 127.5 - 1
 
 
-_LATER = (  # what needs weights that nobody named
-    "LPIPS is left out: name AlexNet's weights (torchvision's alexnet-owt-7be5be79.pth) with --lpips",
-    "FID is left out: name Inception's weights (pt_inception-2015-12-05-6726825d.pth) with --inception",
-    "top-1 is left out: name a classifier, as in --classifier vgg16:FILE, and images with labels",
-)
-
-J = TypeVar("J", bound=Judge)
-
-
 class Panel(NamedTuple):
-    """On the device."""
+    """The networks that judge colored images, on the device."""
 
     lpips: Lpips | None
     features: Features | None
     classifier: TopClass | None
     labels: NDArray[np.int64] | None
-    """Of all images of the source."""
+    """The labels of all images of the source."""
     missing: list[str]
-    """Why others are not there, a line each."""
+    """A line for each network that is missing, which says why."""
 
     @property
     def present(self) -> list[Judge]:
-        """All of them."""
-        return [judge for judge in (self.lpips, self.features, self.classifier) if judge is not None]
+        """All networks that are not missing."""
+        networks = (self.lpips, self.features, self.classifier)
+        return [network for network in networks if network is not None]
 
     @property
     def fields(self) -> list[str]:
-        """Of the records, beyond the usual."""
+        """The fields that they add to the records."""
         return ["lpips"] * (self.lpips is not None) + ["right"] * (self.classifier is not None)
 
     @property
     def width(self) -> int:
-        """Of the features; 0 without them."""
+        """The length of a row of features; 0 without them."""
         return self.features.width if self.features is not None else 0
 
 
@@ -358,32 +353,32 @@ def open_panel(
     classes: Sequence[str],
     device: torch.device,
 ) -> Panel:
-    """The networks that are named.
+    """Open the networks that are named.
 
     Args:
         lpips: see ``Lpips``; "" for none, as of the others.
         inception: see ``Inception``.
         classifier: see ``TopClass``.
-        labels: of the images; a classifier needs them.
-        classes: their names.
-        device: where they run.
+        labels: the labels of the images; a classifier needs them.
+        classes: the names of the classes.
+        device: where the networks run.
 
     Raises:
         UserError: weights that are named cannot be read, or are of another network.
     """
-    missing = [said for name, said in zip((lpips, inception, classifier), _LATER, strict=True) if not name]
+    missing = [line for name, line in zip((lpips, inception, classifier), _MISSING, strict=True) if not name]
 
-    def opened(make: Callable[[], J], named: str) -> J | None:
+    def open_network(make: Callable[[], J], name: str) -> J | None:
         try:
-            return make().to(device).eval() if named else None
+            return make().to(device).eval() if name else None
         except Unavailable as error:
             missing.append(str(error))
             return None
 
     return Panel(
-        opened(lambda: Lpips(lpips), lpips),
-        opened(lambda: Inception(inception), inception),
-        opened(lambda: TopClass(classifier, classes), classifier),
+        open_network(lambda: Lpips(lpips), lpips),
+        open_network(lambda: Inception(inception), inception),
+        open_network(lambda: TopClass(classifier, classes), classifier),
         labels,
         missing,
     )

@@ -1,4 +1,4 @@
-"""The images that are scored: each decoded once, cut to one square, the gray ones left out."""
+"""The images that are scored: each is decoded once and cut to a square; gray ones are left out."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -23,7 +23,7 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Pair:
-    """An image, and the one whose colors it takes where colors are drawn at random."""
+    """An image, and its donor: the image that gives its colors where colors are random."""
 
     index: int
     pixels: Pixels
@@ -34,16 +34,16 @@ class Pair:
 class Circle:
     """The images of a source in a shuffled order, as a circle.
 
-    An image's random colors are those of the next one in the circle that is kept. That is a derangement of the kept
-    ones, fixed by the seed, and no image need be read twice for it.
+    The donor of an image is the next one in the circle that is in color. So donors are a derangement, fixed by the
+    seed, and no image is read twice.
 
     Args:
-        source: of the images.
-        size: of the squares, in pixels.
+        source: the images.
+        size: side of the squares, in pixels.
         gray_threshold: see ``is_gray``.
         seed: of the order.
-        most: so many images, the first of the order; 0 takes all.
-        seen: of every image that was ever met, see ``is_state``; grows.
+        most: the number of images, from the start of the order; 0 takes all.
+        seen: the state of every image that was read, see ``is_state``; records are added.
     """
 
     def __init__(self, source: Source, size: int, gray_threshold: float, seed: int, most: int, seen: Ledger) -> None:
@@ -56,68 +56,60 @@ class Circle:
 
     @property
     def kept(self) -> list[int]:
-        """In color, of those that were met; in the order of the circle."""
+        """The images in color, of those that were read; in the order of the circle."""
         return [index for index in self.order if index in self.seen and self.seen[index]["state"] == "kept"]
 
     @property
     def gray(self) -> int:
-        """How many are left out because they have no color."""
+        """The number of images that are left out because they have no color."""
         return sum(index in self.seen and self.seen[index]["state"] == "gray" for index in self.order)
 
     @property
     def skipped(self) -> list[tuple[str, str]]:
-        """Key and reason of those that cannot be read."""
+        """Key and reason of the images that cannot be read."""
         states = [(index, self.seen[index]["state"]) for index in self.order if index in self.seen]
         return [(self.source.key(index), state) for index, state in states if state not in ("kept", "gray")]
 
     def pairs(self, done: set[int]) -> Iterator[Pair]:
-        """The images in color that are not done yet, each read once.
+        """Yield the images in color that are not done yet, each read once.
 
         Args:
-            done: what needs no scoring any more; it is read only where one that is not done takes its colors.
+            done: images that are scored already. One of them is read only if it is the donor of an image that is not.
 
-        Yields nothing for the only one that is kept: nobody's colors are left for it.
+        If only one image is in color, it has no donor and is not yielded.
         """
+        candidates = []  # the images that are in color or not read yet, each with whether it must be scored
+        for index in self.order:
+            is_new = index not in self.seen
+            if is_new or self.seen[index]["state"] == "kept":
+                candidates.append((index, is_new or index not in done))
+        # The image behind one that must be scored is its donor.
+        before = [scored for _, scored in [*candidates[-1:], *candidates[:-1]]]
+        needed = [index for (index, scored), donor in zip(candidates, before, strict=True) if scored or donor]
         waiting: tuple[int, Pixels] | None = None
         first: tuple[int, Pixels] | None = None
-        for index, found in self._read_ahead(self._wanted(done)):
-            state = self._met(index, found)
-            if state != "kept" or isinstance(found, ImageError):
+        for index, pixels in self._read_ahead(needed):
+            if index not in self.seen:
+                if isinstance(pixels, ImageError):
+                    record = {"state": pixels.reason, "pixels": ""}
+                else:
+                    digest = hashlib.sha256(pixels.tobytes()).hexdigest()[:16]
+                    state = "gray" if is_gray(pixels, self.gray_threshold) else "kept"
+                    record = {"state": state, "pixels": digest}
+                self.seen.add([{"index": index, **record}])
+            if self.seen[index]["state"] != "kept":
                 continue
+            if isinstance(pixels, ImageError):
+                raise pixels  # an earlier call could read it
             if waiting is not None:
-                yield Pair(*waiting, found)
-            waiting = (index, found) if index not in done else None
-            first = first or (index, found)
+                yield Pair(*waiting, pixels)
+            waiting = (index, pixels) if index not in done else None
+            first = first or (index, pixels)
         if waiting is not None and first is not None and first[0] != waiting[0]:
             yield Pair(*waiting, first[1])
 
-    def _met(self, index: int, found: Pixels | ImageError) -> str:
-        """The state of an image, which is kept from now on."""
-        if index not in self.seen:
-            if isinstance(found, ImageError):
-                record = {"state": found.reason, "pixels": ""}
-            else:
-                digest = hashlib.sha256(found.tobytes()).hexdigest()[:16]
-                record = {"state": "gray" if is_gray(found, self.gray_threshold) else "kept", "pixels": digest}
-            self.seen.add([{"index": index, **record}])
-        state = str(self.seen[index]["state"])
-        if isinstance(found, ImageError) and state == "kept":
-            raise found  # an earlier call could read it
-        return state
-
-    def _wanted(self, done: set[int]) -> list[int]:
-        """What must be read: what is not done, and whose colors that takes, in the order of the circle."""
-        unknown = [index not in self.seen for index in self.order]
-        candidates = [
-            (index, new or index not in done)
-            for index, new in zip(self.order, unknown, strict=True)
-            if new or self.seen[index]["state"] == "kept"
-        ]
-        before = [needed for _, needed in [*candidates[-1:], *candidates[:-1]]]
-        return [index for (index, needed), donor in zip(candidates, before, strict=True) if needed or donor]
-
     def _read_ahead(self, indices: Sequence[int]) -> Iterator[tuple[int, Pixels | ImageError]]:
-        """Decoded in another thread (one: sources need not bear several), some ahead of who takes them."""
+        """Decode images ahead in one other thread (sources need not allow several)."""
 
         def read(index: int) -> Pixels | ImageError:
             try:
@@ -138,9 +130,9 @@ class Circle:
 
 
 def square(image: Image.Image, size: int) -> Pixels:
-    """The middle square of an image, RGB, at ``size`` pixels a side (Pillow's bicubic filter): uint8 (size, size, 3).
+    """Return the middle square of an RGB image: uint8 (size, size, 3), by Pillow's bicubic filter.
 
-    The shorter side becomes ``size`` and the longer is cut; a smaller image is enlarged.
+    The shorter side becomes ``size`` and the longer is cut. A smaller image is enlarged.
     """
     side = min(image.size)
     left, top = (image.width - side) / 2, (image.height - side) / 2
@@ -149,7 +141,7 @@ def square(image: Image.Image, size: int) -> Pixels:
 
 
 def is_state(record: Record) -> bool:
-    """Of the ledger of images: "kept", "gray", or why one cannot be read; and a digest of its pixels."""
+    """Whether a record is of the ledger of images: "kept", "gray" or why it cannot be read; and a digest of pixels."""
     return all(isinstance(record.get(name), str) for name in ("state", "pixels"))
 
 
@@ -159,5 +151,5 @@ def is_gray(pixels: Pixels, threshold: float) -> bool:
 
 
 def planes(images: Sequence[Pixels]) -> Tensor:
-    """uint8 (B, 3, H, W)."""
+    """Stack images: uint8 (B, 3, H, W)."""
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()

@@ -1,4 +1,4 @@
-"""What is known of each image, in a file that only grows: a stopped scoring goes on from it."""
+"""A file of records, one for each image, that only grows: a job that was stopped goes on from it."""
 
 import hashlib
 import json
@@ -19,16 +19,16 @@ Floats = NDArray[np.float32]
 class Ledger:
     """Records by image, a line of JSON each, and for each a row of numbers, if there is a ``width``.
 
-    The first line is the identity: of what, how. The rows lie in a second file, float32, in the order of the lines. A
-    row is written before its line, so that a line says that its row is there; what a kill cut short is dropped when
-    the ledger is opened again.
+    The first line is the identity. The rows are in a second file, float32, in the order of the lines. A
+    row is written before its line, so that each line has a row. What a kill cut short is removed when the
+    ledger is opened again.
 
     Args:
-        folder: of the files; made if it does not exist.
-        name: for people; the identity's hash is added to it.
-        identity: plain values; everything that a record depends on but the image.
-        whole: whether a record that was read is one that was written, beyond its index.
-        width: of the rows; 0 for none.
+        folder: the folder of the files; made if it does not exist.
+        name: the start of the file names; the hash of the identity is added.
+        identity: plain values: everything that a record depends on, except the image.
+        is_valid: checks the fields of a record that was read, except its index.
+        width: the length of a row; 0 for no rows.
 
     Raises (every method): UserError, the files cannot be read or written, or have been edited.
     """
@@ -38,25 +38,33 @@ class Ledger:
         folder: Path,
         name: str,
         identity: Mapping[str, Any],
-        whole: Callable[[Record], bool] = lambda record: True,
+        is_valid: Callable[[Record], bool] = lambda record: True,
         width: int = 0,
     ) -> None:
-        head = json.dumps({"identity": identity}, sort_keys=True)
-        stem = f"{slug(name)}-{hashlib.sha256(head.encode()).hexdigest()[:12]}"
+        header = json.dumps({"identity": identity}, sort_keys=True)
+        stem = f"{slug(name)}-{hashlib.sha256(header.encode()).hexdigest()[:12]}"
         self.path, self._rows_path, self.width = folder / f"{stem}.jsonl", folder / f"{stem}.f32", width
         self._records: dict[int, Record] = {}
         self._order: dict[int, int] = {}
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            lines = self._kept_lines()
-            if lines:
-                self._read(lines, head, whole)
+            content = self.path.read_bytes() if self.path.exists() else b""
+            end = content.rfind(b"\n") + 1
+            if end < len(content):  # a kill cut the last line short
+                with self.path.open("r+b") as file:
+                    file.truncate(end)
+            if lines := content[:end].splitlines():
+                self._read(lines, header, is_valid)
             else:
-                self._append(self.path, f"{head}\n".encode())
+                self._append(self.path, f"{header}\n".encode())
             if width:
-                self._trim_rows()
+                size = len(self) * width * 4
+                with self._rows_path.open("ab") as file:
+                    if file.tell() < size:  # not the work of a kill: a row is written before its line
+                        raise UserError(f"{self._rows_path}: shorter than {self.path.name} says; remove both files")
+                    file.truncate(size)
         except OSError as error:
-            raise self._unwritten(error) from error
+            raise self._file_error(error) from error
 
     def __len__(self) -> int:
         return len(self._records)
@@ -76,63 +84,46 @@ class Ledger:
             text = "".join(f"{json.dumps(record, allow_nan=False)}\n" for record in records)
             self._append(self.path, text.encode())
         except OSError as error:
-            raise self._unwritten(error) from error
+            raise self._file_error(error) from error
         for record in records:
             self._order[record["index"]] = len(self._records)
             self._records[record["index"]] = record
 
     def rows(self, indices: Sequence[int]) -> Floats:
-        """(len(indices), width): the rows of these images."""
+        """Return the rows of these images: (len(indices), width)."""
         if not indices:
             return np.empty((0, self.width), np.float32)
         stored = np.memmap(self._rows_path, "<f4", "r", shape=(len(self), self.width))
         return np.asarray(stored[[self._order[index] for index in indices]], np.float32)
 
-    def _kept_lines(self) -> list[bytes]:
-        """The whole lines; what follows the last of them is cut off."""
-        if not self.path.exists():
-            return []
-        content = self.path.read_bytes()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
-            with self.path.open("r+b") as file:
-                file.truncate(whole)
-        return content[:whole].splitlines()
-
-    def _read(self, lines: Sequence[bytes], head: str, whole: Callable[[Record], bool]) -> None:
-        if lines[0] != head.encode():
-            raise self._edited(1)
+    def _read(self, lines: Sequence[bytes], header: str, is_valid: Callable[[Record], bool]) -> None:
+        if lines[0] != header.encode():
+            raise self._edit_error(1)
         for number, line in enumerate(lines[1:], 2):
             try:
                 record = json.loads(line)
                 if not isinstance(record, dict) or type(index := record.get("index")) is not int or index < 0:
                     raise ValueError
-                if index in self._records or not whole(record):
+                if index in self._records or not is_valid(record):
                     raise ValueError
-            except (ValueError, RecursionError) as error:
-                raise self._edited(number) from error
+            except ValueError as error:
+                raise self._edit_error(number) from error
             self._order[index], self._records[index] = number - 2, record
-
-    def _trim_rows(self) -> None:
-        """Rows without a line are cut off; a line without a row is the work of somebody else."""
-        wanted = len(self) * self.width * 4
-        with self._rows_path.open("ab") as file:
-            if file.tell() < wanted:
-                raise UserError(f"{self._rows_path}: shorter than {self.path.name} says; remove both files")
-            file.truncate(wanted)
 
     @staticmethod
     def _append(path: Path, content: bytes) -> None:
         with path.open("ab") as file:
             file.write(content)
 
-    def _edited(self, number: int) -> UserError:
-        return UserError(f"{self.path}: line {number} is none that pretint score wrote; remove the file to score anew")
+    def _edit_error(self, number: int) -> UserError:
+        return UserError(f"{self.path}: pretint score did not write line {number}; remove the file to score again")
 
-    def _unwritten(self, error: OSError) -> UserError:
-        return UserError(f"{self.path}: cannot be read or written ({error.strerror}); make room and call again")
+    def _file_error(self, error: OSError) -> UserError:
+        return UserError(
+            f"{self.path}: cannot be read or written ({error.strerror}); free some disk space and run the command again"
+        )
 
 
 def slug(name: str) -> str:
-    """A name as part of a file's name: letters, digits, dots and dashes, at most 60."""
+    """Turn a name into a part of a file name: letters, digits, dots and dashes, at most 60."""
     return re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-.")[:60] or "x"

@@ -1,4 +1,4 @@
-"""What is scored: networks, and what every network must be better than."""
+"""The methods that are scored: networks, colors that spread from hints, and the baselines."""
 
 import hashlib
 import math
@@ -25,14 +25,14 @@ BASELINES = {
     "random": "ab of another image, which one is fixed by the seed",
     "truth": "the image itself",
 }
-"""They are in every table."""
+"""The methods in every table."""
 
 REFERENCE, SCRIBBLES = "reference:", "scribbles"
 
 COLDEST = 0.01
-"""The least temperature: toward 0 the annealed mean is that of the likeliest bins long before numbers run out."""
+"""The least temperature. There the annealed mean is that of the likeliest bins already."""
 
-_SIDE = 6  # of a hint, as the publication tests it
+_SIDE = 6  # pixels of a hint, as in the tests of the publication
 _MOST_HINTS = 10_000
 
 
@@ -48,65 +48,70 @@ class Batch(NamedTuple):
     bins: Tensor
     """(B, S, S), int64: the color bin nearest to the truth."""
     donor_ab: Tensor
-    """(B, 2, S, S): ab of another image each."""
+    """(B, 2, S, S): ab of another image for each."""
 
 
 class Method(NamedTuple):
-    """A way to color, ready to use."""
+    """A way to color images, ready to use."""
 
     name: str
-    """As the table shows it."""
+    """The name in the table."""
     about: str
     identity: dict[str, Any]
-    """What its colors depend on but the images: plain values."""
+    """All that its colors depend on except the images: plain values."""
     home: Path | None
-    """The run that it is of."""
+    """The run of the network, if it is in one."""
     color: Callable[[Batch], Tensor]
     """ab, (B, 2, S, S), unscaled."""
     warning: str = ""
-    """A line for the user, if its colors are worth nothing."""
+    """A line for the user, if the colors are useless."""
 
 
 def open_method(word: str, device: torch.device, temperature: float, seed: int) -> Method:
-    """The method that a user names.
+    """Open the method that a user names.
 
     - ``gray``, ``random``, ``truth``: the baselines. A run of that name is ``./gray``.
     - ``RUN``: a run's folder or a checkpoint file.
-    - ``RUN@hints=10``: the same, which is given 10 hints from the truth, see ``hints_from_truth``.
+    - ``RUN@hints=10``: the same with 10 hints from the truth, see ``hints_from_truth``.
     - ``RUN@size=128``: the network sees the images at 128 pixels; its colors are enlarged (bilinear). By default it
-      sees them as ``pretint colorize`` shows them: as large as those that it was trained on.
-    - ``RUN@temperature=0.5``: another temperature of the annealed mean. Several with commas: ``RUN@hints=1,size=128``.
-    - ``scribbles@hints=10``: no network, but color that spreads from such hints over the images as they are scored,
+      sees them at the size of its training images, as in ``pretint colorize``.
+    - ``RUN@temperature=0.5``: another temperature of the annealed mean. Options are separated by commas:
+      ``RUN@hints=1,size=128``.
+    - ``scribbles@hints=10``: no network: color spreads from such hints over the images as they are scored,
       see ``pretint.colorization.scribbles``. A run of that name is ``./scribbles``.
 
     Args:
         word: one of these.
         device: where a network runs.
-        temperature: unless the word says else.
+        temperature: if the word names none.
         seed: of the hints, and of the random colors.
 
     Raises:
         UserError: there is no such method, or the network has no colors, or takes no hints.
     """
     if word in BASELINES:
-        own = {"gray": _gray, "random": _random, "truth": _truth}[word]
         identity = {"method": word} | ({"seed": seed} if word == "random" else {})
-        return Method(word, BASELINES[word], identity, None, own)
+        baselines: dict[str, Callable[[Batch], Tensor]] = {
+            "gray": lambda batch: torch.zeros_like(batch.donor_ab),
+            "random": lambda batch: batch.donor_ab,
+            "truth": lambda batch: batch.lab[:, 1:],
+        }
+        return Method(word, BASELINES[word], identity, None, baselines[word])
     if word == SCRIBBLES or word.startswith(f"{SCRIBBLES}@"):
-        return _scribbles(word, seed)
-    return _network(word, device, temperature, seed)
+        return _open_scribbles(word, seed)
+    return _open_network(word, device, temperature, seed)
 
 
 def hints_from_truth(truth: Tensor, indices: list[int], count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Hints as the publication of the network that takes them tests it: squares of 6 pixels, see ``sample_hints``.
+    """Draw hints as in the tests of the publication of the network that takes them: squares of 6 pixels.
 
-    They depend on the seed and each image's index alone; the first n of more are the same as if only n were asked
-    for.
+    See ``sample_hints``. They depend only on the seed and on each image's index. The first n of more hints are those
+    that n alone would be.
 
     Args:
         truth: (B, 2, H, W), ab, unscaled.
         indices: of the images, in their source.
-        count: of hints.
+        count: the number of hints.
         seed: any whole number from 0.
     """
     numbers = torch.tensor(indices, device=truth.device)
@@ -115,8 +120,8 @@ def hints_from_truth(truth: Tensor, indices: list[int], count: int, seed: int) -
     return hints, mask
 
 
-def _scribbles(word: str, seed: int) -> Method:
-    path, options = _parsed(word)
+def _open_scribbles(word: str, seed: int) -> Method:
+    path, options = _parse_options(word)
     count = int(options.get("hints", 0))
     if options.keys() != {"hints"} or not count or path != Path(SCRIBBLES):
         raise UserError(f"{word}: color spreads from hints; say how many, and nothing else: {SCRIBBLES}@hints=10")
@@ -124,21 +129,21 @@ def _scribbles(word: str, seed: int) -> Method:
     def color(batch: Batch) -> Tensor:
         truth = batch.lab[:, 1:]
         hints, mask = hints_from_truth(truth, batch.indices, count, seed)
-        found = []
-        for lightness, ab, given in zip(batch.lab[:, 0], hints, mask, strict=True):
-            pixels = given.flatten().nonzero()[:, 0].cpu().numpy()
+        results = []
+        for lightness, ab, hinted in zip(batch.lab[:, 0], hints, mask, strict=True):
+            pixels = hinted.flatten().nonzero()[:, 0].cpu().numpy()
             colors = ab.flatten(1).T.double().cpu().numpy()[pixels]
-            found.append(torch.from_numpy(propagate(lightness.double().cpu().numpy(), pixels, colors).ab))
-        return torch.stack(found).to(truth)
+            results.append(torch.from_numpy(propagate(lightness.double().cpu().numpy(), pixels, colors).ab))
+        return torch.stack(results).to(truth)
 
-    about = f"{_counted(count)} of {_SIDE} x {_SIDE} pixels from the truth, spread by Levin et al. 2004"
+    about = f"{_count_hints(count)} of {_SIDE} x {_SIDE} pixels from the truth, spread by Levin et al. 2004"
     return Method(word, about, {"method": SCRIBBLES, "hints": count, "side": _SIDE, "seed": seed}, None, color)
 
 
-def _network(word: str, device: torch.device, temperature: float, seed: int) -> Method:
+def _open_network(word: str, device: torch.device, temperature: float, seed: int) -> Method:
     if word.startswith(REFERENCE):
         raise UserError(f"{word}: a reference gives its colors to one image; {SCRIBBLES}@hints=10 can be scored")
-    path, options = _parsed(word)
+    path, options = _parse_options(word)
     file, part = split_part(path)
     require_model(path)
     checkpoint = find_checkpoint(file)
@@ -161,58 +166,46 @@ def _network(word: str, device: torch.device, temperature: float, seed: int) -> 
         about.append(f"T = {temperature:g}")
     if hints is not None:
         identity |= {"hints": hints, "side": _SIDE, "seed": seed}
-    seen = colorizer.backbone.fit_size(size)
-    told = f", and {_counted(hints)} of {_SIDE} x {_SIDE} of these from the truth" if hints is not None else ""
-    about.append(f"sees {seen} x {seen} pixels{told}")
+    side = colorizer.backbone.fit_size(size)
+    truth = f", and {_count_hints(hints)} of {_SIDE} x {_SIDE} of these from the truth" if hints is not None else ""
+    about.append(f"sees {side} x {side} pixels{truth}")
     name = path.resolve().name if run == path else weights_title(path)
-    view = _View(colorizer, size, temperature, hints, seed)
-    return Method(_with_options(name, options), ", ".join(about), identity, run, view, pretrained.warning)
+    if options:
+        name += "@" + ",".join(f"{key}={value:g}" for key, value in options.items())
+    color = _NetworkMethod(colorizer, size, temperature, hints, seed)
+    return Method(name, ", ".join(about), identity, run, color, pretrained.warning)
 
 
-class _View:
+class _NetworkMethod:
     """A network as a method."""
 
     def __init__(self, colorizer: Colorizer, size: int, temperature: float, hints: int | None, seed: int) -> None:
         self.colorizer, self.size, self.temperature, self.hints, self.seed = colorizer, size, temperature, hints, seed
 
     def __call__(self, batch: Batch) -> Tensor:
-        lightness = batch.lab[:, :1]
-        side = lightness.shape[-1]
-        seen = self.colorizer.backbone.fit_size(self.size)
-        ab = self._ab(_resized(lightness, seen).clamp(0, 100), _resized(batch.lab[:, 1:], seen), batch.indices)
-        return ab if seen == side else F.interpolate(ab, size=(side, side), mode="bilinear", align_corners=False)
-
-    def _ab(self, lightness: Tensor, truth: Tensor, indices: list[int]) -> Tensor:
+        side = batch.lab.shape[-1]
+        seen_side = self.colorizer.backbone.fit_size(self.size)
+        lightness, truth = _resize(batch.lab[:, :1], seen_side).clamp(0, 100), _resize(batch.lab[:, 1:], seen_side)
         if self.hints is None:
-            return self.colorizer.colorize(lightness, self.temperature)
-        hints, mask = hints_from_truth(truth, indices, self.hints, self.seed)
-        return self.colorizer.colorize(lightness, self.temperature, hints, mask)
+            ab = self.colorizer.colorize(lightness, self.temperature)
+        else:
+            hints, mask = hints_from_truth(truth, batch.indices, self.hints, self.seed)
+            ab = self.colorizer.colorize(lightness, self.temperature, hints, mask)
+        return ab if seen_side == side else F.interpolate(ab, size=(side, side), mode="bilinear", align_corners=False)
 
 
-def _resized(maps: Tensor, size: int) -> Tensor:
+def _resize(maps: Tensor, size: int) -> Tensor:
     if maps.shape[-1] == size:
         return maps
     return F.interpolate(maps, size=(size, size), mode="bicubic", align_corners=False, antialias=True)
 
 
-def _counted(hints: int) -> str:
-    return "1 hint" if hints == 1 else f"{hints:,} hints"
+def _count_hints(count: int) -> str:
+    return "1 hint" if count == 1 else f"{count:,} hints"
 
 
-def _gray(batch: Batch) -> Tensor:
-    return torch.zeros_like(batch.donor_ab)
-
-
-def _random(batch: Batch) -> Tensor:
-    return batch.donor_ab
-
-
-def _truth(batch: Batch) -> Tensor:
-    return batch.lab[:, 1:]
-
-
-def _parsed(word: str) -> tuple[Path, dict[str, float]]:
-    """``RUN@key=value,key=value``; a path that exists is one as it stands."""
+def _parse_options(word: str) -> tuple[Path, dict[str, float]]:
+    """Split ``RUN@key=value,key=value`` into path and options; a path that exists has no options."""
     path, at, tail = word.rpartition("@")
     if Path(word).exists() or not at or "=" not in tail:
         return Path(word), {}
@@ -235,7 +228,3 @@ def _parsed(word: str) -> tuple[Path, dict[str, float]]:
             )
         options[key] = number
     return Path(path), options
-
-
-def _with_options(name: str, options: dict[str, float]) -> str:
-    return name + ("@" + ",".join(f"{key}={value:g}" for key, value in options.items()) if options else "")

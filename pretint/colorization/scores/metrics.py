@@ -28,18 +28,22 @@ from pretext.errors import UserError
 LARGEST = 150
 """The last threshold, in Lab units."""
 WHOLE = 2 * LARGEST
-"""What a pixel of no error adds to ``areas``."""
+"""The area that a pixel without error adds."""
 
 Sums = NDArray[np.int64]
+Rows = NDArray[np.floating]
+
+_SIGMA, _RADIUS = 1.5, 5  # the window of 11 x 11 of Wang et al. 2004
+_C1, _C2 = 0.01**2, 0.03**2
 
 
 def pixel_areas(errors: Tensor) -> Tensor:
-    """What each pixel adds to the area, in 1 / 300: int64 of the shape of ``errors`` (L2 in ab, unscaled, >= 0)."""
+    """Return the area that each pixel adds, in 1 / 300: int64 of the shape of ``errors`` (L2 in ab, unscaled, >= 0)."""
     return torch.where(errors > 0, (WHOLE + 1 - 2 * errors.ceil()).clamp_min(0), WHOLE).long()
 
 
 def areas_by_bin(ab: Tensor, truth: Tensor, bins: Tensor, n_bins: int) -> Tensor:
-    """Areas of images, summed by the true bin of the pixels.
+    """Sum the areas of images by the true bin of the pixels.
 
     Args:
         ab: (B, 2, h, w), predicted, unscaled.
@@ -54,13 +58,13 @@ def areas_by_bin(ab: Tensor, truth: Tensor, bins: Tensor, n_bins: int) -> Tensor
 
 
 def sums_by_bin(values: Tensor, bins: Tensor, n_bins: int) -> Tensor:
-    """(B, Q), int64: whole numbers, (B, h, w), of every image, summed by bin, (B, h, w)."""
+    """Sum whole numbers, (B, h, w), of every image by bin, (B, h, w): (B, Q), int64."""
     sums = torch.zeros(len(bins), n_bins, dtype=torch.int64, device=bins.device)
     return sums.scatter_add_(1, bins.flatten(1), values.flatten(1))
 
 
 def raw_auc(areas: Sums, pixels: Sums) -> NDArray[np.float64]:
-    """Every pixel weighs the same.
+    """Return the AuC of each image, in which every pixel has the same weight.
 
     Args:
         areas: (N, Q), of ``areas_by_bin``.
@@ -76,12 +80,12 @@ def raw_auc(areas: Sums, pixels: Sums) -> NDArray[np.float64]:
 def balanced_auc(
     areas: Sums, pixels: Sums, times: NDArray[np.floating], weights: NDArray[np.float64] | None = None
 ) -> NDArray[np.float64]:
-    """Every pixel weighs as its true bin does.
+    """Return the AuC of all images, in which every pixel has the weight of its true bin.
 
     Args:
         areas: (N, Q), of ``areas_by_bin``.
         pixels: (N, Q), how many there are.
-        times: (N, R), how often each image counts, in R resamples; a column of ones is the images as they are.
+        times: (N, R), how often each image counts in each of R resamples; a column of ones counts each image once.
         weights: (Q,), per pixel: the inverse of a prior. None takes the inverse frequency among the pixels that are
             counted, so that every bin that occurs weighs the same, and a bin that does not occur nothing.
 
@@ -93,19 +97,14 @@ def balanced_auc(
     area, count = counted @ areas[:, occurs] / WHOLE, counted @ pixels[:, occurs]  # (R, bins that occur)
     with np.errstate(invalid="ignore", divide="ignore"):
         if weights is None:
-            found = np.where(count > 0, area / count, 0).sum(1) / (count > 0).sum(1)
+            values: NDArray[np.float64] = np.where(count > 0, area / count, 0).sum(1) / (count > 0).sum(1)
         else:
-            found = area @ weights[occurs] / (count @ weights[occurs])
-    result: NDArray[np.float64] = found
-    return result
-
-
-_SIGMA, _RADIUS = 1.5, 5  # the window of 11 x 11 of Wang et al. 2004
-_C1, _C2 = 0.01**2, 0.03**2
+            values = area @ weights[occurs] / (count @ weights[occurs])
+    return values
 
 
 def squared_error(rgb: Tensor, truth: Tensor) -> Tensor:
-    """The mean over pixels and the three channels of the squared difference.
+    """Return the squared difference, averaged over pixels and the three channels.
 
     Args:
         rgb: (B, 3, H, W), uint8.
@@ -117,18 +116,18 @@ def squared_error(rgb: Tensor, truth: Tensor) -> Tensor:
     Raises:
         UserError: the two are not of one shape.
     """
-    _of_one_shape(rgb, truth)
+    _check_shapes(rgb, truth)
     difference = rgb.int() - truth.int()
     return (difference * difference).flatten(1).sum(1).double() / difference[0].numel()
 
 
 def psnr(error: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB, 10 log10(255^2 / error), of ``squared_error``; infinite where that is 0."""
+    """Return the peak signal-to-noise ratio in dB of ``squared_error``, 10 log10(255^2 / error); infinite for 0."""
     return 10 * torch.log10(255.0**2 / error.double())
 
 
 def ssim(rgb: Tensor, truth: Tensor) -> Tensor:
-    """Structural similarity (Wang et al., IEEE TIP 2004), of R, G and B each, averaged.
+    """Return the structural similarity (Wang et al., IEEE TIP 2004), averaged over R, G and B.
 
     Gaussian window of sigma 1.5, cut off at 11 x 11, covariances of the population, K1 = 0.01, K2 = 0.03, a range of
     255; the mean over all windows that lie in the image. That is scikit-image's ``structural_similarity`` with
@@ -144,14 +143,23 @@ def ssim(rgb: Tensor, truth: Tensor) -> Tensor:
     Raises:
         UserError: the two are not of one shape, or smaller than the window.
     """
-    _of_one_shape(rgb, truth)
+    _check_shapes(rgb, truth)
     if min(rgb.shape[-2:]) < 2 * _RADIUS + 1:
         raise UserError(f"SSIM needs images of {2 * _RADIUS + 1} pixels or more a side, not {tuple(rgb.shape[-2:])}")
-    return torch.stack([_ssim(one, other) for one, other in zip(rgb, truth, strict=True)])
+    results = []
+    for image, real in zip(rgb, truth, strict=True):
+        # In single precision, dark flat areas would be off by 1e-4: squares of means are subtracted.
+        x, y = image.double() / 255, real.double() / 255
+        mx, my, xx, yy, xy = _blur(torch.stack((x, y, x * x, y * y, x * y)))
+        vx, vy, covariance = xx - mx * mx, yy - my * my, xy - mx * my
+        both = (2 * mx * my + _C1) * (2 * covariance + _C2)
+        similarity: Tensor = both / ((mx * mx + my * my + _C1) * (vx + vy + _C2))
+        results.append(similarity.mean())
+    return torch.stack(results)
 
 
 def colorfulness(rgb: Tensor, absolute: bool = False) -> Tensor:
-    """M3 of Hasler and Suesstrunk ("Measuring colorfulness in natural images", Proc. SPIE 5007, 2003).
+    """Return M3 of Hasler and Suesstrunk ("Measuring colorfulness in natural images", Proc. SPIE 5007, 2003).
 
     With rg = R - G and yb = (R + G) / 2 - B, both on the scale of 255, it is
     sqrt(var(rg) + var(yb)) + 0.3 sqrt(mean(rg)^2 + mean(yb)^2), variances of the population.
@@ -159,7 +167,7 @@ def colorfulness(rgb: Tensor, absolute: bool = False) -> Tensor:
     Args:
         rgb: (B, 3, H, W), uint8.
         absolute: take |rg| and |yb| in place of rg and yb, before mean and variance, as the evaluation code of DDColor
-            and others does. It is another number.
+            and others does. The number differs.
 
     Returns:
         (B,), float64, 0 for gray images.
@@ -172,30 +180,19 @@ def colorfulness(rgb: Tensor, absolute: bool = False) -> Tensor:
     total, squares = axes.sum(2).double() / 2, (axes.long() ** 2).sum(2).double() / 4
     means = total / count
     variances = (squares / count - means**2).clamp_min(0)
-    found: Tensor = variances.sum(1).sqrt() + 0.3 * (means**2).sum(1).sqrt()
-    return found
+    result: Tensor = variances.sum(1).sqrt() + 0.3 * (means**2).sum(1).sqrt()
+    return result
 
 
-def _ssim(rgb: Tensor, truth: Tensor) -> Tensor:
-    # In single precision dark flat areas would be off by 1e-4: squares of means are taken off.
-    x, y = rgb.double() / 255, truth.double() / 255
-    mx, my, xx, yy, xy = _blurred(torch.stack((x, y, x * x, y * y, x * y)))
-    vx, vy, covariance = xx - mx * mx, yy - my * my, xy - mx * my
-    both = (2 * mx * my + _C1) * (2 * covariance + _C2)
-    similarity: Tensor = both / ((mx * mx + my * my + _C1) * (vx + vy + _C2))
-    return similarity.mean()
-
-
-def _blurred(maps: Tensor) -> Tensor:
-    """(..., H, W) by the window, where it lies in the image: (..., H - 10, W - 10)."""
+def _blur(maps: Tensor) -> Tensor:
+    """Filter maps, (..., H, W), by the window, where it lies in the image: (..., H - 10, W - 10)."""
     at = torch.arange(-_RADIUS, _RADIUS + 1, dtype=torch.float64)
     window = torch.exp(-(at**2) / (2 * _SIGMA**2))
     weights = (window / window.sum()).tolist()
     flat = maps.flatten(0, -3)
     height, width = (side - 2 * _RADIUS for side in maps.shape[-2:])
     pieces = []
-    # Sums of shifted maps; one by one they stay in a processor's cache, where that is three times as fast as
-    # all at once.
+    # Sums of shifted maps. One by one they stay in the cache of a processor: three times as fast as all at once.
     for piece in flat.split(1 if flat.device.type == "cpu" else len(flat)):
         across = piece[..., :width] * weights[0]
         for shift, weight in enumerate(weights[1:], 1):
@@ -207,7 +204,7 @@ def _blurred(maps: Tensor) -> Tensor:
     return torch.cat(pieces).view(*maps.shape[:-2], height, width)
 
 
-def _of_one_shape(rgb: Tensor, truth: Tensor) -> None:
+def _check_shapes(rgb: Tensor, truth: Tensor) -> None:
     if rgb.shape != truth.shape:
         raise UserError(
             f"images of {tuple(rgb.shape[-2:])} and {tuple(truth.shape[-2:])} pixels cannot be compared; "
@@ -215,15 +212,13 @@ def _of_one_shape(rgb: Tensor, truth: Tensor) -> None:
         )
 
 
-Rows = NDArray[np.floating]
-
-
 def frechet_distance(first: Rows, second: Rows) -> float:
-    """|m1 - m2|^2 + tr(S1) + tr(S2) - 2 tr((S1 S2)^(1/2)) of the Gaussians fitted to two sets (Dowson and Landau 1982).
+    """Return the Frechet distance between two sets of features, as in FID (Heusel et al., NeurIPS 2017).
 
-    S are the covariances of the sample (divided by n - 1), as in the published code. With C the centered rows divided
-    by sqrt(n - 1), S = C' C, and the trace of the root is the sum of the singular values of C1 C2': no matrix root is
-    taken, nothing is added to a singular covariance, and fewer rows than features are cheaper, not worse.
+    It is |m1 - m2|^2 + tr(S1) + tr(S2) - 2 tr((S1 S2)^(1/2)) of the Gaussians fitted to the sets (Dowson and Landau
+    1982). S are the covariances of the sample (divided by n - 1), as in the published code. With C the centered rows
+    divided by sqrt(n - 1), S = C' C, and the trace of the root is the sum of the singular values of C1 C2': no matrix
+    root is taken, nothing is added to a singular covariance, and fewer rows than features are cheaper, not worse.
 
     The estimate from n rows is too large on average, by about a constant over n (Chong and Forsyth, CVPR 2020):
     compare only numbers of the same n.
@@ -237,17 +232,15 @@ def frechet_distance(first: Rows, second: Rows) -> float:
     """
     if min(len(first), len(second)) < 2:
         raise UserError(f"a Frechet distance needs two images on each side, not {len(first)} and {len(second)}")
-    means, factors = zip(*(_gaussian(rows) for rows in (first, second)), strict=True)
+    means, factors = [], []
+    for rows in (first, second):
+        exact = rows.astype(np.float64)
+        mean = exact.mean(0)
+        factor = (exact - mean) / np.sqrt(len(rows) - 1)  # factor' factor is the covariance
+        if len(factor) > factor.shape[1]:  # at most D rows
+            factor = np.linalg.qr(factor, mode="r")
+        means.append(mean)
+        factors.append(factor)
     cross = float(np.linalg.svd(factors[0] @ factors[1].T, compute_uv=False).sum())
     spread = sum(float(np.square(factor).sum()) for factor in factors)
     return max(0.0, float(np.square(means[0] - means[1]).sum()) + spread - 2 * cross)
-
-
-def _gaussian(rows: Rows) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The mean, (D,), and a matrix C with C' C the covariance, of at most D rows."""
-    exact = rows.astype(np.float64)
-    mean = exact.mean(0)
-    centered = (exact - mean) / np.sqrt(len(rows) - 1)
-    if len(centered) > centered.shape[1]:
-        centered = np.linalg.qr(centered, mode="r")
-    return mean, centered

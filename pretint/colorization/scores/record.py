@@ -1,4 +1,4 @@
-"""What is recorded of each image and method, and kept at once."""
+"""Records of each image and method: computed in batches, and saved at once."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -30,61 +30,70 @@ def record_scores(
     batch_size: int,
     device: torch.device,
 ) -> None:
-    """Score what is not scored yet.
+    """Score the images that are not in the ledgers yet.
 
     Args:
-        circle: of the images.
-        methods: that color them.
-        ledgers: of the methods; they grow.
-        panel: networks that judge.
-        batch_size: images at once.
-        device: where.
+        circle: the images.
+        methods: the methods that color them.
+        ledgers: the ledger of each method; records are added.
+        panel: the networks that judge the results.
+        batch_size: the number of images at once.
+        device: where they are computed.
 
     Raises:
-        UserError: a method gives no colors for an image of its size.
+        UserError: a method gives colors of a wrong size, or that are not finite.
         SystemExit, KeyboardInterrupt: it was asked to stop.
     """
     done = {index for index in circle.order if all(index in ledger for ledger in ledgers)}
     settled = len(done) + circle.gray + len(circle.skipped)
     gamut = Gamut(neighbors=1).to(device)
-    with progress("score", len(circle), "images", settled) as advance, stop_requests() as asked:
-        for group in _batched(circle.pairs(done), batch_size):
-            batch = _batch(group, gamut, device)
+    with progress("score", len(circle), "images", settled) as advance, stop_requests() as stop_signal:
+        for group in _group(circle.pairs(done), batch_size):
+            rgb = _planes(group).to(device)
+            donors = planes([pair.donor for pair in group]).to(device)
+            lab = rgb_to_lab(rgb)
+            bins = gamut.encode(lab[:, 1:]).nearest
+            batch = Batch([pair.index for pair in group], rgb, lab, bins, rgb_to_ab(donors))
             for method, ledger in zip(methods, ledgers, strict=True):
                 rows = [row for row, index in enumerate(batch.indices) if index not in ledger]
-                if rows:
-                    ledger.add(*score_batch(_part(batch, rows), method, panel, len(gamut)))
+                if not rows:
+                    continue
+                part = batch
+                if len(rows) < len(batch.indices):
+                    indices = [batch.indices[row] for row in rows]
+                    part = Batch(indices, batch.rgb[rows], batch.lab[rows], batch.bins[rows], batch.donor_ab[rows])
+                ledger.add(*score_batch(part, method, panel, len(gamut)))
             settled += len(group)
             advance(len(group), "")
-            if ending := asked():
+            if ending := stop_signal():
                 leave(ending, f"the scores of {settled:,} images are kept")
         if len(circle) > settled:
-            advance(len(circle) - settled, "")  # those that turned out gray or unreadable
+            advance(len(circle) - settled, "")  # images that are gray or unreadable
 
 
 def record_features(circle: Circle, ledger: Ledger, network: Features, batch_size: int, device: torch.device) -> None:
-    """Features of real images, where there are none yet; as ``record_scores``."""
+    """Add the features of real images that are not in the ledger yet. Stops as ``record_scores`` does."""
     done = {index for index in circle.order if index in ledger}
     settled = len(done) + circle.gray + len(circle.skipped)
-    with progress("disjoint", len(circle), "images", settled) as advance, stop_requests() as asked:
-        for group in _batched(circle.pairs(done), batch_size):
+    with progress("disjoint", len(circle), "images", settled) as advance, stop_requests() as stop_signal:
+        for group in _group(circle.pairs(done), batch_size):
             ledger.add([{"index": pair.index} for pair in group], _rows(network, _planes(group).to(device)))
             advance(len(group), "")
-            if ending := asked():
+            if ending := stop_signal():
                 leave(ending, f"the features of {len(ledger):,} images are kept")
 
 
 def score_batch(batch: Batch, method: Method, panel: Panel, n_bins: int) -> tuple[list[Record], Floats | None]:
-    """Records of a method on images, and rows of features, (B, D), if there is a network for them.
+    """Return records of a method on images, and rows of features, (B, D), if there is a network for them.
 
     Args:
-        batch: of the images.
-        method: that colors them.
-        panel: networks that judge.
+        batch: the images.
+        method: the method that colors them.
+        panel: the networks that judge the results.
         n_bins: Q.
 
     Raises:
-        UserError: it gives colors of another size, or that are no numbers.
+        UserError: the method gives colors of another size, or that are not finite.
     """
     truth = batch.lab[:, 1:]
     with torch.inference_mode():
@@ -93,18 +102,18 @@ def score_batch(batch: Batch, method: Method, panel: Panel, n_bins: int) -> tupl
             sizes = [tuple(maps.shape[-2:]) for maps in (ab, truth)]
             raise UserError(f"{method.name}: gave colors of {sizes[0]} pixels for images of {sizes[1]}")
         if not bool(ab.isfinite().all()):
-            raise UserError(f"{method.name}: gave colors that are no numbers; is the network whole?")
+            raise UserError(f"{method.name}: predicted colors that are NaN or infinite; are its weights damaged?")
         rgb = batch.rgb if method.name == "truth" else to_rgb(batch.lab[:, :1], ab)
         areas = areas_by_bin(ab, truth, batch.bins, n_bins).cpu()
         pixels = sums_by_bin(torch.ones_like(batch.bins), batch.bins, n_bins).cpu()
         # Apple's GPUs have no double precision.
-        ours, real = (one.cpu() if one.device.type == "mps" else one for one in (rgb, batch.rgb))
+        colored, real = (images.cpu() if images.device.type == "mps" else images for images in (rgb, batch.rgb))
         columns: dict[str, list[Any]] = {
-            "error": squared_error(ours, real).tolist(),
-            "ssim": ssim(ours, real).tolist(),
-            "cf": colorfulness(ours).tolist(),
-            "cf_abs": colorfulness(ours, absolute=True).tolist(),
-            "ab": [ColorRange().add(one) for one in ab.split(1)],
+            "error": squared_error(colored, real).tolist(),
+            "ssim": ssim(colored, real).tolist(),
+            "cf": colorfulness(colored).tolist(),
+            "cf_abs": colorfulness(colored, absolute=True).tolist(),
+            "ab": [ColorRange().add(image_ab) for image_ab in ab.split(1)],
         }
         if panel.lpips is not None:
             columns["lpips"] = panel.lpips(rgb, batch.rgb).tolist()
@@ -114,10 +123,10 @@ def score_batch(batch: Batch, method: Method, panel: Panel, n_bins: int) -> tupl
         rows = None if panel.features is None else _rows(panel.features, rgb)
     records = []
     for row, index in enumerate(batch.indices):
-        there = pixels[row].nonzero()[:, 0]
-        sparse = {"bins": there, "pixels": pixels[row, there], "areas": areas[row, there]}
-        found = {name: values.tolist() for name, values in sparse.items()}
-        records.append({"index": index, **found, **{name: column[row] for name, column in columns.items()}})
+        bins = pixels[row].nonzero()[:, 0]
+        sparse = {"bins": bins, "pixels": pixels[row, bins], "areas": areas[row, bins]}
+        lists = {name: values.tolist() for name, values in sparse.items()}
+        records.append({"index": index, **lists, **{name: column[row] for name, column in columns.items()}})
     return records, rows
 
 
@@ -125,13 +134,13 @@ def is_score(record: Record, pixels: int, n_bins: int, judged: Sequence[str]) ->
     """Whether a record is one of ``score_batch``.
 
     Args:
-        record: with whatever in it.
-        pixels: of an image.
+        record: any JSON object.
+        pixels: the number of pixels of an image.
         n_bins: Q.
-        judged: fields of the networks that judge.
+        judged: the fields of the networks that judge.
     """
     columns: list[Any] = [record.get(name) for name in ("bins", "pixels", "areas")]
-    if not all(isinstance(one, list) and all(type(value) is int for value in one) for one in columns):
+    if not all(isinstance(column, list) and all(type(value) is int for value in column) for column in columns):
         return False
     bins, counts, areas = columns
     if not len(bins) == len(counts) == len(areas) or bins != sorted({*bins} & {*range(n_bins)}):
@@ -142,13 +151,13 @@ def is_score(record: Record, pixels: int, n_bins: int, judged: Sequence[str]) ->
         return False
     if "right" in judged and type(record.get("right")) is not bool:
         return False
-    # What is no number is in no range.
+    # NaN lies in no range.
     numbers: list[tuple[str, Any]] = [(name, record.get(name)) for name in _RANGES if name != "lpips" or name in judged]
-    return all(type(one) in (int, float) and _RANGES[name][0] <= one <= _RANGES[name][1] for name, one in numbers)
+    return all(type(value) in (int, float) and _RANGES[name][0] <= value <= _RANGES[name][1] for name, value in numbers)
 
 
 def to_rgb(lightness: Tensor, ab: Tensor) -> Tensor:
-    """The 8-bit image that a method is judged by where RGB is: (B, 3, H, W), of L and ab; see ``join``."""
+    """Return the 8-bit RGB image of L and ab, (B, 3, H, W), by which a method is judged; see ``join``."""
     return (join(lightness, ab) * 255).round().byte()
 
 
@@ -157,28 +166,13 @@ def _rows(network: Features, rgb: Tensor) -> Floats:
     return rows
 
 
-def _batch(group: Sequence[Pair], gamut: Gamut, device: torch.device) -> Batch:
-    rgb = _planes(group).to(device)
-    donors = planes([pair.donor for pair in group]).to(device)
-    lab = rgb_to_lab(rgb)
-    bins = gamut.encode(lab[:, 1:]).nearest
-    return Batch([pair.index for pair in group], rgb, lab, bins, rgb_to_ab(donors))
-
-
 def _planes(group: Sequence[Pair]) -> Tensor:
     return planes([pair.pixels for pair in group])
 
 
-def _part(batch: Batch, rows: list[int]) -> Batch:
-    if len(rows) == len(batch.indices):
-        return batch
-    indices = [batch.indices[row] for row in rows]
-    return Batch(indices, batch.rgb[rows], batch.lab[rows], batch.bins[rows], batch.donor_ab[rows])
-
-
-def _batched(found: Iterable[Pair], size: int) -> Iterator[list[Pair]]:
+def _group(pairs: Iterable[Pair], size: int) -> Iterator[list[Pair]]:
     group: list[Pair] = []
-    for pair in found:
+    for pair in pairs:
         group.append(pair)
         if len(group) == size:
             yield group

@@ -24,7 +24,7 @@ Shown = Literal["terminal", "csv", "markdown", "latex"]
 
 
 class Metric(NamedTuple):
-    """A measure, and how it is shown."""
+    """A metric, and how it is shown."""
 
     key: str
     """In the JSON file and in the CSV."""
@@ -37,7 +37,7 @@ class Metric(NamedTuple):
 
 
 class Line(NamedTuple):
-    """A method with its scores, by the key of the metric."""
+    """A line of the table: a method with its scores, by the key of the metric."""
 
     method: str
     about: str
@@ -45,57 +45,61 @@ class Line(NamedTuple):
     scores: dict[str, Estimate]
     """The interval is nan where there is none."""
     differences: dict[str, Estimate]
-    """To the method that all are compared with, on the same images; empty for itself."""
+    """To the method that all others are compared with, on the same images; empty for that method itself."""
     spreads: dict[str, float] = {}  # noqa: RUF012
-    """Standard deviations over seeds, where several stand in one line."""
+    """Standard deviations over seeds, if the line has several."""
 
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """What methods scored on the same images."""
+    """The scores of methods on the same images."""
 
     lines: tuple[Line, ...]
     metrics: tuple[Metric, ...]
     against: str
     """The method that all others are compared with."""
     facts: dict[str, Any]
-    """About the images: name, digest, size, how many were scored and left out; and how: seed, versions."""
+    """Facts of the images (name, digest, size, how many were scored and left out) and of the job (seed, versions)."""
     footer: tuple[str, ...]
     notes: tuple[str, ...]
-    """What was asked for, or could be, and is not there."""
+    """The metrics that are missing, and why; and warnings about networks."""
     skipped: tuple[tuple[str, str], ...]
     """Images that cannot be read: key and reason."""
     file: Path
 
     @property
     def title(self) -> str:
-        """What is shown."""
+        """The title of the table."""
         facts = self.facts
         return f"color on {facts['n']:,} images of {facts['images']}, at {facts['size']} x {facts['size']} px"
 
     @property
     def sheets(self) -> list[Sheet]:
-        """The scores, and what each differs by from one of the methods."""
-        known = [metric for metric in self.metrics if any(metric.key in line.scores for line in self.lines)]
-        best = {metric.key: self._best(metric) for metric in known}
+        """The scores, and their differences to the scores of one method."""
+        scored = [metric for metric in self.metrics if any(metric.key in line.scores for line in self.lines)]
+        best: dict[str, str] = {}
+        for metric in scored:
+            lines = [line for line in self.lines if line.method != "truth" and metric.key in line.scores]
+            if metric.better and lines:
+                best[metric.key] = max(lines, key=lambda line: metric.better * line.scores[metric.key].value).method
         rows = [
             (
                 line.method,
                 tuple(
-                    _cell(metric, line.scores, best[metric.key] == line.method, spreads=line.spreads)
-                    for metric in known
+                    _cell(metric, line.scores, best.get(metric.key) == line.method, spreads=line.spreads)
+                    for metric in scored
                 ),
             )
             for line in self.lines
         ]
-        header = tuple(metric.title for metric in known)
+        header = tuple(metric.title for metric in scored)
         sheets = [Sheet(self.title, Grid("method", header, tuple(rows), "score"), self.footer)]
-        others = [line for line in self.lines if line.differences]
-        compared = [metric for metric in known if any(metric.key in line.differences for line in others)]
-        if others and compared:
+        compared_lines = [line for line in self.lines if line.differences]
+        compared = [metric for metric in scored if any(metric.key in line.differences for line in compared_lines)]
+        if compared_lines and compared:
             gaps = tuple(
                 (line.method, tuple(_cell(metric, line.differences, signed=True) for metric in compared))
-                for line in others
+                for line in compared_lines
             )
             grid = Grid("method", tuple(metric.title for metric in compared), gaps, "score")
             about = ("[..]: of the paired difference, from the same resamples of the same images",)
@@ -103,12 +107,12 @@ class Scores:
         return sheets
 
     def shown(self, how: Shown = "terminal", width: int = WIDTH) -> list[str | Table]:
-        """Lines and tables to print.
+        """Return lines and tables to print.
 
         Args:
-            how: for the terminal; csv, a line for each number with all that it depends on, not in percent; markdown;
-                latex (booktabs).
-            width: that a table keeps to in the terminal, where it can.
+            how: terminal; csv (a line for each number with all that it depends on, not in percent); markdown; latex
+                (booktabs).
+            width: the width of a table in the terminal, where possible.
         """
         if how == "terminal":
             return [line for sheet in self.sheets for line in sheet.terminal(width)]
@@ -116,7 +120,7 @@ class Scores:
         return list(text.removesuffix("\n").split("\n"))
 
     def csv(self) -> str:
-        """One line for each number."""
+        """Return a CSV file: one line for each number."""
         names = ["method", "metric", "value", "low", "high", "against", "difference", "difference_low"]
         facts = {key: value for key, value in self.facts.items() if not isinstance(value, (dict, list))}
         rows: list[list[object]] = []
@@ -127,13 +131,13 @@ class Scores:
                 gap = line.differences.get(metric.key)
                 numbers = [*line.scores[metric.key], self.against if gap else "", *(gap or ("", "", ""))]
                 about = [line.about, line.identity.get("checkpoint", "")]
-                plain = ["" if isinstance(one, float) and math.isnan(one) else one for one in numbers]
+                plain = ["" if isinstance(number, float) and math.isnan(number) else number for number in numbers]
                 rows.append([line.method, metric.key, *plain, *about, *facts.values()])
         return csv_text([*names, "difference_high", "about", "checkpoint", *facts], rows)
 
     def json(self) -> bytes:
-        """The content of the file that is kept; null stands for what is infinite, or has no interval."""
-        found = {
+        """Return the content of the JSON file; null stands for an infinite value or a missing interval."""
+        content = {
             "format": FORMAT,
             **self.facts,
             "metrics": {metric.key: metric.about for metric in self.metrics},
@@ -153,14 +157,7 @@ class Scores:
             "notes": self.notes,
             "skipped": self.skipped,
         }
-        return json.dumps(found, indent=1, allow_nan=False).encode()
-
-    def _best(self, metric: Metric) -> str | None:
-        """The best method, the truth aside."""
-        there = [line for line in self.lines if line.method != "truth" and metric.key in line.scores]
-        if not metric.better or not there:
-            return None
-        return max(there, key=lambda line: metric.better * line.scores[metric.key].value).method
+        return json.dumps(content, indent=1, allow_nan=False).encode()
 
 
 def _cell(
@@ -183,7 +180,7 @@ def _plain(estimate: Estimate) -> dict[str, float | None]:
 
 
 def titles(metrics: Sequence[Metric]) -> list[str]:
-    """What each column of the table is, a line each."""
+    """Return a line for each column of the table, which says what it is."""
     return [f"{metric.title}: {metric.about}" for metric in metrics]
 
 
@@ -210,12 +207,12 @@ _MEANS = ("auc", "psnr", "ssim", "lpips", "cf", "cf_abs")
 
 
 class Known(NamedTuple):
-    """What is known of a method on N images."""
+    """The outcomes of a method on N images."""
 
     areas: Sums
     """(N, Q), see ``pretint.colorization.scores.metrics``."""
     values: dict[str, Floats]
-    """By metric, of every image, (N,)."""
+    """The values of every image, (N,), by metric."""
     right: NDArray[np.bool_] | None
     features: NDArray[np.float32] | None
     """(N, D)."""
@@ -225,14 +222,17 @@ class Real(NamedTuple):
     """Features of real images that a method's are compared with."""
 
     same: NDArray[np.float32]
-    """Of the same images, (N, D)."""
+    """The features of the same images, (N, D)."""
     disjoint: NDArray[np.float32] | None
-    """Of others; without them a method's odd images are compared with the truth of the even ones."""
+    """The features of others; without them a method's odd images are compared with the truth of the even ones."""
 
 
 def known(records: Sequence[Record], n_bins: int, features: NDArray[np.float32] | None) -> tuple[Known, Sums]:
-    """What the records of a method say, and how many pixels of every true bin there are, (N, Q)."""
-    areas, pixels = (_dense(records, name, n_bins) for name in ("areas", "pixels"))
+    """Return the outcomes in the records of a method, and the number of pixels of every true bin, (N, Q)."""
+    areas, pixels = np.zeros((2, len(records), n_bins), np.int64)
+    for row, record in enumerate(records):
+        areas[row, record["bins"]] = record["areas"]
+        pixels[row, record["bins"]] = record["pixels"]
     errors = torch.tensor([record["error"] for record in records], dtype=torch.float64)
     values = {"auc": raw_auc(areas, pixels), "psnr": psnr(errors).numpy()}
     for name in ("ssim", "lpips", "cf", "cf_abs"):
@@ -243,20 +243,20 @@ def known(records: Sequence[Record], n_bins: int, features: NDArray[np.float32] 
 
 
 def pooled(seeds: Sequence[Known]) -> Known:
-    """What is known of several seeds of one method, as one: every score is then the mean of theirs.
+    """Average the outcomes of several seeds of one method: every score is then the mean of theirs.
 
-    Scores are sums over images, so the mean over seeds may be taken first. Classes that were named and distances of
+    Scores are sums over images, so the mean over seeds may be taken first. Top-1 classes and distances of
     features are no such sums, and are left out.
     """
     if len(seeds) == 1:
         return seeds[0]
-    areas = np.mean([one.areas for one in seeds], axis=0)
-    values = {key: np.mean([one.values[key] for one in seeds], axis=0) for key in seeds[0].values}
+    areas = np.mean([seed.areas for seed in seeds], axis=0)
+    values = {key: np.mean([seed.values[key] for seed in seeds], axis=0) for key in seeds[0].values}
     return Known(areas, values, None, None)
 
 
 class Summary:
-    """Scores of methods on the same images. Resamples are the same for all, so that differences are paired.
+    """Scores of methods on the same images. All share the same resamples, so that differences are paired.
 
     Args:
         methods: by name.
@@ -271,55 +271,55 @@ class Summary:
         self._methods, self._real, self._count = methods, real, len(pixels)
         self._draws: dict[tuple[str, str], Floats] = {}
         self._points: dict[tuple[str, str], float] = {}
-        whole = np.ones((self._count, 1))
+        once = np.ones((self._count, 1))
         for name, method in methods.items():
-            for key, draws in self._mean_draws(method).items():
+            keys = [key for key in _MEANS if key in method.values]
+            values = np.stack([method.values[key] for key in keys])
+            finite = np.isfinite(values).all(1, keepdims=True)
+            usable = np.where(finite, values, 0)
+            means = np.where(finite, resamples(usable.__matmul__, self._count) / self._count, np.nan)
+            for key, draws in zip(keys, means, strict=True):
                 self._points[name, key] = float(method.values[key].mean())
                 self._draws[name, key] = draws
             balanced = partial(balanced_auc, method.areas, pixels, weights=weights)
-            self._points[name, "auc_balanced"] = float(balanced(whole)[0])
+            self._points[name, "auc_balanced"] = float(balanced(once)[0])
             self._draws[name, "auc_balanced"] = resamples(balanced, self._count)
 
-    def _mean_draws(self, method: Known) -> dict[str, Floats]:
-        """Of each metric that is a mean over images, its resamples; nan where it is infinite."""
-        keys = [key for key in _MEANS if key in method.values]
-        values = np.stack([method.values[key] for key in keys])
-        finite = np.isfinite(values).all(1, keepdims=True)
-        usable = np.where(finite, values, 0)
-        draws = np.where(finite, resamples(usable.__matmul__, self._count) / self._count, np.nan)
-        return dict(zip(keys, draws, strict=True))
-
     def scores(self, name: str) -> dict[str, Estimate]:
-        """Of a method, by metric."""
+        """Return the scores of a method, by metric."""
         method = self._methods[name]
-        own = {key: draws for (of, key), draws in self._draws.items() if of == name}
-        found = {key: self._estimate(key, self._points[name, key], draws) for key, draws in own.items()}
+        draws_by_key = {key: draws for (method_name, key), draws in self._draws.items() if method_name == name}
+        scores = {key: self._estimate(key, self._points[name, key], draws) for key, draws in draws_by_key.items()}
         if method.features is not None and self._real is not None:
-            found |= {key: Estimate(value, np.nan, np.nan) for key, value in self._distances(method.features)}
+            same, disjoint = self._real
+            scores["fid_same"] = Estimate(frechet_distance(method.features, same), np.nan, np.nan)
+            colored, real = (method.features, disjoint) if disjoint is not None else (method.features[::2], same[1::2])
+            if min(len(colored), len(real)) >= 2:
+                scores["fid_disjoint"] = Estimate(frechet_distance(colored, real), np.nan, np.nan)
         if method.right is not None:
-            found["top1"] = accuracy(method.right)
-        return found
+            scores["top1"] = accuracy(method.right)
+        return scores
 
     def spreads(self, names: Sequence[str]) -> dict[str, float]:
-        """Standard deviations of the scores of several methods, by metric: seeds of one."""
+        """Return standard deviations of the scores of several methods (the seeds of one), by metric."""
         if len(names) < 2:
             return {}
-        keys = [key for of, key in self._points if of == names[0]]
-        found = {key: float(np.std([self._points[name, key] for name in names], ddof=1)) for key in keys}
-        return {key: spread for key, spread in found.items() if np.isfinite(spread)}
+        keys = [key for name, key in self._points if name == names[0]]
+        spreads = {key: float(np.std([self._points[name, key] for name in names], ddof=1)) for key in keys}
+        return {key: spread for key, spread in spreads.items() if np.isfinite(spread)}
 
     def differences(self, name: str, other: str) -> dict[str, Estimate]:
-        """A method's scores minus another's, of those that are over images."""
-        found = {}
-        for (of, key), draws in self._draws.items():
-            if of == name and (other, key) in self._draws:
+        """Return a method's scores minus another's, by metric, for the metrics that are averages over images."""
+        differences = {}
+        for (method_name, key), draws in self._draws.items():
+            if method_name == name and (other, key) in self._draws:
                 value = self._points[name, key] - self._points[other, key]
                 if np.isfinite(value):
-                    found[key] = self._estimate(key, value, draws - self._draws[other, key], lowest=-1)
+                    differences[key] = self._estimate(key, value, draws - self._draws[other, key], lowest=-1)
         first, second = self._methods[name].right, self._methods[other].right
         if first is not None and second is not None:
-            found["top1"] = difference(first, second)
-        return found
+            differences["top1"] = difference(first, second)
+        return differences
 
     @staticmethod
     def _estimate(key: str, value: float, draws: Floats, lowest: float = 0) -> Estimate:
@@ -328,19 +328,3 @@ class Summary:
         if np.ptp(draws) <= 1e-12 * max(1.0, abs(value)):  # the truth's, for one, is 1 by definition
             return Estimate(value, value, value)
         return centered(value, draws, lowest) if key == "auc_balanced" else percentiles(value, draws)
-
-    def _distances(self, features: NDArray[np.float32]) -> list[tuple[str, float]]:
-        assert self._real is not None
-        same, disjoint = self._real
-        found = [("fid_same", frechet_distance(features, same))]
-        ours, theirs = (features, disjoint) if disjoint is not None else (features[::2], same[1::2])
-        if min(len(ours), len(theirs)) >= 2:
-            found.append(("fid_disjoint", frechet_distance(ours, theirs)))
-        return found
-
-
-def _dense(records: Sequence[Record], name: str, n_bins: int) -> Sums:
-    found = np.zeros((len(records), n_bins), np.int64)
-    for row, record in zip(found, records, strict=True):
-        row[record["bins"]] = record[name]
-    return found

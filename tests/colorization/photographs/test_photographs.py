@@ -4,6 +4,7 @@ import io
 import struct
 import warnings
 import zlib
+from functools import cache
 from pathlib import Path
 from typing import Any, get_args
 
@@ -186,11 +187,13 @@ def test_tiffs_own_exif_is_kept_at_16_bits(rich: Path, tmp_path: Path) -> None:
             assert len(opened.pages) == 1
 
 
+@cache  # a profile holds the second in which it was made
 def wide_profile() -> bytes:
     """A profile with the primaries of Adobe RGB."""
     return bytes(imagecodecs.cms_profile("adobergb"))
 
 
+@cache
 def gray_profile() -> bytes:
     """Gray with a gamma of 1.8."""
     return bytes(imagecodecs.cms_profile("gray", gamma=1.8))

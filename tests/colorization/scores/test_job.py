@@ -413,7 +413,7 @@ def test_a_method_that_gives_another_size(
     monkeypatch.setattr(
         Colorizer, "colorize", lambda self, lightness, temperature: torch.full((len(lightness), 2, 32, 32), torch.nan)
     )
-    with pytest.raises(UserError, match="no numbers"):
+    with pytest.raises(UserError, match="NaN or infinite"):
         scored([run], images, out=str(tmp_path), seed=9)
 
 
@@ -477,7 +477,7 @@ def test_on_real_images(run: Path, shared_data: Path, tmp_path: Path) -> None:
 )
 def test_records_that_somebody_edited(scored_once: Path, tmp_path: Path, change: dict[str, object]) -> None:
     folder = edited(scored_once, "gray-", change, tmp_path)
-    with pytest.raises(UserError, match=r"gray-\w+\.jsonl: line 3 is none that pretint score wrote") as said:
+    with pytest.raises(UserError, match=r"gray-\w+\.jsonl: pretint score did not write line 3") as said:
         scored(["gray"], scored_once / "images", out=str(folder))
     assert "\n" not in str(said.value)
 
@@ -485,7 +485,7 @@ def test_records_that_somebody_edited(scored_once: Path, tmp_path: Path, change:
 @pytest.mark.parametrize("change", [{"state": 5}, {"state": []}, {"pixels": None}, {"index": -1}])
 def test_states_that_somebody_edited(scored_once: Path, tmp_path: Path, change: dict[str, object]) -> None:
     folder = edited(scored_once, "images-", change, tmp_path)
-    with pytest.raises(UserError, match=r"images-\w+\.jsonl: line 3 is none that pretint score wrote"):
+    with pytest.raises(UserError, match=r"images-\w+\.jsonl: pretint score did not write line 3"):
         scored(["gray"], scored_once / "images", out=str(folder))
 
 

@@ -73,7 +73,7 @@ def test_an_edited_one_is_refused(tmp_path: Path, was: str, becomes: str, line: 
     lines = path.read_text().splitlines(keepends=True)
     lines[line - 1] = lines[line - 1].replace(was, becomes)
     path.write_text("".join(lines))
-    with pytest.raises(UserError, match=f"line {line} is none that pretint score wrote"):
+    with pytest.raises(UserError, match=f"pretint score did not write line {line}"):
         Ledger(tmp_path, "a method", WHO, has_value, 3)
 
 

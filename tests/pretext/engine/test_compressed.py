@@ -43,7 +43,8 @@ READERS = {
     "import": "from pretext.weights.importer import load_published as read",
     "timm": "from pretext.backbones import build_backbone\n"
     "read = lambda path: build_backbone('test_resnet', weights=path)",
-    "score": "from pretint.colorization.scores.evaluators import stored\nread = lambda path: stored(str(path), ['w'])",
+    "score": "from pretint.colorization.scores.evaluators import read_weights\n"
+    "read = lambda path: read_weights(str(path), ['w'])",
 }
 
 
