@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 import pytest
 
 from pretint.apps.web.server import PageServer
-from pretint.apps.web.sockets import address_of, bound
+from pretint.apps.web.sockets import address_of, open_listener
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -55,7 +55,7 @@ class Site:
 @contextmanager
 def serving(make: Any, behind_proxy: bool = False) -> Iterator[Site]:
     """Serve ``make(address)``, in a thread, on a free port."""
-    listener = bound("127.0.0.1", 0)
+    listener = open_listener("127.0.0.1", 0)
     site = Site(address_of(listener))
     server = PageServer(make(site.address), behind_proxy)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

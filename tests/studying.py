@@ -11,7 +11,7 @@ from browsing import Site
 from launching import Started
 from PIL import Image
 
-from pretint.apps.turing.design import TuringSettings, opened_study
+from pretint.apps.turing.design import TuringSettings, open_study
 from pretint.apps.turing.store import Store
 
 HOSTILE = [
@@ -54,7 +54,7 @@ def make_study(tmp_path: Path) -> Iterator[MakeStudy]:
             given = {"practice": 2, "trials": 3, "seconds": 0.2, "size": 32, "seed": 0} | settings
             words = [f"{name}={fake}" for name, fake in zip(algorithms, fakes, strict=True)]
             asked = TuringSettings(real=str(real), algorithm=words, **given)  # type: ignore[arg-type]
-            return stack.enter_context(opened_study(tmp_path / "study", asked))[0]
+            return stack.enter_context(open_study(tmp_path / "study", asked))[0]
 
         yield make
 

@@ -193,11 +193,11 @@ def score(arguments: Sequence[str]) -> int:
 
 def turing(arguments: Sequence[str]) -> int:
     """Ask people which of two images is fake: a study as a web page, and how often each algorithm fools them."""
-    from pretint.apps.turing.design import TuringSettings, gathered
+    from pretint.apps.turing.design import TuringSettings, merge_algorithms
     from pretint.apps.turing.design import turing as job
 
     study = Positional("study", "folder of the study; made if it does not exist")
-    (folder,), settings = read(turing, TuringSettings, [study], gathered(arguments))
+    (folder,), settings = read(turing, TuringSettings, [study], merge_algorithms(arguments))
     job(folder, settings, say)
     return 0
 

@@ -26,13 +26,13 @@ from pretext.errors import UserError
 from pretext.gamut import TEMPERATURE
 from pretint.apps.studio.photographs import Look, Table, UnusableReference
 from pretint.apps.studio.worker import Client, Crowded, Superseded, Workshop
-from pretint.apps.web.responses import renderer, sent_object, static_route
+from pretint.apps.web.responses import read_object, renderer, static_route
 from pretint.apps.web.security import Guard, client_of
 from pretint.colorization.photographs import Format
 
 
 class Upload:
-    """The bytes that came so far of one file."""
+    """The bytes of one file that were received so far."""
 
     def __init__(self, client: Client) -> None:
         self.client = client
@@ -40,21 +40,21 @@ class Upload:
 
     @property
     def size(self) -> int:
-        """How many bytes are held."""
+        """The number of bytes that are held."""
         return len(self._data or b"")
 
     def append(self, chunk: bytes) -> None:
-        """Add what came. Raises `Crowded` after ``drop``."""
+        """Add bytes. Raises `Crowded` after ``drop``."""
         if self._data is None:
             raise Crowded
         self._data += chunk
 
     def drop(self) -> None:
-        """Hold nothing any more."""
+        """Free the bytes."""
         self._data = None
 
     def take(self) -> bytes:
-        """The whole file. Raises `Crowded` after ``drop``."""
+        """Return the complete file. Raises `Crowded` after ``drop``."""
         data = self._data
         if data is None:
             raise Crowded
@@ -65,8 +65,8 @@ class Uploads:
     """All uploads.
 
     Args:
-        limit: bytes that they may have together. Of more, the largest upload gives way of the session that has most
-            at the address that has most.
+        limit: bytes of all uploads together. Above it, the largest upload is dropped: of the address that has most, and
+            there of the session that has most.
     """
 
     def __init__(self, limit: int) -> None:
@@ -75,17 +75,17 @@ class Uploads:
 
     @contextmanager
     def receive(self, client: Client) -> Iterator[Upload]:
-        """An upload, which holds its bytes until this context is left."""
+        """Start an upload, which holds its bytes until the end of this context."""
         upload = Upload(client)
         self._uploads.append(upload)
         try:
             yield upload
         finally:
             self._uploads.remove(upload)
-            upload.drop()  # a job that nobody waits for may still know it
+            upload.drop()  # a canceled job may still refer to it
 
     def append(self, upload: Upload, chunk: bytes) -> None:
-        """Add to an upload what came of it. Raises `Crowded` if it had to give way, now or before."""
+        """Add bytes to an upload. Raises `Crowded` if it is dropped, now or before."""
         upload.append(chunk)
         while sum(each.size for each in self._uploads) > self.limit:
             by_address: Counter[str] = Counter()
@@ -105,20 +105,30 @@ T = TypeVar("T")
 
 _HINTS = 200
 _COLOR = re.compile(r"#[0-9a-f]{6}")
-_FILES = 4  # of the largest size that uploads may have together, until they are opened
+_FILES = 4  # the size of all uploads together, until they are opened, in files of the largest size
 _COOKIE = "pretint-studio"
 _LOOK_BYTES = 64 * 1024
 
 
 def studio_app(table: Table, megabytes: int, names: set[str]) -> ASGIApp:
-    """The application.
+    """Return the application of the studio.
 
     Args:
-        table: colors and holds the photographs.
-        megabytes: that a file may have.
-        names: host names the page goes by, see `Guard`.
+        table: holds the photographs and colors them.
+        megabytes: the largest size of a file.
+        names: the host names of the page, see `Guard`.
     """
     studio = _Studio(table, megabytes)
+
+    def answer_http_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        return JSONResponse({"problem": error.detail}, error.status_code)
+
+    def answer_user_error(request: Request, error: Exception) -> Response:
+        text = str(error)
+        problem = text if text.endswith(".") else f"{text}."
+        return JSONResponse({"problem": problem, "reference": isinstance(error, UnusableReference)}, 422)
+
     routes = [
         Route("/", studio.page),
         Route("/photographs", studio.open, methods=["POST"]),
@@ -127,8 +137,8 @@ def studio_app(table: Table, megabytes: int, names: set[str]) -> ASGIApp:
         static_route("pretint.apps.web", "pretint.apps.studio"),
     ]
     handlers: dict[Any, Callable[[Request, Exception], Response]] = {
-        HTTPException: _problem,
-        UserError: _mistake,
+        HTTPException: answer_http_error,
+        UserError: answer_user_error,
         Superseded: lambda request, problem: JSONResponse({"problem": "A later request took its place."}, 409),
         Crowded: lambda request, problem: JSONResponse(
             {"problem": "Too much waits to be colored; try again in a while."}, 503
@@ -148,7 +158,7 @@ class _Studio:
 
     @asynccontextmanager
     async def life(self, app: Starlette) -> AsyncIterator[None]:
-        """While the page is served, one thread computes."""
+        """Run the thread that computes while the page is served."""
         self.workshop = Workshop()
         try:
             yield
@@ -173,41 +183,46 @@ class _Studio:
         return response
 
     async def open(self, request: Request) -> Response:
-        """A photograph comes in, as the body itself; nothing of it is believed but its pixels."""
-        # It takes a turn only when all of it is here: a slow sender keeps nobody waiting.
+        """Receive a photograph as the body of the request; only its pixels are used."""
+        # It waits for its turn only when it is complete: a slow sender makes nobody wait.
         with self.uploads.receive(_client(request)) as upload:
             async for chunk in request.stream():
                 self.uploads.append(upload, chunk)
             lane = "open", next(self._numbers)
-            identity, photograph = await self._done(request, lane, lambda: self.table.lay(upload.take()))
+            identity, photograph = await self._run_job(request, lane, lambda: self.table.lay(upload.take()))
         width, height = photograph.full.size
         return JSONResponse({"photograph": identity, "width": width, "height": height}, 201)
 
     async def gray(self, request: Request) -> Response:
         identity = request.path_params["identity"]
-        await request.body()  # an odd client sends one; after it, what is received is that it left
+        await request.body()  # an odd client sends one; the next message then says that it left
 
         def job() -> bytes:
             return _jpeg(self.table.gray(identity))
 
-        return Response(await self._done(request, ("gray", identity), job), media_type="image/jpeg")
+        return Response(await self._run_job(request, ("gray", identity), job), media_type="image/jpeg")
 
     async def colored(self, request: Request) -> Response:
         identity = request.path_params["identity"]
-        sent = await sent_object(request)
-        look, full = _look(sent), sent.get("full") is True
+        sent = await read_object(request)
+        look, full = _parse_look(sent), sent.get("full") is True
         kind: Format = "png" if full and sent.get("format") == "png" else "jpeg"
 
         def job() -> tuple[bytes, list[str]]:
             return self.table.file(identity, look, kind) if full else (_jpeg(self.table.colored(identity, look)), [])
 
-        content, notes = await self._done(request, ("full" if full else "shown", identity), job)
+        content, notes = await self._run_job(request, ("full" if full else "shown", identity), job)
         return Response(content, media_type=f"image/{kind}", headers={"x-notes": json.dumps(notes)})
 
-    async def _done(self, request: Request, lane: Hashable, job: Callable[[], T]) -> T:
-        """The result of a job that waits for its turn, unless its client leaves before."""
-        waiting = asyncio.wrap_future(self.workshop.ask(_client(request), lane, job))
-        leaving = asyncio.ensure_future(_disconnected(request))
+    async def _run_job(self, request: Request, lane: Hashable, job: Callable[[], T]) -> T:
+        """Run a job in its turn, unless its client leaves before, and return its result."""
+        waiting = asyncio.wrap_future(self.workshop.submit(_client(request), lane, job))
+
+        async def wait_for_disconnect() -> None:
+            while (await request.receive())["type"] != "http.disconnect":
+                pass
+
+        leaving = asyncio.ensure_future(wait_for_disconnect())
         try:
             await asyncio.wait((waiting, leaving), return_when=asyncio.FIRST_COMPLETED)
             if not waiting.done():
@@ -216,11 +231,6 @@ class _Studio:
         finally:
             waiting.cancel()
             leaving.cancel()
-
-
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 def _client(request: Request) -> Client:
@@ -233,29 +243,23 @@ def _jpeg(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def _problem(request: Request, problem: Exception) -> Response:
-    assert isinstance(problem, HTTPException)
-    return JSONResponse({"problem": problem.detail}, problem.status_code)
-
-
-def _mistake(request: Request, problem: Exception) -> Response:
-    text = str(problem)
-    said = {"problem": text if text.endswith(".") else f"{text}.", "reference": isinstance(problem, UnusableReference)}
-    return JSONResponse(said, 422)
-
-
-def _look(sent: dict[str, Any]) -> Look:
+def _parse_look(sent: dict[str, Any]) -> Look:
     hints = sent.get("hints", [])
     if not isinstance(hints, list) or len(hints) > _HINTS or not all(isinstance(hint, dict) for hint in hints):
         raise HTTPException(400, f"Hints are a list of at most {_HINTS}.")
+    temperature, saturation = _number(sent, "temperature", 0.01, 10), _number(sent, "saturation", 0, 4)
+    points = []
+    for hint in hints:
+        x, y, radius = _number(hint, "x", 0, 1), _number(hint, "y", 0, 1), _number(hint, "radius", 0, 0.5)
+        color = hint.get("color")
+        if not isinstance(color, str) or not _COLOR.fullmatch(color):
+            raise HTTPException(400, "A hint's color is #rrggbb.")
+        points.append((x, y, radius, color))
     reference = sent.get("reference") or ""
     return Look(
-        temperature=_number(sent, "temperature", 0.01, 10),
-        saturation=_number(sent, "saturation", 0, 4),
-        hints=tuple(
-            (_number(hint, "x", 0, 1), _number(hint, "y", 0, 1), _number(hint, "radius", 0, 0.5), _color(hint))
-            for hint in hints
-        ),
+        temperature=temperature,
+        saturation=saturation,
+        hints=tuple(points),
         reference=reference if isinstance(reference, str) else "",
     )
 
@@ -265,10 +269,3 @@ def _number(sent: dict[str, Any], name: str, least: float, most: float) -> float
     if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
         raise HTTPException(400, f"{name} must be a number in [{least:g}, {most:g}].")
     return float(value)
-
-
-def _color(hint: dict[str, Any]) -> str:
-    color = hint.get("color")
-    if not isinstance(color, str) or not _COLOR.fullmatch(color):
-        raise HTTPException(400, "A hint's color is #rrggbb.")
-    return color

@@ -8,7 +8,7 @@ from PIL import Image
 
 from pretext.engine.signals import leave
 from pretext.errors import UserError
-from pretint.apps.web.sockets import address_of, bound, check_port, needing_extra
+from pretint.apps.web.sockets import address_of, check_port, open_listener, require_extra
 from pretint.colorization.networks import LARGEST
 from pretint.colorization.registry import REFERENCE, SCRIBBLES
 
@@ -17,16 +17,16 @@ Say = Callable[..., None]
 
 @dataclass
 class StudioSettings:
-    """How photographs are colored, and where the page is.
+    """Settings of the studio: how photographs are colored, and where the page is served.
 
     Args:
         size: shorter side, in pixels, at which the network sees a photograph; 0 takes the size at which it was
             trained to. What is downloaded has the photograph's full resolution.
         device: auto (the GPU if there is one), cpu, cuda, ...
-        megapixels: that a photograph may have.
-        megabytes: that a file may have.
-        host: address to serve on: 127.0.0.1 is this machine alone, 0.0.0.0 all that can reach it, such as a phone.
-        port: to serve on; 0 takes one that is free.
+        megapixels: the largest size of a photograph.
+        megabytes: the largest size of a file.
+        host: the address to serve on: 127.0.0.1 is this machine alone, 0.0.0.0 all that can reach it, such as a phone.
+        port: the port to serve on; 0 takes a free one.
     """
 
     size: int = 0
@@ -53,7 +53,7 @@ def studio(model: str | Path, settings: StudioSettings, say: Say) -> None:
     Args:
         model: a run, a checkpoint, an exported file, or published weights; or ``scribbles``: no network, colors spread
             from the hints that are drawn on the page.
-        settings: how, and where.
+        settings: how photographs are colored, and where the page is served.
         say: prints lines.
 
     Raises:
@@ -65,15 +65,15 @@ def studio(model: str | Path, settings: StudioSettings, say: Say) -> None:
     if name.startswith(REFERENCE):
         raise UserError(f"{name}: the studio takes a reference on its page; start it as: pretint studio {SCRIBBLES}")
     if name == SCRIBBLES and settings.size:
-        raise UserError(f"size: changes nothing of {SCRIBBLES}, which needs no network; leave it out")
-    with needing_extra("this page"):
+        raise UserError(f"size: has no effect on {SCRIBBLES}, which needs no network; leave it out")
+    with require_extra("this page"):
         from pretint.apps.studio.pages import studio_app
         from pretint.apps.web.security import names_here
         from pretint.apps.web.server import serve
     from pretint.apps.studio.photographs import Table
     from pretint.colorization.networks import open_network
 
-    listener = bound(settings.host, settings.port)  # first: loading a network takes longer
+    listener = open_listener(settings.host, settings.port)  # first: loading a network takes longer
     try:
         colorist = None if name == SCRIBBLES else open_network(Path(name), settings.device, settings.size)
         table = Table(colorist, Path(name).name, settings.megapixels * 1_000_000)

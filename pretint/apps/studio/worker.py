@@ -16,16 +16,16 @@ _MOST = 256  # jobs that wait
 
 
 class Client(NamedTuple):
-    """Who sends a request."""
+    """The sender of a request."""
 
     address: str
     """A network address; see ``pretint.apps.web.security.network``."""
     session: str
-    """The cookie of one browser; anybody may make one up, so that it shares out only the turns of its address."""
+    """The cookie of one browser. Anybody can invent one, so it divides only the turns of its address."""
 
 
 class FairQueue(Generic[T]):
-    """Items in lanes, of which each holds one. Addresses take turns; so do the sessions of one address.
+    """A queue of items in lanes; each lane holds one item. Addresses take turns, and so do the sessions of one address.
 
     Lanes of one session are served in the order in which they were filled. Not thread-safe.
     """
@@ -37,7 +37,7 @@ class FairQueue(Generic[T]):
         return sum(map(_count, self._addresses.values()))
 
     def put(self, client: Client, lane: Hashable, item: T) -> T | None:
-        """Put an item at the place of the one before it in its lane, which is returned, or at the lane's end."""
+        """Put an item into a lane, in the place of the previous one, which is returned; or at the end."""
         sessions = self._addresses.setdefault(client.address, OrderedDict())
         lanes = sessions.setdefault(client.session, OrderedDict())
         previous = lanes.get(lane)
@@ -45,7 +45,7 @@ class FairQueue(Generic[T]):
         return previous
 
     def pop(self) -> T:
-        """Take the item whose turn it is. There must be one."""
+        """Remove and return the item whose turn it is. There must be one."""
         address, sessions = self._addresses.popitem(last=False)
         session, lanes = sessions.popitem(last=False)
         _, item = lanes.popitem(last=False)
@@ -56,18 +56,18 @@ class FairQueue(Generic[T]):
         return item
 
     def make_room(self, client: Client) -> T | None:
-        """Take away the newest item of whoever has most, if that is more than the client would have with one more.
+        """Remove the newest item of the client that has most, if this client would have fewer even with one more.
 
         Returns:
-            The item; None where nobody has more.
+            The item; None if no client has more.
         """
         sessions = max(self._addresses.values(), key=_count)
-        own_sessions = self._addresses.get(client.address, OrderedDict())
-        if sessions is own_sessions:
+        client_sessions = self._addresses.get(client.address, OrderedDict())
+        if sessions is client_sessions:
             lanes = max(sessions.values(), key=len)
             if len(lanes) <= len(sessions.get(client.session, ())) + 1:
                 return None
-        elif _count(sessions) <= _count(own_sessions) + 1:
+        elif _count(sessions) <= _count(client_sessions) + 1:
             return None
         else:
             lanes = max(sessions.values(), key=len)
@@ -76,7 +76,7 @@ class FairQueue(Generic[T]):
         return item
 
     def remove(self, unwanted: Callable[[T], bool]) -> list[T]:
-        """Take away all items that are unwanted, and return them."""
+        """Remove all items for which ``unwanted`` holds, and return them."""
         removed = []
         for sessions in self._addresses.values():
             for lanes in sessions.values():
@@ -100,11 +100,11 @@ def _count(sessions: OrderedDict[str, OrderedDict[Hashable, T]]) -> int:
 
 
 class Superseded(Exception):
-    """A later request of the same lane came before this one began."""
+    """A later request in the same lane replaced this one before it began."""
 
 
 class Crowded(Exception):
-    """Too much waits already."""
+    """Too many requests wait already."""
 
 
 class _Job(NamedTuple):
@@ -113,42 +113,43 @@ class _Job(NamedTuple):
 
 
 class Workshop:
-    """Does jobs in a thread of its own, which gives each client its turn; see ``FairQueue``."""
+    """A thread that runs jobs, and gives each client its turn; see ``FairQueue``."""
 
     def __init__(self) -> None:
         self._queue: FairQueue[_Job] = FairQueue()
         self._changed = threading.Condition()
         self._open = True
-        # A daemon: what it computes cannot be stopped, and must not keep the process from ending.
+        # A daemon: a job cannot be stopped, and must not keep the process from ending.
         self._thread = threading.Thread(target=self._work, name="studio", daemon=True)
         self._thread.start()
 
-    def ask(self, client: Client, lane: Hashable, job: Callable[[], T]) -> Future[T]:
-        """Have a job done; what waits in its lane is not done any more (`Superseded`).
+    def submit(self, client: Client, lane: Hashable, job: Callable[[], T]) -> Future[T]:
+        """Submit a job. It replaces the job that waits in its lane (`Superseded`).
 
-        Whoever cancels the future before it is begun takes the job back.
+        A job does not run if its future is canceled before.
 
         Raises:
-            Crowded: too many jobs wait, and no client has more than this one. (A job that gives way ends so, too.)
+            Crowded: too many jobs wait, and no client has more than this one. A job that is removed for another
+                client's ends with the same error.
         """
         future: Future[T] = Future()
         with self._changed:
-            gone = None
+            removed = None
             if len(self._queue) >= _MOST:
                 self._queue.remove(lambda waiting: waiting.future.cancelled())
             if len(self._queue) >= _MOST:
-                gone = self._queue.make_room(client)
-                if gone is None:
+                removed = self._queue.make_room(client)
+                if removed is None:
                     raise Crowded
             previous = self._queue.put(client, lane, _Job(future, job))
             self._changed.notify()
-        for dropped, reason in ((gone, Crowded()), (previous, Superseded())):
+        for dropped, reason in ((removed, Crowded()), (previous, Superseded())):
             if dropped is not None:
                 _fail(dropped, reason)
         return future
 
     def close(self) -> None:
-        """Begin nothing more. What is being done goes on, and nobody waits for it."""
+        """Start no further job. A running job goes on, but its result is not used."""
         with self._changed:
             self._open = False
             dropped = self._queue.remove(lambda job: True)
@@ -163,7 +164,7 @@ class Workshop:
                 if not self._open:
                     return
                 future, work = self._queue.pop()
-            if not future.set_running_or_notify_cancel():  # from here on nobody can cancel it
+            if not future.set_running_or_notify_cancel():  # from here on it cannot be canceled
                 continue
             try:
                 result = work()
@@ -171,9 +172,9 @@ class Workshop:
                 future.set_exception(problem)
             else:
                 future.set_result(result)
-            del future, work  # nor what they hold: a photograph
+            del future, work  # they may hold a photograph
 
 
 def _fail(job: _Job, reason: Exception) -> None:
-    if job.future.set_running_or_notify_cancel():  # unless whoever waited has left
+    if job.future.set_running_or_notify_cancel():  # unless the client has left
         job.future.set_exception(reason)

@@ -1,4 +1,4 @@
-"""The admin page of a study, behind a token: results, and all answers to take away."""
+"""The admin page of a study, behind a token: results, and all answers as a download."""
 
 import hashlib
 import hmac
@@ -21,8 +21,8 @@ class Admin:
 
     Args:
         store: the study.
-        token: that opens them.
-        link: by which participants join.
+        token: the token that opens them.
+        link: the link by which participants join.
         secure: whether the page is reached over HTTPS only.
     """
 
@@ -31,10 +31,10 @@ class Admin:
         self.render = renderer("pretint.apps.turing")
         self._token = _digest(token)
         self._cookie = f"pretint-study-{hashlib.sha256(store.facts.token.encode()).hexdigest()[:8]}"
-        self._pass = secrets.token_urlsafe(32)  # what a browser keeps in place of the token
+        self._pass = secrets.token_urlsafe(32)  # the cookie of a browser, in place of the token
 
     def routes(self) -> list[Route]:
-        """Of the application."""
+        """Return the routes of the admin pages."""
         return [
             Route("/admin", self.results),
             Route("/admin", self.enter, methods=["POST"]),
@@ -47,7 +47,7 @@ class Admin:
     def results(self, request: Request) -> Response:
         if "token" in request.query_params:
             return self._let_in(request, request.query_params["token"])
-        if not self._is_in(request):
+        if not self._has_cookie(request):
             return HTMLResponse(self.render("enter.html", wrong=False))
         return HTMLResponse(self.render("results.html", link=self.link, facts=self.facts, **summary(self.store)))
 
@@ -61,48 +61,45 @@ class Admin:
         return response
 
     def answers_csv(self, request: Request) -> Response:
-        self._must_be_in(request)
-        return _attached(answers_csv(self.store), "answers.csv", "text/csv; charset=utf-8")
+        self._require_cookie(request)
+        attachment = {"content-disposition": 'attachment; filename="answers.csv"'}
+        return Response(answers_csv(self.store), media_type="text/csv; charset=utf-8", headers=attachment)
 
     def results_json(self, request: Request) -> Response:
-        self._must_be_in(request)
+        self._require_cookie(request)
         response = JSONResponse(results_json(self.store))
         response.headers["content-disposition"] = 'attachment; filename="results.json"'
         return response
 
     def image(self, request: Request) -> Response:
-        self._must_be_in(request)
+        self._require_cookie(request)
         which = request.path_params["which"]
-        known = {"real": REAL, **{str(index): index for index in range(len(self.facts.names))}}
-        found = self.store.image(request.path_params["pair"], known[which]) if which in known else None
-        if found is None:
+        algorithms = {"real": REAL, **{str(index): index for index in range(len(self.facts.names))}}
+        image = self.store.image(request.path_params["pair"], algorithms[which]) if which in algorithms else None
+        if image is None:
             raise HTTPException(404, "No such image.")
-        return Response(found, media_type="image/png", headers={"cache-control": "private, max-age=3600"})
+        return Response(image, media_type="image/png", headers={"cache-control": "private, max-age=3600"})
 
     def _let_in(self, request: Request, token: str) -> Response:
-        # Tries are not limited: a long token is not guessed, and whoever uses up a limit would lock the owner out.
+        # Tries are not limited: nobody can guess a long token, and with a limit a stranger could lock the owner out.
         if not hmac.compare_digest(_digest(token), self._token):
             return HTMLResponse(self.render("enter.html", wrong=True), 403)
-        response = RedirectResponse("/admin", 303)  # an address without the token
+        response = RedirectResponse("/admin", 303)  # the address no longer contains the token
         response.set_cookie(self._cookie, self._pass, path="/admin", httponly=True, samesite="lax", secure=self.secure)
         return response
 
     def is_owner(self, scope: Scope) -> bool:
-        """Whether a request comes from the owner: it has the cookie, or goes to where the token is given."""
-        return scope["path"] == "/admin" or self._is_in(Request(scope))
+        """Whether a request comes from the owner: it has the cookie, or goes to the page that takes the token."""
+        return scope["path"] == "/admin" or self._has_cookie(Request(scope))
 
-    def _is_in(self, request: Request) -> bool:
+    def _has_cookie(self, request: Request) -> bool:
         return hmac.compare_digest(_digest(request.cookies.get(self._cookie, "")), _digest(self._pass))
 
-    def _must_be_in(self, request: Request) -> None:
-        if not self._is_in(request):
+    def _require_cookie(self, request: Request) -> None:
+        if not self._has_cookie(request):
             raise HTTPException(403, "This needs the token of the admin page.")
 
 
-def _attached(content: str, name: str, kind: str) -> Response:
-    return Response(content, media_type=kind, headers={"content-disposition": f'attachment; filename="{name}"'})
-
-
 def _digest(secret: str) -> bytes:
-    """Of one length, whatever the secret's, to be compared in constant time."""
+    """Hash a secret to a fixed length, for a comparison in constant time."""
     return hashlib.sha256(secret.encode("utf-8", "replace")).digest()

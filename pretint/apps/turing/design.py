@@ -23,95 +23,10 @@ from pretext.errors import ImageError, UserError
 from pretext.files import held_folder
 from pretint.apps.turing.results import result_lines
 from pretint.apps.turing.store import Facts, Store
-from pretint.apps.web.sockets import address_of, bound, check_port, needing_extra
+from pretint.apps.web.sockets import address_of, check_port, open_listener, require_extra
 from pretint.colorization.paths import SHEET
 
-_SHAPES_DIFFER = 0.02  # of the sides' ratio: rounding a small image's sides makes so much
-
-
-class Pair(NamedTuple):
-    """A real image and what every algorithm made of it."""
-
-    name: str
-    real: int
-    """Index in the folder of real images."""
-    fakes: list[int]
-    """Index in the folder of every algorithm."""
-
-
-class Pairs:
-    """Real images and their colored twins.
-
-    A colored image belongs to the real one whose path it has below its folder, whatever the ending: so
-    ``pretint colorize`` writes them. Its contact sheet counts as no image.
-
-    Args:
-        real: folder of the real images.
-        algorithms: name -> folder of the colored images.
-
-    Raises:
-        UserError: a folder cannot be read, two images have one name, or a real image has no twin.
-    """
-
-    def __init__(self, real: Path, algorithms: dict[str, Path]) -> None:
-        self._folders = [Folder(real), *(Folder(path) for path in algorithms.values())]
-        known = _by_stem(self._folders[0], real)
-        twins = [_by_stem(folder, path) for folder, path in zip(self._folders[1:], algorithms.values(), strict=True)]
-        for (name, path), found in zip(algorithms.items(), twins, strict=True):
-            missing = [stem for stem in known if stem not in found]
-            if missing:
-                raise UserError(
-                    f"{path}: {len(missing)} of {len(known)} real images have no colored one of algorithm {name}, "
-                    f"the first: {missing[0]}; color them, or take them out of {real}"
-                )
-        self.pairs = [
-            Pair(self._folders[0].key(index), index, [found[stem] for found in twins]) for stem, index in known.items()
-        ]
-        self.unused = sum(len(found) - len(known) for found in twins)
-        """Colored images that have no real one."""
-
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    def encoded(self, pair: Pair, size: int) -> Iterator[bytes]:
-        """The real image of a pair and all its fakes, as they are served; raises `ImageError`."""
-        images = [folder.read(index) for folder, index in zip(self._folders, [pair.real, *pair.fakes], strict=True)]
-        shapes = [image.width / image.height for image in images]
-        for folder, index, shape in zip(self._folders[1:], pair.fakes, shapes[1:], strict=True):
-            if abs(shape / shapes[0] - 1) > _SHAPES_DIFFER:
-                raise UserError(
-                    f"{Path(folder.root) / folder.key(index)}: has another shape than the real image {pair.name}; "
-                    "it would show another part of it"
-                )
-        yield from (served(image, size) for image in images)
-
-
-def served(image: Image.Image, size: int) -> bytes:
-    """An image as participants get it: its middle, ``size`` x ``size``, PNG without compression.
-
-    Compressed, a colored image would be smaller than a real one, whose color has more detail. So all
-    have the same number of bytes, as long as they have the same size.
-    """
-    square = ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    square.save(buffer, "PNG", compress_level=0)
-    return buffer.getvalue()
-
-
-def _by_stem(folder: Folder, root: Path) -> dict[str, int]:
-    found: dict[str, int] = {}
-    for index in range(len(folder)):
-        path = PurePosixPath(folder.key(index))
-        if str(path) == SHEET:
-            continue
-        stem = str(path.with_suffix(""))
-        if stem in found:
-            raise UserError(f"{root}: {folder.key(found[stem])} and {path} have one name; pairs go by it: rename one")
-        found[stem] = index
-    if not found:
-        raise UserError(f"{root}: no image but a contact sheet; give a folder of images")
-    return found
-
+Say = Callable[..., None]
 
 FILE = "study.db"
 """The file, in the folder of a study, that holds all of it."""
@@ -120,10 +35,98 @@ _LARGEST = 1024
 _LONGEST_NAME = 80
 _SHORTEST_TOKEN = 12  # tries are not limited
 _SEEDS = 2**53  # that JSON can say
+_SHAPES_DIFFER = 0.02  # of the sides' ratio: rounding a small image's sides makes so much
+
+
+class Pair(NamedTuple):
+    """A real image, and the colored image of every algorithm."""
+
+    name: str
+    real: int
+    """The index in the folder of real images."""
+    fakes: list[int]
+    """The index in the folder of each algorithm."""
+
+
+class Pairs:
+    """The pairs of real and colored images.
+
+    A colored image has the path of its real one below its folder, with any ending, as ``pretint colorize`` writes it.
+    The contact sheet is not counted as an image.
+
+    Args:
+        real: the folder of the real images.
+        algorithms: the folder of each algorithm's colored images, by name.
+
+    Raises:
+        UserError: a folder cannot be read, two images have one name, or a real image has no colored one.
+    """
+
+    def __init__(self, real: Path, algorithms: dict[str, Path]) -> None:
+        self._folders = [Folder(real), *(Folder(path) for path in algorithms.values())]
+        reals = _index_by_stem(self._folders[0], real)
+        colored = [
+            _index_by_stem(folder, path) for folder, path in zip(self._folders[1:], algorithms.values(), strict=True)
+        ]
+        for (name, path), indices in zip(algorithms.items(), colored, strict=True):
+            missing = [stem for stem in reals if stem not in indices]
+            if missing:
+                raise UserError(
+                    f"{path}: {len(missing)} of {len(reals)} real images have no colored one of algorithm {name}, "
+                    f"the first: {missing[0]}; color them, or take them out of {real}"
+                )
+        self.pairs = [
+            Pair(self._folders[0].key(index), index, [indices[stem] for indices in colored])
+            for stem, index in reals.items()
+        ]
+        self.unused = sum(len(indices) - len(reals) for indices in colored)
+        """The number of colored images that have no real one."""
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def encoded(self, pair: Pair, size: int) -> Iterator[bytes]:
+        """Yield the real image of a pair and all its colored ones, as they are served; raises `ImageError`."""
+        images = [folder.read(index) for folder, index in zip(self._folders, [pair.real, *pair.fakes], strict=True)]
+        shapes = [image.width / image.height for image in images]
+        for folder, index, shape in zip(self._folders[1:], pair.fakes, shapes[1:], strict=True):
+            if abs(shape / shapes[0] - 1) > _SHAPES_DIFFER:
+                raise UserError(
+                    f"{Path(folder.root) / folder.key(index)}: has another shape than the real image {pair.name}; "
+                    "it would show another part of it"
+                )
+        yield from (encode_image(image, size) for image in images)
+
+
+def encode_image(image: Image.Image, size: int) -> bytes:
+    """Encode an image for participants: its middle, ``size`` x ``size``, as PNG without compression.
+
+    With compression, a colored image would have fewer bytes than a real one, whose color has more detail. So all
+    images of one size have the same number of bytes.
+    """
+    square = ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    square.save(buffer, "PNG", compress_level=0)
+    return buffer.getvalue()
+
+
+def _index_by_stem(folder: Folder, root: Path) -> dict[str, int]:
+    indices: dict[str, int] = {}
+    for index in range(len(folder)):
+        path = PurePosixPath(folder.key(index))
+        if str(path) == SHEET:
+            continue
+        stem = str(path.with_suffix(""))
+        if stem in indices:
+            raise UserError(f"{root}: {folder.key(indices[stem])} and {path} have one name; pairs go by it: rename one")
+        indices[stem] = index
+    if not indices:
+        raise UserError(f"{root}: no image but a contact sheet; give a folder of images")
+    return indices
 
 
 class Protocol(NamedTuple):
-    """What participants see; see ``TuringSettings``."""
+    """The protocol of a study; see ``TuringSettings``."""
 
     practice: int = 10
     trials: int = 40
@@ -133,25 +136,25 @@ class Protocol(NamedTuple):
 
 @dataclass
 class TuringSettings:
-    """What a study shows, and where.
+    """Settings of a study: what it shows, and where it is served.
 
-    A study that exists is opened by its folder alone; its images, algorithms, protocol and seed stay as they are.
+    A study that exists needs no settings but its folder; its images, algorithms, protocol and seed do not change.
 
     Args:
-        real: folder of the real images.
+        real: the folder of the real images.
         algorithm: NAME=FOLDER of every algorithm's colored images, which have the paths of the real ones.
-        practice: trials with feedback, which do not count; 10 if none is given.
-        trials: scored trials of every participant; 40 if none is given.
-        seconds: for which a pair is shown; 1 if none is given.
-        size: side of the images, in pixels: the middle of each is cut out square; 256 if none is given.
-        seed: of the order of images, their sides, and who sees which algorithm; drawn if none is given, when the
-            study is made, so that nobody can compute what they will see.
-        host: address to serve on: 127.0.0.1 is this machine alone, 0.0.0.0 all that can reach it.
-        port: to serve on; 0 takes one that is free.
-        public: address by which participants reach the page if a proxy on this machine stands before it, such as
+        practice: the number of trials with feedback, which do not count; by default 10.
+        trials: the number of scored trials of every participant; by default 40.
+        seconds: the time for which a pair is shown; by default 1.
+        size: side of the images, in pixels: a square is cut from the middle of each; by default 256.
+        seed: the seed of the order of images, their sides, and who sees which algorithm. By default it is drawn when
+            the study is made, so that nobody can compute what they will see.
+        host: the address to serve on: 127.0.0.1 is this machine alone, 0.0.0.0 all that can reach it.
+        port: the port to serve on; 0 takes a free one.
+        public: the address of the page for participants, if a proxy on this machine serves it, such as
             https://study.example.org.
-        token: of the admin page, of 12 characters or more; empty makes a new one at every start.
-        results: only say the results so far, and serve nothing.
+        token: the token of the admin page, 12 characters or more; empty makes a new one at every start.
+        results: print the results so far, and serve nothing.
     """
 
     real: str = ""
@@ -168,13 +171,13 @@ class TuringSettings:
     results: bool = False
 
     def __post_init__(self) -> None:
-        asked = self.protocol
-        if asked.practice < 0 or asked.trials < 1:
+        protocol = self.protocol
+        if protocol.practice < 0 or protocol.trials < 1:
             raise UserError("practice must be at least 0, trials at least 1")
-        if not 0.05 <= asked.seconds <= 3600:
-            raise UserError(f"seconds is {asked.seconds}: a pair is shown for 0.05 to 3600")
-        if not 16 <= asked.size <= _LARGEST:
-            raise UserError(f"size is {asked.size}: it must lie in [16, {_LARGEST}]")
+        if not 0.05 <= protocol.seconds <= 3600:
+            raise UserError(f"seconds is {protocol.seconds}: a pair is shown for 0.05 to 3600")
+        if not 16 <= protocol.size <= _LARGEST:
+            raise UserError(f"size is {protocol.size}: it must lie in [16, {_LARGEST}]")
         if self.seed is not None and not 0 <= self.seed < 2**63:
             raise UserError(f"seed is {self.seed}: it must lie in [0, 2^63)")
         check_port(self.port)
@@ -188,13 +191,13 @@ class TuringSettings:
 
     @property
     def protocol(self) -> "Protocol":
-        """What participants of a new study see."""
-        given = {name: getattr(self, name) for name in Protocol._fields}
-        return Protocol(**{name: value for name, value in given.items() if value is not None})
+        """The protocol of a new study."""
+        values = {name: getattr(self, name) for name in Protocol._fields}
+        return Protocol(**{name: value for name, value in values.items() if value is not None})
 
     def algorithms(self) -> dict[str, Path]:
-        """Name -> folder."""
-        found: dict[str, Path] = {}
+        """Return the folder of each algorithm, by name."""
+        folders: dict[str, Path] = {}
         for word in self.algorithm:
             name, equals, folder = word.partition("=")
             if not (name.strip() and equals and folder):
@@ -203,71 +206,82 @@ class TuringSettings:
                 raise UserError(
                     f"algorithm {name[:_LONGEST_NAME]}: a name has at most {_LONGEST_NAME} printable letters"
                 )
-            if name in found:
+            if name in folders:
                 raise UserError(f"algorithm {name}: named twice")
-            found[name] = Path(folder)
-        return found
+            folders[name] = Path(folder)
+        return folders
 
 
-def gathered(arguments: Sequence[str]) -> list[str]:
-    """Words in which ``--algorithm A=a B=b --algorithm C=c`` may stand, with all of them as settings know a list."""
+def merge_algorithms(arguments: Sequence[str]) -> list[str]:
+    """Merge all of ``--algorithm A=a B=b --algorithm C=c`` among arguments into one list, as the settings need it."""
     rest: list[str] = []
-    found: list[str] = []
-    taking = False
+    algorithms: list[str] = []
+    in_option = False
     for word in arguments:
         if word == "--algorithm":
-            taking = True
-        elif word.startswith("--algorithm=[") or (taking and word.startswith("[")):
+            in_option = True
+        elif word.startswith("--algorithm=[") or (in_option and word.startswith("[")):
             return list(arguments)  # as YAML writes it
         elif word.startswith("--algorithm="):
-            taking = False
-            found.append(word.removeprefix("--algorithm="))
-        elif taking and "=" in word and not word.startswith("-"):
-            found.append(word)
+            in_option = False
+            algorithms.append(word.removeprefix("--algorithm="))
+        elif in_option and "=" in word and not word.startswith("-"):
+            algorithms.append(word)
         else:
-            taking = False
+            in_option = False
             rest.append(word)
-    return [*rest, f"--algorithm={json.dumps(found)}"] if found else [*rest, *(["--algorithm"] * taking)]
+    if algorithms:
+        return [*rest, f"--algorithm={json.dumps(algorithms)}"]
+    return [*rest, *(["--algorithm"] * in_option)]
 
 
 @contextmanager
-def opened_study(folder: Path, settings: TuringSettings) -> Iterator[tuple[Store, list[str]]]:
-    """The study in a folder, made if there is none, for this process alone; and what there is to say about it.
+def open_study(folder: Path, settings: TuringSettings) -> Iterator[tuple[Store, list[str]]]:
+    """Open the study in a folder, or make it, for this process alone; yield it and notes for the user.
 
     Raises:
-        UserError: images, pairs or folders are not as they should be; the study is another than the settings say;
-            another process serves it.
+        UserError: images, pairs or folders are wrong; the settings differ from those of the study; another process
+            serves it.
     """
     file = folder / FILE
-    pairs = None if file.exists() else _pairs(folder, settings)  # its complaints come before a folder is made
-    if pairs is not None and not folder.exists():
-        with suppress(OSError):  # which is said below
-            folder.mkdir(0o700, parents=True)  # the links in it are secrets
+    pairs: Pairs | None = None
+    if not file.exists():
+        if not (settings.real and settings.algorithm):
+            raise UserError(f"{folder}: no study yet; to make one give --real FOLDER and --algorithm NAME=FOLDER")
+        pairs = Pairs(Path(settings.real), settings.algorithms())
+        _require_pairs(len(pairs), settings)  # before a folder is made
+        if not folder.exists():
+            with suppress(OSError):  # held_folder reports it
+                folder.mkdir(0o700, parents=True)  # the links in it are secrets
     with held_folder(folder, "serving this study"):
         if pairs is None:
             store = Store.open(file)
-            said: list[str] = []
-            _check_same(folder, store.facts, settings)
+            notes: list[str] = []
+            facts = store.facts
+            algorithms = {name: str(path.resolve()) for name, path in settings.algorithms().items()}
+            values = {
+                "real": (str(Path(settings.real).resolve()) if settings.real else None, facts.real),
+                "algorithm": (algorithms or None, facts.algorithms),
+                **{name: (getattr(settings, name), getattr(facts, name)) for name in (*Protocol._fields, "seed")},
+            }
+            for name, (setting, fact) in values.items():
+                if setting not in (None, fact):
+                    raise UserError(
+                        f"{folder}: this study was made with another {name} ({fact}); name another folder for a new "
+                        "study"
+                    )
         else:
-            store, said = _make(file, pairs, settings)
+            store, notes = _make(file, pairs, settings)
         try:
-            yield store, said
+            yield store, notes
         finally:
             store.close()
-
-
-def _pairs(folder: Path, settings: TuringSettings) -> Pairs:
-    if not (settings.real and settings.algorithm):
-        raise UserError(f"{folder}: no study yet; to make one give --real FOLDER and --algorithm NAME=FOLDER")
-    pairs = Pairs(Path(settings.real), settings.algorithms())
-    _check_count(len(pairs), settings)
-    return pairs
 
 
 def _make(file: Path, pairs: Pairs, settings: TuringSettings) -> tuple[Store, list[str]]:
     skipped: list[str] = []
 
-    def encoded() -> Iterator[tuple[str, list[bytes]]]:
+    def encode_pairs() -> Iterator[tuple[str, list[bytes]]]:
         with progress("images", len(pairs), "pairs") as advance:
             for pair in pairs.pairs:
                 try:
@@ -277,7 +291,7 @@ def _make(file: Path, pairs: Pairs, settings: TuringSettings) -> tuple[Store, li
                 else:
                     yield pair.name, images
                 advance(1, "")
-            _check_count(len(pairs) - len(skipped), settings)
+            _require_pairs(len(pairs) - len(skipped), settings)
 
     facts = Facts(
         real=str(Path(settings.real).resolve()),
@@ -286,12 +300,12 @@ def _make(file: Path, pairs: Pairs, settings: TuringSettings) -> tuple[Store, li
         seed=secrets.randbelow(_SEEDS) if settings.seed is None else settings.seed,
         token=secrets.token_urlsafe(12),
     )
-    store = Store.create(file, facts, encoded())
+    store = Store.create(file, facts, encode_pairs())
     unused = [f"{pairs.unused} colored images have no real one, and are not shown"] if pairs.unused else []
     return store, [*skipped, *unused]
 
 
-def _check_count(pairs: int, settings: TuringSettings) -> None:
+def _require_pairs(pairs: int, settings: TuringSettings) -> None:
     practice, trials = settings.protocol[:2]
     needed = practice + trials
     if pairs < needed:
@@ -302,66 +316,48 @@ def _check_count(pairs: int, settings: TuringSettings) -> None:
         )
 
 
-def _check_same(folder: Path, facts: Facts, settings: TuringSettings) -> None:
-    """Refuse settings that are given, and are not those of the study."""
-    algorithms = {name: str(path.resolve()) for name, path in settings.algorithms().items()}
-    asked = {
-        "real": (str(Path(settings.real).resolve()) if settings.real else None, facts.real),
-        "algorithm": (algorithms or None, facts.algorithms),
-        **{name: (getattr(settings, name), getattr(facts, name)) for name in (*Protocol._fields, "seed")},
-    }
-    for name, (given, kept) in asked.items():
-        if given not in (None, kept):
-            raise UserError(
-                f"{folder}: this study was made with another {name} ({kept}); name another folder for a new study"
-            )
-
-
-Say = Callable[..., None]
-
-
 def turing(folder: Path, settings: TuringSettings, say: Say) -> None:
     """Make or open the study in a folder, and serve it until Ctrl-C or TERM.
 
     Args:
-        folder: of the study.
-        settings: what it shows, and where.
+        folder: the folder of the study.
+        settings: what it shows, and where it is served.
         say: prints lines.
 
     Raises:
-        UserError: see ``opened_study`` and ``bound``.
-        KeyboardInterrupt: it was Ctrl-C; the results so far are said.
+        UserError: see ``open_study`` and ``open_listener``.
+        KeyboardInterrupt: it was Ctrl-C; the results so far are printed.
         SystemExit: it was TERM; likewise.
     """
     if settings.results:  # also while another process serves
         store = Store.open(folder / FILE)
         try:
-            say(*_results(store))
+            say(*_read_results(store))
         finally:
             store.close()
         return
-    with opened_study(folder, settings) as (store, said):
-        say(*said)
-        with needing_extra("this page"):
+    with open_study(folder, settings) as (store, notes):
+        say(*notes)
+        with require_extra("this page"):
             from pretint.apps.turing.pages import study_app
             from pretint.apps.web.security import names_here
             from pretint.apps.web.server import serve
         token = settings.token or secrets.token_urlsafe(16)
-        listener = bound(settings.host, settings.port)
+        listener = open_listener(settings.host, settings.port)
         address = address_of(listener, settings.public)
-        shown = f"?token={token}" if not settings.token else ""
+        query = f"?token={token}" if not settings.token else ""
         say(
             f"participants: {address}/join/{store.facts.token}",
-            f"admin:        {address}/admin{shown}",
+            f"admin:        {address}/admin{query}",
             "every answer is kept at once; Ctrl-C stops, the same command goes on",
         )
         app = study_app(store, token, address, names_here(settings.host, settings.public))
         ending = serve(app, listener, behind_proxy=bool(settings.public))
-        say("", *_results(store))
+        say("", *_read_results(store))
     leave(ending)
 
 
-def _results(store: Store) -> list[str]:
+def _read_results(store: Store) -> list[str]:
     try:
         return result_lines(store)
     except sqlite3.Error as error:

@@ -25,9 +25,15 @@ from starlette.types import ASGIApp, Scope
 
 from pretint.apps.turing.admin import Admin
 from pretint.apps.turing.store import REAL, Participant, Shown, Store
-from pretint.apps.web.responses import renderer, sent_object, static_route
+from pretint.apps.web.responses import read_object, renderer, static_route
 from pretint.apps.web.security import Buckets, Guard, Rate, client_of
 
+AHEAD = 2
+"""The number of pairs after the next one that a browser may fetch ahead."""
+
+_log = logging.getLogger(__name__)
+_VISIONS = ("yes", "unsure", "no")
+_LAYOUTS = ("beside", "stacked")
 _PARTICIPANT = Rate(200, 10)  # a reload takes up to 6 requests, a trial 4
 _STRANGERS = Rate(3000, 60)  # of one address: 2 for each who joins, and all wrong links
 _JOINS = Rate(400, 0.2)  # of one address: each takes up to 4 kB of the study's file, for good
@@ -38,7 +44,7 @@ class StudyLimits:
     """Limits for ``Guard``.
 
     Args:
-        is_owner: whether a request is the owner's, who is never refused.
+        is_owner: whether a request is from the owner, who is never refused.
     """
 
     def __init__(self, is_owner: Callable[[Scope], bool]) -> None:
@@ -47,7 +53,7 @@ class StudyLimits:
         self._joins, self._addresses = Buckets(_JOINS), Buckets(_ADDRESS)
 
     def __call__(self, scope: Scope) -> float:
-        """Seconds until the request may pass."""
+        """Return seconds until the request may pass."""
         first, _, rest = scope["path"].lstrip("/").partition("/")
         if first == "static" or self._is_owner(scope):
             return 0
@@ -61,26 +67,18 @@ class StudyLimits:
         return wait
 
     def admit(self, identity: str) -> None:
-        """From here on this is a participant: the study has found them in its file."""
+        """Count this identity as a participant from now on: the study has it in its file."""
         self._participants.add(identity)
 
 
-AHEAD = 2
-"""How many pairs beyond the next a browser may fetch, so that none is waited for."""
-
-_log = logging.getLogger(__name__)
-_VISIONS = ("yes", "unsure", "no")
-_LAYOUTS = ("beside", "stacked")
-
-
 def study_app(store: Store, token: str, address: str, names: set[str]) -> ASGIApp:
-    """The application of an open study.
+    """Return the application of an open study.
 
     Args:
         store: the study.
-        token: of the admin page.
-        address: where the page is found, without a path.
-        names: host names it goes by, see `Guard`.
+        token: the token of the admin page.
+        address: the URL of the page, without a path.
+        names: the host names of the page, see `Guard`.
     """
     admin = Admin(store, token, f"{address}/join/{store.facts.token}", secure=address.startswith("https:"))
     limits = StudyLimits(admin.is_owner)
@@ -114,14 +112,14 @@ def study_app(store: Store, token: str, address: str, names: set[str]) -> ASGIAp
 
 
 class _Part:
-    """What a participant meets."""
+    """The pages for participants."""
 
     def __init__(self, store: Store, limits: StudyLimits) -> None:
         self.store, self.facts, self.limits = store, store.facts, limits
         self.render = renderer("pretint.apps.turing")
 
     def problem(self, request: Request, problem: Exception) -> Response:
-        """An error, as a page for people and as JSON for the script of a page."""
+        """Answer an error: a page for people, JSON for the script of a page."""
         assert isinstance(problem, HTTPException)
         if "text/html" not in request.headers.get("accept", ""):
             return JSONResponse({"problem": problem.detail}, problem.status_code)
@@ -129,7 +127,7 @@ class _Part:
         return HTMLResponse(page, problem.status_code)
 
     def unreadable(self, request: Request, problem: Exception) -> Response:
-        """The file is damaged, locked by another program, or the disk is full: for the page to try again."""
+        """Answer that the page may try again: the file is damaged or locked by another program, or the disk is full."""
         _log.error("%s: %s", self.store.file, problem)
         return self.problem(request, HTTPException(503, "The study cannot be read or written at the moment."))
 
@@ -137,11 +135,11 @@ class _Part:
         raise HTTPException(404, "This is a study. Whoever invited you has the link by which one takes part.")
 
     def welcome(self, request: Request) -> Response:
-        self._invited(request)
+        self._require_invitation(request)
         return HTMLResponse(self.render("join.html", facts=self.facts, token=self.facts.token))
 
     async def join(self, request: Request) -> Response:
-        self._invited(request)
+        self._require_invitation(request)
         form = parse_qs((await request.body()).decode("utf-8", "replace"))
         vision = form.get("vision", [""])[0]
         if vision not in _VISIONS:
@@ -159,7 +157,7 @@ class _Part:
         return JSONResponse(self._state(self._who(request)))
 
     def image(self, request: Request) -> Response:
-        """One of a pair that was not shown yet: the next, and those that are fetched ahead of it."""
+        """Return one image of a pair that was not shown yet: the next pair, or one that is fetched ahead."""
         who = self._who(request)
         trial, place = request.path_params["trial"], request.path_params["place"]
         first = -1 if who.trial is None else who.trial + who.seen
@@ -167,32 +165,33 @@ class _Part:
             raise HTTPException(404, "No such image, or not now.")
         if trial >= self.facts.practice + self.facts.trials:
             raise HTTPException(404, "No such image.")
-        shown = self.store.trial(who.number, trial)
-        algorithm = who.algorithm if shown.fake_first == (place == "first") else REAL
-        return Response(self.store.image(shown.pair, algorithm), media_type="image/png")
+        pair = self.store.trial(who.number, trial)
+        algorithm = who.algorithm if pair.fake_first == (place == "first") else REAL
+        return Response(self.store.image(pair.pair, algorithm), media_type="image/png")
 
     async def seen(self, request: Request) -> Response:
-        return await run_in_threadpool(self._seen, self._identity(request), await _sent(request))
+        identity, sent = self._identity(request), await _read_json(request)
+
+        def record() -> Response:
+            show = self.store.see(self._known(identity).number, _parse_trial(sent))
+            return JSONResponse({"show": show, "state": self._state(self._known(identity))})
+
+        return await run_in_threadpool(record)
 
     async def answer(self, request: Request) -> Response:
-        return await run_in_threadpool(self._answer, self._identity(request), await _sent(request))
-
-    def _seen(self, identity: str, sent: dict[str, Any]) -> Response:
-        who = self._known(identity)
-        show = self.store.see(who.number, _trial(sent))
-        return JSONResponse({"show": show, "state": self._state(self._known(identity))})
+        return await run_in_threadpool(self._answer, self._identity(request), await _read_json(request))
 
     def _answer(self, identity: str, sent: dict[str, Any]) -> Response:
-        """Kept, and told so; of an answer that is there already the same is said, whatever this one is."""
-        who, number = self._known(identity), _trial(sent)
+        """Save an answer and report it. If there is an answer already, the report does not depend on the new one."""
+        who, number = self._known(identity), _parse_trial(sent)
         chosen = sent.get("chosen")
         if chosen not in ("first", "second"):
             raise HTTPException(400, "An answer is first or second.")
-        kept = self.store.answer(who.number, number, chosen == "first", _shown(sent))
-        said: dict[str, Any] = {"kept": kept, "state": self._state(self._known(identity))}
-        if kept and number < self.facts.practice:
-            said["fake"] = "first" if self.store.trial(who.number, number).fake_first else "second"
-        return JSONResponse(said)
+        is_saved = self.store.answer(who.number, number, chosen == "first", _parse_shown(sent))
+        result: dict[str, Any] = {"kept": is_saved, "state": self._state(self._known(identity))}
+        if is_saved and number < self.facts.practice:
+            result["fake"] = "first" if self.store.trial(who.number, number).fake_first else "second"
+        return JSONResponse(result)
 
     def _state(self, who: Participant) -> dict[str, Any]:
         state = {
@@ -207,9 +206,9 @@ class _Part:
             state["fooled"] = self.store.fooled(who.number)
         return state
 
-    def _invited(self, request: Request) -> None:
-        given = request.path_params["token"]
-        if not secrets.compare_digest(given.encode("utf-8", "replace"), self.facts.token.encode()):
+    def _require_invitation(self, request: Request) -> None:
+        token = request.path_params["token"]
+        if not secrets.compare_digest(token.encode("utf-8", "replace"), self.facts.token.encode()):
             raise HTTPException(404, "This link leads nowhere: it may have been cut off on its way to you.")
 
     def _identity(self, request: Request) -> str:
@@ -226,22 +225,22 @@ class _Part:
         return who
 
 
-async def _sent(request: Request) -> dict[str, Any]:
-    """The JSON object that a script of ours sends."""
+async def _read_json(request: Request) -> dict[str, Any]:
+    """Read the JSON object in a request."""
     if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
         raise HTTPException(415, "Send JSON.")
-    return await sent_object(request)
+    return await read_object(request)
 
 
-def _trial(sent: dict[str, Any]) -> int:
+def _parse_trial(sent: dict[str, Any]) -> int:
     number = sent.get("trial")
     if type(number) is not int or not 0 <= number < 2**31:
         raise HTTPException(400, "A trial has a number.")
     return number
 
 
-def _shown(sent: dict[str, Any]) -> Shown:
-    """What a browser says about a trial, as far as it can be true."""
+def _parse_shown(sent: dict[str, Any]) -> Shown:
+    """Parse a browser's report on a trial; impossible values become None."""
 
     def number(name: str, most: float) -> float | None:
         value = sent.get(name)

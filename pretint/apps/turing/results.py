@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pretext.escape import csv_text
-from pretint.apps.turing.store import Row, Store, without_token
+from pretint.apps.turing.store import Store, without_token
 from transfer.bootstrap import RESAMPLES, Estimate, percentiles
 
 ABOUT = (
@@ -19,7 +19,7 @@ ABOUT = (
     "within each; where all answers are alike, Clopper and Pearson's bound for as many answers as "
     "participants"
 )
-"""What the interval is."""
+"""A description of the interval."""
 
 _AT_ONCE = 2**21  # numbers drawn at once
 
@@ -35,7 +35,7 @@ class Answer(NamedTuple):
 
 
 class Rate(NamedTuple):
-    """How often participants were fooled."""
+    """The fooling rate of an algorithm."""
 
     estimate: Estimate
     error: float
@@ -45,7 +45,7 @@ class Rate(NamedTuple):
 
 
 class Judged(NamedTuple):
-    """How often an image fooled."""
+    """The answers on an image: how many were fooled by it."""
 
     pair: int
     fooled: int
@@ -53,22 +53,22 @@ class Judged(NamedTuple):
 
     @property
     def score(self) -> float:
-        """Rule of succession: so few answers do not outrank many."""
+        """The rate by the rule of succession: a few answers do not outrank many."""
         return (self.fooled + 1) / (self.trials + 2)
 
 
 def fooling_rate(fooled: ArrayLike, trials: ArrayLike, resamples: int = RESAMPLES, seed: int = 0) -> Rate:
-    """The share of trials in which participants took the fake for real, 0.5 where nobody can tell.
+    """Return the share of trials in which participants took the fake for real: 0.5 if nobody can tell.
 
     The bootstrap of the released study tool (AMT_Real_vs_Fake, process_csv.py): participants are drawn with
-    replacement, then as many trials as each has of its own. Drawing n trials of which a share p fooled is
-    drawing a binomial number, which is what is drawn here.
+    replacement, then as many trials as each has of its own. To draw n trials, of which a share p
+    fooled, is to draw a binomial number; that is done here.
 
     Args:
-        fooled: of every participant, how many trials fooled, (P,).
-        trials: of every participant, how many it answered, (P,), each at least 1.
-        resamples: how many.
-        seed: of the draws.
+        fooled: (P,), the number of trials that fooled each participant.
+        trials: (P,), the number of trials that each participant answered, at least 1.
+        resamples: the number of resamples.
+        seed: the seed of the draws.
     """
     k, n = np.asarray(fooled, dtype=np.int64), np.asarray(trials, dtype=np.int64)
     assert len(k) == len(n) > 0 and (n > 0).all() and (k >= 0).all() and (k <= n).all()
@@ -87,7 +87,7 @@ def fooling_rate(fooled: ArrayLike, trials: ArrayLike, resamples: int = RESAMPLE
 
 
 def rate_of(answers: Iterable[Answer], algorithm: int) -> Rate | None:
-    """The fooling rate of one algorithm; None without answers."""
+    """Return the fooling rate of one algorithm; None without answers."""
     fooled: dict[int, int] = {}
     trials: dict[int, int] = {}
     for answer in answers:
@@ -100,19 +100,19 @@ def rate_of(answers: Iterable[Answer], algorithm: int) -> Rate | None:
 
 
 def judged_images(answers: Iterable[Answer], algorithm: int) -> list[Judged]:
-    """The images of one algorithm that were judged, the most convincing first."""
+    """Return the images of one algorithm that have answers, the most convincing first."""
     counts: dict[int, list[int]] = {}
     for answer in answers:
         if answer.algorithm == algorithm:
             count = counts.setdefault(answer.pair, [0, 0])
             count[0] += answer.fooled
             count[1] += 1
-    found = [Judged(pair, fooled, trials) for pair, (fooled, trials) in counts.items()]
-    return sorted(found, key=lambda one: (-one.score, -one.trials, one.pair))
+    images = [Judged(pair, fooled, trials) for pair, (fooled, trials) in counts.items()]
+    return sorted(images, key=lambda image: (-image.score, -image.trials, image.pair))
 
 
 def extremes(judged: Sequence[Judged], count: int) -> tuple[list[Judged], list[Judged]]:
-    """The most and the least convincing images, at most ``count`` each, none in both."""
+    """Return the most and the least convincing images, at most ``count`` each, none in both."""
     half = min(count, len(judged) // 2)
     most = list(judged[: max(half, min(count, 1, len(judged)))])
     return most, list(reversed(judged[len(judged) - half :]))
@@ -122,15 +122,15 @@ _EXTREMES = 6
 
 
 def summary(store: Store) -> dict[str, Any]:
-    """What the results page shows."""
+    """Return the content of the results page."""
     rows, people = store.rows(), store.participants()
     scored = [row for row in rows if not row.practice]
-    answers = [_answer(row) for row in scored if row.counts]
-    found = []
+    answers = [Answer(row.participant, row.algorithm, row.pair, row.fooled) for row in scored if row.counts]
+    algorithms = []
     for index, name in enumerate(store.facts.names):
         judged = judged_images(answers, index)
         most, least = extremes(judged, _EXTREMES)
-        found.append(
+        algorithms.append(
             {
                 "index": index,
                 "name": name,
@@ -142,10 +142,10 @@ def summary(store: Store) -> dict[str, Any]:
                 "least": least,
             }
         )
-    rates: list[Rate] = [one["rate"] for one in found if one["rate"] is not None]  # type: ignore[misc]
+    rates: list[Rate] = [algorithm["rate"] for algorithm in algorithms if algorithm["rate"] is not None]  # type: ignore[misc]
     top = 0.6 if all(rate.estimate.high <= 0.6 for rate in rates) else 1.0
     return {
-        "algorithms": found,
+        "algorithms": algorithms,
         "names": store.names,
         "joined": len(people),
         "finished": sum(done for _, done in people),
@@ -160,60 +160,62 @@ def summary(store: Store) -> dict[str, Any]:
 
 
 def results_json(store: Store) -> dict[str, Any]:
-    """The results as plain values."""
-    found = summary(store)
+    """Return the results as plain values."""
+    results = summary(store)
     algorithms = []
-    for one in found["algorithms"]:
-        rate: Rate | None = one["rate"]
+    for algorithm in results["algorithms"]:
+        rate: Rate | None = algorithm["rate"]
         algorithms.append(
             {
-                "name": one["name"],
+                "name": algorithm["name"],
                 "fooling_rate": rate and rate.estimate.value,
                 "interval": rate and [rate.estimate.low, rate.estimate.high],
                 "standard_error": rate and rate.error,
                 "participants": rate.participants if rate else 0,
                 "trials": rate.trials if rate else 0,
-                "joined": one["joined"],
-                "finished": one["finished"],
+                "joined": algorithm["joined"],
+                "finished": algorithm["finished"],
                 "images": [
                     {"name": store.names[pair], "fooled": fooled, "trials": trials}
-                    for pair, fooled, trials in one["judged"]
+                    for pair, fooled, trials in algorithm["judged"]
                 ],
             }
         )
-    left_out = {"not_shown_as_long_as_they_should_be": found["late"], "color_vision": found["color_blind"]}
+    left_out = {"not_shown_as_long_as_they_should_be": results["late"], "color_vision": results["color_blind"]}
     facts = without_token(store.facts) | {"pairs": len(store.names)}
     return {
         "study": facts,
         "interval": ABOUT,
-        "answers": found["answers"],
+        "answers": results["answers"],
         "left_out": left_out,
         "algorithms": algorithms,
     }
 
 
 def result_lines(store: Store) -> list[str]:
-    """The results as lines for a terminal."""
-    found = summary(store)
-    lines = [f"{found['joined']} participants, {found['finished']} of them finished; {found['answers']} scored answers"]
-    for one in found["algorithms"]:
-        rate: Rate | None = one["rate"]
+    """Return the results as lines for a terminal."""
+    results = summary(store)
+    lines = [
+        f"{results['joined']} participants, {results['finished']} of them finished; {results['answers']} scored answers"
+    ]
+    for algorithm in results["algorithms"]:
+        rate: Rate | None = algorithm["rate"]
         if rate is None:
-            lines.append(f"{one['name']}: no answers yet")
+            lines.append(f"{algorithm['name']}: no answers yet")
             continue
         value, low, high = (f"{100 * number:.1f}" for number in rate.estimate)
         lines.append(
-            f"{one['name']}: taken for real in {value}% [{low}, {high}], standard error {100 * rate.error:.1f}; "
+            f"{algorithm['name']}: taken for real in {value}% [{low}, {high}], standard error {100 * rate.error:.1f}; "
             f"{rate.participants} participants, {rate.trials} trials"
             + (" (the interval of one participant says nothing about other people)" if rate.participants < 2 else "")
         )
-    left_out = [(found["late"], "not shown as long as they should be"), (found["color_blind"], "color vision")]
+    left_out = [(results["late"], "not shown for the right time"), (results["color_blind"], "color vision")]
     lines += [f"left out: {count} answers ({why})" for count, why in left_out if count]
     return [*lines, f"interval: {ABOUT}"]
 
 
 def answers_csv(store: Store) -> str:
-    """All answers, one a line. No cell of it begins as a spreadsheet's formula does."""
+    """Return all answers as CSV, one a line. No cell begins like a formula of a spreadsheet."""
     shown = ("shown_ms", "frames", "longest_frame_ms", "hidden", "response_ms", "layout", "side_px", "pixel_ratio")
     about = ("participant", "vision", "algorithm", "trial", "practice", "image", "fake", "chosen", "fooled")
     lines: list[list[Any]] = []
@@ -224,10 +226,6 @@ def answers_csv(store: Store) -> str:
         cells += row.shown
         lines.append(cells)
     return csv_text((*about, "on_time", "counts", "seen_at", "answered_at", *shown), lines, end="\r\n")
-
-
-def _answer(row: Row) -> Answer:
-    return Answer(row.participant, row.algorithm, row.pair, row.fooled)
 
 
 def _side(first: bool) -> str:

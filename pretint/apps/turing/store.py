@@ -18,56 +18,15 @@ import numpy as np
 
 from pretext.errors import UserError
 
-_ORDER, _ALGORITHM = 0, 1  # what is drawn: two streams of one seed
-
-
-class Trial(NamedTuple):
-    """What one trial shows."""
-
-    pair: int
-    """Index of the image."""
-    fake_first: bool
-    """Whether the colored one is on the left (above, where they are stacked)."""
-
-
-def trials_of(seed: int, participant: int, pairs: int, count: int) -> list[Trial]:
-    """A participant's trials, a function of the arguments alone.
-
-    Args:
-        seed: of the study.
-        participant: its number in the study, from 0.
-        pairs: how many there are.
-        count: of the trials, practice included; at most ``pairs``, of which none is seen twice.
-
-    Sides are tossed independently: were they balanced, who counts could tell the last ones.
-    """
-    rng = np.random.default_rng((seed, participant, _ORDER))
-    order = rng.permutation(pairs)[:count]
-    sides = rng.integers(0, 2, count)
-    return [Trial(int(pair), bool(side)) for pair, side in zip(order, sides, strict=True)]
-
-
-def next_algorithm(seed: int, participant: int, counts: Sequence[int]) -> int:
-    """The algorithm that a new participant sees: one of those that have fewest participants, drawn at random.
-
-    Args:
-        seed: of the study.
-        participant: its number in the study.
-        counts: participants of every algorithm so far.
-    """
-    fewest = [index for index, count in enumerate(counts) if count == min(counts)]
-    rng = np.random.default_rng((seed, participant, _ALGORITHM))
-    return fewest[int(rng.integers(len(fewest)))]
-
-
 REAL = -1
-"""Stands for an algorithm where the real image is meant."""
+"""Stands for the real image, in place of an algorithm."""
 
+_ORDER, _ALGORITHM = 0, 1  # two random streams of one seed
 _OURS = 0x50725475  # PRAGMA application_id
 _VERSION = 1
 _ACTIVE = 3600.0  # seconds after which a participant who stopped no longer counts for the balance
-_PATIENCE = 1.0  # seconds for another program that writes; all that is asked for meanwhile waits as well
-_TIMING_OFF = 0.25  # of the nominal time: beyond, a pair was not shown as it should be
+_PATIENCE = 1.0  # seconds to wait for another program that writes; all other requests wait too
+_TIMING_OFF = 0.25  # of the nominal time: a larger error means that a pair was not shown correctly
 
 _SCHEMA = """
 CREATE TABLE study (facts TEXT NOT NULL);
@@ -86,9 +45,48 @@ CREATE TABLE trial (
 """
 
 
+class Trial(NamedTuple):
+    """A trial: one pair of images."""
+
+    pair: int
+    """The index of the image."""
+    fake_first: bool
+    """Whether the colored one is on the left (above, where they are stacked)."""
+
+
+def draw_trials(seed: int, participant: int, pairs: int, count: int) -> list[Trial]:
+    """Draw a participant's trials. They depend only on the arguments.
+
+    Args:
+        seed: the seed of the study.
+        participant: the number of the participant, from 0.
+        pairs: the number of pairs.
+        count: the number of trials, practice included; at most ``pairs``, since no pair is seen twice.
+
+    Sides are drawn independently. If they were balanced, a participant who counts could predict the last ones.
+    """
+    rng = np.random.default_rng((seed, participant, _ORDER))
+    order = rng.permutation(pairs)[:count]
+    sides = rng.integers(0, 2, count)
+    return [Trial(int(pair), bool(side)) for pair, side in zip(order, sides, strict=True)]
+
+
+def draw_algorithm(seed: int, participant: int, counts: Sequence[int]) -> int:
+    """Draw the algorithm that a new participant sees, at random from those that have the fewest participants.
+
+    Args:
+        seed: the seed of the study.
+        participant: the number of the participant.
+        counts: the number of participants of each algorithm so far.
+    """
+    fewest = [index for index, count in enumerate(counts) if count == min(counts)]
+    rng = np.random.default_rng((seed, participant, _ALGORITHM))
+    return fewest[int(rng.integers(len(fewest)))]
+
+
 @dataclass(frozen=True)
 class Facts:
-    """What a study is; never changed once it is made."""
+    """The facts of a study, which never change."""
 
     real: str
     algorithms: dict[str, str]
@@ -99,21 +97,21 @@ class Facts:
     size: int
     seed: int
     token: str
-    """Of the link by which participants join."""
+    """The secret in the link by which participants join."""
 
     @property
     def names(self) -> list[str]:
-        """Of the algorithms, in their order."""
+        """The names of the algorithms, in their order."""
         return list(self.algorithms)
 
 
 def without_token(facts: Facts) -> dict[str, Any]:
-    """What may be told of a study to anybody."""
+    """Return the public facts of a study."""
     return {name: value for name, value in asdict(facts).items() if name != "token"}
 
 
 class Shown(NamedTuple):
-    """How a browser says that it showed a pair, and was answered; None where it does not know (after a reload)."""
+    """A browser's report on a trial: how the pair was shown and answered. None if unknown (after a reload)."""
 
     shown_ms: float | None = None
     frames: int | None = None
@@ -126,18 +124,18 @@ class Shown(NamedTuple):
 
 
 class Participant(NamedTuple):
-    """Somebody who takes part, and how far they are."""
+    """A participant, and the next trial."""
 
     number: int
     algorithm: int
     trial: int | None
-    """The next to be answered; None when all are."""
+    """The next trial to answer; None if all are answered."""
     seen: bool
-    """Whether it was shown already."""
+    """Whether its pair was shown already."""
 
 
 class Row(NamedTuple):
-    """An answer, with everything that is known about it."""
+    """An answer, with all that is known about it."""
 
     participant: int
     vision: str
@@ -151,7 +149,7 @@ class Row(NamedTuple):
     answered_at: float
     shown: Shown
     on_time: bool
-    """Whether the pair was shown, in a visible page, for as long as it should have been."""
+    """Whether the pair was shown for the right time, in a visible page."""
 
     @property
     def fooled(self) -> bool:
@@ -160,7 +158,7 @@ class Row(NamedTuple):
 
     @property
     def counts(self) -> bool:
-        """Whether it enters the fooling rate."""
+        """Whether it counts for the fooling rate."""
         return not self.practice and self.on_time and self.vision != "no"
 
 
@@ -176,21 +174,21 @@ class Store:
         (facts,) = self._db.execute("SELECT facts FROM study").fetchone()
         self.facts = Facts(**json.loads(facts))
         self.names = [name for (name,) in self._db.execute("SELECT name FROM pair ORDER BY id")]
-        """Of the pairs."""
+        """The names of the pairs."""
 
     @classmethod
     def open(cls, file: Path) -> "Store":
-        """A study that was made before; a `UserError` where it is none."""
+        """Open a study that was made before; raises `UserError` if there is none."""
         if not file.is_file():
             raise UserError(f"{file.parent}: no study there")
         connection = None
         try:
-            connection = _connected(file)
+            connection = _connect(file)
             if connection.execute("PRAGMA application_id").fetchone()[0] != _OURS:
                 raise UserError(f"{file}: no study of pretint; name another folder")
             version = connection.execute("PRAGMA user_version").fetchone()[0]
             if version != _VERSION:
-                raise UserError(f"{file}: a study of version {version}, this pretint reads version {_VERSION}")
+                raise UserError(f"{file}: a study of version {version}; this pretint reads version {_VERSION}")
             return cls(file, connection)
         except BaseException as error:
             if connection is not None:
@@ -201,20 +199,20 @@ class Store:
 
     @classmethod
     def create(cls, file: Path, facts: Facts, pairs: Iterable[tuple[str, list[bytes]]]) -> "Store":
-        """A new study: whole on disk, or not there at all.
+        """Create a study on disk, completely or not at all.
 
         Args:
-            file: where; replaced.
-            facts: what it is.
-            pairs: name, and the encoded images: the real one, then one of each algorithm.
+            file: its path; an old file is replaced.
+            facts: the facts of the study.
+            pairs: name and encoded images of each pair: the real one, then one of each algorithm.
         """
         part = file.with_name(f".{file.name}.part")
         parts = [part, *(part.with_name(part.name + ending) for ending in ("-wal", "-shm"))]
         try:
             for leftover in parts:  # of a kill
                 leftover.unlink(missing_ok=True)
-            part.touch(0o600)  # its links are secrets; SQLite gives the files beside it the same rights
-            connection = _connected(part)
+            part.touch(0o600)  # the links in it are secrets; SQLite gives its other files the same rights
+            connection = _connect(part)
             try:
                 connection.executescript(
                     f"{_SCHEMA} PRAGMA application_id = {_OURS}; PRAGMA user_version = {_VERSION};"
@@ -232,23 +230,23 @@ class Store:
             return cls.open(file)
         except (sqlite3.Error, OSError) as error:
             raise UserError(
-                f"{file}: the study cannot be written ({error}); make room or name another folder"
+                f"{file}: the study cannot be written ({error}); free some disk space, or name another folder"
             ) from error
         finally:
             for leftover in parts:
                 leftover.unlink(missing_ok=True)
 
     def refuse_writes(self) -> None:
-        """Begin nothing more that writes: whoever waits to write has an ``sqlite3.Error`` at once."""
+        """Refuse all writes from now on: those that wait raise ``sqlite3.Error`` at once."""
         self._refuses_writes = True
 
     def close(self) -> None:
-        """No method may be called after it."""
+        """Close the file. No method may be called after it."""
         with self._lock:
             self._db.close()
 
     def image(self, pair: int, algorithm: int) -> bytes | None:
-        """An image as it is served; ``algorithm`` may be ``REAL``. None where there is none."""
+        """Return an image as it is served, or None; ``algorithm`` may be ``REAL``."""
         with self._lock:
             row = self._db.execute(
                 "SELECT png FROM image WHERE pair = ? AND algorithm = ?", (pair, algorithm)
@@ -256,10 +254,10 @@ class Store:
         return zlib.decompress(row[0]) if row else None
 
     def join(self, identity: str, vision: str) -> int:
-        """A new participant; returns the number.
+        """Add a participant, and return the number.
 
         Args:
-            identity: the unguessable name by which the participant goes on.
+            identity: the secret in the participant's link.
             vision: whether they see colors normally: yes, no or unsure.
         """
         now = self.clock()
@@ -271,12 +269,12 @@ class Store:
                 f"SELECT algorithm, count(*) FROM participant WHERE {taken} GROUP BY algorithm", (now - _ACTIVE,)
             ):
                 counts[algorithm] = count
-            algorithm = next_algorithm(self.facts.seed, number, counts)
+            algorithm = draw_algorithm(self.facts.seed, number, counts)
             db.execute(
                 "INSERT INTO participant VALUES (?, ?, ?, ?, ?, ?, NULL)",
                 (number, identity, algorithm, vision, now, now),
             )
-            trials = trials_of(self.facts.seed, number, len(self.names), self.facts.practice + self.facts.trials)
+            trials = draw_trials(self.facts.seed, number, len(self.names), self.facts.practice + self.facts.trials)
             db.executemany(
                 "INSERT INTO trial (participant, number, pair, fake_first) VALUES (?, ?, ?, ?)",
                 [(number, index, trial.pair, trial.fake_first) for index, trial in enumerate(trials)],
@@ -284,7 +282,7 @@ class Store:
         return int(number)
 
     def participant(self, identity: str) -> Participant | None:
-        """How far somebody is; None for a stranger."""
+        """Return a participant by the secret in the link, or None."""
         with self._lock:
             row = self._db.execute("SELECT number, algorithm FROM participant WHERE id = ?", (identity,)).fetchone()
             if row is None:
@@ -299,7 +297,7 @@ class Store:
         return Participant(number, algorithm, trial, seen is not None)
 
     def trial(self, participant: int, number: int) -> Trial:
-        """A trial that exists."""
+        """Return a trial, which must exist."""
         with self._lock:
             pair, fake_first = self._db.execute(
                 "SELECT pair, fake_first FROM trial WHERE participant = ? AND number = ?", (participant, number)
@@ -307,7 +305,7 @@ class Store:
         return Trial(pair, bool(fake_first))
 
     def see(self, participant: int, number: int) -> bool:
-        """Note that a pair is shown now; whether it may be: it has not been, and is the next."""
+        """Record that a pair is shown now. Return whether it may be: it is the next, and was not shown before."""
         with self._transaction() as db:
             done = db.execute(
                 "UPDATE trial SET seen_at = ? WHERE participant = ? AND number = ? AND seen_at IS NULL AND NOT EXISTS "
@@ -317,7 +315,7 @@ class Store:
         return done.rowcount == 1
 
     def answer(self, participant: int, number: int, chose_first: bool, shown: Shown) -> bool:
-        """Keep an answer; whether it was one: the pair has been shown, and has none yet."""
+        """Save an answer. Return whether it was valid: the pair was shown, and has no answer yet."""
         now = self.clock()
         with self._transaction() as db:
             done = db.execute(
@@ -336,7 +334,7 @@ class Store:
         return done.rowcount == 1
 
     def fooled(self, participant: int) -> int:
-        """How many colored images of scored trials somebody took for real."""
+        """Return the number of colored images in scored trials that a participant took for real."""
         with self._lock:
             (count,) = self._db.execute(
                 "SELECT count(*) FROM trial WHERE participant = ? AND number >= ? AND chose_first != fake_first",
@@ -345,59 +343,37 @@ class Store:
         return int(count)
 
     def participants(self) -> list[tuple[int, bool]]:
-        """Algorithm of everybody who joined, and whether they finished."""
+        """Return the algorithm of each participant, and whether they finished."""
         with self._lock:
             rows = self._db.execute("SELECT algorithm, finished_at FROM participant ORDER BY number").fetchall()
         return [(algorithm, finished is not None) for algorithm, finished in rows]
 
     def rows(self) -> list[Row]:
-        """All answers, practice included, by participant and trial."""
+        """Return all answers, practice included, by participant and trial."""
         with self._lock:
-            found = self._db.execute(
+            answers = self._db.execute(
                 "SELECT p.number, p.vision, p.algorithm, t.number, t.pair, t.fake_first, t.chose_first, t.seen_at, "
                 "t.answered_at, t.shown_ms, t.frames, t.longest_frame_ms, t.hidden, t.response_ms, t.layout, "
                 "t.side_px, t.pixel_ratio FROM trial t JOIN participant p ON p.number = t.participant "
                 "WHERE t.answered_at IS NOT NULL ORDER BY p.number, t.number"
             ).fetchall()
-        return [self._row(*values) for values in found]
-
-    def _row(
-        self,
-        participant: int,
-        vision: str,
-        algorithm: int,
-        number: int,
-        pair: int,
-        fake_first: int,
-        chose_first: int,
-        seen_at: float,
-        answered_at: float,
-        *rest: Any,
-    ) -> Row:
-        shown = Shown(*rest)
-        shown = shown._replace(hidden=None if shown.hidden is None else bool(shown.hidden))
         nominal = self.facts.seconds * 1000
-        on_time = (
-            shown.shown_ms is not None
-            and abs(shown.shown_ms - nominal) <= _TIMING_OFF * nominal
-            and not shown.hidden
-            # What a browser says cannot be true where less time went by here.
-            and answered_at - seen_at >= (1 - _TIMING_OFF) * self.facts.seconds
-        )
-        return Row(
-            participant,
-            vision,
-            algorithm,
-            number,
-            number < self.facts.practice,
-            pair,
-            bool(fake_first),
-            bool(chose_first),
-            seen_at,
-            answered_at,
-            shown,
-            on_time,
-        )
+        rows = []
+        for who, vision, algorithm, number, pair, fake_first, chose_first, seen_at, answered_at, *rest in answers:
+            shown = Shown(*rest)
+            shown = shown._replace(hidden=None if shown.hidden is None else bool(shown.hidden))
+            on_time = (
+                shown.shown_ms is not None
+                and abs(shown.shown_ms - nominal) <= _TIMING_OFF * nominal
+                and not shown.hidden
+                # A browser's time cannot be true if less time passed here.
+                and answered_at - seen_at >= (1 - _TIMING_OFF) * self.facts.seconds
+            )
+            practice = number < self.facts.practice
+            sides = bool(fake_first), bool(chose_first)
+            row = Row(who, vision, algorithm, number, practice, pair, *sides, seen_at, answered_at, shown, on_time)
+            rows.append(row)
+        return rows
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -409,12 +385,12 @@ class Store:
                 yield self._db
                 self._db.execute("COMMIT")
             except BaseException:
-                if self._db.in_transaction:  # SQLite itself gave up where the disk is full
+                if self._db.in_transaction:  # on a full disk SQLite has already rolled back
                     self._db.execute("ROLLBACK")
                 raise
 
 
-def _connected(file: Path) -> sqlite3.Connection:
+def _connect(file: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(file, isolation_level=None, check_same_thread=False, timeout=_PATIENCE)
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")

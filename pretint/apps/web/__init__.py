@@ -1,1 +1,1 @@
-"""What every page that Pretint serves is made of: the server, and what guards it."""
+"""The common parts of all pages that Pretint serves: server, security, answers."""

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-_KINDS = {
+_MEDIA_TYPES = {
     "css": "text/css; charset=utf-8",
     "js": "text/javascript; charset=utf-8",
     "svg": "image/svg+xml",
@@ -19,45 +19,45 @@ _KINDS = {
 
 
 class Count(Convertor[int]):
-    """In a path, {name:count}: a number that everything here can hold, which Starlette's int need not be."""
+    """{name:count} in a path: a number of at most nine digits; Starlette's int has no limit."""
 
     regex = "[0-9]{1,9}"
 
     def convert(self, value: str) -> int:
-        """What a handler gets."""
+        """Convert to the value for a handler."""
         return int(value)
 
     def to_string(self, value: int) -> str:
-        """What stands in a path."""
+        """Convert to the text in a path."""
         return str(value)
 
 
 register_url_convertor("count", Count())
 
 
-async def sent_object(request: Request) -> dict[str, Any]:
-    """The JSON object that a script of ours sends; an `HTTPException` where it is none."""
+async def read_object(request: Request) -> dict[str, Any]:
+    """Read the JSON object in a request; raise `HTTPException` if it holds none."""
     try:
-        sent = json.loads(await request.body())
+        content = json.loads(await request.body())
     except (ValueError, RecursionError):
-        sent = None
-    if not isinstance(sent, dict):
+        content = None
+    if not isinstance(content, dict):
         raise HTTPException(400, "Send a JSON object.")
-    return sent
+    return content
 
 
 def static_route(*packages: str) -> Route:
-    """GET /static/NAME: the files in the folder ``static`` of these packages, read once; no path is ever opened."""
-    found: dict[str, tuple[bytes, str]] = {}
+    """Return the route /static/NAME of files in the folders ``static`` of packages, which are read now."""
+    contents: dict[str, tuple[bytes, str]] = {}
     for package in packages:
         for file in files(package).joinpath("static").iterdir():
-            kind = _KINDS.get(file.name.rpartition(".")[2])
+            kind = _MEDIA_TYPES.get(file.name.rpartition(".")[2])
             if kind:
-                assert file.name not in found, file.name
-                found[file.name] = (file.read_bytes(), kind)
+                assert file.name not in contents, file.name
+                contents[file.name] = (file.read_bytes(), kind)
 
     def static(request: Request) -> Response:
-        content, kind = found.get(request.path_params["name"], (b"", ""))
+        content, kind = contents.get(request.path_params["name"], (b"", ""))
         if not kind:
             return PlainTextResponse("No such file.\n", 404)
         return Response(content, media_type=kind, headers={"cache-control": "no-cache"})
@@ -66,7 +66,7 @@ def static_route(*packages: str) -> Route:
 
 
 def renderer(package: str) -> Callable[..., str]:
-    """render(name, **values): a template of a package's folder ``static``, every value escaped."""
+    """Return render(name, **values): it fills a template in a package's folder ``static``, and escapes all values."""
     from jinja2 import DictLoader, Environment, StrictUndefined
 
     texts = {

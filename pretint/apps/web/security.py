@@ -1,6 +1,6 @@
-"""What stands between a page and the network: bounds on bodies and rates, whose requests are heard, headers.
+"""The guard between a page and the network: bounds on bodies and rates, checks of host and origin, headers.
 
-Plain ASGI, so that nothing of a request is read before it is bounded.
+It is plain ASGI, so that no part of a request is read before it is bounded.
 """
 
 import asyncio
@@ -30,28 +30,28 @@ HEADERS = {
     "permissions-policy": "camera=(), geolocation=(), microphone=()",
     "x-robots-tag": "noindex, nofollow",
 }
-"""On every answer. No script runs but our files: text that somebody smuggled in stays text."""
+"""The headers of every answer. Only our files run as scripts: injected text stays text."""
 
 SMALL_BODY = 16 * 1024
-"""Bytes that a request may bring where nothing else is said."""
+"""The default limit of a request's body, in bytes."""
 
-_CLIENTS = 4096  # whose rates are remembered
-_PATIENCE = 30.0  # seconds for which a body may stand still, and that all of it has beyond those of _SLOWEST
+_CLIENTS = 4096  # the number of clients whose rates are remembered
+_PATIENCE = 30.0  # seconds that a body may pause, and that it has in addition to those of _SLOWEST
 _SLOWEST = 25_000.0  # bytes of a body a second: a photograph of 20 MB comes even from a phone far from its router
-_LONGEST = 900.0  # seconds that any body has
-_DROPPED = 8 << 20  # bytes of a body that is too large, which are read nevertheless
+_LONGEST = 900.0  # seconds for any body
+_DROPPED = 8 << 20  # bytes of a too large body that are read nevertheless
 _SAFE = ("GET", "HEAD", "OPTIONS")
 
 
 class Rate(NamedTuple):
-    """A token bucket: ``burst`` requests at once, and then so many a second."""
+    """A token bucket: ``burst`` requests at once, and then ``per_second`` requests a second."""
 
     burst: float
     per_second: float
 
 
 class Buckets:
-    """One bucket for each client. Of many clients, those that were not heard of for longest are forgotten."""
+    """One bucket for each client. Of too many clients, the least recent are forgotten."""
 
     def __init__(self, rate: Rate, now: Callable[[], float] = time.monotonic) -> None:
         self.rate, self._now = rate, now
@@ -61,7 +61,7 @@ class Buckets:
         return client in self._left
 
     def add(self, client: str) -> None:
-        """Remember a client who is not."""
+        """Add a client who is not known yet."""
         self._left.setdefault(client, (self.rate.burst, self._now()))
         self._forget()
 
@@ -70,7 +70,7 @@ class Buckets:
             self._left.popitem(last=False)
 
     def wait(self, client: str) -> float:
-        """Seconds until a request of that client may pass; 0 lets it, and counts it."""
+        """Return seconds until a request of that client may pass; 0 if it may now, and then count it."""
         now = self._now()
         left, since = self._left.pop(client, (self.rate.burst, now))
         left = min(self.rate.burst, left + (now - since) * self.rate.per_second)
@@ -87,21 +87,21 @@ class AddressLimit:
         self._buckets = Buckets(rate)
 
     def __call__(self, scope: Scope) -> float:
-        """Seconds until the request may pass."""
+        """Return seconds until the request may pass."""
         return self._buckets.wait(client_of(scope))
 
 
 class Guard:
-    """Wraps an application; see the module.
+    """A wrapper of an application; see the module.
 
     Args:
-        app: what is guarded.
-        names: host names under which the page may be asked for, beside addresses written as numbers. Any other
-            would be a foreign site's name that was pointed at this machine (DNS rebinding).
-        bodies: bytes that a request's body may have, by the beginning of its path; ``SMALL_BODY`` elsewhere.
-        limit: how many seconds a request must wait before it is heard, by its scope; 0 passes, and is counted. By
-            default each address may send 600 requests at once, and then 60 a second.
-        public: the address by which browsers know the page, where a proxy asks for it under another.
+        app: the application.
+        names: the host names of the page. Addresses in numbers are always accepted. Any other name would be a foreign
+            site's that points at this machine (DNS rebinding).
+        bodies: the limit of a request's body in bytes, by the beginning of its path; ``SMALL_BODY`` elsewhere.
+        limit: returns the seconds that a request must wait, by its scope; 0 lets it pass, and counts it. By default
+            each address may send 600 requests at once, and then 60 a second.
+        public: the address of the page in browsers, if a proxy requests it by another one.
     """
 
     def __init__(
@@ -118,15 +118,15 @@ class Guard:
         self.limit = limit or AddressLimit(Rate(600, 60))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
+        """Answer one request."""
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
-        if scope["type"] != "http":  # web sockets: nobody here speaks them
+        if scope["type"] != "http":  # web sockets are not used here
             await send({"type": "websocket.close", "code": 1003})
             return
 
-        async def dressed(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
@@ -134,85 +134,88 @@ class Guard:
                 headers.setdefault("cache-control", "no-store")
             await send(message)
 
-        # Whoever left in the middle of a body is nobody's mistake here; and the server cancels what it cannot wait for.
+        # A client that leaves in the middle of a body is no error; and the server cancels requests when it stops.
         with contextlib.suppress(ClientDisconnect, asyncio.CancelledError):
-            await self._answer(scope, receive, dressed)
+            await self._answer(scope, receive, send_with_headers)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        refusal = self._refusal(scope)
+        headers = Headers(scope=scope)
+        host = headers.get("host", "")
+        prefixes = [prefix for prefix in self.bodies if scope["path"].startswith(prefix)]
+        limit = self.bodies[max(prefixes, key=len)] if prefixes else SMALL_BODY
+        too_large = f"Too large: at most {f'{limit / 1e6:.0f} MB' if limit >= 1e6 else f'{limit:,} bytes'}.\n"
+        try:
+            declared = int(headers.get("content-length", "0"))
+        except ValueError:
+            declared = 0
+        refusal: PlainTextResponse | None = None
+        if not self.is_known(host):
+            refusal = PlainTextResponse("This page does not have that host name.\n", 421)
+        elif scope["method"] not in _SAFE and not self._is_same_site(headers, host):
+            refusal = PlainTextResponse("This came from another site.\n", 403)
+        elif wait := self.limit(scope):
+            after = {"retry-after": str(math.ceil(wait))}
+            refusal = PlainTextResponse("Too many requests; try again in a while.\n", 429, headers=after)
+        elif declared > limit:
+            await drain(receive)
+            refusal = PlainTextResponse(too_large, 413, headers={"connection": "close"})
         if refusal is not None:
-            await refusal(scope, receive, send)
-            return
-        limit = _longest(self.bodies, scope["path"], SMALL_BODY)
-        if _declared(Headers(scope=scope)) > limit:
-            await dropped(receive)
-            refusal = PlainTextResponse(_said(limit), 413, headers={"connection": "close"})
             await refusal(scope, receive, send)
             return
         seen, more, began = 0, True, 0.0
 
-        async def bounded() -> Message:
+        async def receive_bounded() -> Message:
             nonlocal seen, more, began
             if not more:
-                return await receive()  # which waits until the client is gone
+                return await receive()  # this waits until the client is gone
             now = time.monotonic()
-            began = began or now  # of being read: who waits for a turn does not send
+            began = began or now  # the first read: a client that waits for its turn sends nothing
             left = min(_PATIENCE, began + min(_LONGEST, _PATIENCE + seen / _SLOWEST) - now)
             try:
                 message = await asyncio.wait_for(receive(), left)
             except TimeoutError:
-                raise HTTPException(408, "The rest of this did not come.\n") from None
+                raise HTTPException(408, "The rest of this request did not arrive.\n") from None
             more = message.get("more_body", False)
             seen += len(message.get("body", b""))
             if seen > limit:
-                raise HTTPException(413, _said(limit))  # Starlette answers with it, whoever was reading
+                raise HTTPException(413, too_large)  # Starlette answers with it, whoever was reading
             return message
 
-        await self.app(scope, bounded, send)
+        await self.app(scope, receive_bounded, send)
 
-    def _refusal(self, scope: Scope) -> PlainTextResponse | None:
-        headers = Headers(scope=scope)
-        host = headers.get("host", "")
-        if not self.knows(host):
-            return PlainTextResponse("This page does not go by that name.\n", 421)
-        if scope["method"] not in _SAFE and not self._from_here(headers, host):
-            return PlainTextResponse("This came from another site.\n", 403)
-        if wait := self.limit(scope):
-            after = {"retry-after": str(math.ceil(wait))}
-            return PlainTextResponse("Too many requests; try again in a while.\n", 429, headers=after)
-        return None
-
-    def _from_here(self, headers: Headers, host: str) -> bool:
-        """Whether a request that changes something comes from a page of ours, or from no browser at all."""
+    def _is_same_site(self, headers: Headers, host: str) -> bool:
+        """Whether a request that changes something comes from our own page, or from no browser."""
         if site := headers.get("sec-fetch-site"):
             return site in ("same-origin", "none")
-        origin = headers.get("origin")  # all that browsers say where the page is not served over HTTPS
+        origin = headers.get("origin")  # browsers send only this if the page is not served over HTTPS
         if origin is None or (self.public and origin.lower() == self.public.lower().rstrip("/")):
             return True
         return urlsplit(origin).netloc.lower() == host.lower()
 
-    def knows(self, host: str) -> bool:
-        """Whether a Host header is one that this page goes by."""
+    def is_known(self, host: str) -> bool:
+        """Whether a Host header names this page."""
         try:
             name = urlsplit(f"//{host}").hostname or ""
         except ValueError:
             return False
-        return name in self.names or _is_address(name)
+        if name in self.names:
+            return True
+        try:
+            ipaddress.ip_address(name)
+        except ValueError:
+            return False
+        return True
 
 
 def names_here(host: str, public: str = "") -> set[str]:
-    """The names of this machine, that which it is bound to, and that of a public address."""
+    """Return the names of this machine, the name that it is bound to, and the name of a public address."""
     machine = socket.gethostname()
     names = {"localhost", host, machine, f"{machine.partition('.')[0]}.local"}
     return {name.lower() for name in (*names, urlsplit(public).hostname or "") if name}
 
 
-def _said(limit: int) -> str:
-    return f"Too large: at most {f'{limit / 1e6:.0f} MB' if limit >= 1e6 else f'{limit:,} bytes'}.\n"
-
-
-async def dropped(receive: Receive) -> None:
-    """Read a part of a body that nobody wants: who is cut off while sending never hears why."""
+async def drain(receive: Receive) -> None:
+    """Read a part of a body that is refused: a client that is cut off while it sends never gets the answer."""
     read = 0
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_PATIENCE):
@@ -223,39 +226,22 @@ async def dropped(receive: Receive) -> None:
                     return
 
 
-def _declared(headers: Headers) -> int:
-    try:
-        return int(headers.get("content-length", "0"))
-    except ValueError:
-        return 0
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
-
-
 def client_of(scope: Scope) -> str:
-    """Whose rate a request counts to; see ``network``."""
+    """Return the client to whose rate a request counts; see ``network``."""
     return network(scope["client"][0] if scope.get("client") else "")
 
 
 def network(address: str) -> str:
-    """Whose rate counts: an address; of IPv6 the 64 bits that one household has, but not where that is this link."""
+    """Return the unit whose rate counts: an IPv4 address, or the 64 bits of IPv6 that one household has.
+
+    A link-local address of IPv6 counts as a whole.
+    """
     try:
         parsed = ipaddress.ip_address(address)
-    except ValueError:  # as a proxy may say it, of any length
+    except ValueError:  # a proxy may send any text
         return ""
     if isinstance(parsed, ipaddress.IPv4Address):
         return str(parsed)
-    if parsed.ipv4_mapped:  # how a socket for both tells of IPv4
+    if parsed.ipv4_mapped:  # the form of IPv4 at a socket for both
         return str(parsed.ipv4_mapped)
     return str(parsed) if parsed.is_link_local else str(ipaddress.IPv6Network((int(parsed), 64), strict=False))
-
-
-def _longest(bounds: dict[str, int], path: str, otherwise: int) -> int:
-    fitting = [start for start in bounds if path.startswith(start)]
-    return bounds[max(fitting, key=len)] if fitting else otherwise

@@ -26,19 +26,21 @@ from pretext.engine.signals import ENDINGS, Ending
 from pretint.apps.web.security import network
 
 EACH = 256
-"""Connections of one address, see ``network``; of a proxy, as many as there may be."""
+"""The number of connections of one address, see ``network``; a proxy may have ``most``."""
 
 MOST = 4096
-"""Connections at once, as far as the system lets this process have as many open files."""
+"""The number of connections at once, if the system allows this process as many open files."""
 
-_PATIENCE = 30.0  # seconds after which it is looked whether an answer is being read
+_PATIENCE = 30.0  # seconds between checks that an answer is being read
 _SLOWEST = 25_000.0  # bytes of an answer a second
 _HEAD = 15.0  # seconds for a request's first line and headers, from the connection or their first byte on
-_SPARE = 128  # open files that are no connections
+_GRACE = 3.0  # seconds that requests in progress have after the signal
+_FAREWELL = 1.0  # seconds for them to notice that their connections are closed
+_SPARE = 128  # open files that are not connections
 
 
 class CountingTransport:
-    """A transport that counts the bytes that are written to it."""
+    """A transport that counts the bytes written to it."""
 
     def __init__(self, transport: Any) -> None:
         self._transport, self._written = transport, 0
@@ -50,12 +52,12 @@ class CountingTransport:
 
     @property
     def pending(self) -> int:
-        """How many bytes the other side has not taken."""
+        """The number of bytes that the other side has not read."""
         return int(self._transport.get_write_buffer_size())
 
     @property
     def taken(self) -> int:
-        """How many bytes it has."""
+        """The number of bytes that it has read."""
         return self._written - self.pending
 
     def __getattr__(self, name: str) -> Any:
@@ -63,39 +65,39 @@ class CountingTransport:
 
 
 class BoundedProtocol(H11Protocol):
-    """Uvicorn's protocol, for bounded connections that send their requests, and read their answers, in time."""
+    """Uvicorn's protocol with a limit of connections, and of the time to send a request and to read an answer."""
 
     _head: asyncio.TimerHandle | None = None
     _reading: asyncio.TimerHandle | None = None
     _network = ""
-    _since = 0.0  # of being idle, on the loop's clock
+    _since = 0.0  # when it became idle, on the loop's clock
 
     def connection_made(self, transport: Any) -> None:
-        """Let the longest idle one go where there are too many."""
+        """Accept a connection; if there are too many, close the one that is idle for longest."""
         transport = CountingTransport(transport)
         super().connection_made(cast(asyncio.Transport, transport))
         self._reading = self.loop.call_later(_PATIENCE, self._check_reading, transport, 0, 0)
         self._network, self._since = network(self.client[0] if self.client else ""), self.loop.time()
         self._head = self.loop.call_later(_HEAD, transport.abort)
-        everybody: list[Any] = [*self.connections]
-        others = [one for one in everybody if one is not self and not one.transport.is_closing()]
-        mine = [one for one in others if one._network == self._network]
-        if len(mine) >= EACH and not self.config.proxy_headers:
-            crowd = mine
+        connections: list[Any] = [*self.connections]
+        others = [each for each in connections if each is not self and not each.transport.is_closing()]
+        same_network = [each for each in others if each._network == self._network]
+        if len(same_network) >= EACH and not self.config.proxy_headers:
+            candidates = same_network
         elif len(others) >= most():
-            crowd = others
+            candidates = others
         else:
             return
-        idle = [one for one in crowd if one.idle]
-        min(idle, key=lambda one: one._since, default=self).transport.abort()
+        idle = [each for each in candidates if each.idle]
+        min(idle, key=lambda each: each._since, default=self).transport.abort()
 
     @property
     def idle(self) -> bool:
-        """Whether it has no request that is not answered."""
+        """Whether all its requests are answered."""
         return self.cycle is None or self.cycle.response_complete
 
     def data_received(self, data: bytes) -> None:
-        """A request's head has its time as a whole: one that comes in drops does not get more."""
+        """Receive data. The time limit is for the head as a whole: small pieces do not extend it."""
         before = self.cycle
         super().data_received(data)
         if self.cycle is not before and self._head:
@@ -105,14 +107,14 @@ class BoundedProtocol(H11Protocol):
             self._head = self.loop.call_later(_HEAD, self.transport.abort)
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what is no request; uvicorn would fail where another answer has begun."""
+        """Answer an invalid request; uvicorn would fail if another answer has begun."""
         if self.conn.our_state is h11.IDLE:
             super().send_400_response(msg)
         else:
             self.transport.abort()
 
     def _check_reading(self, transport: CountingTransport, taken: int, pending: int) -> None:
-        """Let go who took less since the last check than was pending then, and less than ``_SLOWEST`` allows."""
+        """Close a connection that since the last check read less than was pending then, and than ``_SLOWEST``."""
         if transport.taken - taken < min(pending, _SLOWEST * _PATIENCE):
             transport.abort()
         else:
@@ -120,12 +122,12 @@ class BoundedProtocol(H11Protocol):
             self._reading = self.loop.call_later(_PATIENCE, self._check_reading, transport, *checked)
 
     def on_response_complete(self) -> None:
-        """Idle from here on."""
+        """Note when the connection became idle."""
         self._since = self.loop.time()
         super().on_response_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Nothing is waited for any more."""
+        """Cancel the timers."""
         for timer in (self._head, self._reading):
             if timer:
                 timer.cancel()
@@ -133,13 +135,13 @@ class BoundedProtocol(H11Protocol):
 
 
 def most() -> int:
-    """``MOST``, or what this process may have."""
+    """Return ``MOST``, or the number that this process may have."""
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return MOST if files == resource.RLIM_INFINITY else min(MOST, max(_SPARE, files - _SPARE))
 
 
 def allow_files() -> None:
-    """Have the system allow as many open files as ``MOST`` needs, as far as it does: some begin with 256."""
+    """Raise this process's limit of open files to what ``MOST`` needs, if possible: some systems start at 256."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MOST + _SPARE if hard == resource.RLIM_INFINITY else min(MOST + _SPARE, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -147,42 +149,38 @@ def allow_files() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-_GRACE = 3.0  # seconds that requests in progress have after the signal
-_FAREWELL = 1.0  # seconds for them to notice that their connections are closed
-
-
 class PageServer(uvicorn.Server):
     """Serves an application until a signal.
 
     Args:
-        app: the application. When it is canceled, it returns (as ``Guard`` does): by then its client is gone.
-        behind_proxy: believe a proxy on this machine about who asks.
+        app: the application. When it is canceled, its client is gone, and it returns (as ``Guard`` does).
+        behind_proxy: trust a proxy on this machine about the client's address.
     """
 
     def __init__(self, app: ASGIApp, behind_proxy: bool = False) -> None:
         config = uvicorn.Config(
             app,
             http=BoundedProtocol,
-            log_level="error",  # its warnings are about what strangers send
+            log_level="error",  # its warnings are about requests of strangers
             access_log=False,  # the addresses of these pages are secrets
             proxy_headers=behind_proxy,
-            forwarded_allow_ips="127.0.0.1,::1",  # whatever FORWARDED_ALLOW_IPS says
+            forwarded_allow_ips="127.0.0.1,::1",  # FORWARDED_ALLOW_IPS is not used
             server_header=False,
             timeout_keep_alive=15,
             ws="none",
         )
         super().__init__(config)
         self.ending = Ending.COMPLETE
-        """The signal that came, if one did."""
+        """The signal that stopped it, if one did."""
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Stop. A second signal does not wait for the requests in progress."""
+        """Stop. After a second signal, requests in progress are not waited for."""
         self.force_exit = self.should_exit
         self.should_exit = True
         self.ending = max(self.ending, ENDINGS[signal.Signals(sig)])
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Answer the requests in progress if that takes no longer than ``_GRACE``; then close their connections."""
+        """Wait at most ``_GRACE`` for the requests in progress; then close their connections."""
         for server in self.servers:
             server.close()
         for listener in sockets or []:
@@ -197,7 +195,7 @@ class PageServer(uvicorn.Server):
             await asyncio.sleep(0.05)
         for connection in list(state.connections):
             connection.transport.abort()
-        await asyncio.sleep(0.01)  # uvicorn notes that they are gone, and logs nothing of what is canceled
+        await asyncio.sleep(0.01)  # uvicorn notes that they are gone, and does not log that they are canceled
         for task in list(state.tasks):
             task.cancel()
         if state.tasks:
@@ -206,38 +204,38 @@ class PageServer(uvicorn.Server):
 
 
 def run_server(server: PageServer, listener: socket.socket) -> Ending:
-    """Serve until a signal, and return which it was.
+    """Serve until a signal, and return it.
 
-    What is still computed in a daemon thread by then cannot be stopped. If it outlasts the program, the process ends
-    without finalizing Python: PyTorch would abort in a thread that comes back to an interpreter that is gone.
+    A daemon thread that still computes cannot be stopped. If it outlasts the program, the process ends without
+    finalizing Python: PyTorch would abort in a thread that returns to an interpreter that is gone.
     """
     before = set(threading.enumerate())
     server.run(sockets=[listener])
-    # One more Ctrl-C while Python is finalized ends that as well, without a traceback from the middle of it.
+    # Another Ctrl-C while Python is finalized ends the process, without a traceback.
     atexit.register(signal.signal, signal.SIGINT, signal.SIG_DFL)
     running = [thread for thread in threading.enumerate() if thread.daemon and thread not in before]
     if running:
-        atexit.register(_exit_despite, running, server.ending)
+
+        def exit_despite_threads() -> None:
+            if any(thread.is_alive() for thread in running):
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(server.ending)
+
+        atexit.register(exit_despite_threads)
     return server.ending
 
 
-def _exit_despite(threads: list[threading.Thread], ending: Ending) -> None:
-    if any(thread.is_alive() for thread in threads):
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(ending)
-
-
 def serve(app: ASGIApp, listener: socket.socket, behind_proxy: bool = False) -> Ending:
-    """Answer requests until Ctrl-C or TERM, after which what was begun is answered if it takes no longer than seconds.
+    """Answer requests until Ctrl-C or TERM. After it, requests in progress have a few seconds.
 
     Args:
-        app: what answers.
-        listener: of ```bound``; closed at the end.
-        behind_proxy: believe a proxy on this machine about who asks.
+        app: the application.
+        listener: of ```open_listener``; closed at the end.
+        behind_proxy: trust a proxy on this machine about the client's address.
 
     Returns:
-        Which signal it was; for ``leave``.
+        The signal, for ``leave``.
     """
     allow_files()
     with listener:

@@ -1,4 +1,4 @@
-"""A port of this machine, and the address by which it is reached. Needs no library."""
+"""A listening port of this machine, and its address. This module needs no library."""
 
 import contextlib
 import ipaddress
@@ -10,13 +10,13 @@ from pretext.errors import UserError
 
 
 def check_port(port: int) -> None:
-    """Refuse, by a ``UserError``, what is no port."""
+    """Raise UserError if a number is no port."""
     if not 0 <= port < 65536:
         raise UserError(f"port is {port}: it must lie in [0, 65535]; 0 takes one that is free")
 
 
-def bound(host: str, port: int) -> socket.socket:
-    """A listening socket.
+def open_listener(host: str, port: int) -> socket.socket:
+    """Open a listening socket.
 
     Args:
         host: an address or name of this machine.
@@ -46,29 +46,24 @@ def bound(host: str, port: int) -> socket.socket:
 
 
 def address_of(listener: socket.socket, public: str = "") -> str:
-    """Where a page is to be found, as a URL without a path."""
+    """Return the URL of a page, without a path."""
     if public:
         return public.rstrip("/")
     host, port = listener.getsockname()[:2]
     if ipaddress.ip_address(host).is_unspecified:
-        host = _reachable(listener.family) or host
+        # This machine's address in its network, if it has one. Nothing is sent.
+        with contextlib.suppress(OSError), socket.socket(listener.family, socket.SOCK_DGRAM) as probe:
+            probe.connect(("192.0.2.1" if listener.family == socket.AF_INET else "2001:db8::1", 9))
+            host = str(probe.getsockname()[0]) or host
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 @contextlib.contextmanager
-def needing_extra(what: str) -> Iterator[None]:
-    """Say which extra is missing where its import fails within."""
+def require_extra(what: str) -> Iterator[None]:
+    """Raise a UserError that names the missing extra if an import fails in this context."""
     try:
         yield
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in ("starlette", "uvicorn", "anyio", "h11"):
             raise
         raise UserError(f"{error.name} is not installed, which {what} needs: pip install 'pretint[apps]'") from error
-
-
-def _reachable(family: socket.AddressFamily) -> str:
-    """This machine's address in its network, as far as it has one. Nothing is sent."""
-    with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
-        probe.connect(("192.0.2.1" if family == socket.AF_INET else "2001:db8::1", 9))
-        return str(probe.getsockname()[0])
-    return ""

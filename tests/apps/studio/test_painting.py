@@ -112,7 +112,7 @@ def test_the_colors_of_a_reference(tiny: NetworkColorist) -> None:
     gray = table.lay(file_of(Image.new("L", (20, 20), 99)))[0]
     with pytest.raises(UserError, match="The reference: has no color"):
         table.colored(mine, Look(0.4, 1, (), gray))
-    with pytest.raises(UserError, match="The reference was put away"):
+    with pytest.raises(UserError, match="The reference was closed"):
         table.colored(mine, Look(0.4, 1, (), "unknown"))
 
 
@@ -199,7 +199,7 @@ def test_photographs_not_used_for_longest_are_put_away(tiny: NetworkColorist) ->
     first, second = (table.lay(file_of(photograph(90, 90)))[0] for _ in range(2))
     table.get(first)
     third = table.lay(file_of(photograph(90, 90)))[0]  # a third is more than twice what one may have
-    with pytest.raises(UserError, match="put away"):
+    with pytest.raises(UserError, match="was closed"):
         table.get(second)
     assert table.get(first) and table.get(third)
     many = [table.lay(file_of(photograph(8, 8)))[0] for _ in range(9)]

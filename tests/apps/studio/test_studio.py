@@ -145,7 +145,7 @@ def test_uploads_are_bounded_and_only_ours(studio: Site) -> None:
     assert studio.ask("/photographs", data, origin="http://evil.example").status == 403
     assert studio.ask("/photographs", data, host="evil.example").status == 421
     gone = studio.post("/photographs/unknown/colored", LOOK)
-    assert gone.status == 422 and "put away" in gone.json["problem"]
+    assert gone.status == 422 and "was closed" in gone.json["problem"]
     assert studio.ask("/photographs/..%2f..%2fetc%2fpasswd/gray").status in (404, 422)
     hints = [{"x": 0, "y": 0, "radius": 0, "color": "#000000"}]
     identity = studio.ask("/photographs", data).json["photograph"]

@@ -15,7 +15,7 @@ from studying import wait_until_served, write_images
 import pretint.cli
 from pretext.errors import UserError
 from pretext.files import write_png
-from pretint.apps.turing.design import FILE, Pairs, TuringSettings, gathered, opened_study, served
+from pretint.apps.turing.design import FILE, Pairs, TuringSettings, encode_image, merge_algorithms, open_study
 
 SMALL = {"practice": 1, "trials": 2, "size": 16, "seed": 0}
 
@@ -26,7 +26,7 @@ def settings(folders: list[Path], **more: Any) -> TuringSettings:
 
 
 def refused(folder: Path, asked: TuringSettings, *parts: str) -> None:
-    with pytest.raises(UserError) as said, opened_study(folder, asked):
+    with pytest.raises(UserError) as said, open_study(folder, asked):
         pass
     assert all(part in str(said.value) for part in parts) and "\n" not in str(said.value), said.value
 
@@ -56,7 +56,7 @@ def test_pairs_go_by_name_whatever_the_ending(folders: list[Path]) -> None:
 def test_what_is_served_has_one_size_whatever_it_shows() -> None:
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 200, 3), dtype=np.uint8))
     images = [noise, noise.convert("L"), Image.new("RGB", (1, 900), "red"), Image.new("RGB", (20, 20))]
-    files = [served(image, 64) for image in images]
+    files = [encode_image(image, 64) for image in images]
     assert len({len(file) for file in files}) == 1
     assert {Image.open(io.BytesIO(file)).size for file in files} == {(64, 64)}
     assert {Image.open(io.BytesIO(file)).mode for file in files} == {"RGB"}
@@ -82,13 +82,13 @@ def test_a_image_that_shows_another_part_is_refused(folders: list[Path], tmp_pat
     refused(tmp_path / "study", settings(folders), "c.png", "another shape")
     assert not (tmp_path / "study" / FILE).exists()
     Image.new("RGB", (96, 80)).save(folders[1] / "c.png")  # of another size it shows the same
-    with opened_study(tmp_path / "study", settings(folders)) as (store, said):
+    with open_study(tmp_path / "study", settings(folders)) as (store, said):
         assert len(store.names) == 4 and not said
 
 
 def test_pairs_that_cannot_be_read_are_listed_until_too_few_are_left(folders: list[Path], tmp_path: Path) -> None:
     (folders[1] / "b.png").write_bytes((folders[1] / "b.png").read_bytes()[:60])
-    with opened_study(tmp_path / "study", settings(folders)) as (store, said):
+    with open_study(tmp_path / "study", settings(folders)) as (store, said):
         assert store.names == ["a.jpg", "c.jpg", "d.jpg"] and len(said) == 1 and "b.jpg" in said[0]
     (folders[0] / "a.jpg").write_text("no image")
     refused(tmp_path / "other", settings(folders), "2 pairs, and 3 trials")
@@ -97,10 +97,10 @@ def test_pairs_that_cannot_be_read_are_listed_until_too_few_are_left(folders: li
 
 def test_a_study_goes_on_as_it_was_made(folders: list[Path], tmp_path: Path) -> None:
     study = tmp_path / "study"
-    with opened_study(study, settings(folders)) as (store, _):
+    with open_study(study, settings(folders)) as (store, _):
         link, number = store.facts.token, store.join("somebody", "yes")
     for same in (TuringSettings(), settings(folders)):
-        with opened_study(study, same) as (store, _):
+        with open_study(study, same) as (store, _):
             assert store.facts.token == link and store.facts.trials == 2
             assert store.participant("somebody") is not None and number == 0
     refused(study, settings(folders, trials=3), "another trials (2)")
@@ -114,10 +114,10 @@ def test_a_seed_is_drawn_once_if_none_is_given(folders: list[Path], tmp_path: Pa
     seeds = set()
     for name in "ab":
         for _ in range(2):
-            with opened_study(tmp_path / name, settings(folders, seed=None)) as (store, _):
+            with open_study(tmp_path / name, settings(folders, seed=None)) as (store, _):
                 seeds.add((name, store.facts.seed))
     assert len(seeds) == 2 and len({seed for _, seed in seeds}) == 2
-    with opened_study(tmp_path / "c", settings(folders, seed=7)) as (store, _):
+    with open_study(tmp_path / "c", settings(folders, seed=7)) as (store, _):
         assert store.facts.seed == 7
         protocol = TuringSettings().protocol
     assert protocol == (10, 40, 1.0, 256), "as docs/turing.md says"
@@ -127,7 +127,7 @@ def test_a_damaged_study_is_a_line(
     folders: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = tmp_path / "study"
-    with opened_study(study, settings(folders)) as (store, _):
+    with open_study(study, settings(folders)) as (store, _):
         (page,) = store._db.execute("SELECT rootpage FROM sqlite_master WHERE name = 'participant'").fetchone()
         (size,) = store._db.execute("PRAGMA page_size").fetchone()
 
@@ -157,7 +157,7 @@ def test_a_damaged_study_is_a_line(
 def test_algorithms_may_be_named_in_any_way(words: list[str], found: list[str]) -> None:
     from pretext.settings import Positional, parse_command
 
-    (folder,), asked = parse_command("x", "", TuringSettings, [Positional("study", "")], gathered(words))
+    (folder,), asked = parse_command("x", "", TuringSettings, [Positional("study", "")], merge_algorithms(words))
     assert asked.algorithm == found and str(folder) == "s"
 
 

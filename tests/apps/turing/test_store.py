@@ -11,18 +11,18 @@ import pytest
 from studying import MakeStudy
 
 from pretext.errors import UserError
-from pretint.apps.turing.store import REAL, Shown, Store, next_algorithm, trials_of
+from pretint.apps.turing.store import REAL, Shown, Store, draw_algorithm, draw_trials
 
 
 def test_a_participant_sees_no_pair_twice_and_the_same_order_always() -> None:
-    trials = trials_of(1, 4, pairs=60, count=50)
-    assert trials == trials_of(1, 4, pairs=60, count=50)
+    trials = draw_trials(1, 4, pairs=60, count=50)
+    assert trials == draw_trials(1, 4, pairs=60, count=50)
     assert len({trial.pair for trial in trials}) == 50 and all(0 <= trial.pair < 60 for trial in trials)
-    assert trials != trials_of(1, 5, pairs=60, count=50) and trials != trials_of(2, 4, pairs=60, count=50)
+    assert trials != draw_trials(1, 5, pairs=60, count=50) and trials != draw_trials(2, 4, pairs=60, count=50)
 
 
 def test_over_many_participants_every_pair_and_side_comes_as_often() -> None:
-    shown = [trial for participant in range(2000) for trial in trials_of(0, participant, pairs=20, count=10)]
+    shown = [trial for participant in range(2000) for trial in draw_trials(0, participant, pairs=20, count=10)]
     counts = np.array(list(Counter(trial.pair for trial in shown).values()))
     assert len(counts) == 20 and (abs(counts - 1000) < 5 * np.sqrt(500)).all()
     assert abs(sum(trial.fake_first for trial in shown) - 10_000) < 5 * np.sqrt(5000)
@@ -31,7 +31,7 @@ def test_over_many_participants_every_pair_and_side_comes_as_often() -> None:
 def test_algorithms_are_balanced_after_every_participant() -> None:
     counts, first = [0, 0, 0], []
     for participant in range(300):
-        taken = next_algorithm(7, participant, counts)
+        taken = draw_algorithm(7, participant, counts)
         counts[taken] += 1
         assert max(counts) - min(counts) <= 1
         if participant % 3 == 0:

@@ -10,7 +10,7 @@ from browsing import serving, watched
 from studying import HOSTILE, HOSTILE_ALGORITHM, MakeStudy
 
 from pretint.apps.turing.pages import study_app
-from pretint.apps.turing.store import Store, trials_of
+from pretint.apps.turing.store import Store, draw_trials
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -192,7 +192,7 @@ def test_two_participants_at_once(browser: "Browser", make_study: MakeStudy, ser
     for number in range(2):
         mine = [row for row in rows if row.participant == number]
         assert [row.chose_first for row in mine] == [number == 0] * 5
-        assert [(row.pair, row.fake_first) for row in mine] == trials_of(0, number, len(store.names), 5)
+        assert [(row.pair, row.fake_first) for row in mine] == draw_trials(0, number, len(store.names), 5)
 
 
 def test_the_same_participant_in_two_tabs(browser: "Browser", make_study: MakeStudy, serve: Serve) -> None:

@@ -18,7 +18,7 @@ from starlette.routing import Route
 
 from pretext.errors import UserError
 from pretint.apps.web.security import HEADERS, AddressLimit, Buckets, Guard, Rate, names_here
-from pretint.apps.web.sockets import address_of, bound
+from pretint.apps.web.sockets import address_of, open_listener
 
 
 async def length(request: Request) -> PlainTextResponse:
@@ -196,23 +196,23 @@ def test_addresses_behind_a_proxy(behind_proxy: bool) -> None:
 def test_the_names_of_a_page() -> None:
     guard = Guard(Starlette(), names_here("127.0.0.1", "https://study.example.org"))
     known = ["localhost:80", "127.0.0.1", "[::1]:8000", "192.168.0.9:1", "study.example.org", socket.gethostname()]
-    assert all(guard.knows(name) for name in known)
+    assert all(guard.is_known(name) for name in known)
     assert not any(
-        guard.knows(name) for name in ("", "evil.org", "[", "[evil]", "study.example.org.evil", "@localhost.x")
+        guard.is_known(name) for name in ("", "evil.org", "[", "[evil]", "study.example.org.evil", "@localhost.x")
     )
 
 
 def test_sockets() -> None:
-    with bound("127.0.0.1", 0) as taken:
+    with open_listener("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]
         assert address_of(taken) == f"http://127.0.0.1:{port}"
         assert address_of(taken, "https://study.example.org/") == "https://study.example.org"
         with pytest.raises(UserError, match=f"port {port} on 127.0.0.1: cannot be opened"):
-            bound("127.0.0.1", port)
-    bound("127.0.0.1", port).close()  # free again at once
+            open_listener("127.0.0.1", port)
+    open_listener("127.0.0.1", port).close()  # free again at once
     for host in ("nowhere.invalid", "192.0.2.1", "a" * 100):
         with pytest.raises(UserError) as said:
-            bound(host, 0)
+            open_listener(host, 0)
         assert host in str(said.value) and "\n" not in str(said.value)
 
 

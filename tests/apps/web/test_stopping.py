@@ -29,7 +29,7 @@ from pretint.apps.studio.photographs import Look, Table
 from pretint.apps.turing.pages import study_app
 from pretint.apps.web.security import Guard
 from pretint.apps.web.server import PageServer
-from pretint.apps.web.sockets import address_of, bound
+from pretint.apps.web.sockets import address_of, open_listener
 from pretint.colorization.networks import open_network
 
 __all__ = ["make_study"]
@@ -74,7 +74,7 @@ def test_signals_end_a_studio_at_work(busy: Served, numbers: list[int]) -> None:
     assert said.count("pretint:") == (numbers[-1] == signal.SIGINT)
     assert len(busy.output.splitlines()) <= 3
     assert seconds < 20, "3 for the requests in progress; the colors would take 30"
-    bound(*busy.place).close()
+    open_listener(*busy.place).close()
 
 
 def test_one_signal_ends_a_study_at_work(tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_one_signal_ends_a_study_at_work(tmp_path: Path) -> None:
     assert "1 participants, 0 of them finished" in page.output
     said = page.output.partition("Ctrl-C stops")[2]
     assert "Traceback" not in said and code == 143, page.output
-    bound(*page.place).close()
+    open_listener(*page.place).close()
 
 
 def test_a_study_ends_though_many_wait_to_write(make_study: MakeStudy) -> None:
@@ -124,7 +124,7 @@ def test_a_second_signal_does_not_wait_for_the_requests_in_progress(monkeypatch:
         await asyncio.sleep(600)
         return Response()
 
-    listener = bound("127.0.0.1", 0)
+    listener = open_listener("127.0.0.1", 0)
     server = PageServer(Guard(Starlette(routes=[Route("/", sleep)]), set()))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
@@ -140,7 +140,7 @@ def test_a_second_signal_does_not_wait_for_the_requests_in_progress(monkeypatch:
 
 SLOW_END = """
 import atexit, time
-from pretint.apps.web.sockets import bound
+from pretint.apps.web.sockets import open_listener
 from pretint.apps.web.server import PageServer, run_server
 
 async def app(scope, receive, send):
@@ -156,7 +156,7 @@ def end():
     time.sleep(60)
 
 atexit.register(end)
-run_server(PageServer(app), bound("127.0.0.1", 0))
+run_server(PageServer(app), open_listener("127.0.0.1", 0))
 """
 
 
