@@ -1,4 +1,4 @@
-"""What a job asks of a cluster, and where a mistake in that is said."""
+"""The resources that a job requests from a cluster, checked."""
 
 import dataclasses
 import re
@@ -8,43 +8,44 @@ from typing import Any, Literal
 
 Executor = Literal["slurm", "local", "debug"]
 
-_OURS = {
+_SET_ELSEWHERE = {
     "account", "array", "constraint", "cpus-per-task", "dependency", "error", "gpus-per-node", "help", "job-name",
     "mem", "mem-per-cpu", "mem-per-gpu", "nodes", "no-requeue", "ntasks-per-node", "open-mode", "output", "parsable",
     "partition", "qos", "quiet", "requeue", "signal", "test-only", "time", "usage", "version", "wait", "wrap",
 }  # fmt: skip
-_LONGEST = 366 * 24 * 60  # minutes; Slurm takes far more for none
-_SHORTEST = 5  # seconds in which a step may end and a checkpoint be written
+_LONGEST = 366 * 24 * 60  # minutes; Slurm takes a much longer limit for no limit
+_SHORTEST = 5  # seconds; time to finish a step and write a checkpoint
 
 
 class ClusterError(ValueError):
-    """What a user asked of a cluster is not to be had: one line that says what, where, and what to do."""
+    """A mistake in what a user requests from a cluster: one line that says what is wrong, where, and what to do."""
 
 
 @dataclass
 class ClusterSettings:
-    """What a job asks of the cluster.
+    """The resources that a job requests from the cluster.
 
     Args:
-        executor: slurm, local (processes on this machine, in the background), or debug (here, in the foreground);
-            these two know no partition, no time limit, and share out neither cores nor memory.
-        partition: of Slurm; empty takes the site's default.
-        account: that is charged.
+        executor: slurm; local (processes on this machine, in the background); or debug (here, in the foreground).
+            local and debug have no partitions and no time limit, and do not divide cores or memory.
+        partition: Slurm partition; empty takes the site's default.
+        account: account that is charged.
         qos: quality of service.
         constraint: features that nodes must have, such as "a100|h100".
-        minutes: time limit of one piece of the job; a job that is longer is requeued and goes on.
+        minutes: time limit of one piece of the job; a longer job is requeued and goes on.
         grace: seconds before that limit at which the job is told to save itself.
-        nodes: how many machines.
-        tasks_per_node: processes on each; a pretraining wants one for every GPU.
-        gpus_per_node: how many GPUs on each.
-        cpus_per_task: cores for each process; decoding takes some beside every GPU.
-        memory_gb: of main memory, on each node.
-        setup: lines of shell before the job, such as "module load cuda"; one that fails ends the job.
-        python: what starts Python on the node, such as "apptainer exec --nv image.sif python"; empty: this Python.
-        environment: variables of the job.
-        options: further options of sbatch, such as {mail-type: FAIL}.
+        nodes: number of machines.
+        tasks_per_node: processes on each machine; pretraining needs one for every GPU.
+        gpus_per_node: GPUs on each machine.
+        cpus_per_task: cores for each process; image decoding needs some beside every GPU.
+        memory_gb: main memory on each node, in GB.
+        setup: lines of shell that run before the job, such as "module load cuda"; one that fails ends the job.
+        python: command that starts Python on the node, such as "apptainer exec --nv image.sif python"; empty: the
+            Python that submits.
+        environment: environment variables of the job.
+        options: other options of sbatch, such as {mail-type: FAIL}.
         at_once: how many jobs of an array may run at the same time.
-        patience: after so many restarts in a row that made no step a job gives up.
+        patience: a job gives up after so many restarts in a row that made no step.
     """
 
     executor: Executor = "slurm"
@@ -69,7 +70,7 @@ class ClusterSettings:
     def __post_init__(self) -> None:
         for name in ("minutes", "nodes", "tasks_per_node", "cpus_per_task", "memory_gb", "at_once", "patience"):
             if not 0 < getattr(self, name) < 10**9:  # nan too
-                raise ClusterError(f"{name} is {getattr(self, name)}: it must be above 0, and a number that can be")
+                raise ClusterError(f"{name} is {getattr(self, name)}: it must be a finite number above 0")
         if self.minutes > _LONGEST:
             raise ClusterError(f"minutes is {self.minutes}: it must not be above {_LONGEST}, a year")
         if self.memory_gb * 1024 < 1:  # 0 MB would be all of a node's
@@ -81,12 +82,12 @@ class ClusterSettings:
                 f"grace is {self.grace} seconds: it must lie between {_SHORTEST} and the limit, {60 * self.minutes}"
             )
         if self.executor != "slurm" and self.nodes > 1:
-            raise ClusterError(f"nodes is {self.nodes}: executor {self.executor} has this machine alone")
+            raise ClusterError(f"nodes is {self.nodes}: executor {self.executor} uses only this machine")
         if self.executor == "debug" and self.tasks_per_node > 1:
-            raise ClusterError("tasks_per_node: executor debug is one process; take local")
+            raise ClusterError("tasks_per_node: executor debug runs one process; use local")
         for name, value in self.environment.items():
             if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) or "\0" in str(value):
-                raise ClusterError(f"environment: {name!r} cannot be a variable; take letters, digits and _")
+                raise ClusterError(f"environment: {name!r} cannot be the name of a variable; use letters, digits and _")
         for name, value in self.options.items():
             if not re.fullmatch(r"(--)?[A-Za-z][A-Za-z0-9_-]*", name) or not str(value).isprintable():
                 raise ClusterError(f"options: {name!r}: {str(value)!r} cannot be an option of sbatch")
@@ -101,18 +102,18 @@ class ClusterSettings:
             raise ClusterError("setup: a line of shell cannot hold the character 0")
         for name in ("partition", "account", "qos", "constraint", "options"):
             if self.executor != "slurm" and getattr(self, name):
-                raise ClusterError(f"{name}: executor {self.executor} knows none; leave it out")
-        if taken := sorted(_OURS & {name.lstrip("-").replace("_", "-") for name in self.options}):
-            raise ClusterError(f"options: {taken[0]} is said in another way here, or always; see pretint submit --help")
+                raise ClusterError(f"{name}: executor {self.executor} does not use it; leave it out")
+        if taken := sorted(_SET_ELSEWHERE & {name.lstrip("-").replace("_", "-") for name in self.options}):
+            raise ClusterError(f"options: {taken[0]} is set in another way here; see pretint submit --help")
 
     @property
     def gpu_hours(self) -> float:
-        """At most, of one piece."""
+        """The most GPU-hours that one piece of the job can take."""
         return self.nodes * self.gpus_per_node * self.minutes / 60
 
     @property
     def of_one_task(self) -> "ClusterSettings":
-        """The share of one process, for a job that works in one."""
+        """The share of one process, for a job that runs in one process."""
         tasks = self.tasks_per_node
         return dataclasses.replace(
             self,

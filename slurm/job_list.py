@@ -1,90 +1,106 @@
-"""Jobs as a user sees them: one line each."""
+"""Jobs as a user writes them: options of submit, the words of a command, a list of commands."""
 
-import json
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+import dataclasses
+import shlex
+from collections.abc import Container, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, NamedTuple
 
-from rich import box
-from rich.table import Table
-from rich.text import Text
+from slurm.cluster import ClusterError, ClusterSettings
 
-from slurm.cluster import ClusterError
-from slurm.records import unreadable
-from slurm.states import State
-from slurm.words import FOLDER
-
-_BAD = ("failed", "lost", "not run")
+FOLDER = Path("jobs")
 
 
 @dataclass
-class JobsSettings:
-    """Which jobs to show, and how.
+class SubmitSettings(ClusterSettings):
+    """The jobs to send, and the resources to request for them.
 
     Args:
-        folder: of the jobs, as given to submit.
-        format: terminal, or json: all that is known of each.
+        jobs: a YAML file with a list of jobs, each with name, command, and optionally after and ask: see
+            docs/cluster.md.
+        name: name of the job; empty makes one from its command.
+        after: names of jobs sent before, or Slurm's numbers, that must be complete before this job starts.
+        folder: folder for records and logs of the jobs, on a disk that all nodes see.
+        again: also send jobs that are complete already.
+        dry_run: send nothing; show the sbatch file, the GPU-hours and the disk space that the jobs would take.
     """
 
+    jobs: str = ""
+    name: str = ""
+    after: list[str] = field(default_factory=list)
     folder: Path = FOLDER
-    format: Literal["terminal", "json"] = "terminal"
+    again: bool = False
+    dry_run: bool = False
+
+    @property
+    def cluster(self) -> ClusterSettings:
+        """Only the settings of the cluster."""
+        return ClusterSettings(**{one.name: getattr(self, one.name) for one in dataclasses.fields(ClusterSettings)})
 
 
-def lines(found: Sequence[State], names: Sequence[str], settings: JobsSettings) -> list[str | Table]:
-    """A table, what failed and why, and a sum; of all jobs, or of those named.
+class Item(NamedTuple):
+    """A job as it was written down."""
+
+    words: tuple[str, ...]
+    """The words of its command."""
+    name: str
+    after: tuple[str, ...]
+    """Names or numbers of the jobs that must be complete before."""
+    ask: dict[str, Any]
+    """Settings of the cluster that this job changes."""
+
+
+def split_words(words: Sequence[str], commands: Container[str], flags: Container[str]) -> tuple[list[str], list[str]]:
+    """Split the words after submit into its own options and the command, which starts at the first non-option.
 
     Raises:
-        ClusterError: there is no job of a name, or no folder.
+        ClusterError: that word is not a command.
     """
-    if settings.folder.exists() and not settings.folder.is_dir():
-        raise ClusterError(f"{settings.folder}: no folder of jobs")
-    for name in names:
-        if not any(name in (state.sent.name, state.sent.id) for state in found):
-            raise ClusterError(f"{name}: no job in {settings.folder} has this name or number")
-    shown = [state for state in found if not names or {state.sent.name, state.sent.id} & set(names)]
-    if settings.format == "json":
-        return list(json.dumps([state.plain for state in shown], indent=1).split("\n"))
-    lost = [f"{path}: cannot be read, so that job is not shown" for path in unreadable(settings.folder)]
-    if not shown:
-        return [f"no jobs in {settings.folder}", *lost]
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for head in ("job", "name", "state", "node", "done", "left", "last", "restarts"):
-        right = head in ("done", "left", "restarts")
-        # Where a terminal is narrow, these give way, and only they.
-        least = {"name": 9, "state": 8, "node": 5, "last": 8}.get(head)
-        table.add_column(head, no_wrap=least is None, min_width=least, justify="right" if right else "left")
-    for state in shown:
-        table.add_row(*(Text(_plain(cell), no_wrap=True, overflow="ellipsis") for cell in _cells(state)))
-    bad = [state for state in shown if state.word in _BAD]
-    why = [f"{state.sent.name} {state.word}: {_plain(state.why) or 'no reason is known'}" for state in bad]
-    logs = [f"  its log: {state.sent.log}" if state.sent.log.exists() else "  it has no log" for state in bad]
-    count = Counter(state.word for state in shown)
-    total = ", ".join(f"{number} {word}" for word, number in count.items())
-    reasons = [line for pair in zip(why, logs, strict=True) for line in pair]
-    return [
-        table,
-        *reasons,
-        f"{len(shown)} {'job' if len(shown) == 1 else 'jobs'}: {total}; logs: {shown[0].sent.log.parent}/JOB_0_log.out",
-        *lost,
-    ]
+    at = 0
+    while at < len(words) and words[at].startswith("-"):
+        word = words[at]
+        alone = "=" in word or word in ("-h", "--help") or word.lstrip("-").replace("-", "_") in flags
+        at += 1 if alone else 2
+    if at < len(words) and words[at] not in commands:
+        raise ClusterError(f"{words[at]}: no command of pretint; write pretint submit --on CLUSTER.yaml COMMAND ...")
+    return list(words[:at]), list(words[at:])
 
 
-def _plain(text: str) -> str:
-    """Without what would do things to a terminal."""
-    return "".join(one if one.isprintable() else "?" for one in text)
+def parse_job_list(entries: Any, name: str) -> list[Item]:
+    """Return the jobs of a list.
 
+    Args:
+        entries: as YAML or JSON holds them: name, command, after and ask for each.
+        name: names the list in error messages.
 
-def _cells(state: State) -> tuple[str, ...]:
-    share = f"{100 * state.done // state.total}%" if state.total else ""
-    word = f"{state.word} {state.why}".strip() if state.live else state.word
-    left = _clock(state.left) if state.left is not None else ""
-    last = ", ".join(part for part in (state.remark, state.doing) if part) if state.live else state.remark
-    return state.sent.id, state.sent.name, word, state.node, share, left, last, str(state.restarts)
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+    Raises:
+        ClusterError: an entry is wrong.
+    """
+    if not isinstance(entries, list) or not entries:
+        raise ClusterError(f"{name}: holds no list of jobs; write '- name: ...' and 'command: ...' for each")
+    known = {"name": str, "command": str, "after": (str, int, list), "ask": dict}
+    items = []
+    for number, entry in enumerate(entries, 1):
+        where = f"{name}: job {number}"
+        if not isinstance(entry, dict):
+            raise ClusterError(f"{where}: holds no settings; write name: and command:")
+        for key, value in entry.items():
+            if key not in known:
+                raise ClusterError(f"{where}: no setting is called {key}; a job has {', '.join(known)}")
+            if not isinstance(value, known[key]):  # type: ignore[arg-type]
+                raise ClusterError(f"{where}: {key} cannot be {value!r}")
+        if missing := [key for key in ("name", "command") if not entry.get(key)]:
+            raise ClusterError(f"{where}: has no {missing[0]}")
+        try:
+            words = shlex.split(entry["command"])
+        except ValueError as error:
+            raise ClusterError(f"{where}: command: {error}") from error
+        if words[:1] == ["pretint"]:
+            words = words[1:]
+        if not words:
+            raise ClusterError(f"{where}: its command is empty")
+        after = entry.get("after", [])
+        after = after if isinstance(after, list) else [after]
+        items.append(Item(tuple(words), entry["name"], tuple(map(str, after)), entry.get("ask", {})))
+    return items

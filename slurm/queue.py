@@ -1,4 +1,4 @@
-"""What is asked of Slurm: always by squeue, scontrol, sinfo and scancel, never of its accounts."""
+"""Queries to Slurm: always by squeue, scontrol, sinfo and scancel, never from its accounting."""
 
 import re
 import shutil
@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 from slurm.cluster import ClusterError, ClusterSettings
 
-_PATIENCE = 60  # seconds that a busy controller has
-_AT_ONCE = 500  # jobs that one squeue is asked for
+_PATIENCE = 60  # seconds that a busy controller has to answer
+_AT_ONCE = 500  # jobs in one query
 
 
 class Queued(NamedTuple):
-    """A job as the queue has it."""
+    """A job in the queue."""
 
     state: str
     """Slurm's word: PENDING, RUNNING, COMPLETING, ..."""
@@ -22,11 +22,11 @@ class Queued(NamedTuple):
     """Why it waits, or None."""
     nodes: str
     left: str
-    """Until its time limit, as Slurm writes it: 23:14:05."""
+    """Time left until its limit, as Slurm writes it: 23:14:05."""
 
 
 class Partition(NamedTuple):
-    """A part of the cluster."""
+    """A partition of the cluster."""
 
     name: str
     default: bool
@@ -35,62 +35,70 @@ class Partition(NamedTuple):
 
 
 def missing_command() -> str:
-    """Return the first command of Slurm that is not on this machine; empty if all are."""
+    """Return the first command of Slurm that this machine does not have; empty if it has all."""
     commands = ("sbatch", "srun", "squeue", "scontrol", "scancel")
     return next((command for command in commands if shutil.which(command) is None), "")
 
 
 def require_slurm() -> None:
-    """Raises ClusterError: Slurm's commands are not here."""
+    """Raise ClusterError if a command of Slurm is missing on this machine."""
     if command := missing_command():
         raise ClusterError(
             f"{command}: no such command here; submit on a login node of the cluster, or set executor: local "
-            "(to try Slurm on this machine: python -m tests.virtual_slurm up)"
+            "(to try Slurm on this machine, from a checkout: python -m tests.virtual_slurm up)"
         )
 
 
 def queued(ids: Iterable[str]) -> dict[str, Queued]:
-    """What the queue knows of jobs; those that it has forgotten are missing.
+    """Return what the queue knows of jobs; those that it has forgotten are missing.
 
     Raises:
         ClusterError: Slurm does not answer.
     """
-    found: dict[str, Queued] = {}
+    jobs: dict[str, Queued] = {}
     wanted = sorted(set(ids))
     for at in range(0, len(wanted), _AT_ONCE):
-        # With one number squeue fails if it is unknown, with two it leaves it out: so never one alone.
-        some = ",".join([*wanted[at : at + _AT_ONCE], "1"])
-        form = "%i|%T|%r|%N|%L"
-        said = _ask("squeue", "--noheader", "--array", "--states=all", f"--jobs={some}", f"--format={form}")
-        for line in said.splitlines():
+        # For one unknown number squeue fails, among two it leaves it out: so never ask for one number alone.
+        numbers = ",".join([*wanted[at : at + _AT_ONCE], "1"])
+        columns = "%i|%T|%r|%N|%L"
+        output = _ask("squeue", "--noheader", "--array", "--states=all", f"--jobs={numbers}", f"--format={columns}")
+        for line in output.splitlines():
             number, *rest = line.strip().split("|")
             if len(rest) == 4:
-                found[number] = Queued(*rest)
-    return found
+                jobs[number] = Queued(*rest)
+    return jobs
 
 
 def standing(job: str) -> tuple[str, int]:
-    """Slurm's state of a job, and how often it was started again.
+    """Return Slurm's state of a job, and how often it was restarted.
 
     Raises:
         ClusterError: Slurm does not answer, or does not know it.
     """
-    said = _ask("scontrol", "--oneliner", "show", "job", job)
-    if len(said.strip().splitlines()) > 1:
-        raise ClusterError(f"scontrol: {job} are several jobs; the tasks of an array are called {job}_0, ...")
-    words = dict(word.partition("=")[::2] for word in said.split())
+    output = _ask("scontrol", "--oneliner", "show", "job", job)
+    if len(output.strip().splitlines()) > 1:
+        raise ClusterError(f"scontrol: {job} is several jobs; the tasks of an array are called {job}_0, ...")
+    words = dict(word.partition("=")[::2] for word in output.split())
     if "JobState" not in words:
-        raise ClusterError(f"scontrol: says nothing of job {job}")
+        raise ClusterError(f"scontrol: knows nothing of job {job}")
     return words["JobState"], int(words.get("Restarts", "0"))
 
 
 def requeue(job: str) -> None:
-    """Have a job started again. Raises ClusterError: Slurm will not."""
+    """Ask Slurm to start a job again.
+
+    Raises:
+        ClusterError: Slurm refuses.
+    """
     _ask("scontrol", "requeue", job)
 
 
 def cancel(ids: Sequence[str]) -> None:
-    """End jobs; some of them may have ended by themselves. Raises ClusterError: Slurm will not."""
+    """End jobs; some of them may have ended already.
+
+    Raises:
+        ClusterError: Slurm refuses.
+    """
     try:
         if ids:
             _ask("scancel", *ids)
@@ -100,32 +108,33 @@ def cancel(ids: Sequence[str]) -> None:
 
 
 def partitions() -> list[Partition]:
-    """The parts of the cluster that the user may see."""
-    found: dict[str, Partition] = {}
+    """Return the partitions that the user may see."""
+    parts: dict[str, Partition] = {}
     for line in _ask("sinfo", "--noheader", "--format=%P|%l").splitlines():
         name, _, limit = line.strip().partition("|")
-        found[name] = Partition(name.rstrip("*"), name.endswith("*"), _minutes(limit))
-    return list(found.values())
+        parts[name] = Partition(name.rstrip("*"), name.endswith("*"), _minutes(limit))
+    return list(parts.values())
 
 
 def require_place(asked: ClusterSettings) -> None:
-    """Check what can be checked by name, for a better message than sbatch's.
+    """Check partition and time limit by name, for a better message than that of sbatch.
 
     Raises:
-        ClusterError: there is no such partition, or the time limit is above its.
+        ClusterError: there is no such partition, or the time limit is above the partition's.
     """
     known = partitions()
     if not asked.partition:
-        mine = [one for one in known if one.default]
+        chosen = [part for part in known if part.default]
     else:
         names = asked.partition.split(",")
-        mine = [one for one in known if one.name in names]
-        if missing := [name for name in names if name not in {one.name for one in known}]:
-            near = get_close_matches(missing[0], [one.name for one in known], n=1)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(one.name for one in known)}"
+        chosen = [part for part in known if part.name in names]
+        known_names = [part.name for part in known]
+        if missing := [name for name in names if name not in known_names]:
+            near = get_close_matches(missing[0], known_names, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known_names)}"
             raise ClusterError(f"partition: this cluster has none called {missing[0]}; {hint}")
-    if mine and asked.minutes > max(one.minutes for one in mine):
-        longest = max(mine, key=lambda one: one.minutes)
+    longest = max(chosen, key=lambda part: part.minutes, default=None)
+    if longest and asked.minutes > longest.minutes:
         raise ClusterError(
             f"minutes is {asked.minutes}, more than the {longest.minutes:g} that partition {longest.name} allows; "
             "ask for less: a job that takes longer is requeued and goes on"
@@ -133,7 +142,7 @@ def require_place(asked: ClusterSettings) -> None:
 
 
 def _minutes(limit: str) -> float:
-    """Of a time as Slurm writes it: 30 (minutes), 5:00 (and seconds), 1:00:00, 2-00:00:00, infinite."""
+    """Return the minutes of Slurm's time: 30 (minutes), 5:00 (and seconds), 1:00:00, 2-00:00:00, infinite."""
     if not re.fullmatch(r"(\d+-)?\d+(:\d+){0,2}", limit):
         return float("inf")
     days, _, rest = limit.rpartition("-")

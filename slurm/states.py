@@ -1,16 +1,24 @@
-"""What became of jobs: from their folders, and one look at the queue."""
+"""The state of each job, from its folder and one query of the queue; and the table that shows it."""
 
 import contextlib
 import fcntl
+import json
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
 
 from slurm import queue
 from slurm.cluster import ClusterError
-from slurm.local import end_here
-from slurm.records import Record, Sent, attempts, note, progress, read_sent
+from slurm.executors import end_local_job
+from slurm.job_list import FOLDER
+from slurm.records import Record, Sent, attempts, note, progress, read_sent, unreadable
 
 _ENDED = {
     "CANCELLED": "canceled",
@@ -23,40 +31,49 @@ _ENDED = {
     "COMPLETED": "complete",
     "PREEMPTED": "preempted",
 }
-_BAD = ("failed", "gave up", "canceled", "not run")  # ends after which a job is not started again
+_REASONS = {
+    "Dependency": "for other jobs",
+    "DependencyNeverSatisfied": "for jobs that failed",
+    "Resources": "for nodes",
+    "Priority": "for its turn",
+    "BeginTime": "",
+    "None": "",
+}
+_FINAL = ("failed", "gave up", "canceled", "not run")  # ends after which a job is not started again
+_EXPLAINED = ("failed", "lost", "not run")  # states whose reason is shown below the table
 _UNASKED = queue.Queued("UNKNOWN", "", "", "")
-_BORN = 20.0  # seconds in which a process of this machine may not yet hold its job's folder
-_FRESH = 60.0  # seconds in which a job that was just sent may not yet be in the queue's answer
+_BORN = 20.0  # seconds in which a process of this machine may not yet hold the lock of its job's folder
+_FRESH = 60.0  # seconds in which a job that was just sent may be missing from the queue's answer
 
 
 class State(NamedTuple):
-    """A job as it stands."""
+    """The state of a job."""
 
     sent: Sent
     word: str
     """complete, failed, canceled, stopped, not run, lost, unknown; or live: waiting, running, ending, requeued,
     suspended."""
     live: bool
-    """Whether it is in the queue, or at work."""
+    """Whether it is in the queue, or running."""
     why: str
-    """Why it waits, or what it failed of."""
+    """Why it waits, or why it failed."""
     node: str
     """Where it runs, or ran last."""
     restarts: int
     done: int
     total: int
     doing: str
-    """What the numbers count."""
+    """What ``done`` and ``total`` count."""
     left: float | None
-    """Seconds until it is done, as it said last; None if it has not said."""
+    """Seconds until it is done, by its own last estimate; None without one."""
     limit: str
-    """Until its time limit, as Slurm writes it."""
+    """Time left until its time limit, as Slurm writes it."""
     remark: str
-    """What it said last of itself, such as its loss."""
+    """Its own last remark, such as its loss."""
 
     @property
     def plain(self) -> dict[str, Any]:
-        """For JSON."""
+        """The state for JSON."""
         values = {key: value for key, value in self._asdict().items() if key != "sent"}
         keys = ("name", "id", "claims", "executor", "submitted")
         return {**{key: getattr(self.sent, key) for key in keys}, "words": list(self.sent.words), **values,
@@ -64,63 +81,70 @@ class State(NamedTuple):
 
 
 def states(folder: Path, ask: bool = True) -> list[State]:
-    """All jobs in a folder of jobs, the newest of each name, in the order in which they were sent.
+    """Return the states of all jobs in a folder of jobs, the newest of each name, in the order of sending.
 
     Args:
-        folder: of the jobs.
-        ask: whether to look at the queue; else what it would tell is unknown.
+        folder: folder of the jobs.
+        ask: whether to query the queue; else what only the queue knows is unknown.
 
     Raises:
         ClusterError: Slurm does not answer.
     """
     newest = {sent.name: sent for sent in read_sent(folder)}
-    sent = sorted(newest.values(), key=lambda one: one.submitted)
-    noted = {one.id: attempts(Path(one.folder)) for one in sent}
-    open_ = [one.id for one in sent if one.executor == "slurm" and not _is_over(noted[one.id])]
-    answer = queue.queued(open_) if open_ and ask else {}
-    found: dict[str, State] = {}
-    for one in sent:
-        queued = answer.get(one.id) if ask else _UNASKED
-        found[one.id] = state = _state(one, noted[one.id], queued, found)
-        told = any(record.get("restart") == state.restarts for record in _ends(noted[one.id]))
-        if ask and state.word in ("failed", "canceled", "not run") and not told:
+    jobs = sorted(newest.values(), key=lambda sent: sent.submitted)
+    records = {sent.id: attempts(Path(sent.folder)) for sent in jobs}
+    unsettled = []
+    for sent in jobs:
+        last = _last_restart(records[sent.id])
+        ends = [record for record in records[sent.id] if record["kind"] == "end"]
+        over = any(
+            end.get("how") == "complete" or (end.get("how") == "canceled" and end.get("restart") == last)
+            for end in ends
+        )
+        if sent.executor == "slurm" and not over:
+            unsettled.append(sent.id)
+    answer = queue.queued(unsettled) if unsettled and ask else {}
+    known: dict[str, State] = {}
+    for sent in jobs:
+        queued = answer.get(sent.id) if ask else _UNASKED
+        known[sent.id] = state = _state(sent, records[sent.id], queued, known)
+        noted = any(record.get("restart") == state.restarts for record in _final_ends(records[sent.id]))
+        if ask and state.word in ("failed", "canceled", "not run") and not noted:
             with contextlib.suppress(OSError):  # the queue forgets it in minutes
-                note(Path(one.folder), kind="end", how=state.word, restart=state.restarts, rank=-1, why=state.why)
-    return list(found.values())
+                note(Path(sent.folder), kind="end", how=state.word, restart=state.restarts, rank=-1, why=state.why)
+    return list(known.values())
 
 
 def cancel(folder: Path, names: Sequence[str]) -> list[State]:
-    """Cancel live jobs, by name or number ("all": all of them); which were.
+    """Cancel live jobs, by name or number ("all" means all of them), and return them.
 
     Raises:
-        ClusterError: there is no such live job, or Slurm will not.
+        ClusterError: there is no such live job, or Slurm refuses.
     """
     live = [state for state in states(folder) if state.live]
     chosen: list[State] = []
     for name in names:
-        fit = [s for s in live if name == "all" or name in (s.sent.name, s.sent.id, s.sent.id.partition("_")[0])]
-        if not fit and name == "all":
+        matches = [s for s in live if name == "all" or name in (s.sent.name, s.sent.id, s.sent.id.partition("_")[0])]
+        if not matches and name == "all":
             raise ClusterError(f"all: no job in {folder} is live")
-        if not fit:
-            there = ", ".join(state.sent.name for state in live[:10]) or "none"
-            raise ClusterError(f"{name}: no live job in {folder} has this name or number (live: {there})")
-        chosen += [state for state in fit if state not in chosen]
-    for state in chosen:  # first: a job that is stopping must not ask to be started again
+        if not matches:
+            live_names = ", ".join(state.sent.name for state in live[:10]) or "none"
+            raise ClusterError(f"{name}: no live job in {folder} has this name or number (live: {live_names})")
+        chosen += [state for state in matches if state not in chosen]
+    for state in chosen:  # first: a job that is stopping must not request to be started again
         note(Path(state.sent.folder), kind="cancel")
     queue.cancel([state.sent.id for state in chosen if state.sent.executor == "slurm"])
     for state in chosen:
         if state.sent.executor != "slurm":
-            end_here(state.sent)
+            end_local_job(state.sent)
         note(Path(state.sent.folder), kind="end", how="canceled", restart=state.restarts, rank=-1)
     return chosen
 
 
-def _state(sent: Sent, noted: Sequence[Record], queued: "queue.Queued | None", known: dict[str, State]) -> State:
-    starts = [one for one in noted if one["kind"] == "start"]
-    ends = [one for one in noted if one["kind"] == "end"]
-    last = _last(noted)
-    word, why, live, limit = _word(sent, noted, ends, last, queued, known)
-    said = progress(Path(sent.folder)) or {}
+def _state(sent: Sent, records: Sequence[Record], queued: "queue.Queued | None", known: Mapping[str, State]) -> State:
+    starts = [record for record in records if record["kind"] == "start"]
+    word, why, live, limit = _word(sent, records, queued, known)
+    numbers = progress(Path(sent.folder)) or {}
     node = queued.nodes if queued and queued.nodes and live else next((one.get("node", "") for one in starts[::-1]), "")
     return State(
         sent,
@@ -128,66 +152,60 @@ def _state(sent: Sent, noted: Sequence[Record], queued: "queue.Queued | None", k
         live,
         why,
         node,
-        last,
-        done=said.get("done", 0),
-        total=said.get("total", 0),
-        doing=said.get("title", ""),
-        left=said.get("left") if word == "running" else None,
+        _last_restart(records),
+        done=numbers.get("done", 0),
+        total=numbers.get("total", 0),
+        doing=numbers.get("title", ""),
+        left=numbers.get("left") if word == "running" else None,
         limit=limit,
-        remark=said.get("remark", ""),
+        remark=numbers.get("remark", ""),
     )
 
 
 def _word(
-    sent: Sent,
-    noted: Sequence[Record],
-    ends: Sequence[Record],
-    last: int,
-    queued: "queue.Queued | None",
-    known: dict[str, State],
+    sent: Sent, records: Sequence[Record], queued: "queue.Queued | None", known: Mapping[str, State]
 ) -> tuple[str, str, bool, str]:
-    """State, reason, whether it is live, and the time to its limit."""
-    final = next((one for one in ends if one.get("how") == "complete"), None) or next(
-        (one for one in _ends(noted) if one.get("restart") == last), None
+    """Return the state's word, its reason, whether the job is live, and the time left until its limit."""
+    last = _last_restart(records)
+    ends = [record for record in records if record["kind"] == "end"]
+    final = next((end for end in ends if end.get("how") == "complete"), None) or next(
+        (end for end in _final_ends(records) if end.get("restart") == last), None
     )
     if final is not None and not (queued and queued.state == "PENDING"):  # Slurm may have started it again
         why = final.get("why") or ""
         return "failed" if final["how"] == "gave up" else str(final["how"]), str(why), False, ""
     if sent.executor != "slurm":
-        fresh = time.time() - max([sent.submitted, *(one["time"] for one in noted if one["kind"] == "start")]) < _BORN
-        if is_held(Path(sent.folder)) or (fresh and not ends):
+        began = max([sent.submitted, *(record["time"] for record in records if record["kind"] == "start")])
+        if is_held(Path(sent.folder)) or (time.time() - began < _BORN and not ends):
             return "running", "", True, ""
-        if any(one.get("how") == "stopped" for one in ends):
+        if any(end.get("how") == "stopped" for end in ends):
             return "stopped", "submitting it again goes on", False, ""
         return "lost", "ended without a word; its log may say why", False, ""
     before = [state for state in known.values() if state.sent.id in sent.after]
-    blame = [state.sent.name for state in before if state.word != "complete" and not state.live]
-    if (queued is None or queued.state in _ENDED) and not noted and blame:
-        return "not run", f"waited for {', '.join(blame)}", False, ""
+    failed = [state.sent.name for state in before if state.word != "complete" and not state.live]
+    if (queued is None or queued.state in _ENDED) and not records and failed:
+        return "not run", f"waited for {', '.join(failed)}", False, ""
     if queued is None:
-        if time.time() - sent.submitted < _FRESH and not noted:
+        if time.time() - sent.submitted < _FRESH and not records:
             return "waiting", "just sent", True, ""
-        told = next((one["why"] for one in reversed(ends) if one.get("why")), "its log may say why")
-        return "lost", f"left the queue without a word; {told}", False, ""
+        reason = next((end["why"] for end in reversed(ends) if end.get("why")), "its log may say why")
+        return "lost", f"left the queue without a word; {reason}", False, ""
     if queued.state in _ENDED:
         word = _ENDED[queued.state]
-        if word == "complete":  # and it did not say so: the queue is ahead of the disk, or its runner never began
+        if word == "complete":  # and it did not note it: the queue is ahead of the disk, or its runner never began
             never = "it ended without starting the command; see setup and python"
-            return ("failed", f"{never}{_told(sent)}", False, "") if not noted else ("running", "", True, "")
+            return ("running", "", True, "") if records else ("failed", f"{never}{_last_line(sent)}", False, "")
         if word == "canceled":
             return word, "", False, ""
-        return "failed", f"Slurm: {word}{_told(sent) if word == 'failed' else ''}", False, ""
+        return "failed", f"Slurm: {word}{_last_line(sent) if word == 'failed' else ''}", False, ""
     if queued.state == "PENDING":
-        word = "requeued" if noted else "waiting"
-        return word, _waits(queued.reason), True, ""
-    word = {"RUNNING": "running", "COMPLETING": "ending", "SUSPENDED": "suspended"}.get(
-        queued.state, queued.state.lower()
-    )
-    return word, "", True, queued.left
+        return "requeued" if records else "waiting", _REASONS.get(queued.reason, queued.reason), True, ""
+    words = {"RUNNING": "running", "COMPLETING": "ending", "SUSPENDED": "suspended"}
+    return words.get(queued.state, queued.state.lower()), "", True, queued.left
 
 
-def _told(sent: Sent) -> str:
-    """The last line of a job's log, as the end of a reason."""
+def _last_line(sent: Sent) -> str:
+    """Return the last line of a job's log, as the end of a reason."""
     with contextlib.suppress(OSError), sent.log.open("rb") as log:
         log.seek(max(0, sent.log.stat().st_size - 4000))
         lines = [line.strip() for line in log.read().decode(errors="replace").splitlines() if line.strip()]
@@ -195,42 +213,90 @@ def _told(sent: Sent) -> str:
     return ""
 
 
-def _ends(noted: Sequence[Record]) -> list[Record]:
-    """The records that a job did not come to a good end, and is not to be started again."""
-    return [one for one in noted if one["kind"] == "end" and one.get("how") in _BAD]
+def _final_ends(records: Sequence[Record]) -> list[Record]:
+    """Return the records of a bad end after which the job is not started again."""
+    return [record for record in records if record["kind"] == "end" and record.get("how") in _FINAL]
 
 
-def _waits(reason: str) -> str:
-    return {
-        "Dependency": "for other jobs",
-        "DependencyNeverSatisfied": "for jobs that failed",
-        "Resources": "for nodes",
-        "Priority": "for its turn",
-        "BeginTime": "",
-        "None": "",
-    }.get(reason, reason)
-
-
-def _is_over(noted: Sequence[Record]) -> bool:
-    """Whether the records alone say how a job ended, so that the queue need not be asked."""
-    last = _last(noted)
-    return any(
-        one.get("how") == "complete" or (one.get("how") == "canceled" and one.get("restart") == last)
-        for one in noted
-        if one["kind"] == "end"
-    )
-
-
-def _last(noted: Sequence[Record]) -> int:
-    """The number of the latest start, 0 if there was none."""
-    return max((one.get("restart") or 0 for one in noted if one["kind"] == "start"), default=0)
+def _last_restart(records: Sequence[Record]) -> int:
+    """Return the number of the latest start, 0 if there was none."""
+    return max((record.get("restart") or 0 for record in records if record["kind"] == "start"), default=0)
 
 
 def is_held(folder: Path) -> bool:
-    """Whether a process works on a folder, as its lock says: a job's, or a run."""
+    """Return whether a process holds the lock of a folder: of a job, or of a run."""
     with contextlib.suppress(OSError), (folder / ".lock").open("r+") as lock:
         try:
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
             return True
     return False
+
+
+@dataclass
+class JobsSettings:
+    """The jobs to show, and how.
+
+    Args:
+        folder: folder of the jobs, as given to submit.
+        format: terminal; or json, with all that is known of each job.
+    """
+
+    folder: Path = FOLDER
+    format: Literal["terminal", "json"] = "terminal"
+
+
+def format_states(states: Sequence[State], names: Sequence[str], settings: JobsSettings) -> list[str | Table]:
+    """Return a table of the jobs, the reasons of failures, and a summary; of all jobs, or of those named.
+
+    Raises:
+        ClusterError: there is no job of a name, or the folder is not a folder.
+    """
+    if settings.folder.exists() and not settings.folder.is_dir():
+        raise ClusterError(f"{settings.folder}: no folder of jobs")
+    for name in names:
+        if not any(name in (state.sent.name, state.sent.id) for state in states):
+            raise ClusterError(f"{name}: no job in {settings.folder} has this name or number")
+    shown = [state for state in states if not names or {state.sent.name, state.sent.id} & set(names)]
+    if settings.format == "json":
+        return list(json.dumps([state.plain for state in shown], indent=1).split("\n"))
+    damaged = [f"{path}: cannot be read, so that job is not shown" for path in unreadable(settings.folder)]
+    if not shown:
+        return [f"no jobs in {settings.folder}", *damaged]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for head in ("job", "name", "state", "node", "done", "left", "last", "restarts"):
+        right = head in ("done", "left", "restarts")
+        # Where a terminal is narrow, only these columns shrink.
+        least = {"name": 9, "state": 8, "node": 5, "last": 8}.get(head)
+        table.add_column(head, no_wrap=least is None, min_width=least, justify="right" if right else "left")
+    for state in shown:
+        share = f"{100 * state.done // state.total}%" if state.total else ""
+        word = f"{state.word} {state.why}".strip() if state.live else state.word
+        left = "" if state.left is None else _clock(state.left)
+        last = ", ".join(part for part in (state.remark, state.doing) if part) if state.live else state.remark
+        cells = (state.sent.id, state.sent.name, word, state.node, share, left, last, str(state.restarts))
+        table.add_row(*(Text(_printable(cell), no_wrap=True, overflow="ellipsis") for cell in cells))
+    reasons = []
+    for state in shown:
+        if state.word in _EXPLAINED:
+            reasons.append(f"{state.sent.name} {state.word}: {_printable(state.why) or 'no reason is known'}")
+            reasons.append(f"  its log: {state.sent.log}" if state.sent.log.exists() else "  it has no log")
+    count = Counter(state.word for state in shown)
+    total = ", ".join(f"{number} {word}" for word, number in count.items())
+    return [
+        table,
+        *reasons,
+        f"{len(shown)} {'job' if len(shown) == 1 else 'jobs'}: {total}; logs: {shown[0].sent.log.parent}/JOB_0_log.out",
+        *damaged,
+    ]
+
+
+def _printable(text: str) -> str:
+    """Replace the characters that could control a terminal."""
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -21,8 +21,7 @@ from pretext.pretrained import color_contract
 from pretext.recipe import PretrainSettings, build_colorizer
 from pretext.settings import plain
 from pretint.colorization.scores.table import FORMAT
-from pretint.study.plan import PRETRAIN, Cell, Plan
-from pretint.study.run import PLAN
+from pretint.study.cells import PLAN, PRETRAIN, Cell, Plan
 from tests.judging import answers, result, row
 from transfer.metrics import Row
 from transfer.results import read_result, write_result

@@ -1,4 +1,4 @@
-"""The command line: what is typed in a terminal."""
+"""The command line."""
 
 import contextlib
 import sys
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise UserError(f"no command is called {name}; {f'did you mean {near[0]}?' if near else 'see pretint --help'}")
     except SaidElsewhere:
         return 2
-    except (UserError, OSError) as error:  # an OSError: what we print on is full, a name is too long, ...
+    except (UserError, OSError) as error:  # an OSError: the disk of the output is full, a name is too long, ...
         with contextlib.suppress(OSError):
             complain(f"pretint: {error}")
         return 75 if isinstance(error, PartnerGone) else 2

@@ -1,14 +1,14 @@
-"""One command per job, nothing else in it."""
+"""The commands that do one job each; they hold nothing but reading of words and printing."""
 
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from pretext.errors import UserError
 from pretext.settings import Positional, parse_command
-from pretint.cli.output import complain, judged, say, skips
+from pretint.cli.output import complain, say, say_results, skips
 from pretint.cli.parser import Command, NoSettings, name_of, read, understood
 
 # Each command imports its job only when it is called: --help must not wait for torch.
@@ -17,7 +17,7 @@ RUN = Positional("run", "directory of the run")
 NETWORKS = Positional(
     "networks", "runs, checkpoints, random:RUN, random:BACKBONE, timm:MODEL[:FILE]", nargs="+", kind=str
 )
-START = Positional("networks", "as of probe; rescaled:NETWORK is rescaled to the images first", nargs="+", kind=str)
+START = Positional("networks", "as for probe; rescaled:NETWORK is rescaled to the images first", nargs="+", kind=str)
 HERE = Path(__file__).parents[2]
 RECIPES = (HERE if (HERE / "configs").is_dir() else HERE / "pretext") / "configs" / "pretext"  # a checkout, a wheel
 
@@ -32,10 +32,10 @@ def pretrain(arguments: Sequence[str]) -> int:
     from transfer.report import write_report
 
     (run,), settings = read(
-        pretrain, PretrainSettings, [RUN], arguments, lambda named, given: fill_source(named[0], given)
+        pretrain, PretrainSettings, [RUN], arguments, lambda named, settings: fill_source(named[0], settings)
     )
     ending = job(run, settings)
-    if not is_first():  # of several processes: the first alone speaks, also to who started them
+    if not is_first():  # of several processes only the first prints
         return Ending.COMPLETE
     say(*skips(skipped_images(run)))
     report = write_report(run)
@@ -47,13 +47,13 @@ def pretrain(arguments: Sequence[str]) -> int:
 
 
 def plan(arguments: Sequence[str]) -> int:
-    """Say what a pretraining will take here, before it is started: memory, speed, time, disk."""
+    """Estimate what a pretraining will take here: memory, speed, time, disk."""
     from pretext.plan.job import plan as job
     from pretext.plan.job import plan_lines
     from pretext.recipe import PretrainSettings, require_source
 
     recipe = Positional("recipe", "a YAML file of settings; options win over it", recipe=True)
-    _, settings = read(plan, PretrainSettings, [recipe], arguments, lambda _, given: require_source(given))
+    _, settings = read(plan, PretrainSettings, [recipe], arguments, lambda _, settings: require_source(settings))
     say(*plan_lines(job(settings)))
     return 0
 
@@ -65,34 +65,34 @@ def _require_labeled(_: list[Any], settings: Any) -> None:
 
 
 def probe(arguments: Sequence[str]) -> int:
-    """Fit linear classifiers on every stage of frozen networks, beside the same at random."""
+    """Fit linear classifiers on every stage of frozen networks, and of the same network at random weights."""
     from transfer.probes.linear import ProbeSettings
     from transfer.probes.linear import probe as job
 
     (networks,), settings = read(probe, ProbeSettings, [NETWORKS], arguments, _require_labeled)
-    return judged(job(networks, settings))
+    return say_results(job(networks, settings))
 
 
 def knn(arguments: Sequence[str]) -> int:
-    """Judge every stage of frozen networks by the nearest neighbors of the test images."""
+    """Evaluate every stage of frozen networks by the nearest neighbors of the test images."""
     from transfer.probes.knn import KnnSettings
     from transfer.probes.knn import knn as job
 
     (networks,), settings = read(knn, KnnSettings, [NETWORKS], arguments, _require_labeled)
-    return judged(job(networks, settings))
+    return say_results(job(networks, settings))
 
 
 def svm(arguments: Sequence[str]) -> int:
-    """Fit a linear SVM per class on every stage of frozen networks, as Goyal et al. 2019."""
-    from transfer.probes.svm import SvmSettings
-    from transfer.probes.svm import svm as job
+    """Fit a linear SVM per class on every stage of frozen networks, as in Goyal et al. 2019."""
+    from transfer.probes.knn import SvmSettings
+    from transfer.probes.knn import svm as job
 
     (networks,), settings = read(svm, SvmSettings, [NETWORKS], arguments, _require_labeled)
-    return judged(job(networks, settings))
+    return say_results(job(networks, settings))
 
 
 def finetune(arguments: Sequence[str]) -> int:
-    """Train networks on PASCAL VOC, frozen up to a stage or whole: finetune classify, detect or segment."""
+    """Fine-tune networks on PASCAL VOC, whole or frozen up to a stage: finetune classify, detect or segment."""
     from pretext.engine.distributed import is_first
     from pretext.engine.signals import Ending
     from transfer.finetune import finetune as job
@@ -101,7 +101,9 @@ def finetune(arguments: Sequence[str]) -> int:
     name, *rest = list(arguments) or ["--help"]
     if name not in TASKS and name not in ("-h", "--help"):
         near = get_close_matches(name, TASKS, n=1)
-        raise UserError(f"no task is called {name}; {f'did you mean {near[0]}?' if near else f'take {_or(TASKS)}'}")
+        *others, last = TASKS
+        hint = f"did you mean {near[0]}?" if near else f"take {', '.join(others)} or {last}"
+        raise UserError(f"no task is called {name}; {hint}")
     if name not in TASKS:
         say(
             "usage: pretint finetune TASK NETWORK ... [--help | ...]",
@@ -111,7 +113,7 @@ def finetune(arguments: Sequence[str]) -> int:
         raise SystemExit(0)
     (networks,), settings = understood(
         parse_command(f"pretint finetune {name}", TASKS[name].about, TASKS[name].settings, [START], rest),
-        lambda _, given: require_sources(given),
+        lambda _, settings: require_sources(settings),
     )
     done = job(networks, settings)
     if not is_first():
@@ -119,11 +121,11 @@ def finetune(arguments: Sequence[str]) -> int:
     if done.ending != Ending.COMPLETE:
         say(f"stopped; the same command goes on: pretint finetune {shlex.join(arguments)}")
         return done.ending
-    return judged(done.results)
+    return say_results(done.results)
 
 
 def compare(arguments: Sequence[str]) -> int:
-    """Test whether networks differ, by results of probe, knn, svm or finetune: every one against the first."""
+    """Test whether networks differ, by results of probe, knn, svm or finetune: each against the first."""
     from transfer.compare import CompareSettings, compare_paths, comparison_lines
 
     words = Positional("networks", "a run, result files, ...; several seeds with commas", nargs="+", kind=str)
@@ -144,8 +146,8 @@ def table(arguments: Sequence[str]) -> int:
 
 
 def colorize(arguments: Sequence[str]) -> int:
-    """Color photographs, and show them: gray, colored, original."""
-    from pretint.colorization.job import FOLDER, ColorizeSettings, require_images
+    """Color photographs, and show them side by side: gray, colored, original."""
+    from pretint.colorization.job import FOLDER, require_images
     from pretint.colorization.job import colorize as job
 
     model = Positional(
@@ -173,28 +175,28 @@ def colorize(arguments: Sequence[str]) -> int:
 
 
 def score(arguments: Sequence[str]) -> int:
-    """Score networks' colors on images, beside gray, random colors and the truth."""
+    """Score the colors of networks on images, beside gray, random colors and the true colors."""
     from pretext.engine.progress import say as tell
     from pretint.colorization.scores.job import ScoreSettings, require_images
     from pretint.colorization.scores.job import score as job
 
     models = Positional("models", "runs, checkpoints, RUN@hints=10, gray, random, truth", nargs="+", kind=str)
-    (named,), settings = read(score, ScoreSettings, [models], arguments, lambda _, given: require_images(given))
+    (named,), settings = read(score, ScoreSettings, [models], arguments, lambda _, settings: require_images(settings))
     done = job(named, settings)
     say(*done.shown(settings.format))
-    told = (*skips(done.skipped), *done.notes, f"scores: {done.file}")
+    remarks = (*skips(done.skipped), *done.notes, f"scores: {done.file}")
     if settings.format == "terminal":
-        say(*told)
-    else:  # what is printed is a file for somebody
-        for line in told:
+        say(*remarks)
+    else:  # standard output is a file
+        for line in remarks:
             tell(line)
     return 0
 
 
 def turing(arguments: Sequence[str]) -> int:
-    """Ask people which of two images is fake: a study as a web page, and how often each algorithm fools them."""
-    from pretint.apps.turing.design import TuringSettings, merge_algorithms
-    from pretint.apps.turing.design import turing as job
+    """Ask people which of two images is fake, on a web page, and show how often each algorithm fools them."""
+    from pretint.apps.turing.design import TuringSettings, gathered
+    from pretint.apps.turing.serve import turing as job
 
     study = Positional("study", "folder of the study; made if it does not exist")
     (folder,), settings = read(turing, TuringSettings, [study], merge_algorithms(arguments))
@@ -203,7 +205,7 @@ def turing(arguments: Sequence[str]) -> int:
 
 
 def studio(arguments: Sequence[str]) -> int:
-    """Color photographs on a local page: temperature, saturation, hints; nothing leaves this machine."""
+    """Color photographs on a local web page: temperature, saturation, hints; nothing leaves this machine."""
     from pretint.apps.studio.serve import StudioSettings
     from pretint.apps.studio.serve import studio as job
 
@@ -214,7 +216,7 @@ def studio(arguments: Sequence[str]) -> int:
 
 
 def report(arguments: Sequence[str]) -> int:
-    """Write the report of a run, or of a study: one HTML file with its numbers, curves, images and settings."""
+    """Write the report of a run, or of a study: an HTML file with its numbers, curves, images and settings."""
     from transfer.report import write_report
 
     of = Positional("run", "directory of a run, or of a study")
@@ -224,7 +226,7 @@ def report(arguments: Sequence[str]) -> int:
         named = ", ".join(str(plan.parent) for plan in studies[:5])
         raise UserError(f"{run}: neither a run nor a study; name one: {named}{', ...' if len(studies) > 5 else ''}")
     if (run / "plan.json").is_file():
-        from pretint.study.report.write import write_study_report
+        from pretint.study.report.page import write_study_report
 
         say(*(f"report: {file}" for file in write_study_report(run).files))
         return 0
@@ -233,11 +235,11 @@ def report(arguments: Sequence[str]) -> int:
 
 
 def replay(arguments: Sequence[str]) -> int:
-    """Compute again the step at which a run's loss stopped being a number, and say where that began."""
+    """Compute again the step at which the loss of a run became NaN, and show where that began."""
     from pretext.replay import ReplaySettings
     from pretext.replay import replay as job
 
-    evidence = Positional("evidence", "RUN/nonfinite/STEP, which the run named when it stopped")
+    evidence = Positional("evidence", "RUN/nonfinite/STEP, as the run printed it when it stopped")
     (folder,), settings = read(replay, ReplaySettings, [evidence], arguments)
     say(*job(folder, settings).lines(), f"written to {folder / 'replay.json'}")
     return 0
@@ -263,7 +265,7 @@ def pack(arguments: Sequence[str]) -> int:
 
 
 def export(arguments: Sequence[str]) -> int:
-    """Write a trained network for other programs: safetensors, plain timm or torchvision, ONNX."""
+    """Export a trained network for other programs: safetensors, plain timm or torchvision, ONNX."""
     from pretext.weights.exporter import ExportSettings
     from pretext.weights.exporter import export as job
 
@@ -276,7 +278,7 @@ def export(arguments: Sequence[str]) -> int:
 
 
 def import_(arguments: Sequence[str]) -> int:
-    """Make a run of published colorization weights: ECCV16, SIGGRAPH17, VISSL AlexNet or ResNet-50."""
+    """Make a run from published colorization weights: ECCV16, SIGGRAPH17, VISSL AlexNet or ResNet-50."""
     from pretext.weights.importer import ImportSettings, import_weights
 
     weights = Positional("file", "the weights: .pth, .torch or .safetensors")
@@ -287,7 +289,7 @@ def import_(arguments: Sequence[str]) -> int:
 
 
 def demo(arguments: Sequence[str]) -> int:
-    """Pretrain, color and probe on photographs that need no download, in minutes, by the commands shown."""
+    """Pretrain, color and probe on bundled photographs, in minutes, and show the commands for it."""
     from pretext.data.bundled import save_test_parts
 
     run = Positional("run", "directory of the run (default: runs/demo)", nargs="?")
@@ -309,11 +311,6 @@ def demo(arguments: Sequence[str]) -> int:
         or step(probe, folder, "--train", "bundled:train", "--test", "bundled:test")
         or step(compare, f"random:{folder}", folder)
     )
-
-
-def _or(words: Iterable[str]) -> str:
-    *others, last = words
-    return f"{', '.join(others)} or {last}"
 
 
 COMMANDS: dict[str, Command] = {
@@ -339,4 +336,4 @@ COMMANDS: dict[str, Command] = {
         demo,
     )
 }
-"""By name; all of them can be sent to a cluster."""
+"""The commands by name; all of them can be sent to a cluster."""

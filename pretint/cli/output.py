@@ -1,4 +1,4 @@
-"""What commands say: lines and tables, never squeezed."""
+"""The output of commands: lines and tables that are never squeezed."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from transfer.results import Result
 
 LISTED = 20
-"""Of many things of a kind, how many are named."""
+"""The number of items that a long list shows."""
 PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True, "emoji": False}
-"""How rich prints text as it is."""
+"""Options of rich that print text unchanged."""
 
 
 def say(*lines: str | Table) -> None:
@@ -50,7 +50,7 @@ class _Escaped:
 
 
 def skips(skipped: Sequence[Sequence[str]], reason: str = "skipped, because they cannot be read") -> list[str]:
-    """The images that could not be read, or what else is wrong with them, listed."""
+    """Return a list of the images that could not be read, or of what else is wrong with them."""
     if not skipped:
         return []
     lines = [f"  {key}: {reason}" for key, reason in skipped[:LISTED]]
@@ -58,16 +58,16 @@ def skips(skipped: Sequence[Sequence[str]], reason: str = "skipped, because they
     return [f"{len(skipped)} {reason}:", *lines, *more]
 
 
-def judged(results: Sequence["Result"]) -> int:
-    """Tables of results, images that could not be read, and where all of it lies."""
+def say_results(results: Sequence["Result"]) -> int:
+    """Print tables of results, images that could not be read, and where the files are; return exit code 0."""
     from transfer.report import write_report
     from transfer.table import tables
 
-    unread = list(dict.fromkeys(skip for one in results for skip in one.skipped))
-    tuned = any(one.mode == "fine-tuned" for one in results)
-    reason = "found in the images and what is said of them" if tuned else "skipped, because they cannot be read"
+    unread = list(dict.fromkeys(skip for result in results for skip in result.skipped))
+    tuned = any(result.mode == "fine-tuned" for result in results)
+    reason = "found in the images and their annotations" if tuned else "skipped, because they cannot be read"
     say(*tables(results).terminal(), *skips(unread, reason))
-    for folder in dict.fromkeys(Path(one.file).parent for one in results):
+    for folder in dict.fromkeys(Path(result.file).parent for result in results):
         run = folder.parent if (folder.parent / "settings.yaml").is_file() else None
         say(f"report: {write_report(run)}" if run else f"results: {folder}")
     return 0

@@ -1,4 +1,4 @@
-"""The words of a command: read, and then done; or only read."""
+"""The words of a command: read before it is done, or only read."""
 
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from pretext.settings import Parsed, Positional, parse_command
 
 Command = Callable[[Sequence[str]], int]
-"""Its words in, its exit code out."""
+"""A function of a command's words that returns its exit code."""
 S = TypeVar("S")
 
 _ONLY_READ: ContextVar[bool] = ContextVar("_ONLY_READ", default=False)
@@ -16,18 +16,18 @@ _ONLY_READ: ContextVar[bool] = ContextVar("_ONLY_READ", default=False)
 
 @dataclass
 class NoSettings:
-    """Nothing can be set."""
+    """No settings."""
 
 
 class _Read(Exception):
-    """A command's words, understood; raised in place of doing it."""
+    """The parsed words of a command; raised in place of doing it."""
 
     def __init__(self, positionals: list[Any], settings: Any) -> None:
         self.words = positionals, settings
 
 
 def name_of(command: Command) -> str:
-    """As it is typed."""
+    """Return the name of a command, as it is typed."""
     return command.__name__.rstrip("_")  # "import" is a word of Python's
 
 
@@ -38,18 +38,18 @@ def read(
     arguments: Sequence[str],
     check: Callable[[list[Any], S], object] | None = None,
 ) -> Parsed[S]:
-    """The positional arguments and settings that a command was given.
+    """Return the positional arguments and settings of a command.
 
     Args:
         command: its name and docstring are those of the help.
         kind: dataclass of its settings.
-        positionals: what is named without an option.
+        positionals: its positional arguments.
         arguments: its words.
         check: called with the positional arguments and the settings, also where the command will run elsewhere: it
             raises UserError if an input that has no default is missing.
 
     Raises:
-        UserError: they are not as they should be.
+        UserError: they are wrong.
         SystemExit: they asked for help, which was shown.
     """
     parsed = parse_command(f"pretint {name_of(command)}", command.__doc__ or "", kind, positionals, arguments)
@@ -57,7 +57,7 @@ def read(
 
 
 def understood(parsed: Parsed[S], check: Callable[[list[Any], S], object] | None = None) -> Parsed[S]:
-    """What was parsed, checked as of ``read``; where words are only read, no further."""
+    """Check parsed words as ``read`` does; where words are only read, stop there."""
     if check:
         check(*parsed)
     if _ONLY_READ.get():
@@ -66,7 +66,7 @@ def understood(parsed: Parsed[S], check: Callable[[list[Any], S], object] | None
 
 
 def only_read(command: Command, arguments: Sequence[str]) -> tuple[list[Any], Any]:
-    """What a command makes of its words, without doing it: positional arguments and settings.
+    """Return the positional arguments and settings of a command, without doing it.
 
     Raises:
         UserError: a mistake in them.
@@ -74,8 +74,8 @@ def only_read(command: Command, arguments: Sequence[str]) -> tuple[list[Any], An
     before = _ONLY_READ.set(True)
     try:
         command(arguments)
-    except _Read as found:
-        return found.words
+    except _Read as parsed:
+        return parsed.words
     finally:
         _ONLY_READ.reset(before)
     raise AssertionError("a command reads its words first")

@@ -1,4 +1,4 @@
-"""The command that does a study; it is not sent to a cluster itself, but sends its cells."""
+"""The command that does a study; it is not sent to a cluster itself, but sends its cells there."""
 
 import contextlib
 import dataclasses
@@ -15,7 +15,7 @@ from pretint.cli.parser import read
 from pretint.cli.submit import cluster, jobs_of
 
 if TYPE_CHECKING:
-    from slurm.words import Item
+    from slurm.job_list import Item
 
 
 def study(arguments: Sequence[str]) -> int:
@@ -23,40 +23,40 @@ def study(arguments: Sequence[str]) -> int:
     from pretint.study.cells import Shelf
     from pretint.study.file import StudyOptions
     from pretint.study.local_runner import Word
-    from pretint.study.report.write import write_study_report
+    from pretint.study.report.page import write_study_report
     from pretint.study.run import study as job
 
     file = Positional("file", "the study: a YAML file, such as configs/study/ablation_small.yaml")
-    places = Positional("places", "PLACE=FOLDER, for the places that the file names", nargs="*", kind=str)
+    places = Positional("places", "PLACE=FOLDER, for the places in the file", nargs="*", kind=str)
     named = [word for word in arguments if re.match(r"\w+=", word)]  # they may stand anywhere, as options may
     words = [word for word in arguments if word not in named]
     (path, others), options = read(study, StudyOptions, [file, places], words)
     with cluster() if options.on or Shelf(options.folder).jobs.is_dir() else contextlib.nullcontext():
         done = job(path, [*named, *others], options, _send)
-    each = {cell.key: cell for cell in done.plan.cells}
+    cells = {cell.key: cell for cell in done.plan.cells}
     if options.dry_run:
-        for key, cell in each.items():
+        for key, cell in cells.items():
             say(f"{done.standings[key].word:10}{cell.name}: pretint {shlex.join(cell.words)}")
         return 0
-    words = [standing.word for standing in done.standings.values()]
-    failed = [(each[key], one) for key, one in done.standings.items() if one.word == Word.FAILED]
+    states = [standing.word for standing in done.standings.values()]
+    failed = [(cells[key], standing) for key, standing in done.standings.items() if standing.word == Word.FAILED]
     report = write_study_report(done.folder)
     say(*report.terminal(), *(f"report: {file}" for file in report.files))
-    finished, blocked = words.count(Word.FINISHED), words.count(Word.BLOCKED)
-    if finished < len(words):
-        goes_on = "; the same command goes on" if finished + len(failed) + blocked < len(words) else ""
-        say(f"{finished} of {len(words)} cells are finished{goes_on}")
+    finished, blocked = states.count(Word.FINISHED), states.count(Word.BLOCKED)
+    if finished < len(states):
+        goes_on = "; the same command goes on" if finished + len(failed) + blocked < len(states) else ""
+        say(f"{finished} of {len(states)} cells are finished{goes_on}")
     for cell, standing in failed:
         log = options.folder / "logs" / f"{cell.place}.log"
         say(f"failed: {cell.name}: {standing.said} (log: {log}; --retry tries it again)")
-    return done.ending or (1 if failed or (options.wait and finished < len(words)) else Ending.COMPLETE)
+    return done.ending or (1 if failed or (options.wait and finished < len(states)) else Ending.COMPLETE)
 
 
 def _send(items: "Sequence[Item]", on: str, folder: Path) -> None:
     from slurm import ClusterSettings, submit
-    from slurm.words import SubmitSettings
+    from slurm.job_list import SubmitSettings
 
-    asked = settings_file(ClusterSettings, Path(on))
-    own = {one.name: getattr(asked, one.name) for one in dataclasses.fields(ClusterSettings)}
-    done = submit(jobs_of(items, SubmitSettings(**own, folder=folder, again=True)), folder, again=True)
+    cluster = settings_file(ClusterSettings, Path(on))
+    values = {field.name: getattr(cluster, field.name) for field in dataclasses.fields(ClusterSettings)}
+    done = submit(jobs_of(items, SubmitSettings(**values, folder=folder, again=True)), folder, again=True)
     say(f"{len(done.sent)} jobs sent; pretint jobs --folder {folder} shows them")

@@ -1,4 +1,4 @@
-"""The two commands that send others to a cluster, and show what became of them."""
+"""The commands submit and jobs: they send other commands to a cluster, and show the jobs."""
 
 import contextlib
 import os
@@ -19,16 +19,16 @@ from pretint.cli.parser import only_read, read, understood
 
 if TYPE_CHECKING:
     from pretext.plan.disk import Disk
-    from slurm import ClusterSettings, Job
-    from slurm.words import Item, SubmitSettings
+    from slurm import Job
+    from slurm.job_list import Item, SubmitSettings
 
 SHARED = ("pretrain", "finetune")
-"""Commands that several processes can share."""
+"""Commands that can run in several processes."""
 
 
 @contextlib.contextmanager
 def cluster() -> Iterator[None]:
-    """What slurm/ has to say to a user, said as all else is."""
+    """Turn errors of slurm/ into errors of a user, with one for a missing package."""
     try:
         from slurm import ClusterError
     except ImportError as error:
@@ -44,36 +44,36 @@ def submit(arguments: Sequence[str]) -> int:
     """Send a command, or a list of them, to a cluster: submit --on CLUSTER.yaml COMMAND ..."""
     from slurm import ClusterSettings
     from slurm import submit as job
-    from slurm.words import Item, SubmitSettings, listed, split_words
+    from slurm.job_list import Item, SubmitSettings, parse_job_list, split_words
 
-    own, words = split_words(arguments, COMMANDS, ("again", "dry_run"))
-    for at, word in enumerate(own):
-        if word == "--on" and at + 1 < len(own):  # by itself: a file knows nothing of --name, --list and the like
-            settings_file(ClusterSettings, Path(own[at + 1]))
+    options, words = split_words(arguments, COMMANDS, ("again", "dry_run"))
+    for at, word in enumerate(options):
+        if word == "--on" and at + 1 < len(options):  # checked by itself: the file may not hold --name, --jobs, ...
+            settings_file(ClusterSettings, Path(options[at + 1]))
     about = f"{submit.__doc__} Options of submit come before the command, those of the command after it."
-    _, settings = understood(parse_command("pretint submit", about, SubmitSettings, [], own, "--on"))
+    _, settings = understood(parse_command("pretint submit", about, SubmitSettings, [], options, "--on"))
     if bool(words) == bool(settings.jobs):
         raise UserError("give a command to submit, such as pretrain runs/x, or --jobs FILE; and not both")
     if settings.jobs and (settings.name or settings.after):
-        raise UserError("--name and --after are of one command; in a list every job has its own")
+        raise UserError("--name and --after are for a single command; in a list every job has its own")
     items = (
-        listed(read_yaml(Path(settings.jobs)), settings.jobs)
+        parse_job_list(read_yaml(Path(settings.jobs)), settings.jobs)
         if settings.jobs
         else [Item(tuple(words), settings.name, tuple(settings.after), {})]
     )
-    said = [_read_item(item, settings) for item in items]
-    jobs = [_job(item, settings, *one) for item, one in zip(items, said, strict=True)]
+    parsed = [_read_item(item, settings) for item in items]
+    jobs = [_job(item, settings, *words) for item, words in zip(items, parsed, strict=True)]
     if settings.dry_run:
-        return _rehearse(jobs, settings, {job.name: one for job, one in zip(jobs, said, strict=True)})
+        return _dry_run(jobs, settings, {job.name: words for job, words in zip(jobs, parsed, strict=True)})
     done = job(jobs, settings.folder, settings.again)
     say(*(f"{name}: {why}" for name, why in done.skipped))
     if settings.executor == "debug":
         return 0
-    say(*(f"{one.name}: job {one.id}, log {one.log}" for one in done.sent[:LISTED]))
+    say(*(f"{sent.name}: job {sent.id}, log {sent.log}" for sent in done.sent[:LISTED]))
     if len(done.sent) > LISTED:
         say(f"and {len(done.sent) - LISTED} more")
-    elsewhere = [] if settings.folder == SubmitSettings().folder else ["--folder", str(settings.folder)]
-    say(f"see how far they are: {shlex.join(['pretint', 'jobs', *elsewhere])}")
+    folder = [] if settings.folder == SubmitSettings().folder else ["--folder", str(settings.folder)]
+    say(f"see how far they are: {shlex.join(['pretint', 'jobs', *folder])}")
     return 0
 
 
@@ -81,26 +81,26 @@ def submit(arguments: Sequence[str]) -> int:
 def jobs(arguments: Sequence[str]) -> int:
     """Show the jobs that were sent: what runs, where, how far, what failed and why. jobs cancel NAME ... ends some."""
     from slurm import ClusterError, cancel, states
-    from slurm.job_list import JobsSettings, lines
+    from slurm.states import JobsSettings, format_states
 
-    words = Positional("names", "of jobs, or their numbers; all of them if none is given", nargs="*", kind=str)
+    words = Positional("names", "names of jobs, or their numbers; all jobs if none is given", nargs="*", kind=str)
     stop = list(arguments[:1]) == ["cancel"]
     (names,), settings = read(jobs, JobsSettings, [words], arguments[stop:])
     if stop and not names:
         raise UserError("cancel: which job? give names or numbers, or all")
     if stop:
-        say(*(f"{one.sent.name}: job {one.sent.id} canceled" for one in cancel(settings.folder, names)))
+        say(*(f"{state.sent.name}: job {state.sent.id} canceled" for state in cancel(settings.folder, names)))
         return 0
     try:
-        say(*lines(states(settings.folder), names, settings))
-    except ClusterError:  # what the records say is better than nothing
-        say(*lines(states(settings.folder, ask=False), names, settings))
+        say(*format_states(states(settings.folder), names, settings))
+    except ClusterError:  # the records alone are better than nothing
+        say(*format_states(states(settings.folder, ask=False), names, settings))
         raise
     return 0
 
 
 def jobs_of(items: "Sequence[Item]", settings: "SubmitSettings") -> "list[Job]":
-    """Jobs to send, of commands that are checked.
+    """Return jobs to send; their commands are checked.
 
     Raises:
         UserError: a mistake in one of them.
@@ -108,10 +108,13 @@ def jobs_of(items: "Sequence[Item]", settings: "SubmitSettings") -> "list[Job]":
     return [_job(item, settings, *_read_item(item, settings)) for item in items]
 
 
-def _rehearse(jobs: "Sequence[Job]", settings: "SubmitSettings", said: Mapping[str, tuple[list[Any], Any]]) -> int:
+def _dry_run(jobs: "Sequence[Job]", settings: "SubmitSettings", parsed: Mapping[str, tuple[list[Any], Any]]) -> int:
     """Show what would be sent, and what it would take."""
-    from pretext.plan.job import size
+    from pretext.plan.disk import pretrain_disk
+    from pretext.plan.printout import size
+    from pretext.setup import fill_source
     from slurm.submit_job import describe_unchecked, require_sendable, script
+    from transfer.disk_usage import finetune_disk, knn_disk, probe_disk, svm_disk
 
     skipped = dict(require_sendable(jobs, settings.folder, settings.again))
     sent = [job for job in jobs if job.name not in skipped]
@@ -132,13 +135,19 @@ def _rehearse(jobs: "Sequence[Job]", settings: "SubmitSettings", said: Mapping[s
     known: list[Disk] = []
     unknown: dict[str, str] = {}
     for job in sent:
+        command = job.words[0]
+        positionals, given = parsed[job.name]
         try:
-            disk = _disk(job.words, *said[job.name])
+            if command == "pretrain":
+                known.append(pretrain_disk(fill_source(positionals[0], given)))
+            elif command == "finetune":
+                known.append(finetune_disk(job.words[1], positionals[0], given))
+            elif estimate := {"probe": probe_disk, "knn": knn_disk, "svm": svm_disk}.get(command):
+                known.append(estimate(positionals[0], given))  # type: ignore[operator]
+            else:
+                unknown[command] = "not known beforehand"
         except UserError as error:  # images that only the nodes see, a run that another job will make
             unknown[job.name] = str(error)
-        else:
-            known += [disk] if disk else []
-            unknown |= {} if disk else {job.words[0]: "not known beforehand"}
     passing = sum(disk.passing for disk in known)
     more = f", and {size(passing)} more for moments" if passing else ""
     if known:
@@ -148,26 +157,8 @@ def _rehearse(jobs: "Sequence[Job]", settings: "SubmitSettings", said: Mapping[s
     return 0
 
 
-def _disk(words: Sequence[str], positionals: list[Any], settings: Any) -> "Disk | None":
-    """What a command will write to disk, where that is known.
-
-    Raises:
-        UserError: as the command itself would, of its images or networks.
-    """
-    from pretext.plan.disk import pretrain_disk
-    from pretext.recipe import fill_source
-    from transfer.disk_usage import finetune_disk, knn_disk, probe_disk, svm_disk
-
-    if words[0] == "pretrain":
-        return pretrain_disk(fill_source(positionals[0], settings))
-    if words[0] == "finetune":
-        return finetune_disk(words[1], positionals[0], settings)
-    of = {"probe": probe_disk, "knn": knn_disk, "svm": svm_disk}.get(words[0])
-    return of(positionals[0], settings) if of else None  # type: ignore[operator]
-
-
 def _read_item(item: "Item", settings: "SubmitSettings") -> tuple[list[Any], Any]:
-    """The positional arguments and settings of a job's command: a mistake in them is said before anything is sent."""
+    """Return the positional arguments and settings of a job's command; a mistake in them is an error now."""
     name, *rest = item.words
     if name not in COMMANDS:
         raise UserError(f"{item.name or name}: {name} is no command that can be sent")
@@ -180,34 +171,32 @@ def _read_item(item: "Item", settings: "SubmitSettings") -> tuple[list[Any], Any
 
 
 def _job(item: "Item", settings: "SubmitSettings", positionals: list[Any], given: Any) -> "Job":
-    """A job to send."""
-    from slurm import ClusterSettings, Job
+    """Return a job to send.
 
-    name, *rest = item.words
-    first = next((one[0] if isinstance(one, list) else one for one in positionals if one), "")
-    written = {"pretrain": 0, "pack": 1}  # which of its words names what it alone may write to
-    claims = str(Path(positionals[written[name]]).resolve()) if name in written else ""
+    Args:
+        item: the job as it was written down.
+        settings: settings of submit.
+        positionals: positional arguments of its command.
+        given: settings of its command.
+    """
+    from slurm import ClusterSettings, Job
+    from slurm.snapshot import freeze_file
+
+    command, *rest = item.words
+    written = {"pretrain": 0, "pack": 1}  # which of its words names what only this job may write to
+    claims = str(Path(positionals[written[command]]).resolve()) if command in written else ""
     asked = settings.cluster
     if item.ask:
         asked = settings_from(ClusterSettings, {**plain(asked), **item.ask}, f"{item.name}: ask")
-    if name not in SHARED:
+    if command not in SHARED:
         asked = asked.of_one_task
-    asked = _with_plugins(asked, settings)
-    return Job(tuple(item.words), item.name or _job_name(name, rest, str(first)), asked, item.after, claims)
-
-
-def _with_plugins(asked: "ClusterSettings", settings: "SubmitSettings") -> "ClusterSettings":
-    """With copies of the plugins in use: what is edited after a job was sent does not change the job."""
-    from slurm.snapshot import frozen_file
-
-    named = [Path(one) for one in os.environ.get(VARIABLE, "").split(os.pathsep) if one]
-    if not named or VARIABLE in asked.environment:
-        return asked
-    copies = [str(frozen_file(one, settings.folder, not settings.dry_run)) for one in named]
-    return replace(asked, environment={**asked.environment, VARIABLE: os.pathsep.join(copies)})
-
-
-def _job_name(command: str, rest: Sequence[str], first: str) -> str:
-    """Of a job without a name: its command, and what that is about."""
-    words = [command, rest[0] if command == "finetune" and rest else "", Path(first).name or first]
-    return "-".join(filter(None, (re.sub(r"[^\w.+%@]+", "-", word).strip("-.") for word in words)))[:100]
+    plugins = [Path(name) for name in os.environ.get(VARIABLE, "").split(os.pathsep) if name]
+    if plugins and VARIABLE not in asked.environment:  # copies: editing a plugin later does not change the job
+        copies = [str(freeze_file(plugin, settings.folder, not settings.dry_run)) for plugin in plugins]
+        asked = replace(asked, environment={**asked.environment, VARIABLE: os.pathsep.join(copies)})
+    name = item.name
+    if not name:  # from its command, and the first thing that it names
+        first = next((str(one[0] if isinstance(one, list) else one) for one in positionals if one), "")
+        words = [command, rest[0] if command == "finetune" and rest else "", Path(first).name or first]
+        name = "-".join(filter(None, (re.sub(r"[^\w.+%@]+", "-", word).strip("-.") for word in words)))[:100]
+    return Job(tuple(item.words), name, asked, item.after, claims)

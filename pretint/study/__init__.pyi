@@ -1,7 +1,7 @@
+from .cells import Plan, read_plan
 from .file import StudyOptions, StudySettings, read_study
-from .plan import Plan, read_plan
 from .report.collect import Findings, gather
-from .report.write import findings, write_study_report
+from .report.page import findings, write_study_report
 from .run import study
 
 __all__ = [

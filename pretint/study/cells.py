@@ -1,36 +1,159 @@
-"""Where cells lie, and which of them are finished.
+"""The cells of a study: the commands that it takes, the folders where they lie, and which are finished.
 
 STUDIES/                     shared by all studies in it: a cell that two of them have is made once
     runs/NAME.KEY/           a pretraining: a run like any other
     results/NAME.KEY/        an evaluation of one network
-    recipes/NAME.KEY.yaml    what is judged at random weights
-    logs/NAME.KEY.log        what a cell's command printed; .failed says why it failed, .progress how far it is
-    jobs/                    those that were sent to a cluster
+    recipes/NAME.KEY.yaml    the settings of a network that is evaluated at random weights
+    logs/NAME.KEY.log        the output of a cell's command; .failed says why it failed, .progress how far it is
+    jobs/                    the cells that were sent to a cluster
     STUDY/                   a study: plan.json, report.html, ...
 
-A cell is found by its KEY alone: what it leaves says whether it is finished, nothing else is written down.
+A cell is found by its KEY alone. Its files say whether it is finished; nothing else is written down.
 """
 
 import contextlib
 import fcntl
 import json
 import os
+import shlex
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pretext.engine.run import checkpoint_damage, newest_checkpoint
 from pretext.errors import UserError
 from pretext.files import write_atomically
+from pretext.plugins import VARIABLE, plugin_digests
 from pretint.colorization.scores.table import FORMAT
-from pretint.study.plan import PRETRAIN, Cell
+from pretint.study.file import StudyOptions, StudySettings
 from transfer.results import read_result
+
+PRETRAIN = "pretrain"
+PLAN = "plan.json"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A piece of a study's work: a command that may be called again, and makes one folder."""
+
+    key: str
+    """By which it is found again, see ``pretint.study.identity``."""
+    variant: str
+    seed: int
+    evaluation: str
+    """Name of the evaluation; empty for a pretraining."""
+    command: str
+    words: tuple[str, ...]
+    """The words of the command, as after ``pretint``."""
+    folder: str
+    """The folder that it makes, relative to that of the studies: runs/NAME.KEY, or results/NAME.KEY with a result."""
+    after: str
+    """Key of the cell that must be finished before; empty if there is none."""
+    steps: int = 0
+    """Steps of a pretraining."""
+    ask: dict[str, Any] = field(default_factory=dict)
+    """Settings of the cluster that its job changes."""
+
+    @property
+    def place(self) -> str:
+        """NAME.KEY: the name of its folder, log and job, which no other cell has."""
+        return self.folder.rpartition("/")[2]
+
+    @property
+    def name(self) -> str:
+        """A name for people; not unique."""
+        return f"{self.variant} {self.seed}" + (f" {self.evaluation}" if self.evaluation else "")
+
+
+@dataclass(frozen=True)
+class Call:
+    """The call of a study: called so again, it is the same study."""
+
+    words: tuple[str, ...] = ()
+    """The words after ``pretint``; empty in a plan that does not hold them."""
+    files: dict[str, str] = field(default_factory=dict)
+    """The texts of the study's file and of the recipes that it names, by path."""
+    plugins: dict[str, str] = field(default_factory=dict)
+    """SHA-256 of the plugins that were loaded, by path."""
+
+    @property
+    def line(self) -> str:
+        """The call as a line for a shell."""
+        plugins = f"{VARIABLE}={shlex.quote(':'.join(self.plugins))} " if self.plugins else ""
+        return f"{plugins}{shlex.join(('pretint', *self.words))}"
+
+
+def describe_call(file: Path, study: StudySettings, places: Sequence[str], options: StudyOptions) -> Call:
+    """Return the call of a study.
+
+    Args:
+        file: the study's file.
+        study: its content.
+        places: PLACE=FOLDER each.
+        options: options of the call.
+    """
+    usual = type(options)()
+    # The other options say how a study is computed, and not what.
+    changed = [key for key in ("folder", "name") if getattr(options, key) != getattr(usual, key)]
+    recipes = [variant.config for variant in study.expanded]
+    recipes += [str(evaluation.get("config", "")) for evaluation in study.evaluations.values()]
+    names = dict.fromkeys([str(file), *filter(None, recipes)])
+    texts = {name: Path(name).read_text(encoding="utf-8", errors="replace") for name in names}
+    words = ("study", str(file), *places, *(f"--{key}={getattr(options, key)}" for key in changed))
+    return Call(words, texts, plugin_digests())
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All cells of a study, and what its report needs besides: plain values, as they stand in its folder."""
+
+    about: str
+    variants: tuple[str, ...]
+    seeds: tuple[int, ...]
+    evaluations: dict[str, dict[str, Any]]
+    """The evaluations by name, as they were written."""
+    against: dict[str, str]
+    """The variant that each variant is compared with."""
+    differing: dict[str, dict[str, Any]]
+    """Settings in which the variants that are pretrained differ: by setting, by variant."""
+    recipes: dict[str, dict[str, Any]]
+    """Settings of pretraining of the networks at random weights, by their file, relative to the folder of studies."""
+    figures: str
+    cells: tuple[Cell, ...]
+    call: Call = field(default_factory=Call)
+
+    def of(self, variant: str, evaluation: str) -> list[Cell]:
+        """Return the cells of a variant, by seed; those of its pretraining for an empty evaluation."""
+        return [cell for cell in self.cells if (cell.variant, cell.evaluation) == (variant, evaluation)]
+
+    def write(self, file: Path) -> None:
+        """Write it as JSON."""
+        write_atomically(file, json.dumps(asdict(self), indent=1).encode())
+
+
+def read_plan(file: Path) -> Plan:
+    """Read a plan that ``Plan.write`` wrote.
+
+    Raises:
+        UserError: it cannot be read, or is not a plan.
+    """
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+        cells = tuple(Cell(**{**cell, "words": tuple(cell["words"])}) for cell in values["cells"])
+        call = values.get("call", {})  # older plans have none
+        call = Call(**{**call, "words": tuple(call.get("words", ()))})
+        tuples = {name: tuple(values[name]) for name in ("variants", "seeds")}
+        return Plan(**{**values, **tuples, "cells": cells, "call": call})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise UserError(f"{file}: no study's plan, or a damaged one ({reason}); call pretint study again") from error
 
 
 class Failure(NamedTuple):
-    """How a cell's command ended that should not have."""
+    """The failure of a cell's command."""
 
     code: int
     said: str
@@ -48,93 +171,119 @@ class Shelf:
 
     @property
     def jobs(self) -> Path:
-        """Of jobs on a cluster."""
+        """The folder of the jobs on a cluster."""
         return self.root / "jobs"
 
     def place(self, kind: str, name: str, key: str) -> str:
-        """Where something lies, from the root: what has its key, whatever its name; else a new place.
+        """Return where something lies, relative to the root: what has its key, whatever its name; else a new place.
 
         Args:
             kind: runs, results or recipes.
-            name: for people.
-            key: of the cell; of a recipe, with the file's ending.
+            name: a name for people.
+            key: key of the cell; for a recipe, with the file's ending.
         """
-        there = sorted(path.name for path in (self.root / kind).glob(f"*.{key}"))
-        return self._places.setdefault((kind, key), f"{kind}/{there[0] if there else f'{name}.{key}'}")
+        existing = sorted(path.name for path in (self.root / kind).glob(f"*.{key}"))
+        return self._places.setdefault((kind, key), f"{kind}/{existing[0] if existing else f'{name}.{key}'}")
 
     def folder(self, cell: Cell) -> Path:
-        """What a cell leaves."""
+        """Return the folder that a cell makes."""
         return self.root / cell.folder
 
-    def beside(self, cell: Cell, what: str) -> Path:
-        """A file about a cell: its log, failed, lock, progress."""
-        return self.root / "logs" / f"{cell.place}.{what}"
+    def file(self, cell: Cell, ending: str) -> Path:
+        """Return a file about a cell: its log, failed, lock, progress."""
+        return self.root / "logs" / f"{cell.place}.{ending}"
 
-    def finished(self, cell: Cell) -> bool:
-        """Whether what a cell leaves is there, whole; a result that cannot be read is made again by its command."""
+    def is_finished(self, cell: Cell) -> bool:
+        """Return whether a cell's files are complete; for a result that cannot be read its command must run again."""
         if cell.command == PRETRAIN:
             newest = newest_checkpoint(self.folder(cell))
             return newest is not None and int(newest.stem) >= cell.steps and _dated(newest) not in self._damaged
         return bool(self.results(cell))
 
     def check_network(self, cell: Cell) -> bool:
-        """Whether the network that a finished pretraining left is whole: if not, it counts as unfinished from now on.
+        """Return whether the network of a finished pretraining is undamaged; if not, the cell counts as unfinished.
 
-        For the cells that are to use it: they would take the checkpoint before. All of it is read.
+        For the cells that are to use it: they would take the checkpoint before. This reads all of the checkpoint.
         """
         newest = newest_checkpoint(self.folder(cell))
         if newest is not None and checkpoint_damage(newest):
             self._damaged.add(_dated(newest))
-        return self.finished(cell)
+        return self.is_finished(cell)
 
     def results(self, cell: Cell) -> list[Path]:
-        """The result files of an evaluation that can be read."""
-        return [file for file in self._left(cell) if not self._damage(cell, file)]
+        """Return the result files of an evaluation that can be read."""
+        return [file for file in sorted(self.folder(cell).glob("*.json")) if not self._damage(cell, file)]
 
     def damage(self, cell: Cell) -> str:
-        """Why a result file of an evaluation cannot be read; empty if all can."""
-        return next(filter(None, (self._damage(cell, file) for file in self._left(cell))), "")
+        """Return why a result file of an evaluation cannot be read; empty if all can."""
+        files = sorted(self.folder(cell).glob("*.json"))
+        return next(filter(None, (self._damage(cell, file) for file in files)), "")
+
+    def _damage(self, cell: Cell, file: Path) -> str:
+        """Return why a file cannot be read, or an empty string. Only damaged files are read again."""
+        if file not in self._whole:
+            if cell.command == "score":  # a file as Scores.json makes it
+                content: Any = None
+                with contextlib.suppress(OSError, ValueError):
+                    content = json.loads(file.read_text(encoding="utf-8"))
+                if not isinstance(content, dict) or content.get("format") != FORMAT:
+                    return f"{file}: no scores, or damaged ones; make them again or move them away"
+            else:
+                try:
+                    read_result(file)
+                except UserError as error:
+                    return str(error)
+            self._whole.add(file)
+        return ""
 
     def failure(self, cell: Cell) -> Failure | None:
-        """How a cell failed, if it did and was not tried again since."""
+        """Return how a cell failed; None if it did not, or was tried again since."""
         try:
-            told: Any = json.loads(self.beside(cell, "failed").read_text(encoding="utf-8"))
-            return Failure(int(told["code"]), str(told["said"]))
-        except (OSError, ValueError, KeyError, TypeError):
+            record = json.loads(self.file(cell, "failed").read_text(encoding="utf-8"))
+            return Failure(record["code"], record["said"])
+        except (OSError, ValueError):
             return None
 
-    def fail(self, cell: Cell, code: int) -> Failure:
-        """Note down that a cell's command failed."""
-        failure = Failure(code, self._last_line(cell) if code >= 0 else _killed(-code))
-        write_atomically(self.beside(cell, "failed"), json.dumps({**failure._asdict(), "time": time.time()}).encode())
+    def write_failure(self, cell: Cell, code: int) -> Failure:
+        """Record that a cell's command failed with an exit code, as subprocess has it."""
+        reason = ""
+        if code < 0:
+            reason = f"killed by signal {-code}{', as where memory is short' if -code == signal.SIGKILL else ''}"
+        else:
+            with contextlib.suppress(OSError), self.file(cell, "log").open("rb") as log:
+                log.seek(0, os.SEEK_END)
+                log.seek(max(0, log.tell() - 4000))
+                lines = [line.strip() for line in log.read().decode(errors="replace").splitlines() if line.strip()]
+                reason = lines[-1][:500] if lines else ""
+        failure = Failure(code, reason)
+        write_atomically(self.file(cell, "failed"), json.dumps({**failure._asdict(), "time": time.time()}).encode())
         return failure
 
-    def forgive(self, cell: Cell) -> None:
-        """Forget that it failed."""
-        self.beside(cell, "failed").unlink(missing_ok=True)
+    def clear_failure(self, cell: Cell) -> None:
+        """Remove the record that a cell failed."""
+        self.file(cell, "failed").unlink(missing_ok=True)
 
     def progress(self, cell: Cell) -> dict[str, Any]:
-        """How far its command is, as it says itself; empty if it has not said."""
+        """Return the last numbers of its command's progress; empty if there are none."""
         with contextlib.suppress(OSError, ValueError):
-            told = json.loads(self.beside(cell, "progress").read_text(encoding="utf-8"))
-            if isinstance(told, dict):
-                return told
+            record: dict[str, Any] = json.loads(self.file(cell, "progress").read_text(encoding="utf-8"))
+            return record
         return {}
 
-    def hold(self, cell: Cell) -> int | None:
-        """Take a cell's lock; None if another process has it.
+    def lock(self, cell: Cell) -> int | None:
+        """Take a cell's lock; return None if another process has it.
 
         Returns:
-            A file descriptor, to be given to the command that does the work: the lock lasts as long as that has it
-            open, whatever becomes of this process.
+            A file descriptor, for the command that does the work: the lock lasts as long as that has it open, whatever
+            becomes of this process.
 
         Raises:
             UserError: nothing can be written there.
         """
-        path = self.beside(cell, "lock")
+        path = self.file(cell, "lock")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
             raise UserError(f"{path}: cannot write there ({error.strerror}); name another --folder") from error
         try:
@@ -150,8 +299,8 @@ class Shelf:
         return descriptor
 
     @contextlib.contextmanager
-    def planning(self) -> Iterator[None]:
-        """Within it nobody else finds places for cells: two who looked at once would give one cell two."""
+    def lock_places(self) -> Iterator[None]:
+        """Keep others from choosing places for cells: two who choose at the same time would give one cell two."""
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             lock = (self.root / ".lock").open("a")
@@ -161,40 +310,6 @@ class Shelf:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
-    def _left(self, cell: Cell) -> list[Path]:
-        return sorted(self.folder(cell).glob("*.json"))
-
-    def _damage(self, cell: Cell, file: Path) -> str:
-        """Why a result file cannot be read; it is read again only as long as it cannot: it may be mended meanwhile."""
-        if file not in self._whole:
-            try:
-                (_require_scores if cell.command == "score" else read_result)(file)
-            except UserError as error:
-                return str(error)
-            self._whole.add(file)
-        return ""
-
-    def _last_line(self, cell: Cell) -> str:
-        with contextlib.suppress(OSError), self.beside(cell, "log").open("rb") as log:
-            log.seek(0, os.SEEK_END)
-            log.seek(max(0, log.tell() - 4000))
-            lines = [line.strip() for line in log.read().decode(errors="replace").splitlines() if line.strip()]
-            return lines[-1][:500] if lines else ""
-        return ""
-
 
 def _dated(path: Path) -> tuple[Path, int]:
     return path, path.stat().st_mtime_ns
-
-
-def _killed(number: int) -> str:
-    short = ", as where memory is short" if number == signal.SIGKILL else ""
-    return f"killed by signal {number}{short}"
-
-
-def _require_scores(file: Path) -> None:
-    """Raise UserError unless a file is one of scores, as ``Scores.json`` makes it."""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
-        if json.loads(file.read_text(encoding="utf-8"))["format"] == FORMAT:
-            return
-    raise UserError(f"{file}: no scores, or damaged ones; make them again or move them away")

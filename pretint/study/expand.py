@@ -1,4 +1,4 @@
-"""From a study's file to its cells."""
+"""The cells of a study, made from its file."""
 
 import contextlib
 import json
@@ -20,40 +20,44 @@ from pretext.weights.state_dict import split_part
 from pretext.yaml_reader import read_yaml
 from pretint.colorization.scores.methods import BASELINES
 from pretint.study import identity
-from pretint.study.cells import Shelf
-from pretint.study.file import StudySettings, Variant, flat
-from pretint.study.plan import PRETRAIN, Cell, Plan
-from transfer.results import PREFIX
+from pretint.study.cells import PRETRAIN, Cell, Plan, Shelf
+from pretint.study.file import StudySettings, Variant, flatten
+from transfer.results.result import PREFIX
+
+# Names of an evaluation's entry that are no settings of its command.
+_NO_SETTINGS = ("command", "config", "row", "variants", "ask", "rescaled", "against")
+_OF_RANDOM = ("config", "backbone.name", "backbone.arguments", "crop.size", "crop.area")
+"""The settings that change random weights, or how large images are seen."""
 
 
 def expand(study: StudySettings, shelf: Shelf) -> Plan:
-    """The cells of a study, each after the one that it needs.
+    """Return the cells of a study, each after the one that it needs.
 
-    Two that are the same, by whatever names, are one: it stands under the first.
+    Two cells that are the same, by whatever names, are one: it stands under the first.
 
     Raises:
-        UserError: a setting is wrong, or images cannot be had; it names the variant or the evaluation.
+        UserError: a setting is wrong, or images are missing; the message names the variant or the evaluation.
     """
     cells: list[Cell] = []
-    made: dict[str, PretrainSettings] = {}
+    pretrained: dict[str, PretrainSettings] = {}
     recipes: dict[str, Any] = {}
     for variant in study.expanded:
-        with _said_of(f"variant {variant.name}"):
+        with _named_errors(f"variant {variant.name}"):
             _require_askable(variant.ask)
         for seed in study.seeds:
-            with _said_of(f"variant {variant.name}"):
+            with _named_errors(f"variant {variant.name}"):
                 network, settings = _network(variant, seed, shelf)
             if settings is not None:
-                made.setdefault(variant.name, settings)
+                pretrained.setdefault(variant.name, settings)
             recipes |= network.recipe
             cells += [network.cell] if network.cell else []
-            for name, asked in study.evaluations.items():
-                if not {variant.name, variant.family} & set(asked.get("variants") or [variant.name]):
+            for name, entry in study.evaluations.items():
+                if not {variant.name, variant.family} & set(entry.get("variants") or [variant.name]):
                     continue
-                if asked.get("command") == "score" and not network.colors:
+                if entry.get("command") == "score" and not network.colors:
                     continue
-                with _said_of(f"evaluation {name}"):
-                    cells.append(_judged(network, variant, seed, name, asked, shelf))
+                with _named_errors(f"evaluation {name}"):
+                    cells.append(_evaluation_cell(network, variant, seed, name, entry, shelf))
     names = [variant.name for variant in study.expanded]
     return Plan(
         study.about,
@@ -61,7 +65,7 @@ def expand(study: StudySettings, shelf: Shelf) -> Plan:
         tuple(study.seeds),
         study.evaluations,
         {variant.name: variant.against for variant in study.expanded if variant.against},
-        identity.differing(made),
+        identity.differing_settings(pretrained),
         recipes,
         study.figures,
         tuple(cells),
@@ -70,32 +74,47 @@ def expand(study: StudySettings, shelf: Shelf) -> Plan:
 
 @dataclass(frozen=True)
 class _Network:
-    """What the evaluations of a variant judge."""
+    """The network that the evaluations of a variant evaluate."""
 
     spec: str
+    """Its name as an argument of a command."""
     key: str
     cell: Cell | None
     """Its pretraining, if it has one."""
     colors: bool
+    """Whether it can color."""
     stages: tuple[str, ...]
-    """Of its backbone; empty where they are not known."""
+    """Stages of its backbone."""
     recipe: dict[str, Any] = field(default_factory=dict)
-    """What is to be written for it: settings of pretraining, by their file."""
+    """A recipe that must be written for it: settings of pretraining, by their file."""
 
 
 def _network(variant: Variant, seed: int, shelf: Shelf) -> tuple[_Network, PretrainSettings | None]:
+    """Return a variant's network and, if it is pretrained, the settings of that."""
     if variant.network and variant.network != "random":
-        return _published(variant), None
+        name, _, rest = variant.network.partition(":")
+        model, _, file = rest.partition(":")
+        if name != "timm" or not model:
+            raise UserError(f"network is {variant.network}: take random, timm:MODEL or timm:MODEL:FILE")
+        if variant.own:
+            raise UserError(f"network {variant.network} is not trained, and takes no {variant.own[0]}")
+        _require_files(file if file != "random" else "")
+        key = identity.key_of(identity.published(variant.network))
+        return _Network(variant.network, key, None, False, _stages(f"timm/{model}", "{}")), None
     if "seed" in variant.settings:
         raise UserError("seed is set by seeds; leave it out")
     words = ["--config", variant.config] if variant.config else []
-    words += [f"--{name}={_written(name, value)}" for name, value in variant.settings.items()]
+    words += [f"--{name}={_as_option(name, value)}" for name, value in variant.settings.items()]
     words += [f"--seed={seed}"]
     run = Positional("run", "")
     _, settings = parse_command("pretint pretrain", "", PretrainSettings, [run], ["RUN", *words])
     stages = _stages(settings.backbone.name, json.dumps(settings.backbone.arguments))
     if variant.network == "random":
-        return _random(variant, seed, settings, stages, shelf), None
+        if idle := [name for name in variant.own if name not in _OF_RANDOM]:
+            raise UserError(f"{idle[0]} changes nothing where network is random; leave it out")
+        key = identity.key_of(identity.random_weights(settings))
+        file = shelf.place("recipes", _slug(variant.name, seed), f"{key}.yaml")
+        return _Network(f"random:{shelf.root / file}", key, None, False, stages, {file: plain(settings)}), None
     _require_files(settings.objective.prior.removeprefix("estimate"), settings.backbone.weights)
     require_source(settings)
     key = identity.key_of("pretrain", identity.pretraining(settings))
@@ -115,88 +134,65 @@ def _network(variant: Variant, seed: int, shelf: Shelf) -> tuple[_Network, Pretr
     return _Network(str(shelf.root / folder), key, cell, not settings.objective.supervised, stages), settings
 
 
-def _published(variant: Variant) -> _Network:
-    name, _, rest = variant.network.partition(":")
-    model, _, file = rest.partition(":")
-    if name != "timm" or not model:
-        raise UserError(f"network is {variant.network}: take random, timm:MODEL or timm:MODEL:FILE")
-    if variant.own:
-        raise UserError(f"network {variant.network} is not trained, and takes no {variant.own[0]}")
-    _require_files(file if file != "random" else "")
-    key = identity.key_of(identity.published(variant.network))
-    return _Network(variant.network, key, None, False, _stages(f"timm/{model}", "{}"))
+def _evaluation_cell(
+    network: _Network, variant: Variant, seed: int, name: str, entry: dict[str, Any], shelf: Shelf
+) -> Cell:
+    """Return the cell of one evaluation of a network.
 
-
-_OF_RANDOM = ("config", "backbone.name", "backbone.arguments", "crop.size", "crop.area")
-"""What random weights, and how large images are seen, depend on."""
-
-
-def _random(variant: Variant, seed: int, settings: PretrainSettings, stages: tuple[str, ...], shelf: Shelf) -> _Network:
-    if idle := [name for name in variant.own if name not in _OF_RANDOM]:
-        raise UserError(f"{idle[0]} changes nothing where network is random; leave it out")
-    key = identity.key_of(identity.random_weights(settings))
-    file = shelf.place("recipes", _slug(variant.name, seed), f"{key}.yaml")
-    return _Network(f"random:{shelf.root / file}", key, None, False, stages, {file: plain(settings)})
-
-
-# Of an evaluation, besides its command's settings.
-_OURS = ("command", "config", "row", "variants", "ask", "rescaled", "against")
-
-
-def _judged(network: _Network, variant: Variant, seed: int, name: str, asked: dict[str, Any], shelf: Shelf) -> Cell:
-    command = str(asked.get("command", ""))
+    Args:
+        network: the network that is evaluated.
+        variant: its variant.
+        seed: its seed.
+        name: name of the evaluation.
+        entry: the evaluation as it stands in the study's file.
+        shelf: the folder of the cells.
+    """
+    command = str(entry.get("command", ""))
     if command not in identity.EVALUATIONS:
-        raise UserError(f"command is {command or 'not there'}; take one of {', '.join(identity.EVALUATIONS)}")
-    own = {key: value for key, value in asked.items() if key not in _OURS}
-    if taken := sorted({"out", "reference", "seed", "format"} & own.keys()):
-        raise UserError(f"{taken[0]} is not set for one evaluation: the study minds it; leave it out")
+        raise UserError(f"command is {command or 'missing'}; take one of {', '.join(identity.EVALUATIONS)}")
+    settings_of_entry = {key: value for key, value in entry.items() if key not in _NO_SETTINGS}
+    if taken := sorted({"out", "reference", "seed", "format"} & settings_of_entry.keys()):
+        raise UserError(f"{taken[0]} is not set for one evaluation: the study sets it; leave it out")
     if command == "score" and variant.name in BASELINES:
         raise UserError(f"variant {variant.name} colors, and has the name of a baseline of scores; rename it")
-    if command != "score" and asked.get("against"):
-        raise UserError(f"against is of score alone; what {command} compares with, baseline and the variants say")
-    prefix = _prefix(command, asked)
-    words = ["--config", asked["config"]] if asked.get("config") else []
+    if command != "score" and entry.get("against"):
+        raise UserError(f"against is only for score; {command} is compared by baseline and by against of the variants")
+    rescaled = entry.get("rescaled", False)
+    if rescaled not in (True, False) or (rescaled and not command.startswith("finetune")):
+        raise UserError(f"rescaled is {rescaled}: it can be true for finetune, and is false for other commands")
+    prefix = PREFIX if rescaled else ""
+    words = ["--config", entry["config"]] if entry.get("config") else []
     kind = identity.EVALUATIONS[command]
-    words += [f"--{key}={_written(key, value)}" for key, value in flat(own, kind).items()]
+    words += [f"--{key}={_as_option(key, value)}" for key, value in flatten(settings_of_entry, kind).items()]
     if command.startswith("finetune"):  # its head and its order of images are drawn anew with every seed
         words += [f"--seed={seed}"]
     if command != "score":
         words += ["--reference=false"]
     networks = Positional("networks", "", nargs="+", kind=str)
     _, settings = parse_command(f"pretint {command}", "", kind, [networks], ["NETWORK", *words])
-    _require_named(settings, own, asked.get("config", ""))
+    # Images must be named: the bundled ones that a command takes by default are nobody's question.
+    named = settings_of_entry.keys() | (read_yaml(Path(entry["config"])).keys() if entry.get("config") else set())
+    for place in ("train", "test") if hasattr(settings, "train") else ("images",):
+        if place not in named or not getattr(settings, place):
+            raise UserError(f"{place} is missing; name images")
     if getattr(settings, "mode", "") == "both":
         raise UserError("mode is both: make two evaluations, of mode cached and augmented")
-    named = [*getattr(settings, "stages", []), *filter(None, [getattr(settings, "freeze_to", "")])]
+    stages = [*getattr(settings, "stages", []), *filter(None, [getattr(settings, "freeze_to", "")])]
     if command in ("probe", "knn"):  # their rows begin with a stage
-        named += filter(None, [str(asked.get("row", "")).partition(",")[0]])
-    if network.stages and (unknown := [stage for stage in named if stage not in network.stages]):
+        stages += filter(None, [str(entry.get("row", "")).partition(",")[0]])
+    if network.stages and (unknown := [stage for stage in stages if stage not in network.stages]):
         raise UserError(f"{variant.name} has no stage {unknown[0]}; it has {', '.join(network.stages)}")
     key = identity.key_of("evaluate", prefix, network.key, identity.evaluation(command, settings))
     folder = shelf.place("results", f"{_slug(variant.name, seed)}.{_slug(name)}", key)
     words = [*command.split(), f"{prefix}{network.spec}", *words, f"--out={shelf.root / folder}"]
     after = network.cell.key if network.cell else ""
-    ask = asked.get("ask", {})
+    ask = entry.get("ask", {})
     _require_askable(ask)
     return Cell(key, variant.name, seed, name, command, tuple(words), folder, after, 0, ask)
 
 
-def _prefix(command: str, asked: dict[str, Any]) -> str:
-    rescaled = asked.get("rescaled", False)
-    if rescaled not in (True, False) or (rescaled and not command.startswith("finetune")):
-        raise UserError(f"rescaled is {rescaled}: it can be true of finetune, and is false elsewhere")
-    return PREFIX if rescaled else ""
-
-
-def _require_named(settings: Any, own: dict[str, Any], config: str) -> None:
-    """Images must be named: the bundled ones that a command takes by default are nobody's question."""
-    given = own.keys() | (read_yaml(Path(config)).keys() if config else set())
-    for place in ("train", "test") if hasattr(settings, "train") else ("images",):
-        if place not in given or not getattr(settings, place):
-            raise UserError(f"{place} is not there; name images")
-
-
 def _require_askable(ask: dict[str, Any]) -> None:
+    """Raise an error if these are no settings of a cluster."""
     with contextlib.suppress(ImportError):  # without submitit nothing can be sent
         from slurm.cluster import ClusterSettings
 
@@ -212,7 +208,7 @@ def _require_files(*names: str) -> None:
 
 @cache
 def _stages(backbone: str, arguments: str) -> tuple[str, ...]:
-    """Names of a backbone's stages; it is built, without weights.
+    """Return the names of a backbone's stages; it is built without weights.
 
     Raises:
         UserError: there is no such backbone, or it does not take these arguments.
@@ -222,16 +218,16 @@ def _stages(backbone: str, arguments: str) -> tuple[str, ...]:
 
 
 @contextlib.contextmanager
-def _said_of(where: str) -> Iterator[None]:
-    """Errors within it say of what they are."""
+def _named_errors(name: str) -> Iterator[None]:
+    """Put a name in front of errors."""
     try:
         yield
     except UserError as error:
-        raise UserError(f"{where}: {error}") from error
+        raise UserError(f"{name}: {error}") from error
 
 
-def _written(name: str, value: Any) -> str:
-    """A setting as an option has it."""
+def _as_option(name: str, value: Any) -> str:
+    """Return a setting as the value of an option."""
     try:
         return value if isinstance(value, str) else json.dumps(plain(value))
     except TypeError as error:

@@ -1,4 +1,4 @@
-"""A study as it is written down: a YAML file, checked."""
+"""The file of a study: YAML, checked."""
 
 import dataclasses
 import difflib
@@ -24,15 +24,15 @@ _MOST = 10_000  # variants
 
 @dataclass
 class StudyOptions:
-    """Where a study is done, and how.
+    """Where a study is computed, and how.
 
     Args:
-        folder: of studies; those in one folder share what they have in common.
-        name: of the study; empty takes its file's.
-        on: a YAML file that says what to ask of the cluster, as of submit; empty: on this machine.
-        parallel: cells that run at the same time, on this machine.
-        retry: try cells again that failed.
-        wait: show how the jobs on a cluster proceed until they are done; else they are only sent.
+        folder: folder of studies; those in one folder share what they have in common.
+        name: name of the study; empty takes the name of its file.
+        on: a YAML file with what to request from the cluster, as of submit; empty: compute on this machine.
+        parallel: how many cells run at the same time, on this machine.
+        retry: try failed cells again.
+        wait: show how the jobs on a cluster proceed until they are done; else only send them.
         dry_run: compute nothing; list the cells, finished ones marked.
     """
 
@@ -56,18 +56,18 @@ class StudySettings:
     """A study: variants of a pretraining x seeds x evaluations.
 
     Args:
-        about: what it asks, in a sentence.
-        config: recipe of pretraining that all variants share: a YAML file, found from the study's.
-        settings: of pretraining, which win over the recipe: {training.steps: 5000}.
+        about: its question, in a sentence.
+        config: recipe of pretraining that all variants share: a YAML file, found from the study's file.
+        settings: settings of pretraining, which win over the recipe: {training.steps: 5000}.
         variants: by name, what each changes: settings of pretraining; config, another recipe; or network: random, the
             recipe at random weights, or timm:MODEL, timm:MODEL:FILE, which are not pretrained. "against" names the
-            variant that it is compared with, if not the baseline; "ask" what its jobs ask of the cluster.
-        grid: settings of pretraining, a list of values each: every variant that is pretrained, at every combination.
-        seeds: of pretraining; and of fine-tuning.
+            variant that it is compared with, if not the baseline; "ask" what its jobs request from the cluster.
+        grid: settings of pretraining, each with a list of values: every pretrained variant, at every combination.
+        seeds: seeds of pretraining; and of fine-tuning.
         evaluations: by name: command (probe, knn, svm, finetune classify, score, ...) and its settings; config, a file
-            of them; "rescaled", whether networks are rescaled before they are fine-tuned; "row", the one that the
+            of them; "rescaled", whether networks are rescaled before they are fine-tuned; "row", the row that the
             study's table shows, where held-out images choose none; "against", the variant that the colors of all
-            others are compared with; "variants", if not all are judged; "ask".
+            others are compared with; "variants", if not all are evaluated; "ask".
         baseline: the variant that all others are compared with.
         places: what {name} stands for wherever it occurs: folders of images.
         figures: images that the report shows as every variant colors them.
@@ -107,9 +107,9 @@ class StudySettings:
         if known and max(known.values()) > 1:
             raise UserError(f"two variants are called {known.most_common(1)[0][0]}; rename one")
         for name, evaluation in self.evaluations.items():
-            wrong = [one for one in evaluation.get("variants", []) if one not in known and one not in self.variants]
-            if wrong:
-                raise UserError(f"evaluation {name}: {wrong[0]} is no variant; there are {', '.join(known)}")
+            names = evaluation.get("variants", [])
+            if unknown := [label for label in names if label not in known and label not in self.variants]:
+                raise UserError(f"evaluation {name}: {unknown[0]} is no variant; there are {', '.join(known)}")
             if (against := evaluation.get("against", "")) and against not in known:
                 raise UserError(
                     f"evaluation {name}: against {against}, which is no variant; there are {', '.join(known)}"
@@ -117,80 +117,81 @@ class StudySettings:
 
     @property
     def expanded(self) -> "list[Variant]":
-        """All variants, those of the grid among them."""
-        found = []
+        """All variants, with those of the grid."""
+        variants = []
         for name, changes in (self.variants or {"": {}}).items():
-            own = dict(changes)
-            network, config, against = (str(own.pop(key, "")) for key in ("network", "config", "against"))
-            ask = own.pop("ask", {})
+            entry = dict(changes)
+            network, config, against = (str(entry.pop(key, "")) for key in ("network", "config", "against"))
+            ask = entry.pop("ask", {})
             axes = {} if network else self.grid
             for values in itertools.product(*axes.values()):
                 point = dict(zip(axes, values, strict=True))
                 at = "".join(f" {key.rpartition('.')[2]}={_word(value)}" for key, value in point.items())
-                shared = {} if network.startswith("timm") else flat(self.settings, PretrainSettings)
-                changed = flat(own, PretrainSettings) | point
+                shared = {} if network.startswith("timm") else flatten(self.settings, PretrainSettings)
+                changed = flatten(entry, PretrainSettings) | point
                 settings = shared | changed
                 label = f"{name}{at}".strip()
-                named = (("config",) if config else ()) + tuple(changed)
-                found.append(Variant(label, name, at, network, config or self.config, settings, named, against, ask))
-        known = [variant.name for variant in found]
-        return [self._compared(variant, known) for variant in found]
-
-    def _compared(self, variant: "Variant", known: Sequence[str]) -> "Variant":
-        """With the variant that it is compared with by its full name: of a grid the one at the same point."""
-        asked = variant.against or self.baseline
-        there = [name for name in (f"{asked}{variant.point}", asked) if name in known]
-        nowhere = not variant.against and asked in self.variants  # at no point of the grid, which the baseline is at
-        if asked and not there and not nowhere:
-            where = variant.name if variant.against else "baseline"
-            raise UserError(f"{where}: compared with {asked}, which is no variant; there are {', '.join(known)}")
-        against = there[0] if there and asked else ""
-        return dataclasses.replace(variant, against="" if against == variant.name else against)
+                own = (("config",) if config else ()) + tuple(changed)
+                variants.append(Variant(label, name, at, network, config or self.config, settings, own, against, ask))
+        # "against" becomes a full name: of a grid, that of the variant at the same point.
+        names = [variant.name for variant in variants]
+        compared = []
+        for variant in variants:
+            target = variant.against or self.baseline
+            matches = [name for name in (f"{target}{variant.point}", target) if name in names]
+            # The baseline may be at points of the grid, but not at this one.
+            elsewhere = not variant.against and target in self.variants
+            if target and not matches and not elsewhere:
+                where = variant.name if variant.against else "baseline"
+                raise UserError(f"{where}: compared with {target}, which is no variant; there are {', '.join(names)}")
+            against = matches[0] if matches and target else ""
+            compared.append(dataclasses.replace(variant, against="" if against == variant.name else against))
+        return compared
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One variant, at one point of the grid."""
+    """A variant, at one point of the grid."""
 
     name: str
     family: str
     """Its name in the file."""
     point: str
-    """What the grid adds to its name."""
+    """The part of its name that the grid adds."""
     network: str
-    """random, timm:..., or empty: it is pretrained."""
+    """random, timm:..., or empty for a network that is pretrained."""
     config: str
     settings: dict[str, Any]
-    """Of pretraining, by their full names, over the recipe."""
+    """Settings of pretraining by their full names, which win over the recipe."""
     own: tuple[str, ...]
-    """Names of those settings that are not the study's; config, if its recipe is not."""
+    """Names of the settings that it sets itself; with config, if it has a recipe of its own."""
     against: str
     """The variant that it is compared with; empty if there is none."""
     ask: dict[str, Any]
-    """What its pretraining's job asks of the cluster."""
+    """Settings of the cluster that the job of its pretraining changes."""
 
 
 def read_study(path: Path, places: Mapping[str, str] | None = None) -> StudySettings:
-    """A study's file, with its places filled in.
+    """Read a study's file, and fill in its places.
 
     Args:
-        path: of the YAML file.
-        places: what stands for the names in braces, over what the file says.
+        path: the YAML file.
+        places: folders for the names in braces, which win over those of the file.
 
     Raises:
-        UserError: the file cannot be read, or is none of a study; a place has no folder, or is none of the file's.
+        UserError: the file cannot be read, or is not a study; a place has no folder, or is unknown to the file.
     """
-    study = settings_from(StudySettings, _checked(read_yaml(path), path), str(path))
+    study = settings_from(StudySettings, _check(read_yaml(path), path), str(path))
     if unknown := [name for name in places or {} if name not in study.places]:
         known = ", ".join(study.places) or "it has none"
         raise UserError(f"{unknown[0]}: no place of {path} is called so ({known}); write PLACE=FOLDER after the file")
     study.places = {**study.places, **(places or {})}
     folder = path.parent
     filled = {
-        key: _filled(getattr(study, key), study.places, path)
+        key: _fill(getattr(study, key), study.places, path)
         for key in ("settings", "variants", "grid", "evaluations", "figures")
     }
-    config = _filled(study.config, study.places, path)
+    config = _fill(study.config, study.places, path)
     config = str(_beside(folder, config)) if config else ""
     for entry in (*filled["variants"].values(), *filled["evaluations"].values()):
         if entry.get("config"):
@@ -199,14 +200,14 @@ def read_study(path: Path, places: Mapping[str, str] | None = None) -> StudySett
     return settings_from(StudySettings, {**values, "config": config}, str(path))
 
 
-def _checked(values: Any, path: Path) -> Any:
-    """Said before jsonargparse would, in the words of a study."""
+def _check(values: Any, path: Path) -> Any:
+    """Return the values of a study's file, checked here for messages that name parts of a study."""
     if isinstance(values, dict):
-        known = [one.name for one in dataclasses.fields(StudySettings)]
+        known = [setting.name for setting in dataclasses.fields(StudySettings)]
         for name in values.keys() - set(known):
             near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.4)
-            told = f"the nearest is {near[0]}" if near else f"it has {', '.join(known)}"
-            raise UserError(f"{path}: no setting of a study is called {name}; {told}")
+            hint = f"the nearest is {near[0]}" if near else f"it has {', '.join(known)}"
+            raise UserError(f"{path}: no setting of a study is called {name}; {hint}")
         for part in ("variants", "evaluations"):
             entries = values.get(part)
             if entries is None:
@@ -231,14 +232,14 @@ def _checked(values: Any, path: Path) -> Any:
 
 
 def _mistyped(entry: dict[Any, Any]) -> str:
-    """What of a variant or an evaluation is of the wrong kind; empty if nothing is."""
+    """Return what is of the wrong type in a variant or an evaluation; empty if nothing is."""
     wanted = entry.get("variants")
     if wanted is not None:
-        if not isinstance(wanted, list) or not all(isinstance(one, (str, int)) for one in wanted):
+        if not isinstance(wanted, list) or not all(isinstance(name, (str, int)) for name in wanted):
             return f"variants is {wanted!r}; it is a list of names"
         if not wanted:
             return "variants is empty; name some, or leave it out for all"
-        entry["variants"] = [str(one) for one in wanted]
+        entry["variants"] = [str(name) for name in wanted]
     for name, kind, what in (
         ("ask", dict, "settings"),
         ("row", str, "a name"),
@@ -252,38 +253,39 @@ def _mistyped(entry: dict[Any, Any]) -> str:
     return ""
 
 
-def _filled(value: Any, places: Mapping[str, str], path: Path) -> Any:
+def _fill(value: Any, places: Mapping[str, str], path: Path) -> Any:
+    """Return a value with folders in place of the names in braces."""
     if isinstance(value, str):
         missing = [name for name in _PLACE.findall(value) if not places.get(name)]
         if missing:
             raise UserError(f"{path}: where is {missing[0]}? write {missing[0]}=FOLDER after the file")
-        return _PLACE.sub(lambda found: places[found[1]], value)
+        return _PLACE.sub(lambda match: places[match[1]], value)
     if isinstance(value, dict):
-        return {_filled(key, places, path): _filled(one, places, path) for key, one in value.items()}
+        return {_fill(key, places, path): _fill(item, places, path) for key, item in value.items()}
     if isinstance(value, list):
-        return [_filled(one, places, path) for one in value]
+        return [_fill(item, places, path) for item in value]
     return value
 
 
 def _beside(folder: Path, name: str) -> Path:
-    """A file that another one names: from that one's folder, else as it stands."""
-    found = Path(os.path.normpath(folder / name))
-    return found if found.exists() or not Path(name).exists() else Path(name)
+    """Return a file that another one names: relative to that one's folder, else as it stands."""
+    path = Path(os.path.normpath(folder / name))
+    return path if path.exists() or not Path(name).exists() else Path(name)
 
 
-def flat(settings: Mapping[str, Any], kind: type[Any]) -> dict[str, Any]:
-    """Settings of a dataclass by their full names: {training: {steps: 5}} is {training.steps: 5}."""
-    groups = [one.name for one in dataclasses.fields(kind) if dataclasses.is_dataclass(one.type)]
-    found: dict[str, Any] = {}
+def flatten(settings: Mapping[str, Any], kind: type[Any]) -> dict[str, Any]:
+    """Return settings of a dataclass by their full names: {training: {steps: 5}} becomes {training.steps: 5}."""
+    groups = [setting.name for setting in dataclasses.fields(kind) if dataclasses.is_dataclass(setting.type)]
+    flat: dict[str, Any] = {}
     for name, value in settings.items():
         inner = value if name in groups and isinstance(value, dict) else None
-        more = {name: value} if inner is None else {f"{name}.{key}": one for key, one in inner.items()}
-        if twice := found.keys() & more.keys():
+        more = {name: value} if inner is None else {f"{name}.{key}": item for key, item in inner.items()}
+        if twice := flat.keys() & more.keys():
             raise UserError(f"{min(twice)} is set twice; leave one out")
         if name in ("help", "print_config"):
             raise UserError(f"no setting is called {name}")
-        found |= more
-    return found
+        flat |= more
+    return flat
 
 
 def _word(value: Any) -> str:

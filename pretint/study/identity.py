@@ -1,7 +1,7 @@
-"""What a cell is, whatever it is called and wherever it lies: a hash of its science settings and its images.
+"""The identity of a cell, whatever its name and folder: a hash of its science settings and its images.
 
-Machine settings (workers, device, folders) are no part of it; images and files count by what they contain. So a
-study that is renamed, moved or widened finds its finished cells again.
+Machine settings (workers, device, folders) are not part of it; images and files count by their content. So a study
+that is renamed, moved or widened finds its finished cells again.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ from transfer.tasks.registry import TASKS, open_task
 from transfer.tasks.task import FinetuneSettings
 
 FORMAT = 1
-"""Raised when a cell means something else, as when a default changes: nothing older is found again then."""
+"""Raised when a cell changes its meaning, as when a default changes: then no older cell is found again."""
 
 EVALUATIONS: dict[str, type[Any]] = {
     "probe": ProbeSettings,
@@ -38,7 +38,7 @@ EVALUATIONS: dict[str, type[Any]] = {
     "score": ScoreSettings,
     **{f"finetune {name}": kind.settings for name, kind in TASKS.items()},
 }
-"""The commands that can judge a variant, and their settings."""
+"""The commands that can evaluate a variant, and their settings."""
 
 _MACHINE = {
     EvaluationSettings: ("device", "workers", "cache", "out", "reference", "train", "test"),
@@ -47,106 +47,107 @@ _MACHINE = {
 _PROTOCOLS: dict[type[Any], type[Any]] = {
     ProbeSettings: ProbeProtocol, KnnSettings: NearestProtocol, SvmSettings: SvmProtocol
 }  # fmt: skip
-_FREE = ("machine", "online")  # groups of a pretraining's settings that change no weight
+_FREE = ("machine", "online")  # groups of settings of pretraining that change no weight
 
 
 def key_of(*identity: Any) -> str:
-    """Twelve letters of a SHA-256 over plain values; where they name what a plugin added, over the plugins too."""
-    plugins = [hashlib.sha256(content).hexdigest() for content in plugin_contents()] if _plugged(identity) else []
+    """Return twelve digits of a SHA-256 over plain values, and over the plugins if they name what a plugin added."""
+    plugins = [hashlib.sha256(content).hexdigest() for content in plugin_contents()] if _has_plugin(identity) else []
     return hashlib.sha256(json.dumps([FORMAT, *plugins, *identity], sort_keys=True).encode()).hexdigest()[:12]
 
 
 def pretraining(settings: PretrainSettings) -> Any:
-    """What a pretraining's weights depend on; plain values.
+    """Return what the weights of a pretraining depend on, as plain values.
 
     Raises:
         UserError: the images cannot be had.
     """
-    science = {name: value for name, value in told(settings).items() if name not in (*_FREE, "data", "seed")}
+    changed = changed_settings(settings)
+    science = {name: value for name, value in changed.items() if name not in (*_FREE, "data", "seed")}
     source = settings.data.source
     named = {source: 1.0} if isinstance(source, str) else source
-    images = [[contents(name), weight] for name, weight in named.items()]
+    images = [[source_digest(name), weight] for name, weight in named.items()]
     labels = open_images(settings).contents["labels"] if settings.objective.labeled else ""
     return [_with_files(science), images, settings.data.holdout, labels, settings.seed]
 
 
 def random_weights(settings: PretrainSettings) -> Any:
-    """What a recipe's network at random weights depends on; plain values."""
-    asked = settings.backbone
-    return ["random", asked.name, asked.arguments, settings.view_size, settings.seed]
+    """Return what a recipe's network at random weights depends on, as plain values."""
+    backbone = settings.backbone
+    return ["random", backbone.name, backbone.arguments, settings.view_size, settings.seed]
 
 
 def published(spec: str) -> Any:
-    """What a network that is named and not made depends on: timm:MODEL:FILE by the file's content."""
+    """Return what a published network depends on, as plain values: timm:MODEL:FILE by the file's content."""
     model, _, file = spec.removeprefix("timm:").partition(":")
     return ["published", model, _file(file) if file and file != "random" else file]
 
 
 def evaluation(command: str, settings: Any) -> Any:
-    """What an evaluation's numbers depend on, besides the network; plain values.
+    """Return what the numbers of an evaluation depend on besides the network, as plain values.
 
     Raises:
         UserError: the images cannot be had, or there is no such protocol.
     """
     if isinstance(settings, FinetuneSettings):
         science = _without(settings.science, type(settings)().science)
-        own = [_with_files(science), settings.protocol, settings.freeze_to, settings.seed]
-        return [command, *own, *_of_task(_Named(settings))]
+        values = [_with_files(science), settings.protocol, settings.freeze_to, settings.seed]
+        return [command, *values, *_task_digests(_Named(settings))]
     kind = next(kind for kind in _MACHINE if isinstance(settings, kind))
-    science = {name: value for name, value in told(settings).items() if name not in _MACHINE[kind]}
+    science = {name: value for name, value in changed_settings(settings).items() if name not in _MACHINE[kind]}
     if isinstance(settings, ScoreSettings):
-        disjoint = contents(settings.disjoint) if settings.disjoint else ""
+        disjoint = source_digest(settings.disjoint) if settings.disjoint else ""
         model, _, file = settings.classifier.partition(":")
         labels = open_labeled(settings.images) if settings.classifier else None
         named = [model, _file(file), labels.classes if labels else [], labels.labels.tolist() if labels else []]
-        return [command, _with_files(science), contents(settings.images), disjoint, named]
+        return [command, _with_files(science), source_digest(settings.images), disjoint, named]
     name = getattr(settings, "protocol", "knn")
     protocol = json.loads(json.dumps(find_protocol(name, _PROTOCOLS[type(settings)]).settings))
-    return [command, science, name, protocol, *_of_targets(settings.train, settings.test, tuple(settings.classes))]
+    return [command, science, name, protocol, *_target_digests(settings.train, settings.test, tuple(settings.classes))]
 
 
-def told(settings: Any) -> dict[str, Any]:
-    """The settings that are not the default ones, as plain values: one that is added later changes no key."""
+def changed_settings(settings: Any) -> dict[str, Any]:
+    """Return the settings that differ from their defaults, as plain values: a setting added later changes no key."""
     return _without(plain(settings), plain(type(settings)()))
 
 
 def _without(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    changed: dict[str, Any] = {}
     for name, value in values.items():
         default = defaults.get(name)
         if isinstance(value, dict) and isinstance(default, dict) and default:
             inner = _without(value, default)
-            found |= {name: inner} if inner else {}
+            changed |= {name: inner} if inner else {}
         elif name not in defaults or value != default:
-            found[name] = value
-    return found
+            changed[name] = value
+    return changed
 
 
-def _plugged(value: Any) -> bool:
-    """Whether a plain value names what a plugin added."""
+def _has_plugin(value: Any) -> bool:
+    """Return whether a plain value names something that a plugin added."""
     if isinstance(value, Mapping):
-        return any(map(_plugged, value.values()))
+        return any(map(_has_plugin, value.values()))
     if isinstance(value, (list, tuple)):
-        return any(map(_plugged, value))
+        return any(map(_has_plugin, value))
     added = BACKBONES.added | OBJECTIVES.added | TASKS.added
     return isinstance(value, str) and (value in added or value.removeprefix("finetune ") in added)
 
 
 @cache
-def contents(name: str) -> str:
-    """A digest of a source: its images' names, and the pixels of some of them."""
+def source_digest(name: str) -> str:
+    """Return a digest of a source: its images' names, and the pixels of some of them."""
     source = open_source(name)
     return hashlib.sha256(f"{source.digest()} {fingerprint(source)}".encode()).hexdigest()
 
 
 @cache
-def _of_targets(train: str, test: str, classes: tuple[str, ...]) -> tuple[str, str]:
+def _target_digests(train: str, test: str, classes: tuple[str, ...]) -> tuple[str, str]:
     targets = open_targets(train, test, classes)
     return targets.train_digest, targets.test_digest
 
 
 class _Named:
-    """Settings of a fine-tuning, alike where the same images are opened."""
+    """Settings of fine-tuning, equal where they open the same images: for the cache."""
 
     def __init__(self, settings: FinetuneSettings) -> None:
         self.settings = settings
@@ -160,17 +161,17 @@ class _Named:
 
 
 @cache
-def _of_task(named: _Named) -> tuple[str, str]:
+def _task_digests(named: _Named) -> tuple[str, str]:
     task = open_task(named.settings)
     return task.train_digest, task.test_digest
 
 
 def _with_files(value: Any) -> Any:
-    """Plain values, with the content's digest in place of the name of a file."""
+    """Return plain values with the digest of its content in place of the name of a file."""
     if isinstance(value, Mapping):
-        return {key: _with_files(one) for key, one in value.items()}
+        return {key: _with_files(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_with_files(one) for one in value]
+        return [_with_files(item) for item in value]
     return _file(value) if isinstance(value, str) and "." in value and split_part(value)[0].is_file() else value
 
 
@@ -183,20 +184,20 @@ def _file(name: str) -> str:
     return f"{digest}#{part}" if part else digest
 
 
-def differing(settings: Mapping[str, PretrainSettings]) -> dict[str, dict[str, Any]]:
-    """The settings in which some recipes differ, seeds and machine settings apart: by setting, by name of recipe."""
-    flat = {name: dict(_flat(plain(one))) for name, one in settings.items()}
-    keys = dict.fromkeys(key for one in flat.values() for key in one)
-    told = {key: {name: one.get(key) for name, one in flat.items()} for key in keys}
+def differing_settings(settings: Mapping[str, PretrainSettings]) -> dict[str, dict[str, Any]]:
+    """Return the settings in which some recipes differ, without seeds and machine settings: by setting, by recipe."""
+    flat = {name: dict(_flat(plain(recipe))) for name, recipe in settings.items()}
+    keys = dict.fromkeys(key for values in flat.values() for key in values)
+    by_key = {key: {name: values.get(key) for name, values in flat.items()} for key in keys}
     return {
         key: values
-        for key, values in told.items()
+        for key, values in by_key.items()
         if key.partition(".")[0] not in (*_FREE, "seed") and len({json.dumps(v) for v in values.values()}) > 1
     }
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> "list[tuple[str, Any]]":
-    found: list[tuple[str, Any]] = []
+    pairs: list[tuple[str, Any]] = []
     for key, value in values.items():
-        found += _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", value)]
-    return found
+        pairs += _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", value)]
+    return pairs

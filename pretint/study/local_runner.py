@@ -1,4 +1,4 @@
-"""A study's cells as processes of this machine, some at a time."""
+"""The cells of a study as processes of this machine, some at a time."""
 
 import contextlib
 import os
@@ -13,16 +13,15 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from pretext.engine.signals import Ending, stop_requests
-from pretint.study.cells import Failure, Shelf
-from pretint.study.plan import PRETRAIN, Cell
+from pretint.study.cells import PRETRAIN, Cell, Failure, Shelf
 
 _STOPPED = {Ending.PREEMPTED, Ending.INTERRUPTED, Ending.TERMINATED, -signal.SIGTERM, -signal.SIGINT, -signal.SIGUSR2}
 _LOOK_EVERY = 0.2  # seconds
-_ASK_EVERY = 10.0  # seconds between two looks at a cluster's queue
+_ASK_EVERY = 10.0  # seconds between two queries of a cluster's queue
 
 
 class Word(StrEnum):
-    """How a cell stands."""
+    """The state of a cell."""
 
     FINISHED = "finished"
     RUNNING = "running"
@@ -32,23 +31,23 @@ class Word(StrEnum):
     STOPPED = "stopped"
     FAILED = "failed"
     BLOCKED = "blocked"
-    """What it needs has failed."""
+    """The cell that it needs has failed."""
 
 
 class Standing(NamedTuple):
-    """How a cell stands, and what is to be said of it."""
+    """The state of a cell, and its details."""
 
     word: Word
     share: float = 0.0
-    """Of what it does just now, in [0, 1]."""
+    """The share that is done of its current work, in [0, 1]."""
     left: float | None = None
-    """Seconds until that is done, as it says."""
+    """Seconds until that is done, by its own estimate."""
     said: str = ""
     """What it does, or why it failed."""
 
 
 Standings = Mapping[str, Standing]
-"""By a cell's key."""
+"""The states of cells, by their keys."""
 
 
 @dataclass
@@ -56,144 +55,146 @@ class _Work:
     cell: Cell
     process: "subprocess.Popen[bytes]"
     place: int
-    """Of those that run at the same time: 0, 1, ..."""
+    """Its number among those that run at the same time: 0, 1, ..."""
 
 
-def as_left(cells: Iterable[Cell], shelf: Shelf) -> dict[str, Standing]:
-    """How cells stand by what they left: finished, failed or waiting.
+def initial_states(cells: Iterable[Cell], shelf: Shelf) -> dict[str, Standing]:
+    """Return the states of cells by their files: finished, failed or waiting.
 
     A pretraining whose network is damaged is done again if another cell waits for it.
     """
-    found: dict[str, Standing] = {}
+    states: dict[str, Standing] = {}
     by_key = {cell.key: cell for cell in cells}
     for cell in by_key.values():
         failure = shelf.failure(cell)
         waiting = _failed(failure) if failure else Standing(Word.WAITING)
-        found[cell.key] = Standing(Word.FINISHED) if shelf.finished(cell) else waiting
+        states[cell.key] = Standing(Word.FINISHED) if shelf.is_finished(cell) else waiting
     for cell in by_key.values():
         needed = by_key.get(cell.after)
-        waits = found[cell.key].word == Word.WAITING and needed is not None and needed.command == PRETRAIN
-        if waits and found[cell.after].word == Word.FINISHED and not shelf.check_network(by_key[cell.after]):
-            found[cell.after] = Standing(Word.WAITING)
-    return found
+        waits = states[cell.key].word == Word.WAITING and needed is not None and needed.command == PRETRAIN
+        if waits and states[cell.after].word == Word.FINISHED and not shelf.check_network(by_key[cell.after]):
+            states[cell.after] = Standing(Word.WAITING)
+    return states
 
 
 def run_here(
     cells: Sequence[Cell], shelf: Shelf, parallel: int, retry: bool, sent: Callable[[], Collection[str]] = tuple
 ) -> "Iterator[tuple[Standings, Ending]]":
-    """Do the cells that are not finished, each when what it needs is.
+    """Do the cells that are not finished, each when the cell that it needs is.
 
-    Yields, several times a second and once at the end, how all stand. The last ending says whether it was asked to
-    stop: then every command was told to save itself, and has. A cell that failed in an earlier call is tried again only
-    if that is asked for.
+    Yields, several times a second and once at the end, the states of all cells. The last ending says whether a stop was
+    requested: then every command was told to save itself, and has. A cell that failed in an earlier call is tried again
+    only with ``retry``.
 
     Args:
         cells: each after the one that it needs; those of one key are one.
-        shelf: where they lie.
+        shelf: folder of the cells.
         parallel: how many may run at the same time.
-        retry: try those again that failed.
-        sent: names of the folders that jobs on a cluster work on; these are left to them.
+        retry: try failed cells again.
+        sent: returns the names of the folders that jobs on a cluster work on; these cells are left to them.
 
     Raises:
         UserError: nothing can be written.
-        ClusterError: jobs were sent from here, and the cluster does not answer at the first look.
+        ClusterError: jobs were sent from here, and the cluster does not answer the first query.
         KeyboardInterrupt: a second Ctrl-C; the commands were ended at once, and lose what came after their checkpoint.
     """
     unique = list({cell.key: cell for cell in cells}.values())
     for cell in unique if retry else ():
-        shelf.forgive(cell)
-    found = as_left(unique, shelf)
+        shelf.clear_failure(cell)
+    states = initial_states(unique, shelf)
     work: list[_Work] = []
-    told = Ending.COMPLETE
-    waits = any(standing.word == Word.WAITING for standing in found.values())
-    queued, looked = sent() if waits else (), time.monotonic()
-    with stop_requests() as asked:
+    stop = Ending.COMPLETE
+    waits = any(standing.word == Word.WAITING for standing in states.values())
+    queued, asked = sent() if waits else (), time.monotonic()
+    with stop_requests() as requested:
         try:
             while True:
-                _collect(work, shelf, found)
-                if (ending := asked()) and ending != told:
-                    told = ending
-                    for one in work:
-                        one.process.send_signal(signal.SIGTERM)
-                if time.monotonic() - looked > _ASK_EVERY:
-                    queued, looked = sent(), time.monotonic()
-                if not told:
-                    _start(unique, shelf, found, work, parallel, queued)
-                for one in work:
-                    found[one.cell.key] = _running(shelf, one.cell)
-                yield dict(found), told
-                unsettled = any(standing.word in (Word.WAITING, Word.ELSEWHERE) for standing in found.values())
-                if not work and (told or not unsettled):
+                for job in [job for job in work if job.process.poll() is not None]:
+                    work.remove(job)
+                    code = job.process.returncode
+                    if code == 0 and shelf.is_finished(job.cell):
+                        shelf.clear_failure(job.cell)
+                        states[job.cell.key] = Standing(Word.FINISHED)
+                    elif code in _STOPPED:
+                        states[job.cell.key] = Standing(Word.STOPPED)
+                    else:
+                        states[job.cell.key] = _failed(shelf.write_failure(job.cell, code))
+                if (ending := requested()) and ending != stop:
+                    stop = ending
+                    for job in work:
+                        job.process.send_signal(signal.SIGTERM)
+                if time.monotonic() - asked > _ASK_EVERY:
+                    queued, asked = sent(), time.monotonic()
+                if not stop:
+                    _start_cells(unique, shelf, states, work, parallel, queued)
+                for job in work:
+                    states[job.cell.key] = _running(shelf, job.cell)
+                yield dict(states), stop
+                unsettled = any(standing.word in (Word.WAITING, Word.ELSEWHERE) for standing in states.values())
+                if not work and (stop or not unsettled):
                     return
                 time.sleep(_LOOK_EVERY)
         finally:
-            for one in work:
+            for job in work:
                 with contextlib.suppress(ProcessLookupError):
-                    os.killpg(one.process.pid, signal.SIGKILL)  # with its workers: it leads a session of its own
-            for one in work:
-                one.process.wait()
+                    os.killpg(job.process.pid, signal.SIGKILL)  # with its workers: it leads a session of its own
+            for job in work:
+                job.process.wait()
 
 
-def _collect(work: list[_Work], shelf: Shelf, found: dict[str, Standing]) -> None:
-    """What became of the commands that have ended."""
-    for one in [one for one in work if one.process.poll() is not None]:
-        work.remove(one)
-        code = one.process.returncode
-        if code == 0 and shelf.finished(one.cell):
-            shelf.forgive(one.cell)
-            found[one.cell.key] = Standing(Word.FINISHED)
-        elif code in _STOPPED:
-            found[one.cell.key] = Standing(Word.STOPPED)
-        else:
-            found[one.cell.key] = _failed(shelf.fail(one.cell, code))
-
-
-def _start(
+def _start_cells(
     cells: Sequence[Cell],
     shelf: Shelf,
-    found: dict[str, Standing],
+    states: dict[str, Standing],
     work: list[_Work],
     parallel: int,
     queued: Collection[str],
 ) -> None:
-    """Start what can be started; what another process has finished, or works on, is left to it."""
+    """Start the cells that can be started; leave to another process what it has finished, or works on."""
     for cell in cells:
-        standing = found[cell.key]
+        standing = states[cell.key]
         if standing.word not in (Word.WAITING, Word.ELSEWHERE, Word.BLOCKED):
             continue
-        before = found[cell.after].word if cell.after else Word.FINISHED
+        before = states[cell.after].word if cell.after else Word.FINISHED
         if before in (Word.FAILED, Word.BLOCKED, Word.STOPPED):
-            found[cell.key] = Standing(Word.STOPPED if before == Word.STOPPED else Word.BLOCKED)
+            states[cell.key] = Standing(Word.STOPPED if before == Word.STOPPED else Word.BLOCKED)
             continue
         if before != Word.FINISHED or (len(work) >= parallel and standing.word == Word.WAITING):
             continue
-        lock = None if cell.place in queued else shelf.hold(cell)
+        lock = None if cell.place in queued else shelf.lock(cell)
         if lock is None:
-            found[cell.key] = _running(shelf, cell)._replace(word=Word.ELSEWHERE)
+            states[cell.key] = _running(shelf, cell)._replace(word=Word.ELSEWHERE)
             continue
         try:
-            if shelf.finished(cell):  # another process did it meanwhile
-                found[cell.key] = Standing(Word.FINISHED)
+            if shelf.is_finished(cell):  # another process did it meanwhile
+                states[cell.key] = Standing(Word.FINISHED)
             elif failure := shelf.failure(cell):
-                found[cell.key] = _failed(failure)
+                states[cell.key] = _failed(failure)
             elif len(work) < parallel:
-                place = next(at for at in range(parallel) if at not in [one.place for one in work])
-                work.append(_Work(cell, _process(cell, shelf, lock, place, parallel), place))
-                found[cell.key] = Standing(Word.RUNNING)
+                place = next(at for at in range(parallel) if at not in [job.place for job in work])
+                work.append(_Work(cell, _start_command(cell, shelf, lock, place, parallel), place))
+                states[cell.key] = Standing(Word.RUNNING)
             else:
-                found[cell.key] = Standing(Word.WAITING)
+                states[cell.key] = Standing(Word.WAITING)
         finally:
             os.close(lock)
 
 
-def _process(cell: Cell, shelf: Shelf, lock: int, place: int, parallel: int) -> "subprocess.Popen[bytes]":
-    environment = {**os.environ, "PRETINT_PROGRESS": str(shelf.beside(cell, "progress").resolve())}
+def _start_command(cell: Cell, shelf: Shelf, lock: int, place: int, parallel: int) -> "subprocess.Popen[bytes]":
+    """Start a cell's command, with its share of the cores and a GPU in turn."""
+    environment = {**os.environ, "PRETINT_PROGRESS": str(shelf.file(cell, "progress").resolve())}
     cores = len(os.sched_getaffinity(0))
     environment.setdefault("OMP_NUM_THREADS", str(max(1, cores // parallel)))
-    if gpus := _gpus():
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    gpus = [gpu for gpu in (visible or "").split(",") if gpu]
+    if visible is None:
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=True)
+            gpus = [str(at) for at, line in enumerate(listed.stdout.splitlines()) if line.startswith("GPU ")]
+    if gpus:
         environment["CUDA_VISIBLE_DEVICES"] = gpus[place % len(gpus)]
-    shelf.beside(cell, "progress").unlink(missing_ok=True)
-    with shelf.beside(cell, "log").open("ab", buffering=0) as log:
+    shelf.file(cell, "progress").unlink(missing_ok=True)
+    with shelf.file(cell, "log").open("ab", buffering=0) as log:
         log.write(f"$ pretint {shlex.join(cell.words)}\n".encode())
         return subprocess.Popen(
             [sys.executable, "-m", "pretint", *cell.words],
@@ -206,23 +207,10 @@ def _process(cell: Cell, shelf: Shelf, lock: int, place: int, parallel: int) -> 
         )
 
 
-def _gpus() -> list[str]:
-    """The GPUs that this process may use, by the names that CUDA_VISIBLE_DEVICES has for them."""
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if named is not None:
-        return [one for one in named.split(",") if one]
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=True)
-        return [str(at) for at, line in enumerate(listed.stdout.splitlines()) if line.startswith("GPU ")]
-    return []
-
-
 def _running(shelf: Shelf, cell: Cell) -> Standing:
-    told = shelf.progress(cell)
-    done, total, left = (told.get(name) for name in ("done", "total", "left"))
-    share = done / total if isinstance(done, int) and isinstance(total, int) and total > 0 else 0.0
-    said = f"{told.get('title', '')}"
-    return Standing(Word.RUNNING, share, left if isinstance(left, (int, float)) else None, said)
+    numbers = shelf.progress(cell)
+    share = numbers["done"] / numbers["total"] if numbers.get("total") else 0.0
+    return Standing(Word.RUNNING, share, numbers.get("left"), numbers.get("title", ""))
 
 
 def _failed(failure: Failure) -> Standing:

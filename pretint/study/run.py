@@ -1,38 +1,54 @@
-"""The job that does a study: what is not finished is computed, here or on a cluster, and the table is written."""
+"""The job that does a study: compute what is not finished, here or on a cluster, and show how far it is."""
 
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, NamedTuple
 
 import yaml
+from rich import box
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
 
+from pretext.engine.progress import clock, say
 from pretext.engine.signals import Ending
 from pretext.errors import UserError
+from pretext.escape import escape_controls
 from pretext.files import held_folder, write_atomically
-from pretint.study.cells import Shelf
+from pretint.study.cells import PLAN, PRETRAIN, Cell, Plan, Shelf, describe_call
 from pretint.study.expand import expand
 from pretint.study.file import StudyOptions, read_study
-from pretint.study.local_runner import Standing, Standings, as_left, run_here
-from pretint.study.plan import Plan, with_call
-from pretint.study.slurm_runner import follow, items, queue, standings
-from pretint.study.watch import watched
+from pretint.study.local_runner import Standing, Standings, Word, initial_states, run_here
+from pretint.study.report.collect import each_once, row_of
+from pretint.study.slurm_runner import follow, jobs_to_send, queue, read_states
+from transfer.columns import Column
+from transfer.metrics import seed_scores
+from transfer.results import read_result
 
 if TYPE_CHECKING:
-    from slurm.words import Item
-
-PLAN = "plan.json"
+    from slurm.job_list import Item
 
 Send = Callable[[Sequence["Item"], str, Path], None]
-"""Sends jobs: what they are, the file that says what to ask of the cluster, the folder of jobs."""
+"""Sends jobs: the jobs, the cluster file, the folder of jobs."""
+
+_EVERY = 1.0  # seconds between two drawings of the table
+_SHOWN = (Word.RUNNING, Word.ELSEWHERE, Word.FAILED, Word.BLOCKED, Word.STOPPED)  # states counted below the table
+_WITHOUT_NUMBER = (PRETRAIN, "score")  # commands whose cells have no single number
+_EVENTS = {Word.RUNNING: "started", Word.ELSEWHERE: "another process or a job works on it"}
 
 
 class Studied(NamedTuple):
-    """What became of a call."""
+    """The outcome of a call."""
 
     folder: Path
-    """Of the study."""
+    """Folder of the study."""
     plan: Plan
     standings: dict[str, Standing]
+    """States of its cells, by key."""
     ending: Ending
 
 
@@ -46,54 +62,141 @@ def study(file: Path, places: Sequence[str], options: StudyOptions, send: Send |
         file: its YAML file.
         places: PLACE=FOLDER each.
         options: where and how.
-        send: what sends jobs to a cluster; needed if ``options.on`` names one.
+        send: a function that sends jobs to a cluster; needed if ``options.on`` names one.
 
     Raises:
-        UserError: the file is wrong, images cannot be had, or nothing can be written.
+        UserError: the file is wrong, images cannot be read, or nothing can be written.
         ClusterError: Slurm does not answer.
-        KeyboardInterrupt: a second Ctrl-C; what runs was ended at once.
+        KeyboardInterrupt: a second Ctrl-C; the commands that ran were ended at once.
 
     Returns:
-        How its cells stand now, finished or not.
+        The states of its cells, finished or not.
     """
     shelf = Shelf(options.folder)
-    asked = read_study(file, dict(map(_place, places)))
+    folders: dict[str, str] = {}
+    for word in places:
+        place, equals, path = word.partition("=")
+        if not equals or not path:
+            raise UserError(f"{word}: write PLACE=FOLDER, such as images=imagenette-96")
+        folders[place] = path
+    settings = read_study(file, folders)
     name = options.name or file.stem
     if name.startswith("."):
         raise UserError(f"{file}: its name makes no folder; give a --name")
     folder = options.folder / name
     if name in ("runs", "results", "recipes", "logs", "jobs"):
         raise UserError(f"{folder}: cells of studies lie there; give another --name")
-    plan = expand(asked, Shelf(options.folder))  # a mistake in it leaves no folder behind
+    plan = expand(settings, Shelf(options.folder))  # a mistake in it leaves no folder behind
     if options.dry_run:
-        return Studied(folder, plan, as_left(plan.cells, shelf), Ending.COMPLETE)
+        return Studied(folder, plan, initial_states(plan.cells, shelf), Ending.COMPLETE)
     with held_folder(folder, "doing this study"):
-        with shelf.planning():
-            plan = expand(asked, shelf)
+        with shelf.lock_places():
+            plan = expand(settings, shelf)
             for cell in plan.cells:
                 shelf.folder(cell).mkdir(parents=True, exist_ok=True)
-        for recipe, settings in plan.recipes.items():
-            write_atomically(shelf.root / recipe, yaml.safe_dump(settings, sort_keys=False).encode())
-        with_call(plan, file, asked, places, options).write(folder / PLAN)
-        found: Standings = {}
+        for recipe, values in plan.recipes.items():
+            write_atomically(shelf.root / recipe, yaml.safe_dump(values, sort_keys=False).encode())
+        replace(plan, call=describe_call(file, settings, places, options)).write(folder / PLAN)
+        looks: Iterable[tuple[Standings, Ending]]
+        if not options.on:
+            looks = run_here(plan.cells, shelf, options.parallel, options.retry, queue(shelf))
+        else:
+            assert send is not None
+            if items := jobs_to_send(plan.cells, shelf, options.retry):
+                send(items, options.on, shelf.jobs)
+            looks = follow(plan.cells, shelf) if options.wait else [(read_states(plan.cells, shelf), Ending.COMPLETE)]
+        states: Standings = {}
         ending = Ending.COMPLETE
-        for found, ending in watched(plan, shelf, _looks(plan, shelf, options, send)):  # noqa: B007
+        for states, ending in show(plan, shelf, looks):  # noqa: B007
             pass
-    return Studied(folder, plan, dict(found), ending)
+    return Studied(folder, plan, dict(states), ending)
 
 
-def _looks(plan: Plan, shelf: Shelf, options: StudyOptions, send: Send | None) -> Iterable[tuple[Standings, Ending]]:
-    if not options.on:
-        return run_here(plan.cells, shelf, options.parallel, options.retry, queue(shelf))
-    assert send is not None
-    wanted = items(plan.cells, shelf, options.retry)
-    if wanted:
-        send(wanted, options.on, shelf.jobs)
-    return follow(plan.cells, shelf) if options.wait else [(standings(plan.cells, shelf), Ending.COMPLETE)]
+def show(plan: Plan, shelf: Shelf, looks: Iterable[tuple[Standings, Ending]]) -> Iterator[tuple[Standings, Ending]]:
+    """Yield the same looks, and show them to a user: a table on a terminal, elsewhere a line for every change."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        by_key = {cell.key: cell for cell in plan.cells}
+        before: dict[str, Standing] = {}
+        for states, ending in looks:
+            if not before:
+                words = [state.word for state in states.values()]
+                say(f"{len(by_key)} cells, {words.count(Word.FINISHED)} of them finished already")
+            for key, state in states.items():
+                last = before.get(key)
+                if last is None and state.word in (Word.FINISHED, Word.WAITING):
+                    continue
+                if last is None or last.word != state.word:
+                    reason = f": {state.said}" if state.word == Word.FAILED else ""
+                    say(f"{by_key[key].name}: {_EVENTS.get(state.word, state.word)}{reason}")
+            before = dict(states)
+            yield states, ending
+        return
+    with Live(console=console, auto_refresh=False, transient=True) as live:
+        drawn, so_far = -_EVERY, SoFar(plan, shelf)
+        for states, ending in looks:
+            if time.monotonic() - drawn >= _EVERY:
+                drawn = time.monotonic()
+                live.update(table(plan, states, so_far, ending), refresh=True)
+            yield states, ending
 
 
-def _place(word: str) -> tuple[str, str]:
-    name, equals, folder = word.partition("=")
-    if not equals or not folder:
-        raise UserError(f"{word}: write PLACE=FOLDER, such as images=imagenette-96")
-    return name, folder
+class SoFar:
+    """The results of variants by the seeds that are finished; each file is read once."""
+
+    def __init__(self, plan: Plan, shelf: Shelf) -> None:
+        self.plan, self.shelf = plan, shelf
+        self._known: dict[tuple[str, ...], str] = {}
+
+    def __call__(self, cells: Sequence[Cell], states: Standings) -> str:
+        """Return a variant's mean over seeds by one evaluation, %, of the row that stands for it; empty without one."""
+        finished = [c for c in cells if states[c.key].word == Word.FINISHED and c.command not in _WITHOUT_NUMBER]
+        keys = tuple(cell.key for cell in finished)
+        if finished and keys not in self._known:
+            try:
+                results = [read_result(self.shelf.results(cell)[-1]) for cell in finished]
+                column = Column(finished[0].variant, each_once(results))
+                row = row_of(column, self.plan.evaluations[finished[0].evaluation].get("row", ""))
+                self._known[keys] = f"{100 * fmean(seed_scores(column.outcomes(row))):.1f}"
+            except UserError:  # the report says what is wrong with it
+                self._known[keys] = "?"
+        return self._known.get(keys, "")
+
+
+def table(plan: Plan, states: Standings, so_far: SoFar, ending: Ending = Ending.COMPLETE) -> Group:
+    """Return a table of variants by evaluations: results, how many seeds are finished, and how far the others are."""
+    names = list(plan.evaluations)
+    pretrained = any(not cell.evaluation for cell in plan.cells)
+    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    shown.add_column("", no_wrap=True)
+    for name in (["pretraining"] if pretrained else []) + names:
+        shown.add_column(Text(escape_controls(name)), justify="right", no_wrap=True)
+    for variant in plan.variants:
+        columns = ([""] if pretrained else []) + names
+        groups = [plan.of(variant, name) for name in columns]
+        texts = (_text([states[cell.key] for cell in cells], so_far(cells, states)) for cells in groups)
+        shown.add_row(Text(escape_controls(variant)), *texts)
+    words = [state.word for state in {cell.key: states[cell.key] for cell in plan.cells}.values()]
+    counts = [f"{words.count(Word.FINISHED)} of {len(words)} cells finished"]
+    counts += [f"{words.count(word)} {word}" for word in _SHOWN if word in words]
+    if ending:
+        counts.append("stopping: what runs saves itself; Ctrl-C again ends it at once")
+    return Group(shown, ", ".join(counts))
+
+
+def _text(states: list[Standing], number: str) -> Text:
+    """Return a cell of the table: the number, and how many seeds are finished."""
+    if not states:
+        return Text("-", style="dim")
+    words = [state.word for state in states]
+    count = f"{number}  {words.count(Word.FINISHED)}/{len(words)}".lstrip()
+    if Word.FAILED in words:
+        return Text(f"{count} failed", style="red")
+    running = [state for state in states if state.word in (Word.RUNNING, Word.ELSEWHERE)]
+    if running:
+        first = max(running, key=lambda state: state.share)
+        left = f", {clock(first.left)}" if first.left is not None else ""
+        return Text(f"{count} {100 * first.share:.0f}%{left}", style="yellow")
+    if Word.BLOCKED in words:
+        return Text(f"{count} blocked", style="red")
+    return Text(count, style="green" if words.count(Word.FINISHED) == len(words) else "dim")

@@ -7,8 +7,8 @@ import yaml
 
 from pretext.settings import settings_file
 from slurm import ClusterError, ClusterSettings
-from slurm.runner import fruitless, meeting_port
-from slurm.words import split_words
+from slurm.job_list import split_words
+from slurm.runner import count_fruitless, meeting_port
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "configs" / "slurm").glob("*.yaml"))
 
@@ -33,9 +33,9 @@ def test_one_task_takes_its_share() -> None:
         ({"minutes": 0}, "minutes is 0"),
         ({"memory_gb": float("nan")}, "memory_gb is nan"),
         ({"gpus_per_node": -1}, "gpus_per_node is -1"),
-        ({"executor": "local", "nodes": 2}, "this machine alone"),
+        ({"executor": "local", "nodes": 2}, "uses only this machine"),
         ({"executor": "debug", "tasks_per_node": 2}, "executor debug"),
-        ({"options": {"--time": 5}}, "options: time is said in another way"),
+        ({"options": {"--time": 5}}, "options: time is set in another way"),
     ],
 )
 def test_what_makes_no_sense(values: dict[str, object], said: str) -> None:
@@ -58,13 +58,13 @@ def test_restarts_that_made_no_step() -> None:
     waited = [{"kind": "start", "found": a, "restart": n} for n in (1, 2)] + [
         {"kind": "waited", "restart": n} for n in (1, 2)
     ]
-    assert fruitless([{"kind": "start", "found": None, "restart": 0}, *waited], a) == 0, "they only waited"
-    assert fruitless([], None) == 0, "the first start"
-    assert fruitless(starts(None), a) == 0, "the first may have done something"
-    assert fruitless(starts(None, a), a) == 1
-    assert fruitless(starts(None, a, a), a) == 2
-    assert fruitless(starts(None, a, a), b) == 0, "it went on"
-    assert fruitless(starts(None, a, None), None) == 2, "one that did not come so far has done nothing"
+    assert count_fruitless([{"kind": "start", "found": None, "restart": 0}, *waited], a) == 0, "they only waited"
+    assert count_fruitless([], None) == 0, "the first start"
+    assert count_fruitless(starts(None), a) == 0, "the first may have done something"
+    assert count_fruitless(starts(None, a), a) == 1
+    assert count_fruitless(starts(None, a, a), a) == 2
+    assert count_fruitless(starts(None, a, a), b) == 0, "it went on"
+    assert count_fruitless(starts(None, a, None), None) == 2, "one that did not come so far has done nothing"
 
 
 def test_processes_meet_where_no_outgoing_connection_sits() -> None:

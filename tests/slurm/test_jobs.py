@@ -287,9 +287,9 @@ def test_pretended_gpus_are_given_out(capsys: pytest.CaptureFixture[str]) -> Non
         (["--after", "99999999"], "waits for job 99999999, which Slurm knows nothing of"),
         (["--after", "१२"], "waits for १२"),
         (["--name", "all"], "jobs cancel all means every job"),
-        (["--options", "{wait: true}"], "options: wait is said in another way"),
+        (["--options", "{wait: true}"], "options: wait is set in another way"),
         (["--options", "{'mail-type\\n#SBATCH --x': y}"], "cannot be an option of sbatch"),
-        (["--environment", "{'A B': x}"], "environment: 'A B' cannot be a variable"),
+        (["--environment", "{'A B': x}"], "environment: 'A B' cannot be the name of a variable"),
         (["--folder", "jobs%j"], "Slurm cannot keep logs under such a name"),
     ],
 )

@@ -1,18 +1,25 @@
-"""What counts as finished."""
+"""The cells of a study: what counts as finished, and the plan that names them."""
 
+import json
+import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 from reported import finished_study
 
 import pretint.study.cells
-from pretint.study.cells import Shelf
-from pretint.study.plan import read_plan
+from pretext import plugins
+from pretext.errors import UserError
+from pretext.settings import Positional, parse_command
+from pretint.study import StudyOptions, study, write_study_report
+from pretint.study.cells import PRETRAIN, Call, Cell, Plan, Shelf, read_plan
+from tests.reporting import Page
 from transfer.results import Result, read_result
 
 
 @pytest.mark.parametrize("evaluation", ["probe", "color"])
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": "another"}', "[" * 100_000, '{"format": "pretint'])
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": "another"}', '{"format": "pretint'])
 def test_a_damaged_result_is_not_finished_until_it_is_mended(tmp_path: Path, evaluation: str, text: str) -> None:
     plan, shelf = (
         read_plan(finished_study(tmp_path, {"random": 0.3, "L2": 0.4}, (0,), colors=True) / "plan.json"),
@@ -23,9 +30,9 @@ def test_a_damaged_result_is_not_finished_until_it_is_mended(tmp_path: Path, eva
     whole = file.read_bytes()
     file.write_text(text)
     again = Shelf(tmp_path)  # as at the next call
-    assert not again.finished(cell) and str(file) in again.damage(cell)
+    assert not again.is_finished(cell) and str(file) in again.damage(cell)
     file.write_bytes(whole)
-    assert again.finished(cell) and not again.damage(cell)
+    assert again.is_finished(cell) and not again.damage(cell)
 
 
 def test_a_whole_result_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,5 +45,119 @@ def test_a_whole_result_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(pretint.study.cells, "read_result", counted)
     for _ in range(3):
-        assert all(map(shelf.finished, plan.cells))
+        assert all(map(shelf.is_finished, plan.cells))
     assert len(read) == len(set(read)) == 6
+
+
+PLAN = Plan(
+    "Does it matter?",
+    ("random", "L2"),
+    (0,),
+    {"probe": {"command": "probe"}, "color": {"command": "score", "size": 16}},
+    {"L2": "random"},
+    {"objective.name": {"L2": "regression"}},
+    {"recipes/random-0.c.yaml": {"seed": 0}},
+    "",
+    (
+        Cell("a", "L2", 0, "", PRETRAIN, ("pretrain", "runs/L2-0.a"), "runs/L2-0.a", "", 6, {"gpus": 1}),
+        Cell("b", "L2", 0, "color", "score", ("score", "runs/L2-0.a"), "results/L2-0.color.b", "a"),
+        Cell("c", "random", 0, "probe", "probe", ("probe", "random:r.yaml"), "results/random-0.probe.c", ""),
+    ),
+)
+
+
+def test_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    PLAN.write(tmp_path / "plan.json")
+    assert read_plan(tmp_path / "plan.json") == PLAN
+
+
+def damaged(where: str, value: Any) -> str:
+    """The plan as JSON with something else in one place: "cells.0.words"."""
+    plan = json.loads(json.dumps(PLAN, default=vars))
+    *path, last = where.split(".")
+    inner = plan
+    for key in path:
+        inner = inner[int(key)] if isinstance(inner, list) else inner[key]
+    inner[last] = value
+    return json.dumps(plan)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{}", '{"cells": 3}', json.dumps(PLAN, default=vars)[:-9], damaged("unknown", 5), damaged("cells", [5]),
+     damaged("cells.0.words", 5), damaged("cells.0.unknown", 5), damaged("call", 5)],
+)  # fmt: skip
+def test_a_damaged_one_is_a_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / "plan.json").write_text(text)
+    with pytest.raises(UserError, match=r"plan\.json: no study's plan, or a damaged one \(.+\); call pretint study"):
+        read_plan(tmp_path / "plan.json")
+
+
+HOSTILE = "about: </pre><script>alert(1)</script>"
+
+
+def test_the_line_of_a_plan_gives_the_same_plan(
+    small: Path, sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pretint.study.run.show", lambda *_: ())  # nothing is computed
+    monkeypatch.setattr(plugins, "_contents", {})  # other tests have loaded some
+    done = study(small, [f"images={sets}"], StudyOptions(folder=tmp_path / "a b", name="other"))
+    kept = read_plan(done.folder / "plan.json").call
+    assert kept.files == {str(small): small.read_text()}
+    assert kept.plugins == {}
+    pretint, command, *words = shlex.split(kept.line)
+    assert (pretint, command) == ("pretint", "study")
+    asked = [Positional("file", ""), Positional("places", "", nargs="*", kind=str)]
+    (file, places), options = parse_command("pretint study", "", StudyOptions, asked, words)
+    assert options == StudyOptions(folder=tmp_path / "a b", name="other")
+    options.dry_run = True
+    assert study(Path(file), places, options).plan == done.plan
+
+
+def test_recipes_that_are_named_are_kept_and_usual_options_are_not(
+    small: Path, sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pretint.study.run.show", lambda *_: ())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(plugins, "_contents", {Path("/a b/mine.py"): b"x = 1"})
+    (tmp_path / "recipe.yaml").write_text("crop: {size: 16}\n")
+    small.write_text(f"config: recipe.yaml\n{small.read_text()}")
+    done = study(Path("small.yaml"), [f"images={sets}"], StudyOptions())
+    kept = read_plan(done.folder / "plan.json").call
+    assert kept.words == ("study", "small.yaml", f"images={sets}")
+    assert kept.files == {"small.yaml": small.read_text(), "recipe.yaml": "crop: {size: 16}\n"}
+    assert shlex.split(kept.line)[0] == "PRETINT_PLUGINS=/a b/mine.py"
+    assert {len(digest) for digest in kept.plugins.values()} == {64}
+
+
+def test_the_page_begins_its_commands_with_the_call(tmp_path: Path) -> None:
+    folder = finished_study(tmp_path)
+    told = json.loads((folder / "plan.json").read_text())
+    told["call"] = {
+        "words": ["study", "s.yaml", "images=a b"],
+        "files": {"s.yaml": HOSTILE, "deep/r.yaml": "crop: {size: 5}"},
+        "plugins": {"/mine.py": "ab" * 32},
+    }
+    told["recipes"] = {"recipes/random-0.abc.yaml": {"backbone": {"name": "<b>tiny</b>"}}}
+    (folder / "plan.json").write_text(json.dumps(told))
+    write_study_report(folder)
+    page = Page(folder / "report.html")
+    assert "Commands This study is PRETINT_PLUGINS=/mine.py pretint study s.yaml 'images=a b'" in page.text
+    assert HOSTILE in page.text
+    assert "script" not in page.tags
+    assert "A recipe: deep/r.yaml crop: {size: 5}" in page.text
+    assert "recipes/random-0.abc.yaml backbone: name: <b>tiny</b>" in page.text
+    assert "Plugin /mine.py: SHA-256 abababababab" in page.text
+
+
+@pytest.mark.parametrize("call", [None, {}])
+def test_a_plan_that_says_nothing_of_its_call_is_read(tmp_path: Path, call: object) -> None:
+    folder = finished_study(tmp_path)
+    told = json.loads((folder / "plan.json").read_text())
+    del told["call"]
+    (folder / "plan.json").write_text(json.dumps(told if call is None else {**told, "call": call}))
+    assert read_plan(folder / "plan.json").call == Call()
+    write_study_report(folder)
+    page = Page(folder / "report.html")
+    assert "This study is" not in page.text
+    assert "Each cell is a command" in page.text

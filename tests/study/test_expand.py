@@ -16,10 +16,9 @@ from PIL import Image
 from pretext.data.voc import CLASSES
 from pretext.errors import UserError
 from pretint.study import identity
-from pretint.study.cells import Shelf
+from pretint.study.cells import Plan, Shelf, read_plan
 from pretint.study.expand import expand
 from pretint.study.file import StudySettings, read_study
-from pretint.study.plan import Plan, read_plan
 
 SHIPPED = sorted((Path(__file__).parents[2] / "configs" / "study").glob("*.yaml"))
 
@@ -207,9 +206,9 @@ BAD = {
         },
         "random has no stage conv9",
     ),
-    "no command": ({"evaluations": {"e": {}}}, "evaluation e: command is not there"),
+    "no command": ({"evaluations": {"e": {}}}, "evaluation e: command is missing"),
     "no such command": ({"evaluations": {"e": {"command": "prob"}}}, "evaluation e: command is prob"),
-    "no images": ({"evaluations": {"e": {"command": "score"}}}, "evaluation e: images is not there"),
+    "no images": ({"evaluations": {"e": {"command": "score"}}}, "evaluation e: images is missing"),
     "no such images": (
         {"evaluations": {"e": {"command": "score", "images": "/nowhere"}}},
         "evaluation e: /nowhere",
@@ -217,7 +216,7 @@ BAD = {
     "out is the study's": ({"evaluations": {"e": {"command": "knn", "out": "x"}}}, "out is not set for one evaluation"),
     "k-NN against somebody": (
         {"evaluations": {"e": {"command": "knn", "against": "L2"}}},
-        "evaluation e: against is of score alone",
+        "evaluation e: against is only for score",
     ),
     "rescaled for a probe": ({"evaluations": {"e": {"command": "knn", "rescaled": True}}}, "rescaled is True"),
     "no such recipe": ({"config": "/nowhere.yaml"}, "/nowhere.yaml: cannot read"),
@@ -225,7 +224,7 @@ BAD = {
     "no such backbone": ({"variants": {"a": {"backbone.name": "resnet18x"}}}, "variant a: "),
     "no such prior": ({"variants": {"a": {"objective.prior": "/no.npy"}}}, "variant a: /no.npy: no such file"),
     "a date": ({"variants": {"a": {"data.source": datetime.date(2026, 11, 20)}}}, "put it in quotes"),
-    "bundled images unasked": ({"evaluations": {"e": {"command": "knn"}}}, "evaluation e: train is not there"),
+    "bundled images unasked": ({"evaluations": {"e": {"command": "knn"}}}, "evaluation e: train is missing"),
     "no such protocol": (
         {"evaluations": {"e": {"command": "svm", "protocol": "voc7", "train": "{sets}/train", "test": "{sets}/test"}}},
         "did you mean voc07_svm?",

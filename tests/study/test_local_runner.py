@@ -14,11 +14,10 @@ import pretint.study.local_runner
 import pretint.study.slurm_runner
 from pretext.engine.run import newest_checkpoint
 from pretext.engine.signals import Ending
-from pretint.study.cells import Shelf
+from pretint.study.cells import Cell, Plan, Shelf
 from pretint.study.expand import expand
 from pretint.study.file import read_study
 from pretint.study.local_runner import Standing, Word, run_here
-from pretint.study.plan import Cell, Plan
 from slurm import ClusterError
 from transfer.results import read_result
 
@@ -58,7 +57,7 @@ def run(plan: Plan, shelf: Shelf, parallel: int = 2, retry: bool = False) -> tup
 
 
 def log(shelf: Shelf, cell: Cell) -> str:
-    return shelf.beside(cell, "log").read_text()
+    return shelf.file(cell, "log").read_text()
 
 
 def test_a_failure_is_said_blocks_what_needs_it_and_is_tried_again_on_demand(plan: Plan, tmp_path: Path) -> None:
@@ -96,8 +95,8 @@ def test_a_failure_is_said_blocks_what_needs_it_and_is_tried_again_on_demand(pla
 def test_what_another_process_works_on_is_left_to_it(plan: Plan, tmp_path: Path) -> None:
     shelf = Shelf(tmp_path / "studies")
     first = plan.cells[0]
-    lock = shelf.hold(first)
-    assert lock is not None and shelf.hold(first) is None
+    lock = shelf.lock(first)
+    assert lock is not None and shelf.lock(first) is None
     looks = run_here(plan.cells, shelf, 2, False)
     found, _ = next(looks)
     assert found[first.key].word == Word.ELSEWHERE and not shelf.folder(first).exists()
@@ -168,14 +167,14 @@ def test_a_silent_cluster_stops_nothing_that_runs(
 
 def test_a_failure_while_it_waited_is_not_tried_again(plan: Plan, tmp_path: Path) -> None:
     shelf = Shelf(tmp_path / "studies")
-    lock = shelf.hold(plan.cells[0])
+    lock = shelf.lock(plan.cells[0])
     assert lock is not None
     looks = run_here(plan.cells[:1], shelf, 2, False)
     next(looks)
-    shelf.fail(plan.cells[0], 2)  # as the other process notes down
+    shelf.write_failure(plan.cells[0], 2)  # as the other process notes down
     os.close(lock)
     *_, (found, _) = looks
-    assert found[plan.cells[0].key].word == Word.FAILED and not shelf.beside(plan.cells[0], "log").exists()
+    assert found[plan.cells[0].key].word == Word.FAILED and not shelf.file(plan.cells[0], "log").exists()
 
 
 def test_the_lock_lasts_as_long_as_the_command(plan: Plan, tmp_path: Path) -> None:
@@ -183,11 +182,11 @@ def test_the_lock_lasts_as_long_as_the_command(plan: Plan, tmp_path: Path) -> No
     shelf = Shelf(tmp_path / "studies")
     looks = run_here(plan.cells[:1], shelf, 1, False)
     next(looks)
-    with shelf.beside(plan.cells[0], "lock").open() as file, pytest.raises(BlockingIOError):
+    with shelf.file(plan.cells[0], "lock").open() as file, pytest.raises(BlockingIOError):
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # this process has closed its own
     for _ in looks:
         pass
-    with shelf.beside(plan.cells[0], "lock").open() as file:
+    with shelf.file(plan.cells[0], "lock").open() as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 

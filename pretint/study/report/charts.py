@@ -1,4 +1,4 @@
-"""A study's charts: its boards in, inline SVG out; see ``transfer.report.charts``."""
+"""The charts of a study, as inline SVG; see ``transfer.report.charts``."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -8,9 +8,9 @@ from markupsafe import Markup
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from pretint.study.report.collect import Board, Findings
-from pretint.study.report.full_table import board_line, published_of
+from pretint.study.report.table import board_line, published_of
 from transfer.bootstrap import MEASURES
-from transfer.columns import Column, row_names
+from transfer.columns import row_names
 from transfer.report.charts import STYLE, as_svg, new_axes
 from transfer.report.published import STAGES
 from transfer.report.result_charts import (
@@ -27,12 +27,12 @@ from transfer.report.result_charts import (
 )
 
 MOST = 12
-"""Lines of a chart."""
+"""The most lines in a chart."""
 _LETTERS = 26
 
 
 class Look(NamedTuple):
-    """How a variant is drawn, in all charts."""
+    """The look of a variant in all charts."""
 
     color: str
     style: int
@@ -43,25 +43,25 @@ class Chart(NamedTuple):
 
     svg: Markup
     left_out: int
-    """Variants that would not be told apart."""
+    """Number of variants left out, as too many lines could not be told apart."""
 
 
 def looks(found: Findings) -> dict[str, Look]:
-    """By variant: its network's kind gives the hue."""
-    met: dict[str, int] = {}
-    shown = {}
+    """Return the look of every variant: the kind of its network gives the hue."""
+    count: dict[str, int] = {}
+    by_variant = {}
     for variant in found.variants:
         lines = [board_line(board, variant) for board in found.boards]
         columns = [line.column for line in lines if line and line.column]
         kind = columns[0].first.network.kind if columns else "pretrained"
-        rank = met.get(kind, 0)
-        met[kind] = rank + 1
-        shown[variant] = Look(color_of(kind, rank), rank // len(COLORS.get(kind, COLORS["published"])))
-    return shown
+        rank = count.get(kind, 0)
+        count[kind] = rank + 1
+        by_variant[variant] = Look(color_of(kind, rank), rank // len(COLORS.get(kind, COLORS["published"])))
+    return by_variant
 
 
 def stages(found: Findings, board: Board, drawn: Mapping[str, Look], anchor: str) -> Chart | None:
-    """Accuracy of every stage, a line for each variant; dots where there is one stage only."""
+    """Draw the accuracy of every stage, a line for each variant; dots where there is only one stage."""
     columns = {v: line.column for v in found.variants if (line := board_line(board, v)) and line.column}
     if not columns or not board.first:
         return None
@@ -72,7 +72,8 @@ def stages(found: Findings, board: Board, drawn: Mapping[str, Look], anchor: str
         line = board_line(board, variant)
         assert line is not None
         shown = column.first.row(line.row)
-        by_stage = _by_stage(column, shown.variant)
+        # The row of every stage that is comparable with the one that is shown.
+        by_stage = {row.stage: row.name for row in column.first.rows if row.variant == shown.variant}
         scores = [column.cells[by_stage[place]].score if place in by_stage else None for place in places]
         ringed = places.index(shown.stage) if len(places) > 1 else None
         lines.append(Line(shortened(variant, _LETTERS), scores, *drawn[variant], ringed))
@@ -85,13 +86,8 @@ def stages(found: Findings, board: Board, drawn: Mapping[str, Look], anchor: str
     return Chart(Markup(stages_chart(anchor, measure, places, kept, behind)), left_out)
 
 
-def _by_stage(column: Column, variant: str) -> dict[str, str]:
-    """The row of every stage that is comparable with the one that is shown."""
-    return {row.stage: row.name for row in column.first.rows if row.variant == variant}
-
-
 def cost(found: Findings, board: Board, drawn: Mapping[str, Look], anchor: str) -> Chart | None:
-    """The row that is shown against minutes of pretraining; what is random took none."""
+    """Draw the row that is shown against minutes of pretraining; random weights took none."""
     points: list[tuple[float, Line]] = []
     for variant in found.variants:
         line = board_line(board, variant)

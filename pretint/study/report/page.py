@@ -1,4 +1,4 @@
-"""A study's page: one HTML file that asks the network for nothing. What comes from outside is escaped."""
+"""The report of a study: one HTML page, and its tables as files."""
 
 import shlex
 from collections.abc import Sequence
@@ -6,17 +6,31 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
+from rich.table import Table
 
-from pretint.study.plan import PRETRAIN, call_of
+from pretext.files import write_atomically
+from pretint.study.cells import PLAN, PRETRAIN, Shelf, read_plan
 from pretint.study.report import charts
-from pretint.study.report.collect import HEALTH, Board, Findings, Line
-from pretint.study.report.color_scores import Colors
-from pretint.study.report.figures import Figures
-from pretint.study.report.full_table import board_line, cited, full_sheet, published_of
-from pretint.study.report.tables import best_of, color_number, minutes, p_text, took
+from pretint.study.report.collect import HEALTH, Board, Findings, Line, gather
+from pretint.study.report.colors import Colors, Figures, colors, figures
+from pretint.study.report.table import (
+    Sheets,
+    best_of,
+    board_line,
+    cited,
+    color_number,
+    csv_of,
+    full_sheet,
+    minutes,
+    p_text,
+    published_of,
+    sheets,
+    took,
+)
 from transfer.bootstrap import MEASURES, Estimate
-from transfer.layout import Cell, Number
-from transfer.report.render import image, rendered
+from transfer.layout import WIDTH, Cell, Number
+from transfer.report.images import image
+from transfer.report.render import rendered
 from transfer.report.result_facts import facts, made
 from transfer.table import Network, Section
 
@@ -26,7 +40,7 @@ _SURE = 0.05
 
 
 class Difference(NamedTuple):
-    """What stands under a number: how far it is from that of the variant that it is compared with."""
+    """The difference under a number, from the number of the variant that it is compared with."""
 
     number: Number
     against: str
@@ -46,18 +60,78 @@ class Shown(NamedTuple):
     """What is missing."""
 
 
+class Written(NamedTuple):
+    """A report that was written."""
+
+    files: list[Path]
+    sheets: Sheets
+
+    def terminal(self, width: int = WIDTH) -> list[str | Table]:
+        """Return its first tables for the terminal: the files have all."""
+        return [line for sheet in self.sheets.brief for line in sheet.terminal(width)]
+
+
+def findings(folder: Path) -> Findings:
+    """Return the results of the study in a folder, without its colors.
+
+    Raises:
+        UserError: there is no study.
+    """
+    return gather(read_plan(folder / PLAN), Shelf(folder.parent))
+
+
+def write_study_report(folder: Path) -> Written:
+    """Write a study's report: report.html, report.md, report.tex, report.csv.
+
+    Raises:
+        UserError: there is no study, or its report cannot be written.
+    """
+    found, shelf = findings(folder), Shelf(folder.parent)
+    colored = colors(found.plan, shelf, folder)
+    tables = sheets(found, colored)
+    texts = {
+        "html": page(folder, found, colored, figures(found.plan, shelf, folder)),
+        "md": "\n".join(sheet.markdown() for sheet in tables.all).encode(),
+        "tex": "\n".join(sheet.latex() for sheet in tables.all).encode(),
+        "csv": csv_of(found, colored).encode(),
+    }
+    files = [folder / f"report.{ending}" for ending in texts]
+    for file, text in zip(files, texts.values(), strict=True):
+        write_atomically(file, text)
+    return Written(files, tables)
+
+
 def page(folder: Path, found: Findings, colors: Sequence[Colors], figures: Figures) -> bytes:
-    """The page.
+    """Return the page; it loads nothing from the network, and what comes from outside is escaped.
 
     Args:
-        folder: of the study.
-        found: what its cells say.
+        folder: folder of the study.
+        found: its results.
         colors: the joint scores of colors.
         figures: sample images.
     """
     plan = found.plan
     drawn = charts.looks(found)
     scored = [one for one in colors if one.metric]
+    header = [(board.evaluation, f"{MEASURES[board.first.metric]}, %" if board.first else "") for board in found.boards]
+    header += [(one.evaluation, f"{one.metric.title}, %") for one in scored if one.metric]
+    health_keys = [key for key in HEALTH if any(key in health.values for health in found.health.values())]
+    health = [
+        {
+            "variant": variant,
+            "values": [values.values.get(key) for key in health_keys],
+            "step": values.step,
+            "seeds": values.seeds,
+            "held_out": values.held_out,
+        }
+        for variant in found.variants
+        if (values := found.health.get(variant))
+    ]
+    cells = {cell.key: cell for cell in plan.cells}.values()
+    groups = {  # in the order in which the commands can be called, each once
+        "Pretraining": [cell for cell in cells if cell.command == PRETRAIN],
+        "Evaluations": [cell for cell in cells if cell.command != PRETRAIN],
+    }
     return rendered(
         _TEMPLATE,
         name=folder.resolve().name,
@@ -68,33 +142,47 @@ def page(folder: Path, found: Findings, colors: Sequence[Colors], figures: Figur
         best=_headline(found),
         tests=found.tests,
         sure=_SURE,
-        header=[*((board.evaluation, _of(board)) for board in found.boards), *map(_of_colors, scored)],
+        header=header,
         rows=[_row(found, variant, scored) for variant in found.variants],
         keys={variant: look.color for variant, look in drawn.items()},
         boards=[_board(found, board, drawn, f"evaluation-{at}") for at, board in enumerate(found.boards, 1)],
-        colors=[_colored(one) for one in colors],
+        colors=[
+            {
+                "name": one.evaluation,
+                "remark": one.remark,
+                "sheets": one.scores.sheets if one.scores else [],
+                "against": one.against,
+                "about": one.about,
+                "notes": one.scores.notes if one.scores else (),
+            }
+            for one in colors
+        ],
         figures=figures,
         image=image(figures.file, _HEAVY) if figures.file else None,
-        health_names=[HEALTH[key] for key in HEALTH if any(key in one.values for one in found.health.values())],
-        health=_health(found),
+        health_names=[HEALTH[key] for key in health_keys],
+        health=health,
         costs={variant: found.costs[variant] for variant in found.variants if variant in found.costs},
         remarks=found.remarks,
         took=took(found),
         minutes=minutes,
         devices=len({cost.device for cost in found.costs.values()}),
-        differing={key: {v: _word(value) for v, value in told.items()} for key, told in plan.differing.items()},
-        trained=[v for v in found.variants if any(v in told for told in plan.differing.values())],
+        differing={key: {v: _word(value) for v, value in values.items()} for key, values in plan.differing.items()},
+        trained=[v for v in found.variants if any(v in values for values in plan.differing.values())],
         missing=[(", ".join(names), reason) for reason, names in found.reasons.items()],
         unfinished=len(found.missing),
-        cells=len({cell.key for cell in plan.cells}),
-        commands=_commands(found),
-        call=call_of(plan),
+        cells=len(cells),
+        commands=[
+            (title, [shlex.join(("pretint", *cell.words)) for cell in group])
+            for title, group in groups.items()
+            if group
+        ],
+        call=plan.call,
         recipes={file: yaml.safe_dump(settings, sort_keys=False) for file, settings in plan.recipes.items()},
     )
 
 
 def _headline(found: Findings) -> dict[str, Any] | None:
-    """The best variant of the first evaluation, beside what it is compared with."""
+    """Return the best variant of the first evaluation, with what it is compared with."""
     for board in found.boards:
         line = board_line(board, best_of(board))
         if line and line.number and board.first:
@@ -110,55 +198,40 @@ def _headline(found: Findings) -> dict[str, Any] | None:
 
 
 def _row(found: Findings, variant: str, scored: Sequence[Colors]) -> dict[str, Any]:
-    cells = [_cell(found, board, variant) for board in found.boards]
+    """Return a variant's row of the main table."""
+    cells = []
+    for board in found.boards:
+        line = board_line(board, variant)
+        if line is None or board.error or not line.number:
+            cells.append(Shown(None, "", None, "missing" if line and not board.error else ""))
+            continue
+        number = Number(line.number.score, line.number.over_seeds, best_of(board) == variant)
+        remark = f"without seed {', '.join(map(str, line.missing))}" if line.missing else ""
+        cells.append(Shown(number, line.row, _difference(found, line), remark))
     for one in scored:
-        cells.append(Shown(color_number(found, one, variant), "", _color_difference(one, variant), ""))
+        scores, metric, difference = one.line(variant), one.metric, None
+        gap: Estimate | None = scores.differences.get(metric.key) if scores and metric else None
+        if gap is not None and metric is not None:
+            number = Number(gap, None, False, True, metric.scale, metric.digits)
+            difference = Difference(number, one.against, "", not gap.low <= 0 <= gap.high, None)
+        cells.append(Shown(color_number(found, one, variant), "", difference, ""))
     cost = found.costs.get(variant)
     return {"variant": variant, "cells": cells, "minutes": minutes(cost.seconds) if cost else ""}
-
-
-def _cell(found: Findings, board: Board, variant: str) -> Shown:
-    line = board_line(board, variant)
-    if line is None or board.error:
-        return Shown(None, "", None, "")
-    seeds = ", ".join(map(str, line.missing))
-    if not line.number:
-        return Shown(None, "", None, "missing")
-    number = Number(line.number.score, line.number.over_seeds, best_of(board) == variant)
-    return Shown(number, line.row, _difference(found, line), f"without seed {seeds}" if seeds else "")
 
 
 def _difference(found: Findings, line: Line) -> Difference | None:
     if not line.gap or line.adjusted is None:
         return None
-    over = Number(line.gap.over_seeds, signed=True) if line.gap.over_seeds else None
+    over_seeds = Number(line.gap.over_seeds, signed=True) if line.gap.over_seeds else None
     number = Number(line.gap.difference, signed=True)
     sure = line.adjusted < _SURE
-    return Difference(number, found.plan.against[line.variant], p_text(line.adjusted), sure, over)
-
-
-def _color_difference(one: Colors, variant: str) -> Difference | None:
-    line, metric = one.line(variant), one.metric
-    gap: Estimate | None = line.differences.get(metric.key) if line and metric else None
-    if gap is None or metric is None:
-        return None
-    number = Number(gap, None, False, True, metric.scale, metric.digits)
-    return Difference(number, one.against, "", not gap.low <= 0 <= gap.high, None)
-
-
-def _of(board: Board) -> str:
-    first = board.first
-    return f"{MEASURES[first.metric]}, %" if first else ""
-
-
-def _of_colors(one: Colors) -> tuple[str, str]:
-    assert one.metric
-    return one.evaluation, f"{one.metric.title}, %"
+    return Difference(number, found.plan.against[line.variant], p_text(line.adjusted), sure, over_seeds)
 
 
 def _board(found: Findings, board: Board, drawn: dict[str, charts.Look], anchor: str) -> dict[str, Any]:
+    """Return the section of an evaluation."""
     columns = [line.column for v in found.variants if (line := board_line(board, v)) and line.column]
-    table = published_of(board)
+    published = published_of(board)
     return {
         "id": anchor,
         "name": board.evaluation,
@@ -168,8 +241,8 @@ def _board(found: Findings, board: Board, drawn: dict[str, charts.Look], anchor:
         "measure": MEASURES[board.first.metric] if board.first else "",
         "stages": charts.stages(found, board, drawn, f"{anchor}-stages"),
         "cost": charts.cost(found, board, drawn, f"{anchor}-cost"),
-        "published": table,
-        "sources": [(row.name, cited(row)) for row in table.rows] if table else [],
+        "published": published,
+        "sources": [(row.name, cited(row)) for row in published.rows] if published else [],
         "full": sheet._replace(grid=sheet.grid.flat()) if (sheet := full_sheet(found, board)) else None,
         "facts": facts(Section(tuple(Network((column,), {}) for column in columns))) if columns else {},
         "made": made([result for column in columns for result in column.results]),
@@ -177,43 +250,8 @@ def _board(found: Findings, board: Board, drawn: dict[str, charts.Look], anchor:
     }
 
 
-def _colored(one: Colors) -> dict[str, Any]:
-    return {
-        "name": one.evaluation,
-        "remark": one.remark,
-        "sheets": one.scores.sheets if one.scores else [],
-        "against": one.against,
-        "about": one.about,
-        "notes": one.scores.notes if one.scores else (),
-    }
-
-
-def _health(found: Findings) -> list[dict[str, Any]]:
-    keys = [key for key in HEALTH if any(key in one.values for one in found.health.values())]
-    return [
-        {
-            "variant": variant,
-            "values": [one.values.get(key) for key in keys],
-            "step": one.step,
-            "seeds": one.seeds,
-            "held_out": one.held_out,
-        }
-        for variant in found.variants
-        if (one := found.health.get(variant))
-    ]
-
-
-def _commands(found: Findings) -> list[tuple[str, list[str]]]:
-    """In the order in which they can be called, each once."""
-    each = {cell.key: cell for cell in found.plan.cells}.values()
-    groups = (
-        ("Pretraining", [cell for cell in each if cell.command == PRETRAIN]),
-        ("Evaluations", [cell for cell in each if cell.command != PRETRAIN]),
-    )
-    return [(title, [shlex.join(("pretint", *cell.words)) for cell in cells]) for title, cells in groups if cells]
-
-
 def _word(value: Any) -> str:
+    """Return the value of a setting as text."""
     if isinstance(value, list):
         return ", ".join(map(_word, value)) or "none"
     if isinstance(value, float):

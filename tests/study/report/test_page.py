@@ -130,7 +130,7 @@ def test_evaluations_take_their_mean_over_seeds(tmp_path: Path) -> None:
     page = Page(folder / "report.html")
     assert "variant probe neighbors random 0.2 0.2 L2 2.2 0.2 rebalanced <0.1 0.2" in page.text
     assert "mean over seeds; on cpu, a GPU" in page.text
-    assert "What scoring colors took is not kept" not in page.text
+    assert "The time of scoring colors is not kept" not in page.text
 
 
 def test_what_is_missing_is_said_with_its_reason(tmp_path: Path) -> None:

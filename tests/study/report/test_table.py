@@ -10,8 +10,8 @@ from reported import LEVELS, finished_study, rewritten
 from rich.console import Console
 
 from pretint.study import findings, write_study_report
-from pretint.study.report import full_table
-from pretint.study.report.full_table import full_sheet
+from pretint.study.report import table as table_module
+from pretint.study.report.table import full_sheet
 from tests.judging import answers, row
 from tests.reporting import Page
 from transfer.layout import Number, Sheet
@@ -142,7 +142,7 @@ def test_published_rows_of_detection_stand_by_their_own_rule_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (table,) = [one for one in TABLES if one.metric == "AP"]
-    monkeypatch.setattr(full_table, "published", lambda *_: table)
+    monkeypatch.setattr(table_module, "published", lambda *_: table)
     folder = finished_study(tmp_path, {"random": 0.3, "L2": 0.5}, (0,))
     rules = ("11 points", "all points")
     rewritten(tmp_path, rows=[row("all", answers(0.3 + at / 10, at), None, rule) for at, rule in enumerate(rules)])

@@ -8,10 +8,9 @@ from reported import finished_study
 from rich.console import Console
 
 from pretext.engine.signals import Ending
-from pretint.study.cells import Shelf
-from pretint.study.local_runner import Standing, Standings, Word, as_left
-from pretint.study.plan import Cell, Plan, read_plan
-from pretint.study.watch import SoFar, table
+from pretint.study.cells import Cell, Plan, Shelf, read_plan
+from pretint.study.local_runner import Standing, Standings, Word, initial_states
+from pretint.study.run import SoFar, table
 
 FINISHED = Standing(Word.FINISHED)
 
@@ -36,7 +35,7 @@ def cell(plan: Plan, variant: str, evaluation: str, seed: int) -> Cell:
 
 def test_numbers_of_what_is_finished_and_how_far_the_rest_is(folder: Path) -> None:
     plan = read_plan(folder / "plan.json")
-    found = as_left(plan.cells, Shelf(folder.parent))
+    found = initial_states(plan.cells, Shelf(folder.parent))
     lines = drawn(plan, folder, found)
     assert lines[""] == ["pretraining", "probe"]
     assert lines["random"][0] == "-", "random weights are not pretrained"

@@ -1,0 +1,328 @@
+"""The results of a study as tables for the terminal, Markdown, LaTeX and CSV."""
+
+import math
+from collections.abc import Sequence
+from statistics import fmean
+from typing import NamedTuple
+
+from pretext.escape import csv_text
+from pretint.study.report.collect import HEALTH, Board, Findings, Line
+from pretint.study.report.colors import Colors
+from transfer.bootstrap import MEASURES
+from transfer.columns import Column, row_names
+from transfer.layout import Cell, Grid, Number, Sheet
+from transfer.report.published import Published, PublishedTable, published
+
+_CSV = (
+    *("variant", "evaluation", "protocol", "metric", "row", "shown", "value", "low", "high", "over_seeds", "seeds"),
+    *("n_test", "against", "difference", "difference_low", "difference_high", "p", "p_holm", "tests"),
+    *("difference_over_seeds_low", "difference_over_seeds_high", "minutes", "evaluation_minutes"),
+)
+
+ROWS = 8
+"""A full table of no more rows shows all; of more, as k-NN at four k, those like the rows that stand for variants."""
+_BEST = "best"
+
+
+class Sheets(NamedTuple):
+    """The tables of a study."""
+
+    results: list[Sheet]
+    """The results of all variants, and their differences from the variant that each is compared with."""
+    full: list[Sheet]
+    """Every row of every evaluation; diagnostics of colors; the time of evaluations."""
+    colors: list[Sheet]
+
+    @property
+    def brief(self) -> list[Sheet]:
+        """The tables on the terminal."""
+        return self.results + self.colors
+
+    @property
+    def all(self) -> list[Sheet]:
+        """The tables in files."""
+        return self.results + self.full + self.colors
+
+
+def sheets(found: Findings, colors: Sequence[Colors] = ()) -> Sheets:
+    """Return the results as tables."""
+    full = [*(full_sheet(found, board) for board in found.boards), _health(found), took(found)]
+    return Sheets(
+        [sheet for sheet in (_main(found, colors), _differences(found)) if sheet],
+        [sheet for sheet in full if sheet],
+        [sheet for one in colors if one.scores for sheet in one.scores.sheets],
+    )
+
+
+def board_line(board: Board, variant: str) -> Line | None:
+    """Return the line of a variant; None if it is not evaluated there."""
+    return next((line for line in board.lines if line.variant == variant), None)
+
+
+def best_of(board: Board) -> str:
+    """Return the variant with the greatest number; empty if fewer than two have one."""
+    values = {line.variant: line.number.score.value for line in board.lines if line.number}
+    return max(values, key=values.__getitem__) if len(values) > 1 else ""
+
+
+def color_number(found: Findings, colors: Colors, variant: str) -> Number | None:
+    """Return the number that stands for a variant's colors in the study's main table."""
+    line, metric = colors.line(variant), colors.metric
+    if line is None or metric is None or metric.key not in line.scores:
+        return None
+    values = {v: other.scores[metric.key].value for v in found.variants if (other := colors.line(v))}
+    best = len(values) > 1 and variant == max(values, key=values.__getitem__)
+    return Number(line.scores[metric.key], line.spreads.get(metric.key), best, False, metric.scale, metric.digits)
+
+
+def p_text(p: float) -> str:
+    """Return p as text: 0.0123, or <0.0001."""
+    return "<0.0001" if p < 1e-4 else f"{p:.4f}"
+
+
+def minutes(seconds: float) -> str:
+    """Return a time in minutes, as text."""
+    if seconds < 3:
+        return "<0.1"
+    return f"{seconds / 60:.1f}" if seconds < 6000 else f"{seconds / 60:,.0f}"
+
+
+def _main(found: Findings, colors: Sequence[Colors]) -> Sheet:
+    scored = [one for one in colors if one.metric]
+    best = {board.evaluation: best_of(board) for board in found.boards}
+    rows = []
+    for variant in found.variants:
+        cells: list[Cell] = []
+        for board in found.boards:
+            line = board_line(board, variant)
+            number = line.number if line else None
+            bold = best[board.evaluation] == variant
+            missing = "missing" if line and not board.error else ""
+            cells.append(Number(number.score, number.over_seeds, bold) if number else missing)
+        cells += [color_number(found, one, variant) or "" for one in scored]
+        cost = found.costs.get(variant)
+        rows.append((variant, (*cells, minutes(cost.seconds) if cost else "")))
+    names = [board.evaluation for board in found.boards]
+    names += [f"{one.evaluation}\n{one.metric.title}" for one in scored if one.metric]
+    footer = [
+        f"{board.evaluation} cannot be shown in one table: {board.error}" for board in found.boards if board.error
+    ]
+    interval = ""
+    for board in found.boards:
+        if first := board.first:
+            interval = interval or f"[..]: {first.interval}; +-: standard deviation over seeds"
+            footer.append(
+                f"{board.evaluation}: protocol {first.protocol}, {MEASURES[first.metric]}, %, on {first.n_test:,} test "
+                f"images of {first.test}; row: {board.rule}"
+            )
+            chosen = [f"{line.variant} {line.row}" for line in board.lines if line.column]
+            footer.append(f"{board.evaluation}, rows shown: {', '.join(chosen)}")
+    footer += [f"{one.evaluation}: {text}" for one in colors for text in (one.about, one.remark) if text]
+    footer += [interval] if interval else []
+    footer += [f"missing: {', '.join(cells)}: {reason}" for reason, cells in found.reasons.items()]
+    footer += found.remarks
+    for variant, cost in found.costs.items():
+        footer.append(f"{variant}: {cost.steps:,} steps, {cost.images:,} images, {cost.device}")
+    grid = Grid("variant", (*names, "minutes"), tuple(rows), "evaluation")
+    return Sheet(found.plan.about or "study", grid, tuple(footer))
+
+
+def _differences(found: Findings) -> Sheet | None:
+    boards = [board for board in found.boards if board.first]
+    rows = []
+    for variant in found.variants:
+        lines = [board_line(board, variant) for board in boards]
+        cells = tuple(Number(line.gap.difference, signed=True) if line and line.gap else "" for line in lines)
+        if any(cells):
+            rows.append((f"{variant} - {found.plan.against[variant]}", cells))
+    if not rows:
+        return None
+    about = ["[..]: 95% interval of the paired difference, on the same test images"]
+    for board in boards:
+        gaps = [(line, line.gap) for line in board.lines if line.gap]
+        adjusted = [f"{line.variant} {p_text(line.adjusted)}" for line, _ in gaps if line.adjusted is not None]
+        if adjusted:
+            tests = "test" if found.tests == 1 else "tests"
+            about.append(f"{board.evaluation}, p by Holm for {found.tests} {tests}: {', '.join(adjusted)}")
+        intervals = [
+            f"{line.variant} {Number(gap.over_seeds, signed=True).interval}" for line, gap in gaps if gap.over_seeds
+        ]
+        if intervals:
+            about.append(
+                f"{board.evaluation}, Welch's 95% interval of the difference over seeds: {', '.join(intervals)}"
+            )
+    names = tuple(board.evaluation for board in boards)
+    return Sheet("differences", Grid("variant", names, tuple(rows), "evaluation"), tuple(about))
+
+
+def _health(found: Findings) -> Sheet | None:
+    if not found.health:
+        return None
+    keys = [key for key in HEALTH if any(key in health.values for health in found.health.values())]
+    rows = []
+    for variant in found.variants:
+        if health := found.health.get(variant):
+            cells = []
+            for mean, spread in (health.values.get(key, (None, None)) for key in keys):
+                plus = f" +-{spread:.3f}" if spread is not None else ""
+                cells.append("" if mean is None else f"{mean:.3f}{plus}")
+            rows.append((variant, tuple(cells)))
+    about = (
+        "at the last validation of training, mean over seeds; +-: standard deviation over seeds",
+        "loss: compare only where the objective is the same",
+    )
+    return Sheet("color health", Grid("variant", tuple(HEALTH[key] for key in keys), tuple(rows), "measure"), about)
+
+
+def took(found: Findings) -> Sheet | None:
+    """Return the minutes of every evaluation; None if nothing is finished."""
+    boards = [board for board in found.boards if board.first]
+    rows = []
+    for variant in found.variants:
+        lines = [board_line(board, variant) for board in boards]
+        cells = tuple(minutes(_seconds(line.column)) if line and line.column else "" for line in lines)
+        rows += [(variant, cells)] if any(cells) else []
+    if not boards:
+        return None
+    results = [result for board in boards for line in board.lines if line.column for result in line.column.results]
+    about = f"mean over seeds; on {', '.join(dict.fromkeys(result.cost.device for result in results))}"
+    grid = Grid("variant", tuple(board.evaluation for board in boards), tuple(rows), "evaluation")
+    return Sheet("minutes of an evaluation, a seed", grid, (about,))
+
+
+def _seconds(column: Column) -> float:
+    """Return the time of an evaluation, on average over its seeds."""
+    return fmean(result.cost.seconds for result in column.results)
+
+
+def published_of(board: Board) -> PublishedTable | None:
+    """Return published rows that a board may stand beside: they have its protocol, data and backbone."""
+    results = [line.column.first for line in board.lines if line.column]
+    return next((table for result in results if (table := published(result, *results))), None)
+
+
+def cited(row: Published) -> str:
+    """Return the source of a published row."""
+    remark = f"; {row.remark}" if row.remark else ""
+    return f"{row.source}{remark}; {'checked' if row.verified else 'not verified'}"
+
+
+def full_sheet(found: Findings, board: Board) -> Sheet | None:
+    """Return every row of every variant; None where the study's main table shows all.
+
+    Rows are stages, as in the tables of results. With published rows it is the table of their papers: a line for each
+    network, stages across, published lines below.
+
+    Args:
+        found: results of the study.
+        board: board of an evaluation.
+    """
+    lines = [line for v in found.variants if (line := board_line(board, v)) and line.column]
+    columns = [line.column for line in lines if line.column]
+    # Rows are alike if they are of the same variant: the same k, the same rule. Only those alike can be compared.
+    variants = {name: column.first.row(name).variant for column in columns for name in column.names}
+    shown = {variants[line.row] for line in lines}
+    names = row_names(columns)
+    if len(names) > ROWS:
+        names = [name for name in names if variants[name] in shown]
+    table = published_of(board)
+    if not board.first or (len(names) < 2 and not table):
+        return None
+    first = board.first
+    corner = "trained" if first.mode == "fine-tuned" else "stage"
+    rows = tuple((name, tuple(_number(line, name) for line in lines)) for name in names)
+    grid = Grid(corner, tuple(line.variant for line in lines), rows, "variant")
+    spread = any(isinstance(cell, Number) and cell.spread is not None for _, cells in rows for cell in cells)
+    footer = [f"bold: the row that stands for a variant, {board.rule}"]
+    footer.append(f"[..]: {first.interval}" + ("; +-: standard deviation over seeds" if spread else ""))
+    if len(variants) > len(names):
+        footer.append(
+            f"{len(names)} of {len(variants)} rows: those comparable with the bold ones; all are in report.csv"
+        )
+    if table:
+        by_name = {name: column.first.row(name).stage for column in reversed(columns) for name in column.names}
+        stages = [by_name[name] if variants[name] in shown else "" for name in names]
+        grid = _with_published(grid, stages, lines, table)
+        footer += dict.fromkeys(f"{row.name}: {cited(row)}" for row in table.rows)
+    title = f"{board.evaluation}, every row: {MEASURES[first.metric]} on {first.n_test:,} test images, %"
+    return Sheet(title, grid, tuple(footer))
+
+
+def _number(line: Line, name: str) -> Cell:
+    cell = line.column.cells.get(name) if line.column else None
+    return Number(cell.score, cell.over_seeds, name == line.row) if cell else ""
+
+
+def _with_published(grid: Grid, stages: Sequence[str], lines: Sequence[Line], table: PublishedTable) -> Grid:
+    """Return a grid with published lines below ours; some papers give only the best stage, which then has a column.
+
+    Args:
+        grid: our rows.
+        stages: their stages in published tables; empty if a row is by another rule than those that are shown.
+        lines: our variants.
+        table: the published rows.
+    """
+    only_best = {row.name: len(row.scores) < len(table.stages) for row in table.rows}
+    best = any(only_best.values())
+    ours = [
+        (name, (*cells, *([_number(line, line.row)] if best else [])))
+        for (name, cells), line in zip(grid.turned().rows, lines, strict=True)
+    ]
+    theirs = []
+    for row in table.rows:
+        scores = dict(zip([_BEST] if only_best[row.name] else table.stages, row.scores, strict=True))
+        values = [scores.get(stage, math.nan) for stage in [*stages, *([_BEST] if best else [])]]  # nan: not published
+        theirs.append((row.name, tuple("" if math.isnan(value) else f"{100 * value:.1f}" for value in values)))
+    heading = (f"published, {table.data}:", ("",) * (len(stages) + best))
+    header = (*(name for name, _ in grid.rows), *([_BEST] if best else []))
+    return Grid(grid.across, header, (*ours, heading, *theirs), grid.corner, turns=False)
+
+
+def csv_of(found: Findings, colors: Sequence[Colors] = ()) -> str:
+    """Return a line for each number: all rows of all variants; shown rows with their differences. Not in percent."""
+    records: list[dict[str, object]] = []
+    pretraining = {variant: cost.seconds / 60 for variant, cost in found.costs.items()}
+    for board in found.boards:
+        for line in board.lines:
+            if not line.column:
+                continue
+            first = line.column.first
+            for name, cell in line.column.cells.items():
+                record: dict[str, object] = {
+                    "variant": line.variant, "evaluation": board.evaluation, "protocol": first.protocol,
+                    "metric": first.metric, "row": name, "shown": name == line.row, **cell.score._asdict(),
+                    "over_seeds": "" if cell.over_seeds is None else cell.over_seeds,
+                    "seeds": " ".join(str(result.network.seed) for result in line.column.results),
+                    "n_test": first.n_test, "minutes": pretraining.get(line.variant, ""),
+                    "evaluation_minutes": _seconds(line.column) / 60,
+                }  # fmt: skip
+                if name == line.row and line.gap:
+                    gap = line.gap
+                    record |= {"against": found.plan.against[line.variant], "difference": gap.difference.value}
+                    record |= {"difference_low": gap.difference.low, "difference_high": gap.difference.high}
+                    record |= {"p": gap.p, "p_holm": line.adjusted, "tests": found.tests}
+                    if gap.over_seeds:
+                        record["difference_over_seeds_low"] = gap.over_seeds.low
+                        record["difference_over_seeds_high"] = gap.over_seeds.high
+                records.append(record)
+    for one in colors:
+        for variant in found.variants:
+            scored = one.line(variant)
+            for key, score in scored.scores.items() if scored and one.scores else ():
+                assert scored and one.scores
+                record = {
+                    "variant": variant, "evaluation": one.evaluation, "protocol": "score", "metric": key, "row": key,
+                    "shown": key == (one.metric.key if one.metric else ""), **_finite(score._asdict()),
+                    "over_seeds": scored.spreads.get(key, ""),
+                    "seeds": " ".join(map(str, one.seeds[variant])), "n_test": one.scores.facts["n"],
+                    "minutes": pretraining.get(variant, ""),
+                }  # fmt: skip
+                if difference := scored.differences.get(key):
+                    named = ("difference", "difference_low", "difference_high")
+                    record |= {"against": one.against, **_finite(dict(zip(named, difference, strict=True)))}
+                records.append(record)
+    return csv_text(_CSV, ([record.get(name) for name in _CSV] for record in records))
+
+
+def _finite(values: dict[str, float]) -> dict[str, object]:
+    return {key: value if math.isfinite(value) else "" for key, value in values.items()}
