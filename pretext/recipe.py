@@ -242,7 +242,7 @@ def open_images(settings: PretrainSettings) -> Images:
         if aside:
             held.append(Subset(source, range(aside), settings.seed))
     names = digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
-    pixels = hashlib.sha256("\n".join(map(seen, sources)).encode()).hexdigest()
+    pixels = hashlib.sha256("\n".join(map(fingerprint, sources)).encode()).hexdigest()
     contents = {"images": count, "names": names, "seen": pixels, **labels}
     return Images(" + ".join(weights), training, list(weights.values()), held, contents, classes)
 

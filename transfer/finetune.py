@@ -338,26 +338,5 @@ class Tuning:
         return read_result(self.file)
 
 
-class _Watch:
-    """What is looked at now and then: how held-out images are answered."""
-
-    def __init__(self, run: Tuning, learner: Learner) -> None:
-        self.run, self.learner = run, learner
-
-    def __call__(self, journal: Journal) -> None:
-        if not len(self.run.held):
-            return
-        step, task, held = self.learner.done, self.run.task, self.run.held
-        found, _ = predictions(task, self.learner.judged, held, self.learner.place)
-        if found:
-            scores = {variant or "score": outcome.value for variant, outcome in task.outcomes(held, found)}
-            journal.write("health", step, **{re.sub(r"\W+", "_", name): value for name, value in scores.items()})
-            path = self.run.folder / "samples" / f"{step:08d}.png"
-            drawn = sheet(task, held, found)
-            write_png(path, drawn)
-            journal.image("samples", step, path.read_bytes(), *drawn.size)
-        self.learner.network.train()
-
-
 def _hash(*identity: Any) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()

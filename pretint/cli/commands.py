@@ -84,8 +84,8 @@ def knn(arguments: Sequence[str]) -> int:
 
 def svm(arguments: Sequence[str]) -> int:
     """Fit a linear SVM per class on every stage of frozen networks, as in Goyal et al. 2019."""
-    from transfer.probes.knn import SvmSettings
-    from transfer.probes.knn import svm as job
+    from transfer.probes.svm import SvmSettings
+    from transfer.probes.svm import svm as job
 
     (networks,), settings = read(svm, SvmSettings, [NETWORKS], arguments, _require_labeled)
     return say_results(job(networks, settings))
@@ -147,7 +147,7 @@ def table(arguments: Sequence[str]) -> int:
 
 def colorize(arguments: Sequence[str]) -> int:
     """Color photographs, and show them side by side: gray, colored, original."""
-    from pretint.colorization.job import FOLDER, require_images
+    from pretint.colorization.job import FOLDER, ColorizeSettings, require_images
     from pretint.colorization.job import colorize as job
 
     model = Positional(
@@ -195,8 +195,8 @@ def score(arguments: Sequence[str]) -> int:
 
 def turing(arguments: Sequence[str]) -> int:
     """Ask people which of two images is fake, on a web page, and show how often each algorithm fools them."""
-    from pretint.apps.turing.design import TuringSettings, gathered
-    from pretint.apps.turing.serve import turing as job
+    from pretint.apps.turing.design import TuringSettings, merge_algorithms
+    from pretint.apps.turing.design import turing as job
 
     study = Positional("study", "folder of the study; made if it does not exist")
     (folder,), settings = read(turing, TuringSettings, [study], merge_algorithms(arguments))

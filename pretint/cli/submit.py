@@ -111,8 +111,8 @@ def jobs_of(items: "Sequence[Item]", settings: "SubmitSettings") -> "list[Job]":
 def _dry_run(jobs: "Sequence[Job]", settings: "SubmitSettings", parsed: Mapping[str, tuple[list[Any], Any]]) -> int:
     """Show what would be sent, and what it would take."""
     from pretext.plan.disk import pretrain_disk
-    from pretext.plan.printout import size
-    from pretext.setup import fill_source
+    from pretext.plan.job import size
+    from pretext.recipe import fill_source
     from slurm.submit_job import describe_unchecked, require_sendable, script
     from transfer.disk_usage import finetune_disk, knn_disk, probe_disk, svm_disk
 

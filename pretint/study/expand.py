@@ -22,7 +22,7 @@ from pretint.colorization.scores.methods import BASELINES
 from pretint.study import identity
 from pretint.study.cells import PRETRAIN, Cell, Plan, Shelf
 from pretint.study.file import StudySettings, Variant, flatten
-from transfer.results.result import PREFIX
+from transfer.results import PREFIX
 
 # Names of an evaluation's entry that are no settings of its command.
 _NO_SETTINGS = ("command", "config", "row", "variants", "ask", "rescaled", "against")

@@ -14,11 +14,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 import pretext.initialization
 from pretext.backbones import Backbone, build_backbone
-from pretext.backbones.contract import BackboneSettings
+from pretext.backbones.contract import BackboneSettings, Init
 from pretext.color import rgb_to_lightness
 from pretext.data.bundled import Bundled
 from pretext.errors import UserError
-from pretext.initialization import Init, cluster_filters, initialize, sample_patches
+from pretext.initialization import cluster_filters, initialize, sample_patches
 
 LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 

@@ -21,7 +21,8 @@ from transfer.probes.svm import SvmSettings, svm
 from transfer.protocols import PROTOCOLS
 from transfer.results import Result, read_result
 from transfer.table import TableSettings, formatted
-from transfer.tasks.registry import TASKS, FinetuneSettings, open_task
+from transfer.tasks.registry import TASKS, open_task
+from transfer.tasks.task import FinetuneSettings
 
 
 @pytest.fixture(scope="module")

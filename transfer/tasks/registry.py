@@ -3,9 +3,8 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from pretext.registry import Registry
-
 from pretext.errors import UserError
+from pretext.plugins import Registry
 from transfer.tasks.classification import Classification, ClassifySettings
 from transfer.tasks.detection import Detection, DetectSettings
 from transfer.tasks.segmentation import Segmentation, SegmentSettings

@@ -16,12 +16,12 @@ import numpy as np
 import timm
 import torch
 from numpy.typing import NDArray
-from pretext.engine.archive import DamagedFileError, check_published
 from timm.data import ImageNetInfo, resolve_model_data_config
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pretext.backbones.timm_weights import load_file
+from pretext.engine.checkpoint import DamagedFileError, check_published
 from pretext.engine.progress import say
 from pretext.errors import UserError
 from pretext.weights.state_dict import find_weights, flatten_names, read_file, split_part

@@ -31,8 +31,7 @@ from pretext.methods.colorizer import join
 from pretext.settings import Positional, parse_command
 from pretint.colorization.networks import open_network
 from pretint.colorization.scores.job import ScoreSettings, score
-from pretint.colorization.scores.summary import METRICS
-from pretint.colorization.scores.table import Line, Metric, Scores
+from pretint.colorization.scores.table import METRICS, Line, Metric, Scores
 from pretint.study.cells import Cell, Plan, Shelf
 from transfer.bootstrap import Estimate
 

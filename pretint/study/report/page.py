@@ -29,8 +29,7 @@ from pretint.study.report.table import (
 )
 from transfer.bootstrap import MEASURES, Estimate
 from transfer.layout import WIDTH, Cell, Number
-from transfer.report.images import image
-from transfer.report.render import rendered
+from transfer.report.render import image, rendered
 from transfer.report.result_facts import facts, made
 from transfer.table import Network, Section
 

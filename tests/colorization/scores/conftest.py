@@ -10,10 +10,11 @@ import yaml
 from PIL import Image
 
 from pretext.backbones.contract import BackboneSettings
+from pretext.data.batches import CropSettings
 from pretext.engine.checkpoint import save_checkpoint
 from pretext.methods.objectives import ObjectiveSettings
 from pretext.pretrained import color_contract
-from pretext.recipe import CropSettings, PretrainSettings, build_colorizer
+from pretext.recipe import PretrainSettings, build_colorizer
 from pretext.settings import plain
 
 Make = Callable[..., Path]
