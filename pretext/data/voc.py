@@ -193,17 +193,17 @@ def open_part(name: str, task: str = "Main") -> "Voc":
         raise UserError(f"{name}: {_GRAMMAR}")
     if year not in YEARS:
         raise UserError(f"{name}: no such year as {year!r}; take {' or '.join(YEARS)}")
-    own, other = f"VOC{year}", f"VOC{YEARS[1 - YEARS.index(year)]}"
+    wanted, other = f"VOC{year}", f"VOC{YEARS[1 - YEARS.index(year)]}"
     try:
         path = Path(folder).expanduser().absolute()
         if not path.is_dir():
             raise UserError(f"{name}: no folder {folder}; {_GRAMMAR}")
-        for root in (path / own, path / "VOCdevkit" / own, path):
+        for root in (path / wanted, path / "VOCdevkit" / wanted, path):
             if (root / "ImageSets" / task).is_dir() and root.name != other:
                 break
         else:
             raise UserError(
-                f"{name}: no {own}/ImageSets/{task} in {folder}; give the folder VOCdevkit, with {own} in it"
+                f"{name}: no {wanted}/ImageSets/{task} in {folder}; give the folder VOCdevkit, with {wanted} in it"
             )
     except (OSError, RuntimeError) as problem:  # denied, or ~nobody
         raise UserError(f"{name}: {folder} cannot be reached: {problem}") from problem
