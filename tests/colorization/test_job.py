@@ -417,7 +417,7 @@ def test_a_file_that_finds_no_room_is_an_error(model: Path, tmp_path: Path, form
     Image.effect_noise((300, 200), 60).save(tmp_path / "a.png")
     words = ["colorize", str(model), str(tmp_path / "a.png"), "--out", str(tmp_path / "out"), "--format", format]
     code = (
-        "import resource, signal, pretint\n"
+        "import resource, signal, pretint.cli\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000))\n"
         f"raise SystemExit(pretint.cli.main({[*words, '--size', '32', '--device', 'cpu', '--sheet', 'no']!r}))\n"
