@@ -170,12 +170,10 @@ def test_many_clients_take_bounded_memory_and_one_household_is_one() -> None:
         buckets.wait(str(client))
     assert len(buckets._left) <= 4096
 
-    guard = Guard(Starlette(), {"x"}, limit=AddressLimit(Rate(1, 0.001)))
+    limit = AddressLimit(Rate(1, 0.001))
 
     def asks(address: str) -> int | None:
-        scope = {"type": "http", "method": "GET", "path": "/", "headers": [(b"host", b"x")], "client": (address, 1)}
-        refusal = guard._refusal(scope)
-        return refusal and refusal.status_code
+        return 429 if limit({"type": "http", "client": (address, 1)}) else None
 
     assert [asks("2001:db8::1"), asks("2001:db8::2"), asks("2001:db8:0:1::1")] == [None, 429, None]
     assert [asks("10.0.0.1"), asks("10.0.0.2"), asks("10.0.0.1")] == [None, None, 429]
