@@ -1,7 +1,7 @@
 """95% intervals by the bootstrap over test images, and tests of paired answers.
 
-Every resample of one number of images is the same resample, whatever is judged by it: so what is
-drawn for two networks is paired, and what is drawn for several seeds is drawn jointly.
+The resamples depend only on the number of images: so those of two networks are paired, and those of several seeds are
+drawn jointly.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,14 +28,14 @@ ABOUT: dict[str, str] = {
     "mIoU": f"95% percentile bootstrap over test images with all their pixels, {MAP_RESAMPLES:,} resamples, centered "
     "on the number",
 }
-"""What the interval of a metric is."""
+"""How the interval of each metric is computed."""
 MEASURES: dict[str, str] = {
     "top-1": "top-1 accuracy",
     "mAP": "mean average precision",
     "AP": "mean average precision of boxes",
     "mIoU": "mean intersection over union",
 }
-"""A metric in words."""
+"""Each metric in words."""
 
 _TAIL = 0.025
 _CELLS = 2**19  # numbers that are drawn at once: they fit a cache
@@ -50,49 +50,49 @@ class Estimate(NamedTuple):
 
 
 def mean(values: ArrayLike, lowest: float = 0.0, highest: float = 1.0) -> Estimate:
-    """The mean over images.
+    """Estimate the mean over images.
 
     Args:
         values: one per image, (N,): right or wrong, the share of seeds that are right, a difference.
-        lowest: that a value can be.
-        highest: that a value can be.
+        lowest: the lowest possible value.
+        highest: the highest possible value.
 
-    Drawing N images with replacement is drawing how often each of the values occurs from a multinomial.
-    Where all are the same that has no width; then it is Clopper and Pearson's bound on the share of
-    images that are otherwise, none of which was met (Biometrika 1934): for a share of 1 or 0, their interval.
+    To draw N images with replacement is to draw from a multinomial how often each of the values occurs. If all values
+    are equal, that interval has no width; then it is Clopper and Pearson's bound on the share of images with other
+    values, none of which occurred (Biometrika 1934): for a share of 1 or 0, their interval.
     """
-    # Means over seeds that are equal but for their last bits are one value.
-    found, counts = np.unique(np.round(np.asarray(values, dtype=np.float64), 12), return_counts=True)
+    # Means over seeds that differ in their last bits only are one value.
+    distinct, counts = np.unique(np.round(np.asarray(values, dtype=np.float64), 12), return_counts=True)
     count = int(counts.sum())
     assert count, "no images"
-    value = float(found @ counts) / count
-    if len(found) == 1:
+    value = float(distinct @ counts) / count
+    if len(distinct) == 1:
         others = 1 - _TAIL ** (1 / count)
         return Estimate(value, value - others * (value - lowest), value + others * (highest - value))
-    rng, at_once = np.random.default_rng(0), max(1, _CELLS // len(found))
+    rng, at_once = np.random.default_rng(0), max(1, _CELLS // len(distinct))
     parts = [min(at_once, RESAMPLES - start) for start in range(0, RESAMPLES, at_once)]
-    sums = np.concatenate([rng.multinomial(count, counts / count, part) @ found for part in parts])
+    sums = np.concatenate([rng.multinomial(count, counts / count, part) @ distinct for part in parts])
     return percentiles(value, sums / count)
 
 
 def accuracy(correct: ArrayLike) -> Estimate:
-    """The share of correct answers, bool (N,)."""
+    """Estimate the share of correct answers, bool (N,)."""
     return mean(np.asarray(correct, dtype=bool))
 
 
 def difference(correct: ArrayLike, other: ArrayLike) -> Estimate:
-    """How much greater the share of ``correct`` is than that of ``other``, on the same images: bool (N,) both."""
+    """Estimate the share of ``correct`` minus that of ``other``, on the same images: bool (N,) both."""
     return mean(np.asarray(correct, dtype=np.float64) - np.asarray(other, dtype=np.float64), lowest=-1)
 
 
 def percentiles(value: float, draws: Floats) -> Estimate:
-    """A value, and the percentiles of its resamples between which 95% of them lie."""
+    """Return a value with the two percentiles between which 95% of its resamples lie."""
     low, high = np.nanquantile(draws, (_TAIL, 1 - _TAIL))
     return Estimate(value, float(low), float(high))
 
 
 def centered(value: float, draws: Floats, lowest: float = 0.0, highest: float = 1.0) -> Estimate:
-    """As ``percentiles``, of resamples that are moved so that their mean is the value.
+    """Return ``percentiles`` of resamples that are shifted so that their mean is the value.
 
     Average precision is greater in resamples: a positive that occurs twice ranks high twice. With 5% of
     1,500 images positive that is 0.8 points, and uncentered intervals would hold 89% instead of 93%.
@@ -101,13 +101,13 @@ def centered(value: float, draws: Floats, lowest: float = 0.0, highest: float = 
 
 
 def resamples(measure: Callable[[NDArray[np.float32]], Floats], count: int) -> Floats:
-    """What a measure is on ``MAP_RESAMPLES`` resamples of the images, along the last axis.
+    """Return a measure on ``MAP_RESAMPLES`` resamples of the images, along the last axis.
 
     Args:
-        measure: of weights, (count, R): how often each image was drawn; (..., R) out.
-        count: of the images.
+        measure: maps weights, (count, R), how often each image was drawn, to (..., R).
+        count: the number of images.
 
-    Resample i is the same images for all that have as many.
+    Resample i draws the same images for all sets of this size.
     """
     rng, at_once = np.random.default_rng(0), max(1, _CELLS // count)
     draws = []
@@ -121,17 +121,17 @@ def resamples(measure: Callable[[NDArray[np.float32]], Floats], count: int) -> F
 
 
 def mean_over_classes(each: Floats) -> Floats:
-    """Mean over the classes that are known, those without a number (nan) left out: (C, R) to (R,); nan of none."""
+    """Return the mean over the classes that have a number, not nan: (C, R) to (R,); nan if none has."""
     known = np.isfinite(each)
     with np.errstate(invalid="ignore"):
-        result: Floats = np.where(known, each, 0).sum(0) / known.sum(0)
-    return result
+        average: Floats = np.where(known, each, 0).sum(0) / known.sum(0)
+    return average
 
 
 def mcnemar(correct: ArrayLike, other: ArrayLike) -> float:
-    """Exact two-sided p of McNemar's test: whether two networks err equally often on the same images.
+    """Return the exact two-sided p of McNemar's test: whether two networks err equally often on the same images.
 
-    Of the images on which one alone is right, either is right with probability one half: a sign test.
+    On images on which only one is right, either is right with probability one half: a sign test.
     """
     first, second = np.asarray(correct, dtype=bool), np.asarray(other, dtype=bool)
     only, only_other = int((first & ~second).sum()), int((second & ~first).sum())
@@ -139,11 +139,11 @@ def mcnemar(correct: ArrayLike, other: ArrayLike) -> float:
 
 
 def sign_flips(differences: ArrayLike, draws: int = FLIPS) -> float:
-    """Two-sided Monte-Carlo p of a mean difference: each image's might as well have the other sign.
+    """Return the two-sided Monte-Carlo p of a mean difference, under random signs of each image's difference.
 
     Args:
         differences: one per image, (N,).
-        draws: of signs.
+        draws: the number of draws of signs.
 
     Returns:
         (1 + draws at least as far from 0) / (1 + draws), which keeps the level (Phipson and Smyth 2010).
@@ -157,26 +157,26 @@ def sign_flips(differences: ArrayLike, draws: int = FLIPS) -> float:
 
 
 def swapped(differences: Callable[[NDArray[np.float32]], Floats], count: int, draws: int = SWAPS) -> float:
-    """Two-sided Monte-Carlo p of a difference between networks: what they said of each image might be swapped.
+    """Return the two-sided Monte-Carlo p of a difference between networks, under swaps of their outcomes of images.
 
     Args:
-        differences: of which images stay, 0 or 1, (count, R): the difference then, (R,).
-        count: of the images.
-        draws: of which images are swapped.
+        differences: maps which images stay, 0 or 1, (count, R), to the difference then, (R,).
+        count: the number of images.
+        draws: the number of draws of images to swap.
 
     Returns:
         As ``sign_flips``.
     """
     rng, at_once = np.random.default_rng(0), max(1, _CELLS // (2 * count))
-    found = [
+    drawn = [
         differences(rng.integers(0, 2, (min(at_once, draws - start), count), dtype=np.int8).T.astype(np.float32))
         for start in range(0, draws, at_once)
     ]
-    return _share(np.concatenate(found), float(differences(np.ones((count, 1), dtype=np.float32))[0]), tolerance=1e-6)
+    return _share(np.concatenate(drawn), float(differences(np.ones((count, 1), dtype=np.float32))[0]), tolerance=1e-6)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's adjusted p-values (1979), in the order given: below 5%, all of them hold at once with 95%."""
+    """Return Holm's adjusted p-values (1979), in the given order: with 95%, all those below 5% hold at once."""
     adjusted, largest = [0.0] * len(p_values), 0.0
     for done, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
         largest = max(largest, min(1.0, (len(p_values) - done) * p_values[index]))
@@ -185,10 +185,12 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def welch(first: Sequence[float], second: Sequence[float]) -> Estimate | None:
-    """Mean of ``second`` minus that of ``first``, one number per seed, with Welch's t interval (Biometrika 1947).
+    """Return the mean of ``second`` minus that of ``first``, one number per seed, with Welch's t interval.
+
+    Welch, Biometrika 1947.
 
     Returns:
-        None where it says nothing: fewer than two seeds on a side, or no spread on both.
+        None with fewer than two seeds on a side, or no spread on both.
     """
     if min(len(first), len(second)) < 2:
         return None
@@ -202,5 +204,5 @@ def welch(first: Sequence[float], second: Sequence[float]) -> Estimate | None:
 
 
 def _share(draws: Floats, observed: float, tolerance: float = 1e-9) -> float:
-    """p of what was observed; draws that rounding alone puts nearer to 0 count as equal."""
+    """Return p of an observed value; draws that rounding alone puts nearer to 0 count as equal."""
     return (1 + int((np.abs(draws) >= abs(observed) - tolerance).sum())) / (1 + len(draws))

@@ -1,7 +1,7 @@
-"""A frozen evaluation, whatever its protocol: networks and images in, a result file for every network out.
+"""A frozen evaluation of any protocol: networks and images in, a result file for every network out.
 
-What classifies the features is given as a function; all around it is here: opening, extraction, the split,
-results that are there already, what a kill leaves, the cost.
+The classifier of the features is a function that the caller gives. The rest is here: opening, extraction, the split,
+results that exist already, what a kill leaves, the cost.
 """
 
 import contextlib
@@ -37,31 +37,31 @@ from transfer.targets import Targets, every_image, open_targets
 
 SAVED_EVERY = 20.0
 """Seconds of work that a kill may cost, about."""
-_LOOK_EVERY = 0.2  # seconds between two looks whether another process has made a result
-_KEPT = "features and finished results are kept"
+_POLL_SECONDS = 0.2  # between two checks whether another process has made a result
+_SAVED = "features and finished results are kept"
 
 
 @dataclass
 class EvaluationSettings:
-    """What networks are judged on, and where.
+    """Data and options of a frozen evaluation.
 
     Args:
         train: required: a folder with one sub-folder of images per class, or "bundled:train", or another source with
             labels: see docs/data.md.
         test: required: the same for the test images, or "bundled:test". Both must name the same classes.
-        classes: of images with several labels, such as VOC's: those that are judged, if not all.
+        classes: of images with several labels, such as VOC's: the classes to evaluate, if not all.
         fraction: share of the training images' labels that is used, of every class alike: 0.01, 0.1, ...
         size: side, in pixels, at which the networks see an image; 0 takes the size at which things look
             as large as in training (networks that are no run's: their own).
         seed: of splits and orders, and of random weights that are no run's.
-        stages: names of stages, if not all are to be judged.
-        reference: judge beside every run the same network at random weights.
+        stages: names of the stages to evaluate, if not all.
+        reference: evaluate beside every run the same network at random weights.
         device: auto (the GPU if there is one), cpu, cuda, ...
         precision: the network's, as in pretraining: auto, bf16, fp32.
         workers: processes that decode images; -1 takes 1 beside a CPU and up to 12 beside a GPU.
-        cache: folder of the features that are kept, for all evaluations; empty: $PRETINT_CACHE, or
+        cache: folder of cached features, for all evaluations; empty: $PRETINT_CACHE, or
             ~/.cache/pretint/features.
-        storage: of kept features: float16, or float32 at twice the size.
+        storage: of cached features: float16, or float32 at twice the size.
         out: folder of the results; empty: a run's go into its own folder, those of other networks into results.
     """
 
@@ -88,12 +88,12 @@ class EvaluationSettings:
 
 
 class Partial:
-    """What a kill or a stop leaves of one evaluation: a file beside the result, gone when that is there.
+    """The saved state of an unfinished evaluation: a file beside the result, removed when the result is written.
 
     Args:
-        file: where it is kept.
-        identity: of the evaluation; what another one left is of no use to it.
-        asked: whether it was asked to stop, see ``stop_requests``.
+        file: its path.
+        identity: of the evaluation; the state of another evaluation is not used.
+        asked: returns whether a signal asked to stop, see ``stop_requests``.
     """
 
     def __init__(self, file: Path, identity: str, asked: Callable[[], Ending] = lambda: Ending.COMPLETE) -> None:
@@ -103,11 +103,11 @@ class Partial:
 
     @property
     def seconds(self) -> float:
-        """That the evaluation took, in this process and in earlier ones as far as they were saved."""
+        """Duration of the evaluation, in this process and in earlier ones as far as they were saved."""
         return self._before + time.monotonic() - self._began
 
     def load(self) -> dict[str, Any]:
-        """What was saved by an evaluation of the same identity; empty if there is nothing of use."""
+        """Return the state saved by an evaluation of the same identity; empty if there is none."""
         try:
             state = load_checkpoint(self.file)
         except UserError:
@@ -118,10 +118,10 @@ class Partial:
         return state
 
     def offer(self, state: Callable[[], dict[str, Any]]) -> None:
-        """Save what ``state`` returns (tensors and plain values, nested), unless that was done a moment ago.
+        """Save the result of ``state`` (tensors and plain values, nested), unless the last save was a moment ago.
 
         Raises:
-            KeyboardInterrupt, SystemExit: a signal asked to stop; all is saved.
+            KeyboardInterrupt, SystemExit: a signal asked to stop; the state is saved.
         """
         began, ending = time.monotonic(), self._asked()
         if ending or began - self._saved > self._period:
@@ -133,13 +133,13 @@ class Partial:
             leave(ending, "the classifiers that are being trained are kept")
 
     def heed(self) -> None:
-        """Stop if asked to, where there is nothing to save between two results.
+        """Stop if a signal asked to, where there is nothing to save between two results.
 
         Raises:
             KeyboardInterrupt, SystemExit: a signal asked to stop.
         """
         if ending := self._asked():
-            leave(ending, _KEPT)
+            leave(ending, _SAVED)
 
 
 class Task(NamedTuple):
@@ -147,7 +147,7 @@ class Task(NamedTuple):
 
     network: Network
     stages: list[str]
-    """Those that are judged, in order."""
+    """The stages to evaluate, in order."""
     train: FeatureSet
     test: FeatureSet
     targets: Targets
@@ -163,10 +163,10 @@ class Task(NamedTuple):
         return np.flatnonzero(self.test.good)
 
     def outcome(self, stage: str, scores: NDArray[np.floating]) -> Outcome:
-        """What scores of the test images, (len(tested), classes), say: the greatest is the answer, or all rank.
+        """Return the outcome of scores (len(tested), classes): the top class, or with several labels the ranks.
 
         Raises:
-            UserError: they are not finite.
+            UserError: scores are not finite.
         """
         if not np.isfinite(scores).all():
             raise UserError(
@@ -180,20 +180,20 @@ class Task(NamedTuple):
 
 
 Judge = Callable[[Task], Sequence[Row]]
-"""From features to the rows of a result."""
+"""A protocol's classifier: from features to the rows of a result."""
 
 
-@explain_memory_shortage("lower size or workers, or judge fewer stages")
+@explain_memory_shortage("lower size or workers, or evaluate fewer stages")
 def evaluate(
     specs: Sequence[str], settings: EvaluationSettings, protocol: Protocol, mode: Mode, judge: Judge
 ) -> list[Result]:
-    """Judge networks by a protocol; what has been judged already is read back.
+    """Evaluate networks by a protocol; read results back that exist already.
 
     Args:
         specs: networks, see ``transfer.networks.open_network``.
-        settings: on what, where.
-        protocol: how.
-        mode: which views the classifiers are trained on.
+        settings: the data and options.
+        protocol: the recipe.
+        mode: the views that the classifiers are trained on.
         judge: the protocol's classifier.
 
     Returns:
@@ -201,38 +201,41 @@ def evaluate(
 
     Raises:
         UserError: see the message.
-        KeyboardInterrupt, SystemExit: a signal asked to stop; what was computed is kept.
+        KeyboardInterrupt, SystemExit: a signal asked to stop; everything computed is kept.
     """
     place = pick_place(settings.device, settings.precision, settings.workers)
     targets = open_targets(settings.train, settings.test, settings.classes)
     opened = open_networks(specs, settings.seed, settings.reference)
     evaluations = [Evaluation(network, targets, settings, protocol, mode, place) for network in opened]
-    results = {at: found for at, one in enumerate(evaluations) if (found := one.kept())}
+    results = {number: result for number, evaluation in enumerate(evaluations) if (result := evaluation.kept())}
     copies: dict[str, int] = {}
-    kept = CacheSettings(cache_folder(settings.cache), settings.storage)
-    for view in dict.fromkeys(one.view for one in evaluations):  # what is seen alike is decoded once
-        wanted = [at for at, one in enumerate(evaluations) if one.view == view and at not in results]
-        if not wanted:
+    cache = CacheSettings(cache_folder(settings.cache), settings.storage)
+    for view in dict.fromkeys(evaluation.view for evaluation in evaluations):  # images of one view are decoded once
+        missing = [
+            number for number, evaluation in enumerate(evaluations) if evaluation.view == view and number not in results
+        ]
+        if not missing:
             continue
         forget_peak(place.device)
-        networks = [evaluations[at].network for at in wanted]
+        networks = [evaluations[number].network for number in missing]
         train, test = (
-            extract(networks, source, view, protocol.poolings, place, kept, (targets.train, view), f"features: {part}")
+            extract(networks, source, view, protocol.poolings, place, cache, (targets.train, view), f"features: {part}")
             for part, source in (("train", targets.train), ("test", targets.test))
         )
         with stop_requests() as asked:
-            for at, fitted, tested in zip(wanted, train, test, strict=True):
+            for number, train_features, test_features in zip(missing, train, test, strict=True):
                 if ending := asked():
-                    leave(ending, _KEPT)
-                with evaluations[at].alone(asked) as result:
-                    results[at] = result or evaluations[at].judge(fitted, tested, judge, asked, copies)
+                    leave(ending, _SAVED)
+                evaluation = evaluations[number]
+                with evaluation.alone(asked) as finished:
+                    results[number] = finished or evaluation.judge(train_features, test_features, judge, asked, copies)
             if (ending := asked()) and len(results) < len(evaluations):
-                leave(ending, _KEPT)
-    return [results[at] for at in range(len(evaluations))]
+                leave(ending, _SAVED)
+    return [results[number] for number in range(len(evaluations))]
 
 
 class Evaluation:
-    """One network's evaluation: where its result goes, and all that this depends on."""
+    """One network's evaluation: the path of its result, and the facts that the result depends on."""
 
     def __init__(
         self,
@@ -251,8 +254,8 @@ class Evaluation:
         if unknown := [name for name in settings.stages if name not in names]:
             raise UserError(f"stages: {network.name} has no {unknown[0]}; it has {', '.join(names)}")
         self.stages = [name for name in names if name in settings.stages] or names
-        home = Path(settings.out) if settings.out else (network.run or Path()) / "results"
-        self.file = home / f"{self._file_name(mode)}.json"
+        folder = Path(settings.out) if settings.out else (network.run or Path()) / "results"
+        self.file = folder / f"{self._file_name(mode)}.json"
         self.facts: dict[str, Any] = {
             "protocol": protocol.name,
             "settings": json.loads(json.dumps(protocol.settings)),
@@ -270,17 +273,26 @@ class Evaluation:
         }
 
     def kept(self) -> Result | None:
-        """The result that was made of the very same things, if there is one."""
-        found = kept_result(self.file, self._judged, {**self.facts, "versions": versions()})
-        return found if found is not None and self._unreadable(found.skipped) else None
+        """Return the finished result of the same network, data and code, if there is one.
+
+        It does not count once an image that could not be read then can be read.
+        """
+        result = kept_result(self.file, self._model, {**self.facts, "versions": versions()})
+        if result is None:
+            return None
+        keys, lost = {key for key, _ in result.skipped}, 0
+        for source in (self.targets.train, self.targets.test) if keys else ():
+            views = Views(source, *self.view)
+            lost += sum(views[index].rgb is None for index in range(len(source)) if source.key(index) in keys)
+        return result if lost == len(result.skipped) else None
 
     @contextlib.contextmanager
     def alone(self, asked: Callable[[], Ending]) -> Iterator[Result | None]:
-        """No other process makes this result meanwhile; what one has made before is what it gives.
+        """Lock the result against other processes; yield the finished result if another process has made it.
 
         Raises:
-            UserError: it cannot be written there.
-            KeyboardInterrupt, SystemExit: a signal asked to stop while it waited.
+            UserError: the result cannot be written there.
+            KeyboardInterrupt, SystemExit: a signal asked to stop during the wait.
         """
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
@@ -291,21 +303,13 @@ class Evaluation:
                 "run, or give --out for networks that are no run's"
             ) from error
         with lock:
-            if not _locked(lock):
+            if not _try_lock(lock):
                 say(f"{self.file}: another process makes this result; waiting for it")
-                while not _locked(lock):
+                while not _try_lock(lock):
                     if ending := asked():
-                        leave(ending, _KEPT)
-                    time.sleep(_LOOK_EVERY)
+                        leave(ending, _SAVED)
+                    time.sleep(_POLL_SECONDS)
             yield self.kept()
-
-    def _unreadable(self, skipped: Sequence[tuple[str, str]]) -> bool:
-        """Whether the images that could not be read still cannot."""
-        keys, lost = {key for key, _ in skipped}, 0
-        for source in (self.targets.train, self.targets.test) if keys else ():
-            views = Views(source, *self.view)
-            lost += sum(views[index].rgb is None for index in range(len(source)) if source.key(index) in keys)
-        return lost == len(skipped)
 
     def judge(
         self,
@@ -317,7 +321,7 @@ class Evaluation:
     ) -> Result:
         """Make the result from the features, write it, and read it back.
 
-        ``copies`` keeps, by the digest of a split, how many of its held-out images are among those that teach.
+        ``copies`` holds, by the digest of a split, how many held-out images are copies of images to fit to.
         """
         settings, targets, network = self.settings, self.targets, self.network
         divided = split(targets.train.labels, self.protocol.holdout, settings.seed, settings.fraction, train.good)
@@ -327,15 +331,27 @@ class Evaluation:
                 "shows a class that is asked for; take a larger fraction of labels, more classes, or another seed"
             )
         if divided.sha256 not in copies:
-            copies[divided.sha256] = self._count_copies(divided)
+            copies[divided.sha256] = 0
+            if len(divided.held):
+                every = every_image(targets.train)
+                copies[divided.sha256] = len(find_shared(every, every, divided.fit, divided.held))
+            if count := copies[divided.sha256]:
+                say(
+                    f"{settings.train}: {count:,} of {len(divided.held):,} held-out training images, which choose "
+                    "settings, are copies of images that teach"
+                )
         identity = json.dumps([self.facts, network.weights, divided.sha256, self.stages], sort_keys=True)
         partial = Partial(self.file.with_name(f".{self.file.stem}.part.pt"), identity, asked)
         task = Task(network, self.stages, train, test, targets, divided, self.view, settings.seed, self.place, partial)
         rows = tuple(judge(task))
-        extraction, metric = train.seconds + test.seconds, _metric(targets)
+        extraction = train.seconds + test.seconds
+        metric: Metric = "mAP" if targets.multilabel else "top-1"
+        split_name, count = divided.name, copies[divided.sha256]
+        if count:
+            split_name += f", held-out images that are copies of images that teach: {count:,}"
         result = Result(
             **self.facts,
-            network=self._judged,
+            network=self._model,
             about=self.protocol.describe(len(divided.fit)),
             metric=metric,
             train=settings.train,
@@ -345,7 +361,7 @@ class Evaluation:
             n_holdout=len(divided.held),
             n_train=len(targets.train),
             n_test=len(task.tested),
-            split=divided.name + _describe_copies(copies[divided.sha256]),
+            split=split_name,
             split_sha256=divided.sha256,
             rows=rows,
             cost=Cost(
@@ -364,25 +380,22 @@ class Evaluation:
         partial.file.unlink(missing_ok=True)
         return read_result(self.file)
 
-    def _count_copies(self, divided: Split) -> int:
-        """Count the held-out images that are copies of images that teach; say so in a line where there are any."""
-        if not len(divided.held):
-            return 0
-        train = every_image(self.targets.train)
-        copies = len(find_shared(train, train, divided.fit, divided.held))
-        if copies:
-            say(
-                f"{self.settings.train}: {copies:,} of {len(divided.held):,} held-out training images, which choose "
-                "settings, are copies of images that teach"
-            )
-        return copies
-
     @property
-    def _judged(self) -> Judged:
-        one = self.network
-        return Judged(one.name, one.group, one.kind, one.seed, one.step, one.backbone, one.weights)
+    def _model(self) -> Judged:
+        """The network as a result describes it."""
+        network = self.network
+        return Judged(
+            network.name,
+            network.group,
+            network.kind,
+            network.seed,
+            network.step,
+            network.backbone,
+            network.weights,
+        )
 
     def _file_name(self, mode: Mode) -> str:
+        """Return the name of the result's file, without its ending."""
         settings = self.settings
         words = [
             settings.test,
@@ -394,24 +407,16 @@ class Evaluation:
         ]
         words += [f"{100 * settings.fraction:g}%"] if settings.fraction < 1 else []
         words += ["+".join(self.stages)] if settings.stages else []
-        named = ".".join(re.sub(r"[^\w.+%@-]+", "-", word).strip("-.")[-50:] for word in words)
-        # Other training images, or a long name cut to the same end, must not take the place of a result.
-        told = json.dumps([self.targets.train_digest, self.targets.test_digest, self.stages])
-        return f"{named}.{hashlib.sha256(told.encode()).hexdigest()[:6]}"
+        name = ".".join(re.sub(r"[^\w.+%@-]+", "-", word).strip("-.")[-50:] for word in words)
+        # Without a hash, other training images or a long name cut to the same end would overwrite a result.
+        facts = json.dumps([self.targets.train_digest, self.targets.test_digest, self.stages])
+        return f"{name}.{hashlib.sha256(facts.encode()).hexdigest()[:6]}"
 
 
-def _describe_copies(copies: int) -> str:
-    return f", held-out images that are copies of images that teach: {copies:,}" if copies else ""
-
-
-def _locked(lock: IO[str]) -> bool:
-    """Whether nobody else holds it; we do then."""
+def _try_lock(lock: IO[str]) -> bool:
+    """Take the lock unless another process holds it; return whether it is taken."""
     try:
         fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
         return False
     return True
-
-
-def _metric(targets: Targets) -> Metric:
-    return "mAP" if targets.multilabel else "top-1"

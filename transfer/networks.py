@@ -1,4 +1,4 @@
-"""What is judged: a frozen network, named in one word: a run's, a published one, or one of random weights."""
+"""Frozen networks to evaluate, named in one word: a run's, a published one, or one of random weights."""
 
 import difflib
 import hashlib
@@ -29,20 +29,20 @@ _FORMS = (
     "a run or checkpoint, random:RUN, random:RECIPE.yaml, random:BACKBONE, timm:MODEL, timm:MODEL:FILE or "
     "timm:MODEL:random"
 )
-_USUAL_SIZE = 224  # of ImageNet's networks
-_FREE = ("seed", "machine", "online")  # settings in which runs of one group may differ
+_IMAGENET_SIZE = 224
+_FREE_SETTINGS = ("seed", "machine", "online")  # in which runs of one group may differ
 
 
 @dataclass
 class Network:
-    """A frozen network that is judged: sRGB images in, features of every stage out."""
+    """A frozen network to evaluate: sRGB images in, features of every stage out."""
 
     name: str
-    """In tables: the run's folder, "random", "timm:resnet50", "random:resnet18"."""
+    """Its name in tables: the run's folder, "random", "timm:resnet50", "random:resnet18"."""
     group: str
-    """Equal for the same thing at other seeds, and only then: 16 hex digits."""
+    """Equal for the same network at other seeds, and only then: 16 hex digits."""
     kind: Kind
-    """supervised: a run that learned labels."""
+    """supervised means a run that learned labels."""
     seed: int
     """Of its training or of its random weights; 0 for published weights."""
     step: int
@@ -50,9 +50,9 @@ class Network:
     backbone: str
     stages: tuple[Stage, ...]
     view_size: int
-    """The side, in pixels, at which whole images are looked at unless a user says else."""
+    """The side, in pixels, to which whole images are resized by default."""
     weights: str
-    """SHA-256, in hex, of its architecture and of all its parameters and buffers as they were opened."""
+    """SHA-256, in hex, of its architecture and of all its parameters and buffers when it was opened."""
     module: nn.Module
     """(B, 3, H, W) uint8 -> stage name -> (B, C, h, w); in eval mode, without gradients."""
     calibrated: bool
@@ -60,16 +60,16 @@ class Network:
     run: Path | None
     """The run that it belongs to, where results lie."""
     own_view: bool = False
-    """Whether it is looked at with ``view_size`` whatever part of an image it sees: what was made for one size."""
+    """Whether it sees any part of an image at ``view_size``, because it was made for one size."""
     calibration: str = ""
-    """What its batch-norm statistics were taken from, once they are."""
+    """A description of the images that its batch-norm statistics come from; empty before they are computed."""
 
     def fit_size(self, size: int) -> int:
-        """The side nearest to ``size`` that an image may have, in pixels."""
-        return _backbone(self.module).fit_size(size)
+        """Return the side nearest to ``size`` that an image may have, in pixels."""
+        return _get_backbone(self.module).fit_size(size)
 
     def size_at(self, ratio: float) -> int:
-        """The side at which it looks at the middle square with ``ratio`` of an image's shorter side."""
+        """Return the side to which the middle square, ``ratio`` of an image's shorter side, is resized."""
         return self.fit_size(self.view_size if self.own_view else round(self.view_size * ratio))
 
     @property
@@ -79,7 +79,7 @@ class Network:
 
 
 def open_network(spec: str, seed: int = 0, arguments: Mapping[str, Any] | None = None) -> Network:
-    """The network that a user names.
+    """Open the network that a user names.
 
     - ``RUN``, a run's folder or a checkpoint file: its backbone, which sees lightness only.
     - ``random:RUN``: the same architecture at the random weights of that run's own seed.
@@ -90,56 +90,70 @@ def open_network(spec: str, seed: int = 0, arguments: Mapping[str, Any] | None =
       several networks in it, by its prefix: ``dino.pth#teacher.backbone``.
     - ``timm:MODEL:random``: the same at the random weights of ``seed``.
 
-    A name of a backbone goes before a run's: a run called resnet18 is ``random:./resnet18``.
+    A backbone's name takes precedence over a run's: a run called resnet18 is ``random:./resnet18``.
 
     Args:
         spec: one of these.
         seed: of random weights, in [0, 2^63).
         arguments: of the backbone, in place of those it was trained with, such as AlexNet's geometry: those that
-            change what is computed, and no weight.
+            change the computation and no weight.
 
     Returns:
         The network, on the CPU.
 
     Raises:
-        UserError: there is no such network, its weights cannot be had, read or do not fit.
+        UserError: there is no such network, or its weights cannot be downloaded or read, or do not fit.
     """
-    other = dict(arguments or {})
+    overrides = dict(arguments or {})
     if spec.startswith("timm:"):
-        return _timm(spec, seed, other)
+        return _open_timm(spec, seed, overrides)
     if spec.startswith("random:"):
         name = spec.removeprefix("random:")
         if name in BACKBONES or name.startswith("timm/") or timm.is_model(name.partition(".")[0]):
-            return _random(spec, name, other, seed, _usual_size(name), None)
-        _must_exist(spec, name)
+            architecture = name.removeprefix("timm/")
+            if name == "tiny":
+                size = PretrainSettings().view_size
+            elif architecture in BACKBONES:
+                size = _IMAGENET_SIZE
+            else:
+                size = int(timm.get_pretrained_cfg(architecture).input_size[-1])
+            return _open_random(spec, name, overrides, seed, size, None)
+        _require_path(spec, name)
         recipe = Path(name).suffix in (".yaml", ".yml")
         settings = settings_file(PretrainSettings, Path(name)) if recipe else load_pretrained(Path(name)).settings
-        backbone = settings.backbone
-        own = {**backbone.arguments, **other}
-        return _random("random", backbone.name, own, settings.seed, settings.view_size, None if recipe else _run(name))
-    _must_exist(spec, spec)
-    pretrained = load_pretrained(Path(spec))
-    settings, run = pretrained.settings, _run(spec)
-    backbone, own = settings.backbone, {**settings.backbone.arguments, **other}
-    module = _frozen(
-        FromRgb(
-            _rebuilt(spec, pretrained.colorizer.backbone, backbone.name, own)
-            if other
-            else pretrained.colorizer.backbone
-        )
-    )
-    weights = _digest(module, backbone.name, own)
+        name_of_backbone, merged = settings.backbone.name, {**settings.backbone.arguments, **overrides}
+        run = None if recipe else _find_run(name)
+        return _open_random("random", name_of_backbone, merged, settings.seed, settings.view_size, run)
+    _require_path(spec, spec)
+    path, pretrained, run = Path(spec), load_pretrained(Path(spec)), _find_run(spec)
+    settings, backbone = pretrained.settings, pretrained.colorizer.backbone
+    name, merged = settings.backbone.name, {**settings.backbone.arguments, **overrides}
+    if overrides:  # the same weights in a backbone with other arguments
+        trained, backbone = backbone, build_backbone(name, **merged)
+        try:
+            backbone.load_state_dict(trained.state_dict())
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"{spec}: its weights do not fit {name} with {merged} ({reason}); leave arguments out"
+            ) from error
+    module = _freeze(FromRgb(backbone))
+    weights = _digest(module, name, merged)
+    science = {key: value for key, value in plain(settings).items() if key not in _FREE_SETTINGS}
+    # Imported weights have 0 steps and the settings of their release, whatever they were trained on.
+    imported = "" if pretrained.step else weights
     kind: Kind = "supervised" if str(settings.objective.name) == "labels" else "pretrained"
+    if path.is_dir():
+        title = path.resolve().name
+    else:
+        title = f"{run.name}@{int(path.stem)}" if run and path.stem.isdecimal() else path.stem
     return Network(
-        name=_shown(Path(spec), run),
-        # Imported weights are of no steps and have the settings of their release, whatever they were trained on.
-        group=_group(
-            kind, _science(settings), pretrained.step, "" if pretrained.step else weights, *([other] if other else [])
-        ),
+        name=title,
+        group=_hash_group(kind, science, pretrained.step, imported, *([overrides] if overrides else [])),
         kind=kind,
         seed=settings.seed,
         step=pretrained.step,
-        backbone=backbone.name,
+        backbone=name,
         stages=module.stages,
         view_size=module.backbone.fit_size(settings.view_size),
         weights=weights,
@@ -152,13 +166,13 @@ def open_network(spec: str, seed: int = 0, arguments: Mapping[str, Any] | None =
 def open_networks(
     specs: Sequence[str], seed: int, reference: bool, arguments: Mapping[str, Any] | None = None
 ) -> list[Network]:
-    """The networks that a user names, each once; with references, every run's own at random weights before them.
+    """Open the networks that a user names, each once; with ``reference``, before them each run's at random weights.
 
     Args:
-        specs: as of ``open_network``.
-        seed: as of ``open_network``.
+        specs: as for ``open_network``.
+        seed: as for ``open_network``.
         reference: whether to open, for every run, the same network at random weights.
-        arguments: as of ``open_network``.
+        arguments: as for ``open_network``.
 
     Raises:
         UserError: as ``open_network``.
@@ -167,38 +181,27 @@ def open_networks(
     runs = dict.fromkeys(network.run for network in named if network.run and network.kind != "random")
     # With a folder before it: resnet18 may be the name of a run.
     others = [f"random:{run if run.is_absolute() else f'./{run}'}" for run in runs] if reference else []
-    found: dict[tuple[str, str, Path | None], Network] = {}
+    networks: dict[tuple[str, str, Path | None], Network] = {}
     for network in (*(open_network(spec, seed, arguments) for spec in others), *named):
         place = network.run.resolve() if network.run else None
-        found.setdefault((network.weights, network.kind, place), network)
-    return list(found.values())
+        networks.setdefault((network.weights, network.kind, place), network)
+    return list(networks.values())
 
 
-def _rebuilt(spec: str, trained: Backbone, name: str, arguments: dict[str, Any]) -> Backbone:
-    """A trained backbone with other arguments and the same weights."""
-    backbone = build_backbone(name, **arguments)
-    try:
-        backbone.load_state_dict(trained.state_dict())
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"{spec}: its weights do not fit {name} with {arguments} ({reason}); leave arguments out"
-        ) from error
-    return backbone
-
-
-def _timm(spec: str, seed: int, arguments: dict[str, Any]) -> Network:
-    name, _, given = spec.removeprefix("timm:").partition(":")
-    kind: Kind = "random" if given == "random" else "published"
+def _open_timm(spec: str, seed: int, arguments: dict[str, Any]) -> Network:
+    name, _, source = spec.removeprefix("timm:").partition(":")
+    kind: Kind = "random" if source == "random" else "published"
     with _seeded(seed):
-        module = TimmColor(name, weights=None if given in ("", "random") else given, **arguments)
-    if not given:
+        module = TimmColor(name, weights=None if source in ("", "random") else source, **arguments)
+    if not source:
         module.load_published()
-    _frozen(module)
+    _freeze(module)
     weights = _digest(module, name, arguments)
     return Network(
-        name=spec if kind == "random" or not given else f"timm:{name}:{weights_title(given)}",
-        group=_group(kind, "color", name, "" if kind == "random" else weights, *([arguments] if arguments else [])),
+        name=spec if kind == "random" or not source else f"timm:{name}:{weights_title(source)}",
+        group=_hash_group(
+            kind, "color", name, "" if kind == "random" else weights, *([arguments] if arguments else [])
+        ),
         kind=kind,
         seed=seed if kind == "random" else 0,
         step=0,
@@ -213,12 +216,14 @@ def _timm(spec: str, seed: int, arguments: dict[str, Any]) -> Network:
     )
 
 
-def _random(name: str, backbone: str, arguments: dict[str, Any], seed: int, size: int, run: Path | None) -> Network:
+def _open_random(
+    name: str, backbone: str, arguments: dict[str, Any], seed: int, size: int, run: Path | None
+) -> Network:
     with _seeded(seed):
-        module = _frozen(FromRgb(build_backbone(backbone, **arguments)))
+        module = _freeze(FromRgb(build_backbone(backbone, **arguments)))
     return Network(
         name=name,
-        group=_group("random", "lightness", backbone, arguments),
+        group=_hash_group("random", "lightness", backbone, arguments),
         kind="random",
         seed=seed,
         step=0,
@@ -235,20 +240,14 @@ def _random(name: str, backbone: str, arguments: dict[str, Any], seed: int, size
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """As ``recipe.build_colorizer`` draws a backbone's first weights."""
+    """Seed torch as ``recipe.build_colorizer`` does before it draws a backbone's first weights."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         yield
 
 
-def _usual_size(backbone: str) -> int:
-    if backbone == "tiny":
-        return PretrainSettings().view_size
-    name = backbone.removeprefix("timm/")
-    return _USUAL_SIZE if name in BACKBONES else int(timm.get_pretrained_cfg(name).input_size[-1])
-
-
-def _must_exist(spec: str, path: str) -> None:
+def _require_path(spec: str, path: str) -> None:
+    """Refuse a path that does not exist, with the nearest name of a backbone."""
     if Path(path).exists():
         return
     names = [*BACKBONES, *timm.list_models()]
@@ -258,40 +257,29 @@ def _must_exist(spec: str, path: str) -> None:
     raise UserError(f"{spec}: no such network; {hint}")
 
 
-def _run(path: str) -> Path | None:
-    """The run of a path that a user gave, if there is one."""
-    given = Path(path)
-    folder = given.resolve().parent.parent if given.is_file() else given
+def _find_run(path: str) -> Path | None:
+    """Return the run that a path belongs to, if there is one."""
+    folder = Path(path).resolve().parent.parent if Path(path).is_file() else Path(path)
     return folder if (folder / "settings.yaml").is_file() else None
 
 
-def _shown(path: Path, run: Path | None) -> str:
-    if path.is_dir():
-        return path.resolve().name
-    return f"{run.name}@{int(path.stem)}" if run and path.stem.isdecimal() else path.stem
-
-
-def _frozen(module: Any) -> Any:
+def _freeze(module: Any) -> Any:
     return module.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # the quickest, on any device
 
 
-def _backbone(module: nn.Module) -> Backbone:
+def _get_backbone(module: nn.Module) -> Backbone:
     inner = module.backbone if isinstance(module, FromRgb) else module
     assert isinstance(inner, Backbone)
     return inner
 
 
-def _science(settings: PretrainSettings) -> dict[str, Any]:
-    return {name: value for name, value in plain(settings).items() if name not in _FREE}
-
-
-def _group(*identity: Any) -> str:
+def _hash_group(*identity: Any) -> str:
     return hashlib.sha256(_canonical(identity)).hexdigest()[:16]
 
 
 def _digest(module: nn.Module, backbone: str, arguments: dict[str, Any]) -> str:
-    """Of what is computed, not only of the weights: arguments such as a stride change features and no weight."""
-    inner = _backbone(module)
+    """Return SHA-256 over weights and architecture: arguments such as a stride change features and no weight."""
+    inner = _get_backbone(module)
     digest = hashlib.sha256(_canonical([type(module).__name__, backbone, arguments]))
     tensors: dict[str, Tensor] = dict(chain(inner.named_parameters(), inner.named_buffers()))
     for name, tensor in sorted(tensors.items()):

@@ -13,25 +13,25 @@ COSTS = tuple(sorted({10.0**power for power in range(-7, 3)} | {0.5**power for p
 
 @dataclass(frozen=True)
 class Protocol:
-    """What every frozen evaluation needs."""
+    """The base of all protocols of frozen evaluation."""
 
     name: str
     about: str
-    """What it is and where it departs from what it is named after, in a sentence or two."""
+    """What it does and where it departs from what it is named after, in a sentence or two."""
     ratio: float
     """An image is seen as its middle square with this share of its shorter side."""
     poolings: tuple[str, ...]
-    """How a stage's map becomes a vector; see ``transfer.features.pool``."""
+    """The rules by which a stage's map becomes a vector; see ``transfer.features.pool``."""
     holdout: float
-    """Share of the training images that choose: a setting, a stage. 0: nothing is chosen."""
+    """Share of the training images held out to choose a setting or a stage. 0: nothing is chosen."""
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All of it but name and sentence, as plain values."""
+        """All fields but name and sentence, as plain values."""
         return {key: value for key, value in asdict(self).items() if key not in ("name", "about")}
 
     def describe(self, n_fit: int) -> str:
-        """Return ``about``, and what is different with ``n_fit`` training images."""
+        """Return ``about``, with what differs for ``n_fit`` training images."""
         return self.about
 
 
@@ -45,23 +45,23 @@ class LinearProtocol(ProbeProtocol):
     """A linear classifier by stochastic gradient descent; of a grid of rates and decays the best is chosen."""
 
     rates: tuple[float, ...] = (0.01,)
-    """Learning rates that are tried, at the schedule's peak, for batches of 256."""
+    """Learning rates to try, at the schedule's peak, for batches of 256."""
     weight_decays: tuple[float, ...] = (5e-4,)
-    """L2 penalties that are tried, added to the gradient, biases apart."""
+    """L2 penalties to try, added to the gradient, except for biases."""
     scaling: Literal["none", "standardize", "batch"] = "none"
-    """Of the features: as they are; by mean and deviation of the training images; by batch norm without affine."""
+    """How features are scaled: not; by mean and deviation of the training images; by batch norm without affine."""
     epochs: int = 28
     least_steps: int = 0
-    """Where the epochs have fewer steps, so many are taken."""
+    """The smallest number of steps, where the epochs have fewer."""
     batch_size: int = 256
     momentum: float = 0.9
     nesterov: bool = False
     schedule: Literal["cosine", "step"] = "step"
     """Of the learning rate: cosine to 0, or a tenth after each of ``milestones``."""
     milestones: tuple[float, ...] = (40 / 140, 80 / 140, 120 / 140)
-    """In shares of the training."""
+    """As shares of the training."""
     rungs: tuple[float, ...] = ()
-    """After these shares of the training the worse half of a stage's classifiers, on held-out images, is dropped."""
+    """After these shares of the training, the half of a stage's classifiers worse on held-out images is dropped."""
     area: tuple[float, float] = (1.0, 1.0)
     """Augmented mode: smallest and largest share of the image that a training crop shows."""
     aspect: tuple[float, float] = (1.0, 1.0)
@@ -69,7 +69,7 @@ class LinearProtocol(ProbeProtocol):
     square: bool = True
     """Augmented mode: crops are cut from an image's middle square, not from all of it."""
     flip: float = 0.5
-    """Augmented mode: probability of a mirror image."""
+    """Augmented mode: probability of a horizontal flip."""
 
 
 @dataclass(frozen=True)
@@ -77,9 +77,9 @@ class LogisticProtocol(ProbeProtocol):
     """Multinomial logistic regression to its optimum by L-BFGS; fitted again to all training images."""
 
     penalties: tuple[float, ...] = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
-    """L2 penalties that are tried, from strong to weak; each starts where the stronger one ended."""
+    """L2 penalties to try, from strong to weak; each starts where the stronger one ended."""
     iterations: int = 60
-    """At most, for each penalty."""
+    """The limit for each penalty."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class NearestProtocol(Protocol):
         return list(dict.fromkeys(min(k, n_fit) for k in self.neighbors))
 
     def describe_cap(self, n_fit: int) -> str:
-        """Say which k are replaced with ``n_fit`` training images; empty if none is."""
+        """Return which k are replaced with ``n_fit`` training images; empty if none is."""
         large = [str(k) for k in self.neighbors if k > n_fit]
         return f"k={n_fit}, all training images, in place of k={', '.join(large)}" if large else ""
 
@@ -111,7 +111,7 @@ class SvmProtocol(Protocol):
     costs: tuple[float, ...] = COSTS
     folds: int = 3
     shots: tuple[int, ...] = ()
-    """Positive images a class that teach, one result for each number; none: all teach."""
+    """Numbers of positive images per class to fit to, one result for each; none: all images."""
     samples: int = 5
     """Draws of the positives, for each number of shots."""
 
@@ -221,7 +221,7 @@ P = TypeVar("P", bound=Protocol)
 
 
 def find_protocol(name: str, kind: type[P]) -> P:
-    """The protocol of that name, if it is of that kind.
+    """Return the protocol of this name and kind.
 
     Raises:
         UserError: there is none, or it is of another kind.

@@ -1,4 +1,4 @@
-"""Which training images teach, which choose settings, and which few stand for few labels: named and hashed.
+"""Splits of the training images: which to fit to, which to hold out, and samples of few labels; named and hashed.
 
 All are drawn by keyed permutations of the images' indices, so they depend on the labels and the seed alone.
 """
@@ -26,9 +26,9 @@ class Split(NamedTuple):
     sha256: str
     """Over both lists, hex."""
     fit: Indices
-    """The images that teach: ascending indices."""
+    """The images to fit to: ascending indices."""
     held: Indices
-    """The images that choose settings, likewise; none with a share of 0."""
+    """The held-out images, which choose settings, likewise; none with a share of 0."""
 
 
 class Shots(NamedTuple):
@@ -37,7 +37,7 @@ class Shots(NamedTuple):
     positives: Indices
     """k images of the class: ascending indices."""
     negatives: Indices
-    """(C - 1) k images without it, likewise; what there is, where there are fewer."""
+    """(C - 1) k images without it, likewise; all of them where there are fewer."""
 
 
 def split(
@@ -50,21 +50,21 @@ def split(
 ) -> Split:
     """Divide the training images.
 
-    With one class an image, each class gives its share to both parts: of a fraction of labels at least one
-    image, and to the held-out part as near to its share as whole images allow, never its last. With several,
-    images are drawn whatever they show, and then as many more as it takes that no class that there is lacks a
-    image that teaches. The images of a smaller fraction are among those of a larger one of the same seed.
+    With one class an image, each class gives its share to both parts: at least one image to a fraction of the labels,
+    and to the held-out part as near to its share as whole images allow, never its last image. With several classes an
+    image, images are drawn whatever they show, and then as many more as are needed for every class to have an image to
+    fit to. The images of a smaller fraction are among those of a larger one of the same seed.
 
     Args:
         labels: of all training images.
         share: of the images to be held out, in [0, 1).
         seed: of the permutations.
         fraction: of all images that may be used at all, in (0, 1].
-        good: bool (N,): which can be read; the others are in neither part.
-        most: how many are held out at most.
+        good: bool (N,): which images can be read; the others are in neither part.
+        most: the largest number of held-out images.
 
     Raises:
-        UserError: a share or fraction out of range, no image can be read, or none can be held out.
+        UserError: a share or fraction is out of range, no image can be read, or none can be held out.
     """
     if not 0 <= share < 1 or not 0 < fraction <= 1:
         raise UserError(
@@ -74,9 +74,11 @@ def split(
     usable = np.arange(len(labels)) if good is None else np.flatnonzero(good)
     if not len(usable):
         raise UserError(f"none of {len(labels)} training images can be read; there is nothing to learn from")
-    chosen = usable if fraction == 1 else _few(labels, usable, fraction, permutation(len(labels), mix(seed, _FEW)))
+    chosen = usable
+    if fraction < 1:
+        chosen = _draw_fraction(labels, usable, fraction, permutation(len(labels), mix(seed, _FEW)))
     count = min(max(1, round(share * len(chosen))), most) if share else 0
-    held = _held(labels, chosen, count, permutation(len(labels), mix(seed, _HELD)), seed)
+    held = _draw_held(labels, chosen, count, permutation(len(labels), mix(seed, _HELD)), seed)
     if count and not len(held):
         raise UserError(
             f"{len(chosen)} training images with labels are one of every class: none can be held out to choose "
@@ -98,22 +100,22 @@ def shots(
     seed: int,
     good: NDArray[np.bool_] | None = None,
 ) -> Shots:
-    """k images of one class, and (C - 1) k without it, as Goyal et al. (ICCV 2019) draw them.
+    """Draw k images of one class, and (C - 1) k without it, as Goyal et al. (ICCV 2019) do.
 
-    With one class an image, the negatives are k of each other class. The shots of a smaller k are
-    among those of a larger one of the same sample; those of two samples are drawn independently.
+    With one class an image, the negatives are k of each other class. The shots of a smaller k are among those of a
+    larger one of the same sample; those of two samples are drawn independently.
 
     Args:
         labels: of all training images; those that are not counted for the class are not drawn.
         wanted: the class.
-        classes: how many there are, C.
-        k: how many positives.
-        sample: which of several samples.
-        seed: of all of them.
-        good: bool (N,): which can be read; the others are not drawn.
+        classes: the number of classes, C.
+        k: the number of positives.
+        sample: the number of the sample.
+        seed: of all samples.
+        good: bool (N,): which images can be read; the others are not drawn.
 
     Returns:
-        Fewer positives than k where there are fewer: the caller knows whether that will do.
+        Fewer positives than k where there are fewer: the caller decides whether that is an error.
     """
     ranks = permutation(len(labels), mix(mix(seed, _SHOTS), sample))
     usable = np.ones(len(labels), bool) if good is None else good
@@ -121,13 +123,13 @@ def shots(
         column = labels[:, wanted]
         positives, negatives = ((np.flatnonzero(usable & (column == sign))) for sign in (1, 0))
         return Shots(_first(positives, ranks, k), _first(negatives, ranks, (classes - 1) * k))
-    each = [_first(np.flatnonzero(usable & (labels == one)), ranks, k) for one in range(classes)]
-    others = [own for one, own in enumerate(each) if one != wanted]
-    return Shots(each[wanted], np.sort(np.concatenate([*others, np.zeros(0, np.int64)])))
+    by_class = [_first(np.flatnonzero(usable & (labels == label)), ranks, k) for label in range(classes)]
+    others = [indices for label, indices in enumerate(by_class) if label != wanted]
+    return Shots(by_class[wanted], np.sort(np.concatenate([*others, np.zeros(0, np.int64)])))
 
 
 def digest_of_indices(*lists: Indices) -> str:
-    """SHA-256, hex, over the length of every list and its indices, as little-endian 64-bit integers."""
+    """Return SHA-256, hex, over the length of every list and its indices, as little-endian 64-bit integers."""
     digest = hashlib.sha256()
     for indices in lists:
         digest.update(len(indices).to_bytes(8, "little") + indices.astype("<i8").tobytes())
@@ -135,14 +137,16 @@ def digest_of_indices(*lists: Indices) -> str:
 
 
 def _first(indices: Indices, ranks: Indices, count: int) -> Indices:
-    """Those ``count`` of some images that have the lowest ranks, ascending."""
+    """Return those ``count`` of some images that have the lowest ranks, ascending."""
     return np.sort(indices[np.argsort(ranks[indices])[:count]])
 
 
-def _few(labels: Labels, usable: Indices, fraction: float, ranks: Indices) -> Indices:
+def _draw_fraction(labels: Labels, usable: Indices, fraction: float, ranks: Indices) -> Indices:
+    """Return the images of a fraction of the labels; see ``split``."""
     if labels.ndim == 1:
-        own = [usable[labels[usable] == one] for one in np.unique(labels[usable])]
-        return np.sort(np.concatenate([_first(one, ranks, max(1, round(fraction * len(one)))) for one in own]))
+        by_class = [usable[labels[usable] == label] for label in np.unique(labels[usable])]
+        parts = [_first(indices, ranks, max(1, round(fraction * len(indices)))) for indices in by_class]
+        return np.sort(np.concatenate(parts))
     chosen = [_first(usable, ranks, max(1, round(fraction * len(usable))))]
     for column in labels.T:
         if not (column[chosen[0]] == 1).any():
@@ -150,13 +154,25 @@ def _few(labels: Labels, usable: Indices, fraction: float, ranks: Indices) -> In
     return np.unique(np.concatenate(chosen))
 
 
-def _held(labels: Labels, chosen: Indices, count: int, ranks: Indices, seed: int) -> Indices:
+def _draw_held(labels: Labels, chosen: Indices, count: int, ranks: Indices, seed: int) -> Indices:
+    """Return the held-out images; see ``split``.
+
+    With one class an image, classes share ``count`` in proportion, by largest remainder, and each keeps one image.
+    Equal remainders are ordered by the seed, or the first classes would always be favored.
+    """
     if not count:
         return np.zeros(0, np.int64)
     if labels.ndim == 1:
-        own = [chosen[labels[chosen] == one] for one in np.unique(labels[chosen])]
-        taken = _quotas(np.array([len(one) for one in own]), count, permutation(len(own), mix(seed, _HELD)))
-        return np.sort(np.concatenate([_first(one, ranks, k) for one, k in zip(own, taken.tolist(), strict=True)]))
+        by_class = [chosen[labels[chosen] == label] for label in np.unique(labels[chosen])]
+        sizes = np.array([len(indices) for indices in by_class])
+        exact = sizes.astype(np.float64) * (count / int(sizes.sum()))
+        quotas: Indices = np.minimum(exact.astype(np.int64), sizes - 1)
+        order = permutation(len(by_class), mix(seed, _HELD))
+        for label in np.lexsort((order, quotas - exact)).tolist():
+            if quotas.sum() < count and quotas[label] < sizes[label] - 1:
+                quotas[label] += 1
+        parts = [_first(indices, ranks, quota) for indices, quota in zip(by_class, quotas.tolist(), strict=True)]
+        return np.sort(np.concatenate(parts))
     held: list[int] = []
     left = (labels[chosen] == 1).sum(0)
     for index in chosen[np.argsort(ranks[chosen])].tolist():
@@ -167,16 +183,3 @@ def _held(labels: Labels, chosen: Indices, count: int, ranks: Indices, seed: int
             held.append(index)
             left -= shown
     return np.array(sorted(held), np.int64)
-
-
-def _quotas(sizes: Indices, count: int, order: Indices) -> Indices:
-    """How many of each class make up ``count``: in proportion, by largest remainder, one of each stays.
-
-    Equal remainders go by ``order``, or the first classes would always be favored.
-    """
-    exact = sizes.astype(np.float64) * (count / int(sizes.sum()))
-    taken: Indices = np.minimum(exact.astype(np.int64), sizes - 1)
-    for one in np.lexsort((order, taken - exact)).tolist():
-        if taken.sum() < count and taken[one] < sizes[one] - 1:
-            taken[one] += 1
-    return taken

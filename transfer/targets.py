@@ -1,4 +1,4 @@
-"""The images that a frozen network is judged on: a training and a test source that fit together."""
+"""The labeled images of an evaluation: a training and a test source that fit together."""
 
 import hashlib
 import json
@@ -28,38 +28,38 @@ class Targets(NamedTuple):
     classes: list[str]
     """Of both, by label."""
     multilabel: bool
-    """Whether an image shows several classes."""
+    """Whether an image may show several classes."""
     train_digest: str
     """SHA-256, hex, over the keys of all images, the classes, the labels, and the pixels of some of the images."""
     test_digest: str
     """Likewise."""
     n_shared: int
-    """How many test images are also training images."""
+    """The number of test images that are also training images."""
 
 
 class OfClasses:
-    """A source with several labels an image, of which only some classes are asked for: a labeled source.
+    """A labeled source with several labels an image, reduced to some of its classes.
 
     Args:
-        name: what the user calls it, for the errors.
+        name: the user's name for the source, for error messages.
         source: all its images stay.
         classes: these, in this order.
 
     Raises:
-        UserError: one class an image, or no such class.
+        UserError: each image has one class, or there is no such class.
     """
 
     def __init__(self, name: str, source: LabeledSource, classes: Sequence[str]) -> None:
-        own, classes = ([compose(one) for one in names] for names in (source.classes, classes))
-        unknown = [one for one in classes if one not in own]
+        known, classes = ([compose(name) for name in names] for names in (source.classes, classes))
+        unknown = [label for label in classes if label not in known]
         if unknown:
-            raise UserError(f"{name}: no class {_few(unknown)}; there are {', '.join(own)}")
+            raise UserError(f"{name}: no class {_list_few(unknown)}; there are {', '.join(known)}")
         if len(set(classes)) < len(classes):
             raise UserError(f"{name}: a class is named twice in {', '.join(classes)}")
         if source.labels.ndim != 2:
             raise UserError(f"{name}: one class an image, so none can be left out; name a folder without the images")
         self.source, self.classes = source, list(classes)
-        self.labels: Labels = source.labels[:, [own.index(one) for one in classes]]
+        self.labels: Labels = source.labels[:, [known.index(label) for label in classes]]
 
     def __len__(self) -> int:
         return len(self.source)
@@ -81,25 +81,29 @@ def open_targets(train: str, test: str, classes: Sequence[str] = (), every_class
     """Open a training and a test source by name.
 
     Args:
-        train: the images that teach, see ``open_labeled``.
-        test: the images that judge.
-        classes: of sources with several labels an image, those that are asked for; none stands for all.
-        every_class: as of ``checked_targets``.
+        train: the training images, see ``open_labeled``.
+        test: the test images.
+        classes: with several labels an image, the classes to evaluate; none stands for all.
+        every_class: as for ``checked_targets``.
 
     Raises:
-        UserError: one is not named; as ``open_labeled``, ``OfClasses`` and ``checked_targets``.
+        UserError: a name is empty; as ``open_labeled``, ``OfClasses`` and ``checked_targets``.
     """
     require_named(train, test)
-    if train == test or _same_place(train, test):
+    try:
+        same = train == test or Path(train).expanduser().samefile(Path(test).expanduser())
+    except (OSError, RuntimeError, ValueError):  # at least one is no path
+        same = False
+    if same:
         raise UserError(f"{train}: train and test are the same images; a test needs others")
     sources = [open_labeled(train), open_labeled(test)]
     if classes:
-        sources = [OfClasses(name, one, classes) for name, one in zip((train, test), sources, strict=True)]
+        sources = [OfClasses(name, source, classes) for name, source in zip((train, test), sources, strict=True)]
     return checked_targets(train, sources[0], test, sources[1], every_class)
 
 
 def require_named(train: str, test: str) -> None:
-    """Refuse a judgment on images that nobody named.
+    """Refuse an evaluation on images without a name.
 
     Raises:
         UserError: one of the two names is empty.
@@ -114,119 +118,115 @@ def require_named(train: str, test: str) -> None:
 def checked_targets(
     train_name: str, train: LabeledSource, test_name: str, test: LabeledSource, every_class: bool = True
 ) -> Targets:
-    """A training and a test source that fit together.
+    """Return a training and a test source, after checks that they fit together.
 
     Args:
-        train_name: what the user calls it, for the errors.
-        train: the images that teach.
-        test_name: as above.
-        test: the images that judge.
-        every_class: refuse images with several labels of which one is in none or in all of them.
+        train_name: the user's name for the training images, for error messages.
+        train: the training images.
+        test_name: as ``train_name``.
+        test: the test images.
+        every_class: with several labels an image, refuse a class that no image or every image shows.
 
     Raises:
-        UserError: no image; other classes in the one than in the other, or in another order; fewer than two; a
-            class without an image, or (with several an image) in every image; labels out of range; all test
-            images are training images.
+        UserError: a source has no image; the classes differ, or their order; there are fewer than two; a class has
+            no image, or (with several labels an image) every image; labels are out of range; all test images are
+            training images.
     """
     both = ((train_name, train), (test_name, test))
     for name, source in both:
         if not len(source):
             raise UserError(f"{name}: no image in it; name others")
-    classes, asked = _names(both)
-    _require_same_classes(train_name, classes, test_name, asked)
+    classes, test_classes = _class_names(both)
+    _require_same_classes(train_name, classes, test_name, test_classes)
     labels = [np.asarray(source.labels) for _, source in both]
     if labels[0].ndim != labels[1].ndim:
-        several, one = both if labels[0].ndim == 2 else both[::-1]
-        raise UserError(f"{several[0]} has several labels an image and {one[0]} has one; give two of a kind")
+        several, single = both if labels[0].ndim == 2 else both[::-1]
+        raise UserError(f"{several[0]} has several labels an image and {single[0]} has one; give two of a kind")
     multilabel = labels[0].ndim == 2
     if len(classes) < 2 and not multilabel:
         raise UserError(f"{train_name}: one class only ({', '.join(classes)}); a classifier needs two")
     digests = []
-    for (name, source), given in zip(both, labels, strict=True):
+    for (name, source), raw in zip(both, labels, strict=True):
         checked: Labels
-        if multilabel:
-            checked = checked_presence(name, given, classes)
-        else:
-            checked = checked_labels(name, given.tolist(), classes)
+        checked = checked_presence(name, raw, classes) if multilabel else checked_labels(name, raw.tolist(), classes)
         if len(checked) != len(source):
             raise UserError(f"{name}: {len(checked):,} labels of {len(source):,} images; is the set whole?")
         if every_class or not multilabel:
             _require_all_classes(name, checked, classes)
-        digests.append(_digest(source, checked, classes))
+        facts = json.dumps([source.digest(), list(classes), list(checked.shape), seen(source)]).encode()
+        stored: NDArray[np.generic] = checked.astype("i1" if multilabel else "<i8")
+        digests.append(hashlib.sha256(facts + b"\n" + stored.tobytes()).hexdigest())
     n_shared = count_shared(train_name, train, test_name, test)
     return Targets(train, test, classes, multilabel, digests[0], digests[1], n_shared)
 
 
-def _same_place(one: str, other: str) -> bool:
-    """Whether both names are paths to one folder."""
-    try:
-        return Path(one).expanduser().samefile(Path(other).expanduser())
-    except (OSError, RuntimeError, ValueError):
-        return False
+def _class_names(both: Sequence[tuple[str, LabeledSource]]) -> list[list[str]]:
+    """Return the classes of the training and the test source, in Unicode's form NFC.
 
-
-def _names(both: Sequence[tuple[str, LabeledSource]]) -> list[list[str]]:
-    """The classes of the training and the test source, in Unicode's form NFC.
-
-    Of two lists one may have names and the other numbers (ImageNet's val images lie in one folder): the numbers
-    mean the same, as they are of one data set.
+    Of two list files one may have names and the other numbers (ImageNet's val images lie in one folder): then the
+    numbers mean the same classes, as both are of one data set.
     """
-    own = [compose_classes(name, source.classes) for name, source in both]
+    names = [compose_classes(name, source.classes) for name, source in both]
     train, test = (source for _, source in both)
     if isinstance(train, ListedFiles) and isinstance(test, ListedFiles) and train.named != test.named:
-        if len(own[0]) == len(own[1]):
-            return [own[0] if train.named else own[1]] * 2
-        return [[str(label) for label in range(len(one))] for one in own]
-    return own
+        if len(names[0]) == len(names[1]):
+            return [names[0] if train.named else names[1]] * 2
+        return [[str(label) for label in range(len(classes))] for classes in names]
+    return names
 
 
 def _require_same_classes(train_name: str, train: Sequence[str], test_name: str, test: Sequence[str]) -> None:
-    only = [sorted(set(one) - set(other)) for one, other in ((train, test), (test, train))]
-    if any(only):
-        where = [f"{_few(one)} only in {name}" for name, one in zip((train_name, test_name), only, strict=True) if one]
+    extra = [sorted(set(train) - set(test)), sorted(set(test) - set(train))]
+    if any(extra):
+        where = [
+            f"{_list_few(labels)} only in {name}"
+            for name, labels in zip((train_name, test_name), extra, strict=True)
+            if labels
+        ]
         raise UserError(f"{train_name} and {test_name} hold different classes: {'; '.join(where)}; give two of a kind")
     if train != test:
-        at = next((at for at, pair in enumerate(zip(train, test, strict=False)) if pair[0] != pair[1]), 0)
+        number = next((number for number, pair in enumerate(zip(train, test, strict=False)) if pair[0] != pair[1]), 0)
         raise UserError(
-            f"{train_name} and {test_name} number their classes differently: {at} is {train[at]} in the one and "
-            f"{test[at]} in the other; labels would mean different things"
+            f"{train_name} and {test_name} number their classes differently: {number} is "
+            f"{train[number]} in the one and {test[number]} in the other; labels would mean different things"
         )
 
 
 def _require_all_classes(name: str, labels: Labels, classes: Sequence[str]) -> None:
+    """Refuse a class that no image shows, or, with several labels an image, every image."""
     if labels.ndim == 1:
         empty = np.flatnonzero(np.bincount(labels, minlength=len(classes)) == 0)
         if len(empty):
-            lacking = [classes[one] for one in empty.tolist()]
-            raise UserError(f"{name}: no image of {_few(lacking)}; every class needs one")
+            lacking = [classes[label] for label in empty.tolist()]
+            raise UserError(f"{name}: no image of {_list_few(lacking)}; every class needs one")
         return
-    for value, what in ((1, "no image with"), (0, "no image without")):
-        lacking = [one for one, column in zip(classes, labels.T, strict=True) if not (column == value).any()]
+    for value, fault in ((1, "no image with"), (0, "no image without")):
+        lacking = [label for label, column in zip(classes, labels.T, strict=True) if not (column == value).any()]
         if lacking:
-            raise UserError(f"{name}: {what} {_few(lacking)}; every class asked for needs both")
+            raise UserError(f"{name}: {fault} {_list_few(lacking)}; every class asked for needs both")
 
 
 def count_shared(train_name: str, train: Source, test_name: str, test: Source) -> int:
-    """Count the test images that are also training images, see ``find_shared``; say so in a line where there are any.
+    """Count the test images that are also training images, see ``find_shared``, and warn where there are any.
 
     Args:
-        train_name: what the user calls the training images.
-        train: they.
-        test_name: what the user calls the test images.
-        test: they.
+        train_name: the user's name for the training images.
+        train: the training images.
+        test_name: the user's name for the test images.
+        test: the test images.
 
     Raises:
-        UserError: all test images are.
+        UserError: all test images are training images.
     """
     pairs = find_shared(every_image(train), every_image(test))
     if not len(pairs):
         return 0
-    index, at = pairs[0].tolist()
-    first = f"{test.key(index)}" if test.key(index) == train.key(at) else f"{test.key(index)} ({train.key(at)})"
+    test_key, train_key = test.key(int(pairs[0][0])), train.key(int(pairs[0][1]))
+    first = test_key if test_key == train_key else f"{test_key} ({train_key})"
     if len(pairs) == len(test):
         raise UserError(
             f"{train_name} and {test_name}: all {len(pairs):,} test images are also training images, first {first}; "
-            "a test needs images that were not learned from"
+            "a test needs images that were not trained on"
         )
     if distributed.is_first():
         say(
@@ -237,16 +237,10 @@ def count_shared(train_name: str, train: Source, test_name: str, test: Source) -
 
 
 def every_image(source: Source) -> Source:
-    """Return the source itself, below an ``OfClasses``."""
+    """Return the source with all its classes, below an ``OfClasses``."""
     return source.source if isinstance(source, OfClasses) else source
 
 
-def _digest(source: LabeledSource, labels: Labels, classes: Sequence[str]) -> str:
-    facts = json.dumps([source.digest(), list(classes), list(labels.shape), fingerprint(source)]).encode()
-    kept: NDArray[np.generic] = labels.astype("<i8" if labels.ndim == 1 else "i1")
-    return hashlib.sha256(facts + b"\n" + kept.tobytes()).hexdigest()
-
-
-def _few(names: Sequence[str]) -> str:
+def _list_few(names: Sequence[str]) -> str:
     rest = f" and {len(names) - 5} more" if len(names) > 5 else ""
     return ", ".join(names[:5]) + rest

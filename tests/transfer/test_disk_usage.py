@@ -84,10 +84,13 @@ def test_features_and_results(job: str, run: Path, sets: Path, tmp_path: Path) -
     assert said.lasting + said.passing == sum(size for _, size in said.parts)
 
     again = say([str(run), "random:tiny"], settings)
-    assert again.lasting == again.passing == 0 and any("is judged" in note for note in again.notes)
+    assert again.lasting == again.passing == 0 and any("is evaluated" in note for note in again.notes)
     for result in results:
         Path(result.file).unlink()
-    assert say([str(run), "random:tiny"], settings).parts == (("features that are not kept yet", 0), *said.parts[1:])
+    assert say([str(run), "random:tiny"], settings).parts == (
+        ("features that are not in the cache yet", 0),
+        *said.parts[1:],
+    )
 
 
 def test_features_that_are_there_in_part(run: Path, sets: Path, tmp_path: Path) -> None:

@@ -133,9 +133,9 @@ def test_weights_tell_what_is_computed() -> None:
         for arguments in ({}, {"last_stride": 1})
     ]
     assert all(torch.equal(value, geometries[1][name]) for name, value in geometries[0].items())
-    from transfer.networks import _random
+    from transfer.networks import _open_random
 
-    plainly, strided = (_random("random", "resnet18", given, 0, 64, None) for given in ({}, {"last_stride": 1}))
+    plainly, strided = (_open_random("random", "resnet18", given, 0, 64, None) for given in ({}, {"last_stride": 1}))
     assert plainly.weights != strided.weights and plainly.group != strided.group
 
 

@@ -1,4 +1,4 @@
-"""Features of frozen networks: pooled, in one pass over the images, kept on disk, read back in rows."""
+"""Features of frozen networks: extracted in one pass over the images, pooled, cached on disk, read back in rows."""
 
 from transfer.features.cache import CacheSettings, cache_folder
 from transfer.features.extraction import (

@@ -1,11 +1,10 @@
-"""Pooled features of every stage of several networks, in one pass over the images, kept on disk."""
+"""Pooled features of every stage of several networks, extracted in one pass over the images into the cache."""
 
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,27 +14,26 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pretext.data import DECODER, Source
-from pretext.data.batches import Batch, Subset, Views, stream
-from pretext.data.source import fingerprint
+from pretext.data.batches import Subset, Views, stream
 from pretext.engine.device import Place, autocast
 from pretext.engine.memory import available
 from pretext.engine.progress import progress
 from pretext.engine.signals import leave, stop_requests
 from pretext.errors import UserError
-from transfer.features.cache import CacheSettings, Entry, Skip, Storage, held_entry, key_of, require_room
+from transfer.features.cache import CacheSettings, Entry, Storage, held_entry, key_of, require_room
 from transfer.features.pool import dims_of, pool
 from transfer.networks import Network
 from transfer.results import code_digest
 
-_FORMAT = 1  # of entries: another one where the same identity would give other rows
-# What makes features of pixels, which `_images` looks at itself: kept features of other code would speak for this.
+_FORMAT = 1  # of entries; to be raised when the same identity would give other rows
+# The code from pixels to features; `_identify_images` reads the pixels. A change here makes cached features invalid.
 _MAKERS = ("pretext/backbones", "pretext/color.py", "pretext/weights/inputs.py", "transfer/features/pool.py")
-_AT_ONCE = 64  # blocks end where batches do, so that rows are computed in the same company after a kill
-_CALIBRATING = 2048
-_LOOKED_AT = 32
+_AT_ONCE = 64  # images of a batch; blocks end where batches do, so that a kill does not change the batches
+_CALIBRATION_IMAGES = 2048
+_IDENTITY_IMAGES = 32
 _MEMORY_SHARE = 4  # a matrix may take one part in so many of the free memory
 _CHUNK_ROWS = 4096
-_TOO_GREAT = {"float16": 65520.0, "float32": float("inf")}  # what rounds to infinity
+_OVERFLOW = {"float16": 65520.0, "float32": float("inf")}  # what rounds to infinity
 
 
 Job = tuple[Network, str, Entry]
@@ -43,17 +41,17 @@ Job = tuple[Network, str, Entry]
 
 
 class WantedEntry(NamedTuple):
-    """What an entry of the cache is made of, see ``held_entry``."""
+    """The identity and columns of an entry of the cache, see ``held_entry``."""
 
     identity: dict[str, Any]
     columns: dict[str, int]
 
 
 class View(NamedTuple):
-    """How an image is looked at: the middle square, resized."""
+    """The part of an image that a network sees: the middle square, resized."""
 
     size: int
-    """Of what the network sees, pixels."""
+    """The side after resizing, in pixels."""
     ratio: float = 1.0
     """The square's side as a share of the image's shorter side: 0.875 is a crop of 224 from 256."""
 
@@ -63,23 +61,23 @@ class FeatureSet:
     """Features of one network on one source, complete and checked."""
 
     rows: int
-    """One for each image, in the source's order."""
+    """The number of images; rows have the source's order."""
     skipped: list[tuple[str, str]]
     """Key and reason of the images that cannot be read."""
     good: NDArray[np.bool_]
     """(rows,): which images could be read; the rows of the others are zeros."""
     seconds: float
-    """That computing took, in this process and earlier ones, with all that was computed in the same passes."""
+    """The time of the passes that computed them, in this process and earlier ones."""
     nbytes: int
     """On disk."""
     _entries: Mapping[str, Entry] = field(repr=False)
 
     def dims(self, stage: str, rule: str) -> int:
-        """How many dimensions a stage has under a pooling rule."""
+        """Return the number of dimensions of a stage under a pooling rule."""
         return self._entries[rule].columns[stage]
 
     def matrix(self, stage: str, rule: str) -> NDArray[Any]:
-        """(rows, dims), float16 or float32, read-only, mapped from the file: slices are read when they are used."""
+        """Return (rows, dims), float16 or float32, read-only, mapped from the file: slices are read on use."""
         return self._entries[rule].matrix(stage)
 
 
@@ -141,42 +139,49 @@ def extract(
     calibrate_on: tuple[Source, View] | None,
     title: str,
 ) -> list[FeatureSet]:
-    """Features of every stage of every network under every pooling rule: from the cache, what lacks is computed.
+    """Return the features of every stage of every network under every pooling rule; compute what the cache lacks.
 
-    All that lacks is computed in one pass over the images, from the first row that any of it lacks. A kill
-    loses less than a minute of that; the rows are then the same, to the bit, as those of one pass.
+    Missing rows are computed in one pass over the images, from the first row that any entry lacks. A kill loses less
+    than a minute of that; the rows are then the same, to the bit, as those of one pass.
 
     Args:
         networks: they are moved to the place's device.
         source: the images.
-        view: how they are looked at; a size that all networks take.
+        view: the part of an image that is seen; its size must fit all networks.
         rules: see ``transfer.features.pool``.
-        place: where, at which precision.
-        cache: where features are kept, and how.
-        calibrate_on: images for the batch-norm statistics of networks that need them, and how they are
-            looked at; None if no network needs any.
+        place: the device and precision.
+        cache: the folder of the cache, and the type of its numbers.
+        calibrate_on: images for the batch-norm statistics of networks that need them, and their view; None if no
+            network needs any.
         title: of the progress bar.
 
     Returns:
         One for each network.
 
     Raises:
-        UserError: no image can be read; a network gives what is no number, or too great for the storage; the
-            cache cannot be written, or has too little room.
-        KeyboardInterrupt, SystemExit: a signal asked to stop; all that was computed is kept.
+        UserError: no image can be read; a feature is not finite, or too great for the storage; the cache cannot be
+            written, or has too little room.
+        KeyboardInterrupt, SystemExit: a signal asked to stop; everything computed is kept.
     """
     wanted = wanted_entries(networks, source, view, rules, place, cache.storage, calibrate_on)
-    described = {key_of(one.identity): one for named in wanted for one in named.values()}
+    described = {key_of(entry.identity): entry for by_rule in wanted for entry in by_rule.values()}
     users: dict[str, tuple[Network, str]] = {}
-    for network, named in zip(networks, wanted, strict=True):
-        for rule, one in named.items():
-            users.setdefault(key_of(one.identity), (network, rule))
+    for network, by_rule in zip(networks, wanted, strict=True):
+        for rule, wanted_entry in by_rule.items():
+            users.setdefault(key_of(wanted_entry.identity), (network, rule))
     with ExitStack() as held:
         entries: dict[str, Entry] = {}
-        for key, (identity, columns) in sorted(described.items()):  # two processes must not wait for each other
-            entry = held_entry(cache.folder, identity, len(source), columns, cache.storage)
-            entries[key] = held.enter_context(entry)
-        _forget_repaired(list(entries.values()), source, view)
+        for key, (identity, columns) in sorted(described.items()):  # sorted, so that two processes cannot deadlock
+            entries[key] = held.enter_context(held_entry(cache.folder, identity, len(source), columns, cache.storage))
+        # Drop rows of images that could not be read, but can now.
+        views, readable = Views(source, *view), dict[int, bool]()
+        for entry in entries.values():
+            for row, _, _ in [skip for block in entry.blocks for skip in block.skipped]:
+                if row not in readable:
+                    readable[row] = views[row].rgb is not None
+                if readable[row]:
+                    entry.keep_before(row)
+                    break
         require_room(cache.folder, list(entries.values()))
         lacking = [(*user, entries[key]) for key, user in users.items() if entries[key].done < len(source)]
         if lacking:
@@ -185,7 +190,10 @@ def extract(
                 if calibrate_on:
                     calibrate_batch_norm(network, *calibrate_on, place)
             _compute(lacking, source, view, place, title, began)
-        return [_feature_set({rule: entries[key_of(one.identity)] for rule, one in named.items()}) for named in wanted]
+        return [
+            _feature_set({rule: entries[key_of(entry.identity)] for rule, entry in by_rule.items()})
+            for by_rule in wanted
+        ]
 
 
 @torch.no_grad()
@@ -198,22 +206,24 @@ def wanted_entries(
     storage: Storage,
     calibrate_on: tuple[Source, View] | None,
 ) -> list[dict[str, WantedEntry]]:
-    """The entries of the cache in which ``extract`` keeps what it is asked for: one for each network and rule.
+    """Return the cache entries that ``extract`` uses, by rule, for each network.
 
-    They are named, not made: an image of zeros goes through every network for the shapes of its stages, and some
-    images are read, by which they are known again. The arguments are those of ``extract``.
+    They are not created: an image of zeros goes through every network for the shapes of its stages, and some images
+    are read for their identity. The arguments are those of ``extract``.
     """
     assert len(source) and rules
-    images = _images(source, view)
+    images = _identify_images(source, view)
     calibration: dict[str, Any] | None = None
     if calibrate_on:
         same = calibrate_on[0] is source and calibrate_on[1] == view
-        calibration = {**(images if same else _images(*calibrate_on)), "precision": place.precision}
+        calibration = {**(images if same else _identify_images(*calibrate_on)), "precision": place.precision}
     wanted: list[dict[str, WantedEntry]] = []
     for network in networks:
         statistics = calibration if network.calibrated and network.norms else None
         assert statistics or not (network.calibrated and network.norms), "batch-norm statistics need images"
-        shapes = _shapes(network, view.size, place)
+        network.module.to(place.device)
+        blank = torch.zeros(1, 3, view.size, view.size, dtype=torch.uint8)
+        shapes = {stage: maps.shape[1:] for stage, maps in _stages(network, blank, place).items()}
         wanted.append({})
         for rule in rules:
             identity = {
@@ -234,26 +244,25 @@ def wanted_entries(
 
 @torch.no_grad()
 def calibrate_batch_norm(network: Network, source: Source, view: View, place: Place) -> None:
-    """Give a network of random weights the batch-norm statistics of images, in place; weights stay.
+    """Set the batch-norm statistics of a network of random weights from images, in place; weights stay.
 
-    A network at random initialization has never seen an image: with the mean 0 and variance 1 that its
-    layers start with, its deeper features shrink, and a comparison would credit pretraining with
-    having run batch normalization at all. Nothing is done to a network that needs no statistics, or has
-    these already.
+    A network at random initialization has never seen an image: with the mean 0 and variance 1 that its layers start
+    with, its deeper features shrink, and a comparison would credit pretraining with having run batch normalization at
+    all. A network that needs no statistics, or has these already, stays as it is.
 
     Args:
         network: it is moved to the place's device.
-        source: the images; up to 2,048 of them are seen, drawn evenly.
-        view: how they are looked at.
-        place: where, at which precision.
+        source: the images; up to 2,048 of them are used, drawn evenly.
+        view: the part of an image that is seen.
+        place: the device and precision.
 
     Raises:
-        UserError: not even two of the images can be read.
+        UserError: fewer than two of the images can be read.
     """
     norms = network.norms
     if not network.calibrated or not norms:
         return
-    mark = json.dumps({**_images(source, view), "precision": place.precision})
+    mark = json.dumps({**_identify_images(source, view), "precision": place.precision})
     if network.calibration == mark:
         return
     network.module.to(place.device)
@@ -261,8 +270,11 @@ def calibrate_batch_norm(network: Network, source: Source, view: View, place: Pl
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # a plain mean over batches
-        norm.train()  # alone: dropout would make it a matter of chance
-    drawn, seen = Subset(source, range(min(_CALIBRATING, len(source))), seed=0), 0  # in random order: classes must mix
+        norm.train()  # only these: dropout would add chance
+    drawn, seen = (
+        Subset(source, range(min(_CALIBRATION_IMAGES, len(source))), seed=0),
+        0,
+    )  # in random order: classes must mix
     try:
         for batch in stream(Views(drawn, *view), range(len(drawn)), _AT_ONCE, place.workers):
             if len(batch.rgb) > 1:
@@ -278,43 +290,45 @@ def calibrate_batch_norm(network: Network, source: Source, view: View, place: Pl
 
 
 def _compute(lacking: Sequence[Job], source: Source, view: View, place: Place, title: str, began: float) -> None:
-    """Write the rows that entries lack; their time counts from ``began``."""
-    rows, at = len(source), min(entry.done for _, _, entry in lacking)
-    with stop_requests() as asked, progress(title, rows, "images", done=at) as advance:
-        for batch in stream(Views(source, *view), range(at, rows), _AT_ONCE, place.workers):
-            count = min(_AT_ONCE, rows - at)
-            skipped = _skipped_rows(batch, source, range(at, at + count))
+    """Compute and write the rows that entries lack; their time counts from ``began``."""
+    rows, start = len(source), min(entry.done for _, _, entry in lacking)
+    with stop_requests() as asked, progress(title, rows, "images", done=start) as advance:
+        for batch in stream(Views(source, *view), range(start, rows), _AT_ONCE, place.workers):
+            count = min(_AT_ONCE, rows - start)
+            keys = [source.key(row) for row in range(start, start + count)] if batch.skipped else []
+            reasons = dict(batch.skipped)
+            skipped = [(row, key, reasons[key]) for row, key in enumerate(keys, start) if key in reasons]
             good = np.ones(count, bool)
-            good[[row - at for row, _, _ in skipped]] = False
+            good[[row - start for row, _, _ in skipped]] = False
             assert good.sum() == len(batch.rgb)
-            here = [job for job in lacking if job[2].written == at]
-            found = list(_rows(here, batch.rgb, good, partial(_key, source, at, good), place))
+
+            def key_of_image(number: int, start: int = start, good: NDArray[np.bool_] = good) -> str:
+                """Return the key of an image, by its number among the batch's images that can be read."""
+                return source.key(start + int(np.flatnonzero(good)[number]))
+
+            due = [job for job in lacking if job[2].written == start]
+            computed = list(_compute_rows(due, batch.rgb, good, key_of_image, place))
             now = time.perf_counter()
-            for (_, _, entry), columns in zip(here, found, strict=True):
+            for (_, _, entry), columns in zip(due, computed, strict=True):
                 entry.append(columns, skipped, now - began)
                 if entry.due():
                     entry.flush()
-            began, at = now, at + count
+            began, start = now, start + count
             advance(count, "")
-            if asked():  # after the last batch too: who comes next would not know of it
+            if asked():  # after the last batch too: no later code checks this
                 for _, _, entry in lacking:
                     entry.flush()
-                leave(asked(), f"features of {at:,} of {rows:,} images are kept")
-
-
-def _key(source: Source, at: int, good: NDArray[np.bool_], number: int) -> str:
-    """Of an image of the batch at a row, by its number among those that can be read."""
-    return source.key(at + int(np.flatnonzero(good)[number]))
+                leave(asked(), f"features of {start:,} of {rows:,} images are kept")
 
 
 def _networks(jobs: Sequence[Job]) -> list[Network]:
     return list({id(network): network for network, _, _ in jobs}.values())
 
 
-def _rows(
+def _compute_rows(
     jobs: Sequence[Job], rgb: Tensor, good: NDArray[np.bool_], key: Callable[[int], str], place: Place
 ) -> Iterator[dict[str, NDArray[Any]]]:
-    """The rows of a batch for every job: stage -> (B, dims), with zeros where an image cannot be read."""
+    """Yield the rows of a batch for every job: stage -> (B, dims), with zeros where an image cannot be read."""
     if not jobs:
         return
     storage = jobs[0][2].storage
@@ -323,42 +337,40 @@ def _rows(
         rgb = rgb.to(place.device).contiguous(memory_format=torch.channels_last)
         for network in _networks(jobs):
             stages = [maps.float() for maps in _stages(network, rgb, place).values()]
-            for rule in [rule for one, rule, _ in jobs if one is network]:
+            for rule in [rule for user, rule, _ in jobs if user is network]:
                 pooled += [pool(maps, rule) for maps in stages]
-        _require_numbers(jobs, pooled, storage, key)
-    kept = getattr(torch, storage)
+        _require_finite(jobs, pooled, storage, key)
+    dtype = getattr(torch, storage)
     # One copy from the device for all of them.
-    flat = torch.cat([vectors.to(kept).flatten() for vectors in pooled]).cpu().numpy() if pooled else np.zeros(0)
+    flat = torch.cat([vectors.to(dtype).flatten() for vectors in pooled]).cpu().numpy() if pooled else np.zeros(0)
     start = 0
     for _, _, entry in jobs:
         columns = {}
         for stage, dims in entry.columns.items():
             rows = flat[start : start + len(rgb) * dims].reshape(-1, dims)
             if not good.all():
-                rows, there = np.zeros((len(good), dims), storage), rows
-                rows[good] = there
+                readable_rows, rows = rows, np.zeros((len(good), dims), storage)
+                rows[good] = readable_rows
             columns[stage], start = rows, start + len(rgb) * dims
         yield columns
 
 
-def _require_numbers(
-    jobs: Sequence[Job], pooled: Sequence[Tensor], storage: Storage, key: Callable[[int], str]
-) -> None:
-    """Refuse, by a ``UserError``, what is no number, and what would be none as it is stored."""
+def _require_finite(jobs: Sequence[Job], pooled: Sequence[Tensor], storage: Storage, key: Callable[[int], str]) -> None:
+    """Raise a ``UserError`` for features that are not finite, or would not be in the storage's type."""
     names = [(network.name, stage) for network, _, entry in jobs for stage in entry.columns]
     peaks = torch.stack([vectors.abs().amax() for vectors in pooled]).cpu()
     for (network, stage), peak, vectors in zip(names, peaks.tolist(), pooled, strict=True):
-        if peak < _TOO_GREAT[storage]:
+        if peak < _OVERFLOW[storage]:
             continue
-        bad = int((~(vectors.abs() < _TOO_GREAT[storage])).any(1).nonzero()[0])
+        bad = int((~(vectors.abs() < _OVERFLOW[storage])).any(1).nonzero()[0])
         if np.isfinite(peak):
             raise UserError(
                 f"{network}, stage {stage}: a feature of {key(bad)} is {peak:.3g}, too great for float16; give "
                 "--storage float32"
             )
         raise UserError(
-            f"{network}, stage {stage}: features of {key(bad)} are not finite; its weights are no use, or, where "
-            "precision is bf16, need fp32"
+            f"{network}, stage {stage}: features of {key(bad)} are not finite; its weights are useless, or, if "
+            "precision is bf16, they need fp32"
         )
 
 
@@ -369,46 +381,22 @@ def _stages(network: Network, rgb: Tensor, place: Place) -> dict[str, Tensor]:
     return stages
 
 
-def _shapes(network: Network, size: int, place: Place) -> dict[str, tuple[int, int, int]]:
-    """Channels, height and width of every stage."""
-    network.module.to(place.device)
-    stages = _stages(network, torch.zeros(1, 3, size, size, dtype=torch.uint8), place)
-    return {name: (maps.shape[1], maps.shape[2], maps.shape[3]) for name, maps in stages.items()}
+def _identify_images(source: Source, view: View) -> dict[str, Any]:
+    """Return the identity of images in a view.
 
-
-def _images(source: Source, view: View) -> dict[str, Any]:
-    """What tells these images, as they are looked at, from others.
-
-    Names do not: 0001.png is in many folders. Some of the images themselves do.
+    Names are not enough: 0001.png is in many folders. So some of the pixels are part of it.
     """
-    views = Views(source, *view)
+    count, views, digest = len(source), Views(source, *view), hashlib.sha256()
+    for index in sorted({number * (count - 1) // (_IDENTITY_IMAGES - 1) for number in range(_IDENTITY_IMAGES)}):
+        rgb = views[index].rgb
+        digest.update(b"none" if rgb is None else rgb.contiguous().numpy().data)
     return {
         "count": len(source),
         "names": source.digest(),
-        "seen": fingerprint(source, lambda index: views[index].rgb),
+        "seen": digest.hexdigest(),
         "view": [view.size, view.ratio],
         "decoder": DECODER,
     }
-
-
-def _skipped_rows(batch: Batch, source: Source, rows: range) -> list[Skip]:
-    """Which rows of a batch cannot be read."""
-    if not batch.skipped:
-        return []
-    reasons = dict(batch.skipped)
-    return [(row, key, reasons[key]) for row in rows if (key := source.key(row)) in reasons]
-
-
-def _forget_repaired(entries: Sequence[Entry], source: Source, view: View) -> None:
-    """Drop rows of images that could not be read, but can now."""
-    views, readable = Views(source, *view), {}
-    for entry in entries:
-        for row, _, _ in (skip for block in list(entry.blocks) for skip in block.skipped):
-            if row not in readable:
-                readable[row] = views[row].rgb is not None
-            if readable[row]:
-                entry.keep_before(row)
-                break
 
 
 def _feature_set(entries: Mapping[str, Entry]) -> FeatureSet:
@@ -423,7 +411,7 @@ def _feature_set(entries: Mapping[str, Entry]) -> FeatureSet:
         rows=count,
         skipped=[skipped[row] for row in sorted(skipped)],
         good=good,
-        seconds=max(sum(block.seconds for block in one.blocks) for one in entries.values()),
-        nbytes=sum(one.path(column).stat().st_size for one in entries.values() for column in one.columns),
+        seconds=max(sum(block.seconds for block in entry.blocks) for entry in entries.values()),
+        nbytes=sum(entry.path(column).stat().st_size for entry in entries.values() for column in entry.columns),
         _entries=entries,
     )

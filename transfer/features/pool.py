@@ -1,4 +1,4 @@
-"""From a stage's map to a vector, by a rule that has a name and is printed with every number.
+"""Pooling of a stage's map to a vector, by a rule whose name is printed with every number.
 
 mean           the average over all positions.
 average:N      adaptive average pooling to the finest k x k grid with C k^2 <= N, at least 1 x 1.
@@ -51,29 +51,29 @@ _LIMITED = ("average", "window", "bilinear")
 
 
 def pool(features: Tensor, rule: str) -> Tensor:
-    """Vectors of maps.
+    """Return vectors of maps.
 
     Args:
         features: (B, C, h, w), float32.
-        rule: see above.
+        rule: see the module.
 
     Returns:
         (B, dims), float32, channels first; ``dims_of`` says how many.
 
     Raises:
-        UserError: no such rule.
+        UserError: there is no such rule.
     """
-    (height, width), how = _plan(rule, *features.shape[1:])
-    pooled = features if (height, width) == features.shape[2:] else how(features)
+    (height, width), resize = _plan(rule, *features.shape[1:])
+    pooled = features if (height, width) == features.shape[2:] else resize(features)
     assert pooled.shape[2:] == (height, width)
     return pooled.flatten(1)
 
 
 def dims_of(rule: str, channels: int, height: int, width: int) -> int:
-    """How many dimensions ``pool`` gives.
+    """Return the number of dimensions that ``pool`` gives.
 
     Raises:
-        UserError: no such rule.
+        UserError: there is no such rule.
     """
     (rows, columns), _ = _plan(rule, channels, height, width)
     return channels * rows * columns
@@ -84,14 +84,19 @@ _Plan = tuple[tuple[int, int], Callable[[Tensor], Tensor]]
 
 @cache
 def _plan(rule: str, channels: int, height: int, width: int) -> _Plan:
-    """The grid, and what makes it of a map that is not that size already."""
-    name, limit = _parsed(rule)
+    """Return the grid's size, and the function that resizes a map of another size to it."""
+    name, colon, text = rule.partition(":")
+    limited = name in _LIMITED and text.isascii() and text.isdecimal() and len(text) <= 9 and int(text) > 0
+    if not limited and (name not in ("mean", "goyal2019") or colon):
+        known = ", ".join(["mean", "goyal2019", *(f"{limited_name}:N" for limited_name in _LIMITED)])
+        raise UserError(f"pooling {rule!r}: no such rule; use one of {known} (N: the most dimensions, such as 9600)")
+    limit = int(text) if limited else 0
     if name == "goyal2019":
         window = _GOYAL.get((channels, height)) if height == width else None
         if window is None:
             return _plan(_GOYAL_ELSE, channels, height, width)
         side = window.side(height)
-        # Caffe2, where these come from, does not count padding.
+        # Caffe2, which the published pools used, does not count padding.
         return (side, side), partial(F.avg_pool2d, **window._asdict(), count_include_pad=False)
     if name == "window":
         for kernel in range(1, min(height, width) + 1):
@@ -102,14 +107,3 @@ def _plan(rule: str, channels: int, height: int, width: int) -> _Plan:
     if name == "bilinear":
         return grid, partial(F.interpolate, size=grid, mode="bilinear", align_corners=False)
     return grid, partial(F.adaptive_avg_pool2d, output_size=grid)
-
-
-def _parsed(rule: str) -> tuple[str, int]:
-    """A rule's name and its limit, 0 where it has none."""
-    name, colon, limit = rule.partition(":")
-    if name in ("mean", "goyal2019") and not colon:
-        return name, 0
-    if name in _LIMITED and limit.isascii() and limit.isdecimal() and len(limit) <= 9 and int(limit) > 0:
-        return name, int(limit)
-    known = ", ".join(["mean", "goyal2019", *(f"{one}:N" for one in _LIMITED)])
-    raise UserError(f"pooling {rule!r}: no such rule; use one of {known} (N: the most dimensions, such as 9600)")

@@ -18,14 +18,14 @@ _MEMORY = 0.1
 
 
 class Setting(NamedTuple):
-    """What tells one classifier of a stack from another."""
+    """The settings of one classifier of a stack."""
 
     lr: float
     weight_decay: float
 
 
 class Linear(NamedTuple):
-    """A linear classifier of features, with the scaling that it was trained behind."""
+    """A linear classifier of features, with the scaling that it was trained with."""
 
     weight: Tensor
     """(classes, dims)."""
@@ -34,29 +34,29 @@ class Linear(NamedTuple):
     mean: Tensor
     """(dims,)."""
     scale: Tensor
-    """(dims,): what features are multiplied by after the mean is taken off."""
+    """(dims,): the factor of features after the mean is subtracted."""
 
     def scores(self, features: Tensor) -> Tensor:
-        """Logits: (B, dims) -> (B, classes)."""
+        """Return logits: (B, dims) -> (B, classes)."""
         return F.linear((features - self.mean) * self.scale, self.weight, self.bias)
 
 
 class Heads:
     """A stack of linear classifiers of the same features, each trained by SGD with momentum at its own setting.
 
-    Weights begin at 0: the problem is convex, so that there is no seed to them. Weight decay is coupled
+    Weights begin at 0: the problem is convex, so they need no seed. Weight decay is coupled
     (added to the gradient, as torch.optim.SGD does) and spares biases.
 
     Args:
         dims: of the features.
-        classes: how many.
+        classes: the number of classes.
         settings: one for each classifier.
         scaling: of the features: "none", "standardize" (see ``standardize``), or "batch": batch norm
             without affine, torch's, with running statistics for scores.
         momentum: see torch.optim.SGD.
         nesterov: likewise.
         multilabel: targets are a yes or no for each class (sigmoid), not one class (softmax).
-        device: where.
+        device: of all tensors.
     """
 
     def __init__(
@@ -81,17 +81,17 @@ class Heads:
         self._set_rates()
 
     def __len__(self) -> int:
-        """How many classifiers."""
+        """Return the number of classifiers."""
         return len(self.settings)
 
     def standardize(self, mean: Tensor, variance: Tensor) -> None:
-        """Give the features' statistics, (dims,) each; a feature that never varies counts as it is."""
+        """Set the features' statistics, (dims,) each; a feature that never varies is not scaled."""
         assert self.scaling == "standardize"
         self.mean = mean.to(self.mean)
         self.variance = torch.where(variance > 1e-12, variance, 1.0).to(self.variance)
 
     def step(self, features: Tensor, targets: Tensor, factor: float) -> None:
-        """One step of every classifier.
+        """Take one training step of every classifier.
 
         Args:
             features: (B, dims), float32.
@@ -123,12 +123,12 @@ class Heads:
         self.bias.addcmul_(moved, rate.squeeze(1), value=-1)
 
     def scores(self, features: Tensor) -> Tensor:
-        """Logits of every classifier: (B, dims) -> (B, heads, classes)."""
+        """Return logits of every classifier: (B, dims) -> (B, heads, classes)."""
         logits: Tensor = self._logits(self._scaled(features)).unflatten(1, (len(self), self.classes))
         return logits
 
     def classifier(self, head: int) -> Linear:
-        """One of them, as it is now."""
+        """Return a copy of one classifier."""
         rows = slice(head * self.classes, (head + 1) * self.classes)
         return Linear(self.weight[rows].clone(), self.bias[rows].clone(), self.mean.clone(), self._scale)
 
@@ -142,13 +142,16 @@ class Heads:
         self._set_rates()
 
     def state(self) -> dict[str, Any]:
-        """All that the next step depends on."""
+        """Return all that the next step depends on."""
         tensors = ("weight", "bias", "_weight_velocity", "_bias_velocity", "mean", "variance")
-        return {"settings": [list(one) for one in self.settings], **{name: getattr(self, name) for name in tensors}}
+        return {
+            "settings": [list(setting) for setting in self.settings],
+            **{name: getattr(self, name) for name in tensors},
+        }
 
     def load(self, state: dict[str, Any]) -> None:
         """Go on from a ``state``."""
-        self.settings = [Setting(*one) for one in state["settings"]]
+        self.settings = [Setting(*setting) for setting in state["settings"]]
         for name in state.keys() - {"settings"}:
             setattr(self, name, state[name].to(self.weight.device))
         self._set_rates()
@@ -162,8 +165,8 @@ class Heads:
         def column(values: list[float]) -> Tensor:
             return torch.tensor(values, device=self.weight.device).repeat_interleave(self.classes)[:, None]
 
-        self._rate = column([one.lr for one in self.settings])
-        self._decay = column([one.weight_decay for one in self.settings])
+        self._rate = column([setting.lr for setting in self.settings])
+        self._decay = column([setting.weight_decay for setting in self.settings])
 
     def _scaled(self, features: Tensor) -> Tensor:
         return features if self.scaling == "none" else (features - self.mean) * self._scale
@@ -172,7 +175,7 @@ class Heads:
         return torch.addmm(self.bias, features, self.weight.T)
 
     def _errors(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """The gradient of the mean loss by the logits: (B, heads * classes)."""
+        """Return the gradient of the mean loss with respect to the logits: (B, heads * classes)."""
         logits = logits.unflatten(1, (len(self), self.classes))
         if self.multilabel:
             errors = (logits.sigmoid() - targets[:, None].clamp_min(0).to(logits)) * (targets >= 0)[:, None]
@@ -185,12 +188,12 @@ class Heads:
 
 
 def loss(logits: Tensor, targets: Tensor, multilabel: bool) -> Tensor:
-    """The loss whose gradient ``Heads.step`` follows: cross-entropy, or the classes' binary ones added up.
+    """Return the loss that ``Heads.step`` minimizes: cross-entropy, or the sum of the classes' binary ones.
 
     Args:
         logits: (B, classes).
         targets: as in ``Heads.step``.
-        multilabel: which of the two.
+        multilabel: whether to take the sum of binary cross-entropies.
 
     Returns:
         A scalar, the mean over images.

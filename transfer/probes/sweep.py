@@ -1,6 +1,6 @@
-"""Classifiers of many settings, stages and poolings, trained together; the worse are dropped on the way.
+"""A sweep of linear classifiers of many settings, stages and poolings, trained together in one pass over the images.
 
-One pass over the images serves all. What is dropped and who wins is decided on held-out training images.
+The worse half is dropped on the way, and the winner chosen, by the score on held-out training images.
 """
 
 import math
@@ -25,7 +25,7 @@ class Cell(NamedTuple):
 
 
 class Winner(NamedTuple):
-    """The classifier that stands for a stage."""
+    """The best classifier of a stage."""
 
     cell: Cell
     chosen: dict[str, float]
@@ -45,12 +45,12 @@ class Contest:
     """All classifiers that are trained on the same batches, from the first step to a winner for every stage.
 
     Args:
-        heads: by cell; stages compete each by itself, over their poolings and settings.
-        protocol: how they are trained.
-        steps: in all.
+        heads: by cell; a stage's winner is chosen among its poolings and settings.
+        protocol: of the training.
+        steps: of the whole training.
         held: features of the held-out images.
-        held_targets: theirs, as in ``Heads.step``; empty where none are held out: then a cell of one
-            classifier is all that a stage may have.
+        held_targets: their targets, as in ``Heads.step``; empty if no images are held out: then a stage may have
+            only one cell with one classifier.
     """
 
     def __init__(
@@ -62,11 +62,11 @@ class Contest:
         self._rungs = {max(1, math.ceil(rung * steps)) for rung in protocol.rungs} - {steps}
 
     def run(self, feed: Iterable[Fed], after: Callable[[], None]) -> list[Winner]:
-        """Train to the end.
+        """Train to the end, and return the winner of every stage.
 
         Args:
             feed: the batches from step ``done`` on.
-            after: called after every step; what ``state`` then returns is enough to go on from.
+            after: called after every step; training can go on from the ``state`` at that time.
         """
         for features, targets in feed:
             if self.done in self._rungs:
@@ -80,7 +80,7 @@ class Contest:
         return [self._winner(stage) for stage in self._stages()]
 
     def state(self) -> dict[str, Any]:
-        """All that the next step depends on, besides protocol and images."""
+        """Return all that the next step depends on, besides protocol and images."""
         return {"done": self.done, "heads": [[*cell, heads.state()] for cell, heads in self.heads.items()]}
 
     def load(self, state: dict[str, Any]) -> None:
@@ -95,7 +95,7 @@ class Contest:
         return list(dict.fromkeys(cell.stage for cell in self.heads))
 
     def _drop(self) -> None:
-        """Keep, of every stage, the better half."""
+        """Keep the better half of every stage's classifiers."""
         kept: dict[Cell, list[int]] = {}
         for stage in self._stages():
             ranked = self._ranked(stage)
@@ -106,14 +106,14 @@ class Contest:
             heads.keep(sorted(kept[cell]))
 
     def _ranked(self, stage: str) -> list[tuple[float, Cell, int]]:
-        """The classifiers of a stage, the best first; of equals the one that stands first in the grid."""
-        found = [
+        """Return the classifiers of a stage, the best first; equal ones in the order of the grid."""
+        scores = [
             (score, cell, head)
             for cell in self.heads
             if cell.stage == stage
             for head, score in enumerate(self._holdout(cell))
         ]
-        return sorted(found, key=lambda entry: -entry[0])
+        return sorted(scores, key=lambda entry: -entry[0])
 
     def _winner(self, stage: str) -> Winner:
         if len(self.held_targets):
@@ -124,7 +124,7 @@ class Contest:
         return Winner(cell, heads.settings[0]._asdict(), None, heads.classifier(0))
 
     def _holdout(self, cell: Cell) -> list[float]:
-        """The score of every classifier of a cell on the held-out images; -1 where one has diverged."""
+        """Return the score of every classifier of a cell on the held-out images; -1 where one has diverged."""
         heads, truth = self.heads[cell], self.held_targets
         if heads.multilabel:
             logits = torch.cat([heads.scores(chunk) for chunk in self.held(cell)])
@@ -141,7 +141,7 @@ class Contest:
 
 
 def score(logits: Tensor, targets: Tensor) -> float:
-    """What chooses: accuracy or, of multi-label targets (N, C), mean average precision; -1 of logits that diverged."""
+    """Return accuracy or, for multi-label targets (N, C), mean average precision; -1 for logits that diverged."""
     if not bool(logits.isfinite().all()):
         return -1.0
     if targets.ndim == 2:
@@ -150,7 +150,7 @@ def score(logits: Tensor, targets: Tensor) -> float:
 
 
 def rate_factor(protocol: LinearProtocol, step: int, steps: int) -> float:
-    """What the learning rate is multiplied by at a step."""
+    """Return the factor of the learning rate at a step."""
     share = step / steps
     if protocol.schedule == "cosine":
         return 0.5 * (1 + math.cos(math.pi * share))
@@ -158,18 +158,18 @@ def rate_factor(protocol: LinearProtocol, step: int, steps: int) -> float:
 
 
 def grid(protocol: LinearProtocol, batch_size: int) -> list[Setting]:
-    """The settings that a protocol tries, learning rates scaled to the batch."""
+    """Return the settings that a protocol tries, with learning rates scaled to the batch size."""
     return [Setting(rate * batch_size / 256, decay) for rate in protocol.rates for decay in protocol.weight_decays]
 
 
 def steps_of(protocol: LinearProtocol, images: int) -> tuple[int, int]:
-    """Steps and batch size of a training on so many images."""
+    """Return the steps and the batch size of a training on this number of images."""
     batch_size = min(protocol.batch_size, images)
     return max(protocol.least_steps, math.ceil(protocol.epochs * images / batch_size)), batch_size
 
 
 def positions(step: int, batch_size: int, images: int, order: Callable[[int], NDArray[np.int64]]) -> NDArray[np.int64]:
-    """Which of the images a step sees: the epochs' orders, one after the other, cut into batches."""
+    """Return the places of a step's images: the epochs' orders, one after the other, cut into batches."""
     start, stop = step * batch_size, (step + 1) * batch_size
     first, last = start // images, (stop - 1) // images
     parts: Sequence[NDArray[np.int64]] = [order(epoch) for epoch in range(first, last + 1)]
