@@ -46,12 +46,12 @@ class Chart(NamedTuple):
     """Number of variants left out, as too many lines could not be told apart."""
 
 
-def looks(found: Findings) -> dict[str, Look]:
+def looks(results: Findings) -> dict[str, Look]:
     """Return the look of every variant: the kind of its network gives the hue."""
     count: dict[str, int] = {}
     by_variant = {}
-    for variant in found.variants:
-        lines = [board_line(board, variant) for board in found.boards]
+    for variant in results.variants:
+        lines = [board_line(board, variant) for board in results.boards]
         columns = [line.column for line in lines if line and line.column]
         kind = columns[0].first.network.kind if columns else "pretrained"
         rank = count.get(kind, 0)
@@ -60,9 +60,9 @@ def looks(found: Findings) -> dict[str, Look]:
     return by_variant
 
 
-def stages(found: Findings, board: Board, drawn: Mapping[str, Look], anchor: str) -> Chart | None:
+def stages(results: Findings, board: Board, drawn: Mapping[str, Look], anchor: str) -> Chart | None:
     """Draw the accuracy of every stage, a line for each variant; dots where there is only one stage."""
-    columns = {v: line.column for v in found.variants if (line := board_line(board, v)) and line.column}
+    columns = {v: line.column for v in results.variants if (line := board_line(board, v)) and line.column}
     if not columns or not board.first:
         return None
     rows = {name: column.first.row(name) for column in columns.values() for name in column.names}
@@ -86,15 +86,15 @@ def stages(found: Findings, board: Board, drawn: Mapping[str, Look], anchor: str
     return Chart(Markup(stages_chart(anchor, measure, places, kept, behind)), left_out)
 
 
-def cost(found: Findings, board: Board, drawn: Mapping[str, Look], anchor: str) -> Chart | None:
+def cost(results: Findings, board: Board, drawn: Mapping[str, Look], anchor: str) -> Chart | None:
     """Draw the row that is shown against minutes of pretraining; random weights took none."""
     points: list[tuple[float, Line]] = []
-    for variant in found.variants:
+    for variant in results.variants:
         line = board_line(board, variant)
         if not line or not line.column or not line.number:
             continue
-        if variant in found.costs:
-            took = found.costs[variant].seconds / 60
+        if variant in results.costs:
+            took = results.costs[variant].seconds / 60
         elif line.column.first.network.kind == "random":
             took = 0.0
         else:

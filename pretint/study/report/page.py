@@ -85,14 +85,14 @@ def write_study_report(folder: Path) -> Written:
     Raises:
         UserError: there is no study, or its report cannot be written.
     """
-    found, shelf = findings(folder), Shelf(folder.parent)
-    colored = colors(found.plan, shelf, folder)
-    tables = sheets(found, colored)
+    results, shelf = findings(folder), Shelf(folder.parent)
+    colored = colors(results.plan, shelf, folder)
+    tables = sheets(results, colored)
     texts = {
-        "html": page(folder, found, colored, figures(found.plan, shelf, folder)),
+        "html": page(folder, results, colored, figures(results.plan, shelf, folder)),
         "md": "\n".join(sheet.markdown() for sheet in tables.all).encode(),
         "tex": "\n".join(sheet.latex() for sheet in tables.all).encode(),
-        "csv": csv_of(found, colored).encode(),
+        "csv": csv_of(results, colored).encode(),
     }
     files = [folder / f"report.{ending}" for ending in texts]
     for file, text in zip(files, texts.values(), strict=True):
@@ -100,21 +100,23 @@ def write_study_report(folder: Path) -> Written:
     return Written(files, tables)
 
 
-def page(folder: Path, found: Findings, colors: Sequence[Colors], figures: Figures) -> bytes:
+def page(folder: Path, results: Findings, colors: Sequence[Colors], figures: Figures) -> bytes:
     """Return the page; it loads nothing from the network, and what comes from outside is escaped.
 
     Args:
         folder: folder of the study.
-        found: its results.
+        results: its results.
         colors: the joint scores of colors.
         figures: sample images.
     """
-    plan = found.plan
-    drawn = charts.looks(found)
+    plan = results.plan
+    drawn = charts.looks(results)
     scored = [one for one in colors if one.metric]
-    header = [(board.evaluation, f"{MEASURES[board.first.metric]}, %" if board.first else "") for board in found.boards]
+    header = [
+        (board.evaluation, f"{MEASURES[board.first.metric]}, %" if board.first else "") for board in results.boards
+    ]
     header += [(one.evaluation, f"{one.metric.title}, %") for one in scored if one.metric]
-    health_keys = [key for key in HEALTH if any(key in health.values for health in found.health.values())]
+    health_keys = [key for key in HEALTH if any(key in health.values for health in results.health.values())]
     health = [
         {
             "variant": variant,
@@ -123,8 +125,8 @@ def page(folder: Path, found: Findings, colors: Sequence[Colors], figures: Figur
             "seeds": values.seeds,
             "held_out": values.held_out,
         }
-        for variant in found.variants
-        if (values := found.health.get(variant))
+        for variant in results.variants
+        if (values := results.health.get(variant))
     ]
     cells = {cell.key: cell for cell in plan.cells}.values()
     groups = {  # in the order in which the commands can be called, each once
@@ -137,14 +139,14 @@ def page(folder: Path, found: Findings, colors: Sequence[Colors], figures: Figur
         path=str(folder),
         about=plan.about,
         seeds=plan.seeds,
-        baselines=[variant for variant in found.variants if variant in plan.against.values()],
-        best=_headline(found),
-        tests=found.tests,
+        baselines=[variant for variant in results.variants if variant in plan.against.values()],
+        best=_headline(results),
+        tests=results.tests,
         sure=_SURE,
         header=header,
-        rows=[_row(found, variant, scored) for variant in found.variants],
+        rows=[_row(results, variant, scored) for variant in results.variants],
         keys={variant: look.color for variant, look in drawn.items()},
-        boards=[_board(found, board, drawn, f"evaluation-{at}") for at, board in enumerate(found.boards, 1)],
+        boards=[_board(results, board, drawn, f"evaluation-{at}") for at, board in enumerate(results.boards, 1)],
         colors=[
             {
                 "name": one.evaluation,
@@ -160,15 +162,15 @@ def page(folder: Path, found: Findings, colors: Sequence[Colors], figures: Figur
         image=image(figures.file, _HEAVY) if figures.file else None,
         health_names=[HEALTH[key] for key in health_keys],
         health=health,
-        costs={variant: found.costs[variant] for variant in found.variants if variant in found.costs},
-        remarks=found.remarks,
-        took=took(found),
+        costs={variant: results.costs[variant] for variant in results.variants if variant in results.costs},
+        remarks=results.remarks,
+        took=took(results),
         minutes=minutes,
-        devices=len({cost.device for cost in found.costs.values()}),
+        devices=len({cost.device for cost in results.costs.values()}),
         differing={key: {v: _word(value) for v, value in values.items()} for key, values in plan.differing.items()},
-        trained=[v for v in found.variants if any(v in values for values in plan.differing.values())],
-        missing=[(", ".join(names), reason) for reason, names in found.reasons.items()],
-        unfinished=len(found.missing),
+        trained=[v for v in results.variants if any(v in values for values in plan.differing.values())],
+        missing=[(", ".join(names), reason) for reason, names in results.reasons.items()],
+        unfinished=len(results.missing),
         cells=len(cells),
         commands=[
             (title, [shlex.join(("pretint", *cell.words)) for cell in group])
@@ -180,9 +182,9 @@ def page(folder: Path, found: Findings, colors: Sequence[Colors], figures: Figur
     )
 
 
-def _headline(found: Findings) -> dict[str, Any] | None:
+def _headline(results: Findings) -> dict[str, Any] | None:
     """Return the best variant of the first evaluation, with what it is compared with."""
-    for board in found.boards:
+    for board in results.boards:
         line = board_line(board, best_of(board))
         if line and line.number and board.first:
             return {
@@ -191,45 +193,45 @@ def _headline(found: Findings) -> dict[str, Any] | None:
                 "measure": MEASURES[board.first.metric],
                 "score": line.number.score,
                 "row": line.row,
-                "difference": _difference(found, line),
+                "difference": _difference(results, line),
             }
     return None
 
 
-def _row(found: Findings, variant: str, scored: Sequence[Colors]) -> dict[str, Any]:
+def _row(results: Findings, variant: str, scored: Sequence[Colors]) -> dict[str, Any]:
     """Return a variant's row of the main table."""
     cells = []
-    for board in found.boards:
+    for board in results.boards:
         line = board_line(board, variant)
         if line is None or board.error or not line.number:
             cells.append(Shown(None, "", None, "missing" if line and not board.error else ""))
             continue
         number = Number(line.number.score, line.number.over_seeds, best_of(board) == variant)
         remark = f"without seed {', '.join(map(str, line.missing))}" if line.missing else ""
-        cells.append(Shown(number, line.row, _difference(found, line), remark))
+        cells.append(Shown(number, line.row, _difference(results, line), remark))
     for one in scored:
         scores, metric, difference = one.line(variant), one.metric, None
         gap: Estimate | None = scores.differences.get(metric.key) if scores and metric else None
         if gap is not None and metric is not None:
             number = Number(gap, None, False, True, metric.scale, metric.digits)
             difference = Difference(number, one.against, "", not gap.low <= 0 <= gap.high, None)
-        cells.append(Shown(color_number(found, one, variant), "", difference, ""))
-    cost = found.costs.get(variant)
+        cells.append(Shown(color_number(results, one, variant), "", difference, ""))
+    cost = results.costs.get(variant)
     return {"variant": variant, "cells": cells, "minutes": minutes(cost.seconds) if cost else ""}
 
 
-def _difference(found: Findings, line: Line) -> Difference | None:
+def _difference(results: Findings, line: Line) -> Difference | None:
     if not line.gap or line.adjusted is None:
         return None
     over_seeds = Number(line.gap.over_seeds, signed=True) if line.gap.over_seeds else None
     number = Number(line.gap.difference, signed=True)
     sure = line.adjusted < _SURE
-    return Difference(number, found.plan.against[line.variant], p_text(line.adjusted), sure, over_seeds)
+    return Difference(number, results.plan.against[line.variant], p_text(line.adjusted), sure, over_seeds)
 
 
-def _board(found: Findings, board: Board, drawn: dict[str, charts.Look], anchor: str) -> dict[str, Any]:
+def _board(results: Findings, board: Board, drawn: dict[str, charts.Look], anchor: str) -> dict[str, Any]:
     """Return the section of an evaluation."""
-    columns = [line.column for v in found.variants if (line := board_line(board, v)) and line.column]
+    columns = [line.column for v in results.variants if (line := board_line(board, v)) and line.column]
     published = published_of(board)
     return {
         "id": anchor,
@@ -238,11 +240,11 @@ def _board(found: Findings, board: Board, drawn: dict[str, charts.Look], anchor:
         "error": board.error,
         "first": board.first,
         "measure": MEASURES[board.first.metric] if board.first else "",
-        "stages": charts.stages(found, board, drawn, f"{anchor}-stages"),
-        "cost": charts.cost(found, board, drawn, f"{anchor}-cost"),
+        "stages": charts.stages(results, board, drawn, f"{anchor}-stages"),
+        "cost": charts.cost(results, board, drawn, f"{anchor}-cost"),
         "published": published,
         "sources": [(row.name, cited(row)) for row in published.rows] if published else [],
-        "full": sheet._replace(grid=sheet.grid.flat()) if (sheet := full_sheet(found, board)) else None,
+        "full": sheet._replace(grid=sheet.grid.flat()) if (sheet := full_sheet(results, board)) else None,
         "facts": facts(Section(tuple(Network((column,), {}) for column in columns))) if columns else {},
         "made": made([result for column in columns for result in column.results]),
         "tests": sorted({line.gap.test for line in board.lines if line.gap}),

@@ -44,11 +44,11 @@ class Sheets(NamedTuple):
         return self.results + self.full + self.colors
 
 
-def sheets(found: Findings, colors: Sequence[Colors] = ()) -> Sheets:
+def sheets(results: Findings, colors: Sequence[Colors] = ()) -> Sheets:
     """Return the results as tables."""
-    full = [*(full_sheet(found, board) for board in found.boards), _health(found), took(found)]
+    full = [*(full_sheet(results, board) for board in results.boards), _health(results), took(results)]
     return Sheets(
-        [sheet for sheet in (_main(found, colors), _differences(found)) if sheet],
+        [sheet for sheet in (_main(results, colors), _differences(results)) if sheet],
         [sheet for sheet in full if sheet],
         [sheet for one in colors if one.scores for sheet in one.scores.sheets],
     )
@@ -65,12 +65,12 @@ def best_of(board: Board) -> str:
     return max(values, key=values.__getitem__) if len(values) > 1 else ""
 
 
-def color_number(found: Findings, colors: Colors, variant: str) -> Number | None:
+def color_number(results: Findings, colors: Colors, variant: str) -> Number | None:
     """Return the number that stands for a variant's colors in the study's main table."""
     line, metric = colors.line(variant), colors.metric
     if line is None or metric is None or metric.key not in line.scores:
         return None
-    values = {v: other.scores[metric.key].value for v in found.variants if (other := colors.line(v))}
+    values = {v: other.scores[metric.key].value for v in results.variants if (other := colors.line(v))}
     best = len(values) > 1 and variant == max(values, key=values.__getitem__)
     return Number(line.scores[metric.key], line.spreads.get(metric.key), best, False, metric.scale, metric.digits)
 
@@ -87,28 +87,28 @@ def minutes(seconds: float) -> str:
     return f"{seconds / 60:.1f}" if seconds < 6000 else f"{seconds / 60:,.0f}"
 
 
-def _main(found: Findings, colors: Sequence[Colors]) -> Sheet:
+def _main(results: Findings, colors: Sequence[Colors]) -> Sheet:
     scored = [one for one in colors if one.metric]
-    best = {board.evaluation: best_of(board) for board in found.boards}
+    best = {board.evaluation: best_of(board) for board in results.boards}
     rows = []
-    for variant in found.variants:
+    for variant in results.variants:
         cells: list[Cell] = []
-        for board in found.boards:
+        for board in results.boards:
             line = board_line(board, variant)
             number = line.number if line else None
             bold = best[board.evaluation] == variant
             missing = "missing" if line and not board.error else ""
             cells.append(Number(number.score, number.over_seeds, bold) if number else missing)
-        cells += [color_number(found, one, variant) or "" for one in scored]
-        cost = found.costs.get(variant)
+        cells += [color_number(results, one, variant) or "" for one in scored]
+        cost = results.costs.get(variant)
         rows.append((variant, (*cells, minutes(cost.seconds) if cost else "")))
-    names = [board.evaluation for board in found.boards]
+    names = [board.evaluation for board in results.boards]
     names += [f"{one.evaluation}\n{one.metric.title}" for one in scored if one.metric]
     footer = [
-        f"{board.evaluation} cannot be shown in one table: {board.error}" for board in found.boards if board.error
+        f"{board.evaluation} cannot be shown in one table: {board.error}" for board in results.boards if board.error
     ]
     interval = ""
-    for board in found.boards:
+    for board in results.boards:
         if first := board.first:
             interval = interval or f"[..]: {first.interval}; +-: standard deviation over seeds"
             footer.append(
@@ -119,22 +119,22 @@ def _main(found: Findings, colors: Sequence[Colors]) -> Sheet:
             footer.append(f"{board.evaluation}, rows shown: {', '.join(chosen)}")
     footer += [f"{one.evaluation}: {text}" for one in colors for text in (one.about, one.remark) if text]
     footer += [interval] if interval else []
-    footer += [f"missing: {', '.join(cells)}: {reason}" for reason, cells in found.reasons.items()]
-    footer += found.remarks
-    for variant, cost in found.costs.items():
+    footer += [f"missing: {', '.join(cells)}: {reason}" for reason, cells in results.reasons.items()]
+    footer += results.remarks
+    for variant, cost in results.costs.items():
         footer.append(f"{variant}: {cost.steps:,} steps, {cost.images:,} images, {cost.device}")
     grid = Grid("variant", (*names, "minutes"), tuple(rows), "evaluation")
-    return Sheet(found.plan.about or "study", grid, tuple(footer))
+    return Sheet(results.plan.about or "study", grid, tuple(footer))
 
 
-def _differences(found: Findings) -> Sheet | None:
-    boards = [board for board in found.boards if board.first]
+def _differences(results: Findings) -> Sheet | None:
+    boards = [board for board in results.boards if board.first]
     rows = []
-    for variant in found.variants:
+    for variant in results.variants:
         lines = [board_line(board, variant) for board in boards]
         cells = tuple(Number(line.gap.difference, signed=True) if line and line.gap else "" for line in lines)
         if any(cells):
-            rows.append((f"{variant} - {found.plan.against[variant]}", cells))
+            rows.append((f"{variant} - {results.plan.against[variant]}", cells))
     if not rows:
         return None
     about = ["[..]: 95% interval of the paired difference, on the same test images"]
@@ -142,8 +142,8 @@ def _differences(found: Findings) -> Sheet | None:
         gaps = [(line, line.gap) for line in board.lines if line.gap]
         adjusted = [f"{line.variant} {p_text(line.adjusted)}" for line, _ in gaps if line.adjusted is not None]
         if adjusted:
-            tests = "test" if found.tests == 1 else "tests"
-            about.append(f"{board.evaluation}, p by Holm for {found.tests} {tests}: {', '.join(adjusted)}")
+            tests = "test" if results.tests == 1 else "tests"
+            about.append(f"{board.evaluation}, p by Holm for {results.tests} {tests}: {', '.join(adjusted)}")
         intervals = [
             f"{line.variant} {Number(gap.over_seeds, signed=True).interval}" for line, gap in gaps if gap.over_seeds
         ]
@@ -155,13 +155,13 @@ def _differences(found: Findings) -> Sheet | None:
     return Sheet("differences", Grid("variant", names, tuple(rows), "evaluation"), tuple(about))
 
 
-def _health(found: Findings) -> Sheet | None:
-    if not found.health:
+def _health(results: Findings) -> Sheet | None:
+    if not results.health:
         return None
-    keys = [key for key in HEALTH if any(key in health.values for health in found.health.values())]
+    keys = [key for key in HEALTH if any(key in health.values for health in results.health.values())]
     rows = []
-    for variant in found.variants:
-        if health := found.health.get(variant):
+    for variant in results.variants:
+        if health := results.health.get(variant):
             cells = []
             for mean, spread in (health.values.get(key, (None, None)) for key in keys):
                 plus = f" +-{spread:.3f}" if spread is not None else ""
@@ -174,18 +174,19 @@ def _health(found: Findings) -> Sheet | None:
     return Sheet("color health", Grid("variant", tuple(HEALTH[key] for key in keys), tuple(rows), "measure"), about)
 
 
-def took(found: Findings) -> Sheet | None:
+def took(results: Findings) -> Sheet | None:
     """Return the minutes of every evaluation; None if nothing is finished."""
-    boards = [board for board in found.boards if board.first]
+    boards = [board for board in results.boards if board.first]
     rows = []
-    for variant in found.variants:
+    for variant in results.variants:
         lines = [board_line(board, variant) for board in boards]
         cells = tuple(minutes(_seconds(line.column)) if line and line.column else "" for line in lines)
         rows += [(variant, cells)] if any(cells) else []
     if not boards:
         return None
-    results = [result for board in boards for line in board.lines if line.column for result in line.column.results]
-    about = f"mean over seeds; on {', '.join(dict.fromkeys(result.cost.device for result in results))}"
+    columns = [line.column for board in boards for line in board.lines if line.column]
+    devices = dict.fromkeys(result.cost.device for column in columns for result in column.results)
+    about = f"mean over seeds; on {', '.join(devices)}"
     grid = Grid("variant", tuple(board.evaluation for board in boards), tuple(rows), "evaluation")
     return Sheet("minutes of an evaluation, a seed", grid, (about,))
 
@@ -207,17 +208,17 @@ def cited(row: Published) -> str:
     return f"{row.source}{remark}; {'checked' if row.verified else 'not verified'}"
 
 
-def full_sheet(found: Findings, board: Board) -> Sheet | None:
+def full_sheet(results: Findings, board: Board) -> Sheet | None:
     """Return every row of every variant; None where the study's main table shows all.
 
     Rows are stages, as in the tables of results. With published rows it is the table of their papers: a line for each
     network, stages across, published lines below.
 
     Args:
-        found: results of the study.
+        results: results of the study.
         board: board of an evaluation.
     """
-    lines = [line for v in found.variants if (line := board_line(board, v)) and line.column]
+    lines = [line for v in results.variants if (line := board_line(board, v)) and line.column]
     columns = [line.column for line in lines if line.column]
     # Rows are alike if they are of the same variant: the same k, the same rule. Only those alike can be compared.
     variants = {name: column.first.row(name).variant for column in columns for name in column.names}
@@ -278,11 +279,11 @@ def _with_published(grid: Grid, stages: Sequence[str], lines: Sequence[Line], ta
     return Grid(grid.across, header, (*ours, heading, *theirs), grid.corner, turns=False)
 
 
-def csv_of(found: Findings, colors: Sequence[Colors] = ()) -> str:
+def csv_of(results: Findings, colors: Sequence[Colors] = ()) -> str:
     """Return a line for each number: all rows of all variants; shown rows with their differences. Not in percent."""
     records: list[dict[str, object]] = []
-    pretraining = {variant: cost.seconds / 60 for variant, cost in found.costs.items()}
-    for board in found.boards:
+    pretraining = {variant: cost.seconds / 60 for variant, cost in results.costs.items()}
+    for board in results.boards:
         for line in board.lines:
             if not line.column:
                 continue
@@ -298,15 +299,15 @@ def csv_of(found: Findings, colors: Sequence[Colors] = ()) -> str:
                 }  # fmt: skip
                 if name == line.row and line.gap:
                     gap = line.gap
-                    record |= {"against": found.plan.against[line.variant], "difference": gap.difference.value}
+                    record |= {"against": results.plan.against[line.variant], "difference": gap.difference.value}
                     record |= {"difference_low": gap.difference.low, "difference_high": gap.difference.high}
-                    record |= {"p": gap.p, "p_holm": line.adjusted, "tests": found.tests}
+                    record |= {"p": gap.p, "p_holm": line.adjusted, "tests": results.tests}
                     if gap.over_seeds:
                         record["difference_over_seeds_low"] = gap.over_seeds.low
                         record["difference_over_seeds_high"] = gap.over_seeds.high
                 records.append(record)
     for one in colors:
-        for variant in found.variants:
+        for variant in results.variants:
             scored = one.line(variant)
             for key, score in scored.scores.items() if scored and one.scores else ():
                 assert scored and one.scores
