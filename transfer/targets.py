@@ -153,7 +153,7 @@ def checked_targets(
             raise UserError(f"{name}: {len(checked):,} labels of {len(source):,} images; is the set whole?")
         if every_class or not multilabel:
             _require_all_classes(name, checked, classes)
-        facts = json.dumps([source.digest(), list(classes), list(checked.shape), seen(source)]).encode()
+        facts = json.dumps([source.digest(), list(classes), list(checked.shape), fingerprint(source)]).encode()
         stored: NDArray[np.generic] = checked.astype("i1" if multilabel else "<i8")
         digests.append(hashlib.sha256(facts + b"\n" + stored.tobytes()).hexdigest())
     n_shared = count_shared(train_name, train, test_name, test)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pretext.data import DECODER, Source
 from pretext.data.batches import Subset, Views, stream
+from pretext.data.source import fingerprint
 from pretext.engine.device import Place, autocast
 from pretext.engine.memory import available
 from pretext.engine.progress import progress
@@ -30,7 +31,6 @@ _FORMAT = 1  # of entries; to be raised when the same identity would give other 
 _MAKERS = ("pretext/backbones", "pretext/color.py", "pretext/weights/inputs.py", "transfer/features/pool.py")
 _AT_ONCE = 64  # images of a batch; blocks end where batches do, so that a kill does not change the batches
 _CALIBRATION_IMAGES = 2048
-_IDENTITY_IMAGES = 32
 _MEMORY_SHARE = 4  # a matrix may take one part in so many of the free memory
 _CHUNK_ROWS = 4096
 _OVERFLOW = {"float16": 65520.0, "float32": float("inf")}  # what rounds to infinity
@@ -386,14 +386,11 @@ def _identify_images(source: Source, view: View) -> dict[str, Any]:
 
     Names are not enough: 0001.png is in many folders. So some of the pixels are part of it.
     """
-    count, views, digest = len(source), Views(source, *view), hashlib.sha256()
-    for index in sorted({number * (count - 1) // (_IDENTITY_IMAGES - 1) for number in range(_IDENTITY_IMAGES)}):
-        rgb = views[index].rgb
-        digest.update(b"none" if rgb is None else rgb.contiguous().numpy().data)
+    views = Views(source, *view)
     return {
         "count": len(source),
         "names": source.digest(),
-        "seen": digest.hexdigest(),
+        "seen": fingerprint(source, lambda index: views[index].rgb),
         "view": [view.size, view.ratio],
         "decoder": DECODER,
     }

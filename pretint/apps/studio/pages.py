@@ -26,7 +26,7 @@ from pretext.errors import UserError
 from pretext.gamut import TEMPERATURE
 from pretint.apps.studio.photographs import Look, Table, UnusableReference
 from pretint.apps.studio.worker import Client, Crowded, Superseded, Workshop
-from pretint.apps.web.responses import (read_object, renderer, static_route)
+from pretint.apps.web.responses import read_object, renderer, static_route
 from pretint.apps.web.security import Guard, client_of
 from pretint.colorization.photographs import Format
 

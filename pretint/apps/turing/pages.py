@@ -25,7 +25,7 @@ from starlette.types import ASGIApp, Scope
 
 from pretint.apps.turing.admin import Admin
 from pretint.apps.turing.store import REAL, Participant, Shown, Store
-from pretint.apps.web.responses import (read_object, renderer, static_route)
+from pretint.apps.web.responses import read_object, renderer, static_route
 from pretint.apps.web.security import Buckets, Guard, Rate, client_of
 
 AHEAD = 2
