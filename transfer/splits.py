@@ -109,7 +109,7 @@ def shots(
         labels: of all training images; those that are not counted for the class are not drawn.
         wanted: the class.
         classes: the number of classes, C.
-        k: the number of positives.
+        k: the number of positives, at least one.
         sample: the number of the sample.
         seed: of all samples.
         good: bool (N,): which images can be read; the others are not drawn.
@@ -123,9 +123,14 @@ def shots(
         column = labels[:, wanted]
         positives, negatives = ((np.flatnonzero(usable & (column == sign))) for sign in (1, 0))
         return Shots(_first(positives, ranks, k), _first(negatives, ranks, (classes - 1) * k))
-    by_class = [_first(np.flatnonzero(usable & (labels == label)), ranks, k) for label in range(classes)]
-    others = [indices for label, indices in enumerate(by_class) if label != wanted]
-    return Shots(by_class[wanted], np.sort(np.concatenate([*others, np.zeros(0, np.int64)])))
+    # The first k of every class: images by class and rank, without those whose k-th predecessor is of the same class.
+    order = np.flatnonzero(usable)
+    order = order[np.lexsort((ranks[order], labels[order]))]
+    classes_in_order = labels[order]
+    drawn = np.ones(len(order), bool)
+    drawn[k:] = classes_in_order[k:] != classes_in_order[:-k]
+    is_wanted = classes_in_order == wanted
+    return Shots(np.sort(order[drawn & is_wanted]), np.sort(order[drawn & ~is_wanted]))
 
 
 def digest_of_indices(*lists: Indices) -> str:
@@ -141,10 +146,17 @@ def _first(indices: Indices, ranks: Indices, count: int) -> Indices:
     return np.sort(indices[np.argsort(ranks[indices])[:count]])
 
 
+def _group_by_class(labels: NDArray[np.integer], indices: Indices) -> list[Indices]:
+    """Return the indices of each class that has some, in their order."""
+    order = np.argsort(labels[indices], kind="stable")
+    _, starts = np.unique(labels[indices][order], return_index=True)
+    return np.split(indices[order], starts[1:])
+
+
 def _draw_fraction(labels: Labels, usable: Indices, fraction: float, ranks: Indices) -> Indices:
     """Return the images of a fraction of the labels; see ``split``."""
     if labels.ndim == 1:
-        by_class = [usable[labels[usable] == label] for label in np.unique(labels[usable])]
+        by_class = _group_by_class(labels, usable)
         parts = [_first(indices, ranks, max(1, round(fraction * len(indices)))) for indices in by_class]
         return np.sort(np.concatenate(parts))
     chosen = [_first(usable, ranks, max(1, round(fraction * len(usable))))]
@@ -163,7 +175,7 @@ def _draw_held(labels: Labels, chosen: Indices, count: int, ranks: Indices, seed
     if not count:
         return np.zeros(0, np.int64)
     if labels.ndim == 1:
-        by_class = [chosen[labels[chosen] == label] for label in np.unique(labels[chosen])]
+        by_class = _group_by_class(labels, chosen)
         sizes = np.array([len(indices) for indices in by_class])
         exact = sizes.astype(np.float64) * (count / int(sizes.sum()))
         quotas: Indices = np.minimum(exact.astype(np.int64), sizes - 1)
