@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from pretext.errors import UserError
-from pretext.files import write_atomically
+from pretext.files import write_atomically, written_atomically
 
 FORMAT = "pretint checkpoint 1"
 
@@ -44,8 +44,9 @@ class DamagedFileError(UserError):
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write ``state`` (tensors and plain values, nested) atomically."""
-    write_atomically(path, checkpoint_bytes(state))
+    """Write ``state`` (tensors and plain values, nested) atomically, tensor by tensor: no copy of all is made."""
+    with written_atomically(path, f"{_count_bytes(state) / 1e6:.1f} MB") as file:
+        torch.save({"format": FORMAT, **state}, file)
 
 
 def checkpoint_bytes(state: dict[str, Any]) -> memoryview:
@@ -53,6 +54,14 @@ def checkpoint_bytes(state: dict[str, Any]) -> memoryview:
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, **state}, buffer)
     return buffer.getbuffer()
+
+
+def _count_bytes(value: Any) -> int:
+    """How many bytes the tensors have in a state."""
+    if isinstance(value, Tensor):
+        return value.nbytes
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return sum(map(_count_bytes, parts))
 
 
 def save_portable(path: Path, state: dict[str, Any]) -> None:
