@@ -66,7 +66,8 @@ def of_children() -> int:
 def available(device: torch.device) -> int:
     """Return the memory that is still available where ``device`` computes, in bytes."""
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # torch keeps what was freed
+        return int(torch.cuda.mem_get_info(device)[0]) + unused
     room = sys.maxsize
     with contextlib.suppress(OSError):
         room = _kilobytes(Path("/proc/meminfo"), "MemAvailable") * 1024
