@@ -24,6 +24,27 @@ class ImageError(UserError):
         return type(self), (self.key, self.reason)
 
 
+class OldFormatError(UserError):
+    """A file that an older Pretint wrote, which this one does not read."""
+
+
+def check_format(path: object, found: object, wanted: str) -> None:
+    """Refuse the file of an older Pretint; other formats are for the caller to refuse.
+
+    Args:
+        path: of the file, for the message.
+        found: the format that it names: "pretint KIND NUMBER".
+        wanted: the format that this version writes. Version 0.1.0 wrote number 1 of every kind.
+
+    Raises:
+        OldFormatError: ``found`` is number 1 of the wanted kind, and another is wanted.
+    """
+    if found != wanted and found == f"{wanted.rpartition(' ')[0]} 1":
+        raise OldFormatError(
+            f"{path}: written by Pretint 0.1.0, whose files this version cannot read; make it again, or use 0.1.0"
+        )
+
+
 class PartnerGone(UserError):
     """Another process of the same run is gone. The same command goes on: it exits with 75, not with 2."""
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pretext.engine.progress import say
-from pretext.errors import UserError
+from pretext.errors import UserError, check_format
 from pretext.files import write_atomically
 from pretext.plugins import plugin_contents
 from transfer.bootstrap import Estimate, Metric
@@ -36,7 +36,7 @@ from transfer.result_format import (
     unpack_outcomes,
 )
 
-FORMAT = "pretint result 1"
+FORMAT = "pretint result 2"
 PREFIX = "rescaled:"
 """Before a network's name on the command line: it is rescaled to the training images first."""
 RESCALED = "rescaled "
@@ -228,6 +228,8 @@ def read_result(path: Path) -> Result:
         if path.stat().st_size > LARGEST:
             raise ValueError("too large")
         content = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse_constant)
+        if isinstance(content, dict):
+            check_format(path, content.get("format"), FORMAT)
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise ValueError(f"its format is not {FORMAT!r}")
         return _parse_result(content, str(path))

@@ -12,10 +12,10 @@ from typing import Any
 from pretext.data.decode import DECODER
 from pretext.data.patterns import MANIFEST
 from pretext.data.tar_index import index_path
-from pretext.errors import UserError
+from pretext.errors import UserError, check_format
 from pretext.files import held_folder, write_atomically
 
-_FORMAT = "pretint shards 1"
+_FORMAT = "pretint shards 2"
 
 
 @dataclass
@@ -128,6 +128,7 @@ def _read(path: Path) -> Manifest:
     """Return the manifest in a file; it may be another program's, or edited."""
     try:
         content = json.loads(path.read_bytes())
+        check_format(path, content["format"], _FORMAT)
         if content["format"] != _FORMAT:
             raise ValueError
         source = dict(content["source"])

@@ -22,11 +22,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from pretext.errors import UserError
+from pretext.errors import UserError, check_format
 from pretext.files import write_atomically, written_atomically
 
-FORMAT = "pretint checkpoint 1"
-
+FORMAT = "pretint checkpoint 2"
 
 DIGEST = "pretint_sha256"
 """The key of the digest in the metadata of a safetensors file."""
@@ -112,6 +111,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise UserError(
             f"{path}: no checkpoint of Pretint, or a damaged one; name a run or one of its checkpoints/*.pt"
         ) from error
+    if isinstance(state, dict):
+        check_format(path, state.get("format"), FORMAT)
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise UserError(f"{path}: a PyTorch file, but no checkpoint of Pretint ({FORMAT!r} is missing)")
     return state
@@ -122,6 +123,7 @@ def _load_portable(path: Path) -> dict[str, Any]:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+        check_format(path, metadata.get("format"), FORMAT)
         if metadata.pop("format", None) != FORMAT:
             raise UserError(
                 f"{path}: no checkpoint of Pretint ({FORMAT!r} is missing); pretint export writes them, and weights "

@@ -24,7 +24,7 @@ from pretext.engine import distributed
 from pretext.engine.checkpoint import DamagedFileError, check_zip, is_zip, save_checkpoint
 from pretext.engine.progress import say
 from pretext.engine.settings import TrainingSettings
-from pretext.errors import UserError
+from pretext.errors import OldFormatError, UserError
 from pretext.files import held_folder, write_atomically
 from pretext.yaml_reader import read_yaml
 
@@ -86,6 +86,12 @@ def run_settings(folder: Path, needed: Mapping[str, type | tuple[type, ...]] | N
         ) from error
     if not isinstance(settings, dict):
         raise UserError(f"{folder}: settings.yaml holds no settings; has the file been edited?")
+    objective = settings.get("objective")
+    if "colour" in settings or (isinstance(objective, dict) and "prior_pictures" in objective):  # of a fine-tuning
+        raise OldFormatError(
+            f"{folder}: a run of Pretint 0.1.0, whose settings and checkpoints this version cannot read; train it "
+            "again, or use 0.1.0"
+        )
     for name, kind in (needed or {}).items():
         group, _, key = name.partition(".")
         values = settings.get(group)

@@ -226,6 +226,8 @@ class Shelf:
                 content: Any = None
                 with contextlib.suppress(OSError, ValueError):
                     content = json.loads(file.read_text(encoding="utf-8"))
+                if isinstance(content, dict) and content.get("format") == "pretint scores 1":
+                    return f"{file}: written by Pretint 0.1.0, whose files this version cannot read; make it again"
                 if not isinstance(content, dict) or content.get("format") != FORMAT:
                     return f"{file}: no scores, or damaged ones; make them again or move them away"
             else:

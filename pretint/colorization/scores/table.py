@@ -19,7 +19,7 @@ from pretint.colorization.scores.metrics import Sums, balanced_auc, frechet_dist
 from transfer.bootstrap import MAP_RESAMPLES, Estimate, accuracy, centered, difference, percentiles, resamples
 from transfer.layout import WIDTH, Cell, Grid, Number, Sheet
 
-FORMAT = "pretint scores 1"
+FORMAT = "pretint scores 2"
 Shown = Literal["terminal", "csv", "markdown", "latex"]
 
 
