@@ -2,13 +2,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: help demo imagenette voc test check docs bench clean
+.PHONY: help demo imagenette voc test test-slow test-all check docs bench clean
 
 help:
 	@echo "make demo   learn features from bundled photographs, judge them, color images (minutes)"
 	@echo "make imagenette IMAGES=imagenette-96   the table of docs/evaluation.md: 3 seeds (about 50 minutes on 2 cores)"
 	@echo "make voc VOC=VOCdevkit RUN=runs/x LABELS=runs/y   the tables of docs/finetuning.md (about 30 minutes on 2 cores)"
-	@echo "make test   run the tests"
+	@echo "make test   run the fast tests (about 8 minutes on 2 cores)"
+	@echo "make test-slow   run the slow tests alone; make test-all runs both"
 	@echo "make check  run the linter and the type checker"
 	@echo "make docs   build the documentation as a site, in site/; a broken link is an error"
 	@echo "make bench  measure speed, as ratios"
@@ -42,8 +43,16 @@ voc: $(INSTALLED)
 	$(BIN)/pretint finetune segment $(TUNED) --config configs/transfer/laptop_segment.yaml \
 	    --train "voc:2012:train:$(VOC)" --test "voc:2012:val:$(VOC)"
 
+# One process per core and one thread in each. The tests of one file run in one process, because they share fixtures.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses logical --maxprocesses 8 --dist loadgroup
+
 test: $(INSTALLED)
-	$(BIN)/pytest
+	$(PYTEST) -m "not slow"
+
+test-slow: $(INSTALLED)
+	$(PYTEST) -m slow
+
+test-all: test test-slow
 
 check: $(INSTALLED)
 	$(BIN)/ruff check

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from browsing import browser
 from hypothesis import settings
 from launching import Launcher
@@ -14,6 +15,20 @@ __all__ = ["browser"]
 # No test judges how long something takes, and a busy machine must not fail one.
 settings.register_profile("pretint", deadline=None)
 settings.load_profile("pretint")
+
+
+def pytest_configure() -> None:
+    """One thread in each process, here and in those that a test starts: as many processes run as there are cores."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the tests of one file in one process, and those of the virtual cluster in one: they share fixtures."""
+    for item in items:
+        fixtures = getattr(item, "fixturenames", ())
+        group = "cluster" if "cluster" in fixtures else str(item.path.relative_to(Path(__file__).parent))
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session")

@@ -26,6 +26,7 @@ from slurm.records import attempts
 STEPS = ["--training.steps", "600"]
 
 
+@pytest.mark.slow
 def test_every_interrupt_with_every_kind_of_worker(
     cluster: VirtualCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

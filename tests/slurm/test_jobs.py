@@ -49,6 +49,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     subprocess.run(["scancel", "--user", getpass.getuser()], check=True, timeout=60)  # what a test that failed has left
 
 
+@pytest.mark.slow
 def test_two_nodes_of_two_tasks_compute_what_four_processes_do(launcher: Launcher, folder: Path) -> None:
     words = ["pretrain", f"{folder}/runs/{{}}", *SETTINGS, "--training.steps", "60", "--machine.workers", "1"]
     for name in ("slurm", "hit"):
@@ -71,6 +72,7 @@ def test_two_nodes_of_two_tasks_compute_what_four_processes_do(launcher: Launche
     assert {path.name.split("_")[1] for path in (JOBS / "logs").glob("*_log.out")} == {"0", "1", "2", "3"}
 
 
+@pytest.mark.slow
 def test_the_code_is_that_of_the_day_it_was_sent(folder: Path) -> None:
     """From a checkout, which is edited while the job waits, as is its recipe."""
     tree = folder / "tree"
@@ -92,6 +94,7 @@ def test_the_code_is_that_of_the_day_it_was_sent(folder: Path) -> None:
     assert len(losses(tree / "runs" / "x")) == 15
 
 
+@pytest.mark.slow
 def test_a_container_without_commands_of_slurm(folder: Path) -> None:
     words = ["pretrain", "runs/x", *SETTINGS, "--training.steps", "200", "--machine.workers", "1"]
     inside = folder / "nothing"
@@ -126,6 +129,7 @@ def test_what_would_be_sent_and_what_it_takes(capsys: pytest.CaptureFixture[str]
     assert send("--dry-run", "--partition", "mian", *words) == 2
 
 
+@pytest.mark.slow
 def test_a_node_that_dies(cluster: VirtualCluster) -> None:
     words = ["pretrain", "runs/{}", *SETTINGS, "--training.steps", "1500", "--machine.workers", "1"]
     assert send(*(word.format("hit") for word in words)) == 0
@@ -147,6 +151,7 @@ def test_a_node_that_dies(cluster: VirtualCluster) -> None:
     assert hit.node != node and restarts(hit.sent) == hit.restarts == 1
 
 
+@pytest.mark.slow
 def test_a_list_in_which_some_fail_is_sent_again_and_does_only_what_is_missing(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -220,6 +225,7 @@ def test_jobs_are_canceled_and_stay_so(capsys: pytest.CaptureFixture[str]) -> No
     assert pretint.cli.main(["jobs", "cancel", "pretrain-x"]) == 2
 
 
+@pytest.mark.slow
 def test_a_job_that_makes_no_step_gives_up(folder: Path) -> None:
     words = ["pretrain", "runs/x", *SETTINGS, "--training.steps", "100000", "--machine.workers", "0"]
     # It stands still, as if its images were on a disk that is gone; also when Slurm wakes it to end it.
@@ -334,6 +340,7 @@ def test_a_list_that_is_no_file(capsys: pytest.CaptureFixture[str]) -> None:
         assert said in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_two_who_send_at_the_same_time(folder: Path) -> None:
     command = [sys.executable, "-m", "pretint", "submit", "--on", cluster_file(options={"hold": True}), "--name"]
     words = ["pretrain", "runs/x", *SETTINGS]
@@ -398,6 +405,7 @@ def test_an_unknown_key_and_a_missing_slurm(
     assert "sbatch: no such command here" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_fifty_jobs_are_sent_as_one_array(capsys: pytest.CaptureFixture[str]) -> None:
     entries = [{"name": f"job-{number}", "command": "table runs"} for number in range(50)]
     Path("jobs.yaml").write_text(json.dumps(entries))

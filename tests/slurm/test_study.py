@@ -13,7 +13,7 @@ from sending import cluster_file, overview, until
 import pretint.cli
 from slurm import cancel, states
 
-pytestmark = pytest.mark.usefixtures("cluster")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("cluster")]
 
 STUDY = """
 settings:

@@ -10,6 +10,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from pretext.engine.journal import read_journal
 from pretext.engine.run import newest_checkpoint
 
@@ -47,6 +49,7 @@ def interrupt(process: "subprocess.Popen[bytes]", how: str) -> None:
     process.wait()
 
 
+@pytest.mark.slow
 def test_ten_interruptions_change_nothing(small: Path, sets: Path, tmp_path: Path) -> None:
     text = small.read_text().replace("seeds: [0, 1]", "seeds: [0]").replace("steps: 6", f"steps: {STEPS}")
     small.write_text(text.replace("workers: 0", "workers: 0, checkpoint_every: 5"))

@@ -45,6 +45,7 @@ def seconds() -> Iterator[None]:
     sys.stderr.write(f"\nall families of timm: {time.process_time() - began:.0f} s\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", timm.list_modules())
 def test_a_stride_is_where_its_places_look(module: str) -> None:
     """Sides of maps, and which pixels the corner places of the last depend on, as gradients tell."""

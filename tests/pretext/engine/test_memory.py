@@ -103,6 +103,7 @@ def limited(megabytes: int, *commands: list[str], folder: Path) -> list[str]:
     return done.stderr.removeprefix("$ ").split("\n$ ")
 
 
+@pytest.mark.slow
 def test_commands_say_what_to_lower(tmp_path: Path) -> None:
     run = tmp_path / "run"
     small: dict[str, Any] = {

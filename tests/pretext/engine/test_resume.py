@@ -117,6 +117,7 @@ def test_stopped_politely_and_with_other_workers(
     finish(launcher, run, "--data.source", str(folder)).same_as(plain)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", ["spawn", "forkserver"])
 def test_workers_that_are_not_forked(
     start: str, launcher: Launcher, rich: Trained, shards: str, tmp_path: Path
