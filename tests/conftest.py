@@ -12,9 +12,10 @@ from launching import Launcher
 
 __all__ = ["browser"]
 
-# No test judges how long something takes, and a busy machine must not fail one.
-settings.register_profile("pretint", deadline=None)
-settings.load_profile("pretint")
+# There is no deadline: no test judges how long something takes, and a busy machine must not fail one.
+settings.register_profile("default", max_examples=20, deadline=None)
+settings.register_profile("ci", max_examples=100, deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") == "true" else "default"))
 
 
 def pytest_configure() -> None:

@@ -11,10 +11,16 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 import torch
 
 from pretext.engine.journal import read_journal
 from pretext.engine.run import newest_checkpoint
+
+KILLS = 20 if os.environ.get("CI") == "true" else 4
+"""How often a test that repeats kills or interruptions does so."""
+PATIENCE = 600.0
+"""Seconds until a wait for a process fails; a busy machine is slow."""
 
 
 class Started:
@@ -35,6 +41,13 @@ class Started:
     def wait(self) -> int:
         """Its exit code."""
         if self.code is None:
+            end = time.monotonic() + PATIENCE
+            while self.runs() and time.monotonic() < end:
+                time.sleep(0.01)
+            if self.runs():
+                self.kill()
+                self.launcher.ask({"wait": self.pid})
+                pytest.fail(f"not over after {PATIENCE:.0f} seconds: {self.said}")
             self.code = int(self.launcher.ask({"wait": self.pid}))
         return self.code
 
@@ -114,11 +127,13 @@ class Trained:
         return {**state["model"], **{f"average {name}": value for name, value in state.get("average", {}).items()}}
 
     def wait_for_step(self, step: int, process: Started) -> None:
-        """Until a checkpoint at or after ``step`` is there."""
+        """Until a checkpoint at or after ``step`` is there, or the process is over."""
+        end = time.monotonic() + PATIENCE
         while process.runs():
             newest = newest_checkpoint(self.run)
             if newest is not None and int(newest.stem) >= step:
                 return
+            assert time.monotonic() < end, f"no step {step} after {PATIENCE:.0f} seconds: {process.said}"
             time.sleep(0.005)
 
     def same_as(self, other: "Trained") -> None:

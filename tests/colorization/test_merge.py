@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given
-from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from PIL import Image
 from skimage.color import lab2rgb, rgb2lab
@@ -51,7 +50,6 @@ def test_every_gray_level_without_color_stays_itself() -> None:
 
 
 @given(st.tuples(*[st.integers(1, 40)] * 4), st.integers(0, 99))
-@hypothesis_settings(max_examples=60)
 def test_enlarged_as_torch_does(shape: tuple[int, int, int, int], seed: int) -> None:
     h, w, height, width = shape
     ab = torch.randn(1, 2, h, w, generator=torch.Generator().manual_seed(seed)) * 50

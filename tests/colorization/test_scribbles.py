@@ -66,7 +66,6 @@ def images(draw: st.DrawFn) -> tuple[Floats, NDArray[np.bool_], Floats]:
     return lightness.astype(float), mask, random.uniform(-80, 80, (2, height, width))
 
 
-@settings(max_examples=60)
 @given(images(), st.sampled_from([0.6, 2.0]), st.sampled_from([DIRECT, ITERATED]))
 def test_is_what_the_released_program_solves(
     case: tuple[Floats, NDArray[np.bool_], Floats], variance: float, direct: int

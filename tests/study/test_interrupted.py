@@ -1,7 +1,8 @@
-"""Ten interruptions of a study at random: the same table, and no cell twice."""
+"""Interruptions of a study at random: the same table, and no cell twice."""
 
 import contextlib
 import csv
+import itertools
 import os
 import random
 import signal
@@ -11,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from launching import KILLS
 
 from pretext.engine.journal import read_journal
 from pretext.engine.run import newest_checkpoint
@@ -50,7 +52,7 @@ def interrupt(process: "subprocess.Popen[bytes]", how: str) -> None:
 
 
 @pytest.mark.slow
-def test_ten_interruptions_change_nothing(small: Path, sets: Path, tmp_path: Path) -> None:
+def test_interruptions_change_nothing(small: Path, sets: Path, tmp_path: Path) -> None:
     text = small.read_text().replace("seeds: [0, 1]", "seeds: [0]").replace("steps: 6", f"steps: {STEPS}")
     small.write_text(text.replace("workers: 0", "workers: 0, checkpoint_every: 5"))
     alone = tmp_path / "alone"
@@ -59,7 +61,7 @@ def test_ten_interruptions_change_nothing(small: Path, sets: Path, tmp_path: Pat
     whole = time.monotonic() - began
 
     drawn = random.Random(8)
-    blows = ["INT", "TERM", "KILL", "everything killed", "INT", "TERM", "KILL", "everything killed", "INT", "TERM"]
+    blows = list(itertools.islice(itertools.cycle(["INT", "TERM", "KILL", "everything killed"]), KILLS))
     drawn.shuffle(blows)
     folder, kept = tmp_path / "interrupted0", dict[Path, int]()
     while blows:

@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pretext.errors import UserError
@@ -36,7 +36,6 @@ def test_the_split_of_every_version_before() -> None:
     assert split(several, 0.1, 0, 0.5).sha256 == "869ee363a065685964536674163a3b5af64d4aeabce4171b4e8e8ef017ac7680"
 
 
-@settings(max_examples=50)
 @given(
     st.lists(st.integers(0, 30), min_size=1, max_size=40),
     st.floats(0.01, 0.9),

@@ -213,11 +213,11 @@ def test_of_what_waits_in_a_lane_only_the_latest_is_done() -> None:
 
     def busy() -> str:
         begun.set()
-        go_on.wait()
+        go_on.wait(60)
         return "first"
 
     first = workshop.ask(ME, "slider", busy)
-    begun.wait()
+    assert begun.wait(60)
     waiting = [workshop.ask(ME, "slider", lambda index=index: done.append(index)) for index in range(5)]  # type: ignore[misc]
     other = workshop.ask(ME, "download", lambda: done.append("download"))
     go_on.set()
@@ -233,8 +233,8 @@ def test_of_what_waits_in_a_lane_only_the_latest_is_done() -> None:
 
 def test_a_crowd_is_refused_and_a_closed_workshop_leaves_nobody_waiting() -> None:
     workshop, begun, go_on = Workshop(), threading.Event(), threading.Event()
-    workshop.ask(ME, "busy", lambda: (begun.set(), go_on.wait()))
-    begun.wait()
+    workshop.ask(ME, "busy", lambda: (begun.set(), go_on.wait(60)))
+    assert begun.wait(60)
     waiting = []
     with pytest.raises(Crowded):
         for lane in range(1000):

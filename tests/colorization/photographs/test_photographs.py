@@ -92,7 +92,7 @@ def defined(upright: np.ndarray, ab: np.ndarray) -> np.ndarray:
     st.sampled_from(["PNG", "TIFF", "WEBP"]), st.sampled_from([np.uint8, np.uint16]), st.integers(1, 4),
     st.integers(1, 8), st.tuples(st.integers(1, 30), st.integers(1, 30)), st.integers(0, 2**20),
 )  # fmt: skip
-@hypothesis_settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+@hypothesis_settings(suppress_health_check=[HealthCheck.too_slow])
 def test_every_depth_mode_and_orientation(
     format: str, dtype: type, channels: int, orientation: int, shape: tuple[int, int], seed: int
 ) -> None:

@@ -46,7 +46,7 @@ def test_photographs_are_copies() -> None:
 
 
 @given(tile=st.integers(16, 96), stride=st.integers(8, 60), cap=st.sampled_from([None, 10, EVERY]))
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)  # each paints every photograph twice
 def test_no_pixel_is_in_both_parts_or_in_two_test_tiles(tile: int, stride: int, cap: int | None) -> None:
     train = painted(Bundled("train", tile, stride, cap))
     test = painted(Bundled("test", tile, max(stride, tile), cap))

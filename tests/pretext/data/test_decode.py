@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import PIL
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
@@ -227,7 +227,6 @@ def test_first_of_several_frames(kind: str) -> None:
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
 @given(width=st.integers(1, 300), height=st.integers(1, 300), shorter=st.integers(1, 320))
-@settings(max_examples=25, deadline=None)
 def test_shorter_side_stays_long_enough(mode: str, width: int, height: int, shorter: int) -> None:
     data = encoded(Image.new(mode, (width, height)), "JPEG")
     got = decode(data, "k", shorter)

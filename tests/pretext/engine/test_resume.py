@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from launching import Launcher, Trained
+from launching import KILLS, Launcher, Started, Trained
 
 from pretext.data import Bundled
 from pretext.engine.signals import ENDINGS, Ending
@@ -74,16 +74,26 @@ def rich(launcher: Launcher, shards: str, tmp_path_factory: pytest.TempPathFacto
     return finish(launcher, tmp_path_factory.mktemp("whole") / "run", "--data.source", shards, *MORE)
 
 
-def test_killed_twenty_times(launcher: Launcher, rich: Trained, shards: str, tmp_path: Path) -> None:
+def stop_while_it_writes(process: Started, written: Path) -> None:
+    """Stop a process that is writing a checkpoint; it returns at once if the process ends before."""
+    while process.runs():
+        if list(written.glob(".*.part")):
+            process.signal(signal.SIGSTOP)
+            if list(written.glob(".*.part")):
+                return
+            process.signal(signal.SIGCONT)  # it was finished in between
+        time.sleep(0.0005)
+
+
+def test_killed_again_and_again(launcher: Launcher, rich: Trained, shards: str, tmp_path: Path) -> None:
     run = tmp_path / "run"
     words = ["pretrain", run, *SETTINGS, "--data.source", shards, *MORE, "--machine.checkpoint_every", "2"]
     written = run / "checkpoints"
     hit = 0
-    for kill in range(20):
+    for kill in range(KILLS):
         process = launcher.start(*words)
         if kill % 3 == 1:  # while a checkpoint is being written
-            while process.runs() and not list(written.glob(".*.part")):
-                pass
+            stop_while_it_writes(process, written)
         elif kill:  # somewhere after it has gone on for a step or some
             reached = max((int(path.stem) for path in written.glob("[0-9]*.pt")), default=0)
             Trained(run).wait_for_step(reached + random.choice((1, 2, 3)), process)

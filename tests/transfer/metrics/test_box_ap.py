@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
@@ -20,7 +20,6 @@ def some_to_find(truth: Sequence[Objects]) -> bool:
     return any((~one.difficult).any() for one in truth)
 
 
-@settings(max_examples=150, deadline=None)
 @given(st.integers(1, 12), st.integers(1, 4), st.booleans(), st.integers(0, 10**6))
 def test_voc_by_the_rules(count: int, classes: int, ties: bool, seed: int) -> None:
     found, truth = images(np.random.default_rng(seed), count, classes, ties)
@@ -32,7 +31,6 @@ def test_voc_by_the_rules(count: int, classes: int, ties: bool, seed: int) -> No
             assert outcome.value == pytest.approx(np.nanmean(wanted), abs=1e-9)
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.integers(1, 12), st.integers(1, 4), st.booleans(), st.integers(0, 10**6))
 def test_coco_by_pycocotools(count: int, classes: int, ties: bool, seed: int) -> None:
     found, truth = images(np.random.default_rng(seed), count, classes, ties)
@@ -126,7 +124,6 @@ def test_half_an_overlap_is_enough() -> None:
         assert detections_outcome(found, truth, "11 points", 1).value == wanted
 
 
-@settings(max_examples=40, deadline=None)
 @given(st.integers(0, 10**6), st.booleans(), st.sampled_from(RULES))
 def test_weights_are_repetitions(seed: int, ties: bool, rule: Points) -> None:
     rng = np.random.default_rng(seed)

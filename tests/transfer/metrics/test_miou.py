@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn.metrics import accuracy_score, confusion_matrix, jaccard_score
@@ -25,7 +25,6 @@ def outcome_of(drawn: list[tuple[NDArray[np.uint8], NDArray[np.int64]]], classes
     return segmentation_outcome([confusion(truth, predicted, classes) for truth, predicted in drawn])
 
 
-@settings(max_examples=100, deadline=None)
 @given(st.integers(1, 6), st.integers(2, 8), st.integers(0, 10**6))
 def test_by_scikit_learn(count: int, classes: int, seed: int) -> None:
     drawn = masks(np.random.default_rng(seed), count, classes)
@@ -46,7 +45,6 @@ def test_by_scikit_learn(count: int, classes: int, seed: int) -> None:
     assert outcome.positives.tolist() == np.bincount(truth, minlength=classes).tolist()
 
 
-@settings(max_examples=40, deadline=None)
 @given(st.integers(0, 10**6))
 def test_weights_are_repetitions(seed: int) -> None:
     rng = np.random.default_rng(seed)
