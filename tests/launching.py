@@ -64,12 +64,13 @@ class Started:
 
 
 class Launcher:
-    """Starts ``pretint`` commands, alone or several that find each other as torchrun's do."""
+    """Starts processes without waiting for torch each time; several can find each other as torchrun's do."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.count = folder, 0
         command = [sys.executable, str(Path(__file__).with_name("launcher.py"))]
-        env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+        self.env = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+        env = {**os.environ, **self.env}
         self.server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
 
     def close(self) -> None:
@@ -83,12 +84,49 @@ class Launcher:
         self.server.stdin.flush()
         return self.server.stdout.readline()
 
-    def start(self, *words: str | Path, env: dict[str, str] | None = None) -> Started:
+    def start(
+        self, *words: str | Path, env: dict[str, str] | None = None, code: str = "", folder: Path | str = ""
+    ) -> Started:
+        """Start ``pretint WORDS``, or Python code with these arguments; the log has all that it prints."""
+        log = self._new_file("log")
+        return Started(self, self._start(words, code, folder, env, Path(os.devnull), log, log), log)
+
+    def run(
+        self,
+        *words: str | Path,
+        data: bytes = b"",
+        env: dict[str, str] | None = None,
+        code: str = "",
+        folder: Path | str = "",
+    ) -> "subprocess.CompletedProcess[bytes]":
+        """Run the same to its end, with ``data`` on its standard input."""
+        files = [self._new_file(kind) for kind in ("in", "out", "log")]
+        files[0].write_bytes(data)
+        status = Started(self, self._start(words, code, folder, env, *files), files[2]).wait()
+        return subprocess.CompletedProcess(words, status, files[1].read_bytes(), files[2].read_bytes())
+
+    def _start(
+        self,
+        words: tuple[str | Path, ...],
+        code: str,
+        folder: Path | str,
+        env: dict[str, str] | None,
+        *files: Path,
+    ) -> int:
+        question = {
+            "start": [str(word) for word in words],
+            "code": code,
+            "env": {**os.environ, **self.env, **(env or {})},
+            "folder": str(folder),
+            "files": [str(file) for file in files],
+        }
+        return int(self.ask(question))
+
+    def _new_file(self, kind: str) -> Path:
         self.count += 1
-        log = self.folder / f"{self.count}.log"
-        log.touch()
-        question = {"start": [str(word) for word in words], "env": env or {}, "log": str(log)}
-        return Started(self, int(self.ask(question)), log)
+        file = self.folder / f"{self.count}.{kind}"
+        file.touch()
+        return file
 
     def together(self, world: int, *words: str | Path) -> list[Started]:
         shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}

@@ -4,12 +4,14 @@ import io
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
 import torch
+from launching import Launcher
 from PIL import Image
 from skimage.color import rgb2lab
 
@@ -191,22 +193,26 @@ def test_exit_codes(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "raise --megapixels" in capsys.readouterr().err
 
 
-def piped(model: Path, data: bytes, *words: str) -> subprocess.CompletedProcess[bytes]:
-    command = [sys.executable, "-m", "pretint", "colorize", str(model), "-", "--device", "cpu", *words]
-    here = Path(__file__).resolve().parents[2]
-    return subprocess.run(command, input=data, capture_output=True, env={**os.environ, "PYTHONPATH": str(here)})
+Piped = Callable[..., "subprocess.CompletedProcess[bytes]"]
 
 
-def test_standard_input(model: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def piped(model: Path, launcher: Launcher) -> Piped:
+    """Colorizes what comes on standard input, in a process of its own."""
+    call = ("colorize", model, "-", "--device", "cpu")
+    return lambda data, *words: launcher.run(*call, *words, data=data, folder=Path.cwd())
+
+
+def test_standard_input(piped: Piped, tmp_path: Path) -> None:
     buffer = io.BytesIO()
     image(70, 50).save(buffer, "JPEG")
-    done = piped(model, buffer.getvalue())
+    done = piped(buffer.getvalue())
     assert done.returncode == 0, done.stderr
     result = Image.open(io.BytesIO(done.stdout))
     assert result.size == (70, 50) and result.format == "JPEG"
-    done = piped(model, buffer.getvalue(), "--out", str(tmp_path / "out"), "--format", "webp")
+    done = piped(buffer.getvalue(), "--out", str(tmp_path / "out"), "--format", "webp")
     assert done.returncode == 0 and Image.open(tmp_path / "out" / "stdin.webp").size == (70, 50)
-    done = piped(model, b"")
+    done = piped(b"")
     assert done.returncode == 2 and not done.stdout and b"standard input: empty file" in done.stderr
 
 
@@ -309,14 +315,13 @@ def test_memory_is_bounded_by_the_files_own_pixels(tmp_path: Path, name: str, fo
     assert float(done.stdout) < 13
 
 
-def test_a_call_that_was_killed_goes_on(model: Path, tmp_path: Path) -> None:
+def test_a_call_that_was_killed_goes_on(model: Path, launcher: Launcher, tmp_path: Path) -> None:
     """Killed in the midst: what stands is not made again, and all is as after a call that nobody killed."""
     album, out = tmp_path / "album", tmp_path / "out"
     (album / "b").mkdir(parents=True)
     for number in range(12):
         Image.effect_noise((90 + number, 70), 40).save(album / ("b" if number % 3 else "") / f"{number:02}.jpg")
     words = [str(model), str(album), "--size", "32", "--device", "cpu", "--uncertainty", "yes", "--out"]
-    here = str(Path(__file__).parents[2])
     code = (
         "import os, signal, pretint.cli, pretint.colorization.job as c\n"
         "write, count = c.write_photograph, 0\n"
@@ -327,8 +332,7 @@ def test_a_call_that_was_killed_goes_on(model: Path, tmp_path: Path) -> None:
         "c.write_photograph = killing\n"
         f"pretint.cli.main({['colorize', *words, str(out)]!r})\n"
     )
-    killed = subprocess.run([sys.executable, "-c", code], capture_output=True, env={**os.environ, "PYTHONPATH": here})
-    assert killed.returncode == -9
+    assert launcher.run(code=code).returncode == -9
     images = sorted(path for path in out.rglob("*.jpg") if not path.name.startswith("."))
     assert len(images) == 5
     before = {path: path.stat().st_mtime_ns for path in images}
@@ -380,7 +384,7 @@ def test_what_changed_is_colored_again(model: Path, tmp_path: Path, capsys: pyte
 
 @pytest.mark.parametrize("named", [False, True])
 def test_standard_input_into_a_folder_is_always_colored(
-    model: Path, tmp_path: Path, named: bool, monkeypatch: pytest.MonkeyPatch
+    piped: Piped, tmp_path: Path, named: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where a file is called -."""
     monkeypatch.chdir(tmp_path)
@@ -390,7 +394,7 @@ def test_standard_input_into_a_folder_is_always_colored(
     for number in range(2):
         buffer = io.BytesIO()
         image(60, 40, number).save(buffer, "PNG")
-        assert piped(model, buffer.getvalue(), "--out", str(tmp_path / "out"), "--device", "cpu").returncode == 0
+        assert piped(buffer.getvalue(), "--out", str(tmp_path / "out"), "--device", "cpu").returncode == 0
         found.append((tmp_path / "out" / "stdin.png").read_bytes())
     assert found[0] != found[1]
 
@@ -412,7 +416,7 @@ def test_after_a_kill_in_mid_change_the_same_call_goes_on(model: Path, tmp_path:
 
 
 @pytest.mark.parametrize("format", ["jpeg", "png", "webp", "tiff"])
-def test_a_file_that_finds_no_room_is_an_error(model: Path, tmp_path: Path, format: str) -> None:
+def test_a_file_that_finds_no_room_is_an_error(model: Path, launcher: Launcher, tmp_path: Path, format: str) -> None:
     """The limit on a file's size cuts a write short, as a disk does that fills up, and refuses the next."""
     Image.effect_noise((300, 200), 60).save(tmp_path / "a.png")
     words = ["colorize", str(model), str(tmp_path / "a.png"), "--out", str(tmp_path / "out"), "--format", format]
@@ -422,9 +426,8 @@ def test_a_file_that_finds_no_room_is_an_error(model: Path, tmp_path: Path, form
         "resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000))\n"
         f"raise SystemExit(pretint.cli.main({[*words, '--size', '32', '--device', 'cpu', '--sheet', 'no']!r}))\n"
     )
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
-    assert done.returncode == 2 and "cannot write the image" in done.stderr and "Traceback" not in done.stderr
+    done = launcher.run(code=code)
+    assert done.returncode == 2 and b"cannot write the image" in done.stderr and b"Traceback" not in done.stderr
     assert not list((tmp_path / "out").glob("[!.]*"))
 
 

@@ -1,13 +1,12 @@
 """YAML from anywhere: a small file never becomes a large value, and what is harmless stays allowed."""
 
-import subprocess
-import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from launching import Launcher
 
 import pretint.cli
 from pretext.engine.run import run_settings
@@ -50,22 +49,17 @@ def refusal(path: Path) -> str:
         ["pretrain", "run", "--data.source", "bundled", "--backbone.arguments", "{text}"],
     ],
 )
-def test_every_way_to_give_yaml_is_guarded(words: list[str], tmp_path: Path) -> None:
+def test_every_way_to_give_yaml_is_guarded(words: list[str], launcher: Launcher, tmp_path: Path) -> None:
     """In a process of its own, which may take 60 seconds of processor time: without the guard it takes all memory."""
     bomb = tmp_path / "bomb.yaml"
     bomb.write_text(ALIASES)
     (tmp_path / "cluster.yaml").write_text("executor: local\n")
     call = "import resource, sys, pretint.cli\nresource.setrlimit(resource.RLIMIT_CPU, (60, 60))\n"
     call += "sys.exit(pretint.cli.main(sys.argv[1:]))"
-    command = [
-        sys.executable,
-        "-c",
-        call,
-        *(word.replace("{text}", ALIASES).replace("{}", str(bomb)) for word in words),
-    ]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 2 and done.stderr.count("\n") == 1
-    assert "aliases repeat" in done.stderr
+    words = [word.replace("{text}", ALIASES).replace("{}", str(bomb)) for word in words]
+    done = launcher.run(*words, code=call, folder=tmp_path)
+    assert done.returncode == 2 and done.stderr.count(b"\n") == 1
+    assert b"aliases repeat" in done.stderr
 
 
 def test_files_that_are_refused(tmp_path: Path) -> None:

@@ -3,13 +3,13 @@
 import io
 import os
 import pickle
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from launching import Launcher
 from PIL import ExifTags, Image
 
 from pretext.data import LabeledSource, open_labeled, open_source
@@ -162,7 +162,7 @@ def test_pickles(tmp_path: Path) -> None:
     check(pickle.loads(pickle.dumps(open_labeled(f"hf:{tmp_path}/one:train"))), "one/train/0000000")
 
 
-def test_a_hub_that_cannot_be_reached(tmp_path: Path) -> None:
+def test_a_hub_that_cannot_be_reached(launcher: Launcher, tmp_path: Path) -> None:
     code = """
 import time
 time.sleep = lambda seconds: None  # the library tries again for half a minute
@@ -175,10 +175,8 @@ except UserError as error:
 """
     closed = "http://127.0.0.1:9"  # nothing listens there: a real refusal
     own = {"HF_ENDPOINT": closed, "HF_HOME": str(tmp_path), "NO_PROXY": "127.0.0.1"}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=os.environ | own, capture_output=True, text=True, check=True
-    )
-    (line,) = done.stdout.splitlines()
+    done = launcher.run(code=code, env=own)
+    (line,) = done.stdout.decode().splitlines()
     assert line.startswith("hf:nobody/nothing:train: the hub cannot be reached (")
     assert "a local one would do instead: hf:FOLDER:SPLIT" in line and "hf:FILE.parquet:SPLIT" in line
 

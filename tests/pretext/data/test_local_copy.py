@@ -6,23 +6,19 @@ import multiprocessing
 import os
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from launching import Launcher, Trained
+from launching import Launcher, Started, Trained
 
-import pretint
 from pretext.data import ClassFolder, Shards, local_copy, open_labeled, open_source
 from pretext.data.pack import PackSettings, pack
 from pretext.engine.progress import Advance, say_once
 from pretext.engine.signals import Ending
 from pretext.errors import ImageError, UserError
-
-ROOT = Path(pretint.__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -253,32 +249,31 @@ def test_killed_while_it_copies(packed: Path, local: Path) -> None:
     assert len(Shards(packed)) == 60 and before.items() <= inodes(there).items()
 
 
-def start(packed: Path) -> "subprocess.Popen[str]":
+def start(launcher: Launcher, packed: Path) -> Started:
     code = f"from pretext.data import Shards; s = Shards({str(packed)!r}); print(len(s), s._files[0])"
-    return subprocess.Popen(
-        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    return launcher.start(code=code)
 
 
-def test_many_processes_copy_once(packed: Path, local: Path) -> None:
-    outputs = [process.communicate() for process in [start(packed) for _ in range(4)]]
+def test_many_processes_copy_once(packed: Path, local: Path, launcher: Launcher) -> None:
+    processes = [start(launcher, packed) for _ in range(4)]
+    assert [process.wait() for process in processes] == [0] * 4
+    outputs = [process.said for process in processes]
     want = f"60 {place(packed, local)}/shard-000000.tar\n"
-    assert [out for out, _ in outputs] == [want] * 4, outputs
-    assert sum("copy packed" in said for _, said in outputs) == 1, outputs
+    assert all(output.endswith(want) for output in outputs), outputs
+    assert sum("copy packed" in output for output in outputs) == 1, outputs
 
 
-def test_who_comes_later_waits(packed: Path, local: Path) -> None:
+def test_who_comes_later_waits(packed: Path, local: Path, launcher: Launcher) -> None:
     there = place(packed, local)
     there.mkdir(parents=True)
     with (there / ".lock").open("a") as lock:
         fcntl.lockf(lock, fcntl.LOCK_EX)
-        process = start(packed)
-        assert process.stderr is not None
-        assert "waiting" in process.stderr.readline()
+        process = start(launcher, packed)
+        while process.runs() and "waiting" not in process.said:
+            time.sleep(0.01)
         time.sleep(0.3)
-        assert process.poll() is None and not inodes(there)
-    out, _ = process.communicate()
-    assert out.startswith("60 ")
+        assert process.runs() and not inodes(there)
+    assert process.wait() == 0 and process.said.splitlines()[-1].startswith("60 ")
 
 
 SETTINGS = [

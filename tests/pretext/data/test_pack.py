@@ -8,7 +8,6 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 import tarfile
 import time
 import zlib
@@ -19,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from launching import Launcher
 from PIL import Image, ImageCms
 
 import pretint.cli
@@ -30,7 +30,6 @@ from pretext.errors import UserError
 
 SMALL = PackSettings(shorter=48, shard_mb=0.03, workers=0)
 MANY = PackSettings(shorter=48, shard_mb=0.03, workers=2)
-ROOT = Path(pretint.__file__).parents[1]
 
 
 @pytest.fixture(autouse=True)
@@ -324,20 +323,18 @@ def _lives(process: str) -> bool:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR2, 75)])
-def test_interrupted_it_stops_politely(number: int, code: int, classes: Path, tmp_path: Path) -> None:
+def test_interrupted_it_stops_politely(
+    number: int, code: int, classes: Path, launcher: Launcher, tmp_path: Path
+) -> None:
     """As from a terminal or a cluster: the signal reaches the workers, too."""
     to = tmp_path / "to"
-    command = [sys.executable, "-m", "pretint", "pack", str(classes), str(to), *WORDS]
-    job = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    while not (to / "shard-000000.tar").exists() and job.poll() is None:
+    job = launcher.start("pack", classes, to, *WORDS)
+    while not (to / "shard-000000.tar").exists() and job.runs():
         time.sleep(0.002)
     os.killpg(job.pid, number)
-    out, err = job.communicate(timeout=60)
-    if job.returncode != 0:  # it may have been done before
-        assert job.returncode == code and "the same command goes on: pretint pack" in out
-    assert "Traceback" not in out + err and not list(to.glob(".*.part"))
+    if job.wait() != 0:  # it may have been done before
+        assert job.code == code and "the same command goes on: pretint pack" in job.said
+    assert "Traceback" not in job.said and not list(to.glob(".*.part"))
     pack(str(classes), to, SMALL)
     pack(str(classes), tmp_path / "whole", SMALL)
     assert contents(to) == contents(tmp_path / "whole")

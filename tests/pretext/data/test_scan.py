@@ -5,13 +5,12 @@ import os
 import pickle
 import random
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from launching import Launcher
 
 from pretext.data import ClassFolder, Folder
 from pretext.data import scan as scan_module
@@ -238,13 +237,12 @@ def test_without_a_cache(tmp_path: Path, cache: Path, eager: None, monkeypatch: 
     assert len(Folder(root)) == 5
 
 
-def test_two_processes_at_once(tree: Path, cache: Path, listed: Counted) -> None:
+def test_two_processes_at_once(tree: Path, cache: Path, listed: Counted, launcher: Launcher) -> None:
     code = "import sys; from pretext.data.folder import Folder; print(Folder(sys.argv[1]).digest())"
-    call = [sys.executable, "-c", code, str(tree)]
-    processes = [subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(3)]
-    outputs = [process.communicate() for process in processes]
+    processes = [launcher.start(tree, code=code) for _ in range(3)]
+    assert [process.wait() for process in processes] == [0] * 3
     assert listed(lambda: Folder(tree)) == 0
-    assert outputs == [(f"{Folder(tree).digest()}\n", "")] * 3
+    assert [process.said for process in processes] == [f"{Folder(tree).digest()}\n"] * 3
     assert sorted(path.name for path in cache.iterdir())[0] == ".lock"
     assert len(list(cache.iterdir())) == 2  # nothing half-written is left
 
