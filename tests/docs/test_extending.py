@@ -70,7 +70,10 @@ def test_the_page_has_one_example_for_each_kind() -> None:
     assert {file for file, _ in SHOWN} - {"my_net.py"} == set(EXAMPLES)
 
 
-@pytest.mark.parametrize("example", EXAMPLES)
+@pytest.mark.parametrize(
+    "example",
+    [pytest.param(name, marks=[pytest.mark.slow] if name in ("arrays.py", "upright.py") else []) for name in EXAMPLES],
+)
 def test_an_example_does_what_the_page_shows(example: str, monkeypatch: pytest.MonkeyPatch) -> None:
     plugin(example, EXAMPLES[example])
     rng = np.random.default_rng(0)

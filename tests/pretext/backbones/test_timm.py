@@ -217,7 +217,10 @@ def test_a_stride_that_cannot_be_removed_is_said_in_one_line(name: str, argument
     assert words in one_line(error)
 
 
-@pytest.fixture(scope="module", params=["vgg11", "vgg11_bn", "test_resnet", "test_vit"])
+@pytest.fixture(
+    scope="module",
+    params=[*(pytest.param(name, marks=pytest.mark.slow) for name in ("vgg11", "vgg11_bn")), "test_resnet", "test_vit"],
+)
 def rgb_net(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Module, Path, str]:
     """A model of RGB with weights of a size that matters, and its file."""
     torch.manual_seed(0)
@@ -262,7 +265,13 @@ def test_l_and_its_gray_are_inverse() -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("name", "stride"), [("vgg11", 8), ("vgg11_bn", 16), ("vgg11", 4), ("vgg11", 1)])
+@pytest.mark.parametrize(
+    ("name", "stride"),
+    [
+        ("vgg11", 8),
+        *(pytest.param(*one, marks=pytest.mark.slow) for one in (("vgg11_bn", 16), ("vgg11", 4), ("vgg11", 1))),
+    ],
+)
 def test_a_dense_vgg_is_the_vgg_in_between(name: str, stride: int, tmp_path: Path) -> None:
     torch.manual_seed(0)
     plain = TimmBackbone(name).eval()
