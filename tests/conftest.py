@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from browsing import browser
+from evaluating import train_tiny_run
 from hypothesis import settings
 from launching import Launcher
 
@@ -41,6 +42,15 @@ def shared_data() -> Path:
             pytest.fail(f"CI needs {folder}")
         pytest.skip(f"needs {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A run of four steps on the built-in tiles, to be read only: a test that writes to it copies it."""
+    run = train_tiny_run(tmp_path_factory.mktemp("tiny") / "run")
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    yield run
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before, "a test has written to it"
 
 
 @pytest.fixture(scope="session")

@@ -32,7 +32,7 @@ QUICK = replace(
 SIDE = 16
 
 
-def tiny_run(folder: Path) -> Path:
+def train_tiny_run(folder: Path) -> Path:
     """A run of four steps on the built-in tiles."""
     values = {
         "data": {"source": "bundled"},

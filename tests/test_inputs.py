@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from evaluating import tiny_run
 from PIL import Image
 
 import pretint.cli
@@ -95,9 +94,8 @@ def test_the_identity_of_a_run_on_bundled_tiles_stays() -> None:
     assert [identity.key_of("pretrain", key) for key in keys] == ["cd89551b0e41", "bc0c53a38eac"]
 
 
-def test_judging_needs_both_sets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = tiny_run(tmp_path / "run")
-    capsys.readouterr()
+def test_judging_needs_both_sets(tiny_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tiny_run
     for command in ("probe", "knn", "svm"):
         line = refused_line([command, run], capsys)
         assert "--train FOLDER and --test FOLDER" in line and "--train bundled:train" in line

@@ -31,19 +31,25 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+REFUSED = (
+    "pretrain NEW --data.source bundled --backbone.name inception_v3 --crop.size 32",
+    "plan RECIPE --data.source bundled --backbone.name inception_v3 --crop.size 32",
+    "knn timm:inception_v3:random --train TRAIN --test TEST --size 64 --workers 0",
+    "probe RUN --train TRAIN --test TEST --size 64 --workers 0",
+    "svm timm:inception_v3:random --train TRAIN --test TEST --size 64 --workers 0",
+    "finetune classify RUN --train TRAIN --test TEST --size 64 --machine.workers 0 --out OUT",
+    "colorize RUN TRAIN --size 64 --out OUT",
+    "export RUN OUT.onnx --format onnx --size 64",
+    "export RUN OUT.safetensors --format timm --size 64",
+    "score RUN@size=64 --images TRAIN --out OUT",
+)
+
+
 @pytest.mark.parametrize(
     "words",
     [
-        "pretrain NEW --data.source bundled --backbone.name inception_v3 --crop.size 32",
-        "plan RECIPE --data.source bundled --backbone.name inception_v3 --crop.size 32",
-        "knn timm:inception_v3:random --train TRAIN --test TEST --size 64 --workers 0",
-        "probe RUN --train TRAIN --test TEST --size 64 --workers 0",
-        "svm timm:inception_v3:random --train TRAIN --test TEST --size 64 --workers 0",
-        "finetune classify RUN --train TRAIN --test TEST --size 64 --machine.workers 0 --out OUT",
-        "colorize RUN TRAIN --size 64 --out OUT",
-        "export RUN OUT.onnx --format onnx --size 64",
-        "export RUN OUT.safetensors --format timm --size 64",
-        "score RUN@size=64 --images TRAIN --out OUT",
+        pytest.param(words, marks=[] if words.startswith(("pretrain", "probe")) else pytest.mark.slow)
+        for words in REFUSED
     ],
 )
 def test_a_size_that_is_too_small_is_said_in_one_line(

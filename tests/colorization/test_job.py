@@ -297,7 +297,14 @@ print((peak() - before) / (photograph.size[0] * photograph.size[1]))
 """
 
 
-@pytest.mark.parametrize(("name", "format"), [("x.jpg", "jpeg"), ("g.jpg", "jpeg"), ("x.tif", "tiff")])
+@pytest.mark.parametrize(
+    ("name", "format"),
+    [
+        ("x.jpg", "jpeg"),
+        pytest.param("g.jpg", "jpeg", marks=pytest.mark.slow),
+        pytest.param("x.tif", "tiff", marks=pytest.mark.slow),
+    ],
+)
 def test_memory_is_bounded_by_the_files_own_pixels(tmp_path: Path, name: str, format: str) -> None:
     """Bytes a pixel at the worst moment, of a 9-megapixel photograph: source, result, the encoder's buffer."""
     if not Path("/proc/self/clear_refs").exists():

@@ -265,6 +265,7 @@ def stopped(sent: Sent) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_pretended_gpus_are_given_out(capsys: pytest.CaptureFixture[str]) -> None:
     for name, count in (("two", "2"), ("one", "1")):
         assert send("--name", name, "--gpus-per-node", count, "table", "nothing") == 0
@@ -354,6 +355,7 @@ def test_two_who_send_at_the_same_time(folder: Path) -> None:
     assert pretint.cli.main(["jobs", "cancel", sent.sent.name]) == 0
 
 
+@pytest.mark.slow
 def test_variables_of_the_user_do_not_take_what_a_job_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {
         "SBATCH_ARRAY_INX": "1-3",
@@ -379,6 +381,7 @@ def test_variables_of_the_user_do_not_take_what_a_job_needs(monkeypatch: pytest.
     assert states(JOBS)[0].word == "failed" and states(JOBS)[0].why.startswith("pretint: x: ")
 
 
+@pytest.mark.slow
 def test_a_setup_that_ends_the_job_and_a_slurm_that_is_gone(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

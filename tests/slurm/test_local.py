@@ -75,12 +75,14 @@ def test_what_failed_and_why(capsys: pytest.CaptureFixture[str]) -> None:
     assert send("--after", "job-0", "table", "nothing") == 2
 
 
+@pytest.mark.slow
 def test_two_processes_in_the_background() -> None:
     assert send(*WORDS, "20", tasks_per_node=2) == 0
     assert ended("pretrain-x") == "complete", overview()
     assert len(losses("runs/x")) == 20
 
 
+@pytest.mark.slow
 def test_nobody_waits_for_a_job_in_the_background() -> None:
     send(executor="local")
     command = [sys.executable, "-m", "pretint", "submit", "--on", "here.yaml", *WORDS, "100000"]
@@ -91,6 +93,7 @@ def test_nobody_waits_for_a_job_in_the_background() -> None:
     until(lambda: not is_held(Path(state("pretrain-x").sent.folder)), "gone")
 
 
+@pytest.mark.slow
 def test_a_job_in_the_foreground_is_told_to_stop(folder: Path) -> None:
     send(executor="debug")
     command = [sys.executable, "-m", "pretint", "submit", "--on", "here.yaml", *WORDS, "100000"]
@@ -126,6 +129,7 @@ def test_a_job_in_the_foreground(folder: Path) -> None:
     assert state("table-nothing").word == "failed" and len(states(JOBS)) == 2
 
 
+@pytest.mark.slow
 def test_a_job_runs_a_copy_of_the_plugins(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plugin = folder / "own_net.py"
     plugin.write_text("from pretext.backbones import *\n\nBACKBONES['own_net'] = Tiny\n")

@@ -36,6 +36,7 @@ def test_a_job_is_given_gpus(cluster: VirtualCluster) -> None:
     assert _said(job[0], "--gpus-per-node=1", *job[1:]) == "0\n"
 
 
+@pytest.mark.slow
 def test_accounting_answers(cluster: VirtualCluster) -> None:
     job = _said("sbatch", "--parsable", "--output=/dev/null", "--wrap=exit 3").strip()
     asked = ["sacct", "-X", "--noheader", "--parsable2", "--format=State,ExitCode", "-j", job]
@@ -63,6 +64,7 @@ def test_a_port_that_is_taken(cluster: VirtualCluster) -> None:
         other.up()
 
 
+@pytest.mark.slow
 def test_a_node_crashes_and_comes_back(cluster: VirtualCluster, tmp_path: Path) -> None:
     script = f"import os, time; print(os.getpid(), file=open('{tmp_path}/pid', 'w'), flush=True); time.sleep(100)"
     shell = f'{sys.executable} -c "{script}" & wait'

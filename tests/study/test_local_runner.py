@@ -60,6 +60,7 @@ def log(shelf: Shelf, cell: Cell) -> str:
     return shelf.file(cell, "log").read_text()
 
 
+@pytest.mark.slow
 def test_a_failure_is_said_blocks_what_needs_it_and_is_tried_again_on_demand(plan: Plan, tmp_path: Path) -> None:
     shelf = Shelf(tmp_path / "studies")
     first = plan.cells[0]
@@ -92,6 +93,7 @@ def test_a_failure_is_said_blocks_what_needs_it_and_is_tried_again_on_demand(pla
     assert all(path.stat().st_mtime_ns == time for path, time in times.items()), "what was finished is not touched"
 
 
+@pytest.mark.slow
 def test_what_another_process_works_on_is_left_to_it(plan: Plan, tmp_path: Path) -> None:
     shelf = Shelf(tmp_path / "studies")
     first = plan.cells[0]
@@ -202,6 +204,7 @@ def said(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, st
     return call
 
 
+@pytest.mark.slow
 def test_the_command(said: Callable[..., tuple[int, str, str]], small: Path, sets: Path, tmp_path: Path) -> None:
     """Rehearsed, done, widened, asked for again, and reported."""
     root = tmp_path / "studies"
@@ -251,6 +254,7 @@ def test_mistakes_are_one_line(
     assert not Path("studies").exists()
 
 
+@pytest.mark.slow
 def test_a_network_that_was_damaged_is_trained_to_its_end_again(plan: Plan, tmp_path: Path) -> None:
     """Not judged as it was some steps before."""
     cells = [cell for cell in plan.cells if cell.variant == "rebalanced" and cell.evaluation in ("", "neighbors")]

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from evaluating import QUICK, Blow, images, in_process, numbers, tiny_run
+from evaluating import QUICK, Blow, images, in_process, numbers
 
 import pretint.cli
 import transfer.evaluation
@@ -26,11 +26,6 @@ from transfer.probes.linear import ProbeSettings, probe
 from transfer.probes.svm import SvmSettings, svm
 from transfer.protocols import PROTOCOLS, SvmProtocol
 from transfer.results import Result
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_run(tmp_path_factory.mktemp("trained") / "run")
 
 
 @pytest.fixture(autouse=True)
@@ -48,9 +43,9 @@ Judge = Callable[..., list[Result]]
 
 
 @pytest.fixture
-def judge(trained: Path, sets: Path, tmp_path: Path) -> Judge:
+def judge(tiny_run: Path, sets: Path, tmp_path: Path) -> Judge:
     """Judges a copy of the run, with a cache of its own."""
-    shutil.copytree(trained, tmp_path / "run")
+    shutil.copytree(tiny_run, tmp_path / "run")
 
     def call(job: Any = probe, kind: type = ProbeSettings, place: Path = tmp_path, **changed: Any) -> list[Result]:
         common = {
@@ -69,12 +64,12 @@ def judge(trained: Path, sets: Path, tmp_path: Path) -> Judge:
 
 
 @pytest.fixture
-def uninterrupted(judge: Judge, trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Judge:
+def uninterrupted(judge: Judge, tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Judge:
     """The same elsewhere, from the first image to the result in one go."""
 
     def call(*given: Any, **changed: Any) -> list[Result]:
         place = tmp_path_factory.mktemp("whole")
-        shutil.copytree(trained, place / "run")
+        shutil.copytree(tiny_run, place / "run")
         return judge(*given, place=place, **changed)
 
     return call
@@ -332,9 +327,9 @@ def test_a_fraction_of_the_labels(fraction: float, used: int, judge: Judge) -> N
     assert result.split.startswith(f"{100 * fraction:g}% of labels")
 
 
-def test_two_runs_of_one_seed_have_a_reference_each(trained: Path, sets: Path, tmp_path: Path) -> None:
+def test_two_runs_of_one_seed_have_a_reference_each(tiny_run: Path, sets: Path, tmp_path: Path) -> None:
     for name in ("tiny", "other"):  # the first is also the name of a backbone
-        shutil.copytree(trained, tmp_path / name)
+        shutil.copytree(tiny_run, tmp_path / name)
     settings = KnnSettings(str(sets / "train"), str(sets / "test"), workers=0, cache=str(tmp_path / "cache"))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)
@@ -395,11 +390,11 @@ BAD: dict[str, tuple[str, str]] = {
 
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_is_one_line(
-    case: str, bad: Path, trained: Path, sets: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+    case: str, bad: Path, tiny_run: Path, sets: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
 ) -> None:
     monkeypatch.setenv("PRETINT_CACHE", str(bad / "cache"))
     command, said = BAD[case]
-    places = {"RUN": trained, "TRAIN": sets / "train", "TEST": sets / "test", "BAD": bad}
+    places = {"RUN": tiny_run, "TRAIN": sets / "train", "TEST": sets / "test", "BAD": bad}
     words = [
         "/".join(str(places.get(part, part)) for part in word.split("/")) if word.split("/")[0] in places else word
         for word in command.split()
@@ -418,8 +413,8 @@ def test_a_result_that_is_damaged_is_made_again(judge: Judge, capsys: pytest.Cap
     assert "damaged one" in capsys.readouterr().err
 
 
-def test_weights_that_are_no_numbers(trained: Path, sets: Path, tmp_path: Path) -> None:
-    shutil.copytree(trained, tmp_path / "run")
+def test_weights_that_are_no_numbers(tiny_run: Path, sets: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_run, tmp_path / "run")
     for file in (tmp_path / "run" / "checkpoints").glob("*.pt"):
         state = torch.load(file, weights_only=True)
         for group in ("model", "average"):
@@ -441,12 +436,12 @@ def test_a_classifier_that_diverges_is_said(judge: Judge, monkeypatch: pytest.Mo
         judge()
 
 
-def test_unreadable_images_alone(sets: Path, trained: Path, tmp_path: Path) -> None:
+def test_unreadable_images_alone(sets: Path, tiny_run: Path, tmp_path: Path) -> None:
     for one in range(3):
         (tmp_path / "test" / f"class{one}").mkdir(parents=True)
         (tmp_path / "test" / f"class{one}" / "0.png").write_bytes(b"torn")
     with pytest.raises(UserError, match="none of 3 images can be read"):
-        knn([str(trained)], KnnSettings(str(sets / "train"), str(tmp_path / "test"), workers=0, cache=str(tmp_path)))
+        knn([str(tiny_run)], KnnSettings(str(sets / "train"), str(tmp_path / "test"), workers=0, cache=str(tmp_path)))
 
 
 def test_results_go_where_they_are_asked_to(judge: Judge, tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ import pytest
 import torch
 import yaml
 from detecting import by_coco, by_the_rules
-from evaluating import tiny_run
 from launching import Launcher, Trained
 from PIL import Image
 from shapes import make_devkit
@@ -59,15 +58,10 @@ def devkit(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_devkit(tmp_path_factory.mktemp("voc"))
 
 
-@pytest.fixture(scope="module")
-def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_run(tmp_path_factory.mktemp("pretrained") / "run")
-
-
 @pytest.fixture
-def run(pretrained: Path, tmp_path: Path) -> Path:
+def run(tiny_run: Path, tmp_path: Path) -> Path:
     """A copy of a pretrained run."""
-    return Path(shutil.copytree(pretrained, tmp_path / "run"))
+    return Path(shutil.copytree(tiny_run, tmp_path / "run"))
 
 
 def asked(task: str, devkit: Path, **changed: Any) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from devkits import save, write_devkit, write_masks
-from evaluating import QUICK, images, tiny_run
+from evaluating import QUICK, images
 
 from pretext.errors import UserError
 from pretext.settings import settings_from
@@ -26,8 +26,9 @@ from transfer.tasks.task import FinetuneSettings
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_run(tmp_path_factory.mktemp("shared") / "run")
+def run(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy, in which the results of these tests stand."""
+    return Path(shutil.copytree(tiny_run, tmp_path_factory.mktemp("shared") / "run"))
 
 
 @pytest.fixture(autouse=True)

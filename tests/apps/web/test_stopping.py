@@ -62,7 +62,14 @@ def request_colors(identity: str, session: str) -> str:
     return f"{head}Content-Length: {len(body)}\r\n\r\n{body}"
 
 
-@pytest.mark.parametrize("numbers", [[signal.SIGINT], [signal.SIGTERM], [signal.SIGINT, signal.SIGINT]])
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        [signal.SIGTERM],
+        pytest.param([signal.SIGINT], marks=pytest.mark.slow),
+        pytest.param([signal.SIGINT, signal.SIGINT], marks=pytest.mark.slow),
+    ],
+)
 def test_signals_end_a_studio_at_work(busy: Served, numbers: list[int]) -> None:
     for number in numbers[:-1]:
         busy.process.send_signal(number)
@@ -77,6 +84,7 @@ def test_signals_end_a_studio_at_work(busy: Served, numbers: list[int]) -> None:
     open_listener(*busy.place).close()
 
 
+@pytest.mark.slow
 def test_one_signal_ends_a_study_at_work(tmp_path: Path) -> None:
     real, fake = write_images(tmp_path / "images", ["a", "b", "c"], 1)
     words = ["--real", real, "--algorithm", f"one={fake}", "--practice", "1", "--trials", "2", "--size", "16"]
@@ -95,6 +103,7 @@ def test_one_signal_ends_a_study_at_work(tmp_path: Path) -> None:
     open_listener(*page.place).close()
 
 
+@pytest.mark.slow
 def test_a_study_ends_though_many_wait_to_write(make_study: MakeStudy) -> None:
     """They wait one after the other, each for as long as another program has the file."""
     store = make_study()

@@ -53,7 +53,7 @@ except Exception as error:
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-@pytest.mark.parametrize("of", ["numpy", "torch", "python"])
+@pytest.mark.parametrize("of", [*(pytest.param(name, marks=pytest.mark.slow) for name in ("numpy", "python")), "torch"])
 def test_memory_that_runs_out_in_a_worker_or_here(of: str, workers: int) -> None:
     words = [sys.executable, "-c", EXHAUSTED, str(Path(__file__).parent), of, str(workers)]
     # It ends by itself: no worker is left that Python waits for.

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
-from evaluating import MODERN, QUICK, SIDE, images, tiny_run
+from evaluating import MODERN, QUICK, SIDE, images
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -38,8 +39,9 @@ LOGISTIC = cast(LogisticProtocol, PROTOCOLS["logistic"])
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_run(tmp_path_factory.mktemp("probe") / "run")
+def run(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy, in which the results of these tests stand."""
+    return Path(shutil.copytree(tiny_run, tmp_path_factory.mktemp("probe") / "run"))
 
 
 @pytest.fixture(autouse=True)
