@@ -1,23 +1,13 @@
 """What the tests of transfer share."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from zlib import crc32
 
 import numpy as np
 import pytest
-import torch
 from evaluating import images
 from PIL import Image
-
-
-@pytest.fixture(scope="package", autouse=True)
-def one_thread() -> Iterator[None]:
-    """As forked processes have it: sums of several threads differ from these in their last bits."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
 """What the tests of scores share."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,15 +18,6 @@ from pretext.recipe import PretrainSettings, build_colorizer
 from pretext.settings import plain
 
 Make = Callable[..., Path]
-
-
-@pytest.fixture(scope="package", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Sums of several threads differ in their last bits."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -3,13 +3,11 @@
 import csv
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-import torch
 from browsing import laid_out
 from PIL import Image
 from reported import STEPS, finished_study, rewritten
@@ -28,15 +26,6 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 HOSTILE = "<script>alert(1)</script>"
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """What is computed here is small."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def columns_of(folder: Path, variants: int = 3, evaluation: int = 0, seeds: int = 2) -> list[Column]:
