@@ -14,6 +14,7 @@ import torch
 from launching import Launcher
 from PIL import Image
 from skimage.color import rgb2lab
+from tiers import one_fast
 
 import pretint.cli
 from pretext.backbones.contract import BackboneSettings
@@ -299,11 +300,7 @@ print((peak() - before) / (photograph.size[0] * photograph.size[1]))
 
 @pytest.mark.parametrize(
     ("name", "format"),
-    [
-        ("x.jpg", "jpeg"),
-        pytest.param("g.jpg", "jpeg", marks=pytest.mark.slow),
-        pytest.param("x.tif", "tiff", marks=pytest.mark.slow),
-    ],
+    one_fast(("x.jpg", "jpeg"), [("x.jpg", "jpeg"), ("g.jpg", "jpeg"), ("x.tif", "tiff")]),
 )
 def test_memory_is_bounded_by_the_files_own_pixels(tmp_path: Path, name: str, format: str) -> None:
     """Bytes a pixel at the worst moment, of a 9-megapixel photograph: source, result, the encoder's buffer."""

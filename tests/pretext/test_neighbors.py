@@ -44,6 +44,7 @@ METHODS: dict[str, dict[str, Any]] = {
         "objective": {"stride": 4},
     },
 }
+FAST = [name for name in METHODS if name != "dense vgg"]
 
 
 def settings_of(method: str, **more: dict[str, Any]) -> dict[str, Any]:
@@ -64,7 +65,7 @@ def read(values: dict[str, Any]) -> PretrainSettings:
     return settings_from(PretrainSettings, values, "test")
 
 
-@pytest.fixture(scope="module", params=METHODS)
+@pytest.fixture(scope="module", params=[*FAST, pytest.param("dense vgg", marks=pytest.mark.slow)])
 def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     run = tmp_path_factory.mktemp("trained") / "run"
     assert not pretrain(run, read(settings_of(request.param)))
@@ -133,6 +134,7 @@ def test_it_is_planned(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert planned.sheet > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fusion", "hints"])
 def test_two_processes_compute_what_one_does(method: str, launcher: Launcher, tmp_path: Path) -> None:
     values = settings_of(method)

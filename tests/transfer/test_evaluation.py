@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from evaluating import QUICK, Blow, images, in_process, numbers
+from tiers import one_fast
 
 import pretint.cli
 import transfer.evaluation
@@ -131,7 +132,7 @@ KILLED: dict[str, tuple[dict[str, Any], Blow]] = {
 }
 
 
-@pytest.mark.parametrize("moment", KILLED)
+@pytest.mark.parametrize("moment", one_fast("cached heads", KILLED))
 def test_goes_on_after_a_kill_to_the_same_bits(
     moment: str, judge: Judge, uninterrupted: Judge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -172,8 +173,8 @@ def test_two_processes_at_once_make_one_result(judge: Judge, uninterrupted: Judg
     assert numbers(file) == numbers(uninterrupted()[0].file)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR2])
-@pytest.mark.parametrize("where", ["extraction", "heads"])
+@pytest.mark.parametrize("number", one_fast(signal.SIGUSR2, [signal.SIGINT, signal.SIGTERM, signal.SIGUSR2]))
+@pytest.mark.parametrize("where", one_fast("heads", ["extraction", "heads"]))
 def test_stops_when_asked_to(
     where: str, number: signal.Signals, judge: Judge, uninterrupted: Judge, sets: Path, tmp_path: Path
 ) -> None:
@@ -217,7 +218,7 @@ STOPPED: dict[str, tuple[Any, type, dict[str, Any], Blow]] = {
 }
 
 
-@pytest.mark.parametrize("name", STOPPED)
+@pytest.mark.parametrize("name", one_fast("neighbors", STOPPED))
 def test_other_classifiers_stop_too(name: str, judge: Judge, uninterrupted: Judge, tmp_path: Path) -> None:
     job, kind, changed, blow = STOPPED[name]
     log = tmp_path / "log"
@@ -245,7 +246,10 @@ def test_stops_while_it_waits_for_another_process(judge: Judge, uninterrupted: J
     assert numbers(judge()[0].file) == numbers(uninterrupted()[0].file)
 
 
-@pytest.mark.parametrize(("largest", "saved_every", "what"), [(20_000, 0, "features"), (0, 0, ""), (2_000, 60, "")])
+@pytest.mark.parametrize(
+    ("largest", "saved_every", "what"),
+    one_fast((20_000, 0, "features"), [(20_000, 0, "features"), (0, 0, ""), (2_000, 60, "")]),
+)
 def test_a_disk_that_fills_up(
     largest: int, saved_every: float, what: str, judge: Judge, uninterrupted: Judge, tmp_path: Path
 ) -> None:

@@ -15,6 +15,7 @@ from launching import Launcher, Trained
 from PIL import Image
 from shapes import make_devkit
 from sklearn.metrics import average_precision_score, jaccard_score
+from tiers import one_fast
 
 import pretint.cli
 from pretext.engine.journal import read_journal
@@ -212,7 +213,7 @@ def test_moving_averages_are_judged_and_color_is_let_in(run: Path, devkit: Path)
     assert ab.abs().max() < 1e-6, "the images are gray, so there is nothing to learn from their ab"
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", one_fast("classify", TASKS))
 def test_killed_and_called_again_it_is_as_if_nothing_had_happened(
     task: str, run: Path, devkit: Path, launcher: Launcher, tmp_path: Path
 ) -> None:
@@ -239,7 +240,7 @@ def test_killed_and_called_again_it_is_as_if_nothing_had_happened(
     assert numbers([read_result(other / "results" / result.name)]) == numbers([read_result(result)])
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", one_fast("classify", TASKS))
 def test_two_processes_do_what_one_does(task: str, run: Path, devkit: Path, launcher: Launcher, tmp_path: Path) -> None:
     values = asked(task, devkit, training={"micro_batch": 2}, batch_norm="frozen")
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(values))

@@ -28,6 +28,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return checkpoint(tmp_path_factory.mktemp("model") / "tiny.pt")
 
 
+@pytest.mark.slow
 def test_fifty_slow_senders_keep_nobody_waiting(model: Path, tmp_path: Path) -> None:
     with served(tmp_path, "studio", model, "--device", "cpu") as page, ExitStack() as stack:
         senders = [stack.enter_context(page.connect(UPLOAD)) for _ in range(50)]

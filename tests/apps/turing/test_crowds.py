@@ -99,6 +99,7 @@ def together(jobs: list[Callable[[], None]]) -> None:
         raise failures[0]
 
 
+@pytest.mark.slow
 def test_a_class_behind_one_address_takes_part_at_once(study: Site, store: Store) -> None:
     pupils = [Participant(study, f"/join/{store.facts.token}") for _ in range(CLASS)]
 
@@ -114,6 +115,7 @@ def test_a_class_behind_one_address_takes_part_at_once(study: Site, store: Store
     assert result_lines(store)[0] == f"{CLASS} participants, {CLASS} of them finished; {2 * CLASS} scored answers"
 
 
+@pytest.mark.slow
 def test_a_study_that_is_started_again_loses_no_answer(launcher: Launcher, tmp_path: Path) -> None:
     real, fake = write_images(tmp_path / "images", ["a", "b", "c", "d"], 1)
     words = ["--real", real, "--algorithm", f"one={fake}", "--practice", "0", "--trials", "4", "--size", "16"]
@@ -155,6 +157,7 @@ def test_one_link_in_many_tabs_keeps_one_answer_a_pair(study: Site, store: Store
     assert [row.number for row in store.rows()] == [0, 1, 2] and len(store.participants()) == 1
 
 
+@pytest.mark.slow
 def test_the_owner_enters_after_a_thousand_wrong_tokens(study: Site) -> None:
     for number in range(500):
         assert study.ask(f"/admin?token={number}").status == 403
@@ -166,6 +169,7 @@ def test_the_owner_enters_after_a_thousand_wrong_tokens(study: Site) -> None:
     assert study.ask("/admin", cookie=cookie).status == 200
 
 
+@pytest.mark.slow
 def test_a_flood_without_a_link_is_bounded_and_shuts_nobody_out(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pretint.apps.turing.pages._STRANGERS", Rate(300, 6))  # a tenth, as is the flood
     with serving(lambda address: study_app(store, TOKEN, address, {"localhost"})) as study:
@@ -184,6 +188,7 @@ def test_a_flood_without_a_link_is_bounded_and_shuts_nobody_out(store: Store, mo
         assert study.ask("/static/results.js").status == 200, "which the owner's page needs"
 
 
+@pytest.mark.slow
 def test_participants_that_one_address_makes_are_bounded(study: Site, store: Store) -> None:
     link = f"/join/{store.facts.token}"
     statuses = [study.ask(link, b"vision=yes", content_type=FORM).status for _ in range(500)]

@@ -22,6 +22,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 from studying import MakeStudy, make_study, write_images
+from tiers import one_fast
 
 from pretext.engine.signals import Ending
 from pretint.apps.studio.pages import studio_app
@@ -63,12 +64,7 @@ def request_colors(identity: str, session: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "numbers",
-    [
-        [signal.SIGTERM],
-        pytest.param([signal.SIGINT], marks=pytest.mark.slow),
-        pytest.param([signal.SIGINT, signal.SIGINT], marks=pytest.mark.slow),
-    ],
+    "numbers", one_fast([signal.SIGTERM], [[signal.SIGINT], [signal.SIGTERM], [signal.SIGINT, signal.SIGINT]])
 )
 def test_signals_end_a_studio_at_work(busy: Served, numbers: list[int]) -> None:
     for number in numbers[:-1]:

@@ -205,6 +205,7 @@ def test_an_interrupt_keeps_what_is_scored(
     assert [len(lines) for name, lines in lines_of(tmp_path).items() if name.startswith("gray")] == [3]
 
 
+@pytest.mark.slow
 def test_a_killed_one_goes_on(run: Path, make_images: Make, launcher: Launcher, tmp_path: Path) -> None:
     folder = make_images(tmp_path / "x", 11, gray=1)
     words = ["gray", "--images", folder, "--size", "64", "--batch", "1"]

@@ -5,6 +5,7 @@ import safetensors.torch
 import timm
 import torch
 import torchvision
+from tiers import one_fast
 from torch import nn
 from torchvision.models.resnet import Bottleneck
 
@@ -266,11 +267,7 @@ def test_l_and_its_gray_are_inverse() -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize(
-    ("name", "stride"),
-    [
-        ("vgg11", 8),
-        *(pytest.param(*one, marks=pytest.mark.slow) for one in (("vgg11_bn", 16), ("vgg11", 4), ("vgg11", 1))),
-    ],
+    ("name", "stride"), one_fast(("vgg11", 8), [("vgg11", 8), ("vgg11_bn", 16), ("vgg11", 4), ("vgg11", 1)])
 )
 def test_a_dense_vgg_is_the_vgg_in_between(name: str, stride: int, tmp_path: Path) -> None:
     torch.manual_seed(0)

@@ -289,6 +289,7 @@ SETTINGS = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_and_without_it(launcher: Launcher, packed: Path, local: Path, tmp_path: Path) -> None:
     whole, mixed = tmp_path / "whole", tmp_path / "mixed"
     more = [*SETTINGS, "--data.source", str(packed)]

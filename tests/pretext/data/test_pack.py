@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 from launching import Launcher
 from PIL import Image, ImageCms
+from tiers import one_fast
 
 import pretint.cli
 from pretext.color import rgb_to_ab
@@ -322,7 +323,10 @@ def _lives(process: str) -> bool:
         return False
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR2, 75)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    one_fast((signal.SIGTERM, 143), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR2, 75)]),
+)
 def test_interrupted_it_stops_politely(
     number: int, code: int, classes: Path, launcher: Launcher, tmp_path: Path
 ) -> None:

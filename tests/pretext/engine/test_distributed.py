@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from launching import Launcher, Trained
+from tiers import one_fast
 
 import slurm
 from pretext.engine.run import newest_checkpoint
@@ -53,7 +54,7 @@ def test_two_processes_compute_what_one_does(launcher: Launcher, alone: Trained,
     assert "report:" in processes[0].said and not processes[1].said, "the first alone speaks"
 
 
-@pytest.mark.parametrize("recomputed", [False, True])
+@pytest.mark.parametrize("recomputed", one_fast(False, [False, True]))
 def test_with_drop_path_micro_batches_and_a_moving_average(
     recomputed: bool, launcher: Launcher, tmp_path: Path
 ) -> None:
@@ -69,6 +70,7 @@ def test_with_drop_path_micro_batches_and_a_moving_average(
     assert mine.keys() == theirs.keys() and any(name.startswith("average ") for name in mine)
 
 
+@pytest.mark.slow
 def test_from_one_to_two_to_one(launcher: Launcher, alone: Trained, tmp_path: Path) -> None:
     run = tmp_path / "run"
     trained = Trained(run)
@@ -90,6 +92,7 @@ def test_from_one_to_two_to_one(launcher: Launcher, alone: Trained, tmp_path: Pa
     close(trained, alone, range(one, min(STEPS, both + 20) + 1), 1e-5)
 
 
+@pytest.mark.slow
 def test_two_processes_killed_and_called_again(launcher: Launcher, tmp_path: Path) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert [process.wait() for process in launcher.together(2, "pretrain", whole, *WORDS)] == [0, 0]
@@ -110,7 +113,7 @@ def test_two_processes_killed_and_called_again(launcher: Launcher, tmp_path: Pat
     Trained(broken).same_as(Trained(whole))
 
 
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", one_fast(0, [0, 1]))
 def test_one_dies_and_the_other_says_so(victim: int, launcher: Launcher, tmp_path: Path) -> None:
     run = tmp_path / "run"
     processes = launcher.together(2, "pretrain", run, *WORDS, "--training.steps", "100000")
@@ -122,6 +125,7 @@ def test_one_dies_and_the_other_says_so(victim: int, launcher: Launcher, tmp_pat
     processes[victim].wait()
 
 
+@pytest.mark.slow
 def test_a_run_that_others_work_on_is_refused_by_all(launcher: Launcher, tmp_path: Path) -> None:
     run = tmp_path / "run"
     busy = launcher.start("pretrain", run, *WORDS, "--training.steps", "100000")
@@ -155,6 +159,7 @@ def test_what_the_first_alone_finds_wrong_it_alone_says(launcher: Launcher, tmp_
     assert "nowhere: no such folder" in processes[0].said and not processes[1].said
 
 
+@pytest.mark.slow
 def test_bad_images_that_any_of_them_meets_are_listed(launcher: Launcher, tmp_path: Path) -> None:
     from pretext.data import Bundled
 
@@ -180,6 +185,7 @@ def test_bad_images_that_any_of_them_meets_are_listed(launcher: Launcher, tmp_pa
     assert all(f"{name}: " in processes[0].said for name in bad)
 
 
+@pytest.mark.slow
 def test_the_same_command_under_torchrun(alone: Trained, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     job = ["-m", "pretint", "pretrain", str(tmp_path / "run"), *WORDS, "--training.steps", "20"]
@@ -188,6 +194,7 @@ def test_the_same_command_under_torchrun(alone: Trained, tmp_path: Path) -> None
     assert len(Trained(tmp_path / "run").losses) == 20
 
 
+@pytest.mark.slow
 def test_the_same_job_under_submitit(alone: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     asked = slurm.ClusterSettings(executor="local", tasks_per_node=2, environment={"OMP_NUM_THREADS": "1"})

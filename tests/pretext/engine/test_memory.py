@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiers import one_fast
 from torch.utils.data import Dataset
 
 from pretext.data import decode
@@ -53,7 +54,7 @@ except Exception as error:
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-@pytest.mark.parametrize("of", [*(pytest.param(name, marks=pytest.mark.slow) for name in ("numpy", "python")), "torch"])
+@pytest.mark.parametrize("of", one_fast("torch", ["numpy", "torch", "python"]))
 def test_memory_that_runs_out_in_a_worker_or_here(of: str, workers: int) -> None:
     words = [sys.executable, "-c", EXHAUSTED, str(Path(__file__).parent), of, str(workers)]
     # It ends by itself: no worker is left that Python waits for.

@@ -110,6 +110,7 @@ def test_killed_again_and_again(launcher: Launcher, rich: Trained, shards: str, 
     finish(launcher, run, "--data.source", shards, *MORE).same_as(rich)
 
 
+@pytest.mark.slow
 def test_stopped_politely_and_with_other_workers(
     launcher: Launcher, plain: Trained, folder: Path, tmp_path: Path
 ) -> None:

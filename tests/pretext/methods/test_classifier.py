@@ -176,6 +176,7 @@ def test_the_report_speaks_of_classes(run: Path) -> None:
     assert all(word not in page for word in ("Color health", "safely gray", "color bin", "<h2>Samples</h2>"))
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_bit(launcher: Launcher, tmp_path: Path) -> None:
     words = [*WORDS, "--training.micro_batch", "12", "--training.ema", "0.9"]
     whole = launcher.start("pretrain", tmp_path / "whole", *words, "--machine.workers", "0")
@@ -191,6 +192,7 @@ def test_a_killed_run_goes_on_to_the_bit(launcher: Launcher, tmp_path: Path) -> 
     assert len(broken.losses) == 30 and len(broken.health) == 4
 
 
+@pytest.mark.slow
 def test_two_processes_compute_what_one_does(launcher: Launcher, tmp_path: Path) -> None:
     more = ["--backbone.name", "test_convnext", "--backbone.arguments", "{out_indices: [0, 1]}", "--crop.size", "32"]
     words = [*WORDS, *more, "--training.precision", "fp32", "--machine.workers", "0", "--training.steps", "20"]

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from extracting import RULES, SIZE, Noise, extracted, in_process
+from tiers import one_fast
 
 import transfer.features.extraction
 from pretext.color import rgb_to_lightness
@@ -218,7 +219,7 @@ def started(process: BaseProcess, cache: Path, blocks: int) -> None:
     pytest.fail("it ended by itself")
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", one_fast(signal.SIGKILL, [signal.SIGKILL, signal.SIGTERM, signal.SIGINT]))
 def test_a_stop_loses_little_and_changes_nothing(tmp_path: Path, number: signal.Signals) -> None:
     count, log = 900, tmp_path / "log"
     whole, cut = tmp_path / "whole", tmp_path / "cut"
