@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from browsing import Site
+from launching import PATIENCE
 
 
 class Served(Site):
@@ -35,7 +36,7 @@ class Served(Site):
         """Send a signal; returns the exit code, and how many seconds it took."""
         began = time.monotonic()
         self.process.send_signal(number)
-        return self.process.wait(60), time.monotonic() - began
+        return self.process.wait(PATIENCE), time.monotonic() - began
 
 
 def connect(site: Site, sent: str = "") -> socket.socket:

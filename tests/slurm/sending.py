@@ -133,14 +133,14 @@ def child_of(pid: int) -> int:
 
 def signaled(number: str) -> Callable[[Sent, int], bool]:
     def interrupt(sent: Sent, command: int) -> bool:
-        subprocess.run(["scancel", f"--signal={number}", sent.id], check=True, timeout=30)
+        subprocess.run(["scancel", f"--signal={number}", sent.id], check=True, timeout=PATIENCE)
         return True
 
     return interrupt
 
 
 def requeued(sent: Sent, command: int) -> bool:
-    subprocess.run(["scontrol", "requeue", sent.id], check=True, timeout=30)
+    subprocess.run(["scontrol", "requeue", sent.id], check=True, timeout=PATIENCE)
     return True
 
 

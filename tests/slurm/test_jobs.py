@@ -15,6 +15,7 @@ import yaml
 from launching import Launcher
 from sending import (
     JOBS,
+    PATIENCE,
     SETTINGS,
     Watched,
     child_of,
@@ -46,7 +47,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(tmp_path)
     yield tmp_path
     monkeypatch.undo()
-    subprocess.run(["scancel", "--user", getpass.getuser()], check=True, timeout=60)  # what a test that failed has left
+    subprocess.run(
+        ["scancel", "--user", getpass.getuser()], check=True, timeout=PATIENCE
+    )  # what a test that failed has left
 
 
 @pytest.mark.slow
@@ -83,12 +86,12 @@ def test_the_code_is_that_of_the_day_it_was_sent(folder: Path) -> None:
     asked = folder / cluster_file(options={"hold": True})
     command = [sys.executable, "-m", "pretint", "submit", "--on", str(asked), "pretrain", "runs/x", *SETTINGS]
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    subprocess.run([*command, "--config", "mine.yaml"], cwd=tree, env=env, check=True, timeout=100)
+    subprocess.run([*command, "--config", "mine.yaml"], cwd=tree, env=env, check=True, timeout=PATIENCE)
     recipe.write_text("training: {steps: nonsense}\n")
     for name in ("pretint", "pretext", "slurm"):
         (tree / name / "__init__.py").write_text("raise SystemExit('edited')\n")
     [found] = states(tree / JOBS)
-    subprocess.run(["scontrol", "release", found.sent.id], check=True, timeout=30)
+    subprocess.run(["scontrol", "release", found.sent.id], check=True, timeout=PATIENCE)
     until(lambda: not states(tree / JOBS)[0].live, "ended")
     assert states(tree / JOBS)[0].word == "complete", found.sent.log.read_text()
     assert len(losses(tree / "runs" / "x")) == 15
@@ -349,7 +352,7 @@ def test_two_who_send_at_the_same_time(folder: Path) -> None:
     both = [
         subprocess.Popen([*command, name, *words], env=env, stderr=subprocess.PIPE, text=True) for name in ("a", "b")
     ]
-    said = [one.communicate(timeout=100)[1] for one in both]
+    said = [one.communicate(timeout=PATIENCE)[1] for one in both]
     assert sorted(one.returncode for one in both) == [0, 2] and "works on this run" in "".join(said)
     [sent] = states(JOBS)
     assert pretint.cli.main(["jobs", "cancel", sent.sent.name]) == 0
@@ -376,7 +379,7 @@ def test_variables_of_the_user_do_not_take_what_a_job_needs(monkeypatch: pytest.
     log = found.sent.log.absolute()
     for word in ("Partition=main", "TimeLimit=00:30:00", "Requeue=1", f"StdOut={log}", "NumTasks=1"):
         assert f" {word} " in told, word
-    subprocess.run(["scontrol", "release", found.sent.id], check=True, timeout=30)
+    subprocess.run(["scontrol", "release", found.sent.id], check=True, timeout=PATIENCE)
     until(lambda: not states(JOBS)[0].live, "ended")
     assert states(JOBS)[0].word == "failed" and states(JOBS)[0].why.startswith("pretint: x: ")
 

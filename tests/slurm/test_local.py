@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from sending import JOBS, SETTINGS, cluster_file, losses, overview, state, until
+from sending import JOBS, PATIENCE, SETTINGS, cluster_file, losses, overview, state, until
 
 import pretint.cli
 from pretext.backbones import BACKBONES
@@ -104,11 +104,11 @@ def test_a_job_in_the_foreground_is_told_to_stop(folder: Path) -> None:
         until(lambda before=before: Path("runs/x").exists() and len(losses("runs/x")) > before, "steps")  # type: ignore[misc]
         if number == signal.SIGINT:
             os.killpg(process.pid, number)  # as a terminal does
-            assert process.wait(60) == code
+            assert process.wait(PATIENCE) == code
             assert state("pretrain-x").word == "stopped"
         else:
             assert pretint.cli.main(["jobs", "cancel", "pretrain-x"]) == 0
-            assert process.wait(60) == code
+            assert process.wait(PATIENCE) == code
 
 
 def test_a_job_in_the_foreground(folder: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from evaluating import images
-from sending import cluster_file, overview, until
+from sending import PATIENCE, cluster_file, overview, until
 
 import pretint.cli
 from slurm import cancel, states
@@ -41,7 +41,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / "prior.npy").write_text("no prior")
     yield tmp_path
     monkeypatch.undo()
-    subprocess.run(["scancel", "--user", getpass.getuser()], check=True, timeout=60)
+    subprocess.run(["scancel", "--user", getpass.getuser()], check=True, timeout=PATIENCE)
 
 
 def words() -> dict[str, str]:

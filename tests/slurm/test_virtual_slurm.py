@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from sending import PATIENCE
 from virtual_slurm import names, processes
 from virtual_slurm.__main__ import main
 from virtual_slurm.cluster import VirtualCluster
@@ -15,10 +16,10 @@ from virtual_slurm.config import VirtualClusterError, VirtualOptions, write_conf
 
 
 def _said(*words: str) -> str:
-    return subprocess.run(words, capture_output=True, text=True, check=True, timeout=60).stdout
+    return subprocess.run(words, capture_output=True, text=True, check=True, timeout=PATIENCE).stdout
 
 
-def _wait(true: Callable[[], bool], seconds: float = 60) -> None:
+def _wait(true: Callable[[], bool], seconds: float = PATIENCE) -> None:
     ends = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < ends
@@ -73,7 +74,7 @@ def test_a_node_crashes_and_comes_back(cluster: VirtualCluster, tmp_path: Path) 
         _wait(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().endswith("\n"))
         stat = Path("/proc", (tmp_path / "pid").read_text().strip(), "stat")
         cluster.crash(1)
-        _wait(lambda: not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z", 5)
+        _wait(lambda: not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z")
         _wait(lambda: cluster.states()["n1"].startswith("down"))
         assert cluster.states()["n2"] == "idle"
         cluster.start(1)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from launching import PATIENCE
 
 import pretint.cli
 import pretint.study.local_runner
@@ -122,8 +123,9 @@ def test_what_was_killed_is_said_to_be(plan: Plan, tmp_path: Path) -> None:
     shelf, first = Shelf(tmp_path / "studies"), plan.cells[0]
     looks = run_here(plan.cells[:1], shelf, 1, False)
     next(looks)
-    until = time.monotonic() + 30
-    while not (children := _with_words(first.words[:2])) and time.monotonic() < until:
+    end = time.monotonic() + PATIENCE
+    while not (children := _with_words(first.words[:2])):
+        assert time.monotonic() < end
         time.sleep(0.01)  # it has none for a moment after it began
     os.kill(children[0], signal.SIGKILL)
     *_, (found, _) = looks

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from launching import PATIENCE
 from PIL import Image
 from tiers import one_fast
 from torch.utils.data import Dataset
@@ -58,7 +59,7 @@ except Exception as error:
 def test_memory_that_runs_out_in_a_worker_or_here(of: str, workers: int) -> None:
     words = [sys.executable, "-c", EXHAUSTED, str(Path(__file__).parent), of, str(workers)]
     # It ends by itself: no worker is left that Python waits for.
-    said = subprocess.run(words, capture_output=True, text=True, check=True, timeout=300).stdout.rstrip("\n")
+    said = subprocess.run(words, capture_output=True, text=True, check=True, timeout=PATIENCE).stdout.rstrip("\n")
     assert said.startswith("UserError out of memory")
     assert said.endswith("; lower workers") and "\n" not in said
     assert ("in a process that decodes images" in said) == bool(workers)
