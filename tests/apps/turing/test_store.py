@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from launching import Launcher
 from studying import MakeStudy
 
 from pretext.errors import UserError
@@ -127,7 +128,7 @@ def test_algorithms_stay_balanced_though_participants_leave(make_study: MakeStud
     assert store.participant("late").algorithm == 1
 
 
-def test_an_answer_outlives_the_process_that_kept_it(make_study: MakeStudy) -> None:
+def test_an_answer_outlives_the_process_that_kept_it(make_study: MakeStudy, launcher: Launcher) -> None:
     store = make_study()
     file = store.file
     store.close()
@@ -142,8 +143,7 @@ store.answer(number, 0, True, Shown())
 store.see(number, 1)
 os.kill(os.getpid(), signal.SIGKILL)
 """
-    done = subprocess.run([sys.executable, "-c", program, str(file)], cwd=Path(__file__).parents[3])
-    assert done.returncode == -9
+    assert launcher.run(file, code=program).returncode == -9
     again = Store.open(file)
     assert again.participant("somebody")[2:] == (1, True), "answered the first, and the second was seen"
     again.close()

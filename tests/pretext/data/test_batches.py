@@ -16,6 +16,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from tiers import one_fast
 
 from pretext.data import Bundled, Folder, Shards, Source
 from pretext.data.batches import (
@@ -205,7 +206,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("start", ["forkserver", "spawn"])
+@pytest.mark.parametrize("start", one_fast("forkserver", ["forkserver", "spawn"]))
 def test_the_first_worker_ever_started_does_not_see_them_either(start: str, tmp_path: Path) -> None:
     script = tmp_path / "sees.py"
     script.write_text(SEES)
