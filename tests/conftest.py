@@ -25,6 +25,7 @@ def pytest_configure() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run the tests of one file in one process, and those of the virtual cluster in one: they share fixtures."""
     for item in items:
