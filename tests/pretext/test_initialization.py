@@ -76,8 +76,8 @@ def measured(net: nn.Module, images: Tensor) -> dict[str, tuple[Tensor, Tensor]]
     ("name", "arguments", "count", "side"),
     [
         ("tiny", {}, 24, 64),
-        ("vgg", {}, 8, 32),
-        ("alexnet", {"batch_norm": False}, 8, 48),
+        pytest.param("vgg", {}, 8, 32, marks=pytest.mark.slow),
+        pytest.param("alexnet", {"batch_norm": False}, 8, 48, marks=pytest.mark.slow),
         ("resnet18", {}, 12, 32),
         ("vit_tiny_patch16_224", {"img_size": 64, "depth": 4}, 16, 64),
         ("convnext_atto", {}, 16, 64),

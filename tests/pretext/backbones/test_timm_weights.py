@@ -104,7 +104,14 @@ def test_the_models_own_file_is_taken(change: Callable[[Weights], object], weigh
             torch.testing.assert_close(value, weights[key], rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "vgg11", "densenet121", "inception_v3", "mobilenet_v2"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "resnet18",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("vgg11", "densenet121", "inception_v3")),
+        "mobilenet_v2",
+    ],
+)
 def test_torchvisions_files_of_the_same_networks(name: str, tmp_path: Path) -> None:
     quiet = {"init_weights": False} if name == "inception_v3" else {}
     with torch.device("meta"):
