@@ -44,9 +44,14 @@ Judge = Callable[..., list[Result]]
 
 
 @pytest.fixture
-def judge(tiny_run: Path, sets: Path, tmp_path: Path) -> Judge:
+def run(tiny_run: Path, tmp_path: Path) -> Path:
+    """A copy: even a call that is refused may leave a lock beside the results."""
+    return Path(shutil.copytree(tiny_run, tmp_path / "run"))
+
+
+@pytest.fixture
+def judge(run: Path, sets: Path, tmp_path: Path) -> Judge:
     """Judges a copy of the run, with a cache of its own."""
-    shutil.copytree(tiny_run, tmp_path / "run")
 
     def call(job: Any = probe, kind: type = ProbeSettings, place: Path = tmp_path, **changed: Any) -> list[Result]:
         common = {
@@ -394,11 +399,11 @@ BAD: dict[str, tuple[str, str]] = {
 
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_is_one_line(
-    case: str, bad: Path, tiny_run: Path, sets: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+    case: str, bad: Path, run: Path, sets: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
 ) -> None:
     monkeypatch.setenv("PRETINT_CACHE", str(bad / "cache"))
     command, said = BAD[case]
-    places = {"RUN": tiny_run, "TRAIN": sets / "train", "TEST": sets / "test", "BAD": bad}
+    places = {"RUN": run, "TRAIN": sets / "train", "TEST": sets / "test", "BAD": bad}
     words = [
         "/".join(str(places.get(part, part)) for part in word.split("/")) if word.split("/")[0] in places else word
         for word in command.split()
@@ -440,12 +445,12 @@ def test_a_classifier_that_diverges_is_said(judge: Judge, monkeypatch: pytest.Mo
         judge()
 
 
-def test_unreadable_images_alone(sets: Path, tiny_run: Path, tmp_path: Path) -> None:
+def test_unreadable_images_alone(sets: Path, run: Path, tmp_path: Path) -> None:
     for one in range(3):
         (tmp_path / "test" / f"class{one}").mkdir(parents=True)
         (tmp_path / "test" / f"class{one}" / "0.png").write_bytes(b"torn")
     with pytest.raises(UserError, match="none of 3 images can be read"):
-        knn([str(tiny_run)], KnnSettings(str(sets / "train"), str(tmp_path / "test"), workers=0, cache=str(tmp_path)))
+        knn([str(run)], KnnSettings(str(sets / "train"), str(tmp_path / "test"), workers=0, cache=str(tmp_path)))
 
 
 def test_results_go_where_they_are_asked_to(judge: Judge, tmp_path: Path) -> None:
