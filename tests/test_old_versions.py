@@ -13,9 +13,7 @@ from pretext.errors import UserError, check_format
 def old_run(folder: Path) -> Path:
     """A run as 0.1.0 left it, as far as it is read."""
     (folder / "checkpoints").mkdir(parents=True)
-    (folder / "settings.yaml").write_text(
-        "data: {source: bundled}\nobjective: {prior_pictures: 50}\n"
-    )
+    (folder / "settings.yaml").write_text("data: {source: bundled}\nobjective: {prior_pictures: 50}\n")
     torch.save({"format": "pretint checkpoint 1", "step": 10}, folder / "checkpoints" / "00000010.pt")
     return folder
 

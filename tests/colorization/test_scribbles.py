@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from coloring import colored
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 

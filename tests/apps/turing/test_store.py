@@ -1,8 +1,6 @@
 """What a study keeps: at once, once, and in order."""
 
 import sqlite3
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 

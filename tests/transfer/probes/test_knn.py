@@ -1,12 +1,13 @@
 """k nearest neighbors against brute force, scikit-learn and a rule for ties; and as whole evaluations."""
 
+import shutil
 import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from evaluating import images, tiny_run
+from evaluating import images
 from numpy.typing import NDArray
 from sklearn.neighbors import KNeighborsClassifier
 from torch.nn import functional as F
