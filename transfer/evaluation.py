@@ -128,7 +128,7 @@ class Partial:
             save_checkpoint(self.file, {**state(), "identity": self.identity, "seconds": self.seconds})
             self._saved = time.monotonic()
             took = self._saved - began
-            self._period = max(SAVED_EVERY, 50.0 if took > 1 else 0.0)  # gigabytes are saved less often
+            self._period = max(SAVED_EVERY, max(50.0, 20 * took) if took > 1 else 0.0)  # gigabytes take minutes
         if ending:
             leave(ending, "the classifiers that are being trained are kept")
 
@@ -162,8 +162,11 @@ class Task(NamedTuple):
         """The test images that can be read, by index."""
         return np.flatnonzero(self.test.good)
 
-    def outcome(self, stage: str, scores: NDArray[np.floating]) -> Outcome:
-        """Return the outcome of scores (len(tested), classes): the top class, or with several labels the ranks.
+    def predictions(self, stage: str, scores: NDArray[np.floating]) -> NDArray[Any]:
+        """Return what ``outcome`` needs of the scores (B, classes) of some test images.
+
+        With one class an image that is the top class of each, (B,), so that the scores of all test images are never
+        held at once: with thousands of classes they are larger than the features. With several it is all scores.
 
         Raises:
             UserError: scores are not finite.
@@ -173,10 +176,14 @@ class Task(NamedTuple):
                 f"{self.network.name}, stage {stage}: its classifier has diverged, at a learning rate too high for "
                 "these features; take protocol modern, which tries several, or leave the stage out by --stages"
             )
+        return scores.astype(np.float32, copy=False) if self.targets.multilabel else scores.argmax(1)
+
+    def outcome(self, predictions: NDArray[Any]) -> Outcome:
+        """Return the outcome of the ``predictions`` for all test images, in the order of ``tested``."""
         truth = self.targets.test.labels[self.tested]
         if self.targets.multilabel:
-            return Ranked(scores.astype(np.float32), truth.astype(np.int8))
-        return Answers(scores.argmax(1) == truth)
+            return Ranked(predictions, truth.astype(np.int8))
+        return Answers(predictions == truth)
 
 
 Judge = Callable[[Task], Sequence[Row]]

@@ -181,7 +181,7 @@ class Heads:
             errors = (logits.sigmoid() - targets[:, None].clamp_min(0).to(logits)) * (targets >= 0)[:, None]
         else:
             # Not torch's softmax, which is 5 times as slow where classes are few.
-            errors = (logits - logits.amax(2, keepdim=True)).exp_()
+            errors = logits.sub_(logits.amax(2, keepdim=True)).exp_()  # in place: the largest tensor of a step
             errors.div_(errors.sum(2, keepdim=True))
             errors[torch.arange(len(targets), device=targets.device), :, targets] -= 1
         return errors.flatten(1).div_(len(logits))

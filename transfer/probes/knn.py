@@ -3,9 +3,10 @@
 Wu et al. (CVPR 2018, "instance discrimination"): cosine similarity, a neighbor's vote weighs exp(similarity / T).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -53,7 +54,8 @@ def knn_rows(task: Task, protocol: NearestProtocol) -> list[Row]:
             task.partial.heed()  # nothing is saved here: neighbors are quickly computed again
 
         for stage in task.stages:
-            scores_by_k = knn_scores(
+            predictions: dict[int, list[NDArray[Any]]] = {k: [] for k in ks}
+            for k, scores in knn_scores(
                 task.train.matrix(stage, rule),
                 task.targets.train.labels,
                 task.test.matrix(stage, rule),
@@ -64,9 +66,10 @@ def knn_rows(task: Task, protocol: NearestProtocol) -> list[Row]:
                 fit,
                 task.tested,
                 after,
-            )
-            for k, scores in scores_by_k.items():
-                outcome = task.outcome(stage, scores)
+            ):
+                predictions[k].append(task.predictions(stage, scores))
+            for k, parts in predictions.items():
+                outcome = task.outcome(np.concatenate(parts))
                 rows.append(judged_row(stage, f"k={k}", task.train.dims(stage, rule), rule, {}, None, [outcome]))
     return rows
 
@@ -83,10 +86,11 @@ def knn_scores(
     rows: NDArray[np.int64] | None = None,
     test_rows: NDArray[np.int64] | None = None,
     advance: Advance = lambda more, remark: None,
-) -> dict[int, NDArray[np.float32]]:
-    """Return the neighbors' votes for every test image, for several numbers of neighbors at once.
+) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """Yield the neighbors' votes for the test images, block by block, for several numbers of neighbors at once.
 
     Both matrices are read block by block and never held in memory as a whole, so memory maps of any size will do.
+    Nor are the scores of all test images, which are larger than the features if there are thousands of classes.
     Of neighbors that are equally near, the one that stands first counts as nearer.
 
     Args:
@@ -101,10 +105,10 @@ def knn_scores(
         test_rows: which images of ``test`` get scores, in this order; all by default.
         advance: called with the number of images that are done.
 
-    Returns:
-        k -> float32 (M, classes) in [0, 1]: the share of the k neighbors' votes that fall to a class. With one
-        class an image they add up to 1. With several, neighbors that are not counted for a class have
-        no vote on it; where none has one, it is 0.
+    Yields:
+        For each block of B test images, for each k in turn: k and float32 (B, classes) in [0, 1], the share of the k
+        neighbors' votes that fall to a class. With one class an image they add up to 1. With several, neighbors that
+        are not counted for a class have no vote on it; where none has one, it is 0.
 
     Raises:
         UserError: a k is below 1 or above the number of training images, or the temperature is not positive.
@@ -118,7 +122,6 @@ def knn_scores(
         if not 1 <= k <= len(rows):
             raise UserError(f"{k} nearest neighbors of {len(rows):,} training images; give k from 1 to {len(rows)}")
     step = max(1, min(_MAX_ROWS, _BLOCK // (4 * train.shape[1])))
-    scores = {k: np.zeros((len(test_rows), classes), np.float32) for k in ks}
     for start in range(0, len(test_rows), step):
         queries = _load_block(test, test_rows[start : start + step], device)
         similarity, position = _nearest(train, rows, queries, max(ks), step, device)
@@ -128,14 +131,13 @@ def knn_scores(
             weights = ((similarity[:, :k] - similarity[:, :1]) / temperature).exp()
             if labels.ndim == 1:
                 votes = torch.zeros(len(weights), classes, device=weights.device)
-                shares = votes.scatter_add_(1, neighbor_labels[:, :k], weights) / weights.sum(1, keepdim=True)
+                shares = votes.scatter_add_(1, neighbor_labels[:, :k], weights).div_(weights.sum(1, keepdim=True))
             else:
                 votes = torch.einsum("bk,bkc->bc", weights, (neighbor_labels[:, :k] == 1).float())
                 counted = torch.einsum("bk,bkc->bc", weights, (neighbor_labels[:, :k] != -1).float())
                 shares = votes / counted.clamp_min(torch.finfo(torch.float32).tiny)
-            scores[k][start : start + step] = shares.cpu().numpy()
+            yield k, shares.cpu().numpy()
         advance(len(queries), "")
-    return scores
 
 
 def _load_block(features: NDArray[np.floating], rows: NDArray[np.int64], device: torch.device | str) -> Tensor:

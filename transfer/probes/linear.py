@@ -93,7 +93,7 @@ def _linear(task: Task, protocol: LinearProtocol, mode: Mode) -> list[Row]:
     groups = [[stage] for stage in stages] if mode == "cached" else [stages]
     state = task.partial.load()
     winners: list[Winner] = [_unpack(winner) for winner in state.get("winners", [])]
-    begun: dict[str, Any] | None = state.get("contest")
+    begun: dict[str, Any] | None = state.pop("contest", None)  # popped: it is as large as all classifiers
     done = len(winners) * steps + (begun["done"] if begun else 0)
     with progress(f"{task.network.name}, {mode}", len(groups) * steps, "steps", done) as advance:
         for group in groups[len(winners) :]:
@@ -104,7 +104,9 @@ def _linear(task: Task, protocol: LinearProtocol, mode: Mode) -> list[Row]:
                     first.setdefault(task.train.dims(stage, rule), rule)
                 cells += [Cell(stage, rule) for rule in first.values()]
             rows = {cell: Rows(task.train.matrix(*cell), task.place.device) for cell in cells}
-            heads = {cell: _heads(task, protocol, rows[cell], grid(protocol, batch_size)) for cell in cells}
+            settings = grid(protocol, batch_size)
+            _require_memory(task, [rows[cell].dims for cell in cells], len(settings), batch_size)
+            heads = {cell: _heads(task, protocol, rows[cell], settings) for cell in cells}
 
             def held_chunks(cell: Cell, rows: dict[Cell, Rows] = rows) -> Iterator[Tensor]:
                 return rows[cell].chunks(held)
@@ -125,6 +127,8 @@ def _linear(task: Task, protocol: LinearProtocol, mode: Mode) -> list[Row]:
             else:
                 batches_of_features = _fresh_batches(task, protocol, contest, batch_size, order)
             winners.extend(contest.run(batches_of_features, after))
+            # Free these before those of the next stage are made.
+            del rows, heads, held_chunks, contest, after, batches_of_features
     return [_row(task, winner) for winner in winners]
 
 
@@ -138,16 +142,18 @@ def _logistic(task: Task, protocol: LogisticProtocol) -> list[Row]:
             candidates = []
             for rule in protocol.poolings:
                 rows = Rows(task.train.matrix(stage, rule), task.place.device)
-                needed = 3 * 4 * rows.dims * (len(fit) + len(held))
+                count, classes = len(fit) + len(held), len(task.targets.classes)
+                # Features, as they are and scaled; logits, their loss and its gradient; weights in L-BFGS's history.
+                needed = 4 * (3 * rows.dims * count + 3 * classes * count + 26 * classes * rows.dims)
                 if needed > available(task.place.device):
                     raise UserError(
-                        f"protocol logistic needs {needed / 1e9:.0f} GB for the features of {stage} at once, more than "
-                        "there is; take protocol modern"
+                        f"protocol logistic needs {needed / 1e9:.1f} GB for the features and logits of {stage} at "
+                        "once, more than there is; take protocol modern"
                     )
                 classifier, penalty, score = choose_logistic(
                     (rows[fit], _targets(task, fit)),
                     (rows[held], _targets(task, held)),
-                    len(task.targets.classes),
+                    classes,
                     protocol,
                 )
                 candidates.append(Winner(Cell(stage, rule), {"penalty": penalty}, score, classifier))
@@ -155,6 +161,31 @@ def _logistic(task: Task, protocol: LogisticProtocol) -> list[Row]:
             task.partial.offer(lambda: {"winners": [_pack(winner) for winner in winners]})
             advance(1, "")
     return [_row(task, winner) for winner in winners]
+
+
+def _require_memory(task: Task, dims: Sequence[int], heads: int, batch_size: int) -> None:
+    """Refuse classifiers that do not fit in memory.
+
+    Args:
+        task: the evaluation.
+        dims: of the features of each cell that is trained at the same time.
+        heads: the number of classifiers of each cell.
+        batch_size: of the training.
+
+    Raises:
+        UserError: they do not fit.
+    """
+    classes, free = len(task.targets.classes), available(task.place.device)
+    # Weights and their velocities; the logits of a batch and one copy.
+    needed = 4 * heads * classes * (2 * sum(size + 1 for size in dims) + 2 * batch_size)
+    if needed > free:
+        remedy = "take protocol zhang2016, which trains one for each stage" if heads > 1 else "take a larger machine"
+        if len(dims) > 2:
+            remedy = "evaluate fewer stages at once by --stages"
+        raise UserError(
+            f"{task.network.name}: {heads * len(dims)} classifiers of {classes:,} classes need {needed / 1e9:.1f} GB, "
+            f"and {free / 1e9:.1f} GB are free; {remedy}"
+        )
 
 
 def fit_linear(
@@ -307,9 +338,10 @@ class _Selection:
 def _row(task: Task, winner: Winner) -> Row:
     """Return a stage's row: its winner's predictions on the test images, which are read here and nowhere else."""
     rows = Rows(task.test.matrix(*winner.cell), task.place.device)
-    logits = torch.cat([winner.classifier.scores(chunk) for chunk in rows.chunks(task.tested)]).cpu().numpy()
     stage, pooling = winner.cell
-    return judged_row(stage, "", rows.dims, pooling, winner.chosen, winner.holdout, [task.outcome(stage, logits)])
+    scores = (winner.classifier.scores(chunk).cpu().numpy() for chunk in rows.chunks(task.tested))
+    outcome = task.outcome(np.concatenate([task.predictions(stage, part) for part in scores]))
+    return judged_row(stage, "", rows.dims, pooling, winner.chosen, winner.holdout, [outcome])
 
 
 def _pack(winner: Winner) -> dict[str, Any]:

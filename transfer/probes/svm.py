@@ -44,7 +44,12 @@ ITERATIONS = 2000
 
 _CPU = torch.device("cpu")
 _FIT = 28  # bytes for each number of the training features: float32, float64, and liblinear's index and value
+_SCORE = 24  # bytes for each score of a test image: float64, the copy that is saved, float32
+_MANY_FITS = 10_000  # of a stage; more take hours
 _VALIDATION = 0x3A7C
+
+Unit = tuple[int, int, int]
+"""A low-shot classifier: k, the number of the sample, the class."""
 
 
 @dataclass
@@ -74,21 +79,27 @@ def svm_rows(task: Task, protocol: SvmProtocol) -> list[Row]:
     labels = task.targets.train.labels[fit]
     ks: list[int] = []
     if protocol.shots:
-        counts = (one_against_rest(labels, len(classes)) == 1).sum(0)
+        counts = count_positives(labels, len(classes))
         ks = [k for k in protocol.shots if k <= counts.min() and k < counts.max()] or [min(protocol.shots)]
         if left_out := [k for k in protocol.shots if k not in ks]:
             smallest = classes[int(counts.argmin())]
             say(f"left out: {', '.join(map(str, left_out))} shots; {smallest} has {counts.min()} training images")
+    samples = len(ks) * protocol.samples if protocol.shots else 1
+    class_fits = samples * (len(protocol.costs) + 1) if protocol.shots else len(protocol.costs) * protocol.folds + 1
+    if (count := class_fits * len(classes)) > _MANY_FITS:
+        say(f"{count:,} SVM fits for each stage, as there are {len(classes):,} classes; pretint probe takes less time")
     stage_fits: dict[str, dict[str, torch.Tensor]] = task.partial.load().get("fits", {})
     rows, unconverged, fits = [], 0, 0
     for stage in task.stages:
         dims = task.train.dims(stage, rule)
         fit_bytes = _FIT * len(fit) * dims
-        needed, free = 8 * dims * (len(fit) + len(task.tested)) + fit_bytes, available(_CPU)
-        if needed > free:
+        needed = 8 * dims * (len(fit) + len(task.tested)) + fit_bytes
+        needed += _SCORE * samples * len(task.tested) * len(classes)
+        if needed > (free := available(_CPU)):
             raise UserError(
-                f"SVMs need {needed / 1e9:.0f} GB for the features of {stage} at once, and {free / 1e9:.0f} GB are "
-                "free; take fewer labels by --fraction, or pretint probe"
+                f"SVMs need {needed / 1e9:.0f} GB for the features of {stage} at once and the scores of "
+                f"{len(classes):,} classes, and {free / 1e9:.0f} GB are free; take fewer labels by --fraction, or "
+                "pretint probe"
             )
         train, test = task.train.matrix(stage, rule)[fit], task.test.matrix(stage, rule)[task.tested]
         finished = _SavedFits(
@@ -112,10 +123,10 @@ def svm_rows(task: Task, protocol: SvmProtocol) -> list[Row]:
                 processes=processes,
                 title=title,
             )
-            for k, samples in low_shot.scores.items():
+            for k, sample_scores in low_shot.scores.items():
                 variant = f"{k} shots" if k > 1 else "1 shot"
                 chosen, precision = {"C": low_shot.chosen[k]}, low_shot.precision[k]
-                outcomes = [task.outcome(stage, scores) for scores in samples]
+                outcomes = [task.outcome(task.predictions(stage, scores)) for scores in sample_scores]
                 rows.append(judged_row(stage, variant, dims, rule, chosen, precision, outcomes))
         else:
             title = f"SVMs on {task.network.name}, {stage}"
@@ -131,7 +142,7 @@ def svm_rows(task: Task, protocol: SvmProtocol) -> list[Row]:
                 processes,
                 title,
             )
-            outcome = task.outcome(stage, full.scores)
+            outcome = task.outcome(task.predictions(stage, full.scores))
             precision = float(full.precision.mean())
             rows.append(judged_row(stage, "", dims, rule, {"C": full.chosen.tolist()}, precision, [outcome]))
         unconverged, fits = unconverged + result.unconverged, fits + result.fits
@@ -203,10 +214,10 @@ def svm_scores(
         UserError: a class has fewer images with it, or without it, than there are folds.
     """
     finished = {} if finished is None else finished
-    truth = one_against_rest(labels, len(classes))
-    for name, column in zip(classes, truth.T, strict=True):
-        for value, preposition in ((1, "with"), (0, "without")):
-            count = int((column == value).sum())
+    present = count_positives(labels, len(classes))
+    absent = count_negatives(labels, len(classes))
+    for label, name in enumerate(classes):
+        for count, preposition in ((present[label], "with"), (absent[label], "without")):
             if count < folds:
                 raise UserError(
                     f"{count} training images {preposition} {name}: {folds} folds of the cross-validation need "
@@ -214,7 +225,7 @@ def svm_scores(
                 )
     x = unit_length(train)
     trials = {
-        f"class {label}, C {cost!r}, fold {fold}": partial(_validate_fold, x, truth[:, label], cost, fold, folds, seed)
+        f"class {label}, C {cost!r}, fold {fold}": partial(_validate_fold, x, labels, label, cost, fold, folds, seed)
         for label in range(len(classes))
         for cost in sorted(costs)
         for fold in range(folds)
@@ -228,8 +239,9 @@ def svm_scores(
         test_x = unit_length(test)
 
         def score(label: int, cost: float) -> NDArray[np.float64]:
-            rows = np.flatnonzero(truth[:, label] != -1)
-            model = fit_svm(x[rows].astype(np.float64), truth[rows, label] == 1, cost, seed)
+            column = one_against_rest(labels, label)
+            rows = np.flatnonzero(column != -1)
+            model = fit_svm(x[rows].astype(np.float64), column[rows] == 1, cost, seed)
             return np.append(model.decision_function(test_x), model.n_iter_)
 
         finals = {
@@ -244,9 +256,10 @@ def svm_scores(
 
 
 def _validate_fold(
-    x: Array, column: NDArray[np.int8], cost: float, fold: int, folds: int, seed: int
+    x: Array, labels: Labels, label: int, cost: float, fold: int, folds: int, seed: int
 ) -> NDArray[np.float64]:
-    """Fit on all folds but one; return the average precision on that one, and the solver's iterations."""
+    """Fit a class on all folds but one; return the average precision on that one, and the solver's iterations."""
+    column = one_against_rest(labels, label)
     rows = np.flatnonzero(column != -1)
     parts = StratifiedKFold(folds, shuffle=True, random_state=seed % 2**32).split(rows, column[rows])
     fit, held = list(parts)[fold]
@@ -308,25 +321,21 @@ def low_shot_scores(
     """
     finished = {} if finished is None else finished
     costs = sorted(costs)
-    truth = one_against_rest(labels, len(classes))
-    validation = np.sort(np.argsort(permutation(len(truth), mix(seed, _VALIDATION)))[:most])
-    units = {
-        (k, sample, label): shots(labels, label, len(classes), k, sample, seed)
-        for k in ks
-        for sample in range(samples)
-        for label in range(len(classes))
-    }
-    for (k, _, label), drawn in units.items():
-        if len(drawn.positives) < k or not len(drawn.negatives):
+    validation = np.sort(np.argsort(permutation(len(labels), mix(seed, _VALIDATION)))[:most])
+    units = [(k, sample, label) for k in ks for sample in range(samples) for label in range(len(classes))]
+    present = count_positives(labels, len(classes))
+    absent = count_negatives(labels, len(classes))
+    for k, _, label in units:
+        if present[label] < k or not absent[label] or len(classes) < 2:
             raise UserError(
-                f"{int((truth[:, label] == 1).sum())} training images with {classes[label]} and "
-                f"{int((truth[:, label] == 0).sum())} without: {k} shots need {k}, and one without; take fewer shots"
+                f"{present[label]} training images with {classes[label]} and {absent[label]} without: {k} shots need "
+                f"{k}, and one without; take fewer shots"
             )
     x = unit_length(train)
     names = {unit: "k {}, sample {}, class {}".format(*unit) for unit in units}
+    # Each task draws its own shots: those of all classes at once would grow with the square of their number.
     trials = {
-        names[unit]: partial(_validate_shots, x, truth[:, unit[2]], drawn, validation, costs, seed)
-        for unit, drawn in units.items()
+        names[unit]: partial(_validate_shots, x, labels, unit, len(classes), validation, costs, seed) for unit in units
     }
     done = sum(name in finished for name in trials)
     with progress(title, 2 * len(units), "classifiers", done=done) as advance:
@@ -343,15 +352,12 @@ def low_shot_scores(
         chosen = {k: costs[int(row.argmax())] for k, row in zip(ks, mean, strict=True)}
         test_x = unit_length(test)
 
-        def score(drawn: Shots, cost: float) -> NDArray[np.float64]:
-            shot_x, basis, positive = _rotate(x, drawn)
+        def score(unit: Unit, cost: float) -> NDArray[np.float64]:
+            shot_x, basis, positive = _rotate(x, _draw_shots(labels, unit, len(classes), seed))
             model = fit_svm(shot_x, positive, cost, seed)
             return np.append(model.decision_function(test_x @ basis), model.n_iter_)
 
-        finals = {
-            f"{names[unit]}, C {chosen[unit[0]]!r}": partial(score, drawn, chosen[unit[0]])
-            for unit, drawn in units.items()
-        }
+        finals = {f"{names[unit]}, C {chosen[unit[0]]!r}": partial(score, unit, chosen[unit[0]]) for unit in units}
         advance(sum(name in finished for name in finals), "")
         final = run_tasks(finals, finished, processes, advance)
     unconverged = int(sum(value[-1] for value in validations) + sum(value[-1] >= ITERATIONS for value in final))
@@ -366,13 +372,25 @@ def low_shot_scores(
     )
 
 
+def _draw_shots(labels: Labels, unit: Unit, classes: int, seed: int) -> Shots:
+    k, sample, label = unit
+    return shots(labels, label, classes, k, sample, seed)
+
+
 def _validate_shots(
-    x: Array, column: NDArray[np.int8], drawn: Shots, validation: NDArray[np.int64], costs: Sequence[float], seed: int
+    x: Array,
+    labels: Labels,
+    unit: Unit,
+    classes: int,
+    validation: NDArray[np.int64],
+    costs: Sequence[float],
+    seed: int,
 ) -> NDArray[np.float64]:
     """Return the average precision of every cost on validation images, and how many fits did not converge.
 
     Where none of the images shows the class, it is nan.
     """
+    column, drawn = one_against_rest(labels, unit[2]), _draw_shots(labels, unit, classes, seed)
     shot_x, basis, positive = _rotate(x, drawn)
     rest = np.setdiff1d(validation[column[validation] != -1], np.concatenate(drawn))
     if not len(rest):
@@ -430,12 +448,24 @@ def unit_length(features: NDArray[np.floating]) -> Array:
     return x
 
 
-def one_against_rest(labels: Labels, classes: int) -> NDArray[np.int8]:
-    """Return int8 (N, classes) in {1, 0, -1}, see ``Labels``, from labels of either kind."""
-    if labels.ndim == 2:
-        return labels.astype(np.int8, copy=False)
-    truth: NDArray[np.int8] = (labels[:, None] == np.arange(classes)).astype(np.int8)
-    return truth
+def one_against_rest(labels: Labels, label: int) -> NDArray[np.int8]:
+    """Return int8 (N,) in {1, 0, -1}, see ``Labels``, of one class, from labels of either kind."""
+    column = labels[:, label] if labels.ndim == 2 else labels == label
+    return column.astype(np.int8, copy=False)
+
+
+def count_positives(labels: Labels, classes: int) -> NDArray[np.int64]:
+    """Return how many images show each class, (classes,), from labels of either kind."""
+    counts: NDArray[np.int64] = (labels == 1).sum(0) if labels.ndim == 2 else np.bincount(labels, minlength=classes)
+    return counts
+
+
+def count_negatives(labels: Labels, classes: int) -> NDArray[np.int64]:
+    """Return how many images are counted for each class and do not show it, (classes,)."""
+    counts: NDArray[np.int64] = (
+        (labels == 0).sum(0) if labels.ndim == 2 else len(labels) - count_positives(labels, classes)
+    )
+    return counts
 
 
 def describe_unconverged(unconverged: int, fits: int) -> str:

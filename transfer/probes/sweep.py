@@ -4,6 +4,7 @@ The worse half is dropped on the way, and the winner chosen, by the score on hel
 """
 
 import math
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -15,6 +16,9 @@ from torch import Tensor
 from transfer.metrics.classification import mean_average_precision
 from transfer.probes.heads import Heads, Linear, Setting
 from transfer.protocols import LinearProtocol
+
+_MAX_OUTPUTS = 2**15  # of all classifiers of a cell; with more, a chunk's logits are computed in pieces
+_MAX_LOGITS = 2**24  # of a piece
 
 
 class Cell(NamedTuple):
@@ -131,11 +135,14 @@ class Contest:
             return [score(one, truth) for one in logits.unbind(1)]
         right, finite = torch.zeros(len(heads), device=truth.device), torch.ones_like(truth[:1]).bool()
         at = 0
-        for chunk in self.held(cell):  # the logits of a thousand classes and all classifiers would not fit at once
-            logits = heads.scores(chunk)
-            right += (logits.argmax(2) == truth[at : at + len(chunk), None]).sum(0)
+        # Logits of all classifiers would not fit at once: with many classes not even those of one chunk.
+        outputs = len(heads) * heads.classes
+        piece_rows = sys.maxsize if outputs <= _MAX_OUTPUTS else max(1, _MAX_LOGITS // outputs)
+        for piece in (piece for chunk in self.held(cell) for piece in chunk.split(piece_rows)):
+            logits = heads.scores(piece)
+            right += (logits.argmax(2) == truth[at : at + len(piece), None]).sum(0)
             finite = finite & logits.isfinite().all(2).all(0)
-            at += len(chunk)
+            at += len(piece)
         shares: list[float] = torch.where(finite, right / len(truth), -1.0).tolist()
         return shares
 

@@ -3,6 +3,7 @@
 import shutil
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from pretext.errors import UserError
 from pretint.cli import main
 from transfer.features import CacheSettings, FeatureSet, View, extract
 from transfer.networks import open_network
-from transfer.probes.knn import KnnSettings, knn, knn_scores
+from transfer.probes.knn import KnnSettings, knn
 from transfer.results import Result, find_results
 from transfer.targets import Targets, open_targets
 
@@ -28,6 +29,14 @@ TEST = RNG.normal(size=(70, 24)).astype(np.float32)
 ONE = RNG.integers(0, 7, 300)
 SEVERAL = RNG.choice(np.array([1, 0, 0, -1], np.int8), (300, 7))
 KS = (1, 5, 20, 300)
+
+
+def knn_scores(*args: Any, **kwargs: Any) -> dict[int, NDArray[np.float32]]:
+    """The scores of all test images at once, by k."""
+    parts: dict[int, list[NDArray[np.float32]]] = {}
+    for k, scores in transfer.probes.knn.knn_scores(*args, **kwargs):
+        parts.setdefault(k, []).append(scores)
+    return {k: np.concatenate(scores) for k, scores in parts.items()}
 
 
 def brute(
