@@ -23,10 +23,10 @@ from benchmarks.matrix_rate import rows as matrix_rows
 from benchmarks.operations import operations
 from benchmarks.paired import Row, seconds, settle, skipped, spread
 from benchmarks.step import QUEUED, until_idle
-from pretext.data import open_source
-from pretext.data.batches import Batch, Samples, batches
-from pretext.engine.device import Place, pick_place
-from pretext.engine.trainer import Learner
+from pretext.data import open_dataset
+from pretext.data.batches import Batch, TrainDataset, batches
+from pretext.engine.device import ComputeConfig, choose_compute
+from pretext.engine.trainer import Trainer
 from pretext.errors import UserError
 from pretext.recipe import PretrainSettings, build_colorizer, on_place
 from pretext.settings import settings_file
@@ -73,7 +73,7 @@ def rows(device: torch.device, rounds: int, recipes: Sequence[str] = tuple(RECIP
 
 def _settings(recipe: str, shards: Path, device: torch.device) -> PretrainSettings:
     asked = settings_file(PretrainSettings, _FOLDER / f"{recipe}.yaml")
-    training = dataclasses.replace(asked.training, precision=pick_place(str(device)).precision)
+    training = dataclasses.replace(asked.training, precision=choose_compute(str(device)).precision)
     if device.type == "cpu":
         training = dataclasses.replace(training, batch_size=RECIPES[recipe], micro_batch=0)
     return dataclasses.replace(
@@ -92,8 +92,8 @@ def measured(recipe: str, settings: PretrainSettings, compiled: bool, rounds: in
         UserError: a step cannot be computed.
     """
     training, crop = settings.training, settings.crop
-    place = pick_place(settings.machine.device, training.precision, settings.machine.workers)
-    samples = Samples([open_source(str(settings.data.source))], crop, settings.seed)
+    place = choose_compute(settings.machine.device, training.precision, settings.machine.workers)
+    samples = TrainDataset([open_dataset(str(settings.data.source))], crop, settings.seed)
     prior = torch.full((313,), 1 / 313, dtype=torch.float64)
     colorizer = on_place(build_colorizer(settings, prior), settings, place).train()
     machine = dataclasses.replace(settings.machine, compile=compiled)
@@ -108,7 +108,7 @@ def measured(recipe: str, settings: PretrainSettings, compiled: bool, rounds: in
         each = operations(
             copy.deepcopy(colorizer), one.rgb[:few].to(place.device), one.labels[:few].to(place.device)
         )  # fmt: skip
-        taken = _timed(Learner(colorizer, training, machine, place, settings.seed), source, one, rounds)
+        taken = _timed(Trainer(colorizer, training, machine, place, settings.seed), source, one, rounds)
 
     asked = settings_file(PretrainSettings, _FOLDER / f"{recipe}.yaml").training
     setting = f"{recipe}, {crop.size} px, batch {batch}, {place.precision}{', compiled' if compiled else ''}"
@@ -138,7 +138,7 @@ def measured(recipe: str, settings: PretrainSettings, compiled: bool, rounds: in
     )  # fmt: skip
 
 
-def _timed(learner: Learner, source: Iterator[Batch], one: Batch, rounds: int) -> _Times:
+def _timed(learner: Trainer, source: Iterator[Batch], one: Batch, rounds: int) -> _Times:
     place = learner.place
     rgb, labels = one.rgb.to(place.device), one.labels.to(place.device)
 
@@ -169,7 +169,7 @@ def _timed(learner: Learner, source: Iterator[Batch], one: Batch, rounds: int) -
     return taken
 
 
-def _waiting(learner: Learner, source: Iterator[Batch], times: int, place: Place) -> float:
+def _waiting(learner: Trainer, source: Iterator[Batch], times: int, place: ComputeConfig) -> float:
     """The share of its time that a step waits for its images.
 
     Every step is waited for: while a GPU still computes the last one, no time is lost by having no images.

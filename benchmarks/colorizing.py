@@ -24,9 +24,9 @@ from torch.nn import functional as F
 from benchmarks.images import jpegs
 from benchmarks.paired import Row, paired, spread, times_as_fast
 from pretext.color import rgb_to_lightness
-from pretext.engine.memory import forget_peak, peak
+from pretext.engine.memory import peak_memory, reset_peak_memory
 from pretint.colorization.photographs import open_photograph
-from pretint.colorization.photographs.write import QUALITY, in_memory
+from pretint.colorization.photographs.write import QUALITY, encode_photograph
 
 _SIZE = (4000, 3000)
 _SEEN = (341, 256)
@@ -60,7 +60,7 @@ def ours(file: bytes) -> None:
     """As ``pretint colorize`` does it."""
     photograph = open_photograph(file, "mosaic")
     photograph.seen(_SEEN)
-    in_memory(photograph, _colors(), "jpeg")
+    encode_photograph(photograph, _colors(), "jpeg")
 
 
 def plain(file: bytes) -> None:
@@ -86,10 +86,10 @@ def _peak(job: Callable[[bytes], None], file: bytes) -> float:
     """MB beyond what is there once everything is loaded."""
     job(_mosaic("RGB", (64, 48)))
     device = torch.device("cpu")
-    forget_peak(device)
-    before = peak()
+    reset_peak_memory(device)
+    before = peak_memory()
     job(file)
-    return (peak() - before) / 1e6
+    return (peak_memory() - before) / 1e6
 
 
 @cache

@@ -45,7 +45,7 @@ def used(count: int) -> dict[str, float]:
     """MB that features take on disk, and the most that this process, and a worker, had resident."""
     import torch
 
-    from pretext.engine.device import Place
+    from pretext.engine.device import ComputeConfig
     from transfer.features import CacheSettings, View, extract
     from transfer.networks import open_network
 
@@ -56,7 +56,7 @@ def used(count: int) -> dict[str, float]:
             source,
             view,
             [RULE],
-            Place(torch.device("cpu"), "fp32", workers=1),
+            ComputeConfig(torch.device("cpu"), "fp32", workers=1),
             CacheSettings(Path(scratch)),
             (source, view),
             f"{count:,} images",

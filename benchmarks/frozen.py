@@ -25,15 +25,15 @@ from torch.nn import functional as F
 
 from benchmarks.frozen_ceiling import bare_network, extraction, products
 from benchmarks.paired import Row, paired, seconds, spread, times_as_fast
-from pretext.data import LabeledSource
+from pretext.data import LabeledDataset
 from pretext.data.order import permutation
 from pretext.data.source import digest_of_keys
-from pretext.engine.device import Place, pick_place
-from transfer.evaluation import Partial, Task
+from pretext.engine.device import ComputeConfig, choose_compute
+from transfer.evaluation import EvaluationTask, Partial
 from transfer.features import CacheSettings, Rows, View, calibrate_batch_norm, extract
 from transfer.networks import open_network
 from transfer.probes.linear import _heads, _linear
-from transfer.probes.sweep import Cell, grid, positions, steps_of
+from transfer.probes.sweep import FeatureKey, grid, positions, steps_of
 from transfer.protocols import LinearProtocol, find_protocol
 from transfer.splits import split
 from transfer.targets import Targets, open_targets
@@ -59,7 +59,7 @@ _CASES = (_Case("random:tiny", 0, 0, 5), _Case("random:resnet18", 96, 0, 3), _Ca
 def rows(device: torch.device, rounds: int, images: Sequence[str] = ()) -> Iterator[Row]:
     """For every network: the whole cost, and the classifiers' alone."""
     train, test = images or _found()
-    targets, place = open_targets(train, test), pick_place(str(device))
+    targets, place = open_targets(train, test), choose_compute(str(device))
     shown = train if ":" in train else "/".join(Path(train).parts[-2:])
     for case in _CASES:
         yield from _measured(case, _fewer(targets, case.most), shown, place, rounds)
@@ -70,7 +70,7 @@ def _found() -> tuple[str, str]:
     return (f"{_BESIDE}/train", f"{_BESIDE}/val") if _BESIDE.is_dir() else ("bundled:train", "bundled:test")
 
 
-def _measured(case: _Case, targets: Targets, shown: str, place: Place, rounds: int) -> Iterator[Row]:
+def _measured(case: _Case, targets: Targets, shown: str, place: ComputeConfig, rounds: int) -> Iterator[Row]:
     protocol, network = find_protocol("modern", LinearProtocol), open_network(case.network)
     view = View(network.fit_size(case.size) if case.size else network.size_at(protocol.ratio), protocol.ratio)
     setting = (
@@ -85,7 +85,7 @@ def _measured(case: _Case, targets: Targets, shown: str, place: Place, rounds: i
         with tempfile.TemporaryDirectory() as scratch:
             cache = CacheSettings(Path(scratch) / "cache")
 
-            def features(cache: CacheSettings = cache) -> Task:
+            def features(cache: CacheSettings = cache) -> EvaluationTask:
                 train, test = (
                     extract([network], one, view, protocol.poolings, place, cache, (targets.train, view), "features")[0]
                     for one in (targets.train, targets.test)
@@ -93,7 +93,7 @@ def _measured(case: _Case, targets: Targets, shown: str, place: Place, rounds: i
                 partial = Partial(cache.folder / "part.pt", "")
                 stages = [stage.name for stage in network.stages]
                 divided = split(targets.train.labels, protocol.holdout, 0, good=train.good)
-                return Task(network, stages, train, test, targets, divided, view, 0, place, partial)
+                return EvaluationTask(network, stages, train, test, targets, divided, view, 0, place, partial)
 
             extracted.append(seconds(features, place.device))
             verification = seconds(features, place.device)
@@ -140,18 +140,20 @@ def _measured(case: _Case, targets: Targets, shown: str, place: Place, rounds: i
     )
 
 
-def _cells(task: Task, protocol: LinearProtocol) -> list[Cell]:
-    return [Cell(stage, rule) for stage in task.stages for rule in protocol.poolings]
+def _cells(task: EvaluationTask, protocol: LinearProtocol) -> list[FeatureKey]:
+    return [FeatureKey(stage, rule) for stage in task.stages for rule in protocol.poolings]
 
 
-def _read(task: Task, protocol: LinearProtocol) -> None:
+def _read(task: EvaluationTask, protocol: LinearProtocol) -> None:
     """Every matrix into memory, one at a time."""
     for cell in _cells(task, protocol):
         for features in (task.train, task.test):
             Rows(features.matrix(*cell), task.place.device)
 
 
-def _steps(task: Task, protocol: LinearProtocol, rounds: int, setting: str) -> tuple[list[float], list[float], Row]:
+def _steps(
+    task: EvaluationTask, protocol: LinearProtocol, rounds: int, setting: str
+) -> tuple[list[float], list[float], Row]:
     """Seconds of a step of all classifiers: side by side, and one after the other; and the row of its ceiling."""
     fit, device = task.split.fit, task.place.device
     steps, batch_size = steps_of(protocol, len(fit))
@@ -190,7 +192,7 @@ class _Plain:
     """One classifier as one would write it."""
 
     def __init__(
-        self, cell: Cell, dims: int, classes: int, lr: float, decay: float, momentum: float, device: torch.device
+        self, cell: FeatureKey, dims: int, classes: int, lr: float, decay: float, momentum: float, device: torch.device
     ) -> None:
         self.cell, self.linear = cell, nn.Linear(dims, classes, device=device)
         groups: list[dict[str, Any]] = [
@@ -208,7 +210,7 @@ class _Plain:
 class _Some:
     """Every so-manieth image of a labeled source: a labeled source."""
 
-    def __init__(self, source: LabeledSource, count: int) -> None:
+    def __init__(self, source: LabeledDataset, count: int) -> None:
         self.source, self.classes = source, source.classes
         self.chosen = [number * len(source) // count for number in range(count)]
         self.labels = source.labels[self.chosen]

@@ -10,19 +10,19 @@ from collections.abc import Iterable
 import torch
 
 from benchmarks.paired import Job, Row, paired, seconds, spread, times_as_fast
-from pretext.data.batches import Views, stream
-from pretext.engine.device import Place
-from transfer.evaluation import Task
+from pretext.data.batches import EvalDataset, stream
+from pretext.engine.device import ComputeConfig
+from transfer.evaluation import EvaluationTask
 from transfer.features.extraction import _AT_ONCE, _stages
 from transfer.networks import Network
 
 _FEW = 3  # batches
 
 
-def bare_network(network: Network, task: Task, place: Place) -> float:
+def bare_network(network: Network, task: EvaluationTask, place: ComputeConfig) -> float:
     """Seconds that the network alone takes for all images of a task, as many batches as there are."""
     size = min(_AT_ONCE, len(task.targets.train))
-    batch = next(iter(stream(Views(task.targets.train, *task.view), range(size), size, 0)))
+    batch = next(iter(stream(EvalDataset(task.targets.train, *task.view), range(size), size, 0)))
     rgb = batch.rgb.to(place.device).contiguous(memory_format=torch.channels_last)
 
     @torch.no_grad()

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pretext.data import Bundled, Folder, Source
+from pretext.data import Bundled, Folder, ImageDataset
 from pretext.data.pack import PackSettings, pack
 
 _BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data" / "imagenet-sample"
@@ -21,7 +21,7 @@ def origin() -> str:
 
 def jpegs(count: int, shorter: int) -> Iterator[bytes]:
     """So many JPEG files of quality 90, resized to a shorter side."""
-    source: Source = Folder(str(_BESIDE)) if _BESIDE.is_dir() else Bundled("train", tile=128, stride=32, cap=200)
+    source: ImageDataset = Folder(str(_BESIDE)) if _BESIDE.is_dir() else Bundled("train", tile=128, stride=32, cap=200)
     for index in range(count):
         image = source.read(index % len(source))
         factor = shorter / min(image.size)

@@ -15,7 +15,7 @@ import torch
 from benchmarks.images import crops
 from benchmarks.paired import Row, Spread, paired, spread, times_as_fast
 from pretext.color import rgb_to_ab
-from pretext.engine.memory import device_peak, forget_peak, peak
+from pretext.engine.memory import device_peak_memory, peak_memory, reset_peak_memory
 from pretext.gamut import Gamut
 from pretext.methods.objectives import soft_cross_entropy
 
@@ -50,7 +50,7 @@ def rows(device: torch.device, rounds: int) -> Iterator[Row]:
         found = []
         for _ in range(3):
             logits.grad = None
-            forget_peak(device)
+            reset_peak_memory(device)
             before = _peak(device)
             job()
             found.append((_peak(device) - before) / 1e6)
@@ -67,4 +67,4 @@ def rows(device: torch.device, rounds: int) -> Iterator[Row]:
 
 
 def _peak(device: torch.device) -> int:
-    return device_peak(device) or peak()
+    return device_peak_memory(device) or peak_memory()

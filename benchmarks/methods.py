@@ -17,8 +17,8 @@ from scipy.sparse import linalg
 from benchmarks.images import jpegs
 from benchmarks.paired import Job, Row, Spread, paired, spread, times_as_fast
 from pretext.color import rgb_to_lab
-from pretext.engine.memory import forget_peak, peak
-from pretint.colorization.reference import features, matched, samples_of
+from pretext.engine.memory import peak_memory, reset_peak_memory
+from pretint.colorization.reference import features, match_samples, samples_of
 from pretint.colorization.scribbles import Floats, affinities, propagate, random_walk
 
 
@@ -47,7 +47,7 @@ def rows(device: torch.device, rounds: int) -> Iterator[Row]:
             found[row] = np.abs(line[:, None] - samples.features).sum(-1).argmin(-1)
         return np.asarray(samples.ab[found])
 
-    taken = paired(lambda: matched(pixels, samples), all_distances, device, rounds, cpu=True)
+    taken = paired(lambda: match_samples(pixels, samples), all_distances, device, rounds, cpu=True)
     yield times_as_fast(
         "matching to a reference", f"{_pixels(large)}, {len(samples.ab)} samples", "all distances", *taken
     )
@@ -111,8 +111,8 @@ def _pixels(lab: Floats) -> str:
 def _peaks(job: Job, device: torch.device) -> Spread:
     found = []
     for _ in range(3):
-        forget_peak(device)
-        before = peak()
+        reset_peak_memory(device)
+        before = peak_memory()
         job()
-        found.append((peak() - before) / 1e6)
+        found.append((peak_memory() - before) / 1e6)
     return spread(found)

@@ -8,10 +8,10 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
-from pretext.engine.trainer import Trainable
+from pretext.engine.trainer import Method
 
 
-def operations(network: Trainable, rgb: Tensor, labels: Tensor) -> float:
+def operations(network: Method, rgb: Tensor, labels: Tensor) -> float:
     """Additions and multiplications that an image's loss and its gradient take, by ``FlopCounterMode``.
 
     Convolutions and products of matrices, a head's too; not what acts element by element (color, norms, activations,

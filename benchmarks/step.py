@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from benchmarks.images import shards_of
 from benchmarks.paired import Row, seconds, times_as_fast
 from pretext.color import rgb_to_lightness
-from pretext.data import open_source
-from pretext.data.batches import Samples, batches
-from pretext.engine.device import Place, pick_place
+from pretext.data import open_dataset
+from pretext.data.batches import TrainDataset, batches
+from pretext.engine.device import ComputeConfig, choose_compute
 from pretext.engine.settings import MachineSettings
-from pretext.engine.trainer import Learner
+from pretext.engine.trainer import Trainer
 from pretext.methods.colorizer import Colorizer
 from pretext.recipe import PretrainSettings, build_colorizer, on_place
 from pretext.settings import settings_from
@@ -50,7 +50,7 @@ def rows(device: torch.device, rounds: int) -> Iterator[Row]:
         shards = shards_of(Path(scratch), 1000, 256)
         for name, size, stride, batch in _GPU if device.type == "cuda" else _CPU:
             for precision in ("fp32", "bf16"):
-                if precision == "bf16" and pick_place(str(device)).precision != "bf16":
+                if precision == "bf16" and choose_compute(str(device)).precision != "bf16":
                     continue
                 settings = settings_from(PretrainSettings, {
                     "data": {"source": str(shards)}, "crop": {"size": size}, "backbone": {"name": name},
@@ -61,9 +61,9 @@ def rows(device: torch.device, rounds: int) -> Iterator[Row]:
 
 
 def _measured(settings: PretrainSettings, rounds: int) -> Iterator[Row]:
-    place = pick_place(settings.machine.device, settings.training.precision, settings.machine.workers)
-    batch, source = settings.training.batch_size, open_source(str(settings.data.source))
-    samples = Samples([source], settings.crop, settings.seed)
+    place = choose_compute(settings.machine.device, settings.training.precision, settings.machine.workers)
+    batch, source = settings.training.batch_size, open_dataset(str(settings.data.source))
+    samples = TrainDataset([source], settings.crop, settings.seed)
     colorizer = on_place(build_colorizer(settings, torch.full((313,), 1 / 313, dtype=torch.float64)), settings, place)
     rgb, labels, *_ = next(batches(samples, batch, 0, 1, 0))
     rgb, labels = rgb.to(place.device), labels.to(place.device)
@@ -71,7 +71,7 @@ def _measured(settings: PretrainSettings, rounds: int) -> Iterator[Row]:
     ours = _learner(colorizer, settings, place)
     setting = f"{settings.backbone.name}, {settings.crop.size} px, batch {batch}, {place.precision}"
 
-    kept = Samples([source], settings.crop, settings.seed, cache_bytes=MachineSettings().cache * 2**20)
+    kept = TrainDataset([source], settings.crop, settings.seed, cache_bytes=MachineSettings().cache * 2**20)
     with (
         closing(batches(samples, batch, 0, 2**30, place.workers)) as source_of_batches,
         closing(batches(kept, batch, 0, 2**30, place.workers)) as source_of_kept,
@@ -112,11 +112,11 @@ def _measured(settings: PretrainSettings, rounds: int) -> Iterator[Row]:
     yield row._replace(remark=remark)
 
 
-def until_idle(place: Place, batch: int) -> None:
+def until_idle(place: ComputeConfig, batch: int) -> None:
     """Workers prepare a few batches ahead: they must have done so before anything else is timed."""
     if place.workers:
         time.sleep(min(3.0, 0.3 + QUEUED * batch / 400))
 
 
-def _learner(network: nn.Module, settings: PretrainSettings, place: Place) -> Learner:
-    return Learner(network.train(), settings.training, settings.machine, place, settings.seed)
+def _learner(network: nn.Module, settings: PretrainSettings, place: ComputeConfig) -> Trainer:
+    return Trainer(network.train(), settings.training, settings.machine, place, settings.seed)

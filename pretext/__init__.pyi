@@ -1,9 +1,9 @@
 from .backbones import Backbone, Stage, build_backbone
 from .color import lab_to_rgb, rgb_to_lab
-from .data import Bundled, ClassFolder, Folder, LabeledShards, Shards, Source
+from .data import Bundled, ClassFolder, Folder, ImageDataset, LabeledShards, Shards
 from .data.pack import PackSettings, pack
 from .data.source import DataSettings
-from .engine.signals import Ending
+from .engine.signals import ExitStatus
 from .errors import ImageError, UserError
 from .gamut import Gamut
 from .methods.colorizer import Colorizer
@@ -24,12 +24,13 @@ __all__ = [
     "Classification",
     "Colorizer",
     "DataSettings",
-    "Ending",
+    "ExitStatus",
     "ExportSettings",
     "Folder",
     "FromRgb",
     "Gamut",
     "HintSettings",
+    "ImageDataset",
     "ImageError",
     "LabeledShards",
     "Objective",
@@ -37,7 +38,6 @@ __all__ = [
     "PretrainSettings",
     "Regression",
     "Shards",
-    "Source",
     "Stage",
     "UserError",
     "build_backbone",

@@ -45,9 +45,9 @@ def check_format(path: object, found: object, wanted: str) -> None:
         )
 
 
-class PartnerGone(UserError):
+class RankGone(UserError):
     """Another process of the same run is gone. The same command goes on: it exits with 75, not with 2."""
 
 
-class SaidElsewhere(UserError):
+class ReportedElsewhere(UserError):
     """An error that another process of the same run reports: this one only ends."""

@@ -22,12 +22,12 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
     Raises:
         UserError: the disk is full, or the folder cannot be written; nothing half-written is left.
     """
-    with written_atomically(path, f"{len(content) / 1e6:.1f} MB") as file:
+    with open_atomically(path, f"{len(content) / 1e6:.1f} MB") as file:
         file.write(content)
 
 
 @contextlib.contextmanager
-def written_atomically(path: Path, size: str) -> Iterator[IO[bytes]]:
+def open_atomically(path: Path, size: str) -> Iterator[IO[bytes]]:
     """Yield a file to write to, which gets its name when the block ends without an exception.
 
     Args:
@@ -63,7 +63,7 @@ def written_atomically(path: Path, size: str) -> Iterator[IO[bytes]]:
 
 
 @contextlib.contextmanager
-def held_folder(folder: Path, doing: str, waited: bool = False) -> Iterator[None]:
+def lock_folder(folder: Path, doing: str, waited: bool = False) -> Iterator[None]:
     """Lock a folder, made if it does not exist, so that no other process can do the same meanwhile.
 
     Args:

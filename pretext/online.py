@@ -13,11 +13,11 @@ from torch.nn import functional as F
 
 from pretext.backbones.contract import Backbone
 from pretext.color import rgb_to_lightness
-from pretext.data.batches import Views
-from pretext.data.labels import single
-from pretext.data.order import mix, permuted
-from pretext.data.source import LabeledSource
-from pretext.engine.device import Place, autocast
+from pretext.data.batches import EvalDataset
+from pretext.data.labels import require_single_labels
+from pretext.data.order import mix, permute_index
+from pretext.data.source import LabeledDataset
+from pretext.engine.device import ComputeConfig, autocast
 from pretext.engine.progress import progress
 from pretext.errors import UserError
 
@@ -78,22 +78,24 @@ class OnlineProbe:
     skipped: list[tuple[str, str]]
     """Key and reason of the images that cannot be read."""
 
-    def __init__(self, source: LabeledSource, settings: OnlineSettings, view_size: int, seed: int) -> None:
+    def __init__(self, source: LabeledDataset, settings: OnlineSettings, view_size: int, seed: int) -> None:
         count, names = min(settings.images, len(source)), source.classes
         where = f"online.source {settings.source}: "
         if len(names) < 2:
             raise UserError(f"{where}one class only ({', '.join(names)}); a classifier needs two")
         if count < len(names):
             raise UserError(f"{where}{count} images of {len(names)} classes; raise online.images or give more")
-        labels = single(source.labels, f"{where}images with several labels; the online probe wants one class an image")
+        labels = require_single_labels(
+            source.labels, f"{where}images with several labels; the online probe wants one class an image"
+        )
         each = 3 * view_size**2
         if count * each > MEMORY:
             raise UserError(
                 f"online.images is {settings.images}: at {view_size} x {view_size} pixels {MEMORY // each} fit in "
                 f"the {MEMORY >> 20} MiB that they may take; give no more"
             )
-        drawn = [permuted(rank, len(source), mix(seed, _KEY)) for rank in range(count)]
-        every, views = Views(source, view_size), torch.empty(count, 3, view_size, view_size, dtype=torch.uint8)
+        drawn = [permute_index(rank, len(source), mix(seed, _KEY)) for rank in range(count)]
+        every, views = EvalDataset(source, view_size), torch.empty(count, 3, view_size, view_size, dtype=torch.uint8)
         read: list[int] = []
         self.skipped = []
         with progress("images of the online probe", count, "images") as advance:
@@ -114,7 +116,7 @@ class OnlineProbe:
             raise UserError(f"{where}too few images to teach two classes and to judge{bad}; raise online.images")
 
     @torch.inference_mode()
-    def __call__(self, backbone: Backbone, place: Place) -> dict[str, float]:
+    def __call__(self, backbone: Backbone, place: ComputeConfig) -> dict[str, float]:
         """Evaluate a backbone; its weights, statistics and modes stay as they were, no random number is drawn.
 
         Args:
@@ -137,7 +139,7 @@ class OnlineProbe:
             accuracies[f"accuracy_{stage}"] = accuracy
         return accuracies
 
-    def _features(self, backbone: Backbone, place: Place) -> dict[str, Tensor]:
+    def _features(self, backbone: Backbone, place: ComputeConfig) -> dict[str, Tensor]:
         """Return stage -> (images, dims), float32, on the CPU."""
         pooled: dict[str, list[Tensor]] = {stage.name: [] for stage in backbone.stages}
         in_training = [module for module in backbone.modules() if module.training]

@@ -55,7 +55,7 @@ class Registry(dict[str, T]):
 
 
 def load_plugins(*files: str | Path) -> None:
-    """Run files that add to ``BACKBONES``, ``OBJECTIVES``, ``SOURCES`` or ``TASKS``; each once in a process.
+    """Run files that add to ``BACKBONES``, ``OBJECTIVES``, ``DATASETS`` or ``TASKS``; each once in a process.
 
     A file is imported under its own name, and its folder is put at the end of ``sys.path``, so that worker processes
     find it. It should hold all that it needs: its neighbors are not in ``plugin_contents``, nor sent to a cluster.

@@ -13,11 +13,11 @@ from pretext.color import rgb_to_ab, rgb_to_lightness
 from pretext.contact_sheet import contact_sheet
 from pretext.data import open_labeled
 from pretext.engine import distributed
-from pretext.engine.device import Place, pick_place, versions
+from pretext.engine.device import ComputeConfig, choose_compute, versions
 from pretext.engine.loop import Validation, resume_or_start, train
 from pretext.engine.memory import explain_memory_shortage
-from pretext.engine.signals import WARNINGS, Ending, stop_requests
-from pretext.engine.trainer import Learner
+from pretext.engine.signals import WARNINGS, ExitStatus, catch_signals
+from pretext.engine.trainer import Trainer
 from pretext.errors import UserError
 from pretext.initialization import initialize
 from pretext.methods.classifier import Classifier
@@ -27,16 +27,16 @@ from pretext.online import OnlineProbe
 from pretext.pretrained import check_contract, check_state, color_contract
 from pretext.prior import estimate_prior, load_prior
 from pretext.recipe import (
-    Images,
     PretrainSettings,
+    RecipeImages,
     build_network,
-    fill_source,
     first_crops,
-    held_views,
+    load_held_out,
     on_place,
     open_images,
+    resolve_source,
 )
-from pretext.settings import plain
+from pretext.settings import to_plain
 
 _SHOWN = 12
 _AT_ONCE = 32
@@ -47,7 +47,7 @@ _ENOUGH = 100  # crops, all of them gray, that say that all images are
     "set machine.checkpoint_activations, or lower training.micro_batch, training.batch_size, crop.size, "
     "machine.workers or machine.cache"
 )
-def pretrain(run: Path, settings: PretrainSettings) -> Ending:
+def pretrain(run: Path, settings: PretrainSettings) -> ExitStatus:
     """Train a colorizer (with objective.name labels: a classifier), or resume a run that was interrupted.
 
     Called again with the same settings it resumes from the newest checkpoint, and computes the same as an
@@ -64,37 +64,37 @@ def pretrain(run: Path, settings: PretrainSettings) -> Ending:
     Raises:
         UserError: see the message.
     """
-    place = pick_place(settings.machine.device, settings.training.precision, settings.machine.workers)
+    place = choose_compute(settings.machine.device, settings.training.precision, settings.machine.workers)
     # From here on a cluster's warning waits for the first step, after which all is saved.
-    with stop_requests(*WARNINGS) as warned, distributed.joined(place.device):
-        source = distributed.from_first(lambda: fill_source(run, settings).data.source)
+    with catch_signals(*WARNINGS) as warned, distributed.process_group(place.device):
+        source = distributed.broadcast_from_rank_zero(lambda: resolve_source(run, settings).data.source)
         settings = replace(settings, data=replace(settings.data, source=source))
-        distributed.on_first(lambda: settings.training.share(distributed.world()))
+        distributed.on_rank_zero(lambda: settings.training.share(distributed.world_size()))
         # The first process opens everything alone: it makes the indices that the others then read.
-        images = distributed.on_first(lambda: open_images(settings)) or open_images(settings)
+        images = distributed.on_rank_zero(lambda: open_images(settings)) or open_images(settings)
         if settings.online.source:  # report a mistake there before anything takes long
-            distributed.on_first(lambda: open_labeled(settings.online.source))
-        distributed.on_first(lambda: check_sizes(settings))
+            distributed.on_rank_zero(lambda: open_labeled(settings.online.source))
+        distributed.on_rank_zero(lambda: check_sizes(settings))
         prior: Tensor | None = None
 
-        def build(state: dict[str, Any] | None, place: Place) -> Learner:
+        def build(state: dict[str, Any] | None, place: ComputeConfig) -> Trainer:
             nonlocal prior
             if state is not None:
                 prior = state["color"].get("prior")
                 network = on_place(build_network(settings, prior, images.classes), settings, place)
             else:
                 if not settings.objective.supervised:
-                    prior = distributed.from_first(lambda: find_prior(images, settings))
+                    prior = distributed.broadcast_from_rank_zero(lambda: find_prior(images, settings))
                 network = prepare_network(images, settings, prior, place)
-            return Learner(network, settings.training, settings.machine, place, settings.seed)
+            return Trainer(network, settings.training, settings.machine, place, settings.seed)
 
         def check(checkpoint: Path, state: dict[str, Any]) -> None:
             check_state(run, state, resumed=True)
             check_contract(run, settings, state)
             check_images(run, state, settings, images)
 
-        with resume_or_start(run, plain(settings), place, build, check, plain(PretrainSettings())) as learner:
-            validation, skipped = distributed.on_first(
+        with resume_or_start(run, to_plain(settings), place, build, check, to_plain(PretrainSettings())) as learner:
+            validation, skipped = distributed.on_rank_zero(
                 lambda: build_validation(run, settings, images, learner, prior)
             ) or (lambda journal: None, [])
             return train(
@@ -109,14 +109,14 @@ def pretrain(run: Path, settings: PretrainSettings) -> Ending:
                     "workers": learner.place.workers,
                     "held_out": sum(map(len, images.held)),
                 },
-                stored=stored(images, settings, prior, learner.place.precision),
+                stored=checkpoint_extra(images, settings, prior, learner.place.precision),
                 skipped=skipped,
             )
 
 
-def check_images(run: Path, state: dict[str, Any], settings: PretrainSettings, images: Images) -> None:
+def check_images(run: Path, state: dict[str, Any], settings: PretrainSettings, images: RecipeImages) -> None:
     """Refuse, by a ``UserError``, to resume a run with other images or labels than it began with."""
-    moved = state["settings"]["data"].get("source") != plain(settings)["data"]["source"]
+    moved = state["settings"]["data"].get("source") != to_plain(settings)["data"]["source"]
     if not images.same_as(state["data"]) or (moved and "seen" not in state["data"]):
         same = images.same_as({**state["data"], "labels": images.contents.get("labels")})
         what = "labels" if same else "images"
@@ -127,7 +127,7 @@ def check_images(run: Path, state: dict[str, Any], settings: PretrainSettings, i
 
 
 def build_validation(
-    run: Path, settings: PretrainSettings, images: Images, learner: Learner, prior: Tensor | None
+    run: Path, settings: PretrainSettings, images: RecipeImages, learner: Trainer, prior: Tensor | None
 ) -> tuple[Validation, list[tuple[str, str]]]:
     """Read the held-out images, and return their validation, and those images that cannot be read.
 
@@ -136,7 +136,7 @@ def build_validation(
     network, place = learner.judged, learner.place
     assert isinstance(network, (Colorizer, Classifier))
     size = network.backbone.fit_size(settings.view_size)
-    views, labels, skipped, _ = held_views(images, settings.data.holdout, size)
+    views, labels, skipped, _ = load_held_out(images, settings.data.holdout, size)
     probe = None
     if settings.online.source:
         probe = OnlineProbe(open_labeled(settings.online.source), settings.online, size, settings.seed)
@@ -158,7 +158,7 @@ def build_validation(
     return Validation(run, learner, evaluate), skipped
 
 
-def sample_sheet(colorizer: Colorizer, views: Tensor, place: Place) -> Image.Image:
+def sample_sheet(colorizer: Colorizer, views: Tensor, place: ComputeConfig) -> Image.Image:
     """Draw the first twelve images of uint8 (N, 3, H, W) side by side: gray, colored by the network, original."""
     rgb = views[:_SHOWN]
     lightness = rgb_to_lightness(rgb.to(place.device))
@@ -188,7 +188,7 @@ def check_sizes(settings: PretrainSettings) -> None:
         return
 
 
-def find_prior(images: Images, settings: PretrainSettings) -> Tensor:
+def find_prior(images: RecipeImages, settings: PretrainSettings) -> Tensor:
     """Return the prior that the settings ask for, (Q,): from a file, or of the crops that training will see first.
 
     Raises:
@@ -208,7 +208,7 @@ def find_prior(images: Images, settings: PretrainSettings) -> Tensor:
 
 
 def prepare_network(
-    images: Images, settings: PretrainSettings, prior: Tensor | None, place: Place
+    images: RecipeImages, settings: PretrainSettings, prior: Tensor | None, place: ComputeConfig
 ) -> Colorizer | Classifier:
     """Return the network of a recipe with its first weights, on the place's device.
 
@@ -222,14 +222,16 @@ def prepare_network(
         initialize(network.backbone, [rgb_to_lightness(crops)], backbone.init, settings.seed)
 
     if backbone.init != "random":
-        distributed.on_first(from_images)
+        distributed.on_rank_zero(from_images)
     return network
 
 
-def stored(images: Images, settings: PretrainSettings, prior: Tensor | None, precision: str) -> dict[str, Any]:
+def checkpoint_extra(
+    images: RecipeImages, settings: PretrainSettings, prior: Tensor | None, precision: str
+) -> dict[str, Any]:
     """Return what a checkpoint holds besides the learner's state."""
     return {
-        "settings": plain(settings),
+        "settings": to_plain(settings),
         "precision": precision,
         "data": images.contents,
         "color": color_contract(settings, prior),

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from pretext.backbones import Backbone, build_backbone
 from pretext.backbones.contract import BackboneSettings
-from pretext.data import open_labeled, open_source
-from pretext.data.batches import Batch, CropSettings, Sample, Samples, Subset, Views, collate
-from pretext.data.labels import checked_labels, compose_classes
-from pretext.data.source import DataSettings, LabeledSource, Source, fingerprint
+from pretext.data import open_dataset, open_labeled
+from pretext.data.batches import Batch, CropSettings, EvalDataset, Sample, Subset, TrainDataset, collate
+from pretext.data.labels import check_labels, compose_classes
+from pretext.data.source import DataSettings, ImageDataset, LabeledDataset, fingerprint
 from pretext.engine import distributed
-from pretext.engine.device import Place
+from pretext.engine.device import ComputeConfig
 from pretext.engine.run import run_settings
 from pretext.engine.settings import MachineSettings, TrainingSettings
 from pretext.errors import UserError
@@ -148,15 +148,15 @@ def _backbone(settings: PretrainSettings, published: bool) -> Backbone:
 
 
 @dataclass
-class Images:
+class RecipeImages:
     """The images of a recipe: those to train on, and those that are held out for validation."""
 
     name: str
     """The name that the user wrote."""
-    training: list[Source]
+    training: list[ImageDataset]
     weights: list[float]
     """The share of each source, as the user wrote it."""
-    held: list[Source]
+    held: list[ImageDataset]
     """Some images of each source, which are not trained on; none of a small source."""
     contents: dict[str, Any]
     """How many images, and digests of names, labels and some pixels: a run is resumed only with the same."""
@@ -167,14 +167,14 @@ class Images:
         """Whether a checkpoint is of the same images; older ones have no digest of pixels ("seen")."""
         return {key: value for key, value in self.contents.items() if key != "seen" or key in contents} == contents
 
-    def samples(self, settings: PretrainSettings, workers: int | None = None) -> Samples:
+    def samples(self, settings: PretrainSettings, workers: int | None = None) -> TrainDataset:
         """Return the training crops of a run; the workers share machine.cache, without ``workers`` there is none."""
-        shared_by = max(1, workers or 0) * distributed.local_world()
+        shared_by = max(1, workers or 0) * distributed.local_world_size()
         room = 0 if workers is None else settings.machine.cache * 2**20 // shared_by
-        return Samples(self.training, settings.crop, settings.seed, self.weights, room, labeled=bool(self.classes))
+        return TrainDataset(self.training, settings.crop, settings.seed, self.weights, room, labeled=bool(self.classes))
 
 
-def fill_source(run: Path, settings: PretrainSettings) -> PretrainSettings:
+def resolve_source(run: Path, settings: PretrainSettings) -> PretrainSettings:
     """Return the settings with a data.source: their own, else the one that the run in this folder began with.
 
     Raises:
@@ -200,7 +200,7 @@ def require_source(settings: PretrainSettings) -> None:
         )
 
 
-def open_images(settings: PretrainSettings) -> Images:
+def open_images(settings: PretrainSettings) -> RecipeImages:
     """Open every source of a recipe.
 
     Raises:
@@ -210,7 +210,7 @@ def open_images(settings: PretrainSettings) -> Images:
     require_source(settings)
     source_names = settings.data.source
     weights = dict(source_names) if isinstance(source_names, Mapping) else {source_names: 1.0}
-    sources: list[Source] = []
+    sources: list[ImageDataset] = []
     classes: list[str] = []
     labels: dict[str, str] = {}
     if settings.objective.labeled:
@@ -222,7 +222,7 @@ def open_images(settings: PretrainSettings) -> Images:
         labels = {"labels": digest.hexdigest()}
         sources += labeled.values()
     else:
-        sources += map(open_source, weights)
+        sources += map(open_dataset, weights)
     digests = [source.digest() for source in sources]
     opened: dict[tuple[str, str], str] = {}
     for name, content in zip(weights, digests, strict=True):
@@ -234,8 +234,8 @@ def open_images(settings: PretrainSettings) -> Images:
     count = sum(map(len, sources))
     wanted = min(settings.data.holdout, count // 10)
     total = sum(weights.values())
-    training: list[Source] = []
-    held: list[Source] = []
+    training: list[ImageDataset] = []
+    held: list[ImageDataset] = []
     for source, weight in zip(sources, weights.values(), strict=True):
         aside = min(round(wanted * weight / total), len(source) // 10)
         training.append(Subset(source, range(aside, len(source)), settings.seed))
@@ -244,17 +244,17 @@ def open_images(settings: PretrainSettings) -> Images:
     names = digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
     pixels = hashlib.sha256("\n".join(map(fingerprint, sources)).encode()).hexdigest()
     contents = {"images": count, "names": names, "seen": pixels, **labels}
-    return Images(" + ".join(weights), training, list(weights.values()), held, contents, classes)
+    return RecipeImages(" + ".join(weights), training, list(weights.values()), held, contents, classes)
 
 
-def _shared_classes(sources: Mapping[str, LabeledSource]) -> list[str]:
+def _shared_classes(sources: Mapping[str, LabeledDataset]) -> list[str]:
     """Return the classes that a classifier of all these sources tells apart."""
     (first, classes), *others = ((name, compose_classes(name, source.classes)) for name, source in sources.items())
     labels: set[int] = set()
     for name, source in sources.items():
         if source.labels.ndim != 1:
             raise UserError(f"{name}: an image may have several labels; training needs one label per image")
-        labels |= set(checked_labels(name, source.labels, source.classes).tolist())
+        labels |= set(check_labels(name, source.labels, source.classes).tolist())
     for name, other_classes in others:
         if other_classes != classes:
             different = sorted(set(other_classes) ^ set(classes)) or ["the same in another order"]
@@ -268,13 +268,13 @@ def _shared_classes(sources: Mapping[str, LabeledSource]) -> list[str]:
     return list(classes)
 
 
-def on_place(network: N, settings: PretrainSettings, place: Place) -> N:
+def on_place(network: N, settings: PretrainSettings, place: ComputeConfig) -> N:
     """Return the network on the device, in the memory layout that the settings ask for."""
     layout = torch.channels_last if settings.machine.channels_last else torch.contiguous_format
     return network.to(place.device).to(memory_format=layout)
 
 
-def first_crops(images: Images, settings: PretrainSettings, count: int) -> Iterator[Tensor]:
+def first_crops(images: RecipeImages, settings: PretrainSettings, count: int) -> Iterator[Tensor]:
     """Yield the crops that training will see first, uint8 (3, size, size), at most one for each image.
 
     Raises:
@@ -289,7 +289,7 @@ def first_crops(images: Images, settings: PretrainSettings, count: int) -> Itera
         yield sample.rgb
 
 
-def held_views(images: Images, count: int, size: int) -> Batch:
+def load_held_out(images: RecipeImages, count: int, size: int) -> Batch:
     """Return images to validate on, uint8 (N, 3, size, size), at most ``count``, and those that cannot be read.
 
     They are held-out ones or, if none of those can be read, training images.
@@ -308,9 +308,9 @@ def held_views(images: Images, count: int, size: int) -> Batch:
     return batch
 
 
-def _views(images: Images, sources: list[Source], each: int, size: int) -> list[Sample]:
+def _views(images: RecipeImages, sources: list[ImageDataset], each: int, size: int) -> list[Sample]:
     samples = []
     for source in sources:
-        dataset = Views(source, size, labeled=bool(images.classes))
+        dataset = EvalDataset(source, size, labeled=bool(images.classes))
         samples += [dataset[index] for index in range(min(len(source), each))]
     return samples

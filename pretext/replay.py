@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from pretext.data.batches import batches
 from pretext.engine.checkpoint import load_checkpoint
-from pretext.engine.device import autocast, pick_place
+from pretext.engine.device import autocast, choose_compute
 from pretext.engine.memory import explain_memory_shortage
 from pretext.engine.progress import progress
 from pretext.engine.run import read_evidence
 from pretext.engine.settings import MachineSettings
-from pretext.engine.trainer import Learner
+from pretext.engine.trainer import Trainer
 from pretext.errors import UserError
 from pretext.files import write_atomically
 from pretext.methods.colorizer import Colorizer
@@ -89,10 +89,10 @@ def replay(folder: Path, settings: ReplaySettings) -> Replay:
     images = open_images(recipe)
     if not images.same_as(state["data"]):
         raise UserError(f"{images.name}: these are no longer the images of the run; bring them back")
-    place = pick_place(settings.machine.device, state["precision"], settings.machine.workers)
+    place = choose_compute(settings.machine.device, state["precision"], settings.machine.workers)
     network = on_place(build_network(recipe, state["color"].get("prior"), images.classes), recipe, place)
     training = replace(recipe.training, micro_batch=evidence["micro_batch"])
-    learner = Learner(network, training, settings.machine, place, recipe.seed)
+    learner = Trainer(network, training, settings.machine, place, recipe.seed)
     learner.load(state, folder)
     samples = images.samples(recipe, place.workers)
     step, began = evidence["step"], learner.done

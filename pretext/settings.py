@@ -31,7 +31,7 @@ def settings_from(kind: type[S], values: Any, where: str) -> S:
 
     Args:
         kind: a dataclass whose fields all have defaults, possibly dataclasses themselves.
-        values: what ``plain`` returns, or part of it; the rest takes its default.
+        values: what ``to_plain`` returns, or part of it; the rest takes its default.
         where: names the origin in a complaint.
 
     Raises:
@@ -62,14 +62,14 @@ def settings_file(kind: type[S], path: Path) -> S:
     return settings_from(kind, read_yaml(path), str(path))
 
 
-def plain(settings: Any) -> Any:
+def to_plain(settings: Any) -> Any:
     """Return settings as nested plain values (dicts, lists, strings, numbers), as YAML holds them."""
     if dataclasses.is_dataclass(settings):
-        return {field.name: plain(getattr(settings, field.name)) for field in dataclasses.fields(settings)}
+        return {field.name: to_plain(getattr(settings, field.name)) for field in dataclasses.fields(settings)}
     if isinstance(settings, dict):
-        return {str(key): plain(value) for key, value in settings.items()}
+        return {str(key): to_plain(value) for key, value in settings.items()}
     if isinstance(settings, (list, tuple)):
-        return [plain(value) for value in settings]
+        return [to_plain(value) for value in settings]
     return str(settings) if isinstance(settings, Path) else settings
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import submitit
 
 from slurm.cluster import ClusterError, ClusterSettings
-from slurm.records import LOGS, REQUEUE, STOPPED, Sent, attempts, note
+from slurm.records import LOGS, REQUEUE, STOPPED, SentJob, attempts, note
 
 _OTHERS = ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK")
 _HOLD_BACK = ("SLURM_", "SLURMD_", "SRUN_", "SUBMITIT_")
@@ -176,7 +176,7 @@ def clean_environment(asked: ClusterSettings, code: Path) -> Iterator[None]:
         os.environ.update(before)
 
 
-def run_in_foreground(sent: Sent) -> None:
+def run_in_foreground(sent: SentJob) -> None:
     """Run a job's command on this terminal, to its end; it receives the signals.
 
     Raises:
@@ -205,7 +205,7 @@ def run_in_foreground(sent: Sent) -> None:
         raise ClusterError(f"{sent.name}: its command ended with {code}; its messages are above")
 
 
-def end_local_job(sent: Sent) -> None:
+def end_local_job(sent: SentJob) -> None:
     """Tell a job of this machine to save itself and leave.
 
     Raises:

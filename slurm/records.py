@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-Record = dict[str, Any]
+JobRecord = dict[str, Any]
 LOGS = "logs"
 AGAIN = 75
 """Exit code of a command that was stopped, has saved its state, and must be called again (EX_TEMPFAIL)."""
@@ -30,7 +30,7 @@ REQUEUE = "requeue"
 
 
 @dataclass(frozen=True)
-class Sent:
+class SentJob:
     """A job that was sent: plain values, as they stand in ``job.json``."""
 
     name: str
@@ -63,7 +63,7 @@ class Sent:
         return Path(self.folder).parent / LOGS / f"{self.id}_0_log.out"
 
 
-def write_sent(sent: Sent) -> None:
+def write_sent(sent: SentJob) -> None:
     """Write the record of a job that was sent, atomically."""
     path = Path(sent.folder) / "job.json"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -75,7 +75,7 @@ def write_sent(sent: Sent) -> None:
     temporary.replace(path)
 
 
-def read_sent(jobs: Path) -> list[Sent]:
+def read_sent(jobs: Path) -> list[SentJob]:
     """Return the jobs in a folder of jobs, in the order of sending; ``unreadable`` ones are left out."""
     sent = [job for folder in _folders(jobs) if (job := _read(folder))]
     return sorted(sent, key=lambda job: (job.submitted, [int(part) for part in job.id.split("_") if part.isdigit()]))
@@ -92,11 +92,11 @@ def _folders(jobs: Path) -> list[Path]:
     ]
 
 
-def _read(folder: Path) -> Sent | None:
+def _read(folder: Path) -> SentJob | None:
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
         values = json.loads((folder / "job.json").read_text(encoding="utf-8"))
         tuples = {name: tuple(values[name]) for name in ("words", "after")}
-        sent = Sent(**{**values, **tuples, "folder": str(folder)})
+        sent = SentJob(**{**values, **tuples, "folder": str(folder)})
         if sent.id == folder.name:
             return sent
     return None
@@ -113,9 +113,9 @@ def note(folder: Path, **record: Any) -> None:
         os.close(file)
 
 
-def attempts(folder: Path) -> list[Record]:
+def attempts(folder: Path) -> list[JobRecord]:
     """Return the lines of a job's attempts, without a line that was cut short."""
-    records: list[Record] = []
+    records: list[JobRecord] = []
     with contextlib.suppress(OSError):
         for line in (folder / "attempts.jsonl").read_text(encoding="utf-8", errors="replace").splitlines():
             with contextlib.suppress(ValueError):
@@ -123,9 +123,9 @@ def attempts(folder: Path) -> list[Record]:
     return records
 
 
-def progress(folder: Path) -> Record | None:
+def progress(folder: Path) -> JobRecord | None:
     """Return how far a job is, by its own last word; None if it has not said, or its file was cut short."""
     with contextlib.suppress(OSError, ValueError):
-        record: Record = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
+        record: JobRecord = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
         return record
     return None

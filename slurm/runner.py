@@ -285,7 +285,7 @@ class _Attempt:
         raise SystemExit(code)
 
 
-def count_fruitless(before: Sequence[records.Record], found: Any) -> int:
+def count_fruitless(before: Sequence[records.JobRecord], found: Any) -> int:
     """Count the restarts in a row that made no lasting step.
 
     Every start notes the progress that it found: how much was done when the start before it began to work (the first

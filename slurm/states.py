@@ -18,7 +18,7 @@ from slurm import queue
 from slurm.cluster import ClusterError
 from slurm.executors import end_local_job
 from slurm.job_list import FOLDER
-from slurm.records import Record, Sent, attempts, note, progress, read_sent, unreadable
+from slurm.records import JobRecord, SentJob, attempts, note, progress, read_sent, unreadable
 
 _ENDED = {
     "CANCELLED": "canceled",
@@ -46,10 +46,10 @@ _BORN = 20.0  # seconds in which a process of this machine may not yet hold the 
 _FRESH = 60.0  # seconds in which a job that was just sent may be missing from the queue's answer
 
 
-class State(NamedTuple):
+class JobState(NamedTuple):
     """The state of a job."""
 
-    sent: Sent
+    sent: SentJob
     word: str
     """complete, failed, canceled, stopped, not run, lost, unknown; or live: waiting, running, ending, requeued,
     suspended."""
@@ -80,7 +80,7 @@ class State(NamedTuple):
                 "log": str(self.sent.log)}  # fmt: skip
 
 
-def states(folder: Path, ask: bool = True) -> list[State]:
+def states(folder: Path, ask: bool = True) -> list[JobState]:
     """Return the states of all jobs in a folder of jobs, the newest of each name, in the order of sending.
 
     Args:
@@ -104,7 +104,7 @@ def states(folder: Path, ask: bool = True) -> list[State]:
         if sent.executor == "slurm" and not over:
             unsettled.append(sent.id)
     answer = queue.queued(unsettled) if unsettled and ask else {}
-    known: dict[str, State] = {}
+    known: dict[str, JobState] = {}
     for sent in jobs:
         queued = answer.get(sent.id) if ask else _UNASKED
         known[sent.id] = state = _state(sent, records[sent.id], queued, known)
@@ -115,14 +115,14 @@ def states(folder: Path, ask: bool = True) -> list[State]:
     return list(known.values())
 
 
-def cancel(folder: Path, names: Sequence[str]) -> list[State]:
+def cancel(folder: Path, names: Sequence[str]) -> list[JobState]:
     """Cancel live jobs, by name or number ("all" means all of them), and return them.
 
     Raises:
         ClusterError: there is no such live job, or Slurm refuses.
     """
     live = [state for state in states(folder) if state.live]
-    chosen: list[State] = []
+    chosen: list[JobState] = []
     for name in names:
         matches = [s for s in live if name == "all" or name in (s.sent.name, s.sent.id, s.sent.id.partition("_")[0])]
         if not matches and name == "all":
@@ -141,12 +141,14 @@ def cancel(folder: Path, names: Sequence[str]) -> list[State]:
     return chosen
 
 
-def _state(sent: Sent, records: Sequence[Record], queued: "queue.Queued | None", known: Mapping[str, State]) -> State:
+def _state(
+    sent: SentJob, records: Sequence[JobRecord], queued: "queue.Queued | None", known: Mapping[str, JobState]
+) -> JobState:
     starts = [record for record in records if record["kind"] == "start"]
     word, why, live, limit = _word(sent, records, queued, known)
     numbers = progress(Path(sent.folder)) or {}
     node = queued.nodes if queued and queued.nodes and live else next((one.get("node", "") for one in starts[::-1]), "")
-    return State(
+    return JobState(
         sent,
         word,
         live,
@@ -163,7 +165,7 @@ def _state(sent: Sent, records: Sequence[Record], queued: "queue.Queued | None",
 
 
 def _word(
-    sent: Sent, records: Sequence[Record], queued: "queue.Queued | None", known: Mapping[str, State]
+    sent: SentJob, records: Sequence[JobRecord], queued: "queue.Queued | None", known: Mapping[str, JobState]
 ) -> tuple[str, str, bool, str]:
     """Return the state's word, its reason, whether the job is live, and the time left until its limit."""
     last = _last_restart(records)
@@ -204,7 +206,7 @@ def _word(
     return words.get(queued.state, queued.state.lower()), "", True, queued.left
 
 
-def _last_line(sent: Sent) -> str:
+def _last_line(sent: SentJob) -> str:
     """Return the last line of a job's log, as the end of a reason."""
     with contextlib.suppress(OSError), sent.log.open("rb") as log:
         log.seek(max(0, sent.log.stat().st_size - 4000))
@@ -213,12 +215,12 @@ def _last_line(sent: Sent) -> str:
     return ""
 
 
-def _final_ends(records: Sequence[Record]) -> list[Record]:
+def _final_ends(records: Sequence[JobRecord]) -> list[JobRecord]:
     """Return the records of a bad end after which the job is not started again."""
     return [record for record in records if record["kind"] == "end" and record.get("how") in _FINAL]
 
 
-def _last_restart(records: Sequence[Record]) -> int:
+def _last_restart(records: Sequence[JobRecord]) -> int:
     """Return the number of the latest start, 0 if there was none."""
     return max((record.get("restart") or 0 for record in records if record["kind"] == "start"), default=0)
 
@@ -246,7 +248,7 @@ class JobsSettings:
     format: Literal["terminal", "json"] = "terminal"
 
 
-def format_states(states: Sequence[State], names: Sequence[str], settings: JobsSettings) -> list[str | Table]:
+def format_states(states: Sequence[JobState], names: Sequence[str], settings: JobsSettings) -> list[str | Table]:
     """Return a table of the jobs, the reasons of failures, and a summary; of all jobs, or of those named.
 
     Raises:

@@ -20,10 +20,10 @@ import submitit
 
 from slurm import executors, queue
 from slurm.cluster import ClusterError, ClusterSettings
-from slurm.records import LOGS, Sent, write_sent
+from slurm.records import LOGS, SentJob, write_sent
 from slurm.runner import Runner
 from slurm.snapshot import freeze_words, snapshot
-from slurm.states import State, is_held, states
+from slurm.states import JobState, is_held, states
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Job:
 class Submission(NamedTuple):
     """The jobs of one call: sent, or left out."""
 
-    sent: list[Sent]
+    sent: list[SentJob]
     skipped: list[tuple[str, str]]
     """Names of the jobs that need not be sent, and why."""
 
@@ -73,7 +73,7 @@ class _Plan:
     """The jobs that must be sent."""
 
     wanted: list[Job]
-    known: dict[str, State]
+    known: dict[str, JobState]
     """The newest job of each name that is in the folder already."""
     skipped: list[tuple[str, str]] = field(default_factory=list)
 
@@ -102,7 +102,7 @@ def submit(jobs: Sequence[Job], folder: Path, again: bool = False) -> Submission
         numbers = {name: state.sent.id for name, state in plan.known.items() if state.live}
         complete = {name for name, state in plan.known.items() if state.word == "complete"}
         complete -= {job.name for job in plan.wanted}
-        sent: list[Sent] = []
+        sent: list[SentJob] = []
         left = list(plan.wanted)
         while left:
             waiting = {job.name for job in left}
@@ -237,7 +237,7 @@ def _plan(jobs: Sequence[Job], folder: Path, again: bool, keep: bool, ask: bool 
     return plan
 
 
-def _require_predecessor(job: Job, name: str, known: Mapping[str, State], folder: Path, ask: bool) -> None:
+def _require_predecessor(job: Job, name: str, known: Mapping[str, JobState], folder: Path, ask: bool) -> None:
     """Raise ClusterError if a job of an earlier call, or of Slurm's, cannot be waited for."""
     if name not in known and re.fullmatch(r"[1-9][0-9]{0,9}(_[0-9]+)?", name):
         if ask and not queue.queued([name]):
@@ -278,7 +278,7 @@ def _require_folder(folder: Path) -> None:
         raise ClusterError(f"{folder}: cannot write logs there ({error.strerror}); name another --folder") from error
 
 
-def _send(group: _Group, folder: Path, code: Path) -> list[Sent]:
+def _send(group: _Group, folder: Path, code: Path) -> list[SentJob]:
     """Send jobs and write their records; of a job in the foreground the record is written when its turn comes."""
     asked = group.jobs[0].asked
     with executors.clean_environment(asked, code), _delayed_signals(asked.executor):
@@ -303,7 +303,7 @@ def _send(group: _Group, folder: Path, code: Path) -> list[Sent]:
             raise ClusterError(f"{first}: Slurm would not take it ({reason})") from error
         sent = []
         for job, number in zip(group.jobs, map(str, numbers), strict=True):
-            record = Sent(
+            record = SentJob(
                 name=job.name,
                 id=number,
                 folder=str(folder.resolve() / number),

@@ -15,7 +15,7 @@ from PIL import Image
 
 import transfer.features.cache
 from pretext.data.source import digest_of_keys
-from pretext.engine.device import Place
+from pretext.engine.device import ComputeConfig
 from pretext.errors import ImageError, UserError
 from transfer.features import CacheSettings, FeatureSet, View, extract
 from transfer.networks import Network, open_network
@@ -56,7 +56,7 @@ def extracted(source: Noise, folder: Path, networks: list[Network] | None = None
     given: dict[str, Any] = {
         "view": View(SIZE),
         "rules": RULES,
-        "place": Place(torch.device("cpu"), "fp32", workers=0),
+        "place": ComputeConfig(torch.device("cpu"), "fp32", workers=0),
         "cache": CacheSettings(folder),
         "calibrate_on": (Noise(100, seed=9), View(SIZE)),
         "title": "test",
@@ -79,7 +79,7 @@ def _extract(source: Noise, cache: Path, log: Path, largest: int = 0) -> None:
         if largest:
             resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
         try:
-            extracted(source, cache, place=Place(torch.device("cpu"), "fp32", workers=1))
+            extracted(source, cache, place=ComputeConfig(torch.device("cpu"), "fp32", workers=1))
             code = 0
         except UserError as error:
             sys.stderr.write(f"UserError: {error}\n")

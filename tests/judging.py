@@ -9,16 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from transfer.bootstrap import ABOUT
-from transfer.metrics import Answers, Outcome, Ranked, Row, judged_row
-from transfer.results import Cost, Judged, Result
+from transfer.metrics import AveragePrecision, Metric, Row, Top1Accuracy, make_row
+from transfer.results import Cost, ModelInfo, Result
 
 CLASSES = ("cat", "dog", "fish")
 STAGES = ("conv1", "conv2", "conv3")
 
 
-def answers(share: float, seed: int, count: int = 400) -> Answers:
+def answers(share: float, seed: int, count: int = 400) -> Top1Accuracy:
     """So many right answers, whichever they are."""
-    return Answers(np.random.default_rng(seed).random(count) < share)
+    return Top1Accuracy(np.random.default_rng(seed).random(count) < share)
 
 
 def truth(count: int = 300, classes: int = 3, seed: int = 0) -> NDArray[np.int8]:
@@ -27,17 +27,17 @@ def truth(count: int = 300, classes: int = 3, seed: int = 0) -> NDArray[np.int8]
     return np.where(drawn < 0.2, 1, np.where(drawn < 0.25, -1, 0)).astype(np.int8)
 
 
-def ranked(strength: float, seed: int, known: NDArray[np.int8] | None = None) -> Ranked:
+def ranked(strength: float, seed: int, known: NDArray[np.int8] | None = None) -> AveragePrecision:
     """Scores that know the truth the better the greater the strength."""
     known = truth() if known is None else known
     noise = np.random.default_rng(seed + 100).normal(size=known.shape)
-    return Ranked((strength * (known == 1) + noise).astype(np.float32), known)
+    return AveragePrecision((strength * (known == 1) + noise).astype(np.float32), known)
 
 
-def row(stage: str, outcome: Outcome | Sequence[Outcome], holdout: float | None = 0.5, variant: str = "") -> Row:
+def row(stage: str, outcome: Metric | Sequence[Metric], holdout: float | None = 0.5, variant: str = "") -> Row:
     """A row of outcomes."""
-    outcomes = [outcome] if isinstance(outcome, Outcome) else outcome
-    return judged_row(stage, variant, 9600, "average:9600", {"lr": 0.1}, holdout, outcomes)
+    outcomes = [outcome] if isinstance(outcome, Metric) else outcome
+    return make_row(stage, variant, 9600, "average:9600", {"lr": 0.1}, holdout, outcomes)
 
 
 def result(
@@ -46,7 +46,7 @@ def result(
     """A result; fields of the network may be changed as its own."""
     of_network = {key: changed.pop(key) for key in ("group", "kind", "step", "backbone", "weights") if key in changed}
     kind = of_network.get("kind", "pretrained")
-    network = Judged(
+    network = ModelInfo(
         name=name,
         group=hashlib.sha256(name.rstrip("0123456789").encode()).hexdigest()[:16],
         kind="pretrained",

@@ -12,7 +12,7 @@ from pretext.engine.checkpoint import save_checkpoint
 from pretext.methods.objectives import ObjectiveSettings
 from pretext.pretrained import color_contract
 from pretext.recipe import PretrainSettings, build_colorizer
-from pretext.settings import plain
+from pretext.settings import to_plain
 
 
 def checkpoint(path: Path, hints: bool = False) -> Path:
@@ -23,7 +23,7 @@ def checkpoint(path: Path, hints: bool = False) -> Path:
         settings = PretrainSettings(backbone=BackboneSettings(name="siggraph17"), objective=regression)
     prior = torch.full((313,), 1 / 313, dtype=torch.float64)
     model = build_colorizer(settings, prior)
-    state = {"step": 7, "settings": plain(settings), "color": color_contract(settings, prior)}
+    state = {"step": 7, "settings": to_plain(settings), "color": color_contract(settings, prior)}
     save_checkpoint(path, {**state, "model": model.state_dict()})
     return path
 

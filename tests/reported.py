@@ -19,9 +19,9 @@ from pretext.engine.settings import TrainingSettings
 from pretext.methods.objectives import ObjectiveSettings
 from pretext.pretrained import color_contract
 from pretext.recipe import PretrainSettings, build_colorizer
-from pretext.settings import plain
+from pretext.settings import to_plain
 from pretint.colorization.scores.table import FORMAT
-from pretint.study.cells import PLAN, PRETRAIN, Cell, Plan
+from pretint.study.cells import PLAN, PRETRAIN, StudyCell, StudyPlan
 from tests.judging import answers, result, row
 from transfer.metrics import Row
 from transfer.results import read_result, write_result
@@ -53,10 +53,10 @@ def trained(folder: Path, objective: str, seed: int, source: Path) -> Path:
         seed=seed,
     )
     prior = torch.full((313,), 1 / 313, dtype=torch.float64)
-    state = {"step": STEPS, "settings": plain(settings), "color": color_contract(settings, prior)}
+    state = {"step": STEPS, "settings": to_plain(settings), "color": color_contract(settings, prior)}
     model = build_colorizer(settings, prior).state_dict()
     save_checkpoint(folder / "checkpoints" / f"{STEPS:08}.pt", {**state, "model": model})
-    (folder / "settings.yaml").write_text(yaml.safe_dump(plain(settings)))
+    (folder / "settings.yaml").write_text(yaml.safe_dump(to_plain(settings)))
     records = [
         {"kind": "start", "step": 0, "time": 1795385324.1, "device": "cpu", "held_out": 256},
         {"kind": "speed", "step": STEPS, "images_per_second": 0.5},
@@ -98,7 +98,7 @@ def finished_study(
             key = f"{number:06d}{seed:06d}"
             run = f"runs/{number}-{seed}.{key}"
             if variant != baseline:
-                cells.append(Cell(key, variant, seed, "", PRETRAIN, ("pretrain", run), run, "", STEPS))
+                cells.append(StudyCell(key, variant, seed, "", PRETRAIN, ("pretrain", run), run, "", STEPS))
                 if cells[-1].name not in without:
                     trained(folder / run, "regression" if variant == "L2" else "rebalanced", seed, photographs)
             after = "" if variant == baseline else key
@@ -109,7 +109,7 @@ def finished_study(
                 place = f"results/{number}-{seed}-{at}.{own}"
                 words = [one["command"], run, f"--out={place}"]
                 words += [f"--images={photographs}", "--size=32"] if one["command"] == "score" else ["--train=a b"]
-                cells.append(Cell(own, variant, seed, name, one["command"], tuple(words), place, after))
+                cells.append(StudyCell(own, variant, seed, name, one["command"], tuple(words), place, after))
                 if cells[-1].name in without:
                     continue
                 (folder / place).mkdir(parents=True)
@@ -121,7 +121,7 @@ def finished_study(
                 write_result(folder / place / "r.json", made)
     against = {variant: baseline for variant in levels if variant != baseline}
     differing = {"objective.name": dict.fromkeys(against, "regression")}
-    plan = Plan(about, tuple(levels), seeds, asked, against, differing, {}, "", tuple(cells))
+    plan = StudyPlan(about, tuple(levels), seeds, asked, against, differing, {}, "", tuple(cells))
     (folder / "s").mkdir(parents=True)
     plan.write(folder / "s" / PLAN)
     return folder / "s"

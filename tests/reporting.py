@@ -14,9 +14,9 @@ import yaml
 from PIL import Image
 
 from pretext.recipe import PretrainSettings
-from pretext.settings import plain
+from pretext.settings import to_plain
 from tests.judging import result, row
-from transfer.metrics import Answers, Outcome
+from transfer.metrics import Metric, Top1Accuracy
 from transfer.results import write_result
 
 PHOTOS: dict[str, Any] = {
@@ -30,9 +30,9 @@ PHOTOS: dict[str, Any] = {
 }
 
 
-def known(right: int, count: int = 1000, offset: int = 0) -> Answers:
+def known(right: int, count: int = 1000, offset: int = 0) -> Top1Accuracy:
     """So many right answers out of a thousand, from an image on."""
-    return Answers(np.roll(np.arange(count) < right, offset))
+    return Top1Accuracy(np.roll(np.arange(count) < right, offset))
 
 
 def judged(run: Path, name: str = "first", shares: Sequence[int] = (561, 662), **changed: Any) -> Path:
@@ -56,7 +56,7 @@ def both(run: Path, **changed: Any) -> None:
 def begun(run: Path) -> Path:
     """A run in which nothing has happened yet."""
     run.mkdir(parents=True)
-    settings = plain(PretrainSettings())
+    settings = to_plain(PretrainSettings())
     settings["training"]["steps"] = 40
     (run / "settings.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
     return run
@@ -128,7 +128,7 @@ class Page(HTMLParser):
 def tuned(
     run: Path,
     name: str,
-    outcomes: dict[str, Outcome],
+    outcomes: dict[str, Metric],
     trained: str = "all",
     journal: Sequence[dict[str, Any]] | None = None,
     **changed: Any,

@@ -17,11 +17,11 @@ from pretext.engine.progress import progress
 from pretext.engine.progress import say as say_on_stderr
 from pretext.escape import csv_text, escape_controls
 from pretint.cli.output import complain, say, skips
-from pretint.colorization.scores.table import Line as ScoreLine
-from pretint.colorization.scores.table import Metric, Scores
+from pretint.colorization.scores.table import ScoreMetric, Scores
+from pretint.colorization.scores.table import ScoreRow as ScoreLine
 from slurm.runner import _say
 from transfer.bootstrap import Estimate
-from transfer.table import TableSettings, formatted, tables
+from transfer.table import TableSettings, format_tables, tables
 
 HOSTILE = [
     "\x1b]0;owned\x07",
@@ -168,7 +168,7 @@ def test_tables_of_results(
     cells = [cell for row in csv.reader(io.StringIO(found.csv())) for cell in row]
     assert not any(cell.startswith(("=", "+", "@")) for cell in cells)
     assert not any(cell.startswith("-") and not cell[1:2].isdigit() for cell in cells)
-    say(*formatted(made[:1], TableSettings("csv")))
+    say(*format_tables(made[:1], TableSettings("csv")))
     harmless(capsys.readouterr().out)
     row = next(line for line in found.markdown().split("\n") if line.startswith("| stage"))
     assert row.replace(r"\|", "").count("|") == 3 and "<img" not in row.replace(r"\<", "")
@@ -177,7 +177,7 @@ def test_tables_of_results(
 
 
 def test_a_table_of_scores_and_its_negative_numbers() -> None:
-    metric = Metric("psnr", "PSNR", "decibels", 1, 1.0, 1)
+    metric = ScoreMetric("psnr", "PSNR", "decibels", 1, 1.0, 1)
     line = ScoreLine("=cmd|x", "-about", {"checkpoint": "@x"}, {"psnr": Estimate(-1.5, -2.0, -1.0)}, {})
     scores = Scores((line,), (metric,), "", {"prior": "+x", "n": 3}, (), (), (), Path("x.json"))
     (row,) = csv.DictReader(io.StringIO(scores.csv()))

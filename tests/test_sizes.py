@@ -7,12 +7,12 @@ import torch
 from evaluating import images
 
 import pretint.cli
-from pretext.engine.run import held_run, keep_checkpoint
+from pretext.engine.run import lock_run, write_checkpoint
 from pretext.errors import UserError
 from pretext.pretrain import pretrain
 from pretext.pretrained import color_contract
 from pretext.recipe import PretrainSettings, build_colorizer
-from pretext.settings import plain, settings_from
+from pretext.settings import settings_from, to_plain
 
 SMALL = ["--objective.stride", "8", "--training.batch_size", "4", "--machine.workers", "0"]
 
@@ -23,9 +23,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sizes")
     settings = settings_from(PretrainSettings, {"backbone": {"name": "inception_v3"}, "crop": {"size": 96}}, "test")
     prior = torch.full((313,), 1 / 313, dtype=torch.float64)
-    state = {"step": 1, "settings": plain(settings), "color": color_contract(settings, prior)}
-    with held_run(folder / "run", plain(settings)):
-        keep_checkpoint(folder / "run", {**state, "model": build_colorizer(settings, prior).state_dict()})
+    state = {"step": 1, "settings": to_plain(settings), "color": color_contract(settings, prior)}
+    with lock_run(folder / "run", to_plain(settings)):
+        write_checkpoint(folder / "run", {**state, "model": build_colorizer(settings, prior).state_dict()})
     for seed, part in enumerate(("train", "test")):
         images(folder / part, seed, counts=(3, 3), side=80)
     return folder

@@ -1,7 +1,7 @@
 from .adapt import AdaptSettings, adapt
 from .bootstrap import Estimate, accuracy, difference
 from .compare import CompareSettings, compare_paths
-from .metrics import Outcome, Row
+from .metrics import Metric, Row
 from .networks import Network, open_network
 from .probes.knn import KnnSettings, knn
 from .probes.linear import ProbeSettings, probe
@@ -20,8 +20,8 @@ __all__ = [
     "DetectSettings",
     "Estimate",
     "KnnSettings",
+    "Metric",
     "Network",
-    "Outcome",
     "ProbeSettings",
     "Result",
     "Row",

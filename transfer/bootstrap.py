@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import binomtest, t
 
-Metric = Literal["top-1", "mAP", "AP", "mIoU"]
+MetricName = Literal["top-1", "mAP", "AP", "mIoU"]
 Floats = NDArray[np.float64]
 
 RESAMPLES = 10_000
@@ -138,7 +138,7 @@ def mcnemar(correct: ArrayLike, other: ArrayLike) -> float:
     return float(binomtest(only, only + only_other).pvalue) if only + only_other else 1.0
 
 
-def sign_flips(differences: ArrayLike, draws: int = FLIPS) -> float:
+def sign_flip_p_value(differences: ArrayLike, draws: int = FLIPS) -> float:
     """Return the two-sided Monte-Carlo p of a mean difference, under random signs of each image's difference.
 
     Args:
@@ -156,7 +156,7 @@ def sign_flips(differences: ArrayLike, draws: int = FLIPS) -> float:
     return _share(sums, float(signed.sum()))
 
 
-def swapped(differences: Callable[[NDArray[np.float32]], Floats], count: int, draws: int = SWAPS) -> float:
+def swap_p_value(differences: Callable[[NDArray[np.float32]], Floats], count: int, draws: int = SWAPS) -> float:
     """Return the two-sided Monte-Carlo p of a difference between networks, under swaps of their outcomes of images.
 
     Args:
@@ -165,7 +165,7 @@ def swapped(differences: Callable[[NDArray[np.float32]], Floats], count: int, dr
         draws: the number of draws of images to swap.
 
     Returns:
-        As ``sign_flips``.
+        As ``sign_flip_p_value``.
     """
     rng, at_once = np.random.default_rng(0), max(1, _CELLS // (2 * count))
     drawn = [

@@ -11,11 +11,11 @@ import numpy as np
 
 from pretext.errors import UserError
 from transfer.bootstrap import Estimate, welch
-from transfer.metrics import Outcome, Row, Weighted, deviation, joint_score, seed_scores
-from transfer.results import Cost, Mode, Result, evaluation
+from transfer.metrics import Metric, Row, Weighted, deviation, joint_score, seed_scores
+from transfer.results import Cost, Mode, Result, comparison_facts
 
 
-class Cell(NamedTuple):
+class ColumnCell(NamedTuple):
     """One number of a table."""
 
     score: Estimate
@@ -33,11 +33,11 @@ class ClassCell(NamedTuple):
     name: str
     positives: int
     """The number of objects, or of images, of this class in the test images."""
-    cell: Cell | None
+    cell: ColumnCell | None
     """None where the class has no number."""
 
 
-class Gap(NamedTuple):
+class Difference(NamedTuple):
     """A paired difference between two networks."""
 
     difference: Estimate
@@ -69,19 +69,19 @@ class Column:
         """Return the row of that name, for every seed."""
         return [result.row(name) for result in self.results]
 
-    def outcomes(self, name: str) -> list[Sequence[Outcome]]:
+    def outcomes(self, name: str) -> list[Sequence[Metric]]:
         """Return the outcomes on the test images, for every seed."""
         return [row.outcomes for row in self.rows(name)]
 
     @cached_property
-    def cells(self) -> dict[str, Cell]:
+    def cells(self) -> dict[str, ColumnCell]:
         """Its numbers by name of row."""
         cells = {}
         for name in self.names:
             rows, outcomes = self.rows(name), self.outcomes(name)
             spreads = [row.spread for row in rows if row.spread is not None]
             holdouts = [row.holdout for row in rows if row.holdout is not None]
-            cells[name] = Cell(
+            cells[name] = ColumnCell(
                 score=rows[0].score if len(rows) == 1 else joint_score(outcomes),
                 over_seeds=deviation(seed_scores(outcomes)),
                 over_samples=float(np.mean(spreads)) if spreads else None,
@@ -102,7 +102,7 @@ class Column:
         cells = []
         for at, score in enumerate(type(first).joint_classes(outcomes)):
             over_samples = float(np.mean([spread[at] for spread in spreads])) if spreads else None
-            cells.append(Cell(score, deviation(means[:, at].tolist()), over_samples, None))
+            cells.append(ColumnCell(score, deviation(means[:, at].tolist()), over_samples, None))
         return [
             ClassCell(name, positives, cell if np.isfinite(cell.score.value) else None)
             for name, positives, cell in zip(self.first.classes, first.positives.tolist(), cells, strict=True)
@@ -132,7 +132,7 @@ def evaluations(results: Sequence[Result]) -> list[list[Result]]:
     """Group results by what may stand in one table; each group keeps the order given."""
     groups: dict[str, list[Result]] = {}
     for result in results:
-        groups.setdefault(repr(evaluation(result)), []).append(result)
+        groups.setdefault(repr(comparison_facts(result)), []).append(result)
     return list(groups.values())
 
 
@@ -165,14 +165,14 @@ def columns(results: Sequence[Result]) -> list[Column]:
     return [Column(label, group) for label, group in zip(_labels(groups), groups, strict=True)]
 
 
-def score_gap(first: Column, second: Column, name: str, other: str) -> Estimate:
+def score_difference(first: Column, second: Column, name: str, other: str) -> Estimate:
     """Return row ``other`` of the second column minus row ``name`` of the first, on the same images."""
     before, after = first.outcomes(name), second.outcomes(other)
     return type(before[0][0]).gap(before, after)
 
 
-def tested_gap(first: Column, second: Column, name: str, other: str) -> Gap:
-    """Return the difference of ``score_gap``, with a test that it is 0 for the networks as they are.
+def test_difference(first: Column, second: Column, name: str, other: str) -> Difference:
+    """Return the difference of ``score_difference``, with a test that it is 0 for the networks as they are.
 
     One outcome each of top-1: McNemar's test. Several: sign flips of each image's difference. Mean average
     precision and the like: swaps of the two networks' predictions for each image; seed i is paired with seed i, and
@@ -181,8 +181,8 @@ def tested_gap(first: Column, second: Column, name: str, other: str) -> Gap:
     sides = first.outcomes(name), second.outcomes(other)
     before, after = ([outcome for outcomes in side for outcome in outcomes] for side in sides)
     p, test = type(before[0]).tested(before, after)
-    difference = score_gap(first, second, name, other)
-    return Gap(difference, p, test, welch(*(seed_scores(side) for side in sides)))
+    difference = score_difference(first, second, name, other)
+    return Difference(difference, p, test, welch(*(seed_scores(side) for side in sides)))
 
 
 def row_names(table: Sequence[Column]) -> list[str]:

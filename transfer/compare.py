@@ -13,9 +13,9 @@ from pretext.engine.progress import progress
 from pretext.errors import UserError
 from pretext.escape import escape_controls
 from transfer.bootstrap import MEASURES, Estimate, holm
-from transfer.columns import Column, Gap, columns, tested_gap
-from transfer.layout import drawn
-from transfer.results import PREFIX, Result, evaluation, find_results, require_comparable
+from transfer.columns import Column, Difference, columns, test_difference
+from transfer.layout import draw_table
+from transfer.results import PREFIX, Result, comparison_facts, find_results, require_comparable
 
 KINDS = ("random", "pretrained", "supervised", "published")
 
@@ -37,14 +37,14 @@ class CompareSettings:
     mode: Literal["", "cached", "augmented", "any"] = ""
 
 
-class Line(NamedTuple):
+class ComparisonRow(NamedTuple):
     """A row of the first network against one of the other."""
 
     name: str
     other: str
     first: Estimate
     second: Estimate
-    gap: Gap
+    gap: Difference
     """Second minus first."""
     adjusted: float
     """p after Holm's correction for all lines of the comparison."""
@@ -52,12 +52,12 @@ class Line(NamedTuple):
     """Whether held-out images chose both rows."""
 
 
-class Pair(NamedTuple):
+class NetworkPair(NamedTuple):
     """The first network against another."""
 
     first: Column
     second: Column
-    lines: tuple[Line, ...]
+    lines: tuple[ComparisonRow, ...]
     """The rows that both have; and last, if it is none of these, best row against best row."""
     left_out: tuple[str, ...]
     """Rows that only one of them has."""
@@ -66,7 +66,7 @@ class Pair(NamedTuple):
 class Comparison(NamedTuple):
     """Networks against the first of them."""
 
-    pairs: tuple[Pair, ...]
+    pairs: tuple[NetworkPair, ...]
 
     @property
     def n_tests(self) -> int:
@@ -106,20 +106,20 @@ def compare(groups: Sequence[Sequence[Result]], across_modes: bool = False) -> C
                 "row; evaluate both by a protocol that holds images out"
             )
         drafts.append((other, rows))
-    gaps: list[list[Gap]] = []
+    gaps: list[list[Difference]] = []
     slow = first.first.rows[0].outcomes[0].slow
     with progress("tests", sum(len(rows) for _, rows in drafts), "tests") if slow else nullcontext() as advance:
         for other, rows in drafts:
             gaps.append([])
             for names in rows:
-                gaps[-1].append(tested_gap(first, other, *names))
+                gaps[-1].append(test_difference(first, other, *names))
                 if advance is not None:
                     advance(1, "")
     adjusted = iter(holm([gap.p for of_pair in gaps for gap in of_pair]))
     pairs = []
     for (other, rows), of_pair in zip(drafts, gaps, strict=True):
         lines = tuple(
-            Line(
+            ComparisonRow(
                 name,
                 against,
                 first.cells[name].score,
@@ -132,7 +132,7 @@ def compare(groups: Sequence[Sequence[Result]], across_modes: bool = False) -> C
         )
         both = {*first.names} & {*other.names}
         alone = [name for name in (*first.names, *other.names) if name not in both]
-        pairs.append(Pair(first, other, lines, tuple(dict.fromkeys(alone))))
+        pairs.append(NetworkPair(first, other, lines, tuple(dict.fromkeys(alone))))
     return Comparison(tuple(pairs))
 
 
@@ -155,15 +155,15 @@ def compare_paths(words: Sequence[str], settings: CompareSettings | None = None)
     groups = [_results_of(word, settings) for word in words]
     if len(groups) < 2:
         raise UserError("one network alone cannot be compared; name two or more")
-    common = set.intersection(*({repr(evaluation(result)) for result in group} for group in groups))
+    common = set.intersection(*({repr(comparison_facts(result)) for result in group} for group in groups))
     if len(common) > 1:
-        several = [result for result in groups[0] if repr(evaluation(result)) in common]
+        several = [result for result in groups[0] if repr(comparison_facts(result)) in common]
         kinds = dict.fromkeys(f"{r.protocol} on {r.test} with {r.fraction:.0%} of the labels" for r in several)
         raise UserError(
             f"{len(common)} evaluations are there: {'; '.join(kinds)}; choose by protocol, test or fraction"
         )
     if common:
-        groups = [[result for result in group if repr(evaluation(result)) in common] for group in groups]
+        groups = [[result for result in group if repr(comparison_facts(result)) in common] for group in groups]
     modes = set.intersection(*({result.mode for result in group} for group in groups))
     mode: str = settings.mode or ("augmented" if "augmented" in modes else min(modes, default=""))
     if mode != "any":
@@ -193,7 +193,7 @@ def comparison_lines(comparison: Comparison) -> list[str | Table]:
                 cells.append("" if line.gap.over_seeds is None else _interval(line.gap.over_seeds, "+"))
             rows.append([f"{row} *" if line.best else row, *cells, _p(line.gap.p), _p(line.adjusted)])
         over = ["over seeds"] if seeds else []
-        lines.append(drawn(["stage", names[0], name, f"{name} - {names[0]}", *over, "p", "Holm"], rows))
+        lines.append(draw_table(["stage", names[0], name, f"{name} - {names[0]}", *over, "p", "Holm"], rows))
         if pair.left_out:
             lines.append(escape_controls(f"only in {names[0]} or in {name}: {', '.join(pair.left_out)}"))
     tests = dict.fromkeys(line.gap.test for pair in comparison.pairs for line in pair.lines)

@@ -7,16 +7,23 @@ import yaml
 from PIL import Image
 
 from pretext.contact_sheet import contact_sheet
-from pretext.data.source import Source
-from pretext.engine.device import Place, pick_device, pick_precision, versions
+from pretext.data.source import ImageDataset
+from pretext.engine.device import ComputeConfig, pick_device, pick_precision, versions
 from pretext.engine.journal import record_sizes
 from pretext.errors import ImageError, UserError
 from pretext.files import png_bytes
-from pretext.plan.disk import Disk, checkpoint_parts, checkpoint_size, looks_of, saves_of, training_records
+from pretext.plan.disk import (
+    DiskUsage,
+    checkpoint_parts,
+    checkpoint_size,
+    count_checkpoints,
+    count_validations,
+    training_records,
+)
 from transfer.evaluation import Evaluation, EvaluationSettings
 from transfer.features import cache_folder, wanted_entries
 from transfer.features.cache import Entry, key_of
-from transfer.finetune import Tuning, starts
+from transfer.finetune import FinetuneJob, starts
 from transfer.networks import open_networks
 from transfer.probes.knn import KnnSettings
 from transfer.probes.linear import ProbeSettings
@@ -32,7 +39,7 @@ _SHEET_IMAGES, _CELL = 8, (300, 225)  # as in contact sheets of fine-tuning
 _RESULTS = "Left out: results, a few MB at most."
 
 
-def probe_disk(networks: Sequence[str], settings: ProbeSettings) -> Disk:
+def probe_disk(networks: Sequence[str], settings: ProbeSettings) -> DiskUsage:
     """Return what ``probe`` will write: features that are not in the cache yet, and half-trained classifiers.
 
     One image goes through every network, for the shapes of its stages; some images are read for their identity.
@@ -45,17 +52,17 @@ def probe_disk(networks: Sequence[str], settings: ProbeSettings) -> Disk:
     return _evaluation_disk(networks, settings, protocol, modes)
 
 
-def knn_disk(networks: Sequence[str], settings: KnnSettings) -> Disk:
+def knn_disk(networks: Sequence[str], settings: KnnSettings) -> DiskUsage:
     """Return what ``knn`` will write; see ``probe_disk``."""
     return _evaluation_disk(networks, settings, find_protocol("knn", NearestProtocol), ["cached"])
 
 
-def svm_disk(networks: Sequence[str], settings: SvmSettings) -> Disk:
+def svm_disk(networks: Sequence[str], settings: SvmSettings) -> DiskUsage:
     """Return what ``svm`` will write; see ``probe_disk``."""
     return _evaluation_disk(networks, settings, find_protocol(settings.protocol, SvmProtocol), ["cached"])
 
 
-def finetune_disk(name: str, networks: Sequence[str], settings: FinetuneSettings) -> Disk:
+def finetune_disk(name: str, networks: Sequence[str], settings: FinetuneSettings) -> DiskUsage:
     """Return what ``finetune`` will write: a run for every network.
 
     Sizes of checkpoints are exact up to some bytes. A run that was begun counts as if it were new.
@@ -69,9 +76,9 @@ def finetune_disk(name: str, networks: Sequence[str], settings: FinetuneSettings
         UserError: as ``finetune`` for the networks, the images or the settings.
     """
     assert type(settings) is TASKS[name].settings, name
-    task, place = open_task(settings), Place(torch.device("cpu"), "fp32", 0)
+    task, place = open_task(settings), ComputeConfig(torch.device("cpu"), "fp32", 0)
     training, machine = settings.training, settings.machine
-    looks = looks_of(training, machine)
+    looks = count_validations(training, machine)
     scores = ["score", "score_50", "score_75"] if name == "detect" else ["score"]
     health = record_sizes("health", training.steps // 2, **dict.fromkeys(scores, 1 / 3))
     line, event = training_records(training, machine, health)
@@ -79,7 +86,7 @@ def finetune_disk(name: str, networks: Sequence[str], settings: FinetuneSettings
     notes: list[str] = []
     passing = 0
     for start in starts(networks, settings):
-        run, title = Tuning(start, task, settings, place), start.judged.name
+        run, title = FinetuneJob(start, task, settings, place), start.judged.name
         run.check()
         if run.kept() is not None:
             notes.append(f"{title} is done: it writes nothing.")
@@ -92,7 +99,7 @@ def finetune_disk(name: str, networks: Sequence[str], settings: FinetuneSettings
         }
         network = run.built(place, fresh=False)
         first, later = (checkpoint_size(network, training, metadata, begun) for begun in (False, True))
-        checkpoints, more = checkpoint_parts(first, later, saves_of(training, machine))
+        checkpoints, more = checkpoint_parts(first, later, count_checkpoints(training, machine))
         # Runs are trained one after the other, so only one at a time has one more checkpoint.
         parts += [(f"{title}: {part}", count) for part, count in checkpoints[:-1]]
         passing = max(passing, more)
@@ -104,18 +111,18 @@ def finetune_disk(name: str, networks: Sequence[str], settings: FinetuneSettings
     if parts:
         parts.append(("for moments one more checkpoint", passing))
         notes.append(_RESULTS)
-    return Disk(sum(count for _, count in parts) - passing, passing, tuple(parts), tuple(notes))
+    return DiskUsage(sum(count for _, count in parts) - passing, passing, tuple(parts), tuple(notes))
 
 
 def _evaluation_disk(
     specs: Sequence[str], settings: EvaluationSettings, protocol: Protocol, modes: Sequence[Mode]
-) -> Disk:
+) -> DiskUsage:
     """Return what ``evaluate`` will write, in all modes."""
     try:
         device = pick_device(settings.device)
     except UserError:  # this machine may lack the job's device
         device = torch.device("cpu")
-    place = Place(torch.device("cpu"), pick_precision(settings.precision, device), 0)
+    place = ComputeConfig(torch.device("cpu"), pick_precision(settings.precision, device), 0)
     targets = open_targets(settings.train, settings.test, settings.classes)
     lacking: list[tuple[Evaluation, Mode]] = []
     notes: list[str] = []
@@ -158,7 +165,7 @@ def _evaluation_disk(
     lasting = sum(features.values())
     parts = [("features that are not in the cache yet", lasting)]
     parts += [("for moments half-trained classifiers", passing)] if passing else []
-    return Disk(lasting, passing, tuple(parts), tuple(notes))
+    return DiskUsage(lasting, passing, tuple(parts), tuple(notes))
 
 
 def _partial_size(protocol: Protocol, mode: Mode, dims: Mapping[str, Set[int]], classes: int) -> int:
@@ -185,7 +192,7 @@ def _partial_size(protocol: Protocol, mode: Mode, dims: Mapping[str, Set[int]], 
     return 2 * sum(trained.values())
 
 
-def _sheet(source: Source) -> int:
+def _sheet(source: ImageDataset) -> int:
     """Return the bytes of a contact sheet of some images, with nothing drawn into them; 0 if none can be read."""
     images: list[Image.Image] = []
     step = max(1, len(source) // _SHEET_IMAGES)

@@ -18,20 +18,20 @@ from typing import IO, Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pretext.data.batches import Views
+from pretext.data.batches import EvalDataset
 from pretext.data.duplicates import find_shared
 from pretext.engine.checkpoint import load_checkpoint, save_checkpoint
-from pretext.engine.device import Place, device_name, pick_place, versions
-from pretext.engine.memory import explain_memory_shortage, forget_peak, peak
+from pretext.engine.device import ComputeConfig, choose_compute, device_name, versions
+from pretext.engine.memory import explain_memory_shortage, peak_memory, reset_peak_memory
 from pretext.engine.progress import say
-from pretext.engine.signals import Ending, leave, stop_requests
+from pretext.engine.signals import ExitStatus, catch_signals, exit_with
 from pretext.errors import UserError
-from transfer.bootstrap import ABOUT, Metric
+from transfer.bootstrap import ABOUT, MetricName
 from transfer.features import CacheSettings, FeatureSet, View, cache_folder, extract
-from transfer.metrics import Answers, Outcome, Ranked, Row
+from transfer.metrics import AveragePrecision, Metric, Row, Top1Accuracy
 from transfer.networks import Network, open_networks
 from transfer.protocols import Protocol
-from transfer.results import Cost, Judged, Mode, Result, code_digest, kept_result, read_result, write_result
+from transfer.results import Cost, Mode, ModelInfo, Result, code_digest, load_matching_result, read_result, write_result
 from transfer.splits import Split, split
 from transfer.targets import Targets, every_image, open_targets
 
@@ -93,10 +93,12 @@ class Partial:
     Args:
         file: its path.
         identity: of the evaluation; the state of another evaluation is not used.
-        asked: returns whether a signal asked to stop, see ``stop_requests``.
+        asked: returns whether a signal asked to stop, see ``catch_signals``.
     """
 
-    def __init__(self, file: Path, identity: str, asked: Callable[[], Ending] = lambda: Ending.COMPLETE) -> None:
+    def __init__(
+        self, file: Path, identity: str, asked: Callable[[], ExitStatus] = lambda: ExitStatus.COMPLETE
+    ) -> None:
         self.file, self.identity, self._asked = file, identity, asked
         self._began = self._saved = time.monotonic()
         self._before, self._period = 0.0, SAVED_EVERY
@@ -130,7 +132,7 @@ class Partial:
             took = self._saved - began
             self._period = max(SAVED_EVERY, max(50.0, 20 * took) if took > 1 else 0.0)  # gigabytes take minutes
         if ending:
-            leave(ending, "the classifiers that are being trained are kept")
+            exit_with(ending, "the classifiers that are being trained are kept")
 
     def heed(self) -> None:
         """Stop if a signal asked to, where there is nothing to save between two results.
@@ -139,10 +141,10 @@ class Partial:
             KeyboardInterrupt, SystemExit: a signal asked to stop.
         """
         if ending := self._asked():
-            leave(ending, _SAVED)
+            exit_with(ending, _SAVED)
 
 
-class Task(NamedTuple):
+class EvaluationTask(NamedTuple):
     """One network's features and targets, ready for a classifier."""
 
     network: Network
@@ -154,7 +156,7 @@ class Task(NamedTuple):
     split: Split
     view: View
     seed: int
-    place: Place
+    place: ComputeConfig
     partial: Partial
 
     @property
@@ -178,21 +180,21 @@ class Task(NamedTuple):
             )
         return scores.astype(np.float32, copy=False) if self.targets.multilabel else scores.argmax(1)
 
-    def outcome(self, predictions: NDArray[Any]) -> Outcome:
+    def outcome(self, predictions: NDArray[Any]) -> Metric:
         """Return the outcome of the ``predictions`` for all test images, in the order of ``tested``."""
         truth = self.targets.test.labels[self.tested]
         if self.targets.multilabel:
-            return Ranked(predictions, truth.astype(np.int8))
-        return Answers(predictions == truth)
+            return AveragePrecision(predictions, truth.astype(np.int8))
+        return Top1Accuracy(predictions == truth)
 
 
-Judge = Callable[[Task], Sequence[Row]]
+Evaluate = Callable[[EvaluationTask], Sequence[Row]]
 """A protocol's classifier: from features to the rows of a result."""
 
 
 @explain_memory_shortage("lower size or workers, or evaluate fewer stages")
 def evaluate(
-    specs: Sequence[str], settings: EvaluationSettings, protocol: Protocol, mode: Mode, judge: Judge
+    specs: Sequence[str], settings: EvaluationSettings, protocol: Protocol, mode: Mode, judge: Evaluate
 ) -> list[Result]:
     """Evaluate networks by a protocol; read results back that exist already.
 
@@ -210,7 +212,7 @@ def evaluate(
         UserError: see the message.
         KeyboardInterrupt, SystemExit: a signal asked to stop; everything computed is kept.
     """
-    place = pick_place(settings.device, settings.precision, settings.workers)
+    place = choose_compute(settings.device, settings.precision, settings.workers)
     targets = open_targets(settings.train, settings.test, settings.classes)
     opened = open_networks(specs, settings.seed, settings.reference)
     evaluations = [Evaluation(network, targets, settings, protocol, mode, place) for network in opened]
@@ -223,21 +225,21 @@ def evaluate(
         ]
         if not missing:
             continue
-        forget_peak(place.device)
+        reset_peak_memory(place.device)
         networks = [evaluations[number].network for number in missing]
         train, test = (
             extract(networks, source, view, protocol.poolings, place, cache, (targets.train, view), f"features: {part}")
             for part, source in (("train", targets.train), ("test", targets.test))
         )
-        with stop_requests() as asked:
+        with catch_signals() as asked:
             for number, train_features, test_features in zip(missing, train, test, strict=True):
                 if ending := asked():
-                    leave(ending, _SAVED)
+                    exit_with(ending, _SAVED)
                 evaluation = evaluations[number]
                 with evaluation.alone(asked) as finished:
                     results[number] = finished or evaluation.judge(train_features, test_features, judge, asked, copies)
             if (ending := asked()) and len(results) < len(evaluations):
-                leave(ending, _SAVED)
+                exit_with(ending, _SAVED)
     return [results[number] for number in range(len(evaluations))]
 
 
@@ -251,7 +253,7 @@ class Evaluation:
         settings: EvaluationSettings,
         protocol: Protocol,
         mode: Mode,
-        place: Place,
+        place: ComputeConfig,
     ) -> None:
         self.network, self.targets, self.settings = network, targets, settings
         self.protocol, self.place = protocol, place
@@ -284,17 +286,17 @@ class Evaluation:
 
         It does not count once an image that could not be read then can be read.
         """
-        result = kept_result(self.file, self._model, {**self.facts, "versions": versions()})
+        result = load_matching_result(self.file, self._model, {**self.facts, "versions": versions()})
         if result is None:
             return None
         keys, lost = {key for key, _ in result.skipped}, 0
         for source in (self.targets.train, self.targets.test) if keys else ():
-            views = Views(source, *self.view)
+            views = EvalDataset(source, *self.view)
             lost += sum(views[index].rgb is None for index in range(len(source)) if source.key(index) in keys)
         return result if lost == len(result.skipped) else None
 
     @contextlib.contextmanager
-    def alone(self, asked: Callable[[], Ending]) -> Iterator[Result | None]:
+    def alone(self, asked: Callable[[], ExitStatus]) -> Iterator[Result | None]:
         """Lock the result against other processes; yield the finished result if another process has made it.
 
         Raises:
@@ -314,7 +316,7 @@ class Evaluation:
                 say(f"{self.file}: another process makes this result; waiting for it")
                 while not _try_lock(lock):
                     if ending := asked():
-                        leave(ending, _SAVED)
+                        exit_with(ending, _SAVED)
                     time.sleep(_POLL_SECONDS)
             yield self.kept()
 
@@ -322,8 +324,8 @@ class Evaluation:
         self,
         train: FeatureSet,
         test: FeatureSet,
-        judge: Judge,
-        asked: Callable[[], Ending],
+        judge: Evaluate,
+        asked: Callable[[], ExitStatus],
         copies: dict[str, int],
     ) -> Result:
         """Make the result from the features, write it, and read it back.
@@ -349,10 +351,12 @@ class Evaluation:
                 )
         identity = json.dumps([self.facts, network.weights, divided.sha256, self.stages], sort_keys=True)
         partial = Partial(self.file.with_name(f".{self.file.stem}.part.pt"), identity, asked)
-        task = Task(network, self.stages, train, test, targets, divided, self.view, settings.seed, self.place, partial)
+        task = EvaluationTask(
+            network, self.stages, train, test, targets, divided, self.view, settings.seed, self.place, partial
+        )
         rows = tuple(judge(task))
         extraction = train.seconds + test.seconds
-        metric: Metric = "mAP" if targets.multilabel else "top-1"
+        metric: MetricName = "mAP" if targets.multilabel else "top-1"
         split_name, count = divided.name, copies[divided.sha256]
         if count:
             split_name += f", held-out images that are copies of images that teach: {count:,}"
@@ -375,7 +379,7 @@ class Evaluation:
                 seconds=partial.seconds + extraction,
                 extraction_seconds=extraction,
                 images_per_second=(train.rows + test.rows) / max(extraction, 1e-9),
-                peak_bytes=peak(),
+                peak_bytes=peak_memory(),
                 cache_bytes=train.nbytes + test.nbytes,
                 device=device_name(self.place.device),
             ),
@@ -388,10 +392,10 @@ class Evaluation:
         return read_result(self.file)
 
     @property
-    def _model(self) -> Judged:
+    def _model(self) -> ModelInfo:
         """The network as a result describes it."""
         network = self.network
-        return Judged(
+        return ModelInfo(
             network.name,
             network.group,
             network.kind,

@@ -12,40 +12,50 @@ import torch
 from PIL import Image
 from torch import nn
 
-from pretext.data.batches import Views, stream
+from pretext.data.batches import EvalDataset, stream
 from pretext.engine import distributed
 from pretext.engine.checkpoint import load_checkpoint
-from pretext.engine.device import Place, device_name, pick_place, versions
+from pretext.engine.device import ComputeConfig, choose_compute, device_name, versions
 from pretext.engine.journal import read_journal, skipped_images, training_seconds
 from pretext.engine.loop import Validation, resume_or_start, train
-from pretext.engine.memory import explain_memory_shortage, forget_peak, peak
+from pretext.engine.memory import explain_memory_shortage, peak_memory, reset_peak_memory
 from pretext.engine.progress import say
 from pretext.engine.run import newest_checkpoint
-from pretext.engine.signals import WARNINGS, Ending, stop_requests
-from pretext.engine.trainer import Learner
+from pretext.engine.signals import WARNINGS, ExitStatus, catch_signals
+from pretext.engine.trainer import Trainer
 from pretext.errors import UserError
 from pretext.files import write_png
-from pretext.settings import plain
+from pretext.settings import to_plain
 from transfer.adapt import Adapted, AdaptSettings, adapt
 from transfer.bootstrap import ABOUT
 from transfer.features import View, calibrate_batch_norm
-from transfer.metrics import judged_row
+from transfer.metrics import make_row
 from transfer.networks import Network, open_networks
-from transfer.results import PREFIX, RESCALED, Cost, Judged, Result, code_digest, kept_result, read_result, write_result
-from transfer.tasks.alignment import Features
+from transfer.results import (
+    PREFIX,
+    RESCALED,
+    Cost,
+    ModelInfo,
+    Result,
+    code_digest,
+    load_matching_result,
+    read_result,
+    write_result,
+)
+from transfer.tasks.alignment import FeatureNetwork
 from transfer.tasks.registry import open_task
-from transfer.tasks.task import FinetuneSettings, Task, parts_of, predictions
+from transfer.tasks.task import FinetuneSettings, Task, predictions, split_holdout
 from transfer.tasks.visualize import sheet
 
 _STATISTICS = 96  # images that a network is rescaled with
 
 
-class Finetuned(NamedTuple):
+class FinetuneResults(NamedTuple):
     """The results of a call."""
 
     results: list[Result]
     """The results of the networks that are done, in order; only on the first of several processes."""
-    ending: Ending
+    ending: ExitStatus
     """Whether all networks are done, or what stopped the work, which can go on."""
 
 
@@ -56,20 +66,20 @@ class Start(NamedTuple):
     rescale: bool
 
     @property
-    def judged(self) -> Judged:
+    def judged(self) -> ModelInfo:
         """The network as results and tables name it; a rescaled one counts as another network."""
         network = self.network
         name, group, weights = network.name, network.group, network.weights
         if self.rescale:
             name, group, weights = f"{RESCALED}{name}", _hash(group, "rescaled"), _hash(weights, "rescaled")
-        return Judged(name, group[:16], network.kind, network.seed, network.step, network.backbone, weights)
+        return ModelInfo(name, group[:16], network.kind, network.seed, network.step, network.backbone, weights)
 
 
 @explain_memory_shortage(
     "set machine.checkpoint_activations, or lower training.micro_batch, training.batch_size, size, machine.workers or "
     "machine.cache"
 )
-def finetune(networks: Sequence[str], settings: FinetuneSettings) -> Finetuned:
+def finetune(networks: Sequence[str], settings: FinetuneSettings) -> FinetuneResults:
     """Train networks on a task, each with a new head, and evaluate each once on the test images.
 
     A second call continues where the first was interrupted, to the bit on the same machine's CPU, and reads the
@@ -86,25 +96,25 @@ def finetune(networks: Sequence[str], settings: FinetuneSettings) -> Finetuned:
     Raises:
         UserError: see the message.
     """
-    place = pick_place(settings.machine.device, settings.training.precision, settings.machine.workers)
-    with stop_requests(*WARNINGS) as warned, distributed.joined(place.device):
-        distributed.on_first(lambda: settings.training.share(distributed.world()))
-        task = distributed.on_first(lambda: open_task(settings)) or open_task(settings)
-        runs = [Tuning(start, task, settings, place) for start in starts(networks, settings)]
+    place = choose_compute(settings.machine.device, settings.training.precision, settings.machine.workers)
+    with catch_signals(*WARNINGS) as warned, distributed.process_group(place.device):
+        distributed.on_rank_zero(lambda: settings.training.share(distributed.world_size()))
+        task = distributed.on_rank_zero(lambda: open_task(settings)) or open_task(settings)
+        runs = [FinetuneJob(start, task, settings, place) for start in starts(networks, settings)]
         for run in runs:  # what does not fit is said before anything takes long
             run.check()
         results: list[Result] = []
         for run in runs:
-            result = distributed.on_first(run.kept)
-            if not distributed.from_first(lambda result=result: result is not None):  # type: ignore[misc]
-                forget_peak(place.device)
+            result = distributed.on_rank_zero(run.kept)
+            if not distributed.broadcast_from_rank_zero(lambda result=result: result is not None):  # type: ignore[misc]
+                reset_peak_memory(place.device)
                 ending = run.train(warned)
-                if ending != Ending.COMPLETE:
-                    return Finetuned(results, ending)
+                if ending != ExitStatus.COMPLETE:
+                    return FinetuneResults(results, ending)
                 result = run.judge()
             if result is not None:
                 results.append(result)
-    return Finetuned(results, Ending.COMPLETE)
+    return FinetuneResults(results, ExitStatus.COMPLETE)
 
 
 def starts(specs: Sequence[str], settings: FinetuneSettings) -> list[Start]:
@@ -120,16 +130,16 @@ def starts(specs: Sequence[str], settings: FinetuneSettings) -> list[Start]:
     return list(unique.values())
 
 
-class Tuning:
+class FinetuneJob:
     """A network on a task: its run and its result."""
 
-    def __init__(self, start: Start, task: Task, settings: FinetuneSettings, place: Place) -> None:
+    def __init__(self, start: Start, task: Task, settings: FinetuneSettings, place: ComputeConfig) -> None:
         self.start, self.task, self.settings, self.place = start, task, settings, place
         self.network = start.network
         if settings.freeze_to and settings.freeze_to not in [stage.name for stage in self.network.stages]:
             names = ", ".join(stage.name for stage in self.network.stages)
             raise UserError(f"freeze_to is {settings.freeze_to}: {self.network.name} has no such stage; it has {names}")
-        self.training, self.held = parts_of(task.train, settings.holdout, settings.seed)
+        self.training, self.held = split_holdout(task.train, settings.holdout, settings.seed)
         home = Path(settings.out) if settings.out else self.network.run or Path("runs/finetuned")
         # Of voc:2007:test:/data/VOCdevkit the part, of a path its end; the digest tells equal names apart.
         test = settings.test.rpartition(":")[0] or settings.test
@@ -164,7 +174,7 @@ class Tuning:
             "rescaled": self.start.rescale,
         }
         places = self.settings.places
-        shown = {k: v for k, v in plain(self.settings).items() if k not in ("reference", "out", *places)}
+        shown = {k: v for k, v in to_plain(self.settings).items() if k not in ("reference", "out", *places)}
         return {"task": self.task.name, "network": network, "places": places, **shown}
 
     @property
@@ -182,15 +192,15 @@ class Tuning:
 
     def kept(self) -> Result | None:
         """Return the result that was made of the very same network, data and settings, if there is one."""
-        return kept_result(self.file, self.start.judged, self.facts)
+        return load_matching_result(self.file, self.start.judged, self.facts)
 
-    def train(self, warned: Any) -> Ending:
+    def train(self, warned: Any) -> ExitStatus:
         """Train to the end, or to where it is asked to stop."""
         settings, task, run = self.settings, self.task, self.folder
         with resume_or_start(run, self.stored_settings, self.place, self._learner, self._check_resumed) as learner:
             place = learner.place
             validation = Validation(run, learner, lambda network: self._evaluate_held(network, place))
-            room = settings.machine.cache * 2**20 // (max(1, place.workers) * distributed.local_world())
+            room = settings.machine.cache * 2**20 // (max(1, place.workers) * distributed.local_world_size())
             return train(
                 run,
                 learner,
@@ -214,9 +224,9 @@ class Tuning:
                 title=f"{task.name}: {self.start.judged.name}",
             )
 
-    def _learner(self, state: dict[str, Any] | None, place: Place) -> Learner:
+    def _learner(self, state: dict[str, Any] | None, place: ComputeConfig) -> Trainer:
         network = self.built(place, fresh=state is None)
-        return Learner(network, self.settings.training, self.settings.machine, place, self.settings.seed)
+        return Trainer(network, self.settings.training, self.settings.machine, place, self.settings.seed)
 
     def _check_resumed(self, checkpoint: Path, state: dict[str, Any]) -> None:
         """Refuse, by a ``UserError``, a checkpoint of another job or of other images."""
@@ -228,7 +238,9 @@ class Tuning:
                 "began; bring them back, or remove that folder to begin anew"
             )
 
-    def _evaluate_held(self, network: nn.Module, place: Place) -> tuple[dict[str, dict[str, Any]], Image.Image | None]:
+    def _evaluate_held(
+        self, network: nn.Module, place: ComputeConfig
+    ) -> tuple[dict[str, dict[str, Any]], Image.Image | None]:
         """Return the scores on the held-out images, as a record of the journal, and a sheet of some of them."""
         answers, _ = predictions(self.task, network, self.held, place)
         if not answers:
@@ -237,7 +249,7 @@ class Tuning:
         scores = {re.sub(r"\W+", "_", variant or "score"): outcome.value for variant, outcome in outcomes}
         return {"health": scores}, sheet(self.task, self.held, answers)
 
-    def built(self, place: Place, fresh: bool) -> nn.Module:
+    def built(self, place: ComputeConfig, fresh: bool) -> nn.Module:
         """Return the network; if ``fresh``, with the weights that training begins with."""
         settings, start = self.settings, self.start
         if fresh and start.network.calibrated:
@@ -246,14 +258,14 @@ class Tuning:
         images: torch.Tensor | None = None
         if fresh and start.rescale:
             wanted = range(min(_STATISTICS, len(self.training)))
-            batches = [batch.rgb for batch in stream(Views(self.training, self._side), wanted, len(wanted), 0)]
+            batches = [batch.rgb for batch in stream(EvalDataset(self.training, self._side), wanted, len(wanted), 0)]
             if not batches or not len(batches[0]):
                 raise UserError(f"{settings.train}: none of {len(wanted)} images can be read")
             images = batches[0]
         adaptation = AdaptSettings(settings.freeze_to, settings.batch_norm, settings.color)
-        used = self.task.used(cast(Features, start.network.module))
+        used = self.task.used(cast(FeatureNetwork, start.network.module))
         features: Adapted = adapt(start.network, adaptation, images, start.rescale, used)
-        if fresh and distributed.is_first():
+        if fresh and distributed.is_rank_zero():
             for note in features.notes:
                 say(f"{start.judged.name}: {note}")
         with torch.random.fork_rng():
@@ -271,7 +283,7 @@ class Tuning:
         Each process predicts its share of the images.
         """
         task, start = self.task, self.start
-        newest = distributed.from_first(lambda: newest_checkpoint(self.folder))
+        newest = distributed.broadcast_from_rank_zero(lambda: newest_checkpoint(self.folder))
         assert newest is not None, self.folder
         state = load_checkpoint(newest)
         place = self.place._replace(precision=state["precision"])
@@ -279,13 +291,18 @@ class Tuning:
         network.load_state_dict(state.get("average", state["model"]))
         began = time.monotonic()
         results, skipped = predictions(
-            task, network, task.test, place, f"test: {start.judged.name}", distributed.world()
+            task, network, task.test, place, f"test: {start.judged.name}", distributed.world_size()
         )
         seconds = time.monotonic() - began
-        return distributed.on_first(lambda: self._write_result(network, place, results, skipped, seconds))
+        return distributed.on_rank_zero(lambda: self._write_result(network, place, results, skipped, seconds))
 
     def _write_result(
-        self, network: nn.Module, place: Place, results: dict[int, Any], skipped: list[tuple[str, str]], seconds: float
+        self,
+        network: nn.Module,
+        place: ComputeConfig,
+        results: dict[int, Any],
+        skipped: list[tuple[str, str]],
+        seconds: float,
     ) -> Result:
         """Write the result of predictions for the test images, and read it back."""
         settings, task, start = self.settings, self.task, self.start
@@ -298,7 +315,7 @@ class Tuning:
         records = read_journal(self.folder)
         skipped = [*skipped_images(self.folder), *skipped]
         rows = tuple(
-            judged_row(settings.trained, variant, trained, task.head, {}, None, [outcome])
+            make_row(settings.trained, variant, trained, task.head, {}, None, [outcome])
             for variant, outcome in outcomes
         )
         result = Result(
@@ -325,7 +342,7 @@ class Tuning:
                 seconds=training_seconds(records, settings.training.batch_size) + seconds,
                 extraction_seconds=seconds,
                 images_per_second=len(results) / max(seconds, 1e-9),
-                peak_bytes=peak(),
+                peak_bytes=peak_memory(),
                 cache_bytes=0,
                 device=device_name(place.device),
             ),

@@ -62,28 +62,28 @@ class Number(NamedTuple):
         return f"{self.scale * number:{'+' if self.signed else ''}.{self.digits}f}"
 
 
-Cell = Number | str
+TableCell = Number | str
 """The content of a cell."""
 
 
-class Grid(NamedTuple):
+class TableGrid(NamedTuple):
     """A table before it has a format: names and cells; a name may have two lines."""
 
     corner: str
     header: tuple[str, ...]
-    rows: tuple[tuple[str, tuple[Cell, ...]], ...]
+    rows: tuple[tuple[str, tuple[TableCell, ...]], ...]
     across: str = "network"
     """The name of its columns; the corner of the transposed table."""
     turns: bool = True
     """Whether it may be transposed to be narrower; the terminal transposes it anyway."""
 
-    def turned(self) -> "Grid":
+    def turned(self) -> "TableGrid":
         """Return the transposed table."""
         across = zip(*(cells for _, cells in self.rows), strict=True)
         header = tuple(name for name, _ in self.rows)
-        return Grid(self.across, header, tuple(zip(self.header, across, strict=True)), self.corner)
+        return TableGrid(self.across, header, tuple(zip(self.header, across, strict=True)), self.corner)
 
-    def flat(self) -> "Grid":
+    def flat(self) -> "TableGrid":
         """Return the table for a page: transposed if it is wide and gets narrower so, names on one line."""
         grids = (self, self.turned()) if self.turns else (self,)
         widths = {grid: _terminal_table(grid, tall=False).width or 0 for grid in grids}
@@ -91,7 +91,7 @@ class Grid(NamedTuple):
         rows = tuple((name.replace("\n", ", "), cells) for name, cells in best.rows)
         return best._replace(header=tuple(name.replace("\n", ", ") for name in best.header), rows=rows)
 
-    def part(self, start: int, end: int) -> "Grid":
+    def part(self, start: int, end: int) -> "TableGrid":
         """Return the columns from ``start`` to before ``end``."""
         rows = tuple((name, cells[start:end]) for name, cells in self.rows)
         return self._replace(header=self.header[start:end], rows=rows)
@@ -101,7 +101,7 @@ class Sheet(NamedTuple):
     """A table with its title and the lines below it."""
 
     title: str
-    grid: Grid
+    grid: TableGrid
     footer: tuple[str, ...]
 
     def terminal(self, width: int) -> list[str | Table]:
@@ -160,7 +160,7 @@ class Sheet(NamedTuple):
         )
 
 
-def drawn(header: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> Table:
+def draw_table(header: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> Table:
     """Return a table exactly as wide as its text: the first column aligned to the left, the others to the right."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for at, name in enumerate(header):
@@ -174,7 +174,7 @@ def drawn(header: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> Table:
     return table
 
 
-def _fit_tables(grid: Grid, width: int) -> list[Table]:
+def _fit_tables(grid: TableGrid, width: int) -> list[Table]:
     """Return one table that keeps to the width, if possible; else several."""
     for tall in (False, True):
         for candidate in (grid, grid.turned()):
@@ -189,8 +189,8 @@ def _fit_tables(grid: Grid, width: int) -> list[Table]:
     return parts
 
 
-def _terminal_table(grid: Grid, tall: bool) -> Table:
-    def text(cell: Cell) -> str | Text:
+def _terminal_table(grid: TableGrid, tall: bool) -> Table:
+    def text(cell: TableCell) -> str | Text:
         if isinstance(cell, str):
             return cell
         words = (
@@ -201,7 +201,7 @@ def _terminal_table(grid: Grid, tall: bool) -> Table:
         return Text(words, style="bold" if cell.best else "")
 
     rows = [[" ".join(name.split("\n")), *map(text, cells)] for name, cells in grid.rows]
-    return drawn((grid.corner, *grid.header), rows)
+    return draw_table((grid.corner, *grid.header), rows)
 
 
 def _in_markdown(text: str) -> str:

@@ -19,7 +19,7 @@ from pretext.backbones.from_timm import TimmColor
 from pretext.errors import UserError
 from pretext.pretrained import load_pretrained
 from pretext.recipe import PretrainSettings
-from pretext.settings import plain, settings_file
+from pretext.settings import settings_file, to_plain
 from pretext.weights.inputs import FromRgb
 from pretext.weights.state_dict import weights_title
 
@@ -139,7 +139,7 @@ def open_network(spec: str, seed: int = 0, arguments: Mapping[str, Any] | None =
             ) from error
     module = _freeze(FromRgb(backbone))
     weights = _digest(module, name, merged)
-    science = {key: value for key, value in plain(settings).items() if key not in _FREE_SETTINGS}
+    science = {key: value for key, value in to_plain(settings).items() if key not in _FREE_SETTINGS}
     # Imported weights have 0 steps and the settings of their release, whatever they were trained on.
     imported = "" if pretrained.step else weights
     kind: Kind = "supervised" if str(settings.objective.name) == "labels" else "pretrained"

@@ -13,20 +13,20 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hint
 import numpy as np
 from numpy.typing import NDArray
 
-from transfer.bootstrap import Metric
-from transfer.metrics import Answers, Detected, Detections, Outcome, Points, Ranked, Segmented
+from transfer.bootstrap import MetricName
+from transfer.metrics import AveragePrecision, BoxAP, Detections, MeanIoU, Metric, Points, Top1Accuracy
 from transfer.metrics.box_ap import Truth
 
 LARGEST = 2**30  # bytes of a file, and of what one part of it unpacks to
 
-Outcomes = Sequence[Sequence[Outcome]]
+Outcomes = Sequence[Sequence[Metric]]
 """The outcomes of every row."""
 
 
 class ResultFacts(NamedTuple):
     """Facts from the rest of a file that its outcomes must agree with."""
 
-    metric: Metric
+    metric: MetricName
     images: int
     classes: int
 
@@ -37,10 +37,10 @@ def pack_outcomes(rows: Outcomes) -> dict[str, Any]:
     Detections are stored once for all outcomes that share them.
     """
     first = rows[0][0]
-    if not isinstance(first, Detected):
-        truth = pack_array(first.truth) if isinstance(first, Ranked) else None
+    if not isinstance(first, BoxAP):
+        truth = pack_array(first.truth) if isinstance(first, AveragePrecision) else None
         return {"truth": truth, "answers": [[_pack_outcome(outcome) for outcome in row] for row in rows]}
-    outcomes = [[outcome for outcome in row if isinstance(outcome, Detected)] for row in rows]
+    outcomes = [[outcome for outcome in row if isinstance(outcome, BoxAP)] for row in rows]
     detections = list({id(outcome.detections): outcome.detections for row in outcomes for outcome in row}.values())
     place = {id(boxes): index for index, boxes in enumerate(detections)}
     objects = detections[0].truth
@@ -55,7 +55,7 @@ def pack_outcomes(rows: Outcomes) -> dict[str, Any]:
     }
 
 
-def unpack_outcomes(content: dict[str, Any], facts: ResultFacts) -> list[tuple[Outcome, ...]]:
+def unpack_outcomes(content: dict[str, Any], facts: ResultFacts) -> list[tuple[Metric, ...]]:
     """Return the outcomes of every row of a file.
 
     Raises:
@@ -104,35 +104,35 @@ def unpack_array(text: str, kind: str, shape: tuple[int, int]) -> NDArray[Any]:
     return np.ascontiguousarray(planes.T).view(kind).reshape(shape[1], shape[0]).T
 
 
-def _pack_outcome(outcome: Outcome) -> str:
-    if isinstance(outcome, Answers):
+def _pack_outcome(outcome: Metric) -> str:
+    if isinstance(outcome, Top1Accuracy):
         return base64.b64encode(np.packbits(outcome.correct).tobytes()).decode()
-    if isinstance(outcome, Segmented):
+    if isinstance(outcome, MeanIoU):
         assert outcome.confusions.max() < 2**32, "more pixels than an image has"
         return pack_array(outcome.confusions.reshape(outcome.count, -1).astype("<u4"))
-    assert isinstance(outcome, Ranked)
+    assert isinstance(outcome, AveragePrecision)
     ranks = [np.unique(column, return_inverse=True)[1] for column in outcome.scores.T]
     return pack_array(np.column_stack(ranks).astype("<u4"))
 
 
-def _unpack_outcome(text: str, facts: ResultFacts, truth: NDArray[np.int8] | None) -> Outcome:
+def _unpack_outcome(text: str, facts: ResultFacts, truth: NDArray[np.int8] | None) -> Metric:
     count, classes = facts.images, facts.classes
     if truth is not None:
-        return Ranked(unpack_array(text, "<u4", (count, classes)).astype(np.float32), truth)
+        return AveragePrecision(unpack_array(text, "<u4", (count, classes)).astype(np.float32), truth)
     if facts.metric == "mIoU":
         confusions = unpack_array(text, "<u4", (count, classes**2)).astype(np.int64)
         if not confusions.any():
             raise ValueError("no pixel is counted")
-        return Segmented(confusions.reshape(count, classes, classes))
+        return MeanIoU(confusions.reshape(count, classes, classes))
     bits = np.frombuffer(base64.b64decode(text, validate=True), np.uint8)
     if len(bits) != -(-count // 8):
         raise ValueError("answers of another number of images")
-    return Answers(np.unpackbits(bits, count=count).astype(np.bool_))
+    return Top1Accuracy(np.unpackbits(bits, count=count).astype(np.bool_))
 
 
 def _unpack_detections(
     content: dict[str, Any], answers: list[list[Any]], facts: ResultFacts
-) -> list[tuple[Outcome, ...]]:
+) -> list[tuple[Metric, ...]]:
     objects = require_dict(content["truth"])
     counts, boxes, labels = _unpack_boxes(objects, facts)
     difficult = unpack_array(require_text(objects["difficult"]), "<u1", (len(labels), 1))[:, 0]
@@ -146,14 +146,14 @@ def _unpack_detections(
         if not np.isfinite(scores).all():
             raise ValueError("a score that is no number")
         detections.append(Detections(counts, boxes, scores, labels, truth))
-    outcomes: list[tuple[Outcome, ...]] = []
+    outcomes: list[tuple[Metric, ...]] = []
     for row in answers:
         row_outcomes = []
         for answer in map(require_dict, row):
             index, points = answer["found"], answer["points"]
             if type(index) is not int or not 0 <= index < len(detections) or points not in get_args(Points):
                 raise ValueError("answers by an unknown rule, or of boxes that are not there")
-            row_outcomes.append(Detected(detections[index], points))
+            row_outcomes.append(BoxAP(detections[index], points))
         outcomes.append(tuple(row_outcomes))
     return outcomes
 

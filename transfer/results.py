@@ -18,7 +18,7 @@ from pretext.engine.progress import say
 from pretext.errors import UserError, check_format
 from pretext.files import write_atomically
 from pretext.plugins import plugin_contents
-from transfer.bootstrap import Estimate, Metric
+from transfer.bootstrap import Estimate, MetricName
 from transfer.metrics import Row, Weighted, seed_scores
 from transfer.result_format import (
     LARGEST,
@@ -47,7 +47,7 @@ Mode = Literal["cached", "augmented", "fine-tuned"]
 
 
 @dataclass(frozen=True)
-class Judged:
+class ModelInfo:
     """The network of a result; its fields are those of ``transfer.networks.Network``."""
 
     name: str
@@ -84,14 +84,14 @@ class Cost:
 class Result:
     """One network by one protocol, in one mode, on one data set; a row per stage and variant."""
 
-    network: Judged
+    network: ModelInfo
     protocol: str
     about: str
     """The protocol in a sentence."""
     settings: dict[str, Any]
     """The protocol's; plain values."""
     mode: Mode
-    metric: Metric
+    metric: MetricName
     train: str
     test: str
     train_digest: str
@@ -152,7 +152,7 @@ class Result:
         return next(row for row in self.rows if row.name == name)
 
 
-def evaluation(result: Result) -> list[tuple[str, Any]]:
+def comparison_facts(result: Result) -> list[tuple[str, Any]]:
     """Return, by name, the plain values that must be equal for two results to stand in one table."""
     return [
         ("protocol", result.protocol),
@@ -176,7 +176,7 @@ def require_comparable(results: Sequence[Result]) -> None:
         UserError: two results differ in one of these; it names the first difference.
     """
     for other in results[1:]:
-        for (name, first), (_, second) in zip(evaluation(results[0]), evaluation(other), strict=True):
+        for (name, first), (_, second) in zip(comparison_facts(results[0]), comparison_facts(other), strict=True):
             if first != second:
                 shown = [
                     {
@@ -265,7 +265,7 @@ def _parse_result(content: dict[str, Any], file: str) -> Result:
         raise ValueError("no rows, or two of one name")
     result = Result(
         **values,
-        network=Judged(**read_fields(Judged, content["network"])),
+        network=ModelInfo(**read_fields(ModelInfo, content["network"])),
         cost=Cost(**read_fields(Cost, content["cost"])),
         settings=require_dict(content["settings"]),
         versions={name: require_text(value) for name, value in require_dict(content["versions"]).items()},
@@ -279,7 +279,7 @@ def _parse_result(content: dict[str, Any], file: str) -> Result:
     return result
 
 
-def kept_result(path: Path, network: Judged, facts: Mapping[str, Any]) -> Result | None:
+def load_matching_result(path: Path, network: ModelInfo, facts: Mapping[str, Any]) -> Result | None:
     """Return a file's result if it has this network and these facts; report a damaged one and return None."""
     if not path.exists():
         return None

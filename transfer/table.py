@@ -10,8 +10,8 @@ from rich.table import Table
 from pretext.errors import UserError
 from pretext.escape import csv_text
 from transfer.bootstrap import MEASURES, Estimate
-from transfer.columns import Cell, Column, columns, evaluations, row_names, score_gap
-from transfer.layout import WIDTH, Grid, Number, Sheet
+from transfer.columns import Column, ColumnCell, columns, evaluations, row_names, score_difference
+from transfer.layout import WIDTH, Number, Sheet, TableGrid
 from transfer.results import Result
 
 _HEADER = [
@@ -62,7 +62,7 @@ _SHARED = (  # fields that all results of a column share
 _CLASS_HEADER = ["class", "positives"]  # additional columns of tables by class
 
 
-class Network(NamedTuple):
+class TableNetwork(NamedTuple):
     """The columns of one network."""
 
     modes: tuple[Column, ...]
@@ -93,7 +93,7 @@ class Network(NamedTuple):
 class Section:
     """The content of one table: results of one protocol and metric on the same data."""
 
-    networks: tuple[Network, ...]
+    networks: tuple[TableNetwork, ...]
 
     @property
     def columns(self) -> list[Column]:
@@ -130,7 +130,7 @@ class Section:
         sheets[-1] = sheets[-1]._replace(footer=tuple(self.footer))
         return sheets
 
-    def class_grid(self, name: str) -> Grid:
+    def class_grid(self, name: str) -> TableGrid:
         """Return a row's number for each class, of all networks that have it; the metric is a mean over classes."""
         by_column = [(column, column.classes(name)) for column in self.columns if name in column.names]
         first = by_column[0][1]
@@ -140,14 +140,14 @@ class Section:
             for column, numbers in by_column
         }
         rows = zip((number.name for number in first), zip(*cells.values(), strict=True), strict=True)
-        return Grid("class", tuple(cells), tuple(rows))
+        return TableGrid("class", tuple(cells), tuple(rows))
 
     def _label(self, column: Column) -> str:
         several = len({column.first.mode for column in self.columns}) > 1
         return f"{column.label}\n{column.first.mode}" if several else column.label
 
     @cached_property
-    def grid(self) -> Grid:
+    def grid(self) -> TableGrid:
         """The table: a row for each stage, a column for each network and mode, and one for their gap."""
         names = row_names(self.columns)
         cells: dict[str, list[Number | str]] = {}
@@ -161,7 +161,7 @@ class Section:
                 gaps = [Number(network.gaps[name], signed=True) if name in network.gaps else "" for name in names]
                 cells[f"{network.modes[0].label}\ngap"] = gaps
         corner = "trained" if self.first.mode == "fine-tuned" else "stage"
-        return Grid(corner, tuple(cells), tuple(zip(names, zip(*cells.values(), strict=True), strict=True)))
+        return TableGrid(corner, tuple(cells), tuple(zip(names, zip(*cells.values(), strict=True), strict=True)))
 
     @cached_property
     def footer(self) -> list[str]:
@@ -261,7 +261,7 @@ class TableSettings:
     per_class: bool = False
 
 
-def formatted(results: Sequence[Result], settings: TableSettings) -> list[str | Table]:
+def format_tables(results: Sequence[Result], settings: TableSettings) -> list[str | Table]:
     """Return tables of results in a format, as lines to print.
 
     Raises:
@@ -303,29 +303,29 @@ def tables(results: Sequence[Result], per_class: bool = False) -> Tables:
     return Tables(tuple(sections), per_class)
 
 
-def _join_modes(columns: Sequence[Column]) -> Network:
+def _join_modes(columns: Sequence[Column]) -> TableNetwork:
     """Return the columns of one network, with the gaps between its modes on the seeds that both have."""
     modes = tuple(sorted(columns, key=lambda column: column.first.mode == "augmented"))
     if len(modes) < 2:
-        return Network(modes, {})
+        return TableNetwork(modes, {})
     seeds = [{(result.network.weights, result.seed): result for result in column.results} for column in modes]
     both = [seed for seed in seeds[0] if seed in seeds[1]]
     if not both:
-        return Network(modes, {})
+        return TableNetwork(modes, {})
     cached, augmented = (
         Column(column.label, tuple(results[seed] for seed in both))
         for column, results in zip(modes, seeds, strict=True)
     )
     names = [name for name in cached.names if name in augmented.names]
-    return Network(modes, {name: score_gap(cached, augmented, name, name) for name in names})
+    return TableNetwork(modes, {name: score_difference(cached, augmented, name, name) for name in names})
 
 
-def _to_number(cell: Cell, best: bool = False) -> Number:
+def _to_number(cell: ColumnCell, best: bool = False) -> Number:
     """Return a cell as the layout shows it; its spread is that over seeds, if there are several."""
     return Number(cell.score, cell.over_samples if cell.over_seeds is None else cell.over_seeds, best=best)
 
 
-def _csv_line(column: Column, name: str, cell: Cell | None = None) -> dict[str, object]:
+def _csv_line(column: Column, name: str, cell: ColumnCell | None = None) -> dict[str, object]:
     """Return what the CSV says of a row of a column, by the names of the header; with a number, if it is given."""
     first, row = column.first, column.first.row(name)
 

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pretext.data import LabeledSource, open_labeled
+from pretext.data import LabeledDataset, open_labeled
 from pretext.data.duplicates import find_shared
-from pretext.data.labels import checked_labels, checked_presence, compose, compose_classes
+from pretext.data.labels import check_labels, check_presence, compose, compose_classes
 from pretext.data.list_file import ListedFiles
-from pretext.data.source import Labels, Source, fingerprint
+from pretext.data.source import ImageDataset, Labels, fingerprint
 from pretext.engine import distributed
 from pretext.engine.progress import say
 from pretext.errors import UserError
@@ -23,8 +23,8 @@ from pretext.errors import UserError
 class Targets(NamedTuple):
     """A training and a test source, checked."""
 
-    train: LabeledSource
-    test: LabeledSource
+    train: LabeledDataset
+    test: LabeledDataset
     classes: list[str]
     """Of both, by label."""
     multilabel: bool
@@ -49,7 +49,7 @@ class OfClasses:
         UserError: each image has one class, or there is no such class.
     """
 
-    def __init__(self, name: str, source: LabeledSource, classes: Sequence[str]) -> None:
+    def __init__(self, name: str, source: LabeledDataset, classes: Sequence[str]) -> None:
         known, classes = ([compose(name) for name in names] for names in (source.classes, classes))
         unknown = [label for label in classes if label not in known]
         if unknown:
@@ -65,15 +65,15 @@ class OfClasses:
         return len(self.source)
 
     def read(self, index: int, shorter: int | None = None) -> Image.Image:
-        """See ``Source.read``."""
+        """See ``ImageDataset.read``."""
         return self.source.read(index, shorter)
 
     def key(self, index: int) -> str:
-        """See ``Source.key``."""
+        """See ``ImageDataset.key``."""
         return self.source.key(index)
 
     def digest(self) -> str:
-        """See ``Source.digest``."""
+        """See ``ImageDataset.digest``."""
         return self.source.digest()
 
 
@@ -84,10 +84,10 @@ def open_targets(train: str, test: str, classes: Sequence[str] = (), every_class
         train: the training images, see ``open_labeled``.
         test: the test images.
         classes: with several labels an image, the classes to evaluate; none stands for all.
-        every_class: as for ``checked_targets``.
+        every_class: as for ``check_targets``.
 
     Raises:
-        UserError: a name is empty; as ``open_labeled``, ``OfClasses`` and ``checked_targets``.
+        UserError: a name is empty; as ``open_labeled``, ``OfClasses`` and ``check_targets``.
     """
     require_named(train, test)
     try:
@@ -99,7 +99,7 @@ def open_targets(train: str, test: str, classes: Sequence[str] = (), every_class
     sources = [open_labeled(train), open_labeled(test)]
     if classes:
         sources = [OfClasses(name, source, classes) for name, source in zip((train, test), sources, strict=True)]
-    return checked_targets(train, sources[0], test, sources[1], every_class)
+    return check_targets(train, sources[0], test, sources[1], every_class)
 
 
 def require_named(train: str, test: str) -> None:
@@ -115,8 +115,8 @@ def require_named(train: str, test: str) -> None:
         )
 
 
-def checked_targets(
-    train_name: str, train: LabeledSource, test_name: str, test: LabeledSource, every_class: bool = True
+def check_targets(
+    train_name: str, train: LabeledDataset, test_name: str, test: LabeledDataset, every_class: bool = True
 ) -> Targets:
     """Return a training and a test source, after checks that they fit together.
 
@@ -148,7 +148,7 @@ def checked_targets(
     digests = []
     for (name, source), raw in zip(both, labels, strict=True):
         checked: Labels
-        checked = checked_presence(name, raw, classes) if multilabel else checked_labels(name, raw.tolist(), classes)
+        checked = check_presence(name, raw, classes) if multilabel else check_labels(name, raw.tolist(), classes)
         if len(checked) != len(source):
             raise UserError(f"{name}: {len(checked):,} labels of {len(source):,} images; is the set whole?")
         if every_class or not multilabel:
@@ -160,7 +160,7 @@ def checked_targets(
     return Targets(train, test, classes, multilabel, digests[0], digests[1], n_shared)
 
 
-def _class_names(both: Sequence[tuple[str, LabeledSource]]) -> list[list[str]]:
+def _class_names(both: Sequence[tuple[str, LabeledDataset]]) -> list[list[str]]:
     """Return the classes of the training and the test source, in Unicode's form NFC.
 
     Of two list files one may have names and the other numbers (ImageNet's val images lie in one folder): then the
@@ -206,7 +206,7 @@ def _require_all_classes(name: str, labels: Labels, classes: Sequence[str]) -> N
             raise UserError(f"{name}: {fault} {_list_few(lacking)}; every class asked for needs both")
 
 
-def count_shared(train_name: str, train: Source, test_name: str, test: Source) -> int:
+def count_shared(train_name: str, train: ImageDataset, test_name: str, test: ImageDataset) -> int:
     """Count the test images that are also training images, see ``find_shared``, and warn where there are any.
 
     Args:
@@ -228,7 +228,7 @@ def count_shared(train_name: str, train: Source, test_name: str, test: Source) -
             f"{train_name} and {test_name}: all {len(pairs):,} test images are also training images, first {first}; "
             "a test needs images that were not trained on"
         )
-    if distributed.is_first():
+    if distributed.is_rank_zero():
         say(
             f"{test_name}: {len(pairs):,} of {len(test):,} test images are also training images, first {first}; "
             "they count in the results"
@@ -236,7 +236,7 @@ def count_shared(train_name: str, train: Source, test_name: str, test: Source) -
     return len(pairs)
 
 
-def every_image(source: Source) -> Source:
+def every_image(source: ImageDataset) -> ImageDataset:
     """Return the source with all its classes, below an ``OfClasses``."""
     return source.source if isinstance(source, OfClasses) else source
 

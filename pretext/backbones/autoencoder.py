@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from pretext.backbones.contract import Backbone, Stage, scaled
+from pretext.backbones.contract import Backbone, Stage, channel_scaler
 from pretext.errors import UserError
 
 _WIDTHS = (64, 128, 256, 512, 512, 512, 512)
@@ -35,7 +35,7 @@ class Autoencoder(Backbone):
         super().__init__()
         if not isinstance(depth, int) or not 2 <= depth <= len(_WIDTHS):
             raise UserError(f"backbone autoencoder: depth is {depth!r}: take 2 to {len(_WIDTHS)} stages of the encoder")
-        widths = tuple(map(scaled(width, "autoencoder"), _WIDTHS[:depth]))
+        widths = tuple(map(channel_scaler(width, "autoencoder"), _WIDTHS[:depth]))
         self.encoder, self.decoder = nn.ModuleDict(), nn.ModuleDict()
         stages = []
         for number, (before, after) in enumerate(pairwise((1, *widths)), 1):

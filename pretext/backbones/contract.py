@@ -92,7 +92,7 @@ class Backbone(nn.Module):
         return features
 
 
-def scaled(width: float, name: str) -> Callable[[int], int]:
+def channel_scaler(width: float, name: str) -> Callable[[int], int]:
     """Return a function that multiplies a number of channels by ``width``, rounded, at least 1.
 
     Raises:

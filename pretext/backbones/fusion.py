@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pretext.backbones.contract import Backbone, Stage, scaled
+from pretext.backbones.contract import Backbone, Stage, channel_scaler
 from pretext.errors import UserError
 
 _LOW = ((64, 2), (128, 1), (128, 2), (256, 1), (256, 2), (512, 1))
@@ -48,7 +48,7 @@ class Fusion(Backbone):
         super().__init__()
         if not isinstance(global_size, int) or not 32 <= global_size <= 1024 or global_size % _GLOBAL_STRIDE:
             raise UserError(f"backbone fusion: global_size is {global_size!r}: take a multiple of 32 from 32 to 1024")
-        widths = scaled(width, "fusion")
+        widths = channel_scaler(width, "fusion")
         self.global_size = global_size
         self.layers = nn.ModuleDict()
         stages, stride, channels = [], 1, 1

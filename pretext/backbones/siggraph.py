@@ -6,8 +6,8 @@ Layer facts: released ``colorizers/siggraph17.py``.
 import torch
 from torch import Tensor, nn
 
-from pretext.backbones.contract import Backbone, Stage, scaled
-from pretext.backbones.vgg import BLOCKS, Block, sequence
+from pretext.backbones.contract import Backbone, Stage, channel_scaler
+from pretext.backbones.vgg import BLOCKS, VggBlock, sequence
 from pretext.errors import UserError
 
 AB_SCALE = 110.0
@@ -46,7 +46,7 @@ class Siggraph17(Backbone):
         if not isinstance(mask_center, (int, float)) or not 0 <= mask_center <= 1:
             raise UserError(f"backbone siggraph17: mask_center is {mask_center!r}: it must lie in [0, 1]")
         self.mask_center = mask_center
-        widths = scaled(width, "siggraph17")
+        widths = channel_scaler(width, "siggraph17")
         for number, block in enumerate(BLOCKS, start=1):
             inputs = 4 if number == 1 else widths(block.inputs)
             fitted = block._replace(inputs=inputs, outputs=widths(block.outputs), stride=1)
@@ -54,10 +54,10 @@ class Siggraph17(Backbone):
         first, second, third, fourth = map(widths, (64, 128, 256, 512))
         self.model8up = nn.Sequential(nn.ConvTranspose2d(fourth, third, 4, stride=2, padding=1))
         self.model3short8 = nn.Sequential(nn.Conv2d(third, third, 3, padding=1))
-        self.model8 = nn.Sequential(nn.ReLU(), *sequence(Block(third, third, 2, stride=1, dilation=1)))
+        self.model8 = nn.Sequential(nn.ReLU(), *sequence(VggBlock(third, third, 2, stride=1, dilation=1)))
         self.model9up = nn.Sequential(nn.ConvTranspose2d(third, second, 4, stride=2, padding=1))
         self.model2short9 = nn.Sequential(nn.Conv2d(second, second, 3, padding=1))
-        self.model9 = nn.Sequential(nn.ReLU(), *sequence(Block(second, second, 1, stride=1, dilation=1)))
+        self.model9 = nn.Sequential(nn.ReLU(), *sequence(VggBlock(second, second, 1, stride=1, dilation=1)))
         self.model10up = nn.Sequential(nn.ConvTranspose2d(second, second, 4, stride=2, padding=1))
         self.model1short10 = nn.Sequential(nn.Conv2d(first, second, 3, padding=1))
         self.model10 = nn.Sequential(nn.ReLU(), nn.Conv2d(second, second, 3, padding=1), nn.LeakyReLU(0.2))

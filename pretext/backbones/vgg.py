@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from pretext.backbones.contract import Backbone, Stage
 
 
-class Block(NamedTuple):
+class VggBlock(NamedTuple):
     """Convolutions of 3 x 3, each with ReLU, then one batch norm."""
 
     inputs: int
@@ -22,13 +22,13 @@ class Block(NamedTuple):
 
 
 BLOCKS = (
-    Block(1, 64, 2, stride=2, dilation=1),
-    Block(64, 128, 2, stride=2, dilation=1),
-    Block(128, 256, 3, stride=2, dilation=1),
-    Block(256, 512, 3, stride=1, dilation=1),
-    Block(512, 512, 3, stride=1, dilation=2),
-    Block(512, 512, 3, stride=1, dilation=2),
-    Block(512, 512, 3, stride=1, dilation=1),
+    VggBlock(1, 64, 2, stride=2, dilation=1),
+    VggBlock(64, 128, 2, stride=2, dilation=1),
+    VggBlock(128, 256, 3, stride=2, dilation=1),
+    VggBlock(256, 512, 3, stride=1, dilation=1),
+    VggBlock(512, 512, 3, stride=1, dilation=2),
+    VggBlock(512, 512, 3, stride=1, dilation=2),
+    VggBlock(512, 512, 3, stride=1, dilation=1),
 )
 
 
@@ -78,7 +78,7 @@ class Vgg(Backbone):
         return features
 
 
-def sequence(block: Block, affine: bool = True) -> nn.Sequential:
+def sequence(block: VggBlock, affine: bool = True) -> nn.Sequential:
     """Return the layers of a block."""
     layers: list[nn.Module] = []
     for position in range(block.convolutions):

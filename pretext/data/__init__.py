@@ -10,22 +10,22 @@ from pretext.data.folder import ClassFolder, Folder
 from pretext.data.hugging_face import open_hugging_face
 from pretext.data.list_file import open_list
 from pretext.data.shards import LabeledShards, Shards, names_shards
-from pretext.data.source import LabeledSource, Source
+from pretext.data.source import ImageDataset, LabeledDataset
 from pretext.data.torchvision_sets import open_torchvision
 from pretext.data.voc import open_voc
 from pretext.errors import UserError
 from pretext.plugins import Registry
 
 __all__ = [
+    "DATASETS",
     "DECODER",
-    "SOURCES",
     "Bundled",
     "ClassFolder",
     "Folder",
+    "ImageDataset",
+    "LabeledDataset",
     "LabeledShards",
-    "LabeledSource",
     "Shards",
-    "Source",
     "decode",
     "open_labeled",
     "open_source",
@@ -33,11 +33,11 @@ __all__ = [
 
 _BUILTIN = ("bundled", "torchvision", "hf", "voc", "list")
 
-SOURCES: Registry[Callable[[str, bool], Source]] = Registry("source", {}, taken=_BUILTIN.__contains__)
+DATASETS: Registry[Callable[[str, bool], ImageDataset]] = Registry("source", {}, taken=_BUILTIN.__contains__)
 """Sources that plugins add: NAME of ``NAME:REST`` -> function of REST and of whether labels are needed."""
 
 
-def open_source(name: str) -> Source:
+def open_dataset(name: str) -> ImageDataset:
     """Open the source that a user names.
 
     - ``bundled``, ``bundled:train``, ``bundled:test``: the built-in images; ``bundled`` alone is its train part.
@@ -45,7 +45,7 @@ def open_source(name: str) -> Source:
     - ``hf:DATA:SPLIT``: see ``pretext.data.hugging_face``.
     - ``voc:YEAR:PART:FOLDER``: see ``pretext.data.voc``.
     - ``list:FILE:FOLDER``: see ``pretext.data.list_file``.
-    - ``NAME:REST`` of a plugin: see ``SOURCES``.
+    - ``NAME:REST`` of a plugin: see ``DATASETS``.
     - tar shards: a name that ends in ``.tar``, with braces or globs, or a folder that holds them and no images.
     - any other name: a folder of images. Write ``./bundled``, ``./hf:...`` if its path begins like one of the above.
 
@@ -55,19 +55,19 @@ def open_source(name: str) -> Source:
     return _open(name, labeled=False)
 
 
-def open_labeled(name: str) -> LabeledSource:
+def open_labeled(name: str) -> LabeledDataset:
     """Open a source as `open_source`, with labels: a folder holds one sub-folder per class.
 
     Raises:
         UserError: as in `open_source`, or some images have no label.
     """
     source = _open(name, labeled=True)
-    if not isinstance(source, LabeledSource):  # of a plugin
+    if not isinstance(source, LabeledDataset):  # of a plugin
         raise UserError(f"{name}: has no labels (a LabeledSource has classes and labels); name another source")
     return source
 
 
-def _open(name: str, labeled: bool) -> Source:
+def _open(name: str, labeled: bool) -> ImageDataset:
     """Open the first source that takes the name; a folder takes any."""
     kind, colon, rest = name.partition(":")
     if kind == "bundled":
@@ -75,17 +75,17 @@ def _open(name: str, labeled: bool) -> Source:
             raise UserError(f"{name}: no such part; take bundled:train or bundled:test")
         return Bundled("test" if rest == "test" else "train")
     for opener in (open_torchvision, open_hugging_face, open_voc, open_list):
-        source: Source | None = opener(name, labeled)
+        source: ImageDataset | None = opener(name, labeled)
         if source is not None:
             return source
-    if kind in SOURCES:
-        source = SOURCES[kind](rest, labeled)
-        if not isinstance(source, Source):
-            raise UserError(f"{name}: what the plugin opens is no Source, which has __len__, read, key and digest")
+    if kind in DATASETS:
+        source = DATASETS[kind](rest, labeled)
+        if not isinstance(source, ImageDataset):
+            raise UserError(f"{name}: what the plugin opens is no ImageDataset, which has __len__, read, key and digest")
         return source
     if names_shards(name):
         return LabeledShards(name) if labeled else Shards(name)
-    near = difflib.get_close_matches(kind, [*_BUILTIN, *SOURCES] if colon else ["bundled"], 1, 0.7)
+    near = difflib.get_close_matches(kind, [*_BUILTIN, *DATASETS] if colon else ["bundled"], 1, 0.7)
     if near and not os.path.lexists(name):
         raise UserError(f"{name}: no such folder; did you mean {near[0]}{colon}{rest}?")
     return ClassFolder(name) if labeled else Folder(name)

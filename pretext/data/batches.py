@@ -14,8 +14,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from pretext.data.order import locate, permuted, quotas, uniforms
-from pretext.data.source import Source, digest_of_keys
+from pretext.data.order import locate, permute_index, quotas, uniforms
+from pretext.data.source import ImageDataset, digest_of_keys
 from pretext.errors import ImageError, UserError
 
 _PATIENCE = 100
@@ -65,7 +65,7 @@ class Sample(NamedTuple):
     """Key and reason of the images that cannot be read: the next in the source's order takes their place."""
     label: Any = -1
     """The label of the image that was read, not of one whose place it took; -1 without labels. Other examples than
-    ``Samples`` may have boxes, masks, ... here: tensors of one shape, or else dicts of tensors."""
+    ``TrainDataset`` may have boxes, masks, ... here: tensors of one shape, or else dicts of tensors."""
 
 
 class Batch(NamedTuple):
@@ -87,7 +87,7 @@ class Subset:
     Splits a source of any size into disjoint parts that depend on ``seed`` alone, without a list.
     """
 
-    def __init__(self, source: Source, ranks: range, seed: int) -> None:
+    def __init__(self, source: ImageDataset, ranks: range, seed: int) -> None:
         assert ranks.step == 1 and ranks.stop <= len(source)
         self.source, self.ranks, self.seed = source, ranks, seed
 
@@ -96,14 +96,14 @@ class Subset:
 
     def index(self, rank: int) -> int:
         """Return the index in the source of image ``rank`` of this part."""
-        return permuted(self.ranks[rank], len(self.source), key=self.seed ^ 0x5EED)
+        return permute_index(self.ranks[rank], len(self.source), key=self.seed ^ 0x5EED)
 
     def read(self, index: int, shorter: int | None = None) -> Image.Image:
-        """See ``Source.read``."""
+        """See ``ImageDataset.read``."""
         return self.source.read(self.index(index), shorter)
 
     def key(self, index: int) -> str:
-        """See ``Source.key``."""
+        """See ``ImageDataset.key``."""
         return self.source.key(self.index(index))
 
     def label(self, index: int) -> Any:
@@ -111,11 +111,11 @@ class Subset:
         return label_of(self.source, self.index(index))
 
     def digest(self) -> str:
-        """See ``Source.digest``."""
+        """See ``ImageDataset.digest``."""
         return digest_of_keys(self)
 
 
-def label_of(source: Source, index: int) -> Any:
+def label_of(source: ImageDataset, index: int) -> Any:
     """Return the label of an image of a labeled source or a `Subset` of one: int, or int8 (C,) for several labels."""
     if isinstance(source, Subset):
         return source.label(index)
@@ -123,7 +123,7 @@ def label_of(source: Source, index: int) -> Any:
     return torch.from_numpy(label) if label.ndim else int(label)
 
 
-class Examples(Dataset[Sample]):
+class AugmentedDataset(Dataset[Sample]):
     """Augmented images with their labels: sample t of a run is a pure function of (seed, t), for any t.
 
     A subclass defines ``make``.
@@ -137,7 +137,7 @@ class Examples(Dataset[Sample]):
     draws = 5
     """The number of uniform numbers that ``make`` takes."""
 
-    def __init__(self, parts: Sequence[Source], seed: int, weights: Sequence[float] | None = None) -> None:
+    def __init__(self, parts: Sequence[ImageDataset], seed: int, weights: Sequence[float] | None = None) -> None:
         self.parts, self.seed = parts, seed
         self._sizes = [len(part) for part in parts]
         self._quotas = quotas(weights or [1.0] * len(parts))
@@ -169,21 +169,21 @@ class Examples(Dataset[Sample]):
         return Sample(None, skipped)
 
 
-class Samples(Examples):
+class TrainDataset(AugmentedDataset):
     """Random crops, with the label of their image or without.
 
     Args:
-        parts: as ``Examples``.
+        parts: as ``AugmentedDataset``.
         crop: settings of the crops.
-        seed: as ``Examples``.
-        weights: as ``Examples``.
+        seed: as ``AugmentedDataset``.
+        weights: as ``AugmentedDataset``.
         cache_bytes: memory that each worker may fill with decoded images.
         labeled: samples carry labels; every part must be a labeled source, or a `Subset` of one.
     """
 
     def __init__(
         self,
-        parts: Sequence[Source],
+        parts: Sequence[ImageDataset],
         crop: CropSettings,
         seed: int,
         weights: Sequence[float] | None = None,
@@ -198,7 +198,7 @@ class Samples(Examples):
         self._shorter = math.ceil(crop.size / math.sqrt(crop.area[0]))
 
     def make(self, part: int, index: int, uniform: np.ndarray) -> tuple[Tensor, Any]:
-        """See ``Examples.make``."""
+        """See ``AugmentedDataset.make``."""
         cached = self._cache.get((part, index))
         if cached is not None:
             image = Image.fromarray(cached)
@@ -243,17 +243,17 @@ def center_crop(image: Image.Image, size: int, ratio: float = 1.0) -> np.ndarray
     return np.array(image.resize((size, size), Image.Resampling.BICUBIC, box=box, reducing_gap=3.0))
 
 
-class Views(Dataset[Sample]):
+class EvalDataset(Dataset[Sample]):
     """Every image of a source without augmentation: the middle square, resized.
 
     Args:
         source: the images.
         size: side of the resized square, pixels.
         ratio: the square's side as a share of the image's shorter side.
-        labeled: as for ``Samples``.
+        labeled: as for ``TrainDataset``.
     """
 
-    def __init__(self, source: Source, size: int, ratio: float = 1.0, labeled: bool = False) -> None:
+    def __init__(self, source: ImageDataset, size: int, ratio: float = 1.0, labeled: bool = False) -> None:
         assert size >= 1 and 0 < ratio <= 1
         self.source, self.size, self.ratio, self.labeled = source, size, ratio, labeled
 
@@ -271,7 +271,7 @@ class Views(Dataset[Sample]):
 
 
 def batches(
-    samples: Examples,
+    samples: AugmentedDataset,
     batch_size: int,
     start: int,
     stop: int,

@@ -100,11 +100,11 @@ class Bundled:
         return _photograph(NAMES[self._labels[index]]).crop((x, y, x + self.tile, y + self.tile))
 
     def stamps(self) -> NDArray[np.int64]:
-        """See ``StoredSource.stamps``: the size of the pixels."""
+        """See ``StoredDataset.stamps``: the size of the pixels."""
         return np.tile(np.array([3 * self.tile**2, 0]), (len(self), 1))
 
     def read_bytes(self, index: int, start: int = 0, stop: int | None = None) -> bytes:
-        """See ``StoredSource.read_bytes``: the pixels, row by row."""
+        """See ``StoredDataset.read_bytes``: the pixels, row by row."""
         return self.read(index).tobytes()[start:stop]
 
     def key(self, index: int) -> str:
@@ -123,7 +123,7 @@ class Bundled:
         return np.array(self._labels, np.int64)
 
     def digest(self) -> str:
-        """See ``Source.digest``."""
+        """See ``ImageDataset.digest``."""
         return digest_of_keys(self)
 
 

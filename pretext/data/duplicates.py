@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pretext.data.source import Source, StoredSource
+from pretext.data.source import ImageDataset, StoredDataset
 from pretext.engine.progress import Advance, progress
 from pretext.errors import ImageError, UserError
 from pretext.files import write_atomically
@@ -37,12 +37,12 @@ _THUMBNAIL = 8  # pixels
 
 
 def find_shared(
-    train: Source, test: Source, train_indices: Indices | None = None, test_indices: Indices | None = None
+    train: ImageDataset, test: ImageDataset, train_indices: Indices | None = None, test_indices: Indices | None = None
 ) -> Indices:
     """Find the images of one set that are in another set, too.
 
     Two images are the same if all bytes in which they are stored are equal. If one of the sources is no
-    ``StoredSource``, they are the same if their keys and all decoded pixels are equal.
+    ``StoredDataset``, they are the same if their keys and all decoded pixels are equal.
 
     Args:
         train: one set.
@@ -55,7 +55,7 @@ def find_shared(
     """
     train_indices = np.arange(len(train)) if train_indices is None else train_indices
     test_indices = np.arange(len(test)) if test_indices is None else test_indices
-    if not (isinstance(train, StoredSource) and isinstance(test, StoredSource)):
+    if not (isinstance(train, StoredDataset) and isinstance(test, StoredDataset)):
         return _as_pairs(_shared_by_key(train, test, train_indices, test_indices))
     train_stamps = train.stamps()
     test_stamps = train_stamps if test is train else test.stamps()
@@ -85,7 +85,7 @@ def find_shared(
 
 
 def stamp_files(path_of: Callable[[int], bytes], count: int) -> Indices:
-    """Return ``StoredSource.stamps`` of images that are files.
+    """Return ``StoredDataset.stamps`` of images that are files.
 
     Args:
         path_of: returns the path of the image of an index.
@@ -111,8 +111,8 @@ def _as_pairs(pairs: Iterable[tuple[int, int]]) -> Indices:
 
 
 def _shared_by_bytes(
-    train: StoredSource,
-    test: StoredSource,
+    train: StoredDataset,
+    test: StoredDataset,
     train_sizes: Indices,
     test_sizes: Indices,
     train_indices: Indices,
@@ -140,7 +140,7 @@ def _shared_by_bytes(
 
 
 def _hash_images(
-    source: StoredSource,
+    source: StoredDataset,
     indices: Indices,
     sizes: Indices,
     amid: bool,
@@ -168,9 +168,9 @@ def _hash_images(
 
 
 def _shared_by_key(
-    train: Source, test: Source, train_indices: Indices, test_indices: Indices
+    train: ImageDataset, test: ImageDataset, train_indices: Indices, test_indices: Indices
 ) -> Iterator[tuple[int, int]]:
-    def key(source: Source, index: int) -> str:
+    def key(source: ImageDataset, index: int) -> str:
         return unicodedata.normalize("NFC", source.key(index))
 
     if train is test:

@@ -53,11 +53,11 @@ class Files:
             ) from problem
 
     def stamps(self) -> NDArray[np.int64]:
-        """See ``StoredSource.stamps``."""
+        """See ``StoredDataset.stamps``."""
         return stamp_files(self._file, len(self))
 
     def read_bytes(self, index: int, start: int = 0, stop: int | None = None) -> bytes:
-        """See ``StoredSource.read_bytes``."""
+        """See ``StoredDataset.read_bytes``."""
         try:
             with open(self._file(index), "rb", buffering=0) as file:  # noqa: PTH123 (bytes)
                 file.seek(start)
@@ -78,7 +78,7 @@ class Files:
         return readable(self._paths[index])
 
     def digest(self) -> str:
-        """See ``Source.digest``."""
+        """See ``ImageDataset.digest``."""
         return digest_of_keys(self)
 
 
@@ -118,7 +118,7 @@ class Folder(Files):
         super().__init__(base, self._listing.paths)
 
     def digest(self) -> str:
-        """See ``Source.digest``; computed by the scan."""
+        """See ``ImageDataset.digest``; computed by the scan."""
         return self._listing.digest
 
 

@@ -159,7 +159,7 @@ def system_name(name: bytes) -> str | None:
     return next((f"{prefix}*" for prefix in _BEGINNINGS if lower.startswith(prefix.lower().encode())), None)
 
 
-class LeftOut:
+class SkippedFiles:
     """Counts of the files and folders that a listing leaves out.
 
     Args:
@@ -188,13 +188,13 @@ class LeftOut:
         """Count files that are left out for another reason than their names."""
         _count(self.files, kind, count)
 
-    def add_all(self, other: "LeftOut") -> None:
+    def add_all(self, other: "SkippedFiles") -> None:
         """Add the counts of another part."""
         self.files.update(other.files)
         self.folders.update(other.folders)
 
     @classmethod
-    def from_dict(cls, counts: Any) -> "LeftOut":
+    def from_dict(cls, counts: Any) -> "SkippedFiles":
         """Return the counts that ``as_dict`` returned; ``ValueError`` if they cannot be counts."""
         left_out = cls(**counts)
         for kind, count in (*left_out.files.items(), *left_out.folders.items()):
@@ -219,7 +219,7 @@ class LeftOut:
     def tell(self, where: str) -> None:
         """Print the text for the source or folder ``where``: once, by one process of a run."""
         line = f"{where}: {self.describe()}"
-        if self and line not in _told and distributed.is_first():
+        if self and line not in _told and distributed.is_rank_zero():
             _told.add(line)
             say(line)
 

@@ -22,8 +22,8 @@ from PIL import Image
 
 from pretext.data.decode import decode
 from pretext.data.duplicates import stamp_files
-from pretext.data.labels import UNLABELED, checked_labels, compose, compose_classes
-from pretext.data.source import LabeledSource, digest_of_keys
+from pretext.data.labels import UNLABELED, check_labels, compose, compose_classes
+from pretext.data.source import LabeledDataset, digest_of_keys
 from pretext.errors import ImageError, UserError
 
 PREFIX = "hf:"
@@ -35,7 +35,7 @@ _BYTES = ("binary", "large_binary")
 _WHOLE = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "bool", "string", "large_string")
 
 
-def open_hugging_face(name: str, labeled: bool) -> LabeledSource | None:
+def open_hugging_face(name: str, labeled: bool) -> LabeledDataset | None:
     """Open a data set in Hugging Face's formats; return None if the name is of another kind.
 
     Args:
@@ -102,11 +102,11 @@ class HuggingFace:
         return decode(self.read_bytes(index), self.key(index), shorter)
 
     def stamps(self) -> NDArray[np.int64]:
-        """See ``StoredSource.stamps``; the time is that of the Arrow files."""
+        """See ``StoredDataset.stamps``; the time is that of the Arrow files."""
         return stamp_rows(self._images)
 
     def read_bytes(self, index: int, start: int = 0, stop: int | None = None) -> bytes:
-        """See ``StoredSource.read_bytes``; raises as ``read``."""
+        """See ``StoredDataset.read_bytes``; raises as ``read``."""
         key = self.key(index)
         try:
             content, path = read_cell(self._images, index)
@@ -126,7 +126,7 @@ class HuggingFace:
         return f"{self._prefix}/{index:07}"
 
     def digest(self) -> str:
-        """See ``Source.digest``."""
+        """See ``ImageDataset.digest``."""
         return digest_of_keys(self)
 
     @property
@@ -141,7 +141,7 @@ class HuggingFace:
         Raises:
             UserError: there are none.
         """
-        return checked_labels(self._name, self._encoded[0].tolist(), self.classes)
+        return check_labels(self._name, self._encoded[0].tolist(), self.classes)
 
     @cached_property
     def _encoded(self) -> tuple[NDArray[np.int64], list[str]]:
@@ -311,7 +311,7 @@ def read_cell(table: Any, index: int) -> tuple[Any, str | None]:
 
 
 def stamp_rows(table: Any) -> NDArray[np.int64]:
-    """Return ``StoredSource.stamps`` of a ``datasets.Dataset`` of one column of images.
+    """Return ``StoredDataset.stamps`` of a ``datasets.Dataset`` of one column of images.
 
     Only the offsets in the Arrow files are read, not the images.
     """

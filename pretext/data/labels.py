@@ -34,7 +34,7 @@ def compose_classes(where: str, names: Iterable[str]) -> list[str]:
     return composed
 
 
-def checked_labels(name: str, labels: Iterable[int | None], classes: Sequence[str]) -> NDArray[np.int64]:
+def check_labels(name: str, labels: Iterable[int | None], classes: Sequence[str]) -> NDArray[np.int64]:
     """Return labels as int64 (N,), each of which is an index into ``classes``.
 
     Args:
@@ -54,7 +54,7 @@ def checked_labels(name: str, labels: Iterable[int | None], classes: Sequence[st
     return array
 
 
-def checked_presence(name: str, labels: NDArray[np.generic], classes: Sequence[str]) -> NDArray[np.int8]:
+def check_presence(name: str, labels: NDArray[np.generic], classes: Sequence[str]) -> NDArray[np.int8]:
     """Return labels of images that show several classes, as int8 (N, classes), in {1, 0, -1}: see ``Labels``.
 
     Args:
@@ -73,7 +73,7 @@ def checked_presence(name: str, labels: NDArray[np.generic], classes: Sequence[s
     return labels.astype(np.int8, copy=False)
 
 
-def single(labels: Labels, refusal: str) -> NDArray[np.int64]:
+def require_single_labels(labels: Labels, refusal: str) -> NDArray[np.int64]:
     """Return labels of images that show one class each: int64 (N,).
 
     Args:

@@ -134,7 +134,7 @@ class ListedFiles(Files):
         return labels
 
     def digest(self) -> str:
-        """See ``Source.digest``."""
+        """See ``ImageDataset.digest``."""
         if not self._keys_digest:
             digest = hashlib.sha256()
             for start in range(0, len(self), 4096):

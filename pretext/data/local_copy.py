@@ -21,7 +21,7 @@ from pretext.data.tar_index import index_path
 from pretext.engine import distributed
 from pretext.engine.progress import progress, say, say_once
 from pretext.errors import UserError
-from pretext.files import write_atomically, written_atomically
+from pretext.files import open_atomically, write_atomically
 
 LOCAL = "PRETINT_LOCAL"
 """The environment variable: a folder on a disk of this machine's own."""
@@ -170,7 +170,7 @@ def _copy_files(files: Sequence[_File], target: Path, folder: Path, marks: dict[
     with progress(f"copy {folder.name} to {target.parent}", total, "MB") as advance:
         for file in files:
             copy, digest = target / file.path.name, hashlib.sha256()
-            with written_atomically(copy, f"{file.size / _MB:,.1f} MB") as output:
+            with open_atomically(copy, f"{file.size / _MB:,.1f} MB") as output:
                 for block in _read_blocks(file.path):
                     digest.update(block)
                     output.write(block)

@@ -26,10 +26,10 @@ _BLOCK_KEY = 0x3117
 def image_index(seed: int, t: int, count: int) -> int:
     """Return the image that sample ``t`` reads, among ``count``; every epoch is a permutation of its own."""
     epoch, position = divmod(t, count)
-    return permuted(position, count, key=mix(seed, epoch))
+    return permute_index(position, count, key=mix(seed, epoch))
 
 
-def permuted(position: int, count: int, key: int) -> int:
+def permute_index(position: int, count: int, key: int) -> int:
     """Return the image of ``position`` under a keyed permutation of range(``count``), without building it.
 
     A Feistel network over the smallest even power of two that holds ``count``, walked until it lands
@@ -51,7 +51,7 @@ def permuted(position: int, count: int, key: int) -> int:
 
 
 def permutation(count: int, key: int) -> NDArray[np.int64]:
-    """Return ``permuted`` of every position in range(``count``), at once: int64 (count,)."""
+    """Return ``permute_index`` of every position in range(``count``), at once: int64 (count,)."""
     half = max(_LEAST_HALF, ((count - 1).bit_length() + 1) // 2)
     low, shift = np.uint64((1 << half) - 1), np.uint64(half)
     positions = np.arange(count, dtype=np.uint64)
@@ -139,7 +139,7 @@ def _arrangement(key: int, counts: tuple[int, ...]) -> list[tuple[int, int]]:
     before = [0] * len(counts)
     arrangement = []
     for position in range(BLOCK):
-        part = owners[permuted(position, BLOCK, key)]
+        part = owners[permute_index(position, BLOCK, key)]
         arrangement.append((part, before[part]))
         before[part] += 1
     return arrangement

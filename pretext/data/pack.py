@@ -30,22 +30,22 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from torch.utils.data import DataLoader, Dataset
 
-from pretext.data import open_labeled, open_source
+from pretext.data import open_dataset, open_labeled
 from pretext.data.decode import decode
 from pretext.data.formats import KNOWN, ending_of
-from pretext.data.labels import single
-from pretext.data.order import permuted
+from pretext.data.labels import require_single_labels
+from pretext.data.order import permute_index
 from pretext.data.pack_manifest import Manifest, PackedShard, held_manifest, write_manifest
 from pretext.data.patterns import MANIFEST
 from pretext.data.shards import CLASSES
-from pretext.data.source import LabeledSource, Source
-from pretext.data.tar_index import Gathered, add_sums, index_path, keep_beside, key_hash, known_index
+from pretext.data.source import ImageDataset, LabeledDataset
+from pretext.data.tar_index import TarIndexBuilder, add_sums, index_path, keep_beside, key_hash, load_index
 from pretext.engine.memory import explain_memory_shortage
 from pretext.engine.progress import progress
-from pretext.engine.signals import Ending, stop_requests
+from pretext.engine.signals import ExitStatus, catch_signals
 from pretext.errors import ImageError, UserError
-from pretext.files import write_atomically, written_atomically
-from pretext.settings import plain
+from pretext.files import open_atomically, write_atomically
+from pretext.settings import to_plain
 
 SKIPPED, SUMS = "skipped.jsonl", "SHA256SUMS"
 _BATCH = 16
@@ -87,7 +87,7 @@ class PackSettings:
             raise UserError(f"workers is {self.workers}: give 0 or more, or -1 for one per core")
 
 
-class Packed(NamedTuple):
+class PackResult(NamedTuple):
     """The content of the destination after packing."""
 
     shards: int
@@ -102,19 +102,19 @@ class Packed(NamedTuple):
     """Whether all is packed; False if the job was stopped, and can go on."""
     already: bool
     """Whether it was complete before this call, which changed nothing."""
-    ending: Ending = Ending.COMPLETE
+    ending: ExitStatus = ExitStatus.COMPLETE
     """The request that stopped the job, if it is not complete."""
 
 
 @explain_memory_shortage("lower workers")
-def pack(source: str, destination: Path, settings: PackSettings) -> Packed:
+def pack(source: str, destination: Path, settings: PackSettings) -> PackResult:
     """Pack the images of a source into tar shards, or go on with an interrupted call.
 
     The shards' bytes depend only on the images, the settings and the decoder, not on the workers or on
     interruptions. A shard gets its name when it is finished; images after the last finished shard are packed again.
 
     Args:
-        source: as for ``open_source``.
+        source: as for ``open_dataset``.
         destination: a folder; made if it does not exist.
         settings: see ``PackSettings``.
 
@@ -126,13 +126,13 @@ def pack(source: str, destination: Path, settings: PackSettings) -> Packed:
         raise UserError(f"{destination}: lies in {source}, whose folders it would change; name a folder elsewhere")
     images = _open_images(source, settings.labels)
     labels = None
-    if isinstance(images, LabeledSource) and settings.labels:
-        labels = single(
+    if isinstance(images, LabeledDataset) and settings.labels:
+        labels = require_single_labels(
             images.labels,
             f"{source}: its images have several labels each, and a shard's KEY.cls holds one; "
             "give --labels false to pack the images alone",
         )
-    classes = images.classes if isinstance(images, LabeledSource) and settings.labels else None
+    classes = images.classes if isinstance(images, LabeledDataset) and settings.labels else None
     names = Names(images)
     wanted = {
         "source": {
@@ -140,7 +140,7 @@ def pack(source: str, destination: Path, settings: PackSettings) -> Packed:
             "digest": names.digest,
             "classes": None if classes is None else len(classes),
         },
-        "settings": {name: value for name, value in plain(settings).items() if name != "workers"},
+        "settings": {name: value for name, value in to_plain(settings).items() if name != "workers"},
     }
     with held_manifest(destination, source, wanted) as manifest:
         if manifest.complete and _add_sums(destination, manifest):
@@ -165,7 +165,7 @@ def pack(source: str, destination: Path, settings: PackSettings) -> Packed:
         first = manifest.stop
         try:
             with (
-                stop_requests() as stopping,
+                catch_signals() as stopping,
                 progress("pack", len(images), "images", done=first) as advance,
                 contextlib.closing(_smalls(images, settings, first, stopping, advance)) as smalls,
             ):
@@ -181,7 +181,7 @@ def pack(source: str, destination: Path, settings: PackSettings) -> Packed:
 class _Stopped(Exception):
     """The user, or a cluster, asked to stop."""
 
-    def __init__(self, ending: Ending) -> None:
+    def __init__(self, ending: ExitStatus) -> None:
         super().__init__(ending)
         self.ending = ending
 
@@ -191,7 +191,7 @@ class _Sent(NamedTuple):
 
     image: int
     """Its index in the source."""
-    small: "Small | None"
+    small: "EncodedImage | None"
     reason: str
     """The reason if there is none."""
 
@@ -208,21 +208,21 @@ class _Member(NamedTuple):
 class _Smalls(Dataset[_Sent]):
     """The packed images, by rank in the order of packing."""
 
-    def __init__(self, source: Source, settings: PackSettings) -> None:
+    def __init__(self, source: ImageDataset, settings: PackSettings) -> None:
         self.source, self.settings = source, settings
 
     def __getitem__(self, rank: int) -> _Sent:
         settings = self.settings
-        index = permuted(rank, len(self.source), key=settings.seed) if settings.shuffle else rank
+        index = permute_index(rank, len(self.source), key=settings.seed) if settings.shuffle else rank
         try:
             return _Sent(index, small_jpeg(self.source, index, settings.shorter, settings.quality), "")
         except ImageError as error:
             return _Sent(index, None, error.reason)
 
 
-def _open_images(name: str, labels: bool) -> Source:
+def _open_images(name: str, labels: bool) -> ImageDataset:
     """Open the source, with labels if it has classes for all its images."""
-    source = open_source(name)
+    source = open_dataset(name)
     if labels:
         with contextlib.suppress(UserError):  # no classes: it is packed without
             labeled = open_labeled(name)
@@ -232,10 +232,10 @@ def _open_images(name: str, labels: bool) -> Source:
 
 
 def _smalls(
-    source: Source,
+    source: ImageDataset,
     settings: PackSettings,
     first: int,
-    stopping: Callable[[], Ending],
+    stopping: Callable[[], ExitStatus],
     advance: Callable[[int, str], None],
 ) -> Generator[_Sent]:
     """Yield the packed images from rank ``first`` on, in order, which the workers make."""
@@ -286,8 +286,8 @@ def _next_shard(folder: Path, manifest: Manifest, members: Iterator[_Member], li
         manifest.shards[-1].stop += len(skipped)
         return
     path = folder / f"shard-{len(manifest.shards):06d}.tar"
-    gathered, copied = Gathered(), 0
-    with written_atomically(path, f"a shard of {limit / 1e6:g} MB") as file:
+    gathered, copied = TarIndexBuilder(), 0
+    with open_atomically(path, f"a shard of {limit / 1e6:g} MB") as file:
 
         def put(name: str, data: bytes) -> int:
             info = tarfile.TarInfo(name)
@@ -334,7 +334,7 @@ def _add_sums(folder: Path, manifest: Manifest) -> bool:
     Raises:
         UserError: the bytes of a shard are not those that were packed.
     """
-    indices = {folder / shard.name: known_index(folder / shard.name) for shard in manifest.shards}
+    indices = {folder / shard.name: load_index(folder / shard.name) for shard in manifest.shards}
     lacking = {path: index for path, index in indices.items() if index is not None and index.sums is None}
     if lacking:
         (folder / SUMS).unlink(missing_ok=True)  # it holds those of the old indices
@@ -367,8 +367,8 @@ def _finish(folder: Path, manifest: Manifest, classes: list[str] | None) -> None
     write_atomically(folder / SUMS, "".join(f"{sums[name]}  {name}\n" for name in sorted(sums)).encode())
 
 
-def _summarize(manifest: Manifest, already: bool = False) -> Packed:
-    return Packed(
+def _summarize(manifest: Manifest, already: bool = False) -> PackResult:
+    return PackResult(
         shards=len(manifest.shards),
         images=sum(shard.images for shard in manifest.shards),
         copied=sum(shard.copied for shard in manifest.shards),
@@ -387,7 +387,7 @@ class Names:
     bytes an image are needed while the names are made.
     """
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: ImageDataset) -> None:
         hashes, digest = np.empty(len(source), np.uint64), hashlib.sha256()
         for index in range(len(source)):
             key = source.key(index)
@@ -412,7 +412,7 @@ def _safe(key: str) -> str:
     return "/".join([*(folder for folder in folders if folder not in ("", ".", "..")), base or "_"])
 
 
-class Small(NamedTuple):
+class EncodedImage(NamedTuple):
     """A packed image."""
 
     data: bytes
@@ -422,7 +422,7 @@ class Small(NamedTuple):
 
 
 @runtime_checkable
-class FileSource(Source, Protocol):
+class FileSource(ImageDataset, Protocol):
     """A source whose images are files that can be read unchanged."""
 
     def data(self, index: int) -> bytes:
@@ -430,7 +430,7 @@ class FileSource(Source, Protocol):
         ...
 
 
-def small_jpeg(source: Source, index: int, shorter: int, quality: int) -> Small:
+def small_jpeg(source: ImageDataset, index: int, shorter: int, quality: int) -> EncodedImage:
     """Return image ``index`` with a shorter side of at most ``shorter`` pixels; smaller images are not enlarged.
 
     A JPEG that is small enough is copied, unless `decode` changes its plain pixels (orientation, color profile,
@@ -448,10 +448,10 @@ def small_jpeg(source: Source, index: int, shorter: int, quality: int) -> Small:
         image = decode(data, source.key(index), 2 * shorter)
         if min(image.size) <= shorter:
             # Another format is no error here.
-            with contextlib.suppress(UnidentifiedImageError), Image.open(BytesIO(data), formats=("JPEG",)) as plain:
-                is_plain = plain.format == "JPEG" and plain.mode in ("L", "RGB")
-                if is_plain and np.array_equal(np.asarray(plain.convert("RGB")), np.asarray(image)):
-                    return Small(data, copied=True)
+            with contextlib.suppress(UnidentifiedImageError), Image.open(BytesIO(data), formats=("JPEG",)) as to_plain:
+                is_plain = to_plain.format == "JPEG" and to_plain.mode in ("L", "RGB")
+                if is_plain and np.array_equal(np.asarray(to_plain.convert("RGB")), np.asarray(image)):
+                    return EncodedImage(data, copied=True)
     else:
         image = source.read(index, 2 * shorter)
     width, height = image.size
@@ -466,4 +466,4 @@ def small_jpeg(source: Source, index: int, shorter: int, quality: int) -> Small:
     # the files are 20 % larger.
     buffer = BytesIO()
     image.save(buffer, "JPEG", quality=quality, subsampling="4:4:4")
-    return Small(buffer.getvalue(), copied=False)
+    return EncodedImage(buffer.getvalue(), copied=False)

@@ -13,7 +13,7 @@ from pretext.data.decode import DECODER
 from pretext.data.patterns import MANIFEST
 from pretext.data.tar_index import index_path
 from pretext.errors import UserError, check_format
-from pretext.files import held_folder, write_atomically
+from pretext.files import lock_folder, write_atomically
 
 _FORMAT = "pretint shards 2"
 
@@ -85,7 +85,7 @@ def held_manifest(folder: Path, name: str, wanted: dict[str, Any]) -> Iterator[M
             raise UserError(f"{folder}: holds something that pretint pack did not write; name a new folder")
     except OSError as error:
         raise UserError(f"{folder}: cannot write there ({error.strerror}); name another folder") from error
-    with held_folder(folder, "packing there"):
+    with lock_folder(folder, "packing there"):
         if not path.exists():
             yield Manifest(name, wanted)
             return

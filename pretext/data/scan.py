@@ -30,7 +30,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pretext.data.formats import RULES, USUAL, LeftOut, is_image_name, system_name
+from pretext.data.formats import RULES, USUAL, SkippedFiles, is_image_name, system_name
 from pretext.errors import UserError
 from pretext.files import write_atomically
 
@@ -86,14 +86,14 @@ class Listing:
     paths: Paths
     """Relative to the folder, in order."""
     digest: str
-    """SHA-256 over their keys, see ``Source.digest``."""
+    """SHA-256 over their keys, see ``ImageDataset.digest``."""
     marks: dict[bytes, Mark]
     """The marks of every folder that was listed, and of every broken link, by relative path."""
     classes: list[bytes]
     """The sub-folders, in the order of ``paths``; empty without classes."""
     counts: NDArray[np.int64]
     """The number of images of each class."""
-    left_out: LeftOut
+    left_out: SkippedFiles
     """The other files and folders."""
 
 
@@ -127,7 +127,7 @@ def scan(base: bytes, shown: str, by_class: bool) -> Listing:
         raise UserError(f"{shown}: no sub-folders; labeled images lie in one folder per class{others}")
     counts, left_out = [], state.left_out
     for name, above in folders:
-        before, state.left_out = state.count, LeftOut()
+        before, state.left_out = state.count, SkippedFiles()
         state.add_below(name, above)
         counts.append(state.count - before)
         if not counts[-1]:
@@ -160,7 +160,7 @@ class _Scan:
 
     def __init__(self, base: bytes, shown: str) -> None:
         self.base, self.shown = base, shown
-        self.left_out = LeftOut()
+        self.left_out = SkippedFiles()
         self._blob, self._ends = bytearray(), array("q", [0])
         self._hash = hashlib.sha256()
         self._marks: dict[bytes, Mark] = {}
@@ -253,7 +253,7 @@ def _kind(entry: os.DirEntry[bytes]) -> Literal["folder", "file", "broken", "spe
     return "special"
 
 
-def _no_images(where: str, left_out: LeftOut) -> str:
+def _no_images(where: str, left_out: SkippedFiles) -> str:
     """Return the message for a folder without images."""
     if not left_out:
         return f"{where}: the folder is empty; put images in it ({USUAL})"
@@ -335,5 +335,5 @@ def _load(path: Path, facts: dict[str, Any]) -> Listing | None:
         dict(zip(names, map(tuple, marks.view("<u8").reshape(-1, 4).tolist()), strict=True)),
         classes.tobytes().split(b"\0") if classes.size else [],
         counts,
-        LeftOut.from_dict(header["left_out"]),
+        SkippedFiles.from_dict(header["left_out"]),
     )

@@ -15,12 +15,12 @@ from PIL import Image
 
 from pretext.data.decode import decode
 from pretext.data.duplicates import stamp_files
-from pretext.data.formats import USUAL, LeftOut, is_image_name, system_name
+from pretext.data.formats import USUAL, SkippedFiles, is_image_name, system_name
 from pretext.data.labels import compose_classes
 from pretext.data.local_copy import local_copies
 from pretext.data.patterns import MANIFEST, find_shards
 from pretext.data.scan import readable
-from pretext.data.tar_index import NO_NUMBER, UNLABELED, TarIndex, known_index, new_index
+from pretext.data.tar_index import NO_NUMBER, UNLABELED, TarIndex, build_index, load_index
 from pretext.engine.progress import progress, say_once
 from pretext.errors import ImageError, UserError
 
@@ -56,7 +56,7 @@ class Shards:
         self._files = local_copies(self.paths)
         # Only originals are scanned, and named in errors.
         known = [
-            copied if file != path and (copied := known_index(file)) is not None else known_index(path)
+            copied if file != path and (copied := load_index(file)) is not None else load_index(path)
             for path, file in zip(self.paths, self._files, strict=True)
         ]
         unknown = known.count(None)
@@ -64,7 +64,7 @@ class Shards:
         with progress("index shards", unknown, "shards") if unknown > _MANY else quiet as advance:
             for at, path in enumerate(self.paths):
                 if known[at] is None:
-                    known[at] = new_index(path)
+                    known[at] = build_index(path)
                     advance(1, "")
         indices = [index for index in known if index is not None]
         for path, index in zip(self.paths, indices, strict=True):
@@ -97,7 +97,7 @@ class Shards:
                 f"{self.pattern}: the key {self.key(first)} is both in {path} and in {other}; give one of them"
             )
         self._take_labels(indices)
-        left_out = LeftOut()
+        left_out = SkippedFiles()
         for index in indices:
             left_out.add_all(index.left_out)
         left_out.tell(readable(os.fsencode(self.pattern)))
@@ -135,12 +135,12 @@ class Shards:
             return self._data(index, shard)
 
     def stamps(self) -> NDArray[np.int64]:
-        """See ``StoredSource.stamps``; the time is that of the shard."""
+        """See ``StoredDataset.stamps``; the time is that of the shard."""
         of_shards = stamp_files(lambda shard: os.fsencode(self._files[shard]), len(self._files))
         return np.column_stack([self._sizes, np.repeat(of_shards[:, 1], np.diff(self._firsts))])
 
     def read_bytes(self, index: int, start: int = 0, stop: int | None = None) -> bytes:
-        """See ``StoredSource.read_bytes``."""
+        """See ``StoredDataset.read_bytes``."""
         size = int(self._sizes[index])
         try:
             descriptor = self._descriptor(

@@ -53,7 +53,7 @@ class DataSettings:
 
 
 @runtime_checkable
-class Source(Protocol):
+class ImageDataset(Protocol):
     """Images by index. The order never changes between two runs over the same data."""
 
     def __len__(self) -> int:
@@ -81,7 +81,7 @@ class Source(Protocol):
 
 
 @runtime_checkable
-class LabeledSource(Source, Protocol):
+class LabeledDataset(ImageDataset, Protocol):
     """A source with labels. Pretraining does not use them, except supervised pretraining."""
 
     @property
@@ -96,7 +96,7 @@ class LabeledSource(Source, Protocol):
 
 
 @runtime_checkable
-class StoredSource(Source, Protocol):
+class StoredDataset(ImageDataset, Protocol):
     """A source whose images can be compared without decoding: see ``pretext.data.duplicates``."""
 
     def stamps(self) -> NDArray[np.int64]:
@@ -121,14 +121,14 @@ class _Keyed(Protocol):
 
 
 def digest_of_keys(source: _Keyed) -> str:
-    """Return ``Source.digest`` by its definition: a loop over all keys, some seconds for a million."""
+    """Return ``ImageDataset.digest`` by its definition: a loop over all keys, some seconds for a million."""
     digest = hashlib.sha256()
     for index in range(len(source)):
         digest.update(source.key(index).encode() + b"\n")
     return digest.hexdigest()
 
 
-def fingerprint(source: Source, view: Callable[[int], Tensor | None] | None = None) -> str:
+def fingerprint(source: ImageDataset, view: Callable[[int], Tensor | None] | None = None) -> str:
     """Return a digest of the pixels of 32 images, which tells sources apart that have the same names.
 
     Imagenette in 96 pixels and in 160 has the same names and labels, and 0001.png is in many folders.

@@ -19,7 +19,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pretext.data.formats import RULES, LeftOut, is_image_name, system_name
+from pretext.data.formats import RULES, SkippedFiles, is_image_name, system_name
 from pretext.data.scan import readable
 from pretext.engine.checkpoint import check_zip
 from pretext.errors import UserError
@@ -66,7 +66,7 @@ class TarIndex:
     hashes: NDArray[np.uint64]
     labels: NDArray[np.int32]
     names: NDArray[np.uint8]
-    left_out: LeftOut = field(default_factory=LeftOut)
+    left_out: SkippedFiles = field(default_factory=SkippedFiles)
     sums: NDArray[np.uint32] | None = None
 
     def __len__(self) -> int:
@@ -75,13 +75,13 @@ class TarIndex:
 
 
 @dataclass
-class Gathered:
+class TarIndexBuilder:
     """A ``TarIndex`` that grows image by image."""
 
     keys: list[str] = field(default_factory=list)
     places: list[tuple[int, int]] = field(default_factory=list)
     labels: dict[str, int] = field(default_factory=dict)
-    left_out: LeftOut = field(default_factory=LeftOut)
+    left_out: SkippedFiles = field(default_factory=SkippedFiles)
     system_folders: set[str] = field(default_factory=set)
     """Paths of the system folders that are left out: each counts once."""
     sums: list[int] = field(default_factory=list)
@@ -128,7 +128,7 @@ def key_hash(key: str) -> int:
     return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little")
 
 
-def known_index(path: Path) -> TarIndex | None:
+def load_index(path: Path) -> TarIndex | None:
     """Return the index beside a tar file, or in the user's cache, if the tar file is still the same; else None."""
     with contextlib.suppress(OSError, RuntimeError), path.open("rb") as file:
         beside = index_path(path)
@@ -137,7 +137,7 @@ def known_index(path: Path) -> TarIndex | None:
     return None
 
 
-def new_index(path: Path) -> TarIndex:
+def build_index(path: Path) -> TarIndex:
     """Return the index of a tar file from its headers, and store it in the user's cache, if that can be written.
 
     If an index with checksums lies beside the file and has the images at the same positions, it is returned instead:
@@ -183,8 +183,8 @@ def add_sums(path: Path, index: TarIndex) -> None:
 
 
 def _scan(file: IO[bytes], path: Path) -> TarIndex:
-    """Return the index of an open tar file from its headers; raises as ``new_index``."""
-    gathered, at = Gathered(), 0
+    """Return the index of an open tar file from its headers; raises as ``build_index``."""
+    gathered, at = TarIndexBuilder(), 0
     length = os.fstat(file.fileno()).st_size
     if not length:
         raise UserError(f"{path}: the shard is empty (0 bytes); fetch it again, or leave it out of the pattern")
@@ -244,7 +244,7 @@ class _Headers:
         return self._file.read(size)
 
 
-def _add_member(member: tarfile.TarInfo, file: IO[bytes], gathered: Gathered) -> None:
+def _add_member(member: tarfile.TarInfo, file: IO[bytes], gathered: TarIndexBuilder) -> None:
     """Add a member of a tar file: an image, the label of one, or what is left out."""
     if member.isdir() or gathered.is_in_system_folder(member.name):
         return
@@ -270,7 +270,7 @@ def _add_member(member: tarfile.TarInfo, file: IO[bytes], gathered: Gathered) ->
         gathered.labels[key] = int(digits) if small else NO_NUMBER
 
 
-def _broken(path: Path, how: str, at: int, gathered: Gathered) -> UserError:
+def _broken(path: Path, how: str, at: int, gathered: TarIndexBuilder) -> UserError:
     count = len(gathered.keys)
     images = "1 whole image" if count == 1 else f"{count:,} whole images"
     return UserError(
@@ -317,7 +317,7 @@ def _load(path: Path, stamp: bytes | None, tar: IO[bytes]) -> TarIndex | None:
                 return None
             index = TarIndex(**{name: arrays[name] for name in (*_DTYPES, "sums") if name in arrays.files})
             if "left_out" in arrays:
-                index.left_out = LeftOut.from_dict(json.loads(arrays["left_out"].tobytes()))
+                index.left_out = SkippedFiles.from_dict(json.loads(arrays["left_out"].tobytes()))
     except Exception:  # a damaged zip makes NumPy raise nearly anything; a new index replaces it
         return None
     columns = [(name, getattr(index, name)) for name in _DTYPES]

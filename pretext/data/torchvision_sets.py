@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pretext.data.folder import ClassFolder, Files
-from pretext.data.labels import checked_labels, compose_classes
+from pretext.data.labels import check_labels, compose_classes
 from pretext.data.scan import Paths
-from pretext.data.source import LabeledSource, digest_of_keys
+from pretext.data.source import LabeledDataset, digest_of_keys
 from pretext.engine.checkpoint import check_content
 from pretext.errors import UserError
 
@@ -33,7 +33,7 @@ _REFUSED = {"LSUN", "LSUNClass", "FakeData", "ImageFolder", "DatasetFolder", "Vi
 _LISTS = ("samples", "imgs", "_samples", "_image_files", "_images")
 
 
-def open_torchvision(name: str, labeled: bool) -> LabeledSource | None:
+def open_torchvision(name: str, labeled: bool) -> LabeledDataset | None:
     """Open a data set of torchvision; return None if the name is of another kind.
 
     Args:
@@ -58,7 +58,7 @@ def open_torchvision(name: str, labeled: bool) -> LabeledSource | None:
         exists = False
     if not exists:
         raise UserError(f"{name}: no folder {folder}; {_how_to_get(kind, maker, folder)}")
-    source: LabeledSource
+    source: LabeledDataset
     if kind == "ImageNet":
         source = ImageNetFolder(name, root, part)
     else:
@@ -129,7 +129,7 @@ class _Labels:
         Raises:
             UserError: this part has none.
         """
-        return checked_labels(self._name, self._unchecked, self.classes)
+        return check_labels(self._name, self._unchecked, self.classes)
 
 
 class FileSet(_Labels, Files):
@@ -147,7 +147,7 @@ class ArraySet(_Labels):
         name: as the user wrote it.
         pixels: uint8 (N, H, W) or (N, H, W, 3).
         part: the first part of all keys.
-        labels: see ``checked_labels``.
+        labels: see ``check_labels``.
         classes: None if they have no names.
     """
 
@@ -166,11 +166,11 @@ class ArraySet(_Labels):
         return Image.fromarray(np.ascontiguousarray(self._pixels[index])).convert("RGB")
 
     def stamps(self) -> NDArray[np.int64]:
-        """See ``StoredSource.stamps``: the size of the pixels."""
+        """See ``StoredDataset.stamps``: the size of the pixels."""
         return np.tile(np.array([self._pixels[:1].nbytes, 0]), (len(self), 1))
 
     def read_bytes(self, index: int, start: int = 0, stop: int | None = None) -> bytes:
-        """See ``StoredSource.read_bytes``: the pixels, row by row."""
+        """See ``StoredDataset.read_bytes``: the pixels, row by row."""
         return bytes(self._pixels[index].tobytes()[start:stop])
 
     def key(self, index: int) -> str:
@@ -179,7 +179,7 @@ class ArraySet(_Labels):
         return f"{self._part}/{index:05}"
 
     def digest(self) -> str:
-        """See ``Source.digest``."""
+        """See ``ImageDataset.digest``."""
         return digest_of_keys(self)
 
 
@@ -246,7 +246,7 @@ def _how_to_get(kind: str, maker: Any, root: str) -> str:
     return f"{wanted}torchvision.datasets.{kind}({root!r}, download=True) downloads it"
 
 
-def _wrap_dataset(name: str, dataset: Any, root: Path, part: str, prefix: str) -> LabeledSource:
+def _wrap_dataset(name: str, dataset: Any, root: Path, part: str, prefix: str) -> LabeledDataset:
     """Return a data set of torchvision as a source: by its files if it has a list of them, else by its array."""
     classes: list[str] | None = None
     class_to_idx = getattr(dataset, "class_to_idx", None)

@@ -65,7 +65,7 @@ _LONGEST = 2**24  # bytes: a list has some hundred thousand
 _NAME = re.compile(rb"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 
 
-class Annotated(NamedTuple):
+class VocObject(NamedTuple):
     """An object in an annotation."""
 
     kind: str
@@ -75,7 +75,7 @@ class Annotated(NamedTuple):
     """The texts of ``CORNERS``, unchecked; None where one is missing."""
 
 
-def read_objects(path: Path, content: bytes) -> list[Annotated]:
+def read_objects(path: Path, content: bytes) -> list[VocObject]:
     """Return the objects of an annotation, in its order.
 
     The parser makes events, not a tree. A document type is refused, since only there entities can be declared. The
@@ -89,7 +89,7 @@ def read_objects(path: Path, content: bytes) -> list[Annotated]:
     Raises:
         UserError: it is not XML or not an annotation, or an object has no known class.
     """
-    objects: list[Annotated] = []
+    objects: list[VocObject] = []
     tags: list[str] = []  # from the root to where the parser is
     texts: dict[str, str] = {}
 
@@ -124,7 +124,7 @@ def read_objects(path: Path, content: bytes) -> list[Annotated]:
             if difficult.lower() not in _DIFFICULT:
                 wrong(f"difficult is {difficult[:40]!a}, which is neither 0 nor 1")
             corners = tuple(texts.get(corner) for corner in CORNERS)
-            objects.append(Annotated(kind, _DIFFICULT[difficult.lower()], corners))
+            objects.append(VocObject(kind, _DIFFICULT[difficult.lower()], corners))
         tags.pop()
 
     parser = expat.ParserCreate()
@@ -226,7 +226,7 @@ class Voc(Files):
 
     def __init__(self, name: str, root: Path, year: str, part: str, task: str = "Main") -> None:
         self.name, self.root, self.year, self.part = name, root, year, part
-        self._ids = listed(name, root / "ImageSets" / task, part)
+        self._ids = read_list(name, root / "ImageSets" / task, part)
         try:
             files = files_by_stem(root / "JPEGImages", (".jpg", *KNOWN))
         except OSError as problem:
@@ -274,7 +274,7 @@ class Voc(Files):
         except OSError:  # reading an annotation raises the error
             return {}
 
-    def objects(self, index: int) -> list[Annotated]:
+    def objects(self, index: int) -> list[VocObject]:
         """Return the objects in the annotation of image ``index``.
 
         Raises:
@@ -291,7 +291,7 @@ class Voc(Files):
         return read_objects(path, content)
 
 
-def listed(name: str, folder: Path, part: str) -> list[bytes]:
+def read_list(name: str, folder: Path, part: str) -> list[bytes]:
     """Return the names in a list of images, without endings, in its order."""
     try:
         lists = sorted(path.stem for path in folder.glob("[!.]*.txt"))

@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from pretext.errors import UserError, check_format
-from pretext.files import write_atomically, written_atomically
+from pretext.files import open_atomically, write_atomically
 
 FORMAT = "pretint checkpoint 2"
 
@@ -44,7 +44,7 @@ class DamagedFileError(UserError):
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write ``state`` (tensors and plain values, nested) atomically, tensor by tensor: no copy of all is made."""
-    with written_atomically(path, f"{_count_bytes(state) / 1e6:.1f} MB") as file:
+    with open_atomically(path, f"{_count_bytes(state) / 1e6:.1f} MB") as file:
         torch.save({"format": FORMAT, **state}, file)
 
 

@@ -15,7 +15,7 @@ from pretext.errors import UserError
 Precision = Literal["auto", "bf16", "fp32"]
 
 
-class Place(NamedTuple):
+class ComputeConfig(NamedTuple):
     """The resolved device, precision and number of workers of a job."""
 
     device: torch.device
@@ -23,25 +23,27 @@ class Place(NamedTuple):
     workers: int
 
 
-def pick_place(device: str, precision: Precision = "auto", workers: int = -1) -> Place:
+def choose_compute(device: str, precision: Precision = "auto", workers: int = -1) -> ComputeConfig:
     """Return the place that settings mean on this machine (see ``MachineSettings`` and ``TrainingSettings``).
 
     Raises:
         UserError: there is no such device here.
     """
-    if distributed.world() > 1 and device in ("auto", "cuda") and torch.cuda.is_available():
+    if distributed.world_size() > 1 and device in ("auto", "cuda") and torch.cuda.is_available():
         device = _own_gpu()
     picked = pick_device(device)
     if picked.type == "cuda":
-        if distributed.local_world() > 1 and device not in ("auto", "cuda", _own_gpu()):
-            raise UserError(f"machine.device is {device}, one GPU for {distributed.local_world()} processes; take cuda")
+        if distributed.local_world_size() > 1 and device not in ("auto", "cuda", _own_gpu()):
+            raise UserError(
+                f"machine.device is {device}, one GPU for {distributed.local_world_size()} processes; take cuda"
+            )
         torch.cuda.set_device(picked)
-    cores = max(1, len(os.sched_getaffinity(0)) // distributed.local_world())
-    if distributed.local_world() > 1 and "OMP_NUM_THREADS" not in os.environ:
+    cores = max(1, len(os.sched_getaffinity(0)) // distributed.local_world_size())
+    if distributed.local_world_size() > 1 and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(cores)
     if workers < 0:
         workers = 1 if picked.type == "cpu" else min(12, cores)
-    return Place(picked, pick_precision(precision, picked), workers)
+    return ComputeConfig(picked, pick_precision(precision, picked), workers)
 
 
 def _own_gpu() -> str:
@@ -51,7 +53,7 @@ def _own_gpu() -> str:
         return "cuda:0"
     if number >= visible:
         raise UserError(
-            f"{distributed.local_world()} processes on this machine, but {visible} GPUs; start one for each GPU"
+            f"{distributed.local_world_size()} processes on this machine, but {visible} GPUs; start one for each GPU"
         )
     return f"cuda:{number}"
 
@@ -94,7 +96,7 @@ def pick_precision(precision: Precision, device: torch.device) -> Literal["bf16"
     return "bf16" if native else "fp32"
 
 
-def autocast(place: Place) -> torch.autocast:
+def autocast(place: ComputeConfig) -> torch.autocast:
     """Return the context in which a network runs at the place's precision; its weights stay float32."""
     return torch.autocast(place.device.type, dtype=torch.bfloat16, enabled=place.precision == "bf16")
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from pretext.errors import PartnerGone, SaidElsewhere, UserError
+from pretext.errors import RankGone, ReportedElsewhere, UserError
 
 T = TypeVar("T")
 
@@ -25,31 +25,31 @@ _PATIENCE = timedelta(minutes=30)
 
 def rank() -> int:
     """Return the number of this process among all."""
-    return int(os.environ["RANK"]) if world() > 1 else 0
+    return int(os.environ["RANK"]) if world_size() > 1 else 0
 
 
-def world() -> int:
+def world_size() -> int:
     """Return how many processes work on the run."""
     return int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
 
 
 def local_rank() -> int:
     """Return the number of this process among those on its machine."""
-    return int(os.environ.get("LOCAL_RANK", "0")) if world() > 1 else 0
+    return int(os.environ.get("LOCAL_RANK", "0")) if world_size() > 1 else 0
 
 
-def local_world() -> int:
+def local_world_size() -> int:
     """Return how many of the processes are on this machine."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if world() > 1 else 1
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if world_size() > 1 else 1
 
 
-def is_first() -> bool:
+def is_rank_zero() -> bool:
     """Whether this is the process that writes to the run."""
     return rank() == 0
 
 
 @contextmanager
-def joined(device: torch.device) -> Iterator[None]:
+def process_group(device: torch.device) -> Iterator[None]:
     """Connect the processes while the context lasts; does nothing for one process.
 
     Numbers on a GPU travel by NCCL, all else by gloo.
@@ -57,14 +57,14 @@ def joined(device: torch.device) -> Iterator[None]:
     Raises:
         UserError: the processes do not find each other.
     """
-    if world() == 1:
+    if world_size() == 1:
         yield
         return
     try:
         dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
     except (RuntimeError, ValueError) as error:
         raise UserError(
-            f"process {rank()} of {world()} cannot join the others at {os.environ.get('MASTER_ADDR')}:"
+            f"process {rank()} of {world_size()} cannot join the others at {os.environ.get('MASTER_ADDR')}:"
             f"{os.environ.get('MASTER_PORT')} ({' '.join(str(error).split())[:200]})"
         ) from error
     try:
@@ -76,66 +76,69 @@ def joined(device: torch.device) -> Iterator[None]:
     dist.destroy_process_group()
 
 
-def from_first(compute: Callable[[], T]) -> T:
+def broadcast_from_rank_zero(compute: Callable[[], T]) -> T:
     """Compute something on the first process, and return it on every process.
 
     Raises:
-        UserError: the first process met one; it says so, the others raise ``SaidElsewhere``.
+        UserError: the first process met one; it says so, the others raise ``ReportedElsewhere``.
     """
-    if world() == 1:
+    if world_size() == 1:
         return compute()
     answer: list[tuple[T | None, UserError | None]] = [(None, None)]
-    if is_first():
+    if is_rank_zero():
         try:
             answer = [(compute(), None)]
         except UserError as error:
             answer = [(None, error)]
-    with partners():
+    with translate_errors():
         dist.broadcast_object_list(answer, src=0, device=torch.device("cpu"))
     result, first_error = answer[0]
     if first_error is not None:
-        raise first_error if is_first() else SaidElsewhere(str(first_error))
+        raise first_error if is_rank_zero() else ReportedElsewhere(str(first_error))
     return result  # type: ignore[return-value]
 
 
-def on_first(compute: Callable[[], T]) -> T | None:
-    """Compute something on the first process; the others wait and return None. Raises as ``from_first``."""
+def on_rank_zero(compute: Callable[[], T]) -> T | None:
+    """Compute something on the first process; the others wait and return None.
+
+    Raises as ``broadcast_from_rank_zero``.
+    """
     made: list[T] = []
-    from_first(lambda: made.append(compute()))
+    broadcast_from_rank_zero(lambda: made.append(compute()))
     return made[0] if made else None
 
 
-def agree(value: int) -> int:
+def all_reduce_max(value: int) -> int:
     """Return the greatest of all processes' values, on every process."""
-    if world() == 1:
+    if world_size() == 1:
         return value
     box = torch.tensor(value)
-    with partners():
+    with translate_errors():
         dist.all_reduce(box, dist.ReduceOp.MAX)
     return int(box)
 
 
-def gathered(values: list[T]) -> list[T]:
+def all_gather_objects(values: list[T]) -> list[T]:
     """Return the values of all processes in one list, on every process."""
-    if world() == 1:
+    if world_size() == 1:
         return list(values)
-    gathered_values: list[list[T]] = [[] for _ in range(world())]
-    with partners():
+    gathered_values: list[list[T]] = [[] for _ in range(world_size())]
+    with translate_errors():
         dist.all_gather_object(gathered_values, values)
     return [value for rank_values in gathered_values for value in rank_values]
 
 
-def averaged(values: Tensor) -> Tensor:
+def all_reduce_mean(values: Tensor) -> Tensor:
     """Return the mean of all processes' values, on their device."""
-    if world() > 1:
-        with partners():
+    if world_size() > 1:
+        with translate_errors():
             dist.all_reduce(values)
-        values /= world()
+        values /= world_size()
     return values
 
 
 @contextmanager
-def partners() -> Iterator[None]:
+def translate_errors() -> Iterator[None]:
     """Turn errors because another process is gone into a message of one line, while the context lasts.
 
     Raises:
@@ -145,9 +148,10 @@ def partners() -> Iterator[None]:
         yield
     except RuntimeError as error:
         message = str(error)
-        if world() == 1 or not (isinstance(error, dist.DistError) or "gloo" in message or "onnection" in message):
+        if world_size() == 1 or not (isinstance(error, dist.DistError) or "gloo" in message or "onnection" in message):
             raise
-        raise PartnerGone(
-            f"process {rank()} of {world()}: another process of this run is gone ({' '.join(message.split())[:160]}); "
+        raise RankGone(
+            f"process {rank()} of {world_size()}: another process of this run is gone "
+            f"({' '.join(message.split())[:160]}); "
             "see its last message, and start all of them again: they go on from the newest checkpoint"
         ) from error

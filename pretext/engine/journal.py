@@ -88,7 +88,7 @@ class Journal:
             raise UserError(f"{self.path}: cannot write ({error.strerror}); make room and call again") from error
 
 
-class Silence(Journal):
+class NullJournal(Journal):
     """The journal of the processes that do not write to the run."""
 
     def __init__(self) -> None:

@@ -11,16 +11,16 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from pretext.data.batches import Batch, Examples, batches
+from pretext.data.batches import AugmentedDataset, Batch, batches
 from pretext.engine import distributed
 from pretext.engine.checkpoint import load_checkpoint
-from pretext.engine.device import Place
-from pretext.engine.journal import Journal, Silence, skipped_images
+from pretext.engine.device import ComputeConfig
+from pretext.engine.journal import Journal, NullJournal, skipped_images
 from pretext.engine.progress import Advance, progress
-from pretext.engine.run import held_run, keep_checkpoint, keep_evidence, newest_checkpoint, resumed_checkpoint
-from pretext.engine.signals import Ending, stop_requests
-from pretext.engine.trainer import Learner
-from pretext.errors import SaidElsewhere, UserError
+from pretext.engine.run import checkpoint_to_resume, lock_run, newest_checkpoint, write_checkpoint, write_evidence
+from pretext.engine.signals import ExitStatus, catch_signals
+from pretext.engine.trainer import Trainer
+from pretext.errors import ReportedElsewhere, UserError
 from pretext.files import write_png
 
 State = dict[str, Any]
@@ -33,29 +33,29 @@ LOG_EVERY = 20
 def resume_or_start(
     run: Path,
     settings: dict[str, Any],
-    place: Place,
-    build: Callable[[State | None, Place], Learner],
+    place: ComputeConfig,
+    build: Callable[[State | None, ComputeConfig], Trainer],
     check: Callable[[Path, State], None],
     defaults: dict[str, Any] | None = None,
-) -> Iterator[Learner]:
+) -> Iterator[Trainer]:
     """Lock a run's folder and yield the learner, at the newest checkpoint if the run has one.
 
     All processes call this; the first alone locks the folder and picks the checkpoint.
 
     Args:
         run: the run's folder.
-        settings: of the run, plain values, see ``pretext.engine.run.held_run``.
+        settings: of the run, plain values, see ``pretext.engine.run.lock_run``.
         place: where to compute; a resumed run keeps the precision that it began with.
         build: makes the learner. It gets the state to resume from, or None to start, and does not load it.
         check: refuses, by a ``UserError``, a checkpoint (its file and its state) that this run cannot resume from.
-        defaults: see ``held_run``.
+        defaults: see ``lock_run``.
 
     Raises:
         UserError: the folder cannot be used, its checkpoints are damaged, or one does not fit.
     """
     with ExitStack() as lock:
-        distributed.on_first(lambda: lock.enter_context(held_run(run, settings, defaults)))
-        checkpoint = distributed.from_first(lambda: resumed_checkpoint(run))
+        distributed.on_rank_zero(lambda: lock.enter_context(lock_run(run, settings, defaults)))
+        checkpoint = distributed.broadcast_from_rank_zero(lambda: checkpoint_to_resume(run))
         state = None
         if checkpoint is not None:
             state = load_checkpoint(checkpoint)
@@ -81,7 +81,7 @@ class Validation:
     def __init__(
         self,
         run: Path,
-        learner: Learner,
+        learner: Trainer,
         evaluate: Callable[[nn.Module], tuple[dict[str, dict[str, Any]], Image.Image | None]],
     ) -> None:
         self.run, self.learner, self.evaluate = run, learner, evaluate
@@ -100,16 +100,16 @@ class Validation:
 
 def train(
     run: Path,
-    learner: Learner,
-    samples: Examples,
+    learner: Trainer,
+    samples: AugmentedDataset,
     validate: Callable[[Journal], None],
-    stop_signal: Callable[[], Ending],
+    stop_signal: Callable[[], ExitStatus],
     facts: dict[str, Any],
     stored: dict[str, Any],
     skipped: Sequence[tuple[str, str]] = (),
     replayable: bool = True,
     title: str = "",
-) -> Ending:
+) -> ExitStatus:
     """Train to the last step, and write the run's journal and checkpoints.
 
     Step s trains on the samples s * batch_size and on, shared out among the processes in that order. All
@@ -120,7 +120,7 @@ def train(
         learner: the network and its optimizer, at the step to go on from.
         samples: the training images.
         validate: called now and then, on the first process only, to journal how the network does.
-        stop_signal: says which signal of a machine has asked to stop, see ``stop_requests``; Ctrl-C is watched for
+        stop_signal: says which signal of a machine has asked to stop, see ``catch_signals``; Ctrl-C is watched for
             here.
         facts: journaled at the start of every call, such as versions.
         stored: what a checkpoint holds besides the learner's state (settings, color contract).
@@ -135,13 +135,13 @@ def train(
         UserError: the loss is no longer finite, the disk is full, no image can be read, another
             process is gone.
     """
-    training, machine, is_first = learner.training, learner.machine, distributed.is_first()
+    training, machine, is_first = learner.training, learner.machine, distributed.is_rank_zero()
     if learner.done >= training.steps:
-        return Ending.COMPLETE
+        return ExitStatus.COMPLETE
     resumed = newest_checkpoint(run) is not None
     with (
-        closing(Journal(run, learner.done if resumed else None) if is_first else Silence()) as journal,
-        stop_requests(signal.SIGINT) as interrupt,
+        closing(Journal(run, learner.done if resumed else None) if is_first else NullJournal()) as journal,
+        catch_signals(signal.SIGINT) as interrupt,
         progress(title or run.name, training.steps, "images", learner.done, weight=training.batch_size)
         if is_first
         else nullcontext(lambda more, remark: None) as advance,
@@ -152,7 +152,7 @@ def train(
             learner.done,
             time=time.time(),
             device=str(learner.place.device),
-            processes=distributed.world(),
+            processes=distributed.world_size(),
             **facts,
         )
         if is_first and not resumed:
@@ -173,10 +173,10 @@ def train(
             log.add_step(loss, norm, batch.skipped)
 
             step = learner.done
-            stop = Ending(distributed.agree(max(stop_signal(), interrupt())))
+            stop = ExitStatus(distributed.all_reduce_max(max(stop_signal(), interrupt())))
             is_last = step == training.steps
             validation_due = step % machine.evaluate_every == 0 or is_last
-            checkpoint_due = step % machine.checkpoint_every == 0 or is_last or stop != Ending.COMPLETE
+            checkpoint_due = step % machine.checkpoint_every == 0 or is_last or stop != ExitStatus.COMPLETE
             if step % LOG_EVERY == 0 or validation_due or checkpoint_due:
                 log.log_metrics()
             if is_first and validation_due:
@@ -185,10 +185,10 @@ def train(
                 log.save_checkpoint()
             if validation_due or checkpoint_due:
                 log.restart_clock()
-            if stop != Ending.COMPLETE and not is_last:
-                distributed.agree(0)  # nobody leaves before all is saved: torchrun would end the others
+            if stop != ExitStatus.COMPLETE and not is_last:
+                distributed.all_reduce_max(0)  # nobody leaves before all is saved: torchrun would end the others
                 return stop
-    return Ending.COMPLETE
+    return ExitStatus.COMPLETE
 
 
 class _TrainLog:
@@ -197,8 +197,8 @@ class _TrainLog:
     def __init__(
         self,
         run: Path,
-        learner: Learner,
-        samples: Examples,
+        learner: Trainer,
+        samples: AugmentedDataset,
         stored: dict[str, Any],
         journal: Journal,
         advance: Advance,
@@ -210,7 +210,7 @@ class _TrainLog:
         self.journal, self.advance = journal, advance
         self._steps: list[tuple[int, float, Tensor, Tensor]] = []  # losses stay on the device until they are logged
         self._skipped = list(skipped)
-        self._journaled = set(skipped_images(run)) if distributed.is_first() else set()
+        self._journaled = set(skipped_images(run)) if distributed.is_rank_zero() else set()
         self.restart_clock()
 
     def restart_clock(self) -> None:
@@ -241,20 +241,20 @@ class _TrainLog:
             UserError: a loss or a gradient is not finite; the batch and the checkpoint before it are kept.
         """
         step_now, training = self.learner.done, self.learner.training
-        for key, reason in distributed.gathered(self._skipped):
+        for key, reason in distributed.all_gather_objects(self._skipped):
             if (key, reason) not in self._journaled:
                 self._journaled.add((key, reason))
                 self.journal.write("skipped", step_now, key=key, reason=reason)
-        losses = distributed.averaged(torch.stack([loss for _, _, loss, _ in self._steps])).tolist()
+        losses = distributed.all_reduce_mean(torch.stack([loss for _, _, loss, _ in self._steps])).tolist()
         norms = torch.stack([norm for *_, norm in self._steps]).tolist()
         for (step, rate, *_), loss, norm in zip(self._steps, losses, norms, strict=True):
             if abs(loss) + norm < float("inf"):  # false of nan too
                 self.journal.write("step", step, loss=loss, lr=rate, gradient_norm=norm)
                 continue
             message = f"{self.run}: the loss is {loss} and its gradient's norm {norm} at step {step}"
-            if not distributed.is_first():
-                raise SaidElsewhere(message)
-            evidence = keep_evidence(self.run, step, loss, norm, training, self.samples, self.stored["settings"])
+            if not distributed.is_rank_zero():
+                raise ReportedElsewhere(message)
+            evidence = write_evidence(self.run, step, loss, norm, training, self.samples, self.stored["settings"])
             where = (
                 f"see where it began: pretint replay {evidence}" if self.replayable else f"{evidence} has the images"
             )
@@ -275,4 +275,4 @@ class _TrainLog:
     def save_checkpoint(self) -> None:
         """Write a checkpoint."""
         self.journal.flush()  # first: the journal is never behind a checkpoint
-        keep_checkpoint(self.run, {**self.learner.state(), **self.stored})
+        write_checkpoint(self.run, {**self.learner.state(), **self.stored})

@@ -32,8 +32,8 @@ _SHORTAGE = re.compile(
 _AMOUNT = re.compile(r"allocate ([\d.]+) ?(bytes|[KMGTPE]iB)")
 
 
-def forget_peak(device: torch.device) -> None:
-    """Reset ``peak`` (on Linux only; elsewhere it counts from the start) and ``device_peak``."""
+def reset_peak_memory(device: torch.device) -> None:
+    """Reset ``peak_memory`` (on Linux only; elsewhere it counts from the start) and ``device_peak_memory``."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
     if device.type == "cuda":
@@ -41,19 +41,19 @@ def forget_peak(device: torch.device) -> None:
         torch.cuda.reset_peak_memory_stats(device)
 
 
-def peak() -> int:
+def peak_memory() -> int:
     """Return the most memory that this process held resident, in bytes, with Python and torch."""
     with contextlib.suppress(OSError):
         return _kilobytes(Path("/proc/self/status"), "VmHWM") * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def device_peak(device: torch.device) -> int | None:
+def device_peak_memory(device: torch.device) -> int | None:
     """Return the most memory that torch's tensors took on a GPU, in bytes; None on other devices."""
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
 
 
-def of_children() -> int:
+def children_memory() -> int:
     """Return the private memory of the processes that this one started, in bytes; 0 where it is unknown."""
     total = 0
     for child in multiprocessing.active_children():
@@ -63,7 +63,7 @@ def of_children() -> int:
     return total
 
 
-def available(device: torch.device) -> int:
+def available_memory(device: torch.device) -> int:
     """Return the memory that is still available where ``device`` computes, in bytes."""
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # torch keeps what was freed

@@ -94,7 +94,7 @@ class _Tally:
         self._remark = ""
         self._began = time.monotonic()
         path = os.environ.get("PRETINT_PROGRESS", "")
-        self._file = Path(path) if path and distributed.is_first() else None
+        self._file = Path(path) if path and distributed.is_rank_zero() else None
         if self._file and done is not None and not self._first:
             self._first.update(title=title, total=total, done=done)
         self.write()
@@ -158,7 +158,7 @@ def say(line: str) -> None:
 @functools.cache
 def say_once(text: str) -> None:
     """Print a line, only the first time in this process and only in the first process of a run."""
-    if distributed.is_first():
+    if distributed.is_rank_zero():
         say(text)
 
 

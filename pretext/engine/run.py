@@ -19,13 +19,13 @@ from typing import Any
 
 import yaml
 
-from pretext.data.batches import Examples
+from pretext.data.batches import AugmentedDataset
 from pretext.engine import distributed
 from pretext.engine.checkpoint import DamagedFileError, check_zip, is_zip, save_checkpoint
 from pretext.engine.progress import say
 from pretext.engine.settings import TrainingSettings
 from pretext.errors import OldFormatError, UserError
-from pretext.files import held_folder, write_atomically
+from pretext.files import lock_folder, write_atomically
 from pretext.yaml_reader import read_yaml
 
 _KEPT = 2
@@ -36,7 +36,7 @@ Settings = dict[str, Any]
 
 
 @contextmanager
-def held_run(folder: Path, settings: Settings, defaults: Settings | None = None) -> Iterator[None]:
+def lock_run(folder: Path, settings: Settings, defaults: Settings | None = None) -> Iterator[None]:
     """Create a run or open it again, and lock it: no other process can write to it meanwhile.
 
     Args:
@@ -55,7 +55,7 @@ def held_run(folder: Path, settings: Settings, defaults: Settings | None = None)
         and not (folder.is_dir() and all(entry.name.startswith(".") for entry in folder.iterdir()))
     ):
         raise UserError(f"{folder}: exists and is no run of Pretint; name a new folder for the run")
-    with held_folder(folder, "working on this run"):
+    with lock_folder(folder, "working on this run"):
         if path.exists() and newest_checkpoint(folder):  # before that nothing of the old settings is left to go on
             different = _differences(_completed(run_settings(folder), defaults or {}), settings)
             if different:
@@ -105,7 +105,7 @@ def newest_checkpoint(folder: Path) -> Path | None:
     return max(_checkpoints(folder), default=None)
 
 
-def whole_checkpoint(folder: Path) -> Path | None:
+def newest_undamaged_checkpoint(folder: Path) -> Path | None:
     """Return the newest undamaged checkpoint of a run, if it has any, and print a line for each damaged one.
 
     Raises:
@@ -130,12 +130,12 @@ def whole_checkpoint(folder: Path) -> Path | None:
     return None
 
 
-def resumed_checkpoint(folder: Path) -> Path | None:
-    """Return as ``whole_checkpoint``, and rename newer damaged ones; for the process that locked the run.
+def checkpoint_to_resume(folder: Path) -> Path | None:
+    """Return as ``newest_undamaged_checkpoint``, and rename newer damaged ones; for the process that locked the run.
 
     They end in .damaged then, and are removed when the run has a checkpoint of their step again.
     """
-    undamaged = whole_checkpoint(folder)
+    undamaged = newest_undamaged_checkpoint(folder)
     for path in _checkpoints(folder):
         if undamaged is not None and path.name > undamaged.name:
             path.rename(path.with_suffix(_DAMAGED))
@@ -152,13 +152,13 @@ def find_checkpoint(path: Path) -> Path:
         return path
     if not path.exists():
         raise UserError(f"{path}: no such run or checkpoint")
-    checkpoint = whole_checkpoint(path)
+    checkpoint = newest_undamaged_checkpoint(path)
     if checkpoint is None:
         raise UserError(f"{path}: no checkpoint there; train first: pretint pretrain {path} --data.source FOLDER")
     return checkpoint
 
 
-def keep_checkpoint(folder: Path, state: dict[str, Any]) -> None:
+def write_checkpoint(folder: Path, state: dict[str, Any]) -> None:
     """Write the checkpoint of a state, named after its ``step``, and remove all but the newest two."""
     newest = folder / "checkpoints" / f"{state['step']:08d}.pt"
     save_checkpoint(newest, state)
@@ -192,12 +192,12 @@ def _damage(path: Path, size: int, changed: int) -> str:
 
 @functools.cache
 def _say_once(line: str) -> None:
-    if distributed.is_first():
+    if distributed.is_rank_zero():
         say(line)
 
 
 def _checkpoints(folder: Path) -> list[Path]:
-    """Return the checkpoints that ``keep_checkpoint`` wrote; copies of other names are neither used nor removed."""
+    """Return the checkpoints that ``write_checkpoint`` wrote; copies of other names are neither used nor removed."""
     return [path for path in (folder / "checkpoints").glob("*.pt") if re.fullmatch(r"[0-9]{8,}\.pt", path.name)]
 
 
@@ -225,8 +225,8 @@ def _differences(old: Settings, new: Settings, prefix: str = "") -> list[str]:
 Evidence = dict[str, Any]
 
 
-def keep_evidence(
-    run: Path, step: int, loss: float, norm: float, training: TrainingSettings, samples: Examples, settings: Any
+def write_evidence(
+    run: Path, step: int, loss: float, norm: float, training: TrainingSettings, samples: AugmentedDataset, settings: Any
 ) -> Path:
     """Write ``nonfinite/STEP`` in the run.
 
@@ -240,15 +240,15 @@ def keep_evidence(
     folder = run / "nonfinite" / f"{step:08d}"
     first = (step - 1) * training.batch_size
     sample_places = [samples.locate(t) for t in range(first, first + training.batch_size)]
-    pieces = training.micro_batch or training.share(distributed.world())
+    pieces = training.micro_batch or training.share(distributed.world_size())
     evidence: Evidence = {
         "step": step,
         "loss": str(loss),
         "gradient_norm": str(norm),
         "samples": [first, first + training.batch_size],
         "images": [samples.parts[part].key(index) for part, index in sample_places],
-        "processes": distributed.world(),
-        "micro_batch": pieces * distributed.world() if training.batch_norm == "synchronized" else pieces,
+        "processes": distributed.world_size(),
+        "micro_batch": pieces * distributed.world_size() if training.batch_norm == "synchronized" else pieces,
     }
     write_atomically(folder / "evidence.json", json.dumps(evidence, indent=1).encode())
     write_atomically(folder / "settings.yaml", yaml.safe_dump(settings, sort_keys=False).encode())
@@ -264,7 +264,7 @@ def keep_evidence(
 
 
 def read_evidence(folder: Path) -> Evidence:
-    """Read what ``keep_evidence`` wrote.
+    """Read what ``write_evidence`` wrote.
 
     Raises:
         UserError: there is none.

@@ -11,7 +11,7 @@ from typing import NoReturn
 from pretext.engine.progress import say
 
 
-class Ending(IntEnum):
+class ExitStatus(IntEnum):
     """How work ended; the value is the command's exit code. If several signals came, the greatest counts."""
 
     COMPLETE = 0
@@ -25,9 +25,9 @@ class Ending(IntEnum):
 
 
 ENDINGS = {
-    signal.SIGUSR2: Ending.PREEMPTED,
-    signal.SIGINT: Ending.INTERRUPTED,
-    signal.SIGTERM: Ending.TERMINATED,
+    signal.SIGUSR2: ExitStatus.PREEMPTED,
+    signal.SIGINT: ExitStatus.INTERRUPTED,
+    signal.SIGTERM: ExitStatus.TERMINATED,
 }
 """The signals that ask to stop."""
 
@@ -39,7 +39,7 @@ _unheard: set[int] = set()  # signals that came between two contexts
 
 
 @contextmanager
-def stop_requests(*signals: signal.Signals) -> Iterator[Callable[[], Ending]]:
+def catch_signals(*signals: signal.Signals) -> Iterator[Callable[[], ExitStatus]]:
     """Let signals, while the context lasts, only set the ending that the yielded function returns.
 
     A second INT acts at once, for a user who can't wait. The process that starts this one may have blocked a
@@ -49,11 +49,11 @@ def stop_requests(*signals: signal.Signals) -> Iterator[Callable[[], Ending]]:
     Args:
         signals: of ``ENDINGS``; by default all.
     """
-    ending = Ending.COMPLETE
+    ending = ExitStatus.COMPLETE
 
     def set_ending(number: int, frame: FrameType | None) -> None:
         nonlocal ending
-        if ending == Ending.INTERRUPTED and number == signal.SIGINT:
+        if ending == ExitStatus.INTERRUPTED and number == signal.SIGINT:
             raise KeyboardInterrupt
         ending = max(ending, ENDINGS[signal.Signals(number)])
 
@@ -73,7 +73,7 @@ def stop_requests(*signals: signal.Signals) -> Iterator[Callable[[], Ending]]:
             signal.signal(number, handler)
 
 
-def leave(ending: Ending, kept: str = "") -> NoReturn:
+def exit_with(ending: ExitStatus, kept: str = "") -> NoReturn:
     """End the command with the exit code of ``ending``, and say what is kept, if any work was in progress.
 
     Raises:
@@ -82,6 +82,6 @@ def leave(ending: Ending, kept: str = "") -> NoReturn:
     """
     if kept:
         say(f"stopped; {kept}, and the same command goes on from there")
-    if ending == Ending.INTERRUPTED:
+    if ending == ExitStatus.INTERRUPTED:
         raise KeyboardInterrupt
     raise SystemExit(int(ending))

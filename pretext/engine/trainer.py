@@ -15,13 +15,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pretext.data.order import mix
 from pretext.engine import distributed
-from pretext.engine.device import Place, autocast
+from pretext.engine.device import ComputeConfig, autocast
 from pretext.engine.memory import is_memory_shortage, recompute_activations
 from pretext.engine.settings import MachineSettings, TrainingSettings
 from pretext.errors import UserError
 
 
-class Trainable(Protocol):
+class Method(Protocol):
     """A module that computes its own loss.
 
     It may have an attribute ``rates``: multiples of the learning rate, by what the names of its weights begin with;
@@ -40,7 +40,7 @@ class Trainable(Protocol):
         ...
 
 
-class Learner:
+class Trainer:
     """A network, its optimizer, its learning-rate schedule and its moving average.
 
     A step's result depends only on the state, the images and the number of steps done: random numbers are
@@ -59,12 +59,12 @@ class Learner:
     """
 
     def __init__(
-        self, network: nn.Module, training: TrainingSettings, machine: MachineSettings, place: Place, seed: int
+        self, network: nn.Module, training: TrainingSettings, machine: MachineSettings, place: ComputeConfig, seed: int
     ) -> None:
         self.training, self.machine, self.place, self.seed = training, machine, place, seed
-        self.share = training.share(distributed.world())
+        self.share = training.share(distributed.world_size())
         self.done = 0
-        if training.batch_norm == "synchronized" and distributed.world() > 1:
+        if training.batch_norm == "synchronized" and distributed.world_size() > 1:
             if place.device.type != "cuda":
                 raise UserError("training.batch_norm is synchronized, which torch does on GPUs only; take local here")
             network = convert_sync_batchnorm(network)
@@ -73,7 +73,7 @@ class Learner:
         loss: nn.Module = _Loss(network)
         if machine.compile:
             loss = torch.compile(loss)  # type: ignore[assignment]
-        self._loss = loss if distributed.world() == 1 else _data_parallel(loss, place)
+        self._loss = loss if distributed.world_size() == 1 else _data_parallel(loss, place)
         self.average = ModelEmaV3(network, decay=training.ema, use_warmup=True, foreach=True) if training.ema else None
         if machine.checkpoint_activations:
             recompute_activations(network)
@@ -88,7 +88,7 @@ class Learner:
 
         Args:
             rgb: (share, 3, H, W), uint8.
-            labels: (share,), int64, -1 where images have none; or of another kind, see ``Trainable``.
+            labels: (share,), int64, -1 where images have none; or of another kind, see ``Method``.
             optimize: False leaves the weights as they are, and their gradients where they can be seen.
 
         Returns:
@@ -112,7 +112,7 @@ class Learner:
                 # Gradients are exchanged once a step, with its last piece.
                 is_last = number + 1 == len(pieces)
                 with (
-                    distributed.partners(),
+                    distributed.translate_errors(),
                     self._loss.no_sync()
                     if isinstance(self._loss, DistributedDataParallel) and not is_last
                     else contextlib.nullcontext(),
@@ -196,14 +196,14 @@ def _to_device(values: Any, device: torch.device) -> Any:
     return [_to_device(value, device) for value in values]
 
 
-def _data_parallel(loss: nn.Module, place: Place) -> DistributedDataParallel:
+def _data_parallel(loss: nn.Module, place: ComputeConfig) -> DistributedDataParallel:
     """Return the loss for several processes: they begin with the first one's weights and average their gradients.
 
     Every process keeps its own batch-norm statistics; those of the first are saved.
     """
     devices = [place.device] if place.device.type == "cuda" else None
     with (
-        distributed.partners(),
+        distributed.translate_errors(),
         warnings.catch_warnings(),
     ):  # torch 2.15 renames an argument, to one that 2.11 does not know
         warnings.filterwarnings("ignore", message=".*broadcast_buffers", category=FutureWarning)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pretext.color import rgb_to_lightness
-from pretext.engine.device import Place, autocast
+from pretext.engine.device import ComputeConfig, autocast
 from pretext.gamut import STEP, Gamut
 from pretext.methods.classifier import Classifier
 from pretext.methods.colorizer import Colorizer
@@ -30,7 +30,7 @@ def common_bins(prior: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def color_health(colorizer: Colorizer, images: Iterable[Tensor], prior: Tensor, place: Place) -> dict[str, Any]:
+def color_health(colorizer: Colorizer, images: Iterable[Tensor], prior: Tensor, place: ComputeConfig) -> dict[str, Any]:
     """Measure how a colorizer, in eval mode, colors images.
 
     Bins are those of its objective (of a regression: the published 313): what is said of bins compares networks of
@@ -98,7 +98,7 @@ def color_health(colorizer: Colorizer, images: Iterable[Tensor], prior: Tensor, 
 
 
 @torch.inference_mode()
-def label_health(classifier: Classifier, rgb: Tensor, labels: Tensor, place: Place) -> dict[str, float]:
+def label_health(classifier: Classifier, rgb: Tensor, labels: Tensor, place: ComputeConfig) -> dict[str, float]:
     """Measure how a classifier, in eval mode, classifies images.
 
     Args:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pretext.backbones.contract import BackboneSettings
 from pretext.engine.checkpoint import checkpoint_bytes
-from pretext.engine.device import Place, versions
+from pretext.engine.device import ComputeConfig, versions
 from pretext.engine.journal import record_sizes
 from pretext.engine.loop import LOG_EVERY
 from pretext.engine.settings import MachineSettings, TrainingSettings
@@ -24,10 +24,10 @@ from pretext.methods.classifier import Classifier
 from pretext.methods.colorizer import Colorizer
 from pretext.methods.diagnostics import color_health, label_health
 from pretext.methods.hints import HintSettings
-from pretext.pretrain import sample_sheet, stored
+from pretext.pretrain import checkpoint_extra, sample_sheet
 from pretext.prior import load_prior
-from pretext.recipe import PretrainSettings, build_network, held_views, open_images
-from pretext.settings import plain
+from pretext.recipe import PretrainSettings, build_network, load_held_out, open_images
+from pretext.settings import to_plain
 
 KEPT = 2
 """Checkpoints of a finished run; a moment before the older one goes, there is one more."""
@@ -39,7 +39,7 @@ _NUMBER = math.pi / 3  # has as many digits as most numbers
 
 
 @dataclass(frozen=True)
-class Disk:
+class DiskUsage:
     """The size of what a job writes, in bytes; a file system may round each file up to whole blocks."""
 
     lasting: int
@@ -52,7 +52,7 @@ class Disk:
     """What is not in these numbers, or what they depend on."""
 
 
-def pretrain_disk(settings: PretrainSettings) -> Disk:
+def pretrain_disk(settings: PretrainSettings) -> DiskUsage:
     """Compute what ``pretrain`` will write into a new run.
 
     The images are opened and the network is built, on the CPU, at random weights; no step is computed. Checkpoints
@@ -61,13 +61,13 @@ def pretrain_disk(settings: PretrainSettings) -> Disk:
     Raises:
         UserError: what ``pretrain`` would say of the images or the network.
     """
-    place, training = Place(torch.device("cpu"), "fp32", 0), settings.training
+    place, training = ComputeConfig(torch.device("cpu"), "fp32", 0), settings.training
     images = open_images(settings)
-    prior = any_prior(settings)
+    prior = placeholder_prior(settings)
     network = build_network(settings, prior, images.classes)
-    extra = stored(images, settings, prior, place.precision)
+    extra = checkpoint_extra(images, settings, prior, place.precision)
     first, later = (checkpoint_size(network, training, extra, begun) for begun in (False, True))
-    views, labels, *_ = held_views(
+    views, labels, *_ = load_held_out(
         images, min(_LOOKED_AT, settings.data.holdout), network.backbone.fit_size(settings.view_size)
     )
     plainer = dataclasses.replace(settings.objective, classes_weight=0.0)
@@ -76,11 +76,11 @@ def pretrain_disk(settings: PretrainSettings) -> Disk:
     sheet = sheet_size(small, views, place)
     health = record_sizes("health", training.steps // 2, **health_record(small, views, labels, prior, place))
     noted, mirrored = training_records(training, settings.machine, health)
-    looks = looks_of(training, settings.machine)
+    looks = count_validations(training, settings.machine)
     facts = {"versions": versions(), "precision": place.precision, "workers": 0, "held_out": settings.data.holdout}
     noted += record_sizes("start", 0, time=time.time(), device="cpu", processes=1, **facts)[0]
-    settings_size = len(yaml.safe_dump(plain(settings), sort_keys=False).encode())
-    checkpoints, passing = checkpoint_parts(first, later, saves_of(training, settings.machine))
+    settings_size = len(yaml.safe_dump(to_plain(settings), sort_keys=False).encode())
+    checkpoints, passing = checkpoint_parts(first, later, count_checkpoints(training, settings.machine))
     samples = (("samples", looks * sheet),) if sheet else ()
     mirror = "TensorBoard, samples once more" if sheet else "TensorBoard"
     written = (("journal and settings", noted + settings_size), (mirror, mirrored + looks * sheet))
@@ -91,21 +91,21 @@ def pretrain_disk(settings: PretrainSettings) -> Disk:
         notes.append("Sheets of samples are as large as a small network's: by a third more or less.")
     parts = (*checkpoints, *samples, *written)
     lasting = sum(count for _, count in parts) - passing
-    return Disk(lasting, passing, parts, tuple(notes))
+    return DiskUsage(lasting, passing, parts, tuple(notes))
 
 
-def looks_of(training: TrainingSettings, machine: MachineSettings) -> int:
+def count_validations(training: TrainingSettings, machine: MachineSettings) -> int:
     """Return the number of validations: before the first step, then every so many steps and at the end."""
     return 1 + math.ceil(training.steps / machine.evaluate_every)
 
 
-def saves_of(training: TrainingSettings, machine: MachineSettings) -> int:
+def count_checkpoints(training: TrainingSettings, machine: MachineSettings) -> int:
     """Return how often a checkpoint is written: before the first step, then every so many steps and at the end."""
     return 1 + math.ceil(training.steps / machine.checkpoint_every)
 
 
 def checkpoint_parts(first: int, later: int, saves: int) -> tuple[tuple[tuple[str, int], ...], int]:
-    """Return the checkpoints as parts of a ``Disk``, and how much of them is passing.
+    """Return the checkpoints as parts of a ``DiskUsage``, and how much of them is passing.
 
     Args:
         first: bytes of that before the first step.
@@ -202,18 +202,18 @@ def training_records(
     )
     periods = (LOG_EVERY, machine.evaluate_every, machine.checkpoint_every)
     noted = {steps, *(step for period in periods for step in range(period, steps + 1, period))}
-    counts = (steps, len(noted), looks_of(training, machine))
+    counts = (steps, len(noted), count_validations(training, machine))
     line, event = (sum(n * sizes[part] for n, sizes in zip(counts, each, strict=True)) for part in (0, 1))
     return line, event
 
 
-def sheet_size(network: Colorizer | Classifier, views: Tensor, place: Place) -> int:
+def sheet_size(network: Colorizer | Classifier, views: Tensor, place: ComputeConfig) -> int:
     """Return the size of a sheet of samples by a network in eval mode, in bytes; 0 where labels are learned."""
     return 0 if isinstance(network, Classifier) else len(png_bytes(sample_sheet(network, views, place)))
 
 
 def health_record(
-    network: Colorizer | Classifier, views: Tensor, labels: Tensor, prior: Tensor | None, place: Place
+    network: Colorizer | Classifier, views: Tensor, labels: Tensor, prior: Tensor | None, place: ComputeConfig
 ) -> dict[str, Any]:
     """Return the journal's record of one validation, with a network in eval mode."""
     if isinstance(network, Classifier):
@@ -227,7 +227,7 @@ def estimates_prior(settings: PretrainSettings) -> bool:
     return settings.objective.prior == "estimate" and not settings.objective.supervised
 
 
-def any_prior(settings: PretrainSettings) -> Tensor | None:
+def placeholder_prior(settings: PretrainSettings) -> Tensor | None:
     """Return the prior of the recipe's file, else a uniform one, which suffices for a plan; None for labels.
 
     Raises:

@@ -10,27 +10,41 @@ from rich import box
 from rich.table import Table
 
 from pretext.data import open_labeled
-from pretext.data.batches import Batch, Samples, batches
+from pretext.data.batches import Batch, TrainDataset, batches
 from pretext.engine.checkpoint import checkpoint_bytes
-from pretext.engine.device import Place, pick_place
+from pretext.engine.device import ComputeConfig, choose_compute
 from pretext.engine.journal import record_sizes
-from pretext.engine.memory import device_peak, explain_memory_shortage, forget_peak, of_children, peak
+from pretext.engine.memory import (
+    children_memory,
+    device_peak_memory,
+    explain_memory_shortage,
+    peak_memory,
+    reset_peak_memory,
+)
 from pretext.engine.progress import progress
 from pretext.methods.classifier import Classifier
 from pretext.methods.colorizer import Colorizer
 from pretext.plan.disk import (
     KEPT,
-    any_prior,
+    count_checkpoints,
+    count_validations,
     estimates_prior,
     health_record,
-    looks_of,
-    saves_of,
+    placeholder_prior,
     sheet_size,
     training_records,
 )
-from pretext.plan.measure import Rate, build_learner, count_bytes, measure_both, measure_rate, run_trial, time_call
-from pretext.pretrain import stored
-from pretext.recipe import PretrainSettings, build_network, first_crops, held_views, on_place, open_images
+from pretext.plan.measure import (
+    Throughput,
+    build_learner,
+    count_bytes,
+    measure_both,
+    measure_rate,
+    run_trial,
+    time_call,
+)
+from pretext.pretrain import checkpoint_extra
+from pretext.recipe import PretrainSettings, build_network, first_crops, load_held_out, on_place, open_images
 
 _SECONDS = 6.0  # for each of: the network alone, the data path alone, both
 _VALIDATED = 32
@@ -42,7 +56,7 @@ _FIRST = 32  # crops that are read to say how long the first ones take
 class Plan:
     """What a pretraining will take on this machine. Bytes, seconds, images; measured unless it says exact."""
 
-    place: Place
+    place: ComputeConfig
     settings: PretrainSettings
     images: int
     """That are trained on; exact."""
@@ -54,11 +68,11 @@ class Plan:
     optimizer: int
     average: int
     checkpoint: int
-    network: Rate
+    network: Throughput
     """Alone: whole steps, on images that lie in memory."""
-    data: Rate
+    data: Throughput
     """Alone: without a cache of decoded images."""
-    both: Rate
+    both: Throughput
     waiting: float
     """Share of the time in which steps wait for images."""
     first_step: float
@@ -89,12 +103,12 @@ class Plan:
     @property
     def looks(self) -> int:
         """The number of validations: before the first step, then every so many steps and at the end."""
-        return looks_of(self.settings.training, self.settings.machine)
+        return count_validations(self.settings.training, self.settings.machine)
 
     @property
     def saves(self) -> int:
         """How often a checkpoint is written."""
-        return saves_of(self.settings.training, self.settings.machine)
+        return count_checkpoints(self.settings.training, self.settings.machine)
 
     @property
     def seconds(self) -> tuple[float, float]:
@@ -137,20 +151,20 @@ def plan(settings: PretrainSettings) -> Plan:
         UserError: what ``pretrain`` would say of the images, the network or the device.
     """
     began = time.perf_counter()
-    place = pick_place(settings.machine.device, settings.training.precision, settings.machine.workers)
+    place = choose_compute(settings.machine.device, settings.training.precision, settings.machine.workers)
     images = open_images(settings)
     if settings.online.source:
         open_labeled(settings.online.source)
     opened = time.perf_counter() - began
-    prior = any_prior(settings)
-    forget_peak(place.device)
+    prior = placeholder_prior(settings)
+    reset_peak_memory(place.device)
     built = on_place(build_network(settings, prior, images.classes, published=True), settings, place)
     began = time.perf_counter()
     crops = torch.stack(list(first_crops(images, settings, _FIRST)))
     reading = (time.perf_counter() - began) / len(crops)  # seconds that a crop takes in one process
     with progress("measuring", 4, "parts") as advance:
         trial = run_trial(built, settings, place)
-        forget_peak(place.device)
+        reset_peak_memory(place.device)
         advance(1, "")
         learner = build_learner(built, settings, place, trial.images, trial.micro_batch, settings.machine.compile)
         numbers = torch.arange(trial.images)
@@ -163,20 +177,20 @@ def plan(settings: PretrainSettings) -> Plan:
         advance(1, "")
         with closing(_loaded(images.samples(settings, place.workers), trial.images, place)) as loaded:
             both, waiting = measure_both(loaded, learner, trial.images, _SECONDS)
-            workers = of_children()
+            workers = children_memory()
         advance(1, "")
 
     # One validation, on as many held-out images as are needed to know how long all of them take.
     judged = learner.judged.eval()
     assert isinstance(judged, (Colorizer, Classifier))
     wanted = min(_VALIDATED if trial.whole else _SHOWN, settings.data.holdout)
-    views, held_labels, *_ = held_views(images, wanted, judged.backbone.fit_size(settings.view_size))
+    views, held_labels, *_ = load_held_out(images, wanted, judged.backbone.fit_size(settings.view_size))
     drawing, sheet = time_call(lambda: sheet_size(judged, views, place), place)
     judging, health = time_call(lambda: health_record(judged, views, held_labels, prior, place), place)
     held = min(settings.data.holdout, sum(map(len, images.held))) or len(views)
     look = drawing + judging * held / len(views)
     record = record_sizes("health", settings.training.steps, **health)
-    extra = stored(images, settings, prior, place.precision)
+    extra = checkpoint_extra(images, settings, prior, place.precision)
     save, checkpoint = time_call(lambda: len(checkpoint_bytes({**learner.state(), **extra})), place)
     metrics = (float(loss), learner.rate, float(norm), both.low, waiting)
     line, event = training_records(settings.training, settings.machine, record, metrics)
@@ -193,7 +207,7 @@ def plan(settings: PretrainSettings) -> Plan:
         notes.append(f"Left out: the time for the first weights (backbone.init {settings.backbone.init}).")
     if settings.online.source:
         notes.append("Left out: the online probe's time, and its images in memory.")
-    host, on_device = peak(), device_peak(place.device)
+    host, on_device = peak_memory(), device_peak_memory(place.device)
     if not trial.whole:
         at_once = settings.training.micro_batch or settings.training.batch_size
         more = round(trial.per_image * (at_once - trial.images))
@@ -222,12 +236,12 @@ def plan(settings: PretrainSettings) -> Plan:
         workers=workers,
         sheet=sheet,
         journal=line,
-        tensorboard=event + looks_of(settings.training, settings.machine) * sheet,
+        tensorboard=event + count_validations(settings.training, settings.machine) * sheet,
         notes=tuple(notes),
     )
 
 
-def _loaded(samples: Samples, images: int, place: Place) -> Generator[Batch, None, None]:
+def _loaded(samples: TrainDataset, images: int, place: ComputeConfig) -> Generator[Batch, None, None]:
     """Yield batches of so many images, without end."""
     yield from batches(samples, images, 0, 2**40 // images, place.workers)
 
@@ -250,10 +264,15 @@ def plan_lines(plan: Plan) -> list[str | Table]:
     row("network alone", _per_second(plan.network), "images/s, whole steps on images in memory")
     row("data alone", _per_second(plan.data), f"images/s, no cache, {_workers(place)}")
     row("together", _per_second(plan.both), "images/s, as the training loop has them", last=True)
-    row("time", _between(*plan.seconds, spoken), f"to the end of step {training.steps:,}")
-    row("", spoken(plan.before), "of it before the first step")
-    row("", spoken(plan.looks * plan.look), f"for {plan.looks:,} validations on held-out images")
-    row("", spoken(plan.saves * plan.save), f"for {plan.saves:,} checkpoints, without the disk's own time", last=True)
+    row("time", _between(*plan.seconds, format_duration), f"to the end of step {training.steps:,}")
+    row("", format_duration(plan.before), "of it before the first step")
+    row("", format_duration(plan.looks * plan.look), f"for {plan.looks:,} validations on held-out images")
+    row(
+        "",
+        format_duration(plan.saves * plan.save),
+        f"for {plan.saves:,} checkpoints, without the disk's own time",
+        last=True,
+    )
     if plan.device is not None:
         row("memory", size(plan.device), f"on {place.device}, at the peak")
     row("memory" if plan.device is None else "", size(plan.host), "of this process at the peak, with Python and torch")
@@ -286,7 +305,7 @@ def size(count: int) -> str:
     return f"{count / 1e3:,.1f} kB" if count else "0"
 
 
-def spoken(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Format a time, as exactly as a plan can know it: 0.4 s, 45 s, 12 min, 2 h 10 min, 3 d 4 h."""
     if seconds < 90:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
@@ -305,7 +324,7 @@ def _between(low: float, high: float, text: Callable[[float], str]) -> str:
     return f"about {low_text}" if low_text == high_text else f"{low_text} to {high_text}"
 
 
-def _per_second(measured: Rate) -> str:
+def _per_second(measured: Throughput) -> str:
     return _between(measured.low, measured.high, _three)
 
 
@@ -314,7 +333,7 @@ def _three(value: float) -> str:
     return f"{value:.2g}" if value < 100 else f"{float(f'{value:.3g}'):,.0f}"
 
 
-def _workers(place: Place) -> str:
+def _workers(place: ComputeConfig) -> str:
     return _count(place.workers, "worker")
 
 

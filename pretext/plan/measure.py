@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from pretext.data.batches import Batch
-from pretext.engine.device import Place
-from pretext.engine.memory import available, peak
-from pretext.engine.trainer import Learner
+from pretext.engine.device import ComputeConfig
+from pretext.engine.memory import available_memory, peak_memory
+from pretext.engine.trainer import Trainer
 from pretext.methods.classifier import Classifier
 from pretext.methods.colorizer import Colorizer
 from pretext.recipe import PretrainSettings
@@ -22,7 +22,7 @@ _LONGEST = 6.0  # seconds that a measured step may take
 T = TypeVar("T")
 
 
-class Rate(NamedTuple):
+class Throughput(NamedTuple):
     """Images per second: the slowest and the fastest lap of those measured."""
 
     low: float
@@ -30,7 +30,7 @@ class Rate(NamedTuple):
     laps: int
 
 
-class Trial(NamedTuple):
+class MeasuredStep(NamedTuple):
     """The size of the steps to measure, found by smaller ones."""
 
     images: int
@@ -44,13 +44,13 @@ class Trial(NamedTuple):
     """Whether a step of the run seems to find memory enough."""
 
 
-def synchronize(place: Place) -> None:
+def synchronize(place: ComputeConfig) -> None:
     """Wait until the device has finished its work."""
     if place.device.type != "cpu":
         torch.accelerator.synchronize(place.device)
 
 
-def time_call(job: Callable[[], T], place: Place) -> tuple[float, T]:
+def time_call(job: Callable[[], T], place: ComputeConfig) -> tuple[float, T]:
     """Return how many seconds a job takes, and its result."""
     synchronize(place)
     began = time.perf_counter()
@@ -59,7 +59,7 @@ def time_call(job: Callable[[], T], place: Place) -> tuple[float, T]:
     return time.perf_counter() - began, result
 
 
-def measure_rate(once: Callable[[], object], images: int, place: Place, seconds: float) -> Rate:
+def measure_rate(once: Callable[[], object], images: int, place: ComputeConfig, seconds: float) -> Throughput:
     """Measure the speed of a function that takes so many images each time, repeated for about so long.
 
     The first time does not count: memory is laid out, kernels are chosen, workers start.
@@ -71,10 +71,10 @@ def measure_rate(once: Callable[[], object], images: int, place: Place, seconds:
     ends = time.perf_counter() + seconds
     while not laps or time.perf_counter() < ends:
         laps.append(images * _lap(once, place, seconds / _LAPS))
-    return Rate(min(laps), max(laps), len(laps))
+    return Throughput(min(laps), max(laps), len(laps))
 
 
-def _lap(once: Callable[[], object], place: Place, seconds: float) -> float:
+def _lap(once: Callable[[], object], place: ComputeConfig, seconds: float) -> float:
     """Return how many times a second it runs, measured over at least so long and at least once."""
     began, count = time.perf_counter(), 0
     while not count or time.perf_counter() - began < seconds:
@@ -84,7 +84,7 @@ def _lap(once: Callable[[], object], place: Place, seconds: float) -> float:
     return count / (time.perf_counter() - began)
 
 
-def measure_both(source: Iterator[Batch], learner: Learner, images: int, seconds: float) -> tuple[Rate, float]:
+def measure_both(source: Iterator[Batch], learner: Trainer, images: int, seconds: float) -> tuple[Throughput, float]:
     """Measure loading and training at once, and the share of the time in which steps waited for images."""
     waits: list[float] = []
     went: list[float] = []
@@ -100,7 +100,7 @@ def measure_both(source: Iterator[Batch], learner: Learner, images: int, seconds
     return measured, sum(waits[1:]) / sum(went[1:])  # while the first waits, workers start
 
 
-def run_trial(network: Colorizer | Classifier, settings: PretrainSettings, place: Place) -> Trial:
+def run_trial(network: Colorizer | Classifier, settings: PretrainSettings, place: ComputeConfig) -> MeasuredStep:
     """Find by two small steps how many images a measured step may have.
 
     Raises:
@@ -118,29 +118,29 @@ def run_trial(network: Colorizer | Classifier, settings: PretrainSettings, place
     seconds, _ = time_call(lambda: learner.step(rgb, labels), place)
     lasting = sum(map(count_bytes, (learner.state()["optimizer"], list(network.parameters()))))
     per_image = max(0, _taken(place) - before - lasting) / small
-    fits = per_image * (at_once - small) < available(place.device)
+    fits = per_image * (at_once - small) < available_memory(place.device)
     affordable = max(small, int(_LONGEST / seconds * small))
     if not fits:
         affordable = small
     if affordable >= share:
-        return Trial(share, training.micro_batch, True, per_image, fits)
+        return MeasuredStep(share, training.micro_batch, True, per_image, fits)
     if affordable >= at_once:
-        return Trial(affordable // at_once * at_once, training.micro_batch, True, per_image, fits)
-    return Trial(affordable, 0, False, per_image, fits)
+        return MeasuredStep(affordable // at_once * at_once, training.micro_batch, True, per_image, fits)
+    return MeasuredStep(affordable, 0, False, per_image, fits)
 
 
 def build_learner(
     network: Colorizer | Classifier,
     settings: PretrainSettings,
-    place: Place,
+    place: ComputeConfig,
     images: int,
     micro_batch: int,
     compiled: bool,
-) -> Learner:
+) -> Trainer:
     """Return a learner of the network, with another number of images a step than the recipe's."""
     training = dataclasses.replace(settings.training, batch_size=images, micro_batch=micro_batch)
     machine = dataclasses.replace(settings.machine, compile=compiled)
-    return Learner(network, training, machine, place, settings.seed)
+    return Trainer(network, training, machine, place, settings.seed)
 
 
 def count_bytes(state: object) -> int:
@@ -152,6 +152,6 @@ def count_bytes(state: object) -> int:
     return sum(map(count_bytes, state)) if isinstance(state, (list, tuple)) else 0
 
 
-def _taken(place: Place) -> int:
+def _taken(place: ComputeConfig) -> int:
     """Return the peak of memory so far, in bytes, where the network computes."""
-    return int(torch.cuda.max_memory_allocated(place.device)) if place.device.type == "cuda" else peak()
+    return int(torch.cuda.max_memory_allocated(place.device)) if place.device.type == "cuda" else peak_memory()

@@ -29,12 +29,12 @@ from pretext.errors import UserError
 from pretext.files import write_atomically
 from pretext.methods.colorizer import Colorizer
 from pretext.pretrained import BACKBONE, CLASS_BRANCH, load_pretrained
-from pretext.weights.inputs import InputWay
+from pretext.weights.inputs import InputKind
 from pretext.weights.plain_modules import Images, write_plain
 
 TOLERANCE = 1e-4
 _LIMIT = 2**31  # bytes of a protobuf message
-_WAYS: dict[str, tuple[InputWay, ...]] = {
+_WAYS: dict[str, tuple[InputKind, ...]] = {
     "safetensors": ("lightness",),
     "timm": ("lightness", "folded"),
     "torchvision": ("lightness", "folded"),
@@ -66,7 +66,7 @@ class ExportSettings:
 
     format: Literal["safetensors", "timm", "torchvision", "onnx"] = "safetensors"
     part: Literal["auto", "backbone", "colorizer"] = "auto"
-    input: InputWay = "lightness"
+    input: InputKind = "lightness"
     size: int = 0
 
     def __post_init__(self) -> None:
@@ -172,7 +172,7 @@ class _Graph(nn.Module):
 
 
 def write_onnx(
-    destination: Path, backbone: Backbone, colorizer: Colorizer | None, way: InputWay, images: Images, size: int
+    destination: Path, backbone: Backbone, colorizer: Colorizer | None, way: InputKind, images: Images, size: int
 ) -> list[str]:
     """Write a graph whose outputs are the stages by name, and "ab" if a colorizer is given.
 
@@ -251,7 +251,7 @@ def write_onnx(
     ]
 
 
-def _batch(images: Images, count: int, size: int, way: InputWay) -> Tensor:
+def _batch(images: Images, count: int, size: int, way: InputKind) -> Tensor:
     rgb = images(count, size)
     return rgb if way == "rgb" else rgb_to_lightness(rgb)
 

@@ -21,14 +21,14 @@ from pretext.data.batches import CropSettings
 from pretext.engine import distributed
 from pretext.engine.device import versions
 from pretext.engine.progress import say
-from pretext.engine.run import held_run, keep_checkpoint
+from pretext.engine.run import lock_run, write_checkpoint
 from pretext.errors import UserError
 from pretext.gamut import TEMPERATURE, bin_centers
 from pretext.methods.colorizer import NoHead
 from pretext.methods.objectives import AB_SCALE, ObjectiveSettings
 from pretext.pretrained import BACKBONE, Pretrained, color_contract
 from pretext.recipe import PretrainSettings, build_colorizer
-from pretext.settings import plain
+from pretext.settings import to_plain
 from pretext.weights.state_dict import (
     COUNTER,
     UnknownWeights,
@@ -41,7 +41,7 @@ from pretext.weights.state_dict import (
     split_part,
 )
 
-__all__ = ["ImportSettings", "Imported", "UnknownWeights", "import_weights", "load_published"]
+__all__ = ["ImportSettings", "Imported", "UnknownWeights", "import_weights", "load_release"]
 
 _VISSL_ALEXNET = {"conv1": 0, "conv2": 2, "conv3": 4, "conv4": 5, "conv5": 6}
 _SAME_BIN = 0.5  # Lab units: the grid's step is 10
@@ -194,19 +194,19 @@ def import_weights(file: Path, run: Path, settings: ImportSettings | None = None
     if run.exists() and (not run.is_dir() or any(run.iterdir())):
         raise UserError(f"{run}: exists; name a new folder for the imported weights")
     shared = {
-        "settings": plain(state.recipe),
+        "settings": to_plain(state.recipe),
         "color": color_contract(state.recipe, state.prior),
         "versions": versions(),
     }
-    with held_run(run, plain(state.recipe)):
-        keep_checkpoint(run, {"step": 0, **shared, **state.parts, "imported_from": file.name})
+    with lock_run(run, to_plain(state.recipe)):
+        write_checkpoint(run, {"step": 0, **shared, **state.parts, "imported_from": file.name})
     head = bool(state.release.head)
     return Imported(
         run, state.release.title, state.used, list(state.release.aside), state.absent, state.notes, has_head=head
     )
 
 
-def load_published(file: Path) -> Pretrained:
+def load_release(file: Path) -> Pretrained:
     """Load the colorizer of published weights, on the CPU, in eval mode, without a run; see ``import_weights``.
 
     Raises:

@@ -18,7 +18,7 @@ from pretext.backbones.contract import Backbone, Stage
 from pretext.color import rgb_to_lightness
 from pretext.errors import UserError
 
-InputWay = Literal["lightness", "rgb", "folded"]
+InputKind = Literal["lightness", "rgb", "folded"]
 
 _SPREAD = 0.1
 _STEPS = 33

@@ -16,7 +16,7 @@ from pretext.engine.checkpoint import safetensors_bytes
 from pretext.errors import UserError
 from pretext.files import write_atomically
 from pretext.pretrained import Pretrained
-from pretext.weights.inputs import InputWay, affine_lightness, fold
+from pretext.weights.inputs import InputKind, affine_lightness, fold
 
 Images = Callable[[int, int], Tensor]
 """(how many, side) -> (N, 3, side, side), sRGB in [0, 1]."""
@@ -28,7 +28,7 @@ _ONLY_OURS = ("out_indices", "last_stride")  # arguments that no plain model tak
 
 
 def write_plain(
-    destination: Path, library: str, pretrained: Pretrained, way: InputWay, images: Images, size: int
+    destination: Path, library: str, pretrained: Pretrained, way: InputKind, images: Images, size: int
 ) -> list[str]:
     """Write the state dict, with how to load it and what to feed it in its metadata.
 

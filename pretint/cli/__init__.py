@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib.metadata import version
 
-from pretext.errors import PartnerGone, SaidElsewhere, UserError
+from pretext.errors import RankGone, ReportedElsewhere, UserError
 from pretext.plugins import load_plugins
 from pretint.cli import commands
 from pretint.cli.output import complain, say
@@ -44,12 +44,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         near = get_close_matches(name, COMMANDS, n=1)
         raise UserError(f"no command is called {name}; {f'did you mean {near[0]}?' if near else 'see pretint --help'}")
-    except SaidElsewhere:
+    except ReportedElsewhere:
         return 2
     except (UserError, OSError) as error:  # an OSError: the disk of the output is full, a name is too long, ...
         with contextlib.suppress(OSError):
             complain(f"pretint: {error}")
-        return 75 if isinstance(error, PartnerGone) else 2
+        return 75 if isinstance(error, RankGone) else 2
     except (MemoryError, RuntimeError) as error:
         from pretext.engine.memory import describe_memory_shortage, is_memory_shortage  # with torch
 

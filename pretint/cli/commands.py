@@ -24,22 +24,22 @@ RECIPES = (HERE if (HERE / "configs").is_dir() else HERE / "pretext") / "configs
 
 def pretrain(arguments: Sequence[str]) -> int:
     """Learn features from unlabeled images, by colorization."""
-    from pretext.engine.distributed import is_first
+    from pretext.engine.distributed import is_rank_zero
     from pretext.engine.journal import skipped_images
-    from pretext.engine.signals import Ending
+    from pretext.engine.signals import ExitStatus
     from pretext.pretrain import pretrain as job
-    from pretext.recipe import PretrainSettings, fill_source
+    from pretext.recipe import PretrainSettings, resolve_source
     from transfer.report import write_report
 
     (run,), settings = read(
-        pretrain, PretrainSettings, [RUN], arguments, lambda named, settings: fill_source(named[0], settings)
+        pretrain, PretrainSettings, [RUN], arguments, lambda named, settings: resolve_source(named[0], settings)
     )
     ending = job(run, settings)
-    if not is_first():  # of several processes only the first prints
-        return Ending.COMPLETE
+    if not is_rank_zero():  # of several processes only the first prints
+        return ExitStatus.COMPLETE
     say(*skips(skipped_images(run)))
     report = write_report(run)
-    if ending != Ending.COMPLETE:
+    if ending != ExitStatus.COMPLETE:
         say(f"stopped; the same command goes on: pretint pretrain {shlex.join(arguments)}")
         return ending
     say(f"report: {report}", f"next: pretint probe {run} --train FOLDER --test FOLDER")
@@ -93,8 +93,8 @@ def svm(arguments: Sequence[str]) -> int:
 
 def finetune(arguments: Sequence[str]) -> int:
     """Fine-tune networks on PASCAL VOC, whole or frozen up to a stage: finetune classify, detect or segment."""
-    from pretext.engine.distributed import is_first
-    from pretext.engine.signals import Ending
+    from pretext.engine.distributed import is_rank_zero
+    from pretext.engine.signals import ExitStatus
     from transfer.finetune import finetune as job
     from transfer.tasks.registry import TASKS, require_sources
 
@@ -116,9 +116,9 @@ def finetune(arguments: Sequence[str]) -> int:
         lambda _, settings: require_sources(settings),
     )
     done = job(networks, settings)
-    if not is_first():
-        return Ending.COMPLETE
-    if done.ending != Ending.COMPLETE:
+    if not is_rank_zero():
+        return ExitStatus.COMPLETE
+    if done.ending != ExitStatus.COMPLETE:
         say(f"stopped; the same command goes on: pretint finetune {shlex.join(arguments)}")
         return done.ending
     return say_results(done.results)
@@ -137,11 +137,11 @@ def compare(arguments: Sequence[str]) -> int:
 def table(arguments: Sequence[str]) -> int:
     """Show results of probe, knn, svm and finetune as tables; as CSV, Markdown or LaTeX with --format."""
     from transfer.results import find_results
-    from transfer.table import TableSettings, formatted
+    from transfer.table import TableSettings, format_tables
 
     paths = Positional("results", "runs, result files, and folders of them", nargs="+")
     (named,), settings = read(table, TableSettings, [paths], arguments)
-    say(*formatted(find_results(named), settings))
+    say(*format_tables(find_results(named), settings))
     return 0
 
 

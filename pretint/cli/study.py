@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pretext.engine.signals import Ending
+from pretext.engine.signals import ExitStatus
 from pretext.settings import Positional, settings_file
 from pretint.cli.output import say
 from pretint.cli.parser import read
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 def study(arguments: Sequence[str]) -> int:
     """Do a study: pretrainings and evaluations from one file, here or on a cluster, and its table."""
-    from pretint.study.cells import Shelf
+    from pretint.study.cells import CellStore
     from pretint.study.file import StudyOptions
-    from pretint.study.local_runner import Word
+    from pretint.study.local_runner import Status
     from pretint.study.report.page import write_study_report
     from pretint.study.run import study as job
 
@@ -31,7 +31,7 @@ def study(arguments: Sequence[str]) -> int:
     named = [word for word in arguments if re.match(r"\w+=", word)]  # they may stand anywhere, as options may
     words = [word for word in arguments if word not in named]
     (path, others), options = read(study, StudyOptions, [file, places], words)
-    with cluster() if options.on or Shelf(options.folder).jobs.is_dir() else contextlib.nullcontext():
+    with cluster() if options.on or CellStore(options.folder).jobs.is_dir() else contextlib.nullcontext():
         done = job(path, [*named, *others], options, _send)
     cells = {cell.key: cell for cell in done.plan.cells}
     if options.dry_run:
@@ -39,17 +39,17 @@ def study(arguments: Sequence[str]) -> int:
             say(f"{done.standings[key].word:10}{cell.name}: pretint {shlex.join(cell.words)}")
         return 0
     states = [standing.word for standing in done.standings.values()]
-    failed = [(cells[key], standing) for key, standing in done.standings.items() if standing.word == Word.FAILED]
+    failed = [(cells[key], standing) for key, standing in done.standings.items() if standing.word == Status.FAILED]
     report = write_study_report(done.folder)
     say(*report.terminal(), *(f"report: {file}" for file in report.files))
-    finished, blocked = states.count(Word.FINISHED), states.count(Word.BLOCKED)
+    finished, blocked = states.count(Status.FINISHED), states.count(Status.BLOCKED)
     if finished < len(states):
         goes_on = "; the same command goes on" if finished + len(failed) + blocked < len(states) else ""
         say(f"{finished} of {len(states)} cells are finished{goes_on}")
     for cell, standing in failed:
         log = options.folder / "logs" / f"{cell.place}.log"
         say(f"failed: {cell.name}: {standing.said} (log: {log}; --retry tries it again)")
-    return done.ending or (1 if failed or (options.wait and finished < len(states)) else Ending.COMPLETE)
+    return done.ending or (1 if failed or (options.wait and finished < len(states)) else ExitStatus.COMPLETE)
 
 
 def _send(items: "Sequence[Item]", on: str, folder: Path) -> None:

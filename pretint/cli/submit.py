@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from pretext.errors import UserError
 from pretext.plugins import VARIABLE
-from pretext.settings import Positional, parse_command, plain, settings_file, settings_from
+from pretext.settings import Positional, parse_command, settings_file, settings_from, to_plain
 from pretext.yaml_reader import read_yaml
 from pretint.cli.commands import COMMANDS
 from pretint.cli.output import LISTED, say
 from pretint.cli.parser import only_read, read, understood
 
 if TYPE_CHECKING:
-    from pretext.plan.disk import Disk
+    from pretext.plan.disk import DiskUsage
     from slurm import Job
     from slurm.job_list import Item, SubmitSettings
 
@@ -112,7 +112,7 @@ def _dry_run(jobs: "Sequence[Job]", settings: "SubmitSettings", parsed: Mapping[
     """Show what would be sent, and what it would take."""
     from pretext.plan.disk import pretrain_disk
     from pretext.plan.job import size
-    from pretext.recipe import fill_source
+    from pretext.recipe import resolve_source
     from slurm.submit_job import describe_unchecked, require_sendable, script
     from transfer.disk_usage import finetune_disk, knn_disk, probe_disk, svm_disk
 
@@ -132,14 +132,14 @@ def _dry_run(jobs: "Sequence[Job]", settings: "SubmitSettings", parsed: Mapping[
         f"jobs: {len(sent)}",
         f"GPU-hours: at most {hours:,.1f} until the time limits; a job that takes longer goes on in another piece",
     )
-    known: list[Disk] = []
+    known: list[DiskUsage] = []
     unknown: dict[str, str] = {}
     for job in sent:
         command = job.words[0]
         positionals, given = parsed[job.name]
         try:
             if command == "pretrain":
-                known.append(pretrain_disk(fill_source(positionals[0], given)))
+                known.append(pretrain_disk(resolve_source(positionals[0], given)))
             elif command == "finetune":
                 known.append(finetune_disk(job.words[1], positionals[0], given))
             elif estimate := {"probe": probe_disk, "knn": knn_disk, "svm": svm_disk}.get(command):
@@ -187,7 +187,7 @@ def _job(item: "Item", settings: "SubmitSettings", positionals: list[Any], given
     claims = str(Path(positionals[written[command]]).resolve()) if command in written else ""
     asked = settings.cluster
     if item.ask:
-        asked = settings_from(ClusterSettings, {**plain(asked), **item.ask}, f"{item.name}: ask")
+        asked = settings_from(ClusterSettings, {**to_plain(asked), **item.ask}, f"{item.name}: ask")
     if command not in SHARED:
         asked = asked.of_one_task
     plugins = [Path(name) for name in os.environ.get(VARIABLE, "").split(os.pathsep) if name]

@@ -1,14 +1,14 @@
 from .hints import Hints, from_points, read_hints
-from .job import Colored, ColorizeSettings, colorize, colorize_image
-from .merge import Prediction, join_image
+from .job import ColorizeResult, ColorizeSettings, colorize, colorize_image
+from .merge import Prediction, merge_image
 from .photographs import Photograph, open_photograph, write_photograph
 from .registry import Colorist, open_colorist
 from .scores.job import ScoreSettings, score
 from .scores.table import Scores
 
 __all__ = [
-    "Colored",
     "Colorist",
+    "ColorizeResult",
     "ColorizeSettings",
     "Hints",
     "Photograph",
@@ -18,7 +18,7 @@ __all__ = [
     "colorize",
     "colorize_image",
     "from_points",
-    "join_image",
+    "merge_image",
     "open_colorist",
     "open_photograph",
     "read_hints",

@@ -41,7 +41,7 @@ _ALL, _NONE = np.array([[[-np.inf]], [[np.inf]]]), np.array([[[np.inf]], [[-np.i
 _HALF_DIAGONAL = 0.71  # a point between pixels covers at least one, and a line has no gaps
 
 
-class Given(NamedTuple):
+class KnownPixels(NamedTuple):
     """The pixels of an image whose color is given."""
 
     pixels: NDArray[np.int32]
@@ -49,7 +49,7 @@ class Given(NamedTuple):
     ab: NDArray[np.float32]
     """(n, 2)."""
 
-    def resized(self, size: tuple[int, int], to: tuple[int, int]) -> "Given":
+    def resized(self, size: tuple[int, int], to: tuple[int, int]) -> "KnownPixels":
         """Return the mean color of each cell with a given pixel, on a grid of ``to`` cells over an image of ``size``.
 
         Both are (height, width). If cells are smaller than pixels, a pixel colors all of its cells.
@@ -69,7 +69,7 @@ class Given(NamedTuple):
                 total[channel] += np.bincount(place, ab[:, channel], cells)
         cells_hinted = np.flatnonzero(count)
         means = (total[:, cells_hinted] / count[cells_hinted]).T.astype(np.float32)
-        return Given(cells_hinted.astype(np.int32), means)
+        return KnownPixels(cells_hinted.astype(np.int32), means)
 
 
 class Stroke(NamedTuple):
@@ -88,11 +88,11 @@ class Hints(NamedTuple):
     name: str
     """The name in errors."""
     strokes: tuple[Stroke, ...] = ()
-    drawn: Given | None = None
+    drawn: KnownPixels | None = None
     size: tuple[int, int] | None = None
     """Height and width of the image of hints, if there is one."""
 
-    def on(self, height: int, width: int) -> Given:
+    def on(self, height: int, width: int) -> KnownPixels:
         """Return the given pixels of an image of that size.
 
         Raises:
@@ -192,7 +192,7 @@ def hints_of_image(file: Path | bytes, name: str = "") -> Hints:
         hinted = slice(None) if layered else np.hypot(*ab.T) > COLORED
         pixels.append((candidates[hinted] + top * width).astype(np.int32))
         colors.append(ab[hinted])
-    drawn = Given(np.concatenate(pixels), np.concatenate(colors))
+    drawn = KnownPixels(np.concatenate(pixels), np.concatenate(colors))
     if not layered and len(drawn.pixels) == width * height:
         raise UserError(f"{name}: every pixel is colored; strokes need a transparent or gray ground")
     if not len(drawn.pixels):
@@ -225,7 +225,7 @@ def _to_unit(values: NDArray[Any]) -> NDArray[np.float32]:
     return values.astype(np.float32) / np.float32(np.iinfo(values.dtype).max)
 
 
-def _draw_strokes(name: str, strokes: Sequence[Stroke], height: int, width: int) -> Given:
+def _draw_strokes(name: str, strokes: Sequence[Stroke], height: int, width: int) -> KnownPixels:
     if not strokes:
         raise UserError(f"{name}: no hints; give at least one point with a color")
     for number, stroke in enumerate(strokes, 1):
@@ -265,7 +265,7 @@ def _draw_strokes(name: str, strokes: Sequence[Stroke], height: int, width: int)
         covered = np.flatnonzero(owner >= 0)
         pixels.append((covered + top * width).astype(np.int32))
         ab.append(colors[owner.ravel()[covered]])
-    return Given(np.concatenate(pixels), np.concatenate(ab))
+    return KnownPixels(np.concatenate(pixels), np.concatenate(ab))
 
 
 def _cover(segments: NDArray[np.float64], radius: float, box: tuple[int, int, int, int]) -> NDArray[np.bool_]:

@@ -18,16 +18,16 @@ from pretext.contact_sheet import contact_sheet
 from pretext.engine.memory import explain_memory_shortage
 from pretext.engine.progress import progress
 from pretext.errors import ImageError, UserError
-from pretext.files import held_folder, write_png
+from pretext.files import lock_folder, write_png
 from pretext.gamut import TEMPERATURE
 from pretext.methods.colorizer import resample
-from pretext.settings import plain
-from pretint.colorization.merge import Colors, Prediction, Scaled, join_image
+from pretext.settings import to_plain
+from pretint.colorization.merge import ColorSource, Prediction, Scaled, merge_image
 from pretint.colorization.networks import LARGEST, MODELS, PALE, ColorRange, NetworkColorist
-from pretint.colorization.paths import SHEET, STANDARD, Job, Memory, beside, list_jobs
+from pretint.colorization.paths import SHEET, STANDARD, ColorizeJob, FinishedResults, beside, list_jobs
 from pretint.colorization.photographs import Format, Photograph, open_photograph, write_photograph
 from pretint.colorization.photographs.read import MEGAPIXELS
-from pretint.colorization.photographs.write import QUALITY, in_memory
+from pretint.colorization.photographs.write import QUALITY, encode_photograph
 from pretint.colorization.reference import ReferenceSettings
 from pretint.colorization.registry import REFERENCE, SCRIBBLES, Colorist, colorist_file, open_colorist
 from pretint.colorization.sample import draw, entropy, quantile_fields
@@ -108,7 +108,7 @@ class ColorizeSettings:
             raise UserError(f"seed is {self.seed}: it must lie in [0, 2^62)")
 
 
-class Colored(NamedTuple):
+class ColorizeResult(NamedTuple):
     """The result of a call."""
 
     written: list[Path]
@@ -125,7 +125,7 @@ class Colored(NamedTuple):
 
 
 @explain_memory_shortage("lower size, batch or megapixels")
-def colorize(model: str | Path, images: Sequence[Path], settings: ColorizeSettings) -> Colored:
+def colorize(model: str | Path, images: Sequence[Path], settings: ColorizeSettings) -> ColorizeResult:
     """Color image files, all images in folders, and standard input.
 
     Args:
@@ -149,7 +149,7 @@ def colorize(model: str | Path, images: Sequence[Path], settings: ColorizeSettin
         raise UserError("an image cannot be shown in a terminal; redirect standard output, or name a folder with --out")
     is_reference, is_scribbles = str(model).startswith(REFERENCE), str(model) == SCRIBBLES
     of_networks = dict.fromkeys(("size", "temperature", "batch"), not (is_reference or is_scribbles))
-    values, defaults = plain(settings), plain(ColorizeSettings())
+    values, defaults = to_plain(settings), to_plain(ColorizeSettings())
     for key, is_used in {"reference": is_reference, "scribbles": is_scribbles, **of_networks}.items():
         if not is_used and values[key] != defaults[key]:
             raise UserError(f"--{key}: has no effect on {model}; leave it out")
@@ -167,7 +167,7 @@ def colorize(model: str | Path, images: Sequence[Path], settings: ColorizeSettin
         science = {key: value for key, value in values.items() if key not in _MACHINE}
         files = [] if is_scribbles else [colorist_file(model)]
         files += [Path(file) for file in (settings.hints, settings.reference.swatches) if file]
-        memory = Memory(settings.out or FOLDER, [str(model), science], files)
+        memory = FinishedResults(settings.out or FOLDER, [str(model), science], files)
     return _Coloring(colorist, settings, memory, str(model)).run(images)
 
 
@@ -184,17 +184,17 @@ def colorize_image(colorist: Colorist, image: Image.Image, saturation: float = 1
     """Color one RGB image. The result has its L, except where a color is clipped because sRGB does not have it."""
     lightness = Photograph.of(image).seen(colorist.seen_size(image.size))
     ab = colorist.predict(lightness, image.size).ab
-    return join_image(image, Scaled(colorist.enlarged(ab, lightness, image.size), saturation))
+    return merge_image(image, Scaled(colorist.enlarged(ab, lightness, image.size), saturation))
 
 
-class Row(NamedTuple):
+class SheetRow(NamedTuple):
     """A row of the sheet: small RGB images."""
 
     original: Image.Image
     colored: Image.Image
 
 
-def draw_sheet(rows: Sequence[Row]) -> Image.Image:
+def draw_sheet(rows: Sequence[SheetRow]) -> Image.Image:
     """Draw every image in gray and colored; if any original has color, the originals too."""
     images = [[ImageOps.grayscale(row.original).convert("RGB"), row.colored, row.original] for row in rows]
     titles = ["gray", "colored", "original"]
@@ -218,7 +218,7 @@ def reduced_to_cell(photograph: Photograph) -> Image.Image:
 class _Opened(NamedTuple):
     """A photograph that waits to be colored."""
 
-    job: Job
+    job: ColorizeJob
     photograph: Photograph
     lightness: Tensor
 
@@ -226,7 +226,9 @@ class _Opened(NamedTuple):
 class _Coloring:
     """One call: photographs are opened one by one, and colored when a batch of one seen size is complete."""
 
-    def __init__(self, colorist: Colorist, settings: ColorizeSettings, memory: Memory | None, model: str) -> None:
+    def __init__(
+        self, colorist: Colorist, settings: ColorizeSettings, memory: FinishedResults | None, model: str
+    ) -> None:
         self.model, self.colors = model, ColorRange()
         self.colorist, self.settings, self.memory = colorist, settings, memory
         self.streamed = memory is None
@@ -235,9 +237,9 @@ class _Coloring:
         self.folder = settings.out or FOLDER
         self.waiting: dict[tuple[int, int], list[_Opened]] = {}
         self.originals: dict[Path, Image.Image] = {}
-        self.done = Colored([], None, [], [], self.streamed)
+        self.done = ColorizeResult([], None, [], [], self.streamed)
 
-    def run(self, images: Sequence[Path]) -> Colored:
+    def run(self, images: Sequence[Path]) -> ColorizeResult:
         """Color all images."""
         jobs = self.jobs(images)
         if self.settings.hints and len(jobs) != 1:
@@ -264,7 +266,7 @@ class _Coloring:
         uniform = "" if self.colors.is_gray else self.colors.describe_uniform()  # of gray results there is a note each
         return [(self.model, line) for line in (self.colorist.warning, uniform) if line]
 
-    def sheet(self, jobs: Sequence[Job]) -> Path | None:
+    def sheet(self, jobs: Sequence[ColorizeJob]) -> Path | None:
         """Sort the written images by the jobs, and write the contact sheet of the first ones."""
         written = set(self.done.written)
         self.done.written[:] = [job.target for job in jobs if job.target in written]
@@ -276,7 +278,7 @@ class _Coloring:
         write_png(sheet, draw_sheet(rows))
         return sheet
 
-    def is_done(self, job: Job) -> bool:
+    def is_done(self, job: ColorizeJob) -> bool:
         """Whether an earlier call colored this image in the same way."""
         if self.memory is None or job.source == STANDARD:
             return False
@@ -288,14 +290,14 @@ class _Coloring:
         self.colors.add_range(self.memory.ab_range(self.results(job)))
         return True
 
-    def row(self, job: Job) -> Row | None:
+    def row(self, job: ColorizeJob) -> SheetRow | None:
         """Return an image's row of the sheet, from its files: the same for each call, whichever colored it."""
         try:
-            return Row(self.originals.get(job.source) or open_small(job.source), open_small(job.target))
+            return SheetRow(self.originals.get(job.source) or open_small(job.source), open_small(job.target))
         except ImageError:  # for example too little memory now; the result is valid
             return None
 
-    def results(self, job: Job) -> list[Path]:
+    def results(self, job: ColorizeJob) -> list[Path]:
         """Return all result paths of an image, the colored one first."""
         return [job.target, *(beside(job.target, *other) for other in self.others())]
 
@@ -304,16 +306,16 @@ class _Coloring:
         samples = [(f"sample{number}", "") for number in range(1, self.settings.samples + 1)]
         return samples + ([("uncertainty", ".png")] if self.settings.uncertainty else [])
 
-    def jobs(self, images: Sequence[Path]) -> list[Job]:
+    def jobs(self, images: Sequence[Path]) -> list[ColorizeJob]:
         """Return the jobs of the images."""
         format: Format | None = None if self.settings.format == "auto" else self.settings.format
         if self.streamed:
-            return [Job(images[0], STANDARD, format or "png")]
+            return [ColorizeJob(images[0], STANDARD, format or "png")]
         return list_jobs(
             images, self.folder, format, self.others(), self.folder / SHEET if self.settings.sheet else None
         )
 
-    def open(self, job: Job) -> int:
+    def open(self, job: ColorizeJob) -> int:
         """Open an image, and color its batch if that is complete. Return the number of images that are finished."""
         settings = self.settings
         key = "standard input" if job.source == STANDARD else str(job.source)
@@ -368,10 +370,10 @@ class _Coloring:
         ab_range = self.colors.add(ab)
         if self.memory is not None:
             if not self.locked:
-                self.locks.enter_context(held_folder(self.folder, "coloring into it"))
+                self.locks.enter_context(lock_folder(self.folder, "coloring into it"))
                 self.locked = True
             self.memory.begin(self.results(job))
-        colors: Colors = self.colorist.enlarged(ab, opened.lightness, photograph.size)
+        colors: ColorSource = self.colorist.enlarged(ab, opened.lightness, photograph.size)
         ab = ab * settings.saturation
         notes = self.write(job, photograph, colors if settings.saturation == 1 else Scaled(colors, settings.saturation))
         if settings.saturation and float(ab.abs().max()) < PALE:
@@ -385,18 +387,18 @@ class _Coloring:
         if job.source == STANDARD:  # it cannot be read again
             self.originals[STANDARD] = reduced_to_cell(photograph)
 
-    def write(self, job: Job, photograph: Photograph, colors: Colors) -> list[str]:
+    def write(self, job: ColorizeJob, photograph: Photograph, colors: ColorSource) -> list[str]:
         """Write the colored image. Return notes."""
         if not self.streamed:
             return write_photograph(photograph, colors, job.target, job.format, self.settings.quality)
         formats: dict[str, Format] = {"JPEG": "jpeg", "PNG": "png", "WEBP": "webp", "TIFF": "tiff"}
         format = formats.get(photograph.format, "png") if self.settings.format == "auto" else job.format
-        content, notes = in_memory(photograph, colors, format, self.settings.quality)
+        content, notes = encode_photograph(photograph, colors, format, self.settings.quality)
         sys.stdout.buffer.write(content)
         sys.stdout.buffer.flush()
         return notes
 
-    def write_others(self, job: Job, photograph: Photograph, predicted: Prediction, seen: torch.Size) -> None:
+    def write_others(self, job: ColorizeJob, photograph: Photograph, predicted: Prediction, seen: torch.Size) -> None:
         """Write samples and the map of uncertainty, if the colorist predicts a distribution."""
         settings, logits, stride = self.settings, predicted.logits, predicted.stride
         if logits is None:

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from pretext.gamut import STEP
 
-Rows = NDArray[Any]
+ImageRows = NDArray[Any]
 """(rows, W) gray or (rows, W, 3) sRGB, uint8 or uint16."""
 Floats = NDArray[np.float32]
 T = TypeVar("T")
@@ -38,10 +38,10 @@ _WHITE = (0.95047, 1.0, 1.08883)
 _LINEAR_BELOW = 0.2068966  # where f of CIE Lab stops being a cube root; as in pretext.color
 
 
-class Colors(Protocol):
+class ColorSource(Protocol):
     """ab at an image's size, computed for some rows at a time."""
 
-    def rows(self, top: int, bottom: int, pixels: Rows) -> Floats:
+    def rows(self, top: int, bottom: int, pixels: ImageRows) -> Floats:
         """Return ab, (2, bottom - top, W), unscaled, of those rows of the image, whose own pixels are ``pixels``."""
 
 
@@ -76,7 +76,7 @@ class Enlarged:
         self._wide += (narrow.take(right, axis=2) - self._wide) * share
         self._steps = np.diff(self._wide, axis=1, append=self._wide[:, -1:])
 
-    def rows(self, top: int, bottom: int, pixels: Rows | None = None) -> Floats:
+    def rows(self, top: int, bottom: int, pixels: ImageRows | None = None) -> Floats:
         """Return ab, (2, bottom - top, W); the pixels are not used."""
         above, _, share = _interpolate(self._wide.shape[1], self._height, top, bottom)
         mixed = np.empty((2, bottom - top, self._wide.shape[2]), np.float32)
@@ -94,11 +94,11 @@ class Scaled:
         factor: multiplies a and b.
     """
 
-    def __init__(self, colors: Colors, factor: float) -> None:
+    def __init__(self, colors: ColorSource, factor: float) -> None:
         self.colors, self.factor = colors, np.float32(factor)
 
-    def rows(self, top: int, bottom: int, pixels: Rows) -> Floats:
-        """Return rows of ab; see ``Colors``."""
+    def rows(self, top: int, bottom: int, pixels: ImageRows) -> Floats:
+        """Return rows of ab; see ``ColorSource``."""
         return self.colors.rows(top, bottom, pixels) * self.factor
 
 
@@ -109,7 +109,7 @@ def _interpolate(points: int, length: int, first: int, last: int) -> tuple[NDArr
     return before, (before + 1).clip(max=points - 1), (at - before).astype(np.float32)
 
 
-def join_rows(rows: Rows, ab: Floats) -> Rows:
+def merge_rows(rows: ImageRows, ab: Floats) -> ImageRows:
     """Return the colored rows: (rows, W, 3), sRGB, of the depth of ``rows``.
 
     Args:
@@ -174,7 +174,7 @@ def _scratch(name: str, dtype: type, shape: tuple[int, ...]) -> NDArray[Any]:
     return buffer[:needed].reshape(shape)
 
 
-def join_image(image: Image.Image, ab: Tensor | Colors) -> Image.Image:
+def merge_image(image: Image.Image, ab: Tensor | ColorSource) -> Image.Image:
     """Return an image with its own L and new colors.
 
     Args:
@@ -190,14 +190,14 @@ def join_image(image: Image.Image, ab: Tensor | Colors) -> Image.Image:
 
     def strip(top: int, bottom: int) -> tuple[int, Image.Image]:
         rows = np.asarray(image.crop((0, top, image.width, bottom)))
-        return top, Image.fromarray(join_rows(rows, colors.rows(top, bottom, rows)))
+        return top, Image.fromarray(merge_rows(rows, colors.rows(top, bottom, rows)))
 
-    for top, joined in in_strips(image.size, strip):
+    for top, joined in map_strips(image.size, strip):
         result.paste(joined, (0, top))
     return result
 
 
-def in_strips(size: tuple[int, int], job: Callable[[int, int], T]) -> Iterator[T]:
+def map_strips(size: tuple[int, int], job: Callable[[int, int], T]) -> Iterator[T]:
     """Yield the result of a job for each strip of an image's rows (its top and bottom), from top to bottom.
 
     Threads work only a few strips ahead, so that the memory of their results is bounded.
@@ -221,7 +221,7 @@ def in_strips(size: tuple[int, int], job: Callable[[int, int], T]) -> Iterator[T
                 future.cancel()
 
 
-def _join_deep(rows: Rows, ab: Floats) -> Rows:
+def _join_deep(rows: ImageRows, ab: Floats) -> ImageRows:
     """Color rows of 16 bits. A level is so small that only float64 gets all of them right."""
     curve, to_y, rgb_from_xyz = _deep_tables()
     linear = curve.take(rows)

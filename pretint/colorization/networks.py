@@ -15,7 +15,7 @@ from pretext.gamut import TEMPERATURE
 from pretext.methods.colorizer import Colorizer, resample
 from pretext.methods.objectives import Classification
 from pretext.pretrained import Pretrained, load_pretrained
-from pretext.weights.importer import load_published
+from pretext.weights.importer import load_release
 from pretext.weights.state_dict import UnknownWeights, split_part
 from pretint.colorization.hints import Hints
 from pretint.colorization.merge import Enlarged, Prediction
@@ -163,7 +163,7 @@ def open_pretrained(model: Path) -> Pretrained:
             raise
         load_error = error
     try:
-        return load_published(model)
+        return load_release(model)
     except UnknownWeights:
         raise UserError(f"{load_error}; {MODELS}") from None
 

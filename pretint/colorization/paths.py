@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 
 from pretext.data import formats
 from pretext.data.folder import Folder
-from pretext.data.formats import LeftOut, system_name
+from pretext.data.formats import SkippedFiles, system_name
 from pretext.data.patterns import is_pattern, match_paths, split_existing
 from pretext.data.scan import readable
 from pretext.errors import UserError
-from pretint.colorization.photographs import FORMATS, Format, signed
+from pretint.colorization.photographs import FORMATS, Format, is_signed
 
 SHEET = "sheet.png"
 """The file of the contact sheet, in the folder of results."""
@@ -34,7 +34,7 @@ _ENDINGS: dict[str, Format] = {ending: format for format in _WRITTEN for ending 
 _OF_SEVERAL = (".mpo", ".apng")  # endings of files with several images; a result holds one
 
 
-class Job(NamedTuple):
+class ColorizeJob(NamedTuple):
     """An image to color."""
 
     source: Path
@@ -51,7 +51,7 @@ def beside(target: Path, what: str, ending: str = "") -> Path:
 
 def list_jobs(
     images: Sequence[Path], out: Path, format: Format | None, others: Iterable[tuple[str, str]], reserved: Path | None
-) -> list[Job]:
+) -> list[ColorizeJob]:
     """Return every image's job, in order. No result replaces another, or a file that is not ours.
 
     Args:
@@ -85,7 +85,7 @@ def list_jobs(
                 break
             number += 1
         taken |= results
-        jobs.append(Job(source, target, chosen))
+        jobs.append(ColorizeJob(source, target, chosen))
     for target in sorted(taken):
         if _real(target) in inputs:
             raise UserError(f"{target}: a result would overwrite an image; name another folder with --out")
@@ -93,7 +93,7 @@ def list_jobs(
             exists = target.exists() or target.is_symlink()
         except OSError:  # the name is too long for any file
             exists = False
-        if exists and not signed(target):
+        if exists and not is_signed(target):
             raise UserError(f"{target}: exists, and was not made by pretint; name another folder with --out")
     return jobs
 
@@ -106,7 +106,7 @@ def _expand_patterns(images: Sequence[Path], out: Path) -> list[Path]:
             paths.append(path)
             continue
         # Without names that a system made, unless the pattern has them.
-        matches, left_out, counted = [], LeftOut(), set[Path]()
+        matches, left_out, counted = [], SkippedFiles(), set[Path]()
         depth = len(_fixed_folder(path).parts)
         for match in map(Path, match_paths(str(path), recursive=True)):
             parts = (part for part in match.parts[depth:] if part not in path.parts)
@@ -166,7 +166,7 @@ def _real(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
-class Memory:
+class FinishedResults:
     """A record of the images that were colored into a folder.
 
     A result is valid if its image, everything that its colors depend on, and the result itself have not changed since

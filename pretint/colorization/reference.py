@@ -98,7 +98,7 @@ class ReferenceSettings:
             raise UserError(f"seed is {self.seed}: it must be 0 or more")
 
 
-class Samples(NamedTuple):
+class ReferenceSamples(NamedTuple):
     """The pixels that stand for an image or a part of it."""
 
     features: Floats
@@ -137,7 +137,7 @@ class ReferenceColorist:
             _require_inside(swatch.photo, size, self.settings.swatches, "the photograph")
         gray = seen.double().numpy()
         if not self.swatches:
-            return torch.from_numpy(matched(features(gray), self._samples(self.lab, gray)).astype(np.float32))
+            return torch.from_numpy(match_samples(features(gray), self._samples(self.lab, gray)).astype(np.float32))
         # The rectangles take the colors of the reference's, and the rest takes those of the rectangles.
         boxes = [swatch.photo.scaled(size, (gray.shape[0], gray.shape[1])) for swatch in self.swatches]
         ab = np.empty((2, *gray.shape))
@@ -145,7 +145,7 @@ class ReferenceColorist:
         windows, colors = [], []
         for source, box in zip(self.boxes, boxes, strict=True):
             part = gray[box.slices]
-            ab[:, *box.slices] = matched(features(part), self._samples(self.lab[:, *source.slices], part))
+            ab[:, *box.slices] = match_samples(features(part), self._samples(self.lab[:, *source.slices], part))
             colored[box.slices] = True
         for box in boxes:  # in a second pass: where two overlap, the later one counts
             y, x = jittered(box.height, box.width, self.settings.samples, self.settings.seed)
@@ -169,7 +169,7 @@ class ReferenceColorist:
         """Enlarge ab along the photograph's edges."""
         return AlongEdges(ab, lightness, size)
 
-    def _samples(self, lab: Floats, gray: Floats) -> Samples:
+    def _samples(self, lab: Floats, gray: Floats) -> ReferenceSamples:
         return samples_of(remapped(lab[0], gray), lab[1:], self.settings.samples, self.settings.seed)
 
 
@@ -256,14 +256,14 @@ def jittered(height: int, width: int, samples: int, seed: int) -> tuple[NDArray[
     return y, x
 
 
-def samples_of(lightness: Floats, ab: Floats, samples: int, seed: int) -> Samples:
+def samples_of(lightness: Floats, ab: Floats, samples: int, seed: int) -> ReferenceSamples:
     """Draw samples of an image with L, (h, w), and ab, (2, h, w)."""
     y, x = jittered(lightness.shape[0], lightness.shape[1], samples, seed)
     # Without the last digits: equal parts of the image may differ in them.
-    return Samples(features(lightness)[y, x].round(9), ab[:, y, x].T)
+    return ReferenceSamples(features(lightness)[y, x].round(9), ab[:, y, x].T)
 
 
-def matched(pixels: Floats, samples: Samples) -> Floats:
+def match_samples(pixels: Floats, samples: ReferenceSamples) -> Floats:
     """Return ab, (2, h, w), of the nearest sample to each of the features, (h, w, 2).
 
     A k-d tree finds the nearest exactly. Among different samples at the same distance the choice is arbitrary.

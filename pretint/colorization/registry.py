@@ -15,7 +15,7 @@ from pretext.errors import UserError
 from pretext.gamut import TEMPERATURE
 from pretext.weights.state_dict import split_part
 from pretint.colorization.hints import Hints, read_hints
-from pretint.colorization.merge import Colors, Prediction
+from pretint.colorization.merge import ColorSource, Prediction
 from pretint.colorization.networks import open_network
 from pretint.colorization.reference import ReferenceSettings, open_reference
 from pretint.colorization.scribbles import ScribbleSettings, scribbles_colorist
@@ -44,7 +44,7 @@ class Colorist(Protocol):
             UserError: a hint or swatch lies outside the photograph.
         """
 
-    def enlarged(self, ab: Tensor, lightness: Tensor, size: tuple[int, int]) -> Colors:
+    def enlarged(self, ab: Tensor, lightness: Tensor, size: tuple[int, int]) -> ColorSource:
         """Return the colors at a photograph's own size.
 
         Args:

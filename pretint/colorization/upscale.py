@@ -16,8 +16,8 @@ from torch import Tensor
 
 from pretext.color import rgb_to_lightness
 from pretext.errors import UserError
-from pretint.colorization.hints import Given
-from pretint.colorization.merge import Floats, Rows
+from pretint.colorization.hints import KnownPixels
+from pretint.colorization.merge import Floats, ImageRows
 
 PIXELS = 500_000
 """The number of pixels to which an image is reduced: this takes seconds, and less than a gigabyte."""
@@ -85,11 +85,11 @@ class AlongEdges:
         given: pixels of the photograph whose color is given; they keep it exactly.
     """
 
-    def __init__(self, ab: Tensor, seen: Tensor, size: tuple[int, int], given: Given | None = None) -> None:
+    def __init__(self, ab: Tensor, seen: Tensor, size: tuple[int, int], given: KnownPixels | None = None) -> None:
         self.ab, self.seen, self.size, self.given = ab[0].float(), seen[0, 0], size, given
 
-    def rows(self, top: int, bottom: int, pixels: Rows) -> Floats:
-        """Return rows of ab; see ``pretint.colorization.merge.Colors``."""
+    def rows(self, top: int, bottom: int, pixels: ImageRows) -> Floats:
+        """Return rows of ab; see ``pretint.colorization.merge.ColorSource``."""
         width, height = self.size
         if self.seen.shape == (height, width):
             mixed = self.ab[:, top:bottom].numpy().copy()

@@ -36,7 +36,7 @@ PLAN = "plan.json"
 
 
 @dataclass(frozen=True)
-class Cell:
+class StudyCell:
     """A piece of a study's work: a command that may be called again, and makes one folder."""
 
     key: str
@@ -69,7 +69,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Call:
+class StudyCall:
     """The call of a study: called so again, it is the same study."""
 
     words: tuple[str, ...] = ()
@@ -86,7 +86,7 @@ class Call:
         return f"{plugins}{shlex.join(('pretint', *self.words))}"
 
 
-def describe_call(file: Path, study: StudySettings, places: Sequence[str], options: StudyOptions) -> Call:
+def describe_call(file: Path, study: StudySettings, places: Sequence[str], options: StudyOptions) -> StudyCall:
     """Return the call of a study.
 
     Args:
@@ -103,11 +103,11 @@ def describe_call(file: Path, study: StudySettings, places: Sequence[str], optio
     names = dict.fromkeys([str(file), *filter(None, recipes)])
     texts = {name: Path(name).read_text(encoding="utf-8", errors="replace") for name in names}
     words = ("study", str(file), *places, *(f"--{key}={getattr(options, key)}" for key in changed))
-    return Call(words, texts, plugin_digests())
+    return StudyCall(words, texts, plugin_digests())
 
 
 @dataclass(frozen=True)
-class Plan:
+class StudyPlan:
     """All cells of a study, and what its report needs besides: plain values, as they stand in its folder."""
 
     about: str
@@ -122,10 +122,10 @@ class Plan:
     recipes: dict[str, dict[str, Any]]
     """Settings of pretraining of the networks at random weights, by their file, relative to the folder of studies."""
     figures: str
-    cells: tuple[Cell, ...]
-    call: Call = field(default_factory=Call)
+    cells: tuple[StudyCell, ...]
+    call: StudyCall = field(default_factory=StudyCall)
 
-    def of(self, variant: str, evaluation: str) -> list[Cell]:
+    def of(self, variant: str, evaluation: str) -> list[StudyCell]:
         """Return the cells of a variant, by seed; those of its pretraining for an empty evaluation."""
         return [cell for cell in self.cells if (cell.variant, cell.evaluation) == (variant, evaluation)]
 
@@ -134,19 +134,19 @@ class Plan:
         write_atomically(file, json.dumps(asdict(self), indent=1).encode())
 
 
-def read_plan(file: Path) -> Plan:
-    """Read a plan that ``Plan.write`` wrote.
+def read_plan(file: Path) -> StudyPlan:
+    """Read a plan that ``StudyPlan.write`` wrote.
 
     Raises:
         UserError: it cannot be read, or is not a plan.
     """
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
-        cells = tuple(Cell(**{**cell, "words": tuple(cell["words"])}) for cell in values["cells"])
+        cells = tuple(StudyCell(**{**cell, "words": tuple(cell["words"])}) for cell in values["cells"])
         call = values.get("call", {})  # older plans have none
-        call = Call(**{**call, "words": tuple(call.get("words", ()))})
+        call = StudyCall(**{**call, "words": tuple(call.get("words", ()))})
         tuples = {name: tuple(values[name]) for name in ("variants", "seeds")}
-        return Plan(**{**values, **tuples, "cells": cells, "call": call})
+        return StudyPlan(**{**values, **tuples, "cells": cells, "call": call})
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise UserError(f"{file}: no study's plan, or a damaged one ({reason}); call pretint study again") from error
@@ -160,7 +160,7 @@ class Failure(NamedTuple):
     """The last line that it printed, or the signal that killed it."""
 
 
-class Shelf:
+class CellStore:
     """The folder in which cells lie."""
 
     def __init__(self, root: Path) -> None:
@@ -185,22 +185,22 @@ class Shelf:
         existing = sorted(path.name for path in (self.root / kind).glob(f"*.{key}"))
         return self._places.setdefault((kind, key), f"{kind}/{existing[0] if existing else f'{name}.{key}'}")
 
-    def folder(self, cell: Cell) -> Path:
+    def folder(self, cell: StudyCell) -> Path:
         """Return the folder that a cell makes."""
         return self.root / cell.folder
 
-    def file(self, cell: Cell, ending: str) -> Path:
+    def file(self, cell: StudyCell, ending: str) -> Path:
         """Return a file about a cell: its log, failed, lock, progress."""
         return self.root / "logs" / f"{cell.place}.{ending}"
 
-    def is_finished(self, cell: Cell) -> bool:
+    def is_finished(self, cell: StudyCell) -> bool:
         """Return whether a cell's files are complete; for a result that cannot be read its command must run again."""
         if cell.command == PRETRAIN:
             newest = newest_checkpoint(self.folder(cell))
             return newest is not None and int(newest.stem) >= cell.steps and _dated(newest) not in self._damaged
         return bool(self.results(cell))
 
-    def check_network(self, cell: Cell) -> bool:
+    def check_network(self, cell: StudyCell) -> bool:
         """Return whether the network of a finished pretraining is undamaged; if not, the cell counts as unfinished.
 
         For the cells that are to use it: they would take the checkpoint before. This reads all of the checkpoint.
@@ -210,16 +210,16 @@ class Shelf:
             self._damaged.add(_dated(newest))
         return self.is_finished(cell)
 
-    def results(self, cell: Cell) -> list[Path]:
+    def results(self, cell: StudyCell) -> list[Path]:
         """Return the result files of an evaluation that can be read."""
         return [file for file in sorted(self.folder(cell).glob("*.json")) if not self._damage(cell, file)]
 
-    def damage(self, cell: Cell) -> str:
+    def damage(self, cell: StudyCell) -> str:
         """Return why a result file of an evaluation cannot be read; empty if all can."""
         files = sorted(self.folder(cell).glob("*.json"))
         return next(filter(None, (self._damage(cell, file) for file in files)), "")
 
-    def _damage(self, cell: Cell, file: Path) -> str:
+    def _damage(self, cell: StudyCell, file: Path) -> str:
         """Return why a file cannot be read, or an empty string. Only damaged files are read again."""
         if file not in self._whole:
             if cell.command == "score":  # a file as Scores.json makes it
@@ -238,7 +238,7 @@ class Shelf:
             self._whole.add(file)
         return ""
 
-    def failure(self, cell: Cell) -> Failure | None:
+    def failure(self, cell: StudyCell) -> Failure | None:
         """Return how a cell failed; None if it did not, or was tried again since."""
         try:
             record = json.loads(self.file(cell, "failed").read_text(encoding="utf-8"))
@@ -246,7 +246,7 @@ class Shelf:
         except (OSError, ValueError):
             return None
 
-    def write_failure(self, cell: Cell, code: int) -> Failure:
+    def write_failure(self, cell: StudyCell, code: int) -> Failure:
         """Record that a cell's command failed with an exit code, as subprocess has it."""
         reason = ""
         if code < 0:
@@ -261,18 +261,18 @@ class Shelf:
         write_atomically(self.file(cell, "failed"), json.dumps({**failure._asdict(), "time": time.time()}).encode())
         return failure
 
-    def clear_failure(self, cell: Cell) -> None:
+    def clear_failure(self, cell: StudyCell) -> None:
         """Remove the record that a cell failed."""
         self.file(cell, "failed").unlink(missing_ok=True)
 
-    def progress(self, cell: Cell) -> dict[str, Any]:
+    def progress(self, cell: StudyCell) -> dict[str, Any]:
         """Return the last numbers of its command's progress; empty if there are none."""
         with contextlib.suppress(OSError, ValueError):
             record: dict[str, Any] = json.loads(self.file(cell, "progress").read_text(encoding="utf-8"))
             return record
         return {}
 
-    def lock(self, cell: Cell) -> int | None:
+    def lock(self, cell: StudyCell) -> int | None:
         """Take a cell's lock; return None if another process has it.
 
         Returns:

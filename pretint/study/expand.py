@@ -15,12 +15,12 @@ from pretext.backbones import build_backbone
 from pretext.backbones.from_timm import PUBLISHED
 from pretext.errors import UserError
 from pretext.recipe import PretrainSettings, require_source
-from pretext.settings import Positional, parse_command, plain, settings_from
+from pretext.settings import Positional, parse_command, settings_from, to_plain
 from pretext.weights.state_dict import split_part
 from pretext.yaml_reader import read_yaml
 from pretint.colorization.scores.methods import BASELINES
 from pretint.study import identity
-from pretint.study.cells import PRETRAIN, Cell, Plan, Shelf
+from pretint.study.cells import PRETRAIN, CellStore, StudyCell, StudyPlan
 from pretint.study.file import StudySettings, Variant, flatten
 from transfer.results import PREFIX
 
@@ -30,7 +30,7 @@ _OF_RANDOM = ("config", "backbone.name", "backbone.arguments", "crop.size", "cro
 """The settings that change random weights, or how large images are seen."""
 
 
-def expand(study: StudySettings, shelf: Shelf) -> Plan:
+def expand(study: StudySettings, shelf: CellStore) -> StudyPlan:
     """Return the cells of a study, each after the one that it needs.
 
     Two cells that are the same, by whatever names, are one: it stands under the first.
@@ -38,7 +38,7 @@ def expand(study: StudySettings, shelf: Shelf) -> Plan:
     Raises:
         UserError: a setting is wrong, or images are missing; the message names the variant or the evaluation.
     """
-    cells: list[Cell] = []
+    cells: list[StudyCell] = []
     pretrained: dict[str, PretrainSettings] = {}
     recipes: dict[str, Any] = {}
     for variant in study.expanded:
@@ -59,7 +59,7 @@ def expand(study: StudySettings, shelf: Shelf) -> Plan:
                 with _named_errors(f"evaluation {name}"):
                     cells.append(_evaluation_cell(network, variant, seed, name, entry, shelf))
     names = [variant.name for variant in study.expanded]
-    return Plan(
+    return StudyPlan(
         study.about,
         tuple(names),
         tuple(study.seeds),
@@ -79,7 +79,7 @@ class _Network:
     spec: str
     """Its name as an argument of a command."""
     key: str
-    cell: Cell | None
+    cell: StudyCell | None
     """Its pretraining, if it has one."""
     colors: bool
     """Whether it can color."""
@@ -89,7 +89,7 @@ class _Network:
     """A recipe that must be written for it: settings of pretraining, by their file."""
 
 
-def _network(variant: Variant, seed: int, shelf: Shelf) -> tuple[_Network, PretrainSettings | None]:
+def _network(variant: Variant, seed: int, shelf: CellStore) -> tuple[_Network, PretrainSettings | None]:
     """Return a variant's network and, if it is pretrained, the settings of that."""
     if variant.network and variant.network != "random":
         name, _, rest = variant.network.partition(":")
@@ -114,12 +114,12 @@ def _network(variant: Variant, seed: int, shelf: Shelf) -> tuple[_Network, Pretr
             raise UserError(f"{idle[0]} changes nothing where network is random; leave it out")
         key = identity.key_of(identity.random_weights(settings))
         file = shelf.place("recipes", _slug(variant.name, seed), f"{key}.yaml")
-        return _Network(f"random:{shelf.root / file}", key, None, False, stages, {file: plain(settings)}), None
+        return _Network(f"random:{shelf.root / file}", key, None, False, stages, {file: to_plain(settings)}), None
     _require_files(settings.objective.prior.removeprefix("estimate"), settings.backbone.weights)
     require_source(settings)
     key = identity.key_of("pretrain", identity.pretraining(settings))
     folder = shelf.place("runs", _slug(variant.name, seed), key)
-    cell = Cell(
+    cell = StudyCell(
         key,
         variant.name,
         seed,
@@ -135,8 +135,8 @@ def _network(variant: Variant, seed: int, shelf: Shelf) -> tuple[_Network, Pretr
 
 
 def _evaluation_cell(
-    network: _Network, variant: Variant, seed: int, name: str, entry: dict[str, Any], shelf: Shelf
-) -> Cell:
+    network: _Network, variant: Variant, seed: int, name: str, entry: dict[str, Any], shelf: CellStore
+) -> StudyCell:
     """Return the cell of one evaluation of a network.
 
     Args:
@@ -188,7 +188,7 @@ def _evaluation_cell(
     after = network.cell.key if network.cell else ""
     ask = entry.get("ask", {})
     _require_askable(ask)
-    return Cell(key, variant.name, seed, name, command, tuple(words), folder, after, 0, ask)
+    return StudyCell(key, variant.name, seed, name, command, tuple(words), folder, after, 0, ask)
 
 
 def _require_askable(ask: dict[str, Any]) -> None:
@@ -229,7 +229,7 @@ def _named_errors(name: str) -> Iterator[None]:
 def _as_option(name: str, value: Any) -> str:
     """Return a setting as the value of an option."""
     try:
-        return value if isinstance(value, str) else json.dumps(plain(value))
+        return value if isinstance(value, str) else json.dumps(to_plain(value))
     except TypeError as error:
         raise UserError(f"{name} is {value}, which no setting can be; put it in quotes if it is a name") from error
 

@@ -11,12 +11,12 @@ from functools import cache
 from typing import Any
 
 from pretext.backbones import BACKBONES
-from pretext.data import open_labeled, open_source
+from pretext.data import open_dataset, open_labeled
 from pretext.data.source import fingerprint
 from pretext.methods.objectives import OBJECTIVES
 from pretext.plugins import plugin_contents
 from pretext.recipe import PretrainSettings, open_images
-from pretext.settings import plain
+from pretext.settings import to_plain
 from pretext.weights.state_dict import split_part
 from pretint.colorization.scores.job import ScoreSettings
 from transfer.evaluation import EvaluationSettings
@@ -92,7 +92,7 @@ def evaluation(command: str, settings: Any) -> Any:
     if isinstance(settings, FinetuneSettings):
         science = _without(settings.science, type(settings)().science)
         values = [_with_files(science), settings.protocol, settings.freeze_to, settings.seed]
-        return [command, *values, *_task_digests(_Named(settings))]
+        return [command, *values, *_task_digests(_TaskKey(settings))]
     kind = next(kind for kind in _MACHINE if isinstance(settings, kind))
     science = {name: value for name, value in changed_settings(settings).items() if name not in _MACHINE[kind]}
     if isinstance(settings, ScoreSettings):
@@ -108,7 +108,7 @@ def evaluation(command: str, settings: Any) -> Any:
 
 def changed_settings(settings: Any) -> dict[str, Any]:
     """Return the settings that differ from their defaults, as plain values: a setting added later changes no key."""
-    return _without(plain(settings), plain(type(settings)()))
+    return _without(to_plain(settings), to_plain(type(settings)()))
 
 
 def _without(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
@@ -136,7 +136,7 @@ def _has_plugin(value: Any) -> bool:
 @cache
 def source_digest(name: str) -> str:
     """Return a digest of a source: its images' names, and the pixels of some of them."""
-    source = open_source(name)
+    source = open_dataset(name)
     return hashlib.sha256(f"{source.digest()} {fingerprint(source)}".encode()).hexdigest()
 
 
@@ -146,7 +146,7 @@ def _target_digests(train: str, test: str, classes: tuple[str, ...]) -> tuple[st
     return targets.train_digest, targets.test_digest
 
 
-class _Named:
+class _TaskKey:
     """Settings of fine-tuning, equal where they open the same images: for the cache."""
 
     def __init__(self, settings: FinetuneSettings) -> None:
@@ -154,14 +154,14 @@ class _Named:
         self._words = json.dumps([type(settings).__name__, settings.places, settings.science], sort_keys=True)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Named) and self._words == other._words
+        return isinstance(other, _TaskKey) and self._words == other._words
 
     def __hash__(self) -> int:
         return hash(self._words)
 
 
 @cache
-def _task_digests(named: _Named) -> tuple[str, str]:
+def _task_digests(named: _TaskKey) -> tuple[str, str]:
     task = open_task(named.settings)
     return task.train_digest, task.test_digest
 
@@ -186,7 +186,7 @@ def _file(name: str) -> str:
 
 def differing_settings(settings: Mapping[str, PretrainSettings]) -> dict[str, dict[str, Any]]:
     """Return the settings in which some recipes differ, without seeds and machine settings: by setting, by recipe."""
-    flat = {name: dict(_flat(plain(recipe))) for name, recipe in settings.items()}
+    flat = {name: dict(_flat(to_plain(recipe))) for name, recipe in settings.items()}
     keys = dict.fromkeys(key for values in flat.values() for key in values)
     by_key = {key: {name: values.get(key) for name, values in flat.items()} for key in keys}
     return {

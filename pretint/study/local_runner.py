@@ -12,15 +12,22 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
-from pretext.engine.signals import Ending, stop_requests
-from pretint.study.cells import PRETRAIN, Cell, Failure, Shelf
+from pretext.engine.signals import ExitStatus, catch_signals
+from pretint.study.cells import PRETRAIN, CellStore, Failure, StudyCell
 
-_STOPPED = {Ending.PREEMPTED, Ending.INTERRUPTED, Ending.TERMINATED, -signal.SIGTERM, -signal.SIGINT, -signal.SIGUSR2}
+_STOPPED = {
+    ExitStatus.PREEMPTED,
+    ExitStatus.INTERRUPTED,
+    ExitStatus.TERMINATED,
+    -signal.SIGTERM,
+    -signal.SIGINT,
+    -signal.SIGUSR2,
+}
 _LOOK_EVERY = 0.2  # seconds
 _ASK_EVERY = 10.0  # seconds between two queries of a cluster's queue
 
 
-class Word(StrEnum):
+class Status(StrEnum):
     """The state of a cell."""
 
     FINISHED = "finished"
@@ -34,10 +41,10 @@ class Word(StrEnum):
     """The cell that it needs has failed."""
 
 
-class Standing(NamedTuple):
+class CellStatus(NamedTuple):
     """The state of a cell, and its details."""
 
-    word: Word
+    word: Status
     share: float = 0.0
     """The share that is done of its current work, in [0, 1]."""
     left: float | None = None
@@ -46,40 +53,44 @@ class Standing(NamedTuple):
     """What it does, or why it failed."""
 
 
-Standings = Mapping[str, Standing]
+CellStatuses = Mapping[str, CellStatus]
 """The states of cells, by their keys."""
 
 
 @dataclass
 class _Work:
-    cell: Cell
+    cell: StudyCell
     process: "subprocess.Popen[bytes]"
     place: int
     """Its number among those that run at the same time: 0, 1, ..."""
 
 
-def initial_states(cells: Iterable[Cell], shelf: Shelf) -> dict[str, Standing]:
+def initial_states(cells: Iterable[StudyCell], shelf: CellStore) -> dict[str, CellStatus]:
     """Return the states of cells by their files: finished, failed or waiting.
 
     A pretraining whose network is damaged is done again if another cell waits for it.
     """
-    states: dict[str, Standing] = {}
+    states: dict[str, CellStatus] = {}
     by_key = {cell.key: cell for cell in cells}
     for cell in by_key.values():
         failure = shelf.failure(cell)
-        waiting = _failed(failure) if failure else Standing(Word.WAITING)
-        states[cell.key] = Standing(Word.FINISHED) if shelf.is_finished(cell) else waiting
+        waiting = _failed(failure) if failure else CellStatus(Status.WAITING)
+        states[cell.key] = CellStatus(Status.FINISHED) if shelf.is_finished(cell) else waiting
     for cell in by_key.values():
         needed = by_key.get(cell.after)
-        waits = states[cell.key].word == Word.WAITING and needed is not None and needed.command == PRETRAIN
-        if waits and states[cell.after].word == Word.FINISHED and not shelf.check_network(by_key[cell.after]):
-            states[cell.after] = Standing(Word.WAITING)
+        waits = states[cell.key].word == Status.WAITING and needed is not None and needed.command == PRETRAIN
+        if waits and states[cell.after].word == Status.FINISHED and not shelf.check_network(by_key[cell.after]):
+            states[cell.after] = CellStatus(Status.WAITING)
     return states
 
 
 def run_here(
-    cells: Sequence[Cell], shelf: Shelf, parallel: int, retry: bool, sent: Callable[[], Collection[str]] = tuple
-) -> "Iterator[tuple[Standings, Ending]]":
+    cells: Sequence[StudyCell],
+    shelf: CellStore,
+    parallel: int,
+    retry: bool,
+    sent: Callable[[], Collection[str]] = tuple,
+) -> "Iterator[tuple[CellStatuses, ExitStatus]]":
     """Do the cells that are not finished, each when the cell that it needs is.
 
     Yields, several times a second and once at the end, the states of all cells. The last ending says whether a stop was
@@ -103,10 +114,10 @@ def run_here(
         shelf.clear_failure(cell)
     states = initial_states(unique, shelf)
     work: list[_Work] = []
-    stop = Ending.COMPLETE
-    waits = any(standing.word == Word.WAITING for standing in states.values())
+    stop = ExitStatus.COMPLETE
+    waits = any(standing.word == Status.WAITING for standing in states.values())
     queued, asked = sent() if waits else (), time.monotonic()
-    with stop_requests() as requested:
+    with catch_signals() as requested:
         try:
             while True:
                 for job in [job for job in work if job.process.poll() is not None]:
@@ -114,9 +125,9 @@ def run_here(
                     code = job.process.returncode
                     if code == 0 and shelf.is_finished(job.cell):
                         shelf.clear_failure(job.cell)
-                        states[job.cell.key] = Standing(Word.FINISHED)
+                        states[job.cell.key] = CellStatus(Status.FINISHED)
                     elif code in _STOPPED:
-                        states[job.cell.key] = Standing(Word.STOPPED)
+                        states[job.cell.key] = CellStatus(Status.STOPPED)
                     else:
                         states[job.cell.key] = _failed(shelf.write_failure(job.cell, code))
                 if (ending := requested()) and ending != stop:
@@ -130,7 +141,7 @@ def run_here(
                 for job in work:
                     states[job.cell.key] = _running(shelf, job.cell)
                 yield dict(states), stop
-                unsettled = any(standing.word in (Word.WAITING, Word.ELSEWHERE) for standing in states.values())
+                unsettled = any(standing.word in (Status.WAITING, Status.ELSEWHERE) for standing in states.values())
                 if not work and (stop or not unsettled):
                     return
                 time.sleep(_LOOK_EVERY)
@@ -143,9 +154,9 @@ def run_here(
 
 
 def _start_cells(
-    cells: Sequence[Cell],
-    shelf: Shelf,
-    states: dict[str, Standing],
+    cells: Sequence[StudyCell],
+    shelf: CellStore,
+    states: dict[str, CellStatus],
     work: list[_Work],
     parallel: int,
     queued: Collection[str],
@@ -153,34 +164,36 @@ def _start_cells(
     """Start the cells that can be started; leave to another process what it has finished, or works on."""
     for cell in cells:
         standing = states[cell.key]
-        if standing.word not in (Word.WAITING, Word.ELSEWHERE, Word.BLOCKED):
+        if standing.word not in (Status.WAITING, Status.ELSEWHERE, Status.BLOCKED):
             continue
-        before = states[cell.after].word if cell.after else Word.FINISHED
-        if before in (Word.FAILED, Word.BLOCKED, Word.STOPPED):
-            states[cell.key] = Standing(Word.STOPPED if before == Word.STOPPED else Word.BLOCKED)
+        before = states[cell.after].word if cell.after else Status.FINISHED
+        if before in (Status.FAILED, Status.BLOCKED, Status.STOPPED):
+            states[cell.key] = CellStatus(Status.STOPPED if before == Status.STOPPED else Status.BLOCKED)
             continue
-        if before != Word.FINISHED or (len(work) >= parallel and standing.word == Word.WAITING):
+        if before != Status.FINISHED or (len(work) >= parallel and standing.word == Status.WAITING):
             continue
         lock = None if cell.place in queued else shelf.lock(cell)
         if lock is None:
-            states[cell.key] = _running(shelf, cell)._replace(word=Word.ELSEWHERE)
+            states[cell.key] = _running(shelf, cell)._replace(word=Status.ELSEWHERE)
             continue
         try:
             if shelf.is_finished(cell):  # another process did it meanwhile
-                states[cell.key] = Standing(Word.FINISHED)
+                states[cell.key] = CellStatus(Status.FINISHED)
             elif failure := shelf.failure(cell):
                 states[cell.key] = _failed(failure)
             elif len(work) < parallel:
                 place = next(at for at in range(parallel) if at not in [job.place for job in work])
                 work.append(_Work(cell, _start_command(cell, shelf, lock, place, parallel), place))
-                states[cell.key] = Standing(Word.RUNNING)
+                states[cell.key] = CellStatus(Status.RUNNING)
             else:
-                states[cell.key] = Standing(Word.WAITING)
+                states[cell.key] = CellStatus(Status.WAITING)
         finally:
             os.close(lock)
 
 
-def _start_command(cell: Cell, shelf: Shelf, lock: int, place: int, parallel: int) -> "subprocess.Popen[bytes]":
+def _start_command(
+    cell: StudyCell, shelf: CellStore, lock: int, place: int, parallel: int
+) -> "subprocess.Popen[bytes]":
     """Start a cell's command, with its share of the cores and a GPU in turn."""
     environment = {**os.environ, "PRETINT_PROGRESS": str(shelf.file(cell, "progress").resolve())}
     cores = len(os.sched_getaffinity(0))
@@ -207,11 +220,11 @@ def _start_command(cell: Cell, shelf: Shelf, lock: int, place: int, parallel: in
         )
 
 
-def _running(shelf: Shelf, cell: Cell) -> Standing:
+def _running(shelf: CellStore, cell: StudyCell) -> CellStatus:
     numbers = shelf.progress(cell)
     share = numbers["done"] / numbers["total"] if numbers.get("total") else 0.0
-    return Standing(Word.RUNNING, share, numbers.get("left"), numbers.get("title", ""))
+    return CellStatus(Status.RUNNING, share, numbers.get("left"), numbers.get("title", ""))
 
 
-def _failed(failure: Failure) -> Standing:
-    return Standing(Word.FAILED, said=failure.said or f"ended with code {failure.code}")
+def _failed(failure: Failure) -> CellStatus:
+    return CellStatus(Status.FAILED, said=failure.said or f"ended with code {failure.code}")

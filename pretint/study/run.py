@@ -15,14 +15,14 @@ from rich.table import Table
 from rich.text import Text
 
 from pretext.engine.progress import clock, say
-from pretext.engine.signals import Ending
+from pretext.engine.signals import ExitStatus
 from pretext.errors import UserError
 from pretext.escape import escape_controls
-from pretext.files import held_folder, write_atomically
-from pretint.study.cells import PLAN, PRETRAIN, Cell, Plan, Shelf, describe_call
+from pretext.files import lock_folder, write_atomically
+from pretint.study.cells import PLAN, PRETRAIN, CellStore, StudyCell, StudyPlan, describe_call
 from pretint.study.expand import expand
 from pretint.study.file import StudyOptions, read_study
-from pretint.study.local_runner import Standing, Standings, Word, initial_states, run_here
+from pretint.study.local_runner import CellStatus, CellStatuses, Status, initial_states, run_here
 from pretint.study.report.collect import each_once, row_of
 from pretint.study.slurm_runner import follow, jobs_to_send, queue, read_states
 from transfer.columns import Column
@@ -36,23 +36,29 @@ Send = Callable[[Sequence["Item"], str, Path], None]
 """Sends jobs: the jobs, the cluster file, the folder of jobs."""
 
 _EVERY = 1.0  # seconds between two drawings of the table
-_SHOWN = (Word.RUNNING, Word.ELSEWHERE, Word.FAILED, Word.BLOCKED, Word.STOPPED)  # states counted below the table
+_SHOWN = (
+    Status.RUNNING,
+    Status.ELSEWHERE,
+    Status.FAILED,
+    Status.BLOCKED,
+    Status.STOPPED,
+)  # states counted below the table
 _WITHOUT_NUMBER = (PRETRAIN, "score")  # commands whose cells have no single number
-_EVENTS = {Word.RUNNING: "started", Word.ELSEWHERE: "another process or a job works on it"}
+_EVENTS = {Status.RUNNING: "started", Status.ELSEWHERE: "another process or a job works on it"}
 
 
-class Studied(NamedTuple):
+class StudyOutcome(NamedTuple):
     """The outcome of a call."""
 
     folder: Path
     """Folder of the study."""
-    plan: Plan
-    standings: dict[str, Standing]
+    plan: StudyPlan
+    standings: dict[str, CellStatus]
     """States of its cells, by key."""
-    ending: Ending
+    ending: ExitStatus
 
 
-def study(file: Path, places: Sequence[str], options: StudyOptions, send: Send | None = None) -> Studied:
+def study(file: Path, places: Sequence[str], options: StudyOptions, send: Send | None = None) -> StudyOutcome:
     """Do a study, or go on with one.
 
     Cells that are finished, in this study or another of the same folder, are found and not computed again. Called
@@ -72,7 +78,7 @@ def study(file: Path, places: Sequence[str], options: StudyOptions, send: Send |
     Returns:
         The states of its cells, finished or not.
     """
-    shelf = Shelf(options.folder)
+    shelf = CellStore(options.folder)
     folders: dict[str, str] = {}
     for word in places:
         place, equals, path = word.partition("=")
@@ -86,10 +92,10 @@ def study(file: Path, places: Sequence[str], options: StudyOptions, send: Send |
     folder = options.folder / name
     if name in ("runs", "results", "recipes", "logs", "jobs"):
         raise UserError(f"{folder}: cells of studies lie there; give another --name")
-    plan = expand(settings, Shelf(options.folder))  # a mistake in it leaves no folder behind
+    plan = expand(settings, CellStore(options.folder))  # a mistake in it leaves no folder behind
     if options.dry_run:
-        return Studied(folder, plan, initial_states(plan.cells, shelf), Ending.COMPLETE)
-    with held_folder(folder, "doing this study"):
+        return StudyOutcome(folder, plan, initial_states(plan.cells, shelf), ExitStatus.COMPLETE)
+    with lock_folder(folder, "doing this study"):
         with shelf.lock_places():
             plan = expand(settings, shelf)
             for cell in plan.cells:
@@ -97,37 +103,41 @@ def study(file: Path, places: Sequence[str], options: StudyOptions, send: Send |
         for recipe, values in plan.recipes.items():
             write_atomically(shelf.root / recipe, yaml.safe_dump(values, sort_keys=False).encode())
         replace(plan, call=describe_call(file, settings, places, options)).write(folder / PLAN)
-        looks: Iterable[tuple[Standings, Ending]]
+        looks: Iterable[tuple[CellStatuses, ExitStatus]]
         if not options.on:
             looks = run_here(plan.cells, shelf, options.parallel, options.retry, queue(shelf))
         else:
             assert send is not None
             if items := jobs_to_send(plan.cells, shelf, options.retry):
                 send(items, options.on, shelf.jobs)
-            looks = follow(plan.cells, shelf) if options.wait else [(read_states(plan.cells, shelf), Ending.COMPLETE)]
-        states: Standings = {}
-        ending = Ending.COMPLETE
+            looks = (
+                follow(plan.cells, shelf) if options.wait else [(read_states(plan.cells, shelf), ExitStatus.COMPLETE)]
+            )
+        states: CellStatuses = {}
+        ending = ExitStatus.COMPLETE
         for states, ending in show(plan, shelf, looks):  # noqa: B007
             pass
-    return Studied(folder, plan, dict(states), ending)
+    return StudyOutcome(folder, plan, dict(states), ending)
 
 
-def show(plan: Plan, shelf: Shelf, looks: Iterable[tuple[Standings, Ending]]) -> Iterator[tuple[Standings, Ending]]:
+def show(
+    plan: StudyPlan, shelf: CellStore, looks: Iterable[tuple[CellStatuses, ExitStatus]]
+) -> Iterator[tuple[CellStatuses, ExitStatus]]:
     """Yield the same looks, and show them to a user: a table on a terminal, elsewhere a line for every change."""
     console = Console(stderr=True)
     if not console.is_terminal:
         by_key = {cell.key: cell for cell in plan.cells}
-        before: dict[str, Standing] = {}
+        before: dict[str, CellStatus] = {}
         for states, ending in looks:
             if not before:
                 words = [state.word for state in states.values()]
-                say(f"{len(by_key)} cells, {words.count(Word.FINISHED)} of them finished already")
+                say(f"{len(by_key)} cells, {words.count(Status.FINISHED)} of them finished already")
             for key, state in states.items():
                 last = before.get(key)
-                if last is None and state.word in (Word.FINISHED, Word.WAITING):
+                if last is None and state.word in (Status.FINISHED, Status.WAITING):
                     continue
                 if last is None or last.word != state.word:
-                    reason = f": {state.said}" if state.word == Word.FAILED else ""
+                    reason = f": {state.said}" if state.word == Status.FAILED else ""
                     say(f"{by_key[key].name}: {_EVENTS.get(state.word, state.word)}{reason}")
             before = dict(states)
             yield states, ending
@@ -144,13 +154,13 @@ def show(plan: Plan, shelf: Shelf, looks: Iterable[tuple[Standings, Ending]]) ->
 class SoFar:
     """The results of variants by the seeds that are finished; each file is read once."""
 
-    def __init__(self, plan: Plan, shelf: Shelf) -> None:
+    def __init__(self, plan: StudyPlan, shelf: CellStore) -> None:
         self.plan, self.shelf = plan, shelf
         self._known: dict[tuple[str, ...], str] = {}
 
-    def __call__(self, cells: Sequence[Cell], states: Standings) -> str:
+    def __call__(self, cells: Sequence[StudyCell], states: CellStatuses) -> str:
         """Return a variant's mean over seeds by one evaluation, %, of the row that stands for it; empty without one."""
-        finished = [c for c in cells if states[c.key].word == Word.FINISHED and c.command not in _WITHOUT_NUMBER]
+        finished = [c for c in cells if states[c.key].word == Status.FINISHED and c.command not in _WITHOUT_NUMBER]
         keys = tuple(cell.key for cell in finished)
         if finished and keys not in self._known:
             try:
@@ -163,7 +173,7 @@ class SoFar:
         return self._known.get(keys, "")
 
 
-def table(plan: Plan, states: Standings, so_far: SoFar, ending: Ending = Ending.COMPLETE) -> Group:
+def table(plan: StudyPlan, states: CellStatuses, so_far: SoFar, ending: ExitStatus = ExitStatus.COMPLETE) -> Group:
     """Return a table of variants by evaluations: results, how many seeds are finished, and how far the others are."""
     names = list(plan.evaluations)
     pretrained = any(not cell.evaluation for cell in plan.cells)
@@ -177,26 +187,26 @@ def table(plan: Plan, states: Standings, so_far: SoFar, ending: Ending = Ending.
         texts = (_text([states[cell.key] for cell in cells], so_far(cells, states)) for cells in groups)
         shown.add_row(Text(escape_controls(variant)), *texts)
     words = [state.word for state in {cell.key: states[cell.key] for cell in plan.cells}.values()]
-    counts = [f"{words.count(Word.FINISHED)} of {len(words)} cells finished"]
+    counts = [f"{words.count(Status.FINISHED)} of {len(words)} cells finished"]
     counts += [f"{words.count(word)} {word}" for word in _SHOWN if word in words]
     if ending:
         counts.append("stopping: what runs saves itself; Ctrl-C again ends it at once")
     return Group(shown, ", ".join(counts))
 
 
-def _text(states: list[Standing], number: str) -> Text:
+def _text(states: list[CellStatus], number: str) -> Text:
     """Return a cell of the table: the number, and how many seeds are finished."""
     if not states:
         return Text("-", style="dim")
     words = [state.word for state in states]
-    count = f"{number}  {words.count(Word.FINISHED)}/{len(words)}".lstrip()
-    if Word.FAILED in words:
+    count = f"{number}  {words.count(Status.FINISHED)}/{len(words)}".lstrip()
+    if Status.FAILED in words:
         return Text(f"{count} failed", style="red")
-    running = [state for state in states if state.word in (Word.RUNNING, Word.ELSEWHERE)]
+    running = [state for state in states if state.word in (Status.RUNNING, Status.ELSEWHERE)]
     if running:
         first = max(running, key=lambda state: state.share)
         left = f", {clock(first.left)}" if first.left is not None else ""
         return Text(f"{count} {100 * first.share:.0f}%{left}", style="yellow")
-    if Word.BLOCKED in words:
+    if Status.BLOCKED in words:
         return Text(f"{count} blocked", style="red")
-    return Text(count, style="green" if words.count(Word.FINISHED) == len(words) else "dim")
+    return Text(count, style="green" if words.count(Status.FINISHED) == len(words) else "dim")

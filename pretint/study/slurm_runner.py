@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pretext.engine.progress import say
-from pretext.engine.signals import Ending, stop_requests
-from pretint.study.cells import Cell, Shelf
-from pretint.study.local_runner import Standing, Standings, Word, initial_states
+from pretext.engine.signals import ExitStatus, catch_signals
+from pretint.study.cells import CellStore, StudyCell
+from pretint.study.local_runner import CellStatus, CellStatuses, Status, initial_states
 
 if TYPE_CHECKING:
     from slurm.job_list import Item
@@ -18,7 +18,7 @@ _PATIENCE = 600.0  # seconds in which Slurm may not answer
 _LATE = 60.0  # seconds in which the files of a complete job may not be visible here yet
 
 
-def jobs_to_send(cells: Sequence[Cell], shelf: Shelf, retry: bool) -> "list[Item]":
+def jobs_to_send(cells: Sequence[StudyCell], shelf: CellStore, retry: bool) -> "list[Item]":
     """Return the jobs of the cells that are neither finished nor in the queue.
 
     Args:
@@ -35,17 +35,17 @@ def jobs_to_send(cells: Sequence[Cell], shelf: Shelf, retry: bool) -> "list[Item
     items: dict[str, Item] = {}
     for cell in {cell.key: cell for cell in cells}.values():
         word = states[cell.key].word
-        if word == Word.WAITING or (retry and word in (Word.FAILED, Word.BLOCKED)) or word == Word.STOPPED:
-            before = states[cell.after].word if cell.after else Word.FINISHED
-            if before in (Word.FAILED, Word.BLOCKED) and cell.after not in items:
+        if word == Status.WAITING or (retry and word in (Status.FAILED, Status.BLOCKED)) or word == Status.STOPPED:
+            before = states[cell.after].word if cell.after else Status.FINISHED
+            if before in (Status.FAILED, Status.BLOCKED) and cell.after not in items:
                 continue
-            after = () if before == Word.FINISHED else (next(c for c in cells if c.key == cell.after).place,)
+            after = () if before == Status.FINISHED else (next(c for c in cells if c.key == cell.after).place,)
             shelf.clear_failure(cell)
             items[cell.key] = Item(cell.words, cell.place, after, cell.ask)
     return list(items.values())
 
 
-def read_states(cells: Sequence[Cell], shelf: Shelf) -> dict[str, Standing]:
+def read_states(cells: Sequence[StudyCell], shelf: CellStore) -> dict[str, CellStatus]:
     """Return the states of all cells, by their files and by the jobs that were sent.
 
     Raises:
@@ -55,17 +55,17 @@ def read_states(cells: Sequence[Cell], shelf: Shelf) -> dict[str, Standing]:
     states = initial_states(cells, shelf)
     for cell in cells:
         standing = states[cell.key]
-        before = states[cell.after].word if cell.after else Word.FINISHED
-        if standing.word == Word.FINISHED:
+        before = states[cell.after].word if cell.after else Status.FINISHED
+        if standing.word == Status.FINISHED:
             continue
         if cell.place in jobs:
             states[cell.key] = jobs[cell.place]
-        elif standing.word == Word.WAITING and before in (Word.FAILED, Word.BLOCKED):
-            states[cell.key] = Standing(Word.BLOCKED)
+        elif standing.word == Status.WAITING and before in (Status.FAILED, Status.BLOCKED):
+            states[cell.key] = CellStatus(Status.BLOCKED)
     return states
 
 
-def queue(shelf: Shelf) -> Callable[[], Collection[str]]:
+def queue(shelf: CellStore) -> Callable[[], Collection[str]]:
     """Return a function that returns the names of the folders that jobs in the queue work on, or will work on.
 
     While the cluster does not answer, it returns the last ones. It raises ClusterError if the cluster does not answer
@@ -79,7 +79,7 @@ def queue(shelf: Shelf) -> Callable[[], Collection[str]]:
         from slurm.cluster import ClusterError
 
         try:
-            known[:] = [{name for name, job in _jobs(shelf).items() if job.word in (Word.RUNNING, Word.ELSEWHERE)}]
+            known[:] = [{name for name, job in _jobs(shelf).items() if job.word in (Status.RUNNING, Status.ELSEWHERE)}]
         except ClusterError as error:
             if not known:
                 raise ClusterError(f"{error}; if no job of {shelf.jobs} is left, move that folder away") from error
@@ -89,7 +89,7 @@ def queue(shelf: Shelf) -> Callable[[], Collection[str]]:
     return ask
 
 
-def follow(cells: Sequence[Cell], shelf: Shelf) -> Iterator[tuple[Standings, Ending]]:
+def follow(cells: Sequence[StudyCell], shelf: CellStore) -> Iterator[tuple[CellStatuses, ExitStatus]]:
     """Yield the states of all cells, every few seconds, until no job is in the queue or a stop is requested.
 
     The jobs go on after that.
@@ -100,11 +100,11 @@ def follow(cells: Sequence[Cell], shelf: Shelf) -> Iterator[tuple[Standings, End
     from slurm.cluster import ClusterError
 
     states, answered = read_states(cells, shelf), time.monotonic()
-    with stop_requests() as requested:
+    with catch_signals() as requested:
         while True:
             ending = requested()
             yield states, ending
-            if ending or not any(state.word in (Word.RUNNING, Word.ELSEWHERE) for state in states.values()):
+            if ending or not any(state.word in (Status.RUNNING, Status.ELSEWHERE) for state in states.values()):
                 return
             waited = time.monotonic()
             while time.monotonic() - waited < _ASK_EVERY and not requested():
@@ -117,7 +117,7 @@ def follow(cells: Sequence[Cell], shelf: Shelf) -> Iterator[tuple[Standings, End
                 say(f"{error}; asking again")
 
 
-def _jobs(shelf: Shelf) -> Mapping[str, Standing]:
+def _jobs(shelf: CellStore) -> Mapping[str, CellStatus]:
     """Return the states of the jobs that were sent, by the name of the folder that each works on."""
     if not shelf.jobs.is_dir():
         return {}
@@ -128,20 +128,20 @@ def _jobs(shelf: Shelf) -> Mapping[str, Standing]:
     for job in states(shelf.jobs):
         if job.live:
             share = job.done / job.total if job.total else 0.0
-            word = Word.RUNNING if job.word in ("running", "ending") else Word.ELSEWHERE
-            said = job.doing if word == Word.RUNNING else f"{job.word} {job.why}".strip()
-            jobs[job.sent.name] = Standing(word, share, job.left, said)
+            word = Status.RUNNING if job.word in ("running", "ending") else Status.ELSEWHERE
+            said = job.doing if word == Status.RUNNING else f"{job.word} {job.why}".strip()
+            jobs[job.sent.name] = CellStatus(word, share, job.left, said)
             continue
         if job.word == "complete":
             ends = [record["time"] for record in attempts(Path(job.sent.folder)) if record["kind"] == "end"]
             if time.time() - max(ends, default=job.sent.submitted) < _LATE:
-                jobs[job.sent.name] = Standing(Word.RUNNING, 1.0)  # a shared disk may show its files late
+                jobs[job.sent.name] = CellStatus(Status.RUNNING, 1.0)  # a shared disk may show its files late
                 continue
         if job.word == "not run":
-            jobs[job.sent.name] = Standing(Word.BLOCKED, said=job.why)
+            jobs[job.sent.name] = CellStatus(Status.BLOCKED, said=job.why)
         elif job.word == "stopped":
-            jobs[job.sent.name] = Standing(Word.STOPPED)
+            jobs[job.sent.name] = CellStatus(Status.STOPPED)
         else:
             said = "ended well, but left nothing" if job.word == "complete" else job.why or job.word
-            jobs[job.sent.name] = Standing(Word.FAILED, said=said)
+            jobs[job.sent.name] = CellStatus(Status.FAILED, said=said)
     return jobs

@@ -12,10 +12,10 @@ from torch import Tensor
 import pretint.cli
 from pretext import ExportSettings, export, load_pretrained
 from pretext.engine.checkpoint import save_checkpoint
-from pretext.engine.signals import Ending
+from pretext.engine.signals import ExitStatus
 from pretext.pretrained import color_contract
 from pretext.recipe import PretrainSettings, build_colorizer
-from pretext.settings import plain, settings_from
+from pretext.settings import settings_from, to_plain
 from pretint.apps.studio.serve import StudioSettings, studio
 from pretint.colorization import ColorizeSettings, colorize, score
 from pretint.colorization.networks import ColorRange, NetworkColorist
@@ -33,7 +33,7 @@ def checkpoint(path: Path, step: int, head: float = 1.0, **more: Any) -> Path:
     model = build_colorizer(settings, prior).state_dict()
     model["head.weight"] *= head
     model["head.bias"] = torch.linspace(-3, 3, 313)
-    state = {"step": step, "settings": plain(settings), "color": color_contract(settings, prior), "model": model}
+    state = {"step": step, "settings": to_plain(settings), "color": color_contract(settings, prior), "model": model}
     path.parent.mkdir(parents=True, exist_ok=True)
     save_checkpoint(path, {**state, **more})
     return path
@@ -114,7 +114,9 @@ def test_scores(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 
 def test_the_studio_says_it_when_it_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pretint.apps.web.server.serve", lambda app, listener: listener.close() or Ending.TERMINATED)
+    monkeypatch.setattr(
+        "pretint.apps.web.server.serve", lambda app, listener: listener.close() or ExitStatus.TERMINATED
+    )
     said: list[str] = []
     with pytest.raises(SystemExit):
         studio(checkpoint(tmp_path / "fresh.pt", 0), StudioSettings(port=0), lambda *lines: said.extend(lines))

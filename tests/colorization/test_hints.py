@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 
 from pretext.color import rgb_to_ab
 from pretext.errors import UserError
-from pretint.colorization.hints import Given, Hints, Stroke, from_points, hints_of_image, read_hints
+from pretint.colorization.hints import Hints, KnownPixels, Stroke, from_points, hints_of_image, read_hints
 
 
 def ab_of(*rgb: int) -> list[float]:
@@ -240,7 +240,7 @@ def test_an_empty_list_is_no_hints() -> None:
 
 
 def test_reducing_takes_the_mean_of_a_cell() -> None:
-    given = Given(np.array([0, 1, 12, 59]), np.array([[1.0, 2], [3, 4], [8, 9], [-5, 5]]))  # of 6 x 10
+    given = KnownPixels(np.array([0, 1, 12, 59]), np.array([[1.0, 2], [3, 4], [8, 9], [-5, 5]]))  # of 6 x 10
     less = given.resized((6, 10), (3, 5))
     assert less.pixels.tolist() == [0, 1, 14]
     np.testing.assert_allclose(less.ab, [[2, 3], [8, 9], [-5, 5]])
@@ -251,7 +251,9 @@ def test_reducing_takes_the_mean_of_a_cell() -> None:
 def test_maps_of_a_network_cover_what_the_pixels_cover(seen: tuple[int, int]) -> None:
     """Against every pixel and cell in turn: a cell has a pixel's color if it holds the pixel's upper left corner, or
     begins within the pixel."""
-    hints = Hints("x", (), Given(np.array([0, 13, 14, 59]), np.array([[1.0, 2], [3, 4], [8, 9], [-5, 5]])), (6, 10))
+    hints = Hints(
+        "x", (), KnownPixels(np.array([0, 13, 14, 59]), np.array([[1.0, 2], [3, 4], [8, 9], [-5, 5]])), (6, 10)
+    )
     ab, mask = hints.maps((6, 10), seen)
     told: dict[tuple[int, int], list[list[float]]] = {}
     for pixel, color in zip(hints.drawn.pixels, hints.drawn.ab, strict=True):  # type: ignore[union-attr]

@@ -22,7 +22,7 @@ from pretext.engine.checkpoint import save_checkpoint
 from pretext.errors import UserError
 from pretext.pretrained import color_contract, load_pretrained
 from pretext.recipe import PretrainSettings, build_colorizer
-from pretext.settings import plain
+from pretext.settings import to_plain
 from pretint.colorization import ColorizeSettings, colorize, colorize_image
 from pretint.colorization.networks import NetworkColorist
 
@@ -32,7 +32,7 @@ def checkpoint(path: Path, **changed: object) -> Path:
     prior = torch.full((313,), 1 / 313, dtype=torch.float64)
     state = {
         "step": 7,
-        "settings": plain(settings),
+        "settings": to_plain(settings),
         "color": color_contract(settings, prior),
         "model": build_colorizer(settings, prior).state_dict(),
         **changed,
@@ -285,16 +285,16 @@ import subprocess
 import sys
 from pathlib import Path
 from pretint.colorization.photographs import open_photograph, write_photograph
-from pretext.engine.memory import forget_peak, peak
-from pretint.colorization.merge import join_image
+from pretext.engine.memory import reset_peak_memory, peak_memory
+from pretint.colorization.merge import merge_image
 from PIL import Image
-join_image(Image.new("RGB", (300, 300)), torch.zeros(1, 2, 3, 3))
-forget_peak(torch.device("cpu"))
-before = peak()
+merge_image(Image.new("RGB", (300, 300)), torch.zeros(1, 2, 3, 3))
+reset_peak_memory(torch.device("cpu"))
+before = peak_memory()
 photograph = open_photograph(Path(sys.argv[1]))
 photograph.seen((64, 64))
 write_photograph(photograph, torch.randn(1, 2, 64, 64) * 20, Path(sys.argv[2]), sys.argv[3])
-print((peak() - before) / (photograph.size[0] * photograph.size[1]))
+print((peak_memory() - before) / (photograph.size[0] * photograph.size[1]))
 """
 
 

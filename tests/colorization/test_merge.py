@@ -12,7 +12,7 @@ from PIL import Image
 from skimage.color import lab2rgb, rgb2lab
 
 from pretint.colorization import merge
-from pretint.colorization.merge import Enlarged, in_strips, join_image, join_rows
+from pretint.colorization.merge import Enlarged, map_strips, merge_image, merge_rows
 
 
 def defined(rows: np.ndarray, ab: np.ndarray) -> np.ndarray:
@@ -36,7 +36,7 @@ def test_the_nearest_level_to_scikit_images(dtype: type, gray: bool, spread: flo
     rows[:20] //= 16  # shadows, where both curves of sRGB and of Lab are straight
     rows[20], rows[21] = 0, np.iinfo(dtype).max
     ab = rng.normal(0, spread, (2, 64, 300)).astype(np.float32)
-    found = join_rows(rows, ab)
+    found = merge_rows(rows, ab)
     assert found.dtype == dtype and found.shape == (64, 300, 3)
     assert np.abs(found - defined(rows, ab)).max() <= 0.51
 
@@ -44,7 +44,7 @@ def test_the_nearest_level_to_scikit_images(dtype: type, gray: bool, spread: flo
 def test_every_gray_level_without_color_stays_itself() -> None:
     for dtype in (np.uint8, np.uint16):
         levels = np.arange(np.iinfo(dtype).max + 1, dtype=dtype)[None]
-        same = join_rows(levels, np.zeros((2, 1, levels.shape[1]), np.float32))
+        same = merge_rows(levels, np.zeros((2, 1, levels.shape[1]), np.float32))
         # The white of the matrix is not exactly that of the constants: scikit-image's own gray is a shade off too.
         assert np.abs(same.astype(int) - levels[..., None]).max() <= (1 if dtype == np.uint8 else 3)
 
@@ -69,8 +69,8 @@ def test_a_image_is_its_strips(threads: int, mode: str, monkeypatch: pytest.Monk
     rng = np.random.default_rng(0)
     image = Image.fromarray(rng.integers(0, 256, (97, 61, 3), dtype=np.uint8)).convert(mode)
     ab = torch.randn(1, 2, 7, 5) * 20
-    whole = join_rows(np.asarray(image), Enlarged(ab, image.size).rows(0, 97))
-    assert np.array_equal(np.asarray(join_image(image, ab)), whole)
-    strips = list(in_strips((61, 97), lambda top, bottom: (top, bottom)))
+    whole = merge_rows(np.asarray(image), Enlarged(ab, image.size).rows(0, 97))
+    assert np.array_equal(np.asarray(merge_image(image, ab)), whole)
+    strips = list(map_strips((61, 97), lambda top, bottom: (top, bottom)))
     assert strips[0][0] == 0 and strips[-1][1] == 97
     assert all(one[1] == other[0] for one, other in pairwise(strips))

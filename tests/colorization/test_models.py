@@ -11,11 +11,11 @@ from painters import file_of, photograph
 from PIL import Image
 
 import pretint.cli
-from pretext.engine.signals import Ending
+from pretext.engine.signals import ExitStatus
 from pretext.errors import UserError
 from pretext.weights.importer import import_weights
 from pretint.apps.studio.pages import studio_app
-from pretint.apps.studio.photographs import Look, Table, ab_of
+from pretint.apps.studio.photographs import OpenImages, ViewSettings, ab_of
 from pretint.apps.studio.serve import StudioSettings, studio
 from pretint.colorization import ColorizeSettings, colorize
 from pretint.colorization.hints import from_points
@@ -75,12 +75,12 @@ def test_models_that_a_command_does_not_take(image: Path, tmp_path: Path, capsys
 
 
 def test_studio_colors_by_scribbles_as_colorize_does(image: Path) -> None:
-    table = Table(None, "scribbles", 1_000_000)
+    table = OpenImages(None, "scribbles", 1_000_000)
     assert table.takes_hints and not table.has_distribution
     identity, lying = table.lay(image.read_bytes())
-    gray = np.asarray(table.colored(identity, Look(0.38, 1)))
+    gray = np.asarray(table.colored(identity, ViewSettings(0.38, 1)))
     assert np.array_equal(gray, np.asarray(table.gray(identity))) and np.ptp(gray, axis=2).max() <= 2
-    look = Look(0.38, 1, hints=(TEAL, RED))
+    look = ViewSettings(0.38, 1, hints=(TEAL, RED))
     size = lying.full.size
     hints = from_points(
         (x * size[0], y * size[1], radius * min(size), *ab_of(color)) for x, y, radius, color in look.hints
@@ -90,14 +90,14 @@ def test_studio_colors_by_scribbles_as_colorize_does(image: Path) -> None:
     file, _ = table.file(identity, look, "png")
     (path := image.with_name("full.png")).write_bytes(file)
     assert np.array_equal(np.asarray(Image.open(path)), expected)
-    assert np.ptp(np.asarray(table.colored(identity, Look(0.38, 0, hints=look.hints))), axis=2).max() <= 2
+    assert np.ptp(np.asarray(table.colored(identity, ViewSettings(0.38, 0, hints=look.hints))), axis=2).max() <= 2
 
 
 def test_a_photograph_larger_than_the_page_shows() -> None:
-    table = Table(None, "scribbles", 4_000_000)
+    table = OpenImages(None, "scribbles", 4_000_000)
     identity, _ = table.lay(file_of(photograph(1800, 900)))
-    shown = np.asarray(table.colored(identity, Look(0.38, 1, hints=(TEAL, RED))))
-    file, _ = table.file(identity, Look(0.38, 1, hints=(TEAL, RED)), "png")
+    shown = np.asarray(table.colored(identity, ViewSettings(0.38, 1, hints=(TEAL, RED))))
+    file, _ = table.file(identity, ViewSettings(0.38, 1, hints=(TEAL, RED)), "png")
     assert shown.shape == (700, 1400, 3) and len(file) > 10_000
     left, right = shown[350, 350].astype(int), shown[350, 1050].astype(int)
     assert left[2] - left[0] > 20 and right[0] - right[2] > 20, "teal on the left, red on the right"
@@ -105,7 +105,7 @@ def test_a_photograph_larger_than_the_page_shows() -> None:
 
 @pytest.fixture
 def site() -> Iterator[Site]:
-    table = Table(None, "scribbles", 1_000_000)
+    table = OpenImages(None, "scribbles", 1_000_000)
     with serving(lambda address: studio_app(table, 1, {"localhost"})) as site:
         yield site
 
@@ -121,10 +121,10 @@ def test_its_page_says_that_there_is_no_network(site: Site) -> None:
 def test_the_job_takes_scribbles(monkeypatch: pytest.MonkeyPatch) -> None:
     served: list[object] = []
 
-    def serve(app: object, listener: socket.socket) -> Ending:
+    def serve(app: object, listener: socket.socket) -> ExitStatus:
         served.append(app)
         listener.close()
-        return Ending.TERMINATED
+        return ExitStatus.TERMINATED
 
     monkeypatch.setattr("pretint.apps.web.server.serve", serve)
     said: list[str] = []

@@ -12,11 +12,11 @@ from skimage.color import lab2rgb, rgb2lab
 from pretext.errors import UserError
 from pretint.colorization.reference import (
     Floats,
+    ReferenceSamples,
     ReferenceSettings,
-    Samples,
     features,
     jittered,
-    matched,
+    match_samples,
     read_swatches,
     reference_colorist,
     remapped,
@@ -114,12 +114,14 @@ def test_matching_finds_the_nearest_of_all(samples: int) -> None:
     )  # fmt: skip
     chosen = samples_of(lightness, ab, samples, seed=3)
     apart = np.abs(photo[:, :, None] - chosen.features).sum(-1)
-    np.testing.assert_array_equal(matched(photo, chosen), np.moveaxis(chosen.ab[apart.argmin(-1)], -1, 0))
+    np.testing.assert_array_equal(match_samples(photo, chosen), np.moveaxis(chosen.ab[apart.argmin(-1)], -1, 0))
 
 
 def test_of_equal_samples_the_first_counts() -> None:
-    chosen = Samples(np.array([[10.0, 1], [20, 1], [10, 1], [20, 1]]), np.array([[1.0, 1], [2, 2], [3, 3], [4, 4]]))
-    assert matched(np.array([[[11.0, 1], [18, 0]]]), chosen)[0].tolist() == [[1, 2]]
+    chosen = ReferenceSamples(
+        np.array([[10.0, 1], [20, 1], [10, 1], [20, 1]]), np.array([[1.0, 1], [2, 2], [3, 3], [4, 4]])
+    )
+    assert match_samples(np.array([[[11.0, 1], [18, 0]]]), chosen)[0].tolist() == [[1, 2]]
 
 
 @pytest.mark.parametrize("shape", [(48, 64), (200, 20), (1, 1000), (1000, 1), (15, 15), (13, 17), (3, 2)])

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 import pretint.cli
 from pretext.color import rgb_to_lab, rgb_to_lightness
 from pretext.errors import UserError
-from pretext.settings import plain, settings_from
+from pretext.settings import settings_from, to_plain
 from pretint.colorization import ColorizeSettings, colorize
 from pretint.colorization.hints import from_points
 from pretint.colorization.reference import ReferenceColorist, ReferenceSettings
@@ -72,7 +72,7 @@ def test_settings_are_read_as_those_of_any_command() -> None:
     ):
         read = settings_from(kind, values, "x.yaml")
         assert all(getattr(read, name) == value for name, value in values.items())
-        assert settings_from(kind, plain(read), "x.yaml") == read
+        assert settings_from(kind, to_plain(read), "x.yaml") == read
     with pytest.raises(UserError, match=r"x\.yaml: variance is 0\.0: it must lie in"):
         settings_from(ScribbleSettings, {"variance": 0}, "x.yaml")
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 import pretint.cli
 from pretext.backbones import BACKBONES
-from pretext.data import SOURCES, open_labeled, open_source
+from pretext.data import DATASETS, open_dataset, open_labeled
 from pretext.errors import UserError
 from pretext.methods.objectives import OBJECTIVES
 from pretext.plugins import VARIABLE, Registry, load_plugins, plugin_contents
@@ -43,7 +43,7 @@ def undone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.delenv(VARIABLE, raising=False)
     monkeypatch.setattr("pretext.plugins._contents", {})
     monkeypatch.setattr(sys, "path", list(sys.path))
-    tables: list[Registry[object]] = [BACKBONES, OBJECTIVES, SOURCES, TASKS]  # type: ignore[list-item]
+    tables: list[Registry[object]] = [BACKBONES, OBJECTIVES, DATASETS, TASKS]  # type: ignore[list-item]
     names, modules = [set(table) for table in tables], set(sys.modules)
     yield
     for table, before in zip(tables, names, strict=True):
@@ -142,7 +142,7 @@ def test_a_run_without_its_plugin_is_refused(
             "from pretext.methods.objectives import *\nOBJECTIVES['labels'] = None\n",
             "objective labels is there",
         ),
-        ("src.py", "from pretext.data import SOURCES\nSOURCES['voc'] = None\n", "source voc is there already"),
+        ("src.py", "from pretext.data import DATASETS\nDATASETS['voc'] = None\n", "source voc is there already"),
     ],
 )
 def test_what_is_wrong_with_a_plugin_is_one_line(
@@ -164,18 +164,18 @@ def test_a_misspelt_objective_is_told_the_nearest(capsys: pytest.CaptureFixture[
 
 
 def test_what_a_plugin_opens_must_be_a_source() -> None:
-    plugin("odd.py", "from pretext.data import SOURCES\nSOURCES['odd'] = lambda rest, labeled: [rest]\n")
+    plugin("odd.py", "from pretext.data import DATASETS\nDATASETS['odd'] = lambda rest, labeled: [rest]\n")
     plugin("arrays.py", EXAMPLES["arrays.py"])
     load_plugins("odd.py", "arrays.py")
-    with pytest.raises(UserError, match=r"odd:x: what the plugin opens is no Source"):
-        open_source("odd:x")
+    with pytest.raises(UserError, match=r"odd:x: what the plugin opens is no ImageDataset"):
+        open_dataset("odd:x")
     np.savez("bare.npz", images=np.zeros((3, 8, 8, 3), np.uint8))
-    assert len(open_source("npz:bare.npz")) == 3
+    assert len(open_dataset("npz:bare.npz")) == 3
     with pytest.raises(UserError, match=r"npz:bare.npz: cannot be read"):
         open_labeled("npz:bare.npz")
-    load_plugins(plugin("again.py", "from pretext.data import SOURCES\nSOURCES['arrays'] = SOURCES['npz']\n"))
+    load_plugins(plugin("again.py", "from pretext.data import DATASETS\nDATASETS['arrays'] = DATASETS['npz']\n"))
     with pytest.raises(UserError, match=r"array:bare.npz: no such folder; did you mean arrays:bare.npz"):
-        open_source("array:bare.npz")
+        open_dataset("array:bare.npz")
 
 
 def test_results_know_what_is_in_a_plugin() -> None:

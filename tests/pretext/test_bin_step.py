@@ -22,7 +22,7 @@ from pretext.plan.disk import pretrain_disk
 from pretext.pretrain import pretrain
 from pretext.pretrained import color_contract, load_pretrained
 from pretext.recipe import PretrainSettings, build_colorizer
-from pretext.settings import plain, settings_from
+from pretext.settings import settings_from, to_plain
 from pretext.weights.exporter import ExportSettings, export
 from pretint.colorization import ColorizeSettings, ScoreSettings, colorize, score
 from pretint.colorization.scores.images import planes, square
@@ -127,7 +127,7 @@ def of_before(step: int) -> dict[str, Any]:
     """What a checkpoint of an untrained network holds, if its settings knew of no step."""
     asked = settings(step)
     prior = torch.full((asked.objective.bins,), 1 / asked.objective.bins, dtype=torch.float64)
-    state = {"step": 7, "settings": plain(asked), "color": color_contract(asked, prior)}
+    state = {"step": 7, "settings": to_plain(asked), "color": color_contract(asked, prior)}
     del state["settings"]["objective"]["bin_step"]
     return {**state, "model": build_colorizer(asked, prior).state_dict()}
 

@@ -10,7 +10,7 @@ from launching import Launcher, Trained
 
 from pretext.engine.checkpoint import load_checkpoint
 from pretext.engine.journal import read_journal
-from pretext.engine.run import find_checkpoint, keep_evidence
+from pretext.engine.run import find_checkpoint, write_evidence
 from pretext.errors import UserError
 from pretext.methods.colorizer import Colorizer
 from pretext.plan.disk import pretrain_disk
@@ -19,7 +19,7 @@ from pretext.pretrain import pretrain
 from pretext.pretrained import load_pretrained
 from pretext.recipe import PretrainSettings, build_network, open_images
 from pretext.replay import ReplaySettings, replay
-from pretext.settings import plain, settings_from
+from pretext.settings import settings_from, to_plain
 from pretext.weights.exporter import ExportSettings, export
 
 STEPS = 6
@@ -119,7 +119,9 @@ def test_a_replayed_step_is_the_step(trained: tuple[str, Path], tmp_path: Path) 
     settings = read(settings_of(method))
     samples = open_images(settings).samples(settings)
     record = next(r for r in read_journal(run) if r["kind"] == "step" and r["step"] == 5)
-    folder = keep_evidence(run, 5, record["loss"], record["gradient_norm"], settings.training, samples, plain(settings))
+    folder = write_evidence(
+        run, 5, record["loss"], record["gradient_norm"], settings.training, samples, to_plain(settings)
+    )
     assert replay(folder, ReplaySettings()).loss == record["loss"]
 
 

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from pretext.backbones import Backbone, build_backbone
 from pretext.backbones.contract import Stage
 from pretext.data import open_labeled
-from pretext.engine.device import Place
+from pretext.engine.device import ComputeConfig
 from pretext.errors import ImageError, UserError
 from pretext.online import PENALTY, OnlineProbe, OnlineSettings, ridge
 
-CPU = Place(torch.device("cpu"), "fp32", 0)
+CPU = ComputeConfig(torch.device("cpu"), "fp32", 0)
 
 
 class Shades:

@@ -10,10 +10,10 @@ from tiers import one_fast
 import pretint.cli
 from pretext.engine.checkpoint import load_checkpoint
 from pretext.engine.journal import read_journal
-from pretext.engine.run import keep_evidence, newest_checkpoint
+from pretext.engine.run import newest_checkpoint, write_evidence
 from pretext.recipe import PretrainSettings, open_images
 from pretext.replay import ReplaySettings, replay
-from pretext.settings import plain, settings_file
+from pretext.settings import settings_file, to_plain
 
 WORDS = [
     "--data.source", "bundled",
@@ -68,7 +68,9 @@ def test_a_replayed_step_is_the_step(world: int, objective: str, launcher: Launc
     settings = settings_file(PretrainSettings, run / "settings.yaml")
     samples = open_images(settings).samples(settings)
     record = next(r for r in read_journal(run) if r["kind"] == "step" and r["step"] == 5)
-    folder = keep_evidence(run, 5, record["loss"], record["gradient_norm"], settings.training, samples, plain(settings))
+    folder = write_evidence(
+        run, 5, record["loss"], record["gradient_norm"], settings.training, samples, to_plain(settings)
+    )
     evidence = json.loads((folder / "evidence.json").read_text())
     evidence["micro_batch"] = 8 // world
     (folder / "evidence.json").write_text(json.dumps(evidence))

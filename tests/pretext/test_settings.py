@@ -8,7 +8,7 @@ import pytest
 
 from pretext.errors import UserError
 from pretext.recipe import PretrainSettings
-from pretext.settings import Positional, parse_command, plain, settings_file, settings_from
+from pretext.settings import Positional, parse_command, settings_file, settings_from, to_plain
 
 
 @dataclass
@@ -131,7 +131,7 @@ def test_options_win_wherever_the_file_stands(tmp_path: Path) -> None:
 
 def test_plain_values_round_trip() -> None:
     settings = Outer(Inner(0.25, (3.0, 4.0), "b"), 9, Path("there"))
-    values = plain(settings)
+    values = to_plain(settings)
     assert values == {"inner": {"rate": 0.25, "pair": [3.0, 4.0], "kind": "b"}, "count": 9, "out": "there", "words": []}
     assert settings_from(Outer, values, "test") == settings
 
@@ -141,7 +141,7 @@ def test_every_recipe_is_valid() -> None:
     assert recipes
     for recipe in recipes:
         settings = settings_file(PretrainSettings, recipe)
-        assert settings_from(PretrainSettings, plain(settings), "again") == settings
+        assert settings_from(PretrainSettings, to_plain(settings), "again") == settings
 
 
 def test_help_names_every_setting(capsys: pytest.CaptureFixture[str]) -> None:

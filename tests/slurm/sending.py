@@ -13,9 +13,9 @@ import yaml
 
 import pretint.cli
 from pretext.engine.journal import read_journal
-from slurm import State, states
+from slurm import JobState, states
 from slurm.queue import standing
-from slurm.records import Sent, attempts, read_sent
+from slurm.records import SentJob, attempts, read_sent
 
 JOBS = Path("jobs")
 PATIENCE = 480.0  # seconds; of a machine that does other things too
@@ -52,7 +52,7 @@ def send(*words: str, **asked: object) -> int:
     return pretint.cli.main(["submit", "--on", cluster_file(**asked), *words])
 
 
-def state(name: str) -> State:
+def state(name: str) -> JobState:
     return next(one for one in states(JOBS) if one.sent.name == name)
 
 
@@ -92,13 +92,13 @@ class Watched:
     An interrupt is called with the job and its command's process, which rests meanwhile, until it says that it is done.
     """
 
-    def __init__(self, name: str, run: str, interrupts: Sequence[Callable[[Sent, int], bool]]) -> None:
+    def __init__(self, name: str, run: str, interrupts: Sequence[Callable[[SentJob, int], bool]]) -> None:
         self.name, self.run, self.left = name, Path(run), list(interrupts)
         self.asked = 0
         self.resting: int | None = None
 
     @property
-    def sent(self) -> Sent:
+    def sent(self) -> SentJob:
         return next(one for one in read_sent(JOBS) if one.name == self.name)
 
     def look(self) -> bool:
@@ -131,20 +131,20 @@ def child_of(pid: int) -> int:
     return int(found[0])
 
 
-def signaled(number: str) -> Callable[[Sent, int], bool]:
-    def interrupt(sent: Sent, command: int) -> bool:
+def signaled(number: str) -> Callable[[SentJob, int], bool]:
+    def interrupt(sent: SentJob, command: int) -> bool:
         subprocess.run(["scancel", f"--signal={number}", sent.id], check=True, timeout=PATIENCE)
         return True
 
     return interrupt
 
 
-def requeued(sent: Sent, command: int) -> bool:
+def requeued(sent: SentJob, command: int) -> bool:
     subprocess.run(["scontrol", "requeue", sent.id], check=True, timeout=PATIENCE)
     return True
 
 
-def out_of_time(sent: Sent, command: int) -> bool:
+def out_of_time(sent: SentJob, command: int) -> bool:
     """Whether Slurm has said that time is running out."""
     try:
         status = Path(f"/proc/{command}/status").read_text()
@@ -154,6 +154,6 @@ def out_of_time(sent: Sent, command: int) -> bool:
     return bool(int(pending, 16) >> (signal.SIGUSR2 - 1) & 1)
 
 
-def restarts(sent: Sent) -> int:
+def restarts(sent: SentJob) -> int:
     """As Slurm counts them."""
     return standing(sent.id)[1]

@@ -36,7 +36,7 @@ from pretext.data import Bundled
 from pretext.engine.journal import read_journal
 from pretext.engine.run import newest_checkpoint
 from slurm import states
-from slurm.records import Record, Sent, attempts
+from slurm.records import JobRecord, SentJob, attempts
 
 ROOT = Path(pretint.__file__).parents[1]
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -256,11 +256,11 @@ def test_a_job_that_makes_no_step_gives_up(folder: Path) -> None:
     assert requeues == 2 and len(starts(sent)) == 3
 
 
-def starts(sent: Sent) -> list[Record]:
+def starts(sent: SentJob) -> list[JobRecord]:
     return [one for one in attempts(Path(sent.folder)) if one["kind"] == "start"]
 
 
-def stopped(sent: Sent) -> bool:
+def stopped(sent: SentJob) -> bool:
     """Whether the job's command stands still."""
     try:
         return Path(f"/proc/{child_of(starts(sent)[-1]['pid'])}/stat").read_text().rpartition(")")[2].split()[0] == "T"

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from slurm import State, cancel, queue, states
+from slurm import JobState, cancel, queue, states
 from slurm.queue import Queued
-from slurm.records import Sent, note, write_sent
+from slurm.records import SentJob, note, write_sent
 
 Answer = dict[str, Queued]
 
@@ -19,9 +19,9 @@ def answer(monkeypatch: pytest.MonkeyPatch) -> Answer:
     return table
 
 
-def job(folder: Path, number: str, **values: Any) -> Sent:
+def job(folder: Path, number: str, **values: Any) -> SentJob:
     told = {"name": f"job-{number}", "words": ("table",), "where": "/", "claims": "", "after": (), "executor": "slurm"}
-    sent = Sent(**{**told, **values}, id=number, folder=str(folder / number), code="", submitted=float(number))
+    sent = SentJob(**{**told, **values}, id=number, folder=str(folder / number), code="", submitted=float(number))
     write_sent(sent)
     return sent
 
@@ -30,15 +30,15 @@ def queued(state: str) -> Queued:
     return Queued(state, "None", "n1", "1:00")
 
 
-def started(sent: Sent, restart: int = 0) -> None:
+def started(sent: SentJob, restart: int = 0) -> None:
     note(Path(sent.folder), kind="start", restart=restart, rank=0, node="n1")
 
 
-def ended(sent: Sent, how: str, restart: int = 0, **values: Any) -> None:
+def ended(sent: SentJob, how: str, restart: int = 0, **values: Any) -> None:
     note(Path(sent.folder), kind="end", how=how, restart=restart, rank=0, **values)
 
 
-def only(folder: Path) -> State:
+def only(folder: Path) -> JobState:
     [state] = states(folder)
     return state
 

@@ -13,7 +13,7 @@ from pretext import plugins
 from pretext.errors import UserError
 from pretext.settings import Positional, parse_command
 from pretint.study import StudyOptions, study, write_study_report
-from pretint.study.cells import PRETRAIN, Call, Cell, Plan, Shelf, read_plan
+from pretint.study.cells import PRETRAIN, CellStore, StudyCall, StudyCell, StudyPlan, read_plan
 from tests.reporting import Page
 from transfer.results import Result, read_result
 
@@ -23,20 +23,20 @@ from transfer.results import Result, read_result
 def test_a_damaged_result_is_not_finished_until_it_is_mended(tmp_path: Path, evaluation: str, text: str) -> None:
     plan, shelf = (
         read_plan(finished_study(tmp_path, {"random": 0.3, "L2": 0.4}, (0,), colors=True) / "plan.json"),
-        Shelf(tmp_path),
+        CellStore(tmp_path),
     )
     (cell,) = plan.of("L2", evaluation)
     (file,) = shelf.results(cell)
     whole = file.read_bytes()
     file.write_text(text)
-    again = Shelf(tmp_path)  # as at the next call
+    again = CellStore(tmp_path)  # as at the next call
     assert not again.is_finished(cell) and str(file) in again.damage(cell)
     file.write_bytes(whole)
     assert again.is_finished(cell) and not again.damage(cell)
 
 
 def test_a_whole_result_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plan, shelf = read_plan(finished_study(tmp_path) / "plan.json"), Shelf(tmp_path)
+    plan, shelf = read_plan(finished_study(tmp_path) / "plan.json"), CellStore(tmp_path)
     read = []
 
     def counted(path: Path) -> Result:
@@ -49,7 +49,7 @@ def test_a_whole_result_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert len(read) == len(set(read)) == 6
 
 
-PLAN = Plan(
+PLAN = StudyPlan(
     "Does it matter?",
     ("random", "L2"),
     (0,),
@@ -59,9 +59,9 @@ PLAN = Plan(
     {"recipes/random-0.c.yaml": {"seed": 0}},
     "",
     (
-        Cell("a", "L2", 0, "", PRETRAIN, ("pretrain", "runs/L2-0.a"), "runs/L2-0.a", "", 6, {"gpus": 1}),
-        Cell("b", "L2", 0, "color", "score", ("score", "runs/L2-0.a"), "results/L2-0.color.b", "a"),
-        Cell("c", "random", 0, "probe", "probe", ("probe", "random:r.yaml"), "results/random-0.probe.c", ""),
+        StudyCell("a", "L2", 0, "", PRETRAIN, ("pretrain", "runs/L2-0.a"), "runs/L2-0.a", "", 6, {"gpus": 1}),
+        StudyCell("b", "L2", 0, "color", "score", ("score", "runs/L2-0.a"), "results/L2-0.color.b", "a"),
+        StudyCell("c", "random", 0, "probe", "probe", ("probe", "random:r.yaml"), "results/random-0.probe.c", ""),
     ),
 )
 
@@ -156,7 +156,7 @@ def test_a_plan_that_says_nothing_of_its_call_is_read(tmp_path: Path, call: obje
     told = json.loads((folder / "plan.json").read_text())
     del told["call"]
     (folder / "plan.json").write_text(json.dumps(told if call is None else {**told, "call": call}))
-    assert read_plan(folder / "plan.json").call == Call()
+    assert read_plan(folder / "plan.json").call == StudyCall()
     write_study_report(folder)
     page = Page(folder / "report.html")
     assert "This study is" not in page.text

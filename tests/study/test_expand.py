@@ -16,7 +16,7 @@ from PIL import Image
 from pretext.data.voc import CLASSES
 from pretext.errors import UserError
 from pretint.study import identity
-from pretint.study.cells import Plan, Shelf, read_plan
+from pretint.study.cells import CellStore, StudyPlan, read_plan
 from pretint.study.expand import expand
 from pretint.study.file import StudySettings, read_study
 
@@ -26,22 +26,22 @@ Change = Callable[[StudySettings], None]
 
 
 @pytest.fixture
-def plan(small: Path, sets: Path, tmp_path: Path) -> Callable[..., Plan]:
+def plan(small: Path, sets: Path, tmp_path: Path) -> Callable[..., StudyPlan]:
     """The cells of the small study, after a change."""
 
-    def make(change: Change = lambda study: None, folder: Path = sets, root: Path = tmp_path / "studies") -> Plan:
+    def make(change: Change = lambda study: None, folder: Path = sets, root: Path = tmp_path / "studies") -> StudyPlan:
         study = read_study(small, {"images": str(folder)})
         change(study)
-        return expand(study, Shelf(root))
+        return expand(study, CellStore(root))
 
     return make
 
 
-def keys(plan: Plan, evaluation: str = "neighbors") -> dict[tuple[str, int], str]:
+def keys(plan: StudyPlan, evaluation: str = "neighbors") -> dict[tuple[str, int], str]:
     return {(cell.variant, cell.seed): cell.key for cell in plan.cells if cell.evaluation == evaluation}
 
 
-def test_every_variant_seed_and_evaluation_has_its_cell(plan: Callable[..., Plan], tmp_path: Path) -> None:
+def test_every_variant_seed_and_evaluation_has_its_cell(plan: Callable[..., StudyPlan], tmp_path: Path) -> None:
     found = plan()
     assert [cell.name for cell in found.cells] == [
         *(f"random {seed} neighbors" for seed in (0, 1)),
@@ -81,7 +81,7 @@ def widen(study: StudySettings) -> None:
     study.variants["plain"] = {"objective.name": "plain"}
 
 
-def test_names_machines_and_more_of_it_change_no_cell(plan: Callable[..., Plan]) -> None:
+def test_names_machines_and_more_of_it_change_no_cell(plan: Callable[..., StudyPlan]) -> None:
     before = keys(plan())
     renamed = keys(plan(rename))
     for old, new in (("random", "chance"), ("rebalanced", "ours"), ("L2", "theirs")):
@@ -92,7 +92,7 @@ def test_names_machines_and_more_of_it_change_no_cell(plan: Callable[..., Plan])
 
 
 def test_moved_images_are_the_same_and_changed_ones_are_not(
-    plan: Callable[..., Plan], sets: Path, tmp_path: Path
+    plan: Callable[..., StudyPlan], sets: Path, tmp_path: Path
 ) -> None:
     moved = shutil.copytree(sets, tmp_path / "moved")
     assert keys(plan(folder=moved)) == keys(plan())
@@ -110,12 +110,12 @@ def test_moved_images_are_the_same_and_changed_ones_are_not(
         lambda study: study.settings.update({"crop.size": 20}),
     ],
 )
-def test_science_changes_the_cells(plan: Callable[..., Plan], change: Change) -> None:
+def test_science_changes_the_cells(plan: Callable[..., StudyPlan], change: Change) -> None:
     before, after = keys(plan()), keys(plan(change))
     assert before["rebalanced", 0] != after["rebalanced", 0] and before["rebalanced", 1] != after["rebalanced", 1]
 
 
-def test_an_evaluation_by_other_settings_is_another(plan: Callable[..., Plan]) -> None:
+def test_an_evaluation_by_other_settings_is_another(plan: Callable[..., StudyPlan]) -> None:
     def change(study: StudySettings) -> None:
         study.evaluations["neighbors"]["fraction"] = 0.5
 
@@ -124,7 +124,7 @@ def test_an_evaluation_by_other_settings_is_another(plan: Callable[..., Plan]) -
     assert keys(before, "") == keys(after, "") and keys(before, "color") == keys(after, "color")
 
 
-def test_two_variants_that_are_the_same_are_made_once(plan: Callable[..., Plan]) -> None:
+def test_two_variants_that_are_the_same_are_made_once(plan: Callable[..., StudyPlan]) -> None:
     def change(study: StudySettings) -> None:
         study.variants["again"] = {"objective": {"uniform": 0.5}}
 
@@ -134,7 +134,7 @@ def test_two_variants_that_are_the_same_are_made_once(plan: Callable[..., Plan])
         assert (cell.key, cell.folder) == (twin.key, twin.folder)
 
 
-def test_at_every_point_of_a_grid_the_same_point_is_the_baseline(plan: Callable[..., Plan]) -> None:
+def test_at_every_point_of_a_grid_the_same_point_is_the_baseline(plan: Callable[..., StudyPlan]) -> None:
     def change(study: StudySettings) -> None:
         study.grid = {"objective.uniform": [0.25, 0.5]}
         study.variants["rebalanced"] = {"against": "L2"}
@@ -153,7 +153,9 @@ def test_at_every_point_of_a_grid_the_same_point_is_the_baseline(plan: Callable[
     assert "random" not in plan(own).against, "it is at no point"
 
 
-def test_what_a_plugin_adds_is_known_by_the_plugin(plan: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_plugin_adds_is_known_by_the_plugin(
+    plan: Callable[..., StudyPlan], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(identity, "plugin_contents", lambda: (b"first",))
     assert keys(plan(), "") == keys(plan(), "")
     before = keys(plan(), "")
@@ -245,7 +247,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_what_is_wrong_is_one_line(case: str, plan: Callable[..., Plan], sets: Path) -> None:
+def test_what_is_wrong_is_one_line(case: str, plan: Callable[..., StudyPlan], sets: Path) -> None:
     changes, part = BAD[case]
     if "evaluations" in changes:
         filled = json.loads(json.dumps(changes["evaluations"]).replace("{sets}", str(sets)))
@@ -304,7 +306,7 @@ def test_shipped_studies_are_right(file: Path, everything: dict[str, str], tmp_p
     if file.stem == "voc_small":
         places["images"] = everything["shards"]
     study = read_study(file, places)
-    found = expand(study, Shelf(tmp_path))
+    found = expand(study, CellStore(tmp_path))
     assert {cell.variant for cell in found.cells} == set(found.variants)
     wanted = set(study.evaluations)
     assert {cell.evaluation for cell in found.cells if cell.evaluation} == wanted
@@ -315,7 +317,7 @@ def test_shipped_studies_are_right(file: Path, everything: dict[str, str], tmp_p
 def test_evaluations_of_the_study_of_backbones_ask_for_one_gpu(everything: dict[str, str], tmp_path: Path) -> None:
     (file,) = (one for one in SHIPPED if one.stem == "backbones")
     places = {name: everything[name] for name in ("shards", "imagenet", "voc")}
-    for cell in expand(read_study(file, places), Shelf(tmp_path)).cells:
+    for cell in expand(read_study(file, places), CellStore(tmp_path)).cells:
         asked = (cell.ask.get("nodes"), cell.ask.get("tasks_per_node"), cell.ask.get("gpus_per_node"))
         assert asked == ((1, 1, 1) if cell.evaluation else (None, None, None)), cell.name
 
@@ -330,13 +332,15 @@ def test_the_example_of_the_documentation_is_right(everything: dict[str, str], t
     file.parent.mkdir()
     file.write_text(example.replace("resnet18.safetensors", "random"))
     study = read_study(file, {name: everything[name] for name in ("images", "voc")})
-    found = expand(study, Shelf(tmp_path / "studies"))
+    found = expand(study, CellStore(tmp_path / "studies"))
     assert {cell.evaluation for cell in found.of("published", "k-NN")} == set()
     assert len(found.of("published", "linear probe")) == len(found.of("L2", "k-NN")) == 3
     assert len(found.of("rebalanced", "detection")) == 3
 
 
-def test_labels_that_are_learned_belong_to_the_images(plan: Callable[..., Plan], sets: Path, tmp_path: Path) -> None:
+def test_labels_that_are_learned_belong_to_the_images(
+    plan: Callable[..., StudyPlan], sets: Path, tmp_path: Path
+) -> None:
     def supervised(study: StudySettings) -> None:
         study.variants["rebalanced"] = {"objective.name": "labels"}
 
@@ -348,7 +352,7 @@ def test_labels_that_are_learned_belong_to_the_images(plan: Callable[..., Plan],
     assert keys(plan(supervised, folder=other), "")["rebalanced", 0] != before["rebalanced", 0]
 
 
-def test_a_setting_that_is_the_default_changes_no_cell(plan: Callable[..., Plan]) -> None:
+def test_a_setting_that_is_the_default_changes_no_cell(plan: Callable[..., StudyPlan]) -> None:
     """So that one which a later version adds does not either."""
 
     def change(study: StudySettings) -> None:

@@ -14,15 +14,15 @@ import pretint.cli
 import pretint.study.local_runner
 import pretint.study.slurm_runner
 from pretext.engine.run import newest_checkpoint
-from pretext.engine.signals import Ending
-from pretint.study.cells import Cell, Plan, Shelf
+from pretext.engine.signals import ExitStatus
+from pretint.study.cells import CellStore, StudyCell, StudyPlan
 from pretint.study.expand import expand
 from pretint.study.file import read_study
-from pretint.study.local_runner import Standing, Word, run_here
+from pretint.study.local_runner import CellStatus, Status, run_here
 from slurm import ClusterError
 from transfer.results import read_result
 
-Words = dict[tuple[str, int, str], Word]
+Words = dict[tuple[str, int, str], Status]
 
 
 @pytest.fixture(autouse=True)
@@ -31,38 +31,38 @@ def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def plan(small: Path, sets: Path, tmp_path: Path) -> Plan:
+def plan(small: Path, sets: Path, tmp_path: Path) -> StudyPlan:
     """One seed of the small study."""
     study = read_study(small, {"images": str(sets)})
     study.seeds = [0]
     study.variants.pop("random")
     study.baseline = ""
-    return expand(study, Shelf(tmp_path / "studies"))
+    return expand(study, CellStore(tmp_path / "studies"))
 
 
-def words(plan: Plan, found: dict[str, Standing]) -> Words:
+def words(plan: StudyPlan, found: dict[str, CellStatus]) -> Words:
     return {(cell.variant, cell.seed, cell.evaluation): found[cell.key].word for cell in plan.cells}
 
 
-def run(plan: Plan, shelf: Shelf, parallel: int = 2, retry: bool = False) -> tuple[Words, Ending, int]:
+def run(plan: StudyPlan, shelf: CellStore, parallel: int = 2, retry: bool = False) -> tuple[Words, ExitStatus, int]:
     """How all stand in the end, and how many ran at most at the same time."""
-    most, found, last = 0, {}, Ending.COMPLETE
+    most, found, last = 0, {}, ExitStatus.COMPLETE
     for looked, ending in run_here(plan.cells, shelf, parallel, retry):
         found, last = dict(looked), ending
-        most = max(most, [one.word for one in looked.values()].count(Word.RUNNING))
+        most = max(most, [one.word for one in looked.values()].count(Status.RUNNING))
         for cell in plan.cells:  # nothing begins before what it needs
-            if cell.after and found[cell.key].word == Word.RUNNING:
-                assert found[cell.after].word == Word.FINISHED
+            if cell.after and found[cell.key].word == Status.RUNNING:
+                assert found[cell.after].word == Status.FINISHED
     return words(plan, found), last, most
 
 
-def log(shelf: Shelf, cell: Cell) -> str:
+def log(shelf: CellStore, cell: StudyCell) -> str:
     return shelf.file(cell, "log").read_text()
 
 
 @pytest.mark.slow
-def test_a_failure_is_said_blocks_what_needs_it_and_is_tried_again_on_demand(plan: Plan, tmp_path: Path) -> None:
-    shelf = Shelf(tmp_path / "studies")
+def test_a_failure_is_said_blocks_what_needs_it_and_is_tried_again_on_demand(plan: StudyPlan, tmp_path: Path) -> None:
+    shelf = CellStore(tmp_path / "studies")
     first = plan.cells[0]
     assert (first.variant, first.evaluation) == ("L2", "")
     occupied = shelf.folder(first)
@@ -70,14 +70,14 @@ def test_a_failure_is_said_blocks_what_needs_it_and_is_tried_again_on_demand(pla
     (occupied / "somebody's").write_text("a run must begin in an empty folder")
 
     found, ending, most = run(plan, shelf)
-    assert ending == Ending.COMPLETE and most == 2
+    assert ending == ExitStatus.COMPLETE and most == 2
     assert found == {
-        ("L2", 0, ""): Word.FAILED,
-        ("L2", 0, "neighbors"): Word.BLOCKED,
-        ("L2", 0, "color"): Word.BLOCKED,
-        ("rebalanced", 0, ""): Word.FINISHED,
-        ("rebalanced", 0, "neighbors"): Word.FINISHED,
-        ("rebalanced", 0, "color"): Word.FINISHED,
+        ("L2", 0, ""): Status.FAILED,
+        ("L2", 0, "neighbors"): Status.BLOCKED,
+        ("L2", 0, "color"): Status.BLOCKED,
+        ("rebalanced", 0, ""): Status.FINISHED,
+        ("rebalanced", 0, "neighbors"): Status.FINISHED,
+        ("rebalanced", 0, "color"): Status.FINISHED,
     }
     failure = shelf.failure(first)
     assert failure and failure.code == 2 and "exists and is no run of Pretint" in failure.said
@@ -89,38 +89,40 @@ def test_a_failure_is_said_blocks_what_needs_it_and_is_tried_again_on_demand(pla
 
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "studies" / "results").rglob("*.json")}
     found, _, most = run(plan, shelf, parallel=1, retry=True)
-    assert set(found.values()) == {Word.FINISHED} and most == 1 and shelf.failure(first) is None
+    assert set(found.values()) == {Status.FINISHED} and most == 1 and shelf.failure(first) is None
     assert all(path.stat().st_mtime_ns == time for path, time in times.items()), "what was finished is not touched"
 
 
 @pytest.mark.slow
-def test_what_another_process_works_on_is_left_to_it(plan: Plan, tmp_path: Path) -> None:
-    shelf = Shelf(tmp_path / "studies")
+def test_what_another_process_works_on_is_left_to_it(plan: StudyPlan, tmp_path: Path) -> None:
+    shelf = CellStore(tmp_path / "studies")
     first = plan.cells[0]
     lock = shelf.lock(first)
     assert lock is not None and shelf.lock(first) is None
     looks = run_here(plan.cells, shelf, 2, False)
     found, _ = next(looks)
-    assert found[first.key].word == Word.ELSEWHERE and not shelf.folder(first).exists()
+    assert found[first.key].word == Status.ELSEWHERE and not shelf.folder(first).exists()
     os.close(lock)  # it ended, and left the cell as it was
     *_, (found, _) = looks
-    assert {one.word for one in found.values()} == {Word.FINISHED}
+    assert {one.word for one in found.values()} == {Status.FINISHED}
     assert log(shelf, first).count("$ pretint") == 1
 
 
-def test_what_a_cluster_works_on_is_left_to_it(plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_cluster_works_on_is_left_to_it(
+    plan: StudyPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(pretint.study.local_runner, "_ASK_EVERY", 0.0)
-    shelf, queue = Shelf(tmp_path / "studies"), {plan.cells[0].place}
+    shelf, queue = CellStore(tmp_path / "studies"), {plan.cells[0].place}
     looks = run_here(plan.cells[:1], shelf, 2, False, lambda: queue)
     found, _ = next(looks)
-    assert found[plan.cells[0].key].word == Word.ELSEWHERE
+    assert found[plan.cells[0].key].word == Status.ELSEWHERE
     queue.clear()
     *_, (found, _) = looks
-    assert found[plan.cells[0].key].word == Word.FINISHED
+    assert found[plan.cells[0].key].word == Status.FINISHED
 
 
-def test_what_was_killed_is_said_to_be(plan: Plan, tmp_path: Path) -> None:
-    shelf, first = Shelf(tmp_path / "studies"), plan.cells[0]
+def test_what_was_killed_is_said_to_be(plan: StudyPlan, tmp_path: Path) -> None:
+    shelf, first = CellStore(tmp_path / "studies"), plan.cells[0]
     looks = run_here(plan.cells[:1], shelf, 1, False)
     next(looks)
     end = time.monotonic() + PATIENCE
@@ -129,7 +131,7 @@ def test_what_was_killed_is_said_to_be(plan: Plan, tmp_path: Path) -> None:
         time.sleep(0.01)  # it has none for a moment after it began
     os.kill(children[0], signal.SIGKILL)
     *_, (found, _) = looks
-    assert found[first.key].word == Word.FAILED and found[first.key].said.startswith("killed by signal 9, ")
+    assert found[first.key].word == Status.FAILED and found[first.key].said.startswith("killed by signal 9, ")
 
 
 def _with_words(words: tuple[str, ...]) -> list[int]:
@@ -148,10 +150,13 @@ def _words(process: Path) -> list[str]:
 def test_a_silent_cluster_stops_nothing_that_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shelf = Shelf(tmp_path)
-    answers: list[dict[str, Standing] | None] = [{"a": Standing(Word.RUNNING), "b": Standing(Word.FAILED)}, None]
+    shelf = CellStore(tmp_path)
+    answers: list[dict[str, CellStatus] | None] = [
+        {"a": CellStatus(Status.RUNNING), "b": CellStatus(Status.FAILED)},
+        None,
+    ]
 
-    def jobs(_: Shelf) -> dict[str, Standing]:
+    def jobs(_: CellStore) -> dict[str, CellStatus]:
         answer = answers.pop(0)
         if answer is None:
             raise ClusterError("squeue: no answer")
@@ -168,8 +173,8 @@ def test_a_silent_cluster_stops_nothing_that_runs(
         pretint.study.slurm_runner.queue(shelf)()
 
 
-def test_a_failure_while_it_waited_is_not_tried_again(plan: Plan, tmp_path: Path) -> None:
-    shelf = Shelf(tmp_path / "studies")
+def test_a_failure_while_it_waited_is_not_tried_again(plan: StudyPlan, tmp_path: Path) -> None:
+    shelf = CellStore(tmp_path / "studies")
     lock = shelf.lock(plan.cells[0])
     assert lock is not None
     looks = run_here(plan.cells[:1], shelf, 2, False)
@@ -177,12 +182,12 @@ def test_a_failure_while_it_waited_is_not_tried_again(plan: Plan, tmp_path: Path
     shelf.write_failure(plan.cells[0], 2)  # as the other process notes down
     os.close(lock)
     *_, (found, _) = looks
-    assert found[plan.cells[0].key].word == Word.FAILED and not shelf.file(plan.cells[0], "log").exists()
+    assert found[plan.cells[0].key].word == Status.FAILED and not shelf.file(plan.cells[0], "log").exists()
 
 
-def test_the_lock_lasts_as_long_as_the_command(plan: Plan, tmp_path: Path) -> None:
+def test_the_lock_lasts_as_long_as_the_command(plan: StudyPlan, tmp_path: Path) -> None:
     """Whatever becomes of the study itself."""
-    shelf = Shelf(tmp_path / "studies")
+    shelf = CellStore(tmp_path / "studies")
     looks = run_here(plan.cells[:1], shelf, 1, False)
     next(looks)
     with shelf.file(plan.cells[0], "lock").open() as file, pytest.raises(BlockingIOError):
@@ -256,19 +261,19 @@ def test_mistakes_are_one_line(
 
 
 @pytest.mark.slow
-def test_a_network_that_was_damaged_is_trained_to_its_end_again(plan: Plan, tmp_path: Path) -> None:
+def test_a_network_that_was_damaged_is_trained_to_its_end_again(plan: StudyPlan, tmp_path: Path) -> None:
     """Not judged as it was some steps before."""
     cells = [cell for cell in plan.cells if cell.variant == "rebalanced" and cell.evaluation in ("", "neighbors")]
     train, judge = cells
-    *_, (found, _) = run_here([train], Shelf(tmp_path / "studies"), 1, False)
-    assert found[train.key].word == Word.FINISHED
+    *_, (found, _) = run_here([train], CellStore(tmp_path / "studies"), 1, False)
+    assert found[train.key].word == Status.FINISHED
     newest = newest_checkpoint(tmp_path / "studies" / train.folder)
     assert newest is not None
     content = bytearray(newest.read_bytes())
     content[len(content) // 2] ^= 1
     newest.write_bytes(content)
-    shelf = Shelf(tmp_path / "studies")  # as at the next call
+    shelf = CellStore(tmp_path / "studies")  # as at the next call
     *_, (found, _) = run_here(cells, shelf, 1, False)
-    assert {one.word for one in found.values()} == {Word.FINISHED}
+    assert {one.word for one in found.values()} == {Status.FINISHED}
     assert "the checkpoint before it, is used" in log(shelf, train)
     assert [read_result(file).network.step for file in shelf.results(judge)] == [train.steps]

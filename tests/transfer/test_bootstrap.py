@@ -13,7 +13,17 @@ from scipy.stats import binomtest, ttest_ind
 from sklearn.metrics import average_precision_score
 
 from transfer import bootstrap
-from transfer.bootstrap import accuracy, centered, difference, holm, mcnemar, mean, percentiles, sign_flips, welch
+from transfer.bootstrap import (
+    accuracy,
+    centered,
+    difference,
+    holm,
+    mcnemar,
+    mean,
+    percentiles,
+    sign_flip_p_value,
+    welch,
+)
 from transfer.metrics.classification import (
     Ranking,
     average_precision,
@@ -179,16 +189,16 @@ def test_sign_flips_are_all_sign_flips() -> None:
     differences = np.array([1, 1 / 3, -1 / 3, 2 / 3, 1, 0, 0, 1 / 3, 1, -2 / 3])
     sums = np.array(list(product((-1, 1), repeat=10))) @ differences
     wanted = np.mean(np.abs(sums) >= abs(differences.sum()) - 1e-9)
-    assert sign_flips(differences) == pytest.approx(wanted, abs=0.005)
-    assert sign_flips(-differences) == pytest.approx(wanted, abs=0.005)
-    assert sign_flips(np.zeros(5)) == 1
-    assert sign_flips(np.ones(60)) == 1 / (1 + bootstrap.FLIPS), "never 0"
+    assert sign_flip_p_value(differences) == pytest.approx(wanted, abs=0.005)
+    assert sign_flip_p_value(-differences) == pytest.approx(wanted, abs=0.005)
+    assert sign_flip_p_value(np.zeros(5)) == 1
+    assert sign_flip_p_value(np.ones(60)) == 1 / (1 + bootstrap.FLIPS), "never 0"
 
 
 def test_sign_flips_agree_with_mcnemar() -> None:
     rng = np.random.default_rng(3)
     first, second = rng.random(200) < 0.6, rng.random(200) < 0.5
-    assert sign_flips(first * 1.0 - second) == pytest.approx(mcnemar(first, second), abs=0.005)
+    assert sign_flip_p_value(first * 1.0 - second) == pytest.approx(mcnemar(first, second), abs=0.005)
 
 
 def swapped(

@@ -11,9 +11,9 @@ from judging import STAGES, answers, ranked, result, row, truth
 from rich.console import Console
 
 from pretext.errors import UserError
-from transfer.bootstrap import difference, holm, mcnemar, mean, sign_flips, welch
+from transfer.bootstrap import difference, holm, mcnemar, mean, sign_flip_p_value, welch
 from transfer.compare import CompareSettings, Comparison, compare, compare_paths, comparison_lines
-from transfer.metrics import Answers
+from transfer.metrics import Top1Accuracy
 from transfer.metrics.classification import mean_average_precision, swaps
 from transfer.results import Result, write_result
 
@@ -57,7 +57,7 @@ def test_several_seeds() -> None:
     for at, line in enumerate(pair.lines):
         one, two = (np.mean([correct(each, at) for each in side], axis=0) for side in (first, second))
         assert line.gap.difference == pytest.approx(mean(two - one, lowest=-1), abs=1e-12)
-        assert line.gap.p == pytest.approx(sign_flips(two - one))
+        assert line.gap.p == pytest.approx(sign_flip_p_value(two - one))
         wanted = welch([correct(each, at).mean() for each in first], [correct(each, at).mean() for each in second])
         assert wanted is not None and line.gap.over_seeds == pytest.approx(wanted)
     text = printed(compare([first, second]))
@@ -257,8 +257,8 @@ def test_a_name_with_a_comma_or_a_colon(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_hostile_names_do_not_steer_the_terminal() -> None:
     name = "\x1b[31mred"
-    first = result(name, rows=[row(name, Answers(np.ones(30, dtype=bool)))], test=name)
-    second = result("[bold]b", rows=[row(name, Answers(np.arange(30) < 4))], test=name)
+    first = result(name, rows=[row(name, Top1Accuracy(np.ones(30, dtype=bool)))], test=name)
+    second = result("[bold]b", rows=[row(name, Top1Accuracy(np.arange(30) < 4))], test=name)
     text = printed(compare([[first], [second]]))
     assert "\x1b" not in text and r"\x1b[31mred" in text and "[bold]b" in text
     assert "<0.0001" in text

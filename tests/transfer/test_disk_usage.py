@@ -11,7 +11,7 @@ from shapes import make_devkit
 
 import transfer.evaluation
 from pretext.engine.checkpoint import checkpoint_bytes
-from pretext.engine.signals import Ending
+from pretext.engine.signals import ExitStatus
 from pretext.settings import settings_from
 from transfer.disk_usage import finetune_disk, knn_disk, probe_disk, svm_disk
 from transfer.finetune import finetune
@@ -163,7 +163,7 @@ def test_fine_tuning(task: str, changed: dict[str, Any], run: Path, devkit: Path
     said = finetune_disk(task, [str(run)], settings)
     assert taken(run) == before
     done = finetune([str(run)], settings)
-    assert done.ending == Ending.COMPLETE
+    assert done.ending == ExitStatus.COMPLETE
     assert said.lasting == pytest.approx(taken(run) - before, rel=0.1)
     kept = sorted(run.glob("finetuned/*/checkpoints/*.pt"))
     assert said.passing == pytest.approx(kept[-1].stat().st_size, rel=0.01)

@@ -15,9 +15,9 @@ from tests.detecting import images
 from transfer.bootstrap import centered
 from transfer.columns import columns
 from transfer.compare import compare, compare_paths, comparison_lines
-from transfer.metrics import Detected, Detections, Row, Segmented, judged_row
+from transfer.metrics import BoxAP, Detections, MeanIoU, Row, make_row
 from transfer.results import Result, write_result
-from transfer.table import TableSettings, formatted, tables
+from transfer.table import TableSettings, format_tables, tables
 
 CLASSES = ("cat", "dog", "fish", "newt")
 
@@ -29,7 +29,7 @@ def trained(stage: str, weights: int, seed: int = 0) -> list[Row]:
     said = [(one[0], rng.random(len(one[1])).astype(np.float32), one[2]) for one in found]
     boxes = Detections.of(said, truth, 4)
     rules = ("11 points", "all points", "COCO")
-    return [judged_row(stage, rule, weights, "", {}, None, [Detected(boxes, rule)]) for rule in rules]  # type: ignore[arg-type]
+    return [make_row(stage, rule, weights, "", {}, None, [BoxAP(boxes, rule)]) for rule in rules]  # type: ignore[arg-type]
 
 
 def tuned(name: str = "color", seed: int = 0, stage: str = "all", weights: int = 900, **changed: Any) -> Result:
@@ -100,20 +100,20 @@ def test_numbers_by_class() -> None:
     )
     assert first.grid.header == ("objects", "color") and [name for name, _ in first.grid.rows] == list(CLASSES)
     outcome = made.rows[0].outcomes[0]
-    assert isinstance(outcome, Detected)
+    assert isinstance(outcome, BoxAP)
     for at, (_, (count, cell)) in enumerate(first.grid.rows[:3]):
         assert count == f"{outcome.positives[at]:,}"
         assert cell.score == centered(float(outcome.per_class()[at]), outcome.resampled_classes[at])  # type: ignore[union-attr]
     assert first.grid.rows[3] == ("newt", ("0", "")), "a class that no image shows has no number"
-    shown = text(formatted([made], TableSettings(per_class=True)))
+    shown = text(format_tables([made], TableSettings(per_class=True)))
     assert shown.count("by class on") == 3 and shown.count("images with all their boxes") == 1
     for kind in ("markdown", "latex"):
-        assert text(formatted([made], TableSettings(kind, per_class=True))).count("newt") == 3  # type: ignore[arg-type]
+        assert text(format_tables([made], TableSettings(kind, per_class=True))).count("newt") == 3  # type: ignore[arg-type]
 
 
 def test_numbers_by_class_as_csv() -> None:
     made = [tuned(f"color-{seed}", seed, group="g") for seed in range(2)]
-    written = "\n".join(map(str, formatted(made, TableSettings("csv", per_class=True))))
+    written = "\n".join(map(str, format_tables(made, TableSettings("csv", per_class=True))))
     lines = list(csv.DictReader(io.StringIO(str(written))))
     assert len(lines) == 3 * 3 and [line["class"] for line in lines[:3]] == list(CLASSES[:3])
     line = next(one for one in lines if (one["variant"], one["class"]) == ("COCO", "dog"))
@@ -128,7 +128,7 @@ def test_multi_label_and_masks_have_numbers_by_class_and_top_1_has_not() -> None
         rows=[row("conv1", ranked(0.5, 0)), row("conv2", [ranked(1.0, 1), ranked(1.0, 2)], None, "4 shots")]
     )
     counts = np.random.default_rng(0).integers(0, 99, (20, 4, 4))
-    masks = result(rows=[row("all", Segmented(counts), None)], mode="fine-tuned", classes=CLASSES, protocol="masks")
+    masks = result(rows=[row("all", MeanIoU(counts), None)], mode="fine-tuned", classes=CLASSES, protocol="masks")
     found = tables([several, masks], per_class=True)
     assert [sheet.grid.header[0] for sheet in found.sheets] == ["images", "images", "pixels"]
     assert found.sheets[1].grid.rows[0][1][1].spread is not None  # type: ignore[union-attr]

@@ -20,12 +20,12 @@ from tiers import one_fast
 import pretint.cli
 from pretext.engine.journal import read_journal
 from pretext.engine.run import newest_checkpoint
-from pretext.engine.signals import Ending
+from pretext.engine.signals import ExitStatus
 from pretext.errors import UserError
 from pretext.settings import settings_from
 from transfer.compare import compare_paths
 from transfer.finetune import finetune
-from transfer.metrics import Detected, Ranked, Segmented
+from transfer.metrics import AveragePrecision, BoxAP, MeanIoU
 from transfer.networks import open_network
 from transfer.results import Result, read_result
 from transfer.tasks.registry import TASKS
@@ -85,7 +85,7 @@ def settings(task: str, devkit: Path, **changed: Any) -> FinetuneSettings:
 
 def tuned(networks: Sequence[str | Path], task: str, devkit: Path, **changed: Any) -> list[Result]:
     done = finetune([str(one) for one in networks], settings(task, devkit, **changed))
-    assert done.ending == Ending.COMPLETE
+    assert done.ending == ExitStatus.COMPLETE
     return done.results
 
 
@@ -230,7 +230,7 @@ def test_killed_and_called_again_it_is_as_if_nothing_had_happened(
         Trained(place).wait_for_step(step, killed)
         if step == 4:
             killed.signal(signal.SIGUSR2)
-            assert killed.wait() in (Ending.PREEMPTED, Ending.COMPLETE), killed.said
+            assert killed.wait() in (ExitStatus.PREEMPTED, ExitStatus.COMPLETE), killed.said
         else:
             killed.kill()
             killed.wait()
@@ -349,7 +349,7 @@ def test_average_precision_of_real_boxes_is_that_of_the_references(
         ("all points", [by_the_rules(said, truth, label, eleven=False) for label in range(20)]),
     ):
         outcome = by_name[points]
-        assert isinstance(outcome, Detected)
+        assert isinstance(outcome, BoxAP)
         np.testing.assert_allclose(outcome.per_class(), wanted, rtol=0, atol=1e-6, err_msg=points)
 
 
@@ -366,7 +366,7 @@ def test_overlap_of_real_masks_is_that_of_scikit_learn(
     wanted = jaccard_score(truth[counted], said[counted], labels=present, average=None)
     (row,) = result.rows
     outcome = row.outcomes[0]
-    assert isinstance(outcome, Segmented) and len(present) > 2
+    assert isinstance(outcome, MeanIoU) and len(present) > 2
     np.testing.assert_allclose(outcome.per_class()[present], wanted, rtol=0, atol=1e-6)
     assert row.score.value == pytest.approx(wanted.mean(), abs=1e-6)
 
@@ -382,7 +382,7 @@ def test_ranks_of_real_images_are_those_of_scikit_learn(
         for known, score in zip(labels.T, scores.T, strict=True)
     ]
     (row,) = result.rows
-    assert isinstance(row.outcomes[0], Ranked)
+    assert isinstance(row.outcomes[0], AveragePrecision)
     np.testing.assert_allclose(row.outcomes[0].per_class(), wanted, rtol=0, atol=1e-6)
 
 

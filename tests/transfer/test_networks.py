@@ -9,12 +9,12 @@ import torch
 
 from pretext.backbones import build_backbone
 from pretext.color import rgb_to_lightness
-from pretext.engine.run import held_run, keep_checkpoint, newest_checkpoint
+from pretext.engine.run import lock_run, newest_checkpoint, write_checkpoint
 from pretext.errors import UserError
 from pretext.gamut import bin_centers
 from pretext.pretrained import color_contract
 from pretext.recipe import PretrainSettings, build_colorizer
-from pretext.settings import plain, settings_from
+from pretext.settings import settings_from, to_plain
 from pretext.weights.exporter import ExportSettings, export
 from transfer.networks import open_network
 
@@ -26,9 +26,9 @@ def make_run(folder: Path, seed: int = 0, step: int = 7, name: str = "tiny", tra
     settings = settings_from(PretrainSettings, {"seed": seed, "backbone": {"name": name}}, "test")
     prior = torch.full((len(bin_centers()),), 1 / len(bin_centers()), dtype=torch.float64)
     other = settings_from(PretrainSettings, {"seed": trained, "backbone": {"name": name}}, "test")
-    state = {"step": step, "settings": plain(settings), "color": color_contract(settings, prior)}
-    with held_run(folder, plain(settings)):
-        keep_checkpoint(folder, {**state, "model": build_colorizer(other, prior).state_dict()})
+    state = {"step": step, "settings": to_plain(settings), "color": color_contract(settings, prior)}
+    with lock_run(folder, to_plain(settings)):
+        write_checkpoint(folder, {**state, "model": build_colorizer(other, prior).state_dict()})
     return folder
 
 

@@ -10,7 +10,7 @@ from judging import result, row
 
 from pretext.errors import UserError
 from tests.detecting import images
-from transfer.metrics import Detected, Detections, Segmented
+from transfer.metrics import BoxAP, Detections, MeanIoU
 from transfer.results import Result, read_result, write_result
 
 CLASSES = ("cat", "dog", "fish")
@@ -21,7 +21,7 @@ def detected(seed: int = 0, count: int = 30) -> Result:
     found, truth = images(np.random.default_rng(seed), count)
     others, _ = images(np.random.default_rng(seed + 1), count)
     rows = [
-        row(trained, Detected(boxes, points), None, points)
+        row(trained, BoxAP(boxes, points), None, points)
         for trained, boxes in (
             ("above conv4", Detections.of(found, truth, 3)),
             ("all", Detections.of(others, truth, 3)),
@@ -33,7 +33,7 @@ def detected(seed: int = 0, count: int = 30) -> Result:
 
 def segmented(seed: int = 0, count: int = 30) -> Result:
     counts = np.random.default_rng(seed).integers(0, 2**20, (count, 3, 3))
-    return result(rows=[row("all", Segmented(counts), None)], mode="fine-tuned", classes=CLASSES)
+    return result(rows=[row("all", MeanIoU(counts), None)], mode="fine-tuned", classes=CLASSES)
 
 
 def test_boxes_survive(tmp_path: Path) -> None:
@@ -43,7 +43,7 @@ def test_boxes_survive(tmp_path: Path) -> None:
     assert back == made and back.metric == "AP" and back.mode == "fine-tuned" and back.best is None
     for was, now in zip(made.rows, back.rows, strict=True):
         (one,), (two,) = was.outcomes, now.outcomes
-        assert isinstance(one, Detected) and isinstance(two, Detected) and one.points == two.points
+        assert isinstance(one, BoxAP) and isinstance(two, BoxAP) and one.points == two.points
         assert one.value == two.value and np.array_equal(one.resampled_classes, two.resampled_classes, equal_nan=True)
         for name in ("counts", "boxes", "scores", "labels"):
             assert np.array_equal(getattr(one.detections, name), getattr(two.detections, name))
@@ -55,7 +55,7 @@ def test_boxes_survive(tmp_path: Path) -> None:
 def test_images_without_boxes_survive(tmp_path: Path) -> None:
     found, truth = images(np.random.default_rng(3), 10)
     nothing = [(one[0][:0], one[1][:0], one[2][:0]) for one in found]
-    made = result(rows=[row("all", Detected(Detections.of(nothing, truth, 3), "COCO"), None)], classes=CLASSES)
+    made = result(rows=[row("all", BoxAP(Detections.of(nothing, truth, 3), "COCO"), None)], classes=CLASSES)
     write_result(tmp_path / "a.json", made)
     assert read_result(tmp_path / "a.json").rows[0].score == (0, 0, 0)
 

@@ -13,7 +13,7 @@ import pytest
 from judging import answers, ranked, result, row, truth
 
 from pretext.errors import UserError
-from transfer.metrics import Ranked
+from transfer.metrics import AveragePrecision
 from transfer.metrics.classification import mean_average_precision
 from transfer.results import (
     Result,
@@ -60,7 +60,7 @@ def test_multilabel_survives(tmp_path: Path, multilabel: Result) -> None:
 def test_ranks_keep_ties(tmp_path: Path) -> None:
     known = truth()
     rng = np.random.default_rng(0)
-    outcome = Ranked((rng.integers(-3, 3, known.shape) / 7 + (known == 1)).astype(np.float32), known)
+    outcome = AveragePrecision((rng.integers(-3, 3, known.shape) / 7 + (known == 1)).astype(np.float32), known)
     write_result(tmp_path / "a.json", result(rows=[row("conv1", outcome)], metric="mAP"))
     scores = read_result(tmp_path / "a.json").rows[0].outcomes[0].scores
     assert scores is not None and outcome.scores is not None
@@ -259,7 +259,7 @@ def test_what_may_differ() -> None:
 def test_scores_must_be_finite() -> None:
     known = truth()
     with pytest.raises(AssertionError):
-        Ranked(np.full(known.shape, np.nan, dtype=np.float32), known)
+        AveragePrecision(np.full(known.shape, np.nan, dtype=np.float32), known)
 
 
 def test_the_code_has_a_digest() -> None:

@@ -14,13 +14,13 @@ from pretext.errors import UserError
 from pretext.settings import settings_from
 from pretint.cli import main
 from transfer.evaluation import EvaluationSettings
-from transfer.finetune import Finetuned, finetune
+from transfer.finetune import FinetuneResults, finetune
 from transfer.probes.knn import KnnSettings, knn
 from transfer.probes.linear import ProbeSettings, probe
 from transfer.probes.svm import SvmSettings, svm
 from transfer.protocols import PROTOCOLS
 from transfer.results import Result, read_result
-from transfer.table import TableSettings, formatted
+from transfer.table import TableSettings, format_tables
 from transfer.tasks.registry import TASKS, open_task
 from transfer.tasks.task import FinetuneSettings
 
@@ -67,9 +67,9 @@ def test_every_evaluation_counts_them(job: str, run: Path, sets: Path, capsys: p
         said.append([line for line in capsys.readouterr().err.splitlines() if "also training images" in line])
     assert result.n_shared == 3 and said == [[f"{sets}/{LINE}"]] * 2
     assert read_result(Path(result.file)).n_shared == 3
-    text = "\n".join(map(str, formatted([result], TableSettings(format="markdown"))))
+    text = "\n".join(map(str, format_tables([result], TableSettings(format="markdown"))))
     assert "; test images that are also training images: 3" in text
-    header, *rows = map(str, formatted([result], TableSettings(format="csv")))
+    header, *rows = map(str, format_tables([result], TableSettings(format="csv")))
     assert header.endswith(",n_shared") and rows and all(row.endswith(",3") for row in rows)
 
 
@@ -91,7 +91,7 @@ def test_without_any_nothing_is_said(run: Path, tmp_path: Path, capsys: pytest.C
     settings = KnnSettings(str(tmp_path / "train"), str(tmp_path / "test"), reference=False, workers=0)
     (result,) = knn([str(run)], settings)
     assert result.n_shared == 0 and "also" not in capsys.readouterr().err
-    assert "also" not in "\n".join(map(str, formatted([result], TableSettings(format="markdown"))))
+    assert "also" not in "\n".join(map(str, format_tables([result], TableSettings(format="markdown"))))
 
 
 def test_copies_of_held_out_images_are_said(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -153,7 +153,7 @@ def test_a_finetuned_result_tells(run: Path, sets: Path) -> None:
         "test",
     )
     assert isinstance(settings, FinetuneSettings)
-    done: Finetuned = finetune([str(run)], settings)
+    done: FinetuneResults = finetune([str(run)], settings)
     assert done.results[0].n_shared == 3
 
 

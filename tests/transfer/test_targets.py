@@ -14,7 +14,7 @@ from PIL import Image
 from pretext.data import open_labeled
 from pretext.data.source import digest_of_keys
 from pretext.errors import ImageError, UserError
-from transfer.targets import OfClasses, checked_targets, open_targets
+from transfer.targets import OfClasses, check_targets, open_targets
 
 
 class Told:
@@ -48,23 +48,23 @@ SEVERAL = Told(np.array([[1, 0], [-1, 1], [0, 0]], np.int8), part="several/")  #
 
 def refused(train: Told, test: Told, *parts: str) -> None:
     with pytest.raises(UserError) as caught:
-        checked_targets("TRAIN", train, "TEST", test)
+        check_targets("TRAIN", train, "TEST", test)
     assert all(part in str(caught.value) for part in parts), str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_what_fits_and_what_the_digests_tell_apart() -> None:
     test = Told([0, 1])
-    found = checked_targets("a", GOOD, "b", test)
+    found = check_targets("a", GOOD, "b", test)
     assert (found.classes, found.multilabel) == (["cat", "dog"], False)
-    assert checked_targets("c", GOOD, "d", test)[4:] == found[4:], "names are not data"
+    assert check_targets("c", GOOD, "d", test)[4:] == found[4:], "names are not data"
     others = [Told([1, 0]), Told([0, 1], part="x"), Told([0, 1, 1])]
-    assert len({checked_targets("a", GOOD, "b", one).test_digest for one in [test, *others]}) == 4
-    renamed = checked_targets("a", Told([0, 1, 1, 0], "xy", "train/"), "b", Told([0, 1], "xy"))
+    assert len({check_targets("a", GOOD, "b", one).test_digest for one in [test, *others]}) == 4
+    renamed = check_targets("a", Told([0, 1, 1, 0], "xy", "train/"), "b", Told([0, 1], "xy"))
     assert renamed.test_digest != found.test_digest
-    reshot = checked_targets("a", GOOD, "b", Told([0, 1], shade=9))
+    reshot = check_targets("a", GOOD, "b", Told([0, 1], shade=9))
     assert reshot.test_digest != found.test_digest, "other images of the same names"
-    both = checked_targets("a", SEVERAL, "b", Told(SEVERAL.labels, part="t"))  # type: ignore[arg-type]
+    both = check_targets("a", SEVERAL, "b", Told(SEVERAL.labels, part="t"))  # type: ignore[arg-type]
     assert both.multilabel and both.train_digest != found.train_digest
 
 
@@ -109,8 +109,8 @@ def test_same_images(tmp_path: Path) -> None:
 
 
 def test_images_in_both_are_found_where_they_can_be_read() -> None:
-    assert checked_targets("a", GOOD, "b", Told([0, 1], part="train/", shade=9))
-    assert checked_targets("a", GOOD, "b", Told([0, 1], part="train/", shade=-1))
+    assert check_targets("a", GOOD, "b", Told([0, 1], part="train/", shade=9))
+    assert check_targets("a", GOOD, "b", Told([0, 1], part="train/", shade=-1))
     refused(GOOD, Told([0, 1], part="train/"), "all 2 test images are also training images, first train/0")
 
 
@@ -193,7 +193,7 @@ def test_lists_shards_and_other_sources_in_two_unicode_forms(tmp_path: Path) -> 
                 label.size = 1
                 tar.addfile(label, io.BytesIO(str(at).encode()))
     assert open_targets(str(tmp_path / "tar" / "train"), str(tmp_path / "tar" / "test")).classes == COMPOSED
-    plugin = checked_targets("a", Told([0, 1], DECOMPOSED[1:3], "t"), "b", Told([0, 1], COMPOSED[1:3]))
+    plugin = check_targets("a", Told([0, 1], DECOMPOSED[1:3], "t"), "b", Told([0, 1], COMPOSED[1:3]))
     assert plugin.classes == COMPOSED[1:3]
     labels = np.array([[1, 0], [0, 1]], np.int8)
     asked = OfClasses("a", Told(labels, DECOMPOSED[1:3]), [COMPOSED[2]])  # type: ignore[arg-type]
@@ -203,4 +203,4 @@ def test_lists_shards_and_other_sources_in_two_unicode_forms(tmp_path: Path) -> 
 def test_keys_that_differ_only_in_unicode_form() -> None:
     train, test = Told([0, 1, 1, 0], part="Ba\u0308r"), Told([0, 1], part="B\u00e4r")
     refused(train, test, "all 2 test images are also training images, first B\u00e4r0 (Ba\u0308r0)")
-    assert checked_targets("a", train, "b", Told([0, 1, 1, 0, 1], part="B\u00e4r")).n_shared == 4
+    assert check_targets("a", train, "b", Told([0, 1, 1, 0, 1], part="B\u00e4r")).n_shared == 4

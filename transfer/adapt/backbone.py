@@ -19,7 +19,7 @@ from transfer.adapt.rescale import rescale
 from transfer.networks import Network
 
 
-class Split(NamedTuple):
+class FrozenSplit(NamedTuple):
     """The frozen part of a network."""
 
     weights: list[str]
@@ -28,7 +28,7 @@ class Split(NamedTuple):
     """Names of the modules that stay in evaluation mode: their statistics stay, nothing is dropped."""
 
 
-def split(network: nn.Module, trace: Trace, freeze_to: str, used: Collection[str]) -> Split:
+def split(network: nn.Module, trace: Trace, freeze_to: str, used: Collection[str]) -> FrozenSplit:
     """Find what must be frozen for the features of a stage to stay, to the bit; and what no used stage depends on.
 
     Args:
@@ -39,7 +39,7 @@ def split(network: nn.Module, trace: Trace, freeze_to: str, used: Collection[str
     """
     fixed = ancestors([trace.stages[freeze_to]]) if freeze_to else set()
     frozen, needed = leaves(fixed), leaves(ancestors([trace.stages[stage] for stage in used]))
-    return Split(
+    return FrozenSplit(
         [name for name, weight in network.named_parameters() if weight in frozen or weight not in needed],
         # A module that returns several tensors may compute some of them only later.
         list(dict.fromkeys(call.name for call in trace.calls if call.outputs and fixed.issuperset(call.outputs))),

@@ -17,7 +17,7 @@ COPY = "CloneBackward0"
 """The name of nodes that only copy; tracing adds some."""
 
 
-class Call(NamedTuple):
+class GraphNode(NamedTuple):
     """One call of a module."""
 
     name: str
@@ -30,7 +30,7 @@ class Call(NamedTuple):
 class Trace(NamedTuple):
     """The graph of a forward pass."""
 
-    calls: list[Call]
+    calls: list[GraphNode]
     """In the order in which they ended."""
     stages: dict[str, Node]
     uses: Counter[Node]
@@ -44,7 +44,7 @@ def trace(network: nn.Module, rgb: Tensor) -> Trace:
         network: sRGB in, stage name -> features out; in eval mode, all its parameters requiring gradients.
         rgb: (B, 3, H, W), float in [0, 1].
     """
-    calls: list[Call] = []
+    calls: list[GraphNode] = []
     begun: list[tuple[Node, ...]] = []
 
     def before(_module: nn.Module, inputs: tuple[Any, ...]) -> None:
@@ -53,7 +53,7 @@ def trace(network: nn.Module, rgb: Tensor) -> Trace:
     def after(name: str, module: nn.Module, _inputs: tuple[Any, ...], output: Any) -> Any:
         if isinstance(output, Tensor):
             output = output.clone()  # a separate node, also if the module returns its input or changes it in place
-        calls.append(Call(name, module, begun.pop(), tuple(_nodes(output))))
+        calls.append(GraphNode(name, module, begun.pop(), tuple(_nodes(output))))
         return output
 
     hooks = []

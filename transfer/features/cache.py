@@ -71,7 +71,7 @@ def cache_folder(folder: str = "") -> Path:
 
 
 @dataclass(frozen=True)
-class Block:
+class CacheBlock:
     """Rows that were written together."""
 
     first: int
@@ -89,7 +89,7 @@ class Block:
 
 @dataclass
 class Entry:
-    """A locked cache entry: no other process writes to it. Made by ``held_entry``."""
+    """A locked cache entry: no other process writes to it. Made by ``lock_entry``."""
 
     folder: Path
     rows: int
@@ -97,9 +97,9 @@ class Entry:
     columns: dict[str, int]
     """Name -> dimensions."""
     storage: Storage
-    blocks: list[Block] = field(default_factory=list)
+    blocks: list[CacheBlock] = field(default_factory=list)
     _files: dict[str, IO[bytes]] = field(default_factory=dict)
-    _open: Block | None = None
+    _open: CacheBlock | None = None
     _began: float = 0.0
 
     @property
@@ -143,7 +143,7 @@ class Entry:
             UserError: the disk is full, or cannot be written to.
         """
         if self._open is None:
-            self._open = Block(self.done, self.done, dict.fromkeys(self.columns, 0), [], 0.0)
+            self._open = CacheBlock(self.done, self.done, dict.fromkeys(self.columns, 0), [], 0.0)
             self._began = time.monotonic()
         block = self._open
         checksums, count = dict(block.checksums), 0
@@ -160,7 +160,7 @@ class Entry:
                     self._files[column].seek(self.done * dims * data.itemsize)
                 self._files[column].write(data.data)
                 checksums[column] = zlib.crc32(data.data, checksums[column])
-        self._open = Block(
+        self._open = CacheBlock(
             block.first, block.last + count, checksums, [*block.skipped, *skipped], block.seconds + seconds
         )
 
@@ -217,7 +217,7 @@ class Entry:
                 f"and call again: it goes on at row {self.done:,} of {self.rows:,}"
             ) from error
 
-    def _truncate(self, blocks: list[Block]) -> None:
+    def _truncate(self, blocks: list[CacheBlock]) -> None:
         """Keep only these blocks, the first ones."""
         assert self._open is None and not self._files
         self.blocks = blocks
@@ -242,7 +242,7 @@ class Entry:
 
 
 @contextlib.contextmanager
-def held_entry(
+def lock_entry(
     folder: Path, identity: Mapping[str, Any], rows: int, columns: Mapping[str, int], storage: Storage
 ) -> Iterator[Entry]:
     """Open or create an entry of the cache in ``folder``, check it, and hold its lock until the block ends.
@@ -319,15 +319,15 @@ def require_room(folder: Path, entries: Sequence[Entry]) -> None:
         )
 
 
-def _parse_blocks(content: bytes, rows: int, columns: list[str]) -> list[Block]:
+def _parse_blocks(content: bytes, rows: int, columns: list[str]) -> list[CacheBlock]:
     """Return the blocks that a file lists, up to the first damaged line."""
-    blocks: list[Block] = []
+    blocks: list[CacheBlock] = []
     for line in content.splitlines(keepends=True):
         try:
             values = json.loads(line)
             del values["check"]
             skipped = [(int(row), str(key), str(reason)) for row, key, reason in values["skipped"]]
-            block = Block(**{**values, "skipped": skipped})
+            block = CacheBlock(**{**values, "skipped": skipped})
             follows = block.first == (blocks[-1].last if blocks else 0) and block.first < block.last <= rows
             if block.line() != line or not follows or block.checksums.keys() != set(columns):
                 break
@@ -337,7 +337,7 @@ def _parse_blocks(content: bytes, rows: int, columns: list[str]) -> list[Block]:
     return blocks
 
 
-def _count_intact(path: Path, column: str, row_bytes: int, blocks: Sequence[Block]) -> int:
+def _count_intact(path: Path, column: str, row_bytes: int, blocks: Sequence[CacheBlock]) -> int:
     """Return how many of the blocks, from the first on, are intact in a column's file."""
     if not blocks or not path.is_file():
         return 0

@@ -13,15 +13,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pretext.data import DECODER, Source
-from pretext.data.batches import Subset, Views, stream
+from pretext.data import DECODER, ImageDataset
+from pretext.data.batches import EvalDataset, Subset, stream
 from pretext.data.source import fingerprint
-from pretext.engine.device import Place, autocast
-from pretext.engine.memory import available
+from pretext.engine.device import ComputeConfig, autocast
+from pretext.engine.memory import available_memory
 from pretext.engine.progress import progress
-from pretext.engine.signals import leave, stop_requests
+from pretext.engine.signals import catch_signals, exit_with
 from pretext.errors import UserError
-from transfer.features.cache import CacheSettings, Entry, Storage, held_entry, key_of, require_room
+from transfer.features.cache import CacheSettings, Entry, Storage, key_of, lock_entry, require_room
 from transfer.features.pool import dims_of, pool
 from transfer.networks import Network
 from transfer.results import code_digest
@@ -36,12 +36,12 @@ _CHUNK_ROWS = 4096
 _OVERFLOW = {"float16": 65520.0, "float32": float("inf")}  # what rounds to infinity
 
 
-Job = tuple[Network, str, Entry]
+ExtractionJob = tuple[Network, str, Entry]
 """A network, a pooling rule and the entry that its features go to; those of a network follow each other."""
 
 
 class WantedEntry(NamedTuple):
-    """The identity and columns of an entry of the cache, see ``held_entry``."""
+    """The identity and columns of an entry of the cache, see ``lock_entry``."""
 
     identity: dict[str, Any]
     columns: dict[str, int]
@@ -93,7 +93,7 @@ class Rows:
 
     def __init__(self, matrix: NDArray[np.floating], device: torch.device) -> None:
         self._matrix, self.device = matrix, device
-        fits = matrix.nbytes * _MEMORY_SHARE <= available(device)
+        fits = matrix.nbytes * _MEMORY_SHARE <= available_memory(device)
         self._copy = torch.from_numpy(np.array(matrix)).to(device) if fits else None
 
     @property
@@ -131,12 +131,12 @@ class Rows:
 @torch.no_grad()
 def extract(
     networks: Sequence[Network],
-    source: Source,
+    source: ImageDataset,
     view: View,
     rules: Sequence[str],
-    place: Place,
+    place: ComputeConfig,
     cache: CacheSettings,
-    calibrate_on: tuple[Source, View] | None,
+    calibrate_on: tuple[ImageDataset, View] | None,
     title: str,
 ) -> list[FeatureSet]:
     """Return the features of every stage of every network under every pooling rule; compute what the cache lacks.
@@ -172,9 +172,9 @@ def extract(
     with ExitStack() as held:
         entries: dict[str, Entry] = {}
         for key, (identity, columns) in sorted(described.items()):  # sorted, so that two processes cannot deadlock
-            entries[key] = held.enter_context(held_entry(cache.folder, identity, len(source), columns, cache.storage))
+            entries[key] = held.enter_context(lock_entry(cache.folder, identity, len(source), columns, cache.storage))
         # Drop rows of images that could not be read, but can now.
-        views, readable = Views(source, *view), dict[int, bool]()
+        views, readable = EvalDataset(source, *view), dict[int, bool]()
         for entry in entries.values():
             for row, _, _ in [skip for block in entry.blocks for skip in block.skipped]:
                 if row not in readable:
@@ -199,12 +199,12 @@ def extract(
 @torch.no_grad()
 def wanted_entries(
     networks: Sequence[Network],
-    source: Source,
+    source: ImageDataset,
     view: View,
     rules: Sequence[str],
-    place: Place,
+    place: ComputeConfig,
     storage: Storage,
-    calibrate_on: tuple[Source, View] | None,
+    calibrate_on: tuple[ImageDataset, View] | None,
 ) -> list[dict[str, WantedEntry]]:
     """Return the cache entries that ``extract`` uses, by rule, for each network.
 
@@ -243,7 +243,7 @@ def wanted_entries(
 
 
 @torch.no_grad()
-def calibrate_batch_norm(network: Network, source: Source, view: View, place: Place) -> None:
+def calibrate_batch_norm(network: Network, source: ImageDataset, view: View, place: ComputeConfig) -> None:
     """Set the batch-norm statistics of a network of random weights from images, in place; weights stay.
 
     A network at random initialization has never seen an image: with the mean 0 and variance 1 that its layers start
@@ -276,7 +276,7 @@ def calibrate_batch_norm(network: Network, source: Source, view: View, place: Pl
         0,
     )  # in random order: classes must mix
     try:
-        for batch in stream(Views(drawn, *view), range(len(drawn)), _AT_ONCE, place.workers):
+        for batch in stream(EvalDataset(drawn, *view), range(len(drawn)), _AT_ONCE, place.workers):
             if len(batch.rgb) > 1:
                 seen += len(batch.rgb)
                 _stages(network, batch.rgb, place)
@@ -289,11 +289,13 @@ def calibrate_batch_norm(network: Network, source: Source, view: View, place: Pl
     network.calibration = mark
 
 
-def _compute(lacking: Sequence[Job], source: Source, view: View, place: Place, title: str, began: float) -> None:
+def _compute(
+    lacking: Sequence[ExtractionJob], source: ImageDataset, view: View, place: ComputeConfig, title: str, began: float
+) -> None:
     """Compute and write the rows that entries lack; their time counts from ``began``."""
     rows, start = len(source), min(entry.done for _, _, entry in lacking)
-    with stop_requests() as asked, progress(title, rows, "images", done=start) as advance:
-        for batch in stream(Views(source, *view), range(start, rows), _AT_ONCE, place.workers):
+    with catch_signals() as asked, progress(title, rows, "images", done=start) as advance:
+        for batch in stream(EvalDataset(source, *view), range(start, rows), _AT_ONCE, place.workers):
             count = min(_AT_ONCE, rows - start)
             keys = [source.key(row) for row in range(start, start + count)] if batch.skipped else []
             reasons = dict(batch.skipped)
@@ -318,15 +320,15 @@ def _compute(lacking: Sequence[Job], source: Source, view: View, place: Place, t
             if asked():  # after the last batch too: no later code checks this
                 for _, _, entry in lacking:
                     entry.flush()
-                leave(asked(), f"features of {start:,} of {rows:,} images are kept")
+                exit_with(asked(), f"features of {start:,} of {rows:,} images are kept")
 
 
-def _networks(jobs: Sequence[Job]) -> list[Network]:
+def _networks(jobs: Sequence[ExtractionJob]) -> list[Network]:
     return list({id(network): network for network, _, _ in jobs}.values())
 
 
 def _compute_rows(
-    jobs: Sequence[Job], rgb: Tensor, good: NDArray[np.bool_], key: Callable[[int], str], place: Place
+    jobs: Sequence[ExtractionJob], rgb: Tensor, good: NDArray[np.bool_], key: Callable[[int], str], place: ComputeConfig
 ) -> Iterator[dict[str, NDArray[Any]]]:
     """Yield the rows of a batch for every job: stage -> (B, dims), with zeros where an image cannot be read."""
     if not jobs:
@@ -355,7 +357,9 @@ def _compute_rows(
         yield columns
 
 
-def _require_finite(jobs: Sequence[Job], pooled: Sequence[Tensor], storage: Storage, key: Callable[[int], str]) -> None:
+def _require_finite(
+    jobs: Sequence[ExtractionJob], pooled: Sequence[Tensor], storage: Storage, key: Callable[[int], str]
+) -> None:
     """Raise a ``UserError`` for features that are not finite, or would not be in the storage's type."""
     names = [(network.name, stage) for network, _, entry in jobs for stage in entry.columns]
     peaks = torch.stack([vectors.abs().amax() for vectors in pooled]).cpu()
@@ -374,19 +378,19 @@ def _require_finite(jobs: Sequence[Job], pooled: Sequence[Tensor], storage: Stor
         )
 
 
-def _stages(network: Network, rgb: Tensor, place: Place) -> dict[str, Tensor]:
+def _stages(network: Network, rgb: Tensor, place: ComputeConfig) -> dict[str, Tensor]:
     rgb = rgb.to(place.device).contiguous(memory_format=torch.channels_last)
     with autocast(place):
         stages: dict[str, Tensor] = network.module(rgb)
     return stages
 
 
-def _identify_images(source: Source, view: View) -> dict[str, Any]:
+def _identify_images(source: ImageDataset, view: View) -> dict[str, Any]:
     """Return the identity of images in a view.
 
     Names are not enough: 0001.png is in many folders. So some of the pixels are part of it.
     """
-    views = Views(source, *view)
+    views = EvalDataset(source, *view)
     return {
         "count": len(source),
         "names": source.digest(),

@@ -4,26 +4,26 @@ A number is a function of how often each image counts. So its interval is that f
 difference between two networks is tested by swapping their outcomes of each image.
 """
 
-from transfer.metrics.box_ap import Detected, Detections, Points, detections_outcome
-from transfer.metrics.classification import Answers, Ranked
-from transfer.metrics.metric import Outcome, Row, Weighted, deviation, joint_score, judged_row, seed_scores
-from transfer.metrics.miou import Segmented, confusion, segmentation_outcome
+from transfer.metrics.box_ap import BoxAP, Detections, Points, detections_outcome
+from transfer.metrics.classification import AveragePrecision, Top1Accuracy
+from transfer.metrics.metric import Metric, Row, Weighted, deviation, joint_score, make_row, seed_scores
+from transfer.metrics.miou import MeanIoU, confusion, segmentation_outcome
 
 __all__ = [
-    "Answers",
-    "Detected",
+    "AveragePrecision",
+    "BoxAP",
     "Detections",
-    "Outcome",
+    "MeanIoU",
+    "Metric",
     "Points",
-    "Ranked",
     "Row",
-    "Segmented",
+    "Top1Accuracy",
     "Weighted",
     "confusion",
     "detections_outcome",
     "deviation",
     "joint_score",
-    "judged_row",
+    "make_row",
     "seed_scores",
     "segmentation_outcome",
 ]

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from transfer.bootstrap import Floats, mean_over_classes
 from transfer.metrics.classification import stretch_sums
-from transfer.metrics.metric import Measure, Outcome, Tested, Weighted, pairs, tested_by_swaps
+from transfer.metrics.metric import Measure, Metric, Tested, Weighted, pairs, tested_by_swaps
 
 Points = Literal["11 points", "all points", "COCO"]
 """The rule for average precision: VOC2007's; VOC2010's and later; COCO's, which averages over several overlaps."""
@@ -135,7 +135,7 @@ def coco_verdicts(found: Boxes, pairs: Overlaps, ignored: NDArray[np.bool_]) -> 
     return verdicts
 
 
-class Curve:
+class PrecisionRecallCurve:
     """Found boxes of one class, sorted by falling score, without those that are ignored.
 
     Args:
@@ -164,7 +164,7 @@ class Curve:
         area: Floats = (np.diff(reached, axis=0, prepend=0) * highest).sum(0)
         return np.where(positives > 0, area, np.nan)
 
-    def beside(self, other: "Curve") -> "Curve":
+    def beside(self, other: "PrecisionRecallCurve") -> "PrecisionRecallCurve":
         """Return both networks' boxes as those of 2N images, this network's first.
 
         They are sorted by their place in their own network's order, which has no units: both networks' first boxes,
@@ -176,10 +176,10 @@ class Curve:
         order = np.lexsort((images, places))
         images = np.concatenate([self._images, other._images + count])[order]
         right = np.concatenate([self._right, other._right])[order]
-        return Curve(images, right, np.concatenate([self._positives, other._positives]))
+        return PrecisionRecallCurve(images, right, np.concatenate([self._positives, other._positives]))
 
 
-class Objects(Protocol):
+class ObjectBoxes(Protocol):
     """The objects of an image."""
 
     @property
@@ -243,7 +243,7 @@ class Detections:
 
     @classmethod
     def of(
-        cls, found: Sequence[tuple[ArrayLike, ArrayLike, ArrayLike]], truth: Sequence[Objects], classes: int = 20
+        cls, found: Sequence[tuple[ArrayLike, ArrayLike, ArrayLike]], truth: Sequence[ObjectBoxes], classes: int = 20
     ) -> "Detections":
         """Return the detections of images; at least one image must have an object that is not difficult.
 
@@ -289,7 +289,7 @@ class Detections:
         voc = voc_verdicts(len(found.labels), pairs, truth.difficult)
         return {False: voc[None], True: coco_verdicts(found, pairs, truth.difficult)}
 
-    def curves(self, points: Points) -> list[list[Curve]]:
+    def curves(self, points: Points) -> list[list[PrecisionRecallCurve]]:
         """Return the curves of each class: one, or for COCO one for each overlap."""
         found, positives = self._found, self.truth.positives
         verdicts = self._verdicts[points == "COCO"]
@@ -298,12 +298,14 @@ class Detections:
             in_class = found.labels == label
             images = found.images[in_class]
             counted = [(verdict != IGNORED, verdict == RIGHT) for verdict in verdicts[:, in_class]]
-            curves.append([Curve(images[use], right[use], positives[:, label]) for use, right in counted])
+            curves.append(
+                [PrecisionRecallCurve(images[use], right[use], positives[:, label]) for use, right in counted]
+            )
         return curves
 
 
 @dataclass(frozen=True, eq=False)
-class Detected(Weighted):
+class BoxAP(Weighted):
     """Average precision of found boxes, its mean over classes; of COCO also over overlaps.
 
     Args:
@@ -329,7 +331,7 @@ class Detected(Weighted):
         return counts
 
     @cached_property
-    def _curves(self) -> list[list[Curve]]:
+    def _curves(self) -> list[list[PrecisionRecallCurve]]:
         return self.detections.curves(self.points)
 
     def classes_under(self, weights: NDArray[Any]) -> Floats:
@@ -337,16 +339,16 @@ class Detected(Weighted):
         return _precisions(self._curves, weights, self.points)
 
     @classmethod
-    def tested(cls, first: Sequence[Outcome], second: Sequence[Outcome]) -> Tested:
+    def tested(cls, first: Sequence[Metric], second: Sequence[Metric]) -> Tested:
         """Test by swapping two networks' boxes of an image, in all pairs of networks or in none."""
         measures = [
             left.side_by_side(right)
             for left, right in pairs(first, second)
-            if isinstance(left, Detected) and isinstance(right, Detected)
+            if isinstance(left, BoxAP) and isinstance(right, BoxAP)
         ]
         return tested_by_swaps(measures, first[0].count)
 
-    def side_by_side(self, other: "Detected") -> Measure:
+    def side_by_side(self, other: "BoxAP") -> Measure:
         """Return the number as a function of weights (2N, R): of each image as this network saw it, then as the other.
 
         Boxes are sorted by their place in their own network's order.
@@ -361,15 +363,15 @@ class Detected(Weighted):
 
 def detections_outcome(
     found: Sequence[tuple[ArrayLike, ArrayLike, ArrayLike]],
-    truth: Sequence[Objects],
+    truth: Sequence[ObjectBoxes],
     points: Points,
     classes: int = 20,
-) -> Detected:
+) -> BoxAP:
     """Return the outcome by one rule; see ``Detections.of``, whose result outcomes by several rules share."""
-    return Detected(Detections.of(found, truth, classes), points)
+    return BoxAP(Detections.of(found, truth, classes), points)
 
 
-def _precisions(curves: Sequence[Sequence[Curve]], weights: NDArray[Any], points: Points) -> Floats:
+def _precisions(curves: Sequence[Sequence[PrecisionRecallCurve]], weights: NDArray[Any], points: Points) -> Floats:
     """Return the average precision of each class: (C, R)."""
     return np.stack(
         [np.mean([curve.average_precision(weights, points) for curve in by_class], axis=0) for by_class in curves]

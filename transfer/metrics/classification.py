@@ -10,12 +10,22 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from scipy.stats import rankdata
 
-from transfer.bootstrap import SWAPS, Estimate, Floats, mcnemar, mean, mean_over_classes, resamples, sign_flips, swapped
-from transfer.metrics.metric import Outcome, Tested, Weighted, pairs
+from transfer.bootstrap import (
+    SWAPS,
+    Estimate,
+    Floats,
+    mcnemar,
+    mean,
+    mean_over_classes,
+    resamples,
+    sign_flip_p_value,
+    swap_p_value,
+)
+from transfer.metrics.metric import Metric, Tested, Weighted, pairs
 
 
 @dataclass(frozen=True, eq=False)
-class Answers(Outcome):
+class Top1Accuracy(Metric):
     """Top-1 accuracy of images with one class.
 
     Args:
@@ -40,32 +50,32 @@ class Answers(Outcome):
         return float(self.correct.mean())
 
     @classmethod
-    def joint(cls, seeds: Sequence[Sequence[Outcome]]) -> Estimate:
+    def joint(cls, seeds: Sequence[Sequence[Metric]]) -> Estimate:
         """Estimate the mean share of seeds that are right, image by image."""
         return mean(_shares(seeds))
 
     @classmethod
-    def gap(cls, first: Sequence[Sequence[Outcome]], second: Sequence[Sequence[Outcome]]) -> Estimate:
+    def gap(cls, first: Sequence[Sequence[Metric]], second: Sequence[Sequence[Metric]]) -> Estimate:
         """Estimate the mean of each image's difference."""
         return mean(_shares(second) - _shares(first), lowest=-1)
 
     @classmethod
-    def tested(cls, first: Sequence[Outcome], second: Sequence[Outcome]) -> Tested:
+    def tested(cls, first: Sequence[Metric], second: Sequence[Metric]) -> Tested:
         """Test by McNemar's test if each side has one outcome, else by sign flips of each image's difference."""
         if len(first) == len(second) == 1:
             return Tested(mcnemar(_correct(first[0]), _correct(second[0])), "McNemar, exact")
-        return Tested(sign_flips(_shares([second]) - _shares([first])), "sign flips of images")
+        return Tested(sign_flip_p_value(_shares([second]) - _shares([first])), "sign flips of images")
 
 
-def _shares(seeds: Sequence[Sequence[Outcome]]) -> Floats:
+def _shares(seeds: Sequence[Sequence[Metric]]) -> Floats:
     """Return the share of samples and seeds that answer each image right, in [0, 1]: (N,)."""
     by_seed = [np.mean([_correct(outcome) for outcome in outcomes], axis=0) for outcomes in seeds]
     shares: Floats = np.mean(by_seed, axis=0)
     return shares
 
 
-def _correct(outcome: Outcome) -> NDArray[np.bool_]:
-    assert isinstance(outcome, Answers)
+def _correct(outcome: Metric) -> NDArray[np.bool_]:
+    assert isinstance(outcome, Top1Accuracy)
     return outcome.correct
 
 
@@ -104,7 +114,7 @@ class Ranking:
 
 
 @dataclass(frozen=True, eq=False)
-class Ranked(Weighted):
+class AveragePrecision(Weighted):
     """Mean average precision of images with several classes.
 
     Args:
@@ -147,9 +157,11 @@ class Ranked(Weighted):
         return np.stack([ranking.average_precision(weights) for ranking in self._rankings]).astype(np.float64)
 
     @classmethod
-    def tested(cls, first: Sequence[Outcome], second: Sequence[Outcome]) -> Tested:
+    def tested(cls, first: Sequence[Metric], second: Sequence[Metric]) -> Tested:
         """Test by swapping two networks' ranks of an image, in all pairs of networks or in none."""
-        left, right = ([outcome for outcome in side if isinstance(outcome, Ranked)] for side in (first, second))
+        left, right = (
+            [outcome for outcome in side if isinstance(outcome, AveragePrecision)] for side in (first, second)
+        )
         return Tested(swaps([(a.scores, b.scores) for a, b in pairs(left, right)], left[0].truth), "swaps of images")
 
 
@@ -191,7 +203,7 @@ def swaps(pairs: Sequence[tuple[NDArray[Any], NDArray[Any]]], truth: NDArray[Any
     networks whose scores have different units can be swapped.
 
     Returns:
-        As ``sign_flips``.
+        As ``sign_flip_p_value``.
     """
     both = np.concatenate([truth, truth])
     rankings = [_rank_classes(np.concatenate([_ranks(a, truth), _ranks(b, truth)]), both) for a, b in pairs]
@@ -201,7 +213,7 @@ def swaps(pairs: Sequence[tuple[NDArray[Any], NDArray[Any]]], truth: NDArray[Any
         by_class = [np.subtract(*ranking.both_sides(side)) for classes in rankings for ranking in classes]
         return np.stack(by_class).astype(np.float64).mean(0)  # type: ignore[no-any-return]  # numpy's stubs
 
-    return swapped(differences, len(truth), draws)
+    return swap_p_value(differences, len(truth), draws)
 
 
 def stretch_sums(members: NDArray[np.intp], ends: NDArray[np.intp], count: int) -> csr_array:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from transfer.bootstrap import Estimate, Floats, Metric, centered, mean_over_classes, resamples, swapped
+from transfer.bootstrap import Estimate, Floats, MetricName, centered, mean_over_classes, resamples, swap_p_value
 
 Measure = Callable[[NDArray[Any]], Floats]
 """A function of weights, (N, R), how often each image counts: a number for each column, (..., R), or nan."""
@@ -26,10 +26,10 @@ class Tested(NamedTuple):
     """The name of the test."""
 
 
-class Outcome(ABC):
+class Metric(ABC):
     """One network's outcome on each of the test images; every metric is a subclass."""
 
-    metric: ClassVar[Metric]
+    metric: ClassVar[MetricName]
     slow: ClassVar[bool]
     """Whether a test of a difference takes seconds."""
 
@@ -45,21 +45,21 @@ class Outcome(ABC):
 
     @classmethod
     @abstractmethod
-    def joint(cls, seeds: Sequence[Sequence["Outcome"]]) -> Estimate:
+    def joint(cls, seeds: Sequence[Sequence["Metric"]]) -> Estimate:
         """Estimate the mean over seeds of the mean over samples; the images are resampled for all of them at once."""
 
     @classmethod
     @abstractmethod
-    def gap(cls, first: Sequence[Sequence["Outcome"]], second: Sequence[Sequence["Outcome"]]) -> Estimate:
+    def gap(cls, first: Sequence[Sequence["Metric"]], second: Sequence[Sequence["Metric"]]) -> Estimate:
         """Estimate ``joint`` of the second minus ``joint`` of the first, on the same images."""
 
     @classmethod
     @abstractmethod
-    def tested(cls, first: Sequence["Outcome"], second: Sequence["Outcome"]) -> Tested:
+    def tested(cls, first: Sequence["Metric"], second: Sequence["Metric"]) -> Tested:
         """Test that ``gap`` is 0. The outcomes of the shorter side are used again until both sides are equally long."""
 
 
-class Weighted(Outcome):
+class Weighted(Metric):
     """An outcome whose number is a mean over classes, and a function of how often each image counts."""
 
     slow = True
@@ -100,13 +100,13 @@ class Weighted(Outcome):
         return mean_over_classes(self.resampled_classes)
 
     @classmethod
-    def joint(cls, seeds: Sequence[Sequence[Outcome]]) -> Estimate:
+    def joint(cls, seeds: Sequence[Sequence[Metric]]) -> Estimate:
         """Estimate the mean, with an interval centered on it: see ``transfer.bootstrap.centered``."""
         weighted = _require_weighted(seeds)
         return centered(_mean_value(weighted), _mean_resampled(weighted))
 
     @classmethod
-    def joint_classes(cls, seeds: Sequence[Sequence[Outcome]]) -> list[Estimate]:
+    def joint_classes(cls, seeds: Sequence[Sequence[Metric]]) -> list[Estimate]:
         """Return ``joint`` of each class; nan where it has no number."""
         weighted = _require_weighted(seeds)
         values = np.mean(
@@ -122,7 +122,7 @@ class Weighted(Outcome):
         ]
 
     @classmethod
-    def gap(cls, first: Sequence[Sequence[Outcome]], second: Sequence[Sequence[Outcome]]) -> Estimate:
+    def gap(cls, first: Sequence[Sequence[Metric]], second: Sequence[Sequence[Metric]]) -> Estimate:
         """Estimate the difference on the same resamples, with a centered interval."""
         left, right = _require_weighted(first), _require_weighted(second)
         draws = _mean_resampled(right) - _mean_resampled(left)
@@ -143,7 +143,7 @@ def tested_by_swaps(measures: Sequence[Measure], count: int) -> Tested:
         mean: Floats = np.mean([measure(side) - measure(1 - side) for measure in measures], axis=0)
         return mean
 
-    return Tested(swapped(differences, count), "swaps of images")
+    return Tested(swap_p_value(differences, count), "swaps of images")
 
 
 def pairs(first: Sequence[Any], second: Sequence[Any]) -> list[tuple[Any, Any]]:
@@ -161,7 +161,7 @@ def _mean_resampled(seeds: Sequence[Sequence[Weighted]]) -> Floats:
     return mean
 
 
-def _require_weighted(seeds: Sequence[Sequence[Outcome]]) -> list[list[Weighted]]:
+def _require_weighted(seeds: Sequence[Sequence[Metric]]) -> list[list[Weighted]]:
     weighted = [[outcome for outcome in outcomes if isinstance(outcome, Weighted)] for outcomes in seeds]
     assert [len(outcomes) for outcomes in weighted] == [len(outcomes) for outcomes in seeds]
     return weighted
@@ -169,7 +169,7 @@ def _require_weighted(seeds: Sequence[Sequence[Outcome]]) -> list[list[Weighted]
 
 @dataclass(frozen=True)
 class Row:
-    """One stage in one variant of a protocol, with its outcomes and their number; made by ``judged_row``."""
+    """One stage in one variant of a protocol, with its outcomes and their number; made by ``make_row``."""
 
     stage: str
     """The frozen stage that was evaluated; with fine-tuning the part that was trained: "all", "above conv4"."""
@@ -182,7 +182,7 @@ class Row:
     """The settings that were chosen on the held-out part: learning rate, penalty, C, ...; plain values."""
     holdout: float | None
     """The score on the held-out part that chose it, in [0, 1]."""
-    outcomes: tuple[Outcome, ...] = field(compare=False)
+    outcomes: tuple[Metric, ...] = field(compare=False)
     """One outcome; in low-shot rows one per sample of the training images."""
     score: Estimate
     """Mean over the outcomes, with its interval over test images."""
@@ -198,20 +198,20 @@ class Row:
         return deviation([outcome.value for outcome in self.outcomes])
 
 
-def judged_row(
+def make_row(
     stage: str,
     variant: str,
     dims: int,
     pooling: str,
     chosen: dict[str, Any],
     holdout: float | None,
-    outcomes: Sequence[Outcome],
+    outcomes: Sequence[Metric],
 ) -> Row:
     """Return a row, with the score that its outcomes give."""
     return Row(stage, variant, dims, pooling, chosen, holdout, tuple(outcomes), joint_score([outcomes]))
 
 
-def joint_score(seeds: Sequence[Sequence[Outcome]]) -> Estimate:
+def joint_score(seeds: Sequence[Sequence[Metric]]) -> Estimate:
     """Estimate the mean over seeds of the mean over samples; the images are resampled for all of them at once.
 
     Args:
@@ -220,7 +220,7 @@ def joint_score(seeds: Sequence[Sequence[Outcome]]) -> Estimate:
     return type(seeds[0][0]).joint(seeds)
 
 
-def seed_scores(seeds: Sequence[Sequence[Outcome]]) -> list[float]:
+def seed_scores(seeds: Sequence[Sequence[Metric]]) -> list[float]:
     """Return the mean over each seed's outcomes."""
     return [float(np.mean([outcome.value for outcome in outcomes])) for outcomes in seeds]
 

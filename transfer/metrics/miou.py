@@ -8,14 +8,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from transfer.bootstrap import Floats, mean_over_classes
-from transfer.metrics.metric import Measure, Outcome, Tested, Weighted, pairs, tested_by_swaps
+from transfer.metrics.metric import Measure, Metric, Tested, Weighted, pairs, tested_by_swaps
 
 NOT_COUNTED = 255
 """The mask value of pixels that are left out."""
 
 
 @dataclass(frozen=True, eq=False)
-class Segmented(Weighted):
+class MeanIoU(Weighted):
     """Mean intersection over union, over all test pixels together.
 
     Args:
@@ -55,16 +55,16 @@ class Segmented(Weighted):
         return _weighted_iou(self.confusions, weights)
 
     @classmethod
-    def tested(cls, first: Sequence[Outcome], second: Sequence[Outcome]) -> Tested:
+    def tested(cls, first: Sequence[Metric], second: Sequence[Metric]) -> Tested:
         """Test by swapping two networks' predictions of an image, in all pairs of networks or in none."""
         measures = [
             left.side_by_side(right)
             for left, right in pairs(first, second)
-            if isinstance(left, Segmented) and isinstance(right, Segmented)
+            if isinstance(left, MeanIoU) and isinstance(right, MeanIoU)
         ]
         return tested_by_swaps(measures, first[0].count)
 
-    def side_by_side(self, other: "Segmented") -> Measure:
+    def side_by_side(self, other: "MeanIoU") -> Measure:
         """Return the number as a function of weights (2N, R): of images as this network saw them, then as the other."""
         both = np.concatenate([self.confusions, other.confusions])
         return lambda weights: mean_over_classes(_weighted_iou(both, weights))
@@ -86,9 +86,9 @@ def confusion(mask: ArrayLike, predicted: ArrayLike, classes: int = 21) -> NDArr
     return np.bincount(classes * truth + prediction, minlength=classes**2).reshape(classes, classes)
 
 
-def segmentation_outcome(confusions: Sequence[NDArray[np.int64]]) -> Segmented:
+def segmentation_outcome(confusions: Sequence[NDArray[np.int64]]) -> MeanIoU:
     """Return the outcome of images, given the ``confusion`` of each; at least one pixel must be counted."""
-    outcome = Segmented(np.stack(confusions).astype(np.int64))
+    outcome = MeanIoU(np.stack(confusions).astype(np.int64))
     assert outcome.confusions.any(), "no pixel is counted"
     return outcome
 

@@ -17,8 +17,8 @@ from torch.nn import functional as F
 from pretext.data.source import Labels
 from pretext.engine.progress import Advance, progress, say
 from pretext.errors import UserError
-from transfer.evaluation import EvaluationSettings, Task, evaluate
-from transfer.metrics import Row, judged_row
+from transfer.evaluation import EvaluationSettings, EvaluationTask, evaluate
+from transfer.metrics import Row, make_row
 from transfer.protocols import NearestProtocol, find_protocol
 from transfer.results import Result
 
@@ -37,7 +37,7 @@ def knn(networks: Sequence[str], settings: KnnSettings) -> list[Result]:
     return evaluate(networks, settings, protocol, "cached", partial(knn_rows, protocol=protocol))
 
 
-def knn_rows(task: Task, protocol: NearestProtocol) -> list[Row]:
+def knn_rows(task: EvaluationTask, protocol: NearestProtocol) -> list[Row]:
     """Return a row for every stage and k; a k above the number of training images is replaced by that number."""
     (rule,) = protocol.poolings
     fit = task.split.fit
@@ -70,7 +70,7 @@ def knn_rows(task: Task, protocol: NearestProtocol) -> list[Row]:
                 predictions[k].append(task.predictions(stage, scores))
             for k, parts in predictions.items():
                 outcome = task.outcome(np.concatenate(parts))
-                rows.append(judged_row(stage, f"k={k}", task.train.dims(stage, rule), rule, {}, None, [outcome]))
+                rows.append(make_row(stage, f"k={k}", task.train.dims(stage, rule), rule, {}, None, [outcome]))
     return rows
 
 

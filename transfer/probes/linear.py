@@ -12,19 +12,19 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from pretext.data.batches import CropSettings, Samples, batches
+from pretext.data.batches import CropSettings, TrainDataset, batches
 from pretext.data.order import mix, permutation
-from pretext.data.source import LabeledSource, digest_of_keys
+from pretext.data.source import LabeledDataset, digest_of_keys
 from pretext.engine.device import autocast
-from pretext.engine.memory import available
+from pretext.engine.memory import available_memory
 from pretext.engine.progress import progress
 from pretext.errors import UserError
-from transfer.evaluation import EvaluationSettings, Task, evaluate
+from transfer.evaluation import EvaluationSettings, EvaluationTask, evaluate
 from transfer.features import Rows, calibrate_batch_norm
 from transfer.features.pool import pool
-from transfer.metrics import Row, judged_row
+from transfer.metrics import Row, make_row
 from transfer.probes.heads import Heads, Linear, Setting, loss
-from transfer.probes.sweep import Cell, Contest, Fed, Winner, grid, positions, score, steps_of
+from transfer.probes.sweep import BestHead, FeatureKey, Fed, ProbeSweep, grid, positions, score, steps_of
 from transfer.protocols import LinearProtocol, LogisticProtocol, ProbeProtocol, find_protocol
 from transfer.results import Mode, Result
 
@@ -77,7 +77,7 @@ def probe(networks: Sequence[str], settings: ProbeSettings) -> list[Result]:
     ]
 
 
-def _linear(task: Task, protocol: LinearProtocol, mode: Mode) -> list[Row]:
+def _linear(task: EvaluationTask, protocol: LinearProtocol, mode: Mode) -> list[Row]:
     """Return the rows of a protocol of gradient descent.
 
     On cached features the stages are trained one after the other, which needs the features of one at a time; on
@@ -92,31 +92,31 @@ def _linear(task: Task, protocol: LinearProtocol, mode: Mode) -> list[Row]:
     stages = task.stages
     groups = [[stage] for stage in stages] if mode == "cached" else [stages]
     state = task.partial.load()
-    winners: list[Winner] = [_unpack(winner) for winner in state.get("winners", [])]
+    winners: list[BestHead] = [_unpack(winner) for winner in state.get("winners", [])]
     begun: dict[str, Any] | None = state.pop("contest", None)  # popped: it is as large as all classifiers
     done = len(winners) * steps + (begun["done"] if begun else 0)
     with progress(f"{task.network.name}, {mode}", len(groups) * steps, "steps", done) as advance:
         for group in groups[len(winners) :]:
-            cells: list[Cell] = []
+            cells: list[FeatureKey] = []
             for stage in group:
                 first: dict[int, str] = {}  # poolings of equal dimensions are the same, as where a stage has one place
                 for rule in protocol.poolings:
                     first.setdefault(task.train.dims(stage, rule), rule)
-                cells += [Cell(stage, rule) for rule in first.values()]
+                cells += [FeatureKey(stage, rule) for rule in first.values()]
             rows = {cell: Rows(task.train.matrix(*cell), task.place.device) for cell in cells}
             settings = grid(protocol, batch_size)
             _require_memory(task, [rows[cell].dims for cell in cells], len(settings), batch_size)
             heads = {cell: _heads(task, protocol, rows[cell], settings) for cell in cells}
 
-            def held_chunks(cell: Cell, rows: dict[Cell, Rows] = rows) -> Iterator[Tensor]:
+            def held_chunks(cell: FeatureKey, rows: dict[FeatureKey, Rows] = rows) -> Iterator[Tensor]:
                 return rows[cell].chunks(held)
 
-            contest = Contest(heads, protocol, steps, held_chunks, _targets(task, held))
+            contest = ProbeSweep(heads, protocol, steps, held_chunks, _targets(task, held))
             if begun:
                 contest.load(begun)
                 begun = None
 
-            def after(contest: Contest = contest) -> None:
+            def after(contest: ProbeSweep = contest) -> None:
                 advance(1, "")
                 task.partial.offer(
                     lambda: {"winners": [_pack(winner) for winner in winners], "contest": contest.state()}
@@ -132,11 +132,11 @@ def _linear(task: Task, protocol: LinearProtocol, mode: Mode) -> list[Row]:
     return [_row(task, winner) for winner in winners]
 
 
-def _logistic(task: Task, protocol: LogisticProtocol) -> list[Row]:
+def _logistic(task: EvaluationTask, protocol: LogisticProtocol) -> list[Row]:
     """Return the rows of a protocol of logistic regression."""
     fit, held = task.split.fit, task.split.held
     stages = task.stages
-    winners: list[Winner] = [_unpack(winner) for winner in task.partial.load().get("winners", [])]
+    winners: list[BestHead] = [_unpack(winner) for winner in task.partial.load().get("winners", [])]
     with progress(f"{task.network.name}, logistic", len(stages), "stages", len(winners)) as advance:
         for stage in stages[len(winners) :]:
             candidates = []
@@ -145,7 +145,7 @@ def _logistic(task: Task, protocol: LogisticProtocol) -> list[Row]:
                 count, classes = len(fit) + len(held), len(task.targets.classes)
                 # Features, as they are and scaled; logits, their loss and its gradient; weights in L-BFGS's history.
                 needed = 4 * (3 * rows.dims * count + 3 * classes * count + 26 * classes * rows.dims)
-                if needed > available(task.place.device):
+                if needed > available_memory(task.place.device):
                     raise UserError(
                         f"protocol logistic needs {needed / 1e9:.1f} GB for the features and logits of {stage} at "
                         "once, more than there is; take protocol modern"
@@ -156,14 +156,14 @@ def _logistic(task: Task, protocol: LogisticProtocol) -> list[Row]:
                     classes,
                     protocol,
                 )
-                candidates.append(Winner(Cell(stage, rule), {"penalty": penalty}, score, classifier))
+                candidates.append(BestHead(FeatureKey(stage, rule), {"penalty": penalty}, score, classifier))
             winners.append(max(candidates, key=lambda winner: winner.holdout or 0.0))
             task.partial.offer(lambda: {"winners": [_pack(winner) for winner in winners]})
             advance(1, "")
     return [_row(task, winner) for winner in winners]
 
 
-def _require_memory(task: Task, dims: Sequence[int], heads: int, batch_size: int) -> None:
+def _require_memory(task: EvaluationTask, dims: Sequence[int], heads: int, batch_size: int) -> None:
     """Refuse classifiers that do not fit in memory.
 
     Args:
@@ -175,7 +175,7 @@ def _require_memory(task: Task, dims: Sequence[int], heads: int, batch_size: int
     Raises:
         UserError: they do not fit.
     """
-    classes, free = len(task.targets.classes), available(task.place.device)
+    classes, free = len(task.targets.classes), available_memory(task.place.device)
     # Weights and their velocities; the logits of a batch and one copy.
     needed = 4 * heads * classes * (2 * sum(size + 1 for size in dims) + 2 * batch_size)
     if needed > free:
@@ -256,7 +256,7 @@ def _standardize(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return (features - mean) * scale, mean, scale
 
 
-def _heads(task: Task, protocol: LinearProtocol, rows: Rows, settings: Sequence[Setting]) -> Heads:
+def _heads(task: EvaluationTask, protocol: LinearProtocol, rows: Rows, settings: Sequence[Setting]) -> Heads:
     targets = task.targets
     heads = Heads(
         rows.dims,
@@ -273,13 +273,13 @@ def _heads(task: Task, protocol: LinearProtocol, rows: Rows, settings: Sequence[
     return heads
 
 
-def _targets(task: Task, indices: NDArray[np.int64]) -> Tensor:
+def _targets(task: EvaluationTask, indices: NDArray[np.int64]) -> Tensor:
     """Return the targets of training images, on the device."""
     return torch.from_numpy(task.targets.train.labels[indices]).to(task.place.device)
 
 
 def _cached_batches(
-    task: Task, rows: dict[Cell, Rows], contest: Contest, batch_size: int, order: Order
+    task: EvaluationTask, rows: dict[FeatureKey, Rows], contest: ProbeSweep, batch_size: int, order: Order
 ) -> Iterator[Fed]:
     """Yield batches of cached features, from the contest's current step on."""
     fit = task.split.fit
@@ -290,7 +290,7 @@ def _cached_batches(
 
 @torch.no_grad()
 def _fresh_batches(
-    task: Task, protocol: LinearProtocol, contest: Contest, batch_size: int, order: Order
+    task: EvaluationTask, protocol: LinearProtocol, contest: ProbeSweep, batch_size: int, order: Order
 ) -> Iterator[Fed]:
     """Yield the features of batches of fresh crops likewise; the same images in the same order."""
     fit, place, module = task.split.fit, task.place, task.network.module.to(task.place.device)
@@ -298,7 +298,7 @@ def _fresh_batches(
         task.network, task.targets.train, task.view, place
     )  # not done yet if all features were in the cache
     crop = CropSettings(task.view.size, protocol.area, protocol.aspect, protocol.flip)
-    samples = Samples([_Selection(task.targets.train, fit, protocol.square)], crop, task.seed)
+    samples = TrainDataset([_Selection(task.targets.train, fit, protocol.square)], crop, task.seed)
     for step, batch in enumerate(
         batches(samples, batch_size, contest.done, contest.steps, place.workers), contest.done
     ):
@@ -314,7 +314,7 @@ def _fresh_batches(
 class _Selection:
     """A source of some images of another source, or of their middle squares only."""
 
-    def __init__(self, source: LabeledSource, indices: NDArray[np.int64], square: bool) -> None:
+    def __init__(self, source: LabeledDataset, indices: NDArray[np.int64], square: bool) -> None:
         self.source, self.indices, self.square = source, indices, square
 
     def __len__(self) -> int:
@@ -335,16 +335,16 @@ class _Selection:
         return digest_of_keys(self)
 
 
-def _row(task: Task, winner: Winner) -> Row:
+def _row(task: EvaluationTask, winner: BestHead) -> Row:
     """Return a stage's row: its winner's predictions on the test images, which are read here and nowhere else."""
     rows = Rows(task.test.matrix(*winner.cell), task.place.device)
     stage, pooling = winner.cell
     scores = (winner.classifier.scores(chunk).cpu().numpy() for chunk in rows.chunks(task.tested))
     outcome = task.outcome(np.concatenate([task.predictions(stage, part) for part in scores]))
-    return judged_row(stage, "", rows.dims, pooling, winner.chosen, winner.holdout, [outcome])
+    return make_row(stage, "", rows.dims, pooling, winner.chosen, winner.holdout, [outcome])
 
 
-def _pack(winner: Winner) -> dict[str, Any]:
+def _pack(winner: BestHead) -> dict[str, Any]:
     """Return a winner as plain values and tensors, for a checkpoint."""
     return {
         "cell": list(winner.cell),
@@ -354,5 +354,5 @@ def _pack(winner: Winner) -> dict[str, Any]:
     }
 
 
-def _unpack(state: dict[str, Any]) -> Winner:
-    return Winner(Cell(*state["cell"]), state["chosen"], state["holdout"], Linear(*state["classifier"]))
+def _unpack(state: dict[str, Any]) -> BestHead:
+    return BestHead(FeatureKey(*state["cell"]), state["chosen"], state["holdout"], Linear(*state["classifier"]))

@@ -27,11 +27,11 @@ from sklearn.svm import LinearSVC
 
 from pretext.data.order import mix, permutation
 from pretext.data.source import Labels
-from pretext.engine.memory import available
+from pretext.engine.memory import available_memory
 from pretext.engine.progress import progress, say
 from pretext.errors import UserError
-from transfer.evaluation import EvaluationSettings, Task, evaluate
-from transfer.metrics import Row, judged_row
+from transfer.evaluation import EvaluationSettings, EvaluationTask, evaluate
+from transfer.metrics import Row, make_row
 from transfer.probes.process_pool import Finished, run_tasks
 from transfer.protocols import COSTS, SvmProtocol, find_protocol
 from transfer.results import Result
@@ -69,7 +69,7 @@ def svm(networks: Sequence[str], settings: SvmSettings) -> list[Result]:
     return evaluate(networks, settings, protocol, "cached", partial(svm_rows, protocol=protocol))
 
 
-def svm_rows(task: Task, protocol: SvmProtocol) -> list[Row]:
+def svm_rows(task: EvaluationTask, protocol: SvmProtocol) -> list[Row]:
     """Return a row for every stage; low-shot one for every stage and number of shots, an outcome for each sample.
 
     Numbers of shots are left out where a class has fewer images, or where no class has more to choose a cost by.
@@ -95,7 +95,7 @@ def svm_rows(task: Task, protocol: SvmProtocol) -> list[Row]:
         fit_bytes = _FIT * len(fit) * dims
         needed = 8 * dims * (len(fit) + len(task.tested)) + fit_bytes
         needed += _SCORE * samples * len(task.tested) * len(classes)
-        if needed > (free := available(_CPU)):
+        if needed > (free := available_memory(_CPU)):
             raise UserError(
                 f"SVMs need {needed / 1e9:.0f} GB for the features of {stage} at once and the scores of "
                 f"{len(classes):,} classes, and {free / 1e9:.0f} GB are free; take fewer labels by --fraction, or "
@@ -106,7 +106,7 @@ def svm_rows(task: Task, protocol: SvmProtocol) -> list[Row]:
             stage_fits.setdefault(stage, {}), lambda: task.partial.offer(lambda: {"fits": stage_fits})
         )
         # A process for each core, as far as there is memory for what each copies.
-        processes = max(1, min(len(os.sched_getaffinity(0)), available(_CPU) // (2 * fit_bytes)))
+        processes = max(1, min(len(os.sched_getaffinity(0)), available_memory(_CPU) // (2 * fit_bytes)))
         result: SvmResult | LowShot
         if protocol.shots:
             title = f"few shots on {task.network.name}, {stage}"
@@ -127,7 +127,7 @@ def svm_rows(task: Task, protocol: SvmProtocol) -> list[Row]:
                 variant = f"{k} shots" if k > 1 else "1 shot"
                 chosen, precision = {"C": low_shot.chosen[k]}, low_shot.precision[k]
                 outcomes = [task.outcome(task.predictions(stage, scores)) for scores in sample_scores]
-                rows.append(judged_row(stage, variant, dims, rule, chosen, precision, outcomes))
+                rows.append(make_row(stage, variant, dims, rule, chosen, precision, outcomes))
         else:
             title = f"SVMs on {task.network.name}, {stage}"
             full = result = svm_scores(
@@ -144,7 +144,7 @@ def svm_rows(task: Task, protocol: SvmProtocol) -> list[Row]:
             )
             outcome = task.outcome(task.predictions(stage, full.scores))
             precision = float(full.precision.mean())
-            rows.append(judged_row(stage, "", dims, rule, {"C": full.chosen.tolist()}, precision, [outcome]))
+            rows.append(make_row(stage, "", dims, rule, {"C": full.chosen.tolist()}, precision, [outcome]))
         unconverged, fits = unconverged + result.unconverged, fits + result.fits
     if line := describe_unconverged(unconverged, fits):
         say(f"{task.network.name}: {line}")

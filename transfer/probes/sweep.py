@@ -21,17 +21,17 @@ _MAX_OUTPUTS = 2**15  # of all classifiers of a cell; with more, a chunk's logit
 _MAX_LOGITS = 2**24  # of a piece
 
 
-class Cell(NamedTuple):
+class FeatureKey(NamedTuple):
     """One kind of features."""
 
     stage: str
     pooling: str
 
 
-class Winner(NamedTuple):
+class BestHead(NamedTuple):
     """The best classifier of a stage."""
 
-    cell: Cell
+    cell: FeatureKey
     chosen: dict[str, float]
     """Its setting, by name."""
     holdout: float | None
@@ -39,13 +39,13 @@ class Winner(NamedTuple):
     classifier: Linear
 
 
-Fed = tuple[Mapping[Cell, Tensor], Tensor]
+Fed = tuple[Mapping[FeatureKey, Tensor], Tensor]
 """A step's features by cell, and its targets."""
-Held = Callable[[Cell], Iterator[Tensor]]
+Held = Callable[[FeatureKey], Iterator[Tensor]]
 """The features of the held-out images, in pieces."""
 
 
-class Contest:
+class ProbeSweep:
     """All classifiers that are trained on the same batches, from the first step to a winner for every stage.
 
     Args:
@@ -58,14 +58,14 @@ class Contest:
     """
 
     def __init__(
-        self, heads: dict[Cell, Heads], protocol: LinearProtocol, steps: int, held: Held, held_targets: Tensor
+        self, heads: dict[FeatureKey, Heads], protocol: LinearProtocol, steps: int, held: Held, held_targets: Tensor
     ) -> None:
         self.heads, self.protocol, self.steps = heads, protocol, steps
         self.held, self.held_targets = held, held_targets
         self.done = 0
         self._rungs = {max(1, math.ceil(rung * steps)) for rung in protocol.rungs} - {steps}
 
-    def run(self, feed: Iterable[Fed], after: Callable[[], None]) -> list[Winner]:
+    def run(self, feed: Iterable[Fed], after: Callable[[], None]) -> list[BestHead]:
         """Train to the end, and return the winner of every stage.
 
         Args:
@@ -90,7 +90,7 @@ class Contest:
     def load(self, state: dict[str, Any]) -> None:
         """Go on from a ``state``."""
         self.done = state["done"]
-        kept = {Cell(stage, pooling): inner for stage, pooling, inner in state["heads"]}
+        kept = {FeatureKey(stage, pooling): inner for stage, pooling, inner in state["heads"]}
         self.heads = {cell: heads for cell, heads in self.heads.items() if cell in kept}
         for cell, heads in self.heads.items():
             heads.load(kept[cell])
@@ -100,7 +100,7 @@ class Contest:
 
     def _drop(self) -> None:
         """Keep the better half of every stage's classifiers."""
-        kept: dict[Cell, list[int]] = {}
+        kept: dict[FeatureKey, list[int]] = {}
         for stage in self._stages():
             ranked = self._ranked(stage)
             for _, cell, head in ranked[: (len(ranked) + 1) // 2]:
@@ -109,7 +109,7 @@ class Contest:
         for cell, heads in self.heads.items():
             heads.keep(sorted(kept[cell]))
 
-    def _ranked(self, stage: str) -> list[tuple[float, Cell, int]]:
+    def _ranked(self, stage: str) -> list[tuple[float, FeatureKey, int]]:
         """Return the classifiers of a stage, the best first; equal ones in the order of the grid."""
         scores = [
             (score, cell, head)
@@ -119,15 +119,15 @@ class Contest:
         ]
         return sorted(scores, key=lambda entry: -entry[0])
 
-    def _winner(self, stage: str) -> Winner:
+    def _winner(self, stage: str) -> BestHead:
         if len(self.held_targets):
             score, cell, head = self._ranked(stage)[0]
-            return Winner(cell, self.heads[cell].settings[head]._asdict(), score, self.heads[cell].classifier(head))
+            return BestHead(cell, self.heads[cell].settings[head]._asdict(), score, self.heads[cell].classifier(head))
         ((cell, heads),) = ((cell, heads) for cell, heads in self.heads.items() if cell.stage == stage)
         assert len(heads) == 1, "a choice needs held-out images"
-        return Winner(cell, heads.settings[0]._asdict(), None, heads.classifier(0))
+        return BestHead(cell, heads.settings[0]._asdict(), None, heads.classifier(0))
 
-    def _holdout(self, cell: Cell) -> list[float]:
+    def _holdout(self, cell: FeatureKey) -> list[float]:
         """Return the score of every classifier of a cell on the held-out images; -1 where one has diverged."""
         heads, truth = self.heads[cell], self.held_targets
         if heads.multilabel:

@@ -57,7 +57,7 @@ STYLE = {
     "figure.constrained_layout.use": True,
 }
 
-Floats = NDArray[np.float64]
+FloatArray = NDArray[np.float64]
 
 
 class Curve(NamedTuple):
@@ -246,7 +246,7 @@ def speed_chart(name: str, steps: ArrayLike, values: ArrayLike, most: float | No
         return as_svg(figure, name, f"{name} over steps")
 
 
-def running_median(x: ArrayLike, y: ArrayLike, points: int = 400) -> tuple[Floats, Floats]:
+def running_median(x: ArrayLike, y: ArrayLike, points: int = 400) -> tuple[FloatArray, FloatArray]:
     """Return the median of y in a window of a fortieth of all of them (21 at least), at up to ``points`` places."""
     x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     half = max(10, len(y) // 80)
@@ -255,7 +255,7 @@ def running_median(x: ArrayLike, y: ArrayLike, points: int = 400) -> tuple[Float
     return x[centers], np.array(middle)
 
 
-def _squares(centers: Floats, side: float) -> Path:
+def _squares(centers: FloatArray, side: float) -> Path:
     """Return squares as one path: (n, 2) -> n squares of that side."""
     corners = side / 2 * np.array([[-1, -1], [1, -1], [1, 1], [-1, 1], [-1, -1]])
     codes = [Path.MOVETO, Path.LINETO, Path.LINETO, Path.LINETO, Path.CLOSEPOLY]
@@ -283,14 +283,14 @@ def step_axis(axes: Axes) -> None:
     axes.grid(visible=False, axis="x")
 
 
-def finite(x: ArrayLike, y: ArrayLike) -> tuple[Floats, Floats]:
+def finite(x: ArrayLike, y: ArrayLike) -> tuple[FloatArray, FloatArray]:
     """Return the points that have a finite height."""
     x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     keep = np.isfinite(y)
     return x[keep], y[keep]
 
 
-def thinned(x: Floats, y: Floats) -> tuple[Floats, Floats]:
+def thinned(x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Return the visible part of a long curve: the lowest and the highest point of every column of the chart."""
     if len(x) <= 2 * _DRAWN:
         return x, y

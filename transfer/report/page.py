@@ -27,7 +27,7 @@ from transfer.report.panels import (
     speed_panels,
     supervised,
 )
-from transfer.report.render import image, newest_samples, rendered
+from transfer.report.render import image, newest_samples, render_page
 from transfer.report.result_charts import Course, color_of, courses_chart
 from transfer.report.result_panels import headline, result_panels
 from transfer.report.trainings import result_file, words_of
@@ -67,9 +67,9 @@ def write_report(run: Path) -> Path:
         "asked": steps if isinstance(steps, int) else None,
     }
     if "task" in settings:
-        page = rendered("finetuned.html.jinja", **facts, **_finetuning_facts(run, settings, records))
+        page = render_page("finetuned.html.jinja", **facts, **_finetuning_facts(run, settings, records))
     else:
-        page = rendered("report.html.jinja", **facts, **_pretraining_facts(run, settings, records))
+        page = render_page("report.html.jinja", **facts, **_pretraining_facts(run, settings, records))
     path = run / "report.html"
     write_atomically(path, page)
     return path

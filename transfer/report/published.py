@@ -9,7 +9,7 @@ import math
 import re
 from typing import NamedTuple
 
-from transfer.bootstrap import Metric
+from transfer.bootstrap import MetricName
 from transfer.results import Result
 
 STAGES = ("conv1", "conv2", "conv3", "conv4", "conv5")
@@ -48,7 +48,7 @@ class PublishedTable(NamedTuple):
     rows: tuple[Published, ...]
     stages: tuple[str, ...] = STAGES
     """The stages of a row's numbers; for fine-tuning what was trained, as our results call it."""
-    metric: Metric = "top-1"
+    metric: MetricName = "top-1"
     train: str = ""
     """For fine-tuning: the part of VOC that is trained on."""
     n_train: int = 0

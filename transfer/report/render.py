@@ -17,7 +17,7 @@ LISTED = 50
 """The largest number of skipped images that a page lists."""
 
 
-def rendered(template: str | Path, **facts: Any) -> bytes:
+def render_page(template: str | Path, **facts: Any) -> bytes:
     """Return a page; whatever is not a chart of our own is escaped.
 
     Args:

@@ -48,7 +48,7 @@ LETTERS = 24
 _ROOM = 2.2  # stages' widths, right of the last stage, for the names of published rows
 
 
-class Line(NamedTuple):
+class ChartLine(NamedTuple):
     """A line of a chart."""
 
     label: str
@@ -67,13 +67,13 @@ def color_of(kind: str, rank: int = 0) -> str:
     return shades[rank % len(shades)]
 
 
-def shortened(name: str, letters: int) -> str:
+def shorten(name: str, letters: int) -> str:
     """Return a name cut in its middle: beginnings tell runs apart, ends their seeds and steps."""
     return name if len(name) <= letters else f"{name[: letters // 2 - 2]}...{name[1 - letters // 2 :]}"
 
 
 def stages_chart(
-    name: str, measure: str, stages: Sequence[str], lines: Sequence[Line], rows: Sequence[Published] = ()
+    name: str, measure: str, stages: Sequence[str], lines: Sequence[ChartLine], rows: Sequence[Published] = ()
 ) -> str:
     """Draw the score of every stage, a line for each network, with a band for the interval.
 
@@ -85,7 +85,7 @@ def stages_chart(
         rows: published numbers, one for each of the stages, or one for the best of them; drawn thin, and named.
     """
     places = np.arange(len(stages))
-    stages = [shortened(stage, LETTERS) for stage in stages]
+    stages = [shorten(stage, LETTERS) for stage in stages]
     slanted = sum(len(stage) for stage in stages) * 7 + 12 * len(stages) > (250 if rows else 380)
     with matplotlib.rc_context(STYLE):
         of_legend = legend_lines(lines)
@@ -124,7 +124,9 @@ def stages_chart(
         return as_svg(figure, name, f"{measure} of every stage, with 95 % intervals")
 
 
-def shots_chart(name: str, measure: str, shots: Sequence[int], panels: Sequence[tuple[str, Sequence[Line]]]) -> str:
+def shots_chart(
+    name: str, measure: str, shots: Sequence[int], panels: Sequence[tuple[str, Sequence[ChartLine]]]
+) -> str:
     """Draw scores against the number of positive images per class: a small chart for each stage, on one scale.
 
     Args:
@@ -153,7 +155,7 @@ def shots_chart(name: str, measure: str, shots: Sequence[int], panels: Sequence[
             stage, inner = panels[at]
             for line in inner:
                 _draw(axes, np.asarray(shots, dtype=float), line, size=3)
-            axes.set_title(shortened(stage, LETTERS), size=10, color=INK, pad=3, **MATH)
+            axes.set_title(shorten(stage, LETTERS), size=10, color=INK, pad=3, **MATH)
             axes.set_xscale("log", base=2)
             axes.xaxis.set_major_locator(FixedLocator(list(map(float, labels))))
             axes.xaxis.set_minor_locator(NullLocator())
@@ -172,7 +174,7 @@ def shots_chart(name: str, measure: str, shots: Sequence[int], panels: Sequence[
         return as_svg(figure, name, f"{measure} of every stage against the number of images that teach a class")
 
 
-def _draw(axes: Axes, places: "np.typing.NDArray[np.number]", line: Line, size: float = 5) -> None:
+def _draw(axes: Axes, places: "np.typing.NDArray[np.number]", line: ChartLine, size: float = 5) -> None:
     """Draw line, markers and band; bars where a band would be invisible."""
     nothing = Estimate(math.nan, math.nan, math.nan)
     value, low, high = 100 * np.array([score or nothing for score in line.scores], dtype=float).T
@@ -186,7 +188,7 @@ def _draw(axes: Axes, places: "np.typing.NDArray[np.number]", line: Line, size: 
         axes.plot(places[line.ringed], value[line.ringed], "o", ms=11, mfc="none", mec=line.color, mew=1.2, zorder=3)
 
 
-def _frame(axes: Axes, measure: str, lines: Sequence[Line], rows: Sequence[Published] = ()) -> None:
+def _frame(axes: Axes, measure: str, lines: Sequence[ChartLine], rows: Sequence[Published] = ()) -> None:
     """Set axes that hold all intervals, and a little more."""
     axes.set_ylim(*limits(lines, [score for row in rows for score in row.scores]))
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
@@ -195,7 +197,7 @@ def _frame(axes: Axes, measure: str, lines: Sequence[Line], rows: Sequence[Publi
         axes.set_ylabel(f"{measure}, %")
 
 
-def limits(lines: Sequence[Line], others: Sequence[float] = ()) -> tuple[float, float]:
+def limits(lines: Sequence[ChartLine], others: Sequence[float] = ()) -> tuple[float, float]:
     """Return the limits, in percent, of an axis that holds all intervals, some other scores, and a little more."""
     edges = [edge for line in lines for score in line.scores if score for edge in score] + [*others]
     low, high = 100 * min(edges), 100 * max(edges)
@@ -203,17 +205,17 @@ def limits(lines: Sequence[Line], others: Sequence[float] = ()) -> tuple[float, 
     return max(low - margin, -margin), high + margin
 
 
-def legend_columns(lines: Sequence[Line]) -> int:
+def legend_columns(lines: Sequence[ChartLine]) -> int:
     """Return how many names fit on one line of the legend."""
     return max(1, min(len(lines), 3, WIDTH // (48 + 7 * max(len(line.label) for line in lines))))
 
 
-def legend_lines(lines: Sequence[Line]) -> int:
+def legend_lines(lines: Sequence[ChartLine]) -> int:
     """Return how many lines of text the legend takes."""
     return -(-len(lines) // legend_columns(lines))
 
 
-def _handles(lines: Sequence[Line], joined: bool = True) -> tuple[list[Line2D], list[str]]:
+def _handles(lines: Sequence[ChartLine], joined: bool = True) -> tuple[list[Line2D], list[str]]:
     handles = []
     for line in lines:
         dashes, marker = STYLES[line.style % len(STYLES)]
@@ -223,7 +225,7 @@ def _handles(lines: Sequence[Line], joined: bool = True) -> tuple[list[Line2D], 
     return handles, [line.label for line in lines]
 
 
-def draw_legend(axes: Axes, lines: Sequence[Line], count: int, joined: bool = True) -> None:
+def draw_legend(axes: Axes, lines: Sequence[ChartLine], count: int, joined: bool = True) -> None:
     """Draw a legend above the chart, on ``count`` lines of text; for joined points, or for dots alone."""
     legend = axes.legend(
         *_handles(lines, joined), loc="lower left", bbox_to_anchor=(0, 1), ncols=-(-len(lines) // count),
@@ -249,7 +251,7 @@ class Course(NamedTuple):
     """Index of the dashes and markers."""
 
 
-def dots_chart(name: str, measure: str, rows: Sequence[str], lines: Sequence[Line]) -> str:
+def dots_chart(name: str, measure: str, rows: Sequence[str], lines: Sequence[ChartLine]) -> str:
     """Draw the score of every row, a dot for each network, with a bar for its interval.
 
     Args:
@@ -272,7 +274,7 @@ def dots_chart(name: str, measure: str, rows: Sequence[str], lines: Sequence[Lin
             axes.plot(value, places, marker, ms=6, mfc=face, color=line.color, zorder=3)
         for edge in range(1, len(rows)):
             axes.axhline(edge - 0.5, color=GRID, lw=0.8)
-        axes.set_yticks(range(len(rows)), labels=[shortened(row, LETTERS) for row in rows], **MATH)
+        axes.set_yticks(range(len(rows)), labels=[shorten(row, LETTERS) for row in rows], **MATH)
         axes.set_ylim(len(rows) - 0.5, -0.5)
         low, high = limits(lines)
         axes.set_xlim(low, max(high, low + _LEAST))
@@ -294,7 +296,7 @@ def courses_chart(name: str, title: str, courses: Sequence[Course], *, dots: boo
         percent: whether the values are scores, whose axis begins at 0.
     """
     with matplotlib.rc_context(STYLE):
-        lines = [Line(course.label, [], course.color, course.style) for course in courses]
+        lines = [ChartLine(course.label, [], course.color, course.style) for course in courses]
         across = legend_columns(lines)
         of_legend = -(-len(courses) // across)
         figure, axes = new_axes(180 + 17 * of_legend)

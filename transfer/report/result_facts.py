@@ -82,7 +82,7 @@ def cost(column: Column, result: Result) -> dict[str, str]:
     }
 
 
-def made(results: Sequence[Result]) -> dict[str, str]:
+def provenance(results: Sequence[Result]) -> dict[str, str]:
     """Return the code, the versions and the files of results."""
     versions = dict.fromkeys(f"{name} {version}" for result in results for name, version in result.versions.items())
     return {
@@ -106,12 +106,12 @@ def _size(count: int) -> str:
     return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.0f} MB"
 
 
-def flat(settings: dict[str, Any], group: str = "") -> dict[str, str]:
+def flatten_settings(settings: dict[str, Any], group: str = "") -> dict[str, str]:
     """Return settings by name, as text; a setting in a group is called "group.name"."""
     texts: dict[str, str] = {}
     for name, value in settings.items():
         inner = isinstance(value, dict) and value
-        texts |= flat(value, f"{group}{name}.") if inner else {f"{group}{name}": _text(value)}
+        texts |= flatten_settings(value, f"{group}{name}.") if inner else {f"{group}{name}": _text(value)}
     return texts
 
 

@@ -9,12 +9,12 @@ from markupsafe import Markup
 
 from pretext.errors import UserError
 from transfer.bootstrap import MEASURES, Estimate
-from transfer.columns import Column, evaluations, row_names, score_gap
-from transfer.layout import Cell
+from transfer.columns import Column, evaluations, row_names, score_difference
+from transfer.layout import TableCell
 from transfer.protocols import PROTOCOLS
 from transfer.report.published import published
-from transfer.report.result_charts import Line, color_of, dots_chart, shortened, shots_chart, stages_chart
-from transfer.report.result_facts import cost, facts, flat, made
+from transfer.report.result_charts import ChartLine, color_of, dots_chart, shorten, shots_chart, stages_chart
+from transfer.report.result_facts import cost, facts, flatten_settings, provenance
 from transfer.report.trainings import sheets_of, trainings, trainings_panel, words_of
 from transfer.results import Result
 from transfer.table import Section, tables
@@ -138,8 +138,8 @@ def _panel(anchor: str, group: Sequence[Result], sheets: dict[str, dict[str, Any
         "gaps": any(network.gaps for network in section.networks),
         "facts": facts(section),
         "costs": [cost(column, result) for column in columns for result in column.results],
-        "settings": flat(first.settings),
-        "made": made(group if tuned else [result for column in columns for result in column.results]),
+        "settings": flatten_settings(first.settings),
+        "made": provenance(group if tuned else [result for column in columns for result in column.results]),
     }
 
 
@@ -181,7 +181,7 @@ def _headline(columns: Sequence[Column]) -> Headline | None:
     for reference in references:
         other = (reference.best or "") if chosen else name
         if other in reference.cells:
-            return Headline(column, name, chosen, reference, other, score_gap(reference, column, other, name))
+            return Headline(column, name, chosen, reference, other, score_difference(reference, column, other, name))
     return Headline(column, name, chosen, None, "", None)
 
 
@@ -222,11 +222,11 @@ def _names(stages: Sequence[str], variants: Sequence[str]) -> list[str]:
     return [f"{stage}, {variant}" if variant else stage for stage in stages for variant in variants]
 
 
-def _left_out(lines: Sequence[Line]) -> int:
+def _left_out(lines: Sequence[ChartLine]) -> int:
     return max(0, len(lines) - _MOST)
 
 
-def _lines(section: Section, places: Sequence[str], variants: Sequence[str] = ("",)) -> list[Line]:
+def _lines(section: Section, places: Sequence[str], variants: Sequence[str] = ("",)) -> list[ChartLine]:
     """Return a line for every column and variant, over the places of an axis: stages, or whole rows."""
     modes = list(dict.fromkeys(column.first.mode for column in section.columns))
     lines = []
@@ -234,11 +234,11 @@ def _lines(section: Section, places: Sequence[str], variants: Sequence[str] = ("
         for number, variant in enumerate(variants):
             names = [f"{place}, {variant}" if variant else place for place in places]
             scores = [column.cells[name].score if name in column.cells else None for name in names]
-            words = [shortened(column.label, _LETTERS), column.first.mode if len(modes) > 1 else "", variant]
+            words = [shorten(column.label, _LETTERS), column.first.mode if len(modes) > 1 else "", variant]
             style = modes.index(column.first.mode) + len(modes) * number
             ringed = names.index(column.best) if column.best in names else None
             if any(scores):
-                lines.append(Line(", ".join(filter(None, words)), scores, color, style, ringed))
+                lines.append(ChartLine(", ".join(filter(None, words)), scores, color, style, ringed))
     return lines
 
 
@@ -272,7 +272,7 @@ def _rows(section: Section) -> list[dict[str, Any]]:
     for name, cells in section.grid.rows:
         row = known[name]
         begins = not rows or rows[-1]["stage"] != row.stage
-        shown: tuple[Cell, ...] = cells
+        shown: tuple[TableCell, ...] = cells
         rows.append({"stage": row.stage, "begins": begins, "variant": row.variant, "dims": row.dims, "cells": shown})
     for at, row_ in enumerate(rows):
         if row_["begins"]:

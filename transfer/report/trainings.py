@@ -16,7 +16,7 @@ from transfer.columns import Column
 from transfer.report.charts import finite, running_median
 from transfer.report.panels import column, of_kind
 from transfer.report.render import image
-from transfer.report.result_charts import Course, courses_chart, shortened
+from transfer.report.result_charts import Course, courses_chart, shorten
 from transfer.results import Result
 
 MOST_SHEETS = 24
@@ -101,7 +101,7 @@ def trainings_panel(anchor: str, runs: Sequence[Training], sheets: dict[str, dic
     journals = [(run, read_journal(run.folder)) for run in runs if (run.folder / "journal.jsonl").is_file()]
     losses, scores = [], []
     for run, records in journals[:_DRAWN]:
-        label = shortened(run.label, _LETTERS)
+        label = shorten(run.label, _LETTERS)
         steps, health = of_kind(records, "step"), of_kind(records, "health")
         x, y = finite([record["step"] for record in steps], column(steps, "loss"))
         losses.append(Course(label, *(running_median(x, y) if len(x) else (x, y)), run.color, run.style))

@@ -16,7 +16,7 @@ from pretext.errors import UserError
 _PROBE = 256
 
 
-class Features(Protocol):
+class FeatureNetwork(Protocol):
     """A network as the tasks need it: sRGB in, features of every stage out; an ``nn.Module``."""
 
     stages: tuple[Stage, ...]
@@ -26,7 +26,7 @@ class Features(Protocol):
         ...
 
 
-def stage_of(features: Features, name: str) -> Stage:
+def stage_of(features: FeatureNetwork, name: str) -> Stage:
     """Return the stage of that name; "" is the last.
 
     Raises:
@@ -38,7 +38,7 @@ def stage_of(features: Features, name: str) -> Stage:
     return stages[name] if name else features.stages[-1]
 
 
-class Grid(NamedTuple):
+class FeatureAxis(NamedTuple):
     """The places of a feature map along an axis: number i lies on pixel ``first + i * stride``, 0 the first's middle.
 
     Both axes have the same grid.
@@ -48,7 +48,7 @@ class Grid(NamedTuple):
     first: float
 
 
-def grids(features: Features) -> dict[str, Grid]:
+def grids(features: FeatureNetwork) -> dict[str, FeatureAxis]:
     """Return the grid of every stage, by its name.
 
     A network that pads alike on all sides is its own mirror image, so its map lies in the middle of an image whose
@@ -59,25 +59,25 @@ def grids(features: Features) -> dict[str, Grid]:
     """
     strides = {stage.name: stage.stride for stage in features.stages}
     side = probe_side(features)
-    before = {name: values.shape[-1] for name, values in probed(features, side).items()}
-    known: dict[str, Grid] = {}
+    before = {name: values.shape[-1] for name, values in probe_maps(features, side).items()}
+    known: dict[str, FeatureAxis] = {}
     for more in sorted({1, 2, 3, *strides.values()}):
         if len(known) == len(strides):
             break
-        for name, values in probed(features, side + more).items():
+        for name, values in probe_maps(features, side + more).items():
             places, stride = values.shape[-1], strides[name]
             if name not in known and places > before.get(name, 0):
-                known[name] = Grid(stride, (side + more - 1 - (places - 1) * stride) / 2)
-    return {name: known.get(name, Grid(stride, (stride - 1) / 2)) for name, stride in strides.items()}
+                known[name] = FeatureAxis(stride, (side + more - 1 - (places - 1) * stride) / 2)
+    return {name: known.get(name, FeatureAxis(stride, (stride - 1) / 2)) for name, stride in strides.items()}
 
 
-def probe_side(features: Features) -> int:
+def probe_side(features: FeatureNetwork) -> int:
     """Return a side, in pixels, that the network should take and that all its strides divide."""
     longest = max(stage.stride for stage in features.stages)
     return longest * math.ceil(_PROBE / longest)
 
 
-def probed(features: Features, side: int) -> dict[str, Tensor]:
+def probe_maps(features: FeatureNetwork, side: int) -> dict[str, Tensor]:
     """Return the features of a gray square, in eval mode; nothing if the network does not take that size."""
     assert isinstance(features, nn.Module)
     modes = {module: module.training for module in features.modules()}
@@ -94,7 +94,7 @@ def probed(features: Features, side: int) -> dict[str, Tensor]:
     return maps
 
 
-def read_between(maps: Tensor, grid: Grid, rows: Tensor, columns: Tensor) -> Tensor:
+def read_between(maps: Tensor, grid: FeatureAxis, rows: Tensor, columns: Tensor) -> Tensor:
     """Interpolate a map bilinearly at any pixels; beyond the outermost places their values are repeated.
 
     Inside, a deconvolution by a fixed bilinear kernel of 2 * stride - 1 (the publications' FCN: 63 at stride 32)
@@ -114,7 +114,7 @@ def read_between(maps: Tensor, grid: Grid, rows: Tensor, columns: Tensor) -> Ten
         return down @ maps.to(down.dtype) @ across.T
 
 
-def _weights(pixels: Tensor, grid: Grid, places: int) -> Tensor:
+def _weights(pixels: Tensor, grid: FeatureAxis, places: int) -> Tensor:
     """Return (pixels, places): the weight of each place for each pixel; weights of a pixel sum to 1."""
     at = ((pixels - grid.first) / grid.stride).clamp(0, places - 1)
     return (1 - (at[:, None] - torch.arange(places, device=at.device)).abs()).clamp(min=0)

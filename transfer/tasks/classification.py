@@ -11,16 +11,16 @@ from scipy.special import expit, softmax
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pretext.data.batches import Batch, CropSettings, Examples, Sample, Samples, Views, label_of
+from pretext.data.batches import AugmentedDataset, Batch, CropSettings, EvalDataset, Sample, TrainDataset, label_of
 from pretext.data.order import mix, uniforms
-from pretext.data.source import Source
+from pretext.data.source import ImageDataset
 from pretext.errors import ImageError, UserError
-from transfer.metrics import Answers, Outcome, Ranked
+from transfer.metrics import AveragePrecision, Metric, Top1Accuracy
 from transfer.targets import open_targets
 from transfer.tasks import visualize
-from transfer.tasks.alignment import Features, stage_of
-from transfer.tasks.task import Exact, FinetuneSettings, Task, diverged
-from transfer.voc.images import whole
+from transfer.tasks.alignment import FeatureNetwork, stage_of
+from transfer.tasks.task import FinetuneSettings, Float32, Task, divergence_error
+from transfer.voc.images import resolve_subset
 
 
 @dataclass
@@ -64,7 +64,7 @@ class Classify(nn.Module):
         UserError: the backbone has no such stage.
     """
 
-    def __init__(self, features: Features, classes: int, head: ClassifyHeadSettings | None = None) -> None:
+    def __init__(self, features: FeatureNetwork, classes: int, head: ClassifyHeadSettings | None = None) -> None:
         super().__init__()
         head = head or ClassifyHeadSettings()
         stage = stage_of(features, head.stage)
@@ -72,7 +72,7 @@ class Classify(nn.Module):
         last: nn.Linear
         if head.kind == "linear":
             last = nn.Linear(stage.channels, classes)
-            self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), Exact(last))
+            self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), Float32(last))
         else:
             last = nn.Linear(head.width, classes)
             self.head = nn.Sequential(
@@ -84,7 +84,7 @@ class Classify(nn.Module):
                 nn.Linear(head.width, head.width),
                 nn.ReLU(),
                 nn.Dropout(head.dropout),
-                Exact(last),
+                Float32(last),
             )
         nn.init.normal_(last.weight, std=0.01)
         nn.init.zeros_(last.bias)
@@ -144,31 +144,31 @@ class JitterSettings:
             raise UserError(f"jitter.flip is {self.flip}: a probability lies between 0 and 1")
 
 
-class JitteredExamples(Examples):
+class JitteredExamples(AugmentedDataset):
     """Crops at varying scales, with the label of their image (Kraehenbuehl et al., 2016).
 
     Args:
         parts: labeled sources, or some images of such sources.
         jitter: how crops are drawn.
-        seed: as ``Examples``.
-        weights: as ``Examples``.
+        seed: as ``AugmentedDataset``.
+        weights: as ``AugmentedDataset``.
     """
 
     draws = 4
 
     def __init__(
-        self, parts: Sequence[Source], jitter: JitterSettings, seed: int, weights: Sequence[float] | None = None
+        self, parts: Sequence[ImageDataset], jitter: JitterSettings, seed: int, weights: Sequence[float] | None = None
     ) -> None:
         super().__init__(parts, seed, weights)
         self.jitter = jitter
 
     def make(self, part: int, index: int, uniform: np.ndarray) -> tuple[Tensor, Any]:
-        """See ``Examples.make``."""
+        """See ``AugmentedDataset.make``."""
         source = self.parts[part]
         return jittered_crop(source.read(index), self.jitter, uniform), label_of(source, index)
 
 
-class JitteredViews(Views):
+class JitteredViews(EvalDataset):
     """Every image of a source as the protocol tests it: by several crops, drawn as in training.
 
     Crop k of an image is a pure function of (seed, index, k). A sample's ``rgb`` holds them all: uint8
@@ -181,7 +181,7 @@ class JitteredViews(Views):
         seed: of the crops.
     """
 
-    def __init__(self, source: Source, jitter: JitterSettings, crops: int, seed: int) -> None:
+    def __init__(self, source: ImageDataset, jitter: JitterSettings, crops: int, seed: int) -> None:
         super().__init__(source, jitter.size)
         assert crops >= 1
         self.jitter, self.crops, self.seed = jitter, crops, seed
@@ -196,7 +196,7 @@ class JitteredViews(Views):
         return Sample(torch.stack(crops), [], {"index": torch.tensor(index)})
 
 
-class CenterViews(Views):
+class CenterViews(EvalDataset):
     """The middle square of every image; the label is a dict with its ``index``, int64."""
 
     def __getitem__(self, index: int) -> Sample:
@@ -260,7 +260,7 @@ class ClassifySettings(FinetuneSettings):
         self.jitter = replace(self.jitter, size=self.size)
 
 
-class Classification(Task):
+class ClassificationTask(Task):
     """The task of classification."""
 
     name: ClassVar[str] = "classify"
@@ -293,19 +293,19 @@ class Classification(Task):
     def head(self) -> str:
         return self.settings.head.kind
 
-    def network(self, features: Features) -> nn.Module:
+    def network(self, features: FeatureNetwork) -> nn.Module:
         return Classify(features, len(self.classes), self.settings.head)
 
-    def used(self, features: Features) -> list[str]:
+    def used(self, features: FeatureNetwork) -> list[str]:
         return [stage_of(features, self.settings.head.stage).name]
 
-    def examples(self, part: Source, cache_bytes: int) -> Examples:
+    def examples(self, part: ImageDataset, cache_bytes: int) -> AugmentedDataset:
         settings = self.settings
         if settings.way == "jittered":
             return JitteredExamples([part], settings.jitter, settings.seed)
-        return Samples([part], settings.crop, settings.seed, cache_bytes=cache_bytes, labeled=True)
+        return TrainDataset([part], settings.crop, settings.seed, cache_bytes=cache_bytes, labeled=True)
 
-    def views(self, source: Source) -> Views:
+    def views(self, source: ImageDataset) -> EvalDataset:
         settings = self.settings
         if settings.test_crops > 1:
             return JitteredViews(source, settings.jitter, settings.test_crops, settings.seed)
@@ -314,17 +314,17 @@ class Classification(Task):
     def predict(self, network: nn.Module, batch: Batch, rgb: Tensor) -> list[Any]:
         logits = network(rgb.flatten(0, -4)).float()
         if not bool(logits.isfinite().all()):
-            raise diverged(self.name)
+            raise divergence_error(self.name)
         return list(logits.view(len(rgb), -1, logits.shape[-1]).mean(1).cpu().numpy())
 
-    def outcomes(self, source: Source, results: Mapping[int, Any]) -> list[tuple[str, Outcome]]:
+    def outcomes(self, source: ImageDataset, results: Mapping[int, Any]) -> list[tuple[str, Metric]]:
         scores = np.stack([results[index] for index in sorted(results)]).astype(np.float32)
         truth = np.stack([self._truth(source, index) for index in sorted(results)])
         if self.multilabel:
-            return [("", Ranked(scores, truth.astype(np.int8)))] if (truth == 1).any() else []
-        return [("", Answers(scores.argmax(1) == truth))]
+            return [("", AveragePrecision(scores, truth.astype(np.int8)))] if (truth == 1).any() else []
+        return [("", Top1Accuracy(scores.argmax(1) == truth))]
 
-    def drawn(self, source: Source, index: int, result: Any) -> tuple[Image.Image, Image.Image]:
+    def drawn(self, source: ImageDataset, index: int, result: Any) -> tuple[Image.Image, Image.Image]:
         image, truth = source.read(index), self._truth(source, index)
         labels = np.flatnonzero(truth == 1).tolist() if self.multilabel else [int(truth)]
         chances = expit(result) if self.multilabel else softmax(result)
@@ -336,6 +336,6 @@ class Classification(Task):
             visualize.draw_words(image, words),
         )
 
-    def _truth(self, source: Source, index: int) -> Any:
-        labeled, position = whole(source, index)
+    def _truth(self, source: ImageDataset, index: int) -> Any:
+        labeled, position = resolve_subset(source, index)
         return labeled.labels[position]  # type: ignore[attr-defined]

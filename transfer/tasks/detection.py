@@ -11,18 +11,18 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from pretext.data.batches import Batch, Examples, Sample, Views
-from pretext.data.source import Source
+from pretext.data.batches import AugmentedDataset, Batch, EvalDataset, Sample
+from pretext.data.source import ImageDataset
 from pretext.errors import ImageError, UserError
-from transfer.bootstrap import Metric
-from transfer.metrics import Detected, Detections, Outcome, Points
+from transfer.bootstrap import MetricName
+from transfer.metrics import BoxAP, Detections, Metric, Points
 from transfer.targets import count_shared
 from transfer.tasks import visualize
-from transfer.tasks.alignment import Features
-from transfer.tasks.detection_head import DetectHeadSettings, Detector, necked
-from transfer.tasks.task import FinetuneSettings, Task, digest_of, diverged
-from transfer.voc.boxes import Boxed, objects_of, open_boxed
-from transfer.voc.images import whole
+from transfer.tasks.alignment import FeatureNetwork
+from transfer.tasks.detection_head import DetectHeadSettings, Detector, neck_stages
+from transfer.tasks.task import FinetuneSettings, Task, digest_of, divergence_error
+from transfer.voc.boxes import BoxDataset, objects_of, open_boxed
+from transfer.voc.images import resolve_subset
 from transfer.voc.proposals import Proposals, open_proposals
 
 
@@ -51,7 +51,7 @@ class DetectionSizes:
             raise UserError(f"sizes.flip is {self.flip}: a probability lies between 0 and 1")
 
 
-class DetectionExamples(Examples):
+class DetectionExamples(AugmentedDataset):
     """Scaled images and the objects in them.
 
     A label is a dict: ``boxes`` float32 (n, 4) in the scaled image, ``labels`` int64 (n,), ``size`` int64 (2,), the
@@ -59,18 +59,18 @@ class DetectionExamples(Examples):
     are any.
 
     Args:
-        parts: of ``Boxed`` images, opened for training.
+        parts: of ``BoxDataset`` images, opened for training.
         sizes: how images are scaled.
-        seed: as ``Examples``.
+        seed: as ``AugmentedDataset``.
         proposals: for every part; where a part is some images of a source, the proposals of that source.
-        weights: as ``Examples``.
+        weights: as ``AugmentedDataset``.
     """
 
     draws = 2
 
     def __init__(
         self,
-        parts: Sequence[Source],
+        parts: Sequence[ImageDataset],
         sizes: DetectionSizes,
         seed: int,
         proposals: Sequence[Proposals] | None = None,
@@ -81,7 +81,7 @@ class DetectionExamples(Examples):
         self.sizes, self.proposals = sizes, proposals
 
     def make(self, part: int, index: int, uniform: np.ndarray) -> tuple[Tensor, Any]:
-        """See ``Examples.make``."""
+        """See ``AugmentedDataset.make``."""
         source, sizes = self.parts[part], self.sizes
         shorter = sizes.shorter[int(uniform[0] * len(sizes.shorter))]
         view = detection_view(source, index, shorter, sizes.longest)
@@ -89,7 +89,7 @@ class DetectionExamples(Examples):
         counted = ~objects.difficult | sizes.difficult
         label = {"boxes": view.boxes(objects.boxes[counted]), "labels": torch.from_numpy(objects.labels[counted])}
         if self.proposals is not None:
-            label["proposals"] = view.boxes(self.proposals[part].boxes(whole(source, index)[1]))
+            label["proposals"] = view.boxes(self.proposals[part].boxes(resolve_subset(source, index)[1]))
         rgb, (height, width) = view.rgb, view.rgb.shape[1:]
         if uniform[1] < sizes.flip:
             rgb = rgb.flip(2)
@@ -112,20 +112,20 @@ class DetectionView(NamedTuple):
         return torch.from_numpy(boxes * self.scale)
 
 
-class DetectionViews(Views):
+class DetectionViews(EvalDataset):
     """Every image of a source as a detector is tested on it.
 
     A label is a dict: ``index`` int64, of the image in the source; ``size`` int64 (2,) and ``proposals``, as of
     ``DetectionExamples``; ``scale`` float32 (4,), as of ``DetectionView``.
 
     Args:
-        source: ``Boxed`` images.
+        source: ``BoxDataset`` images.
         shorter: length of the shorter side, pixels.
         longest: the largest length of the longer side, pixels.
         proposals: those of the source's images.
     """
 
-    def __init__(self, source: Source, shorter: int, longest: int, proposals: Proposals | None = None) -> None:
+    def __init__(self, source: ImageDataset, shorter: int, longest: int, proposals: Proposals | None = None) -> None:
         super().__init__(source, shorter)
         self.longest, self.proposals = longest, proposals
 
@@ -138,13 +138,13 @@ class DetectionViews(Views):
                 "scale": torch.from_numpy(view.scale),
             }
             if self.proposals is not None:
-                label["proposals"] = view.boxes(self.proposals.boxes(whole(self.source, index)[1]))
+                label["proposals"] = view.boxes(self.proposals.boxes(resolve_subset(self.source, index)[1]))
         except ImageError as error:
             return Sample(None, [(error.key, error.reason)])
         return Sample(view.rgb, [], label)
 
 
-def detection_view(source: Source, index: int, shorter: int, longest: int) -> DetectionView:
+def detection_view(source: ImageDataset, index: int, shorter: int, longest: int) -> DetectionView:
     """Return an image scaled to a shorter side of ``shorter`` pixels, or less if its longer side exceeds ``longest``.
 
     Raises:
@@ -190,13 +190,13 @@ class DetectSettings(FinetuneSettings):
             raise UserError(f"size is {self.size}: it must lie in [16, {self.sizes.longest}] pixels (sizes.longest)")
 
 
-class Detection(Task):
+class DetectionTask(Task):
     """The task of detection."""
 
     name: ClassVar[str] = "detect"
-    metric: Metric = "AP"
-    train: Boxed
-    test: Boxed
+    metric: MetricName = "AP"
+    train: BoxDataset
+    test: BoxDataset
 
     def __init__(self, settings: DetectSettings) -> None:
         self.settings = settings
@@ -226,22 +226,22 @@ class Detection(Task):
     def head(self) -> str:
         return f"{self.settings.head.form}, {self.settings.head.neck}"
 
-    def network(self, features: Features) -> nn.Module:
+    def network(self, features: FeatureNetwork) -> nn.Module:
         return Detector(features, len(self.classes), self.settings.head)
 
-    def used(self, features: Features) -> list[str]:
+    def used(self, features: FeatureNetwork) -> list[str]:
         last = [features.stages[-1]] if self.settings.head.box == "stage" else []
-        return [stage.name for stage in (*necked(features, self.settings.head), *last)]
+        return [stage.name for stage in (*neck_stages(features, self.settings.head), *last)]
 
-    def examples(self, part: Source, cache_bytes: int) -> Examples:
+    def examples(self, part: ImageDataset, cache_bytes: int) -> AugmentedDataset:
         return DetectionExamples([part], self.settings.sizes, self.settings.seed, self._proposals(part))
 
-    def views(self, source: Source) -> Views:
+    def views(self, source: ImageDataset) -> EvalDataset:
         settings = self.settings
         proposals = self._proposals(source)
         return DetectionViews(source, settings.size, settings.sizes.longest, proposals[0] if proposals else None)
 
-    def _annotations(self, source: Boxed) -> bytes:
+    def _annotations(self, source: BoxDataset) -> bytes:
         """Return the objects of all images as bytes, and a digest of their proposals."""
         digest = hashlib.sha256()
         if (proposals := self.proposals.get(id(source))) is not None:
@@ -250,9 +250,9 @@ class Detection(Task):
         objects = [b"".join(array.tobytes() for array in source.objects(index)) for index in range(len(source))]
         return b"\n".join([*objects, digest.digest()])
 
-    def _proposals(self, part: Source) -> list[Proposals] | None:
+    def _proposals(self, part: ImageDataset) -> list[Proposals] | None:
         """Return the proposals of the source that some images are from, if it has any."""
-        proposals = self.proposals.get(id(whole(part, 0)[0])) if self.proposals else None
+        proposals = self.proposals.get(id(resolve_subset(part, 0)[0])) if self.proposals else None
         return [proposals] if proposals else None
 
     def predict(self, network: nn.Module, batch: Batch, rgb: Tensor) -> list[Any]:
@@ -264,20 +264,20 @@ class Detection(Task):
             proposals = [label["proposals"].to(rgb.device)] if "proposals" in label else None
             ((boxes, scores, labels),) = network.predict(image[None, :, :height, :width], [(height, width)], proposals)
             if not (bool(boxes.isfinite().all()) and bool(scores.isfinite().all())):
-                raise diverged(self.name)
+                raise divergence_error(self.name)
             placed = boxes.float() / label["scale"].to(boxes.device)
             detections.append((placed.cpu().numpy(), scores.float().cpu().numpy(), labels.cpu().numpy()))
         return detections
 
-    def outcomes(self, source: Source, results: Mapping[int, Any]) -> list[tuple[str, Outcome]]:
+    def outcomes(self, source: ImageDataset, results: Mapping[int, Any]) -> list[tuple[str, Metric]]:
         indices = sorted(results)
         truth = [objects_of(source, index) for index in indices]
         if not any((~objects.difficult).any() for objects in truth):
             return []
         detections = Detections.of([results[index] for index in indices], truth, len(self.classes))
-        return [(points, Detected(detections, points)) for points in POINTS]
+        return [(points, BoxAP(detections, points)) for points in POINTS]
 
-    def drawn(self, source: Source, index: int, result: Any) -> tuple[Image.Image, Image.Image]:
+    def drawn(self, source: ImageDataset, index: int, result: Any) -> tuple[Image.Image, Image.Image]:
         image, truth = source.read(index), objects_of(source, index)
         words = [
             f"{self.classes[label]}{' (difficult)' if difficult else ''}"

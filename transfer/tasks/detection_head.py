@@ -19,9 +19,9 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from pretext.backbones.contract import Stage
 from pretext.errors import UserError
-from transfer.tasks.alignment import Features, Grid, grids, stage_of
+from transfer.tasks.alignment import FeatureAxis, FeatureNetwork, grids, stage_of
 from transfer.tasks.regions import Anchors, LastStages, Pool, start_of, take_last_stages
-from transfer.tasks.task import Exact
+from transfer.tasks.task import Float32
 
 _FINEST = 4
 
@@ -94,7 +94,7 @@ class DetectHeadSettings:
             raise UserError(f"head.least_score is {self.least_score}: it must lie in [0, 1)")
 
 
-class Detections(NamedTuple):
+class PredictedBoxes(NamedTuple):
     """The detections of an image, the best first."""
 
     boxes: Tensor
@@ -117,10 +117,10 @@ class Detector(nn.Module):
         UserError: the backbone does not have the stages that the head asks for, or anchors that fit them.
     """
 
-    def __init__(self, features: Features, classes: int = 20, head: DetectHeadSettings | None = None) -> None:
+    def __init__(self, features: FeatureNetwork, classes: int = 20, head: DetectHeadSettings | None = None) -> None:
         super().__init__()
         head = head or DetectHeadSettings()
-        used, known = necked(features, head), grids(features)
+        used, known = neck_stages(features, head), grids(features)
         maps = [known[stage.name] for stage in used]
         self.form, self.names = head.form, [stage.name for stage in used]
         parts: dict[str, nn.Module] = {}
@@ -130,7 +130,7 @@ class Detector(nn.Module):
             halved = LastLevelMaxPool() if head.form == "faster" else None
             parts["neck"] = FeaturePyramidNetwork([stage.channels for stage in used], channels, halved)
         if head.form == "faster":
-            levels = maps if len(used) == 1 else [*maps, Grid(2 * maps[-1].stride, maps[-1].first)]
+            levels = maps if len(used) == 1 else [*maps, FeatureAxis(2 * maps[-1].stride, maps[-1].first)]
             parts["rpn"] = _proposal_network(head, levels, channels)
         box: nn.Module
         if head.box == "stage":
@@ -141,7 +141,7 @@ class Detector(nn.Module):
         parts["boxes"] = RoIHeads(
             Pool(maps, min(head.anchors), head.pooled, head.pooling),
             box,
-            Exact(FastRCNNPredictor(width, classes + 1)),
+            Float32(FastRCNNPredictor(width, classes + 1)),
             fg_iou_thresh=0.5,
             bg_iou_thresh=0.5,
             batch_size_per_image=head.rois,
@@ -180,7 +180,7 @@ class Detector(nn.Module):
 
     def predict(
         self, rgb: Tensor, sizes: Sequence[tuple[int, int]] | Tensor, proposals: Sequence[Tensor] | None = None
-    ) -> list[Detections]:
+    ) -> list[PredictedBoxes]:
         """Return the detections of each image; the network must be in eval mode.
 
         Args:
@@ -195,7 +195,7 @@ class Detector(nn.Module):
             raise UserError("the network's features are not finite; train it again with a lower training.lr")
         boxes, _ = self._propose(rgb, maps, shown, proposals or [None] * len(shown), None)
         detections, _ = self.head["boxes"]({name: maps[name] for name in self.names}, boxes, shown)
-        return [Detections(found["boxes"], found["scores"], found["labels"] - 1) for found in detections]
+        return [PredictedBoxes(found["boxes"], found["scores"], found["labels"] - 1) for found in detections]
 
     def _maps(self, rgb: Tensor, sizes: Sequence[tuple[int, int]]) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the images, padded only to the largest of them, and the maps that the box head reads."""
@@ -235,14 +235,14 @@ class _ExactProposalHead(nn.Module):
     def __init__(self, channels: int, anchors: int) -> None:
         super().__init__()
         plain = RPNHead(channels, anchors)
-        self.conv, self.score, self.box = plain.conv, Exact(plain.cls_logits), Exact(plain.bbox_pred)
+        self.conv, self.score, self.box = plain.conv, Float32(plain.cls_logits), Float32(plain.bbox_pred)
 
     def forward(self, maps: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         hidden = [self.conv(values) for values in maps]
         return [self.score(values) for values in hidden], [self.box(values) for values in hidden]
 
 
-def necked(features: Features, head: DetectHeadSettings) -> list[Stage]:
+def neck_stages(features: FeatureNetwork, head: DetectHeadSettings) -> list[Stage]:
     """Return the stages that the neck takes, fine before coarse.
 
     Raises:
@@ -264,7 +264,7 @@ def necked(features: Features, head: DetectHeadSettings) -> list[Stage]:
     return used
 
 
-def _last_stages(features: Features, used: Sequence[Stage], head: DetectHeadSettings) -> LastStages:
+def _last_stages(features: FeatureNetwork, used: Sequence[Stage], head: DetectHeadSettings) -> LastStages:
     """Take the last stages out of the backbone, for boxes that are read from the ``used`` stages.
 
     Raises:
@@ -284,7 +284,7 @@ def _last_stages(features: Features, used: Sequence[Stage], head: DetectHeadSett
     return box
 
 
-def _proposal_network(head: DetectHeadSettings, levels: list[Grid], channels: int) -> nn.Module:
+def _proposal_network(head: DetectHeadSettings, levels: list[FeatureAxis], channels: int) -> nn.Module:
     """Return the network that proposes boxes.
 
     Raises:

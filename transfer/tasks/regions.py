@@ -16,7 +16,7 @@ from torchvision.ops import box_area, roi_align, roi_pool
 from pretext.backbones.contract import Stage
 from pretext.errors import UserError
 from transfer.adapt import Adapted
-from transfer.tasks.alignment import Features, Grid, probe_side, probed, stage_of
+from transfer.tasks.alignment import FeatureAxis, FeatureNetwork, probe_maps, probe_side, stage_of
 
 _RATIOS = (0.5, 1.0, 2.0)
 _POINTS = 2  # along each side of a cell
@@ -31,7 +31,7 @@ class Anchors(nn.Module):
         sizes: for each map: roots of the boxes' areas, in pixels.
     """
 
-    def __init__(self, maps: Sequence[Grid], sizes: Sequence[Sequence[float]]) -> None:
+    def __init__(self, maps: Sequence[FeatureAxis], sizes: Sequence[Sequence[float]]) -> None:
         super().__init__()
         self.maps = maps
         self.shapes = []
@@ -69,7 +69,7 @@ class Pool(nn.Module):
     """
 
     def __init__(
-        self, maps: Sequence[Grid], smallest: float, size: int, pooling: Literal["mean", "max"] = "mean"
+        self, maps: Sequence[FeatureAxis], smallest: float, size: int, pooling: Literal["mean", "max"] = "mean"
     ) -> None:
         super().__init__()
         self.maps, self.smallest, self.size, self.pooling = maps, smallest, size, pooling
@@ -95,7 +95,7 @@ class Pool(nn.Module):
         side = box_area(boxes).clamp(min=1e-6).sqrt()
         return (2 + torch.log2(side / (_CANONICAL * self.smallest)) + 1e-6).floor().clamp(0, len(self.maps) - 1).long()
 
-    def _read(self, grid: Grid, values: Tensor, rois: Tensor) -> Tensor:
+    def _read(self, grid: FeatureAxis, values: Tensor, rois: Tensor) -> Tensor:
         if self.pooling == "max":
             # From the place nearest to the first pixel to that nearest to the last one.
             ends = (rois[:, 1:] - rois.new_tensor([0, 0, 1, 1]) - grid.first) / grid.stride
@@ -177,7 +177,7 @@ class LastStages(nn.Sequential):
         return self
 
 
-def start_of(features: Features, neck: Sequence[Stage], after: str) -> Stage:
+def start_of(features: FeatureNetwork, neck: Sequence[Stage], after: str) -> Stage:
     """Return the stage whose features of regions go into the last stages.
 
     Args:
@@ -205,7 +205,7 @@ def start_of(features: Features, neck: Sequence[Stage], after: str) -> Stage:
     return start
 
 
-def take_last_stages(features: Features, after: str) -> LastStages:
+def take_last_stages(features: FeatureNetwork, after: str) -> LastStages:
     """Take the modules that compute the last stage from the stage ``after`` out of ``features``.
 
     What ``features`` then returns for the stages behind ``after`` is of no use, and costs nothing.
@@ -226,7 +226,7 @@ def take_last_stages(features: Features, after: str) -> LastStages:
         return output
 
     hooks = [module.register_forward_hook(note) for module in features.modules()]
-    maps = probed(features, probe_side(features))
+    maps = probe_maps(features, probe_side(features))
     for hook in hooks:
         hook.remove()
     last = features.stages[-1].name

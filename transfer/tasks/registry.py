@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 
 from pretext.errors import UserError
 from pretext.plugins import Registry
-from transfer.tasks.classification import Classification, ClassifySettings
-from transfer.tasks.detection import Detection, DetectSettings
-from transfer.tasks.segmentation import Segmentation, SegmentSettings
+from transfer.tasks.classification import ClassificationTask, ClassifySettings
+from transfer.tasks.detection import DetectionTask, DetectSettings
+from transfer.tasks.segmentation import SegmentationTask, SegmentSettings
 from transfer.tasks.task import FinetuneSettings, Task
 
 __all__ = [
@@ -15,14 +15,14 @@ __all__ = [
     "ClassifySettings",
     "DetectSettings",
     "FinetuneSettings",
-    "Kind",
     "SegmentSettings",
     "Task",
+    "TaskKind",
     "open_task",
 ]
 
 
-class Kind(NamedTuple):
+class TaskKind(NamedTuple):
     """A task as the command line knows it."""
 
     settings: type[FinetuneSettings]
@@ -33,9 +33,9 @@ class Kind(NamedTuple):
 TASKS = Registry(
     "task",
     {
-        "classify": Kind(ClassifySettings, Classification, "Learn which classes an image shows."),
-        "detect": Kind(DetectSettings, Detection, "Learn where in an image the objects of some classes are."),
-        "segment": Kind(SegmentSettings, Segmentation, "Learn which class every pixel belongs to."),
+        "classify": TaskKind(ClassifySettings, ClassificationTask, "Learn which classes an image shows."),
+        "detect": TaskKind(DetectSettings, DetectionTask, "Learn where in an image the objects of some classes are."),
+        "segment": TaskKind(SegmentSettings, SegmentationTask, "Learn which class every pixel belongs to."),
     },
 )
 """The tasks by name; plugins add others."""

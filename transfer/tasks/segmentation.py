@@ -14,16 +14,16 @@ from torch.nn import functional as F
 from torchvision.models.segmentation.deeplabv3 import ASPP
 
 from pretext.backbones.contract import Stage
-from pretext.data.batches import Batch, Examples, Sample, Views
-from pretext.data.source import Source
+from pretext.data.batches import AugmentedDataset, Batch, EvalDataset, Sample
+from pretext.data.source import ImageDataset
 from pretext.errors import ImageError, UserError
-from transfer.bootstrap import Metric
-from transfer.metrics import Outcome, confusion, segmentation_outcome
+from transfer.bootstrap import MetricName
+from transfer.metrics import Metric, confusion, segmentation_outcome
 from transfer.targets import count_shared
 from transfer.tasks import visualize
-from transfer.tasks.alignment import Features, grids, read_between
-from transfer.tasks.task import Exact, FinetuneSettings, Task, digest_of, diverged
-from transfer.voc.masks import UNCOUNTED, Masked, mask_of, open_masked
+from transfer.tasks.alignment import FeatureNetwork, grids, read_between
+from transfer.tasks.task import FinetuneSettings, Float32, Task, digest_of, divergence_error
+from transfer.voc.masks import UNCOUNTED, MaskDataset, mask_of, open_masked
 
 IGNORED = 255
 """The label of pixels that count neither in training nor in the score."""
@@ -72,7 +72,7 @@ class Segment(nn.Module):
         UserError: the head needs finer stages than the backbone has.
     """
 
-    def __init__(self, features: Features, classes: int = 21, head: SegmentHeadSettings | None = None) -> None:
+    def __init__(self, features: FeatureNetwork, classes: int = 21, head: SegmentHeadSettings | None = None) -> None:
         super().__init__()
         head = head or SegmentHeadSettings()
         self.features, self.classes = features, classes
@@ -87,14 +87,14 @@ class Segment(nn.Module):
                 nn.Conv2d(head.width, head.width, 3, padding=1, bias=False),
                 nn.BatchNorm2d(head.width),
                 nn.ReLU(),
-                Exact(_score(head.width, classes, std=0.01)),
+                Float32(_score(head.width, classes, std=0.01)),
             )
         else:
             self.head[last.name] = nn.Sequential(
-                nn.Dropout(head.dropout), Exact(_score(last.channels, classes, std=0.01))
+                nn.Dropout(head.dropout), Float32(_score(last.channels, classes, std=0.01))
             )
         for stage in finer:
-            self.head[stage.name] = Exact(_score(stage.channels, classes, std=0))
+            self.head[stage.name] = Float32(_score(stage.channels, classes, std=0))
 
     def forward(self, rgb: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         """Return logits, (B, classes, H, W), float32, of images (B, 3, h, w), uint8 or float in [0, 1].
@@ -195,26 +195,26 @@ class SegmentationCrops:
             raise UserError(f"crops.flip is {self.flip}: a probability lies between 0 and 1")
 
 
-class SegmentationExamples(Examples):
+class SegmentationExamples(AugmentedDataset):
     """Crops, and as labels the same crops of their masks: uint8 (size, size), 255 where nothing counts.
 
     Args:
-        parts: ``Masked`` images.
+        parts: ``MaskDataset`` images.
         crops: how crops are drawn.
-        seed: as ``Examples``.
-        weights: as ``Examples``.
+        seed: as ``AugmentedDataset``.
+        weights: as ``AugmentedDataset``.
     """
 
     draws = 4
 
     def __init__(
-        self, parts: Sequence[Source], crops: SegmentationCrops, seed: int, weights: Sequence[float] | None = None
+        self, parts: Sequence[ImageDataset], crops: SegmentationCrops, seed: int, weights: Sequence[float] | None = None
     ) -> None:
         super().__init__(parts, seed, weights)
         self.crops = crops
 
     def make(self, part: int, index: int, uniform: np.ndarray) -> tuple[Tensor, Any]:
-        """See ``Examples.make``; a damaged mask, or one that is not of its image, is an error of the image."""
+        """See ``AugmentedDataset.make``; a damaged mask, or one that is not of its image, is an error of the image."""
         source = self.parts[part]
         image, mask = source.read(index), Image.fromarray(mask_of(source, index))
         assert mask.size == image.size, source.key(index)
@@ -260,18 +260,18 @@ def crop_with_mask(
     return padded, mask
 
 
-class SegmentationViews(Views):
+class SegmentationViews(EvalDataset):
     """Every image of a source as a network is tested on it.
 
     A label is a dict: ``index`` int64, of the image in the source; ``size`` int64 (2,), height and width before it
     is padded to those of a batch; ``mask`` uint8 (H, W), at the size of the image itself.
 
     Args:
-        source: ``Masked`` images.
+        source: ``MaskDataset`` images.
         shorter: as ``segmentation_view``.
     """
 
-    def __init__(self, source: Source, shorter: int = 0) -> None:
+    def __init__(self, source: ImageDataset, shorter: int = 0) -> None:
         super().__init__(source, max(1, shorter))
         self.shorter = shorter
 
@@ -284,7 +284,7 @@ class SegmentationViews(Views):
         return Sample(rgb, [], {"index": torch.tensor(index), "size": torch.tensor(rgb.shape[1:]), "mask": mask})
 
 
-def segmentation_view(source: Source, index: int, shorter: int = 0) -> Tensor:
+def segmentation_view(source: ImageDataset, index: int, shorter: int = 0) -> Tensor:
     """Return an image scaled to a shorter side of ``shorter`` pixels, or as it is for 0: uint8 (3, H, W).
 
     Raises:
@@ -320,7 +320,7 @@ class SegmentSettings(FinetuneSettings):
             raise UserError("head.kind deeplab normalizes over a batch: it needs 2 images at once or more")
 
 
-class Painted(NamedTuple):
+class PredictedMask(NamedTuple):
     """The predicted mask of an image, and its confusion with the truth."""
 
     packed: bytes
@@ -334,13 +334,13 @@ class Painted(NamedTuple):
         return np.frombuffer(zlib.decompress(self.packed), np.uint8).reshape(self.shape)
 
 
-class Segmentation(Task):
+class SegmentationTask(Task):
     """The task of segmentation."""
 
     name: ClassVar[str] = "segment"
-    metric: Metric = "mIoU"
-    train: Masked
-    test: Masked
+    metric: MetricName = "mIoU"
+    train: MaskDataset
+    test: MaskDataset
 
     def __init__(self, settings: SegmentSettings) -> None:
         self.settings = settings
@@ -362,16 +362,16 @@ class Segmentation(Task):
     def head(self) -> str:
         return self.settings.head.kind
 
-    def network(self, features: Features) -> nn.Module:
+    def network(self, features: FeatureNetwork) -> nn.Module:
         return Segment(features, len(self.classes), self.settings.head)
 
-    def used(self, features: Features) -> list[str]:
+    def used(self, features: FeatureNetwork) -> list[str]:
         return [stage.name for stage in (*skips(features.stages, self.settings.head.kind), features.stages[-1])]
 
-    def examples(self, part: Source, cache_bytes: int) -> Examples:
+    def examples(self, part: ImageDataset, cache_bytes: int) -> AugmentedDataset:
         return SegmentationExamples([part], self.settings.crops, self.settings.seed)
 
-    def views(self, source: Source) -> Views:
+    def views(self, source: ImageDataset) -> EvalDataset:
         return SegmentationViews(source, self.settings.size)
 
     def predict(self, network: nn.Module, batch: Batch, rgb: Tensor) -> list[Any]:
@@ -382,17 +382,17 @@ class Segmentation(Task):
             mask = label["mask"].numpy()
             logits = network(image[None, :, :height, :width], mask.shape)
             if not bool(logits.isfinite().all()):
-                raise diverged(self.name)
+                raise divergence_error(self.name)
             predicted = logits[0].argmax(0).to(torch.uint8).cpu().numpy()
             counts = confusion(mask, predicted, len(self.classes))
-            predictions.append(Painted(zlib.compress(predicted.tobytes(), 1), predicted.shape, counts))
+            predictions.append(PredictedMask(zlib.compress(predicted.tobytes(), 1), predicted.shape, counts))
         return predictions
 
-    def outcomes(self, source: Source, results: Mapping[int, Any]) -> list[tuple[str, Outcome]]:
+    def outcomes(self, source: ImageDataset, results: Mapping[int, Any]) -> list[tuple[str, Metric]]:
         confusions = [results[index].confusion for index in sorted(results)]
         return [("", segmentation_outcome(confusions))] if any(counts.any() for counts in confusions) else []
 
-    def drawn(self, source: Source, index: int, result: Any) -> tuple[Image.Image, Image.Image]:
+    def drawn(self, source: ImageDataset, index: int, result: Any) -> tuple[Image.Image, Image.Image]:
         image, truth = source.read(index), mask_of(source, index)
         return (
             visualize.draw_mask(image, truth, self.classes),

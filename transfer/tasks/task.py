@@ -12,18 +12,18 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from pretext.data.batches import Batch, Examples, Subset, Views, stream
-from pretext.data.source import Source, fingerprint
+from pretext.data.batches import AugmentedDataset, Batch, EvalDataset, Subset, stream
+from pretext.data.source import ImageDataset, fingerprint
 from pretext.engine import distributed
-from pretext.engine.device import Place, autocast
+from pretext.engine.device import ComputeConfig, autocast
 from pretext.engine.progress import progress
 from pretext.engine.settings import MachineSettings, TrainingSettings
 from pretext.errors import UserError
-from pretext.settings import plain
+from pretext.settings import to_plain
 from transfer.adapt.backbone import BatchNorm
-from transfer.bootstrap import Metric
-from transfer.metrics import Outcome
-from transfer.tasks.alignment import Features
+from transfer.bootstrap import MetricName
+from transfer.metrics import Metric
+from transfer.tasks.alignment import FeatureNetwork
 
 _AT_ONCE = 8  # test images
 _PLACES = ("train", "test", "sbd", "proposals", "test_proposals")  # a result depends on the digests of their content
@@ -86,7 +86,7 @@ class FinetuneSettings:
     def science(self) -> dict[str, Any]:
         """The settings that change a result, without images, network, frozen stages and seed; plain values."""
         names = [setting.name for setting in fields(self)]
-        return {name: plain(getattr(self, name)) for name in names if name not in _NOT_SCIENCE}
+        return {name: to_plain(getattr(self, name)) for name in names if name not in _NOT_SCIENCE}
 
     @property
     def places(self) -> dict[str, str]:
@@ -103,12 +103,12 @@ class Task(ABC):
     """A task: its annotated images, its network, and the score of predictions."""
 
     name: ClassVar[str]
-    metric: Metric
+    metric: MetricName
     about: str
     """A sentence on what is learned and how it is evaluated."""
     classes: list[str]
-    train: Source
-    test: Source
+    train: ImageDataset
+    test: ImageDataset
     train_digest: str
     test_digest: str
     n_shared: int = 0
@@ -117,19 +117,19 @@ class Task(ABC):
     """Faults of images or annotations that were mended or left out: key and reason."""
 
     @abstractmethod
-    def network(self, features: Features) -> nn.Module:
+    def network(self, features: FeatureNetwork) -> nn.Module:
         """Return the network to train: ``features`` (sRGB to stages) and a head, with a ``loss``. Draws its weights."""
 
     @abstractmethod
-    def used(self, features: Features) -> list[str]:
+    def used(self, features: FeatureNetwork) -> list[str]:
         """Return the stages of ``features`` that the head reads; nothing else of the backbone is trained."""
 
     @abstractmethod
-    def examples(self, part: Source, cache_bytes: int) -> Examples:
+    def examples(self, part: ImageDataset, cache_bytes: int) -> AugmentedDataset:
         """Return training examples of some training images; each worker may keep ``cache_bytes`` of them in memory."""
 
     @abstractmethod
-    def views(self, source: Source) -> Views:
+    def views(self, source: ImageDataset) -> EvalDataset:
         """Return images as the trained network sees them; their label is a dict that has their "index"."""
 
     @abstractmethod
@@ -137,11 +137,11 @@ class Task(ABC):
         """Return the prediction for every image of a batch; ``rgb`` is the batch's, on the network's device."""
 
     @abstractmethod
-    def outcomes(self, source: Source, results: Mapping[int, Any]) -> list[tuple[str, Outcome]]:
+    def outcomes(self, source: ImageDataset, results: Mapping[int, Any]) -> list[tuple[str, Metric]]:
         """Return the outcomes of predictions by image index, each with its variant's name: "" for the only one."""
 
     @abstractmethod
-    def drawn(self, source: Source, index: int, result: Any) -> tuple[Image.Image, Image.Image]:
+    def drawn(self, source: ImageDataset, index: int, result: Any) -> tuple[Image.Image, Image.Image]:
         """Return an image with its truth drawn into it, and with its prediction."""
 
     @property
@@ -150,7 +150,7 @@ class Task(ABC):
         """The head, in a few words."""
 
 
-class Exact(nn.Module):
+class Float32(nn.Module):
     """A module that computes in float32 under autocast too: a head's last layer is too small to gain by bf16.
 
     Args:
@@ -169,7 +169,7 @@ class Exact(nn.Module):
 
 @torch.inference_mode()
 def predictions(
-    task: Task, network: nn.Module, source: Source, place: Place, title: str = "", processes: int = 1
+    task: Task, network: nn.Module, source: ImageDataset, place: ComputeConfig, title: str = "", processes: int = 1
 ) -> tuple[dict[int, Any], list[tuple[str, str]]]:
     """Return predictions for every image of a source, by index; and key and reason of those that cannot be read.
 
@@ -182,7 +182,7 @@ def predictions(
     skipped: list[tuple[str, str]] = []
     bar = (
         progress(title, len(indices), "images")
-        if title and distributed.is_first()
+        if title and distributed.is_rank_zero()
         else contextlib.nullcontext(lambda more, remark: None)
     )
     with bar as advance:
@@ -195,23 +195,23 @@ def predictions(
                     results[int(label["index"])] = output
             advance(len(batch.rgb) + len(batch.missing), "")
     if processes > 1:
-        return dict(distributed.gathered(list(results.items()))), distributed.gathered(skipped)
+        return dict(distributed.all_gather_objects(list(results.items()))), distributed.all_gather_objects(skipped)
     return results, skipped
 
 
-def digest_of(source: Source, classes: Sequence[str], truth: bytes) -> str:
+def digest_of(source: ImageDataset, classes: Sequence[str], truth: bytes) -> str:
     """Return SHA-256, hex, over the keys of all images, the classes, the annotations, and the pixels of some images."""
     facts = json.dumps([source.digest(), list(classes), fingerprint(source)]).encode()
     return hashlib.sha256(facts + b"\n" + truth).hexdigest()
 
 
-def parts_of(source: Source, holdout: int, seed: int) -> tuple[Subset, Subset]:
+def split_holdout(source: ImageDataset, holdout: int, seed: int) -> tuple[Subset, Subset]:
     """Split the images into those to train on and the held-out ones: at most ``holdout``, and at most a tenth."""
     count = min(holdout, len(source) // 10)
     return Subset(source, range(count, len(source)), seed), Subset(source, range(count), seed)
 
 
-def diverged(task: str) -> UserError:
+def divergence_error(task: str) -> UserError:
     """Return the error for a trained network whose predictions are not finite."""
     return UserError(
         f"{task}: the trained network's predictions are not finite; train it again with a lower training.lr"

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from pretext.contact_sheet import contact_sheet
-from pretext.data.source import Source
+from pretext.data.source import ImageDataset
 from transfer.tasks.task import Task
 
 SIDE = 225
@@ -90,7 +90,7 @@ def _label(
     return float(bottom + 2)
 
 
-def sheet(task: Task, source: Source, results: dict[int, Any]) -> Image.Image:
+def sheet(task: Task, source: ImageDataset, results: dict[int, Any]) -> Image.Image:
     """Return a sheet of some predicted images, spread over all: with the truth, and with the prediction."""
     indices = sorted(results)
     step = max(1, len(indices) // _SHOWN)

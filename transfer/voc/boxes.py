@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pretext.data.decode import size_of
-from pretext.data.source import Source
-from pretext.data.voc import CLASSES, CORNERS, Annotated
+from pretext.data.source import ImageDataset
+from pretext.data.voc import CLASSES, CORNERS, VocObject
 from pretext.errors import ImageError, UserError
-from transfer.voc.images import ImageFile, Images, open_parts, prefixes, whole
+from transfer.voc.images import ImageFile, VocImages, open_parts, prefixes, resolve_subset
 
 
-class Objects(NamedTuple):
+class ImageObjects(NamedTuple):
     """The annotated objects of an image."""
 
     boxes: NDArray[np.float32]
@@ -27,17 +27,17 @@ class Objects(NamedTuple):
     """(n,): whether an object need not be found."""
 
 
-class Boxed(Images):
+class BoxDataset(VocImages):
     """A source of images with objects, made by ``open_boxed``.
 
     Args:
         images: the images.
         objects: the objects of each.
-        problems: as ``Images``.
+        problems: as ``VocImages``.
     """
 
     def __init__(
-        self, images: Sequence[ImageFile], objects: Sequence[Objects], problems: list[tuple[str, str]]
+        self, images: Sequence[ImageFile], objects: Sequence[ImageObjects], problems: list[tuple[str, str]]
     ) -> None:
         assert len(images) == len(objects)
         super().__init__(images, problems)
@@ -48,12 +48,12 @@ class Boxed(Images):
         """The names of the 20 classes, by label."""
         return list(CLASSES)
 
-    def objects(self, index: int) -> Objects:
+    def objects(self, index: int) -> ImageObjects:
         """Return the objects in image ``index``."""
         return self._objects[index]
 
 
-def open_boxed(name: str, training: bool = False, difficult: bool = False) -> Boxed:
+def open_boxed(name: str, training: bool = False, difficult: bool = False) -> BoxDataset:
     """Open images of PASCAL VOC with the boxes of their objects.
 
     Boxes are clipped to the image; those without area, or entirely outside, are dropped. Both are listed in
@@ -70,7 +70,7 @@ def open_boxed(name: str, training: bool = False, difficult: bool = False) -> Bo
             has an unknown class, or an object without a box of four finite numbers; no image is left.
     """
     images: list[ImageFile] = []
-    objects: list[Objects] = []
+    objects: list[ImageObjects] = []
     problems: list[tuple[str, str]] = []
     parts = open_parts(name, "Main")
     for part, prefix in zip(parts, prefixes(parts), strict=True):
@@ -88,17 +88,17 @@ def open_boxed(name: str, training: bool = False, difficult: bool = False) -> Bo
             objects.append(inside)
     if not images:
         raise UserError(f"{name}: none of its images has an object to learn from; take another part")
-    return Boxed(images, objects, problems)
+    return BoxDataset(images, objects, problems)
 
 
-def objects_of(source: Source, index: int) -> Objects:
-    """Return the objects in an image of a ``Boxed``, or of some of its images."""
-    boxed, at = whole(source, index)
-    assert isinstance(boxed, Boxed), boxed
+def objects_of(source: ImageDataset, index: int) -> ImageObjects:
+    """Return the objects in an image of a ``BoxDataset``, or of some of its images."""
+    boxed, at = resolve_subset(source, index)
+    assert isinstance(boxed, BoxDataset), boxed
     return boxed.objects(at)
 
 
-def _clip_objects(path: Path, annotated: Sequence[Annotated], image: ImageFile) -> tuple[Objects, list[str]]:
+def _clip_objects(path: Path, annotated: Sequence[VocObject], image: ImageFile) -> tuple[ImageObjects, list[str]]:
     """Return the objects of an annotation, clipped to the image, and what was clipped or dropped.
 
     A line or a point (xmax = xmin) has no area, though VOC's way of counting would give it a pixel: it is a slip, and
@@ -109,7 +109,7 @@ def _clip_objects(path: Path, annotated: Sequence[Annotated], image: ImageFile) 
     except ImageError:  # whoever reads the image reports it
         width, height = 2**24, 2**24
     boxes: list[tuple[float, ...]] = []
-    shown: list[Annotated] = []
+    shown: list[VocObject] = []
     problems: list[str] = []
     for number, item in enumerate(annotated, 1):
         corners = []
@@ -139,7 +139,7 @@ def _clip_objects(path: Path, annotated: Sequence[Annotated], image: ImageFile) 
                 problem = f"reaches outside the image of {width} x {height}: cut"
         if problem:
             problems.append(f"the box of object {number} ({item.kind}) {problem}")
-    objects = Objects(
+    objects = ImageObjects(
         np.array(boxes, np.float32).reshape(-1, 4),
         np.array([CLASSES.index(item.kind) for item in shown], np.int64),
         np.array([item.difficult for item in shown], np.bool_),

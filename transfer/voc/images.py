@@ -11,7 +11,7 @@ from pretext.data.batches import Subset
 from pretext.data.decode import size_of
 from pretext.data.folder import Files
 from pretext.data.scan import Paths
-from pretext.data.source import Source
+from pretext.data.source import ImageDataset
 from pretext.data.voc import PREFIX, Voc, open_part
 from pretext.errors import ImageError, UserError
 
@@ -24,7 +24,7 @@ class ImageFile(NamedTuple):
     path: Path
 
 
-class Images(Files):
+class VocImages(Files):
     """A source of image files in any folders, with keys of their own.
 
     Args:
@@ -40,7 +40,7 @@ class Images(Files):
         self.problems = problems
 
     def key(self, index: int) -> str:
-        """See ``Source.key``."""
+        """See ``ImageDataset.key``."""
         return self._keys[index]
 
     def stem(self, index: int) -> str:
@@ -80,10 +80,10 @@ def prefixes(parts: Sequence[Voc]) -> list[str]:
     return ["" if len(years) == 1 else f"VOC{part.year}/" for part in parts]
 
 
-def whole(source: Source, index: int) -> tuple[Source, int]:
+def resolve_subset(source: ImageDataset, index: int) -> tuple[ImageDataset, int]:
     """Return the source below any ``Subset`` that an image is from, and its index there."""
     if isinstance(source, Subset):
-        return whole(source.source, source.index(index))
+        return resolve_subset(source.source, source.index(index))
     return source, index
 
 

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pretext.data.formats import KNOWN
-from pretext.data.source import Source
-from pretext.data.voc import CLASSES, Voc, files_by_stem, listed, read_file
+from pretext.data.source import ImageDataset
+from pretext.data.voc import CLASSES, Voc, files_by_stem, read_file, read_list
 from pretext.errors import ImageError, UserError
-from transfer.voc.images import ImageFile, Images, open_parts, prefixes, require_size, whole
+from transfer.voc.images import ImageFile, VocImages, open_parts, prefixes, require_size, resolve_subset
 
 BACKGROUND, UNCOUNTED = 0, 255
 """Values of a mask other than the classes 1..20: pixels of no class, and contours, which do not count."""
@@ -46,7 +46,7 @@ class SbdMasks:
         if part.part not in ("train", "trainval"):
             raise UserError(f"{part.name}: the masks of SBD join training images, train or trainval; give no SBD")
         self._part = part
-        self._validation = {stem.decode() for stem in listed(part.name, part.root / "ImageSets/Segmentation", "val")}
+        self._validation = {stem.decode() for stem in read_list(part.name, part.root / "ImageSets/Segmentation", "val")}
         self._paths: list[Path] = []
         advice = "the folder with SBD's masks, benchmark_RELEASE/dataset/cls"
         try:
@@ -100,13 +100,13 @@ def read_sbd(path: Path, key: str) -> NDArray[np.uint8]:
         raise ImageError(key, f"not a mask of SBD: {reason or type(problem).__name__}") from problem
 
 
-class Masked(Images):
+class MaskDataset(VocImages):
     """A source of images with the class of every pixel, made by ``open_masked``.
 
     Args:
         images: the images.
         masks: the key and the path of every mask's file.
-        problems: as ``Images``.
+        problems: as ``VocImages``.
     """
 
     def __init__(
@@ -148,7 +148,7 @@ class Masked(Images):
         return mask
 
 
-def open_masked(name: str, sbd: str = "") -> Masked:
+def open_masked(name: str, sbd: str = "") -> MaskDataset:
     """Open images of PASCAL VOC with masks of their classes, in the order of the lists in ``ImageSets/Segmentation``.
 
     Args:
@@ -193,13 +193,13 @@ def open_masked(name: str, sbd: str = "") -> Masked:
                     masks.append(mask)
         if not extended:
             raise UserError(f"{name}: the masks of SBD are of images of VOC2012; name a part of it, or give no SBD")
-    return Masked(images, masks, problems)
+    return MaskDataset(images, masks, problems)
 
 
-def mask_of(source: Source, index: int) -> NDArray[np.uint8]:
-    """Return the mask of an image of a ``Masked``, or of some of its images; raises as ``Masked.mask``."""
-    masked, at = whole(source, index)
-    assert isinstance(masked, Masked), masked
+def mask_of(source: ImageDataset, index: int) -> NDArray[np.uint8]:
+    """Return the mask of an image of a ``MaskDataset``, or of some of its images; raises as ``MaskDataset.mask``."""
+    masked, at = resolve_subset(source, index)
+    assert isinstance(masked, MaskDataset), masked
     return masked.mask(at)
 
 

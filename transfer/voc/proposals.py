@@ -1,6 +1,6 @@
 """Region proposals for Fast R-CNN: read from a file, or windows of a fixed grid.
 
-Boxes have the format of ``transfer.voc.boxes.Objects``.
+Boxes have the format of ``transfer.voc.boxes.ImageObjects``.
 """
 
 import math
@@ -15,8 +15,8 @@ import scipy.io
 from numpy.typing import NDArray
 
 from pretext.errors import UserError
-from pretext.files import written_atomically
-from transfer.voc.boxes import Boxed
+from pretext.files import open_atomically
+from transfer.voc.boxes import BoxDataset
 
 WINDOWS = "windows"
 _SIDES = (1.0, 0.75, 0.55, 0.4, 0.3, 0.2)  # root of the window's area, against that of the image's
@@ -28,14 +28,14 @@ Boxes = NDArray[np.float32]
 
 
 class Proposals(Protocol):
-    """Proposals for every image of a ``Boxed``."""
+    """Proposals for every image of a ``BoxDataset``."""
 
     def boxes(self, index: int) -> Boxes:
         """Return the proposals for image ``index``: float32 (n, 4), within the image."""
         ...
 
 
-def open_proposals(path: str, source: Boxed) -> Proposals:
+def open_proposals(path: str, source: BoxDataset) -> Proposals:
     """Open the proposals of a file, or of several joined by +, for the images of a source.
 
     Args:
@@ -48,7 +48,7 @@ def open_proposals(path: str, source: Boxed) -> Proposals:
         UserError: no such file; it is damaged or of another layout; images have no proposals in it.
     """
     if path == WINDOWS:
-        return Windows(source)
+        return WindowProposals(source)
     files = [path] if Path(path).is_file() else path.split("+")
     known: dict[str, Boxes] = {}
     wanted = {source.stem(index) for index in range(len(source))}
@@ -62,7 +62,7 @@ def open_proposals(path: str, source: Boxed) -> Proposals:
             f"{path}: no proposals for {source.key(missing[0])}, nor for {len(missing) - 1:,} others of the "
             f"{len(source):,} images; name the file that was made for them"
         )
-    return Given(source, [known[source.stem(index)] for index in range(len(source))])
+    return FileProposals(source, [known[source.stem(index)] for index in range(len(source))])
 
 
 def write_proposals(path: Path, boxes: Mapping[str, Boxes]) -> None:
@@ -72,14 +72,14 @@ def write_proposals(path: Path, boxes: Mapping[str, Boxes]) -> None:
         UserError: it cannot be written.
     """
     size = sum(array.nbytes for array in boxes.values())
-    with written_atomically(path, f"{size / 1e6:.1f} MB") as file, zipfile.ZipFile(file, "w") as archive:
+    with open_atomically(path, f"{size / 1e6:.1f} MB") as file, zipfile.ZipFile(file, "w") as archive:
         for stem, array in boxes.items():  # not np.savez, whose own arguments would clash with names
             assert array.ndim == 2 and array.shape[1] == 4, (stem, array.shape)
             with archive.open(f"{stem}.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, np.asarray(array, np.float32), allow_pickle=False)
 
 
-class Given:
+class FileProposals:
     """Proposals from a file. Made by ``open_proposals``.
 
     Args:
@@ -87,7 +87,7 @@ class Given:
         boxes: for every image: (n, 4).
     """
 
-    def __init__(self, source: Boxed, boxes: list[Boxes]) -> None:
+    def __init__(self, source: BoxDataset, boxes: list[Boxes]) -> None:
         assert len(source) == len(boxes)
         self._source, self._boxes = source, boxes
 
@@ -102,14 +102,14 @@ class Given:
         return clipped[(clipped[:, 2:] - clipped[:, :2] >= 1).all(1)]
 
 
-class Windows:
+class WindowProposals:
     """Windows of every size and three shapes, each overlapping the next by half or more: see ``windows``.
 
     Args:
         source: the images.
     """
 
-    def __init__(self, source: Boxed) -> None:
+    def __init__(self, source: BoxDataset) -> None:
         self._source = source
 
     def boxes(self, index: int) -> Boxes:
@@ -138,7 +138,7 @@ def windows(width: int, height: int) -> Boxes:
 
 
 def _places(whole: float, part: float) -> list[float]:
-    """Return the starts of windows of length ``part`` that cover ``whole`` evenly."""
+    """Return the starts of windows of length ``part`` that cover ``resolve_subset`` evenly."""
     steps = math.ceil((whole - part) / (part * _STEP))
     return [(whole - part) * at / steps for at in range(steps + 1)] if steps else [0.0]
 

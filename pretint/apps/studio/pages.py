@@ -24,8 +24,8 @@ from starlette.types import ASGIApp
 
 from pretext.errors import UserError
 from pretext.gamut import TEMPERATURE
-from pretint.apps.studio.photographs import Look, Table, UnusableReference
-from pretint.apps.studio.worker import Client, Crowded, Superseded, Workshop
+from pretint.apps.studio.photographs import OpenImages, UnusableReference, ViewSettings
+from pretint.apps.studio.worker import Client, SupersededError, TooManyRequestsError, Worker
 from pretint.apps.web.responses import read_object, renderer, static_route
 from pretint.apps.web.security import Guard, client_of
 from pretint.colorization.photographs import Format
@@ -46,7 +46,7 @@ class Upload:
     def append(self, chunk: bytes) -> None:
         """Add bytes. Raises `Crowded` after ``drop``."""
         if self._data is None:
-            raise Crowded
+            raise TooManyRequestsError
         self._data += chunk
 
     def drop(self) -> None:
@@ -57,7 +57,7 @@ class Upload:
         """Return the complete file. Raises `Crowded` after ``drop``."""
         data = self._data
         if data is None:
-            raise Crowded
+            raise TooManyRequestsError
         return bytes(data)
 
 
@@ -98,7 +98,7 @@ class Uploads:
             )
             largest.drop()
             if largest is upload:
-                raise Crowded
+                raise TooManyRequestsError
 
 
 T = TypeVar("T")
@@ -110,7 +110,7 @@ _COOKIE = "pretint-studio"
 _LOOK_BYTES = 64 * 1024
 
 
-def studio_app(table: Table, megabytes: int, names: set[str]) -> ASGIApp:
+def studio_app(table: OpenImages, megabytes: int, names: set[str]) -> ASGIApp:
     """Return the application of the studio.
 
     Args:
@@ -139,8 +139,8 @@ def studio_app(table: Table, megabytes: int, names: set[str]) -> ASGIApp:
     handlers: dict[Any, Callable[[Request, Exception], Response]] = {
         HTTPException: answer_http_error,
         UserError: answer_user_error,
-        Superseded: lambda request, problem: JSONResponse({"problem": "A later request took its place."}, 409),
-        Crowded: lambda request, problem: JSONResponse(
+        SupersededError: lambda request, problem: JSONResponse({"problem": "A later request took its place."}, 409),
+        TooManyRequestsError: lambda request, problem: JSONResponse(
             {"problem": "Too much waits to be colored; try again in a while."}, 503
         ),
     }
@@ -150,7 +150,7 @@ def studio_app(table: Table, megabytes: int, names: set[str]) -> ASGIApp:
 
 
 class _Studio:
-    def __init__(self, table: Table, megabytes: int) -> None:
+    def __init__(self, table: OpenImages, megabytes: int) -> None:
         self.table, self.megabytes = table, megabytes
         self.render = renderer("pretint.apps.studio")
         self.uploads = Uploads(_FILES * megabytes * 1_000_000)
@@ -159,7 +159,7 @@ class _Studio:
     @asynccontextmanager
     async def life(self, app: Starlette) -> AsyncIterator[None]:
         """Run the thread that computes while the page is served."""
-        self.workshop = Workshop()
+        self.workshop = Worker()
         try:
             yield
         finally:
@@ -243,7 +243,7 @@ def _jpeg(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def _parse_look(sent: dict[str, Any]) -> Look:
+def _parse_look(sent: dict[str, Any]) -> ViewSettings:
     hints = sent.get("hints", [])
     if not isinstance(hints, list) or len(hints) > _HINTS or not all(isinstance(hint, dict) for hint in hints):
         raise HTTPException(400, f"Hints are a list of at most {_HINTS}.")
@@ -256,7 +256,7 @@ def _parse_look(sent: dict[str, Any]) -> Look:
             raise HTTPException(400, "A hint's color is #rrggbb.")
         points.append((x, y, radius, color))
     reference = sent.get("reference") or ""
-    return Look(
+    return ViewSettings(
         temperature=temperature,
         saturation=saturation,
         hints=tuple(points),

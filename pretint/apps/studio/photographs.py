@@ -14,10 +14,10 @@ from torch import Tensor
 from pretext.color import rgb_to_ab
 from pretext.errors import ImageError, UserError
 from pretint.colorization.hints import Hints, from_points
-from pretint.colorization.merge import Colors, Enlarged, Scaled, join_image
+from pretint.colorization.merge import ColorSource, Enlarged, Scaled, merge_image
 from pretint.colorization.networks import NetworkColorist
 from pretint.colorization.photographs import Format, Photograph, open_photograph
-from pretint.colorization.photographs.write import in_memory
+from pretint.colorization.photographs.write import encode_photograph
 from pretint.colorization.reference import reference_colorist
 from pretint.colorization.registry import Colorist
 from pretint.colorization.scribbles import scribbles_colorist
@@ -33,7 +33,7 @@ Point = tuple[float, float, float, str]
 
 
 @dataclass(frozen=True)
-class Look:
+class ViewSettings:
     """Settings of the page for one photograph.
 
     Args:
@@ -50,7 +50,7 @@ class Look:
 
 
 @dataclass
-class Lying:
+class OpenImage:
     """A photograph that is open."""
 
     full: Photograph
@@ -59,7 +59,7 @@ class Lying:
     """L at the size that the network sees, if there is one."""
     outputs: "OrderedDict[tuple[Point, ...], Tensor]" = field(default_factory=OrderedDict)
     """The network's outputs, by the hints."""
-    referred: "OrderedDict[tuple[str | tuple[Point, ...], tuple[int, int]], Colors]" = field(
+    referred: "OrderedDict[tuple[str | tuple[Point, ...], tuple[int, int]], ColorSource]" = field(
         default_factory=OrderedDict
     )
     """Its colors by their reference or scribbles, and the size of the image."""
@@ -69,7 +69,7 @@ class UnusableReference(UserError):
     """An error of the reference, not of the photograph."""
 
 
-class Table:
+class OpenImages:
     """Photographs by their unguessable identity. If there are too many, the least recently used are closed.
 
     Args:
@@ -82,10 +82,10 @@ class Table:
         self.colorist, self.name, self.pixels = colorist, name, pixels
         self.takes_hints = colorist is None or colorist.takes_hints
         self.has_distribution = colorist is not None and colorist.has_distribution
-        self._lying: OrderedDict[str, Lying] = OrderedDict()
+        self._lying: OrderedDict[str, OpenImage] = OrderedDict()
         self._lock = threading.Lock()
 
-    def lay(self, data: bytes) -> tuple[str, Lying]:
+    def lay(self, data: bytes) -> tuple[str, OpenImage]:
         """Open an uploaded file.
 
         Raises:
@@ -104,7 +104,7 @@ class Table:
         shown = full.reduced((max(1, round(full.size[0] * scale)), max(1, round(full.size[1] * scale))))
         identity = secrets.token_urlsafe(12)
         seen = full.seen(self.colorist.seen_size(full.size)) if self.colorist else None
-        photograph = Lying(full, shown, seen)
+        photograph = OpenImage(full, shown, seen)
         with self._lock:
             self._lying[identity] = photograph
             while len(self._lying) > 1:
@@ -114,7 +114,7 @@ class Table:
                 self._lying.popitem(last=False)
         return identity, photograph
 
-    def get(self, identity: str, what: str = "This photograph") -> Lying:
+    def get(self, identity: str, what: str = "This photograph") -> OpenImage:
         """Return a photograph; raise `UserError` if it was closed, with ``what`` as its name."""
         with self._lock:
             if identity not in self._lying:
@@ -124,14 +124,14 @@ class Table:
 
     def gray(self, identity: str) -> Image.Image:
         """Return a photograph at the size of the page, without color."""
-        return join_image(self.get(identity).shown, torch.zeros(1, 2, 1, 1))
+        return merge_image(self.get(identity).shown, torch.zeros(1, 2, 1, 1))
 
-    def colored(self, identity: str, look: Look) -> Image.Image:
+    def colored(self, identity: str, look: ViewSettings) -> Image.Image:
         """Color a photograph at the size of the page; raises `UserError`."""
         photograph = self.get(identity)
-        return join_image(photograph.shown, self._colors(photograph, Photograph.of(photograph.shown), look))
+        return merge_image(photograph.shown, self._colors(photograph, Photograph.of(photograph.shown), look))
 
-    def file(self, identity: str, look: Look, format: Format) -> tuple[bytes, list[str]]:
+    def file(self, identity: str, look: ViewSettings, format: Format) -> tuple[bytes, list[str]]:
         """Color a photograph at full size. Return the file, with its metadata, and what could not be kept.
 
         Raises:
@@ -139,14 +139,14 @@ class Table:
         """
         photograph = self.get(identity)
         try:
-            return in_memory(photograph.full, self._colors(photograph, photograph.full, look), format)
+            return encode_photograph(photograph.full, self._colors(photograph, photograph.full, look), format)
         except ImageError as error:
             if format == "png":
                 raise
             reason = "is partly transparent" if photograph.full.alpha is not None else "has too many pixels a side"
             raise UserError(f"This photograph {reason}, so it cannot be a JPEG; choose PNG.") from error
 
-    def _colors(self, photograph: Lying, image: Photograph, look: Look) -> Colors:
+    def _colors(self, photograph: OpenImage, image: Photograph, look: ViewSettings) -> ColorSource:
         if look.reference:
             try:
                 reference = self.get(look.reference, "The reference")
@@ -176,8 +176,8 @@ class Table:
         return Scaled(colors, look.saturation)
 
     def _by_colorist(
-        self, photograph: Lying, image: Photograph, source: str | tuple[Point, ...], make: Callable[[], Colorist]
-    ) -> Colors:
+        self, photograph: OpenImage, image: Photograph, source: str | tuple[Point, ...], make: Callable[[], Colorist]
+    ) -> ColorSource:
         """Color by a reference or by scribbles, or return the colors of before."""
         if (key := (source, image.size)) not in photograph.referred:
             colorist = make()

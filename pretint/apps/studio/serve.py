@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from pretext.engine.signals import leave
+from pretext.engine.signals import exit_with
 from pretext.errors import UserError
 from pretint.apps.web.sockets import address_of, check_port, open_listener, require_extra
 from pretint.colorization.networks import LARGEST
@@ -70,13 +70,13 @@ def studio(model: str | Path, settings: StudioSettings, say: Say) -> None:
         from pretint.apps.studio.pages import studio_app
         from pretint.apps.web.security import names_here
         from pretint.apps.web.server import serve
-    from pretint.apps.studio.photographs import Table
+    from pretint.apps.studio.photographs import OpenImages
     from pretint.colorization.networks import open_network
 
     listener = open_listener(settings.host, settings.port)  # first: loading a network takes longer
     try:
         colorist = None if name == SCRIBBLES else open_network(Path(name), settings.device, settings.size)
-        table = Table(colorist, Path(name).name, settings.megapixels * 1_000_000)
+        table = OpenImages(colorist, Path(name).name, settings.megapixels * 1_000_000)
     except BaseException:
         listener.close()
         raise
@@ -85,4 +85,4 @@ def studio(model: str | Path, settings: StudioSettings, say: Say) -> None:
         "photographs stay in this machine's memory, and nothing is sent elsewhere; Ctrl-C stops",
         *([f"{name}: {colorist.warning}"] if colorist and colorist.warning else []),
     )
-    leave(serve(studio_app(table, settings.megabytes, names_here(settings.host)), listener))
+    exit_with(serve(studio_app(table, settings.megabytes, names_here(settings.host)), listener))

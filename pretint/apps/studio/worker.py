@@ -99,11 +99,11 @@ def _count(sessions: OrderedDict[str, OrderedDict[Hashable, T]]) -> int:
     return sum(map(len, sessions.values()))
 
 
-class Superseded(Exception):
+class SupersededError(Exception):
     """A later request in the same lane replaced this one before it began."""
 
 
-class Crowded(Exception):
+class TooManyRequestsError(Exception):
     """Too many requests wait already."""
 
 
@@ -112,7 +112,7 @@ class _Job(NamedTuple):
     work: Callable[[], Any]
 
 
-class Workshop:
+class Worker:
     """A thread that runs jobs, and gives each client its turn; see ``FairQueue``."""
 
     def __init__(self) -> None:
@@ -140,10 +140,10 @@ class Workshop:
             if len(self._queue) >= _MOST:
                 removed = self._queue.make_room(client)
                 if removed is None:
-                    raise Crowded
+                    raise TooManyRequestsError
             previous = self._queue.put(client, lane, _Job(future, job))
             self._changed.notify()
-        for dropped, reason in ((removed, Crowded()), (previous, Superseded())):
+        for dropped, reason in ((removed, TooManyRequestsError()), (previous, SupersededError())):
             if dropped is not None:
                 _fail(dropped, reason)
         return future
@@ -155,7 +155,7 @@ class Workshop:
             dropped = self._queue.remove(lambda job: True)
             self._changed.notify()
         for job in dropped:
-            _fail(job, Superseded())
+            _fail(job, SupersededError())
 
     def _work(self) -> None:
         while True:

@@ -18,9 +18,9 @@ from PIL import Image, ImageOps
 
 from pretext.data.folder import Folder
 from pretext.engine.progress import progress
-from pretext.engine.signals import leave
+from pretext.engine.signals import exit_with
 from pretext.errors import ImageError, UserError
-from pretext.files import held_folder
+from pretext.files import lock_folder
 from pretint.apps.turing.results import result_lines
 from pretint.apps.turing.store import Facts, Store
 from pretint.apps.web.sockets import address_of, check_port, open_listener, require_extra
@@ -38,7 +38,7 @@ _SEEDS = 2**53  # that JSON can say
 _SHAPES_DIFFER = 0.02  # of the sides' ratio: rounding a small image's sides makes so much
 
 
-class Pair(NamedTuple):
+class ImagePair(NamedTuple):
     """A real image, and the colored image of every algorithm."""
 
     name: str
@@ -76,7 +76,7 @@ class Pairs:
                     f"the first: {missing[0]}; color them, or take them out of {real}"
                 )
         self.pairs = [
-            Pair(self._folders[0].key(index), index, [indices[stem] for indices in colored])
+            ImagePair(self._folders[0].key(index), index, [indices[stem] for indices in colored])
             for stem, index in reals.items()
         ]
         self.unused = sum(len(indices) - len(reals) for indices in colored)
@@ -85,7 +85,7 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def encoded(self, pair: Pair, size: int) -> Iterator[bytes]:
+    def encoded(self, pair: ImagePair, size: int) -> Iterator[bytes]:
         """Yield the real image of a pair and all its colored ones, as they are served; raises `ImageError`."""
         images = [folder.read(index) for folder, index in zip(self._folders, [pair.real, *pair.fakes], strict=True)]
         shapes = [image.width / image.height for image in images]
@@ -125,7 +125,7 @@ def _index_by_stem(folder: Folder, root: Path) -> dict[str, int]:
     return indices
 
 
-class Protocol(NamedTuple):
+class StudyProtocol(NamedTuple):
     """The protocol of a study; see ``TuringSettings``."""
 
     practice: int = 10
@@ -190,10 +190,10 @@ class TuringSettings:
         self.algorithms()
 
     @property
-    def protocol(self) -> "Protocol":
+    def protocol(self) -> "StudyProtocol":
         """The protocol of a new study."""
-        values = {name: getattr(self, name) for name in Protocol._fields}
-        return Protocol(**{name: value for name, value in values.items() if value is not None})
+        values = {name: getattr(self, name) for name in StudyProtocol._fields}
+        return StudyProtocol(**{name: value for name, value in values.items() if value is not None})
 
     def algorithms(self) -> dict[str, Path]:
         """Return the folder of each algorithm, by name."""
@@ -253,7 +253,7 @@ def open_study(folder: Path, settings: TuringSettings) -> Iterator[tuple[Store, 
         if not folder.exists():
             with suppress(OSError):  # held_folder reports it
                 folder.mkdir(0o700, parents=True)  # the links in it are secrets
-    with held_folder(folder, "serving this study"):
+    with lock_folder(folder, "serving this study"):
         if pairs is None:
             store = Store.open(file)
             notes: list[str] = []
@@ -262,7 +262,7 @@ def open_study(folder: Path, settings: TuringSettings) -> Iterator[tuple[Store, 
             values = {
                 "real": (str(Path(settings.real).resolve()) if settings.real else None, facts.real),
                 "algorithm": (algorithms or None, facts.algorithms),
-                **{name: (getattr(settings, name), getattr(facts, name)) for name in (*Protocol._fields, "seed")},
+                **{name: (getattr(settings, name), getattr(facts, name)) for name in (*StudyProtocol._fields, "seed")},
             }
             for name, (setting, fact) in values.items():
                 if setting not in (None, fact):
@@ -354,7 +354,7 @@ def turing(folder: Path, settings: TuringSettings, say: Say) -> None:
         app = study_app(store, token, address, names_here(settings.host, settings.public))
         ending = serve(app, listener, behind_proxy=bool(settings.public))
         say("", *_read_results(store))
-    leave(ending)
+    exit_with(ending)
 
 
 def _read_results(store: Store) -> list[str]:

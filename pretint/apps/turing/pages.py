@@ -24,9 +24,9 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Scope
 
 from pretint.apps.turing.admin import Admin
-from pretint.apps.turing.store import REAL, Participant, Shown, Store
+from pretint.apps.turing.store import REAL, Participant, ShownPair, Store
 from pretint.apps.web.responses import read_object, renderer, static_route
-from pretint.apps.web.security import Buckets, Guard, Rate, client_of
+from pretint.apps.web.security import Buckets, Guard, RateLimit, client_of
 
 AHEAD = 2
 """The number of pairs after the next one that a browser may fetch ahead."""
@@ -34,10 +34,10 @@ AHEAD = 2
 _log = logging.getLogger(__name__)
 _VISIONS = ("yes", "unsure", "no")
 _LAYOUTS = ("beside", "stacked")
-_PARTICIPANT = Rate(200, 10)  # a reload takes up to 6 requests, a trial 4
-_STRANGERS = Rate(3000, 60)  # of one address: 2 for each who joins, and all wrong links
-_JOINS = Rate(400, 0.2)  # of one address: each takes up to 4 kB of the study's file, for good
-_ADDRESS = Rate(10_000, 600)
+_PARTICIPANT = RateLimit(200, 10)  # a reload takes up to 6 requests, a trial 4
+_STRANGERS = RateLimit(3000, 60)  # of one address: 2 for each who joins, and all wrong links
+_JOINS = RateLimit(400, 0.2)  # of one address: each takes up to 4 kB of the study's file, for good
+_ADDRESS = RateLimit(10_000, 600)
 
 
 class StudyLimits:
@@ -239,7 +239,7 @@ def _parse_trial(sent: dict[str, Any]) -> int:
     return number
 
 
-def _parse_shown(sent: dict[str, Any]) -> Shown:
+def _parse_shown(sent: dict[str, Any]) -> ShownPair:
     """Parse a browser's report on a trial; impossible values become None."""
 
     def number(name: str, most: float) -> float | None:
@@ -249,7 +249,7 @@ def _parse_shown(sent: dict[str, Any]) -> Shown:
         return float(value) if 0 <= value <= most else None
 
     frames, hidden, layout = number("frames", 1e7), sent.get("hidden"), sent.get("layout")
-    return Shown(
+    return ShownPair(
         shown_ms=number("shown_ms", 1e9),
         frames=None if frames is None else int(frames),
         longest_frame_ms=number("longest_frame_ms", 1e9),

@@ -34,7 +34,7 @@ class Answer(NamedTuple):
     """Whether the real image was called fake."""
 
 
-class Rate(NamedTuple):
+class FoolingRate(NamedTuple):
     """The fooling rate of an algorithm."""
 
     estimate: Estimate
@@ -44,7 +44,7 @@ class Rate(NamedTuple):
     trials: int
 
 
-class Judged(NamedTuple):
+class FooledImage(NamedTuple):
     """The answers on an image: how many were fooled by it."""
 
     pair: int
@@ -57,7 +57,7 @@ class Judged(NamedTuple):
         return (self.fooled + 1) / (self.trials + 2)
 
 
-def fooling_rate(fooled: ArrayLike, trials: ArrayLike, resamples: int = RESAMPLES, seed: int = 0) -> Rate:
+def fooling_rate(fooled: ArrayLike, trials: ArrayLike, resamples: int = RESAMPLES, seed: int = 0) -> FoolingRate:
     """Return the share of trials in which participants took the fake for real: 0.5 if nobody can tell.
 
     The bootstrap of the released study tool (AMT_Real_vs_Fake, process_csv.py): participants are drawn with
@@ -76,17 +76,17 @@ def fooling_rate(fooled: ArrayLike, trials: ArrayLike, resamples: int = RESAMPLE
     if k.sum() in (0, n.sum()):
         reach = 1 - 0.025 ** (1 / len(k))  # one participant's answers are not independent: each counts as one
         low, high = (0.0, reach) if value == 0 else (1 - reach, 1.0)
-        return Rate(Estimate(value, low, high), 0.0, len(k), int(n.sum()))
+        return FoolingRate(Estimate(value, low, high), 0.0, len(k), int(n.sum()))
     rng, at_once = np.random.default_rng(seed), max(1, _AT_ONCE // len(k))
     draws: list[NDArray[np.float64]] = []
     for start in range(0, resamples, at_once):
         who = rng.integers(0, len(k), (min(at_once, resamples - start), len(k)))
         draws.append(rng.binomial(n[who], (k / n)[who]).sum(1) / n[who].sum(1))
     drawn = np.concatenate(draws)
-    return Rate(percentiles(value, drawn), float(drawn.std()), len(k), int(n.sum()))
+    return FoolingRate(percentiles(value, drawn), float(drawn.std()), len(k), int(n.sum()))
 
 
-def rate_of(answers: Iterable[Answer], algorithm: int) -> Rate | None:
+def rate_of(answers: Iterable[Answer], algorithm: int) -> FoolingRate | None:
     """Return the fooling rate of one algorithm; None without answers."""
     fooled: dict[int, int] = {}
     trials: dict[int, int] = {}
@@ -99,7 +99,7 @@ def rate_of(answers: Iterable[Answer], algorithm: int) -> Rate | None:
     return fooling_rate([fooled[who] for who in trials], [trials[who] for who in trials])
 
 
-def judged_images(answers: Iterable[Answer], algorithm: int) -> list[Judged]:
+def judged_images(answers: Iterable[Answer], algorithm: int) -> list[FooledImage]:
     """Return the images of one algorithm that have answers, the most convincing first."""
     counts: dict[int, list[int]] = {}
     for answer in answers:
@@ -107,11 +107,11 @@ def judged_images(answers: Iterable[Answer], algorithm: int) -> list[Judged]:
             count = counts.setdefault(answer.pair, [0, 0])
             count[0] += answer.fooled
             count[1] += 1
-    images = [Judged(pair, fooled, trials) for pair, (fooled, trials) in counts.items()]
+    images = [FooledImage(pair, fooled, trials) for pair, (fooled, trials) in counts.items()]
     return sorted(images, key=lambda image: (-image.score, -image.trials, image.pair))
 
 
-def extremes(judged: Sequence[Judged], count: int) -> tuple[list[Judged], list[Judged]]:
+def extremes(judged: Sequence[FooledImage], count: int) -> tuple[list[FooledImage], list[FooledImage]]:
     """Return the most and the least convincing images, at most ``count`` each, none in both."""
     half = min(count, len(judged) // 2)
     most = list(judged[: max(half, min(count, 1, len(judged)))])
@@ -142,7 +142,7 @@ def summary(store: Store) -> dict[str, Any]:
                 "least": least,
             }
         )
-    rates: list[Rate] = [algorithm["rate"] for algorithm in algorithms if algorithm["rate"] is not None]  # type: ignore[misc]
+    rates: list[FoolingRate] = [algorithm["rate"] for algorithm in algorithms if algorithm["rate"] is not None]  # type: ignore[misc]
     top = 0.6 if all(rate.estimate.high <= 0.6 for rate in rates) else 1.0
     return {
         "algorithms": algorithms,
@@ -164,7 +164,7 @@ def results_json(store: Store) -> dict[str, Any]:
     results = summary(store)
     algorithms = []
     for algorithm in results["algorithms"]:
-        rate: Rate | None = algorithm["rate"]
+        rate: FoolingRate | None = algorithm["rate"]
         algorithms.append(
             {
                 "name": algorithm["name"],
@@ -199,7 +199,7 @@ def result_lines(store: Store) -> list[str]:
         f"{results['joined']} participants, {results['finished']} of them finished; {results['answers']} scored answers"
     ]
     for algorithm in results["algorithms"]:
-        rate: Rate | None = algorithm["rate"]
+        rate: FoolingRate | None = algorithm["rate"]
         if rate is None:
             lines.append(f"{algorithm['name']}: no answers yet")
             continue

@@ -45,7 +45,7 @@ CREATE TABLE trial (
 """
 
 
-class Trial(NamedTuple):
+class StudyTrial(NamedTuple):
     """A trial: one pair of images."""
 
     pair: int
@@ -54,7 +54,7 @@ class Trial(NamedTuple):
     """Whether the colored one is on the left (above, where they are stacked)."""
 
 
-def draw_trials(seed: int, participant: int, pairs: int, count: int) -> list[Trial]:
+def draw_trials(seed: int, participant: int, pairs: int, count: int) -> list[StudyTrial]:
     """Draw a participant's trials. They depend only on the arguments.
 
     Args:
@@ -68,7 +68,7 @@ def draw_trials(seed: int, participant: int, pairs: int, count: int) -> list[Tri
     rng = np.random.default_rng((seed, participant, _ORDER))
     order = rng.permutation(pairs)[:count]
     sides = rng.integers(0, 2, count)
-    return [Trial(int(pair), bool(side)) for pair, side in zip(order, sides, strict=True)]
+    return [StudyTrial(int(pair), bool(side)) for pair, side in zip(order, sides, strict=True)]
 
 
 def draw_algorithm(seed: int, participant: int, counts: Sequence[int]) -> int:
@@ -110,7 +110,7 @@ def without_token(facts: Facts) -> dict[str, Any]:
     return {name: value for name, value in asdict(facts).items() if name != "token"}
 
 
-class Shown(NamedTuple):
+class ShownPair(NamedTuple):
     """A browser's report on a trial: how the pair was shown and answered. None if unknown (after a reload)."""
 
     shown_ms: float | None = None
@@ -134,7 +134,7 @@ class Participant(NamedTuple):
     """Whether its pair was shown already."""
 
 
-class Row(NamedTuple):
+class AnswerRow(NamedTuple):
     """An answer, with all that is known about it."""
 
     participant: int
@@ -147,7 +147,7 @@ class Row(NamedTuple):
     chose_first: bool
     seen_at: float
     answered_at: float
-    shown: Shown
+    shown: ShownPair
     on_time: bool
     """Whether the pair was shown for the right time, in a visible page."""
 
@@ -296,13 +296,13 @@ class Store:
         trial, seen = waiting or (None, None)
         return Participant(number, algorithm, trial, seen is not None)
 
-    def trial(self, participant: int, number: int) -> Trial:
+    def trial(self, participant: int, number: int) -> StudyTrial:
         """Return a trial, which must exist."""
         with self._lock:
             pair, fake_first = self._db.execute(
                 "SELECT pair, fake_first FROM trial WHERE participant = ? AND number = ?", (participant, number)
             ).fetchone()
-        return Trial(pair, bool(fake_first))
+        return StudyTrial(pair, bool(fake_first))
 
     def see(self, participant: int, number: int) -> bool:
         """Record that a pair is shown now. Return whether it may be: it is the next, and was not shown before."""
@@ -314,7 +314,7 @@ class Store:
             )
         return done.rowcount == 1
 
-    def answer(self, participant: int, number: int, chose_first: bool, shown: Shown) -> bool:
+    def answer(self, participant: int, number: int, chose_first: bool, shown: ShownPair) -> bool:
         """Save an answer. Return whether it was valid: the pair was shown, and has no answer yet."""
         now = self.clock()
         with self._transaction() as db:
@@ -348,7 +348,7 @@ class Store:
             rows = self._db.execute("SELECT algorithm, finished_at FROM participant ORDER BY number").fetchall()
         return [(algorithm, finished is not None) for algorithm, finished in rows]
 
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[AnswerRow]:
         """Return all answers, practice included, by participant and trial."""
         with self._lock:
             answers = self._db.execute(
@@ -360,7 +360,7 @@ class Store:
         nominal = self.facts.seconds * 1000
         rows = []
         for who, vision, algorithm, number, pair, fake_first, chose_first, seen_at, answered_at, *rest in answers:
-            shown = Shown(*rest)
+            shown = ShownPair(*rest)
             shown = shown._replace(hidden=None if shown.hidden is None else bool(shown.hidden))
             on_time = (
                 shown.shown_ms is not None
@@ -371,7 +371,9 @@ class Store:
             )
             practice = number < self.facts.practice
             sides = bool(fake_first), bool(chose_first)
-            row = Row(who, vision, algorithm, number, practice, pair, *sides, seen_at, answered_at, shown, on_time)
+            row = AnswerRow(
+                who, vision, algorithm, number, practice, pair, *sides, seen_at, answered_at, shown, on_time
+            )
             rows.append(row)
         return rows
 

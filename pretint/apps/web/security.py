@@ -43,7 +43,7 @@ _DROPPED = 8 << 20  # bytes of a too large body that are read nevertheless
 _SAFE = ("GET", "HEAD", "OPTIONS")
 
 
-class Rate(NamedTuple):
+class RateLimit(NamedTuple):
     """A token bucket: ``burst`` requests at once, and then ``per_second`` requests a second."""
 
     burst: float
@@ -53,7 +53,7 @@ class Rate(NamedTuple):
 class Buckets:
     """One bucket for each client. Of too many clients, the least recent are forgotten."""
 
-    def __init__(self, rate: Rate, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, rate: RateLimit, now: Callable[[], float] = time.monotonic) -> None:
         self.rate, self._now = rate, now
         self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
@@ -83,7 +83,7 @@ class Buckets:
 class AddressLimit:
     """Limits the requests of each address to a rate; see ``network``."""
 
-    def __init__(self, rate: Rate) -> None:
+    def __init__(self, rate: RateLimit) -> None:
         self._buckets = Buckets(rate)
 
     def __call__(self, scope: Scope) -> float:
@@ -115,7 +115,7 @@ class Guard:
         self.app, self.public = app, public
         self.names = {name.lower() for name in names}
         self.bodies = bodies or {}
-        self.limit = limit or AddressLimit(Rate(600, 60))
+        self.limit = limit or AddressLimit(RateLimit(600, 60))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""

@@ -22,7 +22,7 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from pretext.engine.signals import ENDINGS, Ending
+from pretext.engine.signals import ENDINGS, ExitStatus
 from pretint.apps.web.security import network
 
 EACH = 256
@@ -170,7 +170,7 @@ class PageServer(uvicorn.Server):
             ws="none",
         )
         super().__init__(config)
-        self.ending = Ending.COMPLETE
+        self.ending = ExitStatus.COMPLETE
         """The signal that stopped it, if one did."""
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -203,7 +203,7 @@ class PageServer(uvicorn.Server):
         await self.lifespan.shutdown()
 
 
-def run_server(server: PageServer, listener: socket.socket) -> Ending:
+def run_server(server: PageServer, listener: socket.socket) -> ExitStatus:
     """Serve until a signal, and return it.
 
     A daemon thread that still computes cannot be stopped. If it outlasts the program, the process ends without
@@ -226,7 +226,7 @@ def run_server(server: PageServer, listener: socket.socket) -> Ending:
     return server.ending
 
 
-def serve(app: ASGIApp, listener: socket.socket, behind_proxy: bool = False) -> Ending:
+def serve(app: ASGIApp, listener: socket.socket, behind_proxy: bool = False) -> ExitStatus:
     """Answer requests until Ctrl-C or TERM. After it, requests in progress have a few seconds.
 
     Args:
@@ -235,7 +235,7 @@ def serve(app: ASGIApp, listener: socket.socket, behind_proxy: bool = False) -> 
         behind_proxy: trust a proxy on this machine about the client's address.
 
     Returns:
-        The signal, for ``leave``.
+        The signal, for ``exit_with``.
     """
     allow_files()
     with listener:

@@ -20,7 +20,7 @@ _LONG_HEAD = 2**16  # bytes of a file that hold its depth
 _ASSOCIATED, _UNASSOCIATED = 1, 2  # values of TIFF's ExtraSamples: color multiplied by alpha, or not
 
 
-class Deep(NamedTuple):
+class DeepPixels(NamedTuple):
     """Pixels as they are in the file."""
 
     pixels: NDArray[Any]
@@ -62,7 +62,7 @@ def color_bits(image: Image.Image, file: Path | bytes) -> int:
     return 8
 
 
-def read_deep(image: Image.Image, file: Path | bytes) -> Deep:
+def read_deep(image: Image.Image, file: Path | bytes) -> DeepPixels:
     """Read the pixels of an image for which ``is_deep`` holds.
 
     Raises:
@@ -72,7 +72,7 @@ def read_deep(image: Image.Image, file: Path | bytes) -> Deep:
     if image.mode.startswith("I") or image.mode == "F":
         image.load()
         samples = np.array(image)
-        return Deep(_convert_gray(image), _color_key_alpha(samples[..., None], image), loaded=True)
+        return DeepPixels(_convert_gray(image), _color_key_alpha(samples[..., None], image), loaded=True)
     kind = _UNASSOCIATED
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         samples = _read_tiff(file)
@@ -87,7 +87,7 @@ def read_deep(image: Image.Image, file: Path | bytes) -> Deep:
     colors = 1 if samples.shape[2] < 3 else 3
     pixels = samples[..., 0] if colors == 1 else samples[..., :3]
     if samples.shape[2] == colors:
-        return Deep(pixels, _color_key_alpha(samples, image), loaded=False)
+        return DeepPixels(pixels, _color_key_alpha(samples, image), loaded=False)
     alpha = samples[..., colors] if kind in (_ASSOCIATED, _UNASSOCIATED) else None  # else a scanner's infrared, say
     if kind == _ASSOCIATED and alpha is not None:
         separated = np.empty_like(pixels)  # the colors before they were multiplied by alpha
@@ -97,7 +97,7 @@ def read_deep(image: Image.Image, file: Path | bytes) -> Deep:
             full = pixels[top : top + 256].astype(np.float64) * _MOST / np.maximum(part, 1)
             separated[top : top + 256] = np.rint(full).clip(0, _MOST)
         pixels = separated
-    return Deep(pixels, alpha, loaded=False)
+    return DeepPixels(pixels, alpha, loaded=False)
 
 
 def _color_key_alpha(samples: NDArray[Any], image: Image.Image) -> NDArray[Any] | None:

@@ -21,9 +21,9 @@ from torch import Tensor
 from pretext.color import rgb_to_lightness
 from pretext.data.decode import UPRIGHT, decode
 from pretext.data.formats import open_image
-from pretext.engine.memory import available
+from pretext.engine.memory import available_memory
 from pretext.errors import ImageError, UserError
-from pretint.colorization.photographs.deep import Deep, color_bits, is_deep, read_deep
+from pretint.colorization.photographs.deep import DeepPixels, color_bits, is_deep, read_deep
 from pretint.colorization.photographs.metadata import Metadata, read_metadata, set_srgb
 from pretint.colorization.photographs.profiles import (
     UnusableProfile,
@@ -136,7 +136,7 @@ def open_photograph(
                     f"has {pixels / 1e6:,.0f} megapixels; to open more than {megapixels:,.0f}, which a small file can "
                     "claim to have, raise --megapixels"
                 )
-            needed, free = pixels * max(_BYTES_A_PIXEL.values()), available(torch.device("cpu"))
+            needed, free = pixels * max(_BYTES_A_PIXEL.values()), available_memory(torch.device("cpu"))
             if needed > free:
                 raise UserError(
                     f"has {pixels / 1e6:,.0f} megapixels: it takes about {needed / 1e9:.1f} GB of memory, and "
@@ -187,7 +187,7 @@ def _read(image: Image.Image, file: Path | bytes, key: str) -> Photograph:
     pixels: Image.Image | NDArray[Any]
     alpha: Image.Image | NDArray[Any] | None
     if is_deep(image, file):
-        deep: Deep = read_deep(image, file)
+        deep: DeepPixels = read_deep(image, file)
         orientation = 1 if deep.loaded and by_pillow else orientation
         pixels = _upright(deep.pixels, orientation)
         alpha = None if deep.alpha is None else _upright(deep.alpha, orientation)

@@ -20,8 +20,8 @@ from PIL import Image, PngImagePlugin
 from torch import Tensor
 
 from pretext.errors import ImageError, UserError
-from pretext.files import is_ours, written_atomically
-from pretint.colorization.merge import Colors, Enlarged, in_strips, join_rows
+from pretext.files import is_ours, open_atomically
+from pretint.colorization.merge import ColorSource, Enlarged, map_strips, merge_rows
 from pretint.colorization.photographs.metadata import SIGNATURE, Metadata, prepare_for_jpeg
 from pretint.colorization.photographs.read import Photograph, unlimited
 
@@ -40,7 +40,7 @@ _MADE_BY = 11  # ProcessingSoftware of EXIF
 
 
 def write_photograph(
-    photograph: Photograph, ab: Tensor | Colors, to: Path | IO[bytes], format: Format, quality: int = QUALITY
+    photograph: Photograph, ab: Tensor | ColorSource, to: Path | IO[bytes], format: Format, quality: int = QUALITY
 ) -> list[str]:
     """Write a photograph with its own L and new colors, in the depth of the photograph where the format has it.
 
@@ -68,14 +68,14 @@ def write_photograph(
     notes: list[str] = []
     colors = Enlarged(ab, photograph.size) if isinstance(ab, Tensor) else ab
     if isinstance(to, Path):
-        with written_atomically(to, f"the image, of {photograph.size[0]} x {photograph.size[1]} pixels") as file:
+        with open_atomically(to, f"the image, of {photograph.size[0]} x {photograph.size[1]} pixels") as file:
             _write(photograph, colors, file, format, quality, notes)
     else:
         _write(photograph, colors, to, format, quality, notes)
     return notes
 
 
-def signed(path: Path) -> bool:
+def is_signed(path: Path) -> bool:
     """Whether a file is an image that ``write_photograph`` or ``pretext.files.write_png`` wrote."""
     if not path.is_file():  # opening a pipe would block
         return False
@@ -90,7 +90,7 @@ def signed(path: Path) -> bool:
 
 
 def _write(
-    photograph: Photograph, colors: Colors, file: IO[bytes], format: Format, quality: int, notes: list[str]
+    photograph: Photograph, colors: ColorSource, file: IO[bytes], format: Format, quality: int, notes: list[str]
 ) -> None:
     deep = photograph.bits == 16
     metadata, profile = photograph.metadata, photograph.profile
@@ -134,21 +134,21 @@ def _write(
         image.save(file, "PNG", exif=b"Exif\0\0" + metadata.exif, pnginfo=text, **dpi, **shared)
 
 
-def _strips(photograph: Photograph, colors: Colors) -> Iterator[NDArray[Any]]:
+def _strips(photograph: Photograph, colors: ColorSource) -> Iterator[NDArray[Any]]:
     """Yield the colored image from top to bottom: (rows, W, 3), or 4 with alpha."""
 
     def strip(top: int, bottom: int) -> NDArray[Any]:
         pixels = photograph.rows(top, bottom)
-        rows = join_rows(pixels, colors.rows(top, bottom, pixels))
+        rows = merge_rows(pixels, colors.rows(top, bottom, pixels))
         if photograph.in_profile is not None:
             rows = photograph.in_profile(rows)
         return rows if photograph.alpha is None else np.dstack((rows, photograph.alpha_rows(top, bottom)))
 
-    return in_strips(photograph.size, strip)
+    return map_strips(photograph.size, strip)
 
 
-def in_memory(
-    photograph: Photograph, ab: Tensor | Colors, format: Format, quality: int = QUALITY
+def encode_photograph(
+    photograph: Photograph, ab: Tensor | ColorSource, format: Format, quality: int = QUALITY
 ) -> tuple[bytes, list[str]]:
     """Encode a photograph as ``write_photograph`` does. Return the content, and what could not be kept."""
     buffer = BytesIO()

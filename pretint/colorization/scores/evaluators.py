@@ -40,10 +40,10 @@ _MISSING = (  # lines for the metrics whose weights are not named
     "top-1 is left out: name a classifier, as in --classifier vgg16:FILE, and images with labels",
 )
 
-J = TypeVar("J", bound="Judge")
+J = TypeVar("J", bound="Evaluator")
 
 
-class Unavailable(UserError):
+class EvaluatorUnavailableError(UserError):
     """An evaluator that is not available here: its column is left out, and the user is told why."""
 
 
@@ -80,9 +80,9 @@ def fetch_weights(what: str, url: str) -> dict[str, Tensor]:
             url, map_location="cpu", progress=False, weights_only=True, check_hash=True
         )
     except DamagedFileError as error:
-        raise Unavailable(f"{what} is left out: {error}") from error
+        raise EvaluatorUnavailableError(f"{what} is left out: {error}") from error
     except Exception as error:  # as of a hub
-        raise Unavailable(
+        raise EvaluatorUnavailableError(
             f"{what} is left out: {name} cannot be fetched ({type(error).__name__}); go online once, or name the file"
         ) from error
     return weights
@@ -121,7 +121,7 @@ def call_quietly(make: Callable[[], Any]) -> Any:
         hub.setLevel(level)
 
 
-class Judge(nn.Module, ABC):
+class Evaluator(nn.Module, ABC):
     """A network with fixed weights that judges images."""
 
     about: str
@@ -135,7 +135,7 @@ class Judge(nn.Module, ABC):
         return digest.hexdigest()[:16]
 
 
-class Lpips(Judge):
+class Lpips(Evaluator):
     """LPIPS (Zhang et al., CVPR 2018), version 0.1, by the package ``lpips``: 0 for the same images.
 
     Args:
@@ -152,7 +152,9 @@ class Lpips(Judge):
         try:
             import lpips
         except ImportError as error:
-            raise Unavailable("LPIPS is left out: its package is missing; pip install 'pretint[color]'") from error
+            raise EvaluatorUnavailableError(
+                "LPIPS is left out: its package is missing; pip install 'pretint[color]'"
+            ) from error
         from torchvision.models import AlexNet_Weights
 
         weights = (
@@ -178,7 +180,7 @@ class Lpips(Judge):
         return distance.flatten()
 
 
-class Features(Judge):
+class FeatureExtractor(Evaluator):
     """A network whose features are compared by ``frechet_distance``."""
 
     width: int
@@ -188,7 +190,7 @@ class Features(Judge):
         """Return features, (B, width), float32, of images (B, 3, H, W), uint8."""
 
 
-class Inception(Features):
+class Inception(FeatureExtractor):
     """The 2,048 pooled features of Inception v3, of images resized to 299 pixels (bilinear, no antialiasing).
 
     The file decides between two networks. One is that of FID (Heusel et al. 2017), as ported by the package
@@ -227,14 +229,14 @@ class Inception(Features):
 
     @torch.inference_mode()
     def forward(self, rgb: Tensor) -> Tensor:
-        """Return features, (B, 2048); see ``Features.forward``."""
+        """Return features, (B, 2048); see ``FeatureExtractor.forward``."""
         side = (_INCEPTION_SIDE, _INCEPTION_SIDE)
         seen = F.interpolate(rgb.float() / 255, size=side, mode="bilinear", align_corners=False)
         features: Tensor = self.net(2 * seen - 1)
         return features
 
 
-class TopClass(Judge):
+class TopClass(Evaluator):
     """A classifier of timm: whether its top class is the label.
 
     Images are resized to the model's input size (bicubic), not cropped, and normalized as its weights need.
@@ -258,7 +260,7 @@ class TopClass(Judge):
         try:
             net: nn.Module = call_quietly(lambda: timm.create_model(model, pretrained=not file))
         except Exception as error:  # a hub fails in many ways
-            raise Unavailable(
+            raise EvaluatorUnavailableError(
                 f"top-1 is left out: {model}'s weights cannot be fetched ({type(error).__name__}); go online once, or "
                 f"name a file: {model}:FILE"
             ) from error
@@ -317,11 +319,11 @@ def _scale(rgb: Tensor) -> Tensor:
     return rgb.float() / 127.5 - 1
 
 
-class Panel(NamedTuple):
+class Evaluators(NamedTuple):
     """The networks that judge colored images, on the device."""
 
     lpips: Lpips | None
-    features: Features | None
+    features: FeatureExtractor | None
     classifier: TopClass | None
     labels: NDArray[np.int64] | None
     """The labels of all images of the source."""
@@ -329,7 +331,7 @@ class Panel(NamedTuple):
     """A line for each network that is missing, which says why."""
 
     @property
-    def present(self) -> list[Judge]:
+    def present(self) -> list[Evaluator]:
         """All networks that are not missing."""
         networks = (self.lpips, self.features, self.classifier)
         return [network for network in networks if network is not None]
@@ -352,7 +354,7 @@ def open_panel(
     labels: NDArray[np.int64] | None,
     classes: Sequence[str],
     device: torch.device,
-) -> Panel:
+) -> Evaluators:
     """Open the networks that are named.
 
     Args:
@@ -371,11 +373,11 @@ def open_panel(
     def open_network(make: Callable[[], J], name: str) -> J | None:
         try:
             return make().to(device).eval() if name else None
-        except Unavailable as error:
+        except EvaluatorUnavailableError as error:
             missing.append(str(error))
             return None
 
-    return Panel(
+    return Evaluators(
         open_network(lambda: Lpips(lpips), lpips),
         open_network(lambda: Inception(inception), inception),
         open_network(lambda: TopClass(classifier, classes), classifier),

@@ -12,9 +12,9 @@ from PIL import Image
 from torch import Tensor
 
 from pretext.color import rgb_to_ab
-from pretext.data.source import Source
+from pretext.data.source import ImageDataset
 from pretext.errors import ImageError
-from pretint.colorization.scores.ledger import Ledger, Record
+from pretint.colorization.scores.ledger import Ledger, ScoreRecord
 
 _AHEAD = 8  # images decoded while others are scored
 
@@ -22,7 +22,7 @@ Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class Pair:
+class ScoredImage:
     """An image, and its donor: the image that gives its colors where colors are random."""
 
     index: int
@@ -31,7 +31,7 @@ class Pair:
     donor: Pixels
 
 
-class Circle:
+class ScoredImages:
     """The images of a source in a shuffled order, as a circle.
 
     The donor of an image is the next one in the circle that is in color. So donors are a derangement, fixed by the
@@ -46,7 +46,9 @@ class Circle:
         seen: the state of every image that was read, see ``is_state``; records are added.
     """
 
-    def __init__(self, source: Source, size: int, gray_threshold: float, seed: int, most: int, seen: Ledger) -> None:
+    def __init__(
+        self, source: ImageDataset, size: int, gray_threshold: float, seed: int, most: int, seen: Ledger
+    ) -> None:
         order = np.random.default_rng(seed).permutation(len(source))
         self.order = [int(index) for index in (order[:most] if most else order)]
         self.source, self.size, self.gray_threshold, self.seen = source, size, gray_threshold, seen
@@ -70,7 +72,7 @@ class Circle:
         states = [(index, self.seen[index]["state"]) for index in self.order if index in self.seen]
         return [(self.source.key(index), state) for index, state in states if state not in ("kept", "gray")]
 
-    def pairs(self, done: set[int]) -> Iterator[Pair]:
+    def pairs(self, done: set[int]) -> Iterator[ScoredImage]:
         """Yield the images in color that are not done yet, each read once.
 
         Args:
@@ -102,11 +104,11 @@ class Circle:
             if isinstance(pixels, ImageError):
                 raise pixels  # an earlier call could read it
             if waiting is not None:
-                yield Pair(*waiting, pixels)
+                yield ScoredImage(*waiting, pixels)
             waiting = (index, pixels) if index not in done else None
             first = first or (index, pixels)
         if waiting is not None and first is not None and first[0] != waiting[0]:
-            yield Pair(*waiting, first[1])
+            yield ScoredImage(*waiting, first[1])
 
     def _read_ahead(self, indices: Sequence[int]) -> Iterator[tuple[int, Pixels | ImageError]]:
         """Decode images ahead in one other thread (sources need not allow several)."""
@@ -140,7 +142,7 @@ def square(image: Image.Image, size: int) -> Pixels:
     return np.array(image.resize((size, size), Image.Resampling.BICUBIC, box=box, reducing_gap=3.0))
 
 
-def is_state(record: Record) -> bool:
+def is_state(record: ScoreRecord) -> bool:
     """Whether a record is of the ledger of images: "kept", "gray" or why it cannot be read; and a digest of pixels."""
     return all(isinstance(record.get(name), str) for name in ("state", "pixels"))
 

@@ -14,31 +14,31 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pretext.data import LabeledSource, Source, open_labeled, open_source
-from pretext.data.labels import single
+from pretext.data import ImageDataset, LabeledDataset, open_dataset, open_labeled
+from pretext.data.labels import require_single_labels
 from pretext.engine.device import pick_device, versions
 from pretext.engine.memory import explain_memory_shortage
 from pretext.errors import UserError
-from pretext.files import held_folder, write_atomically
+from pretext.files import lock_folder, write_atomically
 from pretext.gamut import TEMPERATURE, Gamut
 from pretext.prior import load_prior, rebalancing_weights
 from pretint.colorization.networks import LARGEST, ColorRange
-from pretint.colorization.scores.evaluators import Panel, open_panel
-from pretint.colorization.scores.images import Circle, is_state
+from pretint.colorization.scores.evaluators import Evaluators, open_panel
+from pretint.colorization.scores.images import ScoredImages, is_state
 from pretint.colorization.scores.ledger import Ledger, slug
-from pretint.colorization.scores.methods import BASELINES, COLDEST, Method, open_method
+from pretint.colorization.scores.methods import BASELINES, COLDEST, ScoredMethod, open_method
 from pretint.colorization.scores.record import is_score, record_features, record_scores
 from pretint.colorization.scores.table import (
     INTERVAL,
     METRICS,
-    Known,
-    Line,
-    Real,
+    MethodOutcomes,
+    OutputFormat,
+    RealFeatures,
+    ScoreRow,
     Scores,
-    Shown,
     Summary,
+    average_outcomes,
     known,
-    pooled,
     titles,
 )
 
@@ -87,7 +87,7 @@ class ScoreSettings:
     disjoint: str = ""
     classifier: str = ""
     against: str = ""
-    format: Shown = "terminal"
+    format: OutputFormat = "terminal"
     seed: int = 0
     batch: int = 8
     device: str = "auto"
@@ -138,14 +138,16 @@ def score(
     """
     require_images(settings)
     device = pick_device(settings.device)
-    source = open_labeled(settings.images) if settings.classifier else open_source(settings.images)
+    source = open_labeled(settings.images) if settings.classifier else open_dataset(settings.images)
     weights: NDArray[np.float64] | None = None
     if settings.prior:
         weights = rebalancing_weights(load_prior(Path(settings.prior), Gamut()), uniform=0).numpy()
     labels, classes = None, []
     if settings.classifier:
-        assert isinstance(source, LabeledSource)
-        labels = single(source.labels, f"{settings.images}: several classes an image; top-1 needs one of each")
+        assert isinstance(source, LabeledDataset)
+        labels = require_single_labels(
+            source.labels, f"{settings.images}: several classes an image; top-1 needs one of each"
+        )
         classes = source.classes
     panel = open_panel(settings.lpips, settings.inception, settings.classifier, labels, classes, device)
     by_word = _open_methods(list(dict.fromkeys([*map(str, models), *BASELINES])), settings, device)
@@ -170,7 +172,7 @@ def score(
         warnings.filterwarnings("ignore", module="PIL")  # about odd metadata: unreadable images are listed
         # Every process takes the locks in one order, so that no two wait for each other.
         for folder in sorted({folder.resolve() for folder in (out, *folders)}):
-            locks.enter_context(held_folder(folder, "scoring there", waited=True))
+            locks.enter_context(lock_folder(folder, "scoring there", waited=True))
         shared = identity | {"judges": [evaluator.digest for evaluator in panel.present]}
         is_valid = partial(is_score, pixels=settings.size**2, n_bins=len(Gamut(neighbors=1)), judged=panel.fields)
         ledgers = [
@@ -206,12 +208,12 @@ class _Disjoint(NamedTuple):
     about: str
 
 
-def _open_methods(words: Sequence[str], settings: ScoreSettings, device: torch.device) -> dict[str, Method]:
+def _open_methods(words: Sequence[str], settings: ScoreSettings, device: torch.device) -> dict[str, ScoredMethod]:
     """Open methods, each once (a run and its newest checkpoint are one), by the word that named it.
 
     Where two methods would be shown by one name, both are shown as they were named.
     """
-    distinct: dict[tuple[str, Path | None], tuple[str, Method]] = {}
+    distinct: dict[tuple[str, Path | None], tuple[str, ScoredMethod]] = {}
     for word, method in [(word, open_method(word, device, settings.temperature, settings.seed)) for word in words]:
         home = method.home.resolve() if method.home else None
         distinct.setdefault((json.dumps(method.identity, sort_keys=True), home), (word, method))
@@ -222,7 +224,7 @@ def _open_methods(words: Sequence[str], settings: ScoreSettings, device: torch.d
     }
 
 
-def _identity(settings: ScoreSettings, name: str, source: Source) -> dict[str, Any]:
+def _identity(settings: ScoreSettings, name: str, source: ImageDataset) -> dict[str, Any]:
     """Return what an image's record depends on, except the method and the evaluators."""
     return {
         "records": _RECORDS,
@@ -232,15 +234,17 @@ def _identity(settings: ScoreSettings, name: str, source: Source) -> dict[str, A
     }
 
 
-def _circle(settings: ScoreSettings, source: Source, seen: Ledger) -> Circle:
-    return Circle(source, settings.size, settings.gray_threshold, settings.seed, settings.most, seen)
+def _circle(settings: ScoreSettings, source: ImageDataset, seen: Ledger) -> ScoredImages:
+    return ScoredImages(source, settings.size, settings.gray_threshold, settings.seed, settings.most, seen)
 
 
-def _disjoint(settings: ScoreSettings, out: Path, panel: Panel, scored: Circle, device: torch.device) -> _Disjoint:
+def _disjoint(
+    settings: ScoreSettings, out: Path, panel: Evaluators, scored: ScoredImages, device: torch.device
+) -> _Disjoint:
     """Return features of real images that are not scored; none if the other half of the scored ones is used."""
     if panel.features is None or not settings.disjoint:
         return _Disjoint(None, "one half of the method's images, to the truth of the other half")
-    source = open_source(settings.disjoint)
+    source = open_dataset(settings.disjoint)
     identity = _identity(settings, settings.disjoint, source)
     circle = _circle(settings, source, Ledger(out, "disjoint-images", identity, is_state))
     ledger = Ledger(out, "disjoint", identity | {"judges": panel.features.digest}, width=panel.width)
@@ -255,31 +259,33 @@ def _disjoint(settings: ScoreSettings, out: Path, panel: Panel, scored: Circle, 
 
 
 def _lines(
-    methods: Sequence[Method],
+    methods: Sequence[ScoredMethod],
     ledgers: Sequence[Ledger],
-    circle: Circle,
-    panel: Panel,
+    circle: ScoredImages,
+    panel: Evaluators,
     weights: NDArray[np.float64] | None,
     disjoint: _Disjoint,
     against: str,
     groups: Mapping[str, Sequence[str]],
-) -> tuple[Line, ...]:
+) -> tuple[ScoreRow, ...]:
     """Return the lines of the table: the groups of seeds, then the methods that are in none."""
-    outcomes: dict[str, Known] = {}
+    outcomes: dict[str, MethodOutcomes] = {}
     bins = len(Gamut(neighbors=1))
     pixels: NDArray[np.int64] = np.empty((0, bins), np.int64)
     for method, ledger in zip(methods, ledgers, strict=True):
         rows = ledger.rows(circle.kept) if panel.width else None
         outcomes[method.name], pixels = known([ledger[index] for index in circle.kept], bins, rows)
     truth = outcomes["truth"].features
-    means = {label: pooled([outcomes[name] for name in names]) for label, names in groups.items() if names}
-    summary = Summary({**outcomes, **means}, pixels, weights, None if truth is None else Real(truth, disjoint.rows))
+    means = {label: average_outcomes([outcomes[name] for name in names]) for label, names in groups.items() if names}
+    summary = Summary(
+        {**outcomes, **means}, pixels, weights, None if truth is None else RealFeatures(truth, disjoint.rows)
+    )
     grouped = {name for names in groups.values() for name in names}
     by_name = {method.name: method for method in methods}
     lines = [(label, by_name[names[0]], names) for label, names in groups.items() if names]
     lines += [(method.name, method, [method.name]) for method in methods if method.name not in grouped]
     return tuple(
-        Line(
+        ScoreRow(
             label,
             f"{len(names)} seeds, {method.about}" if len(names) > 1 else method.about,
             method.identity if len(names) == 1 else {"seeds": [by_name[name].identity for name in names]},
@@ -293,9 +299,9 @@ def _lines(
 
 def _scores(
     settings: ScoreSettings,
-    circle: Circle,
-    lines: tuple[Line, ...],
-    panel: Panel,
+    circle: ScoredImages,
+    lines: tuple[ScoreRow, ...],
+    panel: Evaluators,
     disjoint: _Disjoint,
     against: str,
     identity: dict[str, Any],

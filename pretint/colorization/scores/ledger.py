@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pretext.errors import UserError
 
-Record = dict[str, Any]
+ScoreRecord = dict[str, Any]
 Floats = NDArray[np.float32]
 
 
@@ -38,13 +38,13 @@ class Ledger:
         folder: Path,
         name: str,
         identity: Mapping[str, Any],
-        is_valid: Callable[[Record], bool] = lambda record: True,
+        is_valid: Callable[[ScoreRecord], bool] = lambda record: True,
         width: int = 0,
     ) -> None:
         header = json.dumps({"identity": identity}, sort_keys=True)
         stem = f"{slug(name)}-{hashlib.sha256(header.encode()).hexdigest()[:12]}"
         self.path, self._rows_path, self.width = folder / f"{stem}.jsonl", folder / f"{stem}.f32", width
-        self._records: dict[int, Record] = {}
+        self._records: dict[int, ScoreRecord] = {}
         self._order: dict[int, int] = {}
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -72,10 +72,10 @@ class Ledger:
     def __contains__(self, index: int) -> bool:
         return index in self._records
 
-    def __getitem__(self, index: int) -> Record:
+    def __getitem__(self, index: int) -> ScoreRecord:
         return self._records[index]
 
-    def add(self, records: Sequence[Record], rows: Floats | None = None) -> None:
+    def add(self, records: Sequence[ScoreRecord], rows: Floats | None = None) -> None:
         """Append records, and their rows, (len(records), width)."""
         assert (rows is not None and rows.shape == (len(records), self.width)) if self.width else rows is None
         try:
@@ -96,7 +96,7 @@ class Ledger:
         stored = np.memmap(self._rows_path, "<f4", "r", shape=(len(self), self.width))
         return np.asarray(stored[[self._order[index] for index in indices]], np.float32)
 
-    def _read(self, lines: Sequence[bytes], header: str, is_valid: Callable[[Record], bool]) -> None:
+    def _read(self, lines: Sequence[bytes], header: str, is_valid: Callable[[ScoreRecord], bool]) -> None:
         if lines[0] != header.encode():
             raise self._edit_error(1)
         for number, line in enumerate(lines[1:], 2):

@@ -36,7 +36,7 @@ _SIDE = 6  # pixels of a hint, as in the tests of the publication
 _MOST_HINTS = 10_000
 
 
-class Batch(NamedTuple):
+class ScoreBatch(NamedTuple):
     """Images of one size, on the device."""
 
     indices: list[int]
@@ -51,7 +51,7 @@ class Batch(NamedTuple):
     """(B, 2, S, S): ab of another image for each."""
 
 
-class Method(NamedTuple):
+class ScoredMethod(NamedTuple):
     """A way to color images, ready to use."""
 
     name: str
@@ -61,13 +61,13 @@ class Method(NamedTuple):
     """All that its colors depend on except the images: plain values."""
     home: Path | None
     """The run of the network, if it is in one."""
-    color: Callable[[Batch], Tensor]
+    color: Callable[[ScoreBatch], Tensor]
     """ab, (B, 2, S, S), unscaled."""
     warning: str = ""
     """A line for the user, if the colors are useless."""
 
 
-def open_method(word: str, device: torch.device, temperature: float, seed: int) -> Method:
+def open_method(word: str, device: torch.device, temperature: float, seed: int) -> ScoredMethod:
     """Open the method that a user names.
 
     - ``gray``, ``random``, ``truth``: the baselines. A run of that name is ``./gray``.
@@ -91,12 +91,12 @@ def open_method(word: str, device: torch.device, temperature: float, seed: int) 
     """
     if word in BASELINES:
         identity = {"method": word} | ({"seed": seed} if word == "random" else {})
-        baselines: dict[str, Callable[[Batch], Tensor]] = {
+        baselines: dict[str, Callable[[ScoreBatch], Tensor]] = {
             "gray": lambda batch: torch.zeros_like(batch.donor_ab),
             "random": lambda batch: batch.donor_ab,
             "truth": lambda batch: batch.lab[:, 1:],
         }
-        return Method(word, BASELINES[word], identity, None, baselines[word])
+        return ScoredMethod(word, BASELINES[word], identity, None, baselines[word])
     if word == SCRIBBLES or word.startswith(f"{SCRIBBLES}@"):
         return _open_scribbles(word, seed)
     return _open_network(word, device, temperature, seed)
@@ -120,13 +120,13 @@ def hints_from_truth(truth: Tensor, indices: list[int], count: int, seed: int) -
     return hints, mask
 
 
-def _open_scribbles(word: str, seed: int) -> Method:
+def _open_scribbles(word: str, seed: int) -> ScoredMethod:
     path, options = _parse_options(word)
     count = int(options.get("hints", 0))
     if options.keys() != {"hints"} or not count or path != Path(SCRIBBLES):
         raise UserError(f"{word}: color spreads from hints; say how many, and nothing else: {SCRIBBLES}@hints=10")
 
-    def color(batch: Batch) -> Tensor:
+    def color(batch: ScoreBatch) -> Tensor:
         truth = batch.lab[:, 1:]
         hints, mask = hints_from_truth(truth, batch.indices, count, seed)
         results = []
@@ -137,10 +137,10 @@ def _open_scribbles(word: str, seed: int) -> Method:
         return torch.stack(results).to(truth)
 
     about = f"{_count_hints(count)} of {_SIDE} x {_SIDE} pixels from the truth, spread by Levin et al. 2004"
-    return Method(word, about, {"method": SCRIBBLES, "hints": count, "side": _SIDE, "seed": seed}, None, color)
+    return ScoredMethod(word, about, {"method": SCRIBBLES, "hints": count, "side": _SIDE, "seed": seed}, None, color)
 
 
-def _open_network(word: str, device: torch.device, temperature: float, seed: int) -> Method:
+def _open_network(word: str, device: torch.device, temperature: float, seed: int) -> ScoredMethod:
     if word.startswith(REFERENCE):
         raise UserError(f"{word}: a reference gives its colors to one image; {SCRIBBLES}@hints=10 can be scored")
     path, options = _parse_options(word)
@@ -173,7 +173,7 @@ def _open_network(word: str, device: torch.device, temperature: float, seed: int
     if options:
         name += "@" + ",".join(f"{key}={value:g}" for key, value in options.items())
     color = _NetworkMethod(colorizer, size, temperature, hints, seed)
-    return Method(name, ", ".join(about), identity, run, color, pretrained.warning)
+    return ScoredMethod(name, ", ".join(about), identity, run, color, pretrained.warning)
 
 
 class _NetworkMethod:
@@ -182,7 +182,7 @@ class _NetworkMethod:
     def __init__(self, colorizer: Colorizer, size: int, temperature: float, hints: int | None, seed: int) -> None:
         self.colorizer, self.size, self.temperature, self.hints, self.seed = colorizer, size, temperature, hints, seed
 
-    def __call__(self, batch: Batch) -> Tensor:
+    def __call__(self, batch: ScoreBatch) -> Tensor:
         side = batch.lab.shape[-1]
         seen_side = self.colorizer.backbone.fit_size(self.size)
         lightness, truth = _resize(batch.lab[:, :1], seen_side).clamp(0, 100), _resize(batch.lab[:, 1:], seen_side)

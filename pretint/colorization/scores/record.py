@@ -8,25 +8,25 @@ from torch import Tensor
 
 from pretext.color import rgb_to_ab, rgb_to_lab
 from pretext.engine.progress import progress
-from pretext.engine.signals import leave, stop_requests
+from pretext.engine.signals import catch_signals, exit_with
 from pretext.errors import UserError
 from pretext.gamut import Gamut
 from pretext.methods.colorizer import join
 from pretint.colorization.networks import ColorRange
-from pretint.colorization.scores.evaluators import Features, Panel
-from pretint.colorization.scores.images import Circle, Pair, planes
-from pretint.colorization.scores.ledger import Floats, Ledger, Record
-from pretint.colorization.scores.methods import Batch, Method
+from pretint.colorization.scores.evaluators import Evaluators, FeatureExtractor
+from pretint.colorization.scores.images import ScoredImage, ScoredImages, planes
+from pretint.colorization.scores.ledger import Floats, Ledger, ScoreRecord
+from pretint.colorization.scores.methods import ScoreBatch, ScoredMethod
 from pretint.colorization.scores.metrics import WHOLE, areas_by_bin, colorfulness, squared_error, ssim, sums_by_bin
 
 _RANGES = {"error": (0, 255**2), "ssim": (-1.01, 1.01), "cf": (0, 1e3), "cf_abs": (0, 1e3), "lpips": (-1, 1e3)}
 
 
 def record_scores(
-    circle: Circle,
-    methods: Sequence[Method],
+    circle: ScoredImages,
+    methods: Sequence[ScoredMethod],
     ledgers: Sequence[Ledger],
-    panel: Panel,
+    panel: Evaluators,
     batch_size: int,
     device: torch.device,
 ) -> None:
@@ -47,13 +47,13 @@ def record_scores(
     done = {index for index in circle.order if all(index in ledger for ledger in ledgers)}
     settled = len(done) + circle.gray + len(circle.skipped)
     gamut = Gamut(neighbors=1).to(device)
-    with progress("score", len(circle), "images", settled) as advance, stop_requests() as stop_signal:
+    with progress("score", len(circle), "images", settled) as advance, catch_signals() as stop_signal:
         for group in _group(circle.pairs(done), batch_size):
             rgb = _planes(group).to(device)
             donors = planes([pair.donor for pair in group]).to(device)
             lab = rgb_to_lab(rgb)
             bins = gamut.encode(lab[:, 1:]).nearest
-            batch = Batch([pair.index for pair in group], rgb, lab, bins, rgb_to_ab(donors))
+            batch = ScoreBatch([pair.index for pair in group], rgb, lab, bins, rgb_to_ab(donors))
             for method, ledger in zip(methods, ledgers, strict=True):
                 rows = [row for row, index in enumerate(batch.indices) if index not in ledger]
                 if not rows:
@@ -61,29 +61,33 @@ def record_scores(
                 part = batch
                 if len(rows) < len(batch.indices):
                     indices = [batch.indices[row] for row in rows]
-                    part = Batch(indices, batch.rgb[rows], batch.lab[rows], batch.bins[rows], batch.donor_ab[rows])
+                    part = ScoreBatch(indices, batch.rgb[rows], batch.lab[rows], batch.bins[rows], batch.donor_ab[rows])
                 ledger.add(*score_batch(part, method, panel, len(gamut)))
             settled += len(group)
             advance(len(group), "")
             if ending := stop_signal():
-                leave(ending, f"the scores of {settled:,} images are kept")
+                exit_with(ending, f"the scores of {settled:,} images are kept")
         if len(circle) > settled:
             advance(len(circle) - settled, "")  # images that are gray or unreadable
 
 
-def record_features(circle: Circle, ledger: Ledger, network: Features, batch_size: int, device: torch.device) -> None:
+def record_features(
+    circle: ScoredImages, ledger: Ledger, network: FeatureExtractor, batch_size: int, device: torch.device
+) -> None:
     """Add the features of real images that are not in the ledger yet. Stops as ``record_scores`` does."""
     done = {index for index in circle.order if index in ledger}
     settled = len(done) + circle.gray + len(circle.skipped)
-    with progress("disjoint", len(circle), "images", settled) as advance, stop_requests() as stop_signal:
+    with progress("disjoint", len(circle), "images", settled) as advance, catch_signals() as stop_signal:
         for group in _group(circle.pairs(done), batch_size):
             ledger.add([{"index": pair.index} for pair in group], _rows(network, _planes(group).to(device)))
             advance(len(group), "")
             if ending := stop_signal():
-                leave(ending, f"the features of {len(ledger):,} images are kept")
+                exit_with(ending, f"the features of {len(ledger):,} images are kept")
 
 
-def score_batch(batch: Batch, method: Method, panel: Panel, n_bins: int) -> tuple[list[Record], Floats | None]:
+def score_batch(
+    batch: ScoreBatch, method: ScoredMethod, panel: Evaluators, n_bins: int
+) -> tuple[list[ScoreRecord], Floats | None]:
     """Return records of a method on images, and rows of features, (B, D), if there is a network for them.
 
     Args:
@@ -130,7 +134,7 @@ def score_batch(batch: Batch, method: Method, panel: Panel, n_bins: int) -> tupl
     return records, rows
 
 
-def is_score(record: Record, pixels: int, n_bins: int, judged: Sequence[str]) -> bool:
+def is_score(record: ScoreRecord, pixels: int, n_bins: int, judged: Sequence[str]) -> bool:
     """Whether a record is one of ``score_batch``.
 
     Args:
@@ -161,17 +165,17 @@ def to_rgb(lightness: Tensor, ab: Tensor) -> Tensor:
     return (join(lightness, ab) * 255).round().byte()
 
 
-def _rows(network: Features, rgb: Tensor) -> Floats:
+def _rows(network: FeatureExtractor, rgb: Tensor) -> Floats:
     rows: Floats = network(rgb).float().cpu().numpy()
     return rows
 
 
-def _planes(group: Sequence[Pair]) -> Tensor:
+def _planes(group: Sequence[ScoredImage]) -> Tensor:
     return planes([pair.pixels for pair in group])
 
 
-def _group(pairs: Iterable[Pair], size: int) -> Iterator[list[Pair]]:
-    group: list[Pair] = []
+def _group(pairs: Iterable[ScoredImage], size: int) -> Iterator[list[ScoredImage]]:
+    group: list[ScoredImage] = []
     for pair in pairs:
         group.append(pair)
         if len(group) == size:

@@ -14,16 +14,16 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from pretext.escape import csv_text
-from pretint.colorization.scores.ledger import Record
+from pretint.colorization.scores.ledger import ScoreRecord
 from pretint.colorization.scores.metrics import Sums, balanced_auc, frechet_distance, psnr, raw_auc
 from transfer.bootstrap import MAP_RESAMPLES, Estimate, accuracy, centered, difference, percentiles, resamples
-from transfer.layout import WIDTH, Cell, Grid, Number, Sheet
+from transfer.layout import WIDTH, Number, Sheet, TableCell, TableGrid
 
 FORMAT = "pretint scores 2"
-Shown = Literal["terminal", "csv", "markdown", "latex"]
+OutputFormat = Literal["terminal", "csv", "markdown", "latex"]
 
 
-class Metric(NamedTuple):
+class ScoreMetric(NamedTuple):
     """A metric, and how it is shown."""
 
     key: str
@@ -36,7 +36,7 @@ class Metric(NamedTuple):
     digits: int = 1
 
 
-class Line(NamedTuple):
+class ScoreRow(NamedTuple):
     """A line of the table: a method with its scores, by the key of the metric."""
 
     method: str
@@ -54,8 +54,8 @@ class Line(NamedTuple):
 class Scores:
     """The scores of methods on the same images."""
 
-    lines: tuple[Line, ...]
-    metrics: tuple[Metric, ...]
+    lines: tuple[ScoreRow, ...]
+    metrics: tuple[ScoreMetric, ...]
     against: str
     """The method that all others are compared with."""
     facts: dict[str, Any]
@@ -93,7 +93,7 @@ class Scores:
             for line in self.lines
         ]
         header = tuple(metric.title for metric in scored)
-        sheets = [Sheet(self.title, Grid("method", header, tuple(rows), "score"), self.footer)]
+        sheets = [Sheet(self.title, TableGrid("method", header, tuple(rows), "score"), self.footer)]
         compared_lines = [line for line in self.lines if line.differences]
         compared = [metric for metric in scored if any(metric.key in line.differences for line in compared_lines)]
         if compared_lines and compared:
@@ -101,12 +101,12 @@ class Scores:
                 (line.method, tuple(_cell(metric, line.differences, signed=True) for metric in compared))
                 for line in compared_lines
             )
-            grid = Grid("method", tuple(metric.title for metric in compared), gaps, "score")
+            grid = TableGrid("method", tuple(metric.title for metric in compared), gaps, "score")
             about = ("[..]: of the paired difference, from the same resamples of the same images",)
             sheets.append(Sheet(f"differences: method minus {self.against}", grid, about))
         return sheets
 
-    def shown(self, how: Shown = "terminal", width: int = WIDTH) -> list[str | Table]:
+    def shown(self, how: OutputFormat = "terminal", width: int = WIDTH) -> list[str | Table]:
         """Return lines and tables to print.
 
         Args:
@@ -161,12 +161,12 @@ class Scores:
 
 
 def _cell(
-    metric: Metric,
+    metric: ScoreMetric,
     scores: dict[str, Estimate],
     best: bool = False,
     signed: bool = False,
     spreads: Mapping[str, float] | None = None,
-) -> Cell:
+) -> TableCell:
     if metric.key not in scores:
         return ""
     spread = (spreads or {}).get(metric.key)
@@ -179,7 +179,7 @@ def _plain(estimate: Estimate) -> dict[str, float | None]:
     return {key: value if math.isfinite(value) else None for key, value in estimate._asdict().items()}
 
 
-def titles(metrics: Sequence[Metric]) -> list[str]:
+def titles(metrics: Sequence[ScoreMetric]) -> list[str]:
     """Return a line for each column of the table, which says what it is."""
     return [f"{metric.title}: {metric.about}" for metric in metrics]
 
@@ -192,21 +192,23 @@ INTERVAL = (
 )
 
 METRICS = (
-    Metric("auc", "AuC", "area under the share of pixels within t of the true ab, t = 0..150, %", 1, 100),
-    Metric("auc_balanced", "AuC balanced", "the same, each pixel by the inverse frequency of its true bin, %", 1, 100),
-    Metric("psnr", "PSNR", "dB, 8-bit sRGB, squared error over R, G and B; mean over images", 1, digits=2),
-    Metric("ssim", "SSIM", "Wang et al. 2004, of R, G and B each, averaged", 1, digits=3),
-    Metric("lpips", "LPIPS", "", -1, digits=3),
-    Metric("cf", "CF", "colorfulness, Hasler and Suesstrunk 2003", 0),
-    Metric("cf_abs", "CF abs", "the variant that takes absolute values first; not comparable with CF", 0),
-    Metric("fid_same", "FID same", "to the truth of the same images", -1, digits=2),
-    Metric("fid_disjoint", "FID disjoint", "to other images", -1, digits=2),
-    Metric("top1", "top-1", "", 1, 100),
+    ScoreMetric("auc", "AuC", "area under the share of pixels within t of the true ab, t = 0..150, %", 1, 100),
+    ScoreMetric(
+        "auc_balanced", "AuC balanced", "the same, each pixel by the inverse frequency of its true bin, %", 1, 100
+    ),
+    ScoreMetric("psnr", "PSNR", "dB, 8-bit sRGB, squared error over R, G and B; mean over images", 1, digits=2),
+    ScoreMetric("ssim", "SSIM", "Wang et al. 2004, of R, G and B each, averaged", 1, digits=3),
+    ScoreMetric("lpips", "LPIPS", "", -1, digits=3),
+    ScoreMetric("cf", "CF", "colorfulness, Hasler and Suesstrunk 2003", 0),
+    ScoreMetric("cf_abs", "CF abs", "the variant that takes absolute values first; not comparable with CF", 0),
+    ScoreMetric("fid_same", "FID same", "to the truth of the same images", -1, digits=2),
+    ScoreMetric("fid_disjoint", "FID disjoint", "to other images", -1, digits=2),
+    ScoreMetric("top1", "top-1", "", 1, 100),
 )
 _MEANS = ("auc", "psnr", "ssim", "lpips", "cf", "cf_abs")
 
 
-class Known(NamedTuple):
+class MethodOutcomes(NamedTuple):
     """The outcomes of a method on N images."""
 
     areas: Sums
@@ -218,7 +220,7 @@ class Known(NamedTuple):
     """(N, D)."""
 
 
-class Real(NamedTuple):
+class RealFeatures(NamedTuple):
     """Features of real images that a method's are compared with."""
 
     same: NDArray[np.float32]
@@ -227,7 +229,9 @@ class Real(NamedTuple):
     """The features of others; without them a method's odd images are compared with the truth of the even ones."""
 
 
-def known(records: Sequence[Record], n_bins: int, features: NDArray[np.float32] | None) -> tuple[Known, Sums]:
+def known(
+    records: Sequence[ScoreRecord], n_bins: int, features: NDArray[np.float32] | None
+) -> tuple[MethodOutcomes, Sums]:
     """Return the outcomes in the records of a method, and the number of pixels of every true bin, (N, Q)."""
     areas, pixels = np.zeros((2, len(records), n_bins), np.int64)
     for row, record in enumerate(records):
@@ -239,10 +243,10 @@ def known(records: Sequence[Record], n_bins: int, features: NDArray[np.float32] 
         if name in records[0]:
             values[name] = np.array([record[name] for record in records], np.float64)
     right = np.array([record["right"] for record in records], np.bool_) if "right" in records[0] else None
-    return Known(areas, values, right, features), pixels
+    return MethodOutcomes(areas, values, right, features), pixels
 
 
-def pooled(seeds: Sequence[Known]) -> Known:
+def average_outcomes(seeds: Sequence[MethodOutcomes]) -> MethodOutcomes:
     """Average the outcomes of several seeds of one method: every score is then the mean of theirs.
 
     Scores are sums over images, so the mean over seeds may be taken first. Top-1 classes and distances of
@@ -252,7 +256,7 @@ def pooled(seeds: Sequence[Known]) -> Known:
         return seeds[0]
     areas = np.mean([seed.areas for seed in seeds], axis=0)
     values = {key: np.mean([seed.values[key] for seed in seeds], axis=0) for key in seeds[0].values}
-    return Known(areas, values, None, None)
+    return MethodOutcomes(areas, values, None, None)
 
 
 class Summary:
@@ -266,7 +270,11 @@ class Summary:
     """
 
     def __init__(
-        self, methods: Mapping[str, Known], pixels: Sums, weights: Floats | None = None, real: Real | None = None
+        self,
+        methods: Mapping[str, MethodOutcomes],
+        pixels: Sums,
+        weights: Floats | None = None,
+        real: RealFeatures | None = None,
     ) -> None:
         self._methods, self._real, self._count = methods, real, len(pixels)
         self._draws: dict[tuple[str, str], Floats] = {}

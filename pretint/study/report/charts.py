@@ -7,7 +7,7 @@ import matplotlib
 from markupsafe import Markup
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from pretint.study.report.collect import Board, Findings
+from pretint.study.report.collect import EvaluationTable, StudyResults
 from pretint.study.report.table import board_line, published_of
 from transfer.bootstrap import MEASURES
 from transfer.columns import row_names
@@ -16,13 +16,13 @@ from transfer.report.published import STAGES
 from transfer.report.result_charts import (
     COLORS,
     STYLES,
-    Line,
+    ChartLine,
     color_of,
     dots_chart,
     draw_legend,
     legend_lines,
     limits,
-    shortened,
+    shorten,
     stages_chart,
 )
 
@@ -31,7 +31,7 @@ MOST = 12
 _LETTERS = 26
 
 
-class Look(NamedTuple):
+class LineStyle(NamedTuple):
     """The look of a variant in all charts."""
 
     color: str
@@ -46,7 +46,7 @@ class Chart(NamedTuple):
     """Number of variants left out, as too many lines could not be told apart."""
 
 
-def looks(results: Findings) -> dict[str, Look]:
+def looks(results: StudyResults) -> dict[str, LineStyle]:
     """Return the look of every variant: the kind of its network gives the hue."""
     count: dict[str, int] = {}
     by_variant = {}
@@ -56,11 +56,11 @@ def looks(results: Findings) -> dict[str, Look]:
         kind = columns[0].first.network.kind if columns else "pretrained"
         rank = count.get(kind, 0)
         count[kind] = rank + 1
-        by_variant[variant] = Look(color_of(kind, rank), rank // len(COLORS.get(kind, COLORS["published"])))
+        by_variant[variant] = LineStyle(color_of(kind, rank), rank // len(COLORS.get(kind, COLORS["published"])))
     return by_variant
 
 
-def stages(results: Findings, board: Board, drawn: Mapping[str, Look], anchor: str) -> Chart | None:
+def stages(results: StudyResults, board: EvaluationTable, drawn: Mapping[str, LineStyle], anchor: str) -> Chart | None:
     """Draw the accuracy of every stage, a line for each variant; dots where there is only one stage."""
     columns = {v: line.column for v in results.variants if (line := board_line(board, v)) and line.column}
     if not columns or not board.first:
@@ -76,7 +76,7 @@ def stages(results: Findings, board: Board, drawn: Mapping[str, Look], anchor: s
         by_stage = {row.stage: row.name for row in column.first.rows if row.variant == shown.variant}
         scores = [column.cells[by_stage[place]].score if place in by_stage else None for place in places]
         ringed = places.index(shown.stage) if len(places) > 1 else None
-        lines.append(Line(shortened(variant, _LETTERS), scores, *drawn[variant], ringed))
+        lines.append(ChartLine(shorten(variant, _LETTERS), scores, *drawn[variant], ringed))
     measure = MEASURES[board.first.metric]
     kept, left_out = lines[:MOST], max(0, len(lines) - MOST)
     if len(places) == 1:
@@ -86,9 +86,9 @@ def stages(results: Findings, board: Board, drawn: Mapping[str, Look], anchor: s
     return Chart(Markup(stages_chart(anchor, measure, places, kept, behind)), left_out)
 
 
-def cost(results: Findings, board: Board, drawn: Mapping[str, Look], anchor: str) -> Chart | None:
+def cost(results: StudyResults, board: EvaluationTable, drawn: Mapping[str, LineStyle], anchor: str) -> Chart | None:
     """Draw the row that is shown against minutes of pretraining; random weights took none."""
-    points: list[tuple[float, Line]] = []
+    points: list[tuple[float, ChartLine]] = []
     for variant in results.variants:
         line = board_line(board, variant)
         if not line or not line.column or not line.number:
@@ -99,7 +99,7 @@ def cost(results: Findings, board: Board, drawn: Mapping[str, Look], anchor: str
             took = 0.0
         else:
             continue
-        points.append((took, Line(shortened(variant, _LETTERS), [line.number.score], *drawn[variant])))
+        points.append((took, ChartLine(shorten(variant, _LETTERS), [line.number.score], *drawn[variant])))
     if not board.first or not any(took for took, _ in points):
         return None
     measure = MEASURES[board.first.metric]

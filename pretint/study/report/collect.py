@@ -9,10 +9,10 @@ from typing import NamedTuple
 from pretext.engine.journal import Record, read_journal, training_seconds
 from pretext.engine.run import Settings, run_settings
 from pretext.errors import UserError
-from pretint.study.cells import PRETRAIN, Cell, Plan, Shelf
+from pretint.study.cells import PRETRAIN, CellStore, StudyCell, StudyPlan
 from transfer.bootstrap import holm
-from transfer.columns import Cell as Number
-from transfer.columns import Column, Gap, tested_gap
+from transfer.columns import Column, Difference, test_difference
+from transfer.columns import ColumnCell as Number
 from transfer.metrics import deviation
 from transfer.results import Result, read_result, require_comparable
 
@@ -30,7 +30,7 @@ HEALTH = {
 _USUAL_NEIGHBORS = "k=20"
 
 
-class Line(NamedTuple):
+class TableRow(NamedTuple):
     """A variant on a board."""
 
     variant: str
@@ -40,7 +40,7 @@ class Line(NamedTuple):
     """The row that stands for it: chosen on held-out images, or fixed by the board's rule."""
     missing: tuple[int, ...]
     """Seeds that are not finished."""
-    gap: Gap | None
+    gap: Difference | None
     """Its row minus the row of the variant that it is compared with."""
     adjusted: float | None
     """p of this gap after Holm's correction for all gaps on the study's boards."""
@@ -51,11 +51,11 @@ class Line(NamedTuple):
         return self.column.cells[self.row] if self.column else None
 
 
-class Board(NamedTuple):
+class EvaluationTable(NamedTuple):
     """The results of all variants by one evaluation."""
 
     evaluation: str
-    lines: tuple[Line, ...]
+    lines: tuple[TableRow, ...]
     rule: str
     """How the row that stands for a variant is chosen."""
     error: str
@@ -67,7 +67,7 @@ class Board(NamedTuple):
         return next((line.column.first for line in self.lines if line.column), None)
 
 
-class Cost(NamedTuple):
+class StudyCost(NamedTuple):
     """The cost of a variant's pretraining, on average over its finished seeds."""
 
     seconds: float
@@ -76,7 +76,7 @@ class Cost(NamedTuple):
     device: str
 
 
-class Health(NamedTuple):
+class ColorDiagnostics(NamedTuple):
     """Diagnostics of a variant's colors at the last validation of its trainings."""
 
     values: dict[str, tuple[float, float | None]]
@@ -90,22 +90,22 @@ class Health(NamedTuple):
 class Missing(NamedTuple):
     """A cell that is not finished."""
 
-    cell: Cell
+    cell: StudyCell
     reason: str
 
 
 @dataclass(frozen=True)
-class Findings:
+class StudyResults:
     """All results of a study."""
 
-    plan: Plan
-    boards: tuple[Board, ...]
+    plan: StudyPlan
+    boards: tuple[EvaluationTable, ...]
     """One for each evaluation but those of colors."""
-    costs: dict[str, Cost]
+    costs: dict[str, StudyCost]
     """By variant, for those that are pretrained."""
     tests: int
     """Number of gaps in Holm's correction."""
-    health: dict[str, Health]
+    health: dict[str, ColorDiagnostics]
     """By variant, for those that learn to color."""
     missing: tuple[Missing, ...]
     remarks: tuple[str, ...] = ()
@@ -126,7 +126,7 @@ class Findings:
         return sorted(self.plan.variants, key=lambda variant: variant not in baselines)
 
 
-def gather(plan: Plan, shelf: Shelf) -> Findings:
+def collect_results(plan: StudyPlan, shelf: CellStore) -> StudyResults:
     """Collect the results of a study's finished cells; list the others as missing."""
     drafts = [_board(plan, shelf, name) for name, entry in plan.evaluations.items() if entry.get("command") != "score"]
     tested = [line.gap.p for board in drafts for line in board.lines if line.gap]
@@ -144,7 +144,7 @@ def gather(plan: Plan, shelf: Shelf) -> Findings:
         if timed := [run for run in finished if run.seconds]:
             devices = [str(start.get("device")) for run in timed for start in run.records if start["kind"] == "start"]
             seconds, steps = fmean(run.seconds for run in timed), timed[0].cell.steps
-            costs[variant] = Cost(seconds, steps, steps * timed[0].batch, ", ".join(dict.fromkeys(devices)))
+            costs[variant] = StudyCost(seconds, steps, steps * timed[0].batch, ", ".join(dict.fromkeys(devices)))
         if values := _health(finished):
             health[variant] = values
     missing: list[Missing] = []
@@ -162,10 +162,10 @@ def gather(plan: Plan, shelf: Shelf) -> Findings:
         else:
             reason = "not finished"
         missing.append(Missing(cell, reason))
-    return Findings(plan, boards, costs, len(tested), health, tuple(missing), tuple(remarks))
+    return StudyResults(plan, boards, costs, len(tested), health, tuple(missing), tuple(remarks))
 
 
-def _board(plan: Plan, shelf: Shelf, evaluation: str) -> Board:
+def _board(plan: StudyPlan, shelf: CellStore, evaluation: str) -> EvaluationTable:
     asked = plan.evaluations[evaluation].get("row", "")
     by_variant: dict[str, list[Result]] = {}
     missing: dict[str, list[int]] = {}
@@ -196,13 +196,13 @@ def _board(plan: Plan, shelf: Shelf, evaluation: str) -> Board:
     for variant in [variant for variant in plan.variants if variant in by_variant or variant in missing]:
         against = plan.against.get(variant, "")
         gap = (
-            tested_gap(columns[against], columns[variant], rows[against], rows[variant])
+            test_difference(columns[against], columns[variant], rows[against], rows[variant])
             if variant in columns and against in columns and against != variant
             else None
         )
         seeds = tuple(missing.get(variant, ()))
-        lines.append(Line(variant, columns.get(variant), rows.get(variant, ""), seeds, gap, None))
-    return Board(evaluation, tuple(lines), rule, error)
+        lines.append(TableRow(variant, columns.get(variant), rows.get(variant, ""), seeds, gap, None))
+    return EvaluationTable(evaluation, tuple(lines), rule, error)
 
 
 def each_once(results: Sequence[Result]) -> tuple[Result, ...]:
@@ -229,7 +229,7 @@ def row_of(column: Column, asked: str) -> str:
 class _Run(NamedTuple):
     """A finished pretraining, from its files."""
 
-    cell: Cell
+    cell: StudyCell
     settings: Settings
     records: list[Record]
 
@@ -244,7 +244,7 @@ class _Run(NamedTuple):
         return training_seconds(self.records, self.batch)
 
 
-def _runs(plan: Plan, shelf: Shelf) -> tuple[list[_Run], list[str]]:
+def _runs(plan: StudyPlan, shelf: CellStore) -> tuple[list[_Run], list[str]]:
     """Return the finished runs, and remarks on files that cannot be used."""
     runs, remarks = [], []
     for cell in [cell for cell in plan.cells if cell.command == PRETRAIN and shelf.is_finished(cell)]:
@@ -260,7 +260,7 @@ def _runs(plan: Plan, shelf: Shelf) -> tuple[list[_Run], list[str]]:
     return runs, remarks
 
 
-def _health(runs: Sequence[_Run]) -> Health | None:
+def _health(runs: Sequence[_Run]) -> ColorDiagnostics | None:
     looks: list[Record] = []
     held_out = 0
     for run in runs:
@@ -276,4 +276,4 @@ def _health(runs: Sequence[_Run]) -> Health | None:
         numbers = [look[key] for look in looks if isinstance(look.get(key), (int, float)) and math.isfinite(look[key])]
         if numbers:
             values[key] = fmean(numbers), deviation(numbers)
-    return Health(values, int(looks[0]["step"]), len(looks), held_out)
+    return ColorDiagnostics(values, int(looks[0]["step"]), len(looks), held_out)

@@ -22,8 +22,8 @@ from torch.nn import functional as F
 
 from pretext.color import rgb_to_lightness
 from pretext.contact_sheet import contact_sheet
-from pretext.data import Source, open_source
-from pretext.data.batches import Views
+from pretext.data import ImageDataset, open_dataset
+from pretext.data.batches import EvalDataset
 from pretext.engine.run import run_settings
 from pretext.errors import UserError
 from pretext.files import write_atomically
@@ -31,8 +31,8 @@ from pretext.methods.colorizer import join
 from pretext.settings import Positional, parse_command
 from pretint.colorization.networks import open_network
 from pretint.colorization.scores.job import ScoreSettings, score
-from pretint.colorization.scores.table import METRICS, Line, Metric, Scores
-from pretint.study.cells import Cell, Plan, Shelf
+from pretint.colorization.scores.table import METRICS, ScoreMetric, ScoreRow, Scores
+from pretint.study.cells import CellStore, StudyCell, StudyPlan
 from transfer.bootstrap import Estimate
 
 MEASURE = "auc_balanced"
@@ -50,7 +50,7 @@ _LETTER = 7.2  # pixels
 _MADE_OF = "made of"  # a text in the file
 
 
-class Colors(NamedTuple):
+class ColorScores(NamedTuple):
     """The scores of all variants that color, by one evaluation."""
 
     evaluation: str
@@ -67,11 +67,11 @@ class Colors(NamedTuple):
         return self.scores.against if self.scores else ""
 
     @property
-    def metric(self) -> Metric | None:
+    def metric(self) -> ScoreMetric | None:
         """The metric in the study's main table."""
         return next((metric for metric in self.scores.metrics if metric.key == MEASURE), None) if self.scores else None
 
-    def line(self, variant: str) -> Line | None:
+    def line(self, variant: str) -> ScoreRow | None:
         """Return the line of a variant; a baseline of the same name is not one."""
         if not self.scores or variant not in self.seeds:
             return None
@@ -86,7 +86,7 @@ class Colors(NamedTuple):
         return f"{self.metric.title}, {auc}, {self.metric.about.removeprefix('the same, ')}; {self.scores.title}"
 
 
-def colors(plan: Plan, shelf: Shelf, folder: Path) -> tuple[Colors, ...]:
+def colors(plan: StudyPlan, shelf: CellStore, folder: Path) -> tuple[ColorScores, ...]:
     """Return the scores of every evaluation of colors, as far as they can be computed.
 
     Args:
@@ -101,12 +101,12 @@ def colors(plan: Plan, shelf: Shelf, folder: Path) -> tuple[Colors, ...]:
     names = [name for name, entry in plan.evaluations.items() if entry.get("command") == "score"]
     results = []
     for name in names:
-        finished: dict[str, list[Cell]] = {}
+        finished: dict[str, list[StudyCell]] = {}
         for variant in plan.variants:
             if cells := [cell for cell in plan.of(variant, name) if shelf.is_finished(cell)]:
                 finished[variant] = cells
         if not finished:
-            results.append(Colors(name, None, "nothing is finished", {}))
+            results.append(ColorScores(name, None, "nothing is finished", {}))
             continue
         # Compared with the variant that the study's file names; else the one that most are compared with, if it
         # colors; else the first.
@@ -129,12 +129,12 @@ def colors(plan: Plan, shelf: Shelf, folder: Path) -> tuple[Colors, ...]:
                 write_atomically(folder / KEPT, json.dumps({"format": _FORMAT, "evaluations": kept}).encode())
             except UserError as error:
                 remark = str(error)
-        no_scores = Colors(name, None, f"cannot be scored: {remark}", {})
+        no_scores = ColorScores(name, None, f"cannot be scored: {remark}", {})
         results.append(_from_kept(name, kept.get(name), remark) or no_scores)
     return tuple(results)
 
 
-def _from_kept(name: str, kept: Any, remark: str) -> Colors | None:
+def _from_kept(name: str, kept: Any, remark: str) -> ColorScores | None:
     """Return the colors in the kept file, see ``Scores.json``; None if there are none, or they are damaged.
 
     Args:
@@ -156,7 +156,7 @@ def _from_kept(name: str, kept: Any, remark: str) -> Colors | None:
                     low, high = (math.nan if value[end] is None else value[end] for end in ("low", "high"))
                     by_metric[key] = Estimate(mean, low, high)
             lines.append(
-                Line(method["method"], method["about"], method["identity"], **estimates, spreads=method["spreads"])
+                ScoreRow(method["method"], method["about"], method["identity"], **estimates, spreads=method["spreads"])
             )
         scores = Scores(
             tuple(lines),
@@ -169,7 +169,7 @@ def _from_kept(name: str, kept: Any, remark: str) -> Colors | None:
             Path(),
         )
         again = f"these are of an earlier time, as they cannot be scored anew: {remark}" if remark else ""
-        return Colors(name, scores, again, seeds)
+        return ColorScores(name, scores, again, seeds)
     except (KeyError, IndexError, TypeError, ValueError, AttributeError):
         return None
 
@@ -183,7 +183,7 @@ class Figures(NamedTuple):
     """Why there is none, or why it is one of an earlier time; empty else."""
 
 
-def figures(plan: Plan, shelf: Shelf, folder: Path) -> Figures:
+def figures(plan: StudyPlan, shelf: CellStore, folder: Path) -> Figures:
     """Draw the sheet, if it is not drawn already, from the first finished seed of each variant that colors.
 
     Args:
@@ -210,7 +210,7 @@ def figures(plan: Plan, shelf: Shelf, folder: Path) -> Figures:
     name = next(name for name in (plan.figures, *scored, trained, "bundled:test") if name)
     about = f"images of {name}"
     try:
-        source = open_source(name)
+        source = open_dataset(name)
         made_of = json.dumps([_SHEETS, name, source.digest(), {variant: run.name for variant, run in runs.items()}])
         if _read_origin(file) != made_of:
             text = PngInfo()
@@ -234,7 +234,7 @@ def _read_origin(file: Path) -> str | None:
         return None
 
 
-def _draw_sheet(source: Source, runs: Mapping[str, Path]) -> Image.Image:
+def _draw_sheet(source: ImageDataset, runs: Mapping[str, Path]) -> Image.Image:
     """Return a sheet: a row for each image, in gray, as each network colors it, and in its own colors."""
     networks = {variant: open_network(run, device="cpu") for variant, run in runs.items()}
     side = min(max(_SIDES[0], *(network.size for network in networks.values())), _SIDES[1])
@@ -259,9 +259,9 @@ def _draw_sheet(source: Source, runs: Mapping[str, Path]) -> Image.Image:
     return contact_sheet(rows, titles, cell=cell, across=2 if 2 * cell * len(titles) <= _WIDE else 1)
 
 
-def _views(source: Source, side: int) -> list[Tensor]:
+def _views(source: ImageDataset, side: int) -> list[Tensor]:
     """Return some images from all over the source, uint8 (3, side, side), without those that cannot be read."""
-    views = Views(source, side)
+    views = EvalDataset(source, side)
     spread = np.unique(np.linspace(0, len(source) - 1, min(len(source), 4 * _COUNT)).astype(int)).tolist()
     order = [index for start in range(4) for index in spread[start::4]]
     images: list[Tensor] = []

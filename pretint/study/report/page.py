@@ -9,10 +9,10 @@ import yaml
 from rich.table import Table
 
 from pretext.files import write_atomically
-from pretint.study.cells import PLAN, PRETRAIN, Shelf, read_plan
+from pretint.study.cells import PLAN, PRETRAIN, CellStore, read_plan
 from pretint.study.report import charts
-from pretint.study.report.collect import HEALTH, Board, Findings, Line, gather
-from pretint.study.report.colors import Colors, Figures, colors, figures
+from pretint.study.report.collect import HEALTH, EvaluationTable, StudyResults, TableRow, collect_results
+from pretint.study.report.colors import ColorScores, Figures, colors, figures
 from pretint.study.report.table import (
     Sheets,
     best_of,
@@ -28,10 +28,10 @@ from pretint.study.report.table import (
     took,
 )
 from transfer.bootstrap import MEASURES, Estimate
-from transfer.layout import WIDTH, Cell, Number
-from transfer.report.render import image, rendered
-from transfer.report.result_facts import facts, made
-from transfer.table import Network, Section
+from transfer.layout import WIDTH, Number, TableCell
+from transfer.report.render import image, render_page
+from transfer.report.result_facts import facts, provenance
+from transfer.table import Section, TableNetwork
 
 _TEMPLATE = Path(__file__).with_name("study.html.jinja")
 _HEAVY = 1_200_000  # bytes of the sheet of images
@@ -49,17 +49,17 @@ class Difference(NamedTuple):
     over_seeds: Number | None
 
 
-class Shown(NamedTuple):
+class MainTableCell(NamedTuple):
     """A cell of the main table."""
 
-    number: Cell | None
+    number: TableCell | None
     row: str
     difference: Difference | None
     remark: str
     """What is missing."""
 
 
-class Written(NamedTuple):
+class StudyReport(NamedTuple):
     """A report that was written."""
 
     files: list[Path]
@@ -70,22 +70,22 @@ class Written(NamedTuple):
         return [line for sheet in self.sheets.brief for line in sheet.terminal(width)]
 
 
-def findings(folder: Path) -> Findings:
+def read_results(folder: Path) -> StudyResults:
     """Return the results of the study in a folder, without its colors.
 
     Raises:
         UserError: there is no study.
     """
-    return gather(read_plan(folder / PLAN), Shelf(folder.parent))
+    return collect_results(read_plan(folder / PLAN), CellStore(folder.parent))
 
 
-def write_study_report(folder: Path) -> Written:
+def write_study_report(folder: Path) -> StudyReport:
     """Write a study's report: report.html, report.md, report.tex, report.csv.
 
     Raises:
         UserError: there is no study, or its report cannot be written.
     """
-    results, shelf = findings(folder), Shelf(folder.parent)
+    results, shelf = read_results(folder), CellStore(folder.parent)
     colored = colors(results.plan, shelf, folder)
     tables = sheets(results, colored)
     texts = {
@@ -97,10 +97,10 @@ def write_study_report(folder: Path) -> Written:
     files = [folder / f"report.{ending}" for ending in texts]
     for file, text in zip(files, texts.values(), strict=True):
         write_atomically(file, text)
-    return Written(files, tables)
+    return StudyReport(files, tables)
 
 
-def page(folder: Path, results: Findings, colors: Sequence[Colors], figures: Figures) -> bytes:
+def page(folder: Path, results: StudyResults, colors: Sequence[ColorScores], figures: Figures) -> bytes:
     """Return the page; it loads nothing from the network, and what comes from outside is escaped.
 
     Args:
@@ -133,7 +133,7 @@ def page(folder: Path, results: Findings, colors: Sequence[Colors], figures: Fig
         "Pretraining": [cell for cell in cells if cell.command == PRETRAIN],
         "Evaluations": [cell for cell in cells if cell.command != PRETRAIN],
     }
-    return rendered(
+    return render_page(
         _TEMPLATE,
         name=folder.resolve().name,
         path=str(folder),
@@ -182,7 +182,7 @@ def page(folder: Path, results: Findings, colors: Sequence[Colors], figures: Fig
     )
 
 
-def _headline(results: Findings) -> dict[str, Any] | None:
+def _headline(results: StudyResults) -> dict[str, Any] | None:
     """Return the best variant of the first evaluation, with what it is compared with."""
     for board in results.boards:
         line = board_line(board, best_of(board))
@@ -198,29 +198,29 @@ def _headline(results: Findings) -> dict[str, Any] | None:
     return None
 
 
-def _row(results: Findings, variant: str, scored: Sequence[Colors]) -> dict[str, Any]:
+def _row(results: StudyResults, variant: str, scored: Sequence[ColorScores]) -> dict[str, Any]:
     """Return a variant's row of the main table."""
     cells = []
     for board in results.boards:
         line = board_line(board, variant)
         if line is None or board.error or not line.number:
-            cells.append(Shown(None, "", None, "missing" if line and not board.error else ""))
+            cells.append(MainTableCell(None, "", None, "missing" if line and not board.error else ""))
             continue
         number = Number(line.number.score, line.number.over_seeds, best_of(board) == variant)
         remark = f"without seed {', '.join(map(str, line.missing))}" if line.missing else ""
-        cells.append(Shown(number, line.row, _difference(results, line), remark))
+        cells.append(MainTableCell(number, line.row, _difference(results, line), remark))
     for one in scored:
         scores, metric, difference = one.line(variant), one.metric, None
         gap: Estimate | None = scores.differences.get(metric.key) if scores and metric else None
         if gap is not None and metric is not None:
             number = Number(gap, None, False, True, metric.scale, metric.digits)
             difference = Difference(number, one.against, "", not gap.low <= 0 <= gap.high, None)
-        cells.append(Shown(color_number(results, one, variant), "", difference, ""))
+        cells.append(MainTableCell(color_number(results, one, variant), "", difference, ""))
     cost = results.costs.get(variant)
     return {"variant": variant, "cells": cells, "minutes": minutes(cost.seconds) if cost else ""}
 
 
-def _difference(results: Findings, line: Line) -> Difference | None:
+def _difference(results: StudyResults, line: TableRow) -> Difference | None:
     if not line.gap or line.adjusted is None:
         return None
     over_seeds = Number(line.gap.over_seeds, signed=True) if line.gap.over_seeds else None
@@ -229,7 +229,9 @@ def _difference(results: Findings, line: Line) -> Difference | None:
     return Difference(number, results.plan.against[line.variant], p_text(line.adjusted), sure, over_seeds)
 
 
-def _board(results: Findings, board: Board, drawn: dict[str, charts.Look], anchor: str) -> dict[str, Any]:
+def _board(
+    results: StudyResults, board: EvaluationTable, drawn: dict[str, charts.LineStyle], anchor: str
+) -> dict[str, Any]:
     """Return the section of an evaluation."""
     columns = [line.column for v in results.variants if (line := board_line(board, v)) and line.column]
     published = published_of(board)
@@ -245,8 +247,8 @@ def _board(results: Findings, board: Board, drawn: dict[str, charts.Look], ancho
         "published": published,
         "sources": [(row.name, cited(row)) for row in published.rows] if published else [],
         "full": sheet._replace(grid=sheet.grid.flat()) if (sheet := full_sheet(results, board)) else None,
-        "facts": facts(Section(tuple(Network((column,), {}) for column in columns))) if columns else {},
-        "made": made([result for column in columns for result in column.results]),
+        "facts": facts(Section(tuple(TableNetwork((column,), {}) for column in columns))) if columns else {},
+        "made": provenance([result for column in columns for result in column.results]),
         "tests": sorted({line.gap.test for line in board.lines if line.gap}),
     }
 

@@ -6,11 +6,11 @@ from statistics import fmean
 from typing import NamedTuple
 
 from pretext.escape import csv_text
-from pretint.study.report.collect import HEALTH, Board, Findings, Line
-from pretint.study.report.colors import Colors
+from pretint.study.report.collect import HEALTH, EvaluationTable, StudyResults, TableRow
+from pretint.study.report.colors import ColorScores
 from transfer.bootstrap import MEASURES
 from transfer.columns import Column, row_names
-from transfer.layout import Cell, Grid, Number, Sheet
+from transfer.layout import Number, Sheet, TableCell, TableGrid
 from transfer.report.published import Published, PublishedTable, published
 
 _CSV = (
@@ -44,7 +44,7 @@ class Sheets(NamedTuple):
         return self.results + self.full + self.colors
 
 
-def sheets(results: Findings, colors: Sequence[Colors] = ()) -> Sheets:
+def sheets(results: StudyResults, colors: Sequence[ColorScores] = ()) -> Sheets:
     """Return the results as tables."""
     full = [*(full_sheet(results, board) for board in results.boards), _health(results), took(results)]
     return Sheets(
@@ -54,18 +54,18 @@ def sheets(results: Findings, colors: Sequence[Colors] = ()) -> Sheets:
     )
 
 
-def board_line(board: Board, variant: str) -> Line | None:
+def board_line(board: EvaluationTable, variant: str) -> TableRow | None:
     """Return the line of a variant; None if it is not evaluated there."""
     return next((line for line in board.lines if line.variant == variant), None)
 
 
-def best_of(board: Board) -> str:
+def best_of(board: EvaluationTable) -> str:
     """Return the variant with the greatest number; empty if fewer than two have one."""
     values = {line.variant: line.number.score.value for line in board.lines if line.number}
     return max(values, key=values.__getitem__) if len(values) > 1 else ""
 
 
-def color_number(results: Findings, colors: Colors, variant: str) -> Number | None:
+def color_number(results: StudyResults, colors: ColorScores, variant: str) -> Number | None:
     """Return the number that stands for a variant's colors in the study's main table."""
     line, metric = colors.line(variant), colors.metric
     if line is None or metric is None or metric.key not in line.scores:
@@ -87,12 +87,12 @@ def minutes(seconds: float) -> str:
     return f"{seconds / 60:.1f}" if seconds < 6000 else f"{seconds / 60:,.0f}"
 
 
-def _main(results: Findings, colors: Sequence[Colors]) -> Sheet:
+def _main(results: StudyResults, colors: Sequence[ColorScores]) -> Sheet:
     scored = [one for one in colors if one.metric]
     best = {board.evaluation: best_of(board) for board in results.boards}
     rows = []
     for variant in results.variants:
-        cells: list[Cell] = []
+        cells: list[TableCell] = []
         for board in results.boards:
             line = board_line(board, variant)
             number = line.number if line else None
@@ -123,11 +123,11 @@ def _main(results: Findings, colors: Sequence[Colors]) -> Sheet:
     footer += results.remarks
     for variant, cost in results.costs.items():
         footer.append(f"{variant}: {cost.steps:,} steps, {cost.images:,} images, {cost.device}")
-    grid = Grid("variant", (*names, "minutes"), tuple(rows), "evaluation")
+    grid = TableGrid("variant", (*names, "minutes"), tuple(rows), "evaluation")
     return Sheet(results.plan.about or "study", grid, tuple(footer))
 
 
-def _differences(results: Findings) -> Sheet | None:
+def _differences(results: StudyResults) -> Sheet | None:
     boards = [board for board in results.boards if board.first]
     rows = []
     for variant in results.variants:
@@ -152,10 +152,10 @@ def _differences(results: Findings) -> Sheet | None:
                 f"{board.evaluation}, Welch's 95% interval of the difference over seeds: {', '.join(intervals)}"
             )
     names = tuple(board.evaluation for board in boards)
-    return Sheet("differences", Grid("variant", names, tuple(rows), "evaluation"), tuple(about))
+    return Sheet("differences", TableGrid("variant", names, tuple(rows), "evaluation"), tuple(about))
 
 
-def _health(results: Findings) -> Sheet | None:
+def _health(results: StudyResults) -> Sheet | None:
     if not results.health:
         return None
     keys = [key for key in HEALTH if any(key in health.values for health in results.health.values())]
@@ -171,10 +171,12 @@ def _health(results: Findings) -> Sheet | None:
         "at the last validation of training, mean over seeds; +-: standard deviation over seeds",
         "loss: compare only where the objective is the same",
     )
-    return Sheet("color health", Grid("variant", tuple(HEALTH[key] for key in keys), tuple(rows), "measure"), about)
+    return Sheet(
+        "color health", TableGrid("variant", tuple(HEALTH[key] for key in keys), tuple(rows), "measure"), about
+    )
 
 
-def took(results: Findings) -> Sheet | None:
+def took(results: StudyResults) -> Sheet | None:
     """Return the minutes of every evaluation; None if nothing is finished."""
     boards = [board for board in results.boards if board.first]
     rows = []
@@ -187,7 +189,7 @@ def took(results: Findings) -> Sheet | None:
     columns = [line.column for board in boards for line in board.lines if line.column]
     devices = dict.fromkeys(result.cost.device for column in columns for result in column.results)
     about = f"mean over seeds; on {', '.join(devices)}"
-    grid = Grid("variant", tuple(board.evaluation for board in boards), tuple(rows), "evaluation")
+    grid = TableGrid("variant", tuple(board.evaluation for board in boards), tuple(rows), "evaluation")
     return Sheet("minutes of an evaluation, a seed", grid, (about,))
 
 
@@ -196,7 +198,7 @@ def _seconds(column: Column) -> float:
     return fmean(result.cost.seconds for result in column.results)
 
 
-def published_of(board: Board) -> PublishedTable | None:
+def published_of(board: EvaluationTable) -> PublishedTable | None:
     """Return published rows that a board may stand beside: they have its protocol, data and backbone."""
     results = [line.column.first for line in board.lines if line.column]
     return next((table for result in results if (table := published(result, *results))), None)
@@ -208,7 +210,7 @@ def cited(row: Published) -> str:
     return f"{row.source}{remark}; {'checked' if row.verified else 'not verified'}"
 
 
-def full_sheet(results: Findings, board: Board) -> Sheet | None:
+def full_sheet(results: StudyResults, board: EvaluationTable) -> Sheet | None:
     """Return every row of every variant; None where the study's main table shows all.
 
     Rows are stages, as in the tables of results. With published rows it is the table of their papers: a line for each
@@ -232,7 +234,7 @@ def full_sheet(results: Findings, board: Board) -> Sheet | None:
     first = board.first
     corner = "trained" if first.mode == "fine-tuned" else "stage"
     rows = tuple((name, tuple(_number(line, name) for line in lines)) for name in names)
-    grid = Grid(corner, tuple(line.variant for line in lines), rows, "variant")
+    grid = TableGrid(corner, tuple(line.variant for line in lines), rows, "variant")
     spread = any(isinstance(cell, Number) and cell.spread is not None for _, cells in rows for cell in cells)
     footer = [f"bold: the row that stands for a variant, {board.rule}"]
     footer.append(f"[..]: {first.interval}" + ("; +-: standard deviation over seeds" if spread else ""))
@@ -249,12 +251,14 @@ def full_sheet(results: Findings, board: Board) -> Sheet | None:
     return Sheet(title, grid, tuple(footer))
 
 
-def _number(line: Line, name: str) -> Cell:
+def _number(line: TableRow, name: str) -> TableCell:
     cell = line.column.cells.get(name) if line.column else None
     return Number(cell.score, cell.over_seeds, name == line.row) if cell else ""
 
 
-def _with_published(grid: Grid, stages: Sequence[str], lines: Sequence[Line], table: PublishedTable) -> Grid:
+def _with_published(
+    grid: TableGrid, stages: Sequence[str], lines: Sequence[TableRow], table: PublishedTable
+) -> TableGrid:
     """Return a grid with published lines below ours; some papers give only the best stage, which then has a column.
 
     Args:
@@ -276,10 +280,10 @@ def _with_published(grid: Grid, stages: Sequence[str], lines: Sequence[Line], ta
         theirs.append((row.name, tuple("" if math.isnan(value) else f"{100 * value:.1f}" for value in values)))
     heading = (f"published, {table.data}:", ("",) * (len(stages) + best))
     header = (*(name for name, _ in grid.rows), *([_BEST] if best else []))
-    return Grid(grid.across, header, (*ours, heading, *theirs), grid.corner, turns=False)
+    return TableGrid(grid.across, header, (*ours, heading, *theirs), grid.corner, turns=False)
 
 
-def csv_of(results: Findings, colors: Sequence[Colors] = ()) -> str:
+def csv_of(results: StudyResults, colors: Sequence[ColorScores] = ()) -> str:
     """Return a line for each number: all rows of all variants; shown rows with their differences. Not in percent."""
     records: list[dict[str, object]] = []
     pretraining = {variant: cost.seconds / 60 for variant, cost in results.costs.items()}

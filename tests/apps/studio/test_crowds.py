@@ -15,8 +15,8 @@ from painters import checkpoint, file_of, photograph
 from served import served
 
 from pretint.apps.studio.pages import Uploads, studio_app
-from pretint.apps.studio.photographs import Table
-from pretint.apps.studio.worker import Client, Crowded, FairQueue
+from pretint.apps.studio.photographs import OpenImages
+from pretint.apps.studio.worker import Client, FairQueue, TooManyRequestsError
 from pretint.colorization.networks import open_network
 
 LOOK = {"temperature": 0.38, "saturation": 1}
@@ -62,12 +62,12 @@ def test_fifty_slow_senders_keep_nobody_waiting(model: Path, tmp_path: Path) -> 
 
 
 @pytest.fixture
-def table(model: Path) -> Table:
-    return Table(open_network(model, "cpu", 48), "tiny", 1_000_000)
+def table(model: Path) -> OpenImages:
+    return OpenImages(open_network(model, "cpu", 48), "tiny", 1_000_000)
 
 
 @pytest.fixture
-def studio(table: Table) -> Iterator[Site]:
+def studio(table: OpenImages) -> Iterator[Site]:
     with serving(lambda address: studio_app(table, 1, {"localhost"})) as site:
         yield site
 
@@ -78,7 +78,7 @@ def test_a_page_tells_sessions_apart(studio: Site) -> None:
     assert "set-cookie" not in studio.ask("/", cookie=cookies[0].partition(";")[0]).headers
 
 
-def test_turns_are_shared_out_by_session(studio: Site, table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_turns_are_shared_out_by_session(studio: Site, table: OpenImages, monkeypatch: pytest.MonkeyPatch) -> None:
     """One who sends ten photographs at once does not come before another's first."""
     turns: list[bytes] = []
     begun, go_on = threading.Event(), threading.Event()
@@ -87,7 +87,7 @@ def test_turns_are_shared_out_by_session(studio: Site, table: Table, monkeypatch
         turns.append(data)
         begun.set()
         go_on.wait(60)
-        return Table.lay(table, data)
+        return OpenImages.lay(table, data)
 
     monkeypatch.setattr(table, "lay", lay)
     files = {name: file_of(photograph(seed=seed)) for seed, name in enumerate(("first", "many", "one"))}
@@ -111,7 +111,7 @@ def test_turns_are_shared_out_by_session(studio: Site, table: Table, monkeypatch
     assert names[0] == "first" and len(names) == 12 and "one" in names[1:3]
 
 
-def test_nothing_is_done_for_those_who_left(studio: Site, table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_done_for_those_who_left(studio: Site, table: OpenImages, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[bytes] = []
     begun, go_on = threading.Event(), threading.Event()
 
@@ -119,7 +119,7 @@ def test_nothing_is_done_for_those_who_left(studio: Site, table: Table, monkeypa
         opened.append(data)
         begun.set()
         go_on.wait(60)
-        return Table.lay(table, data)
+        return OpenImages.lay(table, data)
 
     monkeypatch.setattr(table, "lay", lay)
     data, host = file_of(photograph()), studio.address.removeprefix("http://")
@@ -189,10 +189,10 @@ def test_uploads_are_bounded_together_and_the_largest_gives_way() -> None:
         small = stack.enter_context(uploads.receive(Client("B", "")))
         uploads.append(small, b"y" * 20)
         assert [upload.size for upload in (*flood, small)] == [0, 30, 30, 20]
-        with pytest.raises(Crowded):
+        with pytest.raises(TooManyRequestsError):
             uploads.append(flood[0], b"x")
-        with pytest.raises(Crowded):
+        with pytest.raises(TooManyRequestsError):
             uploads.append(flood[1], b"x" * 50)
         assert small.take() == b"y" * 20 and flood[2].take() == b"x" * 30
-    with pytest.raises(Crowded):
+    with pytest.raises(TooManyRequestsError):
         small.take()

@@ -10,11 +10,11 @@ from painters import checkpoint, file_of, photograph
 from PIL import Image
 
 from pretext.errors import UserError
-from pretint.apps.studio.photographs import SHOWN, Look, Table, ab_of
-from pretint.apps.studio.worker import Client, Crowded, Superseded, Workshop
+from pretint.apps.studio.photographs import SHOWN, OpenImages, ViewSettings, ab_of
+from pretint.apps.studio.worker import Client, SupersededError, TooManyRequestsError, Worker
 from pretint.colorization.hints import from_points
 from pretint.colorization.job import colorize_image
-from pretint.colorization.merge import join_image
+from pretint.colorization.merge import merge_image
 from pretint.colorization.networks import NetworkColorist, open_network
 from pretint.colorization.photographs import Photograph
 from pretint.colorization.reference import ReferenceColorist, reference_colorist
@@ -39,10 +39,10 @@ def hinted(tmp_path_factory: pytest.TempPathFactory) -> NetworkColorist:
 @pytest.mark.parametrize("saturation", [0.0, 0.6, 1.0])
 @pytest.mark.parametrize("size", [(121, 90), (37, 700), (20, 20)])
 def test_as_the_tool_for_files(tiny: NetworkColorist, size: tuple[int, int], saturation: float) -> None:
-    image, table = photograph(*size), Table(tiny, "tiny", 1_000_000)
+    image, table = photograph(*size), OpenImages(tiny, "tiny", 1_000_000)
     identity, _ = table.lay(file_of(image))
     expected = pixels(colorize_image(tiny, image, saturation))
-    look = Look(tiny.temperature, saturation)
+    look = ViewSettings(tiny.temperature, saturation)
     assert np.array_equal(pixels(table.file(identity, look, "png")[0]), expected)
     assert np.array_equal(pixels(table.colored(identity, look)), expected)
     if saturation == 0:
@@ -51,24 +51,24 @@ def test_as_the_tool_for_files(tiny: NetworkColorist, size: tuple[int, int], sat
 
 
 def test_temperature(tiny: NetworkColorist) -> None:
-    image, table = photograph(), Table(tiny, "tiny", 1_000_000)
+    image, table = photograph(), OpenImages(tiny, "tiny", 1_000_000)
     warm = NetworkColorist(tiny.colorizer, tiny.size, 1.1)
-    found = table.colored(table.lay(file_of(image))[0], Look(1.1, 1))
+    found = table.colored(table.lay(file_of(image))[0], ViewSettings(1.1, 1))
     assert np.array_equal(pixels(found), pixels(colorize_image(warm, image)))
 
 
 def test_the_network_runs_once_for_a_photograph_and_its_hints(hinted: NetworkColorist) -> None:
-    table, runs = Table(hinted, "siggraph17", 1_000_000), []
+    table, runs = OpenImages(hinted, "siggraph17", 1_000_000), []
     handle = hinted.colorizer.head.register_forward_hook(lambda *_: runs.append(1))
     identity, _ = table.lay(file_of(photograph()))
     hint = (0.5, 0.5, 0.02, "#ff0000")
     for look, count in [
-        (Look(0.4, 1), 1),
-        (Look(0.9, 1), 1),
-        (Look(0.9, 0.3), 1),
-        (Look(0.9, 0.3, (hint,)), 2),
-        (Look(0.1, 1, (hint,)), 2),
-        (Look(0.1, 1), 2),
+        (ViewSettings(0.4, 1), 1),
+        (ViewSettings(0.9, 1), 1),
+        (ViewSettings(0.9, 0.3), 1),
+        (ViewSettings(0.9, 0.3, (hint,)), 2),
+        (ViewSettings(0.1, 1, (hint,)), 2),
+        (ViewSettings(0.1, 1), 2),
     ]:
         for ask in (table.colored, lambda *what: table.file(*what, "png")[0]):
             ask(identity, look)
@@ -77,23 +77,23 @@ def test_the_network_runs_once_for_a_photograph_and_its_hints(hinted: NetworkCol
 
 
 def test_a_hint_is_told_where_it_was_clicked(hinted: NetworkColorist) -> None:
-    image, table = photograph(64, 32), Table(hinted, "siggraph17", 1_000_000)
+    image, table = photograph(64, 32), OpenImages(hinted, "siggraph17", 1_000_000)
     identity, _ = table.lay(file_of(image))
-    found, notes = table.file(identity, Look(0.4, 1, ((0.625, 0.25, 0.1, "#ff0000"),)), "png")
+    found, notes = table.file(identity, ViewSettings(0.4, 1, ((0.625, 0.25, 0.1, "#ff0000"),)), "png")
     assert not notes
     hints = from_points([(40, 8, 3.2, *ab_of("#ff0000"))])
     expected = colorize_image(NetworkColorist(hinted.colorizer, hinted.size, 0.4, hints), image)
     assert np.array_equal(pixels(found), pixels(expected))
-    assert not np.array_equal(pixels(found), pixels(table.file(identity, Look(0.4, 1), "png")[0]))
-    corner = Look(0.4, 1, ((1.0, 1.0, 0.0, "#ff0000"), (0.0, 0.0, 0.5, "#00ff00")))
+    assert not np.array_equal(pixels(found), pixels(table.file(identity, ViewSettings(0.4, 1), "png")[0]))
+    corner = ViewSettings(0.4, 1, ((1.0, 1.0, 0.0, "#ff0000"), (0.0, 0.0, 0.5, "#00ff00")))
     assert len(table.file(identity, corner, "png")[0]), "the very edge is inside"
 
 
 def test_a_network_without_hints_says_so(tiny: NetworkColorist, hinted: NetworkColorist) -> None:
-    table = Table(tiny, "tiny", 1_000_000)
+    table = OpenImages(tiny, "tiny", 1_000_000)
     identity, _ = table.lay(file_of(photograph()))
     with pytest.raises(UserError, match="takes no hints"):
-        table.colored(identity, Look(0.4, 1, ((0.5, 0.5, 0.1, "#ff0000"),)))
+        table.colored(identity, ViewSettings(0.4, 1, ((0.5, 0.5, 0.1, "#ff0000"),)))
     assert not tiny.takes_hints and hinted.takes_hints
     assert tiny.has_distribution and not hinted.has_distribution
 
@@ -104,16 +104,16 @@ def test_a_color_of_the_page_in_lab() -> None:
 
 
 def test_the_colors_of_a_reference(tiny: NetworkColorist) -> None:
-    image, reference, table = photograph(), photograph(40, 30, seed=3), Table(tiny, "tiny", 1_000_000)
+    image, reference, table = photograph(), photograph(40, 30, seed=3), OpenImages(tiny, "tiny", 1_000_000)
     mine, other = table.lay(file_of(image))[0], table.lay(file_of(reference))[0]
     expected = pixels(colorize_image(reference_colorist(reference), image))
-    assert np.array_equal(pixels(table.colored(mine, Look(0.4, 1, (), other))), expected)
-    assert np.array_equal(pixels(table.file(mine, Look(0.4, 1, (), other), "png")[0]), expected)
+    assert np.array_equal(pixels(table.colored(mine, ViewSettings(0.4, 1, (), other))), expected)
+    assert np.array_equal(pixels(table.file(mine, ViewSettings(0.4, 1, (), other), "png")[0]), expected)
     gray = table.lay(file_of(Image.new("L", (20, 20), 99)))[0]
     with pytest.raises(UserError, match="The reference: has no color"):
-        table.colored(mine, Look(0.4, 1, (), gray))
+        table.colored(mine, ViewSettings(0.4, 1, (), gray))
     with pytest.raises(UserError, match="The reference was closed"):
-        table.colored(mine, Look(0.4, 1, (), "unknown"))
+        table.colored(mine, ViewSettings(0.4, 1, (), "unknown"))
 
 
 def test_a_reference_is_matched_once(tiny: NetworkColorist, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,39 +125,39 @@ def test_a_reference_is_matched_once(tiny: NetworkColorist, monkeypatch: pytest.
         return reference_colorist(reference, name=name)
 
     monkeypatch.setattr("pretint.apps.studio.photographs.reference_colorist", counted)
-    table = Table(tiny, "tiny", 10_000_000)
+    table = OpenImages(tiny, "tiny", 10_000_000)
     mine = table.lay(file_of(photograph(2000, 100)))[0]
     one, other = (table.lay(file_of(photograph(40, 30, seed=seed)))[0] for seed in (3, 4))
     for saturation in (0.2, 0.9, 1.0):
-        found = table.colored(mine, Look(0.4, saturation, (), one))
+        found = table.colored(mine, ViewSettings(0.4, saturation, (), one))
     assert len(made) == 1
-    table.colored(mine, Look(0.4, 1, (), other))
-    table.file(mine, Look(0.4, 1, (), one), "png")
+    table.colored(mine, ViewSettings(0.4, 1, (), other))
+    table.file(mine, ViewSettings(0.4, 1, (), one), "png")
     assert len(made) == 3
-    assert np.array_equal(pixels(found), pixels(table.colored(mine, Look(0.4, 1, (), one)))) and len(made) == 3
+    assert np.array_equal(pixels(found), pixels(table.colored(mine, ViewSettings(0.4, 1, (), one)))) and len(made) == 3
 
 
 def test_what_a_page_says_names_no_setting_of_the_command_line(tiny: NetworkColorist) -> None:
-    table = Table(tiny, "tiny", 1_000_000)
+    table = OpenImages(tiny, "tiny", 1_000_000)
     with pytest.raises(UserError) as large:
         table.lay(file_of(Image.new("L", (1500, 1000))))
     assert str(large.value) == "This file: has 2 megapixels; the studio takes at most 1"
     identity = table.lay(file_of(Image.new("RGBA", (20, 20), (200, 0, 0, 90))))[0]
     with pytest.raises(UserError) as transparent:
-        table.file(identity, Look(0.4, 1), "jpeg")
+        table.file(identity, ViewSettings(0.4, 1), "jpeg")
     assert str(transparent.value) == "This photograph is partly transparent, so it cannot be a JPEG; choose PNG."
 
 
 def test_large_photographs_are_shown_small_and_given_whole(tiny: NetworkColorist) -> None:
-    table = Table(tiny, "tiny", 10_000_000)
+    table = OpenImages(tiny, "tiny", 10_000_000)
     image = photograph(2000, 1000)
     identity, laid = table.lay(file_of(image, "TIFF"))
-    look = Look(tiny.temperature, 1)
+    look = ViewSettings(tiny.temperature, 1)
     assert laid.shown.size == (SHOWN, SHOWN // 2) == table.colored(identity, look).size
     assert np.array_equal(pixels(table.file(identity, look, "png")[0]), pixels(colorize_image(tiny, image)))
     assert Image.open(io.BytesIO(table.file(identity, look, "jpeg")[0])).format == "JPEG"
     ab = tiny(Photograph.of(image).seen(tiny.seen_size(image.size)))
-    assert np.array_equal(pixels(table.colored(identity, look)), pixels(join_image(laid.shown, ab)))
+    assert np.array_equal(pixels(table.colored(identity, look)), pixels(merge_image(laid.shown, ab)))
 
 
 def test_a_download_keeps_what_belongs_to_the_photograph(tiny: NetworkColorist) -> None:
@@ -166,36 +166,36 @@ def test_a_download_keeps_what_belongs_to_the_photograph(tiny: NetworkColorist) 
     exif[0x010E] = "of grandmother"
     buffer = io.BytesIO()
     image.save(buffer, "PNG", exif=exif)
-    table = Table(tiny, "tiny", 1_000_000)
+    table = OpenImages(tiny, "tiny", 1_000_000)
     identity, _ = table.lay(buffer.getvalue())
-    with Image.open(io.BytesIO(table.file(identity, Look(0.4, 1), "png")[0])) as file:
+    with Image.open(io.BytesIO(table.file(identity, ViewSettings(0.4, 1), "png")[0])) as file:
         assert file.getexif()[0x010E] == "of grandmother"
         assert np.array_equal(np.asarray(file)[..., 3], np.asarray(image)[..., 3])
     with pytest.raises(UserError, match="partly transparent"):
-        table.file(identity, Look(0.4, 1), "jpeg")
+        table.file(identity, ViewSettings(0.4, 1), "jpeg")
 
 
 @pytest.mark.parametrize("data", [b"", b"no image", b"\x89PNG\r\n\x1a\n", b"<svg onload='x'/>"])
 def test_what_is_no_image_is_a_line(tiny: NetworkColorist, data: bytes) -> None:
     with pytest.raises(UserError, match="This file: ") as said:
-        Table(tiny, "tiny", 1_000_000).lay(data)
+        OpenImages(tiny, "tiny", 1_000_000).lay(data)
     assert "\n" not in str(said.value)
 
 
 def test_too_many_pixels_are_refused_by_the_head_of_the_file(tiny: NetworkColorist) -> None:
     with pytest.raises(UserError, match="megapixels"):
-        Table(tiny, "tiny", 59_999).lay(file_of(Image.new("L", (300, 200))))
+        OpenImages(tiny, "tiny", 59_999).lay(file_of(Image.new("L", (300, 200))))
     bomb = file_of(Image.new("1", (300, 200)))
     width = bomb.index(b"IHDR") + 4
     huge = bomb[:width] + (200_000).to_bytes(4, "big") * 2 + bomb[width + 8 :]
     head = huge[width - 4 : width + 13]
     huge = huge[: width + 13] + zlib.crc32(head).to_bytes(4, "big") + huge[width + 17 :]
     with pytest.raises(UserError, match="40,000 megapixels"):
-        Table(tiny, "tiny", 1_000_000).lay(huge)
+        OpenImages(tiny, "tiny", 1_000_000).lay(huge)
 
 
 def test_photographs_not_used_for_longest_are_put_away(tiny: NetworkColorist) -> None:
-    table = Table(tiny, "tiny", 10_000)
+    table = OpenImages(tiny, "tiny", 10_000)
     first, second = (table.lay(file_of(photograph(90, 90)))[0] for _ in range(2))
     table.get(first)
     third = table.lay(file_of(photograph(90, 90)))[0]  # a third is more than twice what one may have
@@ -209,7 +209,7 @@ def test_photographs_not_used_for_longest_are_put_away(tiny: NetworkColorist) ->
 
 
 def test_of_what_waits_in_a_lane_only_the_latest_is_done() -> None:
-    workshop, begun, go_on, done = Workshop(), threading.Event(), threading.Event(), []
+    workshop, begun, go_on, done = Worker(), threading.Event(), threading.Event(), []
 
     def busy() -> str:
         begun.set()
@@ -224,7 +224,7 @@ def test_of_what_waits_in_a_lane_only_the_latest_is_done() -> None:
     assert first.result() == "first", "what was begun is finished"
     other.result()
     assert done == [4, "download"]
-    assert all(isinstance(one.exception(), Superseded) for one in waiting[:-1])
+    assert all(isinstance(one.exception(), SupersededError) for one in waiting[:-1])
     failed = workshop.ask(ME, "slider", lambda: 1 / 0)
     assert isinstance(failed.exception(), ZeroDivisionError)
     assert workshop.ask(ME, "slider", lambda: "still there").result() == "still there"
@@ -232,13 +232,13 @@ def test_of_what_waits_in_a_lane_only_the_latest_is_done() -> None:
 
 
 def test_a_crowd_is_refused_and_a_closed_workshop_leaves_nobody_waiting() -> None:
-    workshop, begun, go_on = Workshop(), threading.Event(), threading.Event()
+    workshop, begun, go_on = Worker(), threading.Event(), threading.Event()
     workshop.ask(ME, "busy", lambda: (begun.set(), go_on.wait(60)))
     assert begun.wait(60)
     waiting = []
-    with pytest.raises(Crowded):
+    with pytest.raises(TooManyRequestsError):
         for lane in range(1000):
             waiting.append(workshop.ask(ME, lane, lambda: None))
     workshop.close()
-    assert isinstance(waiting[-1].exception(), Superseded)
+    assert isinstance(waiting[-1].exception(), SupersededError)
     go_on.set()

@@ -16,7 +16,7 @@ from PIL import Image
 import pretint.cli
 from pretext.errors import UserError
 from pretint.apps.studio.pages import studio_app
-from pretint.apps.studio.photographs import Table
+from pretint.apps.studio.photographs import OpenImages
 from pretint.apps.studio.serve import StudioSettings
 from pretint.colorization.job import colorize_image
 from pretint.colorization.networks import NetworkColorist, open_network
@@ -40,14 +40,14 @@ def painters(tmp_path_factory: pytest.TempPathFactory) -> dict[str, NetworkColor
 
 @pytest.fixture
 def studio(painters: dict[str, NetworkColorist]) -> Iterator[Site]:
-    table = Table(painters["tiny"], "tiny", 1_000_000)
+    table = OpenImages(painters["tiny"], "tiny", 1_000_000)
     with serving(lambda address: studio_app(table, 1, {"localhost"})) as site:
         yield site
 
 
 @pytest.fixture
 def hinted(painters: dict[str, NetworkColorist]) -> Iterator[Site]:
-    table = Table(painters["siggraph17"], "siggraph17", 1_000_000)
+    table = OpenImages(painters["siggraph17"], "siggraph17", 1_000_000)
     with serving(lambda address: studio_app(table, 1, {"localhost"})) as site:
         yield site
 
@@ -400,7 +400,7 @@ def test_on_a_phone_nothing_sticks_out(browser: "Browser", hinted: Site) -> None
 
 
 def test_a_stopped_studio_is_a_line_on_the_page(browser: "Browser", painters: dict[str, NetworkColorist]) -> None:
-    table = Table(painters["tiny"], "tiny", 1_000_000)
+    table = OpenImages(painters["tiny"], "tiny", 1_000_000)
     with watched(browser) as page:
         with serving(lambda address: studio_app(table, 1, {"localhost"})) as site:
             opened(page, site, photograph())

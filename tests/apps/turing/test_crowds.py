@@ -17,7 +17,7 @@ from studying import MakeStudy, wait_until_served, write_images
 from pretint.apps.turing.pages import study_app
 from pretint.apps.turing.results import result_lines
 from pretint.apps.turing.store import Store
-from pretint.apps.web.security import Rate
+from pretint.apps.web.security import RateLimit
 
 FORM = "application/x-www-form-urlencoded"
 TOKEN = "a long and random token"
@@ -171,7 +171,7 @@ def test_the_owner_enters_after_a_thousand_wrong_tokens(study: Site) -> None:
 
 @pytest.mark.slow
 def test_a_flood_without_a_link_is_bounded_and_shuts_nobody_out(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pretint.apps.turing.pages._STRANGERS", Rate(300, 6))  # a tenth, as is the flood
+    monkeypatch.setattr("pretint.apps.turing.pages._STRANGERS", RateLimit(300, 6))  # a tenth, as is the flood
     with serving(lambda address: study_app(store, TOKEN, address, {"localhost"})) as study:
         pupil = Participant(study, f"/join/{store.facts.token}")
         pupil.join()

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from pretint.apps.turing.results import Answer, Judged, extremes, fooling_rate, judged_images, rate_of
+from pretint.apps.turing.results import Answer, FooledImage, extremes, fooling_rate, judged_images, rate_of
 
 
 def every_resample(answers: list[list[int]]) -> dict[float, float]:
@@ -64,7 +64,7 @@ def test_rates_and_images_of_an_algorithm() -> None:
     rate = rate_of(answers, 0)
     assert rate is not None and (rate.estimate.value, rate.participants, rate.trials) == (2 / 3, 2, 3)
     assert rate_of(answers, 2) is None
-    assert judged_images(answers, 0) == [Judged(5, 2, 2), Judged(6, 0, 1)]
+    assert judged_images(answers, 0) == [FooledImage(5, 2, 2), FooledImage(6, 0, 1)]
 
 
 def test_one_lucky_answer_does_not_outrank_many() -> None:
@@ -74,7 +74,7 @@ def test_one_lucky_answer_does_not_outrank_many() -> None:
 
 @pytest.mark.parametrize(("count", "sizes"), [(0, (0, 0)), (1, (1, 0)), (2, (1, 1)), (5, (2, 2)), (30, (6, 6))])
 def test_no_image_is_among_the_most_and_the_least_convincing(count: int, sizes: tuple[int, int]) -> None:
-    judged = [Judged(pair, count - pair, count) for pair in range(count)]
+    judged = [FooledImage(pair, count - pair, count) for pair in range(count)]
     most, least = extremes(judged, 6)
     assert (len(most), len(least)) == sizes and not set(most) & set(least)
     assert most == judged[: len(most)] and least == judged[::-1][: len(least)]

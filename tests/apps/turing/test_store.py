@@ -10,7 +10,7 @@ from launching import Launcher
 from studying import MakeStudy
 
 from pretext.errors import UserError
-from pretint.apps.turing.store import REAL, Shown, Store, draw_algorithm, draw_trials
+from pretint.apps.turing.store import REAL, ShownPair, Store, draw_algorithm, draw_trials
 
 
 def test_a_participant_sees_no_pair_twice_and_the_same_order_always() -> None:
@@ -38,7 +38,7 @@ def test_algorithms_are_balanced_after_every_participant() -> None:
     assert min(Counter(first).values()) > 15, "and which comes first is drawn"
 
 
-ON_TIME = Shown(shown_ms=201.0, frames=12, longest_frame_ms=17.0, hidden=False, response_ms=900.0)
+ON_TIME = ShownPair(shown_ms=201.0, frames=12, longest_frame_ms=17.0, hidden=False, response_ms=900.0)
 
 
 def test_a_trial_is_shown_once_and_answered_once_in_its_turn(make_study: MakeStudy) -> None:
@@ -65,11 +65,11 @@ def test_a_trial_is_shown_once_and_answered_once_in_its_turn(make_study: MakeStu
         (ON_TIME._replace(shown_ms=251.0), False),
         (ON_TIME._replace(shown_ms=100.0), False),
         (ON_TIME._replace(hidden=True), False),
-        (Shown(), False),
+        (ShownPair(), False),
     ],
 )
 def test_a_pair_not_shown_as_long_as_it_should_be_is_flagged(
-    make_study: MakeStudy, shown: Shown, on_time: bool
+    make_study: MakeStudy, shown: ShownPair, on_time: bool
 ) -> None:
     store = make_study(practice=0)
     number = store.join("somebody", "yes")
@@ -133,11 +133,11 @@ def test_an_answer_outlives_the_process_that_kept_it(make_study: MakeStudy, laun
     program = """
 import os, signal, sys
 from pathlib import Path
-from pretint.apps.turing.store import Shown, Store
+from pretint.apps.turing.store import ShownPair, Store
 store = Store.open(Path(sys.argv[1]))
 number = store.join("somebody", "yes")
 store.see(number, 0)
-store.answer(number, 0, True, Shown())
+store.answer(number, 0, True, ShownPair())
 store.see(number, 1)
 os.kill(os.getpid(), signal.SIGKILL)
 """

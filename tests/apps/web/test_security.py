@@ -17,7 +17,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from pretext.errors import UserError
-from pretint.apps.web.security import HEADERS, AddressLimit, Buckets, Guard, Rate, names_here
+from pretint.apps.web.security import HEADERS, AddressLimit, Buckets, Guard, RateLimit, names_here
 from pretint.apps.web.sockets import address_of, open_listener
 
 
@@ -142,7 +142,7 @@ def test_who_leaves_in_the_middle_of_a_body_is_no_error(site: Site, caplog: pyte
 
 def test_a_bucket_against_its_definition() -> None:
     now = 0.0
-    buckets = Buckets(Rate(3, 0.5), lambda: now)
+    buckets = Buckets(RateLimit(3, 0.5), lambda: now)
     assert [buckets.wait("a") for _ in range(3)] == [0, 0, 0]
     assert buckets.wait("a") == 2 and buckets.wait("b") == 0
     now = 1.0
@@ -156,7 +156,7 @@ def test_a_bucket_against_its_definition() -> None:
 @given(st.lists(st.floats(0, 5), max_size=60))
 def test_no_client_passes_more_often_than_its_rate(pauses: list[float]) -> None:
     now = 0.0
-    buckets = Buckets(Rate(4, 0.7), lambda: now)
+    buckets = Buckets(RateLimit(4, 0.7), lambda: now)
     passed = 0
     for pause in pauses:
         now += pause
@@ -165,12 +165,12 @@ def test_no_client_passes_more_often_than_its_rate(pauses: list[float]) -> None:
 
 
 def test_many_clients_take_bounded_memory_and_one_household_is_one() -> None:
-    buckets = Buckets(Rate(1, 0.001))
+    buckets = Buckets(RateLimit(1, 0.001))
     for client in range(10_000):
         buckets.wait(str(client))
     assert len(buckets._left) <= 4096
 
-    limit = AddressLimit(Rate(1, 0.001))
+    limit = AddressLimit(RateLimit(1, 0.001))
 
     def asks(address: str) -> int | None:
         return 429 if limit({"type": "http", "client": (address, 1)}) else None
@@ -185,7 +185,7 @@ def test_many_clients_take_bounded_memory_and_one_household_is_one() -> None:
 def test_addresses_behind_a_proxy(behind_proxy: bool) -> None:
     """Only a proxy is believed about them, and only as to what it adds itself: the last one."""
     app = Starlette(routes=[Route("/", length)])
-    with serving(lambda address: Guard(app, set(), limit=AddressLimit(Rate(1, 0.001))), behind_proxy) as site:
+    with serving(lambda address: Guard(app, set(), limit=AddressLimit(RateLimit(1, 0.001))), behind_proxy) as site:
         said = ["10.0.0.1", "10.0.0.2", "10.0.0.3, 10.0.0.1", "no address", "x" * 5000, "2001:db8::1", "2001:db8::2"]
         statuses = [site.ask("/", x_forwarded_for=addresses).status for addresses in said]
     assert statuses == ([200, 200, 429, 200, 429, 200, 429] if behind_proxy else [200] + [429] * 6)

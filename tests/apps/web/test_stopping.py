@@ -24,9 +24,9 @@ from starlette.routing import Route
 from studying import MakeStudy, make_study, write_images
 from tiers import one_fast
 
-from pretext.engine.signals import Ending
+from pretext.engine.signals import ExitStatus
 from pretint.apps.studio.pages import studio_app
-from pretint.apps.studio.photographs import Look, Table
+from pretint.apps.studio.photographs import OpenImages, ViewSettings
 from pretint.apps.turing.pages import study_app
 from pretint.apps.web.security import Guard
 from pretint.apps.web.server import PageServer
@@ -140,7 +140,7 @@ def test_a_second_signal_does_not_wait_for_the_requests_in_progress(monkeypatch:
         assert thread.is_alive(), "the request has its time"
         server.handle_exit(signal.SIGINT, None)
         thread.join(60)
-        assert not thread.is_alive() and server.ending == Ending.TERMINATED
+        assert not thread.is_alive() and server.ending == ExitStatus.TERMINATED
 
 
 SLOW_END = """
@@ -176,13 +176,13 @@ def test_a_signal_while_python_ends_prints_no_traceback(tmp_path: Path) -> None:
 
 
 def test_what_was_begun_is_answered(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    table, begun = Table(open_network(model, "cpu", 48), "tiny", 1_000_000), threading.Event()
+    table, begun = OpenImages(open_network(model, "cpu", 48), "tiny", 1_000_000), threading.Event()
     monkeypatch.setattr("pretint.apps.web.server._GRACE", 60.0)
 
-    def color(identity: str, look: Look) -> Image.Image:
+    def color(identity: str, look: ViewSettings) -> Image.Image:
         begun.set()
         time.sleep(0.5)  # so that the stop is under way
-        return Table.colored(table, identity, look)
+        return OpenImages.colored(table, identity, look)
 
     monkeypatch.setattr(table, "colored", color)
     with ExitStack() as stack:

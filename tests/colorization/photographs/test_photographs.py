@@ -21,8 +21,8 @@ from skimage.color import lab2rgb, rgb2lab
 
 from pretext.data.decode import decode
 from pretext.errors import ImageError
-from pretint.colorization.merge import Enlarged, join_rows
-from pretint.colorization.photographs import FORMATS, Format, open_photograph, read, signed, write_photograph
+from pretint.colorization.merge import Enlarged, merge_rows
+from pretint.colorization.photographs import FORMATS, Format, is_signed, open_photograph, read, write_photograph
 from pretint.colorization.photographs.profiles import srgb_profile
 
 NO_COLOR = torch.zeros(1, 2, 2, 2)
@@ -168,7 +168,7 @@ def test_metadata_is_kept(rich: Path, tmp_path: Path, format: Format) -> None:
             assert result.info["comment"] == b"a note"
             assert ("APP13", b"Photoshop 3.0\0caption") in result.applist  # type: ignore[attr-defined]
             assert [layer[1:3] for layer in result.layer] == [(1, 1)] * 3, "4:4:4"  # type: ignore[attr-defined]
-    assert signed(path) and not signed(rich)
+    assert is_signed(path) and not is_signed(rich)
 
 
 def test_tiffs_own_exif_is_kept_at_16_bits(rich: Path, tmp_path: Path) -> None:
@@ -224,7 +224,7 @@ def test_a_profile_is_kept_and_colors_are_computed_in_srgb(bits: int, tmp_path: 
         written, wide_profile(), srgb_profile(), colorspace="rgb", outcolorspace="rgb",
         flags=imagecodecs.CMS.FLAGS.NOOPTIMIZE,
     )  # fmt: skip
-    joined = join_rows(photograph.rows(0, 54), Enlarged(AB, photograph.size).rows(0, 54))
+    joined = merge_rows(photograph.rows(0, 54), Enlarged(AB, photograph.size).rows(0, 54))
     assert np.abs(shown.astype(float) - joined).max() <= (3 if bits == 8 else 60)
 
 
@@ -394,7 +394,7 @@ def test_an_exif_block_too_long_for_a_jpeg_is_said(tmp_path: Path) -> None:
     Image.new("RGB", (9, 9)).save(tmp_path / "x.webp", exif=exif)
     photograph = open_photograph(tmp_path / "x.webp")
     assert "its EXIF is too long" in write_photograph(photograph, AB, tmp_path / "x.jpg", "jpeg")[0]
-    assert signed(tmp_path / "x.jpg")
+    assert is_signed(tmp_path / "x.jpg")
 
 
 def test_upright_as_pillow_turns(tmp_path: Path) -> None:

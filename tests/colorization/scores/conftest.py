@@ -15,7 +15,7 @@ from pretext.engine.checkpoint import save_checkpoint
 from pretext.methods.objectives import ObjectiveSettings
 from pretext.pretrained import color_contract
 from pretext.recipe import PretrainSettings, build_colorizer
-from pretext.settings import plain
+from pretext.settings import to_plain
 
 Make = Callable[..., Path]
 
@@ -36,12 +36,12 @@ def make_run() -> Make:
         prior = torch.full((313,), 1 / 313, dtype=torch.float64)
         state = {
             "step": 7,
-            "settings": plain(settings),
+            "settings": to_plain(settings),
             "color": color_contract(settings, prior),
             "model": build_colorizer(settings, prior).state_dict(),
         }
         save_checkpoint(folder / "checkpoints" / "00000007.pt", state)
-        (folder / "settings.yaml").write_text(yaml.safe_dump(plain(settings)))
+        (folder / "settings.yaml").write_text(yaml.safe_dump(to_plain(settings)))
         return folder
 
     return make

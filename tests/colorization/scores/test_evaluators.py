@@ -17,7 +17,7 @@ from timm.data import ImageNetInfo
 from torch import Tensor
 
 from pretext.errors import UserError
-from pretint.colorization.scores.evaluators import Inception, Lpips, TopClass, Unavailable, open_panel
+from pretint.colorization.scores.evaluators import EvaluatorUnavailableError, Inception, Lpips, TopClass, open_panel
 
 CPU = torch.device("cpu")
 
@@ -179,7 +179,7 @@ class TestPanel:
         panel = open_panel("hub", "hub", "test_resnet", None, [], CPU)
         assert not panel.present and len(panel.missing) == 3
         assert all("cannot be fetched (OSError); go online once, or name" in line for line in panel.missing)
-        with pytest.raises(Unavailable):
+        with pytest.raises(EvaluatorUnavailableError):
             Inception("hub")
 
     def test_weights_tell_judges_apart(self, files: Path) -> None:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from pretext.data.source import digest_of_keys
 from pretext.errors import ImageError
-from pretint.colorization.scores.images import Circle, is_gray, is_state, square
+from pretint.colorization.scores.images import ScoredImages, is_gray, is_state, square
 from pretint.colorization.scores.ledger import Ledger
 
 
@@ -57,7 +57,7 @@ def color_of(pixels: np.ndarray) -> int:
 @given(st.text("ccgx", min_size=1, max_size=14), st.integers(0, 9), st.integers(0, 14))
 def test_a_derangement_of_those_in_color_each_read_once(kinds: str, seed: int, most: int) -> None:
     source = Told(kinds)
-    circle = Circle(source, 16, 5.0, seed, most, Memory())
+    circle = ScoredImages(source, 16, 5.0, seed, most, Memory())
     found = [(pair.index, color_of(pair.pixels), color_of(pair.donor)) for pair in circle.pairs(set())]
     colored = [index for index in circle.order if kinds[index] == "c"]
     assert circle.kept == colored
@@ -70,15 +70,17 @@ def test_a_derangement_of_those_in_color_each_read_once(kinds: str, seed: int, m
 
 @given(st.text("ccgx", min_size=1, max_size=14), st.integers(0, 9), st.sets(st.integers(0, 13)), st.integers(0, 14))
 def test_after_any_stop_the_rest_is_what_it_would_have_been(kinds: str, seed: int, done: set[int], met: int) -> None:
-    whole = {pair.index: color_of(pair.donor) for pair in Circle(Told(kinds), 16, 5.0, seed, 0, Memory()).pairs(set())}
+    whole = {
+        pair.index: color_of(pair.donor) for pair in ScoredImages(Told(kinds), 16, 5.0, seed, 0, Memory()).pairs(set())
+    }
     seen = Memory()
-    first = Circle(Told(kinds), 16, 5.0, seed, 0, seen)
+    first = ScoredImages(Told(kinds), 16, 5.0, seed, 0, seen)
     for _, _pair in zip(range(met), first.pairs(set()), strict=False):
         pass
     done = {index for index in done if index in seen}
     known = {index for index in range(len(kinds)) if index in seen}
     source = Told(kinds)
-    rest = {pair.index: color_of(pair.donor) for pair in Circle(source, 16, 5.0, seed, 0, seen).pairs(done)}
+    rest = {pair.index: color_of(pair.donor) for pair in ScoredImages(source, 16, 5.0, seed, 0, seen).pairs(done)}
     assert rest == {index: donor for index, donor in whole.items() if index not in done}
     assert set(source.reads.values()) <= {1}
     assert not any(source.reads[index] for index in known if kinds[index] != "c"), "what is left out stays so, unread"
@@ -86,19 +88,19 @@ def test_after_any_stop_the_rest_is_what_it_would_have_been(kinds: str, seed: in
 
 def test_nothing_is_read_when_all_is_done() -> None:
     seen, source = Memory(), Told("ccgc")
-    for _ in Circle(source, 16, 5.0, 0, 0, seen).pairs(set()):
+    for _ in ScoredImages(source, 16, 5.0, 0, 0, seen).pairs(set()):
         pass
     source.reads.clear()
-    assert not list(Circle(source, 16, 5.0, 0, 0, seen).pairs({0, 1, 3})) and not source.reads
+    assert not list(ScoredImages(source, 16, 5.0, 0, 0, seen).pairs({0, 1, 3})) and not source.reads
 
 
 def test_a_image_that_is_gone_since_is_told_of() -> None:
     seen, source = Memory(), Told("ccc")
-    for _ in Circle(source, 16, 5.0, 0, 0, seen).pairs(set()):
+    for _ in ScoredImages(source, 16, 5.0, 0, 0, seen).pairs(set()):
         pass
     source.kinds = "xxx"
     with pytest.raises(ImageError, match="damaged"):
-        list(Circle(source, 16, 5.0, 0, 0, seen).pairs(set()))
+        list(ScoredImages(source, 16, 5.0, 0, 0, seen).pairs(set()))
 
 
 @pytest.mark.parametrize("size", [(40, 40), (100, 40), (39, 80), (1, 1), (1, 300), (5, 3)])
@@ -120,7 +122,7 @@ def test_gray_means_no_color_beyond_the_threshold() -> None:
 
 
 def test_the_state_of_a_image_is_kept_in_files(tmp_path: Path) -> None:
-    circle = Circle(Told("cgxc"), 16, 5.0, 0, 0, Ledger(tmp_path, "images", {}, is_state))
+    circle = ScoredImages(Told("cgxc"), 16, 5.0, 0, 0, Ledger(tmp_path, "images", {}, is_state))
     assert len(list(circle.pairs(set()))) == 2
-    again = Circle(Told("cgxc"), 16, 5.0, 0, 0, Ledger(tmp_path, "images", {}, is_state))
+    again = ScoredImages(Told("cgxc"), 16, 5.0, 0, 0, Ledger(tmp_path, "images", {}, is_state))
     assert (again.kept, again.gray, again.skipped) == (circle.kept, 1, [("2.png", "damaged")])

@@ -33,7 +33,7 @@ Make = Callable[..., Path]
 SIZE = 32
 
 
-class Small(evaluators.Features):
+class Small(evaluators.FeatureExtractor):
     """Features of little width, in place of Inception's, whose file nobody has here."""
 
     width = 4

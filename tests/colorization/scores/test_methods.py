@@ -13,21 +13,21 @@ from pretext.color import rgb_to_lab
 from pretext.engine.checkpoint import load_checkpoint, save_checkpoint
 from pretext.errors import UserError
 from pretext.pretrained import load_pretrained
-from pretint.colorization.scores.methods import Batch, Method, hints_from_truth, open_method
+from pretint.colorization.scores.methods import ScoreBatch, ScoredMethod, hints_from_truth, open_method
 from pretint.colorization.scribbles import affinities
 
 Make = Callable[..., Path]
 CPU = torch.device("cpu")
 
 
-def batch(count: int = 2, size: int = 48) -> Batch:
+def batch(count: int = 2, size: int = 48) -> ScoreBatch:
     rgb = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (count, 3, size, size), dtype=np.uint8))
     lab = rgb_to_lab(rgb)
     bins = torch.zeros_like(lab[:, 0]).long()  # no method sees them
-    return Batch(list(range(5, 5 + count)), rgb, lab, bins, lab[:, 1:].flip(0))
+    return ScoreBatch(list(range(5, 5 + count)), rgb, lab, bins, lab[:, 1:].flip(0))
 
 
-def opened(word: object, seed: int = 0) -> Method:
+def opened(word: object, seed: int = 0) -> ScoredMethod:
     return open_method(str(word), CPU, 0.38, seed)
 
 

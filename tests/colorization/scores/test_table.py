@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 import pretint.cli
-from pretint.colorization.scores.table import METRICS, Known, Line, Scores, Summary, known
+from pretint.colorization.scores.table import METRICS, MethodOutcomes, ScoreRow, Scores, Summary, known
 from transfer.bootstrap import Estimate
 
 Make = Callable[..., Path]
@@ -32,9 +32,9 @@ def scores() -> Scores:
     }
     gray = own | {"auc": Estimate(0.88, 0.87, 0.89), "fid_same": Estimate(20, NAN, NAN)}
     lines = (
-        Line("mine_1", "a network", {"checkpoint": "abc"}, own, {}),
-        Line("gray", "none", {}, gray, {"auc": Estimate(-0.02, -0.03, -0.01), "psnr": Estimate(0, -0.5, 0.5)}),
-        Line("truth", "itself", {}, truth, {"auc": Estimate(0.1, 0.09, 0.11)}),
+        ScoreRow("mine_1", "a network", {"checkpoint": "abc"}, own, {}),
+        ScoreRow("gray", "none", {}, gray, {"auc": Estimate(-0.02, -0.03, -0.01), "psnr": Estimate(0, -0.5, 0.5)}),
+        ScoreRow("truth", "itself", {}, truth, {"auc": Estimate(0.1, 0.09, 0.11)}),
     )
     facts = {"images": "folder", "digest": "d", "size": 64, "n": 10, "versions": {"x": "1"}}
     return Scores(lines, METRICS, "mine_1", facts, ("n is 10",), ("LPIPS is left out",), (), Path("x.json"))
@@ -96,7 +96,7 @@ def record(index: int, seed: int) -> dict[str, object]:
 
 def test_intervals_are_those_of_the_resampled_images() -> None:
     one, pixels = known([record(index, 0) for index in range(40)], 313, None)
-    two = Known(one.areas // 2, {**one.values, "ssim": one.values["ssim"] + 0.1}, None, None)
+    two = MethodOutcomes(one.areas // 2, {**one.values, "ssim": one.values["ssim"] + 0.1}, None, None)
     summary = Summary({"one": one, "two": two}, pixels)
     ssim = summary.scores("one")["ssim"]
     spread = one.values["ssim"].std() / np.sqrt(40)

@@ -18,14 +18,14 @@ from hypothesis import strategies as st
 from PIL import Image
 from tiers import one_fast
 
-from pretext.data import Bundled, Folder, Shards, Source
+from pretext.data import Bundled, Folder, ImageDataset, Shards
 from pretext.data.batches import (
+    AugmentedDataset,
     Batch,
     CropSettings,
-    Examples,
-    Samples,
+    EvalDataset,
     Subset,
-    Views,
+    TrainDataset,
     WorkerStart,
     batches,
     center_crop,
@@ -86,7 +86,7 @@ def same(one: list[Batch], other: list[Batch]) -> bool:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_batches_do_not_depend_on_workers(workers: int) -> None:
-    samples = Samples([noise(11, bad=(2, 3, 10))], SMALL, seed=4, cache_bytes=20_000)
+    samples = TrainDataset([noise(11, bad=(2, 3, 10))], SMALL, seed=4, cache_bytes=20_000)
     alone = list(batches(samples, 4, 0, 9, workers=0))
     assert len(alone) == 9
     assert all(batch.rgb.shape == (4, 3, 8, 8) and batch.rgb.dtype == torch.uint8 for batch in alone)
@@ -96,19 +96,19 @@ def test_batches_do_not_depend_on_workers(workers: int) -> None:
 
 
 def test_batches_do_not_depend_on_the_start_nor_on_random_state() -> None:
-    samples = Samples([noise(11, bad=(2, 3))], SMALL, seed=4)
+    samples = TrainDataset([noise(11, bad=(2, 3))], SMALL, seed=4)
     torch.manual_seed(0)
     every = list(batches(samples, 4, 0, 9, workers=0))
     for start in (1, 4, 8):
         torch.manual_seed(start)
-        assert same(every[start:], list(batches(Samples([noise(11, (2, 3))], SMALL, 4), 4, start, 9, workers=0)))
+        assert same(every[start:], list(batches(TrainDataset([noise(11, (2, 3))], SMALL, 4), 4, start, 9, workers=0)))
     assert list(batches(samples, 4, 3, 3, workers=0)) == []
     far = 10**9
     assert same(list(batches(samples, 4, far, far + 2, 0))[1:], list(batches(samples, 4, far + 1, far + 2, 0)))
 
 
 def test_batches_do_not_depend_on_their_size() -> None:
-    samples = Samples([noise(11, bad=(2, 3))], SMALL, seed=4)
+    samples = TrainDataset([noise(11, bad=(2, 3))], SMALL, seed=4)
     whole, halves = list(batches(samples, 8, 0, 4, 0)), list(batches(samples, 4, 0, 8, 0))
     for step, batch in enumerate(whole):
         first, second = halves[2 * step : 2 * step + 2]
@@ -120,13 +120,13 @@ def test_batches_do_not_depend_on_their_size() -> None:
 
 
 def test_seeds_differ() -> None:
-    one, other = (next(batches(Samples([noise(11)], SMALL, seed), 8, 0, 1, 0)) for seed in (1, 2))
+    one, other = (next(batches(TrainDataset([noise(11)], SMALL, seed), 8, 0, 1, 0)) for seed in (1, 2))
     assert not torch.equal(one.rgb, other.rgb)
 
 
 def test_sample_is_the_crop_of_its_image() -> None:
     source, seed = noise(11), 9
-    samples = Samples([source], SMALL, seed)
+    samples = TrainDataset([source], SMALL, seed)
     for t in (0, 5, 11, 40, 12_345):
         image = source.read(image_index(seed, t, 11))
         rgb = samples[t].rgb
@@ -135,17 +135,17 @@ def test_sample_is_the_crop_of_its_image() -> None:
 
 
 def test_epochs_see_every_image_once_and_crop_it_anew() -> None:
-    samples = Samples([plain(24)], SMALL, seed=0)
+    samples = TrainDataset([plain(24)], SMALL, seed=0)
     for epoch in range(3):
         shades = [int(samples[t].rgb[0, 0, 0]) for t in range(24 * epoch, 24 * (epoch + 1))]  # type: ignore[index]
         assert sorted(shades) == list(range(24))
-    one = Samples([noise(1)], SMALL, seed=0)
+    one = TrainDataset([noise(1)], SMALL, seed=0)
     assert len({one[t].rgb.numpy().tobytes() for t in range(20)}) == 20  # type: ignore[union-attr]
 
 
 def test_images_are_asked_for_no_smaller_than_a_crop_needs() -> None:
     source = plain(3)
-    Samples([source], CropSettings(size=50, area=(0.25, 1)), seed=0)[0]
+    TrainDataset([source], CropSettings(size=50, area=(0.25, 1)), seed=0)[0]
     assert source.asked == {100}  # a quarter of a square of 100 x 100 has 50 x 50 pixels
 
 
@@ -162,7 +162,7 @@ def test_workers_do_not_see_the_signals_that_stop_a_run() -> None:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
     asked = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR2}
     assert not asked & before
-    samples = Samples([Masks(plain(2).images)], SMALL, seed=0)
+    samples = TrainDataset([Masks(plain(2).images)], SMALL, seed=0)
     [batch] = batches(samples, 4, 0, 1, workers=1)
     assert {reason for _, reason in batch.skipped} == {str(sorted(before | asked))}
     [batch] = batches(samples, 4, 0, 1, workers=0)
@@ -171,7 +171,7 @@ def test_workers_do_not_see_the_signals_that_stop_a_run() -> None:
 
 
 @pytest.fixture(scope="module")
-def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Source]:
+def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ImageDataset]:
     """The same few images in a folder and in shards; built-in ones."""
     folder, tiles = tmp_path_factory.mktemp("sources"), Bundled("train")
     (folder / "images").mkdir()
@@ -187,9 +187,9 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Source]:
 
 
 @pytest.mark.parametrize("start", ["fork", "forkserver", "spawn"])
-def test_batches_do_not_depend_on_how_workers_are_started(start: WorkerStart, sources: dict[str, Source]) -> None:
+def test_batches_do_not_depend_on_how_workers_are_started(start: WorkerStart, sources: dict[str, ImageDataset]) -> None:
     parts = [Subset(source, range(2, len(source)), seed=1) for source in sources.values()]
-    samples = Samples(parts, SMALL, seed=4, cache_bytes=20_000)
+    samples = TrainDataset(parts, SMALL, seed=4, cache_bytes=20_000)
     alone = list(batches(samples, 6, 0, 9, workers=0))
     assert same(alone, list(batches(samples, 6, 0, 9, workers=4, worker_start=start)))
 
@@ -197,10 +197,10 @@ def test_batches_do_not_depend_on_how_workers_are_started(start: WorkerStart, so
 SEES = """
 import signal, sys
 sys.path.insert(0, "tests/pretext/data")
-from test_batches import SMALL, Masks, Samples, batches, plain
+from test_batches import SMALL, Masks, TrainDataset, batches, plain
 
 if __name__ == "__main__":
-    samples = Samples([Masks(plain(2).images)], SMALL, seed=0)
+    samples = TrainDataset([Masks(plain(2).images)], SMALL, seed=0)
     [batch] = batches(samples, 4, 0, 1, workers=1, worker_start=sys.argv[1])
     print(*{reason for _, reason in batch.skipped}, signal.pthread_sigmask(signal.SIG_BLOCK, []), sep="; ")
 """
@@ -227,7 +227,7 @@ def test_the_next_image_takes_the_place_of_a_bad_one(workers: int) -> None:
     bad = (0, 4, 5, 11)
     stand_in = {0: 1, 4: 6, 5: 6, 11: 1}  # after the last comes the first
     passed = {0: [0], 4: [4, 5], 5: [5], 11: [11, 0]}
-    samples = Samples([plain(12, bad)], SMALL, seed=3)
+    samples = TrainDataset([plain(12, bad)], SMALL, seed=3)
     shown, skipped, expected = [], [], []
     for batch in batches(samples, 6, 0, 6, workers):
         shown += batch.rgb[:, 0, 0, 0].tolist()
@@ -254,18 +254,18 @@ def test_labels_are_those_of_the_images_that_were_read(workers: int) -> None:
     whole = Named(12, bad=(0, 4, 5, 11))
     parts = [Subset(whole, range(3, 12), seed=1), whole]
     for labeled in (True, False):
-        samples = Samples(parts, SMALL, seed=3, labeled=labeled)
+        samples = TrainDataset(parts, SMALL, seed=3, labeled=labeled)
         for batch in batches(samples, 6, 0, 6, workers, positions=range(1, 5)):
             shades = batch.rgb[:, 0, 0, 0].long()
             assert batch.labels.dtype == torch.int64
             assert torch.equal(batch.labels, 7 * shades if labeled else torch.full((4,), -1))
-    (views,) = stream(Views(whole, 6, labeled=True), range(12), 12, workers)
+    (views,) = stream(EvalDataset(whole, 6, labeled=True), range(12), 12, workers)
     assert views.labels.tolist() == [7 * index for index in (1, 2, 3, 6, 7, 8, 9, 10)]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_only_bad_images_are_an_error_that_names_one(workers: int) -> None:
-    samples = Samples([plain(3, bad=(0, 1, 2))], SMALL, seed=0)
+    samples = TrainDataset([plain(3, bad=(0, 1, 2))], SMALL, seed=0)
     with pytest.raises(UserError, match=r"image \d: torn"):
         next(batches(samples, 4, 0, 2, workers))
 
@@ -275,7 +275,7 @@ def test_a_batch_is_whole_or_an_error() -> None:
     hopeless = next(t for t in range(130) if image_index(0, t, 130) <= 20)
     assert hopeless > 0
     step = hopeless // 3
-    made = batches(Samples([source], SMALL, seed=0), 3, 0, 40, workers=0)
+    made = batches(TrainDataset([source], SMALL, seed=0), 3, 0, 40, workers=0)
     assert all(len(next(made).rgb) == 3 for _ in range(step))
     with pytest.raises(UserError):
         next(made)
@@ -283,24 +283,24 @@ def test_a_batch_is_whole_or_an_error() -> None:
 
 def test_the_error_counts_the_images_in_a_row() -> None:
     with pytest.raises(UserError, match="no image of 3 in a row"):
-        next(batches(Samples([plain(3, bad=(0, 1, 2))], SMALL, seed=0), 4, 0, 1, workers=0))
+        next(batches(TrainDataset([plain(3, bad=(0, 1, 2))], SMALL, seed=0), 4, 0, 1, workers=0))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_views_leave_out_bad_images(workers: int) -> None:
     source = noise(8, bad=(1, 4, 5))
-    made = list(stream(Views(source, 6), range(8), 3, workers))
+    made = list(stream(EvalDataset(source, 6), range(8), 3, workers))
     expected = [center_crop(source.read(index, 6), 6) for index in (0, 2, 3, 6, 7)]
     assert [len(batch.rgb) for batch in made] == [2, 1, 2]
     rgb = torch.cat([batch.rgb for batch in made]).permute(0, 2, 3, 1).numpy()
     assert rgb.dtype == np.uint8 and (rgb == np.stack(expected)).all()
     assert [entry for batch in made for entry in batch.skipped] == [(f"image {i}", "torn") for i in (1, 4, 5)]
-    [nothing] = stream(Views(source, 6), range(4, 6), 3, workers)
+    [nothing] = stream(EvalDataset(source, 6), range(4, 6), 3, workers)
     assert len(nothing.rgb) == 0 and len(nothing.skipped) == 2
 
 
 def test_patience_ends_after_a_hundred() -> None:
-    samples = Samples([plain(130, bad=tuple(range(120)))], SMALL, seed=0)
+    samples = TrainDataset([plain(130, bad=tuple(range(120)))], SMALL, seed=0)
     for t in range(130):
         first = image_index(0, t, 130)
         sample = samples[t]
@@ -479,7 +479,7 @@ def test_settings_at_their_limits() -> None:
 
 def test_cache_changes_no_sample_and_reads_once() -> None:
     source, plainly = noise(10, bad=(6,)), noise(10, bad=(6,))
-    cached, uncached = Samples([source], SMALL, 2, cache_bytes=10**9), Samples([plainly], SMALL, 2)
+    cached, uncached = TrainDataset([source], SMALL, 2, cache_bytes=10**9), TrainDataset([plainly], SMALL, 2)
     for t in range(50):
         one, other = cached[t], uncached[t]
         assert one.rgb is not None and other.rgb is not None
@@ -492,7 +492,7 @@ def test_cache_changes_no_sample_and_reads_once() -> None:
 @pytest.mark.parametrize("room", [0, 1, 323, 324, 4 * 324 + 323, 10 * 324])
 def test_cache_keeps_to_its_limit(room: int) -> None:
     source = plain(10)  # 9 x 12 x 3 = 324 bytes each
-    samples = Samples([source], SMALL, 0, cache_bytes=room)
+    samples = TrainDataset([source], SMALL, 0, cache_bytes=room)
     for t in range(30):
         samples[t]
     kept = [index for index in range(10) if source.reads[index] == 1]
@@ -509,7 +509,7 @@ def test_subsets_are_disjoint_and_complete(count: int, seed: int, data: st.DataO
     cut = data.draw(st.integers(0, count))
     parts = [Subset(source, range(cut), seed), Subset(source, range(cut, count), seed)]
     assert [len(part) for part in parts] == [cut, count - cut]
-    assert all(isinstance(part, Source) for part in parts)
+    assert all(isinstance(part, ImageDataset) for part in parts)
     keys = [[part.key(rank) for rank in range(len(part))] for part in parts]
     assert sorted(keys[0] + keys[1]) == sorted(source.key(index) for index in range(count))
     again = Subset(plain(count), range(cut), seed)
@@ -532,12 +532,12 @@ def test_subset_reads_what_it_names() -> None:
 
 def test_real_images_with_workers(shared_data: Path) -> None:
 
-    samples = Samples([Folder(shared_data / "imagenette-mini" / "val")], CropSettings(size=32), seed=1)
+    samples = TrainDataset([Folder(shared_data / "imagenette-mini" / "val")], CropSettings(size=32), seed=1)
     assert same(list(batches(samples, 8, 2, 5, workers=0)), list(batches(samples, 8, 2, 5, workers=2)))
 
 
 def test_bundled_images() -> None:
-    [batch] = batches(Samples([Bundled("train")], CropSettings(size=16), seed=0), 32, 0, 1, workers=0)
+    [batch] = batches(TrainDataset([Bundled("train")], CropSettings(size=16), seed=0), 32, 0, 1, workers=0)
     assert batch.skipped == []
     assert batch.rgb.float().std((1, 2, 3)).min() > 0.5  # no crop is empty
 
@@ -552,7 +552,7 @@ def test_squashed_crops_are_crops_of_a_squashed_image() -> None:
     assert np.array_equal(found, np.asarray(expected))
 
 
-class Boxed(Examples):
+class Boxed(AugmentedDataset):
     """Whole images, each of its own size, with a dict of what is known; some cannot be used."""
 
     draws = 1
@@ -590,7 +590,7 @@ def test_several_labels_a_image() -> None:
             self.labels = labels
 
     part = Subset(Several(), range(4), seed=1)
-    (batch,) = batches(Samples([part], SMALL, seed=3, labeled=True), 4, 0, 1, 0)
+    (batch,) = batches(TrainDataset([part], SMALL, seed=3, labeled=True), 4, 0, 1, 0)
     assert batch.labels.dtype == torch.int8
     known = {tuple(labels[part.index(rank)]) for rank in range(4)}
     assert {tuple(row.tolist()) for row in batch.labels} == known

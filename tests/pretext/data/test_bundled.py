@@ -10,7 +10,7 @@ import skimage.data
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pretext.data import Bundled, LabeledSource, bundled
+from pretext.data import Bundled, LabeledDataset, bundled
 from pretext.errors import UserError
 
 Part = Literal["train", "test"]
@@ -75,7 +75,7 @@ def test_test_part_is_where_the_test_tiles_lie() -> None:
 @pytest.mark.parametrize("tile", [32, 48])
 def test_tiles(part: Part, tile: int) -> None:
     source = Bundled(part, tile)
-    assert isinstance(source, LabeledSource)
+    assert isinstance(source, LabeledDataset)
     counts = Counter(source.labels)
     assert sorted(counts) == list(range(8))
     assert len(set(counts.values())) == 1  # chance is 1 in 8

@@ -10,7 +10,7 @@ import pytest
 
 from pretext.data import LabeledShards, Shards
 from pretext.data.pack import PackSettings, pack
-from pretext.data.tar_index import index_path, known_index, new_index
+from pretext.data.tar_index import build_index, index_path, load_index
 from pretext.errors import ImageError, UserError
 
 SMALL = PackSettings(shorter=16, shard_mb=0.2, workers=0)
@@ -77,7 +77,7 @@ def test_the_index_beside_is_known_when_the_ends_are_damaged(packed: Path) -> No
     label = content.index(b".cls") // 512 * 512 + 512
     content[label] ^= 1
     shard.write_bytes(content)
-    assert known_index(shard) is None and new_index(shard).sums is not None
+    assert load_index(shard) is None and build_index(shard).sums is not None
     assert (LabeledShards(shard).labels == expected.labels).all()
 
 

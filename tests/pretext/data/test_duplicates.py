@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pretext.data import Bundled, Shards, duplicates, open_source
+from pretext.data import Bundled, Shards, duplicates, open_dataset
 from pretext.data.duplicates import find_shared
-from pretext.data.source import Source, StoredSource
+from pretext.data.source import ImageDataset, StoredDataset
 from pretext.data.torchvision_sets import ArraySet
 
 COUNT = 30
@@ -47,11 +47,11 @@ def images(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def search(train: Source, test: Source) -> list[list[int]]:
+def search(train: ImageDataset, test: ImageDataset) -> list[list[int]]:
     """By brute force."""
-    assert isinstance(train, StoredSource) and isinstance(test, StoredSource)
+    assert isinstance(train, StoredDataset) and isinstance(test, StoredDataset)
 
-    def contents(source: StoredSource) -> Iterator[tuple[int, bytes]]:
+    def contents(source: StoredDataset) -> Iterator[tuple[int, bytes]]:
         sizes = source.stamps()[:, 0]
         return ((index, source.read_bytes(index)) for index in range(len(source)) if sizes[index] > 0)
 
@@ -69,15 +69,15 @@ def packed(folder: Path) -> Shards:
     return Shards(folder.with_suffix(".tar"))
 
 
-def listed(folder: Path) -> Source:
+def listed(folder: Path) -> ImageDataset:
     names = sorted(path.name for path in folder.iterdir())
     folder.with_suffix(".txt").write_text("\n".join(reversed(names)))
-    return open_source(f"list:{folder.with_suffix('.txt')}:{folder}")
+    return open_dataset(f"list:{folder.with_suffix('.txt')}:{folder}")
 
 
 def test_files_tars_and_lists(images: Path) -> None:
     kinds = {
-        "folder": [open_source(str(images / part)) for part in ("train", "test")],
+        "folder": [open_dataset(str(images / part)) for part in ("train", "test")],
         "tar": [packed(images / part) for part in ("train", "test")],
         "list": [listed(images / part) for part in ("train", "test")],
     }
@@ -99,13 +99,13 @@ def test_rows_of_a_table(images: Path) -> None:
         features = datasets.Features({"image": datasets.Image()})
         tables[part] = datasets.Dataset.from_dict({"image": [*cells, None]}, features=features)
     datasets.DatasetDict(tables).save_to_disk(images / "saved")
-    train, test = (open_source(f"hf:{images}/saved:{part}") for part in ("train", "test"))
+    train, test = (open_dataset(f"hf:{images}/saved:{part}") for part in ("train", "test"))
     assert find_shared(train, test).tolist() == search(train, test) == [[1, 7], [14, 4], [15, 5]]
-    folder = open_source(str(images / "train"))
+    folder = open_dataset(str(images / "train"))
     assert find_shared(folder, test).tolist() == [[1, 7], [14, 4], [15, 5]]
-    part = open_source(f"hf:{images}/saved:test[10:20]")
+    part = open_dataset(f"hf:{images}/saved:test[10:20]")
     assert find_shared(train, part).tolist() == [[4, 4], [5, 5]]
-    joined = open_source(f"hf:{images}/saved:test[10:20]+test[:2]")
+    joined = open_dataset(f"hf:{images}/saved:test[10:20]+test[:2]")
     assert find_shared(train, joined).tolist() == search(train, joined) == [[4, 4], [5, 5], [11, 7]]
 
 
@@ -120,7 +120,7 @@ def test_pixels_in_memory() -> None:
 
 
 def test_parts_of_one_source(images: Path) -> None:
-    source = open_source(str(images / "train"))
+    source = open_dataset(str(images / "train"))
     fit, held = np.arange(0, 20), np.arange(20, COUNT)
     assert find_shared(source, source, fit, held).tolist() == [[29, 7]]
     assert find_shared(source, source, held, fit).tolist() == [[7, 29]]
@@ -134,7 +134,7 @@ def test_what_was_found_is_kept_until_an_image_changes(
     train, test = images / "train", images / "test"
 
     def count() -> int:
-        return len(find_shared(open_source(str(train)), open_source(str(test))))
+        return len(find_shared(open_dataset(str(train)), open_dataset(str(test))))
 
     assert count() == 3 and not (cache / "pretint" / "shared").exists(), "what was just written may change unseen"
     monkeypatch.setattr(duplicates, "_SETTLED", -1)
@@ -154,7 +154,7 @@ def test_what_was_found_is_kept_until_an_image_changes(
 
 def test_real_images(shared_data: Path) -> None:
     folder = shared_data / "imagenette-96"
-    train, val = (open_source(str(folder / part)) for part in ("train", "val"))
+    train, val = (open_dataset(str(folder / part)) for part in ("train", "val"))
     assert not len(find_shared(train, val))
-    shards = open_source(str(shared_data / "imagenette-96-shards" / "train-*.tar"))
+    shards = open_dataset(str(shared_data / "imagenette-96-shards" / "train-*.tar"))
     assert find_shared(train, shards).tolist() == search(train, shards)

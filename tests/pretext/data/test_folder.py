@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pretext.data import Bundled, ClassFolder, Folder, LabeledSource, Source, open_labeled, open_source
+from pretext.data import Bundled, ClassFolder, Folder, ImageDataset, LabeledDataset, open_dataset, open_labeled
 from pretext.data.source import digest_of_keys
 from pretext.errors import ImageError, UserError
 
@@ -24,7 +24,7 @@ def put(root: Path, *names: str) -> None:
         Image.new("RGB", (6, 4), (shade, shade, shade)).save(root / name, kind)
 
 
-def keys(source: Source) -> list[str]:
+def keys(source: ImageDataset) -> list[str]:
     return [source.key(index) for index in range(len(source))]
 
 
@@ -36,7 +36,7 @@ def test_finds_images_in_order_and_reads_them(tmp_path: Path) -> None:
         (tmp_path / other).write_bytes(b"x")
     (tmp_path / "folder.png").mkdir()
     source = Folder(tmp_path)
-    assert isinstance(source, Source)
+    assert isinstance(source, ImageDataset)
     assert keys(source) == sorted(names)
     for index, key in enumerate(sorted(names)):
         got = np.asarray(source.read(index))
@@ -129,7 +129,7 @@ def test_images_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         source.read(1)
 
 
-@pytest.mark.parametrize("kind", [Folder, ClassFolder, open_source, open_labeled])
+@pytest.mark.parametrize("kind", [Folder, ClassFolder, open_dataset, open_labeled])
 def test_no_such_folder(tmp_path: Path, kind: Any) -> None:
     (tmp_path / "file").touch()
     for name, problem in (("nowhere", "no such folder"), ("file", "is a file, not a folder")):
@@ -169,7 +169,7 @@ def test_classes_are_those_of_torchvision(tmp_path: Path) -> None:
 
     put(tmp_path, "b/2.png", "a/1.png", "a/deep/3.jpg", "a-b/4.png", "C/5.bmp", "loose.png")
     source = ClassFolder(tmp_path)
-    assert isinstance(source, LabeledSource)
+    assert isinstance(source, LabeledDataset)
     assert keys(source) == ["C/5.bmp", "a-b/4.png", "a/1.png", "a/deep/3.jpg", "b/2.png"]
     theirs = ImageFolder(str(tmp_path))
     assert source.classes == theirs.classes == ["C", "a", "a-b", "b"]
@@ -191,9 +191,9 @@ def test_class_folder_says_what_is_missing(tmp_path: Path) -> None:
 
 def test_open(tmp_path: Path) -> None:
     put(tmp_path, "a/1.png")
-    assert type(open_source(str(tmp_path))) is Folder
+    assert type(open_dataset(str(tmp_path))) is Folder
     assert type(open_labeled(str(tmp_path))) is ClassFolder
-    for opener in (open_source, open_labeled):
+    for opener in (open_dataset, open_labeled):
         for name, part in (("bundled", "train"), ("bundled:train", "train"), ("bundled:test", "test")):
             source = opener(name)
             assert isinstance(source, Bundled)
@@ -223,8 +223,8 @@ def test_a_nearly_right_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.chdir(tmp_path)
     for wrong, right in (("bundle", "bundled"), ("bundeld:test", "bundled:test"), ("hff:x:train", "hf:x:train")):
         with pytest.raises(UserError, match=f"^{wrong}: no such folder; did you mean {right}\\?$"):
-            open_source(wrong)
+            open_dataset(wrong)
     for name in ("bundle", "hff:x:train", "hf:x:train", "torchvision:CIFAR10:train:x"):
         put(Path(name), "a/1.png")
         assert keys(open_labeled(f"./{name}")) == ["a/1.png"]
-    assert keys(open_source("bundle")) == ["a/1.png"]
+    assert keys(open_dataset("bundle")) == ["a/1.png"]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pretext.data import ClassFolder, Folder, Shards, Source, decode, formats, open_source
+from pretext.data import ClassFolder, Folder, ImageDataset, Shards, decode, formats, open_dataset
 from pretext.data import scan as scan_module
 from pretext.data.pack import PackSettings, pack
 from pretext.errors import ImageError, UserError
@@ -32,7 +32,7 @@ def content(kind: str, shade: int = 100) -> bytes:
     return buffer.getvalue()
 
 
-def keys(source: Source) -> list[str]:
+def keys(source: ImageDataset) -> list[str]:
     return [source.key(index) for index in range(len(source))]
 
 
@@ -50,7 +50,7 @@ def test_every_ending_from_every_source(tmp_path: Path, kind: str, ending: str) 
     (tmp_path / "list.txt").write_text(f"a/1.{ending}\n")
     with tarfile.open(tmp_path / "set.tar", "w") as tar:
         tar.add(root / "a" / f"1.{ending}", f"a/1.{ending}")
-    sources = [Folder(root), ClassFolder(root), open_source(f"list:{tmp_path / 'list.txt'}:{root}")]
+    sources = [Folder(root), ClassFolder(root), open_dataset(f"list:{tmp_path / 'list.txt'}:{root}")]
     assert [keys(source) for source in sources] == [[f"a/1.{ending}"]] * 3
     sources.append(Shards(tmp_path / "set.tar"))
     for source in sources:

@@ -12,7 +12,7 @@ import pytest
 from launching import Launcher
 from PIL import ExifTags, Image
 
-from pretext.data import LabeledSource, open_labeled, open_source
+from pretext.data import LabeledDataset, open_dataset, open_labeled
 from pretext.data.source import digest_of_keys
 from pretext.errors import ImageError, UserError
 from transfer.targets import open_targets
@@ -50,8 +50,8 @@ def table(labels: list[int] | None = LABELS, **columns: Any) -> Any:
     return datasets.Dataset.from_dict(rows, features=datasets.Features(features))
 
 
-def check(source: LabeledSource, first: str) -> None:
-    assert isinstance(source, LabeledSource)
+def check(source: LabeledDataset, first: str) -> None:
+    assert isinstance(source, LabeledDataset)
     assert source.key(0) == first
     assert len(source) == COUNT
     for index in range(COUNT):
@@ -68,9 +68,9 @@ def test_saved_folder_and_dictionary(tmp_path: Path) -> None:
     check(open_labeled(f"hf:{tmp_path}/one:train"), "one/train/0000000")
     datasets.DatasetDict({"train": table(), "test": table(None)}).save_to_disk(tmp_path / "both")
     check(open_labeled(f"hf:{tmp_path}/both:train"), "both/train/0000000")
-    assert len(open_source(f"hf:{tmp_path}/both:test")) == COUNT
+    assert len(open_dataset(f"hf:{tmp_path}/both:test")) == COUNT
     with pytest.raises(UserError, match=r"no split tset in it: there are train, test; did you mean test\?"):
-        open_source(f"hf:{tmp_path}/both:tset")
+        open_dataset(f"hf:{tmp_path}/both:tset")
 
 
 def test_parquet_file_and_folder(tmp_path: Path) -> None:
@@ -80,13 +80,13 @@ def test_parquet_file_and_folder(tmp_path: Path) -> None:
     check(open_labeled(f"hf:{tmp_path}/x.parquet:train"), "x.parquet/train/0000000")
     check(open_labeled(f"hf:{tmp_path}/all:train"), "all/train/0000000")
     check(open_labeled(f"hf:{tmp_path}/all:default:train"), "all/default/train/0000000")
-    assert len(open_source(f"hf:{tmp_path}/all:train[1:4]")) == 3
+    assert len(open_dataset(f"hf:{tmp_path}/all:train[1:4]")) == 3
     with pytest.raises(UserError, match=r"all:test: Unknown split .*train"):
-        open_source(f"hf:{tmp_path}/all:test")
+        open_dataset(f"hf:{tmp_path}/all:test")
     saved = datasets.load_dataset("parquet", data_files=str(tmp_path / "x.parquet"), split="train")
     saved.save_to_disk(tmp_path / "saved")
     with pytest.raises(UserError, match="it holds the split train, not test"):
-        open_source(f"hf:{tmp_path}/saved:test")
+        open_dataset(f"hf:{tmp_path}/saved:test")
 
 
 def test_images_go_through_the_one_decoder(tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_images_go_through_the_one_decoder(tmp_path: Path) -> None:
     ]
     features = datasets.Features({"photo": datasets.Image()})
     datasets.Dataset.from_dict({"photo": rows}, features=features).to_parquet(tmp_path / "x.parquet")
-    source = open_source(f"hf:{tmp_path}/x.parquet:val")
+    source = open_dataset(f"hf:{tmp_path}/x.parquet:val")
     assert source.read(0).size == (30, 40)
     assert source.read(3, shorter=8).size == (20, 15)  # the half: its shorter side is 8 or more, a quarter is 7.5
     for index, says in ((1, "truncated"), (2, "has no image here")):
@@ -126,7 +126,7 @@ def test_a_folder_of_image_files(tmp_path: Path) -> None:
 
 def test_labels_that_are_missing(tmp_path: Path) -> None:
     table([-1] * COUNT).save_to_disk(tmp_path / "hidden")
-    assert len(open_source(f"hf:{tmp_path}/hidden:test")) == COUNT
+    assert len(open_dataset(f"hf:{tmp_path}/hidden:test")) == COUNT
     with pytest.raises(UserError, match="5 of 5 images have no label"):
         open_labeled(f"hf:{tmp_path}/hidden:test")
     table([0, 1, None, 0, 1]).save_to_disk(tmp_path / "hole")  # type: ignore[list-item]
@@ -141,10 +141,10 @@ def test_which_columns(tmp_path: Path) -> None:
     check(open_labeled(f"hf:{tmp_path}/x:train"), "x/train/0000000")
     table().select_columns(["id"]).save_to_disk(tmp_path / "none")
     with pytest.raises(UserError, match=r"no column of images \(of the type Image,.*there are id;"):
-        open_source(f"hf:{tmp_path}/none:train")
+        open_dataset(f"hf:{tmp_path}/none:train")
     table().select([]).save_to_disk(tmp_path / "empty")
     with pytest.raises(UserError, match="empty"):
-        open_source(f"hf:{tmp_path}/empty:train")
+        open_dataset(f"hf:{tmp_path}/empty:train")
 
 
 def test_a_data_set_with_code_is_refused(tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_a_data_set_with_code_is_refused(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "evil.py").write_text(f"open({str(tmp_path / 'trace')!r}, 'w')\n")
     with pytest.raises(UserError) as caught:
-        open_source(f"hf:{folder}:train")
+        open_dataset(f"hf:{folder}:train")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "trace").exists()
 
@@ -167,9 +167,9 @@ def test_a_hub_that_cannot_be_reached(launcher: Launcher, tmp_path: Path) -> Non
 import time
 time.sleep = lambda seconds: None  # the library tries again for half a minute
 from pretext.errors import UserError
-from pretext.data import open_source
+from pretext.data import open_dataset
 try:
-    open_source("hf:nobody/nothing:train")
+    open_dataset("hf:nobody/nothing:train")
 except UserError as error:
     print(error)
 """
@@ -197,7 +197,7 @@ except UserError as error:
 )
 def test_mistakes_are_one_line(tmp_path: Path, name: str, says: str) -> None:
     (tmp_path / "notes.txt").write_text("hello")
-    for opener in (open_source, open_labeled):
+    for opener in (open_dataset, open_labeled):
         with pytest.raises(UserError, match=says) as caught:
             opener(name.format(tmp_path))
         assert "\n" not in str(caught.value)
@@ -206,7 +206,7 @@ def test_mistakes_are_one_line(tmp_path: Path, name: str, says: str) -> None:
 def test_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(UserError, match=r"^hf:imagenet-1k:train: needs .*pip install 'pretint\[hf\]'$"):
-        open_source("hf:imagenet-1k:train")
+        open_dataset("hf:imagenet-1k:train")
 
 
 def rows_of(source: Any) -> list[int]:
@@ -264,27 +264,27 @@ def test_a_split_is_cut_as_the_library_cuts_it(tmp_path: Path, kind: str) -> Non
         ("train[:3]+other", "other"),
     ):
         with pytest.raises(UserError, match=says) as caught:
-            open_source(f"hf:{path}:{split}")
+            open_dataset(f"hf:{path}:{split}")
         assert "\n" not in str(caught.value)
 
 
 def test_splits_are_joined_and_rounded(tmp_path: Path) -> None:
     datasets.DatasetDict({"train": shades(0, 150), "test": shades(200, 4)}).save_to_disk(tmp_path / "both")
-    assert rows_of(open_source(f"hf:{tmp_path}/both:train[:1%]+test[1:]")) == [0, 1, 201, 202, 203]  # 1.5 is near 2
-    assert rows_of(open_source(f"hf:{tmp_path}/both:train[:1%](pct1_dropremainder)")) == [0]
+    assert rows_of(open_dataset(f"hf:{tmp_path}/both:train[:1%]+test[1:]")) == [0, 1, 201, 202, 203]  # 1.5 is near 2
+    assert rows_of(open_dataset(f"hf:{tmp_path}/both:train[:1%](pct1_dropremainder)")) == [0]
     with pytest.raises(UserError, match=r"no split tset in it: there are train, test; did you mean test\?"):
-        open_source(f"hf:{tmp_path}/both:train+tset[:50%]")
+        open_dataset(f"hf:{tmp_path}/both:train+tset[:50%]")
 
 
 def test_a_set_without_splits_goes_by_one_name(tmp_path: Path) -> None:
     shades(0, 6).save_to_disk(tmp_path / "one")
     shades(0, 6).to_parquet(tmp_path / "one.parquet")
     for path in (tmp_path / "one", tmp_path / "one.parquet"):
-        assert rows_of(open_source(f"hf:{path}:test[2:]")) == [2, 3, 4, 5]
+        assert rows_of(open_dataset(f"hf:{path}:test[2:]")) == [2, 3, 4, 5]
         with pytest.raises(UserError, match="no splits, so train and test would be the same"):
-            open_source(f"hf:{path}:train+test")
+            open_dataset(f"hf:{path}:train+test")
         with pytest.raises(UserError, match="no configuration french: it has none; leave it out"):
-            open_source(f"hf:{path}:french:train")
+            open_dataset(f"hf:{path}:french:train")
         train, test = f"hf:{path}:train", f"hf:{path}:test"
         with pytest.raises(UserError, match="all 6 test images are also training images"):
             open_targets(train, test)
@@ -333,7 +333,7 @@ def test_labels_of_values_that_are_missing_or_differ(tmp_path: Path) -> None:
     for labels, count in (([3, None, 4], 1), ([3, -1, -1], 2), (["a", "", "b"], 1)):
         with pytest.raises(UserError, match=f"{count} of 3 images have no label"):
             open_labeled(write("hole", labels))
-        assert len(open_source(write("hole", labels))) == 3
+        assert len(open_dataset(write("hole", labels))) == 3
     train = write("train", [5, 7, 30, 5])
     assert open_targets(train, write("test", [30, 7, 5], 100)).test.labels.tolist() == [2, 1, 0]
     with pytest.raises(UserError, match=r"different classes: 7 only in hf:.*train\.parquet"):
@@ -348,8 +348,8 @@ def test_labels_of_values_that_are_missing_or_differ(tmp_path: Path) -> None:
 def test_a_column_of_paths_names_the_call(tmp_path: Path) -> None:
     datasets.Dataset.from_dict({"image": ["a.png"], "label": [0]}).save_to_disk(tmp_path / "paths")
     with pytest.raises(UserError, match=r'dataset\.cast_column\("image", datasets\.Image\(\)\)$'):
-        open_source(f"hf:{tmp_path}/paths:train")
+        open_dataset(f"hf:{tmp_path}/paths:train")
     two = {"thumb": [encoded(1)], "photo": [encoded(2)]}
     datasets.Dataset.from_dict(two).save_to_disk(tmp_path / "two")
     with pytest.raises(UserError, match=r"there are thumb, photo; make one by"):
-        open_source(f"hf:{tmp_path}/two:train")
+        open_dataset(f"hf:{tmp_path}/two:train")

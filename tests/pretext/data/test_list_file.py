@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pretext.data import LabeledSource, open_labeled, open_source
+from pretext.data import LabeledDataset, open_dataset, open_labeled
 from pretext.data.list_file import ListedFiles
 from pretext.data.source import digest_of_keys
 from pretext.errors import ImageError, UserError
@@ -35,20 +35,20 @@ def listed(root: Path, lines: Sequence[str] | bytes, file: str = "list.csv") -> 
     return f"list:{root / file}:{root / 'images'}"
 
 
-def keys(source: LabeledSource) -> list[str]:
+def keys(source: LabeledDataset) -> list[str]:
     return [source.key(index) for index in range(len(source))]
 
 
 def refused(name: str, *parts: str, labeled: bool = True) -> None:
     with pytest.raises(UserError) as caught:
-        (open_labeled if labeled else open_source)(name)
+        (open_labeled if labeled else open_dataset)(name)
     assert all(part in str(caught.value) for part in parts), str(caught.value)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
 
 
 def test_images_labels_and_names_in_the_order_of_the_list(made: Path) -> None:
     source = open_labeled(listed(made, PLACES))
-    assert isinstance(source, LabeledSource)
+    assert isinstance(source, LabeledDataset)
     assert keys(source) == [line.split()[0] for line in PLACES]
     assert source.labels.dtype == np.int64 and source.labels.tolist() == [0, 0, 2, 1]
     assert source.classes == ["a/abbey", "a/airport", "b/bar/indoor"]
@@ -101,10 +101,10 @@ def test_lists_longer_than_a_reading_of_them(made: Path) -> None:
 
 def test_without_labels(made: Path) -> None:
     name = listed(made, [line.split()[0] for line in PLACES])
-    source = open_source(name)
+    source = open_dataset(name)
     assert [source.key(index) for index in range(4)] == [line.split()[0] for line in PLACES]
     refused(name, "no labels")
-    open_source(listed(made, ["a/abbey/1.jpg -1"]))
+    open_dataset(listed(made, ["a/abbey/1.jpg -1"]))
     refused(listed(made, ["a/abbey/1.jpg 0", "a/abbey/2.jpg -1"]), "1 of 2", "a/abbey/2.jpg", "-1", "count from 0")
 
 
@@ -154,7 +154,7 @@ def test_names_of_classes(made: Path, lines: list[str], classes: list[str]) -> N
 )
 def test_broken_lists(made: Path, lines: list[str] | bytes, said: str) -> None:
     with pytest.raises(UserError, match=said):
-        open_source(listed(made, lines))
+        open_dataset(listed(made, lines))
     refused(listed(made, lines))
 
 
@@ -172,7 +172,7 @@ def test_missing_files_and_folders(made: Path) -> None:
     refused(f"list:{made / 'list.csv'}:{images / 'a'}", f"no file {images / 'a' / 'a/abbey/2.jpg'}")
     refused(f"lst:{made / 'list.csv'}:{images}", f"did you mean list:{made}")
     (images / "a/abbey/2.jpg").unlink()
-    source = open_source(name)
+    source = open_dataset(name)
     assert source.read(1).size == (8, 6)
     with pytest.raises(ImageError, match="no such file, though the list names it"):
         source.read(0)

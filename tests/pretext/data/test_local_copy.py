@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from launching import Launcher, Started, Trained
 
-from pretext.data import ClassFolder, Shards, local_copy, open_labeled, open_source
+from pretext.data import ClassFolder, Shards, local_copy, open_dataset, open_labeled
 from pretext.data.pack import PackSettings, pack
 from pretext.engine.progress import Advance, say_once
-from pretext.engine.signals import Ending
+from pretext.engine.signals import ExitStatus
 from pretext.errors import ImageError, UserError
 
 
@@ -25,7 +25,7 @@ from pretext.errors import ImageError, UserError
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small folder of classes."""
     folder = tmp_path_factory.mktemp("images")
-    tiles = open_source("bundled:train")
+    tiles = open_dataset("bundled:train")
     for index in range(0, 120, 2):
         path = folder / "ab"[index % 4 // 2] / f"{index:03}.png"
         path.parent.mkdir(exist_ok=True)
@@ -294,7 +294,7 @@ def test_a_run_goes_on_with_and_without_it(launcher: Launcher, packed: Path, loc
     whole, mixed = tmp_path / "whole", tmp_path / "mixed"
     more = [*SETTINGS, "--data.source", str(packed)]
     process = launcher.start("pretrain", whole, *more, env={"PRETINT_LOCAL": ""})
-    assert process.wait() == Ending.COMPLETE, process.said
+    assert process.wait() == ExitStatus.COMPLETE, process.said
     assert not local.exists()
     for step, folder in ((5, str(local)), (15, "")):
         process = launcher.start("pretrain", mixed, *more, env={"PRETINT_LOCAL": folder})
@@ -303,6 +303,6 @@ def test_a_run_goes_on_with_and_without_it(launcher: Launcher, packed: Path, loc
         process.wait()
         assert ("copy packed" in process.said) == bool(folder)
     process = launcher.start("pretrain", mixed, *more, env={"PRETINT_LOCAL": str(local)})
-    assert process.wait() == Ending.COMPLETE, process.said
+    assert process.wait() == ExitStatus.COMPLETE, process.said
     Trained(mixed).same_as(Trained(whole))
     assert str(local) not in (mixed / "settings.yaml").read_text()

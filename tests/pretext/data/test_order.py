@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pretext.data import Bundled
-from pretext.data.batches import CropSettings, Samples, batches
-from pretext.data.order import BLOCK, image_index, locate, mix, permutation, permuted, quotas, uniforms
+from pretext.data.batches import CropSettings, TrainDataset, batches
+from pretext.data.order import BLOCK, image_index, locate, mix, permutation, permute_index, quotas, uniforms
 
 KEYS = st.integers(0, 2**64 - 1)
 
 
 def whole(count: int, key: int) -> list[int]:
-    return [permuted(position, count, key) for position in range(count)]
+    return [permute_index(position, count, key) for position in range(count)]
 
 
 @given(st.integers(1, 700), KEYS)
@@ -32,14 +32,14 @@ def test_permuted_is_a_bijection_around_powers_of_two(count: int) -> None:
 @given(st.integers(1, 10**15), KEYS, st.data())
 def test_permuted_stays_inside_and_never_meets(count: int, key: int, data: st.DataObject) -> None:
     positions = data.draw(st.sets(st.integers(0, count - 1), max_size=20))
-    images = {permuted(position, count, key) for position in positions}
+    images = {permute_index(position, count, key) for position in positions}
     assert len(images) == len(positions)
     assert all(0 <= image < count for image in images)
 
 
 @given(st.integers(0, 600), st.integers(0, 2**64 - 1))
 def test_all_at_once_is_one_by_one(count: int, key: int) -> None:
-    assert permutation(count, key).tolist() == [permuted(position, count, key) for position in range(count)]
+    assert permutation(count, key).tolist() == [permute_index(position, count, key) for position in range(count)]
 
 
 def test_every_permutation_occurs_for_some_key() -> None:
@@ -154,7 +154,7 @@ def test_every_block_holds_the_shares_and_every_epoch_every_image(weights: list[
 
 def test_processes_share_a_batch_in_order() -> None:
     parts = [Bundled("train"), Bundled("test")]
-    samples = Samples(parts, CropSettings(size=16), seed=2, weights=[3, 1])
+    samples = TrainDataset(parts, CropSettings(size=16), seed=2, weights=[3, 1])
     whole = list(batches(samples, 12, 3, 6, workers=0))
     shares = [list(batches(samples, 12, 3, 6, workers=1, positions=range(at, at + 4))) for at in (0, 4, 8)]
     for step, batch in enumerate(whole):

@@ -24,9 +24,9 @@ from tiers import one_fast
 
 import pretint.cli
 from pretext.color import rgb_to_ab
-from pretext.data import ClassFolder, LabeledShards, Shards, open_labeled, open_source
-from pretext.data.pack import Packed, PackSettings, pack
-from pretext.data.tar_index import index_path, known_index, new_index
+from pretext.data import ClassFolder, LabeledShards, Shards, open_dataset, open_labeled
+from pretext.data.pack import PackResult, PackSettings, pack
+from pretext.data.tar_index import build_index, index_path, load_index
 from pretext.errors import UserError
 
 SMALL = PackSettings(shorter=48, shard_mb=0.03, workers=0)
@@ -77,7 +77,7 @@ def refused(*parts: str, source: Path, to: Path, settings: PackSettings = SMALL)
 def test_a_folder_of_classes(classes: Path, tmp_path: Path) -> None:
     done = pack(str(classes), tmp_path / "to", SMALL)
     torn = ["n01440764/aa.jpg", "n03028079/empty.png", "n03028079/zz.jpg"]
-    assert done == Packed(len(list((tmp_path / "to").glob("*.tar"))), 60, 0, done.skipped, 2, True, False)
+    assert done == PackResult(len(list((tmp_path / "to").glob("*.tar"))), 60, 0, done.skipped, 2, True, False)
     assert done.shards > 3 and [key for key, _ in done.skipped] == torn
     source, packed = ClassFolder(classes), open_labeled(str(tmp_path / "to"))
     assert isinstance(packed, LabeledShards) and packed.classes == source.classes
@@ -112,7 +112,7 @@ def test_shards_are_sound(classes: Path, tmp_path: Path) -> None:
     for path in to.glob("*.tar"):
         listed = subprocess.run(["tar", "-tvf", path.name], cwd=to, capture_output=True, text=True, check=True)
         assert not listed.stderr and "1970-01-01" in listed.stdout
-        beside, scanned = known_index(path), new_index(path)
+        beside, scanned = load_index(path), build_index(path)
         assert beside is not None and index_path(path).exists()
         for name in ("offsets", "sizes", "ends", "hashes", "labels", "names", "sums"):
             assert np.array_equal(getattr(beside, name), getattr(scanned, name)), name
@@ -159,7 +159,7 @@ def test_labels_can_be_left_out_and_order_shuffled(classes: Path, tmp_path: Path
 
 def test_every_kind_of_source(tmp_path: Path, shared_data: Path) -> None:
     done = pack("bundled:test", tmp_path / "bundled", SMALL)
-    assert done.classes == 8 and done.images == len(open_source("bundled:test"))
+    assert done.classes == 8 and done.images == len(open_dataset("bundled:test"))
     again = pack(str(tmp_path / "bundled"), tmp_path / "again", SMALL)
     assert again.copied == again.images == done.images
     assert members(tmp_path / "again") == members(tmp_path / "bundled")
@@ -205,7 +205,7 @@ def test_only_plain_pixels_are_copied(tmp_path: Path, shared_data: Path) -> None
     got = members(tmp_path / "to")
     same = [name for name, data in got.items() if data in contents(folder).values()]
     assert same == ["1-plain.jpg", "2-gray.jpg", "7-named-wrong.jpg", "8-srgb.jpg"] and done.copied == 4
-    source, packed = open_source(str(folder)), Shards(tmp_path / "to")
+    source, packed = open_dataset(str(folder)), Shards(tmp_path / "to")
     for at in range(9):
         want, small = source.read(at), packed.read(at)
         bare = Image.open(io.BytesIO(got[f"{packed.key(at)}.jpg"]))  # what a reader sees that knows nothing of profiles
@@ -231,7 +231,7 @@ def test_colors_stay(tmp_path: Path, shared_data: Path) -> None:
     for path in sorted((shared_data / "imagenet-sample" / "images").iterdir())[:12]:
         shutil.copy(path, folder)
     pack(str(folder), tmp_path / "to", PackSettings(shorter=80, workers=0))
-    source, packed = open_source(str(folder)), Shards(tmp_path / "to")
+    source, packed = open_dataset(str(folder)), Shards(tmp_path / "to")
     errors = []
     for at in range(12):
         small = packed.read(at)

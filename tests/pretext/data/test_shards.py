@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pretext.data import Folder, LabeledShards, LabeledSource, Shards, Source, decode, open_labeled, open_source
-from pretext.data.batches import Views, stream
+from pretext.data import Folder, ImageDataset, LabeledDataset, LabeledShards, Shards, decode, open_dataset, open_labeled
+from pretext.data.batches import EvalDataset, stream
 from pretext.data.patterns import expand
-from pretext.data.tar_index import keep_beside, known_index, new_index
+from pretext.data.tar_index import build_index, keep_beside, load_index
 from pretext.errors import ImageError, UserError
 
 Member = tuple[str, bytes]
@@ -51,7 +51,7 @@ def write(path: Path, members: Iterable[Member], format: int = tarfile.PAX_FORMA
     return path
 
 
-def keys(source: Source) -> list[str]:
+def keys(source: ImageDataset) -> list[str]:
     return [source.key(index) for index in range(len(source))]
 
 
@@ -78,7 +78,7 @@ def test_real_shards_are_those_of_tarfile(real: Path) -> None:
         ]
     for _ in range(2):  # from the headers, then from the cache
         source = LabeledShards(f"{real}/{{train,val}}-0000.tar")
-        assert isinstance(source, LabeledSource)
+        assert isinstance(source, LabeledDataset)
         assert len(source) == len(want) == 2368 + 3925
         assert keys(source) == [key for key, _, _ in want]
         assert list(source.labels) == [label for _, label, _ in want]
@@ -175,18 +175,18 @@ def test_what_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     for at in (0, 2, 3):
         write(tmp_path / f"t-{at}.tar", [(f"{at}.png", png())])
     monkeypatch.chdir(tmp_path)
-    refused(lambda: open_source(""), "the name is empty")
+    refused(lambda: open_dataset(""), "the name is empty")
     refused(lambda: Shards(f"{tmp_path}/t-{{0..5}}.tar"), "3 of 6 shards are missing", "t-1.tar")
     refused(lambda: Shards(f"{tmp_path}/no.tar"), "no such file", "train-{0000..0146}.tar")
     refused(lambda: Shards(f"{tmp_path}/x*.tar"), "nothing matches")
     refused(lambda: Shards(f"{tmp_path}/t-{{0..9999999999}}.tar"), "more than 100,000")
-    refused(lambda: open_source("no-{0..1}.tar"), "2 of 2 shards are missing")
+    refused(lambda: open_dataset("no-{0..1}.tar"), "2 of 2 shards are missing")
     refused(lambda: Shards("~nobody-here/x.tar"), "no such user")
     refused(lambda: Shards("a\0b.tar"), "no such file")
     refused(lambda: Shards(""), "the name is empty")
     os.mkfifo(tmp_path / "pipe.tar")
-    refused(lambda: open_source(f"{tmp_path}/pipe.tar"), "neither a file nor a folder")
-    refused(lambda: open_source(f"{tmp_path}/pip?.tar"), "nothing matches")
+    refused(lambda: open_dataset(f"{tmp_path}/pipe.tar"), "neither a file nor a folder")
+    refused(lambda: open_dataset(f"{tmp_path}/pip?.tar"), "nothing matches")
 
 
 def test_folders(tmp_path: Path) -> None:
@@ -196,14 +196,14 @@ def test_folders(tmp_path: Path) -> None:
     write(folder / "t-0.tar", [("0.png", png()), ("0.cls", b"0")])
     write(folder / "t-1.tar", [("1.png", png()), ("1.cls", b"1\n")])
     (folder / "notes.txt").touch()
-    assert type(open_source(str(folder))) is Shards
-    assert type(open_source(str(folder / "t-{0..1}.tar"))) is Shards
+    assert type(open_dataset(str(folder))) is Shards
+    assert type(open_dataset(str(folder / "t-{0..1}.tar"))) is Shards
     assert open_labeled(str(folder)).classes == ["0", "1"]
     write(folder / "val-0.tar", [("2.png", png())])
-    refused(lambda: open_source(str(folder)), "2 sets of shards (t-*.tar, val-*.tar)", "f/t-*.tar")
-    assert len(open_source(f"{folder}/*.tar")) == 3
+    refused(lambda: open_dataset(str(folder)), "2 sets of shards (t-*.tar, val-*.tar)", "f/t-*.tar")
+    assert len(open_dataset(f"{folder}/*.tar")) == 3
     (folder / "3.png").write_bytes(png())
-    assert type(open_source(str(folder))) is Folder
+    assert type(open_dataset(str(folder))) is Folder
 
 
 # Bad input.
@@ -212,7 +212,7 @@ def test_folders(tmp_path: Path) -> None:
 def test_cut_anywhere(tmp_path: Path) -> None:
     path = write(tmp_path / "t.tar", [("a.png", b"x" * 700), ("b.png", b"y" * 10), (f"{LONG}.png", b"z" * 600)])
     whole = path.read_bytes()
-    assert [int(at) for at in new_index(path).offsets] == [512, 2048, 2560 + 1536]
+    assert [int(at) for at in build_index(path).offsets] == [512, 2048, 2560 + 1536]
     for length in range(512, 5632, 64):  # member by member: 1536, 1024, and a PAX header of 1024 before 512 + 1024
         path.write_bytes(whole[:length])
         count = (length >= 1536) + (length >= 2560) + (length >= 5120)
@@ -239,9 +239,9 @@ def test_no_tar(tmp_path: Path) -> None:
         refused(lambda: Shards(path), "t.tar: no images in the shard", ".jpg")
     with tarfile.open(tmp_path / "t.tar.gz", "w:gz") as tar:
         tar.addfile(tarfile.TarInfo("a.png"))
-    refused(lambda: open_source(f"{tmp_path}/t.tar.gz"), "compressed", "unpack it first: gzip -d")
+    refused(lambda: open_dataset(f"{tmp_path}/t.tar.gz"), "compressed", "unpack it first: gzip -d")
     shutil.copy(tmp_path / "t.tar.gz", path)
-    refused(lambda: open_source(str(path)), "compressed")
+    refused(lambda: open_dataset(str(path)), "compressed")
 
 
 def test_doubled_keys(tmp_path: Path) -> None:
@@ -309,24 +309,24 @@ def test_shards_that_change_while_they_are_read(tmp_path: Path) -> None:
 
 def test_index_is_kept_and_checked(tmp_path: Path, cache: Path) -> None:
     path = write(tmp_path / "t.tar", [("a.png", png(1)), ("b.png", png(2))])
-    assert known_index(path) is None
+    assert load_index(path) is None
     assert keys(Shards(path)) == ["a", "b"]
     [kept] = cache.iterdir()
-    assert known_index(path) is not None
+    assert load_index(path) is not None
     write(path, [("c.png", png(1)), ("d.png", png(2))])  # as long as before
-    assert known_index(path) is None
+    assert load_index(path) is None
     assert keys(Shards(path)) == ["c", "d"]
     good = kept.read_bytes()
     for bad in (b"", good[:100], good[:-30], good.replace(b"offsets", b"offsetz"), b"\x80\x04N."):
         kept.write_bytes(bad)
-        assert known_index(path) is None
+        assert load_index(path) is None
         assert keys(Shards(path)) == ["c", "d"]
     assert kept.read_bytes() == good
 
 
 def test_index_that_points_outside_is_not_believed(tmp_path: Path, cache: Path) -> None:
     path = write(tmp_path / "t.tar", [("a.png", png(1)), ("b.png", png(2))])
-    index = new_index(path)
+    index = build_index(path)
     [kept] = cache.iterdir()
     with np.load(kept) as arrays:
         held = dict(arrays)
@@ -340,17 +340,17 @@ def test_index_that_points_outside_is_not_believed(tmp_path: Path, cache: Path) 
     }
     for name, lie in lies.items():
         np.savez(kept, **{**held, name: lie})
-        assert known_index(path) is None, name
+        assert load_index(path) is None, name
     np.savez(kept, **{**held, "labels": np.array([None, {}])}, allow_pickle=True)
-    assert known_index(path) is None
+    assert load_index(path) is None
     np.savez(kept, **held)
-    assert known_index(path) is not None
+    assert load_index(path) is not None
 
 
 def test_an_index_beside_survives_a_copy(tmp_path: Path, cache: Path) -> None:
     (tmp_path / "one").mkdir()
     path = write(tmp_path / "one" / "t.tar", [("a.png", png(1)), ("b.png", png(2))])
-    keep_beside(path, new_index(path))
+    keep_beside(path, build_index(path))
     shutil.rmtree(cache)
     shutil.copytree(tmp_path / "one", tmp_path / "two", copy_function=shutil.copyfile)
     assert keys(Shards(tmp_path / "two")) == ["a", "b"]
@@ -391,7 +391,7 @@ def test_workers_read_the_right_images(real: Path) -> None:
     source = Shards(f"{real}/{{val,train}}-0000.tar")
     source.read(0)  # the parent has a file open when the workers are forked
     some = range(3900, 3950)  # across the two files
-    views = Views(source, 8)
+    views = EvalDataset(source, 8)
     got = [batch.rgb.numpy() for batch in stream(views, some, 7, workers=2)]
     want = [batch.rgb.numpy() for batch in stream(views, some, 7, workers=0)]
     assert (np.concatenate(got) == np.concatenate(want)).all()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from pretext.data import ClassFolder, Folder, Shards, Source, formats, open_labeled, open_source
+from pretext.data import ClassFolder, Folder, ImageDataset, Shards, formats, open_dataset, open_labeled
 from pretext.errors import UserError
 
 FOLDERS = (
@@ -29,7 +29,7 @@ def put(root: Path, *names: str) -> None:
         (root / name).write_bytes(png())
 
 
-def keys(source: Source) -> list[str]:
+def keys(source: ImageDataset) -> list[str]:
     return [source.key(index) for index in range(len(source))]
 
 
@@ -66,7 +66,7 @@ def test_a_folder_that_is_named_inside_of_one(tmp_path: Path, folder: str) -> No
     assert keys(Folder(root)) == keys(open_labeled(str(root))) == ["a/1.png", "b/2.png"]
     assert keys(Folder(root.parent)) == ["set/a/1.png", "set/b/2.png"]
     (tmp_path / "list.txt").write_text(f"{folder}/set/a/1.png\n")
-    assert len(open_source(f"list:{tmp_path / 'list.txt'}:{tmp_path}")) == 1, "a list names its files by hand"
+    assert len(open_dataset(f"list:{tmp_path / 'list.txt'}:{tmp_path}")) == 1, "a list names its files by hand"
 
 
 def test_files_of_systems_and_directories_that_look_like_images(
@@ -85,10 +85,10 @@ def test_a_folder_of_shards_on_a_photo_server(tmp_path: Path) -> None:
     put(tmp_path, "x/1.png", "shards/@eaDir/x.png")
     with tarfile.open(tmp_path / "shards" / "s.tar", "w") as tar:
         tar.add(tmp_path / "x" / "1.png", "1.png")
-    assert keys(open_source(str(tmp_path / "shards"))) == ["1"]
+    assert keys(open_dataset(str(tmp_path / "shards"))) == ["1"]
 
 
 @pytest.mark.parametrize("files", [{"a": 2**63}, {"a": -1}, {"a": 1.0}, {"a" * 41: 1}, {"\x1b[2J": 1}])
 def test_kept_counts_that_nobody_of_us_wrote(files: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=r"count|kind"):
-        formats.LeftOut.from_dict({"files": files, "folders": {}})
+        formats.SkippedFiles.from_dict({"files": files, "folders": {}})

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torchvision import datasets
 
-from pretext.data import LabeledSource, Source, open_labeled, open_source
+from pretext.data import ImageDataset, LabeledDataset, open_dataset, open_labeled
 from pretext.data.source import digest_of_keys
 from pretext.errors import ImageError, UserError
 
@@ -46,9 +46,9 @@ def cifar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def agree(source: Source, theirs: Any) -> None:
+def agree(source: ImageDataset, theirs: Any) -> None:
     """Images and labels are torchvision's, in its order."""
-    assert isinstance(source, LabeledSource)
+    assert isinstance(source, LabeledDataset)
     assert len(source) == len(theirs) > 0
     for index in range(len(theirs)):
         image, label = theirs[index]
@@ -85,7 +85,7 @@ def test_another_cifar_file_is_never_unpickled(cifar: Path, name: str) -> None:
     trace = cifar / "trace"
     (cifar / "cifar-10-batches-py" / name).write_bytes(pickle.dumps(Bomb(trace)))
     with pytest.raises(UserError, match="not found or corrupted") as caught:
-        open_source(f"torchvision:CIFAR10:train:{cifar}")
+        open_dataset(f"torchvision:CIFAR10:train:{cifar}")
     assert not trace.exists()
     assert "\n" not in str(caught.value)
     pickle.loads(pickle.dumps(Bomb(trace)))
@@ -110,7 +110,7 @@ def stl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(("part", "count"), [("train", 3), ("test", 2), ("unlabeled", 4), ("train+unlabeled", 7)])
 def test_stl(stl: Path, part: str, count: int) -> None:
     name, theirs = f"torchvision:STL10:{part}:{stl}", datasets.STL10(str(stl), part)
-    source = open_source(name)
+    source = open_dataset(name)
     assert len(source) == count
     if "unlabeled" not in part:
         agree(open_labeled(name), theirs)
@@ -143,9 +143,9 @@ def test_imagenet(imagenet: Path) -> None:
 
 def test_imagenet_says_what_is_missing(imagenet: Path) -> None:
     with pytest.raises(UserError, match="no part 'test'; take train or val"):
-        open_source(f"torchvision:ImageNet:test:{imagenet}")
+        open_dataset(f"torchvision:ImageNet:test:{imagenet}")
     (imagenet / "meta.bin").write_bytes(b"junk")
-    assert len(open_source(f"torchvision:ImageNet:train:{imagenet}")) == 3  # no names needed to learn from images
+    assert len(open_dataset(f"torchvision:ImageNet:train:{imagenet}")) == 3  # no names needed to learn from images
     for damage in (b"junk", pickle.dumps(Bomb(imagenet / "trace"), 2), None):
         (imagenet / "meta.bin").unlink()
         if damage:
@@ -158,7 +158,7 @@ def test_imagenet_says_what_is_missing(imagenet: Path) -> None:
     (imagenet / "val").rename(imagenet / "elsewhere")
     (imagenet / "ILSVRC2012_img_val.tar").touch()
     with pytest.raises(UserError, match=r"no folder .*/val; put ILSVRC2012_img_val\.tar"):
-        open_source(f"torchvision:ImageNet:val:{imagenet}")
+        open_dataset(f"torchvision:ImageNet:val:{imagenet}")
 
 
 @pytest.fixture
@@ -201,15 +201,15 @@ def test_places(places: Path) -> None:
 
 def test_places_says_what_is_missing(places: Path) -> None:
     with pytest.raises(UserError, match=r"no file .*/val_large/Places365_val_1\.jpg.*; unpack .*val-256"):
-        open_source(f"torchvision:Places365:val:{places}")
-    assert len(open_source(f"torchvision:Places365:test-256:{places}")) == 1
+        open_dataset(f"torchvision:Places365:val:{places}")
+    assert len(open_dataset(f"torchvision:Places365:test-256:{places}")) == 1
     with pytest.raises(UserError, match="1 of 1 images have no label"):
         open_labeled(f"torchvision:Places365:test-256:{places}")
     with pytest.raises(UserError, match=r"no part 'vla'.*train-standard"):
-        open_source(f"torchvision:Places365:vla:{places}")
+        open_dataset(f"torchvision:Places365:vla:{places}")
     (places / "places365_val.txt").write_text("Places365_val_1.jpg 1\n")
     with pytest.raises(UserError, match=r"places365_val\.txt does not exist or is corrupted"):
-        open_source(f"torchvision:Places365:val-256:{places}")
+        open_dataset(f"torchvision:Places365:val-256:{places}")
 
 
 def test_sets_with_other_ways(tmp_path: Path) -> None:
@@ -226,7 +226,7 @@ def test_sets_with_other_ways(tmp_path: Path) -> None:
     eurosat = open_labeled(f"torchvision:EuroSAT::{tmp_path}")
     agree(eurosat, datasets.EuroSAT(str(tmp_path)))
     with pytest.raises(UserError, match=r"EuroSAT has no parts; write torchvision:EuroSAT::/"):
-        open_source(f"torchvision:EuroSAT:train:{tmp_path}")
+        open_dataset(f"torchvision:EuroSAT:train:{tmp_path}")
     raw = tmp_path / "MNIST" / "raw"
     raw.mkdir(parents=True)
     pixels = RNG.integers(0, 256, (2, 28, 28), dtype=np.uint8)
@@ -255,7 +255,7 @@ def test_sets_with_other_ways(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_mistakes_are_one_line(tmp_path: Path, name: str, says: str) -> None:
-    for opener in (open_source, open_labeled):
+    for opener in (open_dataset, open_labeled):
         with pytest.raises(UserError, match=says) as caught:
             opener(name.format(tmp_path))
         assert "\n" not in str(caught.value)
@@ -268,7 +268,7 @@ def test_a_set_whose_images_are_kept_in_no_known_way(tmp_path: Path) -> None:
     image(tmp_path / "Kitti2012" / "testing" / "colored_1" / "0_10.png", 0)
     for name in ("MovingMNIST", "Kitti2012Stereo"):
         with pytest.raises(UserError, match=f"{name} is not known here"):
-            open_source(f"torchvision:{name}:test:{tmp_path}")
+            open_dataset(f"torchvision:{name}:test:{tmp_path}")
 
 
 def test_pickles(cifar: Path, imagenet: Path) -> None:

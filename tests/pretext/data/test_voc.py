@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pretext.data import LabeledSource, open_labeled, open_source
+from pretext.data import LabeledDataset, open_dataset, open_labeled
 from pretext.data.batches import Subset
 from pretext.data.pack import PackSettings, pack
 from pretext.data.source import digest_of_keys
@@ -46,14 +46,14 @@ def devkit(tmp_path: Path) -> Path:
 
 def refused(name: str, *parts: str, labeled: bool = True) -> None:
     with pytest.raises(UserError) as caught:
-        (open_labeled if labeled else open_source)(name)
+        (open_labeled if labeled else open_dataset)(name)
     assert all(part in str(caught.value) for part in parts), str(caught.value)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
 
 
 def test_present_absent_and_difficult(devkit: Path) -> None:
     source = open_labeled(f"voc:2007:val:{devkit}")
-    assert isinstance(source, LabeledSource) and source.classes == list(CLASSES) == sorted(CLASSES)
+    assert isinstance(source, LabeledDataset) and source.classes == list(CLASSES) == sorted(CLASSES)
     assert [source.key(index) for index in range(3)] == [f"JPEGImages/00000{one}.jpg" for one in "21"] + [
         "JPEGImages/000010.jpg"
     ]
@@ -65,10 +65,10 @@ def test_present_absent_and_difficult(devkit: Path) -> None:
 
 
 def test_a_folder_is_named_in_three_ways(devkit: Path) -> None:
-    digests = {open_source(f"voc:2007:val:{one}").digest() for one in (devkit, devkit.parent, devkit / "VOC2007")}
+    digests = {open_dataset(f"voc:2007:val:{one}").digest() for one in (devkit, devkit.parent, devkit / "VOC2007")}
     assert len(digests) == 1
     shutil.move(devkit / "VOC2007", devkit / "mine")
-    assert open_source(f"voc:2007:val:{devkit / 'mine'}").digest() in digests
+    assert open_dataset(f"voc:2007:val:{devkit / 'mine'}").digest() in digests
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_annotations_that_are_damaged_or_hostile(devkit: Path, kind: str) -> Non
     path = devkit / "VOC2007/Annotations/000001.xml"
     path.write_bytes(make(path))
     refused(f"voc:2007:val:{devkit}", "000001.xml", *parts)
-    assert len(open_source(f"voc:2007:val:{devkit}")) == 3, "learning without labels never looks"
+    assert len(open_dataset(f"voc:2007:val:{devkit}")) == 3, "learning without labels never looks"
 
 
 def test_annotations_that_are_missing_or_no_files(devkit: Path) -> None:
@@ -183,7 +183,7 @@ def test_2012_test_part_has_no_labels(devkit: Path) -> None:
     shutil.move(devkit / "VOC2007", devkit / "VOC2012")
     shutil.rmtree(devkit / "VOC2012/Annotations")
     (devkit / "VOC2012/ImageSets/Main/val.txt").rename(devkit / "VOC2012/ImageSets/Main/test.txt")
-    assert len(open_source(f"voc:2012:test:{devkit}")) == 3
+    assert len(open_dataset(f"voc:2012:test:{devkit}")) == 3
     refused(f"voc:2012:test:{devkit}", "000002.xml", "take val")
 
 
@@ -205,7 +205,7 @@ def test_what_wants_one_class_a_image_says_so(devkit: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize("ending", ["JPG", "jpeg", "png", "Png", "jfif", "bmp"])
 def test_images_with_other_endings(devkit: Path, ending: str) -> None:
     images = devkit / "VOC2007/JPEGImages"
-    before = open_source(f"voc:2007:val:{devkit}").digest()
+    before = open_dataset(f"voc:2007:val:{devkit}").digest()
     (images / "000010.jpg").rename(images / f"000010.{ending}")
     for extra in ("._000010.jpg", "Thumbs.db", "other.png"):
         (images / extra).touch()
@@ -213,15 +213,15 @@ def test_images_with_other_endings(devkit: Path, ending: str) -> None:
     assert [source.key(index)[-10:] for index in range(3)] == ["000002.jpg", "000001.jpg", f"000010.{ending}"[-10:]]
     assert source.read(2).getpixel((3, 3)) == pytest.approx((120, 0, 0), abs=2)  # type: ignore[arg-type]
     (images / "000010.jpg").write_bytes((images / f"000010.{ending}").read_bytes())
-    assert open_source(f"voc:2007:val:{devkit}").digest() == before, "beside another, .jpg counts as ever"
+    assert open_dataset(f"voc:2007:val:{devkit}").digest() == before, "beside another, .jpg counts as ever"
 
 
 def test_lists_as_windows_writes_them(devkit: Path) -> None:
-    before = open_source(f"voc:2007:val:{devkit}").digest()
+    before = open_dataset(f"voc:2007:val:{devkit}").digest()
     lists = devkit / "VOC2007/ImageSets/Main"
     (lists / "val.txt").write_bytes(b"\xef\xbb\xbf000002  \r\n000001\t\r\n\r\n000010\r\n")
     (lists / "._val.txt").touch()
-    assert open_source(f"voc:2007:val:{devkit}").digest() == before
+    assert open_dataset(f"voc:2007:val:{devkit}").digest() == before
     refused(f"voc:2007:vall:{devkit}", "there are val; did you mean val?")
 
 

@@ -30,7 +30,7 @@ from pretext.engine.checkpoint import (
 )
 from pretext.errors import UserError
 from pretext.files import write_atomically
-from pretext.weights.importer import load_published
+from pretext.weights.importer import load_release
 
 
 def test_round_trip(tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_weights_from_elsewhere_are_checked_too(read: str, tmp_path: Path) -> No
     torch.save(timm.create_model("test_resnet").state_dict(), path)
     path.write_bytes(flipped(path.read_bytes(), 8 * (path.stat().st_size // 2)))
     with pytest.raises(UserError, match="damaged or cut") as error:
-        _ = build_backbone("test_resnet", weights=str(path)) if read == "timm" else load_published(path)
+        _ = build_backbone("test_resnet", weights=str(path)) if read == "timm" else load_release(path)
     assert "\n" not in str(error.value)
 
 

@@ -11,7 +11,7 @@ from launching import Launcher
 
 from pretext.data import Shards
 from pretext.data.pack import PackSettings, pack
-from pretext.data.tar_index import index_path, known_index
+from pretext.data.tar_index import index_path, load_index
 from pretext.engine.checkpoint import DamagedFileError, load_checkpoint, save_checkpoint
 from pretext.errors import UserError
 from pretext.gamut import Gamut
@@ -39,7 +39,7 @@ def compressed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 READERS = {
     "checkpoint": "from pretext.engine.checkpoint import load_checkpoint as read",
-    "import": "from pretext.weights.importer import load_published as read",
+    "import": "from pretext.weights.importer import load_release as read",
     "timm": "from pretext.backbones import build_backbone\n"
     "read = lambda path: build_backbone('test_resnet', weights=path)",
     "score": "from pretint.colorization.scores.evaluators import read_weights\n"
@@ -102,11 +102,11 @@ def test_a_compressed_index_beside_shards_is_not_used(tmp_path: Path, monkeypatc
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     pack("bundled:test", tmp_path / "packed", PackSettings(shorter=16, workers=0))
     shard = tmp_path / "packed" / "shard-000000.tar"
-    expected = known_index(shard)
+    expected = load_index(shard)
     assert expected is not None
     with np.load(index_path(shard)) as arrays:
         np.savez_compressed(index_path(shard), **arrays)
-    assert known_index(shard) is None
+    assert load_index(shard) is None
     assert len(Shards(shard)) == len(expected)
 
 

@@ -13,7 +13,7 @@ from tiers import one_fast
 
 import slurm
 from pretext.engine.run import newest_checkpoint
-from pretext.engine.signals import Ending
+from pretext.engine.signals import ExitStatus
 
 STEPS = 40
 # A network without batch statistics; nothing but the order of additions differs.
@@ -77,12 +77,12 @@ def test_from_one_to_two_to_one(launcher: Launcher, alone: Trained, tmp_path: Pa
     first = launcher.start("pretrain", run, *WORDS)
     trained.wait_for_step(5, first)
     first.signal(signal.SIGUSR2)
-    assert first.wait() == Ending.PREEMPTED, first.said
+    assert first.wait() == ExitStatus.PREEMPTED, first.said
     one = trained.losses[-1][0]
     two = launcher.together(2, "pretrain", run, *WORDS)
     trained.wait_for_step(one + 8, two[0])
     two[1].signal(signal.SIGTERM)  # to one of them: they agree
-    assert [process.wait() for process in two] == [Ending.TERMINATED, 0], two[0].said
+    assert [process.wait() for process in two] == [ExitStatus.TERMINATED, 0], two[0].said
     both = trained.losses[-1][0]
     last = launcher.start("pretrain", run, *WORDS)
     assert last.wait() == 0, last.said
@@ -120,7 +120,7 @@ def test_one_dies_and_the_other_says_so(victim: int, launcher: Launcher, tmp_pat
     Trained(run).wait_for_step(5, processes[0])
     processes[victim].kill()
     left = processes[1 - victim]
-    assert left.wait() == Ending.PREEMPTED, left.said  # the same call goes on
+    assert left.wait() == ExitStatus.PREEMPTED, left.said  # the same call goes on
     assert "another process of this run is gone" in left.said
     processes[victim].wait()
 
@@ -214,7 +214,7 @@ def test_stray_variables_are_no_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCAL_RANK", "3")
     monkeypatch.delenv("RANK", raising=False)
     monkeypatch.setitem(os.environ, "WORLD_SIZE", "4")
-    assert (distributed.rank(), distributed.world(), distributed.local_rank(), distributed.local_world()) == (
+    assert (distributed.rank(), distributed.world_size(), distributed.local_rank(), distributed.local_world_size()) == (
         0,
         1,
         0,

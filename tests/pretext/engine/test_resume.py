@@ -11,7 +11,7 @@ import pytest
 from launching import KILLS, Launcher, Started, Trained
 
 from pretext.data import Bundled
-from pretext.engine.signals import ENDINGS, Ending
+from pretext.engine.signals import ENDINGS, ExitStatus
 
 STEPS = 60
 SETTINGS = [
@@ -54,7 +54,7 @@ def shards(folder: Path) -> str:
 def finish(launcher: Launcher, run: Path, *more: str) -> Trained:
     """The command to its end."""
     process = launcher.start("pretrain", run, *SETTINGS, *more)
-    assert process.wait() == Ending.COMPLETE, process.said
+    assert process.wait() == ExitStatus.COMPLETE, process.said
     trained = Trained(run)
     assert [step for step, _ in trained.losses] == list(range(1, STEPS + 1))
     return trained
@@ -103,7 +103,7 @@ def test_killed_again_and_again(launcher: Launcher, rich: Trained, shards: str, 
                 time.sleep(0.001)
         process.kill()
         hit += bool(list(written.glob(".*.part")))
-        if process.wait() == Ending.COMPLETE:
+        if process.wait() == ExitStatus.COMPLETE:
             pytest.fail(f"finished before kill {kill}")
         assert process.code == -signal.SIGKILL, process.said
     assert hit, "no kill came while a checkpoint was being written"

@@ -12,12 +12,12 @@ import torch
 
 from pretext.engine.checkpoint import load_checkpoint
 from pretext.engine.run import (
+    checkpoint_to_resume,
     find_checkpoint,
-    held_run,
-    keep_checkpoint,
+    lock_run,
     newest_checkpoint,
-    resumed_checkpoint,
     run_settings,
+    write_checkpoint,
 )
 from pretext.errors import UserError
 
@@ -26,32 +26,32 @@ SETTINGS = {"training": {"lr": 0.1, "betas": [0.9, 0.99]}, "machine": {"workers"
 
 def test_settings_are_kept_and_machine_may_change(tmp_path: Path) -> None:
     run = tmp_path / "a" / "run"
-    with held_run(run, SETTINGS):
+    with lock_run(run, SETTINGS):
         assert run_settings(run) == SETTINGS
     moved = {**SETTINGS, "machine": {"workers": 4}}
-    with held_run(run, moved):
+    with lock_run(run, moved):
         assert run_settings(run) == moved
 
 
 def test_other_settings_are_refused_by_name(tmp_path: Path) -> None:
-    with held_run(tmp_path, SETTINGS):
-        keep_checkpoint(tmp_path, {"step": 1})
+    with lock_run(tmp_path, SETTINGS):
+        write_checkpoint(tmp_path, {"step": 1})
     other = {"training": {"lr": 0.2, "betas": [0.9, 0.99]}, "machine": {"workers": 1}, "seed": 1}
     with (
         pytest.raises(UserError, match=r"seed was 0, is now 1; training\.lr was 0\.1, is now 0\.2"),
-        held_run(tmp_path, other),
+        lock_run(tmp_path, other),
     ):
         pass
     assert run_settings(tmp_path) == SETTINGS
 
 
 def _hold(folder: Path) -> None:
-    with pytest.raises(UserError, match="another process"), held_run(folder, SETTINGS):
+    with pytest.raises(UserError, match="another process"), lock_run(folder, SETTINGS):
         pass
 
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:
-    with held_run(tmp_path, SETTINGS):
+    with lock_run(tmp_path, SETTINGS):
         process = multiprocessing.get_context("spawn").Process(target=_hold, args=(tmp_path,))
         process.start()
         process.join()
@@ -59,7 +59,7 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
 
 
 def _die_before_the_worker(folder: Path, worker: Connection) -> None:
-    with held_run(folder, SETTINGS):
+    with lock_run(folder, SETTINGS):
         pid = os.fork()
         if pid == 0:
             time.sleep(60)
@@ -75,7 +75,7 @@ def test_workers_that_outlive_a_killed_job_do_not_hold_its_run(tmp_path: Path) -
     worker = receiver.recv()
     try:
         process.join()
-        with held_run(tmp_path, SETTINGS):
+        with lock_run(tmp_path, SETTINGS):
             pass
     finally:
         os.kill(worker, signal.SIGKILL)
@@ -83,17 +83,17 @@ def test_workers_that_outlive_a_killed_job_do_not_hold_its_run(tmp_path: Path) -
 
 def test_a_folder_of_something_else_is_not_taken(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("precious")
-    with pytest.raises(UserError, match="no run of Pretint"), held_run(tmp_path, SETTINGS):
+    with pytest.raises(UserError, match="no run of Pretint"), lock_run(tmp_path, SETTINGS):
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
-    with pytest.raises(UserError, match="no run of Pretint"), held_run(tmp_path / "thesis.tex", SETTINGS):
+    with pytest.raises(UserError, match="no run of Pretint"), lock_run(tmp_path / "thesis.tex", SETTINGS):
         pass
 
 
 def test_the_newest_two_checkpoints_are_kept(tmp_path: Path) -> None:
     assert newest_checkpoint(tmp_path) is None
     for step in (5, 20, 100):
-        keep_checkpoint(tmp_path, {"step": step, "w": torch.tensor(step)})
+        write_checkpoint(tmp_path, {"step": step, "w": torch.tensor(step)})
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["00000020.pt", "00000100.pt"]
     newest = newest_checkpoint(tmp_path)
     assert newest is not None
@@ -119,7 +119,7 @@ def test_checkpoints_that_are_not_the_runs_own_are_left_alone(tmp_path: Path) ->
         path.touch()
     assert newest_checkpoint(tmp_path) is None
     for step in (3, 4, 5):
-        keep_checkpoint(tmp_path, {"step": step})
+        write_checkpoint(tmp_path, {"step": step})
     assert newest_checkpoint(tmp_path) == folder / "00000005.pt"
     assert set(folder.iterdir()) == {*foreign, folder / "00000004.pt", folder / "00000005.pt"}
 
@@ -142,7 +142,7 @@ def _damage(path: Path) -> None:
 
 def test_the_checkpoint_before_a_damaged_one_is_used(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     for step in (5, 10):
-        keep_checkpoint(tmp_path, {"step": step, "w": torch.rand(500)})
+        write_checkpoint(tmp_path, {"step": step, "w": torch.rand(500)})
     older, newest = (tmp_path / "checkpoints" / f"{step:08d}.pt" for step in (5, 10))
     _damage(newest)
     assert find_checkpoint(tmp_path) == find_checkpoint(tmp_path) == older
@@ -161,19 +161,21 @@ def test_the_checkpoint_before_a_damaged_one_is_used(tmp_path: Path, capfd: pyte
 
 
 def test_a_resumed_run_puts_damaged_checkpoints_aside(tmp_path: Path) -> None:
-    assert resumed_checkpoint(tmp_path) is None
+    assert checkpoint_to_resume(tmp_path) is None
     for step in (5, 10):
-        keep_checkpoint(tmp_path, {"step": step, "w": torch.rand(500)})
+        write_checkpoint(tmp_path, {"step": step, "w": torch.rand(500)})
     folder = tmp_path / "checkpoints"
     _damage(folder / "00000010.pt")
-    assert resumed_checkpoint(tmp_path) == newest_checkpoint(tmp_path) == folder / "00000005.pt"
+    assert checkpoint_to_resume(tmp_path) == newest_checkpoint(tmp_path) == folder / "00000005.pt"
     assert (folder / "00000010.damaged").exists()
-    keep_checkpoint(tmp_path, {"step": 7, "w": torch.rand(500)})  # as where it is stopped before it is as far as it was
+    write_checkpoint(
+        tmp_path, {"step": 7, "w": torch.rand(500)}
+    )  # as where it is stopped before it is as far as it was
     assert sorted(path.name for path in folder.iterdir()) == ["00000005.pt", "00000007.pt", "00000010.damaged"]
-    keep_checkpoint(tmp_path, {"step": 10, "w": torch.rand(500)})
+    write_checkpoint(tmp_path, {"step": 10, "w": torch.rand(500)})
     assert sorted(path.name for path in folder.iterdir()) == ["00000007.pt", "00000010.pt"]
     for path in folder.iterdir():
         _damage(path)
     with pytest.raises(UserError, match="no other undamaged checkpoint"):
-        resumed_checkpoint(tmp_path)
+        checkpoint_to_resume(tmp_path)
     assert sorted(path.name for path in folder.iterdir()) == ["00000007.pt", "00000010.pt"]

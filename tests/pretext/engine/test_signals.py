@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pretext.engine.run import newest_checkpoint
-from pretext.engine.signals import ENDINGS, WARNINGS, Ending, leave, stop_requests
+from pretext.engine.signals import ENDINGS, WARNINGS, ExitStatus, catch_signals, exit_with
 
 
 def test_what_came_while_it_was_blocked_is_heard() -> None:
@@ -18,17 +18,17 @@ def test_what_came_while_it_was_blocked_is_heard() -> None:
     handlers = {number: signal.getsignal(number) for number in WARNINGS}
     try:
         signal.pthread_kill(threading.get_ident(), signal.SIGUSR2)  # to this thread: others don't have it blocked
-        with stop_requests(signal.SIGINT) as interrupted:
+        with catch_signals(signal.SIGINT) as interrupted:
             assert not interrupted(), "it waits for who listens to it"
-            with stop_requests(*WARNINGS) as warned:
-                assert warned() == Ending.PREEMPTED
+            with catch_signals(*WARNINGS) as warned:
+                assert warned() == ExitStatus.PREEMPTED
                 os.kill(os.getpid(), signal.SIGTERM)
-                assert warned() == Ending.TERMINATED
+                assert warned() == ExitStatus.TERMINATED
             assert not interrupted()
             os.kill(os.getpid(), signal.SIGUSR2)  # between two who listen, to whichever thread
-        with stop_requests() as asked:
-            assert asked() == Ending.PREEMPTED
-        with stop_requests() as asked:
+        with catch_signals() as asked:
+            assert asked() == ExitStatus.PREEMPTED
+        with catch_signals() as asked:
             assert not asked(), "it was heard"
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
@@ -39,7 +39,7 @@ def test_what_came_while_it_was_blocked_is_heard() -> None:
 @pytest.mark.parametrize("number", ENDINGS)
 def test_the_ending_is_the_exit_code(number: signal.Signals, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises((SystemExit, KeyboardInterrupt)) as caught:
-        leave(ENDINGS[number], "some of it is kept")
+        exit_with(ENDINGS[number], "some of it is kept")
     if number == signal.SIGINT:
         assert caught.type is KeyboardInterrupt
     else:
@@ -66,5 +66,5 @@ def test_a_run_started_with_a_warning_pending_stops_after_its_first_step(tmp_pat
         text=True,
         check=False,
     )
-    assert done.returncode == Ending.PREEMPTED, done.stderr
+    assert done.returncode == ExitStatus.PREEMPTED, done.stderr
     assert newest_checkpoint(run) == run / "checkpoints" / "00000001.pt"

@@ -9,16 +9,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pretext.backbones import build_backbone
-from pretext.engine.device import Place
+from pretext.engine.device import ComputeConfig
 from pretext.engine.memory import blocks
 from pretext.engine.settings import MachineSettings, TrainingSettings
-from pretext.engine.trainer import Learner, optimizer_and_schedule
+from pretext.engine.trainer import Trainer, optimizer_and_schedule
 from pretext.errors import UserError
 from pretext.gamut import Gamut
 from pretext.methods.colorizer import Colorizer
 from pretext.methods.objectives import Classification
 
-PLACE = Place(torch.device("cpu"), "fp32", 0)
+PLACE = ComputeConfig(torch.device("cpu"), "fp32", 0)
 TRAINING = TrainingSettings(steps=50, warmup=0, batch_size=8, lr=1e-2, precision="fp32")
 UNLABELED = torch.full((8,), -1)
 
@@ -45,8 +45,8 @@ def colorizer(name: str, **arguments: Any) -> Colorizer:
     return Colorizer(build_backbone(name, **arguments), Classification(Gamut(5)), 8)
 
 
-def learned(network: nn.Module, steps: int = 5, machine: MachineSettings | None = None, **training: Any) -> Learner:
-    learner = Learner(network, replace(TRAINING, **training), machine or MachineSettings(), PLACE, seed=3)
+def learned(network: nn.Module, steps: int = 5, machine: MachineSettings | None = None, **training: Any) -> Trainer:
+    learner = Trainer(network, replace(TRAINING, **training), machine or MachineSettings(), PLACE, seed=3)
     for _ in range(steps):
         learner.step(images(), UNLABELED)
     return learner
@@ -85,7 +85,7 @@ def test_decay_and_rate_of_biases(optimizer: Any) -> None:
 
 def test_the_moving_average_by_its_definition() -> None:
     network = Line().eval()
-    learner = Learner(network, replace(TRAINING, ema=0.7), MachineSettings(), PLACE, seed=0)
+    learner = Trainer(network, replace(TRAINING, ema=0.7), MachineSettings(), PLACE, seed=0)
     expected = network.weight.detach().clone()
     for step in range(1, 20):
         learner.step(images(), UNLABELED)
@@ -106,7 +106,7 @@ def test_micro_batches_add_up_to_the_batch(name: str) -> None:
 def test_what_a_step_draws_does_not_depend_on_the_past() -> None:
     """Dropout draws from (seed, step): a step computed again after others is the same step."""
     one, other = learned(Line(), 6), learned(Line(), 3)
-    again = Learner(Line(), TRAINING, MachineSettings(), PLACE, seed=3)
+    again = Trainer(Line(), TRAINING, MachineSettings(), PLACE, seed=3)
     again.load(other.state(), "here")
     torch.rand(5)
     for _ in range(3):
@@ -187,7 +187,7 @@ def test_labels_of_any_kind_in_micro_batches() -> None:
     losses = []
     for micro in (0, 2):
         torch.manual_seed(1)
-        learner = Learner(Boxes(), replace(TRAINING, micro_batch=micro), MachineSettings(), PLACE, seed=3)
+        learner = Trainer(Boxes(), replace(TRAINING, micro_batch=micro), MachineSettings(), PLACE, seed=3)
         losses.append(torch.stack([learner.step(images(), labels)[0] for _ in range(5)]))
     torch.testing.assert_close(losses[0], losses[1])
 

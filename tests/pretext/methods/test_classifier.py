@@ -18,7 +18,7 @@ from pretext.backbones import build_backbone
 from pretext.color import rgb_to_lightness
 from pretext.data import Bundled
 from pretext.engine.checkpoint import load_checkpoint, save_checkpoint
-from pretext.engine.device import Place
+from pretext.engine.device import ComputeConfig
 from pretext.engine.journal import read_journal
 from pretext.engine.run import newest_checkpoint
 from pretext.errors import UserError
@@ -26,13 +26,13 @@ from pretext.methods.classifier import Classifier
 from pretext.methods.diagnostics import label_health
 from pretext.pretrain import pretrain
 from pretext.pretrained import load_pretrained
-from pretext.recipe import PretrainSettings, _shared_classes, build_colorizer, build_network, held_views, open_images
+from pretext.recipe import PretrainSettings, _shared_classes, build_colorizer, build_network, load_held_out, open_images
 from pretext.settings import settings_from
 from pretext.weights.exporter import ExportSettings, export
 from pretint.colorization import ColorizeSettings, colorize
 from transfer.report import write_report
 
-PLACE = Place(torch.device("cpu"), "fp32", 0)
+PLACE = ComputeConfig(torch.device("cpu"), "fp32", 0)
 WORDS = [
     "--data.source", "bundled",
     "--objective.name", "labels", "--data.holdout", "16", "--crop.size", "16", "--objective.stride", "4",
@@ -125,7 +125,7 @@ def test_it_sees_what_a_colorizer_sees(tmp_path: Path) -> None:
         part, index = with_labels.locate(t)
         assert labeled.classes[one.label] == with_labels.parts[part].key(index).partition("/")[0]
         assert other.label == -1
-    views = held_views(labeled, 3, 32)
+    views = load_held_out(labeled, 3, 32)
     assert [labeled.classes[label] for label in views.labels] == [
         labeled.held[0].key(index).partition("/")[0] for index in range(3)
     ]

@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from pretext.backbones import Backbone
 from pretext.backbones.contract import Stage
 from pretext.color import rgb_to_ab
-from pretext.engine.device import Place
+from pretext.engine.device import ComputeConfig
 from pretext.gamut import Gamut, bin_centers
 from pretext.methods.colorizer import Colorizer
 from pretext.methods.diagnostics import color_health, common_bins
 from pretext.methods.objectives import Classification, Objective, Regression
 from pretext.prior import rebalancing_weights
 
-CPU = Place(torch.device("cpu"), "fp32", 0)
+CPU = ComputeConfig(torch.device("cpu"), "fp32", 0)
 STRIDE = 2
 
 

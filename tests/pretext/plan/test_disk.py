@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from pretext.engine.checkpoint import checkpoint_bytes
-from pretext.engine.device import Place
-from pretext.engine.trainer import Learner
+from pretext.engine.device import ComputeConfig
+from pretext.engine.trainer import Trainer
 from pretext.errors import UserError
 from pretext.plan.disk import checkpoint_size, file_size, pretrain_disk
 from pretext.pretrain import pretrain
@@ -49,7 +49,7 @@ SGD = {"steps": 5, "batch_size": 8, "warmup": 1, "optimizer": "sgd"}
 )
 def test_it_is_what_a_real_run_wrote(changed: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = settings(**changed)
-    monkeypatch.setattr(Learner, "step", _refused)
+    monkeypatch.setattr(Trainer, "step", _refused)
     said = pretrain_disk(asked)
     monkeypatch.undo()
     assert list(tmp_path.iterdir()) == []
@@ -89,8 +89,8 @@ def test_a_checkpoint_is_sized_by_shapes(optimizer: str, ema: float) -> None:
     asked = settings(training={"steps": 5, "batch_size": 2, "warmup": 1, "optimizer": optimizer, "ema": ema})
     network = Net(nn.Conv2d(3, 64, 9), nn.BatchNorm2d(64), nn.Conv2d(64, 64, 8))
     network[2].bias.requires_grad_(False)
-    place = Place(torch.device("cpu"), "fp32", 0)
-    learner = Learner(network, asked.training, asked.machine, place, 0)
+    place = ComputeConfig(torch.device("cpu"), "fp32", 0)
+    learner = Trainer(network, asked.training, asked.machine, place, 0)
     for begun in (False, True):
         real = len(checkpoint_bytes({**learner.state(), "settings": {"a": 1}}))
         assert checkpoint_size(network, asked.training, {"settings": {"a": 1}}, begun) == pytest.approx(real, rel=0.01)

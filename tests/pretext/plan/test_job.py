@@ -15,7 +15,7 @@ from pretext.engine.checkpoint import load_checkpoint
 from pretext.engine.run import newest_checkpoint
 from pretext.errors import UserError
 from pretext.plan import job, measure
-from pretext.plan.job import Plan, plan, plan_lines, size, spoken
+from pretext.plan.job import Plan, format_duration, plan, plan_lines, size
 from pretext.plan.measure import count_bytes
 from pretext.pretrain import pretrain
 from pretext.recipe import PretrainSettings
@@ -169,14 +169,14 @@ def test_what_pretrain_would_refuse_is_refused(changed: dict[str, Any], said: st
 
 
 def test_times_and_sizes_are_spoken() -> None:
-    assert [spoken(seconds) for seconds in (0.04, 45.2, 720, 7790, 3600 * 60, 86400 * 282.5)] == [
+    assert [format_duration(seconds) for seconds in (0.04, 45.2, 720, 7790, 3600 * 60, 86400 * 282.5)] == [
         "0.0 s", "45 s", "12 min", "2 h 10 min", "2 d 12 h", "282 d",
     ]  # fmt: skip
     assert [size(count) for count in (0, 500, 1_234_567, 12_345_678_901)] == ["0", "0.5 kB", "1.2 MB", "12.3 GB"]
 
 
 def test_the_limit_is_named(planned: Plan) -> None:
-    fast, slow = measure.Rate(100, 110, 5), measure.Rate(50, 55, 5)
+    fast, slow = measure.Throughput(100, 110, 5), measure.Throughput(50, 55, 5)
     assert dataclasses.replace(planned, waiting=0.5).limit.startswith("the data path")
     assert dataclasses.replace(planned, waiting=0, network=fast, both=slow).limit.startswith("the cores")
     assert dataclasses.replace(planned, waiting=0, network=fast, both=fast).limit == "the network"

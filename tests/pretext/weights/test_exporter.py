@@ -28,7 +28,7 @@ from pretext.errors import UserError
 from pretext.methods.objectives import ObjectiveSettings
 from pretext.pretrained import color_contract, load_pretrained
 from pretext.recipe import PretrainSettings, build_colorizer
-from pretext.settings import plain
+from pretext.settings import to_plain
 from pretext.weights.exporter import ExportSettings, export
 from pretext.weights.inputs import FromRgb, affine_lightness
 
@@ -53,7 +53,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
                     colorizer(torch.rand(4, 1, 64, 64) * 100)
             state = {
                 "step": 7,
-                "settings": plain(settings),
+                "settings": to_plain(settings),
                 "color": color_contract(settings, PRIOR),
                 "model": colorizer.state_dict(),
             }

@@ -18,7 +18,7 @@ from pretext.engine.run import find_checkpoint
 from pretext.errors import UserError
 from pretext.gamut import bin_centers
 from pretext.pretrained import load_pretrained
-from pretext.weights.importer import ImportSettings, import_weights, load_published
+from pretext.weights.importer import ImportSettings, import_weights, load_release
 from pretint.colorization import ColorizeSettings, colorize
 
 Weights = dict[str, Tensor]
@@ -389,9 +389,9 @@ def test_what_stands_before_all_names_is_taken_off(
     assert any("is taken off the names" in line for line in done.lines())
     lightness = lightness if release != "vissl_alexnet" else torch.rand(1, 1, 99, 120) * 100
     backbone = load_pretrained(tmp_path / "run").colorizer.backbone
-    close(backbone(lightness), load_published(plain).colorizer.backbone(lightness))
+    close(backbone(lightness), load_release(plain).colorizer.backbone(lightness))
     capsys.readouterr()
-    direct = load_published(tmp_path / "x.pth").colorizer.backbone
+    direct = load_release(tmp_path / "x.pth").colorizer.backbone
     assert "is taken off the names" in capsys.readouterr().err
     close(backbone(lightness), direct(lightness))
 

@@ -15,7 +15,8 @@ from rich.console import Console
 
 import pretint.cli
 from pretext.errors import UserError
-from pretint.study import findings, write_study_report
+from pretint.study import write_study_report
+from pretint.study.report.page import read_results
 from tests.reporting import Page
 from transfer import columns
 from transfer.bootstrap import holm
@@ -53,7 +54,7 @@ def test_the_numbers_are_those_of_the_results_in_all_formats(tmp_path: Path) -> 
         f"report.{one}" for one in ("html", "md", "tex", "csv")
     ]
     base, *others = columns_of(folder)
-    gaps = [columns.tested_gap(base, other, "conv3", "conv3") for other in others]
+    gaps = [columns.test_difference(base, other, "conv3", "conv3") for other in others]
     page, text = Page(folder / "report.html"), (folder / "report.md").read_text()
     latex, lines = (folder / "report.tex").read_text(), list(csv.DictReader((folder / "report.csv").open()))
     for name, column in zip(("random", "L2", "rebalanced"), (base, *others), strict=True):
@@ -87,7 +88,7 @@ def test_the_numbers_are_those_of_the_results_in_all_formats(tmp_path: Path) -> 
 
 def test_cost_and_health_are_means_over_seeds(tmp_path: Path) -> None:
     folder = finished_study(tmp_path)
-    found = findings(folder)
+    found = read_results(folder)
     assert "random" not in found.costs
     assert found.costs["L2"].seconds == pytest.approx(STEPS * 10 / 0.5)
     assert found.costs["L2"].images == STEPS * 10
@@ -196,13 +197,13 @@ def test_what_a_damaged_run_does_not_tell_does_not_count(
     else:
         damaged.write_text(text)
     write_study_report(folder)
-    costs = findings(folder).costs
+    costs = read_results(folder).costs
     assert costs["L2"] == costs["rebalanced"], "the mean of what is told"
     page, shown = Page(folder / "report.html").text, (folder / "report.md").read_text().replace("\\", "")
     assert all("L2 0: " in one and said in one for one in (page, shown))
     (other,) = (tmp_path / "runs").glob("1-1.*/journal.jsonl")
     other.write_text("")
-    assert "L2" not in findings(folder).costs
+    assert "L2" not in read_results(folder).costs
     write_study_report(folder)
 
 
@@ -210,10 +211,10 @@ def test_checkpoints_that_are_not_the_runs_own_do_not_count(tmp_path: Path) -> N
     folder = finished_study(tmp_path)
     for at, run in enumerate(sorted((tmp_path / "runs").iterdir())):
         (run / "checkpoints" / ("9x.pt", f"{STEPS:08}_copy.pt")[at % 2]).touch()
-    assert not findings(folder).missing
+    assert not read_results(folder).missing
     for run in (tmp_path / "runs").iterdir():
         (run / "checkpoints" / f"{STEPS:08}.pt").unlink()
-    assert len(findings(folder).missing) == 4
+    assert len(read_results(folder).missing) == 4
 
 
 def test_a_row_that_a_variant_does_not_have_falls_back(tmp_path: Path) -> None:
@@ -226,13 +227,13 @@ def test_a_row_that_a_variant_does_not_have_falls_back(tmp_path: Path) -> None:
         plan["evaluations"]["probe"]["row"] = asked
         (folder / "plan.json").write_text(json.dumps(plan))
         write_study_report(folder)
-        (board,) = findings(folder).boards
+        (board,) = read_results(folder).boards
         assert ({line.row for line in board.lines}, board.rule, board.error) == (rows, rule, "")
         assert f"row: {rule}" in (folder / "report.md").read_text().replace("\\", "")
     for file in (tmp_path / "results").glob("1-*/*.json"):
         made = read_result(file)
         write_result(file, replace(made, rows=(made.rows[0], made.rows[2])))
-    (board,) = findings(folder).boards
+    (board,) = read_results(folder).boards
     assert [line.row for line in board.lines] == ["conv2", "conv3", "conv2"] and "; L2: no such row" in board.rule
 
 

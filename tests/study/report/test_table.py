@@ -9,8 +9,9 @@ import pytest
 from reported import LEVELS, finished_study, rewritten
 from rich.console import Console
 
-from pretint.study import findings, write_study_report
+from pretint.study import write_study_report
 from pretint.study.report import table as table_module
+from pretint.study.report.page import read_results
 from pretint.study.report.table import full_sheet
 from tests.judging import answers, row
 from tests.reporting import Page
@@ -22,7 +23,7 @@ IMAGENET: dict[str, Any] = {"n_test": 50_000, "classes": tuple(f"n{number:08}" f
 
 
 def full(folder: Path) -> Sheet | None:
-    found = findings(folder)
+    found = read_results(folder)
     return full_sheet(found, found.boards[0])
 
 
@@ -33,7 +34,7 @@ def stages(count: int = 5, images: int = 400) -> tuple[Row, ...]:
 def test_every_row_of_every_variant_is_in_all_files_and_not_in_the_terminal(tmp_path: Path) -> None:
     folder = finished_study(tmp_path)
     done = write_study_report(folder)
-    (board,) = findings(folder).boards
+    (board,) = read_results(folder).boards
     cells = {line.variant: line.column.cells for line in board.lines if line.column}
     assert tuple(cells) == tuple(LEVELS)
     text, page = (folder / "report.md").read_text(), Page(folder / "report.html").text

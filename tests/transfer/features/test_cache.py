@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 import transfer.features.cache
 from pretext.errors import UserError
-from transfer.features.cache import Entry, Storage, held_entry, key_of, require_room
+from transfer.features.cache import Entry, Storage, key_of, lock_entry, require_room
 
 COLUMNS = {"conv1": 3, "conv2": 70_000}
 ROWS = 40
@@ -24,7 +24,7 @@ def numbers(column: str, first: int, last: int, storage: Storage = "float16") ->
 
 def fill(folder: Path, rows: int = ROWS, storage: Storage = "float16") -> Path:
     """An entry with blocks of ten rows; where it lies."""
-    with held_entry(folder, IDENTITY, ROWS, COLUMNS, storage) as entry:
+    with lock_entry(folder, IDENTITY, ROWS, COLUMNS, storage) as entry:
         while entry.done < rows:
             first, last = entry.done, entry.done + 10
             skipped = [(first + 1, f"{first + 1}.png", "torn")]
@@ -36,7 +36,7 @@ def fill(folder: Path, rows: int = ROWS, storage: Storage = "float16") -> Path:
 
 
 def rows_left(folder: Path) -> int:
-    with held_entry(folder, IDENTITY, ROWS, COLUMNS, "float16") as entry:
+    with lock_entry(folder, IDENTITY, ROWS, COLUMNS, "float16") as entry:
         return entry.done
 
 
@@ -45,7 +45,7 @@ def test_what_is_written_is_read(tmp_path: Path, storage: Storage) -> None:
     place = fill(tmp_path, storage=storage)
     assert place.name == key_of(IDENTITY) and len(place.name) == 32
     assert json.loads((place / "identity.json").read_text()) == IDENTITY
-    with held_entry(tmp_path, IDENTITY, ROWS, COLUMNS, storage) as entry:
+    with lock_entry(tmp_path, IDENTITY, ROWS, COLUMNS, storage) as entry:
         assert entry.done == ROWS and entry.missing_bytes == 0
         assert sum(block.seconds for block in entry.blocks) == 6.0
         assert [skip for block in entry.blocks for skip in block.skipped][1] == (11, "11.png", "torn")
@@ -133,7 +133,7 @@ def test_damage_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
 
 def test_rows_that_are_not_safe_do_not_count(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     place = fill(tmp_path, rows=20)
-    with held_entry(tmp_path, IDENTITY, ROWS, COLUMNS, "float16") as entry:
+    with lock_entry(tmp_path, IDENTITY, ROWS, COLUMNS, "float16") as entry:
         entry.append({name: numbers(name, 20, 30) for name in COLUMNS}, [], 1.0)
     assert (place / "conv2.f16").stat().st_size > 20 * 70_000 * 2
     with (place / "blocks.jsonl").open("ab") as file:
@@ -146,10 +146,10 @@ def test_rows_that_are_not_safe_do_not_count(tmp_path: Path, capsys: pytest.Capt
 
 def test_what_another_process_has_mapped_is_never_cut(tmp_path: Path) -> None:
     place = fill(tmp_path)
-    with held_entry(tmp_path, IDENTITY, ROWS, COLUMNS, "float16") as entry:
+    with lock_entry(tmp_path, IDENTITY, ROWS, COLUMNS, "float16") as entry:
         mapped = entry.matrix("conv2")
         flip_a_bit(place)
-    with held_entry(tmp_path, IDENTITY, ROWS, COLUMNS, "float16") as entry:
+    with lock_entry(tmp_path, IDENTITY, ROWS, COLUMNS, "float16") as entry:
         assert entry.done == 20
         entry.append({name: numbers(name, 20, 25) for name in COLUMNS}, [], 1.0)
         assert (mapped == numbers("conv2", 0, ROWS)).all()
@@ -157,7 +157,7 @@ def test_what_another_process_has_mapped_is_never_cut(tmp_path: Path) -> None:
 
 def test_keep_before(tmp_path: Path) -> None:
     fill(tmp_path)
-    with held_entry(tmp_path, IDENTITY, ROWS, COLUMNS, "float16") as entry:
+    with lock_entry(tmp_path, IDENTITY, ROWS, COLUMNS, "float16") as entry:
         entry.keep_before(29)
         assert entry.done == 20
     assert rows_left(tmp_path) == 20
@@ -168,7 +168,7 @@ def test_a_block_is_closed_by_rows_or_by_time(tmp_path: Path, monkeypatch: pytes
         entry.append({name: numbers(name, entry.written, entry.written + 5) for name in COLUMNS}, [], 1.0)
         return entry
 
-    with held_entry(tmp_path, IDENTITY, ROWS, COLUMNS, "float16") as entry:
+    with lock_entry(tmp_path, IDENTITY, ROWS, COLUMNS, "float16") as entry:
         assert not entry.due() and not half().due()
         monkeypatch.setattr(transfer.features.cache, "ROWS", 10)
         assert half().due()
@@ -180,7 +180,7 @@ def test_a_block_is_closed_by_rows_or_by_time(tmp_path: Path, monkeypatch: pytes
 
 def test_too_little_room_is_said_at_the_start(tmp_path: Path) -> None:
     with (
-        held_entry(tmp_path, IDENTITY, 10**9, {"conv1": 10**7}, "float32") as entry,
+        lock_entry(tmp_path, IDENTITY, 10**9, {"conv1": 10**7}, "float32") as entry,
         pytest.raises(UserError, match=r"4e\+07 GB"),
     ):
         require_room(tmp_path, [entry])
@@ -190,6 +190,6 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with (
         pytest.raises(UserError, match="name another cache folder"),
-        held_entry(tmp_path / "file", IDENTITY, ROWS, COLUMNS, "float16"),
+        lock_entry(tmp_path / "file", IDENTITY, ROWS, COLUMNS, "float16"),
     ):
         pass

@@ -17,15 +17,15 @@ from tiers import one_fast
 import transfer.features.extraction
 from pretext.color import rgb_to_lightness
 from pretext.data import ClassFolder
-from pretext.data.batches import Views, center_crop
-from pretext.engine.device import Place
+from pretext.data.batches import EvalDataset, center_crop
+from pretext.engine.device import ComputeConfig
 from pretext.errors import UserError
 from transfer.features import CacheSettings, Rows, View, cache_folder, calibrate_batch_norm, extract
 from transfer.features.pool import pool
 from transfer.networks import Network, open_network
 
 ClassFolderMaker = Callable[[Path], Path]
-PLACE = Place(torch.device("cpu"), "fp32", workers=0)
+PLACE = ComputeConfig(torch.device("cpu"), "fp32", workers=0)
 
 
 def files(cache: Path) -> dict[str, bytes]:
@@ -61,12 +61,12 @@ def test_equals_one_image_at_a_time(tmp_path: Path, class_folder: ClassFolderMak
 
 def test_a_view_is_the_middle_at_the_ratio_asked() -> None:
     source = Noise(1)
-    view = Views(source, 8, 0.5)[0].rgb  # of an image of 16 by 20
+    view = EvalDataset(source, 8, 0.5)[0].rgb  # of an image of 16 by 20
     assert view is not None
     assert (view.permute(1, 2, 0).numpy() == np.asarray(source.read(0))[4:12, 6:14]).all()
     assert source.asked == {16, None}  # a decoder may not go below what is shown
     source.asked.clear()
-    assert Views(source, 8, 0.7)[0].rgb is not None and source.asked == {12}
+    assert EvalDataset(source, 8, 0.7)[0].rgb is not None and source.asked == {12}
 
 
 def test_the_cache_is_asked_first_and_shared(tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_the_cache_is_asked_first_and_shared(tmp_path: Path) -> None:
     [
         {"view": View(SIZE, 0.5)},
         {"cache": "float32"},
-        {"place": Place(torch.device("cpu"), "bf16", 0)},
+        {"place": ComputeConfig(torch.device("cpu"), "bf16", 0)},
         {"calibrate_on": (Noise(100, seed=8), View(SIZE))},
         {"source": Noise(65, seed=1)},  # other images of the same names
         {"source": Noise(66)},
@@ -112,7 +112,7 @@ def test_what_changes_features_is_another_entry(tmp_path: Path, change: dict[str
 def test_unreadable_images_are_rows_of_zeros(tmp_path: Path) -> None:
     bad = (0, 3, 64, 129)
     [whole] = extracted(Noise(130), tmp_path / "whole")
-    [features] = extracted(Noise(130, bad=bad), tmp_path / "torn", place=Place(torch.device("cpu"), "fp32", 1))
+    [features] = extracted(Noise(130, bad=bad), tmp_path / "torn", place=ComputeConfig(torch.device("cpu"), "fp32", 1))
     assert np.flatnonzero(~features.good).tolist() == list(bad)
     assert features.skipped == [(f"{row:06}.png", "torn") for row in bad]
     for stage in ("conv1", "conv5"):

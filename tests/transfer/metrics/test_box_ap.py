@@ -11,7 +11,7 @@ from sklearn.metrics import average_precision_score
 
 from tests.detecting import Found, Objects, boxes, by_coco, by_the_rules, images
 from transfer.metrics import Points, detections_outcome
-from transfer.metrics.box_ap import LEVELS, Detected, Detections
+from transfer.metrics.box_ap import LEVELS, BoxAP, Detections
 
 RULES: tuple[Points, ...] = ("11 points", "all points", "COCO")
 
@@ -157,9 +157,9 @@ def test_the_same_boxes_serve_all_rules() -> None:
     found, truth = images(np.random.default_rng(2), 40)
     shared = Detections.of(found, truth, 3)
     for rule in RULES:
-        assert Detected(shared, rule).value == detections_outcome(found, truth, rule, 3).value
-    assert Detected(shared, "COCO").count == 40 and len(LEVELS["COCO"]) == 101  # type: ignore[arg-type]
-    assert Detected(shared, "COCO").positives.tolist() == [
+        assert BoxAP(shared, rule).value == detections_outcome(found, truth, rule, 3).value
+    assert BoxAP(shared, "COCO").count == 40 and len(LEVELS["COCO"]) == 101  # type: ignore[arg-type]
+    assert BoxAP(shared, "COCO").positives.tolist() == [
         sum(int(((one.labels == label) & ~one.difficult).sum()) for one in truth) for label in range(3)
     ]
 

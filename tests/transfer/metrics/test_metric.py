@@ -12,26 +12,26 @@ from tests.detecting import Found, Objects, boxes, images
 from transfer import bootstrap
 from transfer.bootstrap import centered
 from transfer.metrics import (
-    Detected,
+    BoxAP,
     Detections,
+    MeanIoU,
     Points,
-    Segmented,
     Weighted,
     detections_outcome,
     joint_score,
-    judged_row,
+    make_row,
 )
 from transfer.metrics.classification import average_precision, resampled_map
 
 RULES: tuple[Points, ...] = ("11 points", "all points", "COCO")
 
 
-def masked(rng: np.random.Generator, count: int = 60, classes: int = 4, skill: float = 0.5) -> Segmented:
+def masked(rng: np.random.Generator, count: int = 60, classes: int = 4, skill: float = 0.5) -> MeanIoU:
     """Images of some difficulty each."""
     counts = rng.integers(0, 30, (count, classes, classes))
     right = (skill * rng.random((count, 1)) * 200).astype(np.int64)
     counts[:, range(classes), range(classes)] += right * (rng.random((count, classes)) < 0.6)
-    return Segmented(counts)
+    return MeanIoU(counts)
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -49,7 +49,7 @@ def test_resampled_masks() -> None:
     outcome = masked(np.random.default_rng(1))
     rng = np.random.default_rng(0)
     for draw in outcome.resampled[:20]:
-        assert draw == pytest.approx(Segmented(outcome.confusions[rng.integers(0, 60, 60)]).value, abs=1e-12)
+        assert draw == pytest.approx(MeanIoU(outcome.confusions[rng.integers(0, 60, 60)]).value, abs=1e-12)
 
 
 def test_ranks_are_as_they_were() -> None:
@@ -64,12 +64,12 @@ def test_ranks_are_as_they_were() -> None:
 
 def test_of_each_class_the_interval_is_its_own() -> None:
     outcome = masked(np.random.default_rng(2))
-    of_classes = Segmented.joint_classes([[outcome]])
+    of_classes = MeanIoU.joint_classes([[outcome]])
     assert [one.value for one in of_classes] == pytest.approx(outcome.per_class().tolist())
     draws = outcome.resampled_classes[1]
     assert of_classes[1] == centered(float(outcome.per_class()[1]), draws)
-    gone = Segmented(outcome.confusions * (np.arange(4) != 3) * (np.arange(4) != 3)[:, None])
-    assert np.isnan(Segmented.joint_classes([[gone]])[3].value) and gone.value == pytest.approx(
+    gone = MeanIoU(outcome.confusions * (np.arange(4) != 3) * (np.arange(4) != 3)[:, None])
+    assert np.isnan(MeanIoU.joint_classes([[gone]])[3].value) and gone.value == pytest.approx(
         np.mean(gone.per_class()[:3])
     )
 
@@ -80,7 +80,7 @@ def test_seeds_are_resampled_jointly() -> None:
     assert score.value == pytest.approx(np.mean([one.value for (one,) in outcomes]))
     draws = np.mean([one.resampled for (one,) in outcomes], axis=0)
     assert score.high - score.low == pytest.approx(np.subtract(*np.quantile(draws, (0.975, 0.025))))
-    gap = Segmented.gap(outcomes[:1], outcomes[1:2])  # type: ignore[arg-type]
+    gap = MeanIoU.gap(outcomes[:1], outcomes[1:2])  # type: ignore[arg-type]
     assert gap.value == pytest.approx(outcomes[1][0].value - outcomes[0][0].value)
 
 
@@ -130,10 +130,10 @@ def test_swaps_are_all_swaps() -> None:
     every = [gap(stays) for stays in product((True, False), repeat=8)]
     assert every[0] == pytest.approx(one.value - two.value)
     wanted = np.mean(np.abs(every) >= abs(every[0]) - 1e-6)
-    found = Detected.tested([one], [two])
+    found = BoxAP.tested([one], [two])
     assert found.p == pytest.approx(wanted, abs=0.05) and found.test == "swaps of images"
-    assert Detected.tested([two], [one]).p == pytest.approx(found.p, abs=0.05)
-    assert Detected.tested([one, one], [one]).p == 1
+    assert BoxAP.tested([two], [one]).p == pytest.approx(found.p, abs=0.05)
+    assert BoxAP.tested([one, one], [one]).p == 1
 
 
 def test_swaps_of_masks_are_all_swaps() -> None:
@@ -142,10 +142,10 @@ def test_swaps_of_masks_are_all_swaps() -> None:
     for stays in product((True, False), repeat=8):
         which = np.array(stays)[:, None, None]
         ones, twos = (np.where(which, a.confusions, b.confusions) for a, b in ((one, two), (two, one)))
-        every.append(Segmented(ones).value - Segmented(twos).value)
+        every.append(MeanIoU(ones).value - MeanIoU(twos).value)
     wanted = np.mean(np.abs(every) >= abs(every[0]) - 1e-9)
-    assert Segmented.tested([one], [two]).p == pytest.approx(wanted, abs=0.05)
-    assert Segmented.tested([one], [one]).p == 1
+    assert MeanIoU.tested([one], [two]).p == pytest.approx(wanted, abs=0.05)
+    assert MeanIoU.tested([one], [one]).p == 1
 
 
 def test_a_better_network_is_told_from_a_worse_one() -> None:
@@ -153,13 +153,13 @@ def test_a_better_network_is_told_from_a_worse_one() -> None:
     found, known = images(rng, 60, ties=False)
     blind = [(one[0], rng.random(len(one[1])).astype(np.float32), one[2]) for one in found]
     exact = [(one.boxes, np.full(len(one.labels), 0.9, np.float32), one.labels) for one in known]
-    best, worst = (Detected(Detections.of(each, known, 3), "11 points") for each in (exact, blind))
-    assert best.value == 1 and Detected.tested([worst], [best]).p == 1 / (1 + bootstrap.SWAPS)
+    best, worst = (BoxAP(Detections.of(each, known, 3), "11 points") for each in (exact, blind))
+    assert best.value == 1 and BoxAP.tested([worst], [best]).p == 1 / (1 + bootstrap.SWAPS)
 
 
 def covered(drawn: Callable[[], Weighted], wanted: float, times: int = 60) -> float:
     """How often an interval holds the number of all images that there could be."""
-    scores = [judged_row("all", "", 0, "", {}, None, [drawn()]).score for _ in range(times)]
+    scores = [make_row("all", "", 0, "", {}, None, [drawn()]).score for _ in range(times)]
     return float(np.mean([one.low <= wanted <= one.high for one in scores]))
 
 
@@ -169,13 +169,13 @@ def test_coverage(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(8)
     found, known = detected_world(rng, 3000)
 
-    def some() -> Detected:
+    def some() -> BoxAP:
         drawn = rng.integers(0, 3000, 150)
         return detections_outcome([found[at] for at in drawn], [known[at] for at in drawn], "all points", 2)
 
     assert covered(some, detections_outcome(found, known, "all points", 2).value) > 0.85
     world = masked(rng, 3000)
-    assert covered(lambda: Segmented(world.confusions[rng.integers(0, 3000, 100)]), world.value) > 0.85
+    assert covered(lambda: MeanIoU(world.confusions[rng.integers(0, 3000, 100)]), world.value) > 0.85
 
 
 def detected_world(rng: np.random.Generator, count: int) -> tuple[list[Found], list[Objects]]:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn.metrics import accuracy_score, confusion_matrix, jaccard_score
 
-from transfer.metrics import Segmented, confusion, segmentation_outcome
+from transfer.metrics import MeanIoU, confusion, segmentation_outcome
 
 
 def masks(rng: np.random.Generator, count: int, classes: int) -> list[tuple[NDArray[np.uint8], NDArray[np.int64]]]:
@@ -21,7 +21,7 @@ def masks(rng: np.random.Generator, count: int, classes: int) -> list[tuple[NDAr
     return drawn
 
 
-def outcome_of(drawn: list[tuple[NDArray[np.uint8], NDArray[np.int64]]], classes: int) -> Segmented:
+def outcome_of(drawn: list[tuple[NDArray[np.uint8], NDArray[np.int64]]], classes: int) -> MeanIoU:
     return segmentation_outcome([confusion(truth, predicted, classes) for truth, predicted in drawn])
 
 
@@ -50,7 +50,7 @@ def test_weights_are_repetitions(seed: int) -> None:
     rng = np.random.default_rng(seed)
     drawn = masks(rng, 6, 4)
     weights = rng.integers(0, 4, (6, 3))
-    outcome = Segmented(np.stack([confusion(*one, 4) for one in drawn]))
+    outcome = MeanIoU(np.stack([confusion(*one, 4) for one in drawn]))
     for column, under in zip(weights.T, outcome.under(weights.astype(np.float32)), strict=True):
         again = [drawn[at] for at, times in enumerate(column) for _ in range(times)]
         if any((truth != 255).any() for truth, _ in again):
@@ -62,7 +62,7 @@ def test_weights_are_repetitions(seed: int) -> None:
 def test_pixel_counts_beyond_single_precision() -> None:
     counts = np.array([[[2**40 + 1, 0], [1, 2**30 + 1]]], dtype=np.int64)
     wanted = ((2**40 + 1) / (2**40 + 2) + (2**30 + 1) / (2**30 + 2)) / 2
-    assert Segmented(counts).under(np.ones((1, 1), dtype=np.float32))[0] == pytest.approx(wanted, abs=1e-15)
+    assert MeanIoU(counts).under(np.ones((1, 1), dtype=np.float32))[0] == pytest.approx(wanted, abs=1e-15)
 
 
 def test_what_cannot_be() -> None:

@@ -14,7 +14,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch.nn import functional as F
 
 import transfer.probes.knn
-from pretext.engine.device import pick_place
+from pretext.engine.device import choose_compute
 from pretext.errors import UserError
 from pretint.cli import main
 from transfer.features import CacheSettings, FeatureSet, View, extract
@@ -161,7 +161,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def features(result: Result, run: Path, cache: Path, rule: str) -> tuple[Targets, list[FeatureSet]]:
     """Once more what a result was made of."""
     classes = result.classes if result.metric == "mAP" else ()
-    targets, place = open_targets(result.train, result.test, classes), pick_place("cpu", workers=0)
+    targets, place = open_targets(result.train, result.test, classes), choose_compute("cpu", workers=0)
     view, network = View(result.view_size, result.view_ratio), open_network(str(run))
     found = [
         extract([network], source, view, [rule], place, CacheSettings(cache), (targets.train, view), "again")[0]

@@ -18,19 +18,19 @@ from torch.nn import functional as F
 
 import transfer.probes.linear
 from pretext.data.order import mix, permutation
-from pretext.engine.device import pick_place
-from pretext.engine.run import held_run, keep_checkpoint
+from pretext.engine.device import choose_compute
+from pretext.engine.run import lock_run, write_checkpoint
 from pretext.pretrained import color_contract, load_pretrained
 from pretext.recipe import build_colorizer
-from pretext.settings import plain
+from pretext.settings import to_plain
 from pretext.weights.inputs import FromRgb
-from transfer.evaluation import Task
+from transfer.evaluation import EvaluationTask
 from transfer.features import View, calibrate_batch_norm
 from transfer.metrics import Row
 from transfer.networks import open_network
 from transfer.probes.heads import Linear
 from transfer.probes.linear import ProbeSettings, choose_logistic, fit_linear, probe
-from transfer.probes.sweep import Contest, Fed, grid, positions, rate_factor, score, steps_of
+from transfer.probes.sweep import Fed, ProbeSweep, grid, positions, rate_factor, score, steps_of
 from transfer.protocols import PROTOCOLS, LinearProtocol, LogisticProtocol
 from transfer.targets import open_targets
 
@@ -83,7 +83,7 @@ def test_random_is_the_initialization_of_the_run(run: Path, tmp_path: Path, monk
     take(monkeypatch, QUICK)
     settings = load_pretrained(run).settings
     prior = torch.full((313,), 1 / 313, dtype=torch.float64)
-    with held_run(tmp_path / "first", plain(settings)):
+    with lock_run(tmp_path / "first", to_plain(settings)):
         pass
     colorizer = build_colorizer(settings, prior)
     network = open_network(f"random:{run}")
@@ -92,10 +92,10 @@ def test_random_is_the_initialization_of_the_run(run: Path, tmp_path: Path, monk
         assert torch.equal(value, network.module.backbone.state_dict()[name])
     targets = open_targets("bundled:train", "bundled:test")
     view = View(network.fit_size(round(network.view_size * QUICK.ratio)), QUICK.ratio)
-    calibrate_batch_norm(network, targets.train, view, pick_place("cpu", workers=0))
+    calibrate_batch_norm(network, targets.train, view, choose_compute("cpu", workers=0))
     colorizer.backbone.load_state_dict(network.module.backbone.state_dict())
-    state = {"settings": plain(settings), "color": color_contract(settings, prior)}
-    keep_checkpoint(tmp_path / "first", {**state, "step": 0, "model": colorizer.state_dict()})
+    state = {"settings": to_plain(settings), "color": color_contract(settings, prior)}
+    write_checkpoint(tmp_path / "first", {**state, "step": 0, "model": colorizer.state_dict()})
     random, first = probe([str(tmp_path / "first")], ProbeSettings(*BUNDLED, workers=0))
     assert (random.network.kind, first.network.kind) == ("random", "pretrained")
     for row, other in zip(random.rows, first.rows, strict=True):
@@ -107,7 +107,9 @@ def _correct(row: Any) -> Any:
     return outcome.correct
 
 
-def _alone(task: Task, protocol: LinearProtocol, stage: str) -> list[tuple[str, float, float, tuple[float, Tensor]]]:
+def _alone(
+    task: EvaluationTask, protocol: LinearProtocol, stage: str
+) -> list[tuple[str, float, float, tuple[float, Tensor]]]:
     """Every classifier of a stage as anybody would train it: pooling, setting, (held-out score, test answers)."""
     fit, held = task.split.fit, task.split.held
     labels, asked = (torch.from_numpy(part.labels) for part in (task.targets.train, task.targets.test))
@@ -146,10 +148,10 @@ def test_on_real_images_it_is_torch_and_scikit_learn(
     run: Path, shared_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     protocol = replace(MODERN, rates=(1e-3, 1e-2, 1e-1), least_steps=100, epochs=4)
-    tasks: list[Task] = []
+    tasks: list[EvaluationTask] = []
     judge = transfer.probes.linear._row
 
-    def row(task: Task, winner: Any) -> Any:
+    def row(task: EvaluationTask, winner: Any) -> Any:
         tasks.append(task)
         return judge(task, winner)
 
@@ -196,9 +198,9 @@ def test_on_real_images_it_is_torch_and_scikit_learn(
 def seen(monkeypatch: pytest.MonkeyPatch) -> list[list[tuple[Tensor, Tensor]]]:
     """Of every training: the features of one cell and the targets, step by step."""
     trainings: list[list[tuple[Tensor, Tensor]]] = []
-    real = Contest.run
+    real = ProbeSweep.run
 
-    def watched(contest: Contest, feed: Iterator[Fed], after: Any) -> Any:
+    def watched(contest: ProbeSweep, feed: Iterator[Fed], after: Any) -> Any:
         trainings.append([])
 
         def kept() -> Iterator[Fed]:
@@ -208,7 +210,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[list[tuple[Tensor, Tensor]]]:
 
         return real(contest, kept(), after)
 
-    monkeypatch.setattr(Contest, "run", watched)
+    monkeypatch.setattr(ProbeSweep, "run", watched)
     return trainings
 
 

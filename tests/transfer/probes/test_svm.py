@@ -3,13 +3,13 @@
 They are killed and gone on with; and they are run as whole evaluations.
 """
 
+import shutil
 import warnings
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from evaluating import tiny_run
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import average_precision_score
@@ -205,8 +205,8 @@ def test_too_few_images() -> None:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_run(tmp_path_factory.mktemp("judging") / "run")
+def run(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return Path(shutil.copytree(tiny_run, tmp_path_factory.mktemp("judging") / "run"))
 
 
 @pytest.fixture(autouse=True)

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from transfer.probes.heads import Heads
-from transfer.probes.sweep import Cell, Contest, Fed, Winner, grid, positions, rate_factor, score, steps_of
+from transfer.probes.sweep import BestHead, FeatureKey, Fed, ProbeSweep, grid, positions, rate_factor, score, steps_of
 from transfer.protocols import PROTOCOLS, LinearProtocol
 
 MODERN = cast(LinearProtocol, PROTOCOLS["modern"])
 PROTOCOL = replace(MODERN, rates=(1e-5, 0.003, 0.1, 1e39), weight_decays=(0.0, 0.01), scaling="none")
-CELLS = [Cell("conv1", "mean"), Cell("conv1", "average:2048"), Cell("conv2", "mean")]
+CELLS = [FeatureKey("conv1", "mean"), FeatureKey("conv1", "average:2048"), FeatureKey("conv2", "mean")]
 STEPS, CLASSES, DIMS = 48, 3, 10
 
 
@@ -38,13 +38,13 @@ class Data:
             chosen = positions(step, 32, 500, lambda epoch: np.random.default_rng(epoch).permutation(500))
             yield {cell: one[chosen] for cell, one in self.features.items()}, self.targets[chosen]
 
-    def contest(self, protocol: LinearProtocol = PROTOCOL) -> Contest:
+    def contest(self, protocol: LinearProtocol = PROTOCOL) -> ProbeSweep:
         several = self.targets.ndim == 2
         heads = {cell: Heads(DIMS, CLASSES, grid(protocol, 32), multilabel=several) for cell in CELLS}
         held = self.targets[500:]
-        return Contest(heads, protocol, STEPS, lambda cell: iter(self.features[cell][500:].split(33)), held)
+        return ProbeSweep(heads, protocol, STEPS, lambda cell: iter(self.features[cell][500:].split(33)), held)
 
-    def run(self, protocol: LinearProtocol = PROTOCOL) -> list[Winner]:
+    def run(self, protocol: LinearProtocol = PROTOCOL) -> list[BestHead]:
         return self.contest(protocol).run(self.fed(0), lambda: None)
 
 

@@ -12,14 +12,14 @@ from pretext.errors import UserError
 from tests.detecting import images
 from tests.judging import answers, ranked, truth
 from tests.reporting import Page, begun, both, trained, tuned
-from transfer.metrics import Outcome, Points, Weighted, confusion, detections_outcome, segmentation_outcome
+from transfer.metrics import Metric, Points, Weighted, confusion, detections_outcome, segmentation_outcome
 from transfer.report import published, trainings, write_report
 
 RULES: tuple[Points, ...] = ("11 points", "all points", "COCO")
 CLASSES = ("cat", "dog", "fish")
 
 
-def detected(seed: int = 0, share: float = 1.0) -> dict[str, Outcome]:
+def detected(seed: int = 0, share: float = 1.0) -> dict[str, Metric]:
     """By every rule, of the same images; of what was found a share is told."""
     found, known = images(np.random.default_rng(0), 60)
     keep = np.random.default_rng(seed + 1)
@@ -27,7 +27,7 @@ def detected(seed: int = 0, share: float = 1.0) -> dict[str, Outcome]:
     return {rule: detections_outcome(found, known, rule, 3) for rule in RULES}
 
 
-def shown(outcome: Outcome) -> str:
+def shown(outcome: Metric) -> str:
     return f"{100 * outcome.value:.1f}"
 
 

@@ -10,12 +10,12 @@ from transfer.bootstrap import Estimate
 from transfer.report.published import STAGES, TABLES, Published
 from transfer.report.result_charts import (
     COLORS,
+    ChartLine,
     Course,
-    Line,
     color_of,
     courses_chart,
     dots_chart,
-    shortened,
+    shorten,
     shots_chart,
     stages_chart,
 )
@@ -33,7 +33,7 @@ def markers(svg: str, color: str) -> list[float]:
 
 
 def test_points_and_bands_are_in_proportion() -> None:
-    line = Line("network", [bar(0.2), bar(0.4), bar(0.3)], "#0072b2")
+    line = ChartLine("network", [bar(0.2), bar(0.4), bar(0.3)], "#0072b2")
     svg = stages_chart("chart", "top-1 accuracy", ["conv1", "conv2", "conv3"], [line])
     heights = markers(svg, "#0072b2")
     assert (heights[0] - heights[1]) / (heights[0] - heights[2]) == pytest.approx(2, rel=1e-3)
@@ -49,13 +49,13 @@ def test_points_and_bands_are_in_proportion() -> None:
 def test_intervals_that_miss_their_value_and_stages_that_are_missing() -> None:
     """A percentile bootstrap may miss its value, by a rounding error or more."""
     lines = [
-        Line("one", [Estimate(0.5, 0.51, 0.52), None], "#0072b2", ringed=0),
-        Line("two", [None, Estimate(1.0, 1.0, 1.0)], "#7d858e", style=1),
+        ChartLine("one", [Estimate(0.5, 0.51, 0.52), None], "#0072b2", ringed=0),
+        ChartLine("two", [None, Estimate(1.0, 1.0, 1.0)], "#7d858e", style=1),
     ]
     for stages in (["only", "other"], ["$only$", "b" * 80]):
         svg = stages_chart("chart", "top-1 accuracy", stages, lines)
         assert svg.startswith("<svg viewBox=") and svg.endswith("</svg>") and "nan" not in svg
-        assert all(f">{shortened(stage, 24)}<" in svg for stage in stages)
+        assert all(f">{shorten(stage, 24)}<" in svg for stage in stages)
     alone = [line._replace(scores=[bar(0.5, 0)]) for line in lines]
     assert "nan" not in stages_chart("chart", "top-1 accuracy", ["only"], alone)
 
@@ -66,7 +66,7 @@ def test_published_rows_are_named_without_overlap(protocol: str) -> None:
         rows = [one for one in table.rows if protocol in one.protocols]
         if not rows:
             continue
-        line = Line("ours", [bar(0.1 + at / 10) for at in range(5)], "#0072b2")
+        line = ChartLine("ours", [bar(0.1 + at / 10) for at in range(5)], "#0072b2")
         svg = stages_chart("chart", "top-1 accuracy", STAGES, [line], rows)
         places = names(svg, rows)
         for upper, lower in pairwise(sorted(places.values())):
@@ -89,8 +89,8 @@ def names(svg: str, rows: list[Published]) -> dict[str, float]:
 
 def test_few_shots_on_one_scale() -> None:
     shots = [1, 2, 4, 8, 16, 32, 64, 96]
-    lines = [Line("ours", [bar(0.1 + at / 20) for at in range(8)], "#0072b2")]
-    other = Line("not everywhere", [bar(0.1)] * 8, "#d55e00")
+    lines = [ChartLine("ours", [bar(0.1 + at / 20) for at in range(8)], "#0072b2")]
+    other = ChartLine("not everywhere", [bar(0.1)] * 8, "#d55e00")
     svg = shots_chart(
         "chart", "mean average precision", shots, [(f"conv{n}", lines) for n in range(7)] + [("$x$", [other])]
     )
@@ -101,8 +101,8 @@ def test_few_shots_on_one_scale() -> None:
 
 
 def test_names_are_cut_in_the_middle() -> None:
-    assert shortened("conv1", 22) == "conv1" and shortened("x" * 22, 22) == "x" * 22
-    cut = shortened("a-run-of-a-long-name@9000", 22)
+    assert shorten("conv1", 22) == "conv1" and shorten("x" * 22, 22) == "x" * 22
+    cut = shorten("a-run-of-a-long-name@9000", 22)
     assert cut == "a-run-of-...-name@9000" and len(cut) <= 22
 
 
@@ -123,7 +123,7 @@ def dots(svg: str, color: str) -> list[tuple[float, float]]:
 
 
 def test_dots_are_in_proportion_and_rows_from_the_top() -> None:
-    lines = [Line("ours", [bar(0.2), bar(0.6)], BLUE), Line("$random$", [bar(0.4), None], GRAY)]
+    lines = [ChartLine("ours", [bar(0.2), bar(0.6)], BLUE), ChartLine("$random$", [bar(0.4), None], GRAY)]
     svg = dots_chart("chart", "mAP", ["above conv3", "all"], lines)
     (first, second), (other, *_) = dots(svg, BLUE), dots(svg, GRAY)
     assert other[0] - first[0] == pytest.approx((second[0] - first[0]) / 2, rel=1e-3)
@@ -134,7 +134,7 @@ def test_dots_are_in_proportion_and_rows_from_the_top() -> None:
 
 
 def test_an_axis_does_not_make_much_of_nothing() -> None:
-    svg = dots_chart("chart", "AP", ["all"], [Line("ours", [Estimate(0.0, 0.0, 1e-5)], BLUE)])
+    svg = dots_chart("chart", "AP", ["all"], [ChartLine("ours", [Estimate(0.0, 0.0, 1e-5)], BLUE)])
     assert ">0.0<" in svg and ">0.8<" in svg
     assert ">1.0<" in courses_chart("c", "c", [Course("ours", [0, 1], [0.0, 1e-6], BLUE)], dots=True, percent=True)
 

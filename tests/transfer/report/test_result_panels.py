@@ -8,7 +8,7 @@ import pytest
 
 from tests.judging import answers, ranked, row, truth
 from tests.reporting import PHOTOS, Page, begun, judged, known, trained
-from transfer.metrics import Segmented, judged_row
+from transfer.metrics import MeanIoU, make_row
 from transfer.report import write_report
 from transfer.report.published import STAGES
 
@@ -132,7 +132,7 @@ def test_fine_tuned_networks(tmp_path: Path) -> None:
     for name, kind, skill in (("first", "pretrained", 300), ("random", "random", 0)):
         counts = np.random.default_rng(0).integers(0, 99, (30, 2, 2))
         counts[:, range(2), range(2)] += skill
-        rows = [judged_row("all", "", 123456, "", {}, None, [Segmented(counts)])]
+        rows = [make_row("all", "", 123456, "", {}, None, [MeanIoU(counts)])]
         judged(run, name, rows=rows, kind=kind, mode="fine-tuned", protocol="segmentation", n_holdout=0)
     page = Page(write_report(run))
     assert (
@@ -141,6 +141,6 @@ def test_fine_tuned_networks(tmp_path: Path) -> None:
     )
     assert "Mean intersection over union" in page.text and "By class" in page.text
     first = rows[0].outcomes[0]
-    assert isinstance(first, Segmented)
+    assert isinstance(first, MeanIoU)
     assert f"tench {first.positives[0]:,} {100 * first.per_class()[0]:.1f} [" in page.text
     assert "weights trained" in page.text and "123,456" in page.text and "frozen stage" not in page.text

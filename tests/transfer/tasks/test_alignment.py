@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from pretext.backbones import Stage
 from pretext.errors import UserError
-from transfer.tasks.alignment import Grid, grids, read_between, stage_of
+from transfer.tasks.alignment import FeatureAxis, grids, read_between, stage_of
 
 
 class Mixed(nn.Module):
@@ -73,7 +73,7 @@ class OneSize(nn.Module):
 
 
 def test_a_network_of_one_size_has_patches() -> None:
-    assert grids(OneSize()) == {"only": Grid(16, 7.5)}
+    assert grids(OneSize()) == {"only": FeatureAxis(16, 7.5)}
 
 
 def test_stages_by_name() -> None:
@@ -89,7 +89,7 @@ def test_reading_is_the_publications_deconvolution() -> None:
     kernel = (ramp[:, None] * ramp).expand(3, 1, -1, -1)
     expected = F.conv_transpose2d(maps, kernel, stride=stride, padding=stride - 1, groups=3)
     rows, columns = torch.arange(float(expected.shape[2])), torch.arange(float(expected.shape[3]))
-    torch.testing.assert_close(read_between(maps, Grid(stride, 0.0), rows, columns), expected)
+    torch.testing.assert_close(read_between(maps, FeatureAxis(stride, 0.0), rows, columns), expected)
 
 
 @pytest.mark.parametrize("size", [(40, 32), (80, 64), (17, 31)])
@@ -97,4 +97,4 @@ def test_reading_of_patches_is_interpolation(size: tuple[int, int]) -> None:
     maps = torch.randn(2, 3, 5, 4)  # of an image of 40 x 32 pixels in patches of 8, asked about in any size
     expected = F.interpolate(maps, size, mode="bilinear", align_corners=False)
     rows, columns = ((torch.arange(n) + 0.5) * (side / n) - 0.5 for n, side in zip(size, (40, 32), strict=True))
-    torch.testing.assert_close(read_between(maps, Grid(8, 3.5), rows, columns), expected)
+    torch.testing.assert_close(read_between(maps, FeatureAxis(8, 3.5), rows, columns), expected)

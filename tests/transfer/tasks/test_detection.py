@@ -11,7 +11,7 @@ from torch import Tensor
 from pretext.data.batches import Subset, batches, stream
 from pretext.errors import UserError
 from transfer.tasks.detection import DetectionExamples, DetectionSizes, DetectionViews, detection_view
-from transfer.voc.boxes import Boxed, open_boxed
+from transfer.voc.boxes import BoxDataset, open_boxed
 from transfer.voc.proposals import open_proposals, write_proposals
 
 MARKED: dict[str, list[Marked]] = {
@@ -23,7 +23,7 @@ MARKED: dict[str, list[Marked]] = {
 
 
 @pytest.fixture
-def boxed(tmp_path: Path) -> Boxed:
+def boxed(tmp_path: Path) -> BoxDataset:
     """Blue images of 60 x 40 pixels, each with one red box."""
     write_devkit(tmp_path, MARKED)
     return open_boxed(f"voc:2007:train:{tmp_path}", training=True)
@@ -38,7 +38,7 @@ def red_box(rgb: Tensor) -> list[float]:
 
 @pytest.mark.parametrize("flip", [0.0, 1.0])
 @pytest.mark.parametrize("longest", [60, 100, 400])
-def test_boxes_stay_on_their_objects(boxed: Boxed, flip: float, longest: int) -> None:
+def test_boxes_stay_on_their_objects(boxed: BoxDataset, flip: float, longest: int) -> None:
     examples = DetectionExamples([boxed], DetectionSizes([20, 33, 60], longest, flip), seed=1)
     seen = set()
     for t in range(40):
@@ -59,7 +59,7 @@ def test_boxes_stay_on_their_objects(boxed: Boxed, flip: float, longest: int) ->
     assert seen == {full[one] if full[one][1] <= longest else (40, 60) for one in full}
 
 
-def test_half_are_mirrored_and_seeds_differ(boxed: Boxed) -> None:
+def test_half_are_mirrored_and_seeds_differ(boxed: BoxDataset) -> None:
     sizes = DetectionSizes([40], 60, 0.5)
     one, other = (DetectionExamples([boxed], sizes, seed) for seed in (1, 2))
     first = [t for t in range(400) if one.locate(t)[1] == 0]  # whose box is at 10, or at 30 if mirrored
@@ -77,7 +77,7 @@ def test_difficult_objects(tmp_path: Path) -> None:
         assert examples[0].label["labels"].tolist() == labels and len(examples[0].label["boxes"]) == len(labels)
 
 
-def test_proposals_go_with_the_image(boxed: Boxed, tmp_path: Path) -> None:
+def test_proposals_go_with_the_image(boxed: BoxDataset, tmp_path: Path) -> None:
     write_proposals(tmp_path / "a.npz", {boxed.stem(at): boxed.objects(at).boxes for at in range(4)})
     proposals = open_proposals(str(tmp_path / "a.npz"), boxed)
     part = Subset(boxed, range(1, 4), seed=8)
@@ -106,7 +106,7 @@ def test_batches_of_images_of_several_sizes(shared_data: Path) -> None:
             assert (label["boxes"] >= 0).all() and (label["boxes"][:, 2:] <= torch.tensor([width, height]) + 1e-3).all()
 
 
-def test_views_lead_back_to_the_image(boxed: Boxed, tmp_path: Path) -> None:
+def test_views_lead_back_to_the_image(boxed: BoxDataset, tmp_path: Path) -> None:
     views = DetectionViews(boxed, 33, 400)
     (tmp_path / "VOC2007/JPEGImages/000002.jpg").write_bytes(b"torn")
     [batch] = stream(views, range(4), 4, 0)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchvision.ops import box_iou
 
 from pretext.errors import UserError
-from transfer.tasks.detection_head import DetectHeadSettings, Detections, Detector
+from transfer.tasks.detection_head import DetectHeadSettings, Detector, PredictedBoxes
 
 SMALL: dict[str, Any] = {
     "anchors": [24.0, 48.0, 96.0, 144.0],
@@ -45,7 +45,7 @@ def targets() -> list[dict[str, Tensor]]:
     ]
 
 
-def average_precision(found: list[Detections], truth: list[dict[str, Tensor]], label: int) -> float | None:
+def average_precision(found: list[PredictedBoxes], truth: list[dict[str, Tensor]], label: int) -> float | None:
     """The area under precision over recall, at an overlap of one half; None of a class that does not occur."""
     told, objects = [], 0
     for own, known_of in zip(found, truth, strict=True):

@@ -15,8 +15,8 @@ from pretext.engine.trainer import optimizer_and_schedule
 from pretext.errors import UserError
 from transfer.adapt import AdaptSettings, adapt
 from transfer.networks import Network, open_network
-from transfer.tasks.alignment import Grid, grids
-from transfer.tasks.detection_head import DetectHeadSettings, Detector, necked
+from transfer.tasks.alignment import FeatureAxis, grids
+from transfer.tasks.detection_head import DetectHeadSettings, Detector, neck_stages
 from transfer.tasks.regions import Anchors, Pool, read_boxes, take_last_stages
 
 
@@ -28,7 +28,7 @@ def boxes(count: int, side: float) -> torch.Tensor:
 def test_anchors_lie_around_the_places() -> None:
     images = ImageList(torch.zeros(2, 3, 64, 96), [(64, 96), (50, 80)])
     maps = [torch.zeros(2, 5, 8, 12), torch.zeros(2, 5, 4, 6)]
-    found = Anchors([Grid(8, 0.0), Grid(16, 7.5)], [[16.0, 64.0], [128.0, 256.0]])(images, maps)
+    found = Anchors([FeatureAxis(8, 0.0), FeatureAxis(16, 7.5)], [[16.0, 64.0], [128.0, 256.0]])(images, maps)
     expected = AnchorGenerator(((16, 64), (128, 256)), ((0.5, 1.0, 2.0),) * 2)(images, maps)
     assert len(found) == 2 and torch.equal(found[0], found[1])
     shift = torch.cat((torch.full((8 * 12 * 6, 1), 0.5), torch.full((4 * 6 * 6, 1), 8.0)))
@@ -39,7 +39,7 @@ def test_anchors_lie_around_the_places() -> None:
 
 
 def test_anchors_of_sizes_that_leave_a_remainder() -> None:
-    (found,) = Anchors([Grid(16, 0.0)], [[32.0]])(
+    (found,) = Anchors([FeatureAxis(16, 0.0)], [[32.0]])(
         ImageList(torch.zeros(1, 3, 200, 40), [(200, 40)]), [torch.zeros(1, 1, 13, 3)]
     )
     assert torch.equal((found[-1, :2] + found[-1, 2:]) / 2, torch.tensor([32.5, 192.5]))  # not 200 // 13 apart
@@ -60,7 +60,7 @@ def test_boxes_are_read_as_torchvision_does() -> None:
 
 
 def test_a_box_is_read_where_it_lies() -> None:
-    for grid in (Grid(8, 0.0), Grid(8, 3.5), Grid(8, 5.0)):
+    for grid in (FeatureAxis(8, 0.0), FeatureAxis(8, 3.5), FeatureAxis(8, 5.0)):
         pixels = grid.first + 8 * torch.arange(12.0)
         ramp = torch.stack(torch.meshgrid(pixels, pixels, indexing="ij"))[None]  # a map that holds its own places
         box = torch.tensor([[21.0, 30.0, 61.0, 50.0]])
@@ -73,7 +73,7 @@ def test_a_box_is_read_where_it_lies() -> None:
 def test_levels_of_a_pyramid(scale: float) -> None:
     torch.manual_seed(0)
     found = boxes(200, 900)
-    pool = Pool([Grid(stride, 0.0) for stride in (4, 8, 16, 32)], 32 * scale, 2)
+    pool = Pool([FeatureAxis(stride, 0.0) for stride in (4, 8, 16, 32)], 32 * scale, 2)
     assert torch.equal(pool.level(found * scale), LevelMapper(2, 5)([found]))
     maps = {str(level): torch.full((2, 1, 8, 8), float(level)) for level in range(4)}
     split = [found[:150] * scale, found[150:] * scale]
@@ -85,7 +85,7 @@ def test_levels_of_a_pyramid(scale: float) -> None:
 def test_the_largest_place_of_each_cell_as_published() -> None:
     """RoI pooling by its rule, place by place."""
     torch.manual_seed(0)
-    grid, size, side = Grid(16, 17.0), 6, 14
+    grid, size, side = FeatureAxis(16, 17.0), 6, 14
     values = torch.randn(1, 3, side, side)
     given = torch.cat((boxes(6, 240).round(), torch.tensor([[0.0, 0.0, 240.0, 240.0], [100.0, 100.0, 101.0, 101.0]])))
     read = Pool([grid], 32.0, size, "max")({"only": values}, [given], [(240, 240)])
@@ -132,7 +132,7 @@ def resnet() -> Network:
 
 def detector(network: Network, head: DetectHeadSettings, **settings: Any) -> Detector:
     """As ``finetuning`` makes it."""
-    used = [*(stage.name for stage in necked(network.module, head)), network.stages[-1].name]  # type: ignore[arg-type]
+    used = [*(stage.name for stage in neck_stages(network.module, head)), network.stages[-1].name]  # type: ignore[arg-type]
     torch.manual_seed(0)
     return Detector(adapt(network, AdaptSettings(**settings), used=used), 20, head)
 

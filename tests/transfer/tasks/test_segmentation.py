@@ -28,7 +28,7 @@ from transfer.tasks.segmentation import (
     crop_with_mask,
     segmentation_view,
 )
-from transfer.voc.masks import Masked, open_masked
+from transfer.voc.masks import MaskDataset, open_masked
 
 RGB = torch.randint(0, 256, (2, 3, 75, 91), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
@@ -194,13 +194,13 @@ def test_a_crop_is_one_of_the_scaled_image(t: int, scale: float, size: int) -> N
 
 
 @pytest.fixture
-def masked(tmp_path: Path) -> Masked:
+def masked(tmp_path: Path) -> MaskDataset:
     """Three images of large squares, 48 x 32 pixels."""
     write_masks(tmp_path / "VOC2012", {f"2008_{at:06}": board(32, 48, 8 + at) for at in range(3)})
     return open_masked(f"voc:2012:train:{tmp_path}")
 
 
-def test_scaled_masks_stay_on_their_image(masked: Masked) -> None:
+def test_scaled_masks_stay_on_their_image(masked: MaskDataset) -> None:
     examples = SegmentationExamples([Subset(masked, range(3), seed=1)], SegmentationCrops(40, 0, (0.5, 2.0)), seed=3)
     for t in range(30):
         sample = examples[t]
@@ -213,7 +213,7 @@ def test_scaled_masks_stay_on_their_image(masked: Masked) -> None:
         assert torch.equal(sample.label, examples[t].label)
 
 
-def test_batches_and_what_is_left_out(masked: Masked, tmp_path: Path) -> None:
+def test_batches_and_what_is_left_out(masked: MaskDataset, tmp_path: Path) -> None:
     Image.fromarray(board(9, 9)).save(tmp_path / "VOC2012/SegmentationClass/2008_000001.png")
     examples = SegmentationExamples([masked], SegmentationCrops(16), seed=0)
     batch = next(batches(examples, 12, 0, 1, 0))
@@ -224,7 +224,7 @@ def test_batches_and_what_is_left_out(masked: Masked, tmp_path: Path) -> None:
     assert all(np.array_equal(label["mask"], masked.mask(int(label["index"]))) for label in views)
 
 
-def test_views(masked: Masked) -> None:
+def test_views(masked: MaskDataset) -> None:
     own = segmentation_view(masked, 0)
     assert np.array_equal(own.permute(1, 2, 0).numpy(), np.asarray(masked.read(0)))
     sample = SegmentationViews(masked, shorter=64)[1]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from devkits import Marked, annotation, write_devkit
 
-from pretext.data import Source
+from pretext.data import ImageDataset
 from pretext.data.batches import Subset
 from pretext.data.source import digest_of_keys
 from pretext.data.voc import CLASSES
@@ -31,7 +31,7 @@ def test_real_boxes_are_those_of_a_plain_reading(shared_data: Path, year: str, p
     devkit = shared_data / "voc-mini" / "VOCdevkit"
     boxed = open_boxed(f"voc:{year}:{part}:{devkit}")
     stems = (devkit / f"VOC{year}/ImageSets/Main/{part}.txt").read_text().split()
-    assert isinstance(boxed, Source) and [boxed.stem(index) for index in range(len(boxed))] == stems
+    assert isinstance(boxed, ImageDataset) and [boxed.stem(index) for index in range(len(boxed))] == stems
     assert boxed.problems == [] and boxed.classes == list(CLASSES) and boxed.digest() == digest_of_keys(boxed)
     for index, stem in enumerate(stems):
         tree = ElementTree.parse(devkit / f"VOC{year}/Annotations/{stem}.xml")

@@ -10,7 +10,7 @@ import scipy.io
 from devkits import write_masks
 from PIL import Image
 
-from pretext.data import Source
+from pretext.data import ImageDataset
 from pretext.data.batches import Subset
 from pretext.data.voc import CLASSES
 from pretext.errors import ImageError, UserError
@@ -57,7 +57,7 @@ def test_real_masks(shared_data: Path, year: str, part: str) -> None:
     devkit = shared_data / "voc-mini" / "VOCdevkit"
     masked = open_masked(f"voc:{year}:{part}:{devkit}")
     stems = (devkit / f"VOC{year}/ImageSets/Segmentation/{part}.txt").read_text().split()
-    assert isinstance(masked, Source) and [masked.stem(index) for index in range(len(masked))] == stems
+    assert isinstance(masked, ImageDataset) and [masked.stem(index) for index in range(len(masked))] == stems
     assert masked.classes == ["background", *CLASSES] and masked.problems == []
     for index in range(0, len(masked), 9):
         mask = masked.mask(index)

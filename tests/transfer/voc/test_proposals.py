@@ -13,14 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pretext.errors import UserError
-from transfer.voc.boxes import Boxed, open_boxed
+from transfer.voc.boxes import BoxDataset, open_boxed
 from transfer.voc.proposals import open_proposals, windows, write_proposals
 
 STEMS = ("000001", "000007", "file")
 
 
 @pytest.fixture
-def boxed(tmp_path: Path) -> Boxed:
+def boxed(tmp_path: Path) -> BoxDataset:
     """Three images of 60 x 40 pixels."""
     write_devkit(tmp_path, {stem: [] for stem in STEMS})
     return open_boxed(f"voc:2007:train:{tmp_path}")
@@ -33,7 +33,7 @@ def drawn(count: int, seed: int) -> np.ndarray:
     return np.concatenate((corner, corner + random.integers(1, 10, (count, 2))), 1).astype(np.float32)
 
 
-def refused(path: Path | str, source: Boxed, *parts: str) -> None:
+def refused(path: Path | str, source: BoxDataset, *parts: str) -> None:
     with pytest.raises(UserError) as caught:
         open_proposals(str(path), source)
     assert all(part in str(caught.value) for part in parts), str(caught.value)
@@ -47,7 +47,7 @@ def cells(values: list[Any]) -> np.ndarray:
     return made
 
 
-def test_files_are_read_back_as_they_were_written(boxed: Boxed, tmp_path: Path) -> None:
+def test_files_are_read_back_as_they_were_written(boxed: BoxDataset, tmp_path: Path) -> None:
     given = {stem: drawn(count, count) for stem, count in zip((*STEMS, "another"), (5, 0, 3, 2), strict=True)}
     write_proposals(tmp_path / "own.npz", given)
     published = {
@@ -62,19 +62,19 @@ def test_files_are_read_back_as_they_were_written(boxed: Boxed, tmp_path: Path) 
             assert found.dtype == np.float32 and np.array_equal(found, given[stem]), (name, stem)
 
 
-def test_what_lies_outside_is_cut(boxed: Boxed, tmp_path: Path) -> None:
+def test_what_lies_outside_is_cut(boxed: BoxDataset, tmp_path: Path) -> None:
     boxes = np.array([[-5, -5, 70, 50], [59.5, 0, 80, 9], [70, 70, 80, 80], [2.5, 3, 9, 9]])
     write_proposals(tmp_path / "a.npz", dict.fromkeys(STEMS, boxes))
     assert open_proposals(str(tmp_path / "a.npz"), boxed).boxes(1).tolist() == [[0, 0, 60, 40], [2.5, 3, 9, 9]]
 
 
-def test_boxes_that_end_before_they_begin_are_refused(boxed: Boxed, tmp_path: Path) -> None:
+def test_boxes_that_end_before_they_begin_are_refused(boxed: BoxDataset, tmp_path: Path) -> None:
     write_proposals(tmp_path / "a.npz", dict.fromkeys(STEMS, np.array([[2, 3, 9, 9], [9, 9, 4, 4]])))
     with pytest.raises(UserError, match=r"ends before it begins; boxes are left, top, right, bottom$"):
         open_proposals(str(tmp_path / "a.npz"), boxed)
 
 
-def test_several_files(boxed: Boxed, tmp_path: Path) -> None:
+def test_several_files(boxed: BoxDataset, tmp_path: Path) -> None:
     one, other = tmp_path / "a+b.npz", tmp_path / "c.npz"
     write_proposals(one, {stem: drawn(3, 0) for stem in STEMS})
     assert len(open_proposals(str(one), boxed).boxes(2)) == 3, "a plus in the name of a file"
@@ -113,7 +113,7 @@ def test_windows_meet_real_objects(shared_data: Path) -> None:
     assert np.mean(np.array(best) >= 0.5) > 0.7
 
 
-def test_files_that_cannot_be_right(boxed: Boxed, tmp_path: Path) -> None:
+def test_files_that_cannot_be_right(boxed: BoxDataset, tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     for missing in ("a.npz", "a.mat", "a"):
         refused(tmp_path / missing, boxed, f"{missing}: no such file", "windows")
@@ -155,7 +155,7 @@ class Hostile:
         return Path.write_text, (self.path, "here I was")
 
 
-def test_no_code_of_a_file_is_run(boxed: Boxed, tmp_path: Path) -> None:
+def test_no_code_of_a_file_is_run(boxed: BoxDataset, tmp_path: Path) -> None:
     made = np.empty((1,), object)
     made[0] = Hostile(tmp_path / "harm")
     np.savez(tmp_path / "a.npz", allow_pickle=True, **{"000001": made})
