@@ -81,7 +81,9 @@ def _open(name: str, labeled: bool) -> ImageDataset:
     if kind in DATASETS:
         source = DATASETS[kind](rest, labeled)
         if not isinstance(source, ImageDataset):
-            raise UserError(f"{name}: what the plugin opens is no ImageDataset, which has __len__, read, key and digest")
+            raise UserError(
+                f"{name}: what the plugin opens is no ImageDataset, which has __len__, read, key and digest"
+            )
         return source
     if names_shards(name):
         return LabeledShards(name) if labeled else Shards(name)

@@ -40,7 +40,7 @@ _TEST_SHARE = 0.43  # the least that gives chelsea, the smallest, four columns o
 _GAP = 16  # two blocks of JPEG: several of the photographs were compressed once
 _FLAT = 2.0  # standard deviation of luma, of 255: the retina's black frame is below
 
-Box = tuple[int, int, int, int]  # left, top, right, bottom
+TileBox = tuple[int, int, int, int]  # left, top, right, bottom
 
 
 class Bundled:
@@ -159,7 +159,7 @@ def _photograph(name: str) -> Image.Image:
     return photograph.reduce(2) if min(photograph.size) > 800 else photograph
 
 
-def _region(size: tuple[int, int], part: str) -> Box:
+def _region(size: tuple[int, int], part: str) -> TileBox:
     """Return the box of a photograph of ``size`` (width, height) in which the tiles of ``part`` lie."""
     width, height = size
     longer = max(size)

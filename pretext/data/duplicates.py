@@ -26,7 +26,7 @@ from pretext.engine.progress import Advance, progress
 from pretext.errors import ImageError, UserError
 from pretext.files import write_atomically
 
-Indices = NDArray[np.int64]
+ImageIndices = NDArray[np.int64]
 
 _AMID = 1024  # bytes that are hashed first: in the middle, since either end may be a header that many images share
 _BLOCK = 512  # images that a thread reads between two reports
@@ -37,8 +37,11 @@ _THUMBNAIL = 8  # pixels
 
 
 def find_shared(
-    train: ImageDataset, test: ImageDataset, train_indices: Indices | None = None, test_indices: Indices | None = None
-) -> Indices:
+    train: ImageDataset,
+    test: ImageDataset,
+    train_indices: ImageIndices | None = None,
+    test_indices: ImageIndices | None = None,
+) -> ImageIndices:
     """Find the images of one set that are in another set, too.
 
     Two images are the same if all bytes in which they are stored are equal. If one of the sources is no
@@ -84,7 +87,7 @@ def find_shared(
     return pairs
 
 
-def stamp_files(path_of: Callable[[int], bytes], count: int) -> Indices:
+def stamp_files(path_of: Callable[[int], bytes], count: int) -> ImageIndices:
     """Return ``StoredDataset.stamps`` of images that are files.
 
     Args:
@@ -106,17 +109,17 @@ def stamp_files(path_of: Callable[[int], bytes], count: int) -> Indices:
     return stamps
 
 
-def _as_pairs(pairs: Iterable[tuple[int, int]]) -> Indices:
+def _as_pairs(pairs: Iterable[tuple[int, int]]) -> ImageIndices:
     return np.array(sorted(pairs), np.int64).reshape(-1, 2)
 
 
 def _shared_by_bytes(
     train: StoredDataset,
     test: StoredDataset,
-    train_sizes: Indices,
-    test_sizes: Indices,
-    train_indices: Indices,
-    test_indices: Indices,
+    train_sizes: ImageIndices,
+    test_sizes: ImageIndices,
+    train_indices: ImageIndices,
+    test_indices: ImageIndices,
 ) -> Iterator[tuple[int, int]]:
     sizes = np.intersect1d(train_sizes[train_indices], test_sizes[test_indices])
     sizes = sizes[sizes > 0]
@@ -141,8 +144,8 @@ def _shared_by_bytes(
 
 def _hash_images(
     source: StoredDataset,
-    indices: Indices,
-    sizes: Indices,
+    indices: ImageIndices,
+    sizes: ImageIndices,
     amid: bool,
     advance: Advance,
 ) -> dict[bytes, list[int]]:
@@ -168,7 +171,7 @@ def _hash_images(
 
 
 def _shared_by_key(
-    train: ImageDataset, test: ImageDataset, train_indices: Indices, test_indices: Indices
+    train: ImageDataset, test: ImageDataset, train_indices: ImageIndices, test_indices: ImageIndices
 ) -> Iterator[tuple[int, int]]:
     def key(source: ImageDataset, index: int) -> str:
         return unicodedata.normalize("NFC", source.key(index))
@@ -188,6 +191,6 @@ def _shared_by_key(
                 yield match, index
 
 
-def _is_settled(stamps: Indices) -> bool:
+def _is_settled(stamps: ImageIndices) -> bool:
     """Whether equal times in a later call will mean that no image has changed."""
     return bool((stamps[:, 1] != 0).all()) and time.time_ns() - int(stamps[:, 1].max()) > _SETTLED

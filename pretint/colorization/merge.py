@@ -28,7 +28,7 @@ from pretext.gamut import STEP
 
 ImageRows = NDArray[Any]
 """(rows, W) gray or (rows, W, 3) sRGB, uint8 or uint16."""
-Floats = NDArray[np.float32]
+Float32Array = NDArray[np.float32]
 T = TypeVar("T")
 
 _STRIP = 1 << 17  # pixels that are joined at once: they and what is made of them stay in a cache
@@ -41,7 +41,7 @@ _LINEAR_BELOW = 0.2068966  # where f of CIE Lab stops being a cube root; as in p
 class ColorSource(Protocol):
     """ab at an image's size, computed for some rows at a time."""
 
-    def rows(self, top: int, bottom: int, pixels: ImageRows) -> Floats:
+    def rows(self, top: int, bottom: int, pixels: ImageRows) -> Float32Array:
         """Return ab, (2, bottom - top, W), unscaled, of those rows of the image, whose own pixels are ``pixels``."""
 
 
@@ -76,7 +76,7 @@ class Enlarged:
         self._wide += (narrow.take(right, axis=2) - self._wide) * share
         self._steps = np.diff(self._wide, axis=1, append=self._wide[:, -1:])
 
-    def rows(self, top: int, bottom: int, pixels: ImageRows | None = None) -> Floats:
+    def rows(self, top: int, bottom: int, pixels: ImageRows | None = None) -> Float32Array:
         """Return ab, (2, bottom - top, W); the pixels are not used."""
         above, _, share = _interpolate(self._wide.shape[1], self._height, top, bottom)
         mixed = np.empty((2, bottom - top, self._wide.shape[2]), np.float32)
@@ -97,19 +97,19 @@ class Scaled:
     def __init__(self, colors: ColorSource, factor: float) -> None:
         self.colors, self.factor = colors, np.float32(factor)
 
-    def rows(self, top: int, bottom: int, pixels: ImageRows) -> Floats:
+    def rows(self, top: int, bottom: int, pixels: ImageRows) -> Float32Array:
         """Return rows of ab; see ``ColorSource``."""
         return self.colors.rows(top, bottom, pixels) * self.factor
 
 
-def _interpolate(points: int, length: int, first: int, last: int) -> tuple[NDArray[Any], NDArray[Any], Floats]:
+def _interpolate(points: int, length: int, first: int, last: int) -> tuple[NDArray[Any], NDArray[Any], Float32Array]:
     """Return, for pixels of a line of ``length``, the two of ``points`` beside each, and the share of the second."""
     at = ((np.arange(first, last) + 0.5) * (points / length) - 0.5).clip(0, points - 1)
     before = at.astype(np.intp)
     return before, (before + 1).clip(max=points - 1), (at - before).astype(np.float32)
 
 
-def merge_rows(rows: ImageRows, ab: Floats) -> ImageRows:
+def merge_rows(rows: ImageRows, ab: Float32Array) -> ImageRows:
     """Return the colored rows: (rows, W, 3), sRGB, of the depth of ``rows``.
 
     Args:
@@ -221,7 +221,7 @@ def map_strips(size: tuple[int, int], job: Callable[[int, int], T]) -> Iterator[
                 future.cancel()
 
 
-def _join_deep(rows: ImageRows, ab: Floats) -> ImageRows:
+def _join_deep(rows: ImageRows, ab: Float32Array) -> ImageRows:
     """Color rows of 16 bits. A level is so small that only float64 gets all of them right."""
     curve, to_y, rgb_from_xyz = _deep_tables()
     linear = curve.take(rows)
@@ -257,13 +257,13 @@ class _Tables(NamedTuple):
     Linear values are in units of 1 / _STEPS ^ 2: their truncated root is an index of a table.
     """
 
-    red: Floats
+    red: Float32Array
     """(256,): the part of Y of each level of red."""
-    green: Floats
-    blue: Floats
-    gray: Floats
+    green: Float32Array
+    blue: Float32Array
+    gray: Float32Array
     """(256,): Y of gray levels."""
-    root: Floats
+    root: Float32Array
     """f(Y) by the root of Y."""
     level: NDArray[np.uint8]
     """sRGB levels by the root of linear values."""

@@ -30,8 +30,7 @@ from pretext.yaml_reader import read_yaml
 from pretint.colorization.hints import require_file, shown
 from pretint.colorization.merge import Prediction
 from pretint.colorization.upscale import PIXELS, AlongEdges, check_pixels, reduced_size
-
-Floats = NDArray[np.float64]
+from transfer.bootstrap import Floats
 
 SAMPLES = 200
 """As in the publication."""
@@ -44,7 +43,7 @@ _MOST_SAMPLES = 4_000_000
 _ROWS = 1 << 14  # pixels whose windows are compared at once
 
 
-class Box(NamedTuple):
+class Region(NamedTuple):
     """A rectangle: its upper left pixel and its size."""
 
     x: int
@@ -52,12 +51,12 @@ class Box(NamedTuple):
     width: int
     height: int
 
-    def scaled(self, size: tuple[int, int], to: tuple[int, int]) -> "Box":
+    def scaled(self, size: tuple[int, int], to: tuple[int, int]) -> "Region":
         """Return the rectangle on an image reduced from ``size`` to ``to``, (height, width); at least a pixel."""
         left, top = self.x * to[1] // size[1], self.y * to[0] // size[0]
         right = max(left + 1, (self.x + self.width) * to[1] // size[1])
         bottom = max(top + 1, (self.y + self.height) * to[0] // size[0])
-        return Box(left, top, right - left, bottom - top)
+        return Region(left, top, right - left, bottom - top)
 
     @property
     def slices(self) -> tuple[slice, slice]:
@@ -68,8 +67,8 @@ class Box(NamedTuple):
 class Swatch(NamedTuple):
     """Two rectangles that belong together."""
 
-    reference: Box
-    photo: Box
+    reference: Region
+    photo: Region
 
 
 @dataclass
@@ -292,11 +291,11 @@ def read_swatches(path: Path) -> tuple[Swatch, ...]:
                 raise UserError(
                     f"{path}: swatch {number}: {name} is {shown(box)}; a rectangle is [x, y, width, height] in pixels"
                 )
-        swatches.append(Swatch(Box(*entry["reference"]), Box(*entry["photo"])))
+        swatches.append(Swatch(Region(*entry["reference"]), Region(*entry["photo"])))
     return tuple(swatches)
 
 
-def _require_inside(box: Box, size: tuple[int, int], where: str, name: str) -> None:
+def _require_inside(box: Region, size: tuple[int, int], where: str, name: str) -> None:
     if box.x + box.width > size[1] or box.y + box.height > size[0]:
         raise UserError(f"{where}: {shown(list(box))} lies outside {name}, which has {size[1]} x {size[0]} pixels")
 

@@ -33,8 +33,7 @@ from pretext.errors import UserError
 from pretint.colorization.hints import Hints
 from pretint.colorization.merge import Prediction
 from pretint.colorization.upscale import PIXELS, AlongEdges, check_pixels, reduced_size
-
-Floats = NDArray[np.float64]
+from transfer.bootstrap import Floats
 
 VARIANCE = 0.6
 """The released code's factor on the variance of the window; the paper prints 2."""

@@ -17,7 +17,7 @@ from torch import Tensor
 from pretext.color import rgb_to_lightness
 from pretext.errors import UserError
 from pretint.colorization.hints import KnownPixels
-from pretint.colorization.merge import Floats, ImageRows
+from pretint.colorization.merge import Float32Array, ImageRows
 
 PIXELS = 500_000
 """The number of pixels to which an image is reduced: this takes seconds, and less than a gigabyte."""
@@ -88,7 +88,7 @@ class AlongEdges:
     def __init__(self, ab: Tensor, seen: Tensor, size: tuple[int, int], given: KnownPixels | None = None) -> None:
         self.ab, self.seen, self.size, self.given = ab[0].float(), seen[0, 0], size, given
 
-    def rows(self, top: int, bottom: int, pixels: ImageRows) -> Floats:
+    def rows(self, top: int, bottom: int, pixels: ImageRows) -> Float32Array:
         """Return rows of ab; see ``pretint.colorization.merge.ColorSource``."""
         width, height = self.size
         if self.seen.shape == (height, width):

@@ -79,11 +79,11 @@ def dims_of(rule: str, channels: int, height: int, width: int) -> int:
     return channels * rows * columns
 
 
-_Plan = tuple[tuple[int, int], Callable[[Tensor], Tensor]]
+_PoolPlan = tuple[tuple[int, int], Callable[[Tensor], Tensor]]
 
 
 @cache
-def _plan(rule: str, channels: int, height: int, width: int) -> _Plan:
+def _plan(rule: str, channels: int, height: int, width: int) -> _PoolPlan:
     """Return the grid's size, and the function that resizes a map of another size to it."""
     name, colon, text = rule.partition(":")
     limited = name in _LIMITED and text.isascii() and text.isdecimal() and len(text) <= 9 and int(text) > 0

@@ -24,13 +24,13 @@ _RATIOS = (0.5, 1.0, 2.0)  # width / height
 _MOST_UNPACKED = 100  # times the size of a file: boxes are squeezed to a fifth or so
 _STEP = 0.5  # of the window, at most, from one to the next
 
-Boxes = NDArray[np.float32]
+ProposalBoxes = NDArray[np.float32]
 
 
 class Proposals(Protocol):
     """Proposals for every image of a ``BoxDataset``."""
 
-    def boxes(self, index: int) -> Boxes:
+    def boxes(self, index: int) -> ProposalBoxes:
         """Return the proposals for image ``index``: float32 (n, 4), within the image."""
         ...
 
@@ -50,7 +50,7 @@ def open_proposals(path: str, source: BoxDataset) -> Proposals:
     if path == WINDOWS:
         return WindowProposals(source)
     files = [path] if Path(path).is_file() else path.split("+")
-    known: dict[str, Boxes] = {}
+    known: dict[str, ProposalBoxes] = {}
     wanted = {source.stem(index) for index in range(len(source))}
     for file in files:
         for stem, boxes in _read_file(Path(file).expanduser()):
@@ -65,7 +65,7 @@ def open_proposals(path: str, source: BoxDataset) -> Proposals:
     return FileProposals(source, [known[source.stem(index)] for index in range(len(source))])
 
 
-def write_proposals(path: Path, boxes: Mapping[str, Boxes]) -> None:
+def write_proposals(path: Path, boxes: Mapping[str, ProposalBoxes]) -> None:
     """Write a ``.npz``: one array (n, 4) for every image, named by its stem (000005).
 
     Raises:
@@ -87,18 +87,18 @@ class FileProposals:
         boxes: for every image: (n, 4).
     """
 
-    def __init__(self, source: BoxDataset, boxes: list[Boxes]) -> None:
+    def __init__(self, source: BoxDataset, boxes: list[ProposalBoxes]) -> None:
         assert len(source) == len(boxes)
         self._source, self._boxes = source, boxes
 
-    def boxes(self, index: int) -> Boxes:
+    def boxes(self, index: int) -> ProposalBoxes:
         """See ``Proposals``; boxes of less than a pixel after clipping to the image are left out.
 
         Raises:
             ImageError: the image cannot be read.
         """
         size = np.array([*self._source.size(index)] * 2, np.float32)
-        clipped: Boxes = np.clip(self._boxes[index], 0, size)
+        clipped: ProposalBoxes = np.clip(self._boxes[index], 0, size)
         return clipped[(clipped[:, 2:] - clipped[:, :2] >= 1).all(1)]
 
 
@@ -112,13 +112,13 @@ class WindowProposals:
     def __init__(self, source: BoxDataset) -> None:
         self._source = source
 
-    def boxes(self, index: int) -> Boxes:
+    def boxes(self, index: int) -> ProposalBoxes:
         """See ``Proposals``; raises ImageError if the image cannot be read."""
         return windows(*self._source.size(index)).copy()
 
 
 @lru_cache(maxsize=256)
-def windows(width: int, height: int) -> Boxes:
+def windows(width: int, height: int) -> ProposalBoxes:
     """Return a fixed grid of windows in an image: float32 (n, 4), n about 500; the largest is the image.
 
     Their areas are 1, 0.75^2, ... 0.2^2 of the image's, their sides in ratios of 1:2, 1:1 and 2:1 (or what the
@@ -182,7 +182,7 @@ def _read_file(path: Path) -> Iterator[tuple[str, Any]]:
         raise UserError(f"{path}: cannot be read: {reason or type(problem).__name__}; make it again") from problem
 
 
-def _check_boxes(file: str, stem: str, boxes: Any) -> Boxes:
+def _check_boxes(file: str, stem: str, boxes: Any) -> ProposalBoxes:
     """Return boxes from a file as float32 (n, 4), or raise a UserError."""
     if boxes.ndim != 2 or boxes.shape[1] != 4 or boxes.dtype.kind not in "iuf":
         raise UserError(f"{file}: the boxes of {stem} are {boxes.dtype} of the shape {boxes.shape}, not numbers (n, 4)")

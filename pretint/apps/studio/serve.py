@@ -12,8 +12,6 @@ from pretint.apps.web.sockets import address_of, check_port, open_listener, requ
 from pretint.colorization.networks import LARGEST
 from pretint.colorization.registry import REFERENCE, SCRIBBLES
 
-Say = Callable[..., None]
-
 
 @dataclass
 class StudioSettings:
@@ -47,7 +45,7 @@ class StudioSettings:
         check_port(self.port)
 
 
-def studio(model: str | Path, settings: StudioSettings, say: Say) -> None:
+def studio(model: str | Path, settings: StudioSettings, say: Callable[..., None]) -> None:
     """Serve the page until Ctrl-C or TERM.
 
     Args:

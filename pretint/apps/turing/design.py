@@ -26,8 +26,6 @@ from pretint.apps.turing.store import Facts, Store
 from pretint.apps.web.sockets import address_of, check_port, open_listener, require_extra
 from pretint.colorization.paths import SHEET
 
-Say = Callable[..., None]
-
 FILE = "study.db"
 """The file, in the folder of a study, that holds all of it."""
 
@@ -316,7 +314,7 @@ def _require_pairs(pairs: int, settings: TuringSettings) -> None:
         )
 
 
-def turing(folder: Path, settings: TuringSettings, say: Say) -> None:
+def turing(folder: Path, settings: TuringSettings, say: Callable[..., None]) -> None:
     """Make or open the study in a folder, and serve it until Ctrl-C or TERM.
 
     Args:

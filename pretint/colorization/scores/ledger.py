@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pretext.errors import UserError
+from pretint.colorization.merge import Float32Array
 
 ScoreRecord = dict[str, Any]
-Floats = NDArray[np.float32]
 
 
 class Ledger:
@@ -75,7 +74,7 @@ class Ledger:
     def __getitem__(self, index: int) -> ScoreRecord:
         return self._records[index]
 
-    def add(self, records: Sequence[ScoreRecord], rows: Floats | None = None) -> None:
+    def add(self, records: Sequence[ScoreRecord], rows: Float32Array | None = None) -> None:
         """Append records, and their rows, (len(records), width)."""
         assert (rows is not None and rows.shape == (len(records), self.width)) if self.width else rows is None
         try:
@@ -89,7 +88,7 @@ class Ledger:
             self._order[record["index"]] = len(self._records)
             self._records[record["index"]] = record
 
-    def rows(self, indices: Sequence[int]) -> Floats:
+    def rows(self, indices: Sequence[int]) -> Float32Array:
         """Return the rows of these images: (len(indices), width)."""
         if not indices:
             return np.empty((0, self.width), np.float32)

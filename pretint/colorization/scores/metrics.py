@@ -31,7 +31,7 @@ WHOLE = 2 * LARGEST
 """The area that a pixel without error adds."""
 
 Sums = NDArray[np.int64]
-Rows = NDArray[np.floating]
+FeatureRows = NDArray[np.floating]
 
 _SIGMA, _RADIUS = 1.5, 5  # the window of 11 x 11 of Wang et al. 2004
 _C1, _C2 = 0.01**2, 0.03**2
@@ -212,7 +212,7 @@ def _check_shapes(rgb: Tensor, truth: Tensor) -> None:
         )
 
 
-def frechet_distance(first: Rows, second: Rows) -> float:
+def frechet_distance(first: FeatureRows, second: FeatureRows) -> float:
     """Return the Frechet distance between two sets of features, as in FID (Heusel et al., NeurIPS 2017).
 
     It is |m1 - m2|^2 + tr(S1) + tr(S2) - 2 tr((S1 S2)^(1/2)) of the Gaussians fitted to the sets (Dowson and Landau

@@ -12,10 +12,11 @@ from pretext.engine.signals import catch_signals, exit_with
 from pretext.errors import UserError
 from pretext.gamut import Gamut
 from pretext.methods.colorizer import join
+from pretint.colorization.merge import Float32Array
 from pretint.colorization.networks import ColorRange
 from pretint.colorization.scores.evaluators import Evaluators, FeatureExtractor
 from pretint.colorization.scores.images import ScoredImage, ScoredImages, planes
-from pretint.colorization.scores.ledger import Floats, Ledger, ScoreRecord
+from pretint.colorization.scores.ledger import Ledger, ScoreRecord
 from pretint.colorization.scores.methods import ScoreBatch, ScoredMethod
 from pretint.colorization.scores.metrics import WHOLE, areas_by_bin, colorfulness, squared_error, ssim, sums_by_bin
 
@@ -87,7 +88,7 @@ def record_features(
 
 def score_batch(
     batch: ScoreBatch, method: ScoredMethod, panel: Evaluators, n_bins: int
-) -> tuple[list[ScoreRecord], Floats | None]:
+) -> tuple[list[ScoreRecord], Float32Array | None]:
     """Return records of a method on images, and rows of features, (B, D), if there is a network for them.
 
     Args:
@@ -165,8 +166,8 @@ def to_rgb(lightness: Tensor, ab: Tensor) -> Tensor:
     return (join(lightness, ab) * 255).round().byte()
 
 
-def _rows(network: FeatureExtractor, rgb: Tensor) -> Floats:
-    rows: Floats = network(rgb).float().cpu().numpy()
+def _rows(network: FeatureExtractor, rgb: Tensor) -> Float32Array:
+    rows: Float32Array = network(rgb).float().cpu().numpy()
     return rows
 
 

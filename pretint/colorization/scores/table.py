@@ -16,7 +16,7 @@ from rich.table import Table
 from pretext.escape import csv_text
 from pretint.colorization.scores.ledger import ScoreRecord
 from pretint.colorization.scores.metrics import Sums, balanced_auc, frechet_distance, psnr, raw_auc
-from transfer.bootstrap import MAP_RESAMPLES, Estimate, accuracy, centered, difference, percentiles, resamples
+from transfer.bootstrap import MAP_RESAMPLES, Estimate, Floats, accuracy, centered, difference, percentiles, resamples
 from transfer.layout import WIDTH, Number, Sheet, TableCell, TableGrid
 
 FORMAT = "pretint scores 2"
@@ -183,8 +183,6 @@ def titles(metrics: Sequence[ScoreMetric]) -> list[str]:
     """Return a line for each column of the table, which says what it is."""
     return [f"{metric.title}: {metric.about}" for metric in metrics]
 
-
-Floats = NDArray[np.float64]
 
 INTERVAL = (
     f"[..]: 95% percentile bootstrap over images, {MAP_RESAMPLES:,} resamples; of AuC balanced centered on the number "

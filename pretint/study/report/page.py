@@ -38,7 +38,7 @@ _HEAVY = 1_200_000  # bytes of the sheet of images
 _SURE = 0.05
 
 
-class Difference(NamedTuple):
+class DifferenceRow(NamedTuple):
     """The difference under a number, from the number of the variant that it is compared with."""
 
     number: Number
@@ -54,7 +54,7 @@ class MainTableCell(NamedTuple):
 
     number: TableCell | None
     row: str
-    difference: Difference | None
+    difference: DifferenceRow | None
     remark: str
     """What is missing."""
 
@@ -214,19 +214,19 @@ def _row(results: StudyResults, variant: str, scored: Sequence[ColorScores]) -> 
         gap: Estimate | None = scores.differences.get(metric.key) if scores and metric else None
         if gap is not None and metric is not None:
             number = Number(gap, None, False, True, metric.scale, metric.digits)
-            difference = Difference(number, one.against, "", not gap.low <= 0 <= gap.high, None)
+            difference = DifferenceRow(number, one.against, "", not gap.low <= 0 <= gap.high, None)
         cells.append(MainTableCell(color_number(results, one, variant), "", difference, ""))
     cost = results.costs.get(variant)
     return {"variant": variant, "cells": cells, "minutes": minutes(cost.seconds) if cost else ""}
 
 
-def _difference(results: StudyResults, line: TableRow) -> Difference | None:
+def _difference(results: StudyResults, line: TableRow) -> DifferenceRow | None:
     if not line.gap or line.adjusted is None:
         return None
     over_seeds = Number(line.gap.over_seeds, signed=True) if line.gap.over_seeds else None
     number = Number(line.gap.difference, signed=True)
     sure = line.adjusted < _SURE
-    return Difference(number, results.plan.against[line.variant], p_text(line.adjusted), sure, over_seeds)
+    return DifferenceRow(number, results.plan.against[line.variant], p_text(line.adjusted), sure, over_seeds)
 
 
 def _board(
