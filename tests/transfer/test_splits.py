@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pretext.data.order import mix, permutation
 from pretext.errors import UserError
 from transfer.splits import digest_of_indices, shots, split
 
@@ -124,3 +125,22 @@ def test_shots_of_several_classes_a_image() -> None:
     assert (SEVERAL[drawn.negatives, 2] == 0).all() and len(drawn.negatives) == 40
     assert good[drawn.positives].all() and good[drawn.negatives].all()
     assert shots(SEVERAL, 5, 6, 8, 0, 0).positives.tolist() == [7, 300], "all there are"
+
+
+def test_shots_are_the_first_of_every_class_by_rank() -> None:
+    labels = np.random.default_rng(0).integers(0, 40, 300)
+    good = np.arange(300) % 7 > 0
+    ranks = permutation(300, mix(mix(5, 0x5407), 1))
+    for k in (1, 3, 20):
+        first = [sorted(np.flatnonzero(good & (labels == c)), key=lambda at: ranks[at])[:k] for c in range(40)]
+        drawn = shots(labels, 6, 40, k, 1, 5, good)
+        assert drawn.positives.tolist() == sorted(first[6])
+        assert drawn.negatives.tolist() == sorted(itertools.chain(*first[:6], *first[7:]))
+
+
+def test_many_classes_of_few_images() -> None:
+    labels = np.random.default_rng(0).permutation(np.concatenate([np.repeat(np.arange(70_000), 2), np.arange(9_999)]))
+    found = split(labels, 0.1, seed=0)
+    assert len(found.held) == 10_000
+    assert len(np.unique(labels[found.fit])) == 70_000, "every class has an image that teaches"
+    assert np.bincount(labels[found.held]).max() == 1

@@ -20,6 +20,7 @@ import transfer.probes.linear
 from pretext.data.order import mix, permutation
 from pretext.engine.device import choose_compute
 from pretext.engine.run import lock_run, write_checkpoint
+from pretext.errors import UserError
 from pretext.pretrained import color_contract, load_pretrained
 from pretext.recipe import build_colorizer
 from pretext.settings import to_plain
@@ -265,6 +266,17 @@ def test_published_protocols_choose_nothing(name: str, run: Path, monkeypatch: p
     (result,) = probe([str(run)], ProbeSettings(*BUNDLED, protocol=name, workers=0, stages=["conv3"], reference=False))
     assert result.best is None and result.n_holdout == 0 and result.n_fit == 504
     assert [(row.holdout, row.chosen["weight_decay"]) for row in result.rows] == [(None, 5e-4)]
+
+
+@pytest.mark.parametrize(("mode", "advice"), [("cached", "take protocol zhang2016"), ("augmented", "by --stages")])
+def test_classifiers_that_do_not_fit_are_refused_before_they_are_trained(
+    mode: Any, advice: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take(monkeypatch, QUICK)
+    monkeypatch.setattr(transfer.probes.linear, "available", lambda device: 1_000)
+    settings = ProbeSettings(*BUNDLED, workers=0, mode=mode, reference=False, out=str(tmp_path))  # no finished results
+    with pytest.raises(UserError, match=f"classifiers of 8 classes need .* GB are free; .*{advice}"):
+        probe([str(run)], settings)
 
 
 def test_several_labels_a_image(run: Path, shared_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
