@@ -141,7 +141,8 @@ class ProbeSweep:
         for piece in (piece for chunk in self.held(cell) for piece in chunk.split(piece_rows)):
             logits = heads.scores(piece)
             right += (logits.argmax(2) == truth[at : at + len(piece), None]).sum(0)
-            finite = finite & logits.isfinite().all(2).all(0)
+            low, high = logits.aminmax(dim=2)  # nan if any is nan; isfinite of all logits would copy them
+            finite = finite & (low.isfinite() & high.isfinite()).all(0)
             at += len(piece)
         shares: list[float] = torch.where(finite, right / len(truth), -1.0).tolist()
         return shares
