@@ -42,7 +42,7 @@ class Hungry(Dataset[Sample]):
 
 EXHAUSTED = """
 import sys
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = [sys.argv[1], f"{sys.argv[1]}/../.."]
 from pretext.engine.memory import explain_memory_shortage
 from pretext.data.batches import stream
 from test_memory import Hungry
