@@ -111,6 +111,7 @@ def test_a_job_in_the_foreground_is_told_to_stop(folder: Path) -> None:
             assert process.wait(PATIENCE) == code
 
 
+@pytest.mark.slow
 def test_a_job_in_the_foreground(folder: Path) -> None:
     file = cluster_file(executor="debug")
     words = [sys.executable, "-m", "pretint", "submit", "--on", str(folder / file)]

@@ -135,6 +135,7 @@ def test_blocks_are_those_a_reader_would_name(name: str, count: int) -> None:
         assert len(list(blocks(build_backbone(name)))) == count
 
 
+@pytest.mark.slow
 def test_compiled_is_the_same_to_float_tolerance() -> None:
     # Not Adam, whose first steps are the signs of gradients however small.
     plain, compiled = (
