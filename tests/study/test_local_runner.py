@@ -185,6 +185,7 @@ def test_a_failure_while_it_waited_is_not_tried_again(plan: StudyPlan, tmp_path:
     assert found[plan.cells[0].key].word == Status.FAILED and not shelf.file(plan.cells[0], "log").exists()
 
 
+@pytest.mark.slow
 def test_the_lock_lasts_as_long_as_the_command(plan: StudyPlan, tmp_path: Path) -> None:
     """Whatever becomes of the study itself."""
     shelf = CellStore(tmp_path / "studies")

@@ -186,7 +186,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ImageDataset]
     return {"folder": Folder(folder / "images"), "shards": shards, "bundled": tiles}
 
 
-@pytest.mark.parametrize("start", ["fork", "forkserver", "spawn"])
+@pytest.mark.parametrize("start", ["fork", "forkserver", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_batches_do_not_depend_on_how_workers_are_started(start: WorkerStart, sources: dict[str, ImageDataset]) -> None:
     parts = [Subset(source, range(2, len(source)), seed=1) for source in sources.values()]
     samples = TrainDataset(parts, SMALL, seed=4, cache_bytes=20_000)
@@ -196,7 +196,7 @@ def test_batches_do_not_depend_on_how_workers_are_started(start: WorkerStart, so
 
 SEES = """
 import signal, sys
-sys.path.insert(0, "tests/pretext/data")
+sys.path[:0] = ["tests", "tests/pretext/data"]
 from test_batches import SMALL, Masks, TrainDataset, batches, plain
 
 if __name__ == "__main__":
