@@ -21,7 +21,6 @@ pytestmark = pytest.mark.slow  # builds a wheel, which downloads the build backe
 
 ROOT = Path(__file__).parents[1]
 NAMES = {"pretext", "transfer", "slurm", "pretint"}
-NAMES |= {"colorization", "study"}  # until both are folders of pretint
 
 Run = Callable[..., str]
 
