@@ -312,7 +312,7 @@ def test_what_is_no_regular_file_is_not_waited_for(name: str, tmp_path: Path) ->
             read_hints(path)
 
 
-def test_a_image_as_large_as_a_photograph_may_be(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+def test_an_image_as_large_as_a_photograph_may_be(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
     """Beyond Pillow's own limit, of which nothing is heard."""
     image = Image.new("P", (12_000, 9_000))
     image.putpalette([255, 255, 255, 200, 30, 30])

@@ -97,7 +97,7 @@ def test_bad_images_are_skipped_and_listed(model: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out2").exists()
 
 
-def test_a_image_is_never_overwritten(model: Path, tmp_path: Path) -> None:
+def test_an_image_is_never_overwritten(model: Path, tmp_path: Path) -> None:
     for name in ("a.png", "a.jpg", "sheet.png"):
         image(20, 20).save(tmp_path / name)
     image(20, 20).save(tmp_path / "b.jpg")

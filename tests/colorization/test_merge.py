@@ -62,7 +62,7 @@ def test_enlarged_as_torch_does(shape: tuple[int, int, int, int], seed: int) -> 
 
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("mode", ["RGB", "L"])
-def test_a_image_is_its_strips(threads: int, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_is_its_strips(threads: int, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(merge, "_STRIP", 500)
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     monkeypatch.setattr(merge.os, "sched_getaffinity", lambda pid: range(8))

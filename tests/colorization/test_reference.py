@@ -240,7 +240,7 @@ def test_swatches_that_are_not_understood(text: str, said: str, tmp_path: Path) 
     assert len(str(caught.value)) < len(str(tmp_path)) + 200
 
 
-def test_swatches_outside_a_image(tmp_path: Path) -> None:
+def test_swatches_outside_an_image(tmp_path: Path) -> None:
     reference, _ = two_tones(0)
     path = swatches(tmp_path, "[{reference: [50, 0, 15, 5], photo: [0, 0, 9, 9]}]")
     with pytest.raises(UserError, match=r"\[50, 0, 15, 5\] lies outside old\.jpg, which has 64 x 48 pixels"):

@@ -300,7 +300,7 @@ def test_mistakes_are_said_in_one_line() -> None:
             BackboneSettings(**settings)  # type: ignore[arg-type]
 
 
-def test_a_image_that_the_network_refuses_leaves_no_trace() -> None:
+def test_an_image_that_the_network_refuses_leaves_no_trace() -> None:
     net = built("test_vit")
     with pytest.raises(UserError, match="cannot take 33 x 33"):
         initialize(net, [torch.zeros(2, 1, 33, 33)], "data", seed=0)

@@ -80,7 +80,7 @@ def test_at_most_so_many_are_held_out() -> None:
     assert counts(found.held)[:3] == [16, 8, 4]
 
 
-def test_several_labels_a_image() -> None:
+def test_several_labels_an_image() -> None:
     for seed in range(20):
         found = split(SEVERAL, 0.9, seed)
         assert not set(found.fit) & set(found.held) and len(found.fit) + len(found.held) == 500
@@ -108,7 +108,7 @@ def test_what_cannot_be_split() -> None:
             split(LABELS, share, 0, fraction)
 
 
-def test_shots_of_one_class_a_image() -> None:
+def test_shots_of_one_class_an_image() -> None:
     few, more, other = (shots(LABELS, 1, 5, k, sample, 0) for k, sample in ((2, 0), (50, 0), (2, 1)))
     assert LABELS[few.positives].tolist() == [1, 1] and counts(few.negatives) == [2, 0, 2, 2, 2]
     assert counts(more.negatives) == [50, 0, 50, 50, 2]
@@ -118,7 +118,7 @@ def test_shots_of_one_class_a_image() -> None:
     assert set(shots(LABELS, 0, 5, 2, 0, 0).positives) < set(few.negatives)
 
 
-def test_shots_of_several_classes_a_image() -> None:
+def test_shots_of_several_classes_an_image() -> None:
     good = np.arange(500) % 2 == 0
     drawn = shots(SEVERAL, 2, 6, 8, 0, 0, good)
     assert (SEVERAL[drawn.positives, 2] == 1).all() and len(drawn.positives) == 8

@@ -77,7 +77,7 @@ def test_every_mistake_is_a_line_and_leaves_no_study(folders: list[Path], tmp_pa
     assert not study.exists()
 
 
-def test_a_image_that_shows_another_part_is_refused(folders: list[Path], tmp_path: Path) -> None:
+def test_an_image_that_shows_another_part_is_refused(folders: list[Path], tmp_path: Path) -> None:
     Image.new("RGB", (40, 40)).save(folders[1] / "c.png")
     refused(tmp_path / "study", settings(folders), "c.png", "another shape")
     assert not (tmp_path / "study" / FILE).exists()

@@ -94,7 +94,7 @@ def test_nothing_is_read_when_all_is_done() -> None:
     assert not list(ScoredImages(source, 16, 5.0, 0, 0, seen).pairs({0, 1, 3})) and not source.reads
 
 
-def test_a_image_that_is_gone_since_is_told_of() -> None:
+def test_an_image_that_is_gone_since_is_told_of() -> None:
     seen, source = Memory(), Told("ccc")
     for _ in ScoredImages(source, 16, 5.0, 0, 0, seen).pairs(set()):
         pass
@@ -121,7 +121,7 @@ def test_gray_means_no_color_beyond_the_threshold() -> None:
     assert not is_gray(almost, 5.0)
 
 
-def test_the_state_of_a_image_is_kept_in_files(tmp_path: Path) -> None:
+def test_the_state_of_an_image_is_kept_in_files(tmp_path: Path) -> None:
     circle = ScoredImages(Told("cgxc"), 16, 5.0, 0, 0, Ledger(tmp_path, "images", {}, is_state))
     assert len(list(circle.pairs(set()))) == 2
     again = ScoredImages(Told("cgxc"), 16, 5.0, 0, 0, Ledger(tmp_path, "images", {}, is_state))

@@ -343,7 +343,7 @@ def test_a_classifier_needs_labels(images: Path, tmp_path: Path) -> None:
         scored(["gray"], images, classifier="test_resnet:x.pth", out=str(tmp_path))
 
 
-def test_a_classifier_needs_one_label_a_image(shared_data: Path, tmp_path: Path) -> None:
+def test_a_classifier_needs_one_label_an_image(shared_data: Path, tmp_path: Path) -> None:
     folder = next((shared_data / "voc-mini").rglob("VOC2007")).parent
     with pytest.raises(UserError, match="several classes an image; top-1 needs one"):
         scored(["gray"], Path(f"voc:2007:test:{folder}"), classifier="test_resnet:x.pth", out=str(tmp_path))
@@ -510,7 +510,7 @@ def edited(once: Path, prefix: str, change: dict[str, object], to: Path) -> Path
     return to / "out"
 
 
-def test_a_image_alone_in_its_size(run: Path, tmp_path: Path, make_images: Make) -> None:
+def test_an_image_alone_in_its_size(run: Path, tmp_path: Path, make_images: Make) -> None:
     folder = make_images(tmp_path / "x", 2)
     Image.new("RGB", (1, 300), (200, 40, 40)).save(folder / "thin.png")
     Image.new("RGB", (1, 1), (20, 140, 40)).save(folder / "dot.png")

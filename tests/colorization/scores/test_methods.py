@@ -72,7 +72,7 @@ def test_temperature_and_size(run: Path) -> None:
     assert len({str(method.identity) for method in (opened(run), warm, small)}) == 3
 
 
-def test_hints_are_squares_of_the_truth_which_a_image_keeps() -> None:
+def test_hints_are_squares_of_the_truth_which_an_image_keeps() -> None:
     """Alone or among others, and the first of them whatever their number."""
     truth = batch(size=78).lab[:, 1:]
     together, mask = hints_from_truth(truth, [3, 8], 10, seed=1)

@@ -77,7 +77,7 @@ def test_raw_and_balanced_are_their_definitions(weighted: bool) -> None:
     assert found == pytest.approx([area(errors.ravel(), of_bins[own])])
 
 
-def test_a_image_drawn_twice_counts_twice() -> None:
+def test_an_image_drawn_twice_counts_twice() -> None:
     ab, truth = colors(3)
     bins = Gamut(neighbors=1).encode(truth).nearest
     areas = areas_by_bin(ab, truth, bins, 313).numpy()

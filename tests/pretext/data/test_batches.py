@@ -581,7 +581,7 @@ def test_examples_of_any_kind(workers: int) -> None:
     assert again == first, "sample t is the same in batches of any size"
 
 
-def test_several_labels_a_image() -> None:
+def test_several_labels_an_image() -> None:
     labels = np.arange(33, dtype=np.int8).reshape(11, 3) % 3 - 1
 
     class Several(Memory):

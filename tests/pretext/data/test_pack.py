@@ -241,7 +241,7 @@ def test_colors_stay(tmp_path: Path, shared_data: Path) -> None:
     assert np.mean(errors) < 1.5, errors  # with 4:2:0 it is above 2
 
 
-def test_a_image_too_long_for_jpeg_is_skipped(tmp_path: Path) -> None:
+def test_an_image_too_long_for_jpeg_is_skipped(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     Image.new("RGB", (66_000, 2)).save(tmp_path / "in" / "long.png")
     Image.new("RGB", (60, 60)).save(tmp_path / "in" / "ok.png")

@@ -187,7 +187,7 @@ def test_2012_test_part_has_no_labels(devkit: Path) -> None:
     refused(f"voc:2012:test:{devkit}", "000002.xml", "take val")
 
 
-def test_what_wants_one_class_a_image_says_so(devkit: Path, tmp_path: Path) -> None:
+def test_what_wants_one_class_an_image_says_so(devkit: Path, tmp_path: Path) -> None:
     name = f"voc:2007:val:{devkit}"
     with pytest.raises(UserError, match="several labels") as caught:
         pack(name, tmp_path / "packed", PackSettings(workers=1))

@@ -137,7 +137,7 @@ def test_commands_say_what_to_lower(tmp_path: Path) -> None:
         assert text.rstrip().endswith("code 2") and "Traceback" not in text
 
 
-def test_a_image_is_not_blamed_for_memory_that_is_short(tmp_path: Path) -> None:
+def test_an_image_is_not_blamed_for_memory_that_is_short(tmp_path: Path) -> None:
     """A run that skipped it would depend on the memory that is free."""
     script = """
 import resource, sys
@@ -158,7 +158,7 @@ except BaseException as error:
     assert subprocess.run(words, capture_output=True, text=True, check=True).stdout == "MemoryError\n"
 
 
-def test_a_image_that_asks_for_absurd_memory_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_that_asks_for_absurd_memory_is(monkeypatch: pytest.MonkeyPatch) -> None:
     def absurd(image: Image.Image) -> None:
         bytearray(HUGE)
 

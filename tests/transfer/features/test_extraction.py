@@ -123,7 +123,7 @@ def test_unreadable_images_are_rows_of_zeros(tmp_path: Path) -> None:
         )
 
 
-def test_a_image_that_was_repaired_is_taken_in(tmp_path: Path) -> None:
+def test_an_image_that_was_repaired_is_taken_in(tmp_path: Path) -> None:
     extracted(Noise(200, bad=(70,)), tmp_path)
     source = Noise(200)
     [features] = extracted(source, tmp_path)

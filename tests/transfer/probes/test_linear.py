@@ -279,7 +279,7 @@ def test_classifiers_that_do_not_fit_are_refused_before_they_are_trained(
         probe([str(run)], settings)
 
 
-def test_several_labels_a_image(run: Path, shared_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_labels_an_image(run: Path, shared_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     take(monkeypatch, QUICK)
     voc = shared_data / "voc-mini"
     settings = ProbeSettings(
