@@ -44,7 +44,7 @@ def run_child(question: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    import pretint
+    import pretint.cli
     import transfer.report  # noqa: F401
 
     for line in sys.stdin:

@@ -20,13 +20,13 @@ import transfer.evaluation
 import transfer.probes.knn
 import transfer.probes.linear
 from pretext.data.bundled import photographs
-from pretext.engine.memory import peak
-from transfer.evaluation import Task
+from pretext.engine.memory import peak_memory
+from transfer.evaluation import EvaluationTask
 from transfer.metrics import Row
 from transfer.probes.heads import Heads, Linear
 from transfer.probes.knn import KnnSettings, knn
 from transfer.probes.linear import ProbeSettings, probe
-from transfer.probes.sweep import Cell, Contest, Winner
+from transfer.probes.sweep import BestHead, FeatureKey, ProbeSweep
 from transfer.protocols import PROTOCOLS, NearestProtocol
 
 SIDE = 16
@@ -62,20 +62,24 @@ def observe(report: dict[str, Any], brute: bool) -> None:
             "top1", computed from all scores at once.
         brute: whether to compute it.
     """
-    init_contest, make_row, make_knn_rows = Contest.__init__, transfer.probes.linear._row, transfer.probes.knn.knn_rows
+    init_contest, make_row, make_knn_rows = (
+        ProbeSweep.__init__,
+        transfer.probes.linear._row,
+        transfer.probes.knn.knn_rows,
+    )
 
-    def init(self: Contest, heads: dict[Cell, Heads], *rest: Any) -> None:
+    def init(self: ProbeSweep, heads: dict[FeatureKey, Heads], *rest: Any) -> None:
         size = sum(2 * 4 * len(stack) * stack.classes * (stack.weight.shape[1] + 1) for stack in heads.values())
         report["heads"] = max(report["heads"], size)
         init_contest(self, heads, *rest)
 
-    def check_labels(task: Task) -> None:
+    def check_labels(task: EvaluationTask) -> None:
         report["fit_classes"] = len(np.unique(task.targets.train.labels[task.split.fit]))
         for source in (task.targets.train, task.targets.test):
             folder_labels = [int(source.key(index)[1:9]) for index in range(len(source))]
             report["labels"] = report.get("labels", True) and folder_labels == source.labels.tolist()
 
-    def row(task: Task, winner: Winner) -> Row:
+    def row(task: EvaluationTask, winner: BestHead) -> Row:
         check_labels(task)
         if brute:
             x = torch.from_numpy(np.array(task.test.matrix(*winner.cell), np.float64))
@@ -83,7 +87,7 @@ def observe(report: dict[str, Any], brute: bool) -> None:
             report["top1"] = float((logits.argmax(1).numpy() == task.targets.test.labels).mean())
         return make_row(task, winner)
 
-    def knn_rows(task: Task, protocol: NearestProtocol) -> list[Row]:
+    def knn_rows(task: EvaluationTask, protocol: NearestProtocol) -> list[Row]:
         check_labels(task)
         if brute:
             train, test = (np.array(part.matrix(STAGE, "mean"), np.float64) for part in (task.train, task.test))
@@ -97,7 +101,7 @@ def observe(report: dict[str, Any], brute: bool) -> None:
             report["top1"] = float((votes.argmax(1) == task.targets.test.labels).mean())
         return make_knn_rows(task, protocol)
 
-    Contest.__init__ = init  # type: ignore[method-assign]
+    ProbeSweep.__init__ = init  # type: ignore[method-assign]
     transfer.probes.linear._row, transfer.probes.knn.knn_rows = row, knn_rows
 
 
@@ -105,7 +109,7 @@ def main(folder: str, command: str, name: str, mode: Any, brute: str) -> None:
     """Evaluate random weights, and print the report."""
     torch.set_num_threads(1)
     os.environ["PRETINT_CACHE"] = f"{folder}/cache"
-    transfer.evaluation.forget_peak = lambda device: None  # the peak of the whole evaluation is reported
+    transfer.evaluation.reset_peak_memory = lambda device: None  # the peak of the whole evaluation is reported
     if name in CHANGES:
         PROTOCOLS[name] = replace(PROTOCOLS[name], **CHANGES[name])  # type: ignore[index]
     data: dict[str, Any] = {"train": f"{folder}/train", "test": f"{folder}/test", "workers": 0, "device": "cpu"}
@@ -113,13 +117,13 @@ def main(folder: str, command: str, name: str, mode: Any, brute: str) -> None:
     report: dict[str, Any] = {"heads": 0}
     observe(report, brute == "brute")
     torch.randn(64, 64) @ torch.randn(64, 64)  # loads the libraries
-    peak_before, start = peak(), time.monotonic()
+    peak_before, start = peak_memory(), time.monotonic()
     if command == "probe":
         (result,) = probe(["random:tiny"], ProbeSettings(**data, protocol=name, mode=mode))
     else:
         (result,) = knn(["random:tiny"], KnnSettings(**data))
     report |= {
-        "peak": peak() - peak_before,
+        "peak": peak_memory() - peak_before,
         "seconds": time.monotonic() - start,
         "features": result.cost.cache_bytes,
         "file": result.file,

@@ -27,8 +27,8 @@ __all__ = [
     "LabeledShards",
     "Shards",
     "decode",
+    "open_dataset",
     "open_labeled",
-    "open_source",
 ]
 
 _BUILTIN = ("bundled", "torchvision", "hf", "voc", "list")
@@ -56,14 +56,14 @@ def open_dataset(name: str) -> ImageDataset:
 
 
 def open_labeled(name: str) -> LabeledDataset:
-    """Open a source as `open_source`, with labels: a folder holds one sub-folder per class.
+    """Open a source as `open_dataset`, with labels: a folder holds one sub-folder per class.
 
     Raises:
-        UserError: as in `open_source`, or some images have no label.
+        UserError: as in `open_dataset`, or some images have no label.
     """
     source = _open(name, labeled=True)
     if not isinstance(source, LabeledDataset):  # of a plugin
-        raise UserError(f"{name}: has no labels (a LabeledSource has classes and labels); name another source")
+        raise UserError(f"{name}: has no labels (a LabeledDataset has classes and labels); name another source")
     return source
 
 

@@ -142,7 +142,7 @@ def translate_errors() -> Iterator[None]:
     """Turn errors because another process is gone into a message of one line, while the context lasts.
 
     Raises:
-        PartnerGone: another process is gone.
+        RankGone: another process is gone.
     """
     try:
         yield

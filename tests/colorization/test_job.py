@@ -491,7 +491,7 @@ def test_two_processes_into_one_folder(model: Path, tmp_path: Path) -> None:
     settings = ColorizeSettings(out=tmp_path / "out", size=32, device="cpu")
     holding = (
         "import sys, pathlib, pretext.files as f\n"
-        "with f.held_folder(pathlib.Path(sys.argv[1]), 'there'):\n"
+        "with f.lock_folder(pathlib.Path(sys.argv[1]), 'there'):\n"
         "    print('held', flush=True)\n"
         "    sys.stdin.read()\n"
     )

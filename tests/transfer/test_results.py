@@ -188,7 +188,7 @@ def test_damaged_scores(tmp_path: Path, multilabel: Result, damage: Damage) -> N
         read_result(path)
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b"\xff\xfe", b"[" * 100_000, b'{"format": "pretint result 1"}'])
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b"\xff\xfe", b"[" * 100_000, b'{"format": "pretint result 2"}'])
 def test_no_result(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.json").write_bytes(content)
     with pytest.raises(UserError, match="no result, or a damaged one"):

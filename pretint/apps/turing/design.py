@@ -249,7 +249,7 @@ def open_study(folder: Path, settings: TuringSettings) -> Iterator[tuple[Store, 
         pairs = Pairs(Path(settings.real), settings.algorithms())
         _require_pairs(len(pairs), settings)  # before a folder is made
         if not folder.exists():
-            with suppress(OSError):  # held_folder reports it
+            with suppress(OSError):  # lock_folder reports it
                 folder.mkdir(0o700, parents=True)  # the links in it are secrets
     with lock_folder(folder, "serving this study"):
         if pairs is None:

@@ -352,7 +352,7 @@ def test_a_classifier_needs_one_label_an_image(shared_data: Path, tmp_path: Path
 def test_what_is_kept_is_json(run: Path, images: Path, tmp_path: Path) -> None:
     found = scored([run], images, out=str(tmp_path))
     stored = json.loads(found.file.read_text(), parse_constant=lambda name: pytest.fail(name))
-    assert stored["format"] == "pretint scores 1" and stored["n"] == 5 and found.file.parent == tmp_path
+    assert stored["format"] == "pretint scores 2" and stored["n"] == 5 and found.file.parent == tmp_path
     truth = next(one for one in stored["methods"] if one["method"] == "truth")
     assert truth["scores"]["psnr"] == {"value": None, "low": None, "high": None}
     assert truth["scores"]["auc"]["value"] == 1

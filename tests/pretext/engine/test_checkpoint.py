@@ -99,7 +99,7 @@ def test_what_is_no_checkpoint_is_refused_and_not_run(tmp_path: Path, kind: str)
     elif kind == "pickle":
         path.write_bytes(pickle.dumps(Evil()))
     elif kind == "torch with code":
-        torch.save({"format": "pretint checkpoint 1", "model": Evil()}, path)
+        torch.save({"format": "pretint checkpoint 2", "model": Evil()}, path)
     elif kind == "torch of another":
         torch.save({"state_dict": {}}, path)
     elif kind == "torn":
