@@ -71,7 +71,7 @@ def observe(report: dict[str, Any], brute: bool) -> None:
     def init(self: ProbeSweep, heads: dict[FeatureKey, Heads], *rest: Any) -> None:
         size = sum(2 * 4 * len(stack) * stack.classes * (stack.weight.shape[1] + 1) for stack in heads.values())
         report["heads"] = max(report["heads"], size)
-        init_contest(self, heads, *rest)
+        init_sweep(self, heads, *rest)
 
     def check_labels(task: EvaluationTask) -> None:
         report["fit_classes"] = len(np.unique(task.targets.train.labels[task.split.fit]))
