@@ -62,11 +62,8 @@ def observe(report: dict[str, Any], brute: bool) -> None:
             "top1", computed from all scores at once.
         brute: whether to compute it.
     """
-    init_contest, make_row, make_knn_rows = (
-        ProbeSweep.__init__,
-        transfer.probes.linear._row,
-        transfer.probes.knn.knn_rows,
-    )
+    init_sweep, make_row = ProbeSweep.__init__, transfer.probes.linear._row
+    make_knn_rows = transfer.probes.knn.knn_rows
 
     def init(self: ProbeSweep, heads: dict[FeatureKey, Heads], *rest: Any) -> None:
         size = sum(2 * 4 * len(stack) * stack.classes * (stack.weight.shape[1] + 1) for stack in heads.values())
