@@ -68,6 +68,7 @@ def knn_rows(task: EvaluationTask, protocol: NearestProtocol) -> list[Row]:
                 after,
             ):
                 predictions[k].append(task.predictions(stage, scores))
+                del scores  # before the next are computed
             for k, parts in predictions.items():
                 outcome = task.outcome(np.concatenate(parts))
                 rows.append(make_row(stage, f"k={k}", task.train.dims(stage, rule), rule, {}, None, [outcome]))
@@ -137,6 +138,7 @@ def knn_scores(
                 counted = torch.einsum("bk,bkc->bc", weights, (neighbor_labels[:, :k] != -1).float())
                 shares = votes / counted.clamp_min(torch.finfo(torch.float32).tiny)
             yield k, shares.cpu().numpy()
+            del votes, shares  # before those of the next k are computed
         advance(len(queries), "")
 
 
