@@ -62,6 +62,7 @@ def _command(pid: str) -> str:
     return subprocess.run(["ps", "-o", "args=", "-p", pid], capture_output=True, text=True, check=False).stdout
 
 
+@pytest.mark.slow
 def test_what_failed_and_why(capsys: pytest.CaptureFixture[str]) -> None:
     assert send("table", "nothing") == 0
     assert ended("table-nothing") == "failed"

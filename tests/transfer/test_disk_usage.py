@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from evaluating import QUICK
 from shapes import make_devkit
+from tiers import one_fast
 
 import transfer.evaluation
 from pretext.engine.checkpoint import checkpoint_bytes
@@ -66,7 +67,7 @@ JOBS: dict[str, tuple[Any, Any, Any, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("job", JOBS)
+@pytest.mark.parametrize("job", one_fast("probe", JOBS))
 def test_features_and_results(job: str, run: Path, sets: Path, tmp_path: Path) -> None:
     say, do, kind, changed = JOBS[job]
     settings = asked(kind, sets, tmp_path, **changed)
@@ -151,12 +152,15 @@ def tuning(task: str, devkit: Path, **changed: Any) -> FinetuneSettings:
 
 @pytest.mark.parametrize(
     ("task", "changed"),
-    [
+    one_fast(
         ("classify", {}),
-        ("detect", {}),
-        ("segment", {}),
-        ("classify", {"freeze_to": "conv3", "training": {"optimizer": "sgd", "ema": 0.9}}),
-    ],
+        [
+            ("classify", {}),
+            ("detect", {}),
+            ("segment", {}),
+            ("classify", {"freeze_to": "conv3", "training": {"optimizer": "sgd", "ema": 0.9}}),
+        ],
+    ),
 )
 def test_fine_tuning(task: str, changed: dict[str, Any], run: Path, devkit: Path) -> None:
     settings, before = tuning(task, devkit, **changed), taken(run)

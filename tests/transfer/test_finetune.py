@@ -159,6 +159,7 @@ def test_what_is_frozen_stays(batch_norm: str, run: Path, devkit: Path) -> None:
         assert moved == {"conv4", "conv5"}
 
 
+@pytest.mark.slow
 def test_last_stages_that_look_at_regions(run: Path, devkit: Path) -> None:
     head = {**SMALL["detect"]["head"], "form": "fast", "box": "stage", "neck": "conv3", "pooled": 8, "pooling": "max"}
     changed = {"reference": False, "batch_norm": "frozen", "head": head, "head_rate": 2.0}
@@ -240,7 +241,8 @@ def test_killed_and_called_again_it_is_as_if_nothing_had_happened(
     assert numbers([read_result(other / "results" / result.name)]) == numbers([read_result(result)])
 
 
-@pytest.mark.parametrize("task", one_fast("classify", TASKS))
+@pytest.mark.slow
+@pytest.mark.parametrize("task", TASKS)
 def test_two_processes_do_what_one_does(task: str, run: Path, devkit: Path, launcher: Launcher, tmp_path: Path) -> None:
     values = asked(task, devkit, training={"micro_batch": 2}, batch_norm="frozen")
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(values))

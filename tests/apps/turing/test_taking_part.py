@@ -279,6 +279,7 @@ def test_no_image_is_marked_until_the_mouse_moves(browser: "Browser", make_study
         assert first.evaluate(looks) != second.evaluate(looks)
 
 
+@pytest.mark.slow
 def test_hostile_names_on_the_results_page(browser: "Browser", make_study: MakeStudy, serve: Serve) -> None:
     store = make_study(names=[*HOSTILE, "e"], algorithms=("one", HOSTILE_ALGORITHM), practice=0, trials=5)
     address = serve(store)

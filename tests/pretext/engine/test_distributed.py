@@ -54,7 +54,8 @@ def test_two_processes_compute_what_one_does(launcher: Launcher, alone: Trained,
     assert "report:" in processes[0].said and not processes[1].said, "the first alone speaks"
 
 
-@pytest.mark.parametrize("recomputed", one_fast(False, [False, True]))
+@pytest.mark.slow
+@pytest.mark.parametrize("recomputed", [False, True])
 def test_with_drop_path_micro_batches_and_a_moving_average(
     recomputed: bool, launcher: Launcher, tmp_path: Path
 ) -> None:

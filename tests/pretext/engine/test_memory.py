@@ -54,7 +54,7 @@ except Exception as error:
 """
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", one_fast(1, [0, 1]))
 @pytest.mark.parametrize("of", one_fast("torch", ["numpy", "torch", "python"]))
 def test_memory_that_runs_out_in_a_worker_or_here(of: str, workers: int) -> None:
     words = [sys.executable, "-c", EXHAUSTED, str(Path(__file__).parent), of, str(workers)]

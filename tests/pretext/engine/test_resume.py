@@ -144,6 +144,7 @@ def test_workers_that_are_not_forked(
     finish(launcher, run, *words).same_as(rich)
 
 
+@pytest.mark.slow
 def test_a_complete_run_is_left_alone(launcher: Launcher, plain: Trained, folder: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in (plain.run / "checkpoints").iterdir()}
     journal = (plain.run / "journal.jsonl").read_bytes()

@@ -28,6 +28,7 @@ from transfer.tasks.classification import (
 RGB = torch.randint(0, 256, (3, 3, 64, 80), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
+@pytest.mark.slow
 def test_over_fits_real_images(shared_data: Path) -> None:
     images = known(shared_data, 16, 96)
     network = Classify(tiny(), 20)

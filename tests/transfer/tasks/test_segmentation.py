@@ -37,6 +37,7 @@ def head(kind: str, **settings: float) -> SegmentHeadSettings:
     return SegmentHeadSettings(kind=kind, width=16, **settings)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_over_fits_real_images(shared_data: Path) -> None:
     images = known(shared_data, 16, 96)
     network = Segment(tiny(), 21, head("fcn8", dropout=0.0))
