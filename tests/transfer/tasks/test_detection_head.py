@@ -63,6 +63,7 @@ def average_precision(found: list[PredictedBoxes], truth: list[dict[str, Tensor]
     return float((highest * right).sum() / objects) if objects else None
 
 
+@pytest.mark.slow
 def test_over_fits_real_images(shared_data: Path) -> None:
     images = known(shared_data, 16, 96)
     network = Detector(tiny(), 20, head(neck="conv5", rois=32, width=256))
