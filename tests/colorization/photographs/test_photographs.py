@@ -370,7 +370,7 @@ def test_bad_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bomb[16:24] = struct.pack(">II", 60_000, 60_000)
     bomb[29:33] = struct.pack(">I", zlib.crc32(bomb[12:29]))
     refused(bytes(bomb), "3,600 megapixels.*raise --megapixels")
-    monkeypatch.setattr(read, "available", lambda device: 10_000)
+    monkeypatch.setattr(read, "available_memory", lambda device: 10_000)
     refused(good, "takes about .* GB of memory")
 
 

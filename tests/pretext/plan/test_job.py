@@ -143,7 +143,7 @@ def test_a_step_that_takes_too_long_is_measured_with_fewer_images(monkeypatch: p
 
 
 def test_a_step_that_would_not_fit_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure, "available", lambda device: 0)
+    monkeypatch.setattr(measure, "available_memory", lambda device: 0)
     peaks = iter([2**30, 2**31])
     monkeypatch.setattr(measure, "_taken", lambda place: next(peaks))
     drawn = plan(settings())

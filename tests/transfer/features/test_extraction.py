@@ -288,7 +288,7 @@ def test_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_rows_are_those_of_the_file_wherever_they_lie(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int
 ) -> None:
-    monkeypatch.setattr(transfer.features.extraction, "available", lambda device: free)
+    monkeypatch.setattr(transfer.features.extraction, "available_memory", lambda device: free)
     stored = np.random.default_rng(0).normal(size=(9000, 7)).astype(np.float16)
     stored.tofile(tmp_path / "file")
     rows = Rows(np.memmap(tmp_path / "file", np.float16, "r", shape=(9000, 7)), PLACE.device)

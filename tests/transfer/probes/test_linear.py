@@ -273,7 +273,7 @@ def test_classifiers_that_do_not_fit_are_refused_before_they_are_trained(
     mode: Any, advice: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     take(monkeypatch, QUICK)
-    monkeypatch.setattr(transfer.probes.linear, "available", lambda device: 1_000)
+    monkeypatch.setattr(transfer.probes.linear, "available_memory", lambda device: 1_000)
     settings = ProbeSettings(*BUNDLED, workers=0, mode=mode, reference=False, out=str(tmp_path))  # no finished results
     with pytest.raises(UserError, match=f"classifiers of 8 classes need .* GB are free; .*{advice}"):
         probe([str(run)], settings)
