@@ -75,7 +75,6 @@ def knn_rows(task: EvaluationTask, protocol: NearestProtocol) -> list[Row]:
     return rows
 
 
-@torch.inference_mode()
 def knn_scores(
     train: NDArray[np.floating],
     labels: Labels,
@@ -128,17 +127,8 @@ def knn_scores(
         similarity, position = _nearest(train, rows, queries, max(ks), step, device)
         neighbor_labels = torch.from_numpy(labels[rows[position.cpu().numpy()]]).to(device)
         for k in ks:
-            # The nearest has weight 1: no temperature overflows, and shares do not change.
-            weights = ((similarity[:, :k] - similarity[:, :1]) / temperature).exp()
-            if labels.ndim == 1:
-                votes = torch.zeros(len(weights), classes, device=weights.device)
-                shares = votes.scatter_add_(1, neighbor_labels[:, :k], weights).div_(weights.sum(1, keepdim=True))
-            else:
-                votes = torch.einsum("bk,bkc->bc", weights, (neighbor_labels[:, :k] == 1).float())
-                counted = torch.einsum("bk,bkc->bc", weights, (neighbor_labels[:, :k] != -1).float())
-                shares = votes / counted.clamp_min(torch.finfo(torch.float32).tiny)
-            yield k, shares.cpu().numpy()
-            del votes, shares  # before those of the next k are computed
+            # Without a name for them here, the caller decides how long the scores are held.
+            yield k, _vote(similarity[:, :k], neighbor_labels[:, :k], classes, temperature).cpu().numpy()
         advance(len(queries), "")
 
 
@@ -147,6 +137,23 @@ def _load_block(features: NDArray[np.floating], rows: NDArray[np.int64], device:
     return F.normalize(torch.from_numpy(features[rows].astype(np.float32, copy=False)).to(device), dim=1)
 
 
+@torch.inference_mode()
+def _vote(similarity: Tensor, labels: Tensor, classes: int, temperature: float) -> Tensor:
+    """Return the share of votes (B, classes), see ``knn_scores``, of neighbors (B, k), the nearest first.
+
+    Their labels are (B, k) or (B, k, classes).
+    """
+    # The nearest has weight 1: no temperature overflows, and shares do not change.
+    weights = ((similarity - similarity[:, :1]) / temperature).exp()
+    if labels.ndim == 2:
+        votes = torch.zeros(len(weights), classes, device=weights.device)
+        return votes.scatter_add_(1, labels, weights).div_(weights.sum(1, keepdim=True))
+    votes = torch.einsum("bk,bkc->bc", weights, (labels == 1).float())
+    counted = torch.einsum("bk,bkc->bc", weights, (labels != -1).float())
+    return votes / counted.clamp_min(torch.finfo(torch.float32).tiny)
+
+
+@torch.inference_mode()
 def _nearest(
     train: NDArray[np.floating],
     rows: NDArray[np.int64],
