@@ -45,7 +45,12 @@ class DamagedFileError(UserError):
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write ``state`` (tensors and plain values, nested) atomically, tensor by tensor: no copy of all is made."""
     with open_atomically(path, f"{_count_bytes(state) / 1e6:.1f} MB") as file:
-        torch.save({"format": FORMAT, **state}, file)
+        try:
+            torch.save({"format": FORMAT, **state}, file)
+        except RuntimeError as error:  # torch still writes the end of the file after the disk was full
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 def checkpoint_bytes(state: dict[str, Any]) -> memoryview:
