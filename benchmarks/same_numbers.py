@@ -279,7 +279,7 @@ import importlib.util, pathlib, sys
 import numpy as np, torch
 from transfer.voc.proposals import write_proposals, windows
 root, data = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])
-spec = importlib.util.spec_from_file_location("layouts", root / "tests/pretext/weights/test_importer.py")
+spec = importlib.util.spec_from_file_location("layouts", root / "tests/pretext/weights/test_importing.py")
 layouts = importlib.util.module_from_spec(spec); spec.loader.exec_module(layouts)
 for name in ("eccv16", "siggraph17", "vissl_alexnet", "vissl_resnet"):
     torch.manual_seed(0)
