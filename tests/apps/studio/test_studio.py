@@ -307,11 +307,11 @@ def test_hints_do_not_count_while_there_is_a_reference(browser: "Browser", hinte
         sheet, box = page.locator("#sheet").bounding_box(), mark.bounding_box()
         assert sheet and box and box["x"] >= sheet["x"] and box["y"] >= sheet["y"], "inside the image"
         page.get_by_label("Choose a reference image").set_input_files(upload(photograph(90, 70, seed=5)))
-        page.get_by_text("They do not count").wait_for()
+        page.get_by_text("Hints have no effect").wait_for()
         assert not mark.is_visible() and page.get_by_role("button", name="Add in the middle").is_disabled()
         page.locator("#sheet").click(position={"x": 90, "y": 90})
         page.get_by_role("button", name="Without the reference").click()
-        assert mark.is_visible() and mark.count() == 1 and not page.get_by_text("They do not count").is_visible()
+        assert mark.is_visible() and mark.count() == 1 and not page.get_by_text("Hints have no effect").is_visible()
 
 
 def test_a_drag_that_the_system_cancels_ends(browser: "Browser", hinted: Site) -> None:

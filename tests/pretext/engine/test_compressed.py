@@ -114,10 +114,10 @@ def test_proposals_that_unpack_to_far_more_than_boxes_do(tmp_path: Path) -> None
     path = tmp_path / "boxes.npz"
     np.savez_compressed(path, a=np.zeros((100_000, 4), np.float32))
     with pytest.raises(UserError, match="unpacks to more than 100 times its size"):
-        list(proposals._read(path))
+        list(proposals._read_file(path))
     boxes = np.random.default_rng(0).integers(0, 500, (2000, 4)).astype(np.float32)
     np.savez_compressed(path, a=boxes)  # a user's own may be compressed
-    ((name, read),) = proposals._read(path)
+    ((name, read),) = proposals._read_file(path)
     assert name == "a" and (read == boxes).all()
 
 
