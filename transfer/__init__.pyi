@@ -1,4 +1,3 @@
-from .adapt import AdaptSettings, adapt
 from .bootstrap import Estimate, accuracy, difference
 from .compare import CompareSettings, compare_paths
 from .metrics import Metric, Row
@@ -14,7 +13,6 @@ from .tasks.registry import ClassifySettings, DetectSettings, SegmentSettings
 
 __all__ = [
     "PROTOCOLS",
-    "AdaptSettings",
     "ClassifySettings",
     "CompareSettings",
     "DetectSettings",
@@ -28,7 +26,6 @@ __all__ = [
     "SegmentSettings",
     "SvmSettings",
     "accuracy",
-    "adapt",
     "compare_paths",
     "difference",
     "find_results",
