@@ -17,7 +17,7 @@ from pretext.color import rgb_to_ab
 STEP = 10
 """Spacing of the published ab grid, in Lab units."""
 
-STEPS = (5, 40)
+STEP_RANGE = (5, 40)
 """The least and the greatest spacing that a recipe may have: 1,083 bins, and 40, coarser than most colors differ."""
 
 TEMPERATURE = 0.38
@@ -52,9 +52,9 @@ def bin_centers(step: int = STEP) -> np.ndarray:
     bins that the images of ImageNet fill: their lists are others.)
 
     Args:
-        step: spacing of the grid, in Lab units, within ``STEPS``.
+        step: spacing of the grid, in Lab units, within ``STEP_RANGE``.
     """
-    assert STEPS[0] <= step <= STEPS[1]
+    assert STEP_RANGE[0] <= step <= STEP_RANGE[1]
     axis = torch.linspace(0, 1, 33, dtype=torch.float64)
     cube = torch.cartesian_prod(axis, axis, axis)  # the hull's corners are corners of the cube's edges
     surface = cube[((cube == 0) | (cube == 1)).any(1)]

@@ -243,6 +243,7 @@ def open_images(settings: PretrainSettings) -> RecipeImages:
             held.append(Subset(source, range(aside), settings.seed))
     names = digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
     pixels = hashlib.sha256("\n".join(map(fingerprint, sources)).encode()).hexdigest()
+    # "seen" is a digest of some pixels. Which images a run has trained on is stored nowhere: it follows from the step.
     contents = {"images": count, "names": names, "seen": pixels, **labels}
     return RecipeImages(" + ".join(weights), training, list(weights.values()), held, contents, classes)
 

@@ -22,7 +22,8 @@ from typing import Any
 JobRecord = dict[str, Any]
 LOGS = "logs"
 AGAIN = 75
-"""Exit code of a command that was stopped, has saved its state, and must be called again (EX_TEMPFAIL)."""
+"""Exit code of a command that was stopped, has saved its state, and must be called again: EX_TEMPFAIL, which is
+``ExitStatus.PREEMPTED`` in pretext."""
 STOPPED = (AGAIN, 128 + signal.SIGINT, 128 + signal.SIGTERM, -signal.SIGTERM, -signal.SIGUSR2)
 """All exit codes of a command that was stopped."""
 REQUEUE = "requeue"

@@ -86,7 +86,7 @@ class _Attempt:
                 self._note("end", how="complete", code=0)
             return
         if code in STOPPED:
-            self._again(code)
+            self._requeue_or_leave(code)
         why = next((line for line in reversed(self.tail) if line), _SAID_NOTHING)
         if code < 0:
             name = signal.Signals(-code).name if -code in set(signal.Signals) else str(-code)
@@ -123,7 +123,7 @@ class _Attempt:
                 if time.monotonic() > until:
                     _say(f"an earlier start of this job still holds {self.folder} after {_FAREWELL:.0f} seconds")
                     self._note("waited")
-                    self._again(AGAIN)  # a node without power may hold it until it is back
+                    self._requeue_or_leave(AGAIN)  # a node without power may hold it until it is back
                 time.sleep(1)
             except OSError as error:
                 _say(f"{self.folder} cannot be locked ({error.strerror}): an earlier start may still be running")
@@ -203,8 +203,11 @@ class _Attempt:
             if text := line.decode(errors="replace").strip():
                 self.tail.append(text)
 
-    def _again(self, code: int) -> NoReturn:
-        """Requeue the job, once, unless Slurm has decided on it already."""
+    def _requeue_or_leave(self, code: int) -> NoReturn:
+        """Requeue the job, once, unless Slurm has decided on it already.
+
+        In a container the lines of shell around the job ask Slurm instead, see ``slurm.executors``.
+        """
         if self.rank:
             # A process that leaves ends the others, but the first process must talk to Slurm.
             until = time.monotonic() + _FAREWELL

@@ -1,4 +1,4 @@
-"""Judge: what a frozen backbone is worth.
+"""Evaluate: what a pretrained backbone is worth, frozen or fine-tuned.
 
 What is named in ``__init__.pyi`` is the public interface; the rest may change between versions.
 """

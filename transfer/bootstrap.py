@@ -15,21 +15,22 @@ MetricName = Literal["top-1", "mAP", "AP", "mIoU"]
 Floats = NDArray[np.float64]
 
 RESAMPLES = 10_000
-MAP_RESAMPLES = 1_000
+SLOW_RESAMPLES = 1_000
+"""Of mAP, AP, mIoU and color scores, where one resample takes long."""
 FLIPS = 99_999
 SWAPS = 999
 ABOUT: dict[str, str] = {
     "top-1": f"95% percentile bootstrap over test images, {RESAMPLES:,} resamples; where all answers are alike, "
     "Clopper and Pearson's bound",
-    "mAP": f"95% percentile bootstrap over test images, {MAP_RESAMPLES:,} resamples, centered on the number "
+    "mAP": f"95% percentile bootstrap over test images, {SLOW_RESAMPLES:,} resamples, centered on the number "
     "(images that occur twice raise average precision)",
-    "AP": f"95% percentile bootstrap over test images with all their boxes, {MAP_RESAMPLES:,} resamples, centered on "
+    "AP": f"95% percentile bootstrap over test images with all their boxes, {SLOW_RESAMPLES:,} resamples, centered on "
     "the number",
-    "mIoU": f"95% percentile bootstrap over test images with all their pixels, {MAP_RESAMPLES:,} resamples, centered "
+    "mIoU": f"95% percentile bootstrap over test images with all their pixels, {SLOW_RESAMPLES:,} resamples, centered "
     "on the number",
 }
 """How the interval of each metric is computed."""
-MEASURES: dict[str, str] = {
+METRIC_TITLES: dict[str, str] = {
     "top-1": "top-1 accuracy",
     "mAP": "mean average precision",
     "AP": "mean average precision of boxes",
@@ -49,7 +50,7 @@ class Estimate(NamedTuple):
     high: float
 
 
-def mean(values: ArrayLike, lowest: float = 0.0, highest: float = 1.0) -> Estimate:
+def estimate_mean(values: ArrayLike, lowest: float = 0.0, highest: float = 1.0) -> Estimate:
     """Estimate the mean over images.
 
     Args:
@@ -77,12 +78,12 @@ def mean(values: ArrayLike, lowest: float = 0.0, highest: float = 1.0) -> Estima
 
 def accuracy(correct: ArrayLike) -> Estimate:
     """Estimate the share of correct answers, bool (N,)."""
-    return mean(np.asarray(correct, dtype=bool))
+    return estimate_mean(np.asarray(correct, dtype=bool))
 
 
 def difference(correct: ArrayLike, other: ArrayLike) -> Estimate:
     """Estimate the share of ``correct`` minus that of ``other``, on the same images: bool (N,) both."""
-    return mean(np.asarray(correct, dtype=np.float64) - np.asarray(other, dtype=np.float64), lowest=-1)
+    return estimate_mean(np.asarray(correct, dtype=np.float64) - np.asarray(other, dtype=np.float64), lowest=-1)
 
 
 def percentiles(value: float, draws: Floats) -> Estimate:
@@ -101,7 +102,7 @@ def centered(value: float, draws: Floats, lowest: float = 0.0, highest: float = 
 
 
 def resamples(measure: Callable[[NDArray[np.float32]], Floats], count: int) -> Floats:
-    """Return a measure on ``MAP_RESAMPLES`` resamples of the images, along the last axis.
+    """Return a measure on ``SLOW_RESAMPLES`` resamples of the images, along the last axis.
 
     Args:
         measure: maps weights, (count, R), how often each image was drawn, to (..., R).
@@ -111,8 +112,8 @@ def resamples(measure: Callable[[NDArray[np.float32]], Floats], count: int) -> F
     """
     rng, at_once = np.random.default_rng(0), max(1, _CELLS // count)
     draws = []
-    for start in range(0, MAP_RESAMPLES, at_once):
-        part = range(start, min(start + at_once, MAP_RESAMPLES))
+    for start in range(0, SLOW_RESAMPLES, at_once):
+        part = range(start, min(start + at_once, SLOW_RESAMPLES))
         weights = np.empty((count, len(part)), dtype=np.float32)
         for column in range(len(part)):
             weights[:, column] = np.bincount(rng.integers(0, count, count), minlength=count)

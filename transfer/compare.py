@@ -12,7 +12,7 @@ from pretext.data.patterns import is_pattern, match_paths
 from pretext.engine.progress import progress
 from pretext.errors import UserError
 from pretext.escape import escape_controls
-from transfer.bootstrap import MEASURES, Estimate, holm
+from transfer.bootstrap import METRIC_TITLES, Estimate, holm
 from transfer.columns import Column, Difference, columns, test_difference
 from transfer.layout import draw_table
 from transfer.results import PREFIX, Result, comparison_facts, find_results, require_comparable
@@ -177,7 +177,7 @@ def comparison_lines(comparison: Comparison) -> list[str | Table]:
     letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
     lines: list[str | Table] = [
         escape_controls(
-            f"{first.protocol}: {MEASURES[first.metric]} on {first.n_test:,} test images of {first.test}, %"
+            f"{first.protocol}: {METRIC_TITLES[first.metric]} on {first.n_test:,} test images of {first.test}, %"
         ),
     ]
     every = [comparison.pairs[0].first, *(pair.second for pair in comparison.pairs)]

@@ -188,13 +188,13 @@ class EvaluationTask(NamedTuple):
         return Top1Accuracy(predictions == truth)
 
 
-Evaluate = Callable[[EvaluationTask], Sequence[Row]]
+MakeRows = Callable[[EvaluationTask], Sequence[Row]]
 """A protocol's classifier: from features to the rows of a result."""
 
 
 @explain_memory_shortage("lower size or workers, or evaluate fewer stages")
 def evaluate(
-    specs: Sequence[str], settings: EvaluationSettings, protocol: Protocol, mode: Mode, judge: Evaluate
+    specs: Sequence[str], settings: EvaluationSettings, protocol: Protocol, mode: Mode, make_rows: MakeRows
 ) -> list[Result]:
     """Evaluate networks by a protocol; read results back that exist already.
 
@@ -203,10 +203,11 @@ def evaluate(
         settings: the data and options.
         protocol: the recipe.
         mode: the views that the classifiers are trained on.
-        judge: the protocol's classifier.
+        make_rows: the protocol's classifier.
 
     Returns:
-        A result for every network, in order, as read from the files written.
+        A result for every network, in order, as read from the files written. With ``settings.reference``, the
+        default, a run comes after its network at random weights.
 
     Raises:
         UserError: see the message.
@@ -237,7 +238,9 @@ def evaluate(
                     exit_with(ending, _SAVED)
                 evaluation = evaluations[number]
                 with evaluation.alone(asked) as finished:
-                    results[number] = finished or evaluation.judge(train_features, test_features, judge, asked, copies)
+                    results[number] = finished or evaluation.make_result(
+                        train_features, test_features, make_rows, asked, copies
+                    )
             if (ending := asked()) and len(results) < len(evaluations):
                 exit_with(ending, _SAVED)
     return [results[number] for number in range(len(evaluations))]
@@ -320,11 +323,11 @@ class Evaluation:
                     time.sleep(_POLL_SECONDS)
             yield self.kept()
 
-    def judge(
+    def make_result(
         self,
         train: FeatureSet,
         test: FeatureSet,
-        judge: Evaluate,
+        make_rows: MakeRows,
         asked: Callable[[], ExitStatus],
         copies: dict[str, int],
     ) -> Result:
@@ -354,7 +357,7 @@ class Evaluation:
         task = EvaluationTask(
             network, self.stages, train, test, targets, divided, self.view, settings.seed, self.place, partial
         )
-        rows = tuple(judge(task))
+        rows = tuple(make_rows(task))
         extraction = train.seconds + test.seconds
         metric: MetricName = "mAP" if targets.multilabel else "top-1"
         split_name, count = divided.name, copies[divided.sha256]

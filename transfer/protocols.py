@@ -23,7 +23,7 @@ class Protocol:
     poolings: tuple[str, ...]
     """The rules by which a stage's map becomes a vector; see ``transfer.features.pool``."""
     holdout: float
-    """Share of the training images held out to choose a setting or a stage. 0: nothing is chosen."""
+    """Share of the training images held out to choose a setting or a stage, see ``transfer.splits``; 0: none."""
 
     @property
     def settings(self) -> dict[str, Any]:

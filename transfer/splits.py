@@ -48,7 +48,7 @@ def split(
     good: NDArray[np.bool_] | None = None,
     most: int = 10_000,
 ) -> Split:
-    """Divide the training images.
+    """Divide the training images of a frozen evaluation, see also ``transfer.tasks.task.split_holdout``.
 
     With one class an image, each class gives its share to both parts: at least one image to a fraction of the labels,
     and to the held-out part as near to its share as whole images allow, never its last image. With several classes an

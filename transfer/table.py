@@ -9,7 +9,7 @@ from rich.table import Table
 
 from pretext.errors import UserError
 from pretext.escape import csv_text
-from transfer.bootstrap import MEASURES, Estimate
+from transfer.bootstrap import METRIC_TITLES, Estimate
 from transfer.columns import Column, ColumnCell, columns, evaluations, row_names, score_difference
 from transfer.layout import WIDTH, Number, Sheet, TableGrid
 from transfer.results import Result
@@ -108,7 +108,7 @@ class Section:
     @property
     def title(self) -> str:
         """The protocol, the metric and the test images."""
-        return f"{self.first.protocol}: {MEASURES[self.first.metric]} {self._where}"
+        return f"{self.first.protocol}: {METRIC_TITLES[self.first.metric]} {self._where}"
 
     @property
     def _where(self) -> str:
@@ -122,7 +122,7 @@ class Section:
     @cached_property
     def class_sheets(self) -> list[Sheet]:
         """A table for each row, with its number for each class."""
-        measure = MEASURES[self.first.metric].removeprefix("mean ")
+        measure = METRIC_TITLES[self.first.metric].removeprefix("mean ")
         sheets = [
             Sheet(f"{self.first.protocol}, {name}: {measure} by class {self._where}", self.class_grid(name), ())
             for name in row_names(self.columns)
@@ -291,7 +291,7 @@ def tables(results: Sequence[Result], per_class: bool = False) -> Tables:
         if not shown:
             raise UserError(
                 f"{results[0].file or results[0].network.name}: no numbers by class, as only right or wrong is kept of "
-                f"{MEASURES[results[0].metric]}; leave out --per-class, or name result files of other metrics"
+                f"{METRIC_TITLES[results[0].metric]}; leave out --per-class, or name result files of other metrics"
             )
         results = shown
     sections = []

@@ -54,8 +54,8 @@ class Stage(NamedTuple):
 class Backbone(nn.Module):
     """The part of a network that is transferred: it turns lightness into the features of every stage.
 
-    A subclass sets ``stages`` and defines ``forward``. Pretraining, probes, fine-tuning and export use only
-    these two.
+    A subclass sets ``stages`` and defines ``forward``: that is all it must have. It may also define ``fit_size``, the
+    sides of images that it can take, ``takes_hints``, and ``vector_channels`` with ``with_vector``.
     """
 
     stages: tuple[Stage, ...]

@@ -1,6 +1,7 @@
 """Which files are images, by the endings of their names, and which are left out.
 
-This is the only list of formats. A training set, a tar shard, a list file and a folder that is colorized take the same.
+This is the list of formats that are read. A training set, a tar shard, a list file and a folder that is colorized take
+the same.
 
 What a listing leaves out is counted by kind and reported in one line. Folders and files that operating systems, cameras
 and photo servers make are left out at any depth; of a path that a user names, only what lies below it counts.

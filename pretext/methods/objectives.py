@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from pretext.color import at_least_float32
 from pretext.errors import UserError
-from pretext.gamut import STEP, STEPS, TEMPERATURE, Gamut, SoftTarget, bin_centers
+from pretext.gamut import STEP, STEP_RANGE, TEMPERATURE, Gamut, SoftTarget, bin_centers
 from pretext.plugins import Registry
 from pretext.prior import rebalancing_weights
 
@@ -79,9 +79,9 @@ class ObjectiveSettings:
             raise UserError("objective.classes_weight is for networks that color; objective.name is labels")
         if self.bounded and self.name != "regression":
             raise UserError(f"objective.bounded is for a regression; objective.name is {self.name}")
-        if not STEPS[0] <= self.bin_step <= STEPS[1]:
+        if not STEP_RANGE[0] <= self.bin_step <= STEP_RANGE[1]:
             raise UserError(
-                f"objective.bin_step is {self.bin_step}: it must lie in [{STEPS[0]}, {STEPS[1]}], Lab units"
+                f"objective.bin_step is {self.bin_step}: it must lie in [{STEP_RANGE[0]}, {STEP_RANGE[1]}], Lab units"
             )
         if self.bin_step != STEP and self.name in ("regression", "labels"):
             raise UserError(f"objective.bin_step is for a classification of colors; objective.name is {self.name}")

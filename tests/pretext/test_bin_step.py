@@ -16,7 +16,7 @@ from pretext.engine.checkpoint import save_checkpoint
 from pretext.engine.journal import read_journal
 from pretext.engine.run import newest_checkpoint
 from pretext.errors import UserError
-from pretext.gamut import STEP, STEPS, bin_centers
+from pretext.gamut import STEP, STEP_RANGE, bin_centers
 from pretext.methods.objectives import ObjectiveSettings
 from pretext.plan.disk import pretrain_disk
 from pretext.pretrain import pretrain
@@ -188,4 +188,4 @@ def test_steps_that_mean_nothing(values: dict[str, Any], said: str) -> None:
 
 def test_the_default_is_the_published_one() -> None:
     assert ObjectiveSettings().bins == 313 and ObjectiveSettings().gamut.step == STEP
-    assert all(ObjectiveSettings(bin_step=step).bins >= 40 for step in (STEPS[0], STEPS[1]))
+    assert all(ObjectiveSettings(bin_step=step).bins >= 40 for step in (STEP_RANGE[0], STEP_RANGE[1]))

@@ -17,9 +17,9 @@ from transfer.bootstrap import (
     accuracy,
     centered,
     difference,
+    estimate_mean,
     holm,
     mcnemar,
-    mean,
     percentiles,
     sign_flip_p_value,
     welch,
@@ -51,7 +51,7 @@ def test_accuracy_equals_resampling() -> None:
 def test_several_seeds_are_resampled_jointly() -> None:
     hard = np.random.default_rng(0).random(300)  # a hard image is hard for every seed
     values = np.mean([np.random.default_rng(seed).random(300) * 0.3 + hard < 0.8 for seed in range(3)], axis=0)
-    estimate = mean(values)
+    estimate = estimate_mean(values)
     assert estimate.value == pytest.approx(values.mean(), abs=1e-12)
     assert estimate[1:] == pytest.approx(literal(values), abs=0.006)
 
@@ -60,7 +60,7 @@ def test_many_values(monkeypatch: pytest.MonkeyPatch) -> None:
     """Means of real numbers too, drawn in several goes."""
     values = np.random.default_rng(0).random(200)
     monkeypatch.setattr(bootstrap, "_CELLS", 200 * 999)
-    estimate = mean(values)
+    estimate = estimate_mean(values)
     assert estimate.value == pytest.approx(values.mean(), abs=1e-9)
     assert estimate[1:] == pytest.approx(literal(values), abs=0.003)
 
@@ -84,7 +84,7 @@ def test_certain_cases_have_a_width() -> None:
     assert difference(right, right) == pytest.approx((0, exact.low - 1, 1 - exact.low))
     assert difference(right, ~right)[0] == 1 and difference(right, ~right).high == 1
     assert accuracy(right[:1]) == pytest.approx((1, 0.025, 1))
-    assert mean(np.full(30, 0.1 + 0.2 - 0.2)).low < 0.1 < mean(np.full(30, 0.1)).high
+    assert estimate_mean(np.full(30, 0.1 + 0.2 - 0.2)).low < 0.1 < estimate_mean(np.full(30, 0.1)).high
 
 
 def test_coverage_of_accuracy(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,7 +101,7 @@ def test_coverage_of_a_difference_of_seeds(monkeypatch: pytest.MonkeyPatch) -> N
     for _ in range(400):
         hard = rng.random((250, 1))
         first, second = ((rng.random((250, 3)) + hard < share).mean(1) for share in (1.1, 1.0))
-        low, high = mean(second - first, lowest=-1)[1:]
+        low, high = estimate_mean(second - first, lowest=-1)[1:]
         inside += low <= -0.095 <= high  # P(sum of two uniforms < 1) is 0.5, < 1.1 is 0.595
     assert 0.92 < inside / 400 < 0.975
 
@@ -153,7 +153,7 @@ def test_resampled_map_is_literal_resampling(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_coverage_of_mean_average_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of what the mean over many test sets is; uncentered intervals lie too high."""
-    monkeypatch.setattr(bootstrap, "MAP_RESAMPLES", 250)
+    monkeypatch.setattr(bootstrap, "SLOW_RESAMPLES", 250)
     rng = np.random.default_rng(2)
 
     def drawn() -> tuple[NDArray[np.float64], NDArray[np.int8]]:

@@ -11,7 +11,7 @@ from judging import STAGES, answers, ranked, result, row, truth
 from rich.console import Console
 
 from pretext.errors import UserError
-from transfer.bootstrap import difference, holm, mcnemar, mean, sign_flip_p_value, welch
+from transfer.bootstrap import difference, estimate_mean, holm, mcnemar, sign_flip_p_value, welch
 from transfer.compare import CompareSettings, Comparison, compare, compare_paths, comparison_lines
 from transfer.metrics import Top1Accuracy
 from transfer.metrics.classification import mean_average_precision, swaps
@@ -56,7 +56,7 @@ def test_several_seeds() -> None:
     (pair,) = compare([first, second]).pairs
     for at, line in enumerate(pair.lines):
         one, two = (np.mean([correct(each, at) for each in side], axis=0) for side in (first, second))
-        assert line.gap.difference == pytest.approx(mean(two - one, lowest=-1), abs=1e-12)
+        assert line.gap.difference == pytest.approx(estimate_mean(two - one, lowest=-1), abs=1e-12)
         assert line.gap.p == pytest.approx(sign_flip_p_value(two - one))
         wanted = welch([correct(each, at).mean() for each in first], [correct(each, at).mean() for each in second])
         assert wanted is not None and line.gap.over_seeds == pytest.approx(wanted)

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pretext.errors import UserError
-from transfer.bootstrap import accuracy, mean
+from transfer.bootstrap import accuracy, estimate_mean
 from transfer.columns import columns
 from transfer.layout import WIDTH
 from transfer.results import Result
@@ -78,7 +78,7 @@ def test_seeds_are_joined() -> None:
     line = next(line for line in records(found) if (line["network"], line["stage"]) == ("color", "conv2"))
     correct = np.array([one.rows[1].outcomes[0].correct for one in made])
     assert float(line["value"]) == pytest.approx(correct.mean())
-    assert (float(line["low"]), float(line["high"])) == mean(correct.mean(0))[1:]
+    assert (float(line["low"]), float(line["high"])) == estimate_mean(correct.mean(0))[1:]
     assert float(line["sd_over_seeds"]) == pytest.approx(correct.mean(1).std(ddof=1))
     assert (line["seeds"], line["n_seeds"], line["n"]) == ("0;1;2", "3", "400")
     assert line["weights"].split(";") == [one.network.weights for one in made]
@@ -129,7 +129,7 @@ def test_cached_beside_augmented_with_their_gap() -> None:
     found = tables([*augmented, *cached, result("other")])
     gap = next(line for line in records(found) if line["mode"] == "augmented - cached" and line["stage"] == "conv1")
     sides = [np.mean([one.rows[0].outcomes[0].correct for one in side], axis=0) for side in (cached, augmented[:2])]
-    wanted = mean(sides[1] - sides[0], lowest=-1)
+    wanted = estimate_mean(sides[1] - sides[0], lowest=-1)
     assert tuple(float(gap[key]) for key in ("value", "low", "high")) == pytest.approx(wanted)
     text = printed(found)
     places = [text.index(f"\n {words} ") for words in ("color cached", "color augmented", "color gap", "other cached")]

@@ -14,8 +14,8 @@ from transfer.bootstrap import (
     SWAPS,
     Estimate,
     Floats,
+    estimate_mean,
     mcnemar,
-    mean,
     mean_over_classes,
     resamples,
     sign_flip_p_value,
@@ -52,12 +52,12 @@ class Top1Accuracy(Metric):
     @classmethod
     def joint(cls, seeds: Sequence[Sequence[Metric]]) -> Estimate:
         """Estimate the mean share of seeds that are right, image by image."""
-        return mean(_shares(seeds))
+        return estimate_mean(_shares(seeds))
 
     @classmethod
     def gap(cls, first: Sequence[Sequence[Metric]], second: Sequence[Sequence[Metric]]) -> Estimate:
         """Estimate the mean of each image's difference."""
-        return mean(_shares(second) - _shares(first), lowest=-1)
+        return estimate_mean(_shares(second) - _shares(first), lowest=-1)
 
     @classmethod
     def tested(cls, first: Sequence[Metric], second: Sequence[Metric]) -> Tested:
@@ -181,7 +181,7 @@ def mean_average_precision(scores: NDArray[Any], truth: NDArray[Any]) -> float:
 
 
 def resampled_map(scores: NDArray[Any], truth: NDArray[Any]) -> Floats:
-    """Return the mean average precision of ``MAP_RESAMPLES`` resamples of the images.
+    """Return the mean average precision of ``SLOW_RESAMPLES`` resamples of the images.
 
     Where a resample has no positive of a class, the class is left out of its mean. Resample i draws the same images
     for all sets of this size: so means over seeds and paired differences can be computed from these numbers.

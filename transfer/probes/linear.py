@@ -58,7 +58,9 @@ def probe(networks: Sequence[str], settings: ProbeSettings) -> list[Result]:
         settings: the data and the protocol.
 
     Returns:
-        A result for every network and mode.
+        A result for every network and mode, in order; with ``settings.reference``, the default, a run comes after its
+        network at random weights. ``{row.stage: row.score.value for row in result.rows}`` is the accuracy by stage, in
+        [0, 1].
 
     Raises:
         UserError: see the message.

@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from pretext.engine.journal import Record
 from pretext.engine.run import Settings
-from pretext.gamut import STEP, STEPS, bin_centers
+from pretext.gamut import STEP, STEP_RANGE, bin_centers
 from pretext.methods.diagnostics import COMMON_MASS
 from transfer.report.charts import (
     Curve,
@@ -77,7 +77,7 @@ _CLASSIFIER: tuple[_Panel, ...] = (
 def _bin_step(settings: Settings) -> int:
     """Return the Lab units between the color bins; runs from before that was a setting have the published ones."""
     step = setting(settings, "objective", "bin_step")
-    return step if type(step) is int and STEPS[0] <= step <= STEPS[1] else STEP
+    return step if type(step) is int and STEP_RANGE[0] <= step <= STEP_RANGE[1] else STEP
 
 
 def of_kind(records: Sequence[Record], kind: str) -> list[Record]:

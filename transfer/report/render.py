@@ -10,7 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from pretext.errors import UserError
-from transfer.bootstrap import MEASURES, Estimate
+from transfer.bootstrap import METRIC_TITLES, Estimate
 from transfer.report.published import STAGES
 
 LISTED = 50
@@ -34,7 +34,7 @@ def render_page(template: str | Path, **facts: Any) -> bytes:
     )
     environment.filters |= {"percent": percent, "interval": interval, "points": points, "count": count, "signs": signs}
     page = environment.get_template(file.name).render(
-        pretint=version("pretint"), measures=MEASURES, published_stages=STAGES, listed=LISTED, **facts
+        pretint=version("pretint"), measures=METRIC_TITLES, published_stages=STAGES, listed=LISTED, **facts
     )
     return page.encode("utf-8", "replace")
 

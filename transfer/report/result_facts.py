@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import PurePath
 from typing import Any
 
-from transfer.bootstrap import MEASURES
+from transfer.bootstrap import METRIC_TITLES
 from transfer.columns import Column
 from transfer.results import Result
 from transfer.table import Section
@@ -44,7 +44,7 @@ def facts(section: Section) -> dict[str, str]:
         }
     named = {
         "Protocol": f"{first.protocol}: {first.about}",
-        "Number": f"{MEASURES[first.metric]}, in percent, on {first.n_test:,} test images",
+        "Number": f"{METRIC_TITLES[first.metric]}, in percent, on {first.n_test:,} test images",
         "In brackets": first.interval,
         "After \N{PLUS-MINUS SIGN}": spread,
         "Test": f"{first.n_test:,} images of {first.test}, {len(first.classes):,} classes; "

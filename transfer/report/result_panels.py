@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from markupsafe import Markup
 
 from pretext.errors import UserError
-from transfer.bootstrap import MEASURES, Estimate
+from transfer.bootstrap import METRIC_TITLES, Estimate
 from transfer.columns import Column, evaluations, row_names, score_difference
 from transfer.layout import TableCell
 from transfer.protocols import PROTOCOLS
@@ -103,7 +103,7 @@ def _panel(anchor: str, group: Sequence[Result], sheets: dict[str, dict[str, Any
         "title": f"{first.protocol} on {_short_source(first.test)}"
         + (f", {100 * first.fraction:g}\N{NO-BREAK SPACE}% of the labels" if first.fraction < 1 else ""),
         "first": first,
-        "measure": MEASURES[first.metric],
+        "measure": METRIC_TITLES[first.metric],
         "tuned": tuned,
         "error": None,
         "trainings": None,
@@ -187,7 +187,7 @@ def _headline(columns: Sequence[Column]) -> Headline | None:
 
 def _figures(anchor: str, section: Section) -> list[dict[str, Any]]:
     """Return charts with their captions: of stages, of shots, beside published rows, or of what was trained."""
-    first, measure = section.first, MEASURES[section.first.metric]
+    first, measure = section.first, METRIC_TITLES[section.first.metric]
     rows = {row.name: row for column in section.columns for result in column.results for row in result.rows}
     stages = list(dict.fromkeys(row.stage for row in rows.values()))
     variants = list(dict.fromkeys(row.variant for row in rows.values()))

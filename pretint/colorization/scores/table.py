@@ -16,7 +16,7 @@ from rich.table import Table
 from pretext.escape import csv_text
 from pretint.colorization.scores.ledger import ScoreRecord
 from pretint.colorization.scores.metrics import Sums, balanced_auc, frechet_distance, psnr, raw_auc
-from transfer.bootstrap import MAP_RESAMPLES, Estimate, Floats, accuracy, centered, difference, percentiles, resamples
+from transfer.bootstrap import SLOW_RESAMPLES, Estimate, Floats, accuracy, centered, difference, percentiles, resamples
 from transfer.layout import WIDTH, Number, Sheet, TableCell, TableGrid
 
 FORMAT = "pretint scores 2"
@@ -185,7 +185,7 @@ def titles(metrics: Sequence[ScoreMetric]) -> list[str]:
 
 
 INTERVAL = (
-    f"[..]: 95% percentile bootstrap over images, {MAP_RESAMPLES:,} resamples; of AuC balanced centered on the number "
+    f"[..]: 95% percentile bootstrap over images, {SLOW_RESAMPLES:,} resamples; of AuC balanced centered on the number "
     "(a resample lacks some rare bins); top-1 as the probes' (10,000 resamples); FID has none"
 )
 

@@ -9,7 +9,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from pretint.study.report.collect import EvaluationTable, StudyResults
 from pretint.study.report.table import board_line, published_of
-from transfer.bootstrap import MEASURES
+from transfer.bootstrap import METRIC_TITLES
 from transfer.columns import row_names
 from transfer.report.charts import STYLE, as_svg, new_axes
 from transfer.report.published import STAGES
@@ -77,7 +77,7 @@ def stages(results: StudyResults, board: EvaluationTable, drawn: Mapping[str, Li
         scores = [column.cells[by_stage[place]].score if place in by_stage else None for place in places]
         ringed = places.index(shown.stage) if len(places) > 1 else None
         lines.append(ChartLine(shorten(variant, _LETTERS), scores, *drawn[variant], ringed))
-    measure = MEASURES[board.first.metric]
+    measure = METRIC_TITLES[board.first.metric]
     kept, left_out = lines[:MOST], max(0, len(lines) - MOST)
     if len(places) == 1:
         return Chart(Markup(dots_chart(anchor, measure, places, kept)), left_out)
@@ -102,7 +102,7 @@ def cost(results: StudyResults, board: EvaluationTable, drawn: Mapping[str, Line
         points.append((took, ChartLine(shorten(variant, _LETTERS), [line.number.score], *drawn[variant])))
     if not board.first or not any(took for took, _ in points):
         return None
-    measure = MEASURES[board.first.metric]
+    measure = METRIC_TITLES[board.first.metric]
     points, left_out = points[:MOST], max(0, len(points) - MOST)
     lines = [point for _, point in points]
     with matplotlib.rc_context(STYLE):

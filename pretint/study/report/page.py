@@ -27,7 +27,7 @@ from pretint.study.report.table import (
     sheets,
     took,
 )
-from transfer.bootstrap import MEASURES, Estimate
+from transfer.bootstrap import METRIC_TITLES, Estimate
 from transfer.layout import WIDTH, Number, TableCell
 from transfer.report.render import image, render_page
 from transfer.report.result_facts import facts, provenance
@@ -113,7 +113,7 @@ def page(folder: Path, results: StudyResults, colors: Sequence[ColorScores], fig
     drawn = charts.looks(results)
     scored = [one for one in colors if one.metric]
     header = [
-        (board.evaluation, f"{MEASURES[board.first.metric]}, %" if board.first else "") for board in results.boards
+        (board.evaluation, f"{METRIC_TITLES[board.first.metric]}, %" if board.first else "") for board in results.boards
     ]
     header += [(one.evaluation, f"{one.metric.title}, %") for one in scored if one.metric]
     health_keys = [key for key in HEALTH if any(key in health.values for health in results.health.values())]
@@ -190,7 +190,7 @@ def _headline(results: StudyResults) -> dict[str, Any] | None:
             return {
                 "variant": line.variant,
                 "board": board.evaluation,
-                "measure": MEASURES[board.first.metric],
+                "measure": METRIC_TITLES[board.first.metric],
                 "score": line.number.score,
                 "row": line.row,
                 "difference": _difference(results, line),
@@ -241,7 +241,7 @@ def _board(
         "rule": board.rule,
         "error": board.error,
         "first": board.first,
-        "measure": MEASURES[board.first.metric] if board.first else "",
+        "measure": METRIC_TITLES[board.first.metric] if board.first else "",
         "stages": charts.stages(results, board, drawn, f"{anchor}-stages"),
         "cost": charts.cost(results, board, drawn, f"{anchor}-cost"),
         "published": published,

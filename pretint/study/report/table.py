@@ -8,7 +8,7 @@ from typing import NamedTuple
 from pretext.escape import csv_text
 from pretint.study.report.collect import HEALTH, EvaluationTable, StudyResults, TableRow
 from pretint.study.report.colors import ColorScores
-from transfer.bootstrap import MEASURES
+from transfer.bootstrap import METRIC_TITLES
 from transfer.columns import Column, row_names
 from transfer.layout import Number, Sheet, TableCell, TableGrid
 from transfer.report.published import Published, PublishedTable, published
@@ -112,8 +112,8 @@ def _main(results: StudyResults, colors: Sequence[ColorScores]) -> Sheet:
         if first := board.first:
             interval = interval or f"[..]: {first.interval}; +-: standard deviation over seeds"
             footer.append(
-                f"{board.evaluation}: protocol {first.protocol}, {MEASURES[first.metric]}, %, on {first.n_test:,} test "
-                f"images of {first.test}; row: {board.rule}"
+                f"{board.evaluation}: protocol {first.protocol}, {METRIC_TITLES[first.metric]}, %, on {first.n_test:,} "
+                f"test images of {first.test}; row: {board.rule}"
             )
             chosen = [f"{line.variant} {line.row}" for line in board.lines if line.column]
             footer.append(f"{board.evaluation}, rows shown: {', '.join(chosen)}")
@@ -247,7 +247,7 @@ def full_sheet(results: StudyResults, board: EvaluationTable) -> Sheet | None:
         stages = [by_name[name] if variants[name] in shown else "" for name in names]
         grid = _with_published(grid, stages, lines, table)
         footer += dict.fromkeys(f"{row.name}: {cited(row)}" for row in table.rows)
-    title = f"{board.evaluation}, every row: {MEASURES[first.metric]} on {first.n_test:,} test images, %"
+    title = f"{board.evaluation}, every row: {METRIC_TITLES[first.metric]} on {first.n_test:,} test images, %"
     return Sheet(title, grid, tuple(footer))
 
 

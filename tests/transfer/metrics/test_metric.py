@@ -165,7 +165,7 @@ def covered(drawn: Callable[[], Weighted], wanted: float, times: int = 60) -> fl
 
 def test_coverage(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of images drawn from very many."""
-    monkeypatch.setattr(bootstrap, "MAP_RESAMPLES", 200)
+    monkeypatch.setattr(bootstrap, "SLOW_RESAMPLES", 200)
     rng = np.random.default_rng(8)
     found, known = detected_world(rng, 3000)
 
