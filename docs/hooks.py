@@ -11,10 +11,10 @@ ROOT = Path(__file__).parents[1]
 RECIPES = "<!-- recipes -->"
 NAMES = "<!-- names -->"
 GROUPS = {
-    "pretext": "Learning: `pretint pretrain`",
-    "transfer": "Judging: `pretint finetune`",
+    "pretext": "Pretraining: `pretint pretrain`",
+    "transfer": "Fine-tuning: `pretint finetune`",
     "study": "Studies: `pretint study`",
-    "slurm": "Where jobs run: `pretint submit --on`",
+    "slurm": "Clusters: `pretint submit --on`",
 }
 """Folder of configs/ -> its heading; others go by their name."""
 PUBLIC = (
