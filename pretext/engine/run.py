@@ -22,7 +22,7 @@ import yaml
 from pretext.data.batches import AugmentedDataset
 from pretext.engine import distributed
 from pretext.engine.checkpoint import DamagedFileError, check_zip, is_zip, save_checkpoint
-from pretext.engine.progress import say
+from pretext.engine.progress import say_once
 from pretext.engine.settings import TrainingSettings
 from pretext.errors import OldFormatError, UserError
 from pretext.files import lock_folder, write_atomically
@@ -119,7 +119,7 @@ def newest_undamaged_checkpoint(folder: Path) -> Path | None:
             continue
         if not damage:
             for line in damages:
-                _say_once(f"{line}; {path.name}, the checkpoint before it, is used")
+                say_once(f"{line}; {path.name}, the checkpoint before it, is used")
             return path
         damages.append(damage)
     if damages:
@@ -188,12 +188,6 @@ def _damage(path: Path, size: int, changed: int) -> str:
     except DamagedFileError as error:
         return str(error).rpartition("; ")[0]
     return ""
-
-
-@functools.cache
-def _say_once(line: str) -> None:
-    if distributed.is_rank_zero():
-        say(line)
 
 
 def _checkpoints(folder: Path) -> list[Path]:

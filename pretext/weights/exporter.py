@@ -30,7 +30,7 @@ from pretext.files import write_atomically
 from pretext.methods.colorizer import Colorizer
 from pretext.pretrained import BACKBONE, CLASS_BRANCH, load_pretrained
 from pretext.weights.inputs import InputKind
-from pretext.weights.plain_modules import Images, write_plain
+from pretext.weights.plain_modules import Images, relative_difference, write_plain
 
 TOLERANCE = 1e-4
 _LIMIT = 2**31  # bytes of a protobuf message
@@ -258,14 +258,8 @@ def _batch(images: Images, count: int, size: int, way: InputKind) -> Tensor:
 
 def _difference(graph: _Graph, session: Any, way: str, batch: Tensor) -> float:
     """Return the largest difference of any output, relative to its largest value."""
-    outputs = session.run(None, {way: batch.numpy()})
-    worst = 0.0
-    for ours, theirs in zip(graph(batch), outputs, strict=True):
-        other = torch.from_numpy(theirs)
-        if other.shape != ours.shape:
-            return float("inf")
-        worst = max(worst, float((other - ours).abs().max() / ours.abs().max().clamp_min(1e-12)))
-    return worst
+    outputs = map(torch.from_numpy, session.run(None, {way: batch.numpy()}))
+    return max([0.0, *(relative_difference(other, own) for own, other in zip(graph(batch), outputs, strict=True))])
 
 
 @contextmanager
