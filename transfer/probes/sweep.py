@@ -81,7 +81,17 @@ class ProbeSweep:
             self.done += 1
             after()
         assert self.done == self.steps
-        return [self._winner(stage) for stage in self._stages()]
+        winners = []
+        for stage in self._stages():
+            if len(self.held_targets):
+                score, cell, head = self._ranked(stage)[0]
+                heads = self.heads[cell]
+                winners.append(BestHead(cell, heads.settings[head]._asdict(), score, heads.classifier(head)))
+            else:
+                ((cell, heads),) = ((cell, heads) for cell, heads in self.heads.items() if cell.stage == stage)
+                assert len(heads) == 1, "a choice needs held-out images"
+                winners.append(BestHead(cell, heads.settings[0]._asdict(), None, heads.classifier(0)))
+        return winners
 
     def state(self) -> dict[str, Any]:
         """Return all that the next step depends on, besides protocol and images."""
@@ -118,14 +128,6 @@ class ProbeSweep:
             for head, score in enumerate(self._holdout(cell))
         ]
         return sorted(scores, key=lambda entry: -entry[0])
-
-    def _winner(self, stage: str) -> BestHead:
-        if len(self.held_targets):
-            score, cell, head = self._ranked(stage)[0]
-            return BestHead(cell, self.heads[cell].settings[head]._asdict(), score, self.heads[cell].classifier(head))
-        ((cell, heads),) = ((cell, heads) for cell, heads in self.heads.items() if cell.stage == stage)
-        assert len(heads) == 1, "a choice needs held-out images"
-        return BestHead(cell, heads.settings[0]._asdict(), None, heads.classifier(0))
 
     def _holdout(self, cell: FeatureKey) -> list[float]:
         """Return the score of every classifier of a cell on the held-out images; -1 where one has diverged."""

@@ -54,6 +54,8 @@ def write_report(run: Path) -> Path:
     steps = setting(settings, "training", "steps")
     # What was skipped in training, or was mended: key and reason, each once.
     skipped = dict.fromkeys((str(record["key"]), str(record["reason"])) for record in of_kind(records, "skipped"))
+    groups = {str(name): values for name, values in settings.items() if isinstance(values, dict)}
+    groups["other"] = {name: value for name, value in settings.items() if not isinstance(value, dict)}
     facts: dict[str, Any] = {
         "name": run.resolve().name,
         "path": str(run),
@@ -61,7 +63,11 @@ def write_report(run: Path) -> Path:
         "speed": speed_panels(records),
         "samples": newest_samples(run),
         "skipped": list(skipped),
-        "settings": _setting_groups(settings),
+        "settings": {
+            group: {str(name): _text(value) for name, value in values.items()}
+            for group, values in groups.items()
+            if values
+        },
         "calls": _calls(records),
         "done": max((record["step"] for record in of_kind(records, "step")), default=0),
         "asked": steps if isinstance(steps, int) else None,
@@ -140,17 +146,6 @@ def _finetuning_facts(run: Path, settings: Settings, records: Sequence[Record]) 
         "panels": [] if result is None else result_panels([result], alone=True),
         "scores": held_out,
         "tested": image(run / "samples" / "test.png"),
-    }
-
-
-def _setting_groups(settings: Settings) -> dict[str, dict[str, str]]:
-    """Return settings by group, as text; those of no group come last."""
-    groups = {name: values for name, values in settings.items() if isinstance(values, dict)}
-    groups["other"] = {name: value for name, value in settings.items() if not isinstance(value, dict)}
-    return {
-        str(group): {str(name): _text(value) for name, value in values.items()}
-        for group, values in groups.items()
-        if values
     }
 
 
