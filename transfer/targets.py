@@ -139,7 +139,7 @@ def check_targets(
     classes, test_classes = _class_names(both)
     extra = [sorted(set(classes) - set(test_classes)), sorted(set(test_classes) - set(classes))]
     if any(extra):
-        where = [f"{_list_few(own)} only in {name}" for (name, _), own in zip(both, extra, strict=True) if own]
+        where = [f"{_list_few(names)} only in {name}" for (name, _), names in zip(both, extra, strict=True) if names]
         raise UserError(f"{train_name} and {test_name} hold different classes: {'; '.join(where)}; give two of a kind")
     if classes != test_classes:
         pairs = enumerate(zip(classes, test_classes, strict=False))

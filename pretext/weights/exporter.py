@@ -259,7 +259,7 @@ def _batch(images: Images, count: int, size: int, way: InputKind) -> Tensor:
 def _difference(graph: _Graph, session: Any, way: str, batch: Tensor) -> float:
     """Return the largest difference of any output, relative to its largest value."""
     outputs = map(torch.from_numpy, session.run(None, {way: batch.numpy()}))
-    return max([0.0, *(relative_difference(other, own) for own, other in zip(graph(batch), outputs, strict=True))])
+    return max([0.0, *(relative_difference(theirs, ours) for ours, theirs in zip(graph(batch), outputs, strict=True))])
 
 
 @contextmanager

@@ -67,7 +67,20 @@ def list_jobs(
             is not ours.
     """
     others = list(others)
-    sources = list(dict.fromkeys(entry for path in _expand_patterns(images, out) for entry in _list_files(path, out)))
+    sources: dict[tuple[Path, Path], None] = {}  # each with its path below the folder of results
+    for path in _expand_patterns(images, out):
+        if path == STANDARD:
+            sources[path, Path("stdin.png")] = None
+        elif path.is_dir():
+            if _real(out).is_relative_to(_real(path)):
+                raise UserError(f"{out}: lies in {path}, whose images are colored; name a folder outside with --out")
+            folder = Folder(path)
+            places = [Path(os.fsdecode(folder.path(index))) for index in range(len(folder))]
+            sources |= dict.fromkeys((path / place, place) for place in places)
+        elif path.is_file():
+            sources[path, Path(path.name)] = None
+        else:
+            raise UserError(f"{path}: no such file or folder")
     inputs = {_real(source) for source, _ in sources if source != STANDARD}
     taken = {reserved} if reserved else set()
     jobs = []
@@ -144,21 +157,6 @@ def _fixed_folder(pattern: Path) -> Path:
     existing, rest = split_existing(str(pattern))
     plain = itertools.takewhile(lambda name: not glob.has_magic(name), Path(rest.lstrip("/")).parts[:-1])
     return Path(existing, *plain)
-
-
-def _list_files(path: Path, out: Path) -> list[tuple[Path, Path]]:
-    """Return the images of a path, each with its path below the folder of results."""
-    if path == STANDARD:
-        return [(path, Path("stdin.png"))]
-    if path.is_dir():
-        if _real(out).is_relative_to(_real(path)):
-            raise UserError(f"{out}: lies in {path}, whose images are colored; name a folder outside with --out")
-        folder = Folder(path)
-        places = [Path(os.fsdecode(folder.path(index))) for index in range(len(folder))]
-        return [(path / place, place) for place in places]
-    if path.is_file():
-        return [(path, Path(path.name))]
-    raise UserError(f"{path}: no such file or folder")
 
 
 def _real(path: Path) -> Path:

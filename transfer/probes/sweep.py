@@ -74,7 +74,15 @@ class ProbeSweep:
         """
         for features, targets in feed:
             if self.done in self._rungs:
-                self._drop()
+                # The better half of every stage's classifiers goes on.
+                kept: dict[FeatureKey, list[int]] = {}
+                for stage in self._stages():
+                    ranked = self._ranked(stage)
+                    for _, cell, head in ranked[: (len(ranked) + 1) // 2]:
+                        kept.setdefault(cell, []).append(head)
+                self.heads = {cell: heads for cell, heads in self.heads.items() if cell in kept}
+                for cell, heads in self.heads.items():
+                    heads.keep(sorted(kept[cell]))
             factor = rate_factor(self.protocol, self.done, self.steps)
             for cell, heads in self.heads.items():
                 heads.step(features[cell], targets, factor)
@@ -107,17 +115,6 @@ class ProbeSweep:
 
     def _stages(self) -> list[str]:
         return list(dict.fromkeys(cell.stage for cell in self.heads))
-
-    def _drop(self) -> None:
-        """Keep the better half of every stage's classifiers."""
-        kept: dict[FeatureKey, list[int]] = {}
-        for stage in self._stages():
-            ranked = self._ranked(stage)
-            for _, cell, head in ranked[: (len(ranked) + 1) // 2]:
-                kept.setdefault(cell, []).append(head)
-        self.heads = {cell: heads for cell, heads in self.heads.items() if cell in kept}
-        for cell, heads in self.heads.items():
-            heads.keep(sorted(kept[cell]))
 
     def _ranked(self, stage: str) -> list[tuple[float, FeatureKey, int]]:
         """Return the classifiers of a stage, the best first; equal ones in the order of the grid."""

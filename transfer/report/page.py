@@ -56,6 +56,17 @@ def write_report(run: Path) -> Path:
     skipped = dict.fromkeys((str(record["key"]), str(record["reason"])) for record in of_kind(records, "skipped"))
     groups = {str(name): values for name, values in settings.items() if isinstance(values, dict)}
     groups["other"] = {name: value for name, value in settings.items() if not isinstance(value, dict)}
+    calls: dict[str, Any] | None = None  # the times of the job's calls, with the facts and versions of the last one
+    if starts := of_kind(records, "start"):
+        last = starts[-1]
+        versions = last.get("versions") if isinstance(last.get("versions"), dict) else {}
+        calls = {
+            "resumed": [record["step"] for record in starts[1:]],
+            "first": _start_time(starts[0]),
+            "last": _start_time(last),
+            "facts": {name: _text(last[name]) for name in last if name not in ("kind", "step", "time", "versions")},
+            "versions": {str(name): _text(value) for name, value in versions.items()},
+        }
     facts: dict[str, Any] = {
         "name": run.resolve().name,
         "path": str(run),
@@ -68,7 +79,7 @@ def write_report(run: Path) -> Path:
             for group, values in groups.items()
             if values
         },
-        "calls": _calls(records),
+        "calls": calls,
         "done": max((record["step"] for record in of_kind(records, "step")), default=0),
         "asked": steps if isinstance(steps, int) else None,
     }
@@ -157,22 +168,6 @@ def _text(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name}: {_text(inner)}" for name, inner in value.items()) or "none"
     return str(value)
-
-
-def _calls(records: Sequence[Record]) -> dict[str, Any] | None:
-    """Return the times of the job's calls on this run, with the facts and the versions of the last one."""
-    starts = of_kind(records, "start")
-    if not starts:
-        return None
-    last = starts[-1]
-    versions = last.get("versions")
-    return {
-        "resumed": [record["step"] for record in starts[1:]],
-        "first": _start_time(starts[0]),
-        "last": _start_time(last),
-        "facts": {name: _text(last[name]) for name in last if name not in ("kind", "step", "time", "versions")},
-        "versions": {str(name): _text(value) for name, value in versions.items()} if isinstance(versions, dict) else {},
-    }
 
 
 def _start_time(record: Record) -> str:

@@ -137,7 +137,17 @@ def collect_results(plan: StudyPlan, shelf: CellStore) -> StudyResults:
         )
         for board in drafts
     )
-    runs, remarks = _runs(plan, shelf)
+    runs, remarks = list[_Run](), list[str]()
+    for cell in [cell for cell in plan.cells if cell.command == PRETRAIN and shelf.is_finished(cell)]:
+        folder = shelf.folder(cell)
+        try:
+            settings = run_settings(folder, {"training.batch_size": int, "objective.name": str})
+            runs.append(_Run(cell, settings, read_journal(folder)))
+        except UserError as error:
+            remarks.append(f"without minutes and color health of {cell.name}: {error}")
+    silent = [run.cell.name for run in runs if not run.seconds]
+    if silent:
+        remarks.append(f"without minutes of {', '.join(silent)}: no journal there, or none that tells the speed")
     costs, health = {}, {}
     for variant in plan.variants:
         finished = [run for run in runs if run.cell.variant == variant]
@@ -242,22 +252,6 @@ class _Run(NamedTuple):
     def seconds(self) -> float:
         """Time that it took; 0 if its journal does not tell."""
         return training_seconds(self.records, self.batch)
-
-
-def _runs(plan: StudyPlan, shelf: CellStore) -> tuple[list[_Run], list[str]]:
-    """Return the finished runs, and remarks on files that cannot be used."""
-    runs, remarks = [], []
-    for cell in [cell for cell in plan.cells if cell.command == PRETRAIN and shelf.is_finished(cell)]:
-        folder = shelf.folder(cell)
-        try:
-            settings = run_settings(folder, {"training.batch_size": int, "objective.name": str})
-            runs.append(_Run(cell, settings, read_journal(folder)))
-        except UserError as error:
-            remarks.append(f"without minutes and color health of {cell.name}: {error}")
-    silent = [run.cell.name for run in runs if not run.seconds]
-    if silent:
-        remarks.append(f"without minutes of {', '.join(silent)}: no journal there, or none that tells the speed")
-    return runs, remarks
 
 
 def _health(runs: Sequence[_Run]) -> ColorDiagnostics | None:
