@@ -333,11 +333,6 @@ class Evaluators(NamedTuple):
         return [network for network in networks if network is not None]
 
     @property
-    def fields(self) -> list[str]:
-        """The fields that they add to the records."""
-        return ["lpips"] * (self.lpips is not None) + ["right"] * (self.classifier is not None)
-
-    @property
     def width(self) -> int:
         """The length of a row of features; 0 without them."""
         return self.features.width if self.features is not None else 0
