@@ -263,15 +263,8 @@ def read_evidence(folder: Path) -> Evidence:
     Raises:
         UserError: there is none.
     """
-    path = folder / "evidence.json"
     try:
-        evidence = json.loads(path.read_text(encoding="utf-8"))
-        assert isinstance(evidence["step"], int) and isinstance(evidence["micro_batch"], int)
-        assert isinstance(evidence["images"], list) and evidence["step"] > 0
-        assert evidence["micro_batch"] > 0 and len(evidence["images"]) % evidence["micro_batch"] == 0
-        assert evidence["samples"][1] == evidence["step"] * len(evidence["images"])
+        evidence: Evidence = json.loads((folder / "evidence.json").read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{folder}: nothing to replay (no readable evidence.json); name RUN/nonfinite/STEP") from error
-    except (ValueError, KeyError, TypeError, IndexError, AssertionError) as error:
-        raise UserError(f"{path}: not what a run writes; has the file been edited?") from error
-    return dict(evidence)
+    return evidence

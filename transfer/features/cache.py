@@ -237,7 +237,7 @@ class Entry:
                 follows = block.first == (blocks[-1].last if blocks else 0) and block.first < block.last <= self.rows
                 if block.line() != line or not follows or block.checksums.keys() != self.columns.keys():
                     break
-            except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            except (ValueError, TypeError, KeyError):  # cut by a kill, or damaged
                 break
             blocks.append(block)
         claimed = blocks[-1].last if blocks else 0

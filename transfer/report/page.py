@@ -59,13 +59,12 @@ def write_report(run: Path) -> Path:
     calls: dict[str, Any] | None = None  # the times of the job's calls, with the facts and versions of the last one
     if starts := of_kind(records, "start"):
         last = starts[-1]
-        versions = last.get("versions") if isinstance(last.get("versions"), dict) else {}
         calls = {
             "resumed": [record["step"] for record in starts[1:]],
             "first": _start_time(starts[0]),
             "last": _start_time(last),
             "facts": {name: _text(last[name]) for name in last if name not in ("kind", "step", "time", "versions")},
-            "versions": {str(name): _text(value) for name, value in versions.items()},
+            "versions": {name: _text(value) for name, value in last["versions"].items()},
         }
     facts: dict[str, Any] = {
         "name": run.resolve().name,
@@ -171,7 +170,4 @@ def _text(value: Any) -> str:
 
 
 def _start_time(record: Record) -> str:
-    try:
-        return f"{datetime.fromtimestamp(record['time'], UTC):%Y-%m-%d %H:%M} UTC"
-    except (KeyError, TypeError, ValueError, OverflowError, OSError):
-        return "at an unknown time"
+    return f"{datetime.fromtimestamp(record['time'], UTC):%Y-%m-%d %H:%M} UTC"

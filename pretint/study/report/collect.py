@@ -1,6 +1,5 @@
 """The numbers of a study, from its finished cells: a board for every evaluation."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -261,13 +260,12 @@ def _health(runs: Sequence[_Run]) -> ColorDiagnostics | None:
         if run.settings["objective"]["name"] == "labels":
             continue
         looks += [record for record in run.records if record["kind"] == "health"][-1:]
-        counts = [start.get("held_out") for start in run.records if start["kind"] == "start"]
-        held_out = max([held_out, *(count for count in counts if isinstance(count, int))])
+        held_out = max([held_out, *(start["held_out"] for start in run.records if start["kind"] == "start")])
     if not looks:
         return None
     values = {}
     for key in HEALTH:
-        numbers = [look[key] for look in looks if isinstance(look.get(key), (int, float)) and math.isfinite(look[key])]
+        numbers = [look[key] for look in looks if look.get(key) is not None]  # the journal's word for NaN is null
         if numbers:
             values[key] = fmean(numbers), deviation(numbers)
     return ColorDiagnostics(values, int(looks[0]["step"]), len(looks), held_out)
