@@ -1,6 +1,5 @@
 """A network that has learned nothing is not taken for one that has."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from pretext.settings import settings_from, to_plain
 from pretint.apps.studio.serve import StudioSettings, studio
 from pretint.colorization import ColorizeSettings, colorize, score
 from pretint.colorization.networks import ColorRange, NetworkColorist
-from pretint.colorization.paths import FILE
 from pretint.colorization.scores.job import ScoreSettings
 
 UNTRAINED = "no training step was done (step 0)"
@@ -75,9 +73,6 @@ def test_a_call_that_goes_on_says_it_of_all_images(images: Path, tmp_path: Path)
     assert lines_of(flat, images, out) == first, "of results that stand"
     (out / "1.png").unlink()
     assert lines_of(flat, images, out) == first, "of some that stand"
-    older = [{k: v for k, v in json.loads(line).items() if k != "ab"} for line in (out / FILE).read_text().splitlines()]
-    (out / FILE).write_text("".join(json.dumps(record) + "\n" for record in older))
-    assert lines_of(flat, images, out) == [], "nothing is said of what is not known"
 
 
 def test_published_weights_have_learned(images: Path, tmp_path: Path) -> None:
