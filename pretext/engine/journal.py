@@ -53,8 +53,10 @@ class Journal:
         """Append one record; its floats go to TensorBoard as ``kind/name``, its lists do not."""
         with self._disk():
             self._file.write(_line({"kind": kind, "step": step, **values}))
-        if summary := _summary(kind, values):
-            self._mirror(step=step, summary=summary)
+        numbers = {f"{kind}/{name}": value for name, value in values.items() if isinstance(value, float)}
+        if numbers:
+            shown = [Summary.Value(tag=tag, simple_value=value) for tag, value in numbers.items()]
+            self._mirror(step=step, summary=Summary(value=shown))
 
     def image(self, tag: str, step: int, png: bytes, width: int, height: int) -> None:
         """Show an image, RGB, the bytes of a PNG file, in TensorBoard under ``tag``; the journal does not hold it."""
@@ -115,13 +117,6 @@ def skipped_images(folder: Path) -> list[tuple[str, str]]:
         for record in _records(folder / "journal.jsonl")
         if record["kind"] == "skipped"
     ]
-
-
-def _summary(kind: str, values: Record) -> Summary | None:
-    """Return a record's numbers as TensorBoard shows them; None if it has none."""
-    numbers = {f"{kind}/{name}": value for name, value in values.items() if isinstance(value, float)}
-    shown = [Summary.Value(tag=tag, simple_value=value) for tag, value in numbers.items()]
-    return Summary(value=shown) if shown else None
 
 
 def training_seconds(records: Sequence[Record], batch: int) -> float:

@@ -203,13 +203,26 @@ def read_hints(path: Path) -> Hints:
         if not isinstance(points, list) or not points or not all(_are_numbers(point, 2) for point in points):
             raise UserError(f"{where}: {'at' if 'at' in entry else 'stroke'} is {shown(entry.get('at', points))}; "
                             "a point is [x, y], a stroke a list of points")  # fmt: skip
-        if "color" in entry:
-            ab = _parse_color(entry["color"], where)
+        if "color" in entry:  # a name, a hexadecimal form, or red, green and blue up to 255
+            color = entry["color"]
+            try:
+                if isinstance(color, str):
+                    rgb = ImageColor.getrgb(color)[:3]  # "rgb(9999,0,0)" passes
+                elif _are_numbers(color, 3):
+                    rgb = tuple(color)
+                else:
+                    raise ValueError
+                if not all(0 <= part <= 255 for part in rgb):
+                    raise ValueError
+            except ValueError as error:
+                raise UserError(f"{where}: color is {shown(color)}; give a name (teal), "
+                                '"#c03020" in quotes, or [red, green, blue] of 255') from error  # fmt: skip
+            a, b = rgb_to_ab(torch.tensor(rgb, dtype=torch.float64).view(3, 1, 1) / 255).flatten().tolist()
         elif not _are_numbers(entry["ab"], 2) or max(map(abs, entry["ab"])) > 128:
             raise UserError(f"{where}: ab is {shown(entry['ab'])}; it is [a, b], both in [-128, 128]")
         else:
-            ab = float(entry["ab"][0]), float(entry["ab"][1])
-        strokes.append(Stroke(tuple((float(x), float(y)) for x, y in points), float(radius), ab))
+            a, b = map(float, entry["ab"])
+        strokes.append(Stroke(tuple((float(x), float(y)) for x, y in points), float(radius), (a, b)))
         count += len(points)
         if count > _POINTS:
             raise UserError(f"{path}: more than {_POINTS:,} points; give an image of them instead")
@@ -335,25 +348,6 @@ def _spans(
             half = np.sqrt(reach**2 - off**2)  # nan where the row is too far
             first, last = np.fmin(first, x - half), np.fmax(last, x + half)
     return first - _ROUNDING, last + _ROUNDING
-
-
-def _parse_color(value: Any, where: str) -> tuple[float, float]:
-    """Return ab of a color's name, hexadecimal form, or red, green and blue up to 255."""
-    try:
-        if isinstance(value, str):
-            rgb = ImageColor.getrgb(value)[:3]  # "rgb(9999,0,0)" passes
-        elif _are_numbers(value, 3):
-            rgb = tuple(value)
-        else:
-            raise ValueError
-        if not all(0 <= part <= 255 for part in rgb):
-            raise ValueError
-    except ValueError as error:
-        raise UserError(
-            f'{where}: color is {shown(value)}; give a name (teal), "#c03020" in quotes, or [red, green, blue] of 255'
-        ) from error
-    a, b = rgb_to_ab(torch.tensor(rgb, dtype=torch.float64).view(3, 1, 1) / 255).flatten().tolist()
-    return a, b
 
 
 def _is_number(value: Any) -> bool:

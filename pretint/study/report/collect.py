@@ -154,8 +154,17 @@ def collect_results(plan: StudyPlan, shelf: CellStore) -> StudyResults:
             devices = [str(start.get("device")) for run in timed for start in run.records if start["kind"] == "start"]
             seconds, steps = fmean(run.seconds for run in timed), timed[0].cell.steps
             costs[variant] = StudyCost(seconds, steps, steps * timed[0].batch, ", ".join(dict.fromkeys(devices)))
-        if values := _health(finished):
-            health[variant] = values
+        colored = [run for run in finished if run.settings["objective"]["name"] != "labels"]
+        looks = [record for run in colored for record in [r for r in run.records if r["kind"] == "health"][-1:]]
+        if looks:
+            values = {}
+            for key in HEALTH:
+                # The journal's word for NaN is null.
+                if numbers := [look[key] for look in looks if look.get(key) is not None]:
+                    values[key] = fmean(numbers), deviation(numbers)
+            starts = [record for run in colored for record in run.records if record["kind"] == "start"]
+            held_out = max((start["held_out"] for start in starts), default=0)
+            health[variant] = ColorDiagnostics(values, int(looks[0]["step"]), len(looks), held_out)
     missing: list[Missing] = []
     failed: dict[str, str] = {}
     for cell in {cell.key: cell for cell in plan.cells}.values():
@@ -251,21 +260,3 @@ class _Run(NamedTuple):
     def seconds(self) -> float:
         """Time that it took; 0 if its journal does not tell."""
         return training_seconds(self.records, self.batch)
-
-
-def _health(runs: Sequence[_Run]) -> ColorDiagnostics | None:
-    looks: list[Record] = []
-    held_out = 0
-    for run in runs:
-        if run.settings["objective"]["name"] == "labels":
-            continue
-        looks += [record for record in run.records if record["kind"] == "health"][-1:]
-        held_out = max([held_out, *(start["held_out"] for start in run.records if start["kind"] == "start")])
-    if not looks:
-        return None
-    values = {}
-    for key in HEALTH:
-        numbers = [look[key] for look in looks if look.get(key) is not None]  # the journal's word for NaN is null
-        if numbers:
-            values[key] = fmean(numbers), deviation(numbers)
-    return ColorDiagnostics(values, int(looks[0]["step"]), len(looks), held_out)
