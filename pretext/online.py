@@ -130,17 +130,6 @@ class OnlineProbe:
         count = len(self.fitted)
         train_labels, test_labels = self._labels[:count], self._labels[count:]
         accuracies = {"chance": float((test_labels == train_labels.bincount().argmax()).double().mean())}
-        for stage, features in self._features(backbone, place).items():
-            accuracy = math.nan
-            if bool(features.isfinite().all()):
-                weight, bias = ridge(features[:count], train_labels, self._classes)
-                predicted = (features[count:].double() @ weight + bias).argmax(1)
-                accuracy = float((predicted == test_labels).double().mean())
-            accuracies[f"accuracy_{stage}"] = accuracy
-        return accuracies
-
-    def _features(self, backbone: Backbone, place: ComputeConfig) -> dict[str, Tensor]:
-        """Return stage -> (images, dims), float32, on the CPU."""
         pooled: dict[str, list[Tensor]] = {stage.name: [] for stage in backbone.stages}
         in_training = [module for module in backbone.modules() if module.training]
         backbone.eval()
@@ -149,14 +138,22 @@ class OnlineProbe:
                 lightness = rgb_to_lightness(rgb.to(place.device)).contiguous(memory_format=torch.channels_last)
                 with autocast(place):
                     stages = backbone(lightness)
-                for stage, features in stages.items():
-                    side = max(1, math.isqrt(DIMS // features.shape[1]))
-                    height, width = (min(side, length) for length in features.shape[-2:])
-                    pooled[stage].append(F.adaptive_avg_pool2d(features.float(), (height, width)).flatten(1).cpu())
+                for stage, maps in stages.items():
+                    side = max(1, math.isqrt(DIMS // maps.shape[1]))
+                    height, width = (min(side, length) for length in maps.shape[-2:])
+                    pooled[stage].append(F.adaptive_avg_pool2d(maps.float(), (height, width)).flatten(1).cpu())
         finally:
             for module in in_training:  # one by one: part of a backbone may be frozen in eval mode
                 module.training = True
-        return {stage: torch.cat(parts) for stage, parts in pooled.items()}
+        for stage, parts in pooled.items():
+            features = torch.cat(parts)  # (images, dims), float32
+            accuracy = math.nan
+            if bool(features.isfinite().all()):
+                weight, bias = ridge(features[:count], train_labels, self._classes)
+                predicted = (features[count:].double() @ weight + bias).argmax(1)
+                accuracy = float((predicted == test_labels).double().mean())
+            accuracies[f"accuracy_{stage}"] = accuracy
+        return accuracies
 
 
 def ridge(features: Tensor, labels: Tensor, classes: int, penalty: float = PENALTY) -> tuple[Tensor, Tensor]:

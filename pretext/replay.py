@@ -96,8 +96,7 @@ def replay(folder: Path, settings: ReplaySettings) -> Replay:
     learner.load(state, folder)
     samples = images.samples(recipe, place.workers)
     step, began = evidence["step"], learner.done
-    if not began < step <= training.steps or len(evidence["images"]) != training.batch_size:
-        raise UserError(f"{folder}: its evidence, checkpoint and settings are not of one run; have they been edited?")
+    assert began < step <= training.steps and len(evidence["images"]) == training.batch_size, folder
     with progress("replay", step - began, "steps") as advance:
         for batch in batches(samples, training.batch_size, began, step, place.workers):
             if learner.done == step - 1:

@@ -112,7 +112,17 @@ def partitions() -> list[Partition]:
     parts: dict[str, Partition] = {}
     for line in _ask("sinfo", "--noheader", "--format=%P|%l").splitlines():
         name, _, limit = line.strip().partition("|")
-        parts[name] = Partition(name.rstrip("*"), name.endswith("*"), _minutes(limit))
+        minutes = float("inf")
+        # Slurm's forms: 30 (minutes), 5:00 (and seconds), 1:00:00, 2-00:00:00, infinite.
+        if re.fullmatch(r"(\d+-)?\d+(:\d+){0,2}", limit):
+            days, _, rest = limit.rpartition("-")
+            numbers = [int(number) for number in rest.split(":")]
+            if days:
+                numbers = [*numbers, 0, 0][:3]
+            elif len(numbers) < 3:
+                numbers = [0, *numbers, 0][:3]
+            minutes = 1440 * int(days or 0) + 60 * numbers[0] + numbers[1] + numbers[2] / 60
+        parts[name] = Partition(name.rstrip("*"), name.endswith("*"), minutes)
     return list(parts.values())
 
 
@@ -139,19 +149,6 @@ def require_place(asked: ClusterSettings) -> None:
             f"minutes is {asked.minutes}, more than the {longest.minutes:g} that partition {longest.name} allows; "
             "ask for less: a job that takes longer is requeued and goes on"
         )
-
-
-def _minutes(limit: str) -> float:
-    """Return the minutes of Slurm's time: 30 (minutes), 5:00 (and seconds), 1:00:00, 2-00:00:00, infinite."""
-    if not re.fullmatch(r"(\d+-)?\d+(:\d+){0,2}", limit):
-        return float("inf")
-    days, _, rest = limit.rpartition("-")
-    parts = [int(part) for part in rest.split(":")]
-    if days:
-        parts = [*parts, 0, 0][:3]
-    elif len(parts) < 3:
-        parts = [0, *parts, 0][:3]
-    return 1440 * int(days or 0) + 60 * parts[0] + parts[1] + parts[2] / 60
 
 
 def _ask(*command: str) -> str:

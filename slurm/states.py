@@ -107,8 +107,25 @@ def states(folder: Path, ask: bool = True) -> list[JobState]:
     known: dict[str, JobState] = {}
     for sent in jobs:
         queued = answer.get(sent.id) if ask else _UNASKED
-        known[sent.id] = state = _state(sent, records[sent.id], queued, known)
-        noted = any(record.get("restart") == state.restarts for record in _final_ends(records[sent.id]))
+        of_job = records[sent.id]
+        word, why, live, limit = _word(sent, of_job, queued, known)
+        numbers = progress(Path(sent.folder)) or {}
+        node = next((record.get("node", "") for record in of_job[::-1] if record["kind"] == "start"), "")
+        known[sent.id] = state = JobState(
+            sent,
+            word,
+            live,
+            why,
+            queued.nodes if queued and queued.nodes and live else node,
+            _last_restart(of_job),
+            done=numbers.get("done", 0),
+            total=numbers.get("total", 0),
+            doing=numbers.get("title", ""),
+            left=numbers.get("left") if word == "running" else None,
+            limit=limit,
+            remark=numbers.get("remark", ""),
+        )
+        noted = any(record.get("restart") == state.restarts for record in _final_ends(of_job))
         if ask and state.word in ("failed", "canceled", "not run") and not noted:
             with contextlib.suppress(OSError):  # the queue forgets it in minutes
                 note(Path(sent.folder), kind="end", how=state.word, restart=state.restarts, rank=-1, why=state.why)
@@ -139,29 +156,6 @@ def cancel(folder: Path, names: Sequence[str]) -> list[JobState]:
             end_local_job(state.sent)
         note(Path(state.sent.folder), kind="end", how="canceled", restart=state.restarts, rank=-1)
     return chosen
-
-
-def _state(
-    sent: SentJob, records: Sequence[JobRecord], queued: "queue.Queued | None", known: Mapping[str, JobState]
-) -> JobState:
-    starts = [record for record in records if record["kind"] == "start"]
-    word, why, live, limit = _word(sent, records, queued, known)
-    numbers = progress(Path(sent.folder)) or {}
-    node = queued.nodes if queued and queued.nodes and live else next((one.get("node", "") for one in starts[::-1]), "")
-    return JobState(
-        sent,
-        word,
-        live,
-        why,
-        node,
-        _last_restart(records),
-        done=numbers.get("done", 0),
-        total=numbers.get("total", 0),
-        doing=numbers.get("title", ""),
-        left=numbers.get("left") if word == "running" else None,
-        limit=limit,
-        remark=numbers.get("remark", ""),
-    )
 
 
 def _word(
@@ -274,7 +268,11 @@ def format_states(states: Sequence[JobState], names: Sequence[str], settings: Jo
     for state in shown:
         share = f"{100 * state.done // state.total}%" if state.total else ""
         word = f"{state.word} {state.why}".strip() if state.live else state.word
-        left = "" if state.left is None else _clock(state.left)
+        left = ""
+        if state.left is not None:
+            minutes, seconds = divmod(round(state.left), 60)
+            hours, minutes = divmod(minutes, 60)
+            left = f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
         last = ", ".join(part for part in (state.remark, state.doing) if part) if state.live else state.remark
         cells = (state.sent.id, state.sent.name, word, state.node, share, left, last, str(state.restarts))
         table.add_row(*(Text(_printable(cell), no_wrap=True, overflow="ellipsis") for cell in cells))
@@ -296,9 +294,3 @@ def format_states(states: Sequence[JobState], names: Sequence[str], settings: Jo
 def _printable(text: str) -> str:
     """Replace the characters that could control a terminal."""
     return "".join(character if character.isprintable() else "?" for character in text)
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -150,7 +150,25 @@ def columns(results: Sequence[Result]) -> list[Column]:
     for result in results:
         by_seed = by_column.setdefault((result.network.group, result.mode, result.view_size), {})
         seed = result.network.weights, result.seed
-        by_seed[seed] = _merge_results(by_seed[seed], result) if seed in by_seed else result
+        before = by_seed.get(seed)
+        if before is None or (before.mode != "fine-tuned" and len(result.rows) > len(before.rows)):
+            by_seed[seed] = result
+            continue
+        known = {row.name for row in before.rows}
+        added = [row for row in result.rows if row.name not in known]
+        if before.mode == "fine-tuned" and added:
+            parts = before.cost, result.cost
+            seconds = sum(part.seconds for part in parts)
+            cost = Cost(
+                seconds,
+                sum(part.extraction_seconds for part in parts),
+                sum(part.seconds * part.images_per_second for part in parts) / seconds if seconds else 0.0,
+                max(part.peak_bytes for part in parts),
+                sum(part.cache_bytes for part in parts),
+                " + ".join(dict.fromkeys(part.device for part in parts)),
+            )
+            rows = tuple(sorted((*before.rows, *added), key=lambda row: row.dims))
+            by_seed[seed] = replace(before, rows=rows, cost=cost)
     groups = [
         tuple(sorted(group.values(), key=lambda result: (result.network.seed, result.seed)))
         for group in by_column.values()
@@ -196,26 +214,6 @@ def row_names(table: Sequence[Column]) -> list[str]:
         return names
     weights = {name: max(column.first.row(name).dims for column in table if name in column.names) for name in names}
     return sorted(names, key=weights.__getitem__)
-
-
-def _merge_results(first: Result, second: Result) -> Result:
-    """Return two results of one network at one seed as one."""
-    if first.mode != "fine-tuned":
-        return second if len(second.rows) > len(first.rows) else first
-    added = [row for row in second.rows if row.name not in {known.name for known in first.rows}]
-    if not added:
-        return first
-    parts = first.cost, second.cost
-    seconds = sum(part.seconds for part in parts)
-    cost = Cost(
-        seconds,
-        sum(part.extraction_seconds for part in parts),
-        sum(part.seconds * part.images_per_second for part in parts) / seconds if seconds else 0.0,
-        max(part.peak_bytes for part in parts),
-        sum(part.cache_bytes for part in parts),
-        " + ".join(dict.fromkeys(part.device for part in parts)),
-    )
-    return replace(first, rows=tuple(sorted((*first.rows, *added), key=lambda row: row.dims)), cost=cost)
 
 
 def _seeds(numbers: Sequence[int]) -> str:

@@ -9,7 +9,6 @@ from PIL import Image
 from pretext.contact_sheet import contact_sheet
 from pretext.data.source import ImageDataset
 from pretext.engine.device import ComputeConfig, pick_device, pick_precision, versions
-from pretext.engine.journal import record_sizes
 from pretext.errors import ImageError, UserError
 from pretext.files import png_bytes
 from pretext.plan.disk import (
@@ -18,7 +17,7 @@ from pretext.plan.disk import (
     checkpoint_size,
     count_checkpoints,
     count_validations,
-    training_records,
+    estimate_records,
 )
 from transfer.evaluation import Evaluation, EvaluationSettings
 from transfer.features import cache_folder, wanted_entries
@@ -79,9 +78,7 @@ def finetune_disk(name: str, networks: Sequence[str], settings: FinetuneSettings
     task, place = open_task(settings), ComputeConfig(torch.device("cpu"), "fp32", 0)
     training, machine = settings.training, settings.machine
     looks = count_validations(training, machine)
-    scores = ["score", "score_50", "score_75"] if name == "detect" else ["score"]
-    health = record_sizes("health", training.steps // 2, **dict.fromkeys(scores, 1 / 3))
-    line, event = training_records(training, machine, health)
+    line, event = estimate_records(training, machine)
     parts: list[tuple[str, int]] = []
     notes: list[str] = []
     passing = 0

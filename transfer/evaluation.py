@@ -267,7 +267,13 @@ class Evaluation:
             raise UserError(f"stages: {network.name} has no {unknown[0]}; it has {', '.join(names)}")
         self.stages = [name for name in names if name in settings.stages] or names
         folder = Path(settings.out) if settings.out else (network.run or Path()) / "results"
-        self.file = folder / f"{self._file_name(mode)}.json"
+        words = [settings.test, protocol.name, mode, network.name, f"{size}px", f"seed{settings.seed}"]
+        words += [f"{100 * settings.fraction:g}%"] if settings.fraction < 1 else []
+        words += ["+".join(self.stages)] if settings.stages else []
+        name = ".".join(re.sub(r"[^\w.+%@-]+", "-", word).strip("-.")[-50:] for word in words)
+        # Without a hash, other training images or a long name cut to the same end would overwrite a result.
+        told_apart = json.dumps([targets.train_digest, targets.test_digest, self.stages])
+        self.file = folder / f"{name}.{hashlib.sha256(told_apart.encode()).hexdigest()[:6]}.json"
         self.facts: dict[str, Any] = {
             "protocol": protocol.name,
             "settings": json.loads(json.dumps(protocol.settings)),
@@ -407,24 +413,6 @@ class Evaluation:
             network.backbone,
             network.weights,
         )
-
-    def _file_name(self, mode: Mode) -> str:
-        """Return the name of the result's file, without its ending."""
-        settings = self.settings
-        words = [
-            settings.test,
-            self.protocol.name,
-            mode,
-            self.network.name,
-            f"{self.view.size}px",
-            f"seed{settings.seed}",
-        ]
-        words += [f"{100 * settings.fraction:g}%"] if settings.fraction < 1 else []
-        words += ["+".join(self.stages)] if settings.stages else []
-        name = ".".join(re.sub(r"[^\w.+%@-]+", "-", word).strip("-.")[-50:] for word in words)
-        # Without a hash, other training images or a long name cut to the same end would overwrite a result.
-        facts = json.dumps([self.targets.train_digest, self.targets.test_digest, self.stages])
-        return f"{name}.{hashlib.sha256(facts.encode()).hexdigest()[:6]}"
 
 
 def _try_lock(lock: IO[str]) -> bool:

@@ -106,7 +106,19 @@ class Sheet(NamedTuple):
 
     def terminal(self, width: int) -> list[str | Table]:
         """Return lines for the terminal: see ``transfer.table.Tables.terminal``."""
-        return [escape_controls(self.title), *_fit_tables(self.grid, width), *map(escape_controls, self.footer)]
+        grid, title, footer = self.grid, escape_controls(self.title), [*map(escape_controls, self.footer)]
+        for tall in (False, True):
+            for candidate in (grid, grid.turned()):
+                table = _terminal_table(candidate, tall)
+                if (table.width or 0) <= width:
+                    return [title, table, *footer]
+        # No form keeps to the width: several tables, each with as many columns as fit.
+        parts, start = [], 0
+        for end in range(1, len(grid.header) + 1):
+            if end == len(grid.header) or (_terminal_table(grid.part(start, end + 1), tall=True).width or 0) > width:
+                parts.append(_terminal_table(grid.part(start, end), tall=True))
+                start = end
+        return [title, *parts, *footer]
 
     def markdown(self) -> str:
         """Return a pipe table, as GitHub reads it."""
@@ -172,21 +184,6 @@ def draw_table(header: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> T
     console = Console(width=1_000_000)
     table.width = Measurement.get(console, console.options, table).maximum
     return table
-
-
-def _fit_tables(grid: TableGrid, width: int) -> list[Table]:
-    """Return one table that keeps to the width, if possible; else several."""
-    for tall in (False, True):
-        for candidate in (grid, grid.turned()):
-            table = _terminal_table(candidate, tall)
-            if (table.width or 0) <= width:
-                return [table]
-    parts, start = [], 0
-    for end in range(1, len(grid.header) + 1):
-        if end == len(grid.header) or (_terminal_table(grid.part(start, end + 1), tall=True).width or 0) > width:
-            parts.append(_terminal_table(grid.part(start, end), tall=True))
-            start = end
-    return parts
 
 
 def _terminal_table(grid: TableGrid, tall: bool) -> Table:

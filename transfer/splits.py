@@ -76,7 +76,16 @@ def split(
         raise UserError(f"none of {len(labels)} training images can be read; there is nothing to learn from")
     chosen = usable
     if fraction < 1:
-        chosen = _draw_fraction(labels, usable, fraction, permutation(len(labels), mix(seed, _FEW)))
+        ranks = permutation(len(labels), mix(seed, _FEW))
+        if labels.ndim == 1:
+            by_class = _group_by_class(labels, usable)
+            drawn = [_first(indices, ranks, max(1, round(fraction * len(indices)))) for indices in by_class]
+        else:
+            drawn = [_first(usable, ranks, max(1, round(fraction * len(usable))))]
+            for column in labels.T:
+                if not (column[drawn[0]] == 1).any():
+                    drawn.append(_first(usable[column[usable] == 1], ranks, 1))
+        chosen = np.unique(np.concatenate(drawn))
     count = min(max(1, round(share * len(chosen))), most) if share else 0
     held = _draw_held(labels, chosen, count, permutation(len(labels), mix(seed, _HELD)), seed)
     if count and not len(held):
@@ -151,19 +160,6 @@ def _group_by_class(labels: NDArray[np.integer], indices: Indices) -> list[Indic
     order = np.argsort(labels[indices], kind="stable")
     _, starts = np.unique(labels[indices][order], return_index=True)
     return np.split(indices[order], starts[1:])
-
-
-def _draw_fraction(labels: Labels, usable: Indices, fraction: float, ranks: Indices) -> Indices:
-    """Return the images of a fraction of the labels; see ``split``."""
-    if labels.ndim == 1:
-        by_class = _group_by_class(labels, usable)
-        parts = [_first(indices, ranks, max(1, round(fraction * len(indices)))) for indices in by_class]
-        return np.sort(np.concatenate(parts))
-    chosen = [_first(usable, ranks, max(1, round(fraction * len(usable))))]
-    for column in labels.T:
-        if not (column[chosen[0]] == 1).any():
-            chosen.append(_first(usable[column[usable] == 1], ranks, 1))
-    return np.unique(np.concatenate(chosen))
 
 
 def _draw_held(labels: Labels, chosen: Indices, count: int, ranks: Indices, seed: int) -> Indices:

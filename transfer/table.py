@@ -299,25 +299,23 @@ def tables(results: Sequence[Result], per_class: bool = False) -> Tables:
         networks: dict[tuple[str, int], list[Column]] = {}
         for column in columns(group):
             networks.setdefault((column.first.network.group, column.first.view_size), []).append(column)
-        sections.append(Section(tuple(_join_modes(modes) for modes in networks.values())))
+        drawn = []
+        for of_network in networks.values():
+            modes = tuple(sorted(of_network, key=lambda column: column.first.mode == "augmented"))
+            gaps: dict[str, Estimate] = {}  # between the modes, on the seeds that both have
+            if len(modes) > 1:
+                seeds = [{(result.network.weights, result.seed): result for result in m.results} for m in modes]
+                both = [seed for seed in seeds[0] if seed in seeds[1]]
+                if both:
+                    cached, augmented = (
+                        Column(column.label, tuple(by_seed[seed] for seed in both))
+                        for column, by_seed in zip(modes, seeds, strict=True)
+                    )
+                    names = [name for name in cached.names if name in augmented.names]
+                    gaps = {name: score_difference(cached, augmented, name, name) for name in names}
+            drawn.append(TableNetwork(modes, gaps))
+        sections.append(Section(tuple(drawn)))
     return Tables(tuple(sections), per_class)
-
-
-def _join_modes(columns: Sequence[Column]) -> TableNetwork:
-    """Return the columns of one network, with the gaps between its modes on the seeds that both have."""
-    modes = tuple(sorted(columns, key=lambda column: column.first.mode == "augmented"))
-    if len(modes) < 2:
-        return TableNetwork(modes, {})
-    seeds = [{(result.network.weights, result.seed): result for result in column.results} for column in modes]
-    both = [seed for seed in seeds[0] if seed in seeds[1]]
-    if not both:
-        return TableNetwork(modes, {})
-    cached, augmented = (
-        Column(column.label, tuple(results[seed] for seed in both))
-        for column, results in zip(modes, seeds, strict=True)
-    )
-    names = [name for name in cached.names if name in augmented.names]
-    return TableNetwork(modes, {name: score_difference(cached, augmented, name, name) for name in names})
 
 
 def _to_number(cell: ColumnCell, best: bool = False) -> Number:

@@ -137,7 +137,17 @@ def check_targets(
         if not len(source):
             raise UserError(f"{name}: no image in it; name others")
     classes, test_classes = _class_names(both)
-    _require_same_classes(train_name, classes, test_name, test_classes)
+    extra = [sorted(set(classes) - set(test_classes)), sorted(set(test_classes) - set(classes))]
+    if any(extra):
+        where = [f"{_list_few(names)} only in {name}" for (name, _), names in zip(both, extra, strict=True) if names]
+        raise UserError(f"{train_name} and {test_name} hold different classes: {'; '.join(where)}; give two of a kind")
+    if classes != test_classes:
+        pairs = enumerate(zip(classes, test_classes, strict=False))
+        number = next((number for number, (first, second) in pairs if first != second), 0)
+        raise UserError(
+            f"{train_name} and {test_name} number their classes differently: {number} is "
+            f"{classes[number]} in the one and {test_classes[number]} in the other; labels would mean different things"
+        )
     labels = [np.asarray(source.labels) for _, source in both]
     if labels[0].ndim != labels[1].ndim:
         several, single = both if labels[0].ndim == 2 else both[::-1]
@@ -173,23 +183,6 @@ def _class_names(both: Sequence[tuple[str, LabeledDataset]]) -> list[list[str]]:
             return [names[0] if train.named else names[1]] * 2
         return [[str(label) for label in range(len(classes))] for classes in names]
     return names
-
-
-def _require_same_classes(train_name: str, train: Sequence[str], test_name: str, test: Sequence[str]) -> None:
-    extra = [sorted(set(train) - set(test)), sorted(set(test) - set(train))]
-    if any(extra):
-        where = [
-            f"{_list_few(labels)} only in {name}"
-            for name, labels in zip((train_name, test_name), extra, strict=True)
-            if labels
-        ]
-        raise UserError(f"{train_name} and {test_name} hold different classes: {'; '.join(where)}; give two of a kind")
-    if train != test:
-        number = next((number for number, pair in enumerate(zip(train, test, strict=False)) if pair[0] != pair[1]), 0)
-        raise UserError(
-            f"{train_name} and {test_name} number their classes differently: {number} is "
-            f"{train[number]} in the one and {test[number]} in the other; labels would mean different things"
-        )
 
 
 def _require_all_classes(name: str, labels: Labels, classes: Sequence[str]) -> None:

@@ -174,7 +174,26 @@ def _load_split(datasets: Any, name: str, data: str, config: str | None, split: 
     is_saved = exists and any((path / file).exists() for file in ("dataset_dict.json", "state.json"))
     try:
         if is_saved:
-            return _select_split(datasets, name, datasets.load_from_disk(str(path)), config, split)
+            # What save_to_disk wrote; the library itself loads such a folder only whole.
+            saved = datasets.load_from_disk(str(path))
+            if isinstance(saved, dict):
+                splits = dict(saved)
+            else:  # a set without a name of its own takes any one name
+                splits = {str(saved.split) if saved.split else _only_split(name, split): saved}
+            _require_no_config(name, config, next(iter(splits.values())).config_name if splits else None)
+            if split in splits:
+                return splits[split]
+            unknown = [word for word in _split_names(split) if word not in splits]
+            if unknown and not isinstance(saved, dict):
+                raise UserError(f"{name}: it holds the split {saved.split}, not {unknown[0]}")
+            if unknown:
+                near = difflib.get_close_matches(unknown[0], splits, 1)
+                meant = f"; did you mean {near[0]}?" if near else ""
+                raise UserError(f"{name}: no split {unknown[0]} in it: there are {', '.join(splits)}{meant}")
+            sizes = {word: len(table) for word, table in splits.items()}
+            parts = datasets.ReadInstruction.from_spec(split).to_absolute(sizes)
+            tables = [splits[part.splitname].select(range(part.from_, part.to)) for part in parts]
+            return tables[0] if len(tables) == 1 else datasets.concatenate_datasets(tables)
         if exists and path.is_file():
             _require_no_config(name, config, None)
             return datasets.load_dataset("parquet", data_files={_only_split(name, split): str(path)}, split=split)
@@ -189,28 +208,6 @@ def _load_split(datasets: Any, name: str, data: str, config: str | None, split: 
     except Exception as problem:  # the library passes on all errors of its readers and of the network
         hint = f"; or give a local copy: {_LOCAL}" if not exists else ""
         raise UserError(f"{name}: {_line(problem)}{hint}") from problem
-
-
-def _select_split(datasets: Any, name: str, saved: Any, config: str | None, split: str) -> Any:
-    """Return the split of what ``save_to_disk`` wrote; the library itself loads such a folder only whole."""
-    if isinstance(saved, dict):
-        splits = dict(saved)
-    else:  # a set without a name of its own takes any one name
-        splits = {str(saved.split) if saved.split else _only_split(name, split): saved}
-    _require_no_config(name, config, next(iter(splits.values())).config_name if splits else None)
-    if split in splits:
-        return splits[split]
-    unknown = [word for word in _split_names(split) if word not in splits]
-    if unknown and not isinstance(saved, dict):
-        raise UserError(f"{name}: it holds the split {saved.split}, not {unknown[0]}")
-    if unknown:
-        near = difflib.get_close_matches(unknown[0], splits, 1)
-        meant = f"; did you mean {near[0]}?" if near else ""
-        raise UserError(f"{name}: no split {unknown[0]} in it: there are {', '.join(splits)}{meant}")
-    sizes = {word: len(table) for word, table in splits.items()}
-    parts = datasets.ReadInstruction.from_spec(split).to_absolute(sizes)
-    tables = [splits[part.splitname].select(range(part.from_, part.to)) for part in parts]
-    return tables[0] if len(tables) == 1 else datasets.concatenate_datasets(tables)
 
 
 def _split_names(split: str) -> list[str]:

@@ -164,7 +164,15 @@ class _Lines:
         for number, line in enumerate(self._read(), 1):
             if not (text := line.strip()):
                 continue
-            path, label = _split_line(text)
+            # The label is the last field, after white space or a comma; a line without one is all path.
+            path = text
+            label: int | None = None
+            start, last = fields if len(fields := text.rsplit(None, 1)) == 2 else (b"", text)
+            if b"," in last:
+                start, _, last = text.rpartition(b",")
+                last = last.lstrip()
+            if start and last.removeprefix(b"-").isdigit() and len(last) <= _DIGITS:
+                path, label = start.rstrip(b", \t"), int(last)
             if label is None and ending_of(path.rpartition(b"/")[2]) not in _ENDINGS:
                 self._broken(number, text, "is neither a path and a label nor an image's path")
             line_kind = (label is not None, path.startswith(b"/"))
@@ -230,17 +238,6 @@ class _Classes:
         known = self._labels.setdefault(folder, label) == label and self.folders.setdefault(label, folder) == folder
         if not known or not folder:
             self._apart, self.folders = False, {}
-
-
-def _split_line(text: bytes) -> tuple[bytes, int | None]:
-    """Return path and label of a stripped line; all of it, and None, if its last field is no label."""
-    path, last = fields if len(fields := text.rsplit(None, 1)) == 2 else (b"", text)
-    if b"," in last:
-        path, _, last = text.rpartition(b",")
-        last = last.lstrip()
-    if path and last.removeprefix(b"-").isdigit() and len(last) <= _DIGITS:
-        return path.rstrip(b", \t"), int(last)
-    return text, None
 
 
 def _resolve(name: str, text: str, what: str, is_right: Callable[[int], bool]) -> Path:

@@ -82,10 +82,21 @@ class _File:
 
 def _copy_folder(folder: Path, paths: Sequence[Path], root: Path) -> Path:
     """Copy these shards and the indices beside them, if that is not done; return the folder of the copies."""
-    sums, digest = _read_sums(folder / _SUMS)
+    path = folder / _SUMS
+    try:
+        content = path.read_bytes()
+        lines = content.decode("utf-8-sig").splitlines()
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read; write it again with sha256sum, or unset {LOCAL}") from error
+    sums: dict[str, str] = {}
+    for number, line in enumerate(lines, 1):
+        match = _LINE.fullmatch(line)
+        if match is None:
+            raise UserError(f"{path}: line {number} is no checksum and name; write it again with sha256sum")
+        sums[match[2]] = match[1].lower()
     files = [_describe_file(path, sums) for path in paths]
     files += [_describe_file(path, sums) for path in map(index_path, paths) if path.name in sums and path.is_file()]
-    target = root / digest[:16]
+    target = root / hashlib.sha256(content).hexdigest()[:16]
     if target.resolve().is_relative_to(folder.resolve()):
         raise UserError(f"{LOCAL} is {root}: lies in {folder}, which is to be copied; name a folder on a local disk")
     with _locked(target, folder):
@@ -115,22 +126,6 @@ def _copy_folder(folder: Path, paths: Sequence[Path], root: Path) -> Path:
             marks = {line.split(" ", 3)[-1]: line for line in checked} | intact
             _copy_files(missing, target, folder, marks)
     return target
-
-
-def _read_sums(path: Path) -> tuple[dict[str, str], str]:
-    """Return the sum of every file in SHA256SUMS, by name, and the SHA-256 of SHA256SUMS."""
-    try:
-        content = path.read_bytes()
-        lines = content.decode("utf-8-sig").splitlines()
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read; write it again with sha256sum, or unset {LOCAL}") from error
-    sums: dict[str, str] = {}
-    for number, line in enumerate(lines, 1):
-        match = _LINE.fullmatch(line)
-        if match is None:
-            raise UserError(f"{path}: line {number} is no checksum and name; write it again with sha256sum")
-        sums[match[2]] = match[1].lower()
-    return sums, hashlib.sha256(content).hexdigest()
 
 
 def _describe_file(path: Path, sums: dict[str, str]) -> _File:

@@ -137,5 +137,5 @@ def _read(path: Path) -> Manifest:
             shard.skipped = [(str(key), str(reason)) for key, reason in shard.skipped]
         wanted = {"source": source, "settings": dict(content["settings"])}
         return Manifest(source.pop("name"), wanted, content["decoder"], shards, content["complete"] is True)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: is no manifest of pretint pack, or was edited; name a new folder") from error

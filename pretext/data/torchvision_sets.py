@@ -50,7 +50,22 @@ def open_torchvision(name: str, labeled: bool) -> LabeledDataset | None:
     kind, part, folder = [*name.removeprefix(PREFIX).split(":", 2), "", ""][:3]
     if not kind or not folder:
         raise UserError(f"{name}: {_GRAMMAR}; PART stays empty where the set has only one")
-    maker = _find_class(name, kind)
+    from torchvision import datasets
+
+    makers = {}  # those that can be opened by a root folder and a part
+    for candidate in set(datasets.__all__) - _REFUSED:
+        known = getattr(datasets, candidate)
+        if inspect.isclass(known) and issubclass(known, datasets.VisionDataset):
+            needed = [p.name for p in _parameters(known).values() if p.default is p.empty and p.kind not in (2, 4)]
+            if set(needed) <= {"root", "split", "train"}:
+                makers[candidate] = known
+    if kind not in makers:
+        problem = "of another kind than images with classes" if kind in datasets.__all__ else "not known to torchvision"
+        by_lower = {name_of_set.lower(): name_of_set for name_of_set in makers}
+        near = difflib.get_close_matches(kind.lower(), by_lower, 1, 0.5)
+        instead = by_lower[near[0]] if near else "ImageNet, Places365, CIFAR10, CIFAR100 or STL10"
+        raise UserError(f"{name}: the set {kind} is {problem}; did you mean {instead}?")
+    maker = makers[kind]
     try:
         root = Path(folder).expanduser().absolute()
         exists = root.is_dir()
@@ -181,26 +196,6 @@ class ArraySet(_Labels):
     def digest(self) -> str:
         """See ``ImageDataset.digest``."""
         return digest_of_keys(self)
-
-
-def _find_class(name: str, kind: str) -> Any:
-    """Return the class of that name, if it can be opened by a root folder and a part."""
-    from torchvision import datasets
-
-    makers = {}
-    for candidate in set(datasets.__all__) - _REFUSED:
-        maker = getattr(datasets, candidate)
-        if inspect.isclass(maker) and issubclass(maker, datasets.VisionDataset):
-            needed = [p.name for p in _parameters(maker).values() if p.default is p.empty and p.kind not in (2, 4)]
-            if set(needed) <= {"root", "split", "train"}:
-                makers[candidate] = maker
-    if kind in makers:
-        return makers[kind]
-    problem = "of another kind than images with classes" if kind in datasets.__all__ else "not known to torchvision"
-    by_lower = {known_kind.lower(): known_kind for known_kind in makers}
-    near = difflib.get_close_matches(kind.lower(), by_lower, 1, 0.5)
-    instead = by_lower[near[0]] if near else "ImageNet, Places365, CIFAR10, CIFAR100 or STL10"
-    raise UserError(f"{name}: the set {kind} is {problem}; did you mean {instead}?")
 
 
 def _parameters(maker: Any) -> dict[str, inspect.Parameter]:

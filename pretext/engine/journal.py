@@ -19,7 +19,6 @@ from pretext.errors import UserError
 from pretext.files import write_atomically
 
 Record = dict[str, Any]
-_FRAME = 16  # bytes of a TensorBoard file around each event: its length, and two checksums
 
 
 class Journal:
@@ -54,8 +53,10 @@ class Journal:
         """Append one record; its floats go to TensorBoard as ``kind/name``, its lists do not."""
         with self._disk():
             self._file.write(_line({"kind": kind, "step": step, **values}))
-        if summary := _summary(kind, values):
-            self._mirror(step=step, summary=summary)
+        numbers = {f"{kind}/{name}": value for name, value in values.items() if isinstance(value, float)}
+        if numbers:
+            shown = [Summary.Value(tag=tag, simple_value=value) for tag, value in numbers.items()]
+            self._mirror(step=step, summary=Summary(value=shown))
 
     def image(self, tag: str, step: int, png: bytes, width: int, height: int) -> None:
         """Show an image, RGB, the bytes of a PNG file, in TensorBoard under ``tag``; the journal does not hold it."""
@@ -118,21 +119,6 @@ def skipped_images(folder: Path) -> list[tuple[str, str]]:
     ]
 
 
-def record_sizes(kind: str, step: int, **values: Any) -> tuple[int, int]:
-    """Return a record's size on the disk, in bytes: its line in the journal, and its event in TensorBoard's file."""
-    line = len(_line({"kind": kind, "step": step, **values}))
-    summary = _summary(kind, values)
-    event = Event(wall_time=time.time(), step=step, summary=summary).ByteSize() + _FRAME if summary else 0
-    return line, event
-
-
-def _summary(kind: str, values: Record) -> Summary | None:
-    """Return a record's numbers as TensorBoard shows them; None if it has none."""
-    numbers = {f"{kind}/{name}": value for name, value in values.items() if isinstance(value, float)}
-    shown = [Summary.Value(tag=tag, simple_value=value) for tag, value in numbers.items()]
-    return Summary(value=shown) if shown else None
-
-
 def training_seconds(records: Sequence[Record], batch: int) -> float:
     """Return how long a training took, by the speeds in its journal; steps lost by interruptions do not count.
 
@@ -151,22 +137,15 @@ def training_seconds(records: Sequence[Record], batch: int) -> float:
 def _records(path: Path) -> Iterator[Record]:
     if not path.exists():
         return
-    broken = ""
     try:
         with path.open(encoding="utf-8", errors="replace") as lines:
-            for number, line in enumerate(lines, 1):
-                if broken:  # and it was not the last
-                    raise UserError(f"{path}: {broken} is no journal record; has the file been edited?")
+            for line in lines:
                 try:
                     record = json.loads(line)
-                    assert isinstance(record["step"], int) and isinstance(record["kind"], str)
-                    assert record["kind"] != "skipped" or {"key", "reason"} <= record.keys()
-                    speed = record.get("images_per_second") if record["kind"] == "speed" else None
-                    assert speed is None or (type(speed) in (int, float) and speed >= 0)
-                except (ValueError, KeyError, TypeError, AssertionError):
-                    broken = f"line {number}"
-                else:
-                    yield record
+                except ValueError:  # cut by a kill or a full disk, or it is being written
+                    assert not line.endswith("\n"), path
+                    return
+                yield record
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
 

@@ -73,7 +73,17 @@ class Trainer:
         loss: nn.Module = _Loss(network)
         if machine.compile:
             loss = torch.compile(loss)  # type: ignore[assignment]
-        self._loss = loss if distributed.world_size() == 1 else _data_parallel(loss, place)
+        if distributed.world_size() > 1:
+            # All processes begin with the first one's weights and average their gradients. Each keeps its own
+            # batch-norm statistics; those of the first are saved.
+            devices = [place.device] if place.device.type == "cuda" else None
+            with distributed.translate_errors(), warnings.catch_warnings():
+                # torch 2.15 renames an argument, to one that 2.11 does not know
+                warnings.filterwarnings("ignore", message=".*broadcast_buffers", category=FutureWarning)
+                loss = DistributedDataParallel(
+                    loss, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
+                )
+        self._loss = loss
         self.average = ModelEmaV3(network, decay=training.ema, use_warmup=True, foreach=True) if training.ema else None
         if machine.checkpoint_activations:
             recompute_activations(network)
@@ -194,20 +204,6 @@ def _to_device(values: Any, device: torch.device) -> Any:
     if isinstance(values, dict):
         return {name: _to_device(value, device) for name, value in values.items()}
     return [_to_device(value, device) for value in values]
-
-
-def _data_parallel(loss: nn.Module, place: ComputeConfig) -> DistributedDataParallel:
-    """Return the loss for several processes: they begin with the first one's weights and average their gradients.
-
-    Every process keeps its own batch-norm statistics; those of the first are saved.
-    """
-    devices = [place.device] if place.device.type == "cuda" else None
-    with (
-        distributed.translate_errors(),
-        warnings.catch_warnings(),
-    ):  # torch 2.15 renames an argument, to one that 2.11 does not know
-        warnings.filterwarnings("ignore", message=".*broadcast_buffers", category=FutureWarning)
-        return DistributedDataParallel(loss, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True)
 
 
 def optimizer_and_schedule(network: nn.Module, training: TrainingSettings) -> tuple[torch.optim.Optimizer, Scheduler]:

@@ -2,8 +2,6 @@
 
 import dataclasses
 import math
-import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +12,7 @@ from torch import Tensor, nn
 
 from pretext.backbones.contract import BackboneSettings
 from pretext.engine.checkpoint import checkpoint_bytes
-from pretext.engine.device import ComputeConfig, versions
-from pretext.engine.journal import record_sizes
+from pretext.engine.device import ComputeConfig
 from pretext.engine.loop import LOG_EVERY
 from pretext.engine.settings import MachineSettings, TrainingSettings
 from pretext.engine.trainer import optimizer_and_schedule
@@ -35,7 +32,7 @@ KEPT = 2
 _LOOKED_AT = 32
 _LARGE = 2**16  # bytes: larger tensors are counted, not written
 _FEW = 16  # elements, in place of a larger tensor's
-_NUMBER = math.pi / 3  # has as many digits as most numbers
+_LINE, _EVENT, _BIN = 130, 100, 10  # bytes, about: of a record in the journal and in TensorBoard's file; of a number
 
 
 @dataclass(frozen=True)
@@ -67,18 +64,15 @@ def pretrain_disk(settings: PretrainSettings) -> DiskUsage:
     network = build_network(settings, prior, images.classes)
     extra = checkpoint_extra(images, settings, prior, place.precision)
     first, later = (checkpoint_size(network, training, extra, begun) for begun in (False, True))
-    views, labels, *_ = load_held_out(
+    views, *_ = load_held_out(
         images, min(_LOOKED_AT, settings.data.holdout), network.backbone.fit_size(settings.view_size)
     )
     plainer = dataclasses.replace(settings.objective, classes_weight=0.0)
     other = dataclasses.replace(settings, backbone=BackboneSettings("tiny"), objective=plainer, hints=HintSettings())
     small = build_network(other, prior, images.classes).eval()
     sheet = sheet_size(small, views, place)
-    health = record_sizes("health", training.steps // 2, **health_record(small, views, labels, prior, place))
-    noted, mirrored = training_records(training, settings.machine, health)
+    noted, mirrored = estimate_records(training, settings.machine, 0 if images.classes else settings.objective.bins)
     looks = count_validations(training, settings.machine)
-    facts = {"versions": versions(), "precision": place.precision, "workers": 0, "held_out": settings.data.holdout}
-    noted += record_sizes("start", 0, time=time.time(), device="cpu", processes=1, **facts)[0]
     settings_size = len(yaml.safe_dump(to_plain(settings), sort_keys=False).encode())
     checkpoints, passing = checkpoint_parts(first, later, count_checkpoints(training, settings.machine))
     samples = (("samples", looks * sheet),) if sheet else ()
@@ -182,29 +176,17 @@ def file_size(state: dict[str, Any]) -> int:
     return written + sum(more for _, more in counted.values())
 
 
-def training_records(
-    training: TrainingSettings, machine: MachineSettings, health: tuple[int, int], numbers: Sequence[float] = ()
-) -> tuple[int, int]:
-    """Return the bytes that a training loop writes into the journal, and into TensorBoard's file.
+def estimate_records(training: TrainingSettings, machine: MachineSettings, bins: int = 0) -> tuple[int, int]:
+    """Estimate the bytes that a training loop writes into the journal, and into TensorBoard's file.
 
     Args:
         training: how long.
         machine: how often the network is validated and saved.
-        health: of the record of one look, as ``record_sizes``.
-        numbers: loss, rate, gradient's norm, speed and share of waiting, where they are known.
+        bins: of which a validation notes a number each, in the journal alone.
     """
-    loss, rate, norm, speed, waiting = numbers or (_NUMBER,) * 5
-    steps, middle = training.steps, training.steps // 2  # which has as many digits as most
-    each = (
-        record_sizes("step", middle, loss=loss, lr=rate, gradient_norm=norm),
-        record_sizes("speed", middle, images_per_second=speed, waiting=waiting),
-        health,
-    )
-    periods = (LOG_EVERY, machine.evaluate_every, machine.checkpoint_every)
-    noted = {steps, *(step for period in periods for step in range(period, steps + 1, period))}
-    counts = (steps, len(noted), count_validations(training, machine))
-    line, event = (sum(n * sizes[part] for n, sizes in zip(counts, each, strict=True)) for part in (0, 1))
-    return line, event
+    looks = count_validations(training, machine)
+    records = training.steps + training.steps // LOG_EVERY + looks
+    return _LINE * records + _BIN * bins * looks, _EVENT * records
 
 
 def sheet_size(network: Colorizer | Classifier, views: Tensor, place: ComputeConfig) -> int:

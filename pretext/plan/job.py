@@ -13,7 +13,6 @@ from pretext.data import open_labeled
 from pretext.data.batches import Batch, TrainDataset, batches
 from pretext.engine.checkpoint import checkpoint_bytes
 from pretext.engine.device import ComputeConfig, choose_compute
-from pretext.engine.journal import record_sizes
 from pretext.engine.memory import (
     children_memory,
     device_peak_memory,
@@ -28,11 +27,11 @@ from pretext.plan.disk import (
     KEPT,
     count_checkpoints,
     count_validations,
+    estimate_records,
     estimates_prior,
     health_record,
     placeholder_prior,
     sheet_size,
-    training_records,
 )
 from pretext.plan.measure import (
     Throughput,
@@ -169,7 +168,7 @@ def plan(settings: PretrainSettings) -> Plan:
         learner = build_learner(built, settings, place, trial.images, trial.micro_batch, settings.machine.compile)
         numbers = torch.arange(trial.images)
         rgb, labels = crops[numbers % len(crops)], numbers % max(1, len(images.classes))
-        first_step, (loss, norm) = time_call(lambda: learner.step(rgb, labels), place)
+        first_step, _ = time_call(lambda: learner.step(rgb, labels), place)
         network = measure_rate(lambda: learner.step(rgb, labels), trial.images, place, _SECONDS)
         advance(1, "")
         with closing(_loaded(images.samples(settings), trial.images, place)) as loaded:
@@ -186,14 +185,13 @@ def plan(settings: PretrainSettings) -> Plan:
     wanted = min(_VALIDATED if trial.whole else _SHOWN, settings.data.holdout)
     views, held_labels, *_ = load_held_out(images, wanted, judged.backbone.fit_size(settings.view_size))
     drawing, sheet = time_call(lambda: sheet_size(judged, views, place), place)
-    judging, health = time_call(lambda: health_record(judged, views, held_labels, prior, place), place)
+    judging, _ = time_call(lambda: health_record(judged, views, held_labels, prior, place), place)
     held = min(settings.data.holdout, sum(map(len, images.held))) or len(views)
     look = drawing + judging * held / len(views)
-    record = record_sizes("health", settings.training.steps, **health)
     extra = checkpoint_extra(images, settings, prior, place.precision)
     save, checkpoint = time_call(lambda: len(checkpoint_bytes({**learner.state(), **extra})), place)
-    metrics = (float(loss), learner.rate, float(norm), both.low, waiting)
-    line, event = training_records(settings.training, settings.machine, record, metrics)
+    bins = 0 if images.classes else settings.objective.bins
+    line, event = estimate_records(settings.training, settings.machine, bins)
     state = learner.state()
     notes = ["Speeds are the slowest and the fastest of the measured laps; on a machine that others use, they move."]
     if trial.images < settings.training.batch_size:

@@ -30,7 +30,7 @@ from pretext.files import write_atomically
 from pretext.methods.colorizer import Colorizer
 from pretext.pretrained import BACKBONE, CLASS_BRANCH, load_pretrained
 from pretext.weights.inputs import InputKind
-from pretext.weights.plain_modules import Images, write_plain
+from pretext.weights.plain_modules import Images, relative_difference, write_plain
 
 TOLERANCE = 1e-4
 _LIMIT = 2**31  # bytes of a protobuf message
@@ -227,7 +227,9 @@ def write_onnx(
             if model.ByteSize() >= _LIMIT:
                 raise UserError("the network is too large for one ONNX file (2 GB); take the format safetensors")
             session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-            worst = max(_difference(graph, session, way, images_batch) for images_batch in others)
+            outputs = [(graph(images), session.run(None, {way: images.numpy()})) for images in others]
+            pairs = [pair for both in outputs for pair in zip(*both, strict=True)]
+            worst = max([0.0, *(relative_difference(torch.from_numpy(theirs), ours) for ours, theirs in pairs)])
         except UserError:
             raise
         except Exception as error:  # translation and run fail in as many ways as there are operators
@@ -254,18 +256,6 @@ def write_onnx(
 def _batch(images: Images, count: int, size: int, way: InputKind) -> Tensor:
     rgb = images(count, size)
     return rgb if way == "rgb" else rgb_to_lightness(rgb)
-
-
-def _difference(graph: _Graph, session: Any, way: str, batch: Tensor) -> float:
-    """Return the largest difference of any output, relative to its largest value."""
-    outputs = session.run(None, {way: batch.numpy()})
-    worst = 0.0
-    for ours, theirs in zip(graph(batch), outputs, strict=True):
-        other = torch.from_numpy(theirs)
-        if other.shape != ours.shape:
-            return float("inf")
-        worst = max(worst, float((other - ours).abs().max() / ours.abs().max().clamp_min(1e-12)))
-    return worst
 
 
 @contextmanager

@@ -67,7 +67,7 @@ def write_plain(
     photographs = images(_COMPARED, size)
     features = backbone(rgb_to_lightness(photographs))
     plain_features = _stages(plain, backbone, (rgb_to_lightness(photographs) - mean) / std)
-    worst = max(_difference(plain_features[name], features[name]) for name in plain_features)
+    worst = max(relative_difference(plain_features[name], features[name]) for name in plain_features)
     if not worst <= TOLERANCE:
         raise UserError(
             f"{library}'s plain {backbone.name} computes other features than the backbone (relative difference "
@@ -205,7 +205,7 @@ def _stages(plain: nn.Module, backbone: TimmBackbone, batch: Tensor) -> dict[str
     return dict(zip(names, maps, strict=True))
 
 
-def _difference(features: Tensor, reference: Tensor) -> float:
+def relative_difference(features: Tensor, reference: Tensor) -> float:
     """Return the largest difference, relative to the reference's largest value."""
     if features.shape != reference.shape:
         return float("inf")

@@ -183,7 +183,14 @@ def find_weights(
     Raises:
         UserError: there are several networks and no part is named, or none of that name.
     """
-    prefixes = list(find_prefixes(weights, expected)) or _find_other_layout(weights, expected, convert)
+    prefixes = list(find_prefixes(weights, expected))
+    if not prefixes and convert is not None:  # a network of another layout
+        sizes = Counter(name[: end + 1] for name in weights for end, letter in enumerate(name) if letter == ".")
+        large = [prefix for prefix, size in sizes.items() if size >= _ENOUGH * len(set(expected.values()))]
+        groups = {_shared_prefix(name for name in weights if name.startswith(prefix)) for prefix in ("", *large)}
+        prefixes = [
+            prefix for prefix in sorted(groups) if "" in find_prefixes(convert(_under(weights, prefix)), expected)
+        ]
     titles = [prefix.removesuffix(".") for prefix in prefixes]
     if part:
         exact = [prefix for prefix in prefixes if prefix == f"{part}."]
@@ -238,18 +245,6 @@ def shorten(names: Collection[str], most: int = _LISTED) -> str:
     """Join the first names by commas, and say how many more there are."""
     more = f", and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(list(names)[:most]) + more
-
-
-def _find_other_layout(
-    weights: Weights, expected: Mapping[str, str], convert: Callable[[Weights], Weights] | None
-) -> list[str]:
-    """Return the prefixes under which a network of another layout lies."""
-    if convert is None:
-        return []
-    sizes = Counter(name[: end + 1] for name in weights for end, letter in enumerate(name) if letter == ".")
-    large = [prefix for prefix, size in sizes.items() if size >= _ENOUGH * len(set(expected.values()))]
-    groups = {_shared_prefix(name for name in weights if name.startswith(prefix)) for prefix in ("", *large)}
-    return [prefix for prefix in sorted(groups) if "" in find_prefixes(convert(_under(weights, prefix)), expected)]
 
 
 def _under(weights: Weights, prefix: str) -> Weights:

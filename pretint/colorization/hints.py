@@ -14,7 +14,7 @@ in pixels of the photograph as it is seen (after its EXIF orientation), the midd
 import math
 import reprlib
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -104,7 +104,49 @@ class Hints(NamedTuple):
                 f"{self.name}: has {self.size[1]} x {self.size[0]} pixels, the image {width} x {height}; "
                 "draw on the image at its own size"
             )
-        return self.drawn if self.drawn is not None else _draw_strokes(self.name, self.strokes, height, width)
+        if self.drawn is not None:
+            return self.drawn
+        if not self.strokes:
+            raise UserError(f"{self.name}: no hints; give at least one point with a color")
+        for number, stroke in enumerate(self.strokes, 1):
+            for x, y in stroke.points:
+                if not (-0.5 <= x < width - 0.5 and -0.5 <= y < height - 0.5):
+                    raise UserError(
+                        f"{self.name}: hint {number} has a point outside the image: "
+                        f"({x:g}, {y:g}), where x goes to {width - 1} and y to {height - 1}"
+                    )
+        colors = np.array([stroke.ab for stroke in self.strokes], np.float32)
+        segments = []
+        boxes = np.empty((len(self.strokes), 4), np.int64)  # top, bottom, left, right of what strokes may cover
+        for number, stroke in enumerate(self.strokes):
+            ends = np.array(stroke.points, np.float64)
+            # x and y of both ends of each segment; a point is a segment of no length.
+            segments.append(np.hstack((ends[:-1], ends[1:])) if len(ends) > 1 else np.hstack((ends, ends)))
+            reach = max(stroke.radius, _HALF_DIAGONAL)
+            (left, upper), (right, lower) = ends.min(axis=0).tolist(), ends.max(axis=0).tolist()
+            boxes[number] = (
+                max(0, math.floor(upper - reach)),
+                min(height, math.ceil(lower + reach) + 1),
+                max(0, math.floor(left - reach)),
+                min(width, math.ceil(right + reach) + 1),
+            )
+        step = max(1, _STRIP // width)
+        pixels, ab = [], []
+        for top in range(0, height, step):
+            bottom = min(height, top + step)
+            inside = np.flatnonzero((boxes[:, 0] < bottom) & (boxes[:, 1] > top)).tolist()
+            if not inside:
+                continue
+            owner = np.full((bottom - top, width), -1, np.int32)
+            for number in inside:  # a later one over an earlier one
+                first, last, left, right = boxes[number].tolist()
+                first, last = max(first, top), min(last, bottom)
+                part = owner[first - top : last - top, left:right]
+                part[_cover(segments[number], self.strokes[number].radius, (first, last, left, right))] = number
+            covered = np.flatnonzero(owner >= 0)
+            pixels.append((covered + top * width).astype(np.int32))
+            ab.append(colors[owner.ravel()[covered]])
+        return KnownPixels(np.concatenate(pixels), np.concatenate(ab))
 
     def maps(self, size: tuple[int, int], seen: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Return the hint inputs of a network: ab, (1, 2, h, w), unscaled, 0 where no color is given; and the mask,
@@ -145,11 +187,44 @@ def read_hints(path: Path) -> Hints:
     entries = read_yaml(path)
     if not isinstance(entries, list) or not entries:
         raise UserError(f"{path}: no hints; a list of them is needed, such as - {{at: [120, 80], color: red}}")
-    points, strokes = 0, []
+    count, strokes = 0, []
     for number, entry in enumerate(entries, 1):
-        strokes.append(_parse_stroke(entry, f"{path}: hint {number}"))
-        points += len(strokes[-1].points)
-        if points > _POINTS:
+        where, keys = f"{path}: hint {number}", {"at", "stroke", "radius", "color", "ab"}
+        if not isinstance(entry, dict):
+            raise UserError(f"{where}: is {shown(entry)}; give at or stroke, and color or ab")
+        if unknown := entry.keys() - keys:
+            raise UserError(f"{where}: {min(map(shown, unknown))} is unknown; known are {', '.join(sorted(keys))}")
+        if ("at" in entry) == ("stroke" in entry) or ("color" in entry) == ("ab" in entry):
+            raise UserError(f"{where}: give one of at and stroke, and one of color and ab")
+        radius = entry.get("radius", 0)
+        if not _is_number(radius) or radius < 0:
+            raise UserError(f"{where}: radius is {shown(radius)}; it is a number of pixels, 0 or more")
+        points = [entry["at"]] if "at" in entry else entry["stroke"]
+        if not isinstance(points, list) or not points or not all(_are_numbers(point, 2) for point in points):
+            raise UserError(f"{where}: {'at' if 'at' in entry else 'stroke'} is {shown(entry.get('at', points))}; "
+                            "a point is [x, y], a stroke a list of points")  # fmt: skip
+        if "color" in entry:  # a name, a hexadecimal form, or red, green and blue up to 255
+            color = entry["color"]
+            try:
+                if isinstance(color, str):
+                    rgb = ImageColor.getrgb(color)[:3]  # "rgb(9999,0,0)" passes
+                elif _are_numbers(color, 3):
+                    rgb = tuple(color)
+                else:
+                    raise ValueError
+                if not all(0 <= part <= 255 for part in rgb):
+                    raise ValueError
+            except ValueError as error:
+                raise UserError(f"{where}: color is {shown(color)}; give a name (teal), "
+                                '"#c03020" in quotes, or [red, green, blue] of 255') from error  # fmt: skip
+            a, b = rgb_to_ab(torch.tensor(rgb, dtype=torch.float64).view(3, 1, 1) / 255).flatten().tolist()
+        elif not _are_numbers(entry["ab"], 2) or max(map(abs, entry["ab"])) > 128:
+            raise UserError(f"{where}: ab is {shown(entry['ab'])}; it is [a, b], both in [-128, 128]")
+        else:
+            a, b = map(float, entry["ab"])
+        strokes.append(Stroke(tuple((float(x), float(y)) for x, y in points), float(radius), (a, b)))
+        count += len(points)
+        if count > _POINTS:
             raise UserError(f"{path}: more than {_POINTS:,} points; give an image of them instead")
     return Hints(str(path), tuple(strokes))
 
@@ -225,49 +300,6 @@ def _to_unit(values: NDArray[Any]) -> NDArray[np.float32]:
     return values.astype(np.float32) / np.float32(np.iinfo(values.dtype).max)
 
 
-def _draw_strokes(name: str, strokes: Sequence[Stroke], height: int, width: int) -> KnownPixels:
-    if not strokes:
-        raise UserError(f"{name}: no hints; give at least one point with a color")
-    for number, stroke in enumerate(strokes, 1):
-        for x, y in stroke.points:
-            if not (-0.5 <= x < width - 0.5 and -0.5 <= y < height - 0.5):
-                raise UserError(
-                    f"{name}: hint {number} has a point outside the image: "
-                    f"({x:g}, {y:g}), where x goes to {width - 1} and y to {height - 1}"
-                )
-    colors = np.array([stroke.ab for stroke in strokes], np.float32)
-    segments, boxes = [], np.empty((len(strokes), 4), np.int64)  # top, bottom, left, right of what strokes may cover
-    for number, stroke in enumerate(strokes):
-        ends = np.array(stroke.points, np.float64)
-        # x and y of both ends of each segment; a point is a segment of no length.
-        segments.append(np.hstack((ends[:-1], ends[1:])) if len(ends) > 1 else np.hstack((ends, ends)))
-        reach = max(stroke.radius, _HALF_DIAGONAL)
-        (left, upper), (right, lower) = ends.min(axis=0).tolist(), ends.max(axis=0).tolist()
-        boxes[number] = (
-            max(0, math.floor(upper - reach)),
-            min(height, math.ceil(lower + reach) + 1),
-            max(0, math.floor(left - reach)),
-            min(width, math.ceil(right + reach) + 1),
-        )
-    step = max(1, _STRIP // width)
-    pixels, ab = [], []
-    for top in range(0, height, step):
-        bottom = min(height, top + step)
-        inside = np.flatnonzero((boxes[:, 0] < bottom) & (boxes[:, 1] > top)).tolist()
-        if not inside:
-            continue
-        owner = np.full((bottom - top, width), -1, np.int32)
-        for number in inside:  # a later one over an earlier one
-            first, last, left, right = boxes[number].tolist()
-            first, last = max(first, top), min(last, bottom)
-            part = owner[first - top : last - top, left:right]
-            part[_cover(segments[number], strokes[number].radius, (first, last, left, right))] = number
-        covered = np.flatnonzero(owner >= 0)
-        pixels.append((covered + top * width).astype(np.int32))
-        ab.append(colors[owner.ravel()[covered]])
-    return KnownPixels(np.concatenate(pixels), np.concatenate(ab))
-
-
 def _cover(segments: NDArray[np.float64], radius: float, box: tuple[int, int, int, int]) -> NDArray[np.bool_]:
     """Return which pixels of a box a stroke covers: (rows, columns).
 
@@ -316,48 +348,6 @@ def _spans(
             half = np.sqrt(reach**2 - off**2)  # nan where the row is too far
             first, last = np.fmin(first, x - half), np.fmax(last, x + half)
     return first - _ROUNDING, last + _ROUNDING
-
-
-def _parse_stroke(entry: Any, where: str) -> Stroke:
-    keys = {"at", "stroke", "radius", "color", "ab"}
-    if not isinstance(entry, dict):
-        raise UserError(f"{where}: is {shown(entry)}; give at or stroke, and color or ab")
-    if unknown := entry.keys() - keys:
-        raise UserError(f"{where}: {min(map(shown, unknown))} is unknown; known are {', '.join(sorted(keys))}")
-    if ("at" in entry) == ("stroke" in entry) or ("color" in entry) == ("ab" in entry):
-        raise UserError(f"{where}: give one of at and stroke, and one of color and ab")
-    radius = entry.get("radius", 0)
-    if not _is_number(radius) or radius < 0:
-        raise UserError(f"{where}: radius is {shown(radius)}; it is a number of pixels, 0 or more")
-    points = [entry["at"]] if "at" in entry else entry["stroke"]
-    if not isinstance(points, list) or not points or not all(_are_numbers(point, 2) for point in points):
-        raise UserError(f"{where}: {'at' if 'at' in entry else 'stroke'} is {shown(entry.get('at', points))}; "
-                        "a point is [x, y], a stroke a list of points")  # fmt: skip
-    places = tuple((float(x), float(y)) for x, y in points)
-    if "ab" not in entry:
-        return Stroke(places, float(radius), _parse_color(entry["color"], where))
-    if not _are_numbers(entry["ab"], 2) or max(map(abs, entry["ab"])) > 128:
-        raise UserError(f"{where}: ab is {shown(entry['ab'])}; it is [a, b], both in [-128, 128]")
-    return Stroke(places, float(radius), (float(entry["ab"][0]), float(entry["ab"][1])))
-
-
-def _parse_color(value: Any, where: str) -> tuple[float, float]:
-    """Return ab of a color's name, hexadecimal form, or red, green and blue up to 255."""
-    try:
-        if isinstance(value, str):
-            rgb = ImageColor.getrgb(value)[:3]  # "rgb(9999,0,0)" passes
-        elif _are_numbers(value, 3):
-            rgb = tuple(value)
-        else:
-            raise ValueError
-        if not all(0 <= part <= 255 for part in rgb):
-            raise ValueError
-    except ValueError as error:
-        raise UserError(
-            f'{where}: color is {shown(value)}; give a name (teal), "#c03020" in quotes, or [red, green, blue] of 255'
-        ) from error
-    a, b = rgb_to_ab(torch.tensor(rgb, dtype=torch.float64).view(3, 1, 1) / 255).flatten().tolist()
-    return a, b
 
 
 def _is_number(value: Any) -> bool:

@@ -223,7 +223,8 @@ def map_strips(size: tuple[int, int], job: Callable[[int, int], T]) -> Iterator[
 
 def _join_deep(rows: ImageRows, ab: Float32Array) -> ImageRows:
     """Color rows of 16 bits. A level is so small that only float64 gets all of them right."""
-    curve, to_y, rgb_from_xyz = _deep_tables()
+    xyz_from_rgb = np.array(_XYZ_FROM_RGB)
+    curve, to_y, rgb_from_xyz = _curve(65535), xyz_from_rgb[1], np.linalg.inv(xyz_from_rgb) * np.array(_WHITE)
     linear = curve.take(rows)
     y = linear * to_y.sum() if rows.ndim == 2 else sum(linear[..., channel] * to_y[channel] for channel in range(3))
     fy = np.where(y > 0.008856, np.cbrt(y), 7.787 * y + 16 / 116)
@@ -239,12 +240,6 @@ def _join_deep(rows: ImageRows, ab: Float32Array) -> ImageRows:
 
 
 @cache
-def _deep_tables() -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Return linear values of all levels of 16 bits, weights that give Y, and the matrix ``_Tables.rgb_from_xyz``."""
-    xyz = np.array(_XYZ_FROM_RGB)
-    return _curve(65535), xyz[1], np.linalg.inv(xyz) * np.array(_WHITE)
-
-
 def _curve(most: int) -> NDArray[np.float64]:
     """Return linear values of sRGB levels: (most + 1,)."""
     levels = np.arange(most + 1) / most

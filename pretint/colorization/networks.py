@@ -4,7 +4,6 @@ import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -177,7 +176,6 @@ class ColorRange:
     def __init__(self) -> None:
         self.images = 0
         self._ranges: list[tuple[float, float]] = [(math.inf, -math.inf)] * 2  # of a, of b
-        self._complete = True
 
     def add(self, ab: Tensor) -> list[float]:
         """Add one image's ab, (1, 2, h, w), Lab units; return its range: least and greatest a, least and greatest b."""
@@ -186,12 +184,8 @@ class ColorRange:
         self.add_range(ab_range)
         return ab_range
 
-    def add_range(self, ab_range: Any) -> None:
-        """Add an image by the range that ``add`` returned earlier; for anything else, its range is unknown."""
-        numbers = isinstance(ab_range, list) and all(type(value) in (int, float) for value in ab_range)
-        if not numbers or len(ab_range) != 4 or not all(map(math.isfinite, ab_range)):
-            self._complete = False
-            return
+    def add_range(self, ab_range: Sequence[float]) -> None:
+        """Add an image by the range that ``add`` returned earlier."""
         self.images += 1
         both = zip(self._ranges, (ab_range[:2], ab_range[2:]), strict=True)
         self._ranges = [(min(low, least), max(high, most)) for (low, high), (least, most) in both]
@@ -202,8 +196,8 @@ class ColorRange:
         return all(low > -PALE and high < PALE for low, high in self._ranges)
 
     def describe_uniform(self) -> str:
-        """Return a line for the user if all colors are uniform; empty if not, or if an image's range is unknown."""
-        if not self.images or not self._complete or any(high - low >= _UNIFORM for low, high in self._ranges):
+        """Return a line for the user if all colors are uniform; empty if not."""
+        if not self.images or any(high - low >= _UNIFORM for low, high in self._ranges):
             return ""
         (a, a_high), (b, b_high) = self._ranges
         which = "1 image" if self.images == 1 else f"{self.images:,} images"

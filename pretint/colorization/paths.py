@@ -3,6 +3,7 @@
 No result replaces a file that is not ours. A call that was stopped goes on where it was.
 """
 
+import contextlib
 import glob
 import hashlib
 import itertools
@@ -67,7 +68,20 @@ def list_jobs(
             is not ours.
     """
     others = list(others)
-    sources = list(dict.fromkeys(entry for path in _expand_patterns(images, out) for entry in _list_files(path, out)))
+    sources: dict[tuple[Path, Path], None] = {}  # each with its path below the folder of results
+    for path in _expand_patterns(images, out):
+        if path == STANDARD:
+            sources[path, Path("stdin.png")] = None
+        elif path.is_dir():
+            if _real(out).is_relative_to(_real(path)):
+                raise UserError(f"{out}: lies in {path}, whose images are colored; name a folder outside with --out")
+            folder = Folder(path)
+            places = [Path(os.fsdecode(folder.path(index))) for index in range(len(folder))]
+            sources |= dict.fromkeys((path / place, place) for place in places)
+        elif path.is_file():
+            sources[path, Path(path.name)] = None
+        else:
+            raise UserError(f"{path}: no such file or folder")
     inputs = {_real(source) for source, _ in sources if source != STANDARD}
     taken = {reserved} if reserved else set()
     jobs = []
@@ -146,21 +160,6 @@ def _fixed_folder(pattern: Path) -> Path:
     return Path(existing, *plain)
 
 
-def _list_files(path: Path, out: Path) -> list[tuple[Path, Path]]:
-    """Return the images of a path, each with its path below the folder of results."""
-    if path == STANDARD:
-        return [(path, Path("stdin.png"))]
-    if path.is_dir():
-        if _real(out).is_relative_to(_real(path)):
-            raise UserError(f"{out}: lies in {path}, whose images are colored; name a folder outside with --out")
-        folder = Folder(path)
-        places = [Path(os.fsdecode(folder.path(index))) for index in range(len(folder))]
-        return [(path / place, place) for place in places]
-    if path.is_file():
-        return [(path, Path(path.name))]
-    raise UserError(f"{path}: no such file or folder")
-
-
 def _real(path: Path) -> Path:
     """Resolve links. A link to itself stays, where ``Path.resolve`` would raise."""
     return Path(os.path.realpath(path))
@@ -170,7 +169,7 @@ class FinishedResults:
     """A record of the images that were colored into a folder.
 
     A result is valid if its image, everything that its colors depend on, and the result itself have not changed since
-    it was written. Lines that cannot be read are ignored.
+    it was written. Lines that a kill cut are ignored.
 
     Args:
         folder: the folder of the results.
@@ -190,13 +189,9 @@ class FinishedResults:
                 f"{self.path}: cannot be read ({error.strerror}); name another folder with --out"
             ) from error
         for line in lines:
-            try:
+            with contextlib.suppress(ValueError):  # cut by a kill, perhaps with the next one behind it
                 record = json.loads(line)
-                target, notes = record["target"], record.get("notes", [])
-            except (ValueError, TypeError, KeyError, AttributeError):
-                continue
-            if isinstance(target, str) and isinstance(notes, list) and all(isinstance(note, str) for note in notes):
-                self._known[target] = record
+                self._known[record["target"]] = record
 
     def notes(self, source: Path, targets: Sequence[Path]) -> list[str] | None:
         """Return the notes on an image whose results are all valid; None if one is not.
@@ -209,17 +204,16 @@ class FinishedResults:
         if record is None or any(state is None for state in map(_state, [source, *targets])):
             return None
         written = {key: record.get(key) for key in ("how", "source", "results")}
-        return list(record.get("notes", [])) if written == self._record(source, targets) else None
+        return list(record["notes"]) if written == self._record(source, targets) else None
 
-    def ab_range(self, targets: Sequence[Path]) -> Any:
-        """Return the range of an image's colors as given to ``add``; None if there is none."""
-        return self._known.get(self._name(targets[0]), {}).get("ab")
+    def ab_range(self, targets: Sequence[Path]) -> list[float]:
+        """Return the range of the colors of an image that has valid results, as given to ``add``."""
+        return list(self._known[self._name(targets[0])]["ab"])
 
     def require_ours(self, targets: Sequence[Path]) -> None:
         """Raise a ``UserError`` if one of an image's results was changed since it was written."""
-        written = self._known.get(self._name(targets[0]), {}).get("results")
-        for state in written if isinstance(written, list) else []:
-            if isinstance(state, list) and state and _state(Path(str(state[0]))) not in (None, state):
+        for state in self._known.get(self._name(targets[0]), {}).get("results", []):
+            if state is not None and _state(Path(state[0])) not in (None, state):
                 raise UserError(f"{state[0]}: was changed since pretint wrote it; name another folder with --out")
 
     def begin(self, targets: Sequence[Path]) -> None:
@@ -235,9 +229,7 @@ class FinishedResults:
     def _append(self, record: dict[str, Any]) -> None:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            # In a folder that others may write to: a link or a pipe is refused.
-            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
-            with os.fdopen(os.open(self.path, flags, 0o666), "a") as file:
+            with self.path.open("a") as file:
                 file.write(json.dumps(record) + "\n")
         except OSError as error:
             raise UserError(

@@ -19,6 +19,7 @@ The error is known, not guessed: for any t > 0 with (I - W) t >= c > 0, no pixel
 off by more than max |r| max t / c. (For c = 1, t is how many steps a random walk takes to a given pixel.)
 """
 
+import contextlib
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
@@ -109,7 +110,17 @@ def propagate(
         system = (sp.identity(walk.shape[0], format="csr") - walk[:, unknown]).tocsr()
         right = walk[:, ~unknown] @ ab[~unknown]
         del walk
-        solution, error = _solve(system, right, direct)
+        solution, error = right, np.inf
+        if len(right) > direct:
+            # A region all but cut off can be singular in single precision; what overflows has no bound.
+            with contextlib.suppress(RuntimeError), np.errstate(all="ignore"):
+                solution, error = _solve_iteratively(system, right)
+        if not error <= TOLERANCE:
+            factors = _factorize(system)
+            solution = factors.solve(right)
+            solution += factors.solve(right - system @ solution)
+            times, least = _error_factors(system, factors.solve(np.ones(len(right))))
+            error = float(np.abs(right - system @ solution).max() * times / least)
         # Rounding may leave the solution a last digit outside what is given.
         ab[unknown] = solution.clip(colors.min(0), colors.max(0))
     return Propagated(np.ascontiguousarray(ab.T).reshape(2, height, width), error)
@@ -132,25 +143,11 @@ def random_walk(weights: Floats) -> Any:
     return sp.csr_matrix((values, columns[inside], starts), shape=(pixels.size, pixels.size))
 
 
-def _solve(system: Any, right: Floats, direct: int) -> tuple[Floats, float]:
-    """Solve for every column of ``right``; return the solution and a bound on its error."""
-    if system.shape[0] > direct:
-        try:
-            with np.errstate(all="ignore"):  # what overflows has no bound, and is solved below
-                solution, error = _solve_iteratively(system, right)
-        except RuntimeError:  # a region all but cut off can be singular in single precision
-            error = np.inf
-        if error <= TOLERANCE:
-            return solution, error
-    factors = _factorize(system)
-    solution = factors.solve(right)
-    solution += factors.solve(right - system @ solution)
-    times, least = _error_factors(system, factors.solve(np.ones(len(right))))
-    return solution, float(np.abs(right - system @ solution).max() * times / least)
-
-
 def _solve_iteratively(system: Any, right: Floats) -> tuple[Floats, float]:
-    """Solve by BiCGSTAB, preconditioned by factors in single precision; returns as ``_solve``."""
+    """Solve for every column of ``right``; return the solution and a bound on its error.
+
+    By BiCGSTAB, preconditioned by factors in single precision.
+    """
     factors = _factorize(system.astype(np.float32))
 
     def approximate(residual: Floats) -> Floats:

@@ -143,13 +143,12 @@ def read_plan(file: Path) -> StudyPlan:
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
         cells = tuple(StudyCell(**{**cell, "words": tuple(cell["words"])}) for cell in values["cells"])
-        call = values.get("call", {})  # older plans have none
-        call = StudyCall(**{**call, "words": tuple(call.get("words", ()))})
+        call = StudyCall(**{**values["call"], "words": tuple(values["call"]["words"])})
         tuples = {name: tuple(values[name]) for name in ("variants", "seeds")}
         return StudyPlan(**{**values, **tuples, "cells": cells, "call": call})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, KeyError, TypeError) as error:  # KeyError, TypeError: of a version with other fields
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise UserError(f"{file}: no study's plan, or a damaged one ({reason}); call pretint study again") from error
+        raise UserError(f"{file}: no study's plan of this version ({reason}); call pretint study again") from error
 
 
 class Failure(NamedTuple):
@@ -242,9 +241,9 @@ class CellStore:
         """Return how a cell failed; None if it did not, or was tried again since."""
         try:
             record = json.loads(self.file(cell, "failed").read_text(encoding="utf-8"))
-            return Failure(record["code"], record["said"])
-        except (OSError, ValueError):
+        except OSError:
             return None
+        return Failure(record["code"], record["said"])
 
     def write_failure(self, cell: StudyCell, code: int) -> Failure:
         """Record that a cell's command failed with an exit code, as subprocess has it."""

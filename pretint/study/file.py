@@ -20,6 +20,12 @@ from pretext.yaml_reader import read_yaml
 NAME = r"[A-Za-z0-9][\w.,+%= -]{0,59}"
 _PLACE = re.compile(r"\{(\w+)\}")
 _MOST = 10_000  # variants
+_TYPES: dict[str, tuple[type, str]] = {
+    "ask": (dict, "settings"),
+    "row": (str, "a name"),
+    "against": (str, "a name"),
+    "config": (str, "a file"),
+}
 
 
 @dataclass
@@ -202,55 +208,45 @@ def read_study(path: Path, places: Mapping[str, str] | None = None) -> StudySett
 
 def _check(values: Any, path: Path) -> Any:
     """Return the values of a study's file, checked here for messages that name parts of a study."""
-    if isinstance(values, dict):
-        known = [setting.name for setting in dataclasses.fields(StudySettings)]
-        for name in values.keys() - set(known):
-            near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.4)
-            hint = f"the nearest is {near[0]}" if near else f"it has {', '.join(known)}"
-            raise UserError(f"{path}: no setting of a study is called {name}; {hint}")
-        for part in ("variants", "evaluations"):
-            entries = values.get(part)
-            if entries is None:
+    if not isinstance(values, dict):
+        return values
+    known = [setting.name for setting in dataclasses.fields(StudySettings)]
+    for name in values.keys() - set(known):
+        near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.4)
+        hint = f"the nearest is {near[0]}" if near else f"it has {', '.join(known)}"
+        raise UserError(f"{path}: no setting of a study is called {name}; {hint}")
+    for part in ("variants", "evaluations"):
+        entries = values.get(part)
+        if entries is None:
+            continue
+        if not isinstance(entries, dict):
+            raise UserError(f"{path}: {part} must be names, each with settings below it")
+        if len({str(name) for name in entries}) < len(entries):
+            raise UserError(f"{path}: {part}: two have the same name")
+        for name, entry in entries.items():
+            if entry is None:
+                entries[name] = {}
                 continue
-            if not isinstance(entries, dict):
-                raise UserError(f"{path}: {part} must be names, each with settings below it")
-            if len({str(name) for name in entries}) < len(entries):
-                raise UserError(f"{path}: {part}: two have the same name")
-            for name, entry in entries.items():
-                if isinstance(entry, dict) and (wrong := _mistyped(entry)):
-                    raise UserError(f"{path}: {part}: {name}: {wrong}")
-                if entry is None:
-                    entries[name] = {}
-                elif not isinstance(entry, dict):
-                    raise UserError(f"{path}: {part}: {name} is {entry!r}; it holds settings, one a line below it")
-            values[part] = {str(name): entry for name, entry in entries.items()}
-        if isinstance(values.get("grid"), dict) and (odd := [name for name in values["grid"] if type(name) is not str]):
-            raise UserError(f"{path}: grid: {odd[0]} is no name of a setting")
-        if isinstance(values.get("baseline"), int):
-            values["baseline"] = str(values["baseline"])
+            if not isinstance(entry, dict):
+                raise UserError(f"{path}: {part}: {name} is {entry!r}; it holds settings, one a line below it")
+            where, wanted = f"{path}: {part}: {name}", entry.get("variants")
+            if wanted is not None:
+                if not isinstance(wanted, list) or not all(isinstance(one, (str, int)) for one in wanted):
+                    raise UserError(f"{where}: variants is {wanted!r}; it is a list of names")
+                if not wanted:
+                    raise UserError(f"{where}: variants is empty; name some, or leave it out for all")
+                entry["variants"] = [str(variant) for variant in wanted]
+            for key, (kind, what) in _TYPES.items():
+                if not isinstance(entry.get(key, kind()), kind):
+                    raise UserError(f"{where}: {key} is {entry[key]!r}; it is {what}")
+            if odd := [key for key in entry if not isinstance(key, str)]:
+                raise UserError(f"{where}: {odd[0]} is no name of a setting")
+        values[part] = {str(name): entry for name, entry in entries.items()}
+    if isinstance(values.get("grid"), dict) and (odd := [name for name in values["grid"] if type(name) is not str]):
+        raise UserError(f"{path}: grid: {odd[0]} is no name of a setting")
+    if isinstance(values.get("baseline"), int):
+        values["baseline"] = str(values["baseline"])
     return values
-
-
-def _mistyped(entry: dict[Any, Any]) -> str:
-    """Return what is of the wrong type in a variant or an evaluation; empty if nothing is."""
-    wanted = entry.get("variants")
-    if wanted is not None:
-        if not isinstance(wanted, list) or not all(isinstance(name, (str, int)) for name in wanted):
-            return f"variants is {wanted!r}; it is a list of names"
-        if not wanted:
-            return "variants is empty; name some, or leave it out for all"
-        entry["variants"] = [str(name) for name in wanted]
-    for name, kind, what in (
-        ("ask", dict, "settings"),
-        ("row", str, "a name"),
-        ("against", str, "a name"),
-        ("config", str, "a file"),
-    ):
-        if not isinstance(entry.get(name, kind()), kind):
-            return f"{name} is {entry[name]!r}; it is {what}"
-    if odd := [name for name in entry if not isinstance(name, str)]:
-        return f"{odd[0]} is no name of a setting"
-    return ""
 
 
 def _fill(value: Any, places: Mapping[str, str], path: Path) -> Any:

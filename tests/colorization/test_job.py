@@ -377,7 +377,7 @@ def test_what_changed_is_colored_again(model: Path, tmp_path: Path, capsys: pyte
     with pytest.raises(UserError, match=r"b\.png: was changed since pretint wrote it; name another folder"):
         stood()
     (out / "b.png").unlink()
-    (out / ".pretint-colorize.jsonl").write_bytes(b'{"target": [\n\xff\n{}\n[]\n"x"\n{"target": "a.png", "notes": 5}\n')
+    (out / ".pretint-colorize.jsonl").write_bytes(b'{"target": [\n\xff\n{"target": "a.p\n')
     assert [stood(), stood()] == [0, 3]
     assert (
         pretint.cli.main(["colorize", str(model), str(album), "--out", str(out), "--size", "32", "--device", "cpu"])
@@ -507,7 +507,7 @@ def test_two_processes_into_one_folder(model: Path, tmp_path: Path) -> None:
 
 
 def test_what_is_no_file_at_the_place_of_ours(model: Path, tmp_path: Path) -> None:
-    """A pipe would be waited for without end; a link would have its target written to."""
+    """A pipe is no result of ours; a link at the place of a half-written one would have its target written to."""
     image(40, 30).save(tmp_path / "a.jpg")
     out, victim = tmp_path / "out", tmp_path / "victim"
     out.mkdir()
@@ -519,13 +519,6 @@ def test_what_is_no_file_at_the_place_of_ours(model: Path, tmp_path: Path) -> No
     (out / "a.jpg").unlink()
     (out / ".a.jpg.part").symlink_to(victim)
     assert colorize(model, [tmp_path / "a.jpg"], settings).written and not (out / "a.jpg").is_symlink()
-    (out / "a.jpg").unlink()
-    (out / ".pretint-colorize.jsonl").unlink()
-    for make in (os.mkfifo, lambda path: path.symlink_to(victim)):
-        make(out / ".pretint-colorize.jsonl")
-        with pytest.raises(UserError, match=r"pretint-colorize\.jsonl: cannot be written"):
-            colorize(model, [tmp_path / "a.jpg"], settings)
-        (out / ".pretint-colorize.jsonl").unlink()
     assert victim.read_text() == "mine"
 
 

@@ -91,18 +91,13 @@ def test_the_run_refuses_to_pass_that_step_again(failed: Path, capsys: pytest.Ca
     ("name", "content", "said"),
     [
         ("evidence.json", None, "nothing to replay"),
-        ("evidence.json", "{}", "has the file been edited"),
-        ("evidence.json", {"step": 0, "samples": [-8, 0]}, "has the file been edited"),
-        ("evidence.json", {"micro_batch": 0}, "has the file been edited"),
-        ("evidence.json", {"images": []}, "has the file been edited"),
-        ("evidence.json", {"step": 10**9, "samples": [8 * 10**9 - 8, 8 * 10**9]}, "not of one run"),
         ("checkpoint.pt", None, "checkpoint"),
         ("settings.yaml", "seed: no", "settings.yaml"),
     ],
 )
 def test_bad_evidence(
     name: str,
-    content: str | dict[str, object] | None,
+    content: str | None,
     said: str,
     failed: Path,
     tmp_path: Path,
@@ -111,8 +106,6 @@ def test_bad_evidence(
     [folder] = (failed / "nonfinite").iterdir()
     for file in folder.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
-    if isinstance(content, dict):
-        content = json.dumps(json.loads((tmp_path / name).read_text()) | content)
     (tmp_path / name).unlink()
     if content is not None:
         (tmp_path / name).write_text(content)

@@ -67,7 +67,13 @@ def absorb(network: nn.Module, example: Tensor) -> list[str]:
                 layer.bias = nn.Parameter(shift if layer.bias is None else layer.bias * scale + shift)
                 rest = list(norm.children()) or [nn.Identity()]  # timm's may hold the activation that follows
             else:
-                rest = [_channel_affine(scale, shift), *norm.children()]
+                # A convolution that scales and shifts every channel.
+                affine: nn.Conv2d = nn.utils.skip_init(nn.Conv2d, len(scale), len(scale), 1, groups=len(scale))
+                affine = affine.to(scale)
+                assert affine.bias is not None
+                affine.weight.copy_(scale.view(-1, 1, 1, 1))
+                affine.bias.copy_(shift)
+                rest = [affine, *norm.children()]
                 separate.append(call.name)
             _replace(network, norm, rest[0] if len(rest) == 1 else nn.Sequential(*rest))
         try:
@@ -89,16 +95,6 @@ def _layer_before(node: Node, makers: dict[Node, nn.Module], graph: Trace) -> La
     layer = makers.get(node)
     assert layer is None or isinstance(layer, LAYERS)
     return layer if graph.uses[node] == 1 else None
-
-
-def _channel_affine(scale: Tensor, shift: Tensor) -> nn.Conv2d:
-    """Return the convolution that scales and shifts every channel."""
-    channels = len(scale)
-    layer: nn.Conv2d = nn.utils.skip_init(nn.Conv2d, channels, channels, 1, groups=channels).to(scale)
-    layer.weight.copy_(scale.view(-1, 1, 1, 1))
-    assert layer.bias is not None
-    layer.bias.copy_(shift)
-    return layer
 
 
 def _replace(network: nn.Module, old: nn.Module, new: nn.Module) -> None:

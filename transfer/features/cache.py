@@ -227,7 +227,19 @@ class Entry:
         """Load the blocks that are intact, up to the first damaged one; the rest is dropped."""
         path = self.folder / "blocks.jsonl"
         content = path.read_bytes() if path.is_file() else b""
-        blocks = _parse_blocks(content, self.rows, list(self.columns))
+        blocks: list[CacheBlock] = []
+        for line in content.splitlines(keepends=True):
+            try:
+                values = json.loads(line)
+                del values["check"]
+                skipped = [(int(row), str(key), str(reason)) for row, key, reason in values["skipped"]]
+                block = CacheBlock(**{**values, "skipped": skipped})
+                follows = block.first == (blocks[-1].last if blocks else 0) and block.first < block.last <= self.rows
+                if block.line() != line or not follows or block.checksums.keys() != self.columns.keys():
+                    break
+            except (ValueError, TypeError, KeyError):  # cut by a kill, or damaged
+                break
+            blocks.append(block)
         claimed = blocks[-1].last if blocks else 0
         for column, dims in self.columns.items():
             row_bytes = dims * np.dtype(_TYPES[self.storage]).itemsize
@@ -317,24 +329,6 @@ def require_room(folder: Path, entries: Sequence[Entry]) -> None:
             f"{folder}: features need {needed / 1e9:.3g} GB, and {free / 1e9:.3g} GB are free; make room, name another "
             "cache folder, or pool to fewer dimensions"
         )
-
-
-def _parse_blocks(content: bytes, rows: int, columns: list[str]) -> list[CacheBlock]:
-    """Return the blocks that a file lists, up to the first damaged line."""
-    blocks: list[CacheBlock] = []
-    for line in content.splitlines(keepends=True):
-        try:
-            values = json.loads(line)
-            del values["check"]
-            skipped = [(int(row), str(key), str(reason)) for row, key, reason in values["skipped"]]
-            block = CacheBlock(**{**values, "skipped": skipped})
-            follows = block.first == (blocks[-1].last if blocks else 0) and block.first < block.last <= rows
-            if block.line() != line or not follows or block.checksums.keys() != set(columns):
-                break
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-            break
-        blocks.append(block)
-    return blocks
 
 
 def _count_intact(path: Path, column: str, row_bytes: int, blocks: Sequence[CacheBlock]) -> int:

@@ -330,7 +330,11 @@ def _networks(jobs: Sequence[ExtractionJob]) -> list[Network]:
 def _compute_rows(
     jobs: Sequence[ExtractionJob], rgb: Tensor, good: NDArray[np.bool_], key: Callable[[int], str], place: ComputeConfig
 ) -> Iterator[dict[str, NDArray[Any]]]:
-    """Yield the rows of a batch for every job: stage -> (B, dims), with zeros where an image cannot be read."""
+    """Yield the rows of a batch for every job: stage -> (B, dims), with zeros where an image cannot be read.
+
+    Raises:
+        UserError: features are not finite, or would not be in the storage's type.
+    """
     if not jobs:
         return
     storage = jobs[0][2].storage
@@ -341,7 +345,21 @@ def _compute_rows(
             stages = [maps.float() for maps in _stages(network, rgb, place).values()]
             for rule in [rule for user, rule, _ in jobs if user is network]:
                 pooled += [pool(maps, rule) for maps in stages]
-        _require_finite(jobs, pooled, storage, key)
+        named = [(network.name, stage) for network, _, entry in jobs for stage in entry.columns]
+        peaks = torch.stack([vectors.abs().amax() for vectors in pooled]).cpu()
+        for (name, stage), peak, vectors in zip(named, peaks.tolist(), pooled, strict=True):
+            if peak < _OVERFLOW[storage]:
+                continue
+            bad = int((~(vectors.abs() < _OVERFLOW[storage])).any(1).nonzero()[0])
+            if np.isfinite(peak):
+                raise UserError(
+                    f"{name}, stage {stage}: a feature of {key(bad)} is {peak:.3g}, too great for float16; give "
+                    "--storage float32"
+                )
+            raise UserError(
+                f"{name}, stage {stage}: features of {key(bad)} are not finite; its weights are useless, or, if "
+                "precision is bf16, they need fp32"
+            )
     dtype = getattr(torch, storage)
     # One copy from the device for all of them.
     flat = torch.cat([vectors.to(dtype).flatten() for vectors in pooled]).cpu().numpy() if pooled else np.zeros(0)
@@ -355,27 +373,6 @@ def _compute_rows(
                 rows[good] = readable_rows
             columns[stage], start = rows, start + len(rgb) * dims
         yield columns
-
-
-def _require_finite(
-    jobs: Sequence[ExtractionJob], pooled: Sequence[Tensor], storage: Storage, key: Callable[[int], str]
-) -> None:
-    """Raise a ``UserError`` for features that are not finite, or would not be in the storage's type."""
-    names = [(network.name, stage) for network, _, entry in jobs for stage in entry.columns]
-    peaks = torch.stack([vectors.abs().amax() for vectors in pooled]).cpu()
-    for (network, stage), peak, vectors in zip(names, peaks.tolist(), pooled, strict=True):
-        if peak < _OVERFLOW[storage]:
-            continue
-        bad = int((~(vectors.abs() < _OVERFLOW[storage])).any(1).nonzero()[0])
-        if np.isfinite(peak):
-            raise UserError(
-                f"{network}, stage {stage}: a feature of {key(bad)} is {peak:.3g}, too great for float16; give "
-                "--storage float32"
-            )
-        raise UserError(
-            f"{network}, stage {stage}: features of {key(bad)} are not finite; its weights are useless, or, if "
-            "precision is bf16, they need fp32"
-        )
 
 
 def _stages(network: Network, rgb: Tensor, place: ComputeConfig) -> dict[str, Tensor]:

@@ -74,14 +74,32 @@ class ProbeSweep:
         """
         for features, targets in feed:
             if self.done in self._rungs:
-                self._drop()
+                # The better half of every stage's classifiers goes on.
+                kept: dict[FeatureKey, list[int]] = {}
+                for stage in self._stages():
+                    ranked = self._ranked(stage)
+                    for _, cell, head in ranked[: (len(ranked) + 1) // 2]:
+                        kept.setdefault(cell, []).append(head)
+                self.heads = {cell: heads for cell, heads in self.heads.items() if cell in kept}
+                for cell, heads in self.heads.items():
+                    heads.keep(sorted(kept[cell]))
             factor = rate_factor(self.protocol, self.done, self.steps)
             for cell, heads in self.heads.items():
                 heads.step(features[cell], targets, factor)
             self.done += 1
             after()
         assert self.done == self.steps
-        return [self._winner(stage) for stage in self._stages()]
+        winners = []
+        for stage in self._stages():
+            if len(self.held_targets):
+                score, cell, head = self._ranked(stage)[0]
+                heads = self.heads[cell]
+                winners.append(BestHead(cell, heads.settings[head]._asdict(), score, heads.classifier(head)))
+            else:
+                ((cell, heads),) = ((cell, heads) for cell, heads in self.heads.items() if cell.stage == stage)
+                assert len(heads) == 1, "a choice needs held-out images"
+                winners.append(BestHead(cell, heads.settings[0]._asdict(), None, heads.classifier(0)))
+        return winners
 
     def state(self) -> dict[str, Any]:
         """Return all that the next step depends on, besides protocol and images."""
@@ -98,17 +116,6 @@ class ProbeSweep:
     def _stages(self) -> list[str]:
         return list(dict.fromkeys(cell.stage for cell in self.heads))
 
-    def _drop(self) -> None:
-        """Keep the better half of every stage's classifiers."""
-        kept: dict[FeatureKey, list[int]] = {}
-        for stage in self._stages():
-            ranked = self._ranked(stage)
-            for _, cell, head in ranked[: (len(ranked) + 1) // 2]:
-                kept.setdefault(cell, []).append(head)
-        self.heads = {cell: heads for cell, heads in self.heads.items() if cell in kept}
-        for cell, heads in self.heads.items():
-            heads.keep(sorted(kept[cell]))
-
     def _ranked(self, stage: str) -> list[tuple[float, FeatureKey, int]]:
         """Return the classifiers of a stage, the best first; equal ones in the order of the grid."""
         scores = [
@@ -118,14 +125,6 @@ class ProbeSweep:
             for head, score in enumerate(self._holdout(cell))
         ]
         return sorted(scores, key=lambda entry: -entry[0])
-
-    def _winner(self, stage: str) -> BestHead:
-        if len(self.held_targets):
-            score, cell, head = self._ranked(stage)[0]
-            return BestHead(cell, self.heads[cell].settings[head]._asdict(), score, self.heads[cell].classifier(head))
-        ((cell, heads),) = ((cell, heads) for cell, heads in self.heads.items() if cell.stage == stage)
-        assert len(heads) == 1, "a choice needs held-out images"
-        return BestHead(cell, heads.settings[0]._asdict(), None, heads.classifier(0))
 
     def _holdout(self, cell: FeatureKey) -> list[float]:
         """Return the score of every classifier of a cell on the held-out images; -1 where one has diverged."""

@@ -54,6 +54,18 @@ def write_report(run: Path) -> Path:
     steps = setting(settings, "training", "steps")
     # What was skipped in training, or was mended: key and reason, each once.
     skipped = dict.fromkeys((str(record["key"]), str(record["reason"])) for record in of_kind(records, "skipped"))
+    groups = {str(name): values for name, values in settings.items() if isinstance(values, dict)}
+    groups["other"] = {name: value for name, value in settings.items() if not isinstance(value, dict)}
+    calls: dict[str, Any] | None = None  # the times of the job's calls, with the facts and versions of the last one
+    if starts := of_kind(records, "start"):
+        last = starts[-1]
+        calls = {
+            "resumed": [record["step"] for record in starts[1:]],
+            "first": _start_time(starts[0]),
+            "last": _start_time(last),
+            "facts": {name: _text(last[name]) for name in last if name not in ("kind", "step", "time", "versions")},
+            "versions": {name: _text(value) for name, value in last["versions"].items()},
+        }
     facts: dict[str, Any] = {
         "name": run.resolve().name,
         "path": str(run),
@@ -61,8 +73,12 @@ def write_report(run: Path) -> Path:
         "speed": speed_panels(records),
         "samples": newest_samples(run),
         "skipped": list(skipped),
-        "settings": _setting_groups(settings),
-        "calls": _calls(records),
+        "settings": {
+            group: {str(name): _text(value) for name, value in values.items()}
+            for group, values in groups.items()
+            if values
+        },
+        "calls": calls,
         "done": max((record["step"] for record in of_kind(records, "step")), default=0),
         "asked": steps if isinstance(steps, int) else None,
     }
@@ -143,17 +159,6 @@ def _finetuning_facts(run: Path, settings: Settings, records: Sequence[Record]) 
     }
 
 
-def _setting_groups(settings: Settings) -> dict[str, dict[str, str]]:
-    """Return settings by group, as text; those of no group come last."""
-    groups = {name: values for name, values in settings.items() if isinstance(values, dict)}
-    groups["other"] = {name: value for name, value in settings.items() if not isinstance(value, dict)}
-    return {
-        str(group): {str(name): _text(value) for name, value in values.items()}
-        for group, values in groups.items()
-        if values
-    }
-
-
 def _text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
@@ -164,24 +169,5 @@ def _text(value: Any) -> str:
     return str(value)
 
 
-def _calls(records: Sequence[Record]) -> dict[str, Any] | None:
-    """Return the times of the job's calls on this run, with the facts and the versions of the last one."""
-    starts = of_kind(records, "start")
-    if not starts:
-        return None
-    last = starts[-1]
-    versions = last.get("versions")
-    return {
-        "resumed": [record["step"] for record in starts[1:]],
-        "first": _start_time(starts[0]),
-        "last": _start_time(last),
-        "facts": {name: _text(last[name]) for name in last if name not in ("kind", "step", "time", "versions")},
-        "versions": {str(name): _text(value) for name, value in versions.items()} if isinstance(versions, dict) else {},
-    }
-
-
 def _start_time(record: Record) -> str:
-    try:
-        return f"{datetime.fromtimestamp(record['time'], UTC):%Y-%m-%d %H:%M} UTC"
-    except (KeyError, TypeError, ValueError, OverflowError, OSError):
-        return "at an unknown time"
+    return f"{datetime.fromtimestamp(record['time'], UTC):%Y-%m-%d %H:%M} UTC"

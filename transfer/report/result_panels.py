@@ -124,12 +124,20 @@ def _panel(anchor: str, group: Sequence[Result], sheets: dict[str, dict[str, Any
             for name in row_names(columns)
             if rows[name].variant == rule
         ]
+    several = len({column.first.mode for column in columns}) > 1
+    colors = iter(_colors(section))
+    header = []  # network, mode and color in the chart, for every column of the table
+    for network in section.networks:
+        for column in network.modes:
+            header.append({"label": column.label, "mode": column.first.mode if several else "", "color": next(colors)})
+        if network.gaps:
+            header.append({"label": network.modes[0].label, "mode": "gap", "color": ""})
     return panel | {
         "by_class": by_class,
         "headline": _headline(columns),
         "figures": _figures(anchor, section),
         "published": published(*group),
-        "header": _header(section),
+        "header": header,
         "rows": _rows(section),
         "variants": any(row.variant for column in columns for row in column.first.rows),
         "shots": any(len(row.outcomes) > 1 for row in first.rows),
@@ -250,19 +258,6 @@ def _colors(section: Section) -> list[str]:
         colors += [color_of(kind, counts.get(kind, 0))] * len(network.modes)
         counts[kind] = counts.get(kind, 0) + 1
     return colors
-
-
-def _header(section: Section) -> list[dict[str, str]]:
-    """Return network, mode and color in the chart, for every column of the table."""
-    several = len({column.first.mode for column in section.columns}) > 1
-    colors = iter(_colors(section))
-    header = []
-    for network in section.networks:
-        for column in network.modes:
-            header.append({"label": column.label, "mode": column.first.mode if several else "", "color": next(colors)})
-        if network.gaps:
-            header.append({"label": network.modes[0].label, "mode": "gap", "color": ""})
-    return header
 
 
 def _rows(section: Section) -> list[dict[str, Any]]:

@@ -211,9 +211,15 @@ class DetectionTask(Task):
         if settings.head.form == "fast":
             for source, file in ((self.train, settings.proposals), (self.test, settings.test_proposals)):
                 self.proposals[id(source)] = open_proposals(file or settings.proposals, source)
-        self.train_digest, self.test_digest = (
-            digest_of(source, self.classes, self._annotations(source)) for source in (self.train, self.test)
-        )
+        digests = []
+        for source in (self.train, self.test):
+            proposed = hashlib.sha256()
+            if (proposals := self.proposals.get(id(source))) is not None:
+                for index in range(len(source)):
+                    proposed.update(proposals.boxes(index).tobytes() + b"\n")
+            objects = [b"".join(array.tobytes() for array in source.objects(index)) for index in range(len(source))]
+            digests.append(digest_of(source, self.classes, b"\n".join([*objects, proposed.digest()])))
+        self.train_digest, self.test_digest = digests
         head = settings.head
         self.about = (
             f"{'Faster' if head.form == 'faster' else 'Fast'} R-CNN on {head.neck}, "
@@ -240,15 +246,6 @@ class DetectionTask(Task):
         settings = self.settings
         proposals = self._proposals(source)
         return DetectionViews(source, settings.size, settings.sizes.longest, proposals[0] if proposals else None)
-
-    def _annotations(self, source: BoxDataset) -> bytes:
-        """Return the objects of all images as bytes, and a digest of their proposals."""
-        digest = hashlib.sha256()
-        if (proposals := self.proposals.get(id(source))) is not None:
-            for index in range(len(source)):
-                digest.update(proposals.boxes(index).tobytes() + b"\n")
-        objects = [b"".join(array.tobytes() for array in source.objects(index)) for index in range(len(source))]
-        return b"\n".join([*objects, digest.digest()])
 
     def _proposals(self, part: ImageDataset) -> list[Proposals] | None:
         """Return the proposals of the source that some images are from, if it has any."""

@@ -20,7 +20,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from pretext.backbones.contract import Stage
 from pretext.errors import UserError
 from transfer.tasks.alignment import FeatureAxis, FeatureNetwork, grids, stage_of
-from transfer.tasks.regions import Anchors, LastStages, Pool, start_of, take_last_stages
+from transfer.tasks.regions import Anchors, Pool, start_of, take_last_stages
 from transfer.tasks.task import Float32
 
 _FINEST = 4
@@ -134,7 +134,17 @@ class Detector(nn.Module):
             parts["rpn"] = _proposal_network(head, levels, channels)
         box: nn.Module
         if head.box == "stage":
-            box, width = _last_stages(features, used, head), features.stages[-1].channels
+            start = start_of(features, used, head.box_after)
+            box, width = take_last_stages(features, start.name), features.stages[-1].channels
+            weight = next(box.parameters(), torch.zeros(0))
+            try:
+                with torch.no_grad():
+                    box.eval()(weight.new_zeros(1, start.channels, head.pooled, head.pooled))
+            except RuntimeError as error:
+                raise UserError(
+                    f"head.pooled is {head.pooled}: the layers after {start.name} need more places; AlexNet takes 6"
+                ) from error
+            box.train()
             self.rates = {"head.boxes.box_head.": 1.0}  # of the backbone, whatever the rate of the head
         else:
             box, width = TwoMLPHead(channels * head.pooled**2, head.width), head.width
@@ -262,26 +272,6 @@ def neck_stages(features: FeatureNetwork, head: DetectHeadSettings) -> list[Stag
     if head.box == "stage":
         start_of(features, used, head.box_after)
     return used
-
-
-def _last_stages(features: FeatureNetwork, used: Sequence[Stage], head: DetectHeadSettings) -> LastStages:
-    """Take the last stages out of the backbone, for boxes that are read from the ``used`` stages.
-
-    Raises:
-        UserError: they cannot be taken out, or need more places than boxes are pooled to.
-    """
-    start = start_of(features, used, head.box_after)
-    box = take_last_stages(features, start.name)
-    weight = next(box.parameters(), torch.zeros(0))
-    try:
-        with torch.no_grad():
-            box.eval()(weight.new_zeros(1, start.channels, head.pooled, head.pooled))
-    except RuntimeError as error:
-        raise UserError(
-            f"head.pooled is {head.pooled}: the layers after {start.name} need more places; AlexNet takes 6"
-        ) from error
-    box.train()
-    return box
 
 
 def _proposal_network(head: DetectHeadSettings, levels: list[FeatureAxis], channels: int) -> nn.Module:

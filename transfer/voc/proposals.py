@@ -54,8 +54,18 @@ def open_proposals(path: str, source: BoxDataset) -> Proposals:
     wanted = {source.stem(index) for index in range(len(source))}
     for file in files:
         for stem, boxes in _read_file(Path(file).expanduser()):
-            if stem in wanted:
-                known[stem] = _check_boxes(file, stem, boxes)
+            if stem not in wanted:
+                continue
+            if boxes.ndim != 2 or boxes.shape[1] != 4 or boxes.dtype.kind not in "iuf":
+                raise UserError(
+                    f"{file}: the boxes of {stem} are {boxes.dtype} of the shape {boxes.shape}, not numbers (n, 4)"
+                )
+            wide: NDArray[np.float64] = boxes.astype(np.float64)
+            if not (np.abs(wide) < 2**24).all():  # also if it is NaN
+                raise UserError(f"{file}: a box of {stem} has a coordinate that is no number, or beyond any image")
+            if (wide[:, 2:] < wide[:, :2]).any():
+                raise UserError(f"{file}: a box of {stem} ends before it begins; boxes are left, top, right, bottom")
+            known[stem] = wide.astype(np.float32)
     missing = [index for index in range(len(source)) if source.stem(index) not in known]
     if missing:
         raise UserError(
@@ -180,15 +190,3 @@ def _read_file(path: Path) -> Iterator[tuple[str, Any]]:
     except Exception as problem:  # damaged bytes make scipy and zipfile raise nearly anything
         reason = "it holds more than numbers" if "pickle" in str(problem) else " ".join(str(problem).split())[:200]
         raise UserError(f"{path}: cannot be read: {reason or type(problem).__name__}; make it again") from problem
-
-
-def _check_boxes(file: str, stem: str, boxes: Any) -> ProposalBoxes:
-    """Return boxes from a file as float32 (n, 4), or raise a UserError."""
-    if boxes.ndim != 2 or boxes.shape[1] != 4 or boxes.dtype.kind not in "iuf":
-        raise UserError(f"{file}: the boxes of {stem} are {boxes.dtype} of the shape {boxes.shape}, not numbers (n, 4)")
-    wide: NDArray[np.float64] = boxes.astype(np.float64)
-    if not (np.abs(wide) < 2**24).all():  # also if it is NaN
-        raise UserError(f"{file}: a box of {stem} has a coordinate that is no number, or beyond any image")
-    if (wide[:, 2:] < wide[:, :2]).any():
-        raise UserError(f"{file}: a box of {stem} ends before it begins; boxes are left, top, right, bottom")
-    return wide.astype(np.float32)

@@ -205,7 +205,25 @@ class _Studio:
     async def colored(self, request: Request) -> Response:
         identity = request.path_params["identity"]
         sent = await read_object(request)
-        look, full = _parse_look(sent), sent.get("full") is True
+        hints = sent.get("hints", [])
+        if not isinstance(hints, list) or len(hints) > _HINTS or not all(isinstance(hint, dict) for hint in hints):
+            raise HTTPException(400, f"Hints are a list of at most {_HINTS}.")
+        temperature, saturation = _number(sent, "temperature", 0.01, 10), _number(sent, "saturation", 0, 4)
+        points = []
+        for hint in hints:
+            x, y, radius = _number(hint, "x", 0, 1), _number(hint, "y", 0, 1), _number(hint, "radius", 0, 0.5)
+            color = hint.get("color")
+            if not isinstance(color, str) or not _COLOR.fullmatch(color):
+                raise HTTPException(400, "A hint's color is #rrggbb.")
+            points.append((x, y, radius, color))
+        reference = sent.get("reference") or ""
+        look = ViewSettings(
+            temperature=temperature,
+            saturation=saturation,
+            hints=tuple(points),
+            reference=reference if isinstance(reference, str) else "",
+        )
+        full = sent.get("full") is True
         kind: Format = "png" if full and sent.get("format") == "png" else "jpeg"
 
         def job() -> tuple[bytes, list[str]]:
@@ -241,27 +259,6 @@ def _jpeg(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=95, subsampling=0)
     return buffer.getvalue()
-
-
-def _parse_look(sent: dict[str, Any]) -> ViewSettings:
-    hints = sent.get("hints", [])
-    if not isinstance(hints, list) or len(hints) > _HINTS or not all(isinstance(hint, dict) for hint in hints):
-        raise HTTPException(400, f"Hints are a list of at most {_HINTS}.")
-    temperature, saturation = _number(sent, "temperature", 0.01, 10), _number(sent, "saturation", 0, 4)
-    points = []
-    for hint in hints:
-        x, y, radius = _number(hint, "x", 0, 1), _number(hint, "y", 0, 1), _number(hint, "radius", 0, 0.5)
-        color = hint.get("color")
-        if not isinstance(color, str) or not _COLOR.fullmatch(color):
-            raise HTTPException(400, "A hint's color is #rrggbb.")
-        points.append((x, y, radius, color))
-    reference = sent.get("reference") or ""
-    return ViewSettings(
-        temperature=temperature,
-        saturation=saturation,
-        hints=tuple(points),
-        reference=reference if isinstance(reference, str) else "",
-    )
 
 
 def _number(sent: dict[str, Any], name: str, least: float, most: float) -> float:

@@ -187,7 +187,26 @@ class _Part:
         chosen = sent.get("chosen")
         if chosen not in ("first", "second"):
             raise HTTPException(400, "An answer is first or second.")
-        is_saved = self.store.answer(who.number, number, chosen == "first", _parse_shown(sent))
+
+        def measured(name: str, most: float) -> float | None:
+            value = sent.get(name)
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                return None
+            return float(value) if 0 <= value <= most else None
+
+        # A browser's report on the trial; impossible values become None.
+        frames, hidden, layout = measured("frames", 1e7), sent.get("hidden"), sent.get("layout")
+        shown = ShownPair(
+            shown_ms=measured("shown_ms", 1e9),
+            frames=None if frames is None else int(frames),
+            longest_frame_ms=measured("longest_frame_ms", 1e9),
+            hidden=hidden if isinstance(hidden, bool) else None,
+            response_ms=measured("response_ms", 1e10),
+            layout=layout if layout in _LAYOUTS else None,
+            side_px=measured("side_px", 1e5),
+            pixel_ratio=measured("pixel_ratio", 100),
+        )
+        is_saved = self.store.answer(who.number, number, chosen == "first", shown)
         result: dict[str, Any] = {"kept": is_saved, "state": self._state(self._known(identity))}
         if is_saved and number < self.facts.practice:
             result["fake"] = "first" if self.store.trial(who.number, number).fake_first else "second"
@@ -237,25 +256,3 @@ def _parse_trial(sent: dict[str, Any]) -> int:
     if type(number) is not int or not 0 <= number < 2**31:
         raise HTTPException(400, "A trial has a number.")
     return number
-
-
-def _parse_shown(sent: dict[str, Any]) -> ShownPair:
-    """Parse a browser's report on a trial; impossible values become None."""
-
-    def number(name: str, most: float) -> float | None:
-        value = sent.get(name)
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            return None
-        return float(value) if 0 <= value <= most else None
-
-    frames, hidden, layout = number("frames", 1e7), sent.get("hidden"), sent.get("layout")
-    return ShownPair(
-        shown_ms=number("shown_ms", 1e9),
-        frames=None if frames is None else int(frames),
-        longest_frame_ms=number("longest_frame_ms", 1e9),
-        hidden=hidden if isinstance(hidden, bool) else None,
-        response_ms=number("response_ms", 1e10),
-        layout=layout if layout in _LAYOUTS else None,
-        side_px=number("side_px", 1e5),
-        pixel_ratio=number("pixel_ratio", 100),
-    )

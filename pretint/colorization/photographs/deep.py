@@ -75,7 +75,21 @@ def read_deep(image: Image.Image, file: Path | bytes) -> DeepPixels:
         return DeepPixels(_convert_gray(image), _color_key_alpha(samples[..., None], image), loaded=True)
     kind = _UNASSOCIATED
     if isinstance(image, TiffImagePlugin.TiffImageFile):
-        samples = _read_tiff(file)
+        with tifffile.TiffFile(BytesIO(file) if isinstance(file, bytes) else file) as opened:
+            page = opened.pages.first
+            try:
+                samples = page.asarray()
+            except ValueError as error:
+                if "imagecodecs" not in str(error):
+                    raise
+                form = getattr(page.compression, "name", page.compression)
+                raise UserError(
+                    f"16 bits, {form}-compressed, needs imagecodecs: pip install 'pretint[color]'"
+                ) from error
+            if page.axes.startswith("S"):
+                samples = np.moveaxis(samples, 0, -1)
+        samples = np.asarray(samples, np.uint16)
+        samples = samples[..., None] if samples.ndim == 2 else samples
         kind = (*image.tag_v2.get(TiffImagePlugin.EXTRASAMPLES, ()), 0)[0]
     else:
         from torchvision.io import ImageReadMode, decode_png
@@ -114,23 +128,6 @@ def _head(file: Path | bytes, size: int = 32) -> bytes:
         return file[:size]
     with file.open("rb") as opened:
         return opened.read(size)
-
-
-def _read_tiff(file: Path | bytes) -> NDArray[Any]:
-    """Read a TIFF: (H, W, samples), uint16."""
-    with tifffile.TiffFile(BytesIO(file) if isinstance(file, bytes) else file) as opened:
-        page = opened.pages.first
-        try:
-            samples = page.asarray()
-        except ValueError as error:
-            if "imagecodecs" not in str(error):
-                raise
-            kind = getattr(page.compression, "name", page.compression)
-            raise UserError(f"16 bits, {kind}-compressed, needs imagecodecs: pip install 'pretint[color]'") from error
-        if page.axes.startswith("S"):
-            samples = np.moveaxis(samples, 0, -1)
-    samples = np.asarray(samples, np.uint16)
-    return samples[..., None] if samples.ndim == 2 else samples
 
 
 def _convert_gray(image: Image.Image) -> NDArray[Any]:

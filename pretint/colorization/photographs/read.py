@@ -153,7 +153,16 @@ def open_photograph(
     except MemoryError as error:
         raise ImageError(key, "larger than memory allows") from error
     except Exception as error:  # damaged bytes make Pillow raise nearly anything
-        raise ImageError(key, _reason(error, file)) from error
+        if isinstance(error, OSError) and error.strerror:
+            raise ImageError(key, f"cannot be read ({error.strerror})") from error
+        if isinstance(error, UnidentifiedImageError) or isinstance(file, bytes):
+            try:  # by pretext.data.decode, whose words then tell why
+                decode(file if isinstance(file, bytes) else file.read_bytes()[: 1 << 20], "")
+            except ImageError as image_error:
+                raise ImageError(key, image_error.reason) from error
+        message = " ".join(str(error).split())
+        damage = "truncated" if "truncated" in message.lower() else "damaged"
+        raise ImageError(key, f"{damage}: {message or type(error).__name__}") from error
 
 
 @contextlib.contextmanager
@@ -304,16 +313,3 @@ def _is_lossless_webp(file: Path | bytes) -> bool:
             length = int.from_bytes(head[4:], "little")
             opened.seek(length + length % 2, 1)
     return False
-
-
-def _reason(error: Exception, file: Path | bytes) -> str:
-    """Return why an image could not be opened, in the words of ``pretext.data.decode``, which tries again."""
-    if isinstance(error, OSError) and error.strerror:
-        return f"cannot be read ({error.strerror})"
-    if isinstance(error, UnidentifiedImageError) or isinstance(file, bytes):
-        try:
-            decode(file if isinstance(file, bytes) else file.read_bytes()[: 1 << 20], "")
-        except ImageError as image_error:
-            return image_error.reason
-    message = " ".join(str(error).split())
-    return f"{'truncated' if 'truncated' in message.lower() else 'damaged'}: {message or type(error).__name__}"

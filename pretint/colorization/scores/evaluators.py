@@ -275,7 +275,18 @@ class TopClass(Evaluator):
         for name in ("mean", "std"):
             self.register_buffer(name, torch.tensor(config[name]).view(1, 3, 1, 1))
         self.place: Tensor
-        self.register_buffer("place", torch.tensor(_match_classes(model, net, classes)))
+        outputs = int(getattr(net, "num_classes", 0))
+        places = list(range(outputs)) if outputs == len(classes) else []
+        if outputs == 1000:  # of ImageNet, by the WordNet names of its folders
+            outputs_by_name = {name: output for output, name in enumerate(ImageNetInfo().label_names())}
+            if all(name in outputs_by_name for name in classes):
+                places = [outputs_by_name[name] for name in classes]
+        if not places:
+            raise UserError(
+                f"classifier {model}: it knows {outputs:,} classes, and the images have {len(classes)} "
+                f"({', '.join(classes[:3])}, ...); folders named n01440764, ... go with the 1,000 of ImageNet"
+            )
+        self.register_buffer("place", torch.tensor(places))
 
     @torch.inference_mode()
     def forward(self, rgb: Tensor, labels: Tensor) -> Tensor:
@@ -284,21 +295,6 @@ class TopClass(Evaluator):
         seen = F.interpolate(rgb.float() / 255, size=side, mode="bicubic", align_corners=False, antialias=True)
         scores: Tensor = self.net((seen.clamp(0, 1) - self.mean) / self.std)
         return scores.argmax(1) == self.place[labels]
-
-
-def _match_classes(model: str, net: nn.Module, classes: Sequence[str]) -> list[int]:
-    """Return the output of the classifier that stands for each class of the data."""
-    outputs = int(getattr(net, "num_classes", 0))
-    if outputs == 1000:  # of ImageNet, by the WordNet names of its folders
-        outputs_by_name = {name: output for output, name in enumerate(ImageNetInfo().label_names())}
-        if all(name in outputs_by_name for name in classes):
-            return [outputs_by_name[name] for name in classes]
-    if outputs == len(classes):
-        return list(range(outputs))
-    raise UserError(
-        f"classifier {model}: it knows {outputs:,} classes, and the images have {len(classes)} "
-        f"({', '.join(classes[:3])}, ...); folders named n01440764, ... go with the 1,000 of ImageNet"
-    )
 
 
 def _replace_pool(block: nn.Module, pool: Callable[[Tensor], Tensor]) -> None:
@@ -335,11 +331,6 @@ class Evaluators(NamedTuple):
         """All networks that are not missing."""
         networks = (self.lpips, self.features, self.classifier)
         return [network for network in networks if network is not None]
-
-    @property
-    def fields(self) -> list[str]:
-        """The fields that they add to the records."""
-        return ["lpips"] * (self.lpips is not None) + ["right"] * (self.classifier is not None)
 
     @property
     def width(self) -> int:

@@ -14,7 +14,7 @@ from torch import Tensor
 from pretext.color import rgb_to_ab
 from pretext.data.source import ImageDataset
 from pretext.errors import ImageError
-from pretint.colorization.scores.ledger import Ledger, ScoreRecord
+from pretint.colorization.scores.ledger import Ledger
 
 _AHEAD = 8  # images decoded while others are scored
 
@@ -140,11 +140,6 @@ def square(image: Image.Image, size: int) -> Pixels:
     left, top = (image.width - side) / 2, (image.height - side) / 2
     box = (left, top, left + side, top + side)
     return np.array(image.resize((size, size), Image.Resampling.BICUBIC, box=box, reducing_gap=3.0))
-
-
-def is_state(record: ScoreRecord) -> bool:
-    """Whether a record is of the ledger of images: "kept", "gray" or why it cannot be read; and a digest of pixels."""
-    return all(isinstance(record.get(name), str) for name in ("state", "pixels"))
 
 
 def is_gray(pixels: Pixels, threshold: float) -> bool:

@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,10 +23,10 @@ from pretext.gamut import TEMPERATURE, Gamut
 from pretext.prior import load_prior, rebalancing_weights
 from pretint.colorization.networks import LARGEST, ColorRange
 from pretint.colorization.scores.evaluators import Evaluators, open_panel
-from pretint.colorization.scores.images import ScoredImages, is_state
+from pretint.colorization.scores.images import ScoredImages
 from pretint.colorization.scores.ledger import Ledger, slug
 from pretint.colorization.scores.methods import BASELINES, COLDEST, ScoredMethod, open_method
-from pretint.colorization.scores.record import is_score, record_features, record_scores
+from pretint.colorization.scores.record import record_features, record_scores
 from pretint.colorization.scores.table import (
     INTERVAL,
     METRICS,
@@ -174,12 +173,11 @@ def score(
         for folder in sorted({folder.resolve() for folder in (out, *folders)}):
             locks.enter_context(lock_folder(folder, "scoring there", waited=True))
         shared = identity | {"judges": [evaluator.digest for evaluator in panel.present]}
-        is_valid = partial(is_score, pixels=settings.size**2, n_bins=len(Gamut(neighbors=1)), judged=panel.fields)
         ledgers = [
-            Ledger(folder, method.name, shared | {"scored": method.identity}, is_valid, panel.width)
+            Ledger(folder, method.name, shared | {"scored": method.identity}, panel.width)
             for folder, method in zip(folders, by_word.values(), strict=True)
         ]
-        circle = _circle(settings, source, Ledger(out, "images", identity, is_state))
+        circle = _circle(settings, source, Ledger(out, "images", identity))
         record_scores(circle, methods, ledgers, panel, settings.batch, device)
         if len(circle.kept) < 2:
             skipped = circle.skipped
@@ -194,7 +192,7 @@ def score(
                 continue
             colors = ColorRange()
             for index in circle.kept:
-                colors.add_range(ledger[index].get("ab"))
+                colors.add_range(ledger[index]["ab"])
             notes += [f"{method.name}: {line}" for line in (method.warning, colors.describe_uniform()) if line]
         scores = _scores(settings, circle, lines, panel, disjoint, against, identity, out, tuple(notes))
         write_atomically(scores.file, scores.json())
@@ -246,8 +244,8 @@ def _disjoint(
         return _Disjoint(None, "one half of the method's images, to the truth of the other half")
     source = open_dataset(settings.disjoint)
     identity = _identity(settings, settings.disjoint, source)
-    circle = _circle(settings, source, Ledger(out, "disjoint-images", identity, is_state))
-    ledger = Ledger(out, "disjoint", identity | {"judges": panel.features.digest}, width=panel.width)
+    circle = _circle(settings, source, Ledger(out, "disjoint-images", identity))
+    ledger = Ledger(out, "disjoint", identity | {"judges": panel.features.digest}, panel.width)
     record_features(circle, ledger, panel.features, settings.batch, device)
     scored_pixels = {scored.seen[index]["pixels"] for index in scored.kept}
     disjoint = [index for index in circle.kept if circle.seen[index]["pixels"] not in scored_pixels and index in ledger]

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,9 @@ class Ledger:
         folder: the folder of the files; made if it does not exist.
         name: the start of the file names; the hash of the identity is added.
         identity: plain values: everything that a record depends on, except the image.
-        is_valid: checks the fields of a record that was read, except its index.
         width: the length of a row; 0 for no rows.
 
-    Raises (every method): UserError, the files cannot be read or written, or have been edited.
+    Raises (every method): UserError, the files cannot be read or written.
     """
 
     def __init__(
@@ -37,7 +36,6 @@ class Ledger:
         folder: Path,
         name: str,
         identity: Mapping[str, Any],
-        is_valid: Callable[[ScoreRecord], bool] = lambda record: True,
         width: int = 0,
     ) -> None:
         header = json.dumps({"identity": identity}, sort_keys=True)
@@ -53,13 +51,15 @@ class Ledger:
                 with self.path.open("r+b") as file:
                     file.truncate(end)
             if lines := content[:end].splitlines():
-                self._read(lines, header, is_valid)
+                assert lines[0] == header.encode(), self.path
+                for place, record in enumerate(map(json.loads, lines[1:])):
+                    self._order[record["index"]], self._records[record["index"]] = place, record
             else:
                 self._append(self.path, f"{header}\n".encode())
             if width:
                 size = len(self) * width * 4
                 with self._rows_path.open("ab") as file:
-                    if file.tell() < size:  # not the work of a kill: a row is written before its line
+                    if file.tell() < size:  # a row is written before its line, but a power cut may lose it alone
                         raise UserError(f"{self._rows_path}: shorter than {self.path.name} says; remove both files")
                     file.truncate(size)
         except OSError as error:
@@ -95,27 +95,10 @@ class Ledger:
         stored = np.memmap(self._rows_path, "<f4", "r", shape=(len(self), self.width))
         return np.asarray(stored[[self._order[index] for index in indices]], np.float32)
 
-    def _read(self, lines: Sequence[bytes], header: str, is_valid: Callable[[ScoreRecord], bool]) -> None:
-        if lines[0] != header.encode():
-            raise self._edit_error(1)
-        for number, line in enumerate(lines[1:], 2):
-            try:
-                record = json.loads(line)
-                if not isinstance(record, dict) or type(index := record.get("index")) is not int or index < 0:
-                    raise ValueError
-                if index in self._records or not is_valid(record):
-                    raise ValueError
-            except ValueError as error:
-                raise self._edit_error(number) from error
-            self._order[index], self._records[index] = number - 2, record
-
     @staticmethod
     def _append(path: Path, content: bytes) -> None:
         with path.open("ab") as file:
             file.write(content)
-
-    def _edit_error(self, number: int) -> UserError:
-        return UserError(f"{self.path}: pretint score did not write line {number}; remove the file to score again")
 
     def _file_error(self, error: OSError) -> UserError:
         return UserError(

@@ -98,7 +98,25 @@ def open_method(word: str, device: torch.device, temperature: float, seed: int) 
         }
         return ScoredMethod(word, BASELINES[word], identity, None, baselines[word])
     if word == SCRIBBLES or word.startswith(f"{SCRIBBLES}@"):
-        return _open_scribbles(word, seed)
+        path, options = _parse_options(word)
+        count = int(options.get("hints", 0))
+        if options.keys() != {"hints"} or not count or path != Path(SCRIBBLES):
+            raise UserError(f"{word}: color spreads from hints; say how many, and nothing else: {SCRIBBLES}@hints=10")
+
+        def color(batch: ScoreBatch) -> Tensor:
+            truth = batch.lab[:, 1:]
+            hints, mask = hints_from_truth(truth, batch.indices, count, seed)
+            results = []
+            for lightness, ab, hinted in zip(batch.lab[:, 0], hints, mask, strict=True):
+                pixels = hinted.flatten().nonzero()[:, 0].cpu().numpy()
+                colors = ab.flatten(1).T.double().cpu().numpy()[pixels]
+                results.append(torch.from_numpy(propagate(lightness.double().cpu().numpy(), pixels, colors).ab))
+            return torch.stack(results).to(truth)
+
+        about = f"{_count_hints(count)} of {_SIDE} x {_SIDE} pixels from the truth, spread by Levin et al. 2004"
+        return ScoredMethod(
+            word, about, {"method": SCRIBBLES, "hints": count, "side": _SIDE, "seed": seed}, None, color
+        )
     return _open_network(word, device, temperature, seed)
 
 
@@ -118,26 +136,6 @@ def hints_from_truth(truth: Tensor, indices: list[int], count: int, seed: int) -
     settings = HintSettings(sampled=True, smallest=_SIDE, largest=_SIDE)
     hints, mask = sample_hints(truth, numbers, seed, settings, count=count)
     return hints, mask
-
-
-def _open_scribbles(word: str, seed: int) -> ScoredMethod:
-    path, options = _parse_options(word)
-    count = int(options.get("hints", 0))
-    if options.keys() != {"hints"} or not count or path != Path(SCRIBBLES):
-        raise UserError(f"{word}: color spreads from hints; say how many, and nothing else: {SCRIBBLES}@hints=10")
-
-    def color(batch: ScoreBatch) -> Tensor:
-        truth = batch.lab[:, 1:]
-        hints, mask = hints_from_truth(truth, batch.indices, count, seed)
-        results = []
-        for lightness, ab, hinted in zip(batch.lab[:, 0], hints, mask, strict=True):
-            pixels = hinted.flatten().nonzero()[:, 0].cpu().numpy()
-            colors = ab.flatten(1).T.double().cpu().numpy()[pixels]
-            results.append(torch.from_numpy(propagate(lightness.double().cpu().numpy(), pixels, colors).ab))
-        return torch.stack(results).to(truth)
-
-    about = f"{_count_hints(count)} of {_SIDE} x {_SIDE} pixels from the truth, spread by Levin et al. 2004"
-    return ScoredMethod(word, about, {"method": SCRIBBLES, "hints": count, "side": _SIDE, "seed": seed}, None, color)
 
 
 def _open_network(word: str, device: torch.device, temperature: float, seed: int) -> ScoredMethod:

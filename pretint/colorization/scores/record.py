@@ -18,9 +18,7 @@ from pretint.colorization.scores.evaluators import Evaluators, FeatureExtractor
 from pretint.colorization.scores.images import ScoredImage, ScoredImages, planes
 from pretint.colorization.scores.ledger import Ledger, ScoreRecord
 from pretint.colorization.scores.methods import ScoreBatch, ScoredMethod
-from pretint.colorization.scores.metrics import WHOLE, areas_by_bin, colorfulness, squared_error, ssim, sums_by_bin
-
-_RANGES = {"error": (0, 255**2), "ssim": (-1.01, 1.01), "cf": (0, 1e3), "cf_abs": (0, 1e3), "lpips": (-1, 1e3)}
+from pretint.colorization.scores.metrics import areas_by_bin, colorfulness, squared_error, ssim, sums_by_bin
 
 
 def record_scores(
@@ -133,32 +131,6 @@ def score_batch(
         lists = {name: values.tolist() for name, values in sparse.items()}
         records.append({"index": index, **lists, **{name: column[row] for name, column in columns.items()}})
     return records, rows
-
-
-def is_score(record: ScoreRecord, pixels: int, n_bins: int, judged: Sequence[str]) -> bool:
-    """Whether a record is one of ``score_batch``.
-
-    Args:
-        record: any JSON object.
-        pixels: the number of pixels of an image.
-        n_bins: Q.
-        judged: the fields of the networks that judge.
-    """
-    columns: list[Any] = [record.get(name) for name in ("bins", "pixels", "areas")]
-    if not all(isinstance(column, list) and all(type(value) is int for value in column) for column in columns):
-        return False
-    bins, counts, areas = columns
-    if not len(bins) == len(counts) == len(areas) or bins != sorted({*bins} & {*range(n_bins)}):
-        return False
-    if min(counts, default=0) < 1 or sum(counts) != pixels:
-        return False
-    if not all(0 <= area <= WHOLE * count for area, count in zip(areas, counts, strict=True)):
-        return False
-    if "right" in judged and type(record.get("right")) is not bool:
-        return False
-    # NaN lies in no range.
-    numbers: list[tuple[str, Any]] = [(name, record.get(name)) for name in _RANGES if name != "lpips" or name in judged]
-    return all(type(value) in (int, float) and _RANGES[name][0] <= value <= _RANGES[name][1] for name, value in numbers)
 
 
 def to_rgb(lightness: Tensor, ab: Tensor) -> Tensor:

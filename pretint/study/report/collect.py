@@ -1,6 +1,5 @@
 """The numbers of a study, from its finished cells: a board for every evaluation."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -137,7 +136,17 @@ def collect_results(plan: StudyPlan, shelf: CellStore) -> StudyResults:
         )
         for board in drafts
     )
-    runs, remarks = _runs(plan, shelf)
+    runs, remarks = list[_Run](), list[str]()
+    for cell in [cell for cell in plan.cells if cell.command == PRETRAIN and shelf.is_finished(cell)]:
+        folder = shelf.folder(cell)
+        try:
+            settings = run_settings(folder, {"training.batch_size": int, "objective.name": str})
+            runs.append(_Run(cell, settings, read_journal(folder)))
+        except UserError as error:
+            remarks.append(f"without minutes and color health of {cell.name}: {error}")
+    silent = [run.cell.name for run in runs if not run.seconds]
+    if silent:
+        remarks.append(f"without minutes of {', '.join(silent)}: no journal there, or none that tells the speed")
     costs, health = {}, {}
     for variant in plan.variants:
         finished = [run for run in runs if run.cell.variant == variant]
@@ -145,8 +154,17 @@ def collect_results(plan: StudyPlan, shelf: CellStore) -> StudyResults:
             devices = [str(start.get("device")) for run in timed for start in run.records if start["kind"] == "start"]
             seconds, steps = fmean(run.seconds for run in timed), timed[0].cell.steps
             costs[variant] = StudyCost(seconds, steps, steps * timed[0].batch, ", ".join(dict.fromkeys(devices)))
-        if values := _health(finished):
-            health[variant] = values
+        colored = [run for run in finished if run.settings["objective"]["name"] != "labels"]
+        looks = [record for run in colored for record in [r for r in run.records if r["kind"] == "health"][-1:]]
+        if looks:
+            values = {}
+            for key in HEALTH:
+                # The journal's word for NaN is null.
+                if numbers := [look[key] for look in looks if look.get(key) is not None]:
+                    values[key] = fmean(numbers), deviation(numbers)
+            starts = [record for run in colored for record in run.records if record["kind"] == "start"]
+            held_out = max((start["held_out"] for start in starts), default=0)
+            health[variant] = ColorDiagnostics(values, int(looks[0]["step"]), len(looks), held_out)
     missing: list[Missing] = []
     failed: dict[str, str] = {}
     for cell in {cell.key: cell for cell in plan.cells}.values():
@@ -242,38 +260,3 @@ class _Run(NamedTuple):
     def seconds(self) -> float:
         """Time that it took; 0 if its journal does not tell."""
         return training_seconds(self.records, self.batch)
-
-
-def _runs(plan: StudyPlan, shelf: CellStore) -> tuple[list[_Run], list[str]]:
-    """Return the finished runs, and remarks on files that cannot be used."""
-    runs, remarks = [], []
-    for cell in [cell for cell in plan.cells if cell.command == PRETRAIN and shelf.is_finished(cell)]:
-        folder = shelf.folder(cell)
-        try:
-            settings = run_settings(folder, {"training.batch_size": int, "objective.name": str})
-            runs.append(_Run(cell, settings, read_journal(folder)))
-        except UserError as error:
-            remarks.append(f"without minutes and color health of {cell.name}: {error}")
-    silent = [run.cell.name for run in runs if not run.seconds]
-    if silent:
-        remarks.append(f"without minutes of {', '.join(silent)}: no journal there, or none that tells the speed")
-    return runs, remarks
-
-
-def _health(runs: Sequence[_Run]) -> ColorDiagnostics | None:
-    looks: list[Record] = []
-    held_out = 0
-    for run in runs:
-        if run.settings["objective"]["name"] == "labels":
-            continue
-        looks += [record for record in run.records if record["kind"] == "health"][-1:]
-        counts = [start.get("held_out") for start in run.records if start["kind"] == "start"]
-        held_out = max([held_out, *(count for count in counts if isinstance(count, int))])
-    if not looks:
-        return None
-    values = {}
-    for key in HEALTH:
-        numbers = [look[key] for look in looks if isinstance(look.get(key), (int, float)) and math.isfinite(look[key])]
-        if numbers:
-            values[key] = fmean(numbers), deviation(numbers)
-    return ColorDiagnostics(values, int(looks[0]["step"]), len(looks), held_out)

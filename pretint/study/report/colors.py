@@ -39,7 +39,7 @@ MEASURE = "auc_balanced"
 """The metric in a study's main table."""
 KEPT = "colors.json"
 SHEET = "figures.png"
-_FORMAT = "pretint study colors 1"
+_FORMAT = "pretint study colors 2"
 _SHEETS = 1  # raised when a sheet changes its look
 _SCORES = "scores"  # a folder in the study's: results for each image of methods that are no run
 _COUNT = 8
@@ -95,9 +95,9 @@ def colors(plan: StudyPlan, shelf: CellStore, folder: Path) -> tuple[ColorScores
         folder: folder of the study, where the scores are kept.
     """
     kept: dict[str, Any] = {}
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # damaged: they are computed again
+    if (folder / KEPT).is_file():
         content = json.loads((folder / KEPT).read_text(encoding="utf-8"))
-        kept = dict(content["evaluations"]) if content["format"] == _FORMAT else {}
+        kept = content["evaluations"] if content["format"] == _FORMAT else {}
     names = [name for name, entry in plan.evaluations.items() if entry.get("command") == "score"]
     results = []
     for name in names:
@@ -116,7 +116,7 @@ def colors(plan: StudyPlan, shelf: CellStore, folder: Path) -> tuple[ColorScores
             against = named.most_common(1)[0][0] if named else next(iter(finished))
         of = [against, {variant: [[cell.seed, cell.key] for cell in cells] for variant, cells in finished.items()}]
         remark = ""
-        if _from_kept(name, kept.get(name), "") is None or kept[name]["of"] != of:
+        if name not in kept or kept[name]["of"] != of:
             try:
                 runs = {cell.key: str(shelf.folder(cell)) for cell in plan.cells}
                 seeds = {variant: [runs[cell.after] for cell in cells] for variant, cells in finished.items()}
@@ -135,43 +135,42 @@ def colors(plan: StudyPlan, shelf: CellStore, folder: Path) -> tuple[ColorScores
 
 
 def _from_kept(name: str, kept: Any, remark: str) -> ColorScores | None:
-    """Return the colors in the kept file, see ``Scores.json``; None if there are none, or they are damaged.
+    """Return the colors in the kept file, see ``Scores.json``; None if there are none.
 
     Args:
         name: name of the evaluation.
         kept: its entry in the file.
         remark: why they could not be computed today.
     """
-    try:
-        seeds = {variant: tuple(seed for seed, _ in cells) for variant, cells in kept["of"][1].items()}
-        facts = dict(kept["scores"])
-        abouts, methods = facts.pop("metrics"), facts.pop("methods")
-        against, footer, notes, skipped = (facts.pop(key) for key in ("against", "footer", "notes", "skipped"))
-        lines = []
-        for method in methods:
-            estimates: dict[str, dict[str, Estimate]] = {"scores": {}, "differences": {}}
-            for part, by_metric in estimates.items():
-                for key, value in method[part].items():
-                    mean = math.inf if value["value"] is None else value["value"]
-                    low, high = (math.nan if value[end] is None else value[end] for end in ("low", "high"))
-                    by_metric[key] = Estimate(mean, low, high)
-            lines.append(
-                ScoreRow(method["method"], method["about"], method["identity"], **estimates, spreads=method["spreads"])
-            )
-        scores = Scores(
-            tuple(lines),
-            tuple(metric._replace(about=abouts[metric.key]) for metric in METRICS if metric.key in abouts),
-            against,
-            facts,
-            tuple(footer),
-            tuple(notes),
-            tuple((key, reason) for key, reason in skipped),
-            Path(),
-        )
-        again = f"these are of an earlier time, as they cannot be scored anew: {remark}" if remark else ""
-        return ColorScores(name, scores, again, seeds)
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError):
+    if kept is None:
         return None
+    seeds = {variant: tuple(seed for seed, _ in cells) for variant, cells in kept["of"][1].items()}
+    facts = dict(kept["scores"])
+    abouts, methods = facts.pop("metrics"), facts.pop("methods")
+    against, footer, notes, skipped = (facts.pop(key) for key in ("against", "footer", "notes", "skipped"))
+    lines = []
+    for method in methods:
+        estimates: dict[str, dict[str, Estimate]] = {"scores": {}, "differences": {}}
+        for part, by_metric in estimates.items():
+            for key, value in method[part].items():
+                mean = math.inf if value["value"] is None else value["value"]
+                low, high = (math.nan if value[end] is None else value[end] for end in ("low", "high"))
+                by_metric[key] = Estimate(mean, low, high)
+        lines.append(
+            ScoreRow(method["method"], method["about"], method["identity"], **estimates, spreads=method["spreads"])
+        )
+    scores = Scores(
+        tuple(lines),
+        tuple(metric._replace(about=abouts[metric.key]) for metric in METRICS if metric.key in abouts),
+        against,
+        facts,
+        tuple(footer),
+        tuple(notes),
+        tuple((key, reason) for key, reason in skipped),
+        Path(),
+    )
+    again = f"these are of an earlier time, as they cannot be scored anew: {remark}" if remark else ""
+    return ColorScores(name, scores, again, seeds)
 
 
 class Figures(NamedTuple):

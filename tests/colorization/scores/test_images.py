@@ -11,7 +11,7 @@ from PIL import Image
 
 from pretext.data.source import digest_of_keys
 from pretext.errors import ImageError
-from pretint.colorization.scores.images import ScoredImages, is_gray, is_state, square
+from pretint.colorization.scores.images import ScoredImages, is_gray, square
 from pretint.colorization.scores.ledger import Ledger
 
 
@@ -122,7 +122,7 @@ def test_gray_means_no_color_beyond_the_threshold() -> None:
 
 
 def test_the_state_of_an_image_is_kept_in_files(tmp_path: Path) -> None:
-    circle = ScoredImages(Told("cgxc"), 16, 5.0, 0, 0, Ledger(tmp_path, "images", {}, is_state))
+    circle = ScoredImages(Told("cgxc"), 16, 5.0, 0, 0, Ledger(tmp_path, "images", {}))
     assert len(list(circle.pairs(set()))) == 2
-    again = ScoredImages(Told("cgxc"), 16, 5.0, 0, 0, Ledger(tmp_path, "images", {}, is_state))
+    again = ScoredImages(Told("cgxc"), 16, 5.0, 0, 0, Ledger(tmp_path, "images", {}))
     assert (again.kept, again.gray, again.skipped) == (circle.kept, 1, [("2.png", "damaged")])

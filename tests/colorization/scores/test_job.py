@@ -454,62 +454,6 @@ def test_on_real_images(run: Path, shared_data: Path, tmp_path: Path) -> None:
     assert numbers["gray"]["cf"] < 1 < 15 < numbers["truth"]["cf"]
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"bins": "x"},
-        {"bins": [999]},
-        {"bins": [1.5]},
-        {"bins": None},
-        {"areas": [10**30]},
-        {"areas": [-1]},
-        {"areas": []},
-        {"pixels": [5]},
-        {"pixels": [[1]]},
-        {"error": "x"},
-        {"error": None},
-        {"error": -1.0},
-        {"error": 10**400},
-        {"ssim": [1, 2]},
-        {"ssim": math.nan},
-        {"cf": True},
-        {"cf_abs": math.inf},
-    ],
-)
-def test_records_that_somebody_edited(scored_once: Path, tmp_path: Path, change: dict[str, object]) -> None:
-    folder = edited(scored_once, "gray-", change, tmp_path)
-    with pytest.raises(UserError, match=r"gray-\w+\.jsonl: pretint score did not write line 3") as said:
-        scored(["gray"], scored_once / "images", out=str(folder))
-    assert "\n" not in str(said.value)
-
-
-@pytest.mark.parametrize("change", [{"state": 5}, {"state": []}, {"pixels": None}, {"index": -1}])
-def test_states_that_somebody_edited(scored_once: Path, tmp_path: Path, change: dict[str, object]) -> None:
-    folder = edited(scored_once, "images-", change, tmp_path)
-    with pytest.raises(UserError, match=r"images-\w+\.jsonl: pretint score did not write line 3"):
-        scored(["gray"], scored_once / "images", out=str(folder))
-
-
-@pytest.fixture(scope="module")
-def scored_once(tmp_path_factory: pytest.TempPathFactory, make_images: Make) -> Path:
-    folder = tmp_path_factory.mktemp("scored")
-    make_images(folder / "images", 3)
-    scored(["gray"], folder / "images", out=str(folder / "out"))
-    return folder
-
-
-def edited(once: Path, prefix: str, change: dict[str, object], to: Path) -> Path:
-    """A copy of what was kept, in whose file of that prefix the third line is changed."""
-    shutil.copytree(once / "out", to / "out")
-    (file,) = (to / "out").glob(f"{prefix}*.jsonl")
-    lines = file.read_text().splitlines()
-    record = json.loads(lines[2])
-    assert record.keys() >= change.keys()
-    lines[2] = json.dumps(record | change)
-    file.write_text("\n".join(lines) + "\n")
-    return to / "out"
-
-
 def test_an_image_alone_in_its_size(run: Path, tmp_path: Path, make_images: Make) -> None:
     folder = make_images(tmp_path / "x", 2)
     Image.new("RGB", (1, 300), (200, 40, 40)).save(folder / "thin.png")

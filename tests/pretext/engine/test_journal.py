@@ -10,7 +10,6 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pretext.engine.journal import Journal, read_journal, skipped_images
-from pretext.errors import UserError
 
 
 def written(folder: Path, first: int, last: int, start: int) -> None:
@@ -73,19 +72,3 @@ def test_lists_skipped_images(tmp_path: Path) -> None:
     journal.close()
     assert skipped_images(tmp_path) == [("a.jpg", "truncated")]
     assert skipped_images(tmp_path / "nowhere") == []
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        "nonsense",
-        "[]",
-        '{"kind": "step"}',
-        '{"step": "one"}',
-        *(f'{{"kind": "speed", "step": 1, "images_per_second": {one}}}' for one in ('"x"', "[]", "true", -1, "NaN")),
-    ],
-)
-def test_an_edited_journal_is_named(tmp_path: Path, line: str) -> None:
-    (tmp_path / "journal.jsonl").write_text(f'{line}\n{{"kind": "step", "step": 1}}\n')
-    with pytest.raises(UserError, match=r"journal\.jsonl: line 1 is no journal record"):
-        read_journal(tmp_path)

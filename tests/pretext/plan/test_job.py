@@ -88,7 +88,7 @@ def test_the_disk_is_that_of_a_real_run(planned: Plan, run: Path) -> None:
     # The samples once more, and a few records that are not counted, such as each call's versions.
     assert planned.tensorboard == pytest.approx(taken("tensorboard/*"), rel=0.33)
     # Color recall lists a number per bin: as more held-out images are seen, more numbers are no null.
-    assert planned.journal == pytest.approx(taken("journal.jsonl"), rel=0.33)
+    assert planned.journal == pytest.approx(taken("journal.jsonl"), rel=0.5)
     assert planned.disk == pytest.approx(taken("**/*.*"), rel=0.1)
 
 
