@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from evaluating import images
+from evaluations import images
 
 import pretint.cli
 from pretext.engine.run import lock_run, write_checkpoint

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from launching import Launcher
 from PIL import Image
+from processes import Launcher
 from skimage.color import rgb2lab
 from tiers import one_fast
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from browsing import Site, serving
-from painters import file_of, photograph
+from browser import Site, serving
 from PIL import Image
+from studio_files import file_of, photograph
 
 import pretint.cli
 from pretext.engine.signals import ExitStatus

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from coloring import colored
+from photograph_colors import colored
 from PIL import Image
 from skimage.color import lab2rgb, rgb2lab
 

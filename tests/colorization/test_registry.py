@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from coloring import colored
+from photograph_colors import colored
 from PIL import Image
 from torch.nn import functional as F
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from coloring import colored
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from photograph_colors import colored
 
 from pretext.errors import UserError
 from pretint.colorization.hints import from_points

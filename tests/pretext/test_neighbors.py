@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from launching import Launcher, Trained
+from processes import Launcher, Trained
 
 from pretext.engine.checkpoint import load_checkpoint
 from pretext.engine.journal import read_journal

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from launching import Launcher
+from processes import Launcher
 from tiers import one_fast
 
 import pretint.cli

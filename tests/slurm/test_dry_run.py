@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from sending import SETTINGS, cluster_file
+from slurm_jobs import SETTINGS, cluster_file
 
 import pretint.cli
 

@@ -5,7 +5,7 @@ import shlex
 from pathlib import Path
 
 import pytest
-from sending import (
+from slurm_jobs import (
     SETTINGS,
     Watched,
     finished,

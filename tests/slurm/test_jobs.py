@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from launching import Launcher
-from sending import (
+from processes import Launcher
+from slurm_jobs import (
     JOBS,
     PATIENCE,
     SETTINGS,

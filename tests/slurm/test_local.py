@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from sending import JOBS, PATIENCE, SETTINGS, cluster_file, losses, overview, state, until
+from slurm_jobs import JOBS, PATIENCE, SETTINGS, cluster_file, losses, overview, state, until
 
 import pretint.cli
 from pretext.backbones import BACKBONES

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from evaluating import images
-from sending import PATIENCE, cluster_file, overview, until
+from evaluations import images
+from slurm_jobs import PATIENCE, cluster_file, overview, until
 
 import pretint.cli
 from slurm import cancel, states

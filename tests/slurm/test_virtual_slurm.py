@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from sending import PATIENCE
+from slurm_jobs import PATIENCE
 from virtual_slurm import names, processes
 from virtual_slurm.__main__ import main
 from virtual_slurm.cluster import VirtualCluster

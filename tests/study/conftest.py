@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from evaluating import images
+from evaluations import images
 
 SMALL = """
 about: Does it run?

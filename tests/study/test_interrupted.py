@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from launching import KILLS
+from processes import KILLS
 
 from pretext.engine.journal import read_journal
 from pretext.engine.run import newest_checkpoint

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from launching import PATIENCE
+from processes import PATIENCE
 
 import pretint.cli
 import pretint.study.local_runner

@@ -6,7 +6,7 @@ from zlib import crc32
 
 import numpy as np
 import pytest
-from evaluating import images
+from evaluations import images
 from PIL import Image
 
 

@@ -5,9 +5,9 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
+from fake_results import ranked, truth
 from hypothesis import given
 from hypothesis import strategies as st
-from judging import ranked, truth
 from numpy.typing import NDArray
 from scipy.stats import binomtest, ttest_ind
 from sklearn.metrics import average_precision_score

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from evaluating import QUICK, Blow, images, in_process, numbers
+from evaluations import QUICK, Blow, images, in_process, numbers
 from tiers import one_fast
 
 import pretint.cli

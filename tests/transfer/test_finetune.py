@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from detecting import by_coco, by_the_rules
-from launching import Launcher, Trained
+from detections import by_coco, by_the_rules
 from PIL import Image
+from processes import Launcher, Trained
 from shapes import make_devkit
 from sklearn.metrics import average_precision_score, jaccard_score
 from tiers import one_fast

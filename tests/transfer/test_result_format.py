@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from judging import result, row
+from detections import images
+from fake_results import result, row
 
 from pretext.errors import UserError
-from tests.detecting import images
 from transfer.metrics import BoxAP, Detections, MeanIoU
 from transfer.results import Result, read_result, write_result
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from judging import answers, ranked, result, row, truth
+from fake_results import answers, ranked, result, row, truth
 
 from pretext.errors import UserError
 from transfer.metrics import AveragePrecision

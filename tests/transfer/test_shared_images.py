@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from devkits import save, write_devkit, write_masks
-from evaluating import QUICK, images
+from evaluations import QUICK, images
 
 from pretext.errors import UserError
 from pretext.settings import settings_from

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from judging import STAGES, answers, ranked, result, row
+from fake_results import STAGES, answers, ranked, result, row
 from rich.console import Console
 from rich.table import Table
 

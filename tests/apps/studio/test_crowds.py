@@ -8,11 +8,11 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from browsing import Site, serving
+from browser import Site, serving
 from hypothesis import given
 from hypothesis import strategies as st
-from painters import checkpoint, file_of, photograph
-from served import served
+from page_process import served
+from studio_files import checkpoint, file_of, photograph
 
 from pretint.apps.studio.pages import Uploads, studio_app
 from pretint.apps.studio.photographs import OpenImages

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from browsing import Site, serving, watched
-from painters import checkpoint, file_of, photograph
+from browser import Site, serving, watched
 from PIL import Image
+from studio_files import checkpoint, file_of, photograph
 
 import pretint.cli
 from pretext.errors import UserError

@@ -10,9 +10,9 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from browsing import Answered, Site, serving
-from launching import Launcher
-from studying import MakeStudy, wait_until_served, write_images
+from browser import Answered, Site, serving
+from processes import Launcher
+from turing_studies import MakeStudy, wait_until_served, write_images
 
 from pretint.apps.turing.pages import study_app
 from pretint.apps.turing.results import result_lines

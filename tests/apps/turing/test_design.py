@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from launching import Launcher
 from PIL import Image
-from studying import wait_until_served, write_images
+from processes import Launcher
+from turing_studies import wait_until_served, write_images
 
 import pretint.cli
 from pretext.errors import UserError

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from browsing import Answered, Site, serving
+from browser import Answered, Site, serving
 from PIL import Image
-from studying import HOSTILE, HOSTILE_ALGORITHM, MakeStudy
+from turing_studies import HOSTILE, HOSTILE_ALGORITHM, MakeStudy
 
 from pretint.apps.turing.pages import study_app
 from pretint.apps.turing.results import answers_csv, result_lines, results_json

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from browsing import Site, serving
+from browser import Site, serving
 from hypothesis import given
 from hypothesis import strategies as st
 from starlette.applications import Starlette

@@ -14,8 +14,8 @@ import pytest
 import skimage.metrics
 import timm
 import torch
-from launching import Launcher
 from PIL import Image
+from processes import Launcher
 from timm.data import ImageNetInfo
 from torch import Tensor
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from launching import Launcher, Started, Trained
+from processes import Launcher, Started, Trained
 
 from pretext.data import ClassFolder, Shards, local_copy, open_dataset, open_labeled
 from pretext.data.pack import PackSettings, pack

@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from launching import Launcher
 from PIL import Image, ImageCms
+from processes import Launcher
 from tiers import one_fast
 
 import pretint.cli

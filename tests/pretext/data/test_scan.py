@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from launching import Launcher
+from processes import Launcher
 
 from pretext.data import ClassFolder, Folder
 from pretext.data import scan as scan_module

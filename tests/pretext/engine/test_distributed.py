@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from launching import Launcher, Trained
+from processes import Launcher, Trained
 from tiers import one_fast
 
 import slurm

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from launching import PATIENCE
 from PIL import Image
+from processes import PATIENCE
 from tiers import one_fast
 from torch.utils.data import Dataset
 

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from launching import KILLS, Launcher, Started, Trained
+from processes import KILLS, Launcher, Started, Trained
 
 from pretext.data import Bundled
 from pretext.engine.signals import ENDINGS, ExitStatus

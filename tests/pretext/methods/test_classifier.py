@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from launching import Launcher, Trained
 from numpy.typing import NDArray
 from PIL import Image
+from processes import Launcher, Trained
 from torch.nn import functional as F
 
 from pretext.backbones import build_backbone

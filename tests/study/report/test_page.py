@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from browsing import laid_out
+from browser import laid_out
+from finished_studies import STEPS, finished_study, rewritten
+from html_page import Page
 from PIL import Image
-from reported import STEPS, finished_study, rewritten
 from rich.console import Console
 
 import pretint.cli
 from pretext.errors import UserError
 from pretint.study import write_study_report
 from pretint.study.report.page import read_results
-from tests.reporting import Page
 from transfer import columns
 from transfer.bootstrap import holm
 from transfer.columns import Column

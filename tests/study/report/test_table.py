@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from reported import LEVELS, finished_study, rewritten
+from fake_results import answers, row
+from finished_studies import LEVELS, finished_study, rewritten
+from html_page import Page
 from rich.console import Console
 
 from pretint.study import write_study_report
 from pretint.study.report import table as table_module
 from pretint.study.report.page import read_results
 from pretint.study.report.table import full_sheet
-from tests.judging import answers, row
-from tests.reporting import Page
 from transfer.layout import Number, Sheet
 from transfer.metrics import Row
 from transfer.report.published import TABLES

@@ -5,8 +5,8 @@ import dataclasses
 
 import pytest
 import torch
-from adapting import features, lived_in, norms, photographs, take_steps
 from torch import nn
+from trained_networks import features, lived_in, norms, photographs, take_steps
 
 from pretext.errors import UserError
 from pretext.weights.inputs import FromRgb

@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 import torch
-from adapting import features, lived_in, norms, photographs
 from torch import Tensor, nn
+from trained_networks import features, lived_in, norms, photographs
 
 from pretext.backbones import build_backbone
 from pretext.errors import UserError

@@ -4,9 +4,9 @@ import dataclasses
 
 import pytest
 import torch
-from adapting import features, lived_in, photographs, take_steps
 from torch import Tensor, nn
 from torch.nn import functional as F
+from trained_networks import features, lived_in, photographs, take_steps
 
 from pretext.backbones.contract import Backbone, Stage
 from pretext.color import rgb_to_lab

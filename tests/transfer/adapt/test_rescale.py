@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from adapting import features, live_in, lived_in, norms, photographs
 from torch import Tensor, nn
+from trained_networks import features, live_in, lived_in, norms, photographs
 
 from pretext.backbones.contract import Backbone, Stage
 from pretext.errors import UserError

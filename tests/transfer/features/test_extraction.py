@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from extracting import RULES, SIZE, Noise, extracted, in_process
+from extraction_processes import RULES, SIZE, Noise, extracted, in_process
 from tiers import one_fast
 
 import transfer.features.extraction

@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from detections import Found, Objects, boxes, by_coco, by_the_rules, images
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
-from tests.detecting import Found, Objects, boxes, by_coco, by_the_rules, images
 from transfer.metrics import Points, detections_outcome
 from transfer.metrics.box_ap import LEVELS, BoxAP, Detections
 

@@ -5,10 +5,10 @@ from itertools import product
 
 import numpy as np
 import pytest
-from judging import ranked, truth
+from detections import Found, Objects, boxes, images
+from fake_results import ranked, truth
 from numpy.typing import NDArray
 
-from tests.detecting import Found, Objects, boxes, images
 from transfer import bootstrap
 from transfer.bootstrap import centered
 from transfer.metrics import (

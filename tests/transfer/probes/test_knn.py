@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from evaluating import images
+from evaluations import images
 from numpy.typing import NDArray
 from sklearn.neighbors import KNeighborsClassifier
 from torch.nn import functional as F

@@ -11,7 +11,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
-from evaluating import MODERN, QUICK, SIDE, images
+from evaluations import MODERN, QUICK, SIDE, images
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 from torch.nn import functional as F

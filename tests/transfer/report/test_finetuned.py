@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from detections import images
+from fake_results import answers, ranked, truth
+from finished_runs import begun, both, trained, tuned
+from html_page import Page
 from PIL import Image
 
 from pretext.errors import UserError
-from tests.detecting import images
-from tests.judging import answers, ranked, truth
-from tests.reporting import Page, begun, both, trained, tuned
 from transfer.metrics import Metric, Points, Weighted, confusion, detections_outcome, segmentation_outcome
 from transfer.report import published, trainings, write_report
 

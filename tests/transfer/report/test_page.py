@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
-from browsing import laid_out
+from browser import laid_out
+from fake_results import row
+from finished_runs import begun, both, judged, known, trained
+from html_page import Page
 from PIL import Image
 
 from pretext.engine.journal import Journal
 from pretext.errors import UserError
-from tests.judging import row
-from tests.reporting import Page, begun, both, judged, known, trained
 from transfer.report import page as report
 from transfer.report import write_report
 

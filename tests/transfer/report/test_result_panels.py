@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fake_results import answers, ranked, row, truth
+from finished_runs import PHOTOS, begun, judged, known, trained
+from html_page import Page
 
-from tests.judging import answers, ranked, row, truth
-from tests.reporting import PHOTOS, Page, begun, judged, known, trained
 from transfer.metrics import MeanIoU, make_row
 from transfer.report import write_report
 from transfer.report.published import STAGES

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from fitting import tiny
+from overfit import tiny
 from torch import Tensor, nn
 from torch.nn import functional as F
 

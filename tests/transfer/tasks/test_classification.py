@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fitting import fit, known, tiny
 from hypothesis import given
 from hypothesis import strategies as st
+from overfit import fit, known, tiny
 from PIL import Image
 from torch.nn import functional as F
 

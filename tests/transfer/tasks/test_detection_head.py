@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from fitting import fit, known, tiny
+from overfit import fit, known, tiny
 from torch import Tensor, nn
 from torchvision.ops import box_iou
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 from devkits import write_masks
-from fitting import fit, known, tiny
 from hypothesis import given
 from hypothesis import strategies as st
+from overfit import fit, known, tiny
 from PIL import Image
 from torch.nn import functional as F
 

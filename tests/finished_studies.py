@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from fake_results import answers, result, row
 from PIL import Image
 
 from pretext.backbones.contract import BackboneSettings
@@ -22,7 +23,6 @@ from pretext.recipe import PretrainSettings, build_colorizer
 from pretext.settings import to_plain
 from pretint.colorization.scores.table import FORMAT
 from pretint.study.cells import PLAN, PRETRAIN, StudyCell, StudyPlan
-from tests.judging import answers, result, row
 from transfer.metrics import Row
 from transfer.results import read_result, write_result
 

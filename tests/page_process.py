@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from browsing import Site
-from launching import PATIENCE
+from browser import Site
+from processes import PATIENCE
 
 
 class Served(Site):

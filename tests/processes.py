@@ -68,7 +68,7 @@ class Launcher:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.count = folder, 0
-        command = [sys.executable, str(Path(__file__).with_name("launcher.py"))]
+        command = [sys.executable, str(Path(__file__).with_name("fork_server.py"))]
         self.env = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
         env = {**os.environ, **self.env}
         self.server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)

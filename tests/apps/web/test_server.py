@@ -13,16 +13,16 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import pytest
-from browsing import Site, serving
-from painters import checkpoint, file_of, photograph
+from browser import Site, serving
+from page_process import Served, connect, served
 from PIL import Image
-from served import Served, connect, served
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from studying import MakeStudy, make_study, write_images
+from studio_files import checkpoint, file_of, photograph
 from tiers import one_fast
+from turing_studies import MakeStudy, make_study, write_images
 
 from pretext.engine.signals import ExitStatus
 from pretint.apps.studio.pages import studio_app

@@ -1,21 +1,20 @@
-"""Runs with results, and the page that is written of them, for the tests of the report."""
+"""Runs with made-up results, for the tests of the report."""
 
 import json
 import math
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
+from fake_results import result, row
 from PIL import Image
 
 from pretext.recipe import PretrainSettings
 from pretext.settings import to_plain
-from tests.judging import result, row
 from transfer.metrics import Metric, Top1Accuracy
 from transfer.results import write_result
 
@@ -93,36 +92,6 @@ def trained(run: Path, *, skipped: int = 0) -> Path:
     for step, color in ((20, "gray"), (40, "orange")):
         Image.new("RGB", (900, 300), color).save(run / "samples" / f"{step:08d}.png")
     return run
-
-
-class Page(HTMLParser):
-    """What a browser would find: text, addresses, identifiers, tags."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.addresses: list[str] = []
-        self.identifiers: list[str] = []
-        self.tags: list[str] = []
-        self.pieces: list[str] = []
-        self.source = path.read_text(encoding="utf-8")
-        self.feed(self.source)
-        self.text = " ".join(" ".join(self.pieces).split())  # a no-break space is white space, too
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        for name, value in attrs:
-            if name in ("src", "href", "xlink:href", "srcset", "action", "data"):
-                self.addresses.append(value or "")
-            if name == "id":
-                self.identifiers.append(value or "")
-
-    def handle_data(self, data: str) -> None:
-        if not self.tags or self.tags[-1] != "style":
-            self.pieces.append(data)
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag == "style":
-            self.tags.append("")
 
 
 def tuned(

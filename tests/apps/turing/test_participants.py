@@ -6,8 +6,8 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
-from browsing import serving, watched
-from studying import HOSTILE, HOSTILE_ALGORITHM, MakeStudy
+from browser import serving, watched
+from turing_studies import HOSTILE, HOSTILE_ALGORITHM, MakeStudy
 
 from pretint.apps.turing.pages import study_app
 from pretint.apps.turing.store import Store, draw_trials

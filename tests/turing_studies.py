@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from browsing import Site
-from launching import Started
+from browser import Site
 from PIL import Image
+from processes import Started
 
 from pretint.apps.turing.design import TuringSettings, open_study
 from pretint.apps.turing.store import Store

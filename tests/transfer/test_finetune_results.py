@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from judging import answers, ranked, result, row
+from detections import images
+from fake_results import answers, ranked, result, row
 from rich.console import Console
 
 from pretext.errors import UserError
-from tests.detecting import images
 from transfer.bootstrap import centered
 from transfer.columns import columns
 from transfer.compare import compare, compare_paths, comparison_lines

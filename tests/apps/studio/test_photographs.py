@@ -1,25 +1,21 @@
 """The table: what the tool for files computes, kept in parts, so that a slider need not wait for the network."""
 
 import io
-import threading
 import zlib
 
 import numpy as np
 import pytest
-from painters import checkpoint, file_of, photograph
 from PIL import Image
+from studio_files import checkpoint, file_of, photograph
 
 from pretext.errors import UserError
 from pretint.apps.studio.photographs import SHOWN, OpenImages, ViewSettings, ab_of
-from pretint.apps.studio.worker import Client, SupersededError, TooManyRequestsError, Worker
 from pretint.colorization.hints import from_points
 from pretint.colorization.job import colorize_image
 from pretint.colorization.merge import merge_image
 from pretint.colorization.networks import NetworkColorist, open_network
 from pretint.colorization.photographs import Photograph
 from pretint.colorization.reference import ReferenceColorist, reference_colorist
-
-ME = Client("10.0.0.1", "mine")
 
 
 def pixels(image: Image.Image | bytes) -> np.ndarray:
@@ -206,39 +202,3 @@ def test_photographs_not_used_for_longest_are_put_away(tiny: NetworkColorist) ->
     assert table.get(many[-1])
     with pytest.raises(UserError):
         table.get(many[0])
-
-
-def test_of_what_waits_in_a_lane_only_the_latest_is_done() -> None:
-    workshop, begun, go_on, done = Worker(), threading.Event(), threading.Event(), []
-
-    def busy() -> str:
-        begun.set()
-        go_on.wait(60)
-        return "first"
-
-    first = workshop.submit(ME, "slider", busy)
-    assert begun.wait(60)
-    waiting = [workshop.submit(ME, "slider", lambda index=index: done.append(index)) for index in range(5)]  # type: ignore[misc]
-    other = workshop.submit(ME, "download", lambda: done.append("download"))
-    go_on.set()
-    assert first.result() == "first", "what was begun is finished"
-    other.result()
-    assert done == [4, "download"]
-    assert all(isinstance(one.exception(), SupersededError) for one in waiting[:-1])
-    failed = workshop.submit(ME, "slider", lambda: 1 / 0)
-    assert isinstance(failed.exception(), ZeroDivisionError)
-    assert workshop.submit(ME, "slider", lambda: "still there").result() == "still there"
-    workshop.close()
-
-
-def test_a_crowd_is_refused_and_a_closed_workshop_leaves_nobody_waiting() -> None:
-    workshop, begun, go_on = Worker(), threading.Event(), threading.Event()
-    workshop.submit(ME, "busy", lambda: (begun.set(), go_on.wait(60)))
-    assert begun.wait(60)
-    waiting = []
-    with pytest.raises(TooManyRequestsError):
-        for lane in range(1000):
-            waiting.append(workshop.submit(ME, lane, lambda: None))
-    workshop.close()
-    assert isinstance(waiting[-1].exception(), SupersededError)
-    go_on.set()
