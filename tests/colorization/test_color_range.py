@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from studio_files import file_of, photograph
+from colorize_files import file_of, photograph
 from torch import Tensor
 
 import pretint.cli

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from browser import Site, serving
+from colorize_files import file_of, photograph
 from PIL import Image
-from studio_files import file_of, photograph
 
 import pretint.cli
 from pretext.engine.signals import ExitStatus

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 from browser import Site, serving
+from colorize_files import checkpoint, file_of, photograph
 from hypothesis import given
 from hypothesis import strategies as st
 from page_process import served
-from studio_files import checkpoint, file_of, photograph
 
 from pretint.apps.studio.pages import Uploads, studio_app
 from pretint.apps.studio.photographs import OpenImages

@@ -5,8 +5,8 @@ import zlib
 
 import numpy as np
 import pytest
+from colorize_files import checkpoint, file_of, photograph
 from PIL import Image
-from studio_files import checkpoint, file_of, photograph
 
 from pretext.errors import UserError
 from pretint.apps.studio.photographs import SHOWN, OpenImages, ViewSettings, ab_of

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 from browser import Site, serving, watched
+from colorize_files import checkpoint, file_of, photograph
 from PIL import Image
-from studio_files import checkpoint, file_of, photograph
 
 import pretint.cli
 from pretext.errors import UserError

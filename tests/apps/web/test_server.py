@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 from browser import Site, serving
+from colorize_files import checkpoint, file_of, photograph
 from page_process import Served, connect, served
 from PIL import Image
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from studio_files import checkpoint, file_of, photograph
 from tiers import one_fast
 from turing_studies import MakeStudy, make_study, write_images
 
