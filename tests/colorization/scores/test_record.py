@@ -1,0 +1,180 @@
+"""Records of scores: a job that was stopped goes on, what is scored is not scored again, and edits are found."""
+
+import json
+import math
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from processes import Launcher
+from small_scores import Make, scored, values
+from torch import Tensor
+
+from pretext.data import Folder
+from pretext.errors import UserError
+
+
+class Stopped(Exception):
+    pass
+
+
+def lines_of(folder: Path) -> dict[str, list[str]]:
+    return {path.name: path.read_text().splitlines() for path in sorted(folder.glob("*.jsonl"))}
+
+
+def test_it_goes_on_where_it_was_stopped(
+    run: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = [str(tmp_path / name) for name in ("whole", "broken")]
+    whole = scored([run, "gray"], images, out=folders[0], batch=2)
+    import pretint.colorization.scores.record as recording
+
+    kept, calls = recording.ssim, 0
+
+    def failing(rgb: Tensor, truth: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == 6:  # in the second batch, after the first method
+            raise Stopped
+        return kept(rgb, truth)
+
+    monkeypatch.setattr(recording, "ssim", failing)
+    copy = tmp_path / "run"
+    (copy / "checkpoints").mkdir(parents=True)
+    for path in ("settings.yaml", "checkpoints/00000007.pt"):
+        (copy / path).write_bytes((run / path).read_bytes())
+    with pytest.raises(Stopped):
+        scored([copy, "gray"], images, out=folders[1], batch=2)
+    assert len(lines_of(copy / "scores").popitem()[1]) == 1 + 4, "two batches of the network"
+    monkeypatch.setattr(recording, "ssim", kept)
+    reads: list[int] = []
+    read = Folder.read
+    monkeypatch.setattr(
+        Folder, "read", lambda self, index, shorter=None: reads.append(index) or read(self, index, shorter)
+    )
+    again = scored([copy, "gray"], images, out=folders[1], batch=2)
+    assert [line.scores for line in again.lines] == [{**line.scores} for line in whole.lines], (
+        "as if it had not been stopped"
+    )
+    assert len(reads) == len(set(reads)) < 7, "what is done is not read again"
+    before = lines_of(tmp_path / "broken")
+    reads.clear()
+    scored([copy, "gray"], images, out=folders[1], batch=2)
+    assert not reads and lines_of(tmp_path / "broken") == before
+
+
+def test_an_interrupt_keeps_what_is_scored(
+    run: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import pretint.colorization.scores.record as recording
+
+    kept = recording.ssim
+
+    def asking(rgb: Tensor, truth: Tensor) -> Tensor:
+        signal.raise_signal(signal.SIGTERM)
+        return kept(rgb, truth)
+
+    monkeypatch.setattr(recording, "ssim", asking)
+    with pytest.raises(SystemExit) as stopped:
+        scored(["gray"], images, out=str(tmp_path), batch=2)
+    assert stopped.value.code == 143 and "the scores of 2 images are kept" in capsys.readouterr().err
+    assert [len(lines) for name, lines in lines_of(tmp_path).items() if name.startswith("gray")] == [3]
+
+
+@pytest.mark.slow
+def test_a_killed_one_goes_on(run: Path, make_images: Make, launcher: Launcher, tmp_path: Path) -> None:
+    folder = make_images(tmp_path / "x", 11, gray=1)
+    words = ["gray", "--images", folder, "--size", "64", "--batch", "1"]
+    broken = launcher.start("score", *words, "--out", tmp_path / "broken")
+    while broken.runs() and sum(map(len, lines_of(tmp_path / "broken").values())) < 8:
+        time.sleep(0.002)
+    broken.kill()
+    broken.wait()
+    for name in ("broken", "whole"):
+        process = launcher.start("score", *words, "--out", tmp_path / name)
+        assert process.wait() == 0, process.said
+    found = [json.loads(next((tmp_path / name).glob("*.json")).read_text()) for name in ("broken", "whole")]
+    assert found[0] == found[1]
+
+
+def test_another_network_takes_the_baselines_as_they_are(
+    run: Path, make_run: Make, images: Path, tmp_path: Path
+) -> None:
+    out = str(tmp_path / "out")
+    scored([run], images, out=out)
+    before = lines_of(tmp_path / "out")
+    other = make_run(tmp_path / "other", seed=5, objective="plain")
+    found = scored([run, other], images, out=out)
+    assert lines_of(tmp_path / "out") == before and len(lines_of(other / "scores")) == 1
+    assert values(found, "plain")["auc"] != values(found, "other")["auc"]
+    retrained = make_run(tmp_path / "other", seed=6, objective="plain")
+    assert values(scored([retrained], images, out=out), "other")["auc"] != values(found, "other")["auc"]
+
+
+def test_what_is_kept_is_json(run: Path, images: Path, tmp_path: Path) -> None:
+    found = scored([run], images, out=str(tmp_path))
+    stored = json.loads(found.file.read_text(), parse_constant=lambda name: pytest.fail(name))
+    assert stored["format"] == "pretint scores 2" and stored["n"] == 5 and found.file.parent == tmp_path
+    truth = next(one for one in stored["methods"] if one["method"] == "truth")
+    assert truth["scores"]["psnr"] == {"value": None, "low": None, "high": None}
+    assert truth["scores"]["auc"]["value"] == 1
+    own = stored["methods"][0]
+    assert own["identity"]["checkpoint"] and "auc" not in own["differences"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"bins": "x"},
+        {"bins": [999]},
+        {"bins": [1.5]},
+        {"bins": None},
+        {"areas": [10**30]},
+        {"areas": [-1]},
+        {"areas": []},
+        {"pixels": [5]},
+        {"pixels": [[1]]},
+        {"error": "x"},
+        {"error": None},
+        {"error": -1.0},
+        {"error": 10**400},
+        {"ssim": [1, 2]},
+        {"ssim": math.nan},
+        {"cf": True},
+        {"cf_abs": math.inf},
+    ],
+)
+def test_records_that_somebody_edited(scored_once: Path, tmp_path: Path, change: dict[str, object]) -> None:
+    folder = edited(scored_once, "gray-", change, tmp_path)
+    with pytest.raises(UserError, match=r"gray-\w+\.jsonl: pretint score did not write line 3") as said:
+        scored(["gray"], scored_once / "images", out=str(folder))
+    assert "\n" not in str(said.value)
+
+
+@pytest.mark.parametrize("change", [{"state": 5}, {"state": []}, {"pixels": None}, {"index": -1}])
+def test_states_that_somebody_edited(scored_once: Path, tmp_path: Path, change: dict[str, object]) -> None:
+    folder = edited(scored_once, "images-", change, tmp_path)
+    with pytest.raises(UserError, match=r"images-\w+\.jsonl: pretint score did not write line 3"):
+        scored(["gray"], scored_once / "images", out=str(folder))
+
+
+@pytest.fixture(scope="module")
+def scored_once(tmp_path_factory: pytest.TempPathFactory, make_images: Make) -> Path:
+    folder = tmp_path_factory.mktemp("scored")
+    make_images(folder / "images", 3)
+    scored(["gray"], folder / "images", out=str(folder / "out"))
+    return folder
+
+
+def edited(once: Path, prefix: str, change: dict[str, object], to: Path) -> Path:
+    """A copy of what was kept, in whose file of that prefix the third line is changed."""
+    shutil.copytree(once / "out", to / "out")
+    (file,) = (to / "out").glob(f"{prefix}*.jsonl")
+    lines = file.read_text().splitlines()
+    record = json.loads(lines[2])
+    assert record.keys() >= change.keys()
+    lines[2] = json.dumps(record | change)
+    file.write_text("\n".join(lines) + "\n")
+    return to / "out"
