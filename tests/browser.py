@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import pytest
+from waits import PATIENCE
 
 from pretint.apps.web.server import PageServer
 from pretint.apps.web.sockets import address_of, open_listener
@@ -37,7 +38,7 @@ class Site:
 
     def ask(self, path: str, body: bytes | None = None, **headers: str) -> Answered:
         """GET, or POST of a body; header names are written with underscores."""
-        connection = http.client.HTTPConnection(self.address.removeprefix("http://"), timeout=60)
+        connection = http.client.HTTPConnection(self.address.removeprefix("http://"), timeout=PATIENCE)
         try:
             named = {name.replace("_", "-"): value for name, value in headers.items()}
             connection.request("GET" if body is None else "POST", path, body, named)
@@ -85,6 +86,7 @@ def browser() -> Iterator["Browser"]:
 def watched(browser: "Browser", **context: Any) -> Iterator["Page"]:
     """A page in a context of its own, in which no script may fail, and nothing may be refused or pop up."""
     opened = browser.new_context(**context)
+    opened.set_default_timeout(1000 * PATIENCE)
     page = opened.new_page()
     troubles: list[str] = []
     page.on("pageerror", lambda error: troubles.append(str(error)))

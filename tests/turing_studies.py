@@ -1,6 +1,5 @@
 """Small studies, for the tests of theirs."""
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,6 +9,7 @@ import pytest
 from browser import Site
 from PIL import Image
 from processes import Started
+from waits import wait_until
 
 from pretint.apps.turing.design import TuringSettings, open_study
 from pretint.apps.turing.store import Store
@@ -61,9 +61,12 @@ def make_study(tmp_path: Path) -> Iterator[MakeStudy]:
 
 def wait_until_served(started: Started) -> tuple[Site, str]:
     """Where it serves, once it says so, and the path by which participants join."""
-    while "Ctrl-C stops" not in started.said:
-        assert started.runs(), started.said
-        time.sleep(0.05)
-    (line,) = [line for line in started.said.splitlines() if line.startswith("participants:")]
+
+    def serves() -> bool:
+        assert started.runs(), started.output
+        return "Ctrl-C stops" in started.output
+
+    wait_until(serves, "the study is served", describe=lambda: started.output, every=0.05)
+    (line,) = [line for line in started.output.splitlines() if line.startswith("participants:")]
     address, _, token = line.split()[1].partition("/join/")
     return Site(address), f"/join/{token}"

@@ -146,8 +146,8 @@ def test_two_processes_compute_what_one_does(method: str, launcher: Launcher, tm
         for name, value in own.items()
         for word in (f"--{group}.{name}", str(value).lower() if isinstance(value, bool) else str(value))
     ]
-    processes = launcher.together(2, "pretrain", tmp_path / "two", *words)
-    assert [process.wait() for process in processes] == [0, 0], processes[0].said
+    processes = launcher.start_ranks(2, "pretrain", tmp_path / "two", *words)
+    assert [process.wait() for process in processes] == [0, 0], processes[0].output
     assert not pretrain(tmp_path / "one", read(values))
     mine, theirs = (dict(Trained(tmp_path / name).losses) for name in ("one", "two"))
     assert mine.keys() == theirs.keys()

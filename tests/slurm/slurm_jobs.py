@@ -4,12 +4,12 @@ import json
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import yaml
+from waits import PATIENCE, wait_until
 
 import pretint.cli
 from pretext.engine.journal import read_journal
@@ -18,7 +18,6 @@ from slurm.queue import standing
 from slurm.records import SentJob, attempts, read_sent
 
 JOBS = Path("jobs")
-PATIENCE = 480.0  # seconds; of a machine that does other things too
 SETTINGS = [
     "--data.source", "bundled",
     "--data.holdout", "16",
@@ -57,10 +56,7 @@ def state(name: str) -> JobState:
 
 
 def until(done: Callable[[], object], what: str, patience: float = PATIENCE) -> None:
-    end = time.monotonic() + patience
-    while not done():
-        assert time.monotonic() < end, f"{what}: not within {patience} seconds\n{overview()}"
-        time.sleep(0.5)
+    wait_until(done, what, describe=overview, patience=patience, every=0.5)
 
 
 def overview() -> str:

@@ -15,7 +15,6 @@ import yaml
 from processes import Launcher
 from slurm_jobs import (
     JOBS,
-    PATIENCE,
     SETTINGS,
     Watched,
     child_of,
@@ -30,6 +29,7 @@ from slurm_jobs import (
     until,
 )
 from virtual_slurm.cluster import VirtualCluster
+from waits import PATIENCE
 
 import pretint.cli
 from pretext.data import Bundled
@@ -59,8 +59,8 @@ def test_two_nodes_of_two_tasks_compute_what_four_processes_do(launcher: Launche
         assert send(*(word.format(name) for word in words), nodes=2, tasks_per_node=2) == 0
     hit = Watched("pretrain-hit", "runs/hit", [signaled("USR2")])
     until(hit.look, "interrupted")
-    here = launcher.together(4, *(word.format("here") for word in words))
-    assert [one.wait() for one in here] == [0] * 4, here[0].said
+    here = launcher.start_ranks(4, *(word.format("here") for word in words))
+    assert [one.wait() for one in here] == [0] * 4, here[0].output
     finished("pretrain-slurm", "pretrain-hit")
     assert losses("runs/slurm") == losses("runs/here")
     # All four stopped after the same step, and were started again together. After a restart four processes may add
@@ -246,7 +246,7 @@ def test_a_job_that_makes_no_step_gives_up(folder: Path) -> None:
     def gave_up() -> bool:
         nonlocal requeues
         if len(starts(sent)) > requeues and stopped(sent):  # each start that stands still, however many there are
-            subprocess.run(["scontrol", "requeue", sent.id], check=True, timeout=30)
+            subprocess.run(["scontrol", "requeue", sent.id], check=True, timeout=PATIENCE)
             requeues += 1
         return not state("pretrain-x").live
 

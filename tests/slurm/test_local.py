@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from slurm_jobs import JOBS, PATIENCE, SETTINGS, cluster_file, losses, overview, state, until
+from slurm_jobs import JOBS, SETTINGS, cluster_file, losses, overview, state, until
+from waits import PATIENCE
 
 import pretint.cli
 from pretext.backbones import BACKBONES
@@ -88,7 +89,7 @@ def test_nobody_waits_for_a_job_in_the_background() -> None:
     send(executor="local")
     command = [sys.executable, "-m", "pretint", "submit", "--on", "here.yaml", *WORDS, "100000"]
     env = {**os.environ, "PYTHONPATH": str(Path(pretint.__file__).parents[1])}
-    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=300, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=PATIENCE, check=True)
     assert "pretrain-x: job " in done.stdout and state("pretrain-x").live
     assert pretint.cli.main(["jobs", "cancel", "all"]) == 0
     until(lambda: not is_held(Path(state("pretrain-x").sent.folder)), "gone")

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 from evaluations import images
-from slurm_jobs import PATIENCE, cluster_file, overview, until
+from slurm_jobs import cluster_file, overview, until
+from waits import PATIENCE
 
 import pretint.cli
 from slurm import cancel, states

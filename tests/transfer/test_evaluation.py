@@ -4,7 +4,6 @@ import fcntl
 import os
 import shutil
 import signal
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 import torch
 from evaluations import QUICK, Blow, images, in_process, numbers
 from tiers import one_fast
+from waits import wait_until
 
 import pretint.cli
 import transfer.evaluation
@@ -242,8 +242,11 @@ def test_stops_while_it_waits_for_another_process(judge: Judge, uninterrupted: J
     with file.with_name(f".{file.stem}.lock").open("a") as lock:
         fcntl.lockf(lock, fcntl.LOCK_EX)
         process = in_process(lambda: judge() and 0, log)
-        while process.is_alive() and "waiting for it" not in log.read_text():
-            time.sleep(0.01)
+        wait_until(
+            lambda: "waiting for it" in log.read_text() or not process.is_alive(),
+            "it waits for the other process",
+            describe=log.read_text,
+        )
         assert process.pid is not None
         os.kill(process.pid, signal.SIGTERM)
         process.join()

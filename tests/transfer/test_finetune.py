@@ -223,20 +223,20 @@ def test_killed_and_called_again_it_is_as_if_nothing_had_happened(
     other = Path(shutil.copytree(run, tmp_path / "other" / "run"))
     words = ("--config", tmp_path / "recipe.yaml", "--reference", "false")
     whole = launcher.start("finetune", task, run, *words)
-    assert whole.wait() == 0, whole.said
+    assert whole.wait() == 0, whole.output
     (result,) = (run / "results").glob("*.json")
     place = other / "finetuned" / result.stem
     for step in (0, 4, 8):
-        killed = launcher.start("finetune", task, other, *words)
+        killed = launcher.start("finetune", task, other, *words, hold_at=step + 2)
         Trained(place).wait_for_step(step, killed)
         if step == 4:
             killed.signal(signal.SIGUSR2)
-            assert killed.wait() in (ExitStatus.PREEMPTED, ExitStatus.COMPLETE), killed.said
+            assert killed.wait() == ExitStatus.PREEMPTED, killed.output
         else:
             killed.kill()
             killed.wait()
     again = launcher.start("finetune", task, other, *words)
-    assert again.wait() == 0, again.said
+    assert again.wait() == 0, again.output
     Trained(place).same_as(Trained(run / "finetuned" / result.stem))
     assert numbers([read_result(other / "results" / result.name)]) == numbers([read_result(result)])
 
@@ -248,9 +248,9 @@ def test_two_processes_do_what_one_does(task: str, run: Path, devkit: Path, laun
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(values))
     other = Path(shutil.copytree(run, tmp_path / "other" / "run"))
     words = ("--config", tmp_path / "recipe.yaml")
-    pair = launcher.together(2, "finetune", task, other, *words)
+    pair = launcher.start_ranks(2, "finetune", task, other, *words)
     alone = launcher.start("finetune", task, run, *words)
-    assert [one.wait() for one in (*pair, alone)] == [0, 0, 0], pair[0].said + pair[1].said + alone.said
+    assert [one.wait() for one in (*pair, alone)] == [0, 0, 0], pair[0].output + pair[1].output + alone.output
     files = sorted((run / "results").glob("*.json"))
     assert len(files) == 2, "at random, with statistics that every process must have, and pretrained"
     for file in files:

@@ -263,7 +263,7 @@ def test_latex_compiles(tmp_path: Path) -> None:
         "\\documentclass{article}\\usepackage[T1]{fontenc}\\usepackage{booktabs}\\begin{document}\n"
         f"{tables(made).latex()}\\end{{document}}\n"
     )
-    subprocess.run(["pdflatex", "-halt-on-error", "a.tex"], cwd=tmp_path, check=True, capture_output=True, timeout=60)
+    subprocess.run(["pdflatex", "-halt-on-error", "a.tex"], cwd=tmp_path, check=True, capture_output=True, timeout=600)
 
 
 def test_latex_is_whole() -> None:

@@ -26,7 +26,7 @@ from .processes import daemon, kill_steps, stop
 
 _CENTRAL = ("slurmctld", "slurmdbd", "mariadbd", "munged")
 _UP = {"idle", "mixed", "allocated", "completing"}
-_PATIENCE = 60.0  # seconds for one thing to happen that takes one or two
+_PATIENCE = 300.0  # seconds for one thing to happen that takes one or two on an idle machine
 # Small: jobs are few here, and nothing is lost that a power cut would lose.
 _DATABASE = [
     "--innodb-buffer-pool-size=32M",
@@ -262,7 +262,7 @@ class VirtualCluster:
                 capture_output=True,
                 text=True,
                 check=True,
-                timeout=30,
+                timeout=_PATIENCE,
             ).stdout
         except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
             return ""

@@ -3,6 +3,7 @@
 import io
 import json
 import socket
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ import pytest
 from browser import Site, serving, watched
 from colorize_files import checkpoint, file_of, photograph
 from PIL import Image
+from waits import PATIENCE
 
 import pretint.cli
 from pretext.errors import UserError
@@ -86,12 +88,19 @@ def shown(page: "Page") -> str:
 
 def shows(page: "Page", fits: Callable[[str], bool]) -> str:
     """What is shown, once it fits."""
-    for _ in range(600):
-        now = shown(page)
-        if fits(now):
-            return now
+    deadline = time.monotonic() + PATIENCE
+    while not fits(now := shown(page)):
+        assert time.monotonic() < deadline, "it is not shown"
         page.wait_for_timeout(50)
-    raise AssertionError("it is not shown")
+    return now
+
+
+def wait_for(page: "Page", is_true: Callable[[], object], event: str) -> None:
+    """Wait for what the browser tells, which it does only while the page waits."""
+    deadline = time.monotonic() + PATIENCE
+    while not is_true():
+        assert time.monotonic() < deadline, f"not within {PATIENCE:.0f} seconds: {event}"
+        page.wait_for_timeout(20)
 
 
 def changed(page: "Page", *before: str) -> str:
@@ -236,10 +245,7 @@ def test_by_keyboard_alone(browser: "Browser", studio: Site) -> None:
             if page.evaluate("document.activeElement.id") == "file":
                 break
         page.keyboard.press("Enter")
-        for _ in range(600):
-            if choosers:
-                break
-            page.wait_for_timeout(50)
+        wait_for(page, lambda: choosers, "the file chooser")
         choosers[0].set_files(upload(photograph()))
         page.locator("#colored").wait_for()
         before, reached = shown(page), []
@@ -345,10 +351,7 @@ def test_of_two_photographs_the_later_one_is_opened(browser: "Browser", studio: 
         page.route("**/photographs", hold)
         chosen = page.get_by_label("Choose a photograph")
         chosen.set_input_files(upload(photograph(300, 200)))
-        for _ in range(600):
-            if held:
-                break
-            page.wait_for_timeout(20)
+        wait_for(page, lambda: held, "the request")
         chosen.set_input_files(upload(photograph(90, 60)))
         page.get_by_text("All 90 \u00d7 60 pixels").wait_for()
         laid = studio.ask("/photographs", file_of(photograph(300, 200)))

@@ -3,6 +3,7 @@
 import threading
 
 import pytest
+from waits import PATIENCE
 
 from pretint.apps.studio.worker import Client, SupersededError, TooManyRequestsError, Worker
 
@@ -14,11 +15,11 @@ def test_of_what_waits_in_a_lane_only_the_latest_is_done() -> None:
 
     def busy() -> str:
         begun.set()
-        go_on.wait(60)
+        go_on.wait(PATIENCE)
         return "first"
 
     first = workshop.submit(ME, "slider", busy)
-    assert begun.wait(60)
+    assert begun.wait(PATIENCE)
     waiting = [workshop.submit(ME, "slider", lambda index=index: done.append(index)) for index in range(5)]  # type: ignore[misc]
     other = workshop.submit(ME, "download", lambda: done.append("download"))
     go_on.set()
@@ -34,8 +35,8 @@ def test_of_what_waits_in_a_lane_only_the_latest_is_done() -> None:
 
 def test_a_crowd_is_refused_and_a_closed_workshop_leaves_nobody_waiting() -> None:
     workshop, begun, go_on = Worker(), threading.Event(), threading.Event()
-    workshop.submit(ME, "busy", lambda: (begun.set(), go_on.wait(60)))
-    assert begun.wait(60)
+    workshop.submit(ME, "busy", lambda: (begun.set(), go_on.wait(PATIENCE)))
+    assert begun.wait(PATIENCE)
     waiting = []
     with pytest.raises(TooManyRequestsError):
         for lane in range(1000):

@@ -13,6 +13,7 @@ import pytest
 from browser import Answered, Site, serving
 from processes import Launcher
 from turing_studies import MakeStudy, wait_until_served, write_images
+from waits import PATIENCE, wait_until
 
 from pretint.apps.turing.pages import study_app
 from pretint.apps.turing.results import result_lines
@@ -123,10 +124,11 @@ def test_a_study_that_is_started_again_loses_no_answer(launcher: Launcher, tmp_p
     site, link = wait_until_served(first)
     pupils = [Participant(site, link) for _ in range(20)]
     together([pupil.join for pupil in pupils])
+    requests = sum(len(pupil.statuses) for pupil in pupils)
     threads = [threading.Thread(target=lambda pupil=pupil: _until_killed(pupil)) for pupil in pupils]
     for thread in threads:
         thread.start()
-    time.sleep(0.3)
+    wait_until(lambda: sum(len(pupil.statuses) for pupil in pupils) > requests + 40, "they take part")
     first.kill()
     first.wait()
     for thread in threads:
@@ -138,7 +140,7 @@ def test_a_study_that_is_started_again_loses_no_answer(launcher: Launcher, tmp_p
     together([pupil.take_part for pupil in pupils])
     second.signal(signal.SIGINT)
     assert second.wait() == 130
-    assert "20 participants, 20 of them finished; 80 scored answers" in second.said
+    assert "20 participants, 20 of them finished; 80 scored answers" in second.output
 
 
 def _until_killed(pupil: Participant) -> None:
@@ -208,7 +210,7 @@ def test_one_participant_is_bounded(study: Site, store: Store) -> None:
 
 def _statuses(site: Site, paths: Iterable[str]) -> list[int]:
     """Of many requests on one connection."""
-    connection = http.client.HTTPConnection(site.address.removeprefix("http://"), timeout=60)
+    connection = http.client.HTTPConnection(site.address.removeprefix("http://"), timeout=PATIENCE)
     statuses = []
     for path in paths:
         connection.request("GET", path)

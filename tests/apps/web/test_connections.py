@@ -2,6 +2,7 @@
 
 import contextlib
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -12,6 +13,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
+from waits import PATIENCE
 
 from pretint.apps.web import server
 from pretint.apps.web.security import Guard
@@ -31,7 +33,7 @@ def site() -> Iterator[Site]:
 @contextmanager
 def connected(site: Site, sent: str = "") -> Iterator[socket.socket]:
     host, _, port = site.address.removeprefix("http://").partition(":")
-    with socket.create_connection((host, int(port)), timeout=10) as connection:
+    with socket.create_connection((host, int(port)), timeout=PATIENCE) as connection:
         connection.sendall(sent.replace("HERE", f"{host}:{port}").encode())
         yield connection
 
@@ -98,9 +100,10 @@ def test_a_head_in_drops_has_no_more_time(site: Site, monkeypatch: pytest.Monkey
     monkeypatch.setattr(server, "_HEAD", 0.3)
     with connected(site, "GET / HTTP/1.1\r\n") as connection:
         connection.settimeout(0.02)
-        for _ in range(500):  # 10 seconds: keep-alive, which each drop would begin again, has 15
+        connection.sendall(b"a: ")
+        for _ in range(12_000):  # minutes: keep-alive, which each drop would begin again, has 15 seconds
             try:
-                connection.sendall(b"a: b\r\n")
+                connection.sendall(b"b")
                 if not connection.recv(1):
                     return
             except TimeoutError:
@@ -129,15 +132,26 @@ def large_site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
         yield served
 
 
-def test_an_answer_that_is_not_read_is_not_kept(large_site: Site) -> None:
+def test_an_answer_that_is_not_read_is_not_kept(large_site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    lost = threading.Event()
+    connection_lost = server.BoundedProtocol.connection_lost
+
+    def lose(protocol: server.BoundedProtocol, error: Exception | None) -> None:
+        connection_lost(protocol, error)
+        lost.set()
+
+    monkeypatch.setattr(server.BoundedProtocol, "connection_lost", lose)
     with connected(large_site, GET) as connection:
-        time.sleep(3)
+        assert lost.wait(PATIENCE)
         assert count_bytes(connection) < 20_000_000
 
 
-def test_an_answer_that_is_read_slowly_comes_whole(large_site: Site) -> None:
+def test_an_answer_that_is_read_slowly_comes_whole(large_site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes 5 seconds or more, longer than one may pause."""
+    monkeypatch.setattr(server, "_PATIENCE", 3.0)
+    monkeypatch.setattr(server, "_SLOWEST", 1.0)
     with connected(large_site, GET.replace("Host", "Connection: close\r\nHost")) as connection:
-        assert count_bytes(connection, 5e6) > 20_000_000
+        assert count_bytes(connection, 4e6) > 20_000_000
 
 
 CHUNKED = "POST / HTTP/1.1\r\nHost: HERE\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nabcde\r\n"

@@ -15,6 +15,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
+from waits import PATIENCE
 
 from pretext.errors import UserError
 from pretint.apps.web.security import HEADERS, AddressLimit, Buckets, Guard, RateLimit, names_here
@@ -97,8 +98,8 @@ def test_a_body_in_drops_has_no_more_time_than_its_bytes(site: Site, monkeypatch
     monkeypatch.setattr("pretint.apps.web.security._PATIENCE", 0.5)
     host, _, port = site.address.removeprefix("http://").partition(":")
     with socket.create_connection((host, int(port)), timeout=0.02) as connection:
-        connection.sendall(f"POST / HTTP/1.1\r\nHost: {host}\r\nContent-Length: 1000\r\n\r\n".encode())
-        for _ in range(999):
+        connection.sendall(f"POST /large HTTP/1.1\r\nHost: {host}\r\nContent-Length: 20000\r\n\r\n".encode())
+        for _ in range(19_999):  # minutes
             connection.sendall(b"x")
             with contextlib.suppress(TimeoutError):
                 assert connection.recv(4000).startswith(b"HTTP/1.1 408")
@@ -109,7 +110,7 @@ def test_a_body_in_drops_has_no_more_time_than_its_bytes(site: Site, monkeypatch
 def send_slowly(site: Site, chunks: int) -> bytes:
     """The first bytes of the answer to a body of so many chunks of 10 bytes, each 0.1 seconds after the one before."""
     host, _, port = site.address.removeprefix("http://").partition(":")
-    with socket.create_connection((host, int(port)), timeout=30) as connection:
+    with socket.create_connection((host, int(port)), timeout=PATIENCE) as connection:
         connection.sendall(f"POST / HTTP/1.1\r\nHost: {host}\r\nContent-Length: {10 * chunks}\r\n\r\n".encode())
         for _ in range(chunks):
             time.sleep(0.1)
@@ -119,9 +120,10 @@ def send_slowly(site: Site, chunks: int) -> bytes:
 
 
 def test_a_steady_body_has_time_for_all_of_it(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pretint.apps.web.security._PATIENCE", 1.0)
-    monkeypatch.setattr("pretint.apps.web.security._SLOWEST", 20.0)
-    assert send_slowly(site, 20) == b"HTTP/1.1 200"
+    """It takes 4 seconds or more, longer than one may pause; each byte gives it another second."""
+    monkeypatch.setattr("pretint.apps.web.security._PATIENCE", 3.0)
+    monkeypatch.setattr("pretint.apps.web.security._SLOWEST", 1.0)
+    assert send_slowly(site, 40) == b"HTTP/1.1 200"
     monkeypatch.setattr("pretint.apps.web.security._LONGEST", 1.0)
     assert send_slowly(site, 20) == b"HTTP/1.1 408"
 

@@ -4,13 +4,13 @@ import json
 import math
 import shutil
 import signal
-import time
 from pathlib import Path
 
 import pytest
 from processes import Launcher
 from small_scores import Make, scored, values
 from torch import Tensor
+from waits import wait_until
 
 from pretext.data import Folder
 from pretext.errors import UserError
@@ -88,13 +88,17 @@ def test_a_killed_one_goes_on(run: Path, make_images: Make, launcher: Launcher, 
     folder = make_images(tmp_path / "x", 11, gray=1)
     words = ["gray", "--images", folder, "--size", "64", "--batch", "1"]
     broken = launcher.start("score", *words, "--out", tmp_path / "broken")
-    while broken.runs() and sum(map(len, lines_of(tmp_path / "broken").values())) < 8:
-        time.sleep(0.002)
+    wait_until(
+        lambda: sum(map(len, lines_of(tmp_path / "broken").values())) >= 8 or not broken.runs(),
+        "some images are scored",
+        describe=lambda: broken.output,
+        every=0.002,
+    )
     broken.kill()
     broken.wait()
     for name in ("broken", "whole"):
         process = launcher.start("score", *words, "--out", tmp_path / name)
-        assert process.wait() == 0, process.said
+        assert process.wait() == 0, process.output
     found = [json.loads(next((tmp_path / name).glob("*.json")).read_text()) for name in ("broken", "whole")]
     assert found[0] == found[1]
 

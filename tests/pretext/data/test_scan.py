@@ -242,7 +242,7 @@ def test_two_processes_at_once(tree: Path, cache: Path, listed: Counted, launche
     processes = [launcher.start(tree, code=code) for _ in range(3)]
     assert [process.wait() for process in processes] == [0] * 3
     assert listed(lambda: Folder(tree)) == 0
-    assert [process.said for process in processes] == [f"{Folder(tree).digest()}\n"] * 3
+    assert [process.output for process in processes] == [f"{Folder(tree).digest()}\n"] * 3
     assert sorted(path.name for path in cache.iterdir())[0] == ".lock"
     assert len(list(cache.iterdir())) == 2  # nothing half-written is left
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from processes import PATIENCE
 from tiers import one_fast
 from torch.utils.data import Dataset
+from waits import PATIENCE
 
 from pretext.data import decode
 from pretext.data.batches import Sample

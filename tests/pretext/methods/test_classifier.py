@@ -180,14 +180,14 @@ def test_the_report_speaks_of_classes(run: Path) -> None:
 def test_a_killed_run_goes_on_to_the_bit(launcher: Launcher, tmp_path: Path) -> None:
     words = [*WORDS, "--training.micro_batch", "12", "--training.ema", "0.9"]
     whole = launcher.start("pretrain", tmp_path / "whole", *words, "--machine.workers", "0")
-    assert whole.wait() == 0, whole.said
+    assert whole.wait() == 0, whole.output
     broken = Trained(tmp_path / "broken")
-    process = launcher.start("pretrain", broken.run, *words)
+    process = launcher.start("pretrain", broken.run, *words, hold_at=21)
     broken.wait_for_step(14, process)
     process.kill()
-    assert process.wait() == -signal.SIGKILL, process.said
+    assert process.wait() == -signal.SIGKILL, process.output
     last = launcher.start("pretrain", broken.run, *words)
-    assert last.wait() == 0, last.said
+    assert last.wait() == 0, last.output
     broken.same_as(Trained(tmp_path / "whole"))
     assert len(broken.losses) == 30 and len(broken.health) == 4
 
@@ -197,8 +197,8 @@ def test_two_processes_compute_what_one_does(launcher: Launcher, tmp_path: Path)
     more = ["--backbone.name", "test_convnext", "--backbone.arguments", "{out_indices: [0, 1]}", "--crop.size", "32"]
     words = [*WORDS, *more, "--training.precision", "fp32", "--machine.workers", "0", "--training.steps", "20"]
     one = launcher.start("pretrain", tmp_path / "one", *words)
-    two = launcher.together(2, "pretrain", tmp_path / "two", *words)
-    assert [process.wait() for process in (one, *two)] == [0, 0, 0], one.said + two[0].said
+    two = launcher.start_ranks(2, "pretrain", tmp_path / "two", *words)
+    assert [process.wait() for process in (one, *two)] == [0, 0, 0], one.output + two[0].output
     mine, theirs = (dict(Trained(tmp_path / name).losses) for name in ("one", "two"))
     assert len(mine) == 20 and theirs == pytest.approx(mine, abs=1e-5)
 

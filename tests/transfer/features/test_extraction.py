@@ -2,7 +2,6 @@
 
 import os
 import signal
-import time
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 import torch
 from extraction_processes import RULES, SIZE, Noise, extracted, in_process
 from tiers import one_fast
+from waits import wait_until
 
 import transfer.features.extraction
 from pretext.color import rgb_to_lightness
@@ -211,12 +211,13 @@ def test_calibration_is_only_done_where_something_lacks(tmp_path: Path) -> None:
 
 def started(process: BaseProcess, cache: Path, blocks: int) -> None:
     """Wait until every entry has so many blocks."""
-    while process.is_alive():
+
+    def is_there() -> bool:
+        assert process.is_alive(), "it ended by itself"
         lines = [path.read_bytes().count(b"\n") for path in cache.glob("*/blocks.jsonl")]
-        if len(lines) == len(RULES) and min(lines) >= blocks:
-            return
-        time.sleep(0.005)
-    pytest.fail("it ended by itself")
+        return len(lines) == len(RULES) and min(lines) >= blocks
+
+    wait_until(is_there, f"{blocks} blocks of every entry", every=0.005)
 
 
 @pytest.mark.parametrize("number", one_fast(signal.SIGKILL, [signal.SIGKILL, signal.SIGTERM, signal.SIGINT]))
