@@ -77,9 +77,9 @@ def browser() -> Iterator["Browser"]:
         _missing("playwright")
     executable = shutil.which("chromium") or _missing("chromium")
     with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
-        yield started
-        started.close()
+        launched = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+        yield launched
+        launched.close()
 
 
 @contextmanager
@@ -91,7 +91,7 @@ def watched(browser: "Browser", **context: Any) -> Iterator["Page"]:
     troubles: list[str] = []
     page.on("pageerror", lambda error: troubles.append(str(error)))
     page.on("dialog", lambda dialog: troubles.append(dialog.message))
-    page.on("console", lambda said: troubles.append(said.text) if "Content Security" in said.text else None)
+    page.on("console", lambda line: troubles.append(line.text) if "Content Security" in line.text else None)
     yield page
     opened.close()
     assert not troubles, troubles
@@ -99,12 +99,12 @@ def watched(browser: "Browser", **context: Any) -> Iterator["Page"]:
 
 def laid_out(browser: "Browser", file: Path, width: int) -> tuple[int, list[str]]:
     """How wide a page is in a window of some width, and what it asked for besides itself."""
-    asked: list[str] = []
+    requests: list[str] = []
     with watched(browser, viewport={"width": width, "height": 600}) as page:
-        page.on("request", lambda request: asked.append(request.url))
+        page.on("request", lambda request: requests.append(request.url))
         page.goto(file.as_uri())
         shown = int(page.evaluate("document.documentElement.scrollWidth"))
-    return shown, [address for address in asked if not address.startswith("data:") and address != file.as_uri()]
+    return shown, [address for address in requests if not address.startswith("data:") and address != file.as_uri()]
 
 
 def _missing(what: str) -> NoReturn:

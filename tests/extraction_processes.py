@@ -30,14 +30,14 @@ class Noise:
     def __init__(self, count: int, delay: float = 0.0, bad: tuple[int, ...] = (), seed: int = 0) -> None:
         self.count, self.delay, self.bad, self.seed = count, delay, bad, seed
         self.reads: list[int] = []
-        self.asked: set[int | None] = set()
+        self.requested_sizes: set[int | None] = set()
 
     def __len__(self) -> int:
         return self.count
 
     def read(self, index: int, shorter: int | None = None) -> Image.Image:
         self.reads.append(index)
-        self.asked.add(shorter)
+        self.requested_sizes.add(shorter)
         time.sleep(self.delay)
         if index in self.bad:
             raise ImageError(self.key(index), "torn")
@@ -53,7 +53,7 @@ class Noise:
 
 def extracted(source: Noise, folder: Path, networks: list[Network] | None = None, **changes: Any) -> list[FeatureSet]:
     """Features as the tests take them, unless something is changed."""
-    given: dict[str, Any] = {
+    arguments: dict[str, Any] = {
         "view": View(SIZE),
         "rules": RULES,
         "place": ComputeConfig(torch.device("cpu"), "fp32", workers=0),
@@ -61,7 +61,7 @@ def extracted(source: Noise, folder: Path, networks: list[Network] | None = None
         "calibrate_on": (Noise(100, seed=9), View(SIZE)),
         "title": "test",
     }
-    return extract(networks or [open_network("random:tiny")], source, **{**given, **changes})
+    return extract(networks or [open_network("random:tiny")], source, **{**arguments, **changes})
 
 
 def in_process(source: Noise, cache: Path, log: Path, **how: Any) -> ForkProcess:

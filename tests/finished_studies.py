@@ -90,9 +90,9 @@ def finished_study(
         changed: of the results.
     """
     cells, baseline = [], next(iter(levels))
-    asked: dict[str, Any] = {name: {"command": "probe"} for name in evaluations}
+    requests: dict[str, Any] = {name: {"command": "probe"} for name in evaluations}
     photographs = images(folder / "images")
-    asked |= {"color": {"command": "score", "images": str(photographs)}} if colors else {}
+    requests |= {"color": {"command": "score", "images": str(photographs)}} if colors else {}
     for number, (variant, level) in enumerate(levels.items()):
         for seed in seeds:
             key = f"{number:06d}{seed:06d}"
@@ -102,18 +102,18 @@ def finished_study(
                 if cells[-1].name not in without:
                     trained(folder / run, "regression" if variant == "L2" else "rebalanced", seed, photographs)
             after = "" if variant == baseline else key
-            for at, (name, one) in enumerate(asked.items()):
-                if one["command"] == "score" and variant == baseline:
+            for at, (name, request) in enumerate(requests.items()):
+                if request["command"] == "score" and variant == baseline:
                     continue
-                own = f"{at:06d}{number:03d}{seed:03d}"
-                place = f"results/{number}-{seed}-{at}.{own}"
-                words = [one["command"], run, f"--out={place}"]
-                words += [f"--images={photographs}", "--size=32"] if one["command"] == "score" else ["--train=a b"]
-                cells.append(StudyCell(own, variant, seed, name, one["command"], tuple(words), place, after))
+                cell_key = f"{at:06d}{number:03d}{seed:03d}"
+                place = f"results/{number}-{seed}-{at}.{cell_key}"
+                words = [request["command"], run, f"--out={place}"]
+                words += [f"--images={photographs}", "--size=32"] if request["command"] == "score" else ["--train=a b"]
+                cells.append(StudyCell(cell_key, variant, seed, name, request["command"], tuple(words), place, after))
                 if cells[-1].name in without:
                     continue
                 (folder / place).mkdir(parents=True)
-                if one["command"] == "score":
+                if request["command"] == "score":
                     (folder / place / "scores.json").write_text(json.dumps({"format": FORMAT}))
                     continue
                 kind = "random" if variant == baseline else "pretrained"
@@ -121,7 +121,7 @@ def finished_study(
                 write_result(folder / place / "r.json", made)
     against = {variant: baseline for variant in levels if variant != baseline}
     differing = {"objective.name": dict.fromkeys(against, "regression")}
-    plan = StudyPlan(about, tuple(levels), seeds, asked, against, differing, {}, "", tuple(cells))
+    plan = StudyPlan(about, tuple(levels), seeds, requests, against, differing, {}, "", tuple(cells))
     (folder / "s").mkdir(parents=True)
     plan.write(folder / "s" / PLAN)
     return folder / "s"

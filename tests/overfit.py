@@ -56,9 +56,9 @@ def known(data: Path, count: int, shorter: int) -> Known:
     sides = [max(image.shape[axis] for image in images) for axis in (1, 2)]
     rgb = torch.zeros(count, 3, *sides, dtype=torch.uint8)
     whole = torch.full((count, *sides), 255, dtype=torch.uint8)
-    for number, (image, own) in enumerate(zip(images, masks, strict=True)):
+    for number, (image, mask) in enumerate(zip(images, masks, strict=True)):
         rgb[number, :, : image.shape[1], : image.shape[2]] = image
-        whole[number, : own.shape[0], : own.shape[1]] = own
+        whole[number, : mask.shape[0], : mask.shape[1]] = mask
     return Known(rgb, targets, whole, torch.stack(presence))
 
 
@@ -71,17 +71,17 @@ def tiny(name: str = "tiny", **arguments: Any) -> nn.Module:
 def fit(network: nn.Module, loss: Callable[[], Tensor], steps: int, lr: float, bf16: bool = True) -> list[float]:
     """Train on the same images over and over, by plain Adam and a rate that falls at the end: the losses."""
     torch.manual_seed(1)
-    made = torch.optim.Adam([weight for weight in network.parameters() if weight.requires_grad], lr, fused=True)
+    optimizer = torch.optim.Adam([weight for weight in network.parameters() if weight.requires_grad], lr, fused=True)
     losses = []
     network.train()
     for step in range(steps):
-        made.param_groups[0]["lr"] = lr * min(1, 4 * (1 - step / steps), (step + 1) / 10)
+        optimizer.param_groups[0]["lr"] = lr * min(1, 4 * (1 - step / steps), (step + 1) / 10)
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             value = loss()
-        made.zero_grad()
+        optimizer.zero_grad()
         value.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 5.0)
-        made.step()
+        optimizer.step()
         losses.append(float(value.detach()))
     network.eval()
     return losses

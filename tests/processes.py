@@ -213,7 +213,7 @@ class Trained:
 
     def same_as(self, other: "Trained") -> None:
         """To the bit."""
-        hexed = [[(step, float.hex(loss)) for step, loss in one.losses] for one in (self, other)]
+        hexed = [[(step, float.hex(loss)) for step, loss in run.losses] for run in (self, other)]
         assert hexed[0] == hexed[1]
         mine, theirs = self.state, other.state
         assert mine.keys() == theirs.keys()

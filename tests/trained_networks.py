@@ -15,14 +15,14 @@ SIDE = 64
 
 @cache
 def photographs(count: int, side: int = SIDE) -> Tensor:
-    """(count, 3, side, side), uint8, in color."""
-    source = Bundled("train", side)
-    chosen = [np.asarray(source.read(index * len(source) // count)) for index in range(count)]
-    return torch.from_numpy(np.stack(chosen)).permute(0, 3, 1, 2).contiguous()
+    """Return color photographs, (count, 3, side, side), uint8."""
+    dataset = Bundled("train", side)
+    images = [np.asarray(dataset.read(index * len(dataset) // count)) for index in range(count)]
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
 
 
 def lived_in(spec: str, side: int = SIDE) -> Network:
-    """A network as if it had been trained, see ``live_in``."""
+    """Open a network as if it had been trained, see ``live_in``."""
     return live_in(open_network(spec), side)
 
 
@@ -46,8 +46,8 @@ def norms(network: nn.Module) -> list[_BatchNorm]:
 
 @torch.no_grad()
 def features(network: nn.Module, rgb: Tensor) -> dict[str, Tensor]:
-    found: dict[str, Tensor] = network(rgb)
-    return found
+    features: dict[str, Tensor] = network(rgb)
+    return features
 
 
 def take_steps(network: nn.Module, rgb: Tensor, steps: int = 3, rate: float = 0.01) -> None:

@@ -51,10 +51,10 @@ def make_study(tmp_path: Path) -> Iterator[MakeStudy]:
         ) -> Store:
             names = [*HOSTILE, "e", "f", "g"] if names is None else names
             real, *fakes = write_images(tmp_path / "images", names, len(algorithms))
-            given = {"practice": 2, "trials": 3, "seconds": 0.2, "size": 32, "seed": 0} | settings
+            arguments = {"practice": 2, "trials": 3, "seconds": 0.2, "size": 32, "seed": 0} | settings
             words = [f"{name}={fake}" for name, fake in zip(algorithms, fakes, strict=True)]
-            asked = TuringSettings(real=str(real), algorithm=words, **given)  # type: ignore[arg-type]
-            return stack.enter_context(open_study(tmp_path / "study", asked))[0]
+            design = TuringSettings(real=str(real), algorithm=words, **arguments)  # type: ignore[arg-type]
+            return stack.enter_context(open_study(tmp_path / "study", design))[0]
 
         yield make
 

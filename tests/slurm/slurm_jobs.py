@@ -31,7 +31,7 @@ SETTINGS = [
 ]  # fmt: skip
 
 
-def cluster_file(**asked: object) -> str:
+def cluster_file(**settings: object) -> str:
     """A cluster file for small jobs; its name."""
     values = {
         "minutes": 30,
@@ -39,20 +39,20 @@ def cluster_file(**asked: object) -> str:
         "memory_gb": 1,
         "cpus_per_task": 1,
         "environment": {"OMP_NUM_THREADS": "1"},
-        **asked,
+        **settings,
     }
     path = Path(f"cluster-{abs(hash(json.dumps(values, sort_keys=True)))}.yaml")
     path.write_text(yaml.safe_dump(values))
     return str(path)
 
 
-def send(*words: str, **asked: object) -> int:
+def send(*words: str, **settings: object) -> int:
     """``pretint submit``; its exit code."""
-    return pretint.cli.main(["submit", "--on", cluster_file(**asked), *words])
+    return pretint.cli.main(["submit", "--on", cluster_file(**settings), *words])
 
 
 def state(name: str) -> JobState:
-    return next(one for one in states(JOBS) if one.sent.name == name)
+    return next(job for job in states(JOBS) if job.sent.name == name)
 
 
 def until(done: Callable[[], object], what: str, patience: float = PATIENCE) -> None:
@@ -71,15 +71,16 @@ def finished(*names: str) -> None:
     """Wait until jobs are complete."""
 
     def all_done() -> bool:
-        found = [state(name) for name in names]
-        assert all(one.live or one.word == "complete" for one in found), overview()
-        return not any(one.live for one in found)
+        jobs = [state(name) for name in names]
+        assert all(job.live or job.word == "complete" for job in jobs), overview()
+        return not any(job.live for job in jobs)
 
     until(all_done, "complete")
 
 
 def losses(run: str | Path) -> list[tuple[int, float]]:
-    return [(one["step"], one["loss"]) for one in read_journal(Path(run)) if one["kind"] == "step"]
+    records = read_journal(Path(run))
+    return [(record["step"], record["loss"]) for record in records if record["kind"] == "step"]
 
 
 class Watched:
@@ -90,12 +91,12 @@ class Watched:
 
     def __init__(self, name: str, run: str, interrupts: Sequence[Callable[[SentJob, int], bool]]) -> None:
         self.name, self.run, self.left = name, Path(run), list(interrupts)
-        self.asked = 0
+        self.interrupted = 0
         self.resting: int | None = None
 
     @property
     def sent(self) -> SentJob:
-        return next(one for one in read_sent(JOBS) if one.name == self.name)
+        return next(job for job in read_sent(JOBS) if job.name == self.name)
 
     def look(self) -> bool:
         """Interrupt the job if it is time to; whether all interrupts are through."""
@@ -103,11 +104,11 @@ class Watched:
             return True
         sent = self.sent
         if self.resting is None:
-            starts = [one for one in attempts(Path(sent.folder)) if one["kind"] == "start"]
-            begun = [one["step"] for one in read_journal(self.run) if one["kind"] == "start"]
+            starts = [attempt for attempt in attempts(Path(sent.folder)) if attempt["kind"] == "start"]
+            begun = [record["step"] for record in read_journal(self.run) if record["kind"] == "start"]
             done = losses(self.run)
             # Steps that the call now at work has made: an earlier one's were cut off at a checkpoint.
-            if min(len(starts), len(begun)) <= self.asked or not done or done[-1][0] < begun[-1] + 20:
+            if min(len(starts), len(begun)) <= self.interrupted or not done or done[-1][0] < begun[-1] + 20:
                 return False
             self.resting = child_of(starts[-1]["pid"])
             os.kill(self.resting, signal.SIGSTOP)  # or it might end before it is interrupted
@@ -116,15 +117,15 @@ class Watched:
                 os.kill(self.resting, signal.SIGCONT)
             self.resting = None
             self.left.pop(0)
-            self.asked += 1
+            self.interrupted += 1
         return not self.left
 
 
 def child_of(pid: int) -> int:
     """The command that a runner has started."""
-    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    assert len(found) == 1, found
-    return int(found[0])
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    assert len(children) == 1, children
+    return int(children[0])
 
 
 def signaled(number: str) -> Callable[[SentJob, int], bool]:

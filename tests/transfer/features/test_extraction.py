@@ -64,9 +64,9 @@ def test_a_view_is_the_middle_at_the_ratio_asked() -> None:
     view = EvalDataset(source, 8, 0.5)[0].rgb  # of an image of 16 by 20
     assert view is not None
     assert (view.permute(1, 2, 0).numpy() == np.asarray(source.read(0))[4:12, 6:14]).all()
-    assert source.asked == {16, None}  # a decoder may not go below what is shown
-    source.asked.clear()
-    assert EvalDataset(source, 8, 0.7)[0].rgb is not None and source.asked == {12}
+    assert source.requested_sizes == {16, None}  # a decoder may not go below what is shown
+    source.requested_sizes.clear()
+    assert EvalDataset(source, 8, 0.7)[0].rgb is not None and source.requested_sizes == {12}
 
 
 def test_the_cache_is_asked_first_and_shared(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from detections import Found, Objects, boxes, by_coco, by_the_rules, images
+from detections import ImageDetections, Objects, boxes, by_coco, by_the_rules, images
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
@@ -98,7 +98,7 @@ def test_cases(rule: Points) -> None:
     def value(found: list[Any], truth: list[Objects]) -> float:
         return detections_outcome(found, truth, rule, 2).value
 
-    def said(*scores: float) -> Found:
+    def said(*scores: float) -> ImageDetections:
         return (
             np.repeat(box, len(scores), 0),
             np.array(scores, dtype=np.float32),
@@ -144,7 +144,7 @@ def test_weights_are_repetitions(seed: int, ties: bool, rule: Points) -> None:
             assert np.isnan(outcome.under(column[:, None].astype(np.float32))[0])
 
 
-def in_order(found: Sequence[Found]) -> list[Found]:
+def in_order(found: Sequence[ImageDetections]) -> list[ImageDetections]:
     """The same order without ties."""
     scores = np.concatenate([scores for _, scores, _ in found])
     places = np.empty(len(scores), dtype=np.float32)

@@ -5,7 +5,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from detections import Found, Objects, boxes, images
+from detections import ImageDetections, Objects, boxes, images
 from fake_results import ranked, truth
 from numpy.typing import NDArray
 
@@ -84,7 +84,9 @@ def test_seeds_are_resampled_jointly() -> None:
     assert gap.value == pytest.approx(outcomes[1][0].value - outcomes[0][0].value)
 
 
-def both_networks(rng: np.random.Generator, count: int) -> tuple[list[Found], list[Found], list[Objects]]:
+def both_networks(
+    rng: np.random.Generator, count: int
+) -> tuple[list[ImageDetections], list[ImageDetections], list[Objects]]:
     """What two networks found, the same number of boxes of each class, and what is there."""
     found, known = images(rng, count, 2, ties=False)
     places = rng.permutation(sum(len(scores) for _, scores, _ in found)).astype(np.float32)
@@ -106,7 +108,7 @@ def test_swaps_are_all_swaps() -> None:
     first, second, known = both_networks(np.random.default_rng(4), 8)
     one, two = (detections_outcome(found, known, "all points", 2) for found in (first, second))
 
-    def placed(found: list[Found], later: float) -> list[Found]:
+    def placed(found: list[ImageDetections], later: float) -> list[ImageDetections]:
         """Scores by place within the class, as the test takes them; the one network's a little behind the other's."""
         scores, labels = (np.concatenate([each[at] for each in found]) for at in (1, 2))
         places = np.array([(scores[labels == label] > s).sum() for s, label in zip(scores, labels, strict=True)])
@@ -178,7 +180,7 @@ def test_coverage(monkeypatch: pytest.MonkeyPatch) -> None:
     assert covered(lambda: MeanIoU(world.confusions[rng.integers(0, 3000, 100)]), world.value) > 0.85
 
 
-def detected_world(rng: np.random.Generator, count: int) -> tuple[list[Found], list[Objects]]:
+def detected_world(rng: np.random.Generator, count: int) -> tuple[list[ImageDetections], list[Objects]]:
     """Images with one or two objects, found more often and with higher scores than what is not there."""
     found, known = [], []
     for _ in range(count):
