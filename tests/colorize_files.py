@@ -15,7 +15,7 @@ from pretext.recipe import PretrainSettings, build_colorizer
 from pretext.settings import to_plain
 
 
-def checkpoint(path: Path, hints: bool = False, **changed: object) -> Path:
+def write_checkpoint(path: Path, hints: bool = False, **changed: object) -> Path:
     """Save a small network that predicts distributions, or the one that takes hints and predicts one color.
 
     Entries of the checkpoint may be changed.
@@ -36,7 +36,7 @@ def photograph(width: int = 120, height: int = 90, seed: int = 0) -> Image.Image
     return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
 
 
-def file_of(image: Image.Image, kind: str = "PNG") -> bytes:
+def encode_image(image: Image.Image, kind: str = "PNG") -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, kind)
     return buffer.getvalue()

@@ -21,23 +21,23 @@ class Objects(NamedTuple):
     difficult: NDArray[np.bool_]
 
 
-def boxes(rng: np.random.Generator, count: int, side: int = 12) -> NDArray[np.float32]:
+def make_boxes(rng: np.random.Generator, count: int, side: int = 12) -> NDArray[np.float32]:
     """On a small grid, so that many overlap, and some equally much."""
     corners = rng.integers(0, side, (count, 2))
     return np.hstack([corners, corners + rng.integers(1, 7, (count, 2))]).astype(np.float32)
 
 
-def images(
+def make_images(
     rng: np.random.Generator, count: int, classes: int = 3, ties: bool = True, most: int = 5
 ) -> tuple[list[ImageDetections], list[Objects]]:
     """Images with any number of objects and of detected boxes: copies of objects, shifted ones, and others."""
     detections, truth = [], []
     for _ in range(count):
         n, extra = int(rng.integers(0, most)), int(rng.integers(0, most))
-        known = Objects(boxes(rng, n), rng.integers(0, classes, n), rng.random(n) < 0.25)
+        known = Objects(make_boxes(rng, n), rng.integers(0, classes, n), rng.random(n) < 0.25)
         again = rng.integers(0, n, int(rng.integers(0, 2 * n))) if n else np.zeros(0, dtype=np.int64)
         moved = known.boxes[again] + np.float32(0.5) * rng.integers(-1, 2, (len(again), 4)).astype(np.float32)
-        placed = np.concatenate([moved, boxes(rng, extra)])
+        placed = np.concatenate([moved, make_boxes(rng, extra)])
         labels = np.concatenate([known.labels[again], rng.integers(0, classes, extra)])
         scores = rng.integers(0, 6, len(labels)) / 8 if ties else rng.random(len(labels))
         detections.append((placed, scores.astype(np.float32), labels))
@@ -45,7 +45,7 @@ def images(
     return detections, truth
 
 
-def by_the_rules(detections: Sequence[ImageDetections], truth: Sequence[Objects], label: int, eleven: bool) -> float:
+def devkit_ap(detections: Sequence[ImageDetections], truth: Sequence[Objects], label: int, eleven: bool) -> float:
     """Average precision of one class; nan where there is no object.
 
     Boxes of the same score in the order of the images.
@@ -66,8 +66,8 @@ def by_the_rules(detections: Sequence[ImageDetections], truth: Sequence[Objects]
     for _, image, box in listed:
         best, at = 0.0, -1
         for index, (true, of) in enumerate(zip(truth[image].boxes, truth[image].labels, strict=True)):
-            if of == label and shared(box, true) > best:
-                best, at = shared(box, true), index
+            if of == label and overlap(box, true) > best:
+                best, at = overlap(box, true), index
         if best >= 0.5:
             if truth[image].difficult[at]:
                 continue
@@ -87,7 +87,7 @@ def by_the_rules(detections: Sequence[ImageDetections], truth: Sequence[Objects]
     return area
 
 
-def shared(box: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+def overlap(box: NDArray[np.float32], other: NDArray[np.float32]) -> float:
     """Intersection over union, in whole pixels as the devkit counts them: from 1, both ends in the box."""
     (a, b, c, d), (e, f, g, h) = (corners.astype(float) + np.array([1, 1, 0, 0]) for corners in (box, other))
     width, height = min(c, g) - max(a, e) + 1, min(d, h) - max(b, f) + 1
@@ -97,7 +97,7 @@ def shared(box: NDArray[np.float32], other: NDArray[np.float32]) -> float:
     return float(width * height / area)
 
 
-def by_coco(detections: Sequence[ImageDetections], truth: Sequence[Objects], classes: int) -> NDArray[np.float64]:
+def coco_ap(detections: Sequence[ImageDetections], truth: Sequence[Objects], classes: int) -> NDArray[np.float64]:
     """Of each class pycocotools' average precision; nan where there is no object.
 
     Difficult objects have an area that is out of range: so it ignores them.

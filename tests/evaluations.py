@@ -45,7 +45,7 @@ def train_tiny_run(folder: Path) -> Path:
     return folder
 
 
-def images(folder: Path, seed: int, counts: Sequence[int] = (40, 40, 40), side: int = SIDE) -> Path:
+def write_class_images(folder: Path, seed: int, counts: Sequence[int] = (40, 40, 40), side: int = SIDE) -> Path:
     """Write a folder of classes of noisy images that differ in brightness and stripes."""
     rng = np.random.default_rng(seed)
     for label, count in enumerate(counts):
@@ -58,7 +58,7 @@ def images(folder: Path, seed: int, counts: Sequence[int] = (40, 40, 40), side: 
     return folder
 
 
-class Blow(NamedTuple):
+class Interrupt(NamedTuple):
     """A signal to a process, after a number of calls of a function."""
 
     owner: Any
@@ -82,8 +82,8 @@ class Blow(NamedTuple):
         setattr(self.owner, self.name, counted)
 
 
-def in_process(
-    call: Callable[[], Any], log: Path, blow: Blow | None = None, largest: int = 0, saved_every: float = 0.0
+def start_evaluation(
+    call: Callable[[], Any], log: Path, blow: Interrupt | None = None, largest: int = 0, saved_every: float = 0.0
 ) -> ForkProcess:
     """Start a process that does ``call`` and prints to ``log``; no file may be larger than ``largest``."""
     process = multiprocessing.get_context("fork").Process(target=_work, args=(call, log, blow, largest, saved_every))
@@ -91,7 +91,7 @@ def in_process(
     return process
 
 
-def _work(call: Callable[[], Any], log: Path, blow: Blow | None, largest: int, saved_every: float) -> None:
+def _work(call: Callable[[], Any], log: Path, blow: Interrupt | None, largest: int, saved_every: float) -> None:
     os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that started the tests with & has it ignored
     torch.set_num_threads(1)  # threads do not survive a fork
@@ -119,7 +119,7 @@ def _work(call: Callable[[], Any], log: Path, blow: Blow | None, largest: int, s
     os._exit(code)
 
 
-def numbers(file: str | Path) -> dict[str, Any]:
+def read_numbers(file: str | Path) -> dict[str, Any]:
     """Return all of a result's file that must not depend on how often its evaluation was interrupted."""
     record = json.loads(Path(file).read_text())
     return {name: value for name, value in record.items() if name not in ("cost", "network", "test", "train")} | {

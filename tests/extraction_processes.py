@@ -51,7 +51,9 @@ class Noise:
         return digest_of_keys(self)
 
 
-def extracted(source: Noise, folder: Path, networks: list[Network] | None = None, **changes: Any) -> list[FeatureSet]:
+def extract_features(
+    source: Noise, folder: Path, networks: list[Network] | None = None, **changes: Any
+) -> list[FeatureSet]:
     """Features as the tests take them, unless something is changed."""
     arguments: dict[str, Any] = {
         "view": View(SIZE),
@@ -64,7 +66,7 @@ def extracted(source: Noise, folder: Path, networks: list[Network] | None = None
     return extract(networks or [open_network("random:tiny")], source, **{**arguments, **changes})
 
 
-def in_process(source: Noise, cache: Path, log: Path, **how: Any) -> ForkProcess:
+def start_extraction(source: Noise, cache: Path, log: Path, **how: Any) -> ForkProcess:
     """A process that extracts with a worker, in blocks of 64, and writes what it would say to ``log``."""
     process = multiprocessing.get_context("fork").Process(target=_extract, args=(source, cache, log), kwargs=how)
     process.start()
@@ -79,7 +81,7 @@ def _extract(source: Noise, cache: Path, log: Path, largest: int = 0) -> None:
         if largest:
             resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
         try:
-            extracted(source, cache, place=ComputeConfig(torch.device("cpu"), "fp32", workers=1))
+            extract_features(source, cache, place=ComputeConfig(torch.device("cpu"), "fp32", workers=1))
             code = 0
         except UserError as error:
             sys.stderr.write(f"UserError: {error}\n")

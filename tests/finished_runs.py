@@ -29,15 +29,15 @@ PHOTOS: dict[str, Any] = {
 }
 
 
-def known(right: int, count: int = 1000, offset: int = 0) -> Top1Accuracy:
+def right_answers(right: int, count: int = 1000, offset: int = 0) -> Top1Accuracy:
     """So many right answers out of a thousand, from an image on."""
     return Top1Accuracy(np.roll(np.arange(count) < right, offset))
 
 
-def judged(run: Path, name: str = "first", shares: Sequence[int] = (561, 662), **changed: Any) -> Path:
+def add_result(run: Path, name: str = "first", shares: Sequence[int] = (561, 662), **changed: Any) -> Path:
     """A result in a run: stages conv2 and conv5, answered right so many times in a thousand."""
     rows = changed.pop("rows", None) or [
-        row(stage, known(share), share / 1000) for stage, share in zip(("conv2", "conv5"), shares, strict=True)
+        row(stage, right_answers(share), share / 1000) for stage, share in zip(("conv2", "conv5"), shares, strict=True)
     ]
     made = result(name, rows=rows, **(PHOTOS | {"protocol": "modern"} | changed))
     (run / "results").mkdir(exist_ok=True)
@@ -46,13 +46,13 @@ def judged(run: Path, name: str = "first", shares: Sequence[int] = (561, 662), *
     return path
 
 
-def both(run: Path, **changed: Any) -> None:
+def add_both_results(run: Path, **changed: Any) -> None:
     """A network and what it began as."""
-    judged(run, **changed)
-    judged(run, "random", (546, 478), **({"kind": "random"} | changed | {"step": 0}))
+    add_result(run, **changed)
+    add_result(run, "random", (546, 478), **({"kind": "random"} | changed | {"step": 0}))
 
 
-def begun(run: Path) -> Path:
+def make_new_run(run: Path) -> Path:
     """A run in which nothing has happened yet."""
     run.mkdir(parents=True)
     settings = to_plain(PretrainSettings())
@@ -61,9 +61,9 @@ def begun(run: Path) -> Path:
     return run
 
 
-def trained(run: Path, *, skipped: int = 0) -> Path:
+def make_trained_run(run: Path, *, skipped: int = 0) -> Path:
     """A run after its 40 steps, of which the first was called again."""
-    begun(run)
+    make_new_run(run)
     versions = {"torch": "2.11.0", "decoder": "Pillow"}
     records: list[dict[str, Any]] = [
         {
@@ -94,7 +94,7 @@ def trained(run: Path, *, skipped: int = 0) -> Path:
     return run
 
 
-def tuned(
+def add_finetuned_result(
     run: Path,
     name: str,
     outcomes: dict[str, Metric],
@@ -105,7 +105,7 @@ def tuned(
     """A result of fine-tuning in a run, by each of some rules, with the run that it is of; the latter is returned."""
     rows = [replace(row(trained, outcome, None, rule), dims=9600) for rule, outcome in outcomes.items()]
     facts: dict[str, Any] = {"mode": "fine-tuned", "protocol": "laptop-detect", "n_holdout": 40, "storage": ""}
-    file = judged(run, name, rows=rows, **(facts | changed))
+    file = add_result(run, name, rows=rows, **(facts | changed))
     folder = run / "finetuned" / f"{name}.{trained.replace(' ', '-')}"
     file.rename(file.with_name(f"{folder.name}.json"))
     (folder / "samples").mkdir(parents=True)

@@ -32,7 +32,7 @@ LEVELS = {"random": 0.30, "L2": 0.40, "rebalanced": 0.60}
 """Variants, and the shares of right answers at their last stage."""
 
 
-def images(folder: Path, count: int = 5) -> Path:
+def write_images(folder: Path, count: int = 5) -> Path:
     """A folder of small colored images."""
     rng = np.random.default_rng(0)
     folder.mkdir(parents=True)
@@ -42,7 +42,7 @@ def images(folder: Path, count: int = 5) -> Path:
     return folder
 
 
-def trained(folder: Path, objective: str, seed: int, source: Path) -> Path:
+def make_trained_run(folder: Path, objective: str, seed: int, source: Path) -> Path:
     """A run that is finished, at random weights, with a journal."""
     settings = PretrainSettings(
         data=DataSettings(source=str(source)),
@@ -91,7 +91,7 @@ def finished_study(
     """
     cells, baseline = [], next(iter(levels))
     requests: dict[str, Any] = {name: {"command": "probe"} for name in evaluations}
-    photographs = images(folder / "images")
+    photographs = write_images(folder / "images")
     requests |= {"color": {"command": "score", "images": str(photographs)}} if colors else {}
     for number, (variant, level) in enumerate(levels.items()):
         for seed in seeds:
@@ -100,7 +100,7 @@ def finished_study(
             if variant != baseline:
                 cells.append(StudyCell(key, variant, seed, "", PRETRAIN, ("pretrain", run), run, "", STEPS))
                 if cells[-1].name not in without:
-                    trained(folder / run, "regression" if variant == "L2" else "rebalanced", seed, photographs)
+                    make_trained_run(folder / run, "regression" if variant == "L2" else "rebalanced", seed, photographs)
             after = "" if variant == baseline else key
             for at, (name, request) in enumerate(requests.items()):
                 if request["command"] == "score" and variant == baseline:
@@ -127,7 +127,7 @@ def finished_study(
     return folder / "s"
 
 
-def rewritten(folder: Path, which: str = "*", **changed: Any) -> None:
+def change_results(folder: Path, which: str = "*", **changed: Any) -> None:
     """Change results of studies in a folder.
 
     Args:

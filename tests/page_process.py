@@ -13,7 +13,7 @@ from browser import Site
 from waits import PATIENCE, wait_until
 
 
-class Served(Site):
+class PageProcess(Site):
     """A running command, and the page that it serves."""
 
     def __init__(self, process: "subprocess.Popen[bytes]", output: Path, address: str) -> None:
@@ -44,7 +44,7 @@ class Served(Site):
 
 
 def connect(site: Site, sent: str = "") -> socket.socket:
-    """A connection to a page; see ``Served.connect``."""
+    """A connection to a page; see ``PageProcess.connect``."""
     host, _, port = site.address.removeprefix("http://").partition(":")
     connection = socket.create_connection((host, int(port)), timeout=PATIENCE)
     connection.sendall(sent.replace("HOST", f"{host}:{port}").encode())
@@ -59,7 +59,7 @@ def is_refused(site: Site) -> bool:
 
 
 @contextmanager
-def served(folder: Path, *words: str | Path) -> Iterator[Served]:
+def serve_page(folder: Path, *words: str | Path) -> Iterator[PageProcess]:
     """Serve a page by ``pretint WORDS``; killed at the end if it still runs."""
     output = folder / "output.txt"
     command = [sys.executable, "-m", "pretint", *map(str, words), "--port", "0"]
@@ -76,7 +76,7 @@ def served(folder: Path, *words: str | Path) -> Iterator[Served]:
         wait_until(find_address, "the page is served", describe=output.read_text, every=0.05)
         address = find_address()
         assert address is not None
-        yield Served(process, output, address[1])
+        yield PageProcess(process, output, address[1])
     finally:
         process.kill()
         process.wait(PATIENCE)

@@ -22,7 +22,7 @@ KILLS = 20 if os.environ.get("CI") == "true" else 4
 """How often a test that repeats kills or interruptions does so."""
 
 
-class Started:
+class StartedProcess:
     """A process of the launcher."""
 
     def __init__(self, launcher: "Launcher", pid: int, log: Path) -> None:
@@ -108,7 +108,7 @@ class Launcher:
         folder: Path | str = "",
         hold_at: int | None = None,
         is_written: bool = True,
-    ) -> Started:
+    ) -> StartedProcess:
         """Start ``pretint WORDS``, or Python code with these arguments; the log has all that it prints.
 
         With ``hold_at`` it stops itself at its first checkpoint at or after that step, once that is written or, with
@@ -116,7 +116,7 @@ class Launcher:
         """
         log = self._new_file("log")
         hold = [] if hold_at is None else [hold_at, is_written]
-        return Started(self, self._start(words, code, folder, env, hold, Path(os.devnull), log, log), log)
+        return StartedProcess(self, self._start(words, code, folder, env, hold, Path(os.devnull), log, log), log)
 
     def run(
         self,
@@ -129,7 +129,7 @@ class Launcher:
         """Run the same to its end, with ``data`` on its standard input."""
         files = [self._new_file(kind) for kind in ("in", "out", "log")]
         files[0].write_bytes(data)
-        status = Started(self, self._start(words, code, folder, env, [], *files), files[2]).wait()
+        status = StartedProcess(self, self._start(words, code, folder, env, [], *files), files[2]).wait()
         return subprocess.CompletedProcess(words, status, files[1].read_bytes(), files[2].read_bytes())
 
     def _start(
@@ -157,7 +157,7 @@ class Launcher:
         file.touch()
         return file
 
-    def start_ranks(self, world: int, *words: str | Path, hold_at: int | None = None) -> list[Started]:
+    def start_ranks(self, world: int, *words: str | Path, hold_at: int | None = None) -> list[StartedProcess]:
         """Start the processes of one run; the first may be held, see ``start``."""
         shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
         shared |= {"WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world)}
@@ -180,7 +180,7 @@ def _free_port() -> int:
             return port
 
 
-class Trained:
+class TrainedRun:
     """What a run wrote, to be compared with another."""
 
     def __init__(self, run: Path) -> None:
@@ -201,7 +201,7 @@ class Trained:
         state = torch.load(path, weights_only=True)
         return {**state["model"], **{f"average {name}": value for name, value in state.get("average", {}).items()}}
 
-    def wait_for_step(self, step: int, process: Started) -> None:
+    def wait_for_step(self, step: int, process: StartedProcess) -> None:
         """Wait until a checkpoint at or after ``step`` is there; fail if the process ends before."""
 
         def is_there() -> bool:
@@ -211,7 +211,7 @@ class Trained:
 
         wait_until(is_there, f"step {step} of {self.run}", describe=lambda: process.output, every=0.005)
 
-    def same_as(self, other: "Trained") -> None:
+    def same_as(self, other: "TrainedRun") -> None:
         """To the bit."""
         hexed = [[(step, float.hex(loss)) for step, loss in run.losses] for run in (self, other)]
         assert hexed[0] == hexed[1]

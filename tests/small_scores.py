@@ -10,12 +10,12 @@ Make = Callable[..., Path]
 SIZE = 32
 
 
-def scored(models: list[Path | str], folder: Path, **changed: object) -> Scores:
+def score_small(models: list[Path | str], folder: Path, **changed: object) -> Scores:
     """Score models on images of ``SIZE`` pixels, with changed settings."""
     return score([str(model) for model in models], ScoreSettings(images=str(folder), size=SIZE, **changed))  # type: ignore[arg-type]
 
 
-def values(scores: Scores, method: str) -> dict[str, float]:
+def metric_values(scores: Scores, method: str) -> dict[str, float]:
     """Return the values of a method by metric."""
     line = next(line for line in scores.lines if line.method == method)
     return {key: estimate.value for key, estimate in line.scores.items()}

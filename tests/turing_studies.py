@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from browser import Site
 from PIL import Image
-from processes import Started
+from processes import StartedProcess
 from waits import wait_until
 
 from pretint.apps.turing.design import TuringSettings, open_study
@@ -59,7 +59,7 @@ def make_study(tmp_path: Path) -> Iterator[MakeStudy]:
         yield make
 
 
-def wait_until_served(started: Started) -> tuple[Site, str]:
+def wait_until_served(started: StartedProcess) -> tuple[Site, str]:
     """Where it serves, once it says so, and the path by which participants join."""
 
     def serves() -> bool:

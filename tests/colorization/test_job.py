@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from colorize_files import checkpoint, photograph
+from colorize_files import photograph, write_checkpoint
 from PIL import Image
 from skimage.color import rgb2lab
 from tiers import one_fast
@@ -126,7 +126,7 @@ def test_batches_change_nothing(model: Path, tmp_path: Path) -> None:
 def test_a_network_gone_wrong_is_said(tmp_path: Path) -> None:
     photograph(20, 20).save(tmp_path / "a.png")
     weights = build_colorizer(PretrainSettings(), torch.full((313,), 1 / 313)).state_dict()
-    broken = checkpoint(tmp_path / "nan.pt", model={**weights, "head.bias": torch.full((313,), torch.nan)})
+    broken = write_checkpoint(tmp_path / "nan.pt", model={**weights, "head.bias": torch.full((313,), torch.nan)})
     with pytest.raises(UserError, match="NaN or infinite"):
         colorize(broken, [tmp_path / "a.png"], ColorizeSettings(out=tmp_path / "out"))
     assert not (tmp_path / "out").exists()
@@ -134,7 +134,7 @@ def test_a_network_gone_wrong_is_said(tmp_path: Path) -> None:
         "head.bias": torch.zeros(313).index_fill(0, torch.tensor(120), 1e4),
         "head.weight": weights["head.weight"] * 0,
     }
-    neutral = checkpoint(tmp_path / "gray.pt", model={**weights, **sure})
+    neutral = write_checkpoint(tmp_path / "gray.pt", model={**weights, **sure})
     done = colorize(neutral, [tmp_path / "a.png"], ColorizeSettings(out=tmp_path / "out"))
     assert "the result is gray" in done.notes[0][1]
 

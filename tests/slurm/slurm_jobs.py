@@ -31,7 +31,7 @@ SETTINGS = [
 ]  # fmt: skip
 
 
-def cluster_file(**settings: object) -> str:
+def write_cluster_file(**settings: object) -> str:
     """A cluster file for small jobs; its name."""
     values = {
         "minutes": 30,
@@ -48,18 +48,18 @@ def cluster_file(**settings: object) -> str:
 
 def send(*words: str, **settings: object) -> int:
     """``pretint submit``; its exit code."""
-    return pretint.cli.main(["submit", "--on", cluster_file(**settings), *words])
+    return pretint.cli.main(["submit", "--on", write_cluster_file(**settings), *words])
 
 
-def state(name: str) -> JobState:
+def read_state(name: str) -> JobState:
     return next(job for job in states(JOBS) if job.sent.name == name)
 
 
-def until(done: Callable[[], object], what: str, patience: float = PATIENCE) -> None:
-    wait_until(done, what, describe=overview, patience=patience, every=0.5)
+def wait_for(done: Callable[[], object], what: str, patience: float = PATIENCE) -> None:
+    wait_until(done, what, describe=describe_jobs, patience=patience, every=0.5)
 
 
-def overview() -> str:
+def describe_jobs() -> str:
     """All that is known of the jobs, for a test that fails."""
     logs = [f"== {path}\n{path.read_text(errors='replace')[-2500:]}" for path in sorted(JOBS.glob("logs/*_log.out"))]
     notes = [f"== {path}\n{path.read_text()}" for path in sorted(JOBS.glob("*/attempts.jsonl"))]
@@ -67,23 +67,23 @@ def overview() -> str:
     return "\n".join([queue, *notes, *logs])
 
 
-def finished(*names: str) -> None:
+def wait_until_complete(*names: str) -> None:
     """Wait until jobs are complete."""
 
     def all_done() -> bool:
-        jobs = [state(name) for name in names]
-        assert all(job.live or job.word == "complete" for job in jobs), overview()
+        jobs = [read_state(name) for name in names]
+        assert all(job.live or job.word == "complete" for job in jobs), describe_jobs()
         return not any(job.live for job in jobs)
 
-    until(all_done, "complete")
+    wait_for(all_done, "complete")
 
 
-def losses(run: str | Path) -> list[tuple[int, float]]:
+def read_losses(run: str | Path) -> list[tuple[int, float]]:
     records = read_journal(Path(run))
     return [(record["step"], record["loss"]) for record in records if record["kind"] == "step"]
 
 
-class Watched:
+class InterruptedJob:
     """A pretraining job that is interrupted again and again, each time amid its steps.
 
     An interrupt is called with the job and its command's process, which rests meanwhile, until it says that it is done.
@@ -106,7 +106,7 @@ class Watched:
         if self.resting is None:
             starts = [attempt for attempt in attempts(Path(sent.folder)) if attempt["kind"] == "start"]
             begun = [record["step"] for record in read_journal(self.run) if record["kind"] == "start"]
-            done = losses(self.run)
+            done = read_losses(self.run)
             # Steps that the call now at work has made: an earlier one's were cut off at a checkpoint.
             if min(len(starts), len(begun)) <= self.interrupted or not done or done[-1][0] < begun[-1] + 20:
                 return False
@@ -128,7 +128,7 @@ def child_of(pid: int) -> int:
     return int(children[0])
 
 
-def signaled(number: str) -> Callable[[SentJob, int], bool]:
+def send_signal(number: str) -> Callable[[SentJob, int], bool]:
     def interrupt(sent: SentJob, command: int) -> bool:
         subprocess.run(["scancel", f"--signal={number}", sent.id], check=True, timeout=PATIENCE)
         return True
@@ -136,12 +136,12 @@ def signaled(number: str) -> Callable[[SentJob, int], bool]:
     return interrupt
 
 
-def requeued(sent: SentJob, command: int) -> bool:
+def requeue(sent: SentJob, command: int) -> bool:
     subprocess.run(["scontrol", "requeue", sent.id], check=True, timeout=PATIENCE)
     return True
 
 
-def out_of_time(sent: SentJob, command: int) -> bool:
+def is_out_of_time(sent: SentJob, command: int) -> bool:
     """Whether Slurm has said that time is running out."""
     try:
         status = Path(f"/proc/{command}/status").read_text()
@@ -151,6 +151,6 @@ def out_of_time(sent: SentJob, command: int) -> bool:
     return bool(int(pending, 16) >> (signal.SIGUSR2 - 1) & 1)
 
 
-def restarts(sent: SentJob) -> int:
+def count_restarts(sent: SentJob) -> int:
     """As Slurm counts them."""
     return standing(sent.id)[1]

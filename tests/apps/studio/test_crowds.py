@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import Site, serving
-from colorize_files import checkpoint, file_of, photograph
+from browser import Site, serve_app
+from colorize_files import encode_image, photograph, write_checkpoint
 from hypothesis import given
 from hypothesis import strategies as st
 from page_process import connect
@@ -30,7 +30,7 @@ UPLOAD = "POST /photographs HTTP/1.1\r\nHost: HOST\r\nContent-Length: 4000000\r\
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return checkpoint(tmp_path_factory.mktemp("model") / "tiny.pt")
+    return write_checkpoint(tmp_path_factory.mktemp("model") / "tiny.pt")
 
 
 @pytest.mark.slow
@@ -38,7 +38,7 @@ def test_fifty_slow_senders_keep_nobody_waiting(table: OpenImages, monkeypatch: 
     """One is served while all of them are still sending."""
     for limit in ("security._PATIENCE", "server._PATIENCE", "server._HEAD"):
         monkeypatch.setattr(f"pretint.apps.web.{limit}", 10 * PATIENCE)
-    with serving(lambda address: studio_app(table, 4, {"localhost"})) as page, ExitStack() as stack:
+    with serve_app(lambda address: studio_app(table, 4, {"localhost"})) as page, ExitStack() as stack:
         senders = [stack.enter_context(connect(page, UPLOAD)) for _ in range(50)]
         senders += [stack.enter_context(connect(page, "GET / HTTP/1.1\r\nHost: HO")) for _ in range(20)]
         ended = threading.Event()
@@ -51,7 +51,7 @@ def test_fifty_slow_senders_keep_nobody_waiting(table: OpenImages, monkeypatch: 
         thread = threading.Thread(target=drip)
         thread.start()
         try:
-            uploaded = page.ask("/photographs", file_of(photograph(300, 200)))
+            uploaded = page.ask("/photographs", encode_image(photograph(300, 200)))
             assert uploaded.status == 201
             colored = page.post(f"/photographs/{uploaded.json['photograph']}/colored", LOOK)
             assert colored.status == 200
@@ -60,7 +60,7 @@ def test_fifty_slow_senders_keep_nobody_waiting(table: OpenImages, monkeypatch: 
             ended.set()
             thread.join()
         # A slow sender who does send is heard as well.
-        data = file_of(photograph())
+        data = encode_image(photograph())
         slow = stack.enter_context(connect(page, UPLOAD.replace("4000000", str(len(data))).removesuffix("abc")))
         for start in range(0, len(data), -(-len(data) // 10)):
             slow.sendall(data[start : start + -(-len(data) // 10)])
@@ -89,7 +89,7 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> Jobs:
 
 @pytest.fixture
 def studio(table: OpenImages) -> Iterator[Site]:
-    with serving(lambda address: studio_app(table, 1, {"localhost"})) as site:
+    with serve_app(lambda address: studio_app(table, 1, {"localhost"})) as site:
         yield site
 
 
@@ -113,7 +113,7 @@ def test_turns_are_shared_out_by_session(
         return OpenImages.lay(table, data)
 
     monkeypatch.setattr(table, "lay", lay)
-    files = {name: file_of(photograph(seed=seed)) for seed, name in enumerate(("first", "many", "one"))}
+    files = {name: encode_image(photograph(seed=seed)) for seed, name in enumerate(("first", "many", "one"))}
 
     def upload(name: str) -> threading.Thread:
         headers = {"cookie": f"pretint-studio={name}"}
@@ -147,7 +147,7 @@ def test_nothing_is_done_for_those_who_left(
         return OpenImages.lay(table, data)
 
     monkeypatch.setattr(table, "lay", lay)
-    data, host = file_of(photograph()), studio.address.removeprefix("http://")
+    data, host = encode_image(photograph()), studio.address.removeprefix("http://")
     first = http.client.HTTPConnection(host)
     first.request("POST", "/photographs", data)
     assert begun.wait(PATIENCE)
@@ -164,7 +164,7 @@ def test_nothing_is_done_for_those_who_left(
 
 
 def test_a_body_that_nobody_asked_for_is_no_error(studio: Site) -> None:
-    identity = studio.ask("/photographs", file_of(photograph())).json["photograph"]
+    identity = studio.ask("/photographs", encode_image(photograph())).json["photograph"]
     connection = http.client.HTTPConnection(studio.address.removeprefix("http://"))
     connection.request("GET", f"/photographs/{identity}/gray", b"x" * 70_000)
     assert connection.getresponse().status == 413

@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from browser import Answered, Site, serving
+from browser import Answer, Site, serve_app
 from processes import Launcher
 from turing_studies import MakeStudy, wait_until_served, write_images
 from waits import PATIENCE, wait_until
@@ -32,7 +32,7 @@ def store(make_study: MakeStudy) -> Store:
 
 @pytest.fixture
 def study(store: Store) -> Iterator[Site]:
-    with serving(lambda address: study_app(store, TOKEN, address, {"localhost"})) as site:
+    with serve_app(lambda address: study_app(store, TOKEN, address, {"localhost"})) as site:
         yield site
 
 
@@ -44,7 +44,7 @@ class Participant:
         self.statuses: list[int] = []
         self.place = ""
 
-    def ask(self, path: str, sent: str | None = None, kind: str = "application/json") -> Answered:
+    def ask(self, path: str, sent: str | None = None, kind: str = "application/json") -> Answer:
         for wait in (0.1, 0.2, 0.4, 0.8, 1.6, 3.2):
             headers = {"content-type": kind} if sent is not None else {}
             try:
@@ -174,7 +174,7 @@ def test_the_owner_enters_after_a_thousand_wrong_tokens(study: Site) -> None:
 @pytest.mark.slow
 def test_a_flood_without_a_link_is_bounded_and_shuts_nobody_out(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pretint.apps.turing.pages._STRANGERS", RateLimit(300, 6))  # a tenth, as is the flood
-    with serving(lambda address: study_app(store, TOKEN, address, {"localhost"})) as study:
+    with serve_app(lambda address: study_app(store, TOKEN, address, {"localhost"})) as study:
         pupil = Participant(study, f"/join/{store.facts.token}")
         pupil.join()
         statuses = _statuses(study, (f"/go/{number}/state" for number in range(500)))

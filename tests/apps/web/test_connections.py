@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import pytest
-from browser import Site, serving
+from browser import Site, serve_app
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
@@ -26,7 +26,7 @@ async def length(request: Request) -> PlainTextResponse:
 @pytest.fixture
 def site() -> Iterator[Site]:
     app = Starlette(routes=[Route("/", length, methods=["GET", "POST"])])
-    with serving(lambda address: Guard(app, set())) as served:
+    with serve_app(lambda address: Guard(app, set())) as served:
         yield served
 
 
@@ -116,7 +116,7 @@ def test_a_head_in_drops_has_no_more_time(site: Site, monkeypatch: pytest.Monkey
 def test_a_proxy_has_as_many_connections_as_it_likes(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "EACH", 1)
     app = Starlette(routes=[Route("/", length, methods=["GET", "POST"])])
-    with serving(lambda address: app, behind_proxy=True) as proxied, connected(proxied, POST) as one:
+    with serve_app(lambda address: app, behind_proxy=True) as proxied, connected(proxied, POST) as one:
         assert proxied.ask("/").status == 200
         one.sendall(b"x" * 9)
         assert one.recv(4000).startswith(b"HTTP/1.1 200")
@@ -128,7 +128,7 @@ def large_site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     monkeypatch.setattr(server, "_PATIENCE", 0.5)
     monkeypatch.setattr(server, "_SLOWEST", 1e6)
     app = Starlette(routes=[Route("/", lambda request: PlainTextResponse(b"x" * 20_000_000))])
-    with serving(lambda address: Guard(app, set())) as served:
+    with serve_app(lambda address: Guard(app, set())) as served:
         yield served
 
 
@@ -167,7 +167,7 @@ CHUNKED = "POST / HTTP/1.1\r\nHost: HERE\r\nTransfer-Encoding: chunked\r\n\r\n5\
 )
 def test_what_is_no_request_is_no_error(caplog: pytest.LogCaptureFixture, sent: str, rest: str) -> None:
     routes = [Route("/", length, methods=["POST"]), Route("/quick", lambda request: PlainTextResponse("quick"))]
-    with serving(lambda address: Guard(Starlette(routes=routes), set())) as site, connected(site, sent) as connection:
+    with serve_app(lambda address: Guard(Starlette(routes=routes), set())) as site, connected(site, sent) as connection:
         if rest:
             assert connection.recv(4000).startswith(b"HTTP/1.1 200"), "before all of its body came"
             connection.sendall(rest.encode())

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from browser import Site, serving
+from browser import Site, serve_app
 from hypothesis import given
 from hypothesis import strategies as st
 from starlette.applications import Starlette
@@ -29,7 +29,7 @@ async def length(request: Request) -> PlainTextResponse:
 @pytest.fixture(scope="module")
 def site() -> Iterator[Site]:
     app = Starlette(routes=[Route("/{rest:path}", length, methods=["GET", "POST"])])
-    with serving(lambda address: Guard(app, {"study.example"}, bodies={"/": 1000, "/large": 50_000})) as served:
+    with serve_app(lambda address: Guard(app, {"study.example"}, bodies={"/": 1000, "/large": 50_000})) as served:
         yield served
 
 
@@ -81,7 +81,7 @@ def test_what_changes_something_comes_from_a_page_of_ours(site: Site, headers: d
 
 def test_behind_a_proxy_that_asks_under_another_name() -> None:
     app = Starlette(routes=[Route("/", length, methods=["POST"])])
-    with serving(lambda address: Guard(app, set(), public="https://study.example")) as site:
+    with serve_app(lambda address: Guard(app, set(), public="https://study.example")) as site:
         assert site.ask("/", b"x", origin="https://study.example").status == 200
         assert site.ask("/", b"x", origin="http://study.example").status == 403
 
@@ -187,7 +187,7 @@ def test_many_clients_take_bounded_memory_and_one_household_is_one() -> None:
 def test_addresses_behind_a_proxy(behind_proxy: bool) -> None:
     """Only a proxy is believed about them, and only as to what it adds itself: the last one."""
     app = Starlette(routes=[Route("/", length)])
-    with serving(lambda address: Guard(app, set(), limit=AddressLimit(RateLimit(1, 0.001))), behind_proxy) as site:
+    with serve_app(lambda address: Guard(app, set(), limit=AddressLimit(RateLimit(1, 0.001))), behind_proxy) as site:
         said = ["10.0.0.1", "10.0.0.2", "10.0.0.3, 10.0.0.1", "no address", "x" * 5000, "2001:db8::1", "2001:db8::2"]
         statuses = [site.ask("/", x_forwarded_for=addresses).status for addresses in said]
     assert statuses == ([200, 200, 429, 200, 429, 200, 429] if behind_proxy else [200] + [429] * 6)

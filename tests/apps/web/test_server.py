@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from browser import Site, serving
-from colorize_files import checkpoint, file_of, photograph
-from page_process import Served, connect, is_refused, served
+from browser import Site, serve_app
+from colorize_files import encode_image, photograph, write_checkpoint
+from page_process import PageProcess, connect, is_refused, serve_page
 from PIL import Image
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -43,11 +43,11 @@ UPLOAD = "POST /photographs HTTP/1.1\r\nHost: HOST\r\nContent-Length: 4000000\r\
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return checkpoint(tmp_path_factory.mktemp("model") / "tiny.pt")
+    return write_checkpoint(tmp_path_factory.mktemp("model") / "tiny.pt")
 
 
 class BusyStudio(NamedTuple):
-    page: Served
+    page: PageProcess
     requests: list[socket.socket]
     """Those for colors."""
 
@@ -55,8 +55,8 @@ class BusyStudio(NamedTuple):
 @pytest.fixture
 def busy(model: Path, tmp_path: Path) -> Iterator[BusyStudio]:
     """A studio that colors for half a minute, while others wait, send slowly, or say nothing."""
-    with served(tmp_path, "studio", model, "--size", "4096", "--device", "cpu") as page, ExitStack() as stack:
-        identity = page.ask("/photographs", file_of(photograph(300, 200))).json["photograph"]
+    with serve_page(tmp_path, "studio", model, "--size", "4096", "--device", "cpu") as page, ExitStack() as stack:
+        identity = page.ask("/photographs", encode_image(photograph(300, 200))).json["photograph"]
         before = page.processor_seconds
         bodies = [request_colors(identity, f"session-{session}") for session in range(3)]
         requests = [stack.enter_context(page.connect(body)) for body in bodies]
@@ -102,7 +102,7 @@ def read_answer(connection: socket.socket) -> bytes:
 def test_one_signal_ends_a_study_at_work(tmp_path: Path) -> None:
     real, fake = write_images(tmp_path / "images", ["a", "b", "c"], 1)
     words = ["--real", real, "--algorithm", f"one={fake}", "--practice", "1", "--trials", "2", "--size", "16"]
-    with served(tmp_path, "turing", tmp_path / "study", *words) as page, ExitStack() as stack:
+    with serve_page(tmp_path, "turing", tmp_path / "study", *words) as page, ExitStack() as stack:
         place = join(page, page.output.partition("/join/")[2].split()[0])
         for sent in (f"POST {place}/seen HTTP/1.1\r\nHost: HOST\r\nContent-Length: 20\r\n\r\nabc", "", "GET / HT"):
             stack.enter_context(page.connect(sent))
@@ -131,7 +131,7 @@ def test_a_study_ends_though_many_wait_to_write(make_study: MakeStudy, monkeypat
 
     monkeypatch.setattr(store, "refuse_writes", count_and_refuse)
     with ExitStack() as stack:
-        with serving(lambda address: study_app(store, "a long token", address, set())) as site:
+        with serve_app(lambda address: study_app(store, "a long token", address, set())) as site:
             place = join(site, store.facts.token)
             stack.enter_context(locked(store.file))
             store._db.set_trace_callback(lambda sql: attempts.append(sql) if sql.startswith("BEGIN") else None)
@@ -215,8 +215,8 @@ def test_what_was_begun_is_answered(model: Path, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(table, "colored", color)
     with ExitStack() as stack:
-        with serving(lambda address: studio_app(table, 1, set())) as site:
-            identity = site.ask("/photographs", file_of(photograph())).json["photograph"]
+        with serve_app(lambda address: studio_app(table, 1, set())) as site:
+            identity = site.ask("/photographs", encode_image(photograph())).json["photograph"]
             connection = stack.enter_context(connect(site, request_colors(identity, "mine")))
             assert begun.wait(PATIENCE)
         assert connection.recv(4000).startswith(b"HTTP/1.1 200")

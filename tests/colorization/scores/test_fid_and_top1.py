@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from small_scores import SIZE, Make, scored, values
+from small_scores import SIZE, Make, metric_values, score_small
 from timm.data import ImageNetInfo
 from torch import Tensor
 
@@ -44,11 +44,11 @@ def test_frechet_to_the_same_and_to_disjoint_images(images: Path, make_images: M
     out = str(tmp_path / "out")
     order = [int(i) for i in np.random.default_rng(0).permutation(7) if i < 5]
     truth = [square(Folder(images).read(index), SIZE) for index in order]
-    halves = scored([], images, inception="x", out=out)
+    halves = score_small([], images, inception="x", out=out)
     expected = frechet_distance(features(truth[::2]), features(truth[1::2]))
-    assert values(halves, "truth")["fid_same"] == pytest.approx(0, abs=1e-9)
-    assert values(halves, "truth")["fid_disjoint"] == pytest.approx(expected, rel=1e-5)
-    assert values(halves, "gray")["fid_same"] > values(halves, "truth")["fid_same"] + 1e-6
+    assert metric_values(halves, "truth")["fid_same"] == pytest.approx(0, abs=1e-9)
+    assert metric_values(halves, "truth")["fid_disjoint"] == pytest.approx(expected, rel=1e-5)
+    assert metric_values(halves, "gray")["fid_same"] > metric_values(halves, "truth")["fid_same"] + 1e-6
     assert all(math.isnan(line.scores["fid_same"].low) for line in halves.lines)
     said = {metric.key: metric.about for metric in halves.metrics}
     assert "(3 and 2)" in said["fid_disjoint"] and "same 5 images" in said["fid_same"]
@@ -57,9 +57,9 @@ def test_frechet_to_the_same_and_to_disjoint_images(images: Path, make_images: M
     real = [square(Folder(others).read(index), SIZE) for index in range(4)]
     for file in ("00.png", "01.png"):  # two that are scored lie among them
         (others / f"again-{file}").write_bytes((images / file).read_bytes())
-    apart = scored([], images, inception="x", out=out, disjoint=str(others))
+    apart = score_small([], images, inception="x", out=out, disjoint=str(others))
     expected = frechet_distance(features(truth), features(real))
-    assert values(apart, "truth")["fid_disjoint"] == pytest.approx(expected, rel=1e-5)
+    assert metric_values(apart, "truth")["fid_disjoint"] == pytest.approx(expected, rel=1e-5)
     said = {metric.key: metric.about for metric in apart.metrics}
     assert "to 4 images of" in said["fid_disjoint"] and "(2 that are scored left out)" in said["fid_disjoint"]
 
@@ -76,21 +76,21 @@ def test_a_classifier_names_recolored_images(labeled: Path, tmp_path: Path) -> N
     net = timm.create_model("test_resnet", num_classes=1000)
     torch.save(net.state_dict(), tmp_path / "net.pth")
     word = f"test_resnet:{tmp_path / 'net.pth'}"
-    found = scored(["gray"], labeled, classifier=word, out=str(tmp_path / "out"))
+    found = score_small(["gray"], labeled, classifier=word, out=str(tmp_path / "out"))
     judge = evaluators.TopClass(word, [path.name for path in sorted(labeled.iterdir())])
     truth = np.stack([square(Folder(labeled).read(index), SIZE) for index in range(6)])
     right = judge(planes(list(truth)), torch.tensor([0, 0, 0, 1, 1, 1]))
-    assert values(found, "truth")["top1"] == pytest.approx(float(right.double().mean()))
+    assert metric_values(found, "truth")["top1"] == pytest.approx(float(right.double().mean()))
     shown = next(line for line in found.lines if line.method == "truth").differences
     assert "top1" in shown
 
 
 def test_a_classifier_needs_labels(images: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="sub-folder"):
-        scored(["gray"], images, classifier="test_resnet:x.pth", out=str(tmp_path))
+        score_small(["gray"], images, classifier="test_resnet:x.pth", out=str(tmp_path))
 
 
 def test_a_classifier_needs_one_label_an_image(shared_data: Path, tmp_path: Path) -> None:
     folder = next((shared_data / "voc-mini").rglob("VOC2007")).parent
     with pytest.raises(UserError, match="several classes an image; top-1 needs one"):
-        scored(["gray"], Path(f"voc:2007:test:{folder}"), classifier="test_resnet:x.pth", out=str(tmp_path))
+        score_small(["gray"], Path(f"voc:2007:test:{folder}"), classifier="test_resnet:x.pth", out=str(tmp_path))

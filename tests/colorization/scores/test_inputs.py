@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from small_scores import Make, scored
+from small_scores import Make, score_small
 
 from pretext.data import Folder
 from pretext.errors import UserError
@@ -35,7 +35,7 @@ def test_unreadable_ones_are_listed(tmp_path: Path, make_images: Make) -> None:
     folder = make_images(tmp_path / "x", 3)
     (folder / "bad.jpg").write_bytes(b"\xff\xd8\xff half an image")
     for _ in range(2):  # and again when nothing is read any more
-        found = scored(["gray"], folder, out=str(tmp_path / "out"))
+        found = score_small(["gray"], folder, out=str(tmp_path / "out"))
         assert [key for key, _ in found.skipped] == ["bad.jpg"] and found.facts["n"] == 3
 
 
@@ -50,7 +50,7 @@ def test_damaged_metadata_is_no_news(tmp_path: Path, make_images: Make) -> None:
     assert seen, "the damage is one that Pillow tells of"
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
-        assert scored(["gray"], folder, out=str(tmp_path / "out")).facts["n"] == 4
+        assert score_small(["gray"], folder, out=str(tmp_path / "out")).facts["n"] == 4
     assert not seen
 
 
@@ -63,12 +63,12 @@ def test_a_method_that_gives_another_size(
         Colorizer, "colorize", lambda self, lightness, temperature: torch.zeros(len(lightness), 2, 9, 9)
     )
     with pytest.raises(UserError, match=r"plain: gave colors of \(9, 9\) pixels for images of \(32, 32\)"):
-        scored([run], images, out=str(tmp_path), seed=9)
+        score_small([run], images, out=str(tmp_path), seed=9)
     monkeypatch.setattr(
         Colorizer, "colorize", lambda self, lightness, temperature: torch.full((len(lightness), 2, 32, 32), torch.nan)
     )
     with pytest.raises(UserError, match="NaN or infinite"):
-        scored([run], images, out=str(tmp_path), seed=9)
+        score_small([run], images, out=str(tmp_path), seed=9)
 
 
 @pytest.mark.parametrize(
@@ -90,14 +90,14 @@ def test_settings_that_are_wrong(changed: dict[str, object], said: str) -> None:
 
 def test_where_scores_go(run: Path, images: Path) -> None:
     with pytest.raises(UserError, match="name a folder for them with --out"):
-        scored(["gray"], images)
+        score_small(["gray"], images)
     with pytest.raises(UserError, match="against is red, which is not scored"):
-        scored([run], images, against="red")
-    assert scored([run], images).file.parent == run / "scores"
+        score_small([run], images, against="red")
+    assert score_small([run], images).file.parent == run / "scores"
 
 
 def test_an_image_alone_in_its_size(run: Path, tmp_path: Path, make_images: Make) -> None:
     folder = make_images(tmp_path / "x", 2)
     Image.new("RGB", (1, 300), (200, 40, 40)).save(folder / "thin.png")
     Image.new("RGB", (1, 1), (20, 140, 40)).save(folder / "dot.png")
-    assert scored([run], folder, out=str(tmp_path / "out")).facts["n"] == 4
+    assert score_small([run], folder, out=str(tmp_path / "out")).facts["n"] == 4

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import skimage.metrics
 import torch
-from small_scores import SIZE, Make, scored, values
+from small_scores import SIZE, Make, metric_values, score_small
 
 from pretext.color import lab_to_rgb, rgb_to_lab
 from pretext.data import Folder
@@ -44,7 +44,7 @@ def by_hand(ab: np.ndarray, rgb: np.ndarray, truth: np.ndarray) -> dict[str, flo
 
 
 def test_every_number_is_that_of_its_pixels(run: Path, images: Path, tmp_path: Path) -> None:
-    found = scored([run], images, out=str(tmp_path / "out"), batch=2)
+    found = score_small([run], images, out=str(tmp_path / "out"), batch=2)
     assert [line.method for line in found.lines] == ["plain", "gray", "random", "truth"]
     assert (found.facts["n"], found.facts["n_gray"], found.facts["n_unread"]) == (5, 2, 0)
     source = Folder(images)
@@ -56,32 +56,32 @@ def test_every_number_is_that_of_its_pixels(run: Path, images: Path, tmp_path: P
     for name, ab in colors.items():
         rgb = (lab_to_rgb(torch.cat((lab[:, :1], ab), 1)) * 255).round().byte().permute(0, 2, 3, 1).numpy()
         expected = by_hand(ab.numpy(), truth if name == "truth" else rgb, truth)
-        numbers = values(found, name)
+        numbers = metric_values(found, name)
         assert {key: numbers[key] for key in expected} == pytest.approx(expected, abs=1e-6), name
         assert {"cf", "cf_abs"} <= numbers.keys() and "lpips" not in numbers
-    assert values(found, "truth")["auc"] == values(found, "truth")["ssim"] == 1
-    assert math.isinf(values(found, "truth")["psnr"])
+    assert metric_values(found, "truth")["auc"] == metric_values(found, "truth")["ssim"] == 1
+    assert math.isinf(metric_values(found, "truth")["psnr"])
 
 
 def test_bins_weighed_by_a_prior(run: Path, images: Path, tmp_path: Path) -> None:
     prior = np.random.default_rng(0).uniform(0.1, 1, 313)
     np.save(tmp_path / "prior.npy", prior / prior.sum())
-    found = scored([run], images, prior=str(tmp_path / "prior.npy"))
+    found = score_small([run], images, prior=str(tmp_path / "prior.npy"))
     uniform = np.full(313, 1 / 313)
     np.save(tmp_path / "uniform.npy", uniform)
-    alike = scored([run], images, prior=str(tmp_path / "uniform.npy"))
-    assert values(alike, "gray")["auc_balanced"] == pytest.approx(values(alike, "gray")["auc"])
-    assert values(found, "gray")["auc_balanced"] != pytest.approx(values(found, "gray")["auc"])
+    alike = score_small([run], images, prior=str(tmp_path / "uniform.npy"))
+    assert metric_values(alike, "gray")["auc_balanced"] == pytest.approx(metric_values(alike, "gray")["auc"])
+    assert metric_values(found, "gray")["auc_balanced"] != pytest.approx(metric_values(found, "gray")["auc"])
     assert "inverse of prior.npy" in next(metric.about for metric in found.metrics if metric.key == "auc_balanced")
 
 
 def test_differences_are_paired(run: Path, images: Path) -> None:
-    found = scored([run], images, against="gray")
+    found = score_small([run], images, against="gray")
     gaps = {line.method: line.differences for line in found.lines}
     assert not gaps["gray"] and found.against == "gray"
     for key in ("auc", "auc_balanced", "ssim", "cf"):
         gap = gaps["truth"][key]
-        assert gap.value == pytest.approx(values(found, "truth")[key] - values(found, "gray")[key])
+        assert gap.value == pytest.approx(metric_values(found, "truth")[key] - metric_values(found, "gray")[key])
         assert gap.low <= gap.value <= gap.high
     assert "psnr" not in gaps["truth"], "it is infinite"
     alone = next(line for line in found.lines if line.method == "plain").scores["ssim"]
@@ -90,10 +90,10 @@ def test_differences_are_paired(run: Path, images: Path) -> None:
 
 def test_runs_of_one_name_are_shown_as_they_were_named(run: Path, make_run: Make, images: Path, tmp_path: Path) -> None:
     other = make_run(tmp_path / "plain", seed=5, objective="plain")
-    found = scored([run, other], images)
+    found = score_small([run, other], images)
     assert [line.method for line in found.lines][:2] == [str(run), str(other)]
-    assert scored([run, other], images, against=str(other)).against == str(other)
-    again = scored([run, f"{run}/", run / "checkpoints" / "00000007.pt"], images)
+    assert score_small([run, other], images, against=str(other)).against == str(other)
+    again = score_small([run, f"{run}/", run / "checkpoints" / "00000007.pt"], images)
     assert [line.method for line in again.lines] == ["plain", "gray", "random", "truth"], "one network"
 
 
@@ -105,7 +105,7 @@ def test_seeds_stand_in_one_line(run: Path, make_run: Make, images: Path, tmp_pa
     models = [str(model) for model in (*seeds, copy, run)]
     found = score(models, settings, {"three": models[:3], "twice": [models[0], models[3]]})
     assert [line.method for line in found.lines] == ["three", "twice", "plain", "gray", "random", "truth"]
-    alone = [scored([name], images).lines for name in models[:3]]
+    alone = [score_small([name], images).lines for name in models[:3]]
     apart = {
         name: next(one for one in lines if one.method == Path(name).name)
         for name, lines in zip(models[:3], alone, strict=True)
@@ -132,10 +132,10 @@ def test_hints_help_to_know_the_truth(
     monkeypatch.setattr(Colorizer, "colorize", lambda self, lightness, temperature, ab, mask: ab * mask)
     run = make_run(tmp_path / "hinted", backbone="siggraph17", stride=1)
     words = [f"{run}@hints={count}" for count in (0, 1, 10)]
-    found = scored([*words, "scribbles@hints=1", "scribbles@hints=10"], images, most=6)
-    none, one, ten = (values(found, f"hinted@hints={count}") for count in (0, 1, 10))
-    spread, well = values(found, "scribbles@hints=1"), values(found, "scribbles@hints=10")
-    gray = values(found, "gray")
+    found = score_small([*words, "scribbles@hints=1", "scribbles@hints=10"], images, most=6)
+    none, one, ten = (metric_values(found, f"hinted@hints={count}") for count in (0, 1, 10))
+    spread, well = metric_values(found, "scribbles@hints=1"), metric_values(found, "scribbles@hints=10")
+    gray = metric_values(found, "gray")
     assert [none[key] for key in ("auc", "psnr", "ssim")] == [gray[key] for key in ("auc", "psnr", "ssim")]
     for key in ("auc", "psnr"):
         assert none[key] < one[key] < ten[key] < 1.5 * none[key] and max(spread[key], ten[key]) < well[key], key
@@ -144,7 +144,7 @@ def test_hints_help_to_know_the_truth(
 def test_on_real_images(run: Path, shared_data: Path, tmp_path: Path) -> None:
     settings = ScoreSettings(images=str(shared_data / "imagenet-sample"), out=str(tmp_path), size=96, most=48)
     found = score([run], settings)
-    numbers = {line.method: values(found, line.method) for line in found.lines}
+    numbers = {line.method: metric_values(found, line.method) for line in found.lines}
     assert found.facts["n"] + found.facts["n_gray"] == 48 and not found.skipped
     assert numbers["gray"]["auc"] > numbers["random"]["auc"], "as in the paper"
     assert numbers["gray"]["psnr"] > numbers["random"]["psnr"]

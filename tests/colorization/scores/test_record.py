@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from processes import Launcher
-from small_scores import Make, scored, values
+from small_scores import Make, metric_values, score_small
 from torch import Tensor
 from waits import wait_until
 
@@ -28,7 +28,7 @@ def test_it_goes_on_where_it_was_stopped(
     run: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folders = [str(tmp_path / name) for name in ("whole", "broken")]
-    whole = scored([run, "gray"], images, out=folders[0], batch=2)
+    whole = score_small([run, "gray"], images, out=folders[0], batch=2)
     import pretint.colorization.scores.record as recording
 
     kept, calls = recording.ssim, 0
@@ -46,7 +46,7 @@ def test_it_goes_on_where_it_was_stopped(
     for path in ("settings.yaml", "checkpoints/00000007.pt"):
         (copy / path).write_bytes((run / path).read_bytes())
     with pytest.raises(Stopped):
-        scored([copy, "gray"], images, out=folders[1], batch=2)
+        score_small([copy, "gray"], images, out=folders[1], batch=2)
     assert len(lines_of(copy / "scores").popitem()[1]) == 1 + 4, "two batches of the network"
     monkeypatch.setattr(recording, "ssim", kept)
     reads: list[int] = []
@@ -54,14 +54,14 @@ def test_it_goes_on_where_it_was_stopped(
     monkeypatch.setattr(
         Folder, "read", lambda self, index, shorter=None: reads.append(index) or read(self, index, shorter)
     )
-    again = scored([copy, "gray"], images, out=folders[1], batch=2)
+    again = score_small([copy, "gray"], images, out=folders[1], batch=2)
     assert [line.scores for line in again.lines] == [{**line.scores} for line in whole.lines], (
         "as if it had not been stopped"
     )
     assert len(reads) == len(set(reads)) < 7, "what is done is not read again"
     before = lines_of(tmp_path / "broken")
     reads.clear()
-    scored([copy, "gray"], images, out=folders[1], batch=2)
+    score_small([copy, "gray"], images, out=folders[1], batch=2)
     assert not reads and lines_of(tmp_path / "broken") == before
 
 
@@ -78,7 +78,7 @@ def test_an_interrupt_keeps_what_is_scored(
 
     monkeypatch.setattr(recording, "ssim", asking)
     with pytest.raises(SystemExit) as stopped:
-        scored(["gray"], images, out=str(tmp_path), batch=2)
+        score_small(["gray"], images, out=str(tmp_path), batch=2)
     assert stopped.value.code == 143 and "the scores of 2 images are kept" in capsys.readouterr().err
     assert [len(lines) for name, lines in lines_of(tmp_path).items() if name.startswith("gray")] == [3]
 
@@ -107,18 +107,20 @@ def test_another_network_takes_the_baselines_as_they_are(
     run: Path, make_run: Make, images: Path, tmp_path: Path
 ) -> None:
     out = str(tmp_path / "out")
-    scored([run], images, out=out)
+    score_small([run], images, out=out)
     before = lines_of(tmp_path / "out")
     other = make_run(tmp_path / "other", seed=5, objective="plain")
-    found = scored([run, other], images, out=out)
+    found = score_small([run, other], images, out=out)
     assert lines_of(tmp_path / "out") == before and len(lines_of(other / "scores")) == 1
-    assert values(found, "plain")["auc"] != values(found, "other")["auc"]
+    assert metric_values(found, "plain")["auc"] != metric_values(found, "other")["auc"]
     retrained = make_run(tmp_path / "other", seed=6, objective="plain")
-    assert values(scored([retrained], images, out=out), "other")["auc"] != values(found, "other")["auc"]
+    assert (
+        metric_values(score_small([retrained], images, out=out), "other")["auc"] != metric_values(found, "other")["auc"]
+    )
 
 
 def test_what_is_kept_is_json(run: Path, images: Path, tmp_path: Path) -> None:
-    found = scored([run], images, out=str(tmp_path))
+    found = score_small([run], images, out=str(tmp_path))
     stored = json.loads(found.file.read_text(), parse_constant=lambda name: pytest.fail(name))
     assert stored["format"] == "pretint scores 2" and stored["n"] == 5 and found.file.parent == tmp_path
     truth = next(one for one in stored["methods"] if one["method"] == "truth")
@@ -153,7 +155,7 @@ def test_what_is_kept_is_json(run: Path, images: Path, tmp_path: Path) -> None:
 def test_records_that_somebody_edited(scored_once: Path, tmp_path: Path, change: dict[str, object]) -> None:
     folder = edited(scored_once, "gray-", change, tmp_path)
     with pytest.raises(UserError, match=r"gray-\w+\.jsonl: pretint score did not write line 3") as said:
-        scored(["gray"], scored_once / "images", out=str(folder))
+        score_small(["gray"], scored_once / "images", out=str(folder))
     assert "\n" not in str(said.value)
 
 
@@ -161,14 +163,14 @@ def test_records_that_somebody_edited(scored_once: Path, tmp_path: Path, change:
 def test_states_that_somebody_edited(scored_once: Path, tmp_path: Path, change: dict[str, object]) -> None:
     folder = edited(scored_once, "images-", change, tmp_path)
     with pytest.raises(UserError, match=r"images-\w+\.jsonl: pretint score did not write line 3"):
-        scored(["gray"], scored_once / "images", out=str(folder))
+        score_small(["gray"], scored_once / "images", out=str(folder))
 
 
 @pytest.fixture(scope="module")
 def scored_once(tmp_path_factory: pytest.TempPathFactory, make_images: Make) -> Path:
     folder = tmp_path_factory.mktemp("scored")
     make_images(folder / "images", 3)
-    scored(["gray"], folder / "images", out=str(folder / "out"))
+    score_small(["gray"], folder / "images", out=str(folder / "out"))
     return folder
 
 

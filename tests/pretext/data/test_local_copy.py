@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from processes import Launcher, Started, Trained
+from processes import Launcher, StartedProcess, TrainedRun
 from waits import wait_until
 
 from pretext.data import ClassFolder, Shards, local_copy, open_dataset, open_labeled
@@ -250,7 +250,7 @@ def test_killed_while_it_copies(packed: Path, local: Path) -> None:
     assert len(Shards(packed)) == 60 and before.items() <= inodes(there).items()
 
 
-def start(launcher: Launcher, packed: Path) -> Started:
+def start(launcher: Launcher, packed: Path) -> StartedProcess:
     code = f"from pretext.data import Shards; s = Shards({str(packed)!r}); print(len(s), s._files[0])"
     return launcher.start(code=code)
 
@@ -300,11 +300,11 @@ def test_a_run_goes_on_with_and_without_it(launcher: Launcher, packed: Path, loc
     assert not local.exists()
     for step, folder in ((5, str(local)), (15, "")):
         process = launcher.start("pretrain", mixed, *more, env={"PRETINT_LOCAL": folder}, hold_at=step + 5)
-        Trained(mixed).wait_for_step(step, process)
+        TrainedRun(mixed).wait_for_step(step, process)
         process.kill()
         process.wait()
         assert ("copy packed" in process.output) == bool(folder)
     process = launcher.start("pretrain", mixed, *more, env={"PRETINT_LOCAL": str(local)})
     assert process.wait() == ExitStatus.COMPLETE, process.output
-    Trained(mixed).same_as(Trained(whole))
+    TrainedRun(mixed).same_as(TrainedRun(whole))
     assert str(local) not in (mixed / "settings.yaml").read_text()

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from processes import Launcher, Trained
+from processes import Launcher, TrainedRun
 from tiers import one_fast
 from waits import wait_until
 
@@ -34,23 +34,23 @@ WORDS = [
 
 
 @pytest.fixture(scope="module")
-def alone(launcher: Launcher, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+def alone(launcher: Launcher, tmp_path_factory: pytest.TempPathFactory) -> TrainedRun:
     run = tmp_path_factory.mktemp("alone") / "run"
     process = launcher.start("pretrain", run, *WORDS)
     assert process.wait() == 0, process.output
-    return Trained(run)
+    return TrainedRun(run)
 
 
-def close(some: Trained, others: Trained, steps: range, tolerance: float) -> None:
+def close(some: TrainedRun, others: TrainedRun, steps: range, tolerance: float) -> None:
     mine, theirs = dict(some.losses), dict(others.losses)
     for step in steps:
         assert mine[step] == pytest.approx(theirs[step], abs=tolerance), step
 
 
-def test_two_processes_compute_what_one_does(launcher: Launcher, alone: Trained, tmp_path: Path) -> None:
+def test_two_processes_compute_what_one_does(launcher: Launcher, alone: TrainedRun, tmp_path: Path) -> None:
     processes = launcher.start_ranks(2, "pretrain", tmp_path / "run", *WORDS)
     assert [process.wait() for process in processes] == [0, 0], processes[0].output
-    close(Trained(tmp_path / "run"), alone, range(1, 21), 1e-5)
+    close(TrainedRun(tmp_path / "run"), alone, range(1, 21), 1e-5)
     assert "report:" in processes[0].output and not processes[1].output, "the first alone speaks"
 
 
@@ -66,15 +66,15 @@ def test_with_drop_path_micro_batches_and_a_moving_average(
     assert one.wait() == 0, one.output
     two = launcher.start_ranks(2, "pretrain", tmp_path / "two", *WORDS, *more)
     assert [process.wait() for process in two] == [0, 0], two[0].output
-    close(Trained(tmp_path / "two"), Trained(tmp_path / "one"), range(1, 21), 1e-5)
-    mine, theirs = Trained(tmp_path / "two").state, Trained(tmp_path / "one").state
+    close(TrainedRun(tmp_path / "two"), TrainedRun(tmp_path / "one"), range(1, 21), 1e-5)
+    mine, theirs = TrainedRun(tmp_path / "two").state, TrainedRun(tmp_path / "one").state
     assert mine.keys() == theirs.keys() and any(name.startswith("average ") for name in mine)
 
 
 @pytest.mark.slow
-def test_from_one_to_two_to_one(launcher: Launcher, alone: Trained, tmp_path: Path) -> None:
+def test_from_one_to_two_to_one(launcher: Launcher, alone: TrainedRun, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    trained = Trained(run)
+    trained = TrainedRun(run)
     first = launcher.start("pretrain", run, *WORDS, hold_at=10)
     trained.wait_for_step(5, first)
     first.signal(signal.SIGUSR2)
@@ -98,12 +98,12 @@ def test_two_processes_killed_and_called_again(launcher: Launcher, tmp_path: Pat
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert [process.wait() for process in launcher.start_ranks(2, "pretrain", whole, *WORDS)] == [0, 0]
     processes = launcher.start_ranks(2, "pretrain", broken, *WORDS, hold_at=20)
-    Trained(broken).wait_for_step(10, processes[0])
+    TrainedRun(broken).wait_for_step(10, processes[0])
     for process in processes:
         process.kill()
     assert [process.wait() for process in processes] == [-signal.SIGKILL] * 2
     assert [process.wait() for process in launcher.start_ranks(2, "pretrain", broken, *WORDS)] == [0, 0]
-    Trained(broken).same_as(Trained(whole))
+    TrainedRun(broken).same_as(TrainedRun(whole))
 
     newest = newest_checkpoint(broken)
     assert newest is not None
@@ -111,14 +111,14 @@ def test_two_processes_killed_and_called_again(launcher: Launcher, tmp_path: Pat
     processes = launcher.start_ranks(2, "pretrain", broken, *WORDS)
     assert [process.wait() for process in processes] == [0, 0], processes[0].output
     assert "the checkpoint before it, is used" in processes[0].output and not processes[1].output
-    Trained(broken).same_as(Trained(whole))
+    TrainedRun(broken).same_as(TrainedRun(whole))
 
 
 @pytest.mark.parametrize("victim", one_fast(0, [0, 1]))
 def test_one_dies_and_the_other_says_so(victim: int, launcher: Launcher, tmp_path: Path) -> None:
     run = tmp_path / "run"
     processes = launcher.start_ranks(2, "pretrain", run, *WORDS, "--training.steps", "100000")
-    Trained(run).wait_for_step(5, processes[0])
+    TrainedRun(run).wait_for_step(5, processes[0])
     processes[victim].kill()
     left = processes[1 - victim]
     assert left.wait() == ExitStatus.PREEMPTED, left.output  # the same call goes on
@@ -130,7 +130,7 @@ def test_one_dies_and_the_other_says_so(victim: int, launcher: Launcher, tmp_pat
 def test_a_run_that_others_work_on_is_refused_by_all(launcher: Launcher, tmp_path: Path) -> None:
     run = tmp_path / "run"
     busy = launcher.start("pretrain", run, *WORDS, "--training.steps", "100000")
-    Trained(run).wait_for_step(5, busy)
+    TrainedRun(run).wait_for_step(5, busy)
     late = launcher.start_ranks(2, "pretrain", run, *WORDS)
     assert [process.wait() for process in late] == [2, 2]
     assert "another process is working on this run" in late[0].output and not late[1].output
@@ -187,16 +187,16 @@ def test_bad_images_that_any_of_them_meets_are_listed(launcher: Launcher, tmp_pa
 
 
 @pytest.mark.slow
-def test_the_same_command_under_torchrun(alone: Trained, tmp_path: Path) -> None:
+def test_the_same_command_under_torchrun(alone: TrainedRun, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     job = ["-m", "pretint", "pretrain", str(tmp_path / "run"), *WORDS, "--training.steps", "20"]
     done = subprocess.run([*command, *job], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert len(Trained(tmp_path / "run").losses) == 20
+    assert len(TrainedRun(tmp_path / "run").losses) == 20
 
 
 @pytest.mark.slow
-def test_the_same_job_under_submitit(alone: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_same_job_under_submitit(alone: TrainedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     asked = slurm.ClusterSettings(executor="local", tasks_per_node=2, environment={"OMP_NUM_THREADS": "1"})
     words = ("pretrain", "run", *WORDS)
@@ -205,7 +205,7 @@ def test_the_same_job_under_submitit(alone: Trained, tmp_path: Path, monkeypatch
         lambda: not slurm.states(tmp_path / "jobs")[0].live, "the job ends", describe=sent.log.read_text, every=0.5
     )
     assert slurm.states(tmp_path / "jobs")[0].word == "complete", sent.log.read_text()
-    close(Trained(tmp_path / "run"), alone, range(1, 21), 1e-5)
+    close(TrainedRun(tmp_path / "run"), alone, range(1, 21), 1e-5)
 
 
 def test_stray_variables_are_no_ranks(monkeypatch: pytest.MonkeyPatch) -> None:

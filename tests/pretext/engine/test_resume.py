@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from processes import KILLS, Launcher, Started, Trained
+from processes import KILLS, Launcher, StartedProcess, TrainedRun
 from waits import wait_until
 
 from pretext.data import Bundled
@@ -52,11 +52,11 @@ def shards(folder: Path) -> str:
     return f"{made}/{{0..1}}.tar"
 
 
-def finish(launcher: Launcher, run: Path, *more: str) -> Trained:
+def finish(launcher: Launcher, run: Path, *more: str) -> TrainedRun:
     """The command to its end."""
     process = launcher.start("pretrain", run, *SETTINGS, *more)
     assert process.wait() == ExitStatus.COMPLETE, process.output
-    trained = Trained(run)
+    trained = TrainedRun(run)
     assert [step for step, _ in trained.losses] == list(range(1, STEPS + 1))
     return trained
 
@@ -65,17 +65,17 @@ MORE = ["--training.micro_batch", "12", "--training.ema", "0.9"]
 
 
 @pytest.fixture(scope="module")
-def plain(launcher: Launcher, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+def plain(launcher: Launcher, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainedRun:
     return finish(launcher, tmp_path_factory.mktemp("whole") / "run", "--data.source", str(folder))
 
 
 @pytest.fixture(scope="module")
-def rich(launcher: Launcher, shards: str, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+def rich(launcher: Launcher, shards: str, tmp_path_factory: pytest.TempPathFactory) -> TrainedRun:
     """From shards, with accumulation and a moving average."""
     return finish(launcher, tmp_path_factory.mktemp("whole") / "run", "--data.source", shards, *MORE)
 
 
-def wait_for(process: Started, is_true: Callable[[], bool], event: str) -> None:
+def wait_for(process: StartedProcess, is_true: Callable[[], bool], event: str) -> None:
     def is_true_before_the_end() -> bool:
         assert process.runs(), f"it ended before: {event}\n{process.output}"
         return is_true()
@@ -83,7 +83,7 @@ def wait_for(process: Started, is_true: Callable[[], bool], event: str) -> None:
     wait_until(is_true_before_the_end, event, describe=lambda: process.output, every=0.001)
 
 
-def test_killed_again_and_again(launcher: Launcher, rich: Trained, shards: str, tmp_path: Path) -> None:
+def test_killed_again_and_again(launcher: Launcher, rich: TrainedRun, shards: str, tmp_path: Path) -> None:
     run = tmp_path / "run"
     words = ["pretrain", run, *SETTINGS, "--data.source", shards, *MORE, "--machine.checkpoint_every", "2"]
     written = run / "checkpoints"
@@ -95,7 +95,7 @@ def test_killed_again_and_again(launcher: Launcher, rich: Trained, shards: str, 
             wait_for(process, process.is_stopped, "it writes a checkpoint")
             assert list(written.glob(".*.part"))
         elif kill:  # somewhere after it has gone on for a step or some
-            Trained(run).wait_for_step(reached + random.choice((1, 2, 3)), process)
+            TrainedRun(run).wait_for_step(reached + random.choice((1, 2, 3)), process)
             time.sleep(random.uniform(0, 0.05))
         else:  # before the first checkpoint
             wait_for(process, (run / "settings.yaml").exists, "it has settings")
@@ -106,17 +106,17 @@ def test_killed_again_and_again(launcher: Launcher, rich: Trained, shards: str, 
 
 @pytest.mark.slow
 def test_stopped_politely_and_with_other_workers(
-    launcher: Launcher, plain: Trained, folder: Path, tmp_path: Path
+    launcher: Launcher, plain: TrainedRun, folder: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
     for number, (asked, workers) in enumerate(((signal.SIGINT, "2"), (signal.SIGTERM, "0"), (signal.SIGUSR2, "1")), 1):
         words = [*SETTINGS, "--data.source", folder, "--machine.workers", workers, "--machine.cache", "0"]
         process = launcher.start("pretrain", run, *words, hold_at=7 * number + 14)
-        Trained(run).wait_for_step(7 * number, process)
+        TrainedRun(run).wait_for_step(7 * number, process)
         process.signal_group(asked)  # as Ctrl-C and Slurm send it
         assert process.wait() == ENDINGS[asked], process.output
         assert "the same command goes on" in process.output
-        stopped_at = Trained(run).losses[-1][0]
+        stopped_at = TrainedRun(run).losses[-1][0]
         newest = max((run / "checkpoints").glob("[0-9]*.pt"))
         assert int(newest.stem) == stopped_at < STEPS, "it saves where it stops"
     finish(launcher, run, "--data.source", str(folder)).same_as(plain)
@@ -125,13 +125,13 @@ def test_stopped_politely_and_with_other_workers(
 @pytest.mark.slow
 @pytest.mark.parametrize("start", ["spawn", "forkserver"])
 def test_workers_that_are_not_forked(
-    start: str, launcher: Launcher, rich: Trained, shards: str, tmp_path: Path
+    start: str, launcher: Launcher, rich: TrainedRun, shards: str, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
     words = ["--data.source", shards, *MORE, "--machine.workers", "2", "--machine.worker_start", start]
     for number, asked in enumerate((signal.SIGUSR2, signal.SIGTERM), 1):
         process = launcher.start("pretrain", run, *SETTINGS, *words, hold_at=7 * number + 14)
-        Trained(run).wait_for_step(7 * number, process)
+        TrainedRun(run).wait_for_step(7 * number, process)
         process.signal_group(asked)  # workers, and what Python runs beside them, are in the group too
         assert process.wait() == ENDINGS[asked], process.output
         assert "Traceback" not in process.output and "died" not in process.output
@@ -139,7 +139,7 @@ def test_workers_that_are_not_forked(
 
 
 @pytest.mark.slow
-def test_a_complete_run_is_left_alone(launcher: Launcher, plain: Trained, folder: Path) -> None:
+def test_a_complete_run_is_left_alone(launcher: Launcher, plain: TrainedRun, folder: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in (plain.run / "checkpoints").iterdir()}
     journal = (plain.run / "journal.jsonl").read_bytes()
     finish(launcher, plain.run, "--data.source", str(folder))

@@ -11,7 +11,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from processes import Launcher, Trained
+from processes import Launcher, TrainedRun
 from torch.nn import functional as F
 
 from pretext.backbones import build_backbone
@@ -181,14 +181,14 @@ def test_a_killed_run_goes_on_to_the_bit(launcher: Launcher, tmp_path: Path) -> 
     words = [*WORDS, "--training.micro_batch", "12", "--training.ema", "0.9"]
     whole = launcher.start("pretrain", tmp_path / "whole", *words, "--machine.workers", "0")
     assert whole.wait() == 0, whole.output
-    broken = Trained(tmp_path / "broken")
+    broken = TrainedRun(tmp_path / "broken")
     process = launcher.start("pretrain", broken.run, *words, hold_at=21)
     broken.wait_for_step(14, process)
     process.kill()
     assert process.wait() == -signal.SIGKILL, process.output
     last = launcher.start("pretrain", broken.run, *words)
     assert last.wait() == 0, last.output
-    broken.same_as(Trained(tmp_path / "whole"))
+    broken.same_as(TrainedRun(tmp_path / "whole"))
     assert len(broken.losses) == 30 and len(broken.health) == 4
 
 
@@ -199,7 +199,7 @@ def test_two_processes_compute_what_one_does(launcher: Launcher, tmp_path: Path)
     one = launcher.start("pretrain", tmp_path / "one", *words)
     two = launcher.start_ranks(2, "pretrain", tmp_path / "two", *words)
     assert [process.wait() for process in (one, *two)] == [0, 0, 0], one.output + two[0].output
-    mine, theirs = (dict(Trained(tmp_path / name).losses) for name in ("one", "two"))
+    mine, theirs = (dict(TrainedRun(tmp_path / name).losses) for name in ("one", "two"))
     assert len(mine) == 20 and theirs == pytest.approx(mine, abs=1e-5)
 
 
