@@ -79,7 +79,10 @@ def pretrain_jobs() -> Iterator[Job]:
         "labels": ("laptop", f"{imagenette} --objective.name labels"),
         "regression": ("laptop_l2", imagenette),
         "hints": ("laptop_hints", imagenette),
-        "paper_alexnet": ("paper_alexnet", f"{imagenette} --training.batch_size 2 --objective.prior_pictures 200"),
+        "paper_alexnet": (
+            "paper_alexnet",
+            f"{imagenette} --training.batch_size 2 --training.milestones [100,150] --objective.prior_pictures 200",
+        ),
     }
     for name, (recipe, words) in recipes.items():
         command = f"pretrain {name} --config {{configs}}/pretext/{recipe}.yaml {words} --training.steps 200 {few}"
@@ -207,7 +210,10 @@ def read_result(file: Path) -> Numbers:
     if "rows" not in result:
         return {}
     return {
-        f"{row['name']} {name}": repr(row[name]) for row in result["rows"] for name in sorted(row) if name != "seconds"
+        f"{row['stage']} {row['variant']} {name}": repr(row[name])
+        for row in result["rows"]
+        for name in sorted(row)
+        if name != "seconds"
     }
 
 

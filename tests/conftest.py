@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from browsing import browser
-from evaluating import train_tiny_run
+from browser import browser
+from evaluations import train_tiny_run
 from hypothesis import settings
-from launching import Launcher
+from processes import Launcher
 from xdist.scheduler import LoadScopeScheduling
 
 __all__ = ["browser"]

@@ -39,8 +39,8 @@ def write_devkit(
         pixels = np.zeros((size[1], size[0], 3), np.uint8)
         pixels[..., 2] = 255
         for _, box, _ in objects:
-            if all(isinstance(one, int) for one in box):
-                xmin, ymin, xmax, ymax = (max(0, int(one)) for one in box)
+            if all(isinstance(edge, int) for edge in box):
+                xmin, ymin, xmax, ymax = (max(0, int(edge)) for edge in box)
                 pixels[max(0, ymin - 1) : ymax, max(0, xmin - 1) : xmax] = (255, 0, 0)
         save(root / f"JPEGImages/{stem}.jpg", pixels)
         (root / f"Annotations/{stem}.xml").write_text(annotation(objects))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from judging import result
+from fake_results import result
 from PIL import Image
 from rich.console import Console
 from rich.table import Table

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from evaluating import images
+from evaluations import write_class_images
 
 import pretint.cli
 from pretext.engine.run import lock_run, write_checkpoint
@@ -27,7 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with lock_run(folder / "run", to_plain(settings)):
         write_checkpoint(folder / "run", {**state, "model": build_colorizer(settings, prior).state_dict()})
     for seed, part in enumerate(("train", "test")):
-        images(folder / part, seed, counts=(3, 3), side=80)
+        write_class_images(folder / part, seed, counts=(3, 3), side=80)
     return folder
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from painters import file_of, photograph
+from colorize_files import encode_image, photograph
 from torch import Tensor
 
 import pretint.cli
@@ -42,7 +42,7 @@ def images(tmp_path: Path) -> Path:
     folder = tmp_path / "images"
     folder.mkdir()
     for at in range(3):
-        (folder / f"{at}.png").write_bytes(file_of(photograph(64, 48, at)))
+        (folder / f"{at}.png").write_bytes(encode_image(photograph(64, 48, at)))
     return folder
 
 
@@ -120,7 +120,7 @@ def test_the_studio_says_it_when_it_starts(tmp_path: Path, monkeypatch: pytest.M
 
 def test_methods_without_a_network_may_give_one_color(images: Path, tmp_path: Path) -> None:
     teal = tmp_path / "teal.png"
-    teal.write_bytes(file_of(photograph(32, 32).point(lambda value: value // 3 + 60)))
+    teal.write_bytes(encode_image(photograph(32, 32).point(lambda value: value // 3 + 60)))
     done = colorize(f"reference:{teal}", [images], ColorizeSettings(out=tmp_path / "out"))
     assert not any("warning" in note for _, note in done.notes)
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from browsing import Site, serving
-from painters import file_of, photograph
+from browser import Site, serve_app
+from colorize_files import encode_image, photograph
 from PIL import Image
 
 import pretint.cli
@@ -95,7 +95,7 @@ def test_studio_colors_by_scribbles_as_colorize_does(image: Path) -> None:
 
 def test_a_photograph_larger_than_the_page_shows() -> None:
     table = OpenImages(None, "scribbles", 4_000_000)
-    identity, _ = table.lay(file_of(photograph(1800, 900)))
+    identity, _ = table.lay(encode_image(photograph(1800, 900)))
     shown = np.asarray(table.colored(identity, ViewSettings(0.38, 1, hints=(TEAL, RED))))
     file, _ = table.file(identity, ViewSettings(0.38, 1, hints=(TEAL, RED)), "png")
     assert shown.shape == (700, 1400, 3) and len(file) > 10_000
@@ -106,7 +106,7 @@ def test_a_photograph_larger_than_the_page_shows() -> None:
 @pytest.fixture
 def site() -> Iterator[Site]:
     table = OpenImages(None, "scribbles", 1_000_000)
-    with serving(lambda address: studio_app(table, 1, {"localhost"})) as site:
+    with serve_app(lambda address: studio_app(table, 1, {"localhost"})) as site:
         yield site
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from coloring import colored
+from photograph_colors import color_photograph
 from PIL import Image
 from skimage.color import lab2rgb, rgb2lab
 
@@ -47,7 +47,7 @@ def test_two_tones_get_their_colors_back(samples: int) -> None:
     reference, _ = two_tones(0)
     true = rgb2lab(np.asarray(reference))[..., 1:]
     colorist = reference_colorist(reference, ReferenceSettings(samples=samples))
-    ab = colored(colorist, lightness_of(reference))[0].movedim(0, -1)
+    ab = color_photograph(colorist, lightness_of(reference))[0].movedim(0, -1)
     assert ab.dtype == torch.float32
     np.testing.assert_allclose(ab, true, atol=1e-3)
 
@@ -57,7 +57,7 @@ def test_a_brighter_and_flatter_photograph_is_remapped(samples: int) -> None:
     """An affine change of L is undone by the remapping: exactly, if the proportions of the tones are the same."""
     reference, light = two_tones(1)
     photo = torch.from_numpy(np.where(light[:, ::-1].copy(), 80.0, 62.0)).float()[None, None]
-    ab = colored(reference_colorist(reference, ReferenceSettings(samples=samples)), photo)[0]
+    ab = color_photograph(reference_colorist(reference, ReferenceSettings(samples=samples)), photo)[0]
     true = rgb2lab(np.asarray(reference))[:, ::-1, 1:]
     np.testing.assert_allclose(ab.movedim(0, -1), true, atol=1e-3)
 
@@ -70,7 +70,7 @@ def test_texture_tells_apart_what_lightness_cannot() -> None:
     reference = image_of(lightness, ab)
     turned = 50 + 25 * rough.T * random.choice([-1, 1], rough.T.shape)
     colorist = reference_colorist(reference, ReferenceSettings(samples=0))
-    found = colored(colorist, torch.from_numpy(turned).float()[None, None])[0]
+    found = color_photograph(colorist, torch.from_numpy(turned).float()[None, None])[0]
     inner = found.numpy()[:, :, 8:-8]
     np.testing.assert_allclose(inner[:, :60].mean((1, 2)), [-30, 30], atol=2)
     np.testing.assert_allclose(inner[:, 68:].mean((1, 2)), [20, 20], atol=2)
@@ -150,20 +150,22 @@ def test_turning_the_photograph_turns_the_color() -> None:
     reference, _ = two_tones(2)
     lightness = torch.rand(1, 1, 20, 31) * 100
     colorist = reference_colorist(reference)
-    ab = colored(colorist, lightness)
-    assert torch.equal(colored(colorist, lightness.flip(-1)), ab.flip(-1))
-    assert torch.equal(colored(colorist, lightness.mT), ab.mT)
+    ab = color_photograph(colorist, lightness)
+    assert torch.equal(color_photograph(colorist, lightness.flip(-1)), ab.flip(-1))
+    assert torch.equal(color_photograph(colorist, lightness.mT), ab.mT)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 40), (40, 1), (1, 3000)])
 @pytest.mark.parametrize("pixels", [1, 30, 500_000])
 def test_odd_shapes(shape: tuple[int, int], pixels: int) -> None:
     reference, _ = two_tones(0)
-    ab = colored(reference_colorist(reference, ReferenceSettings(pixels=pixels)), torch.rand(1, 1, *shape) * 100)
+    ab = color_photograph(
+        reference_colorist(reference, ReferenceSettings(pixels=pixels)), torch.rand(1, 1, *shape) * 100
+    )
     assert ab.shape == (1, 2, *shape) and ab.isfinite().all()
     thin = reference.crop((0, 0, *shape[::-1])) if max(shape) < 48 else reference.resize(shape[::-1])
     colorist = reference_colorist(thin, ReferenceSettings(pixels=max(pixels, 2)))
-    ab = colored(colorist, torch.rand(1, 1, 8, 9) * 100)
+    ab = color_photograph(colorist, torch.rand(1, 1, 8, 9) * 100)
     assert ab.isfinite().all()
 
 
@@ -171,7 +173,7 @@ def test_a_large_photograph_is_matched_reduced() -> None:
     reference, _ = two_tones(0)
     large = reference.resize((64 * 5, 48 * 5), Image.Resampling.NEAREST)
     colorist = reference_colorist(reference, ReferenceSettings(pixels=48 * 64))
-    ab = colored(colorist, lightness_of(large))[0].movedim(0, -1)
+    ab = color_photograph(colorist, lightness_of(large))[0].movedim(0, -1)
     np.testing.assert_allclose(ab, rgb2lab(np.asarray(large))[..., 1:], atol=0.1)
 
 
@@ -196,7 +198,7 @@ def test_swatches_say_what_belongs_together(tmp_path: Path) -> None:
         tmp_path,
         "[{reference: [2, 2, 20, 20], photo: [5, 5, 10, 10]}, {reference: [35, 5, 20, 30], photo: [40, 20, 15, 15]}]",
     )
-    ab = colored(reference_colorist(reference, ReferenceSettings(swatches=str(path))), photo)[0].movedim(0, -1)
+    ab = color_photograph(reference_colorist(reference, ReferenceSettings(swatches=str(path))), photo)[0].movedim(0, -1)
     true = rgb2lab(np.asarray(reference))[..., 1:]
     np.testing.assert_allclose(ab[:, :28], true[:, :28], atol=1e-3)
     np.testing.assert_allclose(ab[:, 32:], true[:, 32:], atol=1e-3)
@@ -208,7 +210,7 @@ def test_outside_swatches_the_nearest_window_counts(tmp_path: Path) -> None:
     photo = np.random.default_rng(0).uniform(0, 100, (24, 30))
     path = swatches(tmp_path, "[{reference: [0, 0, 40, 40], photo: [3, 4, 9, 8]}]")
     colorist = reference_colorist(reference, ReferenceSettings(swatches=str(path), samples=0))
-    found = colored(colorist, torch.from_numpy(photo).float()[None, None])[0].numpy()
+    found = color_photograph(colorist, torch.from_numpy(photo).float()[None, None])[0].numpy()
     padded = np.pad(photo.astype(np.float32).astype(float), 2, mode="edge")
     windows = np.lib.stride_tricks.sliding_window_view(padded, (5, 5)).reshape(24, 30, 25)
     inside = np.zeros((24, 30), bool)
@@ -250,7 +252,7 @@ def test_swatches_outside_an_image(tmp_path: Path) -> None:
         reference_colorist(reference, ReferenceSettings(swatches=str(path)))
     path = swatches(tmp_path, "[{reference: [0, 0, 9, 9], photo: [0, 0, 9, 9]}]")
     with pytest.raises(UserError, match="lies outside the photograph, which has 8 x 20 pixels"):
-        colored(reference_colorist(reference, ReferenceSettings(swatches=str(path))), torch.rand(1, 1, 20, 8))
+        color_photograph(reference_colorist(reference, ReferenceSettings(swatches=str(path))), torch.rand(1, 1, 20, 8))
 
 
 def test_settings_that_make_no_sense() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from coloring import colored
+from photograph_colors import color_photograph
 from PIL import Image
 from torch.nn import functional as F
 
@@ -34,7 +34,11 @@ def test_methods_are_opened_with_their_settings(tmp_path: Path, scribbles: Path)
     assert isinstance(one, ReferenceColorist) and one.settings.samples == 7
     two = open_colorist("scribbles", hints=scribbles, scribbles=ScribbleSettings(variance=2))
     assert isinstance(two, ScribblesColorist) and two.settings.variance == 2
-    assert colored(one, torch.rand(1, 1, 5, 4)).shape == colored(two, torch.rand(1, 1, 5, 4)).shape == (1, 2, 5, 4)
+    assert (
+        color_photograph(one, torch.rand(1, 1, 5, 4)).shape
+        == color_photograph(two, torch.rand(1, 1, 5, 4)).shape
+        == (1, 2, 5, 4)
+    )
 
 
 def test_what_is_missing_is_said(tmp_path: Path, scribbles: Path) -> None:
@@ -96,7 +100,7 @@ def test_rows_of_a_photograph_are_colored_as_the_whole(tmp_path: Path, pixels: i
         colors = colorist.enlarged(colorist.predict(seen, (61, 45)).ab, seen, (61, 45))
         rows = [colors.rows(top, min(45, top + 13), photo[top : top + 13]) for top in range(0, 45, 13)]
         np.testing.assert_allclose(np.concatenate(rows, 1), colors.rows(0, 45, photo), atol=1e-3)
-        np.testing.assert_allclose(np.concatenate(rows, 1)[None], colored(colorist, lightness), atol=0.02)
+        np.testing.assert_allclose(np.concatenate(rows, 1)[None], color_photograph(colorist, lightness), atol=0.02)
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -162,7 +166,7 @@ def test_swatches_that_do_not_fit_one_photograph_spare_the_others(tmp_path: Path
 @pytest.mark.parametrize("index", [2, 7, 20])
 def test_a_real_image_after_itself_is_itself(shared_data: Path, index: int) -> None:
     path, truth, lightness = real(shared_data, index)
-    after = colored(open_colorist(f"reference:{path}", reference=ReferenceSettings(samples=0)), lightness)
+    after = color_photograph(open_colorist(f"reference:{path}", reference=ReferenceSettings(samples=0)), lightness)
     assert float((after[0] - truth).norm(dim=0).max()) == 0
 
 
@@ -175,7 +179,7 @@ def test_a_real_image_from_its_own_colors(shared_data: Path) -> None:
         for y in range(4, truth.shape[1], 8)
         for x in range(4, truth.shape[2], 8)
     ]
-    spread = colored(ScribblesColorist(from_points(points), ScribbleSettings()), lightness)[0]
+    spread = color_photograph(ScribblesColorist(from_points(points), ScribbleSettings()), lightness)[0]
     assert (spread - truth).square().mean().sqrt() < 0.5 * gray
 
 

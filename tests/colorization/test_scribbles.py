@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from coloring import colored
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from photograph_colors import color_photograph
 
 from pretext.errors import UserError
 from pretint.colorization.hints import from_points
@@ -204,7 +204,7 @@ def halves(height: int, width: int) -> torch.Tensor:
 def test_a_small_image_has_the_solution() -> None:
     torch.manual_seed(0)
     lightness = torch.rand(1, 1, 40, 60) * 100
-    ab = colored(scribbles_colorist(from_points(HINTS)), lightness)
+    ab = color_photograph(scribbles_colorist(from_points(HINTS)), lightness)
     given = from_points(HINTS).on(40, 60)
     solved = propagate(lightness[0, 0].double().numpy(), given.pixels, given.ab)
     assert ab.shape == (1, 2, 40, 60) and ab.dtype == torch.float32
@@ -214,7 +214,9 @@ def test_a_small_image_has_the_solution() -> None:
 @pytest.mark.parametrize("pixels", [150, 600, 2400])
 def test_reduced_or_not_an_edge_holds_and_scribbles_are_kept_to_the_bit(pixels: int) -> None:
     lightness = halves(40, 60)
-    ab = colored(scribbles_colorist(from_points(HINTS), ScribbleSettings(pixels=pixels, variance=0.05)), lightness)
+    ab = color_photograph(
+        scribbles_colorist(from_points(HINTS), ScribbleSettings(pixels=pixels, variance=0.05)), lightness
+    )
     wanted = torch.where(
         lightness < 50, torch.tensor([50.0, 20.0])[:, None, None], torch.tensor([-40.0, -30.0])[:, None, None]
     )
@@ -228,7 +230,8 @@ def test_reduced_is_near_the_solution_on_a_smooth_image() -> None:
     lightness = (50 + 30 * torch.sin(x / 25) * torch.cos(y / 30))[None, None]
     hints = [(10, 10, 8, 50.0, 20.0), (100, 60, 8, -40.0, -30.0), (60, 40, 8, 0.0, 60.0)]
     whole, less = (
-        colored(scribbles_colorist(from_points(hints), ScribbleSettings(pixels=p)), lightness) for p in (9600, 2400)
+        color_photograph(scribbles_colorist(from_points(hints), ScribbleSettings(pixels=p)), lightness)
+        for p in (9600, 2400)
     )
     assert (whole - less).abs().mean() < 1.5 and (whole - less).abs().max() < 25
 
@@ -237,7 +240,7 @@ def test_reduced_is_near_the_solution_on_a_smooth_image() -> None:
 @pytest.mark.parametrize("pixels", [1, 40, 500_000])
 def test_odd_shapes(shape: tuple[int, int], pixels: int) -> None:
     colorist = scribbles_colorist(from_points([(0, 0, 0, 12.5, -3)]), ScribbleSettings(pixels=pixels))
-    ab = colored(colorist, torch.rand(1, 1, *shape) * 100)
+    ab = color_photograph(colorist, torch.rand(1, 1, *shape) * 100)
     wanted = torch.tensor([12.5, -3.0]).view(1, 2, 1, 1).expand(1, 2, *shape)
     torch.testing.assert_close(ab, wanted, atol=1e-5, rtol=0)
 

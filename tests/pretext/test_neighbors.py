@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from launching import Launcher, Trained
+from processes import Launcher, TrainedRun
 
 from pretext.engine.checkpoint import load_checkpoint
 from pretext.engine.journal import read_journal
@@ -74,8 +74,8 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 def test_it_learns_and_colors(trained: tuple[str, Path]) -> None:
     method, run = trained
-    assert [step for step, _ in Trained(run).losses] == list(range(1, STEPS + 1))
-    [begun, ended] = Trained(run).health
+    assert [step for step, _ in TrainedRun(run).losses] == list(range(1, STEPS + 1))
+    [begun, ended] = TrainedRun(run).health
     assert begun["step"] == 0 and ended["step"] == STEPS
     pretrained = load_pretrained(run)
     ab = pretrained.colorizer.colorize(torch.rand(1, 1, 40, 56) * 100)
@@ -91,7 +91,7 @@ def test_it_goes_on_to_the_bit(trained: tuple[str, Path], tmp_path: Path) -> Non
     shutil.copytree(run, again)
     (again / "checkpoints" / f"{STEPS:08d}.pt").unlink()
     assert not pretrain(again, read(settings_of(method)))
-    Trained(again).same_as(Trained(run))
+    TrainedRun(again).same_as(TrainedRun(run))
 
 
 def test_exported_it_is_the_same(trained: tuple[str, Path], tmp_path: Path) -> None:
@@ -146,10 +146,10 @@ def test_two_processes_compute_what_one_does(method: str, launcher: Launcher, tm
         for name, value in own.items()
         for word in (f"--{group}.{name}", str(value).lower() if isinstance(value, bool) else str(value))
     ]
-    processes = launcher.together(2, "pretrain", tmp_path / "two", *words)
-    assert [process.wait() for process in processes] == [0, 0], processes[0].said
+    processes = launcher.start_ranks(2, "pretrain", tmp_path / "two", *words)
+    assert [process.wait() for process in processes] == [0, 0], processes[0].output
     assert not pretrain(tmp_path / "one", read(values))
-    mine, theirs = (dict(Trained(tmp_path / name).losses) for name in ("one", "two"))
+    mine, theirs = (dict(TrainedRun(tmp_path / name).losses) for name in ("one", "two"))
     assert mine.keys() == theirs.keys()
     for step, loss in mine.items():
         assert theirs[step] == pytest.approx(loss, rel=2e-4), step

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from launching import Launcher
+from processes import Launcher
 from tiers import one_fast
 
 import pretint.cli
@@ -62,9 +62,9 @@ def test_a_replayed_step_is_the_step(world: int, objective: str, launcher: Launc
     run, healthy = tmp_path / "run", ["--training.optimizer", "adam", "--training.lr", "1e-3", "--training.steps", "6"]
     words = [*WORDS, *healthy, "--machine.workers", "0", "--objective.name", objective]
     processes = (
-        launcher.together(world, "pretrain", run, *words) if world > 1 else [launcher.start("pretrain", run, *words)]
+        launcher.start_ranks(world, "pretrain", run, *words) if world > 1 else [launcher.start("pretrain", run, *words)]
     )
-    assert [process.wait() for process in processes] == [0] * world, processes[0].said
+    assert [process.wait() for process in processes] == [0] * world, processes[0].output
     settings = settings_file(PretrainSettings, run / "settings.yaml")
     samples = open_images(settings).samples(settings)
     record = next(r for r in read_journal(run) if r["kind"] == "step" and r["step"] == 5)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from launching import Launcher
+from processes import Launcher
 
 import pretint.cli
 from pretext.engine.run import run_settings

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from sending import SETTINGS, cluster_file
+from slurm_jobs import SETTINGS, write_cluster_file
 
 import pretint.cli
 
@@ -19,7 +19,7 @@ def submit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     monkeypatch.setenv("PATH", str(tmp_path))
 
     def call(*words: str, **asked: object) -> tuple[int, str, str]:
-        code = pretint.cli.main(["submit", "--on", cluster_file(**asked), *words])
+        code = pretint.cli.main(["submit", "--on", write_cluster_file(**asked), *words])
         return code, *capsys.readouterr()
 
     return call

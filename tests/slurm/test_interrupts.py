@@ -5,19 +5,19 @@ import shlex
 from pathlib import Path
 
 import pytest
-from sending import (
+from slurm_jobs import (
     SETTINGS,
-    Watched,
-    finished,
-    losses,
-    out_of_time,
-    overview,
-    requeued,
-    restarts,
+    InterruptedJob,
+    count_restarts,
+    describe_jobs,
+    is_out_of_time,
+    read_losses,
+    read_state,
+    requeue,
     send,
-    signaled,
-    state,
-    until,
+    send_signal,
+    wait_for,
+    wait_until_complete,
 )
 from virtual_slurm.cluster import VirtualCluster
 
@@ -36,29 +36,29 @@ def test_every_interrupt_with_every_kind_of_worker(
         workers = ["--machine.workers", "4", "--machine.worker_start", start]
         short = ["--name", f"limit-{start}", "pretrain", f"runs/limit-{start}", *SETTINGS, *STEPS, *workers]
         assert send(*short, minutes=2, grace=10) == 0
-        watched.append(Watched(f"limit-{start}", f"runs/limit-{start}", [out_of_time]))
+        watched.append(InterruptedJob(f"limit-{start}", f"runs/limit-{start}", [is_out_of_time]))
     entries = []
     for start in ("fork", "spawn", "forkserver"):
         workers = ["--machine.workers", "4", "--machine.worker_start", start]
         command = shlex.join(["pretrain", f"runs/{start}", *SETTINGS, *STEPS, *workers])
         entries.append({"name": start, "command": command})
-        watched.append(Watched(start, f"runs/{start}", [signaled("USR2"), signaled("TERM"), requeued]))
+        watched.append(InterruptedJob(start, f"runs/{start}", [send_signal("USR2"), send_signal("TERM"), requeue]))
     Path("jobs.yaml").write_text(json.dumps(entries))
     assert send("--jobs", "jobs.yaml") == 0
     assert {one.sent.id.partition("_")[2] for one in watched[3:]} == {"0", "1", "2"}, "they are one array"
     assert send("--name", "alone", "pretrain", "runs/alone", *SETTINGS, *STEPS) == 0
     counts = {one.name: len(one.left) for one in watched}
-    until(lambda: sum(one.look() for one in watched) == len(watched), "interrupts", 600)
-    finished("alone", *(one.name for one in watched))
-    alone = losses("runs/alone")
+    wait_for(lambda: sum(one.look() for one in watched) == len(watched), "interrupts", 600)
+    wait_until_complete("alone", *(one.name for one in watched))
+    alone = read_losses("runs/alone")
     assert [step for step, _ in alone] == list(range(1, 601))
     for one in watched:
-        assert losses(one.run) == alone, f"{one.name}\n{overview()}"
+        assert read_losses(one.run) == alone, f"{one.name}\n{describe_jobs()}"
         noted = attempts(Path(one.sent.folder))
         # On a machine that has other things to do the rest may take longer than the limit once more.
         expected = sum(record.get("how") == "requeued" for record in noted) if "limit" in one.name else counts[one.name]
-        assert restarts(one.sent) == expected >= counts[one.name], f"{one.name}: not once for each interrupt"
+        assert count_restarts(one.sent) == expected >= counts[one.name], f"{one.name}: not once for each interrupt"
         starts = [record for record in noted if record["kind"] == "start"]
         assert len(starts) == expected + 1
-        log = state(one.name).sent.log.read_text()
+        log = read_state(one.name).sent.log.read_text()
         assert log.count("--- 20") == len(starts), "the logs of all restarts are one"

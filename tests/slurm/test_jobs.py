@@ -12,24 +12,24 @@ from pathlib import Path
 
 import pytest
 import yaml
-from launching import Launcher
-from sending import (
+from processes import Launcher
+from slurm_jobs import (
     JOBS,
-    PATIENCE,
     SETTINGS,
-    Watched,
+    InterruptedJob,
     child_of,
-    cluster_file,
-    finished,
-    losses,
-    overview,
-    restarts,
+    count_restarts,
+    describe_jobs,
+    read_losses,
+    read_state,
     send,
-    signaled,
-    state,
-    until,
+    send_signal,
+    wait_for,
+    wait_until_complete,
+    write_cluster_file,
 )
 from virtual_slurm.cluster import VirtualCluster
+from waits import PATIENCE
 
 import pretint.cli
 from pretext.data import Bundled
@@ -57,19 +57,19 @@ def test_two_nodes_of_two_tasks_compute_what_four_processes_do(launcher: Launche
     words = ["pretrain", f"{folder}/runs/{{}}", *SETTINGS, "--training.steps", "60", "--machine.workers", "1"]
     for name in ("slurm", "hit"):
         assert send(*(word.format(name) for word in words), nodes=2, tasks_per_node=2) == 0
-    hit = Watched("pretrain-hit", "runs/hit", [signaled("USR2")])
-    until(hit.look, "interrupted")
-    here = launcher.together(4, *(word.format("here") for word in words))
-    assert [one.wait() for one in here] == [0] * 4, here[0].said
-    finished("pretrain-slurm", "pretrain-hit")
-    assert losses("runs/slurm") == losses("runs/here")
+    hit = InterruptedJob("pretrain-hit", "runs/hit", [send_signal("USR2")])
+    wait_for(hit.look, "interrupted")
+    here = launcher.start_ranks(4, *(word.format("here") for word in words))
+    assert [one.wait() for one in here] == [0] * 4, here[0].output
+    wait_until_complete("pretrain-slurm", "pretrain-hit")
+    assert read_losses("runs/slurm") == read_losses("runs/here")
     # All four stopped after the same step, and were started again together. After a restart four processes may add
     # in another order.
-    assert [step for step, _ in losses("runs/hit")] == list(range(1, 61))
-    assert [loss for _, loss in losses("runs/hit")] == pytest.approx(
-        [loss for _, loss in losses("runs/here")], abs=1e-4
+    assert [step for step, _ in read_losses("runs/hit")] == list(range(1, 61))
+    assert [loss for _, loss in read_losses("runs/hit")] == pytest.approx(
+        [loss for _, loss in read_losses("runs/here")], abs=1e-4
     )
-    assert restarts(hit.sent) == 1
+    assert count_restarts(hit.sent) == 1
     [start] = [one for one in read_journal(Path("runs/slurm")) if one["kind"] == "start"]
     assert start["processes"] == 4
     assert {path.name.split("_")[1] for path in (JOBS / "logs").glob("*_log.out")} == {"0", "1", "2", "3"}
@@ -83,7 +83,7 @@ def test_the_code_is_that_of_the_day_it_was_sent(folder: Path) -> None:
         shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
     recipe = tree / "mine.yaml"
     recipe.write_text("training: {steps: 15, warmup: 5}\n")
-    asked = folder / cluster_file(options={"hold": True})
+    asked = folder / write_cluster_file(options={"hold": True})
     command = [sys.executable, "-m", "pretint", "submit", "--on", str(asked), "pretrain", "runs/x", *SETTINGS]
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     subprocess.run([*command, "--config", "mine.yaml"], cwd=tree, env=env, check=True, timeout=PATIENCE)
@@ -92,9 +92,9 @@ def test_the_code_is_that_of_the_day_it_was_sent(folder: Path) -> None:
         (tree / name / "__init__.py").write_text("raise SystemExit('edited')\n")
     [found] = states(tree / JOBS)
     subprocess.run(["scontrol", "release", found.sent.id], check=True, timeout=PATIENCE)
-    until(lambda: not states(tree / JOBS)[0].live, "ended")
+    wait_for(lambda: not states(tree / JOBS)[0].live, "ended")
     assert states(tree / JOBS)[0].word == "complete", found.sent.log.read_text()
-    assert len(losses(tree / "runs" / "x")) == 15
+    assert len(read_losses(tree / "runs" / "x")) == 15
 
 
 @pytest.mark.slow
@@ -103,11 +103,11 @@ def test_a_container_without_commands_of_slurm(folder: Path) -> None:
     inside = folder / "nothing"
     inside.mkdir()
     assert send(*words, python=f"env PATH={inside} {sys.executable}") == 0
-    job = Watched("pretrain-x", "runs/x", [signaled("USR2")])
-    until(job.look, "interrupted")
-    finished("pretrain-x")
-    assert restarts(job.sent) == 1
-    assert [step for step, _ in losses("runs/x")] == list(range(1, 201))
+    job = InterruptedJob("pretrain-x", "runs/x", [send_signal("USR2")])
+    wait_for(job.look, "interrupted")
+    wait_until_complete("pretrain-x")
+    assert count_restarts(job.sent) == 1
+    assert [step for step, _ in read_losses("runs/x")] == list(range(1, 201))
 
 
 def test_what_would_be_sent_and_what_it_takes(capsys: pytest.CaptureFixture[str]) -> None:
@@ -136,22 +136,22 @@ def test_what_would_be_sent_and_what_it_takes(capsys: pytest.CaptureFixture[str]
 def test_a_node_that_dies(cluster: VirtualCluster) -> None:
     words = ["pretrain", "runs/{}", *SETTINGS, "--training.steps", "1500", "--machine.workers", "1"]
     assert send(*(word.format("hit") for word in words)) == 0
-    until(lambda: Path("runs/hit/journal.jsonl").exists() and len(losses("runs/hit")) > 120, "steps")
-    node = state("pretrain-hit").node
+    wait_for(lambda: Path("runs/hit/journal.jsonl").exists() and len(read_losses("runs/hit")) > 120, "steps")
+    node = read_state("pretrain-hit").node
     cluster.crash(int(node[1:]))
     kept = newest_checkpoint(Path("runs/hit"))
-    assert kept is not None and len(losses("runs/hit")) < 1500, "it must be hit in the middle"
+    assert kept is not None and len(read_losses("runs/hit")) < 1500, "it must be hit in the middle"
     try:
         assert send(*(word.format("alone") for word in words)) == 0
-        finished("pretrain-alone")
-        finished("pretrain-hit")
+        wait_until_complete("pretrain-alone")
+        wait_until_complete("pretrain-hit")
     finally:
         cluster.start(int(node[1:]))
     begun = [one["step"] for one in read_journal(Path("runs/hit")) if one["kind"] == "start"]
     assert begun == [0, int(kept.stem)], "it lost more than the steps since its last checkpoint"
-    assert losses("runs/hit") == losses("runs/alone")
-    hit = state("pretrain-hit")
-    assert hit.node != node and restarts(hit.sent) == hit.restarts == 1
+    assert read_losses("runs/hit") == read_losses("runs/alone")
+    hit = read_state("pretrain-hit")
+    assert hit.node != node and count_restarts(hit.sent) == hit.restarts == 1
 
 
 @pytest.mark.slow
@@ -177,7 +177,7 @@ def test_a_list_in_which_some_fail_is_sent_again_and_does_only_what_is_missing(
             entries.append({"name": f"probe-{name}-{seed}", "command": command, "after": f"train-{name}"})
     Path("jobs.yaml").write_text(yaml.safe_dump(entries))
     assert send("--jobs", "jobs.yaml") == 0
-    until(lambda: not any(one.live for one in states(JOBS)), "all have ended")
+    wait_for(lambda: not any(one.live for one in states(JOBS)), "all have ended")
     found = {one.sent.name: one.word for one in states(JOBS)}
     assert found == {
         "train-one": "complete",
@@ -186,7 +186,7 @@ def test_a_list_in_which_some_fail_is_sent_again_and_does_only_what_is_missing(
         "probe-one-1": "complete",
         "probe-one-2": "failed",  # its images are not there yet
         **{f"probe-two-{seed}": "not run" for seed in range(3)},
-    }, overview()
+    }, describe_jobs()
     capsys.readouterr()
     assert pretint.cli.main(["jobs"]) == 0
     said = capsys.readouterr().out
@@ -201,15 +201,15 @@ def test_a_list_in_which_some_fail_is_sent_again_and_does_only_what_is_missing(
     again = [line.partition(":")[0] for line in said.splitlines() if ": job " in line]
     assert sorted(again) == ["probe-one-2", "probe-two-0", "probe-two-1", "probe-two-2", "train-two"], said
     assert said.count("complete already") == 3
-    finished(*(entry["name"] for entry in entries))
+    wait_until_complete(*(entry["name"] for entry in entries))
 
 
 def test_jobs_are_canceled_and_stay_so(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["pretrain", "runs/x", *SETTINGS, "--training.steps", "100000", "--machine.workers", "0"]
     assert send(*words) == 0
-    until(lambda: Path("runs/x/journal.jsonl").exists() and losses("runs/x"), "steps")
-    until(lambda: state("pretrain-x").done > 0, "progress")
-    running = state("pretrain-x")
+    wait_for(lambda: Path("runs/x/journal.jsonl").exists() and read_losses("runs/x"), "steps")
+    wait_for(lambda: read_state("pretrain-x").done > 0, "progress")
+    running = read_state("pretrain-x")
     assert running.word == "running" and running.done > 0 and "loss" in running.remark and running.left
     capsys.readouterr()
     assert send(*words) == 0
@@ -218,13 +218,13 @@ def test_jobs_are_canceled_and_stay_so(capsys: pytest.CaptureFixture[str]) -> No
     assert "works on this run" in capsys.readouterr().err
     assert pretint.cli.main(["jobs", "cancel", "pretrain-x"]) == 0
     number = running.sent.id
-    until(
+    wait_for(
         lambda: not subprocess.run(["squeue", "-h", "-j", f"{number},1"], capture_output=True).stdout, "left the queue"
     )
-    assert state("pretrain-x").word == "canceled"
+    assert read_state("pretrain-x").word == "canceled"
     log = running.sent.log.read_text()
     assert "pretint pretrain" in log and "requeued" not in log
-    assert restarts(running.sent) == 0
+    assert count_restarts(running.sent) == 0
     assert pretint.cli.main(["jobs", "cancel", "pretrain-x"]) == 2
 
 
@@ -240,18 +240,18 @@ def test_a_job_that_makes_no_step_gives_up(folder: Path) -> None:
     (folder / "hook").mkdir()
     (folder / "hook" / "sitecustomize.py").write_text("\n".join(still))
     assert send(*words, patience=1, environment={"PYTHONPATH": str(folder / "hook")}) == 0
-    sent = state("pretrain-x").sent
+    sent = read_state("pretrain-x").sent
     requeues = 0
 
     def gave_up() -> bool:
         nonlocal requeues
         if len(starts(sent)) > requeues and stopped(sent):  # each start that stands still, however many there are
-            subprocess.run(["scontrol", "requeue", sent.id], check=True, timeout=30)
+            subprocess.run(["scontrol", "requeue", sent.id], check=True, timeout=PATIENCE)
             requeues += 1
-        return not state("pretrain-x").live
+        return not read_state("pretrain-x").live
 
-    until(gave_up, "gave up")
-    last = state("pretrain-x")
+    wait_for(gave_up, "gave up")
+    last = read_state("pretrain-x")
     assert last.word == "failed" and "gave up: 1 restarts in a row made no step" in last.why
     assert requeues == 2 and len(starts(sent)) == 3
 
@@ -272,9 +272,9 @@ def stopped(sent: SentJob) -> bool:
 def test_pretended_gpus_are_given_out(capsys: pytest.CaptureFixture[str]) -> None:
     for name, count in (("two", "2"), ("one", "1")):
         assert send("--name", name, "--gpus-per-node", count, "table", "nothing") == 0
-        until(lambda name=name: not state(name).live, "ended")  # type: ignore[misc]
-    assert ", GPU 0,1, first start" in state("two").sent.log.read_text()
-    assert ", GPU 0, first start" in state("one").sent.log.read_text()
+        wait_for(lambda name=name: not read_state(name).live, "ended")  # type: ignore[misc]
+    assert ", GPU 0,1, first start" in read_state("two").sent.log.read_text()
+    assert ", GPU 0, first start" in read_state("one").sent.log.read_text()
     assert send("--name", "many", "--gpus-per-node", "3", "table", "nothing") == 2
     assert "many: Slurm will not take it" in capsys.readouterr().err
 
@@ -346,7 +346,7 @@ def test_a_list_that_is_no_file(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.slow
 def test_two_who_send_at_the_same_time(folder: Path) -> None:
-    command = [sys.executable, "-m", "pretint", "submit", "--on", cluster_file(options={"hold": True}), "--name"]
+    command = [sys.executable, "-m", "pretint", "submit", "--on", write_cluster_file(options={"hold": True}), "--name"]
     words = ["pretrain", "runs/x", *SETTINGS]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     both = [
@@ -380,7 +380,7 @@ def test_variables_of_the_user_do_not_take_what_a_job_needs(monkeypatch: pytest.
     for word in ("Partition=main", "TimeLimit=00:30:00", "Requeue=1", f"StdOut={log}", "NumTasks=1"):
         assert f" {word} " in told, word
     subprocess.run(["scontrol", "release", found.sent.id], check=True, timeout=PATIENCE)
-    until(lambda: not states(JOBS)[0].live, "ended")
+    wait_for(lambda: not states(JOBS)[0].live, "ended")
     assert states(JOBS)[0].word == "failed" and states(JOBS)[0].why.startswith("pretint: x: ")
 
 
@@ -390,9 +390,9 @@ def test_a_setup_that_ends_the_job_and_a_slurm_that_is_gone(
 ) -> None:
     assert send("--name", "early", "report", "x", setup=["exit 0"]) == 0
     assert send("--name", "broken", "report", "y", setup=["echo no such module >&2; false"]) == 0
-    until(lambda: not any(one.live for one in states(JOBS)), "ended")
-    assert state("early").word == "failed" and "without starting the command" in state("early").why
-    assert state("broken").why == "Slurm: failed; last in its log: no such module"
+    wait_for(lambda: not any(one.live for one in states(JOBS)), "ended")
+    assert read_state("early").word == "failed" and "without starting the command" in read_state("early").why
+    assert read_state("broken").why == "Slurm: failed; last in its log: no such module"
     monkeypatch.setenv("PATH", str(folder))
     assert pretint.cli.main(["jobs"]) == 2
     said = capsys.readouterr()
@@ -405,7 +405,7 @@ def test_an_unknown_key_and_a_missing_slurm(
     Path("wrong.yaml").write_text("partitoin: main\n")
     assert pretint.cli.main(["submit", "--on", "wrong.yaml", "pretrain", "runs/x"]) == 2
     assert "wrong.yaml: no setting is called partitoin; the nearest is partition" in capsys.readouterr().err
-    name = cluster_file()
+    name = write_cluster_file()
     monkeypatch.setenv("PATH", str(folder))
     assert pretint.cli.main(["submit", "--on", name, "pretrain", "runs/x", "--data.source", "bundled"]) == 2
     assert "sbatch: no such command here" in capsys.readouterr().err

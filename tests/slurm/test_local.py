@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from sending import JOBS, PATIENCE, SETTINGS, cluster_file, losses, overview, state, until
+from slurm_jobs import JOBS, SETTINGS, describe_jobs, read_losses, read_state, wait_for, write_cluster_file
+from waits import PATIENCE
 
 import pretint.cli
 from pretext.backbones import BACKBONES
@@ -32,8 +33,8 @@ def send(*words: str, executor: str = "local", **asked: object) -> int:
 
 
 def ended(name: str) -> str:
-    until(lambda: not state(name).live, "ended")
-    return state(name).word
+    wait_for(lambda: not read_state(name).live, "ended")
+    return read_state(name).word
 
 
 def test_a_job_in_the_background_is_canceled_and_goes_on_when_sent_again(folder: Path) -> None:
@@ -43,17 +44,17 @@ def test_a_job_in_the_background_is_canceled_and_goes_on_when_sent_again(folder:
         assert send(*WORDS, "100000", setup=setup) == 0
     finally:
         del os.environ["CUDA_VISIBLE_DEVICES"]
-    until(lambda: Path("runs/x/journal.jsonl").exists() and len(losses("runs/x")) > 5, "steps")
-    assert state("pretrain-x").word == "running" and Path("said").read_text() == "before 7\n"
-    sent = state("pretrain-x").sent
+    wait_for(lambda: Path("runs/x/journal.jsonl").exists() and len(read_losses("runs/x")) > 5, "steps")
+    assert read_state("pretrain-x").word == "running" and Path("said").read_text() == "before 7\n"
+    sent = read_state("pretrain-x").sent
     assert pretint.cli.main(["jobs", "cancel", "pretrain-x"]) == 0
-    assert state("pretrain-x").word == "canceled"
-    until(lambda: not Path(f"/proc/{sent.id}").exists() or "defunct" in _command(sent.id), "gone")
-    done = losses("runs/x")
+    assert read_state("pretrain-x").word == "canceled"
+    wait_for(lambda: not Path(f"/proc/{sent.id}").exists() or "defunct" in _command(sent.id), "gone")
+    done = read_losses("runs/x")
     kinds = [one["kind"] for one in attempts(Path(sent.folder))]
-    assert kinds.count("start") == 1, overview()
+    assert kinds.count("start") == 1, describe_jobs()
     assert send(*WORDS, "100000") == 0
-    until(lambda: len(losses("runs/x")) > len(done), "steps")
+    wait_for(lambda: len(read_losses("runs/x")) > len(done), "steps")
     assert pretint.cli.main(["jobs", "cancel", "all"]) == 0
     assert ended("pretrain-x") == "canceled"
 
@@ -66,9 +67,9 @@ def _command(pid: str) -> str:
 def test_what_failed_and_why(capsys: pytest.CaptureFixture[str]) -> None:
     assert send("table", "nothing") == 0
     assert ended("table-nothing") == "failed"
-    assert "nothing" in state("table-nothing").why
+    assert "nothing" in read_state("table-nothing").why
     assert send("--name", "broken", "table", "nothing", setup=["false"]) == 0
-    assert ended("broken") == "lost" and "its log may say why" in state("broken").why
+    assert ended("broken") == "lost" and "its log may say why" in read_state("broken").why
     entries = [{"name": f"job-{number}", "command": f"table {number}"} for number in range(3)]
     Path("jobs.yaml").write_text(json.dumps(entries))
     assert send("--jobs", "jobs.yaml", at_once=2) == 2
@@ -79,8 +80,8 @@ def test_what_failed_and_why(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.slow
 def test_two_processes_in_the_background() -> None:
     assert send(*WORDS, "20", tasks_per_node=2) == 0
-    assert ended("pretrain-x") == "complete", overview()
-    assert len(losses("runs/x")) == 20
+    assert ended("pretrain-x") == "complete", describe_jobs()
+    assert len(read_losses("runs/x")) == 20
 
 
 @pytest.mark.slow
@@ -88,10 +89,10 @@ def test_nobody_waits_for_a_job_in_the_background() -> None:
     send(executor="local")
     command = [sys.executable, "-m", "pretint", "submit", "--on", "here.yaml", *WORDS, "100000"]
     env = {**os.environ, "PYTHONPATH": str(Path(pretint.__file__).parents[1])}
-    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=300, check=True)
-    assert "pretrain-x: job " in done.stdout and state("pretrain-x").live
+    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=PATIENCE, check=True)
+    assert "pretrain-x: job " in done.stdout and read_state("pretrain-x").live
     assert pretint.cli.main(["jobs", "cancel", "all"]) == 0
-    until(lambda: not is_held(Path(state("pretrain-x").sent.folder)), "gone")
+    wait_for(lambda: not is_held(Path(read_state("pretrain-x").sent.folder)), "gone")
 
 
 @pytest.mark.slow
@@ -100,13 +101,13 @@ def test_a_job_in_the_foreground_is_told_to_stop(folder: Path) -> None:
     command = [sys.executable, "-m", "pretint", "submit", "--on", "here.yaml", *WORDS, "100000"]
     env = {**os.environ, "PYTHONPATH": str(Path(pretint.__file__).parents[1])}
     for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
-        before = len(losses("runs/x")) if Path("runs/x").exists() else 0
+        before = len(read_losses("runs/x")) if Path("runs/x").exists() else 0
         process = subprocess.Popen(command, env=env, start_new_session=True, stderr=subprocess.DEVNULL)
-        until(lambda before=before: Path("runs/x").exists() and len(losses("runs/x")) > before, "steps")  # type: ignore[misc]
+        wait_for(lambda before=before: Path("runs/x").exists() and len(read_losses("runs/x")) > before, "steps")  # type: ignore[misc]
         if number == signal.SIGINT:
             os.killpg(process.pid, number)  # as a terminal does
             assert process.wait(PATIENCE) == code
-            assert state("pretrain-x").word == "stopped"
+            assert read_state("pretrain-x").word == "stopped"
         else:
             assert pretint.cli.main(["jobs", "cancel", "pretrain-x"]) == 0
             assert process.wait(PATIENCE) == code
@@ -114,7 +115,7 @@ def test_a_job_in_the_foreground_is_told_to_stop(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_a_job_in_the_foreground(folder: Path) -> None:
-    file = cluster_file(executor="debug")
+    file = write_cluster_file(executor="debug")
     words = [sys.executable, "-m", "pretint", "submit", "--on", str(folder / file)]
     env = {**os.environ, "PYTHONPATH": str(Path(pretint.__file__).parents[1])}
 
@@ -124,11 +125,11 @@ def test_a_job_in_the_foreground(folder: Path) -> None:
     done = run(*WORDS, "12")
     assert done.returncode == 0, done.stderr
     assert "report: runs/x" in done.stdout, "it speaks on this terminal"
-    assert state("pretrain-x").word == "complete"
+    assert read_state("pretrain-x").word == "complete"
     failed = run("table", "nothing")
     assert failed.returncode == 2
     assert failed.stderr.splitlines()[-1].startswith("pretint: table-nothing: its command ended with 2")
-    assert state("table-nothing").word == "failed" and len(states(JOBS)) == 2
+    assert read_state("table-nothing").word == "failed" and len(states(JOBS)) == 2
 
 
 @pytest.mark.slow
@@ -139,7 +140,7 @@ def test_a_job_runs_a_copy_of_the_plugins(folder: Path, monkeypatch: pytest.Monk
     try:
         assert send(*WORDS, "12", "--backbone.name", "own_net") == 0
         plugin.write_text("raise RuntimeError('what is edited afterwards does not change the job')\n")
-        assert ended("pretrain-x") == "complete", overview()
+        assert ended("pretrain-x") == "complete", describe_jobs()
         (copy,) = (JOBS / ".given").glob("own_net-*.py")
         assert "BACKBONES" in copy.read_text()
     finally:

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from evaluating import images
-from sending import PATIENCE, cluster_file, overview, until
+from evaluations import write_class_images
+from slurm_jobs import describe_jobs, wait_for, write_cluster_file
+from waits import PATIENCE
 
 import pretint.cli
 from slurm import cancel, states
@@ -35,8 +36,8 @@ evaluations:
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(tmp_path)
-    images(tmp_path / "images" / "train", 1)
-    images(tmp_path / "images" / "test", 2)
+    write_class_images(tmp_path / "images" / "train", 1)
+    write_class_images(tmp_path / "images" / "test", 2)
     (tmp_path / "asked.yaml").write_text(STUDY)
     (tmp_path / "prior.npy").write_text("no prior")
     yield tmp_path
@@ -53,17 +54,19 @@ JOBS = Path("studies/jobs")
 
 
 def test_cells_are_jobs(folder: Path, shared_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    call = ["study", "asked.yaml", "--on", cluster_file(memory_gb=1.5)]
-    assert pretint.cli.main(call) == 1, overview()
+    call = ["study", "asked.yaml", "--on", write_cluster_file(memory_gb=1.5)]
+    assert pretint.cli.main(call) == 1, describe_jobs()
     out, err = capsys.readouterr()
-    until(lambda: not any(state.live for state in states(JOBS)), "ended")  # what it leaves may be there a moment before
+    wait_for(
+        lambda: not any(state.live for state in states(JOBS)), "ended"
+    )  # what it leaves may be there a moment before
     assert words() == {
         "random knn": "complete",
         "rebalanced pretrain": "complete",
         "rebalanced knn": "complete",
         "broken pretrain": "failed",
         "broken knn": "not run",
-    }, overview()
+    }, describe_jobs()
     assert "failed: broken 0: " in out and "prior.npy" in out and "3 of 5 cells are finished" in out
     assert "rebalanced 0 neighbors: finished" in err
     asked = {state.sent.name.partition("-")[0]: state.sent.asked["cpus_per_task"] for state in states(JOBS)}
@@ -79,7 +82,7 @@ def test_cells_are_jobs(folder: Path, shared_data: Path, capsys: pytest.CaptureF
     shutil.copy(shared_data / "colour-bins" / "prior_probs.npy", folder / "prior.npy")
     capsys.readouterr()
     # The prior is told by its content: another one makes another cell.
-    assert pretint.cli.main([*call, "--retry"]) == 0, overview()
+    assert pretint.cli.main([*call, "--retry"]) == 0, describe_jobs()
     assert "rebalanced 0: started" not in capsys.readouterr().err
     assert (folder / "studies" / "asked" / "report.md").exists()
 
@@ -87,7 +90,7 @@ def test_cells_are_jobs(folder: Path, shared_data: Path, capsys: pytest.CaptureF
 def test_jobs_go_on_when_the_study_is_left(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = STUDY.replace("steps: 6", "steps: 100000").replace("  broken: {objective.prior: prior.npy}\n", "")
     (folder / "asked.yaml").write_text(text)
-    call = ["study", "asked.yaml", "--on", cluster_file(memory_gb=1.5), "--wait", "false"]
+    call = ["study", "asked.yaml", "--on", write_cluster_file(memory_gb=1.5), "--wait", "false"]
     assert pretint.cli.main(call) == 0
     out, _ = capsys.readouterr()
     assert "3 jobs sent" in out

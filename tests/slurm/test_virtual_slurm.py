@@ -3,27 +3,18 @@
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from sending import PATIENCE
 from virtual_slurm import names, processes
 from virtual_slurm.__main__ import main
 from virtual_slurm.cluster import VirtualCluster
 from virtual_slurm.config import VirtualClusterError, VirtualOptions, write_config
+from waits import PATIENCE, wait_until
 
 
 def _said(*words: str) -> str:
     return subprocess.run(words, capture_output=True, text=True, check=True, timeout=PATIENCE).stdout
-
-
-def _wait(true: Callable[[], bool], seconds: float = PATIENCE) -> None:
-    ends = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < ends
-        time.sleep(0.2)
 
 
 def test_a_job_runs_on_both_nodes(cluster: VirtualCluster) -> None:
@@ -41,7 +32,7 @@ def test_a_job_is_given_gpus(cluster: VirtualCluster) -> None:
 def test_accounting_answers(cluster: VirtualCluster) -> None:
     job = _said("sbatch", "--parsable", "--output=/dev/null", "--wrap=exit 3").strip()
     asked = ["sacct", "-X", "--noheader", "--parsable2", "--format=State,ExitCode", "-j", job]
-    _wait(lambda: _said(*asked) == "FAILED|3:0\n")
+    wait_until(lambda: _said(*asked) == "FAILED|3:0\n", "accounting knows the job", every=0.2)
 
 
 def test_a_job_longer_than_its_partition_allows_is_refused(cluster: VirtualCluster) -> None:
@@ -67,15 +58,18 @@ def test_a_port_that_is_taken(cluster: VirtualCluster) -> None:
 
 @pytest.mark.slow
 def test_a_node_crashes_and_comes_back(cluster: VirtualCluster, tmp_path: Path) -> None:
-    script = f"import os, time; print(os.getpid(), file=open('{tmp_path}/pid', 'w'), flush=True); time.sleep(100)"
+    script = f"import os, time; print(os.getpid(), file=open('{tmp_path}/pid', 'w'), flush=True); time.sleep(3600)"
     shell = f'{sys.executable} -c "{script}" & wait'
     job = _said("sbatch", "--parsable", "--nodelist=n1", "--output=/dev/null", f"--wrap={shell}").strip()
     try:
-        _wait(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().endswith("\n"))
-        stat = Path("/proc", (tmp_path / "pid").read_text().strip(), "stat")
+        pid = tmp_path / "pid"
+        wait_until(lambda: pid.exists() and pid.read_text().endswith("\n"), "the job runs")
+        stat = Path("/proc", pid.read_text().strip(), "stat")
         cluster.crash(1)
-        _wait(lambda: not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z")
-        _wait(lambda: cluster.states()["n1"].startswith("down"))
+        wait_until(
+            lambda: not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z", "the job is killed"
+        )
+        wait_until(lambda: cluster.states()["n1"].startswith("down"), "the node is down", every=0.2)
         assert cluster.states()["n2"] == "idle"
         cluster.start(1)
         assert cluster.works()

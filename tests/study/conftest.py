@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from evaluating import images
+from evaluations import write_class_images
 
 SMALL = """
 about: Does it run?
@@ -30,8 +30,8 @@ places: {images: ""}
 def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with ``train`` and ``test``: three classes of small images that differ."""
     folder = tmp_path_factory.mktemp("sets")
-    images(folder / "train", 1)
-    images(folder / "test", 2)
+    write_class_images(folder / "train", 1)
+    write_class_images(folder / "test", 2)
     return folder
 
 

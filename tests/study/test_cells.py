@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from reported import finished_study
+from finished_studies import finished_study
+from html_page import Page
 
 import pretint.study.cells
 from pretext import plugins
@@ -14,7 +15,6 @@ from pretext.errors import UserError
 from pretext.settings import Positional, parse_command
 from pretint.study import StudyOptions, study, write_study_report
 from pretint.study.cells import PRETRAIN, CellStore, StudyCell, StudyPlan, read_plan
-from tests.reporting import Page
 from transfer.results import Result, read_result
 
 

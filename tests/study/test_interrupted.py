@@ -12,7 +12,8 @@ import time
 from pathlib import Path
 
 import pytest
-from launching import KILLS
+from processes import KILLS
+from waits import PATIENCE
 
 from pretext.engine.journal import read_journal
 from pretext.engine.run import newest_checkpoint
@@ -48,7 +49,7 @@ def interrupt(process: "subprocess.Popen[bytes]", how: str) -> None:
         process.kill()
     else:
         process.send_signal({"INT": signal.SIGINT, "TERM": signal.SIGTERM, "KILL": signal.SIGKILL}[how])
-    process.wait()
+    process.wait(PATIENCE)
 
 
 @pytest.mark.slow

@@ -3,12 +3,11 @@
 import fcntl
 import os
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from launching import PATIENCE
+from waits import wait_until
 
 import pretint.cli
 import pretint.study.local_runner
@@ -125,11 +124,9 @@ def test_what_was_killed_is_said_to_be(plan: StudyPlan, tmp_path: Path) -> None:
     shelf, first = CellStore(tmp_path / "studies"), plan.cells[0]
     looks = run_here(plan.cells[:1], shelf, 1, False)
     next(looks)
-    end = time.monotonic() + PATIENCE
-    while not (children := _with_words(first.words[:2])):
-        assert time.monotonic() < end
-        time.sleep(0.01)  # it has none for a moment after it began
-    os.kill(children[0], signal.SIGKILL)
+    # It has none for a moment after it began.
+    wait_until(lambda: _with_words(first.words[:2]), "the cell's process is there")
+    os.kill(_with_words(first.words[:2])[0], signal.SIGKILL)
     *_, (found, _) = looks
     assert found[first.key].word == Status.FAILED and found[first.key].said.startswith("killed by signal 9, ")
 

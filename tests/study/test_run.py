@@ -4,7 +4,7 @@ import io
 from pathlib import Path
 
 import pytest
-from reported import finished_study
+from finished_studies import finished_study
 from rich.console import Console
 
 from pretext.engine.signals import ExitStatus

@@ -6,7 +6,7 @@ from zlib import crc32
 
 import numpy as np
 import pytest
-from evaluating import images
+from evaluations import write_class_images
 from PIL import Image
 
 
@@ -30,6 +30,6 @@ def class_folder() -> Callable[[Path], Path]:
 def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with ``train`` and ``test``: three classes of small images that differ."""
     folder = tmp_path_factory.mktemp("sets")
-    images(folder / "train", 1)
-    images(folder / "test", 2)
+    write_class_images(folder / "train", 1)
+    write_class_images(folder / "test", 2)
     return folder

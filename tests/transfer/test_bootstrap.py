@@ -5,9 +5,9 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
+from fake_results import ranking, truth
 from hypothesis import given
 from hypothesis import strategies as st
-from judging import ranked, truth
 from numpy.typing import NDArray
 from scipy.stats import binomtest, ttest_ind
 from sklearn.metrics import average_precision_score
@@ -134,7 +134,7 @@ def test_classes_without_a_positive_are_left_out() -> None:
 
 
 def test_resampled_map_is_literal_resampling(monkeypatch: pytest.MonkeyPatch) -> None:
-    outcome = ranked(1.0, 0, truth(120, 4))
+    outcome = ranking(1.0, 0, truth(120, 4))
     scores, known = outcome.scores, outcome.truth
     assert scores is not None and known is not None
     known[:, 3] = np.where(np.arange(120) == 7, 1, 0)  # one positive: a third of the resamples have none

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from judging import STAGES, answers, ranked, result, row, truth
+from fake_results import STAGES, answers, ranking, result, row, truth
 from rich.console import Console
 
 from pretext.errors import UserError
@@ -110,7 +110,9 @@ def test_best_against_best_is_a_test_more() -> None:
 
 def test_mean_average_precision() -> None:
     known = truth()
-    sides = [[ranked(strength, seed, known) for seed in seeds] for strength, seeds in ((0.5, (0, 1)), (1.0, (2, 3, 4)))]
+    sides = [
+        [ranking(strength, seed, known) for seed in seeds] for strength, seeds in ((0.5, (0, 1)), (1.0, (2, 3, 4)))
+    ]
     first, second = (
         [result(f"{name}{seed}", seed, [row("conv1", one)]) for seed, one in enumerate(side)]
         for name, side in zip("ab", sides, strict=True)

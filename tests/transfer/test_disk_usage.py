@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from evaluating import QUICK
+from evaluations import QUICK
 from shapes import make_devkit
 from tiers import one_fast
 

@@ -4,7 +4,6 @@ import fcntl
 import os
 import shutil
 import signal
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +11,9 @@ from typing import Any
 
 import pytest
 import torch
-from evaluating import QUICK, Blow, images, in_process, numbers
+from evaluations import QUICK, Interrupt, read_numbers, start_evaluation, write_class_images
 from tiers import one_fast
+from waits import wait_until
 
 import pretint.cli
 import transfer.evaluation
@@ -118,21 +118,21 @@ def test_a_second_call_reads_back_and_what_was_made_otherwise_is_made_anew(
 
 def test_other_training_images_do_not_take_the_place_of_a_result(judge: Judge, tmp_path: Path) -> None:
     judge()
-    judge(train=str(images(tmp_path / "others", 7, (20, 20, 20))))
+    judge(train=str(write_class_images(tmp_path / "others", 7, (20, 20, 20))))
     assert len(list((tmp_path / "run" / "results").glob("*.json"))) == 2
 
 
-KILLED: dict[str, tuple[dict[str, Any], Blow]] = {
-    "extraction": ({}, Blow(transfer.features.cache.Entry, "flush", 3)),
-    "cached heads": ({}, Blow(transfer.evaluation.Partial, "offer", 21)),
-    "the last step of a stage": ({}, Blow(transfer.evaluation.Partial, "offer", 16)),
-    "while something is saved": ({}, Blow(os, "fsync", 30)),
-    "augmented heads": ({"mode": "augmented"}, Blow(transfer.evaluation.Partial, "offer", 11)),
-    "logistic": ({"protocol": "logistic"}, Blow(transfer.evaluation.Partial, "offer", 1)),
-    "SVMs": ({"job": svm, "kind": SvmSettings}, Blow(transfer.evaluation.Partial, "offer", 17)),
+KILLED: dict[str, tuple[dict[str, Any], Interrupt]] = {
+    "extraction": ({}, Interrupt(transfer.features.cache.Entry, "flush", 3)),
+    "cached heads": ({}, Interrupt(transfer.evaluation.Partial, "offer", 21)),
+    "the last step of a stage": ({}, Interrupt(transfer.evaluation.Partial, "offer", 16)),
+    "while something is saved": ({}, Interrupt(os, "fsync", 30)),
+    "augmented heads": ({"mode": "augmented"}, Interrupt(transfer.evaluation.Partial, "offer", 11)),
+    "logistic": ({"protocol": "logistic"}, Interrupt(transfer.evaluation.Partial, "offer", 1)),
+    "SVMs": ({"job": svm, "kind": SvmSettings}, Interrupt(transfer.evaluation.Partial, "offer", 17)),
     "few shots": (
         {"job": svm, "kind": SvmSettings, "protocol": "voc07_svm_lowshot"},
-        Blow(transfer.evaluation.Partial, "offer", 9),
+        Interrupt(transfer.evaluation.Partial, "offer", 9),
     ),
 }
 
@@ -142,7 +142,7 @@ def test_goes_on_after_a_kill_to_the_same_bits(
     moment: str, judge: Judge, uninterrupted: Judge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     changed, blow = KILLED[moment]
-    killed = in_process(lambda: judge(**changed) and 0, tmp_path / "log", blow)
+    killed = start_evaluation(lambda: judge(**changed) and 0, tmp_path / "log", blow)
     killed.join()
     assert killed.exitcode == -signal.SIGKILL, (tmp_path / "log").read_text()
     assert not list((tmp_path / "run").glob("results/*.json"))
@@ -150,32 +150,32 @@ def test_goes_on_after_a_kill_to_the_same_bits(
     (again,) = judge(**changed)
     left, offers[0] = offers[0], 0
     (whole,) = uninterrupted(**changed)
-    assert numbers(again.file) == numbers(whole.file)
+    assert read_numbers(again.file) == read_numbers(whole.file)
     if blow.name == "offer":  # all that was offered was saved
         assert left == offers[0] - blow.calls
     assert not [file for file in (tmp_path / "run" / "results").iterdir() if ".part" in file.name]
 
 
 def test_a_partial_file_of_another_kind_is_not_used(judge: Judge, uninterrupted: Judge, tmp_path: Path) -> None:
-    killed = in_process(lambda: judge(seed=1) and 0, tmp_path / "log", KILLED["cached heads"][1])
+    killed = start_evaluation(lambda: judge(seed=1) and 0, tmp_path / "log", KILLED["cached heads"][1])
     killed.join()
     (left,) = (tmp_path / "run" / "results").glob(".*.part.pt")
     wanted = left.with_name(left.name.replace("seed1", "seed0"))
     shutil.copy(left, wanted)
-    assert numbers(judge()[0].file) == numbers(uninterrupted()[0].file)
+    assert read_numbers(judge()[0].file) == read_numbers(uninterrupted()[0].file)
     left.write_bytes(b"no checkpoint")
-    assert numbers(judge(seed=1)[0].file) == numbers(uninterrupted(seed=1)[0].file)
+    assert read_numbers(judge(seed=1)[0].file) == read_numbers(uninterrupted(seed=1)[0].file)
 
 
 def test_two_processes_at_once_make_one_result(judge: Judge, uninterrupted: Judge, tmp_path: Path) -> None:
     logs = [tmp_path / "log 1", tmp_path / "log 2"]
-    both = [in_process(lambda: judge() and 0, log) for log in logs]
+    both = [start_evaluation(lambda: judge() and 0, log) for log in logs]
     for process in both:
         process.join()
     assert [process.exitcode for process in both] == [0, 0]
     assert sum("run, cached" in log.read_text() for log in logs) == 1
     (file,) = (tmp_path / "run" / "results").glob("*.json")
-    assert numbers(file) == numbers(uninterrupted()[0].file)
+    assert read_numbers(file) == read_numbers(uninterrupted()[0].file)
 
 
 @pytest.mark.parametrize("number", one_fast(signal.SIGUSR2, [signal.SIGINT, signal.SIGTERM, signal.SIGUSR2]))
@@ -199,7 +199,9 @@ def test_stops_when_asked_to(
     ]
     words += ["--precision", "fp32"]
     log = tmp_path / "log"
-    process = in_process(lambda: pretint.cli.main(words), log, Blow(owner, name, 2, number), saved_every=3600)
+    process = start_evaluation(
+        lambda: pretint.cli.main(words), log, Interrupt(owner, name, 2, number), saved_every=3600
+    )
     process.join()
     said = log.read_text()
     assert "Traceback" not in said
@@ -208,17 +210,17 @@ def test_stops_when_asked_to(
     assert not list((tmp_path / "run").glob("results/*.json"))
     if where == "heads":
         assert list((tmp_path / "run").glob("results/.*.part.pt")), "saved at once, however short the time since"
-    assert numbers(judge()[0].file) == numbers(uninterrupted()[0].file)
+    assert read_numbers(judge()[0].file) == read_numbers(uninterrupted()[0].file)
 
 
-STOPPED: dict[str, tuple[Any, type, dict[str, Any], Blow]] = {
-    "neighbors": (knn, KnnSettings, {}, Blow(transfer.probes.knn, "progress", 1, signal.SIGUSR2)),
-    "SVMs": (svm, SvmSettings, {}, Blow(transfer.evaluation.Partial, "offer", 3, signal.SIGTERM)),
+STOPPED: dict[str, tuple[Any, type, dict[str, Any], Interrupt]] = {
+    "neighbors": (knn, KnnSettings, {}, Interrupt(transfer.probes.knn, "progress", 1, signal.SIGUSR2)),
+    "SVMs": (svm, SvmSettings, {}, Interrupt(transfer.evaluation.Partial, "offer", 3, signal.SIGTERM)),
     "few shots": (
         svm,
         SvmSettings,
         {"protocol": "voc07_svm_lowshot"},
-        Blow(transfer.evaluation.Partial, "offer", 3, signal.SIGUSR2),
+        Interrupt(transfer.evaluation.Partial, "offer", 3, signal.SIGUSR2),
     ),
 }
 
@@ -227,10 +229,12 @@ STOPPED: dict[str, tuple[Any, type, dict[str, Any], Blow]] = {
 def test_other_classifiers_stop_too(name: str, judge: Judge, uninterrupted: Judge, tmp_path: Path) -> None:
     job, kind, changed, blow = STOPPED[name]
     log = tmp_path / "log"
-    process = in_process(lambda: judge(job, kind, **changed) and 0, log, blow, saved_every=3600)
+    process = start_evaluation(lambda: judge(job, kind, **changed) and 0, log, blow, saved_every=3600)
     process.join()
     assert process.exitcode == ENDINGS[blow.number], log.read_text()
-    assert numbers(judge(job, kind, **changed)[0].file) == numbers(uninterrupted(job, kind, **changed)[0].file)
+    assert read_numbers(judge(job, kind, **changed)[0].file) == read_numbers(
+        uninterrupted(job, kind, **changed)[0].file
+    )
 
 
 def test_stops_while_it_waits_for_another_process(judge: Judge, uninterrupted: Judge, tmp_path: Path) -> None:
@@ -241,14 +245,17 @@ def test_stops_while_it_waits_for_another_process(judge: Judge, uninterrupted: J
     log.touch()
     with file.with_name(f".{file.stem}.lock").open("a") as lock:
         fcntl.lockf(lock, fcntl.LOCK_EX)
-        process = in_process(lambda: judge() and 0, log)
-        while process.is_alive() and "waiting for it" not in log.read_text():
-            time.sleep(0.01)
+        process = start_evaluation(lambda: judge() and 0, log)
+        wait_until(
+            lambda: "waiting for it" in log.read_text() or not process.is_alive(),
+            "it waits for the other process",
+            describe=log.read_text,
+        )
         assert process.pid is not None
         os.kill(process.pid, signal.SIGTERM)
         process.join()
     assert process.exitcode == ENDINGS[signal.SIGTERM], log.read_text()
-    assert numbers(judge()[0].file) == numbers(uninterrupted()[0].file)
+    assert read_numbers(judge()[0].file) == read_numbers(uninterrupted()[0].file)
 
 
 @pytest.mark.parametrize(
@@ -263,24 +270,24 @@ def test_a_disk_that_fills_up(
         (file,) = (tmp_path / "run" / "results").glob("*.json")
         file.unlink()
         largest = largest or 10_000
-    process = in_process(lambda: judge() and 0, tmp_path / "log", largest=largest, saved_every=saved_every)
+    process = start_evaluation(lambda: judge() and 0, tmp_path / "log", largest=largest, saved_every=saved_every)
     process.join()
     last = (tmp_path / "log").read_text().splitlines()[-1]
     assert process.exitcode == 2 and last.startswith("UserError") and "File too large" in last and what in last
-    assert numbers(judge()[0].file) == numbers(uninterrupted()[0].file)
+    assert read_numbers(judge()[0].file) == read_numbers(uninterrupted()[0].file)
 
 
 def test_features_that_are_damaged_or_of_other_weights_are_not_used(
     judge: Judge, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    first, second = ({one.network.kind: numbers(one.file) for one in judge(reference=True)} for _ in range(2))
+    first, second = ({one.network.kind: read_numbers(one.file) for one in judge(reference=True)} for _ in range(2))
     assert first == second
 
     def again() -> str:
         for file in (tmp_path / "run" / "results").glob("*.json"):
             file.unlink()
         capsys.readouterr()
-        assert {one.network.kind: numbers(one.file) for one in judge(reference=True)} == first
+        assert {one.network.kind: read_numbers(one.file) for one in judge(reference=True)} == first
         return capsys.readouterr().err
 
     assert "computed again" not in again()
@@ -359,10 +366,10 @@ def lines(capsys: pytest.CaptureFixture[str], *words: str | Path) -> list[str]:
 @pytest.fixture
 def bad(sets: Path, tmp_path: Path) -> Iterator[Path]:
     """Sets that no one should give."""
-    images(tmp_path / "one" / "train", 3, (4,))
-    images(tmp_path / "one" / "test", 4, (4,))
-    images(tmp_path / "two", 5, (4, 4))
-    images(tmp_path / "few", 6, (40, 2, 40))
+    write_class_images(tmp_path / "one" / "train", 3, (4,))
+    write_class_images(tmp_path / "one" / "test", 4, (4,))
+    write_class_images(tmp_path / "two", 5, (4, 4))
+    write_class_images(tmp_path / "few", 6, (40, 2, 40))
     shutil.copytree(sets / "test", tmp_path / "empty")
     shutil.rmtree(tmp_path / "empty" / "class1")
     (tmp_path / "empty" / "class1").mkdir()
@@ -415,10 +422,10 @@ def test_bad_input_is_one_line(
 def test_a_result_that_is_damaged_is_made_again(judge: Judge, capsys: pytest.CaptureFixture[str]) -> None:
     (result,) = judge()
     file = Path(result.file)
-    whole = numbers(file)
+    whole = read_numbers(file)
     file.write_bytes(file.read_bytes()[:-200])
     judge()
-    assert numbers(file) == whole
+    assert read_numbers(file) == whole
     assert "damaged one" in capsys.readouterr().err
 
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from detecting import by_coco, by_the_rules
-from launching import Launcher, Trained
+from detections import coco_ap, devkit_ap
 from PIL import Image
+from processes import Launcher, TrainedRun
 from shapes import make_devkit
 from sklearn.metrics import average_precision_score, jaccard_score
 from tiers import one_fast
@@ -223,21 +223,21 @@ def test_killed_and_called_again_it_is_as_if_nothing_had_happened(
     other = Path(shutil.copytree(run, tmp_path / "other" / "run"))
     words = ("--config", tmp_path / "recipe.yaml", "--reference", "false")
     whole = launcher.start("finetune", task, run, *words)
-    assert whole.wait() == 0, whole.said
+    assert whole.wait() == 0, whole.output
     (result,) = (run / "results").glob("*.json")
     place = other / "finetuned" / result.stem
     for step in (0, 4, 8):
-        killed = launcher.start("finetune", task, other, *words)
-        Trained(place).wait_for_step(step, killed)
+        killed = launcher.start("finetune", task, other, *words, hold_at=step + 2)
+        TrainedRun(place).wait_for_step(step, killed)
         if step == 4:
             killed.signal(signal.SIGUSR2)
-            assert killed.wait() in (ExitStatus.PREEMPTED, ExitStatus.COMPLETE), killed.said
+            assert killed.wait() == ExitStatus.PREEMPTED, killed.output
         else:
             killed.kill()
             killed.wait()
     again = launcher.start("finetune", task, other, *words)
-    assert again.wait() == 0, again.said
-    Trained(place).same_as(Trained(run / "finetuned" / result.stem))
+    assert again.wait() == 0, again.output
+    TrainedRun(place).same_as(TrainedRun(run / "finetuned" / result.stem))
     assert numbers([read_result(other / "results" / result.name)]) == numbers([read_result(result)])
 
 
@@ -248,13 +248,13 @@ def test_two_processes_do_what_one_does(task: str, run: Path, devkit: Path, laun
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(values))
     other = Path(shutil.copytree(run, tmp_path / "other" / "run"))
     words = ("--config", tmp_path / "recipe.yaml")
-    pair = launcher.together(2, "finetune", task, other, *words)
+    pair = launcher.start_ranks(2, "finetune", task, other, *words)
     alone = launcher.start("finetune", task, run, *words)
-    assert [one.wait() for one in (*pair, alone)] == [0, 0, 0], pair[0].said + pair[1].said + alone.said
+    assert [one.wait() for one in (*pair, alone)] == [0, 0, 0], pair[0].output + pair[1].output + alone.output
     files = sorted((run / "results").glob("*.json"))
     assert len(files) == 2, "at random, with statistics that every process must have, and pretrained"
     for file in files:
-        both = [Trained(one / "finetuned" / file.stem) for one in (run, other)]
+        both = [TrainedRun(one / "finetuned" / file.stem) for one in (run, other)]
         losses = [[loss for _, loss in one.losses] for one in both]
         assert losses[0] == pytest.approx(losses[1], rel=1e-4)
         one, two = read_result(file), read_result(other / "results" / file.name)
@@ -343,12 +343,12 @@ def test_average_precision_of_real_boxes_is_that_of_the_references(
     said = [found[index] for index in sorted(found)]
     assert len(said) == 250 and sum(len(boxes) for boxes, _, _ in said) > 1000
     by_name = {row.variant: row.outcomes[0] for row in result.rows}
-    coco = by_coco(said, truth, 20)
+    coco = coco_ap(said, truth, 20)
     assert np.nanmax(coco) > 0, "something is found"
     for points, wanted in (
         ("COCO", coco),
-        ("11 points", [by_the_rules(said, truth, label, eleven=True) for label in range(20)]),
-        ("all points", [by_the_rules(said, truth, label, eleven=False) for label in range(20)]),
+        ("11 points", [devkit_ap(said, truth, label, eleven=True) for label in range(20)]),
+        ("all points", [devkit_ap(said, truth, label, eleven=False) for label in range(20)]),
     ):
         outcome = by_name[points]
         assert isinstance(outcome, BoxAP)

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from judging import result, row
+from detections import make_images
+from fake_results import result, row
 
 from pretext.errors import UserError
-from tests.detecting import images
 from transfer.metrics import BoxAP, Detections, MeanIoU
 from transfer.results import Result, read_result, write_result
 
@@ -18,8 +18,8 @@ CLASSES = ("cat", "dog", "fish")
 
 def detected(seed: int = 0, count: int = 30) -> Result:
     """Two networks' worth of rows, by all three rules each."""
-    found, truth = images(np.random.default_rng(seed), count)
-    others, _ = images(np.random.default_rng(seed + 1), count)
+    found, truth = make_images(np.random.default_rng(seed), count)
+    others, _ = make_images(np.random.default_rng(seed + 1), count)
     rows = [
         row(trained, BoxAP(boxes, points), None, points)
         for trained, boxes in (
@@ -53,7 +53,7 @@ def test_boxes_survive(tmp_path: Path) -> None:
 
 
 def test_images_without_boxes_survive(tmp_path: Path) -> None:
-    found, truth = images(np.random.default_rng(3), 10)
+    found, truth = make_images(np.random.default_rng(3), 10)
     nothing = [(one[0][:0], one[1][:0], one[2][:0]) for one in found]
     made = result(rows=[row("all", BoxAP(Detections.of(nothing, truth, 3), "COCO"), None)], classes=CLASSES)
     write_result(tmp_path / "a.json", made)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from judging import answers, ranked, result, row, truth
+from fake_results import answers, ranking, result, row, truth
 
 from pretext.errors import UserError
 from transfer.metrics import AveragePrecision
@@ -34,7 +34,7 @@ def without_answers(one: Result) -> dict[str, Any]:
 
 @pytest.fixture
 def multilabel() -> Result:
-    return result(rows=[row("conv1", ranked(0.5, 0)), row("conv2", ranked(1.0, 1), 0.6)], metric="mAP")
+    return result(rows=[row("conv1", ranking(0.5, 0)), row("conv2", ranking(1.0, 1), 0.6)], metric="mAP")
 
 
 def test_top1_survives(tmp_path: Path) -> None:
@@ -240,7 +240,7 @@ def test_found_in_files_runs_and_folders(tmp_path: Path) -> None:
         ({"view_ratio": 0.875}, "other part of an image"),
         ({"skipped": (("x.jpg", "empty"),)}, "other unreadable images"),
         ({"rows": [row("conv1", answers(0.5, 0, 401))]}, "other test images: 401 instead of 400"),
-        ({"rows": [row("conv1", ranked(1, 0))]}, "other metric: mAP instead of top-1"),
+        ({"rows": [row("conv1", ranking(1, 0))]}, "other metric: mAP instead of top-1"),
     ],
 )
 def test_different_evaluations_are_not_compared(changed: dict[str, Any], said: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from devkits import save, write_devkit, write_masks
-from evaluating import QUICK, images
+from evaluations import QUICK, write_class_images
 
 from pretext.errors import UserError
 from pretext.settings import settings_from
@@ -40,7 +40,10 @@ def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def sets(tmp_path: Path) -> Path:
     """Three test images stand among the training images: under one or another name."""
-    train, test = images(tmp_path / "train", 1, (8, 8, 8)), images(tmp_path / "test", 2, (5, 5, 5))
+    train, test = (
+        write_class_images(tmp_path / "train", 1, (8, 8, 8)),
+        write_class_images(tmp_path / "test", 2, (5, 5, 5)),
+    )
     for source, target in (("class0/1", "class0/1"), ("class1/2", "class1/4"), ("class2/0", "class2/0")):
         shutil.copy(train / f"{source}.png", test / f"{target}.png")
     shutil.copy(train / "class2/0.png", train / "class2/9.png")
@@ -86,8 +89,8 @@ def test_a_test_set_of_training_images_is_an_error(run: Path, sets: Path, capsys
 
 
 def test_without_any_nothing_is_said(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    images(tmp_path / "train", 1, (8, 8, 8))
-    images(tmp_path / "test", 2, (5, 5, 5))
+    write_class_images(tmp_path / "train", 1, (8, 8, 8))
+    write_class_images(tmp_path / "test", 2, (5, 5, 5))
     settings = KnnSettings(str(tmp_path / "train"), str(tmp_path / "test"), reference=False, workers=0)
     (result,) = knn([str(run)], settings)
     assert result.n_shared == 0 and "also" not in capsys.readouterr().err
@@ -95,8 +98,8 @@ def test_without_any_nothing_is_said(run: Path, tmp_path: Path, capsys: pytest.C
 
 
 def test_copies_of_held_out_images_are_said(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    train = images(tmp_path / "train", 1, (10, 10, 10))
-    images(tmp_path / "test", 2, (5, 5, 5))
+    train = write_class_images(tmp_path / "train", 1, (10, 10, 10))
+    write_class_images(tmp_path / "test", 2, (5, 5, 5))
     for kind in range(3):
         for at in range(10):
             shutil.copy(train / f"class{kind}" / f"{at}.png", train / f"class{kind}" / f"{at + 10}.png")

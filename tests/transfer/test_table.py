@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from judging import STAGES, answers, ranked, result, row
+from fake_results import STAGES, answers, ranking, result, row
 from rich.console import Console
 from rich.table import Table
 
@@ -223,7 +223,7 @@ def test_names_are_told_apart() -> None:
 
 
 def test_low_shot_and_map() -> None:
-    rows = [row("conv5", [ranked(s, 10 * at + i) for i in range(3)], None, f"{k} shots") for at, (k, s) in enumerate([(1, 0.5), (8, 1.0)])]  # fmt: skip  # noqa: E501
+    rows = [row("conv5", [ranking(s, 10 * at + i) for i in range(3)], None, f"{k} shots") for at, (k, s) in enumerate([(1, 0.5), (8, 1.0)])]  # fmt: skip  # noqa: E501
     made = result(rows=rows)
     found = tables([made])
     line = records(found)[1]
@@ -263,7 +263,7 @@ def test_latex_compiles(tmp_path: Path) -> None:
         "\\documentclass{article}\\usepackage[T1]{fontenc}\\usepackage{booktabs}\\begin{document}\n"
         f"{tables(made).latex()}\\end{{document}}\n"
     )
-    subprocess.run(["pdflatex", "-halt-on-error", "a.tex"], cwd=tmp_path, check=True, capture_output=True, timeout=60)
+    subprocess.run(["pdflatex", "-halt-on-error", "a.tex"], cwd=tmp_path, check=True, capture_output=True, timeout=600)
 
 
 def test_latex_is_whole() -> None:
@@ -275,7 +275,7 @@ def test_latex_is_whole() -> None:
 
 
 def test_of_fine_tuning_held_out_images_choose_nothing() -> None:
-    rows = [row("all", ranked(1.0, 1), None)]
+    rows = [row("all", ranking(1.0, 1), None)]
     one = result(rows=rows, mode="fine-tuned", n_holdout=40, view_size=0)
     (section,) = tables([one]).sections
     assert any(

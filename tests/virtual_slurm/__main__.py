@@ -25,43 +25,43 @@ def main(arguments: Sequence[str] | None = None) -> int:
     up = commands.add_parser("up", help="start it")
     for name, default in DEFAULTS.items():
         up.add_argument(f"--{name}", type=int, default=default, help=f"[{default}]")
-    told = {"down": "cancel its jobs and stop it", "status": "what runs", "env": 'for eval "$(...)" in a shell'}
-    told |= {
+    texts = {"down": "cancel its jobs and stop it", "status": "what runs", "env": 'for eval "$(...)" in a shell'}
+    texts |= {
         "kill": "kill the daemon of node N; its jobs run on",
         "crash": "cut node N's power",
         "start": "start node N",
     }
-    for name, text in told.items():
+    for name, text in texts.items():
         command = commands.add_parser(name, help=text)
         if name in ("kill", "crash", "start"):
             command.add_argument("number", type=int, metavar="N")
     for command in commands.choices.values():
         command.add_argument("--folder", type=Path, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
-    asked = parser.parse_args(arguments)
+    parsed = parser.parse_args(arguments)
     try:
-        return _do(asked)
-    except VirtualClusterError as wrong:
-        sys.stderr.write(f"{wrong}\n")
+        return _do(parsed)
+    except VirtualClusterError as error:
+        sys.stderr.write(f"{error}\n")
         return 2
 
 
-def _do(asked: argparse.Namespace) -> int:
-    options = VirtualOptions(**{name: getattr(asked, name, default) for name, default in DEFAULTS.items()})
-    cluster = VirtualCluster(asked.folder, options)
-    said: list[str] = []
-    if asked.command == "up":
+def _do(parsed: argparse.Namespace) -> int:
+    options = VirtualOptions(**{name: getattr(parsed, name, default) for name, default in DEFAULTS.items()})
+    cluster = VirtualCluster(parsed.folder, options)
+    lines: list[str] = []
+    if parsed.command == "up":
         cluster.up()
-        said = [*cluster.remarks(), f"up: {' '.join(options.names)}; export SLURM_CONF={cluster.folder}/slurm.conf"]
-    elif asked.command == "status":
-        said = cluster.lines()
-    elif asked.command == "env":
-        said = [f"export {name}={shlex.quote(value)}" for name, value in cluster.environment.items()]
-    elif asked.command == "down":
+        lines = [*cluster.remarks(), f"up: {' '.join(options.names)}; export SLURM_CONF={cluster.folder}/slurm.conf"]
+    elif parsed.command == "status":
+        lines = cluster.lines()
+    elif parsed.command == "env":
+        lines = [f"export {name}={shlex.quote(value)}" for name, value in cluster.environment.items()]
+    elif parsed.command == "down":
         cluster.down()
     else:
-        getattr(cluster, asked.command)(asked.number)
-    sys.stdout.write("".join(f"{line}\n" for line in said))
-    return 1 if asked.command == "status" and not cluster.works() else 0
+        getattr(cluster, parsed.command)(parsed.number)
+    sys.stdout.write("".join(f"{line}\n" for line in lines))
+    return 1 if parsed.command == "status" and not cluster.works() else 0
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from .processes import daemon, kill_steps, stop
 
 _CENTRAL = ("slurmctld", "slurmdbd", "mariadbd", "munged")
 _UP = {"idle", "mixed", "allocated", "completing"}
-_PATIENCE = 60.0  # seconds for one thing to happen that takes one or two
+_PATIENCE = 300.0  # seconds for one thing to happen that takes one or two on an idle machine
 # Small: jobs are few here, and nothing is lost that a power cut would lose.
 _DATABASE = [
     "--innodb-buffer-pool-size=32M",
@@ -114,8 +114,8 @@ class VirtualCluster:
         """What Slurm says of each node, such as idle, allocated, down; with a * where it does not answer."""
         if daemon("slurmctld", self._pids["slurmctld"], self.folder) is None:
             return {}
-        said = self._ask("sinfo", "--noheader", "--Node", "--partition=main", "--format=%N %T")
-        return dict(line.split(maxsplit=1) for line in said.splitlines())
+        output = self._ask("sinfo", "--noheader", "--Node", "--partition=main", "--format=%N %T")
+        return dict(line.split(maxsplit=1) for line in output.splitlines())
 
     def kill(self, number: int) -> None:
         """Kill the daemon of node ``number`` (from 1): the node no longer answers, and its jobs run on."""
@@ -137,10 +137,10 @@ class VirtualCluster:
     def lines(self) -> list[str]:
         """What runs, what Slurm says of the nodes, and the jobs."""
         pids = {label: daemon(label.partition("-")[0], file, self.folder) for label, file in self._pids.items()}
-        said = [f"{label:<12}{pid or '-'}" for label, pid in pids.items()]
+        lines = [f"{label:<12}{pid or '-'}" for label, pid in pids.items()]
         if pids["slurmctld"]:
-            said += [*self._ask("sinfo", "--Node", "--long").splitlines()[1:], *self._ask("squeue").splitlines()]
-        return said
+            lines += [*self._ask("sinfo", "--Node", "--long").splitlines()[1:], *self._ask("squeue").splitlines()]
+        return lines
 
     def remarks(self) -> list[str]:
         """What an ordinary user's cluster lacks, one line each."""
@@ -191,10 +191,14 @@ class VirtualCluster:
         common = ["--no-defaults", f"--datadir={data}", user, *_DATABASE]
         if not (data / "mysql" / "db.frm").exists():
             self._run("mariadb-install-db", *common, "--skip-test-db", "--auth-root-authentication-method=normal")
-        own = [f"--socket={self.folder}/run/db", f"--pid-file={self.folder}/run/mariadbd.pid"]
-        own += ["--bind-address=127.0.0.1", f"--port={self.options.port + 2}", f"--init-file={self.folder}/init.sql"]
+        options = [f"--socket={self.folder}/run/db", f"--pid-file={self.folder}/run/mariadbd.pid"]
+        options += [
+            "--bind-address=127.0.0.1",
+            f"--port={self.options.port + 2}",
+            f"--init-file={self.folder}/init.sql",
+        ]
         # The only one that does not leave its terminal by itself.
-        self._run("setsid", "--fork", "mariadbd", *common, *own, f"--log-error={self.folder}/log/mariadbd.log")
+        self._run("setsid", "--fork", "mariadbd", *common, *options, f"--log-error={self.folder}/log/mariadbd.log")
         self._listen(self.options.port + 2, "mariadbd")
         self._run("slurmdbd")
         self._listen(self.options.port + 1, "slurmdbd")
@@ -219,11 +223,11 @@ class VirtualCluster:
 
     def _cancel(self) -> None:
         ends = time.monotonic() + 20  # a node that does not answer keeps its jobs for ever
-        asked: set[str] = set()
+        canceled: set[str] = set()
         while (jobs := set(self._ask("squeue", "--noheader", "--format=%F").split())) and time.monotonic() < ends:
-            if jobs - asked:
-                self._ask("scancel", *sorted(jobs - asked))
-                asked |= jobs
+            if jobs - canceled:
+                self._ask("scancel", *sorted(jobs - canceled))
+                canceled |= jobs
             time.sleep(0.2)
 
     @contextmanager
@@ -245,9 +249,15 @@ class VirtualCluster:
         reads the caller's output would wait for the daemon to end.
         """
         log = self.folder / "log" / "start.log"
-        with log.open("ab") as said:
+        with log.open("ab") as output:
             done = subprocess.run(
-                words, env=self._bare(), stdin=subprocess.DEVNULL, stdout=said, stderr=said, check=False, umask=0o022
+                words,
+                env=self._bare(),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                check=False,
+                umask=0o022,
             )
         if done.returncode:
             raise VirtualClusterError(f"{words[0]} failed with {done.returncode}; see {log}")
@@ -262,7 +272,7 @@ class VirtualCluster:
                 capture_output=True,
                 text=True,
                 check=True,
-                timeout=30,
+                timeout=_PATIENCE,
             ).stdout
         except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
             return ""
@@ -279,5 +289,5 @@ class VirtualCluster:
 
 
 def _listens(port: int) -> bool:
-    with socket.socket() as tried:
-        return tried.connect_ex(("127.0.0.1", port)) == 0
+    with socket.socket() as trial:
+        return trial.connect_ex(("127.0.0.1", port)) == 0

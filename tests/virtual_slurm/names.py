@@ -29,15 +29,17 @@ def remove_names(folder: Path) -> None:
 
 def missing_names(folder: Path, nodes: list[str]) -> list[str]:
     """What ``add_names`` could not do and jobs may miss, one line each."""
-    said = []
+    remarks = []
     try:
         for name in nodes:
             socket.gethostbyname(name)
     except OSError:
-        said.append(f"{name} does not resolve; jobs of several nodes need this line in {HOSTS}: {_line(folder, nodes)}")
+        remarks.append(
+            f"{name} does not resolve; jobs of several nodes need this line in {HOSTS}: {_line(folder, nodes)}"
+        )
     if not _linked(folder):
-        said.append(f"{LINK} is not of this cluster: jobs that send jobs must keep SLURM_CONF")
-    return said
+        remarks.append(f"{LINK} is not of this cluster: jobs that send jobs must keep SLURM_CONF")
+    return remarks
 
 
 def _line(folder: Path, nodes: list[str]) -> str:

@@ -66,12 +66,12 @@ def _all() -> list[int]:
 
 
 def _open_files(pid: int) -> set[str]:
-    found = set()
+    files = set()
     with suppress(OSError):
         for entry in (PROC / str(pid) / "fd").iterdir():
             with suppress(OSError):
-                found.add(str(entry.readlink()))
-    return found
+                files.add(str(entry.readlink()))
+    return files
 
 
 def _tree(roots: set[int]) -> set[int]:
@@ -81,13 +81,13 @@ def _tree(roots: set[int]) -> set[int]:
         with suppress(OSError):
             parent = int((PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()[1])
             children.setdefault(parent, []).append(pid)
-    found, todo = set(), list(roots)
+    tree, todo = set(), list(roots)
     while todo:
         pid = todo.pop()
-        if pid not in found:
-            found.add(pid)
+        if pid not in tree:
+            tree.add(pid)
             todo += children.get(pid, [])
-    return found
+    return tree
 
 
 def _signal(pid: int, number: signal.Signals) -> None:

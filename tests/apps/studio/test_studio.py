@@ -3,15 +3,17 @@
 import io
 import json
 import socket
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from browsing import Site, serving, watched
-from painters import checkpoint, file_of, photograph
+from browser import Site, open_page, serve_app
+from colorize_files import encode_image, photograph, write_checkpoint
 from PIL import Image
+from waits import PATIENCE
 
 import pretint.cli
 from pretext.errors import UserError
@@ -33,22 +35,22 @@ LOOK = {"temperature": 0.38, "saturation": 1}
 def painters(tmp_path_factory: pytest.TempPathFactory) -> dict[str, NetworkColorist]:
     folder = tmp_path_factory.mktemp("models")
     return {
-        "tiny": open_network(checkpoint(folder / "tiny.pt"), "cpu", 48),
-        "siggraph17": open_network(checkpoint(folder / "siggraph17.pt", hints=True), "cpu", 32),
+        "tiny": open_network(write_checkpoint(folder / "tiny.pt"), "cpu", 48),
+        "siggraph17": open_network(write_checkpoint(folder / "siggraph17.pt", hints=True), "cpu", 32),
     }
 
 
 @pytest.fixture
 def studio(painters: dict[str, NetworkColorist]) -> Iterator[Site]:
     table = OpenImages(painters["tiny"], "tiny", 1_000_000)
-    with serving(lambda address: studio_app(table, 1, {"localhost"})) as site:
+    with serve_app(lambda address: studio_app(table, 1, {"localhost"})) as site:
         yield site
 
 
 @pytest.fixture
 def hinted(painters: dict[str, NetworkColorist]) -> Iterator[Site]:
     table = OpenImages(painters["siggraph17"], "siggraph17", 1_000_000)
-    with serving(lambda address: studio_app(table, 1, {"localhost"})) as site:
+    with serve_app(lambda address: studio_app(table, 1, {"localhost"})) as site:
         yield site
 
 
@@ -56,7 +58,7 @@ def upload(image: Image.Image | bytes, name: str = "mine.png") -> "FilePayload":
     return {
         "name": name,
         "mimeType": "image/png",
-        "buffer": image if isinstance(image, bytes) else file_of(image),
+        "buffer": image if isinstance(image, bytes) else encode_image(image),
     }
 
 
@@ -86,12 +88,19 @@ def shown(page: "Page") -> str:
 
 def shows(page: "Page", fits: Callable[[str], bool]) -> str:
     """What is shown, once it fits."""
-    for _ in range(600):
-        now = shown(page)
-        if fits(now):
-            return now
+    deadline = time.monotonic() + PATIENCE
+    while not fits(now := shown(page)):
+        assert time.monotonic() < deadline, "it is not shown"
         page.wait_for_timeout(50)
-    raise AssertionError("it is not shown")
+    return now
+
+
+def wait_for(page: "Page", is_true: Callable[[], object], event: str) -> None:
+    """Wait for what the browser tells, which it does only while the page waits."""
+    deadline = time.monotonic() + PATIENCE
+    while not is_true():
+        assert time.monotonic() < deadline, f"not within {PATIENCE:.0f} seconds: {event}"
+        page.wait_for_timeout(20)
 
 
 def changed(page: "Page", *before: str) -> str:
@@ -101,7 +110,7 @@ def changed(page: "Page", *before: str) -> str:
 
 def test_what_is_asked_for_is_what_is_painted(studio: Site, painters: dict[str, NetworkColorist]) -> None:
     image = photograph(200, 150)
-    laid = studio.ask("/photographs", file_of(image), content_type="application/octet-stream")
+    laid = studio.ask("/photographs", encode_image(image), content_type="application/octet-stream")
     assert laid.status == 201 and (laid.json["width"], laid.json["height"]) == (200, 150)
     place = f"/photographs/{laid.json['photograph']}"
     full = studio.post(f"{place}/colored", {**LOOK, "full": True, "format": "png"})
@@ -129,7 +138,7 @@ def test_what_is_asked_for_is_what_is_painted(studio: Site, painters: dict[str, 
     ],
 )
 def test_what_no_page_of_ours_asks(studio: Site, wrong: object) -> None:
-    identity = studio.ask("/photographs", file_of(photograph())).json["photograph"]
+    identity = studio.ask("/photographs", encode_image(photograph())).json["photograph"]
     refused = studio.post(f"/photographs/{identity}/colored", wrong)
     assert refused.status == 400 and "\n" not in refused.json["problem"]
     for text in (b"", b"{", b'{"temperature": NaN, "saturation": 1}'):
@@ -139,9 +148,9 @@ def test_what_no_page_of_ours_asks(studio: Site, wrong: object) -> None:
 def test_uploads_are_bounded_and_only_ours(studio: Site) -> None:
     too_long = studio.ask("/photographs", b"x" * 1_000_001)
     assert too_long.status == 413 and b"at most 1 MB" in too_long.body
-    too_large = studio.ask("/photographs", file_of(Image.new("L", (1001, 1000))))
+    too_large = studio.ask("/photographs", encode_image(Image.new("L", (1001, 1000))))
     assert too_large.status == 422 and "megapixels" in too_large.json["problem"]
-    data = file_of(photograph())
+    data = encode_image(photograph())
     assert studio.ask("/photographs", data, origin="http://evil.example").status == 403
     assert studio.ask("/photographs", data, host="evil.example").status == 421
     gone = studio.post("/photographs/unknown/colored", LOOK)
@@ -154,7 +163,7 @@ def test_uploads_are_bounded_and_only_ours(studio: Site) -> None:
 
 def test_open_slide_and_download(browser: "Browser", studio: Site, painters: dict[str, NetworkColorist]) -> None:
     image, name = photograph(300, 200), "<img src=x onerror=document.title='owned'>\"'ü漢.png"
-    with watched(browser, accept_downloads=True) as page:
+    with open_page(browser, accept_downloads=True) as page:
         opened(page, studio, image, name)
         assert page.title() == "Pretint studio" and page.locator("img[src=x]").count() == 0
         assert page.get_by_text("takes no hints").is_visible()
@@ -178,7 +187,7 @@ def test_open_slide_and_download(browser: "Browser", studio: Site, painters: dic
 
 def test_a_reference_image_and_back(browser: "Browser", studio: Site) -> None:
     image, other = photograph(300, 200), photograph(90, 70, seed=5)
-    with watched(browser, accept_downloads=True) as page:
+    with open_page(browser, accept_downloads=True) as page:
         opened(page, studio, image)
         before = shown(page)
         chosen = page.get_by_label("Choose a reference image")
@@ -207,13 +216,13 @@ def test_a_reference_image_and_back(browser: "Browser", studio: Site) -> None:
     [
         (b"no image at all", "not an image"),
         (b"", "empty file"),
-        (file_of(photograph())[:200], "truncated"),
+        (encode_image(photograph())[:200], "truncated"),
         (b"x" * 1_000_001, "at most 1 MB"),
-        (file_of(Image.new("1", (2000, 2000))), "has 4 megapixels"),
+        (encode_image(Image.new("1", (2000, 2000))), "has 4 megapixels"),
     ],
 )
 def test_an_upload_that_is_no_image_is_a_line(browser: "Browser", studio: Site, data: bytes, line: str) -> None:
-    with watched(browser) as page:
+    with open_page(browser) as page:
         page.goto(studio.address)
         chosen = page.get_by_label("Choose a photograph")
         chosen.set_input_files(upload(data))
@@ -225,7 +234,7 @@ def test_an_upload_that_is_no_image_is_a_line(browser: "Browser", studio: Site, 
 
 
 def test_by_keyboard_alone(browser: "Browser", studio: Site) -> None:
-    with watched(browser, accept_downloads=True) as page:
+    with open_page(browser, accept_downloads=True) as page:
         choosers: list[FileChooser] = []
         page.on(
             "filechooser", lambda one: choosers.append(one)
@@ -236,10 +245,7 @@ def test_by_keyboard_alone(browser: "Browser", studio: Site) -> None:
             if page.evaluate("document.activeElement.id") == "file":
                 break
         page.keyboard.press("Enter")
-        for _ in range(600):
-            if choosers:
-                break
-            page.wait_for_timeout(50)
+        wait_for(page, lambda: choosers, "the file chooser")
         choosers[0].set_files(upload(photograph()))
         page.locator("#colored").wait_for()
         before, reached = shown(page), []
@@ -260,7 +266,7 @@ def test_by_keyboard_alone(browser: "Browser", studio: Site) -> None:
 
 
 def test_hints_by_click_and_by_keys(browser: "Browser", hinted: Site) -> None:
-    with watched(browser) as page:
+    with open_page(browser) as page:
         sent: list[dict[str, object]] = []
         page.on("request", lambda one: sent.append(json.loads(one.post_data or "")) if "colored" in one.url else None)
         opened(page, hinted, photograph(300, 200))
@@ -289,7 +295,7 @@ def test_hints_by_click_and_by_keys(browser: "Browser", hinted: Site) -> None:
 
 
 def test_swatches_by_arrow_keys(browser: "Browser", hinted: Site) -> None:
-    with watched(browser) as page:
+    with open_page(browser) as page:
         opened(page, hinted, photograph())
         sky = page.get_by_role("radio", name="sky")
         assert sky.is_checked()
@@ -300,7 +306,7 @@ def test_swatches_by_arrow_keys(browser: "Browser", hinted: Site) -> None:
 
 
 def test_hints_do_not_count_while_there_is_a_reference(browser: "Browser", hinted: Site) -> None:
-    with watched(browser) as page:
+    with open_page(browser) as page:
         opened(page, hinted, photograph(300, 200))
         page.locator("#sheet").click(position={"x": 2, "y": 2})
         mark = page.locator(".mark")
@@ -315,7 +321,7 @@ def test_hints_do_not_count_while_there_is_a_reference(browser: "Browser", hinte
 
 
 def test_a_drag_that_the_system_cancels_ends(browser: "Browser", hinted: Site) -> None:
-    with watched(browser) as page:
+    with open_page(browser) as page:
         opened(page, hinted, photograph(300, 200))
         page.locator("#sheet").click(position={"x": 100, "y": 100})
         box = page.locator(".mark").bounding_box()
@@ -332,7 +338,7 @@ def test_a_drag_that_the_system_cancels_ends(browser: "Browser", hinted: Site) -
 
 
 def test_of_two_photographs_the_later_one_is_opened(browser: "Browser", studio: Site) -> None:
-    with watched(browser) as page:
+    with open_page(browser) as page:
         opened(page, studio, photograph())
         held: list[Route] = []
 
@@ -345,13 +351,10 @@ def test_of_two_photographs_the_later_one_is_opened(browser: "Browser", studio: 
         page.route("**/photographs", hold)
         chosen = page.get_by_label("Choose a photograph")
         chosen.set_input_files(upload(photograph(300, 200)))
-        for _ in range(600):
-            if held:
-                break
-            page.wait_for_timeout(20)
+        wait_for(page, lambda: held, "the request")
         chosen.set_input_files(upload(photograph(90, 60)))
         page.get_by_text("All 90 \u00d7 60 pixels").wait_for()
-        laid = studio.ask("/photographs", file_of(photograph(300, 200)))
+        laid = studio.ask("/photographs", encode_image(photograph(300, 200)))
         held[0].fulfill(status=201, body=laid.body, content_type="application/json")
         page.get_by_role("slider", name="Saturation").fill("0.5")
         page.wait_for_function("document.getElementById('status').textContent === ''")
@@ -362,7 +365,7 @@ def test_of_two_photographs_the_later_one_is_opened(browser: "Browser", studio: 
 def test_a_download_says_what_it_could_not_keep(browser: "Browser", studio: Site) -> None:
     buffer = io.BytesIO()
     Image.fromarray(np.linspace(0, 65535, 600).reshape(20, 30).astype(np.uint16)).save(buffer, "PNG")
-    with watched(browser, accept_downloads=True) as page:
+    with open_page(browser, accept_downloads=True) as page:
         page.goto(studio.address)
         page.get_by_label("Choose a photograph").set_input_files(upload(buffer.getvalue()))
         page.locator("#colored").wait_for()
@@ -374,7 +377,7 @@ def test_a_download_says_what_it_could_not_keep(browser: "Browser", studio: Site
 
 
 def test_the_image_stays_in_sight(browser: "Browser", hinted: Site) -> None:
-    with watched(browser, viewport={"width": 1200, "height": 600}) as page:
+    with open_page(browser, viewport={"width": 1200, "height": 600}) as page:
         opened(page, hinted, photograph(300, 200))
         page.get_by_role("button", name="Download").scroll_into_view_if_needed()
         assert page.evaluate("scrollY") > 100
@@ -383,7 +386,7 @@ def test_the_image_stays_in_sight(browser: "Browser", hinted: Site) -> None:
 
 
 def test_on_a_phone_nothing_sticks_out(browser: "Browser", hinted: Site) -> None:
-    with watched(browser, **PHONE) as page:
+    with open_page(browser, **PHONE) as page:
         page.goto(hinted.address)
         assert page.evaluate("document.documentElement.scrollWidth") <= 375
         assert page.locator(".large").inner_text() == "Choose a photograph", "there is nothing to drop with"
@@ -401,8 +404,8 @@ def test_on_a_phone_nothing_sticks_out(browser: "Browser", hinted: Site) -> None
 
 def test_a_stopped_studio_is_a_line_on_the_page(browser: "Browser", painters: dict[str, NetworkColorist]) -> None:
     table = OpenImages(painters["tiny"], "tiny", 1_000_000)
-    with watched(browser) as page:
-        with serving(lambda address: studio_app(table, 1, {"localhost"})) as site:
+    with open_page(browser) as page:
+        with serve_app(lambda address: studio_app(table, 1, {"localhost"})) as site:
             opened(page, site, photograph())
         page.get_by_role("slider", name="Saturation").fill("0.5")
         page.get_by_role("alert").filter(has_text="is it still running?").wait_for()

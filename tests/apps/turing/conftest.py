@@ -1,5 +1,5 @@
 """Fixtures of studies."""
 
-from studying import make_study
+from turing_studies import make_study
 
 __all__ = ["make_study"]

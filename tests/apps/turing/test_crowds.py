@@ -10,9 +10,10 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from browsing import Answered, Site, serving
-from launching import Launcher
-from studying import MakeStudy, wait_until_served, write_images
+from browser import Answer, Site, serve_app
+from processes import Launcher
+from turing_studies import MakeStudy, wait_until_served, write_images
+from waits import PATIENCE, wait_until
 
 from pretint.apps.turing.pages import study_app
 from pretint.apps.turing.results import result_lines
@@ -31,7 +32,7 @@ def store(make_study: MakeStudy) -> Store:
 
 @pytest.fixture
 def study(store: Store) -> Iterator[Site]:
-    with serving(lambda address: study_app(store, TOKEN, address, {"localhost"})) as site:
+    with serve_app(lambda address: study_app(store, TOKEN, address, {"localhost"})) as site:
         yield site
 
 
@@ -43,7 +44,7 @@ class Participant:
         self.statuses: list[int] = []
         self.place = ""
 
-    def ask(self, path: str, sent: str | None = None, kind: str = "application/json") -> Answered:
+    def ask(self, path: str, sent: str | None = None, kind: str = "application/json") -> Answer:
         for wait in (0.1, 0.2, 0.4, 0.8, 1.6, 3.2):
             headers = {"content-type": kind} if sent is not None else {}
             try:
@@ -123,10 +124,11 @@ def test_a_study_that_is_started_again_loses_no_answer(launcher: Launcher, tmp_p
     site, link = wait_until_served(first)
     pupils = [Participant(site, link) for _ in range(20)]
     together([pupil.join for pupil in pupils])
+    requests = sum(len(pupil.statuses) for pupil in pupils)
     threads = [threading.Thread(target=lambda pupil=pupil: _until_killed(pupil)) for pupil in pupils]
     for thread in threads:
         thread.start()
-    time.sleep(0.3)
+    wait_until(lambda: sum(len(pupil.statuses) for pupil in pupils) > requests + 40, "they take part")
     first.kill()
     first.wait()
     for thread in threads:
@@ -138,7 +140,7 @@ def test_a_study_that_is_started_again_loses_no_answer(launcher: Launcher, tmp_p
     together([pupil.take_part for pupil in pupils])
     second.signal(signal.SIGINT)
     assert second.wait() == 130
-    assert "20 participants, 20 of them finished; 80 scored answers" in second.said
+    assert "20 participants, 20 of them finished; 80 scored answers" in second.output
 
 
 def _until_killed(pupil: Participant) -> None:
@@ -172,7 +174,7 @@ def test_the_owner_enters_after_a_thousand_wrong_tokens(study: Site) -> None:
 @pytest.mark.slow
 def test_a_flood_without_a_link_is_bounded_and_shuts_nobody_out(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pretint.apps.turing.pages._STRANGERS", RateLimit(300, 6))  # a tenth, as is the flood
-    with serving(lambda address: study_app(store, TOKEN, address, {"localhost"})) as study:
+    with serve_app(lambda address: study_app(store, TOKEN, address, {"localhost"})) as study:
         pupil = Participant(study, f"/join/{store.facts.token}")
         pupil.join()
         statuses = _statuses(study, (f"/go/{number}/state" for number in range(500)))
@@ -208,7 +210,7 @@ def test_one_participant_is_bounded(study: Site, store: Store) -> None:
 
 def _statuses(site: Site, paths: Iterable[str]) -> list[int]:
     """Of many requests on one connection."""
-    connection = http.client.HTTPConnection(site.address.removeprefix("http://"), timeout=60)
+    connection = http.client.HTTPConnection(site.address.removeprefix("http://"), timeout=PATIENCE)
     statuses = []
     for path in paths:
         connection.request("GET", path)

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from launching import Launcher
 from PIL import Image
-from studying import wait_until_served, write_images
+from processes import Launcher
+from turing_studies import wait_until_served, write_images
 
 import pretint.cli
 from pretext.errors import UserError
@@ -201,14 +201,14 @@ def test_the_command_serves_is_killed_and_goes_on(launcher: Launcher, folders: l
     assert site.post(f"{place}/seen", {"trial": 0}).json["show"]
     assert site.post(f"{place}/answer", {"trial": 0, "chosen": "first"}).json["kept"]
     told = launcher.start("turing", tmp_path / "study", "--results")  # while the other serves
-    assert told.wait() == 0 and "1 participants" in told.said
+    assert told.wait() == 0 and "1 participants" in told.output
     refused_twice = launcher.start(*words)
-    assert refused_twice.wait() == 2 and "another process is serving this study" in refused_twice.said
+    assert refused_twice.wait() == 2 and "another process is serving this study" in refused_twice.output
     started.kill()
     started.wait()
     again = launcher.start(*words)
     site, link_again = wait_until_served(again)
-    assert link_again == link and "a token of mine" not in again.said
+    assert link_again == link and "a token of mine" not in again.output
     assert site.ask(f"{place}/state").json["trial"] == 1
     again.signal(signal.SIGINT)
-    assert again.wait() == 130 and "1 participants, 0 of them finished" in again.said
+    assert again.wait() == 130 and "1 participants, 0 of them finished" in again.output

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from browsing import Answered, Site, serving
+from browser import Answer, Site, serve_app
 from PIL import Image
-from studying import HOSTILE, HOSTILE_ALGORITHM, MakeStudy
+from turing_studies import HOSTILE, HOSTILE_ALGORITHM, MakeStudy
 
 from pretint.apps.turing.pages import study_app
 from pretint.apps.turing.results import answers_csv, result_lines, results_json
@@ -31,7 +31,7 @@ class Study(Site):
         assert answered.status == 303
         return answered.headers["location"]
 
-    def take(self, place: str, trial: int, chosen: str = "first", **shown: object) -> Answered:
+    def take(self, place: str, trial: int, chosen: str = "first", **shown: object) -> Answer:
         assert self.post(f"{place}/seen", {"trial": trial}).json["show"]
         return self.post(f"{place}/answer", {"trial": trial, "chosen": chosen, **shown})
 
@@ -43,7 +43,7 @@ def store(make_study: MakeStudy) -> Store:
 
 @pytest.fixture
 def study(store: Store) -> Iterator[Study]:
-    with serving(lambda address: study_app(store, "open sesame", address, {"localhost"})) as site:
+    with serve_app(lambda address: study_app(store, "open sesame", address, {"localhost"})) as site:
         found = Study(site.address)
         found.store = store
         time = itertools.count(0.0, 0.2)  # at every look at the clock a pair has been shown for as long as it should

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from launching import Launcher
-from studying import MakeStudy
+from processes import Launcher
+from turing_studies import MakeStudy
 
 from pretext.errors import UserError
 from pretint.apps.turing.store import REAL, ShownPair, Store, draw_algorithm, draw_trials

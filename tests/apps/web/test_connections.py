@@ -2,16 +2,18 @@
 
 import contextlib
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import pytest
-from browsing import Site, serving
+from browser import Site, serve_app
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
+from waits import PATIENCE
 
 from pretint.apps.web import server
 from pretint.apps.web.security import Guard
@@ -24,14 +26,14 @@ async def length(request: Request) -> PlainTextResponse:
 @pytest.fixture
 def site() -> Iterator[Site]:
     app = Starlette(routes=[Route("/", length, methods=["GET", "POST"])])
-    with serving(lambda address: Guard(app, set())) as served:
+    with serve_app(lambda address: Guard(app, set())) as served:
         yield served
 
 
 @contextmanager
 def connected(site: Site, sent: str = "") -> Iterator[socket.socket]:
     host, _, port = site.address.removeprefix("http://").partition(":")
-    with socket.create_connection((host, int(port)), timeout=10) as connection:
+    with socket.create_connection((host, int(port)), timeout=PATIENCE) as connection:
         connection.sendall(sent.replace("HERE", f"{host}:{port}").encode())
         yield connection
 
@@ -98,9 +100,10 @@ def test_a_head_in_drops_has_no_more_time(site: Site, monkeypatch: pytest.Monkey
     monkeypatch.setattr(server, "_HEAD", 0.3)
     with connected(site, "GET / HTTP/1.1\r\n") as connection:
         connection.settimeout(0.02)
-        for _ in range(500):  # 10 seconds: keep-alive, which each drop would begin again, has 15
+        connection.sendall(b"a: ")
+        for _ in range(12_000):  # minutes: keep-alive, which each drop would begin again, has 15 seconds
             try:
-                connection.sendall(b"a: b\r\n")
+                connection.sendall(b"b")
                 if not connection.recv(1):
                     return
             except TimeoutError:
@@ -113,7 +116,7 @@ def test_a_head_in_drops_has_no_more_time(site: Site, monkeypatch: pytest.Monkey
 def test_a_proxy_has_as_many_connections_as_it_likes(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "EACH", 1)
     app = Starlette(routes=[Route("/", length, methods=["GET", "POST"])])
-    with serving(lambda address: app, behind_proxy=True) as proxied, connected(proxied, POST) as one:
+    with serve_app(lambda address: app, behind_proxy=True) as proxied, connected(proxied, POST) as one:
         assert proxied.ask("/").status == 200
         one.sendall(b"x" * 9)
         assert one.recv(4000).startswith(b"HTTP/1.1 200")
@@ -125,19 +128,30 @@ def large_site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     monkeypatch.setattr(server, "_PATIENCE", 0.5)
     monkeypatch.setattr(server, "_SLOWEST", 1e6)
     app = Starlette(routes=[Route("/", lambda request: PlainTextResponse(b"x" * 20_000_000))])
-    with serving(lambda address: Guard(app, set())) as served:
+    with serve_app(lambda address: Guard(app, set())) as served:
         yield served
 
 
-def test_an_answer_that_is_not_read_is_not_kept(large_site: Site) -> None:
+def test_an_answer_that_is_not_read_is_not_kept(large_site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    lost = threading.Event()
+    connection_lost = server.BoundedProtocol.connection_lost
+
+    def lose(protocol: server.BoundedProtocol, error: Exception | None) -> None:
+        connection_lost(protocol, error)
+        lost.set()
+
+    monkeypatch.setattr(server.BoundedProtocol, "connection_lost", lose)
     with connected(large_site, GET) as connection:
-        time.sleep(3)
+        assert lost.wait(PATIENCE)
         assert count_bytes(connection) < 20_000_000
 
 
-def test_an_answer_that_is_read_slowly_comes_whole(large_site: Site) -> None:
+def test_an_answer_that_is_read_slowly_comes_whole(large_site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes 5 seconds or more, longer than one may pause."""
+    monkeypatch.setattr(server, "_PATIENCE", 3.0)
+    monkeypatch.setattr(server, "_SLOWEST", 1.0)
     with connected(large_site, GET.replace("Host", "Connection: close\r\nHost")) as connection:
-        assert count_bytes(connection, 5e6) > 20_000_000
+        assert count_bytes(connection, 4e6) > 20_000_000
 
 
 CHUNKED = "POST / HTTP/1.1\r\nHost: HERE\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nabcde\r\n"
@@ -153,7 +167,7 @@ CHUNKED = "POST / HTTP/1.1\r\nHost: HERE\r\nTransfer-Encoding: chunked\r\n\r\n5\
 )
 def test_what_is_no_request_is_no_error(caplog: pytest.LogCaptureFixture, sent: str, rest: str) -> None:
     routes = [Route("/", length, methods=["POST"]), Route("/quick", lambda request: PlainTextResponse("quick"))]
-    with serving(lambda address: Guard(Starlette(routes=routes), set())) as site, connected(site, sent) as connection:
+    with serve_app(lambda address: Guard(Starlette(routes=routes), set())) as site, connected(site, sent) as connection:
         if rest:
             assert connection.recv(4000).startswith(b"HTTP/1.1 200"), "before all of its body came"
             connection.sendall(rest.encode())

@@ -8,13 +8,14 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from browsing import Site, serving
+from browser import Site, serve_app
 from hypothesis import given
 from hypothesis import strategies as st
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
+from waits import PATIENCE
 
 from pretext.errors import UserError
 from pretint.apps.web.security import HEADERS, AddressLimit, Buckets, Guard, RateLimit, names_here
@@ -28,7 +29,7 @@ async def length(request: Request) -> PlainTextResponse:
 @pytest.fixture(scope="module")
 def site() -> Iterator[Site]:
     app = Starlette(routes=[Route("/{rest:path}", length, methods=["GET", "POST"])])
-    with serving(lambda address: Guard(app, {"study.example"}, bodies={"/": 1000, "/large": 50_000})) as served:
+    with serve_app(lambda address: Guard(app, {"study.example"}, bodies={"/": 1000, "/large": 50_000})) as served:
         yield served
 
 
@@ -80,7 +81,7 @@ def test_what_changes_something_comes_from_a_page_of_ours(site: Site, headers: d
 
 def test_behind_a_proxy_that_asks_under_another_name() -> None:
     app = Starlette(routes=[Route("/", length, methods=["POST"])])
-    with serving(lambda address: Guard(app, set(), public="https://study.example")) as site:
+    with serve_app(lambda address: Guard(app, set(), public="https://study.example")) as site:
         assert site.ask("/", b"x", origin="https://study.example").status == 200
         assert site.ask("/", b"x", origin="http://study.example").status == 403
 
@@ -97,8 +98,8 @@ def test_a_body_in_drops_has_no_more_time_than_its_bytes(site: Site, monkeypatch
     monkeypatch.setattr("pretint.apps.web.security._PATIENCE", 0.5)
     host, _, port = site.address.removeprefix("http://").partition(":")
     with socket.create_connection((host, int(port)), timeout=0.02) as connection:
-        connection.sendall(f"POST / HTTP/1.1\r\nHost: {host}\r\nContent-Length: 1000\r\n\r\n".encode())
-        for _ in range(999):
+        connection.sendall(f"POST /large HTTP/1.1\r\nHost: {host}\r\nContent-Length: 20000\r\n\r\n".encode())
+        for _ in range(19_999):  # minutes
             connection.sendall(b"x")
             with contextlib.suppress(TimeoutError):
                 assert connection.recv(4000).startswith(b"HTTP/1.1 408")
@@ -109,7 +110,7 @@ def test_a_body_in_drops_has_no_more_time_than_its_bytes(site: Site, monkeypatch
 def send_slowly(site: Site, chunks: int) -> bytes:
     """The first bytes of the answer to a body of so many chunks of 10 bytes, each 0.1 seconds after the one before."""
     host, _, port = site.address.removeprefix("http://").partition(":")
-    with socket.create_connection((host, int(port)), timeout=30) as connection:
+    with socket.create_connection((host, int(port)), timeout=PATIENCE) as connection:
         connection.sendall(f"POST / HTTP/1.1\r\nHost: {host}\r\nContent-Length: {10 * chunks}\r\n\r\n".encode())
         for _ in range(chunks):
             time.sleep(0.1)
@@ -119,9 +120,10 @@ def send_slowly(site: Site, chunks: int) -> bytes:
 
 
 def test_a_steady_body_has_time_for_all_of_it(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pretint.apps.web.security._PATIENCE", 1.0)
-    monkeypatch.setattr("pretint.apps.web.security._SLOWEST", 20.0)
-    assert send_slowly(site, 20) == b"HTTP/1.1 200"
+    """It takes 4 seconds or more, longer than one may pause; each byte gives it another second."""
+    monkeypatch.setattr("pretint.apps.web.security._PATIENCE", 3.0)
+    monkeypatch.setattr("pretint.apps.web.security._SLOWEST", 1.0)
+    assert send_slowly(site, 40) == b"HTTP/1.1 200"
     monkeypatch.setattr("pretint.apps.web.security._LONGEST", 1.0)
     assert send_slowly(site, 20) == b"HTTP/1.1 408"
 
@@ -185,7 +187,7 @@ def test_many_clients_take_bounded_memory_and_one_household_is_one() -> None:
 def test_addresses_behind_a_proxy(behind_proxy: bool) -> None:
     """Only a proxy is believed about them, and only as to what it adds itself: the last one."""
     app = Starlette(routes=[Route("/", length)])
-    with serving(lambda address: Guard(app, set(), limit=AddressLimit(RateLimit(1, 0.001))), behind_proxy) as site:
+    with serve_app(lambda address: Guard(app, set(), limit=AddressLimit(RateLimit(1, 0.001))), behind_proxy) as site:
         said = ["10.0.0.1", "10.0.0.2", "10.0.0.3, 10.0.0.1", "no address", "x" * 5000, "2001:db8::1", "2001:db8::2"]
         statuses = [site.ask("/", x_forwarded_for=addresses).status for addresses in said]
     assert statuses == ([200, 200, 429, 200, 429, 200, 429] if behind_proxy else [200] + [429] * 6)

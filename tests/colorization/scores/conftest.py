@@ -1,6 +1,5 @@
 """What the tests of scores share."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +7,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from small_scores import Make
 
 from pretext.backbones.contract import BackboneSettings
 from pretext.data.batches import CropSettings
@@ -16,8 +16,6 @@ from pretext.methods.objectives import ObjectiveSettings
 from pretext.pretrained import color_contract
 from pretext.recipe import PretrainSettings, build_colorizer
 from pretext.settings import to_plain
-
-Make = Callable[..., Path]
 
 
 @pytest.fixture(scope="session")
@@ -63,3 +61,15 @@ def make_images() -> Make:
         return root
 
     return make
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory, make_images: Make) -> Path:
+    """A folder of five colored images and two gray ones."""
+    return make_images(tmp_path_factory.mktemp("sets") / "x", 5, gray=2)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, make_run: Make) -> Path:
+    """A run at random weights, with what one file of tests scores of it."""
+    return make_run(tmp_path_factory.mktemp("runs") / "plain", objective="plain")

@@ -1,71 +1,21 @@
-"""The job as a whole: the table's numbers from pixels, going on after a stop, what cannot be scored."""
+"""Scores as a whole: every number from its pixels, paired differences, seeds in one line, hints, real images."""
 
-import json
 import math
 import shutil
-import signal
-import time
-import warnings
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import skimage.metrics
-import timm
 import torch
-from launching import Launcher
-from PIL import Image
-from timm.data import ImageNetInfo
-from torch import Tensor
+from small_scores import SIZE, Make, metric_values, score_small
 
 from pretext.color import lab_to_rgb, rgb_to_lab
 from pretext.data import Folder
-from pretext.errors import UserError
 from pretext.gamut import bin_centers
 from pretext.pretrained import load_pretrained
-from pretint.colorization import Scores, ScoreSettings, score
-from pretint.colorization.scores import evaluators
+from pretint.colorization import ScoreSettings, score
 from pretint.colorization.scores.images import planes, square
-from pretint.colorization.scores.metrics import frechet_distance
-
-Make = Callable[..., Path]
-SIZE = 32
-
-
-class Small(evaluators.FeatureExtractor):
-    """Features of little width, in place of Inception's, whose file nobody has here."""
-
-    width = 4
-    about = "means of channels and the contrast"
-
-    def forward(self, rgb: Tensor) -> Tensor:
-        scaled = rgb.float() / 255
-        return torch.cat((scaled.mean((2, 3)), scaled.std((1, 2, 3))[:, None]), 1)
-
-
-@pytest.fixture
-def small_features(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluators, "Inception", lambda file: Small())
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory, make_images: Make) -> Path:
-    return make_images(tmp_path_factory.mktemp("sets") / "x", 5, gray=2)
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, make_run: Make) -> Path:
-    return make_run(tmp_path_factory.mktemp("runs") / "plain", objective="plain")
-
-
-def scored(models: list[Path | str], folder: Path, **changed: object) -> Scores:
-    return score([str(model) for model in models], ScoreSettings(images=str(folder), size=SIZE, **changed))  # type: ignore[arg-type]
-
-
-def values(scores: Scores, method: str) -> dict[str, float]:
-    line = next(line for line in scores.lines if line.method == method)
-    return {key: estimate.value for key, estimate in line.scores.items()}
 
 
 def by_hand(ab: np.ndarray, rgb: np.ndarray, truth: np.ndarray) -> dict[str, float]:
@@ -94,7 +44,7 @@ def by_hand(ab: np.ndarray, rgb: np.ndarray, truth: np.ndarray) -> dict[str, flo
 
 
 def test_every_number_is_that_of_its_pixels(run: Path, images: Path, tmp_path: Path) -> None:
-    found = scored([run], images, out=str(tmp_path / "out"), batch=2)
+    found = score_small([run], images, out=str(tmp_path / "out"), batch=2)
     assert [line.method for line in found.lines] == ["plain", "gray", "random", "truth"]
     assert (found.facts["n"], found.facts["n_gray"], found.facts["n_unread"]) == (5, 2, 0)
     source = Folder(images)
@@ -106,141 +56,44 @@ def test_every_number_is_that_of_its_pixels(run: Path, images: Path, tmp_path: P
     for name, ab in colors.items():
         rgb = (lab_to_rgb(torch.cat((lab[:, :1], ab), 1)) * 255).round().byte().permute(0, 2, 3, 1).numpy()
         expected = by_hand(ab.numpy(), truth if name == "truth" else rgb, truth)
-        numbers = values(found, name)
+        numbers = metric_values(found, name)
         assert {key: numbers[key] for key in expected} == pytest.approx(expected, abs=1e-6), name
         assert {"cf", "cf_abs"} <= numbers.keys() and "lpips" not in numbers
-    assert values(found, "truth")["auc"] == values(found, "truth")["ssim"] == 1
-    assert math.isinf(values(found, "truth")["psnr"])
+    assert metric_values(found, "truth")["auc"] == metric_values(found, "truth")["ssim"] == 1
+    assert math.isinf(metric_values(found, "truth")["psnr"])
 
 
 def test_bins_weighed_by_a_prior(run: Path, images: Path, tmp_path: Path) -> None:
     prior = np.random.default_rng(0).uniform(0.1, 1, 313)
     np.save(tmp_path / "prior.npy", prior / prior.sum())
-    found = scored([run], images, prior=str(tmp_path / "prior.npy"))
+    found = score_small([run], images, prior=str(tmp_path / "prior.npy"))
     uniform = np.full(313, 1 / 313)
     np.save(tmp_path / "uniform.npy", uniform)
-    alike = scored([run], images, prior=str(tmp_path / "uniform.npy"))
-    assert values(alike, "gray")["auc_balanced"] == pytest.approx(values(alike, "gray")["auc"])
-    assert values(found, "gray")["auc_balanced"] != pytest.approx(values(found, "gray")["auc"])
+    alike = score_small([run], images, prior=str(tmp_path / "uniform.npy"))
+    assert metric_values(alike, "gray")["auc_balanced"] == pytest.approx(metric_values(alike, "gray")["auc"])
+    assert metric_values(found, "gray")["auc_balanced"] != pytest.approx(metric_values(found, "gray")["auc"])
     assert "inverse of prior.npy" in next(metric.about for metric in found.metrics if metric.key == "auc_balanced")
 
 
 def test_differences_are_paired(run: Path, images: Path) -> None:
-    found = scored([run], images, against="gray")
+    found = score_small([run], images, against="gray")
     gaps = {line.method: line.differences for line in found.lines}
     assert not gaps["gray"] and found.against == "gray"
     for key in ("auc", "auc_balanced", "ssim", "cf"):
         gap = gaps["truth"][key]
-        assert gap.value == pytest.approx(values(found, "truth")[key] - values(found, "gray")[key])
+        assert gap.value == pytest.approx(metric_values(found, "truth")[key] - metric_values(found, "gray")[key])
         assert gap.low <= gap.value <= gap.high
     assert "psnr" not in gaps["truth"], "it is infinite"
     alone = next(line for line in found.lines if line.method == "plain").scores["ssim"]
     assert alone.low < alone.value < alone.high
 
 
-class Stopped(Exception):
-    pass
-
-
-def lines_of(folder: Path) -> dict[str, list[str]]:
-    return {path.name: path.read_text().splitlines() for path in sorted(folder.glob("*.jsonl"))}
-
-
-def test_it_goes_on_where_it_was_stopped(
-    run: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folders = [str(tmp_path / name) for name in ("whole", "broken")]
-    whole = scored([run, "gray"], images, out=folders[0], batch=2)
-    import pretint.colorization.scores.record as recording
-
-    kept, calls = recording.ssim, 0
-
-    def failing(rgb: Tensor, truth: Tensor) -> Tensor:
-        nonlocal calls
-        calls += 1
-        if calls == 6:  # in the second batch, after the first method
-            raise Stopped
-        return kept(rgb, truth)
-
-    monkeypatch.setattr(recording, "ssim", failing)
-    copy = tmp_path / "run"
-    (copy / "checkpoints").mkdir(parents=True)
-    for path in ("settings.yaml", "checkpoints/00000007.pt"):
-        (copy / path).write_bytes((run / path).read_bytes())
-    with pytest.raises(Stopped):
-        scored([copy, "gray"], images, out=folders[1], batch=2)
-    assert len(lines_of(copy / "scores").popitem()[1]) == 1 + 4, "two batches of the network"
-    monkeypatch.setattr(recording, "ssim", kept)
-    reads: list[int] = []
-    read = Folder.read
-    monkeypatch.setattr(
-        Folder, "read", lambda self, index, shorter=None: reads.append(index) or read(self, index, shorter)
-    )
-    again = scored([copy, "gray"], images, out=folders[1], batch=2)
-    assert [line.scores for line in again.lines] == [{**line.scores} for line in whole.lines], (
-        "as if it had not been stopped"
-    )
-    assert len(reads) == len(set(reads)) < 7, "what is done is not read again"
-    before = lines_of(tmp_path / "broken")
-    reads.clear()
-    scored([copy, "gray"], images, out=folders[1], batch=2)
-    assert not reads and lines_of(tmp_path / "broken") == before
-
-
-def test_an_interrupt_keeps_what_is_scored(
-    run: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    import pretint.colorization.scores.record as recording
-
-    kept = recording.ssim
-
-    def asking(rgb: Tensor, truth: Tensor) -> Tensor:
-        signal.raise_signal(signal.SIGTERM)
-        return kept(rgb, truth)
-
-    monkeypatch.setattr(recording, "ssim", asking)
-    with pytest.raises(SystemExit) as stopped:
-        scored(["gray"], images, out=str(tmp_path), batch=2)
-    assert stopped.value.code == 143 and "the scores of 2 images are kept" in capsys.readouterr().err
-    assert [len(lines) for name, lines in lines_of(tmp_path).items() if name.startswith("gray")] == [3]
-
-
-@pytest.mark.slow
-def test_a_killed_one_goes_on(run: Path, make_images: Make, launcher: Launcher, tmp_path: Path) -> None:
-    folder = make_images(tmp_path / "x", 11, gray=1)
-    words = ["gray", "--images", folder, "--size", "64", "--batch", "1"]
-    broken = launcher.start("score", *words, "--out", tmp_path / "broken")
-    while broken.runs() and sum(map(len, lines_of(tmp_path / "broken").values())) < 8:
-        time.sleep(0.002)
-    broken.kill()
-    broken.wait()
-    for name in ("broken", "whole"):
-        process = launcher.start("score", *words, "--out", tmp_path / name)
-        assert process.wait() == 0, process.said
-    found = [json.loads(next((tmp_path / name).glob("*.json")).read_text()) for name in ("broken", "whole")]
-    assert found[0] == found[1]
-
-
-def test_another_network_takes_the_baselines_as_they_are(
-    run: Path, make_run: Make, images: Path, tmp_path: Path
-) -> None:
-    out = str(tmp_path / "out")
-    scored([run], images, out=out)
-    before = lines_of(tmp_path / "out")
-    other = make_run(tmp_path / "other", seed=5, objective="plain")
-    found = scored([run, other], images, out=out)
-    assert lines_of(tmp_path / "out") == before and len(lines_of(other / "scores")) == 1
-    assert values(found, "plain")["auc"] != values(found, "other")["auc"]
-    retrained = make_run(tmp_path / "other", seed=6, objective="plain")
-    assert values(scored([retrained], images, out=out), "other")["auc"] != values(found, "other")["auc"]
-
-
 def test_runs_of_one_name_are_shown_as_they_were_named(run: Path, make_run: Make, images: Path, tmp_path: Path) -> None:
     other = make_run(tmp_path / "plain", seed=5, objective="plain")
-    found = scored([run, other], images)
+    found = score_small([run, other], images)
     assert [line.method for line in found.lines][:2] == [str(run), str(other)]
-    assert scored([run, other], images, against=str(other)).against == str(other)
-    again = scored([run, f"{run}/", run / "checkpoints" / "00000007.pt"], images)
+    assert score_small([run, other], images, against=str(other)).against == str(other)
+    again = score_small([run, f"{run}/", run / "checkpoints" / "00000007.pt"], images)
     assert [line.method for line in again.lines] == ["plain", "gray", "random", "truth"], "one network"
 
 
@@ -252,7 +105,7 @@ def test_seeds_stand_in_one_line(run: Path, make_run: Make, images: Path, tmp_pa
     models = [str(model) for model in (*seeds, copy, run)]
     found = score(models, settings, {"three": models[:3], "twice": [models[0], models[3]]})
     assert [line.method for line in found.lines] == ["three", "twice", "plain", "gray", "random", "truth"]
-    alone = [scored([name], images).lines for name in models[:3]]
+    alone = [score_small([name], images).lines for name in models[:3]]
     apart = {
         name: next(one for one in lines if one.method == Path(name).name)
         for name, lines in zip(models[:3], alone, strict=True)
@@ -279,183 +132,21 @@ def test_hints_help_to_know_the_truth(
     monkeypatch.setattr(Colorizer, "colorize", lambda self, lightness, temperature, ab, mask: ab * mask)
     run = make_run(tmp_path / "hinted", backbone="siggraph17", stride=1)
     words = [f"{run}@hints={count}" for count in (0, 1, 10)]
-    found = scored([*words, "scribbles@hints=1", "scribbles@hints=10"], images, most=6)
-    none, one, ten = (values(found, f"hinted@hints={count}") for count in (0, 1, 10))
-    spread, well = values(found, "scribbles@hints=1"), values(found, "scribbles@hints=10")
-    gray = values(found, "gray")
+    found = score_small([*words, "scribbles@hints=1", "scribbles@hints=10"], images, most=6)
+    none, one, ten = (metric_values(found, f"hinted@hints={count}") for count in (0, 1, 10))
+    spread, well = metric_values(found, "scribbles@hints=1"), metric_values(found, "scribbles@hints=10")
+    gray = metric_values(found, "gray")
     assert [none[key] for key in ("auc", "psnr", "ssim")] == [gray[key] for key in ("auc", "psnr", "ssim")]
     for key in ("auc", "psnr"):
         assert none[key] < one[key] < ten[key] < 1.5 * none[key] and max(spread[key], ten[key]) < well[key], key
 
 
-def features(images: list[np.ndarray]) -> np.ndarray:
-    return np.asarray(Small()(planes(images)).numpy())
-
-
-@pytest.mark.usefixtures("small_features")
-def test_frechet_to_the_same_and_to_disjoint_images(images: Path, make_images: Make, tmp_path: Path) -> None:
-    out = str(tmp_path / "out")
-    order = [int(i) for i in np.random.default_rng(0).permutation(7) if i < 5]
-    truth = [square(Folder(images).read(index), SIZE) for index in order]
-    halves = scored([], images, inception="x", out=out)
-    expected = frechet_distance(features(truth[::2]), features(truth[1::2]))
-    assert values(halves, "truth")["fid_same"] == pytest.approx(0, abs=1e-9)
-    assert values(halves, "truth")["fid_disjoint"] == pytest.approx(expected, rel=1e-5)
-    assert values(halves, "gray")["fid_same"] > values(halves, "truth")["fid_same"] + 1e-6
-    assert all(math.isnan(line.scores["fid_same"].low) for line in halves.lines)
-    said = {metric.key: metric.about for metric in halves.metrics}
-    assert "(3 and 2)" in said["fid_disjoint"] and "same 5 images" in said["fid_same"]
-    assert all("biased" in said[key] for key in ("fid_same", "fid_disjoint"))
-    others = make_images(tmp_path / "others", 4, gray=1, seed=9)
-    real = [square(Folder(others).read(index), SIZE) for index in range(4)]
-    for file in ("00.png", "01.png"):  # two that are scored lie among them
-        (others / f"again-{file}").write_bytes((images / file).read_bytes())
-    apart = scored([], images, inception="x", out=out, disjoint=str(others))
-    expected = frechet_distance(features(truth), features(real))
-    assert values(apart, "truth")["fid_disjoint"] == pytest.approx(expected, rel=1e-5)
-    said = {metric.key: metric.about for metric in apart.metrics}
-    assert "to 4 images of" in said["fid_disjoint"] and "(2 that are scored left out)" in said["fid_disjoint"]
-
-
-@pytest.fixture
-def labeled(tmp_path: Path, make_images: Make) -> Iterator[Path]:
-    names = ImageNetInfo().label_names()
-    for at, label in enumerate((7, 3)):
-        make_images(tmp_path / "labeled" / names[label], 3, seed=at)
-    yield tmp_path / "labeled"
-
-
-def test_a_classifier_names_recolored_images(labeled: Path, tmp_path: Path) -> None:
-    net = timm.create_model("test_resnet", num_classes=1000)
-    torch.save(net.state_dict(), tmp_path / "net.pth")
-    word = f"test_resnet:{tmp_path / 'net.pth'}"
-    found = scored(["gray"], labeled, classifier=word, out=str(tmp_path / "out"))
-    judge = evaluators.TopClass(word, [path.name for path in sorted(labeled.iterdir())])
-    truth = np.stack([square(Folder(labeled).read(index), SIZE) for index in range(6)])
-    right = judge(planes(list(truth)), torch.tensor([0, 0, 0, 1, 1, 1]))
-    assert values(found, "truth")["top1"] == pytest.approx(float(right.double().mean()))
-    shown = next(line for line in found.lines if line.method == "truth").differences
-    assert "top1" in shown
-
-
-def test_a_classifier_needs_labels(images: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="sub-folder"):
-        scored(["gray"], images, classifier="test_resnet:x.pth", out=str(tmp_path))
-
-
-def test_a_classifier_needs_one_label_an_image(shared_data: Path, tmp_path: Path) -> None:
-    folder = next((shared_data / "voc-mini").rglob("VOC2007")).parent
-    with pytest.raises(UserError, match="several classes an image; top-1 needs one"):
-        scored(["gray"], Path(f"voc:2007:test:{folder}"), classifier="test_resnet:x.pth", out=str(tmp_path))
-
-
-def test_what_is_kept_is_json(run: Path, images: Path, tmp_path: Path) -> None:
-    found = scored([run], images, out=str(tmp_path))
-    stored = json.loads(found.file.read_text(), parse_constant=lambda name: pytest.fail(name))
-    assert stored["format"] == "pretint scores 2" and stored["n"] == 5 and found.file.parent == tmp_path
-    truth = next(one for one in stored["methods"] if one["method"] == "truth")
-    assert truth["scores"]["psnr"] == {"value": None, "low": None, "high": None}
-    assert truth["scores"]["auc"]["value"] == 1
-    own = stored["methods"][0]
-    assert own["identity"]["checkpoint"] and "auc" not in own["differences"]
-
-
-def test_nothing_to_score(tmp_path: Path, make_images: Make) -> None:
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "bad").mkdir()
-    (tmp_path / "bad" / "x.png").write_text("no image")
-    out = str(tmp_path / "out")
-    cases = [
-        ("", "no images are named"),
-        (str(tmp_path / "none"), "no such folder"),
-        (str(tmp_path / "empty"), "the folder is empty"),
-        (str(make_images(tmp_path / "gray", 0, gray=3)), "3 of 3 images are gray, 0 cannot be read; a score needs"),
-        (str(make_images(tmp_path / "one", 1, gray=1)), "1 of 2 images are gray"),
-        (str(tmp_path / "bad"), r"1 cannot be read \(the first: x.png: not an image"),
-    ]
-    for name, said in cases:
-        with pytest.raises(UserError, match=said):
-            score(["gray"], ScoreSettings(images=name, out=out))
-
-
-def test_unreadable_ones_are_listed(tmp_path: Path, make_images: Make) -> None:
-    folder = make_images(tmp_path / "x", 3)
-    (folder / "bad.jpg").write_bytes(b"\xff\xd8\xff half an image")
-    for _ in range(2):  # and again when nothing is read any more
-        found = scored(["gray"], folder, out=str(tmp_path / "out"))
-        assert [key for key, _ in found.skipped] == ["bad.jpg"] and found.facts["n"] == 3
-
-
-def test_damaged_metadata_is_no_news(tmp_path: Path, make_images: Make) -> None:
-    folder = make_images(tmp_path / "x", 3)
-    damaged = b"Exif\0\0II*\0\x08\0\0\0\x02\0\x12\x01\x03\0\xff\xff\0\0\x06\0"
-    with Image.open(folder / "00.png") as image:
-        image.convert("RGB").save(folder / "odd.jpg", exif=damaged)
-    with warnings.catch_warnings(record=True) as seen:
-        warnings.simplefilter("always")
-        Folder(folder).read(3)
-    assert seen, "the damage is one that Pillow tells of"
-    with warnings.catch_warnings(record=True) as seen:
-        warnings.simplefilter("always")
-        assert scored(["gray"], folder, out=str(tmp_path / "out")).facts["n"] == 4
-    assert not seen
-
-
-def test_a_method_that_gives_another_size(
-    run: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from pretext.methods.colorizer import Colorizer
-
-    monkeypatch.setattr(
-        Colorizer, "colorize", lambda self, lightness, temperature: torch.zeros(len(lightness), 2, 9, 9)
-    )
-    with pytest.raises(UserError, match=r"plain: gave colors of \(9, 9\) pixels for images of \(32, 32\)"):
-        scored([run], images, out=str(tmp_path), seed=9)
-    monkeypatch.setattr(
-        Colorizer, "colorize", lambda self, lightness, temperature: torch.full((len(lightness), 2, 32, 32), torch.nan)
-    )
-    with pytest.raises(UserError, match="NaN or infinite"):
-        scored([run], images, out=str(tmp_path), seed=9)
-
-
-@pytest.mark.parametrize(
-    ("changed", "said"),
-    [
-        ({"size": 8}, "size is 8"),
-        ({"temperature": 0.0}, "temperature is 0.0"),
-        ({"temperature": 1e-300}, "temperature is 1e-300: it must be 0.01 or more"),
-        ({"gray_threshold": -1.0}, "gray_threshold is -1.0"),
-        ({"batch": 0}, "batch 1 or more"),
-        ({"disjoint": "x"}, "needs weights of Inception"),
-        ({"disjoint": "x", "inception": "y", "images": "x"}, "name others"),
-    ],
-)
-def test_settings_that_are_wrong(changed: dict[str, object], said: str) -> None:
-    with pytest.raises(UserError, match=said):
-        ScoreSettings(**changed)  # type: ignore[arg-type]
-
-
-def test_where_scores_go(run: Path, images: Path) -> None:
-    with pytest.raises(UserError, match="name a folder for them with --out"):
-        scored(["gray"], images)
-    with pytest.raises(UserError, match="against is red, which is not scored"):
-        scored([run], images, against="red")
-    assert scored([run], images).file.parent == run / "scores"
-
-
 def test_on_real_images(run: Path, shared_data: Path, tmp_path: Path) -> None:
     settings = ScoreSettings(images=str(shared_data / "imagenet-sample"), out=str(tmp_path), size=96, most=48)
     found = score([run], settings)
-    numbers = {line.method: values(found, line.method) for line in found.lines}
+    numbers = {line.method: metric_values(found, line.method) for line in found.lines}
     assert found.facts["n"] + found.facts["n_gray"] == 48 and not found.skipped
     assert numbers["gray"]["auc"] > numbers["random"]["auc"], "as in the paper"
     assert numbers["gray"]["psnr"] > numbers["random"]["psnr"]
     assert 0.85 < numbers["gray"]["auc"] < 0.93 and 0.5 < numbers["gray"]["auc_balanced"] < 0.72
     assert numbers["gray"]["cf"] < 1 < 15 < numbers["truth"]["cf"]
-
-
-def test_an_image_alone_in_its_size(run: Path, tmp_path: Path, make_images: Make) -> None:
-    folder = make_images(tmp_path / "x", 2)
-    Image.new("RGB", (1, 300), (200, 40, 40)).save(folder / "thin.png")
-    Image.new("RGB", (1, 1), (20, 140, 40)).save(folder / "dot.png")
-    assert scored([run], folder, out=str(tmp_path / "out")).facts["n"] == 4

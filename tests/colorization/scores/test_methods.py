@@ -1,11 +1,11 @@
 """What is scored: words of the command line, hints, networks that see another size."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from small_scores import Make
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -16,7 +16,6 @@ from pretext.pretrained import load_pretrained
 from pretint.colorization.scores.methods import ScoreBatch, ScoredMethod, hints_from_truth, open_method
 from pretint.colorization.scribbles import affinities
 
-Make = Callable[..., Path]
 CPU = torch.device("cpu")
 
 

@@ -2,18 +2,17 @@
 
 import csv
 import io
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from rich.console import Console
+from small_scores import Make
 
 import pretint.cli
 from pretint.colorization.scores.table import METRICS, MethodOutcomes, ScoreRow, Scores, Summary, known
 from transfer.bootstrap import Estimate
 
-Make = Callable[..., Path]
 NAN = float("nan")
 
 

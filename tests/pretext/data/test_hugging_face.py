@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from launching import Launcher
 from PIL import ExifTags, Image
+from processes import Launcher
 
 from pretext.data import LabeledDataset, open_dataset, open_labeled
 from pretext.data.source import digest_of_keys

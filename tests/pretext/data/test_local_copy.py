@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from launching import Launcher, Started, Trained
+from processes import Launcher, StartedProcess, TrainedRun
+from waits import wait_until
 
 from pretext.data import ClassFolder, Shards, local_copy, open_dataset, open_labeled
 from pretext.data.pack import PackSettings, pack
@@ -249,7 +250,7 @@ def test_killed_while_it_copies(packed: Path, local: Path) -> None:
     assert len(Shards(packed)) == 60 and before.items() <= inodes(there).items()
 
 
-def start(launcher: Launcher, packed: Path) -> Started:
+def start(launcher: Launcher, packed: Path) -> StartedProcess:
     code = f"from pretext.data import Shards; s = Shards({str(packed)!r}); print(len(s), s._files[0])"
     return launcher.start(code=code)
 
@@ -257,7 +258,7 @@ def start(launcher: Launcher, packed: Path) -> Started:
 def test_many_processes_copy_once(packed: Path, local: Path, launcher: Launcher) -> None:
     processes = [start(launcher, packed) for _ in range(4)]
     assert [process.wait() for process in processes] == [0] * 4
-    outputs = [process.said for process in processes]
+    outputs = [process.output for process in processes]
     want = f"60 {place(packed, local)}/shard-000000.tar\n"
     assert all(output.endswith(want) for output in outputs), outputs
     assert sum("copy packed" in output for output in outputs) == 1, outputs
@@ -269,11 +270,12 @@ def test_who_comes_later_waits(packed: Path, local: Path, launcher: Launcher) ->
     with (there / ".lock").open("a") as lock:
         fcntl.lockf(lock, fcntl.LOCK_EX)
         process = start(launcher, packed)
-        while process.runs() and "waiting" not in process.said:
-            time.sleep(0.01)
-        time.sleep(0.3)
+        wait_until(
+            lambda: "waiting" in process.output or not process.runs(), "it waits", describe=lambda: process.output
+        )
+        time.sleep(0.3)  # in which a process that did not wait would copy
         assert process.runs() and not inodes(there)
-    assert process.wait() == 0 and process.said.splitlines()[-1].startswith("60 ")
+    assert process.wait() == 0 and process.output.splitlines()[-1].startswith("60 ")
 
 
 SETTINGS = [
@@ -294,15 +296,15 @@ def test_a_run_goes_on_with_and_without_it(launcher: Launcher, packed: Path, loc
     whole, mixed = tmp_path / "whole", tmp_path / "mixed"
     more = [*SETTINGS, "--data.source", str(packed)]
     process = launcher.start("pretrain", whole, *more, env={"PRETINT_LOCAL": ""})
-    assert process.wait() == ExitStatus.COMPLETE, process.said
+    assert process.wait() == ExitStatus.COMPLETE, process.output
     assert not local.exists()
     for step, folder in ((5, str(local)), (15, "")):
-        process = launcher.start("pretrain", mixed, *more, env={"PRETINT_LOCAL": folder})
-        Trained(mixed).wait_for_step(step, process)
+        process = launcher.start("pretrain", mixed, *more, env={"PRETINT_LOCAL": folder}, hold_at=step + 5)
+        TrainedRun(mixed).wait_for_step(step, process)
         process.kill()
         process.wait()
-        assert ("copy packed" in process.said) == bool(folder)
+        assert ("copy packed" in process.output) == bool(folder)
     process = launcher.start("pretrain", mixed, *more, env={"PRETINT_LOCAL": str(local)})
-    assert process.wait() == ExitStatus.COMPLETE, process.said
-    Trained(mixed).same_as(Trained(whole))
+    assert process.wait() == ExitStatus.COMPLETE, process.output
+    TrainedRun(mixed).same_as(TrainedRun(whole))
     assert str(local) not in (mixed / "settings.yaml").read_text()

@@ -18,9 +18,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from launching import Launcher
 from PIL import Image, ImageCms
+from processes import Launcher
 from tiers import one_fast
+from waits import wait_until
 
 import pretint.cli
 from pretext.color import rgb_to_ab
@@ -270,8 +271,7 @@ def start(source: Path, to: Path) -> BaseProcess:
 
 
 def wait_for(path: Path, job: BaseProcess) -> None:
-    while not path.exists() and job.is_alive():
-        time.sleep(0.002)
+    wait_until(lambda: path.exists() or not job.is_alive(), f"{path} is there", every=0.002)
 
 
 def test_killed_at_random_it_goes_on_to_the_same_bytes(classes: Path, tmp_path: Path) -> None:
@@ -310,10 +310,7 @@ def test_killed_it_leaves_no_process_behind(tmp_path: Path) -> None:
     job.kill()
     job.join()
     assert len(workers) == 2
-    end = time.monotonic() + 60
-    while any(map(_lives, workers)):
-        assert time.monotonic() < end, "a worker outlives its job"
-        time.sleep(0.05)
+    wait_until(lambda: not any(map(_lives, workers)), "the workers of a killed job end")
 
 
 def _lives(process: str) -> bool:
@@ -333,12 +330,11 @@ def test_interrupted_it_stops_politely(
     """As from a terminal or a cluster: the signal reaches the workers, too."""
     to = tmp_path / "to"
     job = launcher.start("pack", classes, to, *WORDS)
-    while not (to / "shard-000000.tar").exists() and job.runs():
-        time.sleep(0.002)
+    wait_until(lambda: (to / "shard-000000.tar").exists() or not job.runs(), "the first shard", every=0.002)
     os.killpg(job.pid, number)
     if job.wait() != 0:  # it may have been done before
-        assert job.code == code and "the same command goes on: pretint pack" in job.said
-    assert "Traceback" not in job.said and not list(to.glob(".*.part"))
+        assert job.code == code and "the same command goes on: pretint pack" in job.output
+    assert "Traceback" not in job.output and not list(to.glob(".*.part"))
     pack(str(classes), to, SMALL)
     pack(str(classes), tmp_path / "whole", SMALL)
     assert contents(to) == contents(tmp_path / "whole")

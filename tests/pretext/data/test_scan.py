@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from launching import Launcher
+from processes import Launcher
 
 from pretext.data import ClassFolder, Folder
 from pretext.data import scan as scan_module
@@ -242,7 +242,7 @@ def test_two_processes_at_once(tree: Path, cache: Path, listed: Counted, launche
     processes = [launcher.start(tree, code=code) for _ in range(3)]
     assert [process.wait() for process in processes] == [0] * 3
     assert listed(lambda: Folder(tree)) == 0
-    assert [process.said for process in processes] == [f"{Folder(tree).digest()}\n"] * 3
+    assert [process.output for process in processes] == [f"{Folder(tree).digest()}\n"] * 3
     assert sorted(path.name for path in cache.iterdir())[0] == ".lock"
     assert len(list(cache.iterdir())) == 2  # nothing half-written is left
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from launching import Launcher
+from processes import Launcher
 
 from pretext.data import Shards
 from pretext.data.pack import PackSettings, pack

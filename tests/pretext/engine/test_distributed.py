@@ -4,12 +4,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-from launching import Launcher, Trained
+from processes import Launcher, TrainedRun
 from tiers import one_fast
+from waits import wait_until
 
 import slurm
 from pretext.engine.run import newest_checkpoint
@@ -34,24 +34,24 @@ WORDS = [
 
 
 @pytest.fixture(scope="module")
-def alone(launcher: Launcher, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+def alone(launcher: Launcher, tmp_path_factory: pytest.TempPathFactory) -> TrainedRun:
     run = tmp_path_factory.mktemp("alone") / "run"
     process = launcher.start("pretrain", run, *WORDS)
-    assert process.wait() == 0, process.said
-    return Trained(run)
+    assert process.wait() == 0, process.output
+    return TrainedRun(run)
 
 
-def close(some: Trained, others: Trained, steps: range, tolerance: float) -> None:
+def close(some: TrainedRun, others: TrainedRun, steps: range, tolerance: float) -> None:
     mine, theirs = dict(some.losses), dict(others.losses)
     for step in steps:
         assert mine[step] == pytest.approx(theirs[step], abs=tolerance), step
 
 
-def test_two_processes_compute_what_one_does(launcher: Launcher, alone: Trained, tmp_path: Path) -> None:
-    processes = launcher.together(2, "pretrain", tmp_path / "run", *WORDS)
-    assert [process.wait() for process in processes] == [0, 0], processes[0].said
-    close(Trained(tmp_path / "run"), alone, range(1, 21), 1e-5)
-    assert "report:" in processes[0].said and not processes[1].said, "the first alone speaks"
+def test_two_processes_compute_what_one_does(launcher: Launcher, alone: TrainedRun, tmp_path: Path) -> None:
+    processes = launcher.start_ranks(2, "pretrain", tmp_path / "run", *WORDS)
+    assert [process.wait() for process in processes] == [0, 0], processes[0].output
+    close(TrainedRun(tmp_path / "run"), alone, range(1, 21), 1e-5)
+    assert "report:" in processes[0].output and not processes[1].output, "the first alone speaks"
 
 
 @pytest.mark.slow
@@ -63,30 +63,30 @@ def test_with_drop_path_micro_batches_and_a_moving_average(
     more += ["--training.micro_batch", "4", "--training.ema", "0.9", "--training.steps", "20"]
     more += ["--machine.checkpoint_activations", str(recomputed).lower()]
     one = launcher.start("pretrain", tmp_path / "one", *WORDS, *more)
-    assert one.wait() == 0, one.said
-    two = launcher.together(2, "pretrain", tmp_path / "two", *WORDS, *more)
-    assert [process.wait() for process in two] == [0, 0], two[0].said
-    close(Trained(tmp_path / "two"), Trained(tmp_path / "one"), range(1, 21), 1e-5)
-    mine, theirs = Trained(tmp_path / "two").state, Trained(tmp_path / "one").state
+    assert one.wait() == 0, one.output
+    two = launcher.start_ranks(2, "pretrain", tmp_path / "two", *WORDS, *more)
+    assert [process.wait() for process in two] == [0, 0], two[0].output
+    close(TrainedRun(tmp_path / "two"), TrainedRun(tmp_path / "one"), range(1, 21), 1e-5)
+    mine, theirs = TrainedRun(tmp_path / "two").state, TrainedRun(tmp_path / "one").state
     assert mine.keys() == theirs.keys() and any(name.startswith("average ") for name in mine)
 
 
 @pytest.mark.slow
-def test_from_one_to_two_to_one(launcher: Launcher, alone: Trained, tmp_path: Path) -> None:
+def test_from_one_to_two_to_one(launcher: Launcher, alone: TrainedRun, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    trained = Trained(run)
-    first = launcher.start("pretrain", run, *WORDS)
+    trained = TrainedRun(run)
+    first = launcher.start("pretrain", run, *WORDS, hold_at=10)
     trained.wait_for_step(5, first)
     first.signal(signal.SIGUSR2)
-    assert first.wait() == ExitStatus.PREEMPTED, first.said
+    assert first.wait() == ExitStatus.PREEMPTED, first.output
     one = trained.losses[-1][0]
-    two = launcher.together(2, "pretrain", run, *WORDS)
+    two = launcher.start_ranks(2, "pretrain", run, *WORDS, hold_at=one + 13)
     trained.wait_for_step(one + 8, two[0])
     two[1].signal(signal.SIGTERM)  # to one of them: they agree
-    assert [process.wait() for process in two] == [ExitStatus.TERMINATED, 0], two[0].said
+    assert [process.wait() for process in two] == [ExitStatus.TERMINATED, 0], two[0].output
     both = trained.losses[-1][0]
     last = launcher.start("pretrain", run, *WORDS)
-    assert last.wait() == 0, last.said
+    assert last.wait() == 0, last.output
     assert one < both < STEPS
     assert [step for step, _ in trained.losses] == list(range(1, STEPS + 1))
     assert trained.losses[:one] == alone.losses[:one]
@@ -96,33 +96,33 @@ def test_from_one_to_two_to_one(launcher: Launcher, alone: Trained, tmp_path: Pa
 @pytest.mark.slow
 def test_two_processes_killed_and_called_again(launcher: Launcher, tmp_path: Path) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    assert [process.wait() for process in launcher.together(2, "pretrain", whole, *WORDS)] == [0, 0]
-    processes = launcher.together(2, "pretrain", broken, *WORDS)
-    Trained(broken).wait_for_step(10, processes[0])
+    assert [process.wait() for process in launcher.start_ranks(2, "pretrain", whole, *WORDS)] == [0, 0]
+    processes = launcher.start_ranks(2, "pretrain", broken, *WORDS, hold_at=20)
+    TrainedRun(broken).wait_for_step(10, processes[0])
     for process in processes:
         process.kill()
     assert [process.wait() for process in processes] == [-signal.SIGKILL] * 2
-    assert [process.wait() for process in launcher.together(2, "pretrain", broken, *WORDS)] == [0, 0]
-    Trained(broken).same_as(Trained(whole))
+    assert [process.wait() for process in launcher.start_ranks(2, "pretrain", broken, *WORDS)] == [0, 0]
+    TrainedRun(broken).same_as(TrainedRun(whole))
 
     newest = newest_checkpoint(broken)
     assert newest is not None
     newest.write_bytes(newest.read_bytes()[:-1000])
-    processes = launcher.together(2, "pretrain", broken, *WORDS)
-    assert [process.wait() for process in processes] == [0, 0], processes[0].said
-    assert "the checkpoint before it, is used" in processes[0].said and not processes[1].said
-    Trained(broken).same_as(Trained(whole))
+    processes = launcher.start_ranks(2, "pretrain", broken, *WORDS)
+    assert [process.wait() for process in processes] == [0, 0], processes[0].output
+    assert "the checkpoint before it, is used" in processes[0].output and not processes[1].output
+    TrainedRun(broken).same_as(TrainedRun(whole))
 
 
 @pytest.mark.parametrize("victim", one_fast(0, [0, 1]))
 def test_one_dies_and_the_other_says_so(victim: int, launcher: Launcher, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    processes = launcher.together(2, "pretrain", run, *WORDS, "--training.steps", "100000")
-    Trained(run).wait_for_step(5, processes[0])
+    processes = launcher.start_ranks(2, "pretrain", run, *WORDS, "--training.steps", "100000")
+    TrainedRun(run).wait_for_step(5, processes[0])
     processes[victim].kill()
     left = processes[1 - victim]
-    assert left.wait() == ExitStatus.PREEMPTED, left.said  # the same call goes on
-    assert "another process of this run is gone" in left.said
+    assert left.wait() == ExitStatus.PREEMPTED, left.output  # the same call goes on
+    assert "another process of this run is gone" in left.output
     processes[victim].wait()
 
 
@@ -130,10 +130,10 @@ def test_one_dies_and_the_other_says_so(victim: int, launcher: Launcher, tmp_pat
 def test_a_run_that_others_work_on_is_refused_by_all(launcher: Launcher, tmp_path: Path) -> None:
     run = tmp_path / "run"
     busy = launcher.start("pretrain", run, *WORDS, "--training.steps", "100000")
-    Trained(run).wait_for_step(5, busy)
-    late = launcher.together(2, "pretrain", run, *WORDS)
+    TrainedRun(run).wait_for_step(5, busy)
+    late = launcher.start_ranks(2, "pretrain", run, *WORDS)
     assert [process.wait() for process in late] == [2, 2]
-    assert "another process is working on this run" in late[0].said and not late[1].said
+    assert "another process is working on this run" in late[0].output and not late[1].output
     busy.kill()
     busy.wait()
 
@@ -149,15 +149,15 @@ def test_a_run_that_others_work_on_is_refused_by_all(launcher: Launcher, tmp_pat
     ],
 )
 def test_what_cannot_be_shared(world: int, more: list[str], said: str, launcher: Launcher, tmp_path: Path) -> None:
-    processes = launcher.together(world, "pretrain", tmp_path / "run", *WORDS, *more)
+    processes = launcher.start_ranks(world, "pretrain", tmp_path / "run", *WORDS, *more)
     assert [process.wait() for process in processes] == [2] * world
-    assert said in processes[0].said and len(processes[0].said.splitlines()) == 1
+    assert said in processes[0].output and len(processes[0].output.splitlines()) == 1
 
 
 def test_what_the_first_alone_finds_wrong_it_alone_says(launcher: Launcher, tmp_path: Path) -> None:
-    processes = launcher.together(2, "pretrain", tmp_path / "run", *WORDS, "--online.source", "nowhere")
+    processes = launcher.start_ranks(2, "pretrain", tmp_path / "run", *WORDS, "--online.source", "nowhere")
     assert [process.wait() for process in processes] == [2, 2]
-    assert "nowhere: no such folder" in processes[0].said and not processes[1].said
+    assert "nowhere: no such folder" in processes[0].output and not processes[1].output
 
 
 @pytest.mark.slow
@@ -181,32 +181,31 @@ def test_bad_images_that_any_of_them_meets_are_listed(launcher: Launcher, tmp_pa
         "--objective.prior_images",
         "9",
     ]
-    processes = launcher.together(2, "pretrain", tmp_path / "run", *WORDS, *words)
-    assert [process.wait() for process in processes] == [0, 0], processes[0].said
-    assert all(f"{name}: " in processes[0].said for name in bad)
+    processes = launcher.start_ranks(2, "pretrain", tmp_path / "run", *WORDS, *words)
+    assert [process.wait() for process in processes] == [0, 0], processes[0].output
+    assert all(f"{name}: " in processes[0].output for name in bad)
 
 
 @pytest.mark.slow
-def test_the_same_command_under_torchrun(alone: Trained, tmp_path: Path) -> None:
+def test_the_same_command_under_torchrun(alone: TrainedRun, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     job = ["-m", "pretint", "pretrain", str(tmp_path / "run"), *WORDS, "--training.steps", "20"]
     done = subprocess.run([*command, *job], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert len(Trained(tmp_path / "run").losses) == 20
+    assert len(TrainedRun(tmp_path / "run").losses) == 20
 
 
 @pytest.mark.slow
-def test_the_same_job_under_submitit(alone: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_same_job_under_submitit(alone: TrainedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     asked = slurm.ClusterSettings(executor="local", tasks_per_node=2, environment={"OMP_NUM_THREADS": "1"})
     words = ("pretrain", "run", *WORDS)
     [sent] = slurm.submit([slurm.Job(words, "run", asked)], tmp_path / "jobs").sent
-    end = time.monotonic() + 240
-    while slurm.states(tmp_path / "jobs")[0].live:
-        assert time.monotonic() < end, sent.log.read_text()
-        time.sleep(0.5)
+    wait_until(
+        lambda: not slurm.states(tmp_path / "jobs")[0].live, "the job ends", describe=sent.log.read_text, every=0.5
+    )
     assert slurm.states(tmp_path / "jobs")[0].word == "complete", sent.log.read_text()
-    close(Trained(tmp_path / "run"), alone, range(1, 21), 1e-5)
+    close(TrainedRun(tmp_path / "run"), alone, range(1, 21), 1e-5)
 
 
 def test_stray_variables_are_no_ranks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from launching import PATIENCE
 from PIL import Image
 from tiers import one_fast
 from torch.utils.data import Dataset
+from waits import PATIENCE
 
 from pretext.data import decode
 from pretext.data.batches import Sample

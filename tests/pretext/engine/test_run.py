@@ -62,7 +62,7 @@ def _die_before_the_worker(folder: Path, worker: Connection) -> None:
     with lock_run(folder, SETTINGS):
         pid = os.fork()
         if pid == 0:
-            time.sleep(60)
+            time.sleep(3600)  # it is killed below
         worker.send(pid)
         os._exit(0)
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from launching import Launcher, Trained
 from numpy.typing import NDArray
 from PIL import Image
+from processes import Launcher, TrainedRun
 from torch.nn import functional as F
 
 from pretext.backbones import build_backbone
@@ -180,15 +180,15 @@ def test_the_report_speaks_of_classes(run: Path) -> None:
 def test_a_killed_run_goes_on_to_the_bit(launcher: Launcher, tmp_path: Path) -> None:
     words = [*WORDS, "--training.micro_batch", "12", "--training.ema", "0.9"]
     whole = launcher.start("pretrain", tmp_path / "whole", *words, "--machine.workers", "0")
-    assert whole.wait() == 0, whole.said
-    broken = Trained(tmp_path / "broken")
-    process = launcher.start("pretrain", broken.run, *words)
+    assert whole.wait() == 0, whole.output
+    broken = TrainedRun(tmp_path / "broken")
+    process = launcher.start("pretrain", broken.run, *words, hold_at=21)
     broken.wait_for_step(14, process)
     process.kill()
-    assert process.wait() == -signal.SIGKILL, process.said
+    assert process.wait() == -signal.SIGKILL, process.output
     last = launcher.start("pretrain", broken.run, *words)
-    assert last.wait() == 0, last.said
-    broken.same_as(Trained(tmp_path / "whole"))
+    assert last.wait() == 0, last.output
+    broken.same_as(TrainedRun(tmp_path / "whole"))
     assert len(broken.losses) == 30 and len(broken.health) == 4
 
 
@@ -197,9 +197,9 @@ def test_two_processes_compute_what_one_does(launcher: Launcher, tmp_path: Path)
     more = ["--backbone.name", "test_convnext", "--backbone.arguments", "{out_indices: [0, 1]}", "--crop.size", "32"]
     words = [*WORDS, *more, "--training.precision", "fp32", "--machine.workers", "0", "--training.steps", "20"]
     one = launcher.start("pretrain", tmp_path / "one", *words)
-    two = launcher.together(2, "pretrain", tmp_path / "two", *words)
-    assert [process.wait() for process in (one, *two)] == [0, 0, 0], one.said + two[0].said
-    mine, theirs = (dict(Trained(tmp_path / name).losses) for name in ("one", "two"))
+    two = launcher.start_ranks(2, "pretrain", tmp_path / "two", *words)
+    assert [process.wait() for process in (one, *two)] == [0, 0, 0], one.output + two[0].output
+    mine, theirs = (dict(TrainedRun(tmp_path / name).losses) for name in ("one", "two"))
     assert len(mine) == 20 and theirs == pytest.approx(mine, abs=1e-5)
 
 

@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from browsing import laid_out
+from browser import measure_layout
+from finished_studies import STEPS, change_results, finished_study
+from html_page import Page
 from PIL import Image
-from reported import STEPS, finished_study, rewritten
 from rich.console import Console
 
 import pretint.cli
 from pretext.errors import UserError
 from pretint.study import write_study_report
 from pretint.study.report.page import read_results
-from tests.reporting import Page
 from transfer import columns
 from transfer.bootstrap import holm
 from transfer.columns import Column
@@ -107,7 +107,7 @@ def test_cost_and_health_are_means_over_seeds(tmp_path: Path) -> None:
 def test_evaluations_take_their_mean_over_seeds(tmp_path: Path) -> None:
     folder = finished_study(tmp_path, evaluations=("probe", "neighbors"), without=("rebalanced 1 probe",))
     for number, seed, seconds in ((1, 0, 60.0), (1, 1, 201.0), (2, 0, 2.9)):
-        rewritten(tmp_path, f"{number}-{seed}-0.*", cost=Cost(seconds, 1.0, 1.0, 0, 0, "a GPU"))
+        change_results(tmp_path, f"{number}-{seed}-0.*", cost=Cost(seconds, 1.0, 1.0, 0, 0, "a GPU"))
     write_study_report(folder)
     lines = list(csv.DictReader((folder / "report.csv").open()))
     took = {(one["variant"], one["evaluation"]): float(one["evaluation_minutes"]) for one in lines}
@@ -332,4 +332,4 @@ def test_no_horizontal_scroll_and_no_request_in_a_browser(browser: "Browser", tm
     folder = finished_study(tmp_path, names, (0,), ("probe", "neighbors", "shots", "detection"))
     write_study_report(folder)
     for width in (400, 1100):
-        assert laid_out(browser, folder / "report.html", width) == (width, [])
+        assert measure_layout(browser, folder / "report.html", width) == (width, [])

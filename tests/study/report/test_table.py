@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from reported import LEVELS, finished_study, rewritten
+from fake_results import answers, row
+from finished_studies import LEVELS, change_results, finished_study
+from html_page import Page
 from rich.console import Console
 
 from pretint.study import write_study_report
 from pretint.study.report import table as table_module
 from pretint.study.report.page import read_results
 from pretint.study.report.table import full_sheet
-from tests.judging import answers, row
-from tests.reporting import Page
 from transfer.layout import Number, Sheet
 from transfer.metrics import Row
 from transfer.report.published import TABLES
@@ -66,7 +66,7 @@ def test_every_row_of_every_variant_is_in_all_files_and_not_in_the_terminal(tmp_
 
 def test_one_row_says_no_more_than_the_table(tmp_path: Path) -> None:
     folder = finished_study(tmp_path, {"random": 0.3, "L2": 0.5})
-    rewritten(tmp_path, rows=stages(1))
+    change_results(tmp_path, rows=stages(1))
     assert full(folder) is None
     write_study_report(folder)
     assert "every row" not in (folder / "report.md").read_text()
@@ -82,7 +82,7 @@ def test_of_many_rows_those_are_shown_that_are_like_the_one_of_the_table(tmp_pat
         for at in range(1, count + 1)
         for k in ks
     ]
-    rewritten(tmp_path, rows=tuple(rows))
+    change_results(tmp_path, rows=tuple(rows))
     sheet = full(folder)
     assert sheet
     names = [name for name, _ in sheet.grid.rows]
@@ -98,8 +98,8 @@ def test_of_many_rows_those_are_shown_that_are_like_the_one_of_the_table(tmp_pat
 
 def test_a_variant_without_a_row_has_none(tmp_path: Path) -> None:
     folder = finished_study(tmp_path, {"random": 0.3, "L2": 0.5}, (0,))
-    rewritten(tmp_path, "1-*", rows=stages(2))
-    rewritten(tmp_path, "0-*", rows=stages(4))
+    change_results(tmp_path, "1-*", rows=stages(2))
+    change_results(tmp_path, "0-*", rows=stages(4))
     sheet = full(folder)
     assert sheet
     assert [(name, bool(two)) for name, (_, two) in sheet.grid.rows] == [
@@ -110,7 +110,7 @@ def test_a_variant_without_a_row_has_none(tmp_path: Path) -> None:
 def test_published_rows_stand_below_ours_where_the_protocol_is_theirs(tmp_path: Path) -> None:
     for protocol in ("zhang2016", "modern"):
         folder = finished_study(tmp_path / protocol, {"random": 0.3, "L2": 0.5}, (0,))
-        rewritten(tmp_path / protocol, rows=stages(5, 50_000), protocol=protocol, **IMAGENET)
+        change_results(tmp_path / protocol, rows=stages(5, 50_000), protocol=protocol, **IMAGENET)
         write_study_report(folder)
         page, text = Page(folder / "report.html"), (folder / "report.md").read_text()
         theirs = protocol == "zhang2016"
@@ -126,7 +126,7 @@ def test_published_rows_stand_below_ours_where_the_protocol_is_theirs(tmp_path: 
 
 def test_of_a_paper_that_says_but_its_best_stage_that_has_a_column(tmp_path: Path) -> None:
     folder = finished_study(tmp_path, {"random": 0.3, "L2": 0.5}, (0,))
-    rewritten(tmp_path, rows=stages(5, 50_000), protocol="goyal2019", **IMAGENET)
+    change_results(tmp_path, rows=stages(5, 50_000), protocol="goyal2019", **IMAGENET)
     sheet = full(folder)
     assert sheet
     assert sheet.grid.header == ("conv1", "conv2", "conv3", "conv4", "conv5", "best")
@@ -146,7 +146,7 @@ def test_published_rows_of_detection_stand_by_their_own_rule_alone(
     monkeypatch.setattr(table_module, "published", lambda *_: table)
     folder = finished_study(tmp_path, {"random": 0.3, "L2": 0.5}, (0,))
     rules = ("11 points", "all points")
-    rewritten(tmp_path, rows=[row("all", answers(0.3 + at / 10, at), None, rule) for at, rule in enumerate(rules)])
+    change_results(tmp_path, rows=[row("all", answers(0.3 + at / 10, at), None, rule) for at, rule in enumerate(rules)])
     plan = json.loads((folder / "plan.json").read_text())
     plan["evaluations"]["probe"]["row"] = "all, 11 points"
     (folder / "plan.json").write_text(json.dumps(plan))

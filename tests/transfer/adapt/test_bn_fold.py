@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 import torch
-from adapting import features, lived_in, norms, photographs
 from torch import Tensor, nn
+from trained_networks import batch_norms, compute_features, load_photographs, open_trained_network
 
 from pretext.backbones import build_backbone
 from pretext.errors import UserError
@@ -30,20 +30,20 @@ ABSORBED = AdaptSettings(batch_norm="absorbed")
     ],
 )
 def test_the_features_stay(spec: str, alone: int) -> None:
-    network, rgb = lived_in(spec), photographs(2)
+    network, rgb = open_trained_network(spec), load_photographs(2)
     adapted = adapt(network, ABSORBED).eval()
-    before, after = features(network.module, rgb), features(adapted, rgb)
+    before, after = compute_features(network.module, rgb), compute_features(adapted, rgb)
     assert list(before) == list(after)
     for name, value in before.items():
         assert torch.allclose(value, after[name], rtol=0, atol=1e-4 * float(value.abs().max())), name
-    assert not norms(adapted)
+    assert not batch_norms(adapted)
     found = list(adapted.notes)
     assert [int(note.split()[0]) for note in found] == ([alone] if alone else [])
 
 
 def test_what_is_absorbed_is_the_released_formula() -> None:
     """W / sigma and (b - mu) / sigma, sigma the root of the variance and eps; loads into the net without norms."""
-    network = lived_in("random:alexnet")
+    network = open_trained_network("random:alexnet")
     adapted = adapt(network, ABSORBED)
     state = {name.removeprefix("features.backbone."): value for name, value in adapted.state_dict().items()}
     had = {name.removeprefix("backbone."): value for name, value in network.module.state_dict().items()}
@@ -75,10 +75,10 @@ class Odd(nn.Module):
 
 
 def odd(module: nn.Module) -> Network:
-    network = lived_in("random:tiny", 16)
+    network = open_trained_network("random:tiny", 16)
     stages = tuple(stage._replace(name=name) for stage, name in zip(network.stages, "ab", strict=False))
     module.stages = stages  # type: ignore[assignment]
-    for norm in norms(module):
+    for norm in batch_norms(module):
         if norm.running_mean is not None and norm.running_var is not None:
             norm.running_mean.uniform_(-1, 1)
             norm.running_var.uniform_(0.5, 2)
@@ -89,10 +89,10 @@ def odd(module: nn.Module) -> Network:
 
 
 def test_a_layer_that_others_see_too_is_left_as_it_is() -> None:
-    network, rgb = odd(Odd()), photographs(2, 16)
+    network, rgb = odd(Odd()), load_photographs(2, 16)
     adapted = adapt(network, ABSORBED).eval()
-    for name, value in features(network.module, rgb).items():
-        assert torch.allclose(value, features(adapted, rgb)[name], atol=1e-4)
+    for name, value in compute_features(network.module, rgb).items():
+        assert torch.allclose(value, compute_features(adapted, rgb)[name], atol=1e-4)
     inner = adapted.features
     assert isinstance(inner, Odd)
     assert isinstance(inner.grouped[1], nn.Identity)

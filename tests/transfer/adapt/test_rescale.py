@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from adapting import features, live_in, lived_in, norms, photographs
 from torch import Tensor, nn
+from trained_networks import batch_norms, compute_features, load_photographs, open_trained_network, randomize_norms
 
 from pretext.backbones.contract import Backbone, Stage
 from pretext.errors import UserError
@@ -42,7 +42,7 @@ def after_relu() -> Network:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         module = FromRgb(AfterReLU()).eval()
-    return live_in(dataclasses.replace(open_network("random:tiny"), module=module, stages=module.stages), 32)
+    return randomize_norms(dataclasses.replace(open_network("random:tiny"), module=module, stages=module.stages), 32)
 
 
 def learned(network: Network) -> Network:
@@ -68,16 +68,16 @@ def spread(network: nn.Module, rgb: Tensor) -> float:
     return max(ratios) / min(ratios)
 
 
-@pytest.mark.parametrize("make", [lambda: lived_in("random:tiny"), after_relu], ids=["tiny", "after ReLU"])
+@pytest.mark.parametrize("make", [lambda: open_trained_network("random:tiny"), after_relu], ids=["tiny", "after ReLU"])
 def test_a_learned_chain_gives_the_same_up_to_a_factor(make: Callable[[], Network]) -> None:
-    network, rgb = learned(make()), photographs(8, 32)
+    network, rgb = learned(make()), load_photographs(8, 32)
     absorbed = adapt(network, AdaptSettings(batch_norm="absorbed")).eval()
     rescaled = adapt(network, AdaptSettings(), rgb, rescaled=True).eval()
-    before, after = features(absorbed, rgb[:2]), features(rescaled, rgb[:2])
+    before, after = compute_features(absorbed, rgb[:2]), compute_features(rescaled, rgb[:2])
     for name, value in before.items():
         factor = (value * after[name]).sum() / value.square().sum()
         assert torch.allclose(after[name], factor * value, rtol=0, atol=1e-3 * float(after[name].abs().max())), name
-    deviation = features(rescaled, rgb)[network.stages[-1].name].transpose(0, 1).flatten(1).std(1).mean()
+    deviation = compute_features(rescaled, rgb)[network.stages[-1].name].transpose(0, 1).flatten(1).std(1).mean()
     layers = sum(isinstance(module, LAYERS) for module in rescaled.modules())
     assert abs(math.log(deviation)) < 0.01 * layers  # of each ratio, 1% may be left
     assert spread(absorbed, rgb) > 3
@@ -86,8 +86,8 @@ def test_a_learned_chain_gives_the_same_up_to_a_factor(make: Callable[[], Networ
 
 @pytest.mark.parametrize("spec", ["random:resnet18", "random:convnext_atto"])
 def test_the_spread_comes_down_in_any_network(spec: str) -> None:
-    network = learned(lived_in(spec))
-    rescaled = adapt(network, AdaptSettings(), photographs(4, 32), rescaled=True)
+    network = learned(open_trained_network(spec))
+    rescaled = adapt(network, AdaptSettings(), load_photographs(4, 32), rescaled=True)
     before, after = (float(word.rstrip(",")) for word in rescaled.notes[-1].split() if word[0].isdecimal())
     assert after < before / 3
 
@@ -100,9 +100,9 @@ def test_every_unit_of_random_weights_has_its_deviation(spec: str, monkeypatch: 
     from transfer.adapt import rescale as rescaling
 
     monkeypatch.setattr(rescaling, "calibrate", lambda *_: (1.0, 1.0))
-    network, rgb = lived_in(spec), photographs(8, 32)
+    network, rgb = open_trained_network(spec), load_photographs(8, 32)
     adapted = adapt(network, AdaptSettings(), rgb, rescaled=True).eval()
-    assert not norms(adapted)
+    assert not batch_norms(adapted)
     seen: dict[str, Tensor] = {}
 
     def note(name: str, _layer: nn.Module, _inputs: Any, output: Tensor) -> None:
@@ -111,7 +111,7 @@ def test_every_unit_of_random_weights_has_its_deviation(spec: str, monkeypatch: 
     for name, layer in adapted.named_modules():
         if isinstance(layer, LAYERS):
             layer.register_forward_hook(partial(note, name))
-    features(adapted, rgb)
+    compute_features(adapted, rgb)
     for name, output in seen.items():
         layer = adapted.get_submodule(name)
         units = (output if isinstance(layer, nn.Linear) else output.movedim(1, -1)).flatten(0, -2).double()
@@ -125,29 +125,29 @@ def test_every_unit_of_random_weights_has_its_deviation(spec: str, monkeypatch: 
 
 
 def test_random_weights_are_calibrated_too() -> None:
-    network, rgb = lived_in("random:tiny"), photographs(16)
+    network, rgb = open_trained_network("random:tiny"), load_photographs(16)
     assert spread(adapt(network, AdaptSettings(), rgb, rescaled=True), rgb) < 1.02
     assert spread(adapt(network, AdaptSettings(batch_norm="absorbed")), rgb) > 2
 
 
 def test_the_end_is_the_last_stage_that_is_used() -> None:
-    network, rgb = learned(lived_in("random:tiny")), photographs(8)
+    network, rgb = learned(open_trained_network("random:tiny")), load_photographs(8)
     absorbed = adapt(network, AdaptSettings(batch_norm="absorbed"))
     adapted: Adapted = adapt(network, AdaptSettings(), rgb, rescaled=True, used=("conv3", "conv2"))
     weights = [dict(one.named_parameters())["features.backbone.blocks.conv5.0.weight"] for one in (absorbed, adapted)]
     assert torch.equal(*weights)
-    deviation = features(adapted.eval(), rgb)["conv3"].transpose(0, 1).flatten(1).std(1).mean()
+    deviation = compute_features(adapted.eval(), rgb)["conv3"].transpose(0, 1).flatten(1).std(1).mean()
     assert 0.9 < deviation < 1.1
 
 
 def test_no_images_and_dead_networks_are_errors() -> None:
-    network = learned(lived_in("random:tiny"))
+    network = learned(open_trained_network("random:tiny"))
     with pytest.raises(UserError, match=r"^random:tiny: there are no images to rescale with"):
-        adapt(network, AdaptSettings(), photographs(2)[:0], rescaled=True)
+        adapt(network, AdaptSettings(), load_photographs(2)[:0], rescaled=True)
     with torch.no_grad():
         for weight in network.module.parameters():
             weight.zero_()
     with pytest.raises(UserError, match=r"^random:tiny: it cannot be rescaled"):
-        adapt(network, AdaptSettings(), photographs(2), rescaled=True)
+        adapt(network, AdaptSettings(), load_photographs(2), rescaled=True)
     with pytest.raises(UserError, match=r"it cannot be rescaled"):  # all its layers standardize their weights
-        calibrate(lived_in("random:resnetv2_50x1_bit").module, photographs(1), "stages_3")
+        calibrate(open_trained_network("random:resnetv2_50x1_bit").module, load_photographs(1), "stages_3")

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import time
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -11,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from extracting import RULES, SIZE, Noise, extracted, in_process
+from extraction_processes import RULES, SIZE, Noise, extract_features, start_extraction
 from tiers import one_fast
+from waits import wait_until
 
 import transfer.features.extraction
 from pretext.color import rgb_to_lightness
@@ -64,25 +64,25 @@ def test_a_view_is_the_middle_at_the_ratio_asked() -> None:
     view = EvalDataset(source, 8, 0.5)[0].rgb  # of an image of 16 by 20
     assert view is not None
     assert (view.permute(1, 2, 0).numpy() == np.asarray(source.read(0))[4:12, 6:14]).all()
-    assert source.asked == {16, None}  # a decoder may not go below what is shown
-    source.asked.clear()
-    assert EvalDataset(source, 8, 0.7)[0].rgb is not None and source.asked == {12}
+    assert source.requested_sizes == {16, None}  # a decoder may not go below what is shown
+    source.requested_sizes.clear()
+    assert EvalDataset(source, 8, 0.7)[0].rgb is not None and source.requested_sizes == {12}
 
 
 def test_the_cache_is_asked_first_and_shared(tmp_path: Path) -> None:
     one, other = open_network("random:tiny", seed=0), open_network("random:tiny", seed=1)
     source = Noise(130)
-    first = extracted(source, tmp_path, [one])
+    first = extract_features(source, tmp_path, [one])
     before = files(tmp_path)
     source.reads.clear()
-    [again] = extracted(source, tmp_path, [open_network("random:tiny", seed=0)])
+    [again] = extract_features(source, tmp_path, [open_network("random:tiny", seed=0)])
     assert len(source.reads) == 32  # looked at, to know them; no pass
     assert files(tmp_path) == before and again.seconds == first[0].seconds
-    both = extracted(source, tmp_path, [other, one])
+    both = extract_features(source, tmp_path, [other, one])
     assert len(files(tmp_path)) == 2 * len(before)
     assert (both[1].matrix("conv1", "mean") == again.matrix("conv1", "mean")).all()
     assert (both[0].matrix("conv1", "mean") != again.matrix("conv1", "mean")).any()
-    extracted(source, tmp_path, [other, other])
+    extract_features(source, tmp_path, [other, other])
     assert len(files(tmp_path)) == 2 * len(before)
 
 
@@ -98,21 +98,23 @@ def test_the_cache_is_asked_first_and_shared(tmp_path: Path) -> None:
     ],
 )
 def test_what_changes_features_is_another_entry(tmp_path: Path, change: dict[str, Any]) -> None:
-    extracted(Noise(65), tmp_path)
+    extract_features(Noise(65), tmp_path)
     before = files(tmp_path)
     source = change.pop("source", Noise(65))
     assert isinstance(source, Noise)
     if "cache" in change:
         change["cache"] = CacheSettings(tmp_path, "float32")
-    extracted(source, tmp_path, None, **change)
+    extract_features(source, tmp_path, None, **change)
     after = files(tmp_path)
     assert len(after) == 2 * len(before) and before.items() <= after.items()
 
 
 def test_unreadable_images_are_rows_of_zeros(tmp_path: Path) -> None:
     bad = (0, 3, 64, 129)
-    [whole] = extracted(Noise(130), tmp_path / "whole")
-    [features] = extracted(Noise(130, bad=bad), tmp_path / "torn", place=ComputeConfig(torch.device("cpu"), "fp32", 1))
+    [whole] = extract_features(Noise(130), tmp_path / "whole")
+    [features] = extract_features(
+        Noise(130, bad=bad), tmp_path / "torn", place=ComputeConfig(torch.device("cpu"), "fp32", 1)
+    )
     assert np.flatnonzero(~features.good).tolist() == list(bad)
     assert features.skipped == [(f"{row:06}.png", "torn") for row in bad]
     for stage in ("conv1", "conv5"):
@@ -124,17 +126,17 @@ def test_unreadable_images_are_rows_of_zeros(tmp_path: Path) -> None:
 
 
 def test_an_image_that_was_repaired_is_taken_in(tmp_path: Path) -> None:
-    extracted(Noise(200, bad=(70,)), tmp_path)
+    extract_features(Noise(200, bad=(70,)), tmp_path)
     source = Noise(200)
-    [features] = extracted(source, tmp_path)
+    [features] = extract_features(source, tmp_path)
     assert features.good.all() and not features.skipped
-    expected = extracted(Noise(200), tmp_path / "other")[0]
+    expected = extract_features(Noise(200), tmp_path / "other")[0]
     assert (features.matrix("conv5", "mean") == expected.matrix("conv5", "mean")).all()
 
 
 def test_only_bad_images(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"none of 3 images can be read; the first: 000000.png: torn"):
-        extracted(Noise(3, bad=(0, 1, 2)), tmp_path)
+        extract_features(Noise(3, bad=(0, 1, 2)), tmp_path)
 
 
 def broken(spec: str, value: float) -> Network:
@@ -151,20 +153,20 @@ def broken(spec: str, value: float) -> Network:
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_features_that_are_no_numbers(tmp_path: Path, value: float) -> None:
     with pytest.raises(UserError) as error:
-        extracted(Noise(10, bad=(0,)), tmp_path, [broken("random:tiny", value)])
+        extract_features(Noise(10, bad=(0,)), tmp_path, [broken("random:tiny", value)])
     said = one_line(error)
     assert "random:tiny, stage conv3" in said and "000001.png" in said and "not finite" in said
 
 
 def test_features_too_great_for_their_storage(tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
-        extracted(Noise(10), tmp_path, [broken("random:tiny", 65520)])
+        extract_features(Noise(10), tmp_path, [broken("random:tiny", 65520)])
     said = one_line(error)
     assert "stage conv3" in said and "--storage float32" in said
-    [largest] = extracted(Noise(10), tmp_path, [broken("random:tiny", 65519)], rules=["mean"])
+    [largest] = extract_features(Noise(10), tmp_path, [broken("random:tiny", 65519)], rules=["mean"])
     assert np.isfinite(largest.matrix("conv3", "mean")).all()
     cache = CacheSettings(tmp_path, "float32")
-    [features] = extracted(Noise(10), tmp_path, [broken("random:tiny", 65520)], rules=["mean"], cache=cache)
+    [features] = extract_features(Noise(10), tmp_path, [broken("random:tiny", 65520)], rules=["mean"], cache=cache)
     assert (features.matrix("conv3", "mean") == 65520).all()
 
 
@@ -200,30 +202,31 @@ def test_calibration_is_determined_and_not_repeated() -> None:
 
 def test_calibration_is_only_done_where_something_lacks(tmp_path: Path) -> None:
     train = Noise(100, seed=9)
-    extracted(Noise(10), tmp_path, calibrate_on=(train, View(SIZE)))
+    extract_features(Noise(10), tmp_path, calibrate_on=(train, View(SIZE)))
     assert len(train.reads) > 100
     train.reads.clear()
-    extracted(Noise(10), tmp_path, calibrate_on=(train, View(SIZE)))
+    extract_features(Noise(10), tmp_path, calibrate_on=(train, View(SIZE)))
     assert len(train.reads) == 32
     plain = open_network("random:test_vit")  # it has no batch norm
-    extracted(Noise(10), tmp_path, [plain], calibrate_on=None, view=View(32))
+    extract_features(Noise(10), tmp_path, [plain], calibrate_on=None, view=View(32))
 
 
 def started(process: BaseProcess, cache: Path, blocks: int) -> None:
     """Wait until every entry has so many blocks."""
-    while process.is_alive():
+
+    def is_there() -> bool:
+        assert process.is_alive(), "it ended by itself"
         lines = [path.read_bytes().count(b"\n") for path in cache.glob("*/blocks.jsonl")]
-        if len(lines) == len(RULES) and min(lines) >= blocks:
-            return
-        time.sleep(0.005)
-    pytest.fail("it ended by itself")
+        return len(lines) == len(RULES) and min(lines) >= blocks
+
+    wait_until(is_there, f"{blocks} blocks of every entry", every=0.005)
 
 
 @pytest.mark.parametrize("number", one_fast(signal.SIGKILL, [signal.SIGKILL, signal.SIGTERM, signal.SIGINT]))
 def test_a_stop_loses_little_and_changes_nothing(tmp_path: Path, number: signal.Signals) -> None:
     count, log = 900, tmp_path / "log"
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    process = in_process(Noise(count, delay=0.002, bad=(5, 600)), cut, log)
+    process = start_extraction(Noise(count, delay=0.002, bad=(5, 600)), cut, log)
     started(process, cut, blocks=3)
     assert process.pid is not None
     if number == signal.SIGKILL:
@@ -235,42 +238,42 @@ def test_a_stop_loses_little_and_changes_nothing(tmp_path: Path, number: signal.
     said = log.read_text()
     assert "Traceback" not in said and ("goes on from there" in said) == (number != signal.SIGKILL)
     source = Noise(count, bad=(5, 600))
-    [features] = extracted(source, cut)
+    [features] = extract_features(source, cut)
     assert 64 < len(source.reads) < 32 + 1 + count - 3 * 64 + 2  # those before are not read again
-    [expected] = extracted(Noise(count, bad=(5, 600)), whole)
+    [expected] = extract_features(Noise(count, bad=(5, 600)), whole)
     assert files(cut) == files(whole)
     assert features.skipped == expected.skipped and (features.good == expected.good).all()
 
 
 def test_of_two_processes_one_waits(tmp_path: Path) -> None:
     logs = [tmp_path / "0.log", tmp_path / "1.log"]
-    processes = [in_process(Noise(500, delay=0.002), tmp_path / "cache", log) for log in logs]
+    processes = [start_extraction(Noise(500, delay=0.002), tmp_path / "cache", log) for log in logs]
     for process in processes:
         process.join()
         assert process.exitcode == 0
     said = [log.read_text() for log in logs]
     assert sorted(text.count("waiting for it") for text in said) == [0, 1]
     assert sorted("500/500" in text for text in said) == [False, True]  # only one of them computed
-    extracted(Noise(500), tmp_path / "whole")
+    extract_features(Noise(500), tmp_path / "whole")
     assert files(tmp_path / "cache") == files(tmp_path / "whole")
 
 
 def test_a_full_disk(tmp_path: Path) -> None:
     log, cache = tmp_path / "log", tmp_path / "cache"
-    process = in_process(Noise(400), cache, log, largest=200 * 2 * 256)
+    process = start_extraction(Noise(400), cache, log, largest=200 * 2 * 256)
     process.join()
     said = log.read_text()
     assert process.exitcode == 2 and "Traceback" not in said
     assert "File too large" in said and "goes on at row 192 of 400" in said
-    extracted(Noise(400), cache)
-    extracted(Noise(400), tmp_path / "whole")
+    extract_features(Noise(400), cache)
+    extract_features(Noise(400), tmp_path / "whole")
     assert files(cache) == files(tmp_path / "whole")
 
 
 def test_too_little_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Noise, "digest", lambda self: "not to be computed")
     with pytest.raises(UserError, match="are free; make room"):
-        extracted(Noise(10**12), tmp_path)
+        extract_features(Noise(10**12), tmp_path)
 
 
 def test_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from detections import ImageDetections, Objects, coco_ap, devkit_ap, make_boxes, make_images
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
-from tests.detecting import Found, Objects, boxes, by_coco, by_the_rules, images
 from transfer.metrics import Points, detections_outcome
 from transfer.metrics.box_ap import LEVELS, BoxAP, Detections
 
@@ -22,21 +22,21 @@ def some_to_find(truth: Sequence[Objects]) -> bool:
 
 @given(st.integers(1, 12), st.integers(1, 4), st.booleans(), st.integers(0, 10**6))
 def test_voc_by_the_rules(count: int, classes: int, ties: bool, seed: int) -> None:
-    found, truth = images(np.random.default_rng(seed), count, classes, ties)
+    found, truth = make_images(np.random.default_rng(seed), count, classes, ties)
     if some_to_find(truth):
         for rule in ("11 points", "all points"):
             outcome = detections_outcome(found, truth, rule, classes)  # type: ignore[arg-type]
-            wanted = [by_the_rules(found, truth, label, rule == "11 points") for label in range(classes)]
+            wanted = [devkit_ap(found, truth, label, rule == "11 points") for label in range(classes)]
             assert outcome.per_class() == pytest.approx(wanted, abs=1e-9, nan_ok=True)
             assert outcome.value == pytest.approx(np.nanmean(wanted), abs=1e-9)
 
 
 @given(st.integers(1, 12), st.integers(1, 4), st.booleans(), st.integers(0, 10**6))
 def test_coco_by_pycocotools(count: int, classes: int, ties: bool, seed: int) -> None:
-    found, truth = images(np.random.default_rng(seed), count, classes, ties)
+    found, truth = make_images(np.random.default_rng(seed), count, classes, ties)
     if some_to_find(truth):
         outcome = detections_outcome(found, truth, "COCO", classes)
-        wanted = by_coco(found, truth, classes)
+        wanted = coco_ap(found, truth, classes)
         assert outcome.per_class() == pytest.approx(wanted, abs=1e-6, nan_ok=True)
         assert outcome.value == pytest.approx(np.nanmean(wanted), abs=1e-6)
 
@@ -44,11 +44,11 @@ def test_coco_by_pycocotools(count: int, classes: int, ties: bool, seed: int) ->
 def test_many_images() -> None:
     """Recalls of many values, so that every level of recall is met; boxes beyond the hundredth of an image."""
     rng = np.random.default_rng(0)
-    found, truth = images(rng, 300, 5, ties=False, most=8)
-    found[0] = (boxes(rng, 400), rng.random(400).astype(np.float32), rng.integers(0, 2, 400))
-    assert detections_outcome(found, truth, "COCO", 5).per_class() == pytest.approx(by_coco(found, truth, 5), abs=1e-6)
+    found, truth = make_images(rng, 300, 5, ties=False, most=8)
+    found[0] = (make_boxes(rng, 400), rng.random(400).astype(np.float32), rng.integers(0, 2, 400))
+    assert detections_outcome(found, truth, "COCO", 5).per_class() == pytest.approx(coco_ap(found, truth, 5), abs=1e-6)
     for rule in ("11 points", "all points"):
-        wanted = [by_the_rules(found, truth, label, rule == "11 points") for label in range(5)]
+        wanted = [devkit_ap(found, truth, label, rule == "11 points") for label in range(5)]
         outcome = detections_outcome(found, truth, rule, 5)  # type: ignore[arg-type]
         assert outcome.per_class() == pytest.approx(wanted, abs=1e-9)
 
@@ -70,7 +70,7 @@ def test_recalls_on_a_level() -> None:
     hit, miss = ((one, np.array([0.5], dtype=np.float32), np.array([0])) for one in (box, box + 50))
     truth = [Objects(box, np.array([0]), np.array([False]))] * 100
     assert detections_outcome([hit] * 7 + [miss] * 93, truth, "COCO", 1).value == pytest.approx(
-        by_coco([hit] * 7 + [miss] * 93, truth, 1)[0], abs=1e-6
+        coco_ap([hit] * 7 + [miss] * 93, truth, 1)[0], abs=1e-6
     )
 
 
@@ -98,7 +98,7 @@ def test_cases(rule: Points) -> None:
     def value(found: list[Any], truth: list[Objects]) -> float:
         return detections_outcome(found, truth, rule, 2).value
 
-    def said(*scores: float) -> Found:
+    def said(*scores: float) -> ImageDetections:
         return (
             np.repeat(box, len(scores), 0),
             np.array(scores, dtype=np.float32),
@@ -127,7 +127,7 @@ def test_half_an_overlap_is_enough() -> None:
 @given(st.integers(0, 10**6), st.booleans(), st.sampled_from(RULES))
 def test_weights_are_repetitions(seed: int, ties: bool, rule: Points) -> None:
     rng = np.random.default_rng(seed)
-    found, truth = images(rng, 8, 2, ties)
+    found, truth = make_images(rng, 8, 2, ties)
     weights = rng.integers(0, 4, (8, 3))
     if not some_to_find(truth):
         return
@@ -144,7 +144,7 @@ def test_weights_are_repetitions(seed: int, ties: bool, rule: Points) -> None:
             assert np.isnan(outcome.under(column[:, None].astype(np.float32))[0])
 
 
-def in_order(found: Sequence[Found]) -> list[Found]:
+def in_order(found: Sequence[ImageDetections]) -> list[ImageDetections]:
     """The same order without ties."""
     scores = np.concatenate([scores for _, scores, _ in found])
     places = np.empty(len(scores), dtype=np.float32)
@@ -154,7 +154,7 @@ def in_order(found: Sequence[Found]) -> list[Found]:
 
 
 def test_the_same_boxes_serve_all_rules() -> None:
-    found, truth = images(np.random.default_rng(2), 40)
+    found, truth = make_images(np.random.default_rng(2), 40)
     shared = Detections.of(found, truth, 3)
     for rule in RULES:
         assert BoxAP(shared, rule).value == detections_outcome(found, truth, rule, 3).value

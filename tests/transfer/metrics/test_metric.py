@@ -5,10 +5,10 @@ from itertools import product
 
 import numpy as np
 import pytest
-from judging import ranked, truth
+from detections import ImageDetections, Objects, make_boxes, make_images
+from fake_results import ranking, truth
 from numpy.typing import NDArray
 
-from tests.detecting import Found, Objects, boxes, images
 from transfer import bootstrap
 from transfer.bootstrap import centered
 from transfer.metrics import (
@@ -36,7 +36,7 @@ def masked(rng: np.random.Generator, count: int = 60, classes: int = 4, skill: f
 
 @pytest.mark.parametrize("rule", RULES)
 def test_resamples_are_images_drawn_again(rule: Points) -> None:
-    found, known = images(np.random.default_rng(0), 40, ties=False)
+    found, known = make_images(np.random.default_rng(0), 40, ties=False)
     draws = detections_outcome(found, known, rule, 3).resampled
     rng = np.random.default_rng(0)
     for draw in draws[:20]:
@@ -55,7 +55,7 @@ def test_resampled_masks() -> None:
 def test_ranks_are_as_they_were() -> None:
     known = truth()
     known[known[:, 1] == 1, 1] = 0  # a class without a positive
-    outcome = ranked(1.0, 0, known)
+    outcome = ranking(1.0, 0, known)
     assert np.array_equal(outcome.resampled, resampled_map(outcome.scores, known)), "to the last bit"
     each = [average_precision(outcome.scores[:, at], known[:, at]) for at in range(3)]
     assert outcome.per_class() == pytest.approx(each, nan_ok=True) and np.isnan(each[1])
@@ -84,9 +84,11 @@ def test_seeds_are_resampled_jointly() -> None:
     assert gap.value == pytest.approx(outcomes[1][0].value - outcomes[0][0].value)
 
 
-def both_networks(rng: np.random.Generator, count: int) -> tuple[list[Found], list[Found], list[Objects]]:
+def both_networks(
+    rng: np.random.Generator, count: int
+) -> tuple[list[ImageDetections], list[ImageDetections], list[Objects]]:
     """What two networks found, the same number of boxes of each class, and what is there."""
-    found, known = images(rng, count, 2, ties=False)
+    found, known = make_images(rng, count, 2, ties=False)
     places = rng.permutation(sum(len(scores) for _, scores, _ in found)).astype(np.float32)
     parts = np.split(places, np.cumsum([len(scores) for _, scores, _ in found])[:-1])
     return found, [(one[0], part, one[2]) for one, part in zip(found, parts, strict=True)], known
@@ -106,7 +108,7 @@ def test_swaps_are_all_swaps() -> None:
     first, second, known = both_networks(np.random.default_rng(4), 8)
     one, two = (detections_outcome(found, known, "all points", 2) for found in (first, second))
 
-    def placed(found: list[Found], later: float) -> list[Found]:
+    def placed(found: list[ImageDetections], later: float) -> list[ImageDetections]:
         """Scores by place within the class, as the test takes them; the one network's a little behind the other's."""
         scores, labels = (np.concatenate([each[at] for each in found]) for at in (1, 2))
         places = np.array([(scores[labels == label] > s).sum() for s, label in zip(scores, labels, strict=True)])
@@ -150,7 +152,7 @@ def test_swaps_of_masks_are_all_swaps() -> None:
 
 def test_a_better_network_is_told_from_a_worse_one() -> None:
     rng = np.random.default_rng(7)
-    found, known = images(rng, 60, ties=False)
+    found, known = make_images(rng, 60, ties=False)
     blind = [(one[0], rng.random(len(one[1])).astype(np.float32), one[2]) for one in found]
     exact = [(one.boxes, np.full(len(one.labels), 0.9, np.float32), one.labels) for one in known]
     best, worst = (BoxAP(Detections.of(each, known, 3), "11 points") for each in (exact, blind))
@@ -178,14 +180,14 @@ def test_coverage(monkeypatch: pytest.MonkeyPatch) -> None:
     assert covered(lambda: MeanIoU(world.confusions[rng.integers(0, 3000, 100)]), world.value) > 0.85
 
 
-def detected_world(rng: np.random.Generator, count: int) -> tuple[list[Found], list[Objects]]:
+def detected_world(rng: np.random.Generator, count: int) -> tuple[list[ImageDetections], list[Objects]]:
     """Images with one or two objects, found more often and with higher scores than what is not there."""
     found, known = [], []
     for _ in range(count):
         n = int(rng.integers(1, 3))
-        there = Objects(boxes(rng, n, 60), rng.integers(0, 2, n), np.zeros(n, dtype=np.bool_))
+        there = Objects(make_boxes(rng, n, 60), rng.integers(0, 2, n), np.zeros(n, dtype=np.bool_))
         seen = rng.random(n) < 0.7
-        wrong = boxes(rng, 2, 60)
+        wrong = make_boxes(rng, 2, 60)
         placed: NDArray[np.float32] = np.concatenate([there.boxes[seen], wrong])
         scores = np.concatenate([rng.normal(1.0, 1, seen.sum()), rng.normal(0, 1, 2)]).astype(np.float32)
         found.append((placed, scores, np.concatenate([there.labels[seen], rng.integers(0, 2, 2)])))

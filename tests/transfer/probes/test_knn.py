@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from evaluating import images
+from evaluations import write_class_images
 from numpy.typing import NDArray
 from sklearn.neighbors import KNeighborsClassifier
 from torch.nn import functional as F
@@ -200,8 +200,8 @@ def test_neighbors_are_those_of_a_search_by_force(run: Path, sets: Path, cache: 
 def test_k_is_at_most_the_number_of_training_images(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], count: int, fraction: float, ks: list[int]
 ) -> None:
-    train = images(tmp_path / "train", 1, (count, count, count))
-    test = images(tmp_path / "test", 2, (3, 3, 3))
+    train = write_class_images(tmp_path / "train", 1, (count, count, count))
+    test = write_class_images(tmp_path / "test", 2, (3, 3, 3))
     words = ["knn", str(run), "--train", str(train), "--test", str(test), "--fraction", str(fraction)]
     words += ["--out", str(tmp_path / "out")]
     assert main([*words, "--stages", "conv5", "--workers", "0", "--reference", "false"]) == 0

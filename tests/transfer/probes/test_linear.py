@@ -11,7 +11,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
-from evaluating import MODERN, QUICK, SIDE, images
+from evaluations import MODERN, QUICK, SIDE, write_class_images
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -220,7 +220,9 @@ def test_fresh_crops_that_show_what_the_views_show_teach_the_same(
 ) -> None:
     """Also to the random network, whose batch norm must have seen the same images in both modes."""
     size = open_network(str(run)).fit_size(SIDE)
-    train, test = (str(images(tmp_path / name, seed, side=size)) for name, seed in (("train", 1), ("test", 2)))
+    train, test = (
+        str(write_class_images(tmp_path / name, seed, side=size)) for name, seed in (("train", 1), ("test", 2))
+    )
     take(monkeypatch, replace(QUICK, ratio=1.0, area=(1.0, 1.0), aspect=(1.0, 1.0), square=True, flip=0.0))
     settings = ProbeSettings(
         train, test, mode="both", size=size, workers=0, stages=["conv3"], storage="float32", precision="fp32"

@@ -5,12 +5,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from waits import PATIENCE, wait_until
 
 from pretext.errors import UserError
 from transfer.probes.process_pool import map_forked
@@ -29,7 +29,7 @@ def test_workers_do_not_outlive_a_killed_parent(blow: signal.Signals) -> None:
     parent = subprocess.Popen([sys.executable, "-c", WORK], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     assert parent.stdout is not None and parent.stdout.readline() == b"at work\n"
     parent.send_signal(blow)
-    parent.communicate(timeout=60)  # which waits for all that hold its output open
+    parent.communicate(timeout=PATIENCE)  # which waits for all that hold its output open
     assert parent.returncode == -blow
 
 
@@ -54,11 +54,8 @@ def test_processes_end_when_the_one_that_began_them_is_killed(tmp_path: Path) ->
         stats = [Path("/proc", file.name, "stat") for file in tmp_path.iterdir()]
         return [stat for stat in stats if stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"]
 
-    for _ in range(2000):
-        if not alive():
-            break
-        time.sleep(0.01)
-    assert not alive() and len(list(tmp_path.iterdir())) >= 1
+    wait_until(lambda: not alive(), "the processes end", describe=alive)
+    assert len(list(tmp_path.iterdir())) >= 1
 
 
 def test_what_a_process_raises_is_raised_here_and_no_process_stays() -> None:

@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from detections import make_images
+from fake_results import answers, ranking, truth
+from finished_runs import add_both_results, add_finetuned_result, make_new_run, make_trained_run
+from html_page import Page
 from PIL import Image
 
 from pretext.errors import UserError
-from tests.detecting import images
-from tests.judging import answers, ranked, truth
-from tests.reporting import Page, begun, both, trained, tuned
 from transfer.metrics import Metric, Points, Weighted, confusion, detections_outcome, segmentation_outcome
 from transfer.report import published, trainings, write_report
 
@@ -21,7 +22,7 @@ CLASSES = ("cat", "dog", "fish")
 
 def detected(seed: int = 0, share: float = 1.0) -> dict[str, Metric]:
     """By every rule, of the same images; of what was found a share is told."""
-    found, known = images(np.random.default_rng(0), 60)
+    found, known = make_images(np.random.default_rng(0), 60)
     keep = np.random.default_rng(seed + 1)
     found = [tuple(part[taken] for part in one) for one in found for taken in [keep.random(len(one[2])) < share]]  # type: ignore[misc]
     return {rule: detections_outcome(found, known, rule, 3) for rule in RULES}
@@ -34,13 +35,13 @@ def shown(outcome: Metric) -> str:
 def test_published_rows_of_voc_stand_below_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fewer = [one._replace(n_test=300) if one.metric == "mAP" else one for one in published.TABLES]
     monkeypatch.setattr(published, "TABLES", fewer)
-    run = trained(tmp_path / "first")
+    run = make_trained_run(tmp_path / "first")
     facts: dict[str, Any] = {
         "protocol": "paper-classify", "train": "voc:2007:trainval:D", "test": "voc:2007:test:D",
         "classes": tuple(map(str, range(20))), "settings": {"training": {"steps": 80_000}},
     }  # fmt: skip
     for part in ("all", "above fc7"):
-        tuned(run, "first", {"": ranked(1.0, 0, truth(300, 20))}, part, **facts)
+        add_finetuned_result(run, "first", {"": ranking(1.0, 0, truth(300, 20))}, part, **facts)
     page = Page(write_report(run))
     for piece in (
         "Below the table: published numbers of AlexNet on VOC2007.",
@@ -54,10 +55,10 @@ def test_published_rows_of_voc_stand_below_the_table(tmp_path: Path, monkeypatch
 
 
 def test_detection_by_three_rules_beside_random_weights(tmp_path: Path) -> None:
-    run = trained(tmp_path / "first")
+    run = make_trained_run(tmp_path / "first")
     ours, random = detected(), detected(share=0.3)
-    tuned(run, "first", ours, classes=CLASSES)
-    tuned(run, "random", random, classes=CLASSES, kind="random", step=0)
+    add_finetuned_result(run, "first", ours, classes=CLASSES)
+    add_finetuned_result(run, "random", random, classes=CLASSES, kind="random", step=0)
     page = Page(write_report(run))
     first = ours["11 points"]
     assert "After 40 steps the network, fine-tuned with all trained, 11 points, finds what is in 60 test" in page.text
@@ -86,10 +87,10 @@ def test_detection_by_three_rules_beside_random_weights(tmp_path: Path) -> None:
 
 
 def test_classes_stand_in_a_table_of_their_own(tmp_path: Path) -> None:
-    run = begun(tmp_path / "run")
+    run = make_new_run(tmp_path / "run")
     known = truth()
-    outcome = ranked(1.0, 1, known)
-    tuned(run, "first", {"": outcome}, classes=CLASSES)
+    outcome = ranking(1.0, 1, known)
+    add_finetuned_result(run, "first", {"": outcome}, classes=CLASSES)
     page = Page(write_report(run))
     for name, value, count in zip(CLASSES, outcome.per_class(), (known == 1).sum(0), strict=True):
         assert re.search(rf"{name} {count} {100 * value:.1f} \[\d", page.text), name
@@ -97,9 +98,11 @@ def test_classes_stand_in_a_table_of_their_own(tmp_path: Path) -> None:
 
 
 def test_what_was_trained_stands_one_under_the_other(tmp_path: Path) -> None:
-    run = begun(tmp_path / "run")
+    run = make_new_run(tmp_path / "run")
     for seed, part in enumerate(("all", "above conv3")):
-        tuned(run, "first", {"": ranked(1.0 + seed, 1)}, part, classes=CLASSES, protocol="laptop-classify")
+        add_finetuned_result(
+            run, "first", {"": ranking(1.0 + seed, 1)}, part, classes=CLASSES, protocol="laptop-classify"
+        )
     page = Page(write_report(run))
     assert "first, trained above conv3" in page.text and "first, all trained" in page.text
     places = [page.text.index(f"Test images: first, {words}") for words in ("all trained", "trained above conv3")]
@@ -108,12 +111,12 @@ def test_what_was_trained_stands_one_under_the_other(tmp_path: Path) -> None:
 
 
 def test_segmentation_and_top_1(tmp_path: Path) -> None:
-    run = begun(tmp_path / "run")
+    run = make_new_run(tmp_path / "run")
     rng = np.random.default_rng(0)
     masks = [rng.integers(0, 3, (8, 8)) for _ in range(40)]
     found = segmentation_outcome([confusion(mask, np.where(rng.random((8, 8)) < 0.5, mask, 0), 3) for mask in masks])
-    tuned(run, "first", {"": found}, classes=("background", "cat", "dog"), protocol="laptop-segment")
-    tuned(run, "other", {"": answers(0.6, 1)}, protocol="folders", classes=CLASSES)
+    add_finetuned_result(run, "first", {"": found}, classes=("background", "cat", "dog"), protocol="laptop-segment")
+    add_finetuned_result(run, "other", {"": answers(0.6, 1)}, protocol="folders", classes=CLASSES)
     page = Page(write_report(run))
     assert "Mean intersection over union of fine-tuned networks on 40 test images" in page.text
     assert isinstance(found, Weighted) and f"{shown(found)} [" in page.text
@@ -121,17 +124,17 @@ def test_segmentation_and_top_1(tmp_path: Path) -> None:
 
 
 def test_beside_frozen_features_the_headline_is_theirs(tmp_path: Path) -> None:
-    run = trained(tmp_path / "first")
-    both(run)
-    tuned(run, "first", {"": ranked(1.0, 1)}, classes=CLASSES)
+    run = make_trained_run(tmp_path / "first")
+    add_both_results(run)
+    add_finetuned_result(run, "first", {"": ranking(1.0, 1)}, classes=CLASSES)
     page = Page(write_report(run))
     assert "the best frozen stage, conv5, classifies 66.2 %" in page.text
     assert "of fine-tuned networks that of which most was trained" in page.text
 
 
 def test_results_without_their_runs(tmp_path: Path) -> None:
-    run = begun(tmp_path / "run")
-    folder = tuned(run, "first", {"": ranked(1.0, 1)}, classes=CLASSES)
+    run = make_new_run(tmp_path / "run")
+    folder = add_finetuned_result(run, "first", {"": ranking(1.0, 1)}, classes=CLASSES)
     for file in sorted(folder.rglob("*"), reverse=True):
         file.unlink() if file.is_file() else file.rmdir()
     page = Page(write_report(run))
@@ -139,11 +142,11 @@ def test_results_without_their_runs(tmp_path: Path) -> None:
 
 
 def test_many_sheets_keep_the_page_light(tmp_path: Path) -> None:
-    run = begun(tmp_path / "run")
+    run = make_new_run(tmp_path / "run")
     noise = np.random.default_rng(0).integers(0, 256, (900, 940, 3), dtype=np.uint8)
     for number in range(trainings.MOST_SHEETS + 2):
-        folder = tuned(
-            run, f"run@{number}", {"": ranked(1.0, number)}, step=number, group=f"{number:016d}", classes=CLASSES
+        folder = add_finetuned_result(
+            run, f"run@{number}", {"": ranking(1.0, number)}, step=number, group=f"{number:016d}", classes=CLASSES
         )
         Image.fromarray(noise).save(folder / "samples" / "test.png")
     page = Page(write_report(run))
@@ -153,9 +156,9 @@ def test_many_sheets_keep_the_page_light(tmp_path: Path) -> None:
 
 
 def test_own_page(tmp_path: Path) -> None:
-    run = trained(tmp_path / "first")
+    run = make_trained_run(tmp_path / "first")
     outcomes = detected()
-    folder = tuned(run, "first", outcomes, "above conv3", classes=CLASSES)
+    folder = add_finetuned_result(run, "first", outcomes, "above conv3", classes=CLASSES)
     assert write_report(folder) == folder / "report.html"
     page = Page(folder / "report.html")
     for piece in (
@@ -184,8 +187,8 @@ def test_own_page(tmp_path: Path) -> None:
 
 
 def test_own_page_before_there_is_a_result(tmp_path: Path) -> None:
-    run = begun(tmp_path / "run")
-    folder = tuned(run, "first", {"": ranked(1.0, 1)}, journal=[])
+    run = make_new_run(tmp_path / "run")
+    folder = add_finetuned_result(run, "first", {"": ranking(1.0, 1)}, journal=[])
     (run / "results" / f"{folder.name}.json").unlink()
     (folder / "samples" / "test.png").unlink()
     (folder / "samples" / "00000040.png").unlink()
@@ -202,8 +205,8 @@ def test_own_page_before_there_is_a_result(tmp_path: Path) -> None:
 
 
 def test_result_beside_the_folder_of_networks_that_are_no_runs(tmp_path: Path) -> None:
-    run = begun(tmp_path / "run")
-    folder = tuned(run, "first", {"": ranked(1.0, 1)}, classes=CLASSES)
+    run = make_new_run(tmp_path / "run")
+    folder = add_finetuned_result(run, "first", {"": ranking(1.0, 1)}, classes=CLASSES)
     file = run / "results" / f"{folder.name}.json"
     file.rename(run / file.name)
     assert trainings.result_file(folder) == run / file.name
@@ -211,16 +214,16 @@ def test_result_beside_the_folder_of_networks_that_are_no_runs(tmp_path: Path) -
 
 
 def test_hostile_names_are_escaped(tmp_path: Path) -> None:
-    run = begun(tmp_path / "run")
+    run = make_new_run(tmp_path / "run")
     hostile = "<script>$x$"
-    folder = tuned(run, hostile, {"": ranked(1.0, 1)}, classes=(hostile, "dog", "fish"), test=hostile)
+    folder = add_finetuned_result(run, hostile, {"": ranking(1.0, 1)}, classes=(hostile, "dog", "fish"), test=hostile)
     for page in (Page(write_report(run)), Page(write_report(folder))):
         assert "script" not in page.tags and hostile in page.text
 
 
 def test_damaged_sheets_and_results_are_one_line(tmp_path: Path) -> None:
-    run = begun(tmp_path / "run")
-    folder = tuned(run, "first", {"": ranked(1.0, 1)}, classes=CLASSES)
+    run = make_new_run(tmp_path / "run")
+    folder = add_finetuned_result(run, "first", {"": ranking(1.0, 1)}, classes=CLASSES)
     (folder / "samples" / "test.png").write_bytes(b"no image")
     for place in (run, folder):
         with pytest.raises(UserError, match=r"test\.png: cannot be read as an image") as caught:

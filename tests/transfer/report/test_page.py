@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
-from browsing import laid_out
+from browser import measure_layout
+from fake_results import row
+from finished_runs import add_both_results, add_result, make_new_run, make_trained_run, right_answers
+from html_page import Page
 from PIL import Image
 
 from pretext.engine.journal import Journal
 from pretext.errors import UserError
-from tests.judging import row
-from tests.reporting import Page, begun, both, judged, known, trained
 from transfer.report import page as report
 from transfer.report import write_report
 
@@ -25,8 +26,8 @@ HOSTILE = "<script>alert(1)</script>"
 
 
 def test_whole_report(tmp_path: Path) -> None:
-    run = trained(tmp_path / "first", skipped=1)
-    both(run)
+    run = make_trained_run(tmp_path / "first", skipped=1)
+    add_both_results(run)
     before = {path for path in run.rglob("*") if path.is_file()}
     assert write_report(run) == run / "report.html"
     assert {path for path in run.rglob("*") if path.is_file()} - before == {run / "report.html"}
@@ -76,7 +77,7 @@ def test_whole_report(tmp_path: Path) -> None:
 
 def watched(run: Path, *, skipped: int = 0) -> Path:
     """A trained run whose journal also holds what newer versions write."""
-    trained(run, skipped=skipped)
+    make_trained_run(run, skipped=skipped)
     recall: list[float] = [math.nan] * 313
     recall[100:104] = [0.0, 0.25, 1.0, 0.5]
     journal = Journal(run, 40)
@@ -113,7 +114,7 @@ def test_what_newer_journals_hold(tmp_path: Path) -> None:
 
 
 def test_older_journals_have_none_of_it(tmp_path: Path) -> None:
-    page = Page(write_report(trained(tmp_path / "run")))
+    page = Page(write_report(make_trained_run(tmp_path / "run")))
     assert not re.search("Accuracy|every bin|Online probe|Speed|Waiting", page.text)
 
 
@@ -130,7 +131,7 @@ def test_older_journals_have_none_of_it(tmp_path: Path) -> None:
     ],
 )
 def test_records_that_say_nothing_are_passed_over(tmp_path: Path, record: dict[str, Any]) -> None:
-    run = begun(tmp_path / "run")
+    run = make_new_run(tmp_path / "run")
     (run / "journal.jsonl").write_text(json.dumps({"step": 5, **record}) + "\n")
     page = Page(write_report(run))
     assert "svg" not in page.tags
@@ -139,7 +140,7 @@ def test_records_that_say_nothing_are_passed_over(tmp_path: Path, record: dict[s
 
 @pytest.mark.parametrize("step", [0, 40])
 def test_a_single_look(tmp_path: Path, step: int) -> None:
-    run = begun(tmp_path / "run")
+    run = make_new_run(tmp_path / "run")
     records: list[dict[str, Any]] = [
         {"kind": "health", "step": step, "accuracy": 0.0, "recall": [0.0] * 313},
         {"kind": "online", "step": step, HOSTILE: 1.0, f"accuracy_$x${HOSTILE}": 0.5},
@@ -154,7 +155,7 @@ def test_a_single_look(tmp_path: Path, step: int) -> None:
 
 def test_one_file_that_asks_for_nothing(tmp_path: Path) -> None:
     run = watched(tmp_path / "first")
-    both(run)
+    add_both_results(run)
     page = Page(write_report(run))
     assert page.addresses and all(address.startswith(("data:image/png;base64,", "#")) for address in page.addresses)
     assert not {"script", "link", "iframe", "object", "base"} & set(page.tags)
@@ -166,14 +167,14 @@ def test_one_file_that_asks_for_nothing(tmp_path: Path) -> None:
 
 def test_what_comes_from_outside_is_escaped(tmp_path: Path) -> None:
     name = HOSTILE.replace("/", "")
-    run = trained(tmp_path / name)
+    run = make_trained_run(tmp_path / name)
     with (run / "journal.jsonl").open("a") as file:
         file.write(json.dumps({"kind": "skipped", "step": 40, "key": HOSTILE, "reason": f'"{HOSTILE}'}) + "\n")
     stage = "--><b>$\\a$</b><![CDATA["
-    judged(
+    add_result(
         run,
         HOSTILE,
-        rows=[row(stage, known(600))],
+        rows=[row(stage, right_answers(600))],
         **cast(
             "dict[str, Any]",
             dict.fromkeys(("protocol", "about", "train", "test", "split", "precision", "interval", "kind"), HOSTILE),
@@ -190,12 +191,12 @@ def test_what_comes_from_outside_is_escaped(tmp_path: Path) -> None:
 
 
 def test_names_that_are_no_unicode(tmp_path: Path) -> None:
-    run = begun(tmp_path / "broken-\udcff")
+    run = make_new_run(tmp_path / "broken-\udcff")
     assert "broken-?" in Page(write_report(run)).text
 
 
 def test_run_that_has_just_begun(tmp_path: Path) -> None:
-    run = begun(tmp_path / "new run")
+    run = make_new_run(tmp_path / "new run")
     page = Page(write_report(run))
     for piece in (
         "no probe has been made",
@@ -210,7 +211,7 @@ def test_run_that_has_just_begun(tmp_path: Path) -> None:
 
 
 def test_first_step_alone(tmp_path: Path) -> None:
-    run = begun(tmp_path / "run")
+    run = make_new_run(tmp_path / "run")
     (run / "journal.jsonl").write_text('{"kind": "step", "step": 1, "loss": 4.5, "lr": 0.0, "gradient_norm": 1.0}\n')
     page = Page(write_report(run))
     assert "1 of 40 steps are done" in page.text and page.tags.count("svg") == 2
@@ -218,7 +219,7 @@ def test_first_step_alone(tmp_path: Path) -> None:
 
 def test_health_of_a_regression_on_gray_images(tmp_path: Path) -> None:
     """No entropy, and nothing to compare the saturation with."""
-    run = trained(tmp_path / "run")
+    run = make_trained_run(tmp_path / "run")
     record = {"kind": "health", "step": 40, "loss": 0.1, "saturation": math.nan, "recall_common": 0.2, "recall_rare": 0}
     (run / "journal.jsonl").write_text(json.dumps(record) + "\n")
     page = Page(write_report(run))
@@ -227,8 +228,8 @@ def test_health_of_a_regression_on_gray_images(tmp_path: Path) -> None:
 
 
 def test_at_most_fifty_skipped_images_are_listed(tmp_path: Path) -> None:
-    run = begun(tmp_path / "run")
-    judged(run, skipped=tuple((f"val/{number}.jpg", "empty") for number in range(51)))
+    run = make_new_run(tmp_path / "run")
+    add_result(run, skipped=tuple((f"val/{number}.jpg", "empty") for number in range(51)))
     record = {"kind": "skipped", "step": 3, "reason": "truncated"}
     lines = [json.dumps({**record, "key": f"train/{number}.jpg"}) for number in [*range(62), 0]]
     (run / "journal.jsonl").write_text("\n".join(lines))
@@ -239,7 +240,7 @@ def test_at_most_fifty_skipped_images_are_listed(tmp_path: Path) -> None:
 
 
 def test_heavy_images_are_made_smaller(tmp_path: Path) -> None:
-    run = begun(tmp_path / "run")
+    run = make_new_run(tmp_path / "run")
     (run / "colored").mkdir()
     Image.new("RGB", (2000, 1500), "teal").save(run / "colored" / "sheet.png")
     page = Page(write_report(run))
@@ -249,7 +250,7 @@ def test_heavy_images_are_made_smaller(tmp_path: Path) -> None:
 
 def test_same_run_same_bytes(tmp_path: Path) -> None:
     run = watched(tmp_path / "run")
-    both(run)
+    add_both_results(run)
     first = write_report(run).read_bytes()
     assert write_report(run).read_bytes() == first
 
@@ -262,8 +263,8 @@ def test_complaints_are_one_line(tmp_path: Path, made: str) -> None:
     elif made == "file":
         run.write_text("x")
     elif made != "nothing":
-        trained(run)
-        both(run)
+        make_trained_run(run)
+        add_both_results(run)
         first = run / "results" / "00.json"
         if made == "damaged samples":
             (run / "samples" / "00000040.png").write_bytes(b"no image")
@@ -276,7 +277,7 @@ def test_complaints_are_one_line(tmp_path: Path, made: str) -> None:
 
 
 def test_a_failed_write_leaves_the_old_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = begun(tmp_path / "run")
+    run = make_new_run(tmp_path / "run")
     old = write_report(run).read_bytes()
 
     def full(*_: Any) -> None:
@@ -293,11 +294,11 @@ def test_no_horizontal_scroll_and_no_request_in_a_browser(browser: "Browser", tm
     run = watched(tmp_path / ("a-long-name-" * 8), skipped=2)
     name = "a-name-of-a-network" * 5
     for mode in ("cached", "augmented"):
-        both(run, train="/very" * 30, test="/very" * 30, mode=mode)
-        judged(run, name, mode=mode, kind="supervised", train="/very" * 30, test="/very" * 30)
+        add_both_results(run, train="/very" * 30, test="/very" * 30, mode=mode)
+        add_result(run, name, mode=mode, kind="supervised", train="/very" * 30, test="/very" * 30)
     shares = {"conv1": 300, "layer2.a-long-name-of-a-stage": 400}
-    rows = [row(stage, known(share), None, f"k={k}") for stage, share in shares.items() for k in (10, 20, 200)]
-    judged(run, name, protocol="knn", rows=rows)
+    rows = [row(stage, right_answers(share), None, f"k={k}") for stage, share in shares.items() for k in (10, 20, 200)]
+    add_result(run, name, protocol="knn", rows=rows)
     file = write_report(run)
     for width in (400, 1000):
-        assert laid_out(browser, file, width) == (width, [])
+        assert measure_layout(browser, file, width) == (width, [])

@@ -5,10 +5,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from fake_results import answers, result, row
 
 from pretext.yaml_reader import read_yaml
 from pretint.cli import commands
-from tests.judging import answers, result, row
 from transfer.report.published import STAGES, TABLES, PublishedTable, published
 from transfer.results import Result
 

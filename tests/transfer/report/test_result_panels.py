@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fake_results import answers, ranking, row, truth
+from finished_runs import PHOTOS, add_result, make_new_run, make_trained_run, right_answers
+from html_page import Page
 
-from tests.judging import answers, ranked, row, truth
-from tests.reporting import PHOTOS, Page, begun, judged, known, trained
 from transfer.metrics import MeanIoU, make_row
 from transfer.report import write_report
 from transfer.report.published import STAGES
@@ -21,17 +22,17 @@ from transfer.report.published import STAGES
     ],
 )
 def test_difference_in_words(tmp_path: Path, right: int, words: str) -> None:
-    run = begun(tmp_path / "run")
-    judged(run, rows=[row("conv5", known(right, offset=40 if right == 550 else 0))])
-    judged(run, "random", rows=[row("conv5", known(546))], kind="random")
+    run = make_new_run(tmp_path / "run")
+    add_result(run, rows=[row("conv5", right_answers(right, offset=40 if right == 550 else 0))])
+    add_result(run, "random", rows=[row("conv5", right_answers(546))], kind="random")
     page = Page(write_report(run))
     assert words in page.text, re.search(r"The difference is [^:;]*", page.text)
 
 
 def test_the_summary_is_that_of_the_newest_weights(tmp_path: Path) -> None:
-    run = trained(tmp_path / "run")
-    judged(run, "run@20", step=20, protocol="modern", group="a" * 16)
-    judged(run, "run@30", step=30, protocol="logistic", group="b" * 16)
+    run = make_trained_run(tmp_path / "run")
+    add_result(run, "run@20", step=20, protocol="modern", group="a" * 16)
+    add_result(run, "run@30", step=30, protocol="logistic", group="b" * 16)
     page = Page(write_report(run))
     assert "After 30 steps" in page.text and "The newest result is of step 30." in page.text
     assert re.findall(r"<h2>(\w+ on [^<]*)", page.source) == ["modern on images/val", "logistic on images/val"]
@@ -39,10 +40,10 @@ def test_the_summary_is_that_of_the_newest_weights(tmp_path: Path) -> None:
 
 
 def test_cached_and_augmented_stand_side_by_side_with_their_gap(tmp_path: Path) -> None:
-    run = trained(tmp_path / "run")
+    run = make_trained_run(tmp_path / "run")
     for mode, more in (("cached", 0), ("augmented", 30)):
-        judged(run, shares=(500 + more, 600 - more), mode=mode)
-        judged(run, "random", (300 + more, 200 + more), mode=mode, kind="random", step=0)
+        add_result(run, shares=(500 + more, 600 - more), mode=mode)
+        add_result(run, "random", (300 + more, 200 + more), mode=mode, kind="random", step=0)
     page = Page(write_report(run))
     assert "random cached random augmented random gap, points first cached first augmented" in page.text
     assert re.search(
@@ -54,9 +55,11 @@ def test_cached_and_augmented_stand_side_by_side_with_their_gap(tmp_path: Path) 
 
 
 def test_neighbors_have_a_line_for_20_and_200_and_all_rows_in_the_table(tmp_path: Path) -> None:
-    run = trained(tmp_path / "run")
-    rows = [row(stage, known(100 + k), None, f"k={k}") for stage in ("conv1", "conv2") for k in (10, 20, 100, 200)]
-    judged(run, rows=rows, protocol="knn", n_holdout=0)
+    run = make_trained_run(tmp_path / "run")
+    rows = [
+        row(stage, right_answers(100 + k), None, f"k={k}") for stage in ("conv1", "conv2") for k in (10, 20, 100, 200)
+    ]
+    add_result(run, rows=rows, protocol="knn", n_holdout=0)
     page = Page(write_report(run))
     figure = page.source[page.source.index("<h2>knn") : page.source.index('class="note"', page.source.index("<h2>knn"))]
     assert "first, k=20<" in figure and "first, k=200<" in figure and "k=100" not in figure
@@ -65,20 +68,22 @@ def test_neighbors_have_a_line_for_20_and_200_and_all_rows_in_the_table(tmp_path
 
 
 def test_mean_average_precision_and_few_shots(tmp_path: Path) -> None:
-    run = trained(tmp_path / "run")
+    run = make_trained_run(tmp_path / "run")
     labels = truth(classes=2)
-    judged(
+    add_result(
         run,
-        rows=[row("conv1", ranked(1.0, 1, labels)), row("conv2", ranked(2.0, 1, labels))],
+        rows=[row("conv1", ranking(1.0, 1, labels)), row("conv2", ranking(2.0, 1, labels))],
         protocol="voc07_svm",
         n_holdout=0,
     )
     rows = [
-        row(stage, [ranked(shots / 60, sample, labels) for sample in range(3)], 0.5, f"{shots} shot{'s' * (shots > 1)}")
+        row(
+            stage, [ranking(shots / 60, sample, labels) for sample in range(3)], 0.5, f"{shots} shot{'s' * (shots > 1)}"
+        )
         for stage in ("conv1", "conv2")
         for shots in (1, 2, 4, 8, 16, 32, 64, 96)
     ]
-    judged(run, rows=rows, protocol="voc07_svm_lowshot", n_holdout=0)
+    add_result(run, rows=rows, protocol="voc07_svm_lowshot", n_holdout=0)
     page = Page(write_report(run))
     assert "ranks 300 test images with a mean average precision of" in page.text
     assert "did best in cross-validation on the training images" in page.text
@@ -88,52 +93,52 @@ def test_mean_average_precision_and_few_shots(tmp_path: Path) -> None:
 
 
 def test_published_rows_stand_beside_and_say_what_they_are(tmp_path: Path) -> None:
-    run = trained(tmp_path / "run")
+    run = make_trained_run(tmp_path / "run")
     imagenet = PHOTOS | {"classes": tuple(map(str, range(1000))), "n_holdout": 0}
     rows = [row(stage, answers(0.3, at, 50_000), None) for at, stage in enumerate([*STAGES, "fc6"])]
-    judged(run, rows=rows, **imagenet | {"protocol": "zhang2016"})
+    add_result(run, rows=rows, **imagenet | {"protocol": "zhang2016"})
     page = Page(write_report(run))
     assert "Beside published rows, ImageNet" in page.text and page.text.count("context encoder") == 2
     assert "as later tables cite them, written down from memory and not verified" in page.text
     assert "colorization 12.5 24.5 30.4 31.5 30.3 Zhang et al. 2016, as cited in" in page.text
-    judged(run, rows=rows[1:], **imagenet | {"protocol": "splitbrain"})
+    add_result(run, rows=rows[1:], **imagenet | {"protocol": "splitbrain"})
     assert "Split-Brain" not in Page(write_report(run)).text.replace("(Split-Brain Autoencoders)", ""), "no conv1"
 
 
 def test_a_result_of_few_stages_does_not_hide_that_of_all(tmp_path: Path) -> None:
-    run = trained(tmp_path / "run")
-    judged(run, rows=[row("conv5", known(662))])
-    judged(run)
+    run = make_trained_run(tmp_path / "run")
+    add_result(run, rows=[row("conv5", right_answers(662))])
+    add_result(run)
     assert "conv2 9,600 56.1" in Page(write_report(run)).text
 
 
 def test_seeds_of_other_stages_are_said_not_to_fit(tmp_path: Path) -> None:
-    run = trained(tmp_path / "run")
-    judged(run)
-    judged(run, rows=[row("conv5", known(662))], evaluation_seed=1)
+    run = make_trained_run(tmp_path / "run")
+    add_result(run)
+    add_result(run, rows=[row("conv5", right_answers(662))], evaluation_seed=1)
     page = Page(write_report(run))
     assert "cannot be shown in one table" in page.text and "has other rows than" in page.text
     assert "Color health" in page.text
 
 
 def test_many_results_stay_readable(tmp_path: Path) -> None:
-    run = trained(tmp_path / "run")
+    run = make_trained_run(tmp_path / "run")
     stages = [f"blocks.{number}" for number in range(30)]
     for number in range(14):
-        rows = [row(stage, known(300 + at + number)) for at, stage in enumerate(stages)]
-        judged(run, f"run@{number}", rows=rows, step=number, group=f"{number:016d}")
+        rows = [row(stage, right_answers(300 + at + number)) for at, stage in enumerate(stages)]
+        add_result(run, f"run@{number}", rows=rows, step=number, group=f"{number:016d}")
     page = Page(write_report(run))
     assert "2 more lines would not be told apart" in page.text and "All 30 rows of the table" in page.text
     assert "What 14 results took" in page.text
 
 
 def test_fine_tuned_networks(tmp_path: Path) -> None:
-    run = trained(tmp_path / "run")
+    run = make_trained_run(tmp_path / "run")
     for name, kind, skill in (("first", "pretrained", 300), ("random", "random", 0)):
         counts = np.random.default_rng(0).integers(0, 99, (30, 2, 2))
         counts[:, range(2), range(2)] += skill
         rows = [make_row("all", "", 123456, "", {}, None, [MeanIoU(counts)])]
-        judged(run, name, rows=rows, kind=kind, mode="fine-tuned", protocol="segmentation", n_holdout=0)
+        add_result(run, name, rows=rows, kind=kind, mode="fine-tuned", protocol="segmentation", n_holdout=0)
     page = Page(write_report(run))
     assert (
         "After 40 steps the network, fine-tuned with all trained, segments 30 test images with a mean inter"

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from fitting import tiny
+from overfit import build_tiny
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -27,7 +27,7 @@ class Mixed(nn.Module):
         return {"patches": patches, "odd": odd, "finer": self.finer(odd)}
 
 
-@pytest.mark.parametrize("network", [tiny(), Mixed()])
+@pytest.mark.parametrize("network", [build_tiny(), Mixed()])
 def test_a_place_lies_in_the_middle_of_what_it_sees(network: nn.Module) -> None:
     for module in network.eval().modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
@@ -52,7 +52,7 @@ def test_a_place_lies_in_the_middle_of_what_it_sees(network: nn.Module) -> None:
     ],
 )
 def test_grids_of_published_nets(name: str, firsts: list[float]) -> None:
-    network = tiny(name)
+    network = build_tiny(name)
     before = {key: value.clone() for key, value in network.state_dict().items()}
     found = grids(network)
     assert [grid.first for grid in found.values()] == firsts
@@ -77,7 +77,7 @@ def test_a_network_of_one_size_has_patches() -> None:
 
 
 def test_stages_by_name() -> None:
-    network = tiny()
+    network = build_tiny()
     assert stage_of(network, "").name == "conv5" and stage_of(network, "conv2").stride == 4
     with pytest.raises(UserError, match="no stage conv9: it has conv1, conv2"):
         stage_of(network, "conv9")

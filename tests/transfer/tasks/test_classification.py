@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fitting import fit, known, tiny
 from hypothesis import given
 from hypothesis import strategies as st
+from overfit import build_tiny, load_known_images, overfit_images
 from PIL import Image
 from torch.nn import functional as F
 
@@ -30,9 +30,9 @@ RGB = torch.randint(0, 256, (3, 3, 64, 80), dtype=torch.uint8, generator=torch.G
 
 @pytest.mark.slow
 def test_over_fits_real_images(shared_data: Path) -> None:
-    images = known(shared_data, 16, 96)
-    network = Classify(tiny(), 20)
-    losses = fit(network, lambda: network.loss(images.rgb, images.presence), 60, 2e-3)
+    images = load_known_images(shared_data, 16, 96)
+    network = Classify(build_tiny(), 20)
+    losses = overfit_images(network, lambda: network.loss(images.rgb, images.presence), 60, 2e-3)
     assert losses[0] == pytest.approx(math.log(2), abs=0.1) and losses[-1] < 0.05
     with torch.inference_mode():
         assert torch.equal(network.predict(images.rgb) > 0, images.presence == 1)
@@ -41,7 +41,7 @@ def test_over_fits_real_images(shared_data: Path) -> None:
 @pytest.mark.parametrize("kind", ["linear", "fc"])
 def test_heads(kind: str) -> None:
     head = ClassifyHeadSettings(kind=kind, stage="conv4", width=32, grid=3)  # type: ignore[arg-type]
-    network = Classify(tiny(), 5, head)
+    network = Classify(build_tiny(), 5, head)
     assert {name.split(".")[0] for name, _ in network.named_parameters()} == {"features", "head"}
     with torch.autocast("cpu", torch.bfloat16):
         logits = network(RGB)
@@ -54,7 +54,7 @@ def test_heads(kind: str) -> None:
 
 
 def test_labels_that_do_not_count() -> None:
-    network = Classify(tiny(), 4).eval()
+    network = Classify(build_tiny(), 4).eval()
     torch.nn.init.normal_(network.head[-1].inner.weight)  # type: ignore[union-attr, arg-type]
     labels = torch.tensor([[1, 0, -1, 0], [-1, -1, -1, -1], [0, -1, 1, 1]], dtype=torch.int8)
     logits = network.predict(RGB)
@@ -67,9 +67,9 @@ def test_labels_that_do_not_count() -> None:
 
 
 def test_frozen_features_stay() -> None:
-    network = Classify(tiny().requires_grad_(False), 5)
+    network = Classify(build_tiny().requires_grad_(False), 5)
     before = {name: weight.clone() for name, weight in network.named_parameters()}
-    fit(network, lambda: network.loss(RGB, torch.tensor([0, 4, 2])), 2, 1e-2)
+    overfit_images(network, lambda: network.loss(RGB, torch.tensor([0, 4, 2])), 2, 1e-2)
     changed = {name for name, weight in network.named_parameters() if not torch.equal(weight, before[name])}
     assert changed == {name for name in before if name.startswith("head.")}
 
@@ -79,7 +79,7 @@ def test_settings_that_make_no_sense(name: str, value: float) -> None:
     with pytest.raises(UserError, match=rf"head\.{name} is {value}"):
         ClassifyHeadSettings(**{name: value})  # type: ignore[arg-type]
     with pytest.raises(UserError, match="no stage conv9"):
-        Classify(tiny(), 5, ClassifyHeadSettings(stage="conv9"))
+        Classify(build_tiny(), 5, ClassifyHeadSettings(stage="conv9"))
 
 
 def ramp(width: int, height: int) -> Image.Image:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from fitting import fit, known, tiny
+from overfit import build_tiny, load_known_images, overfit_images
 from torch import Tensor, nn
 from torchvision.ops import box_iou
 
@@ -65,9 +65,9 @@ def average_precision(found: list[PredictedBoxes], truth: list[dict[str, Tensor]
 
 @pytest.mark.slow
 def test_over_fits_real_images(shared_data: Path) -> None:
-    images = known(shared_data, 16, 96)
-    network = Detector(tiny(), 20, head(neck="conv5", rois=32, width=256))
-    losses = fit(network, lambda: network.loss(images.rgb, images.targets), 80, 2e-3)
+    images = load_known_images(shared_data, 16, 96)
+    network = Detector(build_tiny(), 20, head(neck="conv5", rois=32, width=256))
+    losses = overfit_images(network, lambda: network.loss(images.rgb, images.targets), 80, 2e-3)
     assert losses[-1] < 0.6 < 3 < losses[0]
     with torch.inference_mode():
         found = network.predict(images.rgb, torch.stack([target["size"] for target in images.targets]))
@@ -92,7 +92,7 @@ def test_over_fits_real_images(shared_data: Path) -> None:
     ],
 )
 def test_forms(name: str, settings: dict[str, Any]) -> None:
-    network = Detector(tiny(name), 20, head(**settings))
+    network = Detector(build_tiny(name), 20, head(**settings))
     assert {own.split(".")[0] for own, _ in network.named_parameters()} == {"features", "head"}
     rgb = RGB if "vit" not in name else RGB[:, :, :, :112]
     known_of = targets()
@@ -121,7 +121,7 @@ def test_forms(name: str, settings: dict[str, Any]) -> None:
 
 def test_no_object_in_any_image() -> None:
     for settings in ({"neck": "conv5"}, {"neck": "conv5", "form": "fast"}, {"neck": "fpn"}):
-        network, nothing = Detector(tiny(), 20, head(**settings)), targets()[1]
+        network, nothing = Detector(build_tiny(), 20, head(**settings)), targets()[1]
         loss = network.loss(RGB, [nothing, nothing])
         loss.backward()
         assert loss.isfinite() and all(w.grad is None or bool(w.grad.isfinite().all()) for w in network.parameters())
@@ -129,8 +129,8 @@ def test_no_object_in_any_image() -> None:
 
 def test_given_proposals_are_what_is_looked_at() -> None:
     known_of = targets()[:1]
-    network = Detector(tiny(), 20, head(neck="conv5", form="fast", rois=64, least_score=0.3))
-    fit(network, lambda: network.loss(RGB[:1], known_of), 40, 2e-3)
+    network = Detector(build_tiny(), 20, head(neck="conv5", form="fast", rois=64, least_score=0.3))
+    overfit_images(network, lambda: network.loss(RGB[:1], known_of), 40, 2e-3)
     with torch.inference_mode():
         (near,) = network.predict(RGB[:1], SIZES[:1], [known_of[0]["proposals"][:1]])
         (far,) = network.predict(RGB[:1], SIZES[:1], [known_of[0]["proposals"][1:2]])
@@ -141,15 +141,15 @@ def test_given_proposals_are_what_is_looked_at() -> None:
 
 
 def test_frozen_features_stay() -> None:
-    network = Detector(tiny().requires_grad_(False), 20, head(neck="conv5"))
+    network = Detector(build_tiny().requires_grad_(False), 20, head(neck="conv5"))
     before = {name: weight.clone() for name, weight in network.named_parameters()}
-    fit(network, lambda: network.loss(RGB, targets()), 2, 1e-2)
+    overfit_images(network, lambda: network.loss(RGB, targets()), 2, 1e-2)
     changed = {name for name, weight in network.named_parameters() if not torch.equal(weight, before[name])}
     assert changed == {name for name in before if name.startswith("head.")}
 
 
 def test_the_last_stage_looks_at_boxes() -> None:
-    features = tiny("resnet18")
+    features = build_tiny("resnet18")
     stage = {name: weight for name, weight in features.named_parameters() if "layer4" in name}
     network = Detector(features, 20, head(neck="layer3", box="stage", pooled=14))
     moved = {name: weight for name, weight in network.named_parameters() if ".box_head." in name}
@@ -167,7 +167,7 @@ def test_the_last_stage_looks_at_boxes() -> None:
 
 
 def test_the_same_numbers_give_the_same_loss() -> None:
-    network, found = Detector(tiny(), 20, head(neck="fpn")), []
+    network, found = Detector(build_tiny(), 20, head(neck="fpn")), []
     for _ in range(2):
         torch.manual_seed(3)
         found.append(network.loss(RGB, targets()))
@@ -186,14 +186,14 @@ def test_the_same_numbers_give_the_same_loss() -> None:
 )
 def test_heads_that_do_not_fit(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        Detector(tiny(), 20, head(**settings))
+        Detector(build_tiny(), 20, head(**settings))
 
 
 def test_a_backbone_without_a_pyramid_or_a_stage_of_maps() -> None:
     with pytest.raises(UserError, match="name one stage to take it alone"):
-        Detector(tiny("vit_tiny_patch16_224"), 20, head(neck="fpn"))
+        Detector(build_tiny("vit_tiny_patch16_224"), 20, head(neck="fpn"))
     with pytest.raises(UserError, match="no chain of the backbone's modules computes blocks_11 from blocks_10"):
-        Detector(tiny("vit_tiny_patch16_224"), 20, head(neck="blocks_10", box="stage"))
+        Detector(build_tiny("vit_tiny_patch16_224"), 20, head(neck="blocks_10", box="stage"))
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 from devkits import write_masks
-from fitting import fit, known, tiny
 from hypothesis import given
 from hypothesis import strategies as st
+from overfit import build_tiny, load_known_images, overfit_images
 from PIL import Image
 from torch.nn import functional as F
 
@@ -39,9 +39,9 @@ def head(kind: str, **settings: float) -> SegmentHeadSettings:
 
 @pytest.mark.slow
 def test_over_fits_real_images(shared_data: Path) -> None:
-    images = known(shared_data, 16, 96)
-    network = Segment(tiny(), 21, head("fcn8", dropout=0.0))
-    losses = fit(network, lambda: network.loss(images.rgb, images.masks), 80, 3e-3)
+    images = load_known_images(shared_data, 16, 96)
+    network = Segment(build_tiny(), 21, head("fcn8", dropout=0.0))
+    losses = overfit_images(network, lambda: network.loss(images.rgb, images.masks), 80, 3e-3)
     assert losses[-1] < 0.1 < 2 < losses[0]
     with torch.inference_mode():
         found = network.predict(images.rgb, tuple(images.masks.shape[1:]))  # type: ignore[arg-type]
@@ -63,7 +63,7 @@ def test_over_fits_real_images(shared_data: Path) -> None:
     ],
 )
 def test_heads_on_odd_sizes(kind: str, name: str) -> None:
-    network = Segment(tiny(name), 21, head(kind))
+    network = Segment(build_tiny(name), 21, head(kind))
     assert {own.split(".")[0] for own, _ in network.named_parameters()} == {"features", "head"}
     with torch.autocast("cpu", torch.bfloat16):
         logits = network(RGB)
@@ -77,7 +77,7 @@ def test_heads_on_odd_sizes(kind: str, name: str) -> None:
 
 
 def test_skips_add_up_as_defined() -> None:
-    network = Segment(tiny("resnet18"), 3, head("fcn8")).eval()
+    network = Segment(build_tiny("resnet18"), 3, head("fcn8")).eval()
     assert list(network.grids) == ["layer4", "layer3", "layer2"]
     for score in (network.head["layer3"], network.head["layer2"]):
         torch.nn.init.normal_(score.inner.weight)  # type: ignore[union-attr, arg-type]
@@ -93,7 +93,7 @@ def test_skips_add_up_as_defined() -> None:
 
 
 def test_pixels_that_do_not_count() -> None:
-    network = Segment(tiny(), 21, head("fcn32")).eval()
+    network = Segment(build_tiny(), 21, head("fcn32")).eval()
     torch.nn.init.normal_(network.head["conv5"][1].inner.weight)  # type: ignore[index, union-attr, arg-type]
     mask = torch.randint(0, 21, (2, 75, 91))
     mask[:, 20:50] = 255
@@ -113,8 +113,8 @@ def test_a_square_is_found_where_it_is() -> None:
     for number in range(8):
         x, y = torch.randint(0, 64, (2,)).tolist()
         rgb[number, :, y : y + 32, x : x + 32], mask[number, y : y + 32, x : x + 32] = 220, 1
-    network = Segment(tiny(), 2, head("fcn8", dropout=0.0))
-    fit(network, lambda: network.loss(rgb, mask), 60, 3e-3)
+    network = Segment(build_tiny(), 2, head("fcn8", dropout=0.0))
+    overfit_images(network, lambda: network.loss(rgb, mask), 60, 3e-3)
     half = F.interpolate(mask[:, None].float(), (48, 48)).squeeze(1).bool()
     with torch.inference_mode():
         for truth, found in (
@@ -125,18 +125,18 @@ def test_a_square_is_found_where_it_is() -> None:
 
 
 def test_frozen_features_stay() -> None:
-    network = Segment(tiny().requires_grad_(False), 21, head("fcn8"))
+    network = Segment(build_tiny().requires_grad_(False), 21, head("fcn8"))
     before = {name: weight.clone() for name, weight in network.named_parameters()}
-    fit(network, lambda: network.loss(RGB, torch.full((2, 75, 91), 3)), 2, 1e-2)
+    overfit_images(network, lambda: network.loss(RGB, torch.full((2, 75, 91), 3)), 2, 1e-2)
     changed = {name for name, weight in network.named_parameters() if not torch.equal(weight, before[name])}
     assert changed == {name for name in before if name.startswith("head.")}
 
 
 def test_what_cannot_be() -> None:
     with pytest.raises(UserError, match=r"fcn16: the backbone has no stage of stride 16 under its last one's, 16"):
-        Segment(tiny(), 21, head("fcn16"))
+        Segment(build_tiny(), 21, head("fcn16"))
     with pytest.raises(UserError, match="fcn8: the backbone has no stage of stride 8"):
-        Segment(tiny("vit_tiny_patch16_224"), 21, head("fcn8"))
+        Segment(build_tiny("vit_tiny_patch16_224"), 21, head("fcn8"))
     for name, value in (("dropout", 1.0), ("width", 0), ("rates", []), ("rates", [0, 6])):
         with pytest.raises(UserError, match=rf"head\.{name} is"):
             SegmentHeadSettings(**{name: value})  # type: ignore[arg-type]

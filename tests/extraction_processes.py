@@ -30,14 +30,14 @@ class Noise:
     def __init__(self, count: int, delay: float = 0.0, bad: tuple[int, ...] = (), seed: int = 0) -> None:
         self.count, self.delay, self.bad, self.seed = count, delay, bad, seed
         self.reads: list[int] = []
-        self.asked: set[int | None] = set()
+        self.requested_sizes: set[int | None] = set()
 
     def __len__(self) -> int:
         return self.count
 
     def read(self, index: int, shorter: int | None = None) -> Image.Image:
         self.reads.append(index)
-        self.asked.add(shorter)
+        self.requested_sizes.add(shorter)
         time.sleep(self.delay)
         if index in self.bad:
             raise ImageError(self.key(index), "torn")
@@ -51,9 +51,11 @@ class Noise:
         return digest_of_keys(self)
 
 
-def extracted(source: Noise, folder: Path, networks: list[Network] | None = None, **changes: Any) -> list[FeatureSet]:
+def extract_features(
+    source: Noise, folder: Path, networks: list[Network] | None = None, **changes: Any
+) -> list[FeatureSet]:
     """Features as the tests take them, unless something is changed."""
-    given: dict[str, Any] = {
+    arguments: dict[str, Any] = {
         "view": View(SIZE),
         "rules": RULES,
         "place": ComputeConfig(torch.device("cpu"), "fp32", workers=0),
@@ -61,10 +63,10 @@ def extracted(source: Noise, folder: Path, networks: list[Network] | None = None
         "calibrate_on": (Noise(100, seed=9), View(SIZE)),
         "title": "test",
     }
-    return extract(networks or [open_network("random:tiny")], source, **{**given, **changes})
+    return extract(networks or [open_network("random:tiny")], source, **{**arguments, **changes})
 
 
-def in_process(source: Noise, cache: Path, log: Path, **how: Any) -> ForkProcess:
+def start_extraction(source: Noise, cache: Path, log: Path, **how: Any) -> ForkProcess:
     """A process that extracts with a worker, in blocks of 64, and writes what it would say to ``log``."""
     process = multiprocessing.get_context("fork").Process(target=_extract, args=(source, cache, log), kwargs=how)
     process.start()
@@ -79,7 +81,7 @@ def _extract(source: Noise, cache: Path, log: Path, largest: int = 0) -> None:
         if largest:
             resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
         try:
-            extracted(source, cache, place=ComputeConfig(torch.device("cpu"), "fp32", workers=1))
+            extract_features(source, cache, place=ComputeConfig(torch.device("cpu"), "fp32", workers=1))
             code = 0
         except UserError as error:
             sys.stderr.write(f"UserError: {error}\n")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from fake_results import answers, result, row
 from PIL import Image
 
 from pretext.backbones.contract import BackboneSettings
@@ -22,7 +23,6 @@ from pretext.recipe import PretrainSettings, build_colorizer
 from pretext.settings import to_plain
 from pretint.colorization.scores.table import FORMAT
 from pretint.study.cells import PLAN, PRETRAIN, StudyCell, StudyPlan
-from tests.judging import answers, result, row
 from transfer.metrics import Row
 from transfer.results import read_result, write_result
 
@@ -32,7 +32,7 @@ LEVELS = {"random": 0.30, "L2": 0.40, "rebalanced": 0.60}
 """Variants, and the shares of right answers at their last stage."""
 
 
-def images(folder: Path, count: int = 5) -> Path:
+def write_images(folder: Path, count: int = 5) -> Path:
     """A folder of small colored images."""
     rng = np.random.default_rng(0)
     folder.mkdir(parents=True)
@@ -42,7 +42,7 @@ def images(folder: Path, count: int = 5) -> Path:
     return folder
 
 
-def trained(folder: Path, objective: str, seed: int, source: Path) -> Path:
+def make_trained_run(folder: Path, objective: str, seed: int, source: Path) -> Path:
     """A run that is finished, at random weights, with a journal."""
     settings = PretrainSettings(
         data=DataSettings(source=str(source)),
@@ -90,9 +90,9 @@ def finished_study(
         changed: of the results.
     """
     cells, baseline = [], next(iter(levels))
-    asked: dict[str, Any] = {name: {"command": "probe"} for name in evaluations}
-    photographs = images(folder / "images")
-    asked |= {"color": {"command": "score", "images": str(photographs)}} if colors else {}
+    requests: dict[str, Any] = {name: {"command": "probe"} for name in evaluations}
+    photographs = write_images(folder / "images")
+    requests |= {"color": {"command": "score", "images": str(photographs)}} if colors else {}
     for number, (variant, level) in enumerate(levels.items()):
         for seed in seeds:
             key = f"{number:06d}{seed:06d}"
@@ -100,20 +100,20 @@ def finished_study(
             if variant != baseline:
                 cells.append(StudyCell(key, variant, seed, "", PRETRAIN, ("pretrain", run), run, "", STEPS))
                 if cells[-1].name not in without:
-                    trained(folder / run, "regression" if variant == "L2" else "rebalanced", seed, photographs)
+                    make_trained_run(folder / run, "regression" if variant == "L2" else "rebalanced", seed, photographs)
             after = "" if variant == baseline else key
-            for at, (name, one) in enumerate(asked.items()):
-                if one["command"] == "score" and variant == baseline:
+            for at, (name, request) in enumerate(requests.items()):
+                if request["command"] == "score" and variant == baseline:
                     continue
-                own = f"{at:06d}{number:03d}{seed:03d}"
-                place = f"results/{number}-{seed}-{at}.{own}"
-                words = [one["command"], run, f"--out={place}"]
-                words += [f"--images={photographs}", "--size=32"] if one["command"] == "score" else ["--train=a b"]
-                cells.append(StudyCell(own, variant, seed, name, one["command"], tuple(words), place, after))
+                cell_key = f"{at:06d}{number:03d}{seed:03d}"
+                place = f"results/{number}-{seed}-{at}.{cell_key}"
+                words = [request["command"], run, f"--out={place}"]
+                words += [f"--images={photographs}", "--size=32"] if request["command"] == "score" else ["--train=a b"]
+                cells.append(StudyCell(cell_key, variant, seed, name, request["command"], tuple(words), place, after))
                 if cells[-1].name in without:
                     continue
                 (folder / place).mkdir(parents=True)
-                if one["command"] == "score":
+                if request["command"] == "score":
                     (folder / place / "scores.json").write_text(json.dumps({"format": FORMAT}))
                     continue
                 kind = "random" if variant == baseline else "pretrained"
@@ -121,13 +121,13 @@ def finished_study(
                 write_result(folder / place / "r.json", made)
     against = {variant: baseline for variant in levels if variant != baseline}
     differing = {"objective.name": dict.fromkeys(against, "regression")}
-    plan = StudyPlan(about, tuple(levels), seeds, asked, against, differing, {}, "", tuple(cells))
+    plan = StudyPlan(about, tuple(levels), seeds, requests, against, differing, {}, "", tuple(cells))
     (folder / "s").mkdir(parents=True)
     plan.write(folder / "s" / PLAN)
     return folder / "s"
 
 
-def rewritten(folder: Path, which: str = "*", **changed: Any) -> None:
+def change_results(folder: Path, which: str = "*", **changed: Any) -> None:
     """Change results of studies in a folder.
 
     Args:

@@ -33,7 +33,7 @@ SIDE = 16
 
 
 def train_tiny_run(folder: Path) -> Path:
-    """A run of four steps on the built-in tiles."""
+    """Train a run of four steps on the built-in tiles."""
     values = {
         "data": {"source": "bundled"},
         "crop": {"size": SIDE},
@@ -45,21 +45,21 @@ def train_tiny_run(folder: Path) -> Path:
     return folder
 
 
-def images(folder: Path, seed: int, counts: Sequence[int] = (40, 40, 40), side: int = SIDE) -> Path:
-    """A folder of classes of noisy images that differ in brightness and stripes."""
+def write_class_images(folder: Path, seed: int, counts: Sequence[int] = (40, 40, 40), side: int = SIDE) -> Path:
+    """Write a folder of classes of noisy images that differ in brightness and stripes."""
     rng = np.random.default_rng(seed)
-    for one, count in enumerate(counts):
-        (folder / f"class{one}").mkdir(parents=True)
+    for label, count in enumerate(counts):
+        (folder / f"class{label}").mkdir(parents=True)
         for index in range(count):
-            stripes = np.sin(np.arange(side) * (0.5 + one))[:, None, None] * np.array([60, 20, -40 + 30 * one])
-            shown = 110 + 20 * one + stripes + rng.normal(0, 60, (side, side, 3))
-            image = Image.fromarray(shown.clip(0, 255).astype(np.uint8))
-            image.save(folder / f"class{one}" / f"{index}.png")
+            stripes = np.sin(np.arange(side) * (0.5 + label))[:, None, None] * np.array([60, 20, -40 + 30 * label])
+            pixels = 110 + 20 * label + stripes + rng.normal(0, 60, (side, side, 3))
+            image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+            image.save(folder / f"class{label}" / f"{index}.png")
     return folder
 
 
-class Blow(NamedTuple):
-    """What hits a process: a signal, after so many calls of a function."""
+class Interrupt(NamedTuple):
+    """A signal to a process, after a number of calls of a function."""
 
     owner: Any
     name: str
@@ -67,31 +67,31 @@ class Blow(NamedTuple):
     number: signal.Signals = signal.SIGKILL
 
     def prepare(self) -> None:
-        """To this process, by itself."""
+        """Let this process send itself the signal."""
         real, left = getattr(self.owner, self.name), self.calls
 
-        def counted(*given: Any, **named: Any) -> Any:
+        def counted(*args: Any, **kwargs: Any) -> Any:
             nonlocal left
-            found = real(*given, **named)
+            result = real(*args, **kwargs)
             left -= 1
             if left == 0:
                 # To all of the group, as a kill -9 of a job does; a signal of a user only to the process.
                 (os.killpg if self.number == signal.SIGKILL else os.kill)(os.getpid(), self.number)
-            return found
+            return result
 
         setattr(self.owner, self.name, counted)
 
 
-def in_process(
-    call: Callable[[], Any], log: Path, blow: Blow | None = None, largest: int = 0, saved_every: float = 0.0
+def start_evaluation(
+    call: Callable[[], Any], log: Path, blow: Interrupt | None = None, largest: int = 0, saved_every: float = 0.0
 ) -> ForkProcess:
-    """A process that does ``call``, with what it says in ``log``; no file may be larger than ``largest``."""
+    """Start a process that does ``call`` and prints to ``log``; no file may be larger than ``largest``."""
     process = multiprocessing.get_context("fork").Process(target=_work, args=(call, log, blow, largest, saved_every))
     process.start()
     return process
 
 
-def _work(call: Callable[[], Any], log: Path, blow: Blow | None, largest: int, saved_every: float) -> None:
+def _work(call: Callable[[], Any], log: Path, blow: Interrupt | None, largest: int, saved_every: float) -> None:
     os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that started the tests with & has it ignored
     torch.set_num_threads(1)  # threads do not survive a fork
@@ -119,9 +119,9 @@ def _work(call: Callable[[], Any], log: Path, blow: Blow | None, largest: int, s
     os._exit(code)
 
 
-def numbers(file: str | Path) -> dict[str, Any]:
-    """All of a result's file that must not depend on how often its making was interrupted."""
-    found = json.loads(Path(file).read_text())
-    return {name: value for name, value in found.items() if name not in ("cost", "network", "test", "train")} | {
-        "weights": found["network"]["weights"]
+def read_numbers(file: str | Path) -> dict[str, Any]:
+    """Return all of a result's file that must not depend on how often its evaluation was interrupted."""
+    record = json.loads(Path(file).read_text())
+    return {name: value for name, value in record.items() if name not in ("cost", "network", "test", "train")} | {
+        "weights": record["network"]["weights"]
     }

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from judging import answers, ranked, result, row
+from detections import make_images
+from fake_results import answers, ranking, result, row
 from rich.console import Console
 
 from pretext.errors import UserError
-from tests.detecting import images
 from transfer.bootstrap import centered
 from transfer.columns import columns
 from transfer.compare import compare, compare_paths, comparison_lines
@@ -24,7 +24,7 @@ CLASSES = ("cat", "dog", "fish", "newt")
 
 def trained(stage: str, weights: int, seed: int = 0) -> list[Row]:
     """Three rows of one detector; no image shows the last class."""
-    found, truth = images(np.random.default_rng(0), 40, 3)
+    found, truth = make_images(np.random.default_rng(0), 40, 3)
     rng = np.random.default_rng(seed + 1)
     said = [(one[0], rng.random(len(one[1])).astype(np.float32), one[2]) for one in found]
     boxes = Detections.of(said, truth, 4)
@@ -125,7 +125,7 @@ def test_numbers_by_class_as_csv() -> None:
 
 def test_multi_label_and_masks_have_numbers_by_class_and_top_1_has_not() -> None:
     several = result(
-        rows=[row("conv1", ranked(0.5, 0)), row("conv2", [ranked(1.0, 1), ranked(1.0, 2)], None, "4 shots")]
+        rows=[row("conv1", ranking(0.5, 0)), row("conv2", [ranking(1.0, 1), ranking(1.0, 2)], None, "4 shots")]
     )
     counts = np.random.default_rng(0).integers(0, 99, (20, 4, 4))
     masks = result(rows=[row("all", MeanIoU(counts), None)], mode="fine-tuned", classes=CLASSES, protocol="masks")

@@ -1,21 +1,20 @@
-"""Runs with results, and the page that is written of them, for the tests of the report."""
+"""Runs with made-up results, for the tests of the report."""
 
 import json
 import math
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
+from fake_results import result, row
 from PIL import Image
 
 from pretext.recipe import PretrainSettings
 from pretext.settings import to_plain
-from tests.judging import result, row
 from transfer.metrics import Metric, Top1Accuracy
 from transfer.results import write_result
 
@@ -30,15 +29,15 @@ PHOTOS: dict[str, Any] = {
 }
 
 
-def known(right: int, count: int = 1000, offset: int = 0) -> Top1Accuracy:
+def right_answers(right: int, count: int = 1000, offset: int = 0) -> Top1Accuracy:
     """So many right answers out of a thousand, from an image on."""
     return Top1Accuracy(np.roll(np.arange(count) < right, offset))
 
 
-def judged(run: Path, name: str = "first", shares: Sequence[int] = (561, 662), **changed: Any) -> Path:
+def add_result(run: Path, name: str = "first", shares: Sequence[int] = (561, 662), **changed: Any) -> Path:
     """A result in a run: stages conv2 and conv5, answered right so many times in a thousand."""
     rows = changed.pop("rows", None) or [
-        row(stage, known(share), share / 1000) for stage, share in zip(("conv2", "conv5"), shares, strict=True)
+        row(stage, right_answers(share), share / 1000) for stage, share in zip(("conv2", "conv5"), shares, strict=True)
     ]
     made = result(name, rows=rows, **(PHOTOS | {"protocol": "modern"} | changed))
     (run / "results").mkdir(exist_ok=True)
@@ -47,13 +46,13 @@ def judged(run: Path, name: str = "first", shares: Sequence[int] = (561, 662), *
     return path
 
 
-def both(run: Path, **changed: Any) -> None:
+def add_both_results(run: Path, **changed: Any) -> None:
     """A network and what it began as."""
-    judged(run, **changed)
-    judged(run, "random", (546, 478), **({"kind": "random"} | changed | {"step": 0}))
+    add_result(run, **changed)
+    add_result(run, "random", (546, 478), **({"kind": "random"} | changed | {"step": 0}))
 
 
-def begun(run: Path) -> Path:
+def make_new_run(run: Path) -> Path:
     """A run in which nothing has happened yet."""
     run.mkdir(parents=True)
     settings = to_plain(PretrainSettings())
@@ -62,9 +61,9 @@ def begun(run: Path) -> Path:
     return run
 
 
-def trained(run: Path, *, skipped: int = 0) -> Path:
+def make_trained_run(run: Path, *, skipped: int = 0) -> Path:
     """A run after its 40 steps, of which the first was called again."""
-    begun(run)
+    make_new_run(run)
     versions = {"torch": "2.11.0", "decoder": "Pillow"}
     records: list[dict[str, Any]] = [
         {
@@ -95,37 +94,7 @@ def trained(run: Path, *, skipped: int = 0) -> Path:
     return run
 
 
-class Page(HTMLParser):
-    """What a browser would find: text, addresses, identifiers, tags."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.addresses: list[str] = []
-        self.identifiers: list[str] = []
-        self.tags: list[str] = []
-        self.pieces: list[str] = []
-        self.source = path.read_text(encoding="utf-8")
-        self.feed(self.source)
-        self.text = " ".join(" ".join(self.pieces).split())  # a no-break space is white space, too
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        for name, value in attrs:
-            if name in ("src", "href", "xlink:href", "srcset", "action", "data"):
-                self.addresses.append(value or "")
-            if name == "id":
-                self.identifiers.append(value or "")
-
-    def handle_data(self, data: str) -> None:
-        if not self.tags or self.tags[-1] != "style":
-            self.pieces.append(data)
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag == "style":
-            self.tags.append("")
-
-
-def tuned(
+def add_finetuned_result(
     run: Path,
     name: str,
     outcomes: dict[str, Metric],
@@ -136,7 +105,7 @@ def tuned(
     """A result of fine-tuning in a run, by each of some rules, with the run that it is of; the latter is returned."""
     rows = [replace(row(trained, outcome, None, rule), dims=9600) for rule, outcome in outcomes.items()]
     facts: dict[str, Any] = {"mode": "fine-tuned", "protocol": "laptop-detect", "n_holdout": 40, "storage": ""}
-    file = judged(run, name, rows=rows, **(facts | changed))
+    file = add_result(run, name, rows=rows, **(facts | changed))
     folder = run / "finetuned" / f"{name}.{trained.replace(' ', '-')}"
     file.rename(file.with_name(f"{folder.name}.json"))
     (folder / "samples").mkdir(parents=True)

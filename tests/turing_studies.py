@@ -1,15 +1,15 @@
 """Small studies, for the tests of theirs."""
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import pytest
-from browsing import Site
-from launching import Started
+from browser import Site
 from PIL import Image
+from processes import StartedProcess
+from waits import wait_until
 
 from pretint.apps.turing.design import TuringSettings, open_study
 from pretint.apps.turing.store import Store
@@ -51,19 +51,22 @@ def make_study(tmp_path: Path) -> Iterator[MakeStudy]:
         ) -> Store:
             names = [*HOSTILE, "e", "f", "g"] if names is None else names
             real, *fakes = write_images(tmp_path / "images", names, len(algorithms))
-            given = {"practice": 2, "trials": 3, "seconds": 0.2, "size": 32, "seed": 0} | settings
+            arguments = {"practice": 2, "trials": 3, "seconds": 0.2, "size": 32, "seed": 0} | settings
             words = [f"{name}={fake}" for name, fake in zip(algorithms, fakes, strict=True)]
-            asked = TuringSettings(real=str(real), algorithm=words, **given)  # type: ignore[arg-type]
-            return stack.enter_context(open_study(tmp_path / "study", asked))[0]
+            design = TuringSettings(real=str(real), algorithm=words, **arguments)  # type: ignore[arg-type]
+            return stack.enter_context(open_study(tmp_path / "study", design))[0]
 
         yield make
 
 
-def wait_until_served(started: Started) -> tuple[Site, str]:
+def wait_until_served(started: StartedProcess) -> tuple[Site, str]:
     """Where it serves, once it says so, and the path by which participants join."""
-    while "Ctrl-C stops" not in started.said:
-        assert started.runs(), started.said
-        time.sleep(0.05)
-    (line,) = [line for line in started.said.splitlines() if line.startswith("participants:")]
+
+    def serves() -> bool:
+        assert started.runs(), started.output
+        return "Ctrl-C stops" in started.output
+
+    wait_until(serves, "the study is served", describe=lambda: started.output, every=0.05)
+    (line,) = [line for line in started.output.splitlines() if line.startswith("participants:")]
     address, _, token = line.split()[1].partition("/join/")
     return Site(address), f"/join/{token}"

@@ -4,12 +4,12 @@ import json
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import yaml
+from waits import PATIENCE, wait_until
 
 import pretint.cli
 from pretext.engine.journal import read_journal
@@ -18,7 +18,6 @@ from slurm.queue import standing
 from slurm.records import SentJob, attempts, read_sent
 
 JOBS = Path("jobs")
-PATIENCE = 480.0  # seconds; of a machine that does other things too
 SETTINGS = [
     "--data.source", "bundled",
     "--data.holdout", "16",
@@ -32,7 +31,7 @@ SETTINGS = [
 ]  # fmt: skip
 
 
-def cluster_file(**asked: object) -> str:
+def write_cluster_file(**settings: object) -> str:
     """A cluster file for small jobs; its name."""
     values = {
         "minutes": 30,
@@ -40,30 +39,27 @@ def cluster_file(**asked: object) -> str:
         "memory_gb": 1,
         "cpus_per_task": 1,
         "environment": {"OMP_NUM_THREADS": "1"},
-        **asked,
+        **settings,
     }
     path = Path(f"cluster-{abs(hash(json.dumps(values, sort_keys=True)))}.yaml")
     path.write_text(yaml.safe_dump(values))
     return str(path)
 
 
-def send(*words: str, **asked: object) -> int:
+def send(*words: str, **settings: object) -> int:
     """``pretint submit``; its exit code."""
-    return pretint.cli.main(["submit", "--on", cluster_file(**asked), *words])
+    return pretint.cli.main(["submit", "--on", write_cluster_file(**settings), *words])
 
 
-def state(name: str) -> JobState:
-    return next(one for one in states(JOBS) if one.sent.name == name)
+def read_state(name: str) -> JobState:
+    return next(job for job in states(JOBS) if job.sent.name == name)
 
 
-def until(done: Callable[[], object], what: str, patience: float = PATIENCE) -> None:
-    end = time.monotonic() + patience
-    while not done():
-        assert time.monotonic() < end, f"{what}: not within {patience} seconds\n{overview()}"
-        time.sleep(0.5)
+def wait_for(done: Callable[[], object], what: str, patience: float = PATIENCE) -> None:
+    wait_until(done, what, describe=describe_jobs, patience=patience, every=0.5)
 
 
-def overview() -> str:
+def describe_jobs() -> str:
     """All that is known of the jobs, for a test that fails."""
     logs = [f"== {path}\n{path.read_text(errors='replace')[-2500:]}" for path in sorted(JOBS.glob("logs/*_log.out"))]
     notes = [f"== {path}\n{path.read_text()}" for path in sorted(JOBS.glob("*/attempts.jsonl"))]
@@ -71,22 +67,23 @@ def overview() -> str:
     return "\n".join([queue, *notes, *logs])
 
 
-def finished(*names: str) -> None:
+def wait_until_complete(*names: str) -> None:
     """Wait until jobs are complete."""
 
     def all_done() -> bool:
-        found = [state(name) for name in names]
-        assert all(one.live or one.word == "complete" for one in found), overview()
-        return not any(one.live for one in found)
+        jobs = [read_state(name) for name in names]
+        assert all(job.live or job.word == "complete" for job in jobs), describe_jobs()
+        return not any(job.live for job in jobs)
 
-    until(all_done, "complete")
-
-
-def losses(run: str | Path) -> list[tuple[int, float]]:
-    return [(one["step"], one["loss"]) for one in read_journal(Path(run)) if one["kind"] == "step"]
+    wait_for(all_done, "complete")
 
 
-class Watched:
+def read_losses(run: str | Path) -> list[tuple[int, float]]:
+    records = read_journal(Path(run))
+    return [(record["step"], record["loss"]) for record in records if record["kind"] == "step"]
+
+
+class InterruptedJob:
     """A pretraining job that is interrupted again and again, each time amid its steps.
 
     An interrupt is called with the job and its command's process, which rests meanwhile, until it says that it is done.
@@ -94,12 +91,12 @@ class Watched:
 
     def __init__(self, name: str, run: str, interrupts: Sequence[Callable[[SentJob, int], bool]]) -> None:
         self.name, self.run, self.left = name, Path(run), list(interrupts)
-        self.asked = 0
+        self.interrupted = 0
         self.resting: int | None = None
 
     @property
     def sent(self) -> SentJob:
-        return next(one for one in read_sent(JOBS) if one.name == self.name)
+        return next(job for job in read_sent(JOBS) if job.name == self.name)
 
     def look(self) -> bool:
         """Interrupt the job if it is time to; whether all interrupts are through."""
@@ -107,11 +104,11 @@ class Watched:
             return True
         sent = self.sent
         if self.resting is None:
-            starts = [one for one in attempts(Path(sent.folder)) if one["kind"] == "start"]
-            begun = [one["step"] for one in read_journal(self.run) if one["kind"] == "start"]
-            done = losses(self.run)
+            starts = [attempt for attempt in attempts(Path(sent.folder)) if attempt["kind"] == "start"]
+            begun = [record["step"] for record in read_journal(self.run) if record["kind"] == "start"]
+            done = read_losses(self.run)
             # Steps that the call now at work has made: an earlier one's were cut off at a checkpoint.
-            if min(len(starts), len(begun)) <= self.asked or not done or done[-1][0] < begun[-1] + 20:
+            if min(len(starts), len(begun)) <= self.interrupted or not done or done[-1][0] < begun[-1] + 20:
                 return False
             self.resting = child_of(starts[-1]["pid"])
             os.kill(self.resting, signal.SIGSTOP)  # or it might end before it is interrupted
@@ -120,18 +117,18 @@ class Watched:
                 os.kill(self.resting, signal.SIGCONT)
             self.resting = None
             self.left.pop(0)
-            self.asked += 1
+            self.interrupted += 1
         return not self.left
 
 
 def child_of(pid: int) -> int:
     """The command that a runner has started."""
-    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    assert len(found) == 1, found
-    return int(found[0])
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    assert len(children) == 1, children
+    return int(children[0])
 
 
-def signaled(number: str) -> Callable[[SentJob, int], bool]:
+def send_signal(number: str) -> Callable[[SentJob, int], bool]:
     def interrupt(sent: SentJob, command: int) -> bool:
         subprocess.run(["scancel", f"--signal={number}", sent.id], check=True, timeout=PATIENCE)
         return True
@@ -139,12 +136,12 @@ def signaled(number: str) -> Callable[[SentJob, int], bool]:
     return interrupt
 
 
-def requeued(sent: SentJob, command: int) -> bool:
+def requeue(sent: SentJob, command: int) -> bool:
     subprocess.run(["scontrol", "requeue", sent.id], check=True, timeout=PATIENCE)
     return True
 
 
-def out_of_time(sent: SentJob, command: int) -> bool:
+def is_out_of_time(sent: SentJob, command: int) -> bool:
     """Whether Slurm has said that time is running out."""
     try:
         status = Path(f"/proc/{command}/status").read_text()
@@ -154,6 +151,6 @@ def out_of_time(sent: SentJob, command: int) -> bool:
     return bool(int(pending, 16) >> (signal.SIGUSR2 - 1) & 1)
 
 
-def restarts(sent: SentJob) -> int:
+def count_restarts(sent: SentJob) -> int:
     """As Slurm counts them."""
     return standing(sent.id)[1]

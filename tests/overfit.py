@@ -15,7 +15,7 @@ from pretext.data.voc import CLASSES
 from pretext.weights.inputs import FromRgb
 
 
-class Known(NamedTuple):
+class KnownImages(NamedTuple):
     """Images of PASCAL VOC, padded to one size, and what is known of them."""
 
     rgb: Tensor
@@ -27,7 +27,7 @@ class Known(NamedTuple):
     """int8 (B, 20)."""
 
 
-def known(data: Path, count: int, shorter: int) -> Known:
+def load_known_images(data: Path, count: int, shorter: int) -> KnownImages:
     """Images all over voc-mini's VOC2012 val, with a shorter side of so many pixels and no small object."""
     folder = data / "voc-mini" / "VOCdevkit" / "VOC2012"
     listed = (folder / "ImageSets" / "Segmentation" / "val.txt").read_text().split()
@@ -56,32 +56,34 @@ def known(data: Path, count: int, shorter: int) -> Known:
     sides = [max(image.shape[axis] for image in images) for axis in (1, 2)]
     rgb = torch.zeros(count, 3, *sides, dtype=torch.uint8)
     whole = torch.full((count, *sides), 255, dtype=torch.uint8)
-    for number, (image, own) in enumerate(zip(images, masks, strict=True)):
+    for number, (image, mask) in enumerate(zip(images, masks, strict=True)):
         rgb[number, :, : image.shape[1], : image.shape[2]] = image
-        whole[number, : own.shape[0], : own.shape[1]] = own
-    return Known(rgb, targets, whole, torch.stack(presence))
+        whole[number, : mask.shape[0], : mask.shape[1]] = mask
+    return KnownImages(rgb, targets, whole, torch.stack(presence))
 
 
-def tiny(name: str = "tiny", **arguments: Any) -> nn.Module:
+def build_tiny(name: str = "tiny", **arguments: Any) -> nn.Module:
     """A small network from sRGB to stages, with random weights."""
     torch.manual_seed(0)
     return FromRgb(build_backbone(name, **arguments))
 
 
-def fit(network: nn.Module, loss: Callable[[], Tensor], steps: int, lr: float, bf16: bool = True) -> list[float]:
+def overfit_images(
+    network: nn.Module, loss: Callable[[], Tensor], steps: int, lr: float, bf16: bool = True
+) -> list[float]:
     """Train on the same images over and over, by plain Adam and a rate that falls at the end: the losses."""
     torch.manual_seed(1)
-    made = torch.optim.Adam([weight for weight in network.parameters() if weight.requires_grad], lr, fused=True)
+    optimizer = torch.optim.Adam([weight for weight in network.parameters() if weight.requires_grad], lr, fused=True)
     losses = []
     network.train()
     for step in range(steps):
-        made.param_groups[0]["lr"] = lr * min(1, 4 * (1 - step / steps), (step + 1) / 10)
+        optimizer.param_groups[0]["lr"] = lr * min(1, 4 * (1 - step / steps), (step + 1) / 10)
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             value = loss()
-        made.zero_grad()
+        optimizer.zero_grad()
         value.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 5.0)
-        made.step()
+        optimizer.step()
         losses.append(float(value.detach()))
     network.eval()
     return losses

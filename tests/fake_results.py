@@ -27,7 +27,7 @@ def truth(count: int = 300, classes: int = 3, seed: int = 0) -> NDArray[np.int8]
     return np.where(drawn < 0.2, 1, np.where(drawn < 0.25, -1, 0)).astype(np.int8)
 
 
-def ranked(strength: float, seed: int, known: NDArray[np.int8] | None = None) -> AveragePrecision:
+def ranking(strength: float, seed: int, known: NDArray[np.int8] | None = None) -> AveragePrecision:
     """Scores that know the truth the better the greater the strength."""
     known = truth() if known is None else known
     noise = np.random.default_rng(seed + 100).normal(size=known.shape)

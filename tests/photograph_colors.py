@@ -9,7 +9,7 @@ from pretext.color import lightness_to_gray
 from pretint.colorization.registry import Colorist
 
 
-def colored(colorist: Colorist, lightness: Tensor, step: int = 13) -> Tensor:
+def color_photograph(colorist: Colorist, lightness: Tensor, step: int = 13) -> Tensor:
     """ab, (1, 2, H, W), of L, (1, 1, H, W); asked for in strips of that many rows, of a photograph of 16 bits."""
     height, width = lightness.shape[-2:]
     size = (width, height)

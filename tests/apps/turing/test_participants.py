@@ -6,8 +6,8 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
-from browsing import serving, watched
-from studying import HOSTILE, HOSTILE_ALGORITHM, MakeStudy
+from browser import open_page, serve_app
+from turing_studies import HOSTILE, HOSTILE_ALGORITHM, MakeStudy
 
 from pretint.apps.turing.pages import study_app
 from pretint.apps.turing.store import Store, draw_trials
@@ -28,7 +28,7 @@ def serve() -> Iterator[Serve]:
         yield (
             lambda store: (
                 stack.enter_context(
-                    serving(lambda address: study_app(store, "open sesame", address, {"localhost"}))
+                    serve_app(lambda address: study_app(store, "open sesame", address, {"localhost"}))
                 ).address
             )
         )
@@ -53,7 +53,7 @@ def where(page: "Page", words: str) -> None:
 def test_a_whole_participation_by_keyboard_alone(browser: "Browser", make_study: MakeStudy, serve: Serve) -> None:
     store = make_study()
     address = serve(store)
-    with watched(browser) as page:
+    with open_page(browser) as page:
         page.goto(f"{address}/join/{store.facts.token}")
         for _ in range(20):
             page.keyboard.press("Tab")
@@ -92,7 +92,7 @@ def test_a_whole_participation_by_keyboard_alone(browser: "Browser", make_study:
 def test_the_pair_is_on_the_screen_and_then_it_is_gone(browser: "Browser", make_study: MakeStudy, serve: Serve) -> None:
     store = make_study(seconds=1.5)
     address = serve(store)
-    with watched(browser) as page:
+    with open_page(browser) as page:
         join(page, address, store)
         page.get_by_role("button", name="Show the first pair").click()
         page.wait_for_selector(".showing")
@@ -113,7 +113,7 @@ def test_a_reload_while_a_pair_is_shown_asks_and_shows_nothing(
 ) -> None:
     store = make_study(seconds=600.0)
     address = serve(store)
-    with watched(browser) as page:
+    with open_page(browser) as page:
         join(page, address, store)
         page.get_by_role("button", name="Show the first pair").click()
         page.wait_for_selector(".showing")
@@ -133,14 +133,14 @@ def test_a_reload_while_a_pair_is_shown_asks_and_shows_nothing(
 def test_a_closed_tab_loses_nothing(browser: "Browser", make_study: MakeStudy, serve: Serve) -> None:
     store = make_study()
     address = serve(store)
-    with watched(browser) as page:
+    with open_page(browser) as page:
         join(page, address, store)
         link = page.url
         page.get_by_role("button", name="Show the first pair").click()
         answer(page)
         page.get_by_role("button", name="Next pair").wait_for()
     assert len(store.rows()) == 1
-    with watched(browser) as page:
+    with open_page(browser) as page:
         page.goto(link)
         page.get_by_text("You go on where you were.").wait_for()
         where(page, "Practice 2 of 2")
@@ -153,7 +153,7 @@ def test_a_closed_tab_loses_nothing(browser: "Browser", make_study: MakeStudy, s
 def test_a_connection_that_breaks_loses_no_answer(browser: "Browser", make_study: MakeStudy, serve: Serve) -> None:
     store = make_study()
     address = serve(store)
-    with watched(browser) as page:
+    with open_page(browser) as page:
         join(page, address, store)
         page.get_by_role("button", name="Show the first pair").click()
         page.wait_for_selector(".asking")
@@ -170,7 +170,7 @@ def test_a_connection_that_breaks_loses_no_answer(browser: "Browser", make_study
 def test_two_participants_at_once(browser: "Browser", make_study: MakeStudy, serve: Serve) -> None:
     store = make_study()
     address = serve(store)
-    with watched(browser) as one, watched(browser) as other:
+    with open_page(browser) as one, open_page(browser) as other:
         pages = [one, other]
         for page in pages:
             join(page, address, store)
@@ -199,7 +199,7 @@ def test_the_same_participant_in_two_tabs(browser: "Browser", make_study: MakeSt
     """Which was slower shows nothing again, and follows."""
     store = make_study()
     address = serve(store)
-    with watched(browser) as page:
+    with open_page(browser) as page:
         join(page, address, store)
         second = page.context.new_page()
         second.goto(page.url)
@@ -220,7 +220,7 @@ def test_on_a_phone_the_pair_is_stacked_at_its_full_size_and_tapped(
 ) -> None:
     store = make_study()
     address = serve(store)
-    with watched(browser, **PHONE, color_scheme="dark" if dark else "light") as page:
+    with open_page(browser, **PHONE, color_scheme="dark" if dark else "light") as page:
         join(page, address, store)
         page.get_by_role("button", name="Show the first pair").tap()
         page.wait_for_selector(".asking")
@@ -244,7 +244,7 @@ def test_a_second_click_answers_nothing(
 ) -> None:
     store = make_study()
     address = serve(store)
-    with watched(browser, viewport={"width": width, "height": height}) as page:
+    with open_page(browser, viewport={"width": width, "height": height}) as page:
         join(page, address, store)
         page.get_by_role("button", name="Show the first pair").click()
         answer(page)
@@ -263,7 +263,7 @@ def test_a_second_click_answers_nothing(
 def test_no_image_is_marked_until_the_mouse_moves(browser: "Browser", make_study: MakeStudy, serve: Serve) -> None:
     store = make_study(practice=0)
     address = serve(store)
-    with watched(browser) as page:
+    with open_page(browser) as page:
         join(page, address, store)
         page.get_by_role("button", name="Show the first pair").click()
         for trial in range(2):
@@ -283,13 +283,13 @@ def test_no_image_is_marked_until_the_mouse_moves(browser: "Browser", make_study
 def test_hostile_names_on_the_results_page(browser: "Browser", make_study: MakeStudy, serve: Serve) -> None:
     store = make_study(names=[*HOSTILE, "e"], algorithms=("one", HOSTILE_ALGORITHM), practice=0, trials=5)
     address = serve(store)
-    with watched(browser) as page:
+    with open_page(browser) as page:
         join(page, address, store)
         page.get_by_role("button", name="Show the first pair").click()
         for trial in range(5):
             answer(page, KEYS[store.trial(0, trial).fake_first])
         page.get_by_role("heading", name="Thank you").wait_for()
-    with watched(browser, viewport={"width": 375, "height": 667}) as page:
+    with open_page(browser, viewport={"width": 375, "height": 667}) as page:
         page.goto(f"{address}/admin?token=wrong")
         assert page.get_by_role("alert").is_visible()
         page.get_by_label("Token").fill("open sesame")

@@ -1,4 +1,4 @@
-"""Networks at random weights, as checkpoints, for the tests of the studio."""
+"""Files for the tests of coloring: networks at random weights, as checkpoints, and photographs."""
 
 import io
 from pathlib import Path
@@ -15,8 +15,11 @@ from pretext.recipe import PretrainSettings, build_colorizer
 from pretext.settings import to_plain
 
 
-def checkpoint(path: Path, hints: bool = False) -> Path:
-    """A small network that says distributions; or the one that takes hints, and says one color."""
+def write_checkpoint(path: Path, hints: bool = False, **changed: object) -> Path:
+    """Save a small network that predicts distributions, or the one that takes hints and predicts one color.
+
+    Entries of the checkpoint may be changed.
+    """
     settings = PretrainSettings()
     if hints:
         regression = ObjectiveSettings(name="regression", stride=1, bounded=True)
@@ -24,7 +27,7 @@ def checkpoint(path: Path, hints: bool = False) -> Path:
     prior = torch.full((313,), 1 / 313, dtype=torch.float64)
     model = build_colorizer(settings, prior)
     state = {"step": 7, "settings": to_plain(settings), "color": color_contract(settings, prior)}
-    save_checkpoint(path, {**state, "model": model.state_dict()})
+    save_checkpoint(path, {**state, "model": model.state_dict(), **changed})
     return path
 
 
@@ -33,7 +36,7 @@ def photograph(width: int = 120, height: int = 90, seed: int = 0) -> Image.Image
     return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
 
 
-def file_of(image: Image.Image, kind: str = "PNG") -> bytes:
+def encode_image(image: Image.Image, kind: str = "PNG") -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, kind)
     return buffer.getvalue()

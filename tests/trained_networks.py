@@ -14,22 +14,22 @@ SIDE = 64
 
 
 @cache
-def photographs(count: int, side: int = SIDE) -> Tensor:
-    """(count, 3, side, side), uint8, in color."""
-    source = Bundled("train", side)
-    chosen = [np.asarray(source.read(index * len(source) // count)) for index in range(count)]
-    return torch.from_numpy(np.stack(chosen)).permute(0, 3, 1, 2).contiguous()
+def load_photographs(count: int, side: int = SIDE) -> Tensor:
+    """Return color photographs, (count, 3, side, side), uint8."""
+    dataset = Bundled("train", side)
+    images = [np.asarray(dataset.read(index * len(dataset) // count)) for index in range(count)]
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
 
 
-def lived_in(spec: str, side: int = SIDE) -> Network:
-    """A network as if it had been trained, see ``live_in``."""
-    return live_in(open_network(spec), side)
+def open_trained_network(spec: str, side: int = SIDE) -> Network:
+    """Open a network as if it had been trained, see ``randomize_norms``."""
+    return randomize_norms(open_network(spec), side)
 
 
-def live_in(network: Network, side: int) -> Network:
+def randomize_norms(network: Network, side: int) -> Network:
     """Give its batch norms statistics, scales and shifts, in place; images of ``side`` pixels are its usual ones."""
     generator = torch.Generator().manual_seed(1)
-    for norm in norms(network.module):
+    for norm in batch_norms(network.module):
         assert norm.running_mean is not None and norm.running_var is not None
         norm.running_mean.normal_(0, 0.1, generator=generator)
         norm.running_var.uniform_(0.5, 2, generator=generator)
@@ -40,14 +40,14 @@ def live_in(network: Network, side: int) -> Network:
     return network
 
 
-def norms(network: nn.Module) -> list[_BatchNorm]:
+def batch_norms(network: nn.Module) -> list[_BatchNorm]:
     return [module for module in network.modules() if isinstance(module, _BatchNorm)]
 
 
 @torch.no_grad()
-def features(network: nn.Module, rgb: Tensor) -> dict[str, Tensor]:
-    found: dict[str, Tensor] = network(rgb)
-    return found
+def compute_features(network: nn.Module, rgb: Tensor) -> dict[str, Tensor]:
+    features: dict[str, Tensor] = network(rgb)
+    return features
 
 
 def take_steps(network: nn.Module, rgb: Tensor, steps: int = 3, rate: float = 0.01) -> None:

@@ -1,25 +1,21 @@
 """The table: what the tool for files computes, kept in parts, so that a slider need not wait for the network."""
 
 import io
-import threading
 import zlib
 
 import numpy as np
 import pytest
-from painters import checkpoint, file_of, photograph
+from colorize_files import encode_image, photograph, write_checkpoint
 from PIL import Image
 
 from pretext.errors import UserError
 from pretint.apps.studio.photographs import SHOWN, OpenImages, ViewSettings, ab_of
-from pretint.apps.studio.worker import Client, SupersededError, TooManyRequestsError, Worker
 from pretint.colorization.hints import from_points
 from pretint.colorization.job import colorize_image
 from pretint.colorization.merge import merge_image
 from pretint.colorization.networks import NetworkColorist, open_network
 from pretint.colorization.photographs import Photograph
 from pretint.colorization.reference import ReferenceColorist, reference_colorist
-
-ME = Client("10.0.0.1", "mine")
 
 
 def pixels(image: Image.Image | bytes) -> np.ndarray:
@@ -28,19 +24,19 @@ def pixels(image: Image.Image | bytes) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> NetworkColorist:
-    return open_network(checkpoint(tmp_path_factory.mktemp("model") / "tiny.pt"), "cpu", 48)
+    return open_network(write_checkpoint(tmp_path_factory.mktemp("model") / "tiny.pt"), "cpu", 48)
 
 
 @pytest.fixture(scope="module")
 def hinted(tmp_path_factory: pytest.TempPathFactory) -> NetworkColorist:
-    return open_network(checkpoint(tmp_path_factory.mktemp("model") / "siggraph.pt", hints=True), "cpu", 32)
+    return open_network(write_checkpoint(tmp_path_factory.mktemp("model") / "siggraph.pt", hints=True), "cpu", 32)
 
 
 @pytest.mark.parametrize("saturation", [0.0, 0.6, 1.0])
 @pytest.mark.parametrize("size", [(121, 90), (37, 700), (20, 20)])
 def test_as_the_tool_for_files(tiny: NetworkColorist, size: tuple[int, int], saturation: float) -> None:
     image, table = photograph(*size), OpenImages(tiny, "tiny", 1_000_000)
-    identity, _ = table.lay(file_of(image))
+    identity, _ = table.lay(encode_image(image))
     expected = pixels(colorize_image(tiny, image, saturation))
     look = ViewSettings(tiny.temperature, saturation)
     assert np.array_equal(pixels(table.file(identity, look, "png")[0]), expected)
@@ -53,14 +49,14 @@ def test_as_the_tool_for_files(tiny: NetworkColorist, size: tuple[int, int], sat
 def test_temperature(tiny: NetworkColorist) -> None:
     image, table = photograph(), OpenImages(tiny, "tiny", 1_000_000)
     warm = NetworkColorist(tiny.colorizer, tiny.size, 1.1)
-    found = table.colored(table.lay(file_of(image))[0], ViewSettings(1.1, 1))
+    found = table.colored(table.lay(encode_image(image))[0], ViewSettings(1.1, 1))
     assert np.array_equal(pixels(found), pixels(colorize_image(warm, image)))
 
 
 def test_the_network_runs_once_for_a_photograph_and_its_hints(hinted: NetworkColorist) -> None:
     table, runs = OpenImages(hinted, "siggraph17", 1_000_000), []
     handle = hinted.colorizer.head.register_forward_hook(lambda *_: runs.append(1))
-    identity, _ = table.lay(file_of(photograph()))
+    identity, _ = table.lay(encode_image(photograph()))
     hint = (0.5, 0.5, 0.02, "#ff0000")
     for look, count in [
         (ViewSettings(0.4, 1), 1),
@@ -78,7 +74,7 @@ def test_the_network_runs_once_for_a_photograph_and_its_hints(hinted: NetworkCol
 
 def test_a_hint_is_told_where_it_was_clicked(hinted: NetworkColorist) -> None:
     image, table = photograph(64, 32), OpenImages(hinted, "siggraph17", 1_000_000)
-    identity, _ = table.lay(file_of(image))
+    identity, _ = table.lay(encode_image(image))
     found, notes = table.file(identity, ViewSettings(0.4, 1, ((0.625, 0.25, 0.1, "#ff0000"),)), "png")
     assert not notes
     hints = from_points([(40, 8, 3.2, *ab_of("#ff0000"))])
@@ -91,7 +87,7 @@ def test_a_hint_is_told_where_it_was_clicked(hinted: NetworkColorist) -> None:
 
 def test_a_network_without_hints_says_so(tiny: NetworkColorist, hinted: NetworkColorist) -> None:
     table = OpenImages(tiny, "tiny", 1_000_000)
-    identity, _ = table.lay(file_of(photograph()))
+    identity, _ = table.lay(encode_image(photograph()))
     with pytest.raises(UserError, match="takes no hints"):
         table.colored(identity, ViewSettings(0.4, 1, ((0.5, 0.5, 0.1, "#ff0000"),)))
     assert not tiny.takes_hints and hinted.takes_hints
@@ -105,11 +101,11 @@ def test_a_color_of_the_page_in_lab() -> None:
 
 def test_the_colors_of_a_reference(tiny: NetworkColorist) -> None:
     image, reference, table = photograph(), photograph(40, 30, seed=3), OpenImages(tiny, "tiny", 1_000_000)
-    mine, other = table.lay(file_of(image))[0], table.lay(file_of(reference))[0]
+    mine, other = table.lay(encode_image(image))[0], table.lay(encode_image(reference))[0]
     expected = pixels(colorize_image(reference_colorist(reference), image))
     assert np.array_equal(pixels(table.colored(mine, ViewSettings(0.4, 1, (), other))), expected)
     assert np.array_equal(pixels(table.file(mine, ViewSettings(0.4, 1, (), other), "png")[0]), expected)
-    gray = table.lay(file_of(Image.new("L", (20, 20), 99)))[0]
+    gray = table.lay(encode_image(Image.new("L", (20, 20), 99)))[0]
     with pytest.raises(UserError, match="The reference: has no color"):
         table.colored(mine, ViewSettings(0.4, 1, (), gray))
     with pytest.raises(UserError, match="The reference was closed"):
@@ -126,8 +122,8 @@ def test_a_reference_is_matched_once(tiny: NetworkColorist, monkeypatch: pytest.
 
     monkeypatch.setattr("pretint.apps.studio.photographs.reference_colorist", counted)
     table = OpenImages(tiny, "tiny", 10_000_000)
-    mine = table.lay(file_of(photograph(2000, 100)))[0]
-    one, other = (table.lay(file_of(photograph(40, 30, seed=seed)))[0] for seed in (3, 4))
+    mine = table.lay(encode_image(photograph(2000, 100)))[0]
+    one, other = (table.lay(encode_image(photograph(40, 30, seed=seed)))[0] for seed in (3, 4))
     for saturation in (0.2, 0.9, 1.0):
         found = table.colored(mine, ViewSettings(0.4, saturation, (), one))
     assert len(made) == 1
@@ -140,9 +136,9 @@ def test_a_reference_is_matched_once(tiny: NetworkColorist, monkeypatch: pytest.
 def test_what_a_page_says_names_no_setting_of_the_command_line(tiny: NetworkColorist) -> None:
     table = OpenImages(tiny, "tiny", 1_000_000)
     with pytest.raises(UserError) as large:
-        table.lay(file_of(Image.new("L", (1500, 1000))))
+        table.lay(encode_image(Image.new("L", (1500, 1000))))
     assert str(large.value) == "This file: has 2 megapixels; the studio takes at most 1"
-    identity = table.lay(file_of(Image.new("RGBA", (20, 20), (200, 0, 0, 90))))[0]
+    identity = table.lay(encode_image(Image.new("RGBA", (20, 20), (200, 0, 0, 90))))[0]
     with pytest.raises(UserError) as transparent:
         table.file(identity, ViewSettings(0.4, 1), "jpeg")
     assert str(transparent.value) == "This photograph is partly transparent, so it cannot be a JPEG; choose PNG."
@@ -151,7 +147,7 @@ def test_what_a_page_says_names_no_setting_of_the_command_line(tiny: NetworkColo
 def test_large_photographs_are_shown_small_and_given_whole(tiny: NetworkColorist) -> None:
     table = OpenImages(tiny, "tiny", 10_000_000)
     image = photograph(2000, 1000)
-    identity, laid = table.lay(file_of(image, "TIFF"))
+    identity, laid = table.lay(encode_image(image, "TIFF"))
     look = ViewSettings(tiny.temperature, 1)
     assert laid.shown.size == (SHOWN, SHOWN // 2) == table.colored(identity, look).size
     assert np.array_equal(pixels(table.file(identity, look, "png")[0]), pixels(colorize_image(tiny, image)))
@@ -184,8 +180,8 @@ def test_what_is_no_image_is_a_line(tiny: NetworkColorist, data: bytes) -> None:
 
 def test_too_many_pixels_are_refused_by_the_head_of_the_file(tiny: NetworkColorist) -> None:
     with pytest.raises(UserError, match="megapixels"):
-        OpenImages(tiny, "tiny", 59_999).lay(file_of(Image.new("L", (300, 200))))
-    bomb = file_of(Image.new("1", (300, 200)))
+        OpenImages(tiny, "tiny", 59_999).lay(encode_image(Image.new("L", (300, 200))))
+    bomb = encode_image(Image.new("1", (300, 200)))
     width = bomb.index(b"IHDR") + 4
     huge = bomb[:width] + (200_000).to_bytes(4, "big") * 2 + bomb[width + 8 :]
     head = huge[width - 4 : width + 13]
@@ -196,49 +192,13 @@ def test_too_many_pixels_are_refused_by_the_head_of_the_file(tiny: NetworkColori
 
 def test_photographs_not_used_for_longest_are_put_away(tiny: NetworkColorist) -> None:
     table = OpenImages(tiny, "tiny", 10_000)
-    first, second = (table.lay(file_of(photograph(90, 90)))[0] for _ in range(2))
+    first, second = (table.lay(encode_image(photograph(90, 90)))[0] for _ in range(2))
     table.get(first)
-    third = table.lay(file_of(photograph(90, 90)))[0]  # a third is more than twice what one may have
+    third = table.lay(encode_image(photograph(90, 90)))[0]  # a third is more than twice what one may have
     with pytest.raises(UserError, match="was closed"):
         table.get(second)
     assert table.get(first) and table.get(third)
-    many = [table.lay(file_of(photograph(8, 8)))[0] for _ in range(9)]
+    many = [table.lay(encode_image(photograph(8, 8)))[0] for _ in range(9)]
     assert table.get(many[-1])
     with pytest.raises(UserError):
         table.get(many[0])
-
-
-def test_of_what_waits_in_a_lane_only_the_latest_is_done() -> None:
-    workshop, begun, go_on, done = Worker(), threading.Event(), threading.Event(), []
-
-    def busy() -> str:
-        begun.set()
-        go_on.wait(60)
-        return "first"
-
-    first = workshop.submit(ME, "slider", busy)
-    assert begun.wait(60)
-    waiting = [workshop.submit(ME, "slider", lambda index=index: done.append(index)) for index in range(5)]  # type: ignore[misc]
-    other = workshop.submit(ME, "download", lambda: done.append("download"))
-    go_on.set()
-    assert first.result() == "first", "what was begun is finished"
-    other.result()
-    assert done == [4, "download"]
-    assert all(isinstance(one.exception(), SupersededError) for one in waiting[:-1])
-    failed = workshop.submit(ME, "slider", lambda: 1 / 0)
-    assert isinstance(failed.exception(), ZeroDivisionError)
-    assert workshop.submit(ME, "slider", lambda: "still there").result() == "still there"
-    workshop.close()
-
-
-def test_a_crowd_is_refused_and_a_closed_workshop_leaves_nobody_waiting() -> None:
-    workshop, begun, go_on = Worker(), threading.Event(), threading.Event()
-    workshop.submit(ME, "busy", lambda: (begun.set(), go_on.wait(60)))
-    assert begun.wait(60)
-    waiting = []
-    with pytest.raises(TooManyRequestsError):
-        for lane in range(1000):
-            waiting.append(workshop.submit(ME, lane, lambda: None))
-    workshop.close()
-    assert isinstance(waiting[-1].exception(), SupersededError)
-    go_on.set()
