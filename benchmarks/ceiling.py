@@ -138,15 +138,15 @@ def measured(recipe: str, settings: PretrainSettings, compiled: bool, rounds: in
     )  # fmt: skip
 
 
-def _timed(learner: Trainer, source: Iterator[Batch], one: Batch, rounds: int) -> _Times:
-    place = learner.place
+def _timed(trainer: Trainer, source: Iterator[Batch], one: Batch, rounds: int) -> _Times:
+    place = trainer.place
     rgb, labels = one.rgb.to(place.device), one.labels.to(place.device)
 
     def memory() -> None:
-        learner.step(rgb, labels)
+        trainer.step(rgb, labels)
 
     def whole() -> None:
-        learner.step(*next(source)[:2])
+        trainer.step(*next(source)[:2])
 
     for step in (memory, memory, whole):  # compiled, and kernels chosen
         step()
@@ -155,7 +155,7 @@ def _timed(learner: Trainer, source: Iterator[Batch], one: Batch, rounds: int) -
     taken = _Times([], [], [], [])
     for _ in range(rounds):
         if place.device.type == "cpu":
-            until_idle(place, learner.training.batch_size)  # or else workers take what is measured
+            until_idle(place, trainer.training.batch_size)  # or else workers take what is measured
         before = product.rate(place.device)
         taken.memory.append(seconds(memory, place.device, times))
         taken.product.append((before + product.rate(place.device)) / 2)
@@ -165,11 +165,11 @@ def _timed(learner: Trainer, source: Iterator[Batch], one: Batch, rounds: int) -
             if time.perf_counter() > ends:
                 break
         taken.whole.append(seconds(whole, place.device, times))
-        taken.waiting.append(_waiting(learner, source, times, place))
+        taken.waiting.append(_waiting(trainer, source, times, place))
     return taken
 
 
-def _waiting(learner: Trainer, source: Iterator[Batch], times: int, place: ComputeConfig) -> float:
+def _waiting(trainer: Trainer, source: Iterator[Batch], times: int, place: ComputeConfig) -> float:
     """The share of its time that a step waits for its images.
 
     Every step is waited for: while a GPU still computes the last one, no time is lost by having no images.
@@ -179,6 +179,6 @@ def _waiting(learner: Trainer, source: Iterator[Batch], times: int, place: Compu
         began = time.perf_counter()
         batch = next(source)
         waited += time.perf_counter() - began
-        learner.step(batch.rgb, batch.labels)
+        trainer.step(batch.rgb, batch.labels)
         settle(place.device)
     return waited / (time.perf_counter() - started)

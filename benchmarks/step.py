@@ -67,8 +67,8 @@ def _measured(settings: PretrainSettings, rounds: int) -> Iterator[Row]:
     colorizer = on_place(build_colorizer(settings, torch.full((313,), 1 / 313, dtype=torch.float64)), settings, place)
     rgb, labels, *_ = next(batches(samples, batch, 0, 1, 0))
     rgb, labels = rgb.to(place.device), labels.to(place.device)
-    bare = _learner(_Bare(copy.deepcopy(colorizer), rgb_to_lightness(rgb)), settings, place)
-    ours = _learner(colorizer, settings, place)
+    bare = _trainer(_Bare(copy.deepcopy(colorizer), rgb_to_lightness(rgb)), settings, place)
+    ours = _trainer(colorizer, settings, place)
     setting = f"{settings.backbone.name}, {settings.crop.size} px, batch {batch}, {place.precision}"
 
     kept = TrainDataset([source], settings.crop, settings.seed, cache_bytes=MachineSettings().cache * 2**20)
@@ -118,5 +118,5 @@ def until_idle(place: ComputeConfig, batch: int) -> None:
         time.sleep(min(3.0, 0.3 + QUEUED * batch / 400))
 
 
-def _learner(network: nn.Module, settings: PretrainSettings, place: ComputeConfig) -> Trainer:
+def _trainer(network: nn.Module, settings: PretrainSettings, place: ComputeConfig) -> Trainer:
     return Trainer(network.train(), settings.training, settings.machine, place, settings.seed)

@@ -93,23 +93,23 @@ def pretrain(run: Path, settings: PretrainSettings) -> ExitStatus:
             check_contract(run, settings, state)
             check_images(run, state, settings, images)
 
-        with resume_or_start(run, to_plain(settings), place, build, check, to_plain(PretrainSettings())) as learner:
+        with resume_or_start(run, to_plain(settings), place, build, check, to_plain(PretrainSettings())) as trainer:
             validation, skipped = distributed.on_rank_zero(
-                lambda: build_validation(run, settings, images, learner, prior)
+                lambda: build_validation(run, settings, images, trainer, prior)
             ) or (lambda journal: None, [])
             return train(
                 run,
-                learner,
-                images.samples(settings, learner.place.workers),
+                trainer,
+                images.samples(settings, trainer.place.workers),
                 validation,
                 warned,
                 facts={
                     "versions": versions(),
-                    "precision": learner.place.precision,
-                    "workers": learner.place.workers,
+                    "precision": trainer.place.precision,
+                    "workers": trainer.place.workers,
                     "held_out": sum(map(len, images.held)),
                 },
-                stored=checkpoint_extra(images, settings, prior, learner.place.precision),
+                stored=checkpoint_extra(images, settings, prior, trainer.place.precision),
                 skipped=skipped,
             )
 
@@ -127,13 +127,13 @@ def check_images(run: Path, state: dict[str, Any], settings: PretrainSettings, i
 
 
 def build_validation(
-    run: Path, settings: PretrainSettings, images: RecipeImages, learner: Trainer, prior: Tensor | None
+    run: Path, settings: PretrainSettings, images: RecipeImages, trainer: Trainer, prior: Tensor | None
 ) -> tuple[Validation, list[tuple[str, str]]]:
     """Read the held-out images, and return their validation, and those images that cannot be read.
 
     It measures how well they are colored or classified and, with an online probe, how good the features are.
     """
-    network, place = learner.judged, learner.place
+    network, place = trainer.judged, trainer.place
     assert isinstance(network, (Colorizer, Classifier))
     size = network.backbone.fit_size(settings.view_size)
     views, labels, skipped, _ = load_held_out(images, settings.data.holdout, size)
@@ -155,7 +155,7 @@ def build_validation(
             records["online"] = {**probe(network.backbone, place)}
         return records, sheet
 
-    return Validation(run, learner, evaluate), skipped
+    return Validation(run, trainer, evaluate), skipped
 
 
 def sample_sheet(colorizer: Colorizer, views: Tensor, place: ComputeConfig) -> Image.Image:
@@ -229,7 +229,7 @@ def prepare_network(
 def checkpoint_extra(
     images: RecipeImages, settings: PretrainSettings, prior: Tensor | None, precision: str
 ) -> dict[str, Any]:
-    """Return what a checkpoint holds besides the learner's state."""
+    """Return what a checkpoint holds besides the trainer's state."""
     return {
         "settings": to_plain(settings),
         "precision": precision,

@@ -92,20 +92,20 @@ def replay(folder: Path, settings: ReplaySettings) -> Replay:
     place = choose_compute(settings.machine.device, state["precision"], settings.machine.workers)
     network = on_place(build_network(recipe, state["color"].get("prior"), images.classes), recipe, place)
     training = replace(recipe.training, micro_batch=evidence["micro_batch"])
-    learner = Trainer(network, training, settings.machine, place, recipe.seed)
-    learner.load(state, folder)
+    trainer = Trainer(network, training, settings.machine, place, recipe.seed)
+    trainer.load(state, folder)
     samples = images.samples(recipe, place.workers)
-    step, began = evidence["step"], learner.done
+    step, began = evidence["step"], trainer.done
     assert began < step <= training.steps and len(evidence["images"]) == training.batch_size, folder
     with progress("replay", step - began, "steps") as advance:
         for batch in batches(samples, training.batch_size, began, step, place.workers):
-            if learner.done == step - 1:
+            if trainer.done == step - 1:
                 break
-            learner.step(batch.rgb, batch.labels)
+            trainer.step(batch.rgb, batch.labels)
             advance(1, "")
         largest = max(float(weight.detach().abs().max()) for weight in network.parameters())
         losses = []  # each image's own, computed in the pieces of the step, without moving any statistics
-        inputs = (batch.rgb, batch.labels, *([learner.numbers()] if isinstance(network, Colorizer) else []))
+        inputs = (batch.rgb, batch.labels, *([trainer.numbers()] if isinstance(network, Colorizer) else []))
         network.eval()
         with torch.no_grad():
             for piece in zip(*(part.split(training.micro_batch) for part in inputs), strict=True):
@@ -113,7 +113,7 @@ def replay(folder: Path, settings: ReplaySettings) -> Replay:
                     losses += network.image_losses(*(part.to(place.device) for part in piece)).tolist()
         network.train()
         with _watched(network) as seen:
-            loss, norm = learner.step(batch.rgb, batch.labels, optimize=False)
+            loss, norm = trainer.step(batch.rgb, batch.labels, optimize=False)
         gradients = [
             name
             for name, weight in network.named_parameters()

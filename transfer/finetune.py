@@ -197,13 +197,13 @@ class FinetuneJob:
     def train(self, warned: Any) -> ExitStatus:
         """Train to the end, or to where it is asked to stop."""
         settings, task, run = self.settings, self.task, self.folder
-        with resume_or_start(run, self.stored_settings, self.place, self._learner, self._check_resumed) as learner:
-            place = learner.place
-            validation = Validation(run, learner, lambda network: self._evaluate_held(network, place))
+        with resume_or_start(run, self.stored_settings, self.place, self._trainer, self._check_resumed) as trainer:
+            place = trainer.place
+            validation = Validation(run, trainer, lambda network: self._evaluate_held(network, place))
             room = settings.machine.cache * 2**20 // (max(1, place.workers) * distributed.local_world_size())
             return train(
                 run,
-                learner,
+                trainer,
                 task.examples(self.training, room),
                 # Without held-out images nothing is switched to evaluation mode and back.
                 validation if len(self.held) else lambda journal: None,
@@ -224,7 +224,7 @@ class FinetuneJob:
                 title=f"{task.name}: {self.start.judged.name}",
             )
 
-    def _learner(self, state: dict[str, Any] | None, place: ComputeConfig) -> Trainer:
+    def _trainer(self, state: dict[str, Any] | None, place: ComputeConfig) -> Trainer:
         network = self.built(place, fresh=state is None)
         return Trainer(network, self.settings.training, self.settings.machine, place, self.settings.seed)
 

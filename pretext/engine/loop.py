@@ -38,7 +38,7 @@ def resume_or_start(
     check: Callable[[Path, State], None],
     defaults: dict[str, Any] | None = None,
 ) -> Iterator[Trainer]:
-    """Lock a run's folder and yield the learner, at the newest checkpoint if the run has one.
+    """Lock a run's folder and yield the trainer, at the newest checkpoint if the run has one.
 
     All processes call this; the first alone locks the folder and picks the checkpoint.
 
@@ -46,7 +46,7 @@ def resume_or_start(
         run: the run's folder.
         settings: of the run, plain values, see ``pretext.engine.run.lock_run``.
         place: where to compute; a resumed run keeps the precision that it began with.
-        build: makes the learner. It gets the state to resume from, or None to start, and does not load it.
+        build: makes the trainer. It gets the state to resume from, or None to start, and does not load it.
         check: refuses, by a ``UserError``, a checkpoint (its file and its state) that this run cannot resume from.
         defaults: see ``lock_run``.
 
@@ -61,11 +61,11 @@ def resume_or_start(
             state = load_checkpoint(checkpoint)
             check(checkpoint, state)
             place = place._replace(precision=state["precision"])
-        learner = build(state, place)
+        trainer = build(state, place)
         if state is not None:
-            learner.load(state, run)
+            trainer.load(state, run)
         del state  # as large as the network and its optimizer
-        yield learner
+        yield trainer
 
 
 class Validation:
@@ -73,7 +73,7 @@ class Validation:
 
     Args:
         run: the run's folder.
-        learner: its ``judged`` network is evaluated.
+        trainer: its ``judged`` network is evaluated.
         evaluate: returns, of that network in eval mode, the values of journal records by their kind
             (such as "health"), and a contact sheet or None.
     """
@@ -81,26 +81,26 @@ class Validation:
     def __init__(
         self,
         run: Path,
-        learner: Trainer,
+        trainer: Trainer,
         evaluate: Callable[[nn.Module], tuple[dict[str, dict[str, Any]], Image.Image | None]],
     ) -> None:
-        self.run, self.learner, self.evaluate = run, learner, evaluate
+        self.run, self.trainer, self.evaluate = run, trainer, evaluate
 
     def __call__(self, journal: Journal) -> None:
-        step = self.learner.done
-        records, sheet = self.evaluate(self.learner.judged.eval())
+        step = self.trainer.done
+        records, sheet = self.evaluate(self.trainer.judged.eval())
         if sheet is not None:
             path = self.run / "samples" / f"{step:08d}.png"
             write_png(path, sheet)
             journal.image("samples", step, path.read_bytes(), *sheet.size)
         for kind, values in records.items():
             journal.write(kind, step, **values)
-        self.learner.network.train()
+        self.trainer.network.train()
 
 
 def train(
     run: Path,
-    learner: Trainer,
+    trainer: Trainer,
     samples: AugmentedDataset,
     validate: Callable[[Journal], None],
     stop_signal: Callable[[], ExitStatus],
@@ -117,13 +117,13 @@ def train(
 
     Args:
         run: its folder, locked by the caller.
-        learner: the network and its optimizer, at the step to go on from.
+        trainer: the weights, the optimizer and the learning-rate schedule, at the step to go on from.
         samples: the training images.
         validate: called now and then, on the first process only, to journal how the network does.
         stop_signal: says which signal of a machine has asked to stop, see ``catch_signals``; Ctrl-C is watched for
             here.
         facts: journaled at the start of every call, such as versions.
-        stored: what a checkpoint holds besides the learner's state (settings, color contract).
+        stored: what a checkpoint holds besides the trainer's state (settings, color contract).
         skipped: key and reason of images that are known to be unreadable, for the journal.
         replayable: whether ``pretint replay`` can compute a step of such a run again.
         title: of the progress, if not the folder's name.
@@ -135,23 +135,23 @@ def train(
         UserError: the loss is no longer finite, the disk is full, no image can be read, another
             process is gone.
     """
-    training, machine, is_first = learner.training, learner.machine, distributed.is_rank_zero()
-    if learner.done >= training.steps:
+    training, machine, is_first = trainer.training, trainer.machine, distributed.is_rank_zero()
+    if trainer.done >= training.steps:
         return ExitStatus.COMPLETE
     resumed = newest_checkpoint(run) is not None
     with (
-        closing(Journal(run, learner.done if resumed else None) if is_first else NullJournal()) as journal,
+        closing(Journal(run, trainer.done if resumed else None) if is_first else NullJournal()) as journal,
         catch_signals(signal.SIGINT) as interrupt,
-        progress(title or run.name, training.steps, "images", learner.done, weight=training.batch_size)
+        progress(title or run.name, training.steps, "images", trainer.done, weight=training.batch_size)
         if is_first
         else nullcontext(lambda more, remark: None) as advance,
     ):
-        log = _TrainLog(run, learner, samples, stored, journal, advance, skipped, replayable)
+        log = _TrainLog(run, trainer, samples, stored, journal, advance, skipped, replayable)
         journal.write(
             "start",
-            learner.done,
+            trainer.done,
             time=time.time(),
-            device=str(learner.place.device),
+            device=str(trainer.place.device),
             processes=distributed.world_size(),
             **facts,
         )
@@ -161,18 +161,18 @@ def train(
         loader = batches(
             samples,
             training.batch_size,
-            learner.done,
+            trainer.done,
             training.steps,
-            learner.place.workers,
-            positions=range(distributed.rank() * learner.share, (distributed.rank() + 1) * learner.share),
-            pinned=learner.place.device.type == "cuda",
+            trainer.place.workers,
+            positions=range(distributed.rank() * trainer.share, (distributed.rank() + 1) * trainer.share),
+            pinned=trainer.place.device.type == "cuda",
             worker_start=machine.worker_start,
         )
         for batch in log.time_loading(loader):
-            loss, norm = learner.step(batch.rgb, batch.labels)
+            loss, norm = trainer.step(batch.rgb, batch.labels)
             log.add_step(loss, norm, batch.skipped)
 
-            step = learner.done
+            step = trainer.done
             stop = ExitStatus(distributed.all_reduce_max(max(stop_signal(), interrupt())))
             is_last = step == training.steps
             validation_due = step % machine.evaluate_every == 0 or is_last
@@ -197,7 +197,7 @@ class _TrainLog:
     def __init__(
         self,
         run: Path,
-        learner: Trainer,
+        trainer: Trainer,
         samples: AugmentedDataset,
         stored: dict[str, Any],
         journal: Journal,
@@ -205,7 +205,7 @@ class _TrainLog:
         skipped: Sequence[tuple[str, str]],
         replayable: bool,
     ) -> None:
-        self.run, self.learner, self.samples, self.stored = run, learner, samples, stored
+        self.run, self.trainer, self.samples, self.stored = run, trainer, samples, stored
         self.replayable = replayable
         self.journal, self.advance = journal, advance
         self._steps: list[tuple[int, float, Tensor, Tensor]] = []  # losses stay on the device until they are logged
@@ -231,7 +231,7 @@ class _TrainLog:
 
     def add_step(self, loss: Tensor, norm: Tensor, skipped: Sequence[tuple[str, str]]) -> None:
         """Add a step, and the images that it could not read."""
-        self._steps.append((self.learner.done, self.learner.rate, loss, norm))
+        self._steps.append((self.trainer.done, self.trainer.rate, loss, norm))
         self._skipped += skipped
 
     def log_metrics(self) -> None:
@@ -240,7 +240,7 @@ class _TrainLog:
         Raises:
             UserError: a loss or a gradient is not finite; the batch and the checkpoint before it are kept.
         """
-        step_now, training = self.learner.done, self.learner.training
+        step_now, training = self.trainer.done, self.trainer.training
         for key, reason in distributed.all_gather_objects(self._skipped):
             if (key, reason) not in self._journaled:
                 self._journaled.add((key, reason))
@@ -275,4 +275,4 @@ class _TrainLog:
     def save_checkpoint(self) -> None:
         """Write a checkpoint."""
         self.journal.flush()  # first: the journal is never behind a checkpoint
-        write_checkpoint(self.run, {**self.learner.state(), **self.stored})
+        write_checkpoint(self.run, {**self.trainer.state(), **self.stored})

@@ -121,7 +121,7 @@ def checkpoint_size(network: nn.Module, training: TrainingSettings, besides: dic
     Args:
         network: of any weights, also of the meta device.
         training: how it is trained.
-        besides: what the file holds besides the learner's state.
+        besides: what the file holds besides the trainer's state.
         begun: whether a step was done, before which optimizers have no state.
     """
     optimizer, _ = optimizer_and_schedule(network, training)

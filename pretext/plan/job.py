@@ -35,7 +35,7 @@ from pretext.plan.disk import (
 )
 from pretext.plan.measure import (
     Throughput,
-    build_learner,
+    build_trainer,
     count_bytes,
     measure_both,
     measure_rate,
@@ -165,22 +165,22 @@ def plan(settings: PretrainSettings) -> Plan:
         trial = run_trial(built, settings, place)
         reset_peak_memory(place.device)
         advance(1, "")
-        learner = build_learner(built, settings, place, trial.images, trial.micro_batch, settings.machine.compile)
+        trainer = build_trainer(built, settings, place, trial.images, trial.micro_batch, settings.machine.compile)
         numbers = torch.arange(trial.images)
         rgb, labels = crops[numbers % len(crops)], numbers % max(1, len(images.classes))
-        first_step, _ = time_call(lambda: learner.step(rgb, labels), place)
-        network = measure_rate(lambda: learner.step(rgb, labels), trial.images, place, _SECONDS)
+        first_step, _ = time_call(lambda: trainer.step(rgb, labels), place)
+        network = measure_rate(lambda: trainer.step(rgb, labels), trial.images, place, _SECONDS)
         advance(1, "")
         with closing(_loaded(images.samples(settings), trial.images, place)) as loaded:
             data = measure_rate(lambda: next(loaded), trial.images, place, _SECONDS)
         advance(1, "")
         with closing(_loaded(images.samples(settings, place.workers), trial.images, place)) as loaded:
-            both, waiting = measure_both(loaded, learner, trial.images, _SECONDS)
+            both, waiting = measure_both(loaded, trainer, trial.images, _SECONDS)
             workers = children_memory()
         advance(1, "")
 
     # One validation, on as many held-out images as are needed to know how long all of them take.
-    judged = learner.judged.eval()
+    judged = trainer.judged.eval()
     assert isinstance(judged, (Colorizer, Classifier))
     wanted = min(_VALIDATED if trial.whole else _SHOWN, settings.data.holdout)
     views, held_labels, *_ = load_held_out(images, wanted, judged.backbone.fit_size(settings.view_size))
@@ -189,10 +189,10 @@ def plan(settings: PretrainSettings) -> Plan:
     held = min(settings.data.holdout, sum(map(len, images.held))) or len(views)
     look = drawing + judging * held / len(views)
     extra = checkpoint_extra(images, settings, prior, place.precision)
-    save, checkpoint = time_call(lambda: len(checkpoint_bytes({**learner.state(), **extra})), place)
+    save, checkpoint = time_call(lambda: len(checkpoint_bytes({**trainer.state(), **extra})), place)
     bins = 0 if images.classes else settings.objective.bins
     line, event = estimate_records(settings.training, settings.machine, bins)
-    state = learner.state()
+    state = trainer.state()
     notes = ["Speeds are the slowest and the fastest of the measured laps; on a machine that others use, they move."]
     if trial.images < settings.training.batch_size:
         notes.append(

@@ -84,7 +84,7 @@ def _lap(once: Callable[[], object], place: ComputeConfig, seconds: float) -> fl
     return count / (time.perf_counter() - began)
 
 
-def measure_both(source: Iterator[Batch], learner: Trainer, images: int, seconds: float) -> tuple[Throughput, float]:
+def measure_both(source: Iterator[Batch], trainer: Trainer, images: int, seconds: float) -> tuple[Throughput, float]:
     """Measure loading and training at once, and the share of the time in which steps waited for images."""
     waits: list[float] = []
     went: list[float] = []
@@ -93,10 +93,10 @@ def measure_both(source: Iterator[Batch], learner: Trainer, images: int, seconds
         began = time.perf_counter()
         batch = next(source)
         waits.append(time.perf_counter() - began)
-        learner.step(batch.rgb, batch.labels)
+        trainer.step(batch.rgb, batch.labels)
         went.append(time.perf_counter() - began)
 
-    measured = measure_rate(once, images, learner.place, seconds)
+    measured = measure_rate(once, images, trainer.place, seconds)
     return measured, sum(waits[1:]) / sum(went[1:])  # while the first waits, workers start
 
 
@@ -111,12 +111,12 @@ def run_trial(network: Colorizer | Classifier, settings: PretrainSettings, place
     at_once = training.micro_batch or share
     small = min(_TRIAL, at_once)
     before = _taken(place)
-    learner = build_learner(network, settings, place, small, small, compiled=False)
+    trainer = build_trainer(network, settings, place, small, small, compiled=False)
     rgb = torch.zeros(small, 3, settings.crop.size, settings.crop.size, dtype=torch.uint8)
     labels = torch.zeros(small, dtype=torch.int64)
-    learner.step(rgb, labels)
-    seconds, _ = time_call(lambda: learner.step(rgb, labels), place)
-    lasting = sum(map(count_bytes, (learner.state()["optimizer"], list(network.parameters()))))
+    trainer.step(rgb, labels)
+    seconds, _ = time_call(lambda: trainer.step(rgb, labels), place)
+    lasting = sum(map(count_bytes, (trainer.state()["optimizer"], list(network.parameters()))))
     per_image = max(0, _taken(place) - before - lasting) / small
     fits = per_image * (at_once - small) < available_memory(place.device)
     affordable = max(small, int(_LONGEST / seconds * small))
@@ -129,7 +129,7 @@ def run_trial(network: Colorizer | Classifier, settings: PretrainSettings, place
     return MeasuredStep(affordable, 0, False, per_image, fits)
 
 
-def build_learner(
+def build_trainer(
     network: Colorizer | Classifier,
     settings: PretrainSettings,
     place: ComputeConfig,
@@ -137,7 +137,7 @@ def build_learner(
     micro_batch: int,
     compiled: bool,
 ) -> Trainer:
-    """Return a learner of the network, with another number of images a step than the recipe's."""
+    """Return a trainer of the network, with another number of images a step than the recipe's."""
     training = dataclasses.replace(settings.training, batch_size=images, micro_batch=micro_batch)
     machine = dataclasses.replace(settings.machine, compile=compiled)
     return Trainer(network, training, machine, place, settings.seed)

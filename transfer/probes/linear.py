@@ -95,7 +95,7 @@ def _linear(task: EvaluationTask, protocol: LinearProtocol, mode: Mode) -> list[
     groups = [[stage] for stage in stages] if mode == "cached" else [stages]
     state = task.partial.load()
     winners: list[BestHead] = [_unpack(winner) for winner in state.get("winners", [])]
-    begun: dict[str, Any] | None = state.pop("contest", None)  # popped: it is as large as all classifiers
+    begun: dict[str, Any] | None = state.pop("sweep", None)  # popped: it is as large as all classifiers
     done = len(winners) * steps + (begun["done"] if begun else 0)
     with progress(f"{task.network.name}, {mode}", len(groups) * steps, "steps", done) as advance:
         for group in groups[len(winners) :]:
@@ -113,24 +113,22 @@ def _linear(task: EvaluationTask, protocol: LinearProtocol, mode: Mode) -> list[
             def held_chunks(cell: FeatureKey, rows: dict[FeatureKey, Rows] = rows) -> Iterator[Tensor]:
                 return rows[cell].chunks(held)
 
-            contest = ProbeSweep(heads, protocol, steps, held_chunks, _targets(task, held))
+            sweep = ProbeSweep(heads, protocol, steps, held_chunks, _targets(task, held))
             if begun:
-                contest.load(begun)
+                sweep.load(begun)
                 begun = None
 
-            def after(contest: ProbeSweep = contest) -> None:
+            def after(sweep: ProbeSweep = sweep) -> None:
                 advance(1, "")
-                task.partial.offer(
-                    lambda: {"winners": [_pack(winner) for winner in winners], "contest": contest.state()}
-                )
+                task.partial.offer(lambda: {"winners": [_pack(winner) for winner in winners], "sweep": sweep.state()})
 
             if mode == "cached":
-                batches_of_features = _cached_batches(task, rows, contest, batch_size, order)
+                batches_of_features = _cached_batches(task, rows, sweep, batch_size, order)
             else:
-                batches_of_features = _fresh_batches(task, protocol, contest, batch_size, order)
-            winners.extend(contest.run(batches_of_features, after))
+                batches_of_features = _fresh_batches(task, protocol, sweep, batch_size, order)
+            winners.extend(sweep.run(batches_of_features, after))
             # Free these before those of the next stage are made.
-            del rows, heads, held_chunks, contest, after, batches_of_features
+            del rows, heads, held_chunks, sweep, after, batches_of_features
     return [_row(task, winner) for winner in winners]
 
 
@@ -281,18 +279,18 @@ def _targets(task: EvaluationTask, indices: NDArray[np.int64]) -> Tensor:
 
 
 def _cached_batches(
-    task: EvaluationTask, rows: dict[FeatureKey, Rows], contest: ProbeSweep, batch_size: int, order: Order
+    task: EvaluationTask, rows: dict[FeatureKey, Rows], sweep: ProbeSweep, batch_size: int, order: Order
 ) -> Iterator[Fed]:
-    """Yield batches of cached features, from the contest's current step on."""
+    """Yield batches of cached features, from the sweep's current step on."""
     fit = task.split.fit
-    for step in range(contest.done, contest.steps):
+    for step in range(sweep.done, sweep.steps):
         chosen = fit[positions(step, batch_size, len(fit), order)]
-        yield {cell: rows[cell][chosen] for cell in contest.heads}, _targets(task, chosen)
+        yield {cell: rows[cell][chosen] for cell in sweep.heads}, _targets(task, chosen)
 
 
 @torch.no_grad()
 def _fresh_batches(
-    task: EvaluationTask, protocol: LinearProtocol, contest: ProbeSweep, batch_size: int, order: Order
+    task: EvaluationTask, protocol: LinearProtocol, sweep: ProbeSweep, batch_size: int, order: Order
 ) -> Iterator[Fed]:
     """Yield the features of batches of fresh crops likewise; the same images in the same order."""
     fit, place, module = task.split.fit, task.place, task.network.module.to(task.place.device)
@@ -301,15 +299,13 @@ def _fresh_batches(
     )  # not done yet if all features were in the cache
     crop = CropSettings(task.view.size, protocol.area, protocol.aspect, protocol.flip)
     samples = TrainDataset([_Selection(task.targets.train, fit, protocol.square)], crop, task.seed)
-    for step, batch in enumerate(
-        batches(samples, batch_size, contest.done, contest.steps, place.workers), contest.done
-    ):
+    for step, batch in enumerate(batches(samples, batch_size, sweep.done, sweep.steps, place.workers), sweep.done):
         if batch.skipped:
             raise UserError(f"{': '.join(batch.skipped[0])}: it could be read before; were images changed meanwhile?")
         with autocast(place):
             rgb = batch.rgb.to(place.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
             stages = module(rgb)
-        features = {cell: pool(stages[cell.stage].float(), cell.pooling) for cell in contest.heads}
+        features = {cell: pool(stages[cell.stage].float(), cell.pooling) for cell in sweep.heads}
         yield features, _targets(task, fit[positions(step, batch_size, len(fit), order)])
 
 

@@ -122,11 +122,11 @@ class ProbeSweep:
             (score, cell, head)
             for cell in self.heads
             if cell.stage == stage
-            for head, score in enumerate(self._holdout(cell))
+            for head, score in enumerate(self._held_out_scores(cell))
         ]
         return sorted(scores, key=lambda entry: -entry[0])
 
-    def _holdout(self, cell: FeatureKey) -> list[float]:
+    def _held_out_scores(self, cell: FeatureKey) -> list[float]:
         """Return the score of every classifier of a cell on the held-out images; -1 where one has diverged."""
         heads, truth = self.heads[cell], self.held_targets
         if heads.multilabel:

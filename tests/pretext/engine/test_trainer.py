@@ -46,10 +46,10 @@ def colorizer(name: str, **arguments: Any) -> Colorizer:
 
 
 def learned(network: nn.Module, steps: int = 5, machine: MachineSettings | None = None, **training: Any) -> Trainer:
-    learner = Trainer(network, replace(TRAINING, **training), machine or MachineSettings(), PLACE, seed=3)
+    trainer = Trainer(network, replace(TRAINING, **training), machine or MachineSettings(), PLACE, seed=3)
     for _ in range(steps):
-        learner.step(images(), UNLABELED)
-    return learner
+        trainer.step(images(), UNLABELED)
+    return trainer
 
 
 def same(one: nn.Module, other: nn.Module, **tolerance: float) -> None:
@@ -85,15 +85,15 @@ def test_decay_and_rate_of_biases(optimizer: Any) -> None:
 
 def test_the_moving_average_by_its_definition() -> None:
     network = Line().eval()
-    learner = Trainer(network, replace(TRAINING, ema=0.7), MachineSettings(), PLACE, seed=0)
+    trainer = Trainer(network, replace(TRAINING, ema=0.7), MachineSettings(), PLACE, seed=0)
     expected = network.weight.detach().clone()
     for step in range(1, 20):
-        learner.step(images(), UNLABELED)
+        trainer.step(images(), UNLABELED)
         decay = 0.0 if step == 1 else min(0.7, 1 - step ** (-2 / 3))
         expected = decay * expected + (1 - decay) * network.weight.detach()
-        assert isinstance(learner.judged, Line)
-        torch.testing.assert_close(learner.judged.weight.data, expected)
-    assert not torch.equal(network.weight, learner.judged.weight)
+        assert isinstance(trainer.judged, Line)
+        torch.testing.assert_close(trainer.judged.weight.data, expected)
+    assert not torch.equal(network.weight, trainer.judged.weight)
 
 
 @pytest.mark.parametrize("name", ["test_convnext", "test_vit"])
@@ -188,8 +188,8 @@ def test_labels_of_any_kind_in_micro_batches() -> None:
     losses = []
     for micro in (0, 2):
         torch.manual_seed(1)
-        learner = Trainer(Boxes(), replace(TRAINING, micro_batch=micro), MachineSettings(), PLACE, seed=3)
-        losses.append(torch.stack([learner.step(images(), labels)[0] for _ in range(5)]))
+        trainer = Trainer(Boxes(), replace(TRAINING, micro_batch=micro), MachineSettings(), PLACE, seed=3)
+        losses.append(torch.stack([trainer.step(images(), labels)[0] for _ in range(5)]))
     torch.testing.assert_close(losses[0], losses[1])
 
 

@@ -90,11 +90,11 @@ def test_a_checkpoint_is_sized_by_shapes(optimizer: str, ema: float) -> None:
     network = Net(nn.Conv2d(3, 64, 9), nn.BatchNorm2d(64), nn.Conv2d(64, 64, 8))
     network[2].bias.requires_grad_(False)
     place = ComputeConfig(torch.device("cpu"), "fp32", 0)
-    learner = Trainer(network, asked.training, asked.machine, place, 0)
+    trainer = Trainer(network, asked.training, asked.machine, place, 0)
     for begun in (False, True):
-        real = len(checkpoint_bytes({**learner.state(), "settings": {"a": 1}}))
+        real = len(checkpoint_bytes({**trainer.state(), "settings": {"a": 1}}))
         assert checkpoint_size(network, asked.training, {"settings": {"a": 1}}, begun) == pytest.approx(real, rel=0.01)
-        learner.step(torch.zeros(2, 3, 20, 20, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64))
+        trainer.step(torch.zeros(2, 3, 20, 20, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64))
 
 
 def test_shared_memory_counts_once_and_meta_tensors_as_much_as_others() -> None:
