@@ -39,7 +39,7 @@ from pretext.data.pack_manifest import Manifest, PackedShard, held_manifest, wri
 from pretext.data.patterns import MANIFEST
 from pretext.data.shards import CLASSES
 from pretext.data.source import ImageDataset, LabeledDataset
-from pretext.data.tar_index import TarIndexBuilder, add_sums, index_path, keep_beside, key_hash, load_index
+from pretext.data.tar_index import TarIndexBuilder, index_path, keep_beside, key_hash
 from pretext.engine.memory import explain_memory_shortage
 from pretext.engine.progress import progress
 from pretext.engine.signals import ExitStatus, catch_signals
@@ -143,8 +143,6 @@ def pack(source: str, destination: Path, settings: PackSettings) -> PackResult:
         "settings": {name: value for name, value in to_plain(settings).items() if name != "workers"},
     }
     with held_manifest(destination, source, wanted) as manifest:
-        if manifest.complete and _add_sums(destination, manifest):
-            _finish(destination, manifest, classes)
         if manifest.complete and (destination / SUMS).exists():
             return _summarize(manifest, already=True)
         (destination / SUMS).unlink(missing_ok=True)
@@ -326,24 +324,6 @@ def _skip_unreadable(members: Iterator[_Member], skipped: list[tuple[str, str]])
             yield member
         else:
             skipped.append((member.key, member.sent.reason))
-
-
-def _add_sums(folder: Path, manifest: Manifest) -> bool:
-    """Add the checksums of single images to shards of versions that wrote none; return whether there were any.
-
-    Raises:
-        UserError: the bytes of a shard are not those that were packed.
-    """
-    indices = {folder / shard.name: load_index(folder / shard.name) for shard in manifest.shards}
-    lacking = {path: index for path, index in indices.items() if index is not None and index.sums is None}
-    if lacking:
-        (folder / SUMS).unlink(missing_ok=True)  # it holds those of the old indices
-    recorded = {folder / shard.name: shard.sha256 for shard in manifest.shards}
-    for path, index in lacking.items():
-        if _sha256(path) != recorded[path]:
-            raise UserError(f"{path}: damaged (not the SHA-256 in {MANIFEST}); remove it and pack again")
-        add_sums(path, index)
-    return bool(lacking)
 
 
 def _sha256(path: Path) -> str:

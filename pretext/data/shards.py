@@ -106,7 +106,7 @@ class Shards:
             if (folder / MANIFEST).is_file():
                 say_once(
                     f"{folder}: packed by an earlier version, without a checksum for each image, so a damaged image "
-                    "may be used; call the same pretint pack again to add them"
+                    "may be used; to have checksums, pack the images again, into a new folder"
                 )
 
     def __len__(self) -> int:

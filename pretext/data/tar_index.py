@@ -11,8 +11,7 @@ import io
 import json
 import os
 import tarfile
-import zlib
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -172,14 +171,6 @@ def keep_beside(path: Path, index: TarIndex) -> None:
     """Write the index of a finished tar file beside it: it stays valid when both are copied elsewhere."""
     with path.open("rb") as file:
         write_atomically(index_path(path), _dump(index, _content_stamp(file)))
-
-
-def add_sums(path: Path, index: TarIndex) -> None:
-    """Write the index of a packed shard beside it again, with the checksums of its images as they are now."""
-    with path.open("rb") as file:
-        data = (os.pread(file.fileno(), size, at) for at, size in zip(index.offsets, index.sizes, strict=True))
-        sums = np.array([zlib.crc32(content) for content in data], np.uint32)
-    keep_beside(path, replace(index, sums=sums))
 
 
 def _scan(file: IO[bytes], path: Path) -> TarIndex:

@@ -159,7 +159,7 @@ class SoFar:
         self._known: dict[tuple[str, ...], str] = {}
 
     def __call__(self, cells: Sequence[StudyCell], states: CellStatuses) -> str:
-        """Return a variant's mean over seeds by one evaluation, %, of the row that stands for it; empty without one."""
+        """Return a variant's mean over seeds by one evaluation, %, of its selected row; empty without one."""
         finished = [c for c in cells if states[c.key].word == Status.FINISHED and c.command not in _WITHOUT_NUMBER]
         keys = tuple(cell.key for cell in finished)
         if finished and keys not in self._known:

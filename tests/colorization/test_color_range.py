@@ -84,6 +84,7 @@ def test_published_weights_have_learned(images: Path, tmp_path: Path) -> None:
     assert lines_of(tmp_path / "x.safetensors", images, tmp_path / "b") == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", ["safetensors", "onnx"])
 def test_an_export_of_random_weights_says_so(format: Any, tmp_path: Path) -> None:
     ending = "onnx" if format == "onnx" else "safetensors"

@@ -93,6 +93,7 @@ def test_studio_colors_by_scribbles_as_colorize_does(image: Path) -> None:
     assert np.ptp(np.asarray(table.colored(identity, ViewSettings(0.38, 0, hints=look.hints))), axis=2).max() <= 2
 
 
+@pytest.mark.slow
 def test_a_photograph_larger_than_the_page_shows() -> None:
     table = OpenImages(None, "scribbles", 4_000_000)
     identity, _ = table.lay(encode_image(photograph(1800, 900)))

@@ -48,6 +48,7 @@ def eccv16(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return published(tmp_path_factory.mktemp("eccv16") / "colorization_release_v2.pth", 0)
 
 
+@pytest.mark.slow
 def test_published_weights_by_path_are_those_that_are_imported(eccv16: Path, siggraph17: Path, tmp_path: Path) -> None:
     lightness = torch.rand(1, 1, 64, 72, generator=torch.Generator().manual_seed(1)) * 100
     for file in (eccv16, siggraph17):
@@ -72,6 +73,7 @@ def test_hints_change_what_lies_around_them(siggraph17: Path) -> None:
     assert float(change[20:40, 10:30].mean()) > float(change[:, 80:].mean()) >= 0 and float(change.max()) > 0
 
 
+@pytest.mark.slow
 def test_hints_of_the_command(siggraph17: Path, eccv16: Path, tmp_path: Path) -> None:
     Image.effect_noise((90, 60), 40).save(tmp_path / "a.jpg")
     hints = tmp_path / "hints.yaml"

@@ -34,6 +34,7 @@ def loaded(name: str) -> ModuleType:
     return module
 
 
+@pytest.mark.slow
 def test_the_figures_beside_the_pages_are_what_the_code_draws() -> None:
     """Up to fonts and rounding: compared at a quarter of their size."""
     figures = loaded("figures")

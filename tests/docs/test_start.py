@@ -17,6 +17,7 @@ SHORT = "--training.steps 3 --training.batch_size 8 --training.warmup 1 --crop.s
 SHORTER = {"plan": SHORT, "pretrain": SHORT, "probe": "--workers 0"}
 
 
+@pytest.mark.slow
 def test_the_path_of_a_newcomer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

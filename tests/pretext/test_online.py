@@ -157,6 +157,7 @@ def test_modes_come_back_after_an_error() -> None:
     assert all(module.training for module in backbone.modules())
 
 
+@pytest.mark.slow
 def test_random_features_of_real_images_are_above_chance(shared_data: Path) -> None:
     source = open_labeled(str(shared_data / "imagenette-96" / "train"))
     torch.manual_seed(0)

@@ -204,6 +204,7 @@ def test_a_list_in_which_some_fail_is_sent_again_and_does_only_what_is_missing(
     wait_until_complete(*(entry["name"] for entry in entries))
 
 
+@pytest.mark.slow
 def test_jobs_are_canceled_and_stay_so(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["pretrain", "runs/x", *SETTINGS, "--training.steps", "100000", "--machine.workers", "0"]
     assert send(*words) == 0

@@ -37,6 +37,7 @@ def ended(name: str) -> str:
     return read_state(name).word
 
 
+@pytest.mark.slow
 def test_a_job_in_the_background_is_canceled_and_goes_on_when_sent_again(folder: Path) -> None:
     setup = ["export SAID=before", f'echo "$SAID $CUDA_VISIBLE_DEVICES" > {folder}/said']
     os.environ["CUDA_VISIBLE_DEVICES"] = "7"

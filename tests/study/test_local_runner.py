@@ -107,6 +107,7 @@ def test_what_another_process_works_on_is_left_to_it(plan: StudyPlan, tmp_path: 
     assert log(shelf, first).count("$ pretint") == 1
 
 
+@pytest.mark.slow
 def test_what_a_cluster_works_on_is_left_to_it(
     plan: StudyPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

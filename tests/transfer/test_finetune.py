@@ -334,6 +334,7 @@ def real(shared_data: Path, **training: Any) -> dict[str, Any]:
     return {"devkit": devkit, "reference": False, "training": {"batch_size": 8, "lr": 2e-3, **training}}
 
 
+@pytest.mark.slow
 def test_average_precision_of_real_boxes_is_that_of_the_references(
     run: Path, shared_data: Path, answers: list[tuple[Task, dict[int, Any]]]
 ) -> None:
@@ -355,6 +356,7 @@ def test_average_precision_of_real_boxes_is_that_of_the_references(
         np.testing.assert_allclose(outcome.per_class(), wanted, rtol=0, atol=1e-6, err_msg=points)
 
 
+@pytest.mark.slow
 def test_overlap_of_real_masks_is_that_of_scikit_learn(
     run: Path, shared_data: Path, answers: list[tuple[Task, dict[int, Any]]]
 ) -> None:
@@ -373,6 +375,7 @@ def test_overlap_of_real_masks_is_that_of_scikit_learn(
     assert row.score.value == pytest.approx(wanted.mean(), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_ranks_of_real_images_are_those_of_scikit_learn(
     run: Path, shared_data: Path, answers: list[tuple[Task, dict[int, Any]]]
 ) -> None:

@@ -36,7 +36,7 @@ class TableRow(NamedTuple):
     column: Column | None
     """Its results, a seed each; None if none is finished."""
     row: str
-    """The row that stands for it: chosen on held-out images, or fixed by the board's rule."""
+    """The selected row: chosen on held-out images, or fixed by the board's rule."""
     missing: tuple[int, ...]
     """Seeds that are not finished."""
     gap: Difference | None
@@ -56,7 +56,7 @@ class EvaluationTable(NamedTuple):
     evaluation: str
     lines: tuple[TableRow, ...]
     rule: str
-    """How the row that stands for a variant is chosen."""
+    """How the selected row of a variant is chosen."""
     error: str
     """Why there are no numbers; empty if there are."""
 
@@ -229,7 +229,7 @@ def each_once(results: Sequence[Result]) -> tuple[Result, ...]:
 
 
 def row_of(column: Column, asked: str) -> str:
-    """Return the row that stands for a column.
+    """Return the selected row of a column.
 
     Args:
         column: results of a variant.

@@ -236,7 +236,7 @@ def full_sheet(results: StudyResults, board: EvaluationTable) -> Sheet | None:
     rows = tuple((name, tuple(_number(line, name) for line in lines)) for name in names)
     grid = TableGrid(corner, tuple(line.variant for line in lines), rows, "variant")
     spread = any(isinstance(cell, Number) and cell.spread is not None for _, cells in rows for cell in cells)
-    footer = [f"bold: the row that stands for a variant, {board.rule}"]
+    footer = [f"bold: the selected row of a variant, {board.rule}"]
     footer.append(f"[..]: {first.interval}" + ("; +-: standard deviation over seeds" if spread else ""))
     if len(variants) > len(names):
         footer.append(

@@ -131,7 +131,9 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ImageDataset]
     return {"folder": Folder(folder / "images"), "shards": shards, "bundled": tiles}
 
 
-@pytest.mark.parametrize("start", ["fork", "forkserver", pytest.param("spawn", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "start", ["fork", pytest.param("forkserver", marks=pytest.mark.slow), pytest.param("spawn", marks=pytest.mark.slow)]
+)
 def test_batches_do_not_depend_on_how_workers_are_started(start: WorkerStart, sources: dict[str, ImageDataset]) -> None:
     parts = [Subset(source, range(2, len(source)), seed=1) for source in sources.values()]
     samples = TrainDataset(parts, SMALL, seed=4, cache_bytes=20_000)

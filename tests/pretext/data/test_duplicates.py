@@ -152,6 +152,7 @@ def test_what_was_found_is_kept_until_an_image_changes(
     assert count() == 2, "size and time of modification are the same"
 
 
+@pytest.mark.slow
 def test_real_images(shared_data: Path) -> None:
     folder = shared_data / "imagenette-96"
     train, val = (open_dataset(str(folder / part)) for part in ("train", "val"))

@@ -162,6 +162,7 @@ def test_pickles(tmp_path: Path) -> None:
     check(pickle.loads(pickle.dumps(open_labeled(f"hf:{tmp_path}/one:train"))), "one/train/0000000")
 
 
+@pytest.mark.slow
 def test_a_hub_that_cannot_be_reached(launcher: Launcher, tmp_path: Path) -> None:
     code = """
 import time

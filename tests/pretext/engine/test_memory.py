@@ -137,6 +137,7 @@ def test_commands_say_what_to_lower(tmp_path: Path) -> None:
         assert text.rstrip().endswith("code 2") and "Traceback" not in text
 
 
+@pytest.mark.slow
 def test_an_image_is_not_blamed_for_memory_that_is_short(tmp_path: Path) -> None:
     """A run that skipped it would depend on the memory that is free."""
     script = """

@@ -52,6 +52,7 @@ def warned_from_the_first_moment() -> None:
     os.kill(os.getpid(), signal.SIGUSR2)
 
 
+@pytest.mark.slow
 def test_a_run_started_with_a_warning_pending_stops_after_its_first_step(tmp_path: Path) -> None:
     run = tmp_path / "run"
     words = ["--crop.size", "16", "--objective.stride", "4", "--objective.prior_images", "20", "--data.holdout", "8"]

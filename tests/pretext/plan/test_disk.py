@@ -104,6 +104,7 @@ def test_shared_memory_counts_once_and_meta_tensors_as_much_as_others() -> None:
     assert file_size(both) == pytest.approx(real, rel=0.001)
 
 
+@pytest.mark.slow
 def test_the_paper_s_network_is_answered_at_once() -> None:
     asked = settings_file(PretrainSettings, Path(__file__).parents[3] / "configs/pretext/paper_vgg.yaml")
     asked.data.source = "bundled"

@@ -208,6 +208,7 @@ def test_an_rgb_front_end(checkpoint: Checkpoint) -> None:
 
 
 @torch.no_grad()
+@pytest.mark.slow
 def test_an_onnx_graph_takes_any_number_and_size(checkpoint: Checkpoint, tmp_path: Path) -> None:
     model, file = checkpoint("tiny"), tmp_path / "x.onnx"
     notes = export(model, file, ExportSettings("onnx", size=64)).notes

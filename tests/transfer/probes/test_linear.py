@@ -145,6 +145,7 @@ def _alone(
     return found
 
 
+@pytest.mark.slow
 def test_on_real_images_it_is_torch_and_scikit_learn(
     run: Path, shared_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

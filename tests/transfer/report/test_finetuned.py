@@ -141,6 +141,7 @@ def test_results_without_their_runs(tmp_path: Path) -> None:
     assert "How they were trained" not in page.text and "Test images:" not in page.text and "img" not in page.tags
 
 
+@pytest.mark.slow
 def test_many_sheets_keep_the_page_light(tmp_path: Path) -> None:
     run = make_new_run(tmp_path / "run")
     noise = np.random.default_rng(0).integers(0, 256, (900, 940, 3), dtype=np.uint8)
